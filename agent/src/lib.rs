@@ -1,0 +1,18 @@
+//! One host's part of a cluster: the agent, its keepers and their engines.
+//!
+//! ```text
+//!  coordinator ◀── QUIC ──▶ agent (driver ⇄ Supervisor) ◀── unix sockets ──▶ engine 0 (driver ⇄ Engine) ── bash -c CMD
+//!                             ▲                                              engine 1 …
+//!                             └── keeper: parent of the engines, outlives the agent
+//! ```
+//!
+//! Decisions are made in two pure cores, [`supervisor::Supervisor`] and [`engine::Engine`]; drivers perform them.
+
+pub mod cli;
+pub mod config;
+pub mod driver;
+pub mod engine;
+pub mod host;
+pub mod keeper;
+pub mod packet;
+pub mod supervisor;

@@ -1,0 +1,318 @@
+//! The cluster's public-key infrastructure: one root, and leaves for coordinator, agents and users.
+//!
+//! The only code that names rcgen. Every certificate gets an explicit validity, a random serial and exactly one role, because
+//! rcgen's defaults (1975 to 4096, a serial derived from the key, no usage) would quietly allow what they should not.
+
+use mezcal_common::identity::{self, Identity, IdentityError, Role};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType, SerialNumber,
+};
+use ring::rand::SecureRandom;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use time::{Duration, OffsetDateTime};
+
+/// Certificates start this long before now, so that a host whose clock is a little behind accepts them.
+const BACKDATE: Duration = Duration::minutes(5);
+/// Life of a root: longer than any cluster's hardware.
+const ROOT_DAYS: u32 = 3650;
+/// Default life of agents' and users' certificates.
+pub const LEAF_DAYS: u32 = 30;
+/// Default life of a coordinator's certificate.
+pub const COORDINATOR_DAYS: u32 = 90;
+
+/// Why a certificate cannot be made or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum CertsError {
+    /// A file cannot be read or written.
+    #[error("cannot {verb} {}", path.display())]
+    File {
+        /// What was tried.
+        verb: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A cluster is there already.
+    #[error("{} exists: this directory holds a cluster already; choose another one", .0.display())]
+    Exists(PathBuf),
+    /// No cluster is there.
+    #[error("{} holds no cluster: make one with `certs init {} --cluster NAME`", .0.display(), .0.display())]
+    NoCluster(PathBuf),
+    /// A name that no certificate may carry.
+    #[error("{0:?} cannot be a name in a certificate: lower-case letters, digits, '-', '_' and '.' may")]
+    Name(String, #[source] IdentityError),
+    /// rcgen's.
+    #[error("cannot make a certificate")]
+    Make(#[from] rcgen::Error),
+    /// No randomness.
+    #[error("the system's random generator failed")]
+    Random,
+}
+
+/// A certificate with its key and root, as the three files `cert.pem`, `key.pem` and `ca.pem` hold them.
+pub struct Issued {
+    /// The leaf.
+    pub cert: String,
+    /// Its private key.
+    pub key: String,
+    /// The root.
+    pub ca: String,
+}
+
+impl Issued {
+    /// Writes the three files into `dir`, which is made with mode 0700; the key has 0600 from its first byte.
+    /// Files that are there are replaced, each by a rename.
+    ///
+    /// # Errors
+    /// [`CertsError::File`].
+    pub fn write(&self, dir: &Path) -> Result<(), CertsError> {
+        make_private_dir(dir)?;
+        for (name, text, mode) in [("key.pem", &self.key, 0o600), ("ca.pem", &self.ca, 0o644), ("cert.pem", &self.cert, 0o644)] {
+            write_file(&dir.join(name), text, mode)?;
+        }
+        Ok(())
+    }
+}
+
+/// A root with its key: makes every other certificate of one cluster.
+pub struct Authority {
+    cluster: String,
+    ca: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// A new root for a new cluster. The cluster's id is `name` and random letters, so that two clusters of one name never mix.
+    ///
+    /// Returns the authority and the root's private key in PEM form.
+    ///
+    /// # Errors
+    /// [`CertsError::Name`], [`CertsError::Make`].
+    pub fn create(name: &str) -> Result<(Self, String), CertsError> {
+        let mut random = [0; 4];
+        fill_random(&mut random)?;
+        let cluster = format!("{name}-{:08x}", u32::from_be_bytes(random));
+        named(&cluster, Role::Coordinator, "")?;
+        let key = KeyPair::generate()?;
+        let key_pem = key.serialize_pem();
+        let mut params = base_params(&cluster, ROOT_DAYS)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let root = CertifiedIssuer::self_signed(params, key)?;
+        let ca = root.pem();
+        Ok((Self::from_pem(&ca, &key_pem)?, key_pem))
+    }
+
+    /// An authority from its root certificate and key.
+    ///
+    /// # Errors
+    /// [`CertsError::Make`].
+    pub fn from_pem(ca: &str, key: &str) -> Result<Self, CertsError> {
+        let issuer = Issuer::from_ca_cert_pem(ca, KeyPair::from_pem(key)?)?;
+        let cluster = der_of(ca).and_then(|der| identity::details(&der).ok()).map(|d| d.common_name).unwrap_or_default();
+        named(&cluster, Role::Coordinator, "")?;
+        Ok(Self { cluster, ca: ca.into(), issuer })
+    }
+
+    /// The cluster's id.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// Makes a key and a certificate for it.
+    ///
+    /// # Errors
+    /// [`CertsError::Name`], [`CertsError::Make`], [`CertsError::Random`].
+    pub fn issue(&self, role: Role, name: &str, days: u32) -> Result<Issued, CertsError> {
+        let id = named(&self.cluster, role, name)?;
+        let mut params = base_params(if name.is_empty() { role.as_str() } else { name }, days)?;
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        params.subject_alt_names.push(SanType::URI(id.uri().try_into()?));
+        params.extended_key_usages = match role {
+            Role::Coordinator => {
+                params.subject_alt_names.push(SanType::DnsName(Identity::coordinator_dns(&self.cluster).try_into()?));
+                vec![ExtendedKeyUsagePurpose::ServerAuth]
+            }
+            Role::Agent | Role::User => vec![ExtendedKeyUsagePurpose::ClientAuth],
+        };
+        let key = KeyPair::generate()?;
+        let cert = params.signed_by(&key, &self.issuer)?;
+        Ok(Issued { cert: cert.pem(), key: key.serialize_pem(), ca: self.ca.clone() })
+    }
+}
+
+/// A cluster's directory: `ca.pem`, `ca-key.pem`, and `issued.jsonl`, which records every certificate that was made.
+pub struct ClusterDir(PathBuf);
+
+impl ClusterDir {
+    /// Makes a new cluster in `dir`.
+    ///
+    /// # Errors
+    /// [`CertsError::Exists`] if there is one, and whatever stands in the way of writing.
+    pub fn init(dir: &Path, name: &str) -> Result<(Self, Authority), CertsError> {
+        if dir.join("ca-key.pem").exists() || dir.join("ca.pem").exists() {
+            return Err(CertsError::Exists(dir.join("ca.pem")));
+        }
+        let (authority, key) = Authority::create(name)?;
+        make_private_dir(dir)?;
+        write_file(&dir.join("ca-key.pem"), &key, 0o600)?;
+        write_file(&dir.join("ca.pem"), &authority.ca, 0o644)?;
+        Ok((Self(dir.into()), authority))
+    }
+
+    /// Opens the cluster in `dir`.
+    ///
+    /// # Errors
+    /// [`CertsError::NoCluster`], or what is wrong with its files.
+    pub fn open(dir: &Path) -> Result<(Self, Authority), CertsError> {
+        let read = |name: &str| {
+            let path = dir.join(name);
+            std::fs::read_to_string(&path).map_err(|source| match source.kind() {
+                std::io::ErrorKind::NotFound => CertsError::NoCluster(dir.into()),
+                _ => CertsError::File { verb: "read", path, source },
+            })
+        };
+        let authority = Authority::from_pem(&read("ca.pem")?, &read("ca-key.pem")?)?;
+        Ok((Self(dir.into()), authority))
+    }
+
+    /// Where the files of a certificate go unless told otherwise: `agents/HOST`, `users/NAME`, `coordinator`.
+    pub fn place(&self, role: Role, name: &str) -> PathBuf {
+        match role {
+            Role::Agent => self.0.join("agents").join(name),
+            Role::User => self.0.join("users").join(name),
+            Role::Coordinator => self.0.join("coordinator"),
+        }
+    }
+
+    /// Makes a certificate, records it, and writes its files to `out`, or to [`ClusterDir::place`].
+    ///
+    /// # Errors
+    /// [`CertsError`].
+    pub fn issue(&self, authority: &Authority, role: Role, name: &str, days: u32, out: Option<&Path>) -> Result<PathBuf, CertsError> {
+        let issued = authority.issue(role, name, days)?;
+        let place = out.map_or_else(|| self.place(role, name), Path::to_path_buf);
+        // Recorded first: a certificate that exists without a record could not be revoked.
+        self.record(&issued, role, name)?;
+        issued.write(&place)?;
+        Ok(place)
+    }
+
+    fn record(&self, issued: &Issued, role: Role, name: &str) -> Result<(), CertsError> {
+        let path = self.0.join("issued.jsonl");
+        let der = der_of(&issued.cert).unwrap_or_default();
+        let (_, not_after) = identity::validity(&der).unwrap_or_default();
+        let serial = identity::details(&der).map(|d| d.serial).unwrap_or_default();
+        let expires = jiff::Timestamp::from_second(not_after).map(|t| t.to_string()).unwrap_or_default();
+        let line = serde_json::json!({"serial": serial, "role": role.as_str(), "name": name, "expires": expires});
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| writeln!(file, "{line}"))
+            .map_err(|source| CertsError::File { verb: "write", path, source })
+    }
+}
+
+/// The first certificate of a PEM text, as DER.
+pub fn der_of(pem: &str) -> Option<Vec<u8>> {
+    mezcal_common::wire::tls::first_certificate(pem.as_bytes())
+}
+
+fn named(cluster: &str, role: Role, name: &str) -> Result<Identity, CertsError> {
+    Identity::new(cluster, role, name).map_err(|e| CertsError::Name(if name.is_empty() { cluster } else { name }.into(), e))
+}
+
+fn base_params(common_name: &str, days: u32) -> Result<CertificateParams, CertsError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    let now = OffsetDateTime::now_utc();
+    params.not_before = now - BACKDATE;
+    params.not_after = now + Duration::days(i64::from(days));
+    let mut serial = [0; 16];
+    fill_random(&mut serial)?;
+    // RFC 5280 §4.1.2.2: a positive integer.
+    serial[0] &= 0x7f;
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    Ok(params)
+}
+
+fn fill_random(bytes: &mut [u8]) -> Result<(), CertsError> {
+    ring::rand::SystemRandom::new().fill(bytes).map_err(|_| CertsError::Random)
+}
+
+fn make_private_dir(dir: &Path) -> Result<(), CertsError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|source| CertsError::File { verb: "make directory", path: dir.into(), source })
+}
+
+fn write_file(path: &Path, text: &str, mode: u32) -> Result<(), CertsError> {
+    let temporary = path.with_extension("pem.new");
+    let write = || {
+        let _ = std::fs::remove_file(&temporary);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    write().map_err(|source| CertsError::File { verb: "write", path: path.into(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mezcal_common::wire::tls::Credentials;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn lives(pem: &str) -> i64 {
+        let (from, until) = identity::validity(&der_of(pem).expect("a certificate")).expect("a validity");
+        until - from
+    }
+
+    #[test]
+    fn every_certificate_has_its_own_validity_serial_and_role() {
+        let (authority, _) = Authority::create("mezcal").expect("created");
+        let a = authority.issue(Role::Agent, "mezcal01.cl.ecei.tohoku.ac.jp", 30).expect("issued");
+        let b = authority.issue(Role::Agent, "mezcal01.cl.ecei.tohoku.ac.jp", 30).expect("issued");
+        assert_eq!(lives(&a.cert), 30 * 86_400 + 300);
+        let serial = |pem: &str| identity::details(&der_of(pem).expect("der")).expect("details").serial;
+        assert_ne!(serial(&a.cert), serial(&b.cert));
+        let id = Identity::from_der(&der_of(&a.cert).expect("der")).expect("identity");
+        assert_eq!((id.role, id.name.as_str()), (Role::Agent, "mezcal01.cl.ecei.tohoku.ac.jp"));
+        assert!(id.cluster.starts_with("mezcal-"));
+        assert!(authority.issue(Role::User, "Not A Name", 30).is_err());
+        assert!(Authority::create("Bad Name").is_err());
+    }
+
+    #[test]
+    fn a_directory_remembers_what_was_issued_and_keeps_keys_private() {
+        let tmp = tempfile::tempdir().expect("a directory");
+        let dir = tmp.path().join("pki");
+        let (cluster, authority) = ClusterDir::init(&dir, "mezcal").expect("made");
+        assert!(matches!(ClusterDir::init(&dir, "mezcal"), Err(CertsError::Exists(_))));
+        let place = cluster.issue(&authority, Role::User, "okazaki", 30, None).expect("issued");
+        let mode = |p: &Path| std::fs::metadata(p).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode(&place.join("key.pem")), 0o600);
+        assert_eq!(mode(&dir.join("ca-key.pem")), 0o600);
+        let (again, authority) = ClusterDir::open(&dir).expect("opened");
+        again.issue(&authority, Role::Coordinator, "", 90, None).expect("issued");
+        assert_eq!(std::fs::read_to_string(dir.join("issued.jsonl")).expect("recorded").lines().count(), 2);
+        Credentials::load(&place, Role::User).map(|_| ()).expect("usable");
+        let wrong = Credentials::load(&place, Role::Agent).err().expect("wrong role").to_string();
+        assert!(wrong.contains("cert.pem") && wrong.contains("certs issue agent"), "{wrong}");
+        std::fs::set_permissions(place.join("key.pem"), std::fs::Permissions::from_mode(0o644)).expect("chmod");
+        let open = Credentials::load(&place, Role::User).err().expect("open key").to_string();
+        assert!(open.contains("chmod 600"), "{open}");
+    }
+}

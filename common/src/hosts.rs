@@ -1,0 +1,218 @@
+//! Host names and ranges: `mezcal[01-12,20].cl.ecei.tohoku.ac.jp`.
+
+use std::fmt;
+
+/// Most names that one list may stand for: far above any cluster this serves, far below what hurts.
+pub const MAX_HOSTS: usize = 65_536;
+
+/// Why a host list cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HostsError {
+    /// A bracket without its partner, or one inside another.
+    #[error("unbalanced brackets in host list {0:?}")]
+    Brackets(String),
+    /// `[12-01]`, `[a-b]`, `[]`.
+    #[error("{part:?} is not a range of numbers, in host list {text:?}; write [01-12] or [1,3,5]")]
+    Range {
+        /// The range.
+        part: String,
+        /// The whole list.
+        text: String,
+    },
+    /// More than [`MAX_HOSTS`].
+    #[error("host list {0:?} stands for more than {MAX_HOSTS} hosts")]
+    TooMany(String),
+    /// A character that no host name has.
+    #[error("{0:?} is not a host name: letters, digits, '-', '_', '.' and ':' make one")]
+    Name(String),
+    /// Nothing between two commas.
+    #[error("empty name in host list {0:?}")]
+    Empty(String),
+}
+
+/// Expands a comma-separated list with ranges, in order, without repeats. Zero padding is kept; names come out in lower case.
+///
+/// # Errors
+/// [`HostsError`] names the part that cannot be read.
+pub fn expand(text: &str) -> Result<Vec<String>, HostsError> {
+    let mut seen = std::collections::HashSet::new();
+    let mut out = Vec::new();
+    for item in split_outside_brackets(text)? {
+        let item = item.trim();
+        if item.is_empty() {
+            return Err(HostsError::Empty(text.into()));
+        }
+        for name in expand_one(item, text)? {
+            let name = normalise(&name)?;
+            if seen.insert(name.clone()) {
+                out.push(name);
+            }
+            if out.len() > MAX_HOSTS {
+                return Err(HostsError::TooMany(text.into()));
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// A single name in the form in which names are compared: lower case, no trailing dot.
+///
+/// # Errors
+/// [`HostsError::Name`] or [`HostsError::Empty`].
+pub fn normalise(name: &str) -> Result<String, HostsError> {
+    let trimmed = name.strip_suffix('.').unwrap_or(name);
+    if trimmed.is_empty() {
+        return Err(HostsError::Empty(name.into()));
+    }
+    if trimmed.len() > 253 || !trimmed.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':')) {
+        return Err(HostsError::Name(name.into()));
+    }
+    Ok(trimmed.to_ascii_lowercase())
+}
+
+/// The first label of a name: `mezcal03` of `mezcal03.cl.ecei.tohoku.ac.jp`. Addresses have none.
+pub fn short(name: &str) -> Option<&str> {
+    let (first, _) = name.split_once('.')?;
+    (!first.is_empty() && !first.bytes().all(|b| b.is_ascii_digit())).then_some(first)
+}
+
+fn split_outside_brackets(text: &str) -> Result<Vec<&str>, HostsError> {
+    let (mut depth, mut from, mut parts) = (0u32, 0, Vec::new());
+    for (i, c) in text.char_indices() {
+        match c {
+            '[' => depth += 1,
+            ']' if depth == 0 => return Err(HostsError::Brackets(text.into())),
+            ']' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(&text[from..i]);
+                from = i + 1;
+            }
+            _ => {}
+        }
+        if depth > 1 {
+            return Err(HostsError::Brackets(text.into()));
+        }
+    }
+    if depth != 0 {
+        return Err(HostsError::Brackets(text.into()));
+    }
+    parts.push(&text[from..]);
+    Ok(parts)
+}
+
+fn expand_one(item: &str, whole: &str) -> Result<Vec<String>, HostsError> {
+    let mut names = vec![String::new()];
+    let mut rest = item;
+    while let Some((before, after)) = rest.split_once('[') {
+        let (ranges, tail) = after.split_once(']').ok_or_else(|| HostsError::Brackets(whole.into()))?;
+        let mut numbers = Vec::new();
+        for part in ranges.split(',') {
+            numbers.extend(numbers_of(part.trim(), whole)?);
+            if numbers.len().saturating_mul(names.len()) > MAX_HOSTS {
+                return Err(HostsError::TooMany(whole.into()));
+            }
+        }
+        names = names.iter().flat_map(|n| numbers.iter().map(move |d| format!("{n}{before}{d}"))).collect();
+        rest = tail;
+    }
+    Ok(names.into_iter().map(|n| n + rest).collect())
+}
+
+fn numbers_of(part: &str, whole: &str) -> Result<Vec<String>, HostsError> {
+    let bad = || HostsError::Range { part: part.into(), text: whole.into() };
+    let number = |s: &str| -> Result<u64, HostsError> {
+        if s.is_empty() || s.len() > 18 || !s.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(bad());
+        }
+        s.parse().map_err(|_| bad())
+    };
+    let (low, high) = part.split_once('-').unwrap_or((part, part));
+    let (first, last) = (number(low)?, number(high)?);
+    if first > last {
+        return Err(bad());
+    }
+    if last - first >= MAX_HOSTS as u64 {
+        return Err(HostsError::TooMany(whole.into()));
+    }
+    let width = if low.starts_with('0') { low.len() } else { 0 };
+    Ok((first..=last).map(|n| format!("{n:0width$}")).collect())
+}
+
+/// Shows a list of names folded back into ranges where neighbours differ in one run of digits only.
+pub struct Folded<'a>(pub &'a [String]);
+
+impl fmt::Display for Folded<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut i = 0;
+        while i < self.0.len() {
+            if i > 0 {
+                f.write_str(",")?;
+            }
+            let Some((before, first, after)) = parts(&self.0[i]) else {
+                f.write_str(&self.0[i])?;
+                i += 1;
+                continue;
+            };
+            let mut last = first;
+            let mut j = i + 1;
+            while let Some((b, d, a)) = self.0.get(j).and_then(|n| parts(n)) {
+                let follows = last.parse::<u64>().ok().zip(d.parse::<u64>().ok()).is_some_and(|(x, y)| x + 1 == y);
+                let same_width = d.len() == first.len() || !first.starts_with('0') && !d.starts_with('0');
+                if b != before || a != after || !follows || !same_width {
+                    break;
+                }
+                last = d;
+                j += 1;
+            }
+            if j == i + 1 { f.write_str(&self.0[i])? } else { write!(f, "{before}[{first}-{last}]{after}")? }
+            i = j;
+        }
+        Ok(())
+    }
+}
+
+/// Splits a name at the last run of digits of its first label.
+fn parts(name: &str) -> Option<(&str, &str, &str)> {
+    let label = name.find('.').unwrap_or(name.len());
+    let end = name[..label].rfind(|c: char| c.is_ascii_digit())? + 1;
+    let start = name[..end].rfind(|c: char| !c.is_ascii_digit()).map_or(0, |i| i + 1);
+    (end - start <= 18).then(|| (&name[..start], &name[start..end], &name[end..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ranges_keep_their_zero_padding() {
+        let names = expand("mezcal[09-11,20].cl.ecei.tohoku.ac.jp, Extra").expect("readable");
+        let tail = ".cl.ecei.tohoku.ac.jp";
+        let expected = ["mezcal09", "mezcal10", "mezcal11", "mezcal20"].map(|n| format!("{n}{tail}"));
+        assert_eq!(names[..4], expected);
+        assert_eq!(names[4], "extra");
+        assert_eq!(Folded(&names).to_string(), "mezcal[09-11].cl.ecei.tohoku.ac.jp,mezcal20.cl.ecei.tohoku.ac.jp,extra");
+        assert_eq!(expand("r[1-2]n[01-02]").expect("readable"), ["r1n01", "r1n02", "r2n01", "r2n02"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for bad in ["a[1-", "a]1[", "a[[1]]", "a[2-1]", "a[x]", "a[]", "a,,b", "", "a b", "a[0-99999999]", "a[1-300]b[1-300]", "é"] {
+            assert!(expand(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn folding_and_expanding_gives_the_same_names(first in 0u32..300, count in 1u32..40, width in 1usize..5) {
+            let names: Vec<String> = (first..first + count).map(|n| format!("h{n:0width$}.x")).collect();
+            let folded = Folded(&names).to_string();
+            prop_assert_eq!(expand(&folded).expect("folded names are readable"), names);
+        }
+
+        #[test]
+        fn no_text_panics(text in ".{0,60}") {
+            let _ = expand(&text);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! How an attempt ended, as data. Numbers are the kernel's own (P7), never inferred.
+
+use crate::clock::WallTime;
+use crate::ids::EngineId;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Why an attempt is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Ended {
+    /// The command ran to its own end and exited.
+    Exited,
+    /// A signal that we did not send ended it.
+    Signaled,
+    /// It ran longer than its timeout and was killed.
+    Timeout,
+    /// It was cancelled: killed, or never started.
+    Cancelled,
+    /// The kernel's out-of-memory killer ended it.
+    OutOfMemory,
+    /// It could not be started.
+    StartFailed,
+    /// No host that may run it was there for the host timeout.
+    NoHost,
+    /// A job that it comes after failed.
+    Skipped,
+    /// Its host was lost, too often or for good.
+    Lost,
+    /// It was killed and did not die.
+    Unkillable,
+}
+
+impl Ended {
+    /// The word in a result's `outcome`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Ended::Exited => "exited",
+            Ended::Signaled => "signaled",
+            Ended::Timeout => "timeout",
+            Ended::Cancelled => "cancelled",
+            Ended::OutOfMemory => "oom",
+            Ended::StartFailed => "start_failed",
+            Ended::NoHost => "no_host",
+            Ended::Skipped => "skipped",
+            Ended::Lost => "lost",
+            Ended::Unkillable => "unkillable",
+        }
+    }
+
+    /// The word in a result's `status`: `ok` if the command ran to its own end, `aborted` if cancelled, else `error`.
+    pub fn status(self) -> &'static str {
+        match self {
+            Ended::Exited | Ended::Signaled => "ok",
+            Ended::Cancelled => "aborted",
+            Ended::Timeout
+            | Ended::OutOfMemory
+            | Ended::StartFailed
+            | Ended::NoHost
+            | Ended::Skipped
+            | Ended::Lost
+            | Ended::Unkillable => "error",
+        }
+    }
+}
+
+/// What wait4(2) said of the job's first process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WaitStatus {
+    /// Exit status 0–255.
+    Exited(i32),
+    /// Signal number.
+    Signaled(i32),
+}
+
+impl WaitStatus {
+    /// As Python's subprocess has it: the exit status, or −N for signal N.
+    pub fn code(self) -> i32 {
+        match self {
+            WaitStatus::Exited(code) => code,
+            WaitStatus::Signaled(signal) => -signal,
+        }
+    }
+}
+
+/// Resource use of the job's first process and the descendants that it waited for (getrusage(2), `RUSAGE_CHILDREN`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// CPU time in user mode.
+    pub user: Duration,
+    /// CPU time in the kernel.
+    pub system: Duration,
+    /// Largest resident set of any one process, in bytes.
+    pub max_rss: u64,
+}
+
+/// When an attempt ran, on its host's clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// Wall clock just before the spawn.
+    pub started: WallTime,
+    /// Wall clock when the end was seen.
+    pub completed: WallTime,
+    /// Between the two on CLOCK_BOOTTIME, which nobody sets.
+    pub elapsed: Duration,
+}
+
+/// How one attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Why it is over.
+    pub ended: Ended,
+    /// What the kernel said, if a process ever ran.
+    pub status: Option<WaitStatus>,
+    /// For the reader: what went wrong, when it is more than an exit status.
+    pub error: Option<String>,
+    /// When it ran, if it did.
+    pub span: Option<Span>,
+    /// What it used, if it ran.
+    pub usage: Option<Usage>,
+    /// Processes that we killed, at a cancel or as leftovers of a normal end.
+    pub killed: u32,
+    /// Processes that are still alive: 0, or the attempt is `Unkillable`.
+    pub survivors: u32,
+    /// The last bytes of standard output, if no file took it.
+    pub stdout_tail: Option<Bytes>,
+    /// The last bytes of standard error, if no file took it.
+    pub stderr_tail: Option<Bytes>,
+}
+
+impl Outcome {
+    /// An outcome of something that never ran.
+    pub fn never_ran(ended: Ended, error: impl Into<Option<String>>) -> Self {
+        Self {
+            ended,
+            status: None,
+            error: error.into(),
+            span: None,
+            usage: None,
+            killed: 0,
+            survivors: 0,
+            stdout_tail: None,
+            stderr_tail: None,
+        }
+    }
+
+    /// True if the job did what it was asked for: exit status 0.
+    pub fn succeeded(&self) -> bool {
+        self.ended == Ended::Exited && self.status == Some(WaitStatus::Exited(0))
+    }
+}
+
+/// The final result of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobResult {
+    /// The attempt that counts, from 1; 0 if none was placed.
+    pub attempt: u32,
+    /// Where it ran, if it did.
+    pub place: Option<Place>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// Where an attempt ran.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Place {
+    /// The host's name, from its agent's certificate.
+    pub host: std::sync::Arc<str>,
+    /// The engine.
+    pub engine: EngineId,
+    /// Seconds to add to the host's clock to get the coordinator's.
+    pub clock_offset: Option<f64>,
+}
+
+/// Keeps the last [`crate::job::TAIL_BYTES`] of a stream.
+#[derive(Debug, Default)]
+pub struct Tail(std::collections::VecDeque<u8>);
+
+impl Tail {
+    /// Takes more of the stream.
+    pub fn push(&mut self, data: &[u8]) {
+        let keep = &data[data.len().saturating_sub(crate::job::TAIL_BYTES)..];
+        let over = (self.0.len() + keep.len()).saturating_sub(crate::job::TAIL_BYTES);
+        self.0.drain(..over);
+        self.0.extend(keep);
+    }
+
+    /// What is kept.
+    pub fn into_bytes(self) -> Bytes {
+        Bytes::from(Vec::from(self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_keeps_the_last_bytes_however_they_come() {
+        let data: Vec<u8> = (0..10_000u32).map(|n| n as u8).collect();
+        for step in [1, 7, 4095, 4096, 4097, 10_000] {
+            let mut tail = Tail::default();
+            data.chunks(step).for_each(|c| tail.push(c));
+            assert_eq!(tail.into_bytes(), data[10_000 - 4096..], "{step}");
+        }
+    }
+}

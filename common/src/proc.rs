@@ -1,0 +1,40 @@
+//! Small readings of /proc (proc(5)) that several crates share.
+
+use std::path::Path;
+
+/// The state letter and parent of a process, from `/proc/PID/stat`; `None` once it is gone.
+pub fn state_and_parent(pid: i32) -> Option<(char, i32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command may hold spaces and parentheses: fields start after the last one.
+    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+/// Pids below this process whose parent is one of its threads, zombies included.
+///
+/// # Errors
+/// /proc is not there, or the kernel lacks CONFIG_PROC_CHILDREN.
+pub fn own_children() -> std::io::Result<Vec<i32>> {
+    let mut pids = Vec::new();
+    for thread in std::fs::read_dir("/proc/self/task")? {
+        let path = thread?.path().join("children");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => pids.extend(text.split_ascii_whitespace().filter_map(|p| p.parse::<i32>().ok())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && Path::new("/proc/self/task").exists() => {
+                if !Path::new("/proc/thread-self/children").exists() {
+                    return Err(e);
+                }
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(pids)
+}
+
+/// The kernel's random id of this boot.
+pub fn boot_id() -> [u8; 16] {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .ok()
+        .and_then(|text| uuid::Uuid::parse_str(text.trim()).ok())
+        .map_or([0; 16], |id| *id.as_bytes())
+}

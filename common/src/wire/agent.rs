@@ -1,0 +1,207 @@
+//! Between coordinator and agent: `mezcal-agent/1`, one bidirectional stream, opened by the agent.
+//!
+//! New variants are appended, never inserted: bincode numbers them by place.
+
+use crate::clock::{BootInstant, WallTime};
+use crate::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, Epoch, SessionId};
+use crate::job::BatchContext;
+use crate::outcome::Outcome;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// The protocol's name in TLS (ALPN).
+pub const ALPN: &[u8] = b"mezcal-agent/1";
+
+/// The minor versions that this build speaks, first and last.
+pub const VERSIONS: (u16, u16) = (1, 1);
+
+/// What an agent says of itself when it connects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Range of minor protocol versions.
+    pub versions: (u16, u16),
+    /// Version of the program.
+    pub program: String,
+    /// Random number of this agent process: a reconnect of the same process replaces its old session.
+    pub instance: u64,
+    /// The kernel's id of this boot: another one proves that whatever ran before is dead.
+    pub boot_id: [u8; 16],
+    /// Jobs at a time.
+    pub slots: u16,
+    /// Other names of the host, beside the one in the certificate.
+    pub aliases: Vec<String>,
+    /// Logical CPUs.
+    pub cpus: u32,
+    /// Physical memory in bytes.
+    pub memory: u64,
+}
+
+/// How loaded a host is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Load {
+    /// Load average over one minute.
+    pub one_minute: f64,
+    /// Memory that can be had without swapping, in bytes.
+    pub available: u64,
+}
+
+/// What an agent tells of one attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// It has been with an engine for a while. Short attempts skip this.
+    Started {
+        /// The slot.
+        engine: EngineIndex,
+    },
+    /// It is over.
+    Finished {
+        /// The slot; none if it never reached one.
+        engine: Option<EngineIndex>,
+        /// How.
+        outcome: Outcome,
+    },
+}
+
+/// One report with its number in the agent's sequence, which goes on across sessions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NumberedReport {
+    /// From 1 for the agent's first.
+    pub seq: u64,
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// What happened.
+    pub report: Report,
+}
+
+/// Which of a job's streams some output comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stream {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Err,
+}
+
+/// From agent to coordinator.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToCoordinator {
+    /// The first message.
+    Hello(Hello),
+    /// Everything that the agent still holds, complete: what is not here is not on this host.
+    Inventory {
+        /// Waiting for an engine.
+        queued: Vec<AttemptId>,
+        /// On an engine.
+        running: Vec<AttemptId>,
+        /// Over; the reports follow.
+        unacknowledged: Vec<AttemptId>,
+        /// Seconds to add to the agent's wall clock to get the coordinator's.
+        clock_offset: Option<f64>,
+    },
+    /// Credit: the agent takes attempts until this many slots' worth have been sent in this session.
+    Pull {
+        /// Cumulative count of slots, never falling within a session.
+        credit: u64,
+        /// Slots with nothing to do right now.
+        idle: u16,
+    },
+    /// What happened, in sequence.
+    Reports(Vec<NumberedReport>),
+    /// The answer to a cancel of an attempt that the agent does not have: nothing of it runs, and none will start.
+    Absent {
+        /// The attempts.
+        attempts: Vec<AttemptId>,
+    },
+    /// Sign of life; its acknowledgement renews the lease.
+    Heartbeat {
+        /// The agent's clock when it sent this; comes back in the answer.
+        sent: BootInstant,
+        /// How loaded the host is.
+        load: Load,
+        /// Seconds to add to the agent's wall clock to get the coordinator's.
+        clock_offset: Option<f64>,
+    },
+    /// Output of a job whose batch streams it.
+    Output {
+        /// The attempt.
+        attempt: AttemptId,
+        /// Which stream.
+        stream: Stream,
+        /// The bytes.
+        data: Bytes,
+    },
+    /// The agent is stopping: it holds nothing any more and will not come back under this session.
+    Goodbye,
+}
+
+/// An attempt with all that is needed to run it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// Its id.
+    pub attempt: AttemptId,
+    /// An encoded [`crate::job::JobSpec`].
+    pub spec: Bytes,
+}
+
+/// From coordinator to agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToAgent {
+    /// The connection is made.
+    Welcome {
+        /// The protocol version in use.
+        version: u16,
+        /// Version of the program.
+        program: String,
+        /// This session.
+        session: SessionId,
+        /// This coordinator's life.
+        epoch: Epoch,
+        /// How long the agent may run attempts without an acknowledged heartbeat; `None`: it dies with the coordinator.
+        lease: Option<Duration>,
+        /// `engine_id` of the host's first engine; the others follow.
+        first_engine: EngineId,
+        /// The coordinator's wall clock.
+        clock: WallTime,
+    },
+    /// What the jobs of a batch have in common; precedes their first `Run` in a session.
+    Context {
+        /// The batch.
+        batch: BatchSerial,
+        /// Their environment.
+        context: BatchContext,
+    },
+    /// Run these. Valid in this session only.
+    Run(Vec<Placement>),
+    /// Kill these, running or not, and prove it by a `Finished` or an `Absent`.
+    Cancel {
+        /// The attempts.
+        attempts: Vec<AttemptId>,
+        /// Between TERM and KILL.
+        grace: Duration,
+    },
+    /// All reports up to this one are kept; forget them.
+    Acknowledge {
+        /// The highest sequence number kept.
+        through: u64,
+    },
+    /// The answer to a heartbeat.
+    HeartbeatSeen {
+        /// The agent's clock, from the heartbeat.
+        sent: BootInstant,
+        /// The coordinator's wall clock.
+        clock: WallTime,
+    },
+    /// No more jobs of this batch will come.
+    Forget {
+        /// The batch.
+        batch: BatchSerial,
+    },
+    /// The far end has taken this much streamed output.
+    OutputTaken {
+        /// The attempt.
+        attempt: AttemptId,
+        /// Bytes.
+        bytes: u32,
+    },
+}

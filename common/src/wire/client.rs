@@ -1,0 +1,203 @@
+//! Between client and coordinator: `mezcal-client/1`, one bidirectional stream, opened by the client.
+
+use crate::ids::{BatchId, JobNumber};
+use crate::job::BatchContext;
+use crate::outcome::JobResult;
+use crate::wire::agent::{Load, Stream};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// The protocol's name in TLS (ALPN).
+pub const ALPN: &[u8] = b"mezcal-client/1";
+
+/// The minor versions that this build speaks, first and last.
+pub const VERSIONS: (u16, u16) = (1, 1);
+
+/// What the scheduler needs to know of a job, and the rest as bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submission {
+    /// The job.
+    pub job: JobNumber,
+    /// An encoded [`crate::job::JobSpec`].
+    pub spec: Bytes,
+    /// Index of the set of hosts that may run it, in the batch's table; none: any host.
+    pub hosts: Option<u32>,
+    /// Higher goes first.
+    pub priority: i32,
+    /// Further attempts after failures of its own.
+    pub retries: u32,
+}
+
+/// What a batch is, apart from its jobs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchTerms {
+    /// What its jobs have in common.
+    pub context: BatchContext,
+    /// How long a job waits for a host that is not there.
+    pub host_timeout: Duration,
+}
+
+/// From client to coordinator.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToService {
+    /// The first message.
+    Hello {
+        /// Range of minor protocol versions.
+        versions: (u16, u16),
+        /// Version of the program.
+        program: String,
+    },
+    /// A new batch; precedes its jobs.
+    Open {
+        /// Its terms; they name it.
+        terms: BatchTerms,
+    },
+    /// More jobs of a batch.
+    Submit {
+        /// The batch.
+        batch: BatchId,
+        /// Host sets to append to the batch's table.
+        host_sets: Vec<Vec<String>>,
+        /// Jobs in order of input.
+        jobs: Vec<Submission>,
+    },
+    /// No more jobs will come.
+    Close {
+        /// The batch.
+        batch: BatchId,
+    },
+    /// The client has kept this many results of the batch.
+    Taken {
+        /// The batch.
+        batch: BatchId,
+        /// Cumulative count.
+        results: u64,
+    },
+    /// Kill what runs of it and let nothing more start.
+    Cancel {
+        /// The batch.
+        batch: BatchId,
+        /// Between TERM and KILL.
+        grace: Duration,
+    },
+    /// Asks for [`ToClient::Hosts`].
+    Hosts,
+    /// The client has taken this much streamed output.
+    OutputTaken {
+        /// The batch.
+        batch: BatchId,
+        /// The job.
+        job: JobNumber,
+        /// Bytes.
+        bytes: u32,
+    },
+}
+
+/// One line of `coordinator hosts`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// The host's name, from its certificate.
+    pub name: String,
+    /// Whether its agent is connected now.
+    pub connected: bool,
+    /// Jobs at a time.
+    pub slots: u16,
+    /// Of which in use.
+    pub busy: u16,
+    /// Logical CPUs.
+    pub cpus: u32,
+    /// Physical memory in bytes.
+    pub memory: u64,
+    /// Newest sign of its load.
+    pub load: Load,
+    /// Version of its program.
+    pub program: String,
+    /// Time since it connected, or since it was lost.
+    pub since: Duration,
+    /// Seconds to add to its wall clock to get the coordinator's.
+    pub clock_offset: Option<f64>,
+}
+
+/// Something a client should tell its user now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Notice {
+    /// Jobs require hosts of which none is connected.
+    HostsAbsent {
+        /// The hosts that would do.
+        hosts: Vec<String>,
+        /// How many jobs wait for them.
+        jobs: u64,
+        /// When they end as errors.
+        after: Duration,
+    },
+    /// An agent's connection ended while it held jobs of this batch.
+    AgentLost {
+        /// The host.
+        host: String,
+        /// Jobs that it held.
+        jobs: u64,
+        /// When they may be placed elsewhere, if the agent does not come back.
+        fenced_for: Duration,
+    },
+}
+
+/// From coordinator to client.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToClient {
+    /// The connection is made.
+    Welcome {
+        /// The protocol version in use.
+        version: u16,
+        /// Version of the program.
+        program: String,
+    },
+    /// How many agents and engines there are; again at each change.
+    Fleet {
+        /// Connected agents.
+        agents: u32,
+        /// Their slots.
+        engines: u32,
+    },
+    /// The coordinator has these many jobs of the batch.
+    Accepted {
+        /// The batch.
+        batch: BatchId,
+        /// Cumulative count.
+        jobs: u64,
+    },
+    /// Final results, in order of arrival.
+    Results {
+        /// The batch.
+        batch: BatchId,
+        /// Each once.
+        results: Vec<(JobNumber, JobResult)>,
+    },
+    /// Something to say.
+    Notice {
+        /// The batch that it is about.
+        batch: BatchId,
+        /// What.
+        notice: Notice,
+    },
+    /// The answer to [`ToService::Hosts`].
+    Hosts(Vec<HostStatus>),
+    /// Output of a job whose batch streams it.
+    Output {
+        /// The batch.
+        batch: BatchId,
+        /// The job.
+        job: JobNumber,
+        /// The host that it runs on.
+        host: std::sync::Arc<str>,
+        /// Which stream.
+        stream: Stream,
+        /// The bytes.
+        data: Bytes,
+    },
+    /// A request that cannot be served, and why. The connection goes on.
+    Refused {
+        /// For the reader.
+        reason: String,
+    },
+}

@@ -1,0 +1,162 @@
+//! Frames: `u32` length (little endian), one codec byte, a bincode 2 body (`standard()`, limited), nothing after it.
+//!
+//! Every limit against a hostile peer is here: a frame is at most [`MAX_FRAME`] bytes, decoding allocates no more than the
+//! limit at once, trailing bytes are refused. Wire types hold no `Vec` of zero-sized items, which would escape the limit.
+
+use bytes::{Buf, Bytes, BytesMut};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Largest body of a frame: many times the largest job, small enough to buffer for every connection.
+pub const MAX_FRAME: usize = 1 << 20;
+
+/// Bytes before the body.
+const HEADER: usize = 5;
+
+/// The codec byte of bincode 2 with variable-length integers.
+const BINCODE_2: u8 = 1;
+
+type Limited = bincode::config::Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Varint,
+    bincode::config::Limit<MAX_FRAME>,
+>;
+
+const CONFIG: Limited = bincode::config::standard().with_limit::<MAX_FRAME>();
+
+/// Why bytes are not a message, or a message not a frame.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// The peer announces, or we would send, more than [`MAX_FRAME`].
+    #[error("a frame of {0} bytes is over the limit of {MAX_FRAME}")]
+    TooLarge(usize),
+    /// A codec byte that this version does not know.
+    #[error("unknown codec {0}")]
+    UnknownCodec(u8),
+    /// The body is not such a message.
+    #[error("undecodable frame")]
+    Decode(#[source] bincode::error::DecodeError),
+    /// The body holds more than the message.
+    #[error("{0} bytes after the message")]
+    Trailing(usize),
+    /// The message cannot be encoded.
+    #[error("unencodable message")]
+    Encode(#[source] bincode::error::EncodeError),
+}
+
+/// Appends `message` to `buffer` as one frame. On error the buffer is as it was.
+///
+/// # Errors
+/// [`CodecError::TooLarge`], [`CodecError::Encode`].
+pub fn encode_frame<T: Serialize>(buffer: &mut Vec<u8>, message: &T) -> Result<(), CodecError> {
+    let start = buffer.len();
+    buffer.extend_from_slice(&[0, 0, 0, 0, BINCODE_2]);
+    let written = bincode::serde::encode_into_std_write(message, buffer, CONFIG);
+    let body = buffer.len() - start - HEADER;
+    let failed = match written {
+        Ok(_) if body <= MAX_FRAME => {
+            buffer[start..start + 4].copy_from_slice(&(body as u32).to_le_bytes());
+            return Ok(());
+        }
+        Ok(_) => CodecError::TooLarge(body),
+        Err(e) => CodecError::Encode(e),
+    };
+    buffer.truncate(start);
+    Err(failed)
+}
+
+/// Takes the first complete frame off `buffer`, or `None` until more bytes have come.
+///
+/// # Errors
+/// Any [`CodecError`] of decoding; the stream is then beyond use.
+pub fn decode_frame<T: DeserializeOwned>(buffer: &mut BytesMut) -> Result<Option<T>, CodecError> {
+    let Some((header, rest)) = buffer.split_at_checked(HEADER) else { return Ok(None) };
+    let body = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
+    if body > MAX_FRAME {
+        return Err(CodecError::TooLarge(body));
+    }
+    if header[4] != BINCODE_2 {
+        return Err(CodecError::UnknownCodec(header[4]));
+    }
+    let Some(bytes) = rest.get(..body) else { return Ok(None) };
+    let message = decode_exact(bytes)?;
+    buffer.advance(HEADER + body);
+    Ok(Some(message))
+}
+
+/// Encodes a message without a frame, to be carried inside another one.
+///
+/// # Errors
+/// [`CodecError::Encode`].
+pub fn encode_body<T: Serialize>(message: &T) -> Result<Bytes, CodecError> {
+    bincode::serde::encode_to_vec(message, CONFIG).map(Bytes::from).map_err(CodecError::Encode)
+}
+
+/// Decodes what [`encode_body`] made.
+///
+/// # Errors
+/// [`CodecError::Decode`], [`CodecError::Trailing`].
+pub fn decode_exact<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    let (message, used) = bincode::serde::decode_from_slice(bytes, CONFIG).map_err(CodecError::Decode)?;
+    match bytes.len() - used {
+        0 => Ok(message),
+        over => Err(CodecError::Trailing(over)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::agent::{ToAgent, ToCoordinator};
+    use proptest::prelude::*;
+
+    #[test]
+    fn frames_come_out_as_they_went_in_however_they_are_cut() {
+        let mut bytes = Vec::new();
+        for n in 0..5u64 {
+            encode_frame(&mut bytes, &ToAgent::Acknowledge { through: n * 1000 }).expect("small");
+        }
+        for step in [1, 3, 7, bytes.len()] {
+            let (mut buffer, mut out) = (BytesMut::new(), Vec::new());
+            for chunk in bytes.chunks(step) {
+                buffer.extend_from_slice(chunk);
+                while let Some(m) = decode_frame::<ToAgent>(&mut buffer).expect("whole frames") {
+                    out.push(m);
+                }
+            }
+            assert_eq!(out.len(), 5);
+            assert!(buffer.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_a_frame_do_not_change() {
+        let mut bytes = Vec::new();
+        encode_frame(&mut bytes, &ToAgent::Acknowledge { through: 300 }).expect("small");
+        assert_eq!(bytes, [4, 0, 0, 0, 1, 4, 251, 44, 1]);
+    }
+
+    #[test]
+    fn oversized_and_padded_frames_are_refused() {
+        let mut huge = BytesMut::from(&[0xff, 0xff, 0xff, 0xff, 1][..]);
+        assert!(matches!(decode_frame::<ToAgent>(&mut huge), Err(CodecError::TooLarge(_))));
+        let mut padded = BytesMut::from(&[5, 0, 0, 0, 1, 4, 251, 44, 1, 9][..]);
+        assert!(matches!(decode_frame::<ToAgent>(&mut padded), Err(CodecError::Trailing(1))));
+        let mut other = BytesMut::from(&[1, 0, 0, 0, 9, 0][..]);
+        assert!(matches!(decode_frame::<ToAgent>(&mut other), Err(CodecError::UnknownCodec(9))));
+        // A string that claims 2^46 bytes must be an error, not an allocation.
+        let claim = [13, 0, 0, 0, 1, 0, 253, 0, 0, 0, 0, 0, 64, 0, 0, 0, 0, 0];
+        assert!(decode_frame::<ToCoordinator>(&mut BytesMut::from(&claim[..])).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic_the_decoder(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut framed = (bytes.len() as u32).to_le_bytes().to_vec();
+            framed.push(BINCODE_2);
+            framed.extend(bytes);
+            let _ = decode_frame::<ToCoordinator>(&mut BytesMut::from(&framed[..]));
+            let _ = decode_frame::<ToAgent>(&mut BytesMut::from(&framed[..]));
+            let _ = decode_frame::<super::super::client::ToService>(&mut BytesMut::from(&framed[..]));
+        }
+    }
+}

@@ -1,0 +1,552 @@
+//! QUIC endpoints and the framed channel on them.
+//!
+//! One long-lived bidirectional stream per connection carries frames both ways. A reader and a writer task stand between it and two
+//! bounded channels; the writer puts everything that waits into one write, which is what makes small messages cheap.
+
+use super::codec::{self, CodecError};
+use super::tls::{Credentials, CredentialsError};
+use crate::identity::{Identity, IdentityError};
+use bytes::BytesMut;
+use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
+use quinn::{ConnectionError, IdleTimeout, TransportConfig, VarInt};
+use serde::{Serialize, de::DeserializeOwned};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// A connection with no packet for this long is lost. Four keep-alives fit.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// The side that connected keeps the connection alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// First guess of the round trip: on a LAN a lost first packet is sent again after three times this.
+const INITIAL_RTT: Duration = Duration::from_millis(50);
+/// Streams a peer may open; memory is paid for each in advance.
+const MAX_STREAMS: u32 = 16;
+/// Bytes in flight per stream and per connection: a frame and a half of the largest, times two.
+const STREAM_WINDOW: u32 = 2 << 20;
+const WINDOW: u32 = 8 << 20;
+/// Socket buffers asked of the kernel, which clamps them to net.core.{r,w}mem_max.
+const SOCKET_BUFFER: usize = 4 << 20;
+/// Handshakes that may be under way at a listener; beyond this half of them, addresses are validated first (stateless retry).
+const MAX_HANDSHAKES: usize = 1024;
+/// A handshake that takes longer is dropped.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Messages that may wait on one side of a channel.
+const CHANNEL_DEPTH: usize = 1024;
+/// Bytes gathered into one write.
+const WRITE_BATCH: usize = 256 * 1024;
+
+/// Application close codes.
+pub mod close {
+    /// All done.
+    pub const DONE: u32 = 0;
+    /// The peer sent something that is not of the protocol.
+    pub const PROTOCOL: u32 = 1;
+    /// The peer's identity may not do this; the reason says what.
+    pub const REFUSED: u32 = 2;
+    /// The peer did not read or answer.
+    pub const STALLED: u32 = 3;
+    /// This side is going away and may come back.
+    pub const GOING: u32 = 4;
+}
+
+/// Why there is no connection. Messages name the address and the way out.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The name does not resolve.
+    #[error("cannot resolve {0:?}; give HOST:PORT")]
+    Resolve(String, #[source] std::io::Error),
+    /// The socket cannot be made.
+    #[error("cannot open a UDP socket")]
+    Socket(#[source] std::io::Error),
+    /// Our own credentials.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// Nobody answers.
+    #[error("no answer from {0}; is a coordinator listening there, and does UDP get through?")]
+    NoAnswer(String),
+    /// The peer is of another cluster, or not a coordinator.
+    #[error("the coordinator at {address} is not of our cluster: its certificate does not descend from {origin}/ca.pem ({reason})")]
+    Stranger {
+        /// Where.
+        address: String,
+        /// Our credentials' directory.
+        origin: String,
+        /// What TLS said.
+        reason: String,
+    },
+    /// The peer does not accept our certificate or what it says.
+    #[error("the coordinator at {address} refused the certificate in {origin}: {reason}")]
+    Refused {
+        /// Where.
+        address: String,
+        /// Our credentials' directory.
+        origin: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The peer speaks another protocol.
+    #[error("the peer at {address} speaks no protocol of ours ({reason}); the older of the two sides needs an upgrade")]
+    Protocol {
+        /// Where.
+        address: String,
+        /// What TLS said.
+        reason: String,
+    },
+    /// It was there and went.
+    #[error("connection to {address} lost: {reason}")]
+    Lost {
+        /// Where.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl ConnectError {
+    /// True if waiting will not help: a person has to change something first.
+    pub fn needs_a_person(&self) -> bool {
+        match self {
+            ConnectError::Credentials(_) | ConnectError::Stranger { .. } | ConnectError::Refused { .. } | ConnectError::Protocol { .. } => true,
+            ConnectError::Resolve(..) | ConnectError::Socket(_) | ConnectError::NoAnswer(_) | ConnectError::Lost { .. } => false,
+        }
+    }
+}
+
+/// Why a listener cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The address is taken, not ours, or privileged.
+    #[error("cannot listen on udp {address}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Our own credentials.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+}
+
+/// Why an incoming connection came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// TLS or transport.
+    #[error("handshake failed: {}", explain(.0))]
+    Handshake(#[from] ConnectionError),
+    /// Too slow.
+    #[error("handshake took longer than {HANDSHAKE_TIMEOUT:?}")]
+    Slow,
+    /// A certificate of the right root that says nothing usable.
+    #[error("the peer's certificate gives no identity")]
+    Identity(#[from] IdentityError),
+}
+
+/// Accepts connections.
+pub struct Listener {
+    endpoint: quinn::Endpoint,
+}
+
+impl Listener {
+    /// Listens on `address` for `protocols` (ALPN names), presenting a coordinator's credentials.
+    ///
+    /// Reset and connection-id keys derive from the private key, so peers of a coordinator that died and came back with
+    /// the same key notice at their next packet instead of after the idle timeout.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn bind(address: SocketAddr, credentials: &Credentials, protocols: &[&[u8]]) -> Result<Self, ListenError> {
+        let crypto = QuicServerConfig::try_from(credentials.server_config(protocols)?)
+            .expect("the provider has TLS13_AES_128_GCM_SHA256, which QUIC needs");
+        let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        config.migration(false).max_incoming(MAX_HANDSHAKES).transport_config(Arc::new(transport(None)));
+        let mut endpoint_config = quinn::EndpointConfig::new(Arc::new(ring::hmac::Key::new(
+            ring::hmac::HMAC_SHA256,
+            &credentials.derived_secret("mezcal reset key"),
+        )));
+        let cid = credentials.derived_secret("mezcal connection id key");
+        let cid = u64::from_le_bytes([cid[0], cid[1], cid[2], cid[3], cid[4], cid[5], cid[6], cid[7]]);
+        endpoint_config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(cid)));
+        // Every agent of a restarted coordinator wants its reset at once.
+        endpoint_config.min_reset_interval(Duration::from_millis(1));
+        let bind = |source| ListenError::Bind { address, source };
+        let socket = udp_socket(address).map_err(bind)?;
+        let endpoint = quinn::Endpoint::new(endpoint_config, Some(config), socket, Arc::new(quinn::TokioRuntime)).map_err(bind)?;
+        Ok(Self { endpoint })
+    }
+
+    /// The address in use, with the port that the kernel chose if none was given.
+    ///
+    /// # Errors
+    /// getsockname(2)'s.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// The next connection attempt; `None` after [`Listener::close`]. Run its handshake in a task of its own.
+    pub async fn accept(&self) -> Option<Handshake> {
+        loop {
+            let incoming = self.endpoint.accept().await?;
+            if self.endpoint.open_connections() > MAX_HANDSHAKES / 2 && incoming.may_retry() && !incoming.remote_address_validated() {
+                // Unvalidated addresses under load: make them prove that they can receive (RFC 9000 §8.1.2).
+                let _ = incoming.retry();
+                continue;
+            }
+            return Some(Handshake(incoming));
+        }
+    }
+
+    /// Closes all connections with a reason and gives the packets a moment to leave.
+    pub async fn close(&self, reason: &str) {
+        self.endpoint.close(VarInt::from_u32(close::GOING), reason.as_bytes());
+        let _ = tokio::time::timeout(Duration::from_millis(20), self.endpoint.wait_idle()).await;
+    }
+}
+
+/// A connection attempt at a listener.
+pub struct Handshake(quinn::Incoming);
+
+impl Handshake {
+    /// Where it comes from.
+    pub fn remote_addr(&self) -> SocketAddr {
+        self.0.remote_address()
+    }
+
+    /// Completes TLS and reads who the peer is.
+    ///
+    /// # Errors
+    /// [`AcceptError`]; the peer has been told.
+    pub async fn complete(self) -> Result<Peer, AcceptError> {
+        let connection = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.0).await.map_err(|_| AcceptError::Slow)??;
+        match peer_of(connection.clone()) {
+            Ok(peer) => Ok(peer),
+            Err(e) => {
+                connection.close(VarInt::from_u32(close::REFUSED), e.to_string().as_bytes());
+                Err(e.into())
+            }
+        }
+    }
+}
+
+fn peer_of(connection: quinn::Connection) -> Result<Peer, IdentityError> {
+    let chain = connection
+        .peer_identity()
+        .and_then(|any| any.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok());
+    let identity = Identity::from_der(chain.as_deref().and_then(|c| c.first()).ok_or(IdentityError::NotACertificate)?)?;
+    let protocol = connection
+        .handshake_data()
+        .and_then(|any| any.downcast::<HandshakeData>().ok())
+        .and_then(|data| data.protocol)
+        .unwrap_or_default();
+    Ok(Peer { connection, identity, protocol })
+}
+
+/// An authenticated connection. Dropping the last clone closes it.
+#[derive(Clone)]
+pub struct Peer {
+    connection: quinn::Connection,
+    identity: Identity,
+    protocol: Vec<u8>,
+}
+
+impl Peer {
+    /// Who the other side is, from its certificate.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The ALPN protocol agreed on.
+    pub fn protocol(&self) -> &[u8] {
+        &self.protocol
+    }
+
+    /// Where the other side is now.
+    pub fn remote_addr(&self) -> SocketAddr {
+        self.connection.remote_address()
+    }
+
+    /// Opens the control stream; the first message sent makes the peer see it.
+    ///
+    /// # Errors
+    /// The connection's end, in words.
+    pub async fn open<S, R>(&self) -> Result<Channel<S, R>, String>
+    where
+        S: Serialize + Send + 'static,
+        R: DeserializeOwned + Send + 'static,
+    {
+        let (send, recv) = self.connection.open_bi().await.map_err(|e| explain(&e))?;
+        Ok(Channel::start(send, recv, self.connection.clone()))
+    }
+
+    /// Waits for the peer to open the control stream.
+    ///
+    /// # Errors
+    /// The connection's end, in words.
+    pub async fn accept<S, R>(&self) -> Result<Channel<S, R>, String>
+    where
+        S: Serialize + Send + 'static,
+        R: DeserializeOwned + Send + 'static,
+    {
+        let (send, recv) = self.connection.accept_bi().await.map_err(|e| explain(&e))?;
+        Ok(Channel::start(send, recv, self.connection.clone()))
+    }
+
+    /// Ends the connection; the peer sees `reason`.
+    pub fn close(&self, code: u32, reason: &str) {
+        self.connection.close(VarInt::from_u32(code), reason.as_bytes());
+    }
+
+    /// Waits for the end of the connection and says why, in words.
+    pub async fn closed(&self) -> String {
+        explain(&self.connection.closed().await)
+    }
+
+    /// True if the peer ended the connection saying that our identity may not do this.
+    pub fn was_refused(&self) -> bool {
+        matches!(self.connection.close_reason(),
+            Some(ConnectionError::ApplicationClosed(c)) if c.error_code == VarInt::from_u32(close::REFUSED))
+            || matches!(self.connection.close_reason(), Some(ConnectionError::ConnectionClosed(c)) if is_alert(c.error_code))
+    }
+}
+
+/// Messages both ways over one stream.
+pub struct Channel<S, R> {
+    /// To the peer.
+    pub sender: mpsc::Sender<S>,
+    /// From the peer. Ends with the stream; the reason is in [`Peer::closed`].
+    pub receiver: mpsc::Receiver<R>,
+}
+
+impl<S, R> Channel<S, R>
+where
+    S: Serialize + Send + 'static,
+    R: DeserializeOwned + Send + 'static,
+{
+    fn start(send: quinn::SendStream, recv: quinn::RecvStream, connection: quinn::Connection) -> Self {
+        let (sender, outgoing) = mpsc::channel(CHANNEL_DEPTH);
+        let (incoming, receiver) = mpsc::channel(CHANNEL_DEPTH);
+        tokio::spawn(write_frames(send, outgoing, connection.clone()));
+        tokio::spawn(read_frames(recv, incoming, connection));
+        Self { sender, receiver }
+    }
+}
+
+async fn write_frames<S: Serialize>(mut stream: quinn::SendStream, mut outgoing: mpsc::Receiver<S>, connection: quinn::Connection) {
+    let mut buffer = Vec::new();
+    while let Some(mut message) = outgoing.recv().await {
+        buffer.clear();
+        loop {
+            if let Err(e) = codec::encode_frame(&mut buffer, &message) {
+                // Our own fault: senders bound what they send. Say it loudly, and end the connection rather than skip a message.
+                tracing::error!(error = %e, "message cannot be sent");
+                connection.close(VarInt::from_u32(close::PROTOCOL), b"message cannot be sent");
+                return;
+            }
+            match outgoing.try_recv() {
+                Ok(next) if buffer.len() < WRITE_BATCH => message = next,
+                Ok(next) => {
+                    if stream.write_all(&buffer).await.is_err() {
+                        return;
+                    }
+                    buffer.clear();
+                    message = next;
+                }
+                Err(_) => break,
+            }
+        }
+        if stream.write_all(&buffer).await.is_err() {
+            return;
+        }
+    }
+    let _ = stream.finish();
+    let _ = stream.stopped().await;
+}
+
+async fn read_frames<R: DeserializeOwned>(mut stream: quinn::RecvStream, incoming: mpsc::Sender<R>, connection: quinn::Connection) {
+    let mut buffer = BytesMut::new();
+    let refused = |e: CodecError| {
+        tracing::warn!(peer = %connection.remote_address(), error = %e, "peer breaks the protocol; closing");
+        connection.close(VarInt::from_u32(close::PROTOCOL), e.to_string().as_bytes());
+    };
+    while let Ok(Some(chunk)) = stream.read_chunk(WRITE_BATCH, true).await {
+        buffer.extend_from_slice(&chunk.bytes);
+        loop {
+            match codec::decode_frame(&mut buffer) {
+                Ok(Some(message)) => {
+                    if incoming.send(message).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => break,
+                Err(e) => return refused(e),
+            }
+        }
+    }
+}
+
+/// Connects to coordinators.
+pub struct Connector {
+    endpoint: quinn::Endpoint,
+    config: quinn::ClientConfig,
+    server_name: String,
+    cluster: String,
+    origin: String,
+}
+
+impl Connector {
+    /// A connector for one protocol with a user's or an agent's credentials. It serves IPv4 and IPv6.
+    ///
+    /// # Errors
+    /// [`ConnectError::Socket`], [`ConnectError::Credentials`].
+    pub fn new(credentials: &Credentials, protocol: &[u8]) -> Result<Self, ConnectError> {
+        let crypto = QuicClientConfig::try_from(credentials.client_config(protocol)?)
+            .expect("the provider has TLS13_AES_128_GCM_SHA256, which QUIC needs");
+        let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+        config.transport_config(Arc::new(transport(Some(KEEP_ALIVE))));
+        let any6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
+        let socket = udp_socket(any6).or_else(|_| udp_socket(SocketAddr::from(([0, 0, 0, 0], 0)))).map_err(ConnectError::Socket)?;
+        let endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, Arc::new(quinn::TokioRuntime))
+            .map_err(ConnectError::Socket)?;
+        let cluster = credentials.identity().cluster.clone();
+        Ok(Self { endpoint, config, server_name: Identity::coordinator_dns(&cluster), cluster, origin: credentials.origin().into() })
+    }
+
+    /// Connects, waiting `patience` for a first answer. The peer has not judged our certificate yet when this returns: only its
+    /// first message proves that it did.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect(&self, address: &str, patience: Duration) -> Result<Peer, ConnectError> {
+        let target = self.resolve(address).await?;
+        let mut connecting = self
+            .endpoint
+            .connect_with(self.config.clone(), target, &self.server_name)
+            .map_err(|e| ConnectError::Lost { address: address.into(), reason: e.to_string() })?;
+        match tokio::time::timeout(patience, connecting.handshake_data()).await {
+            Err(_) => return Err(ConnectError::NoAnswer(address.into())),
+            Ok(Err(e)) => return Err(self.classify(address, &e)),
+            Ok(Ok(_)) => {}
+        }
+        let connection = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting)
+            .await
+            .map_err(|_| ConnectError::NoAnswer(address.into()))?
+            .map_err(|e| self.classify(address, &e))?;
+        let peer = peer_of(connection).map_err(|e| self.stranger(address, e.to_string()))?;
+        if peer.identity.role != crate::identity::Role::Coordinator || peer.identity.cluster != self.cluster {
+            return Err(self.stranger(address, format!("it is the {}", peer.identity)));
+        }
+        Ok(peer)
+    }
+
+    /// Waits until `peer` has ended and says why as an error of ours.
+    pub async fn why_lost(&self, address: &str, peer: &Peer) -> ConnectError {
+        self.classify(address, &peer.connection.closed().await)
+    }
+
+    /// Lets the last packets out, for at most `patience`.
+    pub async fn flush(&self, patience: Duration) {
+        let _ = tokio::time::timeout(patience, self.endpoint.wait_idle()).await;
+    }
+
+    fn stranger(&self, address: &str, reason: String) -> ConnectError {
+        ConnectError::Stranger { address: address.into(), origin: self.origin.clone(), reason }
+    }
+
+    async fn resolve(&self, address: &str) -> Result<SocketAddr, ConnectError> {
+        let failed = |e| ConnectError::Resolve(address.into(), e);
+        let mut found: Vec<SocketAddr> = tokio::net::lookup_host(address).await.map_err(failed)?.collect();
+        found.sort_by_key(|a| a.is_ipv6());
+        let first = *found.first().ok_or_else(|| failed(std::io::Error::other("no address")))?;
+        let six = self.endpoint.local_addr().is_ok_and(|a| a.is_ipv6());
+        Ok(match first {
+            SocketAddr::V4(v4) if six => SocketAddr::new(IpAddr::V6(v4.ip().to_ipv6_mapped()), v4.port()),
+            other => other,
+        })
+    }
+
+    fn classify(&self, address: &str, error: &ConnectionError) -> ConnectError {
+        let (address, origin, reason) = (address.to_owned(), self.origin.clone(), explain(error));
+        match error {
+            // A transport error is our own verdict on the peer; a close is the peer's verdict on us.
+            ConnectionError::TransportError(e) if is_alert(e.code) => ConnectError::Stranger { address, origin, reason },
+            ConnectionError::ConnectionClosed(c) if alert(c.error_code) == Some(120) => ConnectError::Protocol { address, reason },
+            ConnectionError::ConnectionClosed(c) if is_alert(c.error_code) => ConnectError::Refused { address, origin, reason },
+            ConnectionError::ApplicationClosed(c) if c.error_code == VarInt::from_u32(close::REFUSED) => {
+                ConnectError::Refused { address, origin, reason }
+            }
+            ConnectionError::VersionMismatch => ConnectError::Protocol { address, reason },
+            _ => ConnectError::Lost { address, reason },
+        }
+    }
+}
+
+fn udp_socket(address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, Some(socket2::Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // Best effort: the kernel clamps without an error, so the answer is read back.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    let got = socket.recv_buffer_size()?;
+    if got < SOCKET_BUFFER {
+        tracing::debug!(wanted = SOCKET_BUFFER, got, "UDP receive buffer is clamped by net.core.rmem_max; bursts may be lost");
+    }
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+fn transport(keep_alive: Option<Duration>) -> TransportConfig {
+    let mut t = TransportConfig::default();
+    t.max_idle_timeout(Some(IdleTimeout::try_from(IDLE_TIMEOUT).expect("20 s fit a VarInt")))
+        .keep_alive_interval(keep_alive)
+        .max_concurrent_bidi_streams(MAX_STREAMS.into())
+        .max_concurrent_uni_streams(MAX_STREAMS.into())
+        .stream_receive_window(STREAM_WINDOW.into())
+        .receive_window(WINDOW.into())
+        .send_window(u64::from(WINDOW))
+        .send_fairness(false)
+        .datagram_receive_buffer_size(None)
+        .initial_rtt(INITIAL_RTT);
+    t
+}
+
+/// The TLS alert in a QUIC crypto error code (RFC 9001 §4.8: 0x0100 + alert).
+fn alert(code: quinn_proto::TransportErrorCode) -> Option<u8> {
+    let code = u64::from(code);
+    (0x100..0x200).contains(&code).then_some(code as u8)
+}
+
+fn is_alert(code: quinn_proto::TransportErrorCode) -> bool {
+    alert(code).is_some()
+}
+
+/// The end of a connection in words. Alert numbers are those of RFC 8446 §6.
+fn explain(error: &ConnectionError) -> String {
+    let alert_text = |code| match alert(code)? {
+        40 => Some("no common TLS parameters"),
+        42 => Some("bad certificate"),
+        43 => Some("unsupported certificate: its key usage does not fit the role"),
+        44 => Some("certificate revoked"),
+        45 => Some("certificate expired"),
+        46 => Some("certificate not accepted"),
+        48 => Some("unknown certificate authority: it is of another cluster"),
+        116 => Some("a certificate is required"),
+        120 => Some("no common protocol version"),
+        _ => None,
+    };
+    match error {
+        ConnectionError::ApplicationClosed(c) => match std::str::from_utf8(&c.reason) {
+            Ok("") | Err(_) => format!("closed by the peer (code {})", c.error_code),
+            Ok(reason) => crate::escape::for_terminal(reason).into_owned(),
+        },
+        ConnectionError::ConnectionClosed(c) => alert_text(c.error_code).map_or_else(|| c.to_string(), str::to_owned),
+        ConnectionError::TransportError(e) => e.reason.clone(),
+        ConnectionError::TimedOut => format!("no packet for {} s", IDLE_TIMEOUT.as_secs()),
+        ConnectionError::Reset => "the peer was restarted".into(),
+        ConnectionError::LocallyClosed => "closed by this side".into(),
+        ConnectionError::VersionMismatch | ConnectionError::CidsExhausted => error.to_string(),
+    }
+}

@@ -1,0 +1,118 @@
+//! On one host, over unix sockets: agent ↔ keeper (datagram-like packets that may carry a descriptor) and agent ↔ engine (frames).
+
+use crate::clock::BootInstant;
+use crate::ids::{AttemptId, EngineId, EngineIndex};
+use crate::job::BatchContext;
+use crate::outcome::Outcome;
+use crate::wire::agent::Stream;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Streamed output that may be on its way from one engine before the far end has taken it. Bounds what `exec` can put before
+/// other messages on a connection: slots × this.
+pub const OUTPUT_WINDOW: u32 = 64 * 1024;
+
+/// From agent to engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToEngine {
+    /// Run this. Only sent to an idle engine.
+    Run {
+        /// The attempt.
+        attempt: AttemptId,
+        /// An encoded [`crate::job::JobSpec`].
+        spec: Bytes,
+        /// The batch's context; none: the same as in the last `Run` that had one.
+        context: Option<BatchContext>,
+        /// The engine's cluster-wide number, for the job's environment.
+        engine: EngineId,
+    },
+    /// Kill it.
+    Cancel {
+        /// The attempt.
+        attempt: AttemptId,
+        /// Between TERM and KILL.
+        grace: Duration,
+    },
+    /// The coordinator has kept this outcome; forget it.
+    Acknowledge {
+        /// The attempt.
+        attempt: AttemptId,
+    },
+    /// Permission to run ends then, unless renewed.
+    Lease {
+        /// On this host's CLOCK_BOOTTIME; none: no end.
+        until: Option<BootInstant>,
+    },
+    /// The far end has taken this much streamed output.
+    OutputTaken {
+        /// The attempt.
+        attempt: AttemptId,
+        /// Bytes.
+        bytes: u32,
+    },
+}
+
+/// From engine to agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FromEngine {
+    /// The first message on a new link; the unacknowledged outcomes follow.
+    Ready {
+        /// What runs.
+        running: Option<AttemptId>,
+    },
+    /// An attempt is over, and nothing of it is alive unless it says so.
+    Finished {
+        /// The attempt.
+        attempt: AttemptId,
+        /// How.
+        outcome: Outcome,
+    },
+    /// Output of a streaming job.
+    Output {
+        /// The attempt.
+        attempt: AttemptId,
+        /// Which stream.
+        stream: Stream,
+        /// The bytes.
+        data: Bytes,
+    },
+}
+
+/// From agent to keeper.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToKeeper {
+    /// Have this many engines and connect me to each.
+    Engines {
+        /// How many.
+        count: u16,
+    },
+    /// Kill everything, engines too, and end.
+    Stop,
+}
+
+/// From keeper to agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromKeeper {
+    /// A link to an engine: the descriptor comes with this packet.
+    Link {
+        /// Which engine.
+        engine: EngineIndex,
+    },
+    /// An engine died. What it left has been killed; a new one takes its place.
+    EngineEnded {
+        /// Which engine.
+        engine: EngineIndex,
+        /// Processes killed.
+        killed: u32,
+        /// Processes that did not die.
+        survivors: u32,
+    },
+}
+
+/// From keeper to engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeeperToEngine {
+    /// Talk to the agent over the descriptor that comes with this packet, and over no other.
+    Link,
+}

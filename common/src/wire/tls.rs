@@ -1,0 +1,251 @@
+//! TLS 1.3 with certificates on both sides: reading credentials, and the two rustls configurations.
+//!
+//! Tickets, resumption and 0-RTT are off: a resumed session would not verify the client's certificate again.
+
+use crate::identity::{Identity, IdentityError, Role, validity};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A certificate, its key and the root that the peer must descend from.
+pub struct Credentials {
+    pub(super) chain: Vec<CertificateDer<'static>>,
+    pub(super) key: PrivateKeyDer<'static>,
+    pub(super) root: CertificateDer<'static>,
+    identity: Identity,
+    origin: String,
+}
+
+/// Why credentials cannot be used. Each message names the file and the way out.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    /// A file cannot be read.
+    #[error("cannot read {}; `certs issue` makes cert.pem, key.pem and ca.pem", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The key is open to others.
+    #[error("{} can be read by others (mode {mode:03o}): run `chmod 600 {}`", path.display(), path.display())]
+    KeyMode {
+        /// The key file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The key is somebody else's.
+    #[error("{} belongs to uid {owner}, not to uid {us} that runs this: run `chown {us} {}`", path.display(), path.display())]
+    KeyOwner {
+        /// The key file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who runs this.
+        us: u32,
+    },
+    /// Not PEM, or not what the file should hold.
+    #[error("{} does not hold {what} in PEM form", path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What it should hold.
+        what: &'static str,
+    },
+    /// The certificate says nothing, or something odd, of its holder.
+    #[error("{} is not a Mezcal certificate", path.display())]
+    Identity {
+        /// The certificate file.
+        path: PathBuf,
+        /// Why.
+        source: IdentityError,
+    },
+    /// The certificate is for something else.
+    #[error("{} is the certificate of the {found}, but {wanted} certificate is needed here: make one with `certs issue {}`", path.display(), issue(*role))]
+    Role {
+        /// The certificate file.
+        path: PathBuf,
+        /// Whose certificate it is.
+        found: Identity,
+        /// What is needed, with its article.
+        wanted: &'static str,
+        /// The role needed.
+        role: Role,
+    },
+    /// Before or after its time.
+    #[error("{} {}: make a new one with `certs issue` (now: {now})", path.display(), when)]
+    Validity {
+        /// The certificate file.
+        path: PathBuf,
+        /// What is wrong.
+        when: String,
+        /// The present.
+        now: String,
+    },
+    /// The certificate was not signed by this root.
+    #[error("{} was not issued by the root in {}: the two are of different clusters", path.display(), ca.display())]
+    Root {
+        /// The certificate file.
+        path: PathBuf,
+        /// The root's file.
+        ca: PathBuf,
+    },
+    /// rustls refuses the pair.
+    #[error("{} and its key cannot be used together", path.display())]
+    Tls {
+        /// The certificate file.
+        path: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+}
+
+fn issue(role: Role) -> &'static str {
+    match role {
+        Role::Agent => "agent HOST",
+        Role::User => "user NAME",
+        Role::Coordinator => "coordinator",
+    }
+}
+
+impl Credentials {
+    /// Reads `cert.pem`, `key.pem` and `ca.pem` of `dir`, and checks everything that can be checked without a peer.
+    ///
+    /// # Errors
+    /// [`CredentialsError`].
+    pub fn load(dir: &Path, role: Role) -> Result<Self, CredentialsError> {
+        let (cert_path, key_path, ca_path) = (dir.join("cert.pem"), dir.join("key.pem"), dir.join("ca.pem"));
+        let read = |path: &Path| std::fs::read(path).map_err(|source| CredentialsError::Read { path: path.into(), source });
+        let (cert, key, ca) = (read(&cert_path)?, read(&key_path)?, read(&ca_path)?);
+        let meta = std::fs::metadata(&key_path).map_err(|source| CredentialsError::Read { path: key_path.clone(), source })?;
+        let us = rustix::process::geteuid().as_raw();
+        if meta.uid() != us && us != 0 {
+            return Err(CredentialsError::KeyOwner { path: key_path, owner: meta.uid(), us });
+        }
+        let mode = meta.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(CredentialsError::KeyMode { path: key_path, mode });
+        }
+        Self::from_pem(&cert, &key, &ca, role, dir)
+    }
+
+    /// The same checks for credentials that never were in files; `dir` only names them in messages.
+    ///
+    /// # Errors
+    /// [`CredentialsError`].
+    pub fn from_pem(cert: &[u8], key: &[u8], ca: &[u8], role: Role, dir: &Path) -> Result<Self, CredentialsError> {
+        let (cert_path, key_path, ca_path) = (dir.join("cert.pem"), dir.join("key.pem"), dir.join("ca.pem"));
+        let pem = |path: &PathBuf, what| CredentialsError::Pem { path: path.clone(), what };
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(cert)
+            .collect::<Result<_, _>>()
+            .map_err(|_| pem(&cert_path, "a certificate"))?;
+        let leaf = chain.first().ok_or_else(|| pem(&cert_path, "a certificate"))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| pem(&key_path, "a private key"))?;
+        let root = CertificateDer::from_pem_slice(ca).map_err(|_| pem(&ca_path, "a certificate"))?;
+        let identity = Identity::from_der(leaf)
+            .map_err(|source| CredentialsError::Identity { path: cert_path.clone(), source })?;
+        if identity.role != role {
+            let wanted = match role {
+                Role::Agent => "an agent's",
+                Role::User => "a user's",
+                Role::Coordinator => "a coordinator's",
+            };
+            return Err(CredentialsError::Role { path: cert_path, found: identity, wanted, role });
+        }
+        check_validity(&cert_path, leaf)?;
+        check_validity(&ca_path, &root)?;
+        let issued = crate::identity::details(leaf).ok().zip(crate::identity::details(&root).ok());
+        if issued.is_none_or(|(leaf, root)| leaf.issuer != root.subject) {
+            return Err(CredentialsError::Root { path: cert_path, ca: ca_path });
+        }
+        Ok(Self { chain, key, root, identity, origin: dir.display().to_string() })
+    }
+
+    /// Who these credentials make us.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The directory that they come from, for messages.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// A secret that stays the same as long as the key does, different for each `purpose` (HMAC-SHA256 with the private key).
+    pub(super) fn derived_secret(&self, purpose: &str) -> [u8; 32] {
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, self.key.secret_der());
+        let mut out = [0; 32];
+        out.copy_from_slice(ring::hmac::sign(&key, purpose.as_bytes()).as_ref());
+        out
+    }
+
+    fn roots(&self) -> Result<Arc<RootCertStore>, rustls::Error> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.root.clone())?;
+        Ok(Arc::new(roots))
+    }
+
+    fn unusable(&self, source: rustls::Error) -> CredentialsError {
+        CredentialsError::Tls { path: Path::new(&self.origin).join("cert.pem"), source }
+    }
+
+    pub(super) fn server_config(&self, protocols: &[&[u8]]) -> Result<ServerConfig, CredentialsError> {
+        let build = || {
+            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(self.roots()?, provider())
+                .build()
+                .map_err(|e| rustls::Error::General(e.to_string()))?;
+            let mut tls = ServerConfig::builder_with_provider(provider())
+                .with_protocol_versions(&[&rustls::version::TLS13])?
+                .with_client_cert_verifier(verifier)
+                .with_single_cert(self.chain.clone(), self.key.clone_key())?;
+            tls.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
+            tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+            tls.send_tls13_tickets = 0;
+            tls.max_early_data_size = 0;
+            Ok(tls)
+        };
+        build().map_err(|e| self.unusable(e))
+    }
+
+    pub(super) fn client_config(&self, protocol: &[u8]) -> Result<ClientConfig, CredentialsError> {
+        let build = || {
+            let mut tls = ClientConfig::builder_with_provider(provider())
+                .with_protocol_versions(&[&rustls::version::TLS13])?
+                .with_root_certificates(self.roots()?)
+                .with_client_auth_cert(self.chain.clone(), self.key.clone_key())?;
+            tls.alpn_protocols = vec![protocol.to_vec()];
+            tls.resumption = rustls::client::Resumption::disabled();
+            tls.enable_early_data = false;
+            Ok(tls)
+        };
+        build().map_err(|e| self.unusable(e))
+    }
+}
+
+/// The first certificate of a PEM text, as DER.
+pub fn first_certificate(pem: &[u8]) -> Option<Vec<u8>> {
+    CertificateDer::from_pem_slice(pem).ok().map(|der| der.to_vec())
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn check_validity(path: &Path, der: &[u8]) -> Result<(), CredentialsError> {
+    let (from, until) =
+        validity(der).map_err(|source| CredentialsError::Identity { path: path.into(), source })?;
+    let show = |seconds: i64| jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |t| t.to_string());
+    let now = jiff::Timestamp::now().as_second();
+    let when = if now > until {
+        format!("expired at {}", show(until))
+    } else if now < from {
+        format!("is not valid before {} (is this host's clock right?)", show(from))
+    } else {
+        return Ok(());
+    };
+    Err(CredentialsError::Validity { path: path.into(), when, now: show(now) })
+}
