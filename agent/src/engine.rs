@@ -17,6 +17,8 @@ pub mod driver;
 mod processes;
 mod spawn;
 
+pub(crate) use processes::wait4 as reap;
+
 use bytes::Bytes;
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::{AttemptId, EngineId};

@@ -1,1 +1,5 @@
-fn main(){}
+//! The `agent` program; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    mezcal_agent::cli::main()
+}

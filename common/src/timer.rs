@@ -19,7 +19,9 @@ impl BootTimer {
     /// timerfd_create(2)'s.
     pub fn new() -> std::io::Result<Self> {
         let fd = new_timerfd()?;
-        Ok(Self { fd: AsyncFd::new(fd)?, armed: None })
+        // SAFETY: the descriptor is owned by the AsyncFd, so it stays open and the same for as long as it is registered.
+        let fd = unsafe { AsyncFd::register(fd) }?;
+        Ok(Self { fd, armed: None })
     }
 
     /// Waits until `instant`, for ever if there is none. Cancel-safe.

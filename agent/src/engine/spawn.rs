@@ -266,7 +266,7 @@ fn posix_spawn(
         check(libc::posix_spawn_file_actions_init(actions.as_mut_ptr()))?;
         let mut attributes = MaybeUninit::uninit();
         let result = check(libc::posix_spawnattr_init(attributes.as_mut_ptr())).and_then(|()| {
-            let spawn = || {
+            let mut spawn = || {
                 let (acts, attrs) = (actions.as_mut_ptr(), attributes.as_mut_ptr());
                 check(posix_spawn_file_actions_addfchdir_np(acts, cd.as_raw_fd()))?;
                 for (target, fd) in fds.iter().enumerate() {

@@ -1,0 +1,172 @@
+//! The `agent` command.
+
+use crate::config::{AgentConfig, DEFAULT_PATH};
+use crate::driver::{self, AgentParts};
+use crate::engine::driver::EngineArgs;
+use crate::keeper::KeeperArgs;
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use mezcal_common::identity::Role;
+use mezcal_common::wire::agent::ALPN;
+use mezcal_common::wire::endpoint::Connector;
+use mezcal_common::wire::tls::Credentials;
+use rustix::fd::OwnedFd;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+/// Exit status for usage, configuration and certificates that a person has to mend.
+const EXIT_USAGE: u8 = 2;
+/// Exit status for credentials that cannot be used.
+const EXIT_CREDENTIALS: u8 = 3;
+/// How long a new keeper may take to open its socket.
+const KEEPER_START: Duration = Duration::from_secs(5);
+
+/// The persistent worker of one host.
+#[derive(Parser)]
+#[command(name = "agent", version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Connect to the coordinator, run its jobs, and never give up.
+    Run {
+        /// The configuration file.
+        #[arg(long, default_value = DEFAULT_PATH, env = "MEZCAL_CONFIG")]
+        config: PathBuf,
+    },
+    #[command(flatten)]
+    Hidden(Hidden),
+}
+
+/// Verbs that the programs start themselves.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Hidden {
+    /// One slot.
+    #[command(hide = true)]
+    Engine(EngineArgs),
+    /// The engines' parent.
+    #[command(hide = true)]
+    Keeper(KeeperArgs),
+}
+
+impl Hidden {
+    /// Runs the process to its end.
+    pub fn run(self) -> ExitCode {
+        mezcal_common::logging::init("warn");
+        let (name, result) = match self {
+            Hidden::Engine(args) => ("engine", crate::engine::driver::run(&args)),
+            Hidden::Keeper(args) => {
+                // A session of its own: no terminal's signals reach what runs below. Fails only where it is one already.
+                let _ = rustix::process::setsid();
+                ("keeper", crate::keeper::run(args))
+            }
+        };
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                tracing::error!(error = %e, "{name} ends");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    match Cli::parse().verb {
+        Verb::Hidden(hidden) => hidden.run(),
+        Verb::Run { config } => {
+            mezcal_common::logging::init("info");
+            match run(&config) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(e) => {
+                    eprintln!("agent: {e:#}");
+                    let credentials = e.downcast_ref::<mezcal_common::wire::tls::CredentialsError>().is_some();
+                    ExitCode::from(if credentials { EXIT_CREDENTIALS } else { EXIT_USAGE })
+                }
+            }
+        }
+    }
+}
+
+fn run(path: &Path) -> anyhow::Result<()> {
+    let config = AgentConfig::load(path)?;
+    let credentials = Credentials::load(&config.identity, Role::Agent)?;
+    let name = credentials.identity().name.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let stop = stop_signal()?;
+        let keeper = find_keeper(&config, &name).context("cannot start the keeper of the engines")?;
+        let engines = driver::engines_of(keeper, config.slots())?;
+        let parts = AgentParts {
+            aliases: crate::config::aliases(&name),
+            name,
+            slots: config.slots(),
+            coordinator: config.coordinator.clone(),
+            connector: Connector::new(&credentials, ALPN)?,
+            connect_timeout: config.connect_timeout(),
+        };
+        tracing::info!(host = parts.name, slots = parts.slots, coordinator = parts.coordinator, "agent {}", mezcal_common::VERSION);
+        driver::run(parts, engines, stop).await.map_err(Into::into)
+    })
+}
+
+/// Completes at TERM or INT.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Connects to this user's keeper, starting one if there is none.
+fn find_keeper(config: &AgentConfig, name: &str) -> anyhow::Result<OwnedFd> {
+    use std::os::unix::fs::DirBuilderExt;
+    let dir = config.runtime_dir().join("engines");
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&dir)
+        .with_context(|| format!("cannot make directory {} (`runtime` in agent.toml chooses another)", dir.display()))?;
+    let socket = dir.join(format!("{}.sock", rustix::process::geteuid().as_raw()));
+    let address = SocketAddrUnix::new(&socket).with_context(|| format!("{} is too long for a socket's name", socket.display()))?;
+    if let Ok(found) = connect(&address) {
+        tracing::info!("found the keeper of an earlier agent");
+        return Ok(found);
+    }
+    let mut command = driver::keeper_command(Path::new("/proc/self/exe"), name);
+    command.arg("--socket").arg(&socket).stdin(Stdio::null()).stdout(Stdio::null()).current_dir("/");
+    command.env_clear().envs(config.job_environment());
+    if let Some(log) = std::env::var_os("MEZCAL_LOG") {
+        command.env("MEZCAL_LOG", log);
+    }
+    let mut child = command.spawn()?;
+    let deadline = std::time::Instant::now() + KEEPER_START;
+    loop {
+        if let Ok(found) = connect(&address) {
+            return Ok(found);
+        }
+        if let Some(status) = child.try_wait()? {
+            anyhow::bail!("the keeper ended at once ({status}); its message is above");
+        }
+        if std::time::Instant::now() > deadline {
+            anyhow::bail!("the keeper did not open {} within {KEEPER_START:?}", socket.display());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn connect(address: &SocketAddrUnix) -> rustix::io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::net::connect(&socket, address)?;
+    Ok(socket)
+}

@@ -1,0 +1,160 @@
+//! `agent.toml`.
+
+use mezcal_common::config::ConfigError;
+use mezcal_common::hosts;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Default file.
+pub const DEFAULT_PATH: &str = "/etc/mezcal/agent.toml";
+/// Default patience for a first answer of the coordinator. Short, so that a packet goes out several times a second while nobody
+/// listens; a round trip longer than this needs `connect_timeout`.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(600);
+/// PATH of jobs when agent.toml names none.
+const DEFAULT_PATH_VARIABLE: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The file as written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentConfig {
+    /// HOST:PORT of the coordinator.
+    pub coordinator: String,
+    /// Directory of cert.pem, key.pem and ca.pem.
+    pub identity: PathBuf,
+    /// Jobs at a time; default: the usable CPUs.
+    pub slots: Option<u16>,
+    /// Directory for the keeper's socket; default: /run/mezcal as root, else below XDG_RUNTIME_DIR or /tmp.
+    pub runtime: Option<PathBuf>,
+    /// Jobs may run as root when the agent does.
+    #[serde(default)]
+    pub allow_root_jobs: bool,
+    /// PATH of jobs.
+    pub path: Option<String>,
+    /// LANG of jobs.
+    pub lang: Option<String>,
+    /// How long to wait for the coordinator's first answer.
+    #[serde(default, deserialize_with = "mezcal_common::duration::serde_text::deserialize")]
+    pub connect_timeout: Option<Duration>,
+}
+
+/// Why the agent cannot start as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentConfigError {
+    /// The file.
+    #[error(transparent)]
+    File(#[from] ConfigError),
+    /// Jobs would be root's.
+    #[error("this agent runs as root, so its jobs would: run it as another user, or write `allow_root_jobs = true` into {}", .0.display())]
+    Root(PathBuf),
+    /// No slots.
+    #[error("`slots` in {} must be between 1 and {MAX_SLOTS}", .0.display())]
+    Slots(PathBuf),
+    /// Not HOST:PORT.
+    #[error("`coordinator` in {} must be HOST:PORT, not {text:?}", path.display())]
+    Coordinator {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        text: String,
+    },
+}
+
+/// More engines than any host has CPUs; each is a process.
+const MAX_SLOTS: u16 = 4096;
+
+impl AgentConfig {
+    /// Reads and checks `path`.
+    ///
+    /// # Errors
+    /// [`AgentConfigError`].
+    pub fn load(path: &Path) -> Result<Self, AgentConfigError> {
+        let config: Self = mezcal_common::config::read_toml(path)?;
+        if config.slots.is_some_and(|s| s == 0 || s > MAX_SLOTS) {
+            return Err(AgentConfigError::Slots(path.into()));
+        }
+        let has_port = config.coordinator.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        if !has_port {
+            return Err(AgentConfigError::Coordinator { path: path.into(), text: config.coordinator });
+        }
+        if rustix::process::geteuid().is_root() && !config.allow_root_jobs {
+            return Err(AgentConfigError::Root(path.into()));
+        }
+        Ok(config)
+    }
+
+    /// Jobs at a time.
+    pub fn slots(&self) -> u16 {
+        self.slots.unwrap_or_else(crate::host::usable_cpus)
+    }
+
+    /// How long to wait for the coordinator's first answer.
+    pub fn connect_timeout(&self) -> Duration {
+        self.connect_timeout.unwrap_or(CONNECT_TIMEOUT)
+    }
+
+    /// Where the keeper's socket goes.
+    pub fn runtime_dir(&self) -> PathBuf {
+        let uid = rustix::process::geteuid();
+        self.runtime.clone().unwrap_or_else(|| match (uid.is_root(), std::env::var_os("XDG_RUNTIME_DIR")) {
+            (true, _) => PathBuf::from("/run/mezcal"),
+            (false, Some(dir)) => PathBuf::from(dir).join("mezcal"),
+            (false, None) => PathBuf::from(format!("/tmp/mezcal-{}", uid.as_raw())),
+        })
+    }
+
+    /// The environment of jobs: HOME, USER, LOGNAME and SHELL from passwd(5), PATH and LANG from the file.
+    pub fn job_environment(&self) -> Vec<(String, String)> {
+        let uid = rustix::process::geteuid().as_raw();
+        let mut env = vec![("PATH".into(), self.path.clone().unwrap_or_else(|| DEFAULT_PATH_VARIABLE.into()))];
+        if let Some(lang) = self.lang.clone().or_else(|| std::env::var("LANG").ok()) {
+            env.push(("LANG".into(), lang));
+        }
+        if let Some(account) = account(uid) {
+            env.push(("HOME".into(), account.home));
+            env.push(("SHELL".into(), account.shell));
+            env.push(("LOGNAME".into(), account.name.clone()));
+            env.push(("USER".into(), account.name));
+        }
+        env
+    }
+}
+
+struct Account {
+    name: String,
+    home: String,
+    shell: String,
+}
+
+/// Looks an account up where every site keeps its own (getpwuid_r(3): files, LDAP, SSSD).
+fn account(uid: u32) -> Option<Account> {
+    let mut buffer = vec![0; 16 * 1024];
+    let mut entry = std::mem::MaybeUninit::<libc::passwd>::uninit();
+    let mut found = std::ptr::null_mut();
+    // SAFETY: all pointers are valid for the call; the strings of the entry live in `buffer`, which outlives their copies.
+    unsafe {
+        let code = libc::getpwuid_r(uid, entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &mut found);
+        if code != 0 || found.is_null() {
+            return None;
+        }
+        let entry = entry.assume_init();
+        let text = |p| std::ffi::CStr::from_ptr(p).to_string_lossy().into_owned();
+        Some(Account { name: text(entry.pw_name), home: text(entry.pw_dir), shell: text(entry.pw_shell) })
+    }
+}
+
+/// Names under which jobs may ask for this host, beside the certificate's: its own name and the first label of both.
+pub fn aliases(name: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    let own = mezcal_common::config::host_name();
+    for candidate in [hosts::short(name), Some(own.as_str()), hosts::short(&own)].into_iter().flatten() {
+        if let Ok(alias) = hosts::normalise(candidate)
+            && alias != name
+            && alias != "localhost"
+            && !out.contains(&alias)
+        {
+            out.push(alias);
+        }
+    }
+    out
+}

@@ -1,0 +1,462 @@
+//! The agent process: performs what [`Supervisor`] decides.
+//!
+//! One loop on one thread owns the supervisor. Beside it: a task that keeps a connection to the coordinator, and the links to
+//! keeper and engines. All of them only turn what they hear into [`Input`]s.
+
+use crate::host::Host;
+use crate::packet;
+use crate::supervisor::{Effect, Event, HEARTBEAT, Supervisor};
+use bytes::BytesMut;
+use mezcal_common::clock::{BootInstant, OffsetEstimate, WallTime};
+use mezcal_common::ids::EngineIndex;
+use mezcal_common::proc;
+use mezcal_common::timer::BootTimer;
+use mezcal_common::wire::agent::{self, Hello, ToAgent, ToCoordinator};
+use mezcal_common::wire::codec;
+use mezcal_common::wire::endpoint::{ConnectError, Connector, close};
+use mezcal_common::wire::engine::{FromEngine, FromKeeper, ToEngine, ToKeeper};
+use rustix::fd::{AsFd, OwnedFd};
+use std::collections::VecDeque;
+use std::io::{Error, Result};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+/// Inputs that may wait; beyond this the links are not read.
+const INPUTS: usize = 1024;
+/// Messages that may wait for one engine: it has one attempt, and a few words about it.
+const ENGINE_DEPTH: usize = 64;
+/// Longest pause between two attempts to connect. One second keeps a fleet of dozens from waiting for a new coordinator.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// Pause after an answer that only a person can change.
+const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+/// First pause; doubles, and each is drawn between zero and itself (full jitter).
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// How long a goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// What an agent is.
+pub struct AgentParts {
+    /// The host's name, from the certificate.
+    pub name: String,
+    /// Other names of it.
+    pub aliases: Vec<String>,
+    /// Jobs at a time.
+    pub slots: u16,
+    /// HOST:PORT.
+    pub coordinator: String,
+    /// How to get there.
+    pub connector: Connector,
+    /// How long to wait for a first answer.
+    pub connect_timeout: Duration,
+}
+
+/// Where attempts run: the other end of the links to engines. Real ones come from [`engines_of`].
+pub struct Engines {
+    /// What the engines and their keeper say.
+    pub inputs: mpsc::Receiver<EngineInput>,
+    /// The way to have all of them killed and ended.
+    pub keeper: Option<OwnedFd>,
+}
+
+/// What is heard from engines and their keeper.
+pub enum EngineInput {
+    /// A new link, over which an engine can be told things.
+    Linked(EngineIndex, mpsc::Sender<ToEngine>),
+    /// A message.
+    Said(EngineIndex, FromEngine),
+    /// An engine died.
+    Ended {
+        /// Which.
+        engine: EngineIndex,
+        /// Processes killed.
+        killed: u32,
+        /// Processes alive.
+        survivors: u32,
+    },
+    /// The keeper is gone, and its engines with it.
+    KeeperGone,
+}
+
+enum Input {
+    Connected { sender: mpsc::Sender<ToCoordinator>, welcome: ToAgent, hello: (WallTime, BootInstant) },
+    Message(ToAgent),
+    Disconnected,
+}
+
+/// Runs an agent until `stop` completes (then it kills what runs, reports it and leaves) or its keeper is lost.
+///
+/// # Errors
+/// The keeper is gone, or a timer cannot be made.
+pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Output = ()>) -> Result<()> {
+    let mut host = Host::new();
+    let hello = Hello {
+        versions: agent::VERSIONS,
+        program: mezcal_common::VERSION.into(),
+        instance: instance(),
+        boot_id: proc::boot_id(),
+        slots: parts.slots,
+        aliases: parts.aliases.clone(),
+        cpus: u32::from(crate::host::usable_cpus()),
+        memory: host.memory(),
+    };
+    let (inputs, mut heard) = mpsc::channel(INPUTS);
+    let (leave, leaving) = tokio::sync::watch::channel(false);
+    let connection = tokio::spawn(keep_connected(parts.connector, parts.coordinator, parts.connect_timeout, hello, inputs, leaving));
+
+    let mut supervisor = Supervisor::new(parts.slots);
+    let mut offset = OffsetEstimate::default();
+    let mut links: Vec<Option<mpsc::Sender<ToEngine>>> = (0..parts.slots).map(|_| None).collect();
+    let mut to_coordinator: Option<mpsc::Sender<ToCoordinator>> = None;
+    let mut outgoing: VecDeque<ToCoordinator> = VecDeque::new();
+    let mut timer = BootTimer::new()?;
+    let mut next_reading = BootInstant::now();
+    let mut stopping: Option<BootInstant> = None;
+    tokio::pin!(stop);
+    let result = loop {
+        let mut exit = false;
+        while let Some(effect) = supervisor.poll_effect() {
+            match effect {
+                Effect::ToCoordinator(message) => outgoing.push_back(message),
+                Effect::ToEngine(index, message) => {
+                    // A full or closed link belongs to an engine that is dead or dying: its end will be reported.
+                    if let Some(link) = links.get(usize::from(index.0)).and_then(Option::as_ref)
+                        && let Err(e) = link.try_send(message)
+                    {
+                        tracing::debug!(engine = index.0, error = %e, "message to an engine dropped");
+                    }
+                }
+                Effect::Exit => exit = true,
+            }
+        }
+        send_what_fits(&mut outgoing, to_coordinator.as_ref());
+        if exit || stopping.is_some_and(|since| BootInstant::now().since(since) > GOODBYE) {
+            break Ok(());
+        }
+        let waiting = if outgoing.is_empty() { None } else { to_coordinator.clone() };
+        let due = supervisor.poll_timeout().into_iter().chain([next_reading]).chain(stopping.map(|s| s + GOODBYE)).min();
+        tokio::select! {
+            biased;
+            Some(input) = heard.recv() => {
+                let now = BootInstant::now();
+                let event = match input {
+                    Input::Connected { sender, welcome: ToAgent::Welcome { session, lease, first_engine, clock, .. }, hello } => {
+                        offset.sample(hello, clock, now);
+                        supervisor.handle(Event::Measured { load: host.load(), clock_offset: offset.seconds() }, now);
+                        to_coordinator = Some(sender);
+                        outgoing.clear();
+                        Event::Welcomed { session, lease, first_engine, hello_sent: hello.1 }
+                    }
+                    Input::Connected { .. } => continue,
+                    Input::Message(message) => {
+                        if let ToAgent::HeartbeatSeen { sent, clock } = message {
+                            let wall = WallTime(WallTime::now().0 - now.since(sent).as_micros() as i64);
+                            offset.sample((wall, sent), clock, now);
+                        }
+                        Event::Coordinator(message)
+                    }
+                    Input::Disconnected => {
+                        to_coordinator = None;
+                        outgoing.clear();
+                        Event::Disconnected
+                    }
+                };
+                supervisor.handle(event, now);
+            }
+            Some(input) = engines.inputs.recv() => {
+                let now = BootInstant::now();
+                match input {
+                    EngineInput::Linked(index, link) => {
+                        if let Some(place) = links.get_mut(usize::from(index.0)) {
+                            *place = Some(link);
+                        }
+                    }
+                    EngineInput::Said(index, message) => supervisor.handle(Event::Engine(index, message), now),
+                    EngineInput::Ended { engine, killed, survivors } => {
+                        supervisor.handle(Event::EngineEnded { engine, killed, survivors }, now);
+                    }
+                    EngineInput::KeeperGone => break Err(Error::other("the keeper of the engines is gone")),
+                }
+            }
+            permit = reserve(waiting.as_ref()), if waiting.is_some() => match permit {
+                Some(permit) => {
+                    if let Some(message) = outgoing.pop_front() {
+                        permit.send(message);
+                    }
+                }
+                // The connection is ending; `Disconnected` is on its way.
+                None => to_coordinator = None,
+            },
+            armed = timer.until(due) => {
+                armed?;
+                let now = BootInstant::now();
+                if next_reading <= now {
+                    next_reading = now + HEARTBEAT;
+                    supervisor.handle(Event::Measured { load: host.load(), clock_offset: offset.seconds() }, now);
+                }
+                supervisor.handle_timeout(now);
+            }
+            () = &mut stop, if stopping.is_none() => {
+                let now = BootInstant::now();
+                tracing::info!(running = supervisor.busy(), "stopping");
+                stopping = Some(now);
+                supervisor.handle(Event::Stop, now);
+            }
+        }
+    };
+    drop(to_coordinator);
+    let _ = leave.send(true);
+    let _ = tokio::time::timeout(GOODBYE, connection).await;
+    if let Some(keeper) = engines.keeper {
+        let _ = packet::send(&keeper, &ToKeeper::Stop, None);
+    }
+    result
+}
+
+/// Hands over what the channel takes without waiting.
+fn send_what_fits(outgoing: &mut VecDeque<ToCoordinator>, to: Option<&mpsc::Sender<ToCoordinator>>) {
+    let Some(to) = to else { return };
+    while !outgoing.is_empty() {
+        let Ok(permit) = to.try_reserve() else { return };
+        if let Some(message) = outgoing.pop_front() {
+            permit.send(message);
+        }
+    }
+}
+
+async fn reserve(to: Option<&mpsc::Sender<ToCoordinator>>) -> Option<mpsc::Permit<'_, ToCoordinator>> {
+    to?.reserve().await.ok()
+}
+
+/// A number that another start of this program will not have.
+fn instance() -> u64 {
+    let random = uuid_like();
+    u64::from_le_bytes(random)
+}
+
+fn uuid_like() -> [u8; 8] {
+    let mut bytes = [0; 8];
+    // The pool is initialised long before any agent starts; a short read leaves zeros, which only weakens a tie-break.
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    bytes
+}
+
+/// Connects, says hello, forwards what comes, and begins again when the connection ends.
+async fn keep_connected(
+    connector: Connector,
+    address: String,
+    patience: Duration,
+    hello: Hello,
+    inputs: mpsc::Sender<Input>,
+    mut leaving: tokio::sync::watch::Receiver<bool>,
+) {
+    let mut failures = 0u32;
+    let mut last_complaint = String::new();
+    loop {
+        let error = one_connection(&connector, &address, patience, &hello, &inputs, &mut failures, &mut leaving).await;
+        let Some(error) = error else {
+            connector.flush(Duration::from_millis(50)).await;
+            return;
+        };
+        failures += 1;
+        let text = chain(&error);
+        // The same complaint once: an agent may wait for its coordinator for weeks.
+        if text != last_complaint {
+            if error.needs_a_person() { tracing::error!("{text}; trying again") } else { tracing::info!("{text}; trying again") }
+            last_complaint = text;
+        }
+        let ceiling = if error.needs_a_person() { REFUSED_PAUSE } else { MAX_PAUSE.min(FIRST_PAUSE * 2u32.pow(failures.min(6))) };
+        let share = f64::from(u16::from_le_bytes([uuid_like()[0], uuid_like()[1]])) / f64::from(u16::MAX);
+        // What was spent waiting for an answer counts as pause.
+        let pause = ceiling.mul_f64(share).saturating_sub(if matches!(error, ConnectError::NoAnswer(_)) { patience } else { Duration::ZERO });
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = left(&mut leaving) => return,
+        }
+    }
+}
+
+/// One connection from hello to its end. `None`: we are leaving.
+async fn one_connection(
+    connector: &Connector,
+    address: &str,
+    patience: Duration,
+    hello: &Hello,
+    inputs: &mpsc::Sender<Input>,
+    failures: &mut u32,
+    leaving: &mut tokio::sync::watch::Receiver<bool>,
+) -> Option<ConnectError> {
+    let connected = tokio::select! {
+        connected = connector.connect(address, patience) => connected,
+        () = left(leaving) => return None,
+    };
+    let peer = match connected {
+        Ok(peer) => peer,
+        Err(e) => return Some(e),
+    };
+    let Ok(mut channel) = peer.open::<ToCoordinator, ToAgent>().await else {
+        return Some(connector.why_lost(address, &peer).await);
+    };
+    let sent = (WallTime::now(), BootInstant::now());
+    let _ = channel.sender.send(ToCoordinator::Hello(hello.clone())).await;
+    let Some(welcome @ ToAgent::Welcome { .. }) = channel.receiver.recv().await else {
+        peer.close(close::PROTOCOL, "the first message must be a welcome");
+        return Some(connector.why_lost(address, &peer).await);
+    };
+    tracing::info!(coordinator = address, "connected");
+    *failures = 0;
+    let sender = channel.sender;
+    if inputs.send(Input::Connected { sender, welcome, hello: sent }).await.is_err() {
+        peer.close(close::DONE, "");
+        return None;
+    }
+    loop {
+        tokio::select! {
+            message = channel.receiver.recv() => match message {
+                Some(message) => {
+                    if inputs.send(Input::Message(message)).await.is_err() {
+                        return None;
+                    }
+                }
+                None => {
+                    let _ = inputs.send(Input::Disconnected).await;
+                    peer.close(close::DONE, "");
+                    return Some(connector.why_lost(address, &peer).await);
+                }
+            },
+            () = left(leaving) => {
+                // The coordinator closes once it has our goodbye; it is the receiver of the last message.
+                let _ = tokio::time::timeout(Duration::from_secs(1), peer.closed()).await;
+                peer.close(close::DONE, "agent stopped");
+                return None;
+            }
+        }
+    }
+}
+
+/// Completes when the agent is leaving.
+async fn left(leaving: &mut tokio::sync::watch::Receiver<bool>) {
+    // The sender lives as long as the loop that sends; its loss means the same.
+    let _ = leaving.wait_for(|left| *left).await;
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(e) = source {
+        text.push_str(&format!(": {e}"));
+        source = e.source();
+    }
+    text
+}
+
+/// Asks a keeper for `slots` engines and turns what they say into inputs. Must be called within a tokio runtime.
+///
+/// # Errors
+/// The keeper cannot be told.
+pub fn engines_of(keeper: OwnedFd, slots: u16) -> Result<Engines> {
+    let (sender, inputs) = mpsc::channel(INPUTS);
+    packet::send(&keeper, &ToKeeper::Engines { count: slots }, None)?;
+    let listening = keeper.try_clone()?;
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::Builder::new().name("keeper link".into()).spawn(move || {
+        let result = hear_keeper(&listening, &sender, &runtime);
+        if let Err(e) = &result {
+            tracing::warn!(error = %e, "keeper link");
+        }
+        let _ = sender.blocking_send(EngineInput::KeeperGone);
+    })?;
+    Ok(Engines { inputs, keeper: Some(keeper) })
+}
+
+fn hear_keeper(keeper: &OwnedFd, inputs: &mpsc::Sender<EngineInput>, runtime: &tokio::runtime::Handle) -> Result<()> {
+    while let Some((message, fd)) = packet::receive::<FromKeeper>(keeper.as_fd())? {
+        match (message, fd) {
+            (FromKeeper::Link { engine }, Some(fd)) => {
+                let stream = std::os::unix::net::UnixStream::from(fd);
+                stream.set_nonblocking(true)?;
+                let (to_engine, outgoing) = mpsc::channel(ENGINE_DEPTH);
+                if inputs.blocking_send(EngineInput::Linked(engine, to_engine)).is_err() {
+                    return Ok(());
+                }
+                runtime.spawn(talk_to_engine(engine, stream, outgoing, inputs.clone()));
+            }
+            (FromKeeper::Link { .. }, None) => return Err(Error::other("a link without a descriptor")),
+            (FromKeeper::EngineEnded { engine, killed, survivors }, _) => {
+                if inputs.blocking_send(EngineInput::Ended { engine, killed, survivors }).is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Carries frames both ways until the link ends.
+async fn talk_to_engine(
+    index: EngineIndex,
+    stream: std::os::unix::net::UnixStream,
+    mut outgoing: mpsc::Receiver<ToEngine>,
+    inputs: mpsc::Sender<EngineInput>,
+) {
+    let Ok(mut stream) = UnixStream::from_std(stream) else { return };
+    let mut incoming = BytesMut::new();
+    let mut buffer = Vec::new();
+    loop {
+        tokio::select! {
+            read = stream.read_buf(&mut incoming) => match read {
+                Ok(0) | Err(_) => return,
+                Ok(_) => loop {
+                    match codec::decode_frame::<FromEngine>(&mut incoming) {
+                        Ok(Some(message)) => {
+                            if inputs.send(EngineInput::Said(index, message)).await.is_err() {
+                                return;
+                            }
+                        }
+                        Ok(None) => break,
+                        Err(e) => {
+                            tracing::error!(engine = index.0, error = %e, "engine breaks the protocol; closing its link");
+                            return;
+                        }
+                    }
+                },
+            },
+            message = outgoing.recv() => {
+                let Some(message) = message else { return };
+                buffer.clear();
+                let mut next = Some(message);
+                while let Some(message) = next {
+                    if let Err(e) = codec::encode_frame(&mut buffer, &message) {
+                        tracing::error!(engine = index.0, error = %e, "message to an engine cannot be encoded");
+                        return;
+                    }
+                    next = outgoing.try_recv().ok();
+                }
+                if stream.write_all(&buffer).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Starts a keeper that shares our fate: embedded runs. `program` is this program's own file, which may have been removed since.
+///
+/// # Errors
+/// The keeper cannot be started.
+pub fn start_embedded_keeper(program: Arc<OwnedFd>, host: &str) -> Result<(OwnedFd, std::process::Child)> {
+    let (ours, theirs) = packet::pair()?;
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&*program));
+    let child = keeper_command(path.as_ref(), host).stdin(std::process::Stdio::from(theirs)).spawn()?;
+    Ok((ours, child))
+}
+
+/// The command of a keeper in a session of its own, away from any terminal.
+pub(crate) fn keeper_command(program: &std::path::Path, host: &str) -> std::process::Command {
+    use std::os::unix::process::CommandExt;
+    let mut command = std::process::Command::new(program);
+    command.arg0("mezcal-keeper").arg("keeper").args(["--host", host]).process_group(0);
+    command
+}

@@ -1,0 +1,466 @@
+//! The engine process: performs what [`Engine`] decides.
+//!
+//! Two threads. This one waits for commands, timers, children and output, and never opens a file; the other one opens files and
+//! spawns, since either can hang on a dead mount without making the engine deaf.
+
+use super::processes::{Changed, Processes};
+use super::spawn::{self, Started, Surroundings};
+use super::{Effect, Engine, Event, Swept};
+use crate::packet;
+use bytes::{Bytes, BytesMut};
+use mezcal_common::clock::{BootInstant, WallTime};
+use mezcal_common::ids::AttemptId;
+use mezcal_common::job::{BatchContext, Capture};
+use mezcal_common::outcome::Tail;
+use mezcal_common::timer;
+use mezcal_common::wire::agent::Stream;
+use mezcal_common::wire::codec;
+use mezcal_common::wire::engine::{FromEngine, KeeperToEngine, OUTPUT_WINDOW, ToEngine};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use std::io::{Error, Result};
+use std::sync::{Arc, mpsc};
+
+/// Bytes read from a pipe at a time.
+const CHUNK: usize = 16 * 1024;
+
+/// What a keeper tells an engine on its command line.
+#[derive(Clone, Debug, clap::Args)]
+pub struct EngineArgs {
+    /// This engine's slot, from 0.
+    #[arg(long)]
+    pub slot: u16,
+    /// The host's name, for the job's environment.
+    #[arg(long)]
+    pub host: String,
+    /// Kill the attempt when the agent goes.
+    #[arg(long)]
+    pub one_fate: bool,
+}
+
+/// Runs an engine until its keeper goes away. Descriptor 0 is the keeper's socket.
+///
+/// # Errors
+/// What the system refuses at start, or a broken invariant of poll(2) and friends.
+pub fn run(args: &EngineArgs) -> Result<()> {
+    let keeper = take_stdin()?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let children = child_signals()?;
+    let spawned = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let (jobs, to_spawner) = mpsc::channel();
+    let (started, from_spawner) = mpsc::channel();
+    let around = Surroundings::new(args.slot, args.host.clone())?;
+    let wake = spawned.try_clone()?;
+    std::thread::Builder::new().name("spawner".into()).spawn(move || spawner(&around, &to_spawner, &started, &wake))?;
+    let mut driver = Driver {
+        engine: Engine::new(args.one_fate),
+        keeper,
+        agent: None,
+        children,
+        spawned,
+        timer: timer::new_timerfd()?,
+        armed: None,
+        jobs,
+        from_spawner,
+        processes: None,
+        context: None,
+        output: Output::default(),
+        attempt: None,
+        held: None,
+    };
+    driver.run()
+}
+
+/// What the spawner answers: the job, and when its spawn began.
+type SpawnAnswer = (std::result::Result<Started, String>, (WallTime, BootInstant));
+
+struct Driver {
+    engine: Engine,
+    keeper: OwnedFd,
+    agent: Option<AgentLink>,
+    children: OwnedFd,
+    spawned: OwnedFd,
+    timer: OwnedFd,
+    armed: Option<BootInstant>,
+    jobs: mpsc::Sender<Effect>,
+    from_spawner: mpsc::Receiver<SpawnAnswer>,
+    processes: Option<Processes>,
+    context: Option<Arc<BatchContext>>,
+    output: Output,
+    attempt: Option<AttemptId>,
+    /// A sweep that found nothing alive, kept until the far end has taken the output.
+    held: Option<Swept>,
+}
+
+struct AgentLink {
+    socket: OwnedFd,
+    incoming: BytesMut,
+    outgoing: Vec<u8>,
+}
+
+/// The read ends of the pipes of one attempt, and where their bytes go.
+#[derive(Default)]
+struct Output {
+    pipes: [Option<OwnedFd>; 2],
+    tails: [Option<Tail>; 2],
+    streaming: bool,
+    /// Streamed bytes that the far end has not taken.
+    in_flight: u32,
+}
+
+impl Driver {
+    fn run(&mut self) -> Result<()> {
+        loop {
+            if self.perform()? {
+                return Ok(());
+            }
+            self.flush()?;
+            self.arm()?;
+            self.wait()?;
+        }
+    }
+
+    /// Performs all effects; true when the process should end.
+    fn perform(&mut self) -> Result<bool> {
+        while let Some(effect) = self.engine.poll_effect() {
+            match effect {
+                Effect::Spawn { attempt, ref context, .. } => {
+                    self.attempt = Some(attempt);
+                    self.output = Output { streaming: context.capture == Capture::Stream, ..Output::default() };
+                    self.held = None;
+                    self.jobs.send(effect).map_err(|_| Error::other("the spawner thread is gone"))?;
+                }
+                Effect::Terminate => {
+                    if let Some(processes) = &self.processes {
+                        processes.terminate();
+                    }
+                }
+                Effect::Probe => {
+                    let others = self.processes.as_ref().is_some_and(Processes::others_alive);
+                    self.engine.handle(Event::Probed { others }, BootInstant::now());
+                }
+                Effect::Sweep { discard_output } => self.sweep(discard_output)?,
+                Effect::Send(message) => self.send(&message)?,
+                Effect::Exit => {
+                    self.flush()?;
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn sweep(&mut self, discard_output: bool) -> Result<()> {
+        let Some(processes) = &mut self.processes else { return Ok(()) };
+        let mut swept = processes.sweep();
+        if let Some(held) = self.held.take() {
+            swept.exit = swept.exit.or(held.exit);
+        }
+        if swept.alive == 0 {
+            if discard_output {
+                self.output.streaming = false;
+            }
+            self.drain()?;
+            if self.output.streaming && self.output.pipes.iter().any(Option::is_some) {
+                // Everything is dead; what it wrote is still being taken.
+                self.held = Some(swept);
+                return Ok(());
+            }
+            swept.tails = self.output.take_tails();
+        }
+        self.engine.handle(Event::Swept(swept), BootInstant::now());
+        Ok(())
+    }
+
+    fn send(&mut self, message: &FromEngine) -> Result<()> {
+        if let Some(link) = &mut self.agent {
+            codec::encode_frame(&mut link.outgoing, message).map_err(Error::other)?;
+        }
+        Ok(())
+    }
+
+    /// Writes to the agent as much as its socket takes.
+    fn flush(&mut self) -> Result<()> {
+        let Some(link) = &mut self.agent else { return Ok(()) };
+        let mut written = 0;
+        while written < link.outgoing.len() {
+            let flags = rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT;
+            match rustix::net::send(&link.socket, &link.outgoing[written..], flags) {
+                Ok(n) => written += n,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(_) => {
+                    self.unlink();
+                    return Ok(());
+                }
+            }
+        }
+        link.outgoing.drain(..written);
+        Ok(())
+    }
+
+    fn unlink(&mut self) {
+        self.agent = None;
+        // Output has nobody to go to; an attempt must not wait for that.
+        self.output.streaming = false;
+        self.engine.handle(Event::Unlinked, BootInstant::now());
+        if let Some(held) = self.held.take() {
+            self.engine.handle(Event::Swept(held), BootInstant::now());
+        }
+    }
+
+    fn arm(&mut self) -> Result<()> {
+        let wanted = self.engine.poll_timeout();
+        if wanted != self.armed {
+            timer::arm(&self.timer, wanted)?;
+            self.armed = wanted;
+        }
+        Ok(())
+    }
+
+    /// Waits for anything, and feeds it to the core.
+    fn wait(&mut self) -> Result<()> {
+        let reading = PollFlags::IN;
+        let mut fds = vec![
+            PollFd::new(&self.keeper, reading),
+            PollFd::new(&self.children, reading),
+            PollFd::new(&self.spawned, reading),
+            PollFd::new(&self.timer, reading),
+        ];
+        let agent_at = self.agent.as_ref().map(|link| {
+            let writing = if link.outgoing.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+            fds.push(PollFd::new(&link.socket, reading | writing));
+            fds.len() - 1
+        });
+        let pipes_from = fds.len();
+        if self.output.may_read() {
+            fds.extend(self.output.pipes.iter().flatten().map(|pipe| PollFd::new(pipe, reading)));
+        }
+        match poll(&mut fds, None) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        drop(fds);
+        if ready[2] {
+            self.on_spawned()?;
+        }
+        if ready[pipes_from..].contains(&true) {
+            self.drain()?;
+        }
+        if ready[1] {
+            self.on_children()?;
+        }
+        if ready[3] {
+            let _ = rustix::io::read(&self.timer, &mut [0; 8]);
+            self.armed = None;
+            self.engine.handle_timeout(BootInstant::now());
+        }
+        if agent_at.is_some_and(|at| ready[at]) {
+            self.on_agent()?;
+        }
+        if ready[0] {
+            self.on_keeper();
+        }
+        Ok(())
+    }
+
+    fn on_spawned(&mut self) -> Result<()> {
+        let _ = rustix::io::read(&self.spawned, &mut [0; 8]);
+        while let Ok((result, began)) = self.from_spawner.try_recv() {
+            let result = result.map(|started| {
+                self.processes = Some(Processes::new(started.pid, began));
+                self.output.tails = [&started.out, &started.err].map(|pipe| pipe.as_ref().map(|_| Tail::default()));
+                self.output.pipes = [started.out, started.err];
+            });
+            self.engine.handle(Event::Spawned(result), BootInstant::now());
+            // It may have ended before we knew its number.
+            self.look();
+        }
+        Ok(())
+    }
+
+    fn on_children(&mut self) -> Result<()> {
+        let mut siginfo = [0; size_of::<libc::signalfd_siginfo>()];
+        while rustix::io::read(&self.children, &mut siginfo).is_ok() {}
+        self.look();
+        Ok(())
+    }
+
+    fn look(&mut self) {
+        let Some(processes) = &mut self.processes else { return };
+        let event = match processes.look() {
+            Changed::Nothing => return,
+            Changed::First => Event::FirstEnded,
+            Changed::Others => Event::OtherChanged,
+        };
+        if self.held.is_none() {
+            self.engine.handle(event, BootInstant::now());
+        }
+    }
+
+    /// Reads what the pipes hold.
+    fn drain(&mut self) -> Result<()> {
+        let mut chunk = [0; CHUNK];
+        for (i, stream) in [Stream::Out, Stream::Err].into_iter().enumerate() {
+            while self.output.may_read() {
+                let Some(pipe) = &self.output.pipes[i] else { break };
+                let most = if self.output.streaming { CHUNK.min((OUTPUT_WINDOW - self.output.in_flight) as usize) } else { CHUNK };
+                match rustix::io::read(pipe, &mut chunk[..most]) {
+                    Ok(0) => self.output.pipes[i] = None,
+                    Ok(n) if self.output.streaming => {
+                        self.output.in_flight += n as u32;
+                        if let Some(attempt) = self.attempt {
+                            self.send(&FromEngine::Output { attempt, stream, data: Bytes::copy_from_slice(&chunk[..n]) })?;
+                        }
+                    }
+                    Ok(n) => {
+                        if let Some(tail) = &mut self.output.tails[i] {
+                            tail.push(&chunk[..n]);
+                        }
+                        if n < most {
+                            break;
+                        }
+                    }
+                    Err(Errno::INTR) => {}
+                    Err(_) => break,
+                }
+            }
+        }
+        if self.output.pipes.iter().all(Option::is_none)
+            && let Some(held) = self.held.take()
+        {
+            self.engine.handle(Event::Swept(held), BootInstant::now());
+        }
+        Ok(())
+    }
+
+    fn on_agent(&mut self) -> Result<()> {
+        let Some(link) = &mut self.agent else { return Ok(()) };
+        let mut chunk = [0; CHUNK];
+        match rustix::net::recv(&link.socket, &mut chunk, rustix::net::RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => {
+                self.unlink();
+                return Ok(());
+            }
+            Ok((_, n)) => link.incoming.extend_from_slice(&chunk[..n]),
+            Err(Errno::INTR | Errno::AGAIN) => return Ok(()),
+            Err(_) => {
+                self.unlink();
+                return Ok(());
+            }
+        }
+        while let Some(link) = &mut self.agent {
+            match codec::decode_frame::<ToEngine>(&mut link.incoming) {
+                Ok(Some(message)) => self.on_message(message)?,
+                Ok(None) => break,
+                Err(e) => {
+                    tracing::error!(error = %e, "agent breaks the protocol; closing its link");
+                    self.unlink();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn on_message(&mut self, message: ToEngine) -> Result<()> {
+        let event = match message {
+            ToEngine::Run { attempt, spec, context, engine } => {
+                if let Some(context) = context {
+                    self.context = Some(Arc::new(context));
+                }
+                let Some(context) = self.context.clone() else {
+                    tracing::error!(%attempt, "run without a batch context; closing the agent's link");
+                    self.unlink();
+                    return Ok(());
+                };
+                let spec = codec::decode_exact(&spec).map(Box::new).map_err(|e| format!("the job cannot be read: {e}"));
+                Event::Run { attempt, spec, context, engine }
+            }
+            ToEngine::Cancel { attempt, grace } => Event::Cancel { attempt, grace },
+            ToEngine::Acknowledge { attempt } => Event::Acknowledge { attempt },
+            ToEngine::Lease { until } => Event::Lease { until },
+            ToEngine::OutputTaken { attempt, bytes } => {
+                if self.attempt == Some(attempt) {
+                    self.output.in_flight = self.output.in_flight.saturating_sub(bytes);
+                    return self.drain();
+                }
+                return Ok(());
+            }
+        };
+        self.engine.handle(event, BootInstant::now());
+        Ok(())
+    }
+
+    fn on_keeper(&mut self) {
+        match packet::receive::<KeeperToEngine>(&self.keeper) {
+            Ok(Some((KeeperToEngine::Link, Some(socket)))) => {
+                self.agent = Some(AgentLink { socket, incoming: BytesMut::new(), outgoing: Vec::new() });
+                self.output.in_flight = 0;
+                self.engine.handle(Event::Linked, BootInstant::now());
+            }
+            Ok(Some((KeeperToEngine::Link, None))) => tracing::error!("a link without a descriptor"),
+            Ok(None) | Err(_) => {
+                // A closed socket stays readable: look away from it while the attempt is being killed.
+                if let Ok((quiet, far)) = packet::pair() {
+                    std::mem::forget(far);
+                    self.keeper = quiet;
+                }
+                self.engine.handle(Event::Quit, BootInstant::now());
+            }
+        }
+    }
+}
+
+impl Output {
+    fn may_read(&self) -> bool {
+        !self.streaming || self.in_flight < OUTPUT_WINDOW
+    }
+
+    fn take_tails(&mut self) -> (Option<Bytes>, Option<Bytes>) {
+        self.pipes = [None, None];
+        let [out, err] = std::mem::take(&mut self.tails);
+        (out.map(Tail::into_bytes), err.map(Tail::into_bytes))
+    }
+}
+
+/// The spawner thread: opens, spawns, answers.
+fn spawner(around: &Surroundings, jobs: &mpsc::Receiver<Effect>, answers: &mpsc::Sender<SpawnAnswer>, wake: &OwnedFd) {
+    while let Ok(effect) = jobs.recv() {
+        let Effect::Spawn { attempt, spec, context, engine } = effect else { continue };
+        let began = (WallTime::now(), BootInstant::now());
+        let result = spawn::start(around, attempt, &spec, &context, engine);
+        if answers.send((result, began)).is_err() {
+            return;
+        }
+        let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
+    }
+}
+
+/// Moves descriptor 0, which is a socket, to a close-on-exec descriptor and puts `/dev/null` in its place.
+pub(crate) fn take_stdin() -> Result<OwnedFd> {
+    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    Ok(socket)
+}
+
+/// A signalfd(2) for SIGCHLD, which is blocked in this thread and those it starts; children get an empty mask at their spawn.
+pub(crate) fn child_signals() -> Result<OwnedFd> {
+    // SAFETY: the set is initialised by sigemptyset before use; the returned descriptor is ours alone.
+    unsafe {
+        let mut set = std::mem::MaybeUninit::uninit();
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD);
+        if libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) != 0 {
+            return Err(Error::last_os_error());
+        }
+        let fd = libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        if fd < 0 {
+            return Err(Error::last_os_error());
+        }
+        Ok(<OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd))
+    }
+}

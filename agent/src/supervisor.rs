@@ -1,0 +1,499 @@
+//! The agent's core: what waits, what runs where, what has not been acknowledged, and how much more to ask for.
+//!
+//! No clock, no I/O: events in, effects out. [`crate::driver`] performs the effects.
+//!
+//! The rules that make it safe:
+//! - An attempt is in exactly one place: the queue, one engine, or the unacknowledged reports. The inventory lists all three and is
+//!   sent only when every engine has been heard, so that what is not in it is not on this host.
+//! - Reports stay until the coordinator has acknowledged them; engines forget an outcome only then.
+//! - Without an acknowledged heartbeat for a lease nothing waiting may start any more; engines enforce the same instant themselves.
+
+use mezcal_common::clock::BootInstant;
+use mezcal_common::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, SessionId};
+use mezcal_common::job::BatchContext;
+use mezcal_common::outcome::{Ended, Outcome};
+use mezcal_common::wire::agent::{Load, NumberedReport, Placement, Report, ToAgent, ToCoordinator};
+use mezcal_common::wire::engine::{FromEngine, ToEngine};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+/// Between two heartbeats.
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
+/// An attempt that has been with an engine this long is reported as started; shorter ones save the message.
+const STARTED_AFTER: Duration = Duration::from_millis(50);
+/// Outcomes that may wait for their acknowledgement before the agent stops asking for more.
+const MAX_UNACKNOWLEDGED: usize = 1024;
+/// What it takes to get another attempt from the coordinator, processing included: prefetch covers this much run time.
+const REFILL: Duration = Duration::from_millis(2);
+/// Most attempts to ask for beyond what can start now.
+const MAX_PREFETCH: u64 = 512;
+/// Weight of the newest run time in their mean: 1/8, as TCP's smoothed round trip (RFC 6298).
+const SMOOTHING: f64 = 0.125;
+/// Grace for attempts when the agent itself stops.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// What happens to an agent.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The coordinator's `Welcome`, with the time at which our `Hello` left.
+    Welcomed {
+        /// The session.
+        session: SessionId,
+        /// How long attempts may run without an acknowledged heartbeat.
+        lease: Option<Duration>,
+        /// Number of the first engine.
+        first_engine: EngineId,
+        /// When our `Hello` was sent.
+        hello_sent: BootInstant,
+    },
+    /// The connection is gone.
+    Disconnected,
+    /// Any later message of the coordinator.
+    Coordinator(ToAgent),
+    /// A message of an engine.
+    Engine(EngineIndex, FromEngine),
+    /// An engine died and what it left was killed.
+    EngineEnded {
+        /// Which.
+        engine: EngineIndex,
+        /// Processes killed.
+        killed: u32,
+        /// Processes still alive.
+        survivors: u32,
+    },
+    /// A new reading for heartbeats.
+    Measured {
+        /// Load and memory.
+        load: Load,
+        /// Seconds to add to our wall clock to get the coordinator's.
+        clock_offset: Option<f64>,
+    },
+    /// The agent should stop: kill everything, report it, say goodbye.
+    Stop,
+}
+
+/// What the driver has to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Tell the coordinator, in the present session.
+    ToCoordinator(ToCoordinator),
+    /// Tell an engine.
+    ToEngine(EngineIndex, ToEngine),
+    /// Everything is reported: end the process.
+    Exit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slot {
+    /// Not heard since its link was made.
+    Unheard,
+    Idle,
+    Busy {
+        attempt: AttemptId,
+        since: BootInstant,
+        reported: bool,
+    },
+    /// Something in it does not die.
+    Held,
+}
+
+#[derive(Debug)]
+struct Engine {
+    slot: Slot,
+    /// The batch whose context it knows.
+    context: Option<BatchSerial>,
+}
+
+#[derive(Debug)]
+struct Session {
+    lease: Option<Duration>,
+    first_engine: EngineId,
+    /// Slots' worth of attempts received in this session.
+    received: u64,
+    /// What the last `Pull` said.
+    asked: (u64, u16),
+    /// The inventory has been sent.
+    known: bool,
+    next_heartbeat: BootInstant,
+}
+
+/// One host's decisions.
+#[derive(Debug)]
+pub struct Supervisor {
+    engines: Vec<Engine>,
+    queue: VecDeque<Placement>,
+    contexts: HashMap<BatchSerial, BatchContext>,
+    reports: VecDeque<NumberedReport>,
+    next_seq: u64,
+    session: Option<Session>,
+    lease_until: Option<BootInstant>,
+    mean_run: Option<f64>,
+    load: Load,
+    clock_offset: Option<f64>,
+    stopping: bool,
+    effects: VecDeque<Effect>,
+}
+
+impl Supervisor {
+    /// A supervisor of `slots` engines, none of which has been heard yet.
+    pub fn new(slots: u16) -> Self {
+        Self {
+            engines: (0..slots).map(|_| Engine { slot: Slot::Unheard, context: None }).collect(),
+            queue: VecDeque::new(),
+            contexts: HashMap::new(),
+            reports: VecDeque::new(),
+            next_seq: 1,
+            session: None,
+            lease_until: None,
+            mean_run: None,
+            load: Load::default(),
+            clock_offset: None,
+            stopping: false,
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// Takes what happened at `now`.
+    pub fn handle(&mut self, event: Event, now: BootInstant) {
+        match event {
+            Event::Welcomed { session: _, lease, first_engine, hello_sent } => {
+                self.session = Some(Session {
+                    lease,
+                    first_engine,
+                    received: 0,
+                    asked: (0, 0),
+                    known: false,
+                    next_heartbeat: now + HEARTBEAT,
+                });
+                self.contexts.clear();
+                self.renew(hello_sent);
+            }
+            Event::Disconnected => self.session = None,
+            Event::Coordinator(message) => self.from_coordinator(message, now),
+            Event::Engine(index, message) => self.from_engine(index, message, now),
+            Event::EngineEnded { engine, killed, survivors } => self.engine_ended(engine, killed, survivors),
+            Event::Measured { load, clock_offset } => {
+                self.load = load;
+                self.clock_offset = clock_offset;
+            }
+            Event::Stop => self.stop(),
+        }
+        self.settle(now);
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: BootInstant) {
+        if self.lease_until.is_some_and(|until| until <= now) {
+            self.lease_until = None;
+            for placement in std::mem::take(&mut self.queue) {
+                let why = "the coordinator was out of reach for longer than the lease";
+                self.finished(None, placement.attempt, Outcome::never_ran(Ended::Lost, why.to_owned()));
+            }
+        }
+        if let Some(session) = &mut self.session
+            && session.known
+            && session.next_heartbeat <= now
+        {
+            session.next_heartbeat = now + HEARTBEAT;
+            let (load, clock_offset) = (self.load, self.clock_offset);
+            self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Heartbeat { sent: now, load, clock_offset }));
+        }
+        self.report_started(now);
+        self.settle(now);
+    }
+
+    /// When [`Supervisor::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<BootInstant> {
+        let heartbeat = self.session.as_ref().filter(|s| s.known).map(|s| s.next_heartbeat);
+        let connected = heartbeat.is_some();
+        let started = self.engines.iter().filter_map(|e| match e.slot {
+            Slot::Busy { since, reported: false, .. } if connected => Some(since + STARTED_AFTER),
+            Slot::Unheard | Slot::Idle | Slot::Busy { .. } | Slot::Held => None,
+        });
+        started.chain(heartbeat).chain(self.lease_until).min()
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// Slots in use.
+    pub fn busy(&self) -> usize {
+        self.engines.iter().filter(|e| matches!(e.slot, Slot::Busy { .. } | Slot::Held)).count()
+    }
+
+    fn from_coordinator(&mut self, message: ToAgent, now: BootInstant) {
+        match message {
+            // The driver turns the first one into `Welcomed`; another one means nothing.
+            ToAgent::Welcome { .. } => {}
+            ToAgent::Context { batch, context } => {
+                self.contexts.insert(batch, context);
+            }
+            ToAgent::Run(placements) => {
+                if let Some(session) = &mut self.session {
+                    session.received += placements.len() as u64;
+                }
+                if self.stopping {
+                    for placement in placements {
+                        self.finished(None, placement.attempt, Outcome::never_ran(Ended::Lost, "the agent is stopping".to_owned()));
+                    }
+                } else {
+                    self.queue.extend(placements);
+                }
+            }
+            ToAgent::Cancel { attempts, grace } => self.cancel(&attempts, grace),
+            ToAgent::Acknowledge { through } => self.acknowledge(through),
+            ToAgent::HeartbeatSeen { sent, clock: _ } => self.renew(sent.min(now)),
+            ToAgent::Forget { batch } => {
+                self.contexts.remove(&batch);
+            }
+            ToAgent::OutputTaken { attempt, bytes } => {
+                if let Some(index) = self.engine_of(attempt) {
+                    self.effects.push_back(Effect::ToEngine(index, ToEngine::OutputTaken { attempt, bytes }));
+                }
+            }
+        }
+    }
+
+    fn from_engine(&mut self, index: EngineIndex, message: FromEngine, now: BootInstant) {
+        let Some(engine) = self.engines.get_mut(usize::from(index.0)) else { return };
+        match message {
+            FromEngine::Ready { running } => {
+                engine.context = None;
+                engine.slot = match running {
+                    Some(attempt) => Slot::Busy { attempt, since: now, reported: true },
+                    None => Slot::Idle,
+                };
+                // It knows of no lease that was given over an earlier link.
+                let until = self.lease_until;
+                self.effects.push_back(Effect::ToEngine(index, ToEngine::Lease { until }));
+            }
+            FromEngine::Finished { attempt, outcome } => {
+                if let Slot::Busy { attempt: busy, .. } = engine.slot
+                    && busy == attempt
+                {
+                    engine.slot = if outcome.survivors > 0 { Slot::Held } else { Slot::Idle };
+                }
+                if self.reports.iter().any(|r| r.attempt == attempt && matches!(r.report, Report::Finished { .. })) {
+                    return;
+                }
+                if let Some(span) = outcome.span {
+                    let run = span.elapsed.as_secs_f64();
+                    self.mean_run = Some(self.mean_run.map_or(run, |mean| mean + SMOOTHING * (run - mean)));
+                }
+                self.finished(Some(index), attempt, outcome);
+            }
+            FromEngine::Output { attempt, stream, data } => {
+                if self.session.is_some() {
+                    self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Output { attempt, stream, data }));
+                } else {
+                    // Nobody is there to take it, and the engine must not wait for that.
+                    let bytes = data.len() as u32;
+                    self.effects.push_back(Effect::ToEngine(index, ToEngine::OutputTaken { attempt, bytes }));
+                }
+            }
+        }
+    }
+
+    fn engine_ended(&mut self, index: EngineIndex, killed: u32, survivors: u32) {
+        let Some(engine) = self.engines.get_mut(usize::from(index.0)) else { return };
+        let was = std::mem::replace(&mut engine.slot, Slot::Unheard);
+        engine.context = None;
+        if let Slot::Busy { attempt, .. } = was {
+            let ended = if survivors > 0 { Ended::Unkillable } else { Ended::Lost };
+            let mut outcome = Outcome::never_ran(ended, format!("its engine died; {killed} processes that it left were killed"));
+            (outcome.killed, outcome.survivors) = (killed, survivors);
+            self.finished(Some(index), attempt, outcome);
+        }
+    }
+
+    fn cancel(&mut self, attempts: &[AttemptId], grace: Duration) {
+        let wanted: HashSet<AttemptId> = attempts.iter().copied().collect();
+        let mut found = HashSet::new();
+        let (cancelled, kept): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.queue).into_iter().partition(|p| wanted.contains(&p.attempt));
+        self.queue = kept;
+        for placement in cancelled {
+            found.insert(placement.attempt);
+            self.finished(None, placement.attempt, Outcome::never_ran(Ended::Cancelled, None));
+        }
+        for (i, engine) in self.engines.iter().enumerate() {
+            if let Slot::Busy { attempt, .. } = engine.slot
+                && wanted.contains(&attempt)
+            {
+                found.insert(attempt);
+                self.effects.push_back(Effect::ToEngine(EngineIndex(i as u16), ToEngine::Cancel { attempt, grace }));
+            }
+        }
+        // What is in the reports has been answered already, or will be again after a reconnect.
+        found.extend(self.reports.iter().map(|r| r.attempt));
+        let absent: Vec<AttemptId> = attempts.iter().copied().filter(|a| !found.contains(a)).collect();
+        if !absent.is_empty() {
+            self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Absent { attempts: absent }));
+        }
+    }
+
+    fn acknowledge(&mut self, through: u64) {
+        while let Some(first) = self.reports.front()
+            && first.seq <= through
+        {
+            let attempt = first.attempt;
+            if let Report::Finished { engine: Some(engine), .. } = first.report {
+                self.effects.push_back(Effect::ToEngine(engine, ToEngine::Acknowledge { attempt }));
+            }
+            self.reports.pop_front();
+        }
+    }
+
+    /// The coordinator has seen what we sent at `sent`.
+    fn renew(&mut self, sent: BootInstant) {
+        let until = self.session.as_ref().and_then(|s| s.lease).map(|lease| sent + lease);
+        if until == self.lease_until || (until.is_some() && until < self.lease_until) {
+            return;
+        }
+        self.lease_until = until;
+        for i in 0..self.engines.len() {
+            self.effects.push_back(Effect::ToEngine(EngineIndex(i as u16), ToEngine::Lease { until }));
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        for placement in std::mem::take(&mut self.queue) {
+            self.finished(None, placement.attempt, Outcome::never_ran(Ended::Lost, "the agent is stopping".to_owned()));
+        }
+        for (i, engine) in self.engines.iter().enumerate() {
+            if let Slot::Busy { attempt, .. } = engine.slot {
+                self.effects.push_back(Effect::ToEngine(EngineIndex(i as u16), ToEngine::Cancel { attempt, grace: STOP_GRACE }));
+            }
+        }
+    }
+
+    fn finished(&mut self, engine: Option<EngineIndex>, attempt: AttemptId, mut outcome: Outcome) {
+        if self.stopping && outcome.ended == Ended::Cancelled && engine.is_some() {
+            // Nobody cancelled the job: its host went away under it.
+            outcome.ended = Ended::Lost;
+            outcome.error = Some("killed because the agent is stopping".into());
+        }
+        self.push_report(attempt, Report::Finished { engine, outcome });
+    }
+
+    fn push_report(&mut self, attempt: AttemptId, report: Report) {
+        let report = NumberedReport { seq: self.next_seq, attempt, report };
+        self.next_seq += 1;
+        self.reports.push_back(report.clone());
+        if self.session.as_ref().is_some_and(|s| s.known) {
+            // Reports of one turn share a message.
+            if let Some(Effect::ToCoordinator(ToCoordinator::Reports(batch))) = self.effects.back_mut() {
+                batch.push(report);
+            } else {
+                self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Reports(vec![report])));
+            }
+        }
+    }
+
+    fn report_started(&mut self, now: BootInstant) {
+        if self.session.as_ref().is_none_or(|s| !s.known) {
+            return;
+        }
+        for i in 0..self.engines.len() {
+            if let Slot::Busy { attempt, since, reported: reported @ false } = &mut self.engines[i].slot
+                && *since + STARTED_AFTER <= now
+            {
+                *reported = true;
+                let attempt = *attempt;
+                self.push_report(attempt, Report::Started { engine: EngineIndex(i as u16) });
+            }
+        }
+    }
+
+    fn engine_of(&self, wanted: AttemptId) -> Option<EngineIndex> {
+        let at = self.engines.iter().position(|e| matches!(e.slot, Slot::Busy { attempt, .. } if attempt == wanted))?;
+        Some(EngineIndex(at as u16))
+    }
+
+    fn settle(&mut self, now: BootInstant) {
+        self.send_inventory();
+        self.dispatch(now);
+        self.pull();
+        if self.stopping && self.queue.is_empty() && self.busy() == 0 && (self.reports.is_empty() || self.session.is_none()) {
+            self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Goodbye));
+            self.effects.push_back(Effect::Exit);
+        }
+    }
+
+    fn send_inventory(&mut self) {
+        let heard = self.engines.iter().all(|e| e.slot != Slot::Unheard);
+        let Some(session) = self.session.as_mut().filter(|s| heard && !s.known) else { return };
+        session.known = true;
+        let running = self
+            .engines
+            .iter()
+            .filter_map(|e| if let Slot::Busy { attempt, .. } = e.slot { Some(attempt) } else { None })
+            .collect();
+        self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Inventory {
+            queued: self.queue.iter().map(|p| p.attempt).collect(),
+            running,
+            unacknowledged: self.reports.iter().map(|r| r.attempt).collect(),
+            clock_offset: self.clock_offset,
+        }));
+        let reports: Vec<NumberedReport> = self.reports.iter().cloned().collect();
+        // Each report carries up to two tails: a few dozen of them stay well below a frame.
+        for chunk in reports.chunks(REPORTS_PER_MESSAGE) {
+            self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Reports(chunk.to_vec())));
+        }
+    }
+
+    fn dispatch(&mut self, now: BootInstant) {
+        if self.queue.is_empty() {
+            return;
+        }
+        let Some(first_engine) = self.session.as_ref().map(|s| s.first_engine) else { return };
+        for i in 0..self.engines.len() {
+            if self.engines[i].slot != Slot::Idle {
+                continue;
+            }
+            let Some(Placement { attempt, spec }) = self.queue.pop_front() else { return };
+            let batch = attempt.key.batch;
+            let context = if self.engines[i].context == Some(batch) { None } else { self.contexts.get(&batch).cloned() };
+            if context.is_none() && self.engines[i].context != Some(batch) {
+                self.finished(None, attempt, Outcome::never_ran(Ended::StartFailed, "its batch is unknown here".to_owned()));
+                continue;
+            }
+            self.engines[i].context = Some(batch);
+            self.engines[i].slot = Slot::Busy { attempt, since: now, reported: false };
+            let engine = EngineId(first_engine.0 + i as u32);
+            self.effects.push_back(Effect::ToEngine(EngineIndex(i as u16), ToEngine::Run { attempt, spec, context, engine }));
+        }
+    }
+
+    fn prefetch(&self, slots: usize) -> u64 {
+        // Slots run out this many attempts while a refill is on its way; below a tenth, waiting costs less than queueing behind
+        // a long job.
+        let during_refill = match self.mean_run {
+            Some(mean) => slots as f64 * REFILL.as_secs_f64() / mean.max(1e-6),
+            None => 0.0,
+        };
+        if during_refill < 0.1 { 0 } else { (during_refill.ceil() as u64).min(MAX_PREFETCH) }
+    }
+
+    fn pull(&mut self) {
+        let idle = self.engines.iter().filter(|e| e.slot == Slot::Idle).count();
+        let usable = self.engines.iter().filter(|e| e.slot != Slot::Held).count();
+        let room = MAX_UNACKNOWLEDGED.saturating_sub(self.reports.len() + self.busy()) as u64;
+        let want = if self.stopping { 0 } else { (idle as u64 + self.prefetch(usable)).saturating_sub(self.queue.len() as u64).min(room) };
+        let Some(session) = self.session.as_mut().filter(|s| s.known) else { return };
+        let asked = (session.asked.0.max(session.received + want), idle.saturating_sub(self.queue.len()) as u16);
+        if asked != session.asked {
+            session.asked = asked;
+            self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Pull { credit: asked.0, idle: asked.1 }));
+        }
+    }
+}
+
+/// Reports in one message: each may carry two tails of 4 KiB and an error text, and a frame holds 1 MiB.
+const REPORTS_PER_MESSAGE: usize = 64;
+
+#[cfg(test)]
+mod tests;
