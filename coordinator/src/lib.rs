@@ -1,1 +1,19 @@
-//! x
+//! The coordinator: owns the truth of which job is where, and the verbs of its command line.
+//!
+//! [`scheduler::Scheduler`] decides; [`service`] performs what it decides for agents and clients; the rest are clients.
+
+pub mod cli;
+pub mod client;
+pub mod embedded;
+pub mod exec;
+pub mod exit;
+pub mod format;
+pub mod hosts;
+pub mod jobs;
+pub mod output;
+pub mod profile;
+pub mod progress;
+pub mod run;
+pub mod scheduler;
+pub mod serve;
+pub mod service;

@@ -1,1 +1,5 @@
-fn main(){}
+//! The `coordinator` program; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    mezcal_coordinator::cli::main()
+}

@@ -27,6 +27,8 @@ pub struct Submission {
     pub priority: i32,
     /// Further attempts after failures of its own.
     pub retries: u32,
+    /// The client has found that it cannot be started, and why: it is answered, not run.
+    pub stillborn: Option<String>,
 }
 
 /// What a batch is, apart from its jobs.

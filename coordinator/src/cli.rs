@@ -1,0 +1,66 @@
+//! The `coordinator` command.
+
+use crate::embedded::Hidden;
+use crate::exit::{self, Exit};
+use crate::{exec, hosts, run, serve};
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Run piles of shell commands, here or on a cluster.
+#[derive(Parser)]
+#[command(name = "coordinator", version, after_help = "Exit status: 0 all jobs ended with 0; 1 some did not; 2 usage or bad input; \
+3 coordinator unreachable or refused us, or no agents; 74 output not writable; 130 Ctrl-C, 143 TERM, 129 HUP, 141 stdout closed; 70 a bug.")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Run(Box<run::RunArgs>),
+    Exec(exec::ExecArgs),
+    Hosts(hosts::HostsArgs),
+    Serve(serve::ServeArgs),
+    #[command(flatten)]
+    Hidden(Hidden),
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let verb = Cli::parse().verb;
+    if let Verb::Hidden(hidden) = verb {
+        return hidden.run();
+    }
+    // A bug in any thread ends the program at once, with a status of its own.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        eprintln!("coordinator: this is a bug; please report it with the lines above");
+        std::process::exit(exit::BUG.into());
+    }));
+    let result = match verb {
+        Verb::Run(args) => {
+            mezcal_common::logging::init("warn");
+            run::run(&args)
+        }
+        Verb::Exec(args) => {
+            mezcal_common::logging::init("warn");
+            exec::run(&args)
+        }
+        Verb::Hosts(args) => {
+            mezcal_common::logging::init("warn");
+            hosts::run(&args)
+        }
+        Verb::Serve(args) => serve::run(&args),
+        Verb::Hidden(hidden) => return hidden.run(),
+    };
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(Exit { status, message }) => {
+            for line in message.lines() {
+                eprintln!("coordinator: {line}");
+            }
+            ExitCode::from(status)
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Reaching a running coordinator.
+
+use crate::exit::{Exit, chain};
+use crate::service::ClientPort;
+use mezcal_common::identity::Role;
+use mezcal_common::wire::client::{ALPN, ToClient, ToService, VERSIONS};
+use mezcal_common::wire::endpoint::{Connector, Peer, close};
+use mezcal_common::wire::tls::Credentials;
+use std::path::Path;
+use std::time::Duration;
+
+/// How long to wait for a first answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the last packets may take to leave.
+const FLUSH: Duration = Duration::from_millis(10);
+
+/// A connection to a running coordinator.
+pub struct Remote {
+    /// Requests and answers.
+    pub port: ClientPort,
+    /// Where it is.
+    pub address: String,
+    connector: Connector,
+    peer: Peer,
+}
+
+impl Remote {
+    /// Connects with a user's credentials and waits for the welcome.
+    ///
+    /// # Errors
+    /// Exit 3 saying what is wrong and where.
+    pub async fn connect(address: &str, identity: &Path) -> Result<Self, Exit> {
+        let credentials = Credentials::load(identity, Role::User).map_err(|e| Exit::unreachable(chain(&e)))?;
+        let connector = Connector::new(&credentials, ALPN).map_err(|e| Exit::unreachable(chain(&e)))?;
+        let peer = connector.connect(address, PATIENCE).await.map_err(|e| Exit::unreachable(chain(&e)))?;
+        let channel = peer.open::<ToService, ToClient>().await.map_err(Exit::unreachable)?;
+        let (requests, mut answers) = (channel.sender, channel.receiver);
+        let hello = ToService::Hello { versions: VERSIONS, program: mezcal_common::VERSION.into() };
+        let _ = requests.send(hello).await;
+        let Some(ToClient::Welcome { .. }) = answers.recv().await else {
+            peer.close(close::PROTOCOL, "no welcome");
+            return Err(Exit::unreachable(chain(&connector.why_lost(address, &peer).await)));
+        };
+        Ok(Self { port: ClientPort { requests, answers }, address: address.into(), connector, peer })
+    }
+
+    /// Why the connection ended.
+    pub async fn why_lost(&self) -> String {
+        chain(&self.connector.why_lost(&self.address, &self.peer).await)
+    }
+
+    /// Leaves: we have received the last message, so we close.
+    pub async fn leave(self) {
+        self.peer.close(close::DONE, "");
+        self.connector.flush(FLUSH).await;
+    }
+}

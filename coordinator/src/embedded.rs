@@ -1,0 +1,101 @@
+//! An agent of our own: an embedded run has coordinator, agent and engines in and below one process.
+//!
+//! The same code and the same protocol as on a cluster, over loopback QUIC with certificates that never leave memory. The only code
+//! that names the agent crate.
+
+use crate::exit::{Exit, chain};
+use crate::service::{PROTOCOLS, ServiceHandle};
+use mezcal_agent::driver::{self, AgentParts};
+use mezcal_certs::{Authority, CertsError, Issued};
+use mezcal_common::identity::Role;
+use mezcal_common::wire::agent::ALPN;
+use mezcal_common::wire::endpoint::{Connector, Listener};
+use mezcal_common::wire::tls::Credentials;
+use rustix::fd::OwnedFd;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Child;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use mezcal_agent::cli::Hidden;
+pub use mezcal_agent::host::usable_cpus;
+
+/// The coordinator is in this very process: it answers at once or never.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long engines may take to end after the last job.
+const ENGINES_END: Duration = Duration::from_secs(20);
+
+/// A keeper with its engines, started before anything else so that it is ready when the jobs are.
+pub struct Keeper {
+    socket: OwnedFd,
+    child: Child,
+    host: String,
+}
+
+/// Starts the keeper of an embedded run.
+///
+/// # Errors
+/// Exit 2: this program's own file cannot be run again.
+pub fn start_keeper() -> Result<Keeper, Exit> {
+    let host = mezcal_common::config::host_name();
+    let program = std::fs::File::open("/proc/self/exe").map_err(|e| Exit::usage(format!("cannot open this program's own file: {e}")))?;
+    let (socket, child) = driver::start_embedded_keeper(Arc::new(program.into()), &host)
+        .map_err(|e| Exit::usage(format!("cannot start the engines' keeper: {e}")))?;
+    Ok(Keeper { socket, child, host })
+}
+
+/// The embedded agent.
+pub struct EmbeddedAgent {
+    stop: tokio::sync::oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<std::io::Result<()>>,
+    child: Child,
+}
+
+/// Listens on loopback for `service` and connects an agent with `slots` engines to it.
+///
+/// # Errors
+/// Exit 3: no certificates, no socket.
+pub async fn start(service: &ServiceHandle, keeper: Keeper, slots: u16) -> Result<EmbeddedAgent, Exit> {
+    let made = |e: CertsError| Exit::unreachable(chain(&e));
+    let (authority, _) = Authority::create("embedded").map_err(made)?;
+    let ours = credentials(authority.issue(Role::Coordinator, "", 1).map_err(made)?, Role::Coordinator)?;
+    // The certificate's form allows fewer names than gethostname(2) does.
+    let name = authority.issue(Role::Agent, &keeper.host, 1).map(|_| keeper.host.as_str()).unwrap_or("localhost");
+    let agents = credentials(authority.issue(Role::Agent, name, 1).map_err(made)?, Role::Agent)?;
+    let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), &ours, &PROTOCOLS).map_err(|e| Exit::unreachable(chain(&e)))?;
+    let address = listener.local_addr().map_err(Exit::unreachable)?;
+    tokio::spawn(service.clone().listen(Arc::new(listener)));
+    let engines = driver::engines_of(keeper.socket, slots).map_err(|e| Exit::unreachable(format!("the engines' keeper: {e}")))?;
+    let mut aliases = mezcal_agent::config::aliases(name);
+    aliases.push("localhost".into());
+    let parts = AgentParts {
+        name: name.to_owned(),
+        aliases,
+        slots,
+        coordinator: address.to_string(),
+        connector: Connector::new(&agents, ALPN).map_err(|e| Exit::unreachable(chain(&e)))?,
+        connect_timeout: PATIENCE,
+    };
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let task = tokio::spawn(driver::run(parts, engines, async move {
+        // Dropping the sender means the same.
+        let _ = stopped.await;
+    }));
+    Ok(EmbeddedAgent { stop, task, child: keeper.child })
+}
+
+impl EmbeddedAgent {
+    /// Ends engines and keeper, and waits until they are gone.
+    pub async fn end(mut self) {
+        let _ = self.stop.send(());
+        let _ = tokio::time::timeout(ENGINES_END, self.task).await;
+        let waited = tokio::task::spawn_blocking(move || self.child.wait());
+        let _ = tokio::time::timeout(ENGINES_END, waited).await;
+    }
+}
+
+fn credentials(issued: Issued, role: Role) -> Result<Credentials, Exit> {
+    Credentials::from_pem(issued.cert.as_bytes(), issued.key.as_bytes(), issued.ca.as_bytes(), role, Path::new("(embedded)"))
+        .map_err(|e| Exit::unreachable(chain(&e)))
+}

@@ -1,0 +1,232 @@
+//! `coordinator exec`: one command, once on each named host, with its output as it comes.
+
+use crate::client::Remote;
+use crate::exit::{self, Exit};
+use crate::profile::ProfileArgs;
+use crate::run::{GRACE, Signals, current_umask, describe};
+use mezcal_common::duration::parse_duration;
+use mezcal_common::escape::for_terminal;
+use mezcal_common::hosts as names;
+use mezcal_common::ids::{BatchId, JobNumber};
+use mezcal_common::job::{BatchContext, Capture, Command, JobSpec};
+use mezcal_common::outcome::{JobResult, WaitStatus};
+use mezcal_common::wire::agent::Stream;
+use mezcal_common::wire::client::{BatchTerms, Submission, ToClient, ToService};
+use mezcal_common::wire::codec;
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+/// Run one command once on each named host.
+#[derive(Debug, clap::Args)]
+pub struct ExecArgs {
+    /// Hosts or ranges: mezcal[01-12]; with --all the command begins here
+    #[arg(value_name = "HOSTS", required_unless_present = "all")]
+    pub hosts: Option<String>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<String>,
+    /// On every connected host
+    #[arg(long, conflicts_with = "hosts")]
+    pub all: bool,
+    /// Join the words and give them to bash
+    #[arg(long)]
+    pub shell: bool,
+    /// Directory to run in (default: this one)
+    #[arg(long, value_name = "DIR")]
+    pub cd: Option<String>,
+    /// Longest run
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+    /// How long to wait for a host that is not connected
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "5m")]
+    pub host_timeout: Duration,
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+}
+
+/// Before everything else a user may have queued.
+const PRIORITY: i32 = i32::MAX;
+
+/// Runs the verb; 0 only if the command ended with 0 on every host.
+///
+/// # Errors
+/// [`Exit`].
+pub fn run(args: &ExecArgs) -> Result<u8, Exit> {
+    let (address, identity) = args.profile.remote()?;
+    let hosts = args.hosts.as_deref().map(names::expand).transpose().map_err(Exit::usage)?;
+    let command = if args.shell { Command::Shell(args.command.join(" ")) } else { Command::Argv(args.command.clone()) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
+    runtime.block_on(async {
+        let signals = Signals::new()?;
+        let mut remote = Remote::connect(&address, &identity).await?;
+        let hosts = match hosts {
+            Some(hosts) => hosts,
+            None => crate::hosts::ask(&mut remote).await?.into_iter().filter(|h| h.connected).map(|h| h.name).collect(),
+        };
+        if hosts.is_empty() {
+            return Err(Exit::unreachable(format!("no host is connected to the coordinator at {address}")));
+        }
+        let mut exec = Exec::new(hosts);
+        let status = exec.drive(&mut remote, signals, args, command).await?;
+        remote.leave().await;
+        Ok(status)
+    })
+}
+
+struct Exec {
+    batch: BatchId,
+    hosts: Vec<String>,
+    width: usize,
+    /// Lines under way, by job and stream.
+    partial: Vec<[Vec<u8>; 2]>,
+    done: usize,
+    failed: bool,
+}
+
+impl Exec {
+    fn new(hosts: Vec<String>) -> Self {
+        let width = hosts.iter().map(|h| h.chars().count()).max().unwrap_or(0);
+        let partial = hosts.iter().map(|_| [Vec::new(), Vec::new()]).collect();
+        Self { batch: BatchId::random(), hosts, width, partial, done: 0, failed: false }
+    }
+
+    async fn drive(&mut self, remote: &mut Remote, mut signals: Signals, args: &ExecArgs, command: Command) -> Result<u8, Exit> {
+        let here = std::env::current_dir().map_err(|e| Exit::usage(format!("no current directory: {e}")))?;
+        let cd = here.join(args.cd.as_deref().unwrap_or(""));
+        let cd = cd.to_str().ok_or_else(|| Exit::usage("the current directory is not a UTF-8 path"))?.to_owned();
+        let context = BatchContext {
+            batch: self.batch,
+            cd,
+            env: Vec::new(),
+            umask: current_umask(),
+            setup: None,
+            output_dir: None,
+            timeout: args.timeout,
+            capture: Capture::Stream,
+        };
+        let requests = remote.port.requests.clone();
+        let terms = BatchTerms { context, host_timeout: args.host_timeout };
+        let _ = requests.send(ToService::Open { terms }).await;
+        for (i, host) in self.hosts.iter().enumerate() {
+            let spec = JobSpec {
+                label: None,
+                command: command.clone(),
+                cd: None,
+                out: None,
+                err: None,
+                stdin: None,
+                env: Vec::new(),
+                timeout: None,
+            };
+            let spec = codec::encode_body(&spec).map_err(|e| Exit::usage(format!("the command is too long: {e}")))?;
+            let job = JobNumber(i as u32 + 1);
+            let submission = Submission { job, spec, hosts: Some(i as u32), priority: PRIORITY, retries: 0, stillborn: None };
+            let message = ToService::Submit { batch: self.batch, host_sets: vec![vec![host.clone()]], jobs: vec![submission] };
+            let _ = requests.send(message).await;
+        }
+        let _ = requests.send(ToService::Close { batch: self.batch }).await;
+        let mut signalled: Option<u8> = None;
+        while self.done < self.hosts.len() {
+            tokio::select! {
+                number = signals.next() => {
+                    let grace = if signalled.is_none() { GRACE } else { Duration::ZERO };
+                    signalled.get_or_insert(number);
+                    let _ = requests.send(ToService::Cancel { batch: self.batch, grace }).await;
+                }
+                answer = remote.port.answers.recv() => match answer {
+                    Some(answer) => {
+                        if let Some(reply) = self.answer(answer)? {
+                            let _ = requests.send(reply).await;
+                        }
+                    }
+                    None => return Err(Exit::unreachable(remote.why_lost().await)),
+                },
+            }
+        }
+        Ok(match signalled {
+            Some(number) => 128 + number,
+            None if self.failed => exit::FAILED,
+            None => 0,
+        })
+    }
+
+    fn answer(&mut self, answer: ToClient) -> Result<Option<ToService>, Exit> {
+        match answer {
+            ToClient::Output { batch, job, stream, data, .. } => {
+                self.print(job, stream, &data)?;
+                Ok(Some(ToService::OutputTaken { batch, job, bytes: data.len() as u32 }))
+            }
+            ToClient::Results { batch, results } => {
+                for (job, result) in results {
+                    self.result(job, &result)?;
+                    self.done += 1;
+                }
+                Ok(Some(ToService::Taken { batch, results: self.done as u64 }))
+            }
+            ToClient::Notice { notice, .. } => {
+                eprintln!("coordinator: {}", for_terminal(&describe(&notice)));
+                Ok(None)
+            }
+            ToClient::Refused { reason } => Err(Exit::unreachable(format!("the coordinator refused a request: {reason}"))),
+            ToClient::Welcome { .. } | ToClient::Fleet { .. } | ToClient::Accepted { .. } | ToClient::Hosts(_) => Ok(None),
+        }
+    }
+
+    /// Prints whole lines, each with the host before it; a job's lines are never mixed within themselves.
+    fn print(&mut self, job: JobNumber, stream: Stream, data: &[u8]) -> Result<(), Exit> {
+        let index = job.0 as usize - 1;
+        let Some(partial) = self.partial.get_mut(index) else { return Ok(()) };
+        let partial = &mut partial[usize::from(stream == Stream::Err)];
+        partial.extend_from_slice(data);
+        let Some(end) = partial.iter().rposition(|b| *b == b'\n') else { return Ok(()) };
+        let lines: Vec<u8> = partial.drain(..=end).collect();
+        self.write(index, stream, &lines)
+    }
+
+    fn write(&self, index: usize, stream: Stream, lines: &[u8]) -> Result<(), Exit> {
+        let terminal = match stream {
+            Stream::Out => std::io::stdout().is_terminal(),
+            Stream::Err => std::io::stderr().is_terminal(),
+        };
+        let mut text = Vec::with_capacity(lines.len() * 2);
+        for line in lines.split_inclusive(|b| *b == b'\n') {
+            let line = line.strip_suffix(b"\n").unwrap_or(line);
+            text.extend_from_slice(format!("{:<width$}: ", self.hosts[index], width = self.width).as_bytes());
+            if terminal {
+                text.extend_from_slice(for_terminal(&String::from_utf8_lossy(line)).as_bytes());
+            } else {
+                text.extend_from_slice(line);
+            }
+            text.push(b'\n');
+        }
+        let written = match stream {
+            Stream::Out => std::io::stdout().write_all(&text).and_then(|()| std::io::stdout().flush()),
+            Stream::Err => std::io::stderr().write_all(&text),
+        };
+        written.map_err(|e| match e.kind() {
+            std::io::ErrorKind::BrokenPipe => Exit { status: exit::PIPE, message: String::new() },
+            _ => Exit::output(format!("cannot write output: {e}")),
+        })
+    }
+
+    fn result(&mut self, job: JobNumber, result: &JobResult) -> Result<(), Exit> {
+        let index = job.0 as usize - 1;
+        for stream in [Stream::Out, Stream::Err] {
+            let rest = self.partial.get_mut(index).map(|p| std::mem::take(&mut p[usize::from(stream == Stream::Err)]));
+            if let Some(rest) = rest.filter(|r| !r.is_empty()) {
+                self.write(index, stream, &rest)?;
+            }
+        }
+        if !result.outcome.succeeded() {
+            self.failed = true;
+            let how = match (&result.outcome.error, result.outcome.status) {
+                (Some(error), _) => for_terminal(error).into_owned(),
+                (None, Some(WaitStatus::Exited(code))) => format!("exit status {code}"),
+                (None, Some(WaitStatus::Signaled(signal))) => format!("killed by signal {signal}"),
+                (None, None) => result.outcome.ended.as_str().to_owned(),
+            };
+            eprintln!("{:<width$}: [{how}]", self.hosts[index], width = self.width);
+        }
+        Ok(())
+    }
+}

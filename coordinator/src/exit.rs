@@ -1,0 +1,54 @@
+//! Exit statuses of `coordinator`, as documented (design: the sysexits(3) numbers where one fits).
+
+/// A job, or the command on some host, did not end with 0.
+pub const FAILED: u8 = 1;
+/// Usage, or bad input: nothing was started.
+pub const USAGE: u8 = 2;
+/// The coordinator cannot be reached, refused us, or no agent came.
+pub const UNREACHABLE: u8 = 3;
+/// A bug (EX_SOFTWARE).
+pub const BUG: u8 = 70;
+/// Output cannot be written (EX_IOERR).
+pub const OUTPUT: u8 = 74;
+/// stdout was closed: 128 + SIGPIPE.
+pub const PIPE: u8 = 141;
+
+/// An error with the exit status that it deserves.
+#[derive(Debug)]
+pub struct Exit {
+    /// The status.
+    pub status: u8,
+    /// For the reader; empty if all has been said.
+    pub message: String,
+}
+
+impl Exit {
+    /// An error of usage or input.
+    pub fn usage(message: impl std::fmt::Display) -> Self {
+        Self { status: USAGE, message: message.to_string() }
+    }
+
+    /// No coordinator, no agents, no permission.
+    pub fn unreachable(message: impl std::fmt::Display) -> Self {
+        Self { status: UNREACHABLE, message: message.to_string() }
+    }
+
+    /// Output that cannot be written.
+    pub fn output(message: impl std::fmt::Display) -> Self {
+        Self { status: OUTPUT, message: message.to_string() }
+    }
+}
+
+/// An error and its sources on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(e) = source {
+        let next = e.to_string();
+        // TOML errors span lines; the first says where, the last what.
+        text.push_str(": ");
+        text.push_str(next.trim_end());
+        source = e.source();
+    }
+    text
+}

@@ -1,0 +1,114 @@
+//! `coordinator hosts`: the hosts that a running coordinator knows.
+
+use crate::client::Remote;
+use crate::exit::Exit;
+use crate::profile::ProfileArgs;
+use mezcal_common::wire::client::{HostStatus, ToClient, ToService};
+use std::io::Write;
+use std::time::Duration;
+
+/// Show the hosts of a running coordinator.
+#[derive(Debug, clap::Args)]
+pub struct HostsArgs {
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+    /// One JSON object per host
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How long the coordinator may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs the verb.
+///
+/// # Errors
+/// Exit 2 without a profile, 3 without a coordinator.
+pub fn run(args: &HostsArgs) -> Result<u8, Exit> {
+    let (address, identity) = args.profile.remote()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
+    let hosts = runtime.block_on(async {
+        let mut remote = Remote::connect(&address, &identity).await?;
+        let hosts = ask(&mut remote).await?;
+        remote.leave().await;
+        Ok::<_, Exit>(hosts)
+    })?;
+    let text = if args.json { json(&hosts) } else { table(&hosts) };
+    std::io::stdout().write_all(text.as_bytes()).map_err(Exit::output)?;
+    Ok(0)
+}
+
+/// Asks for the hosts, passing over whatever else is said.
+pub(crate) async fn ask(remote: &mut Remote) -> Result<Vec<HostStatus>, Exit> {
+    let _ = remote.port.requests.send(ToService::Hosts).await;
+    let answer = async {
+        while let Some(answer) = remote.port.answers.recv().await {
+            if let ToClient::Hosts(hosts) = answer {
+                return Some(hosts);
+            }
+        }
+        None
+    };
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(Some(hosts)) => Ok(hosts),
+        Ok(None) => Err(Exit::unreachable(remote.why_lost().await)),
+        Err(_) => Err(Exit::unreachable(format!("the coordinator at {} does not answer", remote.address))),
+    }
+}
+
+fn json(hosts: &[HostStatus]) -> String {
+    let lines = hosts.iter().map(|h| {
+        serde_json::json!({
+            "name": h.name, "connected": h.connected, "slots": h.slots, "busy": h.busy, "cpus": h.cpus,
+            "load": h.load.one_minute, "memory_bytes": h.memory, "memory_available_bytes": h.load.available,
+            "version": h.program, "since_seconds": h.since.as_secs(), "clock_offset": h.clock_offset,
+        })
+        .to_string()
+            + "\n"
+    });
+    lines.collect()
+}
+
+fn table(hosts: &[HostStatus]) -> String {
+    let head = ["HOST", "SLOTS", "BUSY", "LOAD", "MEMORY", "FREE", "VERSION", "CONNECTED"].map(String::from);
+    let rows = hosts.iter().map(|h| {
+        [
+            h.name.clone(),
+            h.slots.to_string(),
+            h.busy.to_string(),
+            format!("{:.2}", h.load.one_minute),
+            gib(h.memory),
+            gib(h.load.available),
+            h.program.clone(),
+            format!("{}{}", if h.connected { "" } else { "lost " }, span(h.since)),
+        ]
+    });
+    let rows: Vec<[String; 8]> = std::iter::once(head).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..8).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells: Vec<String> = row
+            .iter()
+            .enumerate()
+            .map(|(i, cell)| if (1..6).contains(&i) { format!("{cell:>0$}", widths[i]) } else { format!("{cell:<0$}", widths[i]) })
+            .collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.1}G", bytes as f64 / f64::from(1 << 30))
+}
+
+fn span(d: Duration) -> String {
+    let s = d.as_secs();
+    match s {
+        0..60 => format!("{s}s"),
+        60..3600 => format!("{}m{:02}s", s / 60, s % 60),
+        3600..86_400 => format!("{}h{:02}m", s / 3600, s % 3600 / 60),
+        _ => format!("{}d{:02}h", s / 86_400, s % 86_400 / 3600),
+    }
+}

@@ -1,0 +1,431 @@
+//! Reading job lists: JSON Lines, one JSON array, or plain shell lines.
+//!
+//! The whole text stays in memory and jobs are spans of it, so a million jobs cost their text and twelve bytes each. Everything is
+//! checked before anything starts, and all that is wrong is reported at once with file, line, column and key.
+
+mod object;
+
+pub(crate) use object::write_string;
+pub use object::{members, write_json};
+
+use bytes::Bytes;
+use mezcal_common::duration::{from_seconds, parse_duration};
+use mezcal_common::hosts;
+use mezcal_common::job::{Command, JobSpec, MAX_ARG_STRLEN, MAX_SPEC, RESERVED_ENV, SHELL_PREFIX};
+use mezcal_common::ids::JobNumber;
+use mezcal_common::wire::client::Submission;
+use mezcal_common::wire::codec;
+use serde_json::value::RawValue;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::time::Duration;
+
+/// Errors of one input that are shown; the rest are counted.
+const MAX_SHOWN: usize = 20;
+
+/// How the input is written and read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// JSON Lines or one array, all keys.
+    Json,
+    /// The same, but only Bakapara's five keys mean something.
+    Bakapara,
+    /// One shell command per line.
+    Lines,
+}
+
+/// A checked job list.
+#[derive(Debug)]
+pub struct Jobs {
+    text: String,
+    spans: Vec<(usize, u32)>,
+    format: Format,
+    /// Retries of jobs that name none.
+    retries: u32,
+    /// Jobs that cannot run, and why: they get a result without being submitted.
+    stillborn: HashMap<u32, String>,
+    host_sets: HashMap<Vec<String>, u32>,
+}
+
+/// One job, read.
+#[derive(Debug)]
+pub struct Job {
+    /// What an engine needs.
+    pub spec: JobSpec,
+    /// Hosts that may run it; none: any.
+    pub hosts: Option<Vec<String>>,
+    /// Higher goes first.
+    pub priority: i32,
+    /// Further attempts.
+    pub retries: Option<u32>,
+}
+
+/// What is wrong with one job.
+#[derive(Debug, PartialEq, Eq)]
+struct Fault {
+    /// Bytes from the start of the job's text.
+    at: usize,
+    text: String,
+}
+
+impl Jobs {
+    /// Checks `bytes`, which come from `name`.
+    ///
+    /// # Errors
+    /// Lines for the reader, each with its place.
+    pub fn read(name: &str, bytes: Vec<u8>, format: Format, retries: u32) -> Result<Self, String> {
+        let text = String::from_utf8(bytes).map_err(|e| {
+            let at = e.utf8_error().valid_up_to();
+            let (line, column) = place(&e.as_bytes()[..at]);
+            format!("{name}:{line}:{column}: not UTF-8 text")
+        })?;
+        let mut errors = Vec::new();
+        let spans = match format {
+            Format::Lines => lines(&text),
+            Format::Json | Format::Bakapara => match text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']).starts_with('[') {
+                true => elements(name, &text).map_err(|e| e.to_string())?,
+                false => lines(&text),
+            },
+        };
+        if spans.is_empty() {
+            return Err(format!("{name}: no jobs in it"));
+        }
+        if spans.len() > u32::MAX as usize {
+            return Err(format!("{name}: more than {} jobs", u32::MAX));
+        }
+        let mut jobs = Self { text, spans, format, retries, stillborn: HashMap::new(), host_sets: HashMap::new() };
+        let mut labels: HashSet<String> = HashSet::new();
+        let mut count = 0;
+        let mut json_seen = false;
+        for index in 0..jobs.spans.len() {
+            let number = index as u32 + 1;
+            let fault = match jobs.parse(number) {
+                Ok(job) => {
+                    json_seen = true;
+                    if let Some(set) = &job.hosts {
+                        let next = jobs.host_sets.len() as u32;
+                        jobs.host_sets.entry(set.clone()).or_insert(next);
+                    }
+                    if let Some(why) = stillborn(&job) {
+                        jobs.stillborn.insert(number, why);
+                    }
+                    match job.spec.label {
+                        Some(label) if labels.contains(&label) => Some(Fault { at: 0, text: format!("id {label:?} is used twice") }),
+                        Some(label) => {
+                            labels.insert(label);
+                            None
+                        }
+                        None => None,
+                    }
+                }
+                Err(fault) => Some(fault),
+            };
+            if let Some(Fault { at, text }) = fault {
+                count += 1;
+                if errors.len() < MAX_SHOWN {
+                    let (line, column) = place(&jobs.text.as_bytes()[..jobs.spans[index].0 + at]);
+                    errors.push(format!("{name}:{line}:{column}: {text}"));
+                }
+            }
+        }
+        if count == 0 {
+            return Ok(jobs);
+        }
+        if count > errors.len() {
+            errors.push(format!("{name}: and {} more errors", count - errors.len()));
+        }
+        if !json_seen && !jobs.object(1).starts_with(['{', '[']) {
+            errors.push(format!("{name} does not look like JSON; if it holds one shell command per line, add --lines"));
+        }
+        Err(errors.join("\n"))
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// True if there are none, which [`Jobs::read`] refuses.
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// The text of a job as it was in the input.
+    pub fn object(&self, number: u32) -> &str {
+        let (start, length) = self.spans[number as usize - 1];
+        &self.text[start..start + length as usize]
+    }
+
+    /// How the input was written.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The command of a job, for people.
+    pub fn title(&self, number: u32) -> String {
+        match self.parse(number).map(|job| job.spec.command) {
+            Ok(Command::Shell(cmd)) => cmd,
+            Ok(Command::Argv(words)) => words.join(" "),
+            Err(_) => String::new(),
+        }
+    }
+
+    /// All sets of hosts that jobs name, in the order of their indices.
+    pub fn host_sets(&self) -> Vec<Vec<String>> {
+        let mut sets: Vec<(&Vec<String>, u32)> = self.host_sets.iter().map(|(set, index)| (set, *index)).collect();
+        sets.sort_by_key(|(_, index)| *index);
+        sets.into_iter().map(|(set, _)| set.clone()).collect()
+    }
+
+    /// A job as it is submitted.
+    pub fn submission(&self, number: u32) -> Option<Submission> {
+        let parsed = self.parse(number).ok()?;
+        let stillborn = self.stillborn.get(&number).cloned();
+        let spec = if stillborn.is_some() { Bytes::new() } else { codec::encode_body(&parsed.spec).ok()? };
+        let hosts = parsed.hosts.and_then(|set| self.host_sets.get(&set).copied());
+        let retries = parsed.retries.unwrap_or(self.retries);
+        Some(Submission { job: JobNumber(number), spec, hosts, priority: parsed.priority, retries, stillborn })
+    }
+
+    fn parse(&self, number: u32) -> Result<Job, Fault> {
+        let text = self.object(number);
+        match self.format {
+            Format::Lines => Ok(Job { spec: empty_spec(Command::Shell(text.to_owned())), hosts: None, priority: 0, retries: None }),
+            Format::Json => parse_object(text, true),
+            Format::Bakapara => parse_object(text, false),
+        }
+    }
+}
+
+fn empty_spec(command: Command) -> JobSpec {
+    JobSpec { label: None, command, cd: None, out: None, err: None, stdin: None, env: Vec::new(), timeout: None }
+}
+
+/// Line and column, both from 1, of the end of `before`; columns count characters.
+fn place(before: &[u8]) -> (usize, usize) {
+    let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+    let start = before.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
+    (line, String::from_utf8_lossy(&before[start..]).chars().count() + 1)
+}
+
+/// Spans of lines that are not blank, without surrounding white space.
+fn lines(text: &str) -> Vec<(usize, u32)> {
+    let mut spans = Vec::new();
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        let body = line.trim_start_matches('\u{feff}').trim_ascii();
+        if !body.is_empty() {
+            let at = offset_in(text, body);
+            spans.push((at, body.len() as u32));
+        }
+        start += line.len();
+    }
+    debug_assert_eq!(start, text.len());
+    spans
+}
+
+/// Spans of the elements of one array.
+fn elements(name: &str, text: &str) -> Result<Vec<(usize, u32)>, String> {
+    let body = text.trim_start_matches('\u{feff}');
+    let all: Vec<&RawValue> = serde_json::from_str(body).map_err(|e| {
+        let reason = without_place(&e);
+        format!("{name}:{}:{}: {reason}, in a JSON array of jobs", e.line(), e.column())
+    })?;
+    Ok(all.iter().map(|raw| (offset_in(text, raw.get()), raw.get().len() as u32)).collect())
+}
+
+fn offset_in(text: &str, part: &str) -> usize {
+    part.as_ptr() as usize - text.as_ptr() as usize
+}
+
+fn without_place(e: &serde_json::Error) -> String {
+    let text = e.to_string();
+    text.split(" at line ").next().unwrap_or(&text).to_owned()
+}
+
+/// Why this job can only be answered, not run: nobody could start it.
+fn stillborn(job: &Job) -> Option<String> {
+    let limit = |what: &str, length: usize| {
+        format!("{what} is {length} bytes long; the kernel takes {} at most for one argument (MAX_ARG_STRLEN, execve(2))", MAX_ARG_STRLEN - 1)
+    };
+    match &job.spec.command {
+        Command::Shell(cmd) if cmd.len() + SHELL_PREFIX.len() >= MAX_ARG_STRLEN => return Some(limit("`cmd`", cmd.len())),
+        Command::Shell(cmd) if cmd.contains('\0') => return Some("`cmd` contains a NUL byte, which no command can".into()),
+        Command::Argv(words) => {
+            if let Some(long) = words.iter().find(|w| w.len() >= MAX_ARG_STRLEN) {
+                return Some(limit("a word of `argv`", long.len()));
+            }
+            if words.iter().any(|w| w.contains('\0')) {
+                return Some("`argv` contains a NUL byte, which no command can".into());
+            }
+        }
+        Command::Shell(_) => {}
+    }
+    let paths = [("cd", &job.spec.cd), ("out", &job.spec.out), ("err", &job.spec.err), ("stdin", &job.spec.stdin)];
+    if let Some((key, _)) = paths.iter().find(|(_, path)| path.as_ref().is_some_and(|p| p.contains('\0'))) {
+        return Some(format!("`{key}` contains a NUL byte, which no path can"));
+    }
+    if job.spec.env.iter().any(|(name, value)| name.contains('\0') || value.contains('\0')) {
+        return Some("`env` contains a NUL byte".into());
+    }
+    let size = codec::encode_body(&job.spec).map_or(usize::MAX, |b: Bytes| b.len());
+    (size > MAX_SPEC).then(|| format!("the job is larger than {MAX_SPEC} bytes with its environment; put data into files"))
+}
+
+/// Keys of the format that this version does not carry out. Ignoring them would run jobs otherwise than asked.
+const NOT_YET: [&str; 5] = ["prefer", "inputs", "after", "slots", "retry_on"];
+
+fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
+    if !text.starts_with('{') {
+        let kind = match serde_json::from_str::<serde_json::Value>(text) {
+            Ok(_) => "a job must be an object like {\"cmd\": \"…\"}".to_owned(),
+            Err(e) => format!("not JSON: {}", without_place(&e)),
+        };
+        return Err(Fault { at: 0, text: kind });
+    }
+    let members = members(text).map_err(|e| {
+        let before: usize = text.split_inclusive('\n').take(e.line().saturating_sub(1)).map(str::len).sum();
+        let at = (before + e.column().saturating_sub(1)).min(text.len());
+        let at = (0..=at).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        Fault { at, text: format!("not JSON: {}", without_place(&e)) }
+    })?;
+    let mut job = Job { spec: empty_spec(Command::Shell(String::new())), hosts: None, priority: 0, retries: None };
+    let mut command: Option<(Command, usize)> = None;
+    for (key, raw) in members {
+        let at = offset_in(text, raw.get());
+        let fault = |what: String| Fault { at, text: format!("key {key:?}: {what}") };
+        let string = || serde_json::from_str::<String>(raw.get()).map_err(|_| fault(format!("must be a string, not {}", kind(raw))));
+        let seconds = || {
+            let parsed = match raw.get().parse::<f64>() {
+                Ok(n) => from_seconds(n),
+                Err(_) => parse_duration(&string().map_err(|_| fault(format!("must be a duration, not {}", kind(raw))))?),
+            };
+            parsed.map_err(&fault)
+        };
+        let whole = |range: Range<i64>| {
+            let n = raw.get().parse::<i64>().ok().filter(|n| range.contains(n));
+            n.ok_or_else(|| fault(format!("must be a whole number from {} to {}", range.start, range.end - 1)))
+        };
+        match key.as_ref() {
+            "cmd" => {
+                if command.is_some() {
+                    return Err(fault("a job has either `cmd` or `argv`".into()));
+                }
+                command = Some((Command::Shell(string()?), at));
+            }
+            "cd" => job.spec.cd = Some(path(string()?).map_err(fault)?),
+            "out" => job.spec.out = Some(path(string()?).map_err(fault)?),
+            "err" => job.spec.err = Some(path(string()?).map_err(fault)?),
+            "host" => job.hosts = Some(host_list(raw, modern).map_err(fault)?),
+            _ if !modern => {}
+            "argv" => {
+                if command.is_some() {
+                    return Err(fault("a job has either `cmd` or `argv`".into()));
+                }
+                let words: Vec<String> =
+                    serde_json::from_str(raw.get()).map_err(|_| fault("must be a list of strings".into()))?;
+                if words.first().is_none_or(String::is_empty) {
+                    return Err(fault("must begin with the program's name".into()));
+                }
+                command = Some((Command::Argv(words), at));
+            }
+            "id" => {
+                let label = string().or_else(|_| whole(i64::MIN..i64::MAX).map(|n| n.to_string()));
+                let label = label.map_err(|_| fault(format!("must be a string or a whole number, not {}", kind(raw))))?;
+                if label.is_empty() || label.contains('\0') || label == "." || label == ".." {
+                    return Err(fault("cannot be an id: it names files and environment values".into()));
+                }
+                job.spec.label = Some(label);
+            }
+            "name" => drop(string()?),
+            "env" => job.spec.env = environment(raw).map_err(fault)?,
+            "stdin" => job.spec.stdin = Some(path(string()?).map_err(fault)?),
+            "timeout" => {
+                let timeout: Duration = seconds()?;
+                if timeout.is_zero() {
+                    return Err(fault("must be longer than nothing".into()));
+                }
+                job.spec.timeout = Some(timeout);
+            }
+            "retries" => job.retries = Some(whole(0..1001)? as u32),
+            "priority" => job.priority = whole(i64::from(i32::MIN)..i64::from(i32::MAX) + 1)? as i32,
+            "slots" if raw.get() == "1" => {}
+            other if NOT_YET.contains(&other) => {
+                return Err(fault("this version does not carry it out yet; remove it, or rename it to have it echoed only".into()));
+            }
+            // Unknown keys are the user's own.
+            _ => {}
+        }
+    }
+    match command {
+        Some((command, _)) => {
+            job.spec.command = command;
+            Ok(job)
+        }
+        None => Err(Fault { at: 0, text: "no `cmd` in this job".into() }),
+    }
+}
+
+fn path(text: String) -> Result<String, String> {
+    if text.is_empty() { Err("cannot be an empty path".into()) } else { Ok(text) }
+}
+
+fn host_list(raw: &RawValue, modern: bool) -> Result<Vec<String>, String> {
+    let names = if let Ok(one) = serde_json::from_str::<String>(raw.get()) {
+        hosts::expand(&one).map_err(|e| e.to_string())?
+    } else if let Ok(list) = serde_json::from_str::<Vec<String>>(raw.get()) {
+        let mut all = Vec::new();
+        for item in list {
+            all.extend(hosts::expand(&item).map_err(|e| e.to_string())?);
+        }
+        all
+    } else if let Ok(map) = serde_json::from_str::<HashMap<String, serde::de::IgnoredAny>>(raw.get())
+        && !modern
+    {
+        // Bakapara asked a dictionary for its keys.
+        map.into_keys().map(|k| hosts::normalise(&k).map_err(|e| e.to_string())).collect::<Result<_, _>>()?
+    } else {
+        return Err(format!("must be a host name or a list of them, not {}", kind(raw)));
+    };
+    let mut seen = HashSet::new();
+    Ok(names.into_iter().filter(|n| seen.insert(n.clone())).collect())
+}
+
+fn environment(raw: &RawValue) -> Result<Vec<(String, String)>, String> {
+    let members = members(raw.get()).map_err(|_| format!("must be an object of strings, not {}", kind(raw)))?;
+    let mut env = Vec::new();
+    for (name, value) in members {
+        let value: String = serde_json::from_str(value.get()).map_err(|_| format!("{name:?} must be a string, not {}", kind(value)))?;
+        check_env_name(&name)?;
+        env.push((name.into_owned(), value));
+    }
+    Ok(env)
+}
+
+/// Checks the name of an environment variable that a user wants to set.
+///
+/// # Errors
+/// For the reader.
+pub fn check_env_name(name: &str) -> Result<(), String> {
+    if name.is_empty() || name.contains('=') {
+        return Err(format!("{name:?} cannot be the name of an environment variable"));
+    }
+    if RESERVED_ENV.contains(&name) {
+        return Err(format!("{name} is set by Mezcal itself"));
+    }
+    Ok(())
+}
+
+fn kind(raw: &RawValue) -> &'static str {
+    match raw.get().as_bytes().first() {
+        Some(b'"') => "a string",
+        Some(b'{') => "an object",
+        Some(b'[') => "a list",
+        Some(b't' | b'f') => "true or false",
+        Some(b'n') => "null",
+        _ => "a number",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+//! The output thread: result lines, log lines and progress, away from the loop that talks to the coordinator.
+//!
+//! Writing may block for as long as a reader likes (`| less`): results then wait at the coordinator, because they are acknowledged
+//! only after they have been written.
+
+use crate::format::{ClientTimes, ResultFormat};
+use crate::jobs::Jobs;
+use crate::progress::{Counts, Progress};
+use mezcal_common::clock::WallTime;
+use mezcal_common::ids::JobNumber;
+use mezcal_common::outcome::JobResult;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Messages that may wait for the output thread.
+const DEPTH: usize = 64;
+/// Bytes gathered before a write.
+const BUFFER: usize = 64 * 1024;
+
+/// What the output thread is told.
+pub enum ToOutput {
+    /// Agents are there and the jobs have been handed over.
+    Begin {
+        /// How many engines there are.
+        engines: u32,
+        /// When the jobs were handed over.
+        submitted: WallTime,
+    },
+    /// Results, and when they came.
+    Results(Vec<(JobNumber, JobResult)>, WallTime),
+    /// Something to say.
+    Say(String),
+}
+
+/// What it answers.
+#[derive(Debug)]
+pub enum FromOutput {
+    /// So many results have been written, in all.
+    Written(u64),
+    /// The output cannot be written any more.
+    Failed(std::io::Error),
+}
+
+/// The running thread.
+pub struct OutputThread {
+    /// What to tell it.
+    pub sender: mpsc::Sender<ToOutput>,
+    /// What it answers.
+    pub answers: mpsc::UnboundedReceiver<FromOutput>,
+    thread: std::thread::JoinHandle<Counts>,
+}
+
+/// Starts it.
+///
+/// # Errors
+/// No thread.
+pub fn start(
+    jobs: Arc<Jobs>,
+    writer: Box<dyn Write + Send>,
+    progress: Progress,
+    compat: bool,
+    keep_order: bool,
+) -> std::io::Result<OutputThread> {
+    let (sender, receiver) = mpsc::channel(DEPTH);
+    // At most one answer for each message, and those are bounded.
+    let (answering, answers) = mpsc::unbounded_channel();
+    let output = Output {
+        jobs,
+        writer,
+        buffer: Vec::with_capacity(BUFFER * 2),
+        progress,
+        format: ResultFormat::new(compat),
+        held: keep_order.then(BTreeMap::new),
+        next: 1,
+        counts: Counts::default(),
+        submitted: WallTime::now(),
+        failed: false,
+    };
+    let thread = std::thread::Builder::new().name("output".into()).spawn(move || output.run(receiver, &answering))?;
+    Ok(OutputThread { sender, answers, thread })
+}
+
+impl OutputThread {
+    /// Lets it write what it has, and waits for its end.
+    pub fn finish(self) -> Counts {
+        drop(self.sender);
+        // A panic there has been reported by the hook already.
+        self.thread.join().unwrap_or_default()
+    }
+}
+
+struct Output {
+    jobs: Arc<Jobs>,
+    writer: Box<dyn Write + Send>,
+    buffer: Vec<u8>,
+    progress: Progress,
+    format: ResultFormat,
+    /// With `--keep-order`: results that wait for earlier ones.
+    held: Option<BTreeMap<u32, (JobResult, WallTime)>>,
+    next: u32,
+    counts: Counts,
+    submitted: WallTime,
+    failed: bool,
+}
+
+impl Output {
+    fn run(mut self, mut messages: mpsc::Receiver<ToOutput>, answers: &mpsc::UnboundedSender<FromOutput>) -> Counts {
+        while let Some(message) = messages.blocking_recv() {
+            match message {
+                ToOutput::Begin { engines, submitted } => {
+                    self.submitted = submitted;
+                    self.progress.begin(engines);
+                }
+                ToOutput::Results(results, received) => {
+                    for (number, result) in results {
+                        self.result(number.0, result, received);
+                        if self.buffer.len() >= BUFFER {
+                            self.flush(answers);
+                        }
+                    }
+                    // More on its way: one write for all of it.
+                    if messages.is_empty() {
+                        self.flush(answers);
+                    }
+                    let _ = answers.send(FromOutput::Written(self.counts.done));
+                }
+                ToOutput::Say(text) => self.progress.say(&text),
+            }
+        }
+        self.release_held();
+        self.flush(answers);
+        self.progress.end(self.counts);
+        self.counts
+    }
+
+    fn result(&mut self, number: u32, result: JobResult, received: WallTime) {
+        self.counts.done += 1;
+        self.counts.failed += u64::from(!result.outcome.succeeded());
+        let jobs = self.jobs.clone();
+        self.progress.job(self.counts, &result, || jobs.title(number));
+        match &mut self.held {
+            None => self.line(number, &result, received),
+            Some(held) => {
+                held.insert(number, (result, received));
+                while let Some((result, received)) = self.held.as_mut().and_then(|held| held.remove(&self.next)) {
+                    self.line(self.next, &result, received);
+                    self.next += 1;
+                }
+            }
+        }
+    }
+
+    /// At the end of a run that was cut short, what waits for lost predecessors is written all the same.
+    fn release_held(&mut self) {
+        for (number, (result, received)) in self.held.take().into_iter().flatten() {
+            self.line(number, &result, received);
+        }
+    }
+
+    fn line(&mut self, number: u32, result: &JobResult, received: WallTime) {
+        let times = ClientTimes { submitted: self.submitted, received };
+        self.format.line(&mut self.buffer, &self.jobs, number, result, times);
+    }
+
+    fn flush(&mut self, answers: &mpsc::UnboundedSender<FromOutput>) {
+        if !self.failed && !self.buffer.is_empty() {
+            let (writer, buffer) = (&mut self.writer, &self.buffer);
+            if let Err(e) = self.progress.aside(|| writer.write_all(buffer).and_then(|()| writer.flush())) {
+                self.failed = true;
+                let _ = answers.send(FromOutput::Failed(e));
+            }
+        }
+        self.buffer.clear();
+    }
+}

@@ -1,0 +1,584 @@
+//! `coordinator run`: a job list in, results out.
+
+use crate::client::Remote;
+use crate::embedded::{self, EmbeddedAgent};
+use crate::exit::{self, Exit};
+use crate::jobs::{Format, Jobs, check_env_name};
+use crate::output::{self, FromOutput, OutputThread, ToOutput};
+use crate::profile::{Cluster, Profile, ProfileArgs};
+use crate::progress::{Progress, ProgressKind};
+use crate::serve;
+use crate::service::{self, ClientPort};
+use mezcal_common::clock::WallTime;
+use mezcal_common::duration::parse_duration;
+use mezcal_common::hosts::Folded;
+use mezcal_common::ids::BatchId;
+use mezcal_common::job::{BatchContext, Capture};
+use mezcal_common::wire::client::{BatchTerms, Notice, Submission, ToClient, ToService};
+use mezcal_common::wire::endpoint::Listener;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, IsTerminal, Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
+
+/// Between TERM and KILL after a first Ctrl-C.
+pub const GRACE: Duration = Duration::from_secs(2);
+/// Between two reminders that no agent is there.
+const REMINDER: Duration = Duration::from_secs(5);
+/// How long to wait for agents where nobody watches.
+const UNWATCHED_WAIT: Duration = Duration::from_secs(300);
+/// Jobs and bytes in one submit message.
+const SUBMIT_JOBS: usize = 4096;
+const SUBMIT_BYTES: usize = 256 * 1024;
+
+/// Run a list of jobs and stream their results.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// The job list: JSON Lines or one JSON array; - or nothing: standard input
+    #[arg(value_name = "FILE", conflicts_with = "input")]
+    pub file: Option<PathBuf>,
+    /// The job list, as Bakapara had it
+    #[arg(short, long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// Where results go (default: standard output)
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Where log lines go (default: standard error)
+    #[arg(short, long, value_name = "FILE")]
+    pub logging: Option<PathBuf>,
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+    /// Jobs at a time in an embedded run (default: the CPUs)
+    #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub slots: Option<u16>,
+    /// Be the coordinator for this run: agents connect to ADDR, for example 0.0.0.0:7433
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Run here, whatever the profile says
+    #[arg(long, conflicts_with = "listen")]
+    pub local: bool,
+    /// Start when this many agents are connected
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub min_agents: u32,
+    /// Give up when they are not there after this long (default: never on a terminal, else 5m)
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub wait_agents: Option<Duration>,
+    /// How long a job waits for a host that is not connected
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "5m")]
+    pub host_timeout: Duration,
+    /// Write results in the order of the input
+    #[arg(long)]
+    pub keep_order: bool,
+    /// Read and write exactly as another program did
+    #[arg(long, value_name = "PROGRAM")]
+    pub compat: Option<Compat>,
+    /// One shell command per line instead of JSON
+    #[arg(long, conflicts_with = "compat")]
+    pub lines: bool,
+    /// Directory in which jobs start that name none (default: this one)
+    #[arg(long, value_name = "DIR")]
+    pub cd: Option<PathBuf>,
+    /// Environment for every job; without a value, this process's
+    #[arg(long = "env", value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Longest run of a job that names none
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+    /// Further attempts of a failing job that names none
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub retries: u32,
+    /// Write output of jobs that name no files to DIR/ID.out and DIR/ID.err
+    #[arg(long, value_name = "DIR")]
+    pub output_dir: Option<PathBuf>,
+    /// Overwrite a results file that is not empty
+    #[arg(long)]
+    pub force: bool,
+    /// Say nothing but errors
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// What to show on standard error
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    pub progress: ProgressKind,
+}
+
+/// Programs whose ways can be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Compat {
+    /// bakapara.py: five keys, twelve result keys, naive local times, exit status 0.
+    Bakapara,
+}
+
+/// Runs the verb; the exit status is the answer.
+///
+/// # Errors
+/// [`Exit`] with the status and a message.
+pub fn run(args: &RunArgs) -> Result<u8, Exit> {
+    let profile = args.profile.resolve(args.local, args.listen)?;
+    let keeper = match profile.cluster {
+        Cluster::Embedded => Some(embedded::start_keeper()?),
+        Cluster::Listen { .. } | Cluster::Remote { .. } => None,
+    };
+    let context = batch_context(args, &profile)?;
+    let jobs = Arc::new(read_jobs(args)?);
+    let results = Results::check(args)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Exit { status: exit::BUG, message: format!("no runtime: {e}") })?;
+    let status = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let connected = tokio::select! {
+            connected = connect(args, &profile, keeper) => connected?,
+            // Nothing has been started yet.
+            number = signals.next() => return Ok(128 + number),
+        };
+        Run::new(args, jobs, context, results, connected, signals)?.drive().await
+    });
+    // Reads of stdin and the like may still block a thread of the runtime.
+    runtime.shutdown_background();
+    status
+}
+
+fn read_jobs(args: &RunArgs) -> Result<Jobs, Exit> {
+    let path = args.file.as_ref().or(args.input.as_ref()).filter(|p| p.as_os_str() != "-");
+    let (name, bytes) = match path {
+        Some(path) => {
+            let name = path.display().to_string();
+            let bytes = std::fs::read(path).map_err(|e| Exit::usage(format!("cannot read {name}: {e}")))?;
+            (name, bytes)
+        }
+        None => {
+            let mut bytes = Vec::new();
+            if std::io::stdin().is_terminal() && !args.quiet {
+                eprintln!("coordinator: reading jobs from the terminal; end with Ctrl-D");
+            }
+            std::io::stdin().lock().read_to_end(&mut bytes).map_err(|e| Exit::usage(format!("cannot read standard input: {e}")))?;
+            ("standard input".to_owned(), bytes)
+        }
+    };
+    let format = match (args.compat, args.lines) {
+        (Some(Compat::Bakapara), _) => Format::Bakapara,
+        (None, true) => Format::Lines,
+        (None, false) => Format::Json,
+    };
+    Jobs::read(&name, bytes, format, args.retries).map_err(Exit::usage)
+}
+
+fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit> {
+    let here = std::env::current_dir().map_err(|e| Exit::usage(format!("no current directory: {e}")))?;
+    let absolute = |path: &Path| -> Result<String, Exit> {
+        let path = here.join(path);
+        path.to_str().map(str::to_owned).ok_or_else(|| Exit::usage(format!("{} is not a UTF-8 path", path.display())))
+    };
+    let mut env = profile.env.clone();
+    for item in &args.env {
+        match item.split_once('=') {
+            Some((name, value)) => env.push((name.to_owned(), value.to_owned())),
+            None => match std::env::var(item) {
+                Ok(value) => env.push((item.clone(), value)),
+                Err(_) => return Err(Exit::usage(format!("--env {item}: it is not set here; write --env {item}=VALUE"))),
+            },
+        }
+    }
+    for (name, _) in &env {
+        check_env_name(name).map_err(|e| Exit::usage(format!("--env or the profile: {e}")))?;
+    }
+    if let (Some(dir), Cluster::Embedded) = (&args.output_dir, &profile.cluster) {
+        std::fs::create_dir_all(dir).map_err(|e| Exit::usage(format!("cannot make {}: {e}", dir.display())))?;
+    }
+    Ok(BatchContext {
+        batch: BatchId::random(),
+        cd: absolute(args.cd.as_deref().unwrap_or(Path::new("")))?,
+        env,
+        umask: current_umask(),
+        setup: profile.setup.clone(),
+        output_dir: args.output_dir.as_deref().map(absolute).transpose()?,
+        timeout: args.timeout,
+        capture: Capture::Tail,
+    })
+}
+
+/// umask(2) can only be read by setting it; nothing else runs yet.
+pub(crate) fn current_umask() -> u32 {
+    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    rustix::process::umask(mask);
+    mask.as_raw_mode()
+}
+
+/// Where results go: checked first, emptied only when everything else is ready.
+enum Results {
+    Stdout,
+    File { file: File, path: PathBuf },
+}
+
+impl Results {
+    fn check(args: &RunArgs) -> Result<Self, Exit> {
+        let Some(path) = args.output.as_ref().filter(|p| p.as_os_str() != "-") else { return Ok(Results::Stdout) };
+        let shown = path.display();
+        let existed = path.exists();
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(|e| Exit::usage(format!("cannot write {shown}: {e}")))?;
+        let meta = file.metadata().map_err(|e| Exit::usage(format!("cannot look at {shown}: {e}")))?;
+        if let Some(input) = args.file.as_ref().or(args.input.as_ref())
+            && existed
+            && same_file(input, &file)
+        {
+            return Err(Exit::usage(format!("{shown} is the input, too: results would overwrite the jobs; choose another file for -o")));
+        }
+        if meta.is_file() && meta.len() > 0 && !args.force && args.compat.is_none() {
+            return Err(Exit::usage(format!("{shown} is not empty; --force overwrites it")));
+        }
+        Ok(Results::File { file, path: path.clone() })
+    }
+
+    fn open(self) -> Result<Box<dyn Write + Send>, Exit> {
+        match self {
+            Results::Stdout => Ok(Box::new(std::io::stdout())),
+            Results::File { file, path } => {
+                if file.metadata().is_ok_and(|m| m.is_file()) {
+                    file.set_len(0).map_err(|e| Exit::output(format!("cannot empty {}: {e}", path.display())))?;
+                }
+                Ok(Box::new(file))
+            }
+        }
+    }
+}
+
+fn same_file(path: &Path, file: &File) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (std::fs::metadata(path), file.metadata()) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+/// INT, TERM and HUP.
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    pub(crate) fn new() -> Result<Self, Exit> {
+        let make = |kind| signal(kind).map_err(|e| Exit { status: exit::BUG, message: format!("no signal handler: {e}") });
+        Ok(Self {
+            interrupt: make(SignalKind::interrupt())?,
+            terminate: make(SignalKind::terminate())?,
+            hangup: make(SignalKind::hangup())?,
+        })
+    }
+
+    /// The number of the next one.
+    pub(crate) async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.interrupt.recv() => 2,
+            _ = self.terminate.recv() => 15,
+            _ = self.hangup.recv() => 1,
+        }
+    }
+}
+
+/// A way to a coordinator, and what has to be ended with it.
+struct Connected {
+    port: ClientPort,
+    remote: Option<Remote>,
+    agent: Option<EmbeddedAgent>,
+    listener: Option<Arc<Listener>>,
+    /// What to say while no agent is there.
+    waiting_for: String,
+}
+
+async fn connect(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Keeper>) -> Result<Connected, Exit> {
+    let no_timer = |e| Exit { status: exit::BUG, message: format!("no timer: {e}") };
+    match (&profile.cluster, keeper) {
+        (Cluster::Remote { coordinator, identity }, _) => {
+            let mut remote = Remote::connect(coordinator, identity).await?;
+            let (unused, empty) = (tokio::sync::mpsc::channel(1).0, tokio::sync::mpsc::channel(1).1);
+            let port = std::mem::replace(&mut remote.port, ClientPort { requests: unused, answers: empty });
+            let waiting_for = format!("no agent is connected to the coordinator at {coordinator}");
+            Ok(Connected { port, remote: Some(remote), agent: None, listener: None, waiting_for })
+        }
+        (Cluster::Listen { address, identity }, _) => {
+            let service = service::start(Some(service::LEASE)).map_err(no_timer)?;
+            let listener = serve::listen(*address, identity)?;
+            let local = listener.local_addr().map_err(Exit::unreachable)?;
+            tokio::spawn(service.clone().listen(listener.clone()));
+            let waiting_for = format!("no agent has connected yet; listening on udp {local}");
+            Ok(Connected { port: service.attach().await, remote: None, agent: None, listener: Some(listener), waiting_for })
+        }
+        (Cluster::Embedded, Some(keeper)) => {
+            let service = service::start(None).map_err(no_timer)?;
+            let slots = args.slots.unwrap_or_else(embedded::usable_cpus);
+            let agent = embedded::start(&service, keeper, slots).await?;
+            let waiting_for = "the engines of this host are not ready yet".to_owned();
+            Ok(Connected { port: service.attach().await, remote: None, agent: Some(agent), listener: None, waiting_for })
+        }
+        (Cluster::Embedded, None) => Err(Exit { status: exit::BUG, message: "an embedded run without a keeper".into() }),
+    }
+}
+
+struct Run<'a> {
+    args: &'a RunArgs,
+    jobs: Arc<Jobs>,
+    terms: BatchTerms,
+    batch: BatchId,
+    connected: Connected,
+    signals: Signals,
+    output: OutputThread,
+    /// Connected agents and their engines, as far as we have heard.
+    fleet: (u32, u32),
+    /// The number of the next job to submit.
+    next_job: u32,
+    received: u64,
+    /// How many signals have come, and the first one.
+    signalled: (u32, u8),
+    /// What will be the exit status when everything has been cleaned up.
+    failure: Option<Exit>,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        args: &'a RunArgs,
+        jobs: Arc<Jobs>,
+        context: BatchContext,
+        results: Results,
+        connected: Connected,
+        signals: Signals,
+    ) -> Result<Self, Exit> {
+        let compat = args.compat.is_some();
+        let log = args
+            .logging
+            .as_ref()
+            .map(|path| File::create(path).map_err(|e| Exit::usage(format!("cannot write {}: {e}", path.display()))))
+            .transpose()?;
+        let progress = Progress::new(args.progress, args.quiet, log, jobs.len() as u64, compat);
+        let output = output::start(jobs.clone(), results.open()?, progress, compat, args.keep_order)
+            .map_err(|e| Exit { status: exit::BUG, message: format!("no output thread: {e}") })?;
+        let batch = context.batch;
+        let terms = BatchTerms { context, host_timeout: args.host_timeout };
+        Ok(Self {
+            args,
+            jobs,
+            terms,
+            batch,
+            connected,
+            signals,
+            output,
+            fleet: (0, 0),
+            next_job: 1,
+            received: 0,
+            signalled: (0, 0),
+            failure: None,
+        })
+    }
+
+    /// Everything from the first agent to the last result, and the clean-up.
+    async fn drive(mut self) -> Result<u8, Exit> {
+        if self.wait_for_agents().await {
+            self.run_batch().await;
+        }
+        let Run { args, jobs, connected, output, signalled, failure, .. } = self;
+        let counts = tokio::task::spawn_blocking(move || output.finish()).await.unwrap_or_default();
+        drop(connected.port);
+        if let Some(remote) = connected.remote {
+            remote.leave().await;
+        }
+        if let Some(agent) = connected.agent {
+            agent.end().await;
+        }
+        if let Some(listener) = connected.listener {
+            listener.close("the run is over").await;
+        }
+        match (failure, signalled) {
+            (Some(failure), _) => Err(failure),
+            (None, (1.., number)) => Ok(128 + number),
+            (None, _) if args.compat.is_some() => Ok(0),
+            (None, _) if counts.failed > 0 || counts.done < jobs.len() as u64 => Ok(exit::FAILED),
+            (None, _) => Ok(0),
+        }
+    }
+
+    /// True when enough agents are there.
+    async fn wait_for_agents(&mut self) -> bool {
+        let patience = self.args.wait_agents.or_else(|| (!std::io::stderr().is_terminal()).then_some(UNWATCHED_WAIT));
+        let give_up = patience.map(|p| Instant::now() + p);
+        let wanted = self.args.min_agents.max(1);
+        let mut reminder = tokio::time::interval_at(Instant::now() + REMINDER / 4, REMINDER);
+        while self.fleet.0 < wanted {
+            tokio::select! {
+                answer = self.connected.port.answers.recv() => match answer {
+                    Some(answer) => self.answer(answer).await,
+                    None => {
+                        self.lost().await;
+                        return false;
+                    }
+                },
+                number = self.signals.next() => {
+                    self.signalled = (1, number);
+                    return false;
+                }
+                _ = reminder.tick() => {
+                    let text = match self.fleet.0 {
+                        0 => self.connected.waiting_for.clone(),
+                        n => format!("{n} of {wanted} agents are connected"),
+                    };
+                    self.say(text).await;
+                }
+                () = until(give_up) => {
+                    let (patience, n) = (patience.unwrap_or_default(), self.fleet.0);
+                    let why = format!("{}; {n} of {wanted} agents after {patience:?} (--wait-agents)", self.connected.waiting_for);
+                    self.failure = Some(Exit::unreachable(why));
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    async fn run_batch(&mut self) {
+        let begin = ToOutput::Begin { engines: self.fleet.1, submitted: WallTime::now() };
+        let _ = self.output.sender.send(begin).await;
+        let requests = self.connected.port.requests.clone();
+        let _ = requests.send(ToService::Open { terms: self.terms.clone() }).await;
+        let host_sets = self.jobs.host_sets();
+        for sets in host_sets.chunks(SUBMIT_SETS) {
+            let message = ToService::Submit { batch: self.batch, host_sets: sets.to_vec(), jobs: Vec::new() };
+            let _ = requests.send(message).await;
+        }
+        let total = self.jobs.len() as u64;
+        let mut reminder = tokio::time::interval_at(Instant::now() + REMINDER, REMINDER);
+        while self.received < total {
+            tokio::select! {
+                number = self.signals.next() => self.signal(number).await,
+                answer = self.connected.port.answers.recv() => match answer {
+                    Some(answer) => self.answer(answer).await,
+                    None => return self.lost().await,
+                },
+                Some(answer) = self.output.answers.recv() => self.from_output(answer).await,
+                Ok(permit) = requests.reserve(), if u64::from(self.next_job) <= total + 1 => permit.send(self.next_request()),
+                _ = reminder.tick() => {
+                    if self.fleet.0 == 0 {
+                        self.say(self.connected.waiting_for.clone()).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next jobs to submit, or the word that there are no more.
+    fn next_request(&mut self) -> ToService {
+        let (mut jobs, mut bytes): (Vec<Submission>, usize) = (Vec::new(), 0);
+        while self.next_job as usize <= self.jobs.len() && jobs.len() < SUBMIT_JOBS && bytes < SUBMIT_BYTES {
+            // Each was readable when it was checked.
+            if let Some(submission) = self.jobs.submission(self.next_job) {
+                bytes += submission.spec.len();
+                jobs.push(submission);
+            }
+            self.next_job += 1;
+        }
+        if jobs.is_empty() {
+            self.next_job += 1;
+            return ToService::Close { batch: self.batch };
+        }
+        ToService::Submit { batch: self.batch, host_sets: Vec::new(), jobs }
+    }
+
+    async fn answer(&mut self, answer: ToClient) {
+        match answer {
+            ToClient::Fleet { agents, engines } => self.fleet = (agents, engines),
+            ToClient::Results { results, .. } => {
+                self.received += results.len() as u64;
+                // A full channel means that the reader of our output is slow: the coordinator waits with us.
+                let _ = self.output.sender.send(ToOutput::Results(results, WallTime::now())).await;
+            }
+            ToClient::Notice { notice, .. } => self.say(describe(&notice)).await,
+            ToClient::Refused { reason } => {
+                self.failure.get_or_insert(Exit::unreachable(format!("the coordinator refused a request: {reason}")));
+                self.cancel(Duration::ZERO).await;
+            }
+            ToClient::Welcome { .. } | ToClient::Accepted { .. } | ToClient::Hosts(_) | ToClient::Output { .. } => {}
+        }
+    }
+
+    async fn from_output(&mut self, answer: FromOutput) {
+        match answer {
+            FromOutput::Written(results) => {
+                let _ = self.connected.port.requests.send(ToService::Taken { batch: self.batch, results }).await;
+            }
+            FromOutput::Failed(e) => {
+                self.failure = Some(match e.kind() {
+                    ErrorKind::BrokenPipe => Exit { status: exit::PIPE, message: String::new() },
+                    _ => Exit::output(format!("cannot write results: {e}; the jobs are cancelled")),
+                });
+                self.cancel(GRACE).await;
+            }
+        }
+    }
+
+    async fn signal(&mut self, number: u8) {
+        self.signalled = (self.signalled.0 + 1, if self.signalled.0 == 0 { number } else { self.signalled.1 });
+        match self.signalled.0 {
+            1 => {
+                self.say("cancelling: TERM now, KILL in 2 s; once more to kill at once".into()).await;
+                self.cancel(GRACE).await;
+            }
+            2 => {
+                self.say("killing; once more to leave without waiting".into()).await;
+                self.cancel(Duration::ZERO).await;
+            }
+            _ => std::process::exit(128 + i32::from(number)),
+        }
+    }
+
+    async fn cancel(&mut self, grace: Duration) {
+        let _ = self.connected.port.requests.send(ToService::Cancel { batch: self.batch, grace }).await;
+    }
+
+    async fn lost(&mut self) {
+        let why = match &self.connected.remote {
+            Some(remote) => remote.why_lost().await,
+            None => "the coordinator within this process has ended".into(),
+        };
+        self.failure = Some(Exit::unreachable(format!("{why}; the jobs without a result are being cancelled there")));
+    }
+
+    async fn say(&mut self, text: String) {
+        if !self.args.quiet {
+            let _ = self.output.sender.send(ToOutput::Say(text)).await;
+        }
+    }
+}
+
+/// Host sets in one submit message: each may hold thousands of names.
+const SUBMIT_SETS: usize = 16;
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A notice in words.
+pub(crate) fn describe(notice: &Notice) -> String {
+    match notice {
+        Notice::HostsAbsent { hosts, jobs, after } => format!(
+            "{jobs} jobs wait for a host that is not connected: {}; they end as errors after {}",
+            Folded(hosts),
+            crate::format::elapsed(*after)
+        ),
+        Notice::AgentLost { host, jobs, fenced_for } => format!(
+            "lost the agent of {host} with {jobs} jobs; unless it comes back, they are placed elsewhere in {}",
+            crate::format::elapsed(Duration::from_secs(fenced_for.as_secs()))
+        ),
+    }
+}

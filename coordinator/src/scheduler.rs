@@ -1,0 +1,864 @@
+//! The coordinator's core: which job is where, and what happens to it next.
+//!
+//! No clock, no randomness, no I/O: events in, effects out. [`crate::service`] performs the effects.
+//!
+//! ```text
+//!            pull                     finished, acknowledged
+//!  queued ─────────▶ placed on a host ─────────────────────▶ done (one final result)
+//!    ▲                  │ failed and retries left, or its host was lost
+//!    └──────────────────┘
+//! ```
+//!
+//! What keeps a job from running twice (P1): an attempt leaves a host's table only by proof that it is over: its report, an
+//! inventory without it, a goodbye, another boot of the host, or the end of the lease plus [`FENCE_MARGIN`]. Until then the job is
+//! not placed again.
+
+mod queues;
+
+use mezcal_common::clock::BootInstant;
+use mezcal_common::hosts;
+use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, Epoch, JobKey, JobNumber, SessionId};
+use mezcal_common::job::{BatchContext, MAX_SPEC};
+use mezcal_common::outcome::{Ended, JobResult, Outcome, Place};
+use mezcal_common::wire::agent::{Hello, Load, NumberedReport, Placement, Report, Stream, ToAgent, ToCoordinator};
+use mezcal_common::wire::client::{BatchTerms, HostStatus, Notice, Submission};
+use bytes::Bytes;
+use queues::{QueueKey, Queues};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Added to a lease before its attempts are placed elsewhere: 10 s for the engine to be killed and swept by its keeper if it does
+/// not do so itself, plus drift between two CLOCK_BOOTTIME of 500 ppm (NTP's bound, RFC 5905 §11) over a lease of ten minutes
+/// (0.3 s), rounded up.
+pub const FENCE_MARGIN: Duration = Duration::from_secs(12);
+/// A job whose host was lost this often ends as `lost`: it may be what kills them.
+const MAX_LOSSES: u32 = 3;
+/// Jobs in one batch: job numbers are 32 bits, and an index of this many fits in memory.
+const MAX_JOBS: usize = 100_000_000;
+/// Placements in one message, by count and by bytes, so that a frame holds them.
+const RUN_COUNT: usize = 256;
+const RUN_BYTES: usize = 512 * 1024;
+
+/// What happens to the coordinator.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// An agent has said hello over a new session; its name is the certificate's.
+    AgentHello {
+        /// The session.
+        session: SessionId,
+        /// The host.
+        name: String,
+        /// What it says.
+        hello: Hello,
+    },
+    /// Any later message.
+    Agent(SessionId, ToCoordinator),
+    /// The session's connection is gone.
+    AgentGone(SessionId),
+    /// A client opens a batch.
+    Open {
+        /// Its terms.
+        terms: Box<BatchTerms>,
+    },
+    /// More jobs for a batch.
+    Submit {
+        /// The batch.
+        batch: BatchId,
+        /// Host sets to append to its table.
+        host_sets: Vec<Vec<String>>,
+        /// The jobs.
+        jobs: Vec<Submission>,
+    },
+    /// No more jobs will come.
+    Close {
+        /// The batch.
+        batch: BatchId,
+    },
+    /// Kill what runs, drop what waits.
+    Cancel {
+        /// The batch.
+        batch: BatchId,
+        /// Between TERM and KILL.
+        grace: Duration,
+    },
+    /// A client has taken streamed output.
+    OutputTaken {
+        /// The batch.
+        batch: BatchId,
+        /// The job.
+        job: JobNumber,
+        /// Bytes.
+        bytes: u32,
+    },
+}
+
+/// What the driver has to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Tell an agent.
+    ToAgent(SessionId, ToAgent),
+    /// End a session, telling the agent why.
+    CloseSession {
+        /// The session.
+        session: SessionId,
+        /// True if a person has to mend something.
+        refused: bool,
+        /// Why.
+        reason: String,
+    },
+    /// A job is over for good.
+    Result {
+        /// Its batch.
+        batch: BatchId,
+        /// The job.
+        job: JobNumber,
+        /// How.
+        result: JobResult,
+    },
+    /// The batch has so many jobs now.
+    Accepted {
+        /// The batch.
+        batch: BatchId,
+        /// Cumulative count.
+        jobs: u64,
+    },
+    /// A request that makes no sense, for the client of this batch.
+    Refused {
+        /// The batch.
+        batch: BatchId,
+        /// Why.
+        reason: String,
+    },
+    /// All jobs of a closed batch are over.
+    BatchDone {
+        /// The batch.
+        batch: BatchId,
+    },
+    /// Something that the batch's client should say.
+    Notice {
+        /// The batch.
+        batch: BatchId,
+        /// What.
+        notice: Notice,
+    },
+    /// Streamed output.
+    Output {
+        /// The batch.
+        batch: BatchId,
+        /// The job.
+        job: JobNumber,
+        /// Where it runs.
+        host: Arc<str>,
+        /// Which stream.
+        stream: Stream,
+        /// The bytes.
+        data: Bytes,
+    },
+    /// Agents or engines have come or gone.
+    Fleet {
+        /// Connected agents.
+        agents: u32,
+        /// Their slots.
+        engines: u32,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum JobState {
+    Queued,
+    Placed,
+    Done,
+}
+
+/// Kept small: there may be millions.
+#[derive(Debug)]
+struct Job {
+    spec: Bytes,
+    queue: QueueKey,
+    attempt: u32,
+    retries: u32,
+    losses: u8,
+    state: JobState,
+}
+
+#[derive(Debug)]
+struct Batch {
+    id: BatchId,
+    context: BatchContext,
+    host_timeout: Duration,
+    host_sets: Vec<Arc<[Arc<str>]>>,
+    jobs: Vec<Job>,
+    done: usize,
+    open: bool,
+    cancelled: bool,
+}
+
+#[derive(Debug)]
+struct Host {
+    name: Arc<str>,
+    aliases: Vec<Arc<str>>,
+    session: Option<SessionId>,
+    hello: Hello,
+    first_engine: EngineId,
+    /// The inventory of this session has come.
+    known: bool,
+    /// Credit given and used in this session.
+    credit: u64,
+    sent: u64,
+    idle: u16,
+    /// Batches whose context it has in this session.
+    told: HashSet<BatchSerial>,
+    attempts: BTreeMap<AttemptId, Option<u16>>,
+    /// Receipt of the last message that renewed its lease.
+    heard: BootInstant,
+    since: BootInstant,
+    load: Load,
+    clock_offset: Option<f64>,
+}
+
+/// All decisions of a coordinator.
+#[derive(Debug)]
+pub struct Scheduler {
+    epoch: Epoch,
+    lease: Option<Duration>,
+    batches: HashMap<BatchSerial, Batch>,
+    serials: HashMap<BatchId, BatchSerial>,
+    next_serial: u32,
+    hosts: BTreeMap<Arc<str>, Host>,
+    sessions: HashMap<SessionId, Arc<str>>,
+    next_engine: u32,
+    queues: Queues,
+    /// Queues whose hosts are all absent, and when their jobs end.
+    absent: BTreeMap<QueueKey, BootInstant>,
+    effects: VecDeque<Effect>,
+}
+
+impl Scheduler {
+    /// An empty coordinator. Without a `lease`, agents share its fate: a lost session means that everything on it is dead.
+    pub fn new(epoch: Epoch, lease: Option<Duration>) -> Self {
+        Self {
+            epoch,
+            lease,
+            batches: HashMap::new(),
+            serials: HashMap::new(),
+            next_serial: 1,
+            hosts: BTreeMap::new(),
+            sessions: HashMap::new(),
+            next_engine: 0,
+            queues: Queues::default(),
+            absent: BTreeMap::new(),
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// Takes what happened at `now`.
+    pub fn handle(&mut self, event: Event, now: BootInstant) {
+        match event {
+            Event::AgentHello { session, name, hello } => self.agent_hello(session, &name, hello, now),
+            Event::Agent(session, message) => {
+                if let Some(name) = self.sessions.get(&session).cloned() {
+                    self.agent_message(&name, message, now);
+                }
+            }
+            Event::AgentGone(session) => {
+                if let Some(name) = self.sessions.remove(&session) {
+                    self.agent_gone(&name, now);
+                }
+            }
+            Event::Open { terms } => self.open(*terms),
+            Event::Submit { batch, host_sets, jobs } => self.submit(batch, &host_sets, jobs, now),
+            Event::Close { batch } => {
+                if let Some(serial) = self.serials.get(&batch).copied()
+                    && let Some(b) = self.batches.get_mut(&serial)
+                {
+                    b.open = false;
+                    self.end_batch_if_done(serial);
+                }
+            }
+            Event::Cancel { batch, grace } => self.cancel(batch, grace, now),
+            Event::OutputTaken { batch, job, bytes } => self.output_taken(batch, job, bytes),
+        }
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: BootInstant) {
+        let over: Vec<Arc<str>> =
+            self.hosts.values().filter(|h| self.fence(h).is_some_and(|until| until <= now)).map(|h| h.name.clone()).collect();
+        for name in over {
+            if let Some(session) = self.hosts.get(&name).and_then(|h| h.session) {
+                let reason = "no heartbeat for longer than the lease".to_owned();
+                self.effects.push_back(Effect::CloseSession { session, refused: false, reason });
+                self.sessions.remove(&session);
+                self.agent_gone(&name, now);
+            }
+            self.lose_attempts(&name, |_| true, "its host was out of reach for longer than the lease");
+        }
+        while let Some((key, _)) = self.absent.iter().find(|(_, deadline)| **deadline <= now) {
+            let key = *key;
+            self.absent.remove(&key);
+            let names = self.set_of(key).map(|set| fold(&set)).unwrap_or_default();
+            for job in self.queues.take_all(key) {
+                let why = format!("none of its hosts was connected within the host timeout: {names}");
+                self.finish(JobKey { batch: key.batch, job }, None, Outcome::never_ran(Ended::NoHost, why));
+            }
+        }
+    }
+
+    /// When [`Scheduler::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<BootInstant> {
+        let fences = self.hosts.values().filter_map(|h| self.fence(h));
+        fences.chain(self.absent.values().copied()).min()
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// All hosts ever seen, for `coordinator hosts`.
+    pub fn host_status(&self, now: BootInstant) -> Vec<HostStatus> {
+        self.hosts
+            .values()
+            .map(|h| HostStatus {
+                name: h.name.to_string(),
+                connected: h.session.is_some(),
+                slots: h.hello.slots,
+                busy: h.attempts.len().min(usize::from(h.hello.slots)) as u16,
+                cpus: h.hello.cpus,
+                memory: h.hello.memory,
+                load: h.load,
+                program: h.hello.program.clone(),
+                since: now.since(h.since),
+                clock_offset: h.clock_offset,
+            })
+            .collect()
+    }
+
+    /// Connected agents and their slots.
+    pub fn fleet(&self) -> (u32, u32) {
+        let connected = self.hosts.values().filter(|h| h.known);
+        connected.fold((0, 0), |(agents, engines), h| (agents + 1, engines + u32::from(h.hello.slots)))
+    }
+
+    /// When attempts on `host` are surely dead though nobody said so; `None` if there is nothing to fence.
+    fn fence(&self, host: &Host) -> Option<BootInstant> {
+        let lease = self.lease?;
+        (host.session.is_some() || !host.attempts.is_empty()).then(|| host.heard + lease + FENCE_MARGIN)
+    }
+
+    fn agent_hello(&mut self, session: SessionId, name: &str, hello: Hello, now: BootInstant) {
+        let previous = self.hosts.get(name).and_then(|h| Some((h.session?, h.hello.instance)));
+        if let Some((old, instance)) = previous {
+            if instance != hello.instance {
+                let reason = format!("another agent is connected with the certificate of {name}; stop one of them");
+                tracing::warn!(host = name, "second agent with one certificate refused");
+                self.effects.push_back(Effect::CloseSession { session, refused: true, reason });
+                return;
+            }
+            let reason = "the same agent has connected again".to_owned();
+            self.effects.push_back(Effect::CloseSession { session: old, refused: false, reason });
+            self.sessions.remove(&old);
+            self.agent_gone(name, now);
+        }
+        let slots = u32::from(hello.slots);
+        let rebooted = self.hosts.get(name).is_some_and(|h| h.hello.boot_id != hello.boot_id);
+        let kept = self.hosts.get(name).filter(|h| u32::from(h.hello.slots) >= slots).map(|h| h.first_engine);
+        let first_engine = kept.unwrap_or_else(|| {
+            self.next_engine += slots;
+            EngineId(self.next_engine - slots)
+        });
+        if rebooted {
+            self.lose_attempts(name, |_| true, "its host was restarted");
+        }
+        let shared: Arc<str> = self.hosts.get(name).map_or_else(|| name.into(), |h| h.name.clone());
+        let aliases = hello.aliases.iter().take(MAX_ALIASES).filter_map(|a| hosts::normalise(a).ok()).map(Arc::from).collect();
+        let attempts = self.hosts.remove(name).map(|h| h.attempts).unwrap_or_default();
+        self.sessions.insert(session, shared.clone());
+        let welcome = ToAgent::Welcome {
+            version: mezcal_common::wire::agent::VERSIONS.1,
+            program: mezcal_common::VERSION.into(),
+            session,
+            epoch: self.epoch,
+            lease: self.lease,
+            first_engine,
+            // The driver stamps it when it leaves.
+            clock: mezcal_common::clock::WallTime(0),
+        };
+        self.effects.push_back(Effect::ToAgent(session, welcome));
+        self.hosts.insert(
+            shared.clone(),
+            Host {
+                name: shared,
+                aliases,
+                session: Some(session),
+                hello,
+                first_engine,
+                known: false,
+                credit: 0,
+                sent: 0,
+                idle: 0,
+                told: HashSet::new(),
+                attempts,
+                heard: now,
+                since: now,
+                load: Load::default(),
+                clock_offset: None,
+            },
+        );
+    }
+
+    fn agent_message(&mut self, name: &Arc<str>, message: ToCoordinator, now: BootInstant) {
+        match message {
+            ToCoordinator::Hello(_) => self.close_session(name, "a second hello"),
+            ToCoordinator::Inventory { queued, running, unacknowledged, clock_offset } => {
+                self.inventory(name, &queued, &running, &unacknowledged, clock_offset, now);
+            }
+            ToCoordinator::Pull { credit, idle } => {
+                if let Some(host) = self.hosts.get_mut(name) {
+                    host.credit = credit;
+                    host.idle = idle;
+                    self.serve(name, u64::MAX);
+                }
+            }
+            ToCoordinator::Reports(reports) => self.reports(name, reports),
+            ToCoordinator::Absent { attempts } => {
+                let absent: BTreeSet<AttemptId> = attempts.into_iter().collect();
+                self.lose_attempts(name, |a| absent.contains(&a), "it vanished from its host");
+            }
+            ToCoordinator::Heartbeat { sent, load, clock_offset } => {
+                if let Some(host) = self.hosts.get_mut(name) {
+                    (host.heard, host.load, host.clock_offset) = (now, load, clock_offset);
+                    let clock = mezcal_common::clock::WallTime(0);
+                    self.to_agent(name, ToAgent::HeartbeatSeen { sent, clock });
+                }
+            }
+            ToCoordinator::Output { attempt, stream, data } => self.output(name, attempt, stream, data),
+            ToCoordinator::Goodbye => {
+                self.lose_attempts(name, |_| true, "its agent was stopped");
+                self.close_session(name, "goodbye");
+            }
+        }
+    }
+
+    fn inventory(
+        &mut self,
+        name: &Arc<str>,
+        queued: &[AttemptId],
+        running: &[AttemptId],
+        unacknowledged: &[AttemptId],
+        clock_offset: Option<f64>,
+        now: BootInstant,
+    ) {
+        let Some(host) = self.hosts.get_mut(name) else { return };
+        host.known = true;
+        host.heard = now;
+        host.clock_offset = clock_offset;
+        let held: BTreeSet<AttemptId> = queued.iter().chain(running).chain(unacknowledged).copied().collect();
+        let known = host.attempts.clone();
+        let strangers: Vec<AttemptId> =
+            queued.iter().chain(running).filter(|a| !known.contains_key(a) || self.is_superseded(**a)).copied().collect();
+        if !strangers.is_empty() {
+            // Of an earlier coordinator, or given up: whatever they are, they are not wanted.
+            self.to_agent(name, ToAgent::Cancel { attempts: strangers, grace: Duration::ZERO });
+        }
+        self.lose_attempts(name, |a| !held.contains(&a), "it vanished from its host");
+        self.fleet_changed(now);
+    }
+
+    fn is_superseded(&self, attempt: AttemptId) -> bool {
+        self.job(attempt.key).is_none_or(|job| job.attempt != attempt.attempt || job.state != JobState::Placed)
+    }
+
+    fn reports(&mut self, name: &Arc<str>, reports: Vec<NumberedReport>) {
+        let Some(through) = reports.iter().map(|r| r.seq).max() else { return };
+        for NumberedReport { attempt, report, .. } in reports {
+            let Some(host) = self.hosts.get_mut(name) else { return };
+            match report {
+                Report::Started { engine } => {
+                    if let Some(at) = host.attempts.get_mut(&attempt) {
+                        *at = Some(engine.0);
+                    }
+                }
+                Report::Finished { engine, outcome } => {
+                    if host.attempts.remove(&attempt).is_none() || self.is_superseded(attempt) {
+                        continue;
+                    }
+                    let place = self.place(name, engine.map(|e| e.0));
+                    self.attempt_over(attempt, place, outcome);
+                }
+            }
+        }
+        self.to_agent(name, ToAgent::Acknowledge { through });
+    }
+
+    fn place(&self, name: &Arc<str>, engine: Option<u16>) -> Option<Place> {
+        let host = self.hosts.get(name)?;
+        let engine = EngineId(host.first_engine.0 + u32::from(engine?));
+        Some(Place { host: host.name.clone(), engine, clock_offset: host.clock_offset })
+    }
+
+    /// The present attempt of a job is over: again, or for good.
+    fn attempt_over(&mut self, attempt: AttemptId, place: Option<Place>, mut outcome: Outcome) {
+        let key = attempt.key;
+        let Some(batch) = self.batches.get_mut(&key.batch) else { return };
+        let cancelled = batch.cancelled;
+        let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1) else { return };
+        let again = match outcome.ended {
+            Ended::Lost if cancelled => {
+                outcome.ended = Ended::Cancelled;
+                false
+            }
+            Ended::Lost => {
+                job.losses += 1;
+                u32::from(job.losses) <= MAX_LOSSES
+            }
+            Ended::Exited | Ended::Signaled | Ended::Timeout | Ended::OutOfMemory | Ended::StartFailed => {
+                let retry = !outcome.succeeded() && job.retries > 0 && !cancelled;
+                job.retries -= u32::from(retry);
+                retry
+            }
+            Ended::Cancelled | Ended::NoHost | Ended::Skipped | Ended::Unkillable => false,
+        };
+        if again {
+            job.state = JobState::Queued;
+            let queue = job.queue;
+            self.enqueue(queue, key.job);
+            self.serve_all();
+        } else {
+            self.finish(key, place, outcome);
+        }
+    }
+
+    fn finish(&mut self, key: JobKey, place: Option<Place>, outcome: Outcome) {
+        let Some(batch) = self.batches.get_mut(&key.batch) else { return };
+        let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1) else { return };
+        if job.state == JobState::Done {
+            return;
+        }
+        job.state = JobState::Done;
+        job.spec = Bytes::new();
+        batch.done += 1;
+        let result = JobResult { attempt: job.attempt, place, outcome };
+        self.effects.push_back(Effect::Result { batch: batch.id, job: key.job, result });
+        self.end_batch_if_done(key.batch);
+    }
+
+    fn end_batch_if_done(&mut self, serial: BatchSerial) {
+        let Some(batch) = self.batches.get(&serial) else { return };
+        if batch.open || batch.done < batch.jobs.len() {
+            return;
+        }
+        self.effects.push_back(Effect::BatchDone { batch: batch.id });
+        self.serials.remove(&batch.id);
+        self.batches.remove(&serial);
+        for host in self.hosts.values_mut() {
+            if host.told.remove(&serial)
+                && let Some(session) = host.session
+            {
+                self.effects.push_back(Effect::ToAgent(session, ToAgent::Forget { batch: serial }));
+            }
+        }
+    }
+
+    fn agent_gone(&mut self, name: &str, now: BootInstant) {
+        let Some(host) = self.hosts.get_mut(name) else { return };
+        host.session = None;
+        host.known = false;
+        (host.credit, host.sent, host.idle) = (0, 0, 0);
+        host.since = now;
+        host.told.clear();
+        match self.lease {
+            None => self.lose_attempts(name, |_| true, "its agent is gone"),
+            Some(lease) => {
+                let fenced_for = (self.hosts[name].heard + lease + FENCE_MARGIN).since(now);
+                let mut held: BTreeMap<BatchSerial, u64> = BTreeMap::new();
+                for attempt in self.hosts[name].attempts.keys() {
+                    *held.entry(attempt.key.batch).or_default() += 1;
+                }
+                for (serial, jobs) in held {
+                    if let Some(batch) = self.batches.get(&serial) {
+                        let notice = Notice::AgentLost { host: name.into(), jobs, fenced_for };
+                        self.effects.push_back(Effect::Notice { batch: batch.id, notice });
+                    }
+                }
+                self.abandon_cancelled(name, now);
+            }
+        }
+        self.fleet_changed(now);
+    }
+
+    /// Cancelled attempts on a host that cannot be reached end now, with an honest word about it.
+    fn abandon_cancelled(&mut self, name: &str, now: BootInstant) {
+        let Some(host) = self.hosts.get(name).filter(|h| h.session.is_none()) else { return };
+        let left = self.fence(host).map_or(Duration::ZERO, |until| until.since(now)).as_secs();
+        let attempts: Vec<AttemptId> = host.attempts.keys().copied().collect();
+        for attempt in attempts {
+            let cancelled = self.batches.get(&attempt.key.batch).is_some_and(|b| b.cancelled);
+            if cancelled && !self.is_superseded(attempt) {
+                let why = format!("cancelled while {name} was out of reach: it may go on there until its lease ends, within {left} s");
+                self.finish(attempt.key, None, Outcome::never_ran(Ended::Lost, why));
+            }
+        }
+    }
+
+    /// Attempts of `name` that `gone` picks are surely over, without a report.
+    fn lose_attempts(&mut self, name: &str, gone: impl Fn(AttemptId) -> bool, why: &str) {
+        let Some(host) = self.hosts.get_mut(name) else { return };
+        let lost: Vec<(AttemptId, Option<u16>)> =
+            host.attempts.iter().filter(|(a, _)| gone(**a)).map(|(a, engine)| (*a, *engine)).collect();
+        let shared = host.name.clone();
+        for (attempt, engine) in lost {
+            if let Some(host) = self.hosts.get_mut(name) {
+                host.attempts.remove(&attempt);
+            }
+            if !self.is_superseded(attempt) {
+                let place = self.place(&shared, engine);
+                self.attempt_over(attempt, place, Outcome::never_ran(Ended::Lost, why.to_owned()));
+            }
+        }
+    }
+
+    fn open(&mut self, terms: BatchTerms) {
+        let id = terms.context.batch;
+        if self.serials.contains_key(&id) {
+            // A repeated submit is the same batch.
+            return;
+        }
+        let serial = BatchSerial(self.next_serial);
+        self.next_serial += 1;
+        self.serials.insert(id, serial);
+        let batch = Batch {
+            id,
+            context: terms.context,
+            host_timeout: terms.host_timeout,
+            host_sets: Vec::new(),
+            jobs: Vec::new(),
+            done: 0,
+            open: true,
+            cancelled: false,
+        };
+        self.batches.insert(serial, batch);
+    }
+
+    fn submit(&mut self, id: BatchId, host_sets: &[Vec<String>], jobs: Vec<Submission>, now: BootInstant) {
+        let Some(serial) = self.serials.get(&id).copied() else {
+            self.effects.push_back(Effect::Refused { batch: id, reason: "there is no such open batch".into() });
+            return;
+        };
+        let Some(batch) = self.batches.get_mut(&serial) else { return };
+        for set in host_sets {
+            batch.host_sets.push(set.iter().filter_map(|n| hosts::normalise(n).ok()).map(Arc::from).collect());
+        }
+        let (mut queued, mut refused) = (Vec::with_capacity(jobs.len()), None);
+        for submission in jobs {
+            if !batch.open || submission.job.0 as usize != batch.jobs.len() + 1 {
+                refused = Some(format!("job {} does not continue the batch", submission.job));
+                break;
+            }
+            if submission.spec.len() > MAX_SPEC || batch.jobs.len() >= MAX_JOBS || submission.hosts.is_some_and(|h| h as usize >= batch.host_sets.len()) {
+                refused = Some(format!("job {} is not acceptable", submission.job));
+                break;
+            }
+            let queue = QueueKey::new(submission.priority, serial, submission.hosts);
+            batch.jobs.push(Job { spec: submission.spec, queue, attempt: 0, retries: submission.retries, losses: 0, state: JobState::Queued });
+            queued.push((queue, submission.job, submission.stillborn));
+        }
+        let (accepted, cancelled) = (batch.jobs.len() as u64, batch.cancelled);
+        self.effects.push_back(Effect::Accepted { batch: id, jobs: accepted });
+        if let Some(reason) = refused {
+            self.effects.push_back(Effect::Refused { batch: id, reason });
+        }
+        for (queue, job, stillborn) in queued {
+            let key = JobKey { batch: serial, job };
+            match stillborn {
+                Some(why) => self.finish(key, None, Outcome::never_ran(Ended::StartFailed, why)),
+                None if cancelled => self.finish(key, None, Outcome::never_ran(Ended::Cancelled, None)),
+                None => self.enqueue(queue, job),
+            }
+        }
+        self.check_absent(now);
+        self.serve_all();
+    }
+
+    fn enqueue(&mut self, queue: QueueKey, job: JobNumber) {
+        let set = self.set_of(queue);
+        self.queues.push(queue, job, set.as_deref());
+    }
+
+    fn set_of(&self, key: QueueKey) -> Option<Arc<[Arc<str>]>> {
+        self.batches.get(&key.batch)?.host_sets.get(key.hosts? as usize).cloned()
+    }
+
+    fn cancel(&mut self, id: BatchId, grace: Duration, now: BootInstant) {
+        let Some(serial) = self.serials.get(&id).copied() else { return };
+        let Some(batch) = self.batches.get_mut(&serial) else { return };
+        batch.cancelled = true;
+        for key in self.queues.of_batch(serial) {
+            self.absent.remove(&key);
+            for job in self.queues.take_all(key) {
+                self.finish(JobKey { batch: serial, job }, None, Outcome::never_ran(Ended::Cancelled, None));
+            }
+        }
+        let names: Vec<Arc<str>> = self.hosts.keys().cloned().collect();
+        for name in names {
+            let Some(host) = self.hosts.get(&name) else { continue };
+            let attempts: Vec<AttemptId> = host.attempts.keys().filter(|a| a.key.batch == serial).copied().collect();
+            if attempts.is_empty() {
+                continue;
+            }
+            if host.session.is_some() {
+                self.to_agent(&name, ToAgent::Cancel { attempts, grace });
+            } else {
+                self.abandon_cancelled(&name, now);
+            }
+        }
+    }
+
+    fn output(&mut self, name: &Arc<str>, attempt: AttemptId, stream: Stream, data: Bytes) {
+        let known = self.hosts.get(name).is_some_and(|h| h.attempts.contains_key(&attempt));
+        match self.batches.get(&attempt.key.batch) {
+            Some(batch) if known => {
+                let (batch, job, host) = (batch.id, attempt.key.job, name.clone());
+                self.effects.push_back(Effect::Output { batch, job, host, stream, data });
+            }
+            _ => self.to_agent(name, ToAgent::OutputTaken { attempt, bytes: data.len() as u32 }),
+        }
+    }
+
+    fn output_taken(&mut self, batch: BatchId, job: JobNumber, bytes: u32) {
+        let Some(serial) = self.serials.get(&batch).copied() else { return };
+        let key = JobKey { batch: serial, job };
+        let found = self.hosts.values().find_map(|h| h.attempts.keys().find(|a| a.key == key).map(|a| (h.name.clone(), *a)));
+        if let Some((name, attempt)) = found {
+            self.to_agent(&name, ToAgent::OutputTaken { attempt, bytes });
+        }
+    }
+
+    fn job(&self, key: JobKey) -> Option<&Job> {
+        self.batches.get(&key.batch)?.jobs.get((key.job.0 as usize).checked_sub(1)?)
+    }
+
+    /// Gives a host what it has credit for, `most` slots' worth at most. True if it got anything.
+    fn serve(&mut self, name: &Arc<str>, most: u64) -> bool {
+        let Some(host) = self.hosts.get_mut(name) else { return false };
+        let Some(session) = host.session.filter(|_| host.known) else { return false };
+        let room = host.credit.saturating_sub(host.sent).min(most);
+        let names: Vec<Arc<str>> = std::iter::once(host.name.clone()).chain(host.aliases.iter().cloned()).collect();
+        let (mut run, mut bytes, mut given) = (Vec::new(), 0, 0);
+        while given < room {
+            let Some((queue, number)) = self.queues.pop(&names) else { break };
+            let Some(batch) = self.batches.get_mut(&queue.batch) else { continue };
+            let Some(job) = batch.jobs.get_mut(number.0 as usize - 1) else { continue };
+            job.state = JobState::Placed;
+            job.attempt += 1;
+            let key = JobKey { batch: queue.batch, job: number };
+            let attempt = AttemptId { epoch: self.epoch, key, attempt: job.attempt };
+            if run.len() == RUN_COUNT || bytes + job.spec.len() > RUN_BYTES {
+                self.effects.push_back(Effect::ToAgent(session, ToAgent::Run(std::mem::take(&mut run))));
+                bytes = 0;
+            }
+            let Some(host) = self.hosts.get_mut(name) else { break };
+            if host.told.insert(queue.batch) {
+                if !run.is_empty() {
+                    self.effects.push_back(Effect::ToAgent(session, ToAgent::Run(std::mem::take(&mut run))));
+                    bytes = 0;
+                }
+                let context = ToAgent::Context { batch: queue.batch, context: batch.context.clone() };
+                self.effects.push_back(Effect::ToAgent(session, context));
+            }
+            bytes += job.spec.len();
+            run.push(Placement { attempt, spec: job.spec.clone() });
+            host.attempts.insert(attempt, None);
+            host.sent += 1;
+            host.idle = host.idle.saturating_sub(1);
+            given += 1;
+        }
+        if !run.is_empty() {
+            self.effects.push_back(Effect::ToAgent(session, ToAgent::Run(run)));
+        }
+        given > 0
+    }
+
+    /// Spreads what waits: idle slots of all hosts first, one at a time in turn, then what they asked for beyond.
+    fn serve_all(&mut self) {
+        if self.queues.is_empty() {
+            return;
+        }
+        let names: Vec<Arc<str>> = self.hosts.values().filter(|h| h.known && h.credit > h.sent).map(|h| h.name.clone()).collect();
+        let mut again = true;
+        while again {
+            again = false;
+            for name in &names {
+                if self.hosts.get(name).is_some_and(|h| h.idle > 0) {
+                    again |= self.serve(name, 1);
+                }
+            }
+        }
+        for name in &names {
+            self.serve(name, u64::MAX);
+        }
+    }
+
+    fn to_agent(&mut self, name: &str, message: ToAgent) {
+        if let Some(session) = self.hosts.get(name).and_then(|h| h.session) {
+            self.effects.push_back(Effect::ToAgent(session, message));
+        }
+    }
+
+    fn close_session(&mut self, name: &str, reason: &str) {
+        if let Some(session) = self.hosts.get(name).and_then(|h| h.session) {
+            self.effects.push_back(Effect::CloseSession { session, refused: false, reason: reason.into() });
+        }
+    }
+
+    fn fleet_changed(&mut self, now: BootInstant) {
+        // An alias serves only while one connected host has it.
+        let mut owners: HashMap<Arc<str>, u32> = HashMap::new();
+        for alias in self.hosts.values().filter(|h| h.session.is_some()).flat_map(|h| &h.aliases) {
+            *owners.entry(alias.clone()).or_default() += 1;
+        }
+        for host in self.hosts.values_mut().filter(|h| h.session.is_some()) {
+            host.aliases.retain(|alias| owners[alias] == 1);
+        }
+        let (agents, engines) = self.fleet();
+        self.effects.push_back(Effect::Fleet { agents, engines });
+        self.check_absent(now);
+    }
+
+    /// Starts and stops the waits for hosts that are not there.
+    fn check_absent(&mut self, now: BootInstant) {
+        let there: HashSet<&Arc<str>> =
+            self.hosts.values().filter(|h| h.session.is_some()).flat_map(|h| std::iter::once(&h.name).chain(&h.aliases)).collect();
+        let (mut missing, mut found) = (Vec::new(), Vec::new());
+        for (key, jobs) in self.queues.with_hosts() {
+            let set = self.set_of(key).unwrap_or_default();
+            if set.iter().any(|name| there.contains(name)) {
+                found.push(key);
+            } else if !self.absent.contains_key(&key) {
+                missing.push((key, jobs, set));
+            }
+        }
+        for key in found {
+            self.absent.remove(&key);
+        }
+        for (key, jobs, set) in missing {
+            let Some(batch) = self.batches.get(&key.batch) else { continue };
+            self.absent.insert(key, now + batch.host_timeout);
+            let hosts = set.iter().map(|n| n.to_string()).collect();
+            let notice = Notice::HostsAbsent { hosts, jobs: jobs as u64, after: batch.host_timeout };
+            self.effects.push_back(Effect::Notice { batch: batch.id, notice });
+        }
+    }
+}
+
+/// Other names that one host may bring along.
+const MAX_ALIASES: usize = 16;
+
+fn fold(set: &[Arc<str>]) -> String {
+    let names: Vec<String> = set.iter().map(|n| n.to_string()).collect();
+    if names.is_empty() { "an empty list".into() } else { hosts::Folded(&names).to_string() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+//! `coordinator serve`: the long-lived coordinator. Its store is in memory: what it knows ends with it.
+
+use crate::exit::{Exit, chain};
+use crate::run::Signals;
+use crate::service::{self, PROTOCOLS};
+use mezcal_common::config::{expand_home, read_toml};
+use mezcal_common::identity::Role;
+use mezcal_common::wire::endpoint::{ListenError, Listener};
+use mezcal_common::wire::tls::Credentials;
+use serde::Deserialize;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Default configuration file.
+pub const DEFAULT_PATH: &str = "/etc/mezcal/coordinator.toml";
+
+/// Be the cluster's coordinator.
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
+    /// The configuration file
+    #[arg(long, default_value = DEFAULT_PATH, env = "MEZCAL_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// `coordinator.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CoordinatorConfig {
+    /// Address for agents and clients.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+    /// Directory of cert.pem, key.pem and ca.pem.
+    pub identity: PathBuf,
+    /// How long an agent may run jobs without hearing from us.
+    #[serde(default, deserialize_with = "mezcal_common::duration::serde_text::deserialize")]
+    pub lease: Option<Duration>,
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], 7433))
+}
+
+/// Shortest lease: several heartbeats must fit.
+const MIN_LEASE: Duration = Duration::from_secs(15);
+
+/// Runs until TERM or INT.
+///
+/// # Errors
+/// Exit 2 for the configuration, 3 for certificates and the address.
+pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
+    mezcal_common::logging::init("info");
+    let config: CoordinatorConfig = read_toml(&args.config).map_err(|e| Exit::usage(chain(&e)))?;
+    let lease = config.lease.unwrap_or(service::LEASE);
+    if lease < MIN_LEASE {
+        return Err(Exit::usage(format!("`lease` in {} must be at least {MIN_LEASE:?}", args.config.display())));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
+    runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let service = service::start(Some(lease)).map_err(Exit::usage)?;
+        let listener = listen(config.listen, &expand_home(&config.identity))?;
+        let address = listener.local_addr().map_err(Exit::unreachable)?;
+        tracing::info!(%address, "coordinator {} listens", mezcal_common::VERSION);
+        let accepting = tokio::spawn(service.listen(listener.clone()));
+        let number = signals.next().await;
+        tracing::info!(signal = number, "stopping");
+        listener.close("the coordinator is stopping").await;
+        accepting.abort();
+        Ok(0)
+    })
+}
+
+/// Listens for agents and clients with a coordinator's credentials.
+///
+/// # Errors
+/// Exit 3 naming the file, or whoever holds the address.
+pub fn listen(address: SocketAddr, identity: &Path) -> Result<Arc<Listener>, Exit> {
+    let credentials = Credentials::load(identity, Role::Coordinator).map_err(|e| Exit::unreachable(chain(&e)))?;
+    Listener::bind(address, &credentials, &PROTOCOLS).map(Arc::new).map_err(|e| {
+        let holder = match &e {
+            ListenError::Bind { source, .. } if source.kind() == ErrorKind::AddrInUse => holder_of(address.port()),
+            ListenError::Bind { .. } | ListenError::Credentials(_) => None,
+        };
+        Exit::unreachable(format!("{}{}", chain(&e), holder.map_or(String::new(), |h| format!("; held by {h}"))))
+    })
+}
+
+/// Who has a UDP port, as far as /proc lets us see: the socket's inode from /proc/net/udp{,6}, then who has it open.
+fn holder_of(port: u16) -> Option<String> {
+    let tables = ["/proc/net/udp", "/proc/net/udp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    let inode = tables.iter().flat_map(|t| t.lines().skip(1)).find_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let local = fields.get(1)?.rsplit_once(':')?.1;
+        (u16::from_str_radix(local, 16) == Ok(port)).then(|| fields.get(9).map(|i| (*i).to_owned()))?
+    })?;
+    let wanted = format!("socket:[{inode}]");
+    let pid = std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let mut open = std::fs::read_dir(entry.path().join("fd")).ok()?.flatten();
+        open.any(|fd| std::fs::read_link(fd.path()).is_ok_and(|l| l.as_os_str() == wanted.as_str())).then_some(pid)
+    });
+    let Some(pid) = pid else { return Some("a process of another user".into()) };
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = String::from_utf8_lossy(&command).replace('\0', " ");
+    Some(format!("process {pid} ({})", mezcal_common::escape::for_terminal(words.trim_end())))
+}

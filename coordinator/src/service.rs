@@ -1,0 +1,425 @@
+//! The coordinator's driver: one loop owns the [`Scheduler`]; tasks beside it carry messages of agents and clients.
+//!
+//! Nothing here blocks on a peer. Agents' channels are bounded, and an agent that does not read loses its session; what a client has
+//! not taken waits in its outbox, whose size its own acknowledgements bound.
+
+use crate::scheduler::{Effect, Event, Scheduler};
+use mezcal_common::clock::{BootInstant, WallTime};
+use mezcal_common::identity::Role;
+use mezcal_common::ids::{BatchId, Epoch, JobNumber, SessionId};
+use mezcal_common::outcome::JobResult;
+use mezcal_common::timer::BootTimer;
+use mezcal_common::wire::agent::{self, Hello, ToAgent, ToCoordinator};
+use mezcal_common::wire::client::{self, ToClient, ToService};
+use mezcal_common::wire::endpoint::{Handshake, Listener, Peer, close};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// The protocols that a coordinator listens for.
+pub const PROTOCOLS: [&[u8]; 2] = [agent::ALPN, client::ALPN];
+/// Default lease.
+pub const LEASE: Duration = Duration::from_secs(600);
+/// Events that may wait; beyond this, connections are not read.
+const EVENTS: usize = 1024;
+/// Messages to a client that wait in its channel before its outbox takes over.
+const CLIENT_DEPTH: usize = 256;
+/// Results that a client may have on its way without having taken them.
+const RESULT_WINDOW: u64 = 8192;
+/// Bytes of results in one message, roughly.
+const RESULT_BYTES: usize = 256 * 1024;
+/// A connection has to say hello within this.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Events handled between two rounds of sending.
+const TURN: usize = 256;
+/// Grace for the jobs of a client that is gone.
+const GONE_GRACE: Duration = Duration::from_secs(2);
+
+/// A client, counted by the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(u64);
+
+enum Input {
+    AgentHello { session: SessionId, name: String, hello: Box<Hello>, sender: mpsc::Sender<ToAgent>, peer: Peer },
+    Agent(SessionId, ToCoordinator),
+    AgentGone(SessionId),
+    ClientConnected { client: ClientId, sender: mpsc::Sender<ToClient> },
+    Client(ClientId, ToService),
+    ClientGone(ClientId),
+}
+
+/// The way into a running service.
+#[derive(Clone)]
+pub struct ServiceHandle {
+    inputs: mpsc::Sender<Input>,
+    next: Arc<AtomicU64>,
+}
+
+/// One client's connection, within the process or over the network.
+pub struct ClientPort {
+    /// Requests.
+    pub requests: mpsc::Sender<ToService>,
+    /// Answers. Ends when the connection does.
+    pub answers: mpsc::Receiver<ToClient>,
+}
+
+/// Starts a service on the current runtime.
+///
+/// # Errors
+/// No timer.
+pub fn start(lease: Option<Duration>) -> std::io::Result<ServiceHandle> {
+    let (inputs, received) = mpsc::channel(EVENTS);
+    let service = Service {
+        scheduler: Scheduler::new(Epoch(uuid::Uuid::new_v4().as_u64_pair().0), lease),
+        agents: HashMap::new(),
+        clients: HashMap::new(),
+        batches: HashMap::new(),
+    };
+    tokio::spawn(service.run(received, BootTimer::new()?));
+    Ok(ServiceHandle { inputs, next: Arc::new(AtomicU64::new(1)) })
+}
+
+impl ServiceHandle {
+    /// A client within this process.
+    pub async fn attach(&self) -> ClientPort {
+        let (requests, mut incoming) = mpsc::channel(CLIENT_DEPTH);
+        let (sender, answers) = mpsc::channel(CLIENT_DEPTH);
+        let client = ClientId(self.next.fetch_add(1, Ordering::Relaxed));
+        let inputs = self.inputs.clone();
+        // A service that is gone shows as closed channels.
+        let _ = inputs.send(Input::ClientConnected { client, sender }).await;
+        tokio::spawn(async move {
+            while let Some(message) = incoming.recv().await {
+                if inputs.send(Input::Client(client, message)).await.is_err() {
+                    return;
+                }
+            }
+            let _ = inputs.send(Input::ClientGone(client)).await;
+        });
+        ClientPort { requests, answers }
+    }
+
+    /// Accepts connections of agents and clients until the listener is closed.
+    pub async fn listen(self, listener: Arc<Listener>) {
+        while let Some(handshake) = listener.accept().await {
+            let service = self.clone();
+            tokio::spawn(async move {
+                let from = handshake.remote_addr();
+                if let Err(e) = service.serve(handshake).await {
+                    tracing::warn!(%from, "{e}");
+                }
+            });
+        }
+    }
+
+    async fn serve(&self, handshake: Handshake) -> Result<(), String> {
+        let peer = handshake.complete().await.map_err(|e| e.to_string())?;
+        let (role, protocol) = (peer.identity().role, peer.protocol().to_vec());
+        match role {
+            Role::Agent if protocol == agent::ALPN => self.serve_agent(peer).await,
+            Role::User if protocol == client::ALPN => self.serve_client(peer).await,
+            Role::Agent | Role::User | Role::Coordinator => {
+                let reason = format!("the {} may not use {}", peer.identity(), String::from_utf8_lossy(&protocol));
+                peer.close(close::REFUSED, &reason);
+                Err(reason)
+            }
+        }
+    }
+
+    async fn serve_agent(&self, peer: Peer) -> Result<(), String> {
+        let hello = async {
+            let mut channel = peer.accept::<ToAgent, ToCoordinator>().await?;
+            let first = channel.receiver.recv().await;
+            Ok::<_, String>((channel, first))
+        };
+        let (channel, first) = tokio::time::timeout(HELLO_TIMEOUT, hello).await.map_err(|_| "no hello in time")??;
+        let Some(ToCoordinator::Hello(hello)) = first else {
+            peer.close(close::PROTOCOL, "the first message must be a hello");
+            return Err("an agent did not begin with a hello".into());
+        };
+        refuse_other_versions(&peer, hello.versions, agent::VERSIONS)?;
+        let session = SessionId(self.next.fetch_add(1, Ordering::Relaxed));
+        let name = peer.identity().name.clone();
+        let (sender, mut receiver) = (channel.sender, channel.receiver);
+        let input = Input::AgentHello { session, name, hello: Box::new(hello), sender, peer: peer.clone() };
+        self.inputs.send(input).await.map_err(|_| "the service has ended")?;
+        while let Some(message) = receiver.recv().await {
+            self.inputs.send(Input::Agent(session, message)).await.map_err(|_| "the service has ended")?;
+        }
+        let reason = peer.closed().await;
+        tracing::info!(host = peer.identity().name, reason, "agent disconnected");
+        self.inputs.send(Input::AgentGone(session)).await.map_err(|_| "the service has ended".into())
+    }
+
+    async fn serve_client(&self, peer: Peer) -> Result<(), String> {
+        let hello = async {
+            let mut channel = peer.accept::<ToClient, ToService>().await?;
+            let first = channel.receiver.recv().await;
+            Ok::<_, String>((channel, first))
+        };
+        let (channel, first) = tokio::time::timeout(HELLO_TIMEOUT, hello).await.map_err(|_| "no hello in time")??;
+        let Some(ToService::Hello { versions, .. }) = first else {
+            peer.close(close::PROTOCOL, "the first message must be a hello");
+            return Err("a client did not begin with a hello".into());
+        };
+        refuse_other_versions(&peer, versions, client::VERSIONS)?;
+        let (sender, mut receiver) = (channel.sender, channel.receiver);
+        let welcome = ToClient::Welcome { version: client::VERSIONS.1, program: mezcal_common::VERSION.into() };
+        let _ = sender.send(welcome).await;
+        let id = ClientId(self.next.fetch_add(1, Ordering::Relaxed));
+        self.inputs.send(Input::ClientConnected { client: id, sender }).await.map_err(|_| "the service has ended")?;
+        while let Some(message) = receiver.recv().await {
+            self.inputs.send(Input::Client(id, message)).await.map_err(|_| "the service has ended")?;
+        }
+        peer.closed().await;
+        self.inputs.send(Input::ClientGone(id)).await.map_err(|_| "the service has ended".into())
+    }
+}
+
+fn refuse_other_versions(peer: &Peer, theirs: (u16, u16), ours: (u16, u16)) -> Result<(), String> {
+    if theirs.0 <= ours.1 && ours.0 <= theirs.1 {
+        return Ok(());
+    }
+    let older = if theirs.1 < ours.0 { "the side that connects" } else { "the coordinator" };
+    let reason = format!("no common protocol version (they speak {theirs:?}, the coordinator {ours:?}): upgrade {older}");
+    peer.close(close::REFUSED, &reason);
+    Err(reason)
+}
+
+struct AgentLink {
+    sender: mpsc::Sender<ToAgent>,
+    peer: Peer,
+}
+
+struct Client {
+    sender: mpsc::Sender<ToClient>,
+    outbox: VecDeque<ToClient>,
+    batches: HashSet<BatchId>,
+}
+
+/// Results of one batch on their way to its client.
+struct Delivery {
+    client: ClientId,
+    waiting: VecDeque<(JobNumber, JobResult)>,
+    sent: u64,
+    taken: u64,
+    /// The scheduler has forgotten the batch: once all is taken, so do we.
+    done: bool,
+}
+
+struct Service {
+    scheduler: Scheduler,
+    agents: HashMap<SessionId, AgentLink>,
+    clients: HashMap<ClientId, Client>,
+    batches: HashMap<BatchId, Delivery>,
+}
+
+impl Service {
+    async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut timer: BootTimer) {
+        loop {
+            tokio::select! {
+                biased;
+                input = inputs.recv() => {
+                    let Some(input) = input else { return };
+                    self.handle(input);
+                    for _ in 0..TURN {
+                        let Ok(input) = inputs.try_recv() else { break };
+                        self.handle(input);
+                    }
+                }
+                fired = timer.until(self.scheduler.poll_timeout()) => {
+                    if let Err(e) = fired {
+                        tracing::error!(error = %e, "the timer failed; the coordinator ends");
+                        return;
+                    }
+                    self.scheduler.handle_timeout(BootInstant::now());
+                }
+            }
+            self.perform();
+            self.deliver();
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = BootInstant::now();
+        match input {
+            Input::AgentHello { session, name, hello, sender, peer } => {
+                tracing::info!(host = name, slots = hello.slots, version = hello.program, "agent connected");
+                self.agents.insert(session, AgentLink { sender, peer });
+                self.scheduler.handle(Event::AgentHello { session, name, hello: *hello }, now);
+            }
+            Input::Agent(session, message) => self.scheduler.handle(Event::Agent(session, message), now),
+            Input::AgentGone(session) => {
+                self.agents.remove(&session);
+                self.scheduler.handle(Event::AgentGone(session), now);
+            }
+            Input::ClientConnected { client, sender } => {
+                let mut outbox = VecDeque::new();
+                let (agents, engines) = self.scheduler.fleet();
+                outbox.push_back(ToClient::Fleet { agents, engines });
+                self.clients.insert(client, Client { sender, outbox, batches: HashSet::new() });
+            }
+            Input::Client(client, message) => self.client_message(client, message, now),
+            Input::ClientGone(client) => {
+                let Some(gone) = self.clients.remove(&client) else { return };
+                for batch in gone.batches {
+                    self.batches.remove(&batch);
+                    self.scheduler.handle(Event::Cancel { batch, grace: GONE_GRACE }, now);
+                    self.scheduler.handle(Event::Close { batch }, now);
+                }
+            }
+        }
+    }
+
+    fn client_message(&mut self, id: ClientId, message: ToService, now: BootInstant) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let named = match &message {
+            ToService::Submit { batch, .. }
+            | ToService::Close { batch }
+            | ToService::Taken { batch, .. }
+            | ToService::Cancel { batch, .. }
+            | ToService::OutputTaken { batch, .. } => Some(*batch),
+            ToService::Open { .. } | ToService::Hello { .. } | ToService::Hosts => None,
+        };
+        // Only the client that opened a batch may touch it.
+        if named.is_some_and(|batch| !client.batches.contains(&batch)) {
+            client.outbox.push_back(ToClient::Refused { reason: "there is no such batch of yours".into() });
+            return;
+        }
+        let event = match message {
+            ToService::Hello { .. } => return,
+            ToService::Open { terms } => {
+                let batch = terms.context.batch;
+                if self.batches.contains_key(&batch) {
+                    client.outbox.push_back(ToClient::Refused { reason: "that batch exists already".into() });
+                    return;
+                }
+                client.batches.insert(batch);
+                self.batches.insert(batch, Delivery { client: id, waiting: VecDeque::new(), sent: 0, taken: 0, done: false });
+                Event::Open { terms: Box::new(terms) }
+            }
+            ToService::Submit { batch, host_sets, jobs } => Event::Submit { batch, host_sets, jobs },
+            ToService::Close { batch } => Event::Close { batch },
+            ToService::Taken { batch, results } => {
+                if let Some(delivery) = self.batches.get_mut(&batch) {
+                    delivery.taken = results.clamp(delivery.taken, delivery.sent);
+                    if delivery.done && delivery.waiting.is_empty() && delivery.taken == delivery.sent {
+                        self.batches.remove(&batch);
+                        client.batches.remove(&batch);
+                    }
+                }
+                return;
+            }
+            ToService::Cancel { batch, grace } => Event::Cancel { batch, grace },
+            ToService::Hosts => {
+                client.outbox.push_back(ToClient::Hosts(self.scheduler.host_status(now)));
+                return;
+            }
+            ToService::OutputTaken { batch, job, bytes } => Event::OutputTaken { batch, job, bytes },
+        };
+        self.scheduler.handle(event, now);
+    }
+
+    fn perform(&mut self) {
+        while let Some(effect) = self.scheduler.poll_effect() {
+            match effect {
+                Effect::ToAgent(session, message) => self.to_agent(session, message),
+                Effect::CloseSession { session, refused, reason } => {
+                    if let Some(link) = self.agents.remove(&session) {
+                        link.peer.close(if refused { close::REFUSED } else { close::DONE }, &reason);
+                    }
+                }
+                Effect::Result { batch, job, result } => {
+                    if let Some(delivery) = self.batches.get_mut(&batch) {
+                        delivery.waiting.push_back((job, result));
+                    }
+                }
+                Effect::Accepted { batch, jobs } => self.to_client_of(batch, ToClient::Accepted { batch, jobs }),
+                Effect::Refused { batch, reason } => self.to_client_of(batch, ToClient::Refused { reason }),
+                Effect::Notice { batch, notice } => self.to_client_of(batch, ToClient::Notice { batch, notice }),
+                Effect::Output { batch, job, host, stream, data } => {
+                    self.to_client_of(batch, ToClient::Output { batch, job, host, stream, data });
+                }
+                Effect::BatchDone { batch } => {
+                    if let Some(delivery) = self.batches.get_mut(&batch) {
+                        delivery.done = true;
+                    }
+                }
+                Effect::Fleet { agents, engines } => {
+                    for client in self.clients.values_mut() {
+                        // Only the newest count matters to a client that is slow to read.
+                        client.outbox.retain(|m| !matches!(m, ToClient::Fleet { .. }));
+                        client.outbox.push_back(ToClient::Fleet { agents, engines });
+                    }
+                }
+            }
+        }
+    }
+
+    fn to_agent(&mut self, session: SessionId, message: ToAgent) {
+        let clock = WallTime::now();
+        let message = match message {
+            ToAgent::Welcome { version, program, session, epoch, lease, first_engine, clock: _ } => {
+                ToAgent::Welcome { version, program, session, epoch, lease, first_engine, clock }
+            }
+            ToAgent::HeartbeatSeen { sent, clock: _ } => ToAgent::HeartbeatSeen { sent, clock },
+            other => other,
+        };
+        if let Some(link) = self.agents.get(&session)
+            && let Err(mpsc::error::TrySendError::Full(_)) = link.sender.try_send(message)
+        {
+            tracing::warn!(host = link.peer.identity().name, "agent does not read; closing its session");
+            link.peer.close(close::STALLED, "too many unread messages");
+            self.agents.remove(&session);
+        }
+    }
+
+    fn to_client_of(&mut self, batch: BatchId, message: ToClient) {
+        let client = self.batches.get(&batch).map(|delivery| delivery.client);
+        if let Some(client) = client.and_then(|id| self.clients.get_mut(&id)) {
+            client.outbox.push_back(message);
+        }
+    }
+
+    /// Hands clients what they have room for. What stays is tried again at their next acknowledgement.
+    fn deliver(&mut self) {
+        for client in self.clients.values_mut() {
+            while let Some(message) = client.outbox.pop_front() {
+                if let Err(mpsc::error::TrySendError::Full(message)) = client.sender.try_send(message) {
+                    client.outbox.push_front(message);
+                    break;
+                }
+            }
+        }
+        for (batch, delivery) in &mut self.batches {
+            let Some(client) = self.clients.get(&delivery.client) else { continue };
+            // Output and notices that came before a result reach the client before it.
+            while client.outbox.is_empty() && !delivery.waiting.is_empty() && delivery.sent < delivery.taken + RESULT_WINDOW {
+                let Ok(permit) = client.sender.try_reserve() else { break };
+                let room = (delivery.taken + RESULT_WINDOW - delivery.sent) as usize;
+                let mut bytes = 0;
+                let count = delivery
+                    .waiting
+                    .iter()
+                    .take(room)
+                    .take_while(|(_, result)| {
+                        bytes += size_estimate(result);
+                        bytes <= RESULT_BYTES
+                    })
+                    .count()
+                    .max(1);
+                let results: Vec<_> = delivery.waiting.drain(..count).collect();
+                delivery.sent += results.len() as u64;
+                permit.send(ToClient::Results { batch: *batch, results });
+            }
+        }
+    }
+}
+
+fn size_estimate(result: &JobResult) -> usize {
+    let outcome = &result.outcome;
+    let tails = [&outcome.stdout_tail, &outcome.stderr_tail].into_iter().flatten().map(bytes::Bytes::len).sum::<usize>();
+    128 + tails + outcome.error.as_ref().map_or(0, String::len)
+}
