@@ -17,7 +17,7 @@ pub mod driver;
 mod processes;
 mod spawn;
 
-pub(crate) use processes::wait4 as reap;
+pub(crate) use processes::{Waited, wait4};
 
 use bytes::Bytes;
 use mezcal_common::clock::BootInstant;
@@ -58,10 +58,10 @@ pub enum Event {
         /// Between TERM and KILL.
         grace: Duration,
     },
-    /// The coordinator has kept an outcome.
+    /// The coordinator has kept outcomes.
     Acknowledge {
         /// Whose.
-        attempt: AttemptId,
+        attempts: Vec<AttemptId>,
     },
     /// Permission to run ends then.
     Lease {
@@ -196,7 +196,7 @@ impl Engine {
                     self.kill(Reason::Cancelled, grace, now);
                 }
             }
-            Event::Acknowledge { attempt } => self.unacknowledged.retain(|(a, _)| *a != attempt),
+            Event::Acknowledge { attempts } => self.unacknowledged.retain(|(a, _)| !attempts.contains(a)),
             Event::Lease { until } => self.lease = until,
             Event::Linked => self.link(),
             Event::Unlinked => {

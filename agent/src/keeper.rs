@@ -4,6 +4,7 @@
 //! The agent either is at descriptor 0 (embedded: one fate, all end together) or connects to a socket in the file system.
 
 use crate::engine::driver::{child_signals, take_stdin};
+use crate::engine::{Waited, wait4};
 use crate::packet;
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::EngineIndex;
@@ -178,7 +179,7 @@ impl Keeper {
     fn on_children(&mut self) -> Result<()> {
         let mut siginfo = [0; size_of::<libc::signalfd_siginfo>()];
         while rustix::io::read(&self.children, &mut siginfo).is_ok() {}
-        while let Some((pid, status, _)) = crate::engine::reap(-1) {
+        while let Waited::Ended { pid, status, .. } = wait4(-1) {
             let Some(index) = self.engines.iter().position(|e| e.pid == pid) else { continue };
             tracing::warn!(engine = index, ?status, "an engine died");
             let (killed, survivors) = self.kill_orphans();
@@ -208,7 +209,7 @@ impl Keeper {
                     let _ = rustix::process::kill_process(p, Signal::KILL);
                     killed.insert(*pid);
                 }
-                crate::engine::reap(*pid);
+                wait4(*pid);
             }
             if orphans.is_empty() || BootInstant::now() >= deadline {
                 return (killed.len() as u32, orphans.len() as u32);
@@ -223,7 +224,7 @@ impl Keeper {
         let deadline = BootInstant::now() + LAST_MERCY;
         let mut left: Vec<i32> = pids;
         while !left.is_empty() && BootInstant::now() < deadline {
-            left.retain(|pid| crate::engine::reap(*pid).is_none());
+            left.retain(|pid| matches!(wait4(*pid), Waited::Alive));
             if !left.is_empty() {
                 pause();
             }

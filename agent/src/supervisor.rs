@@ -24,7 +24,11 @@ const STARTED_AFTER: Duration = Duration::from_millis(50);
 /// Outcomes that may wait for their acknowledgement before the agent stops asking for more.
 const MAX_UNACKNOWLEDGED: usize = 1024;
 /// What it takes to get another attempt from the coordinator, processing included: prefetch covers this much run time.
-const REFILL: Duration = Duration::from_millis(2);
+const REFILL: Duration = Duration::from_millis(5);
+/// Reports may wait this long for company while the queue can feed the engines: one packet then carries several.
+const COALESCE: Duration = Duration::from_millis(2);
+/// Acknowledgements for an engine wait this long for a message that goes there anyway.
+const ACKNOWLEDGE_WITHIN: Duration = Duration::from_millis(200);
 /// Most attempts to ask for beyond what can start now.
 const MAX_PREFETCH: u64 = 512;
 /// Weight of the newest run time in their mean: 1/8, as TCP's smoothed round trip (RFC 6298).
@@ -102,6 +106,8 @@ struct Engine {
     slot: Slot,
     /// The batch whose context it knows.
     context: Option<BatchSerial>,
+    /// Outcomes that it may forget, not told yet.
+    acknowledged: Vec<AttemptId>,
 }
 
 #[derive(Debug)]
@@ -125,6 +131,12 @@ pub struct Supervisor {
     contexts: HashMap<BatchSerial, BatchContext>,
     reports: VecDeque<NumberedReport>,
     next_seq: u64,
+    /// Sequence number of the first report not sent in this session.
+    next_unsent: u64,
+    /// Until when it may wait.
+    send_by: Option<BootInstant>,
+    /// When engines must be told what they may forget.
+    acknowledge_at: Option<BootInstant>,
     session: Option<Session>,
     lease_until: Option<BootInstant>,
     mean_run: Option<f64>,
@@ -138,11 +150,14 @@ impl Supervisor {
     /// A supervisor of `slots` engines, none of which has been heard yet.
     pub fn new(slots: u16) -> Self {
         Self {
-            engines: (0..slots).map(|_| Engine { slot: Slot::Unheard, context: None }).collect(),
+            engines: (0..slots).map(|_| Engine { slot: Slot::Unheard, context: None, acknowledged: Vec::new() }).collect(),
             queue: VecDeque::new(),
             contexts: HashMap::new(),
             reports: VecDeque::new(),
             next_seq: 1,
+            next_unsent: 1,
+            send_by: None,
+            acknowledge_at: None,
             session: None,
             lease_until: None,
             mean_run: None,
@@ -168,7 +183,10 @@ impl Supervisor {
                 self.contexts.clear();
                 self.renew(hello_sent);
             }
-            Event::Disconnected => self.session = None,
+            Event::Disconnected => {
+                self.session = None;
+                self.send_by = None;
+            }
             Event::Coordinator(message) => self.from_coordinator(message, now),
             Event::Engine(index, message) => self.from_engine(index, message, now),
             Event::EngineEnded { engine, killed, survivors } => self.engine_ended(engine, killed, survivors),
@@ -199,6 +217,12 @@ impl Supervisor {
             self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Heartbeat { sent: now, load, clock_offset }));
         }
         self.report_started(now);
+        if self.acknowledge_at.is_some_and(|at| at <= now) {
+            self.acknowledge_at = None;
+            for i in 0..self.engines.len() {
+                self.tell_acknowledged(i);
+            }
+        }
         self.settle(now);
     }
 
@@ -210,7 +234,7 @@ impl Supervisor {
             Slot::Busy { since, reported: false, .. } if connected => Some(since + STARTED_AFTER),
             Slot::Unheard | Slot::Idle | Slot::Busy { .. } | Slot::Held => None,
         });
-        started.chain(heartbeat).chain(self.lease_until).min()
+        started.chain(heartbeat).chain(self.lease_until).chain(self.send_by).chain(self.acknowledge_at).min()
     }
 
     /// The next thing to do.
@@ -243,7 +267,7 @@ impl Supervisor {
                 }
             }
             ToAgent::Cancel { attempts, grace } => self.cancel(&attempts, grace),
-            ToAgent::Acknowledge { through } => self.acknowledge(through),
+            ToAgent::Acknowledge { through } => self.acknowledge(through, now),
             ToAgent::HeartbeatSeen { sent, clock: _ } => self.renew(sent.min(now)),
             ToAgent::Forget { batch } => {
                 self.contexts.remove(&batch);
@@ -334,13 +358,16 @@ impl Supervisor {
         }
     }
 
-    fn acknowledge(&mut self, through: u64) {
+    fn acknowledge(&mut self, through: u64, now: BootInstant) {
         while let Some(first) = self.reports.front()
             && first.seq <= through
         {
             let attempt = first.attempt;
-            if let Report::Finished { engine: Some(engine), .. } = first.report {
-                self.effects.push_back(Effect::ToEngine(engine, ToEngine::Acknowledge { attempt }));
+            if let Report::Finished { engine: Some(engine), .. } = first.report
+                && let Some(engine) = self.engines.get_mut(usize::from(engine.0))
+            {
+                engine.acknowledged.push(attempt);
+                self.acknowledge_at.get_or_insert(now + ACKNOWLEDGE_WITHIN);
             }
             self.reports.pop_front();
         }
@@ -380,16 +407,36 @@ impl Supervisor {
     }
 
     fn push_report(&mut self, attempt: AttemptId, report: Report) {
-        let report = NumberedReport { seq: self.next_seq, attempt, report };
+        self.reports.push_back(NumberedReport { seq: self.next_seq, attempt, report });
         self.next_seq += 1;
-        self.reports.push_back(report.clone());
-        if self.session.as_ref().is_some_and(|s| s.known) {
-            // Reports of one turn share a message.
-            if let Some(Effect::ToCoordinator(ToCoordinator::Reports(batch))) = self.effects.back_mut() {
-                batch.push(report);
-            } else {
-                self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Reports(vec![report])));
-            }
+    }
+
+    /// Sends what has not been sent. False if it may wait for more.
+    fn send_reports(&mut self, now: BootInstant) -> bool {
+        let waiting = self.reports.iter().rev().take_while(|r| r.seq >= self.next_unsent).count();
+        if waiting == 0 {
+            self.send_by = None;
+            return true;
+        }
+        let deadline = *self.send_by.get_or_insert(now + COALESCE);
+        let fed = !self.queue.is_empty() && self.queue.len() as u64 * 2 >= self.prefetch(self.engines.len());
+        if fed && waiting < REPORTS_PER_MESSAGE && now < deadline {
+            return false;
+        }
+        self.send_by = None;
+        self.next_unsent = self.next_seq;
+        let unsent: Vec<NumberedReport> = self.reports.range(self.reports.len() - waiting..).cloned().collect();
+        for chunk in unsent.chunks(REPORTS_PER_MESSAGE) {
+            self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Reports(chunk.to_vec())));
+        }
+        true
+    }
+
+    /// Tells an engine what it may forget.
+    fn tell_acknowledged(&mut self, index: usize) {
+        let attempts = std::mem::take(&mut self.engines[index].acknowledged);
+        if !attempts.is_empty() {
+            self.effects.push_back(Effect::ToEngine(EngineIndex(index as u16), ToEngine::Acknowledge { attempts }));
         }
     }
 
@@ -416,7 +463,10 @@ impl Supervisor {
     fn settle(&mut self, now: BootInstant) {
         self.send_inventory();
         self.dispatch(now);
-        self.pull();
+        // What waits for company is sent together with the next pull.
+        if self.session.as_ref().is_some_and(|s| s.known) && self.send_reports(now) {
+            self.pull();
+        }
         if self.stopping && self.queue.is_empty() && self.busy() == 0 && (self.reports.is_empty() || self.session.is_none()) {
             self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Goodbye));
             self.effects.push_back(Effect::Exit);
@@ -438,11 +488,9 @@ impl Supervisor {
             unacknowledged: self.reports.iter().map(|r| r.attempt).collect(),
             clock_offset: self.clock_offset,
         }));
-        let reports: Vec<NumberedReport> = self.reports.iter().cloned().collect();
-        // Each report carries up to two tails: a few dozen of them stay well below a frame.
-        for chunk in reports.chunks(REPORTS_PER_MESSAGE) {
-            self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Reports(chunk.to_vec())));
-        }
+        // All of them again: what was sent in an earlier session may not have arrived.
+        self.next_unsent = 0;
+        self.send_by = Some(BootInstant::default());
     }
 
     fn dispatch(&mut self, now: BootInstant) {
@@ -461,6 +509,7 @@ impl Supervisor {
                 self.finished(None, attempt, Outcome::never_ran(Ended::StartFailed, "its batch is unknown here".to_owned()));
                 continue;
             }
+            self.tell_acknowledged(i);
             self.engines[i].context = Some(batch);
             self.engines[i].slot = Slot::Busy { attempt, since: now, reported: false };
             let engine = EngineId(first_engine.0 + i as u32);

@@ -24,12 +24,15 @@ impl BootTimer {
         Ok(Self { fd, armed: None })
     }
 
-    /// Waits until `instant`, for ever if there is none. Cancel-safe.
+    /// Waits until `instant` or a little less, for ever if there is none. Cancel-safe.
+    ///
+    /// A timer that is armed for an earlier instant is left alone, and fires then: deadlines that mostly move forward would
+    /// otherwise cost a system call each time.
     ///
     /// # Errors
     /// timerfd_settime(2)'s.
     pub async fn until(&mut self, instant: Option<BootInstant>) -> std::io::Result<()> {
-        if self.armed != instant {
+        if instant.is_some_and(|wanted| self.armed.is_none_or(|armed| wanted < armed)) {
             arm(self.fd.get_ref(), instant)?;
             self.armed = instant;
         }

@@ -40,6 +40,7 @@ pub struct ExecArgs {
     /// How long to wait for a host that is not connected
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "5m")]
     pub host_timeout: Duration,
+    /// Which cluster
     #[command(flatten)]
     pub profile: ProfileArgs,
 }

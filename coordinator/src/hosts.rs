@@ -10,6 +10,7 @@ use std::time::Duration;
 /// Show the hosts of a running coordinator.
 #[derive(Debug, clap::Args)]
 pub struct HostsArgs {
+    /// Which cluster
     #[command(flatten)]
     pub profile: ProfileArgs,
     /// One JSON object per host

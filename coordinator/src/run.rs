@@ -50,6 +50,7 @@ pub struct RunArgs {
     /// Where log lines go (default: standard error)
     #[arg(short, long, value_name = "FILE")]
     pub logging: Option<PathBuf>,
+    /// Which cluster
     #[command(flatten)]
     pub profile: ProfileArgs,
     /// Jobs at a time in an embedded run (default: the CPUs)

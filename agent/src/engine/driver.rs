@@ -16,14 +16,19 @@ use mezcal_common::timer;
 use mezcal_common::wire::agent::Stream;
 use mezcal_common::wire::codec;
 use mezcal_common::wire::engine::{FromEngine, KeeperToEngine, OUTPUT_WINDOW, ToEngine};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::io::{Error, Result};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 /// Bytes read from a pipe at a time.
 const CHUNK: usize = 16 * 1024;
+
+/// Pipes are not watched so long after a spawn: a job that ends sooner costs no wake-up for its closing pipes, which are read at its
+/// end anyway. They hold 64 KiB meanwhile.
+const QUIET: Duration = Duration::from_millis(4);
 
 /// What a keeper tells an engine on its command line.
 #[derive(Clone, Debug, clap::Args)]
@@ -107,6 +112,8 @@ struct Output {
     streaming: bool,
     /// Streamed bytes that the far end has not taken.
     in_flight: u32,
+    /// The pipes are not looked at before.
+    quiet_until: Option<BootInstant>,
 }
 
 impl Driver {
@@ -234,10 +241,14 @@ impl Driver {
             fds.len() - 1
         });
         let pipes_from = fds.len();
-        if self.output.may_read() {
+        let patience = self.output.quiet_until.and_then(|until| {
+            let left = until.since(BootInstant::now());
+            (!left.is_zero()).then_some(Timespec { tv_sec: 0, tv_nsec: left.as_nanos() as i64 })
+        });
+        if self.output.may_read() && patience.is_none() {
             fds.extend(self.output.pipes.iter().flatten().map(|pipe| PollFd::new(pipe, reading)));
         }
-        match poll(&mut fds, None) {
+        match poll(&mut fds, patience.as_ref()) {
             Ok(_) => {}
             Err(Errno::INTR) => return Ok(()),
             Err(e) => return Err(e.into()),
@@ -251,7 +262,7 @@ impl Driver {
             self.drain()?;
         }
         if ready[1] {
-            self.on_children()?;
+            self.on_children();
         }
         if ready[3] {
             let _ = rustix::io::read(&self.timer, &mut [0; 8]);
@@ -274,22 +285,20 @@ impl Driver {
                 self.processes = Some(Processes::new(started.pid, began));
                 self.output.tails = [&started.out, &started.err].map(|pipe| pipe.as_ref().map(|_| Tail::default()));
                 self.output.pipes = [started.out, started.err];
+                self.output.quiet_until = Some(BootInstant::now() + QUIET);
             });
             self.engine.handle(Event::Spawned(result), BootInstant::now());
             // It may have ended before we knew its number.
-            self.look();
+            if self.processes.as_mut().is_some_and(Processes::first_ended) {
+                self.engine.handle(Event::FirstEnded, BootInstant::now());
+            }
         }
         Ok(())
     }
 
-    fn on_children(&mut self) -> Result<()> {
-        let mut siginfo = [0; size_of::<libc::signalfd_siginfo>()];
-        while rustix::io::read(&self.children, &mut siginfo).is_ok() {}
-        self.look();
-        Ok(())
-    }
-
-    fn look(&mut self) {
+    fn on_children(&mut self) {
+        // An ordinary signal is pending at most once (signal(7)): one read takes it.
+        let _ = rustix::io::read(&self.children, &mut [0; size_of::<libc::signalfd_siginfo>()]);
         let Some(processes) = &mut self.processes else { return };
         let event = match processes.look() {
             Changed::Nothing => return,
@@ -380,7 +389,7 @@ impl Driver {
                 Event::Run { attempt, spec, context, engine }
             }
             ToEngine::Cancel { attempt, grace } => Event::Cancel { attempt, grace },
-            ToEngine::Acknowledge { attempt } => Event::Acknowledge { attempt },
+            ToEngine::Acknowledge { attempts } => Event::Acknowledge { attempts },
             ToEngine::Lease { until } => Event::Lease { until },
             ToEngine::OutputTaken { attempt, bytes } => {
                 if self.attempt == Some(attempt) {

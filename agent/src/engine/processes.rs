@@ -34,21 +34,29 @@ impl Processes {
         Self { first: Pid::from_raw(pid), started, ended: None, killed: 0 }
     }
 
+    /// Whether the first process has ended since the last look. It stays unreaped.
+    pub(super) fn first_ended(&mut self) -> bool {
+        let Some(first) = self.first.filter(|_| self.ended.is_none()) else { return false };
+        let ended = matches!(rustix::process::waitid(WaitId::Pid(first), PEEK), Ok(Some(_)));
+        if ended {
+            self.ended = Some((WallTime::now(), BootInstant::now()));
+        }
+        ended
+    }
+
     /// Looks what SIGCHLD was about. Orphans that ended are reaped; the first process is only looked at.
     pub(super) fn look(&mut self) -> Changed {
-        if let Some(first) = self.first {
-            if let Ok(Some(_)) = rustix::process::waitid(WaitId::Pid(first), PEEK) {
-                return if self.ended.replace((WallTime::now(), BootInstant::now())).is_none() { Changed::First } else { Changed::Others };
-            }
-            // The first process is alive. Others that ended are orphans; reaping must not take the first one by accident.
-            for pid in proc::own_children().unwrap_or_default() {
-                if pid != first.as_raw_nonzero().get() && proc::state_and_parent(pid).is_some_and(|(state, _)| state == 'Z') {
-                    self.reap(pid);
-                }
-            }
-            return Changed::Nothing;
+        if self.first_ended() {
+            return Changed::First;
         }
-        Changed::Others
+        let Some(first) = self.first.filter(|_| self.ended.is_none()) else { return Changed::Others };
+        // The first process is alive. Others that ended are orphans; reaping must not take the first one by accident.
+        for pid in proc::own_children().unwrap_or_default() {
+            if pid != first.as_raw_nonzero().get() && proc::state_and_parent(pid).is_some_and(|(state, _)| state == 'Z') {
+                self.reap(pid);
+            }
+        }
+        Changed::Nothing
     }
 
     /// TERM and CONT to the group, if its leader is still unreaped.
@@ -77,16 +85,14 @@ impl Processes {
             let _ = rustix::process::kill_process_group(first, Signal::KILL);
             exit = self.reap_first();
         }
-        self.reap_others();
         let mut alive = 0;
-        if !no_children() {
+        if !self.reap_others() {
             let children = proc::own_children().unwrap_or_default();
             for pid in children.iter().filter_map(|pid| Pid::from_raw(*pid)) {
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
             }
             exit = exit.or_else(|| self.reap_first());
-            self.reap_others();
-            if !no_children() {
+            if !self.reap_others() {
                 alive = proc::own_children().map_or(1, |left| left.len() as u32).max(1);
             }
         }
@@ -94,7 +100,7 @@ impl Processes {
     }
 
     fn reap_first(&mut self) -> Option<Exit> {
-        let (_, status, usage) = wait4(self.first?.as_raw_nonzero().get())?;
+        let Waited::Ended { status, usage, .. } = wait4(self.first?.as_raw_nonzero().get()) else { return None };
         self.first = None;
         self.count(status);
         let (completed, end) = *self.ended.get_or_insert_with(|| (WallTime::now(), BootInstant::now()));
@@ -102,18 +108,26 @@ impl Processes {
         Some(Exit { status, usage, span })
     }
 
-    fn reap_others(&mut self) {
-        if self.first.is_none() {
-            while self.reap(-1) {}
+    /// Reaps what has ended, once the first process has been. True if no child is left at all.
+    fn reap_others(&mut self) -> bool {
+        if self.first.is_some() {
+            return false;
+        }
+        loop {
+            match self.reap(-1) {
+                Waited::Ended { .. } => {}
+                Waited::Alive => return false,
+                Waited::NoChild => return true,
+            }
         }
     }
 
-    fn reap(&mut self, pid: i32) -> bool {
-        let reaped = wait4(pid);
-        if let Some((_, status, _)) = reaped {
+    fn reap(&mut self, pid: i32) -> Waited {
+        let waited = wait4(pid);
+        if let Waited::Ended { status, .. } = waited {
             self.count(status);
         }
-        reaped.is_some()
+        waited
     }
 
     fn count(&mut self, status: WaitStatus) {
@@ -123,20 +137,28 @@ impl Processes {
     }
 }
 
-fn no_children() -> bool {
-    matches!(rustix::process::waitid(WaitId::All, PEEK), Err(rustix::io::Errno::CHILD))
+/// What wait4(2) says without waiting.
+pub(crate) enum Waited {
+    /// This child has ended and is reaped.
+    Ended { pid: i32, status: WaitStatus, usage: Usage },
+    /// There are such children, all alive.
+    Alive,
+    /// There is no such child.
+    NoChild,
 }
 
-/// Reaps one ended child without waiting (wait4(2) with `WNOHANG | __WALL`): its pid, status and usage.
-pub(crate) fn wait4(pid: i32) -> Option<(i32, WaitStatus, Usage)> {
+/// Reaps one ended child (wait4(2) with `WNOHANG | __WALL`); `pid` −1: any.
+pub(crate) fn wait4(pid: i32) -> Waited {
     let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
     // SAFETY: both pointers are valid for writing; rusage is plain data, and zeroed is one of its values.
     let (got, usage) = unsafe {
         let got = libc::wait4(pid, &mut status, libc::WNOHANG | libc::__WALL, usage.as_mut_ptr());
         (got, usage.assume_init())
     };
-    if got <= 0 {
-        return None;
+    match got {
+        0 => return Waited::Alive,
+        ..0 => return Waited::NoChild,
+        1.. => {}
     }
     let status = if libc::WIFSIGNALED(status) {
         WaitStatus::Signaled(libc::WTERMSIG(status))
@@ -145,5 +167,5 @@ pub(crate) fn wait4(pid: i32) -> Option<(i32, WaitStatus, Usage)> {
     };
     let time = |t: libc::timeval| Duration::new(t.tv_sec as u64, t.tv_usec as u32 * 1000);
     let usage = Usage { user: time(usage.ru_utime), system: time(usage.ru_stime), max_rss: usage.ru_maxrss as u64 * 1024 };
-    Some((got, status, usage))
+    Waited::Ended { pid: got, status, usage }
 }

@@ -34,10 +34,10 @@ pub enum ToEngine {
         /// Between TERM and KILL.
         grace: Duration,
     },
-    /// The coordinator has kept this outcome; forget it.
+    /// The coordinator has kept these outcomes; forget them.
     Acknowledge {
-        /// The attempt.
-        attempt: AttemptId,
+        /// The attempts.
+        attempts: Vec<AttemptId>,
     },
     /// Permission to run ends then, unless renewed.
     Lease {
