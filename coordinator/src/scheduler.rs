@@ -348,15 +348,17 @@ impl Scheduler {
     }
 
     fn agent_hello(&mut self, session: SessionId, name: &str, hello: Hello, now: BootInstant) {
-        let previous = self.hosts.get(name).and_then(|h| Some((h.session?, h.hello.instance)));
-        if let Some((old, instance)) = previous {
-            if instance != hello.instance {
+        let previous = self.hosts.get(name).and_then(|h| Some((h.session?, h.hello.boot_id)));
+        if let Some((old, boot_id)) = previous {
+            // On the same boot of the same host it is the agent itself, reconnected or restarted: its keeper serves only the newest
+            // one. Anywhere else it is a copy of the certificate.
+            if boot_id != hello.boot_id {
                 let reason = format!("another agent is connected with the certificate of {name}; stop one of them");
                 tracing::warn!(host = name, "second agent with one certificate refused");
                 self.effects.push_back(Effect::CloseSession { session, refused: true, reason });
                 return;
             }
-            let reason = "the same agent has connected again".to_owned();
+            let reason = "the agent of this host has connected again".to_owned();
             self.effects.push_back(Effect::CloseSession { session: old, refused: false, reason });
             self.sessions.remove(&old);
             self.agent_gone(name, now);

@@ -1,0 +1,213 @@
+//! A whole cluster: a coordinator on `mezcal00`, agents on the others, certificates, configuration and logs below one directory.
+
+use crate::lab::{Lab, host_name};
+use crate::programs::program;
+use crate::wait_for;
+use mezcal_certs::{Authority, ClusterDir};
+use mezcal_common::identity::Role;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+/// How long programs may take to start, connect or stop on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A cluster that is torn down when dropped.
+pub struct Cluster {
+    /// The hosts.
+    pub lab: Lab,
+    dir: tempfile::TempDir,
+    hosts: usize,
+    slots: u16,
+    port: u16,
+    coordinator: Option<Child>,
+    agents: Vec<Option<Child>>,
+}
+
+impl Cluster {
+    /// Hosts, certificates and configuration; nothing runs yet.
+    pub fn new(hosts: usize, slots: u16) -> Self {
+        let lab = Lab::new(hosts);
+        let dir = tempfile::tempdir().expect("a directory");
+        let (cluster, authority) = ClusterDir::init(&dir.path().join("pki"), "mezcal").expect("a cluster's certificates");
+        let issue = |role, name: &str| cluster.issue(&authority, role, name, 1, None).map(|_| ()).expect("issued");
+        issue(Role::Coordinator, "");
+        issue(Role::User, "okazaki");
+        (1..=hosts).for_each(|n| issue(Role::Agent, &host_name(n)));
+        let port = if lab.is_real() { 7433 } else { free_port() };
+        let agents = (0..=hosts).map(|_| None).collect();
+        let me = Self { lab, dir, hosts, slots, port, coordinator: None, agents };
+        me.write_configuration();
+        me
+    }
+
+    /// A cluster that runs: the coordinator listens and all agents are connected.
+    pub fn running(hosts: usize, slots: u16) -> Self {
+        let mut me = Self::new(hosts, slots);
+        me.start_coordinator();
+        me.start_agents();
+        me.wait_connected(hosts);
+        me
+    }
+
+    /// A path below the cluster's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// HOST:PORT of the coordinator.
+    pub fn address(&self) -> String {
+        format!("{}:{}", self.lab.address(0), self.port)
+    }
+
+    fn write_configuration(&self) {
+        let write = |name: String, text: String| {
+            let path = self.path(&name);
+            std::fs::create_dir_all(path.parent().expect("below the directory")).expect("made");
+            std::fs::write(path, text).expect("written");
+        };
+        let pki = self.path("pki");
+        let (pki, address) = (pki.display(), self.address());
+        write("coordinator.toml".into(), format!("listen = \"{address}\"\nidentity = \"{pki}/coordinator\"\n"));
+        let profiles = "config/mezcal/profiles";
+        write(format!("{profiles}/mezcal.toml"), format!("coordinator = \"{address}\"\nidentity = \"{pki}/users/okazaki\"\n"));
+        write(format!("{profiles}/listen.toml"), format!("listen = \"{address}\"\nidentity = \"{pki}/coordinator\"\n"));
+        for n in 1..=self.hosts {
+            let (name, slots, run) = (host_name(n), self.slots, self.path(&format!("run{n:02}")));
+            write(
+                format!("agent{n:02}.toml"),
+                format!(
+                    "coordinator = \"{address}\"\nidentity = \"{pki}/agents/{name}\"\nslots = {slots}\nruntime = \"{}\"\nallow_root_jobs = true\n",
+                    run.display()
+                ),
+            );
+        }
+    }
+
+    fn log(&self, name: &str) -> File {
+        File::options().create(true).append(true).open(self.path(&format!("{name}.log"))).expect("a log file")
+    }
+
+    /// What a program has logged.
+    pub fn log_text(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default()
+    }
+
+    /// Starts the coordinator and waits until it listens.
+    pub fn start_coordinator(&mut self) {
+        let mut command = self.lab.command(0, &program("coordinator"));
+        command.args(["serve", "--config"]).arg(self.path("coordinator.toml"));
+        let child = command.stdin(Stdio::null()).stderr(self.log("coordinator")).spawn().expect("the coordinator starts");
+        self.coordinator = Some(child);
+        wait_for("the coordinator listens", PATIENCE, || self.log_text("coordinator").contains("listens").then_some(()));
+    }
+
+    /// Starts all agents.
+    pub fn start_agents(&mut self) {
+        (1..=self.hosts).for_each(|n| self.start_agent(n));
+    }
+
+    /// Starts the agent of one host.
+    pub fn start_agent(&mut self, n: usize) {
+        let mut command = self.lab.command(n, &program("agent"));
+        command.args(["run", "--config"]).arg(self.path(&format!("agent{n:02}.toml")));
+        let child = command.stdin(Stdio::null()).stderr(self.log(&format!("agent{n:02}"))).spawn().expect("an agent starts");
+        self.agents[n] = Some(child);
+    }
+
+    /// Sends a signal to the agent of one host and waits for its end.
+    pub fn end_agent(&mut self, n: usize, signal: i32) {
+        if let Some(mut child) = self.agents[n].take() {
+            // SAFETY: kill(2) has no memory effects, and the child is unreaped.
+            unsafe { libc::kill(child.id() as i32, signal) };
+            wait_for("the agent ends", PATIENCE, || child.try_wait().expect("our child"));
+        }
+    }
+
+    /// The `coordinator` command on the coordinator's host with this cluster's profiles.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.lab.command(0, &program("coordinator"));
+        command.args(args).env("XDG_CONFIG_HOME", self.path("config")).stdin(Stdio::null()).current_dir(self.dir.path());
+        command
+    }
+
+    /// Runs it to its end.
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("the coordinator runs")
+    }
+
+    /// The hosts that `coordinator hosts --json` calls connected.
+    pub fn connected(&self) -> Vec<serde_json::Value> {
+        let out = self.run(&["hosts", "-p", "mezcal", "--json"]);
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let hosts = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).expect("JSON"));
+        hosts.filter(|h| h["connected"] == true).collect()
+    }
+
+    /// Waits until so many agents are connected.
+    pub fn wait_connected(&self, count: usize) {
+        wait_for("all agents are connected", PATIENCE, || (self.connected().len() == count).then_some(()));
+    }
+
+    /// Makes credentials of another cluster.
+    pub fn strangers_credentials(&self, role: Role, name: &str) -> PathBuf {
+        let dir = self.path("stranger");
+        let (authority, _) = Authority::create("other").expect("created");
+        authority.issue(role, name, 1).expect("issued").write(&dir).expect("written");
+        dir
+    }
+
+    /// Stops everything in order and proves that nothing is left and nothing went wrong.
+    pub fn finish(mut self) {
+        for n in 1..=self.hosts {
+            self.end_agent(n, libc::SIGTERM);
+        }
+        if let Some(mut child) = self.coordinator.take() {
+            // SAFETY: as above.
+            unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+            wait_for("the coordinator ends", PATIENCE, || child.try_wait().expect("our child"));
+        }
+        for n in 0..=self.hosts {
+            wait_for(&format!("no process is left on host {n}: {:?}", self.lab.processes(n)), PATIENCE, || {
+                self.lab.processes(n).is_empty().then_some(())
+            });
+        }
+        for entry in std::fs::read_dir(self.dir.path()).expect("readable").flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|e| e == "log") {
+                let text = std::fs::read_to_string(&path).expect("readable");
+                assert!(!text.contains("ERROR") && !text.contains("panicked"), "{}:\n{text}", path.display());
+            }
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in self.agents.iter_mut().flatten().chain(&mut self.coordinator) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            for name in ["coordinator", "agent01"] {
+                eprintln!("--- {name}.log\n{}", self.log_text(name));
+            }
+        }
+        // Keepers outlive their agents; without namespaces this is how they are found: by their sockets below our directory.
+        for pid in crate::alive_with(&self.dir.path().display().to_string()) {
+            // SAFETY: as above.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    std::net::UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free port").port()
+}
+
+/// The lines of a results file.
+pub fn results(path: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(path).expect("results");
+    text.lines().map(|l| serde_json::from_str(l).expect("a JSON line")).collect()
+}

@@ -1,0 +1,247 @@
+//! The cluster ring: real programs, real QUIC, real certificates, network namespaces as hosts.
+
+use mezcal_common::identity::Role;
+use mezcal_tests::cluster::{Cluster, PATIENCE, results};
+use mezcal_tests::lab::host_name;
+use mezcal_tests::{alive_with, wait_for};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn the_articles_run_uses_every_engine_and_never_more() {
+    let cluster = Cluster::running(12, 4);
+    std::fs::write(cluster.path("jobs.json"), "{\"cmd\": \"sleep 1\"}\n".repeat(100)).expect("written");
+    let begin = Instant::now();
+    let out = cluster.run(&["run", "-p", "mezcal", "jobs.json", "-o", "results.json", "-l", "run.txt"]);
+    eprintln!("100 x sleep 1 on 12 x 4: {:?}", begin.elapsed());
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    let results = results(&cluster.path("results.json"));
+    assert_eq!(results.len(), 100);
+    let mut events: BTreeMap<String, Vec<(String, i32)>> = BTreeMap::new();
+    let mut engines = BTreeSet::new();
+    for line in &results {
+        let r = &line["result"];
+        assert_eq!((r["status"].as_str(), r["code"].as_i64()), (Some("ok"), Some(0)), "{r}");
+        engines.insert(r["engine_id"].as_u64().expect("an engine"));
+        let host = r["host"].as_str().expect("a host").to_owned();
+        let time = |key: &str| r[key].as_str().expect("a time").to_owned();
+        events.entry(host).or_default().extend([(time("started"), 1), (time("completed"), -1)]);
+    }
+    assert_eq!(engines, (0..48).collect());
+    assert_eq!(events.keys().cloned().collect::<BTreeSet<_>>(), (1..=12).map(host_name).collect());
+    for (host, mut times) in events {
+        // At one instant an end counts before a start.
+        times.sort();
+        let most = times.iter().scan(0, |n, (_, step)| { *n += step; Some(*n) }).max();
+        assert!(most <= Some(4), "{host} ran {most:?} at once");
+    }
+    let log = std::fs::read_to_string(cluster.path("run.txt")).expect("a log");
+    assert!(log.lines().next().is_some_and(|l| l.ends_with("total 100 jobs on 48 engines")), "{log}");
+    assert!(log.lines().last().is_some_and(|l| l.ends_with("completed")), "{log}");
+    cluster.finish();
+}
+
+#[test]
+fn word_counts_are_those_of_a_shell_loop() {
+    let cluster = Cluster::running(4, 2);
+    let corpus = Path::new("/usr/share/common-licenses");
+    let files: Vec<String> = std::fs::read_dir(corpus)
+        .expect("a corpus")
+        .flatten()
+        .filter(|e| e.path().is_file())
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
+    assert!(files.len() > 5, "{files:?}");
+    let (ours, theirs) = (cluster.path("数え上げ"), cluster.path("loop"));
+    std::fs::create_dir(&ours).expect("made");
+    std::fs::create_dir(&theirs).expect("made");
+    let pipeline = |file: &str| {
+        format!("tr -cs '[:alpha:]' '\\n' < '{}/{file}' | tr A-Z a-z | sort | uniq -c | sort -k1,1nr -k2 | head -n 50; echo 語 {file} >&2", corpus.display())
+    };
+    let mut jobs = String::new();
+    for (i, file) in files.iter().enumerate() {
+        let host = [format!("mezcal{:02}", i % 4 + 1), host_name((i + 1) % 4 + 1)];
+        let job = serde_json::json!({"cmd": pipeline(file), "cd": ours, "out": format!("{file}.語"), "err": format!("{file}.err"), "host": host, "名": file});
+        jobs.push_str(&format!("{job}\n"));
+        let status = Command::new("/bin/bash")
+            .args(["-c", &format!("set -o pipefail; ({}) > {file}.語 2> {file}.err", pipeline(file))])
+            .current_dir(&theirs)
+            .status();
+        assert!(status.expect("bash").success());
+    }
+    std::fs::write(cluster.path("jobs.json"), jobs).expect("written");
+    let out = cluster.run(&["run", "-p", "mezcal", "-i", "jobs.json", "-o", "results.json", "--keep-order"]);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    for (i, (line, file)) in results(&cluster.path("results.json")).iter().zip(&files).enumerate() {
+        let host = line["result"]["host"].as_str().expect("a host");
+        assert!([host_name(i % 4 + 1), host_name((i + 1) % 4 + 1)].iter().any(|h| h == host), "{line}");
+        assert_eq!(line["名"], file.as_str());
+        for name in [format!("{file}.語"), format!("{file}.err")] {
+            let (a, b) = (std::fs::read(ours.join(&name)), std::fs::read(theirs.join(&name)));
+            assert!(a.expect("ours") == b.expect("theirs"), "{name} differs");
+        }
+    }
+    cluster.finish();
+}
+
+#[test]
+fn exec_runs_once_on_each_host_and_hosts_lists_them() {
+    let cluster = Cluster::running(3, 2);
+    let out = cluster.run(&["exec", "-p", "mezcal", "mezcal[01-03]", "--", "uname", "-n"]);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    let mut lines: Vec<String> = text(&out.stdout).lines().map(str::to_owned).collect();
+    lines.sort();
+    let name = |n: usize| if cluster.lab.is_real() { host_name(n) } else { mezcal_common::config::host_name() };
+    let expected: Vec<String> = (1..=3).map(|n| format!("mezcal{n:02}: {}", name(n))).collect();
+    assert_eq!(lines, expected);
+
+    let out = cluster.run(&["exec", "-p", "mezcal", "--all", "--shell", "--", "seq 50000; test $MEZCAL_HOST != mezcal02.cl.ecei.tohoku.ac.jp"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert_eq!(text(&out.stdout).lines().count(), 150_000, "all output arrives, however much");
+    assert_eq!(text(&out.stderr).trim(), format!("{}: [exit status 1]", host_name(2)));
+
+    let table = text(&cluster.run(&["hosts", "-p", "mezcal"]).stdout);
+    assert!(table.starts_with("HOST") && table.contains(&host_name(3)) && table.lines().count() == 4, "{table}");
+    let hosts = cluster.connected();
+    assert_eq!(hosts.iter().map(|h| h["slots"].as_u64()).collect::<Vec<_>>(), [Some(2); 3]);
+    cluster.finish();
+}
+
+#[test]
+fn interrupting_a_run_leaves_no_process_on_any_host() {
+    let cluster = Cluster::running(3, 4);
+    let mark = format!("27182{}", std::process::id());
+    let hostile = [
+        format!("sleep {mark}"),
+        format!("setsid sleep {mark} & sleep {mark}"),
+        format!("trap '' TERM INT HUP; sleep {mark}; sleep {mark}"),
+        format!("(setsid sh -c 'trap \"\" TERM; sleep {mark}' &) ; sleep {mark}"),
+    ];
+    let jobs: String = (0..30).map(|i| format!("{}\n", serde_json::json!({"cmd": hostile[i % 4]}))).collect();
+    std::fs::write(cluster.path("jobs.json"), jobs).expect("written");
+    let mut command = cluster.command(&["run", "-p", "mezcal", "jobs.json", "-o", "results.json"]);
+    let mut run = command.stderr(Stdio::null()).spawn().expect("starts");
+    wait_for("all slots are busy", PATIENCE, || (alive_with(&format!("sleep {mark}")).len() >= 12).then_some(()));
+    // SAFETY: kill(2) has no memory effects, and the child is unreaped.
+    unsafe { libc::kill(run.id() as i32, libc::SIGINT) };
+    let status = wait_for("the run ends", PATIENCE, || run.try_wait().expect("our child"));
+    let left = alive_with(&format!("sleep {mark}"));
+    assert!(left.is_empty(), "after the last result, alive: {left:?}");
+    assert_eq!(status.code(), Some(130));
+    let results = results(&cluster.path("results.json"));
+    assert_eq!(results.len(), 30);
+    assert!(results.iter().all(|l| l["result"]["status"] == "aborted"), "{results:?}");
+    cluster.finish();
+}
+
+#[test]
+fn an_absent_host_is_said_at_once_and_ends_as_an_error() {
+    let cluster = Cluster::running(2, 1);
+    let jobs = "{\"cmd\": \"true\", \"host\": \"mezcal99\"}\n{\"cmd\": \"true\", \"host\": [\"mezcal02\"]}\n";
+    std::fs::write(cluster.path("jobs.json"), jobs).expect("written");
+    let out = cluster.run(&["run", "-p", "mezcal", "jobs.json", "-o", "results.json", "--host-timeout", "1", "--keep-order"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out.stderr).contains("wait for a host that is not connected: mezcal99"), "{}", text(&out.stderr));
+    let results = results(&cluster.path("results.json"));
+    let absent = &results[0]["result"];
+    assert_eq!((absent["outcome"].as_str(), absent["status"].as_str()), (Some("no_host"), Some("error")));
+    assert!(absent["error"].as_str().is_some_and(|e| e.contains("mezcal99")), "{absent}");
+    assert!(absent["host"].is_null() && absent["code"].is_null());
+    assert_eq!(results[1]["result"]["host"], host_name(2));
+    cluster.finish();
+}
+
+#[test]
+fn a_run_can_be_the_coordinator_and_a_second_one_hears_who_holds_the_address() {
+    let mut cluster = Cluster::new(2, 2);
+    cluster.start_agents();
+    let jobs = cluster.path("jobs.json");
+    std::fs::write(&jobs, "{\"cmd\": \"until test -e go; do sleep 0.05; done\"}\n".repeat(4)).expect("written");
+    let mut command = cluster.command(&["run", "-p", "listen", "--min-agents", "2", "jobs.json", "-o", "results.json", "-l", "run.txt"]);
+    let mut first = command.stderr(Stdio::null()).spawn().expect("starts");
+    let begun = |log: &str| std::fs::read_to_string(log).is_ok_and(|t| t.contains("on 4 engines")).then_some(());
+    let log = cluster.path("run.txt").display().to_string();
+    wait_for("both agents are connected", PATIENCE, || begun(&log));
+    let second = cluster.run(&["run", "-p", "listen", "jobs.json"]);
+    assert_eq!(second.status.code(), Some(3));
+    let held = text(&second.stderr);
+    assert!(held.contains("held by process") && held.contains("run -p listen"), "{held}");
+    std::fs::write(cluster.path("go"), "").expect("written");
+    assert!(wait_for("the run ends", PATIENCE, || first.try_wait().expect("our child")).success());
+    assert_eq!(results(&cluster.path("results.json")).len(), 4);
+    cluster.finish();
+}
+
+#[test]
+fn bad_certificates_are_named_with_the_way_out() {
+    let cluster = Cluster::running(1, 1);
+    let user = cluster.path("pki/users/okazaki");
+    let run = |identity: &Path| {
+        let out = cluster.run(&["hosts", "-p", "mezcal", "--identity", &identity.display().to_string()]);
+        assert_eq!(out.status.code(), Some(3), "{}", text(&out.stderr));
+        text(&out.stderr)
+    };
+    let missing = run(&cluster.path("nowhere"));
+    assert!(missing.contains("nowhere/cert.pem") && missing.contains("certs issue"), "{missing}");
+    let role = run(&cluster.path(&format!("pki/agents/{}", host_name(1))));
+    assert!(role.contains("cert.pem") && role.contains("certs issue user"), "{role}");
+    let stranger = run(&cluster.strangers_credentials(Role::User, "okazaki"));
+    assert!(stranger.contains("not of our cluster") && stranger.contains("ca.pem"), "{stranger}");
+    // A certificate of ours whose root file is the stranger's.
+    let mixed = cluster.path("mixed");
+    std::fs::create_dir(&mixed).expect("made");
+    for (from, name) in [(&user, "cert.pem"), (&user, "key.pem"), (&cluster.path("stranger"), "ca.pem")] {
+        std::fs::copy(from.join(name), mixed.join(name)).expect("copied");
+    }
+    let other = run(&mixed);
+    assert!(other.contains("was not issued by the root in"), "{other}");
+    std::fs::set_permissions(user.join("key.pem"), std::fs::Permissions::from_mode(0o644)).expect("chmod");
+    let open = run(&user);
+    assert!(open.contains("key.pem") && open.contains("chmod 600"), "{open}");
+    cluster.finish();
+}
+
+#[test]
+fn an_agent_that_is_killed_and_restarted_takes_its_running_job_up_again() {
+    let mut cluster = Cluster::running(1, 2);
+    let jobs = "{\"cmd\": \"echo $MEZCAL_ATTEMPT >> attempts; until test -e go; do sleep 0.05; done; echo done\"}\n";
+    std::fs::write(cluster.path("jobs.json"), jobs).expect("written");
+    let mut command = cluster.command(&["run", "-p", "mezcal", "jobs.json", "-o", "results.json"]);
+    let mut run = command.stderr(Stdio::null()).spawn().expect("starts");
+    let attempts = cluster.path("attempts");
+    wait_for("the job runs", PATIENCE, || std::fs::read_to_string(&attempts).ok().filter(|t| !t.is_empty()));
+    cluster.end_agent(1, libc::SIGKILL);
+    cluster.start_agent(1);
+    wait_for("the agent is back", PATIENCE, || cluster.log_text("agent01").contains("found the keeper").then_some(()));
+    wait_for("it is connected", PATIENCE, || (cluster.log_text("coordinator").matches("agent connected").count() == 2).then_some(()));
+    std::fs::write(cluster.path("go"), "").expect("written");
+    assert!(wait_for("the run ends", PATIENCE, || run.try_wait().expect("our child")).success());
+    let results = results(&cluster.path("results.json"));
+    assert_eq!((results[0]["result"]["attempt"].as_u64(), results[0]["result"]["stdout_tail"].as_str()), (Some(1), Some("done\n")));
+    assert_eq!(std::fs::read_to_string(&attempts).expect("written"), "1\n");
+    cluster.finish();
+}
+
+#[test]
+fn a_client_that_vanishes_has_its_jobs_cancelled() {
+    let cluster = Cluster::running(1, 2);
+    let mark = format!("31415{}", std::process::id());
+    let mut command = cluster.command(&["run", "-p", "mezcal", "--lines", "-"]);
+    let mut run = command.stdin(Stdio::piped()).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("starts");
+    writeln!(run.stdin.take().expect("a pipe"), "sleep {mark}").expect("written");
+    wait_for("the job runs", PATIENCE, || (!alive_with(&format!("sleep {mark}")).is_empty()).then_some(()));
+    // SAFETY: as above.
+    unsafe { libc::kill(run.id() as i32, libc::SIGTERM) };
+    let status = wait_for("the run ends", PATIENCE, || run.try_wait().expect("our child"));
+    assert_eq!(status.code(), Some(143));
+    assert!(alive_with(&format!("sleep {mark}")).is_empty());
+    cluster.finish();
+}
