@@ -3,7 +3,7 @@
 //!
 //! The agent either is at descriptor 0 (embedded: one fate, all end together) or connects to a socket in the file system.
 
-use crate::engine::driver::{child_signals, take_stdin};
+use crate::engine::driver::{child_signals, seal_descriptors, take_stdin};
 use crate::engine::{Waited, wait4};
 use crate::packet;
 use mezcal_common::clock::BootInstant;
@@ -59,6 +59,7 @@ struct EngineProcess {
 /// # Errors
 /// What the system refuses: the socket, the first engine.
 pub fn run(args: KeeperArgs) -> Result<()> {
+    seal_descriptors();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let (listener, agent) = match &args.socket {
         Some(path) => (Some(listen(path)?), None),

@@ -50,6 +50,7 @@ pub struct EngineArgs {
 /// What the system refuses at start, or a broken invariant of poll(2) and friends.
 pub fn run(args: &EngineArgs) -> Result<()> {
     let keeper = take_stdin()?;
+    seal_descriptors();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let children = child_signals()?;
     let spawned = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
@@ -445,6 +446,22 @@ fn spawner(around: &Surroundings, jobs: &mpsc::Receiver<Effect>, answers: &mpsc:
             return;
         }
         let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
+    }
+}
+
+/// Marks every descriptor but 0, 1 and 2 close-on-exec: whoever started us may have left some open, and jobs must not get them.
+pub(crate) fn seal_descriptors() {
+    // SAFETY: close_range(2) with this flag closes nothing.
+    let sealed = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) } == 0;
+    if sealed {
+        return;
+    }
+    // Before Linux 5.11: one by one.
+    for fd in std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
+        if let Some(fd) = fd.file_name().to_str().and_then(|name| name.parse::<i32>().ok()).filter(|fd| *fd > 2) {
+            // SAFETY: fcntl(2) on a number that may have been closed meanwhile fails harmlessly.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
     }
 }
 

@@ -80,6 +80,12 @@ impl Queues {
         self.queues.keys().filter(|k| k.batch == batch).copied().collect()
     }
 
+    /// Jobs in a queue.
+    #[cfg(test)]
+    pub(super) fn len_of(&self, key: QueueKey) -> usize {
+        self.queues.get(&key).map_or(0, |queue| queue.jobs.len())
+    }
+
     /// Queues that name hosts, with their lengths.
     pub(super) fn with_hosts(&self) -> impl Iterator<Item = (QueueKey, usize)> {
         self.queues.iter().filter(|(key, _)| key.hosts.is_some()).map(|(key, queue)| (*key, queue.jobs.len()))

@@ -1,1 +1,418 @@
+//! Scripts of the scheduler: each line of a trace is one effect. Reading them shows what it does.
 
+use super::*;
+use mezcal_common::ids::EngineIndex;
+use mezcal_common::job::Capture;
+use mezcal_common::outcome::WaitStatus;
+
+/// A scheduler with a clock and short words for events.
+struct Script {
+    scheduler: Scheduler,
+    now: BootInstant,
+    seq: u64,
+}
+
+const LEASE: Duration = Duration::from_secs(600);
+const NOWHERE: &[&str] = &[];
+
+fn script() -> Script {
+    script_with(Some(LEASE))
+}
+
+fn script_with(lease: Option<Duration>) -> Script {
+    Script { scheduler: Scheduler::new(Epoch(7), lease), now: BootInstant(Duration::from_secs(1000)), seq: 0 }
+}
+
+fn batch(n: u128) -> BatchId {
+    BatchId(uuid::Uuid::from_u128(n))
+}
+
+fn attempt(batch: u32, job: u32, attempt: u32) -> AttemptId {
+    AttemptId { epoch: Epoch(7), key: JobKey { batch: BatchSerial(batch), job: JobNumber(job) }, attempt }
+}
+
+fn exited(code: i32) -> Outcome {
+    Outcome { status: Some(WaitStatus::Exited(code)), ..Outcome::never_ran(Ended::Exited, None) }
+}
+
+impl Script {
+    fn event(&mut self, event: Event) -> String {
+        self.scheduler.handle(event, self.now);
+        self.trace()
+    }
+
+    fn pass(&mut self, seconds: u64) -> String {
+        self.now = self.now + Duration::from_secs(seconds);
+        while self.scheduler.poll_timeout().is_some_and(|at| at <= self.now) {
+            let due = self.scheduler.poll_timeout();
+            self.scheduler.handle_timeout(self.now);
+            assert!(self.scheduler.poll_timeout() != due || due.is_none_or(|at| at > self.now), "a deadline that stays in the past spins");
+        }
+        self.trace()
+    }
+
+    /// An agent that says hello, sends an empty inventory and asks for `credit`.
+    fn agent(&mut self, session: u64, name: &str, credit: u64) -> String {
+        self.hello(session, name, 1);
+        self.inventory(session, &[]);
+        self.pull(session, credit, credit as u16)
+    }
+
+    fn hello(&mut self, session: u64, name: &str, boot: u8) -> String {
+        let hello = Hello {
+            versions: (1, 1),
+            program: "test".into(),
+            instance: session,
+            boot_id: [boot; 16],
+            slots: 2,
+            aliases: vec![hosts::short(name).unwrap_or(name).to_owned()],
+            cpus: 2,
+            memory: 0,
+        };
+        self.event(Event::AgentHello { session: SessionId(session), name: name.into(), hello })
+    }
+
+    fn inventory(&mut self, session: u64, running: &[AttemptId]) -> String {
+        let inventory =
+            ToCoordinator::Inventory { queued: vec![], running: running.to_vec(), unacknowledged: vec![], clock_offset: None };
+        self.event(Event::Agent(SessionId(session), inventory))
+    }
+
+    fn pull(&mut self, session: u64, credit: u64, idle: u16) -> String {
+        self.event(Event::Agent(SessionId(session), ToCoordinator::Pull { credit, idle }))
+    }
+
+    fn report(&mut self, session: u64, attempt: AttemptId, outcome: Outcome) -> String {
+        self.seq += 1;
+        let report = Report::Finished { engine: Some(EngineIndex(0)), outcome };
+        let reports = vec![NumberedReport { seq: self.seq, attempt, report }];
+        self.event(Event::Agent(SessionId(session), ToCoordinator::Reports(reports)))
+    }
+
+    fn open(&mut self, n: u128) {
+        let context = BatchContext {
+            batch: batch(n),
+            cd: "/".into(),
+            env: vec![],
+            umask: 0o22,
+            setup: None,
+            output_dir: None,
+            timeout: None,
+            capture: Capture::Tail,
+        };
+        self.event(Event::Open { terms: Box::new(BatchTerms { context, host_timeout: Duration::from_secs(60) }) });
+    }
+
+    /// Submits jobs, each given by its hosts, priority and retries, and closes the batch.
+    fn submit(&mut self, n: u128, jobs: &[(&[&str], i32, u32)]) -> String {
+        self.open(n);
+        let (mut host_sets, mut submissions) = (Vec::new(), Vec::new());
+        for (i, (set, priority, retries)) in jobs.iter().enumerate() {
+            let hosts = (!set.is_empty()).then(|| {
+                host_sets.push(set.iter().map(|h| h.to_string()).collect());
+                host_sets.len() as u32 - 1
+            });
+            let spec = Bytes::from_static(b"x");
+            let job = JobNumber(i as u32 + 1);
+            submissions.push(Submission { job, spec, hosts, priority: *priority, retries: *retries, stillborn: None });
+        }
+        self.scheduler.handle(Event::Submit { batch: batch(n), host_sets, jobs: submissions }, self.now);
+        self.scheduler.handle(Event::Close { batch: batch(n) }, self.now);
+        self.trace()
+    }
+
+    fn trace(&mut self) -> String {
+        let mut lines = Vec::new();
+        while let Some(effect) = self.scheduler.poll_effect() {
+            let line = match effect {
+                Effect::ToAgent(s, ToAgent::Welcome { first_engine, .. }) => format!("{s} < welcome, engines from {first_engine}"),
+                Effect::ToAgent(s, ToAgent::Context { batch, .. }) => format!("{s} < context of batch {batch}"),
+                Effect::ToAgent(s, ToAgent::Run(run)) => {
+                    let ids: Vec<String> = run.iter().map(|p| format!("{}/{}", p.attempt.key.batch, p.attempt)).collect();
+                    format!("{s} < run {}", ids.join(" "))
+                }
+                Effect::ToAgent(s, ToAgent::Cancel { attempts, grace }) => {
+                    let ids: Vec<String> = attempts.iter().map(ToString::to_string).collect();
+                    format!("{s} < cancel {} with grace {grace:?}", ids.join(" "))
+                }
+                Effect::ToAgent(s, ToAgent::Acknowledge { through }) => format!("{s} < acknowledge {through}"),
+                Effect::ToAgent(s, ToAgent::HeartbeatSeen { .. }) => format!("{s} < heartbeat seen"),
+                Effect::ToAgent(s, ToAgent::Forget { batch }) => format!("{s} < forget batch {batch}"),
+                Effect::ToAgent(s, ToAgent::OutputTaken { bytes, .. }) => format!("{s} < output taken {bytes}"),
+                Effect::CloseSession { session, refused, reason } => format!("close {session} (refused: {refused}): {reason}"),
+                Effect::Result { job, result, .. } => {
+                    let on = result.place.map_or(String::new(), |p| format!(" on {}", p.host));
+                    let error = result.outcome.error.map_or(String::new(), |e| format!(": {e}"));
+                    format!("result {job}.{} {}{on}{error}", result.attempt, result.outcome.ended.as_str())
+                }
+                Effect::Accepted { jobs, .. } => format!("accepted {jobs}"),
+                Effect::Refused { reason, .. } => format!("refused: {reason}"),
+                Effect::BatchDone { batch } => format!("batch {} done", batch.0.as_u128()),
+                Effect::Notice { notice, .. } => format!("notice: {}", crate::run::describe(&notice)),
+                Effect::Output { job, data, .. } => format!("output of {job}: {} bytes", data.len()),
+                Effect::Fleet { agents, engines } => format!("fleet {agents} agents, {engines} engines"),
+            };
+            lines.push(line);
+        }
+        self.sanity();
+        lines.join("\n")
+    }
+
+    /// Re-derives what the indices claim: every job is in exactly one place.
+    fn sanity(&self) {
+        let placed: Vec<AttemptId> = self.scheduler.hosts.values().flat_map(|h| h.attempts.keys().copied()).collect();
+        for (serial, batch) in &self.scheduler.batches {
+            let queued: usize = self.scheduler.queues.of_batch(*serial).iter().map(|k| self.scheduler.queues.len_of(*k)).sum();
+            let count = |state| batch.jobs.iter().filter(|j| j.state == state).count();
+            assert_eq!(queued, count(JobState::Queued));
+            assert_eq!(batch.done, count(JobState::Done));
+            for (i, job) in batch.jobs.iter().enumerate() {
+                let key = JobKey { batch: *serial, job: JobNumber(i as u32 + 1) };
+                let live = placed.iter().filter(|a| a.key == key && a.attempt == job.attempt).count();
+                assert_eq!(live, usize::from(job.state == JobState::Placed), "{key:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn jobs_go_where_there_is_credit_in_order_of_priority() {
+    let mut s = script();
+    s.agent(1, "a.x", 2);
+    insta::assert_snapshot!(s.submit(1, &[(&[], 0, 0), (&[], 5, 0), (&[], 0, 0)]), @r"
+    accepted 3
+    1 < context of batch 1
+    1 < run 1/2.1
+    1 < run 1/1.1
+    ");
+    insta::assert_snapshot!(s.report(1, attempt(1, 2, 1), exited(0)), @r"
+    result 2.1 exited on a.x
+    1 < acknowledge 1
+    ");
+    insta::assert_snapshot!(s.pull(1, 3, 1), @"1 < run 1/3.1");
+    s.report(1, attempt(1, 1, 1), exited(0));
+    insta::assert_snapshot!(s.report(1, attempt(1, 3, 1), exited(9)), @r"
+    result 3.1 exited on a.x
+    batch 1 done
+    1 < forget batch 1
+    1 < acknowledge 3
+    ");
+}
+
+#[test]
+fn idle_slots_of_all_hosts_come_before_prefetch_of_one() {
+    let mut s = script();
+    s.agent(1, "a.x", 2);
+    s.pull(1, 6, 2);
+    s.agent(2, "b.x", 2);
+    insta::assert_snapshot!(s.submit(1, &[(NOWHERE, 0, 0); 5]), @r"
+    accepted 5
+    1 < context of batch 1
+    1 < run 1/1.1
+    2 < context of batch 1
+    2 < run 1/2.1
+    1 < run 1/3.1
+    2 < run 1/4.1
+    1 < run 1/5.1
+    ");
+}
+
+#[test]
+fn required_hosts_are_honoured_by_full_and_short_name() {
+    let mut s = script();
+    s.agent(1, "a.x", 9);
+    insta::assert_snapshot!(s.submit(1, &[(&["b"], 0, 0), (&["c.x", "a.x"], 0, 0), (&["b.x"], 0, 0)]), @r"
+    accepted 3
+    notice: 1 jobs wait for a host that is not connected: b; they end as errors after 0:01:00
+    notice: 1 jobs wait for a host that is not connected: b.x; they end as errors after 0:01:00
+    1 < context of batch 1
+    1 < run 1/2.1
+    ");
+    s.pass(59);
+    insta::assert_snapshot!(s.agent(2, "b.x", 9), @r"
+    2 < context of batch 1
+    2 < run 1/1.1 1/3.1
+    ");
+    assert_eq!(s.pass(60), "", "the waits ended when the host came");
+}
+
+#[test]
+fn jobs_of_a_host_that_never_comes_end_as_errors() {
+    let mut s = script();
+    insta::assert_snapshot!(s.submit(1, &[(&["h01", "h02"], 0, 3)]), @r"
+    accepted 1
+    notice: 1 jobs wait for a host that is not connected: h[01-02]; they end as errors after 0:01:00
+    ");
+    insta::assert_snapshot!(s.pass(60), @r"
+    result 1.0 no_host: none of its hosts was connected within the host timeout: h[01-02]
+    batch 1 done
+    ");
+}
+
+#[test]
+fn failures_use_up_retries_and_nothing_else_does() {
+    let mut s = script();
+    s.agent(1, "a.x", 9);
+    s.submit(1, &[(&[], 0, 1)]);
+    insta::assert_snapshot!(s.report(1, attempt(1, 1, 1), exited(3)), @r"
+    1 < run 1/1.2
+    1 < acknowledge 1
+    ");
+    let lost = Outcome::never_ran(Ended::Lost, "its engine died".to_owned());
+    insta::assert_snapshot!(s.report(1, attempt(1, 1, 2), lost), @r"
+    1 < run 1/1.3
+    1 < acknowledge 2
+    ");
+    insta::assert_snapshot!(s.report(1, attempt(1, 1, 3), exited(4)), @r"
+    result 1.3 exited on a.x
+    batch 1 done
+    1 < forget batch 1
+    1 < acknowledge 3
+    ");
+}
+
+#[test]
+fn a_lost_host_gives_its_jobs_back_only_after_lease_and_margin() {
+    let mut s = script();
+    s.agent(1, "a.x", 2);
+    s.submit(1, &[(&[], 0, 0)]);
+    s.agent(2, "b.x", 2);
+    insta::assert_snapshot!(s.event(Event::AgentGone(SessionId(1))), @r"
+    notice: lost the agent of a.x with 1 jobs; unless it comes back, they are placed elsewhere in 0:10:12
+    fleet 1 agents, 2 engines
+    ");
+    let beat = |s: &mut Script| {
+        let message = ToCoordinator::Heartbeat { sent: s.now, load: Load::default(), clock_offset: None };
+        s.event(Event::Agent(SessionId(2), message))
+    };
+    s.pass(600);
+    beat(&mut s);
+    assert_eq!(s.pass(11), "");
+    insta::assert_snapshot!(s.pass(1), @r"
+    2 < context of batch 1
+    2 < run 1/1.2
+    ");
+}
+
+#[test]
+fn a_host_that_comes_back_keeps_what_its_inventory_holds() {
+    let mut s = script();
+    s.agent(1, "a.x", 2);
+    s.submit(1, &[(&[], 0, 0), (&[], 0, 0)]);
+    s.event(Event::AgentGone(SessionId(1)));
+    s.hello(3, "a.x", 1);
+    insta::assert_snapshot!(s.inventory(3, &[attempt(1, 1, 1)]), @"fleet 1 agents, 2 engines");
+    insta::assert_snapshot!(s.pull(3, 1, 1), @r"
+    3 < context of batch 1
+    3 < run 1/2.2
+    ");
+    insta::assert_snapshot!(s.report(3, attempt(1, 1, 1), exited(0)), @r"
+    result 1.1 exited on a.x
+    3 < acknowledge 1
+    ");
+}
+
+#[test]
+fn another_boot_proves_that_everything_on_the_host_is_dead() {
+    let mut s = script();
+    s.agent(1, "a.x", 2);
+    s.submit(1, &[(&[], 0, 0)]);
+    s.event(Event::AgentGone(SessionId(1)));
+    s.hello(2, "a.x", 2);
+    s.inventory(2, &[]);
+    insta::assert_snapshot!(s.pull(2, 2, 2), @r"
+    2 < context of batch 1
+    2 < run 1/1.2
+    ");
+}
+
+#[test]
+fn a_copied_certificate_is_refused_and_a_restarted_agent_is_not() {
+    let mut s = script();
+    s.agent(1, "a.x", 2);
+    insta::assert_snapshot!(s.hello(2, "a.x", 9), @"close 2 (refused: true): another agent is connected with the certificate of a.x; stop one of them");
+    insta::assert_snapshot!(s.hello(3, "a.x", 1), @r"
+    close 1 (refused: false): the agent of this host has connected again
+    fleet 0 agents, 0 engines
+    3 < welcome, engines from 0
+    ");
+}
+
+#[test]
+fn strangers_in_an_inventory_are_killed_and_their_reports_forgotten() {
+    let mut s = script();
+    s.hello(1, "a.x", 1);
+    let old = AttemptId { epoch: Epoch(6), ..attempt(1, 1, 1) };
+    insta::assert_snapshot!(s.inventory(1, &[old]), @r"
+    1 < cancel 1.1 with grace 0ns
+    fleet 1 agents, 2 engines
+    ");
+    insta::assert_snapshot!(s.report(1, old, exited(0)), @"1 < acknowledge 1");
+}
+
+#[test]
+fn the_fourth_loss_of_a_job_is_its_last() {
+    let mut s = script_with(None);
+    let trace: Vec<String> = (1..=4)
+        .map(|n| {
+            s.agent(n, "a.x", 2);
+            if n == 1 {
+                s.submit(1, &[(&[], 0, 0)]);
+            }
+            s.event(Event::AgentGone(SessionId(n)))
+        })
+        .collect();
+    insta::assert_snapshot!(trace[3], @r"
+    result 1.4 lost: its agent is gone
+    batch 1 done
+    fleet 0 agents, 0 engines
+    ");
+}
+
+#[test]
+fn a_cancel_drops_what_waits_and_kills_what_runs() {
+    let mut s = script();
+    s.agent(1, "a.x", 1);
+    s.submit(1, &[(&[], 0, 9), (&[], 0, 0), (&["z"], 0, 0)]);
+    insta::assert_snapshot!(s.event(Event::Cancel { batch: batch(1), grace: Duration::from_secs(2) }), @r"
+    result 2.0 cancelled
+    result 3.0 cancelled
+    1 < cancel 1.1 with grace 2s
+    ");
+    let killed = Outcome { ended: Ended::Cancelled, status: Some(WaitStatus::Signaled(15)), ..exited(0) };
+    insta::assert_snapshot!(s.report(1, attempt(1, 1, 1), killed), @r"
+    result 1.1 cancelled on a.x
+    batch 1 done
+    1 < forget batch 1
+    1 < acknowledge 1
+    ");
+}
+
+#[test]
+fn a_cancel_that_cannot_reach_a_host_says_so() {
+    let mut s = script();
+    s.agent(1, "a.x", 1);
+    s.submit(1, &[(&[], 0, 0)]);
+    s.event(Event::AgentGone(SessionId(1)));
+    insta::assert_snapshot!(s.event(Event::Cancel { batch: batch(1), grace: Duration::ZERO }), @r"
+    result 1.1 lost: cancelled while a.x was out of reach: it may go on there until its lease ends, within 612 s
+    batch 1 done
+    ");
+}
+
+#[test]
+fn jobs_that_do_not_continue_a_batch_are_refused() {
+    let mut s = script();
+    s.open(1);
+    let job = |n, hosts| Submission { job: JobNumber(n), spec: Bytes::new(), hosts, priority: 0, retries: 0, stillborn: None };
+    let submit = |s: &mut Script, jobs| s.event(Event::Submit { batch: batch(1), host_sets: vec![], jobs });
+    insta::assert_snapshot!(submit(&mut s, vec![job(1, None), job(3, None)]), @r"
+    accepted 1
+    refused: job 3 does not continue the batch
+    ");
+    insta::assert_snapshot!(submit(&mut s, vec![job(2, Some(0))]), @r"
+    accepted 1
+    refused: job 2 is not acceptable
+    ");
+    insta::assert_snapshot!(s.event(Event::Submit { batch: batch(9), host_sets: vec![], jobs: vec![job(1, None)] }), @"refused: there is no such open batch");
+}

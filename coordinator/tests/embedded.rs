@@ -1,0 +1,331 @@
+//! `coordinator run` without a cluster, as a user meets it: input, results, exit statuses, signals.
+
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn coordinator(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
+    // No profile of the person who runs the tests may get in.
+    command.current_dir(dir).env("XDG_CONFIG_HOME", dir.join("no-config")).env_remove("MEZCAL_PROFILE").stdin(Stdio::null());
+    command
+}
+
+fn run_in(dir: &Path, jobs: &str, args: &[&str]) -> Output {
+    std::fs::write(dir.join("jobs.json"), jobs).expect("written");
+    coordinator(dir).args(["run", "jobs.json", "--progress", "none"]).args(args).output().expect("it runs")
+}
+
+fn run(jobs: &str, args: &[&str]) -> (Option<i32>, Vec<Value>, String) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let out = run_in(dir.path(), jobs, args);
+    let lines = String::from_utf8(out.stdout).expect("UTF-8").lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    (out.status.code(), lines, String::from_utf8_lossy(&out.stderr).into_owned())
+}
+
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn alive_with(mark: &str) -> bool {
+    std::fs::read_dir("/proc").expect("/proc").flatten().any(|entry| {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { return false };
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).replace('\0', " ").contains(mark)
+            && mezcal_common::proc::state_and_parent(pid).is_some_and(|(state, _)| state != 'Z')
+    })
+}
+
+/// compat.md §1.1, the `code` table.
+#[test]
+fn codes_are_those_of_bakapara() {
+    let table = [
+        ("", 0),
+        ("# c", 0),
+        ("exit 3", 3),
+        ("no-such-command-here", 127),
+        ("/etc/passwd", 126),
+        ("false|true", 1),
+        ("(exit 3)|(exit 5)|true", 5),
+        ("yes|head -1", 141),
+        ("set +o pipefail; false|true", 0),
+        ("exit 256", 0),
+        ("exit -1", 255),
+        ("( ", 2),
+        ("if", 2),
+        ("; true", 2),
+        ("kill -9 $$", -9),
+        ("sh -c \"kill -9 \\$\\$\"", -9),
+        ("sh -c \"kill -9 \\$\\$\"; exit $?", 137),
+    ];
+    let jobs: String = table.iter().map(|(cmd, _)| format!("{}\n", serde_json::json!({"cmd": cmd}))).collect();
+    for args in [&["--keep-order"][..], &["--keep-order", "--compat", "bakapara"]] {
+        let (status, lines, _) = run(&jobs, args);
+        assert_eq!(status, Some(if args.len() == 1 { 1 } else { 0 }));
+        for ((cmd, code), line) in table.iter().zip(&lines) {
+            assert_eq!(line["result"]["code"], *code, "{cmd}");
+            assert_eq!(line["result"]["status"], "ok", "{cmd}");
+        }
+    }
+}
+
+/// compat.md §1.2: keys, their order, separators, escapes and time formats.
+#[test]
+fn a_compat_line_is_bakaparas_to_the_byte() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let out = run_in(dir.path(), "{\"cmd\":\"echo 東京\",\"id\":7,\"z\":null,\"f\":1.50,\"result\":{\"old\":1}}\n", &["--compat", "bakapara"]);
+    let line = String::from_utf8(out.stdout).expect("ASCII");
+    assert!(line.is_ascii(), "{line}");
+    let masked = mask(&line);
+    assert_eq!(
+        masked,
+        "{\"cmd\": \"echo \\u6771\\u4eac\", \"id\": 7, \"z\": null, \"f\": 1.50, \"result\": {\"status\": \"ok\", \"received\": \"TIME\", \
+         \"code\": 0, \"engine_id\": 0, \"started\": \"TIME\", \"completed\": \"TIME\", \"msg_id\": \"UUID\", \"submitted\": \"TIME\", \
+         \"pyerr\": null, \"host\": \"HOST\", \"elapsed\": \"ELAPSED\", \"pyout\": null}}\n"
+    );
+    assert_eq!(out.status.code(), Some(0));
+}
+
+/// Replaces what differs between runs, checking its form.
+fn mask(line: &str) -> String {
+    let value: Value = serde_json::from_str(line).expect("JSON");
+    let result = &value["result"];
+    let mut text = line.to_owned();
+    let naive = |t: &str| {
+        let shape: String = t.chars().map(|c| if c.is_ascii_digit() { '9' } else { c }).collect();
+        assert!(["9999-99-99T99:99:99.999999", "9999-99-99T99:99:99"].contains(&shape.as_str()), "{t}");
+    };
+    for key in ["received", "started", "completed", "submitted"] {
+        let time = result[key].as_str().expect(key);
+        naive(time);
+        text = text.replacen(&format!("\"{key}\": \"{time}\""), &format!("\"{key}\": \"TIME\""), 1);
+    }
+    for (key, word) in [("msg_id", "UUID"), ("host", "HOST"), ("elapsed", "ELAPSED")] {
+        let old = result[key].as_str().expect(key);
+        text = text.replacen(&format!("\"{key}\": \"{old}\""), &format!("\"{key}\": \"{word}\""), 1);
+    }
+    text.replacen(&format!("\"engine_id\": {}", result["engine_id"]), "\"engine_id\": 0", 1)
+}
+
+#[test]
+fn a_result_has_the_twelve_keys_first_and_then_ours() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let out = run_in(dir.path(), "{\"cmd\": \"echo out; echo err >&2; exit 4\", \"n\": 1e400}\n", &[]);
+    let line = String::from_utf8(out.stdout).expect("UTF-8");
+    assert!(line.contains("\"n\": 1e400, \"result\""), "the text of numbers is kept: {line}");
+    let keys: Vec<&str> = line[line.find("\"result\"").expect("a result")..].split('"').skip(3).step_by(2).collect();
+    let order = [
+        "status", "received", "code", "engine_id", "started", "completed", "msg_id", "submitted", "pyerr", "host", "elapsed", "pyout",
+        "signal", "attempt", "outcome", "user_seconds", "system_seconds", "max_rss_bytes", "clock_offset", "stdout_tail", "stderr_tail",
+    ];
+    let found: Vec<&str> = keys.into_iter().filter(|k| order.contains(k)).collect();
+    assert_eq!(found, order, "{line}");
+    let tail = |key: &str, text: &str| assert!(line.contains(&format!("\"{key}\": \"{text}\\n\"")), "{line}");
+    tail("stdout_tail", "out");
+    tail("stderr_tail", "err");
+}
+
+#[test]
+fn what_cannot_start_is_a_result_and_the_batch_goes_on() {
+    let long = "x".repeat(200_000);
+    let jobs = [
+        serde_json::json!({"cmd": "true", "cd": "/no/such/dir"}),
+        serde_json::json!({"cmd": "true", "out": "/no/such/dir/file"}),
+        serde_json::json!({"cmd": "true", "out": "fifo"}),
+        serde_json::json!({"argv": ["no-such-program"]}),
+        serde_json::json!({"cmd": format!(": {long}")}),
+        serde_json::json!({"cmd": "a\u{0}b"}),
+        serde_json::json!({"cmd": "echo fine"}),
+    ];
+    let dir = tempfile::tempdir().expect("a directory");
+    assert!(Command::new("mkfifo").arg(dir.path().join("fifo")).status().expect("mkfifo").success());
+    let text: String = jobs.iter().map(|j| format!("{j}\n")).collect();
+    let out = run_in(dir.path(), &text, &["--keep-order"]);
+    assert_eq!(out.status.code(), Some(1));
+    let lines: Vec<Value> = String::from_utf8(out.stdout).expect("UTF-8").lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    let words = ["change to directory", "cannot write", "FIFO", "not in PATH", "MAX_ARG_STRLEN", "NUL"];
+    for (line, word) in lines.iter().zip(words) {
+        let r = &line["result"];
+        assert!(r["error"].as_str().is_some_and(|e| e.contains(word)), "{word}: {r}");
+        assert_eq!((&r["status"], &r["outcome"]), (&Value::from("error"), &Value::from("start_failed")));
+        for key in ["code", "engine_id", "host", "started", "completed", "elapsed"] {
+            assert!(r[key].is_null(), "{key}: {r}");
+        }
+    }
+    assert_eq!(lines[6]["result"]["code"], 0);
+}
+
+#[test]
+fn bad_input_is_told_all_at_once_and_nothing_starts() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("results"), "old").expect("written");
+    let jobs = "{\"cmd\": \"touch started\"}\n\n{\"cmd\": 1}\n[1]\n{\"cmd\": \"a\", \"timeout\": \"soon\"}\n{\"cd\": \"x\"}\n{\"cmd\": \"a\", \"id\": 1}\n{\"cmd\": \"b\", \"id\": \"1\"}\n{\"cmd\": \"x\",}\n{\"cmd\": \"x\", \"env\": {\"MEZCAL_SLOT\": \"1\"}}\n{\"cmd\": \"x\", \"after\": [1]}\n";
+    let out = run_in(dir.path(), jobs, &["-o", "results", "--force"]);
+    assert_eq!(out.status.code(), Some(2));
+    let said = String::from_utf8(out.stderr).expect("UTF-8");
+    for expected in [
+        "jobs.json:3:9: key \"cmd\": must be a string, not a number",
+        "jobs.json:4:1: a job must be an object",
+        "jobs.json:5:25: key \"timeout\": \"soon\" is not a duration",
+        "jobs.json:6:1: no `cmd` in this job",
+        "jobs.json:8:1: id \"1\" is used twice",
+        "jobs.json:9:13: not JSON: trailing comma",
+        "MEZCAL_SLOT is set by Mezcal itself",
+        "key \"after\": this version does not carry it out yet",
+    ] {
+        assert!(said.contains(expected), "{expected} in\n{said}");
+    }
+    assert!(!dir.path().join("started").exists());
+    assert_eq!(std::fs::read_to_string(dir.path().join("results")).expect("there"), "old");
+}
+
+#[test]
+fn other_misuse_is_exit_2_before_anything_starts() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let case = |jobs: &str, args: &[&str], word: &str| {
+        let out = run_in(dir.path(), jobs, args);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(2), "{said}");
+        assert!(said.contains(word), "{word} in {said}");
+    };
+    let good = "{\"cmd\": \"touch started\"}\n";
+    case("", &[], "no jobs in it");
+    case("ls -l\n", &[], "--lines");
+    case(good, &["-o", "jobs.json"], "is the input, too");
+    case(good, &["-o", "/no/such/dir/results"], "cannot write /no/such/dir/results");
+    std::fs::write(dir.path().join("full"), "x").expect("written");
+    case(good, &["-o", "full"], "--force");
+    case(good, &["-p", "nowhere"], "no profile \"nowhere\"");
+    case(good, &["--env", "NOT_SET_ANYWHERE"], "NOT_SET_ANYWHERE");
+    case(good, &["--timeout", "soon"], "not a duration");
+    let out = coordinator(dir.path()).args(["run", "missing.json"]).output().expect("it runs");
+    assert_eq!(out.status.code(), Some(2));
+    assert!(!dir.path().join("started").exists());
+}
+
+#[test]
+fn arrays_lines_and_results_are_all_job_lists() {
+    let (status, lines, _) = run("[{\"cmd\": \"echo 1\"},\n  {\"cmd\":\n \"echo 2\"}]", &["--keep-order"]);
+    assert_eq!((status, lines.len()), (Some(0), 2));
+    let text: String = lines.iter().map(|l| format!("{l}\n")).collect();
+    let (status, again, _) = run(&text, &["--keep-order"]);
+    assert_eq!(status, Some(0));
+    assert_eq!(again[1]["result"]["stdout_tail"], "2\n");
+    let (status, plain, _) = run("echo 'a b'\n\n  exit 7\n", &["--lines", "--keep-order"]);
+    assert_eq!((status, plain.len()), (Some(1), 2));
+    assert_eq!((&plain[0]["cmd"], &plain[1]["result"]["code"]), (&Value::from("echo 'a b'"), &Value::from(7)));
+}
+
+#[test]
+fn environment_directories_and_files_are_as_asked() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(dir.path().join("sub")).expect("made");
+    std::fs::write(dir.path().join("sub/in"), "input\n").expect("written");
+    let jobs = [
+        serde_json::json!({"cmd": "pwd; cat; echo $A-$B-$MEZCAL_JOB_ID-$MEZCAL_ATTEMPT", "cd": "sub", "stdin": "in", "out": "o", "env": {"B": "job"}, "id": "x"}),
+        serde_json::json!({"cmd": "echo one; echo two >&2; echo three", "out": "both", "err": "both"}),
+        serde_json::json!({"cmd": "cat; ls /proc/self/fd | wc -l; echo $A; umask", "name": "n"}),
+    ];
+    let text: String = jobs.iter().map(|j| format!("{j}\n")).collect();
+    let out = run_in(dir.path(), &text, &["--keep-order", "--env", "A=run", "--env", "B=run", "--output-dir", "outputs"]);
+    assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
+    let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).expect(name);
+    let sub = dir.path().join("sub").canonicalize().expect("there");
+    assert_eq!(read("sub/o"), format!("{}\ninput\nrun-job-x-1\n", sub.display()));
+    assert_eq!(read("both"), "one\ntwo\nthree\n");
+    // ls has the directory open beside 0, 1 and 2.
+    assert!(read("outputs/3.out").starts_with("4\nrun\n0"), "{}", read("outputs/3.out"));
+    assert_eq!(read("outputs/x.err"), "");
+}
+
+#[test]
+fn an_interrupt_kills_everything_that_runs_here() {
+    for (signals, limit) in [(1, 130), (2, 130)] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mark = format!("16180{}{signals}", std::process::id());
+        let jobs = format!(
+            "{}\n{}\n",
+            serde_json::json!({"cmd": format!("trap '' TERM INT; setsid sleep {mark} & sleep {mark}; sleep {mark}")}),
+            serde_json::json!({"cmd": format!("sleep {mark}")})
+        );
+        std::fs::write(dir.path().join("jobs.json"), jobs).expect("written");
+        let mut child = coordinator(dir.path())
+            .args(["run", "jobs.json", "-j", "2", "-o", "results"])
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        wait_for("both jobs run", || alive_with(&format!("sleep {mark}")));
+        for _ in 0..signals {
+            // SAFETY: kill(2) has no memory effects, and the child is unreaped.
+            rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).expect("signalled");
+        }
+        let mut status = None;
+        wait_for("the run ends", || {
+            status = child.try_wait().expect("our child");
+            status.is_some()
+        });
+        assert!(!alive_with(&format!("sleep {mark}")));
+        assert_eq!(status.and_then(|s| s.code()), Some(limit));
+        assert_eq!(std::fs::read_to_string(dir.path().join("results")).expect("results").matches("\"aborted\"").count(), 2);
+    }
+}
+
+#[test]
+fn killing_the_run_itself_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mark = format!("14142{}", std::process::id());
+    std::fs::write(dir.path().join("jobs.json"), format!("{{\"cmd\": \"setsid sleep {mark} & sleep {mark}\"}}\n")).expect("written");
+    let mut child = coordinator(dir.path()).args(["run", "jobs.json", "-q"]).stdout(Stdio::null()).spawn().expect("it starts");
+    wait_for("the job runs", || alive_with(&format!("sleep {mark}")));
+    child.kill().expect("killed");
+    child.wait().expect("reaped");
+    wait_for("nothing is left", || !alive_with(&format!("sleep {mark}")));
+}
+
+#[test]
+fn a_reader_that_leaves_ends_the_run_quietly() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut child = coordinator(dir.path())
+        .args(["run", "-", "--lines", "--progress", "none"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all("echo hello; sleep 0.01\n".repeat(500).as_bytes()).expect("written");
+    drop(stdin);
+    let mut first = [0; 10];
+    let mut stdout = child.stdout.take().expect("a pipe");
+    stdout.read_exact(&mut first).expect("a first result");
+    drop(stdout);
+    let out = child.wait_with_output().expect("it ends");
+    assert_eq!(out.status.code(), Some(141));
+    assert_eq!(String::from_utf8_lossy(&out.stderr), "");
+}
+
+#[test]
+fn leftovers_of_a_job_are_killed_before_its_result_comes() {
+    let mark = format!("17320{}", std::process::id());
+    let (status, lines, _) = run(&format!("{{\"cmd\": \"setsid sleep {mark} >/dev/null 2>&1 & (sleep {mark} &) ; echo ok\"}}\n"), &[]);
+    assert_eq!(status, Some(0));
+    assert_eq!(lines[0]["result"]["stdout_tail"], "ok\n");
+    assert!(!alive_with(&format!("sleep {mark}")));
+}
+
+#[test]
+fn timeouts_and_retries_do_what_they_say() {
+    let jobs = "{\"cmd\": \"sleep 30\", \"timeout\": 0.2}\n{\"cmd\": \"echo x >> tries; exit 9\", \"retries\": 2}\n{\"cmd\": \"test $MEZCAL_ATTEMPT = 2\", \"retries\": 5}\n";
+    let (status, lines, _) = run(jobs, &["--keep-order"]);
+    assert_eq!(status, Some(1));
+    let r = |i: usize| &lines[i]["result"];
+    assert_eq!((&r(0)["outcome"], &r(0)["code"], &r(0)["status"]), (&"timeout".into(), &(-15).into(), &"error".into()));
+    assert_eq!((&r(1)["attempt"], &r(1)["code"]), (&3.into(), &9.into()));
+    assert_eq!((&r(2)["attempt"], &r(2)["code"]), (&2.into(), &0.into()));
+}
