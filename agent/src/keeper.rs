@@ -8,6 +8,7 @@ use crate::engine::{Waited, wait4};
 use crate::packet;
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::EngineIndex;
+use mezcal_common::outcome::WaitStatus;
 use mezcal_common::proc;
 use mezcal_common::wire::engine::{FromKeeper, KeeperToEngine, ToKeeper};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -101,10 +102,10 @@ impl Keeper {
             }
             let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
             drop(fds);
-            if ready[0] {
-                self.on_children()?;
-            }
             if agent_at.is_some_and(|at| ready[at]) && !self.on_agent()? {
+                return Ok(());
+            }
+            if ready[0] && !self.on_children()? {
                 return Ok(());
             }
             if listener_at.is_some_and(|at| ready[at]) {
@@ -177,11 +178,16 @@ impl Keeper {
         Ok(EngineProcess { pid: child.id() as i32, control })
     }
 
-    fn on_children(&mut self) -> Result<()> {
+    /// False when everything should end.
+    fn on_children(&mut self) -> Result<bool> {
         let mut siginfo = [0; size_of::<libc::signalfd_siginfo>()];
         while rustix::io::read(&self.children, &mut siginfo).is_ok() {}
         while let Waited::Ended { pid, status, .. } = wait4(-1) {
             let Some(index) = self.engines.iter().position(|e| e.pid == pid) else { continue };
+            if self.args.socket.is_none() && status == WaitStatus::Exited(0) {
+                // It has seen the agent go before we did.
+                return Ok(false);
+            }
             tracing::warn!(engine = index, ?status, "an engine died");
             let (killed, survivors) = self.kill_orphans();
             let engine = EngineIndex(index as u16);
@@ -192,7 +198,7 @@ impl Keeper {
             }
             self.link(engine);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Kills children that are no engines until there are none: (killed, still alive).

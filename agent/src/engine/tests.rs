@@ -1,1 +1,230 @@
+//! Scripts of the engine: what it does, in which order, for every way in which an attempt can end.
 
+use super::*;
+use mezcal_common::clock::WallTime;
+use mezcal_common::ids::{BatchId, BatchSerial, Epoch, JobKey, JobNumber};
+use mezcal_common::job::{Capture, Command};
+
+struct Script {
+    engine: Engine,
+    now: BootInstant,
+}
+
+fn attempt(job: u32) -> AttemptId {
+    AttemptId { epoch: Epoch(1), key: JobKey { batch: BatchSerial(1), job: JobNumber(job) }, attempt: 1 }
+}
+
+fn exit(status: WaitStatus) -> Option<Exit> {
+    let span = Span { started: WallTime(0), completed: WallTime(5), elapsed: Duration::from_micros(5) };
+    Some(Exit { status, usage: Usage::default(), span })
+}
+
+fn gone(status: WaitStatus, killed: u32) -> Event {
+    Event::Swept(Swept { exit: exit(status), killed, alive: 0, tails: (None, None) })
+}
+
+fn still(alive: u32) -> Event {
+    Event::Swept(Swept { alive, ..Swept::default() })
+}
+
+fn script() -> Script {
+    let mut s = Script { engine: Engine::new(false), now: BootInstant(Duration::from_secs(100)) };
+    assert_eq!(s.event(Event::Linked), "ready, running none");
+    s
+}
+
+impl Script {
+    fn event(&mut self, event: Event) -> String {
+        self.engine.handle(event, self.now);
+        self.trace()
+    }
+
+    fn run(&mut self, job: u32, timeout: Option<u64>) -> String {
+        let spec = JobSpec {
+            label: None,
+            command: Command::Shell("true".into()),
+            cd: None,
+            out: None,
+            err: None,
+            stdin: None,
+            env: vec![],
+            timeout: timeout.map(Duration::from_secs),
+        };
+        let context = BatchContext {
+            batch: BatchId(uuid_nil()),
+            cd: "/".into(),
+            env: vec![],
+            umask: 0,
+            setup: None,
+            output_dir: None,
+            timeout: None,
+            capture: Capture::Tail,
+        };
+        let context = Arc::new(context);
+        self.event(Event::Run { attempt: attempt(job), spec: Ok(Box::new(spec)), context, engine: EngineId(0) })
+    }
+
+    fn pass(&mut self, time: Duration) -> String {
+        self.now = self.now + time;
+        if self.engine.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.engine.handle_timeout(self.now);
+            assert!(self.engine.poll_timeout().is_none_or(|at| at > self.now), "a deadline that stays in the past spins");
+        }
+        self.trace()
+    }
+
+    fn trace(&mut self) -> String {
+        let mut lines = Vec::new();
+        while let Some(effect) = self.engine.poll_effect() {
+            lines.push(match effect {
+                Effect::Spawn { attempt, .. } => format!("spawn {attempt}"),
+                Effect::Terminate => "terminate".into(),
+                Effect::Probe => "probe".into(),
+                Effect::Sweep { discard_output } => format!("sweep{}", if discard_output { ", discarding output" } else { "" }),
+                Effect::Send(FromEngine::Ready { running }) => {
+                    format!("ready, running {}", running.map_or("none".into(), |a| a.to_string()))
+                }
+                Effect::Send(FromEngine::Finished { attempt, outcome }) => {
+                    let code = outcome.status.map_or("none".into(), |s| s.code().to_string());
+                    let (how, killed, survivors) = (outcome.ended.as_str(), outcome.killed, outcome.survivors);
+                    format!("finished {attempt} {how}, code {code}, killed {killed}, survivors {survivors}")
+                }
+                Effect::Send(FromEngine::Output { .. }) => "output".into(),
+                Effect::Exit => "exit".into(),
+            });
+        }
+        lines.join("; ")
+    }
+}
+
+fn uuid_nil() -> uuid::Uuid {
+    uuid::Uuid::nil()
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_job_that_ends_by_itself_is_swept_before_it_is_reported() {
+    let mut s = script();
+    insta::assert_snapshot!(s.run(1, None), @"spawn 1.1");
+    assert_eq!(s.event(Event::Spawned(Ok(()))), "");
+    insta::assert_snapshot!(s.event(Event::FirstEnded), @"sweep");
+    insta::assert_snapshot!(s.event(gone(WaitStatus::Exited(3), 0)), @"finished 1.1 exited, code 3, killed 0, survivors 0");
+    insta::assert_snapshot!(s.run(2, None), @"spawn 2.1");
+}
+
+#[test]
+fn leftovers_are_swept_until_none_is_left() {
+    let mut s = script();
+    s.run(1, None);
+    s.event(Event::Spawned(Ok(())));
+    s.event(Event::FirstEnded);
+    assert_eq!(s.event(Event::Swept(Swept { exit: exit(WaitStatus::Exited(0)), killed: 0, alive: 2, tails: (None, None) })), "");
+    insta::assert_snapshot!(s.event(Event::OtherChanged), @"sweep");
+    assert_eq!(s.event(still(1)), "");
+    insta::assert_snapshot!(s.pass(SECOND), @"sweep");
+    insta::assert_snapshot!(s.event(Event::Swept(Swept { killed: 2, ..Swept::default() })), @"finished 1.1 exited, code 0, killed 2, survivors 0");
+}
+
+#[test]
+fn a_cancel_terminates_then_kills_when_the_grace_is_over() {
+    let mut s = script();
+    s.run(1, None);
+    s.event(Event::Spawned(Ok(())));
+    insta::assert_snapshot!(s.event(Event::Cancel { attempt: attempt(1), grace: 2 * SECOND }), @"terminate");
+    assert_eq!(s.pass(SECOND), "");
+    insta::assert_snapshot!(s.pass(SECOND), @"sweep, discarding output");
+    insta::assert_snapshot!(s.event(gone(WaitStatus::Signaled(9), 1)), @"finished 1.1 cancelled, code -9, killed 1, survivors 0");
+}
+
+#[test]
+fn grace_ends_as_soon_as_nothing_is_left() {
+    let mut s = script();
+    s.run(1, None);
+    s.event(Event::Spawned(Ok(())));
+    s.event(Event::Cancel { attempt: attempt(1), grace: 2 * SECOND });
+    insta::assert_snapshot!(s.event(Event::FirstEnded), @"probe");
+    assert_eq!(s.event(Event::Probed { others: true }), "", "a child in another session still has its grace");
+    insta::assert_snapshot!(s.event(Event::OtherChanged), @"probe");
+    insta::assert_snapshot!(s.event(Event::Probed { others: false }), @"sweep, discarding output");
+    insta::assert_snapshot!(s.event(gone(WaitStatus::Signaled(15), 0)), @"finished 1.1 cancelled, code -15, killed 0, survivors 0");
+}
+
+#[test]
+fn a_second_cancel_without_grace_kills_at_once() {
+    let mut s = script();
+    s.run(1, None);
+    s.event(Event::Spawned(Ok(())));
+    s.event(Event::Cancel { attempt: attempt(1), grace: 10 * SECOND });
+    assert_eq!(s.event(Event::Cancel { attempt: attempt(1), grace: Duration::ZERO }), "");
+    insta::assert_snapshot!(s.pass(Duration::ZERO), @"sweep, discarding output");
+}
+
+#[test]
+fn a_cancel_during_the_spawn_is_carried_out_when_there_is_something_to_kill() {
+    let mut s = script();
+    s.run(1, None);
+    assert_eq!(s.event(Event::Cancel { attempt: attempt(1), grace: Duration::ZERO }), "", "no proof of death while a spawn is in flight");
+    insta::assert_snapshot!(s.event(Event::Spawned(Ok(()))), @"sweep, discarding output");
+    insta::assert_snapshot!(s.event(gone(WaitStatus::Signaled(9), 1)), @"finished 1.1 cancelled, code -9, killed 1, survivors 0");
+    s.run(2, None);
+    s.event(Event::Cancel { attempt: attempt(2), grace: Duration::ZERO });
+    insta::assert_snapshot!(s.event(Event::Spawned(Err("no such directory".into()))), @"finished 2.1 cancelled, code none, killed 0, survivors 0");
+}
+
+#[test]
+fn a_cancel_of_another_attempt_touches_nothing() {
+    let mut s = script();
+    s.run(1, None);
+    s.event(Event::Spawned(Ok(())));
+    assert_eq!(s.event(Event::Cancel { attempt: attempt(9), grace: Duration::ZERO }), "");
+}
+
+#[test]
+fn a_timeout_is_a_kill_with_its_own_name() {
+    let mut s = script();
+    s.run(1, Some(5));
+    s.event(Event::Spawned(Ok(())));
+    assert_eq!(s.pass(4 * SECOND), "");
+    insta::assert_snapshot!(s.pass(SECOND), @"terminate");
+    s.event(Event::FirstEnded);
+    s.event(Event::Probed { others: false });
+    insta::assert_snapshot!(s.event(gone(WaitStatus::Signaled(15), 0)), @"finished 1.1 timeout, code -15, killed 0, survivors 0");
+}
+
+#[test]
+fn the_end_of_the_lease_kills_without_grace_and_outcomes_wait_for_a_link() {
+    let mut s = script();
+    s.run(1, None);
+    s.event(Event::Spawned(Ok(())));
+    s.event(Event::Lease { until: Some(s.now + 10 * SECOND) });
+    assert_eq!(s.event(Event::Unlinked), "", "a lost agent alone kills nothing");
+    insta::assert_snapshot!(s.pass(10 * SECOND), @"sweep, discarding output");
+    assert_eq!(s.event(gone(WaitStatus::Signaled(9), 1)), "");
+    insta::assert_snapshot!(s.event(Event::Linked), @"ready, running none; finished 1.1 lost, code -9, killed 1, survivors 0");
+    s.event(Event::Acknowledge { attempts: vec![attempt(1)] });
+    assert_eq!(s.event(Event::Linked), "ready, running none");
+}
+
+#[test]
+fn what_does_not_die_is_called_unkillable_and_holds_the_slot() {
+    let mut s = script();
+    s.run(1, None);
+    s.event(Event::Spawned(Ok(())));
+    s.event(Event::Cancel { attempt: attempt(1), grace: Duration::ZERO });
+    s.event(still(1));
+    insta::assert_snapshot!(s.pass(UNKILLABLE_AFTER), @"sweep, discarding output");
+    insta::assert_snapshot!(s.event(still(1)), @"finished 1.1 unkillable, code none, killed 0, survivors 1");
+    insta::assert_snapshot!(s.run(2, None), @"finished 2.1 start_failed, code none, killed 0, survivors 0");
+    s.pass(SECOND);
+    insta::assert_snapshot!(s.event(gone(WaitStatus::Signaled(9), 1)), @"ready, running none");
+}
+
+#[test]
+fn without_its_keeper_it_kills_and_exits() {
+    let mut s = script();
+    s.run(1, None);
+    s.event(Event::Spawned(Ok(())));
+    insta::assert_snapshot!(s.event(Event::Quit), @"sweep, discarding output");
+    insta::assert_snapshot!(s.event(gone(WaitStatus::Signaled(9), 1)), @"finished 1.1 lost, code -9, killed 1, survivors 0; exit");
+}

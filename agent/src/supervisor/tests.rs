@@ -1,1 +1,254 @@
+//! Scripts of the supervisor.
 
+use super::*;
+use bytes::Bytes;
+use mezcal_common::clock::WallTime;
+use mezcal_common::ids::{BatchId, Epoch, JobKey, JobNumber};
+use mezcal_common::job::Capture;
+use mezcal_common::outcome::{Span, WaitStatus};
+
+struct Script {
+    supervisor: Supervisor,
+    now: BootInstant,
+}
+
+const LEASE: Duration = Duration::from_secs(600);
+
+fn attempt(job: u32) -> AttemptId {
+    AttemptId { epoch: Epoch(1), key: JobKey { batch: BatchSerial(1), job: JobNumber(job) }, attempt: 1 }
+}
+
+fn exited(run: Duration) -> Outcome {
+    let span = Span { started: WallTime(0), completed: WallTime(0), elapsed: run };
+    Outcome { status: Some(WaitStatus::Exited(0)), span: Some(span), ..Outcome::never_ran(Ended::Exited, None) }
+}
+
+/// Two slots, both heard, in a session.
+fn script() -> Script {
+    let mut s = unheard();
+    s.welcome(1);
+    s.ready(0, None);
+    s.ready(1, None);
+    s
+}
+
+fn unheard() -> Script {
+    Script { supervisor: Supervisor::new(2), now: BootInstant(Duration::from_secs(1000)) }
+}
+
+impl Script {
+    fn event(&mut self, event: Event) -> String {
+        self.supervisor.handle(event, self.now);
+        self.trace()
+    }
+
+    fn welcome(&mut self, session: u64) -> String {
+        let (lease, hello_sent) = (Some(LEASE), self.now);
+        self.event(Event::Welcomed { session: SessionId(session), lease, first_engine: EngineId(40), hello_sent })
+    }
+
+    fn ready(&mut self, engine: u16, running: Option<AttemptId>) -> String {
+        self.event(Event::Engine(EngineIndex(engine), FromEngine::Ready { running }))
+    }
+
+    fn run(&mut self, jobs: &[u32]) -> String {
+        let context = BatchContext {
+            batch: BatchId(uuid::Uuid::nil()),
+            cd: "/".into(),
+            env: vec![],
+            umask: 0,
+            setup: None,
+            output_dir: None,
+            timeout: None,
+            capture: Capture::Tail,
+        };
+        self.supervisor.handle(Event::Coordinator(ToAgent::Context { batch: BatchSerial(1), context }), self.now);
+        let placements = jobs.iter().map(|n| Placement { attempt: attempt(*n), spec: Bytes::new() }).collect();
+        self.event(Event::Coordinator(ToAgent::Run(placements)))
+    }
+
+    fn finished(&mut self, engine: u16, job: u32, run: Duration) -> String {
+        let outcome = exited(run);
+        self.event(Event::Engine(EngineIndex(engine), FromEngine::Finished { attempt: attempt(job), outcome }))
+    }
+
+    fn pass(&mut self, time: Duration) -> String {
+        self.now = self.now + time;
+        if self.supervisor.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.supervisor.handle_timeout(self.now);
+            assert!(self.supervisor.poll_timeout().is_none_or(|at| at > self.now), "a deadline that stays in the past spins");
+        }
+        self.trace()
+    }
+
+    fn trace(&mut self) -> String {
+        let ids = |list: &[AttemptId]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let mut lines = Vec::new();
+        while let Some(effect) = self.supervisor.poll_effect() {
+            lines.push(match effect {
+                Effect::ToCoordinator(ToCoordinator::Inventory { queued, running, unacknowledged, .. }) => {
+                    format!("inventory: queued [{}] running [{}] unacknowledged [{}]", ids(&queued), ids(&running), ids(&unacknowledged))
+                }
+                Effect::ToCoordinator(ToCoordinator::Pull { credit, idle }) => format!("pull to {credit}, {idle} idle"),
+                Effect::ToCoordinator(ToCoordinator::Reports(reports)) => {
+                    let each = reports.iter().map(|r| match &r.report {
+                        Report::Started { engine } => format!("#{} {} started on {engine}", r.seq, r.attempt),
+                        Report::Finished { outcome, .. } => format!("#{} {} {}", r.seq, r.attempt, outcome.ended.as_str()),
+                    });
+                    format!("report {}", each.collect::<Vec<_>>().join(", "))
+                }
+                Effect::ToCoordinator(ToCoordinator::Absent { attempts }) => format!("absent {}", ids(&attempts)),
+                Effect::ToCoordinator(ToCoordinator::Heartbeat { .. }) => "heartbeat".into(),
+                Effect::ToCoordinator(other) => format!("{other:?}"),
+                Effect::ToEngine(e, ToEngine::Run { attempt, context, engine, .. }) => {
+                    format!("{e} < run {attempt} as engine {engine}{}", if context.is_some() { " with context" } else { "" })
+                }
+                Effect::ToEngine(e, ToEngine::Cancel { attempt, grace }) => format!("{e} < cancel {attempt}, grace {grace:?}"),
+                Effect::ToEngine(e, ToEngine::Acknowledge { attempts }) => format!("{e} < acknowledge {}", ids(&attempts)),
+                Effect::ToEngine(e, ToEngine::Lease { until }) => format!("{e} < lease until {:?}", until.map(|u| u.0)),
+                Effect::ToEngine(e, ToEngine::OutputTaken { bytes, .. }) => format!("{e} < output taken {bytes}"),
+                Effect::Exit => "exit".into(),
+            });
+        }
+        lines.join("\n")
+    }
+}
+
+#[test]
+fn the_inventory_waits_until_every_engine_has_been_heard() {
+    let mut s = unheard();
+    insta::assert_snapshot!(s.welcome(1), @r"
+    0 < lease until Some(1600s)
+    1 < lease until Some(1600s)
+    ");
+    insta::assert_snapshot!(s.ready(0, Some(attempt(5))), @"0 < lease until Some(1600s)");
+    insta::assert_snapshot!(s.ready(1, None), @r"
+    1 < lease until Some(1600s)
+    inventory: queued [] running [5.1] unacknowledged []
+    pull to 1, 1 idle
+    ");
+}
+
+#[test]
+fn an_outcome_is_reported_until_it_is_acknowledged_and_only_then_forgotten() {
+    let mut s = script();
+    insta::assert_snapshot!(s.run(&[1, 2]), @r"
+    0 < run 1.1 as engine 40 with context
+    1 < run 2.1 as engine 41 with context
+    pull to 2, 0 idle
+    ");
+    insta::assert_snapshot!(s.finished(0, 1, Duration::from_secs(1)), @r"
+    report #1 1.1 exited
+    pull to 3, 1 idle
+    ");
+    s.event(Event::Disconnected);
+    assert_eq!(s.finished(0, 1, Duration::from_secs(1)), "", "an engine may repeat itself");
+    insta::assert_snapshot!(s.welcome(2), @r"
+    inventory: queued [] running [2.1] unacknowledged [1.1]
+    report #1 1.1 exited
+    pull to 1, 1 idle
+    ");
+    assert_eq!(s.event(Event::Coordinator(ToAgent::Acknowledge { through: 1 })), "", "there is no hurry");
+    insta::assert_snapshot!(s.run(&[3]), @r"
+    0 < acknowledge 1.1
+    0 < run 3.1 as engine 40
+    pull to 1, 0 idle
+    ");
+}
+
+#[test]
+fn only_short_jobs_are_fetched_ahead_and_their_reports_share_a_message() {
+    let mut s = script();
+    s.run(&[1, 2]);
+    insta::assert_snapshot!(s.finished(0, 1, Duration::from_millis(2)), @r"
+    report #1 1.1 exited
+    pull to 8, 1 idle
+    ");
+    s.run(&[3, 4, 5, 6, 7, 8]);
+    insta::assert_snapshot!(s.finished(1, 2, Duration::from_millis(2)), @"1 < run 4.1 as engine 41");
+    insta::assert_snapshot!(s.finished(0, 3, Duration::from_millis(2)), @"0 < run 5.1 as engine 40");
+    insta::assert_snapshot!(s.pass(Duration::from_millis(2)), @r"
+    report #2 2.1 exited, #3 3.1 exited
+    pull to 10, 0 idle
+    ");
+}
+
+#[test]
+fn a_job_that_takes_longer_is_reported_as_started() {
+    let mut s = script();
+    s.run(&[1]);
+    assert_eq!(s.pass(Duration::from_millis(40)), "");
+    insta::assert_snapshot!(s.pass(Duration::from_millis(10)), @"report #1 1.1 started on 0");
+}
+
+#[test]
+fn a_cancel_is_answered_for_every_attempt_in_it() {
+    let mut s = script();
+    s.run(&[1, 2, 3]);
+    let cancel = ToAgent::Cancel { attempts: vec![attempt(2), attempt(3), attempt(9)], grace: Duration::from_secs(2) };
+    insta::assert_snapshot!(s.event(Event::Coordinator(cancel)), @r"
+    1 < cancel 2.1, grace 2s
+    absent 9.1
+    report #1 3.1 cancelled
+    ");
+    assert_eq!(s.finished(0, 1, Duration::from_secs(1)).matches("run").count(), 0, "what was cancelled never starts");
+}
+
+#[test]
+fn without_heartbeats_nothing_that_waits_starts_after_the_lease() {
+    let mut s = script();
+    s.run(&[1, 2, 3]);
+    s.event(Event::Disconnected);
+    s.pass(LEASE);
+    assert_eq!(s.finished(0, 1, Duration::from_secs(1)), "", "its slot stays empty: 3 is given up");
+    insta::assert_snapshot!(s.welcome(2), @r"
+    0 < lease until Some(2200s)
+    1 < lease until Some(2200s)
+    inventory: queued [] running [2.1] unacknowledged [3.1 1.1]
+    report #1 3.1 lost, #2 1.1 exited
+    pull to 1, 1 idle
+    ");
+}
+
+#[test]
+fn heartbeats_renew_the_lease_from_when_they_were_sent() {
+    let mut s = script();
+    insta::assert_snapshot!(s.pass(HEARTBEAT), @"heartbeat");
+    let sent = s.now;
+    s.pass(Duration::from_secs(3));
+    let seen = Event::Coordinator(ToAgent::HeartbeatSeen { sent, clock: WallTime(0) });
+    insta::assert_snapshot!(s.event(seen), @r"
+    0 < lease until Some(1605s)
+    1 < lease until Some(1605s)
+    ");
+}
+
+#[test]
+fn a_dead_engine_loses_its_attempt_and_comes_back() {
+    let mut s = script();
+    s.run(&[1]);
+    insta::assert_snapshot!(s.event(Event::EngineEnded { engine: EngineIndex(0), killed: 2, survivors: 0 }), @"report #1 1.1 lost");
+    insta::assert_snapshot!(s.ready(0, None), @r"
+    0 < lease until Some(1600s)
+    pull to 3, 2 idle
+    ");
+}
+
+#[test]
+fn a_stopping_agent_kills_reports_and_leaves() {
+    let mut s = script();
+    s.run(&[1, 2, 3]);
+    insta::assert_snapshot!(s.event(Event::Stop), @r"
+    0 < cancel 1.1, grace 2s
+    1 < cancel 2.1, grace 2s
+    report #1 3.1 lost
+    ");
+    let killed = Outcome { ended: Ended::Cancelled, ..exited(Duration::from_secs(1)) };
+    for (engine, job) in [(0, 1), (1, 2)] {
+        s.event(Event::Engine(EngineIndex(engine), FromEngine::Finished { attempt: attempt(job), outcome: killed.clone() }));
+    }
+    insta::assert_snapshot!(s.event(Event::Coordinator(ToAgent::Acknowledge { through: 3 })), @r"
+    Goodbye
+    exit
+    ");
+}
