@@ -24,9 +24,9 @@ const STARTED_AFTER: Duration = Duration::from_millis(50);
 /// Outcomes that may wait for their acknowledgement before the agent stops asking for more.
 const MAX_UNACKNOWLEDGED: usize = 1024;
 /// What it takes to get another attempt from the coordinator, processing included: prefetch covers this much run time.
-const REFILL: Duration = Duration::from_millis(5);
+const REFILL: Duration = Duration::from_millis(20);
 /// Reports may wait this long for company while the queue can feed the engines: one packet then carries several.
-const COALESCE: Duration = Duration::from_millis(2);
+const COALESCE: Duration = Duration::from_millis(10);
 /// Acknowledgements for an engine wait this long for a message that goes there anyway.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_millis(200);
 /// Most attempts to ask for beyond what can start now.

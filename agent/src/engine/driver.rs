@@ -26,8 +26,8 @@ use std::time::Duration;
 /// Bytes read from a pipe at a time.
 const CHUNK: usize = 16 * 1024;
 
-/// Pipes are not watched so long after a spawn: a job that ends sooner costs no wake-up for its closing pipes, which are read at its
-/// end anyway. They hold 64 KiB meanwhile.
+/// So long after an attempt is handed to the spawner, neither its answer nor the job's pipes are waited for: a job that ends sooner
+/// wakes this thread once, by SIGCHLD, and its pipes, which hold 64 KiB, are read at its end anyway.
 const QUIET: Duration = Duration::from_millis(4);
 
 /// What a keeper tells an engine on its command line.
@@ -73,6 +73,8 @@ pub fn run(args: &EngineArgs) -> Result<()> {
         context: None,
         output: Output::default(),
         attempt: None,
+        spawning: false,
+        quiet_until: None,
         held: None,
     };
     driver.run()
@@ -95,6 +97,10 @@ struct Driver {
     context: Option<Arc<BatchContext>>,
     output: Output,
     attempt: Option<AttemptId>,
+    /// The spawner has not answered yet.
+    spawning: bool,
+    /// See [`QUIET`].
+    quiet_until: Option<BootInstant>,
     /// A sweep that found nothing alive, kept until the far end has taken the output.
     held: Option<Swept>,
 }
@@ -113,8 +119,6 @@ struct Output {
     streaming: bool,
     /// Streamed bytes that the far end has not taken.
     in_flight: u32,
-    /// The pipes are not looked at before.
-    quiet_until: Option<BootInstant>,
 }
 
 impl Driver {
@@ -136,6 +140,8 @@ impl Driver {
                 Effect::Spawn { attempt, ref context, .. } => {
                     self.attempt = Some(attempt);
                     self.output = Output { streaming: context.capture == Capture::Stream, ..Output::default() };
+                    self.quiet_until = Some(BootInstant::now() + QUIET);
+                    self.spawning = true;
                     self.held = None;
                     self.jobs.send(effect).map_err(|_| Error::other("the spawner thread is gone"))?;
                 }
@@ -242,9 +248,9 @@ impl Driver {
             fds.len() - 1
         });
         let pipes_from = fds.len();
-        let patience = self.output.quiet_until.and_then(|until| {
+        let patience = self.quiet_until.map(|until| {
             let left = until.since(BootInstant::now());
-            (!left.is_zero()).then_some(Timespec { tv_sec: 0, tv_nsec: left.as_nanos() as i64 })
+            Timespec { tv_sec: 0, tv_nsec: left.as_nanos() as i64 }
         });
         if self.output.may_read() && patience.is_none() {
             fds.extend(self.output.pipes.iter().flatten().map(|pipe| PollFd::new(pipe, reading)));
@@ -257,7 +263,14 @@ impl Driver {
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         drop(fds);
         if ready[2] {
-            self.on_spawned()?;
+            let _ = rustix::io::read(&self.spawned, &mut [0; 8]);
+        }
+        if self.spawning {
+            self.collect_spawned();
+        }
+        if self.quiet_until.is_some_and(|until| until <= BootInstant::now()) {
+            // A spawn that takes longer is looked after again and again until it answers.
+            self.quiet_until = self.spawning.then(|| BootInstant::now() + QUIET);
         }
         if ready[pipes_from..].contains(&true) {
             self.drain()?;
@@ -279,22 +292,20 @@ impl Driver {
         Ok(())
     }
 
-    fn on_spawned(&mut self) -> Result<()> {
-        let _ = rustix::io::read(&self.spawned, &mut [0; 8]);
-        while let Ok((result, began)) = self.from_spawner.try_recv() {
-            let result = result.map(|started| {
-                self.processes = Some(Processes::new(started.pid, began));
-                self.output.tails = [&started.out, &started.err].map(|pipe| pipe.as_ref().map(|_| Tail::default()));
-                self.output.pipes = [started.out, started.err];
-                self.output.quiet_until = Some(BootInstant::now() + QUIET);
-            });
-            self.engine.handle(Event::Spawned(result), BootInstant::now());
-            // It may have ended before we knew its number.
-            if self.processes.as_mut().is_some_and(Processes::first_ended) {
-                self.engine.handle(Event::FirstEnded, BootInstant::now());
-            }
+    /// Takes the spawner's answer, if it is there.
+    fn collect_spawned(&mut self) {
+        let Ok((result, began)) = self.from_spawner.try_recv() else { return };
+        self.spawning = false;
+        let result = result.map(|started| {
+            self.processes = Some(Processes::new(started.pid, began));
+            self.output.tails = [&started.out, &started.err].map(|pipe| pipe.as_ref().map(|_| Tail::default()));
+            self.output.pipes = [started.out, started.err];
+        });
+        self.engine.handle(Event::Spawned(result), BootInstant::now());
+        // It may have ended before we knew its number.
+        if self.processes.as_mut().is_some_and(Processes::first_ended) {
+            self.engine.handle(Event::FirstEnded, BootInstant::now());
         }
-        Ok(())
     }
 
     fn on_children(&mut self) {
@@ -442,10 +453,14 @@ fn spawner(around: &Surroundings, jobs: &mpsc::Receiver<Effect>, answers: &mpsc:
         let Effect::Spawn { attempt, spec, context, engine } = effect else { continue };
         let began = (WallTime::now(), BootInstant::now());
         let result = spawn::start(around, attempt, &spec, &context, engine);
+        let failed = result.is_err();
         if answers.send((result, began)).is_err() {
             return;
         }
-        let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
+        if failed {
+            // No child will announce itself by SIGCHLD.
+            let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
+        }
     }
 }
 

@@ -1,0 +1,113 @@
+//! The control plane alone: trivial job lines through parser, scheduler, codec and QUIC to a null executor, and results streamed out.
+//!
+//! `million [JOBS] [SLOTS]` runs `coordinator run --listen` as a process of its own, connects the real agent driver with engines that
+//! answer at once, and prints jobs per second and the coordinator's peak resident set against the jobs' own text and 0.5 KiB each.
+
+use mezcal_agent::driver::{self, AgentParts, EngineInput, Engines};
+use mezcal_certs::Authority;
+use mezcal_common::clock::WallTime;
+use mezcal_common::identity::Role;
+use mezcal_common::ids::EngineIndex;
+use mezcal_common::outcome::{Ended, Outcome, Span, WaitStatus};
+use mezcal_common::wire::agent::ALPN;
+use mezcal_common::wire::endpoint::Connector;
+use mezcal_common::wire::engine::{FromEngine, ToEngine};
+use mezcal_common::wire::tls::Credentials;
+use mezcal_tests::programs::program;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+fn main() {
+    let mut args = std::env::args().skip(1).map(|a| a.parse::<u64>().expect("numbers: JOBS SLOTS"));
+    let (jobs, slots) = (args.next().unwrap_or(1_000_000), args.next().unwrap_or(16) as u16);
+    let dir = tempfile::tempdir().expect("a directory");
+    let (authority, _) = Authority::create("million").expect("created");
+    for (role, name) in [(Role::Coordinator, ""), (Role::Agent, "null")] {
+        authority.issue(role, name, 1).expect("issued").write(&dir.path().join(role.as_str())).expect("written");
+    }
+    let mut file = std::io::BufWriter::new(std::fs::File::create(dir.path().join("jobs.json")).expect("made"));
+    for _ in 0..jobs {
+        file.write_all(b"{\"cmd\": \"true\"}\n").expect("written");
+    }
+    file.flush().expect("written");
+    let text = std::fs::metadata(dir.path().join("jobs.json")).expect("there").len();
+    let port = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a port").port();
+    let address = format!("127.0.0.1:{port}");
+
+    let coordinator = program("coordinator");
+    let begin = Instant::now();
+    let child = Command::new(coordinator)
+        .args(["run", "jobs.json", "-q", "-o", "results.json", "--listen", &address, "--identity", "coordinator"])
+        .current_dir(dir.path())
+        .env("XDG_CONFIG_HOME", dir.path())
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("the coordinator starts");
+    let identity = dir.path().join("agent");
+    std::thread::spawn(move || null_agent(&identity, address, slots));
+    let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
+    // SAFETY: both pointers are valid, and the child is ours and unreaped.
+    let usage = unsafe {
+        libc::wait4(child.id() as i32, &mut status, 0, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    let seconds = begin.elapsed().as_secs_f64();
+    assert_eq!(status, 0, "the run succeeds");
+    let lines = std::fs::read(dir.path().join("results.json")).expect("results").iter().filter(|b| **b == b'\n').count() as u64;
+    assert_eq!(lines, jobs, "one result for each job");
+    let (peak, allowed) = (usage.ru_maxrss as u64 * 1024, text + jobs * 512);
+    let cpu = usage.ru_utime.tv_sec + usage.ru_stime.tv_sec;
+    println!("{jobs} jobs in {seconds:.2} s: {:.0} jobs/s, {cpu} s of CPU in the coordinator", jobs as f64 / seconds);
+    println!(
+        "peak RSS {:.1} MiB = text {:.1} MiB + {:.0} bytes per job (allowed {:.1} MiB)",
+        mib(peak),
+        mib(text),
+        peak.saturating_sub(text) as f64 / jobs as f64,
+        mib(allowed)
+    );
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+fn null_agent(identity: &std::path::Path, coordinator: String, slots: u16) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let credentials = Credentials::load(identity, Role::Agent).expect("credentials");
+        let (inputs, received) = mpsc::channel(1024);
+        for slot in 0..slots {
+            let (to_engine, orders) = mpsc::channel(64);
+            let index = EngineIndex(slot);
+            inputs.send(EngineInput::Linked(index, to_engine)).await.expect("room");
+            inputs.send(EngineInput::Said(index, FromEngine::Ready { running: None })).await.expect("room");
+            tokio::spawn(null_engine(index, orders, inputs.clone()));
+        }
+        let parts = AgentParts {
+            name: "null".into(),
+            aliases: vec![],
+            slots,
+            coordinator,
+            connector: Connector::new(&credentials, ALPN).expect("a connector"),
+            connect_timeout: Duration::from_millis(600),
+        };
+        let _ = driver::run(parts, Engines { inputs: received, keeper: None }, std::future::pending()).await;
+    });
+}
+
+/// A test double of an engine: every attempt succeeds at once.
+async fn null_engine(index: EngineIndex, mut orders: mpsc::Receiver<ToEngine>, inputs: mpsc::Sender<EngineInput>) {
+    while let Some(order) = orders.recv().await {
+        if let ToEngine::Run { attempt, .. } = order {
+            let now = WallTime::now();
+            let span = Span { started: now, completed: now, elapsed: Duration::ZERO };
+            let status = Some(WaitStatus::Exited(0));
+            let outcome = Outcome { status, span: Some(span), ..Outcome::never_ran(Ended::Exited, None) };
+            if inputs.send(EngineInput::Said(index, FromEngine::Finished { attempt, outcome })).await.is_err() {
+                return;
+            }
+        }
+    }
+}
