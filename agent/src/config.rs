@@ -73,7 +73,8 @@ impl AgentConfig {
         if config.slots.is_some_and(|s| s == 0 || s > MAX_SLOTS) {
             return Err(AgentConfigError::Slots(path.into()));
         }
-        let has_port = config.coordinator.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        let has_port =
+            config.coordinator.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
         if !has_port {
             return Err(AgentConfigError::Coordinator { path: path.into(), text: config.coordinator });
         }

@@ -104,7 +104,8 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
     };
     let (inputs, mut heard) = mpsc::channel(INPUTS);
     let (leave, leaving) = tokio::sync::watch::channel(false);
-    let connection = tokio::spawn(keep_connected(parts.connector, parts.coordinator, parts.connect_timeout, hello, inputs, leaving));
+    let connection =
+        tokio::spawn(keep_connected(parts.connector, parts.coordinator, parts.connect_timeout, hello, inputs, leaving));
 
     let mut supervisor = Supervisor::new(parts.slots);
     let mut offset = OffsetEstimate::default();
@@ -264,13 +265,21 @@ async fn keep_connected(
         let text = chain(&error);
         // The same complaint once: an agent may wait for its coordinator for weeks.
         if text != last_complaint {
-            if error.needs_a_person() { tracing::error!("{text}; trying again") } else { tracing::info!("{text}; trying again") }
+            if error.needs_a_person() {
+                tracing::error!("{text}; trying again")
+            } else {
+                tracing::info!("{text}; trying again")
+            }
             last_complaint = text;
         }
         let ceiling = if error.needs_a_person() { REFUSED_PAUSE } else { MAX_PAUSE.min(FIRST_PAUSE * 2u32.pow(failures.min(6))) };
         let share = f64::from(u16::from_le_bytes([uuid_like()[0], uuid_like()[1]])) / f64::from(u16::MAX);
         // What was spent waiting for an answer counts as pause.
-        let pause = ceiling.mul_f64(share).saturating_sub(if matches!(error, ConnectError::NoAnswer(_)) { patience } else { Duration::ZERO });
+        let pause = ceiling.mul_f64(share).saturating_sub(if matches!(error, ConnectError::NoAnswer(_)) {
+            patience
+        } else {
+            Duration::ZERO
+        });
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = left(&mut leaving) => return,

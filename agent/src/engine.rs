@@ -153,11 +153,33 @@ enum Reason {
 #[derive(Debug)]
 enum State {
     Idle,
-    Spawning { attempt: AttemptId, timeout: Option<Duration>, kill: Option<(Reason, Duration)> },
-    Running { attempt: AttemptId, deadline: Option<(BootInstant, Duration)> },
-    Terminating { attempt: AttemptId, reason: Reason, kill_at: BootInstant, first_ended: bool },
-    Sweeping { attempt: AttemptId, reason: Option<Reason>, give_up: BootInstant, again: BootInstant, pause: Duration, exit: Option<Exit> },
-    Stuck { attempt: AttemptId, again: BootInstant },
+    Spawning {
+        attempt: AttemptId,
+        timeout: Option<Duration>,
+        kill: Option<(Reason, Duration)>,
+    },
+    Running {
+        attempt: AttemptId,
+        deadline: Option<(BootInstant, Duration)>,
+    },
+    Terminating {
+        attempt: AttemptId,
+        reason: Reason,
+        kill_at: BootInstant,
+        first_ended: bool,
+    },
+    Sweeping {
+        attempt: AttemptId,
+        reason: Option<Reason>,
+        give_up: BootInstant,
+        again: BootInstant,
+        pause: Duration,
+        exit: Option<Exit>,
+    },
+    Stuck {
+        attempt: AttemptId,
+        again: BootInstant,
+    },
 }
 
 /// One slot's decisions.
@@ -435,10 +457,18 @@ impl Engine {
     }
 }
 
-fn outcome(reason: Option<Reason>, exit: Option<Exit>, killed: u32, survivors: u32, tails: (Option<Bytes>, Option<Bytes>)) -> Outcome {
+fn outcome(
+    reason: Option<Reason>,
+    exit: Option<Exit>,
+    killed: u32,
+    survivors: u32,
+    tails: (Option<Bytes>, Option<Bytes>),
+) -> Outcome {
     let status = exit.as_ref().map(|e| e.status);
     let (ended, error) = match reason {
-        _ if survivors > 0 => (Ended::Unkillable, Some(format!("{survivors} processes did not die within {UNKILLABLE_AFTER:?} of SIGKILL"))),
+        _ if survivors > 0 => {
+            (Ended::Unkillable, Some(format!("{survivors} processes did not die within {UNKILLABLE_AFTER:?} of SIGKILL")))
+        }
         None if matches!(status, Some(WaitStatus::Signaled(_))) => (Ended::Signaled, None),
         None => (Ended::Exited, None),
         Some(Reason::Cancelled) => (Ended::Cancelled, None),

@@ -69,8 +69,7 @@ pub fn run(args: KeeperArgs) -> Result<()> {
     let children = child_signals()?;
     // The program may be replaced or removed while we run; this path is the one that we are.
     let program = PathBuf::from("/proc/self/exe");
-    let mut keeper =
-        Keeper { args, listener, agent, children, engines: Vec::new(), program, alone_since: BootInstant::now() };
+    let mut keeper = Keeper { args, listener, agent, children, engines: Vec::new(), program, alone_since: BootInstant::now() };
     let result = keeper.serve();
     keeper.end();
     result

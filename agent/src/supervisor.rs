@@ -187,8 +187,8 @@ impl Supervisor {
                 self.session = None;
                 self.send_by = None;
             }
-            Event::Coordinator(message) => self.from_coordinator(message, now),
-            Event::Engine(index, message) => self.from_engine(index, message, now),
+            Event::Coordinator(message) => self.on_coordinator(message, now),
+            Event::Engine(index, message) => self.on_engine(index, message, now),
             Event::EngineEnded { engine, killed, survivors } => self.engine_ended(engine, killed, survivors),
             Event::Measured { load, clock_offset } => {
                 self.load = load;
@@ -247,7 +247,7 @@ impl Supervisor {
         self.engines.iter().filter(|e| matches!(e.slot, Slot::Busy { .. } | Slot::Held)).count()
     }
 
-    fn from_coordinator(&mut self, message: ToAgent, now: BootInstant) {
+    fn on_coordinator(&mut self, message: ToAgent, now: BootInstant) {
         match message {
             // The driver turns the first one into `Welcomed`; another one means nothing.
             ToAgent::Welcome { .. } => {}
@@ -280,7 +280,7 @@ impl Supervisor {
         }
     }
 
-    fn from_engine(&mut self, index: EngineIndex, message: FromEngine, now: BootInstant) {
+    fn on_engine(&mut self, index: EngineIndex, message: FromEngine, now: BootInstant) {
         let Some(engine) = self.engines.get_mut(usize::from(index.0)) else { return };
         match message {
             FromEngine::Ready { running } => {
@@ -531,7 +531,8 @@ impl Supervisor {
         let idle = self.engines.iter().filter(|e| e.slot == Slot::Idle).count();
         let usable = self.engines.iter().filter(|e| e.slot != Slot::Held).count();
         let room = MAX_UNACKNOWLEDGED.saturating_sub(self.reports.len() + self.busy()) as u64;
-        let want = if self.stopping { 0 } else { (idle as u64 + self.prefetch(usable)).saturating_sub(self.queue.len() as u64).min(room) };
+        let want =
+            if self.stopping { 0 } else { (idle as u64 + self.prefetch(usable)).saturating_sub(self.queue.len() as u64).min(room) };
         let Some(session) = self.session.as_mut().filter(|s| s.known) else { return };
         let asked = (session.asked.0.max(session.received + want), idle.saturating_sub(self.queue.len()) as u16);
         if asked != session.asked {

@@ -5,8 +5,8 @@
 
 use mezcal_common::identity::{self, Identity, IdentityError, Role};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType, SerialNumber,
 };
 use ring::rand::SecureRandom;
 use std::fs::OpenOptions;
@@ -196,7 +196,14 @@ impl ClusterDir {
     ///
     /// # Errors
     /// [`CertsError`].
-    pub fn issue(&self, authority: &Authority, role: Role, name: &str, days: u32, out: Option<&Path>) -> Result<PathBuf, CertsError> {
+    pub fn issue(
+        &self,
+        authority: &Authority,
+        role: Role,
+        name: &str,
+        days: u32,
+        out: Option<&Path>,
+    ) -> Result<PathBuf, CertsError> {
         let issued = authority.issue(role, name, days)?;
         let place = out.map_or_else(|| self.place(role, name), Path::to_path_buf);
         // Recorded first: a certificate that exists without a record could not be revoked.
@@ -250,11 +257,11 @@ fn fill_random(bytes: &mut [u8]) -> Result<(), CertsError> {
 }
 
 fn make_private_dir(dir: &Path) -> Result<(), CertsError> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|source| CertsError::File { verb: "make directory", path: dir.into(), source })
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| CertsError::File {
+        verb: "make directory",
+        path: dir.into(),
+        source,
+    })
 }
 
 fn write_file(path: &Path, text: &str, mode: u32) -> Result<(), CertsError> {

@@ -3,8 +3,8 @@
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use mezcal_certs::{COORDINATOR_DAYS, ClusterDir, LEAF_DAYS};
-use mezcal_common::identity::{self, Identity, Role};
 use mezcal_common::hosts;
+use mezcal_common::identity::{self, Identity, Role};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

@@ -164,7 +164,11 @@ impl fmt::Display for Folded<'_> {
                 last = d;
                 j += 1;
             }
-            if j == i + 1 { f.write_str(&self.0[i])? } else { write!(f, "{before}[{first}-{last}]{after}")? }
+            if j == i + 1 {
+                f.write_str(&self.0[i])?
+            } else {
+                write!(f, "{before}[{first}-{last}]{after}")?
+            }
             i = j;
         }
         Ok(())
@@ -197,7 +201,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        for bad in ["a[1-", "a]1[", "a[[1]]", "a[2-1]", "a[x]", "a[]", "a,,b", "", "a b", "a[0-99999999]", "a[1-300]b[1-300]", "é"] {
+        for bad in ["a[1-", "a]1[", "a[[1]]", "a[2-1]", "a[x]", "a[]", "a,,b", "", "a b", "a[0-99999999]", "a[1-300]b[1-300]", "é"]
+        {
             assert!(expand(bad).is_err(), "{bad}");
         }
     }

@@ -184,8 +184,16 @@ mod tests {
             assert_eq!(Identity::from_uri(good).expect(good).uri(), good);
         }
         for bad in [
-            "spiffe://m/admin/x", "http://m/user/x", "spiffe://m/user/", "spiffe://m/user/X", "spiffe://m/user/a%2fb",
-            "spiffe://m/user/..", "spiffe:///user/x", "spiffe://m/coordinator/x", "spiffe://m/user/x/y", "spiffe://m/user/é",
+            "spiffe://m/admin/x",
+            "http://m/user/x",
+            "spiffe://m/user/",
+            "spiffe://m/user/X",
+            "spiffe://m/user/a%2fb",
+            "spiffe://m/user/..",
+            "spiffe:///user/x",
+            "spiffe://m/coordinator/x",
+            "spiffe://m/user/x/y",
+            "spiffe://m/user/é",
         ] {
             assert!(Identity::from_uri(bad).is_err(), "{bad}");
         }

@@ -5,10 +5,8 @@ use tracing_subscriber::EnvFilter;
 /// Sends log records to stderr. `MEZCAL_LOG` (the syntax of tracing's `EnvFilter`) overrides `default`.
 /// A second call has no effect.
 pub fn init(default: &str) {
-    let filter = std::env::var("MEZCAL_LOG")
-        .ok()
-        .and_then(|text| EnvFilter::try_new(text).ok())
-        .unwrap_or_else(|| EnvFilter::new(default));
+    let filter =
+        std::env::var("MEZCAL_LOG").ok().and_then(|text| EnvFilter::try_new(text).ok()).unwrap_or_else(|| EnvFilter::new(default));
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -8,8 +8,12 @@ use std::process::ExitCode;
 
 /// Run piles of shell commands, here or on a cluster.
 #[derive(Parser)]
-#[command(name = "coordinator", version, after_help = "Exit status: 0 all jobs ended with 0; 1 some did not; 2 usage or bad input; \
-3 coordinator unreachable or refused us, or no agents; 74 output not writable; 130 Ctrl-C, 143 TERM, 129 HUP, 141 stdout closed; 70 a bug.")]
+#[command(
+    name = "coordinator",
+    version,
+    after_help = "Exit status: 0 all jobs ended with 0; 1 some did not; 2 usage or bad input; \
+3 coordinator unreachable or refused us, or no agents; 74 output not writable; 130 Ctrl-C, 143 TERM, 129 HUP, 141 stdout closed; 70 a bug."
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,

@@ -39,7 +39,8 @@ pub struct Keeper {
 /// Exit 2: this program's own file cannot be run again.
 pub fn start_keeper() -> Result<Keeper, Exit> {
     let host = mezcal_common::config::host_name();
-    let program = std::fs::File::open("/proc/self/exe").map_err(|e| Exit::usage(format!("cannot open this program's own file: {e}")))?;
+    let program =
+        std::fs::File::open("/proc/self/exe").map_err(|e| Exit::usage(format!("cannot open this program's own file: {e}")))?;
     let (socket, child) = driver::start_embedded_keeper(Arc::new(program.into()), &host)
         .map_err(|e| Exit::usage(format!("cannot start the engines' keeper: {e}")))?;
     Ok(Keeper { socket, child, host })
@@ -63,7 +64,8 @@ pub async fn start(service: &ServiceHandle, keeper: Keeper, slots: u16) -> Resul
     // The certificate's form allows fewer names than gethostname(2) does.
     let name = authority.issue(Role::Agent, &keeper.host, 1).map(|_| keeper.host.as_str()).unwrap_or("localhost");
     let agents = credentials(authority.issue(Role::Agent, name, 1).map_err(made)?, Role::Agent)?;
-    let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), &ours, &PROTOCOLS).map_err(|e| Exit::unreachable(chain(&e)))?;
+    let listener =
+        Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), &ours, &PROTOCOLS).map_err(|e| Exit::unreachable(chain(&e)))?;
     let address = listener.local_addr().map_err(Exit::unreachable)?;
     tokio::spawn(service.clone().listen(Arc::new(listener)));
     let engines = driver::engines_of(keeper.socket, slots).map_err(|e| Exit::unreachable(format!("the engines' keeper: {e}")))?;

@@ -11,8 +11,8 @@ pub use object::{members, write_json};
 use bytes::Bytes;
 use mezcal_common::duration::{from_seconds, parse_duration};
 use mezcal_common::hosts;
-use mezcal_common::job::{Command, JobSpec, MAX_ARG_STRLEN, MAX_SPEC, RESERVED_ENV, SHELL_PREFIX};
 use mezcal_common::ids::JobNumber;
+use mezcal_common::job::{Command, JobSpec, MAX_ARG_STRLEN, MAX_SPEC, RESERVED_ENV, SHELL_PREFIX};
 use mezcal_common::wire::client::Submission;
 use mezcal_common::wire::codec;
 use serde_json::value::RawValue;
@@ -82,10 +82,12 @@ impl Jobs {
         let mut errors = Vec::new();
         let spans = match format {
             Format::Lines => lines(&text),
-            Format::Json | Format::Bakapara => match text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']).starts_with('[') {
-                true => elements(name, &text).map_err(|e| e.to_string())?,
-                false => lines(&text),
-            },
+            Format::Json | Format::Bakapara => {
+                match text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']).starts_with('[') {
+                    true => elements(name, &text).map_err(|e| e.to_string())?,
+                    false => lines(&text),
+                }
+            }
         };
         if spans.is_empty() {
             return Err(format!("{name}: no jobs in it"));
@@ -110,7 +112,9 @@ impl Jobs {
                         jobs.stillborn.insert(number, why);
                     }
                     match job.spec.label {
-                        Some(label) if labels.contains(&label) => Some(Fault { at: 0, text: format!("id {label:?} is used twice") }),
+                        Some(label) if labels.contains(&label) => {
+                            Some(Fault { at: 0, text: format!("id {label:?} is used twice") })
+                        }
                         Some(label) => {
                             labels.insert(label);
                             None
@@ -246,7 +250,10 @@ fn without_place(e: &serde_json::Error) -> String {
 /// Why this job can only be answered, not run: nobody could start it.
 fn stillborn(job: &Job) -> Option<String> {
     let limit = |what: &str, length: usize| {
-        format!("{what} is {length} bytes long; the kernel takes {} at most for one argument (MAX_ARG_STRLEN, execve(2))", MAX_ARG_STRLEN - 1)
+        format!(
+            "{what} is {length} bytes long; the kernel takes {} at most for one argument (MAX_ARG_STRLEN, execve(2))",
+            MAX_ARG_STRLEN - 1
+        )
     };
     match &job.spec.command {
         Command::Shell(cmd) if cmd.len() + SHELL_PREFIX.len() >= MAX_ARG_STRLEN => return Some(limit("`cmd`", cmd.len())),
@@ -294,7 +301,8 @@ fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
     for (key, raw) in members {
         let at = offset_in(text, raw.get());
         let fault = |what: String| Fault { at, text: format!("key {key:?}: {what}") };
-        let string = || serde_json::from_str::<String>(raw.get()).map_err(|_| fault(format!("must be a string, not {}", kind(raw))));
+        let string =
+            || serde_json::from_str::<String>(raw.get()).map_err(|_| fault(format!("must be a string, not {}", kind(raw))));
         let seconds = || {
             let parsed = match raw.get().parse::<f64>() {
                 Ok(n) => from_seconds(n),
@@ -322,8 +330,7 @@ fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
                 if command.is_some() {
                     return Err(fault("a job has either `cmd` or `argv`".into()));
                 }
-                let words: Vec<String> =
-                    serde_json::from_str(raw.get()).map_err(|_| fault("must be a list of strings".into()))?;
+                let words: Vec<String> = serde_json::from_str(raw.get()).map_err(|_| fault("must be a list of strings".into()))?;
                 if words.first().is_none_or(String::is_empty) {
                     return Err(fault("must begin with the program's name".into()));
                 }
@@ -395,7 +402,8 @@ fn environment(raw: &RawValue) -> Result<Vec<(String, String)>, String> {
     let members = members(raw.get()).map_err(|_| format!("must be an object of strings, not {}", kind(raw)))?;
     let mut env = Vec::new();
     for (name, value) in members {
-        let value: String = serde_json::from_str(value.get()).map_err(|_| format!("{name:?} must be a string, not {}", kind(value)))?;
+        let value: String =
+            serde_json::from_str(value.get()).map_err(|_| format!("{name:?} must be a string, not {}", kind(value)))?;
         check_env_name(&name)?;
         env.push((name.into_owned(), value));
     }

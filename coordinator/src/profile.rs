@@ -86,11 +86,7 @@ impl ProfileArgs {
         } else {
             ProfileFile::default()
         };
-        let identity = self
-            .identity
-            .clone()
-            .or(file.identity)
-            .map_or_else(|| config_dir().join(name), |dir| expand_home(&dir));
+        let identity = self.identity.clone().or(file.identity).map_or_else(|| config_dir().join(name), |dir| expand_home(&dir));
         let cluster = match (local, listen.or(file.listen), file.coordinator) {
             (true, _, _) => Cluster::Embedded,
             (false, Some(_), Some(_)) if listen.is_none() => {

@@ -232,7 +232,9 @@ impl Results {
             && existed
             && same_file(input, &file)
         {
-            return Err(Exit::usage(format!("{shown} is the input, too: results would overwrite the jobs; choose another file for -o")));
+            return Err(Exit::usage(format!(
+                "{shown} is the input, too: results would overwrite the jobs; choose another file for -o"
+            )));
         }
         if meta.is_file() && meta.len() > 0 && !args.force && args.compat.is_none() {
             return Err(Exit::usage(format!("{shown} is not empty; --force overwrites it")));
@@ -464,7 +466,7 @@ impl<'a> Run<'a> {
                     Some(answer) => self.answer(answer).await,
                     None => return self.lost().await,
                 },
-                Some(answer) = self.output.answers.recv() => self.from_output(answer).await,
+                Some(answer) = self.output.answers.recv() => self.on_output(answer).await,
                 Ok(permit) = requests.reserve(), if u64::from(self.next_job) <= total + 1 => permit.send(self.next_request()),
                 _ = reminder.tick() => {
                     if self.fleet.0 == 0 {
@@ -510,7 +512,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn from_output(&mut self, answer: FromOutput) {
+    async fn on_output(&mut self, answer: FromOutput) {
         match answer {
             FromOutput::Written(results) => {
                 let _ = self.connected.port.requests.send(ToService::Taken { batch: self.batch, results }).await;

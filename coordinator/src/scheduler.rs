@@ -15,6 +15,7 @@
 
 mod queues;
 
+use bytes::Bytes;
 use mezcal_common::clock::BootInstant;
 use mezcal_common::hosts;
 use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, Epoch, JobKey, JobNumber, SessionId};
@@ -22,7 +23,6 @@ use mezcal_common::job::{BatchContext, MAX_SPEC};
 use mezcal_common::outcome::{Ended, JobResult, Outcome, Place};
 use mezcal_common::wire::agent::{Hello, Load, NumberedReport, Placement, Report, Stream, ToAgent, ToCoordinator};
 use mezcal_common::wire::client::{BatchTerms, HostStatus, Notice, Submission};
-use bytes::Bytes;
 use queues::{QueueKey, Queues};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -432,7 +432,7 @@ impl Scheduler {
                 if let Some(host) = self.hosts.get_mut(name) {
                     (host.heard, host.load, host.clock_offset) = (now, load, clock_offset);
                     let clock = mezcal_common::clock::WallTime(0);
-                    self.to_agent(name, ToAgent::HeartbeatSeen { sent, clock });
+                    self.tell_agent(name, ToAgent::HeartbeatSeen { sent, clock });
                 }
             }
             ToCoordinator::Output { attempt, stream, data } => self.output(name, attempt, stream, data),
@@ -462,7 +462,7 @@ impl Scheduler {
             queued.iter().chain(running).filter(|a| !known.contains_key(a) || self.is_superseded(**a)).copied().collect();
         if !strangers.is_empty() {
             // Of an earlier coordinator, or given up: whatever they are, they are not wanted.
-            self.to_agent(name, ToAgent::Cancel { attempts: strangers, grace: Duration::ZERO });
+            self.tell_agent(name, ToAgent::Cancel { attempts: strangers, grace: Duration::ZERO });
         }
         self.lose_attempts(name, |a| !held.contains(&a), "it vanished from its host");
         self.fleet_changed(now);
@@ -491,7 +491,7 @@ impl Scheduler {
                 }
             }
         }
-        self.to_agent(name, ToAgent::Acknowledge { through });
+        self.tell_agent(name, ToAgent::Acknowledge { through });
     }
 
     fn place(&self, name: &Arc<str>, engine: Option<u16>) -> Option<Place> {
@@ -598,7 +598,8 @@ impl Scheduler {
         for attempt in attempts {
             let cancelled = self.batches.get(&attempt.key.batch).is_some_and(|b| b.cancelled);
             if cancelled && !self.is_superseded(attempt) {
-                let why = format!("cancelled while {name} was out of reach: it may go on there until its lease ends, within {left} s");
+                let why =
+                    format!("cancelled while {name} was out of reach: it may go on there until its lease ends, within {left} s");
                 self.finish(attempt.key, None, Outcome::never_ran(Ended::Lost, why));
             }
         }
@@ -658,12 +659,22 @@ impl Scheduler {
                 refused = Some(format!("job {} does not continue the batch", submission.job));
                 break;
             }
-            if submission.spec.len() > MAX_SPEC || batch.jobs.len() >= MAX_JOBS || submission.hosts.is_some_and(|h| h as usize >= batch.host_sets.len()) {
+            if submission.spec.len() > MAX_SPEC
+                || batch.jobs.len() >= MAX_JOBS
+                || submission.hosts.is_some_and(|h| h as usize >= batch.host_sets.len())
+            {
                 refused = Some(format!("job {} is not acceptable", submission.job));
                 break;
             }
             let queue = QueueKey::new(submission.priority, serial, submission.hosts);
-            batch.jobs.push(Job { spec: submission.spec, queue, attempt: 0, retries: submission.retries, losses: 0, state: JobState::Queued });
+            batch.jobs.push(Job {
+                spec: submission.spec,
+                queue,
+                attempt: 0,
+                retries: submission.retries,
+                losses: 0,
+                state: JobState::Queued,
+            });
             queued.push((queue, submission.job, submission.stillborn));
         }
         let (accepted, cancelled) = (batch.jobs.len() as u64, batch.cancelled);
@@ -710,7 +721,7 @@ impl Scheduler {
                 continue;
             }
             if host.session.is_some() {
-                self.to_agent(&name, ToAgent::Cancel { attempts, grace });
+                self.tell_agent(&name, ToAgent::Cancel { attempts, grace });
             } else {
                 self.abandon_cancelled(&name, now);
             }
@@ -724,7 +735,7 @@ impl Scheduler {
                 let (batch, job, host) = (batch.id, attempt.key.job, name.clone());
                 self.effects.push_back(Effect::Output { batch, job, host, stream, data });
             }
-            _ => self.to_agent(name, ToAgent::OutputTaken { attempt, bytes: data.len() as u32 }),
+            _ => self.tell_agent(name, ToAgent::OutputTaken { attempt, bytes: data.len() as u32 }),
         }
     }
 
@@ -733,7 +744,7 @@ impl Scheduler {
         let key = JobKey { batch: serial, job };
         let found = self.hosts.values().find_map(|h| h.attempts.keys().find(|a| a.key == key).map(|a| (h.name.clone(), *a)));
         if let Some((name, attempt)) = found {
-            self.to_agent(&name, ToAgent::OutputTaken { attempt, bytes });
+            self.tell_agent(&name, ToAgent::OutputTaken { attempt, bytes });
         }
     }
 
@@ -802,7 +813,7 @@ impl Scheduler {
         }
     }
 
-    fn to_agent(&mut self, name: &str, message: ToAgent) {
+    fn tell_agent(&mut self, name: &str, message: ToAgent) {
         if let Some(session) = self.hosts.get(name).and_then(|h| h.session) {
             self.effects.push_back(Effect::ToAgent(session, message));
         }

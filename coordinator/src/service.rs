@@ -325,7 +325,7 @@ impl Service {
     fn perform(&mut self) {
         while let Some(effect) = self.scheduler.poll_effect() {
             match effect {
-                Effect::ToAgent(session, message) => self.to_agent(session, message),
+                Effect::ToAgent(session, message) => self.tell_agent(session, message),
                 Effect::CloseSession { session, refused, reason } => {
                     if let Some(link) = self.agents.remove(&session) {
                         link.peer.close(if refused { close::REFUSED } else { close::DONE }, &reason);
@@ -336,11 +336,11 @@ impl Service {
                         delivery.waiting.push_back((job, result));
                     }
                 }
-                Effect::Accepted { batch, jobs } => self.to_client_of(batch, ToClient::Accepted { batch, jobs }),
-                Effect::Refused { batch, reason } => self.to_client_of(batch, ToClient::Refused { reason }),
-                Effect::Notice { batch, notice } => self.to_client_of(batch, ToClient::Notice { batch, notice }),
+                Effect::Accepted { batch, jobs } => self.tell_client_of(batch, ToClient::Accepted { batch, jobs }),
+                Effect::Refused { batch, reason } => self.tell_client_of(batch, ToClient::Refused { reason }),
+                Effect::Notice { batch, notice } => self.tell_client_of(batch, ToClient::Notice { batch, notice }),
                 Effect::Output { batch, job, host, stream, data } => {
-                    self.to_client_of(batch, ToClient::Output { batch, job, host, stream, data });
+                    self.tell_client_of(batch, ToClient::Output { batch, job, host, stream, data });
                 }
                 Effect::BatchDone { batch } => {
                     if let Some(delivery) = self.batches.get_mut(&batch) {
@@ -358,7 +358,7 @@ impl Service {
         }
     }
 
-    fn to_agent(&mut self, session: SessionId, message: ToAgent) {
+    fn tell_agent(&mut self, session: SessionId, message: ToAgent) {
         let clock = WallTime::now();
         let message = match message {
             ToAgent::Welcome { version, program, session, epoch, lease, first_engine, clock: _ } => {
@@ -376,7 +376,7 @@ impl Service {
         }
     }
 
-    fn to_client_of(&mut self, batch: BatchId, message: ToClient) {
+    fn tell_client_of(&mut self, batch: BatchId, message: ToClient) {
         let client = self.batches.get(&batch).map(|delivery| delivery.client);
         if let Some(client) = client.and_then(|id| self.clients.get_mut(&id)) {
             client.outbox.push_back(message);

@@ -79,7 +79,11 @@ fn codes_are_those_of_bakapara() {
 #[test]
 fn a_compat_line_is_bakaparas_to_the_byte() {
     let dir = tempfile::tempdir().expect("a directory");
-    let out = run_in(dir.path(), "{\"cmd\":\"echo 東京\",\"id\":7,\"z\":null,\"f\":1.50,\"result\":{\"old\":1}}\n", &["--compat", "bakapara"]);
+    let out = run_in(
+        dir.path(),
+        "{\"cmd\":\"echo 東京\",\"id\":7,\"z\":null,\"f\":1.50,\"result\":{\"old\":1}}\n",
+        &["--compat", "bakapara"],
+    );
     let line = String::from_utf8(out.stdout).expect("ASCII");
     assert!(line.is_ascii(), "{line}");
     let masked = mask(&line);
@@ -121,8 +125,27 @@ fn a_result_has_the_twelve_keys_first_and_then_ours() {
     assert!(line.contains("\"n\": 1e400, \"result\""), "the text of numbers is kept: {line}");
     let keys: Vec<&str> = line[line.find("\"result\"").expect("a result")..].split('"').skip(3).step_by(2).collect();
     let order = [
-        "status", "received", "code", "engine_id", "started", "completed", "msg_id", "submitted", "pyerr", "host", "elapsed", "pyout",
-        "signal", "attempt", "outcome", "user_seconds", "system_seconds", "max_rss_bytes", "clock_offset", "stdout_tail", "stderr_tail",
+        "status",
+        "received",
+        "code",
+        "engine_id",
+        "started",
+        "completed",
+        "msg_id",
+        "submitted",
+        "pyerr",
+        "host",
+        "elapsed",
+        "pyout",
+        "signal",
+        "attempt",
+        "outcome",
+        "user_seconds",
+        "system_seconds",
+        "max_rss_bytes",
+        "clock_offset",
+        "stdout_tail",
+        "stderr_tail",
     ];
     let found: Vec<&str> = keys.into_iter().filter(|k| order.contains(k)).collect();
     assert_eq!(found, order, "{line}");
@@ -148,7 +171,8 @@ fn what_cannot_start_is_a_result_and_the_batch_goes_on() {
     let text: String = jobs.iter().map(|j| format!("{j}\n")).collect();
     let out = run_in(dir.path(), &text, &["--keep-order"]);
     assert_eq!(out.status.code(), Some(1));
-    let lines: Vec<Value> = String::from_utf8(out.stdout).expect("UTF-8").lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    let lines: Vec<Value> =
+        String::from_utf8(out.stdout).expect("UTF-8").lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
     let words = ["change to directory", "cannot write", "FIFO", "not in PATH", "MAX_ARG_STRLEN", "NUL"];
     for (line, word) in lines.iter().zip(words) {
         let r = &line["result"];
@@ -263,7 +287,8 @@ fn an_interrupt_kills_everything_that_runs_here() {
         wait_for("both jobs run", || alive_with(&format!("sleep {mark}")));
         for _ in 0..signals {
             // SAFETY: kill(2) has no memory effects, and the child is unreaped.
-            rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).expect("signalled");
+            rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)
+                .expect("signalled");
         }
         let mut status = None;
         wait_for("the run ends", || {
@@ -280,7 +305,8 @@ fn an_interrupt_kills_everything_that_runs_here() {
 fn killing_the_run_itself_leaves_nothing_behind() {
     let dir = tempfile::tempdir().expect("a directory");
     let mark = format!("14142{}", std::process::id());
-    std::fs::write(dir.path().join("jobs.json"), format!("{{\"cmd\": \"setsid sleep {mark} & sleep {mark}\"}}\n")).expect("written");
+    std::fs::write(dir.path().join("jobs.json"), format!("{{\"cmd\": \"setsid sleep {mark} & sleep {mark}\"}}\n"))
+        .expect("written");
     let mut child = coordinator(dir.path()).args(["run", "jobs.json", "-q"]).stdout(Stdio::null()).spawn().expect("it starts");
     wait_for("the job runs", || alive_with(&format!("sleep {mark}")));
     child.kill().expect("killed");
@@ -313,7 +339,8 @@ fn a_reader_that_leaves_ends_the_run_quietly() {
 #[test]
 fn leftovers_of_a_job_are_killed_before_its_result_comes() {
     let mark = format!("17320{}", std::process::id());
-    let (status, lines, _) = run(&format!("{{\"cmd\": \"setsid sleep {mark} >/dev/null 2>&1 & (sleep {mark} &) ; echo ok\"}}\n"), &[]);
+    let (status, lines, _) =
+        run(&format!("{{\"cmd\": \"setsid sleep {mark} >/dev/null 2>&1 & (sleep {mark} &) ; echo ok\"}}\n"), &[]);
     assert_eq!(status, Some(0));
     assert_eq!(lines[0]["result"]["stdout_tail"], "ok\n");
     assert!(!alive_with(&format!("sleep {mark}")));

@@ -38,10 +38,15 @@ impl Lab {
 
     fn with_namespaces(count: usize) -> Self {
         let bridge = Holder::start("bridge");
-        let mut batch = String::from("link set lo up\nlink add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0\nlink set br0 up\n");
+        let mut batch = String::from(
+            "link set lo up\nlink add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0\nlink set br0 up\n",
+        );
         let hosts: Vec<Holder> = (0..=count).map(|n| Holder::start(&host_name(n))).collect();
         for (n, host) in hosts.iter().enumerate() {
-            batch.push_str(&format!("link add h{n} type veth peer name eth0 netns {}\nlink set h{n} master br0 up\n", host.child.id()));
+            batch.push_str(&format!(
+                "link add h{n} type veth peer name eth0 netns {}\nlink set h{n} master br0 up\n",
+                host.child.id()
+            ));
         }
         bridge.ip(&batch);
         for (n, host) in hosts.iter().enumerate() {
@@ -104,6 +109,7 @@ impl Drop for Lab {
 }
 
 impl Holder {
+    #[expect(clippy::disallowed_methods, reason = "a few holders, started once; the programs under test never fork like this")]
     fn start(name: &str) -> Self {
         let mut command = Command::new("unshare");
         command.args(["--net", "--uts", "--", "sh", "-c", "hostname \"$1\" && exec sleep infinity", "sh", name]);

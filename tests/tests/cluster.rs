@@ -40,7 +40,13 @@ fn the_articles_run_uses_every_engine_and_never_more() {
     for (host, mut times) in events {
         // At one instant an end counts before a start.
         times.sort();
-        let most = times.iter().scan(0, |n, (_, step)| { *n += step; Some(*n) }).max();
+        let most = times
+            .iter()
+            .scan(0, |n, (_, step)| {
+                *n += step;
+                Some(*n)
+            })
+            .max();
         assert!(most <= Some(4), "{host} ran {most:?} at once");
     }
     let log = std::fs::read_to_string(cluster.path("run.txt")).expect("a log");
@@ -64,7 +70,10 @@ fn word_counts_are_those_of_a_shell_loop() {
     std::fs::create_dir(&ours).expect("made");
     std::fs::create_dir(&theirs).expect("made");
     let pipeline = |file: &str| {
-        format!("tr -cs '[:alpha:]' '\\n' < '{}/{file}' | tr A-Z a-z | sort | uniq -c | sort -k1,1nr -k2 | head -n 50; echo 語 {file} >&2", corpus.display())
+        format!(
+            "tr -cs '[:alpha:]' '\\n' < '{}/{file}' | tr A-Z a-z | sort | uniq -c | sort -k1,1nr -k2 | head -n 50; echo 語 {file} >&2",
+            corpus.display()
+        )
     };
     let mut jobs = String::new();
     for (i, file) in files.iter().enumerate() {
@@ -103,7 +112,15 @@ fn exec_runs_once_on_each_host_and_hosts_lists_them() {
     let expected: Vec<String> = (1..=3).map(|n| format!("mezcal{n:02}: {}", name(n))).collect();
     assert_eq!(lines, expected);
 
-    let out = cluster.run(&["exec", "-p", "mezcal", "--all", "--shell", "--", "seq 50000; test $MEZCAL_HOST != mezcal02.cl.ecei.tohoku.ac.jp"]);
+    let out = cluster.run(&[
+        "exec",
+        "-p",
+        "mezcal",
+        "--all",
+        "--shell",
+        "--",
+        "seq 50000; test $MEZCAL_HOST != mezcal02.cl.ecei.tohoku.ac.jp",
+    ]);
     assert_eq!(out.status.code(), Some(1));
     assert_eq!(text(&out.stdout).lines().count(), 150_000, "all output arrives, however much");
     assert_eq!(text(&out.stderr).trim(), format!("{}: [exit status 1]", host_name(2)));
@@ -165,7 +182,8 @@ fn a_run_can_be_the_coordinator_and_a_second_one_hears_who_holds_the_address() {
     cluster.start_agents();
     let jobs = cluster.path("jobs.json");
     std::fs::write(&jobs, "{\"cmd\": \"until test -e go; do sleep 0.05; done\"}\n".repeat(4)).expect("written");
-    let mut command = cluster.command(&["run", "-p", "listen", "--min-agents", "2", "jobs.json", "-o", "results.json", "-l", "run.txt"]);
+    let mut command =
+        cluster.command(&["run", "-p", "listen", "--min-agents", "2", "jobs.json", "-o", "results.json", "-l", "run.txt"]);
     let mut first = command.stderr(Stdio::null()).spawn().expect("starts");
     let begun = |log: &str| std::fs::read_to_string(log).is_ok_and(|t| t.contains("on 4 engines")).then_some(());
     let log = cluster.path("run.txt").display().to_string();
@@ -221,7 +239,9 @@ fn an_agent_that_is_killed_and_restarted_takes_its_running_job_up_again() {
     cluster.end_agent(1, libc::SIGKILL);
     cluster.start_agent(1);
     wait_for("the agent is back", PATIENCE, || cluster.log_text("agent01").contains("found the keeper").then_some(()));
-    wait_for("it is connected", PATIENCE, || (cluster.log_text("coordinator").matches("agent connected").count() == 2).then_some(()));
+    wait_for("it is connected", PATIENCE, || {
+        (cluster.log_text("coordinator").matches("agent connected").count() == 2).then_some(())
+    });
     std::fs::write(cluster.path("go"), "").expect("written");
     assert!(wait_for("the run ends", PATIENCE, || run.try_wait().expect("our child")).success());
     let results = results(&cluster.path("results.json"));

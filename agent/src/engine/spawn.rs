@@ -73,8 +73,7 @@ impl Surroundings {
     ) -> Result<Vec<(String, CString)>, String> {
         let mut env = self.env.clone();
         let mut set = |name: &str, value: &str| -> Result<(), String> {
-            let entry =
-                CString::new(format!("{name}={value}")).map_err(|_| format!("environment {name:?} contains a NUL byte"))?;
+            let entry = CString::new(format!("{name}={value}")).map_err(|_| format!("environment {name:?} contains a NUL byte"))?;
             match env.iter_mut().find(|(key, _)| key == name) {
                 Some(slot) => slot.1 = entry,
                 None => env.push((name.to_owned(), entry)),

@@ -164,7 +164,11 @@ fn a_second_cancel_without_grace_kills_at_once() {
 fn a_cancel_during_the_spawn_is_carried_out_when_there_is_something_to_kill() {
     let mut s = script();
     s.run(1, None);
-    assert_eq!(s.event(Event::Cancel { attempt: attempt(1), grace: Duration::ZERO }), "", "no proof of death while a spawn is in flight");
+    assert_eq!(
+        s.event(Event::Cancel { attempt: attempt(1), grace: Duration::ZERO }),
+        "",
+        "no proof of death while a spawn is in flight"
+    );
     insta::assert_snapshot!(s.event(Event::Spawned(Ok(()))), @"sweep, discarding output");
     insta::assert_snapshot!(s.event(gone(WaitStatus::Signaled(9), 1)), @"finished 1.1 cancelled, code -9, killed 1, survivors 0");
     s.run(2, None);

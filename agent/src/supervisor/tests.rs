@@ -87,7 +87,12 @@ impl Script {
         while let Some(effect) = self.supervisor.poll_effect() {
             lines.push(match effect {
                 Effect::ToCoordinator(ToCoordinator::Inventory { queued, running, unacknowledged, .. }) => {
-                    format!("inventory: queued [{}] running [{}] unacknowledged [{}]", ids(&queued), ids(&running), ids(&unacknowledged))
+                    format!(
+                        "inventory: queued [{}] running [{}] unacknowledged [{}]",
+                        ids(&queued),
+                        ids(&running),
+                        ids(&unacknowledged)
+                    )
                 }
                 Effect::ToCoordinator(ToCoordinator::Pull { credit, idle }) => format!("pull to {credit}, {idle} idle"),
                 Effect::ToCoordinator(ToCoordinator::Reports(reports)) => {

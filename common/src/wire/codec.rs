@@ -15,12 +15,10 @@ const HEADER: usize = 5;
 /// The codec byte of bincode 2 with variable-length integers.
 const BINCODE_2: u8 = 1;
 
-type Limited = bincode::config::Configuration<
-    bincode::config::LittleEndian,
-    bincode::config::Varint,
-    bincode::config::Limit<MAX_FRAME>,
->;
+type Limited =
+    bincode::config::Configuration<bincode::config::LittleEndian, bincode::config::Varint, bincode::config::Limit<MAX_FRAME>>;
 
+#[expect(clippy::disallowed_methods, reason = "the one place that gives it its limit")]
 const CONFIG: Limited = bincode::config::standard().with_limit::<MAX_FRAME>();
 
 /// Why bytes are not a message, or a message not a frame.

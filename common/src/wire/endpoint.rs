@@ -108,7 +108,10 @@ impl ConnectError {
     /// True if waiting will not help: a person has to change something first.
     pub fn needs_a_person(&self) -> bool {
         match self {
-            ConnectError::Credentials(_) | ConnectError::Stranger { .. } | ConnectError::Refused { .. } | ConnectError::Protocol { .. } => true,
+            ConnectError::Credentials(_)
+            | ConnectError::Stranger { .. }
+            | ConnectError::Refused { .. }
+            | ConnectError::Protocol { .. } => true,
             ConnectError::Resolve(..) | ConnectError::Socket(_) | ConnectError::NoAnswer(_) | ConnectError::Lost { .. } => false,
         }
     }
@@ -189,7 +192,8 @@ impl Listener {
     pub async fn accept(&self) -> Option<Handshake> {
         loop {
             let incoming = self.endpoint.accept().await?;
-            if self.endpoint.open_connections() > MAX_HANDSHAKES / 2 && incoming.may_retry() && !incoming.remote_address_validated() {
+            if self.endpoint.open_connections() > MAX_HANDSHAKES / 2 && incoming.may_retry() && !incoming.remote_address_validated()
+            {
                 // Unvalidated addresses under load: make them prove that they can receive (RFC 9000 §8.1.2).
                 let _ = incoming.retry();
                 continue;
@@ -231,9 +235,7 @@ impl Handshake {
 }
 
 fn peer_of(connection: quinn::Connection) -> Result<Peer, IdentityError> {
-    let chain = connection
-        .peer_identity()
-        .and_then(|any| any.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok());
+    let chain = connection.peer_identity().and_then(|any| any.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok());
     let identity = Identity::from_der(chain.as_deref().and_then(|c| c.first()).ok_or(IdentityError::NotACertificate)?)?;
     let protocol = connection
         .handshake_data()
@@ -410,7 +412,13 @@ impl Connector {
         let endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, Arc::new(quinn::TokioRuntime))
             .map_err(ConnectError::Socket)?;
         let cluster = credentials.identity().cluster.clone();
-        Ok(Self { endpoint, config, server_name: Identity::coordinator_dns(&cluster), cluster, origin: credentials.origin().into() })
+        Ok(Self {
+            endpoint,
+            config,
+            server_name: Identity::coordinator_dns(&cluster),
+            cluster,
+            origin: credentials.origin().into(),
+        })
     }
 
     /// Connects, waiting `patience` for a first answer. The peer has not judged our certificate yet when this returns: only its

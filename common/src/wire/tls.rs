@@ -140,14 +140,12 @@ impl Credentials {
     pub fn from_pem(cert: &[u8], key: &[u8], ca: &[u8], role: Role, dir: &Path) -> Result<Self, CredentialsError> {
         let (cert_path, key_path, ca_path) = (dir.join("cert.pem"), dir.join("key.pem"), dir.join("ca.pem"));
         let pem = |path: &PathBuf, what| CredentialsError::Pem { path: path.clone(), what };
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(cert)
-            .collect::<Result<_, _>>()
-            .map_err(|_| pem(&cert_path, "a certificate"))?;
+        let chain: Vec<_> =
+            CertificateDer::pem_slice_iter(cert).collect::<Result<_, _>>().map_err(|_| pem(&cert_path, "a certificate"))?;
         let leaf = chain.first().ok_or_else(|| pem(&cert_path, "a certificate"))?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| pem(&key_path, "a private key"))?;
         let root = CertificateDer::from_pem_slice(ca).map_err(|_| pem(&ca_path, "a certificate"))?;
-        let identity = Identity::from_der(leaf)
-            .map_err(|source| CredentialsError::Identity { path: cert_path.clone(), source })?;
+        let identity = Identity::from_der(leaf).map_err(|source| CredentialsError::Identity { path: cert_path.clone(), source })?;
         if identity.role != role {
             let wanted = match role {
                 Role::Agent => "an agent's",
@@ -236,8 +234,7 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 }
 
 fn check_validity(path: &Path, der: &[u8]) -> Result<(), CredentialsError> {
-    let (from, until) =
-        validity(der).map_err(|source| CredentialsError::Identity { path: path.into(), source })?;
+    let (from, until) = validity(der).map_err(|source| CredentialsError::Identity { path: path.into(), source })?;
     let show = |seconds: i64| jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |t| t.to_string());
     let now = jiff::Timestamp::now().as_second();
     let when = if now > until {

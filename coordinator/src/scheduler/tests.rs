@@ -46,7 +46,10 @@ impl Script {
         while self.scheduler.poll_timeout().is_some_and(|at| at <= self.now) {
             let due = self.scheduler.poll_timeout();
             self.scheduler.handle_timeout(self.now);
-            assert!(self.scheduler.poll_timeout() != due || due.is_none_or(|at| at > self.now), "a deadline that stays in the past spins");
+            assert!(
+                self.scheduler.poll_timeout() != due || due.is_none_or(|at| at > self.now),
+                "a deadline that stays in the past spins"
+            );
         }
         self.trace()
     }
