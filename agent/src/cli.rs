@@ -61,8 +61,10 @@ impl Hidden {
         let (name, result) = match self {
             Hidden::Engine(args) => ("engine", crate::engine::driver::run(&args)),
             Hidden::Keeper(args) => {
-                // A session of its own: no terminal's signals reach what runs below. Fails only where it is one already.
-                let _ = rustix::process::setsid();
+                // A session of its own: no terminal's signals reach what runs below, and no job can wait for its keyboard.
+                if let Err(e) = rustix::process::setsid() {
+                    tracing::warn!(error = %e, "no session of its own");
+                }
                 ("keeper", crate::keeper::run(args))
             }
         };

@@ -1,7 +1,7 @@
 //! The agent process: performs what [`Supervisor`] decides.
 //!
 //! One loop on one thread owns the supervisor. Beside it: a task that keeps a connection to the coordinator, and the links to
-//! keeper and engines. All of them only turn what they hear into [`Input`]s.
+//! keeper and engines. All of them only turn what they hear into inputs.
 
 use crate::host::Host;
 use crate::packet;
@@ -26,8 +26,6 @@ use tokio::sync::mpsc;
 
 /// Inputs that may wait; beyond this the links are not read.
 const INPUTS: usize = 1024;
-/// Messages that may wait for one engine: it has one attempt, and a few words about it.
-const ENGINE_DEPTH: usize = 64;
 /// Longest pause between two attempts to connect. One second keeps a fleet of dozens from waiting for a new coordinator.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// Pause after an answer that only a person can change.
@@ -63,8 +61,9 @@ pub struct Engines {
 
 /// What is heard from engines and their keeper.
 pub enum EngineInput {
-    /// A new link, over which an engine can be told things.
-    Linked(EngineIndex, mpsc::Sender<ToEngine>),
+    /// A new link, over which an engine can be told things. Without a bound of its own: an engine has one attempt at a time, and
+    /// what is said about it is bounded by its output window and the coordinator's requests. Nothing of it may be dropped.
+    Linked(EngineIndex, mpsc::UnboundedSender<ToEngine>),
     /// A message.
     Said(EngineIndex, FromEngine),
     /// An engine died.
@@ -109,7 +108,7 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
 
     let mut supervisor = Supervisor::new(parts.slots);
     let mut offset = OffsetEstimate::default();
-    let mut links: Vec<Option<mpsc::Sender<ToEngine>>> = (0..parts.slots).map(|_| None).collect();
+    let mut links: Vec<Option<mpsc::UnboundedSender<ToEngine>>> = (0..parts.slots).map(|_| None).collect();
     let mut to_coordinator: Option<mpsc::Sender<ToCoordinator>> = None;
     let mut outgoing: VecDeque<ToCoordinator> = VecDeque::new();
     let mut timer = BootTimer::new()?;
@@ -122,9 +121,9 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
             match effect {
                 Effect::ToCoordinator(message) => outgoing.push_back(message),
                 Effect::ToEngine(index, message) => {
-                    // A full or closed link belongs to an engine that is dead or dying: its end will be reported.
+                    // A closed link belongs to an engine that is dead or dying: its end will be reported.
                     if let Some(link) = links.get(usize::from(index.0)).and_then(Option::as_ref)
-                        && let Err(e) = link.try_send(message)
+                        && let Err(e) = link.send(message)
                     {
                         tracing::debug!(engine = index.0, error = %e, "message to an engine dropped");
                     }
@@ -143,12 +142,12 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
             Some(input) = heard.recv() => {
                 let now = BootInstant::now();
                 let event = match input {
-                    Input::Connected { sender, welcome: ToAgent::Welcome { session, lease, first_engine, clock, .. }, hello } => {
+                    Input::Connected { sender, welcome: ToAgent::Welcome { session, epoch, lease, first_engine, clock, .. }, hello } => {
                         offset.sample(hello, clock, now);
                         supervisor.handle(Event::Measured { load: host.load(), clock_offset: offset.seconds() }, now);
                         to_coordinator = Some(sender);
                         outgoing.clear();
-                        Event::Welcomed { session, lease, first_engine, hello_sent: hello.1 }
+                        Event::Welcomed { session, epoch, lease, first_engine, hello_sent: hello.1 }
                     }
                     Input::Connected { .. } => continue,
                     Input::Message(message) => {
@@ -386,7 +385,7 @@ fn hear_keeper(keeper: &OwnedFd, inputs: &mpsc::Sender<EngineInput>, runtime: &t
             (FromKeeper::Link { engine }, Some(fd)) => {
                 let stream = std::os::unix::net::UnixStream::from(fd);
                 stream.set_nonblocking(true)?;
-                let (to_engine, outgoing) = mpsc::channel(ENGINE_DEPTH);
+                let (to_engine, outgoing) = mpsc::unbounded_channel();
                 if inputs.blocking_send(EngineInput::Linked(engine, to_engine)).is_err() {
                     return Ok(());
                 }
@@ -407,7 +406,7 @@ fn hear_keeper(keeper: &OwnedFd, inputs: &mpsc::Sender<EngineInput>, runtime: &t
 async fn talk_to_engine(
     index: EngineIndex,
     stream: std::os::unix::net::UnixStream,
-    mut outgoing: mpsc::Receiver<ToEngine>,
+    mut outgoing: mpsc::UnboundedReceiver<ToEngine>,
     inputs: mpsc::Sender<EngineInput>,
 ) {
     let Ok(mut stream) = UnixStream::from_std(stream) else { return };
@@ -462,10 +461,10 @@ pub fn start_embedded_keeper(program: Arc<OwnedFd>, host: &str) -> Result<(Owned
     Ok((ours, child))
 }
 
-/// The command of a keeper in a session of its own, away from any terminal.
+/// The command of a keeper, which makes itself a session of its own, away from any terminal.
 pub(crate) fn keeper_command(program: &std::path::Path, host: &str) -> std::process::Command {
     use std::os::unix::process::CommandExt;
     let mut command = std::process::Command::new(program);
-    command.arg0("mezcal-keeper").arg("keeper").args(["--host", host]).process_group(0);
+    command.arg0("mezcal-keeper").arg("keeper").args(["--host", host]);
     command
 }

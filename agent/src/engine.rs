@@ -324,11 +324,12 @@ impl Engine {
 
     fn link(&mut self) {
         self.linked = true;
-        let running = self.attempt();
-        self.effects.push_back(Effect::Send(FromEngine::Ready { running }));
+        // `Ready` last: when the agent has heard it, it has heard everything.
         for (attempt, outcome) in self.unacknowledged.clone() {
             self.effects.push_back(Effect::Send(FromEngine::Finished { attempt, outcome }));
         }
+        let running = self.attempt();
+        self.effects.push_back(Effect::Send(FromEngine::Ready { running }));
     }
 
     fn spawned(&mut self, result: Result<(), String>, now: BootInstant) {

@@ -9,7 +9,7 @@
 //! - Without an acknowledged heartbeat for a lease nothing waiting may start any more; engines enforce the same instant themselves.
 
 use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, SessionId};
+use mezcal_common::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, Epoch, SessionId};
 use mezcal_common::job::BatchContext;
 use mezcal_common::outcome::{Ended, Outcome};
 use mezcal_common::wire::agent::{Load, NumberedReport, Placement, Report, ToAgent, ToCoordinator};
@@ -43,6 +43,8 @@ pub enum Event {
     Welcomed {
         /// The session.
         session: SessionId,
+        /// The coordinator's life. Nothing of another one is wanted.
+        epoch: Epoch,
         /// How long attempts may run without an acknowledged heartbeat.
         lease: Option<Duration>,
         /// Number of the first engine.
@@ -138,6 +140,7 @@ pub struct Supervisor {
     /// When engines must be told what they may forget.
     acknowledge_at: Option<BootInstant>,
     session: Option<Session>,
+    epoch: Option<Epoch>,
     lease_until: Option<BootInstant>,
     mean_run: Option<f64>,
     load: Load,
@@ -159,6 +162,7 @@ impl Supervisor {
             send_by: None,
             acknowledge_at: None,
             session: None,
+            epoch: None,
             lease_until: None,
             mean_run: None,
             load: Load::default(),
@@ -171,7 +175,8 @@ impl Supervisor {
     /// Takes what happened at `now`.
     pub fn handle(&mut self, event: Event, now: BootInstant) {
         match event {
-            Event::Welcomed { session: _, lease, first_engine, hello_sent } => {
+            Event::Welcomed { session: _, epoch, lease, first_engine, hello_sent } => {
+                self.enter(epoch);
                 self.session = Some(Session {
                     lease,
                     first_engine,
@@ -180,12 +185,12 @@ impl Supervisor {
                     known: false,
                     next_heartbeat: now + HEARTBEAT,
                 });
-                self.contexts.clear();
                 self.renew(hello_sent);
             }
             Event::Disconnected => {
                 self.session = None;
                 self.send_by = None;
+                self.release_output();
             }
             Event::Coordinator(message) => self.on_coordinator(message, now),
             Event::Engine(index, message) => self.on_engine(index, message, now),
@@ -247,6 +252,27 @@ impl Supervisor {
         self.engines.iter().filter(|e| matches!(e.slot, Slot::Busy { .. } | Slot::Held)).count()
     }
 
+    /// A session with another life of the coordinator: its batches have other numbers, and what waits is not wanted.
+    fn enter(&mut self, epoch: Epoch) {
+        if self.epoch.replace(epoch).is_some_and(|known| known != epoch) {
+            self.queue.clear();
+            self.contexts.clear();
+            for engine in &mut self.engines {
+                engine.context = None;
+            }
+        }
+    }
+
+    /// Streamed output that was on its way is lost with the connection: its jobs must not wait for it.
+    fn release_output(&mut self) {
+        for (i, engine) in self.engines.iter().enumerate() {
+            if let Slot::Busy { attempt, .. } = engine.slot {
+                let taken = ToEngine::OutputTaken { attempt, bytes: u32::MAX };
+                self.effects.push_back(Effect::ToEngine(EngineIndex(i as u16), taken));
+            }
+        }
+    }
+
     fn on_coordinator(&mut self, message: ToAgent, now: BootInstant) {
         match message {
             // The driver turns the first one into `Welcomed`; another one means nothing.
@@ -260,7 +286,7 @@ impl Supervisor {
                 }
                 if self.stopping {
                     for placement in placements {
-                        self.finished(None, placement.attempt, Outcome::never_ran(Ended::Lost, "the agent is stopping".to_owned()));
+                        self.push_report(placement.attempt, Report::Returned);
                     }
                 } else {
                     self.queue.extend(placements);
@@ -299,7 +325,7 @@ impl Supervisor {
                 {
                     engine.slot = if outcome.survivors > 0 { Slot::Held } else { Slot::Idle };
                 }
-                if self.reports.iter().any(|r| r.attempt == attempt && matches!(r.report, Report::Finished { .. })) {
+                if self.reports.iter().any(|r| r.attempt == attempt && !matches!(r.report, Report::Started { .. })) {
                     return;
                 }
                 if let Some(span) = outcome.span {
@@ -353,7 +379,8 @@ impl Supervisor {
         // What is in the reports has been answered already, or will be again after a reconnect.
         found.extend(self.reports.iter().map(|r| r.attempt));
         let absent: Vec<AttemptId> = attempts.iter().copied().filter(|a| !found.contains(a)).collect();
-        if !absent.is_empty() {
+        // Before every engine has been heard, absence cannot be known; the coordinator asks again after the inventory.
+        if !absent.is_empty() && self.session.as_ref().is_some_and(|s| s.known) {
             self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Absent { attempts: absent }));
         }
     }
@@ -387,8 +414,13 @@ impl Supervisor {
 
     fn stop(&mut self) {
         self.stopping = true;
+        if let Some(session) = self.session.as_mut().filter(|s| s.known) {
+            // Before anything comes back: it must not be placed here again.
+            session.asked = (session.received, 0);
+            self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Pull { credit: session.received, idle: 0 }));
+        }
         for placement in std::mem::take(&mut self.queue) {
-            self.finished(None, placement.attempt, Outcome::never_ran(Ended::Lost, "the agent is stopping".to_owned()));
+            self.push_report(placement.attempt, Report::Returned);
         }
         for (i, engine) in self.engines.iter().enumerate() {
             if let Slot::Busy { attempt, .. } = engine.slot {
@@ -397,11 +429,10 @@ impl Supervisor {
         }
     }
 
-    fn finished(&mut self, engine: Option<EngineIndex>, attempt: AttemptId, mut outcome: Outcome) {
-        if self.stopping && outcome.ended == Ended::Cancelled && engine.is_some() {
-            // Nobody cancelled the job: its host went away under it.
-            outcome.ended = Ended::Lost;
-            outcome.error = Some("killed because the agent is stopping".into());
+    fn finished(&mut self, engine: Option<EngineIndex>, attempt: AttemptId, outcome: Outcome) {
+        if self.stopping && outcome.ended == Ended::Cancelled && outcome.survivors == 0 {
+            // Nobody cancelled the job: its host goes away under it.
+            return self.push_report(attempt, Report::Returned);
         }
         self.push_report(attempt, Report::Finished { engine, outcome });
     }

@@ -129,12 +129,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// An outcome of something that never ran.
+    /// An outcome of something that never ran. Of a very long error only the beginning is kept: paths and words in it are a user's.
     pub fn never_ran(ended: Ended, error: impl Into<Option<String>>) -> Self {
         Self {
             ended,
             status: None,
-            error: error.into(),
+            error: error.into().map(shortened),
             span: None,
             usage: None,
             killed: 0,
@@ -148,6 +148,18 @@ impl Outcome {
     pub fn succeeded(&self) -> bool {
         self.ended == Ended::Exited && self.status == Some(WaitStatus::Exited(0))
     }
+}
+
+/// Bytes kept of an error text: many of them have to fit one frame.
+const ERROR_BYTES: usize = 4096;
+
+fn shortened(mut text: String) -> String {
+    if text.len() > ERROR_BYTES {
+        let end = (0..=ERROR_BYTES).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// The final result of a job.

@@ -58,6 +58,9 @@ pub fn new_timerfd() -> std::io::Result<OwnedFd> {
     Ok(timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?)
 }
 
+/// About 270 years, in seconds.
+const FAR: u64 = 1 << 33;
+
 /// Arms a timerfd for an absolute instant, or disarms it.
 ///
 /// # Errors
@@ -67,7 +70,8 @@ pub fn arm(fd: impl AsFd, instant: Option<BootInstant>) -> std::io::Result<()> {
     // An all-zero value would disarm: an instant in the past is at least a nanosecond after boot.
     let value = instant.map_or(zero, |i| {
         let d = i.0.max(Duration::from_nanos(1));
-        Timespec { tv_sec: d.as_secs() as i64, tv_nsec: i64::from(d.subsec_nanos()) }
+        // A deadline centuries away is none; the kernel refuses larger numbers.
+        Timespec { tv_sec: d.as_secs().min(FAR) as i64, tv_nsec: i64::from(d.subsec_nanos()) }
     });
     timerfd_settime(fd, TimerfdTimerFlags::ABSTIME, &Itimerspec { it_interval: zero, it_value: value })?;
     Ok(())

@@ -49,7 +49,8 @@ pub fn start_keeper() -> Result<Keeper, Exit> {
 /// The embedded agent.
 pub struct EmbeddedAgent {
     stop: tokio::sync::oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<std::io::Result<()>>,
+    /// None once it has ended.
+    task: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
     child: Child,
 }
 
@@ -84,14 +85,28 @@ pub async fn start(service: &ServiceHandle, keeper: Keeper, slots: u16) -> Resul
         // Dropping the sender means the same.
         let _ = stopped.await;
     }));
-    Ok(EmbeddedAgent { stop, task, child: keeper.child })
+    Ok(EmbeddedAgent { stop, task: Some(task), child: keeper.child })
 }
 
 impl EmbeddedAgent {
+    /// Waits until the agent ends by itself, which it should not, and says why. Cancel-safe.
+    pub async fn ended(&mut self) -> String {
+        let Some(task) = &mut self.task else { return std::future::pending().await };
+        let ended = task.await;
+        self.task = None;
+        match ended {
+            Ok(Ok(())) => "the agent within this process has ended".into(),
+            Ok(Err(e)) => format!("the agent within this process has ended: {e}"),
+            Err(e) => format!("the agent within this process has failed: {e}"),
+        }
+    }
+
     /// Ends engines and keeper, and waits until they are gone.
     pub async fn end(mut self) {
         let _ = self.stop.send(());
-        let _ = tokio::time::timeout(ENGINES_END, self.task).await;
+        if let Some(task) = self.task {
+            let _ = tokio::time::timeout(ENGINES_END, task).await;
+        }
         let waited = tokio::task::spawn_blocking(move || self.child.wait());
         let _ = tokio::time::timeout(ENGINES_END, waited).await;
     }

@@ -136,7 +136,7 @@ impl Exec {
                 }
                 answer = remote.port.answers.recv() => match answer {
                     Some(answer) => {
-                        if let Some(reply) = self.answer(answer)? {
+                        if let Some(reply) = self.answer(answer, &mut signals).await? {
                             let _ = requests.send(reply).await;
                         }
                     }
@@ -151,15 +151,15 @@ impl Exec {
         })
     }
 
-    fn answer(&mut self, answer: ToClient) -> Result<Option<ToService>, Exit> {
+    async fn answer(&mut self, answer: ToClient, signals: &mut Signals) -> Result<Option<ToService>, Exit> {
         match answer {
             ToClient::Output { batch, job, stream, data, .. } => {
-                self.print(job, stream, &data)?;
+                self.print(job, stream, &data, signals).await?;
                 Ok(Some(ToService::OutputTaken { batch, job, bytes: data.len() as u32 }))
             }
             ToClient::Results { batch, results } => {
                 for (job, result) in results {
-                    self.result(job, &result)?;
+                    self.result(job, &result, signals).await?;
                     self.done += 1;
                 }
                 Ok(Some(ToService::Taken { batch, results: self.done as u64 }))
@@ -174,17 +174,40 @@ impl Exec {
     }
 
     /// Prints whole lines, each with the host before it; a job's lines are never mixed within themselves.
-    fn print(&mut self, job: JobNumber, stream: Stream, data: &[u8]) -> Result<(), Exit> {
+    async fn print(&mut self, job: JobNumber, stream: Stream, data: &[u8], signals: &mut Signals) -> Result<(), Exit> {
         let index = job.0 as usize - 1;
         let Some(partial) = self.partial.get_mut(index) else { return Ok(()) };
         let partial = &mut partial[usize::from(stream == Stream::Err)];
         partial.extend_from_slice(data);
-        let Some(end) = partial.iter().rposition(|b| *b == b'\n') else { return Ok(()) };
-        let lines: Vec<u8> = partial.drain(..=end).collect();
-        self.write(index, stream, &lines)
+        let end = match partial.iter().rposition(|b| *b == b'\n') {
+            Some(end) => end + 1,
+            // What has no end is printed in pieces.
+            None if partial.len() >= MAX_LINE => partial.len(),
+            None => return Ok(()),
+        };
+        let lines: Vec<u8> = partial.drain(..end).collect();
+        self.write(index, stream, &lines, signals).await
     }
 
-    fn write(&self, index: usize, stream: Stream, lines: &[u8]) -> Result<(), Exit> {
+    /// Writes away from the loop, which keeps the connection alive while a reader takes its time.
+    async fn write(&self, index: usize, stream: Stream, lines: &[u8], signals: &mut Signals) -> Result<(), Exit> {
+        let text = self.prefixed(index, stream, lines);
+        let writing = tokio::task::spawn_blocking(move || match stream {
+            Stream::Out => std::io::stdout().write_all(&text).and_then(|()| std::io::stdout().flush()),
+            Stream::Err => std::io::stderr().write_all(&text),
+        });
+        let written = tokio::select! {
+            written = writing => written.unwrap_or(Ok(())),
+            // The reader holds everything up: leave, and the coordinator cancels what a vanished client has left.
+            number = signals.next() => std::process::exit(128 + i32::from(number)),
+        };
+        written.map_err(|e| match e.kind() {
+            std::io::ErrorKind::BrokenPipe => Exit { status: exit::PIPE, message: String::new() },
+            _ => Exit::output(format!("cannot write output: {e}")),
+        })
+    }
+
+    fn prefixed(&self, index: usize, stream: Stream, lines: &[u8]) -> Vec<u8> {
         let terminal = match stream {
             Stream::Out => std::io::stdout().is_terminal(),
             Stream::Err => std::io::stderr().is_terminal(),
@@ -200,22 +223,15 @@ impl Exec {
             }
             text.push(b'\n');
         }
-        let written = match stream {
-            Stream::Out => std::io::stdout().write_all(&text).and_then(|()| std::io::stdout().flush()),
-            Stream::Err => std::io::stderr().write_all(&text),
-        };
-        written.map_err(|e| match e.kind() {
-            std::io::ErrorKind::BrokenPipe => Exit { status: exit::PIPE, message: String::new() },
-            _ => Exit::output(format!("cannot write output: {e}")),
-        })
+        text
     }
 
-    fn result(&mut self, job: JobNumber, result: &JobResult) -> Result<(), Exit> {
+    async fn result(&mut self, job: JobNumber, result: &JobResult, signals: &mut Signals) -> Result<(), Exit> {
         let index = job.0 as usize - 1;
         for stream in [Stream::Out, Stream::Err] {
             let rest = self.partial.get_mut(index).map(|p| std::mem::take(&mut p[usize::from(stream == Stream::Err)]));
             if let Some(rest) = rest.filter(|r| !r.is_empty()) {
-                self.write(index, stream, &rest)?;
+                self.write(index, stream, &rest, signals).await?;
             }
         }
         if !result.outcome.succeeded() {
@@ -231,3 +247,6 @@ impl Exec {
         Ok(())
     }
 }
+
+/// Bytes of a line that are kept back until its end comes.
+const MAX_LINE: usize = 64 * 1024;

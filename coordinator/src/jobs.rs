@@ -20,6 +20,9 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::time::Duration;
 
+/// Bytes of the names in one job's `host`: the list has to fit a message.
+const MAX_HOST_LIST: usize = 512 * 1024;
+
 /// Errors of one input that are shown; the rest are counted.
 const MAX_SHOWN: usize = 20;
 
@@ -394,6 +397,9 @@ fn host_list(raw: &RawValue, modern: bool) -> Result<Vec<String>, String> {
     } else {
         return Err(format!("must be a host name or a list of them, not {}", kind(raw)));
     };
+    if names.iter().map(String::len).sum::<usize>() > MAX_HOST_LIST {
+        return Err(format!("names {} hosts; that is too long a list for one job", names.len()));
+    }
     let mut seen = HashSet::new();
     Ok(names.into_iter().filter(|n| seen.insert(n.clone())).collect())
 }

@@ -11,11 +11,11 @@ use crate::serve;
 use crate::service::{self, ClientPort};
 use mezcal_common::clock::WallTime;
 use mezcal_common::duration::parse_duration;
-use mezcal_common::hosts::Folded;
 use mezcal_common::ids::BatchId;
 use mezcal_common::job::{BatchContext, Capture};
 use mezcal_common::wire::client::{BatchTerms, Notice, Submission, ToClient, ToService};
 use mezcal_common::wire::endpoint::Listener;
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::net::SocketAddr;
@@ -23,6 +23,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::Permit;
+use tokio::sync::mpsc::error::SendError;
 use tokio::time::Instant;
 
 /// Between TERM and KILL after a first Ctrl-C.
@@ -342,6 +344,8 @@ struct Run<'a> {
     /// The number of the next job to submit.
     next_job: u32,
     received: u64,
+    /// What the output thread has not taken yet.
+    for_output: VecDeque<ToOutput>,
     /// How many signals have come, and the first one.
     signalled: (u32, u8),
     /// What will be the exit status when everything has been cleaned up.
@@ -379,6 +383,7 @@ impl<'a> Run<'a> {
             fleet: (0, 0),
             next_job: 1,
             received: 0,
+            for_output: VecDeque::new(),
             signalled: (0, 0),
             failure: None,
         })
@@ -389,8 +394,18 @@ impl<'a> Run<'a> {
         if self.wait_for_agents().await {
             self.run_batch().await;
         }
-        let Run { args, jobs, connected, output, signalled, failure, .. } = self;
-        let counts = tokio::task::spawn_blocking(move || output.finish()).await.unwrap_or_default();
+        let Run { args, jobs, connected, output, for_output, mut signals, signalled, failure, .. } = self;
+        let finishing = async {
+            for message in for_output {
+                let _ = output.sender.send(message).await;
+            }
+            tokio::task::spawn_blocking(move || output.finish()).await.unwrap_or_default()
+        };
+        let counts = tokio::select! {
+            counts = finishing => counts,
+            // Everything has ended; only the reader of our output is in the way.
+            number = signals.next() => std::process::exit(128 + i32::from(number)),
+        };
         drop(connected.port);
         if let Some(remote) = connected.remote {
             remote.leave().await;
@@ -415,6 +430,7 @@ impl<'a> Run<'a> {
         let patience = self.args.wait_agents.or_else(|| (!std::io::stderr().is_terminal()).then_some(UNWATCHED_WAIT));
         let give_up = patience.map(|p| Instant::now() + p);
         let wanted = self.args.min_agents.max(1);
+        let to_output = self.output.sender.clone();
         let mut reminder = tokio::time::interval_at(Instant::now() + REMINDER / 4, REMINDER);
         while self.fleet.0 < wanted {
             tokio::select! {
@@ -425,6 +441,11 @@ impl<'a> Run<'a> {
                         return false;
                     }
                 },
+                why = agent_ended(&mut self.connected.agent) => {
+                    self.failure = Some(Exit::unreachable(why));
+                    return false;
+                }
+                permit = to_output.reserve(), if !self.for_output.is_empty() => pass_on(permit, &mut self.for_output),
                 number = self.signals.next() => {
                     self.signalled = (1, number);
                     return false;
@@ -434,7 +455,7 @@ impl<'a> Run<'a> {
                         0 => self.connected.waiting_for.clone(),
                         n => format!("{n} of {wanted} agents are connected"),
                     };
-                    self.say(text).await;
+                    self.say(text);
                 }
                 () = until(give_up) => {
                     let (patience, n) = (patience.unwrap_or_default(), self.fleet.0);
@@ -448,29 +469,45 @@ impl<'a> Run<'a> {
     }
 
     async fn run_batch(&mut self) {
-        let begin = ToOutput::Begin { engines: self.fleet.1, submitted: WallTime::now() };
-        let _ = self.output.sender.send(begin).await;
+        self.for_output.push_back(ToOutput::Begin { engines: self.fleet.1, submitted: WallTime::now() });
         let requests = self.connected.port.requests.clone();
         let _ = requests.send(ToService::Open { terms: self.terms.clone() }).await;
         let host_sets = self.jobs.host_sets();
-        for sets in host_sets.chunks(SUBMIT_SETS) {
-            let message = ToService::Submit { batch: self.batch, host_sets: sets.to_vec(), jobs: Vec::new() };
-            let _ = requests.send(message).await;
+        let (mut sets, mut bytes) = (Vec::new(), 0);
+        for set in host_sets {
+            let size: usize = set.iter().map(|name| name.len() + 8).sum();
+            if bytes + size > SUBMIT_BYTES && !sets.is_empty() {
+                let host_sets = std::mem::take(&mut sets);
+                let _ = requests.send(ToService::Submit { batch: self.batch, host_sets, jobs: Vec::new() }).await;
+                bytes = 0;
+            }
+            bytes += size;
+            sets.push(set);
+        }
+        if !sets.is_empty() {
+            let _ = requests.send(ToService::Submit { batch: self.batch, host_sets: sets, jobs: Vec::new() }).await;
         }
         let total = self.jobs.len() as u64;
+        let to_output = self.output.sender.clone();
         let mut reminder = tokio::time::interval_at(Instant::now() + REMINDER, REMINDER);
         while self.received < total {
             tokio::select! {
                 number = self.signals.next() => self.signal(number).await,
-                answer = self.connected.port.answers.recv() => match answer {
+                // With the output thread behind, answers wait at the coordinator; signals do not.
+                answer = self.connected.port.answers.recv(), if self.for_output.len() < BEHIND => match answer {
                     Some(answer) => self.answer(answer).await,
                     None => return self.lost().await,
                 },
+                permit = to_output.reserve(), if !self.for_output.is_empty() => pass_on(permit, &mut self.for_output),
+                why = agent_ended(&mut self.connected.agent) => {
+                    self.failure = Some(Exit::unreachable(format!("{why}; jobs without a result were lost with it")));
+                    return;
+                }
                 Some(answer) = self.output.answers.recv() => self.on_output(answer).await,
                 Ok(permit) = requests.reserve(), if u64::from(self.next_job) <= total + 1 => permit.send(self.next_request()),
                 _ = reminder.tick() => {
                     if self.fleet.0 == 0 {
-                        self.say(self.connected.waiting_for.clone()).await;
+                        self.say(self.connected.waiting_for.clone());
                     }
                 }
             }
@@ -500,10 +537,9 @@ impl<'a> Run<'a> {
             ToClient::Fleet { agents, engines } => self.fleet = (agents, engines),
             ToClient::Results { results, .. } => {
                 self.received += results.len() as u64;
-                // A full channel means that the reader of our output is slow: the coordinator waits with us.
-                let _ = self.output.sender.send(ToOutput::Results(results, WallTime::now())).await;
+                self.for_output.push_back(ToOutput::Results(results, WallTime::now()));
             }
-            ToClient::Notice { notice, .. } => self.say(describe(&notice)).await,
+            ToClient::Notice { notice, .. } => self.say(describe(&notice)),
             ToClient::Refused { reason } => {
                 self.failure.get_or_insert(Exit::unreachable(format!("the coordinator refused a request: {reason}")));
                 self.cancel(Duration::ZERO).await;
@@ -531,11 +567,11 @@ impl<'a> Run<'a> {
         self.signalled = (self.signalled.0 + 1, if self.signalled.0 == 0 { number } else { self.signalled.1 });
         match self.signalled.0 {
             1 => {
-                self.say("cancelling: TERM now, KILL in 2 s; once more to kill at once".into()).await;
+                self.say("cancelling: TERM now, KILL in 2 s; once more to kill at once".into());
                 self.cancel(GRACE).await;
             }
             2 => {
-                self.say("killing; once more to leave without waiting".into()).await;
+                self.say("killing; once more to leave without waiting".into());
                 self.cancel(Duration::ZERO).await;
             }
             _ => std::process::exit(128 + i32::from(number)),
@@ -554,15 +590,29 @@ impl<'a> Run<'a> {
         self.failure = Some(Exit::unreachable(format!("{why}; the jobs without a result are being cancelled there")));
     }
 
-    async fn say(&mut self, text: String) {
+    fn say(&mut self, text: String) {
         if !self.args.quiet {
-            let _ = self.output.sender.send(ToOutput::Say(text)).await;
+            self.for_output.push_back(ToOutput::Say(text));
         }
     }
 }
 
-/// Host sets in one submit message: each may hold thousands of names.
-const SUBMIT_SETS: usize = 16;
+/// Messages that may wait for the output thread before answers are left unread.
+const BEHIND: usize = 64;
+
+/// Hands one waiting message over. A thread that has ended takes none; its end is noticed elsewhere.
+fn pass_on(permit: Result<Permit<'_, ToOutput>, SendError<()>>, waiting: &mut VecDeque<ToOutput>) {
+    if let (Ok(permit), Some(message)) = (permit, waiting.pop_front()) {
+        permit.send(message);
+    }
+}
+
+async fn agent_ended(agent: &mut Option<EmbeddedAgent>) -> String {
+    match agent {
+        Some(agent) => agent.ended().await,
+        None => std::future::pending().await,
+    }
+}
 
 async fn until(instant: Option<Instant>) {
     match instant {
@@ -575,8 +625,7 @@ async fn until(instant: Option<Instant>) {
 pub(crate) fn describe(notice: &Notice) -> String {
     match notice {
         Notice::HostsAbsent { hosts, jobs, after } => format!(
-            "{jobs} jobs wait for a host that is not connected: {}; they end as errors after {}",
-            Folded(hosts),
+            "{jobs} jobs wait for a host that is not connected: {hosts}; they end as errors after {}",
             crate::format::elapsed(*after)
         ),
         Notice::AgentLost { host, jobs, fenced_for } => format!(

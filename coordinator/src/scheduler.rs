@@ -191,7 +191,8 @@ struct Batch {
     jobs: Vec<Job>,
     done: usize,
     open: bool,
-    cancelled: bool,
+    /// Cancelled, with this grace.
+    cancelled: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -231,6 +232,8 @@ pub struct Scheduler {
     queues: Queues,
     /// Queues whose hosts are all absent, and when their jobs end.
     absent: BTreeMap<QueueKey, BootInstant>,
+    /// A queue that names hosts has come into being: look whether one of them is there.
+    look_for_hosts: bool,
     effects: VecDeque<Effect>,
 }
 
@@ -248,6 +251,7 @@ impl Scheduler {
             next_engine: 0,
             queues: Queues::default(),
             absent: BTreeMap::new(),
+            look_for_hosts: false,
             effects: VecDeque::new(),
         }
     }
@@ -279,6 +283,13 @@ impl Scheduler {
             Event::Cancel { batch, grace } => self.cancel(batch, grace, now),
             Event::OutputTaken { batch, job, bytes } => self.output_taken(batch, job, bytes),
         }
+        self.settle(now);
+    }
+
+    fn settle(&mut self, now: BootInstant) {
+        if std::mem::take(&mut self.look_for_hosts) {
+            self.check_absent(now);
+        }
     }
 
     /// Does what is due at `now`.
@@ -303,6 +314,7 @@ impl Scheduler {
                 self.finish(JobKey { batch: key.batch, job }, None, Outcome::never_ran(Ended::NoHost, why));
             }
         }
+        self.settle(now);
     }
 
     /// When [`Scheduler::handle_timeout`] wants to be called.
@@ -437,7 +449,11 @@ impl Scheduler {
             }
             ToCoordinator::Output { attempt, stream, data } => self.output(name, attempt, stream, data),
             ToCoordinator::Goodbye => {
-                self.lose_attempts(name, |_| true, "its agent was stopped");
+                if let Some(host) = self.hosts.get_mut(name) {
+                    // What it gives back must not be placed there again.
+                    (host.known, host.credit) = (false, 0);
+                }
+                self.give_back(name);
                 self.close_session(name, "goodbye");
             }
         }
@@ -465,6 +481,16 @@ impl Scheduler {
             self.tell_agent(name, ToAgent::Cancel { attempts: strangers, grace: Duration::ZERO });
         }
         self.lose_attempts(name, |a| !held.contains(&a), "it vanished from its host");
+        // A cancel may have been sent before the agent knew what it has.
+        let mut again: BTreeMap<Duration, Vec<AttemptId>> = BTreeMap::new();
+        for attempt in known.into_keys().filter(|a| held.contains(a) && !self.is_superseded(*a)) {
+            if let Some(grace) = self.batches.get(&attempt.key.batch).and_then(|b| b.cancelled) {
+                again.entry(grace).or_default().push(attempt);
+            }
+        }
+        for (grace, attempts) in again {
+            self.tell_agent(name, ToAgent::Cancel { attempts, grace });
+        }
         self.fleet_changed(now);
     }
 
@@ -489,6 +515,11 @@ impl Scheduler {
                     let place = self.place(name, engine.map(|e| e.0));
                     self.attempt_over(attempt, place, outcome);
                 }
+                Report::Returned => {
+                    if host.attempts.remove(&attempt).is_some() {
+                        self.returned(attempt);
+                    }
+                }
             }
         }
         self.tell_agent(name, ToAgent::Acknowledge { through });
@@ -504,7 +535,7 @@ impl Scheduler {
     fn attempt_over(&mut self, attempt: AttemptId, place: Option<Place>, mut outcome: Outcome) {
         let key = attempt.key;
         let Some(batch) = self.batches.get_mut(&key.batch) else { return };
-        let cancelled = batch.cancelled;
+        let cancelled = batch.cancelled.is_some();
         let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1) else { return };
         let again = match outcome.ended {
             Ended::Lost if cancelled => {
@@ -530,6 +561,29 @@ impl Scheduler {
         } else {
             self.finish(key, place, outcome);
         }
+    }
+
+    /// Everything on a host comes back without anybody's fault: its agent has stopped in order.
+    fn give_back(&mut self, name: &str) {
+        let attempts = self.hosts.get_mut(name).map(|h| std::mem::take(&mut h.attempts)).unwrap_or_default();
+        for attempt in attempts.into_keys() {
+            self.returned(attempt);
+        }
+    }
+
+    fn returned(&mut self, attempt: AttemptId) {
+        if self.is_superseded(attempt) {
+            return;
+        }
+        let Some(batch) = self.batches.get_mut(&attempt.key.batch) else { return };
+        if batch.cancelled.is_some() {
+            return self.finish(attempt.key, None, Outcome::never_ran(Ended::Cancelled, None));
+        }
+        let Some(job) = batch.jobs.get_mut(attempt.key.job.0 as usize - 1) else { return };
+        job.state = JobState::Queued;
+        let queue = job.queue;
+        self.enqueue(queue, attempt.key.job);
+        self.serve_all();
     }
 
     fn finish(&mut self, key: JobKey, place: Option<Place>, outcome: Outcome) {
@@ -596,7 +650,7 @@ impl Scheduler {
         let left = self.fence(host).map_or(Duration::ZERO, |until| until.since(now)).as_secs();
         let attempts: Vec<AttemptId> = host.attempts.keys().copied().collect();
         for attempt in attempts {
-            let cancelled = self.batches.get(&attempt.key.batch).is_some_and(|b| b.cancelled);
+            let cancelled = self.batches.get(&attempt.key.batch).is_some_and(|b| b.cancelled.is_some());
             if cancelled && !self.is_superseded(attempt) {
                 let why =
                     format!("cancelled while {name} was out of reach: it may go on there until its lease ends, within {left} s");
@@ -639,7 +693,7 @@ impl Scheduler {
             jobs: Vec::new(),
             done: 0,
             open: true,
-            cancelled: false,
+            cancelled: None,
         };
         self.batches.insert(serial, batch);
     }
@@ -677,7 +731,7 @@ impl Scheduler {
             });
             queued.push((queue, submission.job, submission.stillborn));
         }
-        let (accepted, cancelled) = (batch.jobs.len() as u64, batch.cancelled);
+        let (accepted, cancelled) = (batch.jobs.len() as u64, batch.cancelled.is_some());
         self.effects.push_back(Effect::Accepted { batch: id, jobs: accepted });
         if let Some(reason) = refused {
             self.effects.push_back(Effect::Refused { batch: id, reason });
@@ -690,13 +744,14 @@ impl Scheduler {
                 None => self.enqueue(queue, job),
             }
         }
-        self.check_absent(now);
+        // Notices come before placements, so that what waits is said first.
+        self.settle(now);
         self.serve_all();
     }
 
     fn enqueue(&mut self, queue: QueueKey, job: JobNumber) {
         let set = self.set_of(queue);
-        self.queues.push(queue, job, set.as_deref());
+        self.look_for_hosts |= self.queues.push(queue, job, set.as_deref()) && queue.hosts.is_some();
     }
 
     fn set_of(&self, key: QueueKey) -> Option<Arc<[Arc<str>]>> {
@@ -706,7 +761,7 @@ impl Scheduler {
     fn cancel(&mut self, id: BatchId, grace: Duration, now: BootInstant) {
         let Some(serial) = self.serials.get(&id).copied() else { return };
         let Some(batch) = self.batches.get_mut(&serial) else { return };
-        batch.cancelled = true;
+        batch.cancelled = Some(grace);
         for key in self.queues.of_batch(serial) {
             self.absent.remove(&key);
             for job in self.queues.take_all(key) {
@@ -858,8 +913,7 @@ impl Scheduler {
         for (key, jobs, set) in missing {
             let Some(batch) = self.batches.get(&key.batch) else { continue };
             self.absent.insert(key, now + batch.host_timeout);
-            let hosts = set.iter().map(|n| n.to_string()).collect();
-            let notice = Notice::HostsAbsent { hosts, jobs: jobs as u64, after: batch.host_timeout };
+            let notice = Notice::HostsAbsent { hosts: fold(&set), jobs: jobs as u64, after: batch.host_timeout };
             self.effects.push_back(Effect::Notice { batch: batch.id, notice });
         }
     }
@@ -868,9 +922,17 @@ impl Scheduler {
 /// Other names that one host may bring along.
 const MAX_ALIASES: usize = 16;
 
+/// Bytes of a list of hosts in a message for people; names are ASCII.
+const FOLDED_BYTES: usize = 1024;
+
 fn fold(set: &[Arc<str>]) -> String {
     let names: Vec<String> = set.iter().map(|n| n.to_string()).collect();
-    if names.is_empty() { "an empty list".into() } else { hosts::Folded(&names).to_string() }
+    let mut text = hosts::Folded(&names).to_string();
+    if text.len() > FOLDED_BYTES {
+        text.truncate(FOLDED_BYTES);
+        text.push('…');
+    }
+    if names.is_empty() { "an empty list".into() } else { text }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
+#[expect(clippy::zombie_processes, reason = "reaped by wait4, which gives the peak RSS")]
 fn main() {
     let mut args = std::env::args().skip(1).map(|a| a.parse::<u64>().expect("numbers: JOBS SLOTS"));
     let (jobs, slots) = (args.next().unwrap_or(1_000_000), args.next().unwrap_or(16) as u16);
@@ -79,7 +80,7 @@ fn null_agent(identity: &std::path::Path, coordinator: String, slots: u16) {
         let credentials = Credentials::load(identity, Role::Agent).expect("credentials");
         let (inputs, received) = mpsc::channel(1024);
         for slot in 0..slots {
-            let (to_engine, orders) = mpsc::channel(64);
+            let (to_engine, orders) = mpsc::unbounded_channel();
             let index = EngineIndex(slot);
             inputs.send(EngineInput::Linked(index, to_engine)).await.expect("room");
             inputs.send(EngineInput::Said(index, FromEngine::Ready { running: None })).await.expect("room");
@@ -98,7 +99,7 @@ fn null_agent(identity: &std::path::Path, coordinator: String, slots: u16) {
 }
 
 /// A test double of an engine: every attempt succeeds at once.
-async fn null_engine(index: EngineIndex, mut orders: mpsc::Receiver<ToEngine>, inputs: mpsc::Sender<EngineInput>) {
+async fn null_engine(index: EngineIndex, mut orders: mpsc::UnboundedReceiver<ToEngine>, inputs: mpsc::Sender<EngineInput>) {
     while let Some(order) = orders.recv().await {
         if let ToEngine::Run { attempt, .. } = order {
             let now = WallTime::now();

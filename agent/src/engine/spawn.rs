@@ -112,7 +112,7 @@ pub(super) fn start(
     rustix::process::umask(Mode::from_raw_mode(context.umask & 0o777));
     let cd = directory(spec, context)?;
     let stdin = match &spec.stdin {
-        Some(path) => Some(open_at(&cd, path, OFlags::RDONLY).map_err(|e| cannot("read", path, e))?),
+        Some(path) => Some(open_waitless(&cd, path, OFlags::RDONLY, "read")?),
         None => None,
     };
     let (out_read, out_write) = match output_path(spec, spec.out.as_deref(), "out", attempt, context) {
@@ -160,16 +160,21 @@ fn open_at(cd: &OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(cd, path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o666))
 }
 
-/// Opens a file for output, truncated. A FIFO is refused: opening it could hang, and its reader would decide when the job ends.
+/// Opens a file for output, truncated.
 fn open_output(cd: &OwnedFd, path: &str) -> Result<OwnedFd, String> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let fifo = || format!("cannot write {path:?}: it is a FIFO; redirect inside `cmd` to write to one");
-    let file = open_at(cd, path, flags).map_err(|e| if e == Errno::NXIO { fifo() } else { cannot("write", path, e) })?;
-    let stat = rustix::fs::fstat(&file).map_err(|e| cannot("write", path, e))?;
+    open_waitless(cd, path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC, "write")
+}
+
+/// Opens a file without ever waiting for a partner. A FIFO is refused: its other end would decide when the job starts and ends.
+fn open_waitless(cd: &OwnedFd, path: &str, flags: OFlags, verb: &str) -> Result<OwnedFd, String> {
+    let fifo = || format!("cannot {verb} {path:?}: it is a FIFO; redirect inside `cmd` to use one");
+    let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = open_at(cd, path, flags).map_err(|e| if e == Errno::NXIO { fifo() } else { cannot(verb, path, e) })?;
+    let stat = rustix::fs::fstat(&file).map_err(|e| cannot(verb, path, e))?;
     if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo {
         return Err(fifo());
     }
-    rustix::fs::fcntl_setfl(&file, OFlags::empty()).map_err(|e| cannot("write", path, e))?;
+    rustix::fs::fcntl_setfl(&file, OFlags::empty()).map_err(|e| cannot(verb, path, e))?;
     Ok(file)
 }
 

@@ -205,7 +205,7 @@ fn the_end_of_the_lease_kills_without_grace_and_outcomes_wait_for_a_link() {
     assert_eq!(s.event(Event::Unlinked), "", "a lost agent alone kills nothing");
     insta::assert_snapshot!(s.pass(10 * SECOND), @"sweep, discarding output");
     assert_eq!(s.event(gone(WaitStatus::Signaled(9), 1)), "");
-    insta::assert_snapshot!(s.event(Event::Linked), @"ready, running none; finished 1.1 lost, code -9, killed 1, survivors 0");
+    insta::assert_snapshot!(s.event(Event::Linked), @"finished 1.1 lost, code -9, killed 1, survivors 0; ready, running none");
     s.event(Event::Acknowledge { attempts: vec![attempt(1)] });
     assert_eq!(s.event(Event::Linked), "ready, running none");
 }

@@ -43,8 +43,18 @@ impl Script {
     }
 
     fn welcome(&mut self, session: u64) -> String {
+        self.welcome_of(1, session)
+    }
+
+    fn welcome_of(&mut self, epoch: u64, session: u64) -> String {
         let (lease, hello_sent) = (Some(LEASE), self.now);
-        self.event(Event::Welcomed { session: SessionId(session), lease, first_engine: EngineId(40), hello_sent })
+        self.event(Event::Welcomed {
+            session: SessionId(session),
+            epoch: Epoch(epoch),
+            lease,
+            first_engine: EngineId(40),
+            hello_sent,
+        })
     }
 
     fn ready(&mut self, engine: u16, running: Option<AttemptId>) -> String {
@@ -99,6 +109,7 @@ impl Script {
                     let each = reports.iter().map(|r| match &r.report {
                         Report::Started { engine } => format!("#{} {} started on {engine}", r.seq, r.attempt),
                         Report::Finished { outcome, .. } => format!("#{} {} {}", r.seq, r.attempt, outcome.ended.as_str()),
+                        Report::Returned => format!("#{} {} returned", r.seq, r.attempt),
                     });
                     format!("report {}", each.collect::<Vec<_>>().join(", "))
                 }
@@ -244,9 +255,10 @@ fn a_stopping_agent_kills_reports_and_leaves() {
     let mut s = script();
     s.run(&[1, 2, 3]);
     insta::assert_snapshot!(s.event(Event::Stop), @r"
+    pull to 3, 0 idle
     0 < cancel 1.1, grace 2s
     1 < cancel 2.1, grace 2s
-    report #1 3.1 lost
+    report #1 3.1 returned
     ");
     let killed = Outcome { ended: Ended::Cancelled, ..exited(Duration::from_secs(1)) };
     for (engine, job) in [(0, 1), (1, 2)] {
@@ -256,4 +268,31 @@ fn a_stopping_agent_kills_reports_and_leaves() {
     Goodbye
     exit
     ");
+}
+
+#[test]
+fn another_coordinator_finds_nothing_of_the_old_one_but_what_runs() {
+    let mut s = script();
+    s.run(&[1, 2, 3]);
+    s.event(Event::Disconnected);
+    insta::assert_snapshot!(s.welcome_of(2, 1), @"inventory: queued [] running [1.1 2.1] unacknowledged []");
+    let cancel = ToAgent::Cancel { attempts: vec![attempt(1), attempt(2)], grace: Duration::ZERO };
+    s.event(Event::Coordinator(cancel));
+    s.finished(0, 1, Duration::from_secs(1));
+    let run = s.run(&[1]);
+    assert!(
+        run.contains("0 < run 1.1 as engine 40 with context"),
+        "the context of another coordinator's batch 1 is not this one's: {run}"
+    );
+}
+
+#[test]
+fn absence_is_claimed_only_when_every_engine_has_been_heard() {
+    let mut s = unheard();
+    s.welcome(1);
+    s.ready(0, None);
+    let cancel = || Event::Coordinator(ToAgent::Cancel { attempts: vec![attempt(7)], grace: Duration::ZERO });
+    assert_eq!(s.event(cancel()), "");
+    s.ready(1, None);
+    insta::assert_snapshot!(s.event(cancel()), @"absent 7.1");
 }

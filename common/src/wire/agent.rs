@@ -61,6 +61,8 @@ pub enum Report {
         /// How.
         outcome: Outcome,
     },
+    /// The agent is stopping and gives it back: nothing of it runs, and it is nobody's failure.
+    Returned,
 }
 
 /// One report with its number in the agent's sequence, which goes on across sessions.
@@ -101,7 +103,7 @@ pub enum ToCoordinator {
     },
     /// Credit: the agent takes attempts until this many slots' worth have been sent in this session.
     Pull {
-        /// Cumulative count of slots, never falling within a session.
+        /// Cumulative count of slots; it falls only when the agent is stopping.
         credit: u64,
         /// Slots with nothing to do right now.
         idle: u16,

@@ -126,8 +126,8 @@ pub struct HostStatus {
 pub enum Notice {
     /// Jobs require hosts of which none is connected.
     HostsAbsent {
-        /// The hosts that would do.
-        hosts: Vec<String>,
+        /// The hosts that would do, folded for people.
+        hosts: String,
         /// How many jobs wait for them.
         jobs: u64,
         /// When they end as errors.

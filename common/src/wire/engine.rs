@@ -48,7 +48,7 @@ pub enum ToEngine {
     OutputTaken {
         /// The attempt.
         attempt: AttemptId,
-        /// Bytes.
+        /// Bytes; `u32::MAX`: whatever is on its way.
         bytes: u32,
     },
 }
@@ -56,7 +56,7 @@ pub enum ToEngine {
 /// From engine to agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum FromEngine {
-    /// The first message on a new link; the unacknowledged outcomes follow.
+    /// Ends the greeting on a new link, after the unacknowledged outcomes; and says that a held slot is free again.
     Ready {
         /// What runs.
         running: Option<AttemptId>,

@@ -41,8 +41,8 @@ impl Queues {
         self.queues.is_empty()
     }
 
-    /// Appends a job; `set` are the hosts that `key` stands for.
-    pub(super) fn push(&mut self, key: QueueKey, job: JobNumber, set: Option<&[Arc<str>]>) {
+    /// Appends a job; `set` are the hosts that `key` stands for. True if nothing waited under this key before.
+    pub(super) fn push(&mut self, key: QueueKey, job: JobNumber, set: Option<&[Arc<str>]>) -> bool {
         let queue = self.queues.entry(key).or_insert_with(|| match set {
             Some(names) => {
                 for name in names {
@@ -56,6 +56,7 @@ impl Queues {
             }
         });
         queue.jobs.push_back(job);
+        queue.jobs.len() == 1
     }
 
     /// The best job for a host with these names: highest priority, then the oldest batch, then jobs that only some hosts may run.

@@ -419,3 +419,53 @@ fn jobs_that_do_not_continue_a_batch_are_refused() {
     ");
     insta::assert_snapshot!(s.event(Event::Submit { batch: batch(9), host_sets: vec![], jobs: vec![job(1, None)] }), @"refused: there is no such open batch");
 }
+
+#[test]
+fn a_job_whose_lost_host_stays_away_ends_by_the_host_timeout() {
+    let mut s = script();
+    s.agent(1, "a.x", 1);
+    s.submit(1, &[(&["a.x"], 0, 0)]);
+    s.event(Event::AgentGone(SessionId(1)));
+    insta::assert_snapshot!(s.pass(612), @"notice: 1 jobs wait for a host that is not connected: a.x; they end as errors after 0:01:00");
+    insta::assert_snapshot!(s.pass(60), @r"
+    result 1.1 no_host: none of its hosts was connected within the host timeout: a.x
+    batch 1 done
+    ");
+}
+
+#[test]
+fn what_a_stopping_agent_gives_back_goes_elsewhere_and_is_no_loss() {
+    let mut s = script();
+    s.agent(1, "a.x", 2);
+    s.submit(1, &[(&[], 0, 0)]);
+    s.pull(1, 1, 0);
+    let returned = |s: &mut Script, session, n| {
+        let report = NumberedReport { seq: 1, attempt: attempt(1, 1, n), report: Report::Returned };
+        s.event(Event::Agent(SessionId(session), ToCoordinator::Reports(vec![report])))
+    };
+    insta::assert_snapshot!(returned(&mut s, 1, 1), @"1 < acknowledge 1");
+    for n in 2..9 {
+        s.agent(u64::from(n), "b.x", 1);
+        s.pull(u64::from(n), 1, 0);
+        returned(&mut s, u64::from(n), n);
+        s.event(Event::Agent(SessionId(u64::from(n)), ToCoordinator::Goodbye));
+        s.event(Event::AgentGone(SessionId(u64::from(n))));
+    }
+    insta::assert_snapshot!(s.agent(20, "c.x", 1), @r"
+    20 < context of batch 1
+    20 < run 1/1.9
+    ");
+}
+
+#[test]
+fn a_cancel_that_was_sent_into_the_void_is_sent_again_after_the_inventory() {
+    let mut s = script();
+    s.agent(1, "a.x", 1);
+    s.submit(1, &[(&[], 0, 0)]);
+    s.hello(2, "a.x", 1);
+    s.event(Event::Cancel { batch: batch(1), grace: Duration::from_secs(2) });
+    insta::assert_snapshot!(s.inventory(2, &[attempt(1, 1, 1)]), @r"
+    2 < cancel 1.1 with grace 2s
+    fleet 1 agents, 2 engines
+    ");
+}
