@@ -31,6 +31,13 @@ pub fn own_children() -> std::io::Result<Vec<i32>> {
     Ok(pids)
 }
 
+/// The signals that this process ignores, signal 1 in the lowest bit (`SigIgn` of proc(5)). It inherits what its parent ignored.
+pub fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
 /// The kernel's random id of this boot.
 pub fn boot_id() -> [u8; 16] {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")

@@ -83,11 +83,18 @@ pub fn start(
 }
 
 impl OutputThread {
-    /// Lets it write what it has, and waits for its end.
-    pub fn finish(self) -> Counts {
+    /// Lets it write what it has, and waits for its end: how the jobs ended, and what could not be written since the last answer taken.
+    pub fn finish(mut self) -> (Counts, Option<std::io::Error>) {
         drop(self.sender);
         // A panic there has been reported by the hook already.
-        self.thread.join().unwrap_or_default()
+        let counts = self.thread.join().unwrap_or_default();
+        let mut failed = None;
+        while let Ok(answer) = self.answers.try_recv() {
+            if let FromOutput::Failed(e) = answer {
+                failed = Some(e);
+            }
+        }
+        (counts, failed)
     }
 }
 

@@ -21,6 +21,7 @@ use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::Permit;
@@ -94,7 +95,7 @@ pub struct RunArgs {
     /// Further attempts of a failing job that names none
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub retries: u32,
-    /// Write output of jobs that name no files to DIR/ID.out and DIR/ID.err
+    /// Write output of jobs that name no files to DIR/ID.out and DIR/ID.err, on the hosts where they run
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
     /// Overwrite a results file that is not empty
@@ -190,9 +191,6 @@ fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit
     for (name, _) in &env {
         check_env_name(name).map_err(|e| Exit::usage(format!("--env or the profile: {e}")))?;
     }
-    if let (Some(dir), Cluster::Embedded) = (&args.output_dir, &profile.cluster) {
-        std::fs::create_dir_all(dir).map_err(|e| Exit::usage(format!("cannot make {}: {e}", dir.display())))?;
-    }
     Ok(BatchContext {
         batch: BatchId::random(),
         cd: absolute(args.cd.as_deref().unwrap_or(Path::new("")))?,
@@ -265,30 +263,28 @@ fn same_file(path: &Path, file: &File) -> bool {
     }
 }
 
-/// INT, TERM and HUP.
-pub(crate) struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
+/// INT, TERM and HUP. What was ignored when we were started stays ignored: nohup(1), background jobs of a script.
+pub(crate) struct Signals(Vec<(u8, Signal)>);
 
 impl Signals {
     pub(crate) fn new() -> Result<Self, Exit> {
-        let make = |kind| signal(kind).map_err(|e| Exit { status: exit::BUG, message: format!("no signal handler: {e}") });
-        Ok(Self {
-            interrupt: make(SignalKind::interrupt())?,
-            terminate: make(SignalKind::terminate())?,
-            hangup: make(SignalKind::hangup())?,
-        })
+        let ignored = mezcal_common::proc::ignored_signals();
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let mut signals = Vec::new();
+        for kind in kinds.into_iter().filter(|kind| ignored >> (kind.as_raw_value() - 1) & 1 == 0) {
+            let handler = signal(kind).map_err(|e| Exit { status: exit::BUG, message: format!("no signal handler: {e}") })?;
+            signals.push((kind.as_raw_value() as u8, handler));
+        }
+        Ok(Self(signals))
     }
 
-    /// The number of the next one.
+    /// The number of the next one. Cancel-safe.
     pub(crate) async fn next(&mut self) -> u8 {
-        tokio::select! {
-            _ = self.interrupt.recv() => 2,
-            _ = self.terminate.recv() => 15,
-            _ = self.hangup.recv() => 1,
-        }
+        std::future::poll_fn(|cx| {
+            let arrived = self.0.iter_mut().find_map(|(number, signal)| signal.poll_recv(cx).is_ready().then_some(*number));
+            arrived.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
     }
 }
 
@@ -394,18 +390,21 @@ impl<'a> Run<'a> {
         if self.wait_for_agents().await {
             self.run_batch().await;
         }
-        let Run { args, jobs, connected, output, for_output, mut signals, signalled, failure, .. } = self;
+        let Run { args, jobs, connected, output, for_output, mut signals, signalled, mut failure, .. } = self;
         let finishing = async {
             for message in for_output {
                 let _ = output.sender.send(message).await;
             }
             tokio::task::spawn_blocking(move || output.finish()).await.unwrap_or_default()
         };
-        let counts = tokio::select! {
-            counts = finishing => counts,
+        let (counts, unwritten) = tokio::select! {
+            finished = finishing => finished,
             // Everything has ended; only the reader of our output is in the way.
             number = signals.next() => std::process::exit(128 + i32::from(number)),
         };
+        if let Some(e) = unwritten {
+            failure.get_or_insert(not_writable(&e));
+        }
         drop(connected.port);
         if let Some(remote) = connected.remote {
             remote.leave().await;
@@ -554,10 +553,7 @@ impl<'a> Run<'a> {
                 let _ = self.connected.port.requests.send(ToService::Taken { batch: self.batch, results }).await;
             }
             FromOutput::Failed(e) => {
-                self.failure = Some(match e.kind() {
-                    ErrorKind::BrokenPipe => Exit { status: exit::PIPE, message: String::new() },
-                    _ => Exit::output(format!("cannot write results: {e}; the jobs are cancelled")),
-                });
+                self.failure = Some(not_writable(&e));
                 self.cancel(GRACE).await;
             }
         }
@@ -604,6 +600,14 @@ const BEHIND: usize = 64;
 fn pass_on(permit: Result<Permit<'_, ToOutput>, SendError<()>>, waiting: &mut VecDeque<ToOutput>) {
     if let (Ok(permit), Some(message)) = (permit, waiting.pop_front()) {
         permit.send(message);
+    }
+}
+
+/// A reader that has left is no error to talk about.
+fn not_writable(e: &std::io::Error) -> Exit {
+    match e.kind() {
+        ErrorKind::BrokenPipe => Exit { status: exit::PIPE, message: String::new() },
+        _ => Exit::output(format!("cannot write results: {e}; jobs that had not ended were cancelled")),
     }
 }
 

@@ -356,3 +356,41 @@ fn timeouts_and_retries_do_what_they_say() {
     assert_eq!((&r(1)["attempt"], &r(1)["code"]), (&3.into(), &9.into()));
     assert_eq!((&r(2)["attempt"], &r(2)["code"]), (&2.into(), &0.into()));
 }
+
+#[test]
+fn an_ignored_hangup_stays_ignored() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("jobs.json"), "{\"cmd\": \"touch started; until test -e go; do sleep 0.02; done\"}\n")
+        .expect("written");
+    let mut command = Command::new("nohup");
+    command.arg(env!("CARGO_BIN_EXE_coordinator")).args(["run", "jobs.json", "-o", "results"]).current_dir(dir.path());
+    command.env("XDG_CONFIG_HOME", dir.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("it starts");
+    wait_for("the job runs", || dir.path().join("started").exists());
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::HUP).expect("signalled");
+    std::fs::write(dir.path().join("go"), "").expect("written");
+    assert!(child.wait().expect("our child").success());
+}
+
+#[test]
+fn output_that_cannot_be_written_is_exit_74() {
+    let (status, _, said) = run("{\"cmd\": \"true\"}\n", &["-o", "/dev/full"]);
+    assert_eq!(status, Some(74), "{said}");
+    assert!(said.contains("cannot write results"), "{said}");
+}
+
+#[test]
+fn the_binary_alone_in_an_empty_directory_is_enough() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let program = dir.path().join("coordinator");
+    std::fs::copy(env!("CARGO_BIN_EXE_coordinator"), &program).expect("copied");
+    let mut command = Command::new(&program);
+    command.args(["run", "-", "--lines", "-j", "2", "-q"]).current_dir(dir.path()).env_clear().env("PATH", "/usr/bin:/bin");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+    // The engines run from the file that was opened at the start, not from its name.
+    std::fs::remove_file(&program).expect("removed");
+    child.stdin.take().expect("a pipe").write_all(b"echo one\necho two\n").expect("written");
+    let out = child.wait_with_output().expect("it ends");
+    assert!(out.status.success());
+    assert_eq!(String::from_utf8_lossy(&out.stdout).lines().count(), 2);
+}

@@ -141,6 +141,8 @@ fn directory(spec: &JobSpec, context: &BatchContext) -> Result<OwnedFd, String> 
 fn output_path(spec: &JobSpec, own: Option<&str>, extension: &str, attempt: AttemptId, context: &BatchContext) -> Option<String> {
     own.map(str::to_owned).or_else(|| {
         let dir = context.output_dir.as_ref()?;
+        // If it cannot be made, opening the file says why.
+        let _ = std::fs::create_dir_all(dir);
         let name = label(spec, attempt).replace(['/', '\0'], "_");
         Some(format!("{dir}/{name}.{extension}"))
     })
