@@ -9,6 +9,8 @@ use crate::progress::{Counts, Progress};
 use mezcal_common::clock::WallTime;
 use mezcal_common::ids::JobNumber;
 use mezcal_common::outcome::JobResult;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::OwnedFd;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
@@ -52,13 +54,14 @@ pub struct OutputThread {
     thread: std::thread::JoinHandle<Counts>,
 }
 
-/// Starts it.
+/// Starts it. `watched` is a pipe whose reader's departure should be noticed even while nothing is written.
 ///
 /// # Errors
 /// No thread.
 pub fn start(
     jobs: Arc<Jobs>,
     writer: Box<dyn Write + Send>,
+    watched: Option<OwnedFd>,
     progress: Progress,
     compat: bool,
     keep_order: bool,
@@ -66,6 +69,7 @@ pub fn start(
     let (sender, receiver) = mpsc::channel(DEPTH);
     // At most one answer for each message, and those are bounded.
     let (answering, answers) = mpsc::unbounded_channel();
+    watch_reader(watched, answering.clone())?;
     let output = Output {
         jobs,
         writer,
@@ -80,6 +84,25 @@ pub fn start(
     };
     let thread = std::thread::Builder::new().name("output".into()).spawn(move || output.run(receiver, &answering))?;
     Ok(OutputThread { sender, answers, thread })
+}
+
+/// Answers with a broken pipe as soon as nobody reads `pipe` any more (poll(2): POLLERR on the write end).
+fn watch_reader(pipe: Option<OwnedFd>, answers: mpsc::UnboundedSender<FromOutput>) -> std::io::Result<()> {
+    let Some(pipe) = pipe else { return Ok(()) };
+    let watch = move || {
+        loop {
+            match poll(&mut [PollFd::new(&pipe, PollFlags::empty())], None) {
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => {
+                    let _ = answers.send(FromOutput::Failed(std::io::ErrorKind::BrokenPipe.into()));
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
+    };
+    // It ends with the process.
+    std::thread::Builder::new().name("output reader".into()).spawn(watch).map(|_| ())
 }
 
 impl OutputThread {

@@ -1,7 +1,7 @@
 //! Progress for people: a bar on a terminal, Bakapara's log lines elsewhere, JSON lines for programs.
 
 use crate::format::{ResultFormat, elapsed};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use mezcal_common::clock::WallTime;
 use mezcal_common::escape::for_terminal;
 use mezcal_common::outcome::{JobResult, WaitStatus};
@@ -60,9 +60,13 @@ impl Progress {
         };
         let bar = (kind == ProgressKind::Bar).then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(BAR_HZ));
-            let template = "{bar:30} {pos}/{len} done, {msg}{per_sec}, ETA {eta}";
+            let template = "{bar:30} {pos}/{len} done, {msg}{rate}, ETA {eta}";
             // The template is a constant that indicatif accepts; its own default serves if it ever does not.
-            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            bar.set_style(style.with_key("rate", |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+                // Nothing can be done about a bar that cannot be drawn.
+                let _ = write!(text, "{:.1}/s", state.per_sec());
+            }));
             bar.enable_steady_tick(Duration::from_millis(250));
             bar
         });

@@ -15,6 +15,8 @@ use mezcal_common::ids::BatchId;
 use mezcal_common::job::{BatchContext, Capture};
 use mezcal_common::wire::client::{BatchTerms, Notice, Submission, ToClient, ToService};
 use mezcal_common::wire::endpoint::Listener;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::FileType;
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, IsTerminal, Read, Write};
@@ -242,6 +244,16 @@ impl Results {
         Ok(Results::File { file, path: path.clone() })
     }
 
+    /// Standard output, if it is a pipe.
+    fn pipe(&self) -> Option<OwnedFd> {
+        let stdout = std::io::stdout();
+        let kind = rustix::fs::fstat(&stdout).ok().map(|s| FileType::from_raw_mode(s.st_mode));
+        match self {
+            Results::Stdout if kind == Some(FileType::Fifo) => stdout.as_fd().try_clone_to_owned().ok(),
+            Results::Stdout | Results::File { .. } => None,
+        }
+    }
+
     fn open(self) -> Result<Box<dyn Write + Send>, Exit> {
         match self {
             Results::Stdout => Ok(Box::new(std::io::stdout())),
@@ -364,7 +376,8 @@ impl<'a> Run<'a> {
             .map(|path| File::create(path).map_err(|e| Exit::usage(format!("cannot write {}: {e}", path.display()))))
             .transpose()?;
         let progress = Progress::new(args.progress, args.quiet, log, jobs.len() as u64, compat);
-        let output = output::start(jobs.clone(), results.open()?, progress, compat, args.keep_order)
+        let watched = results.pipe();
+        let output = output::start(jobs.clone(), results.open()?, watched, progress, compat, args.keep_order)
             .map_err(|e| Exit { status: exit::BUG, message: format!("no output thread: {e}") })?;
         let batch = context.batch;
         let terms = BatchTerms { context, host_timeout: args.host_timeout };

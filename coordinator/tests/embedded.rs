@@ -394,3 +394,18 @@ fn the_binary_alone_in_an_empty_directory_is_enough() {
     assert!(out.status.success());
     assert_eq!(String::from_utf8_lossy(&out.stdout).lines().count(), 2);
 }
+
+#[test]
+fn a_reader_that_leaves_is_noticed_while_nothing_is_written() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mark = format!("22360{}", std::process::id());
+    std::fs::write(dir.path().join("jobs"), format!("true\nsleep {mark}\n")).expect("written");
+    let mut command = coordinator(dir.path());
+    command.args(["run", "jobs", "--lines", "-j", "2", "-q"]).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    let mut stdout = child.stdout.take().expect("a pipe");
+    stdout.read_exact(&mut [0; 10]).expect("a first result");
+    drop(stdout);
+    assert_eq!(child.wait().expect("our child").code(), Some(141));
+    assert!(!alive_with(&format!("sleep {mark}")));
+}
