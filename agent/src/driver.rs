@@ -8,6 +8,7 @@ use crate::packet;
 use crate::supervisor::{Effect, Event, HEARTBEAT, Supervisor};
 use bytes::BytesMut;
 use mezcal_common::clock::{BootInstant, OffsetEstimate, WallTime};
+use mezcal_common::escape::chain;
 use mezcal_common::ids::EngineIndex;
 use mezcal_common::proc;
 use mezcal_common::timer::BootTimer;
@@ -94,7 +95,7 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
     let hello = Hello {
         versions: agent::VERSIONS,
         program: mezcal_common::VERSION.into(),
-        instance: instance(),
+        instance: random(),
         boot_id: proc::boot_id(),
         slots: parts.slots,
         aliases: parts.aliases.clone(),
@@ -230,17 +231,11 @@ async fn reserve(to: Option<&mpsc::Sender<ToCoordinator>>) -> Option<mpsc::Permi
     to?.reserve().await.ok()
 }
 
-/// A number that another start of this program will not have.
-fn instance() -> u64 {
-    let random = uuid_like();
-    u64::from_le_bytes(random)
-}
-
-fn uuid_like() -> [u8; 8] {
+/// A random number from the kernel. The pool is ready long before any agent starts; a failure leaves zero, which only weakens jitter.
+fn random() -> u64 {
     let mut bytes = [0; 8];
-    // The pool is initialised long before any agent starts; a short read leaves zeros, which only weakens a tie-break.
     let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    bytes
+    u64::from_le_bytes(bytes)
 }
 
 /// Connects, says hello, forwards what comes, and begins again when the connection ends.
@@ -272,7 +267,7 @@ async fn keep_connected(
             last_complaint = text;
         }
         let ceiling = if error.needs_a_person() { REFUSED_PAUSE } else { MAX_PAUSE.min(FIRST_PAUSE * 2u32.pow(failures.min(6))) };
-        let share = f64::from(u16::from_le_bytes([uuid_like()[0], uuid_like()[1]])) / f64::from(u16::MAX);
+        let share = f64::from(random() as u32) / f64::from(u32::MAX);
         // What was spent waiting for an answer counts as pause.
         let pause = ceiling.mul_f64(share).saturating_sub(if matches!(error, ConnectError::NoAnswer(_)) {
             patience
@@ -348,16 +343,6 @@ async fn one_connection(
 async fn left(leaving: &mut tokio::sync::watch::Receiver<bool>) {
     // The sender lives as long as the loop that sends; its loss means the same.
     let _ = leaving.wait_for(|left| *left).await;
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(e) = source {
-        text.push_str(&format!(": {e}"));
-        source = e.source();
-    }
-    text
 }
 
 /// Asks a keeper for `slots` engines and turns what they say into inputs. Must be called within a tokio runtime.

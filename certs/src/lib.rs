@@ -322,4 +322,23 @@ mod tests {
         let open = Credentials::load(&place, Role::User).err().expect("open key").to_string();
         assert!(open.contains("chmod 600"), "{open}");
     }
+
+    #[test]
+    fn an_expired_certificate_is_named_with_its_date() {
+        let (authority, _) = Authority::create("mezcal").expect("created");
+        let issued = authority.issue(Role::User, "okazaki", 0).expect("issued");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let load = || {
+            Credentials::from_pem(issued.cert.as_bytes(), issued.key.as_bytes(), issued.ca.as_bytes(), Role::User, Path::new("d"))
+        };
+        let error = loop {
+            // It ends with the second in which it was made.
+            if let Err(e) = load() {
+                break e.to_string();
+            }
+            assert!(std::time::Instant::now() < deadline, "it never expires");
+            std::thread::yield_now();
+        };
+        assert!(error.contains("d/cert.pem expired at 20") && error.contains("certs issue"), "{error}");
+    }
 }

@@ -1,4 +1,4 @@
-//! User text on its way to a terminal or a log line.
+//! Text on its way to people: a user's on a terminal or in a log line, and errors with their sources.
 
 use std::borrow::Cow;
 
@@ -16,6 +16,20 @@ pub fn for_terminal(text: &str) -> Cow<'_, str> {
         if harmful(c) { out.extend(c.escape_default()) } else { out.push(c) }
     }
     Cow::Owned(out)
+}
+
+/// An error and its sources on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(e) = source {
+        let next = e.to_string();
+        // TOML errors span lines; the first says where, the last what.
+        text.push_str(": ");
+        text.push_str(next.trim_end());
+        source = e.source();
+    }
+    text
 }
 
 #[cfg(test)]

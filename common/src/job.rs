@@ -50,6 +50,13 @@ pub struct JobSpec {
     pub timeout: Option<Duration>,
 }
 
+impl JobSpec {
+    /// A job that names nothing but its command.
+    pub fn new(command: Command) -> Self {
+        Self { label: None, command, cd: None, out: None, err: None, stdin: None, env: Vec::new(), timeout: None }
+    }
+}
+
 /// Where output goes that no file takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Capture {
@@ -78,4 +85,12 @@ pub struct BatchContext {
     pub timeout: Option<Duration>,
     /// Where output goes that no file takes.
     pub capture: Capture,
+}
+
+impl BatchContext {
+    /// A batch that starts its jobs in `cd` and asks for nothing else.
+    pub fn new(batch: BatchId, cd: String, umask: u32) -> Self {
+        let capture = Capture::Tail;
+        Self { batch, cd, env: Vec::new(), umask, setup: None, output_dir: None, timeout: None, capture }
+    }
 }

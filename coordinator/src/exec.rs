@@ -95,31 +95,14 @@ impl Exec {
         let here = std::env::current_dir().map_err(|e| Exit::usage(format!("no current directory: {e}")))?;
         let cd = here.join(args.cd.as_deref().unwrap_or(""));
         let cd = cd.to_str().ok_or_else(|| Exit::usage("the current directory is not a UTF-8 path"))?.to_owned();
-        let context = BatchContext {
-            batch: self.batch,
-            cd,
-            env: Vec::new(),
-            umask: current_umask(),
-            setup: None,
-            output_dir: None,
-            timeout: args.timeout,
-            capture: Capture::Stream,
-        };
+        let context =
+            BatchContext { timeout: args.timeout, capture: Capture::Stream, ..BatchContext::new(self.batch, cd, current_umask()) };
         let requests = remote.port.requests.clone();
         let terms = BatchTerms { context, host_timeout: args.host_timeout };
         let _ = requests.send(ToService::Open { terms }).await;
         for (i, host) in self.hosts.iter().enumerate() {
-            let spec = JobSpec {
-                label: None,
-                command: command.clone(),
-                cd: None,
-                out: None,
-                err: None,
-                stdin: None,
-                env: Vec::new(),
-                timeout: None,
-            };
-            let spec = codec::encode_body(&spec).map_err(|e| Exit::usage(format!("the command is too long: {e}")))?;
+            let spec = codec::encode_body(&JobSpec::new(command.clone()))
+                .map_err(|e| Exit::usage(format!("the command is too long: {e}")))?;
             let job = JobNumber(i as u32 + 1);
             let submission = Submission { job, spec, hosts: Some(i as u32), priority: PRIORITY, retries: 0, stillborn: None };
             let message = ToService::Submit { batch: self.batch, host_sets: vec![vec![host.clone()]], jobs: vec![submission] };

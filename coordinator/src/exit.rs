@@ -1,4 +1,6 @@
-//! Exit statuses of `coordinator`, as documented (design: the sysexits(3) numbers where one fits).
+//! Exit statuses of `coordinator`, as its help and the README document them; sysexits(3) numbers where one fits.
+
+pub use mezcal_common::escape::chain;
 
 /// A job, or the command on some host, did not end with 0.
 pub const FAILED: u8 = 1;
@@ -37,18 +39,4 @@ impl Exit {
     pub fn output(message: impl std::fmt::Display) -> Self {
         Self { status: OUTPUT, message: message.to_string() }
     }
-}
-
-/// An error and its sources on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(e) = source {
-        let next = e.to_string();
-        // TOML errors span lines; the first says where, the last what.
-        text.push_str(": ");
-        text.push_str(next.trim_end());
-        source = e.source();
-    }
-    text
 }

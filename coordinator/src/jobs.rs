@@ -197,15 +197,13 @@ impl Jobs {
     fn parse(&self, number: u32) -> Result<Job, Fault> {
         let text = self.object(number);
         match self.format {
-            Format::Lines => Ok(Job { spec: empty_spec(Command::Shell(text.to_owned())), hosts: None, priority: 0, retries: None }),
+            Format::Lines => {
+                Ok(Job { spec: JobSpec::new(Command::Shell(text.to_owned())), hosts: None, priority: 0, retries: None })
+            }
             Format::Json => parse_object(text, true),
             Format::Bakapara => parse_object(text, false),
         }
     }
-}
-
-fn empty_spec(command: Command) -> JobSpec {
-    JobSpec { label: None, command, cd: None, out: None, err: None, stdin: None, env: Vec::new(), timeout: None }
 }
 
 /// Line and column, both from 1, of the end of `before`; columns count characters.
@@ -299,7 +297,7 @@ fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
         let at = (0..=at).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
         Fault { at, text: format!("not JSON: {}", without_place(&e)) }
     })?;
-    let mut job = Job { spec: empty_spec(Command::Shell(String::new())), hosts: None, priority: 0, retries: None };
+    let mut job = Job { spec: JobSpec::new(Command::Shell(String::new())), hosts: None, priority: 0, retries: None };
     let mut command: Option<(Command, usize)> = None;
     for (key, raw) in members {
         let at = offset_in(text, raw.get());

@@ -12,7 +12,7 @@ use crate::service::{self, ClientPort};
 use mezcal_common::clock::WallTime;
 use mezcal_common::duration::parse_duration;
 use mezcal_common::ids::BatchId;
-use mezcal_common::job::{BatchContext, Capture};
+use mezcal_common::job::BatchContext;
 use mezcal_common::wire::client::{BatchTerms, Notice, Submission, ToClient, ToService};
 use mezcal_common::wire::endpoint::Listener;
 use rustix::fd::{AsFd, OwnedFd};
@@ -193,15 +193,13 @@ fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit
     for (name, _) in &env {
         check_env_name(name).map_err(|e| Exit::usage(format!("--env or the profile: {e}")))?;
     }
+    let cd = absolute(args.cd.as_deref().unwrap_or(Path::new("")))?;
     Ok(BatchContext {
-        batch: BatchId::random(),
-        cd: absolute(args.cd.as_deref().unwrap_or(Path::new("")))?,
         env,
-        umask: current_umask(),
         setup: profile.setup.clone(),
         output_dir: args.output_dir.as_deref().map(absolute).transpose()?,
         timeout: args.timeout,
-        capture: Capture::Tail,
+        ..BatchContext::new(BatchId::random(), cd, current_umask())
     })
 }
 

@@ -11,7 +11,7 @@ use mezcal_common::outcome::JobResult;
 use mezcal_common::timer::BootTimer;
 use mezcal_common::wire::agent::{self, Hello, ToAgent, ToCoordinator};
 use mezcal_common::wire::client::{self, ToClient, ToService};
-use mezcal_common::wire::endpoint::{Handshake, Listener, Peer, close};
+use mezcal_common::wire::endpoint::{Channel, Handshake, Listener, Peer, close};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -129,12 +129,7 @@ impl ServiceHandle {
     }
 
     async fn serve_agent(&self, peer: Peer) -> Result<(), String> {
-        let hello = async {
-            let mut channel = peer.accept::<ToAgent, ToCoordinator>().await?;
-            let first = channel.receiver.recv().await;
-            Ok::<_, String>((channel, first))
-        };
-        let (channel, first) = tokio::time::timeout(HELLO_TIMEOUT, hello).await.map_err(|_| "no hello in time")??;
+        let (channel, first) = first_message::<ToAgent, ToCoordinator>(&peer).await?;
         let Some(ToCoordinator::Hello(hello)) = first else {
             peer.close(close::PROTOCOL, "the first message must be a hello");
             return Err("an agent did not begin with a hello".into());
@@ -154,12 +149,7 @@ impl ServiceHandle {
     }
 
     async fn serve_client(&self, peer: Peer) -> Result<(), String> {
-        let hello = async {
-            let mut channel = peer.accept::<ToClient, ToService>().await?;
-            let first = channel.receiver.recv().await;
-            Ok::<_, String>((channel, first))
-        };
-        let (channel, first) = tokio::time::timeout(HELLO_TIMEOUT, hello).await.map_err(|_| "no hello in time")??;
+        let (channel, first) = first_message::<ToClient, ToService>(&peer).await?;
         let Some(ToService::Hello { versions, .. }) = first else {
             peer.close(close::PROTOCOL, "the first message must be a hello");
             return Err("a client did not begin with a hello".into());
@@ -176,6 +166,20 @@ impl ServiceHandle {
         peer.closed().await;
         self.inputs.send(Input::ClientGone(id)).await.map_err(|_| "the service has ended".into())
     }
+}
+
+/// The control stream and what the peer says first on it.
+async fn first_message<S, R>(peer: &Peer) -> Result<(Channel<S, R>, Option<R>), String>
+where
+    S: serde::Serialize + Send + 'static,
+    R: serde::de::DeserializeOwned + Send + 'static,
+{
+    let first = async {
+        let mut channel = peer.accept::<S, R>().await?;
+        let first = channel.receiver.recv().await;
+        Ok((channel, first))
+    };
+    tokio::time::timeout(HELLO_TIMEOUT, first).await.map_err(|_| "no hello in time".to_owned())?
 }
 
 fn refuse_other_versions(peer: &Peer, theirs: (u16, u16), ours: (u16, u16)) -> Result<(), String> {

@@ -3,7 +3,7 @@
 use super::*;
 use mezcal_common::clock::WallTime;
 use mezcal_common::ids::{BatchId, BatchSerial, Epoch, JobKey, JobNumber};
-use mezcal_common::job::{Capture, Command};
+use mezcal_common::job::Command;
 
 struct Script {
     engine: Engine,
@@ -40,26 +40,8 @@ impl Script {
     }
 
     fn run(&mut self, job: u32, timeout: Option<u64>) -> String {
-        let spec = JobSpec {
-            label: None,
-            command: Command::Shell("true".into()),
-            cd: None,
-            out: None,
-            err: None,
-            stdin: None,
-            env: vec![],
-            timeout: timeout.map(Duration::from_secs),
-        };
-        let context = BatchContext {
-            batch: BatchId(uuid_nil()),
-            cd: "/".into(),
-            env: vec![],
-            umask: 0,
-            setup: None,
-            output_dir: None,
-            timeout: None,
-            capture: Capture::Tail,
-        };
+        let spec = JobSpec { timeout: timeout.map(Duration::from_secs), ..JobSpec::new(Command::Shell("true".into())) };
+        let context = BatchContext::new(BatchId(uuid_nil()), "/".into(), 0o22);
         let context = Arc::new(context);
         self.event(Event::Run { attempt: attempt(job), spec: Ok(Box::new(spec)), context, engine: EngineId(0) })
     }

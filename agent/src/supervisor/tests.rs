@@ -4,7 +4,6 @@ use super::*;
 use bytes::Bytes;
 use mezcal_common::clock::WallTime;
 use mezcal_common::ids::{BatchId, Epoch, JobKey, JobNumber};
-use mezcal_common::job::Capture;
 use mezcal_common::outcome::{Span, WaitStatus};
 
 struct Script {
@@ -62,16 +61,7 @@ impl Script {
     }
 
     fn run(&mut self, jobs: &[u32]) -> String {
-        let context = BatchContext {
-            batch: BatchId(uuid::Uuid::nil()),
-            cd: "/".into(),
-            env: vec![],
-            umask: 0,
-            setup: None,
-            output_dir: None,
-            timeout: None,
-            capture: Capture::Tail,
-        };
+        let context = BatchContext::new(BatchId(uuid::Uuid::nil()), "/".into(), 0o22);
         self.supervisor.handle(Event::Coordinator(ToAgent::Context { batch: BatchSerial(1), context }), self.now);
         let placements = jobs.iter().map(|n| Placement { attempt: attempt(*n), spec: Bytes::new() }).collect();
         self.event(Event::Coordinator(ToAgent::Run(placements)))

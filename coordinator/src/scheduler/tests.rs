@@ -2,7 +2,6 @@
 
 use super::*;
 use mezcal_common::ids::EngineIndex;
-use mezcal_common::job::Capture;
 use mezcal_common::outcome::WaitStatus;
 
 /// A scheduler with a clock and short words for events.
@@ -93,16 +92,7 @@ impl Script {
     }
 
     fn open(&mut self, n: u128) {
-        let context = BatchContext {
-            batch: batch(n),
-            cd: "/".into(),
-            env: vec![],
-            umask: 0o22,
-            setup: None,
-            output_dir: None,
-            timeout: None,
-            capture: Capture::Tail,
-        };
+        let context = BatchContext::new(batch(n), "/".into(), 0o22);
         self.event(Event::Open { terms: Box::new(BatchTerms { context, host_timeout: Duration::from_secs(60) }) });
     }
 
