@@ -143,12 +143,12 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
             Some(input) = heard.recv() => {
                 let now = BootInstant::now();
                 let event = match input {
-                    Input::Connected { sender, welcome: ToAgent::Welcome { session, epoch, lease, first_engine, clock, .. }, hello } => {
+                    Input::Connected { sender, welcome: ToAgent::Welcome { epoch, lease, first_engine, clock, .. }, hello } => {
                         offset.sample(hello, clock, now);
                         supervisor.handle(Event::Measured { load: host.load(), clock_offset: offset.seconds() }, now);
                         to_coordinator = Some(sender);
                         outgoing.clear();
-                        Event::Welcomed { session, epoch, lease, first_engine, hello_sent: hello.1 }
+                        Event::Welcomed { epoch, lease, first_engine, hello_sent: hello.1 }
                     }
                     Input::Connected { .. } => continue,
                     Input::Message(message) => {

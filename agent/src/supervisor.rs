@@ -9,7 +9,7 @@
 //! - Without an acknowledged heartbeat for a lease nothing waiting may start any more; engines enforce the same instant themselves.
 
 use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, Epoch, SessionId};
+use mezcal_common::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, Epoch};
 use mezcal_common::job::BatchContext;
 use mezcal_common::outcome::{Ended, Outcome};
 use mezcal_common::wire::agent::{Load, NumberedReport, Placement, Report, ToAgent, ToCoordinator};
@@ -41,8 +41,6 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 pub enum Event {
     /// The coordinator's `Welcome`, with the time at which our `Hello` left.
     Welcomed {
-        /// The session.
-        session: SessionId,
         /// The coordinator's life. Nothing of another one is wanted.
         epoch: Epoch,
         /// How long attempts may run without an acknowledged heartbeat.
@@ -175,7 +173,7 @@ impl Supervisor {
     /// Takes what happened at `now`.
     pub fn handle(&mut self, event: Event, now: BootInstant) {
         match event {
-            Event::Welcomed { session: _, epoch, lease, first_engine, hello_sent } => {
+            Event::Welcomed { epoch, lease, first_engine, hello_sent } => {
                 self.enter(epoch);
                 self.session = Some(Session {
                     lease,

@@ -10,22 +10,22 @@ pub fn state_and_parent(pid: i32) -> Option<(char, i32)> {
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
-/// Pids below this process whose parent is one of its threads, zombies included.
+/// Pids whose parent is this process, zombies included: from the `children` files of its threads, or, on kernels without them
+/// (CONFIG_PROC_CHILDREN), by asking every process for its parent.
 ///
 /// # Errors
-/// /proc is not there, or the kernel lacks CONFIG_PROC_CHILDREN.
+/// /proc cannot be read.
 pub fn own_children() -> std::io::Result<Vec<i32>> {
+    if !Path::new("/proc/thread-self/children").exists() {
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        let pids = std::fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+        return Ok(pids.filter(|pid| state_and_parent(*pid).is_some_and(|(_, parent)| parent == own)).collect());
+    }
     let mut pids = Vec::new();
     for thread in std::fs::read_dir("/proc/self/task")? {
-        let path = thread?.path().join("children");
-        match std::fs::read_to_string(&path) {
-            Ok(text) => pids.extend(text.split_ascii_whitespace().filter_map(|p| p.parse::<i32>().ok())),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && Path::new("/proc/self/task").exists() => {
-                if !Path::new("/proc/thread-self/children").exists() {
-                    return Err(e);
-                }
-            }
-            Err(e) => return Err(e),
+        // A thread that has ended meanwhile has no children left: the kernel gave them to another one.
+        if let Ok(text) = std::fs::read_to_string(thread?.path().join("children")) {
+            pids.extend(text.split_ascii_whitespace().filter_map(|p| p.parse::<i32>().ok()));
         }
     }
     Ok(pids)

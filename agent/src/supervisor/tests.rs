@@ -25,7 +25,7 @@ fn exited(run: Duration) -> Outcome {
 /// Two slots, both heard, in a session.
 fn script() -> Script {
     let mut s = unheard();
-    s.welcome(1);
+    s.welcome();
     s.ready(0, None);
     s.ready(1, None);
     s
@@ -41,19 +41,13 @@ impl Script {
         self.trace()
     }
 
-    fn welcome(&mut self, session: u64) -> String {
-        self.welcome_of(1, session)
+    fn welcome(&mut self) -> String {
+        self.welcome_of(1)
     }
 
-    fn welcome_of(&mut self, epoch: u64, session: u64) -> String {
+    fn welcome_of(&mut self, epoch: u64) -> String {
         let (lease, hello_sent) = (Some(LEASE), self.now);
-        self.event(Event::Welcomed {
-            session: SessionId(session),
-            epoch: Epoch(epoch),
-            lease,
-            first_engine: EngineId(40),
-            hello_sent,
-        })
+        self.event(Event::Welcomed { epoch: Epoch(epoch), lease, first_engine: EngineId(40), hello_sent })
     }
 
     fn ready(&mut self, engine: u16, running: Option<AttemptId>) -> String {
@@ -123,7 +117,7 @@ impl Script {
 #[test]
 fn the_inventory_waits_until_every_engine_has_been_heard() {
     let mut s = unheard();
-    insta::assert_snapshot!(s.welcome(1), @r"
+    insta::assert_snapshot!(s.welcome(), @r"
     0 < lease until Some(1600s)
     1 < lease until Some(1600s)
     ");
@@ -149,7 +143,7 @@ fn an_outcome_is_reported_until_it_is_acknowledged_and_only_then_forgotten() {
     ");
     s.event(Event::Disconnected);
     assert_eq!(s.finished(0, 1, Duration::from_secs(1)), "", "an engine may repeat itself");
-    insta::assert_snapshot!(s.welcome(2), @r"
+    insta::assert_snapshot!(s.welcome(), @r"
     inventory: queued [] running [2.1] unacknowledged [1.1]
     report #1 1.1 exited
     pull to 1, 1 idle
@@ -207,7 +201,7 @@ fn without_heartbeats_nothing_that_waits_starts_after_the_lease() {
     s.event(Event::Disconnected);
     s.pass(LEASE);
     assert_eq!(s.finished(0, 1, Duration::from_secs(1)), "", "its slot stays empty: 3 is given up");
-    insta::assert_snapshot!(s.welcome(2), @r"
+    insta::assert_snapshot!(s.welcome(), @r"
     0 < lease until Some(2200s)
     1 < lease until Some(2200s)
     inventory: queued [] running [2.1] unacknowledged [3.1 1.1]
@@ -265,7 +259,7 @@ fn another_coordinator_finds_nothing_of_the_old_one_but_what_runs() {
     let mut s = script();
     s.run(&[1, 2, 3]);
     s.event(Event::Disconnected);
-    insta::assert_snapshot!(s.welcome_of(2, 1), @"inventory: queued [] running [1.1 2.1] unacknowledged []");
+    insta::assert_snapshot!(s.welcome_of(2), @"inventory: queued [] running [1.1 2.1] unacknowledged []");
     let cancel = ToAgent::Cancel { attempts: vec![attempt(1), attempt(2)], grace: Duration::ZERO };
     s.event(Event::Coordinator(cancel));
     s.finished(0, 1, Duration::from_secs(1));
@@ -279,7 +273,7 @@ fn another_coordinator_finds_nothing_of_the_old_one_but_what_runs() {
 #[test]
 fn absence_is_claimed_only_when_every_engine_has_been_heard() {
     let mut s = unheard();
-    s.welcome(1);
+    s.welcome();
     s.ready(0, None);
     let cancel = || Event::Coordinator(ToAgent::Cancel { attempts: vec![attempt(7)], grace: Duration::ZERO });
     assert_eq!(s.event(cancel()), "");
