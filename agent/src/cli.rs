@@ -100,6 +100,7 @@ fn run(path: &Path) -> anyhow::Result<()> {
     let config = AgentConfig::load(path)?;
     let credentials = Credentials::load(&config.identity, Role::Agent)?;
     let name = credentials.identity().name.clone();
+    let _lock = lock(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let stop = stop_signal()?;
@@ -130,8 +131,26 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Connects to this user's keeper, starting one if there is none.
-fn find_keeper(config: &AgentConfig, name: &str) -> anyhow::Result<OwnedFd> {
+/// Holds this agent's place: two agents would take each other's keeper away.
+fn lock(config: &AgentConfig) -> anyhow::Result<std::fs::File> {
+    use std::io::Write;
+    let dir = engines_dir(config)?;
+    let path = dir.join(format!("{}.lock", rustix::process::geteuid().as_raw()));
+    let mut file = std::fs::File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
+    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        let pid = std::fs::read_to_string(&path).unwrap_or_default();
+        anyhow::bail!(
+            "another agent (process {}) uses {}: stop it, or give this one a `runtime` of its own",
+            pid.trim(),
+            config.runtime_dir().display()
+        );
+    }
+    file.set_len(0)?;
+    writeln!(file, "{}", std::process::id())?;
+    Ok(file)
+}
+
+fn engines_dir(config: &AgentConfig) -> anyhow::Result<PathBuf> {
     use std::os::unix::fs::DirBuilderExt;
     let dir = config.runtime_dir().join("engines");
     std::fs::DirBuilder::new()
@@ -139,6 +158,12 @@ fn find_keeper(config: &AgentConfig, name: &str) -> anyhow::Result<OwnedFd> {
         .mode(0o700)
         .create(&dir)
         .with_context(|| format!("cannot make directory {} (`runtime` in agent.toml chooses another)", dir.display()))?;
+    Ok(dir)
+}
+
+/// Connects to this user's keeper, starting one if there is none.
+fn find_keeper(config: &AgentConfig, name: &str) -> anyhow::Result<OwnedFd> {
+    let dir = engines_dir(config)?;
     let socket = dir.join(format!("{}.sock", rustix::process::geteuid().as_raw()));
     let address = SocketAddrUnix::new(&socket).with_context(|| format!("{} is too long for a socket's name", socket.display()))?;
     if let Ok(found) = connect(&address) {

@@ -95,7 +95,7 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
     let hello = Hello {
         versions: agent::VERSIONS,
         program: mezcal_common::VERSION.into(),
-        instance: random(),
+        keeper: engines.keeper.as_ref().and_then(keeper_number).unwrap_or_else(random),
         boot_id: proc::boot_id(),
         slots: parts.slots,
         aliases: parts.aliases.clone(),
@@ -229,6 +229,12 @@ fn send_what_fits(outgoing: &mut VecDeque<ToCoordinator>, to: Option<&mpsc::Send
 
 async fn reserve(to: Option<&mpsc::Sender<ToCoordinator>>) -> Option<mpsc::Permit<'_, ToCoordinator>> {
     to?.reserve().await.ok()
+}
+
+/// What tells one keeper from any other on this boot.
+fn keeper_number(socket: &OwnedFd) -> Option<u64> {
+    let peer = rustix::net::sockopt::socket_peercred(socket).ok()?;
+    proc::unique_number(peer.pid.as_raw_nonzero().get())
 }
 
 /// A random number from the kernel. The pool is ready long before any agent starts; a failure leaves zero, which only weakens jitter.

@@ -175,14 +175,7 @@ impl Supervisor {
         match event {
             Event::Welcomed { epoch, lease, first_engine, hello_sent } => {
                 self.enter(epoch);
-                self.session = Some(Session {
-                    lease,
-                    first_engine,
-                    received: 0,
-                    asked: (0, 0),
-                    known: false,
-                    next_heartbeat: now + HEARTBEAT,
-                });
+                self.session = Some(Session { lease, first_engine, received: 0, asked: (0, 0), known: false, next_heartbeat: now });
                 self.renew(hello_sent);
             }
             Event::Disconnected => {

@@ -10,6 +10,13 @@ pub fn state_and_parent(pid: i32) -> Option<(char, i32)> {
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
+/// A number for a process that no other process of this boot has: its pid and its start time (field 22 of `/proc/PID/stat`).
+pub fn unique_number(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let start: u64 = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().nth(19)?.parse().ok()?;
+    Some((u64::from(pid.unsigned_abs()) << 40) ^ start)
+}
+
 /// Pids whose parent is this process, zombies included: from the `children` files of its threads, or, on kernels without them
 /// (CONFIG_PROC_CHILDREN), by asking every process for its parent.
 ///

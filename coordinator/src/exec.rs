@@ -82,13 +82,15 @@ struct Exec {
     partial: Vec<[Vec<u8>; 2]>,
     done: usize,
     failed: bool,
+    /// Output cannot be written any more.
+    muted: bool,
 }
 
 impl Exec {
     fn new(hosts: Vec<String>) -> Self {
         let width = hosts.iter().map(|h| h.chars().count()).max().unwrap_or(0);
         let partial = hosts.iter().map(|_| [Vec::new(), Vec::new()]).collect();
-        Self { batch: BatchId::random(), hosts, width, partial, done: 0, failed: false }
+        Self { batch: BatchId::random(), hosts, width, partial, done: 0, failed: false, muted: false }
     }
 
     async fn drive(&mut self, remote: &mut Remote, mut signals: Signals, args: &ExecArgs, command: Command) -> Result<u8, Exit> {
@@ -98,7 +100,7 @@ impl Exec {
         let context =
             BatchContext { timeout: args.timeout, capture: Capture::Stream, ..BatchContext::new(self.batch, cd, current_umask()) };
         let requests = remote.port.requests.clone();
-        let terms = BatchTerms { context, host_timeout: args.host_timeout };
+        let terms = BatchTerms { context, host_timeout: args.host_timeout, once: true };
         let _ = requests.send(ToService::Open { terms }).await;
         for (i, host) in self.hosts.iter().enumerate() {
             let spec = codec::encode_body(&JobSpec::new(command.clone()))
@@ -109,7 +111,7 @@ impl Exec {
             let _ = requests.send(message).await;
         }
         let _ = requests.send(ToService::Close { batch: self.batch }).await;
-        let mut signalled: Option<u8> = None;
+        let (mut signalled, mut failure): (Option<u8>, Option<Exit>) = (None, None);
         while self.done < self.hosts.len() {
             tokio::select! {
                 number = signals.next() => {
@@ -118,14 +120,24 @@ impl Exec {
                     let _ = requests.send(ToService::Cancel { batch: self.batch, grace }).await;
                 }
                 answer = remote.port.answers.recv() => match answer {
-                    Some(answer) => {
-                        if let Some(reply) = self.answer(answer, &mut signals).await? {
+                    Some(answer) => match self.answer(answer, &mut signals).await {
+                        Ok(Some(reply)) => {
                             let _ = requests.send(reply).await;
                         }
-                    }
+                        Ok(None) => {}
+                        Err(e) => {
+                            // Nobody reads the output any more: end the commands, then ourselves.
+                            self.muted = true;
+                            failure.get_or_insert(e);
+                            let _ = requests.send(ToService::Cancel { batch: self.batch, grace: GRACE }).await;
+                        }
+                    },
                     None => return Err(Exit::unreachable(remote.why_lost().await)),
                 },
             }
+        }
+        if let Some(failure) = failure {
+            return Err(failure);
         }
         Ok(match signalled {
             Some(number) => 128 + number,
@@ -142,8 +154,8 @@ impl Exec {
             }
             ToClient::Results { batch, results } => {
                 for (job, result) in results {
-                    self.result(job, &result, signals).await?;
                     self.done += 1;
+                    self.result(job, &result, signals).await?;
                 }
                 Ok(Some(ToService::Taken { batch, results: self.done as u64 }))
             }
@@ -174,6 +186,9 @@ impl Exec {
 
     /// Writes away from the loop, which keeps the connection alive while a reader takes its time.
     async fn write(&self, index: usize, stream: Stream, lines: &[u8], signals: &mut Signals) -> Result<(), Exit> {
+        if self.muted {
+            return Ok(());
+        }
         let text = self.prefixed(index, stream, lines);
         let writing = tokio::task::spawn_blocking(move || match stream {
             Stream::Out => std::io::stdout().write_all(&text).and_then(|()| std::io::stdout().flush()),

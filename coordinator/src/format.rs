@@ -74,8 +74,11 @@ impl ResultFormat {
         object.text("host", place.map(|p| p.host.to_string()));
         object.text("elapsed", span.map(|s| elapsed(s.elapsed)));
         object.raw("pyout", None);
-        if let Some(error) = &outcome.error {
-            object.string("error", error);
+        match (&outcome.error, &result.place) {
+            // What never ran has no `host`, but whoever looks for the cause needs it.
+            (Some(error), Some(tried)) if place.is_none() => object.string("error", &format!("{error} (on {})", tried.host)),
+            (Some(error), _) => object.string("error", error),
+            (None, _) => {}
         }
         if !self.compat {
             let signal = match outcome.status {

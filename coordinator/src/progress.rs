@@ -137,7 +137,11 @@ impl Progress {
 
     /// All jobs have ended, or nothing more will come.
     pub fn end(&mut self, counts: Counts) {
-        self.log_line("completed");
+        let total = self.total;
+        match counts.done {
+            done if done == total => self.log_line("completed"),
+            done => self.log_line(&format!("ended with {done} of {total} jobs done")),
+        }
         if let Some(log) = &mut self.log {
             let _ = log.flush();
         }

@@ -11,8 +11,9 @@ use crate::serve;
 use crate::service::{self, ClientPort};
 use mezcal_common::clock::WallTime;
 use mezcal_common::duration::parse_duration;
-use mezcal_common::ids::BatchId;
+use mezcal_common::ids::{BatchId, JobNumber};
 use mezcal_common::job::BatchContext;
+use mezcal_common::outcome::{Ended, JobResult, Outcome};
 use mezcal_common::wire::client::{BatchTerms, Notice, Submission, ToClient, ToService};
 use mezcal_common::wire::endpoint::Listener;
 use rustix::fd::{AsFd, OwnedFd};
@@ -92,10 +93,10 @@ pub struct RunArgs {
     #[arg(long = "env", value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
     /// Longest run of a job that names none
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = some_time)]
     pub timeout: Option<Duration>,
     /// Further attempts of a failing job that names none
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub retries: u32,
     /// Write output of jobs that name no files to DIR/ID.out and DIR/ID.err, on the hosts where they run
     #[arg(long, value_name = "DIR")]
@@ -111,6 +112,11 @@ pub struct RunArgs {
     pub progress: ProgressKind,
 }
 
+/// A duration that is longer than nothing.
+fn some_time(text: &str) -> Result<Duration, String> {
+    parse_duration(text).and_then(|d| if d.is_zero() { Err("it must be longer than nothing".into()) } else { Ok(d) })
+}
+
 /// Programs whose ways can be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Compat {
@@ -124,6 +130,22 @@ pub enum Compat {
 /// [`Exit`] with the status and a message.
 pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     let profile = args.profile.resolve(args.local, args.listen)?;
+    if profile.cluster != Cluster::Embedded && args.slots.is_some() {
+        return Err(Exit::usage(
+            "-j sets the slots of a run on this host; on a cluster each agent has its own (`slots` in agent.toml)",
+        ));
+    }
+    if profile.cluster == Cluster::Embedded && args.min_agents > 1 {
+        return Err(Exit::usage("--min-agents: a run on this host has one agent; name a cluster with -p or --listen"));
+    }
+    if args.logging.is_some() && args.logging == args.output {
+        return Err(Exit::usage("-l and -o name the same file; log lines would overwrite results"));
+    }
+    let log = args
+        .logging
+        .as_ref()
+        .map(|path| File::create(path).map_err(|e| Exit::usage(format!("cannot write {}: {e}", path.display()))))
+        .transpose()?;
     let keeper = match profile.cluster {
         Cluster::Embedded => Some(embedded::start_keeper()?),
         Cluster::Listen { .. } | Cluster::Remote { .. } => None,
@@ -142,7 +164,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
             // Nothing has been started yet.
             number = signals.next() => return Ok(128 + number),
         };
-        Run::new(args, jobs, context, results, connected, signals)?.drive().await
+        Run::new(args, jobs, context, results, log, connected, signals)?.drive().await
     });
     // Reads of stdin and the like may still block a thread of the runtime.
     runtime.shutdown_background();
@@ -182,6 +204,8 @@ fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit
     };
     let mut env = profile.env.clone();
     for item in &args.env {
+        let name = item.split_once('=').map_or(item.as_str(), |(name, _)| name);
+        check_env_name(name).map_err(|e| Exit::usage(format!("--env {item:?}: {e}")))?;
         match item.split_once('=') {
             Some((name, value)) => env.push((name.to_owned(), value.to_owned())),
             None => match std::env::var(item) {
@@ -350,6 +374,8 @@ struct Run<'a> {
     /// The number of the next job to submit.
     next_job: u32,
     received: u64,
+    /// Which jobs have a result.
+    answered: Vec<bool>,
     /// What the output thread has not taken yet.
     for_output: VecDeque<ToOutput>,
     /// How many signals have come, and the first one.
@@ -364,21 +390,18 @@ impl<'a> Run<'a> {
         jobs: Arc<Jobs>,
         context: BatchContext,
         results: Results,
+        log: Option<File>,
         connected: Connected,
         signals: Signals,
     ) -> Result<Self, Exit> {
         let compat = args.compat.is_some();
-        let log = args
-            .logging
-            .as_ref()
-            .map(|path| File::create(path).map_err(|e| Exit::usage(format!("cannot write {}: {e}", path.display()))))
-            .transpose()?;
         let progress = Progress::new(args.progress, args.quiet, log, jobs.len() as u64, compat);
         let watched = results.pipe();
         let output = output::start(jobs.clone(), results.open()?, watched, progress, compat, args.keep_order)
             .map_err(|e| Exit { status: exit::BUG, message: format!("no output thread: {e}") })?;
+        let answered = vec![false; jobs.len()];
         let batch = context.batch;
-        let terms = BatchTerms { context, host_timeout: args.host_timeout };
+        let terms = BatchTerms { context, host_timeout: args.host_timeout, once: false };
         Ok(Self {
             args,
             jobs,
@@ -390,6 +413,7 @@ impl<'a> Run<'a> {
             fleet: (0, 0),
             next_job: 1,
             received: 0,
+            answered,
             for_output: VecDeque::new(),
             signalled: (0, 0),
             failure: None,
@@ -468,8 +492,11 @@ impl<'a> Run<'a> {
                     self.say(text);
                 }
                 () = until(give_up) => {
-                    let (patience, n) = (patience.unwrap_or_default(), self.fleet.0);
-                    let why = format!("{}; {n} of {wanted} agents after {patience:?} (--wait-agents)", self.connected.waiting_for);
+                    let missing = match self.fleet.0 {
+                        0 => self.connected.waiting_for.clone(),
+                        n => format!("only {n} of {wanted} agents are connected"),
+                    };
+                    let why = format!("{missing}, after {:?} (--wait-agents)", patience.unwrap_or_default());
                     self.failure = Some(Exit::unreachable(why));
                     return false;
                 }
@@ -510,7 +537,8 @@ impl<'a> Run<'a> {
                 },
                 permit = to_output.reserve(), if !self.for_output.is_empty() => pass_on(permit, &mut self.for_output),
                 why = agent_ended(&mut self.connected.agent) => {
-                    self.failure = Some(Exit::unreachable(format!("{why}; jobs without a result were lost with it")));
+                    self.answer_the_rest(&why);
+                    self.failure = Some(Exit::unreachable(why));
                     return;
                 }
                 Some(answer) = self.output.answers.recv() => self.on_output(answer).await,
@@ -547,6 +575,11 @@ impl<'a> Run<'a> {
             ToClient::Fleet { agents, engines } => self.fleet = (agents, engines),
             ToClient::Results { results, .. } => {
                 self.received += results.len() as u64;
+                for (job, _) in &results {
+                    if let Some(answered) = self.answered.get_mut(job.0 as usize - 1) {
+                        *answered = true;
+                    }
+                }
                 self.for_output.push_back(ToOutput::Results(results, WallTime::now()));
             }
             ToClient::Notice { notice, .. } => self.say(describe(&notice)),
@@ -594,7 +627,23 @@ impl<'a> Run<'a> {
             Some(remote) => remote.why_lost().await,
             None => "the coordinator within this process has ended".into(),
         };
-        self.failure = Some(Exit::unreachable(format!("{why}; the jobs without a result are being cancelled there")));
+        if self.next_job > 1 {
+            self.answer_the_rest(&why);
+        }
+        self.failure = Some(Exit::unreachable(why));
+    }
+
+    /// Every job gets a result: what the coordinator still had is lost to us.
+    fn answer_the_rest(&mut self, why: &str) {
+        let error = format!("{why}; it may run on until a coordinator is back or its lease ends");
+        let open: Vec<u32> = (1..).zip(&self.answered).filter(|(_, answered)| !**answered).map(|(number, _)| number).collect();
+        for numbers in open.chunks(SUBMIT_JOBS) {
+            let lost = |number: &u32| {
+                let outcome = Outcome::never_ran(Ended::Lost, error.clone());
+                (JobNumber(*number), JobResult { attempt: 0, place: None, outcome })
+            };
+            self.for_output.push_back(ToOutput::Results(numbers.iter().map(lost).collect(), WallTime::now()));
+        }
     }
 
     fn say(&mut self, text: String) {
@@ -644,7 +693,7 @@ pub(crate) fn describe(notice: &Notice) -> String {
             crate::format::elapsed(*after)
         ),
         Notice::AgentLost { host, jobs, fenced_for } => format!(
-            "lost the agent of {host} with {jobs} jobs; unless it comes back, they are placed elsewhere in {}",
+            "lost the agent of {host} with {jobs} jobs; unless it comes back, they are given up there in {}",
             crate::format::elapsed(Duration::from_secs(fenced_for.as_secs()))
         ),
     }

@@ -187,6 +187,7 @@ struct Batch {
     id: BatchId,
     context: BatchContext,
     host_timeout: Duration,
+    once: bool,
     host_sets: Vec<Arc<[Arc<str>]>>,
     jobs: Vec<Job>,
     done: usize,
@@ -360,11 +361,11 @@ impl Scheduler {
     }
 
     fn agent_hello(&mut self, session: SessionId, name: &str, hello: Hello, now: BootInstant) {
-        let previous = self.hosts.get(name).and_then(|h| Some((h.session?, h.hello.boot_id)));
-        if let Some((old, boot_id)) = previous {
-            // On the same boot of the same host it is the agent itself, reconnected or restarted: its keeper serves only the newest
-            // one. Anywhere else it is a copy of the certificate.
-            if boot_id != hello.boot_id {
+        let previous = self.hosts.get(name).and_then(|h| Some((h.session?, (h.hello.boot_id, h.hello.keeper))));
+        if let Some((old, holds)) = previous {
+            // With the same keeper it is the agent of that host, reconnected or restarted: a keeper serves only the newest one.
+            // Otherwise it is a copy of the certificate.
+            if holds != (hello.boot_id, hello.keeper) {
                 let reason = format!("another agent is connected with the certificate of {name}; stop one of them");
                 tracing::warn!(host = name, "second agent with one certificate refused");
                 self.effects.push_back(Effect::CloseSession { session, refused: true, reason });
@@ -535,7 +536,7 @@ impl Scheduler {
     fn attempt_over(&mut self, attempt: AttemptId, place: Option<Place>, mut outcome: Outcome) {
         let key = attempt.key;
         let Some(batch) = self.batches.get_mut(&key.batch) else { return };
-        let cancelled = batch.cancelled.is_some();
+        let (cancelled, once) = (batch.cancelled.is_some(), batch.once);
         let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1) else { return };
         let again = match outcome.ended {
             Ended::Lost if cancelled => {
@@ -544,7 +545,7 @@ impl Scheduler {
             }
             Ended::Lost => {
                 job.losses += 1;
-                u32::from(job.losses) <= MAX_LOSSES
+                u32::from(job.losses) <= MAX_LOSSES && !once
             }
             Ended::Exited | Ended::Signaled | Ended::Timeout | Ended::OutOfMemory | Ended::StartFailed => {
                 let retry = !outcome.succeeded() && job.retries > 0 && !cancelled;
@@ -578,6 +579,9 @@ impl Scheduler {
         let Some(batch) = self.batches.get_mut(&attempt.key.batch) else { return };
         if batch.cancelled.is_some() {
             return self.finish(attempt.key, None, Outcome::never_ran(Ended::Cancelled, None));
+        }
+        if batch.once {
+            return self.finish(attempt.key, None, Outcome::never_ran(Ended::Lost, "its agent was stopped".to_owned()));
         }
         let Some(job) = batch.jobs.get_mut(attempt.key.job.0 as usize - 1) else { return };
         job.state = JobState::Queued;
@@ -689,6 +693,7 @@ impl Scheduler {
             id,
             context: terms.context,
             host_timeout: terms.host_timeout,
+            once: terms.once,
             host_sets: Vec::new(),
             jobs: Vec::new(),
             done: 0,

@@ -43,6 +43,8 @@ fn default_listen() -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], 7433))
 }
 
+/// How long killing everything may take at a stop: the grace, the kill, and the way of the results.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// Shortest lease: several heartbeats must fit.
 const MIN_LEASE: Duration = Duration::from_secs(15);
 
@@ -64,9 +66,10 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
         let listener = listen(config.listen, &expand_home(&config.identity))?;
         let address = listener.local_addr().map_err(Exit::unreachable)?;
         tracing::info!(%address, "coordinator {} listens", mezcal_common::VERSION);
-        let accepting = tokio::spawn(service.listen(listener.clone()));
+        let accepting = tokio::spawn(service.clone().listen(listener.clone()));
         let number = signals.next().await;
         tracing::info!(signal = number, "stopping");
+        service.stop(STOP_PATIENCE).await;
         listener.close("the coordinator is stopping").await;
         accepting.abort();
         Ok(0)

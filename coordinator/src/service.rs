@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// The protocols that a coordinator listens for.
 pub const PROTOCOLS: [&[u8]; 2] = [agent::ALPN, client::ALPN];
@@ -34,7 +34,7 @@ const RESULT_BYTES: usize = 256 * 1024;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Events handled between two rounds of sending.
 const TURN: usize = 256;
-/// Grace for the jobs of a client that is gone.
+/// Grace for the jobs of a client that is gone, and of a coordinator that stops.
 const GONE_GRACE: Duration = Duration::from_secs(2);
 
 /// A client, counted by the service.
@@ -48,6 +48,7 @@ enum Input {
     ClientConnected { client: ClientId, sender: mpsc::Sender<ToClient> },
     Client(ClientId, ToService),
     ClientGone(ClientId),
+    Stop,
 }
 
 /// The way into a running service.
@@ -55,6 +56,8 @@ enum Input {
 pub struct ServiceHandle {
     inputs: mpsc::Sender<Input>,
     next: Arc<AtomicU64>,
+    /// True once a stop has been asked for and nothing is left to deliver.
+    idle: watch::Receiver<bool>,
 }
 
 /// One client's connection, within the process or over the network.
@@ -71,14 +74,17 @@ pub struct ClientPort {
 /// No timer.
 pub fn start(lease: Option<Duration>) -> std::io::Result<ServiceHandle> {
     let (inputs, received) = mpsc::channel(EVENTS);
+    let (idle_sender, idle) = watch::channel(false);
     let service = Service {
+        stopping: false,
+        idle: idle_sender,
         scheduler: Scheduler::new(Epoch(uuid::Uuid::new_v4().as_u64_pair().0), lease),
         agents: HashMap::new(),
         clients: HashMap::new(),
         batches: HashMap::new(),
     };
     tokio::spawn(service.run(received, BootTimer::new()?));
-    Ok(ServiceHandle { inputs, next: Arc::new(AtomicU64::new(1)) })
+    Ok(ServiceHandle { inputs, next: Arc::new(AtomicU64::new(1)), idle })
 }
 
 impl ServiceHandle {
@@ -99,6 +105,13 @@ impl ServiceHandle {
             let _ = inputs.send(Input::ClientGone(client)).await;
         });
         ClientPort { requests, answers }
+    }
+
+    /// Cancels all batches and waits, for `patience` at most, until their clients have the results.
+    pub async fn stop(&self, patience: Duration) {
+        // A service that has ended has nothing left to stop.
+        let _ = self.inputs.send(Input::Stop).await;
+        let _ = tokio::time::timeout(patience, self.idle.clone().wait_for(|idle| *idle)).await;
     }
 
     /// Accepts connections of agents and clients until the listener is closed.
@@ -218,6 +231,8 @@ struct Service {
     agents: HashMap<SessionId, AgentLink>,
     clients: HashMap<ClientId, Client>,
     batches: HashMap<BatchId, Delivery>,
+    stopping: bool,
+    idle: watch::Sender<bool>,
 }
 
 impl Service {
@@ -243,6 +258,9 @@ impl Service {
             }
             self.perform();
             self.deliver();
+            if self.stopping && self.batches.is_empty() {
+                let _ = self.idle.send(true);
+            }
         }
     }
 
@@ -264,6 +282,13 @@ impl Service {
                 let (agents, engines) = self.scheduler.fleet();
                 outbox.push_back(ToClient::Fleet { agents, engines });
                 self.clients.insert(client, Client { sender, outbox, batches: HashSet::new() });
+            }
+            Input::Stop => {
+                self.stopping = true;
+                for batch in self.batches.keys() {
+                    self.scheduler.handle(Event::Cancel { batch: *batch, grace: GONE_GRACE }, now);
+                    self.scheduler.handle(Event::Close { batch: *batch }, now);
+                }
             }
             Input::Client(client, message) => self.client_message(client, message, now),
             Input::ClientGone(client) => {
@@ -296,6 +321,10 @@ impl Service {
             ToService::Hello { .. } => return,
             ToService::Open { terms } => {
                 let batch = terms.context.batch;
+                if self.stopping {
+                    client.outbox.push_back(ToClient::Refused { reason: "the coordinator is stopping".into() });
+                    return;
+                }
                 if self.batches.contains_key(&batch) {
                     client.outbox.push_back(ToClient::Refused { reason: "that batch exists already".into() });
                     return;

@@ -28,6 +28,7 @@ fn script() -> Script {
     s.welcome();
     s.ready(0, None);
     s.ready(1, None);
+    assert_eq!(s.pass(Duration::ZERO), "heartbeat", "the first one goes at once");
     s
 }
 

@@ -23,8 +23,8 @@ pub struct Hello {
     pub versions: (u16, u16),
     /// Version of the program.
     pub program: String,
-    /// Random number of this agent process: a reconnect of the same process replaces its old session.
-    pub instance: u64,
+    /// Which keeper the agent holds, unique within the boot: only the agent that holds the same one may replace an old session.
+    pub keeper: u64,
     /// The kernel's id of this boot: another one proves that whatever ran before is dead.
     pub boot_id: [u8; 16],
     /// Jobs at a time.

@@ -38,6 +38,8 @@ pub struct BatchTerms {
     pub context: BatchContext,
     /// How long a job waits for a host that is not there.
     pub host_timeout: Duration,
+    /// Place every job once only: with its host lost, it is lost.
+    pub once: bool,
 }
 
 /// From client to coordinator.

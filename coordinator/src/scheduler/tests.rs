@@ -64,7 +64,7 @@ impl Script {
         let hello = Hello {
             versions: (1, 1),
             program: "test".into(),
-            instance: session,
+            keeper: u64::from(boot),
             boot_id: [boot; 16],
             slots: 2,
             aliases: vec![hosts::short(name).unwrap_or(name).to_owned()],
@@ -93,7 +93,7 @@ impl Script {
 
     fn open(&mut self, n: u128) {
         let context = BatchContext::new(batch(n), "/".into(), 0o22);
-        self.event(Event::Open { terms: Box::new(BatchTerms { context, host_timeout: Duration::from_secs(60) }) });
+        self.event(Event::Open { terms: Box::new(BatchTerms { context, host_timeout: Duration::from_secs(60), once: false }) });
     }
 
     /// Submits jobs, each given by its hosts, priority and retries, and closes the batch.
@@ -271,7 +271,7 @@ fn a_lost_host_gives_its_jobs_back_only_after_lease_and_margin() {
     s.submit(1, &[(&[], 0, 0)]);
     s.agent(2, "b.x", 2);
     insta::assert_snapshot!(s.event(Event::AgentGone(SessionId(1))), @r"
-    notice: lost the agent of a.x with 1 jobs; unless it comes back, they are placed elsewhere in 0:10:12
+    notice: lost the agent of a.x with 1 jobs; unless it comes back, they are given up there in 0:10:12
     fleet 1 agents, 2 engines
     ");
     let beat = |s: &mut Script| {
