@@ -158,16 +158,21 @@ impl Cluster {
         dir
     }
 
-    /// Stops everything in order and proves that nothing is left and nothing went wrong.
-    pub fn finish(mut self) {
-        for n in 1..=self.hosts {
-            self.end_agent(n, libc::SIGTERM);
-        }
+    /// Sends TERM to the coordinator and waits for its end.
+    pub fn stop_coordinator(&mut self) {
         if let Some(mut child) = self.coordinator.take() {
             // SAFETY: as above.
             unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
             wait_for("the coordinator ends", PATIENCE, || child.try_wait().expect("our child"));
         }
+    }
+
+    /// Stops everything in order and proves that nothing is left and nothing went wrong.
+    pub fn finish(mut self) {
+        for n in 1..=self.hosts {
+            self.end_agent(n, libc::SIGTERM);
+        }
+        self.stop_coordinator();
         for n in 0..=self.hosts {
             wait_for(&format!("no process is left on host {n}: {:?}", self.lab.processes(n)), PATIENCE, || {
                 self.lab.processes(n).is_empty().then_some(())

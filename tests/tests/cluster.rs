@@ -3,6 +3,7 @@
 use mezcal_common::identity::Role;
 use mezcal_tests::cluster::{Cluster, PATIENCE, results};
 use mezcal_tests::lab::host_name;
+use mezcal_tests::programs::program;
 use mezcal_tests::{alive_with, wait_for};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -263,5 +264,64 @@ fn a_client_that_vanishes_has_its_jobs_cancelled() {
     let status = wait_for("the run ends", PATIENCE, || run.try_wait().expect("our child"));
     assert_eq!(status.code(), Some(143));
     assert!(alive_with(&format!("sleep {mark}")).is_empty());
+    cluster.finish();
+}
+
+#[test]
+fn a_coordinator_that_stops_kills_its_jobs_and_answers_every_one() {
+    let mut cluster = Cluster::running(2, 1);
+    let mark = format!("57721{}", std::process::id());
+    std::fs::write(cluster.path("jobs"), format!("sleep {mark}\n").repeat(4)).expect("written");
+    let mut command = cluster.command(&["run", "-p", "mezcal", "--lines", "jobs", "-o", "results.json"]);
+    let mut run = command.stderr(Stdio::null()).spawn().expect("starts");
+    wait_for("both slots are busy", PATIENCE, || (alive_with(&format!("sleep {mark}")).len() >= 2).then_some(()));
+    cluster.stop_coordinator();
+    assert!(alive_with(&format!("sleep {mark}")).is_empty(), "a stopped coordinator leaves nothing running");
+    let status = wait_for("the run ends", PATIENCE, || run.try_wait().expect("our child"));
+    assert_eq!(status.code(), Some(1));
+    let results = results(&cluster.path("results.json"));
+    assert_eq!(results.len(), 4);
+    assert!(results.iter().all(|l| l["result"]["status"] == "aborted"), "{results:?}");
+    cluster.finish();
+}
+
+#[test]
+fn a_second_agent_is_refused_by_its_place_and_by_its_certificate() {
+    let cluster = Cluster::running(2, 1);
+    let same_place = cluster.lab.command(1, &program("agent")).args(["run", "--config"]).arg(cluster.path("agent01.toml")).output();
+    let same_place = same_place.expect("it runs");
+    assert_eq!(same_place.status.code(), Some(2));
+    assert!(text(&same_place.stderr).contains("another agent (process "), "{}", text(&same_place.stderr));
+    // The certificate of host 1, copied to host 2.
+    let copied = std::fs::read_to_string(cluster.path("agent01.toml")).expect("readable").replace("/run01\"", "/run-copy\"");
+    std::fs::write(cluster.path("copy.toml"), copied).expect("written");
+    let log = std::fs::File::create(cluster.path("copy.txt")).expect("made");
+    let mut command = cluster.lab.command(2, &program("agent"));
+    let mut copy = command.args(["run", "--config"]).arg(cluster.path("copy.toml")).stderr(log).spawn().expect("starts");
+    wait_for("it is refused", PATIENCE, || {
+        let log = std::fs::read_to_string(cluster.path("copy.txt")).unwrap_or_default();
+        log.contains("another agent is connected with the certificate").then_some(())
+    });
+    let out = cluster.run(&["exec", "-p", "mezcal", "mezcal01", "--", "true"]);
+    assert_eq!(out.status.code(), Some(0), "the rightful agent goes on: {}", text(&out.stderr));
+    // SAFETY: kill(2) has no memory effects, and the child is unreaped.
+    unsafe { libc::kill(copy.id() as i32, libc::SIGTERM) };
+    wait_for("the copy ends", PATIENCE, || copy.try_wait().expect("our child"));
+    cluster.finish();
+}
+
+#[test]
+fn exec_ends_its_commands_when_its_reader_leaves() {
+    let cluster = Cluster::running(2, 1);
+    let mark = format!("69314{}", std::process::id());
+    let shell = format!("yes {mark}");
+    let mut command = cluster.command(&["exec", "-p", "mezcal", "--all", "--shell", "--", &shell]);
+    let mut exec = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
+    let mut stdout = exec.stdout.take().expect("a pipe");
+    std::io::Read::read_exact(&mut stdout, &mut [0; 100]).expect("output");
+    drop(stdout);
+    let status = wait_for("exec ends", PATIENCE, || exec.try_wait().expect("our child"));
+    assert_eq!(status.code(), Some(141));
+    assert!(alive_with(&format!("yes {mark}")).is_empty());
     cluster.finish();
 }

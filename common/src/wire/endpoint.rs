@@ -295,9 +295,12 @@ impl Peer {
         Ok(Channel::start(send, recv, self.connection.clone()))
     }
 
-    /// Ends the connection; the peer sees `reason`.
+    /// Ends the connection, if it has not ended already; the peer sees `reason`.
     pub fn close(&self, code: u32, reason: &str) {
-        self.connection.close(VarInt::from_u32(code), reason.as_bytes());
+        // quinn would replace the peer's reason by ours.
+        if self.connection.close_reason().is_none() {
+            self.connection.close(VarInt::from_u32(code), reason.as_bytes());
+        }
     }
 
     /// Waits for the end of the connection and says why, in words.
