@@ -11,7 +11,7 @@ use mezcal_common::outcome::JobResult;
 use mezcal_common::timer::BootTimer;
 use mezcal_common::wire::agent::{self, Hello, ToAgent, ToCoordinator};
 use mezcal_common::wire::client::{self, ToClient, ToService};
-use mezcal_common::wire::endpoint::{Channel, Handshake, Listener, Peer, close};
+use mezcal_common::wire::endpoint::{AcceptError, Channel, Handshake, Listener, Peer, close};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -128,7 +128,11 @@ impl ServiceHandle {
     }
 
     async fn serve(&self, handshake: Handshake) -> Result<(), String> {
-        let peer = handshake.complete().await.map_err(|e| e.to_string())?;
+        let peer = match handshake.complete().await {
+            Ok(peer) => peer,
+            Err(AcceptError::Abandoned) => return Ok(()),
+            Err(e) => return Err(e.to_string()),
+        };
         let (role, protocol) = (peer.identity().role, peer.protocol().to_vec());
         match role {
             Role::Agent if protocol == agent::ALPN => self.serve_agent(peer).await,

@@ -30,7 +30,7 @@ impl Lab {
             None => Self::with_namespaces(count),
             Some(reason) => {
                 assert!(std::env::var_os("MEZCAL_REQUIRE_NAMESPACES").is_none(), "namespaces are required here: {reason}");
-                eprintln!("SKIPPED network namespaces ({reason}): hosts share loopback");
+                crate::say_skipped(&format!("network namespaces ({reason}): hosts share loopback"));
                 Self { hosts: Vec::new(), bridge: None }
             }
         }

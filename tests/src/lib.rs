@@ -21,6 +21,13 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> O
     }
 }
 
+/// Says in the output of a passing test, too, what it could not do here: libtest captures only the printing macros.
+pub fn say_skipped(what: &str) {
+    use std::io::Write;
+    let thread = std::thread::current();
+    let _ = writeln!(std::io::stderr(), "SKIPPED in {}: {what}", thread.name().unwrap_or("a test"));
+}
+
 /// Pids of live processes (zombies are not alive) whose command line contains `mark`.
 pub fn alive_with(mark: &str) -> Vec<i32> {
     let own = std::process::id() as i32;

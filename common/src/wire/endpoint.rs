@@ -8,7 +8,7 @@ use super::tls::{Credentials, CredentialsError};
 use crate::identity::{Identity, IdentityError};
 use bytes::BytesMut;
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
-use quinn::{ConnectionError, IdleTimeout, TransportConfig, VarInt};
+use quinn::{ConnectionError, IdleTimeout, TransportConfig, TransportErrorCode, VarInt};
 use serde::{Serialize, de::DeserializeOwned};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -139,6 +139,9 @@ pub enum AcceptError {
     /// TLS or transport.
     #[error("handshake failed: {}", explain(.0))]
     Handshake(#[from] ConnectionError),
+    /// The peer gave up waiting for us; it will try again.
+    #[error("the peer gave up during the handshake")]
+    Abandoned,
     /// Too slow.
     #[error("handshake took longer than {HANDSHAKE_TIMEOUT:?}")]
     Slow,
@@ -223,7 +226,13 @@ impl Handshake {
     /// # Errors
     /// [`AcceptError`]; the peer has been told.
     pub async fn complete(self) -> Result<Peer, AcceptError> {
-        let connection = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.0).await.map_err(|_| AcceptError::Slow)??;
+        let connection = match tokio::time::timeout(HANDSHAKE_TIMEOUT, self.0).await {
+            Err(_) => return Err(AcceptError::Slow),
+            Ok(Err(ConnectionError::ConnectionClosed(c))) if c.error_code == TransportErrorCode::APPLICATION_ERROR => {
+                return Err(AcceptError::Abandoned);
+            }
+            Ok(connected) => connected?,
+        };
         match peer_of(connection.clone()) {
             Ok(peer) => Ok(peer),
             Err(e) => {
