@@ -9,7 +9,7 @@ use crate::supervisor::{Effect, Event, HEARTBEAT, Supervisor};
 use bytes::BytesMut;
 use mezcal_common::clock::{BootInstant, OffsetEstimate, WallTime};
 use mezcal_common::escape::chain;
-use mezcal_common::ids::EngineIndex;
+use mezcal_common::ids::{EngineId, EngineIndex, Epoch};
 use mezcal_common::proc;
 use mezcal_common::timer::BootTimer;
 use mezcal_common::wire::agent::{self, Hello, ToAgent, ToCoordinator};
@@ -81,7 +81,15 @@ pub enum EngineInput {
 }
 
 enum Input {
-    Connected { sender: mpsc::Sender<ToCoordinator>, welcome: ToAgent, hello: (WallTime, BootInstant) },
+    Connected {
+        sender: mpsc::Sender<ToCoordinator>,
+        epoch: Epoch,
+        lease: Option<Duration>,
+        first_engine: EngineId,
+        clock: WallTime,
+        /// When our hello left.
+        hello: (WallTime, BootInstant),
+    },
     Message(ToAgent),
     Disconnected,
 }
@@ -143,14 +151,13 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
             Some(input) = heard.recv() => {
                 let now = BootInstant::now();
                 let event = match input {
-                    Input::Connected { sender, welcome: ToAgent::Welcome { epoch, lease, first_engine, clock, .. }, hello } => {
+                    Input::Connected { sender, epoch, lease, first_engine, clock, hello } => {
                         offset.sample(hello, clock, now);
                         supervisor.handle(Event::Measured { load: host.load(), clock_offset: offset.seconds() }, now);
                         to_coordinator = Some(sender);
                         outgoing.clear();
                         Event::Welcomed { epoch, lease, first_engine, hello_sent: hello.1 }
                     }
-                    Input::Connected { .. } => continue,
                     Input::Message(message) => {
                         if let ToAgent::HeartbeatSeen { sent, clock } = message {
                             let wall = WallTime(WallTime::now().0 - now.since(sent).as_micros() as i64);
@@ -310,14 +317,14 @@ async fn one_connection(
     };
     let sent = (WallTime::now(), BootInstant::now());
     let _ = channel.sender.send(ToCoordinator::Hello(hello.clone())).await;
-    let Some(welcome @ ToAgent::Welcome { .. }) = channel.receiver.recv().await else {
+    let Some(ToAgent::Welcome { epoch, lease, first_engine, clock, .. }) = channel.receiver.recv().await else {
         peer.close(close::PROTOCOL, "the first message must be a welcome");
         return Some(connector.why_lost(address, &peer).await);
     };
     tracing::info!(coordinator = address, "connected");
     *failures = 0;
     let sender = channel.sender;
-    if inputs.send(Input::Connected { sender, welcome, hello: sent }).await.is_err() {
+    if inputs.send(Input::Connected { sender, epoch, lease, first_engine, clock, hello: sent }).await.is_err() {
         peer.close(close::DONE, "");
         return None;
     }

@@ -240,7 +240,7 @@ impl Engine {
             Event::Swept(swept) => self.swept(swept, now),
             Event::Quit => self.quit(now),
         }
-        self.settle(now);
+        self.settle();
     }
 
     /// Does what is due at `now`.
@@ -275,7 +275,7 @@ impl Engine {
             self.lease = None;
             self.kill(Reason::LeaseOver, Duration::ZERO, now);
         }
-        self.settle(now);
+        self.settle();
     }
 
     /// When [`Engine::handle_timeout`] wants to be called.
@@ -451,7 +451,7 @@ impl Engine {
         self.kill(Reason::LeaseOver, Duration::ZERO, now);
     }
 
-    fn settle(&mut self, _now: BootInstant) {
+    fn settle(&mut self) {
         if self.quitting && matches!(self.state, State::Idle | State::Stuck { .. }) {
             self.effects.push_back(Effect::Exit);
         }

@@ -3,7 +3,7 @@
 //!
 //! The agent either is at descriptor 0 (embedded: one fate, all end together) or connects to a socket in the file system.
 
-use crate::engine::driver::{child_signals, seal_descriptors, take_stdin};
+use crate::engine::driver::{child_signals, seal_descriptors, take_child_signal, take_stdin};
 use crate::engine::{Waited, wait4};
 use crate::packet;
 use mezcal_common::clock::BootInstant;
@@ -26,6 +26,8 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// How long engines may take to kill their attempts when everything ends, before they are killed themselves.
 const LAST_MERCY: Duration = Duration::from_secs(15);
+/// What engines run: the program that we are, though its file may have been replaced or removed since.
+const PROGRAM: &str = "/proc/self/exe";
 /// Pause between sweeps of what dead engines left.
 const SWEEP_PAUSE: Duration = Duration::from_millis(5);
 
@@ -46,7 +48,6 @@ struct Keeper {
     agent: Option<OwnedFd>,
     children: OwnedFd,
     engines: Vec<EngineProcess>,
-    program: PathBuf,
     alone_since: BootInstant,
 }
 
@@ -67,9 +68,7 @@ pub fn run(args: KeeperArgs) -> Result<()> {
         None => (None, Some(take_stdin()?)),
     };
     let children = child_signals()?;
-    // The program may be replaced or removed while we run; this path is the one that we are.
-    let program = PathBuf::from("/proc/self/exe");
-    let mut keeper = Keeper { args, listener, agent, children, engines: Vec::new(), program, alone_since: BootInstant::now() };
+    let mut keeper = Keeper { args, listener, agent, children, engines: Vec::new(), alone_since: BootInstant::now() };
     let result = keeper.serve();
     keeper.end();
     result
@@ -164,7 +163,7 @@ impl Keeper {
 
     fn start(&self, slot: u16) -> Result<EngineProcess> {
         let (control, theirs) = packet::pair()?;
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(PROGRAM);
         command
             .arg0(format!("mezcal-engine {slot}"))
             .arg("engine")
@@ -179,8 +178,7 @@ impl Keeper {
 
     /// False when everything should end.
     fn on_children(&mut self) -> Result<bool> {
-        let mut siginfo = [0; size_of::<libc::signalfd_siginfo>()];
-        while rustix::io::read(&self.children, &mut siginfo).is_ok() {}
+        take_child_signal(&self.children);
         while let Waited::Ended { pid, status, .. } = wait4(-1) {
             let Some(index) = self.engines.iter().position(|e| e.pid == pid) else { continue };
             if self.args.socket.is_none() && status == WaitStatus::Exited(0) {

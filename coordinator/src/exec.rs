@@ -3,7 +3,8 @@
 use crate::client::Remote;
 use crate::exit::{self, Exit};
 use crate::profile::ProfileArgs;
-use crate::run::{GRACE, Signals, current_umask, describe};
+use crate::run::{GRACE, current_umask, describe};
+use crate::signals::Signals;
 use mezcal_common::duration::parse_duration;
 use mezcal_common::escape::for_terminal;
 use mezcal_common::hosts as names;

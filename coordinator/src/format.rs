@@ -55,7 +55,7 @@ impl ResultFormat {
 
     fn result(&self, out: &mut Vec<u8>, result: &JobResult, times: ClientTimes) {
         let outcome = &result.outcome;
-        let place = result.place.as_ref().filter(|_| outcome.span.is_some() || !self.never_ran(result));
+        let place = result.place.as_ref().filter(|_| outcome.span.is_some());
         let span = outcome.span;
         let mut object = Object { out, first: true, ascii: self.compat };
         object.out.push(b'{');
@@ -99,10 +99,6 @@ impl ResultFormat {
             }
         }
         object.out.push(b'}');
-    }
-
-    fn never_ran(&self, result: &JobResult) -> bool {
-        result.outcome.status.is_none()
     }
 
     /// A wall time: RFC 3339 with microseconds and offset, or as Python's naive `isoformat()`.

@@ -87,7 +87,7 @@ impl Jobs {
             Format::Lines => lines(&text),
             Format::Json | Format::Bakapara => {
                 match text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']).starts_with('[') {
-                    true => elements(name, &text).map_err(|e| e.to_string())?,
+                    true => elements(name, &text)?,
                     false => lines(&text),
                 }
             }
@@ -111,7 +111,7 @@ impl Jobs {
                         let next = jobs.host_sets.len() as u32;
                         jobs.host_sets.entry(set.clone()).or_insert(next);
                     }
-                    if let Some(why) = stillborn(&job) {
+                    if let Some(why) = stillborn(&job, jobs.object(number).len()) {
                         jobs.stillborn.insert(number, why);
                     }
                     match job.spec.label {
@@ -216,16 +216,13 @@ fn place(before: &[u8]) -> (usize, usize) {
 /// Spans of lines that are not blank, without surrounding white space.
 fn lines(text: &str) -> Vec<(usize, u32)> {
     let mut spans = Vec::new();
-    let mut start = 0;
-    for line in text.split_inclusive('\n') {
+    for line in text.lines() {
         let body = line.trim_start_matches('\u{feff}').trim_ascii();
         if !body.is_empty() {
             let at = offset_in(text, body);
             spans.push((at, body.len() as u32));
         }
-        start += line.len();
     }
-    debug_assert_eq!(start, text.len());
     spans
 }
 
@@ -249,7 +246,7 @@ fn without_place(e: &serde_json::Error) -> String {
 }
 
 /// Why this job can only be answered, not run: nobody could start it.
-fn stillborn(job: &Job) -> Option<String> {
+fn stillborn(job: &Job, text_length: usize) -> Option<String> {
     let limit = |what: &str, length: usize| {
         format!(
             "{what} is {length} bytes long; the kernel takes {} at most for one argument (MAX_ARG_STRLEN, execve(2))",
@@ -276,6 +273,10 @@ fn stillborn(job: &Job) -> Option<String> {
     if job.spec.env.iter().any(|(name, value)| name.contains('\0') || value.contains('\0')) {
         return Some("`env` contains a NUL byte".into());
     }
+    // A job encoded is hardly longer than its text: only long ones have to be measured.
+    if text_length < MAX_SPEC / 2 {
+        return None;
+    }
     let size = codec::encode_body(&job.spec).map_or(usize::MAX, |b: Bytes| b.len());
     (size > MAX_SPEC).then(|| format!("the job is larger than {MAX_SPEC} bytes with its environment; put data into files"))
 }
@@ -298,7 +299,7 @@ fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
         Fault { at, text: format!("not JSON: {}", without_place(&e)) }
     })?;
     let mut job = Job { spec: JobSpec::new(Command::Shell(String::new())), hosts: None, priority: 0, retries: None };
-    let mut command: Option<(Command, usize)> = None;
+    let mut command: Option<Command> = None;
     for (key, raw) in members {
         let at = offset_in(text, raw.get());
         let fault = |what: String| Fault { at, text: format!("key {key:?}: {what}") };
@@ -320,7 +321,7 @@ fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
                 if command.is_some() {
                     return Err(fault("a job has either `cmd` or `argv`".into()));
                 }
-                command = Some((Command::Shell(string()?), at));
+                command = Some(Command::Shell(string()?));
             }
             "cd" => job.spec.cd = Some(path(string()?).map_err(fault)?),
             "out" => job.spec.out = Some(path(string()?).map_err(fault)?),
@@ -335,7 +336,7 @@ fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
                 if words.first().is_none_or(String::is_empty) {
                     return Err(fault("must begin with the program's name".into()));
                 }
-                command = Some((Command::Argv(words), at));
+                command = Some(Command::Argv(words));
             }
             "id" => {
                 let label = string().or_else(|_| whole(i64::MIN..i64::MAX).map(|n| n.to_string()));
@@ -366,7 +367,7 @@ fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
         }
     }
     match command {
-        Some((command, _)) => {
+        Some(command) => {
             job.spec.command = command;
             Ok(job)
         }

@@ -9,6 +9,7 @@ use crate::profile::{Cluster, Profile, ProfileArgs};
 use crate::progress::{Progress, ProgressKind};
 use crate::serve;
 use crate::service::{self, ClientPort};
+use crate::signals::Signals;
 use mezcal_common::clock::WallTime;
 use mezcal_common::duration::parse_duration;
 use mezcal_common::ids::{BatchId, JobNumber};
@@ -24,9 +25,7 @@ use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::Permit;
 use tokio::sync::mpsc::error::SendError;
 use tokio::time::Instant;
@@ -294,31 +293,6 @@ fn same_file(path: &Path, file: &File) -> bool {
     match (std::fs::metadata(path), file.metadata()) {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
         _ => false,
-    }
-}
-
-/// INT, TERM and HUP. What was ignored when we were started stays ignored: nohup(1), background jobs of a script.
-pub(crate) struct Signals(Vec<(u8, Signal)>);
-
-impl Signals {
-    pub(crate) fn new() -> Result<Self, Exit> {
-        let ignored = mezcal_common::proc::ignored_signals();
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        let mut signals = Vec::new();
-        for kind in kinds.into_iter().filter(|kind| ignored >> (kind.as_raw_value() - 1) & 1 == 0) {
-            let handler = signal(kind).map_err(|e| Exit { status: exit::BUG, message: format!("no signal handler: {e}") })?;
-            signals.push((kind.as_raw_value() as u8, handler));
-        }
-        Ok(Self(signals))
-    }
-
-    /// The number of the next one. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> u8 {
-        std::future::poll_fn(|cx| {
-            let arrived = self.0.iter_mut().find_map(|(number, signal)| signal.poll_recv(cx).is_ready().then_some(*number));
-            arrived.map_or(Poll::Pending, Poll::Ready)
-        })
-        .await
     }
 }
 

@@ -1,8 +1,8 @@
 //! `coordinator serve`: the long-lived coordinator. Its store is in memory: what it knows ends with it.
 
 use crate::exit::{Exit, chain};
-use crate::run::Signals;
 use crate::service::{self, PROTOCOLS};
+use crate::signals::Signals;
 use mezcal_common::config::{expand_home, read_toml};
 use mezcal_common::identity::Role;
 use mezcal_common::wire::endpoint::{ListenError, Listener};

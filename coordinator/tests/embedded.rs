@@ -286,7 +286,6 @@ fn an_interrupt_kills_everything_that_runs_here() {
             .expect("it starts");
         wait_for("both jobs run", || alive_with(&format!("sleep {mark}")));
         for _ in 0..signals {
-            // SAFETY: kill(2) has no memory effects, and the child is unreaped.
             rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)
                 .expect("signalled");
         }

@@ -61,7 +61,7 @@ pub fn run(args: &EngineArgs) -> Result<()> {
     std::thread::Builder::new().name("spawner".into()).spawn(move || spawner(&around, &to_spawner, &started, &wake))?;
     let mut driver = Driver {
         engine: Engine::new(args.one_fate),
-        keeper,
+        keeper: Some(keeper),
         agent: None,
         children,
         spawned,
@@ -85,7 +85,8 @@ type SpawnAnswer = (std::result::Result<Started, String>, (WallTime, BootInstant
 
 struct Driver {
     engine: Engine,
-    keeper: OwnedFd,
+    /// None once it is gone; what runs is being killed then.
+    keeper: Option<OwnedFd>,
     agent: Option<AgentLink>,
     children: OwnedFd,
     spawned: OwnedFd,
@@ -236,15 +237,15 @@ impl Driver {
     /// Waits for anything, and feeds it to the core.
     fn wait(&mut self) -> Result<()> {
         let reading = PollFlags::IN;
-        let mut fds = vec![
-            PollFd::new(&self.keeper, reading),
-            PollFd::new(&self.children, reading),
-            PollFd::new(&self.spawned, reading),
-            PollFd::new(&self.timer, reading),
-        ];
+        let mut fds =
+            vec![PollFd::new(&self.children, reading), PollFd::new(&self.spawned, reading), PollFd::new(&self.timer, reading)];
         let agent_at = self.agent.as_ref().map(|link| {
             let writing = if link.outgoing.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
             fds.push(PollFd::new(&link.socket, reading | writing));
+            fds.len() - 1
+        });
+        let keeper_at = self.keeper.as_ref().map(|keeper| {
+            fds.push(PollFd::new(keeper, reading));
             fds.len() - 1
         });
         let pipes_from = fds.len();
@@ -262,7 +263,7 @@ impl Driver {
         }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         drop(fds);
-        if ready[2] {
+        if ready[1] {
             let _ = rustix::io::read(&self.spawned, &mut [0; 8]);
         }
         if self.spawning {
@@ -275,10 +276,10 @@ impl Driver {
         if ready[pipes_from..].contains(&true) {
             self.drain()?;
         }
-        if ready[1] {
+        if ready[0] {
             self.on_children();
         }
-        if ready[3] {
+        if ready[2] {
             let _ = rustix::io::read(&self.timer, &mut [0; 8]);
             self.armed = None;
             self.engine.handle_timeout(BootInstant::now());
@@ -286,7 +287,7 @@ impl Driver {
         if agent_at.is_some_and(|at| ready[at]) {
             self.on_agent()?;
         }
-        if ready[0] {
+        if keeper_at.is_some_and(|at| ready[at]) {
             self.on_keeper();
         }
         Ok(())
@@ -309,8 +310,7 @@ impl Driver {
     }
 
     fn on_children(&mut self) {
-        // An ordinary signal is pending at most once (signal(7)): one read takes it.
-        let _ = rustix::io::read(&self.children, &mut [0; size_of::<libc::signalfd_siginfo>()]);
+        take_child_signal(&self.children);
         let Some(processes) = &mut self.processes else { return };
         let event = match processes.look() {
             Changed::Nothing => return,
@@ -416,7 +416,8 @@ impl Driver {
     }
 
     fn on_keeper(&mut self) {
-        match packet::receive::<KeeperToEngine>(&self.keeper) {
+        let Some(keeper) = &self.keeper else { return };
+        match packet::receive::<KeeperToEngine>(keeper) {
             Ok(Some((KeeperToEngine::Link, Some(socket)))) => {
                 self.agent = Some(AgentLink { socket, incoming: BytesMut::new(), outgoing: Vec::new() });
                 self.output.in_flight = 0;
@@ -425,10 +426,7 @@ impl Driver {
             Ok(Some((KeeperToEngine::Link, None))) => tracing::error!("a link without a descriptor"),
             Ok(None) | Err(_) => {
                 // A closed socket stays readable: look away from it while the attempt is being killed.
-                if let Ok((quiet, far)) = packet::pair() {
-                    std::mem::forget(far);
-                    self.keeper = quiet;
-                }
+                self.keeper = None;
                 self.engine.handle(Event::Quit, BootInstant::now());
             }
         }
@@ -486,6 +484,11 @@ pub(crate) fn take_stdin() -> Result<OwnedFd> {
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     Ok(socket)
+}
+
+/// Takes the pending SIGCHLD. An ordinary signal is pending at most once (signal(7)): one read is enough.
+pub(crate) fn take_child_signal(signals: &OwnedFd) {
+    let _ = rustix::io::read(signals, &mut [0; size_of::<libc::signalfd_siginfo>()]);
 }
 
 /// A signalfd(2) for SIGCHLD, which is blocked in this thread and those it starts; children get an empty mask at their spawn.
