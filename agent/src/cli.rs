@@ -1,9 +1,9 @@
 //! The `agent` command.
 
 use crate::config::{AgentConfig, DEFAULT_PATH};
-use crate::driver::{self, AgentParts};
+use crate::driver::{self, AgentParts, Left};
 use crate::engine::driver::EngineArgs;
-use crate::keeper::KeeperArgs;
+use crate::keeper::driver::{KeeperArgs, PREDECESSOR};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use mezcal_common::identity::Role;
@@ -20,8 +20,10 @@ use std::time::Duration;
 const EXIT_USAGE: u8 = 2;
 /// Exit status for credentials that cannot be used.
 const EXIT_CREDENTIALS: u8 = 3;
-/// How long a new keeper may take to open its socket.
-const KEEPER_START: Duration = Duration::from_secs(5);
+/// How long a new keeper may take to open its socket: it waits for the engines of a dead one.
+const KEEPER_START: Duration = PREDECESSOR.saturating_add(Duration::from_secs(5));
+/// Pause before a keeper that was lost is replaced.
+const KEEPER_PAUSE: Duration = Duration::from_millis(200);
 
 /// The persistent worker of one host.
 #[derive(Parser)]
@@ -65,7 +67,7 @@ impl Hidden {
                 if let Err(e) = rustix::process::setsid() {
                     tracing::warn!(error = %e, "no session of its own");
                 }
-                ("keeper", crate::keeper::run(args))
+                ("keeper", crate::keeper::driver::run(args))
             }
         };
         match result {
@@ -104,18 +106,26 @@ fn run(path: &Path) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let stop = stop_signal()?;
-        let keeper = find_keeper(&config, &name).context("cannot start the keeper of the engines")?;
-        let engines = driver::engines_of(keeper, config.slots())?;
-        let parts = AgentParts {
-            aliases: crate::config::aliases(&name),
-            name,
-            slots: config.slots(),
-            coordinator: config.coordinator.clone(),
-            connector: Connector::new(&credentials, ALPN)?,
-            connect_timeout: config.connect_timeout(),
-        };
-        tracing::info!(host = parts.name, slots = parts.slots, coordinator = parts.coordinator, "agent {}", mezcal_common::VERSION);
-        driver::run(parts, engines, stop).await.map_err(Into::into)
+        tokio::pin!(stop);
+        loop {
+            let keeper = find_keeper(&config, &name).context("cannot start the keeper of the engines")?;
+            let engines = driver::engines_of(keeper, config.slots())?;
+            let parts = AgentParts {
+                aliases: crate::config::aliases(&name),
+                name: name.clone(),
+                slots: config.slots(),
+                coordinator: config.coordinator.clone(),
+                connector: Connector::new(&credentials, ALPN)?,
+                connect_timeout: config.connect_timeout(),
+            };
+            tracing::info!(host = name, slots = parts.slots, coordinator = parts.coordinator, "agent {}", mezcal_common::VERSION);
+            match driver::run(parts, engines, &mut stop).await? {
+                Left::Stopped => return Ok(()),
+                // Its engines kill what they run, and end; a new keeper waits for that.
+                Left::KeeperGone => tracing::warn!("the keeper of the engines is gone, and its jobs with it; starting another one"),
+            }
+            tokio::time::sleep(KEEPER_PAUSE).await;
+        }
     })
 }
 
@@ -170,7 +180,7 @@ fn find_keeper(config: &AgentConfig, name: &str) -> anyhow::Result<OwnedFd> {
         tracing::info!("found the keeper of an earlier agent");
         return Ok(found);
     }
-    let mut command = driver::keeper_command(Path::new("/proc/self/exe"), name);
+    let mut command = driver::keeper_command(Path::new("/proc/self/exe"), name, config.containment);
     command.arg("--socket").arg(&socket).stdin(Stdio::null()).stdout(Stdio::null()).current_dir("/");
     command.env_clear().envs(config.job_environment());
     if let Some(log) = std::env::var_os("MEZCAL_LOG") {

@@ -1,5 +1,6 @@
 //! `agent.toml`.
 
+use crate::keeper::driver::ContainmentWish;
 use mezcal_common::config::ConfigError;
 use mezcal_common::hosts;
 use serde::Deserialize;
@@ -29,6 +30,9 @@ pub struct AgentConfig {
     /// Jobs may run as root when the agent does.
     #[serde(default)]
     pub allow_root_jobs: bool,
+    /// What holds the processes of a job together: `auto`, `cgroup2` (nothing runs without it) or `subreaper`.
+    #[serde(default)]
+    pub containment: ContainmentWish,
     /// PATH of jobs.
     pub path: Option<String>,
     /// LANG of jobs.
@@ -111,36 +115,13 @@ impl AgentConfig {
         if let Some(lang) = self.lang.clone().or_else(|| std::env::var("LANG").ok()) {
             env.push(("LANG".into(), lang));
         }
-        if let Some(account) = account(uid) {
+        if let Some(account) = mezcal_common::account::of(uid) {
             env.push(("HOME".into(), account.home));
             env.push(("SHELL".into(), account.shell));
             env.push(("LOGNAME".into(), account.name.clone()));
             env.push(("USER".into(), account.name));
         }
         env
-    }
-}
-
-struct Account {
-    name: String,
-    home: String,
-    shell: String,
-}
-
-/// Looks an account up where every site keeps its own (getpwuid_r(3): files, LDAP, SSSD).
-fn account(uid: u32) -> Option<Account> {
-    let mut buffer = vec![0; 16 * 1024];
-    let mut entry = std::mem::MaybeUninit::<libc::passwd>::uninit();
-    let mut found = std::ptr::null_mut();
-    // SAFETY: all pointers are valid for the call; the strings of the entry live in `buffer`, which outlives their copies.
-    unsafe {
-        let code = libc::getpwuid_r(uid, entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &mut found);
-        if code != 0 || found.is_null() {
-            return None;
-        }
-        let entry = entry.assume_init();
-        let text = |p| std::ffi::CStr::from_ptr(p).to_string_lossy().into_owned();
-        Some(Account { name: text(entry.pw_name), home: text(entry.pw_dir), shell: text(entry.pw_shell) })
     }
 }
 

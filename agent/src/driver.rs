@@ -4,17 +4,20 @@
 //! keeper and engines. All of them only turn what they hear into inputs.
 
 use crate::host::Host;
+use crate::keeper::driver::ContainmentWish;
+use crate::logs::{Logs, Request};
 use crate::packet;
 use crate::supervisor::{Effect, Event, HEARTBEAT, Supervisor};
 use bytes::BytesMut;
 use mezcal_common::clock::{BootInstant, OffsetEstimate, WallTime};
 use mezcal_common::escape::chain;
-use mezcal_common::ids::{EngineId, EngineIndex, Epoch};
+use mezcal_common::ids::{AttemptId, EngineId, EngineIndex, Epoch};
+use mezcal_common::outcome::{Containment, Ended};
 use mezcal_common::proc;
 use mezcal_common::timer::BootTimer;
 use mezcal_common::wire::agent::{self, Hello, ToAgent, ToCoordinator};
 use mezcal_common::wire::codec;
-use mezcal_common::wire::endpoint::{ConnectError, Connector, close};
+use mezcal_common::wire::endpoint::{ConnectError, Connector, Peer, close};
 use mezcal_common::wire::engine::{FromEngine, FromKeeper, ToEngine, ToKeeper};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::VecDeque;
@@ -67,10 +70,16 @@ pub enum EngineInput {
     Linked(EngineIndex, mpsc::UnboundedSender<ToEngine>),
     /// A message.
     Said(EngineIndex, FromEngine),
+    /// What the keeper has to hold attempts together.
+    Containment(Containment),
     /// An engine died.
     Ended {
         /// Which.
         engine: EngineIndex,
+        /// What it ran, if the keeper knows.
+        attempt: Option<AttemptId>,
+        /// Why the keeper killed it; `Lost` if it died by itself.
+        ended: Ended,
         /// Processes killed.
         killed: u32,
         /// Processes alive.
@@ -83,6 +92,7 @@ pub enum EngineInput {
 enum Input {
     Connected {
         sender: mpsc::Sender<ToCoordinator>,
+        peer: Peer,
         epoch: Epoch,
         lease: Option<Duration>,
         first_engine: EngineId,
@@ -94,11 +104,20 @@ enum Input {
     Disconnected,
 }
 
+/// Why an agent has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// It was asked to.
+    Stopped,
+    /// Its keeper is gone, and the engines with it.
+    KeeperGone,
+}
+
 /// Runs an agent until `stop` completes (then it kills what runs, reports it and leaves) or its keeper is lost.
 ///
 /// # Errors
-/// The keeper is gone, or a timer cannot be made.
-pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Output = ()>) -> Result<()> {
+/// A timer cannot be made.
+pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Output = ()>) -> Result<Left> {
     let mut host = Host::new();
     let hello = Hello {
         versions: agent::VERSIONS,
@@ -119,6 +138,9 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
     let mut offset = OffsetEstimate::default();
     let mut links: Vec<Option<mpsc::UnboundedSender<ToEngine>>> = (0..parts.slots).map(|_| None).collect();
     let mut to_coordinator: Option<mpsc::Sender<ToCoordinator>> = None;
+    let mut peer: Option<Peer> = None;
+    let mut logs = Logs::new();
+    let mut to_keeper: VecDeque<ToKeeper> = VecDeque::new();
     let mut outgoing: VecDeque<ToCoordinator> = VecDeque::new();
     let mut timer = BootTimer::new()?;
     let mut next_reading = BootInstant::now();
@@ -137,12 +159,19 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
                         tracing::debug!(engine = index.0, error = %e, "message to an engine dropped");
                     }
                 }
+                // Before the engine's message, which comes next: the keeper hears of it first.
+                Effect::ToKeeper(message) => {
+                    to_keeper.push_back(message);
+                    tell_keeper(&mut to_keeper, engines.keeper.as_ref());
+                }
                 Effect::Exit => exit = true,
             }
         }
+        tell_keeper(&mut to_keeper, engines.keeper.as_ref());
+        logs.settle(|attempt| supervisor.engine_of(attempt).is_some());
         send_what_fits(&mut outgoing, to_coordinator.as_ref());
         if exit || stopping.is_some_and(|since| BootInstant::now().since(since) > GOODBYE) {
-            break Ok(());
+            break Ok(Left::Stopped);
         }
         let waiting = if outgoing.is_empty() { None } else { to_coordinator.clone() };
         let due = supervisor.poll_timeout().into_iter().chain([next_reading]).chain(stopping.map(|s| s + GOODBYE)).min();
@@ -151,12 +180,25 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
             Some(input) = heard.recv() => {
                 let now = BootInstant::now();
                 let event = match input {
-                    Input::Connected { sender, epoch, lease, first_engine, clock, hello } => {
+                    Input::Connected { sender, peer: coordinator, epoch, lease, first_engine, clock, hello } => {
+                        peer = Some(coordinator);
                         offset.sample(hello, clock, now);
                         supervisor.handle(Event::Measured { load: host.load(), clock_offset: offset.seconds() }, now);
                         to_coordinator = Some(sender);
                         outgoing.clear();
                         Event::Welcomed { epoch, lease, first_engine, hello_sent: hello.1 }
+                    }
+                    Input::Message(ToAgent::Logs { request, attempt, spec, context, wish }) => {
+                        let engine = supervisor.engine_of(attempt);
+                        if let (Some(peer), Some(answers)) = (peer.clone(), to_coordinator.clone()) {
+                            let wanted = Request { request, attempt, spec, context, wish };
+                            let show = logs.begin(wanted, engine, peer, answers);
+                            if show && let Some(link) = engine.and_then(|e| links.get(usize::from(e.0))?.as_ref()) {
+                                // A link that is closed ends what it shows, as well.
+                                let _ = link.send(ToEngine::Show { request, attempt, follow: wish.follow });
+                            }
+                        }
+                        continue;
                     }
                     Input::Message(message) => {
                         if let ToAgent::HeartbeatSeen { sent, clock } = message {
@@ -167,6 +209,8 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
                     }
                     Input::Disconnected => {
                         to_coordinator = None;
+                        peer = None;
+                        logs.clear();
                         outgoing.clear();
                         Event::Disconnected
                     }
@@ -181,11 +225,14 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
                             *place = Some(link);
                         }
                     }
+                    EngineInput::Said(_, FromEngine::Shown { request, stream, data }) => logs.shown(request, stream, data),
+                    EngineInput::Said(_, FromEngine::ShownAll { request }) => logs.shown_all(request),
+                    EngineInput::Containment(kind) => supervisor.handle(Event::Containment(kind), now),
                     EngineInput::Said(index, message) => supervisor.handle(Event::Engine(index, message), now),
-                    EngineInput::Ended { engine, killed, survivors } => {
-                        supervisor.handle(Event::EngineEnded { engine, killed, survivors }, now);
+                    EngineInput::Ended { engine, attempt, ended, killed, survivors } => {
+                        supervisor.handle(Event::EngineEnded { engine, attempt, ended, killed, survivors }, now);
                     }
-                    EngineInput::KeeperGone => break Err(Error::other("the keeper of the engines is gone")),
+                    EngineInput::KeeperGone => break Ok(Left::KeeperGone),
                 }
             }
             permit = reserve(waiting.as_ref()), if waiting.is_some() => match permit {
@@ -214,13 +261,25 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
             }
         }
     };
-    drop(to_coordinator);
+    drop((to_coordinator, peer));
     let _ = leave.send(true);
     let _ = tokio::time::timeout(GOODBYE, connection).await;
     if let Some(keeper) = engines.keeper {
         let _ = packet::send(&keeper, &ToKeeper::Stop, None);
     }
     result
+}
+
+/// Hands the keeper what its socket takes. One that is stopped may miss the oldest; a lease is said again and again.
+fn tell_keeper(waiting: &mut VecDeque<ToKeeper>, keeper: Option<&OwnedFd>) {
+    while let Some(message) = waiting.front() {
+        let full = |e: &Error| e.kind() == std::io::ErrorKind::WouldBlock;
+        // A keeper that is gone is noticed by the thread that listens to it.
+        if keeper.is_some_and(|keeper| packet::send(keeper, message, None).is_err_and(|e| full(&e))) && waiting.len() < INPUTS {
+            return;
+        }
+        waiting.pop_front();
+    }
 }
 
 /// Hands over what the channel takes without waiting.
@@ -324,7 +383,7 @@ async fn one_connection(
     tracing::info!(coordinator = address, "connected");
     *failures = 0;
     let sender = channel.sender;
-    if inputs.send(Input::Connected { sender, epoch, lease, first_engine, clock, hello: sent }).await.is_err() {
+    if inputs.send(Input::Connected { sender, peer: peer.clone(), epoch, lease, first_engine, clock, hello: sent }).await.is_err() {
         peer.close(close::DONE, "");
         return None;
     }
@@ -390,8 +449,14 @@ fn hear_keeper(keeper: &OwnedFd, inputs: &mpsc::Sender<EngineInput>, runtime: &t
                 runtime.spawn(talk_to_engine(engine, stream, outgoing, inputs.clone()));
             }
             (FromKeeper::Link { .. }, None) => return Err(Error::other("a link without a descriptor")),
-            (FromKeeper::EngineEnded { engine, killed, survivors }, _) => {
-                if inputs.blocking_send(EngineInput::Ended { engine, killed, survivors }).is_err() {
+            (FromKeeper::Containment(kind), _) => {
+                if inputs.blocking_send(EngineInput::Containment(kind)).is_err() {
+                    return Ok(());
+                }
+            }
+            (FromKeeper::EngineEnded { engine, attempt, ended, killed, survivors }, _) => {
+                let ended = EngineInput::Ended { engine, attempt, ended, killed, survivors };
+                if inputs.blocking_send(ended).is_err() {
                     return Ok(());
                 }
             }
@@ -452,17 +517,25 @@ async fn talk_to_engine(
 ///
 /// # Errors
 /// The keeper cannot be started.
-pub fn start_embedded_keeper(program: Arc<OwnedFd>, host: &str) -> Result<(OwnedFd, std::process::Child)> {
+pub fn start_embedded_keeper(
+    program: Arc<OwnedFd>,
+    host: &str,
+    containment: ContainmentWish,
+) -> Result<(OwnedFd, std::process::Child)> {
     let (ours, theirs) = packet::pair()?;
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&*program));
-    let child = keeper_command(path.as_ref(), host).stdin(std::process::Stdio::from(theirs)).spawn()?;
+    let child = keeper_command(path.as_ref(), host, containment).stdin(std::process::Stdio::from(theirs)).spawn()?;
     Ok((ours, child))
 }
 
 /// The command of a keeper, which makes itself a session of its own, away from any terminal.
-pub(crate) fn keeper_command(program: &std::path::Path, host: &str) -> std::process::Command {
+pub(crate) fn keeper_command(program: &std::path::Path, host: &str, containment: ContainmentWish) -> std::process::Command {
+    use clap::ValueEnum;
     use std::os::unix::process::CommandExt;
     let mut command = std::process::Command::new(program);
     command.arg0("mezcal-keeper").arg("keeper").args(["--host", host]);
+    if let Some(value) = containment.to_possible_value() {
+        command.args(["--containment", value.get_name()]);
+    }
     command
 }

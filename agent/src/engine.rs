@@ -3,7 +3,7 @@
 //! No clock, no I/O: events in, effects out. [`driver`] performs the effects.
 //!
 //! ```text
-//!         Run              Spawned              first process ended
+//!         Run              Spawned              first process ended (with `leftover: wait`: all of them)
 //!  Idle ───────▶ Spawning ─────────▶ Running ────────────────────────▶ Sweeping ── nothing left ──▶ Idle
 //!                   │ cancelled        │ cancel, timeout, lease           ▲   │
 //!                   ▼                  ▼                                  │   └─ 10 s ──▶ Stuck (slot held)
@@ -12,19 +12,25 @@
 //!
 //! The first process stays a zombie until its group has been killed: as long as it is unreaped, its number cannot be
 //! used again, so no signal of ours can reach a stranger.
+//!
+//! The keeper is told what is here and until when (`Watch`, `Over`) as soon as it matters: when an attempt lasts, and when one is being
+//! killed. An engine that cannot keep its word is killed with all that it runs.
 
+#[cfg(target_arch = "x86_64")]
+mod clone;
 pub mod driver;
 mod processes;
 mod spawn;
 
-pub(crate) use processes::{Waited, wait4};
+pub(crate) use processes::{Waited, kill_child, wait4, wait4_or_stopped};
+pub(crate) use spawn::can_spawn_into;
 
 use bytes::Bytes;
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::{AttemptId, EngineId};
-use mezcal_common::job::{BatchContext, JobSpec};
-use mezcal_common::outcome::{Ended, Outcome, Span, Usage, WaitStatus};
-use mezcal_common::wire::engine::FromEngine;
+use mezcal_common::job::{BatchContext, JobSpec, Leftover, Stop};
+use mezcal_common::outcome::{Containment, Ended, Outcome, Span, Usage, WaitStatus};
+use mezcal_common::wire::engine::{EngineToKeeper, FromEngine};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,8 +61,8 @@ pub enum Event {
     Cancel {
         /// Which.
         attempt: AttemptId,
-        /// Between TERM and KILL.
-        grace: Duration,
+        /// How.
+        stop: Stop,
     },
     /// The coordinator has kept outcomes.
     Acknowledge {
@@ -74,6 +80,8 @@ pub enum Event {
     Unlinked,
     /// The spawn has ended, well or not.
     Spawned(Result<(), String>),
+    /// The attempt has been here for a while: it is no short job, or its spawn takes long.
+    Lasts,
     /// The first process has ended; it is still unreaped.
     FirstEnded,
     /// A child that is not the first process has changed.
@@ -98,8 +106,24 @@ pub struct Swept {
     pub killed: u32,
     /// Processes still alive after this sweep.
     pub alive: u32,
+    /// What it has used so far.
+    pub usage: Usage,
+    /// Whether the kernel's out-of-memory killer was here.
+    pub out_of_memory: OutOfMemory,
     /// Tails of standard output and error, when nothing is alive and they were kept.
     pub tails: (Option<Bytes>, Option<Bytes>),
+}
+
+/// What is known of the kernel's out-of-memory killer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OutOfMemory {
+    /// Nothing.
+    #[default]
+    No,
+    /// It killed something on this host while the attempt ran; whether that was of this attempt, the kernel does not say here.
+    OnThisHost,
+    /// It killed a process of this attempt (`memory.events` of its control group).
+    Killed,
 }
 
 /// The end of the first process.
@@ -107,8 +131,6 @@ pub struct Swept {
 pub struct Exit {
     /// How.
     pub status: WaitStatus,
-    /// What it used.
-    pub usage: Usage,
     /// When it ran.
     pub span: Span,
 }
@@ -127,8 +149,11 @@ pub enum Effect {
         /// The engine's cluster-wide number.
         engine: EngineId,
     },
-    /// TERM, then CONT, to the first process's group.
-    Terminate,
+    /// This signal, then CONT, to the first process's group.
+    Terminate {
+        /// Which.
+        signal: i32,
+    },
     /// Look whether any process but the first is alive; answer with [`Event::Probed`].
     Probe,
     /// KILL the group, reap the first process, KILL and reap all other children; answer with [`Event::Swept`].
@@ -138,6 +163,8 @@ pub enum Effect {
     },
     /// Tell the agent.
     Send(FromEngine),
+    /// Tell the keeper.
+    ToKeeper(EngineToKeeper),
     /// End this process.
     Exit,
 }
@@ -150,21 +177,38 @@ enum Reason {
     LeaseOver,
 }
 
+impl Reason {
+    fn ended(self) -> Ended {
+        match self {
+            Reason::Cancelled => Ended::Cancelled,
+            Reason::Timeout(_) => Ended::Timeout,
+            Reason::LeaseOver => Ended::Lost,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum State {
     Idle,
     Spawning {
         attempt: AttemptId,
-        timeout: Option<Duration>,
-        kill: Option<(Reason, Duration)>,
+        /// Counts from here: opening files takes its time, too.
+        deadline: Option<(BootInstant, Duration)>,
+        leftover: Leftover,
+        /// Remembered until there is something to kill; and when that should have been done.
+        kill: Option<(Reason, Stop, BootInstant)>,
     },
     Running {
         attempt: AttemptId,
         deadline: Option<(BootInstant, Duration)>,
+        leftover: Leftover,
+        /// The first process has ended, and others are waited for.
+        lingering: bool,
     },
     Terminating {
         attempt: AttemptId,
         reason: Reason,
+        signal: i32,
         kill_at: BootInstant,
         first_ended: bool,
     },
@@ -191,14 +235,19 @@ pub struct Engine {
     one_fate: bool,
     linked: bool,
     quitting: bool,
+    containment: Containment,
+    /// The keeper knows of the attempt.
+    watched: bool,
     unacknowledged: Vec<(AttemptId, Outcome)>,
     effects: VecDeque<Effect>,
 }
 
 impl Engine {
     /// An idle engine. With `one_fate` it kills its attempt when the agent's link closes; otherwise it goes on until its lease ends.
-    pub fn new(one_fate: bool) -> Self {
+    pub fn new(one_fate: bool, containment: Containment) -> Self {
         Self {
+            containment,
+            watched: false,
             state: State::Idle,
             lease: None,
             one_fate,
@@ -212,10 +261,13 @@ impl Engine {
     /// Takes what happened at `now`.
     pub fn handle(&mut self, event: Event, now: BootInstant) {
         match event {
-            Event::Run { attempt, spec, context, engine } => self.run(attempt, spec, context, engine),
-            Event::Cancel { attempt, grace } => {
+            Event::Run { attempt, spec, context, engine } => self.run(attempt, spec, context, engine, now),
+            Event::Cancel { attempt, stop } => {
                 if self.attempt() == Some(attempt) {
-                    self.kill(Reason::Cancelled, grace, now);
+                    self.kill(Reason::Cancelled, stop, now);
+                } else {
+                    // The agent may have told the keeper to see to it.
+                    self.effects.push_back(Effect::ToKeeper(EngineToKeeper::Over { attempt }));
                 }
             }
             Event::Acknowledge { attempts } => self.unacknowledged.retain(|(a, _)| !attempts.contains(a)),
@@ -228,15 +280,24 @@ impl Engine {
                 }
             }
             Event::Spawned(result) => self.spawned(result, now),
-            Event::FirstEnded => self.first_ended(now),
-            Event::OtherChanged => self.other_changed(),
-            Event::Probed { others } => {
-                if let State::Terminating { attempt, reason, first_ended: true, .. } = self.state
-                    && !others
-                {
-                    self.sweep(attempt, Some(reason), now);
+            Event::Lasts => {
+                if !self.watched {
+                    self.watch();
                 }
             }
+            Event::FirstEnded => self.first_ended(now),
+            Event::OtherChanged => self.other_changed(),
+            Event::Probed { others: true } => {}
+            Event::Probed { others: false } => match self.state {
+                State::Terminating { attempt, reason, first_ended: true, .. } => self.sweep(attempt, Some(reason), now),
+                State::Running { attempt, lingering: true, .. } => self.sweep(attempt, None, now),
+                State::Idle
+                | State::Spawning { .. }
+                | State::Running { .. }
+                | State::Terminating { .. }
+                | State::Sweeping { .. }
+                | State::Stuck { .. } => {}
+            },
             Event::Swept(swept) => self.swept(swept, now),
             Event::Quit => self.quit(now),
         }
@@ -246,9 +307,10 @@ impl Engine {
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: BootInstant) {
         match &mut self.state {
-            State::Running { deadline: Some((at, limit)), .. } if *at <= now => {
-                let limit = *limit;
-                self.kill(Reason::Timeout(limit), TIMEOUT_GRACE, now);
+            State::Spawning { deadline, .. } | State::Running { deadline, .. } if deadline.is_some_and(|(at, _)| at <= now) => {
+                if let Some((_, limit)) = deadline.take() {
+                    self.kill(Reason::Timeout(limit), Stop::after(TIMEOUT_GRACE), now);
+                }
             }
             State::Terminating { attempt, reason, kill_at, .. } if *kill_at <= now => {
                 let (attempt, reason) = (*attempt, *reason);
@@ -273,7 +335,7 @@ impl Engine {
         }
         if self.lease.is_some_and(|until| until <= now) {
             self.lease = None;
-            self.kill(Reason::LeaseOver, Duration::ZERO, now);
+            self.kill(Reason::LeaseOver, Stop::NOW, now);
         }
         self.settle();
     }
@@ -282,8 +344,7 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<BootInstant> {
         let own = match &self.state {
             State::Idle => return None,
-            State::Spawning { .. } => None,
-            State::Running { deadline, .. } => deadline.map(|(at, _)| at),
+            State::Spawning { deadline, .. } | State::Running { deadline, .. } => deadline.map(|(at, _)| at),
             State::Terminating { kill_at, .. } => Some(*kill_at),
             State::Sweeping { again, .. } | State::Stuck { again, .. } => Some(*again),
         };
@@ -306,7 +367,14 @@ impl Engine {
         }
     }
 
-    fn run(&mut self, attempt: AttemptId, spec: Result<Box<JobSpec>, String>, context: Arc<BatchContext>, engine: EngineId) {
+    fn run(
+        &mut self,
+        attempt: AttemptId,
+        spec: Result<Box<JobSpec>, String>,
+        context: Arc<BatchContext>,
+        engine: EngineId,
+        now: BootInstant,
+    ) {
         if self.attempt().is_some() || self.quitting {
             let held = self.attempt().map_or_else(|| "stopping".into(), |a| format!("held by attempt {a}"));
             self.report(attempt, Outcome::never_ran(Ended::StartFailed, format!("the engine is {held}")));
@@ -314,8 +382,9 @@ impl Engine {
         }
         match spec {
             Ok(spec) => {
-                let timeout = spec.timeout.or(context.timeout);
-                self.state = State::Spawning { attempt, timeout, kill: None };
+                let deadline = spec.timeout.or(context.timeout).map(|t| (now + t, t));
+                let leftover = spec.leftover.unwrap_or(context.leftover);
+                self.state = State::Spawning { attempt, deadline, leftover, kill: None };
                 self.effects.push_back(Effect::Spawn { attempt, spec, context, engine });
             }
             Err(why) => self.report(attempt, Outcome::never_ran(Ended::StartFailed, why)),
@@ -333,17 +402,17 @@ impl Engine {
     }
 
     fn spawned(&mut self, result: Result<(), String>, now: BootInstant) {
-        let State::Spawning { attempt, timeout, kill } = self.state else { return };
+        let State::Spawning { attempt, deadline, leftover, kill } = self.state else { return };
         match result {
             Ok(()) => {
-                self.state = State::Running { attempt, deadline: timeout.map(|t| (now + t, t)) };
-                if let Some((reason, grace)) = kill {
-                    self.kill(reason, grace, now);
+                self.state = State::Running { attempt, deadline, leftover, lingering: false };
+                if let Some((reason, stop, _)) = kill {
+                    self.kill(reason, stop, now);
                 }
             }
             Err(why) => {
-                self.state = State::Idle;
-                let ended = if kill.is_some() { Ended::Cancelled } else { Ended::StartFailed };
+                self.idle();
+                let ended = kill.map_or(Ended::StartFailed, |(reason, ..)| reason.ended());
                 self.report(attempt, Outcome::never_ran(ended, why));
             }
         }
@@ -351,9 +420,13 @@ impl Engine {
 
     fn first_ended(&mut self, now: BootInstant) {
         match &mut self.state {
-            State::Running { attempt, .. } => {
+            State::Running { attempt, leftover: Leftover::Kill, .. } => {
                 let attempt = *attempt;
                 self.sweep(attempt, None, now);
+            }
+            State::Running { leftover: Leftover::Wait, lingering, .. } => {
+                *lingering = true;
+                self.effects.push_back(Effect::Probe);
             }
             State::Terminating { first_ended, .. } => {
                 *first_ended = true;
@@ -365,7 +438,9 @@ impl Engine {
 
     fn other_changed(&mut self) {
         match &self.state {
-            State::Terminating { first_ended: true, .. } => self.effects.push_back(Effect::Probe),
+            State::Terminating { first_ended: true, .. } | State::Running { lingering: true, .. } => {
+                self.effects.push_back(Effect::Probe);
+            }
             State::Sweeping { reason, .. } => {
                 let discard_output = reason.is_some();
                 self.effects.push_back(Effect::Sweep { discard_output });
@@ -375,23 +450,30 @@ impl Engine {
         }
     }
 
-    fn kill(&mut self, new: Reason, grace: Duration, now: BootInstant) {
+    fn kill(&mut self, new: Reason, stop: Stop, now: BootInstant) {
         match &mut self.state {
-            State::Idle | State::Stuck { .. } => {}
+            State::Idle => return,
             State::Spawning { kill, .. } => {
                 // No proof of death while a spawn is in flight: remembered, and done as soon as there is something to kill.
-                *kill = Some(kill.map_or((new, grace), |(reason, earlier)| (reason, earlier.min(grace))));
+                let by = now + stop.grace;
+                *kill = Some(kill.map_or((new, stop, by), |(reason, earlier, at)| (reason, earlier.stricter(stop), at.min(by))));
             }
-            State::Running { attempt, .. } => {
-                let attempt = *attempt;
-                if grace.is_zero() {
-                    self.sweep(attempt, Some(new), now);
-                } else {
-                    self.effects.push_back(Effect::Terminate);
-                    self.state = State::Terminating { attempt, reason: new, kill_at: now + grace, first_ended: false };
+            State::Running { attempt, lingering, .. } => {
+                let (attempt, first_ended) = (*attempt, *lingering);
+                if stop.grace.is_zero() {
+                    return self.sweep(attempt, Some(new), now);
+                }
+                let signal = stop.signal;
+                self.effects.push_back(Effect::Terminate { signal });
+                self.state = State::Terminating { attempt, reason: new, signal, kill_at: now + stop.grace, first_ended };
+            }
+            State::Terminating { kill_at, signal, .. } => {
+                *kill_at = (*kill_at).min(now + stop.grace);
+                if *signal != stop.signal {
+                    *signal = stop.signal;
+                    self.effects.push_back(Effect::Terminate { signal: stop.signal });
                 }
             }
-            State::Terminating { kill_at, .. } => *kill_at = (*kill_at).min(now + grace),
             State::Sweeping { reason, .. } => {
                 // The command had already ended by itself when it was cancelled; only what it left is still being killed,
                 // or its output is still being taken.
@@ -399,7 +481,42 @@ impl Engine {
                     self.effects.push_back(Effect::Sweep { discard_output: true });
                 }
             }
+            State::Stuck { .. } => {}
         }
+        self.watch();
+    }
+
+    /// Tells the keeper what is here, and by when it should be over.
+    fn watch(&mut self) {
+        let timed_out = |at: BootInstant| (Some(at + TIMEOUT_GRACE), Ended::Timeout);
+        let endless = (None, Ended::Lost);
+        let (until, ended) = match &self.state {
+            State::Idle => return,
+            State::Spawning { kill: Some((reason, _, by)), .. } => (Some(*by), reason.ended()),
+            State::Spawning { deadline, .. } | State::Running { deadline, .. } => deadline.map_or(endless, |(at, _)| timed_out(at)),
+            State::Terminating { reason, kill_at, .. } => (Some(*kill_at), reason.ended()),
+            State::Sweeping { reason, give_up, .. } => (Some(*give_up), reason.map_or(Ended::Lost, Reason::ended)),
+            State::Stuck { .. } => endless,
+        };
+        let killing = match &self.state {
+            State::Idle | State::Running { .. } => false,
+            State::Spawning { kill, .. } => kill.is_some(),
+            State::Terminating { .. } | State::Sweeping { .. } | State::Stuck { .. } => true,
+        };
+        if let Some(attempt) = self.attempt() {
+            self.watched = true;
+            self.effects.push_back(Effect::ToKeeper(EngineToKeeper::Watch { attempt, until, ended, killing }));
+        }
+    }
+
+    /// Nothing is here any more.
+    fn idle(&mut self) {
+        if let Some(attempt) = self.attempt()
+            && std::mem::take(&mut self.watched)
+        {
+            self.effects.push_back(Effect::ToKeeper(EngineToKeeper::Over { attempt }));
+        }
+        self.state = State::Idle;
     }
 
     fn sweep(&mut self, attempt: AttemptId, reason: Option<Reason>, now: BootInstant) {
@@ -412,27 +529,32 @@ impl Engine {
             pause: SWEEP_FIRST,
             exit: None,
         };
+        if reason.is_some() || self.watched {
+            self.watch();
+        }
     }
 
-    fn swept(&mut self, swept: Swept, now: BootInstant) {
+    fn swept(&mut self, mut swept: Swept, now: BootInstant) {
         match &mut self.state {
             State::Sweeping { attempt, reason, give_up, exit, .. } => {
                 if swept.exit.is_some() {
-                    *exit = swept.exit;
+                    *exit = swept.exit.take();
                 }
                 let (attempt, reason) = (*attempt, *reason);
                 if swept.alive == 0 && exit.is_some() {
-                    let outcome = outcome(reason, exit.take(), swept.killed, 0, swept.tails);
-                    self.state = State::Idle;
+                    let outcome = outcome(reason, exit.take(), swept, self.containment);
+                    self.idle();
                     self.report(attempt, outcome);
                 } else if *give_up <= now {
-                    let outcome = outcome(reason, exit.take(), swept.killed, swept.alive.max(1), swept.tails);
+                    swept.alive = swept.alive.max(1);
+                    let outcome = outcome(reason, exit.take(), swept, self.containment);
                     self.state = State::Stuck { attempt, again: now + SWEEP_MAX };
+                    self.watch();
                     self.report(attempt, outcome);
                 }
             }
             State::Stuck { .. } if swept.alive == 0 => {
-                self.state = State::Idle;
+                self.idle();
                 self.effects.push_back(Effect::Send(FromEngine::Ready { running: None }));
             }
             State::Idle | State::Spawning { .. } | State::Running { .. } | State::Terminating { .. } | State::Stuck { .. } => {}
@@ -448,7 +570,7 @@ impl Engine {
 
     fn quit(&mut self, now: BootInstant) {
         self.quitting = true;
-        self.kill(Reason::LeaseOver, Duration::ZERO, now);
+        self.kill(Reason::LeaseOver, Stop::NOW, now);
     }
 
     fn settle(&mut self) {
@@ -458,36 +580,45 @@ impl Engine {
     }
 }
 
-fn outcome(
-    reason: Option<Reason>,
-    exit: Option<Exit>,
-    killed: u32,
-    survivors: u32,
-    tails: (Option<Bytes>, Option<Bytes>),
-) -> Outcome {
+fn outcome(reason: Option<Reason>, exit: Option<Exit>, swept: Swept, containment: Containment) -> Outcome {
     let status = exit.as_ref().map(|e| e.status);
-    let (ended, error) = match reason {
+    let survivors = swept.alive;
+    let by_kill = matches!(status, Some(WaitStatus::Signaled(signal)) if signal == KILL);
+    let (ended, error) = match (reason, swept.out_of_memory) {
         _ if survivors > 0 => {
             (Ended::Unkillable, Some(format!("{survivors} processes did not die within {UNKILLABLE_AFTER:?} of SIGKILL")))
         }
-        None if matches!(status, Some(WaitStatus::Signaled(_))) => (Ended::Signaled, None),
-        None => (Ended::Exited, None),
-        Some(Reason::Cancelled) => (Ended::Cancelled, None),
-        Some(Reason::Timeout(limit)) => (Ended::Timeout, Some(format!("killed after its timeout of {limit:?}"))),
-        Some(Reason::LeaseOver) => (Ended::Lost, Some("killed: the coordinator was out of reach for longer than the lease".into())),
+        (None, OutOfMemory::Killed) if status != Some(WaitStatus::Exited(0)) => {
+            (Ended::OutOfMemory, Some("the kernel's out-of-memory killer ended a process of it".into()))
+        }
+        (None, OutOfMemory::OnThisHost) if by_kill => (
+            Ended::Signaled,
+            Some("SIGKILL from elsewhere; the kernel's out-of-memory killer was at work on this host while it ran".into()),
+        ),
+        (None, _) if matches!(status, Some(WaitStatus::Signaled(_))) => (Ended::Signaled, None),
+        (None, _) => (Ended::Exited, None),
+        (Some(Reason::Cancelled), _) => (Ended::Cancelled, None),
+        (Some(Reason::Timeout(limit)), _) => (Ended::Timeout, Some(format!("killed after its timeout of {limit:?}"))),
+        (Some(Reason::LeaseOver), _) => {
+            (Ended::Lost, Some("killed: the coordinator was out of reach for longer than the lease".into()))
+        }
     };
     Outcome {
         ended,
         status,
         error,
         span: exit.as_ref().map(|e| e.span),
-        usage: exit.as_ref().map(|e| e.usage),
-        killed,
+        usage: exit.map(|_| swept.usage),
+        killed: swept.killed,
         survivors,
-        stdout_tail: tails.0,
-        stderr_tail: tails.1,
+        containment: Some(containment),
+        stdout_tail: swept.tails.0,
+        stderr_tail: swept.tails.1,
     }
 }
+
+/// SIGKILL's number (signal(7)).
+const KILL: i32 = 9;
 
 #[cfg(test)]
 mod tests;

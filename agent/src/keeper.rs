@@ -1,255 +1,360 @@
-//! The keeper: parent of one user's engines. It starts nothing but engines, outlives the agent, and is their subreaper: what a dead
-//! engine leaves behind comes to the keeper, which kills it before the slot is used again.
+//! The keeper's core: which engines there are, what each is trusted with until when, and what is done about those that fail.
 //!
-//! The agent either is at descriptor 0 (embedded: one fate, all end together) or connects to a socket in the file system.
+//! No clock, no I/O: events in, effects out. [`driver`] performs the effects.
+//!
+//! ```text
+//!          keeps no deadline                 reaped
+//!  Alive ────────────────────▶ Killed ─────────────────▶ Dead (orphans are swept) ── none left ──▶ Alive (a new one)
+//!    └──────────────────────── died ────────────────────▶ │
+//!                                 10 s ──▶ told as unkillable; goes on trying
+//! ```
+//!
+//! An engine says what it runs and by when that should be over; the agent says what it has told an engine to kill, before it tells
+//! the engine; the lease ends everything. Whoever is late by [`LATE`] is killed, and so is all that it leaves: then the keeper is the
+//! parent, and its `wait` is the proof.
 
-use crate::engine::driver::{child_signals, seal_descriptors, take_child_signal, take_stdin};
-use crate::engine::{Waited, wait4};
-use crate::packet;
+pub mod driver;
+
 use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::EngineIndex;
-use mezcal_common::outcome::WaitStatus;
-use mezcal_common::proc;
-use mezcal_common::wire::engine::{FromKeeper, KeeperToEngine, ToKeeper};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::{Pid, Signal};
-use std::io::{Error, Result};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use mezcal_common::ids::{AttemptId, EngineIndex};
+use mezcal_common::outcome::Ended;
+use mezcal_common::wire::engine::{EngineToKeeper, FromKeeper};
+use std::collections::VecDeque;
 use std::time::Duration;
 
-/// A keeper without an agent ends after this: longer than the longest lease and the time to kill, so nothing runs any more.
+/// How late an engine may be with killing what should be dead.
+pub const LATE: Duration = Duration::from_secs(1);
+/// A keeper without an agent ends after this, if no lease goes on longer.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
-/// How long engines may take to kill their attempts when everything ends, before they are killed themselves.
-const LAST_MERCY: Duration = Duration::from_secs(15);
-/// What engines run: the program that we are, though its file may have been replaced or removed since.
-const PROGRAM: &str = "/proc/self/exe";
-/// Pause between sweeps of what dead engines left.
-const SWEEP_PAUSE: Duration = Duration::from_millis(5);
+/// And no sooner than this after the lease: killing takes its time.
+const AFTER_LEASE: Duration = Duration::from_secs(60);
+/// First pause between two sweeps; doubles up to [`SWEEP_MAX`].
+const SWEEP_FIRST: Duration = Duration::from_millis(2);
+const SWEEP_MAX: Duration = Duration::from_millis(100);
 
-/// What starts a keeper.
-#[derive(Clone, Debug, clap::Args)]
-pub struct KeeperArgs {
-    /// Socket to listen on; without it descriptor 0 is the agent.
-    #[arg(long)]
-    pub socket: Option<PathBuf>,
-    /// The host's name, for jobs.
-    #[arg(long)]
-    pub host: String,
+/// What happens to a keeper.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An agent is there and wants this many engines.
+    Engines {
+        /// How many.
+        count: u16,
+    },
+    /// The agent is gone.
+    AgentGone,
+    /// Everything should end.
+    Stop,
+    /// Permission to run ends then.
+    Lease {
+        /// None: no end.
+        until: Option<BootInstant>,
+    },
+    /// The agent is telling an engine to kill an attempt.
+    Cancelled {
+        /// Which engine.
+        engine: EngineIndex,
+        /// Which attempt.
+        attempt: AttemptId,
+        /// When its grace is over.
+        by: BootInstant,
+    },
+    /// The coordinator has kept the end of an attempt.
+    EndSeen {
+        /// Which.
+        attempt: AttemptId,
+    },
+    /// A message of an engine.
+    Engine(EngineIndex, EngineToKeeper),
+    /// A signal has stopped an engine.
+    EngineStopped(EngineIndex),
+    /// An engine has ended and is reaped; its children are ours now.
+    EngineDied(EngineIndex),
+    /// The answer to [`Effect::Sweep`].
+    Swept {
+        /// Processes that died by our KILL in this sweep.
+        killed: u32,
+        /// Processes still alive.
+        alive: u32,
+    },
 }
 
-struct Keeper {
-    args: KeeperArgs,
-    listener: Option<OwnedFd>,
-    agent: Option<OwnedFd>,
-    children: OwnedFd,
-    engines: Vec<EngineProcess>,
-    alone_since: BootInstant,
+/// What the driver has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Start an engine.
+    Start(EngineIndex),
+    /// Connect the agent with an engine.
+    Link(EngineIndex),
+    /// KILL an engine.
+    Kill(EngineIndex),
+    /// CONT to an engine.
+    Continue(EngineIndex),
+    /// KILL and reap every child that is no engine, and what is in the leaves of these dead ones; answer with [`Event::Swept`].
+    Sweep {
+        /// The dead ones.
+        engines: Vec<EngineIndex>,
+    },
+    /// Tell the agent.
+    Tell(FromKeeper),
+    /// End this process.
+    Exit,
 }
 
-struct EngineProcess {
-    pid: i32,
-    control: OwnedFd,
+/// What an engine has said of its attempt.
+#[derive(Clone, Copy, Debug)]
+struct Watch {
+    attempt: AttemptId,
+    until: Option<BootInstant>,
+    ended: Ended,
+    killing: bool,
 }
 
-/// Runs a keeper until its agent (embedded) or its patience ends.
-///
-/// # Errors
-/// What the system refuses: the socket, the first engine.
-pub fn run(args: KeeperArgs) -> Result<()> {
-    seal_descriptors();
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    let (listener, agent) = match &args.socket {
-        Some(path) => (Some(listen(path)?), None),
-        None => (None, Some(take_stdin()?)),
-    };
-    let children = child_signals()?;
-    let mut keeper = Keeper { args, listener, agent, children, engines: Vec::new(), alone_since: BootInstant::now() };
-    let result = keeper.serve();
-    keeper.end();
-    result
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Alive,
+    /// Has been sent KILL. `told`: the agent knows that it does not die.
+    Killed {
+        since: BootInstant,
+        told: bool,
+    },
+    /// Is reaped; what it left is being swept.
+    Dead {
+        since: BootInstant,
+        told: bool,
+    },
 }
 
-/// Binds a socket that only this user may use. A socket without a listener is replaced.
-fn listen(path: &Path) -> Result<OwnedFd> {
-    let address = SocketAddrUnix::new(path)?;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    let _ = std::fs::remove_file(path);
-    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let bound = rustix::net::bind(&socket, &address);
-    rustix::process::umask(before);
-    bound?;
-    rustix::net::listen(&socket, 8)?;
-    Ok(socket)
+#[derive(Debug)]
+struct Slot {
+    life: Life,
+    watch: Option<Watch>,
+    /// What the agent has told it to kill, and by when.
+    cancelled: Option<(AttemptId, BootInstant)>,
+    /// Why it was killed.
+    ended: Ended,
+    killed: u32,
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self { life: Life::Alive, watch: None, cancelled: None, ended: Ended::Lost, killed: 0 }
+    }
+
+    fn attempt(&self) -> Option<AttemptId> {
+        self.watch.map(|w| w.attempt).or(self.cancelled.map(|(attempt, _)| attempt))
+    }
+
+    /// When it is late, and what its attempt has ended by then.
+    fn deadline(&self, lease: Option<BootInstant>) -> Option<(BootInstant, Ended)> {
+        let watch = self.watch.and_then(|w| Some((w.until?, w.ended)));
+        let cancelled = self.cancelled.map(|(_, by)| (by, Ended::Cancelled));
+        // An engine that is killing has its own time for that.
+        let lease = self.watch.filter(|w| !w.killing).and(lease).map(|until| (until, Ended::Lost));
+        let first = [watch, cancelled, lease].into_iter().flatten().min_by_key(|(at, _)| *at);
+        first.map(|(at, ended)| (at + LATE, ended))
+    }
+}
+
+/// The decisions of one keeper.
+#[derive(Debug)]
+pub struct Keeper {
+    slots: Vec<Slot>,
+    lease: Option<BootInstant>,
+    /// No agent since then.
+    alone_since: Option<BootInstant>,
+    /// Ends that the agent has to see acknowledged.
+    ends: Vec<FromKeeper>,
+    sweep_at: Option<BootInstant>,
+    pause: Duration,
+    effects: VecDeque<Effect>,
 }
 
 impl Keeper {
-    fn serve(&mut self) -> Result<()> {
-        loop {
-            let mut fds = vec![PollFd::new(&self.children, PollFlags::IN)];
-            let agent_at = self.agent.as_ref().map(|fd| push(&mut fds, fd));
-            let listener_at = self.listener.as_ref().map(|fd| push(&mut fds, fd));
-            let timeout = Timespec { tv_sec: 30, tv_nsec: 0 };
-            match poll(&mut fds, Some(&timeout)) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
-            }
-            let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-            drop(fds);
-            if agent_at.is_some_and(|at| ready[at]) && !self.on_agent()? {
-                return Ok(());
-            }
-            if ready[0] && !self.on_children()? {
-                return Ok(());
-            }
-            if listener_at.is_some_and(|at| ready[at]) {
-                self.on_connection();
-            }
-            if self.agent.is_none() && BootInstant::now().since(self.alone_since) > PATIENCE {
-                return Ok(());
-            }
+    /// A keeper without engines and without an agent.
+    pub fn new(now: BootInstant) -> Self {
+        Self {
+            slots: Vec::new(),
+            lease: None,
+            alone_since: Some(now),
+            ends: Vec::new(),
+            sweep_at: None,
+            pause: SWEEP_FIRST,
+            effects: VecDeque::new(),
         }
     }
 
-    fn on_connection(&mut self) {
-        let Some(listener) = &self.listener else { return };
-        let Ok(socket) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC) else { return };
-        let ours = rustix::process::geteuid().as_raw();
-        match rustix::net::sockopt::socket_peercred(&socket) {
-            Ok(peer) if peer.uid.as_raw() == ours || peer.uid.as_raw() == 0 => self.agent = Some(socket),
-            Ok(peer) => tracing::warn!(uid = peer.uid.as_raw(), "connection of another user refused"),
-            Err(e) => tracing::warn!(error = %e, "connection without credentials refused"),
-        }
-    }
-
-    /// False when everything should end.
-    fn on_agent(&mut self) -> Result<bool> {
-        let Some(agent) = &self.agent else { return Ok(true) };
-        match packet::receive::<ToKeeper>(agent) {
-            Ok(Some((ToKeeper::Engines { count }, _))) => {
-                while self.engines.len() < usize::from(count) {
-                    let engine = self.start(self.engines.len() as u16)?;
-                    self.engines.push(engine);
+    /// Takes what happened at `now`.
+    pub fn handle(&mut self, event: Event, now: BootInstant) {
+        match event {
+            Event::Engines { count } => self.engines(count),
+            Event::AgentGone => self.alone_since = Some(now),
+            Event::Stop => self.effects.push_back(Effect::Exit),
+            Event::Lease { until } => self.lease = until,
+            Event::Cancelled { engine, attempt, by } => {
+                if let Some(slot) = self.slot(engine) {
+                    slot.cancelled = Some((attempt, by));
                 }
-                for index in 0..self.engines.len().min(usize::from(count)) {
-                    self.link(EngineIndex(index as u16));
+            }
+            Event::EndSeen { attempt } => {
+                self.ends.retain(|end| !matches!(end, FromKeeper::EngineEnded { attempt: Some(a), .. } if *a == attempt));
+            }
+            Event::Engine(engine, message) => {
+                if let Some(slot) = self.slot(engine) {
+                    said(slot, message);
                 }
-                Ok(true)
             }
-            Ok(Some((ToKeeper::Stop, _))) => Ok(false),
-            Ok(None) | Err(_) => {
-                self.agent = None;
-                self.alone_since = BootInstant::now();
-                Ok(self.args.socket.is_some())
+            Event::EngineStopped(engine) => self.effects.push_back(Effect::Continue(engine)),
+            Event::EngineDied(engine) => {
+                if let Some(slot) = self.slot(engine) {
+                    let told = matches!(slot.life, Life::Killed { told: true, .. });
+                    slot.life = Life::Dead { since: now, told };
+                    self.sweep(now, true);
+                }
             }
+            Event::Swept { killed, alive } => self.swept(killed, alive, now),
         }
     }
 
-    /// Gives the agent and an engine two ends of a new socket.
-    fn link(&mut self, engine: EngineIndex) {
-        let Some(agent) = &self.agent else { return };
-        let made = packet::stream_pair().and_then(|(near, far)| {
-            packet::send(&self.engines[usize::from(engine.0)].control, &KeeperToEngine::Link, Some(far.as_fd()))?;
-            packet::send(agent, &FromKeeper::Link { engine }, Some(near.as_fd()))
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: BootInstant) {
+        let lease = self.lease;
+        for i in 0..self.slots.len() {
+            let (engine, slot) = (EngineIndex(i as u16), &mut self.slots[i]);
+            match slot.life {
+                Life::Alive => {
+                    if let Some((_, ended)) = slot.deadline(lease).filter(|(at, _)| *at <= now) {
+                        slot.ended = ended;
+                        slot.life = Life::Killed { since: now, told: false };
+                        self.effects.push_back(Effect::Kill(engine));
+                    }
+                }
+                Life::Killed { since, told: false } if since + crate::engine::UNKILLABLE_AFTER <= now => {
+                    slot.life = Life::Killed { since, told: true };
+                    self.tell_end(engine, 1);
+                }
+                Life::Killed { .. } | Life::Dead { .. } => {}
+            }
+        }
+        if self.sweep_at.is_some_and(|at| at <= now) {
+            self.sweep(now, false);
+        }
+        if self.end_at().is_some_and(|at| at <= now) {
+            self.effects.push_back(Effect::Exit);
+        }
+    }
+
+    /// When [`Keeper::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<BootInstant> {
+        let slots = self.slots.iter().filter_map(|slot| match slot.life {
+            Life::Alive => slot.deadline(self.lease).map(|(at, _)| at),
+            Life::Killed { since, told: false } => Some(since + crate::engine::UNKILLABLE_AFTER),
+            Life::Killed { told: true, .. } | Life::Dead { .. } => None,
         });
-        if let Err(e) = made {
-            tracing::warn!(%engine, error = %e, "no link between agent and engine");
-        }
+        slots.chain(self.sweep_at).chain(self.end_at()).min()
     }
 
-    fn start(&self, slot: u16) -> Result<EngineProcess> {
-        let (control, theirs) = packet::pair()?;
-        let mut command = Command::new(PROGRAM);
-        command
-            .arg0(format!("mezcal-engine {slot}"))
-            .arg("engine")
-            .args(["--slot", &slot.to_string(), "--host", &self.args.host])
-            .stdin(Stdio::from(theirs));
-        if self.args.socket.is_none() {
-            command.arg("--one-fate");
-        }
-        let child = command.spawn().map_err(|e| Error::new(e.kind(), format!("cannot start an engine: {e}")))?;
-        Ok(EngineProcess { pid: child.id() as i32, control })
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
     }
 
-    /// False when everything should end.
-    fn on_children(&mut self) -> Result<bool> {
-        take_child_signal(&self.children);
-        while let Waited::Ended { pid, status, .. } = wait4(-1) {
-            let Some(index) = self.engines.iter().position(|e| e.pid == pid) else { continue };
-            if self.args.socket.is_none() && status == WaitStatus::Exited(0) {
-                // It has seen the agent go before we did.
-                return Ok(false);
+    fn slot(&mut self, engine: EngineIndex) -> Option<&mut Slot> {
+        self.slots.get_mut(usize::from(engine.0))
+    }
+
+    /// When to give up waiting for an agent.
+    fn end_at(&self) -> Option<BootInstant> {
+        let alone = self.alone_since? + PATIENCE;
+        Some(self.lease.map_or(alone, |lease| alone.max(lease + AFTER_LEASE)))
+    }
+
+    fn engines(&mut self, count: u16) {
+        self.alone_since = None;
+        let new = self.slots.len()..usize::from(count).max(self.slots.len());
+        for i in new {
+            self.slots.push(Slot::new());
+            self.effects.push_back(Effect::Start(EngineIndex(i as u16)));
+        }
+        // Before the links: what an engine says of itself is newer than its predecessor's end.
+        self.effects.extend(self.ends.iter().cloned().map(Effect::Tell));
+        for (i, slot) in self.slots.iter().enumerate().take(usize::from(count)) {
+            if slot.life == Life::Alive {
+                self.effects.push_back(Effect::Link(EngineIndex(i as u16)));
             }
-            tracing::warn!(engine = index, ?status, "an engine died");
-            let (killed, survivors) = self.kill_orphans();
-            let engine = EngineIndex(index as u16);
-            self.engines[index] = self.start(engine.0)?;
-            if let Some(agent) = &self.agent {
-                // A closed connection shows up at the next poll.
-                let _ = packet::send(agent, &FromKeeper::EngineEnded { engine, killed, survivors }, None);
-            }
-            self.link(engine);
         }
-        Ok(true)
     }
 
-    /// Kills children that are no engines until there are none: (killed, still alive).
-    fn kill_orphans(&self) -> (u32, u32) {
-        let deadline = BootInstant::now() + crate::engine::UNKILLABLE_AFTER;
-        let mut killed = std::collections::HashSet::new();
-        loop {
-            let orphans: Vec<i32> = proc::own_children()
-                .unwrap_or_default()
-                .into_iter()
-                .filter(|pid| !self.engines.iter().any(|e| e.pid == *pid))
-                .collect();
-            for pid in &orphans {
-                if let Some(p) = Pid::from_raw(*pid) {
-                    let _ = rustix::process::kill_process(p, Signal::KILL);
-                    killed.insert(*pid);
+    fn dead(&self) -> Vec<EngineIndex> {
+        let dead = self.slots.iter().enumerate().filter(|(_, slot)| matches!(slot.life, Life::Dead { .. }));
+        dead.map(|(i, _)| EngineIndex(i as u16)).collect()
+    }
+
+    fn sweep(&mut self, now: BootInstant, first: bool) {
+        self.pause = if first { SWEEP_FIRST } else { (self.pause * 2).min(SWEEP_MAX) };
+        self.sweep_at = Some(now + self.pause);
+        let engines = self.dead();
+        self.effects.push_back(Effect::Sweep { engines });
+    }
+
+    fn swept(&mut self, killed: u32, alive: u32, now: BootInstant) {
+        let dead = self.dead();
+        let Some(first) = dead.first().copied() else {
+            self.sweep_at = None;
+            return;
+        };
+        if let Some(slot) = self.slot(first) {
+            slot.killed += killed;
+        }
+        if alive == 0 {
+            self.sweep_at = None;
+        }
+        for engine in dead {
+            let Some(slot) = self.slot(engine) else { continue };
+            let Life::Dead { since, told } = slot.life else { continue };
+            if alive == 0 {
+                if !told {
+                    self.tell_end(engine, 0);
                 }
-                wait4(*pid);
+                self.slots[usize::from(engine.0)] = Slot::new();
+                self.effects.push_back(Effect::Start(engine));
+                self.effects.push_back(Effect::Link(engine));
+            } else if !told && since + crate::engine::UNKILLABLE_AFTER <= now {
+                slot.life = Life::Dead { since, told: true };
+                self.tell_end(engine, alive);
             }
-            if orphans.is_empty() || BootInstant::now() >= deadline {
-                return (killed.len() as u32, orphans.len() as u32);
-            }
-            pause();
         }
     }
 
-    /// Ends all engines: their sockets close, they kill what they run and exit; those that do not are killed.
-    fn end(&mut self) {
-        let pids: Vec<i32> = self.engines.drain(..).map(|e| e.pid).collect();
-        let deadline = BootInstant::now() + LAST_MERCY;
-        let mut left: Vec<i32> = pids;
-        while !left.is_empty() && BootInstant::now() < deadline {
-            left.retain(|pid| matches!(wait4(*pid), Waited::Alive));
-            if !left.is_empty() {
-                pause();
+    fn tell_end(&mut self, engine: EngineIndex, survivors: u32) {
+        let Some(slot) = self.slot(engine) else { return };
+        let (attempt, ended, killed) = (slot.attempt(), slot.ended, slot.killed);
+        let end = FromKeeper::EngineEnded { engine, attempt, ended, killed, survivors };
+        if attempt.is_some() {
+            self.ends.push(end.clone());
+        }
+        self.effects.push_back(Effect::Tell(end));
+    }
+}
+
+fn said(slot: &mut Slot, message: EngineToKeeper) {
+    match message {
+        EngineToKeeper::Watch { attempt, until, ended, killing } => {
+            slot.watch = Some(Watch { attempt, until, ended, killing });
+            // What it says of a kill under way is newer than the agent's word; what it says of a job that runs may be older.
+            if killing && slot.cancelled.is_some_and(|(cancelled, _)| cancelled == attempt) {
+                slot.cancelled = None;
             }
         }
-        // With the engine list empty every child counts as an orphan, late engines included.
-        let (killed, survivors) = self.kill_orphans();
-        if killed > 0 || survivors > 0 {
-            tracing::warn!(killed, survivors, "processes were left at the end");
-        }
-        if let Some(path) = &self.args.socket {
-            let _ = std::fs::remove_file(path);
+        EngineToKeeper::Over { attempt } => {
+            if slot.watch.is_some_and(|w| w.attempt == attempt) {
+                slot.watch = None;
+            }
+            if slot.cancelled.is_some_and(|(cancelled, _)| cancelled == attempt) {
+                slot.cancelled = None;
+            }
         }
     }
 }
 
-fn push<'a>(fds: &mut Vec<PollFd<'a>>, fd: &'a OwnedFd) -> usize {
-    fds.push(PollFd::new(fd, PollFlags::IN));
-    fds.len() - 1
-}
-
-/// Waits for the next change among children, or a little.
-fn pause() {
-    let _ = poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: SWEEP_PAUSE.subsec_nanos().into() }));
-}
+#[cfg(test)]
+mod tests;

@@ -6,13 +6,16 @@
 //!                             └── keeper: parent of the engines, outlives the agent
 //! ```
 //!
-//! Decisions are made in two pure cores, [`supervisor::Supervisor`] and [`engine::Engine`]; drivers perform them.
+//! Decisions are made in three pure cores, [`supervisor::Supervisor`], [`keeper::Keeper`] and [`engine::Engine`]; drivers perform them.
 
+mod cgroup;
 pub mod cli;
 pub mod config;
 pub mod driver;
 pub mod engine;
 pub mod host;
 pub mod keeper;
+mod logs;
 pub mod packet;
+mod paths;
 pub mod supervisor;

@@ -29,10 +29,10 @@ pub fn stream_pair() -> Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
 }
 
-/// Sends `message`, and a copy of `fd` with it.
+/// Sends `message`, and a copy of `fd` with it, without waiting for room.
 ///
 /// # Errors
-/// sendmsg(2)'s: `BrokenPipe` if the other side is gone.
+/// sendmsg(2)'s: `BrokenPipe` if the other side is gone, `WouldBlock` if it does not read.
 pub fn send<T: Serialize>(socket: impl AsFd, message: &T, fd: Option<BorrowedFd<'_>>) -> Result<()> {
     let body = codec::encode_body(message).map_err(Error::other)?;
     let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
@@ -41,19 +41,31 @@ pub fn send<T: Serialize>(socket: impl AsFd, message: &T, fd: Option<BorrowedFd<
     if !fds.is_empty() {
         ancillary.push(SendAncillaryMessage::ScmRights(&fds));
     }
-    retry(|| rustix::net::sendmsg(&socket, &[IoSlice::new(&body)], &mut ancillary, SendFlags::NOSIGNAL))?;
+    retry(|| rustix::net::sendmsg(&socket, &[IoSlice::new(&body)], &mut ancillary, SendFlags::NOSIGNAL | SendFlags::DONTWAIT))?;
     Ok(())
 }
 
-/// Receives a message and what came with it; `None` at the end of the connection.
+/// Receives a message and what came with it, waiting for it; `None` at the end of the connection.
 ///
 /// # Errors
 /// recvmsg(2)'s, and `InvalidData` for what is not such a message.
 pub fn receive<T: DeserializeOwned>(socket: impl AsFd) -> Result<Option<(T, Option<OwnedFd>)>> {
+    receive_with(socket, RecvFlags::CMSG_CLOEXEC)
+}
+
+/// The same without waiting.
+///
+/// # Errors
+/// As above, and `WouldBlock`.
+pub fn try_receive<T: DeserializeOwned>(socket: impl AsFd) -> Result<Option<(T, Option<OwnedFd>)>> {
+    receive_with(socket, RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT)
+}
+
+fn receive_with<T: DeserializeOwned>(socket: impl AsFd, flags: RecvFlags) -> Result<Option<(T, Option<OwnedFd>)>> {
     let mut body = [0; MAX_PACKET];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let got = retry(|| rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(&mut body)], &mut ancillary, RecvFlags::CMSG_CLOEXEC))?;
+    let got = retry(|| rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(&mut body)], &mut ancillary, flags))?;
     if got.bytes == 0 {
         return Ok(None);
     }

@@ -10,10 +10,10 @@
 
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, Epoch};
-use mezcal_common::job::BatchContext;
-use mezcal_common::outcome::{Ended, Outcome};
+use mezcal_common::job::{BatchContext, Stop};
+use mezcal_common::outcome::{Containment, Ended, Outcome};
 use mezcal_common::wire::agent::{Load, NumberedReport, Placement, Report, ToAgent, ToCoordinator};
-use mezcal_common::wire::engine::{FromEngine, ToEngine};
+use mezcal_common::wire::engine::{FromEngine, ToEngine, ToKeeper};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
@@ -56,10 +56,16 @@ pub enum Event {
     Coordinator(ToAgent),
     /// A message of an engine.
     Engine(EngineIndex, FromEngine),
+    /// What the keeper has to hold attempts together.
+    Containment(Containment),
     /// An engine died and what it left was killed.
     EngineEnded {
         /// Which.
         engine: EngineIndex,
+        /// What it ran, if the keeper knows.
+        attempt: Option<AttemptId>,
+        /// Why the keeper killed it; `Lost` if it died by itself.
+        ended: Ended,
         /// Processes killed.
         killed: u32,
         /// Processes still alive.
@@ -83,6 +89,8 @@ pub enum Effect {
     ToCoordinator(ToCoordinator),
     /// Tell an engine.
     ToEngine(EngineIndex, ToEngine),
+    /// Tell the keeper.
+    ToKeeper(ToKeeper),
     /// Everything is reported: end the process.
     Exit,
 }
@@ -143,6 +151,9 @@ pub struct Supervisor {
     mean_run: Option<f64>,
     load: Load,
     clock_offset: Option<f64>,
+    containment: Containment,
+    /// Attempts whose ends the keeper remembers until they are acknowledged.
+    ends: HashSet<AttemptId>,
     stopping: bool,
     effects: VecDeque<Effect>,
 }
@@ -165,6 +176,8 @@ impl Supervisor {
             mean_run: None,
             load: Load::default(),
             clock_offset: None,
+            containment: Containment::Subreaper,
+            ends: HashSet::new(),
             stopping: false,
             effects: VecDeque::new(),
         }
@@ -185,12 +198,15 @@ impl Supervisor {
             }
             Event::Coordinator(message) => self.on_coordinator(message, now),
             Event::Engine(index, message) => self.on_engine(index, message, now),
-            Event::EngineEnded { engine, killed, survivors } => self.engine_ended(engine, killed, survivors),
+            Event::Containment(kind) => self.containment = kind,
+            Event::EngineEnded { engine, attempt, ended, killed, survivors } => {
+                self.engine_ended(engine, attempt, ended, killed, survivors);
+            }
             Event::Measured { load, clock_offset } => {
                 self.load = load;
                 self.clock_offset = clock_offset;
             }
-            Event::Stop => self.stop(),
+            Event::Stop => self.stop(now),
         }
         self.settle(now);
     }
@@ -283,7 +299,15 @@ impl Supervisor {
                     self.queue.extend(placements);
                 }
             }
-            ToAgent::Cancel { attempts, grace } => self.cancel(&attempts, grace),
+            ToAgent::Cancel { attempts, stop } => self.cancel(&attempts, stop, now),
+            ToAgent::Retract { attempts } => {
+                let wanted: HashSet<AttemptId> = attempts.into_iter().collect();
+                for attempt in self.take_queued(&wanted) {
+                    self.push_report(attempt, Report::Returned);
+                }
+            }
+            // The driver serves it beside us.
+            ToAgent::Logs { .. } => {}
             ToAgent::Acknowledge { through } => self.acknowledge(through, now),
             ToAgent::HeartbeatSeen { sent, clock: _ } => self.renew(sent.min(now)),
             ToAgent::Forget { batch } => {
@@ -316,7 +340,7 @@ impl Supervisor {
                 {
                     engine.slot = if outcome.survivors > 0 { Slot::Held } else { Slot::Idle };
                 }
-                if self.reports.iter().any(|r| r.attempt == attempt && !matches!(r.report, Report::Started { .. })) {
+                if self.is_over(attempt) {
                     return;
                 }
                 if let Some(span) = outcome.span {
@@ -334,37 +358,71 @@ impl Supervisor {
                     self.effects.push_back(Effect::ToEngine(index, ToEngine::OutputTaken { attempt, bytes }));
                 }
             }
+            // The driver hands it to whoever follows.
+            FromEngine::Shown { .. } | FromEngine::ShownAll { .. } => {}
         }
     }
 
-    fn engine_ended(&mut self, index: EngineIndex, killed: u32, survivors: u32) {
+    fn engine_ended(&mut self, index: EngineIndex, attempt: Option<AttemptId>, ended: Ended, killed: u32, survivors: u32) {
         let Some(engine) = self.engines.get_mut(usize::from(index.0)) else { return };
-        let was = std::mem::replace(&mut engine.slot, Slot::Unheard);
+        let next = if survivors > 0 { Slot::Held } else { Slot::Unheard };
+        let was = std::mem::replace(&mut engine.slot, next);
         engine.context = None;
-        if let Slot::Busy { attempt, .. } = was {
-            let ended = if survivors > 0 { Ended::Unkillable } else { Ended::Lost };
-            let mut outcome = Outcome::never_ran(ended, format!("its engine died; {killed} processes that it left were killed"));
+        let busy = if let Slot::Busy { attempt, .. } = was { Some(attempt) } else { None };
+        self.ends.extend(attempt);
+        // The keeper may know of one that has ended since, or of none when it was a short one.
+        for attempt in busy.into_iter().chain(attempt.filter(|a| busy != Some(*a))) {
+            if self.is_over(attempt) {
+                continue;
+            }
+            let left = format!("{killed} processes that it left were killed");
+            let (ended, error) = match ended {
+                _ if survivors > 0 => {
+                    (Ended::Unkillable, "its engine is dead or dying, and something of it does not die".to_owned())
+                }
+                Ended::Cancelled => (ended, format!("its engine did not answer the cancel and was killed; {left}")),
+                Ended::Timeout => (ended, format!("its engine did not end it at its timeout and was killed; {left}")),
+                _ => (Ended::Lost, format!("its engine died; {left}")),
+            };
+            let mut outcome = Outcome::never_ran(ended, error);
             (outcome.killed, outcome.survivors) = (killed, survivors);
             self.finished(Some(index), attempt, outcome);
         }
     }
 
-    fn cancel(&mut self, attempts: &[AttemptId], grace: Duration) {
-        let wanted: HashSet<AttemptId> = attempts.iter().copied().collect();
-        let mut found = HashSet::new();
-        let (cancelled, kept): (VecDeque<_>, VecDeque<_>) =
+    /// Whether its end is among the reports.
+    fn is_over(&self, attempt: AttemptId) -> bool {
+        self.reports.iter().any(|r| r.attempt == attempt && !matches!(r.report, Report::Started { .. }))
+    }
+
+    /// Takes these out of the queue: those that were in it.
+    fn take_queued(&mut self, wanted: &HashSet<AttemptId>) -> Vec<AttemptId> {
+        let (taken, kept): (VecDeque<_>, VecDeque<_>) =
             std::mem::take(&mut self.queue).into_iter().partition(|p| wanted.contains(&p.attempt));
         self.queue = kept;
-        for placement in cancelled {
-            found.insert(placement.attempt);
-            self.finished(None, placement.attempt, Outcome::never_ran(Ended::Cancelled, None));
+        taken.into_iter().map(|p| p.attempt).collect()
+    }
+
+    /// Has an engine kill what it runs. The keeper hears of it first, so that it never waits for an answer that it has had.
+    fn stop_engine(&mut self, index: usize, attempt: AttemptId, stop: Stop, now: BootInstant) {
+        let engine = EngineIndex(index as u16);
+        self.effects.push_back(Effect::ToKeeper(ToKeeper::Cancelled { engine, attempt, by: now + stop.grace }));
+        self.effects.push_back(Effect::ToEngine(engine, ToEngine::Cancel { attempt, stop }));
+    }
+
+    fn cancel(&mut self, attempts: &[AttemptId], stop: Stop, now: BootInstant) {
+        let wanted: HashSet<AttemptId> = attempts.iter().copied().collect();
+        let mut found = HashSet::new();
+        for attempt in self.take_queued(&wanted) {
+            found.insert(attempt);
+            self.finished(None, attempt, Outcome::never_ran(Ended::Cancelled, None));
         }
-        for (i, engine) in self.engines.iter().enumerate() {
-            if let Slot::Busy { attempt, .. } = engine.slot
+        for i in 0..self.engines.len() {
+            if let Slot::Busy { attempt, .. } = self.engines[i].slot
                 && wanted.contains(&attempt)
             {
                 found.insert(attempt);
-                self.effects.push_back(Effect::ToEngine(EngineIndex(i as u16), ToEngine::Cancel { attempt, grace }));
+                self.stop_engine(i, attempt, stop, now);
             }
         }
         // What is in the reports has been answered already, or will be again after a reconnect.
@@ -381,6 +439,10 @@ impl Supervisor {
             && first.seq <= through
         {
             let attempt = first.attempt;
+            if self.ends.contains(&attempt) && !matches!(first.report, Report::Started { .. }) {
+                self.ends.remove(&attempt);
+                self.effects.push_back(Effect::ToKeeper(ToKeeper::EndSeen { attempt }));
+            }
             if let Report::Finished { engine: Some(engine), .. } = first.report
                 && let Some(engine) = self.engines.get_mut(usize::from(engine.0))
             {
@@ -398,12 +460,13 @@ impl Supervisor {
             return;
         }
         self.lease_until = until;
+        self.effects.push_back(Effect::ToKeeper(ToKeeper::Lease { until }));
         for i in 0..self.engines.len() {
             self.effects.push_back(Effect::ToEngine(EngineIndex(i as u16), ToEngine::Lease { until }));
         }
     }
 
-    fn stop(&mut self) {
+    fn stop(&mut self, now: BootInstant) {
         self.stopping = true;
         if let Some(session) = self.session.as_mut().filter(|s| s.known) {
             // Before anything comes back: it must not be placed here again.
@@ -413,9 +476,9 @@ impl Supervisor {
         for placement in std::mem::take(&mut self.queue) {
             self.push_report(placement.attempt, Report::Returned);
         }
-        for (i, engine) in self.engines.iter().enumerate() {
-            if let Slot::Busy { attempt, .. } = engine.slot {
-                self.effects.push_back(Effect::ToEngine(EngineIndex(i as u16), ToEngine::Cancel { attempt, grace: STOP_GRACE }));
+        for i in 0..self.engines.len() {
+            if let Slot::Busy { attempt, .. } = self.engines[i].slot {
+                self.stop_engine(i, attempt, Stop::after(STOP_GRACE), now);
             }
         }
     }
@@ -477,7 +540,8 @@ impl Supervisor {
         }
     }
 
-    fn engine_of(&self, wanted: AttemptId) -> Option<EngineIndex> {
+    /// Which engine has it.
+    pub fn engine_of(&self, wanted: AttemptId) -> Option<EngineIndex> {
         let at = self.engines.iter().position(|e| matches!(e.slot, Slot::Busy { attempt, .. } if attempt == wanted))?;
         Some(EngineIndex(at as u16))
     }
@@ -508,6 +572,7 @@ impl Supervisor {
             queued: self.queue.iter().map(|p| p.attempt).collect(),
             running,
             unacknowledged: self.reports.iter().map(|r| r.attempt).collect(),
+            containment: self.containment,
             clock_offset: self.clock_offset,
         }));
         // All of them again: what was sent in an earlier session may not have arrived.

@@ -48,12 +48,48 @@ pub struct JobSpec {
     pub env: Vec<(String, String)>,
     /// Longest run, over the batch's.
     pub timeout: Option<Duration>,
+    /// What to do with processes that outlive the first one, over the batch's.
+    pub leftover: Option<Leftover>,
 }
 
 impl JobSpec {
     /// A job that names nothing but its command.
     pub fn new(command: Command) -> Self {
-        Self { label: None, command, cd: None, out: None, err: None, stdin: None, env: Vec::new(), timeout: None }
+        Self { label: None, command, cd: None, out: None, err: None, stdin: None, env: Vec::new(), timeout: None, leftover: None }
+    }
+}
+
+/// What happens to processes of a job that are alive when its first process has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Leftover {
+    /// They are killed, and counted in the result.
+    #[default]
+    Kill,
+    /// The job goes on until they have ended, too. Its exit status stays the first process's.
+    Wait,
+}
+
+/// How an attempt is asked to end before it is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// Signal to its process group: SIGTERM unless the user wants another one.
+    pub signal: i32,
+    /// Between that signal and KILL; nothing: KILL at once.
+    pub grace: Duration,
+}
+
+impl Stop {
+    /// KILL at once.
+    pub const NOW: Stop = Stop::after(Duration::ZERO);
+
+    /// TERM, and KILL `grace` later.
+    pub const fn after(grace: Duration) -> Self {
+        Self { signal: crate::signal::TERM, grace }
+    }
+
+    /// The stricter of two: the shorter grace, with its signal.
+    pub fn stricter(self, other: Self) -> Self {
+        if other.grace < self.grace { other } else { self }
     }
 }
 
@@ -85,12 +121,15 @@ pub struct BatchContext {
     pub timeout: Option<Duration>,
     /// Where output goes that no file takes.
     pub capture: Capture,
+    /// What happens to processes that outlive the first one of a job that says nothing about them.
+    pub leftover: Leftover,
 }
 
 impl BatchContext {
     /// A batch that starts its jobs in `cd` and asks for nothing else.
     pub fn new(batch: BatchId, cd: String, umask: u32) -> Self {
         let capture = Capture::Tail;
-        Self { batch, cd, env: Vec::new(), umask, setup: None, output_dir: None, timeout: None, capture }
+        let leftover = Leftover::default();
+        Self { batch, cd, env: Vec::new(), umask, setup: None, output_dir: None, timeout: None, capture, leftover }
     }
 }

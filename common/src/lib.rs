@@ -6,6 +6,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("Mezcal runs on Linux only: it relies on /proc, subreapers and CLOCK_BOOTTIME");
 
+pub mod account;
 pub mod clock;
 pub mod config;
 pub mod duration;
@@ -17,6 +18,7 @@ pub mod job;
 pub mod logging;
 pub mod outcome;
 pub mod proc;
+pub mod signal;
 pub mod timer;
 pub mod wire;
 

@@ -83,15 +83,59 @@ impl WaitStatus {
     }
 }
 
-/// Resource use of the job's first process and the descendants that it waited for (getrusage(2), `RUSAGE_CHILDREN`).
+/// What holds the processes of an attempt together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Containment {
+    /// A process group, and the engine as the parent of every orphan (PR_SET_CHILD_SUBREAPER of prctl(2)).
+    Subreaper,
+    /// The same, and a control group of its own that dies at one write (`cgroup.kill`, Linux 5.14).
+    Cgroup2,
+}
+
+impl Containment {
+    /// The word in results and in `coordinator hosts`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Containment::Subreaper => "subreaper",
+            Containment::Cgroup2 => "cgroup2",
+        }
+    }
+}
+
+/// Where CPU times come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UsageSource {
+    /// wait4(2): the processes that the engine reaped and those that they had waited for.
+    #[default]
+    Wait4,
+    /// `cpu.stat` of the attempt's control group: every process that was ever in it.
+    Cgroup2,
+}
+
+impl UsageSource {
+    /// The word in a result's `usage_source`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            UsageSource::Wait4 => "wait4",
+            UsageSource::Cgroup2 => "cgroup2",
+        }
+    }
+}
+
+/// Resource use of an attempt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// CPU time in user mode.
     pub user: Duration,
     /// CPU time in the kernel.
     pub system: Duration,
-    /// Largest resident set of any one process, in bytes.
-    pub max_rss: u64,
+    /// Who says so.
+    pub source: UsageSource,
+    /// Largest resident set of any one process, in bytes (`ru_maxrss` of wait4(2)). None when it is not above the engine's own:
+    /// execve(2) passes the memory peak of whoever started a program on to it.
+    pub max_rss: Option<u64>,
+    /// Largest memory use of all its processes together, page cache included (`memory.peak`, Linux 5.19).
+    pub memory_peak: Option<u64>,
 }
 
 /// When an attempt ran, on its host's clocks.
@@ -122,6 +166,8 @@ pub struct Outcome {
     pub killed: u32,
     /// Processes that are still alive: 0, or the attempt is `Unkillable`.
     pub survivors: u32,
+    /// What held its processes together, if it ran.
+    pub containment: Option<Containment>,
     /// The last bytes of standard output, if no file took it.
     pub stdout_tail: Option<Bytes>,
     /// The last bytes of standard error, if no file took it.
@@ -139,6 +185,7 @@ impl Outcome {
             usage: None,
             killed: 0,
             survivors: 0,
+            containment: None,
             stdout_tail: None,
             stderr_tail: None,
         }
@@ -195,6 +242,11 @@ impl Tail {
         let over = (self.0.len() + keep.len()).saturating_sub(crate::job::TAIL_BYTES);
         self.0.drain(..over);
         self.0.extend(keep);
+    }
+
+    /// What is kept so far.
+    pub fn to_bytes(&self) -> Bytes {
+        Bytes::from(self.0.iter().copied().collect::<Vec<u8>>())
     }
 
     /// What is kept.

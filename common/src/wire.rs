@@ -4,6 +4,7 @@
 //! [`endpoint`] carries frames over QUIC. This is the only code that names quinn, rustls and bincode, so each can be replaced.
 
 pub mod agent;
+pub mod bulk;
 pub mod client;
 pub mod codec;
 pub mod endpoint;

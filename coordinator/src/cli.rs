@@ -2,7 +2,7 @@
 
 use crate::embedded::Hidden;
 use crate::exit::{self, Exit};
-use crate::{exec, hosts, run, serve};
+use crate::{cancel, exec, hosts, logs, run, serve};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -24,6 +24,8 @@ enum Verb {
     Run(Box<run::RunArgs>),
     Exec(exec::ExecArgs),
     Hosts(hosts::HostsArgs),
+    Cancel(cancel::CancelArgs),
+    Logs(logs::LogsArgs),
     Serve(serve::ServeArgs),
     #[command(flatten)]
     Hidden(Hidden),
@@ -54,6 +56,14 @@ pub fn main() -> ExitCode {
         Verb::Hosts(args) => {
             mezcal_common::logging::init("warn");
             hosts::run(&args)
+        }
+        Verb::Cancel(args) => {
+            mezcal_common::logging::init("warn");
+            cancel::run(&args)
+        }
+        Verb::Logs(args) => {
+            mezcal_common::logging::init("warn");
+            logs::run(&args)
         }
         Verb::Serve(args) => serve::run(&args),
         Verb::Hidden(hidden) => return hidden.run(),

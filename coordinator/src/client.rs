@@ -3,6 +3,7 @@
 use crate::exit::{Exit, chain};
 use crate::service::ClientPort;
 use mezcal_common::identity::Role;
+use mezcal_common::wire::bulk::{BulkReceiver, CutShort};
 use mezcal_common::wire::client::{ALPN, ToClient, ToService, VERSIONS};
 use mezcal_common::wire::endpoint::{Connector, Peer, close};
 use mezcal_common::wire::tls::Credentials;
@@ -42,6 +43,14 @@ impl Remote {
             return Err(Exit::unreachable(chain(&connector.why_lost(address, &peer).await)));
         };
         Ok(Self { port: ClientPort { requests, answers }, address: address.into(), connector, peer })
+    }
+
+    /// The next stream of bulk bytes, with its header.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn bulk<H: serde::de::DeserializeOwned>(&self) -> Result<(H, BulkReceiver), CutShort> {
+        self.peer.accept_bulk().await
     }
 
     /// Why the connection ended.

@@ -5,7 +5,7 @@
 
 use crate::exit::{Exit, chain};
 use crate::service::{PROTOCOLS, ServiceHandle};
-use mezcal_agent::driver::{self, AgentParts};
+use mezcal_agent::driver::{self, AgentParts, Left};
 use mezcal_certs::{Authority, CertsError, Issued};
 use mezcal_common::identity::Role;
 use mezcal_common::wire::agent::ALPN;
@@ -20,6 +20,7 @@ use std::time::Duration;
 
 pub use mezcal_agent::cli::Hidden;
 pub use mezcal_agent::host::usable_cpus;
+pub use mezcal_agent::keeper::driver::ContainmentWish;
 
 /// The coordinator is in this very process: it answers at once or never.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -37,11 +38,11 @@ pub struct Keeper {
 ///
 /// # Errors
 /// Exit 2: this program's own file cannot be run again.
-pub fn start_keeper() -> Result<Keeper, Exit> {
+pub fn start_keeper(containment: ContainmentWish) -> Result<Keeper, Exit> {
     let host = mezcal_common::config::host_name();
     let program =
         std::fs::File::open("/proc/self/exe").map_err(|e| Exit::usage(format!("cannot open this program's own file: {e}")))?;
-    let (socket, child) = driver::start_embedded_keeper(Arc::new(program.into()), &host)
+    let (socket, child) = driver::start_embedded_keeper(Arc::new(program.into()), &host, containment)
         .map_err(|e| Exit::usage(format!("cannot start the engines' keeper: {e}")))?;
     Ok(Keeper { socket, child, host })
 }
@@ -50,7 +51,7 @@ pub fn start_keeper() -> Result<Keeper, Exit> {
 pub struct EmbeddedAgent {
     stop: tokio::sync::oneshot::Sender<()>,
     /// None once it has ended.
-    task: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
+    task: Option<tokio::task::JoinHandle<std::io::Result<Left>>>,
     child: Child,
 }
 
@@ -95,7 +96,8 @@ impl EmbeddedAgent {
         let ended = task.await;
         self.task = None;
         match ended {
-            Ok(Ok(())) => "the agent within this process has ended".into(),
+            Ok(Ok(Left::Stopped)) => "the agent within this process has ended".into(),
+            Ok(Ok(Left::KeeperGone)) => "the keeper of the engines is gone, and what they ran with it".into(),
             Ok(Err(e)) => format!("the agent within this process has ended: {e}"),
             Err(e) => format!("the agent within this process has failed: {e}"),
         }

@@ -9,10 +9,10 @@ use mezcal_common::duration::parse_duration;
 use mezcal_common::escape::for_terminal;
 use mezcal_common::hosts as names;
 use mezcal_common::ids::{BatchId, JobNumber};
-use mezcal_common::job::{BatchContext, Capture, Command, JobSpec};
+use mezcal_common::job::{BatchContext, Capture, Command, JobSpec, Stop};
 use mezcal_common::outcome::{JobResult, WaitStatus};
 use mezcal_common::wire::agent::Stream;
-use mezcal_common::wire::client::{BatchTerms, Submission, ToClient, ToService};
+use mezcal_common::wire::client::{BatchTerms, Selector, Submission, ToClient, ToService};
 use mezcal_common::wire::codec;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -101,13 +101,14 @@ impl Exec {
         let context =
             BatchContext { timeout: args.timeout, capture: Capture::Stream, ..BatchContext::new(self.batch, cd, current_umask()) };
         let requests = remote.port.requests.clone();
-        let terms = BatchTerms { context, host_timeout: args.host_timeout, once: true };
+        let terms = BatchTerms { context, host_timeout: args.host_timeout, once: true, halt: None, time_limit: None };
         let _ = requests.send(ToService::Open { terms }).await;
         for (i, host) in self.hosts.iter().enumerate() {
             let spec = codec::encode_body(&JobSpec::new(command.clone()))
                 .map_err(|e| Exit::usage(format!("the command is too long: {e}")))?;
             let job = JobNumber(i as u32 + 1);
-            let submission = Submission { job, spec, hosts: Some(i as u32), priority: PRIORITY, retries: 0, stillborn: None };
+            let hosts = Some(i as u32);
+            let submission = Submission { job, label: None, spec, hosts, priority: PRIORITY, retries: 0, stillborn: None };
             let message = ToService::Submit { batch: self.batch, host_sets: vec![vec![host.clone()]], jobs: vec![submission] };
             let _ = requests.send(message).await;
         }
@@ -118,7 +119,7 @@ impl Exec {
                 number = signals.next() => {
                     let grace = if signalled.is_none() { GRACE } else { Duration::ZERO };
                     signalled.get_or_insert(number);
-                    let _ = requests.send(ToService::Cancel { batch: self.batch, grace }).await;
+                    let _ = requests.send(self.cancel(Stop::after(grace))).await;
                 }
                 answer = remote.port.answers.recv() => match answer {
                     Some(answer) => match self.answer(answer, &mut signals).await {
@@ -130,7 +131,7 @@ impl Exec {
                             // Nobody reads the output any more: end the commands, then ourselves.
                             self.muted = true;
                             failure.get_or_insert(e);
-                            let _ = requests.send(ToService::Cancel { batch: self.batch, grace: GRACE }).await;
+                            let _ = requests.send(self.cancel(Stop::after(GRACE))).await;
                         }
                     },
                     None => return Err(Exit::unreachable(remote.why_lost().await)),
@@ -145,6 +146,11 @@ impl Exec {
             None if self.failed => exit::FAILED,
             None => 0,
         })
+    }
+
+    /// Results tell what it has come to.
+    fn cancel(&self, stop: Stop) -> ToService {
+        ToService::Cancel { request: 0, what: vec![Selector::Batch(self.batch.to_string())], stop }
     }
 
     async fn answer(&mut self, answer: ToClient, signals: &mut Signals) -> Result<Option<ToService>, Exit> {
@@ -165,7 +171,12 @@ impl Exec {
                 Ok(None)
             }
             ToClient::Refused { reason } => Err(Exit::unreachable(format!("the coordinator refused a request: {reason}"))),
-            ToClient::Welcome { .. } | ToClient::Fleet { .. } | ToClient::Accepted { .. } | ToClient::Hosts(_) => Ok(None),
+            ToClient::Welcome { .. }
+            | ToClient::Fleet { .. }
+            | ToClient::Accepted { .. }
+            | ToClient::Hosts(_)
+            | ToClient::Cancelled { .. }
+            | ToClient::LogsAnswer { .. } => Ok(None),
         }
     }
 

@@ -4,7 +4,7 @@ use crate::jobs::{Format, Jobs, members, write_json};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use mezcal_common::clock::WallTime;
-use mezcal_common::outcome::{JobResult, WaitStatus};
+use mezcal_common::outcome::{Ended, JobResult, WaitStatus};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -90,7 +90,18 @@ impl ResultFormat {
             object.string("outcome", outcome.ended.as_str());
             object.raw("user_seconds", outcome.usage.map(|u| seconds(u.user)));
             object.raw("system_seconds", outcome.usage.map(|u| seconds(u.system)));
-            object.raw("max_rss_bytes", outcome.usage.map(|u| u.max_rss.to_string()));
+            object.text("usage_source", outcome.usage.map(|u| u.source.as_str().to_owned()));
+            object.raw("max_rss_bytes", outcome.usage.and_then(|u| u.max_rss).map(|bytes| bytes.to_string()));
+            object.raw("memory_peak_bytes", outcome.usage.and_then(|u| u.memory_peak).map(|bytes| bytes.to_string()));
+            object.text("containment", outcome.containment.map(|c| c.as_str().to_owned()));
+            if outcome.containment.is_some() || outcome.killed > 0 {
+                // After an end of its own, all that was killed are leftovers.
+                let own_end = matches!(outcome.ended, Ended::Exited | Ended::Signaled | Ended::OutOfMemory);
+                object.raw(if own_end { "leftovers_killed" } else { "killed" }, Some(outcome.killed.to_string()));
+            }
+            if outcome.survivors > 0 {
+                object.raw("survivors", Some(outcome.survivors.to_string()));
+            }
             object.raw("clock_offset", place.and_then(|p| p.clock_offset).map(|o| format!("{o:.6}")));
             for (key, tail) in [("stdout_tail", &outcome.stdout_tail), ("stderr_tail", &outcome.stderr_tail)] {
                 if let Some(tail) = tail {

@@ -63,6 +63,7 @@ fn json(hosts: &[HostStatus]) -> String {
             "name": h.name, "connected": h.connected, "slots": h.slots, "busy": h.busy, "cpus": h.cpus,
             "load": h.load.one_minute, "memory_bytes": h.memory, "memory_available_bytes": h.load.available,
             "version": h.program, "since_seconds": h.since.as_secs(), "clock_offset": h.clock_offset,
+            "containment": h.containment.as_str(),
         })
         .to_string()
             + "\n"
@@ -71,7 +72,7 @@ fn json(hosts: &[HostStatus]) -> String {
 }
 
 fn table(hosts: &[HostStatus]) -> String {
-    let head = ["HOST", "SLOTS", "BUSY", "LOAD", "MEMORY", "FREE", "VERSION", "CONNECTED"].map(String::from);
+    let head = ["HOST", "SLOTS", "BUSY", "LOAD", "MEMORY", "FREE", "CONTAINMENT", "VERSION", "CONNECTED"].map(String::from);
     let rows = hosts.iter().map(|h| {
         [
             h.name.clone(),
@@ -80,13 +81,14 @@ fn table(hosts: &[HostStatus]) -> String {
             format!("{:.2}", h.load.one_minute),
             gib(h.memory),
             gib(h.load.available),
+            h.containment.as_str().to_owned(),
             h.program.clone(),
             format!("{}{}", if h.connected { "" } else { "lost " }, span(h.since)),
         ]
     });
-    let rows: Vec<[String; 8]> = std::iter::once(head).chain(rows).collect();
+    let rows: Vec<[String; 9]> = std::iter::once(head).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..8).map(width).collect();
+    let widths: Vec<usize> = (0..9).map(width).collect();
     let mut text = String::new();
     for row in &rows {
         let cells: Vec<String> = row

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use mezcal_common::duration::{from_seconds, parse_duration};
 use mezcal_common::hosts;
 use mezcal_common::ids::JobNumber;
-use mezcal_common::job::{Command, JobSpec, MAX_ARG_STRLEN, MAX_SPEC, RESERVED_ENV, SHELL_PREFIX};
+use mezcal_common::job::{Command, JobSpec, Leftover, MAX_ARG_STRLEN, MAX_SPEC, RESERVED_ENV, SHELL_PREFIX};
 use mezcal_common::wire::client::Submission;
 use mezcal_common::wire::codec;
 use serde_json::value::RawValue;
@@ -191,7 +191,8 @@ impl Jobs {
         let spec = if stillborn.is_some() { Bytes::new() } else { codec::encode_body(&parsed.spec).ok()? };
         let hosts = parsed.hosts.and_then(|set| self.host_sets.get(&set).copied());
         let retries = parsed.retries.unwrap_or(self.retries);
-        Some(Submission { job: JobNumber(number), spec, hosts, priority: parsed.priority, retries, stillborn })
+        let label = parsed.spec.label;
+        Some(Submission { job: JobNumber(number), label, spec, hosts, priority: parsed.priority, retries, stillborn })
     }
 
     fn parse(&self, number: u32) -> Result<Job, Fault> {
@@ -355,6 +356,13 @@ fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
                     return Err(fault("must be longer than nothing".into()));
                 }
                 job.spec.timeout = Some(timeout);
+            }
+            "leftover" => {
+                job.spec.leftover = Some(match string()?.as_str() {
+                    "kill" => Leftover::Kill,
+                    "wait" => Leftover::Wait,
+                    _ => return Err(fault("must be \"kill\" or \"wait\"".into())),
+                });
             }
             "retries" => job.retries = Some(whole(0..1001)? as u32),
             "priority" => job.priority = whole(i64::from(i32::MIN)..i64::from(i32::MAX) + 1)? as i32,

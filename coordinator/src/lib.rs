@@ -2,14 +2,17 @@
 //!
 //! [`scheduler::Scheduler`] decides; [`service`] performs what it decides for agents and clients; the rest are clients.
 
+pub mod cancel;
 pub mod cli;
 pub mod client;
 pub mod embedded;
 pub mod exec;
 pub mod exit;
 pub mod format;
+pub mod halt;
 pub mod hosts;
 pub mod jobs;
+pub mod logs;
 pub mod output;
 pub mod profile;
 pub mod progress;

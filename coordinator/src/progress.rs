@@ -35,6 +35,8 @@ pub struct Counts {
     pub done: u64,
     /// Of which not with status 0.
     pub failed: u64,
+    /// Of which cancelled.
+    pub aborted: u64,
 }
 
 /// Shows progress on stderr, and writes log lines where they are wanted.

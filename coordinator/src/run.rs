@@ -1,7 +1,7 @@
 //! `coordinator run`: a job list in, results out.
 
 use crate::client::Remote;
-use crate::embedded::{self, EmbeddedAgent};
+use crate::embedded::{self, ContainmentWish, EmbeddedAgent};
 use crate::exit::{self, Exit};
 use crate::jobs::{Format, Jobs, check_env_name};
 use crate::output::{self, FromOutput, OutputThread, ToOutput};
@@ -13,9 +13,9 @@ use crate::signals::Signals;
 use mezcal_common::clock::WallTime;
 use mezcal_common::duration::parse_duration;
 use mezcal_common::ids::{BatchId, JobNumber};
-use mezcal_common::job::BatchContext;
+use mezcal_common::job::{BatchContext, Leftover, Stop};
 use mezcal_common::outcome::{Ended, JobResult, Outcome};
-use mezcal_common::wire::client::{BatchTerms, Notice, Submission, ToClient, ToService};
+use mezcal_common::wire::client::{BatchTerms, Halt, HaltWhy, Notice, Selector, Submission, ToClient, ToService};
 use mezcal_common::wire::endpoint::Listener;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::FileType;
@@ -94,6 +94,18 @@ pub struct RunArgs {
     /// Longest run of a job that names none
     #[arg(long, value_name = "DURATION", value_parser = some_time)]
     pub timeout: Option<Duration>,
+    /// Cancel what has not ended this long after the start
+    #[arg(long, value_name = "DURATION", value_parser = some_time)]
+    pub time_limit: Option<Duration>,
+    /// Give up early, as GNU Parallel: WHEN,WHY=N or N%, with soon or now, and fail, success or done
+    #[arg(long, value_name = "RULE", value_parser = crate::halt::parse, default_value = "never")]
+    pub halt: HaltRule,
+    /// What happens to processes that outlive the first one of a job that says nothing about them
+    #[arg(long, value_name = "WHAT", default_value = "kill")]
+    pub leftover: LeftoverArg,
+    /// What holds the processes of a job together in an embedded run
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    pub containment: ContainmentWish,
     /// Further attempts of a failing job that names none
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub retries: u32,
@@ -114,6 +126,18 @@ pub struct RunArgs {
 /// A duration that is longer than nothing.
 fn some_time(text: &str) -> Result<Duration, String> {
     parse_duration(text).and_then(|d| if d.is_zero() { Err("it must be longer than nothing".into()) } else { Ok(d) })
+}
+
+/// `--halt`; none: never.
+pub type HaltRule = Option<Halt>;
+
+/// `--leftover`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LeftoverArg {
+    /// They are killed, and counted in the result.
+    Kill,
+    /// The job goes on until they have ended, too.
+    Wait,
 }
 
 /// Programs whose ways can be kept.
@@ -137,6 +161,9 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     if profile.cluster == Cluster::Embedded && args.min_agents > 1 {
         return Err(Exit::usage("--min-agents: a run on this host has one agent; name a cluster with -p or --listen"));
     }
+    if profile.cluster != Cluster::Embedded && args.containment != ContainmentWish::Auto {
+        return Err(Exit::usage("--containment is for a run on this host; on a cluster each agent has its own (agent.toml)"));
+    }
     if args.logging.is_some() && args.logging == args.output {
         return Err(Exit::usage("-l and -o name the same file; log lines would overwrite results"));
     }
@@ -146,7 +173,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
         .map(|path| File::create(path).map_err(|e| Exit::usage(format!("cannot write {}: {e}", path.display()))))
         .transpose()?;
     let keeper = match profile.cluster {
-        Cluster::Embedded => Some(embedded::start_keeper()?),
+        Cluster::Embedded => Some(embedded::start_keeper(args.containment)?),
         Cluster::Listen { .. } | Cluster::Remote { .. } => None,
     };
     let context = batch_context(args, &profile)?;
@@ -222,6 +249,10 @@ fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit
         setup: profile.setup.clone(),
         output_dir: args.output_dir.as_deref().map(absolute).transpose()?,
         timeout: args.timeout,
+        leftover: match args.leftover {
+            LeftoverArg::Kill => Leftover::Kill,
+            LeftoverArg::Wait => Leftover::Wait,
+        },
         ..BatchContext::new(BatchId::random(), cd, current_umask())
     })
 }
@@ -307,6 +338,7 @@ struct Connected {
 }
 
 async fn connect(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Keeper>) -> Result<Connected, Exit> {
+    let user = mezcal_common::account::own_name();
     let no_timer = |e| Exit { status: exit::BUG, message: format!("no timer: {e}") };
     match (&profile.cluster, keeper) {
         (Cluster::Remote { coordinator, identity }, _) => {
@@ -317,19 +349,19 @@ async fn connect(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Kee
             Ok(Connected { port, remote: Some(remote), agent: None, listener: None, waiting_for })
         }
         (Cluster::Listen { address, identity }, _) => {
-            let service = service::start(Some(service::LEASE)).map_err(no_timer)?;
+            let service = service::start(Some(service::LEASE), Vec::new()).map_err(no_timer)?;
             let listener = serve::listen(*address, identity)?;
             let local = listener.local_addr().map_err(Exit::unreachable)?;
             tokio::spawn(service.clone().listen(listener.clone()));
             let waiting_for = format!("no agent has connected yet; listening on udp {local}");
-            Ok(Connected { port: service.attach().await, remote: None, agent: None, listener: Some(listener), waiting_for })
+            Ok(Connected { port: service.attach(&user).await, remote: None, agent: None, listener: Some(listener), waiting_for })
         }
         (Cluster::Embedded, Some(keeper)) => {
-            let service = service::start(None).map_err(no_timer)?;
+            let service = service::start(None, Vec::new()).map_err(no_timer)?;
             let slots = args.slots.unwrap_or_else(embedded::usable_cpus);
             let agent = embedded::start(&service, keeper, slots).await?;
             let waiting_for = "the engines of this host are not ready yet".to_owned();
-            Ok(Connected { port: service.attach().await, remote: None, agent: Some(agent), listener: None, waiting_for })
+            Ok(Connected { port: service.attach(&user).await, remote: None, agent: Some(agent), listener: None, waiting_for })
         }
         (Cluster::Embedded, None) => Err(Exit { status: exit::BUG, message: "an embedded run without a keeper".into() }),
     }
@@ -354,6 +386,8 @@ struct Run<'a> {
     for_output: VecDeque<ToOutput>,
     /// How many signals have come, and the first one.
     signalled: (u32, u8),
+    /// The batch was given up early, and for what.
+    halted: Option<HaltWhy>,
     /// What will be the exit status when everything has been cleaned up.
     failure: Option<Exit>,
 }
@@ -375,7 +409,8 @@ impl<'a> Run<'a> {
             .map_err(|e| Exit { status: exit::BUG, message: format!("no output thread: {e}") })?;
         let answered = vec![false; jobs.len()];
         let batch = context.batch;
-        let terms = BatchTerms { context, host_timeout: args.host_timeout, once: false };
+        let (halt, time_limit) = (args.halt, args.time_limit);
+        let terms = BatchTerms { context, host_timeout: args.host_timeout, once: false, halt, time_limit };
         Ok(Self {
             args,
             jobs,
@@ -390,6 +425,7 @@ impl<'a> Run<'a> {
             answered,
             for_output: VecDeque::new(),
             signalled: (0, 0),
+            halted: None,
             failure: None,
         })
     }
@@ -399,7 +435,7 @@ impl<'a> Run<'a> {
         if self.wait_for_agents().await {
             self.run_batch().await;
         }
-        let Run { args, jobs, connected, output, for_output, mut signals, signalled, mut failure, .. } = self;
+        let Run { args, jobs, connected, output, for_output, mut signals, signalled, halted, mut failure, .. } = self;
         let finishing = async {
             for message in for_output {
                 let _ = output.sender.send(message).await;
@@ -428,6 +464,9 @@ impl<'a> Run<'a> {
             (Some(failure), _) => Err(failure),
             (None, (1.., number)) => Ok(128 + number),
             (None, _) if args.compat.is_some() => Ok(0),
+            // What was looked for has been found, and what was not needed any more does not count.
+            (None, _) if halted == Some(HaltWhy::Success) => Ok(0),
+            (None, _) if halted == Some(HaltWhy::Done) && counts.failed == counts.aborted => Ok(0),
             (None, _) if counts.failed > 0 || counts.done < jobs.len() as u64 => Ok(exit::FAILED),
             (None, _) => Ok(0),
         }
@@ -480,6 +519,9 @@ impl<'a> Run<'a> {
     }
 
     async fn run_batch(&mut self) {
+        if self.connected.agent.is_none() && self.args.compat.is_none() {
+            self.say(format!("this is batch {}", self.batch));
+        }
         self.for_output.push_back(ToOutput::Begin { engines: self.fleet.1, submitted: WallTime::now() });
         let requests = self.connected.port.requests.clone();
         let _ = requests.send(ToService::Open { terms: self.terms.clone() }).await;
@@ -556,12 +598,22 @@ impl<'a> Run<'a> {
                 }
                 self.for_output.push_back(ToOutput::Results(results, WallTime::now()));
             }
-            ToClient::Notice { notice, .. } => self.say(describe(&notice)),
+            ToClient::Notice { notice, .. } => {
+                if let Notice::Halted { why, .. } = notice {
+                    self.halted = Some(why);
+                }
+                self.say(describe(&notice));
+            }
             ToClient::Refused { reason } => {
                 self.failure.get_or_insert(Exit::unreachable(format!("the coordinator refused a request: {reason}")));
                 self.cancel(Duration::ZERO).await;
             }
-            ToClient::Welcome { .. } | ToClient::Accepted { .. } | ToClient::Hosts(_) | ToClient::Output { .. } => {}
+            ToClient::Welcome { .. }
+            | ToClient::Accepted { .. }
+            | ToClient::Hosts(_)
+            | ToClient::Output { .. }
+            | ToClient::Cancelled { .. }
+            | ToClient::LogsAnswer { .. } => {}
         }
     }
 
@@ -593,7 +645,9 @@ impl<'a> Run<'a> {
     }
 
     async fn cancel(&mut self, grace: Duration) {
-        let _ = self.connected.port.requests.send(ToService::Cancel { batch: self.batch, grace }).await;
+        // Results tell what it has come to.
+        let what = vec![Selector::Batch(self.batch.to_string())];
+        let _ = self.connected.port.requests.send(ToService::Cancel { request: 0, what, stop: Stop::after(grace) }).await;
     }
 
     async fn lost(&mut self) {
@@ -670,5 +724,13 @@ pub(crate) fn describe(notice: &Notice) -> String {
             "lost the agent of {host} with {jobs} jobs; unless it comes back, they are given up there in {}",
             crate::format::elapsed(Duration::from_secs(fenced_for.as_secs()))
         ),
+        Notice::Halted { why, count } => {
+            let what = match why {
+                HaltWhy::Fail => "have failed",
+                HaltWhy::Success => "have succeeded",
+                HaltWhy::Done => "have ended",
+            };
+            format!("{count} jobs {what}: nothing more of the batch starts (--halt)")
+        }
     }
 }

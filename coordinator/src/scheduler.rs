@@ -13,16 +13,19 @@
 //! inventory without it, a goodbye, another boot of the host, or the end of the lease plus [`FENCE_MARGIN`]. Until then the job is
 //! not placed again.
 
+mod cancel;
+mod halt;
 mod queues;
 
 use bytes::Bytes;
+use cancel::{CancelRequest, Cancelling};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::hosts;
 use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, Epoch, JobKey, JobNumber, SessionId};
-use mezcal_common::job::{BatchContext, MAX_SPEC};
-use mezcal_common::outcome::{Ended, JobResult, Outcome, Place};
-use mezcal_common::wire::agent::{Hello, Load, NumberedReport, Placement, Report, Stream, ToAgent, ToCoordinator};
-use mezcal_common::wire::client::{BatchTerms, HostStatus, Notice, Submission};
+use mezcal_common::job::{BatchContext, MAX_SPEC, Stop};
+use mezcal_common::outcome::{Containment, Ended, JobResult, Outcome, Place};
+use mezcal_common::wire::agent::{Hello, Load, LogWish, NumberedReport, Placement, Report, Stream, ToAgent, ToCoordinator};
+use mezcal_common::wire::client::{BatchTerms, CancelSummary, Halt, HostStatus, Notice, Submission};
 use queues::{QueueKey, Queues};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -77,10 +80,25 @@ pub enum Event {
     },
     /// Kill what runs, drop what waits.
     Cancel {
-        /// The batch.
+        /// Comes back in [`Effect::Cancelled`]; none: nobody waits for that.
+        request: Option<u64>,
+        /// What of which batches.
+        what: Vec<Wanted>,
+        /// How.
+        stop: Stop,
+        /// For the results of what is cancelled: who or what did it, when it was not their own client.
+        why: Option<Arc<str>>,
+    },
+    /// Somebody wants to see a job's output.
+    Logs {
+        /// Comes back in [`Effect::LogsAnswer`].
+        request: u64,
+        /// Its batch.
         batch: BatchId,
-        /// Between TERM and KILL.
-        grace: Duration,
+        /// Its `id` or number.
+        job: String,
+        /// What of it.
+        wish: LogWish,
     },
     /// A client has taken streamed output.
     OutputTaken {
@@ -91,6 +109,15 @@ pub enum Event {
         /// Bytes.
         bytes: u32,
     },
+}
+
+/// A whole batch, or one job of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The batch.
+    pub batch: BatchId,
+    /// The job's `id`, or else its number; none: all of them, those that are still to come included.
+    pub job: Option<String>,
 }
 
 /// What the driver has to do.
@@ -155,6 +182,20 @@ pub enum Effect {
         /// The bytes.
         data: Bytes,
     },
+    /// A cancel is done, or cannot be.
+    Cancelled {
+        /// The request.
+        request: u64,
+        /// What it has come to; or what is wrong with it, and then nothing was cancelled.
+        result: Result<CancelSummary, String>,
+    },
+    /// On how many streams a job's output comes, or why it does not.
+    LogsAnswer {
+        /// The request.
+        request: u64,
+        /// How many.
+        streams: Result<u8, String>,
+    },
     /// Agents or engines have come or gone.
     Fleet {
         /// Connected agents.
@@ -178,6 +219,8 @@ struct Job {
     queue: QueueKey,
     attempt: u32,
     retries: u32,
+    /// Where its present or last attempt is: index into the names of hosts.
+    host: u32,
     losses: u8,
     state: JobState,
 }
@@ -192,13 +235,27 @@ struct Batch {
     jobs: Vec<Job>,
     done: usize,
     open: bool,
-    /// Cancelled, with this grace.
-    cancelled: Option<Duration>,
+    /// Jobs by the `id` that their user gave them.
+    labels: HashMap<Box<str>, JobNumber>,
+    /// Nothing of it starts any more.
+    cancelled: Option<Stop>,
+    /// Who or what has cancelled or halted it.
+    why: Option<Arc<str>>,
+    halt: Option<Halt>,
+    /// How its jobs ended by themselves so far.
+    counts: halt::Counts,
+    /// Its halt has come about: nothing of it starts any more, and what runs may go on.
+    halted: bool,
+    deadline: Option<BootInstant>,
+    time_limit: Option<Duration>,
 }
 
 #[derive(Debug)]
 struct Host {
     name: Arc<str>,
+    /// Its place among the names of hosts.
+    index: u32,
+    containment: Containment,
     aliases: Vec<Arc<str>>,
     session: Option<SessionId>,
     hello: Hello,
@@ -228,6 +285,8 @@ pub struct Scheduler {
     serials: HashMap<BatchId, BatchSerial>,
     next_serial: u32,
     hosts: BTreeMap<Arc<str>, Host>,
+    /// Hosts by index.
+    host_names: Vec<Arc<str>>,
     sessions: HashMap<SessionId, Arc<str>>,
     next_engine: u32,
     queues: Queues,
@@ -235,6 +294,12 @@ pub struct Scheduler {
     absent: BTreeMap<QueueKey, BootInstant>,
     /// A queue that names hosts has come into being: look whether one of them is there.
     look_for_hosts: bool,
+    /// Placed jobs that are being cancelled.
+    cancelling: HashMap<JobKey, Cancelling>,
+    /// Cancels that are not done.
+    requests: HashMap<u64, CancelRequest>,
+    /// When batches end that have a time limit.
+    deadlines: BTreeSet<(BootInstant, BatchSerial)>,
     effects: VecDeque<Effect>,
 }
 
@@ -248,11 +313,15 @@ impl Scheduler {
             serials: HashMap::new(),
             next_serial: 1,
             hosts: BTreeMap::new(),
+            host_names: Vec::new(),
             sessions: HashMap::new(),
             next_engine: 0,
             queues: Queues::default(),
             absent: BTreeMap::new(),
             look_for_hosts: false,
+            cancelling: HashMap::new(),
+            requests: HashMap::new(),
+            deadlines: BTreeSet::new(),
             effects: VecDeque::new(),
         }
     }
@@ -271,17 +340,20 @@ impl Scheduler {
                     self.agent_gone(&name, now);
                 }
             }
-            Event::Open { terms } => self.open(*terms),
+            Event::Open { terms } => self.open(*terms, now),
             Event::Submit { batch, host_sets, jobs } => self.submit(batch, &host_sets, jobs, now),
             Event::Close { batch } => {
                 if let Some(serial) = self.serials.get(&batch).copied()
                     && let Some(b) = self.batches.get_mut(&serial)
                 {
                     b.open = false;
+                    // A share of all jobs can be told from now on.
+                    self.check_halt(serial, now);
                     self.end_batch_if_done(serial);
                 }
             }
-            Event::Cancel { batch, grace } => self.cancel(batch, grace, now),
+            Event::Cancel { request, what, stop, why } => self.cancel(request, &what, stop, why, now),
+            Event::Logs { request, batch, job, wish } => self.logs(request, batch, &job, wish),
             Event::OutputTaken { batch, job, bytes } => self.output_taken(batch, job, bytes),
         }
         self.settle(now);
@@ -304,7 +376,7 @@ impl Scheduler {
                 self.sessions.remove(&session);
                 self.agent_gone(&name, now);
             }
-            self.lose_attempts(&name, |_| true, "its host was out of reach for longer than the lease");
+            self.lose_attempts(&name, |_| true, "its host was out of reach for longer than the lease", now);
         }
         while let Some((key, _)) = self.absent.iter().find(|(_, deadline)| **deadline <= now) {
             let key = *key;
@@ -312,8 +384,12 @@ impl Scheduler {
             let names = self.set_of(key).map(|set| fold(&set)).unwrap_or_default();
             for job in self.queues.take_all(key) {
                 let why = format!("none of its hosts was connected within the host timeout: {names}");
-                self.finish(JobKey { batch: key.batch, job }, None, Outcome::never_ran(Ended::NoHost, why));
+                self.finish(JobKey { batch: key.batch, job }, None, Outcome::never_ran(Ended::NoHost, why), now);
             }
+        }
+        while let Some((at, serial)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
+            self.deadlines.remove(&(at, serial));
+            self.time_is_up(serial, now);
         }
         self.settle(now);
     }
@@ -321,7 +397,8 @@ impl Scheduler {
     /// When [`Scheduler::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<BootInstant> {
         let fences = self.hosts.values().filter_map(|h| self.fence(h));
-        fences.chain(self.absent.values().copied()).min()
+        let deadline = self.deadlines.first().map(|(at, _)| *at);
+        fences.chain(self.absent.values().copied()).chain(deadline).min()
     }
 
     /// The next thing to do.
@@ -344,6 +421,7 @@ impl Scheduler {
                 program: h.hello.program.clone(),
                 since: now.since(h.since),
                 clock_offset: h.clock_offset,
+                containment: h.containment,
             })
             .collect()
     }
@@ -384,11 +462,17 @@ impl Scheduler {
             EngineId(self.next_engine - slots)
         });
         if rebooted {
-            self.lose_attempts(name, |_| true, "its host was restarted");
+            self.lose_attempts(name, |_| true, "its host was restarted", now);
         }
         let shared: Arc<str> = self.hosts.get(name).map_or_else(|| name.into(), |h| h.name.clone());
         let aliases = hello.aliases.iter().take(MAX_ALIASES).filter_map(|a| hosts::normalise(a).ok()).map(Arc::from).collect();
-        let attempts = self.hosts.remove(name).map(|h| h.attempts).unwrap_or_default();
+        let (index, attempts) = match self.hosts.remove(name) {
+            Some(known) => (known.index, known.attempts),
+            None => {
+                self.host_names.push(shared.clone());
+                (self.host_names.len() as u32 - 1, BTreeMap::new())
+            }
+        };
         self.sessions.insert(session, shared.clone());
         let welcome = ToAgent::Welcome {
             version: mezcal_common::wire::agent::VERSIONS.1,
@@ -405,6 +489,8 @@ impl Scheduler {
             shared.clone(),
             Host {
                 name: shared,
+                index,
+                containment: Containment::Subreaper,
                 aliases,
                 session: Some(session),
                 hello,
@@ -426,7 +512,10 @@ impl Scheduler {
     fn agent_message(&mut self, name: &Arc<str>, message: ToCoordinator, now: BootInstant) {
         match message {
             ToCoordinator::Hello(_) => self.close_session(name, "a second hello"),
-            ToCoordinator::Inventory { queued, running, unacknowledged, clock_offset } => {
+            ToCoordinator::Inventory { queued, running, unacknowledged, containment, clock_offset } => {
+                if let Some(host) = self.hosts.get_mut(name) {
+                    host.containment = containment;
+                }
                 self.inventory(name, &queued, &running, &unacknowledged, clock_offset, now);
             }
             ToCoordinator::Pull { credit, idle } => {
@@ -436,10 +525,10 @@ impl Scheduler {
                     self.serve(name, u64::MAX);
                 }
             }
-            ToCoordinator::Reports(reports) => self.reports(name, reports),
+            ToCoordinator::Reports(reports) => self.reports(name, reports, now),
             ToCoordinator::Absent { attempts } => {
                 let absent: BTreeSet<AttemptId> = attempts.into_iter().collect();
-                self.lose_attempts(name, |a| absent.contains(&a), "it vanished from its host");
+                self.lose_attempts(name, |a| absent.contains(&a), "it vanished from its host", now);
             }
             ToCoordinator::Heartbeat { sent, load, clock_offset } => {
                 if let Some(host) = self.hosts.get_mut(name) {
@@ -454,9 +543,10 @@ impl Scheduler {
                     // What it gives back must not be placed there again.
                     (host.known, host.credit) = (false, 0);
                 }
-                self.give_back(name);
+                self.give_back(name, now);
                 self.close_session(name, "goodbye");
             }
+            ToCoordinator::LogsAnswer { request, streams } => self.effects.push_back(Effect::LogsAnswer { request, streams }),
         }
     }
 
@@ -479,18 +569,14 @@ impl Scheduler {
             queued.iter().chain(running).filter(|a| !known.contains_key(a) || self.is_superseded(**a)).copied().collect();
         if !strangers.is_empty() {
             // Of an earlier coordinator, or given up: whatever they are, they are not wanted.
-            self.tell_agent(name, ToAgent::Cancel { attempts: strangers, grace: Duration::ZERO });
+            self.tell_agent(name, ToAgent::Cancel { attempts: strangers, stop: Stop::NOW });
         }
-        self.lose_attempts(name, |a| !held.contains(&a), "it vanished from its host");
+        self.lose_attempts(name, |a| !held.contains(&a), "it vanished from its host", now);
         // A cancel may have been sent before the agent knew what it has.
-        let mut again: BTreeMap<Duration, Vec<AttemptId>> = BTreeMap::new();
-        for attempt in known.into_keys().filter(|a| held.contains(a) && !self.is_superseded(*a)) {
-            if let Some(grace) = self.batches.get(&attempt.key.batch).and_then(|b| b.cancelled) {
-                again.entry(grace).or_default().push(attempt);
+        for attempt in known.into_keys().filter(|a| held.contains(a) && !self.is_superseded(*a)).collect::<Vec<_>>() {
+            if let Some(stop) = self.cancelling.get(&attempt.key).map(|c| c.stop) {
+                self.tell_agent(name, ToAgent::Cancel { attempts: vec![attempt], stop });
             }
-        }
-        for (grace, attempts) in again {
-            self.tell_agent(name, ToAgent::Cancel { attempts, grace });
         }
         self.fleet_changed(now);
     }
@@ -499,7 +585,7 @@ impl Scheduler {
         self.job(attempt.key).is_none_or(|job| job.attempt != attempt.attempt || job.state != JobState::Placed)
     }
 
-    fn reports(&mut self, name: &Arc<str>, reports: Vec<NumberedReport>) {
+    fn reports(&mut self, name: &Arc<str>, reports: Vec<NumberedReport>, now: BootInstant) {
         let Some(through) = reports.iter().map(|r| r.seq).max() else { return };
         for NumberedReport { attempt, report, .. } in reports {
             let Some(host) = self.hosts.get_mut(name) else { return };
@@ -514,11 +600,11 @@ impl Scheduler {
                         continue;
                     }
                     let place = self.place(name, engine.map(|e| e.0));
-                    self.attempt_over(attempt, place, outcome);
+                    self.attempt_over(attempt, place, outcome, now);
                 }
                 Report::Returned => {
                     if host.attempts.remove(&attempt).is_some() {
-                        self.returned(attempt);
+                        self.returned(attempt, now);
                     }
                 }
             }
@@ -533,10 +619,11 @@ impl Scheduler {
     }
 
     /// The present attempt of a job is over: again, or for good.
-    fn attempt_over(&mut self, attempt: AttemptId, place: Option<Place>, mut outcome: Outcome) {
+    fn attempt_over(&mut self, attempt: AttemptId, place: Option<Place>, mut outcome: Outcome, now: BootInstant) {
         let key = attempt.key;
+        let asked = self.cancelling.contains_key(&key);
         let Some(batch) = self.batches.get_mut(&key.batch) else { return };
-        let (cancelled, once) = (batch.cancelled.is_some(), batch.once);
+        let (cancelled, once) = (asked || batch.cancelled.is_some(), batch.once || batch.halted);
         let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1) else { return };
         let again = match outcome.ended {
             Ended::Lost if cancelled => {
@@ -548,7 +635,7 @@ impl Scheduler {
                 u32::from(job.losses) <= MAX_LOSSES && !once
             }
             Ended::Exited | Ended::Signaled | Ended::Timeout | Ended::OutOfMemory | Ended::StartFailed => {
-                let retry = !outcome.succeeded() && job.retries > 0 && !cancelled;
+                let retry = !outcome.succeeded() && job.retries > 0 && !cancelled && !batch.halted;
                 job.retries -= u32::from(retry);
                 retry
             }
@@ -560,28 +647,29 @@ impl Scheduler {
             self.enqueue(queue, key.job);
             self.serve_all();
         } else {
-            self.finish(key, place, outcome);
+            self.finish(key, place, outcome, now);
         }
     }
 
     /// Everything on a host comes back without anybody's fault: its agent has stopped in order.
-    fn give_back(&mut self, name: &str) {
+    fn give_back(&mut self, name: &str, now: BootInstant) {
         let attempts = self.hosts.get_mut(name).map(|h| std::mem::take(&mut h.attempts)).unwrap_or_default();
         for attempt in attempts.into_keys() {
-            self.returned(attempt);
+            self.returned(attempt, now);
         }
     }
 
-    fn returned(&mut self, attempt: AttemptId) {
+    fn returned(&mut self, attempt: AttemptId, now: BootInstant) {
         if self.is_superseded(attempt) {
             return;
         }
+        let asked = self.cancelling.contains_key(&attempt.key);
         let Some(batch) = self.batches.get_mut(&attempt.key.batch) else { return };
-        if batch.cancelled.is_some() {
-            return self.finish(attempt.key, None, Outcome::never_ran(Ended::Cancelled, None));
+        if asked || batch.cancelled.is_some() || batch.halted {
+            return self.finish(attempt.key, None, Outcome::never_ran(Ended::Cancelled, None), now);
         }
         if batch.once {
-            return self.finish(attempt.key, None, Outcome::never_ran(Ended::Lost, "its agent was stopped".to_owned()));
+            return self.finish(attempt.key, None, Outcome::never_ran(Ended::Lost, "its agent was stopped".to_owned()), now);
         }
         let Some(job) = batch.jobs.get_mut(attempt.key.job.0 as usize - 1) else { return };
         job.state = JobState::Queued;
@@ -590,17 +678,28 @@ impl Scheduler {
         self.serve_all();
     }
 
-    fn finish(&mut self, key: JobKey, place: Option<Place>, outcome: Outcome) {
+    fn finish(&mut self, key: JobKey, place: Option<Place>, mut outcome: Outcome, now: BootInstant) {
         let Some(batch) = self.batches.get_mut(&key.batch) else { return };
         let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1) else { return };
         if job.state == JobState::Done {
             return;
         }
+        // Its text stays, for whoever asks for its output.
         job.state = JobState::Done;
-        job.spec = Bytes::new();
         batch.done += 1;
+        batch.counts.add(&outcome);
+        let why = self.cancelling.get(&key).and_then(|c| c.why.clone()).or_else(|| batch.why.clone());
+        if outcome.ended == Ended::Cancelled
+            && outcome.error.is_none()
+            && let Some(why) = why
+        {
+            outcome.error = Some(why.to_string());
+        }
+        let (killed, survivors) = (outcome.killed, outcome.survivors);
         let result = JobResult { attempt: job.attempt, place, outcome };
         self.effects.push_back(Effect::Result { batch: batch.id, job: key.job, result });
+        self.cancel_done(key, killed, survivors);
+        self.check_halt(key.batch, now);
         self.end_batch_if_done(key.batch);
     }
 
@@ -610,6 +709,9 @@ impl Scheduler {
             return;
         }
         self.effects.push_back(Effect::BatchDone { batch: batch.id });
+        if let Some(at) = batch.deadline {
+            self.deadlines.remove(&(at, serial));
+        }
         self.serials.remove(&batch.id);
         self.batches.remove(&serial);
         for host in self.hosts.values_mut() {
@@ -629,7 +731,7 @@ impl Scheduler {
         host.since = now;
         host.told.clear();
         match self.lease {
-            None => self.lose_attempts(name, |_| true, "its agent is gone"),
+            None => self.lose_attempts(name, |_| true, "its agent is gone", now),
             Some(lease) => {
                 let fenced_for = (self.hosts[name].heard + lease + FENCE_MARGIN).since(now);
                 let mut held: BTreeMap<BatchSerial, u64> = BTreeMap::new();
@@ -651,20 +753,21 @@ impl Scheduler {
     /// Cancelled attempts on a host that cannot be reached end now, with an honest word about it.
     fn abandon_cancelled(&mut self, name: &str, now: BootInstant) {
         let Some(host) = self.hosts.get(name).filter(|h| h.session.is_none()) else { return };
-        let left = self.fence(host).map_or(Duration::ZERO, |until| until.since(now)).as_secs();
+        let left = self.fence(host).map_or(Duration::ZERO, |until| until.since(now));
         let attempts: Vec<AttemptId> = host.attempts.keys().copied().collect();
         for attempt in attempts {
-            let cancelled = self.batches.get(&attempt.key.batch).is_some_and(|b| b.cancelled.is_some());
-            if cancelled && !self.is_superseded(attempt) {
+            if self.cancelling.contains_key(&attempt.key) && !self.is_superseded(attempt) {
+                let seconds = left.as_secs();
                 let why =
-                    format!("cancelled while {name} was out of reach: it may go on there until its lease ends, within {left} s");
-                self.finish(attempt.key, None, Outcome::never_ran(Ended::Lost, why));
+                    format!("cancelled while {name} was out of reach: it may go on there until its lease ends, within {seconds} s");
+                self.cancel_unreachable(attempt.key, left);
+                self.finish(attempt.key, None, Outcome::never_ran(Ended::Lost, why), now);
             }
         }
     }
 
     /// Attempts of `name` that `gone` picks are surely over, without a report.
-    fn lose_attempts(&mut self, name: &str, gone: impl Fn(AttemptId) -> bool, why: &str) {
+    fn lose_attempts(&mut self, name: &str, gone: impl Fn(AttemptId) -> bool, why: &str, now: BootInstant) {
         let Some(host) = self.hosts.get_mut(name) else { return };
         let lost: Vec<(AttemptId, Option<u16>)> =
             host.attempts.iter().filter(|(a, _)| gone(**a)).map(|(a, engine)| (*a, *engine)).collect();
@@ -675,12 +778,12 @@ impl Scheduler {
             }
             if !self.is_superseded(attempt) {
                 let place = self.place(&shared, engine);
-                self.attempt_over(attempt, place, Outcome::never_ran(Ended::Lost, why.to_owned()));
+                self.attempt_over(attempt, place, Outcome::never_ran(Ended::Lost, why.to_owned()), now);
             }
         }
     }
 
-    fn open(&mut self, terms: BatchTerms) {
+    fn open(&mut self, terms: BatchTerms, now: BootInstant) {
         let id = terms.context.batch;
         if self.serials.contains_key(&id) {
             // A repeated submit is the same batch.
@@ -698,8 +801,16 @@ impl Scheduler {
             jobs: Vec::new(),
             done: 0,
             open: true,
+            labels: HashMap::new(),
             cancelled: None,
+            why: None,
+            halt: terms.halt,
+            counts: halt::Counts::default(),
+            halted: false,
+            deadline: terms.time_limit.map(|limit| now + limit),
+            time_limit: terms.time_limit,
         };
+        self.deadlines.extend(batch.deadline.map(|at| (at, serial)));
         self.batches.insert(serial, batch);
     }
 
@@ -731,12 +842,16 @@ impl Scheduler {
                 queue,
                 attempt: 0,
                 retries: submission.retries,
+                host: 0,
                 losses: 0,
                 state: JobState::Queued,
             });
+            if let Some(label) = submission.label {
+                batch.labels.insert(label.into(), submission.job);
+            }
             queued.push((queue, submission.job, submission.stillborn));
         }
-        let (accepted, cancelled) = (batch.jobs.len() as u64, batch.cancelled.is_some());
+        let (accepted, cancelled) = (batch.jobs.len() as u64, batch.cancelled.is_some() || batch.halted);
         self.effects.push_back(Effect::Accepted { batch: id, jobs: accepted });
         if let Some(reason) = refused {
             self.effects.push_back(Effect::Refused { batch: id, reason });
@@ -744,8 +859,8 @@ impl Scheduler {
         for (queue, job, stillborn) in queued {
             let key = JobKey { batch: serial, job };
             match stillborn {
-                Some(why) => self.finish(key, None, Outcome::never_ran(Ended::StartFailed, why)),
-                None if cancelled => self.finish(key, None, Outcome::never_ran(Ended::Cancelled, None)),
+                Some(why) => self.finish(key, None, Outcome::never_ran(Ended::StartFailed, why), now),
+                None if cancelled => self.finish(key, None, Outcome::never_ran(Ended::Cancelled, None), now),
                 None => self.enqueue(queue, job),
             }
         }
@@ -761,31 +876,6 @@ impl Scheduler {
 
     fn set_of(&self, key: QueueKey) -> Option<Arc<[Arc<str>]>> {
         self.batches.get(&key.batch)?.host_sets.get(key.hosts? as usize).cloned()
-    }
-
-    fn cancel(&mut self, id: BatchId, grace: Duration, now: BootInstant) {
-        let Some(serial) = self.serials.get(&id).copied() else { return };
-        let Some(batch) = self.batches.get_mut(&serial) else { return };
-        batch.cancelled = Some(grace);
-        for key in self.queues.of_batch(serial) {
-            self.absent.remove(&key);
-            for job in self.queues.take_all(key) {
-                self.finish(JobKey { batch: serial, job }, None, Outcome::never_ran(Ended::Cancelled, None));
-            }
-        }
-        let names: Vec<Arc<str>> = self.hosts.keys().cloned().collect();
-        for name in names {
-            let Some(host) = self.hosts.get(&name) else { continue };
-            let attempts: Vec<AttemptId> = host.attempts.keys().filter(|a| a.key.batch == serial).copied().collect();
-            if attempts.is_empty() {
-                continue;
-            }
-            if host.session.is_some() {
-                self.tell_agent(&name, ToAgent::Cancel { attempts, grace });
-            } else {
-                self.abandon_cancelled(&name, now);
-            }
-        }
     }
 
     fn output(&mut self, name: &Arc<str>, attempt: AttemptId, stream: Stream, data: Bytes) {
@@ -817,6 +907,7 @@ impl Scheduler {
         let Some(host) = self.hosts.get_mut(name) else { return false };
         let Some(session) = host.session.filter(|_| host.known) else { return false };
         let room = host.credit.saturating_sub(host.sent).min(most);
+        let index = host.index;
         let names: Vec<Arc<str>> = std::iter::once(host.name.clone()).chain(host.aliases.iter().cloned()).collect();
         let (mut run, mut bytes, mut given) = (Vec::new(), 0, 0);
         while given < room {
@@ -824,6 +915,7 @@ impl Scheduler {
             let Some(batch) = self.batches.get_mut(&queue.batch) else { continue };
             let Some(job) = batch.jobs.get_mut(number.0 as usize - 1) else { continue };
             job.state = JobState::Placed;
+            job.host = index;
             job.attempt += 1;
             let key = JobKey { batch: queue.batch, job: number };
             let attempt = AttemptId { epoch: self.epoch, key, attempt: job.attempt };

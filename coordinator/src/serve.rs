@@ -37,6 +37,9 @@ pub struct CoordinatorConfig {
     /// How long an agent may run jobs without hearing from us.
     #[serde(default, deserialize_with = "mezcal_common::duration::serde_text::deserialize")]
     pub lease: Option<Duration>,
+    /// Users who may see and cancel everybody's batches.
+    #[serde(default)]
+    pub admins: Vec<String>,
 }
 
 fn default_listen() -> SocketAddr {
@@ -62,7 +65,7 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
-        let service = service::start(Some(lease)).map_err(Exit::usage)?;
+        let service = service::start(Some(lease), config.admins).map_err(Exit::usage)?;
         let listener = listen(config.listen, &expand_home(&config.identity))?;
         let address = listener.local_addr().map_err(Exit::unreachable)?;
         tracing::info!(%address, "coordinator {} listens", mezcal_common::VERSION);

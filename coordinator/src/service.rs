@@ -3,14 +3,16 @@
 //! Nothing here blocks on a peer. Agents' channels are bounded, and an agent that does not read loses its session; what a client has
 //! not taken waits in its outbox, whose size its own acknowledgements bound.
 
-use crate::scheduler::{Effect, Event, Scheduler};
+use crate::scheduler::{Effect, Event, Scheduler, Wanted};
 use mezcal_common::clock::{BootInstant, WallTime};
 use mezcal_common::identity::Role;
 use mezcal_common::ids::{BatchId, Epoch, JobNumber, SessionId};
+use mezcal_common::job::Stop;
 use mezcal_common::outcome::JobResult;
 use mezcal_common::timer::BootTimer;
-use mezcal_common::wire::agent::{self, Hello, ToAgent, ToCoordinator};
-use mezcal_common::wire::client::{self, ToClient, ToService};
+use mezcal_common::wire::agent::{self, Hello, LogHeader, ToAgent, ToCoordinator};
+use mezcal_common::wire::bulk::BulkReceiver;
+use mezcal_common::wire::client::{self, Selector, ToClient, ToService};
 use mezcal_common::wire::endpoint::{AcceptError, Channel, Handshake, Listener, Peer, close};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -36,6 +38,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const TURN: usize = 256;
 /// Grace for the jobs of a client that is gone, and of a coordinator that stops.
 const GONE_GRACE: Duration = Duration::from_secs(2);
+/// Batches that a message names.
+const MANY: usize = 10;
 
 /// A client, counted by the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,7 +49,8 @@ enum Input {
     AgentHello { session: SessionId, name: String, hello: Box<Hello>, sender: mpsc::Sender<ToAgent>, peer: Peer },
     Agent(SessionId, ToCoordinator),
     AgentGone(SessionId),
-    ClientConnected { client: ClientId, sender: mpsc::Sender<ToClient> },
+    LogStream(SessionId, LogHeader, BulkReceiver),
+    ClientConnected { client: ClientId, user: String, sender: mpsc::Sender<ToClient>, peer: Option<Peer> },
     Client(ClientId, ToService),
     ClientGone(ClientId),
     Stop,
@@ -70,9 +75,11 @@ pub struct ClientPort {
 
 /// Starts a service on the current runtime.
 ///
+/// `admins` may cancel and see everybody's batches.
+///
 /// # Errors
 /// No timer.
-pub fn start(lease: Option<Duration>) -> std::io::Result<ServiceHandle> {
+pub fn start(lease: Option<Duration>, admins: Vec<String>) -> std::io::Result<ServiceHandle> {
     let (inputs, received) = mpsc::channel(EVENTS);
     let (idle_sender, idle) = watch::channel(false);
     let service = Service {
@@ -82,20 +89,23 @@ pub fn start(lease: Option<Duration>) -> std::io::Result<ServiceHandle> {
         agents: HashMap::new(),
         clients: HashMap::new(),
         batches: HashMap::new(),
+        admins,
+        asked: HashMap::new(),
+        next_request: 1,
     };
     tokio::spawn(service.run(received, BootTimer::new()?));
     Ok(ServiceHandle { inputs, next: Arc::new(AtomicU64::new(1)), idle })
 }
 
 impl ServiceHandle {
-    /// A client within this process.
-    pub async fn attach(&self) -> ClientPort {
+    /// A client within this process, on behalf of `user`.
+    pub async fn attach(&self, user: &str) -> ClientPort {
         let (requests, mut incoming) = mpsc::channel(CLIENT_DEPTH);
         let (sender, answers) = mpsc::channel(CLIENT_DEPTH);
         let client = ClientId(self.next.fetch_add(1, Ordering::Relaxed));
         let inputs = self.inputs.clone();
         // A service that is gone shows as closed channels.
-        let _ = inputs.send(Input::ClientConnected { client, sender }).await;
+        let _ = inputs.send(Input::ClientConnected { client, user: user.into(), sender, peer: None }).await;
         tokio::spawn(async move {
             while let Some(message) = incoming.recv().await {
                 if inputs.send(Input::Client(client, message)).await.is_err() {
@@ -157,6 +167,14 @@ impl ServiceHandle {
         let (sender, mut receiver) = (channel.sender, channel.receiver);
         let input = Input::AgentHello { session, name, hello: Box::new(hello), sender, peer: peer.clone() };
         self.inputs.send(input).await.map_err(|_| "the service has ended")?;
+        let (inputs, streams) = (self.inputs.clone(), peer.clone());
+        tokio::spawn(async move {
+            while let Ok((header, stream)) = streams.accept_bulk::<LogHeader>().await {
+                if inputs.send(Input::LogStream(session, header, stream)).await.is_err() {
+                    return;
+                }
+            }
+        });
         while let Some(message) = receiver.recv().await {
             self.inputs.send(Input::Agent(session, message)).await.map_err(|_| "the service has ended")?;
         }
@@ -176,7 +194,9 @@ impl ServiceHandle {
         let welcome = ToClient::Welcome { version: client::VERSIONS.1, program: mezcal_common::VERSION.into() };
         let _ = sender.send(welcome).await;
         let id = ClientId(self.next.fetch_add(1, Ordering::Relaxed));
-        self.inputs.send(Input::ClientConnected { client: id, sender }).await.map_err(|_| "the service has ended")?;
+        let user = peer.identity().name.clone();
+        let input = Input::ClientConnected { client: id, user, sender, peer: Some(peer.clone()) };
+        self.inputs.send(input).await.map_err(|_| "the service has ended")?;
         while let Some(message) = receiver.recv().await {
             self.inputs.send(Input::Client(id, message)).await.map_err(|_| "the service has ended")?;
         }
@@ -218,11 +238,25 @@ struct Client {
     sender: mpsc::Sender<ToClient>,
     outbox: VecDeque<ToClient>,
     batches: HashSet<BatchId>,
+    user: String,
+    /// None within this process.
+    peer: Option<Peer>,
+}
+
+/// A request that waits for its answer, and who made it.
+#[derive(Clone, Copy)]
+struct Asked {
+    client: ClientId,
+    /// The client's own number for it.
+    request: u64,
+    /// The agent that has to answer it, if one has.
+    session: Option<SessionId>,
 }
 
 /// Results of one batch on their way to its client.
 struct Delivery {
     client: ClientId,
+    owner: String,
     waiting: VecDeque<(JobNumber, JobResult)>,
     sent: u64,
     taken: u64,
@@ -235,6 +269,10 @@ struct Service {
     agents: HashMap<SessionId, AgentLink>,
     clients: HashMap<ClientId, Client>,
     batches: HashMap<BatchId, Delivery>,
+    admins: Vec<String>,
+    /// By the scheduler's number.
+    asked: HashMap<u64, Asked>,
+    next_request: u64,
     stopping: bool,
     idle: watch::Sender<bool>,
 }
@@ -276,34 +314,44 @@ impl Service {
                 self.agents.insert(session, AgentLink { sender, peer });
                 self.scheduler.handle(Event::AgentHello { session, name, hello: *hello }, now);
             }
+            // Only the agent that was asked may answer.
+            Input::Agent(session, ToCoordinator::LogsAnswer { request, .. })
+                if self.asked.get(&request).is_none_or(|asked| asked.session != Some(session)) => {}
             Input::Agent(session, message) => self.scheduler.handle(Event::Agent(session, message), now),
             Input::AgentGone(session) => {
                 self.agents.remove(&session);
                 self.scheduler.handle(Event::AgentGone(session), now);
             }
-            Input::ClientConnected { client, sender } => {
+            Input::LogStream(session, header, stream) => self.relay(session, header, stream),
+            Input::ClientConnected { client, user, sender, peer } => {
                 let mut outbox = VecDeque::new();
                 let (agents, engines) = self.scheduler.fleet();
                 outbox.push_back(ToClient::Fleet { agents, engines });
-                self.clients.insert(client, Client { sender, outbox, batches: HashSet::new() });
+                self.clients.insert(client, Client { sender, outbox, batches: HashSet::new(), user, peer });
             }
             Input::Stop => {
                 self.stopping = true;
-                for batch in self.batches.keys() {
-                    self.scheduler.handle(Event::Cancel { batch: *batch, grace: GONE_GRACE }, now);
-                    self.scheduler.handle(Event::Close { batch: *batch }, now);
+                for batch in self.batches.keys().copied().collect::<Vec<_>>() {
+                    self.end_batch(batch, now);
                 }
             }
             Input::Client(client, message) => self.client_message(client, message, now),
             Input::ClientGone(client) => {
                 let Some(gone) = self.clients.remove(&client) else { return };
+                self.asked.retain(|_, asked| asked.client != client);
                 for batch in gone.batches {
                     self.batches.remove(&batch);
-                    self.scheduler.handle(Event::Cancel { batch, grace: GONE_GRACE }, now);
-                    self.scheduler.handle(Event::Close { batch }, now);
+                    self.end_batch(batch, now);
                 }
             }
         }
+    }
+
+    /// Nobody is there for it any more.
+    fn end_batch(&mut self, batch: BatchId, now: BootInstant) {
+        let what = vec![Wanted { batch, job: None }];
+        self.scheduler.handle(Event::Cancel { request: None, what, stop: Stop::after(GONE_GRACE), why: None }, now);
+        self.scheduler.handle(Event::Close { batch }, now);
     }
 
     fn client_message(&mut self, id: ClientId, message: ToService, now: BootInstant) {
@@ -312,9 +360,12 @@ impl Service {
             ToService::Submit { batch, .. }
             | ToService::Close { batch }
             | ToService::Taken { batch, .. }
-            | ToService::Cancel { batch, .. }
             | ToService::OutputTaken { batch, .. } => Some(*batch),
-            ToService::Open { .. } | ToService::Hello { .. } | ToService::Hosts => None,
+            ToService::Open { .. }
+            | ToService::Hello { .. }
+            | ToService::Hosts
+            | ToService::Cancel { .. }
+            | ToService::Logs { .. } => None,
         };
         // Only the client that opened a batch may touch it.
         if named.is_some_and(|batch| !client.batches.contains(&batch)) {
@@ -334,7 +385,9 @@ impl Service {
                     return;
                 }
                 client.batches.insert(batch);
-                self.batches.insert(batch, Delivery { client: id, waiting: VecDeque::new(), sent: 0, taken: 0, done: false });
+                let owner = client.user.clone();
+                self.batches
+                    .insert(batch, Delivery { client: id, owner, waiting: VecDeque::new(), sent: 0, taken: 0, done: false });
                 Event::Open { terms: Box::new(terms) }
             }
             ToService::Submit { batch, host_sets, jobs } => Event::Submit { batch, host_sets, jobs },
@@ -349,7 +402,26 @@ impl Service {
                 }
                 return;
             }
-            ToService::Cancel { batch, grace } => Event::Cancel { batch, grace },
+            ToService::Cancel { request, what, stop } => {
+                let (user, own) = (client.user.clone(), client.batches.clone());
+                match what.iter().map(|selector| self.select(&user, selector)).collect::<Result<Vec<_>, _>>() {
+                    Ok(wanted) => {
+                        let what: Vec<Wanted> = wanted.into_iter().flatten().collect();
+                        let elsewhere = what.iter().any(|w| !own.contains(&w.batch));
+                        let why = elsewhere.then(|| format!("cancelled by {user}").into());
+                        let request = Some(self.ask(id, request));
+                        Event::Cancel { request, what, stop, why }
+                    }
+                    Err(reason) => return self.tell_client(id, ToClient::Refused { reason }),
+                }
+            }
+            ToService::Logs { request, batch, job, wish } => {
+                let user = client.user.clone();
+                match self.find_batch(&user, &batch) {
+                    Ok(batch) => Event::Logs { request: self.ask(id, request), batch, job, wish },
+                    Err(reason) => return self.tell_client(id, ToClient::LogsAnswer { request, streams: Err(reason) }),
+                }
+            }
             ToService::Hosts => {
                 client.outbox.push_back(ToClient::Hosts(self.scheduler.host_status(now)));
                 return;
@@ -357,6 +429,67 @@ impl Service {
             ToService::OutputTaken { batch, job, bytes } => Event::OutputTaken { batch, job, bytes },
         };
         self.scheduler.handle(event, now);
+    }
+
+    /// A number for the scheduler that leads back to a client's request.
+    fn ask(&mut self, client: ClientId, request: u64) -> u64 {
+        let number = self.next_request;
+        self.next_request += 1;
+        self.asked.insert(number, Asked { client, request, session: None });
+        number
+    }
+
+    /// What a user means. Others' batches do not exist for them.
+    fn select(&self, user: &str, selector: &Selector) -> Result<Vec<Wanted>, String> {
+        Ok(match selector {
+            Selector::Mine => self.batches_of(user).map(|batch| Wanted { batch, job: None }).collect(),
+            Selector::Batch(text) => vec![Wanted { batch: self.find_batch(user, text)?, job: None }],
+            Selector::Job { batch, job } => vec![Wanted { batch: self.find_batch(user, batch)?, job: Some(job.clone()) }],
+        })
+    }
+
+    fn batches_of(&self, user: &str) -> impl Iterator<Item = BatchId> {
+        self.batches.iter().filter(move |(_, d)| d.owner == user && !d.done).map(|(batch, _)| *batch)
+    }
+
+    fn find_batch(&self, user: &str, text: &str) -> Result<BatchId, String> {
+        let admin = self.admins.iter().any(|a| a == user);
+        let visible = self.batches.iter().filter(|(_, d)| (admin || d.owner == user) && !d.done).map(|(batch, _)| *batch);
+        let named = |batch: &BatchId| batch.to_string().starts_with(&text.to_ascii_lowercase());
+        // Without a name it is the only one that they have themselves.
+        let found: Vec<BatchId> = if text.is_empty() { self.batches_of(user).collect() } else { visible.filter(named).collect() };
+        match (found.as_slice(), text) {
+            ([only], _) => Ok(*only),
+            ([], _) => {
+                let own: Vec<String> = self.batches_of(user).take(MANY).map(|b| b.to_string()).collect();
+                let own = if own.is_empty() { "you have none".into() } else { format!("yours are {}", own.join(", ")) };
+                Err(if text.is_empty() { own } else { format!("no batch of yours begins with {text:?}; {own}") })
+            }
+            (several, "") => Err(format!("you have {} batches; write BATCH/JOB", several.len())),
+            (several, _) => Err(format!("{} batches begin with {text:?}; write more of its id", several.len())),
+        }
+    }
+
+    fn tell_client(&mut self, client: ClientId, message: ToClient) {
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.outbox.push_back(message);
+        }
+    }
+
+    /// Passes a stream of output on to whoever asked for it.
+    fn relay(&mut self, session: SessionId, header: LogHeader, mut from: BulkReceiver) {
+        let Some(asked) = self.asked.get(&header.request).filter(|a| a.session == Some(session)) else { return };
+        let Some(peer) = self.clients.get(&asked.client).and_then(|client| client.peer.clone()) else { return };
+        let header = LogHeader { request: asked.request, stream: header.stream };
+        tokio::spawn(async move {
+            let mut to = peer.open_bulk(&header).await?;
+            while let Some(data) = from.read().await? {
+                to.write(&data).await?;
+            }
+            to.finish();
+            // A side that is gone has told the other one by resetting its stream.
+            Ok::<_, mezcal_common::wire::bulk::CutShort>(())
+        });
     }
 
     fn perform(&mut self) {
@@ -379,6 +512,21 @@ impl Service {
                 Effect::Output { batch, job, host, stream, data } => {
                     self.tell_client_of(batch, ToClient::Output { batch, job, host, stream, data });
                 }
+                Effect::Cancelled { request, result } => {
+                    if let Some(Asked { client, request, .. }) = self.asked.remove(&request) {
+                        let answer = match result {
+                            Ok(summary) => ToClient::Cancelled { request, summary },
+                            Err(reason) => ToClient::Refused { reason },
+                        };
+                        self.tell_client(client, answer);
+                    }
+                }
+                Effect::LogsAnswer { request, streams } => {
+                    // It stays known for as long as its client: streams may come later.
+                    if let Some(Asked { client, request, .. }) = self.asked.get(&request).copied() {
+                        self.tell_client(client, ToClient::LogsAnswer { request, streams });
+                    }
+                }
                 Effect::BatchDone { batch } => {
                     if let Some(delivery) = self.batches.get_mut(&batch) {
                         delivery.done = true;
@@ -397,6 +545,11 @@ impl Service {
 
     fn tell_agent(&mut self, session: SessionId, message: ToAgent) {
         let clock = WallTime::now();
+        if let ToAgent::Logs { request, .. } = &message
+            && let Some(asked) = self.asked.get_mut(request)
+        {
+            asked.session = Some(session);
+        }
         let message = match message {
             ToAgent::Welcome { version, program, session, epoch, lease, first_engine, clock: _ } => {
                 ToAgent::Welcome { version, program, session, epoch, lease, first_engine, clock }

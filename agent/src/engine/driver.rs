@@ -3,22 +3,24 @@
 //! Two threads. This one waits for commands, timers, children and output, and never opens a file; the other one opens files and
 //! spawns, since either can hang on a dead mount without making the engine deaf.
 
-use super::processes::{Changed, Processes};
+use super::processes::{Changed, HostCounters, Processes};
 use super::spawn::{self, Started, Surroundings};
 use super::{Effect, Engine, Event, Swept};
+use crate::cgroup::Leaves;
 use crate::packet;
 use bytes::{Bytes, BytesMut};
 use mezcal_common::clock::{BootInstant, WallTime};
 use mezcal_common::ids::AttemptId;
 use mezcal_common::job::{BatchContext, Capture};
-use mezcal_common::outcome::Tail;
+use mezcal_common::outcome::{Containment, Tail};
 use mezcal_common::timer;
 use mezcal_common::wire::agent::Stream;
 use mezcal_common::wire::codec;
-use mezcal_common::wire::engine::{FromEngine, KeeperToEngine, OUTPUT_WINDOW, ToEngine};
+use mezcal_common::wire::engine::{EngineToKeeper, FromEngine, KeeperToEngine, OUTPUT_WINDOW, ToEngine};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
+use std::collections::VecDeque;
 use std::io::{Error, Result};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -29,6 +31,11 @@ const CHUNK: usize = 16 * 1024;
 /// So long after an attempt is handed to the spawner, neither its answer nor the job's pipes are waited for: a job that ends sooner
 /// wakes this thread once, by SIGCHLD, and its pipes, which hold 64 KiB, are read at its end anyway.
 const QUIET: Duration = Duration::from_millis(4);
+
+/// Messages for a keeper that does not read, as when it is stopped; newer ones replace what older ones said.
+const KEEPER_BEHIND: usize = 1024;
+/// Requests that may follow one attempt's output at a time.
+const MAX_FOLLOWERS: usize = 16;
 
 /// What a keeper tells an engine on its command line.
 #[derive(Clone, Debug, clap::Args)]
@@ -42,6 +49,12 @@ pub struct EngineArgs {
     /// Kill the attempt when the agent goes.
     #[arg(long)]
     pub one_fate: bool,
+    /// Control group in which the leaves of attempts are made.
+    #[arg(long)]
+    pub cgroup: Option<std::path::PathBuf>,
+    /// It has the memory controller.
+    #[arg(long)]
+    pub memory_controller: bool,
 }
 
 /// Runs an engine until its keeper goes away. Descriptor 0 is the keeper's socket.
@@ -56,11 +69,17 @@ pub fn run(args: &EngineArgs) -> Result<()> {
     let spawned = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let (jobs, to_spawner) = mpsc::channel();
     let (started, from_spawner) = mpsc::channel();
-    let around = Surroundings::new(args.slot, args.host.clone())?;
+    let leaves = args.cgroup.clone().map(|dir| Leaves::new(dir, args.slot, args.memory_controller));
+    let containment = if leaves.is_some() { Containment::Cgroup2 } else { Containment::Subreaper };
+    let mut around = Surroundings::new(args.slot, args.host.clone(), leaves)?;
     let wake = spawned.try_clone()?;
-    std::thread::Builder::new().name("spawner".into()).spawn(move || spawner(&around, &to_spawner, &started, &wake))?;
+    std::thread::Builder::new().name("spawner".into()).spawn(move || spawner(&mut around, &to_spawner, &started, &wake))?;
+    shrink();
     let mut driver = Driver {
-        engine: Engine::new(args.one_fate),
+        engine: Engine::new(args.one_fate, containment),
+        counters: HostCounters::open(),
+        to_keeper: VecDeque::new(),
+        followers: Vec::new(),
         keeper: Some(keeper),
         agent: None,
         children,
@@ -85,6 +104,11 @@ type SpawnAnswer = (std::result::Result<Started, String>, (WallTime, BootInstant
 
 struct Driver {
     engine: Engine,
+    counters: HostCounters,
+    /// What the keeper's socket has not taken.
+    to_keeper: VecDeque<EngineToKeeper>,
+    /// Requests that are being shown the output of the attempt.
+    followers: Vec<u64>,
     /// None once it is gone; what runs is being killed then.
     keeper: Option<OwnedFd>,
     agent: Option<AgentLink>,
@@ -129,6 +153,7 @@ impl Driver {
                 return Ok(());
             }
             self.flush()?;
+            self.tell_keeper();
             self.arm()?;
             self.wait()?;
         }
@@ -146,19 +171,33 @@ impl Driver {
                     self.held = None;
                     self.jobs.send(effect).map_err(|_| Error::other("the spawner thread is gone"))?;
                 }
-                Effect::Terminate => {
+                Effect::Terminate { signal } => {
                     if let Some(processes) = &self.processes {
-                        processes.terminate();
+                        processes.terminate(signal);
                     }
                 }
+                Effect::ToKeeper(message) => {
+                    if self.to_keeper.len() == KEEPER_BEHIND {
+                        self.to_keeper.pop_front();
+                    }
+                    self.to_keeper.push_back(message);
+                }
                 Effect::Probe => {
-                    let others = self.processes.as_ref().is_some_and(Processes::others_alive);
+                    let others = self.processes.as_mut().is_some_and(Processes::others_alive);
                     self.engine.handle(Event::Probed { others }, BootInstant::now());
                 }
                 Effect::Sweep { discard_output } => self.sweep(discard_output)?,
-                Effect::Send(message) => self.send(&message)?,
+                Effect::Send(message) => {
+                    self.send(&message)?;
+                    if matches!(message, FromEngine::Finished { .. }) {
+                        for request in std::mem::take(&mut self.followers) {
+                            self.send(&FromEngine::ShownAll { request })?;
+                        }
+                    }
+                }
                 Effect::Exit => {
                     self.flush()?;
+                    self.tell_keeper();
                     return Ok(true);
                 }
             }
@@ -168,7 +207,7 @@ impl Driver {
 
     fn sweep(&mut self, discard_output: bool) -> Result<()> {
         let Some(processes) = &mut self.processes else { return Ok(()) };
-        let mut swept = processes.sweep();
+        let mut swept = processes.sweep(&self.counters);
         if let Some(held) = self.held.take() {
             swept.exit = swept.exit.or(held.exit);
         }
@@ -195,6 +234,18 @@ impl Driver {
         Ok(())
     }
 
+    /// Hands the keeper as many messages as its socket takes.
+    fn tell_keeper(&mut self) {
+        let Some(keeper) = &self.keeper else { return self.to_keeper.clear() };
+        while let Some(message) = self.to_keeper.front() {
+            match packet::send(keeper, message, None) {
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return,
+                // A keeper that is gone shows at the next poll.
+                Ok(()) | Err(_) => self.to_keeper.pop_front(),
+            };
+        }
+    }
+
     /// Writes to the agent as much as its socket takes.
     fn flush(&mut self) -> Result<()> {
         let Some(link) = &mut self.agent else { return Ok(()) };
@@ -217,6 +268,7 @@ impl Driver {
 
     fn unlink(&mut self) {
         self.agent = None;
+        self.followers.clear();
         // Output has nobody to go to; an attempt must not wait for that.
         self.output.streaming = false;
         self.engine.handle(Event::Unlinked, BootInstant::now());
@@ -245,7 +297,8 @@ impl Driver {
             fds.len() - 1
         });
         let keeper_at = self.keeper.as_ref().map(|keeper| {
-            fds.push(PollFd::new(keeper, reading));
+            let writing = if self.to_keeper.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+            fds.push(PollFd::new(keeper, reading | writing));
             fds.len() - 1
         });
         let pipes_from = fds.len();
@@ -262,6 +315,7 @@ impl Driver {
             Err(e) => return Err(e.into()),
         }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let keeper_says = keeper_at.is_some_and(|at| fds[at].revents() != PollFlags::OUT && ready[at]);
         drop(fds);
         if ready[1] {
             let _ = rustix::io::read(&self.spawned, &mut [0; 8]);
@@ -272,6 +326,10 @@ impl Driver {
         if self.quiet_until.is_some_and(|until| until <= BootInstant::now()) {
             // A spawn that takes longer is looked after again and again until it answers.
             self.quiet_until = self.spawning.then(|| BootInstant::now() + QUIET);
+            self.engine.handle(Event::Lasts, BootInstant::now());
+            if let Some(processes) = &mut self.processes {
+                processes.lasts(&self.counters);
+            }
         }
         if ready[pipes_from..].contains(&true) {
             self.drain()?;
@@ -287,7 +345,7 @@ impl Driver {
         if agent_at.is_some_and(|at| ready[at]) {
             self.on_agent()?;
         }
-        if keeper_at.is_some_and(|at| ready[at]) {
+        if keeper_says {
             self.on_keeper();
         }
         Ok(())
@@ -298,7 +356,7 @@ impl Driver {
         let Ok((result, began)) = self.from_spawner.try_recv() else { return };
         self.spawning = false;
         let result = result.map(|started| {
-            self.processes = Some(Processes::new(started.pid, began));
+            self.processes = Some(Processes::new(started.pid, started.born, began));
             self.output.tails = [&started.out, &started.err].map(|pipe| pipe.as_ref().map(|_| Tail::default()));
             self.output.pipes = [started.out, started.err];
         });
@@ -341,6 +399,7 @@ impl Driver {
                         if let Some(tail) = &mut self.output.tails[i] {
                             tail.push(&chunk[..n]);
                         }
+                        self.show(stream, &chunk[..n])?;
                         if n < most {
                             break;
                         }
@@ -354,6 +413,37 @@ impl Driver {
             && let Some(held) = self.held.take()
         {
             self.engine.handle(Event::Swept(held), BootInstant::now());
+        }
+        Ok(())
+    }
+
+    /// Sends what is kept, and goes on with what comes if that is wanted.
+    fn begin_show(&mut self, request: u64, attempt: AttemptId, follow: bool) -> Result<()> {
+        // While it is quiet the pipes have not been read.
+        self.drain()?;
+        let here = self.attempt == Some(attempt) && self.output.tails.iter().any(Option::is_some);
+        if here {
+            for (tail, stream) in self.output.tails.iter().zip([Stream::Out, Stream::Err]) {
+                let Some(data) = tail.as_ref().map(Tail::to_bytes).filter(|data| !data.is_empty()) else { continue };
+                if let Some(link) = &mut self.agent {
+                    codec::encode_frame(&mut link.outgoing, &FromEngine::Shown { request, stream, data }).map_err(Error::other)?;
+                }
+            }
+        }
+        if here && follow && self.followers.len() < MAX_FOLLOWERS {
+            self.followers.push(request);
+            return Ok(());
+        }
+        self.send(&FromEngine::ShownAll { request })
+    }
+
+    /// Sends new output to those who follow it, unless the agent is behind with reading.
+    fn show(&mut self, stream: Stream, data: &[u8]) -> Result<()> {
+        for i in 0..self.followers.len() {
+            if self.agent.as_ref().is_some_and(|link| link.outgoing.len() < OUTPUT_WINDOW as usize) {
+                let shown = FromEngine::Shown { request: self.followers[i], stream, data: Bytes::copy_from_slice(data) };
+                self.send(&shown)?;
+            }
         }
         Ok(())
     }
@@ -400,7 +490,7 @@ impl Driver {
                 let spec = codec::decode_exact(&spec).map(Box::new).map_err(|e| format!("the job cannot be read: {e}"));
                 Event::Run { attempt, spec, context, engine }
             }
-            ToEngine::Cancel { attempt, grace } => Event::Cancel { attempt, grace },
+            ToEngine::Cancel { attempt, stop } => Event::Cancel { attempt, stop },
             ToEngine::Acknowledge { attempts } => Event::Acknowledge { attempts },
             ToEngine::Lease { until } => Event::Lease { until },
             ToEngine::OutputTaken { attempt, bytes } => {
@@ -410,6 +500,7 @@ impl Driver {
                 }
                 return Ok(());
             }
+            ToEngine::Show { request, attempt, follow } => return self.begin_show(request, attempt, follow),
         };
         self.engine.handle(event, BootInstant::now());
         Ok(())
@@ -446,7 +537,7 @@ impl Output {
 }
 
 /// The spawner thread: opens, spawns, answers.
-fn spawner(around: &Surroundings, jobs: &mpsc::Receiver<Effect>, answers: &mpsc::Sender<SpawnAnswer>, wake: &OwnedFd) {
+fn spawner(around: &mut Surroundings, jobs: &mpsc::Receiver<Effect>, answers: &mpsc::Sender<SpawnAnswer>, wake: &OwnedFd) {
     while let Ok(effect) = jobs.recv() {
         let Effect::Spawn { attempt, spec, context, engine } = effect else { continue };
         let began = (WallTime::now(), BootInstant::now());
@@ -507,4 +598,27 @@ pub(crate) fn child_signals() -> Result<OwnedFd> {
         }
         Ok(<OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd))
     }
+}
+
+/// Gives back the memory that starting has taken, and forgets its peak: execve(2) passes the peak on to jobs (`ru_maxrss`), and what a
+/// job used can only be told from it when it is larger.
+fn shrink() {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+    let mut code: Option<(usize, usize)> = None;
+    for line in maps.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let (first, second) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        if let Some((from, to)) = first.split_once('-') {
+            let ends = usize::from_str_radix(from, 16).ok().zip(usize::from_str_radix(to, 16).ok());
+            code = ends.filter(|_| second.starts_with("r-x") && line.contains('/'));
+        } else if first == "Anonymous:"
+            && second == "0"
+            && let Some((from, to)) = code
+        {
+            // SAFETY: pages of a file that nobody has written to come back from that file when they are needed (madvise(2)).
+            unsafe { libc::madvise(from as *mut libc::c_void, to - from, libc::MADV_DONTNEED) };
+        }
+    }
+    // proc(5): 5 resets the peak. Without it, small jobs have no figure.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
 }

@@ -3,22 +3,79 @@
 //! Signals go to the first process's group while that process is unreaped, and to own unreaped children: never to a
 //! number that the kernel could have given to somebody else.
 
-use super::{Exit, Swept};
+use super::{Exit, OutOfMemory, Swept};
+use crate::cgroup::Leaf;
 use mezcal_common::clock::{BootInstant, WallTime};
-use mezcal_common::outcome::{Span, Usage, WaitStatus};
+use mezcal_common::outcome::{Span, Usage, UsageSource, WaitStatus};
 use mezcal_common::proc;
+use rustix::fd::OwnedFd;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Look, do not wait, do not reap.
 const PEEK: WaitIdOptions = WaitIdOptions::EXITED.union(WaitIdOptions::NOHANG).union(WaitIdOptions::NOWAIT);
+/// Passes of one sweep that follow each other at once, as long as each finds something dead: what keeps forking is outrun sooner
+/// than by waiting between them.
+const PASSES: u32 = 32;
 
 /// The first process of an attempt and whatever else there is below this one.
 pub(super) struct Processes {
     first: Option<Pid>,
+    leaf: Option<Arc<Leaf>>,
+    /// CPU times of the leaf before the attempt.
+    cpu_before: Option<(Duration, Duration)>,
+    /// Kills of the out-of-memory killer on this host soon after its start.
+    oom_before: Option<u64>,
     started: (WallTime, BootInstant),
     ended: Option<(WallTime, BootInstant)>,
+    /// KILL has been sent: what ends by it from now on ended by us.
+    killing: bool,
+    /// The first process was alive then.
+    first_killed: bool,
+    /// The first process ended by a KILL that was not ours.
+    killed_from_elsewhere: bool,
     killed: u32,
+    usage: Usage,
+    /// This process's memory peak after the first process was started.
+    own_peak: u64,
+}
+
+/// The control group of an attempt, and the CPU times that it had when the attempt began.
+pub(super) type Born = (Arc<Leaf>, Option<(Duration, Duration)>);
+
+/// Counters of this host and of this process, from files that stay open.
+pub(super) struct HostCounters {
+    vmstat: Option<OwnedFd>,
+    status: Option<OwnedFd>,
+}
+
+impl HostCounters {
+    pub(super) fn open() -> Self {
+        let open = |path| {
+            let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, rustix::fs::Mode::empty()).ok()
+        };
+        Self { vmstat: open("/proc/vmstat"), status: open("/proc/self/status") }
+    }
+
+    /// Processes that the kernel has killed for want of memory since boot (`oom_kill` of /proc/vmstat, Linux 4.13).
+    fn oom_kills(&self) -> Option<u64> {
+        number_after(self.vmstat.as_ref()?, "oom_kill ")
+    }
+
+    /// This process's own memory peak, in bytes (`VmHWM`, proc(5)).
+    fn own_peak(&self) -> Option<u64> {
+        number_after(self.status.as_ref()?, "VmHWM:").map(|kib| kib * 1024)
+    }
+}
+
+/// The number behind `key` at the start of a line.
+fn number_after(file: &OwnedFd, key: &str) -> Option<u64> {
+    let mut buffer = [0; 8192];
+    let read = rustix::io::pread(file, &mut buffer, 0).ok()?;
+    let text = std::str::from_utf8(&buffer[..read]).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(key)?.split_ascii_whitespace().next()?.parse().ok())
 }
 
 /// What a look at changed children found.
@@ -30,8 +87,29 @@ pub(super) enum Changed {
 }
 
 impl Processes {
-    pub(super) fn new(pid: i32, started: (WallTime, BootInstant)) -> Self {
-        Self { first: Pid::from_raw(pid), started, ended: None, killed: 0 }
+    pub(super) fn new(pid: i32, born: Option<Born>, started: (WallTime, BootInstant)) -> Self {
+        let (leaf, cpu_before) = born.map_or((None, None), |(leaf, cpu)| (Some(leaf), cpu));
+        Self {
+            first: Pid::from_raw(pid),
+            leaf,
+            cpu_before,
+            oom_before: None,
+            started,
+            ended: None,
+            killing: false,
+            first_killed: false,
+            killed_from_elsewhere: false,
+            killed: 0,
+            usage: Usage::default(),
+            own_peak: 0,
+        }
+    }
+
+    /// The attempt lasts: from now on memory could run out.
+    pub(super) fn lasts(&mut self, host: &HostCounters) {
+        if self.leaf.as_ref().is_none_or(|leaf| leaf.oom_kills().is_none()) {
+            self.oom_before = host.oom_kills();
+        }
     }
 
     /// Whether the first process has ended since the last look. It stays unreaped.
@@ -49,63 +127,105 @@ impl Processes {
         if self.first_ended() {
             return Changed::First;
         }
-        let Some(first) = self.first.filter(|_| self.ended.is_none()) else { return Changed::Others };
-        // The first process is alive. Others that ended are orphans; reaping must not take the first one by accident.
+        let Some(first) = self.first else { return Changed::Others };
+        // Others that ended are orphans; reaping must not take the first one by accident.
         for pid in proc::own_children().unwrap_or_default() {
             if pid != first.as_raw_nonzero().get() && proc::state_and_parent(pid).is_some_and(|(state, _)| state == 'Z') {
                 self.reap(pid);
             }
         }
-        Changed::Nothing
+        if self.ended.is_some() { Changed::Others } else { Changed::Nothing }
     }
 
-    /// TERM and CONT to the group, if its leader is still unreaped.
-    pub(super) fn terminate(&self) {
+    /// `signal` and CONT to the group, if its leader is still unreaped.
+    pub(super) fn terminate(&self, signal: i32) {
         if let Some(first) = self.first {
             // ESRCH and EPERM change nothing: the sweep that follows counts what is alive.
-            let _ = rustix::process::kill_process_group(first, Signal::TERM);
+            // SAFETY: kill(2) has no memory effects.
+            unsafe { libc::kill(-first.as_raw_nonzero().get(), signal) };
             let _ = rustix::process::kill_process_group(first, Signal::CONT);
         }
     }
 
-    /// Whether any process but the first is alive.
-    pub(super) fn others_alive(&self) -> bool {
+    /// Whether any process but the first is alive. If not, and the first has ended, that is when the attempt did.
+    pub(super) fn others_alive(&mut self) -> bool {
         let first = self.first.map(|p| p.as_raw_nonzero().get());
-        proc::own_children()
+        let alive = proc::own_children()
             .unwrap_or_default()
             .into_iter()
-            .any(|pid| Some(pid) != first && proc::state_and_parent(pid).is_some_and(|(state, _)| state != 'Z'))
+            .any(|pid| Some(pid) != first && proc::state_and_parent(pid).is_some_and(|(state, _)| state != 'Z'));
+        if !alive && self.ended.is_some() {
+            self.ended = Some((WallTime::now(), BootInstant::now()));
+        }
+        alive
     }
 
-    /// One pass: KILL the group, reap, KILL all other children, reap again. Killing a process hands its children to us, so
-    /// passes are repeated until one finds no child at all.
-    pub(super) fn sweep(&mut self) -> Swept {
+    /// KILL to the control group and the process group, reap, KILL to all other children and their groups, reap again. Killing a
+    /// process hands its children to us, so passes are repeated until one finds no child at all, or nothing newly dead.
+    pub(super) fn sweep(&mut self, host: &HostCounters) -> Swept {
         let mut exit = None;
         if let Some(first) = self.first {
+            self.first_killed |= self.ended.is_none();
             let _ = rustix::process::kill_process_group(first, Signal::KILL);
-            exit = self.reap_first();
         }
+        self.killing = true;
         let mut alive = 0;
-        if !self.reap_others() {
-            let children = proc::own_children().unwrap_or_default();
-            for pid in children.iter().filter_map(|pid| Pid::from_raw(*pid)) {
-                let _ = rustix::process::kill_process(pid, Signal::KILL);
+        for _ in 0..PASSES {
+            if let Some(leaf) = self.leaf.as_ref().filter(|leaf| leaf.populated()) {
+                leaf.kill();
             }
-            exit = exit.or_else(|| self.reap_first());
-            if !self.reap_others() {
-                alive = proc::own_children().map_or(1, |left| left.len() as u32).max(1);
+            exit = exit.or_else(|| self.reap_first(host));
+            let before = self.killed;
+            let none_left = self.reap_others();
+            alive = match (none_left, &self.leaf) {
+                (true, None) => 0,
+                // Somebody else's child that is in our group all the same.
+                (true, Some(leaf)) => leaf.populated().then(|| leaf.count().max(1)).unwrap_or_default(),
+                (false, _) => self.kill_children(),
+            };
+            if alive == 0 || (self.killed == before && exit.is_none()) {
+                break;
             }
         }
-        Swept { exit, killed: self.killed, alive, tails: (None, None) }
+        let out_of_memory = self.out_of_memory(host);
+        if alive == 0 {
+            self.account();
+        }
+        let mut usage = self.usage;
+        usage.max_rss = usage.max_rss.filter(|peak| *peak > self.own_peak);
+        Swept { exit, killed: self.killed, alive, usage, out_of_memory, tails: (None, None) }
     }
 
-    fn reap_first(&mut self) -> Option<Exit> {
+    /// KILL to each child and the group that it is in: how many there are, zombies included.
+    fn kill_children(&self) -> u32 {
+        let children = proc::own_children().unwrap_or_default();
+        let own = rustix::process::getpgrp();
+        for pid in children.iter().filter_map(|pid| Pid::from_raw(*pid)) {
+            // A child of ours is unreaped, so its group exists; and it is of its own session, so the group is, too.
+            if let Ok(group) = rustix::process::getpgid(Some(pid))
+                && group != own
+            {
+                let _ = rustix::process::kill_process_group(group, Signal::KILL);
+            }
+            kill_child(pid);
+        }
+        (children.len() as u32).max(1)
+    }
+
+    fn reap_first(&mut self, host: &HostCounters) -> Option<Exit> {
         let Waited::Ended { status, usage, .. } = wait4(self.first?.as_raw_nonzero().get()) else { return None };
         self.first = None;
-        self.count(status);
+        if self.first_killed {
+            self.count(status);
+        } else {
+            self.killed_from_elsewhere = status == WaitStatus::Signaled(Signal::KILL.as_raw());
+        }
+        // execve(2) has passed our own memory peak on to it (ru_maxrss, getrusage(2)): what is not above that says nothing of the job.
+        self.own_peak = host.own_peak().unwrap_or(u64::MAX);
+        self.add(usage);
         let (completed, end) = *self.ended.get_or_insert_with(|| (WallTime::now(), BootInstant::now()));
         let span = Span { started: self.started.0, completed, elapsed: end.since(self.started.1) };
-        Some(Exit { status, usage, span })
+        Some(Exit { status, span })
     }
 
     /// Reaps what has ended, once the first process has been. True if no child is left at all.
@@ -116,7 +236,7 @@ impl Processes {
         loop {
             match self.reap(-1) {
                 Waited::Ended { .. } => {}
-                Waited::Alive => return false,
+                Waited::Stopped { .. } | Waited::Alive => return false,
                 Waited::NoChild => return true,
             }
         }
@@ -124,23 +244,61 @@ impl Processes {
 
     fn reap(&mut self, pid: i32) -> Waited {
         let waited = wait4(pid);
-        if let Waited::Ended { status, .. } = waited {
+        if let Waited::Ended { status, usage, .. } = waited {
             self.count(status);
+            self.add(usage);
         }
         waited
     }
 
     fn count(&mut self, status: WaitStatus) {
-        if status == WaitStatus::Signaled(Signal::KILL.as_raw()) {
+        if self.killing && status == WaitStatus::Signaled(Signal::KILL.as_raw()) {
             self.killed += 1;
         }
     }
+
+    fn add(&mut self, usage: Usage) {
+        self.usage.user += usage.user;
+        self.usage.system += usage.system;
+        self.usage.max_rss = self.usage.max_rss.max(usage.max_rss);
+    }
+
+    /// Takes what the control group knows better: processes that nobody waited for count there, too.
+    fn account(&mut self) {
+        let Some(leaf) = &self.leaf else { return };
+        if let (Some((user, system)), Some(before)) = (leaf.cpu(), self.cpu_before) {
+            self.usage.user = user.saturating_sub(before.0);
+            self.usage.system = system.saturating_sub(before.1);
+            self.usage.source = UsageSource::Cgroup2;
+        }
+        self.usage.memory_peak = leaf.memory_peak();
+        leaf.remove_if_used_up();
+    }
+
+    fn out_of_memory(&self, host: &HostCounters) -> OutOfMemory {
+        match self.leaf.as_ref().and_then(|leaf| leaf.oom_kills()) {
+            Some(0) => OutOfMemory::No,
+            Some(1..) => OutOfMemory::Killed,
+            None if self.killed_from_elsewhere && self.oom_before.is_some_and(|before| host.oom_kills() > Some(before)) => {
+                OutOfMemory::OnThisHost
+            }
+            None => OutOfMemory::No,
+        }
+    }
+}
+
+/// KILL to a child that has not been reaped, so that its number is its own.
+pub(crate) fn kill_child(child: Pid) {
+    // Of one that has ended meanwhile only the zombie is left, which does not mind; EPERM leaves it alive, which the sweep sees.
+    let _ = rustix::process::kill_process(child, Signal::KILL);
 }
 
 /// What wait4(2) says without waiting.
 pub(crate) enum Waited {
     /// This child has ended and is reaped.
     Ended { pid: i32, status: WaitStatus, usage: Usage },
+    /// This child has been stopped by a signal.
+    Stopped { pid: i32 },
     /// There are such children, all alive.
     Alive,
     /// There is no such child.
@@ -149,10 +307,25 @@ pub(crate) enum Waited {
 
 /// Reaps one ended child (wait4(2) with `WNOHANG | __WALL`); `pid` −1: any.
 pub(crate) fn wait4(pid: i32) -> Waited {
+    wait_with(pid, libc::WNOHANG | libc::__WALL)
+}
+
+/// The same, and tells of children that were stopped (`WUNTRACED`).
+pub(crate) fn wait4_or_stopped(pid: i32) -> Waited {
+    wait_with(pid, libc::WNOHANG | libc::__WALL | libc::WUNTRACED)
+}
+
+/// Reaps a child that is ending, waiting for it.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn wait4_blocking(pid: i32) {
+    let _ = wait_with(pid, libc::__WALL);
+}
+
+fn wait_with(pid: i32, options: libc::c_int) -> Waited {
     let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
     // SAFETY: both pointers are valid for writing; rusage is plain data, and zeroed is one of its values.
     let (got, usage) = unsafe {
-        let got = libc::wait4(pid, &mut status, libc::WNOHANG | libc::__WALL, usage.as_mut_ptr());
+        let got = libc::wait4(pid, &mut status, options, usage.as_mut_ptr());
         (got, usage.assume_init())
     };
     match got {
@@ -160,12 +333,20 @@ pub(crate) fn wait4(pid: i32) -> Waited {
         ..0 => return Waited::NoChild,
         1.. => {}
     }
+    if libc::WIFSTOPPED(status) {
+        return Waited::Stopped { pid: got };
+    }
     let status = if libc::WIFSIGNALED(status) {
         WaitStatus::Signaled(libc::WTERMSIG(status))
     } else {
         WaitStatus::Exited(libc::WEXITSTATUS(status))
     };
     let time = |t: libc::timeval| Duration::new(t.tv_sec as u64, t.tv_usec as u32 * 1000);
-    let usage = Usage { user: time(usage.ru_utime), system: time(usage.ru_stime), max_rss: usage.ru_maxrss as u64 * 1024 };
+    let usage = Usage {
+        user: time(usage.ru_utime),
+        system: time(usage.ru_stime),
+        max_rss: Some(usage.ru_maxrss as u64 * 1024),
+        ..Usage::default()
+    };
     Waited::Ended { pid: got, status, usage }
 }

@@ -1,9 +1,12 @@
-//! Starting a job: files, environment and posix_spawn(3).
+//! Starting a job: files, environment and the spawn.
 //!
-//! Always posix_spawn, never fork: its cost does not grow with this process, and glibc and musl both do it by
-//! `clone(CLONE_VM | CLONE_VFORK)`. The child starts with an empty signal mask, default dispositions, a process group of its own and
-//! descriptors 0, 1, 2 only (everything else here is close-on-exec).
+//! posix_spawn(3), or its like into a control group ([`super::clone`]), never fork: the cost does not grow with this process. The child
+//! starts with an empty signal mask, default dispositions, descriptors 0, 1, 2 only (everything else here is close-on-exec), and a
+//! session of its own: no process of it can join a group of anybody else's, so a signal to a group of its processes hits only those.
 
+use super::processes::Born;
+use crate::cgroup::{Leaf, Leaves};
+use crate::paths::{self, Sink};
 use mezcal_common::ids::{AttemptId, EngineId};
 use mezcal_common::job::{BatchContext, Command, JobSpec, SHELL_PREFIX};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -12,7 +15,6 @@ use rustix::io::Errno;
 use std::ffi::{CStr, CString, c_char};
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStringExt;
-use std::path::Path;
 
 /// What is fixed for the life of an engine.
 pub(super) struct Surroundings {
@@ -21,19 +23,29 @@ pub(super) struct Surroundings {
     null: OwnedFd,
     slot: u16,
     host: String,
+    /// Where attempts are born; none: in this process's own group.
+    leaves: Option<Leaves>,
+    #[cfg(target_arch = "x86_64")]
+    stack: Box<super::clone::Stack>,
+    /// Signals that this process ignores, as of its start.
+    #[cfg(target_arch = "x86_64")]
+    ignored: u64,
 }
 
 /// A job that runs, and the ends of the pipes that take its output.
 pub(super) struct Started {
     pub(super) pid: i32,
+    pub(super) born: Option<Born>,
     pub(super) out: Option<OwnedFd>,
     pub(super) err: Option<OwnedFd>,
 }
 
 /// Names that must not leak from a service manager or a shell into jobs.
-const SCRUBBED: [&str; 12] = [
+const SCRUBBED: [&str; 20] = [
     "BASH_ENV",
     "ENV",
+    "SHELLOPTS",
+    "BASHOPTS",
     "NOTIFY_SOCKET",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
@@ -44,11 +56,17 @@ const SCRUBBED: [&str; 12] = [
     "JOURNAL_STREAM",
     "CREDENTIALS_DIRECTORY",
     "MANAGERPID",
+    "MANAGERPIDFDID",
+    "LISTEN_PIDFDID",
+    "MAINPID",
+    "SYSTEMD_EXEC_PID",
+    "MEMORY_PRESSURE_WATCH",
+    "MEMORY_PRESSURE_WRITE",
 ];
 
 impl Surroundings {
     /// Reads this process's environment and opens `/dev/null`.
-    pub(super) fn new(slot: u16, host: String) -> std::io::Result<Self> {
+    pub(super) fn new(slot: u16, host: String, leaves: Option<Leaves>) -> std::io::Result<Self> {
         let env = std::env::vars_os()
             .filter_map(|(name, value)| {
                 let key = name.to_string_lossy().into_owned();
@@ -60,7 +78,17 @@ impl Surroundings {
             .filter(|(key, _)| !SCRUBBED.contains(&key.as_str()) && !key.starts_with("BASH_FUNC_"))
             .collect();
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { env, null, slot, host })
+        Ok(Self {
+            env,
+            null,
+            slot,
+            host,
+            leaves,
+            #[cfg(target_arch = "x86_64")]
+            stack: super::clone::Stack::new(),
+            #[cfg(target_arch = "x86_64")]
+            ignored: mezcal_common::proc::ignored_signals(),
+        })
     }
 
     /// The environment of one job: later names win, the reserved ones come last.
@@ -83,7 +111,7 @@ impl Surroundings {
         for (name, value) in context.env.iter().chain(&spec.env) {
             set(name, value)?;
         }
-        set("MEZCAL_JOB_ID", &label(spec, attempt))?;
+        set("MEZCAL_JOB_ID", &paths::label(spec, attempt))?;
         set("MEZCAL_ATTEMPT", &attempt.attempt.to_string())?;
         set("MEZCAL_ENGINE_ID", &engine.to_string())?;
         set("MEZCAL_SLOT", &self.slot.to_string())?;
@@ -93,16 +121,12 @@ impl Surroundings {
     }
 }
 
-fn label(spec: &JobSpec, attempt: AttemptId) -> String {
-    spec.label.clone().unwrap_or_else(|| attempt.key.job.to_string())
-}
-
 /// Starts the job.
 ///
 /// # Errors
 /// For the reader of the result: what could not be done, with the path and the system's reason.
 pub(super) fn start(
-    around: &Surroundings,
+    around: &mut Surroundings,
     attempt: AttemptId,
     spec: &JobSpec,
     context: &BatchContext,
@@ -115,37 +139,80 @@ pub(super) fn start(
         Some(path) => Some(open_waitless(&cd, path, OFlags::RDONLY, "read")?),
         None => None,
     };
-    let (out_read, out_write) = match output_path(spec, spec.out.as_deref(), "out", attempt, context) {
-        Some(path) => (None, open_output(&cd, &path)?),
-        None => pipe().map(|(read, write)| (Some(read), write))?,
-    };
-    let (err_read, err_write) = match output_path(spec, spec.err.as_deref(), "err", attempt, context) {
-        Some(path) => (None, open_output(&cd, &path)?),
-        None => pipe().map(|(read, write)| (Some(read), write))?,
-    };
+    let (out_read, out_write) = open_sink(&cd, paths::out(spec, attempt, context))?;
+    let (err_read, err_write) = open_sink(&cd, paths::err(spec, attempt, context))?;
     let env = around.environment(attempt, spec, context, engine)?;
     let (program, argv) = command_line(&cd, spec, context, &env)?;
     // One file for both streams is one open file: two would overwrite each other.
     let err = if same_file(&out_write, &err_write) { &out_write } else { &err_write };
+    let born = match &mut around.leaves {
+        Some(leaves) => {
+            let leaf = leaves.next().map_err(|e| format!("no control group for the job: {e}"))?;
+            let cpu = leaf.cpu();
+            Some((leaf, cpu))
+        }
+        None => None,
+    };
     let fds = [stdin.as_ref().map_or(around.null.as_fd(), AsFd::as_fd), out_write.as_fd(), err.as_fd()];
-    let pid = posix_spawn(&program, &argv, &env, cd.as_fd(), fds).map_err(|e| why_not_started(spec, &program, e))?;
-    Ok(Started { pid, out: out_read, err: err_read })
+    let argv: Vec<*const c_char> = argv.iter().map(|a| a.as_ptr()).chain([std::ptr::null()]).collect();
+    let envp: Vec<*const c_char> = env.iter().map(|(_, e)| e.as_ptr()).chain([std::ptr::null()]).collect();
+    let spawned = match &born {
+        #[cfg(target_arch = "x86_64")]
+        Some((leaf, _)) => {
+            let (stack, ignored) = (&mut around.stack, around.ignored);
+            super::clone::spawn_into(leaf.dir(), stack, &program, &argv, &envp, cd.as_fd(), fds, ignored)
+        }
+        _ => posix_spawn(&program, &argv, &envp, cd.as_fd(), fds),
+    };
+    let pid = spawned.map_err(|e| why_not_started(spec, &program, e))?;
+    Ok(Started { pid, born, out: out_read, err: err_read })
+}
+
+/// Whether processes can be born in a control group here: the kernel may be too old for it, or a container may forbid clone3(2).
+///
+/// # Errors
+/// Why not.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn can_spawn_into(leaf: &Leaf) -> std::io::Result<()> {
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    // A program that cannot exist: the child gets as far as execve(2) and comes back with its reason.
+    let nothing = c"/dev/null/nothing".to_owned();
+    let (argv, mut stack) = ([nothing.as_ptr(), std::ptr::null()], super::clone::Stack::new());
+    let fds = [null.as_fd(); 3];
+    match super::clone::spawn_into(leaf.dir(), &mut stack, &nothing, &argv, &[std::ptr::null()], root.as_fd(), fds, 0) {
+        Err(Errno::NOTDIR) => Ok(()),
+        Err(e) => Err(std::io::Error::other(format!("clone3(CLONE_INTO_CGROUP): {}", reason(e)))),
+        Ok(_) => Err(std::io::Error::other("/dev/null/nothing was started")),
+    }
+}
+
+/// On other processors than this one was written for, attempts are held by group and subreaper alone.
+///
+/// # Errors
+/// Always.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn can_spawn_into(_: &Leaf) -> std::io::Result<()> {
+    Err(std::io::Error::new(std::io::ErrorKind::Unsupported, "spawning into a control group is for x86-64 only"))
+}
+
+/// The read end of a pipe, if it is one, and what the job writes to.
+fn open_sink(cd: &OwnedFd, sink: Sink) -> Result<(Option<OwnedFd>, OwnedFd), String> {
+    match sink {
+        Sink::File(path) => Ok((None, open_output(cd, &path)?)),
+        Sink::InDirectory { dir, path } => {
+            // If it cannot be made, opening the file says why.
+            let _ = std::fs::create_dir_all(dir);
+            Ok((None, open_output(cd, &path)?))
+        }
+        Sink::Captured => pipe().map(|(read, write)| (Some(read), write)),
+    }
 }
 
 fn directory(spec: &JobSpec, context: &BatchContext) -> Result<OwnedFd, String> {
-    let path = Path::new(&context.cd).join(spec.cd.as_deref().unwrap_or_default());
+    let path = paths::directory(spec, context);
     rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| cannot("change to directory", &path.to_string_lossy(), e))
-}
-
-fn output_path(spec: &JobSpec, own: Option<&str>, extension: &str, attempt: AttemptId, context: &BatchContext) -> Option<String> {
-    own.map(str::to_owned).or_else(|| {
-        let dir = context.output_dir.as_ref()?;
-        // If it cannot be made, opening the file says why.
-        let _ = std::fs::create_dir_all(dir);
-        let name = label(spec, attempt).replace(['/', '\0'], "_");
-        Some(format!("{dir}/{name}.{extension}"))
-    })
 }
 
 /// A pipe whose read end does not block.
@@ -256,13 +323,11 @@ unsafe extern "C" {
 
 fn posix_spawn(
     program: &CStr,
-    argv: &[CString],
-    env: &[(String, CString)],
+    argv: &[*const c_char],
+    envp: &[*const c_char],
     cd: BorrowedFd<'_>,
     fds: [BorrowedFd<'_>; 3],
 ) -> Result<i32, Errno> {
-    let argv: Vec<*mut c_char> = argv.iter().map(|a| a.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect();
-    let envp: Vec<*mut c_char> = env.iter().map(|(_, e)| e.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect();
     let check = |code: libc::c_int| if code == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(code)) };
     let mut pid = 0;
     // SAFETY: actions and attributes are initialised before use and destroyed after it; all pointers outlive the call, and
@@ -283,10 +348,9 @@ fn posix_spawn(
                 check(libc::posix_spawnattr_setsigmask(attrs, signals.as_ptr()))?;
                 libc::sigfillset(signals.as_mut_ptr());
                 check(libc::posix_spawnattr_setsigdefault(attrs, signals.as_ptr()))?;
-                check(libc::posix_spawnattr_setpgroup(attrs, 0))?;
-                let flags = libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETPGROUP;
-                check(libc::posix_spawnattr_setflags(attrs, flags as libc::c_short))?;
-                check(libc::posix_spawn(&mut pid, program.as_ptr(), acts, attrs, argv.as_ptr(), envp.as_ptr()))
+                let flags = libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF;
+                check(libc::posix_spawnattr_setflags(attrs, flags as libc::c_short | libc::POSIX_SPAWN_SETSID))?;
+                check(libc::posix_spawn(&mut pid, program.as_ptr(), acts, attrs, argv.as_ptr().cast(), envp.as_ptr().cast()))
             };
             let spawned = spawn();
             libc::posix_spawnattr_destroy(attributes.as_mut_ptr());

@@ -7,6 +7,7 @@ use mezcal_common::job::Command;
 
 struct Script {
     engine: Engine,
+    to_keeper: Vec<String>,
     now: BootInstant,
 }
 
@@ -16,11 +17,11 @@ fn attempt(job: u32) -> AttemptId {
 
 fn exit(status: WaitStatus) -> Option<Exit> {
     let span = Span { started: WallTime(0), completed: WallTime(5), elapsed: Duration::from_micros(5) };
-    Some(Exit { status, usage: Usage::default(), span })
+    Some(Exit { status, span })
 }
 
 fn gone(status: WaitStatus, killed: u32) -> Event {
-    Event::Swept(Swept { exit: exit(status), killed, alive: 0, tails: (None, None) })
+    Event::Swept(Swept { exit: exit(status), killed, ..Swept::default() })
 }
 
 fn still(alive: u32) -> Event {
@@ -28,7 +29,11 @@ fn still(alive: u32) -> Event {
 }
 
 fn script() -> Script {
-    let mut s = Script { engine: Engine::new(false), now: BootInstant(Duration::from_secs(100)) };
+    let mut s = Script {
+        to_keeper: vec![],
+        engine: Engine::new(false, Containment::Subreaper),
+        now: BootInstant(Duration::from_secs(100)),
+    };
     assert_eq!(s.event(Event::Linked), "ready, running none");
     s
 }
@@ -55,12 +60,33 @@ impl Script {
         self.trace()
     }
 
+    fn said(&self, message: &EngineToKeeper) -> String {
+        match message {
+            EngineToKeeper::Watch { attempt, until, ended, killing } => {
+                let until = until.map_or("good".into(), |at| format!("{:?}", at.since(self.now)));
+                format!("has {attempt} for {until} as {}{}", ended.as_str(), if *killing { ", killing" } else { "" })
+            }
+            EngineToKeeper::Over { attempt } => format!("has not {attempt}"),
+        }
+    }
+
+    /// What the keeper has been told since the last look.
+    fn keeper_heard(&mut self) -> String {
+        std::mem::take(&mut self.to_keeper).join("; ")
+    }
+
     fn trace(&mut self) -> String {
         let mut lines = Vec::new();
         while let Some(effect) = self.engine.poll_effect() {
             lines.push(match effect {
                 Effect::Spawn { attempt, .. } => format!("spawn {attempt}"),
-                Effect::Terminate => "terminate".into(),
+                Effect::Terminate { signal: 15 } => "terminate".into(),
+                Effect::Terminate { signal } => format!("terminate with signal {signal}"),
+                Effect::ToKeeper(message) => {
+                    let text = self.said(&message);
+                    self.to_keeper.push(text);
+                    continue;
+                }
                 Effect::Probe => "probe".into(),
                 Effect::Sweep { discard_output } => format!("sweep{}", if discard_output { ", discarding output" } else { "" }),
                 Effect::Send(FromEngine::Ready { running }) => {
@@ -71,7 +97,7 @@ impl Script {
                     let (how, killed, survivors) = (outcome.ended.as_str(), outcome.killed, outcome.survivors);
                     format!("finished {attempt} {how}, code {code}, killed {killed}, survivors {survivors}")
                 }
-                Effect::Send(FromEngine::Output { .. }) => "output".into(),
+                Effect::Send(FromEngine::Output { .. } | FromEngine::Shown { .. } | FromEngine::ShownAll { .. }) => "output".into(),
                 Effect::Exit => "exit".into(),
             });
         }
@@ -101,7 +127,7 @@ fn leftovers_are_swept_until_none_is_left() {
     s.run(1, None);
     s.event(Event::Spawned(Ok(())));
     s.event(Event::FirstEnded);
-    assert_eq!(s.event(Event::Swept(Swept { exit: exit(WaitStatus::Exited(0)), killed: 0, alive: 2, tails: (None, None) })), "");
+    assert_eq!(s.event(Event::Swept(Swept { exit: exit(WaitStatus::Exited(0)), alive: 2, ..Swept::default() })), "");
     insta::assert_snapshot!(s.event(Event::OtherChanged), @"sweep");
     assert_eq!(s.event(still(1)), "");
     insta::assert_snapshot!(s.pass(SECOND), @"sweep");
@@ -113,7 +139,7 @@ fn a_cancel_terminates_then_kills_when_the_grace_is_over() {
     let mut s = script();
     s.run(1, None);
     s.event(Event::Spawned(Ok(())));
-    insta::assert_snapshot!(s.event(Event::Cancel { attempt: attempt(1), grace: 2 * SECOND }), @"terminate");
+    insta::assert_snapshot!(s.event(Event::Cancel { attempt: attempt(1), stop: Stop::after(2 * SECOND) }), @"terminate");
     assert_eq!(s.pass(SECOND), "");
     insta::assert_snapshot!(s.pass(SECOND), @"sweep, discarding output");
     insta::assert_snapshot!(s.event(gone(WaitStatus::Signaled(9), 1)), @"finished 1.1 cancelled, code -9, killed 1, survivors 0");
@@ -124,7 +150,7 @@ fn grace_ends_as_soon_as_nothing_is_left() {
     let mut s = script();
     s.run(1, None);
     s.event(Event::Spawned(Ok(())));
-    s.event(Event::Cancel { attempt: attempt(1), grace: 2 * SECOND });
+    s.event(Event::Cancel { attempt: attempt(1), stop: Stop::after(2 * SECOND) });
     insta::assert_snapshot!(s.event(Event::FirstEnded), @"probe");
     assert_eq!(s.event(Event::Probed { others: true }), "", "a child in another session still has its grace");
     insta::assert_snapshot!(s.event(Event::OtherChanged), @"probe");
@@ -137,8 +163,8 @@ fn a_second_cancel_without_grace_kills_at_once() {
     let mut s = script();
     s.run(1, None);
     s.event(Event::Spawned(Ok(())));
-    s.event(Event::Cancel { attempt: attempt(1), grace: 10 * SECOND });
-    assert_eq!(s.event(Event::Cancel { attempt: attempt(1), grace: Duration::ZERO }), "");
+    s.event(Event::Cancel { attempt: attempt(1), stop: Stop::after(10 * SECOND) });
+    assert_eq!(s.event(Event::Cancel { attempt: attempt(1), stop: Stop::NOW }), "");
     insta::assert_snapshot!(s.pass(Duration::ZERO), @"sweep, discarding output");
 }
 
@@ -146,15 +172,11 @@ fn a_second_cancel_without_grace_kills_at_once() {
 fn a_cancel_during_the_spawn_is_carried_out_when_there_is_something_to_kill() {
     let mut s = script();
     s.run(1, None);
-    assert_eq!(
-        s.event(Event::Cancel { attempt: attempt(1), grace: Duration::ZERO }),
-        "",
-        "no proof of death while a spawn is in flight"
-    );
+    assert_eq!(s.event(Event::Cancel { attempt: attempt(1), stop: Stop::NOW }), "", "no proof of death while a spawn is in flight");
     insta::assert_snapshot!(s.event(Event::Spawned(Ok(()))), @"sweep, discarding output");
     insta::assert_snapshot!(s.event(gone(WaitStatus::Signaled(9), 1)), @"finished 1.1 cancelled, code -9, killed 1, survivors 0");
     s.run(2, None);
-    s.event(Event::Cancel { attempt: attempt(2), grace: Duration::ZERO });
+    s.event(Event::Cancel { attempt: attempt(2), stop: Stop::NOW });
     insta::assert_snapshot!(s.event(Event::Spawned(Err("no such directory".into()))), @"finished 2.1 cancelled, code none, killed 0, survivors 0");
 }
 
@@ -163,7 +185,7 @@ fn a_cancel_of_another_attempt_touches_nothing() {
     let mut s = script();
     s.run(1, None);
     s.event(Event::Spawned(Ok(())));
-    assert_eq!(s.event(Event::Cancel { attempt: attempt(9), grace: Duration::ZERO }), "");
+    assert_eq!(s.event(Event::Cancel { attempt: attempt(9), stop: Stop::NOW }), "");
 }
 
 #[test]
@@ -197,7 +219,7 @@ fn what_does_not_die_is_called_unkillable_and_holds_the_slot() {
     let mut s = script();
     s.run(1, None);
     s.event(Event::Spawned(Ok(())));
-    s.event(Event::Cancel { attempt: attempt(1), grace: Duration::ZERO });
+    s.event(Event::Cancel { attempt: attempt(1), stop: Stop::NOW });
     s.event(still(1));
     insta::assert_snapshot!(s.pass(UNKILLABLE_AFTER), @"sweep, discarding output");
     insta::assert_snapshot!(s.event(still(1)), @"finished 1.1 unkillable, code none, killed 0, survivors 1");
@@ -213,4 +235,79 @@ fn without_its_keeper_it_kills_and_exits() {
     s.event(Event::Spawned(Ok(())));
     insta::assert_snapshot!(s.event(Event::Quit), @"sweep, discarding output");
     insta::assert_snapshot!(s.event(gone(WaitStatus::Signaled(9), 1)), @"finished 1.1 lost, code -9, killed 1, survivors 0; exit");
+}
+
+#[test]
+fn the_keeper_hears_of_what_lasts_and_of_every_kill() {
+    let mut s = script();
+    s.run(1, None);
+    s.event(Event::Spawned(Ok(())));
+    s.event(Event::FirstEnded);
+    s.event(gone(WaitStatus::Exited(0), 0));
+    assert_eq!(s.keeper_heard(), "", "short jobs cost no message");
+    s.run(2, Some(60));
+    s.event(Event::Spawned(Ok(())));
+    s.event(Event::Lasts);
+    assert_eq!(s.keeper_heard(), "has 2.1 for 62s as timeout");
+    s.event(Event::Cancel { attempt: attempt(2), stop: Stop::after(2 * SECOND) });
+    assert_eq!(s.keeper_heard(), "has 2.1 for 2s as cancelled, killing");
+    s.pass(2 * SECOND);
+    assert_eq!(s.keeper_heard(), "has 2.1 for 10s as cancelled, killing");
+    s.event(gone(WaitStatus::Signaled(9), 1));
+    assert_eq!(s.keeper_heard(), "has not 2.1");
+    s.event(Event::Cancel { attempt: attempt(2), stop: Stop::NOW });
+    assert_eq!(s.keeper_heard(), "has not 2.1", "a cancel that comes too late is answered");
+}
+
+#[test]
+fn a_spawn_that_hangs_is_left_to_the_keeper_when_its_time_is_over() {
+    let mut s = script();
+    s.run(1, Some(5));
+    s.event(Event::Lasts);
+    assert_eq!(s.keeper_heard(), "has 1.1 for 7s as timeout");
+    assert_eq!(s.pass(5 * SECOND), "", "there is nothing to kill yet");
+    assert_eq!(s.keeper_heard(), "has 1.1 for 2s as timeout, killing");
+    s.event(Event::Cancel { attempt: attempt(1), stop: Stop::NOW });
+    assert_eq!(s.keeper_heard(), "has 1.1 for 0ns as timeout, killing");
+    insta::assert_snapshot!(s.event(Event::Spawned(Err("stale handle".into()))), @"finished 1.1 timeout, code none, killed 0, survivors 0");
+}
+
+#[test]
+fn leftovers_are_waited_for_where_that_is_asked_for() {
+    let mut s = script();
+    let spec = JobSpec { leftover: Some(Leftover::Wait), ..JobSpec::new(Command::Shell("sleep 1 &".into())) };
+    let context = Arc::new(BatchContext::new(BatchId(uuid_nil()), "/".into(), 0o22));
+    s.event(Event::Run { attempt: attempt(1), spec: Ok(Box::new(spec)), context, engine: EngineId(0) });
+    s.event(Event::Spawned(Ok(())));
+    assert_eq!(s.event(Event::FirstEnded), "probe");
+    assert_eq!(s.event(Event::Probed { others: true }), "");
+    assert_eq!(s.event(Event::OtherChanged), "probe");
+    assert_eq!(s.event(Event::Probed { others: false }), "sweep");
+    insta::assert_snapshot!(s.event(gone(WaitStatus::Exited(4), 0)), @"finished 1.1 exited, code 4, killed 0, survivors 0");
+}
+
+#[test]
+fn the_first_signal_is_the_users_choice() {
+    let mut s = script();
+    s.run(1, None);
+    s.event(Event::Spawned(Ok(())));
+    let int = Stop { signal: 2, grace: 10 * SECOND };
+    assert_eq!(s.event(Event::Cancel { attempt: attempt(1), stop: int }), "terminate with signal 2");
+    assert_eq!(s.event(Event::Cancel { attempt: attempt(1), stop: int }), "");
+    assert_eq!(s.event(Event::Cancel { attempt: attempt(1), stop: Stop::after(SECOND) }), "terminate");
+    assert_eq!(s.pass(SECOND), "sweep, discarding output");
+}
+
+#[test]
+fn an_out_of_memory_kill_has_its_name_only_when_the_kernel_says_so() {
+    let mut s = script();
+    let mut end = |out_of_memory, status| {
+        s.run(1, None);
+        s.event(Event::Spawned(Ok(())));
+        s.event(Event::FirstEnded);
+        s.event(Event::Swept(Swept { exit: exit(status), out_of_memory, ..Swept::default() }))
+    };
+    insta::assert_snapshot!(end(OutOfMemory::Killed, WaitStatus::Exited(137)), @"finished 1.1 oom, code 137, killed 0, survivors 0");
+    insta::assert_snapshot!(end(OutOfMemory::Killed, WaitStatus::Exited(0)), @"finished 1.1 exited, code 0, killed 0, survivors 0");
+    insta::assert_snapshot!(end(OutOfMemory::OnThisHost, WaitStatus::Signaled(9)), @"finished 1.1 signaled, code -9, killed 0, survivors 0");
 }

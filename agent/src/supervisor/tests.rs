@@ -104,10 +104,20 @@ impl Script {
                 Effect::ToEngine(e, ToEngine::Run { attempt, context, engine, .. }) => {
                     format!("{e} < run {attempt} as engine {engine}{}", if context.is_some() { " with context" } else { "" })
                 }
-                Effect::ToEngine(e, ToEngine::Cancel { attempt, grace }) => format!("{e} < cancel {attempt}, grace {grace:?}"),
+                Effect::ToEngine(e, ToEngine::Cancel { attempt, stop }) => {
+                    format!("{e} < cancel {attempt}, grace {:?}", stop.grace)
+                }
+                Effect::ToKeeper(ToKeeper::Cancelled { engine, attempt, by }) => {
+                    format!("keeper < {engine} kills {attempt} within {:?}", by.since(self.now))
+                }
+                Effect::ToKeeper(ToKeeper::EndSeen { attempt }) => format!("keeper < end of {attempt} seen"),
+                // The engines are told, too.
+                Effect::ToKeeper(ToKeeper::Lease { .. }) => continue,
+                Effect::ToKeeper(other) => panic!("the supervisor does not say {other:?}"),
                 Effect::ToEngine(e, ToEngine::Acknowledge { attempts }) => format!("{e} < acknowledge {}", ids(&attempts)),
                 Effect::ToEngine(e, ToEngine::Lease { until }) => format!("{e} < lease until {:?}", until.map(|u| u.0)),
                 Effect::ToEngine(e, ToEngine::OutputTaken { bytes, .. }) => format!("{e} < output taken {bytes}"),
+                Effect::ToEngine(e, ToEngine::Show { request, .. }) => format!("{e} < show for {request}"),
                 Effect::Exit => "exit".into(),
             });
         }
@@ -186,8 +196,9 @@ fn a_job_that_takes_longer_is_reported_as_started() {
 fn a_cancel_is_answered_for_every_attempt_in_it() {
     let mut s = script();
     s.run(&[1, 2, 3]);
-    let cancel = ToAgent::Cancel { attempts: vec![attempt(2), attempt(3), attempt(9)], grace: Duration::from_secs(2) };
+    let cancel = ToAgent::Cancel { attempts: vec![attempt(2), attempt(3), attempt(9)], stop: Stop::after(Duration::from_secs(2)) };
     insta::assert_snapshot!(s.event(Event::Coordinator(cancel)), @r"
+    keeper < 1 kills 2.1 within 2s
     1 < cancel 2.1, grace 2s
     absent 9.1
     report #1 3.1 cancelled
@@ -228,7 +239,7 @@ fn heartbeats_renew_the_lease_from_when_they_were_sent() {
 fn a_dead_engine_loses_its_attempt_and_comes_back() {
     let mut s = script();
     s.run(&[1]);
-    insta::assert_snapshot!(s.event(Event::EngineEnded { engine: EngineIndex(0), killed: 2, survivors: 0 }), @"report #1 1.1 lost");
+    insta::assert_snapshot!(s.event(Event::EngineEnded { engine: EngineIndex(0), attempt: None, ended: Ended::Lost, killed: 2, survivors: 0 }), @"report #1 1.1 lost");
     insta::assert_snapshot!(s.ready(0, None), @r"
     0 < lease until Some(1600s)
     pull to 3, 2 idle
@@ -241,7 +252,9 @@ fn a_stopping_agent_kills_reports_and_leaves() {
     s.run(&[1, 2, 3]);
     insta::assert_snapshot!(s.event(Event::Stop), @r"
     pull to 3, 0 idle
+    keeper < 0 kills 1.1 within 2s
     0 < cancel 1.1, grace 2s
+    keeper < 1 kills 2.1 within 2s
     1 < cancel 2.1, grace 2s
     report #1 3.1 returned
     ");
@@ -261,7 +274,7 @@ fn another_coordinator_finds_nothing_of_the_old_one_but_what_runs() {
     s.run(&[1, 2, 3]);
     s.event(Event::Disconnected);
     insta::assert_snapshot!(s.welcome_of(2), @"inventory: queued [] running [1.1 2.1] unacknowledged []");
-    let cancel = ToAgent::Cancel { attempts: vec![attempt(1), attempt(2)], grace: Duration::ZERO };
+    let cancel = ToAgent::Cancel { attempts: vec![attempt(1), attempt(2)], stop: Stop::NOW };
     s.event(Event::Coordinator(cancel));
     s.finished(0, 1, Duration::from_secs(1));
     let run = s.run(&[1]);
@@ -276,7 +289,7 @@ fn absence_is_claimed_only_when_every_engine_has_been_heard() {
     let mut s = unheard();
     s.welcome();
     s.ready(0, None);
-    let cancel = || Event::Coordinator(ToAgent::Cancel { attempts: vec![attempt(7)], grace: Duration::ZERO });
+    let cancel = || Event::Coordinator(ToAgent::Cancel { attempts: vec![attempt(7)], stop: Stop::NOW });
     assert_eq!(s.event(cancel()), "");
     s.ready(1, None);
     insta::assert_snapshot!(s.event(cancel()), @"absent 7.1");

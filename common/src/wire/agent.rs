@@ -4,8 +4,8 @@
 
 use crate::clock::{BootInstant, WallTime};
 use crate::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, Epoch, SessionId};
-use crate::job::BatchContext;
-use crate::outcome::Outcome;
+use crate::job::{BatchContext, Stop};
+use crate::outcome::{Containment, Outcome};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -61,7 +61,7 @@ pub enum Report {
         /// How.
         outcome: Outcome,
     },
-    /// The agent is stopping and gives it back: nothing of it runs, and it is nobody's failure.
+    /// It is given back unstarted, or by an agent that stops: nothing of it runs, and it is nobody's failure.
     Returned,
 }
 
@@ -98,6 +98,8 @@ pub enum ToCoordinator {
         running: Vec<AttemptId>,
         /// Over; the reports follow.
         unacknowledged: Vec<AttemptId>,
+        /// What holds the processes of attempts together.
+        containment: Containment,
         /// Seconds to add to the agent's wall clock to get the coordinator's.
         clock_offset: Option<f64>,
     },
@@ -135,6 +137,33 @@ pub enum ToCoordinator {
     },
     /// The agent is stopping: it holds nothing any more and will not come back under this session.
     Goodbye,
+    /// The answer to [`ToAgent::Logs`]: on how many streams the output comes, or why it does not.
+    LogsAnswer {
+        /// The request.
+        request: u64,
+        /// Streams that begin with a [`LogHeader`].
+        streams: Result<u8, String>,
+    },
+}
+
+/// What precedes the bytes on a stream of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogHeader {
+    /// The request.
+    pub request: u64,
+    /// Standard output or error.
+    pub stream: Stream,
+}
+
+/// What somebody wants to see of an attempt's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogWish {
+    /// Standard output.
+    pub out: bool,
+    /// Standard error.
+    pub err: bool,
+    /// Go on until the attempt ends.
+    pub follow: bool,
 }
 
 /// An attempt with all that is needed to run it.
@@ -179,8 +208,8 @@ pub enum ToAgent {
     Cancel {
         /// The attempts.
         attempts: Vec<AttemptId>,
-        /// Between TERM and KILL.
-        grace: Duration,
+        /// How.
+        stop: Stop,
     },
     /// All reports up to this one are kept; forget them.
     Acknowledge {
@@ -205,5 +234,23 @@ pub enum ToAgent {
         attempt: AttemptId,
         /// Bytes.
         bytes: u32,
+    },
+    /// Give back those of these that have not started (`Returned`); leave the others alone.
+    Retract {
+        /// The attempts.
+        attempts: Vec<AttemptId>,
+    },
+    /// Send what this attempt has written, over streams of its own.
+    Logs {
+        /// Comes back in the answer and in the streams' headers.
+        request: u64,
+        /// The attempt, running here or ended here.
+        attempt: AttemptId,
+        /// Its encoded [`crate::job::JobSpec`].
+        spec: Bytes,
+        /// Its batch.
+        context: Box<BatchContext>,
+        /// What of it.
+        wish: LogWish,
     },
 }

@@ -1,9 +1,9 @@
 //! Between client and coordinator: `mezcal-client/1`, one bidirectional stream, opened by the client.
 
 use crate::ids::{BatchId, JobNumber};
-use crate::job::BatchContext;
-use crate::outcome::JobResult;
-use crate::wire::agent::{Load, Stream};
+use crate::job::{BatchContext, Stop};
+use crate::outcome::{Containment, JobResult};
+use crate::wire::agent::{Load, LogWish, Stream};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -19,6 +19,8 @@ pub const VERSIONS: (u16, u16) = (1, 1);
 pub struct Submission {
     /// The job.
     pub job: JobNumber,
+    /// The user's `id`, by which the job can be addressed.
+    pub label: Option<String>,
     /// An encoded [`crate::job::JobSpec`].
     pub spec: Bytes,
     /// Index of the set of hosts that may run it, in the batch's table; none: any host.
@@ -40,6 +42,72 @@ pub struct BatchTerms {
     pub host_timeout: Duration,
     /// Place every job once only: with its host lost, it is lost.
     pub once: bool,
+    /// When to give up the rest.
+    pub halt: Option<Halt>,
+    /// Cancel what has not ended this long after the batch was opened.
+    pub time_limit: Option<Duration>,
+}
+
+/// When a batch is given up before all its jobs have ended, as in GNU Parallel's `--halt`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Halt {
+    /// Kill what runs; otherwise only start nothing more.
+    pub now: bool,
+    /// What is counted.
+    pub why: HaltWhy,
+    /// How many.
+    pub count: HaltCount,
+}
+
+/// What a [`Halt`] counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HaltWhy {
+    /// Jobs that failed.
+    Fail,
+    /// Jobs that ended with 0.
+    Success,
+    /// Jobs that ended.
+    Done,
+}
+
+/// How many of them it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HaltCount {
+    /// This many.
+    Jobs(u64),
+    /// This share of all jobs of the batch, in hundredths of a percent; decided once all are known.
+    Share(u32),
+}
+
+/// Jobs, as a user names them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Selector {
+    /// All batches of the user who asks.
+    Mine,
+    /// A batch: its id, or as much of its beginning as only one batch of the user has.
+    Batch(String),
+    /// One job.
+    Job {
+        /// As above; empty: the only batch that the user has.
+        batch: String,
+        /// Its `id`, or else its number.
+        job: String,
+    },
+}
+
+/// What a cancel has come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelSummary {
+    /// Jobs that had not ended when it came.
+    pub jobs: u64,
+    /// Processes killed.
+    pub killed: u64,
+    /// Processes alive: of attempts that turned out unkillable.
+    pub survivors: u64,
+    /// Jobs on hosts that cannot be reached: they may go on there until their lease ends.
+    pub unreachable: u64,
+    /// When the last of those leases has surely ended.
+    pub fenced_for: Duration,
 }
 
 /// From client to coordinator.
@@ -78,12 +146,14 @@ pub enum ToService {
         /// Cumulative count.
         results: u64,
     },
-    /// Kill what runs of it and let nothing more start.
+    /// Kill what runs of these and let nothing more of them start. Answered by [`ToClient::Cancelled`] when it is done.
     Cancel {
-        /// The batch.
-        batch: BatchId,
-        /// Between TERM and KILL.
-        grace: Duration,
+        /// Comes back in the answer.
+        request: u64,
+        /// Which jobs.
+        what: Vec<Selector>,
+        /// How.
+        stop: Stop,
     },
     /// Asks for [`ToClient::Hosts`].
     Hosts,
@@ -95,6 +165,18 @@ pub enum ToService {
         job: JobNumber,
         /// Bytes.
         bytes: u32,
+    },
+    /// Asks for a job's output. Answered by [`ToClient::LogsAnswer`] and streams that begin with a
+    /// [`crate::wire::agent::LogHeader`].
+    Logs {
+        /// Comes back in the answer and in the streams' headers.
+        request: u64,
+        /// Its batch, as in [`Selector::Job`].
+        batch: String,
+        /// The job, as in [`Selector::Job`].
+        job: String,
+        /// What of it.
+        wish: LogWish,
     },
 }
 
@@ -121,6 +203,8 @@ pub struct HostStatus {
     pub since: Duration,
     /// Seconds to add to its wall clock to get the coordinator's.
     pub clock_offset: Option<f64>,
+    /// What holds the processes of attempts together there.
+    pub containment: Containment,
 }
 
 /// Something a client should tell its user now.
@@ -143,6 +227,13 @@ pub enum Notice {
         jobs: u64,
         /// When they may be placed elsewhere, if the agent does not come back.
         fenced_for: Duration,
+    },
+    /// The batch's [`Halt`] has come about: nothing more of it starts.
+    Halted {
+        /// What had to be counted.
+        why: HaltWhy,
+        /// How many there were.
+        count: u64,
     },
 }
 
@@ -203,5 +294,19 @@ pub enum ToClient {
     Refused {
         /// For the reader.
         reason: String,
+    },
+    /// A cancel is done: whatever could be proven dead is dead.
+    Cancelled {
+        /// The request.
+        request: u64,
+        /// What it has come to.
+        summary: CancelSummary,
+    },
+    /// The answer to [`ToService::Logs`]: on how many streams the output comes, or why it does not.
+    LogsAnswer {
+        /// The request.
+        request: u64,
+        /// How many streams.
+        streams: Result<u8, String>,
     },
 }

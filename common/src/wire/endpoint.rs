@@ -257,7 +257,7 @@ fn peer_of(connection: quinn::Connection) -> Result<Peer, IdentityError> {
 /// An authenticated connection. Dropping the last clone closes it.
 #[derive(Clone)]
 pub struct Peer {
-    connection: quinn::Connection,
+    pub(super) connection: quinn::Connection,
     identity: Identity,
     protocol: Vec<u8>,
 }
@@ -544,7 +544,7 @@ fn is_alert(code: quinn_proto::TransportErrorCode) -> bool {
 }
 
 /// The end of a connection in words. Alert numbers are those of RFC 8446 §6.
-fn explain(error: &ConnectionError) -> String {
+pub(super) fn explain(error: &ConnectionError) -> String {
     let alert_text = |code| match alert(code)? {
         40 => Some("no common TLS parameters"),
         42 => Some("bad certificate"),

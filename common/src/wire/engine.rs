@@ -2,12 +2,11 @@
 
 use crate::clock::BootInstant;
 use crate::ids::{AttemptId, EngineId, EngineIndex};
-use crate::job::BatchContext;
-use crate::outcome::Outcome;
+use crate::job::{BatchContext, Stop};
+use crate::outcome::{Containment, Ended, Outcome};
 use crate::wire::agent::Stream;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
 /// Streamed output that may be on its way from one engine before the far end has taken it. Bounds what `exec` can put before
 /// other messages on a connection: slots × this.
@@ -31,8 +30,8 @@ pub enum ToEngine {
     Cancel {
         /// The attempt.
         attempt: AttemptId,
-        /// Between TERM and KILL.
-        grace: Duration,
+        /// How.
+        stop: Stop,
     },
     /// The coordinator has kept these outcomes; forget them.
     Acknowledge {
@@ -50,6 +49,15 @@ pub enum ToEngine {
         attempt: AttemptId,
         /// Bytes; `u32::MAX`: whatever is on its way.
         bytes: u32,
+    },
+    /// Answer with what is kept of the output that no file takes ([`FromEngine::Shown`], [`FromEngine::ShownAll`]).
+    Show {
+        /// Comes back in the answers.
+        request: u64,
+        /// The attempt.
+        attempt: AttemptId,
+        /// Go on with what it writes from now on, to its end.
+        follow: bool,
     },
 }
 
@@ -77,6 +85,20 @@ pub enum FromEngine {
         /// The bytes.
         data: Bytes,
     },
+    /// Output for whoever asked to be shown it. A reader that is too slow misses some; the job never waits for it.
+    Shown {
+        /// The request.
+        request: u64,
+        /// Which stream.
+        stream: Stream,
+        /// The bytes.
+        data: Bytes,
+    },
+    /// The last of [`FromEngine::Shown`].
+    ShownAll {
+        /// The request.
+        request: u64,
+    },
 }
 
 /// From agent to keeper.
@@ -89,6 +111,25 @@ pub enum ToKeeper {
     },
     /// Kill everything, engines too, and end.
     Stop,
+    /// Permission to run ends then, unless renewed.
+    Lease {
+        /// On this host's CLOCK_BOOTTIME; none: no end.
+        until: Option<BootInstant>,
+    },
+    /// An engine is being told to kill an attempt. Sent before the engine is told.
+    Cancelled {
+        /// Which engine.
+        engine: EngineIndex,
+        /// Which attempt.
+        attempt: AttemptId,
+        /// When its grace is over.
+        by: BootInstant,
+    },
+    /// The coordinator has kept the end of this attempt, which [`FromKeeper::EngineEnded`] told.
+    EndSeen {
+        /// The attempt.
+        attempt: AttemptId,
+    },
 }
 
 /// From keeper to agent.
@@ -99,10 +140,16 @@ pub enum FromKeeper {
         /// Which engine.
         engine: EngineIndex,
     },
-    /// An engine died. What it left has been killed; a new one takes its place.
+    /// What holds the processes of attempts together here. The first message on a connection.
+    Containment(Containment),
+    /// An engine died. What it left has been killed; a new one takes its place, unless something survives.
     EngineEnded {
         /// Which engine.
         engine: EngineIndex,
+        /// What it ran, if it had been at it long enough for the keeper to know.
+        attempt: Option<AttemptId>,
+        /// Why the keeper killed it; `Lost` if it died by itself.
+        ended: Ended,
         /// Processes killed.
         killed: u32,
         /// Processes that did not die.
@@ -115,4 +162,25 @@ pub enum FromKeeper {
 pub enum KeeperToEngine {
     /// Talk to the agent over the descriptor that comes with this packet, and over no other.
     Link,
+}
+
+/// From engine to keeper.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EngineToKeeper {
+    /// This attempt is here. If it still is a while after `until`, end me and what I run. Replaces what was said before.
+    Watch {
+        /// The attempt.
+        attempt: AttemptId,
+        /// None: it may take as long as it likes, within the lease.
+        until: Option<BootInstant>,
+        /// What it has ended by then.
+        ended: Ended,
+        /// It is being killed.
+        killing: bool,
+    },
+    /// This attempt is not here, or not any more.
+    Over {
+        /// The attempt.
+        attempt: AttemptId,
+    },
 }

@@ -5,7 +5,7 @@
 
 use mezcal_common::ids::{BatchSerial, JobNumber};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// Jobs that wait for the same thing. The order is the order of service.
@@ -74,6 +74,15 @@ impl Queues {
     /// Empties a queue.
     pub(super) fn take_all(&mut self, key: QueueKey) -> VecDeque<JobNumber> {
         self.remove(key).map(|queue| queue.jobs).unwrap_or_default()
+    }
+
+    /// Takes single jobs out of a queue.
+    pub(super) fn take(&mut self, key: QueueKey, jobs: &HashSet<JobNumber>) {
+        let Some(queue) = self.queues.get_mut(&key) else { return };
+        queue.jobs.retain(|job| !jobs.contains(job));
+        if queue.jobs.is_empty() {
+            self.remove(key);
+        }
     }
 
     /// The queues of a batch.

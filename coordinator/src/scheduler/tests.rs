@@ -14,6 +14,19 @@ struct Script {
 const LEASE: Duration = Duration::from_secs(600);
 const NOWHERE: &[&str] = &[];
 
+/// A cancel of batch 1, or of some of its jobs, with nobody or somebody waiting for it.
+fn cancel(request: Option<u64>, grace: Duration) -> Event {
+    cancel_jobs(request, grace, &[])
+}
+
+fn cancel_jobs(request: Option<u64>, grace: Duration, jobs: &[&str]) -> Event {
+    let what = match jobs {
+        [] => vec![Wanted { batch: batch(1), job: None }],
+        jobs => jobs.iter().map(|job| Wanted { batch: batch(1), job: Some((*job).to_owned()) }).collect(),
+    };
+    Event::Cancel { request, what, stop: Stop::after(grace), why: None }
+}
+
 fn script() -> Script {
     script_with(Some(LEASE))
 }
@@ -75,8 +88,13 @@ impl Script {
     }
 
     fn inventory(&mut self, session: u64, running: &[AttemptId]) -> String {
-        let inventory =
-            ToCoordinator::Inventory { queued: vec![], running: running.to_vec(), unacknowledged: vec![], clock_offset: None };
+        let inventory = ToCoordinator::Inventory {
+            queued: vec![],
+            running: running.to_vec(),
+            unacknowledged: vec![],
+            containment: Containment::Subreaper,
+            clock_offset: None,
+        };
         self.event(Event::Agent(SessionId(session), inventory))
     }
 
@@ -93,7 +111,15 @@ impl Script {
 
     fn open(&mut self, n: u128) {
         let context = BatchContext::new(batch(n), "/".into(), 0o22);
-        self.event(Event::Open { terms: Box::new(BatchTerms { context, host_timeout: Duration::from_secs(60), once: false }) });
+        self.event(Event::Open {
+            terms: Box::new(BatchTerms {
+                context,
+                host_timeout: Duration::from_secs(60),
+                once: false,
+                halt: None,
+                time_limit: None,
+            }),
+        });
     }
 
     /// Submits jobs, each given by its hosts, priority and retries, and closes the batch.
@@ -107,7 +133,7 @@ impl Script {
             });
             let spec = Bytes::from_static(b"x");
             let job = JobNumber(i as u32 + 1);
-            submissions.push(Submission { job, spec, hosts, priority: *priority, retries: *retries, stillborn: None });
+            submissions.push(Submission { job, label: None, spec, hosts, priority: *priority, retries: *retries, stillborn: None });
         }
         self.scheduler.handle(Event::Submit { batch: batch(n), host_sets, jobs: submissions }, self.now);
         self.scheduler.handle(Event::Close { batch: batch(n) }, self.now);
@@ -124,9 +150,9 @@ impl Script {
                     let ids: Vec<String> = run.iter().map(|p| format!("{}/{}", p.attempt.key.batch, p.attempt)).collect();
                     format!("{s} < run {}", ids.join(" "))
                 }
-                Effect::ToAgent(s, ToAgent::Cancel { attempts, grace }) => {
+                Effect::ToAgent(s, ToAgent::Cancel { attempts, stop }) => {
                     let ids: Vec<String> = attempts.iter().map(ToString::to_string).collect();
-                    format!("{s} < cancel {} with grace {grace:?}", ids.join(" "))
+                    format!("{s} < cancel {} with grace {:?}", ids.join(" "), stop.grace)
                 }
                 Effect::ToAgent(s, ToAgent::Acknowledge { through }) => format!("{s} < acknowledge {through}"),
                 Effect::ToAgent(s, ToAgent::HeartbeatSeen { .. }) => format!("{s} < heartbeat seen"),
@@ -142,6 +168,17 @@ impl Script {
                 Effect::Refused { reason, .. } => format!("refused: {reason}"),
                 Effect::BatchDone { batch } => format!("batch {} done", batch.0.as_u128()),
                 Effect::Notice { notice, .. } => format!("notice: {}", crate::run::describe(&notice)),
+                Effect::ToAgent(s, ToAgent::Retract { attempts }) => {
+                    let ids: Vec<String> = attempts.iter().map(ToString::to_string).collect();
+                    format!("{s} < retract {}", ids.join(" "))
+                }
+                Effect::ToAgent(s, ToAgent::Logs { request, attempt, .. }) => format!("{s} < logs of {attempt}, request {request}"),
+                Effect::Cancelled { request, result: Ok(done) } => format!(
+                    "request {request} done: {} jobs, {} killed, {} alive, {} out of reach for {:?}",
+                    done.jobs, done.killed, done.survivors, done.unreachable, done.fenced_for
+                ),
+                Effect::Cancelled { request, result: Err(why) } => format!("request {request} refused: {why}"),
+                Effect::LogsAnswer { request, streams } => format!("logs {request}: {streams:?}"),
                 Effect::Output { job, data, .. } => format!("output of {job}: {} bytes", data.len()),
                 Effect::Fleet { agents, engines } => format!("fleet {agents} agents, {engines} engines"),
             };
@@ -367,7 +404,7 @@ fn a_cancel_drops_what_waits_and_kills_what_runs() {
     let mut s = script();
     s.agent(1, "a.x", 1);
     s.submit(1, &[(&[], 0, 9), (&[], 0, 0), (&["z"], 0, 0)]);
-    insta::assert_snapshot!(s.event(Event::Cancel { batch: batch(1), grace: Duration::from_secs(2) }), @r"
+    insta::assert_snapshot!(s.event(cancel(None, Duration::from_secs(2))), @r"
     result 2.0 cancelled
     result 3.0 cancelled
     1 < cancel 1.1 with grace 2s
@@ -387,7 +424,7 @@ fn a_cancel_that_cannot_reach_a_host_says_so() {
     s.agent(1, "a.x", 1);
     s.submit(1, &[(&[], 0, 0)]);
     s.event(Event::AgentGone(SessionId(1)));
-    insta::assert_snapshot!(s.event(Event::Cancel { batch: batch(1), grace: Duration::ZERO }), @r"
+    insta::assert_snapshot!(s.event(cancel(None, Duration::ZERO)), @r"
     result 1.1 lost: cancelled while a.x was out of reach: it may go on there until its lease ends, within 612 s
     batch 1 done
     ");
@@ -397,7 +434,15 @@ fn a_cancel_that_cannot_reach_a_host_says_so() {
 fn jobs_that_do_not_continue_a_batch_are_refused() {
     let mut s = script();
     s.open(1);
-    let job = |n, hosts| Submission { job: JobNumber(n), spec: Bytes::new(), hosts, priority: 0, retries: 0, stillborn: None };
+    let job = |n, hosts| Submission {
+        job: JobNumber(n),
+        label: None,
+        spec: Bytes::new(),
+        hosts,
+        priority: 0,
+        retries: 0,
+        stillborn: None,
+    };
     let submit = |s: &mut Script, jobs| s.event(Event::Submit { batch: batch(1), host_sets: vec![], jobs });
     insta::assert_snapshot!(submit(&mut s, vec![job(1, None), job(3, None)]), @r"
     accepted 1
@@ -453,7 +498,7 @@ fn a_cancel_that_was_sent_into_the_void_is_sent_again_after_the_inventory() {
     s.agent(1, "a.x", 1);
     s.submit(1, &[(&[], 0, 0)]);
     s.hello(2, "a.x", 1);
-    s.event(Event::Cancel { batch: batch(1), grace: Duration::from_secs(2) });
+    s.event(cancel(None, Duration::from_secs(2)));
     insta::assert_snapshot!(s.inventory(2, &[attempt(1, 1, 1)]), @r"
     2 < cancel 1.1 with grace 2s
     fleet 1 agents, 2 engines

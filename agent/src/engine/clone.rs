@@ -1,0 +1,140 @@
+//! Spawning into a control group: clone3(2) with `CLONE_VM | CLONE_VFORK | CLONE_INTO_CGROUP`.
+//!
+//! What posix_spawn(3) does, which has no attribute for the control group before glibc 2.39: the child borrows this process's memory,
+//! on a stack of its own, while the calling thread waits, until execve(2). So the cost does not grow with this process, unlike fork's.
+//! In the child only system calls are made.
+
+use rustix::fd::{AsRawFd, BorrowedFd};
+use rustix::io::Errno;
+use std::ffi::{CString, c_char};
+
+/// Room for a few frames of [`child`] and of the libc's wrappers, debug builds included.
+const STACK: usize = 64 * 1024;
+
+/// Where the child runs.
+#[repr(align(16))]
+pub(super) struct Stack([u8; STACK]);
+
+impl Stack {
+    pub(super) fn new() -> Box<Self> {
+        Box::new(Self([0; STACK]))
+    }
+}
+
+/// What the child needs, and what it says when it fails. Plain data: nothing is allocated or freed there.
+#[repr(C)]
+struct Plan {
+    program: *const c_char,
+    argv: *const *const c_char,
+    envp: *const *const c_char,
+    cd: libc::c_int,
+    fds: [libc::c_int; 3],
+    /// Signals that this process ignores: bit N−1 for signal N.
+    ignored: u64,
+    /// errno of what failed, if anything did.
+    failed: libc::c_int,
+}
+
+/// Starts `program` in the control group `group`: in a session of its own, in directory `cd`, with `fds` as descriptors 0, 1, 2, an empty
+/// signal mask and default dispositions.
+///
+/// # Errors
+/// errno of clone3(2), or of what the child could not do.
+#[expect(clippy::too_many_arguments, reason = "execve(2) and its surroundings; each is named at the one call")]
+pub(super) fn spawn_into(
+    group: BorrowedFd<'_>,
+    stack: &mut Stack,
+    program: &CString,
+    argv: &[*const c_char],
+    envp: &[*const c_char],
+    cd: BorrowedFd<'_>,
+    fds: [BorrowedFd<'_>; 3],
+    ignored: u64,
+) -> Result<i32, Errno> {
+    let mut plan = Plan {
+        program: program.as_ptr(),
+        argv: argv.as_ptr(),
+        envp: envp.as_ptr(),
+        cd: cd.as_raw_fd(),
+        fds: fds.map(|fd| fd.as_raw_fd()),
+        ignored,
+        failed: 0,
+    };
+    // SAFETY: all zeroes is a valid clone_args (linux/sched.h).
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = (libc::CLONE_VM | libc::CLONE_VFORK) as u64 | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP;
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.stack = stack.0.as_mut_ptr() as u64;
+    args.stack_size = STACK as u64;
+    args.cgroup = group.as_raw_fd() as u64;
+    let result: isize;
+    // SAFETY: the child starts behind the system call on its own stack, whose top is aligned to 16 bytes, and calls `child`, which
+    // never returns. This thread goes on when the child has called execve(2) or has ended; until then nothing of `plan`, `stack` and
+    // what they point to changes. `plan.failed` is read through a volatile pointer after that.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r13",
+            "call r12",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 as isize => result,
+            in("rdi") &raw const args,
+            in("rsi") size_of::<libc::clone_args>(),
+            in("r12") child as extern "C" fn(*mut Plan) -> !,
+            in("r13") &raw mut plan,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    if result < 0 {
+        return Err(Errno::from_raw_os_error(-result as i32));
+    }
+    // SAFETY: `plan` is ours again.
+    let failed = unsafe { std::ptr::read_volatile(&raw const plan.failed) };
+    let pid = result as i32;
+    if failed != 0 {
+        // It has ended without ever being the job.
+        super::processes::wait4_blocking(pid);
+        return Err(Errno::from_raw_os_error(failed));
+    }
+    Ok(pid)
+}
+
+/// linux/sched.h; the libc crate has them as 32-bit numbers only on some targets.
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// The child, in borrowed memory. errno is the waiting thread's, which does not mind.
+extern "C" fn child(plan: *mut Plan) -> ! {
+    // SAFETY: `plan` lives in the waiting caller. All calls are async-signal-safe (signal-safety(7)); dispositions and mask are the
+    // child's own, since neither CLONE_SIGHAND nor CLONE_THREAD is set.
+    unsafe {
+        let it = &mut *plan;
+        libc::setsid();
+        let mut fine = libc::fchdir(it.cd) == 0;
+        let mut target = 0;
+        while target < 3 {
+            fine = fine && libc::dup2(it.fds[target as usize], target) == target;
+            target += 1;
+        }
+        let mut signal = 1;
+        while signal <= 64 {
+            if it.ignored & (1 << (signal - 1)) != 0 {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            signal += 1;
+        }
+        let empty = 0u64;
+        let (how, size) = (libc::SIG_SETMASK, size_of::<u64>());
+        libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const empty, std::ptr::null_mut::<u64>(), size);
+        if fine {
+            libc::execve(it.program, it.argv, it.envp);
+        }
+        std::ptr::write_volatile(&raw mut it.failed, *libc::__errno_location());
+        libc::_exit(127)
+    }
+}

@@ -1,0 +1,493 @@
+//! The keeper process: performs what [`Keeper`] decides. It starts nothing but engines, outlives the agent, and is the engines' parent and
+//! the subreaper of all that they leave behind.
+//!
+//! The agent either is at descriptor 0 (embedded: one fate, all end together) or connects to a socket in the file system. In the second
+//! case a lock, which the engines hold too, keeps a new keeper from starting before the last engine of a dead one has ended.
+
+use super::{Effect, Event, Keeper};
+use crate::cgroup::{self, Place};
+use crate::engine::driver::{child_signals, seal_descriptors, take_child_signal, take_stdin};
+use crate::engine::{Waited, kill_child, wait4, wait4_or_stopped};
+use crate::packet;
+use mezcal_common::clock::BootInstant;
+use mezcal_common::ids::EngineIndex;
+use mezcal_common::outcome::{Containment, WaitStatus};
+use mezcal_common::proc;
+use mezcal_common::timer;
+use mezcal_common::wire::engine::{EngineToKeeper, FromKeeper, KeeperToEngine, ToKeeper};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Pid, Signal};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{Error, ErrorKind, Result, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// How long engines may take to kill their attempts when everything ends, before they are killed themselves.
+const LAST_MERCY: Duration = Duration::from_secs(15);
+/// What engines run: the program that we are, though its file may have been replaced or removed since.
+const PROGRAM: &str = "/proc/self/exe";
+/// Pause between two looks while everything ends.
+const LAST_PAUSE: Duration = Duration::from_millis(5);
+/// How long the engines of a dead keeper may take to kill and end: longer than they try before they call something unkillable.
+pub const PREDECESSOR: Duration = Duration::from_secs(20);
+
+/// What is wanted of control groups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContainmentWish {
+    /// Control groups where they are to be had.
+    #[default]
+    Auto,
+    /// Control groups, or nothing runs.
+    Cgroup2,
+    /// No control groups.
+    Subreaper,
+}
+
+/// What starts a keeper.
+#[derive(Clone, Debug, clap::Args)]
+pub struct KeeperArgs {
+    /// Socket to listen on; without it descriptor 0 is the agent.
+    #[arg(long)]
+    pub socket: Option<PathBuf>,
+    /// The host's name, for jobs.
+    #[arg(long)]
+    pub host: String,
+    /// What holds the processes of a job together.
+    #[arg(long, default_value = "auto")]
+    pub containment: ContainmentWish,
+}
+
+struct Driver {
+    args: KeeperArgs,
+    keeper: Keeper,
+    place: Option<Place>,
+    lock: Option<File>,
+    listener: Option<OwnedFd>,
+    agent: Option<OwnedFd>,
+    /// What the agent's socket has not taken.
+    to_agent: VecDeque<(FromKeeper, Option<OwnedFd>)>,
+    children: OwnedFd,
+    timer: OwnedFd,
+    armed: Option<BootInstant>,
+    engines: Vec<EngineProcess>,
+    /// Orphans that were reaped between sweeps and had died by our KILL.
+    killed: u32,
+}
+
+struct EngineProcess {
+    pid: i32,
+    /// None once the other end is closed.
+    control: Option<OwnedFd>,
+}
+
+/// Runs a keeper until its agent (embedded) or its patience ends.
+///
+/// # Errors
+/// What the system refuses: the socket, the first engine, the containment that is insisted on.
+pub fn run(args: KeeperArgs) -> Result<()> {
+    seal_descriptors();
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let agent = if args.socket.is_some() { None } else { Some(take_stdin()?) };
+    let mut lock = args.socket.as_deref().map(take_lock).transpose()?;
+    let place = claim(&args)?;
+    if let (Some(lock), Some(place)) = (&mut lock, &place) {
+        lock.write_all(place.path().as_os_str().as_encoded_bytes())?;
+    }
+    let listener = args.socket.as_deref().map(listen).transpose()?;
+    let mut driver = Driver {
+        args,
+        keeper: Keeper::new(BootInstant::now()),
+        place,
+        lock,
+        listener,
+        agent: None,
+        to_agent: VecDeque::new(),
+        children: child_signals()?,
+        timer: timer::new_timerfd()?,
+        armed: None,
+        engines: Vec::new(),
+        killed: 0,
+    };
+    if let Some(agent) = agent {
+        driver.greet(agent);
+    }
+    let result = driver.serve();
+    driver.end();
+    result
+}
+
+fn claim(args: &KeeperArgs) -> Result<Option<Place>> {
+    if args.containment == ContainmentWish::Subreaper {
+        return Ok(None);
+    }
+    // The same name for every keeper of one socket: what a dead one left is found.
+    let name = match &args.socket {
+        Some(path) => format!("engines-{:016x}", fingerprint(path)),
+        None => format!("run-{}", std::process::id()),
+    };
+    match Place::claim(&name) {
+        Ok(place) => Ok(Some(place)),
+        Err(e) if args.containment == ContainmentWish::Cgroup2 => {
+            Err(Error::new(e.kind(), format!("containment by control groups is asked for, but not to be had: {e}")))
+        }
+        Err(e) => {
+            tracing::info!("no control groups: {e}");
+            Ok(None)
+        }
+    }
+}
+
+/// Waits until no engine of an earlier keeper is left. What that one had in control groups is killed at once.
+fn take_lock(socket: &Path) -> Result<File> {
+    let path = socket.with_extension("keeper");
+    let lock = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
+    let deadline = BootInstant::now() + PREDECESSOR;
+    let mut waiting = false;
+    while let Err(e) = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        if e != Errno::WOULDBLOCK || BootInstant::now() > deadline {
+            return Err(Error::other(format!("engines of an earlier keeper do not end ({} is locked)", path.display())));
+        }
+        if !std::mem::replace(&mut waiting, true) {
+            tracing::warn!("waiting for the engines of a keeper that died");
+            cgroup::kill_stale(Path::new(std::fs::read_to_string(&path)?.trim()));
+        }
+        pause();
+    }
+    lock.set_len(0)?;
+    Ok(lock)
+}
+
+/// Binds a socket that only this user may use. A socket without a listener is replaced.
+fn listen(path: &Path) -> Result<OwnedFd> {
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let _ = std::fs::remove_file(path);
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let bound = rustix::net::bind(&socket, &address);
+    rustix::process::umask(before);
+    bound?;
+    rustix::net::listen(&socket, 8)?;
+    Ok(socket)
+}
+
+impl Driver {
+    fn serve(&mut self) -> Result<()> {
+        loop {
+            if self.perform()? {
+                return Ok(());
+            }
+            self.flush();
+            let wanted = self.keeper.poll_timeout();
+            if wanted != self.armed {
+                timer::arm(&self.timer, wanted)?;
+                self.armed = wanted;
+            }
+            if self.wait()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Performs all effects; true when the process should end.
+    fn perform(&mut self) -> Result<bool> {
+        while let Some(effect) = self.keeper.poll_effect() {
+            match effect {
+                Effect::Start(engine) => {
+                    let process = self.start(engine.0)?;
+                    match self.engines.get_mut(usize::from(engine.0)) {
+                        Some(place) => *place = process,
+                        None => self.engines.push(process),
+                    }
+                }
+                Effect::Link(engine) => self.link(engine),
+                Effect::Kill(engine) => {
+                    tracing::warn!(engine = engine.0, "an engine is late; killing it with all that it runs");
+                    self.signal(engine, Signal::KILL);
+                }
+                Effect::Continue(engine) => {
+                    tracing::warn!(engine = engine.0, "an engine was stopped by a signal; continuing it");
+                    self.signal(engine, Signal::CONT);
+                }
+                Effect::Sweep { engines } => {
+                    if let Some(place) = &self.place {
+                        engines.iter().for_each(|engine| place.kill_leaves(engine.0));
+                    }
+                    let (killed, alive) = self.sweep();
+                    self.keeper.handle(Event::Swept { killed, alive }, BootInstant::now());
+                }
+                Effect::Tell(message) => self.tell(message, None),
+                Effect::Exit => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Waits for anything, and feeds it to the core; true when everything should end.
+    fn wait(&mut self) -> Result<bool> {
+        let reading = PollFlags::IN;
+        let mut fds = vec![PollFd::new(&self.children, reading), PollFd::new(&self.timer, reading)];
+        let agent_at = self.agent.as_ref().map(|fd| {
+            let writing = if self.to_agent.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+            fds.push(PollFd::new(fd, reading | writing));
+            fds.len() - 1
+        });
+        let listener_at = self.listener.as_ref().map(|fd| {
+            fds.push(PollFd::new(fd, reading));
+            fds.len() - 1
+        });
+        let controls: Vec<usize> = (0..self.engines.len()).filter(|i| self.engines[*i].control.is_some()).collect();
+        let controls_from = fds.len();
+        fds.extend(self.engines.iter().filter_map(|e| e.control.as_ref()).map(|fd| PollFd::new(fd, reading)));
+        match poll(&mut fds, None) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(false),
+            Err(e) => return Err(e.into()),
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().difference(PollFlags::OUT).is_empty()).collect();
+        drop(fds);
+        // The agent before the engines: what it says of a cancel precedes what an engine answers to it.
+        if agent_at.is_some_and(|at| ready[at]) && self.on_agent() {
+            return Ok(true);
+        }
+        for (at, index) in controls.into_iter().enumerate() {
+            if ready[controls_from + at] {
+                self.on_engine(index);
+            }
+        }
+        if ready[0] && self.on_children() {
+            return Ok(true);
+        }
+        if ready[1] {
+            let _ = rustix::io::read(&self.timer, &mut [0; 8]);
+            self.armed = None;
+            self.keeper.handle_timeout(BootInstant::now());
+        }
+        if listener_at.is_some_and(|at| ready[at]) {
+            self.on_connection();
+        }
+        Ok(false)
+    }
+
+    fn on_connection(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        let Ok(socket) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC) else { return };
+        let ours = rustix::process::geteuid().as_raw();
+        match rustix::net::sockopt::socket_peercred(&socket) {
+            Ok(peer) if peer.uid.as_raw() == ours || peer.uid.as_raw() == 0 => self.greet(socket),
+            Ok(peer) => tracing::warn!(uid = peer.uid.as_raw(), "connection of another user refused"),
+            Err(e) => tracing::warn!(error = %e, "connection without credentials refused"),
+        }
+    }
+
+    fn greet(&mut self, agent: OwnedFd) {
+        self.agent = Some(agent);
+        self.to_agent.clear();
+        let kind = if self.place.is_some() { Containment::Cgroup2 } else { Containment::Subreaper };
+        self.tell(FromKeeper::Containment(kind), None);
+    }
+
+    /// True when everything should end.
+    fn on_agent(&mut self) -> bool {
+        while let Some(agent) = &self.agent {
+            let event = match packet::try_receive::<ToKeeper>(agent) {
+                Ok(Some((ToKeeper::Engines { count }, _))) => Event::Engines { count },
+                Ok(Some((ToKeeper::Stop, _))) => Event::Stop,
+                Ok(Some((ToKeeper::Lease { until }, _))) => Event::Lease { until },
+                Ok(Some((ToKeeper::Cancelled { engine, attempt, by }, _))) => Event::Cancelled { engine, attempt, by },
+                Ok(Some((ToKeeper::EndSeen { attempt }, _))) => Event::EndSeen { attempt },
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return false,
+                Ok(None) | Err(_) => {
+                    self.agent = None;
+                    self.to_agent.clear();
+                    if self.args.socket.is_none() {
+                        return true;
+                    }
+                    Event::AgentGone
+                }
+            };
+            self.keeper.handle(event, BootInstant::now());
+        }
+        false
+    }
+
+    fn on_engine(&mut self, index: usize) {
+        while let Some(control) = &self.engines[index].control {
+            match packet::try_receive::<EngineToKeeper>(control) {
+                Ok(Some((message, _))) => {
+                    self.keeper.handle(Event::Engine(EngineIndex(index as u16), message), BootInstant::now());
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                // Its end is told by SIGCHLD.
+                Ok(None) | Err(_) => self.engines[index].control = None,
+            }
+        }
+    }
+
+    /// True when everything should end.
+    fn on_children(&mut self) -> bool {
+        take_child_signal(&self.children);
+        loop {
+            match wait4_or_stopped(-1) {
+                Waited::Ended { pid, status, .. } => {
+                    let Some(index) = self.engines.iter().position(|e| e.pid == pid) else {
+                        self.killed += u32::from(status == WaitStatus::Signaled(Signal::KILL.as_raw()));
+                        continue;
+                    };
+                    if self.args.socket.is_none() && status == WaitStatus::Exited(0) {
+                        // It has seen the agent go before we did.
+                        return true;
+                    }
+                    tracing::warn!(engine = index, ?status, "an engine died");
+                    // Until another one is there.
+                    self.engines[index] = EngineProcess { pid: 0, control: None };
+                    self.keeper.handle(Event::EngineDied(EngineIndex(index as u16)), BootInstant::now());
+                }
+                Waited::Stopped { pid } => {
+                    if let Some(index) = self.engines.iter().position(|e| e.pid == pid) {
+                        self.keeper.handle(Event::EngineStopped(EngineIndex(index as u16)), BootInstant::now());
+                    }
+                }
+                Waited::Alive | Waited::NoChild => return false,
+            }
+        }
+    }
+
+    fn tell(&mut self, message: FromKeeper, fd: Option<OwnedFd>) {
+        if self.agent.is_some() {
+            self.to_agent.push_back((message, fd));
+        }
+    }
+
+    /// Hands the agent what its socket takes.
+    fn flush(&mut self) {
+        while let (Some(agent), Some((message, fd))) = (&self.agent, self.to_agent.front()) {
+            match packet::send(agent, message, fd.as_ref().map(AsFd::as_fd)) {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                // A closed connection shows up at the next poll.
+                Ok(()) | Err(_) => self.to_agent.pop_front(),
+            };
+        }
+    }
+
+    /// Gives the agent and an engine two ends of a new socket.
+    fn link(&mut self, engine: EngineIndex) {
+        let Some(control) = self.engines.get(usize::from(engine.0)).and_then(|e| e.control.as_ref()) else { return };
+        if self.agent.is_none() {
+            return;
+        }
+        let made = packet::stream_pair().and_then(|(near, far)| {
+            packet::send(control, &KeeperToEngine::Link, Some(far.as_fd()))?;
+            Ok(near)
+        });
+        match made {
+            Ok(near) => self.tell(FromKeeper::Link { engine }, Some(near)),
+            Err(e) => tracing::warn!(%engine, error = %e, "no link between agent and engine"),
+        }
+    }
+
+    fn signal(&self, engine: EngineIndex, signal: Signal) {
+        // Not reaped yet, so the number is its own.
+        if let Some(pid) = self.engines.get(usize::from(engine.0)).and_then(|e| Pid::from_raw(e.pid)) {
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+
+    fn start(&self, slot: u16) -> Result<EngineProcess> {
+        let (control, theirs) = packet::pair()?;
+        let mut command = Command::new(PROGRAM);
+        command
+            .arg0(format!("mezcal-engine {slot}"))
+            .arg("engine")
+            .args(["--slot", &slot.to_string(), "--host", &self.args.host])
+            .stdin(Stdio::from(theirs));
+        if let Some(place) = &self.place {
+            command.args(place.arguments());
+        }
+        match &self.lock {
+            // Engines print nothing: their standard output is there to hold the lock for as long as they live.
+            Some(lock) => command.stdout(Stdio::from(lock.try_clone()?)),
+            None => command.arg("--one-fate").stdout(Stdio::null()),
+        };
+        let child = command.spawn().map_err(|e| Error::new(e.kind(), format!("cannot start an engine: {e}")))?;
+        Ok(EngineProcess { pid: child.id() as i32, control: Some(control) })
+    }
+
+    /// KILL to every child that is no engine, and its group; reaps: (killed, still alive).
+    fn sweep(&mut self) -> (u32, u32) {
+        let own = rustix::process::getpgrp();
+        let orphans = || -> Vec<Pid> {
+            let children = proc::own_children().unwrap_or_default().into_iter();
+            children.filter(|pid| !self.engines.iter().any(|e| e.pid == *pid)).filter_map(Pid::from_raw).collect()
+        };
+        let mut killed = std::mem::take(&mut self.killed);
+        for orphan in orphans() {
+            if let Ok(group) = rustix::process::getpgid(Some(orphan))
+                && group != own
+            {
+                let _ = rustix::process::kill_process_group(group, Signal::KILL);
+            }
+            kill_child(orphan);
+            if let Waited::Ended { status, .. } = wait4(orphan.as_raw_nonzero().get()) {
+                killed += u32::from(status == WaitStatus::Signaled(Signal::KILL.as_raw()));
+            }
+        }
+        (killed, orphans().len() as u32)
+    }
+
+    /// Ends all engines: their sockets close, they kill what they run and exit; those that do not are killed.
+    fn end(&mut self) {
+        let engines = std::mem::take(&mut self.engines);
+        let mut left: Vec<Pid> = engines.iter().filter_map(|e| Pid::from_raw(e.pid)).collect();
+        drop(engines);
+        let deadline = BootInstant::now() + LAST_MERCY;
+        for pid in &left {
+            // A stopped one must be able to see it.
+            let _ = rustix::process::kill_process(*pid, Signal::CONT);
+        }
+        while !left.is_empty() && BootInstant::now() < deadline {
+            left.retain(|pid| matches!(wait4(pid.as_raw_nonzero().get()), Waited::Alive));
+            if !left.is_empty() {
+                pause();
+            }
+        }
+        // With the engine list empty every child counts as an orphan, late engines included.
+        let deadline = BootInstant::now() + crate::engine::UNKILLABLE_AFTER;
+        let (mut killed, mut alive) = self.sweep();
+        while alive > 0 && BootInstant::now() < deadline {
+            pause();
+            let (more, left) = self.sweep();
+            (killed, alive) = (killed + more, left);
+        }
+        if killed > 0 || alive > 0 {
+            tracing::warn!(killed, survivors = alive, "processes were left at the end");
+        }
+        if let Some(place) = &self.place {
+            place.give_up();
+        }
+        if let Some(path) = &self.args.socket {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// The same number for the same path.
+fn fingerprint(path: &Path) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Waits a little.
+fn pause() {
+    let _ = poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: LAST_PAUSE.subsec_nanos().into() }));
+}

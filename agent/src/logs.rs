@@ -1,0 +1,269 @@
+//! What jobs of this host have written, for whoever asks: files as they are and grow, and what engines keep of the rest.
+//!
+//! Each stream of output goes over a QUIC stream of its own, at the reader's pace; nothing here holds a job up. A file is read by a
+//! thread for blocking work, so a dead mount stops nobody else.
+
+use crate::paths::{self, Sink};
+use bytes::Bytes;
+use mezcal_common::ids::{AttemptId, EngineIndex};
+use mezcal_common::job::{BatchContext, JobSpec};
+use mezcal_common::wire::agent::{LogHeader, LogWish, Stream, ToCoordinator};
+use mezcal_common::wire::bulk::{BulkSender, CutShort};
+use mezcal_common::wire::codec;
+use mezcal_common::wire::endpoint::Peer;
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fs::{FileType, Mode, OFlags, inotify};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+/// Requests that may be served at a time.
+const MAX_REQUESTS: usize = 64;
+/// Pieces of captured output that may wait for a reader; more is dropped, as an engine keeps only the end of it anyway.
+const DEPTH: usize = 64;
+/// Bytes read from a file at a time.
+const CHUNK: usize = 64 * 1024;
+
+/// One request, with all that it takes.
+pub(crate) struct Request {
+    /// Its number.
+    pub(crate) request: u64,
+    /// Whose output.
+    pub(crate) attempt: AttemptId,
+    /// What the attempt runs, encoded.
+    pub(crate) spec: Bytes,
+    /// Its batch.
+    pub(crate) context: Box<BatchContext>,
+    /// What of it.
+    pub(crate) wish: LogWish,
+}
+
+/// Requests being served.
+pub(crate) struct Logs {
+    places: Arc<Semaphore>,
+    /// True once the attempt has ended.
+    over: HashMap<AttemptId, watch::Sender<bool>>,
+    /// Where captured output goes, by request.
+    captured: HashMap<u64, [Option<mpsc::Sender<Bytes>>; 2]>,
+}
+
+impl Logs {
+    pub(crate) fn new() -> Self {
+        Self { places: Arc::new(Semaphore::new(MAX_REQUESTS)), over: HashMap::new(), captured: HashMap::new() }
+    }
+
+    /// Begins to serve a request; `engine` has the attempt now, if it is running. True if that engine has to be asked to show it.
+    pub(crate) fn begin(
+        &mut self,
+        request: Request,
+        engine: Option<EngineIndex>,
+        peer: Peer,
+        answers: mpsc::Sender<ToCoordinator>,
+    ) -> bool {
+        let Request { request, attempt, spec, context, wish } = request;
+        let refuse = |why: String| {
+            let answers = answers.clone();
+            tokio::spawn(async move {
+                // A connection that has ended needs no answer.
+                let _ = answers.send(ToCoordinator::LogsAnswer { request, streams: Err(why) }).await;
+            });
+            false
+        };
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            return refuse(format!("{MAX_REQUESTS} readers are being served on that host already"));
+        };
+        let Ok(spec) = codec::decode_exact::<JobSpec>(&spec) else { return refuse("its description cannot be read there".into()) };
+        let cd = paths::directory(&spec, &context);
+        let (out, err) = (paths::out(&spec, attempt, &context), paths::err(&spec, attempt, &context));
+        let same = out.path().is_some() && out.path() == err.path();
+        let wanted = [(wish.out || (wish.err && same), out, Stream::Out), (wish.err && !same, err, Stream::Err)];
+        let (mut sources, mut senders) = (Vec::new(), [None, None]);
+        for (_, sink, stream) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
+            match (sink, engine) {
+                (Sink::File(path) | Sink::InDirectory { path, .. }, _) => sources.push((stream, Source::File(cd.join(path)))),
+                (Sink::Captured, Some(_)) => {
+                    let (sender, receiver) = mpsc::channel(DEPTH);
+                    senders[usize::from(stream == Stream::Err)] = Some(sender);
+                    sources.push((stream, Source::Captured(receiver)));
+                }
+                (Sink::Captured, None) => {}
+            }
+        }
+        if sources.is_empty() {
+            return refuse("its output went to no file; the last 4 KiB of it are in its result".into());
+        }
+        let show = senders.iter().any(Option::is_some);
+        if show {
+            self.captured.insert(request, senders);
+        }
+        let over = match engine.filter(|_| wish.follow) {
+            Some(_) => self.over.entry(attempt).or_insert_with(|| watch::channel(false).0).subscribe(),
+            None => watch::channel(true).1,
+        };
+        tokio::spawn(async move {
+            let _place = place;
+            serve(request, sources, over, &peer, &answers).await;
+        });
+        show
+    }
+
+    /// Ends the following of attempts that do not run any more.
+    pub(crate) fn settle(&mut self, runs: impl Fn(AttemptId) -> bool) {
+        if !self.over.is_empty() {
+            self.over.retain(|attempt, over| {
+                let goes_on = runs(*attempt) && over.receiver_count() > 0;
+                // Nobody may be left who follows it.
+                let _ = over.send(!goes_on);
+                goes_on
+            });
+        }
+    }
+
+    /// An engine shows output of an attempt.
+    pub(crate) fn shown(&mut self, request: u64, stream: Stream, data: Bytes) {
+        if let Some(senders) = self.captured.get(&request)
+            && let Some(sender) = &senders[usize::from(stream == Stream::Err)]
+        {
+            // A reader that is too slow misses some.
+            let _ = sender.try_send(data);
+        }
+    }
+
+    /// That was all.
+    pub(crate) fn shown_all(&mut self, request: u64) {
+        self.captured.remove(&request);
+    }
+
+    /// The connection is gone, and the readers with it.
+    pub(crate) fn clear(&mut self) {
+        self.over.clear();
+        self.captured.clear();
+    }
+}
+
+enum Source {
+    File(PathBuf),
+    Captured(mpsc::Receiver<Bytes>),
+}
+
+async fn serve(
+    request: u64,
+    sources: Vec<(Stream, Source)>,
+    over: watch::Receiver<bool>,
+    peer: &Peer,
+    answers: &mpsc::Sender<ToCoordinator>,
+) {
+    let mut opened = Vec::new();
+    for (stream, source) in sources {
+        let ready = match source {
+            Source::Captured(pieces) => Ok((stream, Opened::Captured(pieces))),
+            Source::File(path) => {
+                let opening = tokio::task::spawn_blocking(move || open(&path));
+                opening.await.unwrap_or_else(|e| Err(e.to_string())).map(|file| (stream, Opened::File(Arc::new(file))))
+            }
+        };
+        match ready {
+            Ok(ready) => opened.push(ready),
+            Err(why) => {
+                // A connection that has ended needs no answer.
+                let _ = answers.send(ToCoordinator::LogsAnswer { request, streams: Err(why) }).await;
+                return;
+            }
+        }
+    }
+    let _ = answers.send(ToCoordinator::LogsAnswer { request, streams: Ok(opened.len() as u8) }).await;
+    let mut sending = tokio::task::JoinSet::new();
+    for (stream, source) in opened {
+        let (peer, over) = (peer.clone(), over.clone());
+        sending.spawn(async move {
+            let mut to = peer.open_bulk(&LogHeader { request, stream }).await?;
+            match source {
+                Opened::File(file) => send_file(&file, &mut to, over).await?,
+                Opened::Captured(mut pieces) => {
+                    while let Some(piece) = pieces.recv().await {
+                        to.write(&piece).await?;
+                    }
+                }
+            }
+            to.finish();
+            Ok::<_, CutShort>(())
+        });
+    }
+    while let Some(sent) = sending.join_next().await {
+        if let Ok(Err(e)) = sent {
+            tracing::debug!(error = %e, "a reader of output is gone");
+        }
+    }
+}
+
+enum Opened {
+    File(Arc<OwnedFd>),
+    Captured(mpsc::Receiver<Bytes>),
+}
+
+/// Opens a file for reading, never waiting for a partner.
+fn open(path: &Path) -> Result<OwnedFd, String> {
+    let cannot = |e: rustix::io::Errno| format!("cannot read {}: {}", path.display(), std::io::Error::from(e));
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(cannot)?;
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&file).map_err(cannot)?.st_mode);
+    if kind != FileType::RegularFile {
+        return Err(format!("{} is no regular file: what was written to it is gone", path.display()));
+    }
+    Ok(file)
+}
+
+/// Sends a file to its end; while the attempt runs, its end moves.
+async fn send_file(file: &Arc<OwnedFd>, to: &mut BulkSender, mut over: watch::Receiver<bool>) -> Result<(), CutShort> {
+    let changes = (!*over.borrow()).then(|| changes_of(file)).flatten();
+    let mut at = 0;
+    loop {
+        // Before reading: what is written after the last read is not missed.
+        let ended = *over.borrow_and_update();
+        let reading = file.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut chunk = vec![0; CHUNK];
+            let n = rustix::io::pread(&*reading, &mut chunk, at)?;
+            chunk.truncate(n);
+            let size = if n == 0 { rustix::fs::fstat(&*reading)?.st_size as u64 } else { at };
+            Ok::<_, rustix::io::Errno>((chunk, size))
+        });
+        let Ok(Ok((chunk, size))) = read.await else { return Ok(()) };
+        if !chunk.is_empty() {
+            at += chunk.len() as u64;
+            to.write(&chunk).await?;
+        } else if size < at {
+            // Truncated: it begins anew.
+            at = 0;
+        } else if ended {
+            return Ok(());
+        } else {
+            tokio::select! {
+                () = changed(changes.as_ref()) => {}
+                // A sender that is gone means the same.
+                _ = over.changed() => {}
+                () = to.abandoned() => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Tells of changes to an open file (inotify(7)).
+fn changes_of(file: &OwnedFd) -> Option<AsyncFd<OwnedFd>> {
+    let watcher = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    inotify::add_watch(&watcher, path, inotify::WatchFlags::MODIFY).ok()?;
+    // SAFETY: the descriptor is owned by the AsyncFd, so it stays open and the same for as long as it is registered.
+    unsafe { AsyncFd::register(watcher) }.ok()
+}
+
+async fn changed(watcher: Option<&AsyncFd<OwnedFd>>) {
+    let Some(watcher) = watcher else { return std::future::pending().await };
+    if let Ok(mut ready) = watcher.readable().await {
+        let mut events = [0; 4096];
+        while rustix::io::read(watcher.get_ref(), &mut events).is_ok_and(|n| n > 0) {}
+        ready.clear_ready();
+    }
+}

@@ -1,0 +1,84 @@
+//! `coordinator logs`: what a job has written, from the host where it runs or ran.
+
+use crate::cancel::split_job;
+use crate::client::Remote;
+use crate::exit::{self, Exit};
+use crate::profile::ProfileArgs;
+use mezcal_common::wire::agent::{LogHeader, LogWish, Stream};
+use mezcal_common::wire::bulk::{BulkReceiver, CutShort};
+use mezcal_common::wire::client::{ToClient, ToService};
+use std::io::{ErrorKind, Write};
+
+/// Show what a job has written.
+#[derive(Debug, clap::Args)]
+pub struct LogsArgs {
+    /// BATCH/JOB, where JOB is its `id` or its number and BATCH as much of the id as is needed; only JOB when you have one batch
+    #[arg(value_name = "JOB")]
+    pub job: String,
+    /// Go on until the job ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Standard output only
+    #[arg(long, conflicts_with = "err")]
+    pub out: bool,
+    /// Standard error only
+    #[arg(long)]
+    pub err: bool,
+    /// Which cluster
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+}
+
+/// Runs the verb. The job's standard output comes on standard output, its standard error on standard error.
+///
+/// # Errors
+/// [`Exit`]: 1 if there is nothing to show or it was cut short, 3 without a coordinator, 141 when the reader leaves.
+pub fn run(args: &LogsArgs) -> Result<u8, Exit> {
+    let (address, identity) = args.profile.remote()?;
+    let (batch, job) = split_job(&args.job);
+    let wish = LogWish { out: !args.err, err: !args.out, follow: args.follow };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
+    let status = runtime.block_on(async {
+        let mut remote = Remote::connect(&address, &identity).await?;
+        let _ = remote.port.requests.send(ToService::Logs { request: 1, batch, job, wish }).await;
+        let streams = loop {
+            match remote.port.answers.recv().await {
+                Some(ToClient::LogsAnswer { request: 1, streams }) => break streams,
+                Some(_) => {}
+                None => return Err(Exit::unreachable(remote.why_lost().await)),
+            }
+        };
+        let count = streams.map_err(|why| Exit { status: exit::FAILED, message: why })?;
+        let mut printing = tokio::task::JoinSet::new();
+        for _ in 0..count {
+            let (header, stream) = remote.bulk::<LogHeader>().await.map_err(cut_short)?;
+            printing.spawn(print(header.stream, stream));
+        }
+        while let Some(printed) = printing.join_next().await {
+            printed.map_err(Exit::output)??;
+        }
+        remote.leave().await;
+        Ok(0)
+    });
+    // A write that blocks must not hold up the end.
+    runtime.shutdown_background();
+    status
+}
+
+async fn print(stream: Stream, mut from: BulkReceiver) -> Result<(), Exit> {
+    while let Some(data) = from.read().await.map_err(cut_short)? {
+        let writing = tokio::task::spawn_blocking(move || match stream {
+            Stream::Out => std::io::stdout().write_all(&data).and_then(|()| std::io::stdout().flush()),
+            Stream::Err => std::io::stderr().write_all(&data),
+        });
+        writing.await.map_err(Exit::output)?.map_err(|e| match e.kind() {
+            ErrorKind::BrokenPipe => Exit { status: exit::PIPE, message: String::new() },
+            _ => Exit::output(format!("cannot write output: {e}")),
+        })?;
+    }
+    Ok(())
+}
+
+fn cut_short(e: CutShort) -> Exit {
+    Exit { status: exit::FAILED, message: e.to_string() }
+}

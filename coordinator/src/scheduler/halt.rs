@@ -1,0 +1,123 @@
+//! Giving a batch up before all its jobs have ended: `--halt` as GNU Parallel has it, and its time limit.
+
+use super::{Effect, Scheduler};
+use mezcal_common::clock::BootInstant;
+use mezcal_common::ids::{BatchSerial, JobKey};
+use mezcal_common::job::Stop;
+use mezcal_common::outcome::{Ended, Outcome};
+use mezcal_common::wire::agent::ToAgent;
+use mezcal_common::wire::client::{Halt, HaltCount, HaltWhy, Notice};
+use std::time::Duration;
+
+/// Between TERM and KILL when a batch is given up.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How the jobs of a batch have ended by themselves. What was cancelled or never tried does not count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    succeeded: u64,
+    failed: u64,
+}
+
+impl Counts {
+    pub(super) fn add(&mut self, outcome: &Outcome) {
+        match outcome.ended {
+            Ended::Cancelled | Ended::Skipped => {}
+            Ended::Exited if outcome.succeeded() => self.succeeded += 1,
+            Ended::Exited
+            | Ended::Signaled
+            | Ended::Timeout
+            | Ended::OutOfMemory
+            | Ended::StartFailed
+            | Ended::NoHost
+            | Ended::Lost
+            | Ended::Unkillable => self.failed += 1,
+        }
+    }
+
+    /// How many there are, if they suffice. `total`: all jobs of the batch, once they are known.
+    fn reached(self, halt: Halt, total: Option<u64>) -> Option<u64> {
+        let count = match halt.why {
+            HaltWhy::Fail => self.failed,
+            HaltWhy::Success => self.succeeded,
+            HaltWhy::Done => self.failed + self.succeeded,
+        };
+        let enough = match halt.count {
+            HaltCount::Jobs(jobs) => jobs,
+            // A share of something is at least one.
+            HaltCount::Share(hundredths) => (total? * u64::from(hundredths)).div_ceil(10_000).max(1),
+        };
+        (count >= enough).then_some(count)
+    }
+}
+
+impl Scheduler {
+    /// Gives the rest of a batch up if its halt has come about.
+    pub(super) fn check_halt(&mut self, serial: BatchSerial, now: BootInstant) {
+        let Some(batch) = self.batches.get_mut(&serial) else { return };
+        let total = (!batch.open).then_some(batch.jobs.len() as u64);
+        let Some(halt) = batch.halt.filter(|_| !batch.halted && batch.cancelled.is_none()) else { return };
+        let Some(count) = batch.counts.reached(halt, total) else { return };
+        batch.halted = true;
+        let (what, verb) = match halt.why {
+            HaltWhy::Fail => ("failed", "halted"),
+            HaltWhy::Success => ("succeeded", "not needed any more"),
+            HaltWhy::Done => ("ended", "halted"),
+        };
+        batch.why = Some(format!("{verb}: {count} of the batch's jobs {what} (--halt)").into());
+        self.effects.push_back(Effect::Notice { batch: batch.id, notice: Notice::Halted { why: halt.why, count } });
+        if halt.now {
+            self.cancel_batch(serial, None, Stop::after(GRACE), now);
+            return;
+        }
+        self.drop_queued(serial, now);
+        // What waits on agents comes back; what runs there goes on.
+        let hosts: Vec<_> = self.hosts.values().filter(|h| h.session.is_some()).map(|h| h.name.clone()).collect();
+        for name in hosts {
+            let Some(host) = self.hosts.get(&name) else { continue };
+            let attempts: Vec<_> = host.attempts.keys().filter(|a| a.key.batch == serial).copied().collect();
+            if !attempts.is_empty() {
+                self.tell_agent(&name, ToAgent::Retract { attempts });
+            }
+        }
+    }
+
+    /// The batch has used up its time.
+    pub(super) fn time_is_up(&mut self, serial: BatchSerial, now: BootInstant) {
+        let Some(batch) = self.batches.get_mut(&serial) else { return };
+        let limit = batch.time_limit.unwrap_or_default();
+        batch.why = Some(format!("cancelled: the batch was not done within its time limit of {limit:?}").into());
+        self.cancel_batch(serial, None, Stop::after(GRACE), now);
+    }
+
+    /// Ends what has not been placed.
+    pub(super) fn drop_queued(&mut self, serial: BatchSerial, now: BootInstant) -> u64 {
+        let mut dropped = 0;
+        for key in self.queues.of_batch(serial) {
+            self.absent.remove(&key);
+            for job in self.queues.take_all(key) {
+                dropped += 1;
+                self.finish(JobKey { batch: serial, job }, None, Outcome::never_ran(Ended::Cancelled, None), now);
+            }
+        }
+        dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_of_all_jobs_and_at_least_one() {
+        let halt = |why, count| Halt { now: true, why, count };
+        let counts = Counts { succeeded: 5, failed: 2 };
+        assert_eq!(counts.reached(halt(HaltWhy::Fail, HaltCount::Jobs(2)), None), Some(2));
+        assert_eq!(counts.reached(halt(HaltWhy::Fail, HaltCount::Jobs(3)), None), None);
+        assert_eq!(counts.reached(halt(HaltWhy::Success, HaltCount::Jobs(1)), None), Some(5));
+        assert_eq!(counts.reached(halt(HaltWhy::Done, HaltCount::Share(5000)), None), None, "how many are half is not known yet");
+        assert_eq!(counts.reached(halt(HaltWhy::Done, HaltCount::Share(5000)), Some(14)), Some(7));
+        assert_eq!(counts.reached(halt(HaltWhy::Done, HaltCount::Share(5000)), Some(15)), None);
+        assert_eq!(Counts::default().reached(halt(HaltWhy::Fail, HaltCount::Share(1)), Some(10)), None);
+    }
+}
