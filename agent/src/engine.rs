@@ -106,6 +106,8 @@ pub struct Swept {
     pub killed: u32,
     /// Processes still alive after this sweep.
     pub alive: u32,
+    /// Who they are, when they have been alive for long: pids, names and states (proc(5)).
+    pub names: String,
     /// What it has used so far.
     pub usage: Usage,
     /// Whether the kernel's out-of-memory killer was here.
@@ -586,7 +588,8 @@ fn outcome(reason: Option<Reason>, exit: Option<Exit>, swept: Swept, containment
     let by_kill = matches!(status, Some(WaitStatus::Signaled(signal)) if signal == KILL);
     let (ended, error) = match (reason, swept.out_of_memory) {
         _ if survivors > 0 => {
-            (Ended::Unkillable, Some(format!("{survivors} processes did not die within {UNKILLABLE_AFTER:?} of SIGKILL")))
+            let names = swept.names;
+            (Ended::Unkillable, Some(format!("{survivors} processes did not die within {UNKILLABLE_AFTER:?} of SIGKILL: {names}")))
         }
         (None, OutOfMemory::Killed) if status != Some(WaitStatus::Exited(0)) => {
             (Ended::OutOfMemory, Some("the kernel's out-of-memory killer ended a process of it".into()))

@@ -21,6 +21,8 @@ pub struct Cluster {
     hosts: usize,
     slots: u16,
     port: u16,
+    containment: &'static str,
+    lease: &'static str,
     coordinator: Option<Child>,
     agents: Vec<Option<Child>>,
 }
@@ -28,27 +30,37 @@ pub struct Cluster {
 impl Cluster {
     /// Hosts, certificates and configuration; nothing runs yet.
     pub fn new(hosts: usize, slots: u16) -> Self {
+        Self::with(hosts, slots, "auto", "10m")
+    }
+
+    /// The same with another containment in agent.toml and another lease in coordinator.toml.
+    pub fn with(hosts: usize, slots: u16, containment: &'static str, lease: &'static str) -> Self {
         let lab = Lab::new(hosts);
         let dir = tempfile::tempdir().expect("a directory");
         let (cluster, authority) = ClusterDir::init(&dir.path().join("pki"), "mezcal").expect("a cluster's certificates");
         let issue = |role, name: &str| cluster.issue(&authority, role, name, 1, None).map(|_| ()).expect("issued");
         issue(Role::Coordinator, "");
         issue(Role::User, "okazaki");
+        issue(Role::User, "sato");
         (1..=hosts).for_each(|n| issue(Role::Agent, &host_name(n)));
         let port = if lab.is_real() { 7433 } else { free_port() };
         let agents = (0..=hosts).map(|_| None).collect();
-        let me = Self { lab, dir, hosts, slots, port, coordinator: None, agents };
+        let me = Self { lab, dir, hosts, slots, port, containment, lease, coordinator: None, agents };
         me.write_configuration();
         me
     }
 
     /// A cluster that runs: the coordinator listens and all agents are connected.
     pub fn running(hosts: usize, slots: u16) -> Self {
-        let mut me = Self::new(hosts, slots);
-        me.start_coordinator();
-        me.start_agents();
-        me.wait_connected(hosts);
-        me
+        Self::new(hosts, slots).start()
+    }
+
+    /// Starts everything and waits until all agents are connected.
+    pub fn start(mut self) -> Self {
+        self.start_coordinator();
+        self.start_agents();
+        self.wait_connected(self.hosts);
+        self
     }
 
     /// A path below the cluster's directory.
@@ -69,17 +81,22 @@ impl Cluster {
         };
         let pki = self.path("pki");
         let (pki, address) = (pki.display(), self.address());
-        write("coordinator.toml".into(), format!("listen = \"{address}\"\nidentity = \"{pki}/coordinator\"\n"));
+        write(
+            "coordinator.toml".into(),
+            format!("listen = \"{address}\"\nidentity = \"{pki}/coordinator\"\nlease = \"{}\"\n", self.lease),
+        );
         let profiles = "config/mezcal/profiles";
         write(format!("{profiles}/mezcal.toml"), format!("coordinator = \"{address}\"\nidentity = \"{pki}/users/okazaki\"\n"));
+        write(format!("{profiles}/sato.toml"), format!("coordinator = \"{address}\"\nidentity = \"{pki}/users/sato\"\n"));
         write(format!("{profiles}/listen.toml"), format!("listen = \"{address}\"\nidentity = \"{pki}/coordinator\"\n"));
         for n in 1..=self.hosts {
             let (name, slots, run) = (host_name(n), self.slots, self.path(&format!("run{n:02}")));
             write(
                 format!("agent{n:02}.toml"),
                 format!(
-                    "coordinator = \"{address}\"\nidentity = \"{pki}/agents/{name}\"\nslots = {slots}\nruntime = \"{}\"\nallow_root_jobs = true\n",
-                    run.display()
+                    "coordinator = \"{address}\"\nidentity = \"{pki}/agents/{name}\"\nslots = {slots}\nruntime = \"{}\"\nallow_root_jobs = true\ncontainment = \"{}\"\n",
+                    run.display(),
+                    self.containment
                 ),
             );
         }
@@ -116,6 +133,12 @@ impl Cluster {
         self.agents[n] = Some(child);
     }
 
+    /// The agent of one host.
+    pub fn agent_pid(&self, n: usize) -> i32 {
+        // nsenter executes the agent in its place.
+        self.agents[n].as_ref().expect("a running agent").id() as i32
+    }
+
     /// Sends a signal to the agent of one host and waits for its end.
     pub fn end_agent(&mut self, n: usize, signal: i32) {
         if let Some(mut child) = self.agents[n].take() {
@@ -135,6 +158,13 @@ impl Cluster {
     /// Runs it to its end.
     pub fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().expect("the coordinator runs")
+    }
+
+    /// Starts `coordinator run` of these jobs, with results in `results.json`.
+    pub fn start_run(&self, jobs: &str, args: &[&str]) -> Child {
+        std::fs::write(self.path("jobs.json"), jobs).expect("written");
+        let mut command = self.command(&["run", "-p", "mezcal", "jobs.json", "-o", "results.json", "--force"]);
+        command.args(args).stderr(self.log("run")).spawn().expect("the run starts")
     }
 
     /// The hosts that `coordinator hosts --json` calls connected.

@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod lab;
+pub mod mount;
 pub mod programs;
 
 use std::time::{Duration, Instant};
@@ -39,6 +40,26 @@ pub fn alive_with(mark: &str) -> Vec<i32> {
         })
         .filter(|pid| mezcal_common::proc::state_and_parent(*pid).is_some_and(|(state, _)| state != 'Z' && state != 'X'))
         .collect()
+}
+
+/// Whether control groups can be used here; if not, says so in the name of the running test.
+pub fn control_groups_or_say_why() -> bool {
+    use std::process::{Command, Stdio};
+    let mut command = Command::new(programs::program("coordinator"));
+    command.args(["run", "--lines", "-", "--local", "--containment", "cgroup2", "-q"]).stdin(Stdio::null());
+    let mut probe = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+    std::io::Write::write_all(&mut probe.stdin.take().expect("a pipe"), b"true\n").expect("written");
+    let out = probe.wait_with_output().expect("it ends");
+    if !out.status.success() {
+        say_skipped(&format!("control groups: {}", String::from_utf8_lossy(&out.stderr).trim()));
+    }
+    out.status.success()
+}
+
+/// Sends a signal.
+pub fn signal(pid: i32, signal: i32) {
+    // SAFETY: kill(2) has no memory effects.
+    unsafe { libc::kill(pid, signal) };
 }
 
 /// All process ids.

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::time::SystemTime;
 
 /// The programs of this workspace.
-const NAMES: [&str; 3] = ["coordinator", "agent", "certs"];
+const NAMES: [&str; 4] = ["coordinator", "agent", "certs", "hostile"];
 
 /// Path of a program of this workspace, up to date, in the profile of the running test.
 pub fn program(name: &str) -> PathBuf {
@@ -18,8 +18,10 @@ pub fn program(name: &str) -> PathBuf {
         // `cargo test` has built them for their own tests; with `-p mezcal-tests` they may be old or missing.
         let oldest = NAMES.iter().map(|name| modified(&dir.join(name))).min().flatten();
         let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-        let newest =
-            ["common", "certs", "agent", "coordinator", "Cargo.lock"].iter().filter_map(|d| newest_below(&root.join(d))).max();
+        let newest = ["common", "certs", "agent", "coordinator", "tests/src/bin", "Cargo.lock"]
+            .iter()
+            .filter_map(|d| newest_below(&root.join(d)))
+            .max();
         if oldest < newest {
             build(root, dir.ends_with("release"));
         }

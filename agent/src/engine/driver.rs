@@ -80,6 +80,7 @@ pub fn run(args: &EngineArgs) -> Result<()> {
         counters: HostCounters::open(),
         to_keeper: VecDeque::new(),
         followers: Vec::new(),
+        unshrunk: true,
         keeper: Some(keeper),
         agent: None,
         children,
@@ -109,6 +110,8 @@ struct Driver {
     to_keeper: VecDeque<EngineToKeeper>,
     /// Requests that are being shown the output of the attempt.
     followers: Vec<u64>,
+    /// No attempt has ended yet.
+    unshrunk: bool,
     /// None once it is gone; what runs is being killed then.
     keeper: Option<OwnedFd>,
     agent: Option<AgentLink>,
@@ -190,6 +193,10 @@ impl Driver {
                 Effect::Send(message) => {
                     self.send(&message)?;
                     if matches!(message, FromEngine::Finished { .. }) {
+                        if std::mem::take(&mut self.unshrunk) {
+                            // What the first attempt has needed besides is not needed again.
+                            shrink();
+                        }
                         for request in std::mem::take(&mut self.followers) {
                             self.send(&FromEngine::ShownAll { request })?;
                         }

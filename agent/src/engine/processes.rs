@@ -10,6 +10,7 @@ use mezcal_common::outcome::{Span, Usage, UsageSource, WaitStatus};
 use mezcal_common::proc;
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,10 @@ const PEEK: WaitIdOptions = WaitIdOptions::EXITED.union(WaitIdOptions::NOHANG).u
 /// Passes of one sweep that follow each other at once, as long as each finds something dead: what keeps forking is outrun sooner
 /// than by waiting between them.
 const PASSES: u32 = 32;
+
+/// What survives KILL for this long is named, the first few of it.
+const NAMED_AFTER: Duration = Duration::from_secs(5);
+const NAMED: usize = 8;
 
 /// The first process of an attempt and whatever else there is below this one.
 pub(super) struct Processes {
@@ -29,13 +34,16 @@ pub(super) struct Processes {
     oom_before: Option<u64>,
     started: (WallTime, BootInstant),
     ended: Option<(WallTime, BootInstant)>,
-    /// KILL has been sent: what ends by it from now on ended by us.
-    killing: bool,
+    /// KILL was sent first then: what ends by it from then on ended by us.
+    killing: Option<BootInstant>,
     /// The first process was alive then.
     first_killed: bool,
     /// The first process ended by a KILL that was not ours.
     killed_from_elsewhere: bool,
+    /// Seen to end by our KILL. What a parent that was dying itself has reaped is not among them.
     killed: u32,
+    /// In the control group when it was first killed.
+    in_group: u32,
     usage: Usage,
     /// This process's memory peak after the first process was started.
     own_peak: u64,
@@ -48,6 +56,8 @@ pub(super) type Born = (Arc<Leaf>, Option<(Duration, Duration)>);
 pub(super) struct HostCounters {
     vmstat: Option<OwnedFd>,
     status: Option<OwnedFd>,
+    /// This process's page faults when its memory peak was read, and that peak.
+    peak: Cell<(i64, u64)>,
 }
 
 impl HostCounters {
@@ -56,7 +66,7 @@ impl HostCounters {
             let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
             rustix::fs::open(path, flags, rustix::fs::Mode::empty()).ok()
         };
-        Self { vmstat: open("/proc/vmstat"), status: open("/proc/self/status") }
+        Self { vmstat: open("/proc/vmstat"), status: open("/proc/self/status"), peak: Cell::new((-1, u64::MAX)) }
     }
 
     /// Processes that the kernel has killed for want of memory since boot (`oom_kill` of /proc/vmstat, Linux 4.13).
@@ -64,9 +74,19 @@ impl HostCounters {
         number_after(self.vmstat.as_ref()?, "oom_kill ")
     }
 
-    /// This process's own memory peak, in bytes (`VmHWM`, proc(5)).
-    fn own_peak(&self) -> Option<u64> {
-        number_after(self.status.as_ref()?, "VmHWM:").map(|kib| kib * 1024)
+    /// This process's own memory peak, in bytes (`VmHWM`, proc(5)). Memory grows by page faults: without new ones it is as it was.
+    fn own_peak(&self) -> u64 {
+        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: the pointer is valid for writing; rusage is plain data, and zeroed is one of its values.
+        let faults = unsafe {
+            libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+            usage.assume_init().ru_minflt
+        };
+        if self.peak.get().0 != faults {
+            let peak = self.status.as_ref().and_then(|file| number_after(file, "VmHWM:"));
+            self.peak.set((faults, peak.map_or(u64::MAX, |kib| kib * 1024)));
+        }
+        self.peak.get().1
     }
 }
 
@@ -96,10 +116,11 @@ impl Processes {
             oom_before: None,
             started,
             ended: None,
-            killing: false,
+            killing: None,
             first_killed: false,
             killed_from_elsewhere: false,
             killed: 0,
+            in_group: 0,
             usage: Usage::default(),
             own_peak: 0,
         }
@@ -168,10 +189,11 @@ impl Processes {
             self.first_killed |= self.ended.is_none();
             let _ = rustix::process::kill_process_group(first, Signal::KILL);
         }
-        self.killing = true;
+        self.killing.get_or_insert_with(BootInstant::now);
         let mut alive = 0;
         for _ in 0..PASSES {
             if let Some(leaf) = self.leaf.as_ref().filter(|leaf| leaf.populated()) {
+                self.in_group = self.in_group.max(leaf.count());
                 leaf.kill();
             }
             exit = exit.or_else(|| self.reap_first(host));
@@ -193,7 +215,22 @@ impl Processes {
         }
         let mut usage = self.usage;
         usage.max_rss = usage.max_rss.filter(|peak| *peak > self.own_peak);
-        Swept { exit, killed: self.killed, alive, usage, out_of_memory, tails: (None, None) }
+        let killed = self.killed.max(self.in_group);
+        Swept { exit, killed, alive, names: self.names(alive), usage, out_of_memory, tails: (None, None) }
+    }
+
+    /// Who does not die, once it has had its time.
+    fn names(&self, alive: u32) -> String {
+        if alive == 0 || self.killing.is_none_or(|since| BootInstant::now().since(since) < NAMED_AFTER) {
+            return String::new();
+        }
+        let children = proc::own_children().unwrap_or_default();
+        let name = |pid: &i32| {
+            let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let state = proc::state_and_parent(*pid).map_or('?', |(state, _)| state);
+            format!("{pid} ({}, {state})", comm.trim_end())
+        };
+        children.iter().take(NAMED).map(name).collect::<Vec<_>>().join(", ")
     }
 
     /// KILL to each child and the group that it is in: how many there are, zombies included.
@@ -221,7 +258,7 @@ impl Processes {
             self.killed_from_elsewhere = status == WaitStatus::Signaled(Signal::KILL.as_raw());
         }
         // execve(2) has passed our own memory peak on to it (ru_maxrss, getrusage(2)): what is not above that says nothing of the job.
-        self.own_peak = host.own_peak().unwrap_or(u64::MAX);
+        self.own_peak = host.own_peak();
         self.add(usage);
         let (completed, end) = *self.ended.get_or_insert_with(|| (WallTime::now(), BootInstant::now()));
         let span = Span { started: self.started.0, completed, elapsed: end.since(self.started.1) };
@@ -252,7 +289,7 @@ impl Processes {
     }
 
     fn count(&mut self, status: WaitStatus) {
-        if self.killing && status == WaitStatus::Signaled(Signal::KILL.as_raw()) {
+        if self.killing.is_some() && status == WaitStatus::Signaled(Signal::KILL.as_raw()) {
             self.killed += 1;
         }
     }

@@ -1,0 +1,74 @@
+//! A file system that hangs: FUSE (the kernel's filesystems/fuse documentation) with a server that answers the first message and no other.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+/// A mount that hangs until it is dropped.
+pub struct HungMount {
+    dir: PathBuf,
+}
+
+/// FUSE_INIT and the sizes of its messages (linux/fuse.h).
+const INIT: u32 = 26;
+const OUT_HEADER: usize = 16;
+const INIT_OUT: usize = 64;
+/// The smallest buffer that the kernel accepts for reading requests is 8 KiB.
+const BUFFER: usize = 64 * 1024;
+
+impl HungMount {
+    /// Mounts it at `dir`, which is made. With `deaf`, requests are taken and never answered: whoever waits for them cannot even be killed.
+    /// Otherwise they are not taken, and waiting for them ends with SIGKILL. `None`, having said why, where it cannot be mounted.
+    pub fn new(dir: &Path, deaf: bool) -> Option<Self> {
+        std::fs::create_dir(dir).expect("a directory");
+        let device = match File::options().read(true).write(true).open("/dev/fuse") {
+            Ok(device) => device,
+            Err(e) => {
+                crate::say_skipped(&format!("a hung mount (/dev/fuse: {e})"));
+                return None;
+            }
+        };
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+        let c = |text: &str| std::ffi::CString::new(text).expect("no NUL");
+        let (source, target, kind, data) = (c("mezcal-hung"), c(&dir.display().to_string()), c("fuse"), c(&options));
+        // SAFETY: all strings end with NUL and outlive the call.
+        let mounted = unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, data.as_ptr().cast()) };
+        if mounted != 0 {
+            crate::say_skipped(&format!("a hung mount (mount: {})", std::io::Error::last_os_error()));
+            return None;
+        }
+        std::thread::spawn(move || serve(device, deaf));
+        Some(Self { dir: dir.into() })
+    }
+}
+
+fn serve(mut device: File, deaf: bool) {
+    let mut request = vec![0; BUFFER];
+    // Ends with an error when the file system is unmounted.
+    while let Ok(n) = device.read(&mut request) {
+        let word = |at: usize| u32::from_ne_bytes(request[at..at + 4].try_into().expect("four bytes"));
+        if n >= 16 && word(4) == INIT {
+            let mut answer = vec![0u8; OUT_HEADER + INIT_OUT];
+            answer[..4].copy_from_slice(&((OUT_HEADER + INIT_OUT) as u32).to_ne_bytes());
+            answer[8..16].copy_from_slice(&request[8..16]);
+            // Version 7.31, nothing else: no flags, default sizes.
+            answer[16..20].copy_from_slice(&7u32.to_ne_bytes());
+            answer[20..24].copy_from_slice(&31u32.to_ne_bytes());
+            answer[36..40].copy_from_slice(&4096u32.to_ne_bytes());
+            device.write_all(&answer).expect("the kernel takes the answer");
+            if !deaf {
+                // The device stays open, and nothing more is read.
+                std::thread::park();
+            }
+        }
+    }
+}
+
+impl Drop for HungMount {
+    fn drop(&mut self) {
+        let target = std::ffi::CString::new(self.dir.display().to_string()).expect("no NUL");
+        // SAFETY: the string outlives the call. Forced: what waits for an answer gets an error.
+        unsafe { libc::umount2(target.as_ptr(), libc::MNT_FORCE | libc::MNT_DETACH) };
+    }
+}
