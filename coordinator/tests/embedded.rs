@@ -408,3 +408,174 @@ fn a_reader_that_leaves_is_noticed_while_nothing_is_written() {
     assert_eq!(child.wait().expect("our child").code(), Some(141));
     assert!(!alive_with(&format!("sleep {mark}")));
 }
+
+#[test]
+fn jobs_start_in_a_clean_world() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("bad-start"), "echo bash was made to read this\n").expect("written");
+    std::fs::write(
+        dir.path().join("jobs.json"),
+        concat!(
+            "{\"argv\": [\"cat\", \"/proc/self/status\"]}\n",
+            "{\"argv\": [\"ls\", \"/proc/self/fd\"]}\n",
+            "{\"cmd\": \"cat; echo $NOTIFY_SOCKET$LISTEN_FDS$BASH_ENV$SHELLOPTS_WAS; env | grep -c ^MEZCAL_\", \"id\": \"env\"}\n",
+            "{\"argv\": [\"env\"], \"env\": {\"LANG\": \"C\"}}\n",
+        ),
+    )
+    .expect("written");
+    for containment in ["auto", "subreaper"] {
+        // A parent that ignores and blocks signals and leaves a descriptor open.
+        let script = "import os, signal, sys\n\
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)\n\
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2, signal.SIGTERM])\n\
+            os.dup2(2, 9); os.set_inheritable(9, True)\n\
+            os.environ.update({'BASH_ENV': 'bad-start', 'NOTIFY_SOCKET': '/run/x', 'LISTEN_FDS': '3', 'MEZCAL_JOB_ID': 'mine',\n\
+                'BASH_FUNC_ls%%': '() { echo not ls; }'})\n\
+            os.execv(sys.argv[1], sys.argv[1:])\n";
+        let mut command = Command::new("python3");
+        command.args([
+            "-c",
+            script,
+            env!("CARGO_BIN_EXE_coordinator"),
+            "run",
+            "jobs.json",
+            "--keep-order",
+            "-q",
+            "--env",
+            "LANG=x",
+        ]);
+        command.args(["--containment", containment]).current_dir(dir.path()).env("XDG_CONFIG_HOME", dir.path());
+        let out = command.stdin(Stdio::null()).output().expect("it runs");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let text = String::from_utf8(out.stdout).expect("UTF-8");
+        let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+        let tail = |i: usize| lines[i]["result"]["stdout_tail"].as_str().expect("output").to_owned();
+        for mask in ["SigBlk", "SigIgn", "SigCgt"] {
+            let line = tail(0).lines().find_map(|l| l.strip_prefix(mask)?.strip_prefix(":\t").map(str::to_owned)).expect("a mask");
+            // Signals 32 and 33 are the libc's own; its posix_spawn has them ignored.
+            let set = u64::from_str_radix(&line, 16).expect("a number") & !0x1_8000_0000;
+            assert_eq!(set, 0, "{containment}: {mask} {line}");
+        }
+        // The fourth one is the directory that ls reads.
+        assert_eq!(tail(1), "0\n1\n2\n3\n", "{containment}");
+        assert_eq!(tail(2), "\n6\n", "{containment}: stdin is empty, nothing of the caller's service manager, six names of ours");
+        assert!(tail(3).contains("LANG=C\n") && tail(3).contains("MEZCAL_JOB_ID=4\n"), "{}", tail(3));
+    }
+}
+
+#[test]
+fn what_outlives_a_job_is_killed_and_counted_or_waited_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let jobs = concat!(
+        "{\"cmd\": \"(sleep 0.3; touch late) & sleep 600 & exit 3\"}\n",
+        "{\"cmd\": \"(setsid sh -c 'sleep 0.3; touch waited' &); exit 4\", \"leftover\": \"wait\"}\n",
+        "{\"cmd\": \"setsid sleep 600 & exit 5\", \"leftover\": \"wait\", \"timeout\": 0.2}\n",
+    );
+    let out = run_in(dir.path(), jobs, &["--keep-order", "-j", "3"]);
+    let text = String::from_utf8(out.stdout).expect("UTF-8");
+    let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    let r = |i: usize| &lines[i]["result"];
+    assert_eq!((&r(0)["code"], &r(0)["outcome"]), (&3.into(), &"exited".into()), "{}", r(0));
+    // The subshell may not have come to its own child yet.
+    assert!(r(0)["leftovers_killed"].as_u64().is_some_and(|n| n == 2 || n == 3), "{}", r(0));
+    assert_eq!((&r(1)["code"], &r(1)["leftovers_killed"]), (&4.into(), &0.into()), "{}", r(1));
+    assert!(dir.path().join("waited").exists() && !dir.path().join("late").exists());
+    assert!(r(1)["elapsed"].as_str() > Some("0:00:00.3"), "{}", r(1));
+    assert_eq!((&r(2)["code"], &r(2)["outcome"]), (&5.into(), &"timeout".into()), "{}", r(2));
+}
+
+#[test]
+fn a_batch_can_be_given_up_early() {
+    let mark = format!("38729{}", std::process::id());
+    let jobs = format!("{{\"cmd\": \"sleep {mark}\"}}\n{{\"cmd\": \"sleep 0.1; exit 9\"}}\n{{\"cmd\": \"true\"}}\n");
+    let (status, lines, said) = run(&jobs, &["-j", "2", "--halt", "now,fail=1", "--keep-order"]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(!alive_with(&format!("sleep {mark}")));
+    let outcomes: Vec<&Value> = lines.iter().map(|l| &l["result"]["outcome"]).collect();
+    assert_eq!(outcomes[..2], ["cancelled", "exited"]);
+    assert!(lines[0]["result"]["error"].as_str().is_some_and(|e| e.contains("--halt")), "{}", lines[0]);
+    let (status, _, said) = run(&jobs.replace("exit 9", "true"), &["-j", "2", "--halt", "now,success=1"]);
+    assert_eq!(status, Some(0), "what was looked for has been found: {said}");
+    let (status, lines, _) = run(&jobs, &["-j", "2", "--time-limit", "0.5", "--keep-order"]);
+    assert_eq!((status, &lines[0]["result"]["status"]), (Some(1), &"aborted".into()));
+    assert!(lines[0]["result"]["error"].as_str().is_some_and(|e| e.contains("time limit of 500ms")), "{}", lines[0]);
+    let (status, _, said) = run(&jobs, &["--halt", "later,fail=1"]);
+    assert!(status == Some(2) && said.contains("soon or now"), "{said}");
+}
+
+#[test]
+fn memory_is_the_jobs_own_and_time_is_of_all_its_processes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    // A coordinator with a job list of 60 MB must not make its jobs look that large.
+    let pad = "x".repeat(100_000);
+    let mut jobs = format!("{{\"argv\": [\"true\"], \"pad\": \"{pad}\"}}\n").repeat(600);
+    jobs.push_str("{\"cmd\": \"python3 -c 'x = bytearray(60 << 20)'\", \"id\": \"big\"}\n");
+    jobs.push_str("{\"cmd\": \"(timeout 0.4 sh -c 'while :; do :; done' &); sleep 0.5\", \"id\": \"daemon\"}\n");
+    for containment in ["auto", "subreaper"] {
+        let out = run_in(dir.path(), &jobs, &["-j", "2", "--containment", containment, "--halt", "never"]);
+        assert_eq!(out.status.code(), Some(0));
+        let text = String::from_utf8(out.stdout).expect("UTF-8");
+        for line in text.lines().map(|l| serde_json::from_str::<Value>(l).expect("JSON")) {
+            let r = &line["result"];
+            match line["id"].as_str() {
+                None => assert!(r["max_rss_bytes"].as_u64().is_none_or(|n| n < 16 << 20), "{r}"),
+                Some("big") => assert!(r["max_rss_bytes"].as_u64().is_some_and(|n| (60 << 20..90 << 20).contains(&n)), "{r}"),
+                Some(_) => {
+                    let used = r["user_seconds"].as_f64().expect("a time") + r["system_seconds"].as_f64().expect("a time");
+                    assert!(used > 0.2, "an orphan's time counts: {r}");
+                    let source = if r["containment"] == "cgroup2" { "cgroup2" } else { "wait4" };
+                    assert_eq!(r["usage_source"], source);
+                }
+            }
+        }
+    }
+}
+
+/// A memory limit of the old kind (cgroup-v1/memory), for this test and what it starts.
+struct MemoryLimit(std::path::PathBuf);
+
+impl MemoryLimit {
+    fn new(bytes: u64) -> Result<Self, String> {
+        let own = std::fs::read_to_string("/proc/self/cgroup").map_err(|e| e.to_string())?;
+        let own = own
+            .lines()
+            .find_map(|l| l.split_once(":memory:").map(|(_, path)| path.to_owned()))
+            .ok_or("no memory controller of version 1")?;
+        let dir = Path::new("/sys/fs/cgroup/memory")
+            .join(own.trim_start_matches('/'))
+            .join(format!("mezcal-test-{}", std::process::id()));
+        std::fs::create_dir(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+        let limit = Self(dir);
+        std::fs::write(limit.0.join("memory.limit_in_bytes"), bytes.to_string()).map_err(|e| e.to_string())?;
+        Ok(limit)
+    }
+}
+
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn an_out_of_memory_kill_is_said() {
+    let limit = match MemoryLimit::new(96 << 20) {
+        Ok(limit) => limit,
+        Err(why) => {
+            let _ = writeln!(std::io::stderr(), "SKIPPED in an_out_of_memory_kill_is_said: {why}");
+            return;
+        }
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("jobs.json"), "{\"argv\": [\"python3\", \"-c\", \"x = bytearray(400 << 20)\"]}\n")
+        .expect("written");
+    let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", limit.0.display());
+    let mut command = Command::new("sh");
+    command.args(["-c", &enter, "sh", env!("CARGO_BIN_EXE_coordinator"), "run", "jobs.json", "-q"]).current_dir(dir.path());
+    let out = command.env("XDG_CONFIG_HOME", dir.path()).stdin(Stdio::null()).output().expect("it runs");
+    assert_eq!(out.status.code(), Some(1), "{}", String::from_utf8_lossy(&out.stderr));
+    let line: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    let r = &line["result"];
+    assert_eq!(r["code"], -9, "{r}");
+    assert!(r["error"].as_str().is_some_and(|e| e.contains("out-of-memory killer")), "{r}");
+}

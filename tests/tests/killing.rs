@@ -348,3 +348,133 @@ fn what_cannot_be_killed_is_said_and_its_slot_is_held_until_it_is_gone() {
     assert_eq!(ended(&mut next), Some(0), "the slots are free again");
     cluster.finish();
 }
+
+#[test]
+fn a_stopped_keeper_and_a_stopped_client_hurt_nobody_else() {
+    let cluster = Cluster::running(1, 2);
+    let mark = format!("33166{}", std::process::id());
+    let keeper = keeper(&cluster, 1);
+    signal(keeper, libc::SIGSTOP);
+    let job = json!({"cmd": format!("setsid sleep {mark} & sleep {mark} & wait"), "id": "job"});
+    let mut run = cluster.start_run(&format!("{job}\n{{\"cmd\": \"echo fine\", \"id\": \"other\"}}\n"), &[]);
+    let sleepers = || alive_with(&format!("sleep {mark}"));
+    wait_for("it runs", PATIENCE, || (sleepers().len() == 3).then_some(()));
+    let out = cluster.run(&["cancel", "-p", "mezcal", "job", "--grace", "0"]);
+    assert_eq!((out.status.code(), sleepers()), (Some(0), vec![]), "engines need no keeper to kill");
+    assert_eq!(ended(&mut run), Some(1));
+    assert_eq!(result_of(&cluster, "other")["stdout_tail"], "fine\n");
+    signal(keeper, libc::SIGCONT);
+    let mut run = cluster.start_run(&format!("{job}\n"), &[]);
+    wait_for("it runs", PATIENCE, || (sleepers().len() == 3).then_some(()));
+    signal(run.id() as i32, libc::SIGSTOP);
+    wait_for("a client that says nothing for 20 s has left", 2 * PATIENCE, || sleepers().is_empty().then_some(()));
+    signal(run.id() as i32, libc::SIGCONT);
+    assert_eq!(ended(&mut run), Some(3));
+    assert_eq!(result_of(&cluster, "job")["outcome"], "lost");
+    cluster.finish();
+}
+
+#[test]
+fn recycled_process_ids_are_never_signalled() {
+    // In a process id namespace the next id can be chosen: strangers get the ids that jobs have just had.
+    let script = r#"
+        set -e
+        for round in $(seq 40); do
+            : > ids
+            { echo "{\"cmd\": \"echo \$\$ >> ids; (setsid sleep 30 & echo \$! >> ids); sleep 30 & echo \$! >> ids\"}"
+              echo "{\"cmd\": \"echo \$\$ >> ids; sleep 0.03\", \"timeout\": 0.01}"
+              echo "{\"cmd\": \"sleep 0.05\"}"; } > jobs
+            "$1" run jobs -j 1 --containment "$2" --progress none > results &
+            run=$!
+            until [ "$(wc -l < ids)" -ge 3 ]; do :; done
+            for id in $(cat ids); do
+                for try in 1 2 3 4 5; do
+                    [ -e /proc/$id ] && { read -r t < /proc/uptime; continue; }
+                    echo $((id - 1)) > /proc/sys/kernel/ns_last_pid
+                    (trap 'echo signalled >> signalled' TERM HUP INT CONT; exec sleep 600) &
+                    [ "$!" = "$id" ] && echo "$id" >> reused
+                    strangers="$strangers $!"
+                    break
+                done
+            done
+            wait $run || true
+        done
+        for stranger in $strangers; do
+            kill -0 $stranger || echo "$stranger is dead" >> signalled
+            kill -KILL $stranger
+        done
+    "#;
+    for containment in ["subreaper", "auto"] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut command = std::process::Command::new("unshare");
+        command
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script, "bash"])
+            .arg(program("coordinator"))
+            .arg(containment);
+        let out = command.current_dir(dir.path()).env("XDG_CONFIG_HOME", dir.path()).output().expect("it runs");
+        if text(&out.stderr).contains("unshare") {
+            return mezcal_tests::say_skipped(&format!("process id namespaces: {}", text(&out.stderr).trim()));
+        }
+        assert!(out.status.success(), "{containment}: {}", text(&out.stderr));
+        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap_or_default();
+        assert_eq!(read("signalled"), "", "{containment}");
+        assert!(read("reused").lines().count() >= 20, "{containment}: too few ids were used again: {}", read("reused"));
+    }
+}
+
+#[test]
+fn logs_show_files_and_what_is_kept_of_the_rest() {
+    let cluster = Cluster::running(2, 2);
+    let wait = "until test -e go; do sleep 0.02; done";
+    let jobs = [
+        json!({"id": "file", "cmd": format!("seq 20000; {wait}; echo end; echo err >&2"), "out": "file.out", "err": "file.err"}),
+        json!({"id": "both", "cmd": format!("echo one; echo two >&2; {wait}; echo three"), "out": "both", "err": "both"}),
+        json!({"id": "kept", "cmd": format!("echo one; echo two >&2; {wait}; echo three")}),
+        json!({"id": "keeps-the-batch", "cmd": "until test -e stop; do sleep 0.02; done"}),
+        json!({"id": "waits", "cmd": "true"}),
+    ];
+    let mut run = cluster.start_run(&jobs.iter().map(|j| format!("{j}\n")).collect::<String>(), &[]);
+    let logs = |args: &[&str]| {
+        let out = cluster.run(&[&["logs", "-p", "mezcal"], args].concat());
+        (out.status.code(), text(&out.stdout), text(&out.stderr))
+    };
+    let seq: String = (1..=20000).map(|n| format!("{n}\n")).collect();
+    wait_for("the files are written", PATIENCE, || (logs(&["both"]).1 == "one\ntwo\n" && logs(&["file"]).1 == seq).then_some(()));
+    wait_for("the pipes are written", PATIENCE, || (logs(&["kept"]) == (Some(0), "one\n".into(), "two\n".into())).then_some(()));
+    assert_eq!(logs(&["kept", "--err"]), (Some(0), String::new(), "two\n".into()));
+    let waits = logs(&["waits"]);
+    assert!(waits.0 == Some(1) && waits.2.contains("has not started yet"), "{waits:?}");
+    assert_eq!(logs(&["nothing"]).0, Some(1));
+    let follow = |id| {
+        cluster
+            .command(&["logs", "-p", "mezcal", "-f", id])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts")
+    };
+    let mut followers: Vec<Child> = ["file", "both", "kept"].map(follow).into();
+    // Each has begun when it has shown what there was.
+    for follower in &mut followers {
+        let mut first = [0; 4];
+        std::io::Read::read_exact(follower.stdout.as_mut().expect("a pipe"), &mut first).expect("some output");
+    }
+    std::fs::write(cluster.path("go"), "").expect("written");
+    let ended_with: Vec<(Option<i32>, String, String)> = followers
+        .into_iter()
+        .map(|follower| {
+            let out = follower.wait_with_output().expect("it ends with its job");
+            (out.status.code(), text(&out.stdout), text(&out.stderr))
+        })
+        .collect();
+    assert_eq!(ended_with[0], (Some(0), format!("{}end\n", &seq[4..]), "err\n".into()));
+    assert_eq!(ended_with[1], (Some(0), "two\nthree\n".into(), String::new()));
+    assert_eq!(ended_with[2], (Some(0), "three\n".into(), "two\n".into()));
+    // Ended, and its files are still there; what went to no file is in its result.
+    assert_eq!(logs(&["file", "--out"]), (Some(0), format!("{seq}end\n"), String::new()));
+    let kept = logs(&["kept"]);
+    assert!(kept.0 == Some(1) && kept.2.contains("in its result"), "{kept:?}");
+    std::fs::write(cluster.path("stop"), "").expect("written");
+    assert_eq!(ended(&mut run), Some(0));
+    cluster.finish();
+}

@@ -3,6 +3,7 @@
 use super::*;
 use mezcal_common::ids::EngineIndex;
 use mezcal_common::outcome::WaitStatus;
+use mezcal_common::wire::client::{HaltCount, HaltWhy};
 
 /// A scheduler with a clock and short words for events.
 struct Script {
@@ -405,9 +406,9 @@ fn a_cancel_drops_what_waits_and_kills_what_runs() {
     s.agent(1, "a.x", 1);
     s.submit(1, &[(&[], 0, 9), (&[], 0, 0), (&["z"], 0, 0)]);
     insta::assert_snapshot!(s.event(cancel(None, Duration::from_secs(2))), @r"
+    1 < cancel 1.1 with grace 2s
     result 2.0 cancelled
     result 3.0 cancelled
-    1 < cancel 1.1 with grace 2s
     ");
     let killed = Outcome { ended: Ended::Cancelled, status: Some(WaitStatus::Signaled(15)), ..exited(0) };
     insta::assert_snapshot!(s.report(1, attempt(1, 1, 1), killed), @r"
@@ -503,4 +504,152 @@ fn a_cancel_that_was_sent_into_the_void_is_sent_again_after_the_inventory() {
     2 < cancel 1.1 with grace 2s
     fleet 1 agents, 2 engines
     ");
+}
+
+#[test]
+fn a_cancel_of_jobs_is_answered_when_the_last_of_them_is_over() {
+    let mut s = script();
+    s.agent(1, "a.x", 1);
+    s.agent(2, "b.x", 1);
+    s.submit(1, &[(&[], 0, 9), (&[], 0, 9), (&[], 0, 0), (&[], 0, 0)]);
+    insta::assert_snapshot!(s.event(cancel_jobs(Some(8), Duration::from_secs(2), &["1", "2", "4", "4"])), @r"
+    result 4.0 cancelled
+    1 < cancel 1.1 with grace 2s
+    2 < cancel 2.1 with grace 2s
+    ");
+    // A second cancel of the same job shortens the grace, and both are answered.
+    insta::assert_snapshot!(s.event(cancel_jobs(Some(9), Duration::ZERO, &["1"])), @"1 < cancel 1.1 with grace 0ns");
+    let killed = |killed| Outcome { killed, ..Outcome::never_ran(Ended::Cancelled, None) };
+    insta::assert_snapshot!(s.report(1, attempt(1, 1, 1), killed(3)), @r"
+    result 1.1 cancelled on a.x
+    request 9 done: 1 jobs, 3 killed, 0 alive, 0 out of reach for 0ns
+    1 < acknowledge 1
+    ");
+    // It ended by itself before the cancel arrived, and fails: retries do not go on.
+    insta::assert_snapshot!(s.report(2, attempt(1, 2, 1), exited(1)), @r"
+    result 2.1 exited on b.x
+    request 8 done: 3 jobs, 3 killed, 0 alive, 0 out of reach for 0ns
+    2 < acknowledge 2
+    ");
+    insta::assert_snapshot!(s.event(cancel_jobs(Some(10), Duration::ZERO, &["1"])), @"request 10 done: 0 jobs, 0 killed, 0 alive, 0 out of reach for 0ns");
+    insta::assert_snapshot!(s.event(cancel_jobs(Some(11), Duration::ZERO, &["3", "x"])), @r#"request 11 refused: batch 00000000-0000-0000-0000-000000000001 has no job "x": it has 4 jobs, named by their `id` or their number"#);
+}
+
+#[test]
+fn a_cancel_of_what_cannot_be_reached_says_for_how_long() {
+    let mut s = script();
+    s.agent(1, "a.x", 1);
+    s.submit(1, &[(&[], 0, 0)]);
+    s.event(cancel(Some(1), Duration::from_secs(2)));
+    s.pass(12);
+    // The connection is lost before the proof has come.
+    insta::assert_snapshot!(s.event(Event::AgentGone(SessionId(1))), @r"
+    notice: lost the agent of a.x with 1 jobs; unless it comes back, they are given up there in 0:10:00
+    result 1.1 lost: cancelled while a.x was out of reach: it may go on there until its lease ends, within 600 s
+    request 1 done: 1 jobs, 0 killed, 0 alive, 1 out of reach for 600s
+    batch 1 done
+    fleet 0 agents, 0 engines
+    ");
+}
+
+#[test]
+fn a_job_may_be_named_by_its_users_id() {
+    let mut s = script();
+    s.open(1);
+    let job = |n, label: &str| Submission {
+        job: JobNumber(n),
+        label: Some(label.into()),
+        spec: Bytes::new(),
+        hosts: None,
+        priority: 0,
+        retries: 0,
+        stillborn: None,
+    };
+    s.event(Event::Submit { batch: batch(1), host_sets: vec![], jobs: vec![job(1, "2"), job(2, "two")] });
+    // An `id` goes before a number.
+    insta::assert_snapshot!(s.event(cancel_jobs(Some(1), Duration::ZERO, &["2"])), @r"
+    result 1.0 cancelled
+    request 1 done: 1 jobs, 0 killed, 0 alive, 0 out of reach for 0ns
+    ");
+}
+
+fn halt(s: &mut Script, now: bool, why: HaltWhy, count: HaltCount) {
+    let context = BatchContext::new(batch(1), "/".into(), 0o22);
+    let halt = Some(Halt { now, why, count });
+    let terms = BatchTerms { context, host_timeout: Duration::from_secs(60), once: false, halt, time_limit: None };
+    s.event(Event::Open { terms: Box::new(terms) });
+}
+
+#[test]
+fn a_batch_that_halts_soon_lets_run_what_runs() {
+    let mut s = script();
+    halt(&mut s, false, HaltWhy::Fail, HaltCount::Jobs(1));
+    s.agent(1, "a.x", 3);
+    s.submit(1, &[(&[], 0, 0), (&[], 0, 5), (&[], 0, 0), (&[], 0, 0)]);
+    insta::assert_snapshot!(s.report(1, attempt(1, 1, 1), exited(1)), @r"
+    result 1.1 exited on a.x
+    notice: 1 jobs have failed: nothing more of the batch starts (--halt)
+    result 4.0 cancelled: halted: 1 of the batch's jobs failed (--halt)
+    1 < retract 2.1 3.1
+    1 < acknowledge 1
+    ");
+    let returned = vec![NumberedReport { seq: 2, attempt: attempt(1, 3, 1), report: Report::Returned }];
+    insta::assert_snapshot!(s.event(Event::Agent(SessionId(1), ToCoordinator::Reports(returned))), @r"
+    result 3.1 cancelled: halted: 1 of the batch's jobs failed (--halt)
+    1 < acknowledge 2
+    ");
+    // It fails, too, and is not tried again.
+    insta::assert_snapshot!(s.report(1, attempt(1, 2, 1), exited(1)), @r"
+    result 2.1 exited on a.x
+    batch 1 done
+    1 < forget batch 1
+    1 < acknowledge 2
+    ");
+}
+
+#[test]
+fn a_batch_that_halts_now_kills_what_runs() {
+    let mut s = script();
+    halt(&mut s, true, HaltWhy::Success, HaltCount::Share(5000));
+    s.agent(1, "a.x", 3);
+    s.submit(1, &[(&[], 0, 0), (&[], 0, 0), (&[], 0, 0), (&[], 0, 0)]);
+    s.report(1, attempt(1, 1, 1), exited(0));
+    insta::assert_snapshot!(s.report(1, attempt(1, 2, 1), exited(0)), @r"
+    result 2.1 exited on a.x
+    notice: 2 jobs have succeeded: nothing more of the batch starts (--halt)
+    1 < cancel 3.1 with grace 2s
+    result 4.0 cancelled: not needed any more: 2 of the batch's jobs succeeded (--halt)
+    1 < acknowledge 2
+    ");
+}
+
+#[test]
+fn a_batch_has_so_much_time_and_no_more() {
+    let mut s = script();
+    let context = BatchContext::new(batch(1), "/".into(), 0o22);
+    let time_limit = Some(Duration::from_secs(30));
+    let terms = BatchTerms { context, host_timeout: Duration::from_secs(60), once: false, halt: None, time_limit };
+    s.event(Event::Open { terms: Box::new(terms) });
+    s.agent(1, "a.x", 1);
+    s.submit(1, &[(&[], 0, 0), (&[], 0, 0)]);
+    assert_eq!(s.pass(29), "");
+    insta::assert_snapshot!(s.pass(1), @r"
+    1 < cancel 1.1 with grace 2s
+    result 2.0 cancelled: cancelled: the batch was not done within its time limit of 30s
+    ");
+}
+
+#[test]
+fn logs_are_asked_of_the_host_that_has_them() {
+    let mut s = script();
+    s.agent(1, "a.x", 1);
+    s.submit(1, &[(&[], 0, 0), (&[], 0, 0)]);
+    let wish = LogWish { out: true, err: true, follow: false };
+    let logs = |job: &str| Event::Logs { request: 5, batch: batch(1), job: job.into(), wish };
+    insta::assert_snapshot!(s.event(logs("1")), @"1 < logs of 1.1, request 5");
+    insta::assert_snapshot!(s.event(logs("2")), @r#"logs 5: Err("job 2 has not started yet")"#);
+    s.report(1, attempt(1, 1, 1), exited(0));
+    insta::assert_snapshot!(s.event(logs("1")), @"1 < logs of 1.1, request 5");
+    s.event(Event::AgentGone(SessionId(1)));
+    insta::assert_snapshot!(s.event(logs("1")), @r#"logs 5: Err("a.x, where job 1 runs or ran, is not connected")"#);
 }
