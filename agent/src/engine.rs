@@ -434,7 +434,9 @@ impl Engine {
                 *first_ended = true;
                 self.effects.push_back(Effect::Probe);
             }
-            State::Idle | State::Spawning { .. } | State::Sweeping { .. } | State::Stuck { .. } => {}
+            // Killed, and dead now.
+            State::Sweeping { .. } | State::Stuck { .. } => self.other_changed(),
+            State::Idle | State::Spawning { .. } => {}
         }
     }
 
