@@ -22,7 +22,7 @@ pub mod driver;
 mod processes;
 mod spawn;
 
-pub(crate) use processes::{Waited, kill_child, wait4, wait4_or_stopped};
+pub(crate) use processes::{Waited, kill_with_group, wait4, wait4_or_stopped};
 pub(crate) use spawn::can_spawn_into;
 
 use bytes::Bytes;

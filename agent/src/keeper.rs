@@ -18,7 +18,7 @@ pub mod driver;
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::{AttemptId, EngineIndex};
 use mezcal_common::outcome::Ended;
-use mezcal_common::wire::engine::{EngineToKeeper, FromKeeper};
+use mezcal_common::wire::engine::{EngineToKeeper, FromKeeper, ToKeeper};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -35,34 +35,10 @@ const SWEEP_MAX: Duration = Duration::from_millis(100);
 /// What happens to a keeper.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// An agent is there and wants this many engines.
-    Engines {
-        /// How many.
-        count: u16,
-    },
+    /// A message of the agent.
+    Agent(ToKeeper),
     /// The agent is gone.
     AgentGone,
-    /// Everything should end.
-    Stop,
-    /// Permission to run ends then.
-    Lease {
-        /// None: no end.
-        until: Option<BootInstant>,
-    },
-    /// The agent is telling an engine to kill an attempt.
-    Cancelled {
-        /// Which engine.
-        engine: EngineIndex,
-        /// Which attempt.
-        attempt: AttemptId,
-        /// When its grace is over.
-        by: BootInstant,
-    },
-    /// The coordinator has kept the end of an attempt.
-    EndSeen {
-        /// Which.
-        attempt: AttemptId,
-    },
     /// A message of an engine.
     Engine(EngineIndex, EngineToKeeper),
     /// A signal has stopped an engine.
@@ -186,18 +162,8 @@ impl Keeper {
     /// Takes what happened at `now`.
     pub fn handle(&mut self, event: Event, now: BootInstant) {
         match event {
-            Event::Engines { count } => self.engines(count),
+            Event::Agent(message) => self.agent(message),
             Event::AgentGone => self.alone_since = Some(now),
-            Event::Stop => self.effects.push_back(Effect::Exit),
-            Event::Lease { until } => self.lease = until,
-            Event::Cancelled { engine, attempt, by } => {
-                if let Some(slot) = self.slot(engine) {
-                    slot.cancelled = Some((attempt, by));
-                }
-            }
-            Event::EndSeen { attempt } => {
-                self.ends.retain(|end| !matches!(end, FromKeeper::EngineEnded { attempt: Some(a), .. } if *a == attempt));
-            }
             Event::Engine(engine, message) => {
                 if let Some(slot) = self.slot(engine) {
                     said(slot, message);
@@ -266,6 +232,22 @@ impl Keeper {
     fn end_at(&self) -> Option<BootInstant> {
         let alone = self.alone_since? + PATIENCE;
         Some(self.lease.map_or(alone, |lease| alone.max(lease + AFTER_LEASE)))
+    }
+
+    fn agent(&mut self, message: ToKeeper) {
+        match message {
+            ToKeeper::Engines { count } => self.engines(count),
+            ToKeeper::Stop => self.effects.push_back(Effect::Exit),
+            ToKeeper::Lease { until } => self.lease = until,
+            ToKeeper::Cancelled { engine, attempt, by } => {
+                if let Some(slot) = self.slot(engine) {
+                    slot.cancelled = Some((attempt, by));
+                }
+            }
+            ToKeeper::EndSeen { attempt } => {
+                self.ends.retain(|end| !matches!(end, FromKeeper::EngineEnded { attempt: Some(a), .. } if *a == attempt));
+            }
+        }
     }
 
     fn engines(&mut self, count: u16) {

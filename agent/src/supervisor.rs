@@ -488,7 +488,7 @@ impl Supervisor {
             // Nobody cancelled the job: its host goes away under it.
             return self.push_report(attempt, Report::Returned);
         }
-        self.push_report(attempt, Report::Finished { engine, outcome });
+        self.push_report(attempt, Report::Finished { engine, outcome: Box::new(outcome) });
     }
 
     fn push_report(&mut self, attempt: AttemptId, report: Report) {

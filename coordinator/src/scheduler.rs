@@ -600,7 +600,7 @@ impl Scheduler {
                         continue;
                     }
                     let place = self.place(name, engine.map(|e| e.0));
-                    self.attempt_over(attempt, place, outcome, now);
+                    self.attempt_over(attempt, place, *outcome, now);
                 }
                 Report::Returned => {
                     if host.attempts.remove(&attempt).is_some() {

@@ -88,7 +88,7 @@ fn engines(cluster: &Cluster, host: usize) -> Vec<i32> {
 fn keeper(cluster: &Cluster, host: usize) -> i32 {
     let socket = cluster.path(&format!("run{host:02}"));
     wait_for("a keeper", PATIENCE, || {
-        alive_with(&format!("keeper --host")).into_iter().find(|pid| {
+        alive_with("keeper --host").into_iter().find(|pid| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             text(&line).contains(&socket.display().to_string())
         })

@@ -200,9 +200,9 @@ impl Processes {
             let before = self.killed;
             let none_left = self.reap_others();
             alive = match (none_left, &self.leaf) {
-                (true, None) => 0,
                 // Somebody else's child that is in our group all the same.
-                (true, Some(leaf)) => leaf.populated().then(|| leaf.count().max(1)).unwrap_or_default(),
+                (true, Some(leaf)) if leaf.populated() => leaf.count().max(1),
+                (true, _) => 0,
                 (false, _) => self.kill_children(),
             };
             if alive == 0 || (self.killed == before && exit.is_none()) {
@@ -236,16 +236,7 @@ impl Processes {
     /// KILL to each child and the group that it is in: how many there are, zombies included.
     fn kill_children(&self) -> u32 {
         let children = proc::own_children().unwrap_or_default();
-        let own = rustix::process::getpgrp();
-        for pid in children.iter().filter_map(|pid| Pid::from_raw(*pid)) {
-            // A child of ours is unreaped, so its group exists; and it is of its own session, so the group is, too.
-            if let Ok(group) = rustix::process::getpgid(Some(pid))
-                && group != own
-            {
-                let _ = rustix::process::kill_process_group(group, Signal::KILL);
-            }
-            kill_child(pid);
-        }
+        children.iter().filter_map(|pid| Pid::from_raw(*pid)).for_each(kill_with_group);
         (children.len() as u32).max(1)
     }
 
@@ -324,8 +315,14 @@ impl Processes {
     }
 }
 
-/// KILL to a child that has not been reaped, so that its number is its own.
-pub(crate) fn kill_child(child: Pid) {
+/// KILL to an unreaped child and to the group that it is in. As long as it is unreaped its number is its own, and so is its group's; and since
+/// each attempt has a session of its own, all of that group is of its attempt.
+pub(crate) fn kill_with_group(child: Pid) {
+    if let Ok(group) = rustix::process::getpgid(Some(child))
+        && group != rustix::process::getpgrp()
+    {
+        let _ = rustix::process::kill_process_group(group, Signal::KILL);
+    }
     // Of one that has ended meanwhile only the zombie is left, which does not mind; EPERM leaves it alive, which the sweep sees.
     let _ = rustix::process::kill_process(child, Signal::KILL);
 }

@@ -7,7 +7,7 @@
 use super::{Effect, Event, Keeper};
 use crate::cgroup::{self, Place};
 use crate::engine::driver::{child_signals, seal_descriptors, take_child_signal, take_stdin};
-use crate::engine::{Waited, kill_child, wait4, wait4_or_stopped};
+use crate::engine::{Waited, kill_with_group, wait4, wait4_or_stopped};
 use crate::packet;
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::EngineIndex;
@@ -299,11 +299,7 @@ impl Driver {
     fn on_agent(&mut self) -> bool {
         while let Some(agent) = &self.agent {
             let event = match packet::try_receive::<ToKeeper>(agent) {
-                Ok(Some((ToKeeper::Engines { count }, _))) => Event::Engines { count },
-                Ok(Some((ToKeeper::Stop, _))) => Event::Stop,
-                Ok(Some((ToKeeper::Lease { until }, _))) => Event::Lease { until },
-                Ok(Some((ToKeeper::Cancelled { engine, attempt, by }, _))) => Event::Cancelled { engine, attempt, by },
-                Ok(Some((ToKeeper::EndSeen { attempt }, _))) => Event::EndSeen { attempt },
+                Ok(Some((message, _))) => Event::Agent(message),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return false,
                 Ok(None) | Err(_) => {
                     self.agent = None;
@@ -423,19 +419,13 @@ impl Driver {
 
     /// KILL to every child that is no engine, and its group; reaps: (killed, still alive).
     fn sweep(&mut self) -> (u32, u32) {
-        let own = rustix::process::getpgrp();
         let orphans = || -> Vec<Pid> {
             let children = proc::own_children().unwrap_or_default().into_iter();
             children.filter(|pid| !self.engines.iter().any(|e| e.pid == *pid)).filter_map(Pid::from_raw).collect()
         };
         let mut killed = std::mem::take(&mut self.killed);
         for orphan in orphans() {
-            if let Ok(group) = rustix::process::getpgid(Some(orphan))
-                && group != own
-            {
-                let _ = rustix::process::kill_process_group(group, Signal::KILL);
-            }
-            kill_child(orphan);
+            kill_with_group(orphan);
             if let Waited::Ended { status, .. } = wait4(orphan.as_raw_nonzero().get()) {
                 killed += u32::from(status == WaitStatus::Signaled(Signal::KILL.as_raw()));
             }

@@ -18,7 +18,7 @@ fn attempt(job: u32) -> AttemptId {
 fn script() -> Script {
     let now = BootInstant(Duration::from_secs(100));
     let mut s = Script { keeper: Keeper::new(now), now };
-    assert_eq!(s.event(Event::Engines { count: 2 }), "start 0; start 1; link 0; link 1");
+    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2 })), "start 0; start 1; link 0; link 1");
     s
 }
 
@@ -39,7 +39,7 @@ impl Script {
 
     fn cancelled(&mut self, engine: u16, job: u32, grace: u32) -> String {
         let by = self.now + grace * SECOND;
-        self.event(Event::Cancelled { engine: EngineIndex(engine), attempt: attempt(job), by })
+        self.event(Event::Agent(ToKeeper::Cancelled { engine: EngineIndex(engine), attempt: attempt(job), by }))
     }
 
     fn died(&mut self, engine: u16) -> String {
@@ -149,7 +149,7 @@ fn the_lease_ends_what_runs_with_and_without_an_agent() {
     let mut s = script();
     s.watch(0, 1, None, Ended::Lost, false);
     let until = Some(s.now + 15 * SECOND);
-    s.event(Event::Lease { until });
+    s.event(Event::Agent(ToKeeper::Lease { until }));
     s.event(Event::AgentGone);
     assert_eq!(s.pass(15 * SECOND), "");
     assert_eq!(s.pass(LATE), "kill 0", "the other one runs nothing");
@@ -165,10 +165,10 @@ fn ends_are_told_to_each_agent_until_they_are_acknowledged() {
     s.died(0);
     s.event(Event::Swept { killed: 1, alive: 0 });
     let again = "engine 0 ended with 1.1: lost, 1 killed, 0 alive; link 0; link 1";
-    assert_eq!(s.event(Event::Engines { count: 2 }), again);
-    assert_eq!(s.event(Event::Engines { count: 2 }), again);
-    s.event(Event::EndSeen { attempt: attempt(1) });
-    assert_eq!(s.event(Event::Engines { count: 2 }), "link 0; link 1");
+    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2 })), again);
+    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2 })), again);
+    s.event(Event::Agent(ToKeeper::EndSeen { attempt: attempt(1) }));
+    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2 })), "link 0; link 1");
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn what_does_not_die_is_told_and_its_slot_is_held() {
     s.event(Event::Swept { killed: 0, alive: 1 });
     s.pass(crate::engine::UNKILLABLE_AFTER);
     assert_eq!(s.event(Event::Swept { killed: 0, alive: 1 }), "engine 0 ended with 1.1: lost, 0 killed, 1 alive");
-    assert_eq!(s.event(Event::Engines { count: 2 }), "engine 0 ended with 1.1: lost, 0 killed, 1 alive; link 1");
+    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2 })), "engine 0 ended with 1.1: lost, 0 killed, 1 alive; link 1");
     assert_eq!(s.event(Event::Swept { killed: 1, alive: 0 }), "start 0; link 0");
     // An engine that is itself beyond reach: nothing can be said of what it ran.
     s.cancelled(1, 2, 0);
@@ -193,7 +193,7 @@ fn what_does_not_die_is_told_and_its_slot_is_held() {
 fn a_keeper_without_an_agent_ends_but_not_before_the_lease() {
     let mut s = script();
     let until = Some(s.now + 3600 * SECOND);
-    s.event(Event::Lease { until });
+    s.event(Event::Agent(ToKeeper::Lease { until }));
     s.event(Event::AgentGone);
     assert_eq!(s.pass(PATIENCE), "");
     s.now = s.now + 3600 * SECOND + AFTER_LEASE;

@@ -59,7 +59,7 @@ pub enum Report {
         /// The slot; none if it never reached one.
         engine: Option<EngineIndex>,
         /// How.
-        outcome: Outcome,
+        outcome: Box<Outcome>,
     },
     /// It is given back unstarted, or by an agent that stops: nothing of it runs, and it is nobody's failure.
     Returned,

@@ -94,7 +94,7 @@ impl Scheduler {
     }
 
     fn cancel_placed(&mut self, keys: Vec<JobKey>, request: Option<u64>, stop: Stop, why: Option<Arc<str>>, now: BootInstant) {
-        let mut by_host: BTreeMap<Arc<str>, BTreeMap<(Duration, i32), Vec<AttemptId>>> = BTreeMap::new();
+        let mut by_host: BTreeMap<(Arc<str>, Duration, i32), Vec<AttemptId>> = BTreeMap::new();
         for key in keys {
             let Some(job) = self.job(key) else { continue };
             let attempt = AttemptId { epoch: self.epoch, key, attempt: job.attempt };
@@ -110,13 +110,11 @@ impl Scheduler {
                     open.waiting += 1;
                 }
             }
-            by_host.entry(name).or_default().entry((told.grace, stop.signal)).or_default().push(attempt);
+            by_host.entry((name, told.grace, stop.signal)).or_default().push(attempt);
         }
-        for (name, stops) in by_host {
+        for ((name, grace, signal), attempts) in by_host {
             if self.hosts.get(&name).is_some_and(|h| h.session.is_some()) {
-                for ((grace, signal), attempts) in stops {
-                    self.tell_agent(&name, ToAgent::Cancel { attempts, stop: Stop { signal, grace } });
-                }
+                self.tell_agent(&name, ToAgent::Cancel { attempts, stop: Stop { signal, grace } });
             } else {
                 self.abandon_cancelled(&name, now);
             }

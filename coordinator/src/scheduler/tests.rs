@@ -105,7 +105,7 @@ impl Script {
 
     fn report(&mut self, session: u64, attempt: AttemptId, outcome: Outcome) -> String {
         self.seq += 1;
-        let report = Report::Finished { engine: Some(EngineIndex(0)), outcome };
+        let report = Report::Finished { engine: Some(EngineIndex(0)), outcome: Box::new(outcome) };
         let reports = vec![NumberedReport { seq: self.seq, attempt, report }];
         self.event(Event::Agent(SessionId(session), ToCoordinator::Reports(reports)))
     }

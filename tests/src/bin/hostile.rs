@@ -89,13 +89,10 @@ fn main() {
 /// Runs `body` in a child, which ends after it.
 fn child(body: impl FnOnce()) {
     // SAFETY: this program has one thread, so the child may go on as it likes.
-    match unsafe { libc::fork() } {
-        0 => {
-            body();
-            std::process::exit(0);
-        }
-        // A fork that is refused is one process less.
-        _ => {}
+    // A fork that is refused is one process less.
+    if unsafe { libc::fork() } == 0 {
+        body();
+        std::process::exit(0);
     }
 }
 
