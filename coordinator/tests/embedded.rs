@@ -418,7 +418,7 @@ fn jobs_start_in_a_clean_world() {
         concat!(
             "{\"argv\": [\"cat\", \"/proc/self/status\"]}\n",
             "{\"argv\": [\"ls\", \"/proc/self/fd\"]}\n",
-            "{\"cmd\": \"cat; echo $NOTIFY_SOCKET$LISTEN_FDS$BASH_ENV$SHELLOPTS_WAS; env | grep -c ^MEZCAL_\", \"id\": \"env\"}\n",
+            "{\"cmd\": \"cat; echo $NOTIFY_SOCKET$LISTEN_FDS$BASH_ENV$SHELLOPTS_WAS; env | grep -cE '^MEZCAL_(JOB_ID|ATTEMPT|ENGINE_ID|SLOT|HOST|BATCH)='\", \"id\": \"env\"}\n",
             "{\"argv\": [\"env\"], \"env\": {\"LANG\": \"C\"}}\n",
         ),
     )
