@@ -110,7 +110,7 @@ impl Place {
             if dir.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(&prefix)) {
                 // It may have been killed by the engine that is dead: its successor must not be born to that.
                 let _ = write(&dir.join("cgroup.kill"), "1");
-                let _ = fs::remove_dir(&dir);
+                remove_tree(&dir);
             }
         }
     }
@@ -256,8 +256,7 @@ impl Leaf {
     }
 
     fn remove(&self) {
-        // It is removed with its parent at the latest.
-        let _ = fs::remove_dir(&self.path);
+        remove_tree(&self.path);
     }
 }
 
@@ -315,9 +314,10 @@ fn remove_empty(base: &Path) {
     }
 }
 
+/// Removes a group and what jobs have made below it. What is not empty stays, and is removed with its parent or by the next keeper.
 fn remove_tree(dir: &Path) {
     for child in children(dir) {
-        let _ = fs::remove_dir(child);
+        remove_tree(&child);
     }
     let _ = fs::remove_dir(dir);
 }

@@ -104,7 +104,7 @@ fn run(path: &Path) -> anyhow::Result<()> {
     let name = credentials.identity().name.clone();
     let _lock = lock(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let stop = stop_signal()?;
         tokio::pin!(stop);
         loop {
@@ -126,7 +126,10 @@ fn run(path: &Path) -> anyhow::Result<()> {
             }
             tokio::time::sleep(KEEPER_PAUSE).await;
         }
-    })
+    });
+    // A thread that reads from a dead mount must not hold up the end.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Completes at TERM or INT.

@@ -168,7 +168,12 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
             }
         }
         tell_keeper(&mut to_keeper, engines.keeper.as_ref());
-        logs.settle(|attempt| supervisor.engine_of(attempt).is_some());
+        for (attempt, request) in logs.settle(|attempt| supervisor.engine_of(attempt).is_some()) {
+            if let Some(link) = supervisor.engine_of(attempt).and_then(|e| links.get(usize::from(e.0))?.as_ref()) {
+                // A link that is closed shows nothing any more.
+                let _ = link.send(ToEngine::Hide { request });
+            }
+        }
         send_what_fits(&mut outgoing, to_coordinator.as_ref());
         if exit || stopping.is_some_and(|since| BootInstant::now().since(since) > GOODBYE) {
             break Ok(Left::Stopped);

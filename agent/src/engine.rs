@@ -478,10 +478,11 @@ impl Engine {
                     self.effects.push_back(Effect::Terminate { signal: stop.signal });
                 }
             }
-            State::Sweeping { reason, .. } => {
+            State::Sweeping { reason, give_up, .. } => {
                 // The command had already ended by itself when it was cancelled; only what it left is still being killed,
                 // or its output is still being taken.
                 if reason.is_none() {
+                    *give_up = now + UNKILLABLE_AFTER;
                     self.effects.push_back(Effect::Sweep { discard_output: true });
                 }
             }

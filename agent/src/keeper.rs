@@ -32,6 +32,9 @@ const AFTER_LEASE: Duration = Duration::from_secs(60);
 const SWEEP_FIRST: Duration = Duration::from_millis(2);
 const SWEEP_MAX: Duration = Duration::from_millis(100);
 
+/// Attempts that an engine has said to be over and that are remembered: more than can be on their way between two looks at the agent.
+const REMEMBERED: usize = 8;
+
 /// What happens to a keeper.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -45,6 +48,8 @@ pub enum Event {
     EngineStopped(EngineIndex),
     /// An engine has ended and is reaped; its children are ours now.
     EngineDied(EngineIndex),
+    /// An engine could not be started: there may be no room for another process just now.
+    NotStarted(EngineIndex),
     /// The answer to [`Effect::Sweep`].
     Swept {
         /// Processes that died by our KILL in this sweep.
@@ -98,6 +103,8 @@ enum Life {
         since: BootInstant,
         told: bool,
     },
+    /// Is dead and was one too many.
+    Retired,
 }
 
 #[derive(Debug)]
@@ -106,6 +113,8 @@ struct Slot {
     watch: Option<Watch>,
     /// What the agent has told it to kill, and by when.
     cancelled: Option<(AttemptId, BootInstant)>,
+    /// Attempts that it has said to be over: the agent's word about them may come later.
+    over: VecDeque<AttemptId>,
     /// Why it was killed.
     ended: Ended,
     killed: u32,
@@ -113,7 +122,7 @@ struct Slot {
 
 impl Slot {
     fn new() -> Self {
-        Self { life: Life::Alive, watch: None, cancelled: None, ended: Ended::Lost, killed: 0 }
+        Self { life: Life::Alive, watch: None, cancelled: None, over: VecDeque::new(), ended: Ended::Lost, killed: 0 }
     }
 
     fn attempt(&self) -> Option<AttemptId> {
@@ -123,7 +132,9 @@ impl Slot {
     /// When it is late, and what its attempt has ended by then.
     fn deadline(&self, lease: Option<BootInstant>) -> Option<(BootInstant, Ended)> {
         let watch = self.watch.and_then(|w| Some((w.until?, w.ended)));
-        let cancelled = self.cancelled.map(|(_, by)| (by, Ended::Cancelled));
+        // What it says that it runs is not what it was told to kill: that is over.
+        let other = |attempt| self.watch.is_some_and(|w| w.attempt != attempt);
+        let cancelled = self.cancelled.filter(|(attempt, _)| !other(*attempt)).map(|(_, by)| (by, Ended::Cancelled));
         // An engine that is killing has its own time for that.
         let lease = self.watch.filter(|w| !w.killing).and(lease).map(|until| (until, Ended::Lost));
         let first = [watch, cancelled, lease].into_iter().flatten().min_by_key(|(at, _)| *at);
@@ -135,6 +146,10 @@ impl Slot {
 #[derive(Debug)]
 pub struct Keeper {
     slots: Vec<Slot>,
+    /// How many the agent wants.
+    wanted: usize,
+    /// The agent waits for its links until those that are too many are gone: what they run is in no inventory.
+    links_due: bool,
     lease: Option<BootInstant>,
     /// No agent since then.
     alone_since: Option<BootInstant>,
@@ -150,6 +165,8 @@ impl Keeper {
     pub fn new(now: BootInstant) -> Self {
         Self {
             slots: Vec::new(),
+            wanted: 0,
+            links_due: false,
             lease: None,
             alone_since: Some(now),
             ends: Vec::new(),
@@ -162,7 +179,7 @@ impl Keeper {
     /// Takes what happened at `now`.
     pub fn handle(&mut self, event: Event, now: BootInstant) {
         match event {
-            Event::Agent(message) => self.agent(message),
+            Event::Agent(message) => self.agent(message, now),
             Event::AgentGone => self.alone_since = Some(now),
             Event::Engine(engine, message) => {
                 if let Some(slot) = self.slot(engine) {
@@ -175,6 +192,13 @@ impl Keeper {
                     let told = matches!(slot.life, Life::Killed { told: true, .. });
                     slot.life = Life::Dead { since: now, told };
                     self.sweep(now, true);
+                }
+            }
+            Event::NotStarted(engine) => {
+                if let Some(slot) = self.slot(engine) {
+                    // Its predecessor's end has been told; it is tried again with the next sweep.
+                    slot.life = Life::Dead { since: now, told: true };
+                    self.sweep_at = Some(now + SWEEP_MAX);
                 }
             }
             Event::Swept { killed, alive } => self.swept(killed, alive, now),
@@ -198,7 +222,7 @@ impl Keeper {
                     slot.life = Life::Killed { since, told: true };
                     self.tell_end(engine, 1);
                 }
-                Life::Killed { .. } | Life::Dead { .. } => {}
+                Life::Killed { .. } | Life::Dead { .. } | Life::Retired => {}
             }
         }
         if self.sweep_at.is_some_and(|at| at <= now) {
@@ -214,7 +238,7 @@ impl Keeper {
         let slots = self.slots.iter().filter_map(|slot| match slot.life {
             Life::Alive => slot.deadline(self.lease).map(|(at, _)| at),
             Life::Killed { since, told: false } => Some(since + crate::engine::UNKILLABLE_AFTER),
-            Life::Killed { told: true, .. } | Life::Dead { .. } => None,
+            Life::Killed { told: true, .. } | Life::Dead { .. } | Life::Retired => None,
         });
         slots.chain(self.sweep_at).chain(self.end_at()).min()
     }
@@ -234,35 +258,70 @@ impl Keeper {
         Some(self.lease.map_or(alone, |lease| alone.max(lease + AFTER_LEASE)))
     }
 
-    fn agent(&mut self, message: ToKeeper) {
+    fn agent(&mut self, message: ToKeeper, now: BootInstant) {
         match message {
-            ToKeeper::Engines { count } => self.engines(count),
+            ToKeeper::Engines { count } => self.engines(count, now),
             ToKeeper::Stop => self.effects.push_back(Effect::Exit),
             ToKeeper::Lease { until } => self.lease = until,
             ToKeeper::Cancelled { engine, attempt, by } => {
-                if let Some(slot) = self.slot(engine) {
+                if let Some(slot) = self.slot(engine).filter(|slot| !slot.over.contains(&attempt)) {
                     slot.cancelled = Some((attempt, by));
                 }
             }
             ToKeeper::EndSeen { attempt } => {
                 self.ends.retain(|end| !matches!(end, FromKeeper::EngineEnded { attempt: Some(a), .. } if *a == attempt));
+                for slot in self.slots.iter_mut().filter(|s| s.cancelled.is_some_and(|(a, _)| a == attempt)) {
+                    // It ended with the engine that this one has replaced.
+                    slot.cancelled = None;
+                }
             }
         }
     }
 
-    fn engines(&mut self, count: u16) {
+    fn engines(&mut self, count: u16, now: BootInstant) {
         self.alone_since = None;
-        let new = self.slots.len()..usize::from(count).max(self.slots.len());
-        for i in new {
-            self.slots.push(Slot::new());
-            self.effects.push_back(Effect::Start(EngineIndex(i as u16)));
+        self.wanted = usize::from(count);
+        for i in 0..self.wanted.max(self.slots.len()) {
+            let engine = EngineIndex(i as u16);
+            match self.slots.get(i).map(|slot| slot.life) {
+                None => {
+                    self.slots.push(Slot::new());
+                    self.effects.push_back(Effect::Start(engine));
+                }
+                Some(Life::Retired) if i < self.wanted => {
+                    self.slots[i] = Slot::new();
+                    self.effects.push_back(Effect::Start(engine));
+                }
+                Some(Life::Alive) if i >= self.wanted => {
+                    self.slots[i].life = Life::Killed { since: now, told: false };
+                    self.effects.push_back(Effect::Kill(engine));
+                }
+                Some(_) => {}
+            }
         }
         // Before the links: what an engine says of itself is newer than its predecessor's end.
         self.effects.extend(self.ends.iter().cloned().map(Effect::Tell));
-        for (i, slot) in self.slots.iter().enumerate().take(usize::from(count)) {
-            if slot.life == Life::Alive {
-                self.effects.push_back(Effect::Link(EngineIndex(i as u16)));
+        for i in 0..self.wanted {
+            // Its end may be acknowledged already, but this agent must know that the slot is not to be had.
+            let told = |end: &FromKeeper| matches!(end, FromKeeper::EngineEnded { engine, .. } if usize::from(engine.0) == i);
+            if let Life::Killed { told: true, .. } | Life::Dead { told: true, .. } = self.slots[i].life
+                && !self.ends.iter().any(told)
+            {
+                let (engine, ended, killed) = (EngineIndex(i as u16), self.slots[i].ended, self.slots[i].killed);
+                let held = FromKeeper::EngineEnded { engine, attempt: None, ended, killed, survivors: 1 };
+                self.effects.push_back(Effect::Tell(held));
             }
+        }
+        self.links_due = true;
+        self.link_if_due();
+    }
+
+    fn link_if_due(&mut self) {
+        let too_many = self.slots.iter().skip(self.wanted).any(|slot| slot.life != Life::Retired);
+        if self.links_due && !too_many {
+            self.links_due = false;
+            let alive = (0..self.wanted).filter(|i| self.slots[*i].life == Life::Alive);
+            self.effects.extend(alive.map(|i| Effect::Link(EngineIndex(i as u16))));
         }
     }
 
@@ -297,14 +356,24 @@ impl Keeper {
                 if !told {
                     self.tell_end(engine, 0);
                 }
-                self.slots[usize::from(engine.0)] = Slot::new();
+                let index = usize::from(engine.0);
+                let over = self.slots[index].attempt();
+                self.slots[index] = Slot::new();
+                self.slots[index].over.extend(over);
+                if index >= self.wanted {
+                    self.slots[index].life = Life::Retired;
+                    continue;
+                }
                 self.effects.push_back(Effect::Start(engine));
-                self.effects.push_back(Effect::Link(engine));
+                if !self.links_due {
+                    self.effects.push_back(Effect::Link(engine));
+                }
             } else if !told && since + crate::engine::UNKILLABLE_AFTER <= now {
                 slot.life = Life::Dead { since, told: true };
                 self.tell_end(engine, alive);
             }
         }
+        self.link_if_due();
     }
 
     fn tell_end(&mut self, engine: EngineIndex, survivors: u32) {
@@ -328,6 +397,10 @@ fn said(slot: &mut Slot, message: EngineToKeeper) {
             }
         }
         EngineToKeeper::Over { attempt } => {
+            if slot.over.len() == REMEMBERED {
+                slot.over.pop_front();
+            }
+            slot.over.push_back(attempt);
             if slot.watch.is_some_and(|w| w.attempt == attempt) {
                 slot.watch = None;
             }

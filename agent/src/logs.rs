@@ -46,7 +46,13 @@ pub(crate) struct Logs {
     /// True once the attempt has ended.
     over: HashMap<AttemptId, watch::Sender<bool>>,
     /// Where captured output goes, by request.
-    captured: HashMap<u64, [Option<mpsc::Sender<Bytes>>; 2]>,
+    captured: HashMap<u64, Captured>,
+}
+
+/// Readers of what an engine keeps.
+struct Captured {
+    attempt: AttemptId,
+    senders: [Option<mpsc::Sender<Bytes>>; 2],
 }
 
 impl Logs {
@@ -96,7 +102,7 @@ impl Logs {
         }
         let show = senders.iter().any(Option::is_some);
         if show {
-            self.captured.insert(request, senders);
+            self.captured.insert(request, Captured { attempt, senders });
         }
         let over = match engine.filter(|_| wish.follow) {
             Some(_) => self.over.entry(attempt).or_insert_with(|| watch::channel(false).0).subscribe(),
@@ -109,8 +115,17 @@ impl Logs {
         show
     }
 
-    /// Ends the following of attempts that do not run any more.
-    pub(crate) fn settle(&mut self, runs: impl Fn(AttemptId) -> bool) {
+    /// Ends the following of attempts that do not run any more. Those that do and whose readers have left, with their requests.
+    pub(crate) fn settle(&mut self, runs: impl Fn(AttemptId) -> bool) -> Vec<(AttemptId, u64)> {
+        let mut left = Vec::new();
+        // What an engine has shown comes before the end of its attempt, and what a dead engine has not shown will not come.
+        self.captured.retain(|request, captured| {
+            let read = captured.senders.iter().flatten().any(|sender| !sender.is_closed());
+            if !read && runs(captured.attempt) {
+                left.push((captured.attempt, *request));
+            }
+            read && runs(captured.attempt)
+        });
         if !self.over.is_empty() {
             self.over.retain(|attempt, over| {
                 let goes_on = runs(*attempt) && over.receiver_count() > 0;
@@ -119,12 +134,13 @@ impl Logs {
                 goes_on
             });
         }
+        left
     }
 
     /// An engine shows output of an attempt.
     pub(crate) fn shown(&mut self, request: u64, stream: Stream, data: Bytes) {
-        if let Some(senders) = self.captured.get(&request)
-            && let Some(sender) = &senders[usize::from(stream == Stream::Err)]
+        if let Some(captured) = self.captured.get(&request)
+            && let Some(sender) = &captured.senders[usize::from(stream == Stream::Err)]
         {
             // A reader that is too slow misses some.
             let _ = sender.try_send(data);
@@ -181,11 +197,15 @@ async fn serve(
             let mut to = peer.open_bulk(&LogHeader { request, stream }).await?;
             match source {
                 Opened::File(file) => send_file(&file, &mut to, over).await?,
-                Opened::Captured(mut pieces) => {
-                    while let Some(piece) = pieces.recv().await {
-                        to.write(&piece).await?;
+                Opened::Captured(mut pieces) => loop {
+                    tokio::select! {
+                        piece = pieces.recv() => match piece {
+                            Some(piece) => to.write(&piece).await?,
+                            None => break,
+                        },
+                        () = to.abandoned() => return Ok(()),
                     }
-                }
+                },
             }
             to.finish();
             Ok::<_, CutShort>(())
@@ -217,7 +237,13 @@ fn open(path: &Path) -> Result<OwnedFd, String> {
 
 /// Sends a file to its end; while the attempt runs, its end moves.
 async fn send_file(file: &Arc<OwnedFd>, to: &mut BulkSender, mut over: watch::Receiver<bool>) -> Result<(), CutShort> {
-    let changes = (!*over.borrow()).then(|| changes_of(file)).flatten();
+    let watched = file.clone();
+    let ended = *over.borrow();
+    let changes = match ended {
+        true => None,
+        // It may ask the file's server for permission.
+        false => tokio::task::spawn_blocking(move || watch(&watched)).await.ok().flatten().and_then(registered),
+    };
     let mut at = 0;
     loop {
         // Before reading: what is written after the last read is not missed.
@@ -251,10 +277,14 @@ async fn send_file(file: &Arc<OwnedFd>, to: &mut BulkSender, mut over: watch::Re
 }
 
 /// Tells of changes to an open file (inotify(7)).
-fn changes_of(file: &OwnedFd) -> Option<AsyncFd<OwnedFd>> {
+fn watch(file: &OwnedFd) -> Option<OwnedFd> {
     let watcher = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     inotify::add_watch(&watcher, path, inotify::WatchFlags::MODIFY).ok()?;
+    Some(watcher)
+}
+
+fn registered(watcher: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
     // SAFETY: the descriptor is owned by the AsyncFd, so it stays open and the same for as long as it is registered.
     unsafe { AsyncFd::register(watcher) }.ok()
 }

@@ -330,9 +330,10 @@ impl Supervisor {
                     Some(attempt) => Slot::Busy { attempt, since: now, reported: true },
                     None => Slot::Idle,
                 };
-                // It knows of no lease that was given over an earlier link.
-                let until = self.lease_until;
-                self.effects.push_back(Effect::ToEngine(index, ToEngine::Lease { until }));
+                // It knows of no lease that was given over an earlier link; one that an earlier agent has given it stays.
+                if let Some(until) = self.lease_until {
+                    self.effects.push_back(Effect::ToEngine(index, ToEngine::Lease { until: Some(until) }));
+                }
             }
             FromEngine::Finished { attempt, outcome } => {
                 if let Slot::Busy { attempt: busy, .. } = engine.slot
@@ -369,19 +370,25 @@ impl Supervisor {
         let was = std::mem::replace(&mut engine.slot, next);
         engine.context = None;
         let busy = if let Slot::Busy { attempt, .. } = was { Some(attempt) } else { None };
-        self.ends.extend(attempt);
+        self.ends.extend(attempt.into_iter().chain(busy));
+        let told = attempt;
         // The keeper may know of one that has ended since, or of none when it was a short one.
         for attempt in busy.into_iter().chain(attempt.filter(|a| busy != Some(*a))) {
             if self.is_over(attempt) {
                 continue;
             }
             let left = format!("{killed} processes that it left were killed");
+            // Why the keeper has killed the engine is about the attempt that it names.
             let (ended, error) = match ended {
                 _ if survivors > 0 => {
                     (Ended::Unkillable, "its engine is dead or dying, and something of it does not die".to_owned())
                 }
-                Ended::Cancelled => (ended, format!("its engine did not answer the cancel and was killed; {left}")),
-                Ended::Timeout => (ended, format!("its engine did not end it at its timeout and was killed; {left}")),
+                Ended::Cancelled if told == Some(attempt) => {
+                    (ended, format!("its engine did not answer the cancel and was killed; {left}"))
+                }
+                Ended::Timeout if told == Some(attempt) => {
+                    (ended, format!("its engine did not end it at its timeout and was killed; {left}"))
+                }
                 _ => (Ended::Lost, format!("its engine died; {left}")),
             };
             let mut outcome = Outcome::never_ran(ended, error);

@@ -207,7 +207,7 @@ impl World {
                     ToEngine::Cancel { attempt, stop } => engine::Event::Cancel { attempt, stop },
                     ToEngine::Acknowledge { attempts } => engine::Event::Acknowledge { attempts },
                     ToEngine::Lease { until } => engine::Event::Lease { until },
-                    ToEngine::OutputTaken { .. } | ToEngine::Show { .. } => return true,
+                    ToEngine::OutputTaken { .. } | ToEngine::Show { .. } | ToEngine::Hide { .. } => return true,
                 };
                 slot.engine.handle(event, self.now);
                 self.perform(i);

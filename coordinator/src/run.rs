@@ -605,8 +605,10 @@ impl<'a> Run<'a> {
                 self.say(describe(&notice));
             }
             ToClient::Refused { reason } => {
-                self.failure.get_or_insert(Exit::unreachable(format!("the coordinator refused a request: {reason}")));
-                self.cancel(Duration::ZERO).await;
+                if self.failure.is_none() {
+                    self.failure = Some(Exit::unreachable(format!("the coordinator refused a request: {reason}")));
+                    self.cancel(Duration::ZERO).await;
+                }
             }
             ToClient::Welcome { .. }
             | ToClient::Accepted { .. }

@@ -578,6 +578,12 @@ impl Scheduler {
                 self.tell_agent(name, ToAgent::Cancel { attempts: vec![attempt], stop });
             }
         }
+        // Nor may the host have heard that a batch is given up.
+        let halted = |a: &AttemptId| self.batches.get(&a.key.batch).is_some_and(|b| b.halted);
+        let attempts: Vec<AttemptId> = queued.iter().copied().filter(halted).collect();
+        if !attempts.is_empty() {
+            self.tell_agent(name, ToAgent::Retract { attempts });
+        }
         self.fleet_changed(now);
     }
 

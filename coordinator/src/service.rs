@@ -251,6 +251,7 @@ struct Asked {
     request: u64,
     /// The agent that has to answer it, if one has.
     session: Option<SessionId>,
+    answered: bool,
 }
 
 /// Results of one batch on their way to its client.
@@ -320,6 +321,12 @@ impl Service {
             Input::Agent(session, message) => self.scheduler.handle(Event::Agent(session, message), now),
             Input::AgentGone(session) => {
                 self.agents.remove(&session);
+                let unanswered = self.asked.values().filter(|a| a.session == Some(session) && !a.answered);
+                for Asked { client, request, .. } in unanswered.copied().collect::<Vec<_>>() {
+                    let streams = Err("its host was lost before it answered".into());
+                    self.tell_client(client, ToClient::LogsAnswer { request, streams });
+                }
+                self.asked.retain(|_, a| a.session != Some(session));
                 self.scheduler.handle(Event::AgentGone(session), now);
             }
             Input::LogStream(session, header, stream) => self.relay(session, header, stream),
@@ -435,7 +442,7 @@ impl Service {
     fn ask(&mut self, client: ClientId, request: u64) -> u64 {
         let number = self.next_request;
         self.next_request += 1;
-        self.asked.insert(number, Asked { client, request, session: None });
+        self.asked.insert(number, Asked { client, request, session: None, answered: false });
         number
     }
 
@@ -443,9 +450,14 @@ impl Service {
     fn select(&self, user: &str, selector: &Selector) -> Result<Vec<Wanted>, String> {
         Ok(match selector {
             Selector::Mine => self.batches_of(user).map(|batch| Wanted { batch, job: None }).collect(),
-            Selector::Batch(text) => vec![Wanted { batch: self.find_batch(user, text)?, job: None }],
-            Selector::Job { batch, job } => vec![Wanted { batch: self.find_batch(user, batch)?, job: Some(job.clone()) }],
+            Selector::Batch(text) => self.wanted(self.find_batch(user, text)?, None),
+            Selector::Job { batch, job } => self.wanted(self.find_batch(user, batch)?, Some(job.clone())),
         })
+    }
+
+    /// Of a batch whose jobs have all ended nothing can be cancelled.
+    fn wanted(&self, batch: BatchId, job: Option<String>) -> Vec<Wanted> {
+        if self.batches.get(&batch).is_some_and(|d| d.done) { Vec::new() } else { vec![Wanted { batch, job }] }
     }
 
     fn batches_of(&self, user: &str) -> impl Iterator<Item = BatchId> {
@@ -454,7 +466,7 @@ impl Service {
 
     fn find_batch(&self, user: &str, text: &str) -> Result<BatchId, String> {
         let admin = self.admins.iter().any(|a| a == user);
-        let visible = self.batches.iter().filter(|(_, d)| (admin || d.owner == user) && !d.done).map(|(batch, _)| *batch);
+        let visible = self.batches.iter().filter(|(_, d)| admin || d.owner == user).map(|(batch, _)| *batch);
         let named = |batch: &BatchId| batch.to_string().starts_with(&text.to_ascii_lowercase());
         // Without a name it is the only one that they have themselves.
         let found: Vec<BatchId> = if text.is_empty() { self.batches_of(user).collect() } else { visible.filter(named).collect() };
@@ -483,8 +495,15 @@ impl Service {
         let header = LogHeader { request: asked.request, stream: header.stream };
         tokio::spawn(async move {
             let mut to = peer.open_bulk(&header).await?;
-            while let Some(data) = from.read().await? {
-                to.write(&data).await?;
+            loop {
+                tokio::select! {
+                    read = from.read() => match read? {
+                        Some(data) => to.write(&data).await?,
+                        None => break,
+                    },
+                    // A reader that has left must not have to wait for the next line to be let go.
+                    () = to.abandoned() => return Ok(()),
+                }
             }
             to.finish();
             // A side that is gone has told the other one by resetting its stream.
@@ -523,7 +542,11 @@ impl Service {
                 }
                 Effect::LogsAnswer { request, streams } => {
                     // It stays known for as long as its client: streams may come later.
-                    if let Some(Asked { client, request, .. }) = self.asked.get(&request).copied() {
+                    let asked = self.asked.get_mut(&request).map(|asked| {
+                        asked.answered = true;
+                        *asked
+                    });
+                    if let Some(Asked { client, request, .. }) = asked {
                         self.tell_client(client, ToClient::LogsAnswer { request, streams });
                     }
                 }

@@ -213,19 +213,25 @@ impl Driver {
     }
 
     fn sweep(&mut self, discard_output: bool) -> Result<()> {
-        let Some(processes) = &mut self.processes else { return Ok(()) };
-        let mut swept = processes.sweep(&self.counters);
-        if let Some(held) = self.held.take() {
-            swept.exit = swept.exit.or(held.exit);
-        }
+        let mut swept = match (self.held.take(), &mut self.processes) {
+            // Everything is dead already.
+            (Some(held), _) if !discard_output => {
+                self.held = Some(held);
+                return Ok(());
+            }
+            (Some(held), _) => held,
+            (None, Some(processes)) => processes.sweep(&self.counters),
+            (None, None) => return Ok(()),
+        };
         if swept.alive == 0 {
             if discard_output {
                 self.output.streaming = false;
             }
             self.drain()?;
             if self.output.streaming && self.output.pipes.iter().any(Option::is_some) {
-                // Everything is dead; what it wrote is still being taken.
+                // Everything is dead; what it wrote is still being taken, for as long as that takes.
                 self.held = Some(swept);
+                self.to_keeper.extend(self.attempt.map(|attempt| EngineToKeeper::Over { attempt }));
                 return Ok(());
             }
             swept.tails = self.output.take_tails();
@@ -505,6 +511,10 @@ impl Driver {
                     self.output.in_flight = self.output.in_flight.saturating_sub(bytes);
                     return self.drain();
                 }
+                return Ok(());
+            }
+            ToEngine::Hide { request } => {
+                self.followers.retain(|follower| *follower != request);
                 return Ok(());
             }
             ToEngine::Show { request, attempt, follow } => return self.begin_show(request, attempt, follow),

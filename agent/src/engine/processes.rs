@@ -171,10 +171,19 @@ impl Processes {
     /// Whether any process but the first is alive. If not, and the first has ended, that is when the attempt did.
     pub(super) fn others_alive(&mut self) -> bool {
         let first = self.first.map(|p| p.as_raw_nonzero().get());
-        let alive = proc::own_children()
-            .unwrap_or_default()
-            .into_iter()
-            .any(|pid| Some(pid) != first && proc::state_and_parent(pid).is_some_and(|(state, _)| state != 'Z'));
+        let is_alive = |pid: &i32| Some(*pid) != first && proc::state_and_parent(*pid).is_some_and(|(state, _)| state != 'Z');
+        let mut seen = proc::own_children().unwrap_or_default();
+        let alive = loop {
+            if seen.iter().any(is_alive) {
+                break true;
+            }
+            // One that has ended since it was listed may have left us its children.
+            let again = proc::own_children().unwrap_or_default();
+            if again == seen {
+                break false;
+            }
+            seen = again;
+        };
         if !alive && self.ended.is_some() {
             self.ended = Some((WallTime::now(), BootInstant::now()));
         }

@@ -164,7 +164,12 @@ pub(super) fn start(
         }
         _ => posix_spawn(&program, &argv, &envp, cd.as_fd(), fds),
     };
-    let pid = spawned.map_err(|e| why_not_started(spec, &program, e))?;
+    let pid = spawned.map_err(|e| {
+        if let Some((leaf, _)) = &born {
+            leaf.remove_if_used_up();
+        }
+        why_not_started(spec, &program, e)
+    })?;
     Ok(Started { pid, born, out: out_read, err: err_read })
 }
 

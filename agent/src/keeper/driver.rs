@@ -201,13 +201,16 @@ impl Driver {
     fn perform(&mut self) -> Result<bool> {
         while let Some(effect) = self.keeper.poll_effect() {
             match effect {
-                Effect::Start(engine) => {
-                    let process = self.start(engine.0)?;
-                    match self.engines.get_mut(usize::from(engine.0)) {
-                        Some(place) => *place = process,
-                        None => self.engines.push(process),
+                Effect::Start(engine) => match (self.start(engine.0), self.engines.get_mut(usize::from(engine.0))) {
+                    (Ok(process), Some(place)) => *place = process,
+                    (Ok(process), None) => self.engines.push(process),
+                    (Err(e), None) => return Err(e),
+                    (Err(e), Some(_)) => {
+                        // A job that has used up processes or descriptors must not cost the other jobs their lives.
+                        tracing::warn!(engine = engine.0, error = %e, "trying again");
+                        self.keeper.handle(Event::NotStarted(engine), BootInstant::now());
                     }
-                }
+                },
                 Effect::Link(engine) => self.link(engine),
                 Effect::Kill(engine) => {
                     tracing::warn!(engine = engine.0, "an engine is late; killing it with all that it runs");

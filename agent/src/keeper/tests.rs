@@ -180,6 +180,12 @@ fn what_does_not_die_is_told_and_its_slot_is_held() {
     s.pass(crate::engine::UNKILLABLE_AFTER);
     assert_eq!(s.event(Event::Swept { killed: 0, alive: 1 }), "engine 0 ended with 1.1: lost, 0 killed, 1 alive");
     assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2 })), "engine 0 ended with 1.1: lost, 0 killed, 1 alive; link 1");
+    s.event(Event::Agent(ToKeeper::EndSeen { attempt: attempt(1) }));
+    assert_eq!(
+        s.event(Event::Agent(ToKeeper::Engines { count: 2 })),
+        "engine 0 ended with nothing known: lost, 0 killed, 1 alive; link 1",
+        "acknowledged, but another agent must not wait for that slot"
+    );
     assert_eq!(s.event(Event::Swept { killed: 1, alive: 0 }), "start 0; link 0");
     // An engine that is itself beyond reach: nothing can be said of what it ran.
     s.cancelled(1, 2, 0);
@@ -199,4 +205,47 @@ fn a_keeper_without_an_agent_ends_but_not_before_the_lease() {
     s.now = s.now + 3600 * SECOND + AFTER_LEASE;
     s.keeper.handle_timeout(s.now);
     assert_eq!(s.trace(), "exit");
+}
+
+#[test]
+fn a_cancel_of_what_is_over_kills_nobody() {
+    let mut s = script();
+    // The engine's answer is read before the agent's word.
+    s.over(0, 1);
+    s.cancelled(0, 1, 0);
+    assert_eq!(s.pass(100 * SECOND), "");
+    // The engine has died meanwhile, and another one has its slot.
+    s.watch(0, 2, None, Ended::Lost, false);
+    s.died(0);
+    s.event(Event::Swept { killed: 0, alive: 0 });
+    s.cancelled(0, 2, 0);
+    assert_eq!(s.pass(100 * SECOND), "");
+    // One of which nothing was known: what runs now is something else.
+    s.cancelled(1, 3, 5);
+    s.watch(1, 4, None, Ended::Lost, false);
+    assert_eq!(s.pass(100 * SECOND), "");
+}
+
+#[test]
+fn an_agent_with_fewer_slots_is_linked_when_the_others_are_dead() {
+    let mut s = script();
+    s.watch(1, 1, None, Ended::Lost, false);
+    s.event(Event::AgentGone);
+    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 1 })), "kill 1", "its inventory would not be complete");
+    s.died(1);
+    s.event(Event::Swept { killed: 0, alive: 1 });
+    assert_eq!(s.event(Event::Swept { killed: 1, alive: 0 }), "engine 1 ended with 1.1: lost, 1 killed, 0 alive; link 0");
+    s.event(Event::Agent(ToKeeper::EndSeen { attempt: attempt(1) }));
+    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2 })), "start 1; link 0; link 1");
+}
+
+#[test]
+fn an_engine_that_cannot_be_started_is_tried_again() {
+    let mut s = script();
+    s.died(0);
+    let started = "engine 0 ended with nothing known: lost, 0 killed, 0 alive; start 0; link 0";
+    assert_eq!(s.event(Event::Swept { killed: 0, alive: 0 }), started);
+    assert_eq!(s.event(Event::NotStarted(EngineIndex(0))), "");
+    assert_eq!(s.pass(SWEEP_MAX), "sweep after 0");
+    assert_eq!(s.event(Event::Swept { killed: 0, alive: 0 }), "start 0; link 0", "its end has been told");
 }

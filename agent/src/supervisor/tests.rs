@@ -117,6 +117,7 @@ impl Script {
                 Effect::ToEngine(e, ToEngine::Acknowledge { attempts }) => format!("{e} < acknowledge {}", ids(&attempts)),
                 Effect::ToEngine(e, ToEngine::Lease { until }) => format!("{e} < lease until {:?}", until.map(|u| u.0)),
                 Effect::ToEngine(e, ToEngine::OutputTaken { bytes, .. }) => format!("{e} < output taken {bytes}"),
+                Effect::ToEngine(e, ToEngine::Hide { request }) => format!("{e} < hide {request}"),
                 Effect::ToEngine(e, ToEngine::Show { request, .. }) => format!("{e} < show for {request}"),
                 Effect::Exit => "exit".into(),
             });

@@ -23,6 +23,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const INITIAL_RTT: Duration = Duration::from_millis(50);
 /// Streams a peer may open; memory is paid for each in advance.
 const MAX_STREAMS: u32 = 16;
+/// Streams of bulk bytes: two for each of the readers that an agent admits.
+const MAX_BULK_STREAMS: u32 = 256;
 /// Bytes in flight per stream and per connection: a frame and a half of the largest, times two.
 const STREAM_WINDOW: u32 = 2 << 20;
 const WINDOW: u32 = 8 << 20;
@@ -523,7 +525,7 @@ fn transport(keep_alive: Option<Duration>) -> TransportConfig {
     t.max_idle_timeout(Some(IdleTimeout::try_from(IDLE_TIMEOUT).expect("20 s fit a VarInt")))
         .keep_alive_interval(keep_alive)
         .max_concurrent_bidi_streams(MAX_STREAMS.into())
-        .max_concurrent_uni_streams(MAX_STREAMS.into())
+        .max_concurrent_uni_streams(MAX_BULK_STREAMS.into())
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window(WINDOW.into())
         .send_window(u64::from(WINDOW))

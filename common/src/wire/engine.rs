@@ -59,6 +59,11 @@ pub enum ToEngine {
         /// Go on with what it writes from now on, to its end.
         follow: bool,
     },
+    /// Nobody follows that any more.
+    Hide {
+        /// The request of [`ToEngine::Show`].
+        request: u64,
+    },
 }
 
 /// From engine to agent.

@@ -35,6 +35,8 @@ impl Scheduler {
             match self.resolve(wanted) {
                 Ok((serial, None)) => batches.push(serial),
                 Ok((batch, Some(job))) => jobs.push(JobKey { batch, job }),
+                // A whole batch that has just ended needs no cancel.
+                Err(_) if wanted.job.is_none() => {}
                 Err(reason) => {
                     self.effects.extend(request.map(|request| Effect::Cancelled { request, result: Err(reason) }));
                     return;
