@@ -216,6 +216,8 @@ pub struct JobResult {
     pub attempt: u32,
     /// Where it ran, if it did.
     pub place: Option<Place>,
+    /// Whether that was a host that the job prefers, if it prefers any.
+    pub local: Option<bool>,
     /// How it ended.
     pub outcome: Outcome,
 }

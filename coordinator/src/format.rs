@@ -88,6 +88,9 @@ impl ResultFormat {
             object.raw("signal", signal);
             object.raw("attempt", Some(result.attempt.to_string()));
             object.string("outcome", outcome.ended.as_str());
+            if let Some(local) = result.local {
+                object.string("locality", if local { "local" } else { "any" });
+            }
             object.raw("user_seconds", outcome.usage.map(|u| seconds(u.user)));
             object.raw("system_seconds", outcome.usage.map(|u| seconds(u.system)));
             object.text("usage_source", outcome.usage.map(|u| u.source.as_str().to_owned()));

@@ -57,6 +57,8 @@ pub struct Job {
     pub spec: JobSpec,
     /// Hosts that may run it; none: any.
     pub hosts: Option<Vec<String>>,
+    /// Hosts that it prefers, best first; none: it does not mind.
+    pub prefer: Option<Vec<String>>,
     /// Higher goes first.
     pub priority: i32,
     /// Further attempts.
@@ -107,7 +109,7 @@ impl Jobs {
             let fault = match jobs.parse(number) {
                 Ok(job) => {
                     json_seen = true;
-                    if let Some(set) = &job.hosts {
+                    for set in [&job.hosts, &job.prefer].into_iter().flatten() {
                         let next = jobs.host_sets.len() as u32;
                         jobs.host_sets.entry(set.clone()).or_insert(next);
                     }
@@ -189,17 +191,19 @@ impl Jobs {
         let parsed = self.parse(number).ok()?;
         let stillborn = self.stillborn.get(&number).cloned();
         let spec = if stillborn.is_some() { Bytes::new() } else { codec::encode_body(&parsed.spec).ok()? };
-        let hosts = parsed.hosts.and_then(|set| self.host_sets.get(&set).copied());
+        let index = |set: Option<Vec<String>>| set.and_then(|set| self.host_sets.get(&set).copied());
+        let (hosts, prefer) = (index(parsed.hosts), index(parsed.prefer));
         let retries = parsed.retries.unwrap_or(self.retries);
         let label = parsed.spec.label;
-        Some(Submission { job: JobNumber(number), label, spec, hosts, priority: parsed.priority, retries, stillborn })
+        Some(Submission { job: JobNumber(number), label, spec, hosts, prefer, priority: parsed.priority, retries, stillborn })
     }
 
     fn parse(&self, number: u32) -> Result<Job, Fault> {
         let text = self.object(number);
         match self.format {
             Format::Lines => {
-                Ok(Job { spec: JobSpec::new(Command::Shell(text.to_owned())), hosts: None, priority: 0, retries: None })
+                let spec = JobSpec::new(Command::Shell(text.to_owned()));
+                Ok(Job { spec, hosts: None, prefer: None, priority: 0, retries: None })
             }
             Format::Json => parse_object(text, true),
             Format::Bakapara => parse_object(text, false),
@@ -283,7 +287,7 @@ fn stillborn(job: &Job, text_length: usize) -> Option<String> {
 }
 
 /// Keys of the format that this version does not carry out. Ignoring them would run jobs otherwise than asked.
-const NOT_YET: [&str; 5] = ["prefer", "inputs", "after", "slots", "retry_on"];
+const NOT_YET: [&str; 4] = ["inputs", "after", "slots", "retry_on"];
 
 fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
     if !text.starts_with('{') {
@@ -299,7 +303,8 @@ fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
         let at = (0..=at).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
         Fault { at, text: format!("not JSON: {}", without_place(&e)) }
     })?;
-    let mut job = Job { spec: JobSpec::new(Command::Shell(String::new())), hosts: None, priority: 0, retries: None };
+    let spec = JobSpec::new(Command::Shell(String::new()));
+    let mut job = Job { spec, hosts: None, prefer: None, priority: 0, retries: None };
     let mut command: Option<Command> = None;
     for (key, raw) in members {
         let at = offset_in(text, raw.get());
@@ -347,6 +352,7 @@ fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
                 }
                 job.spec.label = Some(label);
             }
+            "prefer" => job.prefer = Some(host_list(raw, modern).map_err(fault)?).filter(|set| !set.is_empty()),
             "name" => drop(string()?),
             "env" => job.spec.env = environment(raw).map_err(fault)?,
             "stdin" => job.spec.stdin = Some(path(string()?).map_err(fault)?),

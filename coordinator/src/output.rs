@@ -169,6 +169,8 @@ impl Output {
         self.counts.done += 1;
         self.counts.failed += u64::from(!result.outcome.succeeded());
         self.counts.aborted += u64::from(result.outcome.ended == Ended::Cancelled);
+        self.counts.choosy += u64::from(result.local.is_some());
+        self.counts.local += u64::from(result.local == Some(true));
         let jobs = self.jobs.clone();
         self.progress.job(self.counts, &result, || jobs.title(number));
         match &mut self.held {

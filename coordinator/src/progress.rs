@@ -37,6 +37,10 @@ pub struct Counts {
     pub failed: u64,
     /// Of which cancelled.
     pub aborted: u64,
+    /// Of which prefer some hosts and have run.
+    pub choosy: u64,
+    /// Of which on one of those.
+    pub local: u64,
 }
 
 /// Shows progress on stderr, and writes log lines where they are wanted.
@@ -140,6 +144,13 @@ impl Progress {
     /// All jobs have ended, or nothing more will come.
     pub fn end(&mut self, counts: Counts) {
         let total = self.total;
+        if counts.choosy > 0 && (self.log.is_some() || self.bar.is_some()) {
+            let (local, choosy) = (counts.local, counts.choosy);
+            self.say(&format!(
+                "{local} of {choosy} jobs that prefer some hosts ran there ({:.1} %)",
+                local as f64 / choosy as f64 * 100.0
+            ));
+        }
         match counts.done {
             done if done == total => self.log_line("completed"),
             done => self.log_line(&format!("ended with {done} of {total} jobs done")),

@@ -76,6 +76,9 @@ pub struct RunArgs {
     /// How long a job waits for a host that is not connected
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "5m")]
     pub host_timeout: Duration,
+    /// How long a slot is idle before it gets a job that prefers another host; for a run that is its own coordinator [default: 3s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub locality_wait: Option<Duration>,
     /// Write results in the order of the input
     #[arg(long)]
     pub keep_order: bool,
@@ -156,6 +159,11 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     if profile.cluster != Cluster::Embedded && args.slots.is_some() {
         return Err(Exit::usage(
             "-j sets the slots of a run on this host; on a cluster each agent has its own (`slots` in agent.toml)",
+        ));
+    }
+    if matches!(profile.cluster, Cluster::Remote { .. }) && args.locality_wait.is_some() {
+        return Err(Exit::usage(
+            "--locality-wait is for a run that is its own coordinator; that of a cluster has `locality_wait` in coordinator.toml",
         ));
     }
     if profile.cluster == Cluster::Embedded && args.min_agents > 1 {
@@ -339,6 +347,7 @@ struct Connected {
 
 async fn connect(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Keeper>) -> Result<Connected, Exit> {
     let user = mezcal_common::account::own_name();
+    let wait = args.locality_wait.unwrap_or(service::LOCALITY_WAIT);
     let no_timer = |e| Exit { status: exit::BUG, message: format!("no timer: {e}") };
     match (&profile.cluster, keeper) {
         (Cluster::Remote { coordinator, identity }, _) => {
@@ -349,7 +358,7 @@ async fn connect(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Kee
             Ok(Connected { port, remote: Some(remote), agent: None, listener: None, waiting_for })
         }
         (Cluster::Listen { address, identity }, _) => {
-            let service = service::start(Some(service::LEASE), Vec::new()).map_err(no_timer)?;
+            let service = service::start(Some(service::LEASE), wait, Vec::new()).map_err(no_timer)?;
             let listener = serve::listen(*address, identity)?;
             let local = listener.local_addr().map_err(Exit::unreachable)?;
             tokio::spawn(service.clone().listen(listener.clone()));
@@ -357,7 +366,7 @@ async fn connect(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Kee
             Ok(Connected { port: service.attach(&user).await, remote: None, agent: None, listener: Some(listener), waiting_for })
         }
         (Cluster::Embedded, Some(keeper)) => {
-            let service = service::start(None, Vec::new()).map_err(no_timer)?;
+            let service = service::start(None, wait, Vec::new()).map_err(no_timer)?;
             let slots = args.slots.unwrap_or_else(embedded::usable_cpus);
             let agent = embedded::start(&service, keeper, slots).await?;
             let waiting_for = "the engines of this host are not ready yet".to_owned();
@@ -670,7 +679,7 @@ impl<'a> Run<'a> {
         for numbers in open.chunks(SUBMIT_JOBS) {
             let lost = |number: &u32| {
                 let outcome = Outcome::never_ran(Ended::Lost, error.clone());
-                (JobNumber(*number), JobResult { attempt: 0, place: None, outcome })
+                (JobNumber(*number), JobResult { attempt: 0, place: None, local: None, outcome })
             };
             self.for_output.push_back(ToOutput::Results(numbers.iter().map(lost).collect(), WallTime::now()));
         }

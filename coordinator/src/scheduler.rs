@@ -265,7 +265,8 @@ struct Host {
     /// Credit given and used in this session.
     credit: u64,
     sent: u64,
-    idle: u16,
+    /// Since when its idle slots have been idle, longest first.
+    idle_since: VecDeque<BootInstant>,
     /// Batches whose context it has in this session.
     told: HashSet<BatchSerial>,
     attempts: BTreeMap<AttemptId, Option<u16>>,
@@ -298,6 +299,10 @@ pub struct Scheduler {
     cancelling: HashMap<JobKey, Cancelling>,
     /// Cancels that are not done.
     requests: HashMap<u64, CancelRequest>,
+    /// How long a slot is idle before it gets a job that prefers another host.
+    locality_wait: Duration,
+    /// When slots that had been idle for that long were last looked at.
+    looked_at: BootInstant,
     /// When batches end that have a time limit.
     deadlines: BTreeSet<(BootInstant, BatchSerial)>,
     effects: VecDeque<Effect>,
@@ -305,7 +310,8 @@ pub struct Scheduler {
 
 impl Scheduler {
     /// An empty coordinator. Without a `lease`, agents share its fate: a lost session means that everything on it is dead.
-    pub fn new(epoch: Epoch, lease: Option<Duration>) -> Self {
+    /// A slot that has been idle for `locality_wait` gets a job that prefers another host.
+    pub fn new(epoch: Epoch, lease: Option<Duration>, locality_wait: Duration) -> Self {
         Self {
             epoch,
             lease,
@@ -321,6 +327,8 @@ impl Scheduler {
             look_for_hosts: false,
             cancelling: HashMap::new(),
             requests: HashMap::new(),
+            locality_wait,
+            looked_at: BootInstant::default(),
             deadlines: BTreeSet::new(),
             effects: VecDeque::new(),
         }
@@ -391,6 +399,10 @@ impl Scheduler {
             self.deadlines.remove(&(at, serial));
             self.time_is_up(serial, now);
         }
+        if self.patience_ends().is_some_and(|at| at <= now) {
+            self.looked_at = now;
+            self.serve_all(now);
+        }
         self.settle(now);
     }
 
@@ -398,7 +410,17 @@ impl Scheduler {
     pub fn poll_timeout(&self) -> Option<BootInstant> {
         let fences = self.hosts.values().filter_map(|h| self.fence(h));
         let deadline = self.deadlines.first().map(|(at, _)| *at);
-        fences.chain(self.absent.values().copied()).chain(deadline).min()
+        fences.chain(self.absent.values().copied()).chain(deadline).chain(self.patience_ends()).min()
+    }
+
+    /// When the next slot has been idle for so long that locality does not matter any more. Those that were looked at already get what they
+    /// may have when it comes.
+    fn patience_ends(&self) -> Option<BootInstant> {
+        if !self.queues.any_elsewhere() {
+            return None;
+        }
+        let ends = self.hosts.values().filter(|h| h.known).flat_map(|h| &h.idle_since).map(|since| *since + self.locality_wait);
+        ends.filter(|at| *at > self.looked_at).min()
     }
 
     /// The next thing to do.
@@ -498,7 +520,7 @@ impl Scheduler {
                 known: false,
                 credit: 0,
                 sent: 0,
-                idle: 0,
+                idle_since: VecDeque::new(),
                 told: HashSet::new(),
                 attempts,
                 heard: now,
@@ -521,8 +543,11 @@ impl Scheduler {
             ToCoordinator::Pull { credit, idle } => {
                 if let Some(host) = self.hosts.get_mut(name) {
                     host.credit = credit;
-                    host.idle = idle;
-                    self.serve(name, u64::MAX);
+                    let idle = usize::from(idle);
+                    host.idle_since.resize(idle.max(host.idle_since.len()), now);
+                    // A slot that is busy again without our doing was the last one to fall idle.
+                    host.idle_since.truncate(idle);
+                    self.serve(name, u64::MAX, now);
                 }
             }
             ToCoordinator::Reports(reports) => self.reports(name, reports, now),
@@ -651,7 +676,7 @@ impl Scheduler {
             job.state = JobState::Queued;
             let queue = job.queue;
             self.enqueue(queue, key.job);
-            self.serve_all();
+            self.serve_all(now);
         } else {
             self.finish(key, place, outcome, now);
         }
@@ -681,10 +706,11 @@ impl Scheduler {
         job.state = JobState::Queued;
         let queue = job.queue;
         self.enqueue(queue, attempt.key.job);
-        self.serve_all();
+        self.serve_all(now);
     }
 
     fn finish(&mut self, key: JobKey, place: Option<Place>, mut outcome: Outcome, now: BootInstant) {
+        let local = self.job(key).and_then(|job| self.is_local(job.queue, place.as_ref()));
         let Some(batch) = self.batches.get_mut(&key.batch) else { return };
         let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1) else { return };
         if job.state == JobState::Done {
@@ -702,7 +728,7 @@ impl Scheduler {
             outcome.error = Some(why.to_string());
         }
         let (killed, survivors) = (outcome.killed, outcome.survivors);
-        let result = JobResult { attempt: job.attempt, place, outcome };
+        let result = JobResult { attempt: job.attempt, place, local, outcome };
         self.effects.push_back(Effect::Result { batch: batch.id, job: key.job, result });
         self.cancel_done(key, killed, survivors);
         self.check_halt(key.batch, now);
@@ -733,7 +759,8 @@ impl Scheduler {
         let Some(host) = self.hosts.get_mut(name) else { return };
         host.session = None;
         host.known = false;
-        (host.credit, host.sent, host.idle) = (0, 0, 0);
+        (host.credit, host.sent) = (0, 0);
+        host.idle_since.clear();
         host.since = now;
         host.told.clear();
         match self.lease {
@@ -837,12 +864,12 @@ impl Scheduler {
             }
             if submission.spec.len() > MAX_SPEC
                 || batch.jobs.len() >= MAX_JOBS
-                || submission.hosts.is_some_and(|h| h as usize >= batch.host_sets.len())
+                || [submission.hosts, submission.prefer].iter().flatten().any(|h| *h as usize >= batch.host_sets.len())
             {
                 refused = Some(format!("job {} is not acceptable", submission.job));
                 break;
             }
-            let queue = QueueKey::new(submission.priority, serial, submission.hosts);
+            let queue = QueueKey::new(submission.priority, serial, submission.hosts, submission.prefer);
             batch.jobs.push(Job {
                 spec: submission.spec,
                 queue,
@@ -872,16 +899,27 @@ impl Scheduler {
         }
         // Notices come before placements, so that what waits is said first.
         self.settle(now);
-        self.serve_all();
+        self.serve_all(now);
     }
 
     fn enqueue(&mut self, queue: QueueKey, job: JobNumber) {
-        let set = self.set_of(queue);
-        self.look_for_hosts |= self.queues.push(queue, job, set.as_deref()) && queue.hosts.is_some();
+        let (required, prefer) = (self.set_of(queue), self.preferred_by(queue));
+        self.look_for_hosts |= self.queues.push(queue, job, required, prefer) && queue.hosts.is_some();
     }
 
     fn set_of(&self, key: QueueKey) -> Option<Arc<[Arc<str>]>> {
         self.batches.get(&key.batch)?.host_sets.get(key.hosts? as usize).cloned()
+    }
+
+    fn preferred_by(&self, key: QueueKey) -> Option<Arc<[Arc<str>]>> {
+        self.batches.get(&key.batch)?.host_sets.get(key.prefer? as usize).cloned()
+    }
+
+    /// Whether a job ran where it prefers to, if it prefers anything.
+    fn is_local(&self, key: QueueKey, place: Option<&Place>) -> Option<bool> {
+        let (preferred, place) = (self.preferred_by(key)?, place?);
+        let host = self.hosts.get(&place.host)?;
+        Some(std::iter::once(&host.name).chain(&host.aliases).any(|name| preferred.contains(name)))
     }
 
     fn output(&mut self, name: &Arc<str>, attempt: AttemptId, stream: Stream, data: Bytes) {
@@ -909,7 +947,7 @@ impl Scheduler {
     }
 
     /// Gives a host what it has credit for, `most` slots' worth at most. True if it got anything.
-    fn serve(&mut self, name: &Arc<str>, most: u64) -> bool {
+    fn serve(&mut self, name: &Arc<str>, most: u64, now: BootInstant) -> bool {
         let Some(host) = self.hosts.get_mut(name) else { return false };
         let Some(session) = host.session.filter(|_| host.known) else { return false };
         let room = host.credit.saturating_sub(host.sent).min(most);
@@ -917,7 +955,9 @@ impl Scheduler {
         let names: Vec<Arc<str>> = std::iter::once(host.name.clone()).chain(host.aliases.iter().cloned()).collect();
         let (mut run, mut bytes, mut given) = (Vec::new(), 0, 0);
         while given < room {
-            let Some((queue, number)) = self.queues.pop(&names) else { break };
+            let patient =
+                self.hosts.get(name).and_then(|h| h.idle_since.front()).is_none_or(|since| *since + self.locality_wait > now);
+            let Some((queue, number)) = self.queues.pop(&names, !patient) else { break };
             let Some(batch) = self.batches.get_mut(&queue.batch) else { continue };
             let Some(job) = batch.jobs.get_mut(number.0 as usize - 1) else { continue };
             job.state = JobState::Placed;
@@ -942,7 +982,7 @@ impl Scheduler {
             run.push(Placement { attempt, spec: job.spec.clone() });
             host.attempts.insert(attempt, None);
             host.sent += 1;
-            host.idle = host.idle.saturating_sub(1);
+            host.idle_since.pop_front();
             given += 1;
         }
         if !run.is_empty() {
@@ -952,7 +992,7 @@ impl Scheduler {
     }
 
     /// Spreads what waits: idle slots of all hosts first, one at a time in turn, then what they asked for beyond.
-    fn serve_all(&mut self) {
+    fn serve_all(&mut self, now: BootInstant) {
         if self.queues.is_empty() {
             return;
         }
@@ -961,13 +1001,13 @@ impl Scheduler {
         while again {
             again = false;
             for name in &names {
-                if self.hosts.get(name).is_some_and(|h| h.idle > 0) {
-                    again |= self.serve(name, 1);
+                if self.hosts.get(name).is_some_and(|h| !h.idle_since.is_empty()) {
+                    again |= self.serve(name, 1, now);
                 }
             }
         }
         for name in &names {
-            self.serve(name, u64::MAX);
+            self.serve(name, u64::MAX, now);
         }
     }
 
@@ -999,8 +1039,8 @@ impl Scheduler {
 
     /// Starts and stops the waits for hosts that are not there.
     fn check_absent(&mut self, now: BootInstant) {
-        let there: HashSet<&Arc<str>> =
-            self.hosts.values().filter(|h| h.session.is_some()).flat_map(|h| std::iter::once(&h.name).chain(&h.aliases)).collect();
+        let connected = self.hosts.values().filter(|h| h.session.is_some());
+        let there: HashSet<Arc<str>> = connected.flat_map(|h| std::iter::once(&h.name).chain(&h.aliases)).cloned().collect();
         let (mut missing, mut found) = (Vec::new(), Vec::new());
         for (key, jobs) in self.queues.with_hosts() {
             let set = self.set_of(key).unwrap_or_default();
@@ -1013,11 +1053,15 @@ impl Scheduler {
         for key in found {
             self.absent.remove(&key);
         }
+        let freed = self.queues.set_there(there);
         for (key, jobs, set) in missing {
             let Some(batch) = self.batches.get(&key.batch) else { continue };
             self.absent.insert(key, now + batch.host_timeout);
             let notice = Notice::HostsAbsent { hosts: fold(&set), jobs: jobs as u64, after: batch.host_timeout };
             self.effects.push_back(Effect::Notice { batch: batch.id, notice });
+        }
+        if freed {
+            self.serve_all(now);
         }
     }
 }

@@ -37,6 +37,9 @@ pub struct CoordinatorConfig {
     /// How long an agent may run jobs without hearing from us.
     #[serde(default, deserialize_with = "mezcal_common::duration::serde_text::deserialize")]
     pub lease: Option<Duration>,
+    /// How long a slot is idle before it gets a job that prefers another host.
+    #[serde(default, deserialize_with = "mezcal_common::duration::serde_text::deserialize")]
+    pub locality_wait: Option<Duration>,
     /// Users who may see and cancel everybody's batches.
     #[serde(default)]
     pub admins: Vec<String>,
@@ -65,7 +68,8 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
-        let service = service::start(Some(lease), config.admins).map_err(Exit::usage)?;
+        let service = service::start(Some(lease), config.locality_wait.unwrap_or(service::LOCALITY_WAIT), config.admins)
+            .map_err(Exit::usage)?;
         let listener = listen(config.listen, &expand_home(&config.identity))?;
         let address = listener.local_addr().map_err(Exit::unreachable)?;
         tracing::info!(%address, "coordinator {} listens", mezcal_common::VERSION);

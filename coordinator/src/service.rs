@@ -24,6 +24,9 @@ use tokio::sync::{mpsc, watch};
 pub const PROTOCOLS: [&[u8]; 2] = [agent::ALPN, client::ALPN];
 /// Default lease.
 pub const LEASE: Duration = Duration::from_secs(600);
+/// Default locality wait: a few heartbeats of a busy queue, and little beside the length of a job that is worth moving to its data
+/// (Spark's `spark.locality.wait` is the same).
+pub const LOCALITY_WAIT: Duration = Duration::from_secs(3);
 /// Events that may wait; beyond this, connections are not read.
 const EVENTS: usize = 1024;
 /// Messages to a client that wait in its channel before its outbox takes over.
@@ -75,17 +78,17 @@ pub struct ClientPort {
 
 /// Starts a service on the current runtime.
 ///
-/// `admins` may cancel and see everybody's batches.
+/// `admins` may cancel and see everybody's batches; a slot that has been idle for `locality_wait` gets a job that prefers another host.
 ///
 /// # Errors
 /// No timer.
-pub fn start(lease: Option<Duration>, admins: Vec<String>) -> std::io::Result<ServiceHandle> {
+pub fn start(lease: Option<Duration>, locality_wait: Duration, admins: Vec<String>) -> std::io::Result<ServiceHandle> {
     let (inputs, received) = mpsc::channel(EVENTS);
     let (idle_sender, idle) = watch::channel(false);
     let service = Service {
         stopping: false,
         idle: idle_sender,
-        scheduler: Scheduler::new(Epoch(uuid::Uuid::new_v4().as_u64_pair().0), lease),
+        scheduler: Scheduler::new(Epoch(uuid::Uuid::new_v4().as_u64_pair().0), lease, locality_wait),
         agents: HashMap::new(),
         clients: HashMap::new(),
         batches: HashMap::new(),

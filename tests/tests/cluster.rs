@@ -325,3 +325,27 @@ fn exec_ends_its_commands_when_its_reader_leaves() {
     assert!(alive_with(&format!("yes {mark}")).is_empty());
     cluster.finish();
 }
+
+#[test]
+fn jobs_run_where_they_prefer_to_and_anywhere_rather_than_not_at_all() {
+    let cluster = Cluster::running(3, 2);
+    let job =
+        |host: &str, id: usize| format!("{}\n", serde_json::json!({"cmd": "sleep 0.05", "prefer": [host, "mezcal77"], "id": id}));
+    let jobs: String = (0..60).map(|i| job(&format!("mezcal{:02}", i % 3 + 1), i)).collect();
+    std::fs::write(cluster.path("jobs.json"), jobs).expect("written");
+    let out = cluster.run(&["run", "-p", "mezcal", "jobs.json", "-o", "results.json", "--force"]);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("60 of 60 jobs that prefer some hosts ran there (100.0 %)"), "{}", text(&out.stderr));
+    for line in results(&cluster.path("results.json")) {
+        assert_eq!(
+            (&line["result"]["locality"], line["result"]["host"].as_str()),
+            (&"local".into(), line["id"].as_u64().map(|i| host_name(i as usize % 3 + 1)).as_deref())
+        );
+    }
+    // Nobody waits for a host that is not there.
+    std::fs::write(cluster.path("jobs.json"), job("mezcal99", 1)).expect("written");
+    let out = cluster.run(&["run", "-p", "mezcal", "jobs.json", "-o", "results.json", "--force", "--timeout", "20"]);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    assert_eq!(results(&cluster.path("results.json"))[0]["result"]["locality"], "any");
+    cluster.finish();
+}

@@ -25,6 +25,8 @@ pub struct Submission {
     pub spec: Bytes,
     /// Index of the set of hosts that may run it, in the batch's table; none: any host.
     pub hosts: Option<u32>,
+    /// Index of the hosts that it prefers, best first, in the same table.
+    pub prefer: Option<u32>,
     /// Higher goes first.
     pub priority: i32,
     /// Further attempts after failures of its own.

@@ -13,6 +13,8 @@ struct Script {
 }
 
 const LEASE: Duration = Duration::from_secs(600);
+/// The locality wait.
+const WAIT: Duration = Duration::from_secs(3);
 const NOWHERE: &[&str] = &[];
 
 /// A cancel of batch 1, or of some of its jobs, with nobody or somebody waiting for it.
@@ -33,7 +35,7 @@ fn script() -> Script {
 }
 
 fn script_with(lease: Option<Duration>) -> Script {
-    Script { scheduler: Scheduler::new(Epoch(7), lease), now: BootInstant(Duration::from_secs(1000)), seq: 0 }
+    Script { scheduler: Scheduler::new(Epoch(7), lease, WAIT), now: BootInstant(Duration::from_secs(1000)), seq: 0 }
 }
 
 fn batch(n: u128) -> BatchId {
@@ -134,7 +136,16 @@ impl Script {
             });
             let spec = Bytes::from_static(b"x");
             let job = JobNumber(i as u32 + 1);
-            submissions.push(Submission { job, label: None, spec, hosts, priority: *priority, retries: *retries, stillborn: None });
+            submissions.push(Submission {
+                job,
+                label: None,
+                spec,
+                hosts,
+                prefer: None,
+                priority: *priority,
+                retries: *retries,
+                stillborn: None,
+            });
         }
         self.scheduler.handle(Event::Submit { batch: batch(n), host_sets, jobs: submissions }, self.now);
         self.scheduler.handle(Event::Close { batch: batch(n) }, self.now);
@@ -161,7 +172,8 @@ impl Script {
                 Effect::ToAgent(s, ToAgent::OutputTaken { bytes, .. }) => format!("{s} < output taken {bytes}"),
                 Effect::CloseSession { session, refused, reason } => format!("close {session} (refused: {refused}): {reason}"),
                 Effect::Result { job, result, .. } => {
-                    let on = result.place.map_or(String::new(), |p| format!(" on {}", p.host));
+                    let local = result.local.map_or("", |local| if local { ", local" } else { ", elsewhere" });
+                    let on = result.place.map_or(String::new(), |p| format!(" on {}{local}", p.host));
                     let error = result.outcome.error.map_or(String::new(), |e| format!(": {e}"));
                     format!("result {job}.{} {}{on}{error}", result.attempt, result.outcome.ended.as_str())
                 }
@@ -191,6 +203,7 @@ impl Script {
 
     /// Re-derives what the indices claim: every job is in exactly one place.
     fn sanity(&self) {
+        self.scheduler.queues.check();
         let placed: Vec<AttemptId> = self.scheduler.hosts.values().flat_map(|h| h.attempts.keys().copied()).collect();
         for (serial, batch) in &self.scheduler.batches {
             let queued: usize = self.scheduler.queues.of_batch(*serial).iter().map(|k| self.scheduler.queues.len_of(*k)).sum();
@@ -442,6 +455,7 @@ fn jobs_that_do_not_continue_a_batch_are_refused() {
         hosts,
         priority: 0,
         retries: 0,
+        prefer: None,
         stillborn: None,
     };
     let submit = |s: &mut Script, jobs| s.event(Event::Submit { batch: batch(1), host_sets: vec![], jobs });
@@ -561,6 +575,7 @@ fn a_job_may_be_named_by_its_users_id() {
         label: Some(label.into()),
         spec: Bytes::new(),
         hosts: None,
+        prefer: None,
         priority: 0,
         retries: 0,
         stillborn: None,
@@ -652,4 +667,82 @@ fn logs_are_asked_of_the_host_that_has_them() {
     insta::assert_snapshot!(s.event(logs("1")), @"1 < logs of 1.1, request 5");
     s.event(Event::AgentGone(SessionId(1)));
     insta::assert_snapshot!(s.event(logs("1")), @r#"logs 5: Err("a.x, where job 1 runs or ran, is not connected")"#);
+}
+
+/// Submits jobs that prefer these hosts, in this order, as batch 1.
+fn choosy(s: &mut Script, jobs: &[&[&str]]) -> String {
+    s.open(1);
+    let (mut host_sets, mut submissions) = (Vec::new(), Vec::new());
+    for (i, set) in jobs.iter().enumerate() {
+        let prefer = (!set.is_empty()).then(|| {
+            host_sets.push(set.iter().map(|h| h.to_string()).collect());
+            host_sets.len() as u32 - 1
+        });
+        let (job, spec) = (JobNumber(i as u32 + 1), Bytes::from_static(b"x"));
+        submissions.push(Submission { job, label: None, spec, hosts: None, prefer, priority: 0, retries: 0, stillborn: None });
+    }
+    s.scheduler.handle(Event::Submit { batch: batch(1), host_sets, jobs: submissions }, s.now);
+    s.event(Event::Close { batch: batch(1) })
+}
+
+#[test]
+fn jobs_go_to_the_hosts_that_they_prefer_and_then_to_whoever_is_free() {
+    let mut s = script();
+    s.agent(1, "a.x", 1);
+    s.agent(2, "b.x", 2);
+    // The fourth wants a host that is not there: it does not wait for it.
+    insta::assert_snapshot!(choosy(&mut s, &[&[], &["b.x"], &["b.x", "a.x"], &["z.x"]]), @r"
+    accepted 4
+    1 < context of batch 1
+    1 < run 1/3.1
+    2 < context of batch 1
+    2 < run 1/2.1
+    2 < run 1/1.1
+    ");
+    // Local before free, and the better place before the worse.
+    s.report(1, attempt(1, 3, 1), exited(0));
+    insta::assert_snapshot!(s.pull(1, 2, 1), @"1 < run 1/4.1");
+    let results = s.report(2, attempt(1, 2, 1), exited(0));
+    assert!(results.starts_with("result 2.1 exited on b.x, local"), "{results}");
+}
+
+#[test]
+fn an_idle_slot_waits_for_its_own_so_long_and_no_longer() {
+    let mut s = script();
+    s.agent(1, "a.x", 1);
+    s.agent(2, "b.x", 2);
+    // All of them prefer the one host, as in SPARK-18886.
+    insta::assert_snapshot!(choosy(&mut s, &[&["a.x"], &["a.x"], &["a.x"], &["a.x"], &["a.x"]]), @r"
+    accepted 5
+    1 < context of batch 1
+    1 < run 1/1.1
+    ");
+    assert_eq!(s.pass(2), "");
+    // That the other one is served meanwhile does not begin the wait anew.
+    s.report(1, attempt(1, 1, 1), exited(0));
+    insta::assert_snapshot!(s.pull(1, 2, 1), @"1 < run 1/2.1");
+    insta::assert_snapshot!(s.pass(1), @r"
+    2 < context of batch 1
+    2 < run 1/3.1
+    2 < run 1/4.1
+    ");
+    // It is counted for each slot: one that has just fallen idle waits.
+    let results = s.report(2, attempt(1, 3, 1), exited(0));
+    assert!(results.starts_with("result 3.1 exited on b.x, elsewhere"), "{results}");
+    assert_eq!(s.pull(2, 3, 1), "");
+    insta::assert_snapshot!(s.pass(3), @"2 < run 1/5.1");
+}
+
+#[test]
+fn a_preferred_host_that_is_lost_is_preferred_no_longer() {
+    let mut s = script();
+    s.agent(1, "a.x", 1);
+    s.agent(2, "b.x", 1);
+    choosy(&mut s, &[&["a.x"], &["a.x"]]);
+    insta::assert_snapshot!(s.event(Event::AgentGone(SessionId(1))), @r"
+    notice: lost the agent of a.x with 1 jobs; unless it comes back, they are given up there in 0:10:12
+    fleet 1 agents, 2 engines
+    2 < context of batch 1
+    2 < run 1/2.1
+    ");
 }

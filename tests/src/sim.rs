@@ -1,0 +1,934 @@
+//! The simulation: one real scheduler, real supervisors and engines, a virtual clock, and a network and hosts that fail.
+//!
+//! Everything that decides is the product's own code; what is made up here are the drivers: connections that delay, stall one way or both
+//! and break at their two ends at different times, agents and engines that die and come back, hosts that reboot, clocks that differ and
+//! drift. A seed gives the whole run. After every step the promises are checked: no job has two live processes (P1), what is said to be
+//! over is dead and stays so (P3), nothing has two results and every result is of the attempt that it names (P2, P7); in the end, with
+//! the faults over, every job has its result.
+//!
+//! A [`Mutant`] plants a known mistake. The tests show that the checks find each.
+
+use mezcal_agent::engine::{self, Engine, Exit, Swept};
+use mezcal_agent::supervisor::{self, Supervisor};
+use mezcal_common::clock::{BootInstant, WallTime};
+use mezcal_common::ids::{AttemptId, BatchId, EngineIndex, Epoch, JobKey, JobNumber, SessionId};
+use mezcal_common::job::{BatchContext, Command, JobSpec, Stop};
+use mezcal_common::outcome::{Containment, Ended, JobResult, Span, WaitStatus};
+use mezcal_common::wire::agent::{Hello, NumberedReport, Report, ToAgent, ToCoordinator};
+use mezcal_common::wire::client::{BatchTerms, Submission};
+use mezcal_common::wire::codec;
+use mezcal_common::wire::endpoint::IDLE_TIMEOUT;
+use mezcal_common::wire::engine::{FromEngine, ToEngine};
+use mezcal_coordinator::scheduler::{self, Scheduler, Wanted};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A planted mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// The coordinator waits no longer for a lost host than its attempts may run.
+    NoMargin,
+    /// An engine that never hears of a lease.
+    NoDeadline,
+    /// An engine that forgets an outcome as soon as it has sent it.
+    ForgetsEarly,
+    /// An inventory that is sent before the engines have been heard.
+    EarlyInventory,
+    /// A report of an earlier attempt that counts for the present one.
+    StaleReport,
+    /// A cancel that is answered when it is sent.
+    HastyCancel,
+}
+
+/// What one run is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Decides everything that is left to chance.
+    pub seed: u64,
+    /// Hosts.
+    pub hosts: usize,
+    /// Engines of each.
+    pub slots: usize,
+    /// Jobs.
+    pub jobs: u32,
+    /// Faults, while they last.
+    pub faults: u32,
+    /// What is wrong on purpose.
+    pub mutant: Option<Mutant>,
+}
+
+const LEASE: Duration = Duration::from_secs(30);
+/// Faults stop then, and everything must come to an end by [`END`].
+const CALM: Duration = Duration::from_secs(300);
+const END: Duration = Duration::from_secs(1200);
+/// How long the dying of a job may take: less than an engine waits before it calls something unkillable.
+const SLOW_DEATH: Duration = Duration::from_secs(9);
+/// Between two looks at a connection, and two tries to make one.
+const LOOK: Duration = Duration::from_millis(700);
+const BATCH: BatchId = BatchId(uuid::Uuid::from_u128(1));
+
+/// SplitMix64 (Steele et al., OOPSLA 2014): good enough for choices, and the same for ever.
+struct Chance(u64);
+
+impl Chance {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    fn millis(&mut self, most: u64) -> Duration {
+        Duration::from_micros(self.below(most * 1000) + 1)
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    ToAgent(u64),
+    ToCoordinator(u64),
+    Look(usize),
+    ToEngine(usize, usize, u64),
+    FromEngine(usize, usize, u64),
+    Spawned { host: usize, slot: usize, life: u64, ok: bool },
+    JobEnds { host: usize, slot: usize, attempt: AttemptId, life: u64 },
+    EngineSwept { host: usize, slot: usize, life: u64 },
+    AgentStarts(usize),
+    AgentSeesEnd(u64),
+    CoordinatorSeesEnd(u64),
+    LinkUp(usize),
+    HostUp(usize),
+    Fault,
+    Cancel(u32),
+}
+
+struct Connection {
+    host: usize,
+    /// The agent's incarnation that made it.
+    agent: u64,
+    hello_sent: BootInstant,
+    agent_open: bool,
+    coordinator_open: bool,
+    to_agent: VecDeque<ToAgent>,
+    to_coordinator: VecDeque<ToCoordinator>,
+    agent_heard: Duration,
+    coordinator_heard: Duration,
+}
+
+struct Slot {
+    engine: Engine,
+    /// Counts engines of this slot, so that what was meant for a dead one is dropped.
+    life: u64,
+    /// Counts links, likewise.
+    link: u64,
+    to: VecDeque<ToEngine>,
+    from: VecDeque<FromEngine>,
+    context: Option<Arc<BatchContext>>,
+    alive: Option<AttemptId>,
+    spawning: Option<AttemptId>,
+    ended: bool,
+    /// When what is being killed is dead: some of it takes its time.
+    dies_at: Option<Duration>,
+    /// The engine is dead and what it left is being swept.
+    dead: bool,
+}
+
+struct Host {
+    supervisor: Option<Supervisor>,
+    agent: u64,
+    slots: Vec<Slot>,
+    boot: u8,
+    up: bool,
+    /// Which ways packets go: to the coordinator, from it.
+    links: (bool, bool),
+    connection: Option<u64>,
+    /// This host's clock: when it is zero, and microseconds per second that it is fast.
+    zero: Duration,
+    drift: i64,
+    /// Ends of engines that no agent has had acknowledged.
+    ends: Vec<(usize, Option<AttemptId>)>,
+}
+
+/// A run under way.
+pub struct World {
+    plan: Plan,
+    now: Duration,
+    chance: Chance,
+    steps: BinaryHeap<Reverse<(Duration, u64)>>,
+    todo: BTreeMap<u64, Step>,
+    next: u64,
+    scheduler: Scheduler,
+    hosts: Vec<Host>,
+    connections: BTreeMap<u64, Connection>,
+    /// The present attempt of each job, and the session that it was placed in.
+    placed: BTreeMap<JobKey, (u32, u64)>,
+    /// Attempts that ended by themselves.
+    ended: BTreeSet<AttemptId>,
+    /// Those whose engines have to keep them: host, slot and life of the engine.
+    kept: BTreeMap<AttemptId, (usize, usize, u64)>,
+    /// When the coordinator has last heard of each host.
+    heard: Vec<Duration>,
+    results: BTreeMap<u32, JobResult>,
+    cancelled: BTreeSet<u32>,
+    /// Said to be over for good: not a process of theirs may be alive any more.
+    proven: BTreeSet<u32>,
+    log: Vec<String>,
+}
+
+/// Runs a plan to its end.
+///
+/// # Errors
+/// The promise that was broken, with what led to it.
+pub fn run(plan: Plan) -> Result<(), String> {
+    let mut world = World::new(plan);
+    world.run().map_err(|broken| {
+        let tail = world.log.len().saturating_sub(60);
+        format!("{broken}\n  with {plan:?}, at {:?}\n{}", world.now, world.log[tail..].join("\n"))
+    })
+}
+
+impl World {
+    fn new(plan: Plan) -> Self {
+        let mut chance = Chance(plan.seed);
+        let hosts = (0..plan.hosts).map(|_| Host::new(&mut chance, plan.slots)).collect();
+        let mut world = Self {
+            plan,
+            now: Duration::ZERO,
+            chance,
+            steps: BinaryHeap::new(),
+            todo: BTreeMap::new(),
+            next: 0,
+            scheduler: Scheduler::new(Epoch(7), Some(LEASE), Duration::from_secs(3)),
+            hosts,
+            connections: BTreeMap::new(),
+            placed: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            kept: BTreeMap::new(),
+            heard: vec![Duration::ZERO; plan.hosts],
+            results: BTreeMap::new(),
+            cancelled: BTreeSet::new(),
+            proven: BTreeSet::new(),
+            log: Vec::new(),
+        };
+        let context = BatchContext::new(BATCH, "/".into(), 0o22);
+        let terms = BatchTerms { context, host_timeout: END, once: false, halt: None, time_limit: None };
+        let spec = codec::encode_body(&JobSpec::new(Command::Shell("true".into()))).expect("small");
+        let sets = (0..plan.hosts).map(|n| vec![format!("h{n}")]).collect();
+        let jobs = (1..=plan.jobs).map(|n| {
+            let prefer = world.chance.one_in(3).then(|| world.chance.below(plan.hosts as u64) as u32);
+            Submission {
+                job: JobNumber(n),
+                label: None,
+                spec: spec.clone(),
+                hosts: None,
+                prefer,
+                priority: 0,
+                retries: 0,
+                stillborn: None,
+            }
+        });
+        let jobs = jobs.collect();
+        for event in [
+            scheduler::Event::Open { terms: Box::new(terms) },
+            scheduler::Event::Submit { batch: BATCH, host_sets: sets, jobs },
+            scheduler::Event::Close { batch: BATCH },
+        ] {
+            world.scheduler.handle(event, BootInstant(world.now));
+        }
+        for host in 0..plan.hosts {
+            let wait = world.chance.millis(2000);
+            world.after(wait, Step::AgentStarts(host));
+            world.after(wait + LOOK, Step::Look(host));
+        }
+        for _ in 0..plan.faults {
+            let at = world.chance.millis(CALM.as_millis() as u64 - 100_000);
+            world.after(at, Step::Fault);
+        }
+        for job in 1..=plan.jobs {
+            if world.chance.one_in(6) {
+                let at = world.chance.millis(CALM.as_millis() as u64);
+                world.after(at, Step::Cancel(job));
+            }
+        }
+        world
+    }
+
+    fn after(&mut self, wait: Duration, step: Step) {
+        self.next += 1;
+        self.steps.push(Reverse((self.now + wait, self.next)));
+        self.todo.insert(self.next, step);
+    }
+
+    fn run(&mut self) -> Result<(), String> {
+        self.perform()?;
+        while self.results.len() < self.plan.jobs as usize {
+            let step = self.steps.peek().map(|Reverse((at, _))| *at);
+            let timer = self.next_timer();
+            let at = step.into_iter().chain(timer).min().ok_or("nothing is left to happen, and jobs have no result")?;
+            if at > END {
+                let open: Vec<u32> = (1..=self.plan.jobs).filter(|n| !self.results.contains_key(n)).collect();
+                return Err(format!("in the end these jobs have no result: {open:?}"));
+            }
+            self.now = self.now.max(at);
+            if step == Some(at) {
+                let Some(Reverse((_, id))) = self.steps.pop() else { continue };
+                if let Some(step) = self.todo.remove(&id) {
+                    self.log.push(format!("{:?} {step:?}", self.now));
+                    self.step(step);
+                }
+            } else {
+                self.timers();
+            }
+            self.perform()?;
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    /// A host's clock, now.
+    fn at(&self, host: usize) -> BootInstant {
+        let host = &self.hosts[host];
+        let drift = self.now.as_micros() as i64 / 1_000_000 * host.drift;
+        BootInstant(host.zero + Duration::from_micros((self.now.as_micros() as i64 + drift) as u64))
+    }
+
+    /// When that clock shows this, or a little later.
+    fn when(&self, host: usize, at: BootInstant) -> Duration {
+        let left = at.0.saturating_sub(self.at(host).0);
+        self.now + left + left / 5000 + Duration::from_micros(1)
+    }
+
+    fn next_timer(&self) -> Option<Duration> {
+        let own = self.scheduler.poll_timeout().map(|at| at.0);
+        let hosts = self.hosts.iter().enumerate().filter(|(_, host)| host.up).flat_map(|(n, host)| {
+            let agent = host.supervisor.as_ref().and_then(Supervisor::poll_timeout);
+            let engines = host.slots.iter().filter(|s| !s.dead).filter_map(|s| s.engine.poll_timeout());
+            agent.into_iter().chain(engines).map(move |at| (n, at))
+        });
+        hosts.map(|(n, at)| if at <= self.at(n) { self.now } else { self.when(n, at) }).chain(own).min()
+    }
+
+    fn timers(&mut self) {
+        self.scheduler.handle_timeout(BootInstant(self.now));
+        for n in 0..self.hosts.len() {
+            let at = self.at(n);
+            let host = &mut self.hosts[n];
+            if !host.up {
+                continue;
+            }
+            if let Some(supervisor) = host.supervisor.as_mut().filter(|s| s.poll_timeout().is_some_and(|t| t <= at)) {
+                supervisor.handle_timeout(at);
+            }
+            for slot in host.slots.iter_mut().filter(|s| !s.dead && s.engine.poll_timeout().is_some_and(|t| t <= at)) {
+                slot.engine.handle_timeout(at);
+            }
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::ToAgent(id) => self.deliver_to_agent(id),
+            Step::ToCoordinator(id) => self.deliver_to_coordinator(id),
+            Step::Look(host) => {
+                self.look(host);
+                let wait = LOOK + self.chance.millis(300);
+                self.after(wait, Step::Look(host));
+            }
+            Step::ToEngine(host, slot, link) => self.deliver_to_engine(host, slot, link),
+            Step::FromEngine(host, slot, link) => {
+                let at = self.at(host);
+                let place = &mut self.hosts[host];
+                if place.slots[slot].link != link {
+                    return;
+                }
+                if let Some(message) = place.slots[slot].from.pop_front()
+                    && let Some(supervisor) = &mut place.supervisor
+                {
+                    supervisor.handle(supervisor::Event::Engine(EngineIndex(slot as u16), message), at);
+                }
+            }
+            Step::Spawned { host, slot, life, ok } => {
+                let at = self.at(host);
+                let place = &mut self.hosts[host].slots[slot];
+                if place.life == life && place.spawning.take().is_some() {
+                    if !ok {
+                        place.alive = None;
+                    }
+                    let result = if ok { Ok(()) } else { Err("no such file".to_owned()) };
+                    place.engine.handle(engine::Event::Spawned(result), at);
+                }
+            }
+            Step::JobEnds { host, slot, attempt, life } => {
+                let at = self.at(host);
+                let place = &mut self.hosts[host].slots[slot];
+                if place.life == life && place.alive == Some(attempt) && place.spawning.is_none() && !place.ended && !place.dead {
+                    place.ended = true;
+                    self.ended.insert(attempt);
+                    self.kept.insert(attempt, (host, slot, life));
+                    place.engine.handle(engine::Event::FirstEnded, at);
+                }
+            }
+            Step::EngineSwept { host, slot, life } => self.engine_swept(host, slot, life),
+            Step::AgentStarts(host) => self.agent_starts(host),
+            Step::AgentSeesEnd(id) => self.agent_lost(id),
+            Step::CoordinatorSeesEnd(id) => self.coordinator_lost(id),
+            Step::LinkUp(host) => self.hosts[host].links = (true, true),
+            Step::HostUp(host) => {
+                self.hosts[host].up = true;
+                self.agent_starts(host);
+            }
+            Step::Fault => self.fault(),
+            Step::Cancel(job) => {
+                self.cancelled.insert(job);
+                let what = vec![Wanted { batch: BATCH, job: Some(job.to_string()) }];
+                let grace = if self.chance.one_in(2) { Duration::ZERO } else { Duration::from_secs(2) };
+                let event = scheduler::Event::Cancel { request: Some(u64::from(job)), what, stop: Stop::after(grace), why: None };
+                self.scheduler.handle(event, BootInstant(self.now));
+                if self.plan.mutant == Some(Mutant::HastyCancel) {
+                    self.proven.insert(job);
+                }
+            }
+        }
+    }
+
+    fn fault(&mut self) {
+        let n = self.chance.below(self.hosts.len() as u64) as usize;
+        match self.chance.below(8) {
+            0 => self.cut(n, (false, false)),
+            1 => self.cut(n, (false, true)),
+            2 => self.cut(n, (true, false)),
+            3 => {
+                // The agent dies; its engines go on.
+                self.hosts[n].supervisor = None;
+                self.hosts[n].agent += 1;
+                self.drop_agent_side(n);
+                let at = self.at(n);
+                for slot in self.hosts[n].slots.iter_mut().filter(|s| !s.dead) {
+                    slot.link += 1;
+                    slot.engine.handle(engine::Event::Unlinked, at);
+                }
+                let wait = self.chance.millis(if self.chance.0 & 1 == 0 { 3000 } else { 60_000 });
+                self.after(wait, Step::AgentStarts(n));
+            }
+            4 => {
+                // The host goes down, and with it everything on it.
+                let zero = self.chance.millis(1_000_000);
+                let host = &mut self.hosts[n];
+                if !host.up {
+                    return;
+                }
+                (host.up, host.supervisor, host.zero) = (false, None, zero);
+                (host.agent, host.boot) = (host.agent + 1, host.boot + 1);
+                host.ends.clear();
+                for slot in &mut host.slots {
+                    *slot = Slot { life: slot.life + 1, link: slot.link + 1, ..Slot::new() };
+                }
+                self.drop_agent_side(n);
+                let wait = self.chance.millis(60_000);
+                self.after(wait, Step::HostUp(n));
+            }
+            _ => {
+                // An engine dies; its keeper sweeps what it leaves.
+                let slot = self.chance.below(self.plan.slots as u64) as usize;
+                let place = &mut self.hosts[n].slots[slot];
+                if !place.dead && self.hosts[n].up {
+                    let place = &mut self.hosts[n].slots[slot];
+                    place.dead = true;
+                    place.link += 1;
+                    let life = place.life;
+                    let wait = self.chance.millis(400);
+                    self.after(wait, Step::EngineSwept { host: n, slot, life });
+                }
+            }
+        }
+    }
+
+    fn cut(&mut self, n: usize, links: (bool, bool)) {
+        self.hosts[n].links = links;
+        let most = if self.chance.one_in(2) { 15_000 } else { 90_000 };
+        let wait = self.chance.millis(most);
+        self.after(wait, Step::LinkUp(n));
+    }
+
+    /// The agent's end of its connection is gone; the other end may hear of it.
+    fn drop_agent_side(&mut self, n: usize) {
+        if let Some(id) = self.hosts[n].connection.take() {
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.agent_open = false;
+            }
+            if self.hosts[n].links.0 && self.hosts[n].up && self.chance.one_in(2) {
+                let wait = self.chance.millis(50);
+                self.after(wait, Step::CoordinatorSeesEnd(id));
+            }
+        }
+    }
+
+    fn agent_starts(&mut self, n: usize) {
+        if !self.hosts[n].up || self.hosts[n].supervisor.is_some() {
+            return;
+        }
+        let at = self.at(n);
+        let slots = self.plan.slots;
+        let host = &mut self.hosts[n];
+        let mut supervisor = Supervisor::new(slots as u16);
+        // The keeper tells what its last agent has not seen acknowledged, then links.
+        for (slot, attempt) in &host.ends {
+            let (engine, attempt) = (EngineIndex(*slot as u16), *attempt);
+            supervisor.handle(supervisor::Event::EngineEnded { engine, attempt, ended: Ended::Lost, killed: 0, survivors: 0 }, at);
+        }
+        host.supervisor = Some(supervisor);
+        for slot in host.slots.iter_mut().filter(|s| !s.dead) {
+            slot.relink(at);
+        }
+    }
+
+    fn engine_swept(&mut self, n: usize, index: usize, life: u64) {
+        let at = self.at(n);
+        let host = &mut self.hosts[n];
+        if host.slots[index].life != life || !host.up {
+            return;
+        }
+        let attempt = host.slots[index].alive;
+        let link = host.slots[index].link;
+        host.slots[index] = Slot { life: life + 1, link, ..Slot::new() };
+        host.ends.extend(attempt.map(|a| (index, Some(a))));
+        if let Some(supervisor) = &mut host.supervisor {
+            let engine = EngineIndex(index as u16);
+            supervisor.handle(supervisor::Event::EngineEnded { engine, attempt, ended: Ended::Lost, killed: 1, survivors: 0 }, at);
+            host.slots[index].relink(at);
+        }
+    }
+
+    /// Time-outs of connections, and new ones.
+    fn look(&mut self, n: usize) {
+        let links = self.hosts[n].links;
+        let up = self.hosts[n].up;
+        let ids: Vec<u64> = self.connections.iter().filter(|(_, c)| c.host == n).map(|(id, _)| *id).collect();
+        for id in ids {
+            let now = self.now;
+            let Some(c) = self.connections.get_mut(&id) else { continue };
+            // Keep-alives: what gets through is heard.
+            if up && c.agent_open && links.0 && c.coordinator_open {
+                c.coordinator_heard = now;
+                self.hear(n);
+            }
+            let Some(c) = self.connections.get_mut(&id) else { continue };
+            if up && c.coordinator_open && links.1 && c.agent_open && links.0 {
+                c.agent_heard = now;
+            }
+            let (agent, coordinator) = (
+                c.agent_open && now - c.agent_heard > IDLE_TIMEOUT,
+                c.coordinator_open && now - c.coordinator_heard > IDLE_TIMEOUT,
+            );
+            if agent {
+                self.agent_lost(id);
+            }
+            if coordinator {
+                self.coordinator_lost(id);
+            }
+        }
+        if up && links == (true, true) && self.hosts[n].supervisor.is_some() && self.hosts[n].connection.is_none() {
+            self.next += 1;
+            let (id, hello_sent) = (self.next, self.at(n));
+            let (agent, now) = (self.hosts[n].agent, self.now);
+            let connection = Connection {
+                host: n,
+                agent,
+                hello_sent,
+                agent_open: true,
+                coordinator_open: true,
+                to_agent: VecDeque::new(),
+                to_coordinator: VecDeque::new(),
+                agent_heard: now,
+                coordinator_heard: now,
+            };
+            self.connections.insert(id, connection);
+            self.hosts[n].connection = Some(id);
+            let hello = Hello {
+                versions: (1, 1),
+                program: "simulation".into(),
+                keeper: u64::from(self.hosts[n].boot),
+                boot_id: [self.hosts[n].boot; 16],
+                slots: self.plan.slots as u16,
+                aliases: vec![],
+                cpus: 1,
+                memory: 0,
+            };
+            let event = scheduler::Event::AgentHello { session: SessionId(id), name: format!("h{n}"), hello };
+            self.scheduler.handle(event, BootInstant(self.now));
+        }
+    }
+
+    /// The coordinator hears of a host. After a silence as long as the lease it may have given up what was there.
+    fn hear(&mut self, n: usize) {
+        if self.now - self.heard[n] > LEASE {
+            self.kept.retain(|_, (host, ..)| *host != n);
+        }
+        self.heard[n] = self.now;
+    }
+
+    fn agent_lost(&mut self, id: u64) {
+        let Some(c) = self.connections.get_mut(&id) else { return };
+        if !std::mem::replace(&mut c.agent_open, false) {
+            return;
+        }
+        let (n, agent) = (c.host, c.agent);
+        let at = self.at(n);
+        let host = &mut self.hosts[n];
+        if host.connection == Some(id) {
+            host.connection = None;
+        }
+        if host.agent == agent
+            && let Some(supervisor) = &mut host.supervisor
+        {
+            supervisor.handle(supervisor::Event::Disconnected, at);
+        }
+        if self.hosts[n].links.0 {
+            let wait = self.chance.millis(50);
+            self.after(wait, Step::CoordinatorSeesEnd(id));
+        }
+    }
+
+    fn coordinator_lost(&mut self, id: u64) {
+        let Some(c) = self.connections.get_mut(&id) else { return };
+        if !std::mem::replace(&mut c.coordinator_open, false) {
+            return;
+        }
+        let n = c.host;
+        self.scheduler.handle(scheduler::Event::AgentGone(SessionId(id)), BootInstant(self.now));
+        if self.hosts[n].links.1 {
+            let wait = self.chance.millis(50);
+            self.after(wait, Step::AgentSeesEnd(id));
+        }
+    }
+
+    fn deliver_to_agent(&mut self, id: u64) {
+        let Some(c) = self.connections.get_mut(&id) else { return };
+        let n = c.host;
+        if !c.agent_open || !self.hosts[n].up {
+            return;
+        }
+        if !self.hosts[n].links.1 {
+            // Sent again until it arrives or the connection is given up.
+            return self.after(Duration::from_millis(200), Step::ToAgent(id));
+        }
+        let Some(c) = self.connections.get_mut(&id) else { return };
+        let Some(message) = c.to_agent.pop_front() else { return };
+        c.agent_heard = self.now;
+        let hello_sent = c.hello_sent;
+        let at = self.at(n);
+        let mutant = self.plan.mutant;
+        let host = &mut self.hosts[n];
+        let Some(supervisor) = &mut host.supervisor else { return };
+        let welcome = matches!(message, ToAgent::Welcome { .. });
+        let event = match message {
+            ToAgent::Welcome { epoch, lease, first_engine, .. } => {
+                // As if the coordinator's waiting and the agent's running were of the same length, counted from their own ends.
+                let extra = if mutant == Some(Mutant::NoMargin) { scheduler::FENCE_MARGIN } else { Duration::ZERO };
+                supervisor::Event::Welcomed { epoch, lease: lease.map(|l| l + extra), first_engine, hello_sent }
+            }
+            other => supervisor::Event::Coordinator(other),
+        };
+        supervisor.handle(event, at);
+        if mutant == Some(Mutant::EarlyInventory) && welcome {
+            for slot in 0..self.plan.slots {
+                let unheard = supervisor::Event::Engine(EngineIndex(slot as u16), FromEngine::Ready { running: None });
+                supervisor.handle(unheard, at);
+            }
+        }
+    }
+
+    fn deliver_to_coordinator(&mut self, id: u64) {
+        let Some(c) = self.connections.get_mut(&id) else { return };
+        let n = c.host;
+        if !c.coordinator_open {
+            return;
+        }
+        if !self.hosts[n].links.0 || !self.hosts[n].up {
+            if !c.agent_open {
+                return;
+            }
+            return self.after(Duration::from_millis(200), Step::ToCoordinator(id));
+        }
+        let Some(message) = c.to_coordinator.pop_front() else { return };
+        c.coordinator_heard = self.now;
+        self.hear(n);
+        if let (Some(Mutant::StaleReport), ToCoordinator::Reports(reports)) = (self.plan.mutant, &message) {
+            for report in reports {
+                if let Some((attempt, session)) = self.placed.get(&report.attempt.key).filter(|(a, _)| *a > report.attempt.attempt)
+                {
+                    // As if it did not matter which attempt a report is about, and who reports it.
+                    let (attempt, session) = (AttemptId { attempt: *attempt, ..report.attempt }, SessionId(*session));
+                    let stale = NumberedReport { seq: u64::MAX, attempt, report: report.report.clone() };
+                    let event = scheduler::Event::Agent(session, ToCoordinator::Reports(vec![stale]));
+                    self.scheduler.handle(event, BootInstant(self.now));
+                }
+            }
+        }
+        self.scheduler.handle(scheduler::Event::Agent(SessionId(id), message), BootInstant(self.now));
+    }
+
+    fn deliver_to_engine(&mut self, n: usize, index: usize, link: u64) {
+        let at = self.at(n);
+        let slot = &mut self.hosts[n].slots[index];
+        if slot.link != link || slot.dead {
+            return;
+        }
+        let Some(message) = slot.to.pop_front() else { return };
+        let event = match message {
+            ToEngine::Run { attempt, spec, context, engine } => {
+                slot.context = context.map(Arc::new).or_else(|| slot.context.take());
+                let Some(context) = slot.context.clone() else { return };
+                let spec = codec::decode_exact(&spec).map(Box::new).map_err(|e| e.to_string());
+                engine::Event::Run { attempt, spec, context, engine }
+            }
+            ToEngine::Cancel { attempt, stop } => engine::Event::Cancel { attempt, stop },
+            ToEngine::Acknowledge { attempts } => engine::Event::Acknowledge { attempts },
+            ToEngine::Lease { .. } if self.plan.mutant == Some(Mutant::NoDeadline) => return,
+            ToEngine::Lease { until } => engine::Event::Lease { until },
+            ToEngine::OutputTaken { .. } | ToEngine::Show { .. } | ToEngine::Hide { .. } => return,
+        };
+        slot.engine.handle(event, at);
+    }
+
+    /// Performs all effects of all cores.
+    fn perform(&mut self) -> Result<(), String> {
+        loop {
+            let mut any = false;
+            while let Some(effect) = self.scheduler.poll_effect() {
+                any = true;
+                self.scheduler_effect(effect)?;
+            }
+            for n in 0..self.hosts.len() {
+                while let Some(effect) = self.hosts[n].supervisor.as_mut().and_then(Supervisor::poll_effect) {
+                    any = true;
+                    self.supervisor_effect(n, effect);
+                }
+                for slot in 0..self.plan.slots {
+                    while let Some(effect) = self.hosts[n].slots[slot].engine.poll_effect() {
+                        any = true;
+                        if !self.hosts[n].slots[slot].dead {
+                            self.engine_effect(n, slot, effect);
+                        }
+                    }
+                }
+            }
+            if !any {
+                return Ok(());
+            }
+        }
+    }
+
+    fn scheduler_effect(&mut self, effect: scheduler::Effect) -> Result<(), String> {
+        match effect {
+            scheduler::Effect::ToAgent(SessionId(id), message) => {
+                if let ToAgent::Run(run) = &message {
+                    for AttemptId { key, attempt, epoch } in run.iter().map(|p| p.attempt) {
+                        let last = AttemptId { attempt: attempt - 1, key, epoch };
+                        if let Some((n, slot, life)) = self.kept.remove(&last)
+                            && self.hosts[n].slots[slot].life == life
+                            && self.now - self.heard[n] <= LEASE
+                        {
+                            return Err(format!("P2: {last} had ended on h{n}, which is there, and its job runs again"));
+                        }
+                        self.placed.insert(key, (attempt, id));
+                    }
+                }
+                if let Some(c) = self.connections.get_mut(&id).filter(|c| c.coordinator_open) {
+                    c.to_agent.push_back(message);
+                    // In order: each step takes the first one that waits.
+                    let wait = self.chance.millis(40);
+                    self.after(wait, Step::ToAgent(id));
+                }
+            }
+            scheduler::Effect::CloseSession { session: SessionId(id), .. } => {
+                if let Some(c) = self.connections.get_mut(&id) {
+                    c.coordinator_open = false;
+                }
+                let wait = self.chance.millis(50);
+                self.after(wait, Step::AgentSeesEnd(id));
+            }
+            scheduler::Effect::Result { job: JobNumber(job), result, .. } => {
+                self.log.push(format!("{:?} result of {job}.{}: {:?}", self.now, result.attempt, result.outcome.ended));
+                let unreachable = result.outcome.error.as_deref().is_some_and(|e| e.contains("out of reach"));
+                if result.outcome.ended == Ended::Exited {
+                    let attempt = AttemptId { epoch: Epoch(7), key: self.key(job), attempt: result.attempt };
+                    if !self.ended.contains(&attempt) {
+                        return Err(format!("P7: {job}.{} has a result, and never ended by itself", result.attempt));
+                    }
+                }
+                if self.results.insert(job, result).is_some() {
+                    return Err(format!("P2: job {job} has two results"));
+                }
+                if !unreachable {
+                    self.proven.insert(job);
+                }
+            }
+            scheduler::Effect::Cancelled { request, result: Ok(summary) } => {
+                if summary.unreachable == 0 {
+                    self.proven.insert(request as u32);
+                }
+            }
+            scheduler::Effect::Cancelled { .. }
+            | scheduler::Effect::Accepted { .. }
+            | scheduler::Effect::Refused { .. }
+            | scheduler::Effect::BatchDone { .. }
+            | scheduler::Effect::Notice { .. }
+            | scheduler::Effect::Output { .. }
+            | scheduler::Effect::LogsAnswer { .. }
+            | scheduler::Effect::Fleet { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn key(&self, job: u32) -> JobKey {
+        JobKey { batch: mezcal_common::ids::BatchSerial(1), job: JobNumber(job) }
+    }
+
+    fn supervisor_effect(&mut self, n: usize, effect: supervisor::Effect) {
+        match effect {
+            supervisor::Effect::ToCoordinator(message) => {
+                if let ToCoordinator::Reports(reports) = &message {
+                    for report in reports.iter().filter(|r| !matches!(r.report, Report::Started { .. })) {
+                        self.log.push(format!("{:?} h{n} reports {} as {:?}", self.now, report.attempt, report.report));
+                    }
+                }
+                if let Some(id) = self.hosts[n].connection
+                    && let Some(c) = self.connections.get_mut(&id).filter(|c| c.agent_open)
+                {
+                    c.to_coordinator.push_back(message);
+                    let wait = self.chance.millis(40);
+                    self.after(wait, Step::ToCoordinator(id));
+                }
+            }
+            supervisor::Effect::ToEngine(index, message) => {
+                let slot = &mut self.hosts[n].slots[usize::from(index.0)];
+                if !slot.dead {
+                    slot.to.push_back(message);
+                    let link = slot.link;
+                    let wait = self.chance.millis(4);
+                    self.after(wait, Step::ToEngine(n, usize::from(index.0), link));
+                }
+            }
+            supervisor::Effect::ToKeeper(mezcal_common::wire::engine::ToKeeper::EndSeen { attempt }) => {
+                self.hosts[n].ends.retain(|(_, a)| *a != Some(attempt));
+            }
+            supervisor::Effect::ToKeeper(_) | supervisor::Effect::Exit => {}
+        }
+    }
+
+    fn engine_effect(&mut self, n: usize, index: usize, effect: engine::Effect) {
+        let at = self.at(n);
+        let life = self.hosts[n].slots[index].life;
+        match effect {
+            engine::Effect::Spawn { attempt, .. } => {
+                let slot = &mut self.hosts[n].slots[index];
+                // The process may be there before its engine knows.
+                (slot.alive, slot.spawning, slot.ended, slot.dies_at) = (Some(attempt), Some(attempt), false, None);
+                let (spawn, ok) = (self.chance.millis(30), !self.chance.one_in(40));
+                self.after(spawn, Step::Spawned { host: n, slot: index, life, ok });
+                let most = [50, 2_000, 20_000, 90_000][self.chance.below(4) as usize];
+                let run = self.chance.millis(most);
+                self.after(spawn + run, Step::JobEnds { host: n, slot: index, attempt, life });
+            }
+            engine::Effect::Send(message) => {
+                let forgets = self.plan.mutant == Some(Mutant::ForgetsEarly);
+                let slot = &mut self.hosts[n].slots[index];
+                if let (true, FromEngine::Finished { attempt, .. }) = (forgets, &message) {
+                    slot.engine.handle(engine::Event::Acknowledge { attempts: vec![*attempt] }, at);
+                }
+                slot.from.push_back(message);
+                let link = slot.link;
+                let wait = self.chance.millis(4);
+                self.after(wait, Step::FromEngine(n, index, link));
+            }
+            engine::Effect::Probe => {
+                self.hosts[n].slots[index].engine.handle(engine::Event::Probed { others: false }, at);
+            }
+            engine::Effect::Sweep { .. } => {
+                let patience = if self.chance.one_in(6) { SLOW_DEATH.as_millis() as u64 } else { 3 };
+                let dies = self.now + self.chance.millis(patience);
+                let now = self.now;
+                let slot = &mut self.hosts[n].slots[index];
+                let dies = *slot.dies_at.get_or_insert(if slot.ended { now } else { dies });
+                if now < dies {
+                    slot.engine.handle(engine::Event::Swept(Swept { alive: 1, ..Swept::default() }), at);
+                    return;
+                }
+                (slot.alive, slot.dies_at) = (None, None);
+                let status = if slot.ended { WaitStatus::Exited(0) } else { WaitStatus::Signaled(9) };
+                let span = Span { started: WallTime(0), completed: WallTime(1), elapsed: Duration::from_micros(1) };
+                slot.engine.handle(engine::Event::Swept(Swept { exit: Some(Exit { status, span }), ..Swept::default() }), at);
+            }
+            engine::Effect::Terminate { .. } | engine::Effect::ToKeeper(_) | engine::Effect::Exit => {}
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let mut live: BTreeMap<JobKey, AttemptId> = BTreeMap::new();
+        for attempt in self.hosts.iter().filter(|h| h.up).flat_map(|h| &h.slots).filter_map(|s| s.alive) {
+            if let Some(other) = live.insert(attempt.key, attempt) {
+                return Err(format!("P1: {attempt} lives beside {other}"));
+            }
+            if self.proven.contains(&attempt.key.job.0) {
+                return Err(format!("P3: {attempt} lives and was said to be over"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Host {
+    fn new(chance: &mut Chance, slots: usize) -> Self {
+        Self {
+            supervisor: None,
+            agent: 0,
+            slots: (0..slots).map(|_| Slot::new()).collect(),
+            boot: 1,
+            up: true,
+            links: (true, true),
+            connection: None,
+            zero: chance.millis(1_000_000),
+            // Up to 200 ppm fast or slow: two clocks differ by less than the 500 ppm that the margin allows for.
+            drift: chance.below(400) as i64 - 200,
+            ends: Vec::new(),
+        }
+    }
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self {
+            engine: Engine::new(false, Containment::Subreaper),
+            life: 0,
+            link: 0,
+            to: VecDeque::new(),
+            from: VecDeque::new(),
+            context: None,
+            alive: None,
+            spawning: None,
+            ended: false,
+            dies_at: None,
+            dead: false,
+        }
+    }
+
+    /// A new link to an agent: what was on the old one is lost.
+    fn relink(&mut self, at: BootInstant) {
+        self.link += 1;
+        self.to.clear();
+        self.from.clear();
+        self.engine.handle(engine::Event::Linked, at);
+    }
+}

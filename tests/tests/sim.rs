@@ -1,0 +1,78 @@
+//! The simulation ring: thousands of seeds, and mistakes that it must find.
+//!
+//! `MEZCAL_SIM_SEEDS=N` runs more of them; a failure prints its seed, and `MEZCAL_SIM_SEED=N` runs that one again.
+
+use mezcal_tests::sim::{Mutant, Plan, run};
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
+}
+
+fn plan(seed: u64, mutant: Option<Mutant>) -> Plan {
+    Plan { seed, hosts: 2 + seed as usize % 3, slots: 1 + seed as usize % 2, jobs: 12 + seed as u32 % 20, faults: 12, mutant }
+}
+
+#[test]
+fn promises_hold_under_every_fault() {
+    let seeds = match number("MEZCAL_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("MEZCAL_SIM_SEEDS").unwrap_or(2000),
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let seeds = seeds.clone();
+            scope.spawn(move || {
+                for seed in seeds.filter(|seed| seed % threads == thread) {
+                    if let Err(broken) = run(plan(seed, None)) {
+                        panic!("MEZCAL_SIM_SEED={seed}: {broken}");
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// The first seed that finds the mistake, and the promise that it breaks.
+fn found(mutant: Mutant, promises: &[&str]) {
+    for seed in 0..3000 {
+        if let Err(broken) = run(plan(seed, Some(mutant))) {
+            assert!(
+                promises.iter().any(|promise| broken.starts_with(promise)),
+                "seed {seed} finds {mutant:?} as something else: {broken}"
+            );
+            return;
+        }
+    }
+    panic!("no seed finds {mutant:?}");
+}
+
+#[test]
+fn a_coordinator_without_its_margin_is_found() {
+    found(Mutant::NoMargin, &["P1"]);
+}
+
+#[test]
+fn an_engine_that_ignores_its_deadline_is_found() {
+    found(Mutant::NoDeadline, &["P1"]);
+}
+
+#[test]
+fn an_engine_that_forgets_before_the_acknowledgement_is_found() {
+    found(Mutant::ForgetsEarly, &["in the end", "P2", "P7"]);
+}
+
+#[test]
+fn an_inventory_before_all_engines_are_heard_is_found() {
+    found(Mutant::EarlyInventory, &["P1", "P3"]);
+}
+
+#[test]
+fn a_stale_report_that_is_accepted_is_found() {
+    found(Mutant::StaleReport, &["P1", "P3", "P7"]);
+}
+
+#[test]
+fn a_cancel_that_is_answered_too_early_is_found() {
+    found(Mutant::HastyCancel, &["P3"]);
+}
