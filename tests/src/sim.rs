@@ -177,7 +177,7 @@ pub struct World {
     ended: BTreeSet<AttemptId>,
     /// Those whose engines have to keep them: host, slot and life of the engine.
     kept: BTreeMap<AttemptId, (usize, usize, u64)>,
-    /// When the coordinator has last heard of each host.
+    /// When each host has last renewed its leases.
     heard: Vec<Duration>,
     results: BTreeMap<u32, JobResult>,
     cancelled: BTreeSet<u32>,
@@ -193,7 +193,7 @@ pub struct World {
 pub fn run(plan: Plan) -> Result<(), String> {
     let mut world = World::new(plan);
     world.run().map_err(|broken| {
-        let tail = world.log.len().saturating_sub(60);
+        let tail = world.log.len().saturating_sub(std::env::var("MEZCAL_SIM_LOG").ok().and_then(|n| n.parse().ok()).unwrap_or(60));
         format!("{broken}\n  with {plan:?}, at {:?}\n{}", world.now, world.log[tail..].join("\n"))
     })
 }
@@ -372,7 +372,8 @@ impl World {
             Step::JobEnds { host, slot, attempt, life } => {
                 let at = self.at(host);
                 let place = &mut self.hosts[host].slots[slot];
-                if place.life == life && place.alive == Some(attempt) && place.spawning.is_none() && !place.ended && !place.dead {
+                let runs = place.alive == Some(attempt) && place.spawning.is_none() && !place.ended;
+                if place.life == life && runs && place.dies_at.is_none() && !place.dead {
                     place.ended = true;
                     self.ended.insert(attempt);
                     self.kept.insert(attempt, (host, slot, life));
@@ -521,9 +522,7 @@ impl World {
             // Keep-alives: what gets through is heard.
             if up && c.agent_open && links.0 && c.coordinator_open {
                 c.coordinator_heard = now;
-                self.hear(n);
             }
-            let Some(c) = self.connections.get_mut(&id) else { continue };
             if up && c.coordinator_open && links.1 && c.agent_open && links.0 {
                 c.agent_heard = now;
             }
@@ -570,7 +569,7 @@ impl World {
         }
     }
 
-    /// The coordinator hears of a host. After a silence as long as the lease it may have given up what was there.
+    /// A host renews its leases. After a silence as long as the lease it may have given up what was there.
     fn hear(&mut self, n: usize) {
         if self.now - self.heard[n] > LEASE {
             self.kept.retain(|_, (host, ..)| *host != n);
@@ -663,7 +662,9 @@ impl World {
         }
         let Some(message) = c.to_coordinator.pop_front() else { return };
         c.coordinator_heard = self.now;
-        self.hear(n);
+        if let ToCoordinator::Heartbeat { .. } | ToCoordinator::Inventory { .. } = message {
+            self.hear(n);
+        }
         if let (Some(Mutant::StaleReport), ToCoordinator::Reports(reports)) = (self.plan.mutant, &message) {
             for report in reports {
                 if let Some((attempt, session)) = self.placed.get(&report.attempt.key).filter(|(a, _)| *a > report.attempt.attempt)
