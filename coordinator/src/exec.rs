@@ -108,8 +108,7 @@ impl Exec {
                 .map_err(|e| Exit::usage(format!("the command is too long: {e}")))?;
             let job = JobNumber(i as u32 + 1);
             let hosts = Some(i as u32);
-            let submission =
-                Submission { job, label: None, spec, hosts, prefer: None, priority: PRIORITY, retries: 0, stillborn: None };
+            let submission = Submission { hosts, priority: PRIORITY, ..Submission::new(job, spec) };
             let message = ToService::Submit { batch: self.batch, host_sets: vec![vec![host.clone()]], jobs: vec![submission] };
             let _ = requests.send(message).await;
         }

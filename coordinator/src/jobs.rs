@@ -13,7 +13,8 @@ use mezcal_common::duration::{from_seconds, parse_duration};
 use mezcal_common::hosts;
 use mezcal_common::ids::JobNumber;
 use mezcal_common::job::{Command, JobSpec, Leftover, MAX_ARG_STRLEN, MAX_SPEC, RESERVED_ENV, SHELL_PREFIX};
-use mezcal_common::wire::client::Submission;
+use mezcal_common::outcome::Ended;
+use mezcal_common::wire::client::{RetryOn, Submission};
 use mezcal_common::wire::codec;
 use serde_json::value::RawValue;
 use std::collections::{HashMap, HashSet};
@@ -48,6 +49,8 @@ pub struct Jobs {
     /// Jobs that cannot run, and why: they get a result without being submitted.
     stillborn: HashMap<u32, String>,
     host_sets: HashMap<Vec<String>, u32>,
+    /// What jobs come after, by number.
+    after: HashMap<u32, Vec<JobNumber>>,
 }
 
 /// One job, read.
@@ -63,6 +66,27 @@ pub struct Job {
     pub priority: i32,
     /// Further attempts.
     pub retries: Option<u32>,
+    /// Which failures are worth one; none: all.
+    pub retry_on: Vec<RetryOn>,
+    /// Before the first of them.
+    pub retry_delay: Duration,
+    /// Jobs that have to succeed first, as the user names them.
+    pub after: Vec<String>,
+}
+
+impl Job {
+    fn new(command: Command) -> Self {
+        Self {
+            spec: JobSpec::new(command),
+            hosts: None,
+            prefer: None,
+            priority: 0,
+            retries: None,
+            retry_on: Vec::new(),
+            retry_delay: Duration::ZERO,
+            after: Vec::new(),
+        }
+    }
 }
 
 /// What is wrong with one job.
@@ -100,8 +124,10 @@ impl Jobs {
         if spans.len() > u32::MAX as usize {
             return Err(format!("{name}: more than {} jobs", u32::MAX));
         }
-        let mut jobs = Self { text, spans, format, retries, stillborn: HashMap::new(), host_sets: HashMap::new() };
-        let mut labels: HashSet<String> = HashSet::new();
+        let mut jobs =
+            Self { text, spans, format, retries, stillborn: HashMap::new(), host_sets: HashMap::new(), after: HashMap::new() };
+        let mut labels: HashMap<String, u32> = HashMap::new();
+        let mut comes_after: Vec<(u32, Vec<String>)> = Vec::new();
         let mut count = 0;
         let mut json_seen = false;
         for index in 0..jobs.spans.len() {
@@ -116,12 +142,15 @@ impl Jobs {
                     if let Some(why) = stillborn(&job, jobs.object(number).len()) {
                         jobs.stillborn.insert(number, why);
                     }
+                    if !job.after.is_empty() {
+                        comes_after.push((number, job.after));
+                    }
                     match job.spec.label {
-                        Some(label) if labels.contains(&label) => {
+                        Some(label) if labels.contains_key(&label) => {
                             Some(Fault { at: 0, text: format!("id {label:?} is used twice") })
                         }
                         Some(label) => {
-                            labels.insert(label);
+                            labels.insert(label, number);
                             None
                         }
                         None => None,
@@ -138,7 +167,14 @@ impl Jobs {
             }
         }
         if count == 0 {
-            return Ok(jobs);
+            match jobs.put_in_order(&labels, comes_after) {
+                Ok(()) => return Ok(jobs),
+                Err((number, why)) => {
+                    count += 1;
+                    let (line, column) = place(&jobs.text.as_bytes()[..jobs.spans[number as usize - 1].0]);
+                    errors.push(format!("{name}:{line}:{column}: key \"after\": {why}"));
+                }
+            }
         }
         if count > errors.len() {
             errors.push(format!("{name}: and {} more errors", count - errors.len()));
@@ -147,6 +183,47 @@ impl Jobs {
             errors.push(format!("{name} does not look like JSON; if it holds one shell command per line, add --lines"));
         }
         Err(errors.join("\n"))
+    }
+
+    /// Finds the jobs that others come after, and makes sure that none comes after itself.
+    fn put_in_order(&mut self, labels: &HashMap<String, u32>, wanted: Vec<(u32, Vec<String>)>) -> Result<(), (u32, String)> {
+        let count = self.spans.len() as u32;
+        for (number, names) in wanted {
+            let mut before = Vec::new();
+            for name in names {
+                // As everywhere: an `id` goes before a number.
+                let found = labels.get(&name).copied().or_else(|| name.parse().ok().filter(|n| (1..=count).contains(n)));
+                let found = found.ok_or_else(|| (number, format!("there is no job {name:?}")))?;
+                if !before.contains(&JobNumber(found)) {
+                    before.push(JobNumber(found));
+                }
+            }
+            self.after.insert(number, before);
+        }
+        // Kahn's algorithm (CACM 1962) over the jobs that come after others.
+        let mut open: HashMap<u32, usize> = HashMap::new();
+        let mut followers: HashMap<u32, Vec<u32>> = HashMap::new();
+        for (number, before) in &self.after {
+            let waits = before.iter().filter(|b| self.after.contains_key(&b.0));
+            open.insert(*number, waits.clone().count());
+            waits.for_each(|b| followers.entry(b.0).or_default().push(*number));
+        }
+        let mut free: Vec<u32> = open.iter().filter(|(_, n)| **n == 0).map(|(number, _)| *number).collect();
+        while let Some(number) = free.pop() {
+            open.remove(&number);
+            for follower in followers.remove(&number).unwrap_or_default() {
+                if let Some(left) = open.get_mut(&follower) {
+                    *left -= 1;
+                    if *left == 0 {
+                        free.push(follower);
+                    }
+                }
+            }
+        }
+        match open.into_keys().min() {
+            Some(number) => Err((number, "this job comes after itself, by way of others or directly".into())),
+            None => Ok(()),
+        }
     }
 
     /// How many.
@@ -195,16 +272,16 @@ impl Jobs {
         let (hosts, prefer) = (index(parsed.hosts), index(parsed.prefer));
         let retries = parsed.retries.unwrap_or(self.retries);
         let label = parsed.spec.label;
-        Some(Submission { job: JobNumber(number), label, spec, hosts, prefer, priority: parsed.priority, retries, stillborn })
+        let (retry_on, retry_delay, priority) = (parsed.retry_on, parsed.retry_delay, parsed.priority);
+        let after = self.after.get(&number).cloned().unwrap_or_default();
+        let submission = Submission::new(JobNumber(number), spec);
+        Some(Submission { label, hosts, prefer, priority, retries, retry_on, retry_delay, after, stillborn, ..submission })
     }
 
     fn parse(&self, number: u32) -> Result<Job, Fault> {
         let text = self.object(number);
         match self.format {
-            Format::Lines => {
-                let spec = JobSpec::new(Command::Shell(text.to_owned()));
-                Ok(Job { spec, hosts: None, prefer: None, priority: 0, retries: None })
-            }
+            Format::Lines => Ok(Job::new(Command::Shell(text.to_owned()))),
             Format::Json => parse_object(text, true),
             Format::Bakapara => parse_object(text, false),
         }
@@ -287,7 +364,7 @@ fn stillborn(job: &Job, text_length: usize) -> Option<String> {
 }
 
 /// Keys of the format that this version does not carry out. Ignoring them would run jobs otherwise than asked.
-const NOT_YET: [&str; 4] = ["inputs", "after", "slots", "retry_on"];
+const NOT_YET: [&str; 2] = ["inputs", "slots"];
 
 fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
     if !text.starts_with('{') {
@@ -303,8 +380,7 @@ fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
         let at = (0..=at).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
         Fault { at, text: format!("not JSON: {}", without_place(&e)) }
     })?;
-    let spec = JobSpec::new(Command::Shell(String::new()));
-    let mut job = Job { spec, hosts: None, prefer: None, priority: 0, retries: None };
+    let mut job = Job::new(Command::Shell(String::new()));
     let mut command: Option<Command> = None;
     for (key, raw) in members {
         let at = offset_in(text, raw.get());
@@ -370,6 +446,9 @@ fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
                     _ => return Err(fault("must be \"kill\" or \"wait\"".into())),
                 });
             }
+            "after" => job.after = names(raw).map_err(fault)?,
+            "retry_on" => job.retry_on = retry_rules(raw).map_err(fault)?,
+            "retry_delay" => job.retry_delay = seconds()?,
             "retries" => job.retries = Some(whole(0..1001)? as u32),
             "priority" => job.priority = whole(i64::from(i32::MIN)..i64::from(i32::MAX) + 1)? as i32,
             "slots" if raw.get() == "1" => {}
@@ -387,6 +466,38 @@ fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
         }
         None => Err(Fault { at: 0, text: "no `cmd` in this job".into() }),
     }
+}
+
+/// One job or several, each by its `id` or number.
+fn names(raw: &RawValue) -> Result<Vec<String>, String> {
+    let name = |value: &serde_json::Value| match value {
+        serde_json::Value::String(text) => Some(text.clone()),
+        serde_json::Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    };
+    let value: serde_json::Value = serde_json::from_str(raw.get()).map_err(|e| without_place(&e))?;
+    let all = match &value {
+        serde_json::Value::Array(list) => list.iter().map(name).collect(),
+        one => name(one).map(|name| vec![name]),
+    };
+    all.ok_or_else(|| format!("must be a job's id or number, or a list of them, not {}", kind(raw)))
+}
+
+/// Exit statuses, negative signal numbers, and outcomes by their words.
+fn retry_rules(raw: &RawValue) -> Result<Vec<RetryOn>, String> {
+    let rules = names(raw).map_err(|_| format!("must be a list of exit statuses and outcomes, not {}", kind(raw)))?;
+    let failures = [Ended::Exited, Ended::Signaled, Ended::Timeout, Ended::OutOfMemory, Ended::StartFailed];
+    let rule = |text: &String| {
+        if let Ok(code) = text.parse::<i32>() {
+            return Ok(RetryOn::Code(code));
+        }
+        let known = failures.iter().find(|ended| ended.as_str() == text).copied().map(RetryOn::Outcome);
+        known.ok_or_else(|| {
+            let words: Vec<&str> = failures.iter().map(|ended| ended.as_str()).collect();
+            format!("{text:?} is neither an exit status nor one of {}", words.join(", "))
+        })
+    };
+    rules.iter().map(rule).collect()
 }
 
 fn path(text: String) -> Result<String, String> {

@@ -13,6 +13,7 @@
 //! inventory without it, a goodbye, another boot of the host, or the end of the lease plus [`FENCE_MARGIN`]. Until then the job is
 //! not placed again.
 
+mod after;
 mod cancel;
 mod halt;
 mod queues;
@@ -25,7 +26,7 @@ use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, Epoch, JobKe
 use mezcal_common::job::{BatchContext, MAX_SPEC, Stop};
 use mezcal_common::outcome::{Containment, Ended, JobResult, Outcome, Place};
 use mezcal_common::wire::agent::{Hello, Load, LogWish, NumberedReport, Placement, Report, Stream, ToAgent, ToCoordinator};
-use mezcal_common::wire::client::{BatchTerms, CancelSummary, Halt, HostStatus, Notice, Submission};
+use mezcal_common::wire::client::{BatchTerms, CancelSummary, Halt, HostStatus, Notice, RetryOn, Submission};
 use queues::{QueueKey, Queues};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -37,6 +38,8 @@ use std::time::Duration;
 pub const FENCE_MARGIN: Duration = Duration::from_secs(12);
 /// A job whose host was lost this often ends as `lost`: it may be what kills them.
 const MAX_LOSSES: u32 = 3;
+/// Longest pause between two attempts of a job that fails.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(3600);
 /// Jobs in one batch: job numbers are 32 bits, and an index of this many fits in memory.
 const MAX_JOBS: usize = 100_000_000;
 /// Placements in one message, by count and by bytes, so that a frame holds them.
@@ -207,6 +210,8 @@ pub enum Effect {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum JobState {
+    /// For other jobs to succeed, or for its next attempt.
+    Waiting,
     Queued,
     Placed,
     Done,
@@ -223,6 +228,7 @@ struct Job {
     host: u32,
     losses: u8,
     state: JobState,
+    succeeded: bool,
 }
 
 #[derive(Debug)]
@@ -235,6 +241,10 @@ struct Batch {
     jobs: Vec<Job>,
     done: usize,
     open: bool,
+    /// What waits for jobs of its own batch.
+    order: after::Order,
+    /// Which failures of a job are worth another attempt, and after what time, where not any and at once.
+    retry_rules: HashMap<JobNumber, (Vec<RetryOn>, Duration)>,
     /// Jobs by the `id` that their user gave them.
     labels: HashMap<Box<str>, JobNumber>,
     /// Nothing of it starts any more.
@@ -303,6 +313,11 @@ pub struct Scheduler {
     locality_wait: Duration,
     /// When slots that had been idle for that long were last looked at.
     looked_at: BootInstant,
+    /// Jobs that can be queued now, or have to be skipped.
+    released: VecDeque<JobKey>,
+    to_skip: VecDeque<(JobKey, JobNumber)>,
+    /// When jobs are tried again.
+    delayed: BTreeSet<(BootInstant, JobKey)>,
     /// When batches end that have a time limit.
     deadlines: BTreeSet<(BootInstant, BatchSerial)>,
     effects: VecDeque<Effect>,
@@ -329,6 +344,9 @@ impl Scheduler {
             requests: HashMap::new(),
             locality_wait,
             looked_at: BootInstant::default(),
+            released: VecDeque::new(),
+            to_skip: VecDeque::new(),
+            delayed: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             effects: VecDeque::new(),
         }
@@ -355,6 +373,7 @@ impl Scheduler {
                     && let Some(b) = self.batches.get_mut(&serial)
                 {
                     b.open = false;
+                    self.order_is_complete(serial);
                     // A share of all jobs can be told from now on.
                     self.check_halt(serial, now);
                     self.end_batch_if_done(serial);
@@ -368,6 +387,7 @@ impl Scheduler {
     }
 
     fn settle(&mut self, now: BootInstant) {
+        self.settle_order(now);
         if std::mem::take(&mut self.look_for_hosts) {
             self.check_absent(now);
         }
@@ -399,6 +419,10 @@ impl Scheduler {
             self.deadlines.remove(&(at, serial));
             self.time_is_up(serial, now);
         }
+        while let Some((at, key)) = self.delayed.first().copied().filter(|(at, _)| *at <= now) {
+            self.delayed.remove(&(at, key));
+            self.released.push_back(key);
+        }
         if self.patience_ends().is_some_and(|at| at <= now) {
             self.looked_at = now;
             self.serve_all(now);
@@ -410,7 +434,12 @@ impl Scheduler {
     pub fn poll_timeout(&self) -> Option<BootInstant> {
         let fences = self.hosts.values().filter_map(|h| self.fence(h));
         let deadline = self.deadlines.first().map(|(at, _)| *at);
-        fences.chain(self.absent.values().copied()).chain(deadline).chain(self.patience_ends()).min()
+        fences
+            .chain(self.absent.values().copied())
+            .chain(deadline)
+            .chain(self.patience_ends())
+            .chain(self.delayed.first().map(|(at, _)| *at))
+            .min()
     }
 
     /// When the next slot has been idle for so long that locality does not matter any more. Those that were looked at already get what they
@@ -666,13 +695,20 @@ impl Scheduler {
                 u32::from(job.losses) <= MAX_LOSSES && !once
             }
             Ended::Exited | Ended::Signaled | Ended::Timeout | Ended::OutOfMemory | Ended::StartFailed => {
-                let retry = !outcome.succeeded() && job.retries > 0 && !cancelled && !batch.halted;
+                let worth = batch.retry_rules.get(&key.job).is_none_or(|(rules, _)| after::worth_another(rules, &outcome));
+                let retry = !outcome.succeeded() && job.retries > 0 && !cancelled && !batch.halted && worth;
                 job.retries -= u32::from(retry);
                 retry
             }
             Ended::Cancelled | Ended::NoHost | Ended::Skipped | Ended::Unkillable => false,
         };
-        if again {
+        // A lost host is nobody's failure: elsewhere it may begin at once.
+        let delay = batch.retry_rules.get(&key.job).filter(|_| outcome.ended != Ended::Lost).map_or(Duration::ZERO, |rule| rule.1);
+        if again && !delay.is_zero() {
+            job.state = JobState::Waiting;
+            let times = 2u32.saturating_pow(job.attempt.saturating_sub(1));
+            self.delayed.insert((now + delay.saturating_mul(times).min(MAX_RETRY_DELAY), key));
+        } else if again {
             job.state = JobState::Queued;
             let queue = job.queue;
             self.enqueue(queue, key.job);
@@ -717,7 +753,12 @@ impl Scheduler {
             return;
         }
         // Its text stays, for whoever asks for its output.
+        if job.state == JobState::Waiting {
+            batch.order.forget(key.job);
+        }
         job.state = JobState::Done;
+        job.succeeded = outcome.succeeded();
+        let succeeded = job.succeeded;
         batch.done += 1;
         batch.counts.add(&outcome);
         let why = self.cancelling.get(&key).and_then(|c| c.why.clone()).or_else(|| batch.why.clone());
@@ -730,6 +771,7 @@ impl Scheduler {
         let (killed, survivors) = (outcome.killed, outcome.survivors);
         let result = JobResult { attempt: job.attempt, place, local, outcome };
         self.effects.push_back(Effect::Result { batch: batch.id, job: key.job, result });
+        self.order_ended(key, succeeded);
         self.cancel_done(key, killed, survivors);
         self.check_halt(key.batch, now);
         self.end_batch_if_done(key.batch);
@@ -834,6 +876,8 @@ impl Scheduler {
             jobs: Vec::new(),
             done: 0,
             open: true,
+            order: after::Order::default(),
+            retry_rules: HashMap::new(),
             labels: HashMap::new(),
             cancelled: None,
             why: None,
@@ -878,22 +922,27 @@ impl Scheduler {
                 host: 0,
                 losses: 0,
                 state: JobState::Queued,
+                succeeded: false,
             });
+            if !submission.retry_on.is_empty() || !submission.retry_delay.is_zero() {
+                batch.retry_rules.insert(submission.job, (submission.retry_on, submission.retry_delay));
+            }
             if let Some(label) = submission.label {
                 batch.labels.insert(label.into(), submission.job);
             }
-            queued.push((queue, submission.job, submission.stillborn));
+            queued.push((queue, submission.job, submission.stillborn, submission.after));
         }
         let (accepted, cancelled) = (batch.jobs.len() as u64, batch.cancelled.is_some() || batch.halted);
         self.effects.push_back(Effect::Accepted { batch: id, jobs: accepted });
         if let Some(reason) = refused {
             self.effects.push_back(Effect::Refused { batch: id, reason });
         }
-        for (queue, job, stillborn) in queued {
+        for (queue, job, stillborn, after) in queued {
             let key = JobKey { batch: serial, job };
             match stillborn {
                 Some(why) => self.finish(key, None, Outcome::never_ran(Ended::StartFailed, why), now),
                 None if cancelled => self.finish(key, None, Outcome::never_ran(Ended::Cancelled, None), now),
+                None if self.must_wait(key, &after) => {}
                 None => self.enqueue(queue, job),
             }
         }

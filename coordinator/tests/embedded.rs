@@ -189,7 +189,7 @@ fn what_cannot_start_is_a_result_and_the_batch_goes_on() {
 fn bad_input_is_told_all_at_once_and_nothing_starts() {
     let dir = tempfile::tempdir().expect("a directory");
     std::fs::write(dir.path().join("results"), "old").expect("written");
-    let jobs = "{\"cmd\": \"touch started\"}\n\n{\"cmd\": 1}\n[1]\n{\"cmd\": \"a\", \"timeout\": \"soon\"}\n{\"cd\": \"x\"}\n{\"cmd\": \"a\", \"id\": 1}\n{\"cmd\": \"b\", \"id\": \"1\"}\n{\"cmd\": \"x\",}\n{\"cmd\": \"x\", \"env\": {\"MEZCAL_SLOT\": \"1\"}}\n{\"cmd\": \"x\", \"after\": [1]}\n";
+    let jobs = "{\"cmd\": \"touch started\"}\n\n{\"cmd\": 1}\n[1]\n{\"cmd\": \"a\", \"timeout\": \"soon\"}\n{\"cd\": \"x\"}\n{\"cmd\": \"a\", \"id\": 1}\n{\"cmd\": \"b\", \"id\": \"1\"}\n{\"cmd\": \"x\",}\n{\"cmd\": \"x\", \"env\": {\"MEZCAL_SLOT\": \"1\"}}\n{\"cmd\": \"x\", \"slots\": 2}\n";
     let out = run_in(dir.path(), jobs, &["-o", "results", "--force"]);
     assert_eq!(out.status.code(), Some(2));
     let said = String::from_utf8(out.stderr).expect("UTF-8");
@@ -201,7 +201,7 @@ fn bad_input_is_told_all_at_once_and_nothing_starts() {
         "jobs.json:8:1: id \"1\" is used twice",
         "jobs.json:9:13: not JSON: trailing comma",
         "MEZCAL_SLOT is set by Mezcal itself",
-        "key \"after\": this version does not carry it out yet",
+        "key \"slots\": this version does not carry it out yet",
     ] {
         assert!(said.contains(expected), "{expected} in\n{said}");
     }
@@ -578,4 +578,37 @@ fn an_out_of_memory_kill_is_said() {
     let r = &line["result"];
     assert_eq!(r["code"], -9, "{r}");
     assert!(r["error"].as_str().is_some_and(|e| e.contains("out-of-memory killer")), "{r}");
+}
+
+#[test]
+fn jobs_come_after_others_and_are_tried_again_when_it_is_worth_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let jobs = concat!(
+        "{\"cmd\": \"cat a b > c\", \"after\": [\"a\", 3], \"id\": \"c\"}\n",
+        "{\"cmd\": \"sleep 0.2; echo a > a\", \"id\": \"a\"}\n",
+        "{\"cmd\": \"test $MEZCAL_ATTEMPT = 3 || exit 75; echo b > b\", \"retries\": 5, \"retry_on\": [75], \"retry_delay\": 0.05}\n",
+        "{\"cmd\": \"exit 74\", \"retries\": 5, \"retry_on\": [75, \"timeout\"], \"id\": \"d\"}\n",
+        "{\"cmd\": \"touch never\", \"after\": \"d\"}\n",
+    );
+    let out = run_in(dir.path(), jobs, &["--keep-order", "-j", "4"]);
+    assert_eq!(out.status.code(), Some(1));
+    let text = String::from_utf8(out.stdout).expect("UTF-8");
+    let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    let r = |i: usize| &lines[i]["result"];
+    assert_eq!((&r(0)["code"], &r(2)["attempt"], &r(3)["attempt"]), (&0.into(), &3.into(), &1.into()), "{text}");
+    assert_eq!(std::fs::read_to_string(dir.path().join("c")).expect("made last"), "a\nb\n");
+    assert_eq!((&r(4)["outcome"], &r(4)["status"], &r(4)["code"]), (&"skipped".into(), &"error".into(), &Value::Null));
+    assert!(!dir.path().join("never").exists());
+    for (wrong, what) in [
+        ("{\"cmd\": \"true\", \"after\": \"x\"}", "there is no job \"x\""),
+        ("{\"cmd\": \"true\", \"after\": 1}", "comes after itself"),
+        (
+            "{\"cmd\": \"true\", \"id\": \"p\", \"after\": \"q\"}\n{\"cmd\": \"true\", \"id\": \"q\", \"after\": \"p\"}",
+            "comes after itself",
+        ),
+        ("{\"cmd\": \"true\", \"retry_on\": [\"often\"]}", "neither an exit status nor one of"),
+    ] {
+        let (status, _, said) = run(wrong, &[]);
+        assert!(status == Some(2) && said.contains(what), "{wrong}: {said}");
+    }
 }

@@ -63,16 +63,7 @@ async fn client(containment: &str, address: &str, identity: &Path, kind: &str, r
                 _ => vec![hostile.clone(), KINDS[i % KINDS.len()].to_owned(), mark.clone()],
             };
             let spec = codec::encode_body(&JobSpec::new(Command::Argv(words))).expect("small");
-            Submission {
-                job: JobNumber(i as u32 + 1),
-                label: None,
-                spec,
-                hosts: None,
-                prefer: None,
-                priority: 0,
-                retries: 0,
-                stillborn: None,
-            }
+            Submission::new(JobNumber(i as u32 + 1), spec)
         });
         let requests = remote.port.requests.clone();
         let submit = ToService::Submit { batch, host_sets: vec![], jobs: jobs.collect() };

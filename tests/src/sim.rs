@@ -227,16 +227,7 @@ impl World {
         let sets = (0..plan.hosts).map(|n| vec![format!("h{n}")]).collect();
         let jobs = (1..=plan.jobs).map(|n| {
             let prefer = world.chance.one_in(3).then(|| world.chance.below(plan.hosts as u64) as u32);
-            Submission {
-                job: JobNumber(n),
-                label: None,
-                spec: spec.clone(),
-                hosts: None,
-                prefer,
-                priority: 0,
-                retries: 0,
-                stillborn: None,
-            }
+            Submission { prefer, ..Submission::new(JobNumber(n), spec.clone()) }
         });
         let jobs = jobs.collect();
         for event in [

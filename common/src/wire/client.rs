@@ -2,7 +2,7 @@
 
 use crate::ids::{BatchId, JobNumber};
 use crate::job::{BatchContext, Stop};
-use crate::outcome::{Containment, JobResult};
+use crate::outcome::{Containment, Ended, JobResult};
 use crate::wire::agent::{Load, LogWish, Stream};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -31,8 +31,42 @@ pub struct Submission {
     pub priority: i32,
     /// Further attempts after failures of its own.
     pub retries: u32,
+    /// Which failures are worth another attempt; none: all.
+    pub retry_on: Vec<RetryOn>,
+    /// Before a second attempt; twice that before the third, and so on.
+    pub retry_delay: Duration,
+    /// Jobs of the batch that have to succeed first.
+    pub after: Vec<JobNumber>,
     /// The client has found that it cannot be started, and why: it is answered, not run.
     pub stillborn: Option<String>,
+}
+
+impl Submission {
+    /// A job that asks for nothing but to be run.
+    pub fn new(job: JobNumber, spec: Bytes) -> Self {
+        Self {
+            job,
+            label: None,
+            spec,
+            hosts: None,
+            prefer: None,
+            priority: 0,
+            retries: 0,
+            retry_on: Vec::new(),
+            retry_delay: Duration::ZERO,
+            after: Vec::new(),
+            stillborn: None,
+        }
+    }
+}
+
+/// A failure that is worth another attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RetryOn {
+    /// This exit status, or −N for signal N.
+    Code(i32),
+    /// This outcome.
+    Outcome(Ended),
 }
 
 /// What a batch is, apart from its jobs.

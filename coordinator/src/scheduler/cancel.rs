@@ -55,7 +55,7 @@ impl Scheduler {
             }
             self.cancel_batch(serial, request, stop, now);
         }
-        let mut placed = Vec::new();
+        let (mut placed, mut waiting) = (Vec::new(), Vec::new());
         let mut queued: HashMap<QueueKey, HashSet<JobNumber>> = HashMap::new();
         for key in jobs {
             let Some(job) = self.job(key) else { continue };
@@ -64,17 +64,18 @@ impl Scheduler {
                     queued.entry(job.queue).or_default().insert(key.job);
                 }
                 JobState::Placed => placed.push(key),
+                JobState::Waiting => waiting.push(key),
                 JobState::Done => {}
             }
         }
         for (queue, jobs) in queued {
             self.queues.take(queue, &jobs);
-            self.count_jobs(request, jobs.len() as u64);
-            for job in jobs {
-                let why = why.as_ref().map(ToString::to_string);
-                let key = JobKey { batch: queue.batch, job };
-                self.finish(key, None, Outcome::never_ran(Ended::Cancelled, why), now);
-            }
+            waiting.extend(jobs.into_iter().map(|job| JobKey { batch: queue.batch, job }));
+        }
+        self.count_jobs(request, waiting.len() as u64);
+        for key in waiting {
+            let why = why.as_ref().map(ToString::to_string);
+            self.finish(key, None, Outcome::never_ran(Ended::Cancelled, why), now);
         }
         self.cancel_placed(placed, request, stop, why, now);
         if let Some(request) = request {
@@ -198,7 +199,7 @@ impl Scheduler {
         if job.attempt == 0 {
             return Err(match job.state {
                 JobState::Done => format!("job {name} was never started"),
-                JobState::Queued | JobState::Placed => format!("job {name} has not started yet"),
+                JobState::Waiting | JobState::Queued | JobState::Placed => format!("job {name} has not started yet"),
             });
         }
         let host = self.host_names.get(job.host as usize).cloned().ok_or("its host is unknown")?;

@@ -2,7 +2,7 @@
 
 use super::{Effect, Scheduler};
 use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::{BatchSerial, JobKey};
+use mezcal_common::ids::{BatchSerial, JobKey, JobNumber};
 use mezcal_common::job::Stop;
 use mezcal_common::outcome::{Ended, Outcome};
 use mezcal_common::wire::agent::ToAgent;
@@ -92,7 +92,14 @@ impl Scheduler {
 
     /// Ends what has not been placed.
     pub(super) fn drop_queued(&mut self, serial: BatchSerial, now: BootInstant) -> u64 {
-        let mut dropped = 0;
+        let waiting = self.batches.get(&serial).map(|batch| batch.order.waiting()).unwrap_or_default();
+        let delayed = self.delayed.iter().map(|(_, key)| *key).filter(|key| key.batch == serial).map(|key| key.job);
+        let waiting: Vec<JobNumber> = waiting.into_iter().chain(delayed).collect();
+        let mut dropped = waiting.len() as u64;
+        self.delayed.retain(|(_, key)| key.batch != serial);
+        for job in waiting {
+            self.finish(JobKey { batch: serial, job }, None, Outcome::never_ran(Ended::Cancelled, None), now);
+        }
         for key in self.queues.of_batch(serial) {
             self.absent.remove(&key);
             for job in self.queues.take_all(key) {

@@ -136,16 +136,7 @@ impl Script {
             });
             let spec = Bytes::from_static(b"x");
             let job = JobNumber(i as u32 + 1);
-            submissions.push(Submission {
-                job,
-                label: None,
-                spec,
-                hosts,
-                prefer: None,
-                priority: *priority,
-                retries: *retries,
-                stillborn: None,
-            });
+            submissions.push(Submission { hosts, priority: *priority, retries: *retries, ..Submission::new(job, spec) });
         }
         self.scheduler.handle(Event::Submit { batch: batch(n), host_sets, jobs: submissions }, self.now);
         self.scheduler.handle(Event::Close { batch: batch(n) }, self.now);
@@ -448,16 +439,7 @@ fn a_cancel_that_cannot_reach_a_host_says_so() {
 fn jobs_that_do_not_continue_a_batch_are_refused() {
     let mut s = script();
     s.open(1);
-    let job = |n, hosts| Submission {
-        job: JobNumber(n),
-        label: None,
-        spec: Bytes::new(),
-        hosts,
-        priority: 0,
-        retries: 0,
-        prefer: None,
-        stillborn: None,
-    };
+    let job = |n, hosts| Submission { hosts, ..Submission::new(JobNumber(n), Bytes::new()) };
     let submit = |s: &mut Script, jobs| s.event(Event::Submit { batch: batch(1), host_sets: vec![], jobs });
     insta::assert_snapshot!(submit(&mut s, vec![job(1, None), job(3, None)]), @r"
     accepted 1
@@ -570,16 +552,7 @@ fn a_cancel_of_what_cannot_be_reached_says_for_how_long() {
 fn a_job_may_be_named_by_its_users_id() {
     let mut s = script();
     s.open(1);
-    let job = |n, label: &str| Submission {
-        job: JobNumber(n),
-        label: Some(label.into()),
-        spec: Bytes::new(),
-        hosts: None,
-        prefer: None,
-        priority: 0,
-        retries: 0,
-        stillborn: None,
-    };
+    let job = |n, label: &str| Submission { label: Some(label.into()), ..Submission::new(JobNumber(n), Bytes::new()) };
     s.event(Event::Submit { batch: batch(1), host_sets: vec![], jobs: vec![job(1, "2"), job(2, "two")] });
     // An `id` goes before a number.
     insta::assert_snapshot!(s.event(cancel_jobs(Some(1), Duration::ZERO, &["2"])), @r"
@@ -679,7 +652,7 @@ fn choosy(s: &mut Script, jobs: &[&[&str]]) -> String {
             host_sets.len() as u32 - 1
         });
         let (job, spec) = (JobNumber(i as u32 + 1), Bytes::from_static(b"x"));
-        submissions.push(Submission { job, label: None, spec, hosts: None, prefer, priority: 0, retries: 0, stillborn: None });
+        submissions.push(Submission { prefer, ..Submission::new(job, spec) });
     }
     s.scheduler.handle(Event::Submit { batch: batch(1), host_sets, jobs: submissions }, s.now);
     s.event(Event::Close { batch: batch(1) })
@@ -745,4 +718,126 @@ fn a_preferred_host_that_is_lost_is_preferred_no_longer() {
     2 < context of batch 1
     2 < run 1/2.1
     ");
+}
+
+/// Submits jobs that come after others as batch 1, and closes it.
+fn ordered(s: &mut Script, after: &[&[u32]]) -> String {
+    s.open(1);
+    let job = |i: usize, after: &[u32]| {
+        let after = after.iter().map(|n| JobNumber(*n)).collect();
+        Submission { after, ..Submission::new(JobNumber(i as u32 + 1), Bytes::from_static(b"x")) }
+    };
+    let jobs = after.iter().enumerate().map(|(i, after)| job(i, after)).collect();
+    s.scheduler.handle(Event::Submit { batch: batch(1), host_sets: vec![], jobs }, s.now);
+    s.event(Event::Close { batch: batch(1) })
+}
+
+#[test]
+fn a_job_starts_when_those_that_it_comes_after_have_succeeded() {
+    let mut s = script();
+    s.agent(1, "a.x", 4);
+    // The first comes after the last, which is still to come.
+    insta::assert_snapshot!(ordered(&mut s, &[&[3], &[], &[], &[1, 2]]), @r"
+    accepted 4
+    1 < context of batch 1
+    1 < run 1/2.1
+    1 < run 1/3.1
+    ");
+    s.report(1, attempt(1, 2, 1), exited(0));
+    insta::assert_snapshot!(s.report(1, attempt(1, 3, 1), exited(0)), @r"
+    result 3.1 exited on a.x
+    1 < acknowledge 2
+    1 < run 1/1.1
+    ");
+    insta::assert_snapshot!(s.report(1, attempt(1, 1, 1), exited(0)), @r"
+    result 1.1 exited on a.x
+    1 < acknowledge 3
+    1 < run 1/4.1
+    ");
+}
+
+#[test]
+fn what_comes_after_a_failure_is_skipped_all_the_way() {
+    let mut s = script();
+    s.agent(1, "a.x", 1);
+    ordered(&mut s, &[&[], &[1], &[2], &[2, 3]]);
+    insta::assert_snapshot!(s.report(1, attempt(1, 1, 1), exited(1)), @r"
+    result 1.1 exited on a.x
+    1 < acknowledge 1
+    result 2.0 skipped: job 1, which it comes after, did not succeed
+    result 3.0 skipped: job 2, which it comes after, did not succeed
+    result 4.0 skipped: job 2, which it comes after, did not succeed
+    batch 1 done
+    1 < forget batch 1
+    ");
+}
+
+#[test]
+fn what_comes_after_nothing_that_ever_comes_is_skipped() {
+    let mut s = script();
+    s.agent(1, "a.x", 1);
+    insta::assert_snapshot!(ordered(&mut s, &[&[7]]), @r"
+    accepted 1
+    result 1.0 skipped: job 7, which it comes after, did not succeed
+    batch 1 done
+    ");
+}
+
+#[test]
+fn a_chain_as_long_as_a_batch_is_skipped_without_recursion() {
+    let mut s = script();
+    s.agent(1, "a.x", 1);
+    let after: Vec<Vec<u32>> = (0..50_000).map(|n| if n == 0 { vec![] } else { vec![n] }).collect();
+    let after: Vec<&[u32]> = after.iter().map(Vec::as_slice).collect();
+    s.open(1);
+    let job = |i: usize, after: &[u32]| {
+        let after = after.iter().map(|n| JobNumber(*n)).collect();
+        Submission { after, ..Submission::new(JobNumber(i as u32 + 1), Bytes::new()) }
+    };
+    let jobs = after.iter().enumerate().map(|(i, after)| job(i, after)).collect();
+    s.scheduler.handle(Event::Submit { batch: batch(1), host_sets: vec![], jobs }, s.now);
+    s.scheduler.handle(Event::Close { batch: batch(1) }, s.now);
+    s.scheduler.handle(cancel_jobs(None, Duration::ZERO, &["2"]), s.now);
+    while s.scheduler.poll_effect().is_some() {}
+    assert_eq!(s.scheduler.batches[&BatchSerial(1)].done, 49_999, "all but the one that runs");
+}
+
+#[test]
+fn a_waiting_job_can_be_cancelled_and_drags_its_followers_along() {
+    let mut s = script();
+    s.agent(1, "a.x", 1);
+    ordered(&mut s, &[&[], &[1], &[2]]);
+    insta::assert_snapshot!(s.event(cancel_jobs(Some(1), Duration::ZERO, &["2"])), @r"
+    result 2.0 cancelled
+    request 1 done: 1 jobs, 0 killed, 0 alive, 0 out of reach for 0ns
+    result 3.0 skipped: job 2, which it comes after, did not succeed
+    ");
+}
+
+#[test]
+fn only_failures_that_are_worth_it_are_tried_again_and_not_at_once() {
+    let mut s = script();
+    s.agent(1, "a.x", 2);
+    s.open(1);
+    let rules = vec![RetryOn::Code(75), RetryOn::Outcome(Ended::Timeout)];
+    let job = |n| Submission {
+        retries: 5,
+        retry_on: rules.clone(),
+        retry_delay: Duration::from_secs(10),
+        ..Submission::new(JobNumber(n), Bytes::new())
+    };
+    s.event(Event::Submit { batch: batch(1), host_sets: vec![], jobs: vec![job(1), job(2)] });
+    s.event(Event::Close { batch: batch(1) });
+    insta::assert_snapshot!(s.report(1, attempt(1, 2, 1), exited(1)), @r"
+    result 2.1 exited on a.x
+    1 < acknowledge 1
+    ");
+    assert_eq!(s.report(1, attempt(1, 1, 1), exited(75)), "1 < acknowledge 2");
+    s.pull(1, 4, 2);
+    assert_eq!(s.pass(9), "");
+    assert_eq!(s.pass(1), "1 < run 1/1.2");
+    let timeout = Outcome { ended: Ended::Timeout, ..exited(0) };
+    s.report(1, attempt(1, 1, 2), timeout);
+    assert_eq!(s.pass(19), "");
+    assert_eq!(s.pass(1), "1 < run 1/1.3", "twice as long");
 }

@@ -1,0 +1,129 @@
+//! Jobs that wait: for others of their batch to succeed (`after`), or for their next attempt (`retry_delay`).
+//!
+//! What a job's end means for others is worked off from a list, not by recursion: chains may be as long as a batch.
+
+use super::{JobState, Scheduler};
+use mezcal_common::clock::BootInstant;
+use mezcal_common::ids::{BatchSerial, JobKey, JobNumber};
+use mezcal_common::outcome::{Ended, Outcome, WaitStatus};
+use mezcal_common::wire::client::RetryOn;
+use std::collections::{BTreeMap, HashMap};
+
+/// Who waits for whom within a batch.
+#[derive(Debug, Default)]
+pub(super) struct Order {
+    /// How many jobs each one still waits for.
+    waiting: HashMap<JobNumber, usize>,
+    /// Who waits for each; also for jobs that are still to come.
+    dependants: BTreeMap<JobNumber, Vec<JobNumber>>,
+}
+
+impl Order {
+    /// A job does not wait any more: it is over.
+    pub(super) fn forget(&mut self, job: JobNumber) {
+        self.waiting.remove(&job);
+    }
+
+    /// Jobs that wait for others, in order.
+    pub(super) fn waiting(&self) -> Vec<JobNumber> {
+        let mut jobs: Vec<JobNumber> = self.waiting.keys().copied().collect();
+        jobs.sort();
+        jobs
+    }
+}
+
+/// Whether a failure is among those that are worth another attempt.
+pub(super) fn worth_another(rules: &[RetryOn], outcome: &Outcome) -> bool {
+    let matches = |rule: &RetryOn| match rule {
+        RetryOn::Code(code) => outcome.status.map(WaitStatus::code) == Some(*code),
+        RetryOn::Outcome(ended) => outcome.ended == *ended,
+    };
+    rules.is_empty() || rules.iter().any(matches)
+}
+
+impl Scheduler {
+    /// Notes what a new job comes after. True if it has to wait, or will be skipped.
+    pub(super) fn must_wait(&mut self, key: JobKey, after: &[JobNumber]) -> bool {
+        let Some(batch) = self.batches.get_mut(&key.batch) else { return false };
+        let mut open = 0;
+        for before in after {
+            match batch.jobs.get((before.0 as usize).wrapping_sub(1)).map(|job| (job.state, job.succeeded)) {
+                Some((JobState::Done, true)) => {}
+                Some((JobState::Done, false)) => {
+                    self.to_skip.push_back((key, *before));
+                    open += 1;
+                }
+                Some(_) | None => {
+                    batch.order.dependants.entry(*before).or_default().push(key.job);
+                    open += 1;
+                }
+            }
+        }
+        if open > 0
+            && let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1)
+        {
+            job.state = JobState::Waiting;
+            batch.order.waiting.insert(key.job, open);
+        }
+        open > 0
+    }
+
+    /// A job is over: those that come after it may start, or are skipped.
+    pub(super) fn order_ended(&mut self, key: JobKey, succeeded: bool) {
+        let Some(batch) = self.batches.get_mut(&key.batch) else { return };
+        for job in batch.order.dependants.remove(&key.job).unwrap_or_default() {
+            let dependant = JobKey { batch: key.batch, job };
+            let Some(open) = batch.order.waiting.get_mut(&job) else { continue };
+            if !succeeded {
+                self.to_skip.push_back((dependant, key.job));
+                continue;
+            }
+            *open -= 1;
+            if *open == 0 {
+                batch.order.waiting.remove(&job);
+                self.released.push_back(dependant);
+            }
+        }
+    }
+
+    /// No more jobs will come: what waits for one that never came is skipped.
+    pub(super) fn order_is_complete(&mut self, serial: BatchSerial) {
+        let Some(batch) = self.batches.get_mut(&serial) else { return };
+        let first_missing = JobNumber(batch.jobs.len() as u32 + 1);
+        for (missing, dependants) in batch.order.dependants.split_off(&first_missing) {
+            self.to_skip.extend(dependants.into_iter().map(|job| (JobKey { batch: serial, job }, missing)));
+        }
+    }
+
+    /// Works off what the last ends have brought about.
+    pub(super) fn settle_order(&mut self, now: BootInstant) {
+        let mut any = false;
+        loop {
+            if let Some(key) = self.released.pop_front() {
+                any |= self.release(key);
+            } else if let Some((key, before)) = self.to_skip.pop_front() {
+                if self.job(key).is_some_and(|job| job.state == JobState::Waiting) {
+                    let why = format!("job {before}, which it comes after, did not succeed");
+                    self.finish(key, None, Outcome::never_ran(Ended::Skipped, why), now);
+                }
+            } else {
+                break;
+            }
+        }
+        if any {
+            self.serve_all(now);
+        }
+    }
+
+    fn release(&mut self, key: JobKey) -> bool {
+        let Some(batch) = self.batches.get_mut(&key.batch) else { return false };
+        let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1) else { return false };
+        if job.state != JobState::Waiting {
+            return false;
+        }
+        job.state = JobState::Queued;
+        let queue = job.queue;
+        self.enqueue(queue, key.job);
+        true
+    }
+}
