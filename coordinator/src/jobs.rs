@@ -8,6 +8,7 @@ mod object;
 pub(crate) use object::write_string;
 pub use object::{members, write_json};
 
+use crate::locate::{Places, best_hosts};
 use bytes::Bytes;
 use mezcal_common::duration::{from_seconds, parse_duration};
 use mezcal_common::hosts;
@@ -17,8 +18,9 @@ use mezcal_common::outcome::Ended;
 use mezcal_common::wire::client::{RetryOn, Submission};
 use mezcal_common::wire::codec;
 use serde_json::value::RawValue;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
+use std::path::Path;
 use std::time::Duration;
 
 /// Bytes of the names in one job's `host`: the list has to fit a message.
@@ -51,6 +53,8 @@ pub struct Jobs {
     host_sets: HashMap<Vec<String>, u32>,
     /// What jobs come after, by number.
     after: HashMap<u32, Vec<JobNumber>>,
+    /// Which jobs have inputs, and the hosts that they prefer on account of them.
+    inputs: BTreeMap<u32, Vec<String>>,
 }
 
 /// One job, read.
@@ -62,6 +66,8 @@ pub struct Job {
     pub hosts: Option<Vec<String>>,
     /// Hosts that it prefers, best first; none: it does not mind.
     pub prefer: Option<Vec<String>>,
+    /// Files that it reads.
+    pub inputs: Vec<String>,
     /// Higher goes first.
     pub priority: i32,
     /// Further attempts.
@@ -80,6 +86,7 @@ impl Job {
             spec: JobSpec::new(command),
             hosts: None,
             prefer: None,
+            inputs: Vec::new(),
             priority: 0,
             retries: None,
             retry_on: Vec::new(),
@@ -124,8 +131,16 @@ impl Jobs {
         if spans.len() > u32::MAX as usize {
             return Err(format!("{name}: more than {} jobs", u32::MAX));
         }
-        let mut jobs =
-            Self { text, spans, format, retries, stillborn: HashMap::new(), host_sets: HashMap::new(), after: HashMap::new() };
+        let mut jobs = Self {
+            text,
+            spans,
+            format,
+            retries,
+            stillborn: HashMap::new(),
+            host_sets: HashMap::new(),
+            after: HashMap::new(),
+            inputs: BTreeMap::new(),
+        };
         let mut labels: HashMap<String, u32> = HashMap::new();
         let mut comes_after: Vec<(u32, Vec<String>)> = Vec::new();
         let mut count = 0;
@@ -141,6 +156,9 @@ impl Jobs {
                     }
                     if let Some(why) = stillborn(&job, jobs.object(number).len()) {
                         jobs.stillborn.insert(number, why);
+                    }
+                    if !job.inputs.is_empty() {
+                        jobs.inputs.insert(number, Vec::new());
                     }
                     if !job.after.is_empty() {
                         comes_after.push((number, job.after));
@@ -226,6 +244,29 @@ impl Jobs {
         }
     }
 
+    /// The files that jobs read, as they see them when those without a directory start in `cd`.
+    pub fn inputs(&self, cd: &str) -> HashSet<String> {
+        self.inputs.keys().filter_map(|number| self.parse(*number).ok()).flat_map(|job| absolute_inputs(&job, cd)).collect()
+    }
+
+    /// Jobs prefer the hosts that have their inputs, after those that they name themselves.
+    pub fn locate(&mut self, cd: &str, places: &Places) {
+        for number in self.inputs.keys().copied().collect::<Vec<_>>() {
+            let Ok(job) = self.parse(number) else { continue };
+            let mut prefer = job.prefer.clone().unwrap_or_default();
+            for host in best_hosts(&absolute_inputs(&job, cd), places) {
+                if !prefer.contains(&host) {
+                    prefer.push(host);
+                }
+            }
+            if !prefer.is_empty() {
+                let next = self.host_sets.len() as u32;
+                self.host_sets.entry(prefer.clone()).or_insert(next);
+            }
+            self.inputs.insert(number, prefer);
+        }
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.spans.len()
@@ -269,7 +310,8 @@ impl Jobs {
         let stillborn = self.stillborn.get(&number).cloned();
         let spec = if stillborn.is_some() { Bytes::new() } else { codec::encode_body(&parsed.spec).ok()? };
         let index = |set: Option<Vec<String>>| set.and_then(|set| self.host_sets.get(&set).copied());
-        let (hosts, prefer) = (index(parsed.hosts), index(parsed.prefer));
+        let located = self.inputs.get(&number).filter(|hosts| !hosts.is_empty()).cloned();
+        let (hosts, prefer) = (index(parsed.hosts), index(located.or(parsed.prefer)));
         let retries = parsed.retries.unwrap_or(self.retries);
         let label = parsed.spec.label;
         let (retry_on, retry_delay, priority) = (parsed.retry_on, parsed.retry_delay, parsed.priority);
@@ -364,7 +406,7 @@ fn stillborn(job: &Job, text_length: usize) -> Option<String> {
 }
 
 /// Keys of the format that this version does not carry out. Ignoring them would run jobs otherwise than asked.
-const NOT_YET: [&str; 2] = ["inputs", "slots"];
+const NOT_YET: [&str; 1] = ["slots"];
 
 fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
     if !text.starts_with('{') {
@@ -446,6 +488,9 @@ fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
                     _ => return Err(fault("must be \"kill\" or \"wait\"".into())),
                 });
             }
+            "inputs" => {
+                job.inputs = names(raw).map_err(|_| fault(format!("must be a path or a list of them, not {}", kind(raw))))?;
+            }
             "after" => job.after = names(raw).map_err(fault)?,
             "retry_on" => job.retry_on = retry_rules(raw).map_err(fault)?,
             "retry_delay" => job.retry_delay = seconds()?,
@@ -466,6 +511,13 @@ fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
         }
         None => Err(Fault { at: 0, text: "no `cmd` in this job".into() }),
     }
+}
+
+/// Inputs as the job sees them; what names another place by a scheme stays as it is.
+fn absolute_inputs(job: &Job, cd: &str) -> Vec<String> {
+    let dir = Path::new(cd).join(job.spec.cd.as_deref().unwrap_or_default());
+    let absolute = |path: &String| if path.contains("://") { path.clone() } else { dir.join(path).to_string_lossy().into_owned() };
+    job.inputs.iter().map(absolute).collect()
 }
 
 /// One job or several, each by its `id` or number.

@@ -12,6 +12,7 @@ pub mod format;
 pub mod halt;
 pub mod hosts;
 pub mod jobs;
+pub mod locate;
 pub mod logs;
 pub mod output;
 pub mod profile;

@@ -22,6 +22,8 @@ pub struct ProfileFile {
     pub identity: Option<PathBuf>,
     /// A line of bash before every `cmd`.
     pub setup: Option<String>,
+    /// A command that says where files are: [`crate::locate`].
+    pub locate: Option<String>,
     /// Environment of every job.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -55,6 +57,8 @@ pub struct Profile {
     pub cluster: Cluster,
     /// A line of bash before every `cmd`.
     pub setup: Option<String>,
+    /// A command that says where files are.
+    pub locate: Option<String>,
     /// Environment of every job.
     pub env: Vec<(String, String)>,
 }
@@ -96,7 +100,7 @@ impl ProfileArgs {
             (false, None, Some(coordinator)) => Cluster::Remote { coordinator, identity },
             (false, None, None) => Cluster::Embedded,
         };
-        Ok(Profile { cluster, setup: file.setup, env: file.env.into_iter().collect() })
+        Ok(Profile { cluster, setup: file.setup, locate: file.locate, env: file.env.into_iter().collect() })
     }
 
     /// The running coordinator that verbs without an embedded form need.

@@ -185,7 +185,9 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
         Cluster::Listen { .. } | Cluster::Remote { .. } => None,
     };
     let context = batch_context(args, &profile)?;
-    let jobs = Arc::new(read_jobs(args)?);
+    let mut jobs = read_jobs(args)?;
+    find_inputs(&mut jobs, args, &profile, &context.cd);
+    let jobs = Arc::new(jobs);
     let results = Results::check(args)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -228,6 +230,25 @@ fn read_jobs(args: &RunArgs) -> Result<Jobs, Exit> {
         (None, false) => Format::Json,
     };
     Jobs::read(&name, bytes, format, args.retries).map_err(Exit::usage)
+}
+
+/// Asks where the inputs of jobs are. Whatever goes wrong, they can run anywhere.
+fn find_inputs(jobs: &mut Jobs, args: &RunArgs, profile: &Profile, cd: &str) {
+    let paths = jobs.inputs(cd);
+    if paths.is_empty() {
+        return;
+    }
+    let found = match &profile.locate {
+        Some(command) => crate::locate::ask(command, &paths),
+        None => Err("the profile has no `locate`, a command that says where files are".into()),
+    };
+    match found {
+        Ok(places) => jobs.locate(cd, &places),
+        Err(why) if !args.quiet => {
+            eprintln!("coordinator: jobs with `inputs` run anywhere: {}", mezcal_common::escape::for_terminal(&why));
+        }
+        Err(_) => {}
+    }
 }
 
 fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit> {

@@ -510,7 +510,7 @@ fn memory_is_the_jobs_own_and_time_is_of_all_its_processes() {
     let pad = "x".repeat(100_000);
     let mut jobs = format!("{{\"argv\": [\"true\"], \"pad\": \"{pad}\"}}\n").repeat(600);
     jobs.push_str("{\"cmd\": \"python3 -c 'x = bytearray(60 << 20)'\", \"id\": \"big\"}\n");
-    jobs.push_str("{\"cmd\": \"(timeout 0.4 sh -c 'while :; do :; done' &); sleep 0.5\", \"id\": \"daemon\"}\n");
+    jobs.push_str("{\"cmd\": \"rm -f burnt; (sh -c 'i=0; while [ $i -lt 1000000 ]; do i=$((i+1)); done; touch burnt' &); until test -e burnt; do sleep 0.02; done\", \"id\": \"daemon\"}\n");
     for containment in ["auto", "subreaper"] {
         let out = run_in(dir.path(), &jobs, &["-j", "2", "--containment", containment, "--halt", "never"]);
         assert_eq!(out.status.code(), Some(0));
@@ -522,7 +522,8 @@ fn memory_is_the_jobs_own_and_time_is_of_all_its_processes() {
                 Some("big") => assert!(r["max_rss_bytes"].as_u64().is_some_and(|n| (60 << 20..90 << 20).contains(&n)), "{r}"),
                 Some(_) => {
                     let used = r["user_seconds"].as_f64().expect("a time") + r["system_seconds"].as_f64().expect("a time");
-                    assert!(used > 0.2, "an orphan's time counts: {r}");
+                    // A million rounds of a shell's loop, whatever else the machine does.
+                    assert!(used > 0.1, "an orphan's time counts: {r}");
                     let source = if r["containment"] == "cgroup2" { "cgroup2" } else { "wait4" };
                     assert_eq!(r["usage_source"], source);
                 }
@@ -611,4 +612,71 @@ fn jobs_come_after_others_and_are_tried_again_when_it_is_worth_it() {
         let (status, _, said) = run(wrong, &[]);
         assert!(status == Some(2) && said.contains(what), "{wrong}: {said}");
     }
+}
+
+#[test]
+fn inputs_are_located_by_a_command_of_the_users() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let profiles = dir.path().join("no-config/mezcal/profiles");
+    std::fs::create_dir_all(&profiles).expect("made");
+    let here = dir.path().display();
+    let hook = format!("locate = \"sed -n 's,^{here}/sub/in 1$,& elsewhere localhost=5,p'\"\n");
+    std::fs::write(profiles.join("default.toml"), hook).expect("written");
+    let jobs = concat!(
+        "{\"cmd\": \"true\", \"cd\": \"sub\", \"inputs\": [\"in 1\", \"in 2\"]}\n",
+        "{\"cmd\": \"true\", \"inputs\": \"nowhere\"}\n",
+    );
+    std::fs::create_dir(dir.path().join("sub")).expect("made");
+    let out = run_in(dir.path(), jobs, &["--keep-order"]);
+    assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8(out.stdout).expect("UTF-8");
+    let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    assert_eq!((&lines[0]["result"]["locality"], &lines[1]["result"]["locality"]), (&"local".into(), &Value::Null), "{text}");
+    std::fs::write(profiles.join("default.toml"), "locate = \"exit 9\"\n").expect("written");
+    let out = run_in(dir.path(), jobs, &[]);
+    assert_eq!(out.status.code(), Some(0), "it is soft");
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(said.contains("jobs with `inputs` run anywhere: \"exit 9\" failed"), "{said}");
+}
+
+/// The ready-made hooks, against answers as the real systems give them.
+#[test]
+fn gfarm_and_hdfs_are_asked_in_their_own_words() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let examples = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples"));
+    let answer = |command: &mut Command, paths: &str| {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        child.stdin.take().expect("a pipe").write_all(paths.as_bytes()).expect("written");
+        let out = child.wait_with_output().expect("it ends");
+        (String::from_utf8_lossy(&out.stdout).into_owned(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let gfwhere = dir.path().join("gfwhere");
+    std::fs::write(&gfwhere, "#!/bin/sh\ntest \"$1\" = '/home/a b' || exit 1\necho mezcal03 mezcal07\n").expect("written");
+    std::fs::set_permissions(&gfwhere, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    let path = format!("{}:/usr/bin:/bin", dir.path().display());
+    let (said, _) = answer(Command::new(examples.join("locate-gfarm")).env("PATH", path), "/home/a b\n/gone\n");
+    assert_eq!(said.split_ascii_whitespace().collect::<Vec<_>>(), ["/home/a", "b", "mezcal03", "mezcal07", "/gone"]);
+    // A name node that knows one file of two blocks.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let base = format!("http://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut request = [0; 4096];
+            let n = stream.read(&mut request).unwrap_or(0);
+            let body = if request[..n].starts_with(b"GET /webhdfs/v1/data/x%20y?op=GETFILEBLOCKLOCATIONS ") {
+                concat!(
+                    r#"{"BlockLocations":{"BlockLocation":["#,
+                    r#"{"hosts":["h1","h2"],"names":["10.0.0.1:9866","10.0.0.2:9866"],"offset":0,"length":134217728,"corrupt":false},"#,
+                    r#"{"hosts":["h2","h3"],"names":["10.0.0.2:9866","10.0.0.3:9866"],"offset":134217728,"length":1000,"corrupt":false}]}}"#
+                )
+            } else {
+                r#"{"RemoteException":{"exception":"FileNotFoundException"}}"#
+            };
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+        }
+    });
+    let (said, errors) =
+        answer(Command::new(examples.join("locate-hdfs")).env("MEZCAL_WEBHDFS", &base), "/data/x y\nhdfs://nn/gone\n");
+    assert_eq!(said, "/data/x y h2=134218728 h1=134217728 h3=1000\n", "{errors}");
+    assert!(errors.contains("hdfs://nn/gone"), "{errors}");
 }

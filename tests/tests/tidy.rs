@@ -64,6 +64,7 @@ fn cores_have_no_clock_no_lock_and_no_io() {
         "agent/src/keeper.rs",
         "agent/src/supervisor.rs",
         "coordinator/src/scheduler.rs",
+        "coordinator/src/scheduler/after.rs",
         "coordinator/src/scheduler/cancel.rs",
         "coordinator/src/scheduler/halt.rs",
         "coordinator/src/scheduler/queues.rs",
