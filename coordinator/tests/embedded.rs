@@ -510,7 +510,7 @@ fn memory_is_the_jobs_own_and_time_is_of_all_its_processes() {
     let pad = "x".repeat(100_000);
     let mut jobs = format!("{{\"argv\": [\"true\"], \"pad\": \"{pad}\"}}\n").repeat(600);
     jobs.push_str("{\"cmd\": \"python3 -c 'x = bytearray(60 << 20)'\", \"id\": \"big\"}\n");
-    jobs.push_str("{\"cmd\": \"rm -f burnt; (sh -c 'i=0; while [ $i -lt 1000000 ]; do i=$((i+1)); done; touch burnt' &); until test -e burnt; do sleep 0.02; done\", \"id\": \"daemon\"}\n");
+    jobs.push_str("{\"cmd\": \"rm -f burnt; (sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; touch burnt' &); until test -e burnt; do sleep 0.02; done\", \"id\": \"daemon\"}\n");
     for containment in ["auto", "subreaper"] {
         let out = run_in(dir.path(), &jobs, &["-j", "2", "--containment", containment, "--halt", "never"]);
         assert_eq!(out.status.code(), Some(0));
@@ -522,8 +522,8 @@ fn memory_is_the_jobs_own_and_time_is_of_all_its_processes() {
                 Some("big") => assert!(r["max_rss_bytes"].as_u64().is_some_and(|n| (60 << 20..90 << 20).contains(&n)), "{r}"),
                 Some(_) => {
                     let used = r["user_seconds"].as_f64().expect("a time") + r["system_seconds"].as_f64().expect("a time");
-                    // A million rounds of a shell's loop, whatever else the machine does.
-                    assert!(used > 0.1, "an orphan's time counts: {r}");
+                    // 300,000 rounds of a shell's loop, whatever else the machine does.
+                    assert!(used > 0.05, "an orphan's time counts: {r}");
                     let source = if r["containment"] == "cgroup2" { "cgroup2" } else { "wait4" };
                     assert_eq!(r["usage_source"], source);
                 }
