@@ -2,7 +2,7 @@
 
 use crate::embedded::Hidden;
 use crate::exit::{self, Exit};
-use crate::{cancel, exec, hosts, logs, run, serve};
+use crate::{cancel, exec, hosts, logs, run, serve, why};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -26,6 +26,7 @@ enum Verb {
     Hosts(hosts::HostsArgs),
     Cancel(cancel::CancelArgs),
     Logs(logs::LogsArgs),
+    Why(why::WhyArgs),
     Serve(serve::ServeArgs),
     #[command(flatten)]
     Hidden(Hidden),
@@ -64,6 +65,10 @@ pub fn main() -> ExitCode {
         Verb::Logs(args) => {
             mezcal_common::logging::init("warn");
             logs::run(&args)
+        }
+        Verb::Why(args) => {
+            mezcal_common::logging::init("warn");
+            why::run(&args)
         }
         Verb::Serve(args) => serve::run(&args),
         Verb::Hidden(hidden) => return hidden.run(),

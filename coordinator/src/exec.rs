@@ -176,7 +176,8 @@ impl Exec {
             | ToClient::Accepted { .. }
             | ToClient::Hosts(_)
             | ToClient::Cancelled { .. }
-            | ToClient::LogsAnswer { .. } => Ok(None),
+            | ToClient::LogsAnswer { .. }
+            | ToClient::Why { .. } => Ok(None),
         }
     }
 

@@ -22,3 +22,4 @@ pub mod scheduler;
 pub mod serve;
 pub mod service;
 mod signals;
+pub mod why;

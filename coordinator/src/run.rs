@@ -645,7 +645,8 @@ impl<'a> Run<'a> {
             | ToClient::Hosts(_)
             | ToClient::Output { .. }
             | ToClient::Cancelled { .. }
-            | ToClient::LogsAnswer { .. } => {}
+            | ToClient::LogsAnswer { .. }
+            | ToClient::Why { .. } => {}
         }
     }
 

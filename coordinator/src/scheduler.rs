@@ -17,6 +17,7 @@ mod after;
 mod cancel;
 mod halt;
 mod queues;
+mod why;
 
 use bytes::Bytes;
 use cancel::{CancelRequest, Cancelling};

@@ -375,7 +375,8 @@ impl Service {
             | ToService::Hello { .. }
             | ToService::Hosts
             | ToService::Cancel { .. }
-            | ToService::Logs { .. } => None,
+            | ToService::Logs { .. }
+            | ToService::Why { .. } => None,
         };
         // Only the client that opened a batch may touch it.
         if named.is_some_and(|batch| !client.batches.contains(&batch)) {
@@ -435,6 +436,11 @@ impl Service {
             ToService::Hosts => {
                 client.outbox.push_back(ToClient::Hosts(self.scheduler.host_status(now)));
                 return;
+            }
+            ToService::Why { request, batch, job } => {
+                let user = client.user.clone();
+                let reasons = self.find_batch(&user, &batch).and_then(|batch| self.scheduler.why(batch, &job, now));
+                return self.tell_client(id, ToClient::Why { request, reasons });
             }
             ToService::OutputTaken { batch, job, bytes } => Event::OutputTaken { batch, job, bytes },
         };

@@ -168,6 +168,17 @@ fn an_absent_host_is_said_at_once_and_ends_as_an_error() {
     let out = cluster.run(&["run", "-p", "mezcal", "jobs.json", "-o", "results.json", "--host-timeout", "1", "--keep-order"]);
     assert_eq!(out.status.code(), Some(1));
     assert!(text(&out.stderr).contains("wait for a host that is not connected: mezcal99"), "{}", text(&out.stderr));
+    let mut waiting = cluster.start_run("{\"cmd\": \"true\", \"host\": \"mezcal99\", \"id\": \"w\"}\n", &[]);
+    let why = wait_for("it is submitted", PATIENCE, || {
+        Some(cluster.run(&["why", "-p", "mezcal", "w"])).filter(|out| out.status.success())
+    });
+    assert!(text(&why.stdout).contains("mezcal99: has never been seen here"), "{}", text(&why.stdout));
+    cluster.run(&["cancel", "-p", "mezcal", "--all"]);
+    assert_eq!(waiting.wait().expect("our child").code(), Some(1));
+    std::fs::write(cluster.path("jobs.json"), jobs).expect("written");
+    let out =
+        cluster.run(&["run", "-p", "mezcal", "jobs.json", "-o", "results.json", "--host-timeout", "1", "--keep-order", "--force"]);
+    assert_eq!(out.status.code(), Some(1));
     let results = results(&cluster.path("results.json"));
     let absent = &results[0]["result"];
     assert_eq!((absent["outcome"].as_str(), absent["status"].as_str()), (Some("no_host"), Some("error")));

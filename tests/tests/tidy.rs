@@ -68,6 +68,7 @@ fn cores_have_no_clock_no_lock_and_no_io() {
         "coordinator/src/scheduler/cancel.rs",
         "coordinator/src/scheduler/halt.rs",
         "coordinator/src/scheduler/queues.rs",
+        "coordinator/src/scheduler/why.rs",
     ];
     let forbidden = [
         "::now()",

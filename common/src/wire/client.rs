@@ -214,6 +214,15 @@ pub enum ToService {
         /// What of it.
         wish: LogWish,
     },
+    /// Asks why a job does not run. Answered by [`ToClient::Why`].
+    Why {
+        /// Comes back in the answer.
+        request: u64,
+        /// Its batch, as in [`Selector::Job`].
+        batch: String,
+        /// The job, as in [`Selector::Job`].
+        job: String,
+    },
 }
 
 /// One line of `coordinator hosts`.
@@ -344,5 +353,12 @@ pub enum ToClient {
         request: u64,
         /// How many streams.
         streams: Result<u8, String>,
+    },
+    /// The answer to [`ToService::Why`]: lines for the reader, or that there is no such job.
+    Why {
+        /// The request.
+        request: u64,
+        /// First of the job itself, then host by host.
+        reasons: Result<Vec<String>, String>,
     },
 }

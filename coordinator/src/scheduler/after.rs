@@ -24,6 +24,11 @@ impl Order {
         self.waiting.remove(&job);
     }
 
+    /// What a job waits for.
+    pub(super) fn before(&self, job: JobNumber) -> Vec<JobNumber> {
+        self.dependants.iter().filter(|(_, dependants)| dependants.contains(&job)).map(|(before, _)| *before).collect()
+    }
+
     /// Jobs that wait for others, in order.
     pub(super) fn waiting(&self) -> Vec<JobNumber> {
         let mut jobs: Vec<JobNumber> = self.waiting.keys().copied().collect();

@@ -168,12 +168,12 @@ impl Scheduler {
         Ok((serial, job))
     }
 
-    fn serial(&self, batch: BatchId) -> Result<BatchSerial, String> {
+    pub(super) fn serial(&self, batch: BatchId) -> Result<BatchSerial, String> {
         self.serials.get(&batch).copied().ok_or_else(|| format!("batch {batch} has ended"))
     }
 
     /// A job by the `id` that its user gave it, or else by its number.
-    fn job_number(&self, serial: BatchSerial, name: &str) -> Result<JobNumber, String> {
+    pub(super) fn job_number(&self, serial: BatchSerial, name: &str) -> Result<JobNumber, String> {
         let batch = self.batches.get(&serial).ok_or("that batch has ended")?;
         if let Some(number) = batch.labels.get(name) {
             return Ok(*number);

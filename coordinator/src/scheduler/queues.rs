@@ -115,6 +115,11 @@ impl Queues {
         !self.elsewhere.anywhere.is_empty() || !self.elsewhere.by_name.is_empty()
     }
 
+    /// Whether a queue prefers a host that is connected.
+    pub(super) fn is_elsewhere(&self, key: QueueKey) -> bool {
+        self.queues.get(&key).is_some_and(|queue| queue.present > 0)
+    }
+
     /// Appends a job; the sets are those that `key` stands for. True if nothing waited under this key before.
     pub(super) fn push(&mut self, key: QueueKey, job: JobNumber, required: Option<Names>, prefer: Option<Names>) -> bool {
         if let Some(queue) = self.queues.get_mut(&key) {

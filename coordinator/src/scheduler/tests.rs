@@ -841,3 +841,43 @@ fn only_failures_that_are_worth_it_are_tried_again_and_not_at_once() {
     assert_eq!(s.pass(19), "");
     assert_eq!(s.pass(1), "1 < run 1/1.3", "twice as long");
 }
+
+#[test]
+fn why_a_job_does_not_run_is_said_host_by_host() {
+    let mut s = script();
+    s.agent(1, "a.x", 1);
+    s.agent(2, "b.x", 1);
+    s.agent(3, "c.x", 1);
+    s.submit(1, &[(&["a"], 0, 0), (&["a", "b", "z"], 0, 0), (&["a", "b", "z"], 0, 0), (&["c"], 0, 0)]);
+    s.event(Event::AgentGone(SessionId(3)));
+    s.pass(7);
+    let why = |s: &Script, job: &str| s.scheduler.why(batch(1), job, s.now).expect("a job").join("\n");
+    insta::assert_snapshot!(why(&s, "3"), @r"
+    job 3 waits for a slot
+    a.x: all 2 slots are busy
+    b.x: all 2 slots are busy
+    z: has never been seen here
+    1 hosts are not among those that it requires
+    ");
+    insta::assert_snapshot!(why(&s, "1"), @"job 1 has been given to a.x, attempt 1");
+    insta::assert_snapshot!(why(&s, "4"), @"job 4 is on c.x, which is out of reach: it is given up there when its lease is surely over");
+    insta::assert_snapshot!(s.scheduler.why(batch(1), "5", s.now).expect_err("none"), @r#"batch 00000000-0000-0000-0000-000000000001 has no job "5": it has 4 jobs, named by their `id` or their number"#);
+}
+
+#[test]
+fn why_a_job_waits_for_others_or_for_better_places() {
+    let mut s = script();
+    s.agent(1, "a.x", 0);
+    s.agent(2, "b.x", 1);
+    ordered(&mut s, &[&[], &[1]]);
+    insta::assert_snapshot!(s.scheduler.why(batch(1), "2", s.now).expect("a job").join("; "), @"job 2 comes after 1 jobs that have not ended: 1");
+    let mut s = script();
+    s.agent(1, "a.x", 0);
+    s.agent(2, "b.x", 1);
+    choosy(&mut s, &[&["a.x"]]);
+    insta::assert_snapshot!(s.scheduler.why(batch(1), "1", s.now).expect("a job").join("\n"), @r"
+    job 1 waits for a slot
+    a.x: all 2 slots are busy
+    b.x: has an idle slot, but the job prefers a.x, for 4 s yet
+    ");
+}

@@ -1,0 +1,108 @@
+//! Why a job does not run, in words: first of all for itself, then for each host.
+
+use super::{Host, JobState, Scheduler};
+use mezcal_common::clock::BootInstant;
+use mezcal_common::ids::{BatchId, JobKey};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Hosts that are named one by one.
+const MOST: usize = 100;
+
+impl Scheduler {
+    /// Why job `name` of a batch does not run, or that it does.
+    ///
+    /// # Errors
+    /// There is no such job.
+    pub fn why(&self, batch: BatchId, name: &str, now: BootInstant) -> Result<Vec<String>, String> {
+        let serial = self.serial(batch)?;
+        let key = JobKey { batch: serial, job: self.job_number(serial, name)? };
+        let (job, batch) = self.job(key).zip(self.batches.get(&serial)).ok_or("that batch has ended")?;
+        let mut lines = match job.state {
+            JobState::Done => vec![format!("job {name} has ended")],
+            JobState::Placed => vec![self.why_placed(key, name)],
+            JobState::Waiting => self.why_waiting(key, name, now),
+            JobState::Queued => vec![format!("job {name} waits for a slot")],
+        };
+        if batch.halted || batch.cancelled.is_some() {
+            lines.push("its batch is cancelled or halted".into());
+        }
+        if job.attempt > 0 && job.state != JobState::Done && job.state != JobState::Placed {
+            lines.push(format!("it has been tried {} times, {} of them lost with their hosts", job.attempt, job.losses));
+        }
+        if job.state == JobState::Queued {
+            lines.extend(self.why_hosts(key, now));
+        }
+        Ok(lines)
+    }
+
+    fn why_placed(&self, key: JobKey, name: &str) -> String {
+        let Some(job) = self.job(key) else { return String::new() };
+        let host = self.host_names.get(job.host as usize).and_then(|name| self.hosts.get(name));
+        let Some(host) = host else { return format!("job {name} is on a host that has gone") };
+        let at = host.attempts.iter().find(|(a, _)| a.key == key);
+        match (at, host.session) {
+            (Some((attempt, Some(engine))), Some(_)) => {
+                format!("job {name} runs on {} in slot {engine}, attempt {}", host.name, attempt.attempt)
+            }
+            (Some((attempt, None)), Some(_)) => format!("job {name} has been given to {}, attempt {}", host.name, attempt.attempt),
+            (_, _) => {
+                format!("job {name} is on {}, which is out of reach: it is given up there when its lease is surely over", host.name)
+            }
+        }
+    }
+
+    fn why_waiting(&self, key: JobKey, name: &str, now: BootInstant) -> Vec<String> {
+        if let Some((at, _)) = self.delayed.iter().find(|(_, delayed)| *delayed == key) {
+            return vec![format!("job {name} is tried again in {} s (retry_delay)", at.since(now).as_secs() + 1)];
+        }
+        let before = self.batches.get(&key.batch).map(|batch| batch.order.before(key.job)).unwrap_or_default();
+        let names: Vec<String> = before.iter().take(MOST).map(ToString::to_string).collect();
+        vec![format!("job {name} comes after {} jobs that have not ended: {}", before.len(), names.join(", "))]
+    }
+
+    fn why_hosts(&self, key: JobKey, now: BootInstant) -> Vec<String> {
+        let Some(job) = self.job(key) else { return Vec::new() };
+        let (required, preferred) = (self.set_of(job.queue), self.preferred_by(job.queue).unwrap_or_default());
+        let names = |host: &Host| -> Vec<Arc<str>> { std::iter::once(&host.name).chain(&host.aliases).cloned().collect() };
+        let among = |host: &Host, set: &[Arc<str>]| names(host).iter().any(|name| set.contains(name));
+        let mut lines = Vec::new();
+        let mut unsuitable = 0;
+        for host in self.hosts.values() {
+            if required.as_ref().is_some_and(|set| !among(host, set)) {
+                unsuitable += 1;
+                continue;
+            }
+            let idle = host.idle_since.front().map(|since| now.since(*since));
+            let better = !preferred.is_empty() && !among(host, &preferred) && self.queues.is_elsewhere(job.queue);
+            let reason = match idle {
+                _ if host.session.is_none() => format!("not connected for {} s", now.since(host.since).as_secs()),
+                _ if !host.known => "has just connected".into(),
+                None => format!("all {} slots are busy", host.hello.slots),
+                Some(idle) if better && idle < self.locality_wait => format!(
+                    "has an idle slot, but the job prefers {}, for {} s yet",
+                    super::fold(&preferred),
+                    (self.locality_wait - idle).as_secs() + 1
+                ),
+                Some(_) if host.credit <= host.sent => "has an idle slot and has not asked for more".into(),
+                Some(_) => "has an idle slot: others of higher priority or of older batches go first".into(),
+            };
+            lines.push(format!("{}: {reason}", host.name));
+        }
+        let known: BTreeSet<Arc<str>> = self.hosts.values().flat_map(names).collect();
+        let never = required.iter().flat_map(|set| set.iter()).filter(|name| !known.contains(*name));
+        lines.extend(never.map(|name| format!("{name}: has never been seen here")));
+        let over = lines.len().saturating_sub(MOST);
+        lines.truncate(MOST);
+        if over > 0 {
+            lines.push(format!("and {over} more hosts"));
+        }
+        if unsuitable > 0 {
+            lines.push(format!("{unsuitable} hosts are not among those that it requires"));
+        }
+        if self.hosts.is_empty() {
+            lines.push("no agent has ever connected".into());
+        }
+        lines
+    }
+}

@@ -1,0 +1,52 @@
+//! `coordinator why`: why a job does not run.
+
+use crate::cancel::split_job;
+use crate::client::Remote;
+use crate::exit::{self, Exit};
+use crate::profile::ProfileArgs;
+use mezcal_common::escape::for_terminal;
+use mezcal_common::wire::client::{ToClient, ToService};
+use std::io::Write;
+
+/// Say why a job does not run, host by host.
+#[derive(Debug, clap::Args)]
+pub struct WhyArgs {
+    /// BATCH/JOB, where JOB is its `id` or its number and BATCH as much of the id as is needed; only JOB when you have one batch
+    #[arg(value_name = "JOB")]
+    pub job: String,
+    /// A JSON list of the reasons
+    #[arg(long)]
+    pub json: bool,
+    /// Which cluster
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// [`Exit`]: 1 if there is no such job, 3 without a coordinator.
+pub fn run(args: &WhyArgs) -> Result<u8, Exit> {
+    let (address, identity) = args.profile.remote()?;
+    let (batch, job) = split_job(&args.job);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
+    let reasons = runtime.block_on(async {
+        let mut remote = Remote::connect(&address, &identity).await?;
+        let _ = remote.port.requests.send(ToService::Why { request: 1, batch, job }).await;
+        let reasons = loop {
+            match remote.port.answers.recv().await {
+                Some(ToClient::Why { request: 1, reasons }) => break reasons,
+                Some(_) => {}
+                None => return Err(Exit::unreachable(remote.why_lost().await)),
+            }
+        };
+        remote.leave().await;
+        reasons.map_err(|message| Exit { status: exit::FAILED, message })
+    })?;
+    let text = match args.json {
+        true => serde_json::json!(reasons).to_string() + "\n",
+        false => reasons.iter().map(|line| format!("{}\n", for_terminal(line))).collect(),
+    };
+    std::io::stdout().write_all(text.as_bytes()).map_err(Exit::output)?;
+    Ok(0)
+}
