@@ -281,6 +281,8 @@ struct Host {
     /// Batches whose context it has in this session.
     told: HashSet<BatchSerial>,
     attempts: BTreeMap<AttemptId, Option<u16>>,
+    /// How it stands in the indices of the scheduler: among those that want jobs, and by its longest idle slot.
+    indexed: (bool, Option<BootInstant>),
     /// Receipt of the last message that renewed its lease.
     heard: BootInstant,
     since: BootInstant,
@@ -299,6 +301,12 @@ pub struct Scheduler {
     hosts: BTreeMap<Arc<str>, Host>,
     /// Hosts by index.
     host_names: Vec<Arc<str>>,
+    /// Hosts that have asked for more than they have got.
+    wanting: BTreeSet<u32>,
+    /// Hosts with idle slots, by the longest idle one.
+    idle: BTreeSet<(BootInstant, u32)>,
+    /// No attempt is given up before then: when to look at all leases again. Heartbeats only move the ends of leases on.
+    look_at_leases: Option<BootInstant>,
     sessions: HashMap<SessionId, Arc<str>>,
     next_engine: u32,
     queues: Queues,
@@ -336,6 +344,9 @@ impl Scheduler {
             next_serial: 1,
             hosts: BTreeMap::new(),
             host_names: Vec::new(),
+            wanting: BTreeSet::new(),
+            idle: BTreeSet::new(),
+            look_at_leases: None,
             sessions: HashMap::new(),
             next_engine: 0,
             queues: Queues::default(),
@@ -396,8 +407,9 @@ impl Scheduler {
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: BootInstant) {
-        let over: Vec<Arc<str>> =
-            self.hosts.values().filter(|h| self.fence(h).is_some_and(|until| until <= now)).map(|h| h.name.clone()).collect();
+        let due = self.look_at_leases.is_some_and(|at| at <= now);
+        let hosts = self.hosts.values().filter(|h| due && self.fence(h).is_some_and(|until| until <= now));
+        let over: Vec<Arc<str>> = hosts.map(|h| h.name.clone()).collect();
         for name in over {
             if let Some(session) = self.hosts.get(&name).and_then(|h| h.session) {
                 let reason = "no heartbeat for longer than the lease".to_owned();
@@ -406,6 +418,9 @@ impl Scheduler {
                 self.agent_gone(&name, now);
             }
             self.lose_attempts(&name, |_| true, "its host was out of reach for longer than the lease", now);
+        }
+        if due {
+            self.look_at_leases = self.hosts.values().filter_map(|h| self.fence(h)).min();
         }
         while let Some((key, _)) = self.absent.iter().find(|(_, deadline)| **deadline <= now) {
             let key = *key;
@@ -433,7 +448,7 @@ impl Scheduler {
 
     /// When [`Scheduler::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<BootInstant> {
-        let fences = self.hosts.values().filter_map(|h| self.fence(h));
+        let fences = self.look_at_leases.into_iter();
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         fences
             .chain(self.absent.values().copied())
@@ -449,8 +464,37 @@ impl Scheduler {
         if !self.queues.any_elsewhere() {
             return None;
         }
-        let ends = self.hosts.values().filter(|h| h.known).flat_map(|h| &h.idle_since).map(|since| *since + self.locality_wait);
-        ends.filter(|at| *at > self.looked_at).min()
+        let waits = self.idle.iter().map(|(since, _)| *since + self.locality_wait);
+        waits.into_iter().find(|at| *at > self.looked_at)
+    }
+
+    /// Keeps the indices true after a change to what a host wants.
+    fn reindex(&mut self, name: &str) {
+        let Some(host) = self.hosts.get_mut(name) else { return };
+        let there = host.known && host.session.is_some();
+        let is = (there && host.credit > host.sent, host.idle_since.front().copied().filter(|_| there));
+        let was = std::mem::replace(&mut host.indexed, is);
+        let index = host.index;
+        if was.0 != is.0 {
+            if is.0 {
+                self.wanting.insert(index)
+            } else {
+                self.wanting.remove(&index)
+            };
+        }
+        if was.1 != is.1 {
+            if let Some(since) = was.1 {
+                self.idle.remove(&(since, index));
+            }
+            self.idle.extend(is.1.map(|since| (since, index)));
+        }
+    }
+
+    /// Attempts may be on a host from now on.
+    fn lease_begins(&mut self, now: BootInstant) {
+        if let Some(lease) = self.lease {
+            self.look_at_leases.get_or_insert(now + lease + FENCE_MARGIN);
+        }
     }
 
     /// The next thing to do.
@@ -519,7 +563,13 @@ impl Scheduler {
         let shared: Arc<str> = self.hosts.get(name).map_or_else(|| name.into(), |h| h.name.clone());
         let aliases = hello.aliases.iter().take(MAX_ALIASES).filter_map(|a| hosts::normalise(a).ok()).map(Arc::from).collect();
         let (index, attempts) = match self.hosts.remove(name) {
-            Some(known) => (known.index, known.attempts),
+            Some(known) => {
+                self.wanting.remove(&known.index);
+                if let Some(since) = known.indexed.1 {
+                    self.idle.remove(&(since, known.index));
+                }
+                (known.index, known.attempts)
+            }
             None => {
                 self.host_names.push(shared.clone());
                 (self.host_names.len() as u32 - 1, BTreeMap::new())
@@ -537,6 +587,7 @@ impl Scheduler {
             clock: mezcal_common::clock::WallTime(0),
         };
         self.effects.push_back(Effect::ToAgent(session, welcome));
+        self.lease_begins(now);
         self.hosts.insert(
             shared.clone(),
             Host {
@@ -553,6 +604,7 @@ impl Scheduler {
                 idle_since: VecDeque::new(),
                 told: HashSet::new(),
                 attempts,
+                indexed: (false, None),
                 heard: now,
                 since: now,
                 load: Load::default(),
@@ -577,6 +629,7 @@ impl Scheduler {
                     host.idle_since.resize(idle.max(host.idle_since.len()), now);
                     // A slot that is busy again without our doing was the last one to fall idle.
                     host.idle_since.truncate(idle);
+                    self.reindex(name);
                     self.serve(name, u64::MAX, now);
                 }
             }
@@ -598,6 +651,7 @@ impl Scheduler {
                     // What it gives back must not be placed there again.
                     (host.known, host.credit) = (false, 0);
                 }
+                self.reindex(name);
                 self.give_back(name, now);
                 self.close_session(name, "goodbye");
             }
@@ -618,6 +672,8 @@ impl Scheduler {
         host.known = true;
         host.heard = now;
         host.clock_offset = clock_offset;
+        self.reindex(name);
+        let Some(host) = self.hosts.get(name) else { return };
         let held: BTreeSet<AttemptId> = queued.iter().chain(running).chain(unacknowledged).copied().collect();
         let known = host.attempts.clone();
         let strangers: Vec<AttemptId> =
@@ -806,6 +862,7 @@ impl Scheduler {
         host.idle_since.clear();
         host.since = now;
         host.told.clear();
+        self.reindex(name);
         match self.lease {
             None => self.lose_attempts(name, |_| true, "its agent is gone", now),
             Some(lease) => {
@@ -1038,6 +1095,9 @@ impl Scheduler {
         if !run.is_empty() {
             self.effects.push_back(Effect::ToAgent(session, ToAgent::Run(run)));
         }
+        if given > 0 {
+            self.reindex(name);
+        }
         given > 0
     }
 
@@ -1046,7 +1106,7 @@ impl Scheduler {
         if self.queues.is_empty() {
             return;
         }
-        let names: Vec<Arc<str>> = self.hosts.values().filter(|h| h.known && h.credit > h.sent).map(|h| h.name.clone()).collect();
+        let names: Vec<Arc<str>> = self.wanting.iter().filter_map(|index| self.host_names.get(*index as usize).cloned()).collect();
         let mut again = true;
         while again {
             again = false;

@@ -360,3 +360,68 @@ fn jobs_run_where_they_prefer_to_and_anywhere_rather_than_not_at_all() {
     assert_eq!(results(&cluster.path("results.json"))[0]["result"]["locality"], "any");
     cluster.finish();
 }
+
+/// P1 on real hosts: links that are cut for less and for more than the lease, an agent that dies, an engine that dies.
+#[test]
+fn no_two_attempts_of_a_job_overlap_whatever_is_cut_or_killed() {
+    let mut cluster = Cluster::with(3, 2, "auto", "15s").start();
+    if !cluster.lab.is_real() {
+        mezcal_tests::say_skipped("cut links: hosts share loopback");
+        return cluster.finish();
+    }
+    // Each job says that it lives, five times a second.
+    let cmd = "for i in $(seq 20); do echo $MEZCAL_JOB_ID $MEZCAL_ATTEMPT $(date +%s%N) >> alive.$MEZCAL_JOB_ID; sleep 0.2; done";
+    let mut run = cluster.start_run(&format!("{}\n", serde_json::json!({"cmd": cmd})).repeat(36), &["--keep-order"]);
+    let dir = cluster.path("");
+    let ticks = || -> Vec<(u32, u32, u64)> {
+        let mut all = Vec::new();
+        for job in 1..=36 {
+            let text = std::fs::read_to_string(dir.join(format!("alive.{job}"))).unwrap_or_default();
+            all.extend(text.lines().filter_map(|line| {
+                let mut words = line.split(' ');
+                Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+            }));
+        }
+        all
+    };
+    wait_for("all slots are busy", PATIENCE, || {
+        (ticks().iter().map(|(job, ..)| job).collect::<BTreeSet<_>>().len() >= 6).then_some(())
+    });
+    // One host is away for less than the lease, another one for more than the lease and the margin.
+    cluster.lab.set_link(1, false);
+    cluster.lab.set_link(2, false);
+    let engine = alive_with("mezcal-engine").into_iter().find(|pid| cluster.lab.processes(3).contains(pid));
+    mezcal_tests::signal(engine.expect("an engine of host 3"), libc::SIGKILL);
+    let begin = Instant::now();
+    wait_for("half of the short lease", PATIENCE, || (begin.elapsed().as_secs() >= 8).then_some(()));
+    cluster.lab.set_link(1, true);
+    wait_for("the long lease and its margin", 2 * PATIENCE, || (begin.elapsed().as_secs() >= 32).then_some(()));
+    cluster.end_agent(1, libc::SIGKILL);
+    cluster.start_agent(1);
+    cluster.lab.set_link(2, true);
+    let status = wait_for("the run ends", 4 * PATIENCE, || run.try_wait().expect("our child"));
+    assert_eq!(status.code(), Some(0), "{}", cluster.log_text("run"));
+    let results = results(&cluster.path("results.json"));
+    let mut accepted = BTreeMap::new();
+    for (line, job) in results.iter().zip(1u32..) {
+        accepted.insert(job, line["result"]["attempt"].as_u64().expect("an attempt") as u32);
+    }
+    assert_eq!(results.len(), 36);
+    let mut lives: BTreeMap<(u32, u32), (u64, u64)> = BTreeMap::new();
+    for (job, attempt, at) in ticks() {
+        let life = lives.entry((job, attempt)).or_insert((at, at));
+        *life = (life.0.min(at), life.1.max(at));
+    }
+    for ((job, attempt), (first, _)) in &lives {
+        let before = lives.get(&(*job, attempt - 1));
+        assert!(
+            before.is_none_or(|(_, last)| last < first),
+            "attempt {attempt} of job {job} began before the one before it had ended"
+        );
+    }
+    for (job, attempt) in &accepted {
+        assert!(lives.contains_key(&(*job, *attempt)), "the accepted attempt {attempt} of job {job} has lived");
+    }
+    assert!(lives.keys().any(|(_, attempt)| *attempt > 1), "something was lost and tried again");
+    cluster.finish();
+}

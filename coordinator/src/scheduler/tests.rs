@@ -195,6 +195,15 @@ impl Script {
     /// Re-derives what the indices claim: every job is in exactly one place.
     fn sanity(&self) {
         self.scheduler.queues.check();
+        for host in self.scheduler.hosts.values() {
+            let there = host.known && host.session.is_some();
+            assert_eq!(self.scheduler.wanting.contains(&host.index), there && host.credit > host.sent, "{}", host.name);
+            let idle = host.idle_since.front().filter(|_| there);
+            let indexed = self.scheduler.idle.iter().find(|(_, index)| *index == host.index).map(|(since, _)| since);
+            assert_eq!(indexed, idle, "{}", host.name);
+            let fence = self.scheduler.fence(host);
+            assert!(fence.is_none() || self.scheduler.look_at_leases <= fence, "the lease of {} is looked at in time", host.name);
+        }
         let placed: Vec<AttemptId> = self.scheduler.hosts.values().flat_map(|h| h.attempts.keys().copied()).collect();
         for (serial, batch) in &self.scheduler.batches {
             let queued: usize = self.scheduler.queues.of_batch(*serial).iter().map(|k| self.scheduler.queues.len_of(*k)).sum();
