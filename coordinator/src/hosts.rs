@@ -64,6 +64,8 @@ fn json(hosts: &[HostStatus]) -> String {
             "load": h.load.one_minute, "memory_bytes": h.memory, "memory_available_bytes": h.load.available,
             "version": h.program, "since_seconds": h.since.as_secs(), "clock_offset": h.clock_offset,
             "containment": h.containment.as_str(),
+            "quarantined_seconds": h.quarantined.as_ref().map(|(left, _)| left.as_secs()),
+            "quarantine_reason": h.quarantined.as_ref().map(|(_, reason)| reason),
         })
         .to_string()
             + "\n"
@@ -83,7 +85,14 @@ fn table(hosts: &[HostStatus]) -> String {
             gib(h.load.available),
             h.containment.as_str().to_owned(),
             h.program.clone(),
-            format!("{}{}", if h.connected { "" } else { "lost " }, span(h.since)),
+            format!(
+                "{}{}{}",
+                if h.connected { "" } else { "lost " },
+                span(h.since),
+                h.quarantined
+                    .as_ref()
+                    .map_or(String::new(), |(left, reason)| format!("; quarantined for {}: {reason}", span(*left)))
+            ),
         ]
     });
     let rows: Vec<[String; 9]> = std::iter::once(head).chain(rows).collect();

@@ -757,6 +757,9 @@ pub(crate) fn describe(notice: &Notice) -> String {
             "lost the agent of {host} with {jobs} jobs; unless it comes back, they are given up there in {}",
             crate::format::elapsed(Duration::from_secs(fenced_for.as_secs()))
         ),
+        Notice::Quarantined { host, length, reason } => {
+            format!("{host} gets no jobs for {} s: {reason}", length.as_secs())
+        }
         Notice::Halted { why, count } => {
             let what = match why {
                 HaltWhy::Fail => "have failed",

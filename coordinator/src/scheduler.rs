@@ -16,6 +16,7 @@
 mod after;
 mod cancel;
 mod halt;
+mod quarantine;
 mod queues;
 mod why;
 
@@ -281,6 +282,7 @@ struct Host {
     /// Batches whose context it has in this session.
     told: HashSet<BatchSerial>,
     attempts: BTreeMap<AttemptId, Option<u16>>,
+    record: quarantine::Record,
     /// How it stands in the indices of the scheduler: among those that want jobs, and by its longest idle slot.
     indexed: (bool, Option<BootInstant>),
     /// Receipt of the last message that renewed its lease.
@@ -305,6 +307,9 @@ pub struct Scheduler {
     wanting: BTreeSet<u32>,
     /// Hosts with idle slots, by the longest idle one.
     idle: BTreeSet<(BootInstant, u32)>,
+    successes: quarantine::Successes,
+    /// When quarantines end.
+    quarantines: BTreeSet<(BootInstant, u32)>,
     /// No attempt is given up before then: when to look at all leases again. Heartbeats only move the ends of leases on.
     look_at_leases: Option<BootInstant>,
     sessions: HashMap<SessionId, Arc<str>>,
@@ -346,6 +351,8 @@ impl Scheduler {
             host_names: Vec::new(),
             wanting: BTreeSet::new(),
             idle: BTreeSet::new(),
+            successes: quarantine::Successes::default(),
+            quarantines: BTreeSet::new(),
             look_at_leases: None,
             sessions: HashMap::new(),
             next_engine: 0,
@@ -439,6 +446,7 @@ impl Scheduler {
             self.delayed.remove(&(at, key));
             self.released.push_back(key);
         }
+        self.release_quarantined(now);
         if self.patience_ends().is_some_and(|at| at <= now) {
             self.looked_at = now;
             self.serve_all(now);
@@ -455,6 +463,7 @@ impl Scheduler {
             .chain(deadline)
             .chain(self.patience_ends())
             .chain(self.delayed.first().map(|(at, _)| *at))
+            .chain(self.quarantines.first().map(|(at, _)| *at))
             .min()
     }
 
@@ -518,6 +527,7 @@ impl Scheduler {
                 since: now.since(h.since),
                 clock_offset: h.clock_offset,
                 containment: h.containment,
+                quarantined: h.record.until.map(|until| (until.since(now), quarantine::REASON.to_owned())),
             })
             .collect()
     }
@@ -562,17 +572,17 @@ impl Scheduler {
         }
         let shared: Arc<str> = self.hosts.get(name).map_or_else(|| name.into(), |h| h.name.clone());
         let aliases = hello.aliases.iter().take(MAX_ALIASES).filter_map(|a| hosts::normalise(a).ok()).map(Arc::from).collect();
-        let (index, attempts) = match self.hosts.remove(name) {
+        let (index, attempts, record) = match self.hosts.remove(name) {
             Some(known) => {
                 self.wanting.remove(&known.index);
                 if let Some(since) = known.indexed.1 {
                     self.idle.remove(&(since, known.index));
                 }
-                (known.index, known.attempts)
+                (known.index, known.attempts, known.record)
             }
             None => {
                 self.host_names.push(shared.clone());
-                (self.host_names.len() as u32 - 1, BTreeMap::new())
+                (self.host_names.len() as u32 - 1, BTreeMap::new(), quarantine::Record::default())
             }
         };
         self.sessions.insert(session, shared.clone());
@@ -604,6 +614,7 @@ impl Scheduler {
                 idle_since: VecDeque::new(),
                 told: HashSet::new(),
                 attempts,
+                record,
                 indexed: (false, None),
                 heard: now,
                 since: now,
@@ -717,6 +728,7 @@ impl Scheduler {
                         continue;
                     }
                     let place = self.place(name, engine.map(|e| e.0));
+                    self.judge(name, attempt.key, &outcome, now);
                     self.attempt_over(attempt, place, *outcome, now);
                 }
                 Report::Returned => {
@@ -1056,7 +1068,7 @@ impl Scheduler {
     /// Gives a host what it has credit for, `most` slots' worth at most. True if it got anything.
     fn serve(&mut self, name: &Arc<str>, most: u64, now: BootInstant) -> bool {
         let Some(host) = self.hosts.get_mut(name) else { return false };
-        let Some(session) = host.session.filter(|_| host.known) else { return false };
+        let Some(session) = host.session.filter(|_| host.known && host.record.until.is_none()) else { return false };
         let room = host.credit.saturating_sub(host.sent).min(most);
         let index = host.index;
         let names: Vec<Arc<str>> = std::iter::once(host.name.clone()).chain(host.aliases.iter().cloned()).collect();

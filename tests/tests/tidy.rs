@@ -67,6 +67,7 @@ fn cores_have_no_clock_no_lock_and_no_io() {
         "coordinator/src/scheduler/after.rs",
         "coordinator/src/scheduler/cancel.rs",
         "coordinator/src/scheduler/halt.rs",
+        "coordinator/src/scheduler/quarantine.rs",
         "coordinator/src/scheduler/queues.rs",
         "coordinator/src/scheduler/why.rs",
     ];

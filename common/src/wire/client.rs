@@ -250,6 +250,8 @@ pub struct HostStatus {
     pub clock_offset: Option<f64>,
     /// What holds the processes of attempts together there.
     pub containment: Containment,
+    /// For how long it gets no jobs, and why.
+    pub quarantined: Option<(Duration, String)>,
 }
 
 /// Something a client should tell its user now.
@@ -272,6 +274,15 @@ pub enum Notice {
         jobs: u64,
         /// When they may be placed elsewhere, if the agent does not come back.
         fenced_for: Duration,
+    },
+    /// A host fails whatever it gets: for a while it gets nothing.
+    Quarantined {
+        /// The host.
+        host: String,
+        /// For how long.
+        length: Duration,
+        /// What speaks against it.
+        reason: String,
     },
     /// The batch's [`Halt`] has come about: nothing more of it starts.
     Halted {

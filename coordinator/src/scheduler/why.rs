@@ -77,6 +77,10 @@ impl Scheduler {
             let better = !preferred.is_empty() && !among(host, &preferred) && self.queues.is_elsewhere(job.queue);
             let reason = match idle {
                 _ if host.session.is_none() => format!("not connected for {} s", now.since(host.since).as_secs()),
+                _ if host.record.until.is_some() => {
+                    let left = host.record.until.map_or(0, |until| until.since(now).as_secs() + 1);
+                    format!("quarantined for {left} s yet: {}", super::quarantine::REASON)
+                }
                 _ if !host.known => "has just connected".into(),
                 None => format!("all {} slots are busy", host.hello.slots),
                 Some(idle) if better && idle < self.locality_wait => format!(
