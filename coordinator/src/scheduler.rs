@@ -66,6 +66,8 @@ pub enum Event {
     AgentGone(SessionId),
     /// A client opens a batch.
     Open {
+        /// Whose it is.
+        user: String,
         /// Its terms.
         terms: Box<BatchTerms>,
     },
@@ -236,6 +238,7 @@ struct Job {
 #[derive(Debug)]
 struct Batch {
     id: BatchId,
+    user: u32,
     context: BatchContext,
     host_timeout: Duration,
     once: bool,
@@ -315,6 +318,9 @@ pub struct Scheduler {
     sessions: HashMap<SessionId, Arc<str>>,
     next_engine: u32,
     queues: Queues,
+    /// Users by number, and how many jobs of each are placed.
+    users: HashMap<String, u32>,
+    running: Vec<u64>,
     /// Queues whose hosts are all absent, and when their jobs end.
     absent: BTreeMap<QueueKey, BootInstant>,
     /// A queue that names hosts has come into being: look whether one of them is there.
@@ -357,6 +363,8 @@ impl Scheduler {
             sessions: HashMap::new(),
             next_engine: 0,
             queues: Queues::default(),
+            users: HashMap::new(),
+            running: Vec::new(),
             absent: BTreeMap::new(),
             look_for_hosts: false,
             cancelling: HashMap::new(),
@@ -385,7 +393,7 @@ impl Scheduler {
                     self.agent_gone(&name, now);
                 }
             }
-            Event::Open { terms } => self.open(*terms, now),
+            Event::Open { user, terms } => self.open(user, *terms, now),
             Event::Submit { batch, host_sets, jobs } => self.submit(batch, &host_sets, jobs, now),
             Event::Close { batch } => {
                 if let Some(serial) = self.serials.get(&batch).copied()
@@ -773,6 +781,9 @@ impl Scheduler {
         };
         // A lost host is nobody's failure: elsewhere it may begin at once.
         let delay = batch.retry_rules.get(&key.job).filter(|_| outcome.ended != Ended::Lost).map_or(Duration::ZERO, |rule| rule.1);
+        if again {
+            self.running[batch.user as usize] -= 1;
+        }
         if again && !delay.is_zero() {
             job.state = JobState::Waiting;
             let times = 2u32.saturating_pow(job.attempt.saturating_sub(1));
@@ -809,6 +820,7 @@ impl Scheduler {
         }
         let Some(job) = batch.jobs.get_mut(attempt.key.job.0 as usize - 1) else { return };
         job.state = JobState::Queued;
+        self.running[batch.user as usize] -= 1;
         let queue = job.queue;
         self.enqueue(queue, attempt.key.job);
         self.serve_all(now);
@@ -822,8 +834,10 @@ impl Scheduler {
             return;
         }
         // Its text stays, for whoever asks for its output.
-        if job.state == JobState::Waiting {
-            batch.order.forget(key.job);
+        match job.state {
+            JobState::Waiting => batch.order.forget(key.job),
+            JobState::Placed => self.running[batch.user as usize] -= 1,
+            JobState::Queued | JobState::Done => {}
         }
         job.state = JobState::Done;
         job.succeeded = outcome.succeeded();
@@ -928,17 +942,21 @@ impl Scheduler {
         }
     }
 
-    fn open(&mut self, terms: BatchTerms, now: BootInstant) {
+    fn open(&mut self, user: String, terms: BatchTerms, now: BootInstant) {
         let id = terms.context.batch;
         if self.serials.contains_key(&id) {
             // A repeated submit is the same batch.
             return;
         }
+        let next = self.users.len() as u32;
+        let user = *self.users.entry(user).or_insert(next);
+        self.running.resize(self.users.len(), 0);
         let serial = BatchSerial(self.next_serial);
         self.next_serial += 1;
         self.serials.insert(id, serial);
         let batch = Batch {
             id,
+            user,
             context: terms.context,
             host_timeout: terms.host_timeout,
             once: terms.once,
@@ -983,7 +1001,7 @@ impl Scheduler {
                 refused = Some(format!("job {} is not acceptable", submission.job));
                 break;
             }
-            let queue = QueueKey::new(submission.priority, serial, submission.hosts, submission.prefer);
+            let queue = QueueKey::new(submission.priority, batch.user, serial, submission.hosts, submission.prefer);
             batch.jobs.push(Job {
                 spec: submission.spec,
                 queue,
@@ -1076,10 +1094,11 @@ impl Scheduler {
         while given < room {
             let patient =
                 self.hosts.get(name).and_then(|h| h.idle_since.front()).is_none_or(|since| *since + self.locality_wait > now);
-            let Some((queue, number)) = self.queues.pop(&names, !patient) else { break };
+            let Some((queue, number)) = self.queues.pop(&names, !patient, |user| self.running[user as usize]) else { break };
             let Some(batch) = self.batches.get_mut(&queue.batch) else { continue };
             let Some(job) = batch.jobs.get_mut(number.0 as usize - 1) else { continue };
             job.state = JobState::Placed;
+            self.running[queue.user as usize] += 1;
             job.host = index;
             job.attempt += 1;
             let key = JobKey { batch: queue.batch, job: number };

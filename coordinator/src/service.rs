@@ -399,7 +399,7 @@ impl Service {
                 let owner = client.user.clone();
                 self.batches
                     .insert(batch, Delivery { client: id, owner, waiting: VecDeque::new(), sent: 0, taken: 0, done: false });
-                Event::Open { terms: Box::new(terms) }
+                Event::Open { user: client.user.clone(), terms: Box::new(terms) }
             }
             ToService::Submit { batch, host_sets, jobs } => Event::Submit { batch, host_sets, jobs },
             ToService::Close { batch } => Event::Close { batch },

@@ -47,7 +47,7 @@ fn measure(jobs: usize, hosts: usize) -> (f64, f64) {
     let batch = BatchId(uuid::Uuid::from_u128(1));
     let context = BatchContext::new(batch, "/".into(), 0o22);
     let terms = BatchTerms { context, host_timeout: Duration::from_secs(60), once: false, halt: None, time_limit: None };
-    scheduler.handle(Event::Open { terms: Box::new(terms) }, now);
+    scheduler.handle(Event::Open { user: "okazaki".into(), terms: Box::new(terms) }, now);
     for host in 0..hosts {
         let hello = Hello {
             versions: (1, 1),

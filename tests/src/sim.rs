@@ -231,7 +231,7 @@ impl World {
         });
         let jobs = jobs.collect();
         for event in [
-            scheduler::Event::Open { terms: Box::new(terms) },
+            scheduler::Event::Open { user: "okazaki".into(), terms: Box::new(terms) },
             scheduler::Event::Submit { batch: BATCH, host_sets: sets, jobs },
             scheduler::Event::Close { batch: BATCH },
         ] {

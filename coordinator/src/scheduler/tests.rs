@@ -115,6 +115,7 @@ impl Script {
     fn open(&mut self, n: u128) {
         let context = BatchContext::new(batch(n), "/".into(), 0o22);
         self.event(Event::Open {
+            user: "okazaki".into(),
             terms: Box::new(BatchTerms {
                 context,
                 host_timeout: Duration::from_secs(60),
@@ -205,6 +206,10 @@ impl Script {
             assert!(fence.is_none() || self.scheduler.look_at_leases <= fence, "the lease of {} is looked at in time", host.name);
         }
         let placed: Vec<AttemptId> = self.scheduler.hosts.values().flat_map(|h| h.attempts.keys().copied()).collect();
+        for user in 0..self.scheduler.users.len() as u32 {
+            let jobs = self.scheduler.batches.values().filter(|b| b.user == user).flat_map(|b| &b.jobs);
+            assert_eq!(self.scheduler.running[user as usize], jobs.filter(|j| j.state == JobState::Placed).count() as u64);
+        }
         for (serial, batch) in &self.scheduler.batches {
             let queued: usize = self.scheduler.queues.of_batch(*serial).iter().map(|k| self.scheduler.queues.len_of(*k)).sum();
             let count = |state| batch.jobs.iter().filter(|j| j.state == state).count();
@@ -574,7 +579,7 @@ fn halt(s: &mut Script, now: bool, why: HaltWhy, count: HaltCount) {
     let context = BatchContext::new(batch(1), "/".into(), 0o22);
     let halt = Some(Halt { now, why, count });
     let terms = BatchTerms { context, host_timeout: Duration::from_secs(60), once: false, halt, time_limit: None };
-    s.event(Event::Open { terms: Box::new(terms) });
+    s.event(Event::Open { user: "okazaki".into(), terms: Box::new(terms) });
 }
 
 #[test]
@@ -626,7 +631,7 @@ fn a_batch_has_so_much_time_and_no_more() {
     let context = BatchContext::new(batch(1), "/".into(), 0o22);
     let time_limit = Some(Duration::from_secs(30));
     let terms = BatchTerms { context, host_timeout: Duration::from_secs(60), once: false, halt: None, time_limit };
-    s.event(Event::Open { terms: Box::new(terms) });
+    s.event(Event::Open { user: "okazaki".into(), terms: Box::new(terms) });
     s.agent(1, "a.x", 1);
     s.submit(1, &[(&[], 0, 0), (&[], 0, 0)]);
     assert_eq!(s.pass(29), "");
@@ -930,4 +935,23 @@ fn a_host_that_fails_everything_quickly_gets_nothing_for_a_while() {
     for _ in 0..3 {
         assert!(!round(&mut s, 1, 1).contains("gets no jobs"));
     }
+}
+
+#[test]
+fn users_share_equally_however_much_each_has_waiting() {
+    let mut s = script();
+    s.submit(1, &[(NOWHERE, 0, 0); 20]);
+    let context = BatchContext::new(batch(2), "/".into(), 0o22);
+    let terms = BatchTerms { context, host_timeout: Duration::from_secs(60), once: false, halt: None, time_limit: None };
+    s.event(Event::Open { user: "sato".into(), terms: Box::new(terms) });
+    let jobs = (1..=6).map(|n| Submission { priority: i32::from(n == 6), ..Submission::new(JobNumber(n), Bytes::new()) }).collect();
+    s.event(Event::Submit { batch: batch(2), host_sets: vec![], jobs });
+    // Priority goes first; then whoever has less running.
+    let placed = s.agent(1, "a.x", 7);
+    assert!(placed.contains("run 2/6.1") && placed.contains("1/1.1"), "{placed}");
+    let count = |s: &Script, user: u32| s.scheduler.running[user as usize];
+    assert_eq!((count(&s, 0), count(&s, 1)), (4, 3));
+    // A slot that becomes free goes to whoever is behind.
+    let next = s.report(1, attempt(2, 6, 1), exited(0)) + &s.pull(1, 8, 0);
+    assert!(next.contains("run 2/"), "{next}");
 }
