@@ -45,31 +45,17 @@ pub fn main() -> ExitCode {
         eprintln!("coordinator: this is a bug; please report it with the lines above");
         std::process::exit(exit::BUG.into());
     }));
+    // The daemon has its own idea of what is worth a line.
+    if !matches!(verb, Verb::Serve(_)) {
+        mezcal_common::logging::init("warn");
+    }
     let result = match verb {
-        Verb::Run(args) => {
-            mezcal_common::logging::init("warn");
-            run::run(&args)
-        }
-        Verb::Exec(args) => {
-            mezcal_common::logging::init("warn");
-            exec::run(&args)
-        }
-        Verb::Hosts(args) => {
-            mezcal_common::logging::init("warn");
-            hosts::run(&args)
-        }
-        Verb::Cancel(args) => {
-            mezcal_common::logging::init("warn");
-            cancel::run(&args)
-        }
-        Verb::Logs(args) => {
-            mezcal_common::logging::init("warn");
-            logs::run(&args)
-        }
-        Verb::Why(args) => {
-            mezcal_common::logging::init("warn");
-            why::run(&args)
-        }
+        Verb::Run(args) => run::run(&args),
+        Verb::Exec(args) => exec::run(&args),
+        Verb::Hosts(args) => hosts::run(&args),
+        Verb::Cancel(args) => cancel::run(&args),
+        Verb::Logs(args) => logs::run(&args),
+        Verb::Why(args) => why::run(&args),
         Verb::Serve(args) => serve::run(&args),
         Verb::Hidden(hidden) => return hidden.run(),
     };
