@@ -195,7 +195,10 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
                     }
                     Input::Message(ToAgent::Logs { request, attempt, spec, context, wish }) => {
                         let engine = supervisor.engine_of(attempt);
-                        if let (Some(peer), Some(answers)) = (peer.clone(), to_coordinator.clone()) {
+                        if supervisor.has_queued(attempt) {
+                            let streams = Err("it has not started yet; it waits for a slot of its host".into());
+                            outgoing.push_back(ToCoordinator::LogsAnswer { request, streams });
+                        } else if let (Some(peer), Some(answers)) = (peer.clone(), to_coordinator.clone()) {
                             let wanted = Request { request, attempt, spec, context, wish };
                             let show = logs.begin(wanted, engine, peer, answers);
                             if show && let Some(link) = engine.and_then(|e| links.get(usize::from(e.0))?.as_ref()) {

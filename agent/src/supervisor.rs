@@ -547,6 +547,11 @@ impl Supervisor {
         }
     }
 
+    /// Whether it waits for an engine.
+    pub fn has_queued(&self, attempt: AttemptId) -> bool {
+        self.queue.iter().any(|placement| placement.attempt == attempt)
+    }
+
     /// Which engine has it.
     pub fn engine_of(&self, wanted: AttemptId) -> Option<EngineIndex> {
         let at = self.engines.iter().position(|e| matches!(e.slot, Slot::Busy { attempt, .. } if attempt == wanted))?;

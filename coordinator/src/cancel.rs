@@ -15,10 +15,10 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub struct CancelArgs {
     /// BATCH/JOB, where JOB is its `id` or its number and BATCH as much of the id as is needed; only JOB when you have one batch
-    #[arg(value_name = "JOB", required_unless_present_any = ["batch", "all"])]
+    #[arg(value_name = "JOB", required_unless_present_any = ["batch", "all"], conflicts_with_all = ["batch", "all"])]
     pub jobs: Vec<String>,
     /// A whole batch
-    #[arg(long, value_name = "BATCH")]
+    #[arg(long, value_name = "BATCH", value_parser = clap::builder::NonEmptyStringValueParser::new(), conflicts_with = "all")]
     pub batch: Vec<String>,
     /// All batches of yours
     #[arg(long)]
@@ -93,14 +93,15 @@ fn words(s: &CancelSummary) -> String {
     if s.jobs == 0 {
         return "nothing of it was waiting or running\n".into();
     }
-    let mut text = format!("{} jobs cancelled, {} processes killed, {} alive\n", s.jobs, s.killed, s.survivors);
+    let (done, killed, alive) = (s.jobs - s.unreachable, s.killed, s.survivors);
+    let mut text = format!("{done} jobs cancelled; {killed} processes had to be killed, {alive} are alive\n");
     if s.survivors > 0 {
         text.push_str("what is alive does not die (`unkillable` in the results); its slots stay held\n");
     }
     if s.unreachable > 0 {
         let seconds = s.fenced_for.as_secs();
         text.push_str(&format!(
-            "{} of them are on hosts that cannot be reached: fenced, that is surely dead, in {seconds} s\n",
+            "{} more are on hosts that cannot be reached: fenced, that is surely dead, in {seconds} s\n",
             s.unreachable
         ));
     }

@@ -18,6 +18,7 @@ mod cancel;
 mod halt;
 mod quarantine;
 mod queues;
+mod retract;
 mod why;
 
 use bytes::Bytes;
@@ -308,6 +309,10 @@ pub struct Scheduler {
     host_names: Vec<Arc<str>>,
     /// Hosts that have asked for more than they have got.
     wanting: BTreeSet<u32>,
+    /// Hosts that have more attempts than slots.
+    overfull: BTreeSet<u32>,
+    /// When to take back what waits there.
+    retract_at: Option<BootInstant>,
     /// Hosts with idle slots, by the longest idle one.
     idle: BTreeSet<(BootInstant, u32)>,
     successes: quarantine::Successes,
@@ -356,6 +361,8 @@ impl Scheduler {
             hosts: BTreeMap::new(),
             host_names: Vec::new(),
             wanting: BTreeSet::new(),
+            overfull: BTreeSet::new(),
+            retract_at: None,
             idle: BTreeSet::new(),
             successes: quarantine::Successes::default(),
             quarantines: BTreeSet::new(),
@@ -390,7 +397,7 @@ impl Scheduler {
             }
             Event::AgentGone(session) => {
                 if let Some(name) = self.sessions.remove(&session) {
-                    self.agent_gone(&name, now);
+                    self.agent_gone(&name, false, now);
                 }
             }
             Event::Open { user, terms } => self.open(user, *terms, now),
@@ -430,7 +437,7 @@ impl Scheduler {
                 let reason = "no heartbeat for longer than the lease".to_owned();
                 self.effects.push_back(Effect::CloseSession { session, refused: false, reason });
                 self.sessions.remove(&session);
-                self.agent_gone(&name, now);
+                self.agent_gone(&name, false, now);
             }
             self.lose_attempts(&name, |_| true, "its host was out of reach for longer than the lease", now);
         }
@@ -455,6 +462,7 @@ impl Scheduler {
             self.released.push_back(key);
         }
         self.release_quarantined(now);
+        self.retract_prefetched(now);
         if self.patience_ends().is_some_and(|at| at <= now) {
             self.looked_at = now;
             self.serve_all(now);
@@ -472,6 +480,7 @@ impl Scheduler {
             .chain(self.patience_ends())
             .chain(self.delayed.first().map(|(at, _)| *at))
             .chain(self.quarantines.first().map(|(at, _)| *at))
+            .chain(self.retract_at)
             .min()
     }
 
@@ -492,6 +501,11 @@ impl Scheduler {
         let is = (there && host.credit > host.sent, host.idle_since.front().copied().filter(|_| there));
         let was = std::mem::replace(&mut host.indexed, is);
         let index = host.index;
+        if there && host.attempts.len() > usize::from(host.hello.slots) {
+            self.overfull.insert(index);
+        } else {
+            self.overfull.remove(&index);
+        }
         if was.0 != is.0 {
             if is.0 {
                 self.wanting.insert(index)
@@ -566,7 +580,7 @@ impl Scheduler {
             let reason = "the agent of this host has connected again".to_owned();
             self.effects.push_back(Effect::CloseSession { session: old, refused: false, reason });
             self.sessions.remove(&old);
-            self.agent_gone(name, now);
+            self.agent_gone(name, true, now);
         }
         let slots = u32::from(hello.slots);
         let rebooted = self.hosts.get(name).is_some_and(|h| h.hello.boot_id != hello.boot_id);
@@ -583,6 +597,7 @@ impl Scheduler {
         let (index, attempts, record) = match self.hosts.remove(name) {
             Some(known) => {
                 self.wanting.remove(&known.index);
+                self.overfull.remove(&known.index);
                 if let Some(since) = known.indexed.1 {
                     self.idle.remove(&(since, known.index));
                 }
@@ -650,6 +665,7 @@ impl Scheduler {
                     host.idle_since.truncate(idle);
                     self.reindex(name);
                     self.serve(name, u64::MAX, now);
+                    self.look_for_prefetched(now);
                 }
             }
             ToCoordinator::Reports(reports) => self.reports(name, reports, now),
@@ -746,6 +762,7 @@ impl Scheduler {
                 }
             }
         }
+        self.reindex(name);
         self.tell_agent(name, ToAgent::Acknowledge { through });
     }
 
@@ -801,6 +818,7 @@ impl Scheduler {
     /// Everything on a host comes back without anybody's fault: its agent has stopped in order.
     fn give_back(&mut self, name: &str, now: BootInstant) {
         let attempts = self.hosts.get_mut(name).map(|h| std::mem::take(&mut h.attempts)).unwrap_or_default();
+        self.reindex(name);
         for attempt in attempts.into_keys() {
             self.returned(attempt, now);
         }
@@ -880,7 +898,8 @@ impl Scheduler {
         }
     }
 
-    fn agent_gone(&mut self, name: &str, now: BootInstant) {
+    /// A session has ended. Another one may have `replaced` it already, and then nothing is out of reach.
+    fn agent_gone(&mut self, name: &str, replaced: bool, now: BootInstant) {
         let Some(host) = self.hosts.get_mut(name) else { return };
         host.session = None;
         host.known = false;
@@ -891,6 +910,7 @@ impl Scheduler {
         self.reindex(name);
         match self.lease {
             None => self.lose_attempts(name, |_| true, "its agent is gone", now),
+            Some(_) if replaced => {}
             Some(lease) => {
                 let fenced_for = (self.hosts[name].heard + lease + FENCE_MARGIN).since(now);
                 let mut held: BTreeMap<BatchSerial, u64> = BTreeMap::new();
@@ -935,6 +955,7 @@ impl Scheduler {
             if let Some(host) = self.hosts.get_mut(name) {
                 host.attempts.remove(&attempt);
             }
+            self.reindex(name);
             if !self.is_superseded(attempt) {
                 let place = self.place(&shared, engine);
                 self.attempt_over(attempt, place, Outcome::never_ran(Ended::Lost, why.to_owned()), now);

@@ -342,7 +342,7 @@ impl Service {
             Input::Stop => {
                 self.stopping = true;
                 for batch in self.batches.keys().copied().collect::<Vec<_>>() {
-                    self.end_batch(batch, now);
+                    self.end_batch(batch, Some("the coordinator was stopped".into()), now);
                 }
             }
             Input::Client(client, message) => self.client_message(client, message, now),
@@ -351,16 +351,16 @@ impl Service {
                 self.asked.retain(|_, asked| asked.client != client);
                 for batch in gone.batches {
                     self.batches.remove(&batch);
-                    self.end_batch(batch, now);
+                    self.end_batch(batch, None, now);
                 }
             }
         }
     }
 
     /// Nobody is there for it any more.
-    fn end_batch(&mut self, batch: BatchId, now: BootInstant) {
+    fn end_batch(&mut self, batch: BatchId, why: Option<Arc<str>>, now: BootInstant) {
         let what = vec![Wanted { batch, job: None }];
-        self.scheduler.handle(Event::Cancel { request: None, what, stop: Stop::after(GONE_GRACE), why: None }, now);
+        self.scheduler.handle(Event::Cancel { request: None, what, stop: Stop::after(GONE_GRACE), why }, now);
         self.scheduler.handle(Event::Close { batch }, now);
     }
 
@@ -483,7 +483,7 @@ impl Service {
             ([only], _) => Ok(*only),
             ([], _) => {
                 let own: Vec<String> = self.batches_of(user).take(MANY).map(|b| b.to_string()).collect();
-                let own = if own.is_empty() { "you have none".into() } else { format!("yours are {}", own.join(", ")) };
+                let own = if own.is_empty() { "you have none there".into() } else { format!("yours are {}", own.join(", ")) };
                 Err(if text.is_empty() { own } else { format!("no batch of yours begins with {text:?}; {own}") })
             }
             (several, "") => Err(format!("you have {} batches; write BATCH/JOB", several.len())),

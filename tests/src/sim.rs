@@ -40,6 +40,8 @@ pub enum Mutant {
     StaleReport,
     /// A cancel that is answered when it is sent.
     HastyCancel,
+    /// A job that is taken back is placed elsewhere before its agent has answered.
+    HastyRetract,
 }
 
 /// What one run is made of.
@@ -725,6 +727,13 @@ impl World {
     fn scheduler_effect(&mut self, effect: scheduler::Effect) -> Result<(), String> {
         match effect {
             scheduler::Effect::ToAgent(SessionId(id), message) => {
+                if let (Some(Mutant::HastyRetract), ToAgent::Retract { attempts }) = (self.plan.mutant, &message) {
+                    for attempt in attempts.iter().copied() {
+                        let reports = vec![NumberedReport { seq: u64::MAX, attempt, report: Report::Returned }];
+                        let event = scheduler::Event::Agent(SessionId(id), ToCoordinator::Reports(reports));
+                        self.scheduler.handle(event, BootInstant(self.now));
+                    }
+                }
                 if let ToAgent::Run(run) = &message {
                     for AttemptId { key, attempt, epoch } in run.iter().map(|p| p.attempt) {
                         let last = AttemptId { attempt: attempt - 1, key, epoch };
@@ -830,7 +839,9 @@ impl World {
                 (slot.alive, slot.spawning, slot.ended, slot.dies_at) = (Some(attempt), Some(attempt), false, None);
                 let (spawn, ok) = (self.chance.millis(30), !self.chance.one_in(40));
                 self.after(spawn, Step::Spawned { host: n, slot: index, life, ok });
-                let most = [50, 2_000, 20_000, 90_000][self.chance.below(4) as usize];
+                // Every third run is of short jobs, which are handed out in advance, and a few long ones.
+                let lengths = if self.plan.seed.is_multiple_of(3) { [20, 20, 60, 20_000] } else { [50, 2_000, 20_000, 90_000] };
+                let most = lengths[if self.chance.one_in(3) { 3 } else { self.chance.below(3) as usize }];
                 let run = self.chance.millis(most);
                 self.after(spawn + run, Step::JobEnds { host: n, slot: index, attempt, life });
             }

@@ -116,14 +116,14 @@ fn cancel_takes_jobs_batches_and_everything_of_ones_own() {
     // A shell and a sleep each.
     wait_for("both slots are busy", PATIENCE, || (alive_with(&format!("sleep {mark}")).len() == 4).then_some(()));
     let other = cluster.run(&["cancel", "-p", "sato", "one"]);
-    assert_eq!((other.status.code(), text(&other.stderr)), (Some(2), "coordinator: you have none\n".into()));
+    assert_eq!((other.status.code(), text(&other.stderr)), (Some(2), "coordinator: you have none there\n".into()));
     let none = cluster.run(&["cancel", "-p", "mezcal", "five"]);
     assert!(none.status.code() == Some(2) && text(&none.stderr).contains("has no job \"five\""), "{}", text(&none.stderr));
     // By number and by `id`; waiting and running; with a signal that the job knows.
     let out = cluster.run(&["cancel", "-p", "mezcal", "4", "one", "--signal", "INT", "--grace", "20"]);
     assert_eq!(
         (out.status.code(), text(&out.stdout)),
-        (Some(0), "2 jobs cancelled, 1 processes killed, 0 alive\n".into()),
+        (Some(0), "2 jobs cancelled; 1 processes had to be killed, 0 are alive\n".into()),
         "{}",
         text(&out.stderr)
     );
@@ -140,7 +140,7 @@ fn cancel_takes_jobs_batches_and_everything_of_ones_own() {
     assert_eq!(out.status.code(), Some(0));
     // Without control groups, what a dying shell has reaped itself is not counted.
     assert!(
-        text(&out.stdout).starts_with("2 jobs cancelled, ") && text(&out.stdout).ends_with("killed, 0 alive\n"),
+        text(&out.stdout).starts_with("2 jobs cancelled; ") && text(&out.stdout).ends_with("killed, 0 are alive\n"),
         "{}",
         text(&out.stdout)
     );
@@ -306,7 +306,10 @@ fn a_job_whose_output_is_on_a_hung_mount_can_be_cancelled_and_times_out() {
     let mut run = cluster.start_run(&jobs.iter().map(|j| format!("{j}\n")).collect::<String>(), &[]);
     wait_for("both slots are taken", PATIENCE, || cluster.connected().iter().any(|h| h["busy"] == 2).then_some(()));
     let out = cluster.run(&["cancel", "-p", "mezcal", "out", "--grace", "0"]);
-    assert_eq!((out.status.code(), text(&out.stdout)), (Some(0), "1 jobs cancelled, 0 processes killed, 0 alive\n".into()));
+    assert_eq!(
+        (out.status.code(), text(&out.stdout)),
+        (Some(0), "1 jobs cancelled; 0 processes had to be killed, 0 are alive\n".into())
+    );
     assert_eq!(ended(&mut run), Some(1));
     assert_eq!(result_of(&cluster, "out")["outcome"], "cancelled");
     let cd = result_of(&cluster, "cd");

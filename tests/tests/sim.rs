@@ -76,3 +76,8 @@ fn a_stale_report_that_is_accepted_is_found() {
 fn a_cancel_that_is_answered_too_early_is_found() {
     found(Mutant::HastyCancel, &["P3"]);
 }
+
+#[test]
+fn a_job_that_is_taken_back_without_an_answer_is_found() {
+    found(Mutant::HastyRetract, &["P1", "P2", "P3"]);
+}

@@ -69,6 +69,7 @@ fn cores_have_no_clock_no_lock_and_no_io() {
         "coordinator/src/scheduler/halt.rs",
         "coordinator/src/scheduler/quarantine.rs",
         "coordinator/src/scheduler/queues.rs",
+        "coordinator/src/scheduler/retract.rs",
         "coordinator/src/scheduler/why.rs",
     ];
     let forbidden = [

@@ -199,6 +199,8 @@ impl Script {
         for host in self.scheduler.hosts.values() {
             let there = host.known && host.session.is_some();
             assert_eq!(self.scheduler.wanting.contains(&host.index), there && host.credit > host.sent, "{}", host.name);
+            let full = there && host.attempts.len() > usize::from(host.hello.slots);
+            assert_eq!(self.scheduler.overfull.contains(&host.index), full, "{}", host.name);
             let idle = host.idle_since.front().filter(|_| there);
             let indexed = self.scheduler.idle.iter().find(|(_, index)| *index == host.index).map(|(since, _)| since);
             assert_eq!(indexed, idle, "{}", host.name);
@@ -867,13 +869,13 @@ fn why_a_job_does_not_run_is_said_host_by_host() {
     s.pass(7);
     let why = |s: &Script, job: &str| s.scheduler.why(batch(1), job, s.now).expect("a job").join("\n");
     insta::assert_snapshot!(why(&s, "3"), @r"
-    job 3 waits for a slot
+    job 3 waits
     a.x: all 2 slots are busy
     b.x: all 2 slots are busy
     z: has never been seen here
     1 hosts are not among those that it requires
     ");
-    insta::assert_snapshot!(why(&s, "1"), @"job 1 has been given to a.x, attempt 1");
+    insta::assert_snapshot!(why(&s, "1"), @"job 1 is on a.x, attempt 1: it has just started, or is next there");
     insta::assert_snapshot!(why(&s, "4"), @"job 4 is on c.x, which is out of reach: it is given up there when its lease is surely over");
     insta::assert_snapshot!(s.scheduler.why(batch(1), "5", s.now).expect_err("none"), @r#"batch 00000000-0000-0000-0000-000000000001 has no job "5": it has 4 jobs, named by their `id` or their number"#);
 }
@@ -890,7 +892,7 @@ fn why_a_job_waits_for_others_or_for_better_places() {
     s.agent(2, "b.x", 1);
     choosy(&mut s, &[&["a.x"]]);
     insta::assert_snapshot!(s.scheduler.why(batch(1), "1", s.now).expect("a job").join("\n"), @r"
-    job 1 waits for a slot
+    job 1 waits
     a.x: all 2 slots are busy
     b.x: has an idle slot, but the job prefers a.x, for 4 s yet
     ");
@@ -954,4 +956,40 @@ fn users_share_equally_however_much_each_has_waiting() {
     // A slot that becomes free goes to whoever is behind.
     let next = s.report(1, attempt(2, 6, 1), exited(0)) + &s.pull(1, 8, 0);
     assert!(next.contains("run 2/"), "{next}");
+}
+
+#[test]
+fn what_waits_on_a_full_host_goes_to_an_idle_slot_elsewhere() {
+    let mut s = script();
+    // Short jobs before: this agent, of two slots, has asked for three more in advance.
+    s.agent(1, "a.x", 5);
+    s.submit(1, &[(NOWHERE, 0, 0); 5]);
+    s.agent(2, "b.x", 2);
+    assert_eq!(s.pass(0), "");
+    s.now = s.now + Duration::from_millis(50);
+    s.scheduler.handle_timeout(s.now);
+    insta::assert_snapshot!(s.trace(), @"1 < retract 5.1 4.1");
+    let back = |n: u32, seq| NumberedReport { seq, attempt: attempt(1, n, 1), report: Report::Returned };
+    insta::assert_snapshot!(s.event(Event::Agent(SessionId(1), ToCoordinator::Reports(vec![back(4, 1), back(5, 2)]))), @r"
+    2 < context of batch 1
+    2 < run 1/4.2
+    2 < run 1/5.2
+    1 < acknowledge 2
+    ");
+    assert_eq!(s.pass(10), "", "nobody is idle any more");
+}
+
+#[test]
+fn a_cancel_of_what_an_agent_that_returns_has_waits_for_the_proof() {
+    let mut s = script();
+    s.agent(1, "a.x", 1);
+    s.submit(1, &[(NOWHERE, 0, 0)]);
+    s.event(cancel(Some(1), Duration::ZERO));
+    // It was restarted, and its old session has not even been missed yet.
+    let said = s.hello(2, "a.x", 1);
+    assert!(!said.contains("out of reach"), "{said}");
+    insta::assert_snapshot!(s.inventory(2, &[attempt(1, 1, 1)]), @r"
+    2 < cancel 1.1 with grace 0ns
+    fleet 1 agents, 2 engines
+    ");
 }

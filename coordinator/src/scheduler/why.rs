@@ -22,7 +22,7 @@ impl Scheduler {
             JobState::Done => vec![format!("job {name} has ended")],
             JobState::Placed => vec![self.why_placed(key, name)],
             JobState::Waiting => self.why_waiting(key, name, now),
-            JobState::Queued => vec![format!("job {name} waits for a slot")],
+            JobState::Queued => vec![format!("job {name} waits")],
         };
         if batch.halted || batch.cancelled.is_some() {
             lines.push("its batch is cancelled or halted".into());
@@ -45,7 +45,9 @@ impl Scheduler {
             (Some((attempt, Some(engine))), Some(_)) => {
                 format!("job {name} runs on {} in slot {engine}, attempt {}", host.name, attempt.attempt)
             }
-            (Some((attempt, None)), Some(_)) => format!("job {name} has been given to {}, attempt {}", host.name, attempt.attempt),
+            (Some((attempt, None)), Some(_)) => {
+                format!("job {name} is on {}, attempt {}: it has just started, or is next there", host.name, attempt.attempt)
+            }
             (_, _) => {
                 format!("job {name} is on {}, which is out of reach: it is given up there when its lease is surely over", host.name)
             }
