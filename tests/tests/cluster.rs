@@ -425,3 +425,20 @@ fn no_two_attempts_of_a_job_overlap_whatever_is_cut_or_killed() {
     assert!(lives.keys().any(|(_, attempt)| *attempt > 1), "something was lost and tried again");
     cluster.finish();
 }
+
+#[test]
+fn short_jobs_do_not_wait_behind_long_ones_while_another_slot_is_idle() {
+    let cluster = Cluster::running(2, 2);
+    // So that both agents ask for jobs in advance.
+    let mut run = cluster.start_run(&"{\"cmd\": \"true\"}\n".repeat(200), &["-q"]);
+    assert!(wait_for("the short ones end", PATIENCE, || run.try_wait().expect("our child")).success());
+    let long = "{\"cmd\": \"until test -e go; do sleep 0.05; done\"}\n".repeat(3);
+    let short: String = (1..=9).map(|n| format!("{{\"cmd\": \"touch short.{n}\"}}\n")).collect();
+    let mut run = cluster.start_run(&format!("{long}{short}"), &["-q"]);
+    wait_for("all short ones run in the one slot that is left", PATIENCE, || {
+        (1..=9).all(|n| cluster.path(&format!("short.{n}")).exists()).then_some(())
+    });
+    std::fs::write(cluster.path("go"), "").expect("written");
+    assert!(wait_for("the run ends", PATIENCE, || run.try_wait().expect("our child")).success());
+    cluster.finish();
+}
