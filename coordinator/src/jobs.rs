@@ -185,13 +185,14 @@ impl Jobs {
             }
         }
         if count == 0 {
-            match jobs.put_in_order(&labels, comes_after) {
-                Ok(()) => return Ok(jobs),
-                Err((number, why)) => {
-                    count += 1;
-                    let (line, column) = place(&jobs.text.as_bytes()[..jobs.spans[number as usize - 1].0]);
-                    errors.push(format!("{name}:{line}:{column}: key \"after\": {why}"));
-                }
+            let wrong = jobs.put_in_order(&labels, comes_after);
+            if wrong.is_empty() {
+                return Ok(jobs);
+            }
+            count = wrong.len();
+            for (number, why) in wrong.into_iter().take(MAX_SHOWN) {
+                let (line, column) = place(&jobs.text.as_bytes()[..jobs.spans[number as usize - 1].0]);
+                errors.push(format!("{name}:{line}:{column}: key \"after\": {why}"));
             }
         }
         if count > errors.len() {
@@ -204,16 +205,19 @@ impl Jobs {
     }
 
     /// Finds the jobs that others come after, and makes sure that none comes after itself.
-    fn put_in_order(&mut self, labels: &HashMap<String, u32>, wanted: Vec<(u32, Vec<String>)>) -> Result<(), (u32, String)> {
+    /// What is wrong, by job.
+    fn put_in_order(&mut self, labels: &HashMap<String, u32>, wanted: Vec<(u32, Vec<String>)>) -> Vec<(u32, String)> {
         let count = self.spans.len() as u32;
+        let mut wrong = Vec::new();
         for (number, names) in wanted {
             let mut before = Vec::new();
             for name in names {
                 // As everywhere: an `id` goes before a number.
                 let found = labels.get(&name).copied().or_else(|| name.parse().ok().filter(|n| (1..=count).contains(n)));
-                let found = found.ok_or_else(|| (number, format!("there is no job {name:?}")))?;
-                if !before.contains(&JobNumber(found)) {
-                    before.push(JobNumber(found));
+                match found {
+                    Some(found) if before.contains(&JobNumber(found)) => {}
+                    Some(found) => before.push(JobNumber(found)),
+                    None => wrong.push((number, format!("there is no job {name:?} in this list"))),
                 }
             }
             self.after.insert(number, before);
@@ -238,10 +242,13 @@ impl Jobs {
                 }
             }
         }
-        match open.into_keys().min() {
-            Some(number) => Err((number, "this job comes after itself, by way of others or directly".into())),
-            None => Ok(()),
+        let mut circle: Vec<u32> = open.into_keys().collect();
+        circle.sort();
+        if let Some(first) = circle.first() {
+            let members: Vec<String> = circle.iter().take(MAX_SHOWN).map(ToString::to_string).collect();
+            wrong.push((*first, format!("this job comes after itself, in a circle among jobs {}", members.join(", "))));
         }
+        wrong
     }
 
     /// The files that jobs read, as they see them when those without a directory start in `cd`.

@@ -601,7 +601,7 @@ fn jobs_come_after_others_and_are_tried_again_when_it_is_worth_it() {
     assert_eq!((&r(4)["outcome"], &r(4)["status"], &r(4)["code"]), (&"skipped".into(), &"error".into(), &Value::Null));
     assert!(!dir.path().join("never").exists());
     for (wrong, what) in [
-        ("{\"cmd\": \"true\", \"after\": \"x\"}", "there is no job \"x\""),
+        ("{\"cmd\": \"true\", \"after\": \"x\"}", "there is no job \"x\" in this list"),
         ("{\"cmd\": \"true\", \"after\": 1}", "comes after itself"),
         (
             "{\"cmd\": \"true\", \"id\": \"p\", \"after\": \"q\"}\n{\"cmd\": \"true\", \"id\": \"q\", \"after\": \"p\"}",
