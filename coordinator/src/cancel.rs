@@ -63,16 +63,13 @@ pub fn run(args: &CancelArgs) -> Result<u8, Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
     let summary = runtime.block_on(async {
         let mut remote = Remote::connect(&address, &identity).await?;
-        let _ = remote.port.requests.send(ToService::Cancel { request: 1, what, stop }).await;
-        // As long as it takes: the answer is the proof.
-        let summary = loop {
-            match remote.port.answers.recv().await {
-                Some(ToClient::Cancelled { request: 1, summary }) => break summary,
-                Some(ToClient::Refused { reason }) => return Err(Exit::usage(reason)),
-                Some(_) => {}
-                None => return Err(Exit::unreachable(remote.why_lost().await)),
-            }
+        let pick = |said| match said {
+            ToClient::Cancelled { request: 1, summary } => Some(Ok(summary)),
+            ToClient::Refused { reason } => Some(Err(Exit::usage(reason))),
+            _ => None,
         };
+        // As long as it takes: the answer is the proof.
+        let summary = remote.ask(ToService::Cancel { request: 1, what, stop }, pick).await??;
         remote.leave().await;
         Ok(summary)
     })?;

@@ -45,6 +45,20 @@ impl Remote {
         Ok(Self { port: ClientPort { requests, answers }, address: address.into(), connector, peer })
     }
 
+    /// Sends a request and passes over whatever is said until `pick` takes something.
+    ///
+    /// # Errors
+    /// Exit 3 when the connection ends before.
+    pub async fn ask<T>(&mut self, request: ToService, pick: impl Fn(ToClient) -> Option<T>) -> Result<T, Exit> {
+        let _ = self.port.requests.send(request).await;
+        while let Some(said) = self.port.answers.recv().await {
+            if let Some(answer) = pick(said) {
+                return Ok(answer);
+            }
+        }
+        Err(Exit::unreachable(self.why_lost().await))
+    }
+
     /// The next stream of bulk bytes, with its header.
     ///
     /// # Errors

@@ -41,20 +41,12 @@ pub fn run(args: &HostsArgs) -> Result<u8, Exit> {
 
 /// Asks for the hosts, passing over whatever else is said.
 pub(crate) async fn ask(remote: &mut Remote) -> Result<Vec<HostStatus>, Exit> {
-    let _ = remote.port.requests.send(ToService::Hosts).await;
-    let answer = async {
-        while let Some(answer) = remote.port.answers.recv().await {
-            if let ToClient::Hosts(hosts) = answer {
-                return Some(hosts);
-            }
-        }
-        None
+    let silent = Exit::unreachable(format!("the coordinator at {} does not answer", remote.address));
+    let pick = |said| match said {
+        ToClient::Hosts(hosts) => Some(hosts),
+        _ => None,
     };
-    match tokio::time::timeout(PATIENCE, answer).await {
-        Ok(Some(hosts)) => Ok(hosts),
-        Ok(None) => Err(Exit::unreachable(remote.why_lost().await)),
-        Err(_) => Err(Exit::unreachable(format!("the coordinator at {} does not answer", remote.address))),
-    }
+    tokio::time::timeout(PATIENCE, remote.ask(ToService::Hosts, pick)).await.unwrap_or(Err(silent))
 }
 
 fn json(hosts: &[HostStatus]) -> String {

@@ -40,14 +40,11 @@ pub fn run(args: &LogsArgs) -> Result<u8, Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
     let status = runtime.block_on(async {
         let mut remote = Remote::connect(&address, &identity).await?;
-        let _ = remote.port.requests.send(ToService::Logs { request: 1, batch, job, wish }).await;
-        let streams = loop {
-            match remote.port.answers.recv().await {
-                Some(ToClient::LogsAnswer { request: 1, streams }) => break streams,
-                Some(_) => {}
-                None => return Err(Exit::unreachable(remote.why_lost().await)),
-            }
+        let pick = |said| match said {
+            ToClient::LogsAnswer { request: 1, streams } => Some(streams),
+            _ => None,
         };
+        let streams = remote.ask(ToService::Logs { request: 1, batch, job, wish }, pick).await?;
         let count = streams.map_err(|why| Exit { status: exit::FAILED, message: why })?;
         let mut printing = tokio::task::JoinSet::new();
         for _ in 0..count {

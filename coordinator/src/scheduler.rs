@@ -32,6 +32,7 @@ use mezcal_common::wire::agent::{Hello, Load, LogWish, NumberedReport, Placement
 use mezcal_common::wire::client::{BatchTerms, CancelSummary, Halt, HostStatus, Notice, RetryOn, Submission};
 use queues::{QueueKey, Queues};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -490,8 +491,9 @@ impl Scheduler {
         if !self.queues.any_elsewhere() {
             return None;
         }
-        let waits = self.idle.iter().map(|(since, _)| *since + self.locality_wait);
-        waits.into_iter().find(|at| *at > self.looked_at)
+        let looked_at = self.looked_at.0.checked_sub(self.locality_wait);
+        let after = looked_at.map_or(Bound::Unbounded, |since| Bound::Excluded((BootInstant(since), u32::MAX)));
+        self.idle.range((after, Bound::Unbounded)).next().map(|(since, _)| *since + self.locality_wait)
     }
 
     /// Keeps the indices true after a change to what a host wants.
@@ -595,14 +597,8 @@ impl Scheduler {
         let shared: Arc<str> = self.hosts.get(name).map_or_else(|| name.into(), |h| h.name.clone());
         let aliases = hello.aliases.iter().take(MAX_ALIASES).filter_map(|a| hosts::normalise(a).ok()).map(Arc::from).collect();
         let (index, attempts, record) = match self.hosts.remove(name) {
-            Some(known) => {
-                self.wanting.remove(&known.index);
-                self.overfull.remove(&known.index);
-                if let Some(since) = known.indexed.1 {
-                    self.idle.remove(&(since, known.index));
-                }
-                (known.index, known.attempts, known.record)
-            }
+            // Without a session it is in none of the indices.
+            Some(known) => (known.index, known.attempts, known.record),
             None => {
                 self.host_names.push(shared.clone());
                 (self.host_names.len() as u32 - 1, BTreeMap::new(), quarantine::Record::default())

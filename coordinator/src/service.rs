@@ -599,9 +599,8 @@ impl Service {
     }
 
     fn tell_client_of(&mut self, batch: BatchId, message: ToClient) {
-        let client = self.batches.get(&batch).map(|delivery| delivery.client);
-        if let Some(client) = client.and_then(|id| self.clients.get_mut(&id)) {
-            client.outbox.push_back(message);
+        if let Some(delivery) = self.batches.get(&batch) {
+            self.tell_client(delivery.client, message);
         }
     }
 

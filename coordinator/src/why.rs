@@ -32,14 +32,11 @@ pub fn run(args: &WhyArgs) -> Result<u8, Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
     let reasons = runtime.block_on(async {
         let mut remote = Remote::connect(&address, &identity).await?;
-        let _ = remote.port.requests.send(ToService::Why { request: 1, batch, job }).await;
-        let reasons = loop {
-            match remote.port.answers.recv().await {
-                Some(ToClient::Why { request: 1, reasons }) => break reasons,
-                Some(_) => {}
-                None => return Err(Exit::unreachable(remote.why_lost().await)),
-            }
+        let pick = |said| match said {
+            ToClient::Why { request: 1, reasons } => Some(reasons),
+            _ => None,
         };
+        let reasons = remote.ask(ToService::Why { request: 1, batch, job }, pick).await?;
         remote.leave().await;
         reasons.map_err(|message| Exit { status: exit::FAILED, message })
     })?;
