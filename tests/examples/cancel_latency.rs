@@ -10,14 +10,12 @@ use mezcal_common::wire::codec;
 use mezcal_coordinator::client::Remote;
 use mezcal_tests::alive_with;
 use mezcal_tests::cluster::Cluster;
-use mezcal_tests::programs::program;
+use mezcal_tests::programs::{HOSTILE_KINDS, program};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Jobs at a time: 12 × 4.
 const JOBS: usize = 48;
-const KINDS: [&str; 12] =
-    ["background", "setsid", "daemon", "deaf", "masked", "stopped", "bomb", "chain", "breeder", "holder", "zombies", "mover"];
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -60,7 +58,7 @@ async fn client(containment: &str, address: &str, identity: &Path, kind: &str, r
             let words = match kind {
                 // It sleeps for as many seconds as the mark says.
                 "sleep" => vec!["sleep".to_owned(), mark.clone()],
-                _ => vec![hostile.clone(), KINDS[i % KINDS.len()].to_owned(), mark.clone()],
+                _ => vec![hostile.clone(), HOSTILE_KINDS[i % HOSTILE_KINDS.len()].to_owned(), mark.clone()],
             };
             let spec = codec::encode_body(&JobSpec::new(Command::Argv(words))).expect("small");
             Submission::new(JobNumber(i as u32 + 1), spec)

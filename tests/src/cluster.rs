@@ -142,8 +142,7 @@ impl Cluster {
     /// Sends a signal to the agent of one host and waits for its end.
     pub fn end_agent(&mut self, n: usize, signal: i32) {
         if let Some(mut child) = self.agents[n].take() {
-            // SAFETY: kill(2) has no memory effects, and the child is unreaped.
-            unsafe { libc::kill(child.id() as i32, signal) };
+            crate::signal(child.id() as i32, signal);
             wait_for("the agent ends", PATIENCE, || child.try_wait().expect("our child"));
         }
     }
@@ -191,8 +190,7 @@ impl Cluster {
     /// Sends TERM to the coordinator and waits for its end.
     pub fn stop_coordinator(&mut self) {
         if let Some(mut child) = self.coordinator.take() {
-            // SAFETY: as above.
-            unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+            crate::signal(child.id() as i32, libc::SIGTERM);
             wait_for("the coordinator ends", PATIENCE, || child.try_wait().expect("our child"));
         }
     }
@@ -231,8 +229,7 @@ impl Drop for Cluster {
         }
         // Keepers outlive their agents; without namespaces this is how they are found: by their sockets below our directory.
         for pid in crate::alive_with(&self.dir.path().display().to_string()) {
-            // SAFETY: as above.
-            unsafe { libc::kill(pid, libc::SIGKILL) };
+            crate::signal(pid, libc::SIGKILL);
         }
     }
 }

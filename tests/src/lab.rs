@@ -97,8 +97,7 @@ impl Drop for Lab {
         for host in 0..self.hosts.len() {
             // By namespace: only what this lab started can be in there.
             for pid in self.processes(host) {
-                // SAFETY: kill(2) has no memory effects.
-                unsafe { libc::kill(pid, libc::SIGKILL) };
+                crate::signal(pid, libc::SIGKILL);
             }
         }
         for holder in self.hosts.iter_mut().chain(&mut self.bridge) {

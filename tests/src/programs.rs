@@ -8,6 +8,10 @@ use std::time::SystemTime;
 /// The programs of this workspace.
 const NAMES: [&str; 4] = ["coordinator", "agent", "certs", "hostile"];
 
+/// What the program `hostile` can be, by its first argument.
+pub const HOSTILE_KINDS: [&str; 12] =
+    ["background", "setsid", "daemon", "deaf", "masked", "stopped", "bomb", "chain", "breeder", "holder", "zombies", "mover"];
+
 /// Path of a program of this workspace, up to date, in the profile of the running test.
 pub fn program(name: &str) -> PathBuf {
     static DIR: OnceLock<PathBuf> = OnceLock::new();

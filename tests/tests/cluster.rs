@@ -4,7 +4,7 @@ use mezcal_common::identity::Role;
 use mezcal_tests::cluster::{Cluster, PATIENCE, results};
 use mezcal_tests::lab::host_name;
 use mezcal_tests::programs::program;
-use mezcal_tests::{alive_with, wait_for};
+use mezcal_tests::{alive_with, signal, wait_for};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -148,8 +148,7 @@ fn interrupting_a_run_leaves_no_process_on_any_host() {
     let mut command = cluster.command(&["run", "-p", "mezcal", "jobs.json", "-o", "results.json"]);
     let mut run = command.stderr(Stdio::null()).spawn().expect("starts");
     wait_for("all slots are busy", PATIENCE, || (alive_with(&format!("sleep {mark}")).len() >= 12).then_some(()));
-    // SAFETY: kill(2) has no memory effects, and the child is unreaped.
-    unsafe { libc::kill(run.id() as i32, libc::SIGINT) };
+    signal(run.id() as i32, libc::SIGINT);
     let status = wait_for("the run ends", PATIENCE, || run.try_wait().expect("our child"));
     let left = alive_with(&format!("sleep {mark}"));
     assert!(left.is_empty(), "after the last result, alive: {left:?}");
@@ -270,8 +269,7 @@ fn a_client_that_vanishes_has_its_jobs_cancelled() {
     let mut run = command.stdin(Stdio::piped()).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("starts");
     writeln!(run.stdin.take().expect("a pipe"), "sleep {mark}").expect("written");
     wait_for("the job runs", PATIENCE, || (!alive_with(&format!("sleep {mark}")).is_empty()).then_some(()));
-    // SAFETY: as above.
-    unsafe { libc::kill(run.id() as i32, libc::SIGTERM) };
+    signal(run.id() as i32, libc::SIGTERM);
     let status = wait_for("the run ends", PATIENCE, || run.try_wait().expect("our child"));
     assert_eq!(status.code(), Some(143));
     assert!(alive_with(&format!("sleep {mark}")).is_empty());
@@ -315,8 +313,7 @@ fn a_second_agent_is_refused_by_its_place_and_by_its_certificate() {
     });
     let out = cluster.run(&["exec", "-p", "mezcal", "mezcal01", "--", "true"]);
     assert_eq!(out.status.code(), Some(0), "the rightful agent goes on: {}", text(&out.stderr));
-    // SAFETY: kill(2) has no memory effects, and the child is unreaped.
-    unsafe { libc::kill(copy.id() as i32, libc::SIGTERM) };
+    signal(copy.id() as i32, libc::SIGTERM);
     wait_for("the copy ends", PATIENCE, || copy.try_wait().expect("our child"));
     cluster.finish();
 }

@@ -2,13 +2,15 @@
 
 use mezcal_tests::cluster::{Cluster, PATIENCE, results};
 use mezcal_tests::mount::HungMount;
-use mezcal_tests::programs::program;
+use mezcal_tests::programs::{HOSTILE_KINDS, program};
 use mezcal_tests::{alive_with, control_groups_or_say_why, signal, wait_for};
 use serde_json::{Value, json};
 use std::process::{Child, Stdio};
 
-const KINDS: [&str; 12] =
-    ["background", "setsid", "daemon", "deaf", "masked", "stopped", "bomb", "chain", "breeder", "holder", "zombies", "mover"];
+/// JSON lines.
+fn lines(jobs: &[Value]) -> String {
+    jobs.iter().map(|job| format!("{job}\n")).collect()
+}
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -33,7 +35,9 @@ fn forty_eight_hostile_jobs_die(containment: &'static str) {
     let mut others = bystanders(&cluster, 12, &format!("98765{}", std::process::id()));
     let hostile = program("hostile");
     let jobs: String = (0..48)
-        .map(|i| format!("{}\n", json!({"argv": [hostile, KINDS[i % 12], mark], "id": format!("{}-{i}", KINDS[i % 12])})))
+        .map(|i| {
+            format!("{}\n", json!({"argv": [hostile, HOSTILE_KINDS[i % 12], mark], "id": format!("{}-{i}", HOSTILE_KINDS[i % 12])}))
+        })
         .collect();
     let mut run = cluster.start_run(&jobs, &[]);
     // Four of each kind: the bombs alone are 192 processes.
@@ -162,7 +166,7 @@ fn an_engine_that_is_killed_or_stopped_harms_no_other_job() {
         json!({"id": "stopper", "cmd": "kill -STOP $PPID; sleep 0.3; echo over"}),
         json!({"id": "quiet", "cmd": "until test -e go; do sleep 0.05; done; echo fine"}),
     ];
-    let mut run = cluster.start_run(&jobs.iter().map(|j| format!("{j}\n")).collect::<String>(), &[]);
+    let mut run = cluster.start_run(&lines(&jobs), &[]);
     let sleepers = || alive_with(&format!("sleep {mark}"));
     // With the shell, whose command line says so, too.
     wait_for("the victim runs", PATIENCE, || (sleepers().len() == 3).then_some(()));
@@ -217,7 +221,7 @@ fn a_stopped_agent_loses_its_jobs_at_the_end_of_the_lease_and_not_before() {
         json!({"id": "long", "cmd": format!("test $MEZCAL_ATTEMPT = 2 || {{ trap '' TERM; setsid sleep {mark} & sleep {mark}; }}")}),
         json!({"id": "short", "cmd": "sleep 3; echo done"}),
     ];
-    let mut run = cluster.start_run(&jobs.iter().map(|j| format!("{j}\n")).collect::<String>(), &[]);
+    let mut run = cluster.start_run(&lines(&jobs), &[]);
     let sleepers = || alive_with(&format!("sleep {mark}")).len();
     // With the shell, whose command line says so, too.
     wait_for("it runs", PATIENCE, || (sleepers() == 3).then_some(()));
@@ -303,7 +307,7 @@ fn a_job_whose_output_is_on_a_hung_mount_can_be_cancelled_and_times_out() {
         json!({"id": "cd", "cmd": "true", "cd": "hung/dir", "timeout": 0.5}),
         json!({"id": "after", "cmd": "echo fine"}),
     ];
-    let mut run = cluster.start_run(&jobs.iter().map(|j| format!("{j}\n")).collect::<String>(), &[]);
+    let mut run = cluster.start_run(&lines(&jobs), &[]);
     wait_for("both slots are taken", PATIENCE, || cluster.connected().iter().any(|h| h["busy"] == 2).then_some(()));
     let out = cluster.run(&["cancel", "-p", "mezcal", "out", "--grace", "0"]);
     assert_eq!(
@@ -328,7 +332,7 @@ fn what_cannot_be_killed_is_said_and_its_slot_is_held_until_it_is_gone() {
         json!({"id": "engine", "cmd": "true", "out": "hung/file"}),
         json!({"id": "process", "cmd": "exec cat hung/file"}),
     ];
-    let mut run = cluster.start_run(&jobs.iter().map(|j| format!("{j}\n")).collect::<String>(), &[]);
+    let mut run = cluster.start_run(&lines(&jobs), &[]);
     wait_for("both slots are taken", PATIENCE, || cluster.connected().iter().any(|h| h["busy"] == 2).then_some(()));
     let cat = format!("cat {}", "hung/file");
     wait_for("cat waits", PATIENCE, || {
@@ -436,7 +440,7 @@ fn logs_show_files_and_what_is_kept_of_the_rest() {
         json!({"id": "keeps-the-batch", "cmd": "until test -e stop; do sleep 0.02; done"}),
         json!({"id": "waits", "cmd": "true"}),
     ];
-    let mut run = cluster.start_run(&jobs.iter().map(|j| format!("{j}\n")).collect::<String>(), &[]);
+    let mut run = cluster.start_run(&lines(&jobs), &[]);
     let logs = |args: &[&str]| {
         let out = cluster.run(&[&["logs", "-p", "mezcal"], args].concat());
         (out.status.code(), text(&out.stdout), text(&out.stderr))
