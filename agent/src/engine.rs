@@ -56,6 +56,8 @@ pub enum Event {
         context: Arc<BatchContext>,
         /// The engine's cluster-wide number.
         engine: EngineId,
+        /// Slots that it takes.
+        slots: u16,
     },
     /// The agent wants it killed.
     Cancel {
@@ -232,6 +234,8 @@ enum State {
 #[derive(Debug)]
 pub struct Engine {
     state: State,
+    /// Slots that its attempt takes, for an agent that does not know.
+    slots: u16,
     lease: Option<BootInstant>,
     /// Dies with its agent, as in an embedded run.
     one_fate: bool,
@@ -251,6 +255,7 @@ impl Engine {
             containment,
             watched: false,
             state: State::Idle,
+            slots: 1,
             lease: None,
             one_fate,
             linked: false,
@@ -263,7 +268,12 @@ impl Engine {
     /// Takes what happened at `now`.
     pub fn handle(&mut self, event: Event, now: BootInstant) {
         match event {
-            Event::Run { attempt, spec, context, engine } => self.run(attempt, spec, context, engine, now),
+            Event::Run { attempt, spec, context, engine, slots } => {
+                if self.attempt().is_none() {
+                    self.slots = slots;
+                }
+                self.run(attempt, spec, context, engine, now);
+            }
             Event::Cancel { attempt, stop } => {
                 if self.attempt() == Some(attempt) {
                     self.kill(Reason::Cancelled, stop, now);
@@ -399,7 +409,7 @@ impl Engine {
         for (attempt, outcome) in self.unacknowledged.clone() {
             self.effects.push_back(Effect::Send(FromEngine::Finished { attempt, outcome }));
         }
-        let running = self.attempt();
+        let running = self.attempt().map(|attempt| (attempt, self.slots));
         self.effects.push_back(Effect::Send(FromEngine::Ready { running }));
     }
 

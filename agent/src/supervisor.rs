@@ -104,9 +104,24 @@ enum Slot {
         attempt: AttemptId,
         since: BootInstant,
         reported: bool,
+        /// So many of the host: this engine, and others that do nothing meanwhile.
+        slots: u16,
     },
     /// Something in it does not die.
-    Held,
+    Held {
+        slots: u16,
+    },
+}
+
+impl Slot {
+    /// So many slots of the host.
+    fn taken(self) -> u16 {
+        match self {
+            Slot::Idle => 0,
+            Slot::Unheard => 1,
+            Slot::Busy { slots, .. } | Slot::Held { slots } => slots,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -244,7 +259,7 @@ impl Supervisor {
         let connected = heartbeat.is_some();
         let started = self.engines.iter().filter_map(|e| match e.slot {
             Slot::Busy { since, reported: false, .. } if connected => Some(since + STARTED_AFTER),
-            Slot::Unheard | Slot::Idle | Slot::Busy { .. } | Slot::Held => None,
+            Slot::Unheard | Slot::Idle | Slot::Busy { .. } | Slot::Held { .. } => None,
         });
         started.chain(heartbeat).chain(self.lease_until).chain(self.send_by).chain(self.acknowledge_at).min()
     }
@@ -256,7 +271,18 @@ impl Supervisor {
 
     /// Slots in use.
     pub fn busy(&self) -> usize {
-        self.engines.iter().filter(|e| matches!(e.slot, Slot::Busy { .. } | Slot::Held)).count()
+        self.engines.iter().filter(|e| matches!(e.slot, Slot::Busy { .. } | Slot::Held { .. })).count()
+    }
+
+    /// Slots that nothing takes.
+    fn free(&self) -> usize {
+        let taken: usize = self.engines.iter().map(|e| usize::from(e.slot.taken())).sum();
+        self.engines.len().saturating_sub(taken)
+    }
+
+    /// Slots that waiting attempts will take.
+    fn queued(&self) -> usize {
+        self.queue.iter().map(|p| usize::from(p.slots)).sum()
     }
 
     /// A session with another life of the coordinator: its batches have other numbers, and what waits is not wanted.
@@ -289,7 +315,7 @@ impl Supervisor {
             }
             ToAgent::Run(placements) => {
                 if let Some(session) = &mut self.session {
-                    session.received += placements.len() as u64;
+                    session.received += placements.iter().map(|p| u64::from(p.slots)).sum::<u64>();
                 }
                 if self.stopping {
                     for placement in placements {
@@ -327,7 +353,7 @@ impl Supervisor {
             FromEngine::Ready { running } => {
                 engine.context = None;
                 engine.slot = match running {
-                    Some(attempt) => Slot::Busy { attempt, since: now, reported: true },
+                    Some((attempt, slots)) => Slot::Busy { attempt, since: now, reported: true, slots },
                     None => Slot::Idle,
                 };
                 // It knows of no lease that was given over an earlier link; one that an earlier agent has given it stays.
@@ -336,10 +362,10 @@ impl Supervisor {
                 }
             }
             FromEngine::Finished { attempt, outcome } => {
-                if let Slot::Busy { attempt: busy, .. } = engine.slot
+                if let Slot::Busy { attempt: busy, slots, .. } = engine.slot
                     && busy == attempt
                 {
-                    engine.slot = if outcome.survivors > 0 { Slot::Held } else { Slot::Idle };
+                    engine.slot = if outcome.survivors > 0 { Slot::Held { slots } } else { Slot::Idle };
                 }
                 if self.is_over(attempt) {
                     return;
@@ -366,7 +392,8 @@ impl Supervisor {
 
     fn engine_ended(&mut self, index: EngineIndex, attempt: Option<AttemptId>, ended: Ended, killed: u32, survivors: u32) {
         let Some(engine) = self.engines.get_mut(usize::from(index.0)) else { return };
-        let next = if survivors > 0 { Slot::Held } else { Slot::Unheard };
+        let slots = engine.slot.taken().max(1);
+        let next = if survivors > 0 { Slot::Held { slots } } else { Slot::Unheard };
         let was = std::mem::replace(&mut engine.slot, next);
         engine.context = None;
         let busy = if let Slot::Busy { attempt, .. } = was { Some(attempt) } else { None };
@@ -537,7 +564,7 @@ impl Supervisor {
             return;
         }
         for i in 0..self.engines.len() {
-            if let Slot::Busy { attempt, since, reported: reported @ false } = &mut self.engines[i].slot
+            if let Slot::Busy { attempt, since, reported: reported @ false, .. } = &mut self.engines[i].slot
                 && *since + STARTED_AFTER <= now
             {
                 *reported = true;
@@ -597,11 +624,14 @@ impl Supervisor {
             return;
         }
         let Some(first_engine) = self.session.as_ref().map(|s| s.first_engine) else { return };
+        let mut free = self.free();
         for i in 0..self.engines.len() {
             if self.engines[i].slot != Slot::Idle {
                 continue;
             }
-            let Some(Placement { attempt, spec }) = self.queue.pop_front() else { return };
+            // In order: what takes several slots is not passed by what takes one.
+            let fits = |p: &Placement| usize::from(p.slots) <= free;
+            let Some(Placement { attempt, spec, slots }) = self.queue.pop_front_if(|p| fits(p)) else { break };
             let batch = attempt.key.batch;
             let context = if self.engines[i].context == Some(batch) { None } else { self.contexts.get(&batch).cloned() };
             if context.is_none() && self.engines[i].context != Some(batch) {
@@ -610,9 +640,11 @@ impl Supervisor {
             }
             self.tell_acknowledged(i);
             self.engines[i].context = Some(batch);
-            self.engines[i].slot = Slot::Busy { attempt, since: now, reported: false };
+            self.engines[i].slot = Slot::Busy { attempt, since: now, reported: false, slots };
+            free -= usize::from(slots);
             let engine = EngineId(first_engine.0 + i as u32);
-            self.effects.push_back(Effect::ToEngine(EngineIndex(i as u16), ToEngine::Run { attempt, spec, context, engine }));
+            let run = ToEngine::Run { attempt, spec, context, engine, slots };
+            self.effects.push_back(Effect::ToEngine(EngineIndex(i as u16), run));
         }
     }
 
@@ -627,13 +659,12 @@ impl Supervisor {
     }
 
     fn pull(&mut self) {
-        let idle = self.engines.iter().filter(|e| e.slot == Slot::Idle).count();
-        let usable = self.engines.iter().filter(|e| e.slot != Slot::Held).count();
+        let (idle, queued) = (self.free(), self.queued());
+        let usable = self.engines.iter().filter(|e| !matches!(e.slot, Slot::Held { .. })).count();
         let room = MAX_UNACKNOWLEDGED.saturating_sub(self.reports.len() + self.busy()) as u64;
-        let want =
-            if self.stopping { 0 } else { (idle as u64 + self.prefetch(usable)).saturating_sub(self.queue.len() as u64).min(room) };
+        let want = if self.stopping { 0 } else { (idle as u64 + self.prefetch(usable)).saturating_sub(queued as u64).min(room) };
         let Some(session) = self.session.as_mut().filter(|s| s.known) else { return };
-        let asked = (session.asked.0.max(session.received + want), idle.saturating_sub(self.queue.len()) as u16);
+        let asked = (session.asked.0.max(session.received + want), idle.saturating_sub(queued) as u16);
         if asked != session.asked {
             session.asked = asked;
             self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Pull { credit: asked.0, idle: asked.1 }));

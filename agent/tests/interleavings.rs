@@ -172,7 +172,8 @@ impl World {
                 }
                 let spec = codec::encode_body(&JobSpec::new(Command::Shell("true".into()))).expect("small");
                 let count = u32::from(arg % 3) + 1;
-                let run = (1..=count).map(|n| Placement { attempt: attempt(self.placed + n), spec: spec.clone() }).collect();
+                let run =
+                    (1..=count).map(|n| Placement { attempt: attempt(self.placed + n), spec: spec.clone(), slots: 1 }).collect();
                 self.placed += count;
                 self.to_agent.push_back(ToAgent::Run(run));
             }
@@ -194,7 +195,7 @@ impl World {
                 let Some(message) = self.slots[i].to.pop_front() else { return false };
                 let slot = &mut self.slots[i];
                 let event = match message {
-                    ToEngine::Run { attempt, spec, context, engine } => {
+                    ToEngine::Run { attempt, spec, context, engine, slots } => {
                         slot.context = context.map(Arc::new).or_else(|| slot.context.take());
                         let context = slot.context.clone().expect("the first run has a context");
                         engine::Event::Run {
@@ -202,6 +203,7 @@ impl World {
                             spec: codec::decode_exact(&spec).map(Box::new).map_err(|e| e.to_string()),
                             context,
                             engine,
+                            slots,
                         }
                     }
                     ToEngine::Cancel { attempt, stop } => engine::Event::Cancel { attempt, stop },

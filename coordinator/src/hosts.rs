@@ -52,7 +52,7 @@ pub(crate) async fn ask(remote: &mut Remote) -> Result<Vec<HostStatus>, Exit> {
 fn json(hosts: &[HostStatus]) -> String {
     let lines = hosts.iter().map(|h| {
         serde_json::json!({
-            "name": h.name, "connected": h.connected, "slots": h.slots, "busy": h.busy, "cpus": h.cpus,
+            "name": h.name, "connected": h.connected, "ready": h.ready, "slots": h.slots, "busy": h.busy, "cpus": h.cpus,
             "load": h.load.one_minute, "memory_bytes": h.memory, "memory_available_bytes": h.load.available,
             "version": h.program, "since_seconds": h.since.as_secs(), "clock_offset": h.clock_offset,
             "containment": h.containment.as_str(),
@@ -79,7 +79,11 @@ fn table(hosts: &[HostStatus]) -> String {
             h.program.clone(),
             format!(
                 "{}{}{}",
-                if h.connected { "" } else { "lost " },
+                match (h.connected, h.ready) {
+                    (true, true) => "",
+                    (true, false) => "not ready ",
+                    (false, _) => "lost ",
+                },
                 span(h.since),
                 h.quarantined
                     .as_ref()

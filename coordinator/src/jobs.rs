@@ -48,6 +48,8 @@ pub struct Jobs {
     format: Format,
     /// Retries of jobs that name none.
     retries: u32,
+    /// The most slots that a job takes, and the first one that does.
+    widest: (u16, u32),
     /// Jobs that cannot run, and why: they get a result without being submitted.
     stillborn: HashMap<u32, String>,
     host_sets: HashMap<Vec<String>, u32>,
@@ -70,6 +72,8 @@ pub struct Job {
     pub inputs: Vec<String>,
     /// Higher goes first.
     pub priority: i32,
+    /// Slots that it takes.
+    pub slots: u16,
     /// Further attempts.
     pub retries: Option<u32>,
     /// Which failures are worth one; none: all.
@@ -88,6 +92,7 @@ impl Job {
             prefer: None,
             inputs: Vec::new(),
             priority: 0,
+            slots: 1,
             retries: None,
             retry_on: Vec::new(),
             retry_delay: Duration::ZERO,
@@ -136,6 +141,7 @@ impl Jobs {
             spans,
             format,
             retries,
+            widest: (1, 1),
             stillborn: HashMap::new(),
             host_sets: HashMap::new(),
             after: HashMap::new(),
@@ -156,6 +162,9 @@ impl Jobs {
                     }
                     if let Some(why) = stillborn(&job, jobs.object(number).len()) {
                         jobs.stillborn.insert(number, why);
+                    }
+                    if job.slots > jobs.widest.0 {
+                        jobs.widest = (job.slots, number);
                     }
                     if !job.inputs.is_empty() {
                         jobs.inputs.insert(number, Vec::new());
@@ -274,6 +283,11 @@ impl Jobs {
         }
     }
 
+    /// The most slots that a job takes, and the number of the first one that does.
+    pub fn widest(&self) -> (u16, u32) {
+        self.widest
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.spans.len()
@@ -321,10 +335,10 @@ impl Jobs {
         let (hosts, prefer) = (index(parsed.hosts), index(located.or(parsed.prefer)));
         let retries = parsed.retries.unwrap_or(self.retries);
         let label = parsed.spec.label;
-        let (retry_on, retry_delay, priority) = (parsed.retry_on, parsed.retry_delay, parsed.priority);
+        let (retry_on, retry_delay, priority, slots) = (parsed.retry_on, parsed.retry_delay, parsed.priority, parsed.slots);
         let after = self.after.get(&number).cloned().unwrap_or_default();
         let submission = Submission::new(JobNumber(number), spec);
-        Some(Submission { label, hosts, prefer, priority, retries, retry_on, retry_delay, after, stillborn, ..submission })
+        Some(Submission { label, hosts, prefer, priority, slots, retries, retry_on, retry_delay, after, stillborn, ..submission })
     }
 
     fn parse(&self, number: u32) -> Result<Job, Fault> {
@@ -411,9 +425,6 @@ fn stillborn(job: &Job, text_length: usize) -> Option<String> {
     let size = codec::encode_body(&job.spec).map_or(usize::MAX, |b: Bytes| b.len());
     (size > MAX_SPEC).then(|| format!("the job is larger than {MAX_SPEC} bytes with its environment; put data into files"))
 }
-
-/// Keys of the format that this version does not carry out. Ignoring them would run jobs otherwise than asked.
-const NOT_YET: [&str; 1] = ["slots"];
 
 fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
     if !text.starts_with('{') {
@@ -503,10 +514,7 @@ fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
             "retry_delay" => job.retry_delay = seconds()?,
             "retries" => job.retries = Some(whole(0..1001)? as u32),
             "priority" => job.priority = whole(i64::from(i32::MIN)..i64::from(i32::MAX) + 1)? as i32,
-            "slots" if raw.get() == "1" => {}
-            other if NOT_YET.contains(&other) => {
-                return Err(fault("this version does not carry it out yet; remove it, or rename it to have it echoed only".into()));
-            }
+            "slots" => job.slots = whole(1..i64::from(u16::MAX) + 1)? as u16,
             // Unknown keys are the user's own.
             _ => {}
         }

@@ -186,6 +186,11 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     };
     let context = batch_context(args, &profile)?;
     let mut jobs = read_jobs(args)?;
+    let slots = args.slots.unwrap_or_else(embedded::usable_cpus);
+    let (most, number) = jobs.widest();
+    if profile.cluster == Cluster::Embedded && most > slots {
+        return Err(Exit::usage(format!("job {number} takes {most} slots, and this run has {slots}; -j {most} gives it as many")));
+    }
     find_inputs(&mut jobs, args, &profile, &context.cd);
     let jobs = Arc::new(jobs);
     let results = Results::check(args)?;
@@ -751,6 +756,10 @@ pub(crate) fn describe(notice: &Notice) -> String {
     match notice {
         Notice::HostsAbsent { hosts, jobs, after } => format!(
             "{jobs} jobs wait for a host that is not connected: {hosts}; they end as errors after {}",
+            crate::format::elapsed(*after)
+        ),
+        Notice::TooWide { slots, jobs, after } => format!(
+            "{jobs} jobs take {slots} slots, and no host is connected that has so many for them; they end as errors after {}",
             crate::format::elapsed(*after)
         ),
         Notice::AgentLost { host, jobs, fenced_for } => format!(

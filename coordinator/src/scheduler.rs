@@ -15,11 +15,13 @@
 
 mod after;
 mod cancel;
+mod fleet;
 mod halt;
 mod quarantine;
 mod queues;
 mod retract;
 mod why;
+mod wide;
 
 use bytes::Bytes;
 use cancel::{CancelRequest, Cancelling};
@@ -279,14 +281,19 @@ struct Host {
     first_engine: EngineId,
     /// The inventory of this session has come.
     known: bool,
-    /// Credit given and used in this session.
+    /// Credit given and used in this session, in slots.
     credit: u64,
     sent: u64,
     /// Since when its idle slots have been idle, longest first.
     idle_since: VecDeque<BootInstant>,
     /// Batches whose context it has in this session.
     told: HashSet<BatchSerial>,
-    attempts: BTreeMap<AttemptId, Option<u16>>,
+    attempts: BTreeMap<AttemptId, OnHost>,
+    /// Slots that those take.
+    taken: u64,
+    /// Idle slots that wait for a job that takes several, and when it may keep some again.
+    kept: Option<wide::Kept>,
+    no_more_before: Option<BootInstant>,
     record: quarantine::Record,
     /// How it stands in the indices of the scheduler: among those that want jobs, and by its longest idle slot.
     indexed: (bool, Option<BootInstant>),
@@ -295,6 +302,32 @@ struct Host {
     since: BootInstant,
     load: Load,
     clock_offset: Option<f64>,
+}
+
+/// An attempt on a host.
+#[derive(Clone, Copy, Debug)]
+struct OnHost {
+    /// Where it runs, once that is known.
+    engine: Option<u16>,
+    slots: u16,
+}
+
+impl Host {
+    fn add(&mut self, attempt: AttemptId, slots: u16) {
+        self.attempts.insert(attempt, OnHost { engine: None, slots });
+        self.taken += u64::from(slots);
+    }
+
+    fn remove(&mut self, attempt: AttemptId) -> Option<OnHost> {
+        let removed = self.attempts.remove(&attempt)?;
+        self.taken -= u64::from(removed.slots);
+        Some(removed)
+    }
+
+    /// It has more than it can run.
+    fn is_overfull(&self) -> bool {
+        self.taken > u64::from(self.hello.slots)
+    }
 }
 
 /// All decisions of a coordinator.
@@ -306,6 +339,9 @@ pub struct Scheduler {
     serials: HashMap<BatchId, BatchSerial>,
     next_serial: u32,
     hosts: BTreeMap<Arc<str>, Host>,
+    names: fleet::Names,
+    /// Connected agents that can be given jobs, and their slots.
+    fleet: (u32, u32),
     /// Hosts by index.
     host_names: Vec<Arc<str>>,
     /// Hosts that have asked for more than they have got.
@@ -324,13 +360,16 @@ pub struct Scheduler {
     sessions: HashMap<SessionId, Arc<str>>,
     next_engine: u32,
     queues: Queues,
-    /// Users by number, and how many jobs of each are placed.
+    /// Users by number, and how many slots each has.
     users: HashMap<String, u32>,
     running: Vec<u64>,
     /// Queues whose hosts are all absent, and when their jobs end.
     absent: BTreeMap<QueueKey, BootInstant>,
-    /// A queue that names hosts has come into being: look whether one of them is there.
-    look_for_hosts: bool,
+    /// Hosts that keep idle slots for jobs that take several, by their queue; and until when.
+    keepers: BTreeMap<QueueKey, BTreeSet<u32>>,
+    keep_until: BTreeSet<(BootInstant, u32)>,
+    /// Jobs wait that hosts could take which have asked already.
+    unserved: bool,
     /// Placed jobs that are being cancelled.
     cancelling: HashMap<JobKey, Cancelling>,
     /// Cancels that are not done.
@@ -360,6 +399,8 @@ impl Scheduler {
             serials: HashMap::new(),
             next_serial: 1,
             hosts: BTreeMap::new(),
+            names: fleet::Names::default(),
+            fleet: (0, 0),
             host_names: Vec::new(),
             wanting: BTreeSet::new(),
             overfull: BTreeSet::new(),
@@ -374,7 +415,9 @@ impl Scheduler {
             users: HashMap::new(),
             running: Vec::new(),
             absent: BTreeMap::new(),
-            look_for_hosts: false,
+            keepers: BTreeMap::new(),
+            keep_until: BTreeSet::new(),
+            unserved: false,
             cancelling: HashMap::new(),
             requests: HashMap::new(),
             locality_wait,
@@ -423,8 +466,11 @@ impl Scheduler {
 
     fn settle(&mut self, now: BootInstant) {
         self.settle_order(now);
-        if std::mem::take(&mut self.look_for_hosts) {
-            self.check_absent(now);
+        // Notices come before placements, so that what waits is said first.
+        self.look_at_changed(now);
+        while std::mem::take(&mut self.unserved) {
+            self.serve_all(now);
+            self.look_at_changed(now);
         }
     }
 
@@ -448,10 +494,9 @@ impl Scheduler {
         while let Some((key, _)) = self.absent.iter().find(|(_, deadline)| **deadline <= now) {
             let key = *key;
             self.absent.remove(&key);
-            let names = self.set_of(key).map(|set| fold(&set)).unwrap_or_default();
+            let why = self.why_absent(key);
             for job in self.queues.take_all(key) {
-                let why = format!("none of its hosts was connected within the host timeout: {names}");
-                self.finish(JobKey { batch: key.batch, job }, None, Outcome::never_ran(Ended::NoHost, why), now);
+                self.finish(JobKey { batch: key.batch, job }, None, Outcome::never_ran(Ended::NoHost, why.clone()), now);
             }
         }
         while let Some((at, serial)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
@@ -463,6 +508,7 @@ impl Scheduler {
             self.released.push_back(key);
         }
         self.release_quarantined(now);
+        self.give_up_keeping(now);
         self.retract_prefetched(now);
         if self.patience_ends().is_some_and(|at| at <= now) {
             self.looked_at = now;
@@ -481,6 +527,7 @@ impl Scheduler {
             .chain(self.patience_ends())
             .chain(self.delayed.first().map(|(at, _)| *at))
             .chain(self.quarantines.first().map(|(at, _)| *at))
+            .chain(self.keep_until.first().map(|(at, _)| *at))
             .chain(self.retract_at)
             .min()
     }
@@ -503,7 +550,7 @@ impl Scheduler {
         let is = (there && host.credit > host.sent, host.idle_since.front().copied().filter(|_| there));
         let was = std::mem::replace(&mut host.indexed, is);
         let index = host.index;
-        if there && host.attempts.len() > usize::from(host.hello.slots) {
+        if there && host.is_overfull() {
             self.overfull.insert(index);
         } else {
             self.overfull.remove(&index);
@@ -542,8 +589,9 @@ impl Scheduler {
             .map(|h| HostStatus {
                 name: h.name.to_string(),
                 connected: h.session.is_some(),
+                ready: h.known,
                 slots: h.hello.slots,
-                busy: h.attempts.len().min(usize::from(h.hello.slots)) as u16,
+                busy: h.taken.min(u64::from(h.hello.slots)) as u16,
                 cpus: h.hello.cpus,
                 memory: h.hello.memory,
                 load: h.load,
@@ -556,10 +604,8 @@ impl Scheduler {
             .collect()
     }
 
-    /// Connected agents and their slots.
-    pub fn fleet(&self) -> (u32, u32) {
-        let connected = self.hosts.values().filter(|h| h.known);
-        connected.fold((0, 0), |(agents, engines), h| (agents + 1, engines + u32::from(h.hello.slots)))
+    fn host_at(&self, index: u32) -> Option<&Host> {
+        self.hosts.get(self.host_names.get(index as usize)?)
     }
 
     /// When attempts on `host` are surely dead though nobody said so; `None` if there is nothing to fence.
@@ -595,13 +641,14 @@ impl Scheduler {
             self.lose_attempts(name, |_| true, "its host was restarted", now);
         }
         let shared: Arc<str> = self.hosts.get(name).map_or_else(|| name.into(), |h| h.name.clone());
-        let aliases = hello.aliases.iter().take(MAX_ALIASES).filter_map(|a| hosts::normalise(a).ok()).map(Arc::from).collect();
-        let (index, attempts, record) = match self.hosts.remove(name) {
+        let aliases = hello.aliases.iter().take(fleet::MAX_ALIASES).filter_map(|a| hosts::normalise(a).ok());
+        let aliases: BTreeSet<Arc<str>> = aliases.filter(|alias| alias != name).map(Arc::from).collect();
+        let (index, attempts, taken, record) = match self.hosts.remove(name) {
             // Without a session it is in none of the indices.
-            Some(known) => (known.index, known.attempts, known.record),
+            Some(known) => (known.index, known.attempts, known.taken, known.record),
             None => {
                 self.host_names.push(shared.clone());
-                (self.host_names.len() as u32 - 1, BTreeMap::new(), quarantine::Record::default())
+                (self.host_names.len() as u32 - 1, BTreeMap::new(), 0, quarantine::Record::default())
             }
         };
         self.sessions.insert(session, shared.clone());
@@ -620,10 +667,10 @@ impl Scheduler {
         self.hosts.insert(
             shared.clone(),
             Host {
-                name: shared,
+                name: shared.clone(),
                 index,
                 containment: Containment::Subreaper,
-                aliases,
+                aliases: aliases.into_iter().collect(),
                 session: Some(session),
                 hello,
                 first_engine,
@@ -633,6 +680,9 @@ impl Scheduler {
                 idle_since: VecDeque::new(),
                 told: HashSet::new(),
                 attempts,
+                taken,
+                kept: None,
+                no_more_before: None,
                 record,
                 indexed: (false, None),
                 heard: now,
@@ -641,6 +691,7 @@ impl Scheduler {
                 clock_offset: None,
             },
         );
+        self.names_come(&shared);
     }
 
     fn agent_message(&mut self, name: &Arc<str>, message: ToCoordinator, now: BootInstant) {
@@ -660,7 +711,7 @@ impl Scheduler {
                     // A slot that is busy again without our doing was the last one to fall idle.
                     host.idle_since.truncate(idle);
                     self.reindex(name);
-                    self.serve(name, u64::MAX, now);
+                    self.serve(name, usize::MAX, now);
                     self.look_for_prefetched(now);
                 }
             }
@@ -678,10 +729,11 @@ impl Scheduler {
             }
             ToCoordinator::Output { attempt, stream, data } => self.output(name, attempt, stream, data),
             ToCoordinator::Goodbye => {
+                // What it gives back must not be placed there again.
                 if let Some(host) = self.hosts.get_mut(name) {
-                    // What it gives back must not be placed there again.
-                    (host.known, host.credit) = (false, 0);
+                    host.credit = 0;
                 }
+                self.set_known(name, false);
                 self.reindex(name);
                 self.give_back(name, now);
                 self.close_session(name, "goodbye");
@@ -700,10 +752,8 @@ impl Scheduler {
         now: BootInstant,
     ) {
         let Some(host) = self.hosts.get_mut(name) else { return };
-        host.known = true;
         host.heard = now;
         host.clock_offset = clock_offset;
-        self.reindex(name);
         let Some(host) = self.hosts.get(name) else { return };
         let held: BTreeSet<AttemptId> = queued.iter().chain(running).chain(unacknowledged).copied().collect();
         let known = host.attempts.clone();
@@ -726,7 +776,7 @@ impl Scheduler {
         if !attempts.is_empty() {
             self.tell_agent(name, ToAgent::Retract { attempts });
         }
-        self.fleet_changed(now);
+        self.set_known(name, true);
     }
 
     fn is_superseded(&self, attempt: AttemptId) -> bool {
@@ -739,12 +789,12 @@ impl Scheduler {
             let Some(host) = self.hosts.get_mut(name) else { return };
             match report {
                 Report::Started { engine } => {
-                    if let Some(at) = host.attempts.get_mut(&attempt) {
-                        *at = Some(engine.0);
+                    if let Some(on) = host.attempts.get_mut(&attempt) {
+                        on.engine = Some(engine.0);
                     }
                 }
                 Report::Finished { engine, outcome } => {
-                    if host.attempts.remove(&attempt).is_none() || self.is_superseded(attempt) {
+                    if host.remove(attempt).is_none() || self.is_superseded(attempt) {
                         continue;
                     }
                     let place = self.place(name, engine.map(|e| e.0));
@@ -752,7 +802,7 @@ impl Scheduler {
                     self.attempt_over(attempt, place, *outcome, now);
                 }
                 Report::Returned => {
-                    if host.attempts.remove(&attempt).is_some() {
+                    if host.remove(attempt).is_some() {
                         self.returned(attempt, now);
                     }
                 }
@@ -795,7 +845,7 @@ impl Scheduler {
         // A lost host is nobody's failure: elsewhere it may begin at once.
         let delay = batch.retry_rules.get(&key.job).filter(|_| outcome.ended != Ended::Lost).map_or(Duration::ZERO, |rule| rule.1);
         if again {
-            self.running[batch.user as usize] -= 1;
+            self.running[batch.user as usize] -= u64::from(job.queue.slots());
         }
         if again && !delay.is_zero() {
             job.state = JobState::Waiting;
@@ -805,7 +855,7 @@ impl Scheduler {
             job.state = JobState::Queued;
             let queue = job.queue;
             self.enqueue(queue, key.job);
-            self.serve_all(now);
+            self.unserved = true;
         } else {
             self.finish(key, place, outcome, now);
         }
@@ -813,7 +863,9 @@ impl Scheduler {
 
     /// Everything on a host comes back without anybody's fault: its agent has stopped in order.
     fn give_back(&mut self, name: &str, now: BootInstant) {
-        let attempts = self.hosts.get_mut(name).map(|h| std::mem::take(&mut h.attempts)).unwrap_or_default();
+        let Some(host) = self.hosts.get_mut(name) else { return };
+        let attempts = std::mem::take(&mut host.attempts);
+        host.taken = 0;
         self.reindex(name);
         for attempt in attempts.into_keys() {
             self.returned(attempt, now);
@@ -834,10 +886,10 @@ impl Scheduler {
         }
         let Some(job) = batch.jobs.get_mut(attempt.key.job.0 as usize - 1) else { return };
         job.state = JobState::Queued;
-        self.running[batch.user as usize] -= 1;
         let queue = job.queue;
+        self.running[batch.user as usize] -= u64::from(queue.slots());
         self.enqueue(queue, attempt.key.job);
-        self.serve_all(now);
+        self.unserved = true;
     }
 
     fn finish(&mut self, key: JobKey, place: Option<Place>, mut outcome: Outcome, now: BootInstant) {
@@ -850,7 +902,7 @@ impl Scheduler {
         // Its text stays, for whoever asks for its output.
         match job.state {
             JobState::Waiting => batch.order.forget(key.job),
-            JobState::Placed => self.running[batch.user as usize] -= 1,
+            JobState::Placed => self.running[batch.user as usize] -= u64::from(job.queue.slots()),
             JobState::Queued | JobState::Done => {}
         }
         job.state = JobState::Done;
@@ -896,13 +948,17 @@ impl Scheduler {
 
     /// A session has ended. Another one may have `replaced` it already, and then nothing is out of reach.
     fn agent_gone(&mut self, name: &str, replaced: bool, now: BootInstant) {
-        let Some(host) = self.hosts.get_mut(name) else { return };
+        let Some(name) = self.hosts.get(name).filter(|host| host.session.is_some()).map(|host| host.name.clone()) else { return };
+        self.names_go(&name);
+        self.set_known(&name, false);
+        self.keep_nothing(&name);
+        let Some(host) = self.hosts.get_mut(&name) else { return };
         host.session = None;
-        host.known = false;
         (host.credit, host.sent) = (0, 0);
         host.idle_since.clear();
         host.since = now;
         host.told.clear();
+        let name = &*name;
         self.reindex(name);
         match self.lease {
             None => self.lose_attempts(name, |_| true, "its agent is gone", now),
@@ -922,7 +978,6 @@ impl Scheduler {
                 self.abandon_cancelled(name, now);
             }
         }
-        self.fleet_changed(now);
     }
 
     /// Cancelled attempts on a host that cannot be reached end now, with an honest word about it.
@@ -945,11 +1000,11 @@ impl Scheduler {
     fn lose_attempts(&mut self, name: &str, gone: impl Fn(AttemptId) -> bool, why: &str, now: BootInstant) {
         let Some(host) = self.hosts.get_mut(name) else { return };
         let lost: Vec<(AttemptId, Option<u16>)> =
-            host.attempts.iter().filter(|(a, _)| gone(**a)).map(|(a, engine)| (*a, *engine)).collect();
+            host.attempts.iter().filter(|(a, _)| gone(**a)).map(|(a, on)| (*a, on.engine)).collect();
         let shared = host.name.clone();
         for (attempt, engine) in lost {
             if let Some(host) = self.hosts.get_mut(name) {
-                host.attempts.remove(&attempt);
+                host.remove(attempt);
             }
             self.reindex(name);
             if !self.is_superseded(attempt) {
@@ -1003,7 +1058,9 @@ impl Scheduler {
         };
         let Some(batch) = self.batches.get_mut(&serial) else { return };
         for set in host_sets {
-            batch.host_sets.push(set.iter().filter_map(|n| hosts::normalise(n).ok()).map(Arc::from).collect());
+            let mut seen = HashSet::new();
+            let names = set.iter().filter_map(|n| hosts::normalise(n).ok()).map(Arc::<str>::from);
+            batch.host_sets.push(names.filter(|name| seen.insert(name.clone())).collect());
         }
         let (mut queued, mut refused) = (Vec::with_capacity(jobs.len()), None);
         for submission in jobs {
@@ -1013,12 +1070,13 @@ impl Scheduler {
             }
             if submission.spec.len() > MAX_SPEC
                 || batch.jobs.len() >= MAX_JOBS
+                || submission.slots == 0
                 || [submission.hosts, submission.prefer].iter().flatten().any(|h| *h as usize >= batch.host_sets.len())
             {
                 refused = Some(format!("job {} is not acceptable", submission.job));
                 break;
             }
-            let queue = QueueKey::new(submission.priority, batch.user, serial, submission.hosts, submission.prefer);
+            let queue = QueueKey::new(batch.user, serial, &submission);
             batch.jobs.push(Job {
                 spec: submission.spec,
                 queue,
@@ -1051,14 +1109,12 @@ impl Scheduler {
                 None => self.enqueue(queue, job),
             }
         }
-        // Notices come before placements, so that what waits is said first.
-        self.settle(now);
-        self.serve_all(now);
+        self.unserved = true;
     }
 
     fn enqueue(&mut self, queue: QueueKey, job: JobNumber) {
         let (required, prefer) = (self.set_of(queue), self.preferred_by(queue));
-        self.look_for_hosts |= self.queues.push(queue, job, required, prefer) && queue.hosts.is_some();
+        self.queues.push(queue, job, required, prefer);
     }
 
     fn set_of(&self, key: QueueKey) -> Option<Arc<[Arc<str>]>> {
@@ -1073,7 +1129,7 @@ impl Scheduler {
     fn is_local(&self, key: QueueKey, place: Option<&Place>) -> Option<bool> {
         let (preferred, place) = (self.preferred_by(key)?, place?);
         let host = self.hosts.get(&place.host)?;
-        Some(std::iter::once(&host.name).chain(&host.aliases).any(|name| preferred.contains(name)))
+        Some(self.names_of(host).iter().any(|name| preferred.contains(name)))
     }
 
     fn output(&mut self, name: &Arc<str>, attempt: AttemptId, stream: Stream, data: Bytes) {
@@ -1100,22 +1156,21 @@ impl Scheduler {
         self.batches.get(&key.batch)?.jobs.get((key.job.0 as usize).checked_sub(1)?)
     }
 
-    /// Gives a host what it has credit for, `most` slots' worth at most. True if it got anything.
-    fn serve(&mut self, name: &Arc<str>, most: u64, now: BootInstant) -> bool {
-        let Some(host) = self.hosts.get_mut(name) else { return false };
+    /// Gives a host what it has credit for, `most` attempts at most. True if it got anything.
+    fn serve(&mut self, name: &Arc<str>, most: usize, now: BootInstant) -> bool {
+        let Some(host) = self.hosts.get(name) else { return false };
         let Some(session) = host.session.filter(|_| host.known && host.record.until.is_none()) else { return false };
-        let room = host.credit.saturating_sub(host.sent).min(most);
         let index = host.index;
-        let names: Vec<Arc<str>> = std::iter::once(host.name.clone()).chain(host.aliases.iter().cloned()).collect();
+        let names = self.names_of(host);
         let (mut run, mut bytes, mut given) = (Vec::new(), 0, 0);
-        while given < room {
-            let patient =
-                self.hosts.get(name).and_then(|h| h.idle_since.front()).is_none_or(|since| *since + self.locality_wait > now);
-            let Some((queue, number)) = self.queues.pop(&names, !patient, |user| self.running[user as usize]) else { break };
+        while given < most {
+            let Some(queue) = self.next_queue(name, &names, now) else { break };
+            let Some(number) = self.queues.pop(queue) else { break };
+            let slots = queue.slots();
             let Some(batch) = self.batches.get_mut(&queue.batch) else { continue };
             let Some(job) = batch.jobs.get_mut(number.0 as usize - 1) else { continue };
             job.state = JobState::Placed;
-            self.running[queue.user as usize] += 1;
+            self.running[queue.user as usize] += u64::from(slots);
             job.host = index;
             job.attempt += 1;
             let key = JobKey { batch: queue.batch, job: number };
@@ -1134,11 +1189,14 @@ impl Scheduler {
                 self.effects.push_back(Effect::ToAgent(session, context));
             }
             bytes += job.spec.len();
-            run.push(Placement { attempt, spec: job.spec.clone() });
-            host.attempts.insert(attempt, None);
-            host.sent += 1;
-            host.idle_since.pop_front();
+            run.push(Placement { attempt, spec: job.spec.clone(), slots });
+            host.add(attempt, slots);
+            host.sent += u64::from(slots);
+            host.idle_since.drain(..usize::from(slots).min(host.idle_since.len()));
             given += 1;
+            if slots > 1 {
+                self.wide_is_placed(name, queue);
+            }
         }
         if !run.is_empty() {
             self.effects.push_back(Effect::ToAgent(session, ToAgent::Run(run)));
@@ -1165,7 +1223,7 @@ impl Scheduler {
             }
         }
         for name in &names {
-            self.serve(name, u64::MAX, now);
+            self.serve(name, usize::MAX, now);
         }
     }
 
@@ -1180,64 +1238,6 @@ impl Scheduler {
             self.effects.push_back(Effect::CloseSession { session, refused: false, reason: reason.into() });
         }
     }
-
-    fn fleet_changed(&mut self, now: BootInstant) {
-        // An alias serves only while one connected host has it.
-        let mut owners: HashMap<Arc<str>, u32> = HashMap::new();
-        for alias in self.hosts.values().filter(|h| h.session.is_some()).flat_map(|h| &h.aliases) {
-            *owners.entry(alias.clone()).or_default() += 1;
-        }
-        for host in self.hosts.values_mut().filter(|h| h.session.is_some()) {
-            host.aliases.retain(|alias| owners[alias] == 1);
-        }
-        let (agents, engines) = self.fleet();
-        self.effects.push_back(Effect::Fleet { agents, engines });
-        self.check_absent(now);
-    }
-
-    /// Starts and stops the waits for hosts that are not there.
-    fn check_absent(&mut self, now: BootInstant) {
-        let connected = self.hosts.values().filter(|h| h.session.is_some());
-        let there: HashSet<Arc<str>> = connected.flat_map(|h| std::iter::once(&h.name).chain(&h.aliases)).cloned().collect();
-        let (mut missing, mut found) = (Vec::new(), Vec::new());
-        for (key, jobs) in self.queues.with_hosts() {
-            let set = self.set_of(key).unwrap_or_default();
-            if set.iter().any(|name| there.contains(name)) {
-                found.push(key);
-            } else if !self.absent.contains_key(&key) {
-                missing.push((key, jobs, set));
-            }
-        }
-        for key in found {
-            self.absent.remove(&key);
-        }
-        let freed = self.queues.set_there(there);
-        for (key, jobs, set) in missing {
-            let Some(batch) = self.batches.get(&key.batch) else { continue };
-            self.absent.insert(key, now + batch.host_timeout);
-            let notice = Notice::HostsAbsent { hosts: fold(&set), jobs: jobs as u64, after: batch.host_timeout };
-            self.effects.push_back(Effect::Notice { batch: batch.id, notice });
-        }
-        if freed {
-            self.serve_all(now);
-        }
-    }
-}
-
-/// Other names that one host may bring along.
-const MAX_ALIASES: usize = 16;
-
-/// Bytes of a list of hosts in a message for people; names are ASCII.
-const FOLDED_BYTES: usize = 1024;
-
-fn fold(set: &[Arc<str>]) -> String {
-    let names: Vec<String> = set.iter().map(|n| n.to_string()).collect();
-    let mut text = hosts::Folded(&names).to_string();
-    if text.len() > FOLDED_BYTES {
-        text.truncate(FOLDED_BYTES);
-        text.push('…');
-    }
-    if names.is_empty() { "an empty list".into() } else { text }
 }
 
 #[cfg(test)]

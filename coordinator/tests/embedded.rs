@@ -186,10 +186,30 @@ fn what_cannot_start_is_a_result_and_the_batch_goes_on() {
 }
 
 #[test]
+fn jobs_of_several_slots_leave_no_room_for_others() {
+    let dir = tempfile::tempdir().expect("a directory");
+    // Each job notes how much is taken while it runs.
+    let job = |slots: u16| {
+        let note = format!(
+            "mkdir -p now; touch now/$MEZCAL_JOB_ID.{slots}; total=0; for n in now/*; do total=$((total + ${{n##*.}})); done"
+        );
+        format!("{{\"cmd\": \"{note}; echo $total >> seen; sleep 0.03; rm now/$MEZCAL_JOB_ID.{slots}\", \"slots\": {slots}}}\n")
+    };
+    let jobs: String = [1, 3, 1, 2, 1, 1, 4, 1, 2, 3, 1, 1].repeat(3).into_iter().map(job).collect();
+    let out = run_in(dir.path(), &jobs, &["-j", "4"]);
+    assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
+    let seen = std::fs::read_to_string(dir.path().join("seen")).expect("notes");
+    let taken: Vec<u32> = seen.lines().map(|line| line.parse().expect("a number")).collect();
+    assert_eq!(taken.len(), 36);
+    assert!(taken.iter().all(|n| (1..=4).contains(n)), "{taken:?}");
+    assert!(taken.contains(&4), "all four are used at times: {taken:?}");
+}
+
+#[test]
 fn bad_input_is_told_all_at_once_and_nothing_starts() {
     let dir = tempfile::tempdir().expect("a directory");
     std::fs::write(dir.path().join("results"), "old").expect("written");
-    let jobs = "{\"cmd\": \"touch started\"}\n\n{\"cmd\": 1}\n[1]\n{\"cmd\": \"a\", \"timeout\": \"soon\"}\n{\"cd\": \"x\"}\n{\"cmd\": \"a\", \"id\": 1}\n{\"cmd\": \"b\", \"id\": \"1\"}\n{\"cmd\": \"x\",}\n{\"cmd\": \"x\", \"env\": {\"MEZCAL_SLOT\": \"1\"}}\n{\"cmd\": \"x\", \"slots\": 2}\n";
+    let jobs = "{\"cmd\": \"touch started\"}\n\n{\"cmd\": 1}\n[1]\n{\"cmd\": \"a\", \"timeout\": \"soon\"}\n{\"cd\": \"x\"}\n{\"cmd\": \"a\", \"id\": 1}\n{\"cmd\": \"b\", \"id\": \"1\"}\n{\"cmd\": \"x\",}\n{\"cmd\": \"x\", \"env\": {\"MEZCAL_SLOT\": \"1\"}}\n{\"cmd\": \"x\", \"slots\": 0}\n";
     let out = run_in(dir.path(), jobs, &["-o", "results", "--force"]);
     assert_eq!(out.status.code(), Some(2));
     let said = String::from_utf8(out.stderr).expect("UTF-8");
@@ -201,7 +221,7 @@ fn bad_input_is_told_all_at_once_and_nothing_starts() {
         "jobs.json:8:1: id \"1\" is used twice",
         "jobs.json:9:13: not JSON: trailing comma",
         "MEZCAL_SLOT is set by Mezcal itself",
-        "key \"slots\": this version does not carry it out yet",
+        "key \"slots\": must be a whole number from 1 to 65535",
     ] {
         assert!(said.contains(expected), "{expected} in\n{said}");
     }
@@ -221,6 +241,7 @@ fn other_misuse_is_exit_2_before_anything_starts() {
     let good = "{\"cmd\": \"touch started\"}\n";
     case("", &[], "no jobs in it");
     case("ls -l\n", &[], "--lines");
+    case("{\"cmd\": \"x\"}\n{\"cmd\": \"touch started\", \"slots\": 3}\n", &["-j", "2"], "job 2 takes 3 slots");
     case(good, &["-o", "jobs.json"], "is the input, too");
     case(good, &["-o", "/no/such/dir/results"], "cannot write /no/such/dir/results");
     std::fs::write(dir.path().join("full"), "x").expect("written");

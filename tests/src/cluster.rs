@@ -174,9 +174,10 @@ impl Cluster {
         hosts.filter(|h| h["connected"] == true).collect()
     }
 
-    /// Waits until so many agents are connected.
+    /// Waits until so many agents are connected and can be given jobs.
     pub fn wait_connected(&self, count: usize) {
-        wait_for("all agents are connected", PATIENCE, || (self.connected().len() == count).then_some(()));
+        let ready = || self.connected().iter().filter(|h| h["ready"] == true).count();
+        wait_for("all agents are ready", PATIENCE, || (ready() == count).then_some(()));
     }
 
     /// Makes credentials of another cluster.

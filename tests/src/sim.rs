@@ -3,8 +3,8 @@
 //! Everything that decides is the product's own code; what is made up here are the drivers: connections that delay, stall one way or both
 //! and break at their two ends at different times, agents and engines that die and come back, hosts that reboot, clocks that differ and
 //! drift. A seed gives the whole run. After every step the promises are checked: no job has two live processes (P1), what is said to be
-//! over is dead and stays so (P3), nothing has two results and every result is of the attempt that it names (P2, P7); in the end, with
-//! the faults over, every job has its result.
+//! over is dead and stays so (P3), nothing has two results and every result is of the attempt that it names (P2, P7), no host
+//! runs more than it has slots for; in the end, with the faults over, every job has its result.
 //!
 //! A [`Mutant`] plants a known mistake. The tests show that the checks find each.
 
@@ -183,6 +183,7 @@ pub struct World {
     heard: Vec<Duration>,
     results: BTreeMap<u32, JobResult>,
     cancelled: BTreeSet<u32>,
+    slots_by_job: BTreeMap<u32, u16>,
     /// Said to be over for good: not a process of theirs may be alive any more.
     proven: BTreeSet<u32>,
     log: Vec<String>,
@@ -220,6 +221,7 @@ impl World {
             heard: vec![Duration::ZERO; plan.hosts],
             results: BTreeMap::new(),
             cancelled: BTreeSet::new(),
+            slots_by_job: BTreeMap::new(),
             proven: BTreeSet::new(),
             log: Vec::new(),
         };
@@ -229,7 +231,9 @@ impl World {
         let sets = (0..plan.hosts).map(|n| vec![format!("h{n}")]).collect();
         let jobs = (1..=plan.jobs).map(|n| {
             let prefer = world.chance.one_in(3).then(|| world.chance.below(plan.hosts as u64) as u32);
-            Submission { prefer, ..Submission::new(JobNumber(n), spec.clone()) }
+            let slots = if world.chance.one_in(5) { plan.slots as u16 } else { 1 };
+            world.slots_by_job.insert(n, slots);
+            Submission { prefer, slots, ..Submission::new(JobNumber(n), spec.clone()) }
         });
         let jobs = jobs.collect();
         for event in [
@@ -681,11 +685,11 @@ impl World {
         }
         let Some(message) = slot.to.pop_front() else { return };
         let event = match message {
-            ToEngine::Run { attempt, spec, context, engine } => {
+            ToEngine::Run { attempt, spec, context, engine, slots } => {
                 slot.context = context.map(Arc::new).or_else(|| slot.context.take());
                 let Some(context) = slot.context.clone() else { return };
                 let spec = codec::decode_exact(&spec).map(Box::new).map_err(|e| e.to_string());
-                engine::Event::Run { attempt, spec, context, engine }
+                engine::Event::Run { attempt, spec, context, engine, slots }
             }
             ToEngine::Cancel { attempt, stop } => engine::Event::Cancel { attempt, stop },
             ToEngine::Acknowledge { attempts } => engine::Event::Acknowledge { attempts },
@@ -886,6 +890,13 @@ impl World {
             }
             if self.proven.contains(&attempt.key.job.0) {
                 return Err(format!("P3: {attempt} lives and was said to be over"));
+            }
+        }
+        for (n, host) in self.hosts.iter().enumerate() {
+            let live = host.slots.iter().filter_map(|slot| slot.alive);
+            let taken: usize = live.map(|attempt| usize::from(self.slots_by_job[&attempt.key.job.0])).sum();
+            if taken > self.plan.slots {
+                return Err(format!("slots: h{n} runs jobs that take {taken} and has {}", self.plan.slots));
             }
         }
         Ok(())

@@ -491,7 +491,7 @@ impl Driver {
 
     fn on_message(&mut self, message: ToEngine) -> Result<()> {
         let event = match message {
-            ToEngine::Run { attempt, spec, context, engine } => {
+            ToEngine::Run { attempt, spec, context, engine, slots } => {
                 if let Some(context) = context {
                     self.context = Some(Arc::new(context));
                 }
@@ -501,7 +501,7 @@ impl Driver {
                     return Ok(());
                 };
                 let spec = codec::decode_exact(&spec).map(Box::new).map_err(|e| format!("the job cannot be read: {e}"));
-                Event::Run { attempt, spec, context, engine }
+                Event::Run { attempt, spec, context, engine, slots }
             }
             ToEngine::Cancel { attempt, stop } => Event::Cancel { attempt, stop },
             ToEngine::Acknowledge { attempts } => Event::Acknowledge { attempts },

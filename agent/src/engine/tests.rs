@@ -48,7 +48,7 @@ impl Script {
         let spec = JobSpec { timeout: timeout.map(Duration::from_secs), ..JobSpec::new(Command::Shell("true".into())) };
         let context = BatchContext::new(BatchId(uuid_nil()), "/".into(), 0o22);
         let context = Arc::new(context);
-        self.event(Event::Run { attempt: attempt(job), spec: Ok(Box::new(spec)), context, engine: EngineId(0) })
+        self.event(Event::Run { attempt: attempt(job), spec: Ok(Box::new(spec)), context, engine: EngineId(0), slots: 1 })
     }
 
     fn pass(&mut self, time: Duration) -> String {
@@ -90,7 +90,7 @@ impl Script {
                 Effect::Probe => "probe".into(),
                 Effect::Sweep { discard_output } => format!("sweep{}", if discard_output { ", discarding output" } else { "" }),
                 Effect::Send(FromEngine::Ready { running }) => {
-                    format!("ready, running {}", running.map_or("none".into(), |a| a.to_string()))
+                    format!("ready, running {}", running.map_or("none".into(), |(a, _)| a.to_string()))
                 }
                 Effect::Send(FromEngine::Finished { attempt, outcome }) => {
                     let code = outcome.status.map_or("none".into(), |s| s.code().to_string());
@@ -277,7 +277,7 @@ fn leftovers_are_waited_for_where_that_is_asked_for() {
     let mut s = script();
     let spec = JobSpec { leftover: Some(Leftover::Wait), ..JobSpec::new(Command::Shell("sleep 1 &".into())) };
     let context = Arc::new(BatchContext::new(BatchId(uuid_nil()), "/".into(), 0o22));
-    s.event(Event::Run { attempt: attempt(1), spec: Ok(Box::new(spec)), context, engine: EngineId(0) });
+    s.event(Event::Run { attempt: attempt(1), spec: Ok(Box::new(spec)), context, engine: EngineId(0), slots: 1 });
     s.event(Event::Spawned(Ok(())));
     assert_eq!(s.event(Event::FirstEnded), "probe");
     assert_eq!(s.event(Event::Probed { others: true }), "");

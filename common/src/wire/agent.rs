@@ -173,6 +173,8 @@ pub struct Placement {
     pub attempt: AttemptId,
     /// An encoded [`crate::job::JobSpec`].
     pub spec: Bytes,
+    /// Slots that it takes: one engine runs it, and the others of these do nothing meanwhile.
+    pub slots: u16,
 }
 
 /// From coordinator to agent.

@@ -29,6 +29,8 @@ pub struct Submission {
     pub prefer: Option<u32>,
     /// Higher goes first.
     pub priority: i32,
+    /// Slots that it takes, at least 1.
+    pub slots: u16,
     /// Further attempts after failures of its own.
     pub retries: u32,
     /// Which failures are worth another attempt; none: all.
@@ -51,6 +53,7 @@ impl Submission {
             hosts: None,
             prefer: None,
             priority: 0,
+            slots: 1,
             retries: 0,
             retry_on: Vec::new(),
             retry_delay: Duration::ZERO,
@@ -232,6 +235,8 @@ pub struct HostStatus {
     pub name: String,
     /// Whether its agent is connected now.
     pub connected: bool,
+    /// Whether its agent has said what runs there, which it does when it has heard all engines; only then it gets jobs.
+    pub ready: bool,
     /// Jobs at a time.
     pub slots: u16,
     /// Of which in use.
@@ -274,6 +279,15 @@ pub enum Notice {
         jobs: u64,
         /// When they may be placed elsewhere, if the agent does not come back.
         fenced_for: Duration,
+    },
+    /// Jobs take more slots than any connected host has that may run them.
+    TooWide {
+        /// How many.
+        slots: u16,
+        /// How many jobs wait for them.
+        jobs: u64,
+        /// When they end as errors.
+        after: Duration,
     },
     /// A host fails whatever it gets: for a while it gets nothing.
     Quarantined {

@@ -25,6 +25,8 @@ pub enum ToEngine {
         context: Option<BatchContext>,
         /// The engine's cluster-wide number, for the job's environment.
         engine: EngineId,
+        /// Slots that it takes, for the agent after this one.
+        slots: u16,
     },
     /// Kill it.
     Cancel {
@@ -71,8 +73,8 @@ pub enum ToEngine {
 pub enum FromEngine {
     /// Ends the greeting on a new link, after the unacknowledged outcomes; and says that a held slot is free again.
     Ready {
-        /// What runs.
-        running: Option<AttemptId>,
+        /// What runs, and how many slots it takes.
+        running: Option<(AttemptId, u16)>,
     },
     /// An attempt is over, and nothing of it is alive unless it says so.
     Finished {

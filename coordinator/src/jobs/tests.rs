@@ -15,7 +15,7 @@ fn one(text: &str) -> Job {
 fn every_key_is_understood() {
     let job = one(
         "{\"cmd\":\"x\",\"cd\":\"d\",\"out\":\"o\",\"err\":\"e\",\"host\":[\"b[1-2]\",\"A.x\"],\"id\":12,\"env\":{\"K\":\"v\"},\
-         \"stdin\":\"i\",\"timeout\":\"1m30s\",\"retries\":2,\"priority\":-5,\"slots\":1,\"name\":\"n\",\"other\":[1]}",
+         \"stdin\":\"i\",\"timeout\":\"1m30s\",\"retries\":2,\"priority\":-5,\"slots\":4,\"name\":\"n\",\"other\":[1]}",
     );
     assert_eq!(job.spec.command, Command::Shell("x".into()));
     assert_eq!(job.hosts, Some(vec!["b1".into(), "b2".into(), "a.x".into()]));

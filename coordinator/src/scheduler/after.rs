@@ -102,10 +102,9 @@ impl Scheduler {
 
     /// Works off what the last ends have brought about.
     pub(super) fn settle_order(&mut self, now: BootInstant) {
-        let mut any = false;
         loop {
             if let Some(key) = self.released.pop_front() {
-                any |= self.release(key);
+                self.release(key);
             } else if let Some((key, before)) = self.to_skip.pop_front() {
                 if self.job(key).is_some_and(|job| job.state == JobState::Waiting) {
                     let why = format!("job {before}, which it comes after, did not succeed");
@@ -115,20 +114,14 @@ impl Scheduler {
                 break;
             }
         }
-        if any {
-            self.serve_all(now);
-        }
     }
 
-    fn release(&mut self, key: JobKey) -> bool {
-        let Some(batch) = self.batches.get_mut(&key.batch) else { return false };
-        let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1) else { return false };
-        if job.state != JobState::Waiting {
-            return false;
-        }
+    fn release(&mut self, key: JobKey) {
+        let Some(batch) = self.batches.get_mut(&key.batch) else { return };
+        let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1).filter(|job| job.state == JobState::Waiting) else { return };
         job.state = JobState::Queued;
         let queue = job.queue;
         self.enqueue(queue, key.job);
-        true
+        self.unserved = true;
     }
 }

@@ -91,7 +91,7 @@ impl Scheduler {
             if let Some(host) = self.hosts.get_mut(&name) {
                 host.record.until = None;
             }
-            self.serve(&name, u64::MAX, now);
+            self.serve(&name, usize::MAX, now);
         }
     }
 }

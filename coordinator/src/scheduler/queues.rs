@@ -1,4 +1,4 @@
-//! Waiting jobs by user, priority, batch, required hosts and preferred hosts, with an index by host name.
+//! Waiting jobs by user, width, priority, batch, required hosts and preferred hosts, with an index by host name.
 //!
 //! ```text
 //!  pass 1   jobs that prefer this host            `local`, by name
@@ -6,11 +6,12 @@
 //!  pass 3   jobs that prefer another host         `elsewhere`: the same; only for slots that have been idle for long
 //! ```
 //!
-//! Taking the best job for a host looks, for each user who has jobs waiting, at the first queue of each of its names and of the whole: the
-//! cost does not grow with the number of jobs, hosts or sets. Of the jobs with the highest priority it takes one of the user who has least
-//! running. A host that comes or goes touches the queues that prefer it, and no others.
+//! Finding the best job for a host looks, for each user who has jobs waiting and each number of slots that they take, at the first queue of
+//! each of its names and of the whole: the cost does not grow with the number of jobs, hosts or sets. Of the jobs with the highest priority
+//! it is one of the user who has least running. A host that comes or goes touches the queues that name it, and no others.
 
 use mezcal_common::ids::{BatchSerial, JobNumber};
+use mezcal_common::wire::client::Submission;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub(super) struct QueueKey {
     /// Whose it is.
     pub(super) user: u32,
     pub(super) batch: BatchSerial,
+    /// What takes more slots goes first: it is harder to place.
+    wide: Reverse<u16>,
     /// Index into the batch's table of host sets; none: any host.
     pub(super) hosts: Option<u32>,
     /// The same for the hosts that it prefers, best first.
@@ -31,25 +34,41 @@ pub(super) struct QueueKey {
 }
 
 impl QueueKey {
-    pub(super) fn new(priority: i32, user: u32, batch: BatchSerial, hosts: Option<u32>, prefer: Option<u32>) -> Self {
-        Self { priority: Reverse(priority), user, batch, hosts, prefer }
+    /// The queue for a job of this batch.
+    pub(super) fn new(user: u32, batch: BatchSerial, job: &Submission) -> Self {
+        let (priority, wide) = (Reverse(job.priority), Reverse(job.slots));
+        Self { priority, user, batch, wide, hosts: job.hosts, prefer: job.prefer }
+    }
+
+    /// Slots that each of its jobs takes.
+    pub(super) fn slots(&self) -> u16 {
+        self.wide.0
+    }
+
+    fn part(&self) -> Part {
+        (self.user, self.wide.0)
     }
 }
+
+/// A user and a number of slots.
+type Part = (u32, u16);
 
 /// A queue among those that prefer one host: how good the host is for it comes before its age.
 type Ranked = (Reverse<i32>, usize, QueueKey);
 
 #[derive(Debug, Default)]
 pub(super) struct Queues {
-    /// Only users who have jobs waiting.
-    users: BTreeMap<u32, OfUser>,
+    /// Only those that have jobs waiting.
+    parts: BTreeMap<Part, Queued>,
     /// Names of the hosts that are connected.
     there: HashSet<Arc<str>>,
+    /// Queues that have come into being, or ceased to be, or whose required hosts have come or gone.
+    changed: BTreeSet<QueueKey>,
 }
 
-/// The queues of one user.
+/// The queues of one user for jobs of one width.
 #[derive(Debug, Default)]
-struct OfUser {
+struct Queued {
     queues: BTreeMap<QueueKey, Queue>,
     local: HashMap<Arc<str>, BTreeSet<Ranked>>,
     free: Index,
@@ -61,6 +80,8 @@ struct Queue {
     jobs: VecDeque<JobNumber>,
     /// None: any host.
     required: Option<Names>,
+    /// How many of those are connected.
+    required_present: usize,
     /// What it prefers of those that it may use, best first.
     preferred: Vec<Arc<str>>,
     /// How many of those are connected.
@@ -117,12 +138,12 @@ fn remove_from<T: Ord>(sets: &mut HashMap<Arc<str>, BTreeSet<T>>, name: &Arc<str
 
 impl Queues {
     pub(super) fn is_empty(&self) -> bool {
-        self.users.is_empty()
+        self.parts.is_empty()
     }
 
     /// Whether jobs wait that prefer a host that is connected.
     pub(super) fn any_elsewhere(&self) -> bool {
-        self.users.values().any(|user| !user.elsewhere.anywhere.is_empty() || !user.elsewhere.by_name.is_empty())
+        self.parts.values().any(|part| !part.elsewhere.anywhere.is_empty() || !part.elsewhere.by_name.is_empty())
     }
 
     /// Whether a queue prefers a host that is connected.
@@ -131,48 +152,76 @@ impl Queues {
     }
 
     fn queue(&self, key: QueueKey) -> Option<&Queue> {
-        self.users.get(&key.user)?.queues.get(&key)
+        self.parts.get(&key.part())?.queues.get(&key)
     }
 
-    /// Appends a job; the sets are those that `key` stands for. True if nothing waited under this key before.
-    pub(super) fn push(&mut self, key: QueueKey, job: JobNumber, required: Option<Names>, prefer: Option<Names>) -> bool {
-        let user = self.users.entry(key.user).or_default();
-        if let Some(queue) = user.queues.get_mut(&key) {
+    /// Appends a job; the sets are those that `key` stands for.
+    pub(super) fn push(&mut self, key: QueueKey, job: JobNumber, required: Option<Names>, prefer: Option<Names>) {
+        let part = self.parts.entry(key.part()).or_default();
+        if let Some(queue) = part.queues.get_mut(&key) {
             queue.jobs.push_back(job);
-            return false;
+            return;
         }
         let allowed = |name: &&Arc<str>| required.as_ref().is_none_or(|set| set.contains(*name));
         let preferred: Vec<Arc<str>> = prefer.iter().flat_map(|set| set.iter()).filter(allowed).cloned().collect();
         let present = preferred.iter().filter(|name| self.there.contains(*name)).count();
-        user.insert(key, Queue { jobs: VecDeque::from([job]), required, preferred, present });
-        true
+        let required_present = required.iter().flat_map(|set| set.iter()).filter(|name| self.there.contains(*name)).count();
+        part.insert(key, Queue { jobs: VecDeque::from([job]), required, required_present, preferred, present });
+        if key.hosts.is_some() || key.slots() > 1 {
+            self.changed.insert(key);
+        }
     }
 
-    /// The best job for a host with these names: highest priority, then of the user who has least `running`, then by pass, then the oldest
-    /// batch. `steal`: the third pass, too.
-    pub(super) fn pop(&mut self, names: &[Arc<str>], steal: bool, running: impl Fn(u32) -> u64) -> Option<(QueueKey, JobNumber)> {
-        let best = self.users.iter().filter_map(|(user, queues)| {
+    /// The best queue for a host with these names: highest priority, then of the user who has least `running`, then by pass, then of the
+    /// oldest batch. Of those whose jobs take `widest` slots at most. `steal`: the third pass, too.
+    pub(super) fn best(&self, names: &[Arc<str>], steal: bool, widest: u16, running: impl Fn(u32) -> u64) -> Option<QueueKey> {
+        let best = self.parts.iter().filter(|((_, slots), _)| *slots <= widest).filter_map(|((user, _), queues)| {
             let (priority, pass, key) = queues.best(names, steal)?;
             Some((priority, running(*user), pass, key))
         });
-        let (.., key) = best.min()?;
-        let queue = self.users.get_mut(&key.user)?.queues.get_mut(&key)?;
+        best.min().map(|(.., key)| key)
+    }
+
+    /// The first job of a queue.
+    pub(super) fn pop(&mut self, key: QueueKey) -> Option<JobNumber> {
+        let queue = self.parts.get_mut(&key.part())?.queues.get_mut(&key)?;
         let job = queue.jobs.pop_front()?;
         if queue.jobs.is_empty() {
             self.remove(key);
         }
-        Some((key, job))
+        Some(job)
     }
 
-    /// These names are connected now, and no others. True if jobs may go anywhere now that could not before.
-    pub(super) fn set_there(&mut self, there: HashSet<Arc<str>>) -> bool {
-        let before = std::mem::replace(&mut self.there, there);
+    /// A name is connected now.
+    pub(super) fn comes(&mut self, name: &Arc<str>) {
+        if self.there.insert(name.clone()) {
+            self.parts.values_mut().for_each(|part| part.comes(name, &mut self.changed));
+        }
+    }
+
+    /// A name is connected no more. True if jobs may go anywhere now that could not before.
+    pub(super) fn goes(&mut self, name: &Arc<str>) -> bool {
         let mut freed = false;
-        for user in self.users.values_mut() {
-            self.there.difference(&before).for_each(|name| user.comes(name));
-            before.difference(&self.there).for_each(|name| freed |= user.goes(name));
+        if self.there.remove(name) {
+            self.parts.values_mut().for_each(|part| freed |= part.goes(name, &mut self.changed));
         }
         freed
+    }
+
+    /// Queues that have to be looked at: whether any host may ever serve them.
+    pub(super) fn take_changed(&mut self) -> BTreeSet<QueueKey> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Queues of jobs that take several slots have to be looked at: hosts have come or gone.
+    pub(super) fn look_at_wide(&mut self) {
+        let wide = self.parts.iter().filter(|((_, slots), _)| *slots > 1);
+        self.changed.extend(wide.flat_map(|(_, part)| part.queues.keys()));
+    }
+
+    /// Whether a queue requires hosts of which none is connected.
+    pub(super) fn is_homeless(&self, key: QueueKey) -> bool {
+        self.queue(key).is_some_and(|queue| queue.required.is_some() && queue.required_present == 0)
     }
 
     /// Empties a queue.
@@ -182,7 +231,7 @@ impl Queues {
 
     /// Takes single jobs out of a queue.
     pub(super) fn take(&mut self, key: QueueKey, jobs: &HashSet<JobNumber>) {
-        let Some(queue) = self.users.get_mut(&key.user).and_then(|user| user.queues.get_mut(&key)) else { return };
+        let Some(queue) = self.parts.get_mut(&key.part()).and_then(|part| part.queues.get_mut(&key)) else { return };
         queue.jobs.retain(|job| !jobs.contains(job));
         if queue.jobs.is_empty() {
             self.remove(key);
@@ -190,43 +239,39 @@ impl Queues {
     }
 
     fn remove(&mut self, key: QueueKey) -> Option<Queue> {
-        let user = self.users.get_mut(&key.user)?;
-        let queue = user.remove(key);
-        if user.queues.is_empty() {
-            self.users.remove(&key.user);
+        let part = self.parts.get_mut(&key.part())?;
+        let queue = part.remove(key);
+        if part.queues.is_empty() {
+            self.parts.remove(&key.part());
+        }
+        if key.hosts.is_some() || key.slots() > 1 {
+            self.changed.insert(key);
         }
         queue
     }
 
     /// The queues of a batch.
     pub(super) fn of_batch(&self, batch: BatchSerial) -> Vec<QueueKey> {
-        let keys = self.users.values().flat_map(|user| user.queues.keys());
+        let keys = self.parts.values().flat_map(|part| part.queues.keys());
         keys.filter(|k| k.batch == batch).copied().collect()
     }
 
     /// Jobs in a queue.
-    #[cfg(test)]
     pub(super) fn len_of(&self, key: QueueKey) -> usize {
         self.queue(key).map_or(0, |queue| queue.jobs.len())
-    }
-
-    /// Queues that require hosts, with their lengths.
-    pub(super) fn with_hosts(&self) -> impl Iterator<Item = (QueueKey, usize)> {
-        let queues = self.users.values().flat_map(|user| &user.queues);
-        queues.filter(|(key, _)| key.hosts.is_some()).map(|(key, queue)| (*key, queue.jobs.len()))
     }
 
     /// Re-derives the indices from the queues.
     #[cfg(test)]
     pub(super) fn check(&self) {
-        for (user, of_user) in &self.users {
-            assert!(!of_user.queues.is_empty(), "user {user} has nothing");
-            of_user.check(*user, &self.there);
+        for (part, queued) in &self.parts {
+            assert!(!queued.queues.is_empty(), "{part:?} has nothing");
+            queued.check(*part, &self.there);
         }
     }
 }
 
-impl OfUser {
+impl Queued {
     fn insert(&mut self, key: QueueKey, queue: Queue) {
         for (rank, name) in queue.preferred.iter().enumerate() {
             self.local.entry(name.clone()).or_default().insert((key.priority, rank, key));
@@ -251,14 +296,26 @@ impl OfUser {
         self.local.get(name).into_iter().flatten().map(|(.., key)| *key).collect()
     }
 
-    fn comes(&mut self, name: &Arc<str>) {
+    fn requiring(&self, name: &Arc<str>) -> Vec<QueueKey> {
+        [&self.free, &self.elsewhere].into_iter().filter_map(|index| index.by_name.get(name)).flatten().copied().collect()
+    }
+
+    fn comes(&mut self, name: &Arc<str>, changed: &mut BTreeSet<QueueKey>) {
+        for key in self.requiring(name) {
+            self.queues.get_mut(&key).into_iter().for_each(|queue| queue.required_present += 1);
+            changed.insert(key);
+        }
         for key in self.preferring(name) {
             self.change(key, |present| present + 1);
         }
     }
 
     /// True if queues are left that prefer nobody who is there.
-    fn goes(&mut self, name: &Arc<str>) -> bool {
+    fn goes(&mut self, name: &Arc<str>, changed: &mut BTreeSet<QueueKey>) -> bool {
+        for key in self.requiring(name) {
+            self.queues.get_mut(&key).into_iter().for_each(|queue| queue.required_present -= 1);
+            changed.insert(key);
+        }
         let mut freed = false;
         for key in self.preferring(name) {
             freed |= self.change(key, |present| present - 1) == 0;
@@ -288,9 +345,11 @@ impl OfUser {
     }
 
     #[cfg(test)]
-    fn check(&self, user: u32, there: &HashSet<Arc<str>>) {
+    fn check(&self, part: Part, there: &HashSet<Arc<str>>) {
         for (key, queue) in &self.queues {
-            assert!(!queue.jobs.is_empty() && key.user == user, "{key:?}");
+            assert!(!queue.jobs.is_empty() && key.part() == part, "{key:?}");
+            let required = queue.required.iter().flat_map(|set| set.iter());
+            assert_eq!(queue.required_present, required.filter(|name| there.contains(*name)).count(), "{key:?}");
             assert_eq!(queue.present, queue.preferred.iter().filter(|name| there.contains(*name)).count(), "{key:?}");
             let (index, other) = if queue.present == 0 { (&self.free, &self.elsewhere) } else { (&self.elsewhere, &self.free) };
             match &queue.required {

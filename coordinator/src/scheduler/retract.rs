@@ -28,18 +28,23 @@ impl Scheduler {
         }
         self.retract_at = None;
         let hosts = self.idle.iter().filter_map(|(_, index)| self.hosts.get(self.host_names.get(*index as usize)?));
-        let mut idle: usize = hosts.filter(|h| h.credit > h.sent && h.record.until.is_none()).map(|h| h.idle_since.len()).sum();
+        let free = hosts.filter(|h| h.credit > h.sent && h.record.until.is_none() && h.kept.is_none());
+        let mut idle: u64 = free.map(|h| h.idle_since.len() as u64).sum();
         if idle == 0 {
             return;
         }
         for index in self.overfull.iter().copied().collect::<Vec<_>>() {
             let Some(host) = self.host_names.get(index as usize).and_then(|name| self.hosts.get(name)) else { continue };
-            let over = host.attempts.len().saturating_sub(usize::from(host.hello.slots)).min(idle);
+            let mut over = host.taken.saturating_sub(u64::from(host.hello.slots)).min(idle);
             // The newest ones are the last in its queue.
-            let unstarted = host.attempts.iter().rev().filter(|(_, engine)| engine.is_none()).map(|(attempt, _)| *attempt);
-            let attempts: Vec<AttemptId> = unstarted.take(over).collect();
+            let unstarted = host.attempts.iter().rev().filter(|(_, on)| on.engine.is_none());
+            let taken = unstarted.map_while(|(attempt, on)| {
+                over = over.checked_sub(u64::from(on.slots))?;
+                idle -= u64::from(on.slots);
+                Some(*attempt)
+            });
+            let attempts: Vec<AttemptId> = taken.collect();
             if !attempts.is_empty() {
-                idle -= attempts.len();
                 let name = host.name.clone();
                 self.tell_agent(&name, ToAgent::Retract { attempts });
             }

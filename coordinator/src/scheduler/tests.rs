@@ -1,5 +1,7 @@
 //! Scripts of the scheduler: each line of a trace is one effect. Reading them shows what it does.
 
+mod wide;
+
 use super::*;
 use mezcal_common::ids::EngineIndex;
 use mezcal_common::outcome::WaitStatus;
@@ -199,7 +201,8 @@ impl Script {
         for host in self.scheduler.hosts.values() {
             let there = host.known && host.session.is_some();
             assert_eq!(self.scheduler.wanting.contains(&host.index), there && host.credit > host.sent, "{}", host.name);
-            let full = there && host.attempts.len() > usize::from(host.hello.slots);
+            assert_eq!(host.taken, host.attempts.values().map(|on| u64::from(on.slots)).sum::<u64>(), "{}", host.name);
+            let full = there && host.taken > u64::from(host.hello.slots);
             assert_eq!(self.scheduler.overfull.contains(&host.index), full, "{}", host.name);
             let idle = host.idle_since.front().filter(|_| there);
             let indexed = self.scheduler.idle.iter().find(|(_, index)| *index == host.index).map(|(since, _)| since);
@@ -207,10 +210,24 @@ impl Script {
             let fence = self.scheduler.fence(host);
             assert!(fence.is_none() || self.scheduler.look_at_leases <= fence, "the lease of {} is looked at in time", host.name);
         }
+        for (key, hosts) in &self.scheduler.keepers {
+            let keeping = self.scheduler.hosts.values().filter(|h| h.kept.is_some_and(|kept| kept.key == *key));
+            assert_eq!(*hosts, keeping.map(|h| h.index).collect::<BTreeSet<_>>());
+            assert!(self.scheduler.queues.len_of(*key) >= hosts.len(), "{key:?}");
+        }
+        assert_eq!(
+            self.scheduler.keep_until.len(),
+            self.scheduler.hosts.values().filter(|h| h.kept.is_some()).count(),
+            "what is kept is given up in time"
+        );
+        let ready = self.scheduler.hosts.values().filter(|h| h.known);
+        let fleet = ready.fold((0, 0), |(agents, slots), h| (agents + 1, slots + u32::from(h.hello.slots)));
+        assert_eq!(self.scheduler.fleet(), fleet);
         let placed: Vec<AttemptId> = self.scheduler.hosts.values().flat_map(|h| h.attempts.keys().copied()).collect();
         for user in 0..self.scheduler.users.len() as u32 {
             let jobs = self.scheduler.batches.values().filter(|b| b.user == user).flat_map(|b| &b.jobs);
-            assert_eq!(self.scheduler.running[user as usize], jobs.filter(|j| j.state == JobState::Placed).count() as u64);
+            let slots = jobs.filter(|j| j.state == JobState::Placed).map(|j| u64::from(j.queue.slots())).sum::<u64>();
+            assert_eq!(self.scheduler.running[user as usize], slots);
         }
         for (serial, batch) in &self.scheduler.batches {
             let queued: usize = self.scheduler.queues.of_batch(*serial).iter().map(|k| self.scheduler.queues.len_of(*k)).sum();
@@ -305,14 +322,14 @@ fn failures_use_up_retries_and_nothing_else_does() {
     let mut s = script();
     s.agent(1, "a.x", 9);
     s.submit(1, &[(&[], 0, 1)]);
-    insta::assert_snapshot!(s.report(1, attempt(1, 1, 1), exited(3)), @r"
-    1 < run 1/1.2
+    insta::assert_snapshot!(s.report(1, attempt(1, 1, 1), exited(3)), @"
     1 < acknowledge 1
+    1 < run 1/1.2
     ");
     let lost = Outcome::never_ran(Ended::Lost, "its engine died".to_owned());
-    insta::assert_snapshot!(s.report(1, attempt(1, 1, 2), lost), @r"
-    1 < run 1/1.3
+    insta::assert_snapshot!(s.report(1, attempt(1, 1, 2), lost), @"
     1 < acknowledge 2
+    1 < run 1/1.3
     ");
     insta::assert_snapshot!(s.report(1, attempt(1, 1, 3), exited(4)), @r"
     result 1.3 exited on a.x
@@ -328,9 +345,9 @@ fn a_lost_host_gives_its_jobs_back_only_after_lease_and_margin() {
     s.agent(1, "a.x", 2);
     s.submit(1, &[(&[], 0, 0)]);
     s.agent(2, "b.x", 2);
-    insta::assert_snapshot!(s.event(Event::AgentGone(SessionId(1))), @r"
-    notice: lost the agent of a.x with 1 jobs; unless it comes back, they are given up there in 0:10:12
+    insta::assert_snapshot!(s.event(Event::AgentGone(SessionId(1))), @"
     fleet 1 agents, 2 engines
+    notice: lost the agent of a.x with 1 jobs; unless it comes back, they are given up there in 0:10:12
     ");
     let beat = |s: &mut Script| {
         let message = ToCoordinator::Heartbeat { sent: s.now, load: Load::default(), clock_offset: None };
@@ -413,10 +430,10 @@ fn the_fourth_loss_of_a_job_is_its_last() {
             s.event(Event::AgentGone(SessionId(n)))
         })
         .collect();
-    insta::assert_snapshot!(trace[3], @r"
+    insta::assert_snapshot!(trace[3], @"
+    fleet 0 agents, 0 engines
     result 1.4 lost: its agent is gone
     batch 1 done
-    fleet 0 agents, 0 engines
     ");
 }
 
@@ -555,12 +572,12 @@ fn a_cancel_of_what_cannot_be_reached_says_for_how_long() {
     s.event(cancel(Some(1), Duration::from_secs(2)));
     s.pass(12);
     // The connection is lost before the proof has come.
-    insta::assert_snapshot!(s.event(Event::AgentGone(SessionId(1))), @r"
+    insta::assert_snapshot!(s.event(Event::AgentGone(SessionId(1))), @"
+    fleet 0 agents, 0 engines
     notice: lost the agent of a.x with 1 jobs; unless it comes back, they are given up there in 0:10:00
     result 1.1 lost: cancelled while a.x was out of reach: it may go on there until its lease ends, within 600 s
     request 1 done: 1 jobs, 0 killed, 0 alive, 1 out of reach for 600s
     batch 1 done
-    fleet 0 agents, 0 engines
     ");
 }
 
@@ -728,9 +745,9 @@ fn a_preferred_host_that_is_lost_is_preferred_no_longer() {
     s.agent(1, "a.x", 1);
     s.agent(2, "b.x", 1);
     choosy(&mut s, &[&["a.x"], &["a.x"]]);
-    insta::assert_snapshot!(s.event(Event::AgentGone(SessionId(1))), @r"
-    notice: lost the agent of a.x with 1 jobs; unless it comes back, they are given up there in 0:10:12
+    insta::assert_snapshot!(s.event(Event::AgentGone(SessionId(1))), @"
     fleet 1 agents, 2 engines
+    notice: lost the agent of a.x with 1 jobs; unless it comes back, they are given up there in 0:10:12
     2 < context of batch 1
     2 < run 1/2.1
     ");
@@ -970,11 +987,11 @@ fn what_waits_on_a_full_host_goes_to_an_idle_slot_elsewhere() {
     s.scheduler.handle_timeout(s.now);
     insta::assert_snapshot!(s.trace(), @"1 < retract 5.1 4.1");
     let back = |n: u32, seq| NumberedReport { seq, attempt: attempt(1, n, 1), report: Report::Returned };
-    insta::assert_snapshot!(s.event(Event::Agent(SessionId(1), ToCoordinator::Reports(vec![back(4, 1), back(5, 2)]))), @r"
+    insta::assert_snapshot!(s.event(Event::Agent(SessionId(1), ToCoordinator::Reports(vec![back(4, 1), back(5, 2)]))), @"
+    1 < acknowledge 2
     2 < context of batch 1
     2 < run 1/4.2
     2 < run 1/5.2
-    1 < acknowledge 2
     ");
     assert_eq!(s.pass(10), "", "nobody is idle any more");
 }

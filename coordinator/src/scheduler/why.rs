@@ -1,6 +1,6 @@
 //! Why a job does not run, in words: first of all for itself, then for each host.
 
-use super::{Host, JobState, Scheduler};
+use super::{Host, JobState, OnHost, Scheduler};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::{BatchId, JobKey};
 use std::collections::BTreeSet;
@@ -42,10 +42,10 @@ impl Scheduler {
         let Some(host) = host else { return format!("job {name} is on a host that has gone") };
         let at = host.attempts.iter().find(|(a, _)| a.key == key);
         match (at, host.session) {
-            (Some((attempt, Some(engine))), Some(_)) => {
+            (Some((attempt, OnHost { engine: Some(engine), .. })), Some(_)) => {
                 format!("job {name} runs on {} in slot {engine}, attempt {}", host.name, attempt.attempt)
             }
-            (Some((attempt, None)), Some(_)) => {
+            (Some((attempt, OnHost { engine: None, .. })), Some(_)) => {
                 format!("job {name} is on {}, attempt {}: it has just started, or is next there", host.name, attempt.attempt)
             }
             (_, _) => {
@@ -66,8 +66,8 @@ impl Scheduler {
     fn why_hosts(&self, key: JobKey, now: BootInstant) -> Vec<String> {
         let Some(job) = self.job(key) else { return Vec::new() };
         let (required, preferred) = (self.set_of(job.queue), self.preferred_by(job.queue).unwrap_or_default());
-        let names = |host: &Host| -> Vec<Arc<str>> { std::iter::once(&host.name).chain(&host.aliases).cloned().collect() };
-        let among = |host: &Host, set: &[Arc<str>]| names(host).iter().any(|name| set.contains(name));
+        let among = |host: &Host, set: &[Arc<str>]| self.names_of(host).iter().any(|name| set.contains(name));
+        let slots = job.queue.slots();
         let mut lines = Vec::new();
         let mut unsuitable = 0;
         for host in self.hosts.values() {
@@ -84,18 +84,24 @@ impl Scheduler {
                     format!("quarantined for {left} s yet: {}", super::quarantine::REASON)
                 }
                 _ if !host.known => "has just connected".into(),
+                _ if host.hello.slots < slots => format!("has {} slots, and the job takes {slots}", host.hello.slots),
                 None => format!("all {} slots are busy", host.hello.slots),
                 Some(idle) if better && idle < self.locality_wait => format!(
                     "has an idle slot, but the job prefers {}, for {} s yet",
-                    super::fold(&preferred),
+                    super::fleet::fold(&preferred),
                     (self.locality_wait - idle).as_secs() + 1
                 ),
+                Some(_) if host.idle_since.len() < usize::from(slots) => {
+                    let kept = host.kept.filter(|kept| kept.key == job.queue).map_or("", |_| "; they are kept for it, or its like");
+                    format!("has {} idle slots, and the job takes {slots}{kept}", host.idle_since.len())
+                }
+                Some(_) if host.kept.is_some_and(|kept| kept.key != job.queue) => self.kept_in_words(host).unwrap_or_default(),
                 Some(_) if host.credit <= host.sent => "has an idle slot and has not asked for more".into(),
                 Some(_) => "has an idle slot: others of higher priority or of older batches go first".into(),
             };
             lines.push(format!("{}: {reason}", host.name));
         }
-        let known: BTreeSet<Arc<str>> = self.hosts.values().flat_map(names).collect();
+        let known: BTreeSet<Arc<str>> = self.hosts.values().flat_map(|host| self.names_of(host)).collect();
         let never = required.iter().flat_map(|set| set.iter()).filter(|name| !known.contains(*name));
         lines.extend(never.map(|name| format!("{name}: has never been seen here")));
         let over = lines.len().saturating_sub(MOST);

@@ -1,0 +1,137 @@
+//! Jobs that take several slots. Every host of these scripts has two.
+
+use super::*;
+
+/// Submits jobs that take so many slots each and closes the batch.
+fn submit(s: &mut Script, n: u128, slots: &[u16], priority: i32) -> String {
+    s.open(n);
+    let jobs = slots.iter().enumerate().map(|(i, slots)| {
+        let job = Submission::new(JobNumber(i as u32 + 1), Bytes::from_static(b"x"));
+        Submission { slots: *slots, priority, ..job }
+    });
+    let jobs = jobs.collect();
+    s.scheduler.handle(Event::Submit { batch: batch(n), host_sets: vec![], jobs }, s.now);
+    s.event(Event::Close { batch: batch(n) })
+}
+
+#[test]
+fn a_wide_job_starts_where_enough_slots_are_idle() {
+    let mut s = script();
+    s.agent(1, "a.x", 2);
+    insta::assert_snapshot!(submit(&mut s, 1, &[1, 2], 0), @"
+    accepted 2
+    1 < context of batch 1
+    1 < run 1/2.1
+    ");
+    s.report(1, attempt(1, 2, 1), exited(0));
+    insta::assert_snapshot!(s.pull(1, 4, 2), @"1 < run 1/1.1");
+}
+
+#[test]
+fn idle_slots_are_kept_for_a_wide_job_and_used_again_after_it() {
+    let mut s = script();
+    s.agent(1, "a.x", 2);
+    submit(&mut s, 1, &[1, 1, 1, 1], 0);
+    submit(&mut s, 2, &[2], 5);
+    s.report(1, attempt(1, 1, 1), exited(0));
+    assert_eq!(s.pull(1, 3, 1), "", "the first idle slot waits for the second");
+    insta::assert_snapshot!(s.scheduler.why(batch(2), "1", s.now).expect("a job").join("\n"), @"
+    job 1 waits
+    a.x: has 1 idle slots, and the job takes 2; they are kept for it, or its like
+    ");
+    insta::assert_snapshot!(s.scheduler.why(batch(1), "3", s.now).expect("a job").join("\n"), @"
+    job 3 waits
+    a.x: its idle slots are kept for a job of batch 00000000-0000-0000-0000-000000000002 that takes 2
+    ");
+    s.report(1, attempt(1, 2, 1), exited(0));
+    insta::assert_snapshot!(s.pull(1, 4, 2), @"
+    1 < context of batch 2
+    1 < run 2/1.1
+    ");
+    s.report(1, attempt(2, 1, 1), exited(0));
+    insta::assert_snapshot!(s.pull(1, 6, 2), @"1 < run 1/3.1 1/4.1");
+}
+
+#[test]
+fn a_host_gives_up_keeping_slots_and_rests_before_it_does_so_again() {
+    let mut s = script();
+    s.agent(1, "a.x", 2);
+    submit(&mut s, 1, &[1; 9], 0);
+    submit(&mut s, 2, &[2], 5);
+    let end = |s: &mut Script, job, credit| {
+        s.report(1, attempt(1, job, 1), exited(0));
+        s.pull(1, credit, 1)
+    };
+    assert_eq!(end(&mut s, 1, 3), "");
+    assert_eq!(s.pass(59), "");
+    insta::assert_snapshot!(s.pass(1), @"1 < run 1/3.1");
+    insta::assert_snapshot!(end(&mut s, 2, 4), @"1 < run 1/4.1");
+    s.pass(60);
+    assert_eq!(end(&mut s, 3, 5), "", "it has rested");
+}
+
+#[test]
+fn what_was_handed_out_in_advance_makes_room_for_a_wide_job() {
+    let mut s = script();
+    s.agent(1, "a.x", 2);
+    s.pull(1, 4, 2);
+    submit(&mut s, 1, &[1; 6], 0);
+    submit(&mut s, 2, &[2], 5);
+    s.report(1, attempt(1, 1, 1), exited(0));
+    insta::assert_snapshot!(s.pull(1, 5, 0), @"1 < retract 2.1 3.1 4.1");
+    let back = |n: u32, seq| NumberedReport { seq, attempt: attempt(1, n, 1), report: Report::Returned };
+    let reports = ToCoordinator::Reports(vec![back(3, 2), back(4, 3)]);
+    insta::assert_snapshot!(s.event(Event::Agent(SessionId(1), reports)), @"1 < acknowledge 3");
+}
+
+#[test]
+fn no_more_hosts_keep_slots_than_there_are_wide_jobs() {
+    let mut s = script();
+    for (session, name) in [(1, "a.x"), (2, "b.x")] {
+        s.agent(session, name, 2);
+    }
+    submit(&mut s, 1, &[1; 6], 0);
+    submit(&mut s, 2, &[2], 5);
+    // Jobs 1 and 3 are on a, 2 and 4 on b.
+    s.report(1, attempt(1, 1, 1), exited(0));
+    assert_eq!(s.pull(1, 3, 1), "");
+    s.report(2, attempt(1, 2, 1), exited(0));
+    insta::assert_snapshot!(s.pull(2, 3, 1), @"2 < run 1/5.1");
+    // The wide one is cancelled: the slot is of use again at once.
+    let what = vec![Wanted { batch: batch(2), job: None }];
+    insta::assert_snapshot!(s.event(Event::Cancel { request: None, what, stop: Stop::NOW, why: None }), @"
+    result 1.0 cancelled
+    batch 2 done
+    1 < run 1/6.1
+    ");
+}
+
+#[test]
+fn a_job_that_is_too_wide_for_every_host_says_so_and_ends_as_an_error() {
+    let mut s = script();
+    s.agent(1, "a.x", 2);
+    insta::assert_snapshot!(submit(&mut s, 1, &[3], 0), @"
+    accepted 1
+    notice: 1 jobs take 3 slots, and no host is connected that has so many for them; they end as errors after 0:01:00
+    ");
+    insta::assert_snapshot!(s.scheduler.why(batch(1), "1", s.now).expect("a job").join("\n"), @"
+    job 1 waits
+    a.x: has 2 slots, and the job takes 3
+    ");
+    insta::assert_snapshot!(s.pass(60), @"
+    result 1.0 no_host: it takes 3 slots, and within the host timeout no host was connected that has more than 2 for it
+    batch 1 done
+    ");
+}
+
+#[test]
+fn a_larger_host_ends_the_wait_of_a_wide_job() {
+    let mut s = script();
+    submit(&mut s, 1, &[2], 0);
+    s.agent(1, "a.x", 1);
+    assert_eq!(s.pass(61), "", "it is not an error any more");
+    insta::assert_snapshot!(s.pull(1, 2, 2), @"
+    1 < context of batch 1
+    1 < run 1/1.1
+    ");
+}
