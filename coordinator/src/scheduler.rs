@@ -510,10 +510,7 @@ impl Scheduler {
         self.release_quarantined(now);
         self.give_up_keeping(now);
         self.retract_prefetched(now);
-        if self.patience_ends().is_some_and(|at| at <= now) {
-            self.looked_at = now;
-            self.serve_all(now);
-        }
+        self.serve_impatient(now);
         self.settle(now);
     }
 
@@ -535,12 +532,26 @@ impl Scheduler {
     /// When the next slot has been idle for so long that locality does not matter any more. Those that were looked at already get what they
     /// may have when it comes.
     fn patience_ends(&self) -> Option<BootInstant> {
-        if !self.queues.any_elsewhere() {
-            return None;
-        }
+        let (since, _) = self.patient().next().filter(|_| self.queues.any_elsewhere())?;
+        Some(*since + self.locality_wait)
+    }
+
+    /// Hosts with slots that have not been looked at since they have been idle for long, by the longest idle one.
+    fn patient(&self) -> impl Iterator<Item = &(BootInstant, u32)> {
         let looked_at = self.looked_at.0.checked_sub(self.locality_wait);
         let after = looked_at.map_or(Bound::Unbounded, |since| Bound::Excluded((BootInstant(since), u32::MAX)));
-        self.idle.range((after, Bound::Unbounded)).next().map(|(since, _)| *since + self.locality_wait)
+        self.idle.range((after, Bound::Unbounded))
+    }
+
+    /// Gives jobs that prefer other hosts to slots that have been idle for long.
+    fn serve_impatient(&mut self, now: BootInstant) {
+        if self.patience_ends().is_none_or(|at| at > now) {
+            return;
+        }
+        let over = self.patient().take_while(|(since, _)| *since + self.locality_wait <= now);
+        let names: Vec<Arc<str>> = over.filter_map(|(_, index)| self.host_names.get(*index as usize).cloned()).collect();
+        self.looked_at = now;
+        self.fill_idle(&names, now);
     }
 
     /// Keeps the indices true after a change to what a host wants.
@@ -1213,17 +1224,22 @@ impl Scheduler {
             return;
         }
         let names: Vec<Arc<str>> = self.wanting.iter().filter_map(|index| self.host_names.get(*index as usize).cloned()).collect();
+        self.fill_idle(&names, now);
+        for name in &names {
+            self.serve(name, usize::MAX, now);
+        }
+    }
+
+    /// Gives these hosts what their idle slots may have, one at a time in turn.
+    fn fill_idle(&mut self, names: &[Arc<str>], now: BootInstant) {
         let mut again = true;
         while again {
             again = false;
-            for name in &names {
+            for name in names {
                 if self.hosts.get(name).is_some_and(|h| !h.idle_since.is_empty()) {
                     again |= self.serve(name, 1, now);
                 }
             }
-        }
-        for name in &names {
-            self.serve(name, usize::MAX, now);
         }
     }
 
