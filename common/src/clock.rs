@@ -6,7 +6,7 @@
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::ops::{Add, Sub};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Time since this host booted, suspended time included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -44,10 +44,11 @@ impl Sub<Duration> for BootInstant {
 pub struct WallTime(pub i64);
 
 impl WallTime {
-    /// Reads CLOCK_REALTIME.
+    /// Reads CLOCK_REALTIME, by way of the C library: whoever interposes another clock there (libfaketime) gets it.
     pub fn now() -> Self {
-        let t = clock_gettime(ClockId::Realtime);
-        Self(t.tv_sec * 1_000_000 + t.tv_nsec / 1_000)
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let micros = |d: Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
+        Self(since.map_or_else(|before| -micros(before.duration()), micros))
     }
 
     /// Seconds from `earlier` to `self`; negative if `earlier` is later.

@@ -32,6 +32,7 @@ use mezcal_common::job::{BatchContext, MAX_SPEC, Stop};
 use mezcal_common::outcome::{Containment, Ended, JobResult, Outcome, Place};
 use mezcal_common::wire::agent::{Hello, Load, LogWish, NumberedReport, Placement, Report, Stream, ToAgent, ToCoordinator};
 use mezcal_common::wire::client::{BatchTerms, CancelSummary, Halt, HostStatus, Notice, RetryOn, Submission};
+use mezcal_common::wire::endpoint::IDLE_TIMEOUT;
 use queues::{QueueKey, Queues};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
@@ -254,6 +255,8 @@ struct Batch {
     order: after::Order,
     /// Which failures of a job are worth another attempt, and after what time, where not any and at once.
     retry_rules: HashMap<JobNumber, (Vec<RetryOn>, Duration)>,
+    /// The attempts of a job that were lost: where, and why.
+    lost: HashMap<JobNumber, Vec<String>>,
     /// Jobs by the `id` that their user gave them.
     labels: HashMap<Box<str>, JobNumber>,
     /// Nothing of it starts any more.
@@ -631,9 +634,18 @@ impl Scheduler {
             // With the same keeper it is the agent of that host, reconnected or restarted: a keeper serves only the newest one.
             // Otherwise it is a copy of the certificate.
             if holds != (hello.boot_id, hello.keeper) {
-                let reason = format!("another agent is connected with the certificate of {name}; stop one of them");
-                tracing::warn!(host = name, "second agent with one certificate refused");
-                self.effects.push_back(Effect::CloseSession { session, refused: true, reason });
+                let rebooted = holds.0 != hello.boot_id;
+                let way_out = if rebooted {
+                    let silence = IDLE_TIMEOUT.as_secs();
+                    format!(
+                        "if {name} was restarted, it is let in when its old connection has been silent for {silence} s; else stop one"
+                    )
+                } else {
+                    "stop one of them".to_owned()
+                };
+                let reason = format!("another agent is connected with the certificate of {name}; {way_out}");
+                tracing::warn!(host = name, rebooted, "second agent with one certificate refused");
+                self.effects.push_back(Effect::CloseSession { session, refused: !rebooted, reason });
                 return;
             }
             let reason = "the agent of this host has connected again".to_owned();
@@ -843,6 +855,13 @@ impl Scheduler {
             }
             Ended::Lost => {
                 job.losses += 1;
+                let host = self.host_names.get(job.host as usize).map_or("a host", |name| name);
+                let why = outcome.error.as_deref().unwrap_or_default();
+                let lost = batch.lost.entry(key.job).or_default();
+                lost.push(format!("attempt {} on {host}: {why}", job.attempt));
+                if lost.len() > 1 {
+                    outcome.error = Some(lost.join("; "));
+                }
                 u32::from(job.losses) <= MAX_LOSSES && !once
             }
             Ended::Exited | Ended::Signaled | Ended::Timeout | Ended::OutOfMemory | Ended::StartFailed => {
@@ -920,6 +939,7 @@ impl Scheduler {
         job.succeeded = outcome.succeeded();
         let succeeded = job.succeeded;
         batch.done += 1;
+        batch.lost.remove(&key.job);
         batch.counts.add(&outcome);
         let why = self.cancelling.get(&key).and_then(|c| c.why.clone()).or_else(|| batch.why.clone());
         if outcome.ended == Ended::Cancelled
@@ -1049,6 +1069,7 @@ impl Scheduler {
             open: true,
             order: after::Order::default(),
             retry_rules: HashMap::new(),
+            lost: HashMap::new(),
             labels: HashMap::new(),
             cancelled: None,
             why: None,

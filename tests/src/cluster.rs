@@ -2,6 +2,7 @@
 
 use crate::lab::{Lab, host_name};
 use crate::programs::program;
+use crate::relay::Relay;
 use crate::wait_for;
 use mezcal_certs::{Authority, ClusterDir};
 use mezcal_common::identity::Role;
@@ -25,6 +26,14 @@ pub struct Cluster {
     lease: &'static str,
     coordinator: Option<Child>,
     agents: Vec<Option<Child>>,
+    settings: Vec<Setting>,
+}
+
+/// What is special about one host's agent.
+#[derive(Clone, Default)]
+struct Setting {
+    env: Vec<(&'static str, String)>,
+    boot_id: Option<PathBuf>,
 }
 
 impl Cluster {
@@ -45,7 +54,8 @@ impl Cluster {
         (1..=hosts).for_each(|n| issue(Role::Agent, &host_name(n)));
         let port = if lab.is_real() { 7433 } else { free_port() };
         let agents = (0..=hosts).map(|_| None).collect();
-        let me = Self { lab, dir, hosts, slots, port, containment, lease, coordinator: None, agents };
+        let settings = vec![Setting::default(); hosts + 1];
+        let me = Self { lab, dir, hosts, slots, port, containment, lease, coordinator: None, agents, settings };
         me.write_configuration();
         me
     }
@@ -127,10 +137,50 @@ impl Cluster {
 
     /// Starts the agent of one host.
     pub fn start_agent(&mut self, n: usize) {
-        let mut command = self.lab.command(n, &program("agent"));
+        let setting = &self.settings[n];
+        let mut command = match &setting.boot_id {
+            None => self.lab.command(n, &program("agent")),
+            Some(file) => {
+                let mut command = self.lab.command(n, Path::new("unshare"));
+                let script = "mount --bind \"$1\" /proc/sys/kernel/random/boot_id && shift && exec \"$@\"";
+                command.args(["--mount", "sh", "-c", script, "sh"]).arg(file).arg(program("agent"));
+                command
+            }
+        };
+        command.envs(setting.env.iter().map(|(name, value)| (name, value)));
         command.args(["run", "--config"]).arg(self.path(&format!("agent{n:02}.toml")));
         let child = command.stdin(Stdio::null()).stderr(self.log(&format!("agent{n:02}"))).spawn().expect("an agent starts");
         self.agents[n] = Some(child);
+    }
+
+    /// Has the agent of one host, from its next start on, reach the coordinator by another way.
+    pub fn by_way_of(&self, n: usize, relay: &Relay) {
+        let path = self.path(&format!("agent{n:02}.toml"));
+        let text = std::fs::read_to_string(&path).expect("readable");
+        std::fs::write(path, text.replace(&self.address(), &relay.address())).expect("written");
+    }
+
+    /// Sets its environment, likewise.
+    pub fn set_env(&mut self, n: usize, name: &'static str, value: &str) {
+        self.settings[n].env.push((name, value.into()));
+    }
+
+    /// Has it, likewise, believe that the host has been booted anew.
+    pub fn set_boot(&mut self, n: usize, boot: u8) {
+        let file = self.path(&format!("boot{n}"));
+        std::fs::write(&file, format!("0000{boot:04}-0000-4000-8000-000000000000\n")).expect("written");
+        self.settings[n].boot_id = Some(file);
+    }
+
+    /// The power of one host fails.
+    pub fn crash_host(&mut self, n: usize) {
+        for pid in self.lab.processes(n) {
+            crate::signal(pid, libc::SIGKILL);
+        }
+        if let Some(mut child) = self.agents[n].take() {
+            let _ = child.wait();
+        }
+        wait_for("nothing of it is left", PATIENCE, || self.lab.processes(n).is_empty().then_some(()));
     }
 
     /// The agent of one host.

@@ -4,6 +4,7 @@
 //! `MEZCAL_REQUIRE_NAMESPACES` set (as `.ci/run` does) that is a failure.
 
 use crate::wait_for;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -74,6 +75,18 @@ impl Lab {
                 command
             }
             None => Command::new(program),
+        }
+    }
+
+    /// Takes the calling thread to a host's network, where they are apart.
+    pub fn entrance(&self, host: usize) -> impl Fn() + Send + 'static {
+        let net = self.hosts.get(host).map(|holder| format!("/proc/{}/ns/net", holder.child.id()));
+        move || {
+            if let Some(net) = &net {
+                let file = std::fs::File::open(net).expect("a namespace");
+                let kind = rustix::thread::LinkNameSpaceType::Network;
+                rustix::thread::move_into_link_name_space(file.as_fd(), Some(kind)).expect("root may enter it");
+            }
         }
     }
 

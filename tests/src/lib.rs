@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod lab;
 pub mod mount;
 pub mod programs;
+pub mod relay;
 pub mod sim;
 
 use std::time::{Duration, Instant};

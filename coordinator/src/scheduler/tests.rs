@@ -398,7 +398,7 @@ fn another_boot_proves_that_everything_on_the_host_is_dead() {
 fn a_copied_certificate_is_refused_and_a_restarted_agent_is_not() {
     let mut s = script();
     s.agent(1, "a.x", 2);
-    insta::assert_snapshot!(s.hello(2, "a.x", 9), @"close 2 (refused: true): another agent is connected with the certificate of a.x; stop one of them");
+    insta::assert_snapshot!(s.hello(2, "a.x", 9), @"close 2 (refused: false): another agent is connected with the certificate of a.x; if a.x was restarted, it is let in when its old connection has been silent for 20 s; else stop one");
     insta::assert_snapshot!(s.hello(3, "a.x", 1), @r"
     close 1 (refused: false): the agent of this host has connected again
     fleet 0 agents, 0 engines
@@ -432,7 +432,7 @@ fn the_fourth_loss_of_a_job_is_its_last() {
         .collect();
     insta::assert_snapshot!(trace[3], @"
     fleet 0 agents, 0 engines
-    result 1.4 lost: its agent is gone
+    result 1.4 lost: attempt 1 on a.x: its agent is gone; attempt 2 on a.x: its agent is gone; attempt 3 on a.x: its agent is gone; attempt 4 on a.x: its agent is gone
     batch 1 done
     ");
 }
