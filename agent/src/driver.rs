@@ -11,7 +11,7 @@ use crate::supervisor::{Effect, Event, HEARTBEAT, Supervisor};
 use bytes::BytesMut;
 use mezcal_common::clock::{BootInstant, OffsetEstimate, WallTime};
 use mezcal_common::escape::chain;
-use mezcal_common::ids::{AttemptId, EngineId, EngineIndex, Epoch};
+use mezcal_common::ids::{AttemptId, EngineId, EngineIndex, StoreId};
 use mezcal_common::outcome::{Containment, Ended};
 use mezcal_common::proc;
 use mezcal_common::timer::BootTimer;
@@ -93,7 +93,7 @@ enum Input {
     Connected {
         sender: mpsc::Sender<ToCoordinator>,
         peer: Peer,
-        epoch: Epoch,
+        store: StoreId,
         lease: Option<Duration>,
         first_engine: EngineId,
         clock: WallTime,
@@ -185,13 +185,13 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
             Some(input) = heard.recv() => {
                 let now = BootInstant::now();
                 let event = match input {
-                    Input::Connected { sender, peer: coordinator, epoch, lease, first_engine, clock, hello } => {
+                    Input::Connected { sender, peer: coordinator, store, lease, first_engine, clock, hello } => {
                         peer = Some(coordinator);
                         offset.sample(hello, clock, now);
                         supervisor.handle(Event::Measured { load: host.load(), clock_offset: offset.seconds() }, now);
                         to_coordinator = Some(sender);
                         outgoing.clear();
-                        Event::Welcomed { epoch, lease, first_engine, hello_sent: hello.1 }
+                        Event::Welcomed { store, lease, first_engine, hello_sent: hello.1 }
                     }
                     Input::Message(ToAgent::Logs { request, attempt, spec, context, wish }) => {
                         let engine = supervisor.engine_of(attempt);
@@ -384,14 +384,14 @@ async fn one_connection(
     };
     let sent = (WallTime::now(), BootInstant::now());
     let _ = channel.sender.send(ToCoordinator::Hello(hello.clone())).await;
-    let Some(ToAgent::Welcome { epoch, lease, first_engine, clock, .. }) = channel.receiver.recv().await else {
+    let Some(ToAgent::Welcome { store, lease, first_engine, clock, .. }) = channel.receiver.recv().await else {
         peer.close(close::PROTOCOL, "the first message must be a welcome");
         return Some(connector.why_lost(address, &peer).await);
     };
     tracing::info!(coordinator = address, "connected");
     *failures = 0;
     let sender = channel.sender;
-    if inputs.send(Input::Connected { sender, peer: peer.clone(), epoch, lease, first_engine, clock, hello: sent }).await.is_err() {
+    if inputs.send(Input::Connected { sender, peer: peer.clone(), store, lease, first_engine, clock, hello: sent }).await.is_err() {
         peer.close(close::DONE, "");
         return None;
     }

@@ -9,7 +9,7 @@
 //! - Without an acknowledged heartbeat for a lease nothing waiting may start any more; engines enforce the same instant themselves.
 
 use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, Epoch};
+use mezcal_common::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, StoreId};
 use mezcal_common::job::{BatchContext, Stop};
 use mezcal_common::outcome::{Containment, Ended, Outcome};
 use mezcal_common::wire::agent::{Load, NumberedReport, Placement, Report, ToAgent, ToCoordinator};
@@ -41,8 +41,8 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 pub enum Event {
     /// The coordinator's `Welcome`, with the time at which our `Hello` left.
     Welcomed {
-        /// The coordinator's life. Nothing of another one is wanted.
-        epoch: Epoch,
+        /// The coordinator's store. Nothing that another one knows is wanted.
+        store: StoreId,
         /// How long attempts may run without an acknowledged heartbeat.
         lease: Option<Duration>,
         /// Number of the first engine.
@@ -161,7 +161,7 @@ pub struct Supervisor {
     /// When engines must be told what they may forget.
     acknowledge_at: Option<BootInstant>,
     session: Option<Session>,
-    epoch: Option<Epoch>,
+    store: Option<StoreId>,
     lease_until: Option<BootInstant>,
     mean_run: Option<f64>,
     load: Load,
@@ -186,7 +186,7 @@ impl Supervisor {
             send_by: None,
             acknowledge_at: None,
             session: None,
-            epoch: None,
+            store: None,
             lease_until: None,
             mean_run: None,
             load: Load::default(),
@@ -201,8 +201,8 @@ impl Supervisor {
     /// Takes what happened at `now`.
     pub fn handle(&mut self, event: Event, now: BootInstant) {
         match event {
-            Event::Welcomed { epoch, lease, first_engine, hello_sent } => {
-                self.enter(epoch);
+            Event::Welcomed { store, lease, first_engine, hello_sent } => {
+                self.enter(store);
                 self.session = Some(Session { lease, first_engine, received: 0, asked: (0, 0), known: false, next_heartbeat: now });
                 self.renew(hello_sent);
             }
@@ -285,9 +285,9 @@ impl Supervisor {
         self.queue.iter().map(|p| usize::from(p.slots)).sum()
     }
 
-    /// A session with another life of the coordinator: its batches have other numbers, and what waits is not wanted.
-    fn enter(&mut self, epoch: Epoch) {
-        if self.epoch.replace(epoch).is_some_and(|known| known != epoch) {
+    /// A session with a coordinator of another store: its batches have other numbers, and what waits is not wanted.
+    fn enter(&mut self, store: StoreId) {
+        if self.store.replace(store).is_some_and(|known| known != store) {
             self.queue.clear();
             self.contexts.clear();
             for engine in &mut self.engines {
@@ -311,7 +311,11 @@ impl Supervisor {
             // The driver turns the first one into `Welcomed`; another one means nothing.
             ToAgent::Welcome { .. } => {}
             ToAgent::Context { batch, context } => {
-                self.contexts.insert(batch, context);
+                // A store that was restored from a backup may have used the number for another batch.
+                if self.contexts.get(&batch) != Some(&context) {
+                    self.engines.iter_mut().filter(|e| e.context == Some(batch)).for_each(|e| e.context = None);
+                    self.contexts.insert(batch, context);
+                }
             }
             ToAgent::Run(placements) => {
                 if let Some(session) = &mut self.session {

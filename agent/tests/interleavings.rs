@@ -4,7 +4,7 @@
 use mezcal_agent::engine::{self, Engine, Exit, Swept};
 use mezcal_agent::supervisor::{self, Supervisor};
 use mezcal_common::clock::{BootInstant, WallTime};
-use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, EngineIndex, Epoch, JobKey, JobNumber};
+use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, EngineIndex, Epoch, JobKey, JobNumber, StoreId};
 use mezcal_common::job::{BatchContext, Command, JobSpec, Stop};
 use mezcal_common::outcome::{Containment, Span, WaitStatus};
 use mezcal_common::wire::agent::{Placement, Report, ToAgent, ToCoordinator};
@@ -92,7 +92,7 @@ impl World {
         self.agent(supervisor::Event::Disconnected);
         let hello_sent = self.now;
         let lease = Some(Duration::from_secs(100_000));
-        self.agent(supervisor::Event::Welcomed { epoch: Epoch(1), lease, first_engine: EngineId(0), hello_sent });
+        self.agent(supervisor::Event::Welcomed { store: StoreId(1), lease, first_engine: EngineId(0), hello_sent });
     }
 
     fn agent(&mut self, event: supervisor::Event) {

@@ -22,6 +22,10 @@ number!(
     Epoch(u64)
 );
 number!(
+    /// A coordinator's store: 64 random bits drawn when it was made. What another one has is strange to it.
+    StoreId(u64)
+);
+number!(
     /// A batch as its coordinator counts them, from 1.
     BatchSerial(u32)
 );

@@ -19,6 +19,7 @@ mod fleet;
 mod halt;
 mod quarantine;
 mod queues;
+mod record;
 mod retract;
 mod why;
 mod wide;
@@ -27,13 +28,14 @@ use bytes::Bytes;
 use cancel::{CancelRequest, Cancelling};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::hosts;
-use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, Epoch, JobKey, JobNumber, SessionId};
+use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, Epoch, JobKey, JobNumber, SessionId, StoreId};
 use mezcal_common::job::{BatchContext, MAX_SPEC, Stop};
 use mezcal_common::outcome::{Containment, Ended, JobResult, Outcome, Place};
 use mezcal_common::wire::agent::{Hello, Load, LogWish, NumberedReport, Placement, Report, Stream, ToAgent, ToCoordinator};
 use mezcal_common::wire::client::{BatchTerms, CancelSummary, Halt, HostStatus, Notice, RetryOn, Submission};
 use mezcal_common::wire::endpoint::IDLE_TIMEOUT;
 use queues::{QueueKey, Queues};
+pub use record::Record;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -135,6 +137,8 @@ pub struct Wanted {
 /// What the driver has to do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
+    /// Remember this before performing what comes after it; heartbeats and their like need not wait.
+    Persist(Record),
     /// Tell an agent.
     ToAgent(SessionId, ToAgent),
     /// End a session, telling the agent why.
@@ -150,6 +154,8 @@ pub enum Effect {
     Result {
         /// Its batch.
         batch: BatchId,
+        /// The how manieth of the batch, from 1.
+        seq: u64,
         /// The job.
         job: JobNumber,
         /// How.
@@ -217,6 +223,29 @@ pub enum Effect {
     },
 }
 
+impl Effect {
+    /// Whether it may be performed before what was to be remembered earlier is safe: signs of life, and what changes nothing. A stalled
+    /// disk then expires no lease.
+    pub fn overtakes_the_store(&self) -> bool {
+        match self {
+            Effect::ToAgent(_, message) => {
+                matches!(message, ToAgent::HeartbeatSeen { .. } | ToAgent::OutputTaken { .. } | ToAgent::Logs { .. })
+            }
+            Effect::CloseSession { .. }
+            | Effect::Refused { .. }
+            | Effect::Notice { .. }
+            | Effect::Output { .. }
+            | Effect::LogsAnswer { .. }
+            | Effect::Fleet { .. } => true,
+            Effect::Persist(_)
+            | Effect::Result { .. }
+            | Effect::Accepted { .. }
+            | Effect::BatchDone { .. }
+            | Effect::Cancelled { .. } => false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum JobState {
     /// For other jobs to succeed, or for its next attempt.
@@ -229,7 +258,10 @@ enum JobState {
 /// Kept small: there may be millions.
 #[derive(Debug)]
 struct Job {
+    /// Empty where the store has it.
     spec: Bytes,
+    /// Its length, wherever it is.
+    spec_length: u32,
     queue: QueueKey,
     attempt: u32,
     retries: u32,
@@ -272,6 +304,37 @@ struct Batch {
     time_limit: Option<Duration>,
 }
 
+impl Batch {
+    fn add_job(&mut self, serial: BatchSerial, submission: Submission, stored: bool) {
+        let queue = QueueKey::new(self.user, serial, &submission);
+        if !submission.retry_on.is_empty() || !submission.retry_delay.is_zero() {
+            self.retry_rules.insert(submission.job, (submission.retry_on, submission.retry_delay));
+        }
+        if let Some(label) = submission.label {
+            self.labels.insert(label.into(), submission.job);
+        }
+        self.jobs.push(Job {
+            spec_length: submission.spec.len() as u32,
+            spec: if stored { Bytes::new() } else { submission.spec },
+            queue,
+            attempt: 0,
+            retries: submission.retries,
+            host: 0,
+            losses: 0,
+            state: JobState::Queued,
+            succeeded: false,
+        });
+    }
+
+    fn add_host_sets(&mut self, sets: &[Vec<String>]) {
+        for set in sets {
+            let mut seen = HashSet::new();
+            let names = set.iter().filter_map(|n| hosts::normalise(n).ok()).map(Arc::<str>::from);
+            self.host_sets.push(names.filter(|name| seen.insert(name.clone())).collect());
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Host {
     name: Arc<str>,
@@ -280,7 +343,9 @@ struct Host {
     containment: Containment,
     aliases: Vec<Arc<str>>,
     session: Option<SessionId>,
+    /// Its agent's last one; of no meaning but for the slots if it has not connected in this life of ours.
     hello: Hello,
+    seen: bool,
     first_engine: EngineId,
     /// The inventory of this session has come.
     known: bool,
@@ -316,6 +381,58 @@ struct OnHost {
 }
 
 impl Host {
+    /// A host that an earlier life of the coordinator knew.
+    fn of_earlier_life(name: Arc<str>, index: u32, now: BootInstant) -> Self {
+        let hello = Hello {
+            versions: (0, 0),
+            program: String::new(),
+            keeper: 0,
+            boot_id: [0; 16],
+            slots: 0,
+            aliases: Vec::new(),
+            cpus: 0,
+            memory: 0,
+        };
+        Self::new(name, index, hello, now)
+    }
+
+    fn new(name: Arc<str>, index: u32, hello: Hello, now: BootInstant) -> Self {
+        Self {
+            name,
+            index,
+            containment: Containment::Subreaper,
+            aliases: Vec::new(),
+            session: None,
+            hello,
+            seen: false,
+            first_engine: EngineId(0),
+            known: false,
+            credit: 0,
+            sent: 0,
+            idle_since: VecDeque::new(),
+            told: HashSet::new(),
+            attempts: BTreeMap::new(),
+            taken: 0,
+            kept: None,
+            no_more_before: None,
+            record: quarantine::Record::default(),
+            indexed: (false, None),
+            heard: now,
+            since: now,
+            load: Load::default(),
+            clock_offset: None,
+        }
+    }
+
+    /// The present attempt of a job, if it is here. Attempts of an earlier life of ours have another epoch.
+    fn attempt(&self, epoch: Epoch, key: JobKey, attempt: u32) -> Option<AttemptId> {
+        let own = AttemptId { epoch, key, attempt };
+        if self.attempts.contains_key(&own) {
+            return Some(own);
+        }
+        self.attempts.keys().find(|a| a.key == key && a.attempt == attempt).copied()
+    }
+
     fn add(&mut self, attempt: AttemptId, slots: u16) {
         self.attempts.insert(attempt, OnHost { engine: None, slots });
         self.taken += u64::from(slots);
@@ -337,6 +454,10 @@ impl Host {
 #[derive(Debug)]
 pub struct Scheduler {
     epoch: Epoch,
+    store: StoreId,
+    /// What it decides is recorded.
+    durable: bool,
+    restoring: record::Restoring,
     lease: Option<Duration>,
     batches: HashMap<BatchSerial, Batch>,
     serials: HashMap<BatchId, BatchSerial>,
@@ -394,9 +515,14 @@ pub struct Scheduler {
 impl Scheduler {
     /// An empty coordinator. Without a `lease`, agents share its fate: a lost session means that everything on it is dead.
     /// A slot that has been idle for `locality_wait` gets a job that prefers another host.
-    pub fn new(epoch: Epoch, lease: Option<Duration>, locality_wait: Duration) -> Self {
+    ///
+    /// `store`: attempts that another one knows are strangers here.
+    pub fn new(epoch: Epoch, store: StoreId, lease: Option<Duration>, locality_wait: Duration) -> Self {
         Self {
             epoch,
+            store,
+            durable: false,
+            restoring: record::Restoring::default(),
             lease,
             batches: HashMap::new(),
             serials: HashMap::new(),
@@ -451,9 +577,10 @@ impl Scheduler {
             Event::Submit { batch, host_sets, jobs } => self.submit(batch, &host_sets, jobs, now),
             Event::Close { batch } => {
                 if let Some(serial) = self.serials.get(&batch).copied()
-                    && let Some(b) = self.batches.get_mut(&serial)
+                    && let Some(b) = self.batches.get_mut(&serial).filter(|b| b.open)
                 {
                     b.open = false;
+                    self.persist(|| Record::Closed { batch: serial });
                     self.order_is_complete(serial);
                     // A share of all jobs can be told from now on.
                     self.check_halt(serial, now);
@@ -654,12 +781,16 @@ impl Scheduler {
             self.agent_gone(name, true, now);
         }
         let slots = u32::from(hello.slots);
-        let rebooted = self.hosts.get(name).is_some_and(|h| h.hello.boot_id != hello.boot_id);
+        let rebooted = self.hosts.get(name).is_some_and(|h| h.seen && h.hello.boot_id != hello.boot_id);
         let kept = self.hosts.get(name).filter(|h| u32::from(h.hello.slots) >= slots).map(|h| h.first_engine);
         let first_engine = kept.unwrap_or_else(|| {
             self.next_engine += slots;
             EngineId(self.next_engine - slots)
         });
+        if kept.is_none() {
+            let (host, slots) = (Arc::from(name), hello.slots);
+            self.persist(|| Record::Engines { host, first: first_engine, slots });
+        }
         if rebooted {
             self.lose_attempts(name, |_| true, "its host was restarted", now);
         }
@@ -679,7 +810,7 @@ impl Scheduler {
             version: mezcal_common::wire::agent::VERSIONS.1,
             program: mezcal_common::VERSION.into(),
             session,
-            epoch: self.epoch,
+            store: self.store,
             lease: self.lease,
             first_engine,
             // The driver stamps it when it leaves.
@@ -687,33 +818,17 @@ impl Scheduler {
         };
         self.effects.push_back(Effect::ToAgent(session, welcome));
         self.lease_begins(now);
-        self.hosts.insert(
-            shared.clone(),
-            Host {
-                name: shared.clone(),
-                index,
-                containment: Containment::Subreaper,
-                aliases: aliases.into_iter().collect(),
-                session: Some(session),
-                hello,
-                first_engine,
-                known: false,
-                credit: 0,
-                sent: 0,
-                idle_since: VecDeque::new(),
-                told: HashSet::new(),
-                attempts,
-                taken,
-                kept: None,
-                no_more_before: None,
-                record,
-                indexed: (false, None),
-                heard: now,
-                since: now,
-                load: Load::default(),
-                clock_offset: None,
-            },
-        );
+        let host = Host {
+            aliases: aliases.into_iter().collect(),
+            session: Some(session),
+            seen: true,
+            first_engine,
+            attempts,
+            taken,
+            record,
+            ..Host::new(shared.clone(), index, hello, now)
+        };
+        self.hosts.insert(shared.clone(), host);
         self.names_come(&shared);
     }
 
@@ -848,11 +963,14 @@ impl Scheduler {
         let Some(batch) = self.batches.get_mut(&key.batch) else { return };
         let (cancelled, once) = (asked || batch.cancelled.is_some(), batch.once || batch.halted);
         let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1) else { return };
+        let kept = self.durable.then(|| Box::new(outcome.clone()));
         let again = match outcome.ended {
             Ended::Lost if cancelled => {
                 outcome.ended = Ended::Cancelled;
                 false
             }
+            // What went with an earlier life of ours is nobody's loss.
+            Ended::Lost if attempt.epoch != self.epoch && !once => true,
             Ended::Lost => {
                 job.losses += 1;
                 let host = self.host_names.get(job.host as usize).map_or("a host", |name| name);
@@ -876,16 +994,16 @@ impl Scheduler {
         let delay = batch.retry_rules.get(&key.job).filter(|_| outcome.ended != Ended::Lost).map_or(Duration::ZERO, |rule| rule.1);
         if again {
             self.running[batch.user as usize] -= u64::from(job.queue.slots());
+            let (retries, losses) = (job.retries, job.losses);
+            job.state = JobState::Queued;
+            self.persist(|| Record::Again { attempt, retries, losses, outcome: kept });
         }
         if again && !delay.is_zero() {
-            job.state = JobState::Waiting;
-            let times = 2u32.saturating_pow(job.attempt.saturating_sub(1));
+            let times = 2u32.saturating_pow(attempt.attempt.saturating_sub(1));
             self.delayed.insert((now + delay.saturating_mul(times).min(MAX_RETRY_DELAY), key));
+            self.job_mut(key).into_iter().for_each(|job| job.state = JobState::Waiting);
         } else if again {
-            job.state = JobState::Queued;
-            let queue = job.queue;
-            self.enqueue(queue, key.job);
-            self.unserved = true;
+            self.enqueue(key);
         } else {
             self.finish(key, place, outcome, now);
         }
@@ -916,10 +1034,10 @@ impl Scheduler {
         }
         let Some(job) = batch.jobs.get_mut(attempt.key.job.0 as usize - 1) else { return };
         job.state = JobState::Queued;
-        let queue = job.queue;
-        self.running[batch.user as usize] -= u64::from(queue.slots());
-        self.enqueue(queue, attempt.key.job);
-        self.unserved = true;
+        self.running[batch.user as usize] -= u64::from(job.queue.slots());
+        let (retries, losses) = (job.retries, job.losses);
+        self.persist(|| Record::Again { attempt, retries, losses, outcome: None });
+        self.enqueue(attempt.key);
     }
 
     fn finish(&mut self, key: JobKey, place: Option<Place>, mut outcome: Outcome, now: BootInstant) {
@@ -950,7 +1068,9 @@ impl Scheduler {
         }
         let (killed, survivors) = (outcome.killed, outcome.survivors);
         let result = JobResult { attempt: job.attempt, place, local, outcome };
-        self.effects.push_back(Effect::Result { batch: batch.id, job: key.job, result });
+        let (batch, seq) = (batch.id, batch.done as u64);
+        self.persist(|| Record::Ended { batch: key.batch, seq, job: key.job, result: Box::new(result.clone()) });
+        self.effects.push_back(Effect::Result { batch, seq, job: key.job, result });
         self.order_ended(key, succeeded);
         self.cancel_done(key, killed, survivors);
         self.check_halt(key.batch, now);
@@ -962,10 +1082,13 @@ impl Scheduler {
         if batch.open || batch.done < batch.jobs.len() {
             return;
         }
-        self.effects.push_back(Effect::BatchDone { batch: batch.id });
-        if let Some(at) = batch.deadline {
+        let (id, deadline) = (batch.id, batch.deadline);
+        if let Some(at) = deadline {
             self.deadlines.remove(&(at, serial));
         }
+        self.persist(|| Record::Done { batch: serial });
+        self.effects.push_back(Effect::BatchDone { batch: id });
+        let Some(batch) = self.batches.get(&serial) else { return };
         self.serials.remove(&batch.id);
         self.batches.remove(&serial);
         for host in self.hosts.values_mut() {
@@ -1051,11 +1174,17 @@ impl Scheduler {
             // A repeated submit is the same batch.
             return;
         }
+        let serial = BatchSerial(self.next_serial);
+        self.next_serial += 1;
+        self.persist(|| Record::Opened { batch: serial, user: user.clone(), terms: Box::new(terms.clone()) });
+        self.add_batch(serial, user, terms, now);
+    }
+
+    fn add_batch(&mut self, serial: BatchSerial, user: String, terms: BatchTerms, now: BootInstant) {
+        let id = terms.context.batch;
         let next = self.users.len() as u32;
         let user = *self.users.entry(user).or_insert(next);
         self.running.resize(self.users.len(), 0);
-        let serial = BatchSerial(self.next_serial);
-        self.next_serial += 1;
         self.serials.insert(id, serial);
         let batch = Batch {
             id,
@@ -1089,13 +1218,10 @@ impl Scheduler {
             return;
         };
         let Some(batch) = self.batches.get_mut(&serial) else { return };
-        for set in host_sets {
-            let mut seen = HashSet::new();
-            let names = set.iter().filter_map(|n| hosts::normalise(n).ok()).map(Arc::<str>::from);
-            batch.host_sets.push(names.filter(|name| seen.insert(name.clone())).collect());
-        }
+        batch.add_host_sets(host_sets);
         let (mut queued, mut refused) = (Vec::with_capacity(jobs.len()), None);
-        for submission in jobs {
+        let mut taken = Vec::with_capacity(if self.durable { jobs.len() } else { 0 });
+        for mut submission in jobs {
             if !batch.open || submission.job.0 as usize != batch.jobs.len() + 1 {
                 refused = Some(format!("job {} does not continue the batch", submission.job));
                 break;
@@ -1108,45 +1234,45 @@ impl Scheduler {
                 refused = Some(format!("job {} is not acceptable", submission.job));
                 break;
             }
-            let queue = QueueKey::new(batch.user, serial, &submission);
-            batch.jobs.push(Job {
-                spec: submission.spec,
-                queue,
-                attempt: 0,
-                retries: submission.retries,
-                host: 0,
-                losses: 0,
-                state: JobState::Queued,
-                succeeded: false,
-            });
-            if !submission.retry_on.is_empty() || !submission.retry_delay.is_zero() {
-                batch.retry_rules.insert(submission.job, (submission.retry_on, submission.retry_delay));
+            if self.durable {
+                taken.push(submission.clone());
             }
-            if let Some(label) = submission.label {
-                batch.labels.insert(label.into(), submission.job);
-            }
-            queued.push((queue, submission.job, submission.stillborn, submission.after));
+            let (after, stillborn) = (std::mem::take(&mut submission.after), submission.stillborn.take());
+            queued.push((submission.job, stillborn, after));
+            batch.add_job(serial, submission, self.durable);
         }
         let (accepted, cancelled) = (batch.jobs.len() as u64, batch.cancelled.is_some() || batch.halted);
+        if !host_sets.is_empty() {
+            self.persist(|| Record::HostSets { batch: serial, sets: host_sets.to_vec() });
+        }
+        if !taken.is_empty() {
+            self.persist(|| Record::Submitted { batch: serial, jobs: taken });
+        }
         self.effects.push_back(Effect::Accepted { batch: id, jobs: accepted });
         if let Some(reason) = refused {
             self.effects.push_back(Effect::Refused { batch: id, reason });
         }
-        for (queue, job, stillborn, after) in queued {
+        for (job, stillborn, after) in queued {
             let key = JobKey { batch: serial, job };
             match stillborn {
                 Some(why) => self.finish(key, None, Outcome::never_ran(Ended::StartFailed, why), now),
                 None if cancelled => self.finish(key, None, Outcome::never_ran(Ended::Cancelled, None), now),
                 None if self.must_wait(key, &after) => {}
-                None => self.enqueue(queue, job),
+                None => self.enqueue(key),
             }
         }
-        self.unserved = true;
     }
 
-    fn enqueue(&mut self, queue: QueueKey, job: JobNumber) {
+    fn add_host_sets(&mut self, batch: BatchSerial, sets: &[Vec<String>]) {
+        self.batches.get_mut(&batch).into_iter().for_each(|batch| batch.add_host_sets(sets));
+    }
+
+    /// A job waits for a host from now on.
+    fn enqueue(&mut self, key: JobKey) {
+        let Some(queue) = self.job(key).map(|job| job.queue) else { return };
         let (required, prefer) = (self.set_of(queue), self.preferred_by(queue));
-        self.queues.push(queue, job, required, prefer);
+        self.queues.push(queue, key.job, required, prefer);
+        self.unserved = true;
     }
 
     fn set_of(&self, key: QueueKey) -> Option<Arc<[Arc<str>]>> {
@@ -1184,6 +1310,10 @@ impl Scheduler {
         }
     }
 
+    fn job_mut(&mut self, key: JobKey) -> Option<&mut Job> {
+        self.batches.get_mut(&key.batch)?.jobs.get_mut((key.job.0 as usize).checked_sub(1)?)
+    }
+
     fn job(&self, key: JobKey) -> Option<&Job> {
         self.batches.get(&key.batch)?.jobs.get((key.job.0 as usize).checked_sub(1)?)
     }
@@ -1207,21 +1337,20 @@ impl Scheduler {
             job.attempt += 1;
             let key = JobKey { batch: queue.batch, job: number };
             let attempt = AttemptId { epoch: self.epoch, key, attempt: job.attempt };
-            if run.len() == RUN_COUNT || bytes + job.spec.len() > RUN_BYTES {
-                self.effects.push_back(Effect::ToAgent(session, ToAgent::Run(std::mem::take(&mut run))));
+            let placement = Placement { attempt, spec: job.spec.clone(), slots };
+            let length = job.spec_length as usize;
+            let Some(host) = self.hosts.get_mut(name) else { break };
+            let context = host.told.insert(queue.batch).then(|| batch.context.clone());
+            if run.len() == RUN_COUNT || bytes + length > RUN_BYTES || context.is_some() {
+                self.send_run(name, session, std::mem::take(&mut run));
                 bytes = 0;
             }
-            let Some(host) = self.hosts.get_mut(name) else { break };
-            if host.told.insert(queue.batch) {
-                if !run.is_empty() {
-                    self.effects.push_back(Effect::ToAgent(session, ToAgent::Run(std::mem::take(&mut run))));
-                    bytes = 0;
-                }
-                let context = ToAgent::Context { batch: queue.batch, context: batch.context.clone() };
-                self.effects.push_back(Effect::ToAgent(session, context));
+            if let Some(context) = context {
+                self.effects.push_back(Effect::ToAgent(session, ToAgent::Context { batch: queue.batch, context }));
             }
-            bytes += job.spec.len();
-            run.push(Placement { attempt, spec: job.spec.clone(), slots });
+            bytes += length;
+            run.push(placement);
+            let Some(host) = self.hosts.get_mut(name) else { break };
             host.add(attempt, slots);
             host.sent += u64::from(slots);
             host.idle_since.drain(..usize::from(slots).min(host.idle_since.len()));
@@ -1230,13 +1359,20 @@ impl Scheduler {
                 self.wide_is_placed(name, queue);
             }
         }
-        if !run.is_empty() {
-            self.effects.push_back(Effect::ToAgent(session, ToAgent::Run(run)));
-        }
+        self.send_run(name, session, run);
         if given > 0 {
             self.reindex(name);
         }
         given > 0
+    }
+
+    fn send_run(&mut self, name: &Arc<str>, session: SessionId, run: Vec<Placement>) {
+        if run.is_empty() {
+            return;
+        }
+        let lease = self.lease;
+        self.persist(|| Record::Placed { host: name.clone(), lease, attempts: run.iter().map(|p| p.attempt).collect() });
+        self.effects.push_back(Effect::ToAgent(session, ToAgent::Run(run)));
     }
 
     /// Spreads what waits: idle slots of all hosts first, one at a time in turn, then what they asked for beyond.

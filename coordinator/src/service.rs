@@ -6,7 +6,7 @@
 use crate::scheduler::{Effect, Event, Scheduler, Wanted};
 use mezcal_common::clock::{BootInstant, WallTime};
 use mezcal_common::identity::Role;
-use mezcal_common::ids::{BatchId, Epoch, JobNumber, SessionId};
+use mezcal_common::ids::{BatchId, Epoch, JobNumber, SessionId, StoreId};
 use mezcal_common::job::Stop;
 use mezcal_common::outcome::JobResult;
 use mezcal_common::timer::BootTimer;
@@ -88,7 +88,7 @@ pub fn start(lease: Option<Duration>, locality_wait: Duration, admins: Vec<Strin
     let service = Service {
         stopping: false,
         idle: idle_sender,
-        scheduler: Scheduler::new(Epoch(uuid::Uuid::new_v4().as_u64_pair().0), lease, locality_wait),
+        scheduler: Scheduler::new(Epoch(random()), StoreId(random()), lease, locality_wait),
         agents: HashMap::new(),
         clients: HashMap::new(),
         batches: HashMap::new(),
@@ -529,7 +529,8 @@ impl Service {
                         link.peer.close(if refused { close::REFUSED } else { close::DONE }, &reason);
                     }
                 }
-                Effect::Result { batch, job, result } => {
+                Effect::Persist(_) => {}
+                Effect::Result { batch, job, result, .. } => {
                     if let Some(delivery) = self.batches.get_mut(&batch) {
                         delivery.waiting.push_back((job, result));
                     }
@@ -583,8 +584,8 @@ impl Service {
             asked.session = Some(session);
         }
         let message = match message {
-            ToAgent::Welcome { version, program, session, epoch, lease, first_engine, clock: _ } => {
-                ToAgent::Welcome { version, program, session, epoch, lease, first_engine, clock }
+            ToAgent::Welcome { version, program, session, store, lease, first_engine, clock: _ } => {
+                ToAgent::Welcome { version, program, session, store, lease, first_engine, clock }
             }
             ToAgent::HeartbeatSeen { sent, clock: _ } => ToAgent::HeartbeatSeen { sent, clock },
             other => other,
@@ -637,6 +638,10 @@ impl Service {
             }
         }
     }
+}
+
+fn random() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0
 }
 
 fn size_estimate(result: &JobResult) -> usize {

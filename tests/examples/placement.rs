@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::{AttemptId, BatchId, EngineIndex, Epoch, JobNumber, SessionId};
+use mezcal_common::ids::{AttemptId, BatchId, EngineIndex, Epoch, JobNumber, SessionId, StoreId};
 use mezcal_common::job::BatchContext;
 use mezcal_common::outcome::{Containment, Ended, Outcome, WaitStatus};
 use mezcal_common::wire::agent::{Hello, NumberedReport, Report, ToAgent, ToCoordinator};
@@ -42,7 +42,7 @@ fn measure(jobs: usize, hosts: usize) -> (f64, f64) {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (random >> 33) as usize % n
     };
-    let mut scheduler = Scheduler::new(Epoch(1), Some(Duration::from_secs(600)), Duration::from_secs(3));
+    let mut scheduler = Scheduler::new(Epoch(1), StoreId(1), Some(Duration::from_secs(600)), Duration::from_secs(3));
     let now = BootInstant(Duration::from_secs(1000));
     let batch = BatchId(uuid::Uuid::from_u128(1));
     let context = BatchContext::new(batch, "/".into(), 0o22);

@@ -12,7 +12,7 @@
 use bytes::Bytes;
 use mezcal_agent::supervisor::{self, Supervisor};
 use mezcal_common::clock::{BootInstant, WallTime};
-use mezcal_common::ids::{AttemptId, BatchId, EngineIndex, Epoch, JobNumber, SessionId};
+use mezcal_common::ids::{AttemptId, BatchId, EngineIndex, Epoch, JobNumber, SessionId, StoreId};
 use mezcal_common::job::BatchContext;
 use mezcal_common::outcome::{Ended, Outcome, Span, WaitStatus};
 use mezcal_common::wire::agent::{Hello, ToAgent, ToCoordinator};
@@ -230,7 +230,7 @@ fn simulate(work: &Workload) -> Outcomes {
         steps: BinaryHeap::new(),
         todo: Vec::new(),
         spare: Vec::new(),
-        scheduler: Scheduler::new(Epoch(1), Some(Duration::from_secs(600)), LOCALITY_WAIT),
+        scheduler: Scheduler::new(Epoch(1), StoreId(1), Some(Duration::from_secs(600)), LOCALITY_WAIT),
         supervisors: (0..work.hosts).map(|_| Supervisor::new(work.slots as u16)).collect(),
         timers: vec![Micros::MAX; work.hosts + 1],
         order: 0,
@@ -273,8 +273,8 @@ impl World<'_> {
         match self.todo[index as usize].take().expect("once") {
             Step::ToAgent(host, message) => {
                 let event = match message {
-                    ToAgent::Welcome { epoch, lease, first_engine, .. } => {
-                        supervisor::Event::Welcomed { epoch, lease, first_engine, hello_sent: now }
+                    ToAgent::Welcome { store, lease, first_engine, .. } => {
+                        supervisor::Event::Welcomed { store, lease, first_engine, hello_sent: now }
                     }
                     other => supervisor::Event::Coordinator(other),
                 };

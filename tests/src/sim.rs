@@ -1,8 +1,8 @@
 //! The simulation: one real scheduler, real supervisors and engines, a virtual clock, and a network and hosts that fail.
 //!
 //! Everything that decides is the product's own code; what is made up here are the drivers: connections that delay, stall one way or both
-//! and break at their two ends at different times, agents and engines that die and come back, hosts that reboot, clocks that differ and
-//! drift. A seed gives the whole run. After every step the promises are checked: no job has two live processes (P1), what is said to be
+//! and break at their two ends at different times, agents, engines and keepers that die and come back, agents that are stopped, hosts that
+//! reboot or are suspended, clocks that differ, drift and jump, and a coordinator that dies and comes back with what its store had. A seed gives the whole run. After every step the promises are checked: no job has two live processes (P1), what is said to be
 //! over is dead and stays so (P3), nothing has two results and every result is of the attempt that it names (P2, P7), no host
 //! runs more than it has slots for; in the end, with the faults over, every job has its result.
 //!
@@ -11,15 +11,15 @@
 use mezcal_agent::engine::{self, Engine, Exit, Swept};
 use mezcal_agent::supervisor::{self, Supervisor};
 use mezcal_common::clock::{BootInstant, WallTime};
-use mezcal_common::ids::{AttemptId, BatchId, EngineIndex, Epoch, JobKey, JobNumber, SessionId};
+use mezcal_common::ids::{AttemptId, BatchId, EngineIndex, Epoch, JobKey, JobNumber, SessionId, StoreId};
 use mezcal_common::job::{BatchContext, Command, JobSpec, Stop};
 use mezcal_common::outcome::{Containment, Ended, JobResult, Span, WaitStatus};
-use mezcal_common::wire::agent::{Hello, NumberedReport, Report, ToAgent, ToCoordinator};
+use mezcal_common::wire::agent::{Hello, NumberedReport, Placement, Report, ToAgent, ToCoordinator};
 use mezcal_common::wire::client::{BatchTerms, Submission};
 use mezcal_common::wire::codec;
 use mezcal_common::wire::endpoint::IDLE_TIMEOUT;
 use mezcal_common::wire::engine::{FromEngine, ToEngine};
-use mezcal_coordinator::scheduler::{self, Scheduler, Wanted};
+use mezcal_coordinator::scheduler::{self, Record, Scheduler, Wanted};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
@@ -42,6 +42,8 @@ pub enum Mutant {
     HastyCancel,
     /// A job that is taken back is placed elsewhere before its agent has answered.
     HastyRetract,
+    /// The coordinator acts on what its store does not have yet.
+    HastyStore,
 }
 
 /// What one run is made of.
@@ -103,9 +105,23 @@ enum Step {
     Look(usize),
     ToEngine(usize, usize, u64),
     FromEngine(usize, usize, u64),
-    Spawned { host: usize, slot: usize, life: u64, ok: bool },
-    JobEnds { host: usize, slot: usize, attempt: AttemptId, life: u64 },
-    EngineSwept { host: usize, slot: usize, life: u64 },
+    Spawned {
+        host: usize,
+        slot: usize,
+        life: u64,
+        ok: bool,
+    },
+    JobEnds {
+        host: usize,
+        slot: usize,
+        attempt: AttemptId,
+        life: u64,
+    },
+    EngineSwept {
+        host: usize,
+        slot: usize,
+        life: u64,
+    },
     AgentStarts(usize),
     AgentSeesEnd(u64),
     CoordinatorSeesEnd(u64),
@@ -113,6 +129,18 @@ enum Step {
     HostUp(usize),
     Fault,
     Cancel(u32),
+    /// What this life of the coordinator has told its store up to here is safe.
+    Commit {
+        life: u64,
+        through: u64,
+    },
+    CoordinatorUp,
+    AgentContinues(usize),
+    HostContinues(usize),
+    KeeperSwept {
+        host: usize,
+        keeper: u64,
+    },
 }
 
 struct Connection {
@@ -151,7 +179,13 @@ struct Host {
     agent: u64,
     slots: Vec<Slot>,
     boot: u8,
+    keeper: u64,
     up: bool,
+    /// Its agent is stopped; so is everything else on it.
+    agent_stopped: bool,
+    suspended: bool,
+    /// Its keeper is dead, and what that left is dying.
+    keeper_dying: bool,
     /// Which ways packets go: to the coordinator, from it.
     links: (bool, bool),
     connection: Option<u64>,
@@ -171,14 +205,25 @@ pub struct World {
     todo: BTreeMap<u64, Step>,
     next: u64,
     scheduler: Scheduler,
+    /// Counts lives of the coordinator; each has an epoch of its own.
+    life: u64,
+    down: bool,
+    stored: Vec<Record>,
+    /// On its way into the store, and how much ever was and has arrived.
+    unstored: VecDeque<Record>,
+    issued: u64,
+    committed: u64,
+    /// Effects that wait for the store.
+    held: VecDeque<(u64, scheduler::Effect)>,
+    spec: bytes::Bytes,
     hosts: Vec<Host>,
     connections: BTreeMap<u64, Connection>,
     /// The present attempt of each job, and the session that it was placed in.
     placed: BTreeMap<JobKey, (u32, u64)>,
     /// Attempts that ended by themselves.
-    ended: BTreeSet<AttemptId>,
+    ended: BTreeSet<(JobKey, u32)>,
     /// Those whose engines have to keep them: host, slot and life of the engine.
-    kept: BTreeMap<AttemptId, (usize, usize, u64)>,
+    kept: BTreeMap<(JobKey, u32), (usize, usize, u64)>,
     /// When each host has last renewed its leases.
     heard: Vec<Duration>,
     results: BTreeMap<u32, JobResult>,
@@ -212,7 +257,15 @@ impl World {
             steps: BinaryHeap::new(),
             todo: BTreeMap::new(),
             next: 0,
-            scheduler: Scheduler::new(Epoch(7), Some(LEASE), Duration::from_secs(3)),
+            scheduler: scheduler(0),
+            life: 0,
+            down: false,
+            stored: Vec::new(),
+            unstored: VecDeque::new(),
+            issued: 0,
+            committed: 0,
+            held: VecDeque::new(),
+            spec: codec::encode_body(&JobSpec::new(Command::Shell("true".into()))).expect("small"),
             hosts,
             connections: BTreeMap::new(),
             placed: BTreeMap::new(),
@@ -227,7 +280,7 @@ impl World {
         };
         let context = BatchContext::new(BATCH, "/".into(), 0o22);
         let terms = BatchTerms { context, host_timeout: END, once: false, halt: None, time_limit: None };
-        let spec = codec::encode_body(&JobSpec::new(Command::Shell("true".into()))).expect("small");
+        let spec = world.spec.clone();
         let sets = (0..plan.hosts).map(|n| vec![format!("h{n}")]).collect();
         let jobs = (1..=plan.jobs).map(|n| {
             let prefer = world.chance.one_in(3).then(|| world.chance.below(plan.hosts as u64) as u32);
@@ -241,8 +294,11 @@ impl World {
             scheduler::Event::Submit { batch: BATCH, host_sets: sets, jobs },
             scheduler::Event::Close { batch: BATCH },
         ] {
-            world.scheduler.handle(event, BootInstant(world.now));
+            world.tell_scheduler(event);
         }
+        // The client has heard that its jobs are accepted.
+        world.take_effects();
+        world.commit(u64::MAX);
         for host in 0..plan.hosts {
             let wait = world.chance.millis(2000);
             world.after(wait, Step::AgentStarts(host));
@@ -282,13 +338,89 @@ impl World {
                 let Some(Reverse((_, id))) = self.steps.pop() else { continue };
                 if let Some(step) = self.todo.remove(&id) {
                     self.log.push(format!("{:?} {step:?}", self.now));
-                    self.step(step);
+                    self.step(step)?;
                 }
             } else {
                 self.timers();
             }
             self.perform()?;
             self.check()?;
+        }
+        Ok(())
+    }
+
+    fn tell_scheduler(&mut self, event: scheduler::Event) {
+        if !self.down {
+            self.scheduler.handle(event, BootInstant(self.now));
+        }
+    }
+
+    /// Moves the scheduler's effects to where they wait for the store.
+    fn take_effects(&mut self) {
+        let before = self.issued;
+        while let Some(effect) = self.scheduler.poll_effect() {
+            if let scheduler::Effect::Persist(record) = effect {
+                self.unstored.push_back(record);
+                self.issued += 1;
+            } else {
+                self.held.push_back((self.issued, effect));
+            }
+        }
+        if self.issued > before {
+            // A disk stalls at times.
+            let most = if self.chance.one_in(16) { 2000 } else { 20 };
+            let (wait, life, through) = (self.chance.millis(most), self.life, self.issued);
+            self.after(wait, Step::Commit { life, through });
+        }
+    }
+
+    fn commit(&mut self, through: u64) {
+        while self.committed < through
+            && let Some(record) = self.unstored.pop_front()
+        {
+            self.stored.push(record);
+            self.committed += 1;
+        }
+    }
+
+    /// The coordinator dies, and with it what its store does not have.
+    fn coordinator_dies(&mut self) {
+        self.down = true;
+        self.unstored.clear();
+        self.held.clear();
+        (self.issued, self.committed) = (0, 0);
+        self.life += 1;
+        let ids: Vec<u64> = self.connections.keys().copied().collect();
+        for id in ids {
+            if let Some(c) = self.connections.get_mut(&id).filter(|c| c.coordinator_open) {
+                c.coordinator_open = false;
+                c.to_agent.clear();
+            }
+        }
+        let wait = self.chance.millis(if self.chance.0 & 1 == 0 { 3000 } else { 60_000 });
+        self.after(wait, Step::CoordinatorUp);
+    }
+
+    fn coordinator_comes_back(&mut self) -> Result<(), String> {
+        self.down = false;
+        self.scheduler = scheduler(self.life);
+        let now = BootInstant(self.now);
+        for record in self.stored.clone() {
+            // Its client attaches again and takes what it has missed.
+            if let Record::Ended { job, result, .. } = &record
+                && !self.results.contains_key(&job.0)
+            {
+                self.result(job.0, (**result).clone())?;
+            }
+            self.scheduler.replay(record, now);
+        }
+        self.scheduler.restored(now);
+        // Connections of the life before are reset at the next packet.
+        let ids: Vec<u64> =
+            self.connections.iter().filter(|(_, c)| c.agent_open && !c.coordinator_open).map(|(id, _)| *id).collect();
+        for id in ids {
+            let wait = self.chance.millis(5000);
+            self.after(wait, Step::AgentSeesEnd(id));
         }
         Ok(())
     }
@@ -307,9 +439,9 @@ impl World {
     }
 
     fn next_timer(&self) -> Option<Duration> {
-        let own = self.scheduler.poll_timeout().map(|at| at.0);
-        let hosts = self.hosts.iter().enumerate().filter(|(_, host)| host.up).flat_map(|(n, host)| {
-            let agent = host.supervisor.as_ref().and_then(Supervisor::poll_timeout);
+        let own = self.scheduler.poll_timeout().filter(|_| !self.down).map(|at| at.0);
+        let hosts = self.hosts.iter().enumerate().filter(|(_, host)| host.up && !host.suspended).flat_map(|(n, host)| {
+            let agent = host.supervisor.as_ref().filter(|_| !host.agent_stopped).and_then(Supervisor::poll_timeout);
             let engines = host.slots.iter().filter(|s| !s.dead).filter_map(|s| s.engine.poll_timeout());
             agent.into_iter().chain(engines).map(move |at| (n, at))
         });
@@ -317,14 +449,17 @@ impl World {
     }
 
     fn timers(&mut self) {
-        self.scheduler.handle_timeout(BootInstant(self.now));
+        if !self.down {
+            self.scheduler.handle_timeout(BootInstant(self.now));
+        }
         for n in 0..self.hosts.len() {
             let at = self.at(n);
             let host = &mut self.hosts[n];
-            if !host.up {
+            if !host.up || host.suspended {
                 continue;
             }
-            if let Some(supervisor) = host.supervisor.as_mut().filter(|s| s.poll_timeout().is_some_and(|t| t <= at)) {
+            let agent = host.supervisor.as_mut().filter(|_| !host.agent_stopped);
+            if let Some(supervisor) = agent.filter(|s| s.poll_timeout().is_some_and(|t| t <= at)) {
                 supervisor.handle_timeout(at);
             }
             for slot in host.slots.iter_mut().filter(|s| !s.dead && s.engine.poll_timeout().is_some_and(|t| t <= at)) {
@@ -333,7 +468,27 @@ impl World {
         }
     }
 
-    fn step(&mut self, step: Step) {
+    /// The host that has to be awake for a step.
+    fn place_of(&self, step: &Step) -> Option<usize> {
+        match step {
+            Step::ToAgent(id) => self.connections.get(id).map(|c| c.host),
+            Step::ToEngine(host, ..)
+            | Step::FromEngine(host, ..)
+            | Step::Spawned { host, .. }
+            | Step::JobEnds { host, .. }
+            | Step::EngineSwept { host, .. }
+            | Step::KeeperSwept { host, .. } => Some(*host),
+            _ => None,
+        }
+    }
+
+    fn step(&mut self, step: Step) -> Result<(), String> {
+        let place = self.place_of(&step).map(|n| &self.hosts[n]);
+        let for_agent = matches!(step, Step::ToAgent(_) | Step::FromEngine(..));
+        if place.is_some_and(|host| host.suspended || (host.agent_stopped && for_agent)) {
+            self.after(Duration::from_millis(200), step);
+            return Ok(());
+        }
         match step {
             Step::ToAgent(id) => self.deliver_to_agent(id),
             Step::ToCoordinator(id) => self.deliver_to_coordinator(id),
@@ -347,7 +502,7 @@ impl World {
                 let at = self.at(host);
                 let place = &mut self.hosts[host];
                 if place.slots[slot].link != link {
-                    return;
+                    return Ok(());
                 }
                 if let Some(message) = place.slots[slot].from.pop_front()
                     && let Some(supervisor) = &mut place.supervisor
@@ -372,8 +527,8 @@ impl World {
                 let runs = place.alive == Some(attempt) && place.spawning.is_none() && !place.ended;
                 if place.life == life && runs && place.dies_at.is_none() && !place.dead {
                     place.ended = true;
-                    self.ended.insert(attempt);
-                    self.kept.insert(attempt, (host, slot, life));
+                    self.ended.insert((attempt.key, attempt.attempt));
+                    self.kept.insert((attempt.key, attempt.attempt), (host, slot, life));
                     place.engine.handle(engine::Event::FirstEnded, at);
                 }
             }
@@ -387,22 +542,76 @@ impl World {
                 self.agent_starts(host);
             }
             Step::Fault => self.fault(),
+            Step::Commit { life, through } => {
+                if life == self.life && !self.down {
+                    self.commit(through);
+                }
+            }
+            Step::CoordinatorUp => self.coordinator_comes_back()?,
+            Step::AgentContinues(host) => self.hosts[host].agent_stopped = false,
+            Step::HostContinues(host) => {
+                self.hosts[host].suspended = false;
+                // What is due there happens before anything else.
+                self.timers();
+            }
+            Step::KeeperSwept { host, keeper } => {
+                let place = &mut self.hosts[host];
+                if place.up && place.keeper == keeper {
+                    place.keeper_dying = false;
+                    for slot in &mut place.slots {
+                        *slot = Slot { life: slot.life + 1, link: slot.link + 1, ..Slot::new() };
+                    }
+                    self.agent_starts(host);
+                }
+            }
             Step::Cancel(job) => {
                 self.cancelled.insert(job);
                 let what = vec![Wanted { batch: BATCH, job: Some(job.to_string()) }];
                 let grace = if self.chance.one_in(2) { Duration::ZERO } else { Duration::from_secs(2) };
                 let event = scheduler::Event::Cancel { request: Some(u64::from(job)), what, stop: Stop::after(grace), why: None };
-                self.scheduler.handle(event, BootInstant(self.now));
+                self.tell_scheduler(event);
                 if self.plan.mutant == Some(Mutant::HastyCancel) {
                     self.proven.insert(job);
                 }
             }
         }
+        Ok(())
     }
 
     fn fault(&mut self) {
         let n = self.chance.below(self.hosts.len() as u64) as usize;
-        match self.chance.below(8) {
+        match self.chance.below(14) {
+            8 | 9 if !self.down => self.coordinator_dies(),
+            10 => {
+                self.hosts[n].agent_stopped = true;
+                let wait = self.chance.millis(60_000);
+                self.after(wait, Step::AgentContinues(n));
+            }
+            11 => {
+                // For less than the margin has to spare: a host that sleeps through its own deadline is outside of P1.
+                self.hosts[n].suspended = true;
+                let wait = self.chance.millis(2000);
+                self.after(wait, Step::HostContinues(n));
+            }
+            12 => {
+                // The keeper dies: its engines kill what they have and go; the agent leaves and comes back with another one.
+                let host = &mut self.hosts[n];
+                if !host.up || host.supervisor.is_none() {
+                    return;
+                }
+                (host.supervisor, host.agent, host.keeper, host.keeper_dying) = (None, host.agent + 1, host.keeper + 1, true);
+                host.ends.clear();
+                for slot in &mut host.slots {
+                    slot.dead = true;
+                    slot.life += 1;
+                    slot.link += 1;
+                }
+                let keeper = host.keeper;
+                self.kept.retain(|_, (host, ..)| *host != n);
+                self.drop_agent_side(n);
+                let wait = self.chance.millis(SLOW_DEATH.as_millis() as u64);
+                self.after(wait, Step::KeeperSwept { host: n, keeper });
+            }
             0 => self.cut(n, (false, false)),
             1 => self.cut(n, (false, true)),
             2 => self.cut(n, (true, false)),
@@ -426,8 +635,8 @@ impl World {
                 if !host.up {
                     return;
                 }
-                (host.up, host.supervisor, host.zero) = (false, None, zero);
-                (host.agent, host.boot) = (host.agent + 1, host.boot + 1);
+                (host.up, host.supervisor, host.zero, host.keeper_dying) = (false, None, zero, false);
+                (host.agent, host.boot, host.keeper) = (host.agent + 1, host.boot + 1, host.keeper + 1);
                 host.ends.clear();
                 for slot in &mut host.slots {
                     *slot = Slot { life: slot.life + 1, link: slot.link + 1, ..Slot::new() };
@@ -473,7 +682,7 @@ impl World {
     }
 
     fn agent_starts(&mut self, n: usize) {
-        if !self.hosts[n].up || self.hosts[n].supervisor.is_some() {
+        if !self.hosts[n].up || self.hosts[n].keeper_dying || self.hosts[n].supervisor.is_some() {
             return;
         }
         let at = self.at(n);
@@ -516,6 +725,7 @@ impl World {
         for id in ids {
             let now = self.now;
             let Some(c) = self.connections.get_mut(&id) else { continue };
+            let up = up && !self.hosts[n].agent_stopped && !self.hosts[n].suspended;
             // Keep-alives: what gets through is heard.
             if up && c.agent_open && links.0 && c.coordinator_open {
                 c.coordinator_heard = now;
@@ -524,7 +734,7 @@ impl World {
                 c.agent_heard = now;
             }
             let (agent, coordinator) = (
-                c.agent_open && now - c.agent_heard > IDLE_TIMEOUT,
+                up && c.agent_open && now - c.agent_heard > IDLE_TIMEOUT,
                 c.coordinator_open && now - c.coordinator_heard > IDLE_TIMEOUT,
             );
             if agent {
@@ -534,6 +744,7 @@ impl World {
                 self.coordinator_lost(id);
             }
         }
+        let up = up && !self.down && !self.hosts[n].agent_stopped && !self.hosts[n].suspended;
         if up && links == (true, true) && self.hosts[n].supervisor.is_some() && self.hosts[n].connection.is_none() {
             self.next += 1;
             let (id, hello_sent) = (self.next, self.at(n));
@@ -554,7 +765,7 @@ impl World {
             let hello = Hello {
                 versions: (1, 1),
                 program: "simulation".into(),
-                keeper: u64::from(self.hosts[n].boot),
+                keeper: self.hosts[n].keeper,
                 boot_id: [self.hosts[n].boot; 16],
                 slots: self.plan.slots as u16,
                 aliases: vec![],
@@ -562,7 +773,7 @@ impl World {
                 memory: 0,
             };
             let event = scheduler::Event::AgentHello { session: SessionId(id), name: format!("h{n}"), hello };
-            self.scheduler.handle(event, BootInstant(self.now));
+            self.tell_scheduler(event);
         }
     }
 
@@ -602,7 +813,7 @@ impl World {
             return;
         }
         let n = c.host;
-        self.scheduler.handle(scheduler::Event::AgentGone(SessionId(id)), BootInstant(self.now));
+        self.tell_scheduler(scheduler::Event::AgentGone(SessionId(id)));
         if self.hosts[n].links.1 {
             let wait = self.chance.millis(50);
             self.after(wait, Step::AgentSeesEnd(id));
@@ -629,10 +840,10 @@ impl World {
         let Some(supervisor) = &mut host.supervisor else { return };
         let welcome = matches!(message, ToAgent::Welcome { .. });
         let event = match message {
-            ToAgent::Welcome { epoch, lease, first_engine, .. } => {
+            ToAgent::Welcome { store, lease, first_engine, .. } => {
                 // As if the coordinator's waiting and the agent's running were of the same length, counted from their own ends.
                 let extra = if mutant == Some(Mutant::NoMargin) { scheduler::FENCE_MARGIN } else { Duration::ZERO };
-                supervisor::Event::Welcomed { epoch, lease: lease.map(|l| l + extra), first_engine, hello_sent }
+                supervisor::Event::Welcomed { store, lease: lease.map(|l| l + extra), first_engine, hello_sent }
             }
             other => supervisor::Event::Coordinator(other),
         };
@@ -648,7 +859,7 @@ impl World {
     fn deliver_to_coordinator(&mut self, id: u64) {
         let Some(c) = self.connections.get_mut(&id) else { return };
         let n = c.host;
-        if !c.coordinator_open {
+        if !c.coordinator_open || self.down {
             return;
         }
         if !self.hosts[n].links.0 || !self.hosts[n].up {
@@ -670,11 +881,11 @@ impl World {
                     let (attempt, session) = (AttemptId { attempt: *attempt, ..report.attempt }, SessionId(*session));
                     let stale = NumberedReport { seq: u64::MAX, attempt, report: report.report.clone() };
                     let event = scheduler::Event::Agent(session, ToCoordinator::Reports(vec![stale]));
-                    self.scheduler.handle(event, BootInstant(self.now));
+                    self.tell_scheduler(event);
                 }
             }
         }
-        self.scheduler.handle(scheduler::Event::Agent(SessionId(id), message), BootInstant(self.now));
+        self.tell_scheduler(scheduler::Event::Agent(SessionId(id), message));
     }
 
     fn deliver_to_engine(&mut self, n: usize, index: usize, link: u64) {
@@ -704,9 +915,17 @@ impl World {
     fn perform(&mut self) -> Result<(), String> {
         loop {
             let mut any = false;
-            while let Some(effect) = self.scheduler.poll_effect() {
-                any = true;
-                self.scheduler_effect(effect)?;
+            self.take_effects();
+            for (after, effect) in std::mem::take(&mut self.held) {
+                let hasty = self.plan.mutant == Some(Mutant::HastyStore);
+                // Whatever waits keeps its order.
+                let waits = after > self.committed && !hasty && !effect.overtakes_the_store();
+                if waits {
+                    self.held.push_back((after, effect));
+                } else {
+                    any = true;
+                    self.scheduler_effect(effect)?;
+                }
             }
             for n in 0..self.hosts.len() {
                 while let Some(effect) = self.hosts[n].supervisor.as_mut().and_then(Supervisor::poll_effect) {
@@ -735,21 +954,29 @@ impl World {
                     for attempt in attempts.iter().copied() {
                         let reports = vec![NumberedReport { seq: u64::MAX, attempt, report: Report::Returned }];
                         let event = scheduler::Event::Agent(SessionId(id), ToCoordinator::Reports(reports));
-                        self.scheduler.handle(event, BootInstant(self.now));
+                        self.tell_scheduler(event);
                     }
                 }
                 if let ToAgent::Run(run) = &message {
-                    for AttemptId { key, attempt, epoch } in run.iter().map(|p| p.attempt) {
-                        let last = AttemptId { attempt: attempt - 1, key, epoch };
-                        if let Some((n, slot, life)) = self.kept.remove(&last)
+                    for AttemptId { key, attempt, .. } in run.iter().map(|p| p.attempt) {
+                        if let Some((n, slot, life)) = self.kept.remove(&(key, attempt - 1))
                             && self.hosts[n].slots[slot].life == life
                             && self.now - self.heard[n] <= LEASE
                         {
-                            return Err(format!("P2: {last} had ended on h{n}, which is there, and its job runs again"));
+                            let last = attempt - 1;
+                            return Err(format!(
+                                "P2: {}.{last} had ended on h{n}, which is there, and its job runs again",
+                                key.job
+                            ));
                         }
                         self.placed.insert(key, (attempt, id));
                     }
                 }
+                let spec = self.spec.clone();
+                let message = match message {
+                    ToAgent::Run(run) => ToAgent::Run(run.into_iter().map(|p| Placement { spec: spec.clone(), ..p }).collect()),
+                    other => other,
+                };
                 if let Some(c) = self.connections.get_mut(&id).filter(|c| c.coordinator_open) {
                     c.to_agent.push_back(message);
                     // In order: each step takes the first one that waits.
@@ -765,27 +992,15 @@ impl World {
                 self.after(wait, Step::AgentSeesEnd(id));
             }
             scheduler::Effect::Result { job: JobNumber(job), result, .. } => {
-                self.log.push(format!("{:?} result of {job}.{}: {:?}", self.now, result.attempt, result.outcome.ended));
-                let unreachable = result.outcome.error.as_deref().is_some_and(|e| e.contains("out of reach"));
-                if result.outcome.ended == Ended::Exited {
-                    let attempt = AttemptId { epoch: Epoch(7), key: self.key(job), attempt: result.attempt };
-                    if !self.ended.contains(&attempt) {
-                        return Err(format!("P7: {job}.{} has a result, and never ended by itself", result.attempt));
-                    }
-                }
-                if self.results.insert(job, result).is_some() {
-                    return Err(format!("P2: job {job} has two results"));
-                }
-                if !unreachable {
-                    self.proven.insert(job);
-                }
+                self.result(job, result)?;
             }
             scheduler::Effect::Cancelled { request, result: Ok(summary) } => {
                 if summary.unreachable == 0 {
                     self.proven.insert(request as u32);
                 }
             }
-            scheduler::Effect::Cancelled { .. }
+            scheduler::Effect::Persist(_)
+            | scheduler::Effect::Cancelled { .. }
             | scheduler::Effect::Accepted { .. }
             | scheduler::Effect::Refused { .. }
             | scheduler::Effect::BatchDone { .. }
@@ -793,6 +1008,21 @@ impl World {
             | scheduler::Effect::Output { .. }
             | scheduler::Effect::LogsAnswer { .. }
             | scheduler::Effect::Fleet { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn result(&mut self, job: u32, result: JobResult) -> Result<(), String> {
+        self.log.push(format!("{:?} result of {job}.{}: {:?}", self.now, result.attempt, result.outcome.ended));
+        let unreachable = result.outcome.error.as_deref().is_some_and(|e| e.contains("out of reach"));
+        if result.outcome.ended == Ended::Exited && !self.ended.contains(&(self.key(job), result.attempt)) {
+            return Err(format!("P7: {job}.{} has a result, and never ended by itself", result.attempt));
+        }
+        if self.results.insert(job, result).is_some() {
+            return Err(format!("P2: job {job} has two results"));
+        }
+        if !unreachable {
+            self.proven.insert(job);
         }
         Ok(())
     }
@@ -884,7 +1114,8 @@ impl World {
 
     fn check(&self) -> Result<(), String> {
         let mut live: BTreeMap<JobKey, AttemptId> = BTreeMap::new();
-        for attempt in self.hosts.iter().filter(|h| h.up).flat_map(|h| &h.slots).filter_map(|s| s.alive) {
+        // What is suspended does nothing.
+        for attempt in self.hosts.iter().filter(|h| h.up && !h.suspended).flat_map(|h| &h.slots).filter_map(|s| s.alive) {
             if let Some(other) = live.insert(attempt.key, attempt) {
                 return Err(format!("P1: {attempt} lives beside {other}"));
             }
@@ -903,6 +1134,11 @@ impl World {
     }
 }
 
+/// A life of the coordinator.
+fn scheduler(life: u64) -> Scheduler {
+    Scheduler::new(Epoch(7 + life), StoreId(1), Some(LEASE), Duration::from_secs(3)).durable()
+}
+
 impl Host {
     fn new(chance: &mut Chance, slots: usize) -> Self {
         Self {
@@ -910,7 +1146,11 @@ impl Host {
             agent: 0,
             slots: (0..slots).map(|_| Slot::new()).collect(),
             boot: 1,
+            keeper: 1,
             up: true,
+            agent_stopped: false,
+            suspended: false,
+            keeper_dying: false,
             links: (true, true),
             connection: None,
             zero: chance.millis(1_000_000),

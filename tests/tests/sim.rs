@@ -73,6 +73,11 @@ fn a_stale_report_that_is_accepted_is_found() {
 }
 
 #[test]
+fn a_coordinator_that_acts_before_its_store_has_it_is_found() {
+    found(Mutant::HastyStore, &["P1", "P2", "P7"]);
+}
+
+#[test]
 fn a_cancel_that_is_answered_too_early_is_found() {
     found(Mutant::HastyCancel, &["P3"]);
 }

@@ -3,7 +3,7 @@
 use super::*;
 use bytes::Bytes;
 use mezcal_common::clock::WallTime;
-use mezcal_common::ids::{BatchId, Epoch, JobKey, JobNumber};
+use mezcal_common::ids::{BatchId, Epoch, JobKey, JobNumber, StoreId};
 use mezcal_common::outcome::{Span, WaitStatus};
 
 struct Script {
@@ -46,9 +46,9 @@ impl Script {
         self.welcome_of(1)
     }
 
-    fn welcome_of(&mut self, epoch: u64) -> String {
+    fn welcome_of(&mut self, store: u64) -> String {
         let (lease, hello_sent) = (Some(LEASE), self.now);
-        self.event(Event::Welcomed { epoch: Epoch(epoch), lease, first_engine: EngineId(40), hello_sent })
+        self.event(Event::Welcomed { store: StoreId(store), lease, first_engine: EngineId(40), hello_sent })
     }
 
     fn ready(&mut self, engine: u16, running: Option<AttemptId>) -> String {

@@ -3,7 +3,7 @@
 //! New variants are appended, never inserted: bincode numbers them by place.
 
 use crate::clock::{BootInstant, WallTime};
-use crate::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, Epoch, SessionId};
+use crate::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, SessionId, StoreId};
 use crate::job::{BatchContext, Stop};
 use crate::outcome::{Containment, Outcome};
 use bytes::Bytes;
@@ -188,8 +188,8 @@ pub enum ToAgent {
         program: String,
         /// This session.
         session: SessionId,
-        /// This coordinator's life.
-        epoch: Epoch,
+        /// What the numbers of batches and attempts mean is the same in all lives of a coordinator with this store.
+        store: StoreId,
         /// How long the agent may run attempts without an acknowledged heartbeat; `None`: it dies with the coordinator.
         lease: Option<Duration>,
         /// `engine_id` of the host's first engine; the others follow.

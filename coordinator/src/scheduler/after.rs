@@ -120,8 +120,6 @@ impl Scheduler {
         let Some(batch) = self.batches.get_mut(&key.batch) else { return };
         let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1).filter(|job| job.state == JobState::Waiting) else { return };
         job.state = JobState::Queued;
-        let queue = job.queue;
-        self.enqueue(queue, key.job);
-        self.unserved = true;
+        self.enqueue(key);
     }
 }

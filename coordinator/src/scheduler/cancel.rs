@@ -1,7 +1,7 @@
 //! Cancelling, and the proof of it: a request is answered when nothing that it names can be alive or start any more.
 
 use super::queues::QueueKey;
-use super::{Effect, JobState, Scheduler, Wanted};
+use super::{Effect, JobState, Record, Scheduler, Wanted};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, JobKey, JobNumber};
 use mezcal_common::job::Stop;
@@ -18,6 +18,13 @@ pub(super) struct Cancelling {
     pub(super) stop: Stop,
     pub(super) why: Option<Arc<str>>,
     requests: Vec<u64>,
+}
+
+impl Cancelling {
+    /// One that nobody waits for.
+    pub(super) fn silent(stop: Stop) -> Self {
+        Self { stop, why: None, requests: Vec::new() }
+    }
 }
 
 /// A cancel under way.
@@ -88,6 +95,7 @@ impl Scheduler {
         let Some(batch) = self.batches.get_mut(&serial) else { return };
         batch.cancelled = Some(stop);
         let why = batch.why.clone();
+        self.persist(|| Record::Stopped { batch: serial, stop: Some(stop), why: why.clone() });
         let attempts = self.hosts.values().flat_map(|h| h.attempts.keys());
         let placed = attempts.filter(|a| a.key.batch == serial && !self.is_superseded(**a)).map(|a| a.key).collect();
         // Before the queue is emptied: that may be the end of the batch.
@@ -100,9 +108,10 @@ impl Scheduler {
         let mut by_host: BTreeMap<(Arc<str>, Duration, i32), Vec<AttemptId>> = BTreeMap::new();
         for key in keys {
             let Some(job) = self.job(key) else { continue };
-            let attempt = AttemptId { epoch: self.epoch, key, attempt: job.attempt };
-            let Some(name) = self.host_names.get(job.host as usize).cloned() else { continue };
-            let entry = self.cancelling.entry(key).or_insert_with(|| Cancelling { stop, why: None, requests: Vec::new() });
+            let Some(host) = self.host_at(job.host) else { continue };
+            let Some(attempt) = host.attempt(self.epoch, key, job.attempt) else { continue };
+            let name = host.name.clone();
+            let entry = self.cancelling.entry(key).or_insert_with(|| Cancelling::silent(stop));
             entry.stop = entry.stop.stricter(stop);
             entry.why = entry.why.take().or_else(|| why.clone());
             let told = entry.stop;
@@ -202,11 +211,13 @@ impl Scheduler {
                 JobState::Waiting | JobState::Queued | JobState::Placed => format!("job {name} has not started yet"),
             });
         }
-        let host = self.host_names.get(job.host as usize).cloned().ok_or("its host is unknown")?;
-        if self.hosts.get(&host).is_none_or(|h| h.session.is_none()) {
+        let at = self.host_at(job.host).ok_or("its host is unknown")?;
+        let host = at.name.clone();
+        if at.session.is_none() {
             return Err(format!("{host}, where job {name} runs or ran, is not connected"));
         }
-        let attempt = AttemptId { epoch: self.epoch, key, attempt: job.attempt };
+        let own = AttemptId { epoch: self.epoch, key, attempt: job.attempt };
+        let attempt = at.attempt(self.epoch, key, job.attempt).unwrap_or(own);
         let (spec, context) = (job.spec.clone(), Box::new(batch.context.clone()));
         self.tell_agent(&host, ToAgent::Logs { request, attempt, spec, context, wish });
         Ok(())

@@ -1,6 +1,6 @@
 //! Giving a batch up before all its jobs have ended: `--halt` as GNU Parallel has it, and its time limit.
 
-use super::{Effect, Scheduler};
+use super::{Effect, Record, Scheduler};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::{BatchSerial, JobKey, JobNumber};
 use mezcal_common::job::Stop;
@@ -65,7 +65,9 @@ impl Scheduler {
             HaltWhy::Done => ("ended", "halted"),
         };
         batch.why = Some(format!("{verb}: {count} of the batch's jobs {what} (--halt)").into());
-        self.effects.push_back(Effect::Notice { batch: batch.id, notice: Notice::Halted { why: halt.why, count } });
+        let (id, why) = (batch.id, batch.why.clone());
+        self.persist(|| Record::Stopped { batch: serial, stop: None, why });
+        self.effects.push_back(Effect::Notice { batch: id, notice: Notice::Halted { why: halt.why, count } });
         if halt.now {
             self.cancel_batch(serial, None, Stop::after(GRACE), now);
             return;

@@ -37,7 +37,7 @@ fn script() -> Script {
 }
 
 fn script_with(lease: Option<Duration>) -> Script {
-    Script { scheduler: Scheduler::new(Epoch(7), lease, WAIT), now: BootInstant(Duration::from_secs(1000)), seq: 0 }
+    Script { scheduler: Scheduler::new(Epoch(7), StoreId(1), lease, WAIT), now: BootInstant(Duration::from_secs(1000)), seq: 0 }
 }
 
 fn batch(n: u128) -> BatchId {
@@ -150,6 +150,7 @@ impl Script {
         let mut lines = Vec::new();
         while let Some(effect) = self.scheduler.poll_effect() {
             let line = match effect {
+                Effect::Persist(record) => format!("persist {record:?}"),
                 Effect::ToAgent(s, ToAgent::Welcome { first_engine, .. }) => format!("{s} < welcome, engines from {first_engine}"),
                 Effect::ToAgent(s, ToAgent::Context { batch, .. }) => format!("{s} < context of batch {batch}"),
                 Effect::ToAgent(s, ToAgent::Run(run)) => {

@@ -1,0 +1,262 @@
+//! What has to survive the coordinator, as the scheduler tells it and takes it back.
+//!
+//! A [`Record`] comes out as [`super::Effect::Persist`] before whatever depends on it. After a restart a new scheduler is given the records
+//! of all batches that have not ended, by [`Scheduler::replay`], and then continues with [`Scheduler::restored`]. Records of one batch come
+//! in this order: `Opened`, `HostSets`, `Submitted`, then the others, of which each kind keeps its own order.
+
+use super::cancel::Cancelling;
+use super::{Effect, Host, JobState, Scheduler};
+use mezcal_common::clock::BootInstant;
+use mezcal_common::ids::{AttemptId, BatchSerial, EngineId, JobKey, JobNumber};
+use mezcal_common::job::Stop;
+use mezcal_common::outcome::{Ended, JobResult, Outcome};
+use mezcal_common::wire::client::{BatchTerms, Submission};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One thing to remember.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// A new batch.
+    Opened {
+        /// Its number; never used again.
+        batch: BatchSerial,
+        /// Whose it is.
+        user: String,
+        /// Its terms.
+        terms: Box<BatchTerms>,
+    },
+    /// Host sets that follow those that the batch has.
+    HostSets {
+        /// The batch.
+        batch: BatchSerial,
+        /// The sets.
+        sets: Vec<Vec<String>>,
+    },
+    /// Jobs that follow those that the batch has.
+    Submitted {
+        /// The batch.
+        batch: BatchSerial,
+        /// The jobs.
+        jobs: Vec<Submission>,
+    },
+    /// No more jobs will come.
+    Closed {
+        /// The batch.
+        batch: BatchSerial,
+    },
+    /// Nothing more of it starts.
+    Stopped {
+        /// The batch.
+        batch: BatchSerial,
+        /// How what runs is ended; none: it may go on (`--halt soon`).
+        stop: Option<Stop>,
+        /// Who or what did it.
+        why: Option<Arc<str>>,
+    },
+    /// These may run on a host from now on. One record per message.
+    Placed {
+        /// The host.
+        host: Arc<str>,
+        /// For how long without a heartbeat; none: it shares our fate.
+        lease: Option<Duration>,
+        /// The attempts.
+        attempts: Vec<AttemptId>,
+    },
+    /// An attempt is over, and its job is not.
+    Again {
+        /// The attempt.
+        attempt: AttemptId,
+        /// What its job has left.
+        retries: u32,
+        /// How many of its attempts were lost.
+        losses: u8,
+        /// How it ended; none: it was given back.
+        outcome: Option<Box<Outcome>>,
+    },
+    /// A job is over for good.
+    Ended {
+        /// Its batch.
+        batch: BatchSerial,
+        /// The how manieth of the batch, from 1.
+        seq: u64,
+        /// The job.
+        job: JobNumber,
+        /// How.
+        result: Box<JobResult>,
+    },
+    /// All jobs of a closed batch are over.
+    Done {
+        /// The batch.
+        batch: BatchSerial,
+    },
+    /// The numbers of a host's engines.
+    Engines {
+        /// The host.
+        host: Arc<str>,
+        /// The first one.
+        first: EngineId,
+        /// How many.
+        slots: u16,
+    },
+}
+
+/// What is known only while records are taken back.
+#[derive(Debug, Default)]
+pub(super) struct Restoring {
+    placements: BTreeMap<JobKey, AttemptId>,
+    comes_after: HashMap<JobKey, Vec<JobNumber>>,
+    index_by_host: HashMap<Arc<str>, u32>,
+}
+
+impl Scheduler {
+    /// Has every decision recorded from now on. Job specs are then the store's to keep: placements come without them.
+    #[must_use]
+    pub fn durable(mut self) -> Self {
+        self.durable = true;
+        self
+    }
+
+    pub(super) fn persist(&mut self, record: impl FnOnce() -> Record) {
+        if self.durable {
+            self.effects.push_back(Effect::Persist(record()));
+        }
+    }
+
+    /// Batch numbers up to this one have been used, also by batches that are forgotten.
+    pub fn numbers_in_use(&mut self, last: BatchSerial) {
+        self.next_serial = self.next_serial.max(last.0 + 1);
+    }
+
+    /// Takes back a record of an earlier life.
+    pub fn replay(&mut self, record: Record, now: BootInstant) {
+        match record {
+            Record::Opened { batch, user, terms } => {
+                self.numbers_in_use(batch);
+                self.add_batch(batch, user, *terms, now);
+            }
+            Record::HostSets { batch, sets } => self.add_host_sets(batch, &sets),
+            Record::Submitted { batch, jobs } => self.replay_jobs(batch, jobs),
+            Record::Closed { batch } => {
+                if let Some(batch) = self.batches.get_mut(&batch) {
+                    batch.open = false;
+                }
+            }
+            Record::Stopped { batch, stop, why } => {
+                if let Some(batch) = self.batches.get_mut(&batch) {
+                    batch.halted |= stop.is_none();
+                    batch.cancelled = batch.cancelled.or(stop);
+                    batch.why = batch.why.take().or(why);
+                }
+            }
+            Record::Placed { host, lease, attempts } => {
+                // Whoever still runs under an earlier, longer lease has to be waited for.
+                self.lease = self.lease.max(lease);
+                let index = self.known_host(&host, now);
+                for attempt in attempts {
+                    if let Some(job) = self.job_mut(attempt.key)
+                        && attempt.attempt > job.attempt
+                        && job.state != JobState::Done
+                    {
+                        (job.attempt, job.host, job.state) = (attempt.attempt, index, JobState::Placed);
+                        self.restoring.placements.insert(attempt.key, attempt);
+                    }
+                }
+            }
+            Record::Again { attempt, retries, losses, .. } => {
+                if let Some(job) = self.job_mut(attempt.key).filter(|job| job.state != JobState::Done) {
+                    (job.retries, job.losses) = (job.retries.min(retries), job.losses.max(losses));
+                    if job.attempt == attempt.attempt {
+                        job.state = JobState::Queued;
+                    }
+                }
+            }
+            Record::Ended { batch, job, result, .. } => {
+                let key = JobKey { batch, job };
+                let Some(ended) = self.job_mut(key) else { return };
+                (ended.state, ended.succeeded, ended.attempt) = (JobState::Done, result.outcome.succeeded(), result.attempt);
+                self.restoring.placements.remove(&key);
+                if let Some(batch) = self.batches.get_mut(&batch) {
+                    batch.done += 1;
+                    batch.counts.add(&result.outcome);
+                }
+            }
+            Record::Done { .. } => {}
+            Record::Engines { host, first, slots } => {
+                self.next_engine = self.next_engine.max(first.0 + u32::from(slots));
+                self.known_host(&host, now);
+                if let Some(known) = self.hosts.get_mut(&host) {
+                    (known.first_engine, known.hello.slots) = (first, slots);
+                }
+            }
+        }
+    }
+
+    fn replay_jobs(&mut self, batch: BatchSerial, jobs: Vec<Submission>) {
+        for mut submission in jobs {
+            let key = JobKey { batch, job: submission.job };
+            let after = std::mem::take(&mut submission.after);
+            if !after.is_empty() {
+                self.restoring.comes_after.insert(key, after);
+            }
+            if let Some(batch) = self.batches.get_mut(&batch) {
+                batch.add_job(key.batch, submission, self.durable);
+            }
+        }
+    }
+
+    /// All records have been taken back: what surely does not run may start, what may run is waited for.
+    pub fn restored(&mut self, now: BootInstant) {
+        let Restoring { placements, mut comes_after, .. } = std::mem::take(&mut self.restoring);
+        for (key, attempt) in placements {
+            let placed = self.job(key).filter(|job| job.state == JobState::Placed).map(|job| (job.host, job.queue));
+            let Some((host, queue)) = placed else { continue };
+            self.running[queue.user as usize] += u64::from(queue.slots());
+            let name = self.host_names.get(host as usize);
+            if let Some(host) = name.and_then(|name| self.hosts.get_mut(name)) {
+                host.add(attempt, queue.slots());
+            }
+            // Its host is told when it has said what it has.
+            if let Some(stop) = self.batches.get(&key.batch).and_then(|batch| batch.cancelled) {
+                self.cancelling.insert(key, Cancelling::silent(stop));
+            }
+        }
+        self.lease_begins(now);
+        let mut serials: Vec<BatchSerial> = self.batches.keys().copied().collect();
+        serials.sort();
+        for batch in serials {
+            let Some(b) = self.batches.get(&batch) else { continue };
+            let given_up = b.cancelled.is_some() || b.halted;
+            let queued = (1..).zip(&b.jobs).filter(|(_, job)| job.state == JobState::Queued).map(|(number, _)| JobNumber(number));
+            for job in queued.collect::<Vec<_>>() {
+                let key = JobKey { batch, job };
+                let before = comes_after.remove(&key).unwrap_or_default();
+                if given_up {
+                    self.finish(key, None, Outcome::never_ran(Ended::Cancelled, None), now);
+                } else if !self.must_wait(key, &before) {
+                    self.enqueue(key);
+                }
+            }
+            if self.batches.get(&batch).is_some_and(|b| !b.open) {
+                self.order_is_complete(batch);
+            }
+            self.check_halt(batch, now);
+            self.end_batch_if_done(batch);
+        }
+        self.unserved = true;
+        self.settle(now);
+    }
+
+    /// A host of an earlier life, by index.
+    fn known_host(&mut self, name: &Arc<str>, now: BootInstant) -> u32 {
+        if let Some(index) = self.restoring.index_by_host.get(name) {
+            return *index;
+        }
+        let index = self.host_names.len() as u32;
+        self.host_names.push(name.clone());
+        self.restoring.index_by_host.insert(name.clone(), index);
+        self.hosts.insert(name.clone(), Host::of_earlier_life(name.clone(), index, now));
+        index
+    }
+}
