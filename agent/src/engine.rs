@@ -393,6 +393,11 @@ impl Engine {
             return;
         }
         match spec {
+            // It was on its way when the lease ended.
+            _ if self.lease.is_some_and(|until| until <= now) => {
+                let why = "it had not started when the lease ended".to_owned();
+                self.report(attempt, Outcome::never_ran(Ended::Lost, why));
+            }
             Ok(spec) => {
                 let deadline = spec.timeout.or(context.timeout).map(|t| (now + t, t));
                 let leftover = spec.leftover.unwrap_or(context.leftover);

@@ -167,6 +167,8 @@ pub struct Supervisor {
     load: Load,
     clock_offset: Option<f64>,
     containment: Containment,
+    /// Running attempts that are given back when they are dead.
+    evicted: HashSet<AttemptId>,
     /// Attempts whose ends the keeper remembers until they are acknowledged.
     ends: HashSet<AttemptId>,
     stopping: bool,
@@ -192,6 +194,7 @@ impl Supervisor {
             load: Load::default(),
             clock_offset: None,
             containment: Containment::Subreaper,
+            evicted: HashSet::new(),
             ends: HashSet::new(),
             stopping: false,
             effects: VecDeque::new(),
@@ -200,6 +203,8 @@ impl Supervisor {
 
     /// Takes what happened at `now`.
     pub fn handle(&mut self, event: Event, now: BootInstant) {
+        // Whoever was stopped past its lease may hear this before its timer.
+        self.expire(now);
         match event {
             Event::Welcomed { store, lease, first_engine, hello_sent } => {
                 self.enter(store);
@@ -228,13 +233,7 @@ impl Supervisor {
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: BootInstant) {
-        if self.lease_until.is_some_and(|until| until <= now) {
-            self.lease_until = None;
-            for placement in std::mem::take(&mut self.queue) {
-                let why = "the coordinator was out of reach for longer than the lease";
-                self.finished(None, placement.attempt, Outcome::never_ran(Ended::Lost, why.to_owned()));
-            }
-        }
+        self.expire(now);
         if let Some(session) = &mut self.session
             && session.known
             && session.next_heartbeat <= now
@@ -251,6 +250,18 @@ impl Supervisor {
             }
         }
         self.settle(now);
+    }
+
+    /// Gives up what waits once the lease is over.
+    fn expire(&mut self, now: BootInstant) {
+        if self.lease_until.is_none_or(|until| until > now) {
+            return;
+        }
+        self.lease_until = None;
+        for placement in std::mem::take(&mut self.queue) {
+            let why = "the coordinator was out of reach for longer than the lease";
+            self.finished(None, placement.attempt, Outcome::never_ran(Ended::Lost, why.to_owned()));
+        }
     }
 
     /// When [`Supervisor::handle_timeout`] wants to be called.
@@ -336,6 +347,7 @@ impl Supervisor {
                     self.push_report(attempt, Report::Returned);
                 }
             }
+            ToAgent::Evict { attempts, stop } => self.evict(attempts, stop, now),
             // The driver serves it beside us.
             ToAgent::Logs { .. } => {}
             ToAgent::Acknowledge { through } => self.acknowledge(through, now),
@@ -448,8 +460,24 @@ impl Supervisor {
         self.effects.push_back(Effect::ToEngine(engine, ToEngine::Cancel { attempt, stop }));
     }
 
+    fn evict(&mut self, attempts: Vec<AttemptId>, stop: Stop, now: BootInstant) {
+        let wanted: HashSet<AttemptId> = attempts.into_iter().collect();
+        for attempt in self.take_queued(&wanted) {
+            self.push_report(attempt, Report::Returned);
+        }
+        for i in 0..self.engines.len() {
+            if let Slot::Busy { attempt, .. } = self.engines[i].slot
+                && wanted.contains(&attempt)
+            {
+                self.evicted.insert(attempt);
+                self.stop_engine(i, attempt, stop, now);
+            }
+        }
+    }
+
     fn cancel(&mut self, attempts: &[AttemptId], stop: Stop, now: BootInstant) {
         let wanted: HashSet<AttemptId> = attempts.iter().copied().collect();
+        self.evicted.retain(|attempt| !wanted.contains(attempt));
         let mut found = HashSet::new();
         for attempt in self.take_queued(&wanted) {
             found.insert(attempt);
@@ -522,7 +550,8 @@ impl Supervisor {
     }
 
     fn finished(&mut self, engine: Option<EngineIndex>, attempt: AttemptId, outcome: Outcome) {
-        if self.stopping && outcome.ended == Ended::Cancelled && outcome.survivors == 0 {
+        let evicted = self.evicted.remove(&attempt) || self.stopping;
+        if evicted && outcome.ended == Ended::Cancelled && outcome.survivors == 0 {
             // Nobody cancelled the job: its host goes away under it.
             return self.push_report(attempt, Report::Returned);
         }
@@ -627,7 +656,9 @@ impl Supervisor {
         if self.queue.is_empty() {
             return;
         }
-        let Some(first_engine) = self.session.as_ref().map(|s| s.first_engine) else { return };
+        // With its lease over, nothing starts until a heartbeat has been seen.
+        let allowed = |s: &&Session| s.lease.is_none() || self.lease_until.is_some();
+        let Some(first_engine) = self.session.as_ref().filter(allowed).map(|s| s.first_engine) else { return };
         let mut free = self.free();
         for i in 0..self.engines.len() {
             if self.engines[i].slot != Slot::Idle {

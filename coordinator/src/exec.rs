@@ -101,7 +101,7 @@ impl Exec {
         let context =
             BatchContext { timeout: args.timeout, capture: Capture::Stream, ..BatchContext::new(self.batch, cd, current_umask()) };
         let requests = remote.port.requests.clone();
-        let terms = BatchTerms { context, host_timeout: args.host_timeout, once: true, halt: None, time_limit: None };
+        let terms = BatchTerms { once: true, ..BatchTerms::new(context, args.host_timeout) };
         let _ = requests.send(ToService::Open { terms }).await;
         for (i, host) in self.hosts.iter().enumerate() {
             let spec = codec::encode_body(&JobSpec::new(command.clone()))

@@ -445,7 +445,7 @@ impl<'a> Run<'a> {
         let answered = vec![false; jobs.len()];
         let batch = context.batch;
         let (halt, time_limit) = (args.halt, args.time_limit);
-        let terms = BatchTerms { context, host_timeout: args.host_timeout, once: false, halt, time_limit };
+        let terms = BatchTerms { halt, time_limit, ..BatchTerms::new(context, args.host_timeout) };
         Ok(Self {
             args,
             jobs,

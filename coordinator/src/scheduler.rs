@@ -15,6 +15,7 @@
 
 mod after;
 mod cancel;
+mod drain;
 mod fleet;
 mod halt;
 mod quarantine;
@@ -89,6 +90,16 @@ pub enum Event {
     },
     /// No more jobs will come.
     Close {
+        /// The batch.
+        batch: BatchId,
+    },
+    /// Nobody is connected any more who looks after a batch.
+    Unattended {
+        /// The batch.
+        batch: BatchId,
+    },
+    /// Somebody is.
+    Attended {
         /// The batch.
         batch: BatchId,
     },
@@ -302,6 +313,9 @@ struct Batch {
     halted: bool,
     deadline: Option<BootInstant>,
     time_limit: Option<Duration>,
+    detached: bool,
+    /// When it is cancelled if nobody comes to look after it.
+    deserted: Option<BootInstant>,
 }
 
 impl Batch {
@@ -363,6 +377,8 @@ struct Host {
     kept: Option<wide::Kept>,
     no_more_before: Option<BootInstant>,
     record: quarantine::Record,
+    /// Why it gets nothing more.
+    drained: Option<Arc<str>>,
     /// How it stands in the indices of the scheduler: among those that want jobs, and by its longest idle slot.
     indexed: (bool, Option<BootInstant>),
     /// Receipt of the last message that renewed its lease.
@@ -416,6 +432,7 @@ impl Host {
             kept: None,
             no_more_before: None,
             record: quarantine::Record::default(),
+            drained: None,
             indexed: (false, None),
             heard: now,
             since: now,
@@ -458,6 +475,11 @@ pub struct Scheduler {
     /// What it decides is recorded.
     durable: bool,
     restoring: record::Restoring,
+    client_lease: Duration,
+    /// When unattended batches are cancelled.
+    deserted: BTreeSet<(BootInstant, BatchSerial)>,
+    /// When what still runs on drained hosts is taken away.
+    evictions: BTreeSet<(BootInstant, u32)>,
     lease: Option<Duration>,
     batches: HashMap<BatchSerial, Batch>,
     serials: HashMap<BatchId, BatchSerial>,
@@ -523,6 +545,9 @@ impl Scheduler {
             store,
             durable: false,
             restoring: record::Restoring::default(),
+            client_lease: Duration::MAX,
+            deserted: BTreeSet::new(),
+            evictions: BTreeSet::new(),
             lease,
             batches: HashMap::new(),
             serials: HashMap::new(),
@@ -587,6 +612,16 @@ impl Scheduler {
                     self.end_batch_if_done(serial);
                 }
             }
+            Event::Unattended { batch } => {
+                if let Some(serial) = self.serials.get(&batch).copied() {
+                    self.unattended(serial, now);
+                }
+            }
+            Event::Attended { batch } => {
+                if let Some(serial) = self.serials.get(&batch).copied() {
+                    self.attended(serial);
+                }
+            }
             Event::Cancel { request, what, stop, why } => self.cancel(request, &what, stop, why, now),
             Event::Logs { request, batch, job, wish } => self.logs(request, batch, &job, wish),
             Event::OutputTaken { batch, job, bytes } => self.output_taken(batch, job, bytes),
@@ -637,6 +672,11 @@ impl Scheduler {
             self.delayed.remove(&(at, key));
             self.released.push_back(key);
         }
+        while let Some((at, serial)) = self.deserted.first().copied().filter(|(at, _)| *at <= now) {
+            self.deserted.remove(&(at, serial));
+            self.end_deserted(serial, now);
+        }
+        self.evict(now);
         self.release_quarantined(now);
         self.give_up_keeping(now);
         self.retract_prefetched(now);
@@ -655,6 +695,8 @@ impl Scheduler {
             .chain(self.delayed.first().map(|(at, _)| *at))
             .chain(self.quarantines.first().map(|(at, _)| *at))
             .chain(self.keep_until.first().map(|(at, _)| *at))
+            .chain(self.deserted.first().map(|(at, _)| *at))
+            .chain(self.evictions.first().map(|(at, _)| *at))
             .chain(self.retract_at)
             .min()
     }
@@ -740,6 +782,7 @@ impl Scheduler {
                 since: now.since(h.since),
                 clock_offset: h.clock_offset,
                 containment: h.containment,
+                drained: h.drained.as_ref().map(ToString::to_string),
                 quarantined: h.record.until.map(|until| (until.since(now), quarantine::REASON.to_owned())),
             })
             .collect()
@@ -797,14 +840,11 @@ impl Scheduler {
         let shared: Arc<str> = self.hosts.get(name).map_or_else(|| name.into(), |h| h.name.clone());
         let aliases = hello.aliases.iter().take(fleet::MAX_ALIASES).filter_map(|a| hosts::normalise(a).ok());
         let aliases: BTreeSet<Arc<str>> = aliases.filter(|alias| alias != name).map(Arc::from).collect();
-        let (index, attempts, taken, record) = match self.hosts.remove(name) {
-            // Without a session it is in none of the indices.
-            Some(known) => (known.index, known.attempts, known.taken, known.record),
-            None => {
-                self.host_names.push(shared.clone());
-                (self.host_names.len() as u32 - 1, BTreeMap::new(), 0, quarantine::Record::default())
-            }
-        };
+        // Without a session it is in none of the indices.
+        let known = self.hosts.remove(name).unwrap_or_else(|| {
+            self.host_names.push(shared.clone());
+            Host::of_earlier_life(shared.clone(), self.host_names.len() as u32 - 1, now)
+        });
         self.sessions.insert(session, shared.clone());
         let welcome = ToAgent::Welcome {
             version: mezcal_common::wire::agent::VERSIONS.1,
@@ -823,10 +863,11 @@ impl Scheduler {
             session: Some(session),
             seen: true,
             first_engine,
-            attempts,
-            taken,
-            record,
-            ..Host::new(shared.clone(), index, hello, now)
+            attempts: known.attempts,
+            taken: known.taken,
+            record: known.record,
+            drained: known.drained,
+            ..Host::new(shared.clone(), known.index, hello, now)
         };
         self.hosts.insert(shared.clone(), host);
         self.names_come(&shared);
@@ -1082,10 +1123,9 @@ impl Scheduler {
         if batch.open || batch.done < batch.jobs.len() {
             return;
         }
-        let (id, deadline) = (batch.id, batch.deadline);
-        if let Some(at) = deadline {
-            self.deadlines.remove(&(at, serial));
-        }
+        let (id, deadline, deserted) = (batch.id, batch.deadline, batch.deserted);
+        deadline.map(|at| self.deadlines.remove(&(at, serial)));
+        deserted.map(|at| self.deserted.remove(&(at, serial)));
         self.persist(|| Record::Done { batch: serial });
         self.effects.push_back(Effect::BatchDone { batch: id });
         let Some(batch) = self.batches.get(&serial) else { return };
@@ -1098,6 +1138,29 @@ impl Scheduler {
                 self.effects.push_back(Effect::ToAgent(session, ToAgent::Forget { batch: serial }));
             }
         }
+    }
+
+    /// Nobody is connected any more who looks after a batch: unless it is detached and complete, its lease begins.
+    fn unattended(&mut self, serial: BatchSerial, now: BootInstant) {
+        let Some(batch) = self.batches.get_mut(&serial).filter(|b| b.deserted.is_none() && (b.open || !b.detached)) else { return };
+        let until = now + self.client_lease;
+        batch.deserted = Some(until);
+        self.deserted.insert((until, serial));
+    }
+
+    fn attended(&mut self, serial: BatchSerial) {
+        if let Some(until) = self.batches.get_mut(&serial).and_then(|batch| batch.deserted.take()) {
+            self.deserted.remove(&(until, serial));
+        }
+    }
+
+    fn end_deserted(&mut self, serial: BatchSerial, now: BootInstant) {
+        let Some(batch) = self.batches.get_mut(&serial) else { return };
+        batch.why = Some(format!("its client was gone for longer than {:?}", self.client_lease).into());
+        let id = batch.id;
+        batch.deserted = None;
+        self.cancel_batch(serial, None, Stop::after(halt::GRACE), now);
+        self.handle(Event::Close { batch: id }, now);
     }
 
     /// A session has ended. Another one may have `replaced` it already, and then nothing is out of reach.
@@ -1207,6 +1270,8 @@ impl Scheduler {
             halted: false,
             deadline: terms.time_limit.map(|limit| now + limit),
             time_limit: terms.time_limit,
+            detached: terms.detached,
+            deserted: None,
         };
         self.deadlines.extend(batch.deadline.map(|at| (at, serial)));
         self.batches.insert(serial, batch);
@@ -1321,7 +1386,8 @@ impl Scheduler {
     /// Gives a host what it has credit for, `most` attempts at most. True if it got anything.
     fn serve(&mut self, name: &Arc<str>, most: usize, now: BootInstant) -> bool {
         let Some(host) = self.hosts.get(name) else { return false };
-        let Some(session) = host.session.filter(|_| host.known && host.record.until.is_none()) else { return false };
+        let willing = host.known && host.record.until.is_none() && host.drained.is_none();
+        let Some(session) = host.session.filter(|_| willing) else { return false };
         let index = host.index;
         let names = self.names_of(host);
         let (mut run, mut bytes, mut given) = (Vec::new(), 0, 0);

@@ -47,13 +47,7 @@ async fn client(containment: &str, address: &str, identity: &Path, kind: &str, r
     let (mut times, mut killed, mut left, mut processes) = (Vec::new(), 0, 0, 0);
     for _ in 0..rounds {
         let batch = BatchId::random();
-        let terms = BatchTerms {
-            context: BatchContext::new(batch, "/".into(), 0o22),
-            host_timeout: Duration::from_secs(60),
-            once: false,
-            halt: None,
-            time_limit: None,
-        };
+        let terms = BatchTerms::new(BatchContext::new(batch, "/".into(), 0o22), Duration::from_secs(60));
         let jobs = (0..JOBS).map(|i| {
             let words = match kind {
                 // It sleeps for as many seconds as the mark says.

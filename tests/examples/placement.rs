@@ -46,7 +46,7 @@ fn measure(jobs: usize, hosts: usize) -> (f64, f64) {
     let now = BootInstant(Duration::from_secs(1000));
     let batch = BatchId(uuid::Uuid::from_u128(1));
     let context = BatchContext::new(batch, "/".into(), 0o22);
-    let terms = BatchTerms { context, host_timeout: Duration::from_secs(60), once: false, halt: None, time_limit: None };
+    let terms = BatchTerms::new(context, Duration::from_secs(60));
     scheduler.handle(Event::Open { user: "okazaki".into(), terms: Box::new(terms) }, now);
     for host in 0..hosts {
         let hello = Hello {

@@ -346,7 +346,7 @@ impl World<'_> {
         let batch = BatchId(uuid::Uuid::from_u128(1));
         let context = BatchContext::new(batch, "/".into(), 0o22);
         let host_timeout = Duration::from_secs(60);
-        let terms = Box::new(BatchTerms { context, host_timeout, once: false, halt: None, time_limit: None });
+        let terms = Box::new(BatchTerms::new(context, host_timeout));
         self.scheduler.handle(Event::Open { user: "okazaki".into(), terms }, self.at());
         let count = self.work.lengths.len();
         for first in (0..count).step_by(4096) {

@@ -71,6 +71,8 @@ const END: Duration = Duration::from_secs(1200);
 const SLOW_DEATH: Duration = Duration::from_secs(9);
 /// Between two looks at a connection, and two tries to make one.
 const LOOK: Duration = Duration::from_millis(700);
+/// Longer than everything: its client attaches again after each restart.
+const CLIENT_LEASE: Duration = END;
 const BATCH: BatchId = BatchId(uuid::Uuid::from_u128(1));
 
 /// SplitMix64 (Steele et al., OOPSLA 2014): good enough for choices, and the same for ever.
@@ -279,7 +281,7 @@ impl World {
             log: Vec::new(),
         };
         let context = BatchContext::new(BATCH, "/".into(), 0o22);
-        let terms = BatchTerms { context, host_timeout: END, once: false, halt: None, time_limit: None };
+        let terms = BatchTerms::new(context, END);
         let spec = world.spec.clone();
         let sets = (0..plan.hosts).map(|n| vec![format!("h{n}")]).collect();
         let jobs = (1..=plan.jobs).map(|n| {
@@ -1136,7 +1138,7 @@ impl World {
 
 /// A life of the coordinator.
 fn scheduler(life: u64) -> Scheduler {
-    Scheduler::new(Epoch(7 + life), StoreId(1), Some(LEASE), Duration::from_secs(3)).durable()
+    Scheduler::new(Epoch(7 + life), StoreId(1), Some(LEASE), Duration::from_secs(3)).durable(CLIENT_LEASE)
 }
 
 impl Host {

@@ -311,3 +311,11 @@ fn an_out_of_memory_kill_has_its_name_only_when_the_kernel_says_so() {
     insta::assert_snapshot!(end(OutOfMemory::Killed, WaitStatus::Exited(0)), @"finished 1.1 exited, code 0, killed 0, survivors 0");
     insta::assert_snapshot!(end(OutOfMemory::OnThisHost, WaitStatus::Signaled(9)), @"finished 1.1 signaled, code -9, killed 0, survivors 0");
 }
+
+#[test]
+fn what_comes_after_the_lease_is_not_started() {
+    let mut s = script();
+    let until = s.now;
+    s.event(Event::Lease { until: Some(until) });
+    assert_eq!(s.run(1, None), "finished 1.1 lost, code none, killed 0, survivors 0");
+}

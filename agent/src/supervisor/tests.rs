@@ -321,3 +321,22 @@ fn a_wide_attempt_keeps_its_slots_when_the_agent_is_restarted() {
     ");
     insta::assert_snapshot!(s.run(&[2]), @"pull to 1, 0 idle");
 }
+
+#[test]
+fn nothing_starts_that_is_heard_of_after_the_lease() {
+    let mut s = script();
+    s.run(&[1, 2, 3]);
+    // It was stopped, and hears what had come meanwhile before its timer.
+    s.now = s.now + LEASE;
+    insta::assert_snapshot!(s.finished(0, 1, LEASE), @"
+    report #1 3.1 lost, #2 1.1 exited
+    pull to 4, 1 idle
+    ");
+    insta::assert_snapshot!(s.run(&[4]), @"pull to 4, 0 idle");
+    let seen = ToAgent::HeartbeatSeen { sent: s.now, clock: WallTime(0) };
+    insta::assert_snapshot!(s.event(Event::Coordinator(seen)), @"
+    0 < lease until Some(2200s)
+    1 < lease until Some(2200s)
+    0 < run 4.1 as engine 40
+    ");
+}

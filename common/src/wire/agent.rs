@@ -242,6 +242,13 @@ pub enum ToAgent {
         /// The attempts.
         attempts: Vec<AttemptId>,
     },
+    /// Kill these, running or not, and give them back (`Returned`): they run again elsewhere.
+    Evict {
+        /// The attempts.
+        attempts: Vec<AttemptId>,
+        /// How.
+        stop: Stop,
+    },
     /// Send what this attempt has written, over streams of its own.
     Logs {
         /// Comes back in the answer and in the streams' headers.

@@ -85,6 +85,17 @@ pub struct BatchTerms {
     pub halt: Option<Halt>,
     /// Cancel what has not ended this long after the batch was opened.
     pub time_limit: Option<Duration>,
+    /// It goes on when nobody is connected who looks after it.
+    pub detached: bool,
+    /// What its user calls it.
+    pub name: Option<String>,
+}
+
+impl BatchTerms {
+    /// A batch with these surroundings that asks for nothing else.
+    pub fn new(context: BatchContext, host_timeout: Duration) -> Self {
+        Self { context, host_timeout, once: false, halt: None, time_limit: None, detached: false, name: None }
+    }
 }
 
 /// When a batch is given up before all its jobs have ended, as in GNU Parallel's `--halt`.
@@ -255,6 +266,8 @@ pub struct HostStatus {
     pub clock_offset: Option<f64>,
     /// What holds the processes of attempts together there.
     pub containment: Containment,
+    /// Why it gets no more jobs, if it is being drained.
+    pub drained: Option<String>,
     /// For how long it gets no jobs, and why.
     pub quarantined: Option<(Duration, String)>,
 }

@@ -10,7 +10,7 @@ use mezcal_common::wire::client::{Halt, HaltCount, HaltWhy, Notice};
 use std::time::Duration;
 
 /// Between TERM and KILL when a batch is given up.
-const GRACE: Duration = Duration::from_secs(2);
+pub(super) const GRACE: Duration = Duration::from_secs(2);
 
 /// How the jobs of a batch have ended by themselves. What was cancelled or never tried does not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -91,6 +91,13 @@ pub enum Record {
         /// The batch.
         batch: BatchSerial,
     },
+    /// A host is being drained, or is not any more.
+    Drained {
+        /// The host.
+        host: Arc<str>,
+        /// Why; none: it gets jobs again.
+        reason: Option<Arc<str>>,
+    },
     /// The numbers of a host's engines.
     Engines {
         /// The host.
@@ -112,9 +119,11 @@ pub(super) struct Restoring {
 
 impl Scheduler {
     /// Has every decision recorded from now on. Job specs are then the store's to keep: placements come without them.
+    ///
+    /// A batch that is not detached is cancelled when it has been unattended for `client_lease`.
     #[must_use]
-    pub fn durable(mut self) -> Self {
-        self.durable = true;
+    pub fn durable(mut self, client_lease: Duration) -> Self {
+        (self.durable, self.client_lease) = (true, client_lease);
         self
     }
 
@@ -183,6 +192,10 @@ impl Scheduler {
                 }
             }
             Record::Done { .. } => {}
+            Record::Drained { host, reason } => {
+                self.known_host(&host, now);
+                self.set_drained(&host, reason);
+            }
             Record::Engines { host, first, slots } => {
                 self.next_engine = self.next_engine.max(first.0 + u32::from(slots));
                 self.known_host(&host, now);
@@ -241,6 +254,7 @@ impl Scheduler {
             if self.batches.get(&batch).is_some_and(|b| !b.open) {
                 self.order_is_complete(batch);
             }
+            self.unattended(batch, now);
             self.check_halt(batch, now);
             self.end_batch_if_done(batch);
         }

@@ -28,7 +28,7 @@ impl Scheduler {
         }
         self.retract_at = None;
         let hosts = self.idle.iter().filter_map(|(_, index)| self.hosts.get(self.host_names.get(*index as usize)?));
-        let free = hosts.filter(|h| h.credit > h.sent && h.record.until.is_none() && h.kept.is_none());
+        let free = hosts.filter(|h| h.credit > h.sent && h.record.until.is_none() && h.kept.is_none() && h.drained.is_none());
         let mut idle: u64 = free.map(|h| h.idle_since.len() as u64).sum();
         if idle == 0 {
             return;

@@ -116,16 +116,7 @@ impl Script {
 
     fn open(&mut self, n: u128) {
         let context = BatchContext::new(batch(n), "/".into(), 0o22);
-        self.event(Event::Open {
-            user: "okazaki".into(),
-            terms: Box::new(BatchTerms {
-                context,
-                host_timeout: Duration::from_secs(60),
-                once: false,
-                halt: None,
-                time_limit: None,
-            }),
-        });
+        self.event(Event::Open { user: "okazaki".into(), terms: Box::new(BatchTerms::new(context, Duration::from_secs(60))) });
     }
 
     /// Submits jobs, each given by its hosts, priority and retries, and closes the batch.
@@ -179,6 +170,10 @@ impl Script {
                 Effect::ToAgent(s, ToAgent::Retract { attempts }) => {
                     let ids: Vec<String> = attempts.iter().map(ToString::to_string).collect();
                     format!("{s} < retract {}", ids.join(" "))
+                }
+                Effect::ToAgent(s, ToAgent::Evict { attempts, .. }) => {
+                    let ids: Vec<String> = attempts.iter().map(ToString::to_string).collect();
+                    format!("{s} < evict {}", ids.join(" "))
                 }
                 Effect::ToAgent(s, ToAgent::Logs { request, attempt, .. }) => format!("{s} < logs of {attempt}, request {request}"),
                 Effect::Cancelled { request, result: Ok(done) } => format!(
@@ -598,7 +593,7 @@ fn a_job_may_be_named_by_its_users_id() {
 fn halt(s: &mut Script, now: bool, why: HaltWhy, count: HaltCount) {
     let context = BatchContext::new(batch(1), "/".into(), 0o22);
     let halt = Some(Halt { now, why, count });
-    let terms = BatchTerms { context, host_timeout: Duration::from_secs(60), once: false, halt, time_limit: None };
+    let terms = BatchTerms { halt, ..BatchTerms::new(context, Duration::from_secs(60)) };
     s.event(Event::Open { user: "okazaki".into(), terms: Box::new(terms) });
 }
 
@@ -650,7 +645,7 @@ fn a_batch_has_so_much_time_and_no_more() {
     let mut s = script();
     let context = BatchContext::new(batch(1), "/".into(), 0o22);
     let time_limit = Some(Duration::from_secs(30));
-    let terms = BatchTerms { context, host_timeout: Duration::from_secs(60), once: false, halt: None, time_limit };
+    let terms = BatchTerms { time_limit, ..BatchTerms::new(context, Duration::from_secs(60)) };
     s.event(Event::Open { user: "okazaki".into(), terms: Box::new(terms) });
     s.agent(1, "a.x", 1);
     s.submit(1, &[(&[], 0, 0), (&[], 0, 0)]);
@@ -962,7 +957,7 @@ fn users_share_equally_however_much_each_has_waiting() {
     let mut s = script();
     s.submit(1, &[(NOWHERE, 0, 0); 20]);
     let context = BatchContext::new(batch(2), "/".into(), 0o22);
-    let terms = BatchTerms { context, host_timeout: Duration::from_secs(60), once: false, halt: None, time_limit: None };
+    let terms = BatchTerms::new(context, Duration::from_secs(60));
     s.event(Event::Open { user: "sato".into(), terms: Box::new(terms) });
     let jobs = (1..=6).map(|n| Submission { priority: i32::from(n == 6), ..Submission::new(JobNumber(n), Bytes::new()) }).collect();
     s.event(Event::Submit { batch: batch(2), host_sets: vec![], jobs });

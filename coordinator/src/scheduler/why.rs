@@ -83,6 +83,7 @@ impl Scheduler {
                     let left = host.record.until.map_or(0, |until| until.since(now).as_secs() + 1);
                     format!("quarantined for {left} s yet: {}", super::quarantine::REASON)
                 }
+                _ if host.drained.is_some() => format!("is being drained: {}", host.drained.as_deref().unwrap_or_default()),
                 _ if !host.known => "has just connected".into(),
                 _ if host.hello.slots < slots => format!("has {} slots, and the job takes {slots}", host.hello.slots),
                 None => format!("all {} slots are busy", host.hello.slots),

@@ -1,0 +1,66 @@
+//! Hosts that are being drained: they keep what they have, and get nothing more. After a deadline what still runs there is taken away, too,
+//! and is placed elsewhere; none of that counts as a failure or a loss.
+
+use super::halt::GRACE;
+use super::{Effect, Record, Scheduler};
+use mezcal_common::clock::BootInstant;
+use mezcal_common::hosts;
+use mezcal_common::ids::AttemptId;
+use mezcal_common::job::Stop;
+use mezcal_common::wire::agent::ToAgent;
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Scheduler {
+    /// Starts (`reason`) or ends a drain of these hosts. Gives back the names that no host has.
+    pub fn drain(&mut self, names: &[String], reason: Option<&str>, deadline: Option<Duration>, now: BootInstant) -> Vec<String> {
+        let mut unknown = Vec::new();
+        for wanted in names {
+            let normal = hosts::normalise(wanted).unwrap_or_default();
+            let index = self.names.host(&normal);
+            let known = self.hosts.get(&*normal).map(|host| host.name.clone());
+            let Some(name) = known.or_else(|| self.host_names.get(index? as usize).cloned()) else {
+                unknown.push(wanted.clone());
+                continue;
+            };
+            self.set_drained(&name, reason.map(Arc::from));
+            self.persist(|| Record::Drained { host: name.clone(), reason: reason.map(Arc::from) });
+            let Some(host) = self.hosts.get_mut(&name) else { continue };
+            let index = host.index;
+            self.evictions.retain(|(_, host)| *host != index);
+            if reason.is_none() {
+                self.unserved = true;
+                continue;
+            }
+            self.evictions.extend(deadline.map(|limit| (now + limit, index)));
+            // What has not started there starts elsewhere.
+            let unstarted = host.attempts.iter().filter(|(_, on)| on.engine.is_none()).map(|(attempt, _)| *attempt);
+            let attempts: Vec<AttemptId> = unstarted.collect();
+            self.keep_nothing(&name);
+            if !attempts.is_empty() {
+                self.tell_agent(&name, ToAgent::Retract { attempts });
+            }
+        }
+        self.settle(now);
+        unknown
+    }
+
+    pub(super) fn set_drained(&mut self, name: &str, reason: Option<Arc<str>>) {
+        if let Some(host) = self.hosts.get_mut(name) {
+            host.drained = reason;
+        }
+    }
+
+    /// Takes what is left away from hosts whose deadline has come.
+    pub(super) fn evict(&mut self, now: BootInstant) {
+        while let Some((at, index)) = self.evictions.first().copied().filter(|(at, _)| *at <= now) {
+            self.evictions.remove(&(at, index));
+            let Some(host) = self.host_at(index).filter(|host| host.drained.is_some()) else { continue };
+            let attempts: Vec<AttemptId> = host.attempts.keys().copied().collect();
+            if let (Some(session), false) = (host.session, attempts.is_empty()) {
+                let evict = ToAgent::Evict { attempts, stop: Stop::after(GRACE) };
+                self.effects.push_back(Effect::ToAgent(session, evict));
+            }
+        }
+    }
+}
