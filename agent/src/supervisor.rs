@@ -332,7 +332,9 @@ impl Supervisor {
                 if let Some(session) = &mut self.session {
                     session.received += placements.iter().map(|p| u64::from(p.slots)).sum::<u64>();
                 }
-                if self.stopping {
+                // With its lease over nothing may start here, nor wait for a later session.
+                let lapsed = self.lease_until.is_none() && self.session.as_ref().is_some_and(|s| s.lease.is_some());
+                if self.stopping || lapsed {
                     for placement in placements {
                         self.push_report(placement.attempt, Report::Returned);
                     }
@@ -656,9 +658,7 @@ impl Supervisor {
         if self.queue.is_empty() {
             return;
         }
-        // With its lease over, nothing starts until a heartbeat has been seen.
-        let allowed = |s: &&Session| s.lease.is_none() || self.lease_until.is_some();
-        let Some(first_engine) = self.session.as_ref().filter(allowed).map(|s| s.first_engine) else { return };
+        let Some(first_engine) = self.session.as_ref().map(|s| s.first_engine) else { return };
         let mut free = self.free();
         for i in 0..self.engines.len() {
             if self.engines[i].slot != Slot::Idle {

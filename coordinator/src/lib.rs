@@ -22,4 +22,5 @@ pub mod scheduler;
 pub mod serve;
 pub mod service;
 mod signals;
+pub mod store;
 pub mod why;

@@ -332,11 +332,13 @@ fn nothing_starts_that_is_heard_of_after_the_lease() {
     report #1 3.1 lost, #2 1.1 exited
     pull to 4, 1 idle
     ");
-    insta::assert_snapshot!(s.run(&[4]), @"pull to 4, 0 idle");
+    insta::assert_snapshot!(s.run(&[4]), @"
+    report #3 4.1 returned
+    pull to 5, 1 idle
+    ");
     let seen = ToAgent::HeartbeatSeen { sent: s.now, clock: WallTime(0) };
     insta::assert_snapshot!(s.event(Event::Coordinator(seen)), @"
     0 < lease until Some(2200s)
     1 < lease until Some(2200s)
-    0 < run 4.1 as engine 40
     ");
 }

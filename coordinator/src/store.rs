@@ -1,0 +1,344 @@
+//! What survives the coordinator: SQLite in one directory, which one process holds at a time.
+//!
+//! One thread writes ([`writer`]): it gathers what has come meanwhile into one transaction, and says what is safe after its commit.
+//! Readers ([`reader`]) have connections of their own and see only what is committed. Values that nobody selects by are kept as the bytes of
+//! the wire codec behind one byte that says which format they have; `PRAGMA user_version` says which tables there are.
+
+mod reader;
+mod writer;
+
+pub use reader::{BatchRow, Described, Reader};
+pub use writer::{FromStore, Writer};
+
+use crate::scheduler::Record;
+use bytes::Bytes;
+use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, JobNumber, StoreId};
+use mezcal_common::job::MAX_SPEC;
+use mezcal_common::wire::client::Submission;
+use mezcal_common::wire::codec;
+use rusqlite::types::Value;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use serde::{Serialize, de::DeserializeOwned};
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Tables of this version; [`migrate`] brings older ones up.
+const VERSION: i64 = 1;
+/// What stands before the bytes of a value.
+const FORMAT: u8 = 1;
+/// File systems whose locks and shared memory SQLite cannot rely on (statfs(2)).
+const NFS: i64 = 0x6969;
+const CIFS: i64 = 0xff53_4d42;
+/// Jobs in one record when they are taken back.
+const REPLAY_JOBS: usize = 4096;
+/// How long to wait for another process that holds the database for a moment: a backup.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// Why there is no store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The directory cannot be made or opened.
+    #[error("cannot use {} for the coordinator's store; `state` in coordinator.toml names another directory", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is on a network file system.
+    #[error("{} is on a network file system, where a store is not safe; `state` in coordinator.toml names another directory", .0.display())]
+    Network(PathBuf),
+    /// Another coordinator has it.
+    #[error("another coordinator ({holder}) holds the store in {}", path.display())]
+    Held {
+        /// Which.
+        path: PathBuf,
+        /// Its process id, as it says.
+        holder: String,
+    },
+    /// SQLite says no.
+    #[error("cannot use the store {}", path.display())]
+    Database {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// It was written by a newer version.
+    #[error("the store {} has format {found}, and this version knows {VERSION} at most: install the version that wrote it, or a newer one", path.display())]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+    /// A value is not what it should be.
+    #[error("the store has an unreadable {what}")]
+    Unreadable {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: codec::CodecError,
+    },
+}
+
+/// An open store, not in use yet.
+pub struct Store {
+    connection: Connection,
+    path: PathBuf,
+    /// Which store it is.
+    pub id: StoreId,
+    /// Held for as long as the process lives.
+    lock: OwnedFd,
+}
+
+impl Store {
+    /// Opens the store in `directory`, making it if there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let failed = |source: std::io::Error| StoreError::Directory { path: directory.into(), source };
+        std::fs::create_dir_all(directory).map_err(failed)?;
+        let kind = rustix::fs::statfs(directory).map_err(|e| failed(e.into()))?.f_type as i64;
+        if kind == NFS || kind == CIFS {
+            return Err(StoreError::Network(directory.into()));
+        }
+        let lock = lock(directory)?;
+        let path = directory.join("store.db");
+        let broken = |source| StoreError::Database { path: path.clone(), source };
+        let mut connection = Connection::open(&path).map_err(broken)?;
+        let mode = Mode::RUSR | Mode::WUSR;
+        rustix::fs::chmod(&path, mode).map_err(|e| failed(e.into()))?;
+        connection.busy_timeout(BUSY).map_err(broken)?;
+        // Before the first table, or it has no effect.
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(broken)?;
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(broken)?;
+        connection.pragma_update(None, "synchronous", "FULL").map_err(broken)?;
+        migrate(&mut connection, &path)?;
+        let id: i64 = connection.query_row("SELECT value FROM meta WHERE key = 'store'", [], |row| row.get(0)).map_err(broken)?;
+        Ok(Self { connection, path, id: StoreId(id as u64), lock })
+    }
+
+    /// Gives the records of all batches that have not ended, and the highest number that a batch ever had.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn replay(&self, mut take: impl FnMut(Record)) -> Result<BatchSerial, StoreError> {
+        self.replay_hosts(&mut take)?;
+        let serials: Vec<u32> =
+            self.rows("SELECT serial FROM batch WHERE done_at IS NULL ORDER BY serial", [], |row| row.get(0))?;
+        for batch in serials.into_iter().map(BatchSerial) {
+            self.replay_batch(batch, &mut take)?;
+        }
+        let last = "SELECT value FROM meta WHERE key = 'last_batch'";
+        let last: Option<u32> = self.connection.query_row(last, [], |row| row.get(0)).optional().map_err(|e| self.broken(e))?;
+        Ok(BatchSerial(last.unwrap_or(0)))
+    }
+
+    fn replay_hosts(&self, take: &mut impl FnMut(Record)) -> Result<(), StoreError> {
+        type Row = (String, Option<u32>, Option<u16>, Option<String>);
+        let hosts: Vec<Row> = self.rows("SELECT host, first, slots, drained FROM host ORDER BY host", [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })?;
+        for (name, first, slots, drained) in hosts {
+            let host: std::sync::Arc<str> = name.into();
+            if let Some((first, slots)) = first.zip(slots) {
+                take(Record::Engines { host: host.clone(), first: EngineId(first), slots });
+            }
+            if let Some(reason) = drained {
+                take(Record::Drained { host, reason: Some(reason.into()) });
+            }
+        }
+        Ok(())
+    }
+
+    fn replay_batch(&self, batch: BatchSerial, take: &mut impl FnMut(Record)) -> Result<(), StoreError> {
+        type Row = (String, Vec<u8>, bool, Option<Vec<u8>>, Option<String>, bool);
+        let sql = "SELECT user, terms, open, stop, why, stopped FROM batch WHERE serial = ?";
+        let (user, terms, open, stop, why, stopped): Row = self
+            .connection
+            .query_row(sql, [batch.0], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+            })
+            .map_err(|e| self.broken(e))?;
+        take(Record::Opened { batch, user, terms: unpack("batch", &terms)? });
+        let sets: Vec<Vec<u8>> = self.rows("SELECT hosts FROM host_set WHERE batch = ? ORDER BY place", [batch.0], |row| row.get(0))?;
+        let sets = sets.iter().map(|set| unpack("host set", set)).collect::<Result<Vec<_>, _>>()?;
+        take(Record::HostSets { batch, sets });
+        self.replay_jobs(batch, take)?;
+        let placed: Vec<(String, Option<i64>, Vec<u8>)> =
+            self.rows("SELECT host, lease, attempts FROM placed WHERE batch = ? ORDER BY rowid", [batch.0], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?;
+        for (host, lease, attempts) in placed {
+            let lease = lease.map(|millis| Duration::from_millis(millis as u64));
+            let attempts: Vec<AttemptId> = unpack("placement", &attempts)?;
+            take(Record::Placed { host: host.into(), lease, attempts });
+        }
+        let again: Vec<(Vec<u8>, u32, u8)> =
+            self.rows("SELECT attempt, retries, losses FROM again WHERE batch = ? ORDER BY rowid", [batch.0], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?;
+        for (attempt, retries, losses) in again {
+            take(Record::Again { attempt: unpack("attempt", &attempt)?, retries, losses, outcome: None });
+        }
+        let results: Vec<(u64, u32, Vec<u8>)> =
+            self.rows("SELECT seq, job, result FROM result WHERE batch = ? ORDER BY seq", [batch.0], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?;
+        for (seq, job, result) in results {
+            take(Record::Ended { batch, seq, job: JobNumber(job), result: Box::new(unpack("result", &result)?) });
+        }
+        if stopped {
+            let stop = stop.map(|stop| unpack("stop", &stop)).transpose()?;
+            take(Record::Stopped { batch, stop, why: why.map(Into::into) });
+        }
+        if !open {
+            take(Record::Closed { batch });
+        }
+        Ok(())
+    }
+
+    fn replay_jobs(&self, batch: BatchSerial, take: &mut impl FnMut(Record)) -> Result<(), StoreError> {
+        // Of the text only the length matters to whoever takes it back.
+        let room = Bytes::from(vec![0; MAX_SPEC]);
+        let sql = "SELECT submission, length(spec) FROM job WHERE batch = ? ORDER BY job";
+        let mut statement = self.connection.prepare(sql).map_err(|e| self.broken(e))?;
+        let mut rows = statement.query([batch.0]).map_err(|e| self.broken(e))?;
+        let mut jobs: Vec<Submission> = Vec::new();
+        while let Some(row) = rows.next().map_err(|e| self.broken(e))? {
+            let read = |row: &Row<'_>| Ok::<(Vec<u8>, usize), rusqlite::Error>((row.get(0)?, row.get(1)?));
+            let (submission, length) = read(row).map_err(|e| self.broken(e))?;
+            let submission: Submission = unpack("job", &submission)?;
+            jobs.push(Submission { spec: room.slice(..length.min(MAX_SPEC)), ..submission });
+            if jobs.len() == REPLAY_JOBS {
+                take(Record::Submitted { batch, jobs: std::mem::take(&mut jobs) });
+            }
+        }
+        take(Record::Submitted { batch, jobs });
+        Ok(())
+    }
+
+    fn rows<T>(
+        &self,
+        sql: &str,
+        params: impl rusqlite::Params,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut statement = self.connection.prepare(sql).map_err(|e| self.broken(e))?;
+        let rows = statement.query_map(params, read).and_then(Iterator::collect);
+        rows.map_err(|e| self.broken(e))
+    }
+
+    fn broken(&self, source: rusqlite::Error) -> StoreError {
+        StoreError::Database { path: self.path.clone(), source }
+    }
+
+    /// Starts the writer's thread, and gives readers.
+    pub fn start(self, answers: tokio::sync::mpsc::Sender<FromStore>) -> (Writer, Reader) {
+        let reader = Reader::new(self.path.clone());
+        (Writer::start(self.connection, self.lock, answers), reader)
+    }
+}
+
+/// Copies the store in `directory` to `target` while a coordinator may be using it.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn backup(directory: &Path, target: &Path) -> Result<(), StoreError> {
+    let path = directory.join("store.db");
+    let broken = |source| StoreError::Database { path: path.clone(), source };
+    let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(broken)?;
+    connection.busy_timeout(BUSY).map_err(broken)?;
+    let target = target.to_string_lossy().into_owned();
+    connection.execute("VACUUM INTO ?", params![Value::Text(target)]).map_err(broken)?;
+    Ok(())
+}
+
+fn lock(directory: &Path) -> Result<OwnedFd, StoreError> {
+    let path = directory.join("lock");
+    let failed = |e: rustix::io::Errno| StoreError::Directory { path: path.clone(), source: e.into() };
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    let lock = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {
+            let pid = format!("process {}", std::process::id());
+            rustix::fs::ftruncate(&lock, 0).map_err(failed)?;
+            rustix::io::pwrite(&lock, pid.as_bytes(), 0).map_err(failed)?;
+            Ok(lock)
+        }
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            let _ = std::fs::File::from(lock).read_to_string(&mut holder);
+            Err(StoreError::Held { path: directory.into(), holder })
+        }
+        Err(e) => Err(failed(e)),
+    }
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let broken = |source| StoreError::Database { path: path.into(), source };
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(broken)?;
+    if found > VERSION {
+        return Err(StoreError::Newer { path: path.into(), found });
+    }
+    if found == 0 {
+        let transaction = connection.transaction().map_err(broken)?;
+        transaction.execute_batch(TABLES).map_err(broken)?;
+        let id = uuid::Uuid::new_v4().as_u64_pair().0 as i64;
+        transaction.execute("INSERT INTO meta VALUES ('store', ?)", [id]).map_err(broken)?;
+        transaction.pragma_update(None, "user_version", VERSION).map_err(broken)?;
+        transaction.commit().map_err(broken)?;
+    }
+    Ok(())
+}
+
+/// Times are microseconds since the Unix epoch on the coordinator's clock.
+const TABLES: &str = "
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE host (host TEXT PRIMARY KEY, first INTEGER, slots INTEGER, drained TEXT) WITHOUT ROWID;
+CREATE TABLE batch (
+    serial INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, user TEXT NOT NULL, name TEXT, detached INTEGER NOT NULL, terms BLOB NOT NULL,
+    open INTEGER NOT NULL DEFAULT 1, stopped INTEGER NOT NULL DEFAULT 0, stop BLOB, why TEXT,
+    opened_at INTEGER NOT NULL, done_at INTEGER,
+    jobs INTEGER NOT NULL DEFAULT 0, ended INTEGER NOT NULL DEFAULT 0, succeeded INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE host_set (batch INTEGER, place INTEGER, hosts BLOB NOT NULL, PRIMARY KEY (batch, place)) WITHOUT ROWID;
+CREATE TABLE job (batch INTEGER, job INTEGER, submission BLOB NOT NULL, spec BLOB NOT NULL, PRIMARY KEY (batch, job)) WITHOUT ROWID;
+CREATE TABLE placed (batch INTEGER NOT NULL, host TEXT NOT NULL, lease INTEGER, attempts BLOB NOT NULL);
+CREATE INDEX placed_by_batch ON placed (batch);
+CREATE TABLE again (batch INTEGER NOT NULL, attempt BLOB NOT NULL, retries INTEGER NOT NULL, losses INTEGER NOT NULL, outcome BLOB);
+CREATE INDEX again_by_batch ON again (batch);
+CREATE TABLE result (
+    batch INTEGER, seq INTEGER, job INTEGER NOT NULL, ok INTEGER NOT NULL, result BLOB NOT NULL, PRIMARY KEY (batch, seq)
+) WITHOUT ROWID;
+";
+
+/// A value as it is kept.
+fn pack<T: Serialize>(value: &T) -> Result<Vec<u8>, codec::CodecError> {
+    let body: Bytes = codec::encode_body(value)?;
+    let mut bytes = Vec::with_capacity(1 + body.len());
+    bytes.push(FORMAT);
+    bytes.extend_from_slice(&body);
+    Ok(bytes)
+}
+
+fn unpack<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
+    let source = match bytes.split_first() {
+        Some((&FORMAT, body)) => match codec::decode_exact(body) {
+            Ok(value) => return Ok(value),
+            Err(source) => source,
+        },
+        Some((&other, _)) => codec::CodecError::UnknownCodec(other),
+        None => codec::CodecError::UnknownCodec(0),
+    };
+    Err(StoreError::Unreadable { what, source })
+}
+
+fn id_bytes(batch: BatchId) -> [u8; 16] {
+    *batch.0.as_bytes()
+}

@@ -1,0 +1,256 @@
+//! The thread that writes: everything that has come since the last commit goes into the next one.
+
+use super::{id_bytes, pack};
+use crate::scheduler::Record;
+use bytes::Bytes;
+use mezcal_common::clock::WallTime;
+use mezcal_common::ids::{AttemptId, BatchSerial, JobKey};
+use mezcal_common::outcome::JobResult;
+use mezcal_common::wire::client::Submission;
+use rusqlite::{Connection, ErrorCode, Transaction, params};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Records in one transaction.
+const GROUP: usize = 16_384;
+/// Between two tries when the disk is full.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the store says.
+#[derive(Debug)]
+pub enum FromStore {
+    /// All records up to this number are safe; and the specs of the jobs that they place.
+    Committed {
+        /// Counted from 1.
+        through: u64,
+        /// By job.
+        specs: Vec<(JobKey, Bytes)>,
+    },
+    /// Nothing can be written, and why; it is tried again. Nothing that was committed is lost.
+    Trouble(String),
+    /// It can go on no more: the file is damaged, or somebody else has changed it.
+    Broken(String),
+}
+
+enum Write {
+    Records(Vec<Record>),
+    Forget(BatchSerial),
+}
+
+/// The way to the writer.
+pub struct Writer {
+    writes: Sender<Write>,
+}
+
+impl Writer {
+    pub(super) fn start(connection: Connection, lock: OwnedFd, answers: mpsc::Sender<FromStore>) -> Self {
+        let (writes, received) = channel();
+        let thread = std::thread::Builder::new().name("store".into());
+        let run = move || {
+            let _lock = lock;
+            run(connection, &received, &answers);
+        };
+        thread.spawn(run).expect("a thread starts before anything else does");
+        Self { writes }
+    }
+
+    /// Hands records over. Whoever does so bounds how many are on their way.
+    pub fn write(&self, records: Vec<Record>) {
+        // A writer that has ended has said why.
+        let _ = self.writes.send(Write::Records(records));
+    }
+
+    /// Deletes an ended batch with all that belongs to it.
+    pub fn forget(&self, batch: BatchSerial) {
+        let _ = self.writes.send(Write::Forget(batch));
+    }
+}
+
+fn run(mut connection: Connection, writes: &Receiver<Write>, answers: &mpsc::Sender<FromStore>) {
+    let mut through = 0;
+    while let Ok(first) = writes.recv() {
+        let mut group = vec![first];
+        let size = |write: &Write| if let Write::Records(records) = write { records.len() } else { 1 };
+        let mut count = size(&group[0]);
+        while count < GROUP
+            && let Ok(next) = writes.try_recv()
+        {
+            count += size(&next);
+            group.push(next);
+        }
+        loop {
+            match apply(&mut connection, &group) {
+                Ok(placed) => {
+                    through += group.iter().map(|w| if let Write::Records(r) = w { r.len() as u64 } else { 0 }).sum::<u64>();
+                    let specs = match specs(&connection, &placed) {
+                        Ok(specs) => specs,
+                        Err(e) => return drop(answers.blocking_send(FromStore::Broken(e.to_string()))),
+                    };
+                    if answers.blocking_send(FromStore::Committed { through, specs }).is_err() {
+                        return;
+                    }
+                    break;
+                }
+                Err(Failure::Disk(why)) => {
+                    if answers.blocking_send(FromStore::Trouble(why)).is_err() {
+                        return;
+                    }
+                    // What comes meanwhile belongs to the same group.
+                    match writes.recv_timeout(RETRY) {
+                        Ok(next) => {
+                            group.push(next);
+                            std::thread::sleep(RETRY);
+                        }
+                        Err(RecvTimeoutError::Timeout) => {}
+                        Err(RecvTimeoutError::Disconnected) => return,
+                    }
+                }
+                Err(Failure::Bug(why)) => return drop(answers.blocking_send(FromStore::Broken(why))),
+            }
+        }
+    }
+}
+
+enum Failure {
+    /// The disk is full or does not answer: it may again.
+    Disk(String),
+    Bug(String),
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(e: rusqlite::Error) -> Self {
+        match e.sqlite_error_code() {
+            Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure | ErrorCode::DatabaseBusy | ErrorCode::CannotOpen) => {
+                Failure::Disk(e.to_string())
+            }
+            _ => Failure::Bug(e.to_string()),
+        }
+    }
+}
+
+impl From<mezcal_common::wire::codec::CodecError> for Failure {
+    fn from(e: mezcal_common::wire::codec::CodecError) -> Self {
+        Failure::Bug(e.to_string())
+    }
+}
+
+/// How many jobs of a batch have come and gone in one transaction.
+#[derive(Default)]
+struct Counts {
+    jobs: u64,
+    ended: u64,
+    succeeded: u64,
+}
+
+/// Writes a group in one transaction and gives back what it places.
+fn apply(connection: &mut Connection, group: &[Write]) -> Result<Vec<AttemptId>, Failure> {
+    let transaction = connection.transaction()?;
+    let (mut placed, mut counts) = (Vec::new(), BTreeMap::new());
+    for write in group {
+        match write {
+            Write::Records(records) => {
+                for record in records {
+                    insert(&transaction, record, &mut placed, &mut counts)?;
+                }
+            }
+            Write::Forget(batch) => forget(&transaction, *batch)?,
+        }
+    }
+    for (batch, Counts { jobs, ended, succeeded }) in counts {
+        let sql = "UPDATE batch SET jobs = jobs + ?2, ended = ended + ?3, succeeded = succeeded + ?4 WHERE serial = ?1";
+        transaction.prepare_cached(sql)?.execute(params![batch.0, jobs, ended, succeeded])?;
+    }
+    transaction.commit()?;
+    Ok(placed)
+}
+
+fn insert(
+    db: &Transaction<'_>,
+    record: &Record,
+    placed: &mut Vec<AttemptId>,
+    counts: &mut BTreeMap<BatchSerial, Counts>,
+) -> Result<(), Failure> {
+    let run = |sql: &str, params: &[&dyn rusqlite::ToSql]| db.prepare_cached(sql)?.execute(params).map(|_| ());
+    match record {
+        Record::Opened { batch, user, terms } => {
+            let id = id_bytes(terms.context.batch);
+            let sql = "INSERT INTO batch (serial, id, user, name, detached, terms, opened_at) VALUES (?, ?, ?, ?, ?, ?, ?)";
+            run(sql, params![batch.0, id, user, terms.name, terms.detached, pack(&**terms)?, WallTime::now().0])?;
+            run("INSERT INTO meta VALUES ('last_batch', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", params![batch.0])?;
+        }
+        Record::HostSets { batch, sets } => {
+            let sql = "INSERT INTO host_set SELECT ?1, COALESCE(MAX(place) + 1, 0), ?2 FROM host_set WHERE batch = ?1";
+            for set in sets {
+                run(sql, params![batch.0, pack(set)?])?;
+            }
+        }
+        Record::Submitted { batch, jobs } => {
+            counts.entry(*batch).or_default().jobs += jobs.len() as u64;
+            for job in jobs {
+                let number = job.job.0;
+                let without = Submission { spec: Bytes::new(), ..job.clone() };
+                run("INSERT INTO job VALUES (?, ?, ?, ?)", params![batch.0, number, pack(&without)?, job.spec.as_ref()])?;
+            }
+        }
+        Record::Closed { batch } => run("UPDATE batch SET open = 0 WHERE serial = ?", params![batch.0])?,
+        Record::Stopped { batch, stop, why } => {
+            let stop = stop.as_ref().map(pack).transpose()?;
+            let sql = "UPDATE batch SET stopped = 1, stop = COALESCE(?2, stop), why = COALESCE(?3, why) WHERE serial = ?1";
+            run(sql, params![batch.0, stop, why.as_deref()])?;
+        }
+        Record::Placed { host, lease, attempts } => {
+            placed.extend(attempts);
+            let lease = lease.map(|lease| lease.as_millis() as i64);
+            for one in attempts.chunk_by(|a, b| a.key.batch == b.key.batch) {
+                let values = params![one[0].key.batch.0, &**host, lease, pack(&one)?];
+                run("INSERT INTO placed VALUES (?, ?, ?, ?)", values)?;
+            }
+        }
+        Record::Again { attempt, retries, losses, outcome } => {
+            let outcome = outcome.as_ref().map(|o| pack(&**o)).transpose()?;
+            let values = params![attempt.key.batch.0, pack(attempt)?, retries, losses, outcome];
+            run("INSERT INTO again VALUES (?, ?, ?, ?, ?)", values)?;
+        }
+        Record::Ended { batch, seq, job, result } => {
+            let result: &JobResult = result;
+            let ok = result.outcome.succeeded();
+            let count = counts.entry(*batch).or_default();
+            (count.ended, count.succeeded) = (count.ended + 1, count.succeeded + u64::from(ok));
+            run("INSERT INTO result VALUES (?, ?, ?, ?, ?)", params![batch.0, seq, job.0, ok, pack(result)?])?;
+        }
+        Record::Done { batch } => {
+            run("UPDATE batch SET done_at = ?2 WHERE serial = ?1", params![batch.0, WallTime::now().0])?;
+            run("DELETE FROM placed WHERE batch = ?", params![batch.0])?;
+        }
+        Record::Engines { host, first, slots } => {
+            let sql = "INSERT INTO host (host, first, slots) VALUES (?1, ?2, ?3) ON CONFLICT (host) DO UPDATE SET first = ?2, slots = ?3";
+            run(sql, params![&**host, first.0, slots])?;
+        }
+        Record::Drained { host, reason } => {
+            let sql = "INSERT INTO host (host, drained) VALUES (?1, ?2) ON CONFLICT (host) DO UPDATE SET drained = ?2";
+            run(sql, params![&**host, reason.as_deref()])?;
+        }
+    }
+    Ok(())
+}
+
+fn forget(db: &Transaction<'_>, batch: BatchSerial) -> Result<(), Failure> {
+    for table in ["host_set", "job", "placed", "again", "result"] {
+        db.execute(&format!("DELETE FROM {table} WHERE batch = ?"), [batch.0])?;
+    }
+    db.execute("DELETE FROM batch WHERE serial = ?", [batch.0])?;
+    Ok(())
+}
+
+fn specs(connection: &Connection, placed: &[AttemptId]) -> rusqlite::Result<Vec<(JobKey, Bytes)>> {
+    let mut statement = connection.prepare_cached("SELECT spec FROM job WHERE batch = ? AND job = ?")?;
+    let read = |attempt: &AttemptId| {
+        let key = attempt.key;
+        let spec: Vec<u8> = statement.query_row([key.batch.0, key.job.0], |row| row.get(0))?;
+        Ok((key, Bytes::from(spec)))
+    };
+    placed.iter().map(read).collect()
+}
