@@ -2,7 +2,7 @@
 
 use crate::embedded::Hidden;
 use crate::exit::{self, Exit};
-use crate::{cancel, exec, hosts, logs, run, serve, why};
+use crate::{batches, cancel, exec, follow, hosts, logs, manage, run, serve, why};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -27,6 +27,16 @@ enum Verb {
     Cancel(cancel::CancelArgs),
     Logs(logs::LogsArgs),
     Why(why::WhyArgs),
+    Batches(batches::BatchesArgs),
+    Status(batches::StatusArgs),
+    Attach(follow::AttachArgs),
+    Wait(follow::WaitArgs),
+    Results(follow::ResultsArgs),
+    Retry(manage::RetryArgs),
+    Forget(manage::ForgetArgs),
+    Drain(manage::DrainArgs),
+    Undrain(manage::UndrainArgs),
+    Backup(manage::BackupArgs),
     Serve(serve::ServeArgs),
     #[command(flatten)]
     Hidden(Hidden),
@@ -56,6 +66,16 @@ pub fn main() -> ExitCode {
         Verb::Cancel(args) => cancel::run(&args),
         Verb::Logs(args) => logs::run(&args),
         Verb::Why(args) => why::run(&args),
+        Verb::Batches(args) => batches::run(&args),
+        Verb::Status(args) => batches::status(&args),
+        Verb::Attach(args) => follow::attach(&args),
+        Verb::Wait(args) => follow::wait(&args),
+        Verb::Results(args) => follow::results(&args),
+        Verb::Retry(args) => manage::retry(&args),
+        Verb::Forget(args) => manage::forget(&args),
+        Verb::Drain(args) => manage::drain(&args),
+        Verb::Undrain(args) => manage::undrain(&args),
+        Verb::Backup(args) => manage::backup(&args),
         Verb::Serve(args) => serve::run(&args),
         Verb::Hidden(hidden) => return hidden.run(),
     };

@@ -67,6 +67,11 @@ impl Remote {
         self.peer.accept_bulk().await
     }
 
+    /// Whether it ended because the coordinator does not want us.
+    pub fn is_refused(&self) -> bool {
+        self.peer.was_refused()
+    }
+
     /// Why the connection ended.
     pub async fn why_lost(&self) -> String {
         chain(&self.connector.why_lost(&self.address, &self.peer).await)

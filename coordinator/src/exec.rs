@@ -102,7 +102,7 @@ impl Exec {
             BatchContext { timeout: args.timeout, capture: Capture::Stream, ..BatchContext::new(self.batch, cd, current_umask()) };
         let requests = remote.port.requests.clone();
         let terms = BatchTerms { once: true, ..BatchTerms::new(context, args.host_timeout) };
-        let _ = requests.send(ToService::Open { terms }).await;
+        let _ = requests.send(ToService::Open { terms, have: 0 }).await;
         for (i, host) in self.hosts.iter().enumerate() {
             let spec = codec::encode_body(&JobSpec::new(command.clone()))
                 .map_err(|e| Exit::usage(format!("the command is too long: {e}")))?;
@@ -177,6 +177,13 @@ impl Exec {
             | ToClient::Hosts(_)
             | ToClient::Cancelled { .. }
             | ToClient::LogsAnswer { .. }
+            | ToClient::Opened { .. }
+            | ToClient::Attached { .. }
+            | ToClient::Described { .. }
+            | ToClient::Ended { .. }
+            | ToClient::Batches { .. }
+            | ToClient::Retried { .. }
+            | ToClient::Done { .. }
             | ToClient::Why { .. } => Ok(None),
         }
     }

@@ -31,23 +31,33 @@ impl ResultFormat {
 
     /// Appends the line of a job: its own object with `result` set.
     pub fn line(&self, out: &mut Vec<u8>, jobs: &Jobs, number: u32, result: &JobResult, times: ClientTimes) {
-        out.push(b'{');
         let text = jobs.object(number);
         if jobs.format() == Format::Lines {
-            out.extend_from_slice(b"\"cmd\": ");
+            out.extend_from_slice(b"{\"cmd\": ");
             crate::jobs::write_string(out, text, self.compat);
             out.extend_from_slice(b", ");
+            self.end_line(out, result, times);
         } else {
-            // It was readable when it was checked.
-            for (key, value) in members(text).unwrap_or_default() {
-                if key != "result" {
-                    crate::jobs::write_string(out, &key, self.compat);
-                    out.extend_from_slice(b": ");
-                    write_json(out, value.get(), self.compat);
-                    out.extend_from_slice(b", ");
-                }
+            self.object_line(out, text, result, times);
+        }
+    }
+
+    /// The same for a job whose object is `text`.
+    pub fn object_line(&self, out: &mut Vec<u8>, text: &str, result: &JobResult, times: ClientTimes) {
+        out.push(b'{');
+        // It was readable when it was checked.
+        for (key, value) in members(text).unwrap_or_default() {
+            if key != "result" {
+                crate::jobs::write_string(out, &key, self.compat);
+                out.extend_from_slice(b": ");
+                write_json(out, value.get(), self.compat);
+                out.extend_from_slice(b", ");
             }
         }
+        self.end_line(out, result, times);
+    }
+
+    fn end_line(&self, out: &mut Vec<u8>, result: &JobResult, times: ClientTimes) {
         out.extend_from_slice(b"\"result\": ");
         self.result(out, result, times);
         out.extend_from_slice(b"}\n");

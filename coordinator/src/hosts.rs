@@ -3,6 +3,7 @@
 use crate::client::Remote;
 use crate::exit::Exit;
 use crate::profile::ProfileArgs;
+use mezcal_common::escape::for_terminal;
 use mezcal_common::wire::client::{HostStatus, ToClient, ToService};
 use std::io::Write;
 use std::time::Duration;
@@ -34,7 +35,7 @@ pub fn run(args: &HostsArgs) -> Result<u8, Exit> {
         remote.leave().await;
         Ok::<_, Exit>(hosts)
     })?;
-    let text = if args.json { json(&hosts) } else { table(&hosts) };
+    let text = if args.json { json(&hosts) } else { host_table(&hosts) };
     std::io::stdout().write_all(text.as_bytes()).map_err(Exit::output)?;
     Ok(0)
 }
@@ -55,7 +56,7 @@ fn json(hosts: &[HostStatus]) -> String {
             "name": h.name, "connected": h.connected, "ready": h.ready, "slots": h.slots, "busy": h.busy, "cpus": h.cpus,
             "load": h.load.one_minute, "memory_bytes": h.memory, "memory_available_bytes": h.load.available,
             "version": h.program, "since_seconds": h.since.as_secs(), "clock_offset": h.clock_offset,
-            "containment": h.containment.as_str(),
+            "containment": h.containment.as_str(), "drained": h.drained,
             "quarantined_seconds": h.quarantined.as_ref().map(|(left, _)| left.as_secs()),
             "quarantine_reason": h.quarantined.as_ref().map(|(_, reason)| reason),
         })
@@ -65,7 +66,7 @@ fn json(hosts: &[HostStatus]) -> String {
     lines.collect()
 }
 
-fn table(hosts: &[HostStatus]) -> String {
+fn host_table(hosts: &[HostStatus]) -> String {
     let head = ["HOST", "SLOTS", "BUSY", "LOAD", "MEMORY", "FREE", "CONTAINMENT", "VERSION", "CONNECTED"].map(String::from);
     let rows = hosts.iter().map(|h| {
         [
@@ -78,19 +79,25 @@ fn table(hosts: &[HostStatus]) -> String {
             h.containment.as_str().to_owned(),
             h.program.clone(),
             format!(
-                "{}{}{}",
+                "{}{}{}{}",
                 match (h.connected, h.ready) {
                     (true, true) => "",
                     (true, false) => "not ready ",
                     (false, _) => "lost ",
                 },
                 span(h.since),
+                h.drained.as_ref().map_or(String::new(), |why| format!("; drained: {}", for_terminal(why))),
                 h.quarantined
                     .as_ref()
                     .map_or(String::new(), |(left, reason)| format!("; quarantined for {}: {reason}", span(*left)))
             ),
         ]
     });
+    table(head, rows, 1..6)
+}
+
+/// Rows of nine columns below a head; those in `right` are numbers.
+pub(crate) fn table(head: [String; 9], rows: impl Iterator<Item = [String; 9]>, right: std::ops::Range<usize>) -> String {
     let rows: Vec<[String; 9]> = std::iter::once(head).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..9).map(width).collect();
@@ -99,7 +106,7 @@ fn table(hosts: &[HostStatus]) -> String {
         let cells: Vec<String> = row
             .iter()
             .enumerate()
-            .map(|(i, cell)| if (1..6).contains(&i) { format!("{cell:>0$}", widths[i]) } else { format!("{cell:<0$}", widths[i]) })
+            .map(|(i, cell)| if right.contains(&i) { format!("{cell:>0$}", widths[i]) } else { format!("{cell:<0$}", widths[i]) })
             .collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
@@ -111,7 +118,7 @@ fn gib(bytes: u64) -> String {
     format!("{:.1}G", bytes as f64 / f64::from(1 << 30))
 }
 
-fn span(d: Duration) -> String {
+pub(crate) fn span(d: Duration) -> String {
     let s = d.as_secs();
     match s {
         0..60 => format!("{s}s"),

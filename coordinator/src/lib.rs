@@ -2,18 +2,23 @@
 //!
 //! [`scheduler::Scheduler`] decides; [`service`] performs what it decides for agents and clients; the rest are clients.
 
+pub mod batches;
 pub mod cancel;
 pub mod cli;
 pub mod client;
+pub mod describe;
+pub mod detach;
 pub mod embedded;
 pub mod exec;
 pub mod exit;
+pub mod follow;
 pub mod format;
 pub mod halt;
 pub mod hosts;
 pub mod jobs;
 pub mod locate;
 pub mod logs;
+pub mod manage;
 pub mod output;
 pub mod profile;
 pub mod progress;
@@ -23,4 +28,5 @@ pub mod serve;
 pub mod service;
 mod signals;
 pub mod store;
+pub mod submit;
 pub mod why;

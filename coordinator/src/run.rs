@@ -8,14 +8,15 @@ use crate::output::{self, FromOutput, OutputThread, ToOutput};
 use crate::profile::{Cluster, Profile, ProfileArgs};
 use crate::progress::{Progress, ProgressKind};
 use crate::serve;
-use crate::service::{self, ClientPort};
+use crate::service::{self, ClientPort, Settings};
 use crate::signals::Signals;
+use crate::submit::{SUBMIT_JOBS, Submitter};
 use mezcal_common::clock::WallTime;
 use mezcal_common::duration::parse_duration;
 use mezcal_common::ids::{BatchId, JobNumber};
 use mezcal_common::job::{BatchContext, Leftover, Stop};
 use mezcal_common::outcome::{Ended, JobResult, Outcome};
-use mezcal_common::wire::client::{BatchTerms, Halt, HaltWhy, Notice, Selector, Submission, ToClient, ToService};
+use mezcal_common::wire::client::{BatchTerms, Halt, HaltWhy, Notice, Selector, ToClient, ToService};
 use mezcal_common::wire::endpoint::Listener;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::FileType;
@@ -26,8 +27,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc::Permit;
 use tokio::sync::mpsc::error::SendError;
+use tokio::sync::mpsc::{Permit, Sender};
 use tokio::time::Instant;
 
 /// Between TERM and KILL after a first Ctrl-C.
@@ -36,9 +37,9 @@ pub const GRACE: Duration = Duration::from_secs(2);
 const REMINDER: Duration = Duration::from_secs(5);
 /// How long to wait for agents where nobody watches.
 const UNWATCHED_WAIT: Duration = Duration::from_secs(300);
-/// Jobs and bytes in one submit message.
-const SUBMIT_JOBS: usize = 4096;
-const SUBMIT_BYTES: usize = 256 * 1024;
+/// Pauses between two tries to reach a coordinator again.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Run a list of jobs and stream their results.
 #[derive(Debug, clap::Args)]
@@ -79,6 +80,15 @@ pub struct RunArgs {
     /// How long a slot is idle before it gets a job that prefers another host; for a run that is its own coordinator [default: 3s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub locality_wait: Option<Duration>,
+    /// Hand the jobs over, print the batch's id, and leave them to the coordinator
+    #[arg(long, conflicts_with_all = ["output", "local", "listen", "keep_order", "compat", "min_agents"])]
+    pub detach: bool,
+    /// What to call the batch
+    #[arg(long, value_name = "NAME", value_parser = batch_name)]
+    pub name: Option<String>,
+    /// How long to try to reach a coordinator again that was lost
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10m")]
+    pub reconnect: Duration,
     /// Write results in the order of the input
     #[arg(long)]
     pub keep_order: bool,
@@ -131,6 +141,12 @@ fn some_time(text: &str) -> Result<Duration, String> {
     parse_duration(text).and_then(|d| if d.is_zero() { Err("it must be longer than nothing".into()) } else { Ok(d) })
 }
 
+/// A name that fits a line.
+fn batch_name(text: &str) -> Result<String, String> {
+    let fits = (1..=64).contains(&text.chars().count()) && !text.chars().any(char::is_control);
+    if fits { Ok(text.into()) } else { Err("it must have 1 to 64 characters, none of them control characters".into()) }
+}
+
 /// `--halt`; none: never.
 pub type HaltRule = Option<Halt>;
 
@@ -172,6 +188,9 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     if profile.cluster != Cluster::Embedded && args.containment != ContainmentWish::Auto {
         return Err(Exit::usage("--containment is for a run on this host; on a cluster each agent has its own (agent.toml)"));
     }
+    if args.detach && !matches!(profile.cluster, Cluster::Remote { .. }) {
+        return Err(Exit::usage("--detach leaves the jobs to a running coordinator; name one with -p"));
+    }
     if args.logging.is_some() && args.logging == args.output {
         return Err(Exit::usage("-l and -o name the same file; log lines would overwrite results"));
     }
@@ -193,7 +212,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     }
     find_inputs(&mut jobs, args, &profile, &context.cd);
     let jobs = Arc::new(jobs);
-    let results = Results::check(args)?;
+    let results = if args.detach { None } else { Some(Results::check(args)?) };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -205,7 +224,16 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
             // Nothing has been started yet.
             number = signals.next() => return Ok(128 + number),
         };
-        Run::new(args, jobs, context, results, log, connected, signals)?.drive().await
+        let (halt, time_limit, name) = (args.halt, args.time_limit, args.name.clone());
+        let terms = BatchTerms { halt, time_limit, name, ..BatchTerms::new(context, args.host_timeout) };
+        match (results, connected) {
+            (Some(results), connected) => Run::new(args, jobs, terms, results, log, connected, signals)?.drive().await,
+            (None, Connected { remote: Some((mut remote, ..)), port, .. }) => {
+                remote.port = port;
+                crate::detach::submit(remote, jobs, terms, signals).await
+            }
+            (None, _) => Err(Exit { status: exit::BUG, message: "nobody to leave the jobs to".into() }),
+        }
     });
     // Reads of stdin and the like may still block a thread of the runtime.
     runtime.shutdown_background();
@@ -364,7 +392,8 @@ fn same_file(path: &Path, file: &File) -> bool {
 /// A way to a coordinator, and what has to be ended with it.
 struct Connected {
     port: ClientPort,
-    remote: Option<Remote>,
+    /// With its address and our identity.
+    remote: Option<(Remote, String, PathBuf)>,
     agent: Option<EmbeddedAgent>,
     listener: Option<Arc<Listener>>,
     /// What to say while no agent is there.
@@ -381,10 +410,12 @@ async fn connect(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Kee
             let (unused, empty) = (tokio::sync::mpsc::channel(1).0, tokio::sync::mpsc::channel(1).1);
             let port = std::mem::replace(&mut remote.port, ClientPort { requests: unused, answers: empty });
             let waiting_for = format!("no agent is connected to the coordinator at {coordinator}");
-            Ok(Connected { port, remote: Some(remote), agent: None, listener: None, waiting_for })
+            let remote = Some((remote, coordinator.clone(), identity.clone()));
+            Ok(Connected { port, remote, agent: None, listener: None, waiting_for })
         }
         (Cluster::Listen { address, identity }, _) => {
-            let service = service::start(Some(service::LEASE), wait, Vec::new()).map_err(no_timer)?;
+            let settings = Settings { locality_wait: wait, ..Settings::new(Some(service::LEASE)) };
+            let service = service::start(settings, None).map_err(no_timer)?;
             let listener = serve::listen(*address, identity)?;
             let local = listener.local_addr().map_err(Exit::unreachable)?;
             tokio::spawn(service.clone().listen(listener.clone()));
@@ -392,7 +423,7 @@ async fn connect(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Kee
             Ok(Connected { port: service.attach(&user).await, remote: None, agent: None, listener: Some(listener), waiting_for })
         }
         (Cluster::Embedded, Some(keeper)) => {
-            let service = service::start(None, wait, Vec::new()).map_err(no_timer)?;
+            let service = service::start(Settings { locality_wait: wait, ..Settings::new(None) }, None).map_err(no_timer)?;
             let slots = args.slots.unwrap_or_else(embedded::usable_cpus);
             let agent = embedded::start(&service, keeper, slots).await?;
             let waiting_for = "the engines of this host are not ready yet".to_owned();
@@ -412,8 +443,7 @@ struct Run<'a> {
     output: OutputThread,
     /// Connected agents and their engines, as far as we have heard.
     fleet: (u32, u32),
-    /// The number of the next job to submit.
-    next_job: u32,
+    submitter: Submitter,
     received: u64,
     /// Which jobs have a result.
     answered: Vec<bool>,
@@ -431,7 +461,7 @@ impl<'a> Run<'a> {
     fn new(
         args: &'a RunArgs,
         jobs: Arc<Jobs>,
-        context: BatchContext,
+        terms: BatchTerms,
         results: Results,
         log: Option<File>,
         connected: Connected,
@@ -443,19 +473,17 @@ impl<'a> Run<'a> {
         let output = output::start(jobs.clone(), results.open()?, watched, progress, compat, args.keep_order)
             .map_err(|e| Exit { status: exit::BUG, message: format!("no output thread: {e}") })?;
         let answered = vec![false; jobs.len()];
-        let batch = context.batch;
-        let (halt, time_limit) = (args.halt, args.time_limit);
-        let terms = BatchTerms { halt, time_limit, ..BatchTerms::new(context, args.host_timeout) };
+        let batch = terms.context.batch;
         Ok(Self {
             args,
-            jobs,
+            jobs: jobs.clone(),
             terms,
             batch,
             connected,
             signals,
             output,
             fleet: (0, 0),
-            next_job: 1,
+            submitter: Submitter::new(jobs.clone(), batch),
             received: 0,
             answered,
             for_output: VecDeque::new(),
@@ -486,7 +514,7 @@ impl<'a> Run<'a> {
             failure.get_or_insert(not_writable(&e));
         }
         drop(connected.port);
-        if let Some(remote) = connected.remote {
+        if let Some((remote, ..)) = connected.remote {
             remote.leave().await;
         }
         if let Some(agent) = connected.agent {
@@ -558,33 +586,21 @@ impl<'a> Run<'a> {
             self.say(format!("this is batch {}", self.batch));
         }
         self.for_output.push_back(ToOutput::Begin { engines: self.fleet.1, submitted: WallTime::now() });
-        let requests = self.connected.port.requests.clone();
-        let _ = requests.send(ToService::Open { terms: self.terms.clone() }).await;
-        let host_sets = self.jobs.host_sets();
-        let (mut sets, mut bytes) = (Vec::new(), 0);
-        for set in host_sets {
-            let size: usize = set.iter().map(|name| name.len() + 8).sum();
-            if bytes + size > SUBMIT_BYTES && !sets.is_empty() {
-                let host_sets = std::mem::take(&mut sets);
-                let _ = requests.send(ToService::Submit { batch: self.batch, host_sets, jobs: Vec::new() }).await;
-                bytes = 0;
-            }
-            bytes += size;
-            sets.push(set);
-        }
-        if !sets.is_empty() {
-            let _ = requests.send(ToService::Submit { batch: self.batch, host_sets: sets, jobs: Vec::new() }).await;
-        }
+        let mut requests = self.open().await;
         let total = self.jobs.len() as u64;
         let to_output = self.output.sender.clone();
         let mut reminder = tokio::time::interval_at(Instant::now() + REMINDER, REMINDER);
         while self.received < total {
+            let submitting = requests.clone();
             tokio::select! {
                 number = self.signals.next() => self.signal(number).await,
                 // With the output thread behind, answers wait at the coordinator; signals do not.
                 answer = self.connected.port.answers.recv(), if self.for_output.len() < BEHIND => match answer {
                     Some(answer) => self.answer(answer).await,
-                    None => return self.lost().await,
+                    None => match self.reattach().await {
+                        true => requests = self.open().await,
+                        false => return,
+                    },
                 },
                 permit = to_output.reserve(), if !self.for_output.is_empty() => pass_on(permit, &mut self.for_output),
                 why = agent_ended(&mut self.connected.agent) => {
@@ -593,7 +609,7 @@ impl<'a> Run<'a> {
                     return;
                 }
                 Some(answer) = self.output.answers.recv() => self.on_output(answer).await,
-                Ok(permit) = requests.reserve(), if u64::from(self.next_job) <= total + 1 => permit.send(self.next_request()),
+                Ok(permit) = submitting.reserve(), if self.submitter.has_more() => permit.send(self.submitter.next_message()),
                 _ = reminder.tick() => {
                     if self.fleet.0 == 0 {
                         self.say(self.connected.waiting_for.clone());
@@ -603,22 +619,64 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The next jobs to submit, or the word that there are no more.
-    fn next_request(&mut self) -> ToService {
-        let (mut jobs, mut bytes): (Vec<Submission>, usize) = (Vec::new(), 0);
-        while self.next_job as usize <= self.jobs.len() && jobs.len() < SUBMIT_JOBS && bytes < SUBMIT_BYTES {
-            // Each was readable when it was checked.
-            if let Some(submission) = self.jobs.submission(self.next_job) {
-                bytes += submission.spec.len();
-                jobs.push(submission);
+    /// Opens the batch, or goes on with it after a connection was lost.
+    async fn open(&mut self) -> Sender<ToService> {
+        let requests = self.connected.port.requests.clone();
+        let _ = requests.send(ToService::Open { terms: self.terms.clone(), have: self.received }).await;
+        requests
+    }
+
+    /// Reaches the coordinator again after the connection was lost: what it has goes on meanwhile. False if that is hopeless.
+    async fn reattach(&mut self) -> bool {
+        self.submitter.interrupted();
+        let Some((remote, address, identity)) = &self.connected.remote else {
+            self.lost().await;
+            return false;
+        };
+        let (address, identity) = (address.clone(), identity.clone());
+        let why = remote.why_lost().await;
+        if remote.is_refused() {
+            self.lost().await;
+            return false;
+        }
+        self.say(format!("{why}; its jobs go on; trying to reach it again for {:?}", self.args.reconnect));
+        let give_up = Instant::now() + self.args.reconnect;
+        let mut pause = FIRST_PAUSE;
+        while Instant::now() < give_up {
+            let tried = tokio::select! {
+                tried = Remote::connect(&address, &identity) => tried,
+                number = self.signals.next() => return self.leave(number),
+            };
+            match tried {
+                Ok(mut remote) => {
+                    std::mem::swap(&mut self.connected.port, &mut remote.port);
+                    self.connected.remote = Some((remote, address, identity));
+                    self.say("connected again".into());
+                    if self.signalled.0 > 0 {
+                        self.cancel(if self.signalled.0 == 1 { GRACE } else { Duration::ZERO }).await;
+                    }
+                    return true;
+                }
+                // A restart may take a while; whatever else it is may pass, too.
+                Err(e) => tracing::debug!("{}", e.message),
             }
-            self.next_job += 1;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                number = self.signals.next() => return self.leave(number),
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        if jobs.is_empty() {
-            self.next_job += 1;
-            return ToService::Close { batch: self.batch };
-        }
-        ToService::Submit { batch: self.batch, host_sets: Vec::new(), jobs }
+        self.lost().await;
+        false
+    }
+
+    /// Somebody wants to go while the coordinator is out of reach: nothing can be cancelled.
+    fn leave(&mut self, number: u8) -> bool {
+        self.signalled = (1, number);
+        let why = "the coordinator was out of reach when the run was interrupted";
+        self.answer_the_rest(why);
+        self.say(format!("left; batch {} is cancelled when its client lease is over, or by `coordinator cancel`", self.batch));
+        false
     }
 
     async fn answer(&mut self, answer: ToClient) {
@@ -645,12 +703,19 @@ impl<'a> Run<'a> {
                     self.cancel(Duration::ZERO).await;
                 }
             }
+            ToClient::Opened { host_sets, jobs, closed, .. } => self.submitter.opened(host_sets, jobs, closed),
             ToClient::Welcome { .. }
             | ToClient::Accepted { .. }
             | ToClient::Hosts(_)
             | ToClient::Output { .. }
             | ToClient::Cancelled { .. }
             | ToClient::LogsAnswer { .. }
+            | ToClient::Attached { .. }
+            | ToClient::Described { .. }
+            | ToClient::Ended { .. }
+            | ToClient::Batches { .. }
+            | ToClient::Retried { .. }
+            | ToClient::Done { .. }
             | ToClient::Why { .. } => {}
         }
     }
@@ -690,10 +755,10 @@ impl<'a> Run<'a> {
 
     async fn lost(&mut self) {
         let why = match &self.connected.remote {
-            Some(remote) => remote.why_lost().await,
+            Some((remote, ..)) => remote.why_lost().await,
             None => "the coordinator within this process has ended".into(),
         };
-        if self.next_job > 1 {
+        if self.submitter.has_begun() {
             self.answer_the_rest(&why);
         }
         self.failure = Some(Exit::unreachable(why));

@@ -178,6 +178,8 @@ pub enum Effect {
         batch: BatchId,
         /// Cumulative count.
         jobs: u64,
+        /// No more will come.
+        closed: bool,
     },
     /// A request that makes no sense, for the client of this batch.
     Refused {
@@ -605,7 +607,9 @@ impl Scheduler {
                     && let Some(b) = self.batches.get_mut(&serial).filter(|b| b.open)
                 {
                     b.open = false;
+                    let jobs = b.jobs.len() as u64;
                     self.persist(|| Record::Closed { batch: serial });
+                    self.effects.push_back(Effect::Accepted { batch, jobs, closed: true });
                     self.order_is_complete(serial);
                     // A share of all jobs can be told from now on.
                     self.check_halt(serial, now);
@@ -763,6 +767,22 @@ impl Scheduler {
     /// The next thing to do.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
+    }
+
+    /// The number of a batch that has not ended, and what there is of it: host sets, jobs, whether it is complete.
+    pub fn batch_so_far(&self, id: BatchId) -> Option<(BatchSerial, u64, u64, bool)> {
+        let serial = *self.serials.get(&id)?;
+        let batch = self.batches.get(&serial)?;
+        Some((serial, batch.host_sets.len() as u64, batch.jobs.len() as u64, !batch.open))
+    }
+
+    /// How many attempts of each batch are on hosts.
+    pub fn placed_by_batch(&self) -> HashMap<BatchSerial, u64> {
+        let mut placed: HashMap<BatchSerial, u64> = HashMap::new();
+        for attempt in self.hosts.values().flat_map(|host| host.attempts.keys()).filter(|a| !self.is_superseded(**a)) {
+            *placed.entry(attempt.key.batch).or_default() += 1;
+        }
+        placed
     }
 
     /// All hosts ever seen, for `coordinator hosts`.
@@ -1282,10 +1302,11 @@ impl Scheduler {
             self.effects.push_back(Effect::Refused { batch: id, reason: "there is no such open batch".into() });
             return;
         };
+        let stored = self.is_stored(serial);
         let Some(batch) = self.batches.get_mut(&serial) else { return };
         batch.add_host_sets(host_sets);
         let (mut queued, mut refused) = (Vec::with_capacity(jobs.len()), None);
-        let mut taken = Vec::with_capacity(if self.durable { jobs.len() } else { 0 });
+        let mut taken = Vec::with_capacity(if stored { jobs.len() } else { 0 });
         for mut submission in jobs {
             if !batch.open || submission.job.0 as usize != batch.jobs.len() + 1 {
                 refused = Some(format!("job {} does not continue the batch", submission.job));
@@ -1299,12 +1320,12 @@ impl Scheduler {
                 refused = Some(format!("job {} is not acceptable", submission.job));
                 break;
             }
-            if self.durable {
+            if stored {
                 taken.push(submission.clone());
             }
             let (after, stillborn) = (std::mem::take(&mut submission.after), submission.stillborn.take());
             queued.push((submission.job, stillborn, after));
-            batch.add_job(serial, submission, self.durable);
+            batch.add_job(serial, submission, stored);
         }
         let (accepted, cancelled) = (batch.jobs.len() as u64, batch.cancelled.is_some() || batch.halted);
         if !host_sets.is_empty() {
@@ -1313,7 +1334,7 @@ impl Scheduler {
         if !taken.is_empty() {
             self.persist(|| Record::Submitted { batch: serial, jobs: taken });
         }
-        self.effects.push_back(Effect::Accepted { batch: id, jobs: accepted });
+        self.effects.push_back(Effect::Accepted { batch: id, jobs: accepted, closed: false });
         if let Some(reason) = refused {
             self.effects.push_back(Effect::Refused { batch: id, reason });
         }

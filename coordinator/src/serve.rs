@@ -1,8 +1,9 @@
-//! `coordinator serve`: the long-lived coordinator. Its store is in memory: what it knows ends with it.
+//! `coordinator serve`: the long-lived coordinator. What it knows is in its store, and it goes on where an earlier life was ended.
 
 use crate::exit::{Exit, chain};
-use crate::service::{self, PROTOCOLS};
+use crate::service::{self, PROTOCOLS, Settings};
 use crate::signals::Signals;
+use crate::store::Store;
 use mezcal_common::config::{expand_home, read_toml};
 use mezcal_common::identity::Role;
 use mezcal_common::wire::endpoint::{ListenError, Listener};
@@ -40,10 +41,30 @@ pub struct CoordinatorConfig {
     /// How long a slot is idle before it gets a job that prefers another host.
     #[serde(default, deserialize_with = "mezcal_common::duration::serde_text::deserialize")]
     pub locality_wait: Option<Duration>,
+    /// Directory of the store.
+    pub state: Option<PathBuf>,
+    /// How long a batch goes on when its client is gone, unless it is detached.
+    #[serde(default, deserialize_with = "mezcal_common::duration::serde_text::deserialize")]
+    pub client_lease: Option<Duration>,
     /// Users who may see and cancel everybody's batches.
     #[serde(default)]
     pub admins: Vec<String>,
 }
+
+impl CoordinatorConfig {
+    /// Where the store is.
+    pub fn state_dir(&self) -> PathBuf {
+        match &self.state {
+            Some(dir) => expand_home(dir),
+            None if rustix::process::geteuid().is_root() => PathBuf::from(DEFAULT_STATE),
+            None => expand_home(Path::new(DEFAULT_USER_STATE)),
+        }
+    }
+}
+
+/// Where the store is by default: root's, and anybody else's.
+const DEFAULT_STATE: &str = "/var/lib/mezcal-coordinator";
+const DEFAULT_USER_STATE: &str = "~/.local/state/mezcal-coordinator";
 
 fn default_listen() -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], 7433))
@@ -68,13 +89,22 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
-        let service = service::start(Some(lease), config.locality_wait.unwrap_or(service::LOCALITY_WAIT), config.admins)
-            .map_err(Exit::usage)?;
+        let store = Store::open(&config.state_dir()).map_err(|e| Exit::unreachable(chain(&e)))?;
+        let settings = Settings {
+            locality_wait: config.locality_wait.unwrap_or(service::LOCALITY_WAIT),
+            client_lease: config.client_lease.unwrap_or(service::CLIENT_LEASE),
+            admins: config.admins.clone(),
+            ..Settings::new(Some(lease))
+        };
+        let service = service::start(settings, Some(store)).map_err(|e| Exit::unreachable(chain(&e)))?;
         let listener = listen(config.listen, &expand_home(&config.identity))?;
         let address = listener.local_addr().map_err(Exit::unreachable)?;
         tracing::info!(%address, "coordinator {} listens", mezcal_common::VERSION);
         let accepting = tokio::spawn(service.clone().listen(listener.clone()));
-        let number = signals.next().await;
+        let number = tokio::select! {
+            number = signals.next() => number,
+            () = service.ended() => return Err(Exit::output("the coordinator's store is of no more use; see the log")),
+        };
         tracing::info!(signal = number, "stopping");
         service.stop(STOP_PATIENCE).await;
         listener.close("the coordinator is stopping").await;

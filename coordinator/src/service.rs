@@ -1,20 +1,24 @@
 //! The coordinator's driver: one loop owns the [`Scheduler`]; tasks beside it carry messages of agents and clients.
 //!
 //! Nothing here blocks on a peer. Agents' channels are bounded, and an agent that does not read loses its session; what a client has
-//! not taken waits in its outbox, whose size its own acknowledgements bound.
+//! not taken waits in its outbox, or in the store, and its own acknowledgements bound what is sent.
 
-use crate::scheduler::{Effect, Event, Scheduler, Wanted};
-use mezcal_common::clock::{BootInstant, WallTime};
+mod delivery;
+mod requests;
+mod state;
+
+use crate::scheduler::Scheduler;
+use crate::store::{FromStore, Reader, Store, Writer};
+use delivery::Page;
+use mezcal_common::clock::BootInstant;
 use mezcal_common::identity::Role;
-use mezcal_common::ids::{BatchId, Epoch, JobNumber, SessionId, StoreId};
-use mezcal_common::job::Stop;
-use mezcal_common::outcome::JobResult;
+use mezcal_common::ids::{Epoch, SessionId, StoreId};
 use mezcal_common::timer::BootTimer;
 use mezcal_common::wire::agent::{self, Hello, LogHeader, ToAgent, ToCoordinator};
 use mezcal_common::wire::bulk::BulkReceiver;
-use mezcal_common::wire::client::{self, Selector, ToClient, ToService};
+use mezcal_common::wire::client::{self, ToClient, ToService};
 use mezcal_common::wire::endpoint::{AcceptError, Channel, Handshake, Listener, Peer, close};
-use std::collections::{HashMap, HashSet, VecDeque};
+use state::{Kept, Service};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -31,29 +35,36 @@ pub const LOCALITY_WAIT: Duration = Duration::from_secs(3);
 const EVENTS: usize = 1024;
 /// Messages to a client that wait in its channel before its outbox takes over.
 const CLIENT_DEPTH: usize = 256;
-/// Results that a client may have on its way without having taken them.
-const RESULT_WINDOW: u64 = 8192;
-/// Bytes of results in one message, roughly.
-const RESULT_BYTES: usize = 256 * 1024;
+/// Default client lease: time enough to reconnect after any outage that is noticed and mended at once.
+pub const CLIENT_LEASE: Duration = Duration::from_secs(600);
 /// A connection has to say hello within this.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// Events handled between two rounds of sending.
-const TURN: usize = 256;
-/// Grace for the jobs of a client that is gone, and of a coordinator that stops.
-const GONE_GRACE: Duration = Duration::from_secs(2);
-/// Batches that a message names.
-const MANY: usize = 10;
+/// Answers of the store that may wait.
+const STORE_DEPTH: usize = 64;
 
 /// A client, counted by the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(u64);
 
 enum Input {
-    AgentHello { session: SessionId, name: String, hello: Box<Hello>, sender: mpsc::Sender<ToAgent>, peer: Peer },
+    AgentHello {
+        session: SessionId,
+        name: String,
+        hello: Box<Hello>,
+        sender: mpsc::Sender<ToAgent>,
+        peer: Peer,
+    },
     Agent(SessionId, ToCoordinator),
     AgentGone(SessionId),
     LogStream(SessionId, LogHeader, BulkReceiver),
-    ClientConnected { client: ClientId, user: String, sender: mpsc::Sender<ToClient>, peer: Option<Peer> },
+    /// What was read for a client.
+    Read(ClientId, Box<Page>),
+    ClientConnected {
+        client: ClientId,
+        user: String,
+        sender: mpsc::Sender<ToClient>,
+        peer: Option<Peer>,
+    },
     Client(ClientId, ToService),
     ClientGone(ClientId),
     Stop,
@@ -76,27 +87,63 @@ pub struct ClientPort {
     pub answers: mpsc::Receiver<ToClient>,
 }
 
-/// Starts a service on the current runtime.
-///
-/// `admins` may cancel and see everybody's batches; a slot that has been idle for `locality_wait` gets a job that prefers another host.
+/// How a service is run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long agents may run attempts without a heartbeat; none: they share its fate.
+    pub lease: Option<Duration>,
+    /// How long a slot is idle before it gets a job that prefers another host.
+    pub locality_wait: Duration,
+    /// How long a batch goes on when its client is gone, unless it is detached.
+    pub client_lease: Duration,
+    /// Users who may see and cancel everybody's batches.
+    pub admins: Vec<String>,
+}
+
+impl Settings {
+    /// Those of a coordinator that nobody has configured.
+    pub fn new(lease: Option<Duration>) -> Self {
+        Self { lease, locality_wait: LOCALITY_WAIT, client_lease: CLIENT_LEASE, admins: Vec::new() }
+    }
+}
+
+/// Why a service cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No timer.
+    #[error("no timer")]
+    Timer(#[from] std::io::Error),
+    /// What the store has cannot be taken back.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+}
+
+/// Starts a service on the current runtime: with a `store` it goes on where that was left; without one it keeps everything in memory, and
+/// a client that goes takes its batches with it.
 ///
 /// # Errors
-/// No timer.
-pub fn start(lease: Option<Duration>, locality_wait: Duration, admins: Vec<String>) -> std::io::Result<ServiceHandle> {
+/// [`StartError`].
+pub fn start(settings: Settings, store: Option<Store>) -> Result<ServiceHandle, StartError> {
     let (inputs, received) = mpsc::channel(EVENTS);
     let (idle_sender, idle) = watch::channel(false);
-    let service = Service {
-        stopping: false,
-        idle: idle_sender,
-        scheduler: Scheduler::new(Epoch(random()), StoreId(random()), lease, locality_wait),
-        agents: HashMap::new(),
-        clients: HashMap::new(),
-        batches: HashMap::new(),
-        admins,
-        asked: HashMap::new(),
-        next_request: 1,
+    let timer = BootTimer::new()?;
+    let id = store.as_ref().map_or_else(|| StoreId(random()), |store| store.id);
+    let mut scheduler = Scheduler::new(Epoch(random()), id, settings.lease, settings.locality_wait);
+    let (answers, from_store) = mpsc::channel(STORE_DEPTH);
+    let kept = match store {
+        None => None,
+        Some(store) => {
+            scheduler = scheduler.durable(settings.client_lease);
+            let now = BootInstant::now();
+            let last = store.replay(|record| scheduler.replay(record, now))?;
+            scheduler.numbers_in_use(last);
+            scheduler.restored(now);
+            let (writer, reader) = store.start(answers);
+            Some(Kept::new(writer, reader))
+        }
     };
-    tokio::spawn(service.run(received, BootTimer::new()?));
+    let service = Service::new(scheduler, kept, settings.admins, inputs.downgrade(), idle_sender)?;
+    tokio::spawn(service.run(received, from_store, timer));
     Ok(ServiceHandle { inputs, next: Arc::new(AtomicU64::new(1)), idle })
 }
 
@@ -120,11 +167,18 @@ impl ServiceHandle {
         ClientPort { requests, answers }
     }
 
-    /// Cancels all batches and waits, for `patience` at most, until their clients have the results.
+    /// Waits, for `patience` at most, until everything is safe in the store. Without one, all batches are cancelled, and what is waited for
+    /// is that their clients have the results.
     pub async fn stop(&self, patience: Duration) {
         // A service that has ended has nothing left to stop.
         let _ = self.inputs.send(Input::Stop).await;
         let _ = tokio::time::timeout(patience, self.idle.clone().wait_for(|idle| *idle)).await;
+    }
+
+    /// Waits until the service ends by itself, which it does only when its store is of no more use.
+    pub async fn ended(&self) {
+        let mut idle = self.idle.clone();
+        while idle.changed().await.is_ok() {}
     }
 
     /// Accepts connections of agents and clients until the listener is closed.
@@ -232,420 +286,6 @@ fn refuse_other_versions(peer: &Peer, theirs: (u16, u16), ours: (u16, u16)) -> R
     Err(reason)
 }
 
-struct AgentLink {
-    sender: mpsc::Sender<ToAgent>,
-    peer: Peer,
-}
-
-struct Client {
-    sender: mpsc::Sender<ToClient>,
-    outbox: VecDeque<ToClient>,
-    batches: HashSet<BatchId>,
-    user: String,
-    /// None within this process.
-    peer: Option<Peer>,
-}
-
-/// A request that waits for its answer, and who made it.
-#[derive(Clone, Copy)]
-struct Asked {
-    client: ClientId,
-    /// The client's own number for it.
-    request: u64,
-    /// The agent that has to answer it, if one has.
-    session: Option<SessionId>,
-    answered: bool,
-}
-
-/// Results of one batch on their way to its client.
-struct Delivery {
-    client: ClientId,
-    owner: String,
-    waiting: VecDeque<(JobNumber, JobResult)>,
-    sent: u64,
-    taken: u64,
-    /// The scheduler has forgotten the batch: once all is taken, so do we.
-    done: bool,
-}
-
-struct Service {
-    scheduler: Scheduler,
-    agents: HashMap<SessionId, AgentLink>,
-    clients: HashMap<ClientId, Client>,
-    batches: HashMap<BatchId, Delivery>,
-    admins: Vec<String>,
-    /// By the scheduler's number.
-    asked: HashMap<u64, Asked>,
-    next_request: u64,
-    stopping: bool,
-    idle: watch::Sender<bool>,
-}
-
-impl Service {
-    async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut timer: BootTimer) {
-        loop {
-            tokio::select! {
-                biased;
-                input = inputs.recv() => {
-                    let Some(input) = input else { return };
-                    self.handle(input);
-                    for _ in 0..TURN {
-                        let Ok(input) = inputs.try_recv() else { break };
-                        self.handle(input);
-                    }
-                }
-                fired = timer.until(self.scheduler.poll_timeout()) => {
-                    if let Err(e) = fired {
-                        tracing::error!(error = %e, "the timer failed; the coordinator ends");
-                        return;
-                    }
-                    self.scheduler.handle_timeout(BootInstant::now());
-                }
-            }
-            self.perform();
-            self.deliver();
-            if self.stopping && self.batches.is_empty() {
-                let _ = self.idle.send(true);
-            }
-        }
-    }
-
-    fn handle(&mut self, input: Input) {
-        let now = BootInstant::now();
-        match input {
-            Input::AgentHello { session, name, hello, sender, peer } => {
-                tracing::info!(host = name, slots = hello.slots, version = hello.program, "agent connected");
-                self.agents.insert(session, AgentLink { sender, peer });
-                self.scheduler.handle(Event::AgentHello { session, name, hello: *hello }, now);
-            }
-            // Only the agent that was asked may answer.
-            Input::Agent(session, ToCoordinator::LogsAnswer { request, .. })
-                if self.asked.get(&request).is_none_or(|asked| asked.session != Some(session)) => {}
-            Input::Agent(session, message) => self.scheduler.handle(Event::Agent(session, message), now),
-            Input::AgentGone(session) => {
-                self.agents.remove(&session);
-                let unanswered = self.asked.values().filter(|a| a.session == Some(session) && !a.answered);
-                for Asked { client, request, .. } in unanswered.copied().collect::<Vec<_>>() {
-                    let streams = Err("its host was lost before it answered".into());
-                    self.tell_client(client, ToClient::LogsAnswer { request, streams });
-                }
-                self.asked.retain(|_, a| a.session != Some(session));
-                self.scheduler.handle(Event::AgentGone(session), now);
-            }
-            Input::LogStream(session, header, stream) => self.relay(session, header, stream),
-            Input::ClientConnected { client, user, sender, peer } => {
-                let mut outbox = VecDeque::new();
-                let (agents, engines) = self.scheduler.fleet();
-                outbox.push_back(ToClient::Fleet { agents, engines });
-                self.clients.insert(client, Client { sender, outbox, batches: HashSet::new(), user, peer });
-            }
-            Input::Stop => {
-                self.stopping = true;
-                for batch in self.batches.keys().copied().collect::<Vec<_>>() {
-                    self.end_batch(batch, Some("the coordinator was stopped".into()), now);
-                }
-            }
-            Input::Client(client, message) => self.client_message(client, message, now),
-            Input::ClientGone(client) => {
-                let Some(gone) = self.clients.remove(&client) else { return };
-                self.asked.retain(|_, asked| asked.client != client);
-                for batch in gone.batches {
-                    self.batches.remove(&batch);
-                    self.end_batch(batch, None, now);
-                }
-            }
-        }
-    }
-
-    /// Nobody is there for it any more.
-    fn end_batch(&mut self, batch: BatchId, why: Option<Arc<str>>, now: BootInstant) {
-        let what = vec![Wanted { batch, job: None }];
-        self.scheduler.handle(Event::Cancel { request: None, what, stop: Stop::after(GONE_GRACE), why }, now);
-        self.scheduler.handle(Event::Close { batch }, now);
-    }
-
-    fn client_message(&mut self, id: ClientId, message: ToService, now: BootInstant) {
-        let Some(client) = self.clients.get_mut(&id) else { return };
-        let named = match &message {
-            ToService::Submit { batch, .. }
-            | ToService::Close { batch }
-            | ToService::Taken { batch, .. }
-            | ToService::OutputTaken { batch, .. } => Some(*batch),
-            ToService::Open { .. }
-            | ToService::Hello { .. }
-            | ToService::Hosts
-            | ToService::Cancel { .. }
-            | ToService::Logs { .. }
-            | ToService::Why { .. } => None,
-        };
-        // Only the client that opened a batch may touch it.
-        if named.is_some_and(|batch| !client.batches.contains(&batch)) {
-            client.outbox.push_back(ToClient::Refused { reason: "there is no such batch of yours".into() });
-            return;
-        }
-        let event = match message {
-            ToService::Hello { .. } => return,
-            ToService::Open { terms } => {
-                let batch = terms.context.batch;
-                if self.stopping {
-                    client.outbox.push_back(ToClient::Refused { reason: "the coordinator is stopping".into() });
-                    return;
-                }
-                if self.batches.contains_key(&batch) {
-                    client.outbox.push_back(ToClient::Refused { reason: "that batch exists already".into() });
-                    return;
-                }
-                client.batches.insert(batch);
-                let owner = client.user.clone();
-                self.batches
-                    .insert(batch, Delivery { client: id, owner, waiting: VecDeque::new(), sent: 0, taken: 0, done: false });
-                Event::Open { user: client.user.clone(), terms: Box::new(terms) }
-            }
-            ToService::Submit { batch, host_sets, jobs } => Event::Submit { batch, host_sets, jobs },
-            ToService::Close { batch } => Event::Close { batch },
-            ToService::Taken { batch, results } => {
-                if let Some(delivery) = self.batches.get_mut(&batch) {
-                    delivery.taken = results.clamp(delivery.taken, delivery.sent);
-                    if delivery.done && delivery.waiting.is_empty() && delivery.taken == delivery.sent {
-                        self.batches.remove(&batch);
-                        client.batches.remove(&batch);
-                    }
-                }
-                return;
-            }
-            ToService::Cancel { request, what, stop } => {
-                let (user, own) = (client.user.clone(), client.batches.clone());
-                match what.iter().map(|selector| self.select(&user, selector)).collect::<Result<Vec<_>, _>>() {
-                    Ok(wanted) => {
-                        let what: Vec<Wanted> = wanted.into_iter().flatten().collect();
-                        let elsewhere = what.iter().any(|w| !own.contains(&w.batch));
-                        let why = elsewhere.then(|| format!("cancelled by {user}").into());
-                        let request = Some(self.ask(id, request));
-                        Event::Cancel { request, what, stop, why }
-                    }
-                    Err(reason) => return self.tell_client(id, ToClient::Refused { reason }),
-                }
-            }
-            ToService::Logs { request, batch, job, wish } => {
-                let user = client.user.clone();
-                match self.find_batch(&user, &batch) {
-                    Ok(batch) => Event::Logs { request: self.ask(id, request), batch, job, wish },
-                    Err(reason) => return self.tell_client(id, ToClient::LogsAnswer { request, streams: Err(reason) }),
-                }
-            }
-            ToService::Hosts => {
-                client.outbox.push_back(ToClient::Hosts(self.scheduler.host_status(now)));
-                return;
-            }
-            ToService::Why { request, batch, job } => {
-                let user = client.user.clone();
-                let reasons = self.find_batch(&user, &batch).and_then(|batch| self.scheduler.why(batch, &job, now));
-                return self.tell_client(id, ToClient::Why { request, reasons });
-            }
-            ToService::OutputTaken { batch, job, bytes } => Event::OutputTaken { batch, job, bytes },
-        };
-        self.scheduler.handle(event, now);
-    }
-
-    /// A number for the scheduler that leads back to a client's request.
-    fn ask(&mut self, client: ClientId, request: u64) -> u64 {
-        let number = self.next_request;
-        self.next_request += 1;
-        self.asked.insert(number, Asked { client, request, session: None, answered: false });
-        number
-    }
-
-    /// What a user means. Others' batches do not exist for them.
-    fn select(&self, user: &str, selector: &Selector) -> Result<Vec<Wanted>, String> {
-        Ok(match selector {
-            Selector::Mine => self.batches_of(user).map(|batch| Wanted { batch, job: None }).collect(),
-            Selector::Batch(text) => self.wanted(self.find_batch(user, text)?, None),
-            Selector::Job { batch, job } => self.wanted(self.find_batch(user, batch)?, Some(job.clone())),
-        })
-    }
-
-    /// Of a batch whose jobs have all ended nothing can be cancelled.
-    fn wanted(&self, batch: BatchId, job: Option<String>) -> Vec<Wanted> {
-        if self.batches.get(&batch).is_some_and(|d| d.done) { Vec::new() } else { vec![Wanted { batch, job }] }
-    }
-
-    fn batches_of(&self, user: &str) -> impl Iterator<Item = BatchId> {
-        self.batches.iter().filter(move |(_, d)| d.owner == user && !d.done).map(|(batch, _)| *batch)
-    }
-
-    fn find_batch(&self, user: &str, text: &str) -> Result<BatchId, String> {
-        let admin = self.admins.iter().any(|a| a == user);
-        let visible = self.batches.iter().filter(|(_, d)| admin || d.owner == user).map(|(batch, _)| *batch);
-        let named = |batch: &BatchId| batch.to_string().starts_with(&text.to_ascii_lowercase());
-        // Without a name it is the only one that they have themselves.
-        let found: Vec<BatchId> = if text.is_empty() { self.batches_of(user).collect() } else { visible.filter(named).collect() };
-        match (found.as_slice(), text) {
-            ([only], _) => Ok(*only),
-            ([], _) => {
-                let own: Vec<String> = self.batches_of(user).take(MANY).map(|b| b.to_string()).collect();
-                let own = if own.is_empty() { "you have none there".into() } else { format!("yours are {}", own.join(", ")) };
-                Err(if text.is_empty() { own } else { format!("no batch of yours begins with {text:?}; {own}") })
-            }
-            (several, "") => Err(format!("you have {} batches; write BATCH/JOB", several.len())),
-            (several, _) => Err(format!("{} batches begin with {text:?}; write more of its id", several.len())),
-        }
-    }
-
-    fn tell_client(&mut self, client: ClientId, message: ToClient) {
-        if let Some(client) = self.clients.get_mut(&client) {
-            client.outbox.push_back(message);
-        }
-    }
-
-    /// Passes a stream of output on to whoever asked for it.
-    fn relay(&mut self, session: SessionId, header: LogHeader, mut from: BulkReceiver) {
-        let Some(asked) = self.asked.get(&header.request).filter(|a| a.session == Some(session)) else { return };
-        let Some(peer) = self.clients.get(&asked.client).and_then(|client| client.peer.clone()) else { return };
-        let header = LogHeader { request: asked.request, stream: header.stream };
-        tokio::spawn(async move {
-            let mut to = peer.open_bulk(&header).await?;
-            loop {
-                tokio::select! {
-                    read = from.read() => match read? {
-                        Some(data) => to.write(&data).await?,
-                        None => break,
-                    },
-                    // A reader that has left must not have to wait for the next line to be let go.
-                    () = to.abandoned() => return Ok(()),
-                }
-            }
-            to.finish();
-            // A side that is gone has told the other one by resetting its stream.
-            Ok::<_, mezcal_common::wire::bulk::CutShort>(())
-        });
-    }
-
-    fn perform(&mut self) {
-        while let Some(effect) = self.scheduler.poll_effect() {
-            match effect {
-                Effect::ToAgent(session, message) => self.tell_agent(session, message),
-                Effect::CloseSession { session, refused, reason } => {
-                    if let Some(link) = self.agents.remove(&session) {
-                        link.peer.close(if refused { close::REFUSED } else { close::DONE }, &reason);
-                    }
-                }
-                Effect::Persist(_) => {}
-                Effect::Result { batch, job, result, .. } => {
-                    if let Some(delivery) = self.batches.get_mut(&batch) {
-                        delivery.waiting.push_back((job, result));
-                    }
-                }
-                Effect::Accepted { batch, jobs } => self.tell_client_of(batch, ToClient::Accepted { batch, jobs }),
-                Effect::Refused { batch, reason } => self.tell_client_of(batch, ToClient::Refused { reason }),
-                Effect::Notice { batch, notice } => self.tell_client_of(batch, ToClient::Notice { batch, notice }),
-                Effect::Output { batch, job, host, stream, data } => {
-                    self.tell_client_of(batch, ToClient::Output { batch, job, host, stream, data });
-                }
-                Effect::Cancelled { request, result } => {
-                    if let Some(Asked { client, request, .. }) = self.asked.remove(&request) {
-                        let answer = match result {
-                            Ok(summary) => ToClient::Cancelled { request, summary },
-                            Err(reason) => ToClient::Refused { reason },
-                        };
-                        self.tell_client(client, answer);
-                    }
-                }
-                Effect::LogsAnswer { request, streams } => {
-                    // It stays known for as long as its client: streams may come later.
-                    let asked = self.asked.get_mut(&request).map(|asked| {
-                        asked.answered = true;
-                        *asked
-                    });
-                    if let Some(Asked { client, request, .. }) = asked {
-                        self.tell_client(client, ToClient::LogsAnswer { request, streams });
-                    }
-                }
-                Effect::BatchDone { batch } => {
-                    if let Some(delivery) = self.batches.get_mut(&batch) {
-                        delivery.done = true;
-                    }
-                }
-                Effect::Fleet { agents, engines } => {
-                    for client in self.clients.values_mut() {
-                        // Only the newest count matters to a client that is slow to read.
-                        client.outbox.retain(|m| !matches!(m, ToClient::Fleet { .. }));
-                        client.outbox.push_back(ToClient::Fleet { agents, engines });
-                    }
-                }
-            }
-        }
-    }
-
-    fn tell_agent(&mut self, session: SessionId, message: ToAgent) {
-        let clock = WallTime::now();
-        if let ToAgent::Logs { request, .. } = &message
-            && let Some(asked) = self.asked.get_mut(request)
-        {
-            asked.session = Some(session);
-        }
-        let message = match message {
-            ToAgent::Welcome { version, program, session, store, lease, first_engine, clock: _ } => {
-                ToAgent::Welcome { version, program, session, store, lease, first_engine, clock }
-            }
-            ToAgent::HeartbeatSeen { sent, clock: _ } => ToAgent::HeartbeatSeen { sent, clock },
-            other => other,
-        };
-        if let Some(link) = self.agents.get(&session)
-            && let Err(mpsc::error::TrySendError::Full(_)) = link.sender.try_send(message)
-        {
-            tracing::warn!(host = link.peer.identity().name, "agent does not read; closing its session");
-            link.peer.close(close::STALLED, "too many unread messages");
-            self.agents.remove(&session);
-        }
-    }
-
-    fn tell_client_of(&mut self, batch: BatchId, message: ToClient) {
-        if let Some(delivery) = self.batches.get(&batch) {
-            self.tell_client(delivery.client, message);
-        }
-    }
-
-    /// Hands clients what they have room for. What stays is tried again at their next acknowledgement.
-    fn deliver(&mut self) {
-        for client in self.clients.values_mut() {
-            while let Some(message) = client.outbox.pop_front() {
-                if let Err(mpsc::error::TrySendError::Full(message)) = client.sender.try_send(message) {
-                    client.outbox.push_front(message);
-                    break;
-                }
-            }
-        }
-        for (batch, delivery) in &mut self.batches {
-            let Some(client) = self.clients.get(&delivery.client) else { continue };
-            // Output and notices that came before a result reach the client before it.
-            while client.outbox.is_empty() && !delivery.waiting.is_empty() && delivery.sent < delivery.taken + RESULT_WINDOW {
-                let Ok(permit) = client.sender.try_reserve() else { break };
-                let room = (delivery.taken + RESULT_WINDOW - delivery.sent) as usize;
-                let mut bytes = 0;
-                let count = delivery
-                    .waiting
-                    .iter()
-                    .take(room)
-                    .take_while(|(_, result)| {
-                        bytes += size_estimate(result);
-                        bytes <= RESULT_BYTES
-                    })
-                    .count()
-                    .max(1);
-                let results: Vec<_> = delivery.waiting.drain(..count).collect();
-                delivery.sent += results.len() as u64;
-                permit.send(ToClient::Results { batch: *batch, results });
-            }
-        }
-    }
-}
-
 fn random() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().0
-}
-
-fn size_estimate(result: &JobResult) -> usize {
-    let outcome = &result.outcome;
-    let tails = [&outcome.stdout_tail, &outcome.stderr_tail].into_iter().flatten().map(bytes::Bytes::len).sum::<usize>();
-    128 + tails + outcome.error.as_ref().map_or(0, String::len)
 }

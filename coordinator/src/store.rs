@@ -161,12 +161,11 @@ impl Store {
         let sql = "SELECT user, terms, open, stop, why, stopped FROM batch WHERE serial = ?";
         let (user, terms, open, stop, why, stopped): Row = self
             .connection
-            .query_row(sql, [batch.0], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
-            })
+            .query_row(sql, [batch.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?)))
             .map_err(|e| self.broken(e))?;
         take(Record::Opened { batch, user, terms: unpack("batch", &terms)? });
-        let sets: Vec<Vec<u8>> = self.rows("SELECT hosts FROM host_set WHERE batch = ? ORDER BY place", [batch.0], |row| row.get(0))?;
+        let sets: Vec<Vec<u8>> =
+            self.rows("SELECT hosts FROM host_set WHERE batch = ? ORDER BY place", [batch.0], |row| row.get(0))?;
         let sets = sets.iter().map(|set| unpack("host set", set)).collect::<Result<Vec<_>, _>>()?;
         take(Record::HostSets { batch, sets });
         self.replay_jobs(batch, take)?;

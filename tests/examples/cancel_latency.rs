@@ -59,7 +59,7 @@ async fn client(containment: &str, address: &str, identity: &Path, kind: &str, r
         });
         let requests = remote.port.requests.clone();
         let submit = ToService::Submit { batch, host_sets: vec![], jobs: jobs.collect() };
-        for message in [ToService::Open { terms }, submit, ToService::Close { batch }] {
+        for message in [ToService::Open { terms, have: 0 }, submit, ToService::Close { batch }] {
             requests.send(message).await.expect("connected");
         }
         let enough = if kind == "sleep" { JOBS } else { 270 };

@@ -51,6 +51,7 @@ impl Cluster {
         issue(Role::Coordinator, "");
         issue(Role::User, "okazaki");
         issue(Role::User, "sato");
+        issue(Role::User, "admin");
         (1..=hosts).for_each(|n| issue(Role::Agent, &host_name(n)));
         let port = if lab.is_real() { 7433 } else { free_port() };
         let agents = (0..=hosts).map(|_| None).collect();
@@ -93,11 +94,17 @@ impl Cluster {
         let (pki, address) = (pki.display(), self.address());
         write(
             "coordinator.toml".into(),
-            format!("listen = \"{address}\"\nidentity = \"{pki}/coordinator\"\nlease = \"{}\"\n", self.lease),
+            format!(
+                "listen = \"{address}\"\nidentity = \"{pki}/coordinator\"\nlease = \"{}\"\nclient_lease = \"20s\"\nstate = \"{}\"\n\
+                 admins = [\"admin\"]\n",
+                self.lease,
+                self.path("state").display()
+            ),
         );
         let profiles = "config/mezcal/profiles";
         write(format!("{profiles}/mezcal.toml"), format!("coordinator = \"{address}\"\nidentity = \"{pki}/users/okazaki\"\n"));
         write(format!("{profiles}/sato.toml"), format!("coordinator = \"{address}\"\nidentity = \"{pki}/users/sato\"\n"));
+        write(format!("{profiles}/admin.toml"), format!("coordinator = \"{address}\"\nidentity = \"{pki}/users/admin\"\n"));
         write(format!("{profiles}/listen.toml"), format!("listen = \"{address}\"\nidentity = \"{pki}/coordinator\"\n"));
         for n in 1..=self.hosts {
             let (name, slots, run) = (host_name(n), self.slots, self.path(&format!("run{n:02}")));
@@ -123,11 +130,22 @@ impl Cluster {
 
     /// Starts the coordinator and waits until it listens.
     pub fn start_coordinator(&mut self) {
+        let listens = || self.log_text("coordinator").matches("listens").count();
+        let before = listens();
         let mut command = self.lab.command(0, &program("coordinator"));
         command.args(["serve", "--config"]).arg(self.path("coordinator.toml"));
         let child = command.stdin(Stdio::null()).stderr(self.log("coordinator")).spawn().expect("the coordinator starts");
         self.coordinator = Some(child);
-        wait_for("the coordinator listens", PATIENCE, || self.log_text("coordinator").contains("listens").then_some(()));
+        let listens = || self.log_text("coordinator").matches("listens").count();
+        wait_for("the coordinator listens", PATIENCE, || (listens() > before).then_some(()));
+    }
+
+    /// The coordinator dies at once.
+    pub fn kill_coordinator(&mut self) {
+        if let Some(mut child) = self.coordinator.take() {
+            child.kill().expect("killed");
+            let _ = child.wait();
+        }
     }
 
     /// Starts all agents.

@@ -43,6 +43,7 @@ fn each_outside_dependency_has_one_owner() {
         ("x509_parser", "common/src/identity.rs"),
         ("rcgen", "certs/src/lib.rs"),
         ("sysinfo", "agent/src/host.rs"),
+        ("rusqlite", "coordinator/src/store"),
         ("indicatif", "coordinator/src/progress.rs"),
         ("mezcal_agent", "coordinator/src/embedded.rs"),
     ];
@@ -66,11 +67,15 @@ fn cores_have_no_clock_no_lock_and_no_io() {
         "coordinator/src/scheduler.rs",
         "coordinator/src/scheduler/after.rs",
         "coordinator/src/scheduler/cancel.rs",
+        "coordinator/src/scheduler/drain.rs",
+        "coordinator/src/scheduler/fleet.rs",
         "coordinator/src/scheduler/halt.rs",
         "coordinator/src/scheduler/quarantine.rs",
         "coordinator/src/scheduler/queues.rs",
+        "coordinator/src/scheduler/record.rs",
         "coordinator/src/scheduler/retract.rs",
         "coordinator/src/scheduler/why.rs",
+        "coordinator/src/scheduler/wide.rs",
     ];
     let forbidden = [
         "::now()",

@@ -1,5 +1,6 @@
 //! Between client and coordinator: `mezcal-client/1`, one bidirectional stream, opened by the client.
 
+use crate::clock::WallTime;
 use crate::ids::{BatchId, JobNumber};
 use crate::job::{BatchContext, Stop};
 use crate::outcome::{Containment, Ended, JobResult};
@@ -170,10 +171,13 @@ pub enum ToService {
         /// Version of the program.
         program: String,
     },
-    /// A new batch; precedes its jobs.
+    /// A new batch; precedes its jobs. Said again by the same user it is the same batch, and goes on where it was. Answered by
+    /// [`ToClient::Opened`].
     Open {
         /// Its terms; they name it.
         terms: BatchTerms,
+        /// Results that the client has kept.
+        have: u64,
     },
     /// More jobs of a batch.
     Submit {
@@ -228,6 +232,49 @@ pub enum ToService {
         /// What of it.
         wish: LogWish,
     },
+    /// Wants to follow a batch. Answered by [`ToClient::Attached`], and then by what was asked for.
+    Attach {
+        /// Comes back in the answer.
+        request: u64,
+        /// The batch, as in [`Selector::Batch`].
+        batch: String,
+        /// What of it.
+        wish: Attachment,
+    },
+    /// Asks for all batches of the user. Answered by [`ToClient::Batches`].
+    Batches {
+        /// Comes back in the answer.
+        request: u64,
+        /// Everybody's, if the user is an admin.
+        all: bool,
+    },
+    /// Wants jobs of an ended batch run again, as a new one. Answered by [`ToClient::Retried`].
+    Retry {
+        /// Comes back in the answer.
+        request: u64,
+        /// The batch, as in [`Selector::Batch`].
+        batch: String,
+        /// Only those that did not succeed.
+        failed: bool,
+    },
+    /// Wants an ended batch deleted. Answered by [`ToClient::Done`].
+    Forget {
+        /// Comes back in the answer.
+        request: u64,
+        /// The batch, as in [`Selector::Batch`].
+        batch: String,
+    },
+    /// Starts or ends drains of hosts. Answered by [`ToClient::Done`].
+    Drain {
+        /// Comes back in the answer.
+        request: u64,
+        /// The hosts.
+        hosts: Vec<String>,
+        /// Why; none: they get jobs again.
+        reason: Option<String>,
+        /// When what still runs there is taken away; none: never.
+        deadline: Option<Duration>,
+    },
     /// Asks why a job does not run. Answered by [`ToClient::Why`].
     Why {
         /// Comes back in the answer.
@@ -237,6 +284,49 @@ pub enum ToService {
         /// The job, as in [`Selector::Job`].
         job: String,
     },
+}
+
+/// What a client wants of a batch that it has not opened itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Attachment {
+    /// Only its end ([`ToClient::Ended`]).
+    End,
+    /// Results with their jobs ([`ToClient::Described`], [`ToClient::Results`]) and then its end.
+    Results {
+        /// Only those that did not succeed.
+        failed: bool,
+        /// Those that are still to come, too; otherwise `Ended` follows what there is.
+        follow: bool,
+    },
+}
+
+/// One line of `coordinator batches`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BatchStatus {
+    /// Its id.
+    pub id: BatchId,
+    /// Whose it is.
+    pub user: String,
+    /// What they call it.
+    pub name: Option<String>,
+    /// It goes on when nobody looks after it.
+    pub detached: bool,
+    /// More jobs may come.
+    pub open: bool,
+    /// It was cancelled or halted: by whom or what, as far as that is known.
+    pub stopped: Option<String>,
+    /// When it was opened, on the coordinator's clock.
+    pub opened: WallTime,
+    /// When its last job ended.
+    pub done: Option<WallTime>,
+    /// Jobs so far.
+    pub jobs: u64,
+    /// Of which are on hosts.
+    pub placed: u64,
+    /// Of which have ended.
+    pub ended: u64,
+    /// Of which have succeeded.
+    pub succeeded: u64,
 }
 
 /// One line of `coordinator hosts`.
@@ -337,12 +427,69 @@ pub enum ToClient {
         /// Their slots.
         engines: u32,
     },
-    /// The coordinator has these many jobs of the batch.
+    /// What the coordinator has of the batch: whoever opened it goes on from there.
+    Opened {
+        /// The batch.
+        batch: BatchId,
+        /// Host sets.
+        host_sets: u64,
+        /// Jobs.
+        jobs: u64,
+        /// It knows that no more will come.
+        closed: bool,
+    },
+    /// The coordinator has these many jobs of the batch, and will not lose them.
     Accepted {
         /// The batch.
         batch: BatchId,
         /// Cumulative count.
         jobs: u64,
+        /// It knows that no more will come.
+        closed: bool,
+    },
+    /// The answer to [`ToService::Attach`].
+    Attached {
+        /// The request.
+        request: u64,
+        /// The batch as it is now.
+        batch: Result<Box<BatchStatus>, String>,
+    },
+    /// Jobs whose results follow, as JSON objects.
+    Described {
+        /// The batch.
+        batch: BatchId,
+        /// Each with its text.
+        jobs: Vec<(JobNumber, String)>,
+    },
+    /// There are no more results of the batch than have been sent.
+    Ended {
+        /// The batch.
+        batch: BatchId,
+        /// Jobs that did not succeed, whether or not their results were asked for.
+        failed: u64,
+    },
+    /// The answer to [`ToService::Batches`], oldest first.
+    Batches {
+        /// The request.
+        request: u64,
+        /// Some of them.
+        batches: Result<Vec<BatchStatus>, String>,
+        /// Another message with further ones follows.
+        more: bool,
+    },
+    /// The answer to [`ToService::Retry`].
+    Retried {
+        /// The request.
+        request: u64,
+        /// The new batch, and how many jobs it has.
+        batch: Result<(BatchId, u64), String>,
+    },
+    /// The answer to requests that have no other.
+    Done {
+        /// The request.
+        request: u64,
+        /// Or why not.
+        result: Result<(), String>,
     },
     /// Final results, in order of arrival.
     Results {

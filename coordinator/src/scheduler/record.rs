@@ -128,9 +128,34 @@ impl Scheduler {
     }
 
     pub(super) fn persist(&mut self, record: impl FnOnce() -> Record) {
-        if self.durable {
-            self.effects.push_back(Effect::Persist(record()));
+        if !self.durable {
+            return;
         }
+        let mut record = record();
+        let stored = |batch: BatchSerial| self.is_stored(batch);
+        let worth = match &mut record {
+            Record::Opened { terms, .. } => !terms.once,
+            Record::HostSets { batch, .. }
+            | Record::Submitted { batch, .. }
+            | Record::Closed { batch }
+            | Record::Stopped { batch, .. }
+            | Record::Ended { batch, .. }
+            | Record::Done { batch } => stored(*batch),
+            Record::Again { attempt, .. } => stored(attempt.key.batch),
+            Record::Placed { attempts, .. } => {
+                attempts.retain(|attempt| stored(attempt.key.batch));
+                !attempts.is_empty()
+            }
+            Record::Engines { .. } | Record::Drained { .. } => true,
+        };
+        if worth {
+            self.effects.push_back(Effect::Persist(record));
+        }
+    }
+
+    /// Whether a batch is recorded. What runs once on a host, as `exec` has it, ends with its client, and so with us.
+    pub(super) fn is_stored(&self, batch: BatchSerial) -> bool {
+        self.durable && self.batches.get(&batch).is_some_and(|batch| !batch.once)
     }
 
     /// Batch numbers up to this one have been used, also by batches that are forgotten.

@@ -163,6 +163,7 @@ impl Script {
                     let error = result.outcome.error.map_or(String::new(), |e| format!(": {e}"));
                     format!("result {job}.{} {}{on}{error}", result.attempt, result.outcome.ended.as_str())
                 }
+                Effect::Accepted { closed: true, .. } => continue,
                 Effect::Accepted { jobs, .. } => format!("accepted {jobs}"),
                 Effect::Refused { reason, .. } => format!("refused: {reason}"),
                 Effect::BatchDone { batch } => format!("batch {} done", batch.0.as_u128()),

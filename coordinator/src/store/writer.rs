@@ -179,7 +179,10 @@ fn insert(
             let id = id_bytes(terms.context.batch);
             let sql = "INSERT INTO batch (serial, id, user, name, detached, terms, opened_at) VALUES (?, ?, ?, ?, ?, ?, ?)";
             run(sql, params![batch.0, id, user, terms.name, terms.detached, pack(&**terms)?, WallTime::now().0])?;
-            run("INSERT INTO meta VALUES ('last_batch', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", params![batch.0])?;
+            run(
+                "INSERT INTO meta VALUES ('last_batch', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                params![batch.0],
+            )?;
         }
         Record::HostSets { batch, sets } => {
             let sql = "INSERT INTO host_set SELECT ?1, COALESCE(MAX(place) + 1, 0), ?2 FROM host_set WHERE batch = ?1";
@@ -226,7 +229,8 @@ fn insert(
             run("DELETE FROM placed WHERE batch = ?", params![batch.0])?;
         }
         Record::Engines { host, first, slots } => {
-            let sql = "INSERT INTO host (host, first, slots) VALUES (?1, ?2, ?3) ON CONFLICT (host) DO UPDATE SET first = ?2, slots = ?3";
+            let sql =
+                "INSERT INTO host (host, first, slots) VALUES (?1, ?2, ?3) ON CONFLICT (host) DO UPDATE SET first = ?2, slots = ?3";
             run(sql, params![&**host, first.0, slots])?;
         }
         Record::Drained { host, reason } => {

@@ -1,0 +1,220 @@
+//! `coordinator batches` and `status`: what the coordinator has, in a table or as JSON lines.
+
+use crate::client::Remote;
+use crate::exit::Exit;
+use crate::format::ResultFormat;
+use crate::hosts::{span, table};
+use crate::profile::ProfileArgs;
+use mezcal_common::clock::WallTime;
+use mezcal_common::escape::for_terminal;
+use mezcal_common::wire::client::{BatchStatus, HostStatus, ToClient, ToService};
+use std::io::Write;
+use std::time::Duration;
+
+/// List batches, oldest first.
+#[derive(Debug, clap::Args)]
+pub struct BatchesArgs {
+    /// Everybody's (admins)
+    #[arg(long)]
+    pub all: bool,
+    /// Only those that have not ended
+    #[arg(long)]
+    pub running: bool,
+    /// One JSON object per batch
+    #[arg(long)]
+    pub json: bool,
+    /// Which cluster
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+}
+
+/// Show on one screen how the cluster, or one batch, is doing.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// The id of a batch, or the beginning of it
+    #[arg(value_name = "BATCH")]
+    pub batch: Option<String>,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Which cluster
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+}
+
+/// Runs `batches`.
+///
+/// # Errors
+/// Exit 2 and 3 as everywhere.
+pub fn run(args: &BatchesArgs) -> Result<u8, Exit> {
+    let (mut batches, _) = fetch(&args.profile, args.all)?;
+    batches.retain(|batch| !args.running || batch.done.is_none());
+    let text = if args.json { batches.iter().map(|b| json(b).to_string() + "\n").collect() } else { listing(&batches) };
+    std::io::stdout().write_all(text.as_bytes()).map_err(Exit::output)?;
+    Ok(0)
+}
+
+/// Runs `status`.
+///
+/// # Errors
+/// Exit 2 and 3 as everywhere.
+pub fn status(args: &StatusArgs) -> Result<u8, Exit> {
+    let (batches, hosts) = fetch(&args.profile, false)?;
+    let text = match &args.batch {
+        Some(name) => {
+            let found: Vec<&BatchStatus> =
+                batches.iter().filter(|b| b.id.to_string().starts_with(&name.to_ascii_lowercase())).collect();
+            let [batch] = found[..] else {
+                return Err(Exit::usage(format!(
+                    "{} batches of yours begin with {name:?}; `coordinator batches` lists them",
+                    found.len()
+                )));
+            };
+            if args.json { json(batch).to_string() + "\n" } else { details(batch) }
+        }
+        None if args.json => summary_json(&batches, &hosts).to_string() + "\n",
+        None => summary(&batches, &hosts),
+    };
+    std::io::stdout().write_all(text.as_bytes()).map_err(Exit::output)?;
+    Ok(0)
+}
+
+fn fetch(profile: &ProfileArgs, all: bool) -> Result<(Vec<BatchStatus>, Vec<HostStatus>), Exit> {
+    let (address, identity) = profile.remote()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
+    runtime.block_on(async {
+        let mut remote = Remote::connect(&address, &identity).await?;
+        let hosts = crate::hosts::ask(&mut remote).await?;
+        let _ = remote.port.requests.send(ToService::Batches { request: 1, all }).await;
+        let mut batches = Vec::new();
+        loop {
+            match remote.port.answers.recv().await {
+                Some(ToClient::Batches { batches: part, more, .. }) => {
+                    batches.extend(part.map_err(Exit::usage)?);
+                    if !more {
+                        break;
+                    }
+                }
+                Some(_) => {}
+                None => return Err(Exit::unreachable(remote.why_lost().await)),
+            }
+        }
+        remote.leave().await;
+        Ok((batches, hosts))
+    })
+}
+
+/// What a batch is doing, in a word.
+fn state(batch: &BatchStatus) -> &'static str {
+    match (batch.done.is_some(), batch.stopped.is_some(), batch.ended == batch.succeeded) {
+        (true, true, _) => "stopped",
+        (true, false, true) => "succeeded",
+        (true, false, false) => "failed",
+        (false, true, _) => "stopping",
+        (false, false, _) if batch.placed > 0 => "running",
+        (false, false, _) => "waiting",
+    }
+}
+
+fn json(batch: &BatchStatus) -> serde_json::Value {
+    let format = ResultFormat::new(false);
+    let time = |at| format.time(at);
+    serde_json::json!({
+        "id": batch.id.to_string(), "user": batch.user, "name": batch.name, "state": state(batch), "detached": batch.detached,
+        "stopped": batch.stopped, "opened": time(batch.opened), "done": batch.done.map(time), "jobs": batch.jobs,
+        "running": batch.placed, "ended": batch.ended, "succeeded": batch.succeeded, "failed": batch.ended - batch.succeeded,
+    })
+}
+
+fn age(at: WallTime) -> String {
+    span(Duration::from_secs_f64(WallTime::now().seconds_since(at).max(0.0)))
+}
+
+fn listing(batches: &[BatchStatus]) -> String {
+    let head = ["BATCH", "USER", "STATE", "JOBS", "RUNNING", "DONE", "FAILED", "AGE", "NAME"].map(String::from);
+    let row = |batch: &BatchStatus| {
+        [
+            batch.id.to_string(),
+            batch.user.clone(),
+            state(batch).to_owned(),
+            batch.jobs.to_string(),
+            batch.placed.to_string(),
+            batch.ended.to_string(),
+            (batch.ended - batch.succeeded).to_string(),
+            age(batch.opened),
+            for_terminal(batch.name.as_deref().unwrap_or_default()).into_owned(),
+        ]
+    };
+    table(head, batches.iter().map(row), 3..8)
+}
+
+fn details(batch: &BatchStatus) -> String {
+    let waiting = batch.jobs.saturating_sub(batch.ended + batch.placed);
+    let percent = if batch.jobs == 0 { 100.0 } else { 100.0 * batch.ended as f64 / batch.jobs as f64 };
+    let mut text = format!("batch {} of {}: {}\n", batch.id, batch.user, state(batch));
+    batch.name.iter().for_each(|name| text.push_str(&format!("name: {}\n", for_terminal(name))));
+    text.push_str(&format!(
+        "{} jobs: {} succeeded, {} failed, {} running, {waiting} waiting; {percent:.1} % done\n",
+        batch.jobs,
+        batch.succeeded,
+        batch.ended - batch.succeeded,
+        batch.placed
+    ));
+    let attended = if batch.detached { "goes on without its client" } else { "lives with its client" };
+    text.push_str(&format!(
+        "opened {} ago; {attended}{}\n",
+        age(batch.opened),
+        if batch.open { "; more jobs may come" } else { "" }
+    ));
+    batch.done.iter().for_each(|done| text.push_str(&format!("its last job ended {} ago\n", age(*done))));
+    batch.stopped.iter().for_each(|why| text.push_str(&format!("stopped: {}\n", for_terminal(why))));
+    text
+}
+
+/// The sums of all batches and hosts.
+struct Sums {
+    connected: usize,
+    slots: u64,
+    busy: u64,
+    running: Vec<BatchStatus>,
+    waiting: u64,
+}
+
+fn sums(batches: &[BatchStatus], hosts: &[HostStatus]) -> Sums {
+    let connected = hosts.iter().filter(|h| h.connected);
+    let running: Vec<BatchStatus> = batches.iter().filter(|b| b.done.is_none()).cloned().collect();
+    Sums {
+        connected: connected.clone().count(),
+        slots: connected.clone().map(|h| u64::from(h.slots)).sum(),
+        busy: connected.map(|h| u64::from(h.busy)).sum(),
+        waiting: running.iter().map(|b| b.jobs.saturating_sub(b.ended + b.placed)).sum(),
+        running,
+    }
+}
+
+fn summary_json(batches: &[BatchStatus], hosts: &[HostStatus]) -> serde_json::Value {
+    let Sums { connected, slots, busy, running, waiting } = sums(batches, hosts);
+    serde_json::json!({
+        "hosts": hosts.len(), "hosts_connected": connected, "slots": slots, "slots_busy": busy, "batches_running": running.len(),
+        "jobs_waiting": waiting, "batches": running.iter().map(json).collect::<Vec<_>>(),
+    })
+}
+
+fn summary(batches: &[BatchStatus], hosts: &[HostStatus]) -> String {
+    let Sums { connected, slots, busy, running, waiting } = sums(batches, hosts);
+    let mut text = format!("{connected} of {} hosts are connected; {busy} of {slots} slots are busy\n", hosts.len());
+    for host in hosts.iter().filter(|h| h.connected) {
+        if let Some(why) = &host.drained {
+            text.push_str(&format!("{} is being drained: {}\n", host.name, for_terminal(why)));
+        }
+        if let Some((_, why)) = &host.quarantined {
+            text.push_str(&format!("{} is quarantined: {}\n", host.name, for_terminal(why)));
+        }
+    }
+    text.push_str(&format!("{} of your batches have not ended; {waiting} of their jobs wait\n", running.len()));
+    if !running.is_empty() {
+        text.push('\n');
+        text.push_str(&listing(&running));
+    }
+    text
+}

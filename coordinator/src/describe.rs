@@ -1,0 +1,66 @@
+//! A stored job as the JSON object that it could have been read from. Keys that meant nothing have never left their client.
+
+use crate::store::Described;
+use mezcal_common::hosts::Folded;
+use mezcal_common::job::{Command, Leftover};
+use mezcal_common::wire::client::RetryOn;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+use std::time::Duration;
+
+/// The object, with its directory as it is from anywhere.
+pub fn describe_job(job: &Described, batch_cd: &str) -> String {
+    let mut object = Map::new();
+    let mut set = |key: &str, value: Value| drop(object.insert(key.into(), value));
+    if let Some(label) = &job.submission.label {
+        set("id", json!(label));
+    }
+    if let Some(spec) = &job.spec {
+        match &spec.command {
+            Command::Shell(text) => set("cmd", json!(text)),
+            Command::Argv(words) => set("argv", json!(words)),
+        }
+        set("cd", json!(Path::new(batch_cd).join(spec.cd.as_deref().unwrap_or_default()).to_string_lossy()));
+        for (key, value) in [("out", &spec.out), ("err", &spec.err), ("stdin", &spec.stdin)] {
+            value.iter().for_each(|path| set(key, json!(path)));
+        }
+        if !spec.env.is_empty() {
+            set("env", Value::Object(spec.env.iter().map(|(name, value)| (name.clone(), json!(value))).collect()));
+        }
+        spec.timeout.iter().for_each(|timeout| set("timeout", seconds(*timeout)));
+        match spec.leftover {
+            Some(Leftover::Kill) => set("leftover", json!("kill")),
+            Some(Leftover::Wait) => set("leftover", json!("wait")),
+            None => {}
+        }
+    }
+    let submission = &job.submission;
+    job.hosts.0.iter().for_each(|hosts| set("host", json!(Folded(hosts).to_string())));
+    // Their order means something.
+    job.hosts.1.iter().for_each(|hosts| set("prefer", json!(hosts)));
+    if submission.priority != 0 {
+        set("priority", json!(submission.priority));
+    }
+    if submission.slots != 1 {
+        set("slots", json!(submission.slots));
+    }
+    if submission.retries != 0 {
+        set("retries", json!(submission.retries));
+    }
+    if !submission.retry_on.is_empty() {
+        let rule = |rule: &RetryOn| match rule {
+            RetryOn::Code(code) => json!(code),
+            RetryOn::Outcome(ended) => json!(ended.as_str()),
+        };
+        set("retry_on", Value::Array(submission.retry_on.iter().map(rule).collect()));
+    }
+    if !submission.retry_delay.is_zero() {
+        set("retry_delay", seconds(submission.retry_delay));
+    }
+    Value::Object(object).to_string()
+}
+
+fn seconds(duration: Duration) -> Value {
+    let whole = duration.subsec_nanos() == 0;
+    if whole { json!(duration.as_secs()) } else { json!(duration.as_secs_f64()) }
+}

@@ -1,0 +1,154 @@
+//! `coordinator retry`, `forget`, `drain`, `undrain` and `backup`: one request, one answer.
+
+use crate::client::Remote;
+use crate::exit::{Exit, chain};
+use crate::profile::ProfileArgs;
+use crate::serve::{CoordinatorConfig, DEFAULT_PATH};
+use mezcal_common::config::read_toml;
+use mezcal_common::duration::parse_duration;
+use mezcal_common::hosts;
+use mezcal_common::wire::client::{ToClient, ToService};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Run jobs of an ended batch again, as a new detached one.
+#[derive(Debug, clap::Args)]
+pub struct RetryArgs {
+    /// The batch's id, or the beginning of it
+    #[arg(value_name = "BATCH")]
+    pub batch: String,
+    /// Only jobs that did not succeed
+    #[arg(long)]
+    pub failed: bool,
+    /// Which cluster
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+}
+
+/// Delete an ended batch with its jobs and results.
+#[derive(Debug, clap::Args)]
+pub struct ForgetArgs {
+    /// The batch's id, or the beginning of it
+    #[arg(value_name = "BATCH")]
+    pub batch: String,
+    /// Which cluster
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+}
+
+/// Give hosts no more jobs; what runs there goes on.
+#[derive(Debug, clap::Args)]
+pub struct DrainArgs {
+    /// Hosts, as names or ranges
+    #[arg(value_name = "HOST", required = true)]
+    pub hosts: Vec<String>,
+    /// Take away what still runs there after this long: it runs again elsewhere
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub deadline: Option<Duration>,
+    /// Why, for whoever asks
+    #[arg(short, long, value_name = "TEXT", default_value = "no reason was given")]
+    pub message: String,
+    /// Which cluster
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+}
+
+/// Give drained hosts jobs again.
+#[derive(Debug, clap::Args)]
+pub struct UndrainArgs {
+    /// Hosts, as names or ranges
+    #[arg(value_name = "HOST", required = true)]
+    pub hosts: Vec<String>,
+    /// Which cluster
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+}
+
+/// Copy the store of a coordinator, which may be running, on its own host.
+#[derive(Debug, clap::Args)]
+pub struct BackupArgs {
+    /// The copy; must not exist
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The coordinator's configuration file
+    #[arg(long, default_value = DEFAULT_PATH, env = "MEZCAL_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// Runs `retry`: prints the new batch's id.
+///
+/// # Errors
+/// Exit 2 and 3 as everywhere.
+pub fn retry(args: &RetryArgs) -> Result<u8, Exit> {
+    let request = ToService::Retry { request: 1, batch: args.batch.clone(), failed: args.failed };
+    let retried = ask(&args.profile, request, |said| match said {
+        ToClient::Retried { batch, .. } => Some(batch),
+        _ => None,
+    });
+    let (batch, jobs) = retried?.map_err(Exit::usage)?;
+    eprintln!("{jobs} jobs run again; `coordinator attach {batch}` shows their results");
+    println!("{batch}");
+    Ok(0)
+}
+
+/// Runs `forget`.
+///
+/// # Errors
+/// Exit 2 and 3 as everywhere.
+pub fn forget(args: &ForgetArgs) -> Result<u8, Exit> {
+    done(&args.profile, ToService::Forget { request: 1, batch: args.batch.clone() })
+}
+
+/// Runs `drain`.
+///
+/// # Errors
+/// Exit 2 and 3 as everywhere.
+pub fn drain(args: &DrainArgs) -> Result<u8, Exit> {
+    let (hosts, reason) = (expand(&args.hosts)?, Some(args.message.clone()));
+    done(&args.profile, ToService::Drain { request: 1, hosts, reason, deadline: args.deadline })
+}
+
+/// Runs `undrain`.
+///
+/// # Errors
+/// Exit 2 and 3 as everywhere.
+pub fn undrain(args: &UndrainArgs) -> Result<u8, Exit> {
+    done(&args.profile, ToService::Drain { request: 1, hosts: expand(&args.hosts)?, reason: None, deadline: None })
+}
+
+/// Runs `backup`.
+///
+/// # Errors
+/// Exit 2: no such configuration or store; the file exists.
+pub fn backup(args: &BackupArgs) -> Result<u8, Exit> {
+    let config: CoordinatorConfig = read_toml(&args.config).map_err(|e| Exit::usage(chain(&e)))?;
+    if args.file.exists() {
+        return Err(Exit::usage(format!("{} exists; a backup overwrites nothing", args.file.display())));
+    }
+    crate::store::backup(&config.state_dir(), &args.file).map_err(|e| Exit::usage(chain(&e)))?;
+    Ok(0)
+}
+
+fn expand(names: &[String]) -> Result<Vec<String>, Exit> {
+    let expanded = names.iter().map(|name| hosts::expand(name)).collect::<Result<Vec<_>, _>>();
+    expanded.map(|lists| lists.concat()).map_err(Exit::usage)
+}
+
+fn done(profile: &ProfileArgs, request: ToService) -> Result<u8, Exit> {
+    let result = ask(profile, request, |said| match said {
+        ToClient::Done { result, .. } => Some(result),
+        _ => None,
+    });
+    result?.map(|()| 0).map_err(Exit::usage)
+}
+
+fn ask<T>(profile: &ProfileArgs, request: ToService, pick: impl Fn(ToClient) -> Option<T>) -> Result<T, Exit> {
+    let (address, identity) = profile.remote()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
+    runtime.block_on(async {
+        let mut remote = Remote::connect(&address, &identity).await?;
+        let answer = remote.ask(request, pick).await?;
+        remote.leave().await;
+        Ok(answer)
+    })
+}

@@ -1,0 +1,365 @@
+//! What clients ask for.
+
+use super::ClientId;
+use super::delivery::{Batch, RESULT_BYTES, Watch};
+use super::state::{Asked, Service};
+use crate::scheduler::{Event, Wanted};
+use crate::store::{BatchRow, Described};
+use mezcal_common::clock::BootInstant;
+use mezcal_common::ids::{BatchId, JobNumber};
+use mezcal_common::wire::client::{Attachment, BatchStatus, BatchTerms, Selector, Submission, ToClient, ToService};
+use std::collections::{BTreeMap, HashMap};
+
+/// Batches that a message names.
+const MANY: usize = 10;
+/// Batches in one message: each has two short texts and a dozen numbers.
+const BATCHES_PER_MESSAGE: usize = 1000;
+
+/// For whoever wants something kept while nothing can be.
+pub(super) fn not_stored(why: &str) -> String {
+    format!("the coordinator's store cannot be written ({why}); running jobs go on, and nothing new is accepted until it can")
+}
+
+impl Service {
+    pub(super) fn client_message(&mut self, id: ClientId, message: ToService, now: BootInstant) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let user = client.user.clone();
+        let named = match &message {
+            ToService::Submit { batch, .. }
+            | ToService::Close { batch }
+            | ToService::Taken { batch, .. }
+            | ToService::OutputTaken { batch, .. } => Some(*batch),
+            _ => None,
+        };
+        // Only whoever follows a batch may touch it.
+        if named.is_some_and(|batch| !client.watches.contains_key(&batch)) {
+            client.outbox.push_back(ToClient::Refused { reason: "there is no such batch of yours".into() });
+            return;
+        }
+        let event = match message {
+            ToService::Hello { .. } => return,
+            ToService::Open { terms, have } => return self.open(id, user, terms, have, now),
+            ToService::Submit { batch, host_sets, jobs } => {
+                if !client.watches.get(&batch).is_some_and(|watch| watch.owner) {
+                    return self.tell_client(id, ToClient::Refused { reason: "only whoever opened a batch may add to it".into() });
+                }
+                if let Some(why) = self.no_room() {
+                    return self.tell_client(id, ToClient::Refused { reason: why });
+                }
+                Event::Submit { batch, host_sets, jobs }
+            }
+            ToService::Close { batch } => Event::Close { batch },
+            ToService::Taken { batch, results } => {
+                let Some(watch) = client.watches.get_mut(&batch) else { return };
+                watch.take(results);
+                if self.batches.get(&batch).is_some_and(|known| watch.is_over(known)) {
+                    client.watches.remove(&batch);
+                    if !self.batches.get(&batch).is_some_and(|b| b.stored) {
+                        self.batches.remove(&batch);
+                    }
+                }
+                return;
+            }
+            ToService::Cancel { request, what, stop } => {
+                let own: Vec<BatchId> = client.watches.iter().filter(|(_, watch)| watch.owner).map(|(batch, _)| *batch).collect();
+                match what.iter().map(|selector| self.select(&user, selector)).collect::<Result<Vec<_>, _>>() {
+                    Ok(wanted) => {
+                        let what: Vec<Wanted> = wanted.into_iter().flatten().collect();
+                        let elsewhere = what.iter().any(|w| !own.contains(&w.batch));
+                        let why = elsewhere.then(|| format!("cancelled by {user}").into());
+                        let request = Some(self.ask(id, request));
+                        Event::Cancel { request, what, stop, why }
+                    }
+                    Err(reason) => return self.tell_client(id, ToClient::Refused { reason }),
+                }
+            }
+            ToService::Logs { request, batch, job, wish } => match self.find_batch(&user, &batch) {
+                Ok(batch) => Event::Logs { request: self.ask(id, request), batch, job, wish },
+                Err(reason) => return self.tell_client(id, ToClient::LogsAnswer { request, streams: Err(reason) }),
+            },
+            ToService::Hosts => return self.tell_client(id, ToClient::Hosts(self.scheduler.host_status(now))),
+            ToService::Why { request, batch, job } => {
+                let reasons = self.find_batch(&user, &batch).and_then(|batch| self.scheduler.why(batch, &job, now));
+                return self.tell_client(id, ToClient::Why { request, reasons });
+            }
+            ToService::OutputTaken { batch, job, bytes } => Event::OutputTaken { batch, job, bytes },
+            ToService::Attach { request, batch, wish } => return self.attach(id, &user, request, &batch, wish),
+            ToService::Batches { request, all } => return self.list_batches(id, &user, request, all),
+            ToService::Retry { request, batch, failed } => {
+                let batch = self.retry(&user, &batch, failed, now);
+                return self.tell_client(id, ToClient::Retried { request, batch });
+            }
+            ToService::Forget { request, batch } => {
+                let result = self.forget(&user, &batch);
+                return self.tell_client(id, ToClient::Done { request, result });
+            }
+            ToService::Drain { request, hosts, reason, deadline } => {
+                let result = if self.is_admin(&user) {
+                    match self.scheduler.drain(&hosts, reason.as_deref(), deadline, now) {
+                        unknown if unknown.is_empty() => Ok(()),
+                        unknown => Err(format!("no agent of these has ever connected: {}", unknown.join(", "))),
+                    }
+                } else {
+                    Err(format!("only admins drain hosts (`admins` in coordinator.toml), and {user} is none"))
+                };
+                return self.tell_client(id, ToClient::Done { request, result });
+            }
+        };
+        self.scheduler.handle(event, now);
+    }
+
+    /// Why no more can be accepted at present.
+    fn no_room(&self) -> Option<String> {
+        if self.stopping {
+            return Some("the coordinator is stopping".into());
+        }
+        let trouble = self.kept.as_ref().and_then(|kept| kept.trouble.as_deref()).map(not_stored);
+        trouble.or_else(|| self.store_is_behind().then(|| "the coordinator's store is too far behind; try again".into()))
+    }
+
+    fn open(&mut self, id: ClientId, user: String, terms: BatchTerms, have: u64, now: BootInstant) {
+        let batch = terms.context.batch;
+        match self.batches.get(&batch).map(|known| (known.owner == user, known.results)) {
+            Some((true, results)) if self.kept.is_some() => {
+                self.watch(id, batch, Watch::of_owner(have.min(results)));
+                self.scheduler.handle(Event::Attended { batch }, now);
+            }
+            Some(_) => return self.tell_client(id, ToClient::Refused { reason: "that batch exists already".into() }),
+            None => {
+                if let Some(reason) = self.no_room() {
+                    return self.tell_client(id, ToClient::Refused { reason });
+                }
+                // A command that runs once on each host is nobody's after its client.
+                let stored = self.kept.is_some() && !terms.once;
+                self.scheduler.handle(Event::Open { user: user.clone(), terms: Box::new(terms) }, now);
+                let Some((serial, ..)) = self.scheduler.batch_so_far(batch) else { return };
+                self.batches.insert(batch, Batch::new(serial, user, stored));
+                self.watch(id, batch, Watch::of_owner(0));
+            }
+        }
+        let opened = match self.scheduler.batch_so_far(batch) {
+            Some((_, host_sets, jobs, closed)) => ToClient::Opened { batch, host_sets, jobs, closed },
+            // It has ended: all its jobs are known.
+            None => ToClient::Opened { batch, host_sets: u64::MAX, jobs: u64::MAX, closed: true },
+        };
+        self.tell_client(id, opened);
+    }
+
+    fn watch(&mut self, id: ClientId, batch: BatchId, watch: Watch) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.watches.insert(batch, watch);
+        }
+    }
+
+    fn attach(&mut self, id: ClientId, user: &str, request: u64, name: &str, wish: Attachment) {
+        let found = self.find_batch(user, name).and_then(|batch| {
+            let status = self.status(batch)?;
+            let watches = self.clients.get(&id).map(|client| &client.watches);
+            if watches.is_some_and(|watches| watches.contains_key(&batch)) {
+                return Err("this connection follows that batch already".into());
+            }
+            Ok((batch, status))
+        });
+        let batch = found.map(|(batch, status)| {
+            self.watch(id, batch, Watch::attached(wish));
+            Box::new(status)
+        });
+        self.tell_client(id, ToClient::Attached { request, batch });
+    }
+
+    fn reader(&self) -> Result<&crate::store::Reader, String> {
+        let none = "this coordinator keeps nothing: it is a run's own (`coordinator serve` has a store)";
+        self.kept.as_ref().map(|kept| &kept.reader).ok_or_else(|| none.into())
+    }
+
+    fn status(&self, batch: BatchId) -> Result<BatchStatus, String> {
+        let row = self.reader()?.batch(batch).map_err(|e| crate::exit::chain(&e))?;
+        let row = row.ok_or("that batch is not kept: it ends with its client")?;
+        let placed = self.scheduler.placed_by_batch().remove(&row.serial).unwrap_or(0);
+        Ok(status_of(row, placed))
+    }
+
+    fn list_batches(&mut self, id: ClientId, user: &str, request: u64, all: bool) {
+        let allowed = if all && !self.is_admin(user) {
+            Err(format!("only admins see everybody's batches, and {user} is none"))
+        } else {
+            Ok(())
+        };
+        let rows = allowed.and_then(|()| self.reader()?.batches().map_err(|e| crate::exit::chain(&e)));
+        let mut placed = self.scheduler.placed_by_batch();
+        let batches = rows.map(|rows| {
+            let mine = rows.into_iter().filter(|row| all || row.user == user);
+            mine.map(|row| (placed.remove(&row.serial).unwrap_or(0), row)).map(|(placed, row)| status_of(row, placed)).collect()
+        });
+        let batches: Vec<BatchStatus> = match batches {
+            Ok(batches) => batches,
+            Err(reason) => return self.tell_client(id, ToClient::Batches { request, batches: Err(reason), more: false }),
+        };
+        let mut chunks = batches.chunks(BATCHES_PER_MESSAGE).peekable();
+        if chunks.peek().is_none() {
+            self.tell_client(id, ToClient::Batches { request, batches: Ok(Vec::new()), more: false });
+        }
+        while let Some(chunk) = chunks.next() {
+            let more = chunks.peek().is_some();
+            self.tell_client(id, ToClient::Batches { request, batches: Ok(chunk.to_vec()), more });
+        }
+    }
+
+    /// Opens a new batch with jobs of an ended one.
+    fn retry(&mut self, user: &str, name: &str, failed: bool, now: BootInstant) -> Result<(BatchId, u64), String> {
+        let old = self.find_batch(user, name)?;
+        let known = self.batches.get(&old).filter(|batch| batch.done).ok_or("that batch has not ended")?;
+        if let Some(why) = self.no_room() {
+            return Err(why);
+        }
+        let (serial, reader) = (known.serial, self.reader()?.clone());
+        let in_words = |e: crate::store::StoreError| crate::exit::chain(&e);
+        let mut terms = reader.terms(serial).map_err(in_words)?;
+        let id = BatchId::random();
+        terms.context.batch = id;
+        terms.detached = true;
+        let mut again = Again::default();
+        if failed {
+            let mut after = 0;
+            loop {
+                let jobs = reader.ended(serial, after, true, RESULT_BYTES).map_err(in_words)?;
+                let Some(last) = jobs.last().and_then(|job| job.ended.as_ref()) else { break };
+                after = last.0;
+                again.add(jobs);
+            }
+        } else {
+            let mut after = JobNumber(0);
+            loop {
+                let jobs = reader.jobs(serial, after, RESULT_BYTES).map_err(in_words)?;
+                let Some(last) = jobs.last() else { break };
+                after = last.submission.job;
+                again.add(jobs);
+            }
+        }
+        let (host_sets, jobs) = again.finish();
+        let count = jobs.len() as u64;
+        if count == 0 {
+            return Err("every job of that batch has succeeded".into());
+        }
+        self.scheduler.handle(Event::Open { user: user.into(), terms: Box::new(terms) }, now);
+        let (serial, ..) = self.scheduler.batch_so_far(id).ok_or("the new batch cannot be opened")?;
+        self.batches.insert(id, Batch::new(serial, user.into(), true));
+        self.scheduler.handle(Event::Submit { batch: id, host_sets, jobs }, now);
+        self.scheduler.handle(Event::Close { batch: id }, now);
+        Ok((id, count))
+    }
+
+    fn forget(&mut self, user: &str, name: &str) -> Result<(), String> {
+        let batch = self.find_batch(user, name)?;
+        self.reader()?;
+        let known = self.batches.get(&batch).ok_or("there is no such batch")?;
+        if !known.done {
+            return Err("that batch has not ended; cancel it first".into());
+        }
+        if let Some(kept) = &self.kept {
+            kept.forget(known.serial);
+        }
+        self.batches.remove(&batch);
+        for client in self.clients.values_mut() {
+            client.watches.remove(&batch);
+        }
+        Ok(())
+    }
+
+    /// A number for the scheduler that leads back to a client's request.
+    fn ask(&mut self, client: ClientId, request: u64) -> u64 {
+        let number = self.next_request;
+        self.next_request += 1;
+        self.asked.insert(number, Asked { client, request, session: None, answered: false });
+        number
+    }
+
+    /// What a user means. Others' batches do not exist for them.
+    fn select(&self, user: &str, selector: &Selector) -> Result<Vec<Wanted>, String> {
+        Ok(match selector {
+            Selector::Mine => self.batches_of(user).map(|batch| Wanted { batch, job: None }).collect(),
+            Selector::Batch(text) => self.wanted(self.find_batch(user, text)?, None),
+            Selector::Job { batch, job } => self.wanted(self.find_batch(user, batch)?, Some(job.clone())),
+        })
+    }
+
+    /// Of a batch whose jobs have all ended nothing can be cancelled.
+    fn wanted(&self, batch: BatchId, job: Option<String>) -> Vec<Wanted> {
+        if self.batches.get(&batch).is_some_and(|b| b.done) { Vec::new() } else { vec![Wanted { batch, job }] }
+    }
+
+    fn is_admin(&self, user: &str) -> bool {
+        self.admins.iter().any(|admin| admin == user)
+    }
+
+    fn batches_of(&self, user: &str) -> impl Iterator<Item = BatchId> {
+        self.batches.iter().filter(move |(_, b)| b.owner == user && !b.done).map(|(batch, _)| *batch)
+    }
+
+    fn find_batch(&self, user: &str, text: &str) -> Result<BatchId, String> {
+        let admin = self.is_admin(user);
+        let visible = self.batches.iter().filter(|(_, b)| admin || b.owner == user).map(|(batch, _)| *batch);
+        let named = |batch: &BatchId| batch.to_string().starts_with(&text.to_ascii_lowercase());
+        // Without a name it is the only one that they have running themselves.
+        let found: Vec<BatchId> = if text.is_empty() { self.batches_of(user).collect() } else { visible.filter(named).collect() };
+        match (found.as_slice(), text) {
+            ([only], _) => Ok(*only),
+            ([], _) => {
+                let own: Vec<String> = self.batches_of(user).take(MANY).map(|b| b.to_string()).collect();
+                let own = if own.is_empty() { "you have none there".into() } else { format!("yours are {}", own.join(", ")) };
+                Err(if text.is_empty() { own } else { format!("no batch of yours begins with {text:?}; {own}") })
+            }
+            (several, "") => Err(format!("you have {} batches; write which (`coordinator batches` lists them)", several.len())),
+            (several, _) => Err(format!("{} batches begin with {text:?}; write more of its id", several.len())),
+        }
+    }
+}
+
+fn status_of(row: BatchRow, placed: u64) -> BatchStatus {
+    BatchStatus {
+        id: row.id,
+        user: row.user,
+        name: row.name,
+        detached: row.detached,
+        open: row.open,
+        stopped: row.stopped,
+        opened: row.opened,
+        done: row.done,
+        jobs: row.jobs,
+        placed,
+        ended: row.ended,
+        succeeded: row.succeeded,
+    }
+}
+
+/// Jobs of one batch as they are submitted to another.
+#[derive(Default)]
+struct Again {
+    jobs: BTreeMap<JobNumber, Described>,
+}
+
+impl Again {
+    fn add(&mut self, jobs: Vec<Described>) {
+        self.jobs.extend(jobs.into_iter().map(|job| (job.submission.job, job)));
+    }
+
+    /// Numbers them anew, in their old order. What came after a job that is not among them does not wait: that one has succeeded.
+    fn finish(self) -> (Vec<Vec<String>>, Vec<Submission>) {
+        let numbers: HashMap<JobNumber, JobNumber> = self.jobs.keys().copied().zip((1..).map(JobNumber)).collect();
+        let (mut sets, mut index): (Vec<Vec<String>>, HashMap<Vec<String>, u32>) = (Vec::new(), HashMap::new());
+        let mut place = |set: Option<Vec<String>>| {
+            set.map(|set| {
+                *index.entry(set).or_insert_with_key(|set| {
+                    sets.push(set.clone());
+                    sets.len() as u32 - 1
+                })
+            })
+        };
+        let jobs = self.jobs.into_iter().map(|(number, Described { submission, hosts, .. })| {
+            let after = submission.after.iter().filter_map(|before| numbers.get(before).copied()).collect();
+            Submission { job: numbers[&number], hosts: place(hosts.0), prefer: place(hosts.1), after, ..submission }
+        });
+        let jobs = jobs.collect();
+        (sets, jobs)
+    }
+}

@@ -1,0 +1,435 @@
+//! The loop and what it holds: events in, effects performed, and those held back that wait for the store.
+
+use super::delivery::{Batch, Watch};
+use super::{ClientId, FromStore, Input, Reader, Writer};
+use crate::scheduler::{Effect, Event, Record, Scheduler, Wanted};
+use bytes::Bytes;
+use mezcal_common::clock::{BootInstant, WallTime};
+use mezcal_common::ids::{BatchId, JobKey, SessionId};
+use mezcal_common::job::Stop;
+use mezcal_common::timer::BootTimer;
+use mezcal_common::wire::agent::{LogHeader, ToAgent, ToCoordinator};
+use mezcal_common::wire::bulk::BulkReceiver;
+use mezcal_common::wire::client::ToClient;
+use mezcal_common::wire::endpoint::{Peer, close};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// Events handled between two rounds of sending.
+const TURN: usize = 256;
+/// Grace for the jobs of a client that is gone, and of a coordinator without a store that stops.
+const GONE_GRACE: Duration = Duration::from_secs(2);
+/// Records on their way to the store. Beyond this, requests that make more of them wait.
+const MAX_UNSTORED: u64 = 262_144;
+
+pub(super) struct AgentLink {
+    sender: mpsc::Sender<ToAgent>,
+    peer: Peer,
+}
+
+pub(super) struct Client {
+    pub(super) sender: mpsc::Sender<ToClient>,
+    pub(super) outbox: VecDeque<ToClient>,
+    pub(super) watches: BTreeMap<BatchId, Watch>,
+    pub(super) user: String,
+    /// None within this process.
+    pub(super) peer: Option<Peer>,
+}
+
+/// A request that waits for its answer, and who made it.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    pub(super) client: ClientId,
+    /// The client's own number for it.
+    pub(super) request: u64,
+    /// The agent that has to answer it, if one has.
+    pub(super) session: Option<SessionId>,
+    pub(super) answered: bool,
+}
+
+/// What a service with a store has beside it.
+pub(super) struct Kept {
+    writer: Writer,
+    pub(super) reader: Reader,
+    /// Records handed to the store so far, and those that are safe.
+    issued: u64,
+    committed: u64,
+    /// Effects that wait until so many records are safe.
+    held: VecDeque<(u64, Effect)>,
+    /// Texts of jobs that have been placed and not been sent.
+    specs: HashMap<JobKey, Bytes>,
+    /// Why nothing can be written at present.
+    pub(super) trouble: Option<String>,
+}
+
+impl Kept {
+    pub(super) fn new(writer: Writer, reader: Reader) -> Self {
+        let specs = HashMap::new();
+        Self { writer, reader, issued: 0, committed: 0, held: VecDeque::new(), specs, trouble: None }
+    }
+
+    pub(super) fn forget(&self, batch: mezcal_common::ids::BatchSerial) {
+        self.writer.forget(batch);
+    }
+}
+
+pub(super) struct Service {
+    pub(super) scheduler: Scheduler,
+    pub(super) kept: Option<Kept>,
+    pub(super) agents: HashMap<SessionId, AgentLink>,
+    pub(super) clients: BTreeMap<ClientId, Client>,
+    pub(super) batches: HashMap<BatchId, Batch>,
+    pub(super) admins: Vec<String>,
+    /// By the scheduler's number.
+    pub(super) asked: HashMap<u64, Asked>,
+    pub(super) next_request: u64,
+    pub(super) stopping: bool,
+    /// For what is read beside the loop; does not keep the loop alive.
+    pub(super) inputs: mpsc::WeakSender<Input>,
+    idle: watch::Sender<bool>,
+}
+
+impl Service {
+    pub(super) fn new(
+        scheduler: Scheduler,
+        kept: Option<Kept>,
+        admins: Vec<String>,
+        inputs: mpsc::WeakSender<Input>,
+        idle: watch::Sender<bool>,
+    ) -> Result<Self, crate::store::StoreError> {
+        let mut batches = HashMap::new();
+        for row in kept.as_ref().map(|kept| kept.reader.batches()).transpose()?.into_iter().flatten() {
+            batches.insert(row.id, Batch::stored(&row));
+        }
+        Ok(Self {
+            scheduler,
+            kept,
+            agents: HashMap::new(),
+            clients: BTreeMap::new(),
+            batches,
+            admins,
+            asked: HashMap::new(),
+            next_request: 1,
+            stopping: false,
+            inputs,
+            idle,
+        })
+    }
+
+    pub(super) async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<Input>,
+        mut from_store: mpsc::Receiver<FromStore>,
+        mut timer: BootTimer,
+    ) {
+        // What was found at the start.
+        self.perform();
+        loop {
+            tokio::select! {
+                biased;
+                Some(said) = from_store.recv(), if self.kept.is_some() => {
+                    if !self.store_said(said) {
+                        return;
+                    }
+                }
+                input = inputs.recv() => {
+                    let Some(input) = input else { return };
+                    self.handle(input);
+                    for _ in 0..TURN {
+                        let Ok(input) = inputs.try_recv() else { break };
+                        self.handle(input);
+                    }
+                }
+                fired = timer.until(self.scheduler.poll_timeout()) => {
+                    if let Err(e) = fired {
+                        tracing::error!(error = %e, "the timer failed; the coordinator ends");
+                        return;
+                    }
+                    self.scheduler.handle_timeout(BootInstant::now());
+                }
+            }
+            self.perform();
+            self.deliver();
+            if self.stopping && self.nothing_is_left() {
+                let _ = self.idle.send(true);
+            }
+        }
+    }
+
+    fn nothing_is_left(&self) -> bool {
+        match &self.kept {
+            Some(kept) => kept.committed == kept.issued,
+            None => self.batches.is_empty(),
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = BootInstant::now();
+        match input {
+            Input::AgentHello { session, name, hello, sender, peer } => {
+                tracing::info!(host = name, slots = hello.slots, version = hello.program, "agent connected");
+                self.agents.insert(session, AgentLink { sender, peer });
+                self.scheduler.handle(Event::AgentHello { session, name, hello: *hello }, now);
+            }
+            // Only the agent that was asked may answer.
+            Input::Agent(session, ToCoordinator::LogsAnswer { request, .. })
+                if self.asked.get(&request).is_none_or(|asked| asked.session != Some(session)) => {}
+            Input::Agent(session, message) => self.scheduler.handle(Event::Agent(session, message), now),
+            Input::AgentGone(session) => {
+                self.agents.remove(&session);
+                let unanswered = self.asked.values().filter(|a| a.session == Some(session) && !a.answered);
+                for Asked { client, request, .. } in unanswered.copied().collect::<Vec<_>>() {
+                    let streams = Err("its host was lost before it answered".into());
+                    self.tell_client(client, ToClient::LogsAnswer { request, streams });
+                }
+                self.asked.retain(|_, a| a.session != Some(session));
+                self.scheduler.handle(Event::AgentGone(session), now);
+            }
+            Input::LogStream(session, header, stream) => self.relay(session, header, stream),
+            Input::Read(client, page) => self.page_read(client, *page),
+            Input::ClientConnected { client, user, sender, peer } => {
+                let mut outbox = VecDeque::new();
+                let (agents, engines) = self.scheduler.fleet();
+                outbox.push_back(ToClient::Fleet { agents, engines });
+                self.clients.insert(client, Client { sender, outbox, watches: BTreeMap::new(), user, peer });
+            }
+            Input::Stop => {
+                self.stopping = true;
+                if self.kept.is_none() {
+                    for batch in self.batches.keys().copied().collect::<Vec<_>>() {
+                        self.end_batch(batch, Some("the coordinator was stopped".into()), now);
+                    }
+                }
+            }
+            Input::Client(client, message) => self.client_message(client, message, now),
+            Input::ClientGone(client) => {
+                let Some(gone) = self.clients.remove(&client) else { return };
+                self.asked.retain(|_, asked| asked.client != client);
+                for (batch, watch) in gone.watches {
+                    if watch.owner {
+                        self.client_left(batch, now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A client that looked after a batch is gone.
+    pub(super) fn client_left(&mut self, batch: BatchId, now: BootInstant) {
+        if self.clients.values().any(|client| client.watches.get(&batch).is_some_and(|watch| watch.owner)) {
+            return;
+        }
+        if self.kept.is_some() && self.batches.get(&batch).is_some_and(|b| b.stored) {
+            self.scheduler.handle(Event::Unattended { batch }, now);
+        } else {
+            self.batches.remove(&batch);
+            self.end_batch(batch, None, now);
+        }
+    }
+
+    /// Nobody is there for it any more.
+    fn end_batch(&mut self, batch: BatchId, why: Option<Arc<str>>, now: BootInstant) {
+        let what = vec![Wanted { batch, job: None }];
+        self.scheduler.handle(Event::Cancel { request: None, what, stop: Stop::after(GONE_GRACE), why }, now);
+        self.scheduler.handle(Event::Close { batch }, now);
+    }
+
+    /// Whether the store has room for more.
+    pub(super) fn store_is_behind(&self) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.issued - kept.committed > MAX_UNSTORED)
+    }
+
+    /// False if the service has to end.
+    fn store_said(&mut self, said: FromStore) -> bool {
+        let Some(kept) = &mut self.kept else { return true };
+        match said {
+            FromStore::Committed { through, specs } => {
+                if kept.trouble.take().is_some() {
+                    tracing::info!("the store can be written again");
+                }
+                kept.committed = through;
+                kept.specs.extend(specs);
+            }
+            FromStore::Trouble(why) => {
+                if kept.trouble.as_ref() != Some(&why) {
+                    tracing::error!(why, "the store cannot be written; running jobs go on, and nothing new is accepted");
+                }
+                kept.trouble = Some(why.clone());
+                // Whoever waits for the word that their jobs are safe has to hear why it does not come.
+                let waiting = kept.held.iter().filter_map(|(_, effect)| match effect {
+                    Effect::Accepted { batch, closed: false, .. } => Some(*batch),
+                    _ => None,
+                });
+                for batch in waiting.collect::<std::collections::BTreeSet<_>>() {
+                    let reason = super::requests::not_stored(&why);
+                    self.tell_watchers(batch, &ToClient::Refused { reason });
+                }
+            }
+            FromStore::Broken(why) => {
+                tracing::error!(why, "the store is of no more use; the coordinator ends, and running jobs go on");
+                return false;
+            }
+        }
+        true
+    }
+
+    fn perform(&mut self) {
+        self.release();
+        let mut records: Vec<Record> = Vec::new();
+        while let Some(effect) = self.scheduler.poll_effect() {
+            match (&mut self.kept, effect) {
+                (Some(kept), Effect::Persist(record)) => {
+                    kept.issued += 1;
+                    records.push(record);
+                }
+                (Some(kept), effect) if kept.issued > kept.committed && !effect.overtakes_the_store() => {
+                    kept.held.push_back((kept.issued, effect));
+                }
+                (_, effect) => self.carry_out(effect),
+            }
+        }
+        if let Some(kept) = self.kept.as_mut().filter(|_| !records.is_empty()) {
+            kept.writer.write(records);
+        }
+    }
+
+    /// Performs what the store has made safe.
+    fn release(&mut self) {
+        while let Some(kept) = &mut self.kept
+            && let Some((_, effect)) = kept.held.pop_front_if(|(after, _)| *after <= kept.committed)
+        {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Persist(_) => {}
+            Effect::ToAgent(session, message) => self.tell_agent(session, message),
+            Effect::CloseSession { session, refused, reason } => {
+                if let Some(link) = self.agents.remove(&session) {
+                    link.peer.close(if refused { close::REFUSED } else { close::DONE }, &reason);
+                }
+            }
+            Effect::Result { batch, job, result, seq } => self.has_result(batch, seq, job, result),
+            Effect::Accepted { batch, jobs, closed } => self.tell_owners(batch, &ToClient::Accepted { batch, jobs, closed }),
+            Effect::Refused { batch, reason } => self.tell_owners(batch, &ToClient::Refused { reason }),
+            Effect::Notice { batch, notice } => self.tell_watchers(batch, &ToClient::Notice { batch, notice }),
+            Effect::Output { batch, job, host, stream, data } => {
+                self.tell_owners(batch, &ToClient::Output { batch, job, host, stream, data });
+            }
+            Effect::Cancelled { request, result } => {
+                if let Some(Asked { client, request, .. }) = self.asked.remove(&request) {
+                    let answer = match result {
+                        Ok(summary) => ToClient::Cancelled { request, summary },
+                        Err(reason) => ToClient::Refused { reason },
+                    };
+                    self.tell_client(client, answer);
+                }
+            }
+            Effect::LogsAnswer { request, streams } => {
+                // It stays known for as long as its client: streams may come later.
+                let asked = self.asked.get_mut(&request).map(|asked| {
+                    asked.answered = true;
+                    *asked
+                });
+                if let Some(Asked { client, request, .. }) = asked {
+                    self.tell_client(client, ToClient::LogsAnswer { request, streams });
+                }
+            }
+            Effect::BatchDone { batch } => {
+                if let Some(batch) = self.batches.get_mut(&batch) {
+                    batch.done = true;
+                }
+            }
+            Effect::Fleet { agents, engines } => {
+                for client in self.clients.values_mut() {
+                    // Only the newest count matters to a client that is slow to read.
+                    client.outbox.retain(|m| !matches!(m, ToClient::Fleet { .. }));
+                    client.outbox.push_back(ToClient::Fleet { agents, engines });
+                }
+            }
+        }
+    }
+
+    fn tell_agent(&mut self, session: SessionId, message: ToAgent) {
+        let clock = WallTime::now();
+        if let ToAgent::Logs { request, .. } = &message
+            && let Some(asked) = self.asked.get_mut(request)
+        {
+            asked.session = Some(session);
+        }
+        let message = match message {
+            ToAgent::Welcome { version, program, session, store, lease, first_engine, clock: _ } => {
+                ToAgent::Welcome { version, program, session, store, lease, first_engine, clock }
+            }
+            ToAgent::HeartbeatSeen { sent, clock: _ } => ToAgent::HeartbeatSeen { sent, clock },
+            ToAgent::Run(mut run) => {
+                for placement in run.iter_mut().filter(|p| p.spec.is_empty()) {
+                    let stored = self.kept.as_mut().and_then(|kept| kept.specs.remove(&placement.attempt.key));
+                    placement.spec = stored.unwrap_or_default();
+                }
+                ToAgent::Run(run)
+            }
+            ToAgent::Logs { request, attempt, spec, context, wish } if spec.is_empty() => {
+                let stored = self.kept.as_ref().map(|kept| kept.reader.spec(attempt.key));
+                let spec = stored.and_then(Result::ok).unwrap_or_default();
+                ToAgent::Logs { request, attempt, spec, context, wish }
+            }
+            other => other,
+        };
+        if let Some(link) = self.agents.get(&session)
+            && let Err(mpsc::error::TrySendError::Full(_)) = link.sender.try_send(message)
+        {
+            tracing::warn!(host = link.peer.identity().name, "agent does not read; closing its session");
+            link.peer.close(close::STALLED, "too many unread messages");
+            self.agents.remove(&session);
+        }
+    }
+
+    pub(super) fn tell_client(&mut self, client: ClientId, message: ToClient) {
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.outbox.push_back(message);
+        }
+    }
+
+    /// Tells whoever follows a batch.
+    fn tell_watchers(&mut self, batch: BatchId, message: &ToClient) {
+        for client in self.clients.values_mut().filter(|client| client.watches.contains_key(&batch)) {
+            client.outbox.push_back(message.clone());
+        }
+    }
+
+    /// Tells whoever has opened a batch.
+    fn tell_owners(&mut self, batch: BatchId, message: &ToClient) {
+        let owns = |client: &&mut Client| client.watches.get(&batch).is_some_and(|watch| watch.owner);
+        for client in self.clients.values_mut().filter(owns) {
+            client.outbox.push_back(message.clone());
+        }
+    }
+
+    /// Passes a stream of output on to whoever asked for it.
+    fn relay(&mut self, session: SessionId, header: LogHeader, mut from: BulkReceiver) {
+        let Some(asked) = self.asked.get(&header.request).filter(|a| a.session == Some(session)) else { return };
+        let Some(peer) = self.clients.get(&asked.client).and_then(|client| client.peer.clone()) else { return };
+        let header = LogHeader { request: asked.request, stream: header.stream };
+        tokio::spawn(async move {
+            let mut to = peer.open_bulk(&header).await?;
+            loop {
+                tokio::select! {
+                    read = from.read() => match read? {
+                        Some(data) => to.write(&data).await?,
+                        None => break,
+                    },
+                    // A reader that has left must not have to wait for the next line to be let go.
+                    () = to.abandoned() => return Ok(()),
+                }
+            }
+            to.finish();
+            // A side that is gone has told the other one by resetting its stream.
+            Ok::<_, mezcal_common::wire::bulk::CutShort>(())
+        });
+    }
+}

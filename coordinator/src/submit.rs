@@ -1,0 +1,84 @@
+//! Handing a job list over, message by message, from wherever the coordinator has got to.
+
+use crate::jobs::Jobs;
+use mezcal_common::ids::BatchId;
+use mezcal_common::wire::client::{Submission, ToService};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Jobs and bytes in one submit message.
+pub const SUBMIT_JOBS: usize = 4096;
+const SUBMIT_BYTES: usize = 256 * 1024;
+
+/// What is left to be handed over.
+pub struct Submitter {
+    jobs: Arc<Jobs>,
+    batch: BatchId,
+    sets: VecDeque<Vec<String>>,
+    /// The number of the next job.
+    next: u32,
+    /// The word that there are no more has been sent.
+    closed: bool,
+    /// The coordinator has said what it has.
+    ready: bool,
+}
+
+impl Submitter {
+    /// Waits for the coordinator to say what it has of the batch.
+    pub fn new(jobs: Arc<Jobs>, batch: BatchId) -> Self {
+        Self { jobs, batch, sets: VecDeque::new(), next: 1, closed: false, ready: false }
+    }
+
+    /// It has so many host sets and jobs.
+    pub fn opened(&mut self, host_sets: u64, jobs: u64, closed: bool) {
+        let sets = self.jobs.host_sets();
+        self.sets = sets.into_iter().skip(usize::try_from(host_sets).unwrap_or(usize::MAX)).collect();
+        // What it has more than we do cannot be.
+        self.next = jobs.min(self.jobs.len() as u64) as u32 + 1;
+        (self.closed, self.ready) = (closed, true);
+    }
+
+    /// The connection is gone: what was on its way may not have arrived.
+    pub fn interrupted(&mut self) {
+        self.ready = false;
+    }
+
+    /// Whether there is something to send now.
+    pub fn has_more(&self) -> bool {
+        self.ready && !self.closed
+    }
+
+    /// Whether anything has been handed over.
+    pub fn has_begun(&self) -> bool {
+        self.next > 1
+    }
+
+    /// The next message: host sets, then jobs, then the word that there are no more.
+    pub fn next_message(&mut self) -> ToService {
+        let batch = self.batch;
+        let (mut host_sets, mut bytes) = (Vec::new(), 0);
+        while bytes < SUBMIT_BYTES
+            && let Some(set) = self.sets.pop_front()
+        {
+            bytes += set.iter().map(|name| name.len() + 8).sum::<usize>();
+            host_sets.push(set);
+        }
+        if !host_sets.is_empty() {
+            return ToService::Submit { batch, host_sets, jobs: Vec::new() };
+        }
+        let mut jobs: Vec<Submission> = Vec::new();
+        while self.next as usize <= self.jobs.len() && jobs.len() < SUBMIT_JOBS && bytes < SUBMIT_BYTES {
+            // Each was readable when it was checked.
+            if let Some(submission) = self.jobs.submission(self.next) {
+                bytes += submission.spec.len();
+                jobs.push(submission);
+            }
+            self.next += 1;
+        }
+        if jobs.is_empty() {
+            self.closed = true;
+            return ToService::Close { batch };
+        }
+        ToService::Submit { batch, host_sets: Vec::new(), jobs }
+    }
+}

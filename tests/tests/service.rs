@@ -1,0 +1,186 @@
+//! The durable service: coordinators that are killed, clients that come and go, batches that stay.
+
+use mezcal_tests::cluster::{Cluster, PATIENCE, results};
+use mezcal_tests::{alive_with, wait_for};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Output;
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn lines(jobs: &[Value]) -> String {
+    jobs.iter().map(|job| format!("{job}\n")).collect()
+}
+
+/// Submits jobs that nobody waits for. Gives back the batch's id.
+fn detach(cluster: &Cluster, jobs: &str, args: &[&str]) -> String {
+    std::fs::write(cluster.path("detached.json"), jobs).expect("written");
+    let all: Vec<&str> = ["run", "-p", "mezcal", "--detach", "detached.json"].into_iter().chain(args.iter().copied()).collect();
+    let out = cluster.run(&all);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    text(&out.stdout).trim().to_owned()
+}
+
+fn run(cluster: &Cluster, args: &[&str]) -> Output {
+    let (verb, rest) = args.split_first().expect("a verb");
+    let all: Vec<&str> = [*verb, "-p", "mezcal"].into_iter().chain(rest.iter().copied()).collect();
+    cluster.run(&all)
+}
+
+fn batches(cluster: &Cluster) -> Vec<Value> {
+    let out = run(cluster, &["batches", "--json"]);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    text(&out.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// How often each job has been started, by the marks that they leave.
+fn starts(cluster: &Cluster, jobs: usize) -> Vec<usize> {
+    let of = |n: usize| std::fs::read_to_string(cluster.path(&format!("mark.{n}"))).unwrap_or_default().lines().count();
+    (1..=jobs).map(of).collect()
+}
+
+#[test]
+fn a_killed_coordinator_goes_on_where_it_was() {
+    let mut cluster = Cluster::running(3, 2);
+    let job = json!({"cmd": "echo $MEZCAL_ATTEMPT >> mark.$MEZCAL_JOB_ID; sleep 1.5; echo $MEZCAL_JOB_ID"});
+    let mut client = cluster.start_run(&lines(&vec![job; 24]), &[]);
+    wait_for("some have ended", PATIENCE, || {
+        (std::fs::read_to_string(cluster.path("results.json")).unwrap_or_default().lines().count() >= 6).then_some(())
+    });
+    for _ in 0..2 {
+        cluster.kill_coordinator();
+        cluster.start_coordinator();
+        // Agents notice a restart at their next packet.
+        cluster.wait_connected(3);
+    }
+    let status = wait_for("the run ends", PATIENCE, || client.try_wait().expect("our child"));
+    assert_eq!(status.code(), Some(0), "{}", cluster.log_text("run"));
+    let lines = results(&cluster.path("results.json"));
+    assert_eq!(lines.len(), 24);
+    let outputs: BTreeSet<String> = lines.iter().map(|l| l["result"]["stdout_tail"].as_str().expect("a tail").to_owned()).collect();
+    assert_eq!(outputs.len(), 24, "each job has its own result");
+    assert_eq!(starts(&cluster, 24), vec![1; 24], "what ran went on, and nothing ran twice");
+    let log = cluster.log_text("run");
+    assert!(log.contains("trying to reach it again") && log.contains("connected again"), "{log}");
+    cluster.finish();
+}
+
+#[test]
+fn a_detached_batch_needs_nobody_and_is_there_for_whoever_asks() {
+    let mut cluster = Cluster::running(2, 2);
+    let jobs: Vec<Value> = (1..=8)
+        .map(|n| json!({"id": format!("j{n}"), "cmd": format!("sleep 0.2; echo {n}; exit $(({n} % 4 == 0))"), "cd": "sub", "prefer": "mezcal01"}))
+        .collect();
+    std::fs::create_dir(cluster.path("sub")).expect("made");
+    let batch = detach(&cluster, &lines(&jobs), &["--name", "the eight"]);
+    let waited = run(&cluster, &["wait", &batch]);
+    assert_eq!(waited.status.code(), Some(1), "some have failed: {}", text(&waited.stderr));
+    // It is there after a restart, too.
+    cluster.kill_coordinator();
+    cluster.start_coordinator();
+    cluster.wait_connected(2);
+    let listed = batches(&cluster);
+    let found = listed.iter().find(|b| b["id"] == batch.as_str()).expect("listed");
+    let counts = ["jobs", "ended", "succeeded", "failed"].map(|key| found[key].as_u64());
+    assert_eq!(
+        (counts, found["state"].as_str(), found["name"].as_str()),
+        ([8, 8, 6, 2].map(Some), Some("failed"), Some("the eight"))
+    );
+    let out = run(&cluster, &["attach", &batch[..8]]);
+    assert_eq!(out.status.code(), Some(1));
+    assert_eq!(text(&out.stdout).lines().count(), 8);
+    // What failed is a job list again, from anywhere.
+    let out = run(&cluster, &["results", &batch, "--failed"]);
+    assert_eq!(out.status.code(), Some(0));
+    let failed: Vec<Value> = text(&out.stdout).lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    let ids: BTreeSet<&str> = failed.iter().map(|job| job["id"].as_str().expect("an id")).collect();
+    assert_eq!(ids, ["j4", "j8"].into());
+    assert_eq!(failed[0]["cd"].as_str().map(Path::new), Some(&*cluster.path("sub")));
+    std::fs::write(cluster.path("again.json"), &out.stdout).expect("written");
+    let again = run(&cluster, &["run", "again.json", "-o", "again.results", "-q"]);
+    assert_eq!(again.status.code(), Some(1), "{}", text(&again.stderr));
+    assert_eq!(results(&cluster.path("again.results")).len(), 2);
+    // Or the coordinator runs it again.
+    let retried = run(&cluster, &["retry", &batch, "--failed"]);
+    assert_eq!(retried.status.code(), Some(0), "{}", text(&retried.stderr));
+    let second = text(&retried.stdout).trim().to_owned();
+    assert_eq!(run(&cluster, &["wait", &second]).status.code(), Some(1));
+    let status = text(&run(&cluster, &["status", &second]).stdout);
+    assert!(status.contains("2 jobs: 0 succeeded, 2 failed"), "{status}");
+    assert_eq!(run(&cluster, &["forget", &second]).status.code(), Some(0));
+    assert_eq!(run(&cluster, &["status", &second]).status.code(), Some(2), "forgotten");
+    // Others do not see it, and nobody may forget what runs.
+    assert!(text(&cluster.run(&["batches", "-p", "sato"]).stdout).lines().count() == 1, "a head and nothing else");
+    assert_eq!(cluster.run(&["attach", "-p", "sato", &batch]).status.code(), Some(2));
+    let running = detach(&cluster, "{\"cmd\": \"sleep 60\"}\n", &[]);
+    let refused = run(&cluster, &["forget", &running]);
+    assert!(refused.status.code() == Some(2) && text(&refused.stderr).contains("has not ended"), "{}", text(&refused.stderr));
+    assert_eq!(run(&cluster, &["cancel", "--batch", &running]).status.code(), Some(0));
+    cluster.finish();
+}
+
+#[test]
+fn a_client_that_is_gone_for_longer_than_its_lease_loses_its_batch() {
+    let cluster = Cluster::running(1, 2);
+    let mark = format!("29110{}", std::process::id());
+    let mut client = cluster.start_run(&format!("{{\"cmd\": \"sleep {mark}\"}}\n").repeat(4), &[]);
+    let sleepers = || alive_with(&format!("sleep {mark}")).len();
+    wait_for("they run", PATIENCE, || (sleepers() >= 2).then_some(()));
+    client.kill().expect("killed");
+    let _ = client.wait();
+    let gone = std::time::Instant::now();
+    wait_for("the lease is over", 3 * PATIENCE, || (sleepers() == 0).then_some(()));
+    assert!(gone.elapsed().as_secs() >= 19, "they went on for as long as the client might have come back: {:?}", gone.elapsed());
+    let batch = &batches(&cluster)[0];
+    assert_eq!((batch["state"].as_str(), batch["ended"].as_u64()), (Some("stopped"), Some(4)), "{batch}");
+    cluster.finish();
+}
+
+#[test]
+fn a_second_coordinator_does_not_touch_the_store() {
+    let cluster = Cluster::running(1, 1);
+    let out = cluster.run(&["serve", "--config", cluster.path("coordinator.toml").to_str().expect("UTF-8")]);
+    let said = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(3), "{said}");
+    assert!(said.contains("another coordinator (process ") && said.contains("holds the store"), "{said}");
+    // A copy can be had all the same, and is a store.
+    let (config, copy) = (cluster.path("coordinator.toml"), cluster.path("copy.db"));
+    let backup = cluster.run(&["backup", "--config", config.to_str().expect("UTF-8"), copy.to_str().expect("UTF-8")]);
+    assert_eq!(backup.status.code(), Some(0), "{}", text(&backup.stderr));
+    assert!(std::fs::read(&copy).expect("a copy").starts_with(b"SQLite format 3"));
+    cluster.finish();
+}
+
+#[test]
+fn a_drained_host_gets_nothing_more_and_gives_back_what_is_too_slow() {
+    let cluster = Cluster::running(2, 2);
+    let mark = format!("25077{}", std::process::id());
+    // Whatever is taken away does not sleep when it runs again.
+    let cmd = format!("echo $MEZCAL_HOST >> mark.$MEZCAL_JOB_ID; test -e go || sleep {mark}");
+    let mut client = cluster.start_run(&lines(&vec![json!({"cmd": cmd}); 6]), &[]);
+    wait_for("all slots are busy", PATIENCE, || (alive_with(&format!("sleep {mark}")).len() >= 4).then_some(()));
+    std::fs::write(cluster.path("go"), "").expect("written");
+    let refused = cluster.run(&["drain", "-p", "mezcal", "mezcal01"]);
+    assert!(refused.status.code() == Some(2) && text(&refused.stderr).contains("only admins"), "{}", text(&refused.stderr));
+    let drained = cluster.run(&["drain", "-p", "admin", "mezcal01", "-m", "new disks", "--deadline", "1s"]);
+    assert_eq!(drained.status.code(), Some(0), "{}", text(&drained.stderr));
+    assert!(text(&cluster.run(&["hosts", "-p", "mezcal"]).stdout).contains("drained: new disks"));
+    let other =
+        |mark: &str| alive_with(&format!("sleep {mark}")).into_iter().filter(|pid| cluster.lab.processes(2).contains(pid)).count();
+    wait_for("only the other host's jobs are left", PATIENCE, || {
+        (alive_with(&format!("sleep {mark}")).len() == other(&mark) || !cluster.lab.is_real()).then_some(())
+    });
+    alive_with(&format!("sleep {mark}")).into_iter().for_each(|pid| mezcal_tests::signal(pid, libc::SIGTERM));
+    let status = wait_for("the run ends", PATIENCE, || client.try_wait().expect("our child"));
+    assert_eq!(status.code(), Some(1), "two were ended by hand");
+    let all = results(&cluster.path("results.json"));
+    let on_2 = all.iter().filter(|l| l["result"]["host"].as_str().is_some_and(|h| h.starts_with("mezcal02"))).count();
+    assert_eq!(on_2, 6, "everything has ended on the other host");
+    assert_eq!(cluster.run(&["undrain", "-p", "admin", "mezcal01"]).status.code(), Some(0));
+    std::fs::write(cluster.path("one.json"), "{\"cmd\": \"true\", \"host\": \"mezcal01\"}\n").expect("written");
+    assert_eq!(run(&cluster, &["run", "one.json", "-q", "-o", "one.results"]).status.code(), Some(0));
+    cluster.finish();
+}
