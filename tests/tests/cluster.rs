@@ -277,20 +277,24 @@ fn a_client_that_vanishes_has_its_jobs_cancelled() {
 }
 
 #[test]
-fn a_coordinator_that_stops_kills_its_jobs_and_answers_every_one() {
+fn a_coordinator_that_is_stopped_leaves_its_jobs_to_its_next_life() {
     let mut cluster = Cluster::running(2, 1);
-    let mark = format!("57721{}", std::process::id());
-    std::fs::write(cluster.path("jobs"), format!("sleep {mark}\n").repeat(4)).expect("written");
-    let mut command = cluster.command(&["run", "-p", "mezcal", "--lines", "jobs", "-o", "results.json"]);
-    let mut run = command.stderr(Stdio::null()).spawn().expect("starts");
-    wait_for("both slots are busy", PATIENCE, || (alive_with(&format!("sleep {mark}")).len() >= 2).then_some(()));
+    let cmd = "until test -e go; do sleep 0.05; done; echo $MEZCAL_ATTEMPT";
+    let mut run = cluster.start_run(&format!("{{\"cmd\": \"{cmd}\"}}\n").repeat(3), &[]);
+    let shells = || alive_with("until test -e go").into_iter().filter(|pid| cluster.lab.processes(1).contains(pid)).count();
+    wait_for("both slots are busy", PATIENCE, || {
+        (cluster.connected().iter().all(|h| h["busy"] == 1) && shells() > 0).then_some(())
+    });
     cluster.stop_coordinator();
-    assert!(alive_with(&format!("sleep {mark}")).is_empty(), "a stopped coordinator leaves nothing running");
+    assert!(alive_with("until test -e go").len() >= 2, "a stopped coordinator ends nothing that runs");
+    cluster.start_coordinator();
+    cluster.wait_connected(2);
+    std::fs::write(cluster.path("go"), "").expect("written");
     let status = wait_for("the run ends", PATIENCE, || run.try_wait().expect("our child"));
-    assert_eq!(status.code(), Some(1));
-    let results = results(&cluster.path("results.json"));
-    assert_eq!(results.len(), 4);
-    assert!(results.iter().all(|l| l["result"]["status"] == "aborted"), "{results:?}");
+    assert_eq!(status.code(), Some(0), "{}", cluster.log_text("run"));
+    let attempts: Vec<String> =
+        results(&cluster.path("results.json")).iter().map(|l| l["result"]["stdout_tail"].to_string()).collect();
+    assert_eq!(attempts, ["\"1\\n\""; 3], "nothing was tried twice");
     cluster.finish();
 }
 

@@ -374,10 +374,13 @@ fn a_stopped_keeper_and_a_stopped_client_hurt_nobody_else() {
     let mut run = cluster.start_run(&format!("{job}\n"), &[]);
     wait_for("it runs", PATIENCE, || (sleepers().len() == 3).then_some(()));
     signal(run.id() as i32, libc::SIGSTOP);
-    wait_for("a client that says nothing for 20 s has left", 2 * PATIENCE, || sleepers().is_empty().then_some(()));
+    // It is lost when it has been silent for 20 s, and given up when its lease of another 20 s is over.
+    wait_for("a client that says nothing loses its batch", 2 * PATIENCE, || sleepers().is_empty().then_some(()));
     signal(run.id() as i32, libc::SIGCONT);
-    assert_eq!(ended(&mut run), Some(3));
-    assert_eq!(result_of(&cluster, "job")["outcome"], "lost");
+    assert_eq!(ended(&mut run), Some(1), "it comes back, and hears what has become of its jobs");
+    let result = result_of(&cluster, "job");
+    let error = result["error"].as_str().expect("a reason");
+    assert!(result["outcome"] == "cancelled" && error.contains("its client was gone for longer than"), "{result}");
     cluster.finish();
 }
 
