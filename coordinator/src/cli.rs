@@ -36,6 +36,7 @@ enum Verb {
     Forget(manage::ForgetArgs),
     Drain(manage::DrainArgs),
     Undrain(manage::UndrainArgs),
+    ConfirmDead(manage::ConfirmDeadArgs),
     Backup(manage::BackupArgs),
     Serve(serve::ServeArgs),
     #[command(flatten)]
@@ -75,6 +76,7 @@ pub fn main() -> ExitCode {
         Verb::Forget(args) => manage::forget(&args),
         Verb::Drain(args) => manage::drain(&args),
         Verb::Undrain(args) => manage::undrain(&args),
+        Verb::ConfirmDead(args) => manage::confirm_dead(&args),
         Verb::Backup(args) => manage::backup(&args),
         Verb::Serve(args) => serve::run(&args),
         Verb::Hidden(hidden) => return hidden.run(),

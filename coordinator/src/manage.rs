@@ -1,4 +1,4 @@
-//! `coordinator retry`, `forget`, `drain`, `undrain` and `backup`: one request, one answer.
+//! `coordinator retry`, `forget`, `drain`, `undrain`, `confirm-dead` and `backup`: one request, one answer.
 
 use crate::client::Remote;
 use crate::exit::{Exit, chain};
@@ -64,6 +64,17 @@ pub struct UndrainArgs {
     pub profile: ProfileArgs,
 }
 
+/// Vouch that nothing runs any more on a host that cannot be reached: its jobs run again elsewhere at once.
+#[derive(Debug, clap::Args)]
+pub struct ConfirmDeadArgs {
+    /// Its full name. If anything does run there, it will run twice
+    #[arg(value_name = "HOST")]
+    pub host: String,
+    /// Which cluster
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+}
+
 /// Copy the store of a coordinator, which may be running, on its own host.
 #[derive(Debug, clap::Args)]
 pub struct BackupArgs {
@@ -114,6 +125,14 @@ pub fn drain(args: &DrainArgs) -> Result<u8, Exit> {
 /// Exit 2 and 3 as everywhere.
 pub fn undrain(args: &UndrainArgs) -> Result<u8, Exit> {
     done(&args.profile, ToService::Drain { request: 1, hosts: expand(&args.hosts)?, reason: None, deadline: None })
+}
+
+/// Runs `confirm-dead`.
+///
+/// # Errors
+/// Exit 2 and 3 as everywhere.
+pub fn confirm_dead(args: &ConfirmDeadArgs) -> Result<u8, Exit> {
+    done(&args.profile, ToService::ConfirmDead { request: 1, host: args.host.clone() })
 }
 
 /// Runs `backup`.

@@ -2,9 +2,11 @@
 //!
 //! Everything that decides is the product's own code; what is made up here are the drivers: connections that delay, stall one way or both
 //! and break at their two ends at different times, agents, engines and keepers that die and come back, agents that are stopped, hosts that
-//! reboot or are suspended, clocks that differ, drift and jump, and a coordinator that dies and comes back with what its store had. A seed gives the whole run. After every step the promises are checked: no job has two live processes (P1), what is said to be
-//! over is dead and stays so (P3), nothing has two results and every result is of the attempt that it names (P2, P7), no host
-//! runs more than it has slots for; in the end, with the faults over, every job has its result.
+//! reboot or are suspended, clocks that differ and drift and start anew, and a coordinator that dies and comes back with what its store had. A
+//! seed gives the whole run. After every step the promises are checked: no job has two live processes (P1), nothing has two results (P2),
+//! what is said to be over is dead and stays so (P3), nothing runs where it may not, and no slot waits too long for work that prefers it (P4),
+//! every result is of the attempt that it names (P7), no host runs more than it has slots for; in the end, with the faults over, every job
+//! has its result.
 //!
 //! A [`Mutant`] plants a known mistake. The tests show that the checks find each.
 
@@ -44,6 +46,8 @@ pub enum Mutant {
     HastyRetract,
     /// The coordinator acts on what its store does not have yet.
     HastyStore,
+    /// A slot waits for its own jobs for longer than it may.
+    LongWait,
 }
 
 /// What one run is made of.
@@ -64,6 +68,7 @@ pub struct Plan {
 }
 
 const LEASE: Duration = Duration::from_secs(30);
+const LOCALITY_WAIT: Duration = Duration::from_secs(3);
 /// Faults stop then, and everything must come to an end by [`END`].
 const CALM: Duration = Duration::from_secs(300);
 const END: Duration = Duration::from_secs(1200);
@@ -231,6 +236,8 @@ pub struct World {
     results: BTreeMap<u32, JobResult>,
     cancelled: BTreeSet<u32>,
     slots_by_job: BTreeMap<u32, u16>,
+    /// The hosts of jobs that may run on one only.
+    required: BTreeMap<u32, usize>,
     /// Said to be over for good: not a process of theirs may be alive any more.
     proven: BTreeSet<u32>,
     log: Vec<String>,
@@ -259,7 +266,7 @@ impl World {
             steps: BinaryHeap::new(),
             todo: BTreeMap::new(),
             next: 0,
-            scheduler: scheduler(0),
+            scheduler: scheduler(0, plan.mutant),
             life: 0,
             down: false,
             stored: Vec::new(),
@@ -277,6 +284,7 @@ impl World {
             results: BTreeMap::new(),
             cancelled: BTreeSet::new(),
             slots_by_job: BTreeMap::new(),
+            required: BTreeMap::new(),
             proven: BTreeSet::new(),
             log: Vec::new(),
         };
@@ -288,7 +296,9 @@ impl World {
             let prefer = world.chance.one_in(3).then(|| world.chance.below(plan.hosts as u64) as u32);
             let slots = if world.chance.one_in(5) { plan.slots as u16 } else { 1 };
             world.slots_by_job.insert(n, slots);
-            Submission { prefer, slots, ..Submission::new(JobNumber(n), spec.clone()) }
+            let hosts = world.chance.one_in(6).then(|| world.chance.below(plan.hosts as u64) as u32);
+            world.required.extend(hosts.map(|host| (n, host as usize)));
+            Submission { prefer, hosts, slots, ..Submission::new(JobNumber(n), spec.clone()) }
         });
         let jobs = jobs.collect();
         for event in [
@@ -405,7 +415,7 @@ impl World {
 
     fn coordinator_comes_back(&mut self) -> Result<(), String> {
         self.down = false;
-        self.scheduler = scheduler(self.life);
+        self.scheduler = scheduler(self.life, self.plan.mutant);
         let now = BootInstant(self.now);
         for record in self.stored.clone() {
             // Its client attaches again and takes what it has missed.
@@ -1125,7 +1135,16 @@ impl World {
                 return Err(format!("P3: {attempt} lives and was said to be over"));
             }
         }
+        let vain = self.scheduler.idle_in_vain(LOCALITY_WAIT + Duration::from_millis(1), BootInstant(self.now));
+        if let Some(vain) = vain.filter(|_| !self.down) {
+            return Err(format!("P4: {vain}"));
+        }
         for (n, host) in self.hosts.iter().enumerate() {
+            for attempt in host.slots.iter().filter_map(|slot| slot.alive) {
+                if self.required.get(&attempt.key.job.0).is_some_and(|required| *required != n) {
+                    return Err(format!("P4: {attempt} runs on h{n}, where it may not"));
+                }
+            }
             let live = host.slots.iter().filter_map(|slot| slot.alive);
             let taken: usize = live.map(|attempt| usize::from(self.slots_by_job[&attempt.key.job.0])).sum();
             if taken > self.plan.slots {
@@ -1137,8 +1156,9 @@ impl World {
 }
 
 /// A life of the coordinator.
-fn scheduler(life: u64) -> Scheduler {
-    Scheduler::new(Epoch(7 + life), StoreId(1), Some(LEASE), Duration::from_secs(3)).durable(CLIENT_LEASE)
+fn scheduler(life: u64, mutant: Option<Mutant>) -> Scheduler {
+    let wait = if mutant == Some(Mutant::LongWait) { 2 * LOCALITY_WAIT } else { LOCALITY_WAIT };
+    Scheduler::new(Epoch(7 + life), StoreId(1), Some(LEASE), wait).durable(CLIENT_LEASE)
 }
 
 impl Host {

@@ -184,3 +184,29 @@ fn a_drained_host_gets_nothing_more_and_gives_back_what_is_too_slow() {
     assert_eq!(run(&cluster, &["run", "one.json", "-q", "-o", "one.results"]).status.code(), Some(0));
     cluster.finish();
 }
+
+#[test]
+fn a_host_that_is_confirmed_to_be_dead_is_not_waited_for() {
+    let mut cluster = Cluster::running(2, 1);
+    if !cluster.lab.is_real() {
+        mezcal_tests::say_skipped("a host that loses its power: hosts share loopback");
+        return cluster.finish();
+    }
+    let cmd = "echo $MEZCAL_HOST; test -e go || sleep 300";
+    let mut client = cluster.start_run(&lines(&[json!({"cmd": cmd, "prefer": "mezcal01"})]), &[]);
+    wait_for("it runs", PATIENCE, || cluster.connected().iter().any(|h| h["busy"] == 1).then_some(()));
+    std::fs::write(cluster.path("go"), "").expect("written");
+    cluster.crash_host(1);
+    let host = mezcal_tests::lab::host_name(1);
+    let confirm = |profile: &str| cluster.run(&["confirm-dead", "-p", profile, &host]);
+    let early = text(&confirm("admin").stderr);
+    assert!(early.contains("is connected"), "{early}");
+    assert_eq!(confirm("mezcal").status.code(), Some(2), "that is for admins");
+    wait_for("it is missed", PATIENCE, || (cluster.connected().len() == 1).then_some(()));
+    assert_eq!(confirm("admin").status.code(), Some(0));
+    let status = wait_for("the run ends long before the lease does", PATIENCE, || client.try_wait().expect("our child"));
+    assert_eq!(status.code(), Some(0), "{}", cluster.log_text("run"));
+    let line = &results(&cluster.path("results.json"))[0]["result"];
+    assert_eq!((line["attempt"].as_u64(), line["host"].as_str()), (Some(2), Some(&*mezcal_tests::lab::host_name(2))), "{line}");
+    cluster.finish();
+}

@@ -78,6 +78,11 @@ fn a_coordinator_that_acts_before_its_store_has_it_is_found() {
 }
 
 #[test]
+fn a_slot_that_waits_too_long_for_its_own_jobs_is_found() {
+    found(Mutant::LongWait, &["P4"]);
+}
+
+#[test]
 fn a_cancel_that_is_answered_too_early_is_found() {
     found(Mutant::HastyCancel, &["P3"]);
 }

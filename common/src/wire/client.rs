@@ -275,6 +275,13 @@ pub enum ToService {
         /// When what still runs there is taken away; none: never.
         deadline: Option<Duration>,
     },
+    /// Vouches that nothing runs any more on a host that cannot be reached. Answered by [`ToClient::Done`].
+    ConfirmDead {
+        /// Comes back in the answer.
+        request: u64,
+        /// Its full name.
+        host: String,
+    },
     /// Asks why a job does not run. Answered by [`ToClient::Why`].
     Why {
         /// Comes back in the answer.

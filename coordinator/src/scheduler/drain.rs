@@ -45,6 +45,24 @@ impl Scheduler {
         unknown
     }
 
+    /// Somebody vouches that nothing runs on a host any more that cannot be reached: its jobs need not wait for its lease.
+    ///
+    /// # Errors
+    /// No such host, or it is connected and can speak for itself.
+    pub fn confirm_dead(&mut self, wanted: &str, now: BootInstant) -> Result<(), String> {
+        let normal = hosts::normalise(wanted).unwrap_or_default();
+        let host =
+            self.hosts.get(&*normal).ok_or_else(|| format!("no agent of {wanted} has ever connected; give its full name"))?;
+        if host.session.is_some() {
+            return Err(format!("{wanted} is connected; stop its agent, or cut it off, first"));
+        }
+        let name = host.name.clone();
+        tracing::warn!(host = &*name, "confirmed dead by an admin");
+        self.lose_attempts(&name, |_| true, "its host was confirmed to be dead", now);
+        self.settle(now);
+        Ok(())
+    }
+
     pub(super) fn set_drained(&mut self, name: &str, reason: Option<Arc<str>>) {
         if let Some(host) = self.hosts.get_mut(name) {
             host.drained = reason;

@@ -45,6 +45,20 @@ impl Scheduler {
         self.queues.best(names, steal, widest_now, |user| self.running[user as usize])
     }
 
+    /// P4, re-derived: a host whose slot has been idle for longer than `wait`, though it has asked for jobs and one is waiting that it could
+    /// run.
+    pub fn idle_in_vain(&self, wait: Duration, now: BootInstant) -> Option<String> {
+        let idle = |host: &&Host| {
+            let willing = host.known && host.record.until.is_none() && host.drained.is_none() && host.kept.is_none();
+            willing && host.credit > host.sent && host.idle_since.front().is_some_and(|since| *since + wait < now)
+        };
+        self.hosts.values().filter(idle).find_map(|host| {
+            let room = (host.credit - host.sent).min(host.idle_since.len() as u64).min(u64::from(u16::MAX)) as u16;
+            let key = self.queues.best(&self.names_of(host), true, room, |_| 0)?;
+            Some(format!("{} has an idle slot, and {key:?} waits", host.name))
+        })
+    }
+
     /// Whether a host leaves its slots idle for the sake of these jobs.
     fn keeps(&mut self, name: &Arc<str>, key: QueueKey, now: BootInstant) -> bool {
         let jobs = self.queues.len_of(key);

@@ -93,6 +93,13 @@ impl Service {
                 let result = self.forget(&user, &batch);
                 return self.tell_client(id, ToClient::Done { request, result });
             }
+            ToService::ConfirmDead { request, host } => {
+                let result = match self.is_admin(&user) {
+                    true => self.scheduler.confirm_dead(&host, now),
+                    false => Err(format!("only admins vouch for that (`admins` in coordinator.toml), and {user} is none")),
+                };
+                return self.tell_client(id, ToClient::Done { request, result });
+            }
             ToService::Drain { request, hosts, reason, deadline } => {
                 let result = if self.is_admin(&user) {
                     match self.scheduler.drain(&hosts, reason.as_deref(), deadline, now) {
