@@ -46,6 +46,8 @@ pub struct Jobs {
     text: String,
     spans: Vec<(usize, u32)>,
     format: Format,
+    /// Places in the input, where some jobs of it have been taken out.
+    places: Option<Vec<u32>>,
     /// Retries of jobs that name none.
     retries: u32,
     /// The most slots that a job takes, and the first one that does.
@@ -141,6 +143,7 @@ impl Jobs {
             spans,
             format,
             retries,
+            places: None,
             widest: (1, 1),
             stillborn: HashMap::new(),
             host_sets: HashMap::new(),
@@ -304,6 +307,29 @@ impl Jobs {
         &self.text[start..start + length as usize]
     }
 
+    /// The same as a JSON object, however the input was written.
+    pub fn as_object(&self, number: u32) -> String {
+        match self.format {
+            Format::Json | Format::Bakapara => self.object(number).to_owned(),
+            Format::Lines => serde_json::json!({"cmd": self.object(number)}).to_string(),
+        }
+    }
+
+    /// Takes out jobs that need not run, of which others may come after. What is left keeps its name: the number that it had.
+    pub fn retain(&mut self, keep: &[bool]) {
+        let kept: Vec<u32> = (1..).zip(keep).filter(|(_, keep)| **keep).map(|(number, _)| number).collect();
+        let new: HashMap<u32, u32> = kept.iter().copied().zip(1..).collect();
+        self.spans = kept.iter().map(|number| self.spans[*number as usize - 1]).collect();
+        let moved = |number: &u32| new.get(number).copied();
+        self.stillborn = self.stillborn.drain().filter_map(|(number, why)| Some((moved(&number)?, why))).collect();
+        self.inputs = std::mem::take(&mut self.inputs).into_iter().filter_map(|(n, hosts)| Some((moved(&n)?, hosts))).collect();
+        let still = |before: Vec<JobNumber>| before.iter().filter_map(|b| moved(&b.0).map(JobNumber)).collect();
+        self.after = self.after.drain().filter_map(|(number, before)| Some((moved(&number)?, still(before)))).collect();
+        let places = self.places.take();
+        let place = |number: u32| places.as_ref().map_or(number, |places| places[number as usize - 1]);
+        self.places = Some(kept.into_iter().map(place).collect());
+    }
+
     /// How the input was written.
     pub fn format(&self) -> Format {
         self.format
@@ -327,7 +353,9 @@ impl Jobs {
 
     /// A job as it is submitted.
     pub fn submission(&self, number: u32) -> Option<Submission> {
-        let parsed = self.parse(number).ok()?;
+        let mut parsed = self.parse(number).ok()?;
+        let place = self.places.as_ref().and_then(|places| places.get(number as usize - 1));
+        parsed.spec.label = parsed.spec.label.or(place.map(ToString::to_string));
         let stillborn = self.stillborn.get(&number).cloned();
         let spec = if stillborn.is_some() { Bytes::new() } else { codec::encode_body(&parsed.spec).ok()? };
         let index = |set: Option<Vec<String>>| set.and_then(|set| self.host_sets.get(&set).copied());

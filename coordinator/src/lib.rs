@@ -22,6 +22,7 @@ pub mod manage;
 pub mod output;
 pub mod profile;
 pub mod progress;
+pub mod resume;
 pub mod run;
 pub mod scheduler;
 pub mod serve;

@@ -7,6 +7,7 @@ use crate::jobs::{Format, Jobs, check_env_name};
 use crate::output::{self, FromOutput, OutputThread, ToOutput};
 use crate::profile::{Cluster, Profile, ProfileArgs};
 use crate::progress::{Progress, ProgressKind};
+use crate::resume::Resume;
 use crate::serve;
 use crate::service::{self, ClientPort, Settings};
 use crate::signals::Signals;
@@ -22,7 +23,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::FileType;
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, IsTerminal, Read, Write};
+use std::io::{ErrorKind, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -125,6 +126,12 @@ pub struct RunArgs {
     /// Write output of jobs that name no files to DIR/ID.out and DIR/ID.err, on the hosts where they run
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
+    /// Run only what has no successful result in the file of -o yet, and append to it
+    #[arg(long, requires = "output", conflicts_with_all = ["force", "detach", "compat"])]
+    pub resume: bool,
+    /// Run only what has a result there that is no success, and replace that
+    #[arg(long, requires = "output", conflicts_with_all = ["resume", "force", "detach", "compat"])]
+    pub resume_failed: bool,
     /// Overwrite a results file that is not empty
     #[arg(long)]
     pub force: bool,
@@ -205,6 +212,20 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     };
     let context = batch_context(args, &profile)?;
     let mut jobs = read_jobs(args)?;
+    let again = match (args.resume, args.resume_failed) {
+        (true, _) => Some(Resume::Unfinished),
+        (_, true) => Some(Resume::Failed),
+        (false, false) => None,
+    };
+    if let (Some(what), Some(path)) = (again, &args.output) {
+        let done = crate::resume::resume(&mut jobs, path, what)?;
+        if !args.quiet {
+            eprintln!("coordinator: {done} jobs need not run ({})", path.display());
+        }
+        if jobs.is_empty() {
+            return Ok(0);
+        }
+    }
     let slots = args.slots.unwrap_or_else(embedded::usable_cpus);
     let (most, number) = jobs.widest();
     if profile.cluster == Cluster::Embedded && most > slots {
@@ -329,7 +350,7 @@ pub(crate) fn current_umask() -> u32 {
 /// Where results go: checked first, emptied only when everything else is ready.
 enum Results {
     Stdout,
-    File { file: File, path: PathBuf },
+    File { file: File, path: PathBuf, append: bool },
 }
 
 impl Results {
@@ -352,10 +373,11 @@ impl Results {
                 "{shown} is the input, too: results would overwrite the jobs; choose another file for -o"
             )));
         }
-        if meta.is_file() && meta.len() > 0 && !args.force && args.compat.is_none() {
-            return Err(Exit::usage(format!("{shown} is not empty; --force overwrites it")));
+        let append = args.resume || args.resume_failed;
+        if meta.is_file() && meta.len() > 0 && !args.force && !append && args.compat.is_none() {
+            return Err(Exit::usage(format!("{shown} is not empty; --force overwrites it, and --resume goes on with it")));
         }
-        Ok(Results::File { file, path: path.clone() })
+        Ok(Results::File { file, path: path.clone(), append })
     }
 
     /// Standard output, if it is a pipe.
@@ -371,7 +393,12 @@ impl Results {
     fn open(self) -> Result<Box<dyn Write + Send>, Exit> {
         match self {
             Results::Stdout => Ok(Box::new(std::io::stdout())),
-            Results::File { file, path } => {
+            Results::File { mut file, path, append: true } => {
+                let end = file.seek(SeekFrom::End(0));
+                end.map_err(|e| Exit::output(format!("cannot append to {}: {e}", path.display())))?;
+                Ok(Box::new(file))
+            }
+            Results::File { file, path, append: false } => {
                 if file.metadata().is_ok_and(|m| m.is_file()) {
                     file.set_len(0).map_err(|e| Exit::output(format!("cannot empty {}: {e}", path.display())))?;
                 }
@@ -445,6 +472,9 @@ struct Run<'a> {
     fleet: (u32, u32),
     submitter: Submitter,
     received: u64,
+    /// The coordinator has some of the jobs; or it does not want them.
+    accepted: bool,
+    turned_away: bool,
     /// Which jobs have a result.
     answered: Vec<bool>,
     /// What the output thread has not taken yet.
@@ -485,6 +515,8 @@ impl<'a> Run<'a> {
             fleet: (0, 0),
             submitter: Submitter::new(jobs.clone(), batch),
             received: 0,
+            accepted: false,
+            turned_away: false,
             answered,
             for_output: VecDeque::new(),
             signalled: (0, 0),
@@ -590,7 +622,7 @@ impl<'a> Run<'a> {
         let total = self.jobs.len() as u64;
         let to_output = self.output.sender.clone();
         let mut reminder = tokio::time::interval_at(Instant::now() + REMINDER, REMINDER);
-        while self.received < total {
+        while self.received < total && !self.turned_away {
             let submitting = requests.clone();
             tokio::select! {
                 number = self.signals.next() => self.signal(number).await,
@@ -702,10 +734,12 @@ impl<'a> Run<'a> {
                     self.failure = Some(Exit::unreachable(format!("the coordinator refused a request: {reason}")));
                     self.cancel(Duration::ZERO).await;
                 }
+                // Without its word that it has them there is nothing to wait for.
+                self.turned_away |= !self.accepted;
             }
             ToClient::Opened { host_sets, jobs, closed, .. } => self.submitter.opened(host_sets, jobs, closed),
+            ToClient::Accepted { .. } => self.accepted = true,
             ToClient::Welcome { .. }
-            | ToClient::Accepted { .. }
             | ToClient::Hosts(_)
             | ToClient::Output { .. }
             | ToClient::Cancelled { .. }

@@ -206,6 +206,46 @@ fn jobs_of_several_slots_leave_no_room_for_others() {
 }
 
 #[test]
+fn what_has_a_successful_result_need_not_run_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name);
+    let jobs = "{\"cmd\": \"echo one >> ran\"}\n{\"cmd\": \"echo two >> ran; test -e good\", \"note\": [1, 2]}\n\
+                {\"cmd\": \"echo one >> ran\"}\n{\"cmd\": \"echo three $MEZCAL_JOB_ID >> ran\", \"after\": [1]}\n";
+    let first: String = jobs.lines().take(3).map(|l| format!("{l}\n")).collect();
+    assert_eq!(run_in(dir.path(), &first, &["-o", "results", "-q"]).status.code(), Some(1));
+    let results = std::fs::read_to_string(path("results")).expect("there");
+    let two = results.lines().find(|l| l.contains("two")).expect("its line").to_owned();
+    // The writer was interrupted, and somebody has sorted the lines and moved a key.
+    let mut sorted: Vec<&str> = results.lines().collect();
+    sorted.sort();
+    let moved = two.replace("\"note\": [1, 2], ", "").replace('{', "{\"note\": [1, 2], ").replacen(
+        "{\"note\": [1, 2], \"status",
+        "{\"status",
+        1,
+    );
+    let text: String = sorted.iter().map(|l| format!("{}\n", if *l == two { &moved } else { *l })).collect();
+    std::fs::write(path("results"), text + "{\"cmd\": \"echo thr").expect("written");
+    std::fs::write(path("good"), "").expect("written");
+    std::fs::remove_file(path("ran")).expect("there");
+    let out = run_in(dir.path(), jobs, &["-o", "results", "--resume"]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(0), "{said}");
+    assert!(said.contains("2 jobs need not run"), "{said}");
+    let ran = std::fs::read_to_string(path("ran")).expect("notes");
+    let mut ran: Vec<&str> = ran.lines().collect();
+    ran.sort();
+    assert_eq!(ran, ["three 4", "two"], "what is done did not run, and names are as before");
+    let results = std::fs::read_to_string(path("results")).expect("there");
+    assert_eq!(results.lines().count(), 4, "one line for each job:\n{results}");
+    assert!(results.lines().all(|l| serde_json::from_str::<serde_json::Value>(l).expect("JSON")["result"]["code"] == 0));
+    assert_eq!(run_in(dir.path(), jobs, &["-o", "results", "--resume-failed"]).status.code(), Some(0), "nothing has failed");
+    assert_eq!(run_in(dir.path(), jobs, &["-o", "nothing", "--resume"]).status.code(), Some(0), "no results yet: everything runs");
+    std::fs::write(path("text"), "not a result\n").expect("written");
+    let out = run_in(dir.path(), jobs, &["-o", "text", "--resume"]);
+    assert!(out.status.code() == Some(2) && String::from_utf8_lossy(&out.stderr).contains("text:1: this is no result line"));
+}
+
+#[test]
 fn bad_input_is_told_all_at_once_and_nothing_starts() {
     let dir = tempfile::tempdir().expect("a directory");
     std::fs::write(dir.path().join("results"), "old").expect("written");

@@ -210,3 +210,44 @@ fn a_host_that_is_confirmed_to_be_dead_is_not_waited_for() {
     assert_eq!((line["attempt"].as_u64(), line["host"].as_str()), (Some(2), Some(&*mezcal_tests::lab::host_name(2))), "{line}");
     cluster.finish();
 }
+
+#[test]
+fn a_full_disk_refuses_what_is_new_and_loses_nothing() {
+    let mut cluster = Cluster::new(1, 2);
+    if !cluster.lab.is_real() {
+        mezcal_tests::say_skipped("a full disk: mounting needs root");
+        return;
+    }
+    cluster.set_store_size("2m");
+    let cluster = cluster.start();
+    let cmd = "until test -e go; do sleep 0.05; done; echo done";
+    let mut client = cluster.start_run(&lines(&[json!({"cmd": cmd})]), &[]);
+    wait_for("it runs", PATIENCE, || cluster.connected().iter().any(|h| h["busy"] == 1).then_some(()));
+    // Whatever is left is taken, and a little space is given back later.
+    let store = cluster.store_path();
+    let mut ballast = std::fs::File::create(store.join("ballast")).expect("made");
+    while std::io::Write::write_all(&mut ballast, &[7; 4096]).is_ok() {}
+    drop(ballast);
+    let spec = "x".repeat(20_000);
+    let big: String = (0..40).map(|n| format!("{}\n", json!({"cmd": format!("touch new.{n} # {spec}")}))).collect();
+    std::fs::write(cluster.path("new.json"), big).expect("written");
+    let refused = run(&cluster, &["run", "new.json", "-o", "new.results"]);
+    let said = text(&refused.stderr);
+    assert!(refused.status.code() == Some(3) && said.contains("the coordinator's store cannot be written"), "{said}");
+    // The first one ends, and its agent keeps the outcome for as long as it takes.
+    std::fs::write(cluster.path("go"), "").expect("written");
+    wait_for("the log says so", PATIENCE, || cluster.log_text("coordinator").contains("nothing new is accepted").then_some(()));
+    assert!(client.try_wait().expect("our child").is_none(), "nothing is acknowledged that is not safe");
+    std::fs::remove_file(store.join("ballast")).expect("removed");
+    let status = wait_for("the run ends", PATIENCE, || client.try_wait().expect("our child"));
+    assert_eq!(status.code(), Some(0), "{}", cluster.log_text("run"));
+    assert_eq!(results(&cluster.path("results.json"))[0]["result"]["stdout_tail"], "done\n");
+    std::fs::write(cluster.path("after.json"), "{\"cmd\": \"true\"}\n").expect("written");
+    assert_eq!(run(&cluster, &["run", "after.json", "-q", "-o", "after.results"]).status.code(), Some(0), "it goes on");
+    let strays = std::fs::read_dir(cluster.path("")).expect("readable").flatten();
+    let strays = strays.filter(|e| {
+        e.file_name().to_string_lossy().starts_with("new.") && e.path().extension().is_some_and(|x| x != "json" && x != "results")
+    });
+    assert_eq!(strays.count(), 0, "what was refused did not run");
+    cluster.finish_with(&["the store cannot be written"]);
+}

@@ -264,7 +264,8 @@ impl Service {
                 });
                 for batch in waiting.collect::<std::collections::BTreeSet<_>>() {
                     let reason = super::requests::not_stored(&why);
-                    self.tell_watchers(batch, &ToClient::Refused { reason });
+                    self.tell_watchers(batch, &ToClient::Refused { reason: reason.clone() });
+                    self.end_batch(batch, Some(reason.into()), BootInstant::now());
                 }
             }
             FromStore::Broken(why) => {

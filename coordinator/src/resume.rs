@@ -1,0 +1,126 @@
+//! `coordinator run --resume`: what a results file already has need not run again.
+//!
+//! Jobs are known by their content: the object less `result`, whatever the order of its keys and of the lines. Of jobs that are alike as many
+//! are done as there are results.
+
+use crate::exit::Exit;
+use crate::jobs::{Jobs, members, write_json, write_string};
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+
+/// What is to be run again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// Whatever has no successful result.
+    Unfinished,
+    /// Only what has a result, and one that is no success.
+    Failed,
+}
+
+/// Takes out of `jobs` what need not run, and out of the results file what will be written again, with a last line that is torn. Gives back
+/// how many jobs were taken out.
+///
+/// # Errors
+/// Exit 2 naming the line that is no result; 74 if the file cannot be written.
+pub fn resume(jobs: &mut Jobs, path: &Path, what: Resume) -> Result<usize, Exit> {
+    let shown = path.display();
+    if path.exists() && !path.is_file() {
+        return Err(Exit::usage(format!("{shown} is no regular file: there is nothing to go on with")));
+    }
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(Exit::usage(format!("cannot read {shown}: {e}"))),
+    };
+    let mut lines: Vec<(&str, (String, bool))> = Vec::new();
+    for (i, line) in text.split_inclusive('\n').enumerate() {
+        let whole = line.strip_suffix('\n').and_then(result_of);
+        match whole {
+            Some(result) => lines.push((line, result)),
+            None if line.trim().is_empty() => {}
+            // The writer was interrupted: that job has no result.
+            None if !text[line.as_ptr() as usize - text.as_ptr() as usize..].contains('\n') => {}
+            None => return Err(Exit::usage(format!("{shown}:{}: this is no result line; --resume takes a results file", i + 1))),
+        }
+    }
+    let (mut succeeded, mut failed): (HashMap<&str, usize>, HashMap<&str, usize>) = (HashMap::new(), HashMap::new());
+    for (key, ok) in lines.iter().map(|(_, result)| result) {
+        *if *ok { &mut succeeded } else { &mut failed }.entry(key).or_default() += 1;
+    }
+    let mut redone: HashMap<String, usize> = HashMap::new();
+    let take = |counts: &mut HashMap<&str, usize>, key: &str| match counts.get_mut(key) {
+        Some(left) if *left > 0 => {
+            *left -= 1;
+            true
+        }
+        _ => false,
+    };
+    let mut keep = Vec::with_capacity(jobs.len());
+    for number in 1..=jobs.len() as u32 {
+        let key = key_of(&jobs.as_object(number)).unwrap_or_default();
+        let done = take(&mut succeeded, &key);
+        let has_failed = !done && take(&mut failed, &key);
+        if has_failed {
+            *redone.entry(key).or_default() += 1;
+        }
+        keep.push(match what {
+            Resume::Unfinished => !done,
+            Resume::Failed => has_failed,
+        });
+    }
+    let done = keep.iter().filter(|keep| !**keep).count();
+    jobs.retain(&keep);
+    // The old results of what runs again go; all others stay as they are.
+    let mut kept: Vec<u8> = Vec::with_capacity(text.len());
+    for (line, (key, ok)) in &lines {
+        match redone.get_mut(key).filter(|left| !ok && **left > 0) {
+            Some(left) => *left -= 1,
+            None => kept.extend_from_slice(line.as_bytes()),
+        }
+    }
+    if kept != text.as_bytes() {
+        rewrite(path, &kept).map_err(|e| Exit::output(format!("cannot write {shown}: {e}")))?;
+    }
+    Ok(done)
+}
+
+/// In one step: whoever is interrupted leaves the old file or the new one.
+fn rewrite(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let mut file = std::fs::File::create(&name)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&name, path)
+}
+
+/// The job of a result line, and whether it has succeeded.
+fn result_of(line: &str) -> Option<(String, bool)> {
+    #[derive(serde::Deserialize)]
+    struct Line {
+        result: Result,
+    }
+    #[derive(serde::Deserialize)]
+    struct Result {
+        status: String,
+        code: Option<i64>,
+    }
+    let Line { result } = serde_json::from_str(line).ok()?;
+    Some((key_of(line)?, result.status == "ok" && result.code == Some(0)))
+}
+
+/// What a job is known by.
+fn key_of(object: &str) -> Option<String> {
+    let mut members = members(object).ok()?;
+    members.retain(|(key, _)| key != "result");
+    members.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut key = Vec::new();
+    for (name, value) in members {
+        write_string(&mut key, &name, false);
+        key.push(b':');
+        write_json(&mut key, value.get(), true);
+        key.push(b'\n');
+    }
+    String::from_utf8(key).ok()
+}
