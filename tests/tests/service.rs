@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -65,6 +66,63 @@ fn a_killed_coordinator_goes_on_where_it_was() {
     assert_eq!(starts(&cluster, 24), vec![1; 24], "what ran went on, and nothing ran twice");
     let log = cluster.log_text("run");
     assert!(log.contains("trying to reach it again") && log.contains("connected again"), "{log}");
+    cluster.finish();
+}
+
+/// `MEZCAL_CRASH_ROUNDS=N` kills it more often; the jobs then are N × 500.
+#[test]
+fn a_coordinator_that_is_killed_again_and_again_loses_and_doubles_nothing() {
+    let rounds: u32 = std::env::var("MEZCAL_CRASH_ROUNDS").ok().map_or(20, |n| n.parse().expect("a number"));
+    // The last ones wait for us: until then there is something to be killed for.
+    let (short, long) = (rounds as usize * 500, 4);
+    let count = short + long;
+    let mut cluster = Cluster::with(12, 4, "auto", "15s").start();
+    let job = json!({"cmd": "echo $MEZCAL_JOB_ID $MEZCAL_ATTEMPT >> ran.$MEZCAL_HOST"});
+    let gate = json!({"cmd": format!("{}; until test -e go; do sleep 0.1; done", job["cmd"].as_str().expect("text"))});
+    let jobs = format!("{job}\n").repeat(short) + &format!("{gate}\n").repeat(long);
+    let mut client = cluster.start_run(&jobs, &["--progress", "none"]);
+    let path = cluster.path("results.json");
+    let written = || std::fs::read(&path).map_or(0, |text| text.iter().filter(|b| **b == b'\n').count());
+    wait_for("it has begun", PATIENCE, || (written() > 0).then_some(()));
+    let mut instant = u64::from(std::process::id());
+    eprintln!("instants by seed {instant}");
+    let (mut killed, mut seen) = (0, 0);
+    while killed < rounds {
+        // Some work is done between two crashes; when in it, chance says.
+        instant = instant.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let wait = Duration::from_micros((instant >> 33) % 400_000);
+        let begin = Instant::now();
+        let before = seen;
+        wait_for("work goes on after a crash", 2 * PATIENCE, || {
+            seen = written();
+            (begin.elapsed() >= wait && (seen > before || seen == short)).then_some(())
+        });
+        cluster.kill_coordinator();
+        cluster.start_coordinator();
+        killed += 1;
+    }
+    eprintln!("killed {killed} times, the last time after {seen} of {short} results");
+    std::fs::write(cluster.path("go"), "").expect("written");
+    let status = wait_for("the run ends", 4 * PATIENCE, || client.try_wait().expect("our child"));
+    assert_eq!(status.code(), Some(0), "{}", cluster.log_text("run"));
+    let lines = results(&cluster.path("results.json"));
+    assert_eq!(lines.len(), count);
+    let mut ran = vec![0; count + 1];
+    for n in 1..=12 {
+        let text = std::fs::read_to_string(cluster.path(&format!("ran.{}", mezcal_tests::lab::host_name(n)))).unwrap_or_default();
+        for line in text.lines() {
+            ran[line.split(' ').next().and_then(|word| word.parse::<usize>().ok()).expect("a number")] += 1;
+        }
+    }
+    let wrong: Vec<usize> = (1..=count).filter(|n| ran[*n] != 1).collect();
+    assert!(wrong.is_empty(), "these jobs did not run once: {wrong:?}");
+    let listed = batches(&cluster);
+    assert_eq!(
+        (listed[0]["succeeded"].as_u64(), listed[0]["state"].as_str()),
+        (Some(count as u64), Some("succeeded")),
+        "{}",
+        listed[0]
+    );
     cluster.finish();
 }
 
@@ -131,7 +189,7 @@ fn a_client_that_is_gone_for_longer_than_its_lease_loses_its_batch() {
     wait_for("they run", PATIENCE, || (sleepers() >= 2).then_some(()));
     client.kill().expect("killed");
     let _ = client.wait();
-    let gone = std::time::Instant::now();
+    let gone = Instant::now();
     wait_for("the lease is over", 3 * PATIENCE, || (sleepers() == 0).then_some(()));
     assert!(gone.elapsed().as_secs() >= 19, "they went on for as long as the client might have come back: {:?}", gone.elapsed());
     let batch = &batches(&cluster)[0];
