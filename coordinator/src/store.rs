@@ -1,7 +1,7 @@
 //! What survives the coordinator: SQLite in one directory, which one process holds at a time.
 //!
-//! One thread writes ([`writer`]): it gathers what has come meanwhile into one transaction, and says what is safe after its commit.
-//! Readers ([`reader`]) have connections of their own and see only what is committed. Values that nobody selects by are kept as the bytes of
+//! One thread writes ([`Writer`]): it gathers what has come meanwhile into one transaction, and says what is safe after its commit.
+//! A [`Reader`] has connections of its own and sees only what is committed. Values that nobody selects by are kept as the bytes of
 //! the wire codec behind one byte that says which format they have; `PRAGMA user_version` says which tables there are.
 
 mod reader;
@@ -308,6 +308,7 @@ CREATE TABLE batch (
 );
 CREATE TABLE host_set (batch INTEGER, place INTEGER, hosts BLOB NOT NULL, PRIMARY KEY (batch, place)) WITHOUT ROWID;
 CREATE TABLE job (batch INTEGER, job INTEGER, submission BLOB NOT NULL, spec BLOB NOT NULL, PRIMARY KEY (batch, job)) WITHOUT ROWID;
+CREATE TABLE forgotten (batch INTEGER PRIMARY KEY);
 CREATE TABLE placed (batch INTEGER NOT NULL, host TEXT NOT NULL, lease INTEGER, attempts BLOB NOT NULL);
 CREATE INDEX placed_by_batch ON placed (batch);
 CREATE TABLE again (batch INTEGER NOT NULL, attempt BLOB NOT NULL, retries INTEGER NOT NULL, losses INTEGER NOT NULL, outcome BLOB);

@@ -3,21 +3,13 @@
 //! `million [JOBS] [SLOTS]` runs `coordinator run --listen` as a process of its own, connects the real agent driver with engines that
 //! answer at once, and prints jobs per second and the coordinator's peak resident set against the jobs' own text and 0.5 KiB each.
 
-use mezcal_agent::driver::{self, AgentParts, EngineInput, Engines};
 use mezcal_certs::Authority;
-use mezcal_common::clock::WallTime;
 use mezcal_common::identity::Role;
-use mezcal_common::ids::EngineIndex;
-use mezcal_common::outcome::{Ended, Outcome, Span, WaitStatus};
-use mezcal_common::wire::agent::ALPN;
-use mezcal_common::wire::endpoint::Connector;
-use mezcal_common::wire::engine::{FromEngine, ToEngine};
-use mezcal_common::wire::tls::Credentials;
+use mezcal_tests::null;
 use mezcal_tests::programs::program;
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use std::time::Instant;
 
 #[expect(clippy::zombie_processes, reason = "reaped by wait4, which gives the peak RSS")]
 fn main() {
@@ -47,7 +39,10 @@ fn main() {
         .spawn()
         .expect("the coordinator starts");
     let identity = dir.path().join("agent");
-    std::thread::spawn(move || null_agent(&identity, address, slots));
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(null::agent(&identity, "null", address, slots));
+    });
     let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
     // SAFETY: both pointers are valid, and the child is ours and unreaped.
     let usage = unsafe {
@@ -72,43 +67,4 @@ fn main() {
 
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
-}
-
-fn null_agent(identity: &std::path::Path, coordinator: String, slots: u16) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let credentials = Credentials::load(identity, Role::Agent).expect("credentials");
-        let (inputs, received) = mpsc::channel(1024);
-        for slot in 0..slots {
-            let (to_engine, orders) = mpsc::unbounded_channel();
-            let index = EngineIndex(slot);
-            inputs.send(EngineInput::Linked(index, to_engine)).await.expect("room");
-            inputs.send(EngineInput::Said(index, FromEngine::Ready { running: None })).await.expect("room");
-            tokio::spawn(null_engine(index, orders, inputs.clone()));
-        }
-        let parts = AgentParts {
-            name: "null".into(),
-            aliases: vec![],
-            slots,
-            coordinator,
-            connector: Connector::new(&credentials, ALPN).expect("a connector"),
-            connect_timeout: Duration::from_millis(600),
-        };
-        let _ = driver::run(parts, Engines { inputs: received, keeper: None }, std::future::pending()).await;
-    });
-}
-
-/// A test double of an engine: every attempt succeeds at once.
-async fn null_engine(index: EngineIndex, mut orders: mpsc::UnboundedReceiver<ToEngine>, inputs: mpsc::Sender<EngineInput>) {
-    while let Some(order) = orders.recv().await {
-        if let ToEngine::Run { attempt, .. } = order {
-            let now = WallTime::now();
-            let span = Span { started: now, completed: now, elapsed: Duration::ZERO };
-            let status = Some(WaitStatus::Exited(0));
-            let outcome = Outcome { status, span: Some(span), ..Outcome::never_ran(Ended::Exited, None) };
-            if inputs.send(EngineInput::Said(index, FromEngine::Finished { attempt, outcome })).await.is_err() {
-                return;
-            }
-        }
-    }
 }

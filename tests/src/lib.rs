@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod lab;
 pub mod mount;
+pub mod null;
 pub mod programs;
 pub mod relay;
 pub mod sim;

@@ -7,15 +7,17 @@ use mezcal_common::clock::WallTime;
 use mezcal_common::ids::{AttemptId, BatchSerial, JobKey};
 use mezcal_common::outcome::JobResult;
 use mezcal_common::wire::client::Submission;
-use rusqlite::{Connection, ErrorCode, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Records in one transaction.
 const GROUP: usize = 16_384;
+/// Rows of a forgotten batch that are deleted at a time.
+const TIDY_ROWS: usize = 20_000;
 /// Between two tries when the disk is full.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -71,7 +73,18 @@ impl Writer {
 
 fn run(mut connection: Connection, writes: &Receiver<Write>, answers: &mpsc::Sender<FromStore>) {
     let mut through = 0;
-    while let Ok(first) = writes.recv() {
+    // Space of forgotten batches is given back bit by bit while there is nothing else to do.
+    let mut untidy = true;
+    loop {
+        let first = match if untidy { writes.try_recv() } else { writes.recv().map_err(|_| TryRecvError::Disconnected) } {
+            Ok(first) => first,
+            Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) => {
+                // If it cannot be done now, it is done with the next batch that is forgotten.
+                untidy = tidy_up(&mut connection).unwrap_or(false);
+                continue;
+            }
+        };
         let mut group = vec![first];
         let size = |write: &Write| if let Write::Records(records) = write { records.len() } else { 1 };
         let mut count = size(&group[0]);
@@ -81,6 +94,7 @@ fn run(mut connection: Connection, writes: &Receiver<Write>, answers: &mpsc::Sen
             count += size(&next);
             group.push(next);
         }
+        untidy |= group.iter().any(|write| matches!(write, Write::Forget(_)));
         loop {
             match apply(&mut connection, &group) {
                 Ok(placed) => {
@@ -241,12 +255,40 @@ fn insert(
     Ok(())
 }
 
+/// The batch is gone at once; what belongs to it goes bit by bit.
 fn forget(db: &Transaction<'_>, batch: BatchSerial) -> Result<(), Failure> {
-    for table in ["host_set", "job", "placed", "again", "result"] {
-        db.execute(&format!("DELETE FROM {table} WHERE batch = ?"), [batch.0])?;
-    }
+    db.execute("INSERT INTO forgotten VALUES (?)", [batch.0])?;
     db.execute("DELETE FROM batch WHERE serial = ?", [batch.0])?;
     Ok(())
+}
+
+/// Deletes some of what belongs to a forgotten batch, or gives some free pages back to the file system. False if nothing was left to do.
+fn tidy_up(connection: &mut Connection) -> rusqlite::Result<bool> {
+    let batch: Option<u32> = connection.query_row("SELECT batch FROM forgotten LIMIT 1", [], |row| row.get(0)).optional()?;
+    if let Some(batch) = batch {
+        let transaction = connection.transaction()?;
+        let mut room = TIDY_ROWS;
+        for (table, key) in [("job", "job"), ("result", "seq"), ("host_set", "place"), ("placed", "rowid"), ("again", "rowid")] {
+            let some = format!("SELECT {key} FROM {table} WHERE batch = ?1 ORDER BY {key} LIMIT ?2");
+            let sql = format!("DELETE FROM {table} WHERE batch = ?1 AND {key} IN ({some})");
+            room -= transaction.execute(&sql, params![batch, room])?.min(room);
+        }
+        if room == TIDY_ROWS {
+            transaction.execute("DELETE FROM forgotten WHERE batch = ?", [batch])?;
+        }
+        transaction.commit()?;
+        return Ok(true);
+    }
+    let free: u32 = connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+    if free > 0 {
+        let mut statement = connection.prepare_cached("PRAGMA incremental_vacuum(2048)")?;
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+        return Ok(true);
+    }
+    // A log that has grown in one go shrinks again.
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    Ok(false)
 }
 
 fn specs(connection: &Connection, placed: &[AttemptId]) -> rusqlite::Result<Vec<(JobKey, Bytes)>> {

@@ -1,0 +1,51 @@
+//! Agents with engines that answer at once: the real driver and the real wire, and nothing behind them.
+
+use mezcal_agent::driver::{self, AgentParts, EngineInput, Engines};
+use mezcal_common::clock::WallTime;
+use mezcal_common::identity::Role;
+use mezcal_common::ids::EngineIndex;
+use mezcal_common::outcome::{Ended, Outcome, Span, WaitStatus};
+use mezcal_common::wire::agent::ALPN;
+use mezcal_common::wire::endpoint::Connector;
+use mezcal_common::wire::engine::{FromEngine, ToEngine};
+use mezcal_common::wire::tls::Credentials;
+use std::path::Path;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Runs an agent with these credentials for ever.
+pub async fn agent(identity: &Path, name: &str, coordinator: String, slots: u16) {
+    let credentials = Credentials::load(identity, Role::Agent).expect("credentials");
+    let (inputs, received) = mpsc::channel(1024);
+    for slot in 0..slots {
+        let (to_engine, orders) = mpsc::unbounded_channel();
+        let index = EngineIndex(slot);
+        inputs.send(EngineInput::Linked(index, to_engine)).await.expect("room");
+        inputs.send(EngineInput::Said(index, FromEngine::Ready { running: None })).await.expect("room");
+        tokio::spawn(engine(index, orders, inputs.clone()));
+    }
+    let parts = AgentParts {
+        name: name.into(),
+        aliases: vec![],
+        slots,
+        coordinator,
+        connector: Connector::new(&credentials, ALPN).expect("a connector"),
+        connect_timeout: Duration::from_secs(5),
+    };
+    let _ = driver::run(parts, Engines { inputs: received, keeper: None }, std::future::pending()).await;
+}
+
+/// Every attempt succeeds at once.
+async fn engine(index: EngineIndex, mut orders: mpsc::UnboundedReceiver<ToEngine>, inputs: mpsc::Sender<EngineInput>) {
+    while let Some(order) = orders.recv().await {
+        if let ToEngine::Run { attempt, .. } = order {
+            let now = WallTime::now();
+            let span = Span { started: now, completed: now, elapsed: Duration::ZERO };
+            let status = Some(WaitStatus::Exited(0));
+            let outcome = Outcome { status, span: Some(span), ..Outcome::never_ran(Ended::Exited, None) };
+            if inputs.send(EngineInput::Said(index, FromEngine::Finished { attempt, outcome })).await.is_err() {
+                return;
+            }
+        }
+    }
+}
