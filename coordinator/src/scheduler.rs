@@ -294,6 +294,8 @@ struct Batch {
     once: bool,
     host_sets: Vec<Arc<[Arc<str>]>>,
     jobs: Vec<Job>,
+    /// Of which are on hosts.
+    placed: u64,
     done: usize,
     open: bool,
     /// What waits for jobs of its own batch.
@@ -776,13 +778,9 @@ impl Scheduler {
         Some((serial, batch.host_sets.len() as u64, batch.jobs.len() as u64, !batch.open))
     }
 
-    /// How many attempts of each batch are on hosts.
-    pub fn placed_by_batch(&self) -> HashMap<BatchSerial, u64> {
-        let mut placed: HashMap<BatchSerial, u64> = HashMap::new();
-        for attempt in self.hosts.values().flat_map(|host| host.attempts.keys()).filter(|a| !self.is_superseded(**a)) {
-            *placed.entry(attempt.key.batch).or_default() += 1;
-        }
-        placed
+    /// How many jobs of a batch are on hosts.
+    pub fn placed_of(&self, batch: BatchSerial) -> u64 {
+        self.batches.get(&batch).map_or(0, |batch| batch.placed)
     }
 
     /// All hosts ever seen, for `coordinator hosts`.
@@ -1055,6 +1053,7 @@ impl Scheduler {
         let delay = batch.retry_rules.get(&key.job).filter(|_| outcome.ended != Ended::Lost).map_or(Duration::ZERO, |rule| rule.1);
         if again {
             self.running[batch.user as usize] -= u64::from(job.queue.slots());
+            batch.placed -= 1;
             let (retries, losses) = (job.retries, job.losses);
             job.state = JobState::Queued;
             self.persist(|| Record::Again { attempt, retries, losses, outcome: kept });
@@ -1095,6 +1094,7 @@ impl Scheduler {
         }
         let Some(job) = batch.jobs.get_mut(attempt.key.job.0 as usize - 1) else { return };
         job.state = JobState::Queued;
+        batch.placed -= 1;
         self.running[batch.user as usize] -= u64::from(job.queue.slots());
         let (retries, losses) = (job.retries, job.losses);
         self.persist(|| Record::Again { attempt, retries, losses, outcome: None });
@@ -1111,7 +1111,10 @@ impl Scheduler {
         // Its text stays, for whoever asks for its output.
         match job.state {
             JobState::Waiting => batch.order.forget(key.job),
-            JobState::Placed => self.running[batch.user as usize] -= u64::from(job.queue.slots()),
+            JobState::Placed => {
+                batch.placed -= 1;
+                self.running[batch.user as usize] -= u64::from(job.queue.slots());
+            }
             JobState::Queued | JobState::Done => {}
         }
         job.state = JobState::Done;
@@ -1277,6 +1280,7 @@ impl Scheduler {
             once: terms.once,
             host_sets: Vec::new(),
             jobs: Vec::new(),
+            placed: 0,
             done: 0,
             open: true,
             order: after::Order::default(),
@@ -1419,6 +1423,7 @@ impl Scheduler {
             let Some(batch) = self.batches.get_mut(&queue.batch) else { continue };
             let Some(job) = batch.jobs.get_mut(number.0 as usize - 1) else { continue };
             job.state = JobState::Placed;
+            batch.placed += 1;
             self.running[queue.user as usize] += u64::from(slots);
             job.host = index;
             job.attempt += 1;

@@ -251,6 +251,7 @@ impl Scheduler {
             let placed = self.job(key).filter(|job| job.state == JobState::Placed).map(|job| (job.host, job.queue));
             let Some((host, queue)) = placed else { continue };
             self.running[queue.user as usize] += u64::from(queue.slots());
+            self.batches.get_mut(&key.batch).into_iter().for_each(|batch| batch.placed += 1);
             let name = self.host_names.get(host as usize);
             if let Some(host) = name.and_then(|name| self.hosts.get_mut(name)) {
                 host.add(attempt, queue.slots());

@@ -231,6 +231,7 @@ impl Script {
             let count = |state| batch.jobs.iter().filter(|j| j.state == state).count();
             assert_eq!(queued, count(JobState::Queued));
             assert_eq!(batch.done, count(JobState::Done));
+            assert_eq!(batch.placed, count(JobState::Placed) as u64);
             for (i, job) in batch.jobs.iter().enumerate() {
                 let key = JobKey { batch: *serial, job: JobNumber(i as u32 + 1) };
                 let live = placed.iter().filter(|a| a.key == key && a.attempt == job.attempt).count();

@@ -182,7 +182,7 @@ impl Service {
     fn status(&self, batch: BatchId) -> Result<BatchStatus, String> {
         let row = self.reader()?.batch(batch).map_err(|e| crate::exit::chain(&e))?;
         let row = row.ok_or("that batch is not kept: it ends with its client")?;
-        let placed = self.scheduler.placed_by_batch().remove(&row.serial).unwrap_or(0);
+        let placed = self.scheduler.placed_of(row.serial);
         Ok(status_of(row, placed))
     }
 
@@ -193,10 +193,9 @@ impl Service {
             Ok(())
         };
         let rows = allowed.and_then(|()| self.reader()?.batches().map_err(|e| crate::exit::chain(&e)));
-        let mut placed = self.scheduler.placed_by_batch();
         let batches = rows.map(|rows| {
             let mine = rows.into_iter().filter(|row| all || row.user == user);
-            mine.map(|row| (placed.remove(&row.serial).unwrap_or(0), row)).map(|(placed, row)| status_of(row, placed)).collect()
+            mine.map(|row| (self.scheduler.placed_of(row.serial), row)).map(|(placed, row)| status_of(row, placed)).collect()
         });
         let batches: Vec<BatchStatus> = match batches {
             Ok(batches) => batches,

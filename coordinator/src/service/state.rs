@@ -155,6 +155,8 @@ impl Service {
             if self.stopping && self.nothing_is_left() {
                 let _ = self.idle.send(true);
             }
+            // Connections share this thread: new ones must not wait until there is nothing left to do here.
+            tokio::task::yield_now().await;
         }
     }
 
