@@ -15,6 +15,7 @@ pub mod follow;
 pub mod format;
 pub mod halt;
 pub mod hosts;
+pub mod http;
 pub mod jobs;
 pub mod locate;
 pub mod logs;

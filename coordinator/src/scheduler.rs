@@ -778,6 +778,14 @@ impl Scheduler {
         Some((serial, batch.host_sets.len() as u64, batch.jobs.len() as u64, !batch.open))
     }
 
+    /// What is known to run where: hosts with the number of their first engine, and each engine with its job.
+    pub fn running(&self) -> impl Iterator<Item = (&str, EngineId, impl Iterator<Item = (u16, JobKey)>)> {
+        self.hosts.values().map(|host| {
+            let on = host.attempts.iter().filter_map(|(attempt, on)| Some((on.engine?, attempt.key)));
+            (&*host.name, host.first_engine, on)
+        })
+    }
+
     /// How many jobs of a batch are on hosts.
     pub fn placed_of(&self, batch: BatchSerial) -> u64 {
         self.batches.get(&batch).map_or(0, |batch| batch.placed)

@@ -24,6 +24,9 @@ pub struct ServeArgs {
     /// The configuration file
     #[arg(long, default_value = DEFAULT_PATH, env = "MEZCAL_CONFIG", value_name = "FILE")]
     pub config: PathBuf,
+    /// Show metrics, health and a dashboard here, for example 127.0.0.1:7480; whoever reaches it sees everybody's batches
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<SocketAddr>,
 }
 
 /// `coordinator.toml`.
@@ -46,6 +49,8 @@ pub struct CoordinatorConfig {
     /// How long a batch goes on when its client is gone, unless it is detached.
     #[serde(default, deserialize_with = "mezcal_common::duration::serde_text::deserialize")]
     pub client_lease: Option<Duration>,
+    /// Where metrics, health and the dashboard are shown.
+    pub http: Option<SocketAddr>,
     /// Users who may see and cancel everybody's batches.
     #[serde(default)]
     pub admins: Vec<String>,
@@ -89,17 +94,23 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
+        let http = args.http.or(config.http);
         let store = Store::open(&config.state_dir()).map_err(|e| Exit::unreachable(chain(&e)))?;
         let settings = Settings {
             locality_wait: config.locality_wait.unwrap_or(service::LOCALITY_WAIT),
             client_lease: config.client_lease.unwrap_or(service::CLIENT_LEASE),
             admins: config.admins.clone(),
+            observed: http.is_some(),
             ..Settings::new(Some(lease))
         };
         let service = service::start(settings, Some(store)).map_err(|e| Exit::unreachable(chain(&e)))?;
         let listener = listen(config.listen, &expand_home(&config.identity))?;
         let address = listener.local_addr().map_err(Exit::unreachable)?;
         tracing::info!(%address, "coordinator {} listens", mezcal_common::VERSION);
+        if let Some(address) = http {
+            let address = crate::http::serve(service.clone(), address).await?;
+            tracing::info!("dashboard and metrics on http://{address}");
+        }
         let accepting = tokio::spawn(service.clone().listen(listener.clone()));
         let number = tokio::select! {
             number = signals.next() => number,

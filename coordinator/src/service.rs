@@ -4,6 +4,7 @@
 //! not taken waits in its outbox, or in the store, and its own acknowledgements bound what is sent.
 
 mod delivery;
+mod observe;
 mod requests;
 mod state;
 
@@ -18,11 +19,12 @@ use mezcal_common::wire::agent::{self, Hello, LogHeader, ToAgent, ToCoordinator}
 use mezcal_common::wire::bulk::BulkReceiver;
 use mezcal_common::wire::client::{self, ToClient, ToService};
 use mezcal_common::wire::endpoint::{AcceptError, Channel, Handshake, Listener, Peer, close};
+pub use observe::View;
 use state::{Kept, Service};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// The protocols that a coordinator listens for.
 pub const PROTOCOLS: [&[u8]; 2] = [agent::ALPN, client::ALPN];
@@ -67,6 +69,10 @@ enum Input {
     },
     Client(ClientId, ToService),
     ClientGone(ClientId),
+    /// Somebody looks.
+    View(u64, oneshot::Sender<View>),
+    Metrics(oneshot::Sender<String>),
+    Trouble(oneshot::Sender<Option<String>>),
     Stop,
 }
 
@@ -98,12 +104,14 @@ pub struct Settings {
     pub client_lease: Duration,
     /// Users who may see and cancel everybody's batches.
     pub admins: Vec<String>,
+    /// Keep what [`ServiceHandle::view`] and [`ServiceHandle::metrics`] show.
+    pub observed: bool,
 }
 
 impl Settings {
     /// Those of a coordinator that nobody has configured.
     pub fn new(lease: Option<Duration>) -> Self {
-        Self { lease, locality_wait: LOCALITY_WAIT, client_lease: CLIENT_LEASE, admins: Vec::new() }
+        Self { lease, locality_wait: LOCALITY_WAIT, client_lease: CLIENT_LEASE, admins: Vec::new(), observed: false }
     }
 }
 
@@ -142,7 +150,7 @@ pub fn start(settings: Settings, store: Option<Store>) -> Result<ServiceHandle, 
             Some(Kept::new(writer, reader))
         }
     };
-    let service = Service::new(scheduler, kept, settings.admins, inputs.downgrade(), idle_sender)?;
+    let service = Service::new(scheduler, kept, settings, inputs.downgrade(), idle_sender)?;
     tokio::spawn(service.run(received, from_store, timer));
     Ok(ServiceHandle { inputs, next: Arc::new(AtomicU64::new(1)), idle })
 }
@@ -173,6 +181,27 @@ impl ServiceHandle {
         // A service that has ended has nothing left to stop.
         let _ = self.inputs.send(Input::Stop).await;
         let _ = tokio::time::timeout(patience, self.idle.clone().wait_for(|idle| *idle)).await;
+    }
+
+    /// A picture of the moment, with ends of attempts after number `since`. None if the service has ended or is not observed.
+    pub async fn view(&self, since: u64) -> Option<View> {
+        let (reply, answer) = oneshot::channel();
+        self.inputs.send(Input::View(since, reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Everything that is counted, in Prometheus' text format. None as above.
+    pub async fn metrics(&self) -> Option<String> {
+        let (reply, answer) = oneshot::channel();
+        self.inputs.send(Input::Metrics(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Why nothing can be stored at present, if that is so. None if the service has ended.
+    pub async fn trouble(&self) -> Option<Option<String>> {
+        let (reply, answer) = oneshot::channel();
+        self.inputs.send(Input::Trouble(reply)).await.ok()?;
+        answer.await.ok()
     }
 
     /// Waits until the service ends by itself, which it does only when its store is of no more use.

@@ -44,6 +44,8 @@ fn each_outside_dependency_has_one_owner() {
         ("rcgen", "certs/src/lib.rs"),
         ("sysinfo", "agent/src/host.rs"),
         ("rusqlite", "coordinator/src/store"),
+        ("axum", "coordinator/src/http.rs"),
+        ("prometheus_client", "coordinator/src/service/observe.rs"),
         ("indicatif", "coordinator/src/progress.rs"),
         ("mezcal_agent", "coordinator/src/embedded.rs"),
     ];

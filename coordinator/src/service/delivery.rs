@@ -20,6 +20,8 @@ pub(super) const RESULT_BYTES: usize = 256 * 1024;
 pub(super) struct Batch {
     pub(super) serial: BatchSerial,
     pub(super) owner: String,
+    /// What they call it.
+    pub(super) name: Option<String>,
     /// It is in the store.
     pub(super) stored: bool,
     /// Results so far, of which the last ones are here.
@@ -33,12 +35,16 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn new(serial: BatchSerial, owner: String, stored: bool) -> Self {
-        Self { serial, owner, stored, results: 0, tail: VecDeque::new(), failed: 0, done: false }
+        Self { serial, owner, name: None, stored, results: 0, tail: VecDeque::new(), failed: 0, done: false }
+    }
+
+    pub(super) fn named(self, name: Option<String>) -> Self {
+        Self { name, ..self }
     }
 
     pub(super) fn stored(row: &BatchRow) -> Self {
         let (results, failed, done) = (row.ended, row.ended - row.succeeded, row.done.is_some());
-        Self { results, failed, done, ..Self::new(row.serial, row.user.clone(), true) }
+        Self { results, failed, done, ..Self::new(row.serial, row.user.clone(), true).named(row.name.clone()) }
     }
 
     /// Results before the first one that is in memory.
@@ -106,10 +112,14 @@ enum Content {
 impl Service {
     /// A job is over, and that is safe.
     pub(super) fn has_result(&mut self, batch: BatchId, seq: u64, job: JobNumber, result: JobResult) {
+        let id = batch;
         let Some(batch) = self.batches.get_mut(&batch) else { return };
         // One that came back from the store has been counted.
         if seq <= batch.results {
             return;
+        }
+        if let Some(observed) = &mut self.observed {
+            observed.result(id, job, &result);
         }
         batch.results = seq;
         batch.failed += u64::from(!result.outcome.succeeded());

@@ -137,10 +137,10 @@ impl Service {
                     return self.tell_client(id, ToClient::Refused { reason });
                 }
                 // A command that runs once on each host is nobody's after its client.
-                let stored = self.kept.is_some() && !terms.once;
+                let (stored, name) = (self.kept.is_some() && !terms.once, terms.name.clone());
                 self.scheduler.handle(Event::Open { user: user.clone(), terms: Box::new(terms) }, now);
                 let Some((serial, ..)) = self.scheduler.batch_so_far(batch) else { return };
-                self.batches.insert(batch, Batch::new(serial, user, stored));
+                self.batches.insert(batch, Batch::new(serial, user, stored).named(name));
                 self.watch(id, batch, Watch::of_owner(0));
             }
         }
@@ -212,8 +212,8 @@ impl Service {
     }
 
     /// Opens a new batch with jobs of an ended one.
-    fn retry(&mut self, user: &str, name: &str, failed: bool, now: BootInstant) -> Result<(BatchId, u64), String> {
-        let old = self.find_batch(user, name)?;
+    fn retry(&mut self, user: &str, wanted: &str, failed: bool, now: BootInstant) -> Result<(BatchId, u64), String> {
+        let old = self.find_batch(user, wanted)?;
         let known = self.batches.get(&old).filter(|batch| batch.done).ok_or("that batch has not ended")?;
         if let Some(why) = self.no_room() {
             return Err(why);
@@ -224,6 +224,7 @@ impl Service {
         let id = BatchId::random();
         terms.context.batch = id;
         terms.detached = true;
+        let name = terms.name.clone();
         let mut again = Again::default();
         if failed {
             let mut after = 0;
@@ -249,7 +250,7 @@ impl Service {
         }
         self.scheduler.handle(Event::Open { user: user.into(), terms: Box::new(terms) }, now);
         let (serial, ..) = self.scheduler.batch_so_far(id).ok_or("the new batch cannot be opened")?;
-        self.batches.insert(id, Batch::new(serial, user.into(), true));
+        self.batches.insert(id, Batch::new(serial, user.into(), true).named(name));
         self.scheduler.handle(Event::Submit { batch: id, host_sets, jobs }, now);
         self.scheduler.handle(Event::Close { batch: id }, now);
         Ok((id, count))

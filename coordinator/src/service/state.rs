@@ -1,7 +1,8 @@
 //! The loop and what it holds: events in, effects performed, and those held back that wait for the store.
 
 use super::delivery::{Batch, Watch};
-use super::{ClientId, FromStore, Input, Reader, Writer};
+use super::observe::Observed;
+use super::{ClientId, FromStore, Input, Reader, Settings, Writer};
 use crate::scheduler::{Effect, Event, Record, Scheduler, Wanted};
 use bytes::Bytes;
 use mezcal_common::clock::{BootInstant, WallTime};
@@ -70,6 +71,11 @@ impl Kept {
         Self { writer, reader, issued: 0, committed: 0, held: VecDeque::new(), specs, trouble: None }
     }
 
+    /// Records on their way.
+    pub(super) fn unsaved(&self) -> u64 {
+        self.issued - self.committed
+    }
+
     pub(super) fn forget(&self, batch: mezcal_common::ids::BatchSerial) {
         self.writer.forget(batch);
     }
@@ -89,13 +95,15 @@ pub(super) struct Service {
     /// For what is read beside the loop; does not keep the loop alive.
     pub(super) inputs: mpsc::WeakSender<Input>,
     idle: watch::Sender<bool>,
+    /// For whoever looks, if anybody may.
+    pub(super) observed: Option<Observed>,
 }
 
 impl Service {
     pub(super) fn new(
         scheduler: Scheduler,
         kept: Option<Kept>,
-        admins: Vec<String>,
+        settings: Settings,
         inputs: mpsc::WeakSender<Input>,
         idle: watch::Sender<bool>,
     ) -> Result<Self, crate::store::StoreError> {
@@ -109,7 +117,8 @@ impl Service {
             agents: HashMap::new(),
             clients: BTreeMap::new(),
             batches,
-            admins,
+            admins: settings.admins,
+            observed: settings.observed.then(Observed::new),
             asked: HashMap::new(),
             next_request: 1,
             stopping: false,
@@ -205,6 +214,20 @@ impl Service {
                     }
                 }
             }
+            // Whoever has stopped looking needs no answer.
+            Input::View(since, reply) => {
+                if let Some(view) = self.view(since) {
+                    let _ = reply.send(view);
+                }
+            }
+            Input::Metrics(reply) => {
+                if let Some(text) = self.metrics() {
+                    let _ = reply.send(text);
+                }
+            }
+            Input::Trouble(reply) => {
+                let _ = reply.send(self.kept.as_ref().and_then(|kept| kept.trouble.clone()));
+            }
             Input::Client(client, message) => self.client_message(client, message, now),
             Input::ClientGone(client) => {
                 let Some(gone) = self.clients.remove(&client) else { return };
@@ -284,6 +307,9 @@ impl Service {
         while let Some(effect) = self.scheduler.poll_effect() {
             match (&mut self.kept, effect) {
                 (Some(kept), Effect::Persist(record)) => {
+                    if let (Some(observed), Record::Again { outcome: Some(outcome), .. }) = (&self.observed, &record) {
+                        observed.attempt(outcome);
+                    }
                     kept.issued += 1;
                     records.push(record);
                 }
