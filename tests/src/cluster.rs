@@ -29,6 +29,8 @@ pub struct Cluster {
     settings: Vec<Setting>,
     /// The store's disk, as large as mount(8) is told.
     store_size: Option<&'static str>,
+    /// Where the coordinator shows its dashboard.
+    http: Option<&'static str>,
 }
 
 /// What is special about one host's agent.
@@ -58,7 +60,20 @@ impl Cluster {
         let port = if lab.is_real() { 7433 } else { free_port() };
         let agents = (0..=hosts).map(|_| None).collect();
         let settings = vec![Setting::default(); hosts + 1];
-        let me = Self { lab, dir, hosts, slots, port, containment, lease, coordinator: None, agents, settings, store_size: None };
+        let me = Self {
+            lab,
+            dir,
+            hosts,
+            slots,
+            port,
+            containment,
+            lease,
+            coordinator: None,
+            agents,
+            settings,
+            store_size: None,
+            http: None,
+        };
         me.write_configuration();
         me
     }
@@ -145,6 +160,7 @@ impl Cluster {
             }
         };
         command.args(["serve", "--config"]).arg(self.path("coordinator.toml"));
+        command.args(self.http.iter().flat_map(|address| ["--http", address]));
         let child = command.stdin(Stdio::null()).stderr(self.log("coordinator")).spawn().expect("the coordinator starts");
         self.coordinator = Some(child);
         let listens = || self.log_text("coordinator").matches("listens").count();
@@ -154,6 +170,19 @@ impl Cluster {
     /// Gives the coordinator, from its next start on, a disk of this size for its store; what is on it ends with the coordinator.
     pub fn set_store_size(&mut self, size: &'static str) {
         self.store_size = Some(size);
+    }
+
+    /// Has the coordinator, from its next start on, show its dashboard on its own host.
+    pub fn set_http(&mut self, address: &'static str) {
+        // Without a network of its own it takes any free port.
+        self.http = Some(if self.lab.is_real() { address } else { "127.0.0.1:0" });
+    }
+
+    /// Where it does.
+    pub fn http_address(&self) -> String {
+        let log = self.log_text("coordinator");
+        let said = log.lines().rev().find_map(|line| line.split("dashboard and metrics on http://").nth(1));
+        said.expect("the coordinator says so").trim().to_owned()
     }
 
     /// The store's directory as the coordinator sees it.
@@ -322,7 +351,7 @@ impl Drop for Cluster {
             let _ = child.wait();
         }
         if std::thread::panicking() {
-            for name in ["coordinator", "agent01"] {
+            for name in ["coordinator", "agent01", "run"] {
                 eprintln!("--- {name}.log\n{}", self.log_text(name));
             }
         }

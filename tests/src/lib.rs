@@ -3,6 +3,7 @@
 //! A host is a network and a UTS namespace held by one process; everything that runs there is ended with it. Waiting is one function
 //! with a condition and a deadline.
 
+pub mod browser;
 pub mod cluster;
 pub mod lab;
 pub mod mount;

@@ -201,13 +201,14 @@ fn a_keeper_that_is_killed_takes_its_jobs_along_and_they_run_again() {
         let cluster = Cluster::with(1, 2, containment, "10m").start();
         let mark = format!("17320{}-{containment}", std::process::id());
         let hostile = program("hostile");
-        let cmd = format!("echo x >> runs; test $MEZCAL_ATTEMPT = 2 || exec {} deaf {mark}", hostile.display());
+        let cmd = format!("echo x >> runs; test $(wc -l < runs) = 2 || exec {} deaf {mark}", hostile.display());
         let mut run = cluster.start_run(&format!("{}\n", json!({"id": "job", "cmd": cmd})), &[]);
         wait_for("it runs", PATIENCE, || (alive_with(&mark).len() == 2).then_some(()));
         signal(keeper(&cluster, 1), libc::SIGKILL);
         assert_eq!(ended(&mut run), Some(0));
         assert!(alive_with(&mark).is_empty(), "{containment}: the first attempt outlives the second");
-        assert_eq!(result_of(&cluster, "job")["attempt"], 2);
+        // One may have been sent to the agent while it was leaving, and was lost unstarted.
+        assert!(result_of(&cluster, "job")["attempt"].as_u64() >= Some(2));
         assert_eq!(std::fs::read_to_string(cluster.path("runs")).expect("written"), "x\nx\n");
         cluster.finish();
     }
