@@ -1,10 +1,12 @@
 //! `coordinator batches` and `status`: what the coordinator has, in a table or as JSON lines.
 
 use crate::client::Remote;
+use crate::complete;
 use crate::exit::Exit;
 use crate::format::ResultFormat;
 use crate::hosts::{span, table};
 use crate::profile::ProfileArgs;
+use clap_complete::ArgValueCompleter;
 use mezcal_common::clock::WallTime;
 use mezcal_common::escape::for_terminal;
 use mezcal_common::wire::client::{BatchStatus, HostStatus, ToClient, ToService};
@@ -32,7 +34,7 @@ pub struct BatchesArgs {
 #[derive(Debug, clap::Args)]
 pub struct StatusArgs {
     /// The id of a batch, or the beginning of it
-    #[arg(value_name = "BATCH")]
+    #[arg(value_name = "BATCH", add = ArgValueCompleter::new(complete::batches))]
     pub batch: Option<String>,
     /// One JSON object
     #[arg(long)]

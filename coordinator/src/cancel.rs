@@ -1,9 +1,11 @@
 //! `coordinator cancel`: jobs or batches, here or on the other side of the room, with the proof.
 
 use crate::client::Remote;
+use crate::complete;
 use crate::exit::{self, Exit};
 use crate::profile::ProfileArgs;
 use crate::run::GRACE;
+use clap_complete::ArgValueCompleter;
 use mezcal_common::duration::parse_duration;
 use mezcal_common::job::Stop;
 use mezcal_common::signal;
@@ -18,7 +20,7 @@ pub struct CancelArgs {
     #[arg(value_name = "JOB", required_unless_present_any = ["batch", "all"], conflicts_with_all = ["batch", "all"])]
     pub jobs: Vec<String>,
     /// A whole batch
-    #[arg(long, value_name = "BATCH", value_parser = clap::builder::NonEmptyStringValueParser::new(), conflicts_with = "all")]
+    #[arg(long, value_name = "BATCH", value_parser = clap::builder::NonEmptyStringValueParser::new(), conflicts_with = "all", add = ArgValueCompleter::new(complete::batches))]
     pub batch: Vec<String>,
     /// All batches of yours
     #[arg(long)]

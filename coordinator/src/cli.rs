@@ -3,7 +3,7 @@
 use crate::embedded::Hidden;
 use crate::exit::{self, Exit};
 use crate::{batches, cancel, exec, follow, hosts, logs, manage, run, serve, why};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Run piles of shell commands, here or on a cluster.
@@ -45,6 +45,8 @@ enum Verb {
 
 /// The program.
 pub fn main() -> ExitCode {
+    // With this variable set it is a shell that asks, and this answers it and ends.
+    clap_complete::CompleteEnv::with_factory(Cli::command).var("MEZCAL_COMPLETE").complete();
     let verb = Cli::parse().verb;
     if let Verb::Hidden(hidden) = verb {
         return hidden.run();

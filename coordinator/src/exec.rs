@@ -1,10 +1,12 @@
 //! `coordinator exec`: one command, once on each named host, with its output as it comes.
 
 use crate::client::Remote;
+use crate::complete;
 use crate::exit::{self, Exit};
 use crate::profile::ProfileArgs;
 use crate::run::{GRACE, current_umask, describe};
 use crate::signals::Signals;
+use clap_complete::ArgValueCompleter;
 use mezcal_common::duration::parse_duration;
 use mezcal_common::escape::for_terminal;
 use mezcal_common::hosts as names;
@@ -21,7 +23,7 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub struct ExecArgs {
     /// Hosts or ranges: mezcal[01-12]; with --all the command begins here
-    #[arg(value_name = "HOSTS", required_unless_present = "all")]
+    #[arg(value_name = "HOSTS", required_unless_present = "all", add = ArgValueCompleter::new(complete::hosts))]
     pub hosts: Option<String>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]

@@ -1,11 +1,13 @@
 //! `coordinator attach`, `results` and `wait`: batches that were left to the coordinator.
 
 use crate::client::Remote;
+use crate::complete;
 use crate::exit::{self, Exit};
 use crate::format::{ClientTimes, ResultFormat};
 use crate::profile::ProfileArgs;
 use crate::run::describe;
 use crate::signals::Signals;
+use clap_complete::ArgValueCompleter;
 use mezcal_common::clock::WallTime;
 use mezcal_common::escape::for_terminal;
 use mezcal_common::ids::{BatchId, JobNumber};
@@ -19,7 +21,7 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Args)]
 pub struct AttachArgs {
     /// Its id, or the beginning of it
-    #[arg(value_name = "BATCH")]
+    #[arg(value_name = "BATCH", add = ArgValueCompleter::new(complete::batches))]
     pub batch: String,
     /// Where results go (default: standard output)
     #[arg(short, long, value_name = "FILE")]
@@ -33,7 +35,7 @@ pub struct AttachArgs {
 #[derive(Debug, clap::Args)]
 pub struct ResultsArgs {
     /// Its id, or the beginning of it
-    #[arg(value_name = "BATCH")]
+    #[arg(value_name = "BATCH", add = ArgValueCompleter::new(complete::batches))]
     pub batch: String,
     /// Only of jobs that did not succeed
     #[arg(long)]
@@ -50,7 +52,7 @@ pub struct ResultsArgs {
 #[derive(Debug, clap::Args)]
 pub struct WaitArgs {
     /// Its id, or the beginning of it
-    #[arg(value_name = "BATCH")]
+    #[arg(value_name = "BATCH", add = ArgValueCompleter::new(complete::batches))]
     pub batch: String,
     /// Which cluster
     #[command(flatten)]

@@ -6,6 +6,7 @@ pub mod batches;
 pub mod cancel;
 pub mod cli;
 pub mod client;
+pub mod complete;
 pub mod describe;
 pub mod detach;
 pub mod embedded;

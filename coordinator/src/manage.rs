@@ -1,9 +1,11 @@
 //! `coordinator retry`, `forget`, `drain`, `undrain`, `confirm-dead` and `backup`: one request, one answer.
 
 use crate::client::Remote;
+use crate::complete;
 use crate::exit::{Exit, chain};
 use crate::profile::ProfileArgs;
 use crate::serve::{CoordinatorConfig, DEFAULT_PATH};
+use clap_complete::ArgValueCompleter;
 use mezcal_common::config::read_toml;
 use mezcal_common::duration::parse_duration;
 use mezcal_common::hosts;
@@ -15,7 +17,7 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub struct RetryArgs {
     /// The batch's id, or the beginning of it
-    #[arg(value_name = "BATCH")]
+    #[arg(value_name = "BATCH", add = ArgValueCompleter::new(complete::batches))]
     pub batch: String,
     /// Only jobs that did not succeed
     #[arg(long)]
@@ -29,7 +31,7 @@ pub struct RetryArgs {
 #[derive(Debug, clap::Args)]
 pub struct ForgetArgs {
     /// The batch's id, or the beginning of it
-    #[arg(value_name = "BATCH")]
+    #[arg(value_name = "BATCH", add = ArgValueCompleter::new(complete::batches))]
     pub batch: String,
     /// Which cluster
     #[command(flatten)]
@@ -40,7 +42,7 @@ pub struct ForgetArgs {
 #[derive(Debug, clap::Args)]
 pub struct DrainArgs {
     /// Hosts, as names or ranges
-    #[arg(value_name = "HOST", required = true)]
+    #[arg(value_name = "HOST", required = true, add = ArgValueCompleter::new(complete::hosts))]
     pub hosts: Vec<String>,
     /// Take away what still runs there after this long: it runs again elsewhere
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
@@ -57,7 +59,7 @@ pub struct DrainArgs {
 #[derive(Debug, clap::Args)]
 pub struct UndrainArgs {
     /// Hosts, as names or ranges
-    #[arg(value_name = "HOST", required = true)]
+    #[arg(value_name = "HOST", required = true, add = ArgValueCompleter::new(complete::hosts))]
     pub hosts: Vec<String>,
     /// Which cluster
     #[command(flatten)]
@@ -68,7 +70,7 @@ pub struct UndrainArgs {
 #[derive(Debug, clap::Args)]
 pub struct ConfirmDeadArgs {
     /// Its full name. If anything does run there, it will run twice
-    #[arg(value_name = "HOST")]
+    #[arg(value_name = "HOST", add = ArgValueCompleter::new(complete::hosts))]
     pub host: String,
     /// Which cluster
     #[command(flatten)]

@@ -170,6 +170,15 @@ fn a_detached_batch_needs_nobody_and_is_there_for_whoever_asks() {
     assert!(status.contains("2 jobs: 0 succeeded, 2 failed"), "{status}");
     assert_eq!(run(&cluster, &["forget", &second]).status.code(), Some(0));
     assert_eq!(run(&cluster, &["status", &second]).status.code(), Some(2), "forgotten");
+    // Shells complete what there is.
+    let complete = |words: &[&str]| {
+        let all: Vec<&str> = ["--", "coordinator"].iter().chain(words).copied().collect();
+        let mut command = cluster.command(&all);
+        command.env("MEZCAL_COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", words.len().to_string()).env("_CLAP_IFS", "\n");
+        text(&command.output().expect("it runs").stdout)
+    };
+    assert_eq!(complete(&["attach", "-p", "mezcal", &batch[..4]]).trim(), batch);
+    assert_eq!(complete(&["drain", "-p", "mezcal", "mez"]).trim(), "mezcal01\nmezcal02");
     // Others do not see it, and nobody may forget what runs.
     assert!(text(&cluster.run(&["batches", "-p", "sato"]).stdout).lines().count() == 1, "a head and nothing else");
     assert_eq!(cluster.run(&["attach", "-p", "sato", &batch]).status.code(), Some(2));

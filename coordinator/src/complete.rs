@@ -1,0 +1,61 @@
+//! Completion of names on the command line: batches and hosts, as the running coordinator knows them.
+//!
+//! `source <(MEZCAL_COMPLETE=bash coordinator)` and its like for zsh and fish set it up. Whatever goes wrong, there are no candidates.
+
+use crate::client::Remote;
+use crate::profile::ProfileArgs;
+use clap_complete::engine::CompletionCandidate;
+use mezcal_common::hosts::short;
+use mezcal_common::wire::client::{ToClient, ToService};
+use std::ffi::OsStr;
+use std::time::Duration;
+
+/// Nobody waits longer for a list.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Batches of the user, those that run first.
+pub fn batches(current: &OsStr) -> Vec<CompletionCandidate> {
+    let (found, _) = ask().unwrap_or_default();
+    let wanted = current.to_string_lossy().to_lowercase();
+    let mut found: Vec<_> = found.into_iter().filter(|batch| batch.id.to_string().starts_with(&wanted)).collect();
+    found.sort_by_key(|batch| (batch.done.is_some(), std::cmp::Reverse(batch.opened)));
+    let candidate = |batch: mezcal_common::wire::client::BatchStatus| {
+        let help = format!("{} of {} jobs ended {}", batch.ended, batch.jobs, batch.name.unwrap_or_default());
+        CompletionCandidate::new(batch.id.to_string()).help(Some(help.trim_end().to_owned().into()))
+    };
+    found.into_iter().map(candidate).collect()
+}
+
+/// Hosts by their short names where that is enough.
+pub fn hosts(current: &OsStr) -> Vec<CompletionCandidate> {
+    let (_, found) = ask().unwrap_or_default();
+    let wanted = current.to_string_lossy().to_lowercase();
+    let shortest = |name: &String| {
+        let stem = short(name).unwrap_or(name);
+        let alone = found.iter().filter(|other| short(other).unwrap_or(other) == stem).count() == 1;
+        if alone && !wanted.contains('.') { stem.to_owned() } else { name.clone() }
+    };
+    let names = found.iter().map(shortest).filter(|name| name.starts_with(&wanted));
+    names.map(CompletionCandidate::new).collect()
+}
+
+fn ask() -> Option<(Vec<mezcal_common::wire::client::BatchStatus>, Vec<String>)> {
+    // The words of the line that is being completed come after `--`.
+    let words: Vec<String> = std::env::args().skip_while(|word| word != "--").collect();
+    let named = words.windows(2).find(|pair| pair[0] == "-p" || pair[0] == "--profile").map(|pair| pair[1].clone());
+    let profile = named.or_else(|| std::env::var("MEZCAL_PROFILE").ok());
+    let (address, identity) = ProfileArgs { profile, identity: None }.remote().ok()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let asking = async {
+        let mut remote = Remote::connect(&address, &identity).await.ok()?;
+        let hosts = crate::hosts::ask(&mut remote).await.ok()?.into_iter().map(|host| host.name).collect();
+        let batches = remote.ask(ToService::Batches { request: 1, all: false }, |said| match said {
+            ToClient::Batches { batches, .. } => Some(batches),
+            _ => None,
+        });
+        let batches = batches.await.ok()?.unwrap_or_default();
+        remote.leave().await;
+        Some((batches, hosts))
+    };
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, asking).await.ok().flatten() })
+}

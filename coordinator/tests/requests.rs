@@ -1,0 +1,142 @@
+//! Who may ask for what: every request of a client, by every identity. A request without a row does not compile.
+
+use mezcal_common::ids::{BatchId, JobNumber};
+use mezcal_common::job::{BatchContext, Command, JobSpec, Stop};
+use mezcal_common::wire::agent::LogWish;
+use mezcal_common::wire::client::{Attachment, BatchTerms, Selector, Submission, ToClient, ToService};
+use mezcal_common::wire::codec;
+use mezcal_coordinator::service::{self, ClientPort, ServiceHandle, Settings};
+use mezcal_coordinator::store::Store;
+use std::time::Duration;
+
+/// Who asks. All of them over a connection of their own: only what an identity alone allows is allowed here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Owner,
+    Stranger,
+    Admin,
+}
+
+const EVERYBODY: [Who; 3] = [Who::Owner, Who::Stranger, Who::Admin];
+
+/// Who is allowed to make this request.
+fn allowed(request: &ToService) -> &'static [Who] {
+    match request {
+        // Of what the coordinator has everybody may know the hosts.
+        ToService::Hello { .. } | ToService::Hosts | ToService::Batches { all: false, .. } => &EVERYBODY,
+        // A batch belongs to its user; another connection of theirs goes on with it.
+        ToService::Open { .. } => &[Who::Owner],
+        // Only the connection that has opened a batch may add to it or take its results.
+        ToService::Submit { .. } | ToService::Close { .. } | ToService::Taken { .. } | ToService::OutputTaken { .. } => &[],
+        ToService::Cancel { .. }
+        | ToService::Logs { .. }
+        | ToService::Why { .. }
+        | ToService::Attach { .. }
+        | ToService::Retry { .. }
+        | ToService::Forget { .. } => &[Who::Owner, Who::Admin],
+        ToService::Batches { all: true, .. } | ToService::Drain { .. } | ToService::ConfirmDead { .. } => &[Who::Admin],
+    }
+}
+
+/// One of each, about a batch that runs, or one that has ended where it must have.
+fn requests(running: BatchId, ended: BatchId) -> Vec<ToService> {
+    let (batch, wish) = (running.to_string(), LogWish { out: true, err: true, follow: false });
+    let terms = BatchTerms::new(BatchContext::new(running, "/".into(), 0o22), Duration::from_secs(60));
+    vec![
+        ToService::Hello { versions: (1, 1), program: "test".into() },
+        ToService::Hosts,
+        ToService::Batches { request: 1, all: false },
+        ToService::Batches { request: 1, all: true },
+        ToService::Submit { batch: running, host_sets: vec![], jobs: vec![] },
+        ToService::Close { batch: running },
+        ToService::Taken { batch: running, results: 0 },
+        ToService::OutputTaken { batch: running, job: JobNumber(1), bytes: 1 },
+        ToService::Why { request: 1, batch: batch.clone(), job: "1".into() },
+        ToService::Logs { request: 1, batch: batch.clone(), job: "1".into(), wish },
+        ToService::Attach { request: 1, batch: batch.clone(), wish: Attachment::End },
+        ToService::Open { terms, have: 0 },
+        ToService::Drain { request: 1, hosts: vec!["h1".into()], reason: None, deadline: None },
+        ToService::ConfirmDead { request: 1, host: "h1".into() },
+        ToService::Retry { request: 1, batch: ended.to_string(), failed: false },
+        ToService::Cancel { request: 1, what: vec![Selector::Job { batch, job: "1".into() }], stop: Stop::NOW },
+        ToService::Forget { request: 1, batch: ended.to_string() },
+    ]
+}
+
+/// What an answer says against whoever asked.
+fn refusal(answer: &ToClient) -> Option<String> {
+    let said = match answer {
+        ToClient::Refused { reason } => Some(reason),
+        ToClient::Why { reasons: Err(why), .. } => Some(why),
+        ToClient::LogsAnswer { streams: Err(why), .. } => Some(why),
+        ToClient::Attached { batch: Err(why), .. } => Some(why),
+        ToClient::Batches { batches: Err(why), .. } => Some(why),
+        ToClient::Retried { batch: Err(why), .. } => Some(why),
+        ToClient::Done { result: Err(why), .. } => Some(why),
+        _ => None,
+    };
+    let phrases = ["of yours", "only admins", "exists already", "only whoever opened"];
+    said.filter(|said| phrases.iter().any(|phrase| said.contains(phrase))).cloned()
+}
+
+async fn answer(port: &mut ClientPort) -> ToClient {
+    loop {
+        let next = tokio::time::timeout(Duration::from_secs(10), port.answers.recv()).await;
+        match next.expect("an answer in time").expect("the service lives") {
+            ToClient::Fleet { .. } => {}
+            other => return other,
+        }
+    }
+}
+
+/// Opens a batch of one job as the owner, over a connection that stays.
+async fn batch(service: &ServiceHandle) -> (BatchId, ClientPort) {
+    let (mut port, id) = (service.attach("owner").await, BatchId::random());
+    let terms = BatchTerms::new(BatchContext::new(id, "/".into(), 0o22), Duration::from_secs(60));
+    let spec = codec::encode_body(&JobSpec::new(Command::Shell("true".into()))).expect("small");
+    let jobs = vec![Submission::new(JobNumber(1), spec)];
+    for request in [
+        ToService::Open { terms, have: 0 },
+        ToService::Submit { batch: id, host_sets: vec![], jobs },
+        ToService::Close { batch: id },
+    ] {
+        port.requests.send(request).await.expect("it listens");
+    }
+    while !matches!(answer(&mut port).await, ToClient::Accepted { closed: true, .. }) {}
+    (id, port)
+}
+
+#[tokio::test]
+async fn every_request_is_allowed_to_those_and_no_others() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for who in EVERYBODY {
+        // A coordinator for each, so that what one does is not in the way of the next.
+        let store = Store::open(&dir.path().join(format!("{who:?}"))).expect("a store");
+        let settings = Settings { admins: vec!["admin".into()], ..Settings::new(Some(Duration::from_secs(600))) };
+        let service = service::start(settings, Some(store)).expect("it starts");
+        let (running, _open) = batch(&service).await;
+        let (ended, mut port) = batch(&service).await;
+        let cancel = ToService::Cancel { request: 1, what: vec![Selector::Batch(ended.to_string())], stop: Stop::NOW };
+        port.requests.send(cancel).await.expect("it listens");
+        while !matches!(answer(&mut port).await, ToClient::Results { .. }) {}
+        let user = match who {
+            Who::Owner => "owner",
+            Who::Stranger => "stranger",
+            Who::Admin => "admin",
+        };
+        for request in requests(running, ended) {
+            let mut port = service.attach(user).await;
+            let may = allowed(&request).contains(&who);
+            port.requests.send(request.clone()).await.expect("it listens");
+            // What has no answer is followed by something that has.
+            port.requests.send(ToService::Hosts).await.expect("it listens");
+            let (mut refused, mut hosts) = (None, false);
+            while !hosts {
+                let said = answer(&mut port).await;
+                hosts = matches!(said, ToClient::Hosts(_));
+                refused = refused.or(refusal(&said));
+            }
+            assert_eq!(refused.is_none(), may, "{who:?} asks {request:?}: {refused:?}");
+        }
+    }
+}
