@@ -21,6 +21,7 @@ pub mod jobs;
 pub mod locate;
 pub mod logs;
 pub mod manage;
+mod memory;
 pub mod output;
 pub mod profile;
 pub mod progress;

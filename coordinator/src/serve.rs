@@ -85,6 +85,7 @@ const MIN_LEASE: Duration = Duration::from_secs(15);
 /// # Errors
 /// Exit 2 for the configuration, 3 for certificates and the address.
 pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
+    crate::memory::be_frugal();
     mezcal_common::logging::init("info");
     let config: CoordinatorConfig = read_toml(&args.config).map_err(|e| Exit::usage(chain(&e)))?;
     let lease = config.lease.unwrap_or(service::LEASE);

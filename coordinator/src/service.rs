@@ -83,6 +83,8 @@ pub struct ServiceHandle {
     next: Arc<AtomicU64>,
     /// True once a stop has been asked for and nothing is left to deliver.
     idle: watch::Receiver<bool>,
+    /// True while more jobs are on their way into the store than should be.
+    behind: watch::Receiver<bool>,
 }
 
 /// One client's connection, within the process or over the network.
@@ -134,6 +136,7 @@ pub enum StartError {
 pub fn start(settings: Settings, store: Option<Store>) -> Result<ServiceHandle, StartError> {
     let (inputs, received) = mpsc::channel(EVENTS);
     let (idle_sender, idle) = watch::channel(false);
+    let (behind_sender, behind) = watch::channel(false);
     let timer = BootTimer::new()?;
     let id = store.as_ref().map_or_else(|| StoreId(random()), |store| store.id);
     let mut scheduler = Scheduler::new(Epoch(random()), id, settings.lease, settings.locality_wait);
@@ -147,12 +150,12 @@ pub fn start(settings: Settings, store: Option<Store>) -> Result<ServiceHandle, 
             scheduler.numbers_in_use(last);
             scheduler.restored(now);
             let (writer, reader) = store.start(answers);
-            Some(Kept::new(writer, reader))
+            Some(Kept::new(writer, reader, behind_sender))
         }
     };
     let service = Service::new(scheduler, kept, settings, inputs.downgrade(), idle_sender)?;
     tokio::spawn(service.run(received, from_store, timer));
-    Ok(ServiceHandle { inputs, next: Arc::new(AtomicU64::new(1)), idle })
+    Ok(ServiceHandle { inputs, next: Arc::new(AtomicU64::new(1)), idle, behind })
 }
 
 impl ServiceHandle {
@@ -161,11 +164,12 @@ impl ServiceHandle {
         let (requests, mut incoming) = mpsc::channel(CLIENT_DEPTH);
         let (sender, answers) = mpsc::channel(CLIENT_DEPTH);
         let client = ClientId(self.next.fetch_add(1, Ordering::Relaxed));
-        let inputs = self.inputs.clone();
+        let (inputs, service) = (self.inputs.clone(), self.clone());
         // A service that is gone shows as closed channels.
         let _ = inputs.send(Input::ClientConnected { client, user: user.into(), sender, peer: None }).await;
         tokio::spawn(async move {
             while let Some(message) = incoming.recv().await {
+                service.room_for(&message).await;
                 if inputs.send(Input::Client(client, message)).await.is_err() {
                     return;
                 }
@@ -241,6 +245,15 @@ impl ServiceHandle {
         }
     }
 
+    /// Jobs wait in their connection while the store is behind: a client that is faster than the disk waits for it.
+    async fn room_for(&self, message: &ToService) {
+        if let ToService::Submit { .. } = message {
+            let mut behind = self.behind.clone();
+            // A service that has ended has no store to wait for.
+            let _ = behind.wait_for(|behind| !*behind).await;
+        }
+    }
+
     async fn serve_agent(&self, peer: Peer) -> Result<(), String> {
         let (channel, first) = first_message::<ToAgent, ToCoordinator>(&peer).await?;
         let Some(ToCoordinator::Hello(hello)) = first else {
@@ -284,6 +297,7 @@ impl ServiceHandle {
         let input = Input::ClientConnected { client: id, user, sender, peer: Some(peer.clone()) };
         self.inputs.send(input).await.map_err(|_| "the service has ended")?;
         while let Some(message) = receiver.recv().await {
+            self.room_for(&message).await;
             self.inputs.send(Input::Client(id, message)).await.map_err(|_| "the service has ended")?;
         }
         peer.closed().await;

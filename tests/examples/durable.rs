@@ -134,7 +134,9 @@ impl Bench {
     }
 
     fn status(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.run(&["status", "--json"]).stdout).expect("JSON")
+        let out = self.run(&["status", "--json"]);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {said}"))
     }
 
     /// Milliseconds, the start of the program included.

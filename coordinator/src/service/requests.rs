@@ -120,8 +120,7 @@ impl Service {
         if self.stopping {
             return Some("the coordinator is stopping".into());
         }
-        let trouble = self.kept.as_ref().and_then(|kept| kept.trouble.as_deref()).map(not_stored);
-        trouble.or_else(|| self.store_is_behind().then(|| "the coordinator's store is too far behind; try again".into()))
+        self.kept.as_ref().and_then(|kept| kept.trouble.as_deref()).map(not_stored)
     }
 
     fn open(&mut self, id: ClientId, user: String, terms: BatchTerms, have: u64, now: BootInstant) {

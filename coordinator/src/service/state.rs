@@ -22,8 +22,10 @@ use tokio::sync::{mpsc, watch};
 const TURN: usize = 256;
 /// Grace for the jobs of a client that is gone, and of a coordinator without a store that stops.
 const GONE_GRACE: Duration = Duration::from_secs(2);
-/// Records on their way to the store. Beyond this, requests that make more of them wait.
-const MAX_UNSTORED: u64 = 262_144;
+/// Jobs on their way to the store. Beyond this, whoever submits waits.
+const MAX_UNSTORED_JOBS: usize = 32_768;
+/// Memory of batches of so many jobs is worth giving back at once.
+const LARGE_BATCH: u64 = 10_000;
 
 pub(super) struct AgentLink {
     sender: mpsc::Sender<ToAgent>,
@@ -63,12 +65,44 @@ pub(super) struct Kept {
     specs: HashMap<JobKey, Bytes>,
     /// Why nothing can be written at present.
     pub(super) trouble: Option<String>,
+    /// Jobs that are not safe yet, by the number of the record that has them; and whether those are too many.
+    jobs: VecDeque<(u64, usize)>,
+    unsafe_jobs: usize,
+    behind: watch::Sender<bool>,
 }
 
 impl Kept {
-    pub(super) fn new(writer: Writer, reader: Reader) -> Self {
-        let specs = HashMap::new();
-        Self { writer, reader, issued: 0, committed: 0, held: VecDeque::new(), specs, trouble: None }
+    pub(super) fn new(writer: Writer, reader: Reader, behind: watch::Sender<bool>) -> Self {
+        Self {
+            writer,
+            reader,
+            issued: 0,
+            committed: 0,
+            held: VecDeque::new(),
+            specs: HashMap::new(),
+            trouble: None,
+            jobs: VecDeque::new(),
+            unsafe_jobs: 0,
+            behind,
+        }
+    }
+
+    fn issue(&mut self, record: &Record) {
+        self.issued += 1;
+        if let Record::Submitted { jobs, .. } = record {
+            self.jobs.push_back((self.issued, jobs.len()));
+            self.unsafe_jobs += jobs.len();
+            self.behind.send_replace(self.unsafe_jobs > MAX_UNSTORED_JOBS);
+        }
+    }
+
+    fn committed(&mut self, through: u64) {
+        self.committed = through;
+        while let Some((_, jobs)) = self.jobs.pop_front_if(|(number, _)| *number <= through) {
+            self.unsafe_jobs -= jobs;
+        }
+        let is = self.unsafe_jobs > MAX_UNSTORED_JOBS;
+        self.behind.send_if_modified(|was| std::mem::replace(was, is) != is);
     }
 
     /// Records on their way.
@@ -261,11 +295,6 @@ impl Service {
         self.scheduler.handle(Event::Close { batch }, now);
     }
 
-    /// Whether the store has room for more.
-    pub(super) fn store_is_behind(&self) -> bool {
-        self.kept.as_ref().is_some_and(|kept| kept.issued - kept.committed > MAX_UNSTORED)
-    }
-
     /// False if the service has to end.
     fn store_said(&mut self, said: FromStore) -> bool {
         let Some(kept) = &mut self.kept else { return true };
@@ -274,7 +303,7 @@ impl Service {
                 if kept.trouble.take().is_some() {
                     tracing::info!("the store can be written again");
                 }
-                kept.committed = through;
+                kept.committed(through);
                 kept.specs.extend(specs);
             }
             FromStore::Trouble(why) => {
@@ -310,7 +339,7 @@ impl Service {
                     if let (Some(observed), Record::Again { outcome: Some(outcome), .. }) = (&self.observed, &record) {
                         observed.attempt(outcome);
                     }
-                    kept.issued += 1;
+                    kept.issue(&record);
                     records.push(record);
                 }
                 (Some(kept), effect) if kept.issued > kept.committed && !effect.overtakes_the_store() => {
@@ -371,6 +400,9 @@ impl Service {
             Effect::BatchDone { batch } => {
                 if let Some(batch) = self.batches.get_mut(&batch) {
                     batch.done = true;
+                    if batch.results >= LARGE_BATCH {
+                        crate::memory::give_back();
+                    }
                 }
             }
             Effect::Fleet { agents, engines } => {
