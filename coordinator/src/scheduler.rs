@@ -38,6 +38,7 @@ use mezcal_common::wire::endpoint::IDLE_TIMEOUT;
 use queues::{QueueKey, Queues};
 pub use record::Record;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -471,6 +472,10 @@ impl Host {
     }
 }
 
+/// Hosts by name. Where their order shows, it is that of their names; the hasher is one without chance, so that a core with the same past
+/// does the same.
+type Hosts = HashMap<Arc<str>, Host, BuildHasherDefault<DefaultHasher>>;
+
 /// All decisions of a coordinator.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -488,7 +493,7 @@ pub struct Scheduler {
     batches: HashMap<BatchSerial, Batch>,
     serials: HashMap<BatchId, BatchSerial>,
     next_serial: u32,
-    hosts: BTreeMap<Arc<str>, Host>,
+    hosts: Hosts,
     names: fleet::Names,
     /// Connected agents that can be given jobs, and their slots.
     fleet: (u32, u32),
@@ -556,7 +561,7 @@ impl Scheduler {
             batches: HashMap::new(),
             serials: HashMap::new(),
             next_serial: 1,
-            hosts: BTreeMap::new(),
+            hosts: Hosts::default(),
             names: fleet::Names::default(),
             fleet: (0, 0),
             host_names: Vec::new(),
@@ -649,7 +654,8 @@ impl Scheduler {
     pub fn handle_timeout(&mut self, now: BootInstant) {
         let due = self.look_at_leases.is_some_and(|at| at <= now);
         let hosts = self.hosts.values().filter(|h| due && self.fence(h).is_some_and(|until| until <= now));
-        let over: Vec<Arc<str>> = hosts.map(|h| h.name.clone()).collect();
+        let mut over: Vec<Arc<str>> = hosts.map(|h| h.name.clone()).collect();
+        over.sort();
         for name in over {
             if let Some(session) = self.hosts.get(&name).and_then(|h| h.session) {
                 let reason = "no heartbeat for longer than the lease".to_owned();
@@ -793,8 +799,8 @@ impl Scheduler {
 
     /// All hosts ever seen, for `coordinator hosts`.
     pub fn host_status(&self, now: BootInstant) -> Vec<HostStatus> {
-        self.hosts
-            .values()
+        self.hosts_in_order()
+            .into_iter()
             .map(|h| HostStatus {
                 name: h.name.to_string(),
                 connected: h.session.is_some(),
@@ -812,6 +818,12 @@ impl Scheduler {
                 quarantined: h.record.until.map(|until| (until.since(now), quarantine::REASON.to_owned())),
             })
             .collect()
+    }
+
+    fn hosts_in_order(&self) -> Vec<&Host> {
+        let mut hosts: Vec<&Host> = self.hosts.values().collect();
+        hosts.sort_by(|a, b| a.name.cmp(&b.name));
+        hosts
     }
 
     fn host_at(&self, index: u32) -> Option<&Host> {

@@ -74,7 +74,8 @@ impl Scheduler {
         }
         self.drop_queued(serial, now);
         // What waits on agents comes back; what runs there goes on.
-        let hosts: Vec<_> = self.hosts.values().filter(|h| h.session.is_some()).map(|h| h.name.clone()).collect();
+        let hosts = self.hosts_in_order().into_iter().filter(|h| h.session.is_some());
+        let hosts: Vec<_> = hosts.map(|h| h.name.clone()).collect();
         for name in hosts {
             let Some(host) = self.hosts.get(&name) else { continue };
             let attempts: Vec<_> = host.attempts.keys().filter(|a| a.key.batch == serial).copied().collect();

@@ -70,7 +70,7 @@ impl Scheduler {
         let slots = job.queue.slots();
         let mut lines = Vec::new();
         let mut unsuitable = 0;
-        for host in self.hosts.values() {
+        for host in self.hosts_in_order() {
             if required.as_ref().is_some_and(|set| !among(host, set)) {
                 unsuitable += 1;
                 continue;
