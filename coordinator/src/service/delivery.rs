@@ -43,8 +43,9 @@ impl Batch {
     }
 
     pub(super) fn stored(row: &BatchRow) -> Self {
-        let (results, failed, done) = (row.ended, row.ended - row.succeeded, row.done.is_some());
-        Self { results, failed, done, ..Self::new(row.serial, row.user.clone(), true).named(row.name.clone()) }
+        let BatchRow { serial, status } = row;
+        let (results, failed, done) = (status.ended, status.ended - status.succeeded, status.done.is_some());
+        Self { results, failed, done, ..Self::new(*serial, status.user.clone(), true).named(status.name.clone()) }
     }
 
     /// Results before the first one that is in memory.

@@ -181,8 +181,11 @@ impl Service {
     fn status(&self, batch: BatchId) -> Result<BatchStatus, String> {
         let row = self.reader()?.batch(batch).map_err(|e| crate::exit::chain(&e))?;
         let row = row.ok_or("that batch is not kept: it ends with its client")?;
-        let placed = self.scheduler.placed_of(row.serial);
-        Ok(status_of(row, placed))
+        Ok(self.with_placed(row))
+    }
+
+    fn with_placed(&self, BatchRow { serial, status }: BatchRow) -> BatchStatus {
+        BatchStatus { placed: self.scheduler.placed_of(serial), ..status }
     }
 
     fn list_batches(&mut self, id: ClientId, user: &str, request: u64, all: bool) {
@@ -192,10 +195,8 @@ impl Service {
             Ok(())
         };
         let rows = allowed.and_then(|()| self.reader()?.batches().map_err(|e| crate::exit::chain(&e)));
-        let batches = rows.map(|rows| {
-            let mine = rows.into_iter().filter(|row| all || row.user == user);
-            mine.map(|row| (self.scheduler.placed_of(row.serial), row)).map(|(placed, row)| status_of(row, placed)).collect()
-        });
+        let batches = rows
+            .map(|rows| rows.into_iter().filter(|row| all || row.status.user == user).map(|row| self.with_placed(row)).collect());
         let batches: Vec<BatchStatus> = match batches {
             Ok(batches) => batches,
             Err(reason) => return self.tell_client(id, ToClient::Batches { request, batches: Err(reason), more: false }),
@@ -318,23 +319,6 @@ impl Service {
             (several, "") => Err(format!("you have {} batches; write which (`coordinator batches` lists them)", several.len())),
             (several, _) => Err(format!("{} batches begin with {text:?}; write more of its id", several.len())),
         }
-    }
-}
-
-fn status_of(row: BatchRow, placed: u64) -> BatchStatus {
-    BatchStatus {
-        id: row.id,
-        user: row.user,
-        name: row.name,
-        detached: row.detached,
-        open: row.open,
-        stopped: row.stopped,
-        opened: row.opened,
-        done: row.done,
-        jobs: row.jobs,
-        placed,
-        ended: row.ended,
-        succeeded: row.succeeded,
     }
 }
 

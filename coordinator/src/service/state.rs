@@ -143,7 +143,7 @@ impl Service {
     ) -> Result<Self, crate::store::StoreError> {
         let mut batches = HashMap::new();
         for row in kept.as_ref().map(|kept| kept.reader.batches()).transpose()?.into_iter().flatten() {
-            batches.insert(row.id, Batch::stored(&row));
+            batches.insert(row.status.id, Batch::stored(&row));
         }
         Ok(Self {
             scheduler,

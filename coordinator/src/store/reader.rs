@@ -6,12 +6,15 @@ use mezcal_common::clock::WallTime;
 use mezcal_common::ids::{BatchId, BatchSerial, JobKey, JobNumber};
 use mezcal_common::job::JobSpec;
 use mezcal_common::outcome::JobResult;
-use mezcal_common::wire::client::{BatchTerms, Submission};
+use mezcal_common::wire::client::{BatchStatus, BatchTerms, Submission};
 use mezcal_common::wire::codec;
-use rusqlite::{Connection, OpenFlags, Row, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+/// The columns that [`batch_row`] reads.
+const BATCHES: &str =
+    "SELECT serial, id, user, name, detached, open, stopped, why, opened_at, done_at, jobs, ended, succeeded FROM batch";
 /// Idle connections that are kept.
 const KEPT: usize = 4;
 
@@ -27,28 +30,8 @@ pub struct Reader {
 pub struct BatchRow {
     /// Its number.
     pub serial: BatchSerial,
-    /// Its id.
-    pub id: BatchId,
-    /// Whose it is.
-    pub user: String,
-    /// What they call it.
-    pub name: Option<String>,
-    /// It goes on without its client.
-    pub detached: bool,
-    /// More jobs may come.
-    pub open: bool,
-    /// It was cancelled or halted, and by whom or what.
-    pub stopped: Option<String>,
-    /// When it was opened.
-    pub opened: WallTime,
-    /// When its last job ended.
-    pub done: Option<WallTime>,
-    /// Jobs so far.
-    pub jobs: u64,
-    /// Of which have ended.
-    pub ended: u64,
-    /// Of which have succeeded.
-    pub succeeded: u64,
+    /// All but what is on hosts, which only the scheduler knows.
+    pub status: BatchStatus,
 }
 
 /// A job with all that is known of it.
@@ -98,9 +81,7 @@ impl Reader {
     /// [`StoreError`].
     pub fn batches(&self) -> Result<Vec<BatchRow>, StoreError> {
         self.with(|db| {
-            let sql = "SELECT serial, id, user, name, detached, open, stopped, why, opened_at, done_at, jobs, ended, succeeded
-                       FROM batch ORDER BY serial";
-            let mut statement = db.prepare_cached(sql)?;
+            let mut statement = db.prepare_cached(&format!("{BATCHES} ORDER BY serial"))?;
             let rows = statement.query_map([], batch_row)?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
@@ -111,17 +92,9 @@ impl Reader {
     /// # Errors
     /// [`StoreError`].
     pub fn batch(&self, id: BatchId) -> Result<Option<BatchRow>, StoreError> {
-        let found = self.batches_by_id(id)?;
-        Ok(found.into_iter().next())
-    }
-
-    fn batches_by_id(&self, id: BatchId) -> Result<Vec<BatchRow>, StoreError> {
         self.with(|db| {
-            let sql = "SELECT serial, id, user, name, detached, open, stopped, why, opened_at, done_at, jobs, ended, succeeded
-                       FROM batch WHERE id = ?";
-            let mut statement = db.prepare_cached(sql)?;
-            let rows = statement.query_map([id_bytes(id)], batch_row)?;
-            Ok(rows.collect::<Result<_, _>>()?)
+            let mut statement = db.prepare_cached(&format!("{BATCHES} WHERE id = ?"))?;
+            Ok(statement.query_row([id_bytes(id)], batch_row).optional()?)
         })
     }
 
@@ -230,8 +203,7 @@ fn host_set(db: &Connection, batch: BatchSerial, place: Option<u32>) -> Result<O
 fn batch_row(row: &Row<'_>) -> rusqlite::Result<BatchRow> {
     let id: [u8; 16] = row.get(1)?;
     let (stopped, why): (bool, Option<String>) = (row.get(6)?, row.get(7)?);
-    Ok(BatchRow {
-        serial: BatchSerial(row.get(0)?),
+    let status = BatchStatus {
         id: BatchId(uuid::Uuid::from_bytes(id)),
         user: row.get(2)?,
         name: row.get(3)?,
@@ -241,9 +213,11 @@ fn batch_row(row: &Row<'_>) -> rusqlite::Result<BatchRow> {
         opened: WallTime(row.get(8)?),
         done: row.get::<_, Option<i64>>(9)?.map(WallTime),
         jobs: row.get(10)?,
+        placed: 0,
         ended: row.get(11)?,
         succeeded: row.get(12)?,
-    })
+    };
+    Ok(BatchRow { serial: BatchSerial(row.get(0)?), status })
 }
 
 enum ReadError {
