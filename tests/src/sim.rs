@@ -536,6 +536,12 @@ impl World {
             Step::JobEnds { host, slot, attempt, life } => {
                 let at = self.at(host);
                 let place = &mut self.hosts[host].slots[slot];
+                // Both were delayed on a suspended host: it cannot end before it has begun.
+                if place.life == life && place.spawning == Some(attempt) {
+                    let again = Step::JobEnds { host, slot, attempt, life };
+                    self.after(Duration::from_millis(1), again);
+                    return Ok(());
+                }
                 let runs = place.alive == Some(attempt) && place.spawning.is_none() && !place.ended;
                 if place.life == life && runs && place.dies_at.is_none() && !place.dead {
                     place.ended = true;
