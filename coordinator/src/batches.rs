@@ -1,6 +1,6 @@
 //! `coordinator batches` and `status`: what the coordinator has, in a table or as JSON lines.
 
-use crate::client::Remote;
+use crate::client::{Remote, converse};
 use crate::complete;
 use crate::exit::Exit;
 use crate::format::ResultFormat;
@@ -49,7 +49,7 @@ pub struct StatusArgs {
 /// # Errors
 /// Exit 2 and 3 as everywhere.
 pub fn run(args: &BatchesArgs) -> Result<u8, Exit> {
-    let (mut batches, _) = fetch(&args.profile, args.all)?;
+    let mut batches = converse(&args.profile, async |remote| ask(remote, args.all).await)?;
     batches.retain(|batch| !args.running || batch.done.is_none());
     let text = if args.json { batches.iter().map(|b| json(b).to_string() + "\n").collect() } else { listing(&batches) };
     std::io::stdout().write_all(text.as_bytes()).map_err(Exit::output)?;
@@ -61,7 +61,11 @@ pub fn run(args: &BatchesArgs) -> Result<u8, Exit> {
 /// # Errors
 /// Exit 2 and 3 as everywhere.
 pub fn status(args: &StatusArgs) -> Result<u8, Exit> {
-    let (batches, hosts) = fetch(&args.profile, false)?;
+    let (batches, hosts) = converse(&args.profile, async |remote| {
+        // Of one batch the hosts do not matter.
+        let hosts = if args.batch.is_none() { crate::hosts::ask(remote).await? } else { Vec::new() };
+        Ok((ask(remote, false).await?, hosts))
+    })?;
     let text = match &args.batch {
         Some(name) => {
             let found: Vec<&BatchStatus> =
@@ -81,29 +85,22 @@ pub fn status(args: &StatusArgs) -> Result<u8, Exit> {
     Ok(0)
 }
 
-fn fetch(profile: &ProfileArgs, all: bool) -> Result<(Vec<BatchStatus>, Vec<HostStatus>), Exit> {
-    let (address, identity) = profile.remote()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
-    runtime.block_on(async {
-        let mut remote = Remote::connect(&address, &identity).await?;
-        let hosts = crate::hosts::ask(&mut remote).await?;
-        let _ = remote.port.requests.send(ToService::Batches { request: 1, all }).await;
-        let mut batches = Vec::new();
-        loop {
-            match remote.port.answers.recv().await {
-                Some(ToClient::Batches { batches: part, more, .. }) => {
-                    batches.extend(part.map_err(Exit::usage)?);
-                    if !more {
-                        break;
-                    }
+/// Asks for the batches, passing over whatever else is said.
+pub(crate) async fn ask(remote: &mut Remote, all: bool) -> Result<Vec<BatchStatus>, Exit> {
+    let _ = remote.port.requests.send(ToService::Batches { request: 1, all }).await;
+    let mut batches = Vec::new();
+    loop {
+        match remote.port.answers.recv().await {
+            Some(ToClient::Batches { batches: part, more, .. }) => {
+                batches.extend(part.map_err(Exit::usage)?);
+                if !more {
+                    return Ok(batches);
                 }
-                Some(_) => {}
-                None => return Err(Exit::unreachable(remote.why_lost().await)),
             }
+            Some(_) => {}
+            None => return Err(Exit::unreachable(remote.why_lost().await)),
         }
-        remote.leave().await;
-        Ok((batches, hosts))
-    })
+    }
 }
 
 /// What a batch is doing, in a word.

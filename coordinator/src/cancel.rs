@@ -1,6 +1,6 @@
 //! `coordinator cancel`: jobs or batches, here or on the other side of the room, with the proof.
 
-use crate::client::Remote;
+use crate::client::converse;
 use crate::complete;
 use crate::exit::{self, Exit};
 use crate::profile::ProfileArgs;
@@ -52,7 +52,6 @@ pub(crate) fn split_job(text: &str) -> (String, String) {
 /// # Errors
 /// [`Exit`]: 2 for jobs and batches that there are not, 3 without a coordinator.
 pub fn run(args: &CancelArgs) -> Result<u8, Exit> {
-    let (address, identity) = args.profile.remote()?;
     let jobs = args.jobs.iter().map(|text| {
         let (batch, job) = split_job(text);
         Selector::Job { batch, job }
@@ -62,19 +61,13 @@ pub fn run(args: &CancelArgs) -> Result<u8, Exit> {
         what.push(Selector::Mine);
     }
     let stop = Stop { signal: args.signal, grace: args.grace.unwrap_or(GRACE) };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
-    let summary = runtime.block_on(async {
-        let mut remote = Remote::connect(&address, &identity).await?;
-        let pick = |said| match said {
-            ToClient::Cancelled { request: 1, summary } => Some(Ok(summary)),
-            ToClient::Refused { reason } => Some(Err(Exit::usage(reason))),
-            _ => None,
-        };
-        // As long as it takes: the answer is the proof.
-        let summary = remote.ask(ToService::Cancel { request: 1, what, stop }, pick).await??;
-        remote.leave().await;
-        Ok(summary)
-    })?;
+    let pick = |said| match said {
+        ToClient::Cancelled { request: 1, summary } => Some(Ok(summary)),
+        ToClient::Refused { reason } => Some(Err(Exit::usage(reason))),
+        _ => None,
+    };
+    // As long as it takes: the answer is the proof.
+    let summary = converse(&args.profile, async |remote| remote.ask(ToService::Cancel { request: 1, what, stop }, pick).await?)?;
     let text = if args.json { json(&summary) } else { words(&summary) };
     std::io::stdout().write_all(text.as_bytes()).map_err(Exit::output)?;
     Ok(if summary.survivors + summary.unreachable > 0 { exit::FAILED } else { 0 })

@@ -1,6 +1,7 @@
 //! Reaching a running coordinator.
 
 use crate::exit::{Exit, chain};
+use crate::profile::ProfileArgs;
 use crate::service::ClientPort;
 use mezcal_common::identity::Role;
 use mezcal_common::wire::bulk::{BulkReceiver, CutShort};
@@ -14,6 +15,35 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the last packets may take to leave.
 const FLUSH: Duration = Duration::from_millis(10);
+
+/// Connects to the profile's coordinator, has `talk` with it, and leaves.
+///
+/// # Errors
+/// Exit 2 without a profile, 3 without a coordinator, and those of `talk`.
+pub fn converse<T>(profile: &ProfileArgs, talk: impl AsyncFnOnce(&mut Remote) -> Result<T, Exit>) -> Result<T, Exit> {
+    converse_for(Duration::MAX, profile, talk)
+}
+
+/// The same for a limited time.
+///
+/// # Errors
+/// Exit 3 when it is over, too.
+pub fn converse_for<T>(
+    limit: Duration,
+    profile: &ProfileArgs,
+    talk: impl AsyncFnOnce(&mut Remote) -> Result<T, Exit>,
+) -> Result<T, Exit> {
+    let (address, identity) = profile.remote()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
+    let talking = async {
+        let mut remote = Remote::connect(&address, &identity).await?;
+        let result = talk(&mut remote).await?;
+        remote.leave().await;
+        Ok(result)
+    };
+    let silent = |_| Exit::unreachable(format!("the coordinator at {address} did not answer within {limit:?}"));
+    runtime.block_on(async { tokio::time::timeout(limit, talking).await.map_err(silent)? })
+}
 
 /// A connection to a running coordinator.
 pub struct Remote {

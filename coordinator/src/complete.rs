@@ -2,11 +2,12 @@
 //!
 //! `source <(MEZCAL_COMPLETE=bash coordinator)` and its like for zsh and fish set it up. Whatever goes wrong, there are no candidates.
 
-use crate::client::Remote;
+use crate::client::{Remote, converse_for};
+use crate::exit::Exit;
 use crate::profile::ProfileArgs;
 use clap_complete::engine::CompletionCandidate;
 use mezcal_common::hosts::short;
-use mezcal_common::wire::client::{ToClient, ToService};
+use mezcal_common::wire::client::BatchStatus;
 use std::ffi::OsStr;
 use std::time::Duration;
 
@@ -15,11 +16,11 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Batches of the user, those that run first.
 pub fn batches(current: &OsStr) -> Vec<CompletionCandidate> {
-    let (found, _) = ask().unwrap_or_default();
+    let found = ask(async |remote| crate::batches::ask(remote, false).await);
     let wanted = current.to_string_lossy().to_lowercase();
     let mut found: Vec<_> = found.into_iter().filter(|batch| batch.id.to_string().starts_with(&wanted)).collect();
     found.sort_by_key(|batch| (batch.done.is_some(), std::cmp::Reverse(batch.opened)));
-    let candidate = |batch: mezcal_common::wire::client::BatchStatus| {
+    let candidate = |batch: BatchStatus| {
         let help = format!("{} of {} jobs ended {}", batch.ended, batch.jobs, batch.name.unwrap_or_default());
         CompletionCandidate::new(batch.id.to_string()).help(Some(help.trim_end().to_owned().into()))
     };
@@ -28,7 +29,7 @@ pub fn batches(current: &OsStr) -> Vec<CompletionCandidate> {
 
 /// Hosts by their short names where that is enough.
 pub fn hosts(current: &OsStr) -> Vec<CompletionCandidate> {
-    let (_, found) = ask().unwrap_or_default();
+    let found: Vec<String> = ask(crate::hosts::ask).into_iter().map(|host| host.name).collect();
     let wanted = current.to_string_lossy().to_lowercase();
     let shortest = |name: &String| {
         let stem = short(name).unwrap_or(name);
@@ -39,23 +40,11 @@ pub fn hosts(current: &OsStr) -> Vec<CompletionCandidate> {
     names.map(CompletionCandidate::new).collect()
 }
 
-fn ask() -> Option<(Vec<mezcal_common::wire::client::BatchStatus>, Vec<String>)> {
-    // The words of the line that is being completed come after `--`.
+/// Asks the coordinator of the line that is being completed. Nothing if it does not answer soon.
+fn ask<T: Default>(talk: impl AsyncFnOnce(&mut Remote) -> Result<T, Exit>) -> T {
+    // The words of that line come after `--`.
     let words: Vec<String> = std::env::args().skip_while(|word| word != "--").collect();
     let named = words.windows(2).find(|pair| pair[0] == "-p" || pair[0] == "--profile").map(|pair| pair[1].clone());
     let profile = named.or_else(|| std::env::var("MEZCAL_PROFILE").ok());
-    let (address, identity) = ProfileArgs { profile, identity: None }.remote().ok()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-    let asking = async {
-        let mut remote = Remote::connect(&address, &identity).await.ok()?;
-        let hosts = crate::hosts::ask(&mut remote).await.ok()?.into_iter().map(|host| host.name).collect();
-        let batches = remote.ask(ToService::Batches { request: 1, all: false }, |said| match said {
-            ToClient::Batches { batches, .. } => Some(batches),
-            _ => None,
-        });
-        let batches = batches.await.ok()?.unwrap_or_default();
-        remote.leave().await;
-        Some((batches, hosts))
-    };
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, asking).await.ok().flatten() })
+    converse_for(PATIENCE, &ProfileArgs { profile, identity: None }, talk).unwrap_or_default()
 }

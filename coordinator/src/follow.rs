@@ -26,6 +26,9 @@ pub struct AttachArgs {
     /// Where results go (default: standard output)
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Overwrite a file that is not empty
+    #[arg(long)]
+    pub force: bool,
     /// Which cluster
     #[command(flatten)]
     pub profile: ProfileArgs,
@@ -43,6 +46,9 @@ pub struct ResultsArgs {
     /// Where results go (default: standard output)
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Overwrite a file that is not empty
+    #[arg(long)]
+    pub force: bool,
     /// Which cluster
     #[command(flatten)]
     pub profile: ProfileArgs,
@@ -65,7 +71,7 @@ pub struct WaitArgs {
 /// Exit 2 and 3 as everywhere, 74 for the output.
 pub fn attach(args: &AttachArgs) -> Result<u8, Exit> {
     let wish = Attachment::Results { failed: false, follow: true };
-    follow(&args.profile, &args.batch, wish, Some(open(args.output.as_ref())?))
+    follow(&args.profile, &args.batch, wish, Some((args.output.as_ref(), args.force)))
 }
 
 /// Runs `results`. Status 0, whatever they are.
@@ -74,7 +80,7 @@ pub fn attach(args: &AttachArgs) -> Result<u8, Exit> {
 /// As [`attach`].
 pub fn results(args: &ResultsArgs) -> Result<u8, Exit> {
     let wish = Attachment::Results { failed: args.failed, follow: false };
-    follow(&args.profile, &args.batch, wish, Some(open(args.output.as_ref())?)).map(|_| 0)
+    follow(&args.profile, &args.batch, wish, Some((args.output.as_ref(), args.force))).map(|_| 0)
 }
 
 /// Runs `wait`. Status 0 if all jobs ended with 0, else 1.
@@ -85,17 +91,21 @@ pub fn wait(args: &WaitArgs) -> Result<u8, Exit> {
     follow(&args.profile, &args.batch, Attachment::End, None)
 }
 
-fn open(path: Option<&PathBuf>) -> Result<Box<dyn Write>, Exit> {
+fn open((path, force): (Option<&PathBuf>, bool)) -> Result<Box<dyn Write>, Exit> {
     match path.filter(|path| path.as_os_str() != "-") {
         None => Ok(Box::new(std::io::stdout().lock())),
         Some(path) => {
+            if !force && std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() > 0) {
+                return Err(Exit::usage(format!("{} is not empty; --force overwrites it", path.display())));
+            }
             let file = std::fs::File::create(path).map_err(|e| Exit::usage(format!("cannot write {}: {e}", path.display())))?;
             Ok(Box::new(std::io::BufWriter::new(file)))
         }
     }
 }
 
-fn follow(profile: &ProfileArgs, batch: &str, wish: Attachment, output: Option<Box<dyn Write>>) -> Result<u8, Exit> {
+/// Follows a batch; `output` says where results go, if they are wanted, and whether they may replace others.
+fn follow(profile: &ProfileArgs, batch: &str, wish: Attachment, output: Option<(Option<&PathBuf>, bool)>) -> Result<u8, Exit> {
     let (address, identity) = profile.remote()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
     runtime.block_on(async {
@@ -107,7 +117,7 @@ fn follow(profile: &ProfileArgs, batch: &str, wish: Attachment, output: Option<B
             _ => None,
         });
         let status = attached.await?.map_err(Exit::usage)?;
-        let mut follower = Follower::new(&status, output);
+        let mut follower = Follower::new(&status, output.map(open).transpose()?);
         tokio::select! {
             // The batch goes on without us.
             number = signals.next() => Ok(128 + number),

@@ -1,6 +1,6 @@
 //! `coordinator hosts`: the hosts that a running coordinator knows.
 
-use crate::client::Remote;
+use crate::client::{Remote, converse};
 use crate::exit::Exit;
 use crate::profile::ProfileArgs;
 use mezcal_common::escape::for_terminal;
@@ -27,14 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// Exit 2 without a profile, 3 without a coordinator.
 pub fn run(args: &HostsArgs) -> Result<u8, Exit> {
-    let (address, identity) = args.profile.remote()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
-    let hosts = runtime.block_on(async {
-        let mut remote = Remote::connect(&address, &identity).await?;
-        let hosts = ask(&mut remote).await?;
-        remote.leave().await;
-        Ok::<_, Exit>(hosts)
-    })?;
+    let hosts = converse(&args.profile, ask)?;
     let text = if args.json { json(&hosts) } else { host_table(&hosts) };
     std::io::stdout().write_all(text.as_bytes()).map_err(Exit::output)?;
     Ok(0)

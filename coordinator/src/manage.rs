@@ -1,6 +1,6 @@
 //! `coordinator retry`, `forget`, `drain`, `undrain`, `confirm-dead` and `backup`: one request, one answer.
 
-use crate::client::Remote;
+use crate::client::converse;
 use crate::complete;
 use crate::exit::{Exit, chain};
 use crate::profile::ProfileArgs;
@@ -164,12 +164,5 @@ fn done(profile: &ProfileArgs, request: ToService) -> Result<u8, Exit> {
 }
 
 fn ask<T>(profile: &ProfileArgs, request: ToService, pick: impl Fn(ToClient) -> Option<T>) -> Result<T, Exit> {
-    let (address, identity) = profile.remote()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
-    runtime.block_on(async {
-        let mut remote = Remote::connect(&address, &identity).await?;
-        let answer = remote.ask(request, pick).await?;
-        remote.leave().await;
-        Ok(answer)
-    })
+    converse(profile, async |remote| remote.ask(request, pick).await)
 }

@@ -733,7 +733,7 @@ impl Scheduler {
             return;
         }
         let over = self.patient().take_while(|(since, _)| *since + self.locality_wait <= now);
-        let names: Vec<Arc<str>> = over.filter_map(|(_, index)| self.host_names.get(*index as usize).cloned()).collect();
+        let names: Vec<Arc<str>> = over.filter_map(|(_, index)| self.name_at(*index)).collect();
         self.looked_at = now;
         self.fill_idle(&names, now);
     }
@@ -824,6 +824,10 @@ impl Scheduler {
         let mut hosts: Vec<&Host> = self.hosts.values().collect();
         hosts.sort_by(|a, b| a.name.cmp(&b.name));
         hosts
+    }
+
+    fn name_at(&self, index: u32) -> Option<Arc<str>> {
+        self.host_names.get(index as usize).cloned()
     }
 
     fn host_at(&self, index: u32) -> Option<&Host> {
@@ -1373,10 +1377,6 @@ impl Scheduler {
         }
     }
 
-    fn add_host_sets(&mut self, batch: BatchSerial, sets: &[Vec<String>]) {
-        self.batches.get_mut(&batch).into_iter().for_each(|batch| batch.add_host_sets(sets));
-    }
-
     /// A job waits for a host from now on.
     fn enqueue(&mut self, key: JobKey) {
         let Some(queue) = self.job(key).map(|job| job.queue) else { return };
@@ -1492,7 +1492,7 @@ impl Scheduler {
         if self.queues.is_empty() {
             return;
         }
-        let names: Vec<Arc<str>> = self.wanting.iter().filter_map(|index| self.host_names.get(*index as usize).cloned()).collect();
+        let names: Vec<Arc<str>> = self.wanting.iter().filter_map(|index| self.name_at(*index)).collect();
         self.fill_idle(&names, now);
         for name in &names {
             self.serve(name, usize::MAX, now);

@@ -1,7 +1,7 @@
 //! `coordinator why`: why a job does not run.
 
 use crate::cancel::split_job;
-use crate::client::Remote;
+use crate::client::converse;
 use crate::exit::{self, Exit};
 use crate::profile::ProfileArgs;
 use mezcal_common::escape::for_terminal;
@@ -27,19 +27,13 @@ pub struct WhyArgs {
 /// # Errors
 /// [`Exit`]: 1 if there is no such job, 3 without a coordinator.
 pub fn run(args: &WhyArgs) -> Result<u8, Exit> {
-    let (address, identity) = args.profile.remote()?;
     let (batch, job) = split_job(&args.job);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
-    let reasons = runtime.block_on(async {
-        let mut remote = Remote::connect(&address, &identity).await?;
-        let pick = |said| match said {
-            ToClient::Why { request: 1, reasons } => Some(reasons),
-            _ => None,
-        };
-        let reasons = remote.ask(ToService::Why { request: 1, batch, job }, pick).await?;
-        remote.leave().await;
-        reasons.map_err(|message| Exit { status: exit::FAILED, message })
-    })?;
+    let pick = |said| match said {
+        ToClient::Why { request: 1, reasons } => Some(reasons),
+        _ => None,
+    };
+    let asked = converse(&args.profile, async |remote| remote.ask(ToService::Why { request: 1, batch, job }, pick).await);
+    let reasons = asked?.map_err(|message| Exit { status: exit::FAILED, message })?;
     let text = match args.json {
         true => serde_json::json!(reasons).to_string() + "\n",
         false => reasons.iter().map(|line| format!("{}\n", for_terminal(line))).collect(),

@@ -150,6 +150,13 @@ fn a_detached_batch_needs_nobody_and_is_there_for_whoever_asks() {
     let out = run(&cluster, &["attach", &batch[..8]]);
     assert_eq!(out.status.code(), Some(1));
     assert_eq!(text(&out.stdout).lines().count(), 8);
+    // No file is replaced by mistake, not even by that of a batch that there is not.
+    std::fs::write(cluster.path("kept"), "kept").expect("written");
+    for (batch, word) in [(batch.as_str(), "--force overwrites it"), ("nobatch", "no batch of yours begins with")] {
+        let out = run(&cluster, &["results", batch, "-o", "kept"]);
+        assert!(out.status.code() == Some(2) && text(&out.stderr).contains(word), "{}", text(&out.stderr));
+    }
+    assert_eq!(std::fs::read_to_string(cluster.path("kept")).expect("there"), "kept");
     // What failed is a job list again, from anywhere.
     let out = run(&cluster, &["results", &batch, "--failed"]);
     assert_eq!(out.status.code(), Some(0));

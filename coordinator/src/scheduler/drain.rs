@@ -19,7 +19,7 @@ impl Scheduler {
             let normal = hosts::normalise(wanted).unwrap_or_default();
             let index = self.names.host(&normal);
             let known = self.hosts.get(&*normal).map(|host| host.name.clone());
-            let Some(name) = known.or_else(|| self.host_names.get(index? as usize).cloned()) else {
+            let Some(name) = known.or_else(|| self.name_at(index?)) else {
                 unknown.push(wanted.clone());
                 continue;
             };

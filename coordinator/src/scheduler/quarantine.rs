@@ -87,7 +87,7 @@ impl Scheduler {
     pub(super) fn release_quarantined(&mut self, now: BootInstant) {
         while let Some((at, index)) = self.quarantines.first().copied().filter(|(at, _)| *at <= now) {
             self.quarantines.remove(&(at, index));
-            let Some(name) = self.host_names.get(index as usize).cloned() else { continue };
+            let Some(name) = self.name_at(index) else { continue };
             if let Some(host) = self.hosts.get_mut(&name) {
                 host.record.until = None;
             }

@@ -170,7 +170,11 @@ impl Scheduler {
                 self.numbers_in_use(batch);
                 self.add_batch(batch, user, *terms, now);
             }
-            Record::HostSets { batch, sets } => self.add_host_sets(batch, &sets),
+            Record::HostSets { batch, sets } => {
+                if let Some(batch) = self.batches.get_mut(&batch) {
+                    batch.add_host_sets(&sets);
+                }
+            }
             Record::Submitted { batch, jobs } => self.replay_jobs(batch, jobs),
             Record::Closed { batch } => {
                 if let Some(batch) = self.batches.get_mut(&batch) {

@@ -27,14 +27,14 @@ impl Scheduler {
             return;
         }
         self.retract_at = None;
-        let hosts = self.idle.iter().filter_map(|(_, index)| self.hosts.get(self.host_names.get(*index as usize)?));
+        let hosts = self.idle.iter().filter_map(|(_, index)| self.host_at(*index));
         let free = hosts.filter(|h| h.credit > h.sent && h.record.until.is_none() && h.kept.is_none() && h.drained.is_none());
         let mut idle: u64 = free.map(|h| h.idle_since.len() as u64).sum();
         if idle == 0 {
             return;
         }
         for index in self.overfull.iter().copied().collect::<Vec<_>>() {
-            let Some(host) = self.host_names.get(index as usize).and_then(|name| self.hosts.get(name)) else { continue };
+            let Some(host) = self.host_at(index) else { continue };
             let mut over = host.taken.saturating_sub(u64::from(host.hello.slots)).min(idle);
             // The newest ones are the last in its queue.
             let unstarted = host.attempts.iter().rev().filter(|(_, on)| on.engine.is_none());

@@ -38,8 +38,7 @@ impl Scheduler {
 
     fn why_placed(&self, key: JobKey, name: &str) -> String {
         let Some(job) = self.job(key) else { return String::new() };
-        let host = self.host_names.get(job.host as usize).and_then(|name| self.hosts.get(name));
-        let Some(host) = host else { return format!("job {name} is on a host that has gone") };
+        let Some(host) = self.host_at(job.host) else { return format!("job {name} is on a host that has gone") };
         let at = host.attempts.iter().find(|(a, _)| a.key == key);
         match (at, host.session) {
             (Some((attempt, OnHost { engine: Some(engine), .. })), Some(_)) => {

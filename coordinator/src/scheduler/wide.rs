@@ -106,7 +106,7 @@ impl Scheduler {
     /// These jobs do not wait any more.
     pub(super) fn nothing_is_kept_for(&mut self, key: QueueKey) {
         for index in self.keepers.get(&key).cloned().unwrap_or_default() {
-            if let Some(name) = self.host_names.get(index as usize).cloned() {
+            if let Some(name) = self.name_at(index) {
                 self.keep_nothing(&name);
                 self.unserved = true;
             }
@@ -120,7 +120,7 @@ impl Scheduler {
         }
         let Some(hosts) = self.keepers.get(&key) else { return };
         if hosts.len() > self.queues.len_of(key)
-            && let Some(name) = hosts.last().and_then(|index| self.host_names.get(*index as usize)).cloned()
+            && let Some(name) = hosts.last().and_then(|index| self.name_at(*index))
         {
             self.keep_nothing(&name);
             self.unserved = true;
@@ -131,7 +131,7 @@ impl Scheduler {
     pub(super) fn give_up_keeping(&mut self, now: BootInstant) {
         while let Some((at, index)) = self.keep_until.first().copied().filter(|(at, _)| *at <= now) {
             self.keep_until.remove(&(at, index));
-            if let Some(name) = self.host_names.get(index as usize).cloned() {
+            if let Some(name) = self.name_at(index) {
                 self.serve(&name, usize::MAX, now);
                 self.keep_nothing(&name);
             }
