@@ -60,7 +60,7 @@ pub enum StoreError {
         holder: String,
     },
     /// SQLite says no.
-    #[error("cannot use the store {}", path.display())]
+    #[error("cannot use the store {}; put a copy that `coordinator backup` made in its place, or name another directory with `state`", path.display())]
     Database {
         /// Which file.
         path: PathBuf,

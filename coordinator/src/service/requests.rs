@@ -214,7 +214,8 @@ impl Service {
     /// Opens a new batch with jobs of an ended one.
     fn retry(&mut self, user: &str, wanted: &str, failed: bool, now: BootInstant) -> Result<(BatchId, u64), String> {
         let old = self.find_batch(user, wanted)?;
-        let known = self.batches.get(&old).filter(|batch| batch.done).ok_or("that batch has not ended")?;
+        let known =
+            self.batches.get(&old).filter(|batch| batch.done).ok_or("that batch has not ended; wait for it, or cancel it first")?;
         if let Some(why) = self.no_room() {
             return Err(why);
         }
@@ -313,8 +314,12 @@ impl Service {
             ([only], _) => Ok(*only),
             ([], _) => {
                 let own: Vec<String> = self.batches_of(user).take(MANY).map(|b| b.to_string()).collect();
-                let own = if own.is_empty() { "you have none there".into() } else { format!("yours are {}", own.join(", ")) };
-                Err(if text.is_empty() { own } else { format!("no batch of yours begins with {text:?}; {own}") })
+                let own = match own.as_slice() {
+                    [] => "you have none that has not ended".into(),
+                    own => format!("those that have not ended are {}", own.join(", ")),
+                };
+                let named = format!("no batch of yours begins with {text:?} (`coordinator batches` lists them); ");
+                Err(if text.is_empty() { own } else { named + &own })
             }
             (several, "") => Err(format!("you have {} batches; write which (`coordinator batches` lists them)", several.len())),
             (several, _) => Err(format!("{} batches begin with {text:?}; write more of its id", several.len())),
