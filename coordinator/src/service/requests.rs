@@ -314,12 +314,14 @@ impl Service {
             ([only], _) => Ok(*only),
             ([], _) => {
                 let own: Vec<String> = self.batches_of(user).take(MANY).map(|b| b.to_string()).collect();
-                let own = match own.as_slice() {
-                    [] => "you have none that has not ended".into(),
-                    own => format!("those that have not ended are {}", own.join(", ")),
-                };
-                let named = format!("no batch of yours begins with {text:?} (`coordinator batches` lists them); ");
-                Err(if text.is_empty() { own } else { named + &own })
+                Err(match (own.as_slice(), text) {
+                    ([], "") => "you have none there".into(),
+                    (own, "") => format!("yours are {}", own.join(", ")),
+                    ([], _) => format!("no batch of yours begins with {text:?}; `coordinator batches` lists those that there are"),
+                    (own, _) => {
+                        format!("no batch of yours begins with {text:?}; of those that have not ended yours are {}", own.join(", "))
+                    }
+                })
             }
             (several, "") => Err(format!("you have {} batches; write which (`coordinator batches` lists them)", several.len())),
             (several, _) => Err(format!("{} batches begin with {text:?}; write more of its id", several.len())),
