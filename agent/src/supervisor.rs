@@ -8,12 +8,15 @@
 //! - Reports stay until the coordinator has acknowledged them; engines forget an outcome only then.
 //! - Without an acknowledged heartbeat for a lease nothing waiting may start any more; engines enforce the same instant themselves.
 
+mod queue;
+
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, StoreId};
 use mezcal_common::job::{BatchContext, Stop};
 use mezcal_common::outcome::{Containment, Ended, Outcome};
 use mezcal_common::wire::agent::{Load, NumberedReport, Placement, Report, ToAgent, ToCoordinator};
 use mezcal_common::wire::engine::{FromEngine, ToEngine, ToKeeper};
+use queue::Queue;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
@@ -26,7 +29,7 @@ const MAX_UNACKNOWLEDGED: usize = 1024;
 /// What it takes to get another attempt from the coordinator, processing included: prefetch covers this much run time.
 const REFILL: Duration = Duration::from_millis(20);
 /// Reports may wait this long for company while the queue can feed the engines: one packet then carries several.
-const COALESCE: Duration = Duration::from_millis(10);
+const COALESCE: Duration = Duration::from_millis(50);
 /// Acknowledgements for an engine wait this long for a message that goes there anyway.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_millis(200);
 /// Most attempts to ask for beyond what can start now.
@@ -150,7 +153,7 @@ struct Session {
 #[derive(Debug)]
 pub struct Supervisor {
     engines: Vec<Engine>,
-    queue: VecDeque<Placement>,
+    queue: Queue,
     contexts: HashMap<BatchSerial, BatchContext>,
     reports: VecDeque<NumberedReport>,
     next_seq: u64,
@@ -180,7 +183,7 @@ impl Supervisor {
     pub fn new(slots: u16) -> Self {
         Self {
             engines: (0..slots).map(|_| Engine { slot: Slot::Unheard, context: None, acknowledged: Vec::new() }).collect(),
-            queue: VecDeque::new(),
+            queue: Queue::default(),
             contexts: HashMap::new(),
             reports: VecDeque::new(),
             next_seq: 1,
@@ -258,9 +261,9 @@ impl Supervisor {
             return;
         }
         self.lease_until = None;
-        for placement in std::mem::take(&mut self.queue) {
+        for attempt in self.queue.take() {
             let why = "the coordinator was out of reach for longer than the lease";
-            self.finished(None, placement.attempt, Outcome::never_ran(Ended::Lost, why.to_owned()));
+            self.finished(None, attempt, Outcome::never_ran(Ended::Lost, why.to_owned()));
         }
     }
 
@@ -291,15 +294,10 @@ impl Supervisor {
         self.engines.len().saturating_sub(taken)
     }
 
-    /// Slots that waiting attempts will take.
-    fn queued(&self) -> usize {
-        self.queue.iter().map(|p| usize::from(p.slots)).sum()
-    }
-
     /// A session with a coordinator of another store: its batches have other numbers, and what waits is not wanted.
     fn enter(&mut self, store: StoreId) {
         if self.store.replace(store).is_some_and(|known| known != store) {
-            self.queue.clear();
+            self.queue.take();
             self.contexts.clear();
             for engine in &mut self.engines {
                 engine.context = None;
@@ -345,7 +343,7 @@ impl Supervisor {
             ToAgent::Cancel { attempts, stop } => self.cancel(&attempts, stop, now),
             ToAgent::Retract { attempts } => {
                 let wanted: HashSet<AttemptId> = attempts.into_iter().collect();
-                for attempt in self.take_queued(&wanted) {
+                for attempt in self.queue.take_some(&wanted) {
                     self.push_report(attempt, Report::Returned);
                 }
             }
@@ -447,14 +445,6 @@ impl Supervisor {
         self.reports.iter().any(|r| r.attempt == attempt && !matches!(r.report, Report::Started { .. }))
     }
 
-    /// Takes these out of the queue: those that were in it.
-    fn take_queued(&mut self, wanted: &HashSet<AttemptId>) -> Vec<AttemptId> {
-        let (taken, kept): (VecDeque<_>, VecDeque<_>) =
-            std::mem::take(&mut self.queue).into_iter().partition(|p| wanted.contains(&p.attempt));
-        self.queue = kept;
-        taken.into_iter().map(|p| p.attempt).collect()
-    }
-
     /// Has an engine kill what it runs. The keeper hears of it first, so that it never waits for an answer that it has had.
     fn stop_engine(&mut self, index: usize, attempt: AttemptId, stop: Stop, now: BootInstant) {
         let engine = EngineIndex(index as u16);
@@ -464,7 +454,7 @@ impl Supervisor {
 
     fn evict(&mut self, attempts: Vec<AttemptId>, stop: Stop, now: BootInstant) {
         let wanted: HashSet<AttemptId> = attempts.into_iter().collect();
-        for attempt in self.take_queued(&wanted) {
+        for attempt in self.queue.take_some(&wanted) {
             self.push_report(attempt, Report::Returned);
         }
         for i in 0..self.engines.len() {
@@ -481,7 +471,7 @@ impl Supervisor {
         let wanted: HashSet<AttemptId> = attempts.iter().copied().collect();
         self.evicted.retain(|attempt| !wanted.contains(attempt));
         let mut found = HashSet::new();
-        for attempt in self.take_queued(&wanted) {
+        for attempt in self.queue.take_some(&wanted) {
             found.insert(attempt);
             self.finished(None, attempt, Outcome::never_ran(Ended::Cancelled, None));
         }
@@ -541,8 +531,8 @@ impl Supervisor {
             session.asked = (session.received, 0);
             self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Pull { credit: session.received, idle: 0 }));
         }
-        for placement in std::mem::take(&mut self.queue) {
-            self.push_report(placement.attempt, Report::Returned);
+        for attempt in self.queue.take() {
+            self.push_report(attempt, Report::Returned);
         }
         for i in 0..self.engines.len() {
             if let Slot::Busy { attempt, .. } = self.engines[i].slot {
@@ -567,7 +557,8 @@ impl Supervisor {
 
     /// Sends what has not been sent. False if it may wait for more.
     fn send_reports(&mut self, now: BootInstant) -> bool {
-        let waiting = self.reports.iter().rev().take_while(|r| r.seq >= self.next_unsent).count();
+        // Their numbers have no gaps.
+        let waiting = self.reports.front().map_or(0, |first| self.next_seq - first.seq.max(self.next_unsent)) as usize;
         if waiting == 0 {
             self.send_by = None;
             return true;
@@ -611,7 +602,7 @@ impl Supervisor {
 
     /// Whether it waits for an engine.
     pub fn has_queued(&self, attempt: AttemptId) -> bool {
-        self.queue.iter().any(|placement| placement.attempt == attempt)
+        self.queue.attempts().any(|waiting| waiting == attempt)
     }
 
     /// Which engine has it.
@@ -643,7 +634,7 @@ impl Supervisor {
             .filter_map(|e| if let Slot::Busy { attempt, .. } = e.slot { Some(attempt) } else { None })
             .collect();
         self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Inventory {
-            queued: self.queue.iter().map(|p| p.attempt).collect(),
+            queued: self.queue.attempts().collect(),
             running,
             unacknowledged: self.reports.iter().map(|r| r.attempt).collect(),
             containment: self.containment,
@@ -664,9 +655,7 @@ impl Supervisor {
             if self.engines[i].slot != Slot::Idle {
                 continue;
             }
-            // In order: what takes several slots is not passed by what takes one.
-            let fits = |p: &Placement| usize::from(p.slots) <= free;
-            let Some(Placement { attempt, spec, slots }) = self.queue.pop_front_if(|p| fits(p)) else { break };
+            let Some(Placement { attempt, spec, slots }) = self.queue.next_within(free) else { break };
             let batch = attempt.key.batch;
             let context = if self.engines[i].context == Some(batch) { None } else { self.contexts.get(&batch).cloned() };
             if context.is_none() && self.engines[i].context != Some(batch) {
@@ -694,7 +683,7 @@ impl Supervisor {
     }
 
     fn pull(&mut self) {
-        let (idle, queued) = (self.free(), self.queued());
+        let (idle, queued) = (self.free(), self.queue.slots());
         let usable = self.engines.iter().filter(|e| !matches!(e.slot, Slot::Held { .. })).count();
         let room = MAX_UNACKNOWLEDGED.saturating_sub(self.reports.len() + self.busy()) as u64;
         let want = if self.stopping { 0 } else { (idle as u64 + self.prefetch(usable)).saturating_sub(queued as u64).min(room) };

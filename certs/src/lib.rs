@@ -1,12 +1,14 @@
-//! The cluster's public-key infrastructure: one root, and leaves for coordinator, agents and users.
+//! The cluster's public-key infrastructure: one root, an issuer below it, and leaves for coordinator, agents and users.
+//!
+//! The root's key stays offline. Coordinators that let hosts and users join have an issuer's.
 //!
 //! The only code that names rcgen. Every certificate gets an explicit validity, a random serial and exactly one role, because
 //! rcgen's defaults (1975 to 4096, a serial derived from the key, no usage) would quietly allow what they should not.
 
 use mezcal_common::identity::{self, Identity, IdentityError, Role};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData, SanType, SerialNumber,
 };
 use ring::rand::SecureRandom;
 use std::fs::OpenOptions;
@@ -23,6 +25,10 @@ const ROOT_DAYS: u32 = 3650;
 pub const LEAF_DAYS: u32 = 30;
 /// Default life of a coordinator's certificate.
 pub const COORDINATOR_DAYS: u32 = 90;
+/// Default life of an issuer.
+pub const ISSUER_DAYS: u32 = 365;
+/// Seconds of a day.
+const DAY: u64 = 86_400;
 
 /// Why a certificate cannot be made or kept.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +55,15 @@ pub enum CertsError {
     /// rcgen's.
     #[error("cannot make a certificate")]
     Make(#[from] rcgen::Error),
+    /// The issuer's own files.
+    #[error("{} holds no issuer; `certs issue issuer` makes cert.pem, key.pem and ca.pem", .0.display())]
+    NoIssuer(PathBuf),
+    /// An issuer that is over cannot make anything that lasts.
+    #[error("the issuer's own certificate has expired: make a new one with `certs issue issuer`")]
+    Expired,
+    /// What should be signed is no request, or not signed with its own key.
+    #[error("not a certificate signing request that its own key has signed")]
+    Request(#[source] rcgen::Error),
     /// No randomness.
     #[error("the system's random generator failed")]
     Random,
@@ -79,10 +94,33 @@ impl Issued {
     }
 }
 
-/// A root with its key: makes every other certificate of one cluster.
+/// A certificate for a key that somebody else holds.
+pub struct Signed {
+    /// The leaf and what is between it and the root, in PEM form.
+    pub cert: String,
+    /// The root.
+    pub ca: String,
+}
+
+/// A new key, and the request to certify it: `(key, request)`, in PEM form and as DER. The request asks for no name: whoever signs it
+/// decides who its holder is.
+///
+/// # Errors
+/// [`CertsError::Make`].
+pub fn request() -> Result<(String, Vec<u8>), CertsError> {
+    let key = KeyPair::generate()?;
+    let request = CertificateParams::default().serialize_request(&key)?;
+    Ok((key.serialize_pem(), request.der().to_vec()))
+}
+
+/// A root or an issuer with its key: makes certificates of one cluster.
 pub struct Authority {
     cluster: String,
     ca: String,
+    /// What stands between the leaves and the root, in PEM form: the issuer's certificate, or nothing.
+    between: String,
+    /// Nothing that it makes lives longer. Seconds since the Unix epoch.
+    until: i64,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -100,7 +138,7 @@ impl Authority {
         named(&cluster, Role::Coordinator, "")?;
         let key = KeyPair::generate()?;
         let key_pem = key.serialize_pem();
-        let mut params = base_params(&cluster, ROOT_DAYS)?;
+        let mut params = base_params(&cluster, days(ROOT_DAYS))?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let root = CertifiedIssuer::self_signed(params, key)?;
@@ -113,10 +151,55 @@ impl Authority {
     /// # Errors
     /// [`CertsError::Make`].
     pub fn from_pem(ca: &str, key: &str) -> Result<Self, CertsError> {
-        let issuer = Issuer::from_ca_cert_pem(ca, KeyPair::from_pem(key)?)?;
+        Self::new(ca, "", key)
+    }
+
+    fn new(ca: &str, between: &str, key: &str) -> Result<Self, CertsError> {
+        let own = if between.is_empty() { ca } else { between };
+        let issuer = Issuer::from_ca_cert_pem(own, KeyPair::from_pem(key)?)?;
         let cluster = der_of(ca).and_then(|der| identity::details(&der).ok()).map(|d| d.common_name).unwrap_or_default();
         named(&cluster, Role::Coordinator, "")?;
-        Ok(Self { cluster, ca: ca.into(), issuer })
+        let (_, until) = der_of(own).and_then(|der| identity::validity(&der).ok()).unwrap_or_default();
+        Ok(Self { cluster, ca: ca.into(), between: between.into(), until, issuer })
+    }
+
+    /// The issuer in `dir`, as [`ClusterDir::issue_issuer`] made it.
+    ///
+    /// # Errors
+    /// [`CertsError::NoIssuer`], or what is wrong with its files.
+    pub fn load(dir: &Path) -> Result<Self, CertsError> {
+        let read = |name: &str| {
+            let path = dir.join(name);
+            std::fs::read_to_string(&path).map_err(|source| match source.kind() {
+                std::io::ErrorKind::NotFound => CertsError::NoIssuer(dir.into()),
+                _ => CertsError::File { verb: "read", path, source },
+            })
+        };
+        Self::new(&read("ca.pem")?, &read("cert.pem")?, &read("key.pem")?)
+    }
+
+    /// An issuer below this root, which can make leaves of this cluster and nothing else.
+    ///
+    /// # Errors
+    /// [`CertsError::Make`], [`CertsError::Random`].
+    pub fn issuer(&self, life: u32) -> Result<Issued, CertsError> {
+        let mut params = base_params(&format!("{} issuer", self.cluster), days(life))?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.use_authority_key_identifier_extension = true;
+        // Of other names none can be constrained: webpki knows no constraints of URIs.
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName(format!("{}.mezcal", self.cluster))],
+            excluded_subtrees: vec![],
+        });
+        let key = KeyPair::generate()?;
+        let cert = params.signed_by(&key, &self.issuer)?;
+        Ok(Issued { cert: cert.pem(), key: key.serialize_pem(), ca: self.ca.clone() })
+    }
+
+    /// The root, in PEM form.
+    pub fn root(&self) -> &str {
+        &self.ca
     }
 
     /// The cluster's id.
@@ -128,9 +211,30 @@ impl Authority {
     ///
     /// # Errors
     /// [`CertsError::Name`], [`CertsError::Make`], [`CertsError::Random`].
-    pub fn issue(&self, role: Role, name: &str, days: u32) -> Result<Issued, CertsError> {
+    pub fn issue(&self, role: Role, name: &str, life: u32) -> Result<Issued, CertsError> {
+        let key = KeyPair::generate()?;
+        let cert = self.leaf(role, name, days(life), &key)?;
+        Ok(Issued { cert, key: key.serialize_pem(), ca: self.ca.clone() })
+    }
+
+    /// Certifies the key of a request (DER). Whatever else the request asks for is ignored.
+    ///
+    /// # Errors
+    /// [`CertsError::Request`], and those of [`Authority::issue`].
+    pub fn sign(&self, role: Role, name: &str, life: std::time::Duration, request: &[u8]) -> Result<Signed, CertsError> {
+        let request = CertificateSigningRequestParams::from_der(&request.to_vec().into()).map_err(CertsError::Request)?;
+        let cert = self.leaf(role, name, life, &request.public_key)?;
+        Ok(Signed { cert, ca: self.ca.clone() })
+    }
+
+    fn leaf(&self, role: Role, name: &str, life: std::time::Duration, key: &impl PublicKeyData) -> Result<String, CertsError> {
         let id = named(&self.cluster, role, name)?;
-        let mut params = base_params(if name.is_empty() { role.as_str() } else { name }, days)?;
+        let mut params = base_params(if name.is_empty() { role.as_str() } else { name }, life)?;
+        let until = OffsetDateTime::from_unix_timestamp(self.until).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        params.not_after = params.not_after.min(until);
+        if params.not_after <= OffsetDateTime::now_utc() && !life.is_zero() {
+            return Err(CertsError::Expired);
+        }
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
@@ -142,9 +246,7 @@ impl Authority {
             }
             Role::Agent | Role::User => vec![ExtendedKeyUsagePurpose::ClientAuth],
         };
-        let key = KeyPair::generate()?;
-        let cert = params.signed_by(&key, &self.issuer)?;
-        Ok(Issued { cert: cert.pem(), key: key.serialize_pem(), ca: self.ca.clone() })
+        Ok(params.signed_by(key, &self.issuer)?.pem() + &self.between)
     }
 }
 
@@ -207,18 +309,30 @@ impl ClusterDir {
         let issued = authority.issue(role, name, days)?;
         let place = out.map_or_else(|| self.place(role, name), Path::to_path_buf);
         // Recorded first: a certificate that exists without a record could not be revoked.
-        self.record(&issued, role, name)?;
+        self.record(&issued, role.as_str(), name)?;
         issued.write(&place)?;
         Ok(place)
     }
 
-    fn record(&self, issued: &Issued, role: Role, name: &str) -> Result<(), CertsError> {
+    /// Makes an issuer, records it, and writes its files to `out`, or to `issuer`.
+    ///
+    /// # Errors
+    /// [`CertsError`].
+    pub fn issue_issuer(&self, authority: &Authority, days: u32, out: Option<&Path>) -> Result<PathBuf, CertsError> {
+        let issued = authority.issuer(days)?;
+        let place = out.map_or_else(|| self.0.join("issuer"), Path::to_path_buf);
+        self.record(&issued, "issuer", "")?;
+        issued.write(&place)?;
+        Ok(place)
+    }
+
+    fn record(&self, issued: &Issued, role: &str, name: &str) -> Result<(), CertsError> {
         let path = self.0.join("issued.jsonl");
         let der = der_of(&issued.cert).unwrap_or_default();
         let (_, not_after) = identity::validity(&der).unwrap_or_default();
         let serial = identity::details(&der).map(|d| d.serial).unwrap_or_default();
         let expires = jiff::Timestamp::from_second(not_after).map(|t| t.to_string()).unwrap_or_default();
-        let line = serde_json::json!({"serial": serial, "role": role.as_str(), "name": name, "expires": expires});
+        let line = serde_json::json!({"serial": serial, "role": role, "name": name, "expires": expires});
         OpenOptions::new()
             .create(true)
             .append(true)
@@ -238,12 +352,16 @@ fn named(cluster: &str, role: Role, name: &str) -> Result<Identity, CertsError> 
     Identity::new(cluster, role, name).map_err(|e| CertsError::Name(if name.is_empty() { cluster } else { name }.into(), e))
 }
 
-fn base_params(common_name: &str, days: u32) -> Result<CertificateParams, CertsError> {
+fn days(number: u32) -> std::time::Duration {
+    std::time::Duration::from_secs(u64::from(number) * DAY)
+}
+
+fn base_params(common_name: &str, life: std::time::Duration) -> Result<CertificateParams, CertsError> {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, common_name);
     let now = OffsetDateTime::now_utc();
     params.not_before = now - BACKDATE;
-    params.not_after = now + Duration::days(i64::from(days));
+    params.not_after = now + life;
     let mut serial = [0; 16];
     fill_random(&mut serial)?;
     // RFC 5280 §4.1.2.2: a positive integer.
@@ -300,6 +418,47 @@ mod tests {
         assert!(id.cluster.starts_with("mezcal-"));
         assert!(authority.issue(Role::User, "Not A Name", 30).is_err());
         assert!(Authority::create("Bad Name").is_err());
+    }
+
+    #[test]
+    fn an_issuer_signs_what_a_request_is_allowed_and_not_what_it_asks_for() {
+        let (root, _) = Authority::create("mezcal").expect("created");
+        let tmp = tempfile::tempdir().expect("a directory");
+        root.issuer(365).expect("made").write(tmp.path()).expect("written");
+        let issuer = Authority::load(tmp.path()).expect("usable");
+        assert_eq!(issuer.cluster(), root.cluster());
+        // Somebody who would like to be more than they are.
+        let key = KeyPair::generate().expect("a key");
+        let mut wish = CertificateParams::default();
+        wish.subject_alt_names.push(SanType::URI(format!("spiffe://{}/coordinator", root.cluster()).try_into().expect("a URI")));
+        wish.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        wish.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let request = wish.serialize_request(&key).expect("a request");
+        let life = std::time::Duration::from_secs(3600);
+        let signed = issuer.sign(Role::Agent, "mezcal01", life, request.der()).expect("signed");
+        let der = der_of(&signed.cert).expect("der");
+        let id = Identity::from_der(&der).expect("an identity");
+        assert_eq!((id.role, id.name.as_str()), (Role::Agent, "mezcal01"));
+        let details = identity::details(&der).expect("details");
+        assert!(!details.is_ca);
+        assert_eq!(lives(&signed.cert), 3600 + 300);
+        let usable = |role| {
+            Credentials::from_pem(
+                signed.cert.as_bytes(),
+                key.serialize_pem().as_bytes(),
+                signed.ca.as_bytes(),
+                role,
+                Path::new("d"),
+            )
+        };
+        usable(Role::Agent).map(|_| ()).expect("it descends from the root");
+        let mut forged = request.der().to_vec();
+        let last = forged.len() - 1;
+        forged[last] ^= 1;
+        assert!(matches!(issuer.sign(Role::Agent, "mezcal01", life, &forged), Err(CertsError::Request(_))));
+        // Nothing outlives its issuer.
+        let long = issuer.sign(Role::User, "okazaki", std::time::Duration::from_secs(4000 * DAY), request.der()).expect("signed");
+        assert!(lives(&long.cert) <= 365 * 86_400 + 300);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
-use mezcal_certs::{COORDINATOR_DAYS, ClusterDir, LEAF_DAYS};
+use mezcal_certs::{COORDINATOR_DAYS, ClusterDir, ISSUER_DAYS, LEAF_DAYS};
 use mezcal_common::hosts;
 use mezcal_common::identity::{self, Identity, Role};
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ struct Common {
     /// The cluster's directory, as given to `certs init`.
     #[arg(long, default_value = ".", env = "MEZCAL_PKI")]
     dir: PathBuf,
-    /// Days until the certificate expires (default: 30, a coordinator's 90).
+    /// Days until the certificate expires (default: 30, a coordinator's 90, an issuer's 365).
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: Option<u32>,
     /// Directory for cert.pem, key.pem and ca.pem (default: agents/HOST, users/NAME or coordinator below --dir; with several
@@ -73,6 +73,11 @@ enum Issue {
     },
     /// For the coordinator.
     Coordinator {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// For the coordinator, too: what lets it issue certificates to hosts and users that join.
+    Issuer {
         #[command(flatten)]
         common: Common,
     },
@@ -103,6 +108,12 @@ fn run(verb: Verb) -> anyhow::Result<()> {
             }
             Issue::User { name, common } => issue(Role::User, &[name], &common, LEAF_DAYS),
             Issue::Coordinator { common } => issue(Role::Coordinator, &[String::new()], &common, COORDINATOR_DAYS),
+            Issue::Issuer { common } => {
+                let (cluster, authority) = ClusterDir::open(&common.dir)?;
+                let days = common.days.unwrap_or(ISSUER_DAYS);
+                println!("{}", cluster.issue_issuer(&authority, days, common.out.as_deref())?.display());
+                Ok(())
+            }
         },
         Verb::Show { file, json } => show(&file, json),
     }

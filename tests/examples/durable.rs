@@ -58,14 +58,13 @@ fn main() {
         });
     });
     let mut connected = None;
-    let (mut slowest, mut answers) = (0.0f64, 0);
+    let mut answers: Vec<f64> = Vec::new();
     loop {
         let status = bench.status();
         if connected.is_none() && status["hosts_connected"].as_u64() >= Some(agents as u64) {
             connected = Some(begin.elapsed());
         }
-        slowest = slowest.max(bench.status_time());
-        answers += 1;
+        answers.push(bench.status_time());
         if status["batches_running"] == 0 {
             break;
         }
@@ -74,9 +73,16 @@ fn main() {
     let when = connected.map_or("not before the last job ended".into(), |t| format!("within {:.1} s", t.as_secs_f64()));
     println!("{agents} agents connected {when}");
     println!(
-        "{jobs} jobs placed, reported and kept in {seconds:.1} s: {:.0} jobs/s; slowest of {answers} answers to status {slowest:.0} ms; {:.1} s of CPU",
+        "{jobs} jobs placed, reported and kept in {seconds:.1} s: {:.0} jobs/s; {:.1} s of CPU",
         jobs as f64 / seconds,
         bench.cpu()
+    );
+    answers.sort_by(f64::total_cmp);
+    println!(
+        "status answered {} times meanwhile: median {:.0} ms, slowest {:.0} ms",
+        answers.len(),
+        answers[answers.len() / 2],
+        answers[answers.len() - 1]
     );
     let begin = Instant::now();
     let out = bench.run(&["results", &batch, "-o", "results.jsonl"]);

@@ -5,6 +5,7 @@
 
 pub mod browser;
 pub mod cluster;
+pub mod fuzz;
 pub mod lab;
 pub mod mount;
 pub mod null;

@@ -1,8 +1,15 @@
 //! Peers that mean no good: nothing that they send crashes the coordinator, and healthy clients go on being served.
 
+use mezcal_common::identity::Identity;
 use mezcal_tests::cluster::{Cluster, PATIENCE};
+use mezcal_tests::lab::host_name;
 use mezcal_tests::wait_for;
+use quinn::crypto::rustls::QuicClientConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::net::UdpSocket;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Milliseconds that `coordinator hosts` takes, median of several, its own start included.
@@ -73,6 +80,98 @@ fn noise_and_half_open_clients_do_not_keep_others_waiting() {
     assert_eq!(status.code(), Some(0));
     eprintln!("hosts answers in {calm:.0} ms, and in {busy:.0} ms beside {sent} packets of noise");
     assert!(sent > 1000, "there was noise: {sent}");
+    assert_eq!(cluster.connected().len(), 2, "the agents stayed");
+    cluster.finish();
+}
+
+/// A connection with these credentials that speaks nothing by itself.
+async fn connect(identity: &Path, protocol: &str, address: &str) -> (quinn::Endpoint, quinn::Connection) {
+    let chain: Vec<CertificateDer> =
+        CertificateDer::pem_file_iter(identity.join("cert.pem")).expect("a file").map(|c| c.expect("a certificate")).collect();
+    let cluster = Identity::from_der(&chain[0]).expect("a certificate of ours").cluster;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(identity.join("ca.pem")).expect("a root")).expect("a root");
+    let key = PrivateKeyDer::from_pem_file(identity.join("key.pem")).expect("a key");
+    let mut crypto = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .expect("a key that fits");
+    crypto.alpn_protocols = vec![protocol.into()];
+    let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(crypto).expect("TLS 1.3")));
+    let endpoint = quinn::Endpoint::client("0.0.0.0:0".parse().expect("an address")).expect("a socket");
+    let name = format!("coordinator.{cluster}.mezcal");
+    let connecting = endpoint.connect_with(config, address.parse().expect("an address"), &name).expect("a configuration");
+    let connection = connecting.await.expect("a coordinator");
+    (endpoint, connection)
+}
+
+/// What somebody sends who has a certificate.
+struct Sent {
+    what: &'static str,
+    bytes: Vec<u8>,
+    /// The stream ends after it.
+    ends: bool,
+}
+
+fn frame(body: &[u8]) -> Vec<u8> {
+    let mut frame = (body.len() as u32).to_le_bytes().to_vec();
+    frame.push(1);
+    frame.extend_from_slice(body);
+    frame
+}
+
+#[test]
+fn frames_that_are_none_end_the_connection_of_whoever_sent_them_and_no_other() {
+    let cluster = Cluster::running(2, 2);
+    let long_ago = [0u8; 64];
+    let table = [
+        Sent { what: "a frame that claims 4 GiB", bytes: vec![0xff, 0xff, 0xff, 0xff, 1], ends: false },
+        Sent { what: "a frame one byte over the limit", bytes: [&(1u32 << 20 | 1).to_le_bytes()[..], &[1]].concat(), ends: false },
+        Sent { what: "an unknown codec", bytes: vec![1, 0, 0, 0, 9, 0], ends: false },
+        Sent { what: "an unknown message", bytes: frame(&[250, 1, 2, 3]), ends: false },
+        Sent { what: "a message with something behind it", bytes: frame(&[6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), ends: false },
+        Sent { what: "a string that claims 2^62 bytes", bytes: frame(&[0, 1, 1, 253, 0, 0, 0, 0, 0, 0, 0, 64]), ends: false },
+        Sent { what: "a first message that is no greeting", bytes: frame(&[7]), ends: false },
+        Sent { what: "zeros", bytes: vec![0; 1 << 20], ends: false },
+        Sent { what: "nothing", bytes: vec![], ends: true },
+        Sent { what: "half a header", bytes: vec![4, 0], ends: true },
+        Sent { what: "half a frame", bytes: frame(&long_ago)[..20].to_vec(), ends: true },
+    ];
+    let users = cluster.path("pki/users/okazaki");
+    let agent = cluster.path("pki/agents").join(host_name(1));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    cluster.lab.entrance(0)();
+    runtime.block_on(async {
+        for (identity, protocol) in [(&users, "mezcal-client/1"), (&agent, "mezcal-agent/1")] {
+            for Sent { what, bytes, ends } in &table {
+                let (_endpoint, connection) = connect(identity, protocol, &cluster.address()).await;
+                let (mut send, _receive) = connection.open_bi().await.expect("a stream");
+                // It may be refused before all of it is there.
+                let _ = send.write_all(bytes).await;
+                if *ends {
+                    let _ = send.finish();
+                }
+                let closed = tokio::time::timeout(PATIENCE, connection.closed()).await;
+                let closed = closed.unwrap_or_else(|_| panic!("{protocol}: {what} goes unnoticed"));
+                let said = matches!(closed, quinn::ConnectionError::ApplicationClosed(_));
+                assert!(said, "{protocol}: {what}: {closed}");
+            }
+            // Whoever begins a frame and never ends it holds up only themselves.
+            let (_endpoint, connection) = connect(identity, protocol, &cluster.address()).await;
+            let (mut send, _receive) = connection.open_bi().await.expect("a stream");
+            send.write_all(&frame(&long_ago)[..20]).await.expect("written");
+            let mut run = cluster.start_run(&"{\"cmd\": \"true\"}\n".repeat(100), &["-q"]);
+            let status = wait_for("the run ends", PATIENCE, || run.try_wait().expect("our child"));
+            assert_eq!(status.code(), Some(0));
+        }
+        for (identity, protocol) in [(&agent, "mezcal-client/1"), (&users, "mezcal-agent/1")] {
+            let (_endpoint, connection) = connect(identity, protocol, &cluster.address()).await;
+            let closed = tokio::time::timeout(PATIENCE, connection.closed()).await.expect("a wrong role is noticed");
+            assert!(closed.to_string().contains("may not use"), "{protocol}: {closed}");
+        }
+    });
     assert_eq!(cluster.connected().len(), 2, "the agents stayed");
     cluster.finish();
 }

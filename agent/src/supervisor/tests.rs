@@ -179,8 +179,8 @@ fn only_short_jobs_are_fetched_ahead_and_their_reports_share_a_message() {
     s.run(&(3..=23).collect::<Vec<_>>());
     insta::assert_snapshot!(s.finished(1, 2, Duration::from_millis(2)), @"1 < run 4.1 as engine 41");
     insta::assert_snapshot!(s.finished(0, 3, Duration::from_millis(2)), @"0 < run 5.1 as engine 40");
-    insta::assert_snapshot!(s.pass(Duration::from_millis(10)), @r"
-    report #2 2.1 exited, #3 3.1 exited
+    insta::assert_snapshot!(s.pass(Duration::from_millis(50)), @r"
+    report #2 2.1 exited, #3 3.1 exited, #4 5.1 started on 0, #5 4.1 started on 1
     pull to 25, 0 idle
     ");
 }

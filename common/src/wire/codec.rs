@@ -53,6 +53,7 @@ pub fn encode_frame<T: Serialize>(buffer: &mut Vec<u8>, message: &T) -> Result<(
     let failed = match written {
         Ok(_) if body <= MAX_FRAME => {
             buffer[start..start + 4].copy_from_slice(&(body as u32).to_le_bytes());
+            record::<T>(&buffer[start + HEADER..]);
             return Ok(());
         }
         Ok(_) => CodecError::TooLarge(body),
@@ -86,7 +87,17 @@ pub fn decode_frame<T: DeserializeOwned>(buffer: &mut BytesMut) -> Result<Option
 /// # Errors
 /// [`CodecError::Encode`].
 pub fn encode_body<T: Serialize>(message: &T) -> Result<Bytes, CodecError> {
-    bincode::serde::encode_to_vec(message, CONFIG).map(Bytes::from).map_err(CodecError::Encode)
+    let body = bincode::serde::encode_to_vec(message, CONFIG).map_err(CodecError::Encode)?;
+    record::<T>(&body);
+    Ok(Bytes::from(body))
+}
+
+/// Shows what is sent to whoever asks for it (`MEZCAL_LOG=mezcal::wire=trace`), as transcripts are made.
+fn record<T>(body: &[u8]) {
+    if tracing::enabled!(target: "mezcal::wire", tracing::Level::TRACE) {
+        let hex: String = body.iter().map(|byte| format!("{byte:02x}")).collect();
+        tracing::trace!(target: "mezcal::wire", "sent {} {hex}", std::any::type_name::<T>());
+    }
 }
 
 /// Decodes what [`encode_body`] made.

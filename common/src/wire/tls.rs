@@ -156,8 +156,8 @@ impl Credentials {
         }
         check_validity(&cert_path, leaf)?;
         check_validity(&ca_path, &root)?;
-        let issued = crate::identity::details(leaf).ok().zip(crate::identity::details(&root).ok());
-        if issued.is_none_or(|(leaf, root)| leaf.issuer != root.subject) {
+        let links = chain.iter().chain([&root]).map(|der| crate::identity::details(der)).collect::<Result<Vec<_>, _>>();
+        if !links.is_ok_and(|links| links.windows(2).all(|pair| pair[0].issuer == pair[1].subject)) {
             return Err(CredentialsError::Root { path: cert_path, ca: ca_path });
         }
         Ok(Self { chain, key, root, identity, origin: dir.display().to_string() })
