@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// Exit status for usage, configuration and certificates that a person has to mend.
 const EXIT_USAGE: u8 = 2;
-/// Exit status for credentials that cannot be used.
+/// Exit status for credentials that cannot be used, and for a coordinator that gives none.
 const EXIT_CREDENTIALS: u8 = 3;
 /// How long a new keeper may take to open its socket: it waits for the engines of a dead one.
 const KEEPER_START: Duration = PREDECESSOR.saturating_add(Duration::from_secs(5));
@@ -41,6 +41,7 @@ enum Verb {
         #[arg(long, default_value = DEFAULT_PATH, env = "MEZCAL_CONFIG")]
         config: PathBuf,
     },
+    Join(crate::join::JoinArgs),
     #[command(flatten)]
     Hidden(Hidden),
 }
@@ -86,16 +87,21 @@ pub fn main() -> ExitCode {
         Verb::Hidden(hidden) => hidden.run(),
         Verb::Run { config } => {
             mezcal_common::logging::init("info");
-            match run(&config) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(e) => {
-                    eprintln!("agent: {e:#}");
-                    let credentials = e.downcast_ref::<mezcal_common::wire::tls::CredentialsError>().is_some();
-                    ExitCode::from(if credentials { EXIT_CREDENTIALS } else { EXIT_USAGE })
-                }
-            }
+            ended(run(&config))
+        }
+        Verb::Join(args) => {
+            mezcal_common::logging::init("warn");
+            ended(crate::join::run(&args))
         }
     }
+}
+
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    let Err(e) = result else { return ExitCode::SUCCESS };
+    eprintln!("agent: {e:#}");
+    let credentials = e.downcast_ref::<mezcal_common::wire::tls::CredentialsError>().is_some();
+    let refused = e.downcast_ref::<mezcal_certs::JoinError>().is_some();
+    ExitCode::from(if credentials || refused { EXIT_CREDENTIALS } else { EXIT_USAGE })
 }
 
 fn run(path: &Path) -> anyhow::Result<()> {

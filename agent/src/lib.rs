@@ -14,6 +14,7 @@ pub mod config;
 pub mod driver;
 pub mod engine;
 pub mod host;
+pub mod join;
 pub mod keeper;
 mod logs;
 pub mod packet;

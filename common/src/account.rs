@@ -5,6 +5,10 @@
 pub struct Account {
     /// Login name.
     pub name: String,
+    /// User id.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
     /// Home directory.
     pub home: String,
     /// Login shell.
@@ -13,18 +17,38 @@ pub struct Account {
 
 /// Looks an account up where every site keeps its own (getpwuid_r(3): files, LDAP, SSSD).
 pub fn of(uid: u32) -> Option<Account> {
+    // SAFETY: `look_up` gives pointers that are valid for the call.
+    look_up(|entry, buffer, length, found| unsafe { libc::getpwuid_r(uid, entry, buffer, length, found) })
+}
+
+/// The same by its login name (getpwnam_r(3)).
+pub fn named(name: &str) -> Option<Account> {
+    let name = std::ffi::CString::new(name).ok()?;
+    // SAFETY: as above, and `name` ends with NUL.
+    look_up(|entry, buffer, length, found| unsafe { libc::getpwnam_r(name.as_ptr(), entry, buffer, length, found) })
+}
+
+type Found = *mut *mut libc::passwd;
+
+fn look_up(call: impl FnOnce(*mut libc::passwd, *mut libc::c_char, usize, Found) -> libc::c_int) -> Option<Account> {
     let mut buffer = vec![0; 16 * 1024];
     let mut entry = std::mem::MaybeUninit::<libc::passwd>::uninit();
     let mut found = std::ptr::null_mut();
-    // SAFETY: all pointers are valid for the call; the strings of the entry live in `buffer`, which outlives their copies.
+    let code = call(entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &mut found);
+    if code != 0 || found.is_null() {
+        return None;
+    }
+    // SAFETY: the call has filled it; its strings live in `buffer`, which outlives their copies.
     unsafe {
-        let code = libc::getpwuid_r(uid, entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &mut found);
-        if code != 0 || found.is_null() {
-            return None;
-        }
         let entry = entry.assume_init();
         let text = |p| std::ffi::CStr::from_ptr(p).to_string_lossy().into_owned();
-        Some(Account { name: text(entry.pw_name), home: text(entry.pw_dir), shell: text(entry.pw_shell) })
+        Some(Account {
+            name: text(entry.pw_name),
+            uid: entry.pw_uid,
+            gid: entry.pw_gid,
+            home: text(entry.pw_dir),
+            shell: text(entry.pw_shell),
+        })
     }
 }
 

@@ -143,6 +143,12 @@ pub fn validity(der: &[u8]) -> Result<(i64, i64), IdentityError> {
     Ok((cert.validity().not_before.timestamp(), cert.validity().not_after.timestamp()))
 }
 
+/// SHA-256 of a DER certificate's public key (its SubjectPublicKeyInfo). None if it is no certificate.
+pub fn key_hash(der: &[u8]) -> Option<[u8; 32]> {
+    let (_, cert) = X509Certificate::from_der(der).ok()?;
+    Some(crate::token::sha256(cert.public_key().raw))
+}
+
 /// What `certs show` prints of a certificate beyond its identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Details {

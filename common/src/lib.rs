@@ -20,6 +20,7 @@ pub mod outcome;
 pub mod proc;
 pub mod signal;
 pub mod timer;
+pub mod token;
 pub mod wire;
 
 /// The version of this build, as `--version` prints it and peers exchange it.

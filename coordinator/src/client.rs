@@ -81,6 +81,14 @@ impl Remote {
     /// Exit 3 when the connection ends before.
     pub async fn ask<T>(&mut self, request: ToService, pick: impl Fn(ToClient) -> Option<T>) -> Result<T, Exit> {
         let _ = self.port.requests.send(request).await;
+        self.next(pick).await
+    }
+
+    /// Passes over whatever is said until `pick` takes something.
+    ///
+    /// # Errors
+    /// Exit 3 when the connection ends before.
+    pub async fn next<T>(&mut self, pick: impl Fn(ToClient) -> Option<T>) -> Result<T, Exit> {
         while let Some(said) = self.port.answers.recv().await {
             if let Some(answer) = pick(said) {
                 return Ok(answer);

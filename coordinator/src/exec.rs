@@ -186,7 +186,10 @@ impl Exec {
             | ToClient::Batches { .. }
             | ToClient::Retried { .. }
             | ToClient::Done { .. }
-            | ToClient::Why { .. } => Ok(None),
+            | ToClient::Why { .. }
+            | ToClient::TokensCreated { .. }
+            | ToClient::Tokens { .. }
+            | ToClient::Certificates { .. } => Ok(None),
         }
     }
 

@@ -123,6 +123,16 @@ impl ProfileArgs {
     }
 }
 
+/// Where the certificate of a new profile goes.
+pub(crate) fn identity_dir(name: &str) -> PathBuf {
+    config_dir().join(name)
+}
+
+/// The profile's file.
+pub(crate) fn file(name: &str) -> PathBuf {
+    profiles_dir().join(format!("{name}.toml"))
+}
+
 fn config_dir() -> PathBuf {
     let base = std::env::var_os("XDG_CONFIG_HOME").filter(|d| Path::new(d).is_absolute()).map(PathBuf::from);
     base.unwrap_or_else(|| expand_home(Path::new("~/.config"))).join("mezcal")

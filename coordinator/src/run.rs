@@ -750,7 +750,10 @@ impl<'a> Run<'a> {
             | ToClient::Batches { .. }
             | ToClient::Retried { .. }
             | ToClient::Done { .. }
-            | ToClient::Why { .. } => {}
+            | ToClient::Why { .. }
+            | ToClient::TokensCreated { .. }
+            | ToClient::Tokens { .. }
+            | ToClient::Certificates { .. } => {}
         }
     }
 

@@ -1,13 +1,16 @@
 //! `coordinator serve`: the long-lived coordinator. What it knows is in its store, and it goes on where an earlier life was ended.
 
+use crate::enrol::{Enrolment, Issuer, LEAF_LIFE};
 use crate::exit::{Exit, chain};
 use crate::service::{self, PROTOCOLS, Settings};
 use crate::signals::Signals;
 use crate::store::Store;
+use mezcal_certs::Authority;
 use mezcal_common::config::{expand_home, read_toml};
-use mezcal_common::identity::Role;
+use mezcal_common::identity::{Role, key_hash};
 use mezcal_common::wire::endpoint::{ListenError, Listener};
-use mezcal_common::wire::tls::Credentials;
+use mezcal_common::wire::enrol;
+use mezcal_common::wire::tls::{Credentials, first_certificate};
 use serde::Deserialize;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -51,9 +54,17 @@ pub struct CoordinatorConfig {
     pub client_lease: Option<Duration>,
     /// Where metrics, health and the dashboard are shown.
     pub http: Option<SocketAddr>,
-    /// Users who may see and cancel everybody's batches.
+    /// Users who may see and cancel everybody's batches, and decide who is in the cluster.
     #[serde(default)]
     pub admins: Vec<String>,
+    /// Directory of the issuer that `certs issue issuer` made: with one, hosts and users can join by tokens, and only certificates count
+    /// that are on the list.
+    pub issuer: Option<PathBuf>,
+    /// Address for those who join, open while there are tokens; default: port 7434 beside `listen`.
+    pub enrol: Option<SocketAddr>,
+    /// Life of the certificates of those who join.
+    #[serde(default, deserialize_with = "mezcal_common::duration::serde_text::deserialize")]
+    pub certificate_life: Option<Duration>,
 }
 
 impl CoordinatorConfig {
@@ -97,7 +108,10 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
         let mut signals = Signals::new()?;
         let http = args.http.or(config.http);
         let store = Store::open(&config.state_dir()).map_err(|e| Exit::unreachable(chain(&e)))?;
+        let identity = expand_home(&config.identity);
+        let enrolment = Arc::new(enrolment(&config, &store)?);
         let settings = Settings {
+            enrolment: Some(enrolment.clone()),
             locality_wait: config.locality_wait.unwrap_or(service::LOCALITY_WAIT),
             client_lease: config.client_lease.unwrap_or(service::CLIENT_LEASE),
             admins: config.admins.clone(),
@@ -105,7 +119,7 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
             ..Settings::new(Some(lease))
         };
         let service = service::start(settings, Some(store)).map_err(|e| Exit::unreachable(chain(&e)))?;
-        let listener = listen(config.listen, &expand_home(&config.identity))?;
+        let listener = listen(config.listen, &identity)?;
         let address = listener.local_addr().map_err(Exit::unreachable)?;
         tracing::info!(%address, "coordinator {} listens", mezcal_common::VERSION);
         if let Some(address) = http {
@@ -113,6 +127,11 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
             tracing::info!("dashboard and metrics on http://{address}");
         }
         let accepting = tokio::spawn(service.clone().listen(listener.clone()));
+        let enrol = config.enrol.unwrap_or(SocketAddr::new(config.listen.ip(), enrol::PORT));
+        if config.issuer.is_some() {
+            let credentials = Credentials::load(&identity, Role::Coordinator).map_err(|e| Exit::unreachable(chain(&e)))?;
+            tokio::spawn(enrolment.run(enrol, credentials));
+        }
         let number = tokio::select! {
             number = signals.next() => number,
             () = service.ended() => return Err(Exit::output("the coordinator's store is of no more use; see the log")),
@@ -123,6 +142,21 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
         accepting.abort();
         Ok(0)
     })
+}
+
+/// Tokens and certificates, and what makes them.
+fn enrolment(config: &CoordinatorConfig, store: &Store) -> Result<Enrolment, Exit> {
+    let registry = store.registry(config.issuer.is_some()).map_err(|e| Exit::unreachable(chain(&e)))?;
+    let Some(dir) = &config.issuer else { return Ok(Enrolment::new(registry, None)) };
+    let authority = Authority::load(&expand_home(dir)).map_err(|e| Exit::unreachable(chain(&e)))?;
+    let root = first_certificate(authority.root().as_bytes()).and_then(|der| key_hash(&der));
+    let issuer = Issuer {
+        root: root.ok_or_else(|| Exit::unreachable(format!("{} holds no root certificate", dir.join("ca.pem").display())))?,
+        life: config.certificate_life.unwrap_or(LEAF_LIFE),
+        port: config.listen.port(),
+        authority,
+    };
+    Ok(Enrolment::new(registry, Some(issuer)))
 }
 
 /// Listens for agents and clients with a coordinator's credentials.

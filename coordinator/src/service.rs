@@ -4,10 +4,12 @@
 //! not taken waits in its outbox, or in the store, and its own acknowledgements bound what is sent.
 
 mod delivery;
+mod members;
 mod observe;
 mod requests;
 mod state;
 
+use crate::enrol::Enrolment;
 use crate::scheduler::Scheduler;
 use crate::store::{FromStore, Reader, Store, Writer};
 use delivery::Page;
@@ -69,6 +71,8 @@ enum Input {
     },
     Client(ClientId, ToService),
     ClientGone(ClientId),
+    /// What was found out beside the loop, for whoever asked.
+    Answer(ClientId, Box<ToClient>),
     /// Somebody looks.
     View(u64, oneshot::Sender<View>),
     Metrics(oneshot::Sender<String>),
@@ -85,6 +89,7 @@ pub struct ServiceHandle {
     idle: watch::Receiver<bool>,
     /// True while more jobs are on their way into the store than should be.
     behind: watch::Receiver<bool>,
+    enrolment: Option<Arc<Enrolment>>,
 }
 
 /// One client's connection, within the process or over the network.
@@ -96,7 +101,7 @@ pub struct ClientPort {
 }
 
 /// How a service is run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     /// How long agents may run attempts without a heartbeat; none: they share its fate.
     pub lease: Option<Duration>,
@@ -108,12 +113,15 @@ pub struct Settings {
     pub admins: Vec<String>,
     /// Keep what [`ServiceHandle::view`] and [`ServiceHandle::metrics`] show.
     pub observed: bool,
+    /// Who may join and whose certificates count; none: all of the cluster's do.
+    pub enrolment: Option<Arc<Enrolment>>,
 }
 
 impl Settings {
     /// Those of a coordinator that nobody has configured.
     pub fn new(lease: Option<Duration>) -> Self {
-        Self { lease, locality_wait: LOCALITY_WAIT, client_lease: CLIENT_LEASE, admins: Vec::new(), observed: false }
+        let (locality_wait, client_lease) = (LOCALITY_WAIT, CLIENT_LEASE);
+        Self { lease, locality_wait, client_lease, admins: Vec::new(), observed: false, enrolment: None }
     }
 }
 
@@ -153,9 +161,10 @@ pub fn start(settings: Settings, store: Option<Store>) -> Result<ServiceHandle, 
             Some(Kept::new(writer, reader, behind_sender))
         }
     };
+    let enrolment = settings.enrolment.clone();
     let service = Service::new(scheduler, kept, settings, inputs.downgrade(), idle_sender)?;
     tokio::spawn(service.run(received, from_store, timer));
-    Ok(ServiceHandle { inputs, next: Arc::new(AtomicU64::new(1)), idle, behind })
+    Ok(ServiceHandle { inputs, next: Arc::new(AtomicU64::new(1)), idle, behind, enrolment })
 }
 
 impl ServiceHandle {
@@ -234,6 +243,8 @@ impl ServiceHandle {
             Err(e) => return Err(e.to_string()),
         };
         let (role, protocol) = (peer.identity().role, peer.protocol().to_vec());
+        members::admit(self.enrolment.as_deref(), &peer)?;
+        tokio::spawn(members::guard(self.enrolment.clone(), peer.clone()));
         match role {
             Role::Agent if protocol == agent::ALPN => self.serve_agent(peer).await,
             Role::User if protocol == client::ALPN => self.serve_client(peer).await,

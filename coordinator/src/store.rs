@@ -5,9 +5,11 @@
 //! the wire codec behind one byte that says which format they have; `PRAGMA user_version` says which tables there are.
 
 mod reader;
+mod registry;
 mod writer;
 
 pub use reader::{BatchRow, Described, Reader};
+pub use registry::{CertificateRow, Refusal, Registry, TokenRow};
 pub use writer::{FromStore, Writer};
 
 use crate::scheduler::Record;
@@ -26,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Tables of this version; [`migrate`] brings older ones up.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// What stands before the bytes of a value.
 const FORMAT: u8 = 1;
 /// File systems whose locks and shared memory SQLite cannot rely on (statfs(2)).
@@ -237,11 +239,32 @@ impl Store {
         StoreError::Database { path: self.path.clone(), source }
     }
 
+    /// Who may join, and who has. With `listed`, only certificates count that are on the list.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn registry(&self, listed: bool) -> Result<Registry, StoreError> {
+        Registry::open(self.path.clone(), listed)
+    }
+
     /// Starts the writer's thread, and gives readers.
     pub fn start(self, answers: tokio::sync::mpsc::Sender<FromStore>) -> (Writer, Reader) {
         let reader = Reader::new(self.path.clone());
         (Writer::start(self.connection, self.lock, answers), reader)
     }
+}
+
+/// Who may join, and who has, from the store in `directory`, which a coordinator may be using.
+///
+/// # Errors
+/// [`StoreError`]; a coordinator has to have made the store before.
+pub fn registry(directory: &Path) -> Result<Registry, StoreError> {
+    let path = directory.join("store.db");
+    if !path.exists() {
+        // Makes it, and lets it go again.
+        drop(Store::open(directory)?);
+    }
+    Registry::open(path, true)
 }
 
 /// Copies the store in `directory` to `target` while a coordinator may be using it.
@@ -285,18 +308,33 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     if found > VERSION {
         return Err(StoreError::Newer { path: path.into(), found });
     }
+    if found == VERSION {
+        return Ok(());
+    }
+    let transaction = connection.transaction().map_err(broken)?;
     if found == 0 {
-        let transaction = connection.transaction().map_err(broken)?;
         transaction.execute_batch(TABLES).map_err(broken)?;
         let id = uuid::Uuid::new_v4().as_u64_pair().0 as i64;
         transaction.execute("INSERT INTO meta VALUES ('store', ?)", [id]).map_err(broken)?;
-        transaction.pragma_update(None, "user_version", VERSION).map_err(broken)?;
-        transaction.commit().map_err(broken)?;
     }
-    Ok(())
+    transaction.execute_batch(TABLES_2).map_err(broken)?;
+    transaction.pragma_update(None, "user_version", VERSION).map_err(broken)?;
+    transaction.commit().map_err(broken)
 }
 
-/// Times are microseconds since the Unix epoch on the coordinator's clock.
+/// Added by version 2. Times are seconds since the Unix epoch; secrets are hashes.
+const TABLES_2: &str = "
+CREATE TABLE token (
+    id TEXT PRIMARY KEY, secret TEXT NOT NULL, role TEXT NOT NULL, name TEXT NOT NULL, expires INTEGER NOT NULL, used INTEGER,
+    replace INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE certificate (
+    serial TEXT PRIMARY KEY, role TEXT NOT NULL, name TEXT NOT NULL, expires INTEGER NOT NULL, revoked INTEGER
+) WITHOUT ROWID;
+CREATE INDEX certificate_by_name ON certificate (role, name);
+";
+
+/// Version 1. Times are microseconds since the Unix epoch on the coordinator's clock.
 const TABLES: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE host (host TEXT PRIMARY KEY, first INTEGER, slots INTEGER, drained TEXT) WITHOUT ROWID;
@@ -342,3 +380,6 @@ fn unpack<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, St
 fn id_bytes(batch: BatchId) -> [u8; 16] {
     *batch.0.as_bytes()
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,10 +3,12 @@
 use mezcal_common::ids::{BatchId, JobNumber};
 use mezcal_common::job::{BatchContext, Command, JobSpec, Stop};
 use mezcal_common::wire::agent::LogWish;
-use mezcal_common::wire::client::{Attachment, BatchTerms, Selector, Submission, ToClient, ToService};
+use mezcal_common::wire::client::{Attachment, BatchTerms, Member, Selector, Submission, ToClient, ToService};
 use mezcal_common::wire::codec;
+use mezcal_coordinator::enrol::Enrolment;
 use mezcal_coordinator::service::{self, ClientPort, ServiceHandle, Settings};
 use mezcal_coordinator::store::Store;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Who asks. All of them over a connection of their own: only what an identity alone allows is allowed here.
@@ -34,7 +36,14 @@ fn allowed(request: &ToService) -> &'static [Who] {
         | ToService::Attach { .. }
         | ToService::Retry { .. }
         | ToService::Forget { .. } => &[Who::Owner, Who::Admin],
-        ToService::Batches { all: true, .. } | ToService::Drain { .. } | ToService::ConfirmDead { .. } => &[Who::Admin],
+        ToService::Batches { all: true, .. }
+        | ToService::Drain { .. }
+        | ToService::ConfirmDead { .. }
+        | ToService::CreateTokens { .. }
+        | ToService::Tokens { .. }
+        | ToService::DeleteToken { .. }
+        | ToService::Revoke { .. }
+        | ToService::Certificates { .. } => &[Who::Admin],
     }
 }
 
@@ -60,6 +69,17 @@ fn requests(running: BatchId, ended: BatchId) -> Vec<ToService> {
         ToService::Retry { request: 1, batch: ended.to_string(), failed: false },
         ToService::Cancel { request: 1, what: vec![Selector::Job { batch, job: "1".into() }], stop: Stop::NOW },
         ToService::Forget { request: 1, batch: ended.to_string() },
+        ToService::CreateTokens {
+            request: 1,
+            member: Member::Host,
+            names: vec!["h1".into()],
+            ttl: Duration::from_secs(60),
+            replace: false,
+        },
+        ToService::Tokens { request: 1 },
+        ToService::DeleteToken { request: 1, id: "00000000".into() },
+        ToService::Revoke { request: 1, member: Member::Host, names: vec!["h1".into()] },
+        ToService::Certificates { request: 1 },
     ]
 }
 
@@ -73,6 +93,9 @@ fn refusal(answer: &ToClient) -> Option<String> {
         ToClient::Batches { batches: Err(why), .. } => Some(why),
         ToClient::Retried { batch: Err(why), .. } => Some(why),
         ToClient::Done { result: Err(why), .. } => Some(why),
+        ToClient::TokensCreated { tokens: Err(why), .. } => Some(why),
+        ToClient::Tokens { tokens: Err(why), .. } => Some(why),
+        ToClient::Certificates { certificates: Err(why), .. } => Some(why),
         _ => None,
     };
     let phrases = ["of yours", "only admins", "exists already", "only whoever opened"];
@@ -112,7 +135,9 @@ async fn every_request_is_allowed_to_those_and_no_others() {
     for who in EVERYBODY {
         // A coordinator for each, so that what one does is not in the way of the next.
         let store = Store::open(&dir.path().join(format!("{who:?}"))).expect("a store");
-        let settings = Settings { admins: vec!["admin".into()], ..Settings::new(Some(Duration::from_secs(600))) };
+        let enrolment = Enrolment::new(store.registry(false).expect("a registry"), None);
+        let admins = vec!["admin".into()];
+        let settings = Settings { admins, enrolment: Some(Arc::new(enrolment)), ..Settings::new(Some(Duration::from_secs(600))) };
         let service = service::start(settings, Some(store)).expect("it starts");
         let (running, _open) = batch(&service).await;
         let (ended, mut port) = batch(&service).await;

@@ -291,6 +291,86 @@ pub enum ToService {
         /// The job, as in [`Selector::Job`].
         job: String,
     },
+    /// Wants join tokens, one for each name. Answered by [`ToClient::TokensCreated`].
+    CreateTokens {
+        /// Comes back in the answer.
+        request: u64,
+        /// What they are for.
+        member: Member,
+        /// Hosts or users.
+        names: Vec<String>,
+        /// How long they are good.
+        ttl: Duration,
+        /// They take the place of certificates that the names have.
+        replace: bool,
+    },
+    /// Asks for the join tokens that there are. Answered by [`ToClient::Tokens`].
+    Tokens {
+        /// Comes back in the answer.
+        request: u64,
+    },
+    /// Wants an unused join token deleted. Answered by [`ToClient::Done`].
+    DeleteToken {
+        /// Comes back in the answer.
+        request: u64,
+        /// Its id.
+        id: String,
+    },
+    /// Wants no certificate of a host or user to count any more. Answered by [`ToClient::Done`].
+    Revoke {
+        /// Comes back in the answer.
+        request: u64,
+        /// What they are.
+        member: Member,
+        /// Hosts or users.
+        names: Vec<String>,
+    },
+    /// Asks for the certificates that are on the list. Answered by [`ToClient::Certificates`].
+    Certificates {
+        /// Comes back in the answer.
+        request: u64,
+    },
+}
+
+/// What joins a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Member {
+    /// A host's agent.
+    Host,
+    /// A person or program that submits batches.
+    User,
+}
+
+/// A join token as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenStatus {
+    /// By which it is deleted.
+    pub id: String,
+    /// What it is for.
+    pub member: Member,
+    /// Which host or user.
+    pub name: String,
+    /// Until when it is good, on the coordinator's clock.
+    pub expires: WallTime,
+    /// When it was used.
+    pub used: Option<WallTime>,
+    /// It takes the place of a certificate that its name has.
+    pub replace: bool,
+}
+
+/// A certificate on the coordinator's list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// Its serial number, hexadecimal.
+    pub serial: String,
+    /// Whose it is.
+    pub member: Member,
+    /// Which host or user.
+    pub name: String,
+    /// Until when it is valid.
+    pub expires: WallTime,
+    /// When it was revoked or replaced.
+    pub revoked: Option<WallTime>,
 }
 
 /// What a client wants of a batch that it has not opened itself.
@@ -552,5 +632,30 @@ pub enum ToClient {
         request: u64,
         /// First of the job itself, then host by host.
         reasons: Result<Vec<String>, String>,
+    },
+    /// The answer to [`ToService::CreateTokens`].
+    TokensCreated {
+        /// The request.
+        request: u64,
+        /// Each name with its token, which nobody will see again.
+        tokens: Result<Vec<(String, String)>, String>,
+    },
+    /// The answer to [`ToService::Tokens`].
+    Tokens {
+        /// The request.
+        request: u64,
+        /// Those that are alive or were lately.
+        tokens: Result<Vec<TokenStatus>, String>,
+        /// Another message with further ones follows.
+        more: bool,
+    },
+    /// The answer to [`ToService::Certificates`].
+    Certificates {
+        /// The request.
+        request: u64,
+        /// All that are known.
+        certificates: Result<Vec<CertificateStatus>, String>,
+        /// Another message with further ones follows.
+        more: bool,
     },
 }

@@ -96,6 +96,19 @@ pub enum ConnectError {
         /// What TLS said.
         reason: String,
     },
+    /// Nobody answers whoever wants to join.
+    #[error(
+        "nobody answers at {0}: a coordinator lets hosts and users join only while it has tokens for them (`coordinator token list`); does UDP get through?"
+    )]
+    NotEnrolling(String),
+    /// Not the coordinator that a token is for.
+    #[error("the coordinator at {address} is not the one that this token is for ({reason}); nothing was sent to it")]
+    Unpinned {
+        /// Where.
+        address: String,
+        /// What TLS said.
+        reason: String,
+    },
     /// It was there and went.
     #[error("connection to {address} lost: {reason}")]
     Lost {
@@ -113,8 +126,13 @@ impl ConnectError {
             ConnectError::Credentials(_)
             | ConnectError::Stranger { .. }
             | ConnectError::Refused { .. }
+            | ConnectError::Unpinned { .. }
             | ConnectError::Protocol { .. } => true,
-            ConnectError::Resolve(..) | ConnectError::Socket(_) | ConnectError::NoAnswer(_) | ConnectError::Lost { .. } => false,
+            ConnectError::Resolve(..)
+            | ConnectError::Socket(_)
+            | ConnectError::NoAnswer(_)
+            | ConnectError::NotEnrolling(_)
+            | ConnectError::Lost { .. } => false,
         }
     }
 }
@@ -166,23 +184,7 @@ impl Listener {
     /// # Errors
     /// [`ListenError`].
     pub fn bind(address: SocketAddr, credentials: &Credentials, protocols: &[&[u8]]) -> Result<Self, ListenError> {
-        let crypto = QuicServerConfig::try_from(credentials.server_config(protocols)?)
-            .expect("the provider has TLS13_AES_128_GCM_SHA256, which QUIC needs");
-        let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-        config.migration(false).max_incoming(MAX_HANDSHAKES).transport_config(Arc::new(transport(None)));
-        let mut endpoint_config = quinn::EndpointConfig::new(Arc::new(ring::hmac::Key::new(
-            ring::hmac::HMAC_SHA256,
-            &credentials.derived_secret("mezcal reset key"),
-        )));
-        let cid = credentials.derived_secret("mezcal connection id key");
-        let cid = u64::from_le_bytes([cid[0], cid[1], cid[2], cid[3], cid[4], cid[5], cid[6], cid[7]]);
-        endpoint_config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(cid)));
-        // Every agent of a restarted coordinator wants its reset at once.
-        endpoint_config.min_reset_interval(Duration::from_millis(1));
-        let bind = |source| ListenError::Bind { address, source };
-        let socket = udp_socket(address).map_err(bind)?;
-        let endpoint = quinn::Endpoint::new(endpoint_config, Some(config), socket, Arc::new(quinn::TokioRuntime)).map_err(bind)?;
-        Ok(Self { endpoint })
+        Ok(Self { endpoint: server_endpoint(address, credentials, credentials.server_config(protocols)?)? })
     }
 
     /// The address in use, with the port that the kernel chose if none was given.
@@ -247,13 +249,14 @@ impl Handshake {
 
 fn peer_of(connection: quinn::Connection) -> Result<Peer, IdentityError> {
     let chain = connection.peer_identity().and_then(|any| any.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok());
-    let identity = Identity::from_der(chain.as_deref().and_then(|c| c.first()).ok_or(IdentityError::NotACertificate)?)?;
+    let certificate = chain.and_then(|chain| chain.first().cloned()).ok_or(IdentityError::NotACertificate)?;
+    let identity = Identity::from_der(&certificate)?;
     let protocol = connection
         .handshake_data()
         .and_then(|any| any.downcast::<HandshakeData>().ok())
         .and_then(|data| data.protocol)
         .unwrap_or_default();
-    Ok(Peer { connection, identity, protocol })
+    Ok(Peer { connection, identity, certificate: certificate.to_vec().into(), protocol })
 }
 
 /// An authenticated connection. Dropping the last clone closes it.
@@ -261,6 +264,7 @@ fn peer_of(connection: quinn::Connection) -> Result<Peer, IdentityError> {
 pub struct Peer {
     pub(super) connection: quinn::Connection,
     identity: Identity,
+    certificate: bytes::Bytes,
     protocol: Vec<u8>,
 }
 
@@ -268,6 +272,11 @@ impl Peer {
     /// Who the other side is, from its certificate.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Its certificate, as DER.
+    pub fn certificate(&self) -> &[u8] {
+        &self.certificate
     }
 
     /// The ALPN protocol agreed on.
@@ -340,7 +349,7 @@ where
     S: Serialize + Send + 'static,
     R: DeserializeOwned + Send + 'static,
 {
-    fn start(send: quinn::SendStream, recv: quinn::RecvStream, connection: quinn::Connection) -> Self {
+    pub(super) fn start(send: quinn::SendStream, recv: quinn::RecvStream, connection: quinn::Connection) -> Self {
         let (sender, outgoing) = mpsc::channel(CHANNEL_DEPTH);
         let (incoming, receiver) = mpsc::channel(CHANNEL_DEPTH);
         tokio::spawn(write_frames(send, outgoing, connection.clone()));
@@ -421,9 +430,7 @@ impl Connector {
             .expect("the provider has TLS13_AES_128_GCM_SHA256, which QUIC needs");
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         config.transport_config(Arc::new(transport(Some(KEEP_ALIVE))));
-        let any6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
-        let socket = udp_socket(any6).or_else(|_| udp_socket(SocketAddr::from(([0, 0, 0, 0], 0)))).map_err(ConnectError::Socket)?;
-        let endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, Arc::new(quinn::TokioRuntime))
+        let endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), None, udp_any()?, Arc::new(quinn::TokioRuntime))
             .map_err(ConnectError::Socket)?;
         let cluster = credentials.identity().cluster.clone();
         Ok(Self {
@@ -441,7 +448,7 @@ impl Connector {
     /// # Errors
     /// [`ConnectError`].
     pub async fn connect(&self, address: &str, patience: Duration) -> Result<Peer, ConnectError> {
-        let target = self.resolve(address).await?;
+        let target = resolve(&self.endpoint, address).await?;
         let mut connecting = self
             .endpoint
             .connect_with(self.config.clone(), target, &self.server_name)
@@ -476,18 +483,6 @@ impl Connector {
         ConnectError::Stranger { address: address.into(), origin: self.origin.clone(), reason }
     }
 
-    async fn resolve(&self, address: &str) -> Result<SocketAddr, ConnectError> {
-        let failed = |e| ConnectError::Resolve(address.into(), e);
-        let mut found: Vec<SocketAddr> = tokio::net::lookup_host(address).await.map_err(failed)?.collect();
-        found.sort_by_key(|a| a.is_ipv6());
-        let first = *found.first().ok_or_else(|| failed(std::io::Error::other("no address")))?;
-        let six = self.endpoint.local_addr().is_ok_and(|a| a.is_ipv6());
-        Ok(match first {
-            SocketAddr::V4(v4) if six => SocketAddr::new(IpAddr::V6(v4.ip().to_ipv6_mapped()), v4.port()),
-            other => other,
-        })
-    }
-
     fn classify(&self, address: &str, error: &ConnectionError) -> ConnectError {
         let (address, origin, reason) = (address.to_owned(), self.origin.clone(), explain(error));
         match error {
@@ -502,6 +497,48 @@ impl Connector {
             _ => ConnectError::Lost { address, reason },
         }
     }
+}
+
+/// Finds HOST:PORT, as a socket of this endpoint has to be told it.
+pub(super) async fn resolve(endpoint: &quinn::Endpoint, address: &str) -> Result<SocketAddr, ConnectError> {
+    let failed = |e| ConnectError::Resolve(address.into(), e);
+    let mut found: Vec<SocketAddr> = tokio::net::lookup_host(address).await.map_err(failed)?.collect();
+    found.sort_by_key(|a| a.is_ipv6());
+    let first = *found.first().ok_or_else(|| failed(std::io::Error::other("no address")))?;
+    let six = endpoint.local_addr().is_ok_and(|a| a.is_ipv6());
+    Ok(match first {
+        SocketAddr::V4(v4) if six => SocketAddr::new(IpAddr::V6(v4.ip().to_ipv6_mapped()), v4.port()),
+        other => other,
+    })
+}
+
+/// An endpoint that listens.
+pub(super) fn server_endpoint(
+    address: SocketAddr,
+    credentials: &Credentials,
+    tls: rustls::ServerConfig,
+) -> Result<quinn::Endpoint, ListenError> {
+    let crypto = QuicServerConfig::try_from(tls).expect("the provider has TLS13_AES_128_GCM_SHA256, which QUIC needs");
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    config.migration(false).max_incoming(MAX_HANDSHAKES).transport_config(Arc::new(transport(None)));
+    let mut endpoint_config = quinn::EndpointConfig::new(Arc::new(ring::hmac::Key::new(
+        ring::hmac::HMAC_SHA256,
+        &credentials.derived_secret("mezcal reset key"),
+    )));
+    let cid = credentials.derived_secret("mezcal connection id key");
+    let cid = u64::from_le_bytes([cid[0], cid[1], cid[2], cid[3], cid[4], cid[5], cid[6], cid[7]]);
+    endpoint_config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(cid)));
+    // Every agent of a restarted coordinator wants its reset at once.
+    endpoint_config.min_reset_interval(Duration::from_millis(1));
+    let bind = |source| ListenError::Bind { address, source };
+    let socket = udp_socket(address).map_err(bind)?;
+    quinn::Endpoint::new(endpoint_config, Some(config), socket, Arc::new(quinn::TokioRuntime)).map_err(bind)
+}
+
+/// A socket for whoever connects, to IPv4 and IPv6.
+pub(super) fn udp_any() -> Result<std::net::UdpSocket, ConnectError> {
+    let any6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
+    udp_socket(any6).or_else(|_| udp_socket(SocketAddr::from(([0, 0, 0, 0], 0)))).map_err(ConnectError::Socket)
 }
 
 fn udp_socket(address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
@@ -520,7 +557,7 @@ fn udp_socket(address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
     Ok(socket.into())
 }
 
-fn transport(keep_alive: Option<Duration>) -> TransportConfig {
+pub(super) fn transport(keep_alive: Option<Duration>) -> TransportConfig {
     let mut t = TransportConfig::default();
     t.max_idle_timeout(Some(IdleTimeout::try_from(IDLE_TIMEOUT).expect("20 s fit a VarInt")))
         .keep_alive_interval(keep_alive)

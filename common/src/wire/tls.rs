@@ -209,6 +209,28 @@ impl Credentials {
         build().map_err(|e| self.unusable(e))
     }
 
+    /// For those who have no certificate yet; they get to see the root, too.
+    pub(super) fn enrol_config(&self, protocol: &[u8]) -> Result<ServerConfig, CredentialsError> {
+        let build = || {
+            let chain = self.chain.iter().chain([&self.root]).cloned().collect();
+            let mut tls = ServerConfig::builder_with_provider(provider())
+                .with_protocol_versions(&[&rustls::version::TLS13])?
+                .with_no_client_auth()
+                .with_single_cert(chain, self.key.clone_key())?;
+            tls.alpn_protocols = vec![protocol.to_vec()];
+            tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+            tls.send_tls13_tickets = 0;
+            tls.max_early_data_size = 0;
+            Ok(tls)
+        };
+        build().map_err(|e| self.unusable(e))
+    }
+
+    /// SHA-256 of the root's public key: what tokens pin.
+    pub fn root_pin(&self) -> [u8; 32] {
+        crate::identity::key_hash(&self.root).unwrap_or_default()
+    }
+
     pub(super) fn client_config(&self, protocol: &[u8]) -> Result<ClientConfig, CredentialsError> {
         let build = || {
             let mut tls = ClientConfig::builder_with_provider(provider())
@@ -221,6 +243,74 @@ impl Credentials {
             Ok(tls)
         };
         build().map_err(|e| self.unusable(e))
+    }
+}
+
+/// For whoever knows of a cluster only the hash of its root's public key.
+pub(super) fn pinned_client_config(pin: [u8; 32], protocol: &[u8]) -> ClientConfig {
+    let mut tls = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("the provider has TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Pinned { pin }))
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![protocol.to_vec()];
+    tls.resumption = rustls::client::Resumption::disabled();
+    tls.enable_early_data = false;
+    tls
+}
+
+/// Accepts the coordinator of the cluster whose root has a public key with this hash: the usual checks, with that root found by its hash among
+/// what the peer shows.
+#[derive(Debug)]
+struct Pinned {
+    pin: [u8; 32],
+}
+
+impl rustls::client::danger::ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        _: &rustls::pki_types::ServerName<'_>,
+        ocsp: &[u8],
+        now: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        let pinned = |der: &&CertificateDer<'_>| crate::identity::key_hash(der) == Some(self.pin);
+        let root = others.iter().find(pinned).ok_or_else(|| rustls::Error::General("its root has another key".into()))?;
+        let of = Identity::from_der(leaf).map_err(|e| rustls::Error::General(e.to_string()))?;
+        if of.role != Role::Coordinator {
+            return Err(rustls::Error::General(format!("it is the {of}")));
+        }
+        let mut roots = RootCertStore::empty();
+        roots.add(root.clone().into_owned())?;
+        let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+            .build()
+            .map_err(|e| rustls::Error::General(e.to_string()))?;
+        let name = Identity::coordinator_dns(&of.cluster).try_into().map_err(|_| rustls::Error::General("no name".into()))?;
+        verifier.verify_server_cert(leaf, others, &name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.3 only".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, leaf, signature, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -93,6 +93,11 @@ impl Service {
                 let result = self.forget(&user, &batch);
                 return self.tell_client(id, ToClient::Done { request, result });
             }
+            ToService::CreateTokens { .. }
+            | ToService::Tokens { .. }
+            | ToService::DeleteToken { .. }
+            | ToService::Revoke { .. }
+            | ToService::Certificates { .. } => return self.ask_members(id, &user, message),
             ToService::ConfirmDead { request, host } => {
                 let result = match self.is_admin(&user) {
                     true => self.scheduler.confirm_dead(&host, now),
@@ -296,7 +301,7 @@ impl Service {
         if self.batches.get(&batch).is_some_and(|b| b.done) { Vec::new() } else { vec![Wanted { batch, job }] }
     }
 
-    fn is_admin(&self, user: &str) -> bool {
+    pub(super) fn is_admin(&self, user: &str) -> bool {
         self.admins.iter().any(|admin| admin == user)
     }
 

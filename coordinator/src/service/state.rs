@@ -3,6 +3,7 @@
 use super::delivery::{Batch, Watch};
 use super::observe::Observed;
 use super::{ClientId, FromStore, Input, Reader, Settings, Writer};
+use crate::enrol::Enrolment;
 use crate::scheduler::{Effect, Event, Record, Scheduler, Wanted};
 use bytes::Bytes;
 use mezcal_common::clock::{BootInstant, WallTime};
@@ -18,8 +19,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-/// Events handled between two rounds of sending.
+/// Events handled between two rounds of sending, and how long that may take: one of them can place hundreds of jobs, and connections
+/// share the thread.
 const TURN: usize = 256;
+const TURN_TIME: Duration = Duration::from_millis(4);
 /// Grace for the jobs of a client that is gone, and of a coordinator without a store that stops.
 const GONE_GRACE: Duration = Duration::from_secs(2);
 /// Jobs on their way to the store. Beyond this, whoever submits waits.
@@ -122,6 +125,7 @@ pub(super) struct Service {
     pub(super) clients: BTreeMap<ClientId, Client>,
     pub(super) batches: HashMap<BatchId, Batch>,
     pub(super) admins: Vec<String>,
+    pub(super) enrolment: Option<Arc<Enrolment>>,
     /// By the scheduler's number.
     pub(super) asked: HashMap<u64, Asked>,
     pub(super) next_request: u64,
@@ -152,6 +156,7 @@ impl Service {
             clients: BTreeMap::new(),
             batches,
             admins: settings.admins,
+            enrolment: settings.enrolment,
             observed: settings.observed.then(Observed::new),
             asked: HashMap::new(),
             next_request: 1,
@@ -179,8 +184,12 @@ impl Service {
                 }
                 input = inputs.recv() => {
                     let Some(input) = input else { return };
+                    let until = BootInstant::now() + TURN_TIME;
                     self.handle(input);
                     for _ in 0..TURN {
+                        if BootInstant::now() >= until {
+                            break;
+                        }
                         let Ok(input) = inputs.try_recv() else { break };
                         self.handle(input);
                     }
@@ -233,6 +242,7 @@ impl Service {
                 self.scheduler.handle(Event::AgentGone(session), now);
             }
             Input::LogStream(session, header, stream) => self.relay(session, header, stream),
+            Input::Answer(client, message) => self.tell_client(client, *message),
             Input::Read(client, page) => self.page_read(client, *page),
             Input::ClientConnected { client, user, sender, peer } => {
                 let mut outbox = VecDeque::new();

@@ -1,0 +1,117 @@
+//! `agent join`: this host's key and certificate, and its configuration file.
+
+use crate::config::{AgentConfig, DEFAULT_PATH};
+use anyhow::Context;
+use mezcal_common::account;
+use mezcal_common::config::{expand_home, host_name, read_toml};
+use mezcal_common::hosts;
+use mezcal_common::identity::Role;
+use mezcal_common::wire::tls::Credentials;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The account that installed agents run as, if the package has made it.
+const ACCOUNT: &str = "mezcal-agent";
+/// Where root's agents keep their key.
+const IDENTITY: &str = "/var/lib/mezcal-agent/pki";
+
+/// Join a cluster: make this host's key, and get its certificate for a token.
+#[derive(Debug, clap::Args)]
+pub struct JoinArgs {
+    /// The coordinator's host, with the port for those who join unless it is 7434
+    #[arg(value_name = "HOST[:PORT]")]
+    pub address: String,
+    /// File that holds the token; - reads it from standard input
+    #[arg(long, value_name = "FILE")]
+    pub token_file: PathBuf,
+    /// The configuration file, made unless it is there (default: /etc/mezcal/agent.toml; ~/.config/mezcal/agent.toml without root)
+    #[arg(long, env = "MEZCAL_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Directory for cert.pem, key.pem and ca.pem (default: what the configuration file says, else /var/lib/mezcal-agent/pki, or
+    /// ~/.local/state/mezcal-agent/HOST/pki without root)
+    #[arg(long, value_name = "DIR")]
+    pub identity: Option<PathBuf>,
+    /// What this host calls itself (default: its host name); the token decides
+    #[arg(long, value_name = "HOST")]
+    pub name: Option<String>,
+    /// Jobs at a time, for a new configuration file (default: the CPUs)
+    #[arg(long, value_name = "N")]
+    pub slots: Option<u16>,
+    /// Get a new certificate even if there is one that is good
+    #[arg(long)]
+    pub force: bool,
+    /// What was done, as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Joins, or finds that this host has joined.
+///
+/// # Errors
+/// For the reader.
+pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
+    let root = rustix::process::geteuid().is_root();
+    let name = hosts::normalise(&args.name.clone().unwrap_or_else(host_name)).context("this host's name; give it with --name")?;
+    let config = args.config.clone().unwrap_or_else(|| match root {
+        true => PathBuf::from(DEFAULT_PATH),
+        false => expand_home(Path::new("~/.config/mezcal/agent.toml")),
+    });
+    let known = config.exists().then(|| read_toml::<AgentConfig>(&config)).transpose()?;
+    let identity =
+        args.identity.clone().or_else(|| known.as_ref().map(|known| known.identity.clone())).unwrap_or_else(|| match root {
+            true => PathBuf::from(IDENTITY),
+            // A home may be shared by many hosts; keys are not.
+            false => expand_home(Path::new("~/.local/state/mezcal-agent")).join(&name).join("pki"),
+        });
+    if !args.force
+        && known.is_some()
+        && let Ok(credentials) = Credentials::load(&identity, Role::Agent)
+    {
+        say(args, false, &credentials.identity().name, &config, &identity);
+        return Ok(());
+    }
+    let token = mezcal_certs::read_token(&args.token_file).map_err(anyhow::Error::msg)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let joined = runtime.block_on(mezcal_certs::join(&args.address, &token, Role::Agent, Some(name)))?;
+    joined.issued.write(&identity)?;
+    if root && let Some(owner) = account::named(ACCOUNT) {
+        let files = ["cert.pem", "key.pem", "ca.pem"].map(|file| identity.join(file));
+        for path in files.iter().chain([&identity]) {
+            std::os::unix::fs::chown(path, Some(owner.uid), Some(owner.gid))
+                .with_context(|| format!("cannot give {} to {ACCOUNT}", path.display()))?;
+        }
+    }
+    if known.is_none() {
+        write_config(&config, &joined.coordinator, &identity, args.slots)
+            .with_context(|| format!("cannot write {}", config.display()))?;
+    }
+    say(args, true, &joined.name, &config, &identity);
+    Ok(())
+}
+
+fn write_config(path: &Path, coordinator: &str, identity: &Path, slots: Option<u16>) -> std::io::Result<()> {
+    if let Some(dir) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+    let text = |value: &str| toml::Value::from(value).to_string();
+    writeln!(file, "coordinator = {}\nidentity = {}", text(coordinator), text(&identity.to_string_lossy()))?;
+    match slots {
+        Some(slots) => writeln!(file, "slots = {slots}"),
+        None => writeln!(file, "# slots = 4      # default: the CPUs"),
+    }?;
+    file.sync_all()
+}
+
+fn say(args: &JoinArgs, new: bool, name: &str, config: &Path, identity: &Path) {
+    if args.json {
+        let object = serde_json::json!({"host": name, "joined": new, "config": config, "identity": identity});
+        println!("{object}");
+    } else if new {
+        eprintln!("agent: joined as {name}; configured by {}, key in {}", config.display(), identity.display());
+    } else {
+        eprintln!("agent: this host has joined already, as {name} ({}); --force gets another certificate", identity.display());
+    }
+}

@@ -1,0 +1,88 @@
+//! Joining a cluster: a key made here, a token shown to the right coordinator, and a certificate that is checked before it is used.
+
+use crate::{CertsError, Issued, request};
+use mezcal_common::identity::Role;
+use mezcal_common::token::Token;
+use mezcal_common::wire::endpoint::ConnectError;
+use mezcal_common::wire::enrol::{self, FromEnroller};
+use mezcal_common::wire::tls::{Credentials, CredentialsError, first_certificate};
+use std::path::Path;
+
+/// Why somebody has not joined.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// No coordinator, or the wrong one.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// It does not want us.
+    #[error("the coordinator at {address} says no: {reason}")]
+    Refused {
+        /// Where.
+        address: String,
+        /// What it said.
+        reason: String,
+    },
+    /// What it gave us is not what we asked for.
+    #[error("the certificate from {address} is of no use")]
+    Useless {
+        /// Where.
+        address: String,
+        /// Why.
+        source: CredentialsError,
+    },
+    /// The root that it gave us is not the one of the token.
+    #[error("the root from {0} is not the one that the token is for")]
+    OtherRoot(String),
+    /// No key.
+    #[error(transparent)]
+    Certs(#[from] CertsError),
+}
+
+/// What a coordinator has given us.
+pub struct Joined {
+    /// Certificate, key and root.
+    pub issued: Issued,
+    /// Our name, as the certificate has it.
+    pub name: String,
+    /// HOST:PORT for agents and clients.
+    pub coordinator: String,
+}
+
+/// Asks the coordinator at HOST[:PORT] for a certificate of this role. The key never leaves this process but into the files that
+/// [`Issued::write`] makes.
+///
+/// # Errors
+/// [`JoinError`]. Nothing is sent to a coordinator of another cluster.
+pub async fn join(address: &str, token: &Token, role: Role, host: Option<String>) -> Result<Joined, JoinError> {
+    let (place, address) = match address.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok() && !host.ends_with(':') => (host.to_owned(), address.to_owned()),
+        Some(_) | None => (address.to_owned(), format!("{address}:{}", enrol::PORT)),
+    };
+    let (key, request) = request()?;
+    let (cert, ca, port) = match enrol::join(&address, token, host, request).await? {
+        FromEnroller::Joined { cert, ca, port } => (cert, ca, port),
+        FromEnroller::Refused { reason } => {
+            return Err(JoinError::Refused { address, reason: mezcal_common::escape::for_terminal(&reason).into_owned() });
+        }
+    };
+    let pinned = first_certificate(ca.as_bytes()).and_then(|der| mezcal_common::identity::key_hash(&der)) == Some(token.root);
+    if !pinned {
+        return Err(JoinError::OtherRoot(address));
+    }
+    let checked = Credentials::from_pem(cert.as_bytes(), key.as_bytes(), ca.as_bytes(), role, Path::new(&address));
+    let name = checked.map_err(|source| JoinError::Useless { address, source })?.identity().name.clone();
+    Ok(Joined { issued: Issued { cert, key, ca }, name, coordinator: format!("{place}:{port}") })
+}
+
+/// Reads a token from a file, or from standard input for `-`: never from an argument, which everybody on the host can see.
+///
+/// # Errors
+/// In words.
+pub fn read_token(file: &Path) -> Result<Token, String> {
+    let text = if file == Path::new("-") {
+        std::io::read_to_string(std::io::stdin().lock()).map_err(|e| format!("cannot read the token from standard input: {e}"))?
+    } else {
+        std::fs::read_to_string(file).map_err(|e| format!("cannot read {}: {e}", file.display()))?
+    };
+    Token::parse(&text).map_err(|e| e.to_string())
+}

@@ -1,0 +1,182 @@
+//! Between a host or user that joins and the coordinator: `mezcal-enrol/1`, on a port of its own. One question, one answer.
+//!
+//! Whoever joins has no certificate yet. They know the coordinator by their token's pin: the handshake ends in an error, and nothing secret
+//! is sent, unless its certificate descends from the root with that key.
+
+use super::endpoint::{Channel, ConnectError, ListenError, explain, resolve, server_endpoint, transport, udp_any};
+use super::tls::{Credentials, pinned_client_config};
+use crate::identity::Identity;
+use crate::token::Token;
+use bytes::Bytes;
+use quinn::VarInt;
+use quinn::crypto::rustls::QuicClientConfig;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The protocol's name in TLS (ALPN).
+pub const ALPN: &[u8] = b"mezcal-enrol/1";
+/// The port, unless told otherwise.
+pub const PORT: u16 = 7434;
+/// The minor versions that this build speaks, first and last.
+pub const VERSIONS: (u16, u16) = (1, 1);
+/// How long one side waits for the other's message.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// From whoever joins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToEnroller {
+    /// Wants a certificate, and has a token for it.
+    Join {
+        /// Range of minor protocol versions.
+        versions: (u16, u16),
+        /// Version of the program.
+        program: String,
+        /// The token's id.
+        token: [u8; 4],
+        /// The token's secret.
+        secret: [u8; 16],
+        /// A host's own name, if it is a host: the token's is what counts, and a host that is another one is told so.
+        host: Option<String>,
+        /// A certificate signing request (PKCS #10, DER). Only its key counts.
+        request: Bytes,
+    },
+}
+
+/// From the coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromEnroller {
+    /// Welcome.
+    Joined {
+        /// The certificate and what stands between it and the root, in PEM form.
+        cert: String,
+        /// The root, in PEM form.
+        ca: String,
+        /// Where the coordinator serves agents and clients, on the address that was asked.
+        port: u16,
+    },
+    /// Not so.
+    Refused {
+        /// For the reader.
+        reason: String,
+    },
+}
+
+/// Accepts those who join.
+pub struct EnrolListener {
+    endpoint: quinn::Endpoint,
+}
+
+impl EnrolListener {
+    /// Listens with a coordinator's credentials.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn bind(address: SocketAddr, credentials: &Credentials) -> Result<Self, ListenError> {
+        Ok(Self { endpoint: server_endpoint(address, credentials, credentials.enrol_config(ALPN)?)? })
+    }
+
+    /// The address in use.
+    ///
+    /// # Errors
+    /// getsockname(2)'s.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// The next one who asks, with their address proven; `None` after the end.
+    pub async fn accept(&self) -> Option<Applicant> {
+        loop {
+            let incoming = self.endpoint.accept().await?;
+            // Nobody is in a hurry here: every address proves that it can receive (RFC 9000 §8.1.2).
+            if incoming.may_retry() && !incoming.remote_address_validated() {
+                let _ = incoming.retry();
+                continue;
+            }
+            return Some(Applicant { from: incoming.remote_address(), incoming });
+        }
+    }
+
+    /// Lets the last answers out, and closes.
+    pub async fn close(&self) {
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
+        self.endpoint.close(VarInt::from_u32(0), b"");
+    }
+}
+
+/// Somebody who asks.
+pub struct Applicant {
+    /// From where.
+    pub from: SocketAddr,
+    incoming: quinn::Incoming,
+}
+
+impl Applicant {
+    /// Does not answer.
+    pub fn ignore(self) {
+        self.incoming.ignore();
+    }
+
+    /// Hears what they want and answers with what `decide` says.
+    ///
+    /// # Errors
+    /// The connection's end, in words.
+    pub async fn serve(self, decide: impl AsyncFnOnce(ToEnroller) -> FromEnroller) -> Result<(), String> {
+        let late = |_| "too slow".to_owned();
+        let connection = tokio::time::timeout(PATIENCE, self.incoming).await.map_err(late)?.map_err(|e| explain(&e))?;
+        let (send, receive) =
+            tokio::time::timeout(PATIENCE, connection.accept_bi()).await.map_err(late)?.map_err(|e| explain(&e))?;
+        let mut channel = Channel::<FromEnroller, ToEnroller>::start(send, receive, connection.clone());
+        let asked = tokio::time::timeout(PATIENCE, channel.receiver.recv()).await.map_err(late)?;
+        let Some(asked) = asked else { return Err(explain(&connection.closed().await)) };
+        let _ = channel.sender.send(decide(asked).await).await;
+        // They close when they have read it.
+        let _ = tokio::time::timeout(PATIENCE, connection.closed()).await;
+        Ok(())
+    }
+}
+
+/// Asks the coordinator at `address` for a certificate.
+///
+/// # Errors
+/// [`ConnectError::Unpinned`] before anything is sent, if it is not the one that the token is for; the others of [`ConnectError`].
+pub async fn join(address: &str, token: &Token, host: Option<String>, request: Vec<u8>) -> Result<FromEnroller, ConnectError> {
+    let crypto = QuicClientConfig::try_from(pinned_client_config(token.root, ALPN))
+        .expect("the provider has TLS13_AES_128_GCM_SHA256, which QUIC needs");
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport(None)));
+    let endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), None, udp_any()?, Arc::new(quinn::TokioRuntime))
+        .map_err(ConnectError::Socket)?;
+    let target = resolve(&endpoint, address).await?;
+    let lost = |reason: String| ConnectError::Lost { address: address.into(), reason };
+    // The verifier looks for the name that belongs to the pinned root.
+    let connecting = endpoint.connect_with(config, target, &Identity::coordinator_dns("any")).map_err(|e| lost(e.to_string()))?;
+    let connection = match tokio::time::timeout(PATIENCE, connecting).await {
+        Err(_) | Ok(Err(quinn::ConnectionError::TimedOut)) => return Err(ConnectError::NotEnrolling(address.into())),
+        Ok(Err(quinn::ConnectionError::TransportError(e))) if u64::from(e.code) & 0x100 != 0 => {
+            return Err(ConnectError::Unpinned { address: address.into(), reason: e.reason });
+        }
+        Ok(Err(e)) => return Err(lost(explain(&e))),
+        Ok(Ok(connection)) => connection,
+    };
+    let (send, receive) = connection.open_bi().await.map_err(|e| lost(explain(&e)))?;
+    let mut channel = Channel::<ToEnroller, FromEnroller>::start(send, receive, connection.clone());
+    let ask = ToEnroller::Join {
+        versions: VERSIONS,
+        program: crate::VERSION.into(),
+        token: token.id,
+        secret: token.secret,
+        host,
+        request: request.into(),
+    };
+    let _ = channel.sender.send(ask).await;
+    let answer = tokio::time::timeout(PATIENCE, channel.receiver.recv()).await.map_err(|_| lost("no answer in time".into()))?;
+    let answer = match answer {
+        Some(answer) => answer,
+        None => return Err(lost(explain(&connection.closed().await))),
+    };
+    connection.close(VarInt::from_u32(0), b"");
+    let _ = tokio::time::timeout(Duration::from_millis(200), endpoint.wait_idle()).await;
+    Ok(answer)
+}

@@ -1,0 +1,363 @@
+//! `coordinator token`, `revoke`, `certs` and `join`: who is in the cluster.
+
+use crate::client::converse;
+use crate::exit::{Exit, chain};
+use crate::profile::{self, ProfileArgs};
+use crate::serve::{CoordinatorConfig, DEFAULT_PATH};
+use crate::store::CertificateRow;
+use clap::Subcommand;
+use mezcal_common::clock::WallTime;
+use mezcal_common::config::read_toml;
+use mezcal_common::duration::parse_duration;
+use mezcal_common::escape::for_terminal;
+use mezcal_common::hosts;
+use mezcal_common::identity::Role;
+use mezcal_common::wire::client::{Member, ToClient, ToService};
+use mezcal_common::wire::tls::Credentials;
+use serde::Deserialize;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Make, list and delete join tokens: each lets one host or user join once.
+#[derive(Debug, clap::Args)]
+pub struct TokenArgs {
+    #[command(subcommand)]
+    verb: TokenVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenVerb {
+    /// Make a token for each host or user; nobody can see it again
+    Create {
+        /// For hosts, as names or ranges, full names as their jobs will be sent to: mezcal[01-12].example.org
+        #[arg(long, value_name = "HOST", required_unless_present = "user")]
+        host: Vec<String>,
+        /// For users
+        #[arg(long, value_name = "NAME", conflicts_with = "host")]
+        user: Vec<String>,
+        /// How long it is good
+        #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
+        ttl: Duration,
+        /// It takes the place of the certificate that the host or user has: for one that was set up anew
+        #[arg(long)]
+        replace: bool,
+        /// One JSON object per token
+        #[arg(long)]
+        json: bool,
+        /// Which cluster
+        #[command(flatten)]
+        profile: ProfileArgs,
+    },
+    /// Show the tokens that are alive or were lately
+    List {
+        /// One JSON object per token
+        #[arg(long)]
+        json: bool,
+        /// Which cluster
+        #[command(flatten)]
+        profile: ProfileArgs,
+    },
+    /// Delete an unused token
+    Delete {
+        /// Its id, as the list shows it
+        id: String,
+        /// Which cluster
+        #[command(flatten)]
+        profile: ProfileArgs,
+    },
+}
+
+/// Let no certificate of a host or user count any more: connections end at once, and none is accepted.
+#[derive(Debug, clap::Args)]
+pub struct RevokeArgs {
+    /// Hosts, as full names or ranges
+    #[arg(value_name = "HOST", required_unless_present = "user")]
+    pub hosts: Vec<String>,
+    /// A user instead
+    #[arg(long, value_name = "NAME", conflicts_with = "hosts")]
+    pub user: Vec<String>,
+    /// Which cluster
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+}
+
+/// List the certificates that count, or admit some that were made elsewhere.
+#[derive(Debug, clap::Args)]
+pub struct CertsArgs {
+    #[command(subcommand)]
+    verb: CertsVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum CertsVerb {
+    /// Show the certificates on the coordinator's list
+    List {
+        /// One JSON object per certificate
+        #[arg(long)]
+        json: bool,
+        /// Which cluster
+        #[command(flatten)]
+        profile: ProfileArgs,
+    },
+    /// Admit what `certs issue` made; on the coordinator's own host
+    Import {
+        /// The record that `certs issue` keeps: issued.jsonl
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// The coordinator's configuration file
+        #[arg(long, default_value = DEFAULT_PATH, env = "MEZCAL_CONFIG", value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+/// Join a cluster as a user: get a certificate for a token, and make a profile.
+#[derive(Debug, clap::Args)]
+pub struct JoinArgs {
+    /// The coordinator's host, with the port for those who join unless it is 7434
+    #[arg(value_name = "HOST[:PORT]")]
+    pub address: String,
+    /// File that holds the token; - reads it from standard input
+    #[arg(long, value_name = "FILE")]
+    pub token_file: PathBuf,
+    /// The profile to make
+    #[arg(short, long, value_name = "NAME", default_value = profile::DEFAULT)]
+    pub profile: String,
+    /// Get a new certificate even if the profile has one that is good
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Runs `token`.
+///
+/// # Errors
+/// Exit 2 and 3 as everywhere.
+pub fn token(args: &TokenArgs) -> Result<u8, Exit> {
+    match &args.verb {
+        TokenVerb::Create { host, user, ttl, replace, json, profile } => {
+            let (member, names) = members(host, user)?;
+            let request = ToService::CreateTokens { request: 1, member, names, ttl: *ttl, replace: *replace };
+            let tokens = ask(profile, request, |said| match said {
+                ToClient::TokensCreated { tokens, .. } => Some(tokens),
+                _ => None,
+            });
+            let tokens = tokens?.map_err(Exit::usage)?;
+            let alone = tokens.len() == 1;
+            print(tokens.iter().map(|(name, token)| {
+                match (json, alone) {
+                    (true, _) => {
+                        serde_json::json!({word(member): name, "token": token, "ttl_seconds": ttl.as_secs(), "replace": replace})
+                            .to_string()
+                    }
+                    (false, true) => token.clone(),
+                    (false, false) => format!("{name} {token}"),
+                }
+            }))
+        }
+        TokenVerb::List { json, profile } => {
+            let rows = ask_all(profile, ToService::Tokens { request: 1 }, |said| match said {
+                ToClient::Tokens { tokens, more, .. } => Some((tokens, more)),
+                _ => None,
+            })?;
+            let now = WallTime::now();
+            if *json {
+                return print(rows.iter().map(|t| {
+                    serde_json::json!({
+                        "id": t.id, word(t.member): t.name, "expires": time(t.expires), "used": t.used.map(time), "replace": t.replace,
+                    })
+                    .to_string()
+                }));
+            }
+            table(
+                ["ID", "FOR", "NAME", "STATE"],
+                rows.iter().map(|t| {
+                    let state = match (t.used, t.expires > now) {
+                        (Some(at), _) => format!("used {}", time(at)),
+                        (None, true) => format!("good until {}", time(t.expires)),
+                        (None, false) => format!("over since {}", time(t.expires)),
+                    };
+                    [t.id.clone(), word(t.member).into(), t.name.clone(), state]
+                }),
+            )
+        }
+        TokenVerb::Delete { id, profile } => done(profile, ToService::DeleteToken { request: 1, id: id.clone() }),
+    }
+}
+
+/// Runs `revoke`.
+///
+/// # Errors
+/// Exit 2 and 3 as everywhere.
+pub fn revoke(args: &RevokeArgs) -> Result<u8, Exit> {
+    let (member, names) = members(&args.hosts, &args.user)?;
+    done(&args.profile, ToService::Revoke { request: 1, member, names })
+}
+
+/// Runs `certs`.
+///
+/// # Errors
+/// Exit 2 and 3 as everywhere.
+pub fn certs(args: &CertsArgs) -> Result<u8, Exit> {
+    match &args.verb {
+        CertsVerb::List { json, profile } => {
+            let rows = ask_all(profile, ToService::Certificates { request: 1 }, |said| match said {
+                ToClient::Certificates { certificates, more, .. } => Some((certificates, more)),
+                _ => None,
+            })?;
+            let now = WallTime::now();
+            if *json {
+                return print(rows.iter().map(|c| {
+                    serde_json::json!({
+                        "serial": c.serial, word(c.member): c.name, "expires": time(c.expires), "revoked": c.revoked.map(time),
+                    })
+                    .to_string()
+                }));
+            }
+            table(
+                ["SERIAL", "OF", "NAME", "STATE"],
+                rows.iter().map(|c| {
+                    let state = match (c.revoked, c.expires > now) {
+                        (Some(at), _) => format!("revoked {}", time(at)),
+                        (None, true) => format!("until {}", time(c.expires)),
+                        (None, false) => format!("expired {}", time(c.expires)),
+                    };
+                    [c.serial.clone(), word(c.member).into(), c.name.clone(), state]
+                }),
+            )
+        }
+        CertsVerb::Import { file, config } => import(file, config),
+    }
+}
+
+/// One line of `issued.jsonl`.
+#[derive(Deserialize)]
+struct IssuedLine {
+    serial: String,
+    role: String,
+    name: String,
+    expires: String,
+}
+
+fn import(file: &Path, config: &Path) -> Result<u8, Exit> {
+    let config: CoordinatorConfig = read_toml(config).map_err(|e| Exit::usage(chain(&e)))?;
+    let text = std::fs::read_to_string(file).map_err(|e| Exit::usage(format!("cannot read {}: {e}", file.display())))?;
+    let mut rows = Vec::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let at = |e: &dyn std::fmt::Display| Exit::usage(format!("{}:{}: {e}", file.display(), number + 1));
+        let issued: IssuedLine = serde_json::from_str(line).map_err(|e| at(&e))?;
+        let expires: jiff::Timestamp = issued.expires.parse().map_err(|e| at(&e))?;
+        let role = match issued.role.as_str() {
+            "agent" => Role::Agent,
+            "user" => Role::User,
+            // A coordinator and an issuer prove themselves by the root.
+            _ => continue,
+        };
+        rows.push(CertificateRow { serial: issued.serial, role, name: issued.name, expires: expires.as_second(), revoked: None });
+    }
+    let registry = crate::store::registry(&config.state_dir()).map_err(|e| Exit::usage(chain(&e)))?;
+    let new = registry.import(&rows).map_err(|e| Exit::usage(chain(&e)))?;
+    eprintln!("{new} of {} certificates are new on the coordinator's list", rows.len());
+    Ok(0)
+}
+
+/// Runs `join`.
+///
+/// # Errors
+/// Exit 2 for the token and the files, 3 for the coordinator.
+pub fn join(args: &JoinArgs) -> Result<u8, Exit> {
+    let (dir, file) = (profile::identity_dir(&args.profile), profile::file(&args.profile));
+    if !args.force && file.exists() && Credentials::load(&dir, Role::User).is_ok() {
+        eprintln!("coordinator: the profile {} has a certificate that is good; --force gets another one", args.profile);
+        return Ok(0);
+    }
+    let token = mezcal_certs::read_token(&args.token_file).map_err(Exit::usage)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
+    let joined = runtime.block_on(mezcal_certs::join(&args.address, &token, Role::User, None));
+    let joined = joined.map_err(|e| Exit::unreachable(chain(&e)))?;
+    joined.issued.write(&dir).map_err(|e| Exit::usage(chain(&e)))?;
+    let failed = |e: std::io::Error| Exit::usage(format!("cannot write {}: {e}", file.display()));
+    match std::fs::File::options().write(true).create_new(true).open(&file) {
+        Ok(mut new) => writeln!(new, "coordinator = \"{}\"", joined.coordinator).map_err(failed)?,
+        // What a person has written there stays.
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(failed(e)),
+    }
+    eprintln!(
+        "coordinator: joined as {}; `coordinator hosts{}` shows the hosts",
+        joined.name,
+        match args.profile.as_str() {
+            profile::DEFAULT => String::new(),
+            name => format!(" -p {name}"),
+        }
+    );
+    Ok(0)
+}
+
+fn members(host: &[String], user: &[String]) -> Result<(Member, Vec<String>), Exit> {
+    if !user.is_empty() {
+        return Ok((Member::User, user.to_vec()));
+    }
+    let names = host.iter().map(|text| hosts::expand(text)).collect::<Result<Vec<_>, _>>().map_err(Exit::usage)?;
+    Ok((Member::Host, names.concat()))
+}
+
+fn word(member: Member) -> &'static str {
+    match member {
+        Member::Host => "host",
+        Member::User => "user",
+    }
+}
+
+fn time(at: WallTime) -> String {
+    jiff::Timestamp::from_microsecond(at.0).map_or_else(|_| at.0.to_string(), |t| t.to_string())
+}
+
+fn print(lines: impl Iterator<Item = String>) -> Result<u8, Exit> {
+    let text: String = lines.flat_map(|line| [line, "\n".into()]).collect();
+    std::io::stdout().write_all(text.as_bytes()).map_err(Exit::output)?;
+    Ok(0)
+}
+
+fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> Result<u8, Exit> {
+    let rows: Vec<[String; N]> = [head.map(str::to_owned)].into_iter().chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    print(rows.iter().map(|row| {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "{:width$}  ", for_terminal(cell));
+        }
+        line.trim_end().to_owned()
+    }))
+}
+
+fn done(profile: &ProfileArgs, request: ToService) -> Result<u8, Exit> {
+    let result = ask(profile, request, |said| match said {
+        ToClient::Done { result, .. } => Some(result),
+        _ => None,
+    });
+    result?.map(|()| 0).map_err(Exit::usage)
+}
+
+fn ask<T>(profile: &ProfileArgs, request: ToService, pick: impl Fn(ToClient) -> Option<T>) -> Result<T, Exit> {
+    converse(profile, async |remote| remote.ask(request, pick).await)
+}
+
+/// Asks for what comes in several messages.
+fn ask_all<T>(
+    profile: &ProfileArgs,
+    request: ToService,
+    pick: impl Fn(ToClient) -> Option<(Result<Vec<T>, String>, bool)>,
+) -> Result<Vec<T>, Exit> {
+    converse(profile, async |remote| {
+        let (mut all, mut message) = (Vec::new(), remote.ask(request, &pick).await?);
+        loop {
+            all.extend(message.0.map_err(Exit::usage)?);
+            if !message.1 {
+                return Ok(all);
+            }
+            message = remote.next(&pick).await?;
+        }
+    })
+}

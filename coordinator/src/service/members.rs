@@ -1,0 +1,174 @@
+//! Whose certificates count, and what admins ask about tokens and certificates.
+
+use super::state::Service;
+use super::{ClientId, Input};
+use crate::enrol::Enrolment;
+use crate::exit::chain;
+use crate::store::{CertificateRow, TokenRow};
+use mezcal_common::clock::WallTime;
+use mezcal_common::identity::{self, Role};
+use mezcal_common::wire::client::{CertificateStatus, Member, ToClient, ToService, TokenStatus};
+use mezcal_common::wire::endpoint::{Peer, close};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Longest wait between two looks at the clock, which may have been set.
+const LOOK: Duration = Duration::from_secs(60);
+/// Tokens or certificates in one message: a few hundred bytes each.
+const ROWS_PER_MESSAGE: usize = 1000;
+/// Names in one request.
+const NAMES: usize = 5000;
+/// Longest life of a token: longer ones are passwords.
+const MAX_TTL: Duration = Duration::from_secs(30 * 86_400);
+
+/// Lets in whose certificate counts.
+pub(super) fn admit(enrolment: Option<&Enrolment>, peer: &Peer) -> Result<(), String> {
+    let admitted = enrolment.map_or(Ok(()), |e| e.registry.admits(peer.certificate(), peer.identity()));
+    admitted.inspect_err(|reason| peer.close(close::REFUSED, reason))
+}
+
+/// Ends a connection as soon as its certificate is over or does not count any more.
+pub(super) async fn guard(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
+    let until = identity::validity(peer.certificate()).map_or(0, |(_, until)| until);
+    let mut changes = enrolment.as_ref().map(|e| e.registry.changes());
+    loop {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let left = Duration::from_secs(until.max(0) as u64).saturating_sub(now);
+        if left.is_zero() {
+            let reason = format!("the certificate of the {} has expired", peer.identity());
+            tracing::warn!(from = %peer.remote_addr(), "{reason}");
+            return peer.close(close::REFUSED, &reason);
+        }
+        let changed = async {
+            match &mut changes {
+                Some(changes) => changes.changed().await.is_ok(),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = peer.closed() => return,
+            () = tokio::time::sleep(left.min(LOOK)) => {}
+            _ = changed => {
+                if let Err(reason) = admit(enrolment.as_deref(), &peer) {
+                    tracing::warn!(from = %peer.remote_addr(), "{reason}");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn role(member: Member) -> Role {
+    match member {
+        Member::Host => Role::Agent,
+        Member::User => Role::User,
+    }
+}
+
+fn member(role: Role) -> Member {
+    match role {
+        Role::User => Member::User,
+        Role::Agent | Role::Coordinator => Member::Host,
+    }
+}
+
+fn wall(seconds: i64) -> WallTime {
+    WallTime(seconds.saturating_mul(1_000_000))
+}
+
+impl Service {
+    /// Answers from the store, beside the loop.
+    pub(super) fn ask_members(&mut self, id: ClientId, user: &str, message: ToService) {
+        let allowed = match (&self.enrolment, self.is_admin(user)) {
+            (_, false) => {
+                Err(format!("only admins decide who is in the cluster (`admins` in coordinator.toml), and {user} is none"))
+            }
+            (None, true) => Err("this coordinator keeps nothing: it is a run's own (`coordinator serve` has a store)".into()),
+            (Some(enrolment), true) => Ok(enrolment.clone()),
+        };
+        let (inputs, by) = (self.inputs.clone(), user.to_owned());
+        let Ok(enrolment) = allowed else {
+            for answer in answers(allowed, user, message) {
+                self.tell_client(id, answer);
+            }
+            return;
+        };
+        tokio::spawn(async move {
+            let answers = tokio::task::spawn_blocking(move || answers(Ok(enrolment), &by, message)).await.unwrap_or_default();
+            let Some(inputs) = inputs.upgrade() else { return };
+            for answer in answers {
+                // A service that has ended has nobody to answer.
+                let _ = inputs.send(Input::Answer(id, Box::new(answer))).await;
+            }
+        });
+    }
+}
+
+fn answers(allowed: Result<Arc<Enrolment>, String>, by: &str, message: ToService) -> Vec<ToClient> {
+    match message {
+        ToService::CreateTokens { request, member, names, ttl, replace } => {
+            let tokens = allowed.and_then(|enrolment| {
+                if names.len() > NAMES || ttl > MAX_TTL {
+                    return Err(format!("at most {NAMES} names at once, and tokens for at most 30 days"));
+                }
+                let tokens = enrolment.create_tokens(role(member), &names, ttl, replace)?;
+                tracing::info!(by, tokens = tokens.len(), "join tokens made");
+                Ok(tokens)
+            });
+            vec![ToClient::TokensCreated { request, tokens }]
+        }
+        ToService::Tokens { request } => {
+            let rows = allowed.and_then(|e| e.registry.tokens().map_err(|e| chain(&e)));
+            paged(rows, token_status, |tokens, more| ToClient::Tokens { request, tokens, more })
+        }
+        ToService::DeleteToken { request, id } => {
+            let result = allowed.and_then(|e| e.registry.delete_token(&id).map_err(|e| chain(&e)));
+            vec![ToClient::Done { request, result }]
+        }
+        ToService::Revoke { request, member, names } => {
+            let revoke = |e: &Enrolment, name: &String| {
+                let count = e.registry.revoke(role(member), name).map_err(|e| chain(&e))?;
+                tracing::warn!(by, name, certificates = count, "revoked");
+                Ok::<_, String>(())
+            };
+            // Each on its own: one that is unknown does not save the others.
+            let result = allowed.and_then(|e| {
+                let failed: Vec<String> = names.iter().filter_map(|name| revoke(&e, name).err()).collect();
+                if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+            });
+            vec![ToClient::Done { request, result }]
+        }
+        ToService::Certificates { request } => {
+            let rows = allowed.and_then(|e| e.registry.certificates().map_err(|e| chain(&e)));
+            paged(rows, certificate_status, |certificates, more| ToClient::Certificates { request, certificates, more })
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Rows in messages that fit a frame.
+fn paged<R, S>(
+    rows: Result<Vec<R>, String>,
+    status: impl Fn(&R) -> S,
+    message: impl Fn(Result<Vec<S>, String>, bool) -> ToClient,
+) -> Vec<ToClient> {
+    match rows {
+        Err(why) => vec![message(Err(why), false)],
+        Ok(rows) if rows.is_empty() => vec![message(Ok(Vec::new()), false)],
+        Ok(rows) => {
+            let last = rows.len().div_ceil(ROWS_PER_MESSAGE) - 1;
+            let pages = rows.chunks(ROWS_PER_MESSAGE).enumerate();
+            pages.map(|(n, page)| message(Ok(page.iter().map(&status).collect()), n < last)).collect()
+        }
+    }
+}
+
+fn token_status(row: &TokenRow) -> TokenStatus {
+    let TokenRow { id, role, name, expires, used, replace } = row.clone();
+    TokenStatus { id, member: member(role), name, expires: wall(expires), used: used.map(wall), replace }
+}
+
+fn certificate_status(row: &CertificateRow) -> CertificateStatus {
+    let CertificateRow { serial, role, name, expires, revoked } = row.clone();
+    CertificateStatus { serial, member: member(role), name, expires: wall(expires), revoked: revoked.map(wall) }
+}

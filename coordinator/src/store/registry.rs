@@ -1,0 +1,332 @@
+//! Who may join, and who has: join tokens, and the certificates that count.
+//!
+//! It has a connection of its own beside the writer's: what is decided here has to be decided in one transaction, and nobody waits for it
+//! but whoever asked. Times are seconds since the Unix epoch, as in certificates.
+
+use super::{BUSY, StoreError};
+use mezcal_common::identity::{self, Identity, Role};
+use mezcal_common::token::{Token, hex, sha256};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
+
+/// Tokens that may be alive at a time: more than a large site provisions at once.
+const MAX_TOKENS: u64 = 10_000;
+/// How long a token that was used or is over can still be seen in the list.
+const TOKEN_HISTORY: i64 = 7 * 86_400;
+
+/// Tokens and certificates.
+pub struct Registry {
+    connection: Mutex<Connection>,
+    path: PathBuf,
+    /// Only listed certificates count; otherwise all of the cluster's that have not been revoked.
+    listed: bool,
+    changed: watch::Sender<u64>,
+}
+
+/// A token as it is shown: never its secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenRow {
+    /// By which it is deleted.
+    pub id: String,
+    /// Whether it is for a host or a user.
+    pub role: Role,
+    /// Which.
+    pub name: String,
+    /// Until when.
+    pub expires: i64,
+    /// When it was used.
+    pub used: Option<i64>,
+    /// It takes the place of a certificate that its name has.
+    pub replace: bool,
+}
+
+/// A certificate that counts, or did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateRow {
+    /// Hexadecimal.
+    pub serial: String,
+    /// Of a host or a user.
+    pub role: Role,
+    /// Which.
+    pub name: String,
+    /// Until when.
+    pub expires: i64,
+    /// When it was revoked or replaced.
+    pub revoked: Option<i64>,
+}
+
+/// Why somebody does not get what they ask for.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// For the one who asked. A wrong secret and an unknown id look the same.
+    #[error("{0}")]
+    No(String),
+    /// Guessing does not help either.
+    #[error("there is no such token; it may have been deleted, or come from another cluster")]
+    Unknown,
+    /// The store.
+    #[error("the coordinator's store cannot be used at present")]
+    Store(#[source] StoreError),
+}
+
+impl Registry {
+    pub(super) fn open(path: PathBuf, listed: bool) -> Result<Self, StoreError> {
+        let broken = |source| StoreError::Database { path: path.clone(), source };
+        let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(broken)?;
+        connection.busy_timeout(BUSY).map_err(broken)?;
+        connection.pragma_update(None, "synchronous", "FULL").map_err(broken)?;
+        Ok(Self { connection: Mutex::new(connection), path, listed, changed: watch::channel(0).0 })
+    }
+
+    /// Tells of every change of tokens and revocations.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// One new token for each name.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn create_tokens(
+        &self,
+        root: [u8; 32],
+        role: Role,
+        names: &[String],
+        ttl: Duration,
+        replace: bool,
+    ) -> Result<Vec<Token>, Refusal> {
+        let (now, tokens) = (now(), names.iter().map(|_| Token::new(root)).collect::<Result<Vec<_>, _>>());
+        let tokens = tokens.map_err(|e| Refusal::No(e.to_string()))?;
+        let expires = now.saturating_add_unsigned(ttl.as_secs());
+        self.change(|db| {
+            db.execute("DELETE FROM token WHERE max(expires, coalesce(used, 0)) < ?", [now - TOKEN_HISTORY])?;
+            let sql = "SELECT count(*) FROM token WHERE used IS NULL AND expires > ?";
+            let alive: u64 = db.query_row(sql, [now], |row| row.get(0))?;
+            if alive + names.len() as u64 > MAX_TOKENS {
+                return Ok(Err(Refusal::No(format!("there may be {MAX_TOKENS} tokens at a time, and {alive} are alive"))));
+            }
+            for (token, name) in tokens.iter().zip(names) {
+                let hash = hex(&sha256(&token.secret));
+                let values = params![token.name(), hash, role.as_str(), name, expires, replace];
+                db.execute("INSERT INTO token (id, secret, role, name, expires, replace) VALUES (?, ?, ?, ?, ?, ?)", values)?;
+            }
+            Ok(Ok(()))
+        })?;
+        Ok(tokens)
+    }
+
+    /// All tokens that are alive or were lately.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn tokens(&self) -> Result<Vec<TokenRow>, StoreError> {
+        self.rows("SELECT id, role, name, expires, used, replace FROM token ORDER BY expires, name", |row| {
+            Ok(TokenRow {
+                id: row.get(0)?,
+                role: role(&row.get::<_, String>(1)?),
+                name: row.get(2)?,
+                expires: row.get(3)?,
+                used: row.get(4)?,
+                replace: row.get(5)?,
+            })
+        })
+    }
+
+    /// When the last token that is alive will be over; none: nobody can join.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn alive_until(&self) -> Result<Option<i64>, StoreError> {
+        let sql = "SELECT max(expires) FROM token WHERE used IS NULL AND expires > ?";
+        self.with(|db| db.query_row(sql, [now()], |row| row.get(0)))
+    }
+
+    /// Deletes an unused token.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn delete_token(&self, id: &str) -> Result<(), Refusal> {
+        self.change(|db| {
+            let gone = db.execute("DELETE FROM token WHERE id = ? AND used IS NULL", [id])?;
+            Ok(if gone == 1 { Ok(()) } else { Err(Refusal::No(format!("there is no unused token {id}"))) })
+        })
+    }
+
+    /// Uses a token up, for the certificate that `sign` makes (in PEM form). One transaction: of many who show the same token, one gets it.
+    ///
+    /// # Errors
+    /// [`Refusal`]; the token is unused then.
+    pub fn join(
+        &self,
+        id: [u8; 4],
+        secret: [u8; 16],
+        host: Option<&str>,
+        sign: impl FnOnce(Role, &str) -> Result<String, String>,
+    ) -> Result<(Role, String, String), Refusal> {
+        let now = now();
+        self.change(|db| {
+            type Found = (String, String, String, i64, Option<i64>, bool);
+            let sql = "SELECT secret, role, name, expires, used, replace FROM token WHERE id = ?";
+            let found: Option<Found> = db
+                .query_row(sql, [hex(&id)], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+                })
+                .optional()?;
+            let Some((hash, kind, name, expires, used, replace)) = found else { return Ok(Err(Refusal::Unknown)) };
+            // Hashes of 128 random bits: how long it takes to compare them says nothing about the secret.
+            if hash != hex(&sha256(&secret)) {
+                return Ok(Err(Refusal::Unknown));
+            }
+            let no = |text: String| Ok(Err(Refusal::No(text)));
+            if used.is_some() {
+                return no("that token has been used; each is good for one time".into());
+            }
+            if expires <= now {
+                return no("that token is over; `coordinator token create` makes another".into());
+            }
+            let role = role(&kind);
+            if let (Role::Agent, Some(host)) = (role, host)
+                && host != name
+                && mezcal_common::hosts::short(&name) != Some(host)
+                && mezcal_common::hosts::short(host) != Some(&name)
+            {
+                return no(format!("that token is for the host {name}, and this one calls itself {host} (`--name` says otherwise)"));
+            }
+            let taken = "SELECT count(*) FROM certificate WHERE role = ? AND name = ? AND revoked IS NULL AND expires > ?";
+            let taken: u64 = db.query_row(taken, params![kind, name, now], |row| row.get(0))?;
+            if taken > 0 && !replace {
+                return no(format!(
+                    "{name} has joined already; for a host or user that was set up anew, `coordinator token create --replace` makes a token"
+                ));
+            }
+            let pem = match sign(role, &name) {
+                Ok(pem) => pem,
+                Err(why) => return no(why),
+            };
+            let der = mezcal_certs::der_of(&pem).unwrap_or_default();
+            let Some((serial, expires)) = serial_and_end(&der) else { return no("the new certificate cannot be read".into()) };
+            db.execute(
+                "UPDATE certificate SET revoked = ? WHERE role = ? AND name = ? AND revoked IS NULL",
+                params![now, kind, name],
+            )?;
+            admit(db, &serial, role, &name, expires)?;
+            db.execute("UPDATE token SET used = ? WHERE id = ?", params![now, hex(&id)])?;
+            Ok(Ok((role, name, pem)))
+        })
+    }
+
+    /// Whether a certificate counts; why not, for its holder.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn admits(&self, der: &[u8], holder: &Identity) -> Result<(), String> {
+        let (serial, _) = serial_and_end(der).ok_or("its certificate has no serial number")?;
+        let sql = "SELECT role, name, revoked FROM certificate WHERE serial = ?";
+        let found: Option<(String, String, Option<i64>)> = self
+            .with(|db| db.query_row(sql, [&serial], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional())
+            .map_err(|e| crate::exit::chain(&e))?;
+        match found {
+            Some((_, _, Some(_))) => Err(format!("the certificate of the {holder} was revoked or replaced")),
+            Some((role, name, None)) if role != holder.role.as_str() || name != holder.name => {
+                Err("that serial number is somebody else's".into())
+            }
+            None if self.listed => Err(format!(
+                "the certificate of the {holder} is not on this coordinator's list: `coordinator certs import` admits what `certs issue` made"
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Lets no certificate of this name count any more, and gives back how many did.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn revoke(&self, role: Role, name: &str) -> Result<u64, Refusal> {
+        self.change(|db| {
+            let sql = "UPDATE certificate SET revoked = ? WHERE role = ? AND name = ? AND revoked IS NULL";
+            let count = db.execute(sql, params![now(), role.as_str(), name])?;
+            db.execute("DELETE FROM token WHERE role = ? AND name = ? AND used IS NULL", params![role.as_str(), name])?;
+            Ok(match count {
+                0 => Err(Refusal::No(format!(
+                    "no certificate of the {} {name} is on this coordinator's list; `coordinator certs import` puts those of `certs issue` there",
+                    role.as_str()
+                ))),
+                count => Ok(count as u64),
+            })
+        })
+    }
+
+    /// All certificates that are known.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn certificates(&self) -> Result<Vec<CertificateRow>, StoreError> {
+        self.rows("SELECT serial, role, name, expires, revoked FROM certificate ORDER BY role, name, expires", |row| {
+            Ok(CertificateRow {
+                serial: row.get(0)?,
+                role: role(&row.get::<_, String>(1)?),
+                name: row.get(2)?,
+                expires: row.get(3)?,
+                revoked: row.get(4)?,
+            })
+        })
+    }
+
+    /// Admits certificates that were made elsewhere, and gives back how many of them were new. What was revoked stays so.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn import(&self, certificates: &[CertificateRow]) -> Result<u64, Refusal> {
+        self.change(|db| {
+            let mut count = 0;
+            for c in certificates {
+                count += admit(db, &c.serial, c.role, &c.name, c.expires)? as u64;
+            }
+            Ok(Ok(count))
+        })
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Result<T, Refusal>>) -> Result<T, Refusal> {
+        let mut connection = self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let broken = |source| Refusal::Store(StoreError::Database { path: self.path.clone(), source });
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(broken)?;
+        let result = change(&transaction).map_err(broken)??;
+        transaction.commit().map_err(broken)?;
+        self.changed.send_modify(|generation| *generation += 1);
+        Ok(result)
+    }
+
+    fn with<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let connection = self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        read(&connection).map_err(|source| StoreError::Database { path: self.path.clone(), source })
+    }
+
+    fn rows<T>(&self, sql: &str, read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>, StoreError> {
+        self.with(|db| db.prepare_cached(sql)?.query_map([], read)?.collect())
+    }
+}
+
+fn admit(db: &Transaction<'_>, serial: &str, role: Role, name: &str, expires: i64) -> rusqlite::Result<usize> {
+    let sql = "INSERT INTO certificate (serial, role, name, expires) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING";
+    db.execute(sql, params![serial, role.as_str(), name, expires])
+}
+
+fn serial_and_end(der: &[u8]) -> Option<(String, i64)> {
+    Some((identity::details(der).ok()?.serial, identity::validity(der).ok()?.1))
+}
+
+/// As [`Role::as_str`] wrote it.
+fn role(text: &str) -> Role {
+    match text {
+        "agent" => Role::Agent,
+        "user" => Role::User,
+        _ => Role::Coordinator,
+    }
+}
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+}

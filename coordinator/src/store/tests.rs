@@ -1,0 +1,92 @@
+use super::*;
+use mezcal_certs::Authority;
+use mezcal_common::identity::{Identity, Role};
+use mezcal_common::token::Token;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+#[test]
+fn a_store_of_the_first_version_is_brought_up() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let old = Connection::open(dir.path().join("store.db")).expect("made");
+    old.execute_batch(TABLES).expect("tables");
+    old.execute("INSERT INTO meta VALUES ('store', 77)", []).expect("an id");
+    old.execute("INSERT INTO host VALUES ('mezcal01', 40, 4, 'a new disk')", []).expect("a host");
+    old.pragma_update(None, "user_version", 1).expect("a version");
+    drop(old);
+    let store = Store::open(dir.path()).expect("brought up");
+    assert_eq!(store.id, StoreId(77));
+    let mut records = Vec::new();
+    store.replay(|record| records.push(record)).expect("readable");
+    assert_eq!(records.len(), 2, "its engines and its drain");
+    assert!(store.registry(true).expect("tables are there").tokens().expect("readable").is_empty());
+    drop(store);
+    assert_eq!(Store::open(dir.path()).expect("opened again").id, StoreId(77));
+}
+
+fn with_authority() -> (tempfile::TempDir, Registry, Authority) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let registry = registry(dir.path()).expect("a registry");
+    let (authority, _) = Authority::create("mezcal").expect("created");
+    (dir, registry, authority)
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn token(registry: &Registry, name: &str, ttl: Duration, replace: bool) -> Token {
+    registry.create_tokens([1; 32], Role::Agent, &[name.into()], ttl, replace).expect("made").remove(0)
+}
+
+#[test]
+fn of_fifty_who_show_one_token_one_joins() {
+    let (_dir, registry, authority) = with_authority();
+    let token = token(&registry, "mezcal01", HOUR, false);
+    let signed = AtomicUsize::new(0);
+    let joined = std::thread::scope(|scope| {
+        let tries: Vec<_> = (0..50)
+            .map(|_| {
+                scope.spawn(|| {
+                    registry.join(token.id, token.secret, Some("mezcal01"), |role, name| {
+                        signed.fetch_add(1, Ordering::Relaxed);
+                        Ok(authority.issue(role, name, 1).map_err(|e| e.to_string())?.cert)
+                    })
+                })
+            })
+            .collect();
+        tries.into_iter().map(|t| t.join().expect("no panic")).filter(Result::is_ok).count()
+    });
+    assert_eq!((joined, signed.into_inner()), (1, 1));
+    assert_eq!(registry.certificates().expect("readable").len(), 1);
+    assert!(registry.alive_until().expect("readable").is_none());
+}
+
+#[test]
+fn tokens_are_good_for_their_host_their_time_and_nothing_else() {
+    let (_dir, registry, authority) = with_authority();
+    let sign = |role: Role, name: &str| Ok(authority.issue(role, name, 1).expect("issued").cert);
+    let refused = |result: Result<(Role, String, String), Refusal>| result.expect_err("refused").to_string();
+    let good = token(&registry, "mezcal01.lab", HOUR, false);
+    assert!(refused(registry.join(good.id, [0; 16], None, sign)).contains("no such token"));
+    assert!(refused(registry.join([0; 4], good.secret, None, sign)).contains("no such token"));
+    assert!(refused(registry.join(good.id, good.secret, Some("mezcal02"), sign)).contains("for the host mezcal01.lab"));
+    assert!(refused(registry.join(good.id, good.secret, Some("mezcal01"), |_, _| Err("no key".into()))).contains("no key"));
+    let (role, name, pem) = registry.join(good.id, good.secret, Some("mezcal01"), sign).expect("its short name will do");
+    assert_eq!((role, name.as_str()), (Role::Agent, "mezcal01.lab"));
+    assert!(refused(registry.join(good.id, good.secret, Some("mezcal01"), sign)).contains("has been used"));
+    let over = token(&registry, "mezcal02", Duration::ZERO, false);
+    assert!(refused(registry.join(over.id, over.secret, None, sign)).contains("is over"));
+    // Its name is taken until somebody says that it was set up anew.
+    let second = token(&registry, "mezcal01.lab", HOUR, false);
+    assert!(refused(registry.join(second.id, second.secret, None, sign)).contains("--replace"));
+    let holder = Identity::new(authority.cluster(), Role::Agent, "mezcal01.lab").expect("a name");
+    let der = |pem: &str| mezcal_certs::der_of(pem).expect("a certificate");
+    registry.admits(&der(&pem), &holder).expect("the first one counts");
+    let third = token(&registry, "mezcal01.lab", HOUR, true);
+    let (_, _, newer) = registry.join(third.id, third.secret, None, sign).expect("replaced");
+    assert!(registry.admits(&der(&pem), &holder).expect_err("replaced").contains("revoked or replaced"));
+    registry.admits(&der(&newer), &holder).expect("the new one counts");
+    assert_eq!(registry.revoke(Role::Agent, "mezcal01.lab").expect("revoked"), 1);
+    assert!(registry.admits(&der(&newer), &holder).is_err());
+    let unlisted = authority.issue(Role::User, "okazaki", 1).expect("issued");
+    let user = Identity::new(authority.cluster(), Role::User, "okazaki").expect("a name");
+    assert!(registry.admits(&der(&unlisted.cert), &user).expect_err("not listed").contains("certs import"));
+}

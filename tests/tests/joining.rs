@@ -1,0 +1,275 @@
+//! Joining by tokens, and what a certificate is worth afterwards: real programs, real certificates.
+
+use mezcal_tests::programs::program;
+use mezcal_tests::wait_for;
+use std::io::Write;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A coordinator with an issuer, and an admin whose certificate `certs issue` has made.
+struct Site {
+    dir: tempfile::TempDir,
+    port: u16,
+    enrol: u16,
+    coordinator: Option<Child>,
+    agents: Vec<Child>,
+}
+
+fn free_port() -> u16 {
+    UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free port").port()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+impl Site {
+    fn new(life: &str) -> Self {
+        let me = Self {
+            dir: tempfile::tempdir().expect("a directory"),
+            port: free_port(),
+            enrol: free_port(),
+            coordinator: None,
+            agents: vec![],
+        };
+        let here = me.dir.path().display().to_string();
+        me.ok("certs", &["init", "pki", "--cluster", "mezcal"]);
+        me.ok("certs", &["issue", "coordinator", "--dir", "pki"]);
+        me.ok("certs", &["issue", "issuer", "--dir", "pki"]);
+        me.ok("certs", &["issue", "user", "admin", "--dir", "pki"]);
+        let config = format!(
+            "listen = \"127.0.0.1:{}\"\nenrol = \"127.0.0.1:{}\"\nidentity = \"{here}/pki/coordinator\"\nissuer = \"{here}/pki/issuer\"\n\
+             state = \"{here}/state\"\nadmins = [\"admin\"]\ncertificate_life = \"{life}\"\n",
+            me.port, me.enrol
+        );
+        std::fs::write(me.path("serve.toml"), config).expect("written");
+        std::fs::create_dir_all(me.path("config/mezcal/profiles")).expect("made");
+        let profile = format!("coordinator = \"127.0.0.1:{}\"\nidentity = \"{here}/pki/users/admin\"\n", me.port);
+        std::fs::write(me.path("config/mezcal/profiles/admin.toml"), profile).expect("written");
+        me
+    }
+
+    fn started(life: &str) -> Self {
+        let mut me = Self::new(life);
+        me.ok("coordinator", &["certs", "import", "pki/issued.jsonl", "--config", "serve.toml"]);
+        me.start();
+        me
+    }
+
+    fn start(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.path("coordinator.log")).expect("a log");
+        let before = self.log().matches("listens").count();
+        let mut command = self.command("coordinator", &["serve", "--config", "serve.toml"]);
+        self.coordinator = Some(command.stdin(Stdio::null()).stderr(log).spawn().expect("it starts"));
+        wait_for("it listens", PATIENCE, || (self.log().matches("listens").count() > before).then_some(()));
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path("coordinator.log")).unwrap_or_default()
+    }
+
+    fn command(&self, name: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(program(name));
+        command.args(args).current_dir(self.dir.path()).env("XDG_CONFIG_HOME", self.path("config")).env_remove("MEZCAL_PROFILE");
+        command
+    }
+
+    fn run(&self, name: &str, args: &[&str], input: &str) -> Output {
+        let mut child = self
+            .command(name, args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        // One that has refused already reads nothing.
+        let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+        child.wait_with_output().expect("it ends")
+    }
+
+    fn ok(&self, name: &str, args: &[&str]) -> String {
+        let out = self.run(name, args, "");
+        assert!(out.status.success(), "{name} {args:?}: {}", text(&out.stderr));
+        text(&out.stdout)
+    }
+
+    fn token(&self, args: &[&str]) -> String {
+        let all: Vec<&str> = ["token", "create", "-p", "admin"].into_iter().chain(args.iter().copied()).collect();
+        self.ok("coordinator", &all).trim().to_owned()
+    }
+
+    fn enrol_address(&self) -> String {
+        format!("127.0.0.1:{}", self.enrol)
+    }
+
+    /// `agent join` of a host of this name, which keeps its files in a directory of that name.
+    fn join(&self, host: &str, token: &str) -> Output {
+        let (config, identity) = (format!("{host}/agent.toml"), format!("{}/pki", self.path(host).display()));
+        let address = self.enrol_address();
+        let args = ["join", &address, "--token-file", "-", "--config", &config, "--identity", &identity, "--name", host, "--json"];
+        self.run("agent", &args, token)
+    }
+
+    fn start_agent(&mut self, host: &str) {
+        let config = self.path(&format!("{host}/agent.toml"));
+        let mut file = std::fs::File::options().append(true).open(&config).expect("joined");
+        let run = self.path(&format!("{host}/run"));
+        writeln!(file, "allow_root_jobs = true\nruntime = \"{}\"", run.display()).expect("written");
+        let log = std::fs::File::create(self.path(&format!("{host}.log"))).expect("a log");
+        let mut command = self.command("agent", &["run", "--config", &config.display().to_string()]);
+        self.agents.push(command.stdin(Stdio::null()).stderr(log).spawn().expect("it starts"));
+    }
+
+    fn connected(&self) -> Vec<String> {
+        let hosts = self.ok("coordinator", &["hosts", "-p", "admin", "--json"]);
+        let hosts = hosts.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+        hosts.filter(|h| h["ready"] == true).map(|h| h["name"].as_str().expect("a name").to_owned()).collect()
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for child in self.agents.iter_mut().chain(&mut self.coordinator) {
+            mezcal_tests::signal(child.id() as i32, libc::SIGTERM);
+            let _ = child.wait();
+        }
+        for pid in mezcal_tests::alive_with(&self.dir.path().display().to_string()) {
+            mezcal_tests::signal(pid, libc::SIGKILL);
+        }
+        if std::thread::panicking() {
+            eprintln!("--- coordinator.log\n{}", self.log());
+        }
+    }
+}
+
+#[test]
+fn hosts_and_users_join_by_tokens_and_run_jobs() {
+    let mut site = Site::started("1h");
+    assert!(!site.log().contains("can join"), "without tokens the port is closed");
+    let out = site.ok("coordinator", &["token", "create", "-p", "admin", "--host", "mezcal[01-02].lab", "--json"]);
+    let tokens: Vec<serde_json::Value> = out.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    assert_eq!(tokens.iter().map(|t| t["host"].as_str().expect("a host")).collect::<Vec<_>>(), ["mezcal01.lab", "mezcal02.lab"]);
+    for token in &tokens {
+        let (host, token) = (token["host"].as_str().expect("a host"), token["token"].as_str().expect("a token"));
+        let out = site.join(host, token);
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        let said: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
+        assert_eq!((said["host"].as_str(), said["joined"].as_bool()), (Some(host), Some(true)));
+        let key = std::fs::metadata(site.path(host).join("pki/key.pem")).expect("a key");
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&key.permissions()) & 0o777, 0o600);
+        // Again it does nothing, and needs no token.
+        let again = site.join(host, "no token");
+        assert!(again.status.success() && text(&again.stdout).contains("\"joined\":false"), "{}", text(&again.stderr));
+        site.start_agent(host);
+    }
+    wait_for("both hosts are there", PATIENCE, || (site.connected().len() == 2).then_some(()));
+    wait_for("the port is closed again", PATIENCE, || site.log().contains("nobody can join any more").then_some(()));
+
+    let token = site.token(&["--user", "okazaki"]);
+    let address = site.enrol_address();
+    let out = site.run("coordinator", &["join", &address, "--token-file", "-", "-p", "mezcal"], &token);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    std::fs::write(site.path("jobs.json"), "{\"cmd\": \"echo $MEZCAL_HOST\", \"host\": \"mezcal02\"}\n").expect("written");
+    let out = site.ok("coordinator", &["run", "-p", "mezcal", "jobs.json"]);
+    assert!(out.contains("\"stdout_tail\": \"mezcal02.lab\\n\""), "{out}");
+    let list = site.ok("coordinator", &["certs", "list", "-p", "admin"]);
+    assert!(list.contains("mezcal01.lab") && list.contains("okazaki") && list.contains("admin"), "{list}");
+    let list = site.ok("coordinator", &["token", "list", "-p", "admin"]);
+    assert_eq!(list.matches("used 20").count(), 3, "{list}");
+    assert!(!list.contains("mz1"), "secrets are seen once");
+    let denied = site.run("coordinator", &["token", "list", "-p", "mezcal"], "");
+    assert!(denied.status.code() == Some(2) && text(&denied.stderr).contains("only admins"), "{}", text(&denied.stderr));
+}
+
+#[test]
+fn what_is_revoked_is_gone_at_once_and_does_not_come_back() {
+    let mut site = Site::started("1h");
+    let token = site.token(&["--host", "mezcal01.lab"]);
+    assert!(site.join("mezcal01.lab", &token).status.success());
+    site.start_agent("mezcal01.lab");
+    wait_for("it is there", PATIENCE, || (site.connected().len() == 1).then_some(()));
+    site.ok("coordinator", &["revoke", "-p", "admin", "mezcal01.lab"]);
+    wait_for("its connection has ended", Duration::from_secs(2), || site.connected().is_empty().then_some(()));
+    let log = || std::fs::read_to_string(site.path("mezcal01.lab.log")).unwrap_or_default();
+    wait_for("it knows why", PATIENCE, || log().contains("revoked or replaced").then_some(()));
+    assert!(site.connected().is_empty());
+    // A host that was set up anew joins again, with a token that says so.
+    let out = site.join("mezcal01.lab", &site.token(&["--host", "mezcal01.lab"]));
+    assert!(text(&out.stdout).contains("\"joined\":false"), "its own files still look good to it: {}", text(&out.stdout));
+    std::fs::remove_dir_all(site.path("mezcal01.lab/pki")).expect("removed");
+    let out = site.join("mezcal01.lab", &site.token(&["--host", "mezcal01.lab", "--replace"]));
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let unknown = site.run("coordinator", &["revoke", "-p", "admin", "mezcal07.lab"], "");
+    assert!(unknown.status.code() == Some(2) && text(&unknown.stderr).contains("mezcal07.lab"));
+    // An admin loses their rights with their certificate, like anybody else.
+    let _ = site.run("coordinator", &["revoke", "-p", "admin", "--user", "admin"], "");
+    let out = site.run("coordinator", &["hosts", "-p", "admin"], "");
+    assert!(out.status.code() == Some(3) && text(&out.stderr).contains("revoked"), "{}", text(&out.stderr));
+}
+
+#[test]
+fn a_certificate_that_is_not_listed_does_not_count_until_it_is_imported() {
+    let mut site = Site::new("1h");
+    site.start();
+    let out = site.run("coordinator", &["hosts", "-p", "admin"], "");
+    assert!(out.status.code() == Some(3) && text(&out.stderr).contains("certs import"), "{}", text(&out.stderr));
+    site.ok("coordinator", &["certs", "import", "pki/issued.jsonl", "--config", "serve.toml"]);
+    site.ok("coordinator", &["hosts", "-p", "admin"]);
+}
+
+#[test]
+fn a_connection_ends_with_its_certificate() {
+    let mut site = Site::started("4s");
+    let token = site.token(&["--host", "mezcal01.lab"]);
+    assert!(site.join("mezcal01.lab", &token).status.success());
+    site.start_agent("mezcal01.lab");
+    wait_for("it is there", PATIENCE, || site.log().contains("agent connected").then_some(()));
+    wait_for("it is over", PATIENCE, || site.log().contains("mezcal01.lab of mezcal-").then_some(()));
+    assert!(site.log().contains("has expired"), "{}", site.log());
+    wait_for("it has gone", PATIENCE, || site.connected().is_empty().then_some(()));
+}
+
+#[test]
+fn a_token_is_sent_to_no_other_coordinator_than_its_own() {
+    let (site, other) = (Site::started("1h"), Site::started("1h"));
+    let token = site.token(&["--host", "mezcal01.lab"]);
+    // Somebody else answers at the address: with their own certificate, they never see the token.
+    other.token(&["--host", "mezcal01.lab"]);
+    wait_for("it can be joined", PATIENCE, || other.log().contains("can join").then_some(()));
+    let out = {
+        let (config, identity) = ("m/agent.toml", format!("{}/m/pki", site.dir.path().display()));
+        let address = other.enrol_address();
+        let args = ["join", &address, "--token-file", "-", "--config", config, "--identity", &identity, "--name", "mezcal01.lab"];
+        site.run("agent", &args, &token)
+    };
+    assert_eq!(out.status.code(), Some(3), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("not the one that this token is for"), "{}", text(&out.stderr));
+    assert!(!other.log().contains("may not join"), "it was asked nothing: {}", other.log());
+    assert!(!site.path("m/agent.toml").exists() && !site.path("m/pki").exists(), "nothing was written");
+}
+
+#[test]
+fn whoever_guesses_tokens_closes_the_door() {
+    let site = Site::started("1h");
+    let token = site.token(&["--host", "mezcal01.lab"]);
+    let (head, _) = token.rsplit_once('.').expect("a secret");
+    let wrong = format!("{head}.{}", "0".repeat(32));
+    let refused = |out: &Output| assert_eq!(out.status.code(), Some(3), "{}", text(&out.stderr));
+    // Some are not even heard: an address has to wait after each wrong one.
+    wait_for("it has had enough", Duration::from_secs(120), || {
+        refused(&site.join("mezcal01.lab", &wrong));
+        site.log().contains("nobody can join for").then_some(())
+    });
+    let address: SocketAddr = site.enrol_address().parse().expect("an address");
+    wait_for("the port is free", PATIENCE, || UdpSocket::bind(address).ok().map(|_| ()));
+    assert!(site.ok("coordinator", &["hosts", "-p", "admin"]).contains("HOST"), "everybody else is served");
+    assert!(!Path::new(&site.path("mezcal01.lab/pki")).exists());
+}
