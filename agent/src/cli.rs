@@ -1,9 +1,10 @@
 //! The `agent` command.
 
-use crate::config::{AgentConfig, DEFAULT_PATH};
+use crate::config::{AgentConfig, DEFAULT_PATH, RunAs};
 use crate::driver::{self, AgentParts, Left};
 use crate::engine::driver::EngineArgs;
 use crate::keeper::driver::{KeeperArgs, PREDECESSOR};
+use crate::users;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use mezcal_common::identity::Role;
@@ -42,6 +43,7 @@ enum Verb {
         config: PathBuf,
     },
     Join(crate::join::JoinArgs),
+    Engines(crate::engines::EnginesArgs),
     #[command(flatten)]
     Hidden(Hidden),
 }
@@ -65,7 +67,8 @@ impl Hidden {
             Hidden::Engine(args) => ("engine", crate::engine::driver::run(&args)),
             Hidden::Keeper(args) => {
                 // A session of its own: no terminal's signals reach what runs below, and no job can wait for its keyboard.
-                if let Err(e) = rustix::process::setsid() {
+                let own = rustix::process::getsid(None).is_ok_and(|leader| leader == rustix::process::getpid());
+                if !own && let Err(e) = rustix::process::setsid() {
                     tracing::warn!(error = %e, "no session of its own");
                 }
                 ("keeper", crate::keeper::driver::run(args))
@@ -88,6 +91,10 @@ pub fn main() -> ExitCode {
         Verb::Run { config } => {
             mezcal_common::logging::init("info");
             ended(run(&config))
+        }
+        Verb::Engines(args) => {
+            mezcal_common::logging::init("info");
+            ended(crate::engines::run(&args))
         }
         Verb::Join(args) => {
             mezcal_common::logging::init("warn");
@@ -114,21 +121,37 @@ fn run(path: &Path) -> anyhow::Result<()> {
         let stop = stop_signal()?;
         tokio::pin!(stop);
         loop {
-            let keeper = find_keeper(&config, &name).context("cannot start the keeper of the engines")?;
-            let engines = driver::engines_of(keeper, config.slots())?;
+            let (users, keepers) = match config.run_as {
+                RunAs::Agent => (None, vec![find_keeper(&config, &name).context("cannot start the keeper of the engines")?]),
+                RunAs::User => {
+                    let (users, keepers) = users::connect_all(&config.engines, config.slots()).into_iter().unzip();
+                    (Some(users), keepers)
+                }
+            };
+            let engines = driver::engines_of(keepers, config.slots(), &name)?;
+            let changed = users::change(&config.engines, users.as_deref());
             let parts = AgentParts {
+                users: users.clone(),
                 aliases: crate::config::aliases(&name),
                 name: name.clone(),
                 slots: config.slots(),
                 coordinator: config.coordinator.clone(),
                 connector: Connector::new(&credentials, ALPN)?,
                 connect_timeout: config.connect_timeout(),
+                service: true,
             };
             tracing::info!(host = name, slots = parts.slots, coordinator = parts.coordinator, "agent {}", mezcal_common::VERSION);
-            match driver::run(parts, engines, &mut stop).await? {
-                Left::Stopped => return Ok(()),
+            if let Some(users) = &users {
+                tracing::info!(users = users.join(" "), "runs jobs of those who have engines here");
+            }
+            match driver::run(parts, engines, &mut stop, changed).await? {
+                Left::Stopped => {
+                    mezcal_common::service_manager::stopping();
+                    return Ok(());
+                }
+                Left::Changed => tracing::info!("another user's engines are there"),
                 // Its engines kill what they run, and end; a new keeper waits for that.
-                Left::KeeperGone => tracing::warn!("the keeper of the engines is gone, and its jobs with it; starting another one"),
+                Left::KeeperGone => tracing::warn!("a keeper of engines is gone, and its jobs with it"),
             }
             tokio::time::sleep(KEEPER_PAUSE).await;
         }

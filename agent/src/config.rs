@@ -27,6 +27,12 @@ pub struct AgentConfig {
     pub slots: Option<u16>,
     /// Directory for the keeper's socket; default: /run/mezcal as root, else below XDG_RUNTIME_DIR or /tmp.
     pub runtime: Option<PathBuf>,
+    /// As whom jobs run.
+    #[serde(default)]
+    pub run_as: RunAs,
+    /// Where the sockets of `mezcal-engines@USER.service` are, with `run_as = "user"`.
+    #[serde(default = "default_engines")]
+    pub engines: PathBuf,
     /// Jobs may run as root when the agent does.
     #[serde(default)]
     pub allow_root_jobs: bool,
@@ -42,6 +48,21 @@ pub struct AgentConfig {
     pub connect_timeout: Option<Duration>,
 }
 
+/// As whom jobs run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunAs {
+    /// All of them as the agent's own account, in engines that it starts.
+    #[default]
+    Agent,
+    /// Each as the account of the user who has submitted it, in engines that root has enabled for that user.
+    User,
+}
+
+fn default_engines() -> PathBuf {
+    PathBuf::from("/run/mezcal/engines")
+}
+
 /// Why the agent cannot start as configured.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentConfigError {
@@ -49,7 +70,7 @@ pub enum AgentConfigError {
     #[error(transparent)]
     File(#[from] ConfigError),
     /// Jobs would be root's.
-    #[error("this agent runs as root, so its jobs would: run it as another user, or write `allow_root_jobs = true` into {}", .0.display())]
+    #[error("this agent runs as root, so its jobs would: run it as another user, or write `run_as = \"user\"` or `allow_root_jobs = true` into {}", .0.display())]
     Root(PathBuf),
     /// No slots.
     #[error("`slots` in {} must be between 1 and {MAX_SLOTS}", .0.display())]
@@ -82,7 +103,7 @@ impl AgentConfig {
         if !has_port {
             return Err(AgentConfigError::Coordinator { path: path.into(), text: config.coordinator });
         }
-        if rustix::process::geteuid().is_root() && !config.allow_root_jobs {
+        if rustix::process::geteuid().is_root() && !config.allow_root_jobs && config.run_as == RunAs::Agent {
             return Err(AgentConfigError::Root(path.into()));
         }
         Ok(config)
@@ -108,21 +129,26 @@ impl AgentConfig {
         })
     }
 
-    /// The environment of jobs: HOME, USER, LOGNAME and SHELL from passwd(5), PATH and LANG from the file.
+    /// The environment of jobs in engines that the agent starts.
     pub fn job_environment(&self) -> Vec<(String, String)> {
-        let uid = rustix::process::geteuid().as_raw();
-        let mut env = vec![("PATH".into(), self.path.clone().unwrap_or_else(|| DEFAULT_PATH_VARIABLE.into()))];
-        if let Some(lang) = self.lang.clone().or_else(|| std::env::var("LANG").ok()) {
-            env.push(("LANG".into(), lang));
-        }
-        if let Some(account) = mezcal_common::account::of(uid) {
-            env.push(("HOME".into(), account.home));
-            env.push(("SHELL".into(), account.shell));
-            env.push(("LOGNAME".into(), account.name.clone()));
-            env.push(("USER".into(), account.name));
-        }
-        env
+        job_environment(self.path.as_deref(), self.lang.as_deref())
     }
+}
+
+/// The environment of jobs of this account: HOME, USER, LOGNAME and SHELL from passwd(5), PATH and LANG as configured.
+pub(crate) fn job_environment(path: Option<&str>, lang: Option<&str>) -> Vec<(String, String)> {
+    let uid = rustix::process::geteuid().as_raw();
+    let mut env = vec![("PATH".into(), path.unwrap_or(DEFAULT_PATH_VARIABLE).to_owned())];
+    if let Some(lang) = lang.map(str::to_owned).or_else(|| std::env::var("LANG").ok()) {
+        env.push(("LANG".into(), lang));
+    }
+    if let Some(account) = mezcal_common::account::of(uid) {
+        env.push(("HOME".into(), account.home));
+        env.push(("SHELL".into(), account.shell));
+        env.push(("LOGNAME".into(), account.name.clone()));
+        env.push(("USER".into(), account.name));
+    }
+    env
 }
 
 /// Names under which jobs may ask for this host, beside the certificate's: its own name and the first label of both.

@@ -14,6 +14,7 @@ use mezcal_common::escape::chain;
 use mezcal_common::ids::{AttemptId, EngineId, EngineIndex, StoreId};
 use mezcal_common::outcome::{Containment, Ended};
 use mezcal_common::proc;
+use mezcal_common::service_manager;
 use mezcal_common::timer::BootTimer;
 use mezcal_common::wire::agent::{self, Hello, ToAgent, ToCoordinator};
 use mezcal_common::wire::codec;
@@ -36,6 +37,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 /// First pause; doubles, and each is drawn between zero and itself (full jitter).
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// A service without a coordinator is up all the same after this long: a host must not fail to boot for that.
+const READY_WITHOUT: Duration = Duration::from_secs(30);
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -47,20 +50,24 @@ pub struct AgentParts {
     pub aliases: Vec<String>,
     /// Jobs at a time.
     pub slots: u16,
+    /// Whose jobs run here, in the order of their keepers; none: everybody's, with one keeper, which ends with the agent when that is stopped.
+    pub users: Option<Vec<String>>,
     /// HOST:PORT.
     pub coordinator: String,
     /// How to get there.
     pub connector: Connector,
     /// How long to wait for a first answer.
     pub connect_timeout: Duration,
+    /// The service manager hears how it goes: this process is a service, and not a run.
+    pub service: bool,
 }
 
 /// Where attempts run: the other end of the links to engines. Real ones come from [`engines_of`].
 pub struct Engines {
     /// What the engines and their keeper say.
     pub inputs: mpsc::Receiver<EngineInput>,
-    /// The way to have all of them killed and ended.
-    pub keeper: Option<OwnedFd>,
+    /// Their keepers: `slots` engines each.
+    pub keepers: Vec<OwnedFd>,
 }
 
 /// What is heard from engines and their keeper.
@@ -109,43 +116,56 @@ enum Input {
 pub enum Left {
     /// It was asked to.
     Stopped,
-    /// Its keeper is gone, and the engines with it.
+    /// A keeper is gone, and its engines with it.
     KeeperGone,
+    /// Other users' jobs run here from now on.
+    Changed,
 }
 
-/// Runs an agent until `stop` completes (then it kills what runs, reports it and leaves) or its keeper is lost.
+/// Runs an agent until `stop` completes, a keeper is lost, or `changed` completes. At a stop an agent that has its own keeper kills what runs,
+/// reports it and leaves; one that serves users leaves their jobs to their keepers.
 ///
 /// # Errors
 /// A timer cannot be made.
-pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Output = ()>) -> Result<Left> {
+pub async fn run(
+    parts: AgentParts,
+    mut engines: Engines,
+    stop: impl Future<Output = ()>,
+    changed: impl Future<Output = ()>,
+) -> Result<Left> {
     let mut host = Host::new();
     let hello = Hello {
         versions: agent::VERSIONS,
         program: mezcal_common::VERSION.into(),
-        keeper: engines.keeper.as_ref().and_then(keeper_number).unwrap_or_else(random),
+        keeper: keepers_number(&engines.keepers).unwrap_or_else(random),
         boot_id: proc::boot_id(),
         slots: parts.slots,
         aliases: parts.aliases.clone(),
         cpus: u32::from(crate::host::usable_cpus()),
         memory: host.memory(),
+        users: parts.users.clone(),
     };
     let (inputs, mut heard) = mpsc::channel(INPUTS);
     let (leave, leaving) = tokio::sync::watch::channel(false);
+    let address = parts.coordinator.clone();
     let connection =
         tokio::spawn(keep_connected(parts.connector, parts.coordinator, parts.connect_timeout, hello, inputs, leaving));
 
-    let mut supervisor = Supervisor::new(parts.slots);
+    let own_keeper = parts.users.is_none();
+    let mut manager = parts.service.then(|| Manager::new(&address));
+    let mut supervisor = Supervisor::new(parts.slots, parts.users);
     let mut offset = OffsetEstimate::default();
-    let mut links: Vec<Option<mpsc::UnboundedSender<ToEngine>>> = (0..parts.slots).map(|_| None).collect();
+    let mut links: Vec<Option<mpsc::UnboundedSender<ToEngine>>> =
+        (0..usize::from(parts.slots) * engines.keepers.len().max(1)).map(|_| None).collect();
     let mut to_coordinator: Option<mpsc::Sender<ToCoordinator>> = None;
     let mut peer: Option<Peer> = None;
     let mut logs = Logs::new();
-    let mut to_keeper: VecDeque<ToKeeper> = VecDeque::new();
+    let mut to_keepers: Vec<VecDeque<ToKeeper>> = engines.keepers.iter().map(|_| VecDeque::new()).collect();
     let mut outgoing: VecDeque<ToCoordinator> = VecDeque::new();
     let mut timer = BootTimer::new()?;
     let mut next_reading = BootInstant::now();
     let mut stopping: Option<BootInstant> = None;
-    tokio::pin!(stop);
+    tokio::pin!(stop, changed);
     let result = loop {
         let mut exit = false;
         while let Some(effect) = supervisor.poll_effect() {
@@ -161,13 +181,15 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
                 }
                 // Before the engine's message, which comes next: the keeper hears of it first.
                 Effect::ToKeeper(message) => {
-                    to_keeper.push_back(message);
-                    tell_keeper(&mut to_keeper, engines.keeper.as_ref());
+                    for (set, waiting) in to_keepers.iter_mut().enumerate() {
+                        waiting.extend(for_keeper(&message, set, parts.slots));
+                    }
+                    tell_keepers(&mut to_keepers, &engines.keepers);
                 }
                 Effect::Exit => exit = true,
             }
         }
-        tell_keeper(&mut to_keeper, engines.keeper.as_ref());
+        tell_keepers(&mut to_keepers, &engines.keepers);
         for (attempt, request) in logs.settle(|attempt| supervisor.engine_of(attempt).is_some()) {
             if let Some(link) = supervisor.engine_of(attempt).and_then(|e| links.get(usize::from(e.0))?.as_ref()) {
                 // A link that is closed shows nothing any more.
@@ -190,6 +212,7 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
                         offset.sample(hello, clock, now);
                         supervisor.handle(Event::Measured { load: host.load(), clock_offset: offset.seconds() }, now);
                         to_coordinator = Some(sender);
+                        manager.iter_mut().for_each(Manager::connected);
                         outgoing.clear();
                         Event::Welcomed { store, lease, first_engine, hello_sent: hello.1 }
                     }
@@ -257,11 +280,18 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
                 let now = BootInstant::now();
                 if next_reading <= now {
                     next_reading = now + HEARTBEAT;
+                    let slots = (supervisor.busy(), usize::from(parts.slots));
+                    manager.iter_mut().for_each(|manager| manager.tick(to_coordinator.is_some(), slots));
                     supervisor.handle(Event::Measured { load: host.load(), clock_offset: offset.seconds() }, now);
                 }
                 supervisor.handle_timeout(now);
             }
+            () = &mut changed, if stopping.is_none() => break Ok(Left::Changed),
             () = &mut stop, if stopping.is_none() => {
+                if !own_keeper {
+                    tracing::info!(running = supervisor.busy(), "leaving; what runs goes on in its users' engines");
+                    break Ok(Left::Stopped);
+                }
                 let now = BootInstant::now();
                 tracing::info!(running = supervisor.busy(), "stopping");
                 stopping = Some(now);
@@ -272,21 +302,68 @@ pub async fn run(parts: AgentParts, mut engines: Engines, stop: impl Future<Outp
     drop((to_coordinator, peer));
     let _ = leave.send(true);
     let _ = tokio::time::timeout(GOODBYE, connection).await;
-    if let Some(keeper) = engines.keeper {
-        let _ = packet::send(&keeper, &ToKeeper::Stop, None);
+    if own_keeper {
+        for keeper in &engines.keepers {
+            let _ = packet::send(keeper, &ToKeeper::Stop, None);
+        }
     }
     result
 }
 
-/// Hands the keeper what its socket takes. One that is stopped may miss the oldest; a lease is said again and again.
-fn tell_keeper(waiting: &mut VecDeque<ToKeeper>, keeper: Option<&OwnedFd>) {
-    while let Some(message) = waiting.front() {
-        let full = |e: &Error| e.kind() == std::io::ErrorKind::WouldBlock;
-        // A keeper that is gone is noticed by the thread that listens to it.
-        if keeper.is_some_and(|keeper| packet::send(keeper, message, None).is_err_and(|e| full(&e))) && waiting.len() < INPUTS {
-            return;
+/// A message as one keeper has to hear it, if it is about it at all: each knows its own engines only.
+fn for_keeper(message: &ToKeeper, set: usize, slots: u16) -> Option<ToKeeper> {
+    match message {
+        ToKeeper::Cancelled { engine, attempt, by } => (usize::from(engine.0 / slots) == set).then(|| ToKeeper::Cancelled {
+            engine: EngineIndex(engine.0 % slots),
+            attempt: *attempt,
+            by: *by,
+        }),
+        ToKeeper::Engines { .. } | ToKeeper::Stop | ToKeeper::Lease { .. } | ToKeeper::EndSeen { .. } => Some(message.clone()),
+    }
+}
+
+/// What the service manager is told.
+struct Manager {
+    coordinator: String,
+    ready: bool,
+    since: BootInstant,
+}
+
+impl Manager {
+    fn new(coordinator: &str) -> Self {
+        Self { coordinator: coordinator.into(), ready: false, since: BootInstant::now() }
+    }
+
+    fn connected(&mut self) {
+        self.ready = true;
+        service_manager::ready(&format!("connected to {}", self.coordinator));
+    }
+
+    /// The loop has come round.
+    fn tick(&mut self, connected: bool, (busy, slots): (usize, usize)) {
+        let status = match connected {
+            true => format!("connected to {}, {busy}/{slots} slots busy", self.coordinator),
+            false => format!("{} is out of reach, trying; {busy}/{slots} slots busy", self.coordinator),
+        };
+        if !self.ready && BootInstant::now().since(self.since) >= READY_WITHOUT {
+            self.ready = true;
+            service_manager::ready(&status);
         }
-        waiting.pop_front();
+        service_manager::alive(&status);
+    }
+}
+
+/// Hands the keepers what their sockets take. One that is stopped may miss the oldest; a lease is said again and again.
+fn tell_keepers(waiting: &mut [VecDeque<ToKeeper>], keepers: &[OwnedFd]) {
+    let full = |e: &Error| e.kind() == std::io::ErrorKind::WouldBlock;
+    for (waiting, keeper) in waiting.iter_mut().zip(keepers) {
+        while let Some(message) = waiting.front() {
+            // A keeper that is gone is noticed by the thread that listens to it.
+            if packet::send(keeper, message, None).is_err_and(|e| full(&e)) && waiting.len() < INPUTS {
+                break;
+            }
+            waiting.pop_front();
+        }
     }
 }
 
@@ -303,6 +380,13 @@ fn send_what_fits(outgoing: &mut VecDeque<ToCoordinator>, to: Option<&mpsc::Send
 
 async fn reserve(to: Option<&mpsc::Sender<ToCoordinator>>) -> Option<mpsc::Permit<'_, ToCoordinator>> {
     to?.reserve().await.ok()
+}
+
+/// What tells these keepers from any others on this boot.
+fn keepers_number(keepers: &[OwnedFd]) -> Option<u64> {
+    let numbers = keepers.iter().map(keeper_number).collect::<Option<Vec<u64>>>()?;
+    // One keeper's number is its own.
+    numbers.into_iter().reduce(|all, number| all.rotate_left(17).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number)
 }
 
 /// What tells one keeper from any other on this boot.
@@ -425,29 +509,35 @@ async fn left(leaving: &mut tokio::sync::watch::Receiver<bool>) {
     let _ = leaving.wait_for(|left| *left).await;
 }
 
-/// Asks a keeper for `slots` engines and turns what they say into inputs. Must be called within a tokio runtime.
+/// Asks the keepers of this host for `slots` engines each and turns what they say into inputs. Must be called within a tokio runtime.
 ///
 /// # Errors
-/// The keeper cannot be told.
-pub fn engines_of(keeper: OwnedFd, slots: u16) -> Result<Engines> {
+/// A keeper cannot be told.
+pub fn engines_of(keepers: Vec<OwnedFd>, slots: u16, host: &str) -> Result<Engines> {
     let (sender, inputs) = mpsc::channel(INPUTS);
-    packet::send(&keeper, &ToKeeper::Engines { count: slots }, None)?;
-    let listening = keeper.try_clone()?;
-    let runtime = tokio::runtime::Handle::current();
-    std::thread::Builder::new().name("keeper link".into()).spawn(move || {
-        let result = hear_keeper(&listening, &sender, &runtime);
-        if let Err(e) = &result {
-            tracing::warn!(error = %e, "keeper link");
-        }
-        let _ = sender.blocking_send(EngineInput::KeeperGone);
-    })?;
-    Ok(Engines { inputs, keeper: Some(keeper) })
+    for (set, keeper) in keepers.iter().enumerate() {
+        packet::send(keeper, &ToKeeper::Engines { count: slots, host: host.to_owned() }, None)?;
+        let (listening, sender) = (keeper.try_clone()?, sender.clone());
+        let runtime = tokio::runtime::Handle::current();
+        let first = (set * usize::from(slots)) as u16;
+        std::thread::Builder::new().name("keeper link".into()).spawn(move || {
+            let result = hear_keeper(&listening, first, &sender, &runtime);
+            if let Err(e) = &result {
+                tracing::warn!(error = %e, "keeper link");
+            }
+            let _ = sender.blocking_send(EngineInput::KeeperGone);
+        })?;
+    }
+    Ok(Engines { inputs, keepers })
 }
 
-fn hear_keeper(keeper: &OwnedFd, inputs: &mpsc::Sender<EngineInput>, runtime: &tokio::runtime::Handle) -> Result<()> {
+/// `first`: the number of its first engine among those of all keepers.
+fn hear_keeper(keeper: &OwnedFd, first: u16, inputs: &mpsc::Sender<EngineInput>, runtime: &tokio::runtime::Handle) -> Result<()> {
+    let of_all = |engine: EngineIndex| EngineIndex(first.saturating_add(engine.0));
     while let Some((message, fd)) = packet::receive::<FromKeeper>(keeper.as_fd())? {
         match (message, fd) {
             (FromKeeper::Link { engine }, Some(fd)) => {
+                let engine = of_all(engine);
                 let stream = std::os::unix::net::UnixStream::from(fd);
                 stream.set_nonblocking(true)?;
                 let (to_engine, outgoing) = mpsc::unbounded_channel();
@@ -463,7 +553,7 @@ fn hear_keeper(keeper: &OwnedFd, inputs: &mpsc::Sender<EngineInput>, runtime: &t
                 }
             }
             (FromKeeper::EngineEnded { engine, attempt, ended, killed, survivors }, _) => {
-                let ended = EngineInput::Ended { engine, attempt, ended, killed, survivors };
+                let ended = EngineInput::Ended { engine: of_all(engine), attempt, ended, killed, survivors };
                 if inputs.blocking_send(ended).is_err() {
                     return Ok(());
                 }

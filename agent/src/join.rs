@@ -76,7 +76,8 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let joined = runtime.block_on(mezcal_certs::join(&args.address, &token, Role::Agent, Some(name)))?;
     joined.issued.write(&identity)?;
-    if root && let Some(owner) = account::named(ACCOUNT) {
+    let owner = if root { account::named(ACCOUNT) } else { None };
+    if let Some(owner) = &owner {
         let files = ["cert.pem", "key.pem", "ca.pem"].map(|file| identity.join(file));
         for path in files.iter().chain([&identity]) {
             std::os::unix::fs::chown(path, Some(owner.uid), Some(owner.gid))
@@ -84,20 +85,23 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
         }
     }
     if known.is_none() {
-        write_config(&config, &joined.coordinator, &identity, args.slots)
+        write_config(&config, &joined.coordinator, &identity, args.slots, owner.is_some())
             .with_context(|| format!("cannot write {}", config.display()))?;
     }
     say(args, true, &joined.name, &config, &identity);
     Ok(())
 }
 
-fn write_config(path: &Path, coordinator: &str, identity: &Path, slots: Option<u16>) -> std::io::Result<()> {
+fn write_config(path: &Path, coordinator: &str, identity: &Path, slots: Option<u16>, as_users: bool) -> std::io::Result<()> {
     if let Some(dir) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
     let text = |value: &str| toml::Value::from(value).to_string();
     writeln!(file, "coordinator = {}\nidentity = {}", text(coordinator), text(&identity.to_string_lossy()))?;
+    if as_users {
+        writeln!(file, "run_as = \"user\"   # those whose mezcal-engines@USER.service is enabled")?;
+    }
     match slots {
         Some(slots) => writeln!(file, "slots = {slots}"),
         None => writeln!(file, "# slots = 4      # default: the CPUs"),

@@ -153,6 +153,8 @@ pub struct Keeper {
     lease: Option<BootInstant>,
     /// No agent since then.
     alone_since: Option<BootInstant>,
+    /// It ends when it has been alone for long.
+    patience: bool,
     /// Ends that the agent has to see acknowledged.
     ends: Vec<FromKeeper>,
     sweep_at: Option<BootInstant>,
@@ -169,11 +171,17 @@ impl Keeper {
             links_due: false,
             lease: None,
             alone_since: Some(now),
+            patience: true,
             ends: Vec::new(),
             sweep_at: None,
             pause: SWEEP_FIRST,
             effects: VecDeque::new(),
         }
+    }
+
+    /// It waits for an agent for ever.
+    pub fn always_wanted(self) -> Self {
+        Self { patience: false, ..self }
     }
 
     /// Takes what happened at `now`.
@@ -254,13 +262,13 @@ impl Keeper {
 
     /// When to give up waiting for an agent.
     fn end_at(&self) -> Option<BootInstant> {
-        let alone = self.alone_since? + PATIENCE;
+        let alone = self.alone_since.filter(|_| self.patience)? + PATIENCE;
         Some(self.lease.map_or(alone, |lease| alone.max(lease + AFTER_LEASE)))
     }
 
     fn agent(&mut self, message: ToKeeper, now: BootInstant) {
         match message {
-            ToKeeper::Engines { count } => self.engines(count, now),
+            ToKeeper::Engines { count, .. } => self.engines(count, now),
             ToKeeper::Stop => self.effects.push_back(Effect::Exit),
             ToKeeper::Lease { until } => self.lease = until,
             ToKeeper::Cancelled { engine, attempt, by } => {

@@ -152,9 +152,15 @@ struct Session {
 /// One host's decisions.
 #[derive(Debug)]
 pub struct Supervisor {
+    /// Jobs at a time.
+    slots: usize,
+    /// Whose jobs run here; none: everybody's, in one set of engines.
+    users: Option<Vec<String>>,
+    /// `slots` of each user, one user after the other. Of those with the same place in their sets one runs something at a time.
     engines: Vec<Engine>,
     queue: Queue,
-    contexts: HashMap<BatchSerial, BatchContext>,
+    /// What jobs of a batch have in common, and whose they are.
+    contexts: HashMap<BatchSerial, (BatchContext, String)>,
     reports: VecDeque<NumberedReport>,
     next_seq: u64,
     /// Sequence number of the first report not sent in this session.
@@ -179,10 +185,14 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// A supervisor of `slots` engines, none of which has been heard yet.
-    pub fn new(slots: u16) -> Self {
+    /// A supervisor of `slots` engines, none of which has been heard yet; with `users`, of so many for each of them.
+    pub fn new(slots: u16, users: Option<Vec<String>>) -> Self {
+        let slots = usize::from(slots);
+        let count = slots * users.as_ref().map_or(1, Vec::len);
         Self {
-            engines: (0..slots).map(|_| Engine { slot: Slot::Unheard, context: None, acknowledged: Vec::new() }).collect(),
+            slots,
+            users,
+            engines: (0..count).map(|_| Engine { slot: Slot::Unheard, context: None, acknowledged: Vec::new() }).collect(),
             queue: Queue::default(),
             contexts: HashMap::new(),
             reports: VecDeque::new(),
@@ -290,8 +300,30 @@ impl Supervisor {
 
     /// Slots that nothing takes.
     fn free(&self) -> usize {
-        let taken: usize = self.engines.iter().map(|e| usize::from(e.slot.taken())).sum();
-        self.engines.len().saturating_sub(taken)
+        if self.engines.is_empty() {
+            return 0;
+        }
+        let taken: usize = (0..self.slots).map(|place| usize::from(self.taken(place))).sum();
+        self.slots.saturating_sub(taken)
+    }
+
+    /// What the engines of one place take.
+    fn taken(&self, place: usize) -> u16 {
+        self.engines.iter().skip(place).step_by(self.slots).map(|e| e.slot.taken()).max().unwrap_or(0)
+    }
+
+    /// The engine of this place that runs a user's jobs.
+    fn engine_for(&self, user: &str, place: usize) -> Option<usize> {
+        let set = match &self.users {
+            None => 0,
+            Some(users) => users.iter().position(|served| served == user)?,
+        };
+        Some(set * self.slots + place)
+    }
+
+    /// The slot of an engine, as the coordinator knows it.
+    fn place(&self, engine: EngineIndex) -> EngineIndex {
+        EngineIndex((usize::from(engine.0) % self.slots) as u16)
     }
 
     /// A session with a coordinator of another store: its batches have other numbers, and what waits is not wanted.
@@ -319,11 +351,12 @@ impl Supervisor {
         match message {
             // The driver turns the first one into `Welcomed`; another one means nothing.
             ToAgent::Welcome { .. } => {}
-            ToAgent::Context { batch, context } => {
+            ToAgent::Context { batch, context, user } => {
+                let known = (context, user);
                 // A store that was restored from a backup may have used the number for another batch.
-                if self.contexts.get(&batch) != Some(&context) {
+                if self.contexts.get(&batch) != Some(&known) {
                     self.engines.iter_mut().filter(|e| e.context == Some(batch)).for_each(|e| e.context = None);
-                    self.contexts.insert(batch, context);
+                    self.contexts.insert(batch, known);
                 }
             }
             ToAgent::Run(placements) => {
@@ -564,17 +597,28 @@ impl Supervisor {
             return true;
         }
         let deadline = *self.send_by.get_or_insert(now + COALESCE);
-        let fed = !self.queue.is_empty() && self.queue.len() as u64 * 2 >= self.prefetch(self.engines.len());
+        let fed = !self.queue.is_empty() && self.queue.len() as u64 * 2 >= self.prefetch(self.slots);
         if fed && waiting < REPORTS_PER_MESSAGE && now < deadline {
             return false;
         }
         self.send_by = None;
         self.next_unsent = self.next_seq;
-        let unsent: Vec<NumberedReport> = self.reports.range(self.reports.len() - waiting..).cloned().collect();
+        let unsent: Vec<NumberedReport> =
+            self.reports.range(self.reports.len() - waiting..).map(|r| self.as_the_coordinator_knows(r)).collect();
         for chunk in unsent.chunks(REPORTS_PER_MESSAGE) {
             self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Reports(chunk.to_vec())));
         }
         true
+    }
+
+    fn as_the_coordinator_knows(&self, report: &NumberedReport) -> NumberedReport {
+        let mut report = report.clone();
+        match &mut report.report {
+            Report::Started { engine } => *engine = self.place(*engine),
+            Report::Finished { engine, .. } => *engine = engine.map(|engine| self.place(engine)),
+            Report::Returned => {}
+        }
+        report
     }
 
     /// Tells an engine what it may forget.
@@ -651,22 +695,27 @@ impl Supervisor {
         }
         let Some(first_engine) = self.session.as_ref().map(|s| s.first_engine) else { return };
         let mut free = self.free();
-        for i in 0..self.engines.len() {
-            if self.engines[i].slot != Slot::Idle {
+        for place in 0..self.slots {
+            if self.taken(place) > 0 {
                 continue;
             }
             let Some(Placement { attempt, spec, slots }) = self.queue.next_within(free) else { break };
             let batch = attempt.key.batch;
-            let context = if self.engines[i].context == Some(batch) { None } else { self.contexts.get(&batch).cloned() };
-            if context.is_none() && self.engines[i].context != Some(batch) {
+            let Some((context, user)) = self.contexts.get(&batch) else {
                 self.finished(None, attempt, Outcome::never_ran(Ended::StartFailed, "its batch is unknown here".to_owned()));
                 continue;
-            }
+            };
+            let Some(i) = self.engine_for(user, place) else {
+                // The coordinator has not heard yet that this user is not served here any more.
+                self.push_report(attempt, Report::Returned);
+                continue;
+            };
+            let context = if self.engines[i].context == Some(batch) { None } else { Some(context.clone()) };
             self.tell_acknowledged(i);
             self.engines[i].context = Some(batch);
             self.engines[i].slot = Slot::Busy { attempt, since: now, reported: false, slots };
             free -= usize::from(slots);
-            let engine = EngineId(first_engine.0 + i as u32);
+            let engine = EngineId(first_engine.0 + place as u32);
             let run = ToEngine::Run { attempt, spec, context, engine, slots };
             self.effects.push_back(Effect::ToEngine(EngineIndex(i as u16), run));
         }
@@ -684,7 +733,8 @@ impl Supervisor {
 
     fn pull(&mut self) {
         let (idle, queued) = (self.free(), self.queue.slots());
-        let usable = self.engines.iter().filter(|e| !matches!(e.slot, Slot::Held { .. })).count();
+        let held = self.engines.iter().filter(|e| matches!(e.slot, Slot::Held { .. })).count();
+        let usable = if self.engines.is_empty() { 0 } else { self.slots.saturating_sub(held) };
         let room = MAX_UNACKNOWLEDGED.saturating_sub(self.reports.len() + self.busy()) as u64;
         let want = if self.stopping { 0 } else { (idle as u64 + self.prefetch(usable)).saturating_sub(queued as u64).min(room) };
         let Some(session) = self.session.as_mut().filter(|s| s.known) else { return };

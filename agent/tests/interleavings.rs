@@ -59,7 +59,7 @@ impl World {
         };
         let mut world = World {
             now: BootInstant(Duration::from_secs(1)),
-            supervisor: Supervisor::new(ENGINES as u16),
+            supervisor: Supervisor::new(ENGINES as u16, None),
             to_agent: VecDeque::new(),
             to_coordinator: VecDeque::new(),
             slots: (0..ENGINES).map(|_| slot()).collect(),
@@ -168,7 +168,7 @@ impl World {
                 if !self.told {
                     self.told = true;
                     let context = BatchContext::new(BatchId(uuid::Uuid::nil()), "/".into(), 0o22);
-                    self.to_agent.push_back(ToAgent::Context { batch: BatchSerial(1), context });
+                    self.to_agent.push_back(ToAgent::Context { batch: BatchSerial(1), context, user: "okazaki".into() });
                 }
                 let spec = codec::encode_body(&JobSpec::new(Command::Shell("true".into()))).expect("small");
                 let count = u32::from(arg % 3) + 1;
@@ -244,7 +244,7 @@ impl World {
             9 if arg.is_multiple_of(4) => self.connect(),
             10 if arg.is_multiple_of(4) => {
                 // The agent dies and another one takes the engines over.
-                self.supervisor = Supervisor::new(ENGINES as u16);
+                self.supervisor = Supervisor::new(ENGINES as u16, None);
                 for slot in &mut self.slots {
                     slot.engine.handle(engine::Event::Unlinked, self.now);
                 }

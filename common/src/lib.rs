@@ -18,6 +18,7 @@ pub mod job;
 pub mod logging;
 pub mod outcome;
 pub mod proc;
+pub mod service_manager;
 pub mod signal;
 pub mod timer;
 pub mod token;

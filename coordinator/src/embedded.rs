@@ -70,22 +70,26 @@ pub async fn start(service: &ServiceHandle, keeper: Keeper, slots: u16) -> Resul
         Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), &ours, &PROTOCOLS).map_err(|e| Exit::unreachable(chain(&e)))?;
     let address = listener.local_addr().map_err(Exit::unreachable)?;
     tokio::spawn(service.clone().listen(Arc::new(listener)));
-    let engines = driver::engines_of(keeper.socket, slots).map_err(|e| Exit::unreachable(format!("the engines' keeper: {e}")))?;
+    let engines =
+        driver::engines_of(vec![keeper.socket], slots, name).map_err(|e| Exit::unreachable(format!("the engines' keeper: {e}")))?;
     let mut aliases = mezcal_agent::config::aliases(name);
     aliases.push("localhost".into());
     let parts = AgentParts {
         name: name.to_owned(),
         aliases,
         slots,
+        users: None,
         coordinator: address.to_string(),
         connector: Connector::new(&agents, ALPN).map_err(|e| Exit::unreachable(chain(&e)))?,
         connect_timeout: PATIENCE,
+        service: false,
     };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let task = tokio::spawn(driver::run(parts, engines, async move {
+    let stopped = async move {
         // Dropping the sender means the same.
         let _ = stopped.await;
-    }));
+    };
+    let task = tokio::spawn(driver::run(parts, engines, stopped, std::future::pending()));
     Ok(EmbeddedAgent { stop, task: Some(task), child: keeper.child })
 }
 
@@ -96,7 +100,7 @@ impl EmbeddedAgent {
         let ended = task.await;
         self.task = None;
         match ended {
-            Ok(Ok(Left::Stopped)) => "the agent within this process has ended".into(),
+            Ok(Ok(Left::Stopped | Left::Changed)) => "the agent within this process has ended".into(),
             Ok(Ok(Left::KeeperGone)) => "the keeper of the engines is gone, and what they ran with it".into(),
             Ok(Err(e)) => format!("the agent within this process has ended: {e}"),
             Err(e) => format!("the agent within this process has failed: {e}"),

@@ -413,6 +413,7 @@ impl Host {
             aliases: Vec::new(),
             cpus: 0,
             memory: 0,
+            users: None,
         };
         Self::new(name, index, hello, now)
     }
@@ -517,6 +518,8 @@ pub struct Scheduler {
     queues: Queues,
     /// Users by number, and how many slots each has.
     users: HashMap<String, u32>,
+    /// Their names, by number.
+    user_names: Vec<String>,
     running: Vec<u64>,
     /// Queues whose hosts are all absent, and when their jobs end.
     absent: BTreeMap<QueueKey, BootInstant>,
@@ -576,6 +579,7 @@ impl Scheduler {
             next_engine: 0,
             queues: Queues::default(),
             users: HashMap::new(),
+            user_names: Vec::new(),
             running: Vec::new(),
             absent: BTreeMap::new(),
             keepers: BTreeMap::new(),
@@ -1293,7 +1297,10 @@ impl Scheduler {
     fn add_batch(&mut self, serial: BatchSerial, user: String, terms: BatchTerms, now: BootInstant) {
         let id = terms.context.batch;
         let next = self.users.len() as u32;
-        let user = *self.users.entry(user).or_insert(next);
+        let user = *self.users.entry(user).or_insert_with_key(|name| {
+            self.user_names.push(name.clone());
+            next
+        });
         self.running.resize(self.users.len(), 0);
         self.serials.insert(id, serial);
         let batch = Batch {
@@ -1452,13 +1459,14 @@ impl Scheduler {
             let placement = Placement { attempt, spec: job.spec.clone(), slots };
             let length = job.spec_length as usize;
             let Some(host) = self.hosts.get_mut(name) else { break };
-            let context = host.told.insert(queue.batch).then(|| batch.context.clone());
+            let context =
+                host.told.insert(queue.batch).then(|| (batch.context.clone(), self.user_names[batch.user as usize].clone()));
             if run.len() == RUN_COUNT || bytes + length > RUN_BYTES || context.is_some() {
                 self.send_run(name, session, std::mem::take(&mut run));
                 bytes = 0;
             }
-            if let Some(context) = context {
-                self.effects.push_back(Effect::ToAgent(session, ToAgent::Context { batch: queue.batch, context }));
+            if let Some((context, user)) = context {
+                self.effects.push_back(Effect::ToAgent(session, ToAgent::Context { batch: queue.batch, context, user }));
             }
             bytes += length;
             run.push(placement);

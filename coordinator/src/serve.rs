@@ -8,6 +8,7 @@ use crate::store::Store;
 use mezcal_certs::Authority;
 use mezcal_common::config::{expand_home, read_toml};
 use mezcal_common::identity::{Role, key_hash};
+use mezcal_common::service_manager;
 use mezcal_common::wire::endpoint::{ListenError, Listener};
 use mezcal_common::wire::enrol;
 use mezcal_common::wire::tls::{Credentials, first_certificate};
@@ -88,6 +89,8 @@ fn default_listen() -> SocketAddr {
 
 /// How long killing everything may take at a stop: the grace, the kill, and the way of the results.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// Between two signs of life for the service manager.
+const ALIVE: Duration = Duration::from_secs(10);
 /// Shortest lease: several heartbeats must fit.
 const MIN_LEASE: Duration = Duration::from_secs(15);
 
@@ -132,11 +135,23 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
             let credentials = Credentials::load(&identity, Role::Coordinator).map_err(|e| Exit::unreachable(chain(&e)))?;
             tokio::spawn(enrolment.run(enrol, credentials));
         }
+        service_manager::ready(&format!("listens on {address}"));
+        let turning = service.clone();
+        tokio::spawn(async move {
+            // An answer has gone through the loop.
+            while let Some(trouble) = turning.trouble().await {
+                service_manager::alive(
+                    &trouble.map_or(format!("listens on {address}"), |why| format!("nothing is accepted: {why}")),
+                );
+                tokio::time::sleep(ALIVE).await;
+            }
+        });
         let number = tokio::select! {
             number = signals.next() => number,
             () = service.ended() => return Err(Exit::output("the coordinator's store is of no more use; see the log")),
         };
         tracing::info!(signal = number, "stopping");
+        service_manager::stopping();
         service.stop(STOP_PATIENCE).await;
         listener.close("the coordinator is stopping").await;
         accepting.abort();

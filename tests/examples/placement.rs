@@ -59,6 +59,7 @@ fn measure(jobs: usize, hosts: usize) -> (f64, f64) {
             aliases: vec![],
             cpus: 1,
             memory: 0,
+            users: None,
         };
         scheduler.handle(Event::AgentHello { session: SessionId(host as u64), name: format!("h{host}"), hello }, now);
     }

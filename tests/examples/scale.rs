@@ -231,7 +231,7 @@ fn simulate(work: &Workload) -> Outcomes {
         todo: Vec::new(),
         spare: Vec::new(),
         scheduler: Scheduler::new(Epoch(1), StoreId(1), Some(Duration::from_secs(600)), LOCALITY_WAIT),
-        supervisors: (0..work.hosts).map(|_| Supervisor::new(work.slots as u16)).collect(),
+        supervisors: (0..work.hosts).map(|_| Supervisor::new(work.slots as u16, None)).collect(),
         timers: vec![Micros::MAX; work.hosts + 1],
         order: 0,
         local: 0,
@@ -322,6 +322,7 @@ impl World<'_> {
                 aliases: vec![],
                 cpus: 1,
                 memory: 0,
+                users: None,
             };
             let event = Event::AgentHello { session: SessionId(host as u64), name: format!("h{host}"), hello };
             self.scheduler.handle(event, self.at());

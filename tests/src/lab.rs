@@ -78,9 +78,14 @@ impl Lab {
         }
     }
 
+    /// A host's network, where they are apart.
+    pub fn network(&self, host: usize) -> Option<std::path::PathBuf> {
+        self.hosts.get(host).map(|holder| format!("/proc/{}/ns/net", holder.child.id()).into())
+    }
+
     /// Takes the calling thread to a host's network, where they are apart.
     pub fn entrance(&self, host: usize) -> impl Fn() + Send + 'static {
-        let net = self.hosts.get(host).map(|holder| format!("/proc/{}/ns/net", holder.child.id()));
+        let net = self.network(host);
         move || {
             if let Some(net) = &net {
                 let file = std::fs::File::open(net).expect("a namespace");

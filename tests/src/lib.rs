@@ -7,6 +7,7 @@ pub mod browser;
 pub mod cluster;
 pub mod fuzz;
 pub mod lab;
+pub mod machine;
 pub mod mount;
 pub mod null;
 pub mod programs;

@@ -28,11 +28,13 @@ pub async fn agent(identity: &Path, name: &str, coordinator: String, slots: u16)
         name: name.into(),
         aliases: vec![],
         slots,
+        users: None,
         coordinator,
         connector: Connector::new(&credentials, ALPN).expect("a connector"),
         connect_timeout: Duration::from_secs(5),
+        service: false,
     };
-    let _ = driver::run(parts, Engines { inputs: received, keeper: None }, std::future::pending()).await;
+    let _ = driver::run(parts, Engines { inputs: received, keepers: vec![] }, std::future::pending(), std::future::pending()).await;
 }
 
 /// Every attempt succeeds at once.

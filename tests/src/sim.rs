@@ -706,7 +706,7 @@ impl World {
         let at = self.at(n);
         let slots = self.plan.slots;
         let host = &mut self.hosts[n];
-        let mut supervisor = Supervisor::new(slots as u16);
+        let mut supervisor = Supervisor::new(slots as u16, None);
         // The keeper tells what its last agent has not seen acknowledged, then links.
         for (slot, attempt) in &host.ends {
             let (engine, attempt) = (EngineIndex(*slot as u16), *attempt);
@@ -789,6 +789,7 @@ impl World {
                 aliases: vec![],
                 cpus: 1,
                 memory: 0,
+                users: None,
             };
             let event = scheduler::Event::AgentHello { session: SessionId(id), name: format!("h{n}"), hello };
             self.tell_scheduler(event);

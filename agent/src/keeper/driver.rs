@@ -63,6 +63,9 @@ pub struct KeeperArgs {
     /// What holds the processes of a job together.
     #[arg(long, default_value = "auto")]
     pub containment: ContainmentWish,
+    /// The account of the agent, if that is another one: only it may connect, and there is always somebody to start its successor.
+    #[arg(long, value_name = "UID")]
+    pub agent: Option<u32>,
 }
 
 struct Driver {
@@ -101,10 +104,13 @@ pub fn run(args: KeeperArgs) -> Result<()> {
     if let (Some(lock), Some(place)) = (&mut lock, &place) {
         lock.write_all(place.path().as_os_str().as_encoded_bytes())?;
     }
-    let listener = args.socket.as_deref().map(listen).transpose()?;
+    // Whoever may get into the directory may try; who they are is looked at when they do.
+    let mode = if args.agent.is_some() { 0o660 } else { 0o600 };
+    let listener = args.socket.as_deref().map(|path| listen(path, mode)).transpose()?;
+    let keeper = Keeper::new(BootInstant::now());
     let mut driver = Driver {
+        keeper: if args.agent.is_some() { keeper.always_wanted() } else { keeper },
         args,
-        keeper: Keeper::new(BootInstant::now()),
         place,
         lock,
         listener,
@@ -165,13 +171,13 @@ fn take_lock(socket: &Path) -> Result<File> {
     Ok(lock)
 }
 
-/// Binds a socket that only this user may use. A socket without a listener is replaced.
-fn listen(path: &Path) -> Result<OwnedFd> {
+/// Binds a socket with these permissions. A socket without a listener is replaced.
+fn listen(path: &Path, mode: u32) -> Result<OwnedFd> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     let _ = std::fs::remove_file(path);
-    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o777 & !mode));
     let bound = rustix::net::bind(&socket, &address);
     rustix::process::umask(before);
     bound?;
@@ -283,7 +289,7 @@ impl Driver {
     fn on_connection(&mut self) {
         let Some(listener) = &self.listener else { return };
         let Ok(socket) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC) else { return };
-        let ours = rustix::process::geteuid().as_raw();
+        let ours = self.args.agent.unwrap_or_else(|| rustix::process::geteuid().as_raw());
         match rustix::net::sockopt::socket_peercred(&socket) {
             Ok(peer) if peer.uid.as_raw() == ours || peer.uid.as_raw() == 0 => self.greet(socket),
             Ok(peer) => tracing::warn!(uid = peer.uid.as_raw(), "connection of another user refused"),
@@ -302,7 +308,12 @@ impl Driver {
     fn on_agent(&mut self) -> bool {
         while let Some(agent) = &self.agent {
             let event = match packet::try_receive::<ToKeeper>(agent) {
-                Ok(Some((message, _))) => Event::Agent(message),
+                Ok(Some((message, _))) => {
+                    if let ToKeeper::Engines { host, .. } = &message {
+                        self.args.host.clone_from(host);
+                    }
+                    Event::Agent(message)
+                }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return false,
                 Ok(None) | Err(_) => {
                     self.agent = None;

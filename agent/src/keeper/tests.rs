@@ -18,7 +18,7 @@ fn attempt(job: u32) -> AttemptId {
 fn script() -> Script {
     let now = BootInstant(Duration::from_secs(100));
     let mut s = Script { keeper: Keeper::new(now), now };
-    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2 })), "start 0; start 1; link 0; link 1");
+    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2, host: "h".into() })), "start 0; start 1; link 0; link 1");
     s
 }
 
@@ -165,10 +165,10 @@ fn ends_are_told_to_each_agent_until_they_are_acknowledged() {
     s.died(0);
     s.event(Event::Swept { killed: 1, alive: 0 });
     let again = "engine 0 ended with 1.1: lost, 1 killed, 0 alive; link 0; link 1";
-    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2 })), again);
-    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2 })), again);
+    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2, host: "h".into() })), again);
+    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2, host: "h".into() })), again);
     s.event(Event::Agent(ToKeeper::EndSeen { attempt: attempt(1) }));
-    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2 })), "link 0; link 1");
+    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2, host: "h".into() })), "link 0; link 1");
 }
 
 #[test]
@@ -179,10 +179,13 @@ fn what_does_not_die_is_told_and_its_slot_is_held() {
     s.event(Event::Swept { killed: 0, alive: 1 });
     s.pass(crate::engine::UNKILLABLE_AFTER);
     assert_eq!(s.event(Event::Swept { killed: 0, alive: 1 }), "engine 0 ended with 1.1: lost, 0 killed, 1 alive");
-    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2 })), "engine 0 ended with 1.1: lost, 0 killed, 1 alive; link 1");
+    assert_eq!(
+        s.event(Event::Agent(ToKeeper::Engines { count: 2, host: "h".into() })),
+        "engine 0 ended with 1.1: lost, 0 killed, 1 alive; link 1"
+    );
     s.event(Event::Agent(ToKeeper::EndSeen { attempt: attempt(1) }));
     assert_eq!(
-        s.event(Event::Agent(ToKeeper::Engines { count: 2 })),
+        s.event(Event::Agent(ToKeeper::Engines { count: 2, host: "h".into() })),
         "engine 0 ended with nothing known: lost, 0 killed, 1 alive; link 1",
         "acknowledged, but another agent must not wait for that slot"
     );
@@ -231,12 +234,16 @@ fn an_agent_with_fewer_slots_is_linked_when_the_others_are_dead() {
     let mut s = script();
     s.watch(1, 1, None, Ended::Lost, false);
     s.event(Event::AgentGone);
-    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 1 })), "kill 1", "its inventory would not be complete");
+    assert_eq!(
+        s.event(Event::Agent(ToKeeper::Engines { count: 1, host: "h".into() })),
+        "kill 1",
+        "its inventory would not be complete"
+    );
     s.died(1);
     s.event(Event::Swept { killed: 0, alive: 1 });
     assert_eq!(s.event(Event::Swept { killed: 1, alive: 0 }), "engine 1 ended with 1.1: lost, 1 killed, 0 alive; link 0");
     s.event(Event::Agent(ToKeeper::EndSeen { attempt: attempt(1) }));
-    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2 })), "start 1; link 0; link 1");
+    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2, host: "h".into() })), "start 1; link 0; link 1");
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn script() -> Script {
 }
 
 fn unheard() -> Script {
-    Script { supervisor: Supervisor::new(2), now: BootInstant(Duration::from_secs(1000)) }
+    Script { supervisor: Supervisor::new(2, None), now: BootInstant(Duration::from_secs(1000)) }
 }
 
 impl Script {
@@ -57,7 +57,8 @@ impl Script {
 
     fn run(&mut self, jobs: &[u32]) -> String {
         let context = BatchContext::new(BatchId(uuid::Uuid::nil()), "/".into(), 0o22);
-        self.supervisor.handle(Event::Coordinator(ToAgent::Context { batch: BatchSerial(1), context }), self.now);
+        self.supervisor
+            .handle(Event::Coordinator(ToAgent::Context { batch: BatchSerial(1), context, user: "okazaki".into() }), self.now);
         let placements = jobs.iter().map(|n| Placement { attempt: attempt(*n), spec: Bytes::new(), slots: 1 }).collect();
         self.event(Event::Coordinator(ToAgent::Run(placements)))
     }
@@ -340,5 +341,45 @@ fn nothing_starts_that_is_heard_of_after_the_lease() {
     insta::assert_snapshot!(s.event(Event::Coordinator(seen)), @"
     0 < lease until Some(2200s)
     1 < lease until Some(2200s)
+    ");
+}
+
+#[test]
+fn users_share_the_slots_of_a_host_each_with_engines_of_their_own() {
+    let users = Some(vec!["okazaki".to_owned(), "sato".to_owned()]);
+    let mut s = Script { supervisor: Supervisor::new(2, users), now: BootInstant(Duration::from_secs(1000)) };
+    s.welcome();
+    for engine in 0..3 {
+        s.ready(engine, None);
+    }
+    let heard = s.ready(3, None);
+    assert!(heard.contains("pull to 2, 2 idle"), "four engines are two slots: {heard}");
+    s.pass(Duration::ZERO);
+    let of = |batch: u32, job: u32| AttemptId { key: JobKey { batch: BatchSerial(batch), job: JobNumber(job) }, ..attempt(1) };
+    for (batch, user) in [(1, "okazaki"), (2, "sato"), (3, "stranger")] {
+        let context = BatchContext::new(BatchId(uuid::Uuid::nil()), "/".into(), 0o22);
+        s.event(Event::Coordinator(ToAgent::Context { batch: BatchSerial(batch), context, user: user.into() }));
+    }
+    let run = [of(1, 1), of(2, 1), of(2, 2)].map(|attempt| Placement { attempt, spec: Bytes::new(), slots: 1 });
+    insta::assert_snapshot!(s.event(Event::Coordinator(ToAgent::Run(run.to_vec()))), @"
+    0 < run 1.1 as engine 40 with context
+    3 < run 1.1 as engine 41 with context
+    pull to 3, 0 idle
+    ");
+    // What is reported is the slot, whosever engine was in it.
+    let done = Event::Engine(EngineIndex(3), FromEngine::Finished { attempt: of(2, 1), outcome: exited(Duration::from_secs(9)) });
+    insta::assert_snapshot!(s.event(done), @"
+    3 < run 2.1 as engine 41
+    report #1 1.1 exited
+    ");
+    assert_eq!(s.supervisor.busy(), 2);
+    let engine = |attempt| s.supervisor.engine_of(attempt);
+    assert_eq!((engine(of(1, 1)), engine(of(2, 2))), (Some(EngineIndex(0)), Some(EngineIndex(3))));
+    let stray = Placement { attempt: of(3, 1), spec: Bytes::new(), slots: 1 };
+    s.event(Event::Coordinator(ToAgent::Run(vec![stray])));
+    let done = Event::Engine(EngineIndex(0), FromEngine::Finished { attempt: of(1, 1), outcome: exited(Duration::from_secs(9)) });
+    insta::assert_snapshot!(s.event(done), @"
+    report #2 1.1 exited, #3 1.1 returned
+    pull to 5, 1 idle
     ");
 }

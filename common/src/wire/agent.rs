@@ -35,6 +35,8 @@ pub struct Hello {
     pub cpus: u32,
     /// Physical memory in bytes.
     pub memory: u64,
+    /// Whose jobs it runs, each as that user's account; none: everybody's, as its own account.
+    pub users: Option<Vec<String>>,
 }
 
 /// How loaded a host is.
@@ -51,7 +53,7 @@ pub struct Load {
 pub enum Report {
     /// It has been with an engine for a while. Short attempts skip this.
     Started {
-        /// The slot.
+        /// The slot: of several users' engines for one slot only one runs something.
         engine: EngineIndex,
     },
     /// It is over.
@@ -203,6 +205,8 @@ pub enum ToAgent {
         batch: BatchSerial,
         /// Their environment.
         context: BatchContext,
+        /// Whose they are.
+        user: String,
     },
     /// Run these. Valid in this session only.
     Run(Vec<Placement>),

@@ -115,6 +115,8 @@ pub enum ToKeeper {
     Engines {
         /// How many.
         count: u16,
+        /// The host's name, for jobs: engines that are started from now on tell it.
+        host: String,
     },
     /// Kill everything, engines too, and end.
     Stop,

@@ -95,6 +95,12 @@ impl Scheduler {
         std::iter::once(&host.name).chain(aliases).cloned().collect()
     }
 
+    /// Whether a host runs this user's jobs.
+    pub(super) fn serves(&self, host: &Host, user: u32) -> bool {
+        let name = &self.user_names[user as usize];
+        host.hello.users.as_ref().is_none_or(|users| users.contains(name))
+    }
+
     /// Connected agents that can be given jobs, and their slots.
     pub fn fleet(&self) -> (u32, u32) {
         self.fleet

@@ -173,11 +173,19 @@ impl Queues {
     }
 
     /// The best queue for a host with these names: highest priority, then of the user who has least `running`, then by pass, then of the
-    /// oldest batch. Of those whose jobs take `widest` slots at most. `steal`: the third pass, too.
-    pub(super) fn best(&self, names: &[Arc<str>], steal: bool, widest: u16, running: impl Fn(u32) -> u64) -> Option<QueueKey> {
+    /// oldest batch. Of those whose jobs take `widest` slots at most, and of users who have some `running` count on that host. `steal`: the
+    /// third pass, too.
+    pub(super) fn best(
+        &self,
+        names: &[Arc<str>],
+        steal: bool,
+        widest: u16,
+        running: impl Fn(u32) -> Option<u64>,
+    ) -> Option<QueueKey> {
         let best = self.parts.iter().filter(|((_, slots), _)| *slots <= widest).filter_map(|((user, _), queues)| {
+            let running = running(*user)?;
             let (priority, pass, key) = queues.best(names, steal)?;
-            Some((priority, running(*user), pass, key))
+            Some((priority, running, pass, key))
         });
         best.min().map(|(.., key)| key)
     }

@@ -79,6 +79,10 @@ impl Script {
     }
 
     fn hello(&mut self, session: u64, name: &str, boot: u8) -> String {
+        self.hello_for(session, name, boot, None)
+    }
+
+    fn hello_for(&mut self, session: u64, name: &str, boot: u8, users: Option<Vec<String>>) -> String {
         let hello = Hello {
             versions: (1, 1),
             program: "test".into(),
@@ -88,6 +92,7 @@ impl Script {
             aliases: vec![hosts::short(name).unwrap_or(name).to_owned()],
             cpus: 2,
             memory: 0,
+            users,
         };
         self.event(Event::AgentHello { session: SessionId(session), name: name.into(), hello })
     }
@@ -1006,5 +1011,26 @@ fn a_cancel_of_what_an_agent_that_returns_has_waits_for_the_proof() {
     insta::assert_snapshot!(s.inventory(2, &[attempt(1, 1, 1)]), @r"
     2 < cancel 1.1 with grace 0ns
     fleet 1 agents, 2 engines
+    ");
+}
+
+#[test]
+fn a_host_gets_jobs_of_the_users_whose_engines_are_there() {
+    let mut s = script();
+    for (session, name, users) in [(1, "a.x", vec!["sato".to_owned()]), (2, "b.x", vec!["okazaki".to_owned(), "sato".to_owned()])] {
+        s.hello_for(session, name, 1, Some(users));
+        s.inventory(session, &[]);
+        s.pull(session, 1, 1);
+    }
+    insta::assert_snapshot!(s.submit(1, &[(NOWHERE, 0, 0); 2]), @"
+    accepted 2
+    2 < context of batch 1
+    2 < run 1/1.1
+    ");
+    let why = s.scheduler.why(batch(1), "2", s.now).expect("a job").join("\n");
+    insta::assert_snapshot!(why, @"
+    job 2 waits
+    a.x: runs no jobs of okazaki: its root has not enabled mezcal-engines@okazaki.service
+    b.x: all 2 slots are busy
     ");
 }

@@ -84,6 +84,10 @@ impl Scheduler {
                 }
                 _ if host.drained.is_some() => format!("is being drained: {}", host.drained.as_deref().unwrap_or_default()),
                 _ if !host.known => "has just connected".into(),
+                _ if !self.serves(host, job.queue.user) => {
+                    let user = &self.user_names[job.queue.user as usize];
+                    format!("runs no jobs of {user}: its root has not enabled mezcal-engines@{user}.service")
+                }
                 _ if host.hello.slots < slots => format!("has {} slots, and the job takes {slots}", host.hello.slots),
                 None => format!("all {} slots are busy", host.hello.slots),
                 Some(idle) if better && idle < self.locality_wait => format!(

@@ -35,14 +35,16 @@ impl Scheduler {
         let fits = |key: QueueKey| key.slots() == 1 || u64::from(key.slots()) <= idle.min(room);
         let steal = host.idle_since.front().is_some_and(|since| *since + self.locality_wait <= now);
         let widest_now = idle.min(room).clamp(1, u64::from(u16::MAX)) as u16;
-        let best = self.queues.best(names, steal, host.hello.slots, |user| self.running[user as usize])?;
+        let running = |user: u32| self.serves(host, user).then(|| self.running[user as usize]);
+        let best = self.queues.best(names, steal, host.hello.slots, running)?;
         if fits(best) {
             return Some(best);
         }
         if self.keeps(name, best, now) {
             return None;
         }
-        self.queues.best(names, steal, widest_now, |user| self.running[user as usize])
+        let host = self.hosts.get(name)?;
+        self.queues.best(names, steal, widest_now, |user| self.serves(host, user).then(|| self.running[user as usize]))
     }
 
     /// P4, re-derived: a host whose slot has been idle for longer than `wait`, though it has asked for jobs and one is waiting that it could
@@ -54,7 +56,7 @@ impl Scheduler {
         };
         self.hosts.values().filter(idle).find_map(|host| {
             let room = (host.credit - host.sent).min(host.idle_since.len() as u64).min(u64::from(u16::MAX)) as u16;
-            let key = self.queues.best(&self.names_of(host), true, room, |_| 0)?;
+            let key = self.queues.best(&self.names_of(host), true, room, |user| self.serves(host, user).then_some(0))?;
             Some(format!("{} has an idle slot, and {key:?} waits", host.name))
         })
     }

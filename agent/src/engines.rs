@@ -1,0 +1,83 @@
+//! `agent engines`: what `mezcal-engines@USER.service` runs, as that user: a keeper for the agent, which is another account.
+
+use anyhow::{Context, bail};
+use mezcal_common::account;
+use rustix::fs::{Mode, OFlags};
+use serde::Deserialize;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Accounts below this one are the system's.
+const FIRST_USER: u32 = 1000;
+
+/// Run one user's jobs, for the agent of this host. Started by mezcal-engines@USER.service.
+#[derive(Debug, clap::Args)]
+pub struct EnginesArgs {
+    /// Directory of the socket; only this user and the agent's account should be able to enter it
+    #[arg(long, value_name = "DIR")]
+    pub directory: PathBuf,
+    /// The agent's account: nobody else may connect
+    #[arg(long, value_name = "USER", default_value = "mezcal-agent")]
+    pub agent: String,
+    /// The configuration file, root's; need not exist
+    #[arg(long, value_name = "FILE", default_value = "/etc/mezcal/engines.toml")]
+    pub config: PathBuf,
+}
+
+/// `engines.toml`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct EnginesConfig {
+    /// System accounts whose jobs may run all the same.
+    allow_users: Vec<String>,
+    /// PATH of jobs.
+    path: Option<String>,
+    /// LANG of jobs.
+    lang: Option<String>,
+}
+
+/// Becomes the keeper of this user's engines.
+///
+/// # Errors
+/// For the reader.
+pub fn run(args: &EnginesArgs) -> anyhow::Result<()> {
+    let uid = rustix::process::geteuid().as_raw();
+    let name = account::of(uid).map_or_else(|| uid.to_string(), |a| a.name);
+    let config = read(&args.config)?;
+    if uid == 0 {
+        bail!("jobs never run as root: enable mezcal-engines@USER.service for the users of the cluster");
+    }
+    if uid < FIRST_USER && !config.allow_users.contains(&name) {
+        bail!("{name} is a system account (uid {uid}): write `allow_users = [\"{name}\"]` into {}", args.config.display());
+    }
+    let agent = account::named(&args.agent).with_context(|| format!("there is no account {}; the package makes it", args.agent))?;
+    let environment = crate::config::job_environment(config.path.as_deref(), config.lang.as_deref());
+    let mut keeper = Command::new("/proc/self/exe");
+    keeper.arg0("mezcal-keeper").args(["keeper", "--host", "localhost", "--agent", &agent.uid.to_string()]);
+    keeper
+        .arg("--socket")
+        .arg(args.directory.join(crate::users::SOCKET))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .current_dir("/");
+    keeper.env_clear().envs(environment);
+    if let Some(log) = std::env::var_os("MEZCAL_LOG") {
+        keeper.env("MEZCAL_LOG", log);
+    }
+    Err(keeper.exec()).context("cannot become the keeper")
+}
+
+fn read(path: &Path) -> anyhow::Result<EnginesConfig> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(rustix::io::Errno::NOENT) => return Ok(EnginesConfig::default()),
+        file => std::fs::File::from(file.with_context(|| format!("cannot read {}", path.display()))?),
+    };
+    let meta = file.metadata()?;
+    if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
+        bail!("{} must belong to root, and nobody else may write to it", path.display());
+    }
+    Ok(mezcal_common::config::read_toml(path)?)
+}

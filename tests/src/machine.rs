@@ -1,0 +1,203 @@
+//! A host with a systemd of its own as process 1: a container on an overlay of this machine's files, in the network of a lab host.
+
+use crate::lab::{Lab, host_name};
+use crate::wait_for;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+/// How long it may take to boot, on a busy machine.
+const BOOT: Duration = Duration::from_secs(60);
+
+/// A running machine. Dropping it pulls the plug and removes its disk.
+pub struct Machine {
+    dir: PathBuf,
+    group: PathBuf,
+    nspawn: Option<Child>,
+    host: usize,
+}
+
+/// Whether machines can be had here; says why not.
+pub fn machines_or_say_why(test: &str, lab: &Lab) -> bool {
+    let why = if !lab.is_real() {
+        "it needs network namespaces"
+    } else if !Path::new("/usr/bin/systemd-nspawn").exists() {
+        "it needs systemd-nspawn (package systemd-container)"
+    } else if cgroup2().is_none() {
+        "it needs cgroup v2"
+    } else {
+        return true;
+    };
+    assert!(std::env::var_os("MEZCAL_REQUIRE_NAMESPACES").is_none(), "{test}: {why}");
+    crate::say_skipped(&format!("{test}: {why}"));
+    false
+}
+
+fn cgroup2() -> Option<PathBuf> {
+    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(PathBuf::from);
+    roots.into_iter().find(|root| root.join("cgroup.controllers").exists())
+}
+
+fn run(program: &str, args: &[&str]) {
+    let out = Command::new(program).args(args).output().expect("it starts");
+    assert!(out.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// Files that several machines have over this machine's: a file system of their own, because layers must not lie within each other.
+pub struct Layer(PathBuf);
+
+impl Layer {
+    /// An empty one.
+    pub fn new(dir: &Path) -> Self {
+        let path = dir.join("layer");
+        std::fs::create_dir_all(&path).expect("made");
+        run("mount", &["-t", "tmpfs", "-o", "mode=755", "layer", &path.display().to_string()]);
+        Self(path)
+    }
+
+    /// Where its files go.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Layer {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).stderr(Stdio::null()).status();
+    }
+}
+
+impl Machine {
+    /// Boots a machine on a lab host. Its files are this machine's with those of `layer` over them; nothing of ours runs there yet.
+    pub fn boot(lab: &Lab, host: usize, dir: &Path, layer: &Layer) -> Self {
+        let dir = dir.join(format!("machine{host:02}"));
+        let group = cgroup2().expect("cgroup v2").join(format!("mezcal-lab-{}-{host}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("made");
+        run("mount", &["-t", "tmpfs", "-o", "mode=755", "disk", &dir.display().to_string()]);
+        let mut me = Self { dir, group, nspawn: None, host };
+        let path = |name: &str| me.dir.join(name).display().to_string();
+        for name in ["upper", "work", "root"] {
+            std::fs::create_dir(me.dir.join(name)).expect("made");
+        }
+        let options = format!("lowerdir={}:/,upperdir={},workdir={}", layer.0.display(), path("upper"), path("work"));
+        run("mount", &["-t", "overlay", "overlay", "-o", &options, &path("root")]);
+        let root = me.dir.join("root");
+        for wants in ["timers.target.wants", "multi-user.target.wants"] {
+            let _ = std::fs::remove_dir_all(root.join("etc/systemd/system").join(wants));
+        }
+        let write = |name: &str, text: &str| std::fs::write(root.join(name), text).expect("written");
+        write("etc/hostname", &format!("{}\n", host_name(host)));
+        write("etc/machine-id", &format!("{:032x}\n", (0x4d65_7a63_616c_u128 << 32) + host as u128));
+        write(
+            "etc/systemd/system/lab.target",
+            "[Unit]\nRequires=basic.target\nAfter=basic.target\nWants=multi-user.target\nAllowIsolate=yes\n",
+        );
+        me.start(lab);
+        me
+    }
+
+    fn start(&mut self, lab: &Lab) {
+        std::fs::create_dir_all(&self.group).expect("a control group");
+        let console = std::fs::File::create(self.dir.join("console.log")).expect("a log");
+        // Only nspawn is in the group that it divides.
+        let script = "echo $$ > \"$1\"/cgroup.procs && shift && exec systemd-nspawn \"$@\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh"]).arg(&self.group);
+        command.args(["-q", "--boot", "--register=no", "--keep-unit", "--settings=no", "--link-journal=no", "--resolv-conf=off"]);
+        command.args(["--timezone=off", "--console=read-only"]);
+        command.arg(format!("--directory={}", self.dir.join("root").display()));
+        // The same short name on two machines at once would be one too many.
+        command.arg(format!("--machine=m{}-{}", std::process::id(), self.host)).arg(format!("--hostname={}", host_name(self.host)));
+        command.arg(format!("--network-namespace-path={}", lab.network(self.host).expect("a network").display()));
+        command.args(["--", "--unit=lab.target"]).env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1");
+        command.stdin(Stdio::null()).stdout(console.try_clone().expect("a descriptor")).stderr(console);
+        self.nspawn = Some(command.spawn().expect("it starts"));
+        wait_for("the machine has booted", BOOT, || {
+            let out = self.try_exec(&["systemctl", "is-system-running"])?;
+            let state = String::from_utf8_lossy(&out.stdout).trim().to_owned();
+            matches!(state.as_str(), "running" | "degraded").then_some(())
+        });
+    }
+
+    /// Process 1 of it.
+    pub fn leader(&self) -> Option<i32> {
+        let pid = self.nspawn.as_ref()?.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        children.split_ascii_whitespace().next()?.parse().ok()
+    }
+
+    /// A command within it.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let leader = self.leader().expect("it runs");
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &leader.to_string(), "-a", "--"]).args(args);
+        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").stdin(Stdio::null());
+        command
+    }
+
+    fn try_exec(&self, args: &[&str]) -> Option<Output> {
+        self.leader()?;
+        self.command(args).output().ok()
+    }
+
+    /// Runs a command within it.
+    pub fn exec(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("it starts")
+    }
+
+    /// The same, and it has to succeed: what it prints.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let out = self.exec(args);
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{args:?}: {said}{}", String::from_utf8_lossy(&out.stdout));
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    }
+
+    /// Runs a command within it that reads `input`.
+    pub fn feed(&self, args: &[&str], input: &str) -> Output {
+        let mut command = self.command(args);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("written");
+        child.wait_with_output().expect("it ends")
+    }
+
+    /// A path in its file system, seen from outside.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join("root").join(name.trim_start_matches('/'))
+    }
+
+    /// Pulls the plug: everything dies at once, and the disk stays.
+    pub fn crash(&mut self) {
+        if let Some(leader) = self.leader() {
+            crate::signal(leader, libc::SIGKILL);
+        }
+        if let Some(mut nspawn) = self.nspawn.take() {
+            let _ = nspawn.wait();
+        }
+    }
+
+    /// Boots again what crashed.
+    pub fn boot_again(&mut self, lab: &Lab) {
+        self.start(lab);
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.leader().is_some() {
+            let journal = self.exec(&["journalctl", "--no-pager", "-n", "60", "-u", "mezcal-*"]);
+            eprintln!("--- journal of {}\n{}", host_name(self.host), String::from_utf8_lossy(&journal.stdout));
+        }
+        self.crash();
+        for mounted in ["root", ""] {
+            let _ = Command::new("umount").arg("-l").arg(self.dir.join(mounted)).stderr(Stdio::null()).status();
+        }
+        // Deepest first.
+        let _ = Command::new("find")
+            .arg(&self.group)
+            .args(["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"])
+            .stderr(Stdio::null())
+            .status();
+    }
+}

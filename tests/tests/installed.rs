@@ -1,0 +1,250 @@
+//! What is installed, under a real systemd: the agent as an account of its own, jobs as their users, and what neither may do.
+
+use mezcal_tests::lab::{Lab, host_name};
+use mezcal_tests::machine::{Layer, Machine, machines_or_say_why};
+use mezcal_tests::programs::program;
+use mezcal_tests::wait_for;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A coordinator on host 0, and machines that have nothing but the package.
+struct Installed {
+    machines: Vec<Machine>,
+    /// After the machines that lie on it.
+    _layer: Layer,
+    coordinator: Child,
+    lab: Lab,
+    dir: tempfile::TempDir,
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn users(dir: &Path) -> [(&'static str, PathBuf); 3] {
+    ["admin", "okazaki", "sato"].map(|name| (name, dir.join("pki/users").join(name)))
+}
+
+impl Installed {
+    fn new(test: &str, hosts: usize) -> Option<Self> {
+        let lab = Lab::new(hosts);
+        if !machines_or_say_why(test, &lab) {
+            return None;
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let here = dir.path().display().to_string();
+        let certs = |args: &[&str]| {
+            let out = Command::new(program("certs")).args(args).current_dir(dir.path()).output().expect("it starts");
+            assert!(out.status.success(), "{}", text(&out.stderr));
+        };
+        certs(&["init", "pki", "--cluster", "mezcal"]);
+        certs(&["issue", "coordinator", "--dir", "pki"]);
+        certs(&["issue", "issuer", "--dir", "pki"]);
+        std::fs::create_dir_all(dir.path().join("config/mezcal/profiles")).expect("made");
+        for (name, identity) in users(dir.path()) {
+            certs(&["issue", "user", name, "--dir", "pki"]);
+            let profile = format!("coordinator = \"{}:7433\"\nidentity = \"{}\"\n", lab.address(0), identity.display());
+            std::fs::write(dir.path().join(format!("config/mezcal/profiles/{name}.toml")), profile).expect("written");
+        }
+        let config = format!(
+            "listen = \"{}:7433\"\nidentity = \"{here}/pki/coordinator\"\nissuer = \"{here}/pki/issuer\"\nstate = \"{here}/state\"\n\
+             lease = \"20s\"\nadmins = [\"admin\"]\n",
+            lab.address(0)
+        );
+        std::fs::write(dir.path().join("coordinator.toml"), config).expect("written");
+        let mut import = lab.command(0, &program("coordinator"));
+        let imported = import.args(["certs", "import", "pki/issued.jsonl", "--config", "coordinator.toml"]).current_dir(dir.path());
+        assert!(imported.status().expect("it starts").success());
+        let log = std::fs::File::create(dir.path().join("coordinator.log")).expect("a log");
+        let mut serve = lab.command(0, &program("coordinator"));
+        serve.args(["serve", "--config", "coordinator.toml"]).current_dir(dir.path()).stdin(Stdio::null()).stderr(log);
+        let coordinator = serve.spawn().expect("it starts");
+        wait_for("it listens", PATIENCE, || {
+            std::fs::read_to_string(dir.path().join("coordinator.log")).unwrap_or_default().contains("listens").then_some(())
+        });
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let layer = Layer::new(dir.path());
+        let installed = Command::new(root.join("systemd/install.sh"))
+            .arg("--programs")
+            .arg(program("agent").parent().expect("a directory"))
+            .arg("--destdir")
+            .arg(layer.path())
+            .status();
+        assert!(installed.expect("it starts").success());
+        let machines = (1..=hosts).map(|n| Machine::boot(&lab, n, dir.path(), &layer)).collect();
+        Some(Self { machines, _layer: layer, coordinator, lab, dir })
+    }
+
+    /// The `coordinator` command of a user.
+    fn run(&self, user: &str, args: &[&str]) -> Output {
+        let mut command = self.lab.command(0, &program("coordinator"));
+        command.args(args).env("MEZCAL_PROFILE", user).current_dir(self.dir.path()).stdin(Stdio::null());
+        command.env("XDG_CONFIG_HOME", self.dir.path().join("config")).output().expect("it starts")
+    }
+
+    fn ok(&self, user: &str, args: &[&str]) -> String {
+        let out = self.run(user, args);
+        assert!(out.status.success(), "{user} {args:?}: {}{}", text(&out.stderr), text(&out.stdout));
+        text(&out.stdout).trim().to_owned()
+    }
+
+    /// Accounts, the agent's certificate and configuration, and engines for okazaki.
+    fn join(&self, n: usize) -> &Machine {
+        let machine = &self.machines[n - 1];
+        machine.ok(&["systemd-sysusers", "/usr/lib/sysusers.d/mezcal.conf"]);
+        machine.ok(&["systemd-tmpfiles", "--create", "/usr/lib/tmpfiles.d/mezcal.conf"]);
+        for (uid, user) in [("2001", "okazaki"), ("2002", "sato")] {
+            machine.ok(&["useradd", "-m", "-u", uid, "-s", "/bin/bash", user]);
+        }
+        let token = self.ok("admin", &["token", "create", "--host", &host_name(n)]);
+        let joined = machine.feed(&["mezcal-agent", "join", &self.lab.address(0), "--token-file", "-", "--slots", "2"], &token);
+        assert!(joined.status.success(), "{}", text(&joined.stderr));
+        machine.ok(&["systemctl", "enable", "--now", "mezcal-engines@okazaki.service", "mezcal-agent.service"]);
+        machine
+    }
+
+    fn wait_ready(&self, hosts: usize) {
+        let ready = || {
+            let said = self.ok("admin", &["hosts", "--json"]);
+            said.lines().filter(|l| serde_json::from_str::<Value>(l).expect("JSON")["ready"] == true).count()
+        };
+        wait_for("agents are ready", PATIENCE, || (ready() == hosts).then_some(()));
+    }
+
+    /// Runs commands as a user's jobs, all of which succeed, and gives back what they printed.
+    fn jobs(&self, user: &str, commands: &[&str]) -> Vec<String> {
+        let lines: String = commands.iter().map(|c| serde_json::json!({"cmd": c}).to_string() + "\n").collect();
+        let name = format!("{user}.json");
+        std::fs::write(self.dir.path().join(&name), lines).expect("written");
+        let out = self.run(user, &["run", &name, "--keep-order", "--cd", "/"]);
+        let results: Vec<Value> = text(&out.stdout).lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+        assert!(out.status.success(), "{} {results:#?}", text(&out.stderr));
+        results.iter().map(|r| r["result"]["stdout_tail"].as_str().unwrap_or_default().trim_end().to_owned()).collect()
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.dir.path().join("coordinator.log")).unwrap_or_default();
+            eprintln!("--- coordinator.log\n{log}");
+        }
+        self.machines.clear();
+        let _ = self.coordinator.kill();
+        let _ = self.coordinator.wait();
+    }
+}
+
+#[test]
+fn jobs_run_as_their_users_and_cannot_reach_the_agent_or_each_other() {
+    let Some(site) = Installed::new("jobs as their users", 1) else { return };
+    let machine = site.join(1);
+    site.wait_ready(1);
+    let agent = machine.ok(&["systemctl", "show", "-P", "MainPID", "mezcal-agent.service"]);
+    // Each says what it could do, and succeeds when that is nothing.
+    let key = "cat /var/lib/mezcal-agent/pki/key.pem 2>&1; test ! -r /var/lib/mezcal-agent/pki/key.pem";
+    let trace = format!(
+        "python3 - <<'X'\nimport ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\nr = libc.ptrace(16, {agent}, 0, 0)\nprint(r, os.strerror(ctypes.get_errno()))\nX"
+    );
+    let kill = format!("! kill -9 {agent} 2>&1");
+    let own = "python3 -c \"import socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.connect('/run/mezcal/engines/okazaki/sock'); print(len(s.recv(1)))\"";
+    let said = site.jobs(
+        "okazaki",
+        &["id -un; id -Gn; umask; pwd >/dev/null; echo $HOME $USER $MEZCAL_HOST", key, &trace, &kill, own, "env -0 | sort -z | tr '\\0' '\\n' | grep -v '^MEZCAL_\\|^_=\\|^PWD=\\|^SHLVL='; ls -l /proc/self/fd | grep -c socket; true", "grep NoNewPrivs /proc/self/status; cat /proc/self/cgroup"],
+    );
+    let host = host_name(1);
+    let lines: Vec<&str> = said[0].lines().collect();
+    assert_eq!((lines[0], lines[1]), ("okazaki", "okazaki"), "{said:?}");
+    assert_eq!(lines[3], format!("/home/okazaki okazaki {host}"));
+    assert!(said[1].contains("denied"), "{}", said[1]);
+    assert!(said[2].contains("not permitted"), "{}", said[2]);
+    assert!(said[3].contains("not permitted"), "{}", said[3]);
+    assert_eq!(said[4], "0", "the keeper hangs up on whoever is not the agent, its own user's jobs too");
+    let names: Vec<&str> = said[5].lines().map(|l| l.split_once('=').map_or(l, |(name, _)| name)).collect();
+    assert_eq!(
+        names,
+        ["HOME", "LANG", "LOGNAME", "PATH", "SHELL", "USER", "0"]
+            .into_iter()
+            .filter(|n| said[5].contains("LANG=") || *n != "LANG")
+            .collect::<Vec<_>>()
+    );
+    assert!(said[6].contains("NoNewPrivs:\t1") && said[6].contains("mezcal-engines"), "{}", said[6]);
+
+    // Whoever has no engines here is told why, and is served as soon as root has enabled some.
+    std::fs::write(site.dir.path().join("sato.json"), "{\"cmd\": \"id -un; ls /run/mezcal/engines/okazaki 2>&1; true\"}\n")
+        .expect("written");
+    let batch = site.ok("sato", &["run", "--detach", "--cd", "/", "sato.json"]);
+    let why = site.ok("sato", &["why", &format!("{batch}/1")]);
+    assert!(why.contains("mezcal-engines@sato.service"), "{why}");
+    machine.ok(&["systemctl", "enable", "--now", "mezcal-engines@sato.service"]);
+    site.ok("sato", &["wait", &batch]);
+    let result = site.ok("sato", &["results", &batch]);
+    assert!(result.contains("sato\\n") && result.contains("Permission denied"), "{result}");
+    // Root's jobs are nobody's.
+    let refused = machine.exec(&["mezcal-agent", "engines", "--directory", "/tmp"]);
+    assert!(text(&refused.stderr).contains("never run as root"), "{}", text(&refused.stderr));
+    let system =
+        machine.exec(&["setpriv", "--reuid", "daemon", "--clear-groups", "mezcal-agent", "engines", "--directory", "/tmp"]);
+    assert!(text(&system.stderr).contains("allow_users"), "{}", text(&system.stderr));
+    let exposure = machine.ok(&["systemd-analyze", "security", "--no-pager", "mezcal-agent.service"]);
+    let level: f64 = exposure
+        .lines()
+        .find_map(|l| l.split("mezcal-agent.service:").nth(1))
+        .and_then(|l| l.split_whitespace().next()?.parse().ok())
+        .expect("a level");
+    eprintln!("exposure of mezcal-agent.service: {level}");
+    assert!(level <= 2.5, "{level}");
+}
+
+#[test]
+fn a_restarted_killed_or_stopped_agent_leaves_its_jobs_alone() {
+    let Some(site) = Installed::new("restarts of the agent", 1) else { return };
+    let machine = site.join(1);
+    site.wait_ready(1);
+    std::fs::write(
+        site.dir.path().join("long.json"),
+        "{\"cmd\": \"echo $$ >> ~/began; until test -e ~/go; do sleep 0.1; done; echo done\"}\n".repeat(2),
+    )
+    .expect("written");
+    let batch = site.ok("okazaki", &["run", "--detach", "--cd", "/", "long.json"]);
+    let began = || std::fs::read_to_string(machine.path("/home/okazaki/began")).unwrap_or_default().lines().count();
+    wait_for("both have begun", PATIENCE, || (began() == 2).then_some(()));
+    let pid = || machine.ok(&["systemctl", "show", "-P", "MainPID", "mezcal-agent.service"]);
+    for how in [
+        &["systemctl", "restart", "mezcal-agent.service"][..],
+        &["systemctl", "kill", "-s", "KILL", "--kill-who=main", "mezcal-agent.service"],
+    ] {
+        let before = pid();
+        machine.ok(how);
+        wait_for("another agent runs", PATIENCE, || {
+            let now = pid();
+            (now != "0" && now != before).then_some(())
+        });
+        site.wait_ready(1);
+    }
+    machine.ok(&["systemctl", "stop", "mezcal-agent.service"]);
+    std::fs::write(machine.path("/home/okazaki/go"), "").expect("written");
+    machine.ok(&["systemctl", "start", "mezcal-agent.service"]);
+    site.ok("okazaki", &["wait", &batch]);
+    let results = site.ok("okazaki", &["results", &batch]);
+    assert_eq!(results.matches("\"stdout_tail\": \"done\\n\"").count(), 2, "{results}");
+    assert_eq!(began(), 2, "nothing was started twice");
+
+    // The engines' own restart ends what they run, and the job runs again: nothing of its first attempt is left.
+    std::fs::write(
+        site.dir.path().join("again.json"),
+        "{\"cmd\": \"echo $MEZCAL_ATTEMPT >> ~/again; test $MEZCAL_ATTEMPT != 1 || exec sleep 600\"}\n",
+    )
+    .expect("written");
+    let batch = site.ok("okazaki", &["run", "--detach", "--cd", "/", "again.json"]);
+    let again = || std::fs::read_to_string(machine.path("/home/okazaki/again")).unwrap_or_default();
+    wait_for("it has begun", PATIENCE, || (again() == "1\n").then_some(()));
+    machine.ok(&["systemctl", "restart", "mezcal-engines@okazaki.service"]);
+    site.ok("okazaki", &["wait", &batch]);
+    assert_eq!(again(), "1\n2\n");
+    assert_eq!(text(&machine.exec(&["pgrep", "-u", "okazaki", "-x", "sleep"]).stdout), "");
+}
