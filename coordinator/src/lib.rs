@@ -27,6 +27,7 @@ mod memory;
 pub mod output;
 pub mod profile;
 pub mod progress;
+pub mod provision;
 pub mod resume;
 pub mod run;
 pub mod scheduler;

@@ -25,12 +25,24 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// One of the scripts that the package comes with, for the programs of this build.
+fn script(name: &str) -> Command {
+    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd").join(name));
+    command.arg("--programs").arg(program("agent").parent().expect("a directory"));
+    command
+}
+
 fn users(dir: &Path) -> [(&'static str, PathBuf); 3] {
     ["admin", "okazaki", "sato"].map(|name| (name, dir.join("pki/users").join(name)))
 }
 
 impl Installed {
     fn new(test: &str, hosts: usize) -> Option<Self> {
+        Self::with(test, hosts, true)
+    }
+
+    /// Machines with or without the package.
+    fn with(test: &str, hosts: usize, installed: bool) -> Option<Self> {
         let lab = Lab::new(hosts);
         if !machines_or_say_why(test, &lab) {
             return None;
@@ -66,15 +78,11 @@ impl Installed {
         wait_for("it listens", PATIENCE, || {
             std::fs::read_to_string(dir.path().join("coordinator.log")).unwrap_or_default().contains("listens").then_some(())
         });
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let layer = Layer::new(dir.path());
-        let installed = Command::new(root.join("systemd/install.sh"))
-            .arg("--programs")
-            .arg(program("agent").parent().expect("a directory"))
-            .arg("--destdir")
-            .arg(layer.path())
-            .status();
-        assert!(installed.expect("it starts").success());
+        if installed {
+            let mut install = script("install.sh");
+            assert!(install.arg("--destdir").arg(layer.path()).status().expect("it starts").success());
+        }
         let machines = (1..=hosts).map(|n| Machine::boot(&lab, n, dir.path(), &layer)).collect();
         Some(Self { machines, _layer: layer, coordinator, lab, dir })
     }
@@ -247,4 +255,81 @@ fn a_restarted_killed_or_stopped_agent_leaves_its_jobs_alone() {
     site.ok("okazaki", &["wait", &batch]);
     assert_eq!(again(), "1\n2\n");
     assert_eq!(text(&machine.exec(&["pgrep", "-u", "okazaki", "-x", "sleep"]).stdout), "");
+}
+
+/// ssh of the coordinator's host to the machines: a key, and where they are.
+fn ssh_config(site: &Installed) -> String {
+    let path = |name: &str| site.dir.path().join(name).display().to_string();
+    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path("id")]).status();
+    assert!(made.expect("it starts").success());
+    let key = std::fs::read(path("id.pub")).expect("a key");
+    let mut config = format!(
+        "Host *\n  User root\n  IdentityFile {}\n  IdentitiesOnly yes\n  UserKnownHostsFile {}\n  StrictHostKeyChecking accept-new\n  LogLevel ERROR\n",
+        path("id"),
+        path("known_hosts")
+    );
+    for (n, machine) in (1..).zip(&site.machines) {
+        std::fs::create_dir_all(machine.path("/root/.ssh")).expect("made");
+        std::fs::write(machine.path("/root/.ssh/authorized_keys"), &key).expect("written");
+        machine.ok(&["chmod", "-R", "go=", "/root/.ssh"]);
+        machine.ok(&["systemctl", "start", "ssh.service"]);
+        config.push_str(&format!("Host mezcal{n:02}\n  HostName {}\n", site.lab.address(n)));
+    }
+    std::fs::write(path("ssh_config"), config).expect("written");
+    format!("ssh -F {}", path("ssh_config"))
+}
+
+#[test]
+fn twelve_hosts_go_from_nothing_to_connected_by_one_command() {
+    let Some(site) = Installed::with("provisioning", 12, false) else { return };
+    if !Path::new("/usr/sbin/sshd").exists() {
+        assert!(std::env::var_os("MEZCAL_REQUIRE_NAMESPACES").is_none(), "provisioning needs sshd (package openssh-server)");
+        return mezcal_tests::say_skipped("provisioning: it needs sshd (package openssh-server)");
+    }
+    let ssh = ssh_config(&site);
+    for machine in &site.machines {
+        machine.ok(&["useradd", "-m", "-u", "2001", "-s", "/bin/bash", "okazaki"]);
+        assert!(!machine.path("/usr/bin/mezcal-agent").exists(), "nothing is installed");
+    }
+    let packed = script("pack.sh").arg(site.dir.path()).output().expect("it starts");
+    assert!(packed.status.success(), "{}", text(&packed.stderr));
+    let archive = text(&packed.stdout).trim().to_owned();
+    let provision = |more: &[&str]| {
+        let mut args =
+            vec!["provision", "mezcal[01-12]", "--ssh", &ssh, "--archive", &archive, "--user", "okazaki", "--slots", "2"];
+        args.extend_from_slice(more);
+        site.run("admin", &args)
+    };
+    let dry = provision(&["--dry-run"]);
+    assert!(
+        dry.status.success() && text(&dry.stdout).matches("to do: installed, joined, started").count() == 12,
+        "{}",
+        text(&dry.stdout)
+    );
+    assert!(site.machines.iter().all(|m| !m.path("/usr/bin/mezcal-agent").exists()), "it only looked");
+    let begin = std::time::Instant::now();
+    let out = provision(&[]);
+    let took = begin.elapsed();
+    assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
+    eprintln!("twelve hosts from nothing to connected in {:.1} s\n{}", took.as_secs_f64(), text(&out.stdout));
+    site.wait_ready(12);
+    for machine in &site.machines {
+        let states = machine.ok(&["systemctl", "is-active", "mezcal-agent.service", "mezcal-engines@okazaki.service"]);
+        assert_eq!(states, "active\nactive");
+    }
+    let out = site.run("okazaki", &["exec", "--all", "--cd", "/", "--", "id", "-un"]);
+    assert!(out.status.success() && text(&out.stdout).matches("okazaki").count() == 12, "{}", text(&out.stdout));
+    let again = provision(&["--json"]);
+    let rows: Vec<Value> = text(&again.stdout).lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    assert!(again.status.success() && rows.len() == 12 && rows.iter().all(|row| row["did"] == serde_json::json!([])), "{rows:#?}");
+    // One that is not there does not keep the others.
+    let mut args = vec!["provision", "mezcal[01-13]", "--ssh", &ssh, "--archive", &archive];
+    args.extend(["--timeout", "20s"]);
+    let partly = site.run("admin", &args);
+    assert_eq!(partly.status.code(), Some(1), "{}", text(&partly.stderr));
+    assert!(
+        text(&partly.stdout).matches("nothing to do").count() == 12 && text(&partly.stdout).contains("mezcal13"),
+        "{}",
+        text(&partly.stdout)
+    );
 }

@@ -1,0 +1,27 @@
+#!/bin/sh
+# Packs what was built (cargo build --release) into mezcal-VERSION-ARCH.tar.gz, which `coordinator provision` copies to hosts and install.sh,
+# within it, installs.
+#   pack.sh [--programs DIR] [OUTDIR]
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+programs=$here/../target/release out=.
+while [ $# -gt 0 ]; do
+    case $1 in
+    --programs) programs=$2; shift 2 ;;
+    -*) echo "pack.sh: what is $1? (--programs DIR)" >&2; exit 2 ;;
+    *) out=$1; shift ;;
+    esac
+done
+version=$("$programs/coordinator" --version | cut -d' ' -f2)
+name=mezcal-$version-$(uname -m)
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+mkdir -p "$tmp/$name" "$out"
+cp -r "$here"/*.service "$here"/*.slice "$here"/*.d "$here/default" "$here/install.sh" "$tmp/$name/"
+for program in agent coordinator certs; do
+    # Without what only a debugger reads it is a tenth of the size.
+    strip -o "$tmp/$name/$program" "$programs/$program" 2>/dev/null || cp "$programs/$program" "$tmp/$name/$program"
+done
+# The same content makes the same archive.
+tar -C "$tmp" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cf - "$name" | gzip -n > "$out/$name.tar.gz"
+echo "$out/$name.tar.gz"
