@@ -120,7 +120,9 @@ pub fn run(args: &ProvisionArgs) -> Result<u8, Exit> {
     std::thread::scope(|scope| {
         for _ in 0..count.min(usize::from(args.jobs)) {
             scope.spawn(|| {
-                while let Some(host) = lock(&waiting).pop_front() {
+                // Not in the loop's head, where the lock would be held while a host is seen to.
+                let next = || lock(&waiting).pop_front();
+                while let Some(host) = next() {
                     let row = plan.host(host);
                     if !args.json {
                         eprintln!("{}", line(&row, args.dry_run));
