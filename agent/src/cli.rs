@@ -1,7 +1,7 @@
 //! The `agent` command.
 
 use crate::config::{AgentConfig, DEFAULT_PATH, RunAs};
-use crate::driver::{self, AgentParts, Left};
+use crate::driver::{self, AgentParts, Left, Renewal};
 use crate::engine::driver::EngineArgs;
 use crate::keeper::driver::{KeeperArgs, PREDECESSOR};
 use crate::users;
@@ -113,7 +113,7 @@ fn ended(result: anyhow::Result<()>) -> ExitCode {
 
 fn run(path: &Path) -> anyhow::Result<()> {
     let config = AgentConfig::load(path)?;
-    let credentials = Credentials::load(&config.identity, Role::Agent)?;
+    let mut credentials = Credentials::load(&config.identity, Role::Agent)?;
     let name = credentials.identity().name.clone();
     let _lock = lock(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -139,6 +139,7 @@ fn run(path: &Path) -> anyhow::Result<()> {
                 connector: Connector::new(&credentials, ALPN)?,
                 connect_timeout: config.connect_timeout(),
                 service: true,
+                renewal: Renewal::of(credentials.certificate()),
             };
             tracing::info!(host = name, slots = parts.slots, coordinator = parts.coordinator, "agent {}", mezcal_common::VERSION);
             if let Some(users) = &users {
@@ -150,6 +151,16 @@ fn run(path: &Path) -> anyhow::Result<()> {
                     return Ok(());
                 }
                 Left::Changed => tracing::info!("another user's engines are there"),
+                Left::Renewed { cert, key } => {
+                    // Tried before it takes the place of one that works.
+                    let renewed = mezcal_certs::replace(&config.identity, Role::Agent, cert, key);
+                    match renewed.and_then(|()| Ok(Credentials::load(&config.identity, Role::Agent)?)) {
+                        Ok(new) => credentials = new,
+                        Err(e) => tracing::error!("the new certificate is not used: {}", mezcal_common::escape::chain(&e)),
+                    }
+                    tracing::info!("a new certificate is in use");
+                    continue;
+                }
                 // Its engines kill what they run, and end; a new keeper waits for that.
                 Left::KeeperGone => tracing::warn!("a keeper of engines is gone, and its jobs with it"),
             }

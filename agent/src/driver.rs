@@ -37,6 +37,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 /// First pause; doubles, and each is drawn between zero and itself (full jitter).
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Shortest pause between two tries to get a new certificate.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(2);
 /// A service without a coordinator is up all the same after this long: a host must not fail to boot for that.
 const READY_WITHOUT: Duration = Duration::from_secs(30);
 /// How long a goodbye may take.
@@ -60,6 +62,28 @@ pub struct AgentParts {
     pub connect_timeout: Duration,
     /// The service manager hears how it goes: this process is a service, and not a run.
     pub service: bool,
+    /// When it wants another certificate.
+    pub renewal: Option<Renewal>,
+}
+
+/// When to renew a certificate, on the wall clock: certificates know no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// From then on.
+    pub at: WallTime,
+    /// Between two tries.
+    pub pause: Duration,
+}
+
+impl Renewal {
+    /// At half the life of this certificate (DER), give or take a tenth, so that hosts that joined together do not come together.
+    pub fn of(certificate: &[u8]) -> Option<Self> {
+        let (from, until) = mezcal_common::identity::validity(certificate).ok()?;
+        let life = until.saturating_sub(from).max(0) as f64;
+        let share = 0.5 + 0.1 * (f64::from(random() as u32) / f64::from(u32::MAX) - 0.5) * 2.0;
+        let at = WallTime(from.saturating_mul(1_000_000).saturating_add((life * share * 1e6) as i64));
+        Some(Self { at, pause: Duration::from_secs_f64(life / 100.0).max(RENEWAL_PAUSE) })
+    }
 }
 
 /// Where attempts run: the other end of the links to engines. Real ones come from [`engines_of`].
@@ -112,7 +136,7 @@ enum Input {
 }
 
 /// Why an agent has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Left {
     /// It was asked to.
     Stopped,
@@ -120,6 +144,13 @@ pub enum Left {
     KeeperGone,
     /// Other users' jobs run here from now on.
     Changed,
+    /// It has a new certificate, for a new key, both in PEM form.
+    Renewed {
+        /// The certificate and what stands between it and the root.
+        cert: String,
+        /// Its key.
+        key: String,
+    },
 }
 
 /// Runs an agent until `stop` completes, a keeper is lost, or `changed` completes. At a stop an agent that has its own keeper kills what runs,
@@ -165,6 +196,9 @@ pub async fn run(
     let mut timer = BootTimer::new()?;
     let mut next_reading = BootInstant::now();
     let mut stopping: Option<BootInstant> = None;
+    // The key that a new certificate has been asked for.
+    let mut new_key: Option<String> = None;
+    let mut next_renewal = BootInstant::now();
     tokio::pin!(stop, changed);
     let result = loop {
         let mut exit = false;
@@ -231,6 +265,14 @@ pub async fn run(
                         }
                         continue;
                     }
+                    Input::Message(ToAgent::Renewed { cert }) => match (cert, new_key.take()) {
+                        (Ok(cert), Some(key)) => break Ok(Left::Renewed { cert, key }),
+                        (Ok(_), None) => continue,
+                        (Err(why), _) => {
+                            tracing::warn!("no new certificate: {why}; trying again");
+                            continue;
+                        }
+                    },
                     Input::Message(message) => {
                         if let ToAgent::HeartbeatSeen { sent, clock } = message {
                             let wall = WallTime(WallTime::now().0 - now.since(sent).as_micros() as i64);
@@ -282,6 +324,19 @@ pub async fn run(
                     next_reading = now + HEARTBEAT;
                     let slots = (supervisor.busy(), usize::from(parts.slots));
                     manager.iter_mut().for_each(|manager| manager.tick(to_coordinator.is_some(), slots));
+                    if let (Some(renewal), Some(_)) = (parts.renewal, &to_coordinator)
+                        && WallTime::now() >= renewal.at
+                        && next_renewal <= now
+                    {
+                        next_renewal = now + renewal.pause;
+                        match mezcal_certs::request() {
+                            Ok((key, request)) => {
+                                new_key = Some(key);
+                                outgoing.push_back(ToCoordinator::Renew { request: request.into() });
+                            }
+                            Err(e) => tracing::error!("no request for a new certificate: {}", chain(&e)),
+                        }
+                    }
                     supervisor.handle(Event::Measured { load: host.load(), clock_offset: offset.seconds() }, now);
                 }
                 supervisor.handle_timeout(now);
@@ -302,7 +357,7 @@ pub async fn run(
     drop((to_coordinator, peer));
     let _ = leave.send(true);
     let _ = tokio::time::timeout(GOODBYE, connection).await;
-    if own_keeper {
+    if own_keeper && matches!(result, Ok(Left::Stopped)) {
         for keeper in &engines.keepers {
             let _ = packet::send(keeper, &ToKeeper::Stop, None);
         }

@@ -381,8 +381,8 @@ impl Supervisor {
                 }
             }
             ToAgent::Evict { attempts, stop } => self.evict(attempts, stop, now),
-            // The driver serves it beside us.
-            ToAgent::Logs { .. } => {}
+            // The driver sees to these.
+            ToAgent::Logs { .. } | ToAgent::Renewed { .. } => {}
             ToAgent::Acknowledge { through } => self.acknowledge(through, now),
             ToAgent::HeartbeatSeen { sent, clock: _ } => self.renew(sent.min(now)),
             ToAgent::Forget { batch } => {

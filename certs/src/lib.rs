@@ -10,6 +10,7 @@ mod join;
 pub use join::{JoinError, Joined, join, read_token};
 
 use mezcal_common::identity::{self, Identity, IdentityError, Role};
+use mezcal_common::wire::tls::{Credentials, CredentialsError};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose,
     GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData, SanType, SerialNumber,
@@ -68,6 +69,9 @@ pub enum CertsError {
     /// What should be signed is no request, or not signed with its own key.
     #[error("not a certificate signing request that its own key has signed")]
     Request(#[source] rcgen::Error),
+    /// A certificate that cannot be used.
+    #[error("the new certificate is of no use")]
+    Useless(#[from] CredentialsError),
     /// No randomness.
     #[error("the system's random generator failed")]
     Random,
@@ -95,6 +99,29 @@ impl Issued {
             write_file(&dir.join(name), text, mode)?;
         }
         Ok(())
+    }
+}
+
+/// Puts a new certificate and its key in the place of those in `dir`, after a look at whether they are of use: both at once, whatever happens.
+///
+/// # Errors
+/// [`CertsError`]; the old ones stay.
+pub fn replace(dir: &Path, role: Role, cert: String, key: String) -> Result<(), CertsError> {
+    let path = dir.join("ca.pem");
+    let ca = std::fs::read_to_string(&path).map_err(|source| CertsError::File { verb: "read", path, source })?;
+    Credentials::from_pem(cert.as_bytes(), key.as_bytes(), ca.as_bytes(), role, dir)?;
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let beside = dir.with_file_name(format!(".{name}.new"));
+    let failed = |source: std::io::Error| CertsError::File { verb: "replace", path: dir.into(), source };
+    let _ = std::fs::remove_dir_all(&beside);
+    Issued { cert, key, ca }.write(&beside)?;
+    let here = rustix::fs::CWD;
+    match rustix::fs::renameat_with(here, &beside, here, dir, rustix::fs::RenameFlags::EXCHANGE) {
+        Ok(()) => std::fs::remove_dir_all(&beside).map_err(failed),
+        Err(e) => {
+            let _ = std::fs::remove_dir_all(&beside);
+            Err(failed(e.into()))
+        }
     }
 }
 
@@ -401,7 +428,6 @@ fn write_file(path: &Path, text: &str, mode: u32) -> Result<(), CertsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mezcal_common::wire::tls::Credentials;
     use std::os::unix::fs::PermissionsExt;
 
     fn lives(pem: &str) -> i64 {

@@ -3,12 +3,13 @@
 use crate::exit::{Exit, chain};
 use crate::profile::ProfileArgs;
 use crate::service::ClientPort;
-use mezcal_common::identity::Role;
+use mezcal_common::clock::WallTime;
+use mezcal_common::identity::{self, Role};
 use mezcal_common::wire::bulk::{BulkReceiver, CutShort};
 use mezcal_common::wire::client::{ALPN, ToClient, ToService, VERSIONS};
 use mezcal_common::wire::endpoint::{Connector, Peer, close};
 use mezcal_common::wire::tls::Credentials;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long to wait for a first answer.
@@ -53,6 +54,14 @@ pub struct Remote {
     pub address: String,
     connector: Connector,
     peer: Peer,
+    certificate: Vec<u8>,
+    identity: PathBuf,
+}
+
+/// Whether half of a certificate's life (DER) is over.
+fn renewal_is_due(certificate: &[u8]) -> bool {
+    let now = WallTime::now().0 / 1_000_000;
+    identity::validity(certificate).is_ok_and(|(from, until)| now - from > until - now)
 }
 
 impl Remote {
@@ -72,7 +81,14 @@ impl Remote {
             peer.close(close::PROTOCOL, "no welcome");
             return Err(Exit::unreachable(chain(&connector.why_lost(address, &peer).await)));
         };
-        Ok(Self { port: ClientPort { requests, answers }, address: address.into(), connector, peer })
+        Ok(Self {
+            port: ClientPort { requests, answers },
+            address: address.into(),
+            connector,
+            peer,
+            certificate: credentials.certificate().to_vec(),
+            identity: identity.into(),
+        })
     }
 
     /// Sends a request and passes over whatever is said until `pick` takes something.
@@ -110,13 +126,28 @@ impl Remote {
         self.peer.was_refused()
     }
 
+    async fn renew(&mut self) -> Result<(), String> {
+        let (key, csr) = mezcal_certs::request().map_err(|e| chain(&e))?;
+        let pick = |said| match said {
+            ToClient::Renewed { cert, .. } => Some(cert),
+            _ => None,
+        };
+        let cert = self.ask(ToService::Renew { request: 1, csr: csr.into() }, pick).await.map_err(|e| e.message)??;
+        mezcal_certs::replace(&self.identity, Role::User, cert, key).map_err(|e| chain(&e))
+    }
+
     /// Why the connection ended.
     pub async fn why_lost(&self) -> String {
         chain(&self.connector.why_lost(&self.address, &self.peer).await)
     }
 
-    /// Leaves: we have received the last message, so we close.
-    pub async fn leave(self) {
+    /// Leaves: we have received the last message, so we close. A certificate that has lived for half its life is renewed before.
+    pub async fn leave(mut self) {
+        if renewal_is_due(&self.certificate)
+            && let Ok(Err(why)) = tokio::time::timeout(PATIENCE, self.renew()).await
+        {
+            tracing::debug!("the certificate is not renewed: {why}");
+        }
         self.peer.close(close::DONE, "");
         self.connector.flush(FLUSH).await;
     }

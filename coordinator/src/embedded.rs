@@ -83,6 +83,7 @@ pub async fn start(service: &ServiceHandle, keeper: Keeper, slots: u16) -> Resul
         connector: Connector::new(&agents, ALPN).map_err(|e| Exit::unreachable(chain(&e)))?,
         connect_timeout: PATIENCE,
         service: false,
+        renewal: None,
     };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let stopped = async move {
@@ -100,7 +101,7 @@ impl EmbeddedAgent {
         let ended = task.await;
         self.task = None;
         match ended {
-            Ok(Ok(Left::Stopped | Left::Changed)) => "the agent within this process has ended".into(),
+            Ok(Ok(Left::Stopped | Left::Changed | Left::Renewed { .. })) => "the agent within this process has ended".into(),
             Ok(Ok(Left::KeeperGone)) => "the keeper of the engines is gone, and what they ran with it".into(),
             Ok(Err(e)) => format!("the agent within this process has ended: {e}"),
             Err(e) => format!("the agent within this process has failed: {e}"),

@@ -3,7 +3,7 @@
 use crate::exit::chain;
 use crate::store::{Refusal, Registry};
 use mezcal_certs::Authority;
-use mezcal_common::identity::Role;
+use mezcal_common::identity::{Identity, Role};
 use mezcal_common::wire::endpoint::ListenError;
 use mezcal_common::wire::enrol::{Applicant, EnrolListener, FromEnroller, ToEnroller, VERSIONS};
 use mezcal_common::wire::tls::Credentials;
@@ -65,10 +65,22 @@ impl Enrolment {
             "this coordinator has no issuer, so nobody can join: `certs issue issuer` makes one, and `issuer` in coordinator.toml names it",
         )?;
         for name in names {
-            mezcal_common::identity::Identity::new(issuer.authority.cluster(), role, name).map_err(|e| format!("{name:?}: {e}"))?;
+            Identity::new(issuer.authority.cluster(), role, name).map_err(|e| format!("{name:?}: {e}"))?;
         }
         let tokens = self.registry.create_tokens(issuer.root, role, names, ttl, replace).map_err(|e| chain(&e))?;
         Ok(names.iter().cloned().zip(tokens.iter().map(mezcal_common::token::Token::reveal)).collect())
+    }
+
+    /// Another certificate for the holder of this one (DER), in PEM form.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn renew(&self, old: &[u8], holder: &Identity, request: &[u8]) -> Result<String, String> {
+        let issuer = self.issuer.as_ref().ok_or("this coordinator has no issuer: `certs issue` makes new certificates")?;
+        let sign = |role: Role, name: &str| {
+            issuer.authority.sign(role, name, issuer.life, request).map(|signed| signed.cert).map_err(|e| chain(&e))
+        };
+        self.registry.renew(old, holder, sign).map_err(|e| chain(&e))
     }
 
     /// Listens on `address` whenever there is a token, for ever.

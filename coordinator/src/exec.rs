@@ -189,7 +189,8 @@ impl Exec {
             | ToClient::Why { .. }
             | ToClient::TokensCreated { .. }
             | ToClient::Tokens { .. }
-            | ToClient::Certificates { .. } => Ok(None),
+            | ToClient::Certificates { .. }
+            | ToClient::Renewed { .. } => Ok(None),
         }
     }
 

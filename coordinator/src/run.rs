@@ -753,7 +753,8 @@ impl<'a> Run<'a> {
             | ToClient::Why { .. }
             | ToClient::TokensCreated { .. }
             | ToClient::Tokens { .. }
-            | ToClient::Certificates { .. } => {}
+            | ToClient::Certificates { .. }
+            | ToClient::Renewed { .. } => {}
         }
     }
 

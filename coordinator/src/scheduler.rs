@@ -963,6 +963,8 @@ impl Scheduler {
                 self.give_back(name, now);
                 self.close_session(name, "goodbye");
             }
+            // Its connection sees to it.
+            ToCoordinator::Renew { .. } => {}
             ToCoordinator::LogsAnswer { request, streams } => self.effects.push_back(Effect::LogsAnswer { request, streams }),
         }
     }

@@ -244,6 +244,7 @@ impl ServiceHandle {
         };
         let (role, protocol) = (peer.identity().role, peer.protocol().to_vec());
         members::admit(self.enrolment.as_deref(), &peer)?;
+        tokio::spawn(members::used(self.enrolment.clone(), peer.clone()));
         tokio::spawn(members::guard(self.enrolment.clone(), peer.clone()));
         match role {
             Role::Agent if protocol == agent::ALPN => self.serve_agent(peer).await,
@@ -275,6 +276,7 @@ impl ServiceHandle {
         let session = SessionId(self.next.fetch_add(1, Ordering::Relaxed));
         let name = peer.identity().name.clone();
         let (sender, mut receiver) = (channel.sender, channel.receiver);
+        let answers = sender.clone();
         let input = Input::AgentHello { session, name, hello: Box::new(hello), sender, peer: peer.clone() };
         self.inputs.send(input).await.map_err(|_| "the service has ended")?;
         let (inputs, streams) = (self.inputs.clone(), peer.clone());
@@ -286,8 +288,18 @@ impl ServiceHandle {
             }
         });
         while let Some(message) = receiver.recv().await {
+            if let ToCoordinator::Renew { request } = message {
+                let (enrolment, peer, answers) = (self.enrolment.clone(), peer.clone(), answers.clone());
+                tokio::spawn(async move {
+                    let cert = members::renew(enrolment, peer, request).await;
+                    // One that is gone asks again.
+                    let _ = answers.send(ToAgent::Renewed { cert }).await;
+                });
+                continue;
+            }
             self.inputs.send(Input::Agent(session, message)).await.map_err(|_| "the service has ended")?;
         }
+        drop(answers);
         let reason = peer.closed().await;
         tracing::info!(host = peer.identity().name, reason, "agent disconnected");
         self.inputs.send(Input::AgentGone(session)).await.map_err(|_| "the service has ended".into())
@@ -301,6 +313,7 @@ impl ServiceHandle {
         };
         refuse_other_versions(&peer, versions, client::VERSIONS)?;
         let (sender, mut receiver) = (channel.sender, channel.receiver);
+        let answers = sender.clone();
         let welcome = ToClient::Welcome { version: client::VERSIONS.1, program: mezcal_common::VERSION.into() };
         let _ = sender.send(welcome).await;
         let id = ClientId(self.next.fetch_add(1, Ordering::Relaxed));
@@ -308,6 +321,11 @@ impl ServiceHandle {
         let input = Input::ClientConnected { client: id, user, sender, peer: Some(peer.clone()) };
         self.inputs.send(input).await.map_err(|_| "the service has ended")?;
         while let Some(message) = receiver.recv().await {
+            if let ToService::Renew { request, csr } = message {
+                let cert = members::renew(self.enrolment.clone(), peer.clone(), csr).await;
+                let _ = answers.send(ToClient::Renewed { request, cert }).await;
+                continue;
+            }
             self.room_for(&message).await;
             self.inputs.send(Input::Client(id, message)).await.map_err(|_| "the service has ended")?;
         }

@@ -25,7 +25,7 @@ const EVERYBODY: [Who; 3] = [Who::Owner, Who::Stranger, Who::Admin];
 fn allowed(request: &ToService) -> &'static [Who] {
     match request {
         // Of what the coordinator has everybody may know the hosts.
-        ToService::Hello { .. } | ToService::Hosts | ToService::Batches { all: false, .. } => &EVERYBODY,
+        ToService::Hello { .. } | ToService::Hosts | ToService::Batches { all: false, .. } | ToService::Renew { .. } => &EVERYBODY,
         // A batch belongs to its user; another connection of theirs goes on with it.
         ToService::Open { .. } => &[Who::Owner],
         // Only the connection that has opened a batch may add to it or take its results.
@@ -80,6 +80,7 @@ fn requests(running: BatchId, ended: BatchId) -> Vec<ToService> {
         ToService::DeleteToken { request: 1, id: "00000000".into() },
         ToService::Revoke { request: 1, member: Member::Host, names: vec!["h1".into()] },
         ToService::Certificates { request: 1 },
+        ToService::Renew { request: 1, csr: vec![].into() },
     ]
 }
 

@@ -33,6 +33,7 @@ pub async fn agent(identity: &Path, name: &str, coordinator: String, slots: u16)
         connector: Connector::new(&credentials, ALPN).expect("a connector"),
         connect_timeout: Duration::from_secs(5),
         service: false,
+        renewal: None,
     };
     let _ = driver::run(parts, Engines { inputs: received, keepers: vec![] }, std::future::pending(), std::future::pending()).await;
 }

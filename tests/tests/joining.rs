@@ -273,3 +273,40 @@ fn whoever_guesses_tokens_closes_the_door() {
     assert!(site.ok("coordinator", &["hosts", "-p", "admin"]).contains("HOST"), "everybody else is served");
     assert!(!Path::new(&site.path("mezcal01.lab/pki")).exists());
 }
+
+/// The certificates of a cluster that live for seconds are renewed again and again, and nothing that runs hears of it.
+#[test]
+fn certificates_are_renewed_while_jobs_run() {
+    let mut site = Site::started("12s");
+    let token = site.token(&["--host", "mezcal01.lab"]);
+    assert!(site.join("mezcal01.lab", &token).status.success());
+    site.start_agent("mezcal01.lab");
+    let site = site;
+    let key = || std::fs::read_to_string(site.path("mezcal01.lab/pki/key.pem")).expect("a key");
+    let first = key();
+    let address = site.enrol_address();
+    let token = site.token(&["--user", "okazaki"]);
+    let out = site.run("coordinator", &["join", &address, "--token-file", "-", "-p", "mezcal"], &token);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let users = || std::fs::read_to_string(site.path("config/mezcal/mezcal/key.pem")).expect("a key");
+    let users_first = users();
+    let job = "{\"cmd\": \"echo $MEZCAL_ATTEMPT >> began; until test -e go; do sleep 0.1; done; cat began\"}\n";
+    std::fs::write(site.path("jobs.json"), job).expect("written");
+    let batch = site.ok("coordinator", &["run", "-p", "mezcal", "--detach", "jobs.json"]).trim().to_owned();
+    let renewals = |of: &str| site.log().matches(&format!("a new certificate for the {of}")).count();
+    // Long after the first one has expired.
+    wait_for("the agent's third certificate", Duration::from_secs(90), || {
+        // Whoever uses theirs has it renewed on the way.
+        site.ok("coordinator", &["status", "-p", "mezcal", &batch]);
+        (renewals("agent mezcal01.lab") >= 3 && renewals("user okazaki") >= 2).then_some(())
+    });
+    assert!(first != key() && users_first != users(), "with every certificate comes a new key");
+    std::fs::write(site.path("go"), "").expect("written");
+    site.ok("coordinator", &["wait", "-p", "mezcal", &batch]);
+    let results = site.ok("coordinator", &["results", "-p", "mezcal", &batch]);
+    assert!(results.contains("\"stdout_tail\": \"1\\n\""), "it ran once, to its end: {results}");
+    let list = site.ok("coordinator", &["certs", "list", "-p", "admin"]);
+    let good = list.lines().filter(|l| l.contains("mezcal01.lab") && l.contains("until")).count();
+    assert!((1..=2).contains(&good), "what has been replaced does not count: {list}");
+    assert!(!site.log().contains("has expired"), "{}", site.log());
+}

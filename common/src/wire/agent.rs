@@ -146,6 +146,11 @@ pub enum ToCoordinator {
         /// Streams that begin with a [`LogHeader`].
         streams: Result<u8, String>,
     },
+    /// Wants another certificate, for a new key. Answered by [`ToAgent::Renewed`].
+    Renew {
+        /// A certificate signing request (PKCS #10, DER). Only its key counts.
+        request: Bytes,
+    },
 }
 
 /// What precedes the bytes on a stream of output.
@@ -265,5 +270,10 @@ pub enum ToAgent {
         context: Box<BatchContext>,
         /// What of it.
         wish: LogWish,
+    },
+    /// The answer to [`ToCoordinator::Renew`].
+    Renewed {
+        /// The certificate and what stands between it and the root, in PEM form; or why there is none.
+        cert: Result<String, String>,
     },
 }

@@ -330,6 +330,13 @@ pub enum ToService {
         /// Comes back in the answer.
         request: u64,
     },
+    /// Wants another certificate for whoever asks, for a new key. Answered by [`ToClient::Renewed`].
+    Renew {
+        /// Comes back in the answer.
+        request: u64,
+        /// A certificate signing request (PKCS #10, DER). Only its key counts.
+        csr: Bytes,
+    },
 }
 
 /// What joins a cluster.
@@ -657,5 +664,12 @@ pub enum ToClient {
         certificates: Result<Vec<CertificateStatus>, String>,
         /// Another message with further ones follows.
         more: bool,
+    },
+    /// The answer to [`ToService::Renew`].
+    Renewed {
+        /// The request.
+        request: u64,
+        /// The certificate and what stands between it and the root, in PEM form; or why there is none.
+        cert: Result<String, String>,
     },
 }

@@ -168,6 +168,11 @@ impl Credentials {
         &self.identity
     }
 
+    /// The certificate, as DER.
+    pub fn certificate(&self) -> &[u8] {
+        &self.chain[0]
+    }
+
     /// The directory that they come from, for messages.
     pub fn origin(&self) -> &str {
         &self.origin

@@ -181,6 +181,7 @@ impl Script {
                     let ids: Vec<String> = attempts.iter().map(ToString::to_string).collect();
                     format!("{s} < evict {}", ids.join(" "))
                 }
+                Effect::ToAgent(s, ToAgent::Renewed { .. }) => panic!("the scheduler renews nothing for {s}"),
                 Effect::ToAgent(s, ToAgent::Logs { request, attempt, .. }) => format!("{s} < logs of {attempt}, request {request}"),
                 Effect::Cancelled { request, result: Ok(done) } => format!(
                     "request {request} done: {} jobs, {} killed, {} alive, {} out of reach for {:?}",

@@ -27,6 +27,29 @@ pub(super) fn admit(enrolment: Option<&Enrolment>, peer: &Peer) -> Result<(), St
     admitted.inspect_err(|reason| peer.close(close::REFUSED, reason))
 }
 
+/// Another certificate for a peer, beside the loop.
+pub(super) async fn renew(enrolment: Option<Arc<Enrolment>>, peer: Peer, request: bytes::Bytes) -> Result<String, String> {
+    let enrolment = enrolment.ok_or("this coordinator issues no certificates")?;
+    let renewing = tokio::task::spawn_blocking(move || {
+        let cert = enrolment.renew(peer.certificate(), peer.identity(), &request);
+        match &cert {
+            Ok(_) => tracing::info!("a new certificate for the {}", peer.identity()),
+            Err(why) => tracing::warn!("no new certificate for the {}: {why}", peer.identity()),
+        }
+        cert
+    });
+    renewing.await.map_err(|e| e.to_string())?
+}
+
+/// A certificate is in use. Whatever it replaces counts no more.
+pub(super) async fn used(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
+    let Some(enrolment) = enrolment else { return };
+    let told = tokio::task::spawn_blocking(move || enrolment.registry.used(peer.certificate())).await;
+    if let Ok(Err(e)) = told {
+        tracing::error!("a replaced certificate counts for longer than it should: {}", chain(&e));
+    }
+}
+
 /// Ends a connection as soon as its certificate is over or does not count any more.
 pub(super) async fn guard(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
     let until = identity::validity(peer.certificate()).map_or(0, |(_, until)| until);

@@ -98,6 +98,11 @@ impl Service {
             | ToService::DeleteToken { .. }
             | ToService::Revoke { .. }
             | ToService::Certificates { .. } => return self.ask_members(id, &user, message),
+            // Over the network it has been seen to before.
+            ToService::Renew { request, .. } => {
+                let cert = Err("a client within the coordinator's own process has no certificate".into());
+                return self.tell_client(id, ToClient::Renewed { request, cert });
+            }
             ToService::ConfirmDead { request, host } => {
                 let result = match self.is_admin(&user) {
                     true => self.scheduler.confirm_dead(&host, now),

@@ -218,6 +218,55 @@ impl Registry {
         })
     }
 
+    /// A new certificate (in PEM form) beside the one that its holder has. That one counts until the new one has been used: an answer that is
+    /// lost locks nobody out.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn renew(
+        &self,
+        old: &[u8],
+        holder: &Identity,
+        sign: impl FnOnce(Role, &str) -> Result<String, String>,
+    ) -> Result<String, Refusal> {
+        let no = |text: &str| Refusal::No(text.into());
+        let (old, _) = serial_and_end(old).ok_or_else(|| no("the old certificate cannot be read"))?;
+        let pem = sign(holder.role, &holder.name).map_err(Refusal::No)?;
+        let der = mezcal_certs::der_of(&pem).unwrap_or_default();
+        let (serial, expires) = serial_and_end(&der).ok_or_else(|| no("the new certificate cannot be read"))?;
+        self.change(|db| {
+            let sql = "SELECT count(*) FROM certificate WHERE serial = ? AND role = ? AND name = ? AND revoked IS NULL";
+            let counts: u64 = db.query_row(sql, params![old, holder.role.as_str(), holder.name], |row| row.get(0))?;
+            if counts == 0 && self.listed {
+                return Ok(Err(no("the old certificate does not count any more")));
+            }
+            // Of those that were asked for and never used only the last one counts.
+            let unused = "DELETE FROM certificate WHERE replaces = ? AND revoked IS NULL";
+            db.execute(unused, [&old])?;
+            admit(db, &serial, holder.role, &holder.name, expires)?;
+            db.execute("UPDATE certificate SET replaces = ? WHERE serial = ?", [&old, &serial])?;
+            Ok(Ok(()))
+        })?;
+        Ok(pem)
+    }
+
+    /// A certificate is in use: the one that it replaces counts no more.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn used(&self, der: &[u8]) -> Result<(), Refusal> {
+        let Some((serial, _)) = serial_and_end(der) else { return Ok(()) };
+        let sql = "SELECT replaces FROM certificate WHERE serial = ?";
+        let replaces: Option<Option<String>> =
+            self.with(|db| db.query_row(sql, [&serial], |row| row.get(0)).optional()).map_err(Refusal::Store)?;
+        let Some(old) = replaces.flatten() else { return Ok(()) };
+        self.change(|db| {
+            db.execute("UPDATE certificate SET revoked = ? WHERE serial = ? AND revoked IS NULL", params![now(), old])?;
+            db.execute("UPDATE certificate SET replaces = NULL WHERE serial = ?", [&serial])?;
+            Ok(Ok(()))
+        })
+    }
+
     /// Whether a certificate counts; why not, for its holder.
     ///
     /// # Errors
