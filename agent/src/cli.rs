@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use mezcal_common::identity::Role;
 use mezcal_common::wire::agent::ALPN;
 use mezcal_common::wire::endpoint::Connector;
-use mezcal_common::wire::tls::Credentials;
+use mezcal_common::wire::tls::{Credentials, CredentialsError};
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::path::{Path, PathBuf};
@@ -23,6 +23,8 @@ const EXIT_USAGE: u8 = 2;
 const EXIT_CREDENTIALS: u8 = 3;
 /// How long a new keeper may take to open its socket: it waits for the engines of a dead one.
 const KEEPER_START: Duration = PREDECESSOR.saturating_add(Duration::from_secs(5));
+/// Pause between two tries to renew a certificate that has expired.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 /// Pause before a keeper that was lost is replaced.
 const KEEPER_PAUSE: Duration = Duration::from_millis(200);
 
@@ -113,10 +115,13 @@ fn ended(result: anyhow::Result<()>) -> ExitCode {
 
 fn run(path: &Path) -> anyhow::Result<()> {
     let config = AgentConfig::load(path)?;
-    let mut credentials = Credentials::load(&config.identity, Role::Agent)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut credentials = match Credentials::load(&config.identity, Role::Agent) {
+        Err(CredentialsError::Validity { .. }) => runtime.block_on(renewed(&config))?,
+        loaded => loaded?,
+    };
     let name = credentials.identity().name.clone();
     let _lock = lock(&config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let stop = stop_signal()?;
         tokio::pin!(stop);
@@ -151,6 +156,13 @@ fn run(path: &Path) -> anyhow::Result<()> {
                     return Ok(());
                 }
                 Left::Changed => tracing::info!("another user's engines are there"),
+                Left::Expired => {
+                    credentials = tokio::select! {
+                        renewed = renewed(&config) => renewed?,
+                        () = &mut stop => return Ok(()),
+                    };
+                    continue;
+                }
                 Left::Renewed { cert, key } => {
                     // Tried before it takes the place of one that works.
                     let renewed = mezcal_certs::replace(&config.identity, Role::Agent, cert, key);
@@ -170,6 +182,32 @@ fn run(path: &Path) -> anyhow::Result<()> {
     // A thread that reads from a dead mount must not hold up the end.
     runtime.shutdown_background();
     ended
+}
+
+/// Has an expired certificate renewed: whoever has its key is known. Tries for as long as it takes.
+async fn renewed(config: &AgentConfig) -> anyhow::Result<Credentials> {
+    let address = config.enrol();
+    let mut said = String::new();
+    loop {
+        match mezcal_certs::renew_expired(&address, &config.identity, Role::Agent).await {
+            Ok(()) => {
+                tracing::info!("the certificate had expired; a new one is in use");
+                return Ok(Credentials::load(&config.identity, Role::Agent)?);
+            }
+            Err(e) => {
+                let text = mezcal_common::escape::chain(&e);
+                if text != said {
+                    tracing::error!("the certificate has expired and is not renewed: {text}; trying again");
+                    said = text;
+                }
+            }
+        }
+        // A host that cannot get one is up all the same, and says why.
+        let status = format!("the certificate has expired: {said}");
+        mezcal_common::service_manager::ready(&status);
+        mezcal_common::service_manager::alive(&status);
+        tokio::time::sleep(RENEWAL_PAUSE).await;
+    }
 }
 
 /// Completes at TERM or INT.

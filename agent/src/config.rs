@@ -23,6 +23,8 @@ pub struct AgentConfig {
     pub coordinator: String,
     /// Directory of cert.pem, key.pem and ca.pem.
     pub identity: PathBuf,
+    /// HOST:PORT where the coordinator renews certificates that have expired; default: its host, port 7434.
+    pub enrol: Option<String>,
     /// Jobs at a time; default: the usable CPUs.
     pub slots: Option<u16>,
     /// Directory for the keeper's socket; default: /run/mezcal as root, else below XDG_RUNTIME_DIR or /tmp.
@@ -107,6 +109,12 @@ impl AgentConfig {
             return Err(AgentConfigError::Root(path.into()));
         }
         Ok(config)
+    }
+
+    /// Where the coordinator renews certificates that have expired.
+    pub fn enrol(&self) -> String {
+        let host = self.coordinator.rsplit_once(':').map_or(self.coordinator.as_str(), |(host, _)| host);
+        self.enrol.clone().unwrap_or_else(|| format!("{host}:{}", mezcal_common::wire::enrol::PORT))
     }
 
     /// Jobs at a time.

@@ -73,6 +73,8 @@ pub struct Renewal {
     pub at: WallTime,
     /// Between two tries.
     pub pause: Duration,
+    /// When it is too late.
+    pub end: WallTime,
 }
 
 impl Renewal {
@@ -82,7 +84,8 @@ impl Renewal {
         let life = until.saturating_sub(from).max(0) as f64;
         let share = 0.5 + 0.1 * (f64::from(random() as u32) / f64::from(u32::MAX) - 0.5) * 2.0;
         let at = WallTime(from.saturating_mul(1_000_000).saturating_add((life * share * 1e6) as i64));
-        Some(Self { at, pause: Duration::from_secs_f64(life / 100.0).max(RENEWAL_PAUSE) })
+        let end = WallTime(until.saturating_mul(1_000_000));
+        Some(Self { at, end, pause: Duration::from_secs_f64(life / 100.0).max(RENEWAL_PAUSE) })
     }
 }
 
@@ -144,6 +147,8 @@ pub enum Left {
     KeeperGone,
     /// Other users' jobs run here from now on.
     Changed,
+    /// Its certificate has expired while the coordinator was out of reach.
+    Expired,
     /// It has a new certificate, for a new key, both in PEM form.
     Renewed {
         /// The certificate and what stands between it and the root.
@@ -324,6 +329,9 @@ pub async fn run(
                     next_reading = now + HEARTBEAT;
                     let slots = (supervisor.busy(), usize::from(parts.slots));
                     manager.iter_mut().for_each(|manager| manager.tick(to_coordinator.is_some(), slots));
+                    if to_coordinator.is_none() && parts.renewal.is_some_and(|renewal| WallTime::now() > renewal.end) {
+                        break Ok(Left::Expired);
+                    }
                     if let (Some(renewal), Some(_)) = (parts.renewal, &to_coordinator)
                         && WallTime::now() >= renewal.at
                         && next_renewal <= now

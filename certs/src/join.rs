@@ -1,6 +1,6 @@
 //! Joining a cluster: a key made here, a token shown to the right coordinator, and a certificate that is checked before it is used.
 
-use crate::{CertsError, Issued, request};
+use crate::{CertsError, Issued, replace, request, sign};
 use mezcal_common::identity::Role;
 use mezcal_common::token::Token;
 use mezcal_common::wire::endpoint::ConnectError;
@@ -72,6 +72,29 @@ pub async fn join(address: &str, token: &Token, role: Role, host: Option<String>
     let checked = Credentials::from_pem(cert.as_bytes(), key.as_bytes(), ca.as_bytes(), role, Path::new(&address));
     let name = checked.map_err(|source| JoinError::Useless { address, source })?.identity().name.clone();
     Ok(Joined { issued: Issued { cert, key, ca }, name, coordinator: format!("{place}:{port}") })
+}
+
+/// Asks the coordinator at HOST:PORT for another certificate in the place of the expired one in `dir`, whose key is there, and puts it there.
+///
+/// # Errors
+/// [`JoinError`]; the old files stay.
+pub async fn renew_expired(address: &str, dir: &Path, role: Role) -> Result<(), JoinError> {
+    let read = |name: &str| {
+        let path = dir.join(name);
+        std::fs::read_to_string(&path).map_err(|source| CertsError::File { verb: "read", path, source })
+    };
+    let (cert, key, ca) = (read("cert.pem")?, read("key.pem")?, read("ca.pem")?);
+    let root = first_certificate(ca.as_bytes()).and_then(|der| mezcal_common::identity::key_hash(&der)).unwrap_or_default();
+    let (new_key, request) = request()?;
+    let signature = sign(&key, &request)?;
+    let certificate = first_certificate(cert.as_bytes()).unwrap_or_default();
+    match enrol::renew(address, root, certificate, request, signature).await? {
+        FromEnroller::Joined { cert, .. } => Ok(replace(dir, role, cert, new_key)?),
+        FromEnroller::Refused { reason } => {
+            let reason = mezcal_common::escape::for_terminal(&reason).into_owned();
+            Err(JoinError::Refused { address: address.into(), reason })
+        }
+    }
 }
 
 /// Reads a token from a file, or from standard input for `-`: never from an argument, which everybody on the host can see.

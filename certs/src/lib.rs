@@ -7,13 +7,13 @@
 
 mod join;
 
-pub use join::{JoinError, Joined, join, read_token};
+pub use join::{JoinError, Joined, join, read_token, renew_expired};
 
 use mezcal_common::identity::{self, Identity, IdentityError, Role};
 use mezcal_common::wire::tls::{Credentials, CredentialsError};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose,
-    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData, SanType, SerialNumber,
+    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData, SanType, SerialNumber, SigningKey,
 };
 use ring::rand::SecureRandom;
 use std::fs::OpenOptions;
@@ -142,6 +142,11 @@ pub fn request() -> Result<(String, Vec<u8>), CertsError> {
     let key = KeyPair::generate()?;
     let request = CertificateParams::default().serialize_request(&key)?;
     Ok((key.serialize_pem(), request.der().to_vec()))
+}
+
+/// Signs with a key (PEM).
+pub(crate) fn sign(key: &str, message: &[u8]) -> Result<Vec<u8>, CertsError> {
+    Ok(SigningKey::sign(&KeyPair::from_pem(key)?, message)?)
 }
 
 /// A root or an issuer with its key: makes certificates of one cluster.

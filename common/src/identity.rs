@@ -149,6 +149,16 @@ pub fn key_hash(der: &[u8]) -> Option<[u8; 32]> {
     Some(crate::token::sha256(cert.public_key().raw))
 }
 
+/// Whether `signature` is one of `message` by the key of this certificate (DER): ECDSA with P-256 and SHA-256, in ASN.1.
+pub fn has_signed(der: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    let Ok((_, cert)) = X509Certificate::from_der(der) else { return false };
+    let key = ring::signature::UnparsedPublicKey::new(
+        &ring::signature::ECDSA_P256_SHA256_ASN1,
+        cert.public_key().subject_public_key.data.as_ref(),
+    );
+    key.verify(message, signature).is_ok()
+}
+
 /// What `certs show` prints of a certificate beyond its identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Details {

@@ -101,7 +101,9 @@ impl EmbeddedAgent {
         let ended = task.await;
         self.task = None;
         match ended {
-            Ok(Ok(Left::Stopped | Left::Changed | Left::Renewed { .. })) => "the agent within this process has ended".into(),
+            Ok(Ok(Left::Stopped | Left::Changed | Left::Expired | Left::Renewed { .. })) => {
+                "the agent within this process has ended".into()
+            }
             Ok(Ok(Left::KeeperGone)) => "the keeper of the engines is gone, and what they ran with it".into(),
             Ok(Err(e)) => format!("the agent within this process has ended: {e}"),
             Err(e) => format!("the agent within this process has failed: {e}"),

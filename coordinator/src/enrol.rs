@@ -3,7 +3,7 @@
 use crate::exit::chain;
 use crate::store::{Refusal, Registry};
 use mezcal_certs::Authority;
-use mezcal_common::identity::{Identity, Role};
+use mezcal_common::identity::{Identity, Role, has_signed};
 use mezcal_common::wire::endpoint::ListenError;
 use mezcal_common::wire::enrol::{Applicant, EnrolListener, FromEnroller, ToEnroller, VERSIONS};
 use mezcal_common::wire::tls::Credentials;
@@ -22,6 +22,8 @@ const PENALTY: Duration = Duration::from_secs(1);
 /// After so many of those the port closes, and for how long. A secret has 128 bits: this is against noise, and for the log.
 const MAX_BAD: usize = 10;
 const CLOSED: Duration = Duration::from_secs(60);
+/// Between two looks at whether a certificate has expired that can be renewed.
+const EXPIRY_LOOK: Duration = Duration::from_secs(10);
 /// Between two tries to open the port.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -89,7 +91,9 @@ impl Enrolment {
         loop {
             changes.mark_unchanged();
             if self.open_for().is_none() {
-                if changes.changed().await.is_err() {
+                // A certificate that expires changes nothing here.
+                let changed = tokio::time::timeout(EXPIRY_LOOK, changes.changed()).await;
+                if changed.is_ok_and(|changed| changed.is_err()) {
                     return;
                 }
                 continue;
@@ -118,7 +122,11 @@ impl Enrolment {
         let until = self.registry.alive_until().unwrap_or_else(|e| {
             tracing::error!("cannot read the tokens: {}", chain(&e));
             None
-        })?;
+        });
+        let Some(until) = until else {
+            // For those who were away when their certificates expired.
+            return self.registry.any_renewable().unwrap_or(false).then_some(EXPIRY_LOOK);
+        };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Some(Duration::from_secs(until.max(0) as u64).saturating_sub(now).max(Duration::from_secs(1)))
     }
@@ -179,15 +187,41 @@ impl Enrolment {
         }
     }
 
+    fn renew_expired(&self, certificate: &[u8], request: &[u8], signature: &[u8]) -> Result<String, Refusal> {
+        let holder = Identity::from_der(certificate).map_err(|_| Refusal::Unknown)?;
+        if !has_signed(certificate, request, signature) {
+            return Err(Refusal::Unknown);
+        }
+        // That it was the list's key says that it was this cluster's certificate; its own dates say nothing any more.
+        self.registry.is_renewable(certificate, &holder)?;
+        let cert = self.renew(certificate, &holder, request).map_err(Refusal::No)?;
+        tracing::info!("a new certificate for the {holder}, whose old one had expired");
+        Ok(cert)
+    }
+
     /// The answer, and whether the token does not exist.
     fn decide(&self, asked: ToEnroller, from: SocketAddr) -> (FromEnroller, bool) {
-        let ToEnroller::Join { versions, program, token, secret, host, request } = asked;
+        let (ToEnroller::Join { versions, program, .. } | ToEnroller::Renew { versions, program, .. }) = &asked;
         let refused = |reason: String| FromEnroller::Refused { reason };
         if versions.0 > VERSIONS.1 || versions.1 < VERSIONS.0 {
             let older = if versions.1 < VERSIONS.0 { "the side that joins" } else { "the coordinator" };
             return (refused(format!("no common protocol version (version {program} asks): upgrade {older}")), false);
         }
         let Some(issuer) = &self.issuer else { return (refused("this coordinator has no issuer".into()), false) };
+        let joined = |cert: String| FromEnroller::Joined { cert, ca: issuer.authority.root().to_owned(), port: issuer.port };
+        let (token, secret, host, request) = match asked {
+            ToEnroller::Join { token, secret, host, request, .. } => (token, secret, host, request),
+            ToEnroller::Renew { certificate, request, signature, .. } => {
+                return match self.renew_expired(&certificate, &request, &signature) {
+                    Ok(cert) => (joined(cert), false),
+                    Err(e) => {
+                        tracing::warn!(%from, "no new certificate for an expired one: {}", chain(&e));
+                        let unknown = matches!(e, Refusal::Unknown);
+                        (refused(chain(&e)), unknown)
+                    }
+                };
+            }
+        };
         let sign = |role: Role, name: &str| {
             let signed = issuer.authority.sign(role, name, issuer.life, &request);
             signed.map(|signed| signed.cert).map_err(|e| chain(&e))
@@ -195,7 +229,7 @@ impl Enrolment {
         match self.registry.join(token, secret, host.as_deref(), sign) {
             Ok((role, name, cert)) => {
                 tracing::info!(%from, role = role.as_str(), name, "joined");
-                (FromEnroller::Joined { cert, ca: issuer.authority.root().to_owned(), port: issuer.port }, false)
+                (joined(cert), false)
             }
             Err(e) => {
                 tracing::warn!(%from, token = mezcal_common::token::hex(&token), "may not join: {}", chain(&e));

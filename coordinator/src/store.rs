@@ -329,7 +329,7 @@ CREATE TABLE token (
     replace INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE certificate (
-    serial TEXT PRIMARY KEY, role TEXT NOT NULL, name TEXT NOT NULL, expires INTEGER NOT NULL, revoked INTEGER, replaces TEXT
+    serial TEXT PRIMARY KEY, role TEXT NOT NULL, name TEXT NOT NULL, expires INTEGER NOT NULL, revoked INTEGER, replaces TEXT, key TEXT
 ) WITHOUT ROWID;
 CREATE INDEX certificate_by_name ON certificate (role, name);
 ";

@@ -226,15 +226,29 @@ fn a_certificate_that_is_not_listed_does_not_count_until_it_is_imported() {
 }
 
 #[test]
-fn a_connection_ends_with_its_certificate() {
+fn a_connection_ends_with_its_certificate_and_whoever_has_its_key_gets_another() {
     let mut site = Site::started("4s");
     let token = site.token(&["--host", "mezcal01.lab"]);
     assert!(site.join("mezcal01.lab", &token).status.success());
+    // It is switched off until its certificate has long been over.
+    wait_for("it has expired", PATIENCE, || {
+        let list = site.ok("coordinator", &["certs", "list", "-p", "admin"]);
+        list.lines().any(|l| l.contains("mezcal01.lab") && l.contains("expired")).then_some(())
+    });
+    let (config, enrol) = (site.path("mezcal01.lab/agent.toml"), site.enrol_address());
+    let mut file = std::fs::File::options().append(true).open(&config).expect("joined");
+    writeln!(file, "enrol = \"{enrol}\"").expect("written");
     site.start_agent("mezcal01.lab");
     wait_for("it is there", PATIENCE, || site.log().contains("agent connected").then_some(()));
-    wait_for("it is over", PATIENCE, || site.log().contains("mezcal01.lab of mezcal-").then_some(()));
-    assert!(site.log().contains("has expired"), "{}", site.log());
-    wait_for("it has gone", PATIENCE, || site.connected().is_empty().then_some(()));
+    assert!(site.log().contains("whose old one had expired"), "{}", site.log());
+    // Four seconds are over before an agent looks for a new one: its connection ends, and it comes again.
+    wait_for("its connection has ended", PATIENCE, || site.log().contains("has expired").then_some(()));
+    wait_for("it has come again", PATIENCE, || (site.log().matches("agent connected").count() >= 2).then_some(()));
+    // What is revoked is not renewed, expired or not.
+    site.ok("coordinator", &["revoke", "-p", "admin", "mezcal01.lab"]);
+    let log = || std::fs::read_to_string(site.path("mezcal01.lab.log")).unwrap_or_default();
+    wait_for("it is refused", PATIENCE, || log().contains("revoked or replaced").then_some(()));
+    wait_for("it is gone", PATIENCE, || site.connected().is_empty().then_some(()));
 }
 
 #[test]

@@ -42,6 +42,19 @@ pub enum ToEnroller {
         /// A certificate signing request (PKCS #10, DER). Only its key counts.
         request: Bytes,
     },
+    /// Wants another certificate in the place of one that has expired, and still has its key.
+    Renew {
+        /// Range of minor protocol versions.
+        versions: (u16, u16),
+        /// Version of the program.
+        program: String,
+        /// The old certificate (DER).
+        certificate: Bytes,
+        /// A certificate signing request for a new key.
+        request: Bytes,
+        /// Of the request, by the old key.
+        signature: Bytes,
+    },
 }
 
 /// From the coordinator.
@@ -137,12 +150,45 @@ impl Applicant {
     }
 }
 
-/// Asks the coordinator at `address` for a certificate.
+/// Shows the coordinator at `address` a token.
 ///
 /// # Errors
 /// [`ConnectError::Unpinned`] before anything is sent, if it is not the one that the token is for; the others of [`ConnectError`].
 pub async fn join(address: &str, token: &Token, host: Option<String>, request: Vec<u8>) -> Result<FromEnroller, ConnectError> {
-    let crypto = QuicClientConfig::try_from(pinned_client_config(token.root, ALPN))
+    let ask = ToEnroller::Join {
+        versions: VERSIONS,
+        program: crate::VERSION.into(),
+        token: token.id,
+        secret: token.secret,
+        host,
+        request: request.into(),
+    };
+    converse(address, token.root, ask).await
+}
+
+/// Shows the coordinator at `address`, whose root has this key hash, a certificate that has expired, and that its key is there.
+///
+/// # Errors
+/// As above.
+pub async fn renew(
+    address: &str,
+    root: [u8; 32],
+    certificate: Vec<u8>,
+    request: Vec<u8>,
+    signature: Vec<u8>,
+) -> Result<FromEnroller, ConnectError> {
+    let ask = ToEnroller::Renew {
+        versions: VERSIONS,
+        program: crate::VERSION.into(),
+        certificate: certificate.into(),
+        request: request.into(),
+        signature: signature.into(),
+    };
+    converse(address, root, ask).await
+}
+
+async fn converse(address: &str, root: [u8; 32], ask: ToEnroller) -> Result<FromEnroller, ConnectError> {
+    let crypto = QuicClientConfig::try_from(pinned_client_config(root, ALPN))
         .expect("the provider has TLS13_AES_128_GCM_SHA256, which QUIC needs");
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(transport(None)));
@@ -162,14 +208,6 @@ pub async fn join(address: &str, token: &Token, host: Option<String>, request: V
     };
     let (send, receive) = connection.open_bi().await.map_err(|e| lost(explain(&e)))?;
     let mut channel = Channel::<ToEnroller, FromEnroller>::start(send, receive, connection.clone());
-    let ask = ToEnroller::Join {
-        versions: VERSIONS,
-        program: crate::VERSION.into(),
-        token: token.id,
-        secret: token.secret,
-        host,
-        request: request.into(),
-    };
     let _ = channel.sender.send(ask).await;
     let answer = tokio::time::timeout(PATIENCE, channel.receiver.recv()).await.map_err(|_| lost("no answer in time".into()))?;
     let answer = match answer {

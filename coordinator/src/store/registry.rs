@@ -14,6 +14,8 @@ use tokio::sync::watch;
 
 /// Tokens that may be alive at a time: more than a large site provisions at once.
 const MAX_TOKENS: u64 = 10_000;
+/// Seconds after its end in which a certificate can be renewed by whoever has its key: a host that was off for a summer.
+const RENEWABLE: i64 = 90 * 86_400;
 /// How long a token that was used or is over can still be seen in the list.
 const TOKEN_HISTORY: i64 = 7 * 86_400;
 
@@ -213,6 +215,7 @@ impl Registry {
                 params![now, kind, name],
             )?;
             admit(db, &serial, role, &name, expires)?;
+            remember_key(db, &serial, &der)?;
             db.execute("UPDATE token SET used = ? WHERE id = ?", params![now, hex(&id)])?;
             Ok(Ok((role, name, pem)))
         })
@@ -244,10 +247,45 @@ impl Registry {
             let unused = "DELETE FROM certificate WHERE replaces = ? AND revoked IS NULL";
             db.execute(unused, [&old])?;
             admit(db, &serial, holder.role, &holder.name, expires)?;
+            remember_key(db, &serial, &der)?;
             db.execute("UPDATE certificate SET replaces = ? WHERE serial = ?", [&old, &serial])?;
             Ok(Ok(()))
         })?;
         Ok(pem)
+    }
+
+    /// Whether an expired certificate can be renewed by whoever has its key: it is on the list with that key, has not been revoked, and has
+    /// been over for no longer than [`RENEWABLE`].
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn is_renewable(&self, der: &[u8], holder: &Identity) -> Result<(), Refusal> {
+        let Some(((serial, _), key)) = serial_and_end(der).zip(identity::key_hash(der)) else { return Err(Refusal::Unknown) };
+        let sql = "SELECT expires, revoked FROM certificate WHERE serial = ? AND role = ? AND name = ? AND key = ?";
+        let values = params![serial, holder.role.as_str(), holder.name, hex(&key)];
+        let found: Option<(i64, Option<i64>)> =
+            self.with(|db| db.query_row(sql, values, |row| Ok((row.get(0)?, row.get(1)?))).optional()).map_err(Refusal::Store)?;
+        match found {
+            None => Err(Refusal::No("that certificate is not on this coordinator's list with its key".into())),
+            Some((_, Some(_))) => Err(Refusal::No(format!("the certificate of the {holder} was revoked or replaced"))),
+            Some((expires, None)) if expires + RENEWABLE < now() => Err(Refusal::No(
+                "that certificate has been over for too long; `coordinator token create --replace` makes a token".into(),
+            )),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Whether somebody may come with a certificate that has expired.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn any_renewable(&self) -> Result<bool, StoreError> {
+        let now = now();
+        let sql = "SELECT count(*) FROM certificate AS old WHERE key IS NOT NULL AND revoked IS NULL AND expires <= ?1 AND expires + ?2 >= ?1 \
+                   AND NOT EXISTS (SELECT 1 FROM certificate AS new WHERE new.role = old.role AND new.name = old.name \
+                   AND new.revoked IS NULL AND new.expires > ?1)";
+        let count: u64 = self.with(|db| db.query_row(sql, [now, RENEWABLE], |row| row.get(0)))?;
+        Ok(count > 0)
     }
 
     /// A certificate is in use: the one that it replaces counts no more.
@@ -356,6 +394,12 @@ impl Registry {
     fn rows<T>(&self, sql: &str, read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>, StoreError> {
         self.with(|db| db.prepare_cached(sql)?.query_map([], read)?.collect())
     }
+}
+
+/// The hash of a certificate's key, by which its holder is known when it has expired.
+fn remember_key(db: &Transaction<'_>, serial: &str, der: &[u8]) -> rusqlite::Result<usize> {
+    let key = identity::key_hash(der).map(|hash| hex(&hash));
+    db.execute("UPDATE certificate SET key = ? WHERE serial = ?", params![key, serial])
 }
 
 fn admit(db: &Transaction<'_>, serial: &str, role: Role, name: &str, expires: i64) -> rusqlite::Result<usize> {
