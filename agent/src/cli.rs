@@ -46,6 +46,7 @@ enum Verb {
     },
     Join(crate::join::JoinArgs),
     Engines(crate::engines::EnginesArgs),
+    Doctor(crate::doctor::DoctorArgs),
     #[command(flatten)]
     Hidden(Hidden),
 }
@@ -97,6 +98,10 @@ pub fn main() -> ExitCode {
         Verb::Engines(args) => {
             mezcal_common::logging::init("info");
             ended(crate::engines::run(&args))
+        }
+        Verb::Doctor(args) => {
+            mezcal_common::logging::init("error");
+            if crate::doctor::run(&args) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Verb::Join(args) => {
             mezcal_common::logging::init("warn");

@@ -11,6 +11,7 @@
 mod cgroup;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod driver;
 pub mod engine;
 pub mod engines;

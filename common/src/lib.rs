@@ -9,6 +9,7 @@ compile_error!("Mezcal runs on Linux only: it relies on /proc, subreapers and CL
 pub mod account;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 pub mod duration;
 pub mod escape;
 pub mod hosts;

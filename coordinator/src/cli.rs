@@ -2,7 +2,7 @@
 
 use crate::embedded::Hidden;
 use crate::exit::{self, Exit};
-use crate::{batches, cancel, exec, follow, hosts, logs, manage, members, provision, run, serve, why};
+use crate::{batches, cancel, doctor, exec, follow, hosts, logs, manage, members, provision, run, serve, why};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -39,6 +39,7 @@ enum Verb {
     ConfirmDead(manage::ConfirmDeadArgs),
     Backup(manage::BackupArgs),
     Provision(Box<provision::ProvisionArgs>),
+    Doctor(doctor::DoctorArgs),
     Token(members::TokenArgs),
     Revoke(members::RevokeArgs),
     Certs(members::CertsArgs),
@@ -85,6 +86,7 @@ pub fn main() -> ExitCode {
         Verb::Undrain(args) => manage::undrain(&args),
         Verb::ConfirmDead(args) => manage::confirm_dead(&args),
         Verb::Backup(args) => manage::backup(&args),
+        Verb::Doctor(args) => doctor::run(&args),
         Verb::Provision(args) => provision::run(&args),
         Verb::Token(args) => members::token(&args),
         Verb::Revoke(args) => members::revoke(&args),

@@ -9,6 +9,7 @@ pub mod client;
 pub mod complete;
 pub mod describe;
 pub mod detach;
+pub mod doctor;
 pub mod embedded;
 pub mod enrol;
 pub mod exec;

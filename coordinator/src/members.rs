@@ -103,7 +103,7 @@ enum CertsVerb {
     },
     /// Admit what `certs issue` made; on the coordinator's own host
     Import {
-        /// The record that `certs issue` keeps: issued.jsonl
+        /// The record that `certs issue` keeps: issued.jsonl; - reads it from standard input
         #[arg(value_name = "FILE")]
         file: PathBuf,
         /// The coordinator's configuration file
@@ -241,7 +241,11 @@ struct IssuedLine {
 
 fn import(file: &Path, config: &Path) -> Result<u8, Exit> {
     let config: CoordinatorConfig = read_toml(config).map_err(|e| Exit::usage(chain(&e)))?;
-    let text = std::fs::read_to_string(file).map_err(|e| Exit::usage(format!("cannot read {}: {e}", file.display())))?;
+    let read = match file == Path::new("-") {
+        true => std::io::read_to_string(std::io::stdin().lock()),
+        false => std::fs::read_to_string(file),
+    };
+    let text = read.map_err(|e| Exit::usage(format!("cannot read {}: {e}", file.display())))?;
     let mut rows = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let at = |e: &dyn std::fmt::Display| Exit::usage(format!("{}:{}: {e}", file.display(), number + 1));

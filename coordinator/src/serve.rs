@@ -190,7 +190,7 @@ pub fn listen(address: SocketAddr, identity: &Path) -> Result<Arc<Listener>, Exi
 }
 
 /// Who has a UDP port, as far as /proc lets us see: the socket's inode from /proc/net/udp{,6}, then who has it open.
-fn holder_of(port: u16) -> Option<String> {
+pub(crate) fn holder_of(port: u16) -> Option<String> {
     let tables = ["/proc/net/udp", "/proc/net/udp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
     let inode = tables.iter().flat_map(|t| t.lines().skip(1)).find_map(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();

@@ -5,7 +5,11 @@ use crate::wait_for;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+
+/// Machines of this process: each has names of its own, whichever lab host it is on.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// How long it may take to boot, on a busy machine.
 const BOOT: Duration = Duration::from_secs(60);
@@ -16,6 +20,8 @@ pub struct Machine {
     group: PathBuf,
     nspawn: Option<Child>,
     host: usize,
+    /// `PID-N`.
+    number: String,
 }
 
 /// Whether machines can be had here; says why not.
@@ -72,10 +78,11 @@ impl Machine {
     /// Boots a machine on a lab host. Its files are this machine's with those of `layer` over them; nothing of ours runs there yet.
     pub fn boot(lab: &Lab, host: usize, dir: &Path, layer: &Layer) -> Self {
         let dir = dir.join(format!("machine{host:02}"));
-        let group = cgroup2().expect("cgroup v2").join(format!("mezcal-lab-{}-{host}", std::process::id()));
+        let number = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let group = cgroup2().expect("cgroup v2").join(format!("mezcal-lab-{number}"));
         std::fs::create_dir_all(&dir).expect("made");
         run("mount", &["-t", "tmpfs", "-o", "mode=755", "disk", &dir.display().to_string()]);
-        let mut me = Self { dir, group, nspawn: None, host };
+        let mut me = Self { dir, group, nspawn: None, host, number };
         let path = |name: &str| me.dir.join(name).display().to_string();
         for name in ["upper", "work", "root"] {
             std::fs::create_dir(me.dir.join(name)).expect("made");
@@ -107,8 +114,7 @@ impl Machine {
         command.args(["-q", "--boot", "--register=no", "--keep-unit", "--settings=no", "--link-journal=no", "--resolv-conf=off"]);
         command.args(["--timezone=off", "--console=read-only"]);
         command.arg(format!("--directory={}", self.dir.join("root").display()));
-        // The same short name on two machines at once would be one too many.
-        command.arg(format!("--machine=m{}-{}", std::process::id(), self.host)).arg(format!("--hostname={}", host_name(self.host)));
+        command.arg(format!("--machine=m{}", self.number)).arg(format!("--hostname={}", host_name(self.host)));
         command.arg(format!("--network-namespace-path={}", lab.network(self.host).expect("a network").display()));
         command.args(["--", "--unit=lab.target"]).env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1");
         command.stdin(Stdio::null()).stdout(console.try_clone().expect("a descriptor")).stderr(console);

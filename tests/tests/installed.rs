@@ -333,3 +333,119 @@ fn twelve_hosts_go_from_nothing_to_connected_by_one_command() {
         text(&partly.stdout)
     );
 }
+
+#[test]
+fn a_hung_agent_is_restarted_and_a_power_cut_ends_in_one_result_for_each_job() {
+    let Some(mut site) = Installed::new("a hung agent and a power cut", 1) else { return };
+    site.join(1);
+    site.wait_ready(1);
+    let machine = &site.machines[0];
+    machine.ok(&["mkdir", "-p", "/etc/systemd/system/mezcal-agent.service.d"]);
+    std::fs::write(machine.path("/etc/systemd/system/mezcal-agent.service.d/test.conf"), "[Service]\nWatchdogSec=8s\n")
+        .expect("written");
+    machine.ok(&["systemctl", "daemon-reload"]);
+    machine.ok(&["systemctl", "restart", "mezcal-agent.service"]);
+    site.wait_ready(1);
+    let status = machine.ok(&["systemctl", "show", "-P", "StatusText", "mezcal-agent.service"]);
+    assert!(status.starts_with("connected to 10.77.0.1:7433"), "{status}");
+    std::fs::write(
+        site.dir.path().join("long.json"),
+        "{\"cmd\": \"echo $MEZCAL_ATTEMPT >> ~/tries; test $MEZCAL_ATTEMPT != 1 || exec sleep 600\"}\n".repeat(2),
+    )
+    .expect("written");
+    let batch = site.ok("okazaki", &["run", "--detach", "--cd", "/", "long.json"]);
+    let tries = |machine: &Machine| std::fs::read_to_string(machine.path("/home/okazaki/tries")).unwrap_or_default();
+    wait_for("both run", PATIENCE, || (tries(machine) == "1\n1\n").then_some(()));
+    let pid = || machine.ok(&["systemctl", "show", "-P", "MainPID", "mezcal-agent.service"]);
+    let before = pid();
+    machine.ok(&["kill", "-STOP", &before]);
+    wait_for("the watchdog has seen it", PATIENCE, || {
+        let now = pid();
+        (now != "0" && now != before).then_some(())
+    });
+    assert!(machine.ok(&["journalctl", "--no-pager", "-u", "mezcal-agent.service"]).contains("Watchdog timeout"));
+    site.wait_ready(1);
+    assert_eq!(tries(machine), "1\n1\n", "its jobs went on");
+
+    // What is on the disk stays; what ran is gone, and runs again.
+    let Installed { machines, lab, .. } = &mut site;
+    machines[0].crash();
+    machines[0].boot_again(lab);
+    site.ok("okazaki", &["wait", &batch]);
+    let results = site.ok("okazaki", &["results", &batch]);
+    assert_eq!((results.lines().count(), results.matches("\"attempt\": 2").count()), (2, 2), "{results}");
+    assert_eq!(tries(&site.machines[0]), "1\n1\n2\n2\n");
+}
+
+#[test]
+fn the_doctor_names_what_is_wrong_and_the_way_out() {
+    let Some(site) = Installed::new("the doctor", 1) else { return };
+    let machine = &site.machines[0];
+    let doctor = || {
+        let out = machine.exec(&["mezcal-agent", "doctor", "--json"]);
+        let found: Vec<Value> = text(&out.stdout).lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+        (out.status.success(), found)
+    };
+    let wrong = |found: &[Value]| -> Vec<String> {
+        found.iter().filter(|f| f["state"] == "fail").map(|f| format!("{} {} -> {}", f["check"], f["seen"], f["fix"])).collect()
+    };
+    let (well, found) = doctor();
+    assert!(!well && wrong(&found)[0].contains("mezcal-agent join"), "{found:#?}");
+    site.join(1);
+    site.wait_ready(1);
+    let (well, found) = doctor();
+    assert!(well, "{found:#?}");
+    assert!(found.iter().any(|f| f["check"] == "coordinator" && f["state"] == "ok"), "{found:#?}");
+    machine.ok(&["systemctl", "stop", "mezcal-engines@okazaki.service"]);
+    machine.ok(&["chmod", "0644", "/var/lib/mezcal-agent/pki/key.pem"]);
+    let (well, found) = doctor();
+    let said = wrong(&found).join("\n");
+    assert!(!well && said.contains("chmod 600") && said.contains("okazaki's do not run"), "{said}");
+    machine.ok(&["chmod", "0600", "/var/lib/mezcal-agent/pki/key.pem"]);
+    site.ok("admin", &["revoke", &host_name(1)]);
+    let said = wrong(&doctor().1).join("\n");
+    assert!(said.contains("revoked"), "{said}");
+    let out = site.run("admin", &["doctor", "--config", "coordinator.toml", "--json"]);
+    let found: Vec<Value> = text(&out.stdout).lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    assert!(out.status.success(), "{found:#?}");
+    assert!(
+        found.iter().any(|f| f["check"] == "hosts" && f["seen"].as_str().is_some_and(|s| s.contains("not connected"))),
+        "{found:#?}"
+    );
+}
+
+/// The README's way to a coordinator, on a machine that has only the package.
+#[test]
+fn a_coordinator_is_set_up_as_the_readme_says() {
+    let Some(site) = Installed::with("a coordinator's machine", 1, false) else { return };
+    let machine = &site.machines[0];
+    let packed = script("pack.sh").arg(site.dir.path()).output().expect("it starts");
+    let archive = std::fs::read(text(&packed.stdout).trim()).expect("an archive");
+    std::fs::write(machine.path("/root/mezcal.tar.gz"), archive).expect("written");
+    let sh = |script: &str| machine.ok(&["sh", "-ec", &format!("export HOME=/root; cd /root; {script}")]);
+    sh("tar -xzf mezcal.tar.gz; mezcal-*/install.sh --coordinator");
+    sh("mezcal-certs init pki --cluster mezcal");
+    sh("mezcal-certs issue coordinator --dir pki --out /var/lib/mezcal-coordinator/pki");
+    sh("mezcal-certs issue issuer --dir pki --out /var/lib/mezcal-coordinator/issuer");
+    sh("mezcal-certs issue user admin --dir pki --out ~/.config/mezcal/default");
+    let config =
+        "identity = \"/var/lib/mezcal-coordinator/pki\"\nissuer = \"/var/lib/mezcal-coordinator/issuer\"\nadmins = [\"admin\"]\n";
+    std::fs::write(machine.path("/etc/mezcal/coordinator.toml"), config).expect("written");
+    sh("chown -R mezcal-coordinator: /var/lib/mezcal-coordinator");
+    sh("runuser -u mezcal-coordinator -- coordinator certs import - < pki/issued.jsonl");
+    sh("systemctl enable --now mezcal-coordinator");
+    sh("mkdir -p ~/.config/mezcal/profiles; echo 'coordinator = \"127.0.0.1:7433\"' > ~/.config/mezcal/profiles/default.toml");
+    assert!(sh("coordinator hosts").starts_with("HOST"));
+    // Its own host joins itself, and the admin runs something as a user of it.
+    sh("useradd -m -u 2001 -s /bin/bash admin");
+    sh("coordinator token create --host $(hostname) | mezcal-agent join 127.0.0.1 --token-file -");
+    sh("systemctl enable --now mezcal-engines@admin mezcal-agent");
+    assert!(sh("coordinator exec --all --cd / -- id -un").contains("admin"));
+    assert!(sh("systemctl show -P StatusText mezcal-coordinator").contains("listens on"));
+    let before = sh("coordinator batches --json | wc -l");
+    sh("systemctl restart mezcal-coordinator");
+    assert_eq!(sh("coordinator batches --json | wc -l"), before);
+    sh("mezcal-agent doctor; coordinator doctor");
+    let exposure = machine.ok(&["systemd-analyze", "security", "--no-pager", "mezcal-coordinator.service"]);
+    eprintln!("{}", exposure.lines().last().unwrap_or_default());
+}

@@ -397,7 +397,7 @@ fn recycled_process_ids_are_never_signalled() {
               echo "{\"cmd\": \"sleep 0.05\"}"; } > jobs
             "$1" run jobs -j 1 --containment "$2" --progress none > results &
             run=$!
-            until [ "$(wc -l < ids)" -ge 3 ]; do :; done
+            until [ "$(wc -l < ids)" -ge 3 ] || ! kill -0 $run 2> /dev/null; do :; done
             for id in $(cat ids); do
                 for try in 1 2 3 4 5; do
                     [ -e /proc/$id ] && { read -r t < /proc/uptime; continue; }

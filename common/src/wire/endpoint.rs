@@ -289,6 +289,12 @@ impl Peer {
         self.connection.remote_address()
     }
 
+    /// What is known of the way there: the round trip, and the largest datagram that has got through (RFC 8899).
+    pub fn path(&self) -> (Duration, u16) {
+        let path = self.connection.stats().path;
+        (self.connection.rtt(), path.current_mtu)
+    }
+
     /// Opens the control stream; the first message sent makes the peer see it.
     ///
     /// # Errors

@@ -1,0 +1,162 @@
+//! `coordinator doctor`: whether the coordinator of this host, and the cluster that it sees, are well. It only looks.
+
+use crate::client::converse_for;
+use crate::exit::{Exit, FAILED, chain};
+use crate::hosts;
+use crate::profile::ProfileArgs;
+use crate::serve::{CoordinatorConfig, DEFAULT_PATH, holder_of};
+use mezcal_common::config::{expand_home, read_toml};
+use mezcal_common::doctor::{self, Finding};
+use mezcal_common::hosts::Folded;
+use mezcal_common::identity::Role;
+use mezcal_common::wire::client::HostStatus;
+use mezcal_common::wire::tls::{Credentials, first_certificate};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long the coordinator may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Room that a store should have.
+const SPACE: u64 = 1 << 30;
+/// A clock that is further off makes times of results hard to compare, and certificates early or late.
+const CLOCK: f64 = 2.0;
+
+/// Look whether the coordinator of this host and its cluster are well, and say what to do if not.
+#[derive(Debug, clap::Args)]
+pub struct DoctorArgs {
+    /// The coordinator's configuration file, if it is on this host
+    #[arg(long, default_value = DEFAULT_PATH, env = "MEZCAL_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+    /// One JSON object per finding
+    #[arg(long)]
+    pub json: bool,
+    /// Which cluster
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Exit 1 if something is wrong.
+pub fn run(args: &DoctorArgs) -> Result<u8, Exit> {
+    let mut findings = Vec::new();
+    if args.config.exists() {
+        findings.extend(service(&args.config));
+    } else {
+        findings
+            .push(Finding::fine("configuration", format!("{} does not exist: no coordinator of this host", args.config.display())));
+    }
+    findings.extend(cluster(&args.profile));
+    let text = match args.json {
+        false => doctor::table(&findings),
+        true => findings.iter().map(|f| serde_json::json!(f).to_string() + "\n").collect(),
+    };
+    std::io::stdout().write_all(text.as_bytes()).map_err(Exit::output)?;
+    Ok(if doctor::is_well(&findings) { 0 } else { FAILED })
+}
+
+/// The coordinator of this host.
+fn service(path: &Path) -> Vec<Finding> {
+    let config: CoordinatorConfig = match read_toml(path) {
+        Ok(config) => config,
+        Err(e) => {
+            return vec![Finding::wrong("configuration", chain(&e), "mend the file; `coordinator serve` starts with none other")];
+        }
+    };
+    let mut all = vec![Finding::fine("configuration", path.display().to_string())];
+    match Credentials::load(&expand_home(&config.identity), Role::Coordinator) {
+        Ok(own) => all.push(doctor::certificate_end(
+            "certificate",
+            own.certificate(),
+            false,
+            "certs issue coordinator makes another one; `systemctl restart mezcal-coordinator` takes it up",
+        )),
+        Err(e) => all.push(Finding::wrong("certificate", chain(&e), "certs issue coordinator makes one")),
+    }
+    match &config.issuer {
+        None => all.push(Finding::doubtful(
+            "issuer",
+            "none: hosts and users cannot join by tokens, and nothing is renewed",
+            "certs issue issuer, and `issuer` in coordinator.toml",
+        )),
+        Some(dir) => {
+            let file = expand_home(dir).join("cert.pem");
+            let der = std::fs::read(&file).ok().and_then(|pem| first_certificate(&pem));
+            all.push(match der {
+                Some(der) => {
+                    doctor::certificate_end("issuer", &der, false, "certs issue issuer, where the root's key is, makes another one")
+                }
+                None => Finding::wrong("issuer", format!("cannot read {}", file.display()), "certs issue issuer makes one"),
+            });
+        }
+    }
+    let state = config.state_dir();
+    all.push(doctor::space("store", &state, SPACE));
+    all.push(match holder_of(config.listen.port()) {
+        Some(holder) => Finding::fine("service", format!("udp {} is held by {holder}", config.listen)),
+        None => Finding::wrong(
+            "service",
+            format!("nobody listens on udp {}", config.listen),
+            "systemctl start mezcal-coordinator; `journalctl -u mezcal-coordinator` says why it does not run",
+        ),
+    });
+    all.push(doctor::udp_buffers());
+    all.push(doctor::clock());
+    all
+}
+
+/// What a user's profile shows of the cluster.
+fn cluster(profile: &ProfileArgs) -> Vec<Finding> {
+    let (address, identity) = match profile.remote() {
+        Ok(remote) => remote,
+        Err(e) => return vec![Finding::doubtful("profile", e.message, "coordinator join with a token makes one")],
+    };
+    let mut all = Vec::new();
+    match Credentials::load(&identity, Role::User) {
+        Ok(own) => {
+            all.push(doctor::certificate_end("profile", own.certificate(), true, "coordinator join with a token gets another one"))
+        }
+        Err(e) => all.push(Finding::wrong("profile", chain(&e), "coordinator join with a token gets another one")),
+    }
+    match converse_for(PATIENCE, profile, hosts::ask) {
+        Ok(hosts) => all.extend(fleet(&address, &hosts)),
+        Err(e) => {
+            all.push(Finding::wrong("coordinator", e.message, "is `coordinator serve` running there, and does UDP get through?"))
+        }
+    }
+    all
+}
+
+fn fleet(address: &str, hosts: &[HostStatus]) -> Vec<Finding> {
+    let names =
+        |pick: &dyn Fn(&HostStatus) -> bool| -> Vec<String> { hosts.iter().filter(|h| pick(h)).map(|h| h.name.clone()).collect() };
+    let mut all = vec![Finding::fine(
+        "coordinator",
+        format!("{address} answers; {} of {} hosts are connected", names(&|h| h.connected).len(), hosts.len()),
+    )];
+    let mut say = |what, hosts: Vec<String>, seen: &str, fix: &str| {
+        if !hosts.is_empty() {
+            all.push(Finding::doubtful(what, format!("{seen}: {}", Folded(&hosts)), fix));
+        }
+    };
+    say(
+        "hosts",
+        names(&|h| !h.connected),
+        "not connected",
+        "`mezcal-agent doctor` there says why; `coordinator confirm-dead` if they are gone for good",
+    );
+    say("hosts", names(&|h| h.drained.is_some()), "being drained", "`coordinator undrain` when they are well again");
+    say("hosts", names(&|h| h.quarantined.is_some()), "fail whatever they get", "`coordinator hosts` shows why");
+    let off = |h: &HostStatus| h.connected && h.clock_offset.is_some_and(|offset| offset.abs() > CLOCK);
+    say("clocks", names(&off), &format!("more than {CLOCK} s off"), "start the time service there");
+    let other = |h: &HostStatus| h.connected && h.program != mezcal_common::VERSION;
+    say(
+        "versions",
+        names(&other),
+        &format!("not of version {}", mezcal_common::VERSION),
+        "coordinator provision brings them up to date",
+    );
+    all
+}
