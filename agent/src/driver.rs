@@ -188,7 +188,7 @@ pub async fn run(
         tokio::spawn(keep_connected(parts.connector, parts.coordinator, parts.connect_timeout, hello, inputs, leaving));
 
     let own_keeper = parts.users.is_none();
-    let mut manager = parts.service.then(|| Manager::new(&address));
+    let mut standing = parts.service.then(|| Standing::new(&address));
     let mut supervisor = Supervisor::new(parts.slots, parts.users);
     let mut offset = OffsetEstimate::default();
     let mut links: Vec<Option<mpsc::UnboundedSender<ToEngine>>> =
@@ -251,7 +251,7 @@ pub async fn run(
                         offset.sample(hello, clock, now);
                         supervisor.handle(Event::Measured { load: host.load(), clock_offset: offset.seconds() }, now);
                         to_coordinator = Some(sender);
-                        manager.iter_mut().for_each(Manager::connected);
+                        standing.iter_mut().for_each(Standing::connected);
                         outgoing.clear();
                         Event::Welcomed { store, lease, first_engine, hello_sent: hello.1 }
                     }
@@ -328,7 +328,7 @@ pub async fn run(
                 if next_reading <= now {
                     next_reading = now + HEARTBEAT;
                     let slots = (supervisor.busy(), usize::from(parts.slots));
-                    manager.iter_mut().for_each(|manager| manager.tick(to_coordinator.is_some(), slots));
+                    standing.iter_mut().for_each(|standing| standing.tick(to_coordinator.is_some(), slots));
                     if to_coordinator.is_none() && parts.renewal.is_some_and(|renewal| WallTime::now() > renewal.end) {
                         break Ok(Left::Expired);
                     }
@@ -386,13 +386,13 @@ fn for_keeper(message: &ToKeeper, set: usize, slots: u16) -> Option<ToKeeper> {
 }
 
 /// What the service manager is told.
-struct Manager {
+struct Standing {
     coordinator: String,
     ready: bool,
     since: BootInstant,
 }
 
-impl Manager {
+impl Standing {
     fn new(coordinator: &str) -> Self {
         Self { coordinator: coordinator.into(), ready: false, since: BootInstant::now() }
     }

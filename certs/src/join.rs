@@ -48,7 +48,7 @@ pub struct Joined {
     pub coordinator: String,
 }
 
-/// Asks the coordinator at HOST[:PORT] for a certificate of this role. The key never leaves this process but into the files that
+/// Asks the coordinator at `HOST` or `HOST:PORT` for a certificate of this role. The key never leaves this process but into the files that
 /// [`Issued::write`] makes.
 ///
 /// # Errors

@@ -27,17 +27,33 @@ pub struct Machine {
 /// Whether machines can be had here; says why not.
 pub fn machines_or_say_why(test: &str, lab: &Lab) -> bool {
     let why = if !lab.is_real() {
-        "it needs network namespaces"
+        "it needs network namespaces".to_owned()
     } else if !Path::new("/usr/bin/systemd-nspawn").exists() {
-        "it needs systemd-nspawn (package systemd-container)"
-    } else if cgroup2().is_none() {
-        "it needs cgroup v2"
+        let missing = "it needs systemd-nspawn (package systemd-container)";
+        assert!(std::env::var_os("MEZCAL_REQUIRE_NAMESPACES").is_none(), "{test}: {missing}");
+        missing.to_owned()
     } else {
-        return true;
+        match possible() {
+            Ok(()) => return true,
+            Err(why) => why,
+        }
     };
-    assert!(std::env::var_os("MEZCAL_REQUIRE_NAMESPACES").is_none(), "{test}: {why}");
     crate::say_skipped(&format!("{test}: {why}"));
     false
+}
+
+/// Whether this machine lets us divide its control groups and lay file systems over each other.
+fn possible() -> Result<(), String> {
+    let group = cgroup2().ok_or("it needs control groups of version 2")?.join(format!("mezcal-probe-{}", std::process::id()));
+    std::fs::create_dir(&group).map_err(|e| format!("it needs control groups of its own: {e}"))?;
+    let _ = std::fs::remove_dir(&group);
+    let script = "mount -t tmpfs none /mnt && mkdir /mnt/u /mnt/w /mnt/r && \
+                  mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/u,workdir=/mnt/w /mnt/r";
+    let out = Command::new("unshare").args(["--mount", "sh", "-c", script]).output().map_err(|e| e.to_string())?;
+    match out.status.success() {
+        true => Ok(()),
+        false => Err(format!("it needs overlay file systems: {}", String::from_utf8_lossy(&out.stderr).trim())),
+    }
 }
 
 fn cgroup2() -> Option<PathBuf> {

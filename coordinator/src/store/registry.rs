@@ -255,7 +255,7 @@ impl Registry {
     }
 
     /// Whether an expired certificate can be renewed by whoever has its key: it is on the list with that key, has not been revoked, and has
-    /// been over for no longer than [`RENEWABLE`].
+    /// been over for no more than ninety days.
     ///
     /// # Errors
     /// [`Refusal`].
