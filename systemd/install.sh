@@ -36,6 +36,15 @@ if [ -n "$coordinator" ]; then
     put 0644 "$here/mezcal-coordinator.service" "$units/mezcal-coordinator.service"
     keep "$here/default/mezcal-coordinator" /etc/default/mezcal-coordinator
 fi
+if [ -d "$here/man" ]; then
+    for page in "$here"/man/mezcal-agent*.1; do put 0644 "$page" "/usr/share/man/man1/$(basename "$page")"; done
+    if [ -n "$coordinator" ]; then
+        for page in "$here"/man/coordinator*.1 "$here"/man/mezcal-certs*.1; do put 0644 "$page" "/usr/share/man/man1/$(basename "$page")"; done
+        put 0644 "$here/completions/bash" /usr/share/bash-completion/completions/coordinator
+        put 0644 "$here/completions/zsh" /usr/share/zsh/vendor-completions/_coordinator
+        put 0644 "$here/completions/fish" /usr/share/fish/vendor_completions.d/coordinator.fish
+    fi
+fi
 put 0644 "$here/sysusers.d/mezcal.conf" /usr/lib/sysusers.d/mezcal.conf
 put 0644 "$here/tmpfiles.d/mezcal.conf" /usr/lib/tmpfiles.d/mezcal.conf
 put 0644 "$here/sysctl.d/60-mezcal.conf" /usr/lib/sysctl.d/60-mezcal.conf

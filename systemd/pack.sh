@@ -7,7 +7,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 programs=$here/../target/release out=.
 while [ $# -gt 0 ]; do
     case $1 in
-    --programs) programs=$2; shift 2 ;;
+    --programs) programs=$(cd "$2" && pwd); shift 2 ;;
     -*) echo "pack.sh: what is $1? (--programs DIR)" >&2; exit 2 ;;
     *) out=$1; shift ;;
     esac
@@ -21,6 +21,12 @@ cp -r "$here"/*.service "$here"/*.slice "$here"/*.d "$here/default" "$here/insta
 for program in agent coordinator certs; do
     # Without what only a debugger reads it is a tenth of the size.
     strip -o "$tmp/$name/$program" "$programs/$program" 2>/dev/null || cp "$programs/$program" "$tmp/$name/$program"
+done
+mkdir "$tmp/$name/man" "$tmp/$name/completions"
+for program in agent coordinator certs; do "$programs/$program" manual "$tmp/$name/man"; done
+# Called by its name alone, as it will be there.
+for shell in bash zsh fish; do
+    (export PATH="$programs:$PATH" && cd / && MEZCAL_COMPLETE=$shell coordinator) > "$tmp/$name/completions/$shell"
 done
 # The same content makes the same archive.
 tar -C "$tmp" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cf - "$name" | gzip -n > "$out/$name.tar.gz"

@@ -6,7 +6,7 @@ use crate::engine::driver::EngineArgs;
 use crate::keeper::driver::{KeeperArgs, PREDECESSOR};
 use crate::users;
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use mezcal_common::identity::Role;
 use mezcal_common::wire::agent::ALPN;
 use mezcal_common::wire::endpoint::Connector;
@@ -47,6 +47,12 @@ enum Verb {
     Join(crate::join::JoinArgs),
     Engines(crate::engines::EnginesArgs),
     Doctor(crate::doctor::DoctorArgs),
+    /// Write the manual pages.
+    #[command(hide = true)]
+    Manual {
+        /// Where to.
+        dir: PathBuf,
+    },
     #[command(flatten)]
     Hidden(Hidden),
 }
@@ -94,6 +100,11 @@ pub fn main() -> ExitCode {
         Verb::Run { config } => {
             mezcal_common::logging::init("info");
             ended(run(&config))
+        }
+        Verb::Manual { dir } => {
+            // As it is called where it is installed.
+            let command = Cli::command().name("mezcal-agent").bin_name("mezcal-agent");
+            ended(clap_mangen::generate_to(command, dir).map_err(Into::into))
         }
         Verb::Engines(args) => {
             mezcal_common::logging::init("info");

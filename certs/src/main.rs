@@ -1,7 +1,7 @@
 //! The `certs` command: makes and shows the certificates of a cluster.
 
 use anyhow::{Context, bail};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use mezcal_certs::{COORDINATOR_DAYS, ClusterDir, ISSUER_DAYS, LEAF_DAYS};
 use mezcal_common::hosts;
 use mezcal_common::identity::{self, Identity, Role};
@@ -30,6 +30,12 @@ enum Verb {
     Issue {
         #[command(subcommand)]
         role: Issue,
+    },
+    /// Write the manual pages.
+    #[command(hide = true)]
+    Manual {
+        /// Where to.
+        dir: PathBuf,
     },
     /// Show what a certificate says.
     Show {
@@ -116,6 +122,8 @@ fn run(verb: Verb) -> anyhow::Result<()> {
             }
         },
         Verb::Show { file, json } => show(&file, json),
+        // As it is called where it is installed.
+        Verb::Manual { dir } => Ok(clap_mangen::generate_to(Cli::command().name("mezcal-certs").bin_name("mezcal-certs"), dir)?),
     }
 }
 

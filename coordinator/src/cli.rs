@@ -4,6 +4,7 @@ use crate::embedded::Hidden;
 use crate::exit::{self, Exit};
 use crate::{batches, cancel, doctor, exec, follow, hosts, logs, manage, members, provision, run, serve, why};
 use clap::{CommandFactory, Parser, Subcommand};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Run piles of shell commands, here or on a cluster.
@@ -45,6 +46,12 @@ enum Verb {
     Certs(members::CertsArgs),
     Join(members::JoinArgs),
     Serve(serve::ServeArgs),
+    /// Write the manual pages.
+    #[command(hide = true)]
+    Manual {
+        /// Where to.
+        dir: PathBuf,
+    },
     #[command(flatten)]
     Hidden(Hidden),
 }
@@ -93,6 +100,7 @@ pub fn main() -> ExitCode {
         Verb::Certs(args) => members::certs(&args),
         Verb::Join(args) => members::join(&args),
         Verb::Serve(args) => serve::run(&args),
+        Verb::Manual { dir } => clap_mangen::generate_to(Cli::command(), dir).map(|()| 0).map_err(Exit::output),
         Verb::Hidden(hidden) => return hidden.run(),
     };
     match result {

@@ -150,12 +150,14 @@ pub fn backup(args: &BackupArgs) -> Result<u8, Exit> {
     Ok(0)
 }
 
-fn expand(names: &[String]) -> Result<Vec<String>, Exit> {
+/// Names and ranges, one by one.
+pub(crate) fn expand(names: &[String]) -> Result<Vec<String>, Exit> {
     let expanded = names.iter().map(|name| hosts::expand(name)).collect::<Result<Vec<_>, _>>();
     expanded.map(|lists| lists.concat()).map_err(Exit::usage)
 }
 
-fn done(profile: &ProfileArgs, request: ToService) -> Result<u8, Exit> {
+/// Makes a request that has no answer but that it is done.
+pub(crate) fn done(profile: &ProfileArgs, request: ToService) -> Result<u8, Exit> {
     let result = ask(profile, request, |said| match said {
         ToClient::Done { result, .. } => Some(result),
         _ => None,
@@ -163,6 +165,7 @@ fn done(profile: &ProfileArgs, request: ToService) -> Result<u8, Exit> {
     result?.map(|()| 0).map_err(Exit::usage)
 }
 
-fn ask<T>(profile: &ProfileArgs, request: ToService, pick: impl Fn(ToClient) -> Option<T>) -> Result<T, Exit> {
+/// Makes a request, and takes what `pick` does of the answers.
+pub(crate) fn ask<T>(profile: &ProfileArgs, request: ToService, pick: impl Fn(ToClient) -> Option<T>) -> Result<T, Exit> {
     converse(profile, async |remote| remote.ask(request, pick).await)
 }

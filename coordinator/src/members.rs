@@ -2,6 +2,7 @@
 
 use crate::client::converse;
 use crate::exit::{Exit, chain};
+use crate::manage::{ask, done, expand};
 use crate::profile::{self, ProfileArgs};
 use crate::serve::{CoordinatorConfig, DEFAULT_PATH};
 use crate::store::CertificateRow;
@@ -10,7 +11,6 @@ use mezcal_common::clock::WallTime;
 use mezcal_common::config::read_toml;
 use mezcal_common::duration::parse_duration;
 use mezcal_common::escape::for_terminal;
-use mezcal_common::hosts;
 use mezcal_common::identity::Role;
 use mezcal_common::wire::client::{Member, ToClient, ToService};
 use mezcal_common::wire::tls::Credentials;
@@ -302,8 +302,7 @@ fn members(host: &[String], user: &[String]) -> Result<(Member, Vec<String>), Ex
     if !user.is_empty() {
         return Ok((Member::User, user.to_vec()));
     }
-    let names = host.iter().map(|text| hosts::expand(text)).collect::<Result<Vec<_>, _>>().map_err(Exit::usage)?;
-    Ok((Member::Host, names.concat()))
+    Ok((Member::Host, expand(host)?))
 }
 
 fn word(member: Member) -> &'static str {
@@ -334,18 +333,6 @@ fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]
         }
         line.trim_end().to_owned()
     }))
-}
-
-fn done(profile: &ProfileArgs, request: ToService) -> Result<u8, Exit> {
-    let result = ask(profile, request, |said| match said {
-        ToClient::Done { result, .. } => Some(result),
-        _ => None,
-    });
-    result?.map(|()| 0).map_err(Exit::usage)
-}
-
-fn ask<T>(profile: &ProfileArgs, request: ToService, pick: impl Fn(ToClient) -> Option<T>) -> Result<T, Exit> {
-    converse(profile, async |remote| remote.ask(request, pick).await)
 }
 
 /// Asks for what comes in several messages.

@@ -4,10 +4,10 @@
 use crate::client::converse;
 use crate::exit::{Exit, FAILED};
 use crate::hosts;
+use crate::manage::{ask, expand};
 use crate::profile::ProfileArgs;
 use mezcal_common::duration::parse_duration;
 use mezcal_common::escape::for_terminal;
-use mezcal_common::hosts::expand;
 use mezcal_common::token::{hex, sha256};
 use mezcal_common::wire::client::{Member, ToClient, ToService};
 use mezcal_common::wire::enrol;
@@ -100,7 +100,7 @@ struct Plan<'a> {
 /// # Errors
 /// Exit 2 and 3 as everywhere; 1 if some host is not connected at the end.
 pub fn run(args: &ProvisionArgs) -> Result<u8, Exit> {
-    let names = args.hosts.iter().map(|text| expand(text)).collect::<Result<Vec<_>, _>>().map_err(Exit::usage)?.concat();
+    let names = expand(&args.hosts)?;
     let archive = std::fs::read(&args.archive).map_err(|e| Exit::usage(format!("cannot read {}: {e}", args.archive.display())))?;
     let (address, _) = args.profile.remote()?;
     let place = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
@@ -300,8 +300,12 @@ impl Plan<'_> {
             ToClient::TokensCreated { tokens, .. } => Some(tokens),
             _ => None,
         };
-        let answered = converse(self.args, async |remote| remote.ask(request, pick).await).map_err(|e| e.message)?;
-        answered?.into_iter().next().map(|(_, token)| token).ok_or_else(|| "the coordinator made no token".into())
+        ask(self.args, request, pick)
+            .map_err(|e| e.message)??
+            .into_iter()
+            .next()
+            .map(|(_, token)| token)
+            .ok_or_else(|| "the coordinator made no token".into())
     }
 
     /// Waits until the coordinator has all that have not failed.

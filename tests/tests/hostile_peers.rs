@@ -84,27 +84,96 @@ fn noise_and_half_open_clients_do_not_keep_others_waiting() {
     cluster.finish();
 }
 
-/// A connection with these credentials that speaks nothing by itself.
-async fn connect(identity: &Path, protocol: &str, address: &str) -> (quinn::Endpoint, quinn::Connection) {
+/// TLS of somebody with these credentials, or with nothing but their root; and the name of the coordinator.
+fn tls(identity: &Path, shown: bool, protocol: &str) -> (rustls::ClientConfig, String) {
     let chain: Vec<CertificateDer> =
         CertificateDer::pem_file_iter(identity.join("cert.pem")).expect("a file").map(|c| c.expect("a certificate")).collect();
-    let cluster = Identity::from_der(&chain[0]).expect("a certificate of ours").cluster;
+    let name = format!("coordinator.{}.mezcal", Identity::from_der(&chain[0]).expect("a certificate of ours").cluster);
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(identity.join("ca.pem")).expect("a root")).expect("a root");
     let key = PrivateKeyDer::from_pem_file(identity.join("key.pem")).expect("a key");
-    let mut crypto = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("TLS 1.3")
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)
-        .expect("a key that fits");
+        .with_root_certificates(roots);
+    let mut crypto = match shown {
+        true => builder.with_client_auth_cert(chain, key).expect("a key that fits"),
+        false => builder.with_no_client_auth(),
+    };
     crypto.alpn_protocols = vec![protocol.into()];
+    (crypto, name)
+}
+
+fn connecting(crypto: rustls::ClientConfig, name: &str, address: &str) -> (quinn::Endpoint, quinn::Connecting) {
     let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(crypto).expect("TLS 1.3")));
     let endpoint = quinn::Endpoint::client("0.0.0.0:0".parse().expect("an address")).expect("a socket");
-    let name = format!("coordinator.{cluster}.mezcal");
-    let connecting = endpoint.connect_with(config, address.parse().expect("an address"), &name).expect("a configuration");
-    let connection = connecting.await.expect("a coordinator");
-    (endpoint, connection)
+    let connecting = endpoint.connect_with(config, address.parse().expect("an address"), name).expect("a configuration");
+    (endpoint, connecting)
+}
+
+/// A connection with these credentials that speaks nothing by itself.
+async fn connect(identity: &Path, protocol: &str, address: &str) -> (quinn::Endpoint, quinn::Connection) {
+    let (crypto, name) = tls(identity, true, protocol);
+    let (endpoint, attempt) = connecting(crypto, &name, address);
+    (endpoint, attempt.await.expect("a coordinator"))
+}
+
+/// Counts the tickets that a coordinator gives, with which a session could be taken up again without another look at the certificate.
+#[derive(Debug, Default)]
+struct Tickets(std::sync::atomic::AtomicUsize);
+
+impl rustls::client::ClientSessionStore for Tickets {
+    fn set_kx_hint(&self, _: rustls::pki_types::ServerName<'static>, _: rustls::NamedGroup) {}
+    fn kx_hint(&self, _: &rustls::pki_types::ServerName<'_>) -> Option<rustls::NamedGroup> {
+        None
+    }
+    fn set_tls12_session(&self, _: rustls::pki_types::ServerName<'static>, _: rustls::client::Tls12ClientSessionValue) {}
+    fn tls12_session(&self, _: &rustls::pki_types::ServerName<'_>) -> Option<rustls::client::Tls12ClientSessionValue> {
+        None
+    }
+    fn remove_tls12_session(&self, _: &rustls::pki_types::ServerName<'static>) {}
+    fn insert_tls13_ticket(&self, _: rustls::pki_types::ServerName<'static>, _: rustls::client::Tls13ClientSessionValue) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+    fn take_tls13_ticket(&self, _: &rustls::pki_types::ServerName<'static>) -> Option<rustls::client::Tls13ClientSessionValue> {
+        None
+    }
+}
+
+#[test]
+fn nobody_gets_in_without_a_certificate_and_no_session_is_taken_up_again() {
+    let cluster = Cluster::running(1, 1);
+    let user = cluster.path("pki/users/okazaki");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    cluster.lab.entrance(0)();
+    runtime.block_on(async {
+        let (crypto, name) = tls(&user, false, "mezcal-client/1");
+        let (_endpoint, attempt) = connecting(crypto, &name, &cluster.address());
+        // In TLS 1.3 whoever connects is done before the other side has judged them (RFC 8446, E.1.2).
+        if let Ok(connection) = attempt.await {
+            let closed = tokio::time::timeout(PATIENCE, connection.closed()).await.expect("it is noticed");
+            // Alert 116: certificate_required.
+            assert!(
+                matches!(&closed, quinn::ConnectionError::ConnectionClosed(c) if u64::from(c.error_code) == 0x100 + 116),
+                "{closed}"
+            );
+        }
+        let tickets = Arc::new(Tickets::default());
+        let (mut crypto, name) = tls(&user, true, "mezcal-client/1");
+        crypto.resumption = rustls::client::Resumption::store(tickets.clone());
+        crypto.enable_early_data = true;
+        let (_endpoint, attempt) = connecting(crypto.clone(), &name, &cluster.address());
+        let connection = attempt.await.expect("a coordinator");
+        let (mut send, mut receive) = connection.open_bi().await.expect("a stream");
+        // A greeting (the recorded one of a client), and the welcome that it gets.
+        send.write_all(&frame(&[0, 1, 1, 5, b'0', b'.', b'1', b'.', b'0'])).await.expect("written");
+        let mut welcome = [0; 6];
+        receive.read_exact(&mut welcome).await.expect("a welcome");
+        assert_eq!(tickets.0.load(std::sync::atomic::Ordering::Relaxed), 0, "tickets would outlive a revocation");
+        let (_endpoint, attempt) = connecting(crypto.clone(), &name, &cluster.address());
+        assert!(attempt.into_0rtt().is_err(), "nothing can be sent before the handshake, so nothing can be replayed");
+    });
+    cluster.finish();
 }
 
 /// What somebody sends who has a certificate.

@@ -103,6 +103,7 @@ impl Installed {
     /// Accounts, the agent's certificate and configuration, and engines for okazaki.
     fn join(&self, n: usize) -> &Machine {
         let machine = &self.machines[n - 1];
+        // As install.sh does where systemd runs.
         machine.ok(&["systemd-sysusers", "/usr/lib/sysusers.d/mezcal.conf"]);
         machine.ok(&["systemd-tmpfiles", "--create", "/usr/lib/tmpfiles.d/mezcal.conf"]);
         for (uid, user) in [("2001", "okazaki"), ("2002", "sato")] {
@@ -442,10 +443,61 @@ fn a_coordinator_is_set_up_as_the_readme_says() {
     sh("systemctl enable --now mezcal-engines@admin mezcal-agent");
     assert!(sh("coordinator exec --all --cd / -- id -un").contains("admin"));
     assert!(sh("systemctl show -P StatusText mezcal-coordinator").contains("listens on"));
-    let before = sh("coordinator batches --json | wc -l");
-    sh("systemctl restart mezcal-coordinator");
-    assert_eq!(sh("coordinator batches --json | wc -l"), before);
+    // An upgrade while something runs: new programs take over, and the job does not notice.
+    std::fs::write(
+        machine.path("/root/jobs.json"),
+        "{\"cmd\": \"echo $MEZCAL_ATTEMPT >> ~/tries; until test -e ~/go; do sleep 0.1; done; cat ~/tries\"}\n",
+    )
+    .expect("written");
+    let batch = sh("coordinator run --detach --cd / jobs.json");
+    wait_for("it runs", PATIENCE, || machine.path("/home/admin/tries").exists().then_some(()));
+    let pids = || sh("systemctl show -P MainPID mezcal-agent mezcal-coordinator mezcal-engines@admin");
+    let before = pids();
+    sh("mezcal-*/install.sh --coordinator");
+    let (before, after) = (before.split_whitespace().map(str::to_owned).collect::<Vec<_>>(), pids());
+    let after: Vec<&str> = after.split_whitespace().collect();
+    assert!(after[0] != before[0] && after[1] != before[1] && after[2] == before[2], "{before:?} {after:?}");
+    sh("touch /home/admin/go");
+    sh(&format!("coordinator wait {batch}"));
+    let results = sh(&format!("coordinator results {batch}"));
+    assert!(results.contains("\"stdout_tail\": \"1\\n\"") && results.contains("\"attempt\": 1"), "{results}");
     sh("mezcal-agent doctor; coordinator doctor");
     let exposure = machine.ok(&["systemd-analyze", "security", "--no-pager", "mezcal-coordinator.service"]);
     eprintln!("{}", exposure.lines().last().unwrap_or_default());
+}
+
+#[test]
+fn a_package_brings_everything_and_its_purge_takes_the_keys_away() {
+    let Some(site) = Installed::with("packages", 1, false) else { return };
+    let machine = &site.machines[0];
+    if !Path::new("/usr/bin/dpkg-deb").exists() {
+        return mezcal_tests::say_skipped("packages: they need dpkg-deb");
+    }
+    let made = script("deb.sh").arg(machine.path("/root")).output().expect("it starts");
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    machine.ok(&["sh", "-ec", "dpkg -i /root/mezcal-agent_*.deb /root/mezcal-coordinator_*.deb 2>&1"]);
+    for file in ["/usr/bin/mezcal-agent", "/usr/bin/coordinator", "/usr/bin/mezcal-certs", "/usr/share/man/man1/coordinator-run.1"]
+    {
+        assert!(machine.path(file).exists(), "{file}");
+    }
+    let manual = machine.ok(&[
+        "sh",
+        "-ec",
+        "gzip -dc /usr/share/man/man1/coordinator-run.1.gz 2>/dev/null || cat /usr/share/man/man1/coordinator-run.1",
+    ]);
+    assert!(manual.contains("keep") && manual.contains(".TH"), "{manual}");
+    machine.ok(&["systemctl", "cat", "mezcal-coordinator.service", "mezcal-agent.service", "mezcal-engines@x.service"]);
+    site.join(1);
+    site.wait_ready(1);
+    // Installing it again is an upgrade: what was configured stays, and the agent comes back.
+    machine.ok(&["sh", "-ec", "echo MEZCAL_LOG=debug >> /etc/default/mezcal-agent; dpkg -i /root/mezcal-agent_*.deb 2>&1"]);
+    assert!(machine.ok(&["cat", "/etc/default/mezcal-agent"]).contains("MEZCAL_LOG=debug"));
+    site.wait_ready(1);
+    let key = machine.path("/var/lib/mezcal-agent/pki/key.pem");
+    assert!(key.exists());
+    machine.ok(&["sh", "-ec", "dpkg -r mezcal-coordinator mezcal-agent 2>&1"]);
+    assert!(key.exists(), "a removal keeps what a later installation needs");
+    assert_eq!(text(&machine.exec(&["pgrep", "mezcal"]).stdout), "", "nothing of it runs");
+    machine.ok(&["sh", "-ec", "dpkg -P mezcal-coordinator mezcal-agent 2>&1"]);
+    assert!(!key.exists() && !machine.path("/etc/mezcal").exists(), "a purge takes keys and configuration");
 }

@@ -1,0 +1,86 @@
+#!/bin/sh
+# Makes Debian packages of what was built (cargo build --release): mezcal-agent, and mezcal-coordinator with it.
+#   deb.sh [--programs DIR] [OUTDIR]
+# Needs dpkg-deb. Removing a package stops its services; purging it removes keys, state and configuration.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+programs=$here/../target/release out=.
+while [ $# -gt 0 ]; do
+    case $1 in
+    --programs) programs=$2; shift 2 ;;
+    -*) echo "deb.sh: what is $1? (--programs DIR)" >&2; exit 2 ;;
+    *) out=$1; shift ;;
+    esac
+done
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+archive=$("$here/pack.sh" --programs "$programs" "$tmp")
+tar -xzf "$archive" -C "$tmp"
+unpacked=$(find "$tmp" -maxdepth 1 -name 'mezcal-*' -type d)
+version=$("$programs/coordinator" --version | cut -d' ' -f2)
+arch=$(dpkg --print-architecture)
+libc=$(ldd --version | head -n 1 | grep -o '[0-9.]*$')
+mkdir -p "$out"
+
+"$unpacked/install.sh" --destdir "$tmp/agent"
+"$unpacked/install.sh" --destdir "$tmp/coordinator" --coordinator
+# What the agent's package has comes with that.
+(cd "$tmp/agent" && find . -type f) | while read -r file; do rm -f "$tmp/coordinator/$file"; done
+find "$tmp/coordinator" -type d -empty -delete
+
+pack() { # pack PART DEPENDS DESCRIPTION UNIT ACCOUNT
+    root=$tmp/$1
+    mkdir -p "$root/DEBIAN" "$root/usr/share/doc/mezcal-$1"
+    cp "$here/../LICENSE-MIT" "$root/usr/share/doc/mezcal-$1/copyright"
+    size=$(du -sk "$root" | cut -f1)
+    cat > "$root/DEBIAN/control" <<X
+Package: mezcal-$1
+Version: $version
+Architecture: $arch
+Maintainer: the developers of Mezcal <root@localhost>
+Section: admin
+Priority: optional
+Installed-Size: $size
+Depends: $2
+Description: $3
+X
+    (cd "$root" && find etc -type f 2>/dev/null | sed 's,^,/,') > "$root/DEBIAN/conffiles"
+    cat > "$root/DEBIAN/postinst" <<X
+#!/bin/sh
+set -e
+[ "\$1" = configure ] || exit 0
+systemd-sysusers mezcal.conf
+systemd-tmpfiles --create mezcal.conf || true
+if [ -d /run/systemd/system ]; then
+    systemctl daemon-reload
+    # A new version takes over; what runs goes on.
+    systemctl try-restart $4 || true
+fi
+X
+    cat > "$root/DEBIAN/prerm" <<X
+#!/bin/sh
+set -e
+if [ "\$1" = remove ] && [ -d /run/systemd/system ]; then
+    systemctl disable --now $4 || true
+    if [ $1 = agent ]; then
+        systemctl list-units --plain --no-legend 'mezcal-engines@*' | cut -d' ' -f1 | xargs -r systemctl disable --now || true
+    fi
+fi
+X
+    cat > "$root/DEBIAN/postrm" <<X
+#!/bin/sh
+set -e
+if [ "\$1" = purge ]; then
+    # Keys first of all.
+    rm -rf /var/lib/$5 /etc/mezcal/$1.toml
+    rmdir /etc/mezcal 2>/dev/null || true
+fi
+if [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi
+X
+    chmod 0755 "$root/DEBIAN/postinst" "$root/DEBIAN/prerm" "$root/DEBIAN/postrm"
+    dpkg-deb --root-owner-group -b "$root" "$out/mezcal-$1_${version}_$arch.deb" > /dev/null
+    echo "$out/mezcal-$1_${version}_$arch.deb"
+}
+pack agent "libc6 (>= $libc), libgcc-s1, systemd, bash" "persistent worker of a Mezcal cluster" mezcal-agent.service mezcal-agent
+pack coordinator "libc6 (>= $libc), libgcc-s1, systemd, mezcal-agent (= $version)" "coordinator and commands of a Mezcal cluster" \
+    mezcal-coordinator.service mezcal-coordinator
