@@ -865,6 +865,10 @@ pub(crate) fn describe(notice: &Notice) -> String {
             "{jobs} jobs take {slots} slots, and no host is connected that has so many for them; they end as errors after {}",
             crate::format::elapsed(*after)
         ),
+        Notice::Unserved { user, jobs, after } => format!(
+            "{jobs} jobs wait for a host that runs jobs of {user}: root enables mezcal-engines@{user}.service there; they end as errors after {}",
+            crate::format::elapsed(*after)
+        ),
         Notice::AgentLost { host, jobs, fenced_for } => format!(
             "lost the agent of {host} with {jobs} jobs; unless it comes back, they are given up there in {}",
             crate::format::elapsed(Duration::from_secs(fenced_for.as_secs()))

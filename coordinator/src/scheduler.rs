@@ -1391,6 +1391,9 @@ impl Scheduler {
         let Some(queue) = self.job(key).map(|job| job.queue) else { return };
         let (required, prefer) = (self.set_of(queue), self.preferred_by(queue));
         self.queues.push(queue, key.job, required, prefer);
+        if !self.is_served(queue.user) {
+            self.queues.look_at(queue);
+        }
         self.unserved = true;
     }
 

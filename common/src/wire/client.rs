@@ -502,6 +502,15 @@ pub enum Notice {
         /// How many there were.
         count: u64,
     },
+    /// No connected host that may run them runs jobs of this user.
+    Unserved {
+        /// Whose jobs.
+        user: String,
+        /// How many wait.
+        jobs: u64,
+        /// When they end as errors.
+        after: Duration,
+    },
 }
 
 /// From coordinator to client.

@@ -24,6 +24,9 @@ pub(super) struct Names {
     claims: HashMap<Arc<str>, Vec<u32>>,
     /// How many hosts have so many slots.
     widths: BTreeMap<u16, usize>,
+    /// How many run everybody's jobs, and how many those of a user.
+    serve_all: usize,
+    serve: HashMap<String, usize>,
 }
 
 impl Names {
@@ -43,7 +46,14 @@ impl Scheduler {
     pub(super) fn names_come(&mut self, name: &Arc<str>) {
         let Some(host) = self.hosts.get(name) else { return };
         let (index, slots, aliases) = (host.index, host.hello.slots, host.aliases.clone());
+        let users = host.hello.users.clone();
+        let before = self.served();
         *self.names.widths.entry(slots).or_default() += 1;
+        match users {
+            None => self.names.serve_all += 1,
+            Some(users) => users.into_iter().for_each(|user| *self.names.serve.entry(user).or_default() += 1),
+        }
+        self.look_at_users(before);
         self.change_name(name, |names| {
             names.owners.insert(name.clone(), index);
         });
@@ -57,12 +67,26 @@ impl Scheduler {
     pub(super) fn names_go(&mut self, name: &Arc<str>) {
         let Some(host) = self.hosts.get(name) else { return };
         let (index, slots, aliases) = (host.index, host.hello.slots, host.aliases.clone());
+        let users = host.hello.users.clone();
+        let before = self.served();
+        match users {
+            None => self.names.serve_all -= 1,
+            Some(users) => users.iter().for_each(|user| {
+                if let Some(count) = self.names.serve.get_mut(user) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.names.serve.remove(user);
+                    }
+                }
+            }),
+        }
         if let Some(count) = self.names.widths.get_mut(&slots) {
             *count -= 1;
             if *count == 0 {
                 self.names.widths.remove(&slots);
             }
         }
+        self.look_at_users(before);
         self.change_name(name, |names| {
             names.owners.remove(name);
         });
@@ -93,6 +117,37 @@ impl Scheduler {
     pub(super) fn names_of(&self, host: &Host) -> Vec<Arc<str>> {
         let aliases = host.aliases.iter().filter(|alias| self.names.host(alias).is_none_or(|index| index == host.index));
         std::iter::once(&host.name).chain(aliases).cloned().collect()
+    }
+
+    /// Which of the users with waiting jobs have hosts for them.
+    fn served(&self) -> Vec<(u32, bool)> {
+        self.queues.users().into_iter().map(|user| (user, self.is_served(user))).collect()
+    }
+
+    /// Hosts have come or gone: whose jobs can be run now and could not before, or the other way round, is looked at.
+    fn look_at_users(&mut self, before: Vec<(u32, bool)>) {
+        for (user, was) in before {
+            if self.is_served(user) != was {
+                self.queues.look_at_user(user);
+            }
+        }
+    }
+
+    /// Whether some connected host runs this user's jobs. Without any host nobody is worse off than others.
+    pub(super) fn is_served(&self, user: u32) -> bool {
+        let names = &self.names;
+        names.serve_all > 0 || names.widths.is_empty() || names.serve.contains_key(&self.user_names[user as usize])
+    }
+
+    /// Whether hosts are connected that may run these jobs, and none of them does for their user.
+    fn is_unserved(&self, key: QueueKey) -> bool {
+        match self.set_of(key) {
+            None => !self.is_served(key.user),
+            Some(set) => {
+                let mut there = set.iter().filter_map(|name| self.host_at(self.names.host(name)?)).peekable();
+                there.peek().is_some() && !there.any(|host| self.serves(host, key.user))
+            }
+        }
     }
 
     /// Whether a host runs this user's jobs.
@@ -132,6 +187,8 @@ impl Scheduler {
             let (jobs, after) = (jobs as u64, batch.host_timeout);
             let notice = if self.queues.is_homeless(key) {
                 Notice::HostsAbsent { hosts: fold(&self.set_of(key).unwrap_or_default()), jobs, after }
+            } else if self.is_unserved(key) {
+                Notice::Unserved { user: self.user_names[key.user as usize].clone(), jobs, after }
             } else if self.widest_for(key) < key.slots() {
                 Notice::TooWide { slots: key.slots(), jobs, after }
             } else {
@@ -150,6 +207,13 @@ impl Scheduler {
         if self.queues.is_homeless(key) {
             let names = fold(&self.set_of(key).unwrap_or_default());
             return format!("none of its hosts was connected within the host timeout: {names}");
+        }
+        if self.is_unserved(key) {
+            let user = &self.user_names[key.user as usize];
+            return format!(
+                "no host that was connected within the host timeout and may run it runs jobs of {user} (root enables \
+                 mezcal-engines@{user}.service there)"
+            );
         }
         let (wanted, there) = (key.slots(), self.widest_for(key));
         format!("it takes {wanted} slots, and within the host timeout no host was connected that has more than {there} for it")

@@ -221,6 +221,24 @@ impl Queues {
         std::mem::take(&mut self.changed)
     }
 
+    /// Users who have jobs waiting.
+    pub(super) fn users(&self) -> Vec<u32> {
+        let mut users: Vec<u32> = self.parts.keys().map(|(user, _)| *user).collect();
+        users.dedup();
+        users
+    }
+
+    /// This queue has to be looked at.
+    pub(super) fn look_at(&mut self, key: QueueKey) {
+        self.changed.insert(key);
+    }
+
+    /// All queues of this user have to be looked at: hosts that run their jobs have come or gone.
+    pub(super) fn look_at_user(&mut self, user: u32) {
+        let own = self.parts.iter().filter(|((of, _), _)| *of == user);
+        self.changed.extend(own.flat_map(|(_, part)| part.queues.keys()));
+    }
+
     /// Queues of jobs that take several slots have to be looked at: hosts have come or gone.
     pub(super) fn look_at_wide(&mut self) {
         let wide = self.parts.iter().filter(|((_, slots), _)| *slots > 1);

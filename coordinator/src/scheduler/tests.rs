@@ -1035,3 +1035,24 @@ fn a_host_gets_jobs_of_the_users_whose_engines_are_there() {
     b.x: all 2 slots are busy
     ");
 }
+
+#[test]
+fn jobs_of_a_user_whom_no_host_serves_are_said_and_end_as_errors() {
+    let mut s = script();
+    s.hello_for(1, "a.x", 1, Some(vec!["sato".into()]));
+    s.inventory(1, &[]);
+    s.pull(1, 2, 2);
+    insta::assert_snapshot!(s.submit(1, &[(NOWHERE, 0, 0), (&["a.x"], 0, 0)]), @"
+    accepted 2
+    notice: 1 jobs wait for a host that runs jobs of okazaki: root enables mezcal-engines@okazaki.service there; they end as errors after 0:01:00
+    notice: 1 jobs wait for a host that runs jobs of okazaki: root enables mezcal-engines@okazaki.service there; they end as errors after 0:01:00
+    ");
+    // Another host that serves them takes what it may; the rest waits for its own.
+    s.hello_for(2, "b.x", 1, Some(vec!["okazaki".into()]));
+    s.inventory(2, &[]);
+    insta::assert_snapshot!(s.pull(2, 2, 2), @"
+    2 < context of batch 1
+    2 < run 1/1.1
+    ");
+    insta::assert_snapshot!(s.pass(60), @"result 2.0 no_host: no host that was connected within the host timeout and may run it runs jobs of okazaki (root enables mezcal-engines@okazaki.service there)");
+}
