@@ -23,6 +23,8 @@ const EXIT_USAGE: u8 = 2;
 const EXIT_CREDENTIALS: u8 = 3;
 /// How long a new keeper may take to open its socket: it waits for the engines of a dead one.
 const KEEPER_START: Duration = PREDECESSOR.saturating_add(Duration::from_secs(5));
+/// Between two looks at whether somebody has put another certificate in place.
+const CERTIFICATE_LOOK: Duration = Duration::from_secs(2);
 /// Pause between two tries to renew a certificate that has expired.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 /// Pause before a keeper that was lost is replaced.
@@ -76,8 +78,10 @@ impl Hidden {
             Hidden::Engine(args) => ("engine", crate::engine::driver::run(&args)),
             Hidden::Keeper(args) => {
                 // A session of its own: no terminal's signals reach what runs below, and no job can wait for its keyboard.
-                let own = rustix::process::getsid(None).is_ok_and(|leader| leader == rustix::process::getpid());
-                if !own && let Err(e) = rustix::process::setsid() {
+                // EPERM: it leads one already, as the first process of a unit does.
+                if let Err(e) = rustix::process::setsid()
+                    && e != rustix::io::Errno::PERM
+                {
                     tracing::warn!(error = %e, "no session of its own");
                 }
                 ("keeper", crate::keeper::driver::run(args))
@@ -150,7 +154,13 @@ fn run(path: &Path) -> anyhow::Result<()> {
                 }
             };
             let engines = driver::engines_of(keepers, config.slots(), &name)?;
-            let changed = users::change(&config.engines, users.as_deref());
+            let certificate = stamp(&config.identity);
+            let changed = async {
+                tokio::select! {
+                    () = users::change(&config.engines, users.as_deref()) => {}
+                    () = other_certificate(&config.identity, certificate) => {}
+                }
+            };
             let parts = AgentParts {
                 users: users.clone(),
                 aliases: crate::config::aliases(&name),
@@ -171,6 +181,17 @@ fn run(path: &Path) -> anyhow::Result<()> {
                     mezcal_common::service_manager::stopping();
                     return Ok(());
                 }
+                Left::Changed if stamp(&config.identity) != certificate => match Credentials::load(&config.identity, Role::Agent) {
+                    Ok(new) if new.identity() == credentials.identity() => {
+                        tracing::info!("another certificate was put in place, and is used");
+                        credentials = new;
+                        continue;
+                    }
+                    Ok(new) => {
+                        tracing::error!("the certificate is now that of the {}: restart this agent to be that", new.identity())
+                    }
+                    Err(e) => tracing::error!("the certificate has changed and is not used: {}", mezcal_common::escape::chain(&e)),
+                },
                 Left::Changed => tracing::info!("another user's engines are there"),
                 Left::Expired => {
                     credentials = tokio::select! {
@@ -198,6 +219,19 @@ fn run(path: &Path) -> anyhow::Result<()> {
     // A thread that reads from a dead mount must not hold up the end.
     runtime.shutdown_background();
     ended
+}
+
+/// What tells one certificate file from another.
+fn stamp(identity: &Path) -> Option<(u64, i64, i64)> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(identity.join("cert.pem")).ok().map(|meta| (meta.ino(), meta.mtime(), meta.mtime_nsec()))
+}
+
+/// Completes when another certificate is there than this one: somebody has let the host join again.
+async fn other_certificate(identity: &Path, known: Option<(u64, i64, i64)>) {
+    while stamp(identity) == known {
+        tokio::time::sleep(CERTIFICATE_LOOK).await;
+    }
 }
 
 /// Has an expired certificate renewed: whoever has its key is known. Tries for as long as it takes.

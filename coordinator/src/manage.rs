@@ -1,4 +1,4 @@
-//! `coordinator retry`, `forget`, `drain`, `undrain`, `confirm-dead` and `backup`: one request, one answer.
+//! `coordinator retry`, `forget`, `drain`, `undrain`, `confirm-dead`, `forget-host` and `backup`: one request, one answer.
 
 use crate::client::converse;
 use crate::complete;
@@ -77,6 +77,17 @@ pub struct ConfirmDeadArgs {
     pub profile: ProfileArgs,
 }
 
+/// Know hosts no more that were taken away, and let their certificates count no more.
+#[derive(Debug, clap::Args)]
+pub struct ForgetHostArgs {
+    /// Hosts that are not connected, as full names or ranges
+    #[arg(value_name = "HOST", required = true, add = ArgValueCompleter::new(complete::hosts))]
+    pub hosts: Vec<String>,
+    /// Which cluster
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+}
+
 /// Copy the store of a coordinator, which may be running, on its own host.
 #[derive(Debug, clap::Args)]
 pub struct BackupArgs {
@@ -135,6 +146,14 @@ pub fn undrain(args: &UndrainArgs) -> Result<u8, Exit> {
 /// Exit 2 and 3 as everywhere.
 pub fn confirm_dead(args: &ConfirmDeadArgs) -> Result<u8, Exit> {
     done(&args.profile, ToService::ConfirmDead { request: 1, host: args.host.clone() })
+}
+
+/// Runs `forget-host`.
+///
+/// # Errors
+/// Exit 2 and 3 as everywhere.
+pub fn forget_host(args: &ForgetHostArgs) -> Result<u8, Exit> {
+    done(&args.profile, ToService::ForgetHosts { request: 1, hosts: expand(&args.hosts)? })
 }
 
 /// Runs `backup`.

@@ -43,7 +43,8 @@ fn allowed(request: &ToService) -> &'static [Who] {
         | ToService::Tokens { .. }
         | ToService::DeleteToken { .. }
         | ToService::Revoke { .. }
-        | ToService::Certificates { .. } => &[Who::Admin],
+        | ToService::Certificates { .. }
+        | ToService::ForgetHosts { .. } => &[Who::Admin],
     }
 }
 
@@ -80,6 +81,7 @@ fn requests(running: BatchId, ended: BatchId) -> Vec<ToService> {
         ToService::DeleteToken { request: 1, id: "00000000".into() },
         ToService::Revoke { request: 1, member: Member::Host, names: vec!["h1".into()] },
         ToService::Certificates { request: 1 },
+        ToService::ForgetHosts { request: 1, hosts: vec!["h1".into()] },
         ToService::Renew { request: 1, csr: vec![].into() },
     ]
 }

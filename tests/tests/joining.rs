@@ -128,6 +128,13 @@ impl Site {
         self.agents.push(command.stdin(Stdio::null()).stderr(log).spawn().expect("it starts"));
     }
 
+    fn stop_agents(&mut self) {
+        for mut child in self.agents.drain(..) {
+            mezcal_tests::signal(child.id() as i32, libc::SIGTERM);
+            let _ = child.wait();
+        }
+    }
+
     fn connected(&self) -> Vec<String> {
         let hosts = self.ok("coordinator", &["hosts", "-p", "admin", "--json"]);
         let hosts = hosts.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
@@ -207,6 +214,15 @@ fn what_is_revoked_is_gone_at_once_and_does_not_come_back() {
     std::fs::remove_dir_all(site.path("mezcal01.lab/pki")).expect("removed");
     let out = site.join("mezcal01.lab", &site.token(&["--host", "mezcal01.lab", "--replace"]));
     assert!(out.status.success(), "{}", text(&out.stderr));
+    // A host that was taken away is known no more; one that is there is.
+    wait_for("it is there again", PATIENCE, || (site.connected().len() == 1).then_some(()));
+    let there = site.run("coordinator", &["forget-host", "-p", "admin", "mezcal01.lab"], "");
+    assert!(there.status.code() == Some(2) && text(&there.stderr).contains("stop its agent"), "{}", text(&there.stderr));
+    site.stop_agents();
+    wait_for("it is gone", PATIENCE, || site.connected().is_empty().then_some(()));
+    assert!(site.ok("coordinator", &["hosts", "-p", "admin"]).contains("mezcal01.lab"));
+    site.ok("coordinator", &["forget-host", "-p", "admin", "mezcal01.lab"]);
+    assert!(!site.ok("coordinator", &["hosts", "-p", "admin"]).contains("mezcal01.lab"));
     let unknown = site.run("coordinator", &["revoke", "-p", "admin", "mezcal07.lab"], "");
     assert!(unknown.status.code() == Some(2) && text(&unknown.stderr).contains("mezcal07.lab"));
     // An admin loses their rights with their certificate, like anybody else.

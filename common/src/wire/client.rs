@@ -330,6 +330,13 @@ pub enum ToService {
         /// Comes back in the answer.
         request: u64,
     },
+    /// Wants hosts that were taken away known no more, and their certificates to count no more. Answered by [`ToClient::Done`].
+    ForgetHosts {
+        /// Comes back in the answer.
+        request: u64,
+        /// Their full names.
+        hosts: Vec<String>,
+    },
     /// Wants another certificate for whoever asks, for a new key. Answered by [`ToClient::Renewed`].
     Renew {
         /// Comes back in the answer.

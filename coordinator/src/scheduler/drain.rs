@@ -63,6 +63,31 @@ impl Scheduler {
         Ok(())
     }
 
+    /// A host that was taken away for good is known no more.
+    ///
+    /// # Errors
+    /// No such host, or it is not gone.
+    pub fn forget_host(&mut self, wanted: &str) -> Result<(), String> {
+        let normal = hosts::normalise(wanted).unwrap_or_default();
+        let host =
+            self.hosts.get(&*normal).ok_or_else(|| format!("no agent of {wanted} has ever connected; give its full name"))?;
+        if host.session.is_some() {
+            return Err(format!("{wanted} is connected; stop its agent first"));
+        }
+        if !host.attempts.is_empty() {
+            return Err(format!("jobs may still run on {wanted}; `coordinator confirm-dead {wanted}` first, if it is gone"));
+        }
+        let (name, index) = (host.name.clone(), host.index);
+        self.persist(|| Record::HostForgotten { host: name.clone() });
+        self.forget_known_host(&name, index);
+        Ok(())
+    }
+
+    pub(super) fn forget_known_host(&mut self, name: &Arc<str>, index: u32) {
+        self.hosts.remove(name);
+        self.evictions.retain(|(_, host)| *host != index);
+    }
+
     pub(super) fn set_drained(&mut self, name: &str, reason: Option<Arc<str>>) {
         if let Some(host) = self.hosts.get_mut(name) {
             host.drained = reason;

@@ -98,6 +98,11 @@ pub enum Record {
         /// Why; none: it gets jobs again.
         reason: Option<Arc<str>>,
     },
+    /// A host is known no more.
+    HostForgotten {
+        /// The host.
+        host: Arc<str>,
+    },
     /// The numbers of a host's engines.
     Engines {
         /// The host.
@@ -146,7 +151,7 @@ impl Scheduler {
                 attempts.retain(|attempt| stored(attempt.key.batch));
                 !attempts.is_empty()
             }
-            Record::Engines { .. } | Record::Drained { .. } => true,
+            Record::Engines { .. } | Record::Drained { .. } | Record::HostForgotten { .. } => true,
         };
         if worth {
             self.effects.push_back(Effect::Persist(record));
@@ -220,7 +225,8 @@ impl Scheduler {
                     batch.counts.add(&result.outcome);
                 }
             }
-            Record::Done { .. } => {}
+            // It is not among what is replayed.
+            Record::Done { .. } | Record::HostForgotten { .. } => {}
             Record::Drained { host, reason } => {
                 self.known_host(&host, now);
                 self.set_drained(&host, reason);

@@ -100,6 +100,25 @@ fn wall(seconds: i64) -> WallTime {
 }
 
 impl Service {
+    /// Hosts that were taken away: each on its own, so that one that is still there does not save the others.
+    pub(super) fn forget_hosts(&mut self, hosts: &[String]) -> Result<(), String> {
+        let mut failed = Vec::new();
+        for host in hosts {
+            match self.scheduler.forget_host(host) {
+                Err(why) => failed.push(why),
+                Ok(()) => {
+                    tracing::info!(host, "forgotten");
+                    if let Some(enrolment) = self.enrolment.clone() {
+                        let name = host.clone();
+                        // Many have a certificate that is on no list.
+                        tokio::task::spawn_blocking(move || drop(enrolment.registry.revoke(Role::Agent, &name)));
+                    }
+                }
+            }
+        }
+        if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+    }
+
     /// Answers from the store, beside the loop.
     pub(super) fn ask_members(&mut self, id: ClientId, user: &str, message: ToService) {
         let allowed = match (&self.enrolment, self.is_admin(user)) {

@@ -98,6 +98,13 @@ impl Service {
             | ToService::DeleteToken { .. }
             | ToService::Revoke { .. }
             | ToService::Certificates { .. } => return self.ask_members(id, &user, message),
+            ToService::ForgetHosts { request, hosts } => {
+                let result = match self.is_admin(&user) {
+                    true => self.forget_hosts(&hosts),
+                    false => Err(format!("only admins decide that (`admins` in coordinator.toml), and {user} is none")),
+                };
+                return self.tell_client(id, ToClient::Done { request, result });
+            }
             // Over the network it has been seen to before.
             ToService::Renew { request, .. } => {
                 let cert = Err("a client within the coordinator's own process has no certificate".into());

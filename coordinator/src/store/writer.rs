@@ -247,6 +247,7 @@ fn insert(
                 "INSERT INTO host (host, first, slots) VALUES (?1, ?2, ?3) ON CONFLICT (host) DO UPDATE SET first = ?2, slots = ?3";
             run(sql, params![&**host, first.0, slots])?;
         }
+        Record::HostForgotten { host } => run("DELETE FROM host WHERE host = ?", params![&**host])?,
         Record::Drained { host, reason } => {
             let sql = "INSERT INTO host (host, drained) VALUES (?1, ?2) ON CONFLICT (host) DO UPDATE SET drained = ?2";
             run(sql, params![&**host, reason.as_deref()])?;
