@@ -497,6 +497,31 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_without_its_one_usage_and_its_one_name_says_nothing() {
+        let (root, _) = Authority::create("mezcal").expect("created");
+        let key = KeyPair::generate().expect("a key");
+        let uri = |role: &str| SanType::URI(format!("spiffe://{}/{role}", root.cluster()).try_into().expect("a URI"));
+        let (client, server) = (ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth);
+        let cases = [
+            (vec![uri("agent/a")], vec![], "extended key usage"),
+            (vec![uri("agent/a")], vec![client.clone(), server.clone()], "extended key usage"),
+            (vec![uri("agent/a")], vec![server.clone()], "extended key usage"),
+            (vec![uri("coordinator")], vec![client.clone()], "extended key usage"),
+            (vec![uri("agent/a"), uri("user/b")], vec![client.clone()], "2 role URIs"),
+            (vec![], vec![client.clone()], "0 role URIs"),
+            (vec![uri("agent/../coordinator")], vec![client.clone()], "role URI"),
+            (vec![uri("agent/A")], vec![client], "role URI"),
+        ];
+        for (names, usages, why) in cases {
+            let mut params = base_params("x", days(1)).expect("parameters");
+            (params.subject_alt_names, params.extended_key_usages) = (names.clone(), usages);
+            let cert = params.signed_by(&key, &root.issuer).expect("signed by the right root");
+            let refused = Identity::from_der(cert.der()).expect_err("refused").to_string();
+            assert!(refused.contains(why), "{names:?}: {refused}");
+        }
+    }
+
+    #[test]
     fn a_directory_remembers_what_was_issued_and_keeps_keys_private() {
         let tmp = tempfile::tempdir().expect("a directory");
         let dir = tmp.path().join("pki");

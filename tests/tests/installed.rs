@@ -109,6 +109,8 @@ impl Installed {
         for (uid, user) in [("2001", "okazaki"), ("2002", "sato")] {
             machine.ok(&["useradd", "-m", "-u", uid, "-s", "/bin/bash", user]);
         }
+        machine.ok(&["groupadd", "data"]);
+        machine.ok(&["usermod", "-aG", "data", "okazaki"]);
         let token = self.ok("admin", &["token", "create", "--host", &host_name(n)]);
         let joined = machine.feed(&["mezcal-agent", "join", &self.lab.address(0), "--token-file", "-", "--slots", "2"], &token);
         assert!(joined.status.success(), "{}", text(&joined.stderr));
@@ -167,7 +169,7 @@ fn jobs_run_as_their_users_and_cannot_reach_the_agent_or_each_other() {
     );
     let host = host_name(1);
     let lines: Vec<&str> = said[0].lines().collect();
-    assert_eq!((lines[0], lines[1]), ("okazaki", "okazaki"), "{said:?}");
+    assert_eq!((lines[0], lines[1]), ("okazaki", "okazaki data"), "their groups, and no others: {said:?}");
     assert_eq!(lines[3], format!("/home/okazaki okazaki {host}"));
     assert!(said[1].contains("denied"), "{}", said[1]);
     assert!(said[2].contains("not permitted"), "{}", said[2]);

@@ -1056,3 +1056,23 @@ fn jobs_of_a_user_whom_no_host_serves_are_said_and_end_as_errors() {
     ");
     insta::assert_snapshot!(s.pass(60), @"result 2.0 no_host: no host that was connected within the host timeout and may run it runs jobs of okazaki (root enables mezcal-engines@okazaki.service there)");
 }
+
+#[test]
+fn an_agent_reports_on_its_own_attempts_and_on_nobody_elses() {
+    let mut s = script();
+    s.agent(1, "a.x", 1);
+    s.submit(1, &[(NOWHERE, 0, 0)]);
+    s.agent(2, "b.x", 1);
+    let said = s.report(2, attempt(1, 1, 1), exited(0));
+    assert!(!said.contains("result"), "{said}");
+    let absent = ToCoordinator::Absent { attempts: vec![attempt(1, 1, 1)] };
+    let said = s.event(Event::Agent(SessionId(2), absent));
+    assert!(!said.contains("run") && !said.contains("result"), "{said}");
+    s.seq = 0;
+    insta::assert_snapshot!(s.report(1, attempt(1, 1, 1), exited(3)), @"
+    result 1.1 exited on a.x
+    batch 1 done
+    1 < forget batch 1
+    1 < acknowledge 1
+    ");
+}
