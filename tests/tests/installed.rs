@@ -185,6 +185,11 @@ fn jobs_run_as_their_users_and_cannot_reach_the_agent_or_each_other() {
     );
     assert!(said[6].contains("NoNewPrivs:\t1") && said[6].contains("mezcal-engines"), "{}", said[6]);
 
+    // The journal has a field for each value.
+    let journal =
+        machine.ok(&["journalctl", "--no-pager", "-o", "json", "-u", "mezcal-agent.service", "MEZCAL_COORDINATOR=10.77.0.1:7433"]);
+    assert!(journal.contains("\"MEZCAL_HOST\":\"mezcal01"), "{journal}");
+
     // Whoever has no engines here is told why, and is served as soon as root has enabled some.
     std::fs::write(site.dir.path().join("sato.json"), "{\"cmd\": \"id -un; ls /run/mezcal/engines/okazaki 2>&1; true\"}\n")
         .expect("written");
