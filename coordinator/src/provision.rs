@@ -38,8 +38,11 @@ pub struct ProvisionArgs {
     #[arg(long, value_name = "FILE")]
     pub archive: PathBuf,
     /// Whose jobs the hosts run: the users' engines are enabled. Their accounts have to be there
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "home")]
     pub user: Vec<String>,
+    /// Without root: into the home of the account that ssh logs in as, which many hosts may share; all jobs run as that account
+    #[arg(long)]
+    pub home: bool,
     /// Jobs at a time on each host, for hosts that join now (default: their CPUs)
     #[arg(long, value_name = "N")]
     pub slots: Option<u16>,
@@ -191,6 +194,9 @@ impl Plan<'_> {
     }
 
     fn steps(&self, row: &mut Row) -> Result<(), String> {
+        if self.all.home {
+            return self.steps_at_home(row);
+        }
         let found = self.look(&row.host)?;
         row.name.clone_from(&found.name);
         let dry = self.all.dry_run;
@@ -222,6 +228,65 @@ impl Plan<'_> {
             row.did.push("started");
             if !dry {
                 self.ssh(&row.host, sudo, &format!("systemctl enable --now {}", self.units.join(" ")), b"")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for an account without root: programs in its home, once for all hosts that share it; keys, state and sockets by host.
+    fn steps_at_home(&self, row: &mut Row) -> Result<(), String> {
+        let (dir, join) = (format!("$HOME/.local/lib/mezcal/{}", &self.hash[..16]), &self.join);
+        let look = format!(
+            "set -eu; echo name=$(hostname -f 2>/dev/null || hostname); echo uid=$(id -u); a=\"{dir}/agent\"; \
+             if [ -x \"$a\" ]; then echo installed=yes; \
+             if \"$a\" join {join} --token-file /dev/null >/dev/null 2>&1; then echo joined=yes; eval \"$(\"$a\" paths)\"; \
+             pid=$(cat \"$lock\" 2>/dev/null || :); \
+             if [ -n \"$pid\" ] && [ \"$(readlink /proc/$pid/exe)\" = \"$(readlink -f \"$a\")\" ]; then echo running=yes; fi; fi; fi"
+        );
+        let said = self.ssh(&row.host, "", &look, b"")?;
+        let has = |line: &str| said.lines().any(|l| l == line);
+        let name = said.lines().find_map(|line| line.strip_prefix("name=")).unwrap_or_default();
+        let name = mezcal_common::hosts::normalise(name).map_err(|e| format!("it calls itself {name:?}: {e}"))?;
+        if !plain(&name) {
+            return Err(format!("it calls itself {name:?}"));
+        }
+        if has("uid=0") {
+            return Err("ssh logs in as root there; --home is for accounts without root".into());
+        }
+        row.name.clone_from(&name);
+        let dry = self.all.dry_run;
+        if !has("installed=yes") {
+            row.did.push("installed");
+            if !dry {
+                // Others may do the same in the same home: whoever is last puts the same thing in place.
+                let script = format!(
+                    "set -eu; umask 077; mkdir -p $HOME/.local/lib/mezcal; d=$(mktemp -d $HOME/.local/lib/mezcal/new.XXXXXX); \
+                     trap \"rm -rf $d\" EXIT; cat > $d/a.tar.gz; echo \"{hash}  $d/a.tar.gz\" | sha256sum -c --quiet; \
+                     tar -xzf $d/a.tar.gz -C $d; mkdir -p \"{dir}\"; mv -f $d/mezcal-*/agent \"{dir}/agent\"",
+                    hash = self.hash
+                );
+                self.ssh(&row.host, "", &script, &self.archive)?;
+            }
+        }
+        if !has("joined=yes") {
+            row.did.push("joined");
+            if !dry {
+                let token = self.token(&name)?;
+                let slots = self.all.slots.map_or(String::new(), |n| format!(" --slots {n}"));
+                let script = format!("\"{dir}/agent\" join {join} --token-file - --name {name}{slots}");
+                self.ssh(&row.host, "", &script, token.as_bytes())?;
+            }
+        }
+        if !has("running=yes") {
+            row.did.push("started");
+            if !dry {
+                // An older one makes room; its keeper and its jobs stay, and the new one takes them up.
+                let script = format!(
+                    "set -eu; a=\"{dir}/agent\"; eval \"$(\"$a\" paths)\"; pid=$(cat \"$lock\" 2>/dev/null || :); \
+                     if [ -n \"$pid\" ]; then case $(readlink /proc/$pid/exe 2>/dev/null || :) in *mezcal*/agent*) kill -KILL $pid;; esac; fi; \
+                     setsid -f \"$a\" run --config \"$config\" >> \"$log\" 2>&1 < /dev/null"
+                );
+                self.ssh(&row.host, "", &script, b"")?;
             }
         }
         Ok(())

@@ -398,6 +398,8 @@ struct Host {
 struct OnHost {
     /// Where it runs, once that is known.
     engine: Option<u16>,
+    /// It has left the host's queue: it cannot be given back any more.
+    started: bool,
     slots: u16,
 }
 
@@ -457,7 +459,7 @@ impl Host {
     }
 
     fn add(&mut self, attempt: AttemptId, slots: u16) {
-        self.attempts.insert(attempt, OnHost { engine: None, slots });
+        self.attempts.insert(attempt, OnHost { engine: None, started: false, slots });
         self.taken += u64::from(slots);
     }
 
@@ -991,6 +993,12 @@ impl Scheduler {
             self.tell_agent(name, ToAgent::Cancel { attempts: strangers, stop: Stop::NOW });
         }
         self.lose_attempts(name, |a| !held.contains(&a), "it vanished from its host", now);
+        // What runs was reported as started once, and maybe to an earlier life of ours.
+        if let Some(host) = self.hosts.get_mut(name) {
+            for attempt in running {
+                host.attempts.get_mut(attempt).into_iter().for_each(|on| on.started = true);
+            }
+        }
         // A cancel may have been sent before the agent knew what it has.
         for attempt in known.into_keys().filter(|a| held.contains(a) && !self.is_superseded(*a)).collect::<Vec<_>>() {
             if let Some(stop) = self.cancelling.get(&attempt.key).map(|c| c.stop) {
@@ -1004,6 +1012,8 @@ impl Scheduler {
             self.tell_agent(name, ToAgent::Retract { attempts });
         }
         self.set_known(name, true);
+        // It may have nothing to ask for, and those with idle slots may have asked long ago.
+        self.look_for_prefetched(now);
     }
 
     fn is_superseded(&self, attempt: AttemptId) -> bool {
@@ -1017,7 +1027,7 @@ impl Scheduler {
             match report {
                 Report::Started { engine } => {
                     if let Some(on) = host.attempts.get_mut(&attempt) {
-                        on.engine = Some(engine.0);
+                        (on.engine, on.started) = (Some(engine.0), true);
                     }
                 }
                 Report::Finished { engine, outcome } => {

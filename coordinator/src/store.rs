@@ -31,9 +31,6 @@ use std::time::Duration;
 const VERSION: i64 = 2;
 /// What stands before the bytes of a value.
 const FORMAT: u8 = 1;
-/// File systems whose locks and shared memory SQLite cannot rely on (statfs(2)).
-const NFS: i64 = 0x6969;
-const CIFS: i64 = 0xff53_4d42;
 /// Jobs in one record when they are taken back.
 const REPLAY_JOBS: usize = 4096;
 /// How long to wait for another process that holds the database for a moment: a backup.
@@ -105,8 +102,8 @@ impl Store {
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let failed = |source: std::io::Error| StoreError::Directory { path: directory.into(), source };
         std::fs::create_dir_all(directory).map_err(failed)?;
-        let kind = rustix::fs::statfs(directory).map_err(|e| failed(e.into()))?.f_type as i64;
-        if kind == NFS || kind == CIFS {
+        // SQLite relies on locks and shared memory.
+        if mezcal_common::config::is_on_network(directory) {
             return Err(StoreError::Network(directory.into()));
         }
         let lock = lock(directory)?;

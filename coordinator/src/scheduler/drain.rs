@@ -34,7 +34,7 @@ impl Scheduler {
             }
             self.evictions.extend(deadline.map(|limit| (now + limit, index)));
             // What has not started there starts elsewhere.
-            let unstarted = host.attempts.iter().filter(|(_, on)| on.engine.is_none()).map(|(attempt, _)| *attempt);
+            let unstarted = host.attempts.iter().filter(|(_, on)| !on.started).map(|(attempt, _)| *attempt);
             let attempts: Vec<AttemptId> = unstarted.collect();
             self.keep_nothing(&name);
             if !attempts.is_empty() {

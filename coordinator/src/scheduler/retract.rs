@@ -37,7 +37,7 @@ impl Scheduler {
             let Some(host) = self.host_at(index) else { continue };
             let mut over = host.taken.saturating_sub(u64::from(host.hello.slots)).min(idle);
             // The newest ones are the last in its queue.
-            let unstarted = host.attempts.iter().rev().filter(|(_, on)| on.engine.is_none());
+            let unstarted = host.attempts.iter().rev().filter(|(_, on)| !on.started);
             let taken = unstarted.map_while(|(attempt, on)| {
                 over = over.checked_sub(u64::from(on.slots))?;
                 idle -= u64::from(on.slots);

@@ -1076,3 +1076,26 @@ fn an_agent_reports_on_its_own_attempts_and_on_nobody_elses() {
     1 < acknowledge 1
     ");
 }
+
+#[test]
+fn what_waits_behind_long_jobs_on_a_host_that_comes_back_goes_to_idle_slots() {
+    let mut s = script();
+    s.agent(1, "a.x", 4);
+    // Two run and two wait, which only the host knows.
+    s.submit(1, &[(NOWHERE, 0, 0); 4]);
+    s.agent(2, "b.x", 2);
+    s.event(Event::AgentGone(SessionId(1)));
+    s.hello(3, "a.x", 1);
+    let all = [1, 2, 3, 4].map(|job| attempt(1, job, 1));
+    // The newest ones run, as after a restart: of what waits none is the last.
+    let inventory = ToCoordinator::Inventory {
+        queued: all[..2].to_vec(),
+        running: all[2..].to_vec(),
+        unacknowledged: vec![],
+        containment: Containment::Subreaper,
+        clock_offset: None,
+    };
+    s.event(Event::Agent(SessionId(3), inventory));
+    // It has nothing to ask for, and the other host has asked long ago.
+    insta::assert_snapshot!(s.pass(1), @"3 < retract 2.1 1.1");
+}

@@ -44,7 +44,10 @@ impl Scheduler {
             (Some((attempt, OnHost { engine: Some(engine), .. })), Some(_)) => {
                 format!("job {name} runs on {} in slot {engine}, attempt {}", host.name, attempt.attempt)
             }
-            (Some((attempt, OnHost { engine: None, .. })), Some(_)) => {
+            (Some((attempt, OnHost { engine: None, started: true, .. })), Some(_)) => {
+                format!("job {name} runs on {}, attempt {}", host.name, attempt.attempt)
+            }
+            (Some((attempt, OnHost { engine: None, started: false, .. })), Some(_)) => {
                 format!("job {name} is on {}, attempt {}: it has just started, or is next there", host.name, attempt.attempt)
             }
             (_, _) => {

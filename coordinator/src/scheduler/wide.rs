@@ -84,7 +84,7 @@ impl Scheduler {
         self.keepers.entry(key).or_default().insert(index);
         self.keep_until.insert((now + KEEP, index));
         // What was handed out in advance would take the slots that fall idle.
-        let unstarted = host.attempts.iter().filter(|(_, on)| on.engine.is_none()).map(|(attempt, _)| *attempt);
+        let unstarted = host.attempts.iter().filter(|(_, on)| !on.started).map(|(attempt, _)| *attempt);
         let attempts: Vec<AttemptId> = unstarted.collect();
         if host.is_overfull() && !attempts.is_empty() {
             self.tell_agent(name, ToAgent::Retract { attempts });
