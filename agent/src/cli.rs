@@ -1,6 +1,6 @@
 //! The `agent` command.
 
-use crate::config::{AgentConfig, DEFAULT_PATH, RunAs};
+use crate::config::{AgentConfig, RunAs};
 use crate::driver::{self, AgentParts, Left, Renewal};
 use crate::engine::driver::EngineArgs;
 use crate::keeper::driver::{KeeperArgs, PREDECESSOR};
@@ -42,13 +42,16 @@ struct Cli {
 enum Verb {
     /// Connect to the coordinator, run its jobs, and never give up.
     Run {
-        /// The configuration file.
-        #[arg(long, default_value = DEFAULT_PATH, env = "MEZCAL_CONFIG")]
-        config: PathBuf,
+        /// The configuration file (default: /etc/mezcal/agent.toml, or what `agent join` has made without root).
+        #[arg(long, env = "MEZCAL_CONFIG")]
+        config: Option<PathBuf>,
     },
     Join(crate::join::JoinArgs),
     Engines(crate::engines::EnginesArgs),
     Doctor(crate::doctor::DoctorArgs),
+    /// Print where this host's files are, as assignments of a shell.
+    #[command(hide = true)]
+    Paths,
     /// Write the manual pages.
     #[command(hide = true)]
     Manual {
@@ -103,8 +106,9 @@ pub fn main() -> ExitCode {
         Verb::Hidden(hidden) => hidden.run(),
         Verb::Run { config } => {
             mezcal_common::logging::init("info");
-            ended(run(&config))
+            ended(run(&config.unwrap_or_else(crate::config::default_path)))
         }
+        Verb::Paths => ended(paths()),
         Verb::Manual { dir } => {
             // As it is called where it is installed.
             let command = Cli::command().name("mezcal-agent").bin_name("mezcal-agent");
@@ -272,11 +276,25 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
+/// For whoever starts agents without a service manager.
+fn paths() -> anyhow::Result<()> {
+    let path = crate::config::default_path();
+    let config = AgentConfig::load(&path)?;
+    let lock = lock_path(&config)?;
+    let log = path.with_file_name("agent.log");
+    let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''"));
+    println!("config={}\nlock={}\nlog={}", quoted(&path), quoted(&lock), quoted(&log));
+    Ok(())
+}
+
+fn lock_path(config: &AgentConfig) -> anyhow::Result<PathBuf> {
+    Ok(engines_dir(config)?.join(format!("{}.lock", rustix::process::geteuid().as_raw())))
+}
+
 /// Holds this agent's place: two agents would take each other's keeper away.
 fn lock(config: &AgentConfig) -> anyhow::Result<std::fs::File> {
     use std::io::Write;
-    let dir = engines_dir(config)?;
-    let path = dir.join(format!("{}.lock", rustix::process::geteuid().as_raw()));
+    let path = lock_path(config)?;
     let mut file = std::fs::File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
     if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
         let pid = std::fs::read_to_string(&path).unwrap_or_default();

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Default file.
+/// Default file of root's agents.
 pub const DEFAULT_PATH: &str = "/etc/mezcal/agent.toml";
 /// Default patience for a first answer of the coordinator. Short, so that a packet goes out several times a second while nobody
 /// listens; a round trip longer than this needs `connect_timeout`.
@@ -157,6 +157,26 @@ pub(crate) fn job_environment(path: Option<&str>, lang: Option<&str>) -> Vec<(St
         env.push(("USER".into(), account.name));
     }
     env
+}
+
+/// Where an agent without root keeps what is this host's alone: below the home, unless that is on a network file system, which other hosts may
+/// share; then in /var/tmp.
+pub fn own_state(host: &str) -> PathBuf {
+    let home = mezcal_common::config::expand_home(Path::new("~/.local/state/mezcal-agent"));
+    let base = match mezcal_common::config::is_on_network(&home) {
+        false => home,
+        true => PathBuf::from(format!("/var/tmp/mezcal-{}", rustix::process::geteuid().as_raw())),
+    };
+    base.join(host)
+}
+
+/// The configuration file, unless one is named: /etc/mezcal/agent.toml as root, or if there is no other.
+pub fn default_path() -> PathBuf {
+    let own = own_state(&mezcal_common::config::host_name()).join("agent.toml");
+    match !rustix::process::geteuid().is_root() && own.exists() {
+        true => own,
+        false => PathBuf::from(DEFAULT_PATH),
+    }
 }
 
 /// Names under which jobs may ask for this host, beside the certificate's: its own name and the first label of both.

@@ -1,6 +1,6 @@
 //! `agent doctor`: whether this host can do its part, and what to do if not. It only looks.
 
-use crate::config::{AgentConfig, DEFAULT_PATH, RunAs};
+use crate::config::{AgentConfig, RunAs};
 use crate::users::SOCKET;
 use mezcal_common::account;
 use mezcal_common::doctor::{self, Finding};
@@ -22,9 +22,9 @@ const SPACE: u64 = 64 << 20;
 /// Look whether this host can do its part, and say what to do if not.
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
-    /// The configuration file
-    #[arg(long, default_value = DEFAULT_PATH, env = "MEZCAL_CONFIG", value_name = "FILE")]
-    pub config: PathBuf,
+    /// The configuration file (default: /etc/mezcal/agent.toml, or what `agent join` has made without root)
+    #[arg(long, env = "MEZCAL_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// One JSON object per finding
     #[arg(long)]
     pub json: bool,
@@ -32,7 +32,7 @@ pub struct DoctorArgs {
 
 /// Looks at everything. True if nothing is wrong.
 pub fn run(args: &DoctorArgs) -> bool {
-    let findings = look(&args.config);
+    let findings = look(&args.config.clone().unwrap_or_else(crate::config::default_path));
     let text = match args.json {
         false => doctor::table(&findings),
         true => findings.iter().map(|f| serde_json::json!(f).to_string() + "\n").collect(),

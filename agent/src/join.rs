@@ -1,9 +1,9 @@
 //! `agent join`: this host's key and certificate, and its configuration file.
 
-use crate::config::{AgentConfig, DEFAULT_PATH};
+use crate::config::{AgentConfig, DEFAULT_PATH, own_state};
 use anyhow::Context;
 use mezcal_common::account;
-use mezcal_common::config::{expand_home, host_name, read_toml};
+use mezcal_common::config::{host_name, read_toml};
 use mezcal_common::hosts;
 use mezcal_common::identity::Role;
 use mezcal_common::wire::tls::Credentials;
@@ -26,11 +26,12 @@ pub struct JoinArgs {
     /// File that holds the token; - reads it from standard input
     #[arg(long, value_name = "FILE")]
     pub token_file: PathBuf,
-    /// The configuration file, made unless it is there (default: /etc/mezcal/agent.toml; ~/.config/mezcal/agent.toml without root)
+    /// The configuration file, made unless it is there (default: /etc/mezcal/agent.toml; without root
+    /// ~/.local/state/mezcal-agent/HOST/agent.toml, or in /var/tmp if the home is on a network file system)
     #[arg(long, env = "MEZCAL_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Directory for cert.pem, key.pem and ca.pem (default: what the configuration file says, else /var/lib/mezcal-agent/pki, or
-    /// ~/.local/state/mezcal-agent/HOST/pki without root)
+    /// beside the configuration file without root)
     #[arg(long, value_name = "DIR")]
     pub identity: Option<PathBuf>,
     /// What this host calls itself (default: its host name); the token decides
@@ -54,16 +55,17 @@ pub struct JoinArgs {
 pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
     let root = rustix::process::geteuid().is_root();
     let name = hosts::normalise(&args.name.clone().unwrap_or_else(host_name)).context("this host's name; give it with --name")?;
+    // What this host calls itself, whatever it is called here: its agent looks for its files without being told.
+    let own = own_state(&host_name());
     let config = args.config.clone().unwrap_or_else(|| match root {
         true => PathBuf::from(DEFAULT_PATH),
-        false => expand_home(Path::new("~/.config/mezcal/agent.toml")),
+        false => own.join("agent.toml"),
     });
     let known = config.exists().then(|| read_toml::<AgentConfig>(&config)).transpose()?;
     let identity =
         args.identity.clone().or_else(|| known.as_ref().map(|known| known.identity.clone())).unwrap_or_else(|| match root {
             true => PathBuf::from(IDENTITY),
-            // A home may be shared by many hosts; keys are not.
-            false => expand_home(Path::new("~/.local/state/mezcal-agent")).join(&name).join("pki"),
+            false => own.join("pki"),
         });
     if !args.force
         && known.is_some()
@@ -85,20 +87,32 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
         }
     }
     if known.is_none() {
-        write_config(&config, &joined.coordinator, &identity, args.slots, owner.is_some())
+        let runtime = (!root && args.identity.is_none()).then(|| own.join("run"));
+        write_config(&config, &joined.coordinator, &identity, args.slots, owner.is_some(), runtime.as_deref())
             .with_context(|| format!("cannot write {}", config.display()))?;
     }
     say(args, true, &joined.name, &config, &identity);
     Ok(())
 }
 
-fn write_config(path: &Path, coordinator: &str, identity: &Path, slots: Option<u16>, as_users: bool) -> std::io::Result<()> {
+fn write_config(
+    path: &Path,
+    coordinator: &str,
+    identity: &Path,
+    slots: Option<u16>,
+    as_users: bool,
+    runtime: Option<&Path>,
+) -> std::io::Result<()> {
     if let Some(dir) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
     let text = |value: &str| toml::Value::from(value).to_string();
     writeln!(file, "coordinator = {}\nidentity = {}", text(coordinator), text(&identity.to_string_lossy()))?;
+    if let Some(runtime) = runtime {
+        // Whatever a login session has for that goes with the session.
+        writeln!(file, "runtime = {}", text(&runtime.to_string_lossy()))?;
+    }
     if as_users {
         writeln!(file, "run_as = \"user\"   # those whose mezcal-engines@USER.service is enabled")?;
     }

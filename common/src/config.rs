@@ -41,6 +41,16 @@ pub fn expand_home(path: &Path) -> PathBuf {
     }
 }
 
+/// True on a network file system (statfs(2)): what has to be one host's alone, or needs locks that hold, does not belong there. Of a path that
+/// does not exist yet the nearest parent that does is looked at.
+pub fn is_on_network(path: &Path) -> bool {
+    const NFS: i64 = 0x6969;
+    const CIFS: i64 = 0xff53_4d42;
+    const SMB2: i64 = 0xfe53_4d42;
+    let kind = path.ancestors().find_map(|parent| rustix::fs::statfs(parent).ok()).map_or(0, |stat| stat.f_type as i64);
+    [NFS, CIFS, SMB2].contains(&kind)
+}
+
 /// This host's name as gethostname(2) has it, in lower case.
 pub fn host_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();

@@ -22,6 +22,8 @@ pub struct Machine {
     host: usize,
     /// `PID-N`.
     number: String,
+    /// Directories of this machine that it sees, each as FROM:TO, as a file server would show them.
+    shared: Vec<String>,
 }
 
 /// Whether machines can be had here; says why not.
@@ -93,12 +95,17 @@ impl Drop for Layer {
 impl Machine {
     /// Boots a machine on a lab host. Its files are this machine's with those of `layer` over them; nothing of ours runs there yet.
     pub fn boot(lab: &Lab, host: usize, dir: &Path, layer: &Layer) -> Self {
+        Self::boot_sharing(lab, host, dir, layer, Vec::new())
+    }
+
+    /// The same with directories of this machine in it, each as FROM:TO, as a file server would show them.
+    pub fn boot_sharing(lab: &Lab, host: usize, dir: &Path, layer: &Layer, shared: Vec<String>) -> Self {
         let dir = dir.join(format!("machine{host:02}"));
         let number = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let group = cgroup2().expect("cgroup v2").join(format!("mezcal-lab-{number}"));
         std::fs::create_dir_all(&dir).expect("made");
         run("mount", &["-t", "tmpfs", "-o", "mode=755", "disk", &dir.display().to_string()]);
-        let mut me = Self { dir, group, nspawn: None, host, number };
+        let mut me = Self { dir, group, nspawn: None, host, number, shared };
         let path = |name: &str| me.dir.join(name).display().to_string();
         for name in ["upper", "work", "root"] {
             std::fs::create_dir(me.dir.join(name)).expect("made");
@@ -132,6 +139,7 @@ impl Machine {
         command.arg(format!("--directory={}", self.dir.join("root").display()));
         command.arg(format!("--machine=m{}", self.number)).arg(format!("--hostname={}", host_name(self.host)));
         command.arg(format!("--network-namespace-path={}", lab.network(self.host).expect("a network").display()));
+        command.args(self.shared.iter().map(|pair| format!("--bind={pair}")));
         command.args(["--", "--unit=lab.target"]).env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1");
         command.stdin(Stdio::null()).stdout(console.try_clone().expect("a descriptor")).stderr(console);
         self.nspawn = Some(command.spawn().expect("it starts"));

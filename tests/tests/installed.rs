@@ -43,6 +43,11 @@ impl Installed {
 
     /// Machines with or without the package.
     fn with(test: &str, hosts: usize, installed: bool) -> Option<Self> {
+        Self::sharing(test, hosts, installed, None)
+    }
+
+    /// The same with a directory `home` that all machines have as this one.
+    fn sharing(test: &str, hosts: usize, installed: bool, home: Option<&str>) -> Option<Self> {
         let lab = Lab::new(hosts);
         if !machines_or_say_why(test, &lab) {
             return None;
@@ -83,7 +88,9 @@ impl Installed {
             let mut install = script("install.sh");
             assert!(install.arg("--destdir").arg(layer.path()).status().expect("it starts").success());
         }
-        let machines = (1..=hosts).map(|n| Machine::boot(&lab, n, dir.path(), &layer)).collect();
+        let shared: Vec<String> = home.map(|at| format!("{here}/home:{at}")).into_iter().collect();
+        std::fs::create_dir_all(dir.path().join("home")).expect("made");
+        let machines = (1..=hosts).map(|n| Machine::boot_sharing(&lab, n, dir.path(), &layer, shared.clone())).collect();
         Some(Self { machines, _layer: layer, coordinator, lab, dir })
     }
 
@@ -507,4 +514,53 @@ fn a_package_brings_everything_and_its_purge_takes_the_keys_away() {
     assert_eq!(text(&machine.exec(&["pgrep", "mezcal"]).stdout), "", "nothing of it runs");
     machine.ok(&["sh", "-ec", "dpkg -P mezcal-coordinator mezcal-agent 2>&1"]);
     assert!(!key.exists() && !machine.path("/etc/mezcal").exists(), "a purge takes keys and configuration");
+}
+
+/// The article's own setting: an account without root on hosts that share one home.
+#[test]
+fn hosts_that_share_a_home_are_provisioned_without_root() {
+    let Some(site) = Installed::sharing("provisioning without root", 3, false, Some("/home/shared")) else { return };
+    if !Path::new("/usr/sbin/sshd").exists() {
+        return mezcal_tests::say_skipped("provisioning without root: it needs sshd (package openssh-server)");
+    }
+    ssh_config(&site);
+    let home = site.dir.path().join("home");
+    std::fs::create_dir_all(home.join(".ssh")).expect("made");
+    std::fs::copy(site.dir.path().join("id.pub"), home.join(".ssh/authorized_keys")).expect("written");
+    for machine in &site.machines {
+        machine.ok(&["useradd", "-M", "-d", "/home/shared", "-u", "2001", "-s", "/bin/bash", "okazaki"]);
+        machine.ok(&["sh", "-ec", "chown -R okazaki: /home/shared; chmod 700 /home/shared/.ssh"]);
+    }
+    let config = std::fs::read_to_string(site.dir.path().join("ssh_config")).expect("a configuration");
+    std::fs::write(site.dir.path().join("ssh_config"), config.replace("User root", "User okazaki")).expect("written");
+    let ssh = format!("ssh -F {}", site.dir.path().join("ssh_config").display());
+    let packed = script("pack.sh").arg(site.dir.path()).output().expect("it starts");
+    let archive = text(&packed.stdout).trim().to_owned();
+    let provision =
+        || site.run("admin", &["provision", "mezcal[01-03]", "--ssh", &ssh, "--archive", &archive, "--home", "--slots", "1"]);
+    let out = provision();
+    assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
+    site.wait_ready(3);
+    // The ssh sessions have ended, and the agents run on, each with a key of its own in the shared home.
+    let keys: std::collections::BTreeSet<String> = (1..=3)
+        .map(|n| {
+            let path = home.join(format!(".local/state/mezcal-agent/{}/pki/key.pem", host_name(n)));
+            std::fs::read_to_string(path).expect("a key for each host")
+        })
+        .collect();
+    assert_eq!(keys.len(), 3);
+    let out = site.run("okazaki", &["exec", "--all", "--cd", "/", "--", "sh", "-c", "id -un; hostname"]);
+    assert!(
+        out.status.success() && text(&out.stdout).matches("okazaki").count() == 3,
+        "{}{}",
+        text(&out.stdout),
+        text(&out.stderr)
+    );
+    let again = provision();
+    assert!(
+        again.status.success() && text(&again.stdout).matches("nothing to do").count() == 3,
+        "{}{}",
+        text(&again.stdout),
+        text(&again.stderr)
+    );
 }
