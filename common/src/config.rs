@@ -47,7 +47,7 @@ pub fn is_on_network(path: &Path) -> bool {
     const NFS: i64 = 0x6969;
     const CIFS: i64 = 0xff53_4d42;
     const SMB2: i64 = 0xfe53_4d42;
-    let kind = path.ancestors().find_map(|parent| rustix::fs::statfs(parent).ok()).map_or(0, |stat| stat.f_type as i64);
+    let kind = path.ancestors().find_map(|parent| rustix::fs::statfs(parent).ok()).map_or(0, |stat| stat.f_type);
     [NFS, CIFS, SMB2].contains(&kind)
 }
 
