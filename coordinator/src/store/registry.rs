@@ -21,7 +21,9 @@ const TOKEN_HISTORY: i64 = 7 * 86_400;
 
 /// Tokens and certificates.
 pub struct Registry {
-    connection: Mutex<Connection>,
+    /// Waits for the store's writer; whoever only looks does not wait for that.
+    writing: Mutex<Connection>,
+    reading: Mutex<Connection>,
     path: PathBuf,
     /// Only listed certificates count; otherwise all of the cluster's that have not been revoked.
     listed: bool,
@@ -77,10 +79,15 @@ pub enum Refusal {
 impl Registry {
     pub(super) fn open(path: PathBuf, listed: bool) -> Result<Self, StoreError> {
         let broken = |source| StoreError::Database { path: path.clone(), source };
-        let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(broken)?;
-        connection.busy_timeout(BUSY).map_err(broken)?;
-        connection.pragma_update(None, "synchronous", "FULL").map_err(broken)?;
-        Ok(Self { connection: Mutex::new(connection), path, listed, changed: watch::channel(0).0 })
+        let open = |flags| {
+            let connection = Connection::open_with_flags(&path, flags)?;
+            connection.busy_timeout(BUSY)?;
+            Ok(connection)
+        };
+        let writing = open(OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(broken)?;
+        writing.pragma_update(None, "synchronous", "FULL").map_err(broken)?;
+        let reading = open(OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(broken)?;
+        Ok(Self { writing: Mutex::new(writing), reading: Mutex::new(reading), path, listed, changed: watch::channel(0).0 })
     }
 
     /// Tells of every change of tokens and revocations.
@@ -377,7 +384,7 @@ impl Registry {
     }
 
     fn change<T>(&self, change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Result<T, Refusal>>) -> Result<T, Refusal> {
-        let mut connection = self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut connection = self.writing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let broken = |source| Refusal::Store(StoreError::Database { path: self.path.clone(), source });
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(broken)?;
         let result = change(&transaction).map_err(broken)??;
@@ -387,7 +394,7 @@ impl Registry {
     }
 
     fn with<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        let connection = self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let connection = self.reading.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         read(&connection).map_err(|source| StoreError::Database { path: self.path.clone(), source })
     }
 
