@@ -1,6 +1,7 @@
 //! Letting hosts and users join: a port of its own, open only while there are tokens for them.
 
 use crate::exit::chain;
+use crate::service::common_version;
 use crate::store::{Refusal, Registry};
 use mezcal_certs::Authority;
 use mezcal_common::identity::{Identity, Role, has_signed};
@@ -46,6 +47,13 @@ pub struct Issuer {
     pub port: u16,
 }
 
+impl Issuer {
+    /// A certificate for the key of a request, in PEM form.
+    fn sign(&self, role: Role, name: &str, request: &[u8]) -> Result<String, String> {
+        self.authority.sign(role, name, self.life, request).map(|signed| signed.cert).map_err(|e| chain(&e))
+    }
+}
+
 impl Enrolment {
     /// Without an issuer nobody can join.
     pub fn new(registry: Registry, issuer: Option<Issuer>) -> Self {
@@ -79,10 +87,7 @@ impl Enrolment {
     /// In words.
     pub fn renew(&self, old: &[u8], holder: &Identity, request: &[u8]) -> Result<String, String> {
         let issuer = self.issuer.as_ref().ok_or("this coordinator has no issuer: `certs issue` makes new certificates")?;
-        let sign = |role: Role, name: &str| {
-            issuer.authority.sign(role, name, issuer.life, request).map(|signed| signed.cert).map_err(|e| chain(&e))
-        };
-        self.registry.renew(old, holder, sign).map_err(|e| chain(&e))
+        self.registry.renew(old, holder, |role, name| issuer.sign(role, name, request)).map_err(|e| chain(&e))
     }
 
     /// Listens on `address` whenever there is a token, for ever.
@@ -201,11 +206,10 @@ impl Enrolment {
 
     /// The answer, and whether the token does not exist.
     fn decide(&self, asked: ToEnroller, from: SocketAddr) -> (FromEnroller, bool) {
-        let (ToEnroller::Join { versions, program, .. } | ToEnroller::Renew { versions, program, .. }) = &asked;
+        let (ToEnroller::Join { versions, .. } | ToEnroller::Renew { versions, .. }) = &asked;
         let refused = |reason: String| FromEnroller::Refused { reason };
-        if versions.0 > VERSIONS.1 || versions.1 < VERSIONS.0 {
-            let older = if versions.1 < VERSIONS.0 { "the side that joins" } else { "the coordinator" };
-            return (refused(format!("no common protocol version (version {program} asks): upgrade {older}")), false);
+        if let Err(reason) = common_version(*versions, VERSIONS) {
+            return (refused(reason), false);
         }
         let Some(issuer) = &self.issuer else { return (refused("this coordinator has no issuer".into()), false) };
         let joined = |cert: String| FromEnroller::Joined { cert, ca: issuer.authority.root().to_owned(), port: issuer.port };
@@ -222,11 +226,7 @@ impl Enrolment {
                 };
             }
         };
-        let sign = |role: Role, name: &str| {
-            let signed = issuer.authority.sign(role, name, issuer.life, &request);
-            signed.map(|signed| signed.cert).map_err(|e| chain(&e))
-        };
-        match self.registry.join(token, secret, host.as_deref(), sign) {
+        match self.registry.join(token, secret, host.as_deref(), |role, name| issuer.sign(role, name, &request)) {
             Ok((role, name, cert)) => {
                 tracing::info!(%from, role = role.as_str(), name, "joined");
                 (joined(cert), false)

@@ -349,13 +349,16 @@ where
 }
 
 fn refuse_other_versions(peer: &Peer, theirs: (u16, u16), ours: (u16, u16)) -> Result<(), String> {
+    common_version(theirs, ours).inspect_err(|reason| peer.close(close::REFUSED, reason))
+}
+
+/// Whether two sides can talk; or which of them has to be upgraded.
+pub(crate) fn common_version(theirs: (u16, u16), ours: (u16, u16)) -> Result<(), String> {
     if theirs.0 <= ours.1 && ours.0 <= theirs.1 {
         return Ok(());
     }
     let older = if theirs.1 < ours.0 { "the side that connects" } else { "the coordinator" };
-    let reason = format!("no common protocol version (they speak {theirs:?}, the coordinator {ours:?}): upgrade {older}");
-    peer.close(close::REFUSED, &reason);
-    Err(reason)
+    Err(format!("no common protocol version (they speak {theirs:?}, the coordinator {ours:?}): upgrade {older}"))
 }
 
 fn random() -> u64 {

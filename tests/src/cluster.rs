@@ -362,7 +362,8 @@ impl Drop for Cluster {
     }
 }
 
-fn free_port() -> u16 {
+/// A UDP port of loopback that nobody has.
+pub fn free_port() -> u16 {
     std::net::UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free port").port()
 }
 

@@ -1,5 +1,6 @@
 //! Joining by tokens, and what a certificate is worth afterwards: real programs, real certificates.
 
+use mezcal_tests::cluster::free_port;
 use mezcal_tests::programs::program;
 use mezcal_tests::wait_for;
 use std::io::Write;
@@ -17,10 +18,6 @@ struct Site {
     enrol: u16,
     coordinator: Option<Child>,
     agents: Vec<Child>,
-}
-
-fn free_port() -> u16 {
-    UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free port").port()
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -95,8 +95,7 @@ pub fn encode_body<T: Serialize>(message: &T) -> Result<Bytes, CodecError> {
 /// Shows what is sent to whoever asks for it (`MEZCAL_LOG=mezcal::wire=trace`), as transcripts are made.
 fn record<T>(body: &[u8]) {
     if tracing::enabled!(target: "mezcal::wire", tracing::Level::TRACE) {
-        let hex: String = body.iter().map(|byte| format!("{byte:02x}")).collect();
-        tracing::trace!(target: "mezcal::wire", "sent {} {hex}", std::any::type_name::<T>());
+        tracing::trace!(target: "mezcal::wire", "sent {} {}", std::any::type_name::<T>(), crate::token::hex(body));
     }
 }
 

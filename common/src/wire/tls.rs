@@ -201,15 +201,11 @@ impl Credentials {
             let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(self.roots()?, provider())
                 .build()
                 .map_err(|e| rustls::Error::General(e.to_string()))?;
-            let mut tls = ServerConfig::builder_with_provider(provider())
+            let tls = ServerConfig::builder_with_provider(provider())
                 .with_protocol_versions(&[&rustls::version::TLS13])?
                 .with_client_cert_verifier(verifier)
                 .with_single_cert(self.chain.clone(), self.key.clone_key())?;
-            tls.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
-            tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-            tls.send_tls13_tickets = 0;
-            tls.max_early_data_size = 0;
-            Ok(tls)
+            Ok(serving(tls, protocols))
         };
         build().map_err(|e| self.unusable(e))
     }
@@ -218,15 +214,11 @@ impl Credentials {
     pub(super) fn enrol_config(&self, protocol: &[u8]) -> Result<ServerConfig, CredentialsError> {
         let build = || {
             let chain = self.chain.iter().chain([&self.root]).cloned().collect();
-            let mut tls = ServerConfig::builder_with_provider(provider())
+            let tls = ServerConfig::builder_with_provider(provider())
                 .with_protocol_versions(&[&rustls::version::TLS13])?
                 .with_no_client_auth()
                 .with_single_cert(chain, self.key.clone_key())?;
-            tls.alpn_protocols = vec![protocol.to_vec()];
-            tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-            tls.send_tls13_tickets = 0;
-            tls.max_early_data_size = 0;
-            Ok(tls)
+            Ok(serving(tls, &[protocol]))
         };
         build().map_err(|e| self.unusable(e))
     }
@@ -238,14 +230,11 @@ impl Credentials {
 
     pub(super) fn client_config(&self, protocol: &[u8]) -> Result<ClientConfig, CredentialsError> {
         let build = || {
-            let mut tls = ClientConfig::builder_with_provider(provider())
+            let tls = ClientConfig::builder_with_provider(provider())
                 .with_protocol_versions(&[&rustls::version::TLS13])?
                 .with_root_certificates(self.roots()?)
                 .with_client_auth_cert(self.chain.clone(), self.key.clone_key())?;
-            tls.alpn_protocols = vec![protocol.to_vec()];
-            tls.resumption = rustls::client::Resumption::disabled();
-            tls.enable_early_data = false;
-            Ok(tls)
+            Ok(connecting(tls, protocol))
         };
         build().map_err(|e| self.unusable(e))
     }
@@ -253,12 +242,26 @@ impl Credentials {
 
 /// For whoever knows of a cluster only the hash of its root's public key.
 pub(super) fn pinned_client_config(pin: [u8; 32], protocol: &[u8]) -> ClientConfig {
-    let mut tls = ClientConfig::builder_with_provider(provider())
+    let tls = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("the provider has TLS 1.3")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Pinned { pin }))
         .with_no_client_auth();
+    connecting(tls, protocol)
+}
+
+/// What every listener has: its protocols, no tickets, no early data.
+fn serving(mut tls: ServerConfig, protocols: &[&[u8]]) -> ServerConfig {
+    tls.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
+    tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    tls.send_tls13_tickets = 0;
+    tls.max_early_data_size = 0;
+    tls
+}
+
+/// What everybody who connects has: the protocol, no resumption, no early data.
+fn connecting(mut tls: ClientConfig, protocol: &[u8]) -> ClientConfig {
     tls.alpn_protocols = vec![protocol.to_vec()];
     tls.resumption = rustls::client::Resumption::disabled();
     tls.enable_early_data = false;

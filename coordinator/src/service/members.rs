@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 /// Longest wait between two looks at the clock, which may have been set.
 const LOOK: Duration = Duration::from_secs(60);
-/// Tokens or certificates in one message: a few hundred bytes each.
+/// Tokens, certificates or batches in one message: a few hundred bytes each.
 const ROWS_PER_MESSAGE: usize = 1000;
 /// Names in one request.
 const NAMES: usize = 5000;
@@ -189,7 +189,7 @@ fn answers(allowed: Result<Arc<Enrolment>, String>, by: &str, message: ToService
 }
 
 /// Rows in messages that fit a frame.
-fn paged<R, S>(
+pub(super) fn paged<R, S>(
     rows: Result<Vec<R>, String>,
     status: impl Fn(&R) -> S,
     message: impl Fn(Result<Vec<S>, String>, bool) -> ToClient,

@@ -2,6 +2,7 @@
 
 use super::ClientId;
 use super::delivery::{Batch, RESULT_BYTES, Watch};
+use super::members::paged;
 use super::state::{Asked, Service};
 use crate::scheduler::{Event, Wanted};
 use crate::store::{BatchRow, Described};
@@ -12,8 +13,6 @@ use std::collections::{BTreeMap, HashMap};
 
 /// Batches that a message names.
 const MANY: usize = 10;
-/// Batches in one message: each has two short texts and a dozen numbers.
-const BATCHES_PER_MESSAGE: usize = 1000;
 
 /// For whoever wants something kept while nothing can be.
 pub(super) fn not_stored(why: &str) -> String {
@@ -212,19 +211,11 @@ impl Service {
             Ok(())
         };
         let rows = allowed.and_then(|()| self.reader()?.batches().map_err(|e| crate::exit::chain(&e)));
-        let batches = rows
-            .map(|rows| rows.into_iter().filter(|row| all || row.status.user == user).map(|row| self.with_placed(row)).collect());
-        let batches: Vec<BatchStatus> = match batches {
-            Ok(batches) => batches,
-            Err(reason) => return self.tell_client(id, ToClient::Batches { request, batches: Err(reason), more: false }),
-        };
-        let mut chunks = batches.chunks(BATCHES_PER_MESSAGE).peekable();
-        if chunks.peek().is_none() {
-            self.tell_client(id, ToClient::Batches { request, batches: Ok(Vec::new()), more: false });
-        }
-        while let Some(chunk) = chunks.next() {
-            let more = chunks.peek().is_some();
-            self.tell_client(id, ToClient::Batches { request, batches: Ok(chunk.to_vec()), more });
+        let batches = rows.map(|rows| -> Vec<BatchStatus> {
+            rows.into_iter().filter(|row| all || row.status.user == user).map(|row| self.with_placed(row)).collect()
+        });
+        for message in paged(batches, BatchStatus::clone, |batches, more| ToClient::Batches { request, batches, more }) {
+            self.tell_client(id, message);
         }
     }
 
