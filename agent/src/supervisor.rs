@@ -30,6 +30,11 @@ const MAX_UNACKNOWLEDGED: usize = 1024;
 const REFILL: Duration = Duration::from_millis(20);
 /// Reports may wait this long for company while the queue can feed the engines: one packet then carries several.
 const COALESCE: Duration = Duration::from_millis(50);
+/// A report that has not been acknowledged by then shows that the coordinator is behind: what comes after it waits for the
+/// acknowledgement, so that there are fewer messages the more there is to do (as Nagle's algorithm does, RFC 896).
+const BEHIND: Duration = REFILL;
+/// But not longer than this after it.
+const MAX_BEHIND: Duration = Duration::from_millis(200);
 /// Acknowledgements for an engine wait this long for a message that goes there anyway.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_millis(200);
 /// Most attempts to ask for beyond what can start now.
@@ -147,6 +152,8 @@ struct Session {
     /// The inventory has been sent.
     known: bool,
     next_heartbeat: BootInstant,
+    /// One report at a time whose acknowledgement is waited for, and when it was sent.
+    timed: Option<(u64, BootInstant)>,
 }
 
 /// One host's decisions.
@@ -221,7 +228,15 @@ impl Supervisor {
         match event {
             Event::Welcomed { store, lease, first_engine, hello_sent } => {
                 self.enter(store);
-                self.session = Some(Session { lease, first_engine, received: 0, asked: (0, 0), known: false, next_heartbeat: now });
+                self.session = Some(Session {
+                    lease,
+                    first_engine,
+                    received: 0,
+                    asked: (0, 0),
+                    known: false,
+                    next_heartbeat: now,
+                    timed: None,
+                });
                 self.renew(hello_sent);
             }
             Event::Disconnected => {
@@ -542,6 +557,9 @@ impl Supervisor {
             }
             self.reports.pop_front();
         }
+        if let Some(session) = &mut self.session {
+            session.timed.take_if(|(seq, _)| *seq <= through);
+        }
     }
 
     /// The coordinator has seen what we sent at `sent`.
@@ -596,13 +614,22 @@ impl Supervisor {
             self.send_by = None;
             return true;
         }
-        let deadline = *self.send_by.get_or_insert(now + COALESCE);
+        let deadline = self.send_by.get_or_insert(now + COALESCE);
+        let timed = self.session.as_ref().and_then(|s| s.timed);
+        let behind = timed.map(|(_, sent)| sent).filter(|sent| *sent + BEHIND <= now);
+        if let Some(sent) = behind {
+            *deadline = (*deadline).max(sent + MAX_BEHIND);
+        }
+        let deadline = *deadline;
         let fed = !self.queue.is_empty() && self.queue.len() as u64 * 2 >= self.prefetch(self.slots);
-        if fed && waiting < REPORTS_PER_MESSAGE && now < deadline {
+        if (fed || behind.is_some()) && waiting < REPORTS_PER_MESSAGE && now < deadline {
             return false;
         }
         self.send_by = None;
         self.next_unsent = self.next_seq;
+        if let Some(session) = &mut self.session {
+            session.timed.get_or_insert((self.next_seq - 1, now));
+        }
         let unsent: Vec<NumberedReport> =
             self.reports.range(self.reports.len() - waiting..).map(|r| self.as_the_coordinator_knows(r)).collect();
         for chunk in unsent.chunks(REPORTS_PER_MESSAGE) {

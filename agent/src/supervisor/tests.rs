@@ -177,12 +177,43 @@ fn only_short_jobs_are_fetched_ahead_and_their_reports_share_a_message() {
     report #1 1.1 exited
     pull to 23, 1 idle
     ");
+    s.event(Event::Coordinator(ToAgent::Acknowledge { through: 1 }));
     s.run(&(3..=23).collect::<Vec<_>>());
     insta::assert_snapshot!(s.finished(1, 2, Duration::from_millis(2)), @"1 < run 4.1 as engine 41");
     insta::assert_snapshot!(s.finished(0, 3, Duration::from_millis(2)), @"0 < run 5.1 as engine 40");
     insta::assert_snapshot!(s.pass(Duration::from_millis(50)), @r"
     report #2 2.1 exited, #3 3.1 exited, #4 5.1 started on 0, #5 4.1 started on 1
     pull to 25, 0 idle
+    ");
+}
+
+#[test]
+fn reports_wait_for_a_coordinator_that_is_behind() {
+    let mut s = script();
+    s.run(&[1, 2]);
+    insta::assert_snapshot!(s.finished(0, 1, Duration::from_secs(1)), @"
+    report #1 1.1 exited
+    pull to 3, 1 idle
+    ");
+    insta::assert_snapshot!(s.finished(1, 2, Duration::from_secs(1)), @"
+    report #2 2.1 exited
+    pull to 4, 2 idle
+    ");
+    s.run(&[3, 4]);
+    assert_eq!(s.pass(Duration::from_millis(20)), "");
+    assert_eq!(s.finished(0, 3, Duration::from_secs(1)), "", "the first is on its way for so long");
+    insta::assert_snapshot!(s.event(Event::Coordinator(ToAgent::Acknowledge { through: 2 })), @"
+    report #3 3.1 exited
+    pull to 5, 1 idle
+    ");
+    s.run(&[5]);
+    assert_eq!(s.pass(Duration::from_millis(30)), "");
+    assert_eq!(s.finished(1, 4, Duration::from_secs(1)), "");
+    assert_eq!(s.pass(Duration::from_millis(169)), "");
+    insta::assert_snapshot!(s.pass(Duration::from_millis(1)), @"
+    1 < acknowledge 2.1
+    report #4 4.1 started on 1, #5 4.1 exited, #6 5.1 started on 0
+    pull to 6, 1 idle
     ");
 }
 
