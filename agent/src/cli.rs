@@ -8,14 +8,17 @@ use crate::users;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use mezcal_common::identity::Role;
+use mezcal_common::service_manager;
 use mezcal_common::wire::agent::ALPN;
 use mezcal_common::wire::endpoint::Connector;
 use mezcal_common::wire::tls::{Credentials, CredentialsError};
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Exit status for usage, configuration and certificates that a person has to mend.
 const EXIT_USAGE: u8 = 2;
@@ -138,7 +141,7 @@ fn ended(result: anyhow::Result<()>) -> ExitCode {
 }
 
 fn run(path: &Path) -> anyhow::Result<()> {
-    let config = AgentConfig::load(path)?;
+    let mut config = AgentConfig::load(path)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut credentials = match Credentials::load(&config.identity, Role::Agent) {
         Err(CredentialsError::Validity { .. }) => runtime.block_on(renewed(&config))?,
@@ -149,6 +152,10 @@ fn run(path: &Path) -> anyhow::Result<()> {
     let ended = runtime.block_on(async {
         let stop = stop_signal()?;
         tokio::pin!(stop);
+        let mut hangup = match service_manager::hangup_reloads() {
+            true => Some(signal(SignalKind::hangup())?),
+            false => None,
+        };
         loop {
             let (users, keepers) = match config.run_as {
                 RunAs::Agent => (None, vec![find_keeper(&config, &name).context("cannot start the keeper of the engines")?]),
@@ -159,8 +166,10 @@ fn run(path: &Path) -> anyhow::Result<()> {
             };
             let engines = driver::engines_of(keepers, config.slots(), &name)?;
             let certificate = stamp(&config.identity);
+            let reread = RefCell::new(None);
             let changed = async {
                 tokio::select! {
+                    new = reload(path, &config, &mut hangup) => *reread.borrow_mut() = Some(new),
                     () = users::change(&config.engines, users.as_deref()) => {}
                     () = other_certificate(&config.identity, certificate) => {}
                 }
@@ -182,7 +191,7 @@ fn run(path: &Path) -> anyhow::Result<()> {
             }
             match driver::run(parts, engines, &mut stop, changed).await? {
                 Left::Stopped => {
-                    mezcal_common::service_manager::stopping();
+                    service_manager::stopping();
                     return Ok(());
                 }
                 Left::Changed if stamp(&config.identity) != certificate => match Credentials::load(&config.identity, Role::Agent) {
@@ -196,7 +205,13 @@ fn run(path: &Path) -> anyhow::Result<()> {
                     }
                     Err(e) => tracing::error!("the certificate has changed and is not used: {}", mezcal_common::escape::chain(&e)),
                 },
-                Left::Changed => tracing::info!("another user's engines are there"),
+                Left::Changed => match reread.take() {
+                    Some(new) => {
+                        config = new;
+                        continue;
+                    }
+                    None => tracing::info!("another user's engines are there"),
+                },
                 Left::Expired => {
                     credentials = tokio::select! {
                         renewed = renewed(&config) => renewed?,
@@ -223,6 +238,33 @@ fn run(path: &Path) -> anyhow::Result<()> {
     // A thread that reads from a dead mount must not hold up the end.
     runtime.shutdown_background();
     ended
+}
+
+/// Waits until it is asked for (HUP), and reads the configuration again: what a running agent can take up of it. What cannot be used is said, and
+/// changes nothing.
+async fn reload(path: &Path, now: &AgentConfig, hangup: &mut Option<Signal>) -> AgentConfig {
+    let Some(hangup) = hangup else { return std::future::pending().await };
+    loop {
+        hangup.recv().await;
+        service_manager::reloading();
+        let new = AgentConfig::load(path);
+        service_manager::ready("the configuration is read again");
+        match new {
+            Err(e) => tracing::error!("everything stays as it is: {}", mezcal_common::escape::chain(&e)),
+            Ok(new) => {
+                let later = now.differs_for_good(&new);
+                if !later.is_empty() {
+                    tracing::warn!(
+                        "these keys are different now, and take effect when the agent is started again: {}",
+                        later.join(", ")
+                    );
+                }
+                tracing::info!("{} is read again", path.display());
+                let (coordinator, enrol, connect_timeout) = (new.coordinator, new.enrol, new.connect_timeout);
+                return AgentConfig { coordinator, enrol, connect_timeout, ..now.clone() };
+            }
+        }
+    }
 }
 
 /// What tells one certificate file from another.
@@ -258,15 +300,14 @@ async fn renewed(config: &AgentConfig) -> anyhow::Result<Credentials> {
         }
         // A host that cannot get one is up all the same, and says why.
         let status = format!("the certificate has expired: {said}");
-        mezcal_common::service_manager::ready(&status);
-        mezcal_common::service_manager::alive(&status);
+        service_manager::ready(&status);
+        service_manager::alive(&status);
         tokio::time::sleep(RENEWAL_PAUSE).await;
     }
 }
 
 /// Completes at TERM or INT.
 fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
         tokio::select! {

@@ -91,6 +91,22 @@ pub enum AgentConfigError {
 const MAX_SLOTS: u16 = 4096;
 
 impl AgentConfig {
+    /// Keys with other values in `new` that a running agent cannot take up.
+    pub fn differs_for_good(&self, new: &Self) -> Vec<&'static str> {
+        let keys = [
+            ("identity", self.identity != new.identity),
+            ("slots", self.slots != new.slots),
+            ("runtime", self.runtime != new.runtime),
+            ("run_as", self.run_as != new.run_as),
+            ("engines", self.engines != new.engines),
+            ("allow_root_jobs", self.allow_root_jobs != new.allow_root_jobs),
+            ("containment", self.containment != new.containment),
+            ("path", self.path != new.path),
+            ("lang", self.lang != new.lang),
+        ];
+        keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+    }
+
     /// Reads and checks `path`.
     ///
     /// # Errors

@@ -20,10 +20,11 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use time::{Duration, OffsetDateTime};
+use std::time::Duration;
+use time::OffsetDateTime;
 
 /// Certificates start this long before now, so that a host whose clock is a little behind accepts them.
-const BACKDATE: Duration = Duration::minutes(5);
+const BACKDATE: Duration = Duration::from_secs(5 * 60);
 /// Life of a root: longer than any cluster's hardware.
 const ROOT_DAYS: u32 = 3650;
 /// Default life of agents' and users' certificates.
@@ -248,8 +249,12 @@ impl Authority {
     /// # Errors
     /// [`CertsError::Name`], [`CertsError::Make`], [`CertsError::Random`].
     pub fn issue(&self, role: Role, name: &str, life: u32) -> Result<Issued, CertsError> {
+        self.issue_for(role, name, days(life))
+    }
+
+    fn issue_for(&self, role: Role, name: &str, life: Duration) -> Result<Issued, CertsError> {
         let key = KeyPair::generate()?;
-        let cert = self.leaf(role, name, days(life), &key)?;
+        let cert = self.leaf(role, name, life, &key)?;
         Ok(Issued { cert, key: key.serialize_pem(), ca: self.ca.clone() })
     }
 
@@ -257,13 +262,13 @@ impl Authority {
     ///
     /// # Errors
     /// [`CertsError::Request`], and those of [`Authority::issue`].
-    pub fn sign(&self, role: Role, name: &str, life: std::time::Duration, request: &[u8]) -> Result<Signed, CertsError> {
+    pub fn sign(&self, role: Role, name: &str, life: Duration, request: &[u8]) -> Result<Signed, CertsError> {
         let request = CertificateSigningRequestParams::from_der(&request.to_vec().into()).map_err(CertsError::Request)?;
         let cert = self.leaf(role, name, life, &request.public_key)?;
         Ok(Signed { cert, ca: self.ca.clone() })
     }
 
-    fn leaf(&self, role: Role, name: &str, life: std::time::Duration, key: &impl PublicKeyData) -> Result<String, CertsError> {
+    fn leaf(&self, role: Role, name: &str, life: Duration, key: &impl PublicKeyData) -> Result<String, CertsError> {
         let id = named(&self.cluster, role, name)?;
         let mut params = base_params(if name.is_empty() { role.as_str() } else { name }, life)?;
         let until = OffsetDateTime::from_unix_timestamp(self.until).unwrap_or(OffsetDateTime::UNIX_EPOCH);
@@ -339,10 +344,10 @@ impl ClusterDir {
         authority: &Authority,
         role: Role,
         name: &str,
-        days: u32,
+        life: Duration,
         out: Option<&Path>,
     ) -> Result<PathBuf, CertsError> {
-        let issued = authority.issue(role, name, days)?;
+        let issued = authority.issue_for(role, name, life)?;
         let place = out.map_or_else(|| self.place(role, name), Path::to_path_buf);
         // Recorded first: a certificate that exists without a record could not be revoked.
         self.record(&issued, role.as_str(), name)?;
@@ -388,15 +393,16 @@ fn named(cluster: &str, role: Role, name: &str) -> Result<Identity, CertsError> 
     Identity::new(cluster, role, name).map_err(|e| CertsError::Name(if name.is_empty() { cluster } else { name }.into(), e))
 }
 
-fn days(number: u32) -> std::time::Duration {
-    std::time::Duration::from_secs(u64::from(number) * DAY)
+/// So many of them.
+pub fn days(number: u32) -> Duration {
+    Duration::from_secs(u64::from(number) * DAY)
 }
 
-fn base_params(common_name: &str, life: std::time::Duration) -> Result<CertificateParams, CertsError> {
+fn base_params(common_name: &str, life: Duration) -> Result<CertificateParams, CertsError> {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, common_name);
     let now = OffsetDateTime::now_utc();
-    params.not_before = now - BACKDATE;
+    params.not_before = now - BACKDATE.min(life / 10);
     params.not_after = now + life;
     let mut serial = [0; 16];
     fill_random(&mut serial)?;
@@ -469,7 +475,7 @@ mod tests {
         wish.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         wish.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let request = wish.serialize_request(&key).expect("a request");
-        let life = std::time::Duration::from_secs(3600);
+        let life = Duration::from_secs(3600);
         let signed = issuer.sign(Role::Agent, "mezcal01", life, request.der()).expect("signed");
         let der = der_of(&signed.cert).expect("der");
         let id = Identity::from_der(&der).expect("an identity");
@@ -492,7 +498,7 @@ mod tests {
         forged[last] ^= 1;
         assert!(matches!(issuer.sign(Role::Agent, "mezcal01", life, &forged), Err(CertsError::Request(_))));
         // Nothing outlives its issuer.
-        let long = issuer.sign(Role::User, "okazaki", std::time::Duration::from_secs(4000 * DAY), request.der()).expect("signed");
+        let long = issuer.sign(Role::User, "okazaki", Duration::from_secs(4000 * DAY), request.der()).expect("signed");
         assert!(lives(&long.cert) <= 365 * 86_400 + 300);
     }
 
@@ -527,12 +533,12 @@ mod tests {
         let dir = tmp.path().join("pki");
         let (cluster, authority) = ClusterDir::init(&dir, "mezcal").expect("made");
         assert!(matches!(ClusterDir::init(&dir, "mezcal"), Err(CertsError::Exists(_))));
-        let place = cluster.issue(&authority, Role::User, "okazaki", 30, None).expect("issued");
+        let place = cluster.issue(&authority, Role::User, "okazaki", days(30), None).expect("issued");
         let mode = |p: &Path| std::fs::metadata(p).expect("there").permissions().mode() & 0o777;
         assert_eq!(mode(&place.join("key.pem")), 0o600);
         assert_eq!(mode(&dir.join("ca-key.pem")), 0o600);
         let (again, authority) = ClusterDir::open(&dir).expect("opened");
-        again.issue(&authority, Role::Coordinator, "", 90, None).expect("issued");
+        again.issue(&authority, Role::Coordinator, "", days(90), None).expect("issued");
         assert_eq!(std::fs::read_to_string(dir.join("issued.jsonl")).expect("recorded").lines().count(), 2);
         Credentials::load(&place, Role::User).map(|_| ()).expect("usable");
         let wrong = Credentials::load(&place, Role::Agent).err().expect("wrong role").to_string();
@@ -546,7 +552,7 @@ mod tests {
     fn an_expired_certificate_is_named_with_its_date() {
         let (authority, _) = Authority::create("mezcal").expect("created");
         let issued = authority.issue(Role::User, "okazaki", 0).expect("issued");
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
         let load = || {
             Credentials::from_pem(issued.cert.as_bytes(), issued.key.as_bytes(), issued.ca.as_bytes(), Role::User, Path::new("d"))
         };

@@ -134,7 +134,8 @@ fn issue(role: Role, names: &[String], common: &Common, default_days: u32) -> an
             Some(out) if names.len() > 1 => Some(out.join(name)),
             other => other.clone(),
         };
-        let place = cluster.issue(&authority, role, name, common.days.unwrap_or(default_days), out.as_deref())?;
+        let place =
+            cluster.issue(&authority, role, name, mezcal_certs::days(common.days.unwrap_or(default_days)), out.as_deref())?;
         println!("{}", place.display());
     }
     Ok(())

@@ -12,6 +12,20 @@ pub fn alive(status: &str) {
     tell(&[NotifyState::Watchdog, NotifyState::Status(status)]);
 }
 
+/// It reads its configuration again; [`ready`] follows.
+pub fn reloading() {
+    let states = NotifyState::monotonic_usec_now().map(|now| [NotifyState::Reloading, now]);
+    match states {
+        Ok(states) => tell(&states),
+        Err(e) => tracing::debug!(error = %e, "no monotonic clock"),
+    }
+}
+
+/// Whether a HUP asks for the configuration to be read again. To a process with a terminal it says that the terminal is gone.
+pub fn hangup_reloads() -> bool {
+    std::fs::File::open("/dev/tty").is_err()
+}
+
 /// It is about to end.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);

@@ -8,12 +8,15 @@ use mezcal_common::identity::{self, Role};
 use mezcal_common::wire::bulk::{BulkReceiver, CutShort};
 use mezcal_common::wire::client::{ALPN, ToClient, ToService, VERSIONS};
 use mezcal_common::wire::endpoint::{Connector, Peer, close};
-use mezcal_common::wire::tls::Credentials;
+use mezcal_common::wire::enrol;
+use mezcal_common::wire::tls::{Credentials, CredentialsError, first_certificate};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long to wait for a first answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Shortest time between two renewals.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 /// How long the last packets may take to leave.
 const FLUSH: Duration = Duration::from_millis(10);
 
@@ -46,6 +49,26 @@ pub fn converse_for<T>(
     runtime.block_on(async { tokio::time::timeout(limit, talking).await.map_err(silent)? })
 }
 
+/// Has a user's certificate renewed when half of its life is over, for a client that stays longer than that: for ever.
+pub async fn keep_certificate(address: String, identity: PathBuf) {
+    loop {
+        let now = WallTime::now().0 / 1_000_000;
+        let half =
+            certificate_in(&identity).and_then(|der| identity::validity(&der).ok()).map(|(from, until)| from + (until - from) / 2);
+        let left = half.map_or(0, |half| half.saturating_sub(now).max(0) as u64);
+        tokio::time::sleep(Duration::from_secs(left).max(RENEWAL_PAUSE)).await;
+        match Remote::connect(&address, &identity).await {
+            // Which does it.
+            Ok(remote) => remote.leave().await,
+            Err(e) => tracing::debug!("the certificate is not renewed: {}", e.message),
+        }
+    }
+}
+
+fn certificate_in(identity: &Path) -> Option<Vec<u8>> {
+    std::fs::read(identity.join("cert.pem")).ok().and_then(|pem| first_certificate(&pem))
+}
+
 /// A connection to a running coordinator.
 pub struct Remote {
     /// Requests and answers.
@@ -70,7 +93,18 @@ impl Remote {
     /// # Errors
     /// Exit 3 saying what is wrong and where.
     pub async fn connect(address: &str, identity: &Path) -> Result<Self, Exit> {
-        let credentials = Credentials::load(identity, Role::User).map_err(|e| Exit::unreachable(chain(&e)))?;
+        let credentials = match Credentials::load(identity, Role::User) {
+            Err(e @ CredentialsError::Validity { .. }) => {
+                // Whoever has the key of a certificate that has ended gets another one, for a while.
+                let enrol = format!("{}:{}", address.rsplit_once(':').map_or(address, |(host, _)| host), enrol::PORT);
+                let why = |more: String| Exit::unreachable(format!("{}; it is not renewed: {more}", chain(&e)));
+                let renewing = mezcal_certs::renew_expired(&enrol, identity, Role::User);
+                renewing.await.map_err(|more| why(chain(&more)))?;
+                Credentials::load(identity, Role::User)
+            }
+            loaded => loaded,
+        };
+        let credentials = credentials.map_err(|e| Exit::unreachable(chain(&e)))?;
         let connector = Connector::new(&credentials, ALPN).map_err(|e| Exit::unreachable(chain(&e)))?;
         let peer = connector.connect(address, PATIENCE).await.map_err(|e| Exit::unreachable(chain(&e)))?;
         let channel = peer.open::<ToService, ToClient>().await.map_err(Exit::unreachable)?;
@@ -124,6 +158,13 @@ impl Remote {
     /// Whether it ended because the coordinator does not want us.
     pub fn is_refused(&self) -> bool {
         self.peer.was_refused()
+    }
+
+    /// Whether another certificate is there by now than the one of this connection, or that one has ended, so that another can be had.
+    pub fn has_other_certificate(&self) -> bool {
+        let over = |(_, until)| until <= WallTime::now().0 / 1_000_000;
+        certificate_in(&self.identity).is_some_and(|now| now != self.certificate)
+            || identity::validity(&self.certificate).is_ok_and(over)
     }
 
     async fn renew(&mut self) -> Result<(), String> {

@@ -19,6 +19,8 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Room that a store should have.
 const SPACE: u64 = 1 << 30;
+/// What every Ethernet carries, and tunnels over it: QUIC looks for more than its 1200 bytes (RFC 9000 §14) and settles on what gets through.
+const DATAGRAM: u16 = 1300;
 /// A clock that is further off makes times of results hard to compare, and certificates early or late.
 const CLOCK: f64 = 2.0;
 
@@ -151,6 +153,14 @@ fn fleet(address: &str, hosts: &[HostStatus]) -> Vec<Finding> {
     say("hosts", names(&|h| h.quarantined.is_some()), "fail whatever they get", "`coordinator hosts` shows why");
     let off = |h: &HostStatus| h.connected && h.clock_offset.is_some_and(|offset| offset.abs() > CLOCK);
     say("clocks", names(&off), &format!("more than {CLOCK} s off"), "start the time service there");
+    let narrow = |h: &HostStatus| h.datagram.is_some_and(|bytes| bytes < DATAGRAM);
+    let seen = format!("datagrams of {DATAGRAM} bytes do not get there");
+    say(
+        "path",
+        names(&narrow),
+        &seen,
+        "what lies between is slow but works; look for a tunnel, and at the MTU of its ends (ip link)",
+    );
     let other = |h: &HostStatus| h.connected && h.program != mezcal_common::VERSION;
     say(
         "versions",

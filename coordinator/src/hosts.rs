@@ -49,6 +49,7 @@ fn json(hosts: &[HostStatus]) -> String {
             "name": h.name, "connected": h.connected, "ready": h.ready, "slots": h.slots, "busy": h.busy, "cpus": h.cpus,
             "load": h.load.one_minute, "memory_bytes": h.memory, "memory_available_bytes": h.load.available,
             "version": h.program, "since_seconds": h.since.as_secs(), "clock_offset": h.clock_offset,
+            "datagram_bytes": h.datagram,
             "containment": h.containment.as_str(), "drained": h.drained,
             "quarantined_seconds": h.quarantined.as_ref().map(|(left, _)| left.as_secs()),
             "quarantine_reason": h.quarantined.as_ref().map(|(_, reason)| reason),

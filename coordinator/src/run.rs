@@ -1,6 +1,6 @@
 //! `coordinator run`: a job list in, results out.
 
-use crate::client::Remote;
+use crate::client::{self, Remote};
 use crate::embedded::{self, ContainmentWish, EmbeddedAgent};
 use crate::exit::{self, Exit};
 use crate::jobs::{Format, Jobs, check_env_name};
@@ -9,7 +9,7 @@ use crate::profile::{Cluster, Profile, ProfileArgs};
 use crate::progress::{Progress, ProgressKind};
 use crate::resume::Resume;
 use crate::serve;
-use crate::service::{self, ClientPort, Settings};
+use crate::service::{self, Adjustable, ClientPort, Settings};
 use crate::signals::Signals;
 use crate::submit::{SUBMIT_JOBS, Submitter};
 use mezcal_common::clock::WallTime;
@@ -429,7 +429,8 @@ struct Connected {
 
 async fn connect(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Keeper>) -> Result<Connected, Exit> {
     let user = mezcal_common::account::own_name();
-    let wait = args.locality_wait.unwrap_or(service::LOCALITY_WAIT);
+    let locality_wait = args.locality_wait.unwrap_or(service::LOCALITY_WAIT);
+    let adjustable = Adjustable { locality_wait, admins: Vec::new() };
     let no_timer = |e| Exit { status: exit::BUG, message: format!("no timer: {e}") };
     match (&profile.cluster, keeper) {
         (Cluster::Remote { coordinator, identity }, _) => {
@@ -437,11 +438,12 @@ async fn connect(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Kee
             let (unused, empty) = (tokio::sync::mpsc::channel(1).0, tokio::sync::mpsc::channel(1).1);
             let port = std::mem::replace(&mut remote.port, ClientPort { requests: unused, answers: empty });
             let waiting_for = format!("no agent is connected to the coordinator at {coordinator}");
+            tokio::spawn(client::keep_certificate(coordinator.clone(), identity.clone()));
             let remote = Some((remote, coordinator.clone(), identity.clone()));
             Ok(Connected { port, remote, agent: None, listener: None, waiting_for })
         }
         (Cluster::Listen { address, identity }, _) => {
-            let settings = Settings { locality_wait: wait, ..Settings::new(Some(service::LEASE)) };
+            let settings = Settings { adjustable, ..Settings::new(Some(service::LEASE)) };
             let service = service::start(settings, None).map_err(no_timer)?;
             let listener = serve::listen(*address, identity)?;
             let local = listener.local_addr().map_err(Exit::unreachable)?;
@@ -450,7 +452,7 @@ async fn connect(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Kee
             Ok(Connected { port: service.attach(&user).await, remote: None, agent: None, listener: Some(listener), waiting_for })
         }
         (Cluster::Embedded, Some(keeper)) => {
-            let service = service::start(Settings { locality_wait: wait, ..Settings::new(None) }, None).map_err(no_timer)?;
+            let service = service::start(Settings { adjustable, ..Settings::new(None) }, None).map_err(no_timer)?;
             let slots = args.slots.unwrap_or_else(embedded::usable_cpus);
             let agent = embedded::start(&service, keeper, slots).await?;
             let waiting_for = "the engines of this host are not ready yet".to_owned();
@@ -667,7 +669,7 @@ impl<'a> Run<'a> {
         };
         let (address, identity) = (address.clone(), identity.clone());
         let why = remote.why_lost().await;
-        if remote.is_refused() {
+        if remote.is_refused() && !remote.has_other_certificate() {
             self.lost().await;
             return false;
         }

@@ -798,6 +798,11 @@ impl Scheduler {
         })
     }
 
+    /// How long a slot is idle from now on before it gets a job that prefers another host.
+    pub fn set_locality_wait(&mut self, wait: Duration) {
+        self.locality_wait = wait;
+    }
+
     /// How many jobs of a batch are on hosts.
     pub fn placed_of(&self, batch: BatchSerial) -> u64 {
         self.batches.get(&batch).map_or(0, |batch| batch.placed)
@@ -819,6 +824,7 @@ impl Scheduler {
                 program: h.hello.program.clone(),
                 since: now.since(h.since),
                 clock_offset: h.clock_offset,
+                datagram: None,
                 containment: h.containment,
                 drained: h.drained.as_ref().map(ToString::to_string),
                 quarantined: h.record.until.map(|until| (until.since(now), quarantine::REASON.to_owned())),

@@ -2,7 +2,7 @@
 
 use crate::enrol::{Enrolment, Issuer, LEAF_LIFE};
 use crate::exit::{Exit, chain};
-use crate::service::{self, PROTOCOLS, Settings};
+use crate::service::{self, Adjustable, PROTOCOLS, ServiceHandle, Settings};
 use crate::signals::Signals;
 use crate::store::Store;
 use mezcal_certs::Authority;
@@ -69,6 +69,27 @@ pub struct CoordinatorConfig {
 }
 
 impl CoordinatorConfig {
+    /// What may change while a coordinator runs.
+    fn adjustable(&self) -> Adjustable {
+        Adjustable { locality_wait: self.locality_wait.unwrap_or(service::LOCALITY_WAIT), admins: self.admins.clone() }
+    }
+
+    /// Keys with other values in `new` that a running coordinator cannot take up.
+    fn differs_for_good(&self, new: &Self) -> Vec<&'static str> {
+        let keys = [
+            ("listen", self.listen != new.listen),
+            ("identity", self.identity != new.identity),
+            ("lease", self.lease != new.lease),
+            ("state", self.state != new.state),
+            ("client_lease", self.client_lease != new.client_lease),
+            ("http", self.http != new.http),
+            ("issuer", self.issuer != new.issuer),
+            ("enrol", self.enrol != new.enrol),
+            ("certificate_life", self.certificate_life != new.certificate_life),
+        ];
+        keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+    }
+
     /// Where the store is.
     pub fn state_dir(&self) -> PathBuf {
         match &self.state {
@@ -115,9 +136,8 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
         let enrolment = Arc::new(enrolment(&config, &store)?);
         let settings = Settings {
             enrolment: Some(enrolment.clone()),
-            locality_wait: config.locality_wait.unwrap_or(service::LOCALITY_WAIT),
+            adjustable: config.adjustable(),
             client_lease: config.client_lease.unwrap_or(service::CLIENT_LEASE),
-            admins: config.admins.clone(),
             observed: http.is_some(),
             ..Settings::new(Some(lease))
         };
@@ -146,9 +166,18 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
                 tokio::time::sleep(ALIVE).await;
             }
         });
-        let number = tokio::select! {
-            number = signals.next() => number,
-            () = service.ended() => return Err(Exit::output("the coordinator's store is of no more use; see the log")),
+        let reloads = service_manager::hangup_reloads();
+        let number = loop {
+            let number = tokio::select! {
+                number = signals.next() => number,
+                () = service.ended() => return Err(Exit::output("the coordinator's store is of no more use; see the log")),
+            };
+            if i32::from(number) != libc::SIGHUP || !reloads {
+                break number;
+            }
+            service_manager::reloading();
+            reload(&args.config, &config, &service, &listener).await;
+            service_manager::ready(&format!("listens on {address}"));
         };
         tracing::info!(signal = number, "stopping");
         service_manager::stopping();
@@ -157,6 +186,25 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
         accepting.abort();
         Ok(0)
     })
+}
+
+/// Takes up what may change in a running coordinator. What cannot be used is said, and changes nothing.
+async fn reload(path: &Path, started: &CoordinatorConfig, service: &ServiceHandle, listener: &Listener) {
+    let new: CoordinatorConfig = match read_toml(path) {
+        Ok(new) => new,
+        Err(e) => return tracing::error!("everything stays as it is: {}", chain(&e)),
+    };
+    let identity = expand_home(&started.identity);
+    let presented = Credentials::load(&identity, Role::Coordinator).and_then(|own| listener.present(&own, &PROTOCOLS));
+    if let Err(e) = presented {
+        return tracing::error!("everything stays as it is: {}", chain(&e));
+    }
+    let later = started.differs_for_good(&new);
+    if !later.is_empty() {
+        tracing::warn!("these keys are different now, and take effect when the coordinator is started again: {}", later.join(", "));
+    }
+    service.adjust(new.adjustable()).await;
+    tracing::info!("{} and the certificate are read again", path.display());
 }
 
 /// Tokens and certificates, and what makes them.

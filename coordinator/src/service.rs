@@ -77,6 +77,8 @@ enum Input {
     View(u64, oneshot::Sender<View>),
     Metrics(oneshot::Sender<String>),
     Trouble(oneshot::Sender<Option<String>>),
+    /// What may change while it runs has changed.
+    Reload(Adjustable),
     Stop,
 }
 
@@ -100,17 +102,24 @@ pub struct ClientPort {
     pub answers: mpsc::Receiver<ToClient>,
 }
 
+/// What may change while a service runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adjustable {
+    /// How long a slot is idle before it gets a job that prefers another host.
+    pub locality_wait: Duration,
+    /// Users who may see and cancel everybody's batches.
+    pub admins: Vec<String>,
+}
+
 /// How a service is run.
 #[derive(Clone)]
 pub struct Settings {
     /// How long agents may run attempts without a heartbeat; none: they share its fate.
     pub lease: Option<Duration>,
-    /// How long a slot is idle before it gets a job that prefers another host.
-    pub locality_wait: Duration,
+    /// What may change meanwhile.
+    pub adjustable: Adjustable,
     /// How long a batch goes on when its client is gone, unless it is detached.
     pub client_lease: Duration,
-    /// Users who may see and cancel everybody's batches.
-    pub admins: Vec<String>,
     /// Keep what [`ServiceHandle::view`] and [`ServiceHandle::metrics`] show.
     pub observed: bool,
     /// Who may join and whose certificates count; none: all of the cluster's do.
@@ -120,8 +129,8 @@ pub struct Settings {
 impl Settings {
     /// Those of a coordinator that nobody has configured.
     pub fn new(lease: Option<Duration>) -> Self {
-        let (locality_wait, client_lease) = (LOCALITY_WAIT, CLIENT_LEASE);
-        Self { lease, locality_wait, client_lease, admins: Vec::new(), observed: false, enrolment: None }
+        let adjustable = Adjustable { locality_wait: LOCALITY_WAIT, admins: Vec::new() };
+        Self { lease, adjustable, client_lease: CLIENT_LEASE, observed: false, enrolment: None }
     }
 }
 
@@ -147,7 +156,7 @@ pub fn start(settings: Settings, store: Option<Store>) -> Result<ServiceHandle, 
     let (behind_sender, behind) = watch::channel(false);
     let timer = BootTimer::new()?;
     let id = store.as_ref().map_or_else(|| StoreId(random()), |store| store.id);
-    let mut scheduler = Scheduler::new(Epoch(random()), id, settings.lease, settings.locality_wait);
+    let mut scheduler = Scheduler::new(Epoch(random()), id, settings.lease, settings.adjustable.locality_wait);
     let (answers, from_store) = mpsc::channel(STORE_DEPTH);
     let kept = match store {
         None => None,
@@ -215,6 +224,12 @@ impl ServiceHandle {
         let (reply, answer) = oneshot::channel();
         self.inputs.send(Input::Trouble(reply)).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Goes on with other settings.
+    pub async fn adjust(&self, adjustable: Adjustable) {
+        // A service that has ended needs none.
+        let _ = self.inputs.send(Input::Reload(adjustable)).await;
     }
 
     /// Waits until the service ends by itself, which it does only when its store is of no more use.

@@ -7,6 +7,7 @@ use crate::wait_for;
 use mezcal_certs::{Authority, ClusterDir};
 use mezcal_common::identity::Role;
 use std::fs::File;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -51,7 +52,10 @@ impl Cluster {
         let lab = Lab::new(hosts);
         let dir = tempfile::tempdir().expect("a directory");
         let (cluster, authority) = ClusterDir::init(&dir.path().join("pki"), "mezcal").expect("a cluster's certificates");
-        let issue = |role, name: &str| cluster.issue(&authority, role, name, 1, None).map(|_| ()).expect("issued");
+        let leaves = leaves();
+        let day = mezcal_certs::days(1);
+        let life = |role| if role == Role::Coordinator { day } else { leaves.unwrap_or(day) };
+        let issue = |role, name: &str| cluster.issue(&authority, role, name, life(role), None).map(|_| ()).expect("issued");
         issue(Role::Coordinator, "");
         issue(Role::User, "okazaki");
         issue(Role::User, "sato");
@@ -75,6 +79,12 @@ impl Cluster {
             http: None,
         };
         me.write_configuration();
+        if leaves.is_some() {
+            cluster.issue_issuer(&authority, 1, None).expect("issued");
+            let config = me.path("coordinator.toml").display().to_string();
+            let out = me.run(&["certs", "import", "pki/issued.jsonl", "--config", &config]);
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        }
         me
     }
 
@@ -116,7 +126,7 @@ impl Cluster {
                  admins = [\"admin\"]\n",
                 self.lease,
                 self.path("state").display()
-            ),
+            ) + &self.issuer(),
         );
         let profiles = "config/mezcal/profiles";
         write(format!("{profiles}/mezcal.toml"), format!("coordinator = \"{address}\"\nidentity = \"{pki}/users/okazaki\"\n"));
@@ -136,6 +146,18 @@ impl Cluster {
         }
     }
 
+    /// What the coordinator needs to renew certificates that live as long as [`leaves`] says.
+    fn issuer(&self) -> String {
+        let Some(life) = leaves() else { return String::new() };
+        let enrol =
+            SocketAddr::new(self.lab.address(0).parse().expect("an address"), if self.lab.is_real() { 7434 } else { free_port() });
+        format!(
+            "issuer = \"{}\"\nenrol = \"{enrol}\"\ncertificate_life = \"{}s\"\n",
+            self.path("pki/issuer").display(),
+            life.as_secs()
+        )
+    }
+
     fn log(&self, name: &str) -> File {
         File::options().create(true).append(true).open(self.path(&format!("{name}.log"))).expect("a log file")
     }
@@ -153,7 +175,9 @@ impl Cluster {
             None => self.lab.command(0, &program("coordinator")),
             Some(size) => {
                 let mut command = self.lab.command(0, Path::new("unshare"));
-                let script = "mount -t tmpfs -o size=\"$1\" none \"$2\" && shift 2 && exec \"$@\"";
+                let import = "if test -e pki/issuer; then \"$1\" certs import pki/issued.jsonl --config coordinator.toml; fi";
+                let script = format!("mount -t tmpfs -o size=\"$1\" none \"$2\" && cd \"$2/..\" && shift 2 && {import} && exec \"$@\"");
+                let script = script.as_str();
                 std::fs::create_dir_all(self.path("state")).expect("made");
                 command.args(["--mount", "sh", "-c", script, "sh", size]).arg(self.path("state")).arg(program("coordinator"));
                 command
@@ -360,6 +384,12 @@ impl Drop for Cluster {
             crate::signal(pid, libc::SIGKILL);
         }
     }
+}
+
+/// Life of the certificates of agents and users, if it is to be short: `MEZCAL_LEAF_SECONDS`.
+fn leaves() -> Option<Duration> {
+    let seconds = std::env::var("MEZCAL_LEAF_SECONDS").ok()?;
+    Some(Duration::from_secs(seconds.parse().expect("a number of seconds")))
 }
 
 /// A UDP port of loopback that nobody has.

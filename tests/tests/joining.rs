@@ -320,9 +320,12 @@ fn certificates_are_renewed_while_jobs_run() {
     assert!(out.status.success(), "{}", text(&out.stderr));
     let users = || std::fs::read_to_string(site.path("config/mezcal/mezcal/key.pem")).expect("a key");
     let users_first = users();
-    let job = "{\"cmd\": \"echo $MEZCAL_ATTEMPT >> began; until test -e go; do sleep 0.1; done; cat began\"}\n";
+    let job = "{\"cmd\": \"echo $MEZCAL_ATTEMPT >> began.$MEZCAL_BATCH; until test -e go; do sleep 0.1; done; cat began.$MEZCAL_BATCH\"}\n";
     std::fs::write(site.path("jobs.json"), job).expect("written");
     let batch = site.ok("coordinator", &["run", "-p", "mezcal", "--detach", "jobs.json"]).trim().to_owned();
+    // It stays for longer than the certificate that it came with, and than several of those that others of its user's commands get.
+    let mut attached = site.command("coordinator", &["run", "-p", "mezcal", "jobs.json", "-o", "results.json", "-q"]);
+    let mut attached = attached.stdin(Stdio::null()).spawn().expect("it starts");
     let renewals = |of: &str| site.log().matches(&format!("a new certificate for the {of}")).count();
     // Long after the first one has expired.
     wait_for("the agent's third certificate", Duration::from_secs(90), || {
@@ -332,11 +335,12 @@ fn certificates_are_renewed_while_jobs_run() {
     });
     assert!(first != key() && users_first != users(), "with every certificate comes a new key");
     std::fs::write(site.path("go"), "").expect("written");
+    assert!(wait_for("the run ends", PATIENCE, || attached.try_wait().expect("our child")).success());
     site.ok("coordinator", &["wait", "-p", "mezcal", &batch]);
     let results = site.ok("coordinator", &["results", "-p", "mezcal", &batch]);
     assert!(results.contains("\"stdout_tail\": \"1\\n\""), "it ran once, to its end: {results}");
     let list = site.ok("coordinator", &["certs", "list", "-p", "admin"]);
     let good = list.lines().filter(|l| l.contains("mezcal01.lab") && l.contains("until")).count();
     assert!((1..=2).contains(&good), "what has been replaced does not count: {list}");
-    assert!(!site.log().contains("has expired"), "{}", site.log());
+    assert!(!site.log().contains("agent mezcal01.lab has expired"), "{}", site.log());
 }

@@ -455,6 +455,8 @@ pub struct HostStatus {
     pub since: Duration,
     /// Seconds to add to its wall clock to get the coordinator's.
     pub clock_offset: Option<f64>,
+    /// Bytes of the largest datagram that has got there (RFC 8899), if it is connected.
+    pub datagram: Option<u16>,
     /// What holds the processes of attempts together there.
     pub containment: Containment,
     /// Why it gets no more jobs, if it is being drained.

@@ -187,6 +187,12 @@ impl Listener {
         Ok(Self { endpoint: server_endpoint(address, credentials, credentials.server_config(protocols)?)? })
     }
 
+    /// Presents these credentials to whoever connects from now on.
+    pub fn present(&self, credentials: &Credentials, protocols: &[&[u8]]) -> Result<(), CredentialsError> {
+        self.endpoint.set_server_config(Some(server_config(credentials.server_config(protocols)?)));
+        Ok(())
+    }
+
     /// The address in use, with the port that the kernel chose if none was given.
     ///
     /// # Errors
@@ -518,15 +524,20 @@ pub(super) async fn resolve(endpoint: &quinn::Endpoint, address: &str) -> Result
     })
 }
 
+fn server_config(tls: rustls::ServerConfig) -> quinn::ServerConfig {
+    let crypto = QuicServerConfig::try_from(tls).expect("the provider has TLS13_AES_128_GCM_SHA256, which QUIC needs");
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    config.migration(false).max_incoming(MAX_HANDSHAKES).transport_config(Arc::new(transport(None)));
+    config
+}
+
 /// An endpoint that listens.
 pub(super) fn server_endpoint(
     address: SocketAddr,
     credentials: &Credentials,
     tls: rustls::ServerConfig,
 ) -> Result<quinn::Endpoint, ListenError> {
-    let crypto = QuicServerConfig::try_from(tls).expect("the provider has TLS13_AES_128_GCM_SHA256, which QUIC needs");
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    config.migration(false).max_incoming(MAX_HANDSHAKES).transport_config(Arc::new(transport(None)));
+    let config = server_config(tls);
     let mut endpoint_config = quinn::EndpointConfig::new(Arc::new(ring::hmac::Key::new(
         ring::hmac::HMAC_SHA256,
         &credentials.derived_secret("mezcal reset key"),

@@ -8,7 +8,7 @@ use crate::scheduler::{Event, Wanted};
 use crate::store::{BatchRow, Described};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::{BatchId, JobNumber};
-use mezcal_common::wire::client::{Attachment, BatchStatus, BatchTerms, Selector, Submission, ToClient, ToService};
+use mezcal_common::wire::client::{Attachment, BatchStatus, BatchTerms, HostStatus, Selector, Submission, ToClient, ToService};
 use std::collections::{BTreeMap, HashMap};
 
 /// Batches that a message names.
@@ -76,7 +76,7 @@ impl Service {
                 Ok(batch) => Event::Logs { request: self.ask(id, request), batch, job, wish },
                 Err(reason) => return self.tell_client(id, ToClient::LogsAnswer { request, streams: Err(reason) }),
             },
-            ToService::Hosts => return self.tell_client(id, ToClient::Hosts(self.scheduler.host_status(now))),
+            ToService::Hosts => return self.tell_client(id, ToClient::Hosts(self.hosts(now))),
             ToService::Why { request, batch, job } => {
                 let reasons = self.find_batch(&user, &batch).and_then(|batch| self.scheduler.why(batch, &job, now));
                 return self.tell_client(id, ToClient::Why { request, reasons });
@@ -302,6 +302,17 @@ impl Service {
     /// Of a batch whose jobs have all ended nothing can be cancelled.
     fn wanted(&self, batch: BatchId, job: Option<String>) -> Vec<Wanted> {
         if self.batches.get(&batch).is_some_and(|b| b.done) { Vec::new() } else { vec![Wanted { batch, job }] }
+    }
+
+    /// All hosts ever seen, with what is known of the way to them.
+    fn hosts(&self, now: BootInstant) -> Vec<HostStatus> {
+        let mut hosts = self.scheduler.host_status(now);
+        let ways: HashMap<&str, u16> =
+            self.agents.values().map(|link| (link.peer.identity().name.as_str(), link.peer.path().1)).collect();
+        for host in hosts.iter_mut().filter(|host| host.connected) {
+            host.datagram = ways.get(host.name.as_str()).copied();
+        }
+        hosts
     }
 
     pub(super) fn is_admin(&self, user: &str) -> bool {

@@ -2,7 +2,7 @@
 
 use super::delivery::{Batch, Watch};
 use super::observe::Observed;
-use super::{ClientId, FromStore, Input, Reader, Settings, Writer};
+use super::{Adjustable, ClientId, FromStore, Input, Reader, Settings, Writer};
 use crate::enrol::Enrolment;
 use crate::scheduler::{Effect, Event, Record, Scheduler, Wanted};
 use bytes::Bytes;
@@ -32,7 +32,7 @@ const LARGE_BATCH: u64 = 10_000;
 
 pub(super) struct AgentLink {
     sender: mpsc::Sender<ToAgent>,
-    peer: Peer,
+    pub(super) peer: Peer,
 }
 
 pub(super) struct Client {
@@ -155,7 +155,7 @@ impl Service {
             agents: HashMap::new(),
             clients: BTreeMap::new(),
             batches,
-            admins: settings.admins,
+            admins: settings.adjustable.admins,
             enrolment: settings.enrolment,
             observed: settings.observed.then(Observed::new),
             asked: HashMap::new(),
@@ -271,6 +271,10 @@ impl Service {
             }
             Input::Trouble(reply) => {
                 let _ = reply.send(self.kept.as_ref().and_then(|kept| kept.trouble.clone()));
+            }
+            Input::Reload(Adjustable { locality_wait, admins }) => {
+                self.scheduler.set_locality_wait(locality_wait);
+                self.admins = admins;
             }
             Input::Client(client, message) => self.client_message(client, message, now),
             Input::ClientGone(client) => {

@@ -228,8 +228,8 @@ impl Registry {
         })
     }
 
-    /// A new certificate (in PEM form) beside the one that its holder has. That one counts until the new one has been used: an answer that is
-    /// lost locks nobody out.
+    /// A new certificate (in PEM form) beside the one that its holder has. An agent's old one counts until the new one has been used: an answer
+    /// that is lost locks nobody out. A user's old one counts until it ends: others of the user's commands, which run meanwhile, have it.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -250,12 +250,15 @@ impl Registry {
             if counts == 0 && self.listed {
                 return Ok(Err(no("the old certificate does not count any more")));
             }
+            let replaces = match holder.role {
+                Role::User => None,
+                Role::Agent | Role::Coordinator => Some(&old),
+            };
             // Of those that were asked for and never used only the last one counts.
-            let unused = "DELETE FROM certificate WHERE replaces = ? AND revoked IS NULL";
-            db.execute(unused, [&old])?;
+            db.execute("DELETE FROM certificate WHERE replaces = ? AND revoked IS NULL", [replaces])?;
             admit(db, &serial, holder.role, &holder.name, expires)?;
             remember_key(db, &serial, &der)?;
-            db.execute("UPDATE certificate SET replaces = ? WHERE serial = ?", [&old, &serial])?;
+            db.execute("UPDATE certificate SET replaces = ? WHERE serial = ?", params![replaces, serial])?;
             Ok(Ok(()))
         })?;
         Ok(pem)
@@ -295,17 +298,21 @@ impl Registry {
         Ok(count > 0)
     }
 
-    /// A certificate is in use: the one that it replaces counts no more.
+    /// A certificate is in use: the one that it replaces counts no more, and its key is known from now on.
     ///
     /// # Errors
     /// [`Refusal`].
     pub fn used(&self, der: &[u8]) -> Result<(), Refusal> {
         let Some((serial, _)) = serial_and_end(der) else { return Ok(()) };
-        let sql = "SELECT replaces FROM certificate WHERE serial = ?";
-        let replaces: Option<Option<String>> =
-            self.with(|db| db.query_row(sql, [&serial], |row| row.get(0)).optional()).map_err(Refusal::Store)?;
-        let Some(old) = replaces.flatten() else { return Ok(()) };
+        let sql = "SELECT replaces, key IS NULL FROM certificate WHERE serial = ?";
+        let found: Option<(Option<String>, bool)> = self
+            .with(|db| db.query_row(sql, [&serial], |row| Ok((row.get(0)?, row.get(1)?))).optional())
+            .map_err(Refusal::Store)?;
+        let Some((old, first)) = found.filter(|(old, first)| old.is_some() || *first) else { return Ok(()) };
         self.change(|db| {
+            if first {
+                remember_key(db, &serial, der)?;
+            }
             db.execute("UPDATE certificate SET revoked = ? WHERE serial = ? AND revoked IS NULL", params![now(), old])?;
             db.execute("UPDATE certificate SET replaces = NULL WHERE serial = ?", [&serial])?;
             Ok(Ok(()))
