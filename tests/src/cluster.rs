@@ -176,7 +176,8 @@ impl Cluster {
             Some(size) => {
                 let mut command = self.lab.command(0, Path::new("unshare"));
                 let import = "if test -e pki/issuer; then \"$1\" certs import pki/issued.jsonl --config coordinator.toml; fi";
-                let script = format!("mount -t tmpfs -o size=\"$1\" none \"$2\" && cd \"$2/..\" && shift 2 && {import} && exec \"$@\"");
+                let script =
+                    format!("mount -t tmpfs -o size=\"$1\" none \"$2\" && cd \"$2/..\" && shift 2 && {import} && exec \"$@\"");
                 let script = script.as_str();
                 std::fs::create_dir_all(self.path("state")).expect("made");
                 command.args(["--mount", "sh", "-c", script, "sh", size]).arg(self.path("state")).arg(program("coordinator"));

@@ -257,6 +257,22 @@ fn a_restarted_killed_or_stopped_agent_leaves_its_jobs_alone() {
     assert_eq!(results.matches("\"stdout_tail\": \"done\\n\"").count(), 2, "{results}");
     assert_eq!(began(), 2, "nothing was started twice");
 
+    // What is wrong changes nothing, and what is right is taken up; nothing that runs hears of it.
+    let agent = || machine.ok(&["systemctl", "show", "-P", "MainPID", "-P", "StatusText", "mezcal-agent.service"]);
+    let log = || machine.ok(&["journalctl", "--no-pager", "-o", "cat", "-u", "mezcal-agent.service"]);
+    let config = machine.path("/etc/mezcal/agent.toml");
+    let good = std::fs::read_to_string(&config).expect("a configuration");
+    let before = pid();
+    std::fs::write(&config, format!("{good}\nslotss = 3\n")).expect("written");
+    machine.ok(&["systemctl", "reload", "mezcal-agent.service"]);
+    wait_for("it says what is wrong", PATIENCE, || log().contains("everything stays as it is").then_some(()));
+    std::fs::write(&config, format!("{good}\nconnect_timeout = \"2s\"\npath = \"/bin\"\n")).expect("written");
+    machine.ok(&["systemctl", "reload", "mezcal-agent.service"]);
+    wait_for("it is read", PATIENCE, || log().contains("take effect when the agent is started again: path").then_some(()));
+    wait_for("it is connected", PATIENCE, || agent().contains("connected to").then_some(()));
+    site.wait_ready(1);
+    assert_eq!(pid(), before, "the same process");
+
     // The engines' own restart ends what they run, and the job runs again: nothing of its first attempt is left.
     std::fs::write(
         site.dir.path().join("again.json"),
@@ -473,6 +489,17 @@ fn a_coordinator_is_set_up_as_the_readme_says() {
     assert!(after[0] != before[0] && after[1] != before[1] && after[2] == before[2], "{before:?} {after:?}");
     sh("touch /home/admin/go");
     sh(&format!("coordinator wait {batch}"));
+    // Other admins are taken up without a restart.
+    let before = pids();
+    sh("sed -i 's/^admins.*/admins = [\"nobody\"]/' /etc/mezcal/coordinator.toml; systemctl reload mezcal-coordinator");
+    wait_for("admin is none any more", PATIENCE, || {
+        sh("coordinator certs list 2>&1 || true").contains("admin is none").then_some(())
+    });
+    sh("sed -i 's/^admins.*/admins = [\"admin\"]/' /etc/mezcal/coordinator.toml; systemctl reload mezcal-coordinator");
+    wait_for("admin is one again", PATIENCE, || {
+        (!sh("coordinator certs list 2>&1 || true").contains("admin is none")).then_some(())
+    });
+    assert_eq!(pids(), before, "the same processes");
     let results = sh(&format!("coordinator results {batch}"));
     assert!(results.contains("\"stdout_tail\": \"1\\n\"") && results.contains("\"attempt\": 1"), "{results}");
     sh("mezcal-agent doctor; coordinator doctor");

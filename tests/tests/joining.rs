@@ -3,10 +3,12 @@
 use mezcal_tests::cluster::free_port;
 use mezcal_tests::programs::program;
 use mezcal_tests::wait_for;
+use quinn::crypto::rustls::QuicClientConfig;
 use std::io::Write;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -343,4 +345,110 @@ fn certificates_are_renewed_while_jobs_run() {
     let good = list.lines().filter(|l| l.contains("mezcal01.lab") && l.contains("until")).count();
     assert!((1..=2).contains(&good), "what has been replaced does not count: {list}");
     assert!(!site.log().contains("agent mezcal01.lab has expired"), "{}", site.log());
+}
+
+/// The first packets of a real client, held so that it depends on us who sends them, from where and when.
+struct HeldClient {
+    held: UdpSocket,
+    client: SocketAddr,
+}
+
+impl HeldClient {
+    /// A client, and its first datagram.
+    fn new() -> (Self, Vec<u8>) {
+        let held = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        held.set_read_timeout(Some(PATIENCE)).expect("set");
+        let mut crypto = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        crypto.alpn_protocols = vec![mezcal_common::wire::enrol::ALPN.to_vec()];
+        let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(crypto).expect("TLS 1.3")));
+        let to = held.local_addr().expect("bound");
+        // It gives up by itself.
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
+                let _ = endpoint.connect_with(config, to, "coordinator.mezcal").expect("a configuration").await;
+            });
+        });
+        let mut first = vec![0; 1500];
+        let (length, client) = held.recv_from(&mut first).expect("a client begins");
+        first.truncate(length);
+        (Self { held, client }, first)
+    }
+
+    /// What the client says to this answer: the first datagram that is not a repetition of what it has said before.
+    fn after(&self, answer: &[u8], before: &[u8]) -> Vec<u8> {
+        self.held.send_to(answer, self.client).expect("sent");
+        let mut next = vec![0; 1500];
+        loop {
+            let (length, _) = self.held.recv_from(&mut next).expect("it goes on");
+            // Another destination: the one that a Retry names (RFC 9000 §17.2.5).
+            if next[6..14] != before[6..14] {
+                next.truncate(length);
+                return next;
+            }
+        }
+    }
+}
+
+/// All that comes back for one datagram, until nothing has come for a while.
+fn answers(socket: &UdpSocket, address: &str, datagram: &[u8]) -> Vec<Vec<u8>> {
+    socket.set_read_timeout(Some(Duration::from_secs(2))).expect("set");
+    socket.send_to(datagram, address).expect("sent");
+    let mut all = Vec::new();
+    let mut buffer = [0; 1500];
+    while let Ok((length, _)) = socket.recv_from(&mut buffer) {
+        all.push(buffer[..length].to_vec());
+    }
+    all
+}
+
+/// RFC 9000 §8.1: an address that has not shown that it is there gets no more than three times what it has sent, and where hosts join
+/// nothing but the question whether it is there.
+#[test]
+fn whoever_sends_in_anothers_name_makes_nobody_send_much_to_it() {
+    let site = Site::started("1h");
+    site.token(&["--host", "mezcal01.lab"]);
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let (client, first) = HeldClient::new();
+    let said = answers(&socket, &format!("127.0.0.1:{}", site.port), &first);
+    let bytes: usize = said.iter().map(Vec::len).sum();
+    assert!(bytes > 0 && bytes <= 3 * first.len(), "{bytes} for {}", first.len());
+    let said = answers(&socket, &site.enrol_address(), &first);
+    assert!(said.len() == 1 && said[0].len() < 200 && said[0][0] & 0xf0 == 0xf0, "one Retry, and nothing else: {said:?}");
+    drop(client);
+}
+
+/// The answer to that question counts for a while, from there, at that life of the coordinator, and that is all.
+#[test]
+fn an_address_is_shown_once_and_not_for_ever() {
+    let mut site = Site::started("1h");
+    site.token(&["--host", "mezcal01.lab"]);
+    let address = site.enrol_address();
+    let here = || UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    // A handshake goes on with the coordinator's certificate; a refusal is a few bytes.
+    let accepted = |said: &[Vec<u8>]| said.iter().map(Vec::len).sum::<usize>() > 600;
+    let shown = || {
+        let (socket, (client, first)) = (here(), HeldClient::new());
+        let retry = answers(&socket, &address, &first).pop().expect("a Retry");
+        (client.after(&retry, &first), socket)
+    };
+    let (datagram, socket) = shown();
+    assert!(!accepted(&answers(&here(), &address, &datagram)), "from elsewhere");
+    assert!(accepted(&answers(&socket, &address, &datagram)), "from there");
+    let (late, late_socket) = shown();
+    let (of_another_life, its_socket) = shown();
+    // How long quinn lets it count.
+    std::thread::sleep(Duration::from_secs(16));
+    assert!(!accepted(&answers(&late_socket, &address, &late)), "too late");
+    let mut old = site.coordinator.take().expect("it runs");
+    old.kill().expect("killed");
+    let _ = old.wait();
+    site.start();
+    wait_for("the port is open again", PATIENCE, || (site.log().matches("can join").count() > 1).then_some(()));
+    assert!(!accepted(&answers(&its_socket, &address, &of_another_life)), "its key is not kept");
 }
