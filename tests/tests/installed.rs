@@ -543,6 +543,37 @@ fn a_package_brings_everything_and_its_purge_takes_the_keys_away() {
     assert!(!key.exists() && !machine.path("/etc/mezcal").exists(), "a purge takes keys and configuration");
 }
 
+#[test]
+fn an_rpm_brings_everything_and_its_erasure_keeps_the_keys() {
+    let Some(site) = Installed::with("RPM packages", 1, false) else { return };
+    let machine = &site.machines[0];
+    if !Path::new("/usr/bin/rpmbuild").exists() {
+        return mezcal_tests::say_skipped("RPM packages: they need rpmbuild");
+    }
+    let made = script("rpm.sh").arg(machine.path("/root")).output().expect("it starts");
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    // Debian's libraries are there, and RPM does not know.
+    let rpm = |how: &str| machine.ok(&["sh", "-ec", &format!("rpm {how} --force-debian --nodeps /root/mezcal-*.rpm 2>&1")]);
+    rpm("-i");
+    for file in ["/usr/bin/mezcal-agent", "/usr/bin/coordinator", "/usr/bin/mezcal-certs", "/usr/share/man/man1/coordinator-run.1"]
+    {
+        assert!(machine.path(file).exists(), "{file}");
+    }
+    machine.ok(&["systemctl", "cat", "mezcal-coordinator.service", "mezcal-agent.service", "mezcal-engines@x.service"]);
+    site.join(1);
+    site.wait_ready(1);
+    machine.ok(&["sh", "-ec", "echo MEZCAL_LOG=debug >> /etc/default/mezcal-agent"]);
+    let pid = || machine.ok(&["systemctl", "show", "-P", "MainPID", "mezcal-agent.service"]);
+    let before = pid();
+    rpm("-U --force");
+    assert!(machine.ok(&["cat", "/etc/default/mezcal-agent"]).contains("MEZCAL_LOG=debug"), "what was configured stays");
+    assert_ne!(pid(), before, "the new version has taken over");
+    site.wait_ready(1);
+    machine.ok(&["sh", "-ec", "rpm -e --nodeps mezcal-coordinator mezcal-agent 2>&1"]);
+    assert_eq!(text(&machine.exec(&["pgrep", "mezcal"]).stdout), "", "nothing of it runs");
+    assert!(machine.path("/var/lib/mezcal-agent/pki/key.pem").exists() && !machine.path("/usr/bin/mezcal-agent").exists());
+}
+
 /// The article's own setting: an account without root on hosts that share one home.
 #[test]
 fn hosts_that_share_a_home_are_provisioned_without_root() {
