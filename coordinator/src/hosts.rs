@@ -46,7 +46,7 @@ pub(crate) async fn ask(remote: &mut Remote) -> Result<Vec<HostStatus>, Exit> {
 fn json(hosts: &[HostStatus]) -> String {
     let lines = hosts.iter().map(|h| {
         serde_json::json!({
-            "name": h.name, "connected": h.connected, "ready": h.ready, "slots": h.slots, "busy": h.busy, "cpus": h.cpus,
+            "name": h.name, "connected": h.connected, "ready": h.ready, "slots": h.slots, "first_engine": h.first_engine.0, "busy": h.busy, "cpus": h.cpus,
             "load": h.load.one_minute, "memory_bytes": h.memory, "memory_available_bytes": h.load.available,
             "version": h.program, "since_seconds": h.since.as_secs(), "clock_offset": h.clock_offset,
             "datagram_bytes": h.datagram,

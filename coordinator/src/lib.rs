@@ -36,5 +36,6 @@ pub mod serve;
 pub mod service;
 mod signals;
 pub mod store;
+mod stream;
 pub mod submit;
 pub mod why;

@@ -37,7 +37,7 @@ pub const GRACE: Duration = Duration::from_secs(2);
 /// Between two reminders that no agent is there.
 const REMINDER: Duration = Duration::from_secs(5);
 /// How long to wait for agents where nobody watches.
-const UNWATCHED_WAIT: Duration = Duration::from_secs(300);
+pub(crate) const UNWATCHED_WAIT: Duration = Duration::from_secs(300);
 /// Pauses between two tries to reach a coordinator again.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -90,6 +90,12 @@ pub struct RunArgs {
     /// How long to try to reach a coordinator again that was lost
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10m")]
     pub reconnect: Duration,
+    /// Run jobs as they come on standard input, with results and events on standard output (docs/stream.md)
+    #[arg(long, conflicts_with_all = ["detach", "input", "output", "logging", "lines", "keep_order", "resume", "resume_failed", "progress", "min_agents"])]
+    pub stream: bool,
+    /// Cancel everything when standard input ends before the run does: whoever has the other end is gone
+    #[arg(long, requires = "stream")]
+    pub attended: bool,
     /// Write results in the order of the input
     #[arg(long)]
     pub keep_order: bool,
@@ -211,6 +217,9 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
         Cluster::Listen { .. } | Cluster::Remote { .. } => None,
     };
     let context = batch_context(args, &profile)?;
+    if args.stream {
+        return stream(args, &profile, keeper, context);
+    }
     let mut jobs = read_jobs(args)?;
     let again = match (args.resume, args.resume_failed) {
         (true, _) => Some(Resume::Unfinished),
@@ -234,10 +243,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     find_inputs(&mut jobs, args, &profile, &context.cd);
     let jobs = Arc::new(jobs);
     let results = if args.detach { None } else { Some(Results::check(args)?) };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Exit { status: exit::BUG, message: format!("no runtime: {e}") })?;
+    let runtime = runtime()?;
     let status = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let connected = tokio::select! {
@@ -245,8 +251,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
             // Nothing has been started yet.
             number = signals.next() => return Ok(128 + number),
         };
-        let (halt, time_limit, name) = (args.halt, args.time_limit, args.name.clone());
-        let terms = BatchTerms { halt, time_limit, name, ..BatchTerms::new(context, args.host_timeout) };
+        let terms = terms(args, context);
         match (results, connected) {
             (Some(results), connected) => Run::new(args, jobs, terms, results, log, connected, signals)?.drive().await,
             (None, Connected { remote: Some((mut remote, ..)), port, .. }) => {
@@ -259,6 +264,39 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     // Reads of stdin and the like may still block a thread of the runtime.
     runtime.shutdown_background();
     status
+}
+
+/// Runs jobs that come while others run.
+fn stream(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Keeper>, context: BatchContext) -> Result<u8, Exit> {
+    if args.file.as_ref().is_some_and(|file| file.as_os_str() != "-") {
+        return Err(Exit::usage("--stream reads standard input; a file of jobs needs no stream"));
+    }
+    let widest = match profile.cluster {
+        Cluster::Embedded => args.slots.unwrap_or_else(embedded::usable_cpus),
+        Cluster::Listen { .. } | Cluster::Remote { .. } => u16::MAX,
+    };
+    let runtime = runtime()?;
+    let status = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let connected = tokio::select! {
+            connected = connect(args, profile, keeper) => connected?,
+            number = signals.next() => return Ok(128 + number),
+        };
+        crate::stream::run(args, connected, terms(args, context), widest, signals).await
+    });
+    // The thread that reads may wait for a line for ever.
+    runtime.shutdown_background();
+    status
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|e| Exit { status: exit::BUG, message: format!("no runtime: {e}") })
+}
+
+fn terms(args: &RunArgs, context: BatchContext) -> BatchTerms {
+    let (halt, time_limit, name) = (args.halt, args.time_limit, args.name.clone());
+    BatchTerms { halt, time_limit, name, ..BatchTerms::new(context, args.host_timeout) }
 }
 
 fn read_jobs(args: &RunArgs) -> Result<Jobs, Exit> {
@@ -417,14 +455,64 @@ fn same_file(path: &Path, file: &File) -> bool {
 }
 
 /// A way to a coordinator, and what has to be ended with it.
-struct Connected {
-    port: ClientPort,
+pub(crate) struct Connected {
+    pub(crate) port: ClientPort,
     /// With its address and our identity.
     remote: Option<(Remote, String, PathBuf)>,
-    agent: Option<EmbeddedAgent>,
+    pub(crate) agent: Option<EmbeddedAgent>,
     listener: Option<Arc<Listener>>,
     /// What to say while no agent is there.
-    waiting_for: String,
+    pub(crate) waiting_for: String,
+}
+
+impl Connected {
+    /// Why the connection ended.
+    pub(crate) async fn why_lost(&self) -> String {
+        match &self.remote {
+            Some((remote, ..)) => remote.why_lost().await,
+            None => "the coordinator within this process has ended".into(),
+        }
+    }
+
+    /// Whether there is no use in trying again.
+    pub(crate) fn is_lost_for_good(&self) -> bool {
+        self.remote.as_ref().is_none_or(|(remote, ..)| remote.is_refused() && !remote.has_other_certificate())
+    }
+
+    /// Reaches a coordinator again that was lost, within so long. False if that has been in vain. Cancel-safe.
+    pub(crate) async fn reach_again(&mut self, patience: Duration) -> bool {
+        let Some((remote, address, identity)) = &mut self.remote else { return false };
+        let give_up = Instant::now() + patience;
+        let mut pause = FIRST_PAUSE;
+        while Instant::now() < give_up {
+            match Remote::connect(address, identity).await {
+                Ok(mut new) => {
+                    std::mem::swap(&mut self.port, &mut new.port);
+                    *remote = new;
+                    return true;
+                }
+                // A restart may take a while; whatever else it is may pass, too.
+                Err(e) => tracing::debug!("{}", e.message),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        false
+    }
+
+    /// Leaves, and ends what this process has of a cluster.
+    pub(crate) async fn end(self) {
+        drop(self.port);
+        if let Some((remote, ..)) = self.remote {
+            remote.leave().await;
+        }
+        if let Some(agent) = self.agent {
+            agent.end().await;
+        }
+        if let Some(listener) = self.listener {
+            listener.close("the run is over").await;
+        }
+    }
 }
 
 async fn connect(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Keeper>) -> Result<Connected, Exit> {
@@ -547,16 +635,7 @@ impl<'a> Run<'a> {
         if let Some(e) = unwritten {
             failure.get_or_insert(not_writable(&e));
         }
-        drop(connected.port);
-        if let Some((remote, ..)) = connected.remote {
-            remote.leave().await;
-        }
-        if let Some(agent) = connected.agent {
-            agent.end().await;
-        }
-        if let Some(listener) = connected.listener {
-            listener.close("the run is over").await;
-        }
+        connected.end().await;
         match (failure, signalled) {
             (Some(failure), _) => Err(failure),
             (None, (1.., number)) => Ok(128 + number),
@@ -663,45 +742,26 @@ impl<'a> Run<'a> {
     /// Reaches the coordinator again after the connection was lost: what it has goes on meanwhile. False if that is hopeless.
     async fn reattach(&mut self) -> bool {
         self.submitter.interrupted();
-        let Some((remote, address, identity)) = &self.connected.remote else {
+        if self.connected.is_lost_for_good() {
             self.lost().await;
             return false;
+        }
+        let patience = self.args.reconnect;
+        let why = self.connected.why_lost().await;
+        self.say(format!("{why}; its jobs go on; trying to reach it again for {patience:?}"));
+        let again = tokio::select! {
+            again = self.connected.reach_again(patience) => again,
+            number = self.signals.next() => return self.leave(number),
         };
-        let (address, identity) = (address.clone(), identity.clone());
-        let why = remote.why_lost().await;
-        if remote.is_refused() && !remote.has_other_certificate() {
+        if !again {
             self.lost().await;
             return false;
         }
-        self.say(format!("{why}; its jobs go on; trying to reach it again for {:?}", self.args.reconnect));
-        let give_up = Instant::now() + self.args.reconnect;
-        let mut pause = FIRST_PAUSE;
-        while Instant::now() < give_up {
-            let tried = tokio::select! {
-                tried = Remote::connect(&address, &identity) => tried,
-                number = self.signals.next() => return self.leave(number),
-            };
-            match tried {
-                Ok(mut remote) => {
-                    std::mem::swap(&mut self.connected.port, &mut remote.port);
-                    self.connected.remote = Some((remote, address, identity));
-                    self.say("connected again".into());
-                    if self.signalled.0 > 0 {
-                        self.cancel(if self.signalled.0 == 1 { GRACE } else { Duration::ZERO }).await;
-                    }
-                    return true;
-                }
-                // A restart may take a while; whatever else it is may pass, too.
-                Err(e) => tracing::debug!("{}", e.message),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                number = self.signals.next() => return self.leave(number),
-            }
-            pause = (pause * 2).min(LONGEST_PAUSE);
+        self.say("connected again".into());
+        if self.signalled.0 > 0 {
+            self.cancel(if self.signalled.0 == 1 { GRACE } else { Duration::ZERO }).await;
         }
-        self.lost().await;
-        false
+        true
     }
 
     /// Somebody wants to go while the coordinator is out of reach: nothing can be cancelled.
@@ -794,10 +854,7 @@ impl<'a> Run<'a> {
     }
 
     async fn lost(&mut self) {
-        let why = match &self.connected.remote {
-            Some((remote, ..)) => remote.why_lost().await,
-            None => "the coordinator within this process has ended".into(),
-        };
+        let why = self.connected.why_lost().await;
         if self.submitter.has_begun() {
             self.answer_the_rest(&why);
         }
@@ -835,21 +892,21 @@ fn pass_on(permit: Result<Permit<'_, ToOutput>, SendError<()>>, waiting: &mut Ve
 }
 
 /// A reader that has left is no error to talk about.
-fn not_writable(e: &std::io::Error) -> Exit {
+pub(crate) fn not_writable(e: &std::io::Error) -> Exit {
     match e.kind() {
         ErrorKind::BrokenPipe => Exit { status: exit::PIPE, message: String::new() },
         _ => Exit::output(format!("cannot write results: {e}; jobs that had not ended were cancelled")),
     }
 }
 
-async fn agent_ended(agent: &mut Option<EmbeddedAgent>) -> String {
+pub(crate) async fn agent_ended(agent: &mut Option<EmbeddedAgent>) -> String {
     match agent {
         Some(agent) => agent.ended().await,
         None => std::future::pending().await,
     }
 }
 
-async fn until(instant: Option<Instant>) {
+pub(crate) async fn until(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant).await,
         None => std::future::pending().await,

@@ -817,6 +817,7 @@ impl Scheduler {
                 connected: h.session.is_some(),
                 ready: h.known,
                 slots: h.hello.slots,
+                first_engine: h.first_engine,
                 busy: h.taken.min(u64::from(h.hello.slots)) as u16,
                 cpus: h.hello.cpus,
                 memory: h.hello.memory,

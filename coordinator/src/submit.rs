@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// Jobs and bytes in one submit message.
 pub const SUBMIT_JOBS: usize = 4096;
-const SUBMIT_BYTES: usize = 256 * 1024;
+pub(crate) const SUBMIT_BYTES: usize = 256 * 1024;
 
 /// What is left to be handed over.
 pub struct Submitter {

@@ -441,6 +441,8 @@ pub struct HostStatus {
     pub ready: bool,
     /// Jobs at a time.
     pub slots: u16,
+    /// `engine_id` of its first engine; the others follow.
+    pub first_engine: crate::ids::EngineId,
     /// Of which in use.
     pub busy: u16,
     /// Logical CPUs.

@@ -1,0 +1,541 @@
+//! `coordinator run --stream`: jobs arrive on standard input while others run, results leave on standard output as they come. The
+//! interface for programs; docs/stream.md describes its lines.
+
+use crate::exit::{self, Exit};
+use crate::format::{ClientTimes, ResultFormat};
+use crate::jobs::{Format, Jobs};
+use crate::run::{Connected, GRACE, RunArgs, UNWATCHED_WAIT, agent_ended, describe, not_writable, until};
+use crate::signals::Signals;
+use crate::submit::{SUBMIT_BYTES, SUBMIT_JOBS};
+use bytes::Bytes;
+use mezcal_common::clock::WallTime;
+use mezcal_common::duration::parse_duration;
+use mezcal_common::ids::{BatchId, JobNumber};
+use mezcal_common::job::Stop;
+use mezcal_common::outcome::JobResult;
+use mezcal_common::wire::client::{BatchTerms, HostStatus, Selector, Submission, ToClient, ToService};
+use rustix::fd::AsFd;
+use serde::Deserialize;
+use serde_json::json;
+use std::collections::{HashMap, VecDeque};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// Longest line of the input, in bytes.
+const MAX_LINE: u64 = 8 << 20;
+/// Bytes that are read together.
+const BUFFER: usize = 256 * 1024;
+/// Lines that are handed over together by the thread that reads.
+const LINES: usize = 1024;
+/// Such handfuls, of lines and of output, that may wait.
+const DEPTH: usize = 8;
+/// Jobs that the coordinator has not accepted yet, before no more are read.
+const MAX_WAITING: usize = 16_384;
+
+/// A line that is no job.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "control", rename_all = "lowercase", deny_unknown_fields)]
+enum Control {
+    /// No more jobs will come.
+    Close,
+    /// These jobs, or all, are killed.
+    Cancel { jobs: Option<Vec<u32>>, grace: Option<String> },
+    /// What hosts there are.
+    Hosts,
+}
+
+/// What the thread that reads has found.
+enum Input {
+    /// A job, and the sets of hosts to which its indices refer.
+    Job(Box<Submission>, Vec<Vec<String>>),
+    Control(Control),
+    /// Nothing more can be read: why.
+    Broken(String),
+}
+
+/// What is to be said to the coordinator, in this order.
+enum Item {
+    Job(Box<Submission>),
+    Say(Box<ToService>),
+}
+
+struct Stream<'a> {
+    args: &'a RunArgs,
+    connected: Connected,
+    terms: BatchTerms,
+    batch: BatchId,
+    submitted: WallTime,
+    format: ResultFormat,
+    /// The batch's table of host sets, where each is in it, and how many the coordinator has.
+    sets: Vec<Vec<String>>,
+    places: HashMap<Vec<String>, u32>,
+    sets_sent: usize,
+    /// What the coordinator has not accepted, and how much of it has been sent.
+    items: VecDeque<Item>,
+    sent: usize,
+    /// Whether the coordinator has said what it has.
+    ready: bool,
+    agents: u32,
+    given: u64,
+    received: u64,
+    failed: u64,
+    /// Whether no more jobs will come, whether the input has ended, and whether the coordinator knows.
+    closing: bool,
+    over: bool,
+    closed: bool,
+    next_request: u64,
+    output: VecDeque<(Vec<u8>, u64)>,
+    signalled: (u32, u8),
+    failure: Option<Exit>,
+}
+
+/// Runs jobs from standard input until it is closed and all of them have ended.
+///
+/// # Errors
+/// [`Exit`] with the status and a message.
+pub(crate) async fn run(
+    args: &RunArgs,
+    connected: Connected,
+    terms: BatchTerms,
+    widest: u16,
+    mut signals: Signals,
+) -> Result<u8, Exit> {
+    let compat = args.compat.is_some();
+    let (to_stream, mut input) = mpsc::channel(DEPTH);
+    let format = if compat { Format::Bakapara } else { Format::Json };
+    let retries = args.retries;
+    let thread = |e| Exit { status: exit::BUG, message: format!("no thread: {e}") };
+    let stdin = std::io::stdin().as_fd().try_clone_to_owned().map(std::fs::File::from).map_err(thread)?;
+    let reader = move || read(stdin, &to_stream, Parser { format, retries, widest, number: 0 });
+    std::thread::Builder::new().name("input".into()).spawn(reader).map_err(thread)?;
+    let (writer, to_write) = mpsc::channel(DEPTH);
+    let (acknowledge, mut written) = mpsc::unbounded_channel();
+    std::thread::Builder::new().name("output".into()).spawn(move || write(to_write, &acknowledge)).map_err(thread)?;
+    let mut me = Stream {
+        args,
+        batch: terms.context.batch,
+        connected,
+        terms,
+        submitted: WallTime::now(),
+        format: ResultFormat::new(compat),
+        sets: Vec::new(),
+        places: HashMap::new(),
+        sets_sent: 0,
+        items: VecDeque::new(),
+        sent: 0,
+        ready: false,
+        agents: 0,
+        given: 0,
+        received: 0,
+        failed: 0,
+        closing: false,
+        over: false,
+        closed: false,
+        next_request: 1,
+        output: VecDeque::new(),
+        signalled: (0, 0),
+        failure: None,
+    };
+    me.say(json!({"event": "batch", "batch": me.batch.to_string()}));
+    me.drive(&mut input, &writer, &mut written, &mut signals).await;
+    let end = json!({"event": "end", "jobs": me.given, "received": me.received, "failed": me.failed});
+    me.say(end);
+    // What is still to be written: whoever reads slowly is waited for, and whoever has left is not.
+    let chunks = std::mem::take(&mut me.output);
+    let finishing = async move {
+        for chunk in chunks {
+            let _ = writer.send(chunk).await;
+        }
+        drop(writer);
+        let mut failed = None;
+        while let Some(said) = written.recv().await {
+            failed = failed.or(said.err());
+        }
+        failed
+    };
+    let failed = tokio::select! {
+        failed = finishing => failed,
+        number = signals.next() => std::process::exit(128 + i32::from(number)),
+    };
+    if let Some(e) = failed {
+        me.failure.get_or_insert(not_writable(&e));
+    }
+    let Stream { connected, failure, signalled, failed, .. } = me;
+    connected.end().await;
+    match (failure, signalled) {
+        (Some(failure), _) => Err(failure),
+        (None, (1.., number)) => Ok(128 + number),
+        (None, _) => Ok(if failed > 0 && !compat { exit::FAILED } else { 0 }),
+    }
+}
+
+impl Stream<'_> {
+    async fn drive(
+        &mut self,
+        input: &mut mpsc::Receiver<Vec<Input>>,
+        writer: &mpsc::Sender<(Vec<u8>, u64)>,
+        written: &mut mpsc::UnboundedReceiver<std::io::Result<u64>>,
+        signals: &mut Signals,
+    ) {
+        let mut requests = self.open().await;
+        let mut taken = 0;
+        let give_up = Instant::now() + self.args.wait_agents.unwrap_or(UNWATCHED_WAIT);
+        while !(self.closing && self.received == self.given && (self.closed || self.given == 0)) {
+            let (sending, writing) = (requests.clone(), writer.clone());
+            tokio::select! {
+                number = signals.next() => {
+                    self.signalled = (self.signalled.0 + 1, if self.signalled.0 == 0 { number } else { self.signalled.1 });
+                    match self.signalled.0 {
+                        1 => self.cancel_all(GRACE),
+                        2 => self.cancel_all(Duration::ZERO),
+                        _ => std::process::exit(128 + i32::from(number)),
+                    }
+                }
+                answer = self.connected.port.answers.recv(), if self.output.len() < DEPTH => match answer {
+                    Some(answer) => self.answer(answer),
+                    None => match self.reattach(signals).await {
+                        true => requests = self.open().await,
+                        false => return,
+                    },
+                },
+                lines = input.recv(), if !self.over && self.items.len() < MAX_WAITING => match lines {
+                    Some(lines) => lines.into_iter().for_each(|line| self.input(line)),
+                    None => self.end_of_input(),
+                },
+                Ok(permit) = writing.reserve(), if !self.output.is_empty() => {
+                    if let Some(chunk) = self.output.pop_front() {
+                        permit.send(chunk);
+                    }
+                }
+                Some(said) = written.recv() => match said {
+                    Ok(results) => {
+                        taken += results;
+                        let _ = requests.send(ToService::Taken { batch: self.batch, results: taken }).await;
+                    }
+                    Err(e) => {
+                        if self.failure.is_none() {
+                            self.failure = Some(not_writable(&e));
+                            self.cancel_all(GRACE);
+                        }
+                    }
+                },
+                Ok(permit) = sending.reserve(), if self.has_more() => {
+                    if let Some(message) = self.next_message() {
+                        permit.send(message);
+                    }
+                }
+                why = agent_ended(&mut self.connected.agent) => {
+                    self.failure = Some(Exit::unreachable(why));
+                    return;
+                }
+                () = until(Some(give_up)), if self.agents == 0 && self.received == 0 => {
+                    self.failure = Some(Exit::unreachable(format!("{} (--wait-agents)", self.connected.waiting_for)));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Opens the batch, or goes on with it after a connection was lost.
+    async fn open(&mut self) -> mpsc::Sender<ToService> {
+        let requests = self.connected.port.requests.clone();
+        let _ = requests.send(ToService::Open { terms: self.terms.clone(), have: self.received }).await;
+        requests
+    }
+
+    async fn reattach(&mut self, signals: &mut Signals) -> bool {
+        self.ready = false;
+        let why = self.connected.why_lost().await;
+        if self.connected.is_lost_for_good() {
+            self.failure = Some(Exit::unreachable(why));
+            return false;
+        }
+        self.say(json!({"event": "lost", "text": why}));
+        let again = tokio::select! {
+            again = self.connected.reach_again(self.args.reconnect) => again,
+            number = signals.next() => {
+                self.signalled = (1, number);
+                false
+            }
+        };
+        match again {
+            true => self.say(json!({"event": "connected"})),
+            false => self.failure = Some(Exit::unreachable(why)),
+        }
+        again
+    }
+
+    fn input(&mut self, input: Input) {
+        match input {
+            Input::Job(job, _) if self.closing => {
+                self.say(json!({"event": "refused", "job": job.job.0, "text": "it came after the end of the jobs"}));
+            }
+            Input::Job(mut job, sets) => {
+                self.given += 1;
+                let places: Vec<u32> = sets.into_iter().map(|set| self.place(set)).collect();
+                let of = |index: Option<u32>| index.and_then(|index| places.get(index as usize).copied());
+                (job.hosts, job.prefer) = (of(job.hosts), of(job.prefer));
+                self.items.push_back(Item::Job(job));
+            }
+            Input::Control(Control::Close) => self.closing = true,
+            Input::Control(Control::Hosts) => self.items.push_back(Item::Say(Box::new(ToService::Hosts))),
+            Input::Control(Control::Cancel { jobs, grace }) => {
+                let grace = match grace.as_deref().map(parse_duration).transpose() {
+                    Ok(grace) => grace.unwrap_or(GRACE),
+                    Err(why) => return self.say(json!({"event": "refused", "text": format!("\"grace\": {why}")})),
+                };
+                let batch = self.batch.to_string();
+                let what = match jobs {
+                    None => vec![Selector::Batch(batch)],
+                    Some(jobs) => jobs.iter().map(|job| Selector::Job { batch: batch.clone(), job: job.to_string() }).collect(),
+                };
+                self.cancel(what, grace);
+            }
+            Input::Broken(why) => {
+                self.failure.get_or_insert(Exit::usage(why));
+                self.closing = true;
+                self.cancel_all(GRACE);
+            }
+        }
+    }
+
+    /// With somebody who attends to the run, more than the word that there are no more jobs: nobody is there any more.
+    fn end_of_input(&mut self) {
+        (self.closing, self.over) = (true, true);
+        if self.args.attended {
+            self.cancel_all(GRACE);
+        }
+    }
+
+    /// Where a set of hosts is in the batch's table.
+    fn place(&mut self, set: Vec<String>) -> u32 {
+        let next = self.sets.len() as u32;
+        *self.places.entry(set).or_insert_with_key(|set| {
+            self.sets.push(set.clone());
+            next
+        })
+    }
+
+    /// Nothing more is read, and everything is killed.
+    fn cancel_all(&mut self, grace: Duration) {
+        self.closing = true;
+        self.cancel(vec![Selector::Batch(self.batch.to_string())], grace);
+    }
+
+    fn cancel(&mut self, what: Vec<Selector>, grace: Duration) {
+        let request = self.next_request;
+        self.next_request += 1;
+        self.items.push_back(Item::Say(Box::new(ToService::Cancel { request, what, stop: Stop::after(grace) })));
+    }
+
+    fn has_more(&self) -> bool {
+        self.ready && (self.sent < self.items.len() || (self.closing && !self.closed && self.given > 0))
+    }
+
+    /// Host sets first, then jobs and requests in order, then the word that there are no more.
+    fn next_message(&mut self) -> Option<ToService> {
+        let batch = self.batch;
+        if self.sets_sent < self.sets.len() {
+            let mut bytes = 0;
+            let fits = |set: &&Vec<String>| {
+                bytes += set.iter().map(|name| name.len() + 8).sum::<usize>();
+                bytes < SUBMIT_BYTES
+            };
+            let host_sets: Vec<Vec<String>> = self.sets[self.sets_sent..].iter().take_while(fits).cloned().collect();
+            // One that is too long alone is sent alone.
+            let host_sets = if host_sets.is_empty() { vec![self.sets[self.sets_sent].clone()] } else { host_sets };
+            self.sets_sent += host_sets.len();
+            return Some(ToService::Submit { batch, host_sets, jobs: Vec::new() });
+        }
+        if let Some(Item::Say(_)) = self.items.get(self.sent) {
+            return match self.items.remove(self.sent) {
+                Some(Item::Say(message)) => Some(*message),
+                _ => None,
+            };
+        }
+        let (mut jobs, mut bytes) = (Vec::new(), 0);
+        while let Some(Item::Job(job)) = self.items.get(self.sent)
+            && jobs.len() < SUBMIT_JOBS
+            && bytes < SUBMIT_BYTES
+        {
+            bytes += job.spec.len();
+            jobs.push((**job).clone());
+            self.sent += 1;
+        }
+        if jobs.is_empty() {
+            self.closed = true;
+            return Some(ToService::Close { batch });
+        }
+        Some(ToService::Submit { batch, host_sets: Vec::new(), jobs })
+    }
+
+    /// The coordinator has the jobs up to this one for good.
+    fn accepted(&mut self, through: u64) {
+        while let Some(Item::Job(job)) = self.items.front()
+            && u64::from(job.job.0) <= through
+        {
+            self.items.pop_front();
+            self.sent = self.sent.saturating_sub(1);
+        }
+    }
+
+    fn answer(&mut self, answer: ToClient) {
+        match answer {
+            ToClient::Fleet { agents, engines } => {
+                self.agents = agents;
+                self.say(json!({"event": "fleet", "agents": agents, "engines": engines}));
+            }
+            ToClient::Opened { host_sets, jobs, closed, .. } => {
+                self.accepted(jobs);
+                (self.sent, self.ready, self.closed) = (0, true, closed);
+                self.sets_sent = usize::try_from(host_sets).map_or(self.sets.len(), |n| n.min(self.sets.len()));
+            }
+            ToClient::Accepted { jobs, .. } => self.accepted(jobs),
+            ToClient::Results { results, .. } => self.results(results),
+            ToClient::Notice { notice, .. } => self.say(json!({"event": "notice", "text": describe(&notice)})),
+            ToClient::Hosts(hosts) => self.say(hosts_event(&hosts)),
+            ToClient::Cancelled { summary, .. } => self.say(json!({
+                "event": "cancelled", "jobs": summary.jobs, "killed": summary.killed, "survivors": summary.survivors,
+                "unreachable": summary.unreachable
+            })),
+            ToClient::Refused { reason } => {
+                self.say(json!({"event": "refused", "text": reason}));
+                self.failure.get_or_insert(Exit::unreachable(format!("the coordinator refused a request: {reason}")));
+                // Of what it has not taken there will be no results.
+                let first = self.items.iter().find_map(|item| if let Item::Job(job) = item { Some(job.job.0) } else { None });
+                self.given = first.map_or(self.given, |first| u64::from(first) - 1);
+                self.items.clear();
+                self.sent = 0;
+                self.cancel_all(Duration::ZERO);
+            }
+            ToClient::Welcome { .. }
+            | ToClient::Output { .. }
+            | ToClient::LogsAnswer { .. }
+            | ToClient::Attached { .. }
+            | ToClient::Described { .. }
+            | ToClient::Ended { .. }
+            | ToClient::Batches { .. }
+            | ToClient::Retried { .. }
+            | ToClient::Done { .. }
+            | ToClient::Why { .. }
+            | ToClient::TokensCreated { .. }
+            | ToClient::Tokens { .. }
+            | ToClient::Certificates { .. }
+            | ToClient::Renewed { .. } => {}
+        }
+    }
+
+    fn results(&mut self, results: Vec<(JobNumber, JobResult)>) {
+        let (mut lines, received) = (Vec::new(), WallTime::now());
+        let count = results.len() as u64;
+        self.received += count;
+        for (job, result) in results {
+            self.failed += u64::from(!result.outcome.succeeded());
+            let times = ClientTimes { submitted: self.submitted, received };
+            self.format.object_line(&mut lines, &format!("{{\"job\": {}}}", job.0), &result, times);
+        }
+        self.output.push_back((lines, count));
+    }
+
+    fn say(&mut self, line: serde_json::Value) {
+        self.output.push_back(((line.to_string() + "\n").into_bytes(), 0));
+    }
+}
+
+fn hosts_event(hosts: &[HostStatus]) -> serde_json::Value {
+    let hosts = hosts
+        .iter()
+        .filter(|h| h.connected)
+        .map(|h| json!({"name": h.name, "slots": h.slots, "busy": h.busy, "first_engine": h.first_engine.0, "cpus": h.cpus}));
+    json!({"event": "hosts", "hosts": hosts.collect::<Vec<_>>()})
+}
+
+/// Makes jobs of lines.
+struct Parser {
+    format: Format,
+    retries: u32,
+    /// Slots that a job can take.
+    widest: u16,
+    /// Of the last job.
+    number: u32,
+}
+
+impl Parser {
+    /// What a line says. One that is no control line is a job: whatever is wrong with it will be its result.
+    fn parse(&mut self, line: Vec<u8>) -> Input {
+        if let Some(control) = control(&line) {
+            return Input::Control(control);
+        }
+        self.number += 1;
+        let job = JobNumber(self.number);
+        match self.job(line) {
+            Ok((submission, sets)) => Input::Job(Box::new(Submission { job, ..submission }), sets),
+            Err(why) => Input::Job(Box::new(Submission { stillborn: Some(why), ..Submission::new(job, Bytes::new()) }), Vec::new()),
+        }
+    }
+
+    fn job(&self, line: Vec<u8>) -> Result<(Submission, Vec<Vec<String>>), String> {
+        if line.trim_ascii_start().first() != Some(&b'{') {
+            return Err("each line of a stream is one JSON object".into());
+        }
+        let jobs = Jobs::read(&format!("job {}", self.number), line, self.format, self.retries)?;
+        let (slots, _) = jobs.widest();
+        if slots > self.widest {
+            return Err(format!("it takes {slots} slots, and this run has {}; -j {slots} gives it as many", self.widest));
+        }
+        let submission = jobs.submission(1).ok_or("it cannot be read")?;
+        Ok((submission, jobs.host_sets()))
+    }
+}
+
+/// A control line, if it is one: jobs have no `control` of these kinds, and a command besides.
+fn control(line: &[u8]) -> Option<Control> {
+    let mentions = line.windows(9).take(MAX_CONTROL).any(|part| part == b"\"control\"");
+    if mentions { serde_json::from_slice(line).ok() } else { None }
+}
+
+/// How far into a line `"control"` is looked for: it is the first key.
+const MAX_CONTROL: usize = 16;
+
+/// Reads lines until there are no more, or nobody wants them.
+fn read(input: impl Read, to: &mpsc::Sender<Vec<Input>>, mut parser: Parser) {
+    let mut input = BufReader::with_capacity(BUFFER, input);
+    let mut handful = Vec::new();
+    loop {
+        let mut line = Vec::new();
+        let read = input.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
+        let broken = match &read {
+            Err(e) => Some(format!("cannot read standard input: {e}")),
+            Ok(n) if *n as u64 == MAX_LINE => Some(format!("a line after job {} is longer than {MAX_LINE} bytes", parser.number)),
+            Ok(_) => None,
+        };
+        let over = broken.is_some() || line.is_empty();
+        match broken {
+            Some(why) => handful.push(Input::Broken(why)),
+            None if line.trim_ascii().is_empty() => {}
+            None => handful.push(parser.parse(line)),
+        }
+        // Whoever waits for a result before the next line must not wait for company.
+        let waiting = over || handful.len() == LINES || !input.buffer().contains(&b'\n');
+        if waiting && !handful.is_empty() && to.blocking_send(std::mem::take(&mut handful)).is_err() {
+            return;
+        }
+        if over {
+            return;
+        }
+    }
+}
+
+/// Writes what comes, and says how many results have been written.
+fn write(mut from: mpsc::Receiver<(Vec<u8>, u64)>, to: &mpsc::UnboundedSender<std::io::Result<u64>>) {
+    let mut output = std::io::stdout().lock();
+    while let Some((lines, results)) = from.blocking_recv() {
+        let written = output.write_all(&lines).and_then(|()| output.flush());
+        let failed = written.is_err();
+        if to.send(written.map(|()| results)).is_err() || failed {
+            return;
+        }
+    }
+}
