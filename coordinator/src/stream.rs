@@ -13,11 +13,11 @@ use mezcal_common::duration::parse_duration;
 use mezcal_common::ids::{BatchId, JobNumber};
 use mezcal_common::job::Stop;
 use mezcal_common::outcome::JobResult;
-use mezcal_common::wire::client::{BatchTerms, HostStatus, Selector, Submission, ToClient, ToService};
+use mezcal_common::wire::client::{BatchTerms, CancelSummary, HostStatus, Selector, Submission, ToClient, ToService};
 use rustix::fd::AsFd;
 use serde::Deserialize;
 use serde_json::json;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -31,6 +31,8 @@ const BUFFER: usize = 256 * 1024;
 const LINES: usize = 1024;
 /// Such handfuls, of lines and of output, that may wait.
 const DEPTH: usize = 8;
+/// Jobs that are cancelled by one message.
+const CANCELS: usize = 4096;
 /// Jobs that the coordinator has not accepted yet, before no more are read.
 const MAX_WAITING: usize = 16_384;
 
@@ -41,7 +43,7 @@ enum Control {
     /// No more jobs will come.
     Close,
     /// These jobs, or all, are killed.
-    Cancel { jobs: Option<Vec<u32>>, grace: Option<String> },
+    Cancel { jobs: Option<Vec<u32>>, grace: Option<String>, signal: Option<String> },
     /// What hosts there are.
     Hosts,
 }
@@ -66,7 +68,8 @@ struct Stream<'a> {
     connected: Connected,
     terms: BatchTerms,
     batch: BatchId,
-    submitted: WallTime,
+    /// When jobs came: by the first of those that came together, with how many of them have no result yet.
+    submitted: BTreeMap<u32, (WallTime, usize)>,
     format: ResultFormat,
     /// The batch's table of host sets, where each is in it, and how many the coordinator has.
     sets: Vec<Vec<String>>,
@@ -86,6 +89,8 @@ struct Stream<'a> {
     over: bool,
     closed: bool,
     next_request: u64,
+    /// By request, how many answers are to come, and the sum of those that have.
+    cancels: HashMap<u64, (usize, CancelSummary)>,
     output: VecDeque<(Vec<u8>, u64)>,
     signalled: (u32, u8),
     failure: Option<Exit>,
@@ -118,7 +123,7 @@ pub(crate) async fn run(
         batch: terms.context.batch,
         connected,
         terms,
-        submitted: WallTime::now(),
+        submitted: BTreeMap::new(),
         format: ResultFormat::new(compat),
         sets: Vec::new(),
         places: HashMap::new(),
@@ -134,6 +139,7 @@ pub(crate) async fn run(
         over: false,
         closed: false,
         next_request: 1,
+        cancels: HashMap::new(),
         output: VecDeque::new(),
         signalled: (0, 0),
         failure: None,
@@ -201,7 +207,7 @@ impl Stream<'_> {
                     },
                 },
                 lines = input.recv(), if !self.over && self.items.len() < MAX_WAITING => match lines {
-                    Some(lines) => lines.into_iter().for_each(|line| self.input(line)),
+                    Some(lines) => self.inputs(lines),
                     None => self.end_of_input(),
                 },
                 Ok(permit) = writing.reserve(), if !self.output.is_empty() => {
@@ -267,6 +273,25 @@ impl Stream<'_> {
         again
     }
 
+    fn inputs(&mut self, inputs: Vec<Input>) {
+        let before = self.given;
+        inputs.into_iter().for_each(|input| self.input(input));
+        if self.given > before {
+            self.submitted.insert(before as u32 + 1, (WallTime::now(), (self.given - before) as usize));
+        }
+    }
+
+    /// When a job came that has a result now.
+    fn submitted(&mut self, job: JobNumber) -> Option<WallTime> {
+        let (first, (when, left)) = self.submitted.range_mut(..=job.0).next_back()?;
+        let (first, when) = (*first, *when);
+        *left -= 1;
+        if *left == 0 {
+            self.submitted.remove(&first);
+        }
+        Some(when)
+    }
+
     fn input(&mut self, input: Input) {
         match input {
             Input::Job(job, _) if self.closing => {
@@ -281,17 +306,17 @@ impl Stream<'_> {
             }
             Input::Control(Control::Close) => self.closing = true,
             Input::Control(Control::Hosts) => self.items.push_back(Item::Say(Box::new(ToService::Hosts))),
-            Input::Control(Control::Cancel { jobs, grace }) => {
-                let grace = match grace.as_deref().map(parse_duration).transpose() {
-                    Ok(grace) => grace.unwrap_or(GRACE),
-                    Err(why) => return self.say(json!({"event": "refused", "text": format!("\"grace\": {why}")})),
+            Input::Control(Control::Cancel { jobs, grace, signal }) => {
+                let stop = match stop(grace.as_deref(), signal.as_deref()) {
+                    Ok(stop) => stop,
+                    Err(why) => return self.say(json!({"event": "refused", "text": why})),
                 };
                 let batch = self.batch.to_string();
                 let what = match jobs {
                     None => vec![Selector::Batch(batch)],
                     Some(jobs) => jobs.iter().map(|job| Selector::Job { batch: batch.clone(), job: job.to_string() }).collect(),
                 };
-                self.cancel(what, grace);
+                self.cancel(&what, stop);
             }
             Input::Broken(why) => {
                 self.failure.get_or_insert(Exit::usage(why));
@@ -321,13 +346,39 @@ impl Stream<'_> {
     /// Nothing more is read, and everything is killed.
     fn cancel_all(&mut self, grace: Duration) {
         self.closing = true;
-        self.cancel(vec![Selector::Batch(self.batch.to_string())], grace);
+        self.cancel(&[Selector::Batch(self.batch.to_string())], Stop::after(grace));
     }
 
-    fn cancel(&mut self, what: Vec<Selector>, grace: Duration) {
+    /// In as many messages as it takes, all of the same request.
+    fn cancel(&mut self, what: &[Selector], stop: Stop) {
         let request = self.next_request;
         self.next_request += 1;
-        self.items.push_back(Item::Say(Box::new(ToService::Cancel { request, what, stop: Stop::after(grace) })));
+        self.cancels.insert(request, (what.len().div_ceil(CANCELS), CancelSummary::default()));
+        for what in what.chunks(CANCELS) {
+            self.items.push_back(Item::Say(Box::new(ToService::Cancel { request, what: what.to_vec(), stop })));
+        }
+        if what.is_empty() {
+            self.cancelled(request, None);
+        }
+    }
+
+    /// One of its messages has been answered.
+    fn cancelled(&mut self, request: u64, answer: Option<CancelSummary>) {
+        let Some((left, sum)) = self.cancels.get_mut(&request) else { return };
+        if let Some(answer) = answer {
+            *left = left.saturating_sub(1);
+            sum.jobs += answer.jobs;
+            sum.killed += answer.killed;
+            sum.survivors += answer.survivors;
+            sum.unreachable += answer.unreachable;
+        }
+        if *left == 0
+            && let Some((_, sum)) = self.cancels.remove(&request)
+        {
+            self.say(json!({
+                "event": "cancelled", "jobs": sum.jobs, "killed": sum.killed, "survivors": sum.survivors, "unreachable": sum.unreachable
+            }));
+        }
     }
 
     fn has_more(&self) -> bool {
@@ -396,10 +447,7 @@ impl Stream<'_> {
             ToClient::Results { results, .. } => self.results(results),
             ToClient::Notice { notice, .. } => self.say(json!({"event": "notice", "text": describe(&notice)})),
             ToClient::Hosts(hosts) => self.say(hosts_event(&hosts)),
-            ToClient::Cancelled { summary, .. } => self.say(json!({
-                "event": "cancelled", "jobs": summary.jobs, "killed": summary.killed, "survivors": summary.survivors,
-                "unreachable": summary.unreachable
-            })),
+            ToClient::Cancelled { request, summary } => self.cancelled(request, Some(summary)),
             ToClient::Refused { reason } => {
                 self.say(json!({"event": "refused", "text": reason}));
                 self.failure.get_or_insert(Exit::unreachable(format!("the coordinator refused a request: {reason}")));
@@ -433,7 +481,7 @@ impl Stream<'_> {
         self.received += count;
         for (job, result) in results {
             self.failed += u64::from(!result.outcome.succeeded());
-            let times = ClientTimes { submitted: self.submitted, received };
+            let times = ClientTimes { submitted: self.submitted(job).unwrap_or(received), received };
             self.format.object_line(&mut lines, &format!("{{\"job\": {}}}", job.0), &result, times);
         }
         self.output.push_back((lines, count));
@@ -442,6 +490,14 @@ impl Stream<'_> {
     fn say(&mut self, line: serde_json::Value) {
         self.output.push_back(((line.to_string() + "\n").into_bytes(), 0));
     }
+}
+
+/// How jobs are to be killed.
+fn stop(grace: Option<&str>, signal: Option<&str>) -> Result<Stop, String> {
+    let grace = grace.map(parse_duration).transpose().map_err(|why| format!("\"grace\": {why}"))?.unwrap_or(GRACE);
+    let signal = signal.map(mezcal_common::signal::parse).transpose().map_err(|why| format!("\"signal\": {why}"))?;
+    let stop = Stop::after(grace);
+    Ok(Stop { signal: signal.unwrap_or(stop.signal), ..stop })
 }
 
 fn hosts_event(hosts: &[HostStatus]) -> serde_json::Value {

@@ -1,0 +1,142 @@
+"""The coordinator as a child process that speaks JSON Lines both ways (``coordinator run --stream``)."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import queue
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any, Callable, Deque, Dict, Iterable, List, Optional
+
+#: Lines of standard error that are kept for exceptions.
+_TAIL = 20
+#: Handfuls of lines that wait to be written, before whoever has more is held up.
+_DEPTH = 8
+
+
+class BakaparaError(RuntimeError):
+    """The coordinator could not do what it was asked for; the message is its own."""
+
+
+class NoEngines(BakaparaError):
+    """There is no engine to run anything."""
+
+
+def program() -> str:
+    """Path of the coordinator program: ``MEZCAL_COORDINATOR``, or the one in this package, or the one on ``PATH``.
+
+    Raises:
+        BakaparaError: There is none.
+    """
+    named = os.environ.get("MEZCAL_COORDINATOR")
+    if named:
+        return named
+    bundled = Path(__file__).with_name("bin") / "coordinator"
+    if bundled.exists():
+        return str(bundled)
+    found = shutil.which("coordinator")
+    if found is None:
+        raise BakaparaError(
+            "no program `coordinator` on PATH: install Mezcal, or set MEZCAL_COORDINATOR to where the program is"
+        )
+    return found
+
+
+class Process:
+    """A running ``coordinator run --stream``: what it says goes to ``heard``, from a thread."""
+
+    def __init__(self, arguments: List[str], heard: Callable[[Dict[str, Any]], None], ended: Callable[[], None]) -> None:
+        self._heard, self._ended = heard, ended
+        self._errors: Deque[str] = collections.deque(maxlen=_TAIL)
+        command = [program(), "run", "--stream", "--attended", "--quiet", *arguments, "-"]
+        try:
+            # A session of its own: Ctrl-C, and a notebook's Interrupt, are for Python alone.
+            self._child = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as e:
+            raise BakaparaError(f"cannot start {command[0]}: {e}") from e
+        self._lines: "queue.Queue[Optional[bytes]]" = queue.Queue(_DEPTH)
+        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._read, self._read_errors, self._write)]
+        for thread in self._threads:
+            thread.start()
+
+    def send(self, lines: Iterable[Dict[str, Any]]) -> None:
+        """Has these objects written, in order. Waits while too much is waiting already.
+
+        Raises:
+            BakaparaError: It has ended.
+        """
+        data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        while True:
+            if self._child.poll() is not None:
+                raise self.error()
+            try:
+                return self._lines.put(data, timeout=0.5)
+            except queue.Full:
+                pass
+
+    def end(self, timeout: Optional[float] = None) -> int:
+        """Waits until it has ended, and gives back its exit status (``coordinator help run``)."""
+        status = self._child.wait(timeout)
+        try:
+            self._lines.put_nowait(None)
+        except queue.Full:
+            pass
+        for thread in self._threads[:2]:
+            thread.join()
+        return status
+
+    def kill(self) -> None:
+        """Leaves at once: it notices that nobody is there any more, and cancels what runs."""
+        try:
+            self._lines.put_nowait(None)
+        except queue.Full:
+            self._child.terminate()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._child.poll() is None
+
+    def error(self) -> BakaparaError:
+        """Why it has ended."""
+        self._threads[1].join(1)
+        text = "\n".join(self._errors) or f"it ended with status {self._child.returncode}"
+        return BakaparaError(text[len("coordinator: ") :] if text.startswith("coordinator: ") else text)
+
+    def _read(self) -> None:
+        assert self._child.stdout is not None
+        with self._child.stdout as lines:
+            for line in lines:
+                self._heard(json.loads(line))
+        self._child.wait()
+        self._ended()
+
+    def _read_errors(self) -> None:
+        assert self._child.stderr is not None
+        with self._child.stderr as lines:
+            for line in lines:
+                self._errors.append(line.decode(errors="replace").rstrip("\n"))
+
+    def _write(self) -> None:
+        assert self._child.stdin is not None
+        with self._child.stdin as stdin:
+            while True:
+                data = self._lines.get()
+                if data is None:
+                    return
+                try:
+                    stdin.write(data)
+                    stdin.flush()
+                except OSError:
+                    # It has ended, which is noticed elsewhere.
+                    return
