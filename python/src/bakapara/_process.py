@@ -129,14 +129,11 @@ class Process:
 
     def _write(self) -> None:
         assert self._child.stdin is not None
-        with self._child.stdin as stdin:
-            while True:
-                data = self._lines.get()
-                if data is None:
-                    return
-                try:
+        try:
+            with self._child.stdin as stdin:
+                for data in iter(self._lines.get, None):
                     stdin.write(data)
                     stdin.flush()
-                except OSError:
-                    # It has ended, which is noticed elsewhere.
-                    return
+        except OSError:
+            # It has ended, which is noticed elsewhere.
+            pass
