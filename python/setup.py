@@ -2,10 +2,17 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
+
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:
+    # Before setuptools 70.1 the command was a package of its own.
+    from wheel.bdist_wheel import bdist_wheel
 
 PROGRAMS = os.environ.get("MEZCAL_PROGRAMS")
 
@@ -19,6 +26,9 @@ class BuildWithProgram(build_py):
             target = Path(self.build_lib, "bakapara", "bin", "coordinator")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(Path(PROGRAMS, "coordinator"), target)
+            if shutil.which("strip"):
+                # Without what only a debugger reads it is a tenth of the size.
+                subprocess.run(["strip", str(target)], check=False)
 
 
 class ForThisPlatform(Distribution):
@@ -28,4 +38,12 @@ class ForThisPlatform(Distribution):
         return bool(PROGRAMS)
 
 
-setup(cmdclass={"build_py": BuildWithProgram}, distclass=ForThisPlatform)
+class ForEveryPython(bdist_wheel):
+    """And for any Python there."""
+
+    def get_tag(self):
+        _, _, platform = super().get_tag()
+        return "py3", "none", platform
+
+
+setup(cmdclass={"build_py": BuildWithProgram, "bdist_wheel": ForEveryPython}, distclass=ForThisPlatform)

@@ -4,8 +4,9 @@ use mezcal_tests::cluster::{Cluster, PATIENCE, results};
 use mezcal_tests::{alive_with, wait_for};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 fn text(bytes: &[u8]) -> String {
@@ -327,4 +328,100 @@ fn a_full_disk_refuses_what_is_new_and_loses_nothing() {
     });
     assert_eq!(strays.count(), 0, "what was refused did not run");
     cluster.finish_with(&["the store cannot be written"]);
+}
+
+/// `coordinator run --stream`, as a program sees it.
+struct Stream {
+    child: std::process::Child,
+    input: Option<std::process::ChildStdin>,
+    output: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+}
+
+impl Stream {
+    fn start(cluster: &Cluster, args: &[&str]) -> Self {
+        use std::io::BufRead;
+        let all: Vec<&str> = ["run", "-p", "mezcal", "--stream", "-q"].into_iter().chain(args.iter().copied()).collect();
+        let mut command = cluster.command(&all);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+        let output = std::io::BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        Self { input: child.stdin.take(), output, child }
+    }
+
+    fn say(&mut self, lines: &[Value]) {
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        self.input.as_mut().expect("open").write_all(text.as_bytes()).expect("written");
+    }
+
+    /// Reads up to a line of this kind.
+    fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> (Value, Vec<Value>) {
+        let mut before = Vec::new();
+        for line in self.output.by_ref() {
+            let line: Value = serde_json::from_str(&line.expect("readable")).expect("JSON");
+            if wanted(&line) {
+                return (line, before);
+            }
+            before.push(line);
+        }
+        panic!("the stream ends before {what}: {before:?}");
+    }
+}
+
+#[test]
+fn a_stream_survives_its_coordinator() {
+    let mut cluster = Cluster::running(3, 2);
+    let mut stream = Stream::start(&cluster, &["--attended"]);
+    let job = |n: usize| {
+        let cmd = "echo $MEZCAL_ATTEMPT >> mark.$MEZCAL_JOB_ID; sleep 0.2; echo $MEZCAL_HOST";
+        json!({"cmd": cmd, "host": format!("mezcal0{}", n % 3 + 1)})
+    };
+    stream.say(&(1..=40).map(job).collect::<Vec<_>>());
+    let (first, _) = stream.until("a result", |line| line["job"].is_u64());
+    cluster.kill_coordinator();
+    // While nobody is there to take them.
+    stream.say(&(41..=80).map(job).collect::<Vec<_>>());
+    cluster.start_coordinator();
+    let mut results = vec![first];
+    while results.len() < 80 {
+        results.push(stream.until("all results", |line| line["job"].is_u64()).0);
+    }
+    stream.say(&[json!({"cmd": 7}), json!("no object"), json!({"control": "close"})]);
+    let (end, before) = stream.until("the end", |line| line["event"] == "end");
+    assert_eq!(end, json!({"event": "end", "jobs": 82, "received": 82, "failed": 2}));
+    assert!(before.iter().filter(|line| line["result"]["status"] == "error").count() == 2, "{before:?}");
+    assert_eq!(stream.child.wait().expect("it ends").code(), Some(1));
+    let jobs: BTreeSet<u64> = results.iter().map(|line| line["job"].as_u64().expect("a number")).collect();
+    assert_eq!(jobs, (1..=80).collect(), "each has one result");
+    for line in &results {
+        let host = mezcal_tests::lab::host_name(line["job"].as_u64().expect("a number") as usize % 3 + 1);
+        assert_eq!(line["result"]["stdout_tail"], format!("{host}\n"), "{line}");
+    }
+    assert_eq!(starts(&cluster, 80), vec![1; 80], "and none ran twice");
+    cluster.finish();
+}
+
+#[test]
+fn a_stream_ends_with_whoever_attends_to_it() {
+    let cluster = Cluster::running(1, 2);
+    let mark = format!("600.{}", std::process::id());
+    for closed in [false, true] {
+        let mut stream = Stream::start(&cluster, &["--attended"]);
+        stream.say(&[json!({"cmd": format!("sleep {mark}")}), json!({"cmd": format!("setsid sleep {mark} & wait")})]);
+        if closed {
+            stream.say(&[json!({"control": "close"})]);
+        }
+        wait_for("both run", PATIENCE, || (alive_with(&mark).len() >= 2).then_some(()));
+        stream.input = None;
+        let (end, _) = stream.until("the end", |line| line["event"] == "end");
+        assert_eq!((end["received"].as_u64(), end["failed"].as_u64()), (Some(2), Some(2)));
+        assert_eq!(alive_with(&mark), Vec::<i32>::new(), "closed: {closed}");
+        let _ = stream.child.wait();
+    }
+    // Without that, the end of the input is the end of the jobs.
+    let mut stream = Stream::start(&cluster, &[]);
+    stream.say(&[json!({"cmd": "sleep 0.5; echo done"})]);
+    stream.input = None;
+    let (result, _) = stream.until("its result", |line| line["job"] == 1);
+    assert_eq!(result["result"]["stdout_tail"], "done\n");
+    assert_eq!(stream.child.wait().expect("it ends").code(), Some(0));
+    cluster.finish();
 }
