@@ -192,6 +192,12 @@ fn jobs_run_as_their_users_and_cannot_reach_the_agent_or_each_other() {
     );
     assert!(said[6].contains("NoNewPrivs:\t1") && said[6].contains("mezcal-engines"), "{}", said[6]);
 
+    // A job says nothing of whose it is; a key that looks like it is the user's own.
+    let wishes = r#"{"cmd": "id -un", "user": "root", "run_as": "root", "uid": 0}"#;
+    std::fs::write(site.dir.path().join("wishes.json"), format!("{wishes}\n")).expect("written");
+    let result = site.ok("okazaki", &["run", "--cd", "/", "wishes.json", "-q"]);
+    assert!(result.contains("\"stdout_tail\": \"okazaki\\n\"") && result.contains("\"run_as\": \"root\""), "{result}");
+
     // The journal has a field for each value.
     let journal =
         machine.ok(&["journalctl", "--no-pager", "-o", "json", "-u", "mezcal-agent.service", "MEZCAL_COORDINATOR=10.77.0.1:7433"]);

@@ -9,6 +9,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -193,6 +194,55 @@ fn hosts_and_users_join_by_tokens_and_run_jobs() {
     assert!(!list.contains("mz1"), "secrets are seen once");
     let denied = site.run("coordinator", &["token", "list", "-p", "mezcal"], "");
     assert!(denied.status.code() == Some(2) && text(&denied.stderr).contains("only admins"), "{}", text(&denied.stderr));
+}
+
+/// What processes were called with and what they have in their environment, as everybody on the host and their own user can see.
+fn seen_in_proc(secret: &[u8]) -> bool {
+    let pids = std::fs::read_dir("/proc").expect("procfs").flatten().map(|e| e.path());
+    let files = pids.flat_map(|dir| [dir.join("cmdline"), dir.join("environ")]);
+    files.filter_map(|file| std::fs::read(file).ok()).any(|text| text.windows(secret.len()).any(|part| part == secret))
+}
+
+/// Files below a directory that have something in them.
+fn with_in_it(dir: &Path, secret: &[u8]) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).expect("readable").flatten().map(|e| e.path());
+    let below = entries.flat_map(|path| if path.is_dir() { with_in_it(&path, secret) } else { vec![path] });
+    let has = |path: &PathBuf| std::fs::read(path).is_ok_and(|text| text.windows(secret.len()).any(|part| part == secret));
+    below.filter(has).collect()
+}
+
+#[test]
+fn secrets_are_in_no_command_line_no_log_and_no_store() {
+    let mut site = Site::started("1h");
+    let token = site.token(&["--host", "mezcal01.lab"]);
+    // The secret's last bytes: its beginning names the coordinator and the token.
+    let secret = token.as_bytes()[token.len() - 16..].to_vec();
+    let (looking, seen) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
+    let looker = std::thread::spawn({
+        let (looking, seen, secret) = (looking.clone(), seen.clone(), secret.clone());
+        move || {
+            let mut looks = 0;
+            while looking.load(Ordering::Relaxed) {
+                seen.fetch_or(seen_in_proc(&secret), Ordering::Relaxed);
+                looks += 1;
+            }
+            looks
+        }
+    });
+    assert!(site.join("mezcal01.lab", &token).status.success());
+    site.start_agent("mezcal01.lab");
+    wait_for("it is there", PATIENCE, || (site.connected().len() == 1).then_some(()));
+    looking.store(false, Ordering::Relaxed);
+    assert!(looker.join().expect("it looks") > 0);
+    assert!(!seen.load(Ordering::Relaxed), "in /proc");
+    assert_eq!(with_in_it(site.dir.path(), &secret), Vec::<PathBuf>::new());
+    // The eyes are open.
+    std::fs::write(site.path("secret"), &secret).expect("written");
+    assert_eq!(with_in_it(site.dir.path(), &secret), [site.path("secret")]);
+    let mut told = Command::new("sleep").arg("60").env("SECRET", text(&secret)).spawn().expect("it starts");
+    wait_for("it is seen", PATIENCE, || seen_in_proc(&secret).then_some(()));
+    let _ = told.kill();
+    let _ = told.wait();
 }
 
 #[test]
