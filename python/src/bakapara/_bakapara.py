@@ -351,7 +351,7 @@ class Bakapara:
         Raises:
             ImportError: There is no pandas.
         """
-        import pandas
+        import pandas  # type: ignore[import-untyped,unused-ignore]
 
         self.join(0)
         rows = [{**{k: v for k, v in job.items() if k != "result"}, **job.get("result", {})} for job in self.jobs]
@@ -383,12 +383,14 @@ class Bakapara:
     def _hosts_of(self, targets: Union[None, int, str, Sequence[int]]) -> Optional[List[str]]:
         if targets is None or targets == "all":
             return None
-        numbers = [targets] if isinstance(targets, int) else list(targets)  # type: ignore[arg-type]
+        if isinstance(targets, str):
+            raise TypeError("targets are numbers of engines, or 'all'")
+        numbers = [targets] if isinstance(targets, int) else list(targets)
         hosts = self.hosts
         unknown = [number for number in numbers if number not in hosts]
         if unknown:
             raise IndexError(f"no engine has the number {unknown[0]}")
-        return sorted({hosts[int(number)] for number in numbers})
+        return sorted({hosts[number] for number in numbers})
 
 
 def _line(job: Mapping[str, Any], hosts: Optional[List[str]]) -> Dict[str, Any]:
@@ -401,7 +403,7 @@ def _line(job: Mapping[str, Any], hosts: Optional[List[str]]) -> Dict[str, Any]:
 
 def _succeeded(job: Mapping[str, Any]) -> bool:
     result = job.get("result", {})
-    return result.get("status") == "ok" and result.get("code") == 0
+    return bool(result.get("status") == "ok" and result.get("code") == 0)
 
 
 def _described(job: Mapping[str, Any]) -> Tuple[Any, Any, str]:
@@ -435,6 +437,5 @@ def _notebook(bakapara: Bakapara) -> Any:
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
     if shell is None or not hasattr(shell, "kernel"):
         return None
-    from IPython.display import display
-
+    display: Callable[..., Any] = sys.modules["IPython"].display.display
     return display(bakapara, display_id=True)
