@@ -243,7 +243,7 @@ class Bakapara:
             self._hosts = None
             self._process.send([{"control": "hosts"}])
             self._wait_for(lambda: self._hosts is not None, None)
-            found = self._hosts or []
+            found: List[Dict[str, Any]] = self._hosts or []
         return {host["first_engine"] + slot: host["name"] for host in found for slot in range(host["slots"])}
 
     # What is new.
