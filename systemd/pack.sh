@@ -13,7 +13,12 @@ while [ $# -gt 0 ]; do
     esac
 done
 version=$("$programs/coordinator" --version | cut -d' ' -f2)
-name=mezcal-$version-$(uname -m)
+# Static programs (musl) run wherever the kernel does, and know no accounts but those in /etc/passwd.
+case $(ldd "$programs/coordinator" 2>&1) in
+*"statically linked"* | *"not a dynamic"*) kind=-static ;;
+*) kind= ;;
+esac
+name=mezcal-$version-$(uname -m)$kind
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 mkdir -p "$tmp/$name" "$out"
