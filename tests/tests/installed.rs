@@ -25,10 +25,11 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// One of the scripts that the package comes with, for the programs of this build.
+/// One of the scripts that the package comes with, for the programs of this build, or of the directory `MEZCAL_PACKED_PROGRAMS`: static ones.
 fn script(name: &str) -> Command {
     let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd").join(name));
-    command.arg("--programs").arg(program("agent").parent().expect("a directory"));
+    let built = || program("agent").parent().expect("a directory").as_os_str().to_owned();
+    command.arg("--programs").arg(std::env::var_os("MEZCAL_PACKED_PROGRAMS").unwrap_or_else(built));
     command
 }
 
