@@ -37,6 +37,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 /// First pause; doubles, and each is drawn between zero and itself (full jitter).
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// How long the last packets may take to leave.
+const LAST_PACKETS: Duration = Duration::from_millis(10);
 /// Shortest pause between two tries to get a new certificate.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(2);
 /// A service without a coordinator is up all the same after this long: a host must not fail to boot for that.
@@ -479,7 +481,7 @@ async fn keep_connected(
     loop {
         let error = one_connection(&connector, &address, patience, &hello, &inputs, &mut failures, &mut leaving).await;
         let Some(error) = error else {
-            connector.flush(Duration::from_millis(50)).await;
+            connector.flush(LAST_PACKETS).await;
             return;
         };
         failures += 1;
