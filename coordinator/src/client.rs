@@ -53,10 +53,11 @@ pub fn converse_for<T>(
 pub async fn keep_certificate(address: String, identity: PathBuf) {
     loop {
         let now = WallTime::now().0 / 1_000_000;
-        let half =
-            certificate_in(&identity).and_then(|der| identity::validity(&der).ok()).map(|(from, until)| from + (until - from) / 2);
-        let left = half.map_or(0, |half| half.saturating_sub(now).max(0) as u64);
-        tokio::time::sleep(Duration::from_secs(left).max(RENEWAL_PAUSE)).await;
+        let (from, until) = certificate_in(&identity).and_then(|der| identity::validity(&der).ok()).unwrap_or((now, now));
+        // At half its life; and when that has been in vain, seldom, but often enough before the end.
+        let pause = ((until - from) / 100).min((until - now) / 2);
+        let left = (from + (until - from) / 2 - now).max(pause).max(0);
+        tokio::time::sleep(Duration::from_secs(left as u64).max(RENEWAL_PAUSE)).await;
         match Remote::connect(&address, &identity).await {
             // Which does it.
             Ok(remote) => remote.leave().await,

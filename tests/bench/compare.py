@@ -294,7 +294,8 @@ def main():
         parts = [
             "# Beside its peers",
             f"Written by `python3 tests/bench/compare.py` on {datetime.date.today()}: {machine()}. Contenders take turns within each of {given.rounds} rounds; "
-            "medians, and ratios within a round with their range.",
+            "medians, and ratios within a round with their range. Times are those of the whole command, its start included, but for HyperQueue and "
+            "ipyparallel, whose cluster runs already and where only the jobs are timed; so does Mezcal's service, and its client is started.",
             "\n".join(f"- {name}: {version or 'not installed, skipped'}" for name, version in versions.items()),
         ]
         try:
