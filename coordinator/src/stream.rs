@@ -311,6 +311,9 @@ impl Stream<'_> {
                     Ok(stop) => stop,
                     Err(why) => return self.say(json!({"event": "refused", "text": why})),
                 };
+                if let Some(job) = jobs.iter().flatten().find(|job| **job == 0 || u64::from(**job) > self.given) {
+                    return self.say(json!({"event": "refused", "job": job, "text": "no job with this number has come"}));
+                }
                 let batch = self.batch.to_string();
                 let what = match jobs {
                     None => vec![Selector::Batch(batch)],

@@ -143,7 +143,8 @@ def test_what_is_wrong_with_a_job_is_its_result(bp):
     with pytest.raises(TypeError):
         bp.run(["true"])
     with pytest.raises(TypeError):
-        bp.run([{"cmd": object()}])
+        bp.run([{"cmd": "true"}, {"cmd": object()}])
+    assert bp.jobs is jobs and bp.ready(), "nothing was started"
 
 
 def test_engines_and_hosts(bp):

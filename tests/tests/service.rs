@@ -394,6 +394,8 @@ fn a_stream_survives_its_coordinator() {
     while results.len() < 80 {
         results.push(stream.until("all results", |line| line["job"].is_u64()).0);
     }
+    stream.say(&[json!({"control": "cancel", "jobs": [81]})]);
+    stream.until("its refusal", |line| line["event"] == "refused" && line["job"] == 81);
     stream.say(&[json!({"cmd": 7}), json!("no object"), json!({"control": "close"})]);
     let (end, before) = stream.until("the end", |line| line["event"] == "end");
     assert_eq!(end, json!({"event": "end", "jobs": 82, "received": 82, "failed": 2}));

@@ -6,6 +6,7 @@ import asyncio
 import collections
 import datetime
 import html
+import json
 import os
 import shlex
 import sys
@@ -164,6 +165,9 @@ class Bakapara:
             if not isinstance(job, Mapping):
                 raise TypeError(f"a job is a dictionary, not {type(job).__name__}")
         hosts = self._hosts_of(targets)
+        for job in jobs:
+            # Before anything is started: what cannot be said raises here.
+            json.dumps(_line(job, hosts))
         self._write_results()
         with self._changed:
             self.jobs, self.finished, self._order = jobs, set(), []
