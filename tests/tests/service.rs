@@ -249,7 +249,11 @@ fn a_drained_host_gets_nothing_more_and_gives_back_what_is_too_slow() {
     // Whatever is taken away does not sleep when it runs again.
     let cmd = format!("echo $MEZCAL_HOST >> mark.$MEZCAL_JOB_ID; test -e go || sleep {mark}");
     let mut client = cluster.start_run(&lines(&vec![json!({"cmd": cmd}); 6]), &[]);
-    wait_for("all slots are busy", PATIENCE, || (alive_with(&format!("sleep {mark}")).len() >= 4).then_some(()));
+    // Their shells have the same words in their command lines.
+    let sleeps = |pid: &i32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sleep\0"));
+    wait_for("all slots are busy", PATIENCE, || {
+        (alive_with(&format!("sleep {mark}")).iter().filter(|pid| sleeps(pid)).count() >= 4).then_some(())
+    });
     std::fs::write(cluster.path("go"), "").expect("written");
     let refused = cluster.run(&["drain", "-p", "mezcal", "mezcal01"]);
     assert!(refused.status.code() == Some(2) && text(&refused.stderr).contains("only admins"), "{}", text(&refused.stderr));
