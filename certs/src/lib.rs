@@ -112,7 +112,8 @@ pub fn replace(dir: &Path, role: Role, cert: String, key: String) -> Result<(), 
     let ca = std::fs::read_to_string(&path).map_err(|source| CertsError::File { verb: "read", path, source })?;
     Credentials::from_pem(cert.as_bytes(), key.as_bytes(), ca.as_bytes(), role, dir)?;
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
-    let beside = dir.with_file_name(format!(".{name}.new"));
+    // Several of a user's commands may do this at once.
+    let beside = dir.with_file_name(format!(".{name}.{}.new", std::process::id()));
     let failed = |source: std::io::Error| CertsError::File { verb: "replace", path: dir.into(), source };
     let _ = std::fs::remove_dir_all(&beside);
     Issued { cert, key, ca }.write(&beside)?;

@@ -17,6 +17,8 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Shortest time between two renewals.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
+/// How long the first message may take on a connection: as long as one without packets lasts.
+const WELCOME: Duration = Duration::from_secs(20);
 /// How long the last packets may take to leave.
 const FLUSH: Duration = Duration::from_millis(10);
 
@@ -112,7 +114,7 @@ impl Remote {
         let (requests, mut answers) = (channel.sender, channel.receiver);
         let hello = ToService::Hello { versions: VERSIONS, program: mezcal_common::VERSION.into() };
         let _ = requests.send(hello).await;
-        let Some(ToClient::Welcome { .. }) = answers.recv().await else {
+        let Ok(Some(ToClient::Welcome { .. })) = tokio::time::timeout(WELCOME, answers.recv()).await else {
             peer.close(close::PROTOCOL, "no welcome");
             return Err(Exit::unreachable(chain(&connector.why_lost(address, &peer).await)));
         };
