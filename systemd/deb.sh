@@ -4,29 +4,9 @@
 # Needs dpkg-deb. Removing a package stops its services; purging it removes keys, state and configuration.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-programs=$here/../target/release out=.
-while [ $# -gt 0 ]; do
-    case $1 in
-    --programs) programs=$2; shift 2 ;;
-    -*) echo "deb.sh: what is $1? (--programs DIR)" >&2; exit 2 ;;
-    *) out=$1; shift ;;
-    esac
-done
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
-archive=$("$here/pack.sh" --programs "$programs" "$tmp")
-tar -xzf "$archive" -C "$tmp"
-unpacked=$(find "$tmp" -maxdepth 1 -name 'mezcal-*' -type d)
-version=$("$programs/coordinator" --version | cut -d' ' -f2)
+. "$here/staged.sh"
 arch=$(dpkg --print-architecture)
 libc=$(ldd --version | head -n 1 | grep -o '[0-9.]*$')
-mkdir -p "$out"
-
-"$unpacked/install.sh" --destdir "$tmp/agent"
-"$unpacked/install.sh" --destdir "$tmp/coordinator" --coordinator
-# What the agent's package has comes with that.
-(cd "$tmp/agent" && find . -type f) | while read -r file; do rm -f "$tmp/coordinator/$file"; done
-find "$tmp/coordinator" -type d -empty -delete
 
 pack() { # pack PART DEPENDS DESCRIPTION UNIT ACCOUNT
     root=$tmp/$1

@@ -4,26 +4,7 @@
 # Needs rpmbuild. Erasing a package stops its services; keys and state stay in /var/lib/mezcal-*, since RPM knows no purge.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-programs=$here/../target/release out=.
-while [ $# -gt 0 ]; do
-    case $1 in
-    --programs) programs=$2; shift 2 ;;
-    -*) echo "rpm.sh: what is $1? (--programs DIR)" >&2; exit 2 ;;
-    *) out=$1; shift ;;
-    esac
-done
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
-archive=$("$here/pack.sh" --programs "$programs" "$tmp")
-tar -xzf "$archive" -C "$tmp"
-unpacked=$(find "$tmp" -maxdepth 1 -name 'mezcal-*' -type d)
-version=$("$programs/coordinator" --version | cut -d' ' -f2)
-mkdir -p "$out"
-
-"$unpacked/install.sh" --destdir "$tmp/agent"
-"$unpacked/install.sh" --destdir "$tmp/coordinator" --coordinator
-# What the agent's package has comes with that.
-(cd "$tmp/agent" && find . -type f) | while read -r file; do rm -f "$tmp/coordinator/$file"; done
+. "$here/staged.sh"
 
 files() { # files PART: what RPM has to know about each
     (cd "$tmp/$1" && find . -type f | sed 's,^\.,,' | sort) | sed 's,^/etc/,%config(noreplace) /etc/,; s,^\(.*/man1/.*\)$,%doc \1,'

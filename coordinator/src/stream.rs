@@ -3,7 +3,7 @@
 
 use crate::exit::{self, Exit};
 use crate::format::{ClientTimes, ResultFormat};
-use crate::jobs::{Format, Jobs};
+use crate::jobs::{Format, Jobs, members};
 use crate::run::{Connected, GRACE, RunArgs, UNWATCHED_WAIT, agent_ended, describe, not_writable, until};
 use crate::signals::Signals;
 use crate::submit::{SUBMIT_BYTES, SUBMIT_JOBS};
@@ -53,6 +53,8 @@ enum Input {
     /// A job, and the sets of hosts to which its indices refer.
     Job(Box<Submission>, Vec<Vec<String>>),
     Control(Control),
+    /// A line that is neither: why.
+    Refused(String),
     /// Nothing more can be read: why.
     Broken(String),
 }
@@ -61,6 +63,15 @@ enum Input {
 enum Item {
     Job(Box<Submission>),
     Say(Box<ToService>),
+}
+
+/// A cancel that has not been answered.
+struct Cancelling {
+    what: Vec<Selector>,
+    stop: Stop,
+    /// How many of its messages have no answer yet, and the sum of those that have.
+    left: usize,
+    sum: CancelSummary,
 }
 
 struct Stream<'a> {
@@ -89,8 +100,9 @@ struct Stream<'a> {
     over: bool,
     closed: bool,
     next_request: u64,
-    /// By request, how many answers are to come, and the sum of those that have.
-    cancels: HashMap<u64, (usize, CancelSummary)>,
+    /// Questions for the hosts that have not been answered, and cancels by their request.
+    hosts_asked: u64,
+    cancels: BTreeMap<u64, Cancelling>,
     output: VecDeque<(Vec<u8>, u64)>,
     signalled: (u32, u8),
     failure: Option<Exit>,
@@ -139,7 +151,8 @@ pub(crate) async fn run(
         over: false,
         closed: false,
         next_request: 1,
-        cancels: HashMap::new(),
+        hosts_asked: 0,
+        cancels: BTreeMap::new(),
         output: VecDeque::new(),
         signalled: (0, 0),
         failure: None,
@@ -305,7 +318,10 @@ impl Stream<'_> {
                 self.items.push_back(Item::Job(job));
             }
             Input::Control(Control::Close) => self.closing = true,
-            Input::Control(Control::Hosts) => self.items.push_back(Item::Say(Box::new(ToService::Hosts))),
+            Input::Control(Control::Hosts) => {
+                self.hosts_asked += 1;
+                self.items.push_back(Item::Say(Box::new(ToService::Hosts)));
+            }
             Input::Control(Control::Cancel { jobs, grace, signal }) => {
                 let stop = match stop(grace.as_deref(), signal.as_deref()) {
                     Ok(stop) => stop,
@@ -319,11 +335,11 @@ impl Stream<'_> {
                     None => vec![Selector::Batch(batch)],
                     Some(jobs) => jobs.iter().map(|job| Selector::Job { batch: batch.clone(), job: job.to_string() }).collect(),
                 };
-                self.cancel(&what, stop);
+                self.cancel(what, stop);
             }
+            Input::Refused(why) => self.say(json!({"event": "refused", "text": why})),
             Input::Broken(why) => {
                 self.failure.get_or_insert(Exit::usage(why));
-                self.closing = true;
                 self.cancel_all(GRACE);
             }
         }
@@ -349,39 +365,58 @@ impl Stream<'_> {
     /// Nothing more is read, and everything is killed.
     fn cancel_all(&mut self, grace: Duration) {
         self.closing = true;
-        self.cancel(&[Selector::Batch(self.batch.to_string())], Stop::after(grace));
+        self.cancel(vec![Selector::Batch(self.batch.to_string())], Stop::after(grace));
     }
 
-    /// In as many messages as it takes, all of the same request.
-    fn cancel(&mut self, what: &[Selector], stop: Stop) {
+    fn cancel(&mut self, what: Vec<Selector>, stop: Stop) {
         let request = self.next_request;
         self.next_request += 1;
-        self.cancels.insert(request, (what.len().div_ceil(CANCELS), CancelSummary::default()));
-        for what in what.chunks(CANCELS) {
-            self.items.push_back(Item::Say(Box::new(ToService::Cancel { request, what: what.to_vec(), stop })));
+        self.cancels.insert(request, Cancelling { what, stop, left: 0, sum: CancelSummary::default() });
+        self.send_cancel(request);
+    }
+
+    /// In as many messages as it takes, all of the same request, behind the jobs that have come before it.
+    fn send_cancel(&mut self, request: u64) {
+        let Some(cancelling) = self.cancels.get_mut(&request) else { return };
+        (cancelling.left, cancelling.sum) = (cancelling.what.len().div_ceil(CANCELS), CancelSummary::default());
+        for what in cancelling.what.chunks(CANCELS) {
+            let message = ToService::Cancel { request, what: what.to_vec(), stop: cancelling.stop };
+            self.items.push_back(Item::Say(Box::new(message)));
         }
-        if what.is_empty() {
-            self.cancelled(request, None);
-        }
+        self.answer_cancel(request);
     }
 
     /// One of its messages has been answered.
-    fn cancelled(&mut self, request: u64, answer: Option<CancelSummary>) {
-        let Some((left, sum)) = self.cancels.get_mut(&request) else { return };
-        if let Some(answer) = answer {
-            *left = left.saturating_sub(1);
-            sum.jobs += answer.jobs;
-            sum.killed += answer.killed;
-            sum.survivors += answer.survivors;
-            sum.unreachable += answer.unreachable;
+    fn cancelled(&mut self, request: u64, answer: &CancelSummary) {
+        let Some(Cancelling { left, sum, .. }) = self.cancels.get_mut(&request) else { return };
+        *left = left.saturating_sub(1);
+        sum.jobs += answer.jobs;
+        sum.killed += answer.killed;
+        sum.survivors += answer.survivors;
+        sum.unreachable += answer.unreachable;
+        self.answer_cancel(request);
+    }
+
+    /// Says what a cancel has come to, if all is known.
+    fn answer_cancel(&mut self, request: u64) {
+        if self.cancels.get(&request).is_none_or(|cancelling| cancelling.left > 0) {
+            return;
         }
-        if *left == 0
-            && let Some((_, sum)) = self.cancels.remove(&request)
-        {
+        if let Some(Cancelling { sum, .. }) = self.cancels.remove(&request) {
             self.say(json!({
                 "event": "cancelled", "jobs": sum.jobs, "killed": sum.killed, "survivors": sum.survivors, "unreachable": sum.unreachable
             }));
         }
+    }
+
+    /// Over a new connection: what was on its way may not have arrived.
+    fn ask_again(&mut self) {
+        self.items.retain(|item| matches!(item, Item::Job(_)));
+        for _ in 0..self.hosts_asked {
+            self.items.push_back(Item::Say(Box::new(ToService::Hosts)));
+        }
+        let requests: Vec<u64> = self.cancels.keys().copied().collect();
+        requests.into_iter().for_each(|request| self.send_cancel(request));
     }
 
     fn has_more(&self) -> bool {
@@ -444,13 +479,17 @@ impl Stream<'_> {
             ToClient::Opened { host_sets, jobs, closed, .. } => {
                 self.accepted(jobs);
                 (self.sent, self.ready, self.closed) = (0, true, closed);
+                self.ask_again();
                 self.sets_sent = usize::try_from(host_sets).map_or(self.sets.len(), |n| n.min(self.sets.len()));
             }
             ToClient::Accepted { jobs, .. } => self.accepted(jobs),
             ToClient::Results { results, .. } => self.results(results),
             ToClient::Notice { notice, .. } => self.say(json!({"event": "notice", "text": describe(&notice)})),
-            ToClient::Hosts(hosts) => self.say(hosts_event(&hosts)),
-            ToClient::Cancelled { request, summary } => self.cancelled(request, Some(summary)),
+            ToClient::Hosts(hosts) => {
+                self.hosts_asked = self.hosts_asked.saturating_sub(1);
+                self.say(hosts_event(&hosts));
+            }
+            ToClient::Cancelled { request, summary } => self.cancelled(request, &summary),
             ToClient::Refused { reason } => {
                 self.say(json!({"event": "refused", "text": reason}));
                 self.failure.get_or_insert(Exit::unreachable(format!("the coordinator refused a request: {reason}")));
@@ -524,8 +563,10 @@ struct Parser {
 impl Parser {
     /// What a line says. One that is no control line is a job: whatever is wrong with it will be its result.
     fn parse(&mut self, line: Vec<u8>) -> Input {
-        if let Some(control) = control(&line) {
-            return Input::Control(control);
+        match control(&line) {
+            Some(Ok(control)) => return Input::Control(control),
+            Some(Err(why)) => return Input::Refused(why),
+            None => {}
         }
         self.number += 1;
         let job = JobNumber(self.number);
@@ -539,7 +580,11 @@ impl Parser {
         if line.trim_ascii_start().first() != Some(&b'{') {
             return Err("each line of a stream is one JSON object".into());
         }
-        let jobs = Jobs::read(&format!("job {}", self.number), line, self.format, self.retries)?;
+        let waits = |why: String| match why.contains("key \"after\"") {
+            true => format!("{why}; a stream has no list: send the job when the other one's result has come"),
+            false => why,
+        };
+        let jobs = Jobs::read(&format!("job {}", self.number), line, self.format, self.retries).map_err(waits)?;
         let (slots, _) = jobs.widest();
         if slots > self.widest {
             return Err(format!("it takes {slots} slots, and this run has {}; -j {slots} gives it as many", self.widest));
@@ -549,14 +594,17 @@ impl Parser {
     }
 }
 
-/// A control line, if it is one: jobs have no `control` of these kinds, and a command besides.
-fn control(line: &[u8]) -> Option<Control> {
-    let mentions = line.windows(9).take(MAX_CONTROL).any(|part| part == b"\"control\"");
-    if mentions { serde_json::from_slice(line).ok() } else { None }
+/// A control line, or what is wrong with it, if it is one: it has the key `control` and no command.
+fn control(line: &[u8]) -> Option<Result<Control, String>> {
+    // Nearly all lines are jobs, and say nothing of it.
+    let text = std::str::from_utf8(line).ok().filter(|text| text.contains("\"control\""))?;
+    let keys = members(text).ok()?;
+    let has = |wanted: &str| keys.iter().any(|(key, _)| key == wanted);
+    if !has("control") || has("cmd") || has("argv") {
+        return None;
+    }
+    Some(serde_json::from_str(text).map_err(|e| format!("not a control line: {e}")))
 }
-
-/// How far into a line `"control"` is looked for: it is the first key.
-const MAX_CONTROL: usize = 16;
 
 /// Reads lines until there are no more, or nobody wants them.
 fn read(input: impl Read, to: &mpsc::Sender<Vec<Input>>, mut parser: Parser) {

@@ -514,6 +514,15 @@ fn a_coordinator_is_set_up_as_the_readme_says() {
     eprintln!("{}", exposure.lines().last().unwrap_or_default());
 }
 
+/// Programs, manual pages and units of both packages are there.
+fn has_everything(machine: &Machine) {
+    for file in ["/usr/bin/mezcal-agent", "/usr/bin/coordinator", "/usr/bin/mezcal-certs", "/usr/share/man/man1/coordinator-run.1"]
+    {
+        assert!(machine.path(file).exists(), "{file}");
+    }
+    machine.ok(&["systemctl", "cat", "mezcal-coordinator.service", "mezcal-agent.service", "mezcal-engines@x.service"]);
+}
+
 #[test]
 fn a_package_brings_everything_and_its_purge_takes_the_keys_away() {
     let Some(site) = Installed::with("packages", 1, false) else { return };
@@ -524,17 +533,13 @@ fn a_package_brings_everything_and_its_purge_takes_the_keys_away() {
     let made = script("deb.sh").arg(machine.path("/root")).output().expect("it starts");
     assert!(made.status.success(), "{}", text(&made.stderr));
     machine.ok(&["sh", "-ec", "dpkg -i /root/mezcal-agent_*.deb /root/mezcal-coordinator_*.deb 2>&1"]);
-    for file in ["/usr/bin/mezcal-agent", "/usr/bin/coordinator", "/usr/bin/mezcal-certs", "/usr/share/man/man1/coordinator-run.1"]
-    {
-        assert!(machine.path(file).exists(), "{file}");
-    }
+    has_everything(machine);
     let manual = machine.ok(&[
         "sh",
         "-ec",
         "gzip -dc /usr/share/man/man1/coordinator-run.1.gz 2>/dev/null || cat /usr/share/man/man1/coordinator-run.1",
     ]);
     assert!(manual.contains("keep") && manual.contains(".TH"), "{manual}");
-    machine.ok(&["systemctl", "cat", "mezcal-coordinator.service", "mezcal-agent.service", "mezcal-engines@x.service"]);
     site.join(1);
     site.wait_ready(1);
     // Installing it again is an upgrade: what was configured stays, and the agent comes back.
@@ -562,11 +567,7 @@ fn an_rpm_brings_everything_and_its_erasure_keeps_the_keys() {
     // Debian's libraries are there, and RPM does not know.
     let rpm = |how: &str| machine.ok(&["sh", "-ec", &format!("rpm {how} --force-debian --nodeps /root/mezcal-*.rpm 2>&1")]);
     rpm("-i");
-    for file in ["/usr/bin/mezcal-agent", "/usr/bin/coordinator", "/usr/bin/mezcal-certs", "/usr/share/man/man1/coordinator-run.1"]
-    {
-        assert!(machine.path(file).exists(), "{file}");
-    }
-    machine.ok(&["systemctl", "cat", "mezcal-coordinator.service", "mezcal-agent.service", "mezcal-engines@x.service"]);
+    has_everything(machine);
     site.join(1);
     site.wait_ready(1);
     machine.ok(&["sh", "-ec", "echo MEZCAL_LOG=debug >> /etc/default/mezcal-agent"]);

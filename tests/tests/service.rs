@@ -393,16 +393,25 @@ fn a_stream_survives_its_coordinator() {
     cluster.kill_coordinator();
     // While nobody is there to take them.
     stream.say(&(41..=80).map(job).collect::<Vec<_>>());
+    stream.say(&[json!({"cmd": "sleep 600"}), json!({"jobs": [81], "control": "cancel"}), json!({"control": "hosts"})]);
     cluster.start_coordinator();
-    let mut results = vec![first];
-    while results.len() < 80 {
-        results.push(stream.until("all results", |line| line["job"].is_u64()).0);
+    let (mut results, mut said) = (vec![first], Vec::new());
+    while results.len() < 81 || said.len() < 2 {
+        let (line, _) = stream.until("all results", |line| {
+            line["job"].is_u64() || ["cancelled", "hosts"].iter().any(|event| line["event"] == *event)
+        });
+        if line["job"].is_u64() { results.push(line) } else { said.push(line) }
     }
-    stream.say(&[json!({"control": "cancel", "jobs": [81]})]);
-    stream.until("its refusal", |line| line["event"] == "refused" && line["job"] == 81);
+    assert!(said.iter().any(|line| line["event"] == "cancelled" && line["jobs"] == 1), "{said:?}");
+    let cancelled = results.iter().position(|line| line["job"] == 81).expect("its result");
+    assert_eq!(results.swap_remove(cancelled)["result"]["status"], "aborted");
+    stream.say(&[json!({"control": "cancel", "jobs": [82]}), json!({"control": "cancle"})]);
+    stream.until("its refusal", |line| line["event"] == "refused" && line["job"] == 82);
+    let (refused, _) = stream.until("another refusal", |line| line["event"] == "refused");
+    assert!(refused["text"].as_str().is_some_and(|text| text.contains("cancle") && text.contains("`close`")), "{refused}");
     stream.say(&[json!({"cmd": 7}), json!("no object"), json!({"control": "close"})]);
     let (end, before) = stream.until("the end", |line| line["event"] == "end");
-    assert_eq!(end, json!({"event": "end", "jobs": 82, "received": 82, "failed": 2}));
+    assert_eq!(end, json!({"event": "end", "jobs": 83, "received": 83, "failed": 3}));
     assert!(before.iter().filter(|line| line["result"]["status"] == "error").count() == 2, "{before:?}");
     assert_eq!(stream.child.wait().expect("it ends").code(), Some(1));
     let jobs: BTreeSet<u64> = results.iter().map(|line| line["job"].as_u64().expect("a number")).collect();

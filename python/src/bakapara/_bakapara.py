@@ -6,7 +6,6 @@ import asyncio
 import collections
 import datetime
 import html
-import json
 import os
 import shlex
 import sys
@@ -14,7 +13,7 @@ import threading
 import time
 from typing import Any, AsyncIterator, Callable, Deque, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, TextIO, Tuple, Union
 
-from ._process import BakaparaError, NoEngines, Process
+from ._process import BakaparaError, NoEngines, Process, lines
 
 #: A job: ``cmd`` or ``argv``, what else the coordinator knows of jobs (``coordinator help run``), and anything of your own.
 Job = Dict[str, Any]
@@ -75,6 +74,8 @@ class Bakapara:
         if cd is not None:
             arguments += ["--cd", os.fspath(cd)]
         for name, value in (env or {}).items():
+            if "=" in name:
+                raise ValueError(f"{name!r} is no name of an environment variable: it has a =")
             arguments += ["--env", f"{name}={value}"]
         if compat:
             arguments += ["--compat", "bakapara"]
@@ -165,17 +166,16 @@ class Bakapara:
             if not isinstance(job, Mapping):
                 raise TypeError(f"a job is a dictionary, not {type(job).__name__}")
         hosts = self._hosts_of(targets)
-        for job in jobs:
-            # Before anything is started: what cannot be said raises here.
-            json.dumps(_line(job, hosts))
+        # Before anything is started: what cannot be said raises here.
+        written = [lines(_placed(job, hosts) for job in jobs[start : start + _LINES]) for start in range(0, len(jobs), _LINES)]
         self._write_results()
         with self._changed:
             self.jobs, self.finished, self._order = jobs, set(), []
             self._given += len(jobs)
             self._ever_ran = True
             self._began = self._ended = time.monotonic()
-        for start in range(0, len(jobs), _LINES):
-            self._process.send(_line(job, hosts) for job in jobs[start : start + _LINES])
+        for data in written:
+            self._process.send(data)
         return True
 
     def wait(self, timeout: Optional[float] = 1e-3) -> None:
@@ -226,7 +226,7 @@ class Bakapara:
                 if not self._is_done():
                     self.cancel()
                 self.join()
-                self._process.send([{"control": "close"}])
+                self._process.send(lines([{"control": "close"}]))
                 self._process.end()
             except BakaparaError:
                 # It has ended by itself.
@@ -245,7 +245,7 @@ class Bakapara:
         """The host of each engine, by the engine's number."""
         with self._asking:
             self._hosts = None
-            self._process.send([{"control": "hosts"}])
+            self._process.send(lines([{"control": "hosts"}]))
             self._wait_for(lambda: self._hosts is not None, None)
             found: List[Dict[str, Any]] = self._hosts or []
         return {host["first_engine"] + slot: host["name"] for host in found for slot in range(host["slots"])}
@@ -285,7 +285,7 @@ class Bakapara:
             line["signal"] = signal
         with self._asking:
             self._cancelled = None
-            self._process.send([line])
+            self._process.send(lines([line]))
             self._wait_for(lambda: self._cancelled is not None, None)
             return self._cancelled or {}
 
@@ -397,12 +397,9 @@ class Bakapara:
         return sorted({hosts[number] for number in numbers})
 
 
-def _line(job: Mapping[str, Any], hosts: Optional[List[str]]) -> Dict[str, Any]:
-    """A job as the coordinator is given it."""
-    line = {key: value for key, value in job.items() if key != "result"}
-    if hosts is not None:
-        line.setdefault("host", hosts)
-    return line
+def _placed(job: Job, hosts: Optional[List[str]]) -> Job:
+    """A job that names no hosts, on these."""
+    return job if hosts is None else {"host": hosts, **job}
 
 
 def _succeeded(job: Mapping[str, Any]) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from typing import Any, Iterable, List, Mapping, Optional
 
-from ._process import BakaparaError, program
+from ._process import BakaparaError, lines, program
 
 
 def submit(jobs: Iterable[Mapping[str, Any]], profile: str = "default", name: Optional[str] = None) -> str:
@@ -20,8 +19,7 @@ def submit(jobs: Iterable[Mapping[str, Any]], profile: str = "default", name: Op
     command: List[str] = [program(), "run", "--detach", "-p", profile, "-"]
     if name is not None:
         command += ["--name", name]
-    lines = "".join(json.dumps({k: v for k, v in job.items() if k != "result"}) + "\n" for job in jobs)
-    done = subprocess.run(command, input=lines.encode(), capture_output=True, check=False, start_new_session=True)
+    done = subprocess.run(command, input=lines(jobs), capture_output=True, check=False, start_new_session=True)
     if done.returncode != 0:
         raise BakaparaError(done.stderr.decode(errors="replace").strip())
     return done.stdout.decode().strip()

@@ -10,12 +10,22 @@ import shutil
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, Iterable, List, Optional
+from typing import Any, Callable, Deque, Dict, Iterable, List, Mapping, Optional
 
 #: Lines of standard error that are kept for exceptions.
 _TAIL = 20
 #: Handfuls of lines that wait to be written, before whoever has more is held up.
 _DEPTH = 8
+
+
+def lines(objects: Iterable[Mapping[str, Any]]) -> bytes:
+    """These objects as JSON Lines; of a job all but its result.
+
+    Raises:
+        TypeError: There is something in one that JSON has not.
+    """
+    given = ({key: value for key, value in line.items() if key != "result"} for line in objects)
+    return b"".join(json.dumps(line).encode() + b"\n" for line in given)
 
 
 class BakaparaError(RuntimeError):
@@ -69,13 +79,12 @@ class Process:
         for thread in self._threads:
             thread.start()
 
-    def send(self, lines: Iterable[Dict[str, Any]]) -> None:
-        """Has these objects written, in order. Waits while too much is waiting already.
+    def send(self, data: bytes) -> None:
+        """Has these lines written. Waits while too much is waiting already.
 
         Raises:
             BakaparaError: It has ended.
         """
-        data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
         while True:
             if self._child.poll() is not None:
                 raise self.error()
