@@ -749,9 +749,20 @@ impl<'a> Run<'a> {
         let patience = self.args.reconnect;
         let why = self.connected.why_lost().await;
         self.say(format!("{why}; its jobs go on; trying to reach it again for {patience:?}"));
-        let again = tokio::select! {
-            again = self.connected.reach_again(patience) => again,
-            number = self.signals.next() => return self.leave(number),
+        let to_output = self.output.sender.clone();
+        let again = {
+            let mut reaching = std::pin::pin!(self.connected.reach_again(patience));
+            loop {
+                tokio::select! {
+                    again = &mut reaching => break Ok(again),
+                    permit = to_output.reserve(), if !self.for_output.is_empty() => pass_on(permit, &mut self.for_output),
+                    number = self.signals.next() => break Err(number),
+                }
+            }
+        };
+        let again = match again {
+            Ok(again) => again,
+            Err(number) => return self.leave(number),
         };
         if !again {
             self.lost().await;
@@ -885,7 +896,7 @@ impl<'a> Run<'a> {
 const BEHIND: usize = 64;
 
 /// Hands one waiting message over. A thread that has ended takes none; its end is noticed elsewhere.
-fn pass_on(permit: Result<Permit<'_, ToOutput>, SendError<()>>, waiting: &mut VecDeque<ToOutput>) {
+pub(crate) fn pass_on<T>(permit: Result<Permit<'_, T>, SendError<()>>, waiting: &mut VecDeque<T>) {
     if let (Ok(permit), Some(message)) = (permit, waiting.pop_front()) {
         permit.send(message);
     }

@@ -335,6 +335,7 @@ impl ServiceHandle {
         let user = peer.identity().name.clone();
         let input = Input::ClientConnected { client: id, user, sender, peer: Some(peer.clone()) };
         self.inputs.send(input).await.map_err(|_| "the service has ended")?;
+        tracing::debug!(user = peer.identity().name, from = %peer.remote_addr(), "client connected");
         while let Some(message) = receiver.recv().await {
             if let ToService::Renew { request, csr } = message {
                 let cert = members::renew(self.enrolment.clone(), peer.clone(), csr).await;
@@ -344,7 +345,8 @@ impl ServiceHandle {
             self.room_for(&message).await;
             self.inputs.send(Input::Client(id, message)).await.map_err(|_| "the service has ended")?;
         }
-        peer.closed().await;
+        let reason = peer.closed().await;
+        tracing::debug!(user = peer.identity().name, reason, "client disconnected");
         self.inputs.send(Input::ClientGone(id)).await.map_err(|_| "the service has ended".into())
     }
 }

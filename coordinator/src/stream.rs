@@ -4,7 +4,7 @@
 use crate::exit::{self, Exit};
 use crate::format::{ClientTimes, ResultFormat};
 use crate::jobs::{Format, Jobs, members};
-use crate::run::{Connected, GRACE, RunArgs, UNWATCHED_WAIT, agent_ended, describe, not_writable, until};
+use crate::run::{Connected, GRACE, RunArgs, UNWATCHED_WAIT, agent_ended, describe, not_writable, pass_on, until};
 use crate::signals::Signals;
 use crate::submit::{SUBMIT_BYTES, SUBMIT_JOBS};
 use bytes::Bytes;
@@ -214,7 +214,7 @@ impl Stream<'_> {
                 }
                 answer = self.connected.port.answers.recv(), if self.output.len() < DEPTH => match answer {
                     Some(answer) => self.answer(answer),
-                    None => match self.reattach(signals).await {
+                    None => match self.reattach(signals, writer).await {
                         true => requests = self.open().await,
                         false => return,
                     },
@@ -223,11 +223,7 @@ impl Stream<'_> {
                     Some(lines) => self.inputs(lines),
                     None => self.end_of_input(),
                 },
-                Ok(permit) = writing.reserve(), if !self.output.is_empty() => {
-                    if let Some(chunk) = self.output.pop_front() {
-                        permit.send(chunk);
-                    }
-                }
+                permit = writing.reserve(), if !self.output.is_empty() => pass_on(permit, &mut self.output),
                 Some(said) = written.recv() => match said {
                     Ok(results) => {
                         taken += results;
@@ -264,7 +260,7 @@ impl Stream<'_> {
         requests
     }
 
-    async fn reattach(&mut self, signals: &mut Signals) -> bool {
+    async fn reattach(&mut self, signals: &mut Signals, writer: &mpsc::Sender<(Vec<u8>, u64)>) -> bool {
         self.ready = false;
         let why = self.connected.why_lost().await;
         if self.connected.is_lost_for_good() {
@@ -272,11 +268,17 @@ impl Stream<'_> {
             return false;
         }
         self.say(json!({"event": "lost", "text": why}));
-        let again = tokio::select! {
-            again = self.connected.reach_again(self.args.reconnect) => again,
-            number = signals.next() => {
-                self.signalled = (1, number);
-                false
+        let again = {
+            let mut reaching = std::pin::pin!(self.connected.reach_again(self.args.reconnect));
+            loop {
+                tokio::select! {
+                    again = &mut reaching => break again,
+                    permit = writer.reserve(), if !self.output.is_empty() => pass_on(permit, &mut self.output),
+                    number = signals.next() => {
+                        self.signalled = (1, number);
+                        break false;
+                    }
+                }
             }
         };
         match again {

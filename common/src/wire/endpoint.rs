@@ -36,6 +36,8 @@ const MAX_HANDSHAKES: usize = 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages that may wait on one side of a channel.
 const CHANNEL_DEPTH: usize = 1024;
+/// How long a connection may outlive its channel.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Bytes gathered into one write.
 const WRITE_BATCH: usize = 256 * 1024;
 
@@ -481,8 +483,11 @@ impl Connector {
         Ok(peer)
     }
 
-    /// Waits until `peer` has ended and says why as an error of ours.
+    /// Waits until `peer`, whose channel has ended, has ended too, and says why as an error of ours.
     pub async fn why_lost(&self, address: &str, peer: &Peer) -> ConnectError {
+        if tokio::time::timeout(LAST_WORDS, peer.closed()).await.is_err() {
+            peer.close(close::PROTOCOL, "the channel has ended");
+        }
         self.classify(address, &peer.connection.closed().await)
     }
 
