@@ -533,7 +533,11 @@ async fn one_connection(
     };
     let sent = (WallTime::now(), BootInstant::now());
     let _ = channel.sender.send(ToCoordinator::Hello(hello.clone())).await;
-    let Some(ToAgent::Welcome { store, lease, first_engine, clock, .. }) = channel.receiver.recv().await else {
+    let first = match connector.first_message(address, &peer, &mut channel).await {
+        Ok(first) => first,
+        Err(e) => return Some(e),
+    };
+    let ToAgent::Welcome { store, lease, first_engine, clock, .. } = first else {
         peer.close(close::PROTOCOL, "the first message must be a welcome");
         return Some(connector.why_lost(address, &peer).await);
     };

@@ -17,8 +17,6 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Shortest time between two renewals.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
-/// How long the first message may take on a connection: as long as one without packets lasts.
-const WELCOME: Duration = Duration::from_secs(20);
 /// How long the last packets may take to leave.
 const FLUSH: Duration = Duration::from_millis(10);
 
@@ -110,16 +108,16 @@ impl Remote {
         let credentials = credentials.map_err(|e| Exit::unreachable(chain(&e)))?;
         let connector = Connector::new(&credentials, ALPN).map_err(|e| Exit::unreachable(chain(&e)))?;
         let peer = connector.connect(address, PATIENCE).await.map_err(|e| Exit::unreachable(chain(&e)))?;
-        let channel = peer.open::<ToService, ToClient>().await.map_err(Exit::unreachable)?;
-        let (requests, mut answers) = (channel.sender, channel.receiver);
+        let mut channel = peer.open::<ToService, ToClient>().await.map_err(Exit::unreachable)?;
         let hello = ToService::Hello { versions: VERSIONS, program: mezcal_common::VERSION.into() };
-        let _ = requests.send(hello).await;
-        let Ok(Some(ToClient::Welcome { .. })) = tokio::time::timeout(WELCOME, answers.recv()).await else {
-            peer.close(close::PROTOCOL, "no welcome");
+        let _ = channel.sender.send(hello).await;
+        let first = connector.first_message(address, &peer, &mut channel).await;
+        let ToClient::Welcome { .. } = first.map_err(|e| Exit::unreachable(chain(&e)))? else {
+            peer.close(close::PROTOCOL, "the first message must be a welcome");
             return Err(Exit::unreachable(chain(&connector.why_lost(address, &peer).await)));
         };
         Ok(Self {
-            port: ClientPort { requests, answers },
+            port: ClientPort { requests: channel.sender, answers: channel.receiver },
             address: address.into(),
             connector,
             peer,

@@ -20,7 +20,7 @@ use mezcal_common::timer::BootTimer;
 use mezcal_common::wire::agent::{self, Hello, LogHeader, ToAgent, ToCoordinator};
 use mezcal_common::wire::bulk::BulkReceiver;
 use mezcal_common::wire::client::{self, ToClient, ToService};
-use mezcal_common::wire::endpoint::{AcceptError, Channel, Handshake, Listener, Peer, close};
+use mezcal_common::wire::endpoint::{AcceptError, Channel, FIRST_MESSAGE, Handshake, Listener, Peer, close};
 pub use observe::View;
 use state::{Kept, Service};
 use std::sync::Arc;
@@ -41,8 +41,6 @@ const EVENTS: usize = 1024;
 const CLIENT_DEPTH: usize = 256;
 /// Default client lease: time enough to reconnect after any outage that is noticed and mended at once.
 pub const CLIENT_LEASE: Duration = Duration::from_secs(600);
-/// A connection has to say hello within this.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Answers of the store that may wait.
 const STORE_DEPTH: usize = 64;
 
@@ -362,7 +360,7 @@ where
         let first = channel.receiver.recv().await;
         Ok((channel, first))
     };
-    tokio::time::timeout(HELLO_TIMEOUT, first).await.map_err(|_| "no hello in time".to_owned())?
+    tokio::time::timeout(FIRST_MESSAGE, first).await.map_err(|_| "no hello in time".to_owned())?
 }
 
 fn refuse_other_versions(peer: &Peer, theirs: (u16, u16), ours: (u16, u16)) -> Result<(), String> {

@@ -172,3 +172,21 @@ async fn every_request_is_allowed_to_those_and_no_others() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_batch_can_be_followed_before_it_is_stored() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(dir.path()).expect("a store");
+    let service = service::start(Settings::new(Some(Duration::from_secs(600))), Some(store)).expect("it starts");
+    for _ in 0..10 {
+        let (mut port, id) = (service.attach("owner").await, BatchId::random());
+        let terms = BatchTerms::new(BatchContext::new(id, "/".into(), 0o22), Duration::from_secs(60));
+        port.requests.send(ToService::Open { terms, have: 0 }).await.expect("it listens");
+        while !matches!(answer(&mut port).await, ToClient::Opened { .. }) {}
+        let mut other = service.attach("owner").await;
+        let attach = ToService::Attach { request: 1, batch: id.to_string(), wish: Attachment::End };
+        other.requests.send(attach).await.expect("it listens");
+        let ToClient::Attached { batch, .. } = answer(&mut other).await else { panic!("another answer") };
+        assert_eq!(batch.expect("it is there").id, id);
+    }
+}

@@ -25,6 +25,7 @@ pub struct Cluster {
     port: u16,
     containment: &'static str,
     lease: &'static str,
+    client_lease: &'static str,
     coordinator: Option<Child>,
     agents: Vec<Option<Child>>,
     settings: Vec<Setting>,
@@ -72,6 +73,7 @@ impl Cluster {
             port,
             containment,
             lease,
+            client_lease: "20s",
             coordinator: None,
             agents,
             settings,
@@ -91,6 +93,13 @@ impl Cluster {
     /// A cluster that runs: the coordinator listens and all agents are connected.
     pub fn running(hosts: usize, slots: u16) -> Self {
         Self::new(hosts, slots).start()
+    }
+
+    /// With another client lease than 20 s.
+    pub fn client_lease(mut self, lease: &'static str) -> Self {
+        self.client_lease = lease;
+        self.write_configuration();
+        self
     }
 
     /// Starts everything and waits until all agents are connected.
@@ -122,9 +131,10 @@ impl Cluster {
         write(
             "coordinator.toml".into(),
             format!(
-                "listen = \"{address}\"\nidentity = \"{pki}/coordinator\"\nlease = \"{}\"\nclient_lease = \"20s\"\nstate = \"{}\"\n\
+                "listen = \"{address}\"\nidentity = \"{pki}/coordinator\"\nlease = \"{}\"\nclient_lease = \"{}\"\nstate = \"{}\"\n\
                  admins = [\"admin\"]\n",
                 self.lease,
+                self.client_lease,
                 self.path("state").display()
             ) + &self.issuer(),
         );

@@ -1,13 +1,16 @@
 //! Peers that mean no good: nothing that they send crashes the coordinator, and healthy clients go on being served.
 
-use mezcal_common::identity::Identity;
+use mezcal_common::identity::{Identity, Role};
+use mezcal_common::wire::endpoint::{FIRST_MESSAGE, Listener};
+use mezcal_common::wire::tls::Credentials;
+use mezcal_coordinator::client::Remote;
 use mezcal_tests::cluster::{Cluster, PATIENCE};
 use mezcal_tests::lab::host_name;
 use mezcal_tests::wait_for;
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -243,4 +246,35 @@ fn frames_that_are_none_end_the_connection_of_whoever_sent_them_and_no_other() {
     });
     assert_eq!(cluster.connected().len(), 2, "the agents stayed");
     cluster.finish();
+}
+
+/// What a coordinator looks like that is killed in the middle of a handshake and comes back: no reset, and no word (RFC 9000 §10.3).
+#[test]
+fn a_coordinator_that_never_says_a_word_is_given_up() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (authority, _) = mezcal_certs::Authority::create("silent").expect("created");
+    for (role, name) in [(Role::Coordinator, ""), (Role::User, "okazaki")] {
+        authority.issue(role, name, 1).expect("issued").write(&dir.path().join(role.as_str())).expect("written");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let credentials = Credentials::load(&dir.path().join("coordinator"), Role::Coordinator).expect("good ones");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = Listener::bind(any, &credentials, &mezcal_coordinator::service::PROTOCOLS).expect("a port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let silent = async {
+            let peer = listener.accept().await.expect("open").complete().await.expect("a good certificate");
+            // It keeps the connection, and nothing else.
+            let _ = peer.closed().await;
+            std::future::pending::<()>().await
+        };
+        let begin = Instant::now();
+        let identity = dir.path().join("user");
+        let refused = tokio::select! {
+            connected = Remote::connect(&address, &identity) => connected.err().expect("no welcome has come"),
+            () = silent => unreachable!("it waits for ever"),
+        };
+        assert!(refused.message.contains("no message within 10s"), "{}", refused.message);
+        assert!(begin.elapsed() < 2 * FIRST_MESSAGE, "{:?}", begin.elapsed());
+    });
 }

@@ -77,7 +77,7 @@ fn a_coordinator_that_is_killed_again_and_again_loses_and_doubles_nothing() {
     // The last ones wait for us: until then there is something to be killed for.
     let (short, long) = (rounds as usize * 500, 4);
     let count = short + long;
-    let mut cluster = Cluster::with(12, 4, "auto", "15s").start();
+    let mut cluster = Cluster::with(12, 4, "auto", "15s").client_lease("10m").start();
     let job = json!({"cmd": "sleep 0.1; echo $MEZCAL_JOB_ID $MEZCAL_ATTEMPT >> ran.$MEZCAL_HOST"});
     let gate = json!({"cmd": format!("{}; until test -e go; do sleep 0.1; done", job["cmd"].as_str().expect("text"))});
     let jobs = format!("{job}\n").repeat(short) + &format!("{gate}\n").repeat(long);
@@ -96,6 +96,8 @@ fn a_coordinator_that_is_killed_again_and_again_loses_and_doubles_nothing() {
         let before = seen;
         wait_for("work goes on after a crash", 2 * PATIENCE, || {
             seen = written();
+            let ended = client.try_wait().expect("our child");
+            assert!(ended.is_none(), "the run has ended: {ended:?}\n{}", cluster.log_text("run"));
             // When only the last ones are left, agents show that it does: whoever never sees a coordinator for longer than its lease
             // has to kill what it runs.
             let goes_on = seen > before || (seen == short && cluster.connected().len() == 12);

@@ -36,6 +36,9 @@ const MAX_HANDSHAKES: usize = 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages that may wait on one side of a channel.
 const CHANNEL_DEPTH: usize = 1024;
+/// How long the first message of the side that was connected to, or to it, may take. A peer that dies in the middle of a handshake and
+/// comes back answers nothing (stateless resets are for complete ones, RFC 9000 §10.3): without this, it is missed after [`IDLE_TIMEOUT`].
+pub const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 /// How long a connection may outlive its channel.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Bytes gathered into one write.
@@ -481,6 +484,21 @@ impl Connector {
             return Err(self.stranger(address, format!("it is the {}", peer.identity)));
         }
         Ok(peer)
+    }
+
+    /// The first message of the peer at `address`, which proves that it wants us.
+    ///
+    /// # Errors
+    /// Why it does not come.
+    pub async fn first_message<S, R>(&self, address: &str, peer: &Peer, channel: &mut Channel<S, R>) -> Result<R, ConnectError> {
+        match tokio::time::timeout(FIRST_MESSAGE, channel.receiver.recv()).await {
+            Ok(Some(first)) => Ok(first),
+            Ok(None) => Err(self.why_lost(address, peer).await),
+            Err(_) => {
+                peer.close(close::STALLED, "no first message");
+                Err(ConnectError::Lost { address: address.into(), reason: format!("no message within {FIRST_MESSAGE:?}") })
+            }
+        }
     }
 
     /// Waits until `peer`, whose channel has ended, has ended too, and says why as an error of ours.

@@ -82,11 +82,20 @@ impl Service {
                 return self.tell_client(id, ToClient::Why { request, reasons });
             }
             ToService::OutputTaken { batch, job, bytes } => Event::OutputTaken { batch, job, bytes },
-            ToService::Attach { request, batch, wish } => return self.attach(id, &user, request, &batch, wish),
+            ToService::Attach { request, batch, wish } => {
+                if self.is_on_its_way(&user, &batch) {
+                    return self.too_early.push((id, ToService::Attach { request, batch, wish }));
+                }
+                return self.attach(id, &user, request, &batch, wish);
+            }
             ToService::Batches { request, all } => return self.list_batches(id, &user, request, all),
             ToService::Retry { request, batch, failed } => {
-                let batch = self.retry(&user, &batch, failed, now);
-                return self.tell_client(id, ToClient::Retried { request, batch });
+                match self.retry(&user, &batch, failed, now) {
+                    // They hear of it when it is safe.
+                    Ok((new, jobs)) => drop(self.retried.insert(new, (id, request, jobs))),
+                    Err(why) => self.tell_client(id, ToClient::Retried { request, batch: Err(why) }),
+                }
+                return;
             }
             ToService::Forget { request, batch } => {
                 let result = self.forget(&user, &batch);
@@ -171,6 +180,13 @@ impl Service {
         if let Some(client) = self.clients.get_mut(&id) {
             client.watches.insert(batch, watch);
         }
+    }
+
+    /// Whether a batch has been opened and is not in the store yet.
+    fn is_on_its_way(&self, user: &str, name: &str) -> bool {
+        let Some(kept) = &self.kept else { return false };
+        let stored = |batch: &BatchId| self.batches.get(batch).is_some_and(|known| known.stored);
+        self.find_batch(user, name).is_ok_and(|batch| stored(&batch) && matches!(kept.reader.batch(batch), Ok(None)))
     }
 
     fn attach(&mut self, id: ClientId, user: &str, request: u64, name: &str, wish: Attachment) {

@@ -12,7 +12,7 @@ use mezcal_common::job::Stop;
 use mezcal_common::timer::BootTimer;
 use mezcal_common::wire::agent::{LogHeader, ToAgent, ToCoordinator};
 use mezcal_common::wire::bulk::BulkReceiver;
-use mezcal_common::wire::client::ToClient;
+use mezcal_common::wire::client::{ToClient, ToService};
 use mezcal_common::wire::endpoint::{Peer, close};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -129,6 +129,10 @@ pub(super) struct Service {
     /// By the scheduler's number.
     pub(super) asked: HashMap<u64, Asked>,
     pub(super) next_request: u64,
+    /// Batches that were made of ended ones, until they are safe: who asked, by which request, and for how many jobs.
+    pub(super) retried: HashMap<BatchId, (ClientId, u64, u64)>,
+    /// Requests about batches that are on their way to the store.
+    pub(super) too_early: Vec<(ClientId, ToService)>,
     pub(super) stopping: bool,
     /// For what is read beside the loop; does not keep the loop alive.
     pub(super) inputs: mpsc::WeakSender<Input>,
@@ -160,6 +164,8 @@ impl Service {
             observed: settings.observed.then(Observed::new),
             asked: HashMap::new(),
             next_request: 1,
+            retried: HashMap::new(),
+            too_early: Vec::new(),
             stopping: false,
             inputs,
             idle,
@@ -319,6 +325,10 @@ impl Service {
                 }
                 kept.committed(through);
                 kept.specs.extend(specs);
+                let now = BootInstant::now();
+                std::mem::take(&mut self.too_early)
+                    .into_iter()
+                    .for_each(|(client, request)| self.client_message(client, request, now));
             }
             FromStore::Trouble(why) => {
                 if kept.trouble.as_ref() != Some(&why) {
@@ -333,6 +343,7 @@ impl Service {
                 for batch in waiting.collect::<std::collections::BTreeSet<_>>() {
                     let reason = super::requests::not_stored(&why);
                     self.tell_watchers(batch, &ToClient::Refused { reason: reason.clone() });
+                    self.is_retried(batch, Err(reason.clone()));
                     self.end_batch(batch, Some(reason.into()), BootInstant::now());
                 }
             }
@@ -386,7 +397,12 @@ impl Service {
                 }
             }
             Effect::Result { batch, job, result, seq } => self.has_result(batch, seq, job, result),
-            Effect::Accepted { batch, jobs, closed } => self.tell_owners(batch, &ToClient::Accepted { batch, jobs, closed }),
+            Effect::Accepted { batch, jobs, closed } => {
+                if closed {
+                    self.is_retried(batch, Ok(()));
+                }
+                self.tell_owners(batch, &ToClient::Accepted { batch, jobs, closed });
+            }
             Effect::Refused { batch, reason } => self.tell_owners(batch, &ToClient::Refused { reason }),
             Effect::Notice { batch, notice } => self.tell_watchers(batch, &ToClient::Notice { batch, notice }),
             Effect::Output { batch, job, host, stream, data } => {
@@ -426,6 +442,13 @@ impl Service {
                     client.outbox.push_back(ToClient::Fleet { agents, engines });
                 }
             }
+        }
+    }
+
+    /// Tells whoever wanted an ended batch to run again what has become of it.
+    fn is_retried(&mut self, batch: BatchId, result: Result<(), String>) {
+        if let Some((client, request, jobs)) = self.retried.remove(&batch) {
+            self.tell_client(client, ToClient::Retried { request, batch: result.map(|()| (batch, jobs)) });
         }
     }
 
