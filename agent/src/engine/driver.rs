@@ -22,15 +22,18 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::io::{Error, Result};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 /// Bytes read from a pipe at a time.
 const CHUNK: usize = 16 * 1024;
 
-/// So long after an attempt is handed to the spawner, neither its answer nor the job's pipes are waited for: a job that ends sooner
-/// wakes this thread once, by SIGCHLD, and its pipes, which hold 64 KiB, are read at its end anyway.
-const QUIET: Duration = Duration::from_millis(4);
+/// So long after an attempt is handed to the spawner, neither its answer nor the job's pipes are waited for, and the keeper is not told: a
+/// job that ends sooner wakes this thread once, by SIGCHLD, and its pipes, which hold 64 KiB, are read at its end anyway.
+const QUIET: Duration = Duration::from_millis(25);
+/// The same for a job whose output somebody looks at.
+const QUIET_WATCHED: Duration = Duration::from_millis(4);
 
 /// Messages for a keeper that does not read, as when it is stopped; newer ones replace what older ones said.
 const KEEPER_BEHIND: usize = 1024;
@@ -73,7 +76,9 @@ pub fn run(args: &EngineArgs) -> Result<()> {
     let containment = if leaves.is_some() { Containment::Cgroup2 } else { Containment::Subreaper };
     let mut around = Surroundings::new(args.slot, args.host.clone(), leaves)?;
     let wake = spawned.try_clone()?;
-    std::thread::Builder::new().name("spawner".into()).spawn(move || spawner(&mut around, &to_spawner, &started, &wake))?;
+    let awaited = Arc::new(AtomicBool::new(false));
+    let asked = awaited.clone();
+    std::thread::Builder::new().name("spawner".into()).spawn(move || spawner(&mut around, &to_spawner, &started, &wake, &asked))?;
     shrink();
     let mut driver = Driver {
         engine: Engine::new(args.one_fate, containment),
@@ -89,6 +94,7 @@ pub fn run(args: &EngineArgs) -> Result<()> {
         armed: None,
         jobs,
         from_spawner,
+        awaited,
         processes: None,
         context: None,
         output: Output::default(),
@@ -121,6 +127,8 @@ struct Driver {
     armed: Option<BootInstant>,
     jobs: mpsc::Sender<Effect>,
     from_spawner: mpsc::Receiver<SpawnAnswer>,
+    /// The spawner is to wake this thread when it answers.
+    awaited: Arc<AtomicBool>,
     processes: Option<Processes>,
     context: Option<Arc<BatchContext>>,
     output: Output,
@@ -169,7 +177,8 @@ impl Driver {
                 Effect::Spawn { attempt, ref context, .. } => {
                     self.attempt = Some(attempt);
                     self.output = Output { streaming: context.capture == Capture::Stream, ..Output::default() };
-                    self.quiet_until = Some(BootInstant::now() + QUIET);
+                    let quiet = if self.output.streaming { QUIET_WATCHED } else { QUIET };
+                    self.quiet_until = Some(BootInstant::now() + quiet);
                     self.spawning = true;
                     self.held = None;
                     self.jobs.send(effect).map_err(|_| Error::other("the spawner thread is gone"))?;
@@ -333,12 +342,15 @@ impl Driver {
         if ready[1] {
             let _ = rustix::io::read(&self.spawned, &mut [0; 8]);
         }
-        if self.spawning {
+        self.collect_spawned();
+        let lasts = self.quiet_until.is_some_and(|until| until <= BootInstant::now());
+        if self.spawning && (lasts || ready.contains(&true)) {
+            // A child that has ended already, a cancel, or a spawn that takes its time.
+            self.awaited.store(true, Ordering::SeqCst);
             self.collect_spawned();
         }
-        if self.quiet_until.is_some_and(|until| until <= BootInstant::now()) {
-            // A spawn that takes longer is looked after again and again until it answers.
-            self.quiet_until = self.spawning.then(|| BootInstant::now() + QUIET);
+        if lasts {
+            self.quiet_until = None;
             self.engine.handle(Event::Lasts, BootInstant::now());
             if let Some(processes) = &mut self.processes {
                 processes.lasts(&self.counters);
@@ -366,14 +378,18 @@ impl Driver {
 
     /// Takes the spawner's answer, if it is there.
     fn collect_spawned(&mut self) {
-        let Ok((result, began)) = self.from_spawner.try_recv() else { return };
+        let Some((result, began)) = self.spawning.then(|| self.from_spawner.try_recv().ok()).flatten() else { return };
         self.spawning = false;
+        self.awaited.store(false, Ordering::SeqCst);
         let result = result.map(|started| {
             self.processes = Some(Processes::new(started.pid, started.born, began));
             self.output.tails = [&started.out, &started.err].map(|pipe| pipe.as_ref().map(|_| Tail::default()));
             self.output.pipes = [started.out, started.err];
         });
         self.engine.handle(Event::Spawned(result), BootInstant::now());
+        if let Some(processes) = self.processes.as_mut().filter(|_| self.quiet_until.is_none()) {
+            processes.lasts(&self.counters);
+        }
         // It may have ended before we knew its number.
         if self.processes.as_mut().is_some_and(Processes::first_ended) {
             self.engine.handle(Event::FirstEnded, BootInstant::now());
@@ -553,8 +569,14 @@ impl Output {
     }
 }
 
-/// The spawner thread: opens, spawns, answers.
-fn spawner(around: &mut Surroundings, jobs: &mpsc::Receiver<Effect>, answers: &mpsc::Sender<SpawnAnswer>, wake: &OwnedFd) {
+/// The spawner thread: opens, spawns, answers. It wakes the other one only if that waits for the answer.
+fn spawner(
+    around: &mut Surroundings,
+    jobs: &mpsc::Receiver<Effect>,
+    answers: &mpsc::Sender<SpawnAnswer>,
+    wake: &OwnedFd,
+    awaited: &AtomicBool,
+) {
     while let Ok(effect) = jobs.recv() {
         let Effect::Spawn { attempt, spec, context, engine } = effect else { continue };
         let began = (WallTime::now(), BootInstant::now());
@@ -563,8 +585,8 @@ fn spawner(around: &mut Surroundings, jobs: &mpsc::Receiver<Effect>, answers: &m
         if answers.send((result, began)).is_err() {
             return;
         }
-        if failed {
-            // No child will announce itself by SIGCHLD.
+        // No child of a failed one will announce itself by SIGCHLD.
+        if awaited.swap(false, Ordering::SeqCst) || failed {
             let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
         }
     }
