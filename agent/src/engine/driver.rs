@@ -342,12 +342,12 @@ impl Driver {
         if ready[1] {
             let _ = rustix::io::read(&self.spawned, &mut [0; 8]);
         }
-        self.collect_spawned();
+        let mut ended = self.collect_spawned();
         let lasts = self.quiet_until.is_some_and(|until| until <= BootInstant::now());
         if self.spawning && (lasts || ready.contains(&true)) {
             // A child that has ended already, a cancel, or a spawn that takes its time.
             self.awaited.store(true, Ordering::SeqCst);
-            self.collect_spawned();
+            ended |= self.collect_spawned();
         }
         if lasts {
             self.quiet_until = None;
@@ -360,7 +360,11 @@ impl Driver {
             self.drain()?;
         }
         if ready[0] {
-            self.on_children();
+            take_child_signal(&self.children);
+            // What follows the end of the first one looks at the others, too.
+            if !ended {
+                self.on_children();
+            }
         }
         if ready[2] {
             let _ = rustix::io::read(&self.timer, &mut [0; 8]);
@@ -376,9 +380,9 @@ impl Driver {
         Ok(())
     }
 
-    /// Takes the spawner's answer, if it is there.
-    fn collect_spawned(&mut self) {
-        let Some((result, began)) = self.spawning.then(|| self.from_spawner.try_recv().ok()).flatten() else { return };
+    /// Takes the spawner's answer, if it is there. True if the first process has ended already.
+    fn collect_spawned(&mut self) -> bool {
+        let Some((result, began)) = self.spawning.then(|| self.from_spawner.try_recv().ok()).flatten() else { return false };
         self.spawning = false;
         self.awaited.store(false, Ordering::SeqCst);
         let result = result.map(|started| {
@@ -391,13 +395,14 @@ impl Driver {
             processes.lasts(&self.counters);
         }
         // It may have ended before we knew its number.
-        if self.processes.as_mut().is_some_and(Processes::first_ended) {
+        let ended = self.processes.as_mut().is_some_and(Processes::first_ended);
+        if ended {
             self.engine.handle(Event::FirstEnded, BootInstant::now());
         }
+        ended
     }
 
     fn on_children(&mut self) {
-        take_child_signal(&self.children);
         let Some(processes) = &mut self.processes else { return };
         let event = match processes.look() {
             Changed::Nothing => return,
