@@ -2,11 +2,15 @@
 
 use crate::jobs::{Format, Jobs, members, write_json};
 use jiff::Timestamp;
+use jiff::fmt::temporal::DateTimePrinter;
 use jiff::tz::TimeZone;
 use mezcal_common::clock::WallTime;
 use mezcal_common::outcome::{Ended, JobResult, WaitStatus};
 use std::fmt::Write as _;
 use std::time::Duration;
+
+/// Always six digits of a second.
+const RFC_3339: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
 
 /// Writes result lines.
 pub struct ResultFormat {
@@ -128,13 +132,12 @@ impl ResultFormat {
     /// A wall time: RFC 3339 with microseconds and offset, or as Python's naive `isoformat()`.
     pub fn time(&self, at: WallTime) -> String {
         let Ok(stamp) = Timestamp::from_microsecond(at.0) else { return at.0.to_string() };
-        let local = stamp.to_zoned(self.zone.clone());
         if !self.compat {
-            return local.strftime("%Y-%m-%dT%H:%M:%S.%6f%:z").to_string();
+            return RFC_3339.timestamp_with_offset_to_string(&stamp, self.zone.to_offset(stamp));
         }
         // Python leaves the fraction out when it is zero.
         let form = if at.0.rem_euclid(1_000_000) == 0 { "%Y-%m-%dT%H:%M:%S" } else { "%Y-%m-%dT%H:%M:%S.%6f" };
-        local.strftime(form).to_string()
+        stamp.to_zoned(self.zone.clone()).strftime(form).to_string()
     }
 
     /// The time at the start of a log line, as Python's logging has it.
