@@ -17,7 +17,7 @@ use mezcal_common::timer;
 use mezcal_common::wire::agent::Stream;
 use mezcal_common::wire::codec;
 use mezcal_common::wire::engine::{EngineToKeeper, FromEngine, KeeperToEngine, OUTPUT_WINDOW, ToEngine};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -299,11 +299,12 @@ impl Driver {
         }
     }
 
+    /// Has the timer fire in time. It stays as it is when it fires too early: short jobs would set it twice each.
     fn arm(&mut self) -> Result<()> {
-        let wanted = self.engine.poll_timeout();
-        if wanted != self.armed {
-            timer::arm(&self.timer, wanted)?;
-            self.armed = wanted;
+        let Some(due) = self.engine.poll_timeout().into_iter().chain(self.quiet_until).min() else { return Ok(()) };
+        if self.armed.is_none_or(|armed| due < armed) {
+            timer::arm(&self.timer, Some(due))?;
+            self.armed = Some(due);
         }
         Ok(())
     }
@@ -324,14 +325,10 @@ impl Driver {
             fds.len() - 1
         });
         let pipes_from = fds.len();
-        let patience = self.quiet_until.map(|until| {
-            let left = until.since(BootInstant::now());
-            Timespec { tv_sec: 0, tv_nsec: left.as_nanos() as i64 }
-        });
-        if self.output.may_read() && patience.is_none() {
+        if self.output.may_read() && self.quiet_until.is_none() {
             fds.extend(self.output.pipes.iter().flatten().map(|pipe| PollFd::new(pipe, reading)));
         }
-        match poll(&mut fds, patience.as_ref()) {
+        match poll(&mut fds, None) {
             Ok(_) => {}
             Err(Errno::INTR) => return Ok(()),
             Err(e) => return Err(e.into()),
