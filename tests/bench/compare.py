@@ -27,6 +27,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 RELEASE = ROOT / "target/release"
 BASH = ["bash", "-o", "pipefail", "-c"]
+#: Seconds over which idle processes are watched.
+IDLE = 20
+#: Lengths of jobs in seconds, and how many there are for each of 48 slots.
+LENGTHS = ((1.0, 4), (0.1, 10), (0.01, 20), (0.001, 50))
 
 
 def timed(command, **kwargs):
@@ -101,6 +105,8 @@ class Service(Contender):
 
     name = "Mezcal, service over QUIC"
     cluster = None
+    #: Before the commands of the coordinator and its clients, and of the agent.
+    hosts = ([], [])
 
     def version(self):
         return first_line([RELEASE / "agent", "--version"])
@@ -109,13 +115,16 @@ class Service(Contender):
         if self.cluster is None or self.cluster[0] != slots:
             self.end()
             self.start(slots)
-        return timed([RELEASE / "coordinator", "run", "-p", "bench", "-q", self.job_file(count, argv)], env=self.env)
+        return timed([*self.hosts[0], RELEASE / "coordinator", "run", "-p", "bench", "-q", self.job_file(count, argv)], env=self.env)
 
-    def start(self, slots):
-        here = Path(tempfile.mkdtemp(dir=self.directory))
+    def address(self):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
             free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
+            return f"127.0.0.1:{free.getsockname()[1]}"
+
+    def start(self, slots):
+        self.here, address = Path(tempfile.mkdtemp(dir=self.directory)), self.address()
+        here = self.here
         certs = lambda *words: timed([RELEASE / "certs", *words], cwd=here)  # noqa: E731
         certs("init", "pki", "--cluster", "bench")
         certs("issue", "coordinator", "--dir", "pki")
@@ -132,10 +141,11 @@ class Service(Contender):
         log = open(here / "log", "w")
         commands = (["coordinator", "serve", "--config", "serve.toml"], ["agent", "run", "--config", "agent.toml"])
         processes = [
-            subprocess.Popen([RELEASE / name, *words], cwd=here, stdin=subprocess.DEVNULL, stderr=log) for name, *words in commands
+            subprocess.Popen([*host, RELEASE / name, *words], cwd=here, stdin=subprocess.DEVNULL, stderr=log)
+            for host, (name, *words) in zip(self.hosts, commands)
         ]
         self.cluster = (slots, processes)
-        timed([RELEASE / "coordinator", "run", "-p", "bench", "-q", self.job_file(1, [*BASH, "true"])], env=self.env)
+        self.run(1, slots, [*BASH, "true"])
 
     def end(self):
         if self.cluster:
@@ -143,6 +153,39 @@ class Service(Contender):
                 process.send_signal(signal.SIGTERM)
                 process.wait()
             self.cluster = None
+
+
+class Namespaces(Service):
+    """The same with the agent in a network namespace of its own."""
+
+    name = "Mezcal, between namespaces"
+
+    def __init__(self, directory):
+        super().__init__(directory)
+        self.made = [f"mzb{os.getpid()}{side}" for side in "ab"]
+        self.hosts = tuple(["ip", "netns", "exec", name] for name in self.made)
+
+    def version(self):
+        return super().version() if os.geteuid() == 0 and shutil.which("ip") else None
+
+    def address(self):
+        return "10.78.0.1:7433"
+
+    def start(self, slots):
+        ip = lambda *words: subprocess.run(["ip", *words], check=True)  # noqa: E731
+        for name in self.made:
+            ip("netns", "add", name)
+        ip("link", "add", self.made[0], "netns", self.made[0], "type", "veth", "peer", "name", self.made[1], "netns", self.made[1])
+        for host, name in enumerate(self.made, start=1):
+            ip("-n", name, "address", "add", f"10.78.0.{host}/24", "dev", name)
+            ip("-n", name, "link", "set", name, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        super().start(slots)
+
+    def end(self):
+        super().end()
+        for name in self.made:
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
 
 class Parallel(Contender):
@@ -269,6 +312,71 @@ def first_result(contenders, rounds):
     return times
 
 
+def cpu_times(root, directory):
+    """Seconds of CPU so far (schedstat), by kind of process: of these, of those that name the directory, and of all that they have started."""
+    root, parents, kinds = set(root), {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                words = (entry / "cmdline").read_text().split("\0")
+                nanoseconds = sum(int(task.read_text().split()[0]) for task in entry.glob("task/*/schedstat"))
+            except OSError:
+                continue
+            kind = words[0].split()[0].rsplit("/", 1)[-1] if words[0] else "?"
+            kinds[int(entry.name)] = (kind, nanoseconds)
+            if any(str(directory) in word for word in words):
+                root.add(int(entry.name))
+    times = {}
+    for pid, (kind, nanoseconds) in kinds.items():
+        ancestor = pid
+        while ancestor not in root and ancestor in parents:
+            ancestor = parents[ancestor]
+        if ancestor in root and pid != os.getpid():
+            times[kind] = times.get(kind, 0) + nanoseconds / 1e9
+    return times
+
+
+def resident(pid):
+    """MiB."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) / 1024
+
+
+def shares(service, count):
+    """What each of our processes costs, at work and idle."""
+    argv = [*BASH, "true"]
+    service.run(50, 4, argv)
+    pids = [process.pid for process in service.cluster[1]]
+    times = lambda: cpu_times(pids, service.here)  # noqa: E731
+    before = times()
+    service.run(count, 4, argv)
+    after = times()
+    rows = ["| | CPU s per 10,000 jobs |", "|---|---|"]
+    ours = [kind for kind in after if kind in ("coordinator", "agent") or kind.startswith("mezcal-")]
+    rows += [f"| {kind} | {(after[kind] - before.get(kind, 0)) * 10_000 / count:.2f} |" for kind in sorted(ours)]
+    # What is left of the run has to be over.
+    time.sleep(2)
+    before = times()
+    time.sleep(IDLE)
+    after = times()
+    idle = [f"{kind} {(after[kind] - before.get(kind, 0)) / IDLE:.3%} of a core" for kind in sorted(ours) if kind in after]
+    idle.append(f"resident: coordinator {resident(pids[0]):.1f} MiB, agent {resident(pids[1]):.1f} MiB")
+    return ["\n".join(rows), f"Idle, with 4 engines, over {IDLE} s: " + ", ".join(idle) + "."]
+
+
+def example(name, *words):
+    """What one of the example programs prints."""
+    done = subprocess.run([RELEASE / "examples" / name, *words], capture_output=True, text=True, check=False)
+    return (done.stdout or f"{name} failed: {done.stderr.splitlines()[-1:]}").rstrip()
+
+
+SCALE = (
+    "10^3 to 10^6 jobs through parser, scheduler, codec and QUIC to engines that answer at once, without a store, and results "
+    "written (`million`). Its rate includes the start of the coordinator."
+)
+
+
 def machine():
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
     return f"{os.cpu_count()} × {cpu}, Linux {platform.release()}, {first_line(['bash', '--version'])}"
@@ -284,7 +392,7 @@ def main():
     plots = given.report.parent / "docs/benchmarks"
     plots.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
-        every = [kind(directory) for kind in (Bare, Xargs, Embedded, Service, Parallel)]
+        every = [kind(directory) for kind in (Bare, Xargs, Embedded, Service, Namespaces, Parallel)]
         every += [kind(directory, given.peers) for kind in (HyperQueue, IPyParallel)]
         versions = {contender.name: contender.version() for contender in every}
         for name, version in versions.items():
@@ -308,13 +416,13 @@ def main():
                     parts.append("![cost per job](docs/benchmarks/per-job.svg)")
             times = measure(contenders, given.rounds, given.jobs, 4, ["/bin/true"])
             parts += ["## `true` without a shell, 4 at a time", table(times, "bare spawn loop", "ms per job", 1000)]
-            for seconds, waves in ((0.1, 10), (0.01, 20)):
+            for seconds, waves in LENGTHS:
                 count = 48 * waves
                 shares = {c.name: c.share for c in contenders}
                 for contender in contenders:
                     contender.share = 1.0
                 times = measure(contenders, max(3, given.rounds // 2), count, 48, ["sleep", str(seconds)], only={
-                    "bare spawn loop", "xargs", "Mezcal, embedded", "Mezcal, service over QUIC", "GNU Parallel", "HyperQueue"})
+                    "bare spawn loop", "xargs", "Mezcal, embedded", "Mezcal, service over QUIC", "Mezcal, between namespaces", "GNU Parallel", "HyperQueue"})
                 for contender in contenders:
                     contender.share = shares[contender.name]
                 ideal = {"ideal": [seconds / 48] * len(next(iter(times.values()))), **times}
@@ -328,6 +436,14 @@ def main():
             times = first_result(contenders, max(given.rounds, 7))
             rows = [f"| {name} | {statistics.median(v) * 1000:.1f} ({min(v) * 1000:.1f} to {max(v) * 1000:.1f}) |" for name, v in times.items()]
             parts += ["## One trivial job, cold, to the end of the command", "\n".join(["| | ms (range) |", "|---|---|", *rows])]
+            service = next(contender for contender in contenders if isinstance(contender, Service))
+            parts += ["## What each process of a service costs", *shares(service, given.jobs)]
+            service.end()
+            parts += ["## Control plane alone", SCALE]
+            parts += ["```\n" + "\n".join(example("million", str(10**power)) for power in range(3, 7)) + "\n```"]
+            parts += ["A service with its store and 1,000 agents (`durable`):", "```\n" + example("durable") + "\n```"]
+            parts += ["## Cancel, and what is left (`cancel_latency`); 12 hosts and the article's run with `sleep 1` (`article`)"]
+            parts += ["```\n" + example("cancel_latency") + "\n" + example("article", "1") + "\n```"]
         finally:
             for contender in contenders:
                 contender.end()

@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// Between two questions for the status: what asks takes CPU from what is measured.
 const STATUS_EVERY: Duration = Duration::from_millis(200);
 
+/// How long it is watched while there is nothing to do.
+const IDLE: Duration = Duration::from_secs(20);
+
 struct Bench {
     dir: PathBuf,
     address: String,
@@ -98,6 +101,9 @@ fn main() {
     assert_eq!(lines, jobs, "one result for each job");
     println!("results streamed at {:.0} per second", jobs as f64 / begin.elapsed().as_secs_f64());
     println!("resident {:.1} MiB, store {:.1} MiB", mib(bench.resident()), mib(bench.store()));
+    let before = bench.cpu();
+    std::thread::sleep(IDLE);
+    println!("idle with {agents} agents: {:.2} % of a core", (bench.cpu() - before) / IDLE.as_secs_f64() * 100.0);
     let begin = Instant::now();
     assert!(bench.run(&["forget", &batch]).status.success());
     bench.status();
