@@ -61,22 +61,32 @@ enum Verb {
         /// Where to.
         dir: PathBuf,
     },
-    #[command(flatten)]
-    Hidden(Hidden),
 }
 
-/// Verbs that the programs start themselves.
+/// What the programs start themselves.
+#[derive(Parser)]
+struct HiddenCli {
+    #[command(subcommand)]
+    verb: Hidden,
+}
+
+/// Its verbs.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Hidden {
     /// One slot.
-    #[command(hide = true)]
     Engine(EngineArgs),
     /// The engines' parent.
-    #[command(hide = true)]
     Keeper(KeeperArgs),
 }
 
 impl Hidden {
+    /// If this process was started with one of these verbs, that one. Known before anything else is: a host may start dozens of engines at
+    /// once, and describing all verbs takes longer than an engine needs to begin.
+    pub fn of_this_process() -> Option<Self> {
+        let first = std::env::args_os().nth(1)?;
+        (first == "engine" || first == "keeper").then(|| HiddenCli::parse().verb)
+    }
+
     /// Runs the process to its end.
     pub fn run(self) -> ExitCode {
         mezcal_common::logging::init("warn");
@@ -105,8 +115,10 @@ impl Hidden {
 
 /// The program.
 pub fn main() -> ExitCode {
+    if let Some(hidden) = Hidden::of_this_process() {
+        return hidden.run();
+    }
     match Cli::parse().verb {
-        Verb::Hidden(hidden) => hidden.run(),
         Verb::Run { config } => {
             mezcal_common::logging::init("info");
             ended(run(&config.unwrap_or_else(crate::config::default_path)))

@@ -53,18 +53,16 @@ enum Verb {
         /// Where to.
         dir: PathBuf,
     },
-    #[command(flatten)]
-    Hidden(Hidden),
 }
 
 /// The program.
 pub fn main() -> ExitCode {
     // With this variable set it is a shell that asks, and this answers it and ends.
     clap_complete::CompleteEnv::with_factory(Cli::command).var("MEZCAL_COMPLETE").complete();
-    let verb = Cli::parse().verb;
-    if let Verb::Hidden(hidden) = verb {
+    if let Some(hidden) = Hidden::of_this_process() {
         return hidden.run();
     }
+    let verb = Cli::parse().verb;
     // A bug in any thread ends the program at once, with a status of its own.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -103,7 +101,6 @@ pub fn main() -> ExitCode {
         Verb::Join(args) => members::join(&args),
         Verb::Serve(args) => serve::run(&args),
         Verb::Manual { dir } => clap_mangen::generate_to(Cli::command(), dir).map(|()| 0).map_err(Exit::output),
-        Verb::Hidden(hidden) => return hidden.run(),
     };
     match result {
         Ok(status) => ExitCode::from(status),

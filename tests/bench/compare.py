@@ -343,7 +343,7 @@ def resident(pid):
     return int(line.split()[1]) / 1024
 
 
-def shares(service, count):
+def process_costs(service, count):
     """What each of our processes costs, at work and idle."""
     argv = [*BASH, "true"]
     service.run(50, 4, argv)
@@ -437,7 +437,7 @@ def main():
             rows = [f"| {name} | {statistics.median(v) * 1000:.1f} ({min(v) * 1000:.1f} to {max(v) * 1000:.1f}) |" for name, v in times.items()]
             parts += ["## One trivial job, cold, to the end of the command", "\n".join(["| | ms (range) |", "|---|---|", *rows])]
             service = next(contender for contender in contenders if isinstance(contender, Service))
-            parts += ["## What each process of a service costs", *shares(service, given.jobs)]
+            parts += ["## What each process of a service costs", *process_costs(service, given.jobs)]
             service.end()
             parts += ["## Control plane alone", SCALE]
             parts += ["```\n" + "\n".join(example("million", str(10**power)) for power in range(3, 7)) + "\n```"]
@@ -447,7 +447,8 @@ def main():
         finally:
             for contender in contenders:
                 contender.end()
-    given.report.write_text("\n\n".join(parts) + "\n")
+            # What has been measured is kept, whatever happens after it.
+            given.report.write_text("\n\n".join(parts) + "\n")
     print(given.report.read_text())
 
 

@@ -647,14 +647,13 @@ fn shrink() {
     let maps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     let mut code: Option<(usize, usize)> = None;
     for line in maps.lines() {
-        let mut words = line.split_ascii_whitespace();
-        let (first, second) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        if let Some((from, to)) = first.split_once('-') {
-            let ends = usize::from_str_radix(from, 16).ok().zip(usize::from_str_radix(to, 16).ok());
-            code = ends.filter(|_| second.starts_with("r-x") && line.contains('/'));
-        } else if first == "Anonymous:"
-            && second == "0"
-            && let Some((from, to)) = code
+        // Addresses are in lower case, and what is said of them begins with a capital.
+        if line.starts_with(|c: char| c.is_ascii_digit() || c.is_ascii_lowercase()) {
+            let ends = line.split_once(' ').filter(|(_, rest)| rest.starts_with("r-x") && rest.contains('/'));
+            let ends = ends.and_then(|(ends, _)| ends.split_once('-'));
+            code = ends.and_then(|(from, to)| usize::from_str_radix(from, 16).ok().zip(usize::from_str_radix(to, 16).ok()));
+        } else if let Some((from, to)) = code
+            && line.strip_prefix("Anonymous:").is_some_and(|kib| kib.trim_start().starts_with("0 "))
         {
             // SAFETY: pages of a file that nobody has written to come back from that file when they are needed (madvise(2)).
             unsafe { libc::madvise(from as *mut libc::c_void, to - from, libc::MADV_DONTNEED) };
