@@ -14,7 +14,7 @@ use mezcal_common::wire::agent::{LogHeader, ToAgent, ToCoordinator};
 use mezcal_common::wire::bulk::BulkReceiver;
 use mezcal_common::wire::client::{ToClient, ToService};
 use mezcal_common::wire::endpoint::{Peer, close};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -340,11 +340,16 @@ impl Service {
                     Effect::Accepted { batch, closed: false, .. } => Some(*batch),
                     _ => None,
                 });
-                for batch in waiting.collect::<std::collections::BTreeSet<_>>() {
-                    let reason = super::requests::not_stored(&why);
+                let (waiting, reason) = (waiting.collect::<BTreeSet<_>>(), super::requests::not_stored(&why));
+                for (client, request) in std::mem::take(&mut self.too_early) {
+                    if let ToService::Attach { request, .. } = request {
+                        self.tell_client(client, ToClient::Attached { request, batch: Err(reason.clone()) });
+                    }
+                }
+                for batch in waiting {
                     self.tell_watchers(batch, &ToClient::Refused { reason: reason.clone() });
                     self.is_retried(batch, Err(reason.clone()));
-                    self.end_batch(batch, Some(reason.into()), BootInstant::now());
+                    self.end_batch(batch, Some(reason.clone().into()), BootInstant::now());
                 }
             }
             FromStore::Broken(why) => {
