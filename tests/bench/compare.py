@@ -297,8 +297,8 @@ def plot(path, title, times, reference):
         y, width = row * height + 4, 360 * ratio / longest
         colour = "#2a7f62" if name.startswith("Mezcal") else "#8a8a8a"
         parts.append(f'<text x="4" y="{y + 15}">{name}</text>')
-        parts.append(f'<rect x="200" y="{y}" width="{width:.1f}" height="{height - 6}" fill="{colour}"/>')
-        parts.append(f'<text x="{206 + width:.1f}" y="{y + 15}">{ratio:.2f}</text>')
+        parts.append(f'<rect x="220" y="{y}" width="{width:.1f}" height="{height - 6}" fill="{colour}"/>')
+        parts.append(f'<text x="{226 + width:.1f}" y="{y + 15}">{ratio:.2f}</text>')
     path.write_text("\n".join(parts) + "\n</svg>\n")
 
 
