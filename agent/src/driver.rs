@@ -18,7 +18,7 @@ use mezcal_common::service_manager;
 use mezcal_common::timer::BootTimer;
 use mezcal_common::wire::agent::{self, Hello, ToAgent, ToCoordinator};
 use mezcal_common::wire::codec;
-use mezcal_common::wire::endpoint::{ConnectError, Connector, Peer, close};
+use mezcal_common::wire::endpoint::{ConnectError, Connector, LAST_PACKETS, Peer, close};
 use mezcal_common::wire::engine::{FromEngine, FromKeeper, ToEngine, ToKeeper};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::VecDeque;
@@ -37,8 +37,6 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 /// First pause; doubles, and each is drawn between zero and itself (full jitter).
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// How long the last packets may take to leave.
-const LAST_PACKETS: Duration = Duration::from_millis(10);
 /// Shortest pause between two tries to get a new certificate.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(2);
 /// A service without a coordinator is up all the same after this long: a host must not fail to boot for that.

@@ -7,7 +7,7 @@ use mezcal_common::clock::WallTime;
 use mezcal_common::identity::{self, Role};
 use mezcal_common::wire::bulk::{BulkReceiver, CutShort};
 use mezcal_common::wire::client::{ALPN, ToClient, ToService, VERSIONS};
-use mezcal_common::wire::endpoint::{Connector, Peer, close};
+use mezcal_common::wire::endpoint::{Connector, LAST_PACKETS, Peer, close};
 use mezcal_common::wire::enrol;
 use mezcal_common::wire::tls::{Credentials, CredentialsError, first_certificate};
 use std::path::{Path, PathBuf};
@@ -17,8 +17,6 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Shortest time between two renewals.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
-/// How long the last packets may take to leave.
-const FLUSH: Duration = Duration::from_millis(10);
 
 /// Connects to the profile's coordinator, has `talk` with it, and leaves.
 ///
@@ -191,6 +189,6 @@ impl Remote {
             tracing::debug!("the certificate is not renewed: {why}");
         }
         self.peer.close(close::DONE, "");
-        self.connector.flush(FLUSH).await;
+        self.connector.flush(LAST_PACKETS).await;
     }
 }

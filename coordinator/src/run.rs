@@ -749,24 +749,15 @@ impl<'a> Run<'a> {
         let patience = self.args.reconnect;
         let why = self.connected.why_lost().await;
         self.say(format!("{why}; its jobs go on; trying to reach it again for {patience:?}"));
-        let to_output = self.output.sender.clone();
-        let again = {
-            let mut reaching = std::pin::pin!(self.connected.reach_again(patience));
-            loop {
-                tokio::select! {
-                    again = &mut reaching => break Ok(again),
-                    permit = to_output.reserve(), if !self.for_output.is_empty() => pass_on(permit, &mut self.for_output),
-                    number = self.signals.next() => break Err(number),
-                }
+        let reaching = self.connected.reach_again(patience);
+        let reached = beside(reaching, &self.output.sender, &mut self.for_output, &mut self.signals).await;
+        match reached {
+            Ok(true) => {}
+            Ok(false) => {
+                self.lost().await;
+                return false;
             }
-        };
-        let again = match again {
-            Ok(again) => again,
             Err(number) => return self.leave(number),
-        };
-        if !again {
-            self.lost().await;
-            return false;
         }
         self.say("connected again".into());
         if self.signalled.0 > 0 {
@@ -899,6 +890,23 @@ const BEHIND: usize = 64;
 pub(crate) fn pass_on<T>(permit: Result<Permit<'_, T>, SendError<()>>, waiting: &mut VecDeque<T>) {
     if let (Ok(permit), Some(message)) = (permit, waiting.pop_front()) {
         permit.send(message);
+    }
+}
+
+/// Waits for `work`, or for a signal, while what is to be written goes on being written.
+pub(crate) async fn beside<T, R>(
+    work: impl Future<Output = R>,
+    to: &Sender<T>,
+    waiting: &mut VecDeque<T>,
+    signals: &mut Signals,
+) -> Result<R, u8> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return Ok(done),
+            permit = to.reserve(), if !waiting.is_empty() => pass_on(permit, waiting),
+            number = signals.next() => return Err(number),
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::exit::{self, Exit};
 use crate::format::{ClientTimes, ResultFormat};
 use crate::jobs::{Format, Jobs, members};
-use crate::run::{Connected, GRACE, RunArgs, UNWATCHED_WAIT, agent_ended, describe, not_writable, pass_on, until};
+use crate::run::{Connected, GRACE, RunArgs, UNWATCHED_WAIT, agent_ended, beside, describe, not_writable, pass_on, until};
 use crate::signals::Signals;
 use crate::submit::{SUBMIT_BYTES, SUBMIT_JOBS};
 use bytes::Bytes;
@@ -268,19 +268,11 @@ impl Stream<'_> {
             return false;
         }
         self.say(json!({"event": "lost", "text": why}));
-        let again = {
-            let mut reaching = std::pin::pin!(self.connected.reach_again(self.args.reconnect));
-            loop {
-                tokio::select! {
-                    again = &mut reaching => break again,
-                    permit = writer.reserve(), if !self.output.is_empty() => pass_on(permit, &mut self.output),
-                    number = signals.next() => {
-                        self.signalled = (1, number);
-                        break false;
-                    }
-                }
-            }
-        };
+        let reaching = self.connected.reach_again(self.args.reconnect);
+        let again = beside(reaching, writer, &mut self.output, signals).await.unwrap_or_else(|number| {
+            self.signalled = (1, number);
+            false
+        });
         match again {
             true => self.say(json!({"event": "connected"})),
             false => self.failure = Some(Exit::unreachable(why)),

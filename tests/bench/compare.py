@@ -263,12 +263,12 @@ def first_line(command):
 
 
 def measure(contenders, rounds, count, slots, argv, only=None):
-    """Seconds per job of each, round by round."""
+    """Seconds per job of each, round by round; of some only, which run all of the jobs and no share of them."""
     times = {c.name: [] for c in contenders if only is None or c.name in only}
     for number in range(rounds):
         for contender in contenders:
             if contender.name in times:
-                jobs = max(50, int(count * contender.share))
+                jobs = count if only else max(50, int(count * contender.share))
                 times[contender.name].append(contender.run(jobs, slots, argv) / jobs)
         print(f"  {slots} slots, round {number + 1} of {rounds}", file=sys.stderr)
     return times
@@ -343,24 +343,26 @@ def resident(pid):
     return int(line.split()[1]) / 1024
 
 
+def spent(service, work):
+    """Seconds of CPU that each of our kinds of processes takes during `work`."""
+    pids = [process.pid for process in service.cluster[1]]
+    before = cpu_times(pids, service.here)
+    work()
+    after = cpu_times(pids, service.here)
+    ours = [kind for kind in sorted(after) if kind in ("coordinator", "agent") or kind.startswith("mezcal-")]
+    return {kind: after[kind] - before.get(kind, 0) for kind in ours}
+
+
 def process_costs(service, count):
     """What each of our processes costs, at work and idle."""
     argv = [*BASH, "true"]
     service.run(50, 4, argv)
     pids = [process.pid for process in service.cluster[1]]
-    times = lambda: cpu_times(pids, service.here)  # noqa: E731
-    before = times()
-    service.run(count, 4, argv)
-    after = times()
+    busy = spent(service, lambda: service.run(count, 4, argv))
     rows = ["| | CPU s per 10,000 jobs |", "|---|---|"]
-    ours = [kind for kind in after if kind in ("coordinator", "agent") or kind.startswith("mezcal-")]
-    rows += [f"| {kind} | {(after[kind] - before.get(kind, 0)) * 10_000 / count:.2f} |" for kind in sorted(ours)]
-    # What is left of the run has to be over.
-    time.sleep(2)
-    before = times()
-    time.sleep(IDLE)
-    after = times()
-    idle = [f"{kind} {(after[kind] - before.get(kind, 0)) / IDLE:.3%} of a core" for kind in sorted(ours) if kind in after]
+    rows += [f"| {kind} | {seconds * 10_000 / count:.2f} |" for kind, seconds in busy.items()]
+    rest = spent(service, lambda: time.sleep(IDLE))
+    idle = [f"{kind} {seconds / IDLE:.3%} of a core" for kind, seconds in rest.items()]
     idle.append(f"resident: coordinator {resident(pids[0]):.1f} MiB, agent {resident(pids[1]):.1f} MiB")
     return ["\n".join(rows), f"Idle, with 4 engines, over {IDLE} s: " + ", ".join(idle) + "."]
 
@@ -418,13 +420,8 @@ def main():
             parts += ["## `true` without a shell, 4 at a time", table(times, "bare spawn loop", "ms per job", 1000)]
             for seconds, waves in LENGTHS:
                 count = 48 * waves
-                shares = {c.name: c.share for c in contenders}
-                for contender in contenders:
-                    contender.share = 1.0
                 times = measure(contenders, max(3, given.rounds // 2), count, 48, ["sleep", str(seconds)], only={
                     "bare spawn loop", "xargs", "Mezcal, embedded", "Mezcal, service over QUIC", "Mezcal, between namespaces", "GNU Parallel", "HyperQueue"})
-                for contender in contenders:
-                    contender.share = shares[contender.name]
                 ideal = {"ideal": [seconds / 48] * len(next(iter(times.values()))), **times}
                 parts += [
                     f"## {count} × `sleep {seconds}` on 48 slots: makespan against the ideal of {seconds * waves:g} s",

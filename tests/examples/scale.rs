@@ -15,10 +15,11 @@ use mezcal_common::clock::{BootInstant, WallTime};
 use mezcal_common::ids::{AttemptId, BatchId, EngineIndex, Epoch, JobNumber, SessionId, StoreId};
 use mezcal_common::job::BatchContext;
 use mezcal_common::outcome::{Ended, Outcome, Span, WaitStatus};
-use mezcal_common::wire::agent::{Hello, ToAgent, ToCoordinator};
+use mezcal_common::wire::agent::{ToAgent, ToCoordinator};
 use mezcal_common::wire::client::{BatchTerms, Submission};
 use mezcal_common::wire::engine::{FromEngine, ToEngine};
 use mezcal_coordinator::scheduler::{Effect, Event, Scheduler};
+use mezcal_tests::placement::hello;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
@@ -313,17 +314,7 @@ impl World<'_> {
 
     fn connect(&mut self) {
         for host in 0..self.work.hosts {
-            let hello = Hello {
-                versions: (1, 1),
-                program: String::new(),
-                keeper: 1,
-                boot_id: [0; 16],
-                slots: self.work.slots as u16,
-                aliases: vec![],
-                cpus: 1,
-                memory: 0,
-                users: None,
-            };
+            let hello = hello(self.work.slots as u16);
             let event = Event::AgentHello { session: SessionId(host as u64), name: format!("h{host}"), hello };
             self.scheduler.handle(event, self.at());
             for engine in 0..self.work.slots {

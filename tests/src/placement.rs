@@ -15,6 +15,12 @@ const SLOTS: u16 = 4;
 const SUBMITTED: usize = 4096;
 const NOW: BootInstant = BootInstant(Duration::from_secs(1000));
 
+/// What the agent of a host with so many slots says first.
+pub fn hello(slots: u16) -> Hello {
+    let (program, aliases) = (String::new(), vec![]);
+    Hello { versions: (1, 1), program, keeper: 1, boot_id: [0; 16], slots, aliases, cpus: 1, memory: 0, users: None }
+}
+
 /// Hosts of four slots each that report, pull and get jobs of one batch.
 pub struct Placing {
     scheduler: Scheduler,
@@ -43,19 +49,8 @@ impl Placing {
         let terms = BatchTerms::new(BatchContext::new(batch, "/".into(), 0o22), Duration::from_secs(60));
         scheduler.handle(Event::Open { user: "okazaki".into(), terms: Box::new(terms) }, NOW);
         for host in 0..hosts {
-            let hello = Hello {
-                versions: (1, 1),
-                program: String::new(),
-                keeper: 1,
-                boot_id: [0; 16],
-                slots: SLOTS,
-                aliases: vec![],
-                cpus: 1,
-                memory: 0,
-                users: None,
-            };
             let session = SessionId(host as u64);
-            scheduler.handle(Event::AgentHello { session, name: format!("h{host}"), hello }, NOW);
+            scheduler.handle(Event::AgentHello { session, name: format!("h{host}"), hello: hello(SLOTS) }, NOW);
             let (queued, running, unacknowledged) = (vec![], vec![], vec![]);
             let inventory =
                 ToCoordinator::Inventory { queued, running, unacknowledged, containment: Containment::Cgroup2, clock_offset: None };

@@ -39,6 +39,8 @@ const CHANNEL_DEPTH: usize = 1024;
 /// How long the first message of the side that was connected to, or to it, may take. A peer that dies in the middle of a handshake and
 /// comes back answers nothing (stateless resets are for complete ones, RFC 9000 §10.3): without this, it is missed after [`IDLE_TIMEOUT`].
 pub const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+/// How long the last packets may take to leave.
+pub const LAST_PACKETS: Duration = Duration::from_millis(10);
 /// How long a connection may outlive its channel.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Bytes gathered into one write.

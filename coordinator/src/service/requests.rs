@@ -14,6 +14,15 @@ use std::collections::{BTreeMap, HashMap};
 /// Batches that a message names.
 const MANY: usize = 10;
 
+/// Somebody wants to follow a batch.
+pub(super) struct Follow {
+    pub(super) client: ClientId,
+    user: String,
+    pub(super) request: u64,
+    batch: String,
+    wish: Attachment,
+}
+
 /// For whoever wants something kept while nothing can be.
 pub(super) fn not_stored(why: &str) -> String {
     format!("the coordinator's store cannot be written ({why}); running jobs go on, and nothing new is accepted until it can")
@@ -82,12 +91,7 @@ impl Service {
                 return self.tell_client(id, ToClient::Why { request, reasons });
             }
             ToService::OutputTaken { batch, job, bytes } => Event::OutputTaken { batch, job, bytes },
-            ToService::Attach { request, batch, wish } => {
-                if self.is_on_its_way(&user, &batch) {
-                    return self.too_early.push((id, ToService::Attach { request, batch, wish }));
-                }
-                return self.attach(id, &user, request, &batch, wish);
-            }
+            ToService::Attach { request, batch, wish } => return self.attach(Follow { client: id, user, request, batch, wish }),
             ToService::Batches { request, all } => return self.list_batches(id, &user, request, all),
             ToService::Retry { request, batch, failed } => {
                 match self.retry(&user, &batch, failed, now) {
@@ -182,38 +186,30 @@ impl Service {
         }
     }
 
-    /// Whether a batch has been opened and is not in the store yet.
-    fn is_on_its_way(&self, user: &str, name: &str) -> bool {
-        let Some(kept) = &self.kept else { return false };
-        let stored = |batch: &BatchId| self.batches.get(batch).is_some_and(|known| known.stored);
-        self.find_batch(user, name).is_ok_and(|batch| stored(&batch) && matches!(kept.reader.batch(batch), Ok(None)))
-    }
-
-    fn attach(&mut self, id: ClientId, user: &str, request: u64, name: &str, wish: Attachment) {
-        let found = self.find_batch(user, name).and_then(|batch| {
-            let status = self.status(batch)?;
-            let watches = self.clients.get(&id).map(|client| &client.watches);
-            if watches.is_some_and(|watches| watches.contains_key(&batch)) {
-                return Err("this connection follows that batch already".into());
-            }
-            Ok((batch, status))
+    /// Lets a client follow a batch; one that is on its way to the store, when it is there.
+    pub(super) fn attach(&mut self, asked: Follow) {
+        let found = self.find_batch(&asked.user, &asked.batch).and_then(|batch| {
+            let row = self.reader()?.batch(batch).map_err(|e| crate::exit::chain(&e))?;
+            Ok((batch, row))
         });
-        let batch = found.map(|(batch, status)| {
-            self.watch(id, batch, Watch::attached(wish));
-            Box::new(status)
+        let follows = |batch| self.clients.get(&asked.client).is_some_and(|client| client.watches.contains_key(batch));
+        let found = match found {
+            Ok((batch, None)) if self.batches.get(&batch).is_some_and(|known| known.stored) => return self.too_early.push(asked),
+            Ok((_, None)) => Err("that batch is not kept: it ends with its client".into()),
+            Ok((batch, Some(_))) if follows(&batch) => Err("this connection follows that batch already".into()),
+            Ok((batch, Some(row))) => Ok((batch, row)),
+            Err(why) => Err(why),
+        };
+        let batch = found.map(|(batch, row)| {
+            self.watch(asked.client, batch, Watch::attached(asked.wish));
+            Box::new(self.with_placed(row))
         });
-        self.tell_client(id, ToClient::Attached { request, batch });
+        self.tell_client(asked.client, ToClient::Attached { request: asked.request, batch });
     }
 
     fn reader(&self) -> Result<&crate::store::Reader, String> {
         let none = "this coordinator keeps nothing: it is a run's own (`coordinator serve` has a store)";
         self.kept.as_ref().map(|kept| &kept.reader).ok_or_else(|| none.into())
-    }
-
-    fn status(&self, batch: BatchId) -> Result<BatchStatus, String> {
-        let row = self.reader()?.batch(batch).map_err(|e| crate::exit::chain(&e))?;
-        let row = row.ok_or("that batch is not kept: it ends with its client")?;
-        Ok(self.with_placed(row))
     }
 
     fn with_placed(&self, BatchRow { serial, status }: BatchRow) -> BatchStatus {

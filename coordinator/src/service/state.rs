@@ -2,6 +2,7 @@
 
 use super::delivery::{Batch, Watch};
 use super::observe::Observed;
+use super::requests::{Follow, not_stored};
 use super::{Adjustable, ClientId, FromStore, Input, Reader, Settings, Writer};
 use crate::enrol::Enrolment;
 use crate::scheduler::{Effect, Event, Record, Scheduler, Wanted};
@@ -12,7 +13,7 @@ use mezcal_common::job::Stop;
 use mezcal_common::timer::BootTimer;
 use mezcal_common::wire::agent::{LogHeader, ToAgent, ToCoordinator};
 use mezcal_common::wire::bulk::BulkReceiver;
-use mezcal_common::wire::client::{ToClient, ToService};
+use mezcal_common::wire::client::ToClient;
 use mezcal_common::wire::endpoint::{Peer, close};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -131,8 +132,8 @@ pub(super) struct Service {
     pub(super) next_request: u64,
     /// Batches that were made of ended ones, until they are safe: who asked, by which request, and for how many jobs.
     pub(super) retried: HashMap<BatchId, (ClientId, u64, u64)>,
-    /// Requests about batches that are on their way to the store.
-    pub(super) too_early: Vec<(ClientId, ToService)>,
+    /// Those who want to follow batches that are on their way to the store.
+    pub(super) too_early: Vec<Follow>,
     pub(super) stopping: bool,
     /// For what is read beside the loop; does not keep the loop alive.
     pub(super) inputs: mpsc::WeakSender<Input>,
@@ -325,10 +326,7 @@ impl Service {
                 }
                 kept.committed(through);
                 kept.specs.extend(specs);
-                let now = BootInstant::now();
-                std::mem::take(&mut self.too_early)
-                    .into_iter()
-                    .for_each(|(client, request)| self.client_message(client, request, now));
+                std::mem::take(&mut self.too_early).into_iter().for_each(|asked| self.attach(asked));
             }
             FromStore::Trouble(why) => {
                 if kept.trouble.as_ref() != Some(&why) {
@@ -340,11 +338,9 @@ impl Service {
                     Effect::Accepted { batch, closed: false, .. } => Some(*batch),
                     _ => None,
                 });
-                let (waiting, reason) = (waiting.collect::<BTreeSet<_>>(), super::requests::not_stored(&why));
-                for (client, request) in std::mem::take(&mut self.too_early) {
-                    if let ToService::Attach { request, .. } = request {
-                        self.tell_client(client, ToClient::Attached { request, batch: Err(reason.clone()) });
-                    }
+                let (waiting, reason) = (waiting.collect::<BTreeSet<_>>(), not_stored(&why));
+                for Follow { client, request, .. } in std::mem::take(&mut self.too_early) {
+                    self.tell_client(client, ToClient::Attached { request, batch: Err(reason.clone()) });
                 }
                 for batch in waiting {
                     self.tell_watchers(batch, &ToClient::Refused { reason: reason.clone() });
