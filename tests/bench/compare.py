@@ -29,6 +29,8 @@ RELEASE = ROOT / "target/release"
 BASH = ["bash", "-o", "pipefail", "-c"]
 #: Seconds over which idle processes are watched.
 IDLE = 20
+#: The programs beside our own that are run.
+EXAMPLES = ("spawn_loop", "million", "durable", "cancel_latency", "article")
 #: Lengths of jobs in seconds, and how many there are for each of 48 slots.
 LENGTHS = ((1.0, 4), (0.1, 10), (0.01, 20), (0.001, 50))
 
@@ -384,13 +386,27 @@ def machine():
     return f"{os.cpu_count()} × {cpu}, Linux {platform.release()}, {first_line(['bash', '--version'])}"
 
 
+def positive(text):
+    """A number of rounds or jobs."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
 def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--rounds", type=int, default=7)
-    options.add_argument("--jobs", type=int, default=1500)
+    options.add_argument("--rounds", type=positive, default=7)
+    options.add_argument("--jobs", type=positive, default=1500)
     options.add_argument("--peers", default=sys.executable, metavar="PYTHON")
     options.add_argument("--report", type=Path, default=ROOT / "BENCHMARKS.md")
     given = options.parse_args()
+    if not shutil.which(given.peers):
+        options.error(f"--peers {given.peers}: there is no such interpreter")
+    wanted = ("coordinator", "agent", "certs", *(f"examples/{name}" for name in EXAMPLES))
+    missing = [name for name in wanted if not (RELEASE / name).exists()]
+    if missing:
+        options.error(f"not there below {RELEASE}: {', '.join(missing)}; cargo build --release --workspace --bins --examples")
     plots = given.report.parent / "docs/benchmarks"
     plots.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:

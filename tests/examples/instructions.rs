@@ -13,10 +13,18 @@ const HEAD: &str = "# Instructions per thing\n\nWritten by `cargo run --release 
 
 fn main() -> ExitCode {
     let argument = std::env::args().nth(1);
+    if let Some(unknown) = argument.as_deref().filter(|word| *word != "--write" && CASES.iter().all(|case| case.name != *word)) {
+        eprintln!("instructions: what is {unknown:?}? Nothing, or --write");
+        return ExitCode::from(2);
+    }
     if let Some(case) = CASES.iter().find(|case| Some(case.name) == argument.as_deref()) {
         let mut work = (case.prepare)();
         measured(&mut work);
         return ExitCode::SUCCESS;
+    }
+    if let Err(e) = Command::new("valgrind").arg("--version").output() {
+        eprintln!("instructions: valgrind cannot be started: {e} (Debian: apt install valgrind)");
+        return ExitCode::from(2);
     }
     let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks/instructions.md");
     let counts: Vec<(&str, u64)> = CASES.iter().map(|case| (case.name, count(case))).collect();
@@ -46,7 +54,7 @@ fn count(case: &Case) -> u64 {
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--toggle-collect=*micro*measured*"])
         .arg(own)
         .arg(case.name);
-    let output = valgrind.output().expect("valgrind can be started (Debian: apt install valgrind)");
+    let output = valgrind.output().expect("it could be started before");
     let said = String::from_utf8_lossy(&output.stderr);
     let collected = said.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse::<u64>().ok());
     collected.unwrap_or_else(|| panic!("callgrind counted nothing for {:?}:\n{said}", case.name)) / COUNT as u64
