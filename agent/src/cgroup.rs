@@ -3,7 +3,7 @@
 //! ```text
 //!  where the keeper was started      what systemd delegated, a container's root, or any group that we may write to
 //!  └─ mezcal-…                       claimed by the keeper, given up at its end
-//!     ├─ supervisor                  keeper and engines
+//!     ├─ supervisor                  keeper and engines of a service; those of an embedded run stay where they were started
 //!     └─ slot-1-7                    the leaf of one engine's attempt
 //! ```
 //!
@@ -15,7 +15,7 @@
 //! other than ours is in it. Also a hybrid system's `unified` hierarchy serves: `cgroup.kill` and `cpu.stat` need no controller.
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::fs;
 use std::io::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
@@ -28,9 +28,21 @@ const STALE_DEATH: Duration = Duration::from_secs(10);
 const PREFIX: &str = "mezcal-";
 const SUPERVISOR: &str = "supervisor";
 
+/// Where keeper and engines are. A move costs the whole host a grace period of RCU, about 10 ms, and so does the way back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seat {
+    /// In the place: its successor can kill them with what they run, and the group above can pass controllers on.
+    Inside,
+    /// Where the keeper was started. It shares its parent's fate, and that is there, too.
+    Outside,
+}
+
 /// The keeper's place.
 #[derive(Debug)]
 pub(crate) struct Place {
+    seat: Seat,
+    /// Locked, so that another keeper does not take this place for one that was left.
+    _claim: OwnedFd,
     base: PathBuf,
     dir: PathBuf,
     memory: bool,
@@ -39,11 +51,11 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Makes a place called `mezcal-NAME` and moves this process into it. What a dead keeper left under the same name is killed.
+    /// Makes a place called `mezcal-NAME` and takes the seat. What a dead keeper left under the same name is killed.
     ///
     /// # Errors
     /// Why there is none: no version 2 hierarchy, no permission, a kernel without `cgroup.kill`.
-    pub(crate) fn claim(name: &str) -> Result<Self> {
+    pub(crate) fn claim(name: &str, seat: Seat) -> Result<Self> {
         let base = own_group()?;
         remove_empty(&base);
         let dir = base.join(format!("{PREFIX}{name}"));
@@ -51,7 +63,8 @@ impl Place {
             end_stale(&dir)?;
         }
         fs::create_dir(&dir).map_err(|e| named(&dir, e))?;
-        let mut place = Self { base, dir, memory: false, enabled: false };
+        let claim = lock(&dir).map_err(|e| named(&dir, e))?;
+        let mut place = Self { seat, _claim: claim, base, dir, memory: false, enabled: false };
         match place.settle() {
             Ok(()) => Ok(place),
             Err(e) => {
@@ -65,9 +78,11 @@ impl Place {
         if !self.dir.join("cgroup.kill").exists() {
             return Err(Error::new(ErrorKind::Unsupported, "the kernel has no cgroup.kill (Linux 5.14)"));
         }
-        let supervisor = self.dir.join(SUPERVISOR);
-        fs::create_dir(&supervisor).map_err(|e| named(&supervisor, e))?;
-        write(&supervisor.join("cgroup.procs"), "0")?;
+        if self.seat == Seat::Inside {
+            let supervisor = self.dir.join(SUPERVISOR);
+            fs::create_dir(&supervisor).map_err(|e| named(&supervisor, e))?;
+            write(&supervisor.join("cgroup.procs"), "0")?;
+        }
         let has_memory = |file: &str| fs::read_to_string(file).is_ok_and(|t| t.split_ascii_whitespace().any(|c| c == "memory"));
         let file = |dir: &Path, name: &str| dir.join(name).display().to_string();
         if !has_memory(&file(&self.dir, "cgroup.controllers")) && has_memory(&file(&self.base, "cgroup.controllers")) {
@@ -87,15 +102,6 @@ impl Place {
     /// Where the attempts of one engine go.
     pub(crate) fn leaves(&self, slot: u16) -> Leaves {
         Leaves::new(self.dir.clone(), slot, self.memory)
-    }
-
-    /// What an engine must be told to find its leaves.
-    pub(crate) fn arguments(&self) -> Vec<String> {
-        let mut args = vec!["--cgroup".to_owned(), self.dir.display().to_string()];
-        if self.memory {
-            args.push("--memory-controller".into());
-        }
-        args
     }
 
     /// Its directory.
@@ -122,7 +128,9 @@ impl Place {
             let _ = write(&self.base.join("cgroup.subtree_control"), "-memory");
         }
         // What cannot be removed is removed by the next one that starts here, or goes with the service manager's unit.
-        let _ = write(&self.base.join("cgroup.procs"), "0");
+        if self.seat == Seat::Inside {
+            let _ = write(&self.base.join("cgroup.procs"), "0");
+        }
         remove_tree(&self.dir);
     }
 }
@@ -306,12 +314,19 @@ fn end_stale(dir: &Path) -> Result<()> {
 fn remove_empty(base: &Path) {
     for dir in children(base) {
         let ours = dir.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(PREFIX));
-        // A keeper that is just starting is in its group a moment after it has made it.
+        // A keeper that is just starting claims its group a moment after it has made it.
         let old = fs::metadata(&dir).and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
-        if ours && !populated(&dir) && old.is_some_and(|age| age > STALE_DEATH) {
+        if ours && !populated(&dir) && old.is_some_and(|age| age > STALE_DEATH) && lock(&dir).is_ok() {
             remove_tree(&dir);
         }
     }
+}
+
+/// Locks a group's directory for as long as the descriptor is open; fails if somebody else has.
+fn lock(dir: &Path) -> Result<OwnedFd> {
+    let fd = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(fd)
 }
 
 /// Removes a group and what jobs have made below it. What is not empty stays, and is removed with its parent or by the next keeper.

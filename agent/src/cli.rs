@@ -2,7 +2,6 @@
 
 use crate::config::{AgentConfig, RunAs};
 use crate::driver::{self, AgentParts, Left, Renewal};
-use crate::engine::driver::EngineArgs;
 use crate::keeper::driver::{KeeperArgs, PREDECESSOR};
 use crate::users;
 use anyhow::Context;
@@ -73,25 +72,22 @@ struct HiddenCli {
 /// Its verbs.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Hidden {
-    /// One slot.
-    Engine(EngineArgs),
-    /// The engines' parent.
+    /// The engines' parent, and the engines.
     Keeper(KeeperArgs),
 }
 
 impl Hidden {
-    /// If this process was started with one of these verbs, that one. Known before anything else is: a host may start dozens of engines at
-    /// once, and describing all verbs takes longer than an engine needs to begin.
+    /// If this process was started with one of these verbs, that one. Known before anything else is: describing all verbs takes longer than
+    /// a keeper needs to begin.
     pub fn of_this_process() -> Option<Self> {
         let first = std::env::args_os().nth(1)?;
-        (first == "engine" || first == "keeper").then(|| HiddenCli::parse().verb)
+        (first == "keeper").then(|| HiddenCli::parse().verb)
     }
 
     /// Runs the process to its end.
     pub fn run(self) -> ExitCode {
         mezcal_common::logging::init("warn");
         let (name, result) = match self {
-            Hidden::Engine(args) => ("engine", crate::engine::driver::run(&args)),
             Hidden::Keeper(args) => {
                 // A session of its own: no terminal's signals reach what runs below, and no job can wait for its keyboard.
                 // EPERM: it leads one already, as the first process of a unit does.

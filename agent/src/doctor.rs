@@ -112,8 +112,7 @@ fn coordinator(config: &AgentConfig, credentials: &Credentials) -> Finding {
                     );
                 }
                 let (round_trip, datagram) = peer.path();
-                peer.close(close::DONE, "");
-                connector.flush(VERDICT).await;
+                peer.leave(close::DONE, "").await;
                 let seen = format!(
                     "{} answers within {:.1} ms; datagrams of {datagram} bytes get through",
                     config.coordinator,

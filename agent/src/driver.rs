@@ -18,7 +18,7 @@ use mezcal_common::service_manager;
 use mezcal_common::timer::BootTimer;
 use mezcal_common::wire::agent::{self, Hello, ToAgent, ToCoordinator};
 use mezcal_common::wire::codec;
-use mezcal_common::wire::endpoint::{ConnectError, Connector, LAST_PACKETS, Peer, close};
+use mezcal_common::wire::endpoint::{ConnectError, Connector, Peer, close};
 use mezcal_common::wire::engine::{FromEngine, FromKeeper, ToEngine, ToKeeper};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::VecDeque;
@@ -478,10 +478,7 @@ async fn keep_connected(
     let mut last_complaint = String::new();
     loop {
         let error = one_connection(&connector, &address, patience, &hello, &inputs, &mut failures, &mut leaving).await;
-        let Some(error) = error else {
-            connector.flush(LAST_PACKETS).await;
-            return;
-        };
+        let Some(error) = error else { return };
         failures += 1;
         let text = chain(&error);
         // The same complaint once: an agent may wait for its coordinator for weeks.
@@ -543,7 +540,7 @@ async fn one_connection(
     *failures = 0;
     let sender = channel.sender;
     if inputs.send(Input::Connected { sender, peer: peer.clone(), store, lease, first_engine, clock, hello: sent }).await.is_err() {
-        peer.close(close::DONE, "");
+        peer.leave(close::DONE, "").await;
         return None;
     }
     loop {
@@ -551,6 +548,7 @@ async fn one_connection(
             message = channel.receiver.recv() => match message {
                 Some(message) => {
                     if inputs.send(Input::Message(message)).await.is_err() {
+                        peer.leave(close::DONE, "").await;
                         return None;
                     }
                 }
@@ -563,7 +561,7 @@ async fn one_connection(
             () = left(leaving) => {
                 // The coordinator closes once it has our goodbye; it is the receiver of the last message.
                 let _ = tokio::time::timeout(Duration::from_secs(1), peer.closed()).await;
-                peer.close(close::DONE, "agent stopped");
+                peer.leave(close::DONE, "agent stopped").await;
                 return None;
             }
         }

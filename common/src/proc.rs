@@ -45,6 +45,27 @@ pub fn ignored_signals() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
+/// Gives this process another name, for top(1) and ps(1): its `comm` (the first word) and its command line, each as far as it has room
+/// (proc(5)). To be called while there is one thread only.
+pub fn rename(name: &str) {
+    if let Ok(comm) = std::ffi::CString::new(name.split(' ').next().unwrap_or(name)) {
+        let _ = rustix::thread::set_name(&comm);
+    }
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().map(str::parse::<usize>);
+    // The fields `arg_start` and `arg_end`, 48 and 49; what follows the parenthesis is the third.
+    let (Some(Ok(from)), Some(Ok(to))) = (fields.nth(45), fields.next()) else { return };
+    if from == 0 || to <= from {
+        return;
+    }
+    let text = name.bytes().chain(std::iter::repeat(0)).take(to - from - 1).chain([0]);
+    for (at, byte) in (from..to).zip(text) {
+        // SAFETY: the kernel has put the arguments there, on the stack, for the program to write to as in `main(argc, argv)` of C; nobody else
+        // reads or writes them now, and they end with a NUL byte as before.
+        unsafe { std::ptr::with_exposed_provenance_mut::<u8>(at).write_volatile(byte) };
+    }
+}
+
 /// The kernel's random id of this boot.
 pub fn boot_id() -> [u8; 16] {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")

@@ -7,7 +7,7 @@ use mezcal_common::clock::WallTime;
 use mezcal_common::identity::{self, Role};
 use mezcal_common::wire::bulk::{BulkReceiver, CutShort};
 use mezcal_common::wire::client::{ALPN, ToClient, ToService, VERSIONS};
-use mezcal_common::wire::endpoint::{Connector, LAST_PACKETS, Peer, close};
+use mezcal_common::wire::endpoint::{Connector, Peer, close};
 use mezcal_common::wire::enrol;
 use mezcal_common::wire::tls::{Credentials, CredentialsError, first_certificate};
 use std::path::{Path, PathBuf};
@@ -188,7 +188,6 @@ impl Remote {
         {
             tracing::debug!("the certificate is not renewed: {why}");
         }
-        self.peer.close(close::DONE, "");
-        self.connector.flush(LAST_PACKETS).await;
+        self.peer.leave(close::DONE, "").await;
     }
 }

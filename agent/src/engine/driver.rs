@@ -13,12 +13,13 @@ use mezcal_common::clock::{BootInstant, WallTime};
 use mezcal_common::ids::AttemptId;
 use mezcal_common::job::{BatchContext, Capture};
 use mezcal_common::outcome::{Containment, Tail};
+use mezcal_common::proc;
 use mezcal_common::timer;
 use mezcal_common::wire::agent::Stream;
 use mezcal_common::wire::codec;
 use mezcal_common::wire::engine::{EngineToKeeper, FromEngine, KeeperToEngine, OUTPUT_WINDOW, ToEngine};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::io::{Error, Result};
@@ -40,52 +41,43 @@ const KEEPER_BEHIND: usize = 1024;
 /// Requests that may follow one attempt's output at a time.
 const MAX_FOLLOWERS: usize = 16;
 
-/// What a keeper tells an engine on its command line.
-#[derive(Clone, Debug, clap::Args)]
-pub struct EngineArgs {
-    /// This engine's slot, from 0.
-    #[arg(long)]
-    pub slot: u16,
+/// What an engine is told by its keeper.
+#[derive(Debug)]
+pub(crate) struct EngineArgs {
+    /// Its slot, from 0.
+    pub(crate) slot: u16,
     /// The host's name, for the job's environment.
-    #[arg(long)]
-    pub host: String,
-    /// Kill the attempt when the agent goes.
-    #[arg(long)]
-    pub one_fate: bool,
-    /// Control group in which the leaves of attempts are made.
-    #[arg(long)]
-    pub cgroup: Option<std::path::PathBuf>,
-    /// It has the memory controller.
-    #[arg(long)]
-    pub memory_controller: bool,
+    pub(crate) host: String,
+    /// It kills the attempt when the agent goes.
+    pub(crate) one_fate: bool,
+    /// Where attempts are born; none: in this process's own group.
+    pub(crate) leaves: Option<Leaves>,
 }
 
-/// Runs an engine until its keeper goes away. Descriptor 0 is the keeper's socket.
+/// Runs an engine until its keeper goes away, in a process that the keeper has made for it. `lock` is held as long as it lives.
 ///
 /// # Errors
 /// What the system refuses at start, or a broken invariant of poll(2) and friends.
-pub fn run(args: &EngineArgs) -> Result<()> {
-    let keeper = take_stdin()?;
-    seal_descriptors();
+pub(crate) fn run(args: EngineArgs, keeper: OwnedFd, lock: Option<OwnedFd>) -> Result<()> {
+    proc::rename(&format!("mezcal-engine {}", args.slot));
+    // An engine prints nothing, and whoever reads the keeper's output is not to wait for it.
+    rustix::stdio::dup2_stdout(lock.as_ref().map_or_else(|| rustix::stdio::stdin(), AsFd::as_fd))?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let children = child_signals()?;
     let spawned = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let (jobs, to_spawner) = mpsc::channel();
     let (started, from_spawner) = mpsc::channel();
-    let leaves = args.cgroup.clone().map(|dir| Leaves::new(dir, args.slot, args.memory_controller));
-    let containment = if leaves.is_some() { Containment::Cgroup2 } else { Containment::Subreaper };
-    let mut around = Surroundings::new(args.slot, args.host.clone(), leaves)?;
+    let containment = if args.leaves.is_some() { Containment::Cgroup2 } else { Containment::Subreaper };
+    let mut around = Surroundings::new(args.slot, args.host, args.leaves)?;
     let wake = spawned.try_clone()?;
     let awaited = Arc::new(AtomicBool::new(false));
     let asked = awaited.clone();
     std::thread::Builder::new().name("spawner".into()).spawn(move || spawner(&mut around, &to_spawner, &started, &wake, &asked))?;
-    shrink();
     let mut driver = Driver {
         engine: Engine::new(args.one_fate, containment),
         counters: HostCounters::open(),
         to_keeper: VecDeque::new(),
         followers: Vec::new(),
-        unshrunk: true,
         keeper: Some(keeper),
         agent: None,
         children,
@@ -116,8 +108,6 @@ struct Driver {
     to_keeper: VecDeque<EngineToKeeper>,
     /// Requests that are being shown the output of the attempt.
     followers: Vec<u64>,
-    /// No attempt has ended yet.
-    unshrunk: bool,
     /// None once it is gone; what runs is being killed then.
     keeper: Option<OwnedFd>,
     agent: Option<AgentLink>,
@@ -202,10 +192,6 @@ impl Driver {
                 Effect::Send(message) => {
                     self.send(&message)?;
                     if matches!(message, FromEngine::Finished { .. }) {
-                        if std::mem::take(&mut self.unshrunk) {
-                            // What the first attempt has needed besides is not needed again.
-                            shrink();
-                        }
                         for request in std::mem::take(&mut self.followers) {
                             self.send(&FromEngine::ShownAll { request })?;
                         }
@@ -639,26 +625,4 @@ pub(crate) fn child_signals() -> Result<OwnedFd> {
         }
         Ok(<OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd))
     }
-}
-
-/// Gives back the memory that starting has taken, and forgets its peak: execve(2) passes the peak on to jobs (`ru_maxrss`), and what a
-/// job used can only be told from it when it is larger.
-fn shrink() {
-    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
-    let mut code: Option<(usize, usize)> = None;
-    for line in maps.lines() {
-        // Addresses are in lower case, and what is said of them begins with a capital.
-        if line.starts_with(|c: char| c.is_ascii_digit() || c.is_ascii_lowercase()) {
-            let ends = line.split_once(' ').filter(|(_, rest)| rest.starts_with("r-x") && rest.contains('/'));
-            let ends = ends.and_then(|(ends, _)| ends.split_once('-'));
-            code = ends.and_then(|(from, to)| usize::from_str_radix(from, 16).ok().zip(usize::from_str_radix(to, 16).ok()));
-        } else if let Some((from, to)) = code
-            && line.strip_prefix("Anonymous:").is_some_and(|kib| kib.trim_start().starts_with("0 "))
-        {
-            // SAFETY: pages of a file that nobody has written to come back from that file when they are needed (madvise(2)).
-            unsafe { libc::madvise(from as *mut libc::c_void, to - from, libc::MADV_DONTNEED) };
-        }
-    }
-    // proc(5): 5 resets the peak. Without it, small jobs have no figure.
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
 }

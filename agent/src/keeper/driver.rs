@@ -5,8 +5,8 @@
 //! case a lock, which the engines hold too, keeps a new keeper from starting before the last engine of a dead one has ended.
 
 use super::{Effect, Event, Keeper};
-use crate::cgroup::{self, Place};
-use crate::engine::driver::{child_signals, seal_descriptors, take_child_signal, take_stdin};
+use crate::cgroup::{self, Place, Seat};
+use crate::engine::driver::{self as engine, EngineArgs, child_signals, seal_descriptors, take_child_signal, take_stdin};
 use crate::engine::{Waited, kill_with_group, wait4, wait4_or_stopped};
 use crate::packet;
 use mezcal_common::clock::BootInstant;
@@ -24,17 +24,13 @@ use rustix::process::{Pid, Signal};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result, Write};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// How long engines may take to kill their attempts when everything ends, before they are killed themselves.
 const LAST_MERCY: Duration = Duration::from_secs(15);
-/// What engines run: the program that we are, though its file may have been replaced or removed since.
-const PROGRAM: &str = "/proc/self/exe";
 /// Pause between two looks while everything ends.
-const LAST_PAUSE: Duration = Duration::from_millis(5);
+const LAST_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 /// How long the engines of a dead keeper may take to kill and end: longer than they try before they call something unkillable.
 pub const PREDECESSOR: Duration = Duration::from_secs(20);
 
@@ -85,13 +81,29 @@ struct Driver {
     killed: u32,
 }
 
+/// Two processes after a fork(2).
+enum Started {
+    /// In the keeper: the new engine.
+    There(EngineProcess),
+    /// In the new engine: its end of the socket between them.
+    Here(OwnedFd),
+}
+
 struct EngineProcess {
     pid: i32,
     /// None once the other end is closed.
     control: Option<OwnedFd>,
 }
 
-/// Runs a keeper until its agent (embedded) or its patience ends.
+/// Why the loop ends.
+enum Left {
+    /// The agent is gone, or nobody is to be expected any more.
+    Over,
+    /// This is no keeper any more but its copy, which becomes the engine of this slot and talks to the keeper here.
+    Copy { slot: u16, keeper: OwnedFd },
+}
+
+/// Runs a keeper until its agent (embedded) or its patience ends; in its copies, engines.
 ///
 /// # Errors
 /// What the system refuses: the socket, the first engine, the containment that is insisted on.
@@ -125,9 +137,19 @@ pub fn run(args: KeeperArgs) -> Result<()> {
     if let Some(agent) = agent {
         driver.greet(agent);
     }
-    let result = driver.serve();
-    driver.end();
-    result
+    match driver.serve() {
+        Ok(Left::Copy { slot, keeper }) => {
+            let args = driver.engine_args(slot);
+            let lock = driver.lock.take();
+            // The listener, the agent's socket and those of the other engines are the keeper's.
+            drop(driver);
+            engine::run(args, keeper, lock.map(Into::into))
+        }
+        result => {
+            driver.end();
+            result.map(|_| ())
+        }
+    }
 }
 
 fn claim(args: &KeeperArgs) -> Result<Option<Place>> {
@@ -139,7 +161,8 @@ fn claim(args: &KeeperArgs) -> Result<Option<Place>> {
         Some(path) => format!("engines-{:016x}", fingerprint(path)),
         None => format!("run-{}", std::process::id()),
     };
-    match Place::claim(&name) {
+    let seat = if args.socket.is_some() { Seat::Inside } else { Seat::Outside };
+    match Place::claim(&name, seat) {
         Ok(place) => Ok(Some(place)),
         Err(e) if args.containment == ContainmentWish::Cgroup2 => {
             Err(Error::new(e.kind(), format!("containment by control groups is asked for, but not to be had: {e}")))
@@ -186,10 +209,10 @@ fn listen(path: &Path, mode: u32) -> Result<OwnedFd> {
 }
 
 impl Driver {
-    fn serve(&mut self) -> Result<()> {
+    fn serve(&mut self) -> Result<Left> {
         loop {
-            if self.perform()? {
-                return Ok(());
+            if let Some(left) = self.perform()? {
+                return Ok(left);
             }
             self.flush();
             let wanted = self.keeper.poll_timeout();
@@ -198,18 +221,19 @@ impl Driver {
                 self.armed = wanted;
             }
             if self.wait()? {
-                return Ok(());
+                return Ok(Left::Over);
             }
         }
     }
 
-    /// Performs all effects; true when the process should end.
-    fn perform(&mut self) -> Result<bool> {
+    /// Performs all effects.
+    fn perform(&mut self) -> Result<Option<Left>> {
         while let Some(effect) = self.keeper.poll_effect() {
             match effect {
-                Effect::Start(engine) => match (self.start(engine.0), self.engines.get_mut(usize::from(engine.0))) {
-                    (Ok(process), Some(place)) => *place = process,
-                    (Ok(process), None) => self.engines.push(process),
+                Effect::Start(engine) => match (self.start(), self.engines.get_mut(usize::from(engine.0))) {
+                    (Ok(Started::Here(keeper)), _) => return Ok(Some(Left::Copy { slot: engine.0, keeper })),
+                    (Ok(Started::There(process)), Some(place)) => *place = process,
+                    (Ok(Started::There(process)), None) => self.engines.push(process),
                     (Err(e), None) => return Err(e),
                     (Err(e), Some(_)) => {
                         // A job that has used up processes or descriptors must not cost the other jobs their lives.
@@ -234,10 +258,10 @@ impl Driver {
                     self.keeper.handle(Event::Swept { killed, alive }, BootInstant::now());
                 }
                 Effect::Tell(message) => self.tell(message, None),
-                Effect::Exit => return Ok(true),
+                Effect::Exit => return Ok(Some(Left::Over)),
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Waits for anything, and feeds it to the core; true when everything should end.
@@ -411,24 +435,24 @@ impl Driver {
         }
     }
 
-    fn start(&self, slot: u16) -> Result<EngineProcess> {
+    /// Starts an engine as a copy of this process: starting the program anew takes ten times as long, and a host may have dozens of slots.
+    fn start(&self) -> Result<Started> {
+        debug_assert_eq!(std::fs::read_dir("/proc/self/task").map(Iterator::count).ok(), Some(1), "the copy has one thread only");
         let (control, theirs) = packet::pair()?;
-        let mut command = Command::new(PROGRAM);
-        command
-            .arg0(format!("mezcal-engine {slot}"))
-            .arg("engine")
-            .args(["--slot", &slot.to_string(), "--host", &self.args.host])
-            .stdin(Stdio::from(theirs));
-        if let Some(place) = &self.place {
-            command.args(place.arguments());
+        // SAFETY: there is no other thread that could hold a lock which nobody would release in the copy (fork(2)).
+        match unsafe { libc::fork() } {
+            0 => Ok(Started::Here(theirs)),
+            pid if pid > 0 => Ok(Started::There(EngineProcess { pid, control: Some(control) })),
+            _ => {
+                let e = Error::last_os_error();
+                Err(Error::new(e.kind(), format!("cannot start an engine: {e}")))
+            }
         }
-        match &self.lock {
-            // Engines print nothing: their standard output is there to hold the lock for as long as they live.
-            Some(lock) => command.stdout(Stdio::from(lock.try_clone()?)),
-            None => command.arg("--one-fate").stdout(Stdio::null()),
-        };
-        let child = command.spawn().map_err(|e| Error::new(e.kind(), format!("cannot start an engine: {e}")))?;
-        Ok(EngineProcess { pid: child.id() as i32, control: Some(control) })
+    }
+
+    fn engine_args(&self, slot: u16) -> EngineArgs {
+        let leaves = self.place.as_ref().map(|place| place.leaves(slot));
+        EngineArgs { slot, host: self.args.host.clone(), one_fate: self.args.socket.is_none(), leaves }
     }
 
     /// KILL to every child that is no engine, and its group; reaps: (killed, still alive).
@@ -460,7 +484,8 @@ impl Driver {
         while !left.is_empty() && BootInstant::now() < deadline {
             left.retain(|pid| matches!(wait4(pid.as_raw_nonzero().get()), Waited::Alive));
             if !left.is_empty() {
-                pause();
+                let _ = poll(&mut [PollFd::new(&self.children, PollFlags::IN)], Some(&LAST_PAUSE));
+                take_child_signal(&self.children);
             }
         }
         // With the engine list empty every child counts as an orphan, late engines included.
@@ -493,5 +518,5 @@ fn fingerprint(path: &Path) -> u64 {
 
 /// Waits a little.
 fn pause() {
-    let _ = poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: LAST_PAUSE.subsec_nanos().into() }));
+    let _ = poll(&mut [], Some(&LAST_PAUSE));
 }

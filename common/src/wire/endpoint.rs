@@ -39,8 +39,8 @@ const CHANNEL_DEPTH: usize = 1024;
 /// How long the first message of the side that was connected to, or to it, may take. A peer that dies in the middle of a handshake and
 /// comes back answers nothing (stateless resets are for complete ones, RFC 9000 §10.3): without this, it is missed after [`IDLE_TIMEOUT`].
 pub const FIRST_MESSAGE: Duration = Duration::from_secs(10);
-/// How long the last packets may take to leave.
-pub const LAST_PACKETS: Duration = Duration::from_millis(10);
+/// How long the last packet may take to leave.
+const LAST_PACKETS: Duration = Duration::from_millis(10);
 /// How long a connection may outlive its channel.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Bytes gathered into one write.
@@ -342,6 +342,22 @@ impl Peer {
         }
     }
 
+    /// Closes, unless the peer has, and waits until the packet that says so has left, for at most [`LAST_PACKETS`].
+    pub async fn leave(&self, code: u32, reason: &str) {
+        if self.connection.close_reason().is_some() {
+            return;
+        }
+        self.close(code, reason);
+        // A closed connection sends nothing else.
+        let before = self.connection.stats().udp_tx.datagrams;
+        let gone = async {
+            while self.connection.stats().udp_tx.datagrams == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        let _ = tokio::time::timeout(LAST_PACKETS, gone).await;
+    }
+
     /// Waits for the end of the connection and says why, in words.
     pub async fn closed(&self) -> String {
         explain(&self.connection.closed().await)
@@ -509,11 +525,6 @@ impl Connector {
             peer.close(close::PROTOCOL, "the channel has ended");
         }
         self.classify(address, &peer.connection.closed().await)
-    }
-
-    /// Lets the last packets out, for at most `patience`.
-    pub async fn flush(&self, patience: Duration) {
-        let _ = tokio::time::timeout(patience, self.endpoint.wait_idle()).await;
     }
 
     fn stranger(&self, address: &str, reason: String) -> ConnectError {
