@@ -1,7 +1,7 @@
 //! `coordinator run` without a cluster, as a user meets it: input, results, exit statuses, signals.
 
 use serde_json::Value;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -740,4 +740,54 @@ fn gfarm_and_hdfs_are_asked_in_their_own_words() {
         answer(Command::new(examples.join("locate-hdfs")).env("MEZCAL_WEBHDFS", &base), "/data/x y\nhdfs://nn/gone\n");
     assert_eq!(said, "/data/x y h2=134218728 h1=134217728 h3=1000\n", "{errors}");
     assert!(errors.contains("hdfs://nn/gone"), "{errors}");
+}
+
+/// Where control groups of version 2 are mounted.
+fn control_groups() -> std::path::PathBuf {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("/proc");
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 ")).expect("a mount");
+    mount.split(' ').nth(4).expect("a mount point").into()
+}
+
+#[test]
+fn a_run_that_waits_for_jobs_keeps_its_control_groups_when_others_tidy_up() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut command = coordinator(dir.path());
+    command.args(["run", "--stream", "-j", "1", "-q"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    let (mut jobs, mut results) = (child.stdin.take().expect("a pipe"), BufReader::new(child.stdout.take().expect("a pipe")));
+    let mut run = |cmd: &str| -> Value {
+        writeln!(jobs, "{}", serde_json::json!({ "cmd": cmd })).expect("written");
+        let lines = results.by_ref().lines().map(|line| serde_json::from_str::<Value>(&line.expect("a line")).expect("JSON"));
+        lines.into_iter().find(|line| line["result"].is_object()).expect("a result")
+    };
+    let first = run("sed -n 's/^0:://p' /proc/self/cgroup");
+    if first["result"]["containment"] == "cgroup2" {
+        let leaf = first["result"]["stdout_tail"].as_str().expect("text").trim();
+        // `mezcal-run-PID/slot-0-1`, wherever that is mounted.
+        let place = Path::new(leaf).parent().and_then(Path::file_name).expect("a place");
+        let place = find_directory(&control_groups(), place).expect("the place is there");
+        // What is empty and new may be about to be used; what is empty and old looks as if nobody needed it.
+        let an_hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+        std::fs::File::open(&place).and_then(|f| f.set_modified(an_hour_ago)).expect("its time is set");
+        assert_eq!(run_in(dir.path(), "{\"cmd\": \"true\"}\n", &[]).status.code(), Some(0));
+        assert!(place.exists());
+        assert_eq!(run("true")["result"]["code"], 0);
+        drop(jobs);
+        assert_eq!(child.wait().expect("our child").code(), Some(0));
+        assert!(!place.exists());
+    } else {
+        let test = "a_run_that_waits_for_jobs_keeps_its_control_groups_when_others_tidy_up";
+        let _ = writeln!(std::io::stderr(), "SKIPPED in {test}: no control groups here");
+        drop(jobs);
+        child.wait().expect("our child");
+    }
+}
+
+/// A directory of this name, somewhere below another one.
+fn find_directory(below: &Path, name: &std::ffi::OsStr) -> Option<std::path::PathBuf> {
+    let entries = std::fs::read_dir(below).ok()?.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+    let entries: Vec<_> = entries.map(|e| e.path()).collect();
+    let here = entries.iter().find(|dir| dir.file_name() == Some(name)).cloned();
+    here.or_else(|| entries.iter().find_map(|dir| find_directory(dir, name)))
 }

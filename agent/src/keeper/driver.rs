@@ -109,6 +109,8 @@ enum Left {
 /// What the system refuses: the socket, the first engine, the containment that is insisted on.
 pub fn run(args: KeeperArgs) -> Result<()> {
     seal_descriptors();
+    // For top(1): started by way of /proc, it is called after a number there.
+    let _ = rustix::thread::set_name(c"mezcal-keeper");
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let agent = if args.socket.is_some() { None } else { Some(take_stdin()?) };
     let mut lock = args.socket.as_deref().map(take_lock).transpose()?;
