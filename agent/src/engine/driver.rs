@@ -23,6 +23,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::io::{Error, Result};
+use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -30,11 +31,13 @@ use std::time::Duration;
 /// Bytes read from a pipe at a time.
 const CHUNK: usize = 16 * 1024;
 
-/// So long after an attempt is handed to the spawner, neither its answer nor the job's pipes are waited for, and the keeper is not told: a
-/// job that ends sooner wakes this thread once, by SIGCHLD, and its pipes, which hold 64 KiB, are read at its end anyway.
+/// So long after an attempt is handed to the spawner, neither its answer nor the job's pipes are waited for: a job that ends sooner wakes
+/// this thread once, by SIGCHLD, and its pipes, which hold 64 KiB, are read at its end anyway.
 const QUIET: Duration = Duration::from_millis(25);
 /// The same for a job whose output somebody looks at.
 const QUIET_WATCHED: Duration = Duration::from_millis(4);
+/// The keeper is not told of a job that ends sooner. Whatever has to be killed, it is told of at once.
+const SHORT: Duration = Duration::from_millis(250);
 
 /// Messages for a keeper that does not read, as when it is stopped; newer ones replace what older ones said.
 const KEEPER_BEHIND: usize = 1024;
@@ -93,6 +96,7 @@ pub(crate) fn run(args: EngineArgs, keeper: OwnedFd, lock: Option<OwnedFd>) -> R
         attempt: None,
         spawning: false,
         quiet_until: None,
+        short_until: None,
         held: None,
     };
     driver.run()
@@ -127,6 +131,8 @@ struct Driver {
     spawning: bool,
     /// See [`QUIET`].
     quiet_until: Option<BootInstant>,
+    /// See [`SHORT`].
+    short_until: Option<BootInstant>,
     /// A sweep that found nothing alive, kept until the far end has taken the output.
     held: Option<Swept>,
 }
@@ -168,7 +174,8 @@ impl Driver {
                     self.attempt = Some(attempt);
                     self.output = Output { streaming: context.capture == Capture::Stream, ..Output::default() };
                     let quiet = if self.output.streaming { QUIET_WATCHED } else { QUIET };
-                    self.quiet_until = Some(BootInstant::now() + quiet);
+                    let now = BootInstant::now();
+                    (self.quiet_until, self.short_until) = (Some(now + quiet), Some(now + SHORT));
                     self.spawning = true;
                     self.held = None;
                     self.jobs.send(effect).map_err(|_| Error::other("the spawner thread is gone"))?;
@@ -287,7 +294,8 @@ impl Driver {
 
     /// Has the timer fire in time. It stays as it is when it fires too early: short jobs would set it twice each.
     fn arm(&mut self) -> Result<()> {
-        let Some(due) = self.engine.poll_timeout().into_iter().chain(self.quiet_until).min() else { return Ok(()) };
+        let due = self.engine.poll_timeout().into_iter().chain(self.quiet_until).chain(self.short_until).min();
+        let Some(due) = due else { return Ok(()) };
         if self.armed.is_none_or(|armed| due < armed) {
             timer::arm(&self.timer, Some(due))?;
             self.armed = Some(due);
@@ -326,18 +334,19 @@ impl Driver {
             let _ = rustix::io::read(&self.spawned, &mut [0; 8]);
         }
         let mut ended = self.collect_spawned();
-        let lasts = self.quiet_until.is_some_and(|until| until <= BootInstant::now());
-        if self.spawning && (lasts || ready.contains(&true)) {
+        let now = BootInstant::now();
+        let is_over = |until: &mut BootInstant| *until <= now;
+        let quiet_is_over = self.quiet_until.take_if(is_over).is_some();
+        if self.spawning && (quiet_is_over || ready.contains(&true)) {
             // A child that has ended already, a cancel, or a spawn that takes its time.
             self.awaited.store(true, Ordering::SeqCst);
             ended |= self.collect_spawned();
         }
-        if lasts {
-            self.quiet_until = None;
-            self.engine.handle(Event::Lasts, BootInstant::now());
-            if let Some(processes) = &mut self.processes {
-                processes.lasts(&self.counters);
-            }
+        if self.short_until.take_if(is_over).is_some() {
+            self.engine.handle(Event::Lasts, now);
+        }
+        if let Some(processes) = self.processes.as_mut().filter(|_| quiet_is_over) {
+            processes.lasts(&self.counters);
         }
         if ready[pipes_from..].contains(&true) {
             self.drain()?;
@@ -399,25 +408,25 @@ impl Driver {
 
     /// Reads what the pipes hold.
     fn drain(&mut self) -> Result<()> {
-        let mut chunk = [0; CHUNK];
+        let mut chunk = [MaybeUninit::uninit(); CHUNK];
         for (i, stream) in [Stream::Out, Stream::Err].into_iter().enumerate() {
             while self.output.may_read() {
                 let Some(pipe) = &self.output.pipes[i] else { break };
                 let most = if self.output.streaming { CHUNK.min((OUTPUT_WINDOW - self.output.in_flight) as usize) } else { CHUNK };
                 match rustix::io::read(pipe, &mut chunk[..most]) {
-                    Ok(0) => self.output.pipes[i] = None,
-                    Ok(n) if self.output.streaming => {
-                        self.output.in_flight += n as u32;
+                    Ok(([], _)) => self.output.pipes[i] = None,
+                    Ok((data, _)) if self.output.streaming => {
+                        self.output.in_flight += data.len() as u32;
                         if let Some(attempt) = self.attempt {
-                            self.send(&FromEngine::Output { attempt, stream, data: Bytes::copy_from_slice(&chunk[..n]) })?;
+                            self.send(&FromEngine::Output { attempt, stream, data: Bytes::copy_from_slice(data) })?;
                         }
                     }
-                    Ok(n) => {
+                    Ok((data, _)) => {
                         if let Some(tail) = &mut self.output.tails[i] {
-                            tail.push(&chunk[..n]);
+                            tail.push(data);
                         }
-                        self.show(stream, &chunk[..n])?;
-                        if n < most {
+                        self.show(stream, data)?;
+                        if data.len() < most {
                             break;
                         }
                     }
@@ -467,13 +476,13 @@ impl Driver {
 
     fn on_agent(&mut self) -> Result<()> {
         let Some(link) = &mut self.agent else { return Ok(()) };
-        let mut chunk = [0; CHUNK];
+        let mut chunk = [MaybeUninit::uninit(); CHUNK];
         match rustix::net::recv(&link.socket, &mut chunk, rustix::net::RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => {
+            Ok(((_, _), 0)) => {
                 self.unlink();
                 return Ok(());
             }
-            Ok((_, n)) => link.incoming.extend_from_slice(&chunk[..n]),
+            Ok(((data, _), _)) => link.incoming.extend_from_slice(data),
             Err(Errno::INTR | Errno::AGAIN) => return Ok(()),
             Err(_) => {
                 self.unlink();

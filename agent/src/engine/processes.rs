@@ -90,12 +90,22 @@ impl HostCounters {
     }
 }
 
-/// The number behind `key` at the start of a line.
+/// The number behind `key` at the start of a line of a file in /proc.
 fn number_after(file: &OwnedFd, key: &str) -> Option<u64> {
-    let mut buffer = [0; 8192];
-    let read = rustix::io::pread(file, &mut buffer, 0).ok()?;
-    let text = std::str::from_utf8(&buffer[..read]).ok()?;
-    text.lines().find_map(|line| line.strip_prefix(key)?.split_ascii_whitespace().next()?.parse().ok())
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut offset = 0;
+    loop {
+        // Whole lines, and no more than a page of them at a time.
+        let (text, _) = rustix::io::pread(file, &mut buffer, offset).ok()?;
+        if text.is_empty() {
+            return None;
+        }
+        let lines = std::str::from_utf8(text).ok()?.lines();
+        if let Some(rest) = lines.into_iter().find_map(|line| line.strip_prefix(key)) {
+            return rest.split_ascii_whitespace().next()?.parse().ok();
+        }
+        offset += text.len() as u64;
+    }
 }
 
 /// What a look at changed children found.
