@@ -41,6 +41,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const RENEWAL_PAUSE: Duration = Duration::from_secs(2);
 /// A service without a coordinator is up all the same after this long: a host must not fail to boot for that.
 const READY_WITHOUT: Duration = Duration::from_secs(30);
+/// Room for what an engine says at once, in bytes.
+const ENGINE_MESSAGES: usize = 4096;
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -639,6 +641,8 @@ async fn talk_to_engine(
     let mut incoming = BytesMut::new();
     let mut buffer = Vec::new();
     loop {
+        // With room to spare one read is enough for all that is there.
+        incoming.reserve(ENGINE_MESSAGES);
         tokio::select! {
             read = stream.read_buf(&mut incoming) => match read {
                 Ok(0) | Err(_) => return,

@@ -4,7 +4,7 @@
 //! spawns, since either can hang on a dead mount without making the engine deaf.
 
 use super::processes::{Changed, HostCounters, Processes};
-use super::spawn::{self, Started, Surroundings};
+use super::spawn::{self, Pipe, Started, Surroundings};
 use super::{Effect, Engine, Event, Swept};
 use crate::cgroup::Leaves;
 use crate::packet;
@@ -143,10 +143,13 @@ struct AgentLink {
     outgoing: Vec<u8>,
 }
 
-/// The read ends of the pipes of one attempt, and where their bytes go.
+/// The pipes of one attempt, and where their bytes go.
 #[derive(Default)]
 struct Output {
+    /// Read ends, until they have come to their end.
     pipes: [Option<OwnedFd>; 2],
+    /// See [`Pipe`].
+    writers: [Option<OwnedFd>; 2],
     tails: [Option<Tail>; 2],
     streaming: bool,
     /// Streamed bytes that the far end has not taken.
@@ -229,6 +232,7 @@ impl Driver {
             if discard_output {
                 self.output.streaming = false;
             }
+            self.output.writers = [None, None];
             self.drain()?;
             if self.output.streaming && self.output.pipes.iter().any(Option::is_some) {
                 // Everything is dead; what it wrote is still being taken, for as long as that takes.
@@ -380,7 +384,10 @@ impl Driver {
         let result = result.map(|started| {
             self.processes = Some(Processes::new(started.pid, started.born, began));
             self.output.tails = [&started.out, &started.err].map(|pipe| pipe.as_ref().map(|_| Tail::default()));
-            self.output.pipes = [started.out, started.err];
+            let [(out, out_writer), (err, err_writer)] =
+                [started.out, started.err].map(|pipe| pipe.map(|Pipe { read, write }| (read, write)).unzip());
+            self.output.pipes = [out, err];
+            self.output.writers = [out_writer, err_writer];
         });
         self.engine.handle(Event::Spawned(result), BootInstant::now());
         if let Some(processes) = self.processes.as_mut().filter(|_| self.quiet_until.is_none()) {

@@ -32,12 +32,19 @@ pub(super) struct Surroundings {
     ignored: u64,
 }
 
-/// A job that runs, and the ends of the pipes that take its output.
+/// A pipe that takes output. As long as its write end is open here as well, the end of a job shows once, by SIGCHLD, and not by a hang-up
+/// before.
+pub(super) struct Pipe {
+    pub(super) read: OwnedFd,
+    pub(super) write: OwnedFd,
+}
+
+/// A job that runs, and what takes its output.
 pub(super) struct Started {
     pub(super) pid: i32,
     pub(super) born: Option<Born>,
-    pub(super) out: Option<OwnedFd>,
-    pub(super) err: Option<OwnedFd>,
+    pub(super) out: Option<Pipe>,
+    pub(super) err: Option<Pipe>,
 }
 
 /// Names that must not leak from a service manager or a shell into jobs.
@@ -170,7 +177,9 @@ pub(super) fn start(
         }
         why_not_started(spec, &program, e)
     })?;
-    Ok(Started { pid, born, out: out_read, err: err_read })
+    let out = out_read.map(|read| Pipe { read, write: out_write });
+    let err = err_read.map(|read| Pipe { read, write: err_write });
+    Ok(Started { pid, born, out, err })
 }
 
 /// Whether processes can be born in a control group here: the kernel may be too old for it, or a container may forbid clone3(2).
