@@ -28,7 +28,7 @@ const STALE_DEATH: Duration = Duration::from_secs(10);
 const PREFIX: &str = "mezcal-";
 const SUPERVISOR: &str = "supervisor";
 
-/// Where keeper and engines are. A move costs the whole host a grace period of RCU, about 10 ms, and so does the way back.
+/// Where keeper and engines are. To move there takes a grace period of RCU, about 10 ms, and so does the way back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seat {
     /// In the place: its successor can kill them with what they run, and the group above can pass controllers on.

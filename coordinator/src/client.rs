@@ -4,6 +4,7 @@ use crate::exit::{Exit, chain};
 use crate::profile::ProfileArgs;
 use crate::service::ClientPort;
 use mezcal_common::clock::WallTime;
+use mezcal_common::duration::parse_duration;
 use mezcal_common::identity::{self, Role};
 use mezcal_common::wire::bulk::{BulkReceiver, CutShort};
 use mezcal_common::wire::client::{ALPN, ToClient, ToService, VERSIONS};
@@ -12,11 +13,23 @@ use mezcal_common::wire::enrol;
 use mezcal_common::wire::tls::{Credentials, CredentialsError, first_certificate};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long to wait for a first answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// First pause between two tries to reach a coordinator that was lost; doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Shortest time between two renewals.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
+
+/// What to do about a lost connection.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ReconnectArgs {
+    /// How long to try to reach a coordinator again that was lost
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10m")]
+    pub reconnect: Duration,
+}
 
 /// Connects to the profile's coordinator, has `talk` with it, and leaves.
 ///
@@ -154,13 +167,32 @@ impl Remote {
         self.peer.accept_bulk().await
     }
 
-    /// Whether it ended because the coordinator does not want us.
-    pub fn is_refused(&self) -> bool {
-        self.peer.was_refused()
+    /// Whether there is no use in trying again: the coordinator does not want us.
+    pub fn is_lost_for_good(&self) -> bool {
+        self.peer.was_refused() && !self.has_other_certificate()
+    }
+
+    /// Reaches a coordinator again that was lost, within so long. False if that has been in vain. Cancel-safe.
+    pub async fn reach_again(&mut self, patience: Duration) -> bool {
+        let give_up = Instant::now() + patience;
+        let mut pause = FIRST_PAUSE;
+        while Instant::now() < give_up {
+            match Remote::connect(&self.address, &self.identity).await {
+                Ok(new) => {
+                    *self = new;
+                    return true;
+                }
+                // A restart may take a while; whatever else it is may pass, too.
+                Err(e) => tracing::debug!("{}", e.message),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        false
     }
 
     /// Whether another certificate is there by now than the one of this connection, or that one has ended, so that another can be had.
-    pub fn has_other_certificate(&self) -> bool {
+    fn has_other_certificate(&self) -> bool {
         let over = |(_, until)| until <= WallTime::now().0 / 1_000_000;
         certificate_in(&self.identity).is_some_and(|now| now != self.certificate)
             || identity::validity(&self.certificate).is_ok_and(over)

@@ -1,6 +1,6 @@
 //! `coordinator attach`, `results` and `wait`: batches that were left to the coordinator.
 
-use crate::client::Remote;
+use crate::client::{ReconnectArgs, Remote, keep_certificate};
 use crate::complete;
 use crate::exit::{self, Exit};
 use crate::format::{ClientTimes, ResultFormat};
@@ -10,9 +10,9 @@ use crate::signals::Signals;
 use clap_complete::ArgValueCompleter;
 use mezcal_common::clock::WallTime;
 use mezcal_common::escape::for_terminal;
-use mezcal_common::ids::{BatchId, JobNumber};
+use mezcal_common::ids::JobNumber;
 use mezcal_common::outcome::JobResult;
-use mezcal_common::wire::client::{Attachment, BatchStatus, ToClient, ToService};
+use mezcal_common::wire::client::{Attachment, ToClient, ToService};
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::PathBuf;
@@ -29,6 +29,9 @@ pub struct AttachArgs {
     /// Overwrite a file that is not empty
     #[arg(long)]
     pub force: bool,
+    /// What to do about a lost connection
+    #[command(flatten)]
+    pub reconnect: ReconnectArgs,
     /// Which cluster
     #[command(flatten)]
     pub profile: ProfileArgs,
@@ -49,6 +52,9 @@ pub struct ResultsArgs {
     /// Overwrite a file that is not empty
     #[arg(long)]
     pub force: bool,
+    /// What to do about a lost connection
+    #[command(flatten)]
+    pub reconnect: ReconnectArgs,
     /// Which cluster
     #[command(flatten)]
     pub profile: ProfileArgs,
@@ -60,6 +66,9 @@ pub struct WaitArgs {
     /// Its id, or the beginning of it
     #[arg(value_name = "BATCH", add = ArgValueCompleter::new(complete::batches))]
     pub batch: String,
+    /// What to do about a lost connection
+    #[command(flatten)]
+    pub reconnect: ReconnectArgs,
     /// Which cluster
     #[command(flatten)]
     pub profile: ProfileArgs,
@@ -71,7 +80,7 @@ pub struct WaitArgs {
 /// Exit 2 and 3 as everywhere, 74 for the output.
 pub fn attach(args: &AttachArgs) -> Result<u8, Exit> {
     let wish = Attachment::Results { failed: false, follow: true };
-    follow(&args.profile, &args.batch, wish, Some((args.output.as_ref(), args.force)))
+    follow(&args.profile, &args.reconnect, &args.batch, wish, Some((args.output.as_ref(), args.force)))
 }
 
 /// Runs `results`. Status 0, whatever they are.
@@ -80,7 +89,7 @@ pub fn attach(args: &AttachArgs) -> Result<u8, Exit> {
 /// As [`attach`].
 pub fn results(args: &ResultsArgs) -> Result<u8, Exit> {
     let wish = Attachment::Results { failed: args.failed, follow: false };
-    follow(&args.profile, &args.batch, wish, Some((args.output.as_ref(), args.force))).map(|_| 0)
+    follow(&args.profile, &args.reconnect, &args.batch, wish, Some((args.output.as_ref(), args.force))).map(|_| 0)
 }
 
 /// Runs `wait`. Status 0 if all jobs ended with 0, else 1.
@@ -88,7 +97,7 @@ pub fn results(args: &ResultsArgs) -> Result<u8, Exit> {
 /// # Errors
 /// As [`attach`].
 pub fn wait(args: &WaitArgs) -> Result<u8, Exit> {
-    follow(&args.profile, &args.batch, Attachment::End, None)
+    follow(&args.profile, &args.reconnect, &args.batch, Attachment::End, None)
 }
 
 fn open((path, force): (Option<&PathBuf>, bool)) -> Result<Box<dyn Write>, Exit> {
@@ -104,65 +113,99 @@ fn open((path, force): (Option<&PathBuf>, bool)) -> Result<Box<dyn Write>, Exit>
     }
 }
 
-/// Follows a batch; `output` says where results go, if they are wanted, and whether they may replace others.
-fn follow(profile: &ProfileArgs, batch: &str, wish: Attachment, output: Option<(Option<&PathBuf>, bool)>) -> Result<u8, Exit> {
+/// Follows a batch, across restarts of its coordinator; `output` says where results go, if they are wanted, and whether they may replace
+/// others.
+fn follow(
+    profile: &ProfileArgs,
+    ReconnectArgs { reconnect: patience }: &ReconnectArgs,
+    batch: &str,
+    wish: Attachment,
+    output: Option<(Option<&PathBuf>, bool)>,
+) -> Result<u8, Exit> {
     let (address, identity) = profile.remote()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
+    let following = async {
+        let mut remote = Remote::connect(&address, &identity).await?;
+        tokio::spawn(keep_certificate(address, identity));
+        let mut follower = Follower::new(batch, wish, output);
+        loop {
+            if let Some(failed) = follower.drive(&mut remote).await? {
+                remote.leave().await;
+                return Ok(if failed > 0 { exit::FAILED } else { 0 });
+            }
+            let why = remote.why_lost().await;
+            if remote.is_lost_for_good() {
+                return Err(Exit::unreachable(why));
+            }
+            eprintln!("coordinator: {}; the batch goes on; trying to reach it again for {patience:?}", for_terminal(&why));
+            if !remote.reach_again(*patience).await {
+                return Err(Exit::unreachable(why));
+            }
+            eprintln!("coordinator: connected again");
+        }
+    };
     runtime.block_on(async {
         let mut signals = Signals::new()?;
-        let mut remote = Remote::connect(&address, &identity).await?;
-        let request = ToService::Attach { request: 1, batch: batch.into(), wish };
-        let attached = remote.ask(request, |said| match said {
-            ToClient::Attached { batch, .. } => Some(batch),
-            _ => None,
-        });
-        let status = attached.await?.map_err(Exit::usage)?;
-        let mut follower = Follower::new(&status, output.map(open).transpose()?);
         tokio::select! {
             // The batch goes on without us.
             number = signals.next() => Ok(128 + number),
-            failed = follower.drive(&mut remote) => {
-                let failed = failed?;
-                remote.leave().await;
-                Ok(if failed > 0 { exit::FAILED } else { 0 })
-            }
+            done = following => done,
         }
     })
 }
 
-struct Follower {
-    batch: BatchId,
+struct Follower<'a> {
+    /// The beginning of its id, and all of that as soon as it is known.
+    batch: String,
+    wish: Attachment,
+    /// When it was opened, once that is known.
     submitted: WallTime,
+    /// Where results are to go.
+    wanted: Option<(Option<&'a PathBuf>, bool)>,
     output: Option<Box<dyn Write>>,
     format: ResultFormat,
     texts: HashMap<JobNumber, String>,
-    taken: u64,
+    /// Results that any connection has brought. They come in the order in which they were stored, each time.
+    written: u64,
 }
 
-impl Follower {
-    fn new(status: &BatchStatus, output: Option<Box<dyn Write>>) -> Self {
-        let format = ResultFormat::new(false);
-        Self { batch: status.id, submitted: status.opened, output, format, texts: HashMap::new(), taken: 0 }
+impl<'a> Follower<'a> {
+    fn new(batch: &str, wish: Attachment, wanted: Option<(Option<&'a PathBuf>, bool)>) -> Self {
+        let (format, texts) = (ResultFormat::new(false), HashMap::new());
+        Self { batch: batch.into(), wish, submitted: WallTime::now(), wanted, output: None, format, texts, written: 0 }
     }
 
-    /// Follows the batch to its end. Gives back how many of its jobs did not succeed.
-    async fn drive(&mut self, remote: &mut Remote) -> Result<u64, Exit> {
-        loop {
-            match remote.port.answers.recv().await {
-                Some(ToClient::Described { jobs, .. }) => self.texts.extend(jobs),
-                Some(ToClient::Results { results, .. }) => {
-                    self.taken += results.len() as u64;
-                    self.write(results)?;
-                    let taken = ToService::Taken { batch: self.batch, results: self.taken };
-                    let _ = remote.port.requests.send(taken).await;
+    /// Follows the batch to its end, and gives back how many of its jobs did not succeed; or to the end of the connection.
+    async fn drive(&mut self, remote: &mut Remote) -> Result<Option<u64>, Exit> {
+        let _ = remote.port.requests.send(ToService::Attach { request: 1, batch: self.batch.clone(), wish: self.wish }).await;
+        // Results that this connection has brought.
+        let mut taken = 0;
+        while let Some(answer) = remote.port.answers.recv().await {
+            match answer {
+                ToClient::Attached { batch, .. } => {
+                    let status = batch.map_err(Exit::usage)?;
+                    self.batch = status.id.to_string();
+                    self.submitted = status.opened;
+                    if let Some(wanted) = self.wanted.take() {
+                        self.output = Some(open(wanted)?);
+                    }
                 }
-                Some(ToClient::Ended { failed, .. }) => return Ok(failed),
-                Some(ToClient::Notice { notice, .. }) => eprintln!("coordinator: {}", for_terminal(&describe(&notice))),
-                Some(ToClient::Refused { reason }) => return Err(Exit::unreachable(reason)),
-                Some(_) => {}
-                None => return Err(Exit::unreachable(remote.why_lost().await)),
+                ToClient::Described { jobs, .. } => self.texts.extend(jobs),
+                ToClient::Results { batch, mut results } => {
+                    let new = results.split_off((self.written.saturating_sub(taken) as usize).min(results.len()));
+                    results.iter().for_each(|(job, _)| drop(self.texts.remove(job)));
+                    taken += (results.len() + new.len()) as u64;
+                    self.written = self.written.max(taken);
+                    self.write(new)?;
+                    let _ = remote.port.requests.send(ToService::Taken { batch, results: taken }).await;
+                }
+                ToClient::Ended { failed, .. } => return Ok(Some(failed)),
+                ToClient::Notice { notice, .. } => eprintln!("coordinator: {}", for_terminal(&describe(&notice))),
+                ToClient::Refused { reason } => return Err(Exit::unreachable(reason)),
+                _ => {}
             }
         }
+        Ok(None)
     }
 
     fn write(&mut self, results: Vec<(JobNumber, JobResult)>) -> Result<(), Exit> {

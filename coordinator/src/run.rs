@@ -1,6 +1,6 @@
 //! `coordinator run`: a job list in, results out.
 
-use crate::client::{self, Remote};
+use crate::client::{self, ReconnectArgs, Remote};
 use crate::embedded::{self, ContainmentWish, EmbeddedAgent};
 use crate::exit::{self, Exit};
 use crate::jobs::{Format, Jobs, check_env_name};
@@ -38,9 +38,6 @@ pub const GRACE: Duration = Duration::from_secs(2);
 const REMINDER: Duration = Duration::from_secs(5);
 /// How long to wait for agents where nobody watches.
 pub(crate) const UNWATCHED_WAIT: Duration = Duration::from_secs(300);
-/// Pauses between two tries to reach a coordinator again.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Run a list of jobs and stream their results.
 #[derive(Debug, clap::Args)]
@@ -87,9 +84,9 @@ pub struct RunArgs {
     /// What to call the batch
     #[arg(long, value_name = "NAME", value_parser = batch_name)]
     pub name: Option<String>,
-    /// How long to try to reach a coordinator again that was lost
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10m")]
-    pub reconnect: Duration,
+    /// What to do about a lost connection
+    #[command(flatten)]
+    pub reconnect: ReconnectArgs,
     /// Run jobs as they come on standard input, with results and events on standard output (docs/stream.md)
     #[arg(long, conflicts_with_all = ["detach", "input", "output", "logging", "lines", "keep_order", "resume", "resume_failed", "progress", "min_agents"])]
     pub stream: bool,
@@ -254,7 +251,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
         let terms = terms(args, context);
         match (results, connected) {
             (Some(results), connected) => Run::new(args, jobs, terms, results, log, connected, signals)?.drive().await,
-            (None, Connected { remote: Some((mut remote, ..)), port, .. }) => {
+            (None, Connected { remote: Some(mut remote), port, .. }) => {
                 remote.port = port;
                 crate::detach::submit(remote, jobs, terms, signals).await
             }
@@ -457,8 +454,8 @@ fn same_file(path: &Path, file: &File) -> bool {
 /// A way to a coordinator, and what has to be ended with it.
 pub(crate) struct Connected {
     pub(crate) port: ClientPort,
-    /// With its address and our identity.
-    remote: Option<(Remote, String, PathBuf)>,
+    /// Whose port that is, unless it is this very process's.
+    remote: Option<Remote>,
     pub(crate) agent: Option<EmbeddedAgent>,
     listener: Option<Arc<Listener>>,
     /// What to say while no agent is there.
@@ -469,41 +466,30 @@ impl Connected {
     /// Why the connection ended.
     pub(crate) async fn why_lost(&self) -> String {
         match &self.remote {
-            Some((remote, ..)) => remote.why_lost().await,
+            Some(remote) => remote.why_lost().await,
             None => "the coordinator within this process has ended".into(),
         }
     }
 
     /// Whether there is no use in trying again.
     pub(crate) fn is_lost_for_good(&self) -> bool {
-        self.remote.as_ref().is_none_or(|(remote, ..)| remote.is_refused() && !remote.has_other_certificate())
+        self.remote.as_ref().is_none_or(Remote::is_lost_for_good)
     }
 
     /// Reaches a coordinator again that was lost, within so long. False if that has been in vain. Cancel-safe.
     pub(crate) async fn reach_again(&mut self, patience: Duration) -> bool {
-        let Some((remote, address, identity)) = &mut self.remote else { return false };
-        let give_up = Instant::now() + patience;
-        let mut pause = FIRST_PAUSE;
-        while Instant::now() < give_up {
-            match Remote::connect(address, identity).await {
-                Ok(mut new) => {
-                    std::mem::swap(&mut self.port, &mut new.port);
-                    *remote = new;
-                    return true;
-                }
-                // A restart may take a while; whatever else it is may pass, too.
-                Err(e) => tracing::debug!("{}", e.message),
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+        let Some(remote) = &mut self.remote else { return false };
+        let reached = remote.reach_again(patience).await;
+        if reached {
+            std::mem::swap(&mut self.port, &mut remote.port);
         }
-        false
+        reached
     }
 
     /// Leaves, and ends what this process has of a cluster.
     pub(crate) async fn end(self) {
         drop(self.port);
-        if let Some((remote, ..)) = self.remote {
+        if let Some(remote) = self.remote {
             remote.leave().await;
         }
         if let Some(agent) = self.agent {
@@ -527,8 +513,7 @@ async fn connect(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Kee
             let port = std::mem::replace(&mut remote.port, ClientPort { requests: unused, answers: empty });
             let waiting_for = format!("no agent is connected to the coordinator at {coordinator}");
             tokio::spawn(client::keep_certificate(coordinator.clone(), identity.clone()));
-            let remote = Some((remote, coordinator.clone(), identity.clone()));
-            Ok(Connected { port, remote, agent: None, listener: None, waiting_for })
+            Ok(Connected { port, remote: Some(remote), agent: None, listener: None, waiting_for })
         }
         (Cluster::Listen { address, identity }, _) => {
             let settings = Settings { adjustable, ..Settings::new(Some(service::LEASE)) };
@@ -746,7 +731,7 @@ impl<'a> Run<'a> {
             self.lost().await;
             return false;
         }
-        let patience = self.args.reconnect;
+        let patience = self.args.reconnect.reconnect;
         let why = self.connected.why_lost().await;
         self.say(format!("{why}; its jobs go on; trying to reach it again for {patience:?}"));
         let reaching = self.connected.reach_again(patience);

@@ -268,7 +268,7 @@ impl Stream<'_> {
             return false;
         }
         self.say(json!({"event": "lost", "text": why}));
-        let reaching = self.connected.reach_again(self.args.reconnect);
+        let reaching = self.connected.reach_again(self.args.reconnect.reconnect);
         let again = beside(reaching, writer, &mut self.output, signals).await.unwrap_or_else(|number| {
             self.signalled = (1, number);
             false

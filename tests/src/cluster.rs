@@ -168,7 +168,8 @@ impl Cluster {
         )
     }
 
-    fn log(&self, name: &str) -> File {
+    /// A file for what a program logs: `NAME.log`.
+    pub fn log(&self, name: &str) -> File {
         File::options().create(true).append(true).open(self.path(&format!("{name}.log"))).expect("a log file")
     }
 

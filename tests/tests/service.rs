@@ -213,6 +213,59 @@ fn a_detached_batch_needs_nobody_and_is_there_for_whoever_asks() {
 }
 
 #[test]
+fn who_follows_a_batch_follows_it_across_restarts() {
+    let mut cluster = Cluster::running(2, 2);
+    let wait_for_file = "until test -e go; do sleep 0.05; done";
+    let jobs: Vec<Value> = (1..=6)
+        .map(|n| json!({"id": n.to_string(), "cmd": if n > 3 { wait_for_file } else { "true" }, "cd": cluster.path("")}))
+        .collect();
+    let batch = detach(&cluster, &lines(&jobs), &[]);
+    let start = |cluster: &Cluster, args: &[&str], log: &str| {
+        let mut command = cluster.command(args);
+        command.env("MEZCAL_LOG", "mezcal::wire=trace").stdout(Stdio::null()).stderr(cluster.log(log)).spawn().expect("it starts")
+    };
+    let mut attached = start(&cluster, &["attach", "-p", "mezcal", &batch, "-o", "attached.json"], "attach");
+    let mut waiting = start(&cluster, &["wait", "-p", "mezcal", &batch], "wait");
+    let received = |cluster: &Cluster| std::fs::read_to_string(cluster.path("attached.json")).unwrap_or_default().lines().count();
+    wait_for("the first results", PATIENCE, || (received(&cluster) == 3).then_some(()));
+    let asked = |cluster: &Cluster| cluster.log_text("wait").matches("sent").count();
+    wait_for("somebody waits", PATIENCE, || (asked(&cluster) >= 2).then_some(()));
+    for times in 1..=2 {
+        cluster.kill_coordinator();
+        cluster.start_coordinator();
+        cluster.wait_connected(2);
+        for log in ["attach", "wait"] {
+            let again = || cluster.log_text(log).matches("connected again").count();
+            wait_for("they come back", PATIENCE, || (again() == times).then_some(()));
+        }
+    }
+    assert_eq!((waiting.try_wait().expect("our child"), received(&cluster)), (None, 3));
+    std::fs::write(cluster.path("go"), "").expect("written");
+    for child in [&mut attached, &mut waiting] {
+        let status = wait_for("it ends", PATIENCE, || child.try_wait().expect("our child"));
+        assert_eq!(status.code(), Some(0), "{}{}", cluster.log_text("attach"), cluster.log_text("wait"));
+    }
+    let ids: Vec<String> =
+        results(&cluster.path("attached.json")).iter().map(|line| line["id"].as_str().expect("an id").into()).collect();
+    let all: BTreeSet<String> = (1..=6).map(|n| n.to_string()).collect();
+    assert_eq!((ids.len(), ids.into_iter().collect::<BTreeSet<_>>()), (6, all), "each once, with its own job");
+    // Without patience it is as it was: said, and status 3.
+    let endless = detach(&cluster, "{\"cmd\": \"sleep 60\"}\n", &[]);
+    let mut waiting = start(&cluster, &["wait", "-p", "mezcal", &endless, "--reconnect", "0s"], "impatient");
+    wait_for("it runs", PATIENCE, || {
+        batches(&cluster).iter().any(|b| b["id"] == endless.as_str() && b["running"] == 1).then_some(())
+    });
+    cluster.kill_coordinator();
+    // Which answers that it knows of no such connection: it is noticed sooner than by silence.
+    cluster.start_coordinator();
+    let status = wait_for("it gives up", PATIENCE, || waiting.try_wait().expect("our child"));
+    assert_eq!(status.code(), Some(3), "{}", cluster.log_text("impatient"));
+    cluster.wait_connected(2);
+    assert_eq!(run(&cluster, &["cancel", "--batch", &endless]).status.code(), Some(0));
+    cluster.finish();
+}
+
+#[test]
 fn a_client_that_is_gone_for_longer_than_its_lease_loses_its_batch() {
     let cluster = Cluster::running(1, 2);
     let mark = format!("29110{}", std::process::id());

@@ -180,7 +180,7 @@ impl Driver {
                     let now = BootInstant::now();
                     (self.quiet_until, self.short_until) = (Some(now + quiet), Some(now + SHORT));
                     self.spawning = true;
-                    self.held = None;
+                    (self.processes, self.held) = (None, None);
                     self.jobs.send(effect).map_err(|_| Error::other("the spawner thread is gone"))?;
                 }
                 Effect::Terminate { signal } => {

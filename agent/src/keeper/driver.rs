@@ -179,7 +179,8 @@ fn claim(args: &KeeperArgs) -> Result<Option<Place>> {
 /// Waits until no engine of an earlier keeper is left. What that one had in control groups is killed at once.
 fn take_lock(socket: &Path) -> Result<File> {
     let path = socket.with_extension("keeper");
-    let lock = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
+    let lock = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    let lock = lock.map_err(|e| Error::new(e.kind(), format!("cannot open {}: {e}", path.display())))?;
     let deadline = BootInstant::now() + PREDECESSOR;
     let mut waiting = false;
     while let Err(e) = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
