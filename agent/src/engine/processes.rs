@@ -100,8 +100,7 @@ fn number_after(file: &OwnedFd, key: &str) -> Option<u64> {
         if text.is_empty() {
             return None;
         }
-        let lines = std::str::from_utf8(text).ok()?.lines();
-        if let Some(rest) = lines.into_iter().find_map(|line| line.strip_prefix(key)) {
+        if let Some(rest) = std::str::from_utf8(text).ok()?.lines().find_map(|line| line.strip_prefix(key)) {
             return rest.split_ascii_whitespace().next()?.parse().ok();
         }
         offset += text.len() as u64;

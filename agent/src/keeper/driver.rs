@@ -145,7 +145,7 @@ pub fn run(args: KeeperArgs) -> Result<()> {
             let lock = driver.lock.take();
             // The listener, the agent's socket and those of the other engines are the keeper's.
             drop(driver);
-            engine::run(args, keeper, lock.map(Into::into))
+            engine::run(args, keeper, lock.map(Into::into)).map_err(|e| Error::new(e.kind(), format!("engine {slot}: {e}")))
         }
         result => {
             driver.end();
