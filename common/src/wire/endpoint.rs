@@ -342,7 +342,7 @@ impl Peer {
         }
     }
 
-    /// Closes, unless the peer has, and waits until the packet that says so has left, for at most [`LAST_PACKETS`].
+    /// Closes, unless the peer has, and waits until the packet that says so has left, for at most 10 ms.
     pub async fn leave(&self, code: u32, reason: &str) {
         if self.connection.close_reason().is_some() {
             return;
