@@ -850,7 +850,11 @@ impl<'a> Run<'a> {
 
     /// Every job gets a result: what the coordinator still had is lost to us.
     fn answer_the_rest(&mut self, why: &str) {
-        let error = format!("{why}; it may run on until a coordinator is back or its lease ends");
+        let error = match &self.connected.agent {
+            // Its engines end with it.
+            Some(_) => why.to_owned(),
+            None => format!("{why}; it may run on until a coordinator is back or its lease ends"),
+        };
         let open: Vec<u32> = (1..).zip(&self.answered).filter(|(_, answered)| !**answered).map(|(number, _)| number).collect();
         for numbers in open.chunks(SUBMIT_JOBS) {
             let lost = |number: &u32| {

@@ -375,6 +375,29 @@ fn killing_the_run_itself_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_run_whose_keeper_is_killed_says_so_and_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mark = format!("26457{}", std::process::id());
+    std::fs::write(dir.path().join("jobs"), format!("sleep {mark}\n").repeat(3)).expect("written");
+    let mut command = coordinator(dir.path());
+    command.args(["run", "jobs", "--lines", "-j", "2", "-q"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("it starts");
+    wait_for("a job runs", || alive_with(&format!("sleep {mark}")));
+    let run = child.id() as i32;
+    let pids = std::fs::read_dir("/proc").expect("/proc").flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let keeper = pids.into_iter().find(|pid| mezcal_common::proc::state_and_parent(*pid).is_some_and(|(_, parent)| parent == run));
+    let keeper = rustix::process::Pid::from_raw(keeper.expect("its only child")).expect("a number");
+    rustix::process::kill_process(keeper, rustix::process::Signal::KILL).expect("killed");
+    let out = child.wait_with_output().expect("our child");
+    assert_eq!(out.status.code(), Some(3));
+    let text = String::from_utf8(out.stdout).expect("UTF-8");
+    let errors: Vec<Value> =
+        text.lines().map(|l| serde_json::from_str::<Value>(l).expect("JSON")["result"]["error"].clone()).collect();
+    assert_eq!(errors, vec!["the keeper of the engines is gone, and what they ran with it"; 3]);
+    wait_for("nothing is left", || !alive_with(&format!("sleep {mark}")));
+}
+
+#[test]
 fn a_reader_that_leaves_ends_the_run_quietly() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut child = coordinator(dir.path())

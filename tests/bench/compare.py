@@ -276,13 +276,16 @@ def measure(contenders, rounds, count, slots, argv, only=None):
     return times
 
 
-def table(times, reference, unit, scale):
-    """Rows: name, median, ratio with its range."""
-    rows = [f"| | {unit} | ratio to {reference} (range) |", "|---|---|---|"]
+def table(times, references, unit, scale):
+    """Rows: name, median, its ratio to each reference with the range."""
+    rows = [f"| | {unit} | " + " | ".join(f"ratio to {reference} (range)" for reference in references) + " |"]
+    rows.append("|---|---|" + "---|" * len(references))
     for name, values in times.items():
-        ratios = [value / base for value, base in zip(values, times[reference])]
-        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        rows.append(f"| {name} | {statistics.median(values) * scale:.3f} | {spread} |")
+        cells = [name, f"{statistics.median(values) * scale:.3f}"]
+        for reference in references:
+            ratios = [value / base for value, base in zip(values, times[reference])]
+            cells.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 
@@ -427,21 +430,21 @@ def main():
         try:
             for slots in (1, 4, 16):
                 times = measure(contenders, given.rounds, given.jobs, slots, [*BASH, "true"])
-                parts += [f"## `bash -o pipefail -c true`, {slots} at a time", table(times, "bare spawn loop", "ms per job", 1000)]
+                parts += [f"## `bash -o pipefail -c true`, {slots} at a time", table(times, [Bare.name], "ms per job", 1000)]
                 if slots == 4:
                     title = "Cost of a trivial job, 4 at a time, against a bare spawn loop"
                     plot(plots / "per-job.svg", title, times, "bare spawn loop")
                     parts.append("![cost per job](docs/benchmarks/per-job.svg)")
             times = measure(contenders, given.rounds, given.jobs, 4, ["/bin/true"])
-            parts += ["## `true` without a shell, 4 at a time", table(times, "bare spawn loop", "ms per job", 1000)]
+            parts += ["## `true` without a shell, 4 at a time", table(times, [Bare.name], "ms per job", 1000)]
             for seconds, waves in LENGTHS:
                 count = 48 * waves
-                times = measure(contenders, max(3, given.rounds // 2), count, 48, ["sleep", str(seconds)], only={
+                times = measure(contenders, given.rounds, count, 48, ["sleep", str(seconds)], only={
                     "bare spawn loop", "xargs", "Mezcal, embedded", "Mezcal, service over QUIC", "Mezcal, between namespaces", "GNU Parallel", "HyperQueue"})
                 ideal = {"ideal": [seconds / 48] * len(next(iter(times.values()))), **times}
                 parts += [
                     f"## {count} × `sleep {seconds}` on 48 slots: makespan against the ideal of {seconds * waves:g} s",
-                    table(ideal, "ideal", "s", count),
+                    table(ideal, ["ideal", Bare.name], "s", count),
                 ]
                 if seconds == 0.1:
                     plot(plots / "makespan.svg", "Makespan of 480 jobs of 100 ms on 48 slots, against the ideal", ideal, "ideal")
