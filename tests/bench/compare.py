@@ -375,7 +375,8 @@ def process_costs(service, count):
 def example(name, *words):
     """What one of the example programs prints."""
     done = subprocess.run([RELEASE / "examples" / name, *words], capture_output=True, text=True, check=False)
-    return (done.stdout or f"{name} failed: {done.stderr.splitlines()[-1:]}").rstrip()
+    failed = f"{name} failed: {done.stderr.strip()[-500:]}" if done.returncode else ""
+    return (done.stdout + failed).rstrip()
 
 
 SCALE = (
