@@ -87,22 +87,18 @@ impl Hidden {
     /// Runs the process to its end.
     pub fn run(self) -> ExitCode {
         mezcal_common::logging::init("warn");
-        let (name, result) = match self {
-            Hidden::Keeper(args) => {
-                // A session of its own: no terminal's signals reach what runs below, and no job can wait for its keyboard.
-                // EPERM: it leads one already, as the first process of a unit does.
-                if let Err(e) = rustix::process::setsid()
-                    && e != rustix::io::Errno::PERM
-                {
-                    tracing::warn!(error = %e, "no session of its own");
-                }
-                ("keeper", crate::keeper::driver::run(args))
-            }
-        };
-        match result {
+        let Hidden::Keeper(args) = self;
+        // A session of its own: no terminal's signals reach what runs below, and no job can wait for its keyboard.
+        // EPERM: it leads one already, as the first process of a unit does.
+        if let Err(e) = rustix::process::setsid()
+            && e != rustix::io::Errno::PERM
+        {
+            tracing::warn!(error = %e, "no session of its own");
+        }
+        match crate::keeper::driver::run(args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => {
-                tracing::error!(error = %e, "{name} ends");
+                tracing::error!(error = %e, "keeper ends");
                 ExitCode::FAILURE
             }
         }

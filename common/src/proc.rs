@@ -2,18 +2,22 @@
 
 use std::path::Path;
 
+/// The fields of a `stat` file (proc_pid_stat(5)) from the third on: what comes before, the command, may hold spaces and parentheses.
+fn stat_fields(stat: &str) -> Option<std::str::SplitAsciiWhitespace<'_>> {
+    Some(stat[stat.rfind(')')? + 1..].split_ascii_whitespace())
+}
+
 /// The state letter and parent of a process, from `/proc/PID/stat`; `None` once it is gone.
 pub fn state_and_parent(pid: i32) -> Option<(char, i32)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command may hold spaces and parentheses: fields start after the last one.
-    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
+    let mut fields = stat_fields(&stat)?;
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
 /// A number for a process that no other process of this boot has: its pid and its start time (field 22 of `/proc/PID/stat`).
 pub fn unique_number(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let start: u64 = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().nth(19)?.parse().ok()?;
+    let start: u64 = stat_fields(&stat)?.nth(19)?.parse().ok()?;
     Some((u64::from(pid.unsigned_abs()) << 40) ^ start)
 }
 
@@ -52,8 +56,8 @@ pub fn rename(name: &str) {
         let _ = rustix::thread::set_name(&comm);
     }
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().map(str::parse::<usize>);
-    // The fields `arg_start` and `arg_end`, 48 and 49; what follows the parenthesis is the third.
+    let Some(mut fields) = stat_fields(&stat).map(|fields| fields.map(str::parse::<usize>)) else { return };
+    // The fields `arg_start` and `arg_end`, 48 and 49.
     let (Some(Ok(from)), Some(Ok(to))) = (fields.nth(45), fields.next()) else { return };
     if from == 0 || to <= from {
         return;

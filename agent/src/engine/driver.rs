@@ -63,7 +63,7 @@ pub(crate) struct EngineArgs {
 /// What the system refuses at start, or a broken invariant of poll(2) and friends.
 pub(crate) fn run(args: EngineArgs, keeper: OwnedFd, lock: Option<OwnedFd>) -> Result<()> {
     proc::rename(&format!("mezcal-engine {}", args.slot));
-    // An engine prints nothing, and whoever reads the keeper's output is not to wait for it.
+    // An engine prints nothing, and whoever reads the keeper's output is not to wait for it. The lock stays there until the process is gone.
     rustix::stdio::dup2_stdout(lock.as_ref().map_or_else(|| rustix::stdio::stdin(), AsFd::as_fd))?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let children = child_signals()?;

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 /// How long engines may take to kill their attempts when everything ends, before they are killed themselves.
 const LAST_MERCY: Duration = Duration::from_secs(15);
-/// Pause between two looks while everything ends.
+/// Pause between two looks at what is ending.
 const LAST_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 /// How long the engines of a dead keeper may take to kill and end: longer than they try before they call something unkillable.
 pub const PREDECESSOR: Duration = Duration::from_secs(20);
@@ -191,7 +191,7 @@ fn take_lock(socket: &Path) -> Result<File> {
             tracing::warn!("waiting for the engines of a keeper that died");
             cgroup::kill_stale(Path::new(std::fs::read_to_string(&path)?.trim()));
         }
-        pause();
+        let _ = poll(&mut [], Some(&LAST_PAUSE));
     }
     lock.set_len(0)?;
     Ok(lock)
@@ -474,6 +474,12 @@ impl Driver {
         (killed, orphans().len() as u32)
     }
 
+    /// Waits a little, or until a child has ended.
+    fn pause_for_a_child(&self) {
+        let _ = poll(&mut [PollFd::new(&self.children, PollFlags::IN)], Some(&LAST_PAUSE));
+        take_child_signal(&self.children);
+    }
+
     /// Ends all engines: their sockets close, they kill what they run and exit; those that do not are killed.
     fn end(&mut self) {
         let engines = std::mem::take(&mut self.engines);
@@ -487,15 +493,14 @@ impl Driver {
         while !left.is_empty() && BootInstant::now() < deadline {
             left.retain(|pid| matches!(wait4(pid.as_raw_nonzero().get()), Waited::Alive));
             if !left.is_empty() {
-                let _ = poll(&mut [PollFd::new(&self.children, PollFlags::IN)], Some(&LAST_PAUSE));
-                take_child_signal(&self.children);
+                self.pause_for_a_child();
             }
         }
         // With the engine list empty every child counts as an orphan, late engines included.
         let deadline = BootInstant::now() + crate::engine::UNKILLABLE_AFTER;
         let (mut killed, mut alive) = self.sweep();
         while alive > 0 && BootInstant::now() < deadline {
-            pause();
+            self.pause_for_a_child();
             let (more, left) = self.sweep();
             (killed, alive) = (killed + more, left);
         }
@@ -517,9 +522,4 @@ fn fingerprint(path: &Path) -> u64 {
     let mut hasher = DefaultHasher::new();
     path.hash(&mut hasher);
     hasher.finish()
-}
-
-/// Waits a little.
-fn pause() {
-    let _ = poll(&mut [], Some(&LAST_PAUSE));
 }
