@@ -150,6 +150,11 @@ impl Leaves {
         Self { parent, slot, memory, made: 0, kept: None }
     }
 
+    /// They know their memory, and what was killed for want of it.
+    pub(crate) fn count_memory(&self) -> bool {
+        self.memory
+    }
+
     /// The leaf for the next attempt. The one before must be empty.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ mod processes;
 mod spawn;
 
 pub(crate) use processes::{Waited, kill_with_group, wait4, wait4_or_stopped};
-pub(crate) use spawn::can_spawn_into;
+pub(crate) use spawn::{Inherited, can_spawn_into};
 
 use bytes::Bytes;
 use mezcal_common::clock::BootInstant;

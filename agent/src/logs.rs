@@ -3,7 +3,7 @@
 //! Each stream of output goes over a QUIC stream of its own, at the reader's pace; nothing here holds a job up. A file is read by a
 //! thread for blocking work, so a dead mount stops nobody else.
 
-use crate::paths::{self, Sink};
+use crate::paths;
 use bytes::Bytes;
 use mezcal_common::ids::{AttemptId, EngineIndex};
 use mezcal_common::job::{BatchContext, JobSpec};
@@ -83,18 +83,18 @@ impl Logs {
         let Ok(spec) = codec::decode_exact::<JobSpec>(&spec) else { return refuse("its description cannot be read there".into()) };
         let cd = paths::directory(&spec, &context);
         let (out, err) = (paths::out(&spec, attempt, &context), paths::err(&spec, attempt, &context));
-        let same = out.path().is_some() && out.path() == err.path();
+        let same = out.is_some() && out == err;
         let wanted = [(wish.out || (wish.err && same), out, Stream::Out), (wish.err && !same, err, Stream::Err)];
         let (mut sources, mut senders) = (Vec::new(), [None, None]);
-        for (_, sink, stream) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
-            match (sink, engine) {
-                (Sink::File(path) | Sink::InDirectory { path, .. }, _) => sources.push((stream, Source::File(cd.join(path)))),
-                (Sink::Captured, Some(_)) => {
+        for (_, file, stream) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
+            match (file, engine) {
+                (Some(file), _) => sources.push((stream, Source::File(cd.join(file.path)))),
+                (None, Some(_)) => {
                     let (sender, receiver) = mpsc::channel(DEPTH);
                     senders[usize::from(stream == Stream::Err)] = Some(sender);
                     sources.push((stream, Source::Captured(receiver)));
                 }
-                (Sink::Captured, None) => {}
+                (None, None) => {}
             }
         }
         if sources.is_empty() {

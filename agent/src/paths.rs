@@ -4,30 +4,13 @@ use mezcal_common::ids::AttemptId;
 use mezcal_common::job::{BatchContext, JobSpec};
 use std::path::{Path, PathBuf};
 
-/// Where one output stream of a job goes.
+/// A file that takes one output stream of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Sink {
-    /// To this file, relative to the job's directory.
-    File(String),
-    /// To this file in the batch's directory for output, which is made if it is missing.
-    InDirectory {
-        /// The directory.
-        dir: String,
-        /// The file.
-        path: String,
-    },
-    /// Into a pipe of the engine's.
-    Captured,
-}
-
-impl Sink {
-    /// The file, if it is one.
-    pub(crate) fn path(&self) -> Option<&str> {
-        match self {
-            Sink::File(path) | Sink::InDirectory { path, .. } => Some(path),
-            Sink::Captured => None,
-        }
-    }
+pub(crate) struct OutputFile {
+    /// The batch's directory for output, if it is there; it is made if it is missing.
+    pub(crate) dir: Option<String>,
+    /// Relative to the job's directory.
+    pub(crate) path: String,
 }
 
 /// The job's directory.
@@ -40,23 +23,21 @@ pub(crate) fn label(spec: &JobSpec, attempt: AttemptId) -> String {
     spec.label.clone().unwrap_or_else(|| attempt.key.job.to_string())
 }
 
-/// Standard output.
-pub(crate) fn out(spec: &JobSpec, attempt: AttemptId, context: &BatchContext) -> Sink {
-    sink(spec.out.as_deref(), "out", spec, attempt, context)
+/// Where standard output goes; none: into a pipe of the engine's.
+pub(crate) fn out(spec: &JobSpec, attempt: AttemptId, context: &BatchContext) -> Option<OutputFile> {
+    file(spec.out.as_deref(), "out", spec, attempt, context)
 }
 
-/// Standard error.
-pub(crate) fn err(spec: &JobSpec, attempt: AttemptId, context: &BatchContext) -> Sink {
-    sink(spec.err.as_deref(), "err", spec, attempt, context)
+/// Where standard error goes; none: into a pipe of the engine's.
+pub(crate) fn err(spec: &JobSpec, attempt: AttemptId, context: &BatchContext) -> Option<OutputFile> {
+    file(spec.err.as_deref(), "err", spec, attempt, context)
 }
 
-fn sink(own: Option<&str>, extension: &str, spec: &JobSpec, attempt: AttemptId, context: &BatchContext) -> Sink {
-    match (own, &context.output_dir) {
-        (Some(path), _) => Sink::File(path.to_owned()),
-        (None, Some(dir)) => {
-            let name = label(spec, attempt).replace(['/', '\0'], "_");
-            Sink::InDirectory { dir: dir.clone(), path: format!("{dir}/{name}.{extension}") }
-        }
-        (None, None) => Sink::Captured,
+fn file(own: Option<&str>, extension: &str, spec: &JobSpec, attempt: AttemptId, context: &BatchContext) -> Option<OutputFile> {
+    if let Some(path) = own {
+        return Some(OutputFile { dir: None, path: path.to_owned() });
     }
+    let dir = context.output_dir.as_ref()?;
+    let name = label(spec, attempt).replace(['/', '\0'], "_");
+    Some(OutputFile { dir: Some(dir.clone()), path: format!("{dir}/{name}.{extension}") })
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 /// Between two heartbeats.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 /// An attempt that has been with an engine this long is reported as started; shorter ones save the message.
-const STARTED_AFTER: Duration = Duration::from_millis(50);
+const STARTED_AFTER: Duration = Duration::from_millis(200);
 /// Outcomes that may wait for their acknowledgement before the agent stops asking for more.
 const MAX_UNACKNOWLEDGED: usize = 1024;
 /// What it takes to get another attempt from the coordinator, processing included: prefetch covers this much run time.
@@ -36,7 +36,7 @@ const BEHIND: Duration = REFILL;
 /// But not longer than this after it.
 const MAX_BEHIND: Duration = Duration::from_millis(200);
 /// Acknowledgements for an engine wait this long for a message that goes there anyway.
-const ACKNOWLEDGE_WITHIN: Duration = Duration::from_millis(200);
+const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(1);
 /// Most attempts to ask for beyond what can start now.
 const MAX_PREFETCH: u64 = 512;
 /// Weight of the newest run time in their mean: 1/8, as TCP's smoothed round trip (RFC 6298).

@@ -49,24 +49,31 @@ pub fn ignored_signals() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Gives this process another name, for top(1) and ps(1): its `comm` (the first word) and its command line, each as far as it has room
-/// (proc(5)). To be called while there is one thread only.
-pub fn rename(name: &str) {
-    if let Ok(comm) = std::ffi::CString::new(name.split(' ').next().unwrap_or(name)) {
-        let _ = rustix::thread::set_name(&comm);
+/// Where this process's command line is in its memory, and in that of its copies (fork(2)).
+#[derive(Debug)]
+pub struct CommandLine(std::ops::Range<usize>);
+
+impl CommandLine {
+    /// Asks the kernel (`arg_start` and `arg_end` of `/proc/self/stat`, proc(5)); empty if it does not say.
+    pub fn find() -> Self {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let fields = stat_fields(&stat).map(|fields| fields.map(|field| field.parse().unwrap_or(0)));
+        // The fields 48 and 49.
+        Self(fields.and_then(|mut fields| Some(fields.nth(45)?..fields.next()?)).filter(|at| at.start > 0).unwrap_or(0..0))
     }
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let Some(mut fields) = stat_fields(&stat).map(|fields| fields.map(str::parse::<usize>)) else { return };
-    // The fields `arg_start` and `arg_end`, 48 and 49.
-    let (Some(Ok(from)), Some(Ok(to))) = (fields.nth(45), fields.next()) else { return };
-    if from == 0 || to <= from {
-        return;
-    }
-    let text = name.bytes().chain(std::iter::repeat(0)).take(to - from - 1).chain([0]);
-    for (at, byte) in (from..to).zip(text) {
-        // SAFETY: the kernel has put the arguments there, on the stack, for the program to write to as in `main(argc, argv)` of C; nobody else
-        // reads or writes them now, and they end with a NUL byte as before.
-        unsafe { std::ptr::with_exposed_provenance_mut::<u8>(at).write_volatile(byte) };
+
+    /// Gives this process another name, for top(1) and ps(1): its `comm` (the first word) and its command line, each as far as it has room.
+    /// To be called while there is one thread only.
+    pub fn rename(self, name: &str) {
+        if let Ok(comm) = std::ffi::CString::new(name.split(' ').next().unwrap_or(name)) {
+            let _ = rustix::thread::set_name(&comm);
+        }
+        let text = name.bytes().chain(std::iter::repeat(0)).take(self.0.len().saturating_sub(1)).chain([0]);
+        for (at, byte) in self.0.zip(text) {
+            // SAFETY: the kernel has put the arguments there, on the stack, for the program to write to as in `main(argc, argv)` of C; nobody
+            // else reads or writes them now, and they end with a NUL byte as before.
+            unsafe { std::ptr::with_exposed_provenance_mut::<u8>(at).write_volatile(byte) };
+        }
     }
 }
 

@@ -4,16 +4,17 @@
 //! spawns, since either can hang on a dead mount without making the engine deaf.
 
 use super::processes::{Changed, HostCounters, Processes};
-use super::spawn::{self, Pipe, Started, Surroundings};
+use super::spawn::{self, Inherited, Order, OutputTo, Started, Surroundings};
 use super::{Effect, Engine, Event, Swept};
 use crate::cgroup::Leaves;
 use crate::packet;
+use crate::paths::{self, OutputFile};
 use bytes::{Bytes, BytesMut};
 use mezcal_common::clock::{BootInstant, WallTime};
-use mezcal_common::ids::AttemptId;
-use mezcal_common::job::{BatchContext, Capture};
+use mezcal_common::ids::{AttemptId, EngineId};
+use mezcal_common::job::{BatchContext, Capture, JobSpec};
 use mezcal_common::outcome::{Containment, Tail};
-use mezcal_common::proc;
+use mezcal_common::proc::CommandLine;
 use mezcal_common::timer;
 use mezcal_common::wire::agent::Stream;
 use mezcal_common::wire::codec;
@@ -31,8 +32,7 @@ use std::time::Duration;
 /// Bytes read from a pipe at a time.
 const CHUNK: usize = 16 * 1024;
 
-/// So long after an attempt is handed to the spawner, neither its answer nor the job's pipes are waited for: a job that ends sooner wakes
-/// this thread once, by SIGCHLD, and its pipes, which hold 64 KiB, are read at its end anyway.
+/// What a job writes so soon after its start is left in its pipes, which hold 64 KiB, unless it ends before: short jobs are read once.
 const QUIET: Duration = Duration::from_millis(25);
 /// The same for a job whose output somebody looks at.
 const QUIET_WATCHED: Duration = Duration::from_millis(4);
@@ -45,12 +45,11 @@ const KEEPER_BEHIND: usize = 1024;
 const MAX_FOLLOWERS: usize = 16;
 
 /// What an engine is told by its keeper.
-#[derive(Debug)]
 pub(crate) struct EngineArgs {
     /// Its slot, from 0.
     pub(crate) slot: u16,
-    /// The host's name, for the job's environment.
-    pub(crate) host: String,
+    pub(crate) inherited: Inherited,
+    pub(crate) command_line: CommandLine,
     /// It kills the attempt when the agent goes.
     pub(crate) one_fate: bool,
     /// Where attempts are born; none: in this process's own group.
@@ -62,23 +61,24 @@ pub(crate) struct EngineArgs {
 /// # Errors
 /// What the system refuses at start, or a broken invariant of poll(2) and friends.
 pub(crate) fn run(args: EngineArgs, keeper: OwnedFd, lock: Option<OwnedFd>) -> Result<()> {
-    proc::rename(&format!("mezcal-engine {}", args.slot));
+    args.command_line.rename(&format!("mezcal-engine {}", args.slot));
     // An engine prints nothing, and whoever reads the keeper's output is not to wait for it. The lock stays there until the process is gone.
     rustix::stdio::dup2_stdout(lock.as_ref().map_or_else(|| rustix::stdio::stdin(), AsFd::as_fd))?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let children = child_signals()?;
     let spawned = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-    let (jobs, to_spawner) = mpsc::channel();
+    let (orders, to_spawner) = mpsc::channel();
     let (started, from_spawner) = mpsc::channel();
     let containment = if args.leaves.is_some() { Containment::Cgroup2 } else { Containment::Subreaper };
-    let mut around = Surroundings::new(args.slot, args.host, args.leaves)?;
+    let counters = HostCounters::open(args.leaves.as_ref().is_some_and(Leaves::count_memory));
+    let mut around = Surroundings::new(args.slot, args.inherited, args.leaves)?;
     let wake = spawned.try_clone()?;
     let awaited = Arc::new(AtomicBool::new(false));
     let asked = awaited.clone();
     std::thread::Builder::new().name("spawner".into()).spawn(move || spawner(&mut around, &to_spawner, &started, &wake, &asked))?;
     let mut driver = Driver {
         engine: Engine::new(args.one_fate, containment),
-        counters: HostCounters::open(),
+        counters,
         to_keeper: VecDeque::new(),
         followers: Vec::new(),
         keeper: Some(keeper),
@@ -87,7 +87,7 @@ pub(crate) fn run(args: EngineArgs, keeper: OwnedFd, lock: Option<OwnedFd>) -> R
         spawned,
         timer: timer::new_timerfd()?,
         armed: None,
-        jobs,
+        orders,
         from_spawner,
         awaited,
         processes: None,
@@ -95,7 +95,9 @@ pub(crate) fn run(args: EngineArgs, keeper: OwnedFd, lock: Option<OwnedFd>) -> R
         output: Output::default(),
         attempt: None,
         spawning: false,
-        quiet_until: None,
+        oom_before: None,
+        quiet_until: BootInstant::now(),
+        deaf: false,
         short_until: None,
         held: None,
     };
@@ -119,7 +121,7 @@ struct Driver {
     spawned: OwnedFd,
     timer: OwnedFd,
     armed: Option<BootInstant>,
-    jobs: mpsc::Sender<Effect>,
+    orders: mpsc::Sender<Order>,
     from_spawner: mpsc::Receiver<SpawnAnswer>,
     /// The spawner is to wake this thread when it answers.
     awaited: Arc<AtomicBool>,
@@ -129,8 +131,12 @@ struct Driver {
     attempt: Option<AttemptId>,
     /// The spawner has not answered yet.
     spawning: bool,
+    /// Kills by the out-of-memory killer on this host, before the attempt.
+    oom_before: Option<u64>,
     /// See [`QUIET`].
-    quiet_until: Option<BootInstant>,
+    quiet_until: BootInstant,
+    /// The pipes are not waited for until then: something is in them, or was in those of the attempt before.
+    deaf: bool,
     /// See [`SHORT`].
     short_until: Option<BootInstant>,
     /// A sweep that found nothing alive, kept until the far end has taken the output.
@@ -148,9 +154,11 @@ struct AgentLink {
 struct Output {
     /// Read ends, until they have come to their end.
     pipes: [Option<OwnedFd>; 2],
-    /// See [`Pipe`].
-    writers: [Option<OwnedFd>; 2],
+    /// Write ends: as long as they are open here as well, the end of a job shows once, by SIGCHLD, and not by a hang-up before.
+    writers: [Option<Arc<OwnedFd>>; 2],
     tails: [Option<Tail>; 2],
+    /// Something was in the pipes.
+    written: bool,
     streaming: bool,
     /// Streamed bytes that the far end has not taken.
     in_flight: u32,
@@ -173,16 +181,7 @@ impl Driver {
     fn perform(&mut self) -> Result<bool> {
         while let Some(effect) = self.engine.poll_effect() {
             match effect {
-                Effect::Spawn { attempt, ref context, .. } => {
-                    self.attempt = Some(attempt);
-                    self.output = Output { streaming: context.capture == Capture::Stream, ..Output::default() };
-                    let quiet = if self.output.streaming { QUIET_WATCHED } else { QUIET };
-                    let now = BootInstant::now();
-                    (self.quiet_until, self.short_until) = (Some(now + quiet), Some(now + SHORT));
-                    self.spawning = true;
-                    (self.processes, self.held) = (None, None);
-                    self.jobs.send(effect).map_err(|_| Error::other("the spawner thread is gone"))?;
-                }
+                Effect::Spawn { attempt, spec, context, engine } => self.spawn(attempt, spec, context, engine)?,
                 Effect::Terminate { signal } => {
                     if let Some(processes) = &self.processes {
                         processes.terminate(signal);
@@ -215,6 +214,25 @@ impl Driver {
             }
         }
         Ok(false)
+    }
+
+    fn spawn(&mut self, attempt: AttemptId, spec: Box<JobSpec>, context: Arc<BatchContext>, engine: EngineId) -> Result<()> {
+        let now = BootInstant::now();
+        self.attempt = Some(attempt);
+        self.deaf = self.output.written;
+        (self.processes, self.held) = (None, None);
+        let outputs = match self.output.begin(attempt, &spec, &context) {
+            Ok(outputs) => outputs,
+            Err(why) => {
+                self.engine.handle(Event::Spawned(Err(why)), now);
+                return Ok(());
+            }
+        };
+        self.quiet_until = now + if self.output.streaming { QUIET_WATCHED } else { QUIET };
+        self.short_until = Some(now + SHORT);
+        self.oom_before = self.counters.recent_oom_kills(now);
+        self.spawning = true;
+        self.orders.send(Order { attempt, spec, context, engine, outputs }).map_err(|_| Error::other("the spawner thread is gone"))
     }
 
     fn sweep(&mut self, discard_output: bool) -> Result<()> {
@@ -298,7 +316,8 @@ impl Driver {
 
     /// Has the timer fire in time. It stays as it is when it fires too early: short jobs would set it twice each.
     fn arm(&mut self) -> Result<()> {
-        let due = self.engine.poll_timeout().into_iter().chain(self.quiet_until).chain(self.short_until).min();
+        let quiet_until = self.deaf.then_some(self.quiet_until);
+        let due = self.engine.poll_timeout().into_iter().chain(quiet_until).chain(self.short_until).min();
         let Some(due) = due else { return Ok(()) };
         if self.armed.is_none_or(|armed| due < armed) {
             timer::arm(&self.timer, Some(due))?;
@@ -323,7 +342,7 @@ impl Driver {
             fds.len() - 1
         });
         let pipes_from = fds.len();
-        if self.output.may_read() && self.quiet_until.is_none() {
+        if self.output.may_read() && !self.deaf {
             fds.extend(self.output.pipes.iter().flatten().map(|pipe| PollFd::new(pipe, reading)));
         }
         match poll(&mut fds, None) {
@@ -339,20 +358,18 @@ impl Driver {
         }
         let mut ended = self.collect_spawned();
         let now = BootInstant::now();
-        let is_over = |until: &mut BootInstant| *until <= now;
-        let quiet_is_over = self.quiet_until.take_if(is_over).is_some();
-        if self.spawning && (quiet_is_over || ready.contains(&true)) {
+        if self.spawning {
             // A child that has ended already, a cancel, or a spawn that takes its time.
             self.awaited.store(true, Ordering::SeqCst);
             ended |= self.collect_spawned();
         }
-        if self.short_until.take_if(is_over).is_some() {
+        if self.short_until.take_if(|until| *until <= now).is_some() {
             self.engine.handle(Event::Lasts, now);
         }
-        if let Some(processes) = self.processes.as_mut().filter(|_| quiet_is_over) {
-            processes.lasts(&self.counters);
-        }
-        if ready[pipes_from..].contains(&true) {
+        let readable = ready[pipes_from..].contains(&true);
+        if now < self.quiet_until {
+            self.deaf |= readable;
+        } else if readable || std::mem::take(&mut self.deaf) {
             self.drain()?;
         }
         if ready[0] {
@@ -381,17 +398,15 @@ impl Driver {
         let Some((result, began)) = self.spawning.then(|| self.from_spawner.try_recv().ok()).flatten() else { return false };
         self.spawning = false;
         self.awaited.store(false, Ordering::SeqCst);
-        let result = result.map(|started| {
-            self.processes = Some(Processes::new(started.pid, started.born, began));
-            self.output.tails = [&started.out, &started.err].map(|pipe| pipe.as_ref().map(|_| Tail::default()));
-            let [(out, out_writer), (err, err_writer)] =
-                [started.out, started.err].map(|pipe| pipe.map(|Pipe { read, write }| (read, write)).unzip());
-            self.output.pipes = [out, err];
-            self.output.writers = [out_writer, err_writer];
-        });
-        self.engine.handle(Event::Spawned(result), BootInstant::now());
-        if let Some(processes) = self.processes.as_mut().filter(|_| self.quiet_until.is_none()) {
-            processes.lasts(&self.counters);
+        match result {
+            Ok(Started { pid, born }) => {
+                self.processes = Some(Processes::new(pid, born, began, self.oom_before));
+                self.engine.handle(Event::Spawned(Ok(())), BootInstant::now());
+            }
+            Err(why) => {
+                self.output = Output::default();
+                self.engine.handle(Event::Spawned(Err(why)), BootInstant::now());
+            }
         }
         // It may have ended before we knew its number.
         let ended = self.processes.as_mut().is_some_and(Processes::first_ended);
@@ -422,13 +437,15 @@ impl Driver {
                 let most = if self.output.streaming { CHUNK.min((OUTPUT_WINDOW - self.output.in_flight) as usize) } else { CHUNK };
                 match rustix::io::read(pipe, &mut chunk[..most]) {
                     Ok(([], _)) => self.output.pipes[i] = None,
-                    Ok((data, _)) if self.output.streaming => {
-                        self.output.in_flight += data.len() as u32;
-                        if let Some(attempt) = self.attempt {
-                            self.send(&FromEngine::Output { attempt, stream, data: Bytes::copy_from_slice(data) })?;
-                        }
-                    }
                     Ok((data, _)) => {
+                        self.output.written = true;
+                        if self.output.streaming {
+                            self.output.in_flight += data.len() as u32;
+                            if let Some(attempt) = self.attempt {
+                                self.send(&FromEngine::Output { attempt, stream, data: Bytes::copy_from_slice(data) })?;
+                            }
+                            continue;
+                        }
                         if let Some(tail) = &mut self.output.tails[i] {
                             tail.push(data);
                         }
@@ -562,6 +579,22 @@ impl Driver {
 }
 
 impl Output {
+    /// Makes the pipes of an attempt, if it has any: where its output goes.
+    fn begin(&mut self, attempt: AttemptId, spec: &JobSpec, context: &BatchContext) -> std::result::Result<[OutputTo; 2], String> {
+        *self = Self { streaming: context.capture == Capture::Stream, ..Self::default() };
+        let mut to = |i: usize, file: Option<OutputFile>| match file {
+            Some(file) => Ok::<_, String>(OutputTo::File(file)),
+            None => {
+                let (read, write) = spawn::pipe()?;
+                let write = Arc::new(write);
+                (self.pipes[i], self.writers[i]) = (Some(read), Some(write.clone()));
+                self.tails[i] = Some(Tail::default());
+                Ok(OutputTo::Pipe(write))
+            }
+        };
+        Ok([to(0, paths::out(spec, attempt, context))?, to(1, paths::err(spec, attempt, context))?])
+    }
+
     fn may_read(&self) -> bool {
         !self.streaming || self.in_flight < OUTPUT_WINDOW
     }
@@ -576,15 +609,16 @@ impl Output {
 /// The spawner thread: opens, spawns, answers. It wakes the other one only if that waits for the answer.
 fn spawner(
     around: &mut Surroundings,
-    jobs: &mpsc::Receiver<Effect>,
+    orders: &mpsc::Receiver<Order>,
     answers: &mpsc::Sender<SpawnAnswer>,
     wake: &OwnedFd,
     awaited: &AtomicBool,
 ) {
-    while let Ok(effect) = jobs.recv() {
-        let Effect::Spawn { attempt, spec, context, engine } = effect else { continue };
+    while let Ok(order) = orders.recv() {
         let began = (WallTime::now(), BootInstant::now());
-        let result = spawn::start(around, attempt, &spec, &context, engine);
+        let result = spawn::start(around, &order);
+        // The write ends with it.
+        drop(order);
         let failed = result.is_err();
         if answers.send((result, began)).is_err() {
             return;

@@ -24,13 +24,16 @@ const PASSES: u32 = 32;
 const NAMED_AFTER: Duration = Duration::from_secs(5);
 const NAMED: usize = 8;
 
+/// The count of out-of-memory kills is read again after this long: the kernel writes two hundred lines for it.
+const OOM_KILLS_RECENT: Duration = Duration::from_millis(250);
+
 /// The first process of an attempt and whatever else there is below this one.
 pub(super) struct Processes {
     first: Option<Pid>,
     leaf: Option<Arc<Leaf>>,
     /// CPU times of the leaf before the attempt.
     cpu_before: Option<(Duration, Duration)>,
-    /// Kills of the out-of-memory killer on this host soon after its start.
+    /// Kills of the out-of-memory killer on this host before it.
     oom_before: Option<u64>,
     started: (WallTime, BootInstant),
     ended: Option<(WallTime, BootInstant)>,
@@ -54,24 +57,40 @@ pub(super) type Born = (Arc<Leaf>, Option<(Duration, Duration)>);
 
 /// Counters of this host and of this process, from files that stay open.
 pub(super) struct HostCounters {
+    /// None if the control groups know better.
     vmstat: Option<OwnedFd>,
+    /// What it said last, and when.
+    oom_kills: Cell<Option<(BootInstant, u64)>>,
     status: Option<OwnedFd>,
     /// This process's page faults when its memory peak was read, and that peak.
     peak: Cell<(i64, u64)>,
 }
 
 impl HostCounters {
-    pub(super) fn open() -> Self {
+    pub(super) fn open(groups_count_memory: bool) -> Self {
         let open = |path| {
             let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
             rustix::fs::open(path, flags, rustix::fs::Mode::empty()).ok()
         };
-        Self { vmstat: open("/proc/vmstat"), status: open("/proc/self/status"), peak: Cell::new((-1, u64::MAX)) }
+        Self {
+            vmstat: if groups_count_memory { None } else { open("/proc/vmstat") },
+            oom_kills: Cell::new(None),
+            status: open("/proc/self/status"),
+            peak: Cell::new((-1, u64::MAX)),
+        }
     }
 
-    /// Processes that the kernel has killed for want of memory since boot (`oom_kill` of /proc/vmstat, Linux 4.13).
-    fn oom_kills(&self) -> Option<u64> {
-        number_after(self.vmstat.as_ref()?, "oom_kill ")
+    /// Processes that the kernel had killed for want of memory by `now` or shortly before, since boot.
+    pub(super) fn recent_oom_kills(&self, now: BootInstant) -> Option<u64> {
+        let recent = self.oom_kills.get().filter(|(read, _)| now.since(*read) < OOM_KILLS_RECENT);
+        recent.map(|(_, kills)| kills).or_else(|| self.oom_kills(now))
+    }
+
+    /// The same, as of now (`oom_kill` of /proc/vmstat, Linux 4.13).
+    fn oom_kills(&self, now: BootInstant) -> Option<u64> {
+        let kills = number_after(self.vmstat.as_ref()?, "oom_kill ");
+        self.oom_kills.set(kills.map(|kills| (now, kills)));
+        kills
     }
 
     /// This process's own memory peak, in bytes (`VmHWM`, proc(5)). Memory grows by page faults: without new ones it is as it was.
@@ -116,13 +135,13 @@ pub(super) enum Changed {
 }
 
 impl Processes {
-    pub(super) fn new(pid: i32, born: Option<Born>, started: (WallTime, BootInstant)) -> Self {
+    pub(super) fn new(pid: i32, born: Option<Born>, started: (WallTime, BootInstant), oom_before: Option<u64>) -> Self {
         let (leaf, cpu_before) = born.map_or((None, None), |(leaf, cpu)| (Some(leaf), cpu));
         Self {
             first: Pid::from_raw(pid),
             leaf,
             cpu_before,
-            oom_before: None,
+            oom_before,
             started,
             ended: None,
             killing: None,
@@ -132,13 +151,6 @@ impl Processes {
             in_group: 0,
             usage: Usage::default(),
             own_peak: 0,
-        }
-    }
-
-    /// The attempt lasts: from now on memory could run out.
-    pub(super) fn lasts(&mut self, host: &HostCounters) {
-        if self.leaf.as_ref().is_none_or(|leaf| leaf.oom_kills().is_none()) {
-            self.oom_before = host.oom_kills();
         }
     }
 
@@ -210,14 +222,15 @@ impl Processes {
         self.killing.get_or_insert_with(BootInstant::now);
         let mut alive = 0;
         for _ in 0..PASSES {
-            if let Some(leaf) = self.leaf.as_ref().filter(|leaf| leaf.populated()) {
+            let occupied = self.leaf.clone().filter(|leaf| leaf.populated());
+            if let Some(leaf) = &occupied {
                 self.in_group = self.in_group.max(leaf.count());
                 leaf.kill();
             }
             exit = exit.or_else(|| self.reap_first(host));
             let before = self.killed;
             let none_left = self.reap_others();
-            alive = match (none_left, &self.leaf) {
+            alive = match (none_left, occupied) {
                 // Somebody else's child that is in our group all the same.
                 (true, Some(leaf)) if leaf.populated() => leaf.count().max(1),
                 (true, _) => 0,
@@ -325,7 +338,9 @@ impl Processes {
         match self.leaf.as_ref().and_then(|leaf| leaf.oom_kills()) {
             Some(0) => OutOfMemory::No,
             Some(1..) => OutOfMemory::Killed,
-            None if self.killed_from_elsewhere && self.oom_before.is_some_and(|before| host.oom_kills() > Some(before)) => {
+            None if self.killed_from_elsewhere
+                && self.oom_before.is_some_and(|before| host.oom_kills(BootInstant::now()) > Some(before)) =>
+            {
                 OutOfMemory::OnThisHost
             }
             None => OutOfMemory::No,

@@ -6,46 +6,64 @@
 
 use super::processes::Born;
 use crate::cgroup::{Leaf, Leaves};
-use crate::paths::{self, Sink};
+use crate::paths::{self, OutputFile};
 use mezcal_common::ids::{AttemptId, EngineId};
 use mezcal_common::job::{BatchContext, Command, JobSpec, SHELL_PREFIX};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_char};
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
 
 /// What is fixed for the life of an engine.
 pub(super) struct Surroundings {
-    /// Environment of every job, before the batch's.
-    env: Vec<(String, CString)>,
-    null: OwnedFd,
+    inherited: Inherited,
     slot: u16,
-    host: String,
+    null: OwnedFd,
     /// Where attempts are born; none: in this process's own group.
     leaves: Option<Leaves>,
     #[cfg(target_arch = "x86_64")]
     stack: Box<super::clone::Stack>,
-    /// Signals that this process ignores, as of its start.
+}
+
+/// What the engines of a keeper have in common.
+pub(crate) struct Inherited {
+    host: String,
+    /// Environment of every job, before the batch's.
+    env: Vec<(String, CString)>,
+    /// Signals that they ignore.
     #[cfg(target_arch = "x86_64")]
     ignored: u64,
 }
 
-/// A pipe that takes output. As long as its write end is open here as well, the end of a job shows once, by SIGCHLD, and not by a hang-up
-/// before.
-pub(super) struct Pipe {
-    pub(super) read: OwnedFd,
-    pub(super) write: OwnedFd,
+/// What the spawner is to start.
+pub(super) struct Order {
+    pub(super) attempt: AttemptId,
+    pub(super) spec: Box<JobSpec>,
+    pub(super) context: Arc<BatchContext>,
+    pub(super) engine: EngineId,
+    /// Standard output and error.
+    pub(super) outputs: [OutputTo; 2],
 }
 
-/// A job that runs, and what takes its output.
+/// Where an output stream goes.
+pub(super) enum OutputTo {
+    File(OutputFile),
+    /// The write end.
+    Pipe(Arc<OwnedFd>),
+}
+
+/// A job that runs.
 pub(super) struct Started {
     pub(super) pid: i32,
     pub(super) born: Option<Born>,
-    pub(super) out: Option<Pipe>,
-    pub(super) err: Option<Pipe>,
 }
+
+/// Names and whole entries (environ(7)), most of them those of this process.
+type Environment<'a> = Vec<(Cow<'a, str>, Cow<'a, CStr>)>;
 
 /// Names that must not leak from a service manager or a shell into jobs.
 const SCRUBBED: [&str; 20] = [
@@ -72,8 +90,22 @@ const SCRUBBED: [&str; 20] = [
 ];
 
 impl Surroundings {
-    /// Reads this process's environment and opens `/dev/null`.
-    pub(super) fn new(slot: u16, host: String, leaves: Option<Leaves>) -> std::io::Result<Self> {
+    /// Opens `/dev/null`.
+    pub(super) fn new(slot: u16, inherited: Inherited, leaves: Option<Leaves>) -> std::io::Result<Self> {
+        Ok(Self {
+            inherited,
+            slot,
+            null: rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?,
+            leaves,
+            #[cfg(target_arch = "x86_64")]
+            stack: super::clone::Stack::new(),
+        })
+    }
+}
+
+impl Inherited {
+    /// Reads this process's environment, and what signals it ignores.
+    pub(crate) fn read(host: String) -> Self {
         let env = std::env::vars_os()
             .filter_map(|(name, value)| {
                 let key = name.to_string_lossy().into_owned();
@@ -84,18 +116,12 @@ impl Surroundings {
             })
             .filter(|(key, _)| !SCRUBBED.contains(&key.as_str()) && !key.starts_with("BASH_FUNC_"))
             .collect();
-        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self {
-            env,
-            null,
-            slot,
+        Self {
             host,
-            leaves,
-            #[cfg(target_arch = "x86_64")]
-            stack: super::clone::Stack::new(),
+            env,
             #[cfg(target_arch = "x86_64")]
             ignored: mezcal_common::proc::ignored_signals(),
-        })
+        }
     }
 
     /// The environment of one job: later names win, the reserved ones come last.
@@ -105,13 +131,14 @@ impl Surroundings {
         spec: &JobSpec,
         context: &BatchContext,
         engine: EngineId,
-    ) -> Result<Vec<(String, CString)>, String> {
-        let mut env = self.env.clone();
+        slot: u16,
+    ) -> Result<Environment<'_>, String> {
+        let mut env: Environment = self.env.iter().map(|(key, entry)| (key.into(), entry.into())).collect();
         let mut set = |name: &str, value: &str| -> Result<(), String> {
             let entry = CString::new(format!("{name}={value}")).map_err(|_| format!("environment {name:?} contains a NUL byte"))?;
             match env.iter_mut().find(|(key, _)| key == name) {
-                Some(slot) => slot.1 = entry,
-                None => env.push((name.to_owned(), entry)),
+                Some(slot) => slot.1 = entry.into(),
+                None => env.push((name.to_owned().into(), entry.into())),
             }
             Ok(())
         };
@@ -121,7 +148,7 @@ impl Surroundings {
         set("MEZCAL_JOB_ID", &paths::label(spec, attempt))?;
         set("MEZCAL_ATTEMPT", &attempt.attempt.to_string())?;
         set("MEZCAL_ENGINE_ID", &engine.to_string())?;
-        set("MEZCAL_SLOT", &self.slot.to_string())?;
+        set("MEZCAL_SLOT", &slot.to_string())?;
         set("MEZCAL_HOST", &self.host)?;
         set("MEZCAL_BATCH", &context.batch.to_string())?;
         Ok(env)
@@ -132,13 +159,8 @@ impl Surroundings {
 ///
 /// # Errors
 /// For the reader of the result: what could not be done, with the path and the system's reason.
-pub(super) fn start(
-    around: &mut Surroundings,
-    attempt: AttemptId,
-    spec: &JobSpec,
-    context: &BatchContext,
-    engine: EngineId,
-) -> Result<Started, String> {
+pub(super) fn start(around: &mut Surroundings, order: &Order) -> Result<Started, String> {
+    let Order { attempt, ref spec, ref context, engine, outputs: [ref out, ref err] } = *order;
     // Process-wide, which is right: an engine runs one attempt at a time.
     rustix::process::umask(Mode::from_raw_mode(context.umask & 0o777));
     let cd = directory(spec, context)?;
@@ -146,12 +168,11 @@ pub(super) fn start(
         Some(path) => Some(open_waitless(&cd, path, OFlags::RDONLY, "read")?),
         None => None,
     };
-    let (out_read, out_write) = open_sink(&cd, paths::out(spec, attempt, context))?;
-    let (err_read, err_write) = open_sink(&cd, paths::err(spec, attempt, context))?;
-    let env = around.environment(attempt, spec, context, engine)?;
+    let (out, err) = (open_output(&cd, out)?, open_output(&cd, err)?);
+    let env = around.inherited.environment(attempt, spec, context, engine, around.slot)?;
     let (program, argv) = command_line(&cd, spec, context, &env)?;
     // One file for both streams is one open file: two would overwrite each other.
-    let err = if same_file(&out_write, &err_write) { &out_write } else { &err_write };
+    let err = if same_file(&out, &err) { &out } else { &err };
     let born = match &mut around.leaves {
         Some(leaves) => {
             let leaf = leaves.next().map_err(|e| format!("no control group for the job: {e}"))?;
@@ -160,13 +181,13 @@ pub(super) fn start(
         }
         None => None,
     };
-    let fds = [stdin.as_ref().map_or(around.null.as_fd(), AsFd::as_fd), out_write.as_fd(), err.as_fd()];
+    let fds = [stdin.as_ref().map_or(around.null.as_fd(), AsFd::as_fd), out.as_fd(), err.as_fd()];
     let argv: Vec<*const c_char> = argv.iter().map(|a| a.as_ptr()).chain([std::ptr::null()]).collect();
     let envp: Vec<*const c_char> = env.iter().map(|(_, e)| e.as_ptr()).chain([std::ptr::null()]).collect();
     let spawned = match &born {
         #[cfg(target_arch = "x86_64")]
         Some((leaf, _)) => {
-            let (stack, ignored) = (&mut around.stack, around.ignored);
+            let (stack, ignored) = (&mut around.stack, around.inherited.ignored);
             super::clone::spawn_into(leaf.dir(), stack, &program, &argv, &envp, cd.as_fd(), fds, ignored)
         }
         _ => posix_spawn(&program, &argv, &envp, cd.as_fd(), fds),
@@ -177,9 +198,7 @@ pub(super) fn start(
         }
         why_not_started(spec, &program, e)
     })?;
-    let out = out_read.map(|read| Pipe { read, write: out_write });
-    let err = err_read.map(|read| Pipe { read, write: err_write });
-    Ok(Started { pid, born, out, err })
+    Ok(Started { pid, born })
 }
 
 /// Whether processes can be born in a control group here: the kernel may be too old for it, or a container may forbid clone3(2).
@@ -210,16 +229,17 @@ pub(crate) fn can_spawn_into(_: &Leaf) -> std::io::Result<()> {
     Err(std::io::Error::new(std::io::ErrorKind::Unsupported, "spawning into a control group is for x86-64 only"))
 }
 
-/// The read end of a pipe, if it is one, and what the job writes to.
-fn open_sink(cd: &OwnedFd, sink: Sink) -> Result<(Option<OwnedFd>, OwnedFd), String> {
-    match sink {
-        Sink::File(path) => Ok((None, open_output(cd, &path)?)),
-        Sink::InDirectory { dir, path } => {
-            // If it cannot be made, opening the file says why.
-            let _ = std::fs::create_dir_all(dir);
-            Ok((None, open_output(cd, &path)?))
+/// What the job writes to. A file is truncated.
+fn open_output(cd: &OwnedFd, to: &OutputTo) -> Result<Arc<OwnedFd>, String> {
+    match to {
+        OutputTo::Pipe(write) => Ok(write.clone()),
+        OutputTo::File(OutputFile { dir, path }) => {
+            if let Some(dir) = dir {
+                // If it cannot be made, opening the file says why.
+                let _ = std::fs::create_dir_all(dir);
+            }
+            open_waitless(cd, path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC, "write").map(Arc::new)
         }
-        Sink::Captured => pipe().map(|(read, write)| (Some(read), write)),
     }
 }
 
@@ -230,7 +250,7 @@ fn directory(spec: &JobSpec, context: &BatchContext) -> Result<OwnedFd, String> 
 }
 
 /// A pipe whose read end does not block.
-fn pipe() -> Result<(OwnedFd, OwnedFd), String> {
+pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd), String> {
     let make = || {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         rustix::fs::fcntl_setfl(&read, OFlags::NONBLOCK)?;
@@ -241,11 +261,6 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), String> {
 
 fn open_at(cd: &OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(cd, path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o666))
-}
-
-/// Opens a file for output, truncated.
-fn open_output(cd: &OwnedFd, path: &str) -> Result<OwnedFd, String> {
-    open_waitless(cd, path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC, "write")
 }
 
 /// Opens a file without ever waiting for a partner. A FIFO is refused: its other end would decide when the job starts and ends.
@@ -282,7 +297,7 @@ fn command_line(
     cd: &OwnedFd,
     spec: &JobSpec,
     context: &BatchContext,
-    env: &[(String, CString)],
+    env: &Environment,
 ) -> Result<(CString, Vec<CString>), String> {
     let c = |text: String| CString::new(text).map_err(|_| "the command contains a NUL byte".to_owned());
     match &spec.command {
@@ -300,7 +315,7 @@ fn command_line(
 }
 
 /// Finds a program along the job's own PATH, as execvp(3) would in the job's environment and directory.
-fn find_program(cd: &OwnedFd, name: &CStr, env: &[(String, CString)]) -> Result<CString, String> {
+fn find_program(cd: &OwnedFd, name: &CStr, env: &Environment) -> Result<CString, String> {
     if name.to_bytes().contains(&b'/') {
         return Ok(name.to_owned());
     }

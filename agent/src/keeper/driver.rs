@@ -7,12 +7,12 @@
 use super::{Effect, Event, Keeper};
 use crate::cgroup::{self, Place, Seat};
 use crate::engine::driver::{self as engine, EngineArgs, child_signals, seal_descriptors, take_child_signal, take_stdin};
-use crate::engine::{Waited, kill_with_group, wait4, wait4_or_stopped};
+use crate::engine::{Inherited, Waited, kill_with_group, wait4, wait4_or_stopped};
 use crate::packet;
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::EngineIndex;
 use mezcal_common::outcome::{Containment, WaitStatus};
-use mezcal_common::proc;
+use mezcal_common::proc::{self, CommandLine};
 use mezcal_common::timer;
 use mezcal_common::wire::engine::{EngineToKeeper, FromKeeper, KeeperToEngine, ToKeeper};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -121,6 +121,8 @@ pub fn run(args: KeeperArgs) -> Result<()> {
     // Whoever may get into the directory may try; who they are is looked at when they do.
     let mode = if args.agent.is_some() { 0o660 } else { 0o600 };
     let listener = args.socket.as_deref().map(|path| listen(path, mode)).transpose()?;
+    let (inherited, command_line) = (Inherited::read(args.host.clone()), CommandLine::find());
+    warm_up();
     let keeper = Keeper::new(BootInstant::now());
     let mut driver = Driver {
         keeper: if args.agent.is_some() { keeper.always_wanted() } else { keeper },
@@ -141,17 +143,33 @@ pub fn run(args: KeeperArgs) -> Result<()> {
     }
     match driver.serve() {
         Ok(Left::Copy { slot, keeper }) => {
-            let args = driver.engine_args(slot);
-            let lock = driver.lock.take();
-            // The listener, the agent's socket and those of the other engines are the keeper's.
-            drop(driver);
-            engine::run(args, keeper, lock.map(Into::into)).map_err(|e| Error::new(e.kind(), format!("engine {slot}: {e}")))
+            let (args, lock) = driver.into_engine(slot, inherited, command_line);
+            engine::run(args, keeper, lock.map(Into::into)).map_err(|e| Error::new(e.kind(), format!("engine {slot}: {e}")))?;
+            // What the copy has of the keeper's does not need to be put in order.
+            // SAFETY: _exit(2) has no memory effects; nothing of this process's is buffered.
+            unsafe { libc::_exit(0) }
         }
         result => {
             driver.end();
             result.map(|_| ())
         }
     }
+}
+
+/// Starts a thread and ends it: what only the first one of a process costs, symbols to look up and a stack to map, is spared its copies.
+fn warm_up() {
+    if let Ok(thread) = std::thread::Builder::new().spawn(|| {}) {
+        let _ = thread.join();
+    }
+    // The kernel may need a moment more to forget it.
+    while threads() > 1 {
+        std::thread::yield_now();
+    }
+}
+
+/// Threads of this process.
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
 }
 
 fn claim(args: &KeeperArgs) -> Result<Option<Place>> {
@@ -440,7 +458,7 @@ impl Driver {
 
     /// Starts an engine as a copy of this process: starting the program anew takes ten times as long, and a host may have dozens of slots.
     fn start(&self) -> Result<Started> {
-        debug_assert_eq!(std::fs::read_dir("/proc/self/task").map(Iterator::count).ok(), Some(1), "the copy has one thread only");
+        debug_assert_eq!(threads(), 1, "the copy has one thread only");
         let (control, theirs) = packet::pair()?;
         // SAFETY: there is no other thread that could hold a lock which nobody would release in the copy (fork(2)).
         match unsafe { libc::fork() } {
@@ -453,9 +471,10 @@ impl Driver {
         }
     }
 
-    fn engine_args(&self, slot: u16) -> EngineArgs {
+    /// What this copy takes along as the engine of a slot. The listener, the agent's socket and those of the other engines are the keeper's.
+    fn into_engine(self, slot: u16, inherited: Inherited, command_line: CommandLine) -> (EngineArgs, Option<File>) {
         let leaves = self.place.as_ref().map(|place| place.leaves(slot));
-        EngineArgs { slot, host: self.args.host.clone(), one_fate: self.args.socket.is_none(), leaves }
+        (EngineArgs { slot, inherited, command_line, one_fate: self.args.socket.is_none(), leaves }, self.lock)
     }
 
     /// KILL to every child that is no engine, and its group; reaps: (killed, still alive).
