@@ -3,7 +3,7 @@
 use crate::client::{Remote, converse};
 use crate::complete;
 use crate::exit::Exit;
-use crate::format::ResultFormat;
+use crate::format::{ResultFormat, counted};
 use crate::hosts::{span, table};
 use crate::profile::ProfileArgs;
 use clap_complete::ArgValueCompleter;
@@ -153,8 +153,8 @@ fn details(batch: &BatchStatus) -> String {
     let mut text = format!("batch {} of {}: {}\n", batch.id, batch.user, state(batch));
     batch.name.iter().for_each(|name| text.push_str(&format!("name: {}\n", for_terminal(name))));
     text.push_str(&format!(
-        "{} jobs: {} succeeded, {} failed, {} running, {waiting} waiting; {percent:.1} % done\n",
-        batch.jobs,
+        "{}: {} succeeded, {} failed, {} running, {waiting} waiting; {percent:.1} % done\n",
+        counted(batch.jobs, "job", "jobs"),
         batch.succeeded,
         batch.ended - batch.succeeded,
         batch.placed

@@ -3,6 +3,7 @@
 use crate::client::converse;
 use crate::complete;
 use crate::exit::{self, Exit};
+use crate::format::counted;
 use crate::profile::ProfileArgs;
 use crate::run::GRACE;
 use clap_complete::ArgValueCompleter;
@@ -86,7 +87,12 @@ fn words(s: &CancelSummary) -> String {
         return "nothing of it was waiting or running\n".into();
     }
     let (done, killed, alive) = (s.jobs - s.unreachable, s.killed, s.survivors);
-    let mut text = format!("{done} jobs cancelled; {killed} processes had to be killed, {alive} are alive\n");
+    let mut text = format!(
+        "{}; {} had to be killed, {}\n",
+        counted(done, "job cancelled", "jobs cancelled"),
+        counted(killed, "process", "processes"),
+        counted(alive, "is alive", "are alive")
+    );
     if s.survivors > 0 {
         text.push_str("what is alive does not die (`unkillable` in the results); its slots stay held\n");
     }

@@ -12,6 +12,14 @@ use std::time::Duration;
 /// Always six digits of a second.
 const RFC_3339: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
 
+/// A count and what is counted: `one` of it, or `many`.
+pub(crate) fn counted(n: impl Into<u64>, one: &str, many: &str) -> String {
+    match n.into() {
+        1 => format!("1 {one}"),
+        n => format!("{n} {many}"),
+    }
+}
+
 /// Writes result lines.
 pub struct ResultFormat {
     compat: bool,

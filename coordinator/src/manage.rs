@@ -3,6 +3,7 @@
 use crate::client::converse;
 use crate::complete;
 use crate::exit::{Exit, chain};
+use crate::format::counted;
 use crate::profile::ProfileArgs;
 use crate::serve::{CoordinatorConfig, DEFAULT_PATH};
 use clap_complete::ArgValueCompleter;
@@ -110,7 +111,8 @@ pub fn retry(args: &RetryArgs) -> Result<u8, Exit> {
         _ => None,
     });
     let (batch, jobs) = retried?.map_err(Exit::usage)?;
-    eprintln!("{jobs} jobs run again; `coordinator attach {batch}` shows their results");
+    let again = counted(jobs, "job runs again", "jobs run again");
+    eprintln!("{again}; `coordinator attach {batch}` shows the results");
     println!("{batch}");
     Ok(0)
 }

@@ -3,6 +3,7 @@
 use crate::client::{self, ReconnectArgs, Remote};
 use crate::embedded::{self, ContainmentWish, EmbeddedAgent};
 use crate::exit::{self, Exit};
+use crate::format::{counted, elapsed};
 use crate::jobs::{Format, Jobs, check_env_name};
 use crate::output::{self, FromOutput, OutputThread, ToOutput};
 use crate::profile::{Cluster, Profile, ProfileArgs};
@@ -226,7 +227,8 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     if let (Some(what), Some(path)) = (again, &args.output) {
         let done = crate::resume::resume(&mut jobs, path, what)?;
         if !args.quiet {
-            eprintln!("coordinator: {done} jobs need not run ({})", path.display());
+            let done = counted(done as u64, "job", "jobs");
+            eprintln!("coordinator: {done} need not run ({})", path.display());
         }
         if jobs.is_empty() {
             return Ok(0);
@@ -925,31 +927,35 @@ pub(crate) async fn until(instant: Option<Instant>) {
 pub(crate) fn describe(notice: &Notice) -> String {
     match notice {
         Notice::HostsAbsent { hosts, jobs, after } => format!(
-            "{jobs} jobs wait for a host that is not connected: {hosts}; they end as errors after {}",
-            crate::format::elapsed(*after)
+            "{} for a host that is not connected: {hosts}; they end as errors after {}",
+            counted(*jobs, "job waits", "jobs wait"),
+            elapsed(*after)
         ),
         Notice::TooWide { slots, jobs, after } => format!(
-            "{jobs} jobs take {slots} slots, and no host is connected that has so many for them; they end as errors after {}",
-            crate::format::elapsed(*after)
+            "{} {slots} slots, and no host is connected that has so many for them; they end as errors after {}",
+            counted(*jobs, "job takes", "jobs take"),
+            elapsed(*after)
         ),
         Notice::Unserved { user, jobs, after } => format!(
-            "{jobs} jobs wait for a host that runs jobs of {user}: root enables mezcal-engines@{user}.service there; they end as errors after {}",
-            crate::format::elapsed(*after)
+            "{} for a host that runs jobs of {user}: root enables mezcal-engines@{user}.service there; they end as errors after {}",
+            counted(*jobs, "job waits", "jobs wait"),
+            elapsed(*after)
         ),
         Notice::AgentLost { host, jobs, fenced_for } => format!(
-            "lost the agent of {host} with {jobs} jobs; unless it comes back, they are given up there in {}",
-            crate::format::elapsed(Duration::from_secs(fenced_for.as_secs()))
+            "lost the agent of {host} with {}; unless it comes back, they are given up there in {}",
+            counted(*jobs, "job", "jobs"),
+            elapsed(Duration::from_secs(fenced_for.as_secs()))
         ),
         Notice::Quarantined { host, length, reason } => {
             format!("{host} gets no jobs for {} s: {reason}", length.as_secs())
         }
         Notice::Halted { why, count } => {
             let what = match why {
-                HaltWhy::Fail => "have failed",
-                HaltWhy::Success => "have succeeded",
-                HaltWhy::Done => "have ended",
+                HaltWhy::Fail => "failed",
+                HaltWhy::Success => "succeeded",
+                HaltWhy::Done => "ended",
             };
-            format!("{count} jobs {what}: nothing more of the batch starts (--halt)")
+            format!("{} {what}: nothing more of the batch starts (--halt)", counted(*count, "job has", "jobs have"))
         }
     }
 }

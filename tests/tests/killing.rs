@@ -127,7 +127,7 @@ fn cancel_takes_jobs_batches_and_everything_of_ones_own() {
     let out = cluster.run(&["cancel", "-p", "mezcal", "4", "one", "--signal", "INT", "--grace", "20"]);
     assert_eq!(
         (out.status.code(), text(&out.stdout)),
-        (Some(0), "2 jobs cancelled; 1 processes had to be killed, 0 are alive\n".into()),
+        (Some(0), "2 jobs cancelled; 1 process had to be killed, 0 are alive\n".into()),
         "{}",
         text(&out.stderr)
     );
@@ -313,7 +313,7 @@ fn a_job_whose_output_is_on_a_hung_mount_can_be_cancelled_and_times_out() {
     let out = cluster.run(&["cancel", "-p", "mezcal", "out", "--grace", "0"]);
     assert_eq!(
         (out.status.code(), text(&out.stdout)),
-        (Some(0), "1 jobs cancelled; 0 processes had to be killed, 0 are alive\n".into())
+        (Some(0), "1 job cancelled; 0 processes had to be killed, 0 are alive\n".into())
     );
     assert_eq!(ended(&mut run), Some(1));
     assert_eq!(result_of(&cluster, "out")["outcome"], "cancelled");

@@ -617,7 +617,7 @@ fn spawner(
     while let Ok(order) = orders.recv() {
         let began = (WallTime::now(), BootInstant::now());
         let result = spawn::start(around, &order);
-        // The write ends with it.
+        // The write ends with it: once the job is dead and this thread has answered, a pipe comes to its end.
         drop(order);
         let failed = result.is_err();
         if answers.send((result, began)).is_err() {

@@ -167,6 +167,16 @@ fn warm_up() {
     }
 }
 
+/// With the limit that may be behind it.
+fn cannot_start(e: Error) -> Error {
+    let limit = match e.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE) => "; a higher limit of open files (`ulimit -n`) allows more slots",
+        Some(Errno::AGAIN) => "; a higher limit of processes (`ulimit -u`, or `pids.max` of the control group) allows more slots",
+        _ => "",
+    };
+    Error::new(e.kind(), format!("cannot start an engine: {e}{limit}"))
+}
+
 /// Threads of this process.
 fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
@@ -459,15 +469,12 @@ impl Driver {
     /// Starts an engine as a copy of this process: starting the program anew takes ten times as long, and a host may have dozens of slots.
     fn start(&self) -> Result<Started> {
         debug_assert_eq!(threads(), 1, "the copy has one thread only");
-        let (control, theirs) = packet::pair()?;
+        let (control, theirs) = packet::pair().map_err(cannot_start)?;
         // SAFETY: there is no other thread that could hold a lock which nobody would release in the copy (fork(2)).
         match unsafe { libc::fork() } {
             0 => Ok(Started::Here(theirs)),
             pid if pid > 0 => Ok(Started::There(EngineProcess { pid, control: Some(control) })),
-            _ => {
-                let e = Error::last_os_error();
-                Err(Error::new(e.kind(), format!("cannot start an engine: {e}")))
-            }
+            _ => Err(cannot_start(Error::last_os_error())),
         }
     }
 
