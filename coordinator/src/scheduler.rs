@@ -1309,11 +1309,12 @@ impl Scheduler {
         }
         let serial = BatchSerial(self.next_serial);
         self.next_serial += 1;
-        self.persist(|| Record::Opened { batch: serial, user: user.clone(), terms: Box::new(terms.clone()) });
-        self.add_batch(serial, user, terms, now);
+        let age = Duration::ZERO;
+        self.persist(|| Record::Opened { batch: serial, user: user.clone(), terms: Box::new(terms.clone()), age });
+        self.add_batch(serial, user, terms, age, now);
     }
 
-    fn add_batch(&mut self, serial: BatchSerial, user: String, terms: BatchTerms, now: BootInstant) {
+    fn add_batch(&mut self, serial: BatchSerial, user: String, terms: BatchTerms, age: Duration, now: BootInstant) {
         let id = terms.context.batch;
         let next = self.users.len() as u32;
         let user = *self.users.entry(user).or_insert_with_key(|name| {
@@ -1342,7 +1343,7 @@ impl Scheduler {
             halt: terms.halt,
             counts: halt::Counts::default(),
             halted: false,
-            deadline: terms.time_limit.map(|limit| now + limit),
+            deadline: terms.time_limit.map(|limit| now + limit.saturating_sub(age)),
             time_limit: terms.time_limit,
             detached: terms.detached,
             deserted: None,

@@ -14,6 +14,7 @@ pub use writer::{FromStore, Writer};
 
 use crate::scheduler::Record;
 use bytes::Bytes;
+use mezcal_common::clock::WallTime;
 use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, JobNumber, StoreId};
 use mezcal_common::job::MAX_SPEC;
 use mezcal_common::wire::client::Submission;
@@ -156,13 +157,17 @@ impl Store {
     }
 
     fn replay_batch(&self, batch: BatchSerial, take: &mut impl FnMut(Record)) -> Result<(), StoreError> {
-        type Row = (String, Vec<u8>, bool, Option<Vec<u8>>, Option<String>, bool);
-        let sql = "SELECT user, terms, open, stop, why, stopped FROM batch WHERE serial = ?";
-        let (user, terms, open, stop, why, stopped): Row = self
+        type Row = (String, Vec<u8>, i64, bool, Option<Vec<u8>>, Option<String>, bool);
+        let sql = "SELECT user, terms, opened_at, open, stop, why, stopped FROM batch WHERE serial = ?";
+        let (user, terms, opened_at, open, stop, why, stopped): Row = self
             .connection
-            .query_row(sql, [batch.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?)))
+            .query_row(sql, [batch.0], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
+            })
             .map_err(|e| self.broken(e))?;
-        take(Record::Opened { batch, user, terms: unpack("batch", &terms)? });
+        // A clock that was set back makes it younger, not a fault.
+        let age = Duration::try_from_secs_f64(WallTime::now().seconds_since(WallTime(opened_at))).unwrap_or_default();
+        take(Record::Opened { batch, user, terms: unpack("batch", &terms)?, age });
         let sets: Vec<Vec<u8>> =
             self.rows("SELECT hosts FROM host_set WHERE batch = ? ORDER BY place", [batch.0], |row| row.get(0))?;
         let sets = sets.iter().map(|set| unpack("host set", set)).collect::<Result<Vec<_>, _>>()?;

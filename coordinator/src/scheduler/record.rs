@@ -26,6 +26,8 @@ pub enum Record {
         user: String,
         /// Its terms.
         terms: Box<BatchTerms>,
+        /// How long ago; zero when it has just come.
+        age: Duration,
     },
     /// Host sets that follow those that the batch has.
     HostSets {
@@ -171,9 +173,9 @@ impl Scheduler {
     /// Takes back a record of an earlier life.
     pub fn replay(&mut self, record: Record, now: BootInstant) {
         match record {
-            Record::Opened { batch, user, terms } => {
+            Record::Opened { batch, user, terms, age } => {
                 self.numbers_in_use(batch);
-                self.add_batch(batch, user, *terms, now);
+                self.add_batch(batch, user, *terms, age, now);
             }
             Record::HostSets { batch, sets } => {
                 if let Some(batch) = self.batches.get_mut(&batch) {

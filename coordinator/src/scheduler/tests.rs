@@ -295,8 +295,8 @@ fn required_hosts_are_honoured_by_full_and_short_name() {
     s.agent(1, "a.x", 9);
     insta::assert_snapshot!(s.submit(1, &[(&["b"], 0, 0), (&["c.x", "a.x"], 0, 0), (&["b.x"], 0, 0)]), @r"
     accepted 3
-    notice: 1 jobs wait for a host that is not connected: b; they end as errors after 0:01:00
-    notice: 1 jobs wait for a host that is not connected: b.x; they end as errors after 0:01:00
+    notice: 1 job waits for a host that is not connected: b; they end as errors after 0:01:00
+    notice: 1 job waits for a host that is not connected: b.x; they end as errors after 0:01:00
     1 < context of batch 1
     1 < run 1/2.1
     ");
@@ -313,7 +313,7 @@ fn jobs_of_a_host_that_never_comes_end_as_errors() {
     let mut s = script();
     insta::assert_snapshot!(s.submit(1, &[(&["h01", "h02"], 0, 3)]), @r"
     accepted 1
-    notice: 1 jobs wait for a host that is not connected: h[01-02]; they end as errors after 0:01:00
+    notice: 1 job waits for a host that is not connected: h[01-02]; they end as errors after 0:01:00
     ");
     insta::assert_snapshot!(s.pass(60), @r"
     result 1.0 no_host: none of its hosts was connected within the host timeout: h[01-02]
@@ -351,7 +351,7 @@ fn a_lost_host_gives_its_jobs_back_only_after_lease_and_margin() {
     s.agent(2, "b.x", 2);
     insta::assert_snapshot!(s.event(Event::AgentGone(SessionId(1))), @"
     fleet 1 agents, 2 engines
-    notice: lost the agent of a.x with 1 jobs; unless it comes back, they are given up there in 0:10:12
+    notice: lost the agent of a.x with 1 job; unless it comes back, they are given up there in 0:10:12
     ");
     let beat = |s: &mut Script| {
         let message = ToCoordinator::Heartbeat { sent: s.now, load: Load::default(), clock_offset: None };
@@ -495,7 +495,7 @@ fn a_job_whose_lost_host_stays_away_ends_by_the_host_timeout() {
     s.agent(1, "a.x", 1);
     s.submit(1, &[(&["a.x"], 0, 0)]);
     s.event(Event::AgentGone(SessionId(1)));
-    insta::assert_snapshot!(s.pass(612), @"notice: 1 jobs wait for a host that is not connected: a.x; they end as errors after 0:01:00");
+    insta::assert_snapshot!(s.pass(612), @"notice: 1 job waits for a host that is not connected: a.x; they end as errors after 0:01:00");
     insta::assert_snapshot!(s.pass(60), @r"
     result 1.1 no_host: none of its hosts was connected within the host timeout: a.x
     batch 1 done
@@ -578,7 +578,7 @@ fn a_cancel_of_what_cannot_be_reached_says_for_how_long() {
     // The connection is lost before the proof has come.
     insta::assert_snapshot!(s.event(Event::AgentGone(SessionId(1))), @"
     fleet 0 agents, 0 engines
-    notice: lost the agent of a.x with 1 jobs; unless it comes back, they are given up there in 0:10:00
+    notice: lost the agent of a.x with 1 job; unless it comes back, they are given up there in 0:10:00
     result 1.1 lost: cancelled while a.x was out of reach: it may go on there until its lease ends, within 600 s
     request 1 done: 1 jobs, 0 killed, 0 alive, 1 out of reach for 600s
     batch 1 done
@@ -613,7 +613,7 @@ fn a_batch_that_halts_soon_lets_run_what_runs() {
     s.submit(1, &[(&[], 0, 0), (&[], 0, 5), (&[], 0, 0), (&[], 0, 0)]);
     insta::assert_snapshot!(s.report(1, attempt(1, 1, 1), exited(1)), @r"
     result 1.1 exited on a.x
-    notice: 1 jobs have failed: nothing more of the batch starts (--halt)
+    notice: 1 job has failed: nothing more of the batch starts (--halt)
     result 4.0 cancelled: halted: 1 of the batch's jobs failed (--halt)
     1 < retract 2.1 3.1
     1 < acknowledge 1
@@ -662,6 +662,21 @@ fn a_batch_has_so_much_time_and_no_more() {
     1 < cancel 1.1 with grace 2s
     result 2.0 cancelled: cancelled: the batch was not done within its time limit of 30s
     ");
+}
+
+#[test]
+fn the_time_of_a_batch_goes_on_across_restarts() {
+    let mut s = script();
+    for (number, age) in [(1, 10), (2, 3600)] {
+        let context = BatchContext::new(batch(number.into()), "/".into(), 0o22);
+        let terms = BatchTerms { time_limit: Some(Duration::from_secs(30)), ..BatchTerms::new(context, Duration::from_secs(60)) };
+        let (batch, user, age) = (BatchSerial(number), "okazaki".to_owned(), Duration::from_secs(age));
+        s.scheduler.replay(Record::Opened { batch, user, terms: Box::new(terms), age }, s.now);
+    }
+    s.scheduler.restored(s.now);
+    assert_eq!(s.scheduler.poll_timeout(), Some(s.now), "one of them has no time left");
+    s.pass(0);
+    assert_eq!(s.scheduler.poll_timeout(), Some(s.now + Duration::from_secs(20)));
 }
 
 #[test]
@@ -751,7 +766,7 @@ fn a_preferred_host_that_is_lost_is_preferred_no_longer() {
     choosy(&mut s, &[&["a.x"], &["a.x"]]);
     insta::assert_snapshot!(s.event(Event::AgentGone(SessionId(1))), @"
     fleet 1 agents, 2 engines
-    notice: lost the agent of a.x with 1 jobs; unless it comes back, they are given up there in 0:10:12
+    notice: lost the agent of a.x with 1 job; unless it comes back, they are given up there in 0:10:12
     2 < context of batch 1
     2 < run 1/2.1
     ");
@@ -1044,8 +1059,8 @@ fn jobs_of_a_user_whom_no_host_serves_are_said_and_end_as_errors() {
     s.pull(1, 2, 2);
     insta::assert_snapshot!(s.submit(1, &[(NOWHERE, 0, 0), (&["a.x"], 0, 0)]), @"
     accepted 2
-    notice: 1 jobs wait for a host that runs jobs of okazaki: root enables mezcal-engines@okazaki.service there; they end as errors after 0:01:00
-    notice: 1 jobs wait for a host that runs jobs of okazaki: root enables mezcal-engines@okazaki.service there; they end as errors after 0:01:00
+    notice: 1 job waits for a host that runs jobs of okazaki: root enables mezcal-engines@okazaki.service there; they end as errors after 0:01:00
+    notice: 1 job waits for a host that runs jobs of okazaki: root enables mezcal-engines@okazaki.service there; they end as errors after 0:01:00
     ");
     // Another host that serves them takes what it may; the rest waits for its own.
     s.hello_for(2, "b.x", 1, Some(vec!["okazaki".into()]));

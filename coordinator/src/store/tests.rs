@@ -1,7 +1,9 @@
 use super::*;
 use mezcal_certs::Authority;
 use mezcal_common::identity::{Identity, Role};
+use mezcal_common::job::BatchContext;
 use mezcal_common::token::Token;
+use mezcal_common::wire::client::BatchTerms;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[test]
@@ -21,6 +23,23 @@ fn a_store_of_the_first_version_is_brought_up() {
     assert!(store.registry(true).expect("tables are there").tokens().expect("readable").is_empty());
     drop(store);
     assert_eq!(Store::open(dir.path()).expect("opened again").id, StoreId(77));
+}
+
+#[test]
+fn a_batch_knows_how_long_ago_it_was_opened() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(dir.path()).expect("made");
+    let now = WallTime::now().0;
+    for (serial, opened_at) in [(1, now - 3_600_000_000), (2, now + 3_600_000_000)] {
+        let context = BatchContext::new(BatchId(uuid::Uuid::from_u128(serial)), "/".into(), 0o22);
+        let (id, terms) = (id_bytes(context.batch), pack(&BatchTerms::new(context, HOUR)).expect("fits"));
+        let sql = "INSERT INTO batch (serial, id, user, detached, terms, opened_at) VALUES (?, ?, 'okazaki', 0, ?, ?)";
+        store.connection.execute(sql, params![serial as u32, id, terms, opened_at]).expect("a batch");
+    }
+    let mut ages = Vec::new();
+    store.replay(|record| ages.extend(if let Record::Opened { age, .. } = record { Some(age) } else { None })).expect("readable");
+    assert!(ages[0] >= HOUR && ages[0] < 2 * HOUR, "{ages:?}");
+    assert_eq!(ages[1], Duration::ZERO, "the clock was set back since");
 }
 
 fn with_authority() -> (tempfile::TempDir, Registry, Authority) {

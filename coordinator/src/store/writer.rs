@@ -189,7 +189,7 @@ fn insert(
 ) -> Result<(), Failure> {
     let run = |sql: &str, params: &[&dyn rusqlite::ToSql]| db.prepare_cached(sql)?.execute(params).map(|_| ());
     match record {
-        Record::Opened { batch, user, terms } => {
+        Record::Opened { batch, user, terms, age: _ } => {
             let id = id_bytes(terms.context.batch);
             let sql = "INSERT INTO batch (serial, id, user, name, detached, terms, opened_at) VALUES (?, ?, ?, ?, ?, ?, ?)";
             run(sql, params![batch.0, id, user, terms.name, terms.detached, pack(&**terms)?, WallTime::now().0])?;

@@ -112,7 +112,7 @@ fn a_job_that_is_too_wide_for_every_host_says_so_and_ends_as_an_error() {
     s.agent(1, "a.x", 2);
     insta::assert_snapshot!(submit(&mut s, 1, &[3], 0), @"
     accepted 1
-    notice: 1 jobs take 3 slots, and no host is connected that has so many for them; they end as errors after 0:01:00
+    notice: 1 job takes 3 slots, and no host is connected that has so many for them; they end as errors after 0:01:00
     ");
     insta::assert_snapshot!(s.scheduler.why(batch(1), "1", s.now).expect("a job").join("\n"), @"
     job 1 waits
