@@ -17,6 +17,11 @@ if [ -z "$destdir" ] && [ "$(id -u)" != 0 ]; then
     echo "install.sh: only root can install for all users; --destdir DIR installs elsewhere" >&2
     exit 2
 fi
+# Before what works is replaced.
+if [ -z "$destdir" ] && ! why=$("$programs/agent" --version 2>&1); then
+    echo "install.sh: $programs/agent does not run on this host ($(uname -m)): $why" >&2
+    exit 1
+fi
 
 put() { # put MODE FILE TARGET: by a rename, so that what runs is not written to
     install -D -m "$1" "$2" "$destdir$3.new"

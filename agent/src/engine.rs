@@ -16,7 +16,6 @@
 //! The keeper is told what is here and until when (`Watch`, `Over`) as soon as it matters: when an attempt lasts, and when one is being
 //! killed. An engine that cannot keep its word is killed with all that it runs.
 
-#[cfg(target_arch = "x86_64")]
 mod clone;
 pub mod driver;
 mod processes;

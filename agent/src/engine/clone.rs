@@ -3,6 +3,8 @@
 //! What posix_spawn(3) does, which has no attribute for the control group before glibc 2.39: the child borrows this process's memory,
 //! on a stack of its own, while the calling thread waits, until execve(2). So the cost does not grow with this process, unlike fork's.
 //! In the child only system calls are made.
+//!
+//! Neither libc has a function for it, so it is written down for each processor. On others attempts are held by group and subreaper alone.
 
 use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::io::Errno;
@@ -69,29 +71,10 @@ pub(super) fn spawn_into(
     args.stack = stack.0.as_mut_ptr() as u64;
     args.stack_size = STACK as u64;
     args.cgroup = group.as_raw_fd() as u64;
-    let result: isize;
-    // SAFETY: the child starts behind the system call on its own stack, whose top is aligned to 16 bytes, and calls `child`, which
-    // never returns. This thread goes on when the child has called execve(2) or has ended; until then nothing of `plan`, `stack` and
-    // what they point to changes. `plan.failed` is read through a volatile pointer after that.
-    unsafe {
-        std::arch::asm!(
-            "syscall",
-            "test rax, rax",
-            "jnz 2f",
-            "xor ebp, ebp",
-            "mov rdi, r13",
-            "call r12",
-            "ud2",
-            "2:",
-            inlateout("rax") libc::SYS_clone3 as isize => result,
-            in("rdi") &raw const args,
-            in("rsi") size_of::<libc::clone_args>(),
-            in("r12") child as extern "C" fn(*mut Plan) -> !,
-            in("r13") &raw mut plan,
-            lateout("rcx") _,
-            lateout("r11") _,
-        );
-    }
+    // SAFETY: the child has a stack of its own, whose top is aligned to 16 bytes. This thread goes on when the child has called execve(2) or
+    // has ended; until then nothing of `plan`, `stack` and what they point to changes. `plan.failed` is read through a volatile pointer
+    // after that.
+    let result = unsafe { clone3(&args, child, &raw mut plan) };
     if result < 0 {
         return Err(Errno::from_raw_os_error(-result as i32));
     }
@@ -104,6 +87,66 @@ pub(super) fn spawn_into(
         return Err(Errno::from_raw_os_error(failed));
     }
     Ok(pid)
+}
+
+/// The system call: in the child, which starts behind it on the stack of `args`, calls `child`; here, the child's number or −errno.
+///
+/// # Safety
+/// As for clone3(2): what `child` does with the memory that it shares must be right.
+#[cfg(target_arch = "x86_64")]
+unsafe fn clone3(args: &libc::clone_args, child: extern "C" fn(*mut Plan) -> !, plan: *mut Plan) -> isize {
+    let result;
+    // SAFETY: the caller's; `child` never returns. The kernel changes rax, rcx and r11 (syscall(2)); nothing of this frame is used by the child.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r13",
+            "call r12",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 as isize => result,
+            in("rdi") args,
+            in("rsi") size_of::<libc::clone_args>(),
+            in("r12") child,
+            in("r13") plan,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    result
+}
+
+/// The same.
+#[cfg(target_arch = "aarch64")]
+unsafe fn clone3(args: &libc::clone_args, child: extern "C" fn(*mut Plan) -> !, plan: *mut Plan) -> isize {
+    let result;
+    // SAFETY: as above. The kernel changes x0 only; x29 and x30, the frame and the return address, are the child's own registers.
+    unsafe {
+        std::arch::asm!(
+            "svc #0",
+            "cbnz x0, 2f",
+            "mov x29, xzr",
+            "mov x0, x21",
+            "blr x20",
+            "brk #1",
+            "2:",
+            inlateout("x0") args as *const libc::clone_args as isize => result,
+            in("x1") size_of::<libc::clone_args>(),
+            in("x8") libc::SYS_clone3,
+            in("x20") child,
+            in("x21") plan,
+        );
+    }
+    result
+}
+
+/// As of a kernel that does not have it.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+unsafe fn clone3(_: &libc::clone_args, _: extern "C" fn(*mut Plan) -> !, _: *mut Plan) -> isize {
+    -(libc::ENOSYS as isize)
 }
 
 /// linux/sched.h; the libc crate has them as 32-bit numbers only on some targets.

@@ -383,7 +383,6 @@ pub(crate) fn wait4_or_stopped(pid: i32) -> Waited {
 }
 
 /// Reaps a child that is ending, waiting for it.
-#[cfg(target_arch = "x86_64")]
 pub(super) fn wait4_blocking(pid: i32) {
     let _ = wait_with(pid, libc::__WALL);
 }

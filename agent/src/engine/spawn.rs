@@ -25,7 +25,6 @@ pub(super) struct Surroundings {
     null: OwnedFd,
     /// Where attempts are born; none: in this process's own group.
     leaves: Option<Leaves>,
-    #[cfg(target_arch = "x86_64")]
     stack: Box<super::clone::Stack>,
 }
 
@@ -35,7 +34,6 @@ pub(crate) struct Inherited {
     /// Environment of every job, before the batch's.
     env: Vec<(String, CString)>,
     /// Signals that they ignore.
-    #[cfg(target_arch = "x86_64")]
     ignored: u64,
 }
 
@@ -97,7 +95,6 @@ impl Surroundings {
             slot,
             null: rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?,
             leaves,
-            #[cfg(target_arch = "x86_64")]
             stack: super::clone::Stack::new(),
         })
     }
@@ -116,12 +113,7 @@ impl Inherited {
             })
             .filter(|(key, _)| !SCRUBBED.contains(&key.as_str()) && !key.starts_with("BASH_FUNC_"))
             .collect();
-        Self {
-            host,
-            env,
-            #[cfg(target_arch = "x86_64")]
-            ignored: mezcal_common::proc::ignored_signals(),
-        }
+        Self { host, env, ignored: mezcal_common::proc::ignored_signals() }
     }
 
     /// The environment of one job: later names win, the reserved ones come last.
@@ -185,12 +177,11 @@ pub(super) fn start(around: &mut Surroundings, order: &Order) -> Result<Started,
     let argv: Vec<*const c_char> = argv.iter().map(|a| a.as_ptr()).chain([std::ptr::null()]).collect();
     let envp: Vec<*const c_char> = env.iter().map(|(_, e)| e.as_ptr()).chain([std::ptr::null()]).collect();
     let spawned = match &born {
-        #[cfg(target_arch = "x86_64")]
         Some((leaf, _)) => {
             let (stack, ignored) = (&mut around.stack, around.inherited.ignored);
             super::clone::spawn_into(leaf.dir(), stack, &program, &argv, &envp, cd.as_fd(), fds, ignored)
         }
-        _ => posix_spawn(&program, &argv, &envp, cd.as_fd(), fds),
+        None => posix_spawn(&program, &argv, &envp, cd.as_fd(), fds),
     };
     let pid = spawned.map_err(|e| {
         if let Some((leaf, _)) = &born {
@@ -205,7 +196,6 @@ pub(super) fn start(around: &mut Surroundings, order: &Order) -> Result<Started,
 ///
 /// # Errors
 /// Why not.
-#[cfg(target_arch = "x86_64")]
 pub(crate) fn can_spawn_into(leaf: &Leaf) -> std::io::Result<()> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -218,15 +208,6 @@ pub(crate) fn can_spawn_into(leaf: &Leaf) -> std::io::Result<()> {
         Err(e) => Err(std::io::Error::other(format!("clone3(CLONE_INTO_CGROUP): {}", reason(e)))),
         Ok(_) => Err(std::io::Error::other("/dev/null/nothing was started")),
     }
-}
-
-/// On other processors than this one was written for, attempts are held by group and subreaper alone.
-///
-/// # Errors
-/// Always.
-#[cfg(not(target_arch = "x86_64"))]
-pub(crate) fn can_spawn_into(_: &Leaf) -> std::io::Result<()> {
-    Err(std::io::Error::new(std::io::ErrorKind::Unsupported, "spawning into a control group is for x86-64 only"))
 }
 
 /// What the job writes to. A file is truncated.
