@@ -166,7 +166,7 @@ fn an_absent_host_is_said_at_once_and_ends_as_an_error() {
     std::fs::write(cluster.path("jobs.json"), jobs).expect("written");
     let out = cluster.run(&["run", "-p", "mezcal", "jobs.json", "-o", "results.json", "--host-timeout", "1", "--keep-order"]);
     assert_eq!(out.status.code(), Some(1));
-    assert!(text(&out.stderr).contains("wait for a host that is not connected: mezcal99"), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("1 job waits for a host that is not connected: mezcal99"), "{}", text(&out.stderr));
     let mut waiting = cluster.start_run("{\"cmd\": \"true\", \"host\": \"mezcal99\", \"id\": \"w\"}\n", &[]);
     let why = wait_for("it is submitted", PATIENCE, || {
         Some(cluster.run(&["why", "-p", "mezcal", "w"])).filter(|out| out.status.success())
