@@ -48,6 +48,8 @@ const MAX_FOLLOWERS: usize = 16;
 pub(crate) struct EngineArgs {
     /// Its slot, from 0.
     pub(crate) slot: u16,
+    /// The host's name, for the job's environment.
+    pub(crate) host: String,
     pub(crate) inherited: Inherited,
     pub(crate) command_line: CommandLine,
     /// It kills the attempt when the agent goes.
@@ -71,7 +73,7 @@ pub(crate) fn run(args: EngineArgs, keeper: OwnedFd, lock: Option<OwnedFd>) -> R
     let (started, from_spawner) = mpsc::channel();
     let containment = if args.leaves.is_some() { Containment::Cgroup2 } else { Containment::Subreaper };
     let counters = HostCounters::open(args.leaves.as_ref().is_some_and(Leaves::count_memory));
-    let mut around = Surroundings::new(args.slot, args.inherited, args.leaves)?;
+    let mut around = Surroundings::new(args.slot, args.host, args.inherited, args.leaves)?;
     let wake = spawned.try_clone()?;
     let awaited = Arc::new(AtomicBool::new(false));
     let asked = awaited.clone();

@@ -22,6 +22,7 @@ use std::sync::Arc;
 pub(super) struct Surroundings {
     inherited: Inherited,
     slot: u16,
+    host: String,
     null: OwnedFd,
     /// Where attempts are born; none: in this process's own group.
     leaves: Option<Leaves>,
@@ -30,7 +31,6 @@ pub(super) struct Surroundings {
 
 /// What the engines of a keeper have in common.
 pub(crate) struct Inherited {
-    host: String,
     /// Environment of every job, before the batch's.
     env: Vec<(String, CString)>,
     /// Signals that they ignore.
@@ -89,10 +89,11 @@ const SCRUBBED: [&str; 20] = [
 
 impl Surroundings {
     /// Opens `/dev/null`.
-    pub(super) fn new(slot: u16, inherited: Inherited, leaves: Option<Leaves>) -> std::io::Result<Self> {
+    pub(super) fn new(slot: u16, host: String, inherited: Inherited, leaves: Option<Leaves>) -> std::io::Result<Self> {
         Ok(Self {
             inherited,
             slot,
+            host,
             null: rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?,
             leaves,
             stack: super::clone::Stack::new(),
@@ -102,7 +103,7 @@ impl Surroundings {
 
 impl Inherited {
     /// Reads this process's environment, and what signals it ignores.
-    pub(crate) fn read(host: String) -> Self {
+    pub(crate) fn read() -> Self {
         let env = std::env::vars_os()
             .filter_map(|(name, value)| {
                 let key = name.to_string_lossy().into_owned();
@@ -113,18 +114,12 @@ impl Inherited {
             })
             .filter(|(key, _)| !SCRUBBED.contains(&key.as_str()) && !key.starts_with("BASH_FUNC_"))
             .collect();
-        Self { host, env, ignored: mezcal_common::proc::ignored_signals() }
+        Self { env, ignored: mezcal_common::proc::ignored_signals() }
     }
 
     /// The environment of one job: later names win, the reserved ones come last.
-    fn environment(
-        &self,
-        attempt: AttemptId,
-        spec: &JobSpec,
-        context: &BatchContext,
-        engine: EngineId,
-        slot: u16,
-    ) -> Result<Environment<'_>, String> {
+    fn environment(&self, order: &Order, slot: u16, host: &str) -> Result<Environment<'_>, String> {
+        let Order { attempt, spec, context, engine, .. } = order;
         let mut env: Environment = self.env.iter().map(|(key, entry)| (key.into(), entry.into())).collect();
         let mut set = |name: &str, value: &str| -> Result<(), String> {
             let entry = CString::new(format!("{name}={value}")).map_err(|_| format!("environment {name:?} contains a NUL byte"))?;
@@ -137,11 +132,11 @@ impl Inherited {
         for (name, value) in context.env.iter().chain(&spec.env) {
             set(name, value)?;
         }
-        set("MEZCAL_JOB_ID", &paths::label(spec, attempt))?;
+        set("MEZCAL_JOB_ID", &paths::label(spec, *attempt))?;
         set("MEZCAL_ATTEMPT", &attempt.attempt.to_string())?;
         set("MEZCAL_ENGINE_ID", &engine.to_string())?;
         set("MEZCAL_SLOT", &slot.to_string())?;
-        set("MEZCAL_HOST", &self.host)?;
+        set("MEZCAL_HOST", host)?;
         set("MEZCAL_BATCH", &context.batch.to_string())?;
         Ok(env)
     }
@@ -152,7 +147,7 @@ impl Inherited {
 /// # Errors
 /// For the reader of the result: what could not be done, with the path and the system's reason.
 pub(super) fn start(around: &mut Surroundings, order: &Order) -> Result<Started, String> {
-    let Order { attempt, ref spec, ref context, engine, outputs: [ref out, ref err] } = *order;
+    let Order { spec, context, outputs: [out, err], .. } = order;
     // Process-wide, which is right: an engine runs one attempt at a time.
     rustix::process::umask(Mode::from_raw_mode(context.umask & 0o777));
     let cd = directory(spec, context)?;
@@ -161,7 +156,7 @@ pub(super) fn start(around: &mut Surroundings, order: &Order) -> Result<Started,
         None => None,
     };
     let (out, err) = (open_output(&cd, out)?, open_output(&cd, err)?);
-    let env = around.inherited.environment(attempt, spec, context, engine, around.slot)?;
+    let env = around.inherited.environment(order, around.slot, &around.host)?;
     let (program, argv) = command_line(&cd, spec, context, &env)?;
     // One file for both streams is one open file: two would overwrite each other.
     let err = if same_file(&out, &err) { &out } else { &err };

@@ -121,7 +121,7 @@ pub fn run(args: KeeperArgs) -> Result<()> {
     // Whoever may get into the directory may try; who they are is looked at when they do.
     let mode = if args.agent.is_some() { 0o660 } else { 0o600 };
     let listener = args.socket.as_deref().map(|path| listen(path, mode)).transpose()?;
-    let (inherited, command_line) = (Inherited::read(args.host.clone()), CommandLine::find());
+    let (inherited, command_line) = (Inherited::read(), CommandLine::find());
     warm_up();
     let keeper = Keeper::new(BootInstant::now());
     let mut driver = Driver {
@@ -481,7 +481,8 @@ impl Driver {
     /// What this copy takes along as the engine of a slot. The listener, the agent's socket and those of the other engines are the keeper's.
     fn into_engine(self, slot: u16, inherited: Inherited, command_line: CommandLine) -> (EngineArgs, Option<File>) {
         let leaves = self.place.as_ref().map(|place| place.leaves(slot));
-        (EngineArgs { slot, inherited, command_line, one_fate: self.args.socket.is_none(), leaves }, self.lock)
+        let one_fate = self.args.socket.is_none();
+        (EngineArgs { slot, host: self.args.host, inherited, command_line, one_fate, leaves }, self.lock)
     }
 
     /// KILL to every child that is no engine, and its group; reaps: (killed, still alive).
