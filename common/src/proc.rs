@@ -64,12 +64,12 @@ impl CommandLine {
 
     /// Gives this process another name, for top(1) and ps(1): its `comm` (the first word) and its command line, each as far as it has room.
     /// To be called while there is one thread only.
-    pub fn rename(self, name: &str) {
+    pub fn rename(&self, name: &str) {
         if let Ok(comm) = std::ffi::CString::new(name.split(' ').next().unwrap_or(name)) {
             let _ = rustix::thread::set_name(&comm);
         }
         let text = name.bytes().chain(std::iter::repeat(0)).take(self.0.len().saturating_sub(1)).chain([0]);
-        for (at, byte) in self.0.zip(text) {
+        for (at, byte) in self.0.clone().zip(text) {
             // SAFETY: the kernel has put the arguments there, on the stack, for the program to write to as in `main(argc, argv)` of C; nobody
             // else reads or writes them now, and they end with a NUL byte as before.
             unsafe { std::ptr::with_exposed_provenance_mut::<u8>(at).write_volatile(byte) };

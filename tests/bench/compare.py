@@ -434,7 +434,7 @@ def main():
                 parts += [f"## `bash -o pipefail -c true`, {slots} at a time", table(times, [Bare.name], "ms per job", 1000)]
                 if slots == 4:
                     title = "Cost of a trivial job, 4 at a time, against a bare spawn loop"
-                    plot(plots / "per-job.svg", title, times, "bare spawn loop")
+                    plot(plots / "per-job.svg", title, times, Bare.name)
                     parts.append("![cost per job](docs/benchmarks/per-job.svg)")
             times = measure(contenders, given.rounds, given.jobs, 4, ["/bin/true"])
             parts += ["## `true` without a shell, 4 at a time", table(times, [Bare.name], "ms per job", 1000)]

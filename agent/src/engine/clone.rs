@@ -14,7 +14,7 @@ use std::mem::MaybeUninit;
 /// Room for a few frames of [`child`] and of the libc's wrappers, debug builds included.
 const STACK: usize = 64 * 1024;
 
-/// Where the child runs. Memory that it does not touch is none.
+/// Where the child runs. It costs only the pages that the child touches.
 #[repr(align(16))]
 pub(super) struct Stack([MaybeUninit<u8>; STACK]);
 

@@ -14,7 +14,6 @@ use mezcal_common::clock::{BootInstant, WallTime};
 use mezcal_common::ids::{AttemptId, EngineId};
 use mezcal_common::job::{BatchContext, Capture, JobSpec};
 use mezcal_common::outcome::{Containment, Tail};
-use mezcal_common::proc::CommandLine;
 use mezcal_common::timer;
 use mezcal_common::wire::agent::Stream;
 use mezcal_common::wire::codec;
@@ -51,7 +50,6 @@ pub(crate) struct EngineArgs {
     /// The host's name, for the job's environment.
     pub(crate) host: String,
     pub(crate) inherited: Inherited,
-    pub(crate) command_line: CommandLine,
     /// It kills the attempt when the agent goes.
     pub(crate) one_fate: bool,
     /// Where attempts are born; none: in this process's own group.
@@ -63,7 +61,7 @@ pub(crate) struct EngineArgs {
 /// # Errors
 /// What the system refuses at start, or a broken invariant of poll(2) and friends.
 pub(crate) fn run(args: EngineArgs, keeper: OwnedFd, lock: Option<OwnedFd>) -> Result<()> {
-    args.command_line.rename(&format!("mezcal-engine {}", args.slot));
+    args.inherited.command_line.rename(&format!("mezcal-engine {}", args.slot));
     // An engine prints nothing, and whoever reads the keeper's output is not to wait for it. The lock stays there until the process is gone.
     rustix::stdio::dup2_stdout(lock.as_ref().map_or_else(|| rustix::stdio::stdin(), AsFd::as_fd))?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
@@ -226,7 +224,7 @@ impl Driver {
         let outputs = match self.output.begin(attempt, &spec, &context) {
             Ok(outputs) => outputs,
             Err(why) => {
-                self.engine.handle(Event::Spawned(Err(why)), now);
+                self.not_started(why);
                 return Ok(());
             }
         };
@@ -405,10 +403,7 @@ impl Driver {
                 self.processes = Some(Processes::new(pid, born, began, self.oom_before));
                 self.engine.handle(Event::Spawned(Ok(())), BootInstant::now());
             }
-            Err(why) => {
-                self.output = Output::default();
-                self.engine.handle(Event::Spawned(Err(why)), BootInstant::now());
-            }
+            Err(why) => self.not_started(why),
         }
         // It may have ended before we knew its number.
         let ended = self.processes.as_mut().is_some_and(Processes::first_ended);
@@ -416,6 +411,12 @@ impl Driver {
             self.engine.handle(Event::FirstEnded, BootInstant::now());
         }
         ended
+    }
+
+    /// The attempt never ran; its pipes are nobody's.
+    fn not_started(&mut self, why: String) {
+        self.output = Output::default();
+        self.engine.handle(Event::Spawned(Err(why)), BootInstant::now());
     }
 
     fn on_children(&mut self) {

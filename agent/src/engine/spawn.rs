@@ -9,6 +9,7 @@ use crate::cgroup::{Leaf, Leaves};
 use crate::paths::{self, OutputFile};
 use mezcal_common::ids::{AttemptId, EngineId};
 use mezcal_common::job::{BatchContext, Command, JobSpec, SHELL_PREFIX};
+use mezcal_common::proc::{self, CommandLine};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -31,6 +32,7 @@ pub(super) struct Surroundings {
 
 /// What the engines of a keeper have in common.
 pub(crate) struct Inherited {
+    pub(super) command_line: CommandLine,
     /// Environment of every job, before the batch's.
     env: Vec<(String, CString)>,
     /// Signals that they ignore.
@@ -102,7 +104,7 @@ impl Surroundings {
 }
 
 impl Inherited {
-    /// Reads this process's environment, and what signals it ignores.
+    /// Reads it from this process, of which the engines are copies.
     pub(crate) fn read() -> Self {
         let env = std::env::vars_os()
             .filter_map(|(name, value)| {
@@ -114,7 +116,7 @@ impl Inherited {
             })
             .filter(|(key, _)| !SCRUBBED.contains(&key.as_str()) && !key.starts_with("BASH_FUNC_"))
             .collect();
-        Self { env, ignored: mezcal_common::proc::ignored_signals() }
+        Self { command_line: CommandLine::find(), env, ignored: proc::ignored_signals() }
     }
 
     /// The environment of one job: later names win, the reserved ones come last.

@@ -12,7 +12,7 @@ use crate::packet;
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::EngineIndex;
 use mezcal_common::outcome::{Containment, WaitStatus};
-use mezcal_common::proc::{self, CommandLine};
+use mezcal_common::proc;
 use mezcal_common::timer;
 use mezcal_common::wire::engine::{EngineToKeeper, FromKeeper, KeeperToEngine, ToKeeper};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -121,7 +121,7 @@ pub fn run(args: KeeperArgs) -> Result<()> {
     // Whoever may get into the directory may try; who they are is looked at when they do.
     let mode = if args.agent.is_some() { 0o660 } else { 0o600 };
     let listener = args.socket.as_deref().map(|path| listen(path, mode)).transpose()?;
-    let (inherited, command_line) = (Inherited::read(), CommandLine::find());
+    let inherited = Inherited::read();
     warm_up();
     let keeper = Keeper::new(BootInstant::now());
     let mut driver = Driver {
@@ -143,7 +143,7 @@ pub fn run(args: KeeperArgs) -> Result<()> {
     }
     match driver.serve() {
         Ok(Left::Copy { slot, keeper }) => {
-            let (args, lock) = driver.into_engine(slot, inherited, command_line);
+            let (args, lock) = driver.into_engine(slot, inherited);
             engine::run(args, keeper, lock.map(Into::into)).map_err(|e| Error::new(e.kind(), format!("engine {slot}: {e}")))?;
             // What the copy has of the keeper's does not need to be put in order.
             // SAFETY: _exit(2) has no memory effects; nothing of this process's is buffered.
@@ -479,10 +479,10 @@ impl Driver {
     }
 
     /// What this copy takes along as the engine of a slot. The listener, the agent's socket and those of the other engines are the keeper's.
-    fn into_engine(self, slot: u16, inherited: Inherited, command_line: CommandLine) -> (EngineArgs, Option<File>) {
+    fn into_engine(self, slot: u16, inherited: Inherited) -> (EngineArgs, Option<File>) {
         let leaves = self.place.as_ref().map(|place| place.leaves(slot));
         let one_fate = self.args.socket.is_none();
-        (EngineArgs { slot, host: self.args.host, inherited, command_line, one_fate, leaves }, self.lock)
+        (EngineArgs { slot, host: self.args.host, inherited, one_fate, leaves }, self.lock)
     }
 
     /// KILL to every child that is no engine, and its group; reaps: (killed, still alive).
