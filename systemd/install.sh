@@ -7,8 +7,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 programs=$here destdir= coordinator=
 while [ $# -gt 0 ]; do
     case $1 in
-    --programs) programs=$2; shift 2 ;;
-    --destdir) destdir=$2; shift 2 ;;
+    --programs) programs=${2:?--programs wants a directory}; shift 2 ;;
+    --destdir) destdir=${2:?--destdir wants a directory}; shift 2 ;;
     --coordinator) coordinator=yes; shift ;;
     *) echo "install.sh: what is $1? (--programs DIR, --destdir DIR, --coordinator)" >&2; exit 2 ;;
     esac
@@ -19,7 +19,7 @@ if [ -z "$destdir" ] && [ "$(id -u)" != 0 ]; then
 fi
 # Before what works is replaced.
 if [ -z "$destdir" ] && ! why=$("$programs/agent" --version 2>&1); then
-    echo "install.sh: $programs/agent does not run on this host ($(uname -m)): $why" >&2
+    echo "install.sh: $programs/agent does not run on this host ($(uname -m)), which needs programs built for its like (--programs DIR): $why" >&2
     exit 1
 fi
 

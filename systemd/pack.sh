@@ -7,7 +7,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 programs=$here/../target/release out=.
 while [ $# -gt 0 ]; do
     case $1 in
-    --programs) programs=$(cd "$2" && pwd); shift 2 ;;
+    --programs) programs=$(cd "${2:?--programs wants a directory}" && pwd); shift 2 ;;
     -*) echo "pack.sh: what is $1? (--programs DIR)" >&2; exit 2 ;;
     *) out=$1; shift ;;
     esac

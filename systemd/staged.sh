@@ -4,7 +4,7 @@ script=$(basename "$0")
 programs=$here/../target/release out=.
 while [ $# -gt 0 ]; do
     case $1 in
-    --programs) programs=$2; shift 2 ;;
+    --programs) programs=${2:?--programs wants a directory}; shift 2 ;;
     -*) echo "$script: what is $1? (--programs DIR)" >&2; exit 2 ;;
     *) out=$1; shift ;;
     esac
