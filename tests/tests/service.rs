@@ -228,8 +228,9 @@ fn who_follows_a_batch_follows_it_across_restarts() {
     let mut waiting = start(&cluster, &["wait", "-p", "mezcal", &batch], "wait");
     let received = |cluster: &Cluster| std::fs::read_to_string(cluster.path("attached.json")).unwrap_or_default().lines().count();
     wait_for("the first results", PATIENCE, || (received(&cluster) == 3).then_some(()));
-    let asked = |cluster: &Cluster| cluster.log_text("wait").matches("sent").count();
-    wait_for("somebody waits", PATIENCE, || (asked(&cluster) >= 2).then_some(()));
+    // A hello, and after the welcome the wish.
+    let has_asked = |cluster: &Cluster, log: &str| (cluster.log_text(log).matches("sent").count() >= 2).then_some(());
+    wait_for("somebody waits", PATIENCE, || has_asked(&cluster, "wait"));
     for times in 1..=2 {
         cluster.kill_coordinator();
         cluster.start_coordinator();
@@ -255,6 +256,7 @@ fn who_follows_a_batch_follows_it_across_restarts() {
     wait_for("it runs", PATIENCE, || {
         batches(&cluster).iter().any(|b| b["id"] == endless.as_str() && b["running"] == 1).then_some(())
     });
+    wait_for("somebody waits", PATIENCE, || has_asked(&cluster, "impatient"));
     cluster.kill_coordinator();
     // Which answers that it knows of no such connection: it is noticed sooner than by silence.
     cluster.start_coordinator();
