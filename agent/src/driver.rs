@@ -481,6 +481,10 @@ async fn keep_connected(
     loop {
         let error = one_connection(&connector, &address, patience, &hello, &inputs, &mut failures, &mut leaving).await;
         let Some(error) = error else { return };
+        if failures == 0 {
+            // It was connected.
+            last_complaint.clear();
+        }
         failures += 1;
         let text = chain(&error);
         // The same complaint once: an agent may wait for its coordinator for weeks.

@@ -26,6 +26,7 @@ pub(crate) use spawn::{Inherited, can_spawn_into};
 
 use bytes::Bytes;
 use mezcal_common::clock::BootInstant;
+use mezcal_common::duration::format_duration;
 use mezcal_common::ids::{AttemptId, EngineId};
 use mezcal_common::job::{BatchContext, JobSpec, Leftover, Stop};
 use mezcal_common::outcome::{Containment, Ended, Outcome, Span, Usage, WaitStatus};
@@ -618,7 +619,9 @@ fn outcome(reason: Option<Reason>, exit: Option<Exit>, swept: Swept, containment
         (None, _) if matches!(status, Some(WaitStatus::Signaled(_))) => (Ended::Signaled, None),
         (None, _) => (Ended::Exited, None),
         (Some(Reason::Cancelled), _) => (Ended::Cancelled, None),
-        (Some(Reason::Timeout(limit)), _) => (Ended::Timeout, Some(format!("killed after its timeout of {limit:?}"))),
+        (Some(Reason::Timeout(limit)), _) => {
+            (Ended::Timeout, Some(format!("killed after its timeout of {}", format_duration(limit))))
+        }
         (Some(Reason::LeaseOver), _) => {
             (Ended::Lost, Some("killed: the coordinator was out of reach for longer than the lease".into()))
         }

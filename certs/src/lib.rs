@@ -245,6 +245,11 @@ impl Authority {
         &self.cluster
     }
 
+    /// When its own certificate ends, and with it whatever it makes; in seconds since the Unix epoch.
+    pub fn until(&self) -> i64 {
+        self.until
+    }
+
     /// Makes a key and a certificate for it.
     ///
     /// # Errors

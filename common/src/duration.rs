@@ -36,6 +36,11 @@ pub fn from_seconds(seconds: f64) -> Result<Duration, String> {
     }
 }
 
+/// A duration as [`parse_duration`] reads it: `8h`, `1m 30s`, `250ms`.
+pub fn format_duration(duration: Duration) -> String {
+    format!("{:#}", jiff::SignedDuration::try_from(duration.min(MAX_DURATION)).expect("a year fits"))
+}
+
 /// For `#[serde(with)]` on `Option<Duration>` fields of configuration files: a number or a string.
 pub mod serde_text {
     use serde::{Deserialize, Deserializer, de::Error};
@@ -72,6 +77,14 @@ mod tests {
         assert_eq!(parse_duration(" 0.5"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("1h30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for (millis, text) in [(0, "0s"), (250, "250ms"), (1_500, "1s 500ms"), (28_800_000, "8h"), (5_430_000, "1h 30m 30s")] {
+            let duration = Duration::from_millis(millis);
+            assert_eq!((format_duration(duration).as_str(), parse_duration(text)), (text, Ok(duration)));
+        }
     }
 
     #[test]

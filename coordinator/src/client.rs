@@ -4,7 +4,7 @@ use crate::exit::{Exit, chain};
 use crate::profile::ProfileArgs;
 use crate::service::ClientPort;
 use mezcal_common::clock::WallTime;
-use mezcal_common::duration::parse_duration;
+use mezcal_common::duration::{format_duration, parse_duration};
 use mezcal_common::identity::{self, Role};
 use mezcal_common::wire::bulk::{BulkReceiver, CutShort};
 use mezcal_common::wire::client::{ALPN, ToClient, ToService, VERSIONS};
@@ -56,7 +56,7 @@ pub fn converse_for<T>(
         remote.leave().await;
         Ok(result)
     };
-    let silent = |_| Exit::unreachable(format!("the coordinator at {address} did not answer within {limit:?}"));
+    let silent = |_| Exit::unreachable(format!("the coordinator at {address} did not answer within {}", format_duration(limit)));
     runtime.block_on(async { tokio::time::timeout(limit, talking).await.map_err(silent)? })
 }
 

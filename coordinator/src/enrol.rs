@@ -60,6 +60,11 @@ impl Enrolment {
         Self { registry, issuer }
     }
 
+    /// When the issuer's own certificate ends, in seconds since the Unix epoch.
+    pub fn issuer_until(&self) -> Option<i64> {
+        self.issuer.as_ref().map(|issuer| issuer.authority.until())
+    }
+
     /// One token for each name, `(name, token)`.
     ///
     /// # Errors

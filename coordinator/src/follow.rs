@@ -9,6 +9,7 @@ use crate::run::describe;
 use crate::signals::Signals;
 use clap_complete::ArgValueCompleter;
 use mezcal_common::clock::WallTime;
+use mezcal_common::duration::format_duration;
 use mezcal_common::escape::for_terminal;
 use mezcal_common::ids::JobNumber;
 use mezcal_common::outcome::JobResult;
@@ -137,7 +138,11 @@ fn follow(
             if remote.is_lost_for_good() {
                 return Err(Exit::unreachable(why));
             }
-            eprintln!("coordinator: {}; the batch goes on; trying to reach it again for {patience:?}", for_terminal(&why));
+            eprintln!(
+                "coordinator: {}; the batch goes on; trying to reach it again for {}",
+                for_terminal(&why),
+                format_duration(*patience)
+            );
             if !remote.reach_again(*patience).await {
                 return Err(Exit::unreachable(why));
             }

@@ -14,7 +14,7 @@ use crate::service::{self, Adjustable, ClientPort, Settings};
 use crate::signals::Signals;
 use crate::submit::{SUBMIT_JOBS, Submitter};
 use mezcal_common::clock::WallTime;
-use mezcal_common::duration::parse_duration;
+use mezcal_common::duration::{format_duration, parse_duration};
 use mezcal_common::ids::{BatchId, JobNumber};
 use mezcal_common::job::{BatchContext, Leftover, Stop};
 use mezcal_common::outcome::{Ended, JobResult, Outcome};
@@ -506,7 +506,7 @@ impl Connected {
 async fn connect(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Keeper>) -> Result<Connected, Exit> {
     let user = mezcal_common::account::own_name();
     let locality_wait = args.locality_wait.unwrap_or(service::LOCALITY_WAIT);
-    let adjustable = Adjustable { locality_wait, admins: Vec::new() };
+    let adjustable = Adjustable { locality_wait, admins: Vec::new(), certificate_until: None };
     let no_timer = |e| Exit { status: exit::BUG, message: format!("no timer: {e}") };
     match (&profile.cluster, keeper) {
         (Cluster::Remote { coordinator, identity }, _) => {
@@ -520,7 +520,7 @@ async fn connect(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Kee
         (Cluster::Listen { address, identity }, _) => {
             let settings = Settings { adjustable, ..Settings::new(Some(service::LEASE)) };
             let service = service::start(settings, None).map_err(no_timer)?;
-            let listener = serve::listen(*address, identity)?;
+            let listener = serve::listen(*address, &serve::credentials(identity)?)?;
             let local = listener.local_addr().map_err(Exit::unreachable)?;
             tokio::spawn(service.clone().listen(listener.clone()));
             let waiting_for = format!("no agent has connected yet; listening on udp {local}");
@@ -672,7 +672,7 @@ impl<'a> Run<'a> {
                         0 => self.connected.waiting_for.clone(),
                         n => format!("only {n} of {wanted} agents are connected"),
                     };
-                    let why = format!("{missing}, after {:?} (--wait-agents)", patience.unwrap_or_default());
+                    let why = format!("{missing}, after {} (--wait-agents)", format_duration(patience.unwrap_or_default()));
                     self.failure = Some(Exit::unreachable(why));
                     return false;
                 }
@@ -735,7 +735,7 @@ impl<'a> Run<'a> {
         }
         let patience = self.args.reconnect.reconnect;
         let why = self.connected.why_lost().await;
-        self.say(format!("{why}; its jobs go on; trying to reach it again for {patience:?}"));
+        self.say(format!("{why}; its jobs go on; trying to reach it again for {}", format_duration(patience)));
         let reaching = self.connected.reach_again(patience);
         let reached = beside(reaching, &self.output.sender, &mut self.for_output, &mut self.signals).await;
         match reached {

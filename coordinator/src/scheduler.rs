@@ -28,6 +28,7 @@ mod wide;
 use bytes::Bytes;
 use cancel::{CancelRequest, Cancelling};
 use mezcal_common::clock::BootInstant;
+use mezcal_common::duration::format_duration;
 use mezcal_common::hosts;
 use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, Epoch, JobKey, JobNumber, SessionId, StoreId};
 use mezcal_common::job::{BatchContext, MAX_SPEC, Stop};
@@ -1226,7 +1227,7 @@ impl Scheduler {
 
     fn end_deserted(&mut self, serial: BatchSerial, now: BootInstant) {
         let Some(batch) = self.batches.get_mut(&serial) else { return };
-        batch.why = Some(format!("its client was gone for longer than {:?}", self.client_lease).into());
+        batch.why = Some(format!("its client was gone for longer than {}", format_duration(self.client_lease)).into());
         let id = batch.id;
         batch.deserted = None;
         self.cancel_batch(serial, None, Stop::after(halt::GRACE), now);

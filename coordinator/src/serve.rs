@@ -7,6 +7,7 @@ use crate::signals::Signals;
 use crate::store::Store;
 use mezcal_certs::Authority;
 use mezcal_common::config::{expand_home, read_toml};
+use mezcal_common::duration::format_duration;
 use mezcal_common::identity::{Role, key_hash};
 use mezcal_common::service_manager;
 use mezcal_common::wire::endpoint::{ListenError, Listener};
@@ -70,8 +71,12 @@ pub struct CoordinatorConfig {
 
 impl CoordinatorConfig {
     /// What may change while a coordinator runs.
-    fn adjustable(&self) -> Adjustable {
-        Adjustable { locality_wait: self.locality_wait.unwrap_or(service::LOCALITY_WAIT), admins: self.admins.clone() }
+    fn adjustable(&self, own: &Credentials) -> Adjustable {
+        Adjustable {
+            locality_wait: self.locality_wait.unwrap_or(service::LOCALITY_WAIT),
+            admins: self.admins.clone(),
+            certificate_until: Some(own.until()),
+        }
     }
 
     /// Keys with other values in `new` that a running coordinator cannot take up.
@@ -125,7 +130,7 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
     let config: CoordinatorConfig = read_toml(&args.config).map_err(|e| Exit::usage(chain(&e)))?;
     let lease = config.lease.unwrap_or(service::LEASE);
     if lease < MIN_LEASE {
-        return Err(Exit::usage(format!("`lease` in {} must be at least {MIN_LEASE:?}", args.config.display())));
+        return Err(Exit::usage(format!("`lease` in {} must be at least {}", args.config.display(), format_duration(MIN_LEASE))));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
     runtime.block_on(async {
@@ -133,16 +138,17 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
         let http = args.http.or(config.http);
         let store = Store::open(&config.state_dir()).map_err(|e| Exit::unreachable(chain(&e)))?;
         let identity = expand_home(&config.identity);
+        let own = credentials(&identity)?;
         let enrolment = Arc::new(enrolment(&config, &store)?);
         let settings = Settings {
             enrolment: Some(enrolment.clone()),
-            adjustable: config.adjustable(),
+            adjustable: config.adjustable(&own),
             client_lease: config.client_lease.unwrap_or(service::CLIENT_LEASE),
             observed: http.is_some(),
             ..Settings::new(Some(lease))
         };
         let service = service::start(settings, Some(store)).map_err(|e| Exit::unreachable(chain(&e)))?;
-        let listener = listen(config.listen, &identity)?;
+        let listener = listen(config.listen, &own)?;
         let address = listener.local_addr().map_err(Exit::unreachable)?;
         tracing::info!(%address, "coordinator {} listens", mezcal_common::VERSION);
         if let Some(address) = http {
@@ -152,8 +158,7 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
         let accepting = tokio::spawn(service.clone().listen(listener.clone()));
         let enrol = config.enrol.unwrap_or(SocketAddr::new(config.listen.ip(), enrol::PORT));
         if config.issuer.is_some() {
-            let credentials = Credentials::load(&identity, Role::Coordinator).map_err(|e| Exit::unreachable(chain(&e)))?;
-            tokio::spawn(enrolment.run(enrol, credentials));
+            tokio::spawn(enrolment.run(enrol, own));
         }
         service_manager::ready(&format!("listens on {address}"));
         let turning = service.clone();
@@ -195,15 +200,17 @@ async fn reload(path: &Path, started: &CoordinatorConfig, service: &ServiceHandl
         Err(e) => return tracing::error!("everything stays as it is: {}", chain(&e)),
     };
     let identity = expand_home(&started.identity);
-    let presented = Credentials::load(&identity, Role::Coordinator).and_then(|own| listener.present(&own, &PROTOCOLS));
-    if let Err(e) = presented {
-        return tracing::error!("everything stays as it is: {}", chain(&e));
-    }
+    let presented =
+        Credentials::load(&identity, Role::Coordinator).and_then(|own| listener.present(&own, &PROTOCOLS).map(|()| own));
+    let own = match presented {
+        Ok(own) => own,
+        Err(e) => return tracing::error!("everything stays as it is: {}", chain(&e)),
+    };
     let later = started.differs_for_good(&new);
     if !later.is_empty() {
         tracing::warn!("these keys are different now, and take effect when the coordinator is started again: {}", later.join(", "));
     }
-    service.adjust(new.adjustable()).await;
+    service.adjust(new.adjustable(&own)).await;
     tracing::info!("{} and the certificate are read again", path.display());
 }
 
@@ -222,13 +229,20 @@ fn enrolment(config: &CoordinatorConfig, store: &Store) -> Result<Enrolment, Exi
     Ok(Enrolment::new(registry, Some(issuer)))
 }
 
-/// Listens for agents and clients with a coordinator's credentials.
+/// A coordinator's credentials.
 ///
 /// # Errors
-/// Exit 3 naming the file, or whoever holds the address.
-pub fn listen(address: SocketAddr, identity: &Path) -> Result<Arc<Listener>, Exit> {
-    let credentials = Credentials::load(identity, Role::Coordinator).map_err(|e| Exit::unreachable(chain(&e)))?;
-    Listener::bind(address, &credentials, &PROTOCOLS).map(Arc::new).map_err(|e| {
+/// Exit 3 naming the file.
+pub fn credentials(identity: &Path) -> Result<Credentials, Exit> {
+    Credentials::load(identity, Role::Coordinator).map_err(|e| Exit::unreachable(chain(&e)))
+}
+
+/// Listens for agents and clients with them.
+///
+/// # Errors
+/// Exit 3 naming whoever holds the address.
+pub fn listen(address: SocketAddr, credentials: &Credentials) -> Result<Arc<Listener>, Exit> {
+    Listener::bind(address, credentials, &PROTOCOLS).map(Arc::new).map_err(|e| {
         let holder = match &e {
             ListenError::Bind { source, .. } if source.kind() == ErrorKind::AddrInUse => holder_of(address.port()),
             ListenError::Bind { .. } | ListenError::Credentials(_) => None,

@@ -107,6 +107,8 @@ pub struct Adjustable {
     pub locality_wait: Duration,
     /// Users who may see and cancel everybody's batches.
     pub admins: Vec<String>,
+    /// When the certificate ends that the listener presents, in seconds since the Unix epoch; for whoever looks.
+    pub certificate_until: Option<i64>,
 }
 
 /// How a service is run.
@@ -127,7 +129,7 @@ pub struct Settings {
 impl Settings {
     /// Those of a coordinator that nobody has configured.
     pub fn new(lease: Option<Duration>) -> Self {
-        let adjustable = Adjustable { locality_wait: LOCALITY_WAIT, admins: Vec::new() };
+        let adjustable = Adjustable { locality_wait: LOCALITY_WAIT, admins: Vec::new(), certificate_until: None };
         Self { lease, adjustable, client_lease: CLIENT_LEASE, observed: false, enrolment: None }
     }
 }

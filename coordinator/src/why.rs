@@ -2,7 +2,7 @@
 
 use crate::cancel::split_job;
 use crate::client::converse;
-use crate::exit::{self, Exit};
+use crate::exit::Exit;
 use crate::profile::ProfileArgs;
 use mezcal_common::escape::for_terminal;
 use mezcal_common::wire::client::{ToClient, ToService};
@@ -25,7 +25,7 @@ pub struct WhyArgs {
 /// Runs the verb.
 ///
 /// # Errors
-/// [`Exit`]: 1 if there is no such job, 3 without a coordinator.
+/// [`Exit`]: 2 if there is no such job, 3 without a coordinator.
 pub fn run(args: &WhyArgs) -> Result<u8, Exit> {
     let (batch, job) = split_job(&args.job);
     let pick = |said| match said {
@@ -33,7 +33,7 @@ pub fn run(args: &WhyArgs) -> Result<u8, Exit> {
         _ => None,
     };
     let asked = converse(&args.profile, async |remote| remote.ask(ToService::Why { request: 1, batch, job }, pick).await);
-    let reasons = asked?.map_err(|message| Exit { status: exit::FAILED, message })?;
+    let reasons = asked?.map_err(Exit::usage)?;
     let text = match args.json {
         true => serde_json::json!(reasons).to_string() + "\n",
         false => reasons.iter().map(|line| format!("{}\n", for_terminal(line))).collect(),

@@ -141,7 +141,7 @@ async fn every_request_is_allowed_to_those_and_no_others() {
         let enrolment = Enrolment::new(store.registry(false).expect("a registry"), None);
         let admins = vec!["admin".into()];
         let settings = Settings {
-            adjustable: Adjustable { locality_wait: LOCALITY_WAIT, admins },
+            adjustable: Adjustable { locality_wait: LOCALITY_WAIT, admins, certificate_until: None },
             enrolment: Some(Arc::new(enrolment)),
             ..Settings::new(Some(Duration::from_secs(600)))
         };

@@ -63,6 +63,14 @@ fn the_dashboard_shows_hosts_batches_attempts_and_failures() {
     let metrics = metrics.as_str().expect("text").to_owned();
     assert!(metrics.contains("mezcal_attempts_total{outcome=\"exited\"}") && metrics.ends_with("# EOF\n"), "{metrics}");
     assert!(metrics.contains("mezcal_agents_connected 12\n"), "{metrics}");
+    let expires_in_time = |labels: &str| {
+        let name = format!("mezcal_certificate_expiry_timestamp_seconds{{{labels}}} ");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap_or_else(|| panic!("{name}: {metrics}"));
+        let now = mezcal_common::clock::WallTime::now().0 / 1_000_000;
+        value.parse::<i64>().is_ok_and(|until| until > now && until < now + 11 * 365 * 86_400)
+    };
+    assert!(expires_in_time("role=\"coordinator\",host=\"\""), "{metrics}");
+    assert!(expires_in_time(&format!("role=\"agent\",host=\"{}\"", mezcal_tests::lab::host_name(3))), "{metrics}");
     drop(browser);
     cluster.finish();
 }

@@ -173,6 +173,12 @@ impl Credentials {
         &self.chain[0]
     }
 
+    /// When the first of its certificates ends, from the leaf up to the root; in seconds since the Unix epoch.
+    pub fn until(&self) -> i64 {
+        let ends = self.chain.iter().chain([&self.root]).filter_map(|der| validity(der).ok());
+        ends.map(|(_, until)| until).min().unwrap_or_default()
+    }
+
     /// The directory that they come from, for messages.
     pub fn origin(&self) -> &str {
         &self.origin

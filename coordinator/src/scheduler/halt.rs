@@ -2,6 +2,7 @@
 
 use super::{Effect, Record, Scheduler};
 use mezcal_common::clock::BootInstant;
+use mezcal_common::duration::format_duration;
 use mezcal_common::ids::{BatchSerial, JobKey, JobNumber};
 use mezcal_common::job::Stop;
 use mezcal_common::outcome::{Ended, Outcome};
@@ -89,7 +90,7 @@ impl Scheduler {
     pub(super) fn time_is_up(&mut self, serial: BatchSerial, now: BootInstant) {
         let Some(batch) = self.batches.get_mut(&serial) else { return };
         let limit = batch.time_limit.unwrap_or_default();
-        batch.why = Some(format!("cancelled: the batch was not done within its time limit of {limit:?}").into());
+        batch.why = Some(format!("cancelled: the batch was not done within its time limit of {}", format_duration(limit)).into());
         self.cancel_batch(serial, None, Stop::after(GRACE), now);
     }
 

@@ -5,6 +5,7 @@ use super::state::Service;
 use crate::scheduler::Scheduler;
 use mezcal_common::clock::{BootInstant, WallTime};
 use mezcal_common::escape::for_terminal;
+use mezcal_common::identity;
 use mezcal_common::ids::{BatchId, JobNumber};
 use mezcal_common::outcome::{Ended, JobResult, Outcome, WaitStatus};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -48,6 +49,13 @@ struct OfHost {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ByHost {
+    host: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByHolder {
+    role: &'static str,
+    /// Empty if it is the coordinator's own, which for Prometheus is the same as none.
     host: String,
 }
 
@@ -97,6 +105,7 @@ pub(super) struct Observed {
     batches: Family<ByState, Gauge>,
     host_states: Family<OfHost, Gauge>,
     skew: Family<ByHost, Real>,
+    expiry: Family<ByHolder, Gauge>,
     unsaved: Gauge,
     writable: Gauge,
     resident: Gauge,
@@ -123,6 +132,7 @@ impl Observed {
             batches: Family::default(),
             host_states: Family::default(),
             skew: Family::default(),
+            expiry: Family::default(),
             unsaved: Gauge::default(),
             writable: Gauge::default(),
             resident: Gauge::default(),
@@ -142,6 +152,11 @@ impl Observed {
         registry.register("batches", "Batches that are kept", me.batches.clone());
         registry.register("host_state", "1 for the state that a host is in", me.host_states.clone());
         registry.register("agent_clock_skew_seconds", "To be added to a host's clock to get the coordinator's", me.skew.clone());
+        registry.register(
+            "certificate_expiry_timestamp_seconds",
+            "When the certificates in use end: the coordinator's, the issuer's, those of connected agents",
+            me.expiry.clone(),
+        );
         registry.register("store_unsaved_records", "Records on their way into the store", me.unsaved.clone());
         registry.register("store_writable", "0 while the store cannot be written", me.writable.clone());
         registry.sub_registry_with_prefix("process").register("resident_memory_bytes", "Resident set", me.resident.clone());
@@ -324,6 +339,14 @@ impl Service {
         let unsaved = self.kept.as_ref().map_or(0, super::state::Kept::unsaved);
         let trouble = self.kept.as_ref().is_some_and(|kept| kept.trouble.is_some());
         let (unfinished, all) = (live().count() as i64, self.batches.len() as i64);
+        let own = self.certificate_until.map(|until| ("coordinator", String::new(), until));
+        let issuer = self.enrolment.as_ref().and_then(|enrolment| enrolment.issuer_until());
+        let agents_own = self.agents.values().filter_map(|link| {
+            let (_, until) = identity::validity(link.peer.certificate()).ok()?;
+            Some(("agent", link.peer.identity().name.clone(), until))
+        });
+        let issuers = issuer.map(|until| ("issuer", String::new(), until));
+        let expiries: Vec<_> = own.into_iter().chain(issuers).chain(agents_own).collect();
         let observed = self.observed.as_mut()?;
         observed.agents.set(i64::from(agents));
         observed.slots.get_or_create(&ByState { state: "busy" }).set(busy);
@@ -339,6 +362,10 @@ impl Service {
             if let Some(offset) = host.clock_offset {
                 observed.skew.get_or_create(&ByHost { host: host.name.clone() }).set(offset);
             }
+        }
+        observed.expiry.clear();
+        for (role, host, until) in expiries {
+            observed.expiry.get_or_create(&ByHolder { role, host }).set(until);
         }
         observed.unsaved.set(unsaved as i64);
         observed.writable.set(i64::from(!trouble));

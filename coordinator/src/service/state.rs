@@ -126,6 +126,7 @@ pub(super) struct Service {
     pub(super) clients: BTreeMap<ClientId, Client>,
     pub(super) batches: HashMap<BatchId, Batch>,
     pub(super) admins: Vec<String>,
+    pub(super) certificate_until: Option<i64>,
     pub(super) enrolment: Option<Arc<Enrolment>>,
     /// By the scheduler's number.
     pub(super) asked: HashMap<u64, Asked>,
@@ -161,6 +162,7 @@ impl Service {
             clients: BTreeMap::new(),
             batches,
             admins: settings.adjustable.admins,
+            certificate_until: settings.adjustable.certificate_until,
             enrolment: settings.enrolment,
             observed: settings.observed.then(Observed::new),
             asked: HashMap::new(),
@@ -279,9 +281,10 @@ impl Service {
             Input::Trouble(reply) => {
                 let _ = reply.send(self.kept.as_ref().and_then(|kept| kept.trouble.clone()));
             }
-            Input::Reload(Adjustable { locality_wait, admins }) => {
+            Input::Reload(Adjustable { locality_wait, admins, certificate_until }) => {
                 self.scheduler.set_locality_wait(locality_wait);
                 self.admins = admins;
+                self.certificate_until = certificate_until;
             }
             Input::Client(client, message) => self.client_message(client, message, now),
             Input::ClientGone(client) => {
