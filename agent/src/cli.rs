@@ -107,6 +107,7 @@ impl Hidden {
 
 /// The program.
 pub fn main() -> ExitCode {
+    crate::keeper::driver::heed_children();
     if let Some(hidden) = Hidden::of_this_process() {
         return hidden.run();
     }
@@ -174,7 +175,7 @@ fn run(path: &Path) -> anyhow::Result<()> {
             let changed = async {
                 tokio::select! {
                     new = reload(path, &config, &mut hangup) => *reread.borrow_mut() = Some(new),
-                    () = users::change(&config.engines, users.as_deref()) => {}
+                    () = users::change(&config.engines, users.as_deref(), config.slots()) => {}
                     () = other_certificate(&config.identity, certificate) => {}
                 }
             };

@@ -95,6 +95,8 @@ pub enum Event {
     },
     /// The answer to [`Effect::Sweep`].
     Swept(Swept),
+    /// That answer comes later: nothing is alive, but the far end is still taking what was written.
+    Held,
     /// The keeper is gone or wants an end: kill, then exit.
     Quit,
 }
@@ -223,6 +225,8 @@ enum State {
         again: BootInstant,
         pause: Duration,
         exit: Option<Exit>,
+        /// Nothing is alive any more; only its output is still being taken, for as long as that takes.
+        held: bool,
     },
     Stuck {
         attempt: AttemptId,
@@ -237,6 +241,8 @@ pub struct Engine {
     /// Slots that its attempt takes, for an agent that does not know.
     slots: u16,
     lease: Option<BootInstant>,
+    /// It has ended, and there is no other one.
+    expired: bool,
     /// Dies with its agent, as in an embedded run.
     one_fate: bool,
     linked: bool,
@@ -257,6 +263,7 @@ impl Engine {
             state: State::Idle,
             slots: 1,
             lease: None,
+            expired: false,
             one_fate,
             linked: false,
             quitting: false,
@@ -283,7 +290,7 @@ impl Engine {
                 }
             }
             Event::Acknowledge { attempts } => self.unacknowledged.retain(|(a, _)| !attempts.contains(a)),
-            Event::Lease { until } => self.lease = until,
+            Event::Lease { until } => (self.lease, self.expired) = (until, false),
             Event::Linked => self.link(),
             Event::Unlinked => {
                 self.linked = false;
@@ -293,7 +300,7 @@ impl Engine {
             }
             Event::Spawned(result) => self.spawned(result, now),
             Event::Lasts => {
-                if !self.watched {
+                if !self.watched && !matches!(self.state, State::Sweeping { held: true, .. }) {
                     self.watch();
                 }
             }
@@ -311,6 +318,12 @@ impl Engine {
                 | State::Stuck { .. } => {}
             },
             Event::Swept(swept) => self.swept(swept, now),
+            Event::Held => {
+                if let State::Sweeping { held, .. } = &mut self.state {
+                    *held = true;
+                    self.over();
+                }
+            }
             Event::Quit => self.quit(now),
         }
         self.settle();
@@ -328,7 +341,7 @@ impl Engine {
                 let (attempt, reason) = (*attempt, *reason);
                 self.sweep(attempt, Some(reason), now);
             }
-            State::Sweeping { again, pause, reason, .. } if *again <= now => {
+            State::Sweeping { again, pause, reason, held: false, .. } if *again <= now => {
                 *pause = (*pause * 2).min(SWEEP_MAX);
                 *again = now + *pause;
                 let discard_output = reason.is_some();
@@ -346,7 +359,7 @@ impl Engine {
             | State::Stuck { .. } => {}
         }
         if self.lease.is_some_and(|until| until <= now) {
-            self.lease = None;
+            (self.lease, self.expired) = (None, true);
             self.kill(Reason::LeaseOver, Stop::NOW, now);
         }
         self.settle();
@@ -358,6 +371,7 @@ impl Engine {
             State::Idle => return None,
             State::Spawning { deadline, .. } | State::Running { deadline, .. } => deadline.map(|(at, _)| at),
             State::Terminating { kill_at, .. } => Some(*kill_at),
+            State::Sweeping { held: true, .. } => None,
             State::Sweeping { again, .. } | State::Stuck { again, .. } => Some(*again),
         };
         own.into_iter().chain(self.lease).min()
@@ -394,7 +408,7 @@ impl Engine {
         }
         match spec {
             // It was on its way when the lease ended.
-            _ if self.lease.is_some_and(|until| until <= now) => {
+            _ if self.expired || self.lease.is_some_and(|until| until <= now) => {
                 let why = "it had not started when the lease ended".to_owned();
                 self.report(attempt, Outcome::never_ran(Ended::Lost, why));
             }
@@ -531,12 +545,17 @@ impl Engine {
 
     /// Nothing is here any more.
     fn idle(&mut self) {
+        self.over();
+        self.state = State::Idle;
+    }
+
+    /// Nothing is alive any more that the keeper would have to see to.
+    fn over(&mut self) {
         if let Some(attempt) = self.attempt()
             && std::mem::take(&mut self.watched)
         {
             self.effects.push_back(Effect::ToKeeper(EngineToKeeper::Over { attempt }));
         }
-        self.state = State::Idle;
     }
 
     fn sweep(&mut self, attempt: AttemptId, reason: Option<Reason>, now: BootInstant) {
@@ -548,6 +567,7 @@ impl Engine {
             again: now + SWEEP_FIRST,
             pause: SWEEP_FIRST,
             exit: None,
+            held: false,
         };
         if reason.is_some() || self.watched {
             self.watch();

@@ -10,8 +10,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::mem::MaybeUninit;
 
-/// Messages to and from keepers are a few bytes.
-const MAX_PACKET: usize = 256;
+/// Messages to and from keepers are a few bytes, and in one of them a host's name, which may have 253 (RFC 1035).
+const MAX_PACKET: usize = 512;
 
 /// A connected pair of packet sockets.
 ///

@@ -18,9 +18,14 @@ const MAX_USERS: usize = 64;
 /// The socket in a user's directory.
 pub const SOCKET: &str = "sock";
 
+/// How many users a host with so many slots can serve: engines are numbered with 16 bits.
+fn most(slots: u16) -> usize {
+    MAX_USERS.min(usize::from(u16::MAX) / usize::from(slots.max(1)))
+}
+
 /// Connects to the keepers of all users in `dir`.
 pub fn connect_all(dir: &Path, slots: u16) -> Vec<(String, OwnedFd)> {
-    let most = MAX_USERS.min(usize::from(u16::MAX) / usize::from(slots.max(1)));
+    let most = most(slots);
     let mut found: Vec<(String, OwnedFd)> = Vec::new();
     for user in users(dir) {
         if let Some(keeper) = connect(dir, &user) {
@@ -35,11 +40,11 @@ pub fn connect_all(dir: &Path, slots: u16) -> Vec<(String, OwnedFd)> {
 }
 
 /// Completes when a user's engines are there that are not among `known`; never without users.
-pub async fn change(dir: &Path, known: Option<&[String]>) {
+pub async fn change(dir: &Path, known: Option<&[String]>, slots: u16) {
     let Some(known) = known else { return std::future::pending().await };
     loop {
         tokio::time::sleep(LOOK).await;
-        if known.len() < MAX_USERS && users(dir).iter().any(|user| !known.contains(user) && connect(dir, user).is_some()) {
+        if known.len() < most(slots) && users(dir).iter().any(|user| !known.contains(user) && connect(dir, user).is_some()) {
             return;
         }
     }

@@ -1383,7 +1383,7 @@ impl Scheduler {
             queued.push((submission.job, stillborn, after));
             batch.add_job(serial, submission, stored);
         }
-        let (accepted, cancelled) = (batch.jobs.len() as u64, batch.cancelled.is_some() || batch.halted);
+        let accepted = batch.jobs.len() as u64;
         if !host_sets.is_empty() {
             self.persist(|| Record::HostSets { batch: serial, sets: host_sets.to_vec() });
         }
@@ -1396,6 +1396,8 @@ impl Scheduler {
         }
         for (job, stillborn, after) in queued {
             let key = JobKey { batch: serial, job };
+            // One that cannot run may have halted it just now.
+            let cancelled = self.batches.get(&serial).is_none_or(|batch| batch.cancelled.is_some() || batch.halted);
             match stillborn {
                 Some(why) => self.finish(key, None, Outcome::never_ran(Ended::StartFailed, why), now),
                 None if cancelled => self.finish(key, None, Outcome::never_ran(Ended::Cancelled, None), now),

@@ -510,7 +510,7 @@ fn jobs_start_in_a_clean_world() {
     for containment in ["auto", "subreaper"] {
         // A parent that ignores and blocks signals and leaves a descriptor open.
         let script = "import os, signal, sys\n\
-            signal.signal(signal.SIGUSR1, signal.SIG_IGN)\n\
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN); signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n\
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2, signal.SIGTERM])\n\
             os.dup2(2, 9); os.set_inheritable(9, True)\n\
             os.environ.update({'BASH_ENV': 'bad-start', 'NOTIFY_SOCKET': '/run/x', 'LISTEN_FDS': '3', 'MEZCAL_JOB_ID': 'mine',\n\

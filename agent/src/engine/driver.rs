@@ -30,6 +30,8 @@ use std::time::Duration;
 
 /// Bytes read from a pipe at a time.
 const CHUNK: usize = 16 * 1024;
+/// Bytes read from a pipe before the engine looks at anything else again.
+const TURN: usize = 4 * CHUNK;
 
 /// What a job writes so soon after its start is left in its pipes, which hold 64 KiB, unless it ends before: short jobs are read once.
 const QUIET: Duration = Duration::from_millis(25);
@@ -251,11 +253,10 @@ impl Driver {
                 self.output.streaming = false;
             }
             self.output.writers = [None, None];
-            self.drain()?;
+            self.drain(usize::MAX)?;
             if self.output.streaming && self.output.pipes.iter().any(Option::is_some) {
-                // Everything is dead; what it wrote is still being taken, for as long as that takes.
                 self.held = Some(swept);
-                self.to_keeper.extend(self.attempt.map(|attempt| EngineToKeeper::Over { attempt }));
+                self.engine.handle(Event::Held, BootInstant::now());
                 return Ok(());
             }
             swept.tails = self.output.take_tails();
@@ -370,7 +371,7 @@ impl Driver {
         if now < self.quiet_until {
             self.deaf |= readable;
         } else if readable || std::mem::take(&mut self.deaf) {
-            self.drain()?;
+            self.drain(TURN)?;
         }
         if ready[0] {
             take_child_signal(&self.children);
@@ -431,16 +432,18 @@ impl Driver {
         }
     }
 
-    /// Reads what the pipes hold.
-    fn drain(&mut self) -> Result<()> {
+    /// Reads what the pipes hold, at most so many bytes of each: whoever writes faster than this reads would keep it for ever.
+    fn drain(&mut self, turn: usize) -> Result<()> {
         let mut chunk = [MaybeUninit::uninit(); CHUNK];
         for (i, stream) in [Stream::Out, Stream::Err].into_iter().enumerate() {
-            while self.output.may_read() {
+            let mut taken = 0;
+            while taken < turn && self.output.may_read() {
                 let Some(pipe) = &self.output.pipes[i] else { break };
                 let most = if self.output.streaming { CHUNK.min((OUTPUT_WINDOW - self.output.in_flight) as usize) } else { CHUNK };
                 match rustix::io::read(pipe, &mut chunk[..most]) {
                     Ok(([], _)) => self.output.pipes[i] = None,
                     Ok((data, _)) => {
+                        taken += data.len();
                         self.output.written = true;
                         if self.output.streaming {
                             self.output.in_flight += data.len() as u32;
@@ -473,7 +476,7 @@ impl Driver {
     /// Sends what is kept, and goes on with what comes if that is wanted.
     fn begin_show(&mut self, request: u64, attempt: AttemptId, follow: bool) -> Result<()> {
         // While it is quiet the pipes have not been read.
-        self.drain()?;
+        self.drain(TURN)?;
         let here = self.attempt == Some(attempt) && self.output.tails.iter().any(Option::is_some);
         if here {
             for (tail, stream) in self.output.tails.iter().zip([Stream::Out, Stream::Err]) {
@@ -549,7 +552,7 @@ impl Driver {
             ToEngine::OutputTaken { attempt, bytes } => {
                 if self.attempt == Some(attempt) {
                     self.output.in_flight = self.output.in_flight.saturating_sub(bytes);
-                    return self.drain();
+                    return self.drain(TURN);
                 }
                 return Ok(());
             }

@@ -318,4 +318,34 @@ fn what_comes_after_the_lease_is_not_started() {
     let until = s.now;
     s.event(Event::Lease { until: Some(until) });
     assert_eq!(s.run(1, None), "finished 1.1 lost, code none, killed 0, survivors 0");
+    // It may have been noticed before.
+    s.engine.handle_timeout(s.now);
+    assert_eq!(s.run(2, None), "finished 2.1 lost, code none, killed 0, survivors 0");
+    let until = s.now + Duration::from_secs(15);
+    s.event(Event::Lease { until: Some(until) });
+    assert_eq!(s.run(3, None), "spawn 3.1");
+}
+
+#[test]
+fn what_only_waits_for_its_output_to_be_taken_is_not_watched() {
+    let mut s = script();
+    s.run(1, None);
+    s.event(Event::Spawned(Ok(())));
+    s.event(Event::Lasts);
+    s.keeper_heard();
+    assert_eq!(s.event(Event::FirstEnded), "sweep");
+    s.event(Event::Held);
+    assert_eq!(s.keeper_heard(), "has 1.1 for 10s as lost, killing; has not 1.1");
+    assert_eq!(s.engine.poll_timeout(), None, "however long that takes");
+    s.event(gone(WaitStatus::Exited(0), 0));
+    // Nor is what ends before it lasts.
+    s.run(2, None);
+    s.event(Event::Spawned(Ok(())));
+    s.event(Event::FirstEnded);
+    s.event(Event::Held);
+    s.event(Event::Lasts);
+    assert_eq!(s.keeper_heard(), "");
+    // A cancel lets go of the output.
+    assert_eq!(s.event(Event::Cancel { attempt: attempt(2), stop: Stop::NOW }), "sweep, discarding output");
+    assert_eq!(s.event(gone(WaitStatus::Exited(0), 0)), "finished 2.1 exited, code 0, killed 0, survivors 0");
 }

@@ -72,7 +72,10 @@ struct Driver {
     listener: Option<OwnedFd>,
     agent: Option<OwnedFd>,
     /// What the agent's socket has not taken.
-    to_agent: VecDeque<(FromKeeper, Option<OwnedFd>)>,
+    /// What waits, and the number of the engine's process if it is a link.
+    to_agent: VecDeque<(FromKeeper, i32)>,
+    /// There were as many engines as were wanted at some time: jobs may be running.
+    complete: bool,
     children: OwnedFd,
     timer: OwnedFd,
     armed: Option<BootInstant>,
@@ -132,6 +135,7 @@ pub fn run(args: KeeperArgs) -> Result<()> {
         listener,
         agent: None,
         to_agent: VecDeque::new(),
+        complete: false,
         children: child_signals()?,
         timer: timer::new_timerfd()?,
         armed: None,
@@ -156,6 +160,13 @@ pub fn run(args: KeeperArgs) -> Result<()> {
     }
 }
 
+/// Has the ends of children reported, whatever this program was started with: with SIGCHLD ignored, the kernel would forget children at once,
+/// nobody would hear of their ends, and their numbers would be other processes' before we know (wait(2), Notes).
+pub fn heed_children() {
+    // SAFETY: the default action runs no code of ours.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
 /// Starts a thread and ends it: what only the first one of a process costs, symbols to look up and a stack to map, is spared its copies.
 fn warm_up() {
     if let Ok(thread) = std::thread::Builder::new().spawn(|| {}) {
@@ -168,13 +179,13 @@ fn warm_up() {
 }
 
 /// With the limit that may be behind it.
-fn cannot_start(e: Error) -> Error {
+fn cannot(what: &str, e: Error) -> Error {
     let limit = match e.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::MFILE) => "; a higher limit of open files (`ulimit -n`) allows more slots",
         Some(Errno::AGAIN) => "; a higher limit of processes (`ulimit -u`, or `pids.max` of the control group) allows more slots",
         _ => "",
     };
-    Error::new(e.kind(), format!("cannot start an engine: {e}{limit}"))
+    Error::new(e.kind(), format!("cannot {what}: {e}{limit}"))
 }
 
 /// Threads of this process.
@@ -265,14 +276,20 @@ impl Driver {
                     (Ok(Started::Here(keeper)), _) => return Ok(Some(Left::Copy { slot: engine.0, keeper })),
                     (Ok(Started::There(process)), Some(place)) => *place = process,
                     (Ok(Started::There(process)), None) => self.engines.push(process),
-                    (Err(e), None) => return Err(e),
-                    (Err(e), Some(_)) => {
+                    (Err(e), None) if !self.complete => return Err(e),
+                    (Err(e), place) => {
                         // A job that has used up processes or descriptors must not cost the other jobs their lives.
                         tracing::warn!(engine = engine.0, error = %e, "trying again");
+                        if place.is_none() {
+                            self.engines.push(EngineProcess { pid: 0, control: None });
+                        }
                         self.keeper.handle(Event::NotStarted(engine), BootInstant::now());
                     }
                 },
-                Effect::Link(engine) => self.link(engine),
+                Effect::Link(engine) => {
+                    let pid = self.engines.get(usize::from(engine.0)).map_or(0, |process| process.pid);
+                    self.tell(FromKeeper::Link { engine }, pid);
+                }
                 Effect::Kill(engine) => {
                     tracing::warn!(engine = engine.0, "an engine is late; killing it with all that it runs");
                     self.signal(engine, Signal::KILL);
@@ -288,10 +305,11 @@ impl Driver {
                     let (killed, alive) = self.sweep();
                     self.keeper.handle(Event::Swept { killed, alive }, BootInstant::now());
                 }
-                Effect::Tell(message) => self.tell(message, None),
+                Effect::Tell(message) => self.tell(message, 0),
                 Effect::Exit => return Ok(Some(Left::Over)),
             }
         }
+        self.complete = !self.engines.is_empty();
         Ok(None)
     }
 
@@ -356,7 +374,7 @@ impl Driver {
         self.agent = Some(agent);
         self.to_agent.clear();
         let kind = if self.place.is_some() { Containment::Cgroup2 } else { Containment::Subreaper };
-        self.tell(FromKeeper::Containment(kind), None);
+        self.tell(FromKeeper::Containment(kind), 0);
     }
 
     /// True when everything should end.
@@ -426,37 +444,38 @@ impl Driver {
         }
     }
 
-    fn tell(&mut self, message: FromKeeper, fd: Option<OwnedFd>) {
+    fn tell(&mut self, message: FromKeeper, pid: i32) {
         if self.agent.is_some() {
-            self.to_agent.push_back((message, fd));
+            self.to_agent.push_back((message, pid));
         }
     }
 
     /// Hands the agent what its socket takes.
     fn flush(&mut self) {
-        while let (Some(agent), Some((message, fd))) = (&self.agent, self.to_agent.front()) {
-            match packet::send(agent, message, fd.as_ref().map(AsFd::as_fd)) {
+        while let (Some(agent), Some((message, pid))) = (&self.agent, self.to_agent.front()) {
+            let sent = match message {
+                FromKeeper::Link { engine } => self.link(agent, *engine, *pid),
+                _ => packet::send(agent, message, None),
+            };
+            match sent {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 // A closed connection shows up at the next poll.
-                Ok(()) | Err(_) => self.to_agent.pop_front(),
-            };
+                Ok(()) | Err(_) => drop(self.to_agent.pop_front()),
+            }
         }
     }
 
-    /// Gives the agent and an engine two ends of a new socket.
-    fn link(&mut self, engine: EngineIndex) {
-        let Some(control) = self.engines.get(usize::from(engine.0)).and_then(|e| e.control.as_ref()) else { return };
-        if self.agent.is_none() {
-            return;
-        }
-        let made = packet::stream_pair().and_then(|(near, far)| {
-            packet::send(control, &KeeperToEngine::Link, Some(far.as_fd()))?;
-            Ok(near)
-        });
-        match made {
-            Ok(near) => self.tell(FromKeeper::Link { engine }, Some(near)),
-            Err(e) => tracing::warn!(%engine, error = %e, "no link between agent and engine"),
-        }
+    /// Gives the agent and an engine two ends of a new socket, which are open here only until then: there may be hundreds of slots.
+    fn link(&self, agent: &OwnedFd, engine: EngineIndex, pid: i32) -> Result<()> {
+        let process = self.engines.get(usize::from(engine.0)).filter(|process| process.pid == pid);
+        // It may have died since.
+        let Some(control) = process.and_then(|process| process.control.as_ref()) else { return Ok(()) };
+        let failed = |e: &Error| tracing::warn!(%engine, error = %e, "no link between agent and engine");
+        let (near, far) = packet::stream_pair().map_err(|e| cannot("connect an engine", e)).inspect_err(failed)?;
+        packet::send(agent, &FromKeeper::Link { engine }, Some(near.as_fd()))?;
+        // The agent sees the end of its side.
+        let _ = packet::send(control, &KeeperToEngine::Link, Some(far.as_fd())).inspect_err(failed);
+        Ok(())
     }
 
     fn signal(&self, engine: EngineIndex, signal: Signal) {
@@ -469,12 +488,12 @@ impl Driver {
     /// Starts an engine as a copy of this process: starting the program anew takes ten times as long, and a host may have dozens of slots.
     fn start(&self) -> Result<Started> {
         debug_assert_eq!(threads(), 1, "the copy has one thread only");
-        let (control, theirs) = packet::pair().map_err(cannot_start)?;
+        let (control, theirs) = packet::pair().map_err(|e| cannot("start an engine", e))?;
         // SAFETY: there is no other thread that could hold a lock which nobody would release in the copy (fork(2)).
         match unsafe { libc::fork() } {
             0 => Ok(Started::Here(theirs)),
             pid if pid > 0 => Ok(Started::There(EngineProcess { pid, control: Some(control) })),
-            _ => Err(cannot_start(Error::last_os_error())),
+            _ => Err(cannot("start an engine", Error::last_os_error())),
         }
     }
 

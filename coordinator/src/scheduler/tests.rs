@@ -599,7 +599,11 @@ fn a_job_may_be_named_by_its_users_id() {
 }
 
 fn halt(s: &mut Script, now: bool, why: HaltWhy, count: HaltCount) {
-    let context = BatchContext::new(batch(1), "/".into(), 0o22);
+    halt_batch(s, 1, now, why, count);
+}
+
+fn halt_batch(s: &mut Script, number: u128, now: bool, why: HaltWhy, count: HaltCount) {
+    let context = BatchContext::new(batch(number), "/".into(), 0o22);
     let halt = Some(Halt { now, why, count });
     let terms = BatchTerms { halt, ..BatchTerms::new(context, Duration::from_secs(60)) };
     s.event(Event::Open { user: "okazaki".into(), terms: Box::new(terms) });
@@ -646,6 +650,19 @@ fn a_batch_that_halts_now_kills_what_runs() {
     result 4.0 cancelled: not needed any more: 2 of the batch's jobs succeeded (--halt)
     1 < acknowledge 2
     ");
+}
+
+#[test]
+fn a_job_that_cannot_run_halts_those_behind_it() {
+    let mut s = script();
+    s.agent(1, "a.x", 3);
+    for (number, now) in [(1, true), (2, false)] {
+        halt_batch(&mut s, number, now, HaltWhy::Fail, HaltCount::Jobs(1));
+        let job = |n| Submission::new(JobNumber(n), Bytes::from_static(b"x"));
+        let jobs = vec![Submission { stillborn: Some("too long".into()), ..job(1) }, job(2), job(3)];
+        let said = s.event(Event::Submit { batch: batch(number), host_sets: vec![], jobs });
+        assert!(!said.contains("< run") && said.contains("result 3.0 cancelled"), "{said}");
+    }
 }
 
 #[test]
