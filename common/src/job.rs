@@ -17,6 +17,12 @@ pub const MAX_ARG_STRLEN: usize = 128 * 1024;
 /// The largest encoded job: fits a frame several times over, and holds any command and environment that execve(2) takes in practice.
 pub const MAX_SPEC: usize = 384 * 1024;
 
+/// The most jobs that a job comes after: their numbers have to fit a frame beside it.
+pub const MAX_AFTER: usize = 100_000;
+
+/// The largest encoded [`BatchContext`]: it goes to an engine in one frame with a job.
+pub const MAX_CONTEXT: usize = 600 * 1024;
+
 /// Bytes kept of each output stream that no file takes.
 pub const TAIL_BYTES: usize = 4096;
 

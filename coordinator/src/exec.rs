@@ -4,7 +4,7 @@ use crate::client::Remote;
 use crate::complete;
 use crate::exit::{self, Exit};
 use crate::profile::ProfileArgs;
-use crate::run::{GRACE, current_umask, describe};
+use crate::run::{GRACE, current_umask, describe, until};
 use crate::signals::Signals;
 use clap_complete::ArgValueCompleter;
 use mezcal_common::duration::parse_duration;
@@ -18,6 +18,10 @@ use mezcal_common::wire::client::{BatchTerms, Selector, Submission, ToClient, To
 use mezcal_common::wire::codec;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long what has been begun may take to end when the rest cannot be had, or nobody reads its output.
+const GIVE_UP: Duration = Duration::from_secs(10);
 
 /// Run one command once on each named host.
 #[derive(Debug, clap::Args)]
@@ -116,6 +120,7 @@ impl Exec {
         }
         let _ = requests.send(ToService::Close { batch: self.batch }).await;
         let (mut signalled, mut failure): (Option<u8>, Option<Exit>) = (None, None);
+        let mut give_up = None;
         while self.done < self.hosts.len() {
             tokio::select! {
                 number = signals.next() => {
@@ -129,15 +134,19 @@ impl Exec {
                             let _ = requests.send(reply).await;
                         }
                         Ok(None) => {}
+                        // The word that something is refused comes for each request: one of them ends what has been begun.
+                        Err(_) if failure.is_some() => {}
                         Err(e) => {
                             // Nobody reads the output any more: end the commands, then ourselves.
                             self.muted = true;
-                            failure.get_or_insert(e);
+                            failure = Some(e);
+                            give_up = Some(Instant::now() + GIVE_UP);
                             let _ = requests.send(self.cancel(Stop::after(GRACE))).await;
                         }
                     },
                     None => return Err(Exit::unreachable(remote.why_lost().await)),
                 },
+                () = until(give_up) => break,
             }
         }
         if let Some(failure) = failure {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use mezcal_common::duration::{from_seconds, parse_duration};
 use mezcal_common::hosts;
 use mezcal_common::ids::JobNumber;
-use mezcal_common::job::{Command, JobSpec, Leftover, MAX_ARG_STRLEN, MAX_SPEC, RESERVED_ENV, SHELL_PREFIX};
+use mezcal_common::job::{Command, JobSpec, Leftover, MAX_AFTER, MAX_ARG_STRLEN, MAX_SPEC, RESERVED_ENV, SHELL_PREFIX};
 use mezcal_common::outcome::Ended;
 use mezcal_common::wire::client::{RetryOn, Submission};
 use mezcal_common::wire::codec;
@@ -222,15 +222,22 @@ impl Jobs {
         let count = self.spans.len() as u32;
         let mut wrong = Vec::new();
         for (number, names) in wanted {
-            let mut before = Vec::new();
+            let (mut before, mut seen) = (Vec::new(), HashSet::new());
             for name in names {
                 // As everywhere: an `id` goes before a number.
                 let found = labels.get(&name).copied().or_else(|| name.parse().ok().filter(|n| (1..=count).contains(n)));
                 match found {
-                    Some(found) if before.contains(&JobNumber(found)) => {}
+                    Some(found) if !seen.insert(found) => {}
                     Some(found) => before.push(JobNumber(found)),
                     None => wrong.push((number, format!("there is no job {name:?} in this list"))),
                 }
+            }
+            if before.len() > MAX_AFTER {
+                let count = before.len();
+                wrong.push((
+                    number,
+                    format!("{count} jobs are too many to come after: at most {MAX_AFTER}; let some gather others"),
+                ));
             }
             self.after.insert(number, before);
         }

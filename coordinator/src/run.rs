@@ -549,8 +549,8 @@ struct Run<'a> {
     fleet: (u32, u32),
     submitter: Submitter,
     received: u64,
-    /// The coordinator has some of the jobs; or it does not want them.
-    accepted: bool,
+    /// So many jobs the coordinator has for good; or it does not want them all.
+    accepted: u64,
     turned_away: bool,
     /// Which jobs have a result.
     answered: Vec<bool>,
@@ -592,7 +592,7 @@ impl<'a> Run<'a> {
             fleet: (0, 0),
             submitter: Submitter::new(jobs.clone(), batch),
             received: 0,
-            accepted: false,
+            accepted: 0,
             turned_away: false,
             answered,
             for_output: VecDeque::new(),
@@ -785,11 +785,19 @@ impl<'a> Run<'a> {
                     self.failure = Some(Exit::unreachable(format!("the coordinator refused a request: {reason}")));
                     self.cancel(Duration::ZERO).await;
                 }
-                // Without its word that it has them there is nothing to wait for.
-                self.turned_away |= !self.accepted;
+                // Without its word that it has all of them there is nothing to wait for.
+                if self.accepted < self.jobs.len() as u64 && !self.turned_away {
+                    self.turned_away = true;
+                    if self.accepted > 0 {
+                        self.answer_with(&format!("the coordinator refused a part of the batch: {reason}"));
+                    }
+                }
             }
-            ToClient::Opened { host_sets, jobs, closed, .. } => self.submitter.opened(host_sets, jobs, closed),
-            ToClient::Accepted { .. } => self.accepted = true,
+            ToClient::Opened { host_sets, jobs, closed, .. } => {
+                self.accepted = self.accepted.max(jobs);
+                self.submitter.opened(host_sets, jobs, closed);
+            }
+            ToClient::Accepted { jobs, .. } => self.accepted = self.accepted.max(jobs),
             ToClient::Welcome { .. }
             | ToClient::Hosts(_)
             | ToClient::Output { .. }
@@ -857,10 +865,14 @@ impl<'a> Run<'a> {
             Some(_) => why.to_owned(),
             None => format!("{why}; it may run on until a coordinator is back or its lease ends"),
         };
+        self.answer_with(&error);
+    }
+
+    fn answer_with(&mut self, error: &str) {
         let open: Vec<u32> = (1..).zip(&self.answered).filter(|(_, answered)| !**answered).map(|(number, _)| number).collect();
         for numbers in open.chunks(SUBMIT_JOBS) {
             let lost = |number: &u32| {
-                let outcome = Outcome::never_ran(Ended::Lost, error.clone());
+                let outcome = Outcome::never_ran(Ended::Lost, error.to_owned());
                 (JobNumber(*number), JobResult { attempt: 0, place: None, local: None, outcome })
             };
             self.for_output.push_back(ToOutput::Results(numbers.iter().map(lost).collect(), WallTime::now()));

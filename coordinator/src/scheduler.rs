@@ -143,8 +143,17 @@ pub enum Event {
 pub struct Wanted {
     /// The batch.
     pub batch: BatchId,
-    /// The job's `id`, or else its number; none: all of them, those that are still to come included.
-    pub job: Option<String>,
+    /// Which job; none: all of them, those that are still to come included.
+    pub job: Option<WantedJob>,
+}
+
+/// One job of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WantedJob {
+    /// By its `id`, or else by its number.
+    Named(String),
+    /// By its number.
+    Number(JobNumber),
 }
 
 /// What the driver has to do.

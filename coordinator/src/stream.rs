@@ -91,7 +91,8 @@ struct Stream<'a> {
     sent: usize,
     /// Whether the coordinator has said what it has.
     ready: bool,
-    agents: u32,
+    /// An agent has been there.
+    seen_agents: bool,
     given: u64,
     received: u64,
     failed: u64,
@@ -143,7 +144,7 @@ pub(crate) async fn run(
         items: VecDeque::new(),
         sent: 0,
         ready: false,
-        agents: 0,
+        seen_agents: false,
         given: 0,
         received: 0,
         failed: 0,
@@ -201,7 +202,7 @@ impl Stream<'_> {
         let mut requests = self.open().await;
         let mut taken = 0;
         let give_up = Instant::now() + self.args.wait_agents.unwrap_or(UNWATCHED_WAIT);
-        while !(self.closing && self.received == self.given && (self.closed || self.given == 0)) {
+        while !(self.closing && self.received >= self.given && (self.closed || self.given == 0)) {
             let (sending, writing) = (requests.clone(), writer.clone());
             tokio::select! {
                 number = signals.next() => {
@@ -245,7 +246,7 @@ impl Stream<'_> {
                     self.failure = Some(Exit::unreachable(why));
                     return;
                 }
-                () = until(Some(give_up)), if self.agents == 0 && self.received == 0 => {
+                () = until(Some(give_up)), if !self.seen_agents => {
                     self.failure = Some(Exit::unreachable(format!("{} (--wait-agents)", self.connected.waiting_for)));
                     return;
                 }
@@ -327,7 +328,7 @@ impl Stream<'_> {
                 let batch = self.batch.to_string();
                 let what = match jobs {
                     None => vec![Selector::Batch(batch)],
-                    Some(jobs) => jobs.iter().map(|job| Selector::Job { batch: batch.clone(), job: job.to_string() }).collect(),
+                    Some(jobs) => jobs.iter().map(|job| Selector::Number { batch: batch.clone(), job: JobNumber(*job) }).collect(),
                 };
                 self.cancel(what, stop);
             }
@@ -441,9 +442,11 @@ impl Stream<'_> {
         let (mut jobs, mut bytes) = (Vec::new(), 0);
         while let Some(Item::Job(job)) = self.items.get(self.sent)
             && jobs.len() < SUBMIT_JOBS
-            && bytes < SUBMIT_BYTES
         {
-            bytes += job.spec.len();
+            bytes += job.size();
+            if bytes > SUBMIT_BYTES && !jobs.is_empty() {
+                break;
+            }
             jobs.push((**job).clone());
             self.sent += 1;
         }
@@ -467,7 +470,7 @@ impl Stream<'_> {
     fn answer(&mut self, answer: ToClient) {
         match answer {
             ToClient::Fleet { agents, engines } => {
-                self.agents = agents;
+                self.seen_agents |= agents > 0;
                 self.say(json!({"event": "fleet", "agents": agents, "engines": engines}));
             }
             ToClient::Opened { host_sets, jobs, closed, .. } => {

@@ -67,10 +67,14 @@ impl Submitter {
             return ToService::Submit { batch, host_sets, jobs: Vec::new() };
         }
         let mut jobs: Vec<Submission> = Vec::new();
-        while self.next as usize <= self.jobs.len() && jobs.len() < SUBMIT_JOBS && bytes < SUBMIT_BYTES {
+        while self.next as usize <= self.jobs.len() && jobs.len() < SUBMIT_JOBS {
             // Each was readable when it was checked.
             if let Some(submission) = self.jobs.submission(self.next) {
-                bytes += submission.spec.len();
+                bytes += submission.size();
+                // One that is too long alone is sent alone.
+                if bytes > SUBMIT_BYTES && !jobs.is_empty() {
+                    break;
+                }
                 jobs.push(submission);
             }
             self.next += 1;
@@ -80,5 +84,38 @@ impl Submitter {
             return ToService::Close { batch };
         }
         ToService::Submit { batch, host_sets: Vec::new(), jobs }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::Format;
+    use mezcal_common::job::MAX_AFTER;
+    use mezcal_common::wire::codec::{MAX_FRAME, encode_body};
+
+    fn messages(text: String) -> Result<Vec<ToService>, String> {
+        let jobs = Arc::new(Jobs::read("in", text.into_bytes(), Format::Json, 0)?);
+        let mut submitter = Submitter::new(jobs, BatchId::random());
+        submitter.opened(0, 0, false);
+        Ok(std::iter::from_fn(|| submitter.has_more().then(|| submitter.next_message())).collect())
+    }
+
+    /// So many jobs, and then so many that come after all of those.
+    fn after(first: usize, then: usize) -> String {
+        let all: Vec<String> = (1..=first).map(|n| format!("\"{n}\"")).collect();
+        "{\"cmd\": \"true\"}\n".repeat(first) + &format!("{{\"cmd\": \"true\", \"after\": [{}]}}\n", all.join(", ")).repeat(then)
+    }
+
+    #[test]
+    fn every_message_fits_a_frame() {
+        for (first, then) in [(700, 700), (MAX_AFTER, 1)] {
+            let messages = messages(after(first, then)).expect("good jobs");
+            assert!(messages.iter().all(|message| encode_body(message).expect("it fits").len() <= MAX_FRAME));
+            let jobs = messages.iter().map(|message| if let ToService::Submit { jobs, .. } = message { jobs.len() } else { 0 });
+            assert_eq!(jobs.sum::<usize>(), first + then);
+        }
+        let refused = messages(after(MAX_AFTER + 1, 1)).expect_err("it would not fit");
+        assert!(refused.contains("too many to come after"), "{refused}");
     }
 }

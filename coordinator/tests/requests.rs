@@ -1,7 +1,7 @@
 //! Who may ask for what: every request of a client, by every identity. A request without a row does not compile.
 
 use mezcal_common::ids::{BatchId, JobNumber};
-use mezcal_common::job::{BatchContext, Command, JobSpec, Stop};
+use mezcal_common::job::{BatchContext, Command, JobSpec, MAX_CONTEXT, Stop};
 use mezcal_common::wire::agent::LogWish;
 use mezcal_common::wire::client::{Attachment, BatchTerms, Member, Selector, Submission, ToClient, ToService};
 use mezcal_common::wire::codec;
@@ -171,6 +171,55 @@ async fn every_request_is_allowed_to_those_and_no_others() {
             assert_eq!(refused.is_none(), may, "{who:?} asks {request:?}: {refused:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn jobs_that_are_short_in_the_store_and_long_in_words_come_in_messages_that_fit() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(dir.path()).expect("a store");
+    let service = service::start(Settings::new(Some(Duration::from_secs(600))), Some(store)).expect("it starts");
+    let (mut port, id) = (service.attach("owner").await, BatchId::random());
+    let terms = BatchTerms::new(BatchContext::new(id, "/".into(), 0o22), Duration::from_secs(60));
+    let spec = codec::encode_body(&JobSpec::new(Command::Shell("true".into()))).expect("small");
+    let jobs = (1..=1000).map(|n| Submission { prefer: Some(0), ..Submission::new(JobNumber(n), spec.clone()) }).collect();
+    let names = (1..=100).map(|n| format!("mezcal{n:03}.cl.ecei.tohoku.ac.jp")).collect();
+    for request in [
+        ToService::Open { terms, have: 0 },
+        ToService::Submit { batch: id, host_sets: vec![names], jobs },
+        ToService::Close { batch: id },
+        ToService::Cancel { request: 1, what: vec![Selector::Batch(id.to_string())], stop: Stop::NOW },
+    ] {
+        port.requests.send(request).await.expect("it listens");
+    }
+    while !matches!(answer(&mut port).await, ToClient::Cancelled { .. }) {}
+    let mut other = service.attach("owner").await;
+    let wish = Attachment::Results { failed: false, follow: true };
+    other.requests.send(ToService::Attach { request: 1, batch: id.to_string(), wish }).await.expect("it listens");
+    let mut described = 0;
+    let mut taken = 0;
+    while described < 1000 {
+        let said = answer(&mut other).await;
+        assert!(codec::encode_body(&said).expect("it fits").len() <= codec::MAX_FRAME);
+        match said {
+            ToClient::Described { jobs, .. } => described += jobs.len(),
+            ToClient::Results { batch, results } => {
+                taken += results.len() as u64;
+                other.requests.send(ToService::Taken { batch, results: taken }).await.expect("it listens");
+            }
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_batch_whose_surroundings_do_not_fit_is_refused() {
+    let service = service::start(Settings::new(None), None).expect("it starts");
+    let (mut port, id) = (service.attach("owner").await, BatchId::random());
+    let context = BatchContext::new(id, "/".repeat(MAX_CONTEXT), 0o22);
+    let terms = BatchTerms::new(context, Duration::from_secs(60));
+    port.requests.send(ToService::Open { terms, have: 0 }).await.expect("it listens");
+    let ToClient::Refused { reason } = answer(&mut port).await else { panic!("another answer") };
+    assert!(reason.contains("put data into files"), "{reason}");
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use mezcal_common::wire::client::{BatchTerms, Submission};
 use mezcal_common::wire::codec;
 use mezcal_common::wire::endpoint::IDLE_TIMEOUT;
 use mezcal_common::wire::engine::{FromEngine, ToEngine};
-use mezcal_coordinator::scheduler::{self, Record, Scheduler, Wanted};
+use mezcal_coordinator::scheduler::{self, Record, Scheduler, Wanted, WantedJob};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
@@ -584,7 +584,7 @@ impl World {
             }
             Step::Cancel(job) => {
                 self.cancelled.insert(job);
-                let what = vec![Wanted { batch: BATCH, job: Some(job.to_string()) }];
+                let what = vec![Wanted { batch: BATCH, job: Some(WantedJob::Number(JobNumber(job))) }];
                 let grace = if self.chance.one_in(2) { Duration::ZERO } else { Duration::from_secs(2) };
                 let event = scheduler::Event::Cancel { request: Some(u64::from(job)), what, stop: Stop::after(grace), why: None };
                 self.tell_scheduler(event);

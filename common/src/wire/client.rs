@@ -62,6 +62,13 @@ impl Submission {
             stillborn: None,
         }
     }
+
+    /// Bytes that it takes in a message, or a few more.
+    pub fn size(&self) -> usize {
+        let texts = [&self.label, &self.stillborn].into_iter().flatten().map(String::len).sum::<usize>();
+        // Numbers take five bytes at most.
+        64 + self.spec.len() + texts + 5 * self.after.len() + 10 * self.retry_on.len()
+    }
 }
 
 /// A failure that is worth another attempt.
@@ -143,6 +150,13 @@ pub enum Selector {
         batch: String,
         /// Its `id`, or else its number.
         job: String,
+    },
+    /// One job by its number, whatever the `id`s of others look like.
+    Number {
+        /// As above.
+        batch: String,
+        /// The number.
+        job: JobNumber,
     },
 }
 

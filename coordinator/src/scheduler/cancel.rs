@@ -1,7 +1,7 @@
 //! Cancelling, and the proof of it: a request is answered when nothing that it names can be alive or start any more.
 
 use super::queues::QueueKey;
-use super::{Effect, JobState, Record, Scheduler, Wanted};
+use super::{Effect, JobState, Record, Scheduler, Wanted, WantedJob};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, JobKey, JobNumber};
 use mezcal_common::job::Stop;
@@ -173,7 +173,11 @@ impl Scheduler {
 
     fn resolve(&self, wanted: &Wanted) -> Result<(BatchSerial, Option<JobNumber>), String> {
         let serial = self.serial(wanted.batch)?;
-        let job = wanted.job.as_ref().map(|name| self.job_number(serial, name)).transpose()?;
+        let number = |job: &WantedJob| match job {
+            WantedJob::Named(name) => self.job_number(serial, name),
+            WantedJob::Number(number) => self.existing(serial, *number).ok_or_else(|| self.no_job(serial, &number.to_string())),
+        };
+        let job = wanted.job.as_ref().map(number).transpose()?;
         Ok((serial, job))
     }
 
@@ -187,11 +191,19 @@ impl Scheduler {
         if let Some(number) = batch.labels.get(name) {
             return Ok(*number);
         }
-        let number = name.parse::<u32>().ok().filter(|n| *n >= 1 && *n as usize <= batch.jobs.len()).map(JobNumber);
-        number.ok_or_else(|| {
-            let jobs = batch.jobs.len();
-            format!("batch {} has no job {name:?}: it has {jobs} jobs, named by their `id` or their number", batch.id)
-        })
+        let number = name.parse().ok().and_then(|number| self.existing(serial, JobNumber(number)));
+        number.ok_or_else(|| self.no_job(serial, name))
+    }
+
+    fn existing(&self, serial: BatchSerial, number: JobNumber) -> Option<JobNumber> {
+        let batch = self.batches.get(&serial)?;
+        (number.0 >= 1 && number.0 as usize <= batch.jobs.len()).then_some(number)
+    }
+
+    fn no_job(&self, serial: BatchSerial, name: &str) -> String {
+        let Some(batch) = self.batches.get(&serial) else { return "that batch has ended".into() };
+        let jobs = batch.jobs.len();
+        format!("batch {} has no job {name:?}: it has {jobs} jobs, named by their `id` or their number", batch.id)
     }
 
     /// Asks the host of a job for its output.

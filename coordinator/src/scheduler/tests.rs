@@ -27,7 +27,7 @@ fn cancel(request: Option<u64>, grace: Duration) -> Event {
 fn cancel_jobs(request: Option<u64>, grace: Duration, jobs: &[&str]) -> Event {
     let what = match jobs {
         [] => vec![Wanted { batch: batch(1), job: None }],
-        jobs => jobs.iter().map(|job| Wanted { batch: batch(1), job: Some((*job).to_owned()) }).collect(),
+        jobs => jobs.iter().map(|job| Wanted { batch: batch(1), job: Some(WantedJob::Named((*job).to_owned())) }).collect(),
     };
     Event::Cancel { request, what, stop: Stop::after(grace), why: None }
 }
@@ -566,6 +566,20 @@ fn a_cancel_of_jobs_is_answered_when_the_last_of_them_is_over() {
     ");
     insta::assert_snapshot!(s.event(cancel_jobs(Some(10), Duration::ZERO, &["1"])), @"request 10 done: 0 jobs, 0 killed, 0 alive, 0 out of reach for 0ns");
     insta::assert_snapshot!(s.event(cancel_jobs(Some(11), Duration::ZERO, &["3", "x"])), @r#"request 11 refused: batch 00000000-0000-0000-0000-000000000001 has no job "x": it has 4 jobs, named by their `id` or their number"#);
+}
+
+#[test]
+fn a_number_is_a_number_whatever_ids_look_like() {
+    let mut s = script();
+    s.open(1);
+    let job = |n: u32| Submission { label: Some((n - 1).to_string()), ..Submission::new(JobNumber(n), Bytes::from_static(b"x")) };
+    s.event(Event::Submit { batch: batch(1), host_sets: vec![], jobs: vec![job(1), job(2), job(3)] });
+    let mut cancelled = |job| {
+        let what = vec![Wanted { batch: batch(1), job: Some(job) }];
+        s.event(Event::Cancel { request: None, what, stop: Stop::NOW, why: None })
+    };
+    assert!(cancelled(WantedJob::Number(JobNumber(2))).starts_with("result 2.0 cancelled"));
+    assert!(cancelled(WantedJob::Named("2".into())).starts_with("result 3.0 cancelled"), "it has that id");
 }
 
 #[test]

@@ -197,7 +197,16 @@ impl Service {
                 // Those in between are not wanted.
                 watch.sent = jobs.last().and_then(|job| job.ended.as_ref()).map_or(known.results, |(seq, _)| *seq);
                 let text = |job: &Described| (job.submission.job, describe_job(job, &cd));
-                let texts = jobs.iter().map(text).collect();
+                // Written out, a job may be many times as long as it is kept.
+                let (mut texts, mut bytes) = (Vec::new(), 0);
+                for (job, text) in jobs.iter().map(text) {
+                    bytes += text.len();
+                    if bytes > RESULT_BYTES && !texts.is_empty() {
+                        client.outbox.push_back(ToClient::Described { batch, jobs: std::mem::take(&mut texts) });
+                        bytes = text.len();
+                    }
+                    texts.push((job, text));
+                }
                 let results = jobs.into_iter().filter_map(|job| Some((job.submission.job, job.ended?.1))).collect();
                 client.outbox.push_back(ToClient::Described { batch, jobs: texts });
                 client.outbox.push_back(ToClient::Results { batch, results });

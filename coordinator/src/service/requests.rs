@@ -4,15 +4,25 @@ use super::ClientId;
 use super::delivery::{Batch, RESULT_BYTES, Watch};
 use super::members::paged;
 use super::state::{Asked, Service};
-use crate::scheduler::{Event, Wanted};
+use crate::scheduler::{Event, Wanted, WantedJob};
 use crate::store::{BatchRow, Described};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::{BatchId, JobNumber};
+use mezcal_common::job::{BatchContext, MAX_CONTEXT};
 use mezcal_common::wire::client::{Attachment, BatchStatus, BatchTerms, HostStatus, Selector, Submission, ToClient, ToService};
+use mezcal_common::wire::codec;
 use std::collections::{BTreeMap, HashMap};
 
 /// Batches that a message names.
 const MANY: usize = 10;
+
+/// Why this cannot be handed to an engine.
+fn too_large(context: &BatchContext) -> Option<String> {
+    let size = codec::encode_body(context).map_or(usize::MAX, |body: bytes::Bytes| body.len());
+    (size > MAX_CONTEXT).then(|| {
+        format!("what the jobs have in common is larger than {MAX_CONTEXT} bytes with its environment; put data into files")
+    })
+}
 
 /// Somebody wants to follow a batch.
 pub(super) struct Follow {
@@ -42,6 +52,11 @@ impl Service {
         // Only whoever follows a batch may touch it.
         if named.is_some_and(|batch| !client.watches.contains_key(&batch)) {
             client.outbox.push_back(ToClient::Refused { reason: "there is no such batch of yours".into() });
+            return;
+        }
+        // Whoever hears nothing of these goes on with the coordinator that comes next.
+        let handing_over = matches!(message, ToService::Open { .. } | ToService::Submit { .. } | ToService::Close { .. });
+        if handing_over && self.stopping && self.kept.is_some() {
             return;
         }
         let event = match message {
@@ -161,7 +176,7 @@ impl Service {
             }
             Some(_) => return self.tell_client(id, ToClient::Refused { reason: "that batch exists already".into() }),
             None => {
-                if let Some(reason) = self.no_room() {
+                if let Some(reason) = self.no_room().or_else(|| too_large(&terms.context)) {
                     return self.tell_client(id, ToClient::Refused { reason });
                 }
                 // A command that runs once on each host is nobody's after its client.
@@ -307,12 +322,13 @@ impl Service {
         Ok(match selector {
             Selector::Mine => self.batches_of(user).map(|batch| Wanted { batch, job: None }).collect(),
             Selector::Batch(text) => self.wanted(self.find_batch(user, text)?, None),
-            Selector::Job { batch, job } => self.wanted(self.find_batch(user, batch)?, Some(job.clone())),
+            Selector::Job { batch, job } => self.wanted(self.find_batch(user, batch)?, Some(WantedJob::Named(job.clone()))),
+            Selector::Number { batch, job } => self.wanted(self.find_batch(user, batch)?, Some(WantedJob::Number(*job))),
         })
     }
 
     /// Of a batch whose jobs have all ended nothing can be cancelled.
-    fn wanted(&self, batch: BatchId, job: Option<String>) -> Vec<Wanted> {
+    fn wanted(&self, batch: BatchId, job: Option<WantedJob>) -> Vec<Wanted> {
         if self.batches.get(&batch).is_some_and(|b| b.done) { Vec::new() } else { vec![Wanted { batch, job }] }
     }
 

@@ -470,8 +470,10 @@ impl Service {
             ToAgent::HeartbeatSeen { sent, clock: _ } => ToAgent::HeartbeatSeen { sent, clock },
             ToAgent::Run(mut run) => {
                 for placement in run.iter_mut().filter(|p| p.spec.is_empty()) {
-                    let stored = self.kept.as_mut().and_then(|kept| kept.specs.remove(&placement.attempt.key));
-                    placement.spec = stored.unwrap_or_default();
+                    let key = placement.attempt.key;
+                    // One that was placed twice before the first was safe comes with one text.
+                    let text = |kept: &mut Kept| kept.specs.remove(&key).or_else(|| kept.reader.spec(key).ok());
+                    placement.spec = self.kept.as_mut().and_then(text).unwrap_or_default();
                 }
                 ToAgent::Run(run)
             }
