@@ -163,6 +163,8 @@ pub enum Effect {
     Persist(Record),
     /// Tell an agent.
     ToAgent(SessionId, ToAgent),
+    /// Tell an agent the first message of its session, of which nothing has still to be remembered.
+    Greet(SessionId, ToAgent),
     /// End a session, telling the agent why.
     CloseSession {
         /// The session.
@@ -255,7 +257,8 @@ impl Effect {
             Effect::ToAgent(_, message) => {
                 matches!(message, ToAgent::HeartbeatSeen { .. } | ToAgent::OutputTaken { .. } | ToAgent::Logs { .. })
             }
-            Effect::CloseSession { .. }
+            Effect::Greet(..)
+            | Effect::CloseSession { .. }
             | Effect::Refused { .. }
             | Effect::Notice { .. }
             | Effect::Output { .. }
@@ -502,6 +505,8 @@ pub struct Scheduler {
     deserted: BTreeSet<(BootInstant, BatchSerial)>,
     /// When what still runs on drained hosts is taken away.
     evictions: BTreeSet<(BootInstant, u32)>,
+    /// Drained hosts where that has come.
+    overdue: BTreeSet<u32>,
     lease: Option<Duration>,
     batches: HashMap<BatchSerial, Batch>,
     serials: HashMap<BatchId, BatchSerial>,
@@ -572,6 +577,7 @@ impl Scheduler {
             client_lease: Duration::MAX,
             deserted: BTreeSet::new(),
             evictions: BTreeSet::new(),
+            overdue: BTreeSet::new(),
             lease,
             batches: HashMap::new(),
             serials: HashMap::new(),
@@ -921,7 +927,10 @@ impl Scheduler {
             // The driver stamps it when it leaves.
             clock: mezcal_common::clock::WallTime(0),
         };
-        self.effects.push_back(Effect::ToAgent(session, welcome));
+        self.effects.push_back(match kept {
+            Some(_) => Effect::Greet(session, welcome),
+            None => Effect::ToAgent(session, welcome),
+        });
         self.lease_begins(now);
         let host = Host {
             aliases: aliases.into_iter().collect(),
@@ -946,6 +955,9 @@ impl Scheduler {
                     host.containment = containment;
                 }
                 self.inventory(name, &queued, &running, &unacknowledged, clock_offset, now);
+                if let Some(index) = self.hosts.get(name).map(|host| host.index) {
+                    self.evict_overdue(index);
+                }
             }
             ToCoordinator::Pull { credit, idle } => {
                 if let Some(host) = self.hosts.get_mut(name) {

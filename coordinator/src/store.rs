@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Tables of this version; [`migrate`] brings older ones up.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 /// What stands before the bytes of a value.
 const FORMAT: u8 = 1;
 /// Jobs in one record when they are taken back.
@@ -140,17 +140,18 @@ impl Store {
     }
 
     fn replay_hosts(&self, take: &mut impl FnMut(Record)) -> Result<(), StoreError> {
-        type Row = (String, Option<u32>, Option<u16>, Option<String>);
-        let hosts: Vec<Row> = self.rows("SELECT host, first, slots, drained FROM host ORDER BY host", [], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        type Row = (String, Option<u32>, Option<u16>, Option<String>, Option<i64>);
+        let hosts: Vec<Row> = self.rows("SELECT host, first, slots, drained, evict_at FROM host ORDER BY host", [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
         })?;
-        for (name, first, slots, drained) in hosts {
+        let left = |at: i64| Duration::try_from_secs_f64(WallTime(at).seconds_since(WallTime::now())).unwrap_or_default();
+        for (name, first, slots, drained, evict_at) in hosts {
             let host: std::sync::Arc<str> = name.into();
             if let Some((first, slots)) = first.zip(slots) {
                 take(Record::Engines { host: host.clone(), first: EngineId(first), slots });
             }
             if let Some(reason) = drained {
-                take(Record::Drained { host, reason: Some(reason.into()) });
+                take(Record::Drained { host, reason: Some(reason.into()), deadline: evict_at.map(left) });
             }
         }
         Ok(())
@@ -319,10 +320,16 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
         let id = uuid::Uuid::new_v4().as_u64_pair().0 as i64;
         transaction.execute("INSERT INTO meta VALUES ('store', ?)", [id]).map_err(broken)?;
     }
-    transaction.execute_batch(TABLES_2).map_err(broken)?;
+    if found < 2 {
+        transaction.execute_batch(TABLES_2).map_err(broken)?;
+    }
+    transaction.execute_batch(TABLES_3).map_err(broken)?;
     transaction.pragma_update(None, "user_version", VERSION).map_err(broken)?;
     transaction.commit().map_err(broken)
 }
+
+/// Added by version 3: when what still runs on a drained host is taken away, in microseconds since the Unix epoch.
+const TABLES_3: &str = "ALTER TABLE host ADD COLUMN evict_at INTEGER;";
 
 /// Added by version 2. Times are seconds since the Unix epoch; secrets are hashes.
 const TABLES_2: &str = "

@@ -360,7 +360,9 @@ impl World<'_> {
     fn perform_coordinator(&mut self) {
         while let Some(effect) = self.scheduler.poll_effect() {
             match effect {
-                Effect::ToAgent(SessionId(host), message) => self.after(LATENCY, Step::ToAgent(host as u32, message)),
+                Effect::ToAgent(SessionId(host), message) | Effect::Greet(SessionId(host), message) => {
+                    self.after(LATENCY, Step::ToAgent(host as u32, message))
+                }
                 Effect::Result { result, .. } => assert_eq!(result.outcome.ended, Ended::Exited),
                 _ => {}
             }

@@ -968,7 +968,7 @@ impl World {
 
     fn scheduler_effect(&mut self, effect: scheduler::Effect) -> Result<(), String> {
         match effect {
-            scheduler::Effect::ToAgent(SessionId(id), message) => {
+            scheduler::Effect::ToAgent(SessionId(id), message) | scheduler::Effect::Greet(SessionId(id), message) => {
                 if let (Some(Mutant::HastyRetract), ToAgent::Retract { attempts }) = (self.plan.mutant, &message) {
                     for attempt in attempts.iter().copied() {
                         let reports = vec![NumberedReport { seq: u64::MAX, attempt, report: Report::Returned }];

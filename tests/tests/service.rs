@@ -268,6 +268,26 @@ fn who_follows_a_batch_follows_it_across_restarts() {
 }
 
 #[test]
+fn an_orderly_restart_in_the_middle_of_a_submission_loses_nothing() {
+    let mut cluster = Cluster::running(1, 2);
+    let (gate, rest) = ("until test -e go; do sleep 0.05; done; false", 40_000);
+    let list = lines(&[json!({"cmd": gate})]) + &lines(&[json!({"cmd": "true", "after": ["1"]})]).repeat(rest);
+    let mut client = cluster.start_run(&list, &["-q"]);
+    for _ in 0..2 {
+        wait_for("some are there", PATIENCE, || batches(&cluster).iter().any(|b| b["jobs"].as_u64() > Some(0)).then_some(()));
+        cluster.stop_coordinator();
+        cluster.start_coordinator();
+    }
+    std::fs::write(cluster.path("go"), "").expect("written");
+    let status = wait_for("the run ends", 4 * PATIENCE, || client.try_wait().expect("our child"));
+    assert_eq!(status.code(), Some(1), "the first one fails: {}", cluster.log_text("run"));
+    let all = results(&cluster.path("results.json"));
+    assert_eq!(all.len(), 1 + rest);
+    assert_eq!(all.iter().filter(|line| line["result"]["outcome"] == "skipped").count(), rest);
+    cluster.finish();
+}
+
+#[test]
 fn a_client_that_is_gone_for_longer_than_its_lease_loses_its_batch() {
     let cluster = Cluster::running(1, 2);
     let mark = format!("29110{}", std::process::id());
@@ -368,7 +388,7 @@ fn a_full_disk_refuses_what_is_new_and_loses_nothing() {
         return;
     }
     cluster.set_store_size("2m");
-    let cluster = cluster.start();
+    let mut cluster = cluster.start();
     let cmd = "until test -e go; do sleep 0.05; done; echo done";
     let mut client = cluster.start_run(&lines(&[json!({"cmd": cmd})]), &[]);
     wait_for("it runs", PATIENCE, || cluster.connected().iter().any(|h| h["busy"] == 1).then_some(()));
@@ -383,6 +403,12 @@ fn a_full_disk_refuses_what_is_new_and_loses_nothing() {
     let refused = run(&cluster, &["run", "new.json", "-o", "new.results"]);
     let said = text(&refused.stderr);
     assert!(refused.status.code() == Some(3) && said.contains("the coordinator's store cannot be written"), "{said}");
+    // Whoever was connected comes back, or its lease would end what runs there.
+    let welcomes = |cluster: &Cluster| cluster.log_text("agent01").matches("connected coordinator").count();
+    let before = welcomes(&cluster);
+    cluster.end_agent(1, libc::SIGKILL);
+    cluster.start_agent(1);
+    wait_for("the agent is welcome", PATIENCE, || (welcomes(&cluster) > before).then_some(()));
     // The first one ends, and its agent keeps the outcome for as long as it takes.
     std::fs::write(cluster.path("go"), "").expect("written");
     wait_for("the log says so", PATIENCE, || cluster.log_text("coordinator").contains("nothing new is accepted").then_some(()));

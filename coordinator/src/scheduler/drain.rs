@@ -24,17 +24,18 @@ impl Scheduler {
                 continue;
             };
             self.set_drained(&name, reason.map(Arc::from));
-            self.persist(|| Record::Drained { host: name.clone(), reason: reason.map(Arc::from) });
-            let Some(host) = self.hosts.get_mut(&name) else { continue };
-            let index = host.index;
-            self.evictions.retain(|(_, host)| *host != index);
+            let deadline = deadline.filter(|_| reason.is_some());
+            self.persist(|| Record::Drained { host: name.clone(), reason: reason.map(Arc::from), deadline });
+            let Some(index) = self.hosts.get(&name).map(|host| host.index) else { continue };
+            self.forget_eviction(index);
             if reason.is_none() {
                 self.unserved = true;
                 continue;
             }
             self.evictions.extend(deadline.map(|limit| (now + limit, index)));
             // What has not started there starts elsewhere.
-            let unstarted = host.attempts.iter().filter(|(_, on)| !on.started).map(|(attempt, _)| *attempt);
+            let on = self.hosts.get(&name).map(|host| &host.attempts).into_iter().flatten();
+            let unstarted = on.filter(|(_, on)| !on.started).map(|(attempt, _)| *attempt);
             let attempts: Vec<AttemptId> = unstarted.collect();
             self.keep_nothing(&name);
             if !attempts.is_empty() {
@@ -85,7 +86,12 @@ impl Scheduler {
 
     pub(super) fn forget_known_host(&mut self, name: &Arc<str>, index: u32) {
         self.hosts.remove(name);
+        self.forget_eviction(index);
+    }
+
+    fn forget_eviction(&mut self, index: u32) {
         self.evictions.retain(|(_, host)| *host != index);
+        self.overdue.remove(&index);
     }
 
     pub(super) fn set_drained(&mut self, name: &str, reason: Option<Arc<str>>) {
@@ -98,12 +104,18 @@ impl Scheduler {
     pub(super) fn evict(&mut self, now: BootInstant) {
         while let Some((at, index)) = self.evictions.first().copied().filter(|(at, _)| *at <= now) {
             self.evictions.remove(&(at, index));
-            let Some(host) = self.host_at(index).filter(|host| host.drained.is_some()) else { continue };
-            let attempts: Vec<AttemptId> = host.attempts.keys().copied().collect();
-            if let (Some(session), false) = (host.session, attempts.is_empty()) {
-                let evict = ToAgent::Evict { attempts, stop: Stop::after(GRACE) };
-                self.effects.push_back(Effect::ToAgent(session, evict));
-            }
+            self.overdue.insert(index);
+            self.evict_overdue(index);
+        }
+    }
+
+    /// The same for one of them, if it has come: that host may have been out of reach then.
+    pub(super) fn evict_overdue(&mut self, index: u32) {
+        let Some(host) = self.host_at(index).filter(|host| host.drained.is_some() && self.overdue.contains(&index)) else { return };
+        let attempts: Vec<AttemptId> = host.attempts.keys().copied().collect();
+        if let (Some(session), false) = (host.session, attempts.is_empty()) {
+            let evict = ToAgent::Evict { attempts, stop: Stop::after(GRACE) };
+            self.effects.push_back(Effect::ToAgent(session, evict));
         }
     }
 }

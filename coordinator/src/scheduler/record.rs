@@ -99,6 +99,8 @@ pub enum Record {
         host: Arc<str>,
         /// Why; none: it gets jobs again.
         reason: Option<Arc<str>>,
+        /// What still runs there then is taken away, counted from when this is said.
+        deadline: Option<Duration>,
     },
     /// A host is known no more.
     HostForgotten {
@@ -229,9 +231,10 @@ impl Scheduler {
             }
             // It is not among what is replayed.
             Record::Done { .. } | Record::HostForgotten { .. } => {}
-            Record::Drained { host, reason } => {
-                self.known_host(&host, now);
+            Record::Drained { host, reason, deadline } => {
+                let index = self.known_host(&host, now);
                 self.set_drained(&host, reason);
+                self.evictions.extend(deadline.map(|limit| (now + limit, index)));
             }
             Record::Engines { host, first, slots } => {
                 self.next_engine = self.next_engine.max(first.0 + u32::from(slots));

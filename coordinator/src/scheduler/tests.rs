@@ -147,7 +147,8 @@ impl Script {
         while let Some(effect) = self.scheduler.poll_effect() {
             let line = match effect {
                 Effect::Persist(record) => format!("persist {record:?}"),
-                Effect::ToAgent(s, ToAgent::Welcome { first_engine, .. }) => format!("{s} < welcome, engines from {first_engine}"),
+                Effect::ToAgent(s, ToAgent::Welcome { first_engine, .. })
+                | Effect::Greet(s, ToAgent::Welcome { first_engine, .. }) => format!("{s} < welcome, engines from {first_engine}"),
                 Effect::ToAgent(s, ToAgent::Context { batch, .. }) => format!("{s} < context of batch {batch}"),
                 Effect::ToAgent(s, ToAgent::Run(run)) => {
                     let ids: Vec<String> = run.iter().map(|p| format!("{}/{}", p.attempt.key.batch, p.attempt)).collect();
@@ -181,6 +182,7 @@ impl Script {
                     let ids: Vec<String> = attempts.iter().map(ToString::to_string).collect();
                     format!("{s} < evict {}", ids.join(" "))
                 }
+                Effect::Greet(s, message) => panic!("{s} is greeted with {message:?}"),
                 Effect::ToAgent(s, ToAgent::Renewed { .. }) => panic!("the scheduler renews nothing for {s}"),
                 Effect::ToAgent(s, ToAgent::Logs { request, attempt, .. }) => format!("{s} < logs of {attempt}, request {request}"),
                 Effect::Cancelled { request, result: Ok(done) } => format!(
@@ -566,6 +568,38 @@ fn a_cancel_of_jobs_is_answered_when_the_last_of_them_is_over() {
     ");
     insta::assert_snapshot!(s.event(cancel_jobs(Some(10), Duration::ZERO, &["1"])), @"request 10 done: 0 jobs, 0 killed, 0 alive, 0 out of reach for 0ns");
     insta::assert_snapshot!(s.event(cancel_jobs(Some(11), Duration::ZERO, &["3", "x"])), @r#"request 11 refused: batch 00000000-0000-0000-0000-000000000001 has no job "x": it has 4 jobs, named by their `id` or their number"#);
+}
+
+#[test]
+fn a_deadline_of_a_drain_holds_across_restarts_and_for_hosts_that_come_back_later() {
+    let mut s = script();
+    for (host, first) in [("a.x", 0), ("b.x", 2)] {
+        s.scheduler.replay(Record::Engines { host: host.into(), first: EngineId(first), slots: 2 }, s.now);
+        let (reason, deadline) = (Some("new disks".into()), Some(Duration::from_secs(600)));
+        s.scheduler.replay(Record::Drained { host: host.into(), reason, deadline }, s.now);
+    }
+    let terms = Box::new(BatchTerms::new(BatchContext::new(batch(1), "/".into(), 0o22), Duration::from_secs(60)));
+    let opened = Record::Opened { batch: BatchSerial(1), user: "okazaki".into(), terms, age: Duration::ZERO };
+    s.scheduler.replay(opened, s.now);
+    let jobs = [1, 2].map(|n| Submission::new(JobNumber(n), Bytes::from_static(b"x"))).into();
+    s.scheduler.replay(Record::Submitted { batch: BatchSerial(1), jobs }, s.now);
+    let earlier = |job| AttemptId { epoch: Epoch(6), ..attempt(1, job, 1) };
+    for (host, job) in [("a.x", 1), ("b.x", 2)] {
+        s.scheduler.replay(Record::Placed { host: host.into(), lease: Some(LEASE), attempts: vec![earlier(job)] }, s.now);
+    }
+    s.scheduler.restored(s.now);
+    s.hello(1, "a.x", 1);
+    assert!(!s.inventory(1, &[earlier(1)]).contains("evict"));
+    assert_eq!(s.pass(599), "");
+    assert_eq!(s.pass(1), "1 < evict 1.1");
+    s.hello(2, "b.x", 1);
+    let said = s.inventory(2, &[earlier(2)]);
+    assert!(said.contains("2 < evict 2.1"), "{said}");
+    // With the drain it is over.
+    s.scheduler.drain(&["b.x".into()], None, None, s.now);
+    assert_eq!(s.pass(3), "");
+    s.hello(3, "b.x", 1);
+    assert!(!s.inventory(3, &[earlier(2)]).contains("evict"));
 }
 
 #[test]

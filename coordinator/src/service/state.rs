@@ -394,7 +394,7 @@ impl Service {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Persist(_) => {}
-            Effect::ToAgent(session, message) => self.tell_agent(session, message),
+            Effect::ToAgent(session, message) | Effect::Greet(session, message) => self.tell_agent(session, message),
             Effect::CloseSession { session, refused, reason } => {
                 if let Some(link) = self.agents.remove(&session) {
                     link.peer.close(if refused { close::REFUSED } else { close::DONE }, &reason);

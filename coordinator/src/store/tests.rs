@@ -20,6 +20,16 @@ fn a_store_of_the_first_version_is_brought_up() {
     let mut records = Vec::new();
     store.replay(|record| records.push(record)).expect("readable");
     assert_eq!(records.len(), 2, "its engines and its drain");
+    store.connection.execute("UPDATE host SET evict_at = ?", [WallTime::now().0 + 2 * 3_600_000_000]).expect("a deadline");
+    let mut left = None;
+    store
+        .replay(|record| {
+            if let Record::Drained { deadline, .. } = record {
+                left = deadline
+            }
+        })
+        .expect("readable");
+    assert!(left.is_some_and(|left| left > HOUR && left <= 2 * HOUR), "{left:?}");
     assert!(store.registry(true).expect("tables are there").tokens().expect("readable").is_empty());
     drop(store);
     assert_eq!(Store::open(dir.path()).expect("opened again").id, StoreId(77));

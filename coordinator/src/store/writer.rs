@@ -248,9 +248,11 @@ fn insert(
             run(sql, params![&**host, first.0, slots])?;
         }
         Record::HostForgotten { host } => run("DELETE FROM host WHERE host = ?", params![&**host])?,
-        Record::Drained { host, reason } => {
-            let sql = "INSERT INTO host (host, drained) VALUES (?1, ?2) ON CONFLICT (host) DO UPDATE SET drained = ?2";
-            run(sql, params![&**host, reason.as_deref()])?;
+        Record::Drained { host, reason, deadline } => {
+            let evict_at = deadline.map(|limit| WallTime::now().0.saturating_add(limit.as_micros() as i64));
+            let sql = "INSERT INTO host (host, drained, evict_at) VALUES (?1, ?2, ?3) \
+                ON CONFLICT (host) DO UPDATE SET drained = ?2, evict_at = ?3";
+            run(sql, params![&**host, reason.as_deref(), evict_at])?;
         }
     }
     Ok(())
