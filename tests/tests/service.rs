@@ -270,8 +270,10 @@ fn who_follows_a_batch_follows_it_across_restarts() {
 #[test]
 fn an_orderly_restart_in_the_middle_of_a_submission_loses_nothing() {
     let mut cluster = Cluster::running(1, 2);
-    let (gate, rest) = ("until test -e go; do sleep 0.05; done; false", 40_000);
-    let list = lines(&[json!({"cmd": gate})]) + &lines(&[json!({"cmd": "true", "after": ["1"]})]).repeat(rest);
+    let (gate, rest) = ("until test -e go; do sleep 0.05; done; false", 20_000);
+    // Long enough that handing it over takes a while.
+    let long = format!("true # {}", "x".repeat(4000));
+    let list = lines(&[json!({"cmd": gate})]) + &lines(&[json!({"cmd": long, "after": ["1"]})]).repeat(rest);
     let mut client = cluster.start_run(&list, &["-q"]);
     for _ in 0..2 {
         wait_for("some are there", PATIENCE, || batches(&cluster).iter().any(|b| b["jobs"].as_u64() > Some(0)).then_some(()));
