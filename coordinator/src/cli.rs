@@ -57,7 +57,7 @@ enum Verb {
 
 /// The program.
 pub fn main() -> ExitCode {
-    mezcal_agent::keeper::driver::heed_children();
+    crate::embedded::heed_children();
     // With this variable set it is a shell that asks, and this answers it and ends.
     clap_complete::CompleteEnv::with_factory(Cli::command).var("MEZCAL_COMPLETE").complete();
     if let Some(hidden) = Hidden::of_this_process() {

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 pub use mezcal_agent::cli::Hidden;
 pub use mezcal_agent::host::usable_cpus;
-pub use mezcal_agent::keeper::driver::ContainmentWish;
+pub use mezcal_agent::keeper::driver::{ContainmentWish, heed_children};
 
 /// The coordinator is in this very process: it answers at once or never.
 const PATIENCE: Duration = Duration::from_secs(5);
