@@ -148,12 +148,14 @@ fn ended(result: anyhow::Result<()>) -> ExitCode {
 fn run(path: &Path) -> anyhow::Result<()> {
     let mut config = AgentConfig::load(path)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before anything is renewed: of two who did that at once, one would lose.
+    let _lock = lock(&config)?;
     let mut credentials = match Credentials::load(&config.identity, Role::Agent) {
         Err(CredentialsError::Validity { .. }) => runtime.block_on(renewed(&config))?,
         loaded => loaded?,
     };
     let name = credentials.identity().name.clone();
-    let _lock = lock(&config)?;
+    let mut renewal = Renewal::of(credentials.certificate());
     let ended = runtime.block_on(async {
         let stop = stop_signal()?;
         tokio::pin!(stop);
@@ -188,7 +190,7 @@ fn run(path: &Path) -> anyhow::Result<()> {
                 connector: Connector::new(&credentials, ALPN)?,
                 connect_timeout: config.connect_timeout(),
                 service: true,
-                renewal: Renewal::of(credentials.certificate()),
+                renewal,
             };
             tracing::info!(host = name, slots = parts.slots, coordinator = parts.coordinator, "agent {}", mezcal_common::VERSION);
             if let Some(users) = &users {
@@ -203,6 +205,7 @@ fn run(path: &Path) -> anyhow::Result<()> {
                     Ok(new) if new.identity() == credentials.identity() => {
                         tracing::info!("another certificate was put in place, and is used");
                         credentials = new;
+                        renewal = Renewal::of(credentials.certificate());
                         continue;
                     }
                     Ok(new) => {
@@ -222,16 +225,23 @@ fn run(path: &Path) -> anyhow::Result<()> {
                         renewed = renewed(&config) => renewed?,
                         () = &mut stop => return Ok(()),
                     };
+                    renewal = Renewal::of(credentials.certificate());
                     continue;
                 }
                 Left::Renewed { cert, key } => {
                     // Tried before it takes the place of one that works.
                     let renewed = mezcal_certs::replace(&config.identity, Role::Agent, cert, key);
                     match renewed.and_then(|()| Ok(Credentials::load(&config.identity, Role::Agent)?)) {
-                        Ok(new) => credentials = new,
-                        Err(e) => tracing::error!("the new certificate is not used: {}", mezcal_common::escape::chain(&e)),
+                        Ok(new) => {
+                            credentials = new;
+                            renewal = Renewal::of(credentials.certificate());
+                            tracing::info!("a new certificate is in use");
+                        }
+                        Err(e) => {
+                            tracing::error!("the new certificate is not used: {}", mezcal_common::escape::chain(&e));
+                            renewal = renewal.map(Renewal::later);
+                        }
                     }
-                    tracing::info!("a new certificate is in use");
                     continue;
                 }
                 // Its engines kill what they run, and end; a new keeper waits for that.

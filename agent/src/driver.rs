@@ -89,6 +89,12 @@ impl Renewal {
         let end = WallTime(until.saturating_mul(1_000_000));
         Some(Self { at, end, pause: Duration::from_secs_f64(life / 100.0).max(RENEWAL_PAUSE) })
     }
+
+    /// The same, not before its pause is over: a try has been in vain.
+    pub fn later(self) -> Self {
+        let at = WallTime(WallTime::now().0.saturating_add(self.pause.as_micros() as i64));
+        Self { at: self.at.max(at), ..self }
+    }
 }
 
 /// Where attempts run: the other end of the links to engines. Real ones come from [`engines_of`].
@@ -263,7 +269,8 @@ pub async fn run(
                             let streams = Err("it has not started yet; it waits for a slot of its host".into());
                             outgoing.push_back(ToCoordinator::LogsAnswer { request, streams });
                         } else if let (Some(peer), Some(answers)) = (peer.clone(), to_coordinator.clone()) {
-                            let wanted = Request { request, attempt, spec, context, wish };
+                            let owners = supervisor.owners_of(attempt.key.batch);
+                            let wanted = Request { request, attempt, spec, context, wish, owners };
                             let show = logs.begin(wanted, engine, peer, answers);
                             if show && let Some(link) = engine.and_then(|e| links.get(usize::from(e.0))?.as_ref()) {
                                 // A link that is closed ends what it shows, as well.

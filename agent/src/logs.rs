@@ -5,6 +5,7 @@
 
 use crate::paths;
 use bytes::Bytes;
+use mezcal_common::account;
 use mezcal_common::ids::{AttemptId, EngineIndex};
 use mezcal_common::job::{BatchContext, JobSpec};
 use mezcal_common::wire::agent::{LogHeader, LogWish, Stream, ToCoordinator};
@@ -38,6 +39,8 @@ pub(crate) struct Request {
     pub(crate) context: Box<BatchContext>,
     /// What of it.
     pub(crate) wish: LogWish,
+    /// Whose files may be read: of agents that run jobs of others, who choose the paths. None: the jobs are the agent's own.
+    pub(crate) owners: Option<Vec<String>>,
 }
 
 /// Requests being served.
@@ -68,7 +71,7 @@ impl Logs {
         peer: Peer,
         answers: mpsc::Sender<ToCoordinator>,
     ) -> bool {
-        let Request { request, attempt, spec, context, wish } = request;
+        let Request { request, attempt, spec, context, wish, owners } = request;
         let refuse = |why: String| {
             let answers = answers.clone();
             tokio::spawn(async move {
@@ -110,7 +113,7 @@ impl Logs {
         };
         tokio::spawn(async move {
             let _place = place;
-            serve(request, sources, over, &peer, &answers).await;
+            serve(request, sources, owners, over, &peer, &answers).await;
         });
         show
     }
@@ -130,7 +133,7 @@ impl Logs {
             self.over.retain(|attempt, over| {
                 let goes_on = runs(*attempt) && over.receiver_count() > 0;
                 // Nobody may be left who follows it.
-                let _ = over.send(!goes_on);
+                over.send_if_modified(|over| std::mem::replace(over, !goes_on) == goes_on);
                 goes_on
             });
         }
@@ -167,6 +170,7 @@ enum Source {
 async fn serve(
     request: u64,
     sources: Vec<(Stream, Source)>,
+    owners: Option<Vec<String>>,
     over: watch::Receiver<bool>,
     peer: &Peer,
     answers: &mpsc::Sender<ToCoordinator>,
@@ -176,7 +180,8 @@ async fn serve(
         let ready = match source {
             Source::Captured(pieces) => Ok((stream, Opened::Captured(pieces))),
             Source::File(path) => {
-                let opening = tokio::task::spawn_blocking(move || open(&path));
+                let owners = owners.clone();
+                let opening = tokio::task::spawn_blocking(move || open(&path, owners.as_deref()));
                 opening.await.unwrap_or_else(|e| Err(e.to_string())).map(|file| (stream, Opened::File(Arc::new(file))))
             }
         };
@@ -223,12 +228,18 @@ enum Opened {
     Captured(mpsc::Receiver<Bytes>),
 }
 
-/// Opens a file for reading, never waiting for a partner.
-fn open(path: &Path) -> Result<OwnedFd, String> {
+/// Opens a file for reading, never waiting for a partner; if `owners` are given, only one of theirs, whatever this process may read.
+fn open(path: &Path, owners: Option<&[String]>) -> Result<OwnedFd, String> {
     let cannot = |e: rustix::io::Errno| format!("cannot read {}: {}", path.display(), std::io::Error::from(e));
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(cannot)?;
-    let kind = FileType::from_raw_mode(rustix::fs::fstat(&file).map_err(cannot)?.st_mode);
+    let found = rustix::fs::fstat(&file).map_err(cannot)?;
+    if let Some(owners) = owners
+        && !account::of(found.st_uid).is_some_and(|owner| owners.contains(&owner.name))
+    {
+        return Err(format!("{} is not a file of {}'s, and is not shown", path.display(), owners.join("'s or ")));
+    }
+    let kind = FileType::from_raw_mode(found.st_mode);
     if kind != FileType::RegularFile {
         return Err(format!("{} is no regular file: what was written to it is gone", path.display()));
     }

@@ -327,6 +327,12 @@ impl Supervisor {
         self.engines.iter().skip(place).step_by(self.slots).map(|e| e.slot.taken()).max().unwrap_or(0)
     }
 
+    /// Whose jobs a batch's are, if not the agent's own: its user, or those who may be. None: it runs nobody else's.
+    pub fn owners_of(&self, batch: BatchSerial) -> Option<Vec<String>> {
+        let users = self.users.as_ref()?;
+        Some(self.contexts.get(&batch).map_or_else(|| users.clone(), |(_, user)| vec![user.clone()]))
+    }
+
     /// The engine of this place that runs a user's jobs.
     fn engine_for(&self, user: &str, place: usize) -> Option<usize> {
         let set = match &self.users {

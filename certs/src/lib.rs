@@ -117,14 +117,26 @@ pub fn replace(dir: &Path, role: Role, cert: String, key: String) -> Result<(), 
     let failed = |source: std::io::Error| CertsError::File { verb: "replace", path: dir.into(), source };
     let _ = std::fs::remove_dir_all(&beside);
     Issued { cert, key, ca }.write(&beside)?;
+    sync(&beside).map_err(failed)?;
     let here = rustix::fs::CWD;
-    match rustix::fs::renameat_with(here, &beside, here, dir, rustix::fs::RenameFlags::EXCHANGE) {
-        Ok(()) => std::fs::remove_dir_all(&beside).map_err(failed),
-        Err(e) => {
-            let _ = std::fs::remove_dir_all(&beside);
-            Err(failed(e.into()))
+    if let Err(e) = rustix::fs::renameat_with(here, &beside, here, dir, rustix::fs::RenameFlags::EXCHANGE) {
+        let _ = std::fs::remove_dir_all(&beside);
+        return Err(failed(e.into()));
+    }
+    // Whoever revokes the old one when the new one is seen must not find the old one here after a power failure.
+    sync(dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))).map_err(failed)?;
+    // Whatever else is kept there stays there.
+    for entry in std::fs::read_dir(&beside).map_err(failed)?.flatten() {
+        if !["key.pem", "ca.pem", "cert.pem"].iter().any(|ours| entry.file_name() == *ours) {
+            std::fs::rename(entry.path(), dir.join(entry.file_name())).map_err(failed)?;
         }
     }
+    std::fs::remove_dir_all(&beside).map_err(failed)
+}
+
+/// Makes the names in a directory last (fsync(2)).
+fn sync(dir: &Path) -> std::io::Result<()> {
+    std::fs::File::open(dir)?.sync_all()
 }
 
 /// A certificate for a key that somebody else holds.

@@ -68,7 +68,7 @@ pub fn main() -> ExitCode {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         report(info);
-        eprintln!("coordinator: this is a bug; please report it with the lines above");
+        tell!("coordinator: this is a bug; please report it with the lines above");
         std::process::exit(exit::BUG.into());
     }));
     // The daemon has its own idea of what is worth a line.
@@ -107,7 +107,7 @@ pub fn main() -> ExitCode {
         Ok(status) => ExitCode::from(status),
         Err(Exit { status, message }) => {
             for line in message.lines() {
-                eprintln!("coordinator: {line}");
+                tell!("coordinator: {line}");
             }
             ExitCode::from(status)
         }

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 /// Life of the certificates that it makes, unless coordinator.toml says otherwise.
 pub const LEAF_LIFE: Duration = Duration::from_secs(30 * 86_400);
@@ -95,8 +95,8 @@ impl Enrolment {
         self.registry.renew(old, holder, |role, name| issuer.sign(role, name, request)).map_err(|e| chain(&e))
     }
 
-    /// Listens on `address` whenever there is a token, for ever.
-    pub async fn run(self: Arc<Self>, address: SocketAddr, credentials: Credentials) {
+    /// Listens on `address` whenever there is a token, for ever, with the newest of these credentials.
+    pub async fn run(self: Arc<Self>, address: SocketAddr, mut credentials: watch::Receiver<Arc<Credentials>>) {
         let mut changes = self.registry.changes();
         loop {
             changes.mark_unchanged();
@@ -108,10 +108,11 @@ impl Enrolment {
                 }
                 continue;
             }
-            let pause = match EnrolListener::bind(address, &credentials) {
+            let own = credentials.borrow_and_update().clone();
+            let pause = match EnrolListener::bind(address, &own) {
                 Ok(listener) => {
                     tracing::info!(address = %listener.local_addr().unwrap_or(address), "hosts and users with tokens can join");
-                    let pause = self.serve(&listener, &mut changes).await;
+                    let pause = self.serve(&listener, &mut changes, &mut credentials).await;
                     listener.close().await;
                     tracing::info!("nobody can join any more");
                     pause
@@ -145,7 +146,8 @@ impl Enrolment {
     async fn serve(
         self: &Arc<Self>,
         listener: &EnrolListener,
-        changes: &mut tokio::sync::watch::Receiver<u64>,
+        changes: &mut watch::Receiver<u64>,
+        credentials: &mut watch::Receiver<Arc<Credentials>>,
     ) -> Option<Duration> {
         let (bad, mut bad_tokens) = mpsc::channel(AT_A_TIME);
         let places = Arc::new(Semaphore::new(AT_A_TIME));
@@ -175,6 +177,7 @@ impl Enrolment {
                     }
                 }
                 changed = changes.changed() => changed.ok()?,
+                Ok(()) = credentials.changed() => return Some(Duration::ZERO),
                 () = tokio::time::sleep(open_for) => {}
             }
         }

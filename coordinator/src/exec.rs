@@ -178,7 +178,7 @@ impl Exec {
                 Ok(Some(ToService::Taken { batch, results: self.done as u64 }))
             }
             ToClient::Notice { notice, .. } => {
-                eprintln!("coordinator: {}", for_terminal(&describe(&notice)));
+                tell!("coordinator: {}", for_terminal(&describe(&notice)));
                 Ok(None)
             }
             ToClient::Refused { reason } => Err(Exit::unreachable(format!("the coordinator refused a request: {reason}"))),
@@ -275,7 +275,7 @@ impl Exec {
                 (None, Some(WaitStatus::Signaled(signal))) => format!("killed by signal {signal}"),
                 (None, None) => result.outcome.ended.as_str().to_owned(),
             };
-            eprintln!("{:<width$}: [{how}]", self.hosts[index], width = self.width);
+            tell!("{:<width$}: [{how}]", self.hosts[index], width = self.width);
         }
         Ok(())
     }

@@ -138,7 +138,7 @@ fn follow(
             if remote.is_lost_for_good() {
                 return Err(Exit::unreachable(why));
             }
-            eprintln!(
+            tell!(
                 "coordinator: {}; the batch goes on; trying to reach it again for {}",
                 for_terminal(&why),
                 format_duration(*patience)
@@ -146,7 +146,7 @@ fn follow(
             if !remote.reach_again(*patience).await {
                 return Err(Exit::unreachable(why));
             }
-            eprintln!("coordinator: connected again");
+            tell!("coordinator: connected again");
         }
     };
     runtime.block_on(async {
@@ -205,7 +205,7 @@ impl<'a> Follower<'a> {
                     let _ = remote.port.requests.send(ToService::Taken { batch, results: taken }).await;
                 }
                 ToClient::Ended { failed, .. } => return Ok(Some(failed)),
-                ToClient::Notice { notice, .. } => eprintln!("coordinator: {}", for_terminal(&describe(&notice))),
+                ToClient::Notice { notice, .. } => tell!("coordinator: {}", for_terminal(&describe(&notice))),
                 ToClient::Refused { reason } => return Err(Exit::unreachable(reason)),
                 _ => {}
             }

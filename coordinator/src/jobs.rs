@@ -337,6 +337,11 @@ impl Jobs {
         self.places = Some(kept.into_iter().map(place).collect());
     }
 
+    /// The jobs that one comes after.
+    pub fn comes_after(&self, number: u32) -> &[JobNumber] {
+        self.after.get(&number).map_or(&[], Vec::as_slice)
+    }
+
     /// How the input was written.
     pub fn format(&self) -> Format {
         self.format

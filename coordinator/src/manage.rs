@@ -112,7 +112,7 @@ pub fn retry(args: &RetryArgs) -> Result<u8, Exit> {
     });
     let (batch, jobs) = retried?.map_err(Exit::usage)?;
     let again = counted(jobs, "job runs again", "jobs run again");
-    eprintln!("{again}; `coordinator attach {batch}` shows the results");
+    tell!("{again}; `coordinator attach {batch}` shows the results");
     println!("{batch}");
     Ok(0)
 }

@@ -261,7 +261,7 @@ fn import(file: &Path, config: &Path) -> Result<u8, Exit> {
     }
     let registry = crate::store::registry(&config.state_dir()).map_err(|e| Exit::usage(chain(&e)))?;
     let new = registry.import(&rows).map_err(|e| Exit::usage(chain(&e)))?;
-    eprintln!("{new} of {} certificates are new on the coordinator's list", rows.len());
+    tell!("{new} of {} certificates are new on the coordinator's list", rows.len());
     Ok(0)
 }
 
@@ -272,7 +272,7 @@ fn import(file: &Path, config: &Path) -> Result<u8, Exit> {
 pub fn join(args: &JoinArgs) -> Result<u8, Exit> {
     let (dir, file) = (profile::identity_dir(&args.profile), profile::file(&args.profile));
     if !args.force && file.exists() && Credentials::load(&dir, Role::User).is_ok() {
-        eprintln!("coordinator: the profile {} has a certificate that is good; --force gets another one", args.profile);
+        tell!("coordinator: the profile {} has a certificate that is good; --force gets another one", args.profile);
         return Ok(0);
     }
     let token = mezcal_certs::read_token(&args.token_file).map_err(Exit::usage)?;
@@ -287,7 +287,7 @@ pub fn join(args: &JoinArgs) -> Result<u8, Exit> {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
         Err(e) => return Err(failed(e)),
     }
-    eprintln!(
+    tell!(
         "coordinator: joined as {}; `coordinator hosts{}` shows the hosts",
         joined.name,
         match args.profile.as_str() {

@@ -128,8 +128,8 @@ impl Progress {
     pub fn say(&mut self, text: &str) {
         let text = for_terminal(text);
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("coordinator: {text}")),
-            None => eprintln!("coordinator: {text}"),
+            Some(bar) => bar.suspend(|| tell!("coordinator: {text}")),
+            None => tell!("coordinator: {text}"),
         }
     }
 
@@ -162,7 +162,7 @@ impl Progress {
             bar.finish_and_clear();
             let took = elapsed(Duration::from_millis(self.started.elapsed().as_millis() as u64));
             let failed = if counts.failed > 0 { format!(", {} failed", counts.failed) } else { String::new() };
-            eprintln!("{}/{} jobs done{failed} in {}", counts.done, self.total, took.trim_end_matches('0'));
+            tell!("{}/{} jobs done{failed} in {}", counts.done, self.total, took.trim_end_matches('0'));
         }
         if self.json.is_some() {
             self.json_line(counts);
@@ -176,7 +176,7 @@ impl Progress {
             "done": counts.done, "failed": counts.failed, "total": self.total,
             "elapsed_seconds": (seconds * 1e3).round() / 1e3,
         });
-        eprintln!("{line}");
+        tell!("{line}");
     }
 
     fn log_line(&mut self, text: &str) {

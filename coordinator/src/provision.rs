@@ -128,7 +128,7 @@ pub fn run(args: &ProvisionArgs) -> Result<u8, Exit> {
                 while let Some(host) = next() {
                     let row = plan.host(host);
                     if !args.json {
-                        eprintln!("{}", line(&row, args.dry_run));
+                        tell!("{}", line(&row, args.dry_run));
                     }
                     lock(&done).push(row);
                 }

@@ -5,6 +5,7 @@
 
 use crate::exit::Exit;
 use crate::jobs::{Jobs, members, write_json, write_string};
+use mezcal_common::ids::JobNumber;
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
@@ -18,12 +19,20 @@ pub enum Resume {
     Failed,
 }
 
-/// Takes out of `jobs` what need not run, and out of the results file what will be written again, with a last line that is torn. Gives back
-/// how many jobs were taken out.
+/// What a results file and a job list come to.
+#[derive(Debug)]
+pub struct Resumed {
+    /// Jobs that need not run.
+    pub done: usize,
+    /// What is to stay of the file, if not all of it: without what will be written again, and without a last line that is torn.
+    pub kept: Option<Vec<u8>>,
+}
+
+/// Takes out of `jobs` what need not run. The file stays as it is: until the jobs can run, what it says of them is all that there is.
 ///
 /// # Errors
-/// Exit 2 naming the line that is no result; 74 if the file cannot be written.
-pub fn resume(jobs: &mut Jobs, path: &Path, what: Resume) -> Result<usize, Exit> {
+/// Exit 2 naming the line that is no result, or a job that would run before one that it comes after.
+pub fn resume(jobs: &mut Jobs, path: &Path, what: Resume) -> Result<Resumed, Exit> {
     let shown = path.display();
     if path.exists() && !path.is_file() {
         return Err(Exit::usage(format!("{shown} is no regular file: there is nothing to go on with")));
@@ -56,7 +65,7 @@ pub fn resume(jobs: &mut Jobs, path: &Path, what: Resume) -> Result<usize, Exit>
         }
         _ => false,
     };
-    let mut keep = Vec::with_capacity(jobs.len());
+    let (mut keep, mut finished) = (Vec::with_capacity(jobs.len()), Vec::with_capacity(jobs.len()));
     for number in 1..=jobs.len() as u32 {
         let key = key_of(&jobs.as_object(number)).unwrap_or_default();
         let done = take(&mut succeeded, &key);
@@ -64,10 +73,19 @@ pub fn resume(jobs: &mut Jobs, path: &Path, what: Resume) -> Result<usize, Exit>
         if has_failed {
             *redone.entry(key).or_default() += 1;
         }
+        finished.push(done);
         keep.push(match what {
             Resume::Unfinished => !done,
             Resume::Failed => has_failed,
         });
+    }
+    for (number, _) in (1..).zip(&keep).filter(|(_, keep)| **keep) {
+        let index = |before: &JobNumber| before.0 as usize - 1;
+        if let Some(before) = jobs.comes_after(number).iter().find(|before| !keep[index(before)] && !finished[index(before)]) {
+            return Err(Exit::usage(format!(
+                "job {number} comes after job {before}, which has no result in {shown}; --resume runs both"
+            )));
+        }
     }
     let done = keep.iter().filter(|keep| !**keep).count();
     jobs.retain(&keep);
@@ -79,20 +97,26 @@ pub fn resume(jobs: &mut Jobs, path: &Path, what: Resume) -> Result<usize, Exit>
             None => kept.extend_from_slice(line.as_bytes()),
         }
     }
-    if kept != text.as_bytes() {
-        rewrite(path, &kept).map_err(|e| Exit::output(format!("cannot write {shown}: {e}")))?;
-    }
-    Ok(done)
+    Ok(Resumed { done, kept: (kept != text.as_bytes()).then_some(kept) })
 }
 
 /// In one step: whoever is interrupted leaves the old file or the new one.
-fn rewrite(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let mut file = std::fs::File::create(&name)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&name, path)
+///
+/// # Errors
+/// Exit 74.
+pub fn rewrite(path: &Path, bytes: &[u8]) -> Result<(), Exit> {
+    let written = || {
+        // What a link leads to, with its permissions.
+        let path = path.canonicalize()?;
+        let mut name = path.clone().into_os_string();
+        name.push(".new");
+        let mut file = std::fs::File::create(&name)?;
+        file.set_permissions(std::fs::metadata(&path)?.permissions())?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&name, &path)
+    };
+    written().map_err(|e| Exit::output(format!("cannot write {}: {e}", path.display())))
 }
 
 /// The job of a result line, and whether it has succeeded.

@@ -8,7 +8,7 @@ use crate::jobs::{Format, Jobs, check_env_name};
 use crate::output::{self, FromOutput, OutputThread, ToOutput};
 use crate::profile::{Cluster, Profile, ProfileArgs};
 use crate::progress::{Progress, ProgressKind};
-use crate::resume::Resume;
+use crate::resume::{self, Resume};
 use crate::serve;
 use crate::service::{self, Adjustable, ClientPort, Settings};
 use crate::signals::Signals;
@@ -224,13 +224,21 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
         (_, true) => Some(Resume::Failed),
         (false, false) => None,
     };
+    let mut kept = None;
     if let (Some(what), Some(path)) = (again, &args.output) {
-        let done = crate::resume::resume(&mut jobs, path, what)?;
+        if let Ok(file) = File::open(path) {
+            refuse_input(args, path, &file)?;
+        }
+        let resumed = resume::resume(&mut jobs, path, what)?;
+        let done = resumed.done;
+        kept = resumed.kept;
         if !args.quiet {
             let done = counted(done as u64, "job", "jobs");
-            eprintln!("coordinator: {done} need not run ({})", path.display());
+            tell!("coordinator: {done} need not run ({})", path.display());
         }
         if jobs.is_empty() {
+            // Perhaps a last line that is torn.
+            kept.map_or(Ok(()), |kept| resume::rewrite(path, &kept))?;
             return Ok(0);
         }
     }
@@ -241,7 +249,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     }
     find_inputs(&mut jobs, args, &profile, &context.cd);
     let jobs = Arc::new(jobs);
-    let results = if args.detach { None } else { Some(Results::check(args)?) };
+    let results = if args.detach { None } else { Some(Results::check(args, kept)?) };
     let runtime = runtime()?;
     let status = runtime.block_on(async {
         let mut signals = Signals::new()?;
@@ -309,7 +317,7 @@ fn read_jobs(args: &RunArgs) -> Result<Jobs, Exit> {
         None => {
             let mut bytes = Vec::new();
             if std::io::stdin().is_terminal() && !args.quiet {
-                eprintln!("coordinator: reading jobs from the terminal; end with Ctrl-D");
+                tell!("coordinator: reading jobs from the terminal; end with Ctrl-D");
             }
             std::io::stdin().lock().read_to_end(&mut bytes).map_err(|e| Exit::usage(format!("cannot read standard input: {e}")))?;
             ("standard input".to_owned(), bytes)
@@ -336,7 +344,7 @@ fn find_inputs(jobs: &mut Jobs, args: &RunArgs, profile: &Profile, cd: &str) {
     match found {
         Ok(places) => jobs.locate(cd, &places),
         Err(why) if !args.quiet => {
-            eprintln!("coordinator: jobs with `inputs` run anywhere: {}", mezcal_common::escape::for_terminal(&why));
+            tell!("coordinator: jobs with `inputs` run anywhere: {}", mezcal_common::escape::for_terminal(&why));
         }
         Err(_) => {}
     }
@@ -387,11 +395,22 @@ pub(crate) fn current_umask() -> u32 {
 /// Where results go: checked first, emptied only when everything else is ready.
 enum Results {
     Stdout,
-    File { file: File, path: PathBuf, append: bool },
+    File { file: File, path: PathBuf, append: bool, kept: Option<Vec<u8>> },
+}
+
+/// Results must not take the place of the jobs.
+fn refuse_input(args: &RunArgs, path: &Path, file: &File) -> Result<(), Exit> {
+    match args.file.as_ref().or(args.input.as_ref()).is_some_and(|input| same_file(input, file)) {
+        true => Err(Exit::usage(format!(
+            "{} is the input, too: results would overwrite the jobs; choose another file for -o",
+            path.display()
+        ))),
+        false => Ok(()),
+    }
 }
 
 impl Results {
-    fn check(args: &RunArgs) -> Result<Self, Exit> {
+    fn check(args: &RunArgs, kept: Option<Vec<u8>>) -> Result<Self, Exit> {
         let Some(path) = args.output.as_ref().filter(|p| p.as_os_str() != "-") else { return Ok(Results::Stdout) };
         let shown = path.display();
         let existed = path.exists();
@@ -402,19 +421,14 @@ impl Results {
             .open(path)
             .map_err(|e| Exit::usage(format!("cannot write {shown}: {e}")))?;
         let meta = file.metadata().map_err(|e| Exit::usage(format!("cannot look at {shown}: {e}")))?;
-        if let Some(input) = args.file.as_ref().or(args.input.as_ref())
-            && existed
-            && same_file(input, &file)
-        {
-            return Err(Exit::usage(format!(
-                "{shown} is the input, too: results would overwrite the jobs; choose another file for -o"
-            )));
+        if existed {
+            refuse_input(args, path, &file)?;
         }
         let append = args.resume || args.resume_failed;
         if meta.is_file() && meta.len() > 0 && !args.force && !append && args.compat.is_none() {
             return Err(Exit::usage(format!("{shown} is not empty; --force overwrites it, and --resume goes on with it")));
         }
-        Ok(Results::File { file, path: path.clone(), append })
+        Ok(Results::File { file, path: path.clone(), append, kept })
     }
 
     /// Standard output, if it is a pipe.
@@ -430,12 +444,17 @@ impl Results {
     fn open(self) -> Result<Box<dyn Write + Send>, Exit> {
         match self {
             Results::Stdout => Ok(Box::new(std::io::stdout())),
-            Results::File { mut file, path, append: true } => {
+            Results::File { path, append: true, kept: Some(kept), .. } => {
+                resume::rewrite(&path, &kept)?;
+                let file = OpenOptions::new().append(true).open(&path);
+                Ok(Box::new(file.map_err(|e| Exit::output(format!("cannot append to {}: {e}", path.display())))?))
+            }
+            Results::File { mut file, path, append: true, kept: None } => {
                 let end = file.seek(SeekFrom::End(0));
                 end.map_err(|e| Exit::output(format!("cannot append to {}: {e}", path.display())))?;
                 Ok(Box::new(file))
             }
-            Results::File { file, path, append: false } => {
+            Results::File { file, path, append: false, .. } => {
                 if file.metadata().is_ok_and(|m| m.is_file()) {
                     file.set_len(0).map_err(|e| Exit::output(format!("cannot empty {}: {e}", path.display())))?;
                 }
@@ -781,16 +800,17 @@ impl<'a> Run<'a> {
                 self.say(describe(&notice));
             }
             ToClient::Refused { reason } => {
-                if self.failure.is_none() {
-                    self.failure = Some(Exit::unreachable(format!("the coordinator refused a request: {reason}")));
-                    self.cancel(Duration::ZERO).await;
-                }
+                let first = self.failure.is_none();
+                self.failure.get_or_insert(Exit::unreachable(format!("the coordinator refused a request: {reason}")));
                 // Without its word that it has all of them there is nothing to wait for.
                 if self.accepted < self.jobs.len() as u64 && !self.turned_away {
                     self.turned_away = true;
                     if self.accepted > 0 {
                         self.answer_with(&format!("the coordinator refused a part of the batch: {reason}"));
                     }
+                }
+                if first {
+                    self.cancel(Duration::ZERO).await;
                 }
             }
             ToClient::Opened { host_sets, jobs, closed, .. } => {

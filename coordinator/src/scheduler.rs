@@ -1091,6 +1091,10 @@ impl Scheduler {
         let Some(batch) = self.batches.get_mut(&key.batch) else { return };
         let (cancelled, once) = (asked || batch.cancelled.is_some(), batch.once || batch.halted);
         let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1) else { return };
+        if outcome.ended == Ended::Cancelled && outcome.survivors == 0 && !cancelled && !once && self.overdue.contains(&job.host) {
+            // An agent that was started again in the grace of an eviction does not know why it ended.
+            return self.returned(attempt, now);
+        }
         let kept = self.durable.then(|| Box::new(outcome.clone()));
         let again = match outcome.ended {
             Ended::Lost if cancelled => {

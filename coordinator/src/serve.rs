@@ -156,9 +156,10 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
             tracing::info!("dashboard and metrics on http://{address}");
         }
         let accepting = tokio::spawn(service.clone().listen(listener.clone()));
+        let presented = tokio::sync::watch::Sender::new(Arc::new(own));
         let enrol = config.enrol.unwrap_or(SocketAddr::new(config.listen.ip(), enrol::PORT));
         if config.issuer.is_some() {
-            tokio::spawn(enrolment.run(enrol, own));
+            tokio::spawn(enrolment.run(enrol, presented.subscribe()));
         }
         service_manager::ready(&format!("listens on {address}"));
         let turning = service.clone();
@@ -181,7 +182,7 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
                 break number;
             }
             service_manager::reloading();
-            reload(&args.config, &config, &service, &listener).await;
+            reload(&args.config, &config, &service, &listener, &presented).await;
             service_manager::ready(&format!("listens on {address}"));
         };
         tracing::info!(signal = number, "stopping");
@@ -194,7 +195,13 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
 }
 
 /// Takes up what may change in a running coordinator. What cannot be used is said, and changes nothing.
-async fn reload(path: &Path, started: &CoordinatorConfig, service: &ServiceHandle, listener: &Listener) {
+async fn reload(
+    path: &Path,
+    started: &CoordinatorConfig,
+    service: &ServiceHandle,
+    listener: &Listener,
+    to_enrol: &tokio::sync::watch::Sender<Arc<Credentials>>,
+) {
     let new: CoordinatorConfig = match read_toml(path) {
         Ok(new) => new,
         Err(e) => return tracing::error!("everything stays as it is: {}", chain(&e)),
@@ -211,6 +218,7 @@ async fn reload(path: &Path, started: &CoordinatorConfig, service: &ServiceHandl
         tracing::warn!("these keys are different now, and take effect when the coordinator is started again: {}", later.join(", "));
     }
     service.adjust(new.adjustable(&own)).await;
+    to_enrol.send_replace(Arc::new(own));
     tracing::info!("{} and the certificate are read again", path.display());
 }
 

@@ -270,15 +270,15 @@ impl Stream<'_> {
         }
         self.say(json!({"event": "lost", "text": why}));
         let reaching = self.connected.reach_again(self.args.reconnect.reconnect);
-        let again = beside(reaching, writer, &mut self.output, signals).await.unwrap_or_else(|number| {
-            self.signalled = (1, number);
-            false
-        });
-        match again {
-            true => self.say(json!({"event": "connected"})),
-            false => self.failure = Some(Exit::unreachable(why)),
+        match beside(reaching, writer, &mut self.output, signals).await {
+            Ok(true) => {
+                self.say(json!({"event": "connected"}));
+                return true;
+            }
+            Ok(false) => self.failure = Some(Exit::unreachable(why)),
+            Err(number) => self.signalled = (1, number),
         }
-        again
+        false
     }
 
     fn inputs(&mut self, inputs: Vec<Input>) {

@@ -246,6 +246,55 @@ fn what_has_a_successful_result_need_not_run_again() {
 }
 
 #[test]
+fn results_of_what_cannot_run_again_stay() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name);
+    let jobs = "{\"cmd\": \"test -e good\", \"id\": \"a\"}\n{\"cmd\": \"true\", \"after\": [\"a\"]}\n";
+    assert_eq!(run_in(dir.path(), jobs, &["-o", "results", "-q"]).status.code(), Some(1));
+    let before = std::fs::read(path("results")).expect("there");
+    let unchanged = || std::fs::read(path("results")).expect("there") == before;
+    std::fs::write(path("jobs.json"), jobs).expect("written");
+    let run = |args: &[&str]| {
+        let out = coordinator(dir.path()).env("XDG_CONFIG_HOME", dir.path()).arg("run").args(args).output().expect("it runs");
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    // The results are the jobs: what is taken out would be nowhere.
+    let (code, said) = run(&["results", "-o", "results", "--resume"]);
+    assert!(code == Some(2) && said.contains("is the input, too") && unchanged(), "{said}");
+    // Nobody is there to run them.
+    std::fs::create_dir_all(path("mezcal/profiles")).expect("made");
+    let profile = format!("coordinator = \"127.0.0.1:9\"\nidentity = \"{}\"\n", path("none").display());
+    std::fs::write(path("mezcal/profiles/gone.toml"), profile).expect("written");
+    let (code, said) = run(&["-p", "gone", "jobs.json", "-o", "results", "--resume-failed"]);
+    assert!(code == Some(3) && unchanged(), "{code:?}: {said}");
+    // What comes after a job that is not what it was does not run before that.
+    std::fs::write(path("jobs.json"), jobs.replace("test -e good", "test -e better")).expect("written");
+    let (code, said) = run(&["jobs.json", "-o", "results", "--resume-failed"]);
+    assert!(code == Some(2) && said.contains("job 2 comes after job 1") && unchanged(), "{said}");
+    // And with all of that in order, they run.
+    std::fs::write(path("jobs.json"), jobs).expect("written");
+    std::fs::write(path("good"), "").expect("written");
+    std::os::unix::fs::symlink("results", path("link")).expect("made");
+    assert_eq!(run(&["jobs.json", "-o", "link", "--resume-failed", "-q"]), (Some(0), String::new()));
+    assert_eq!(std::fs::read_to_string(path("results")).expect("there").lines().count(), 2);
+    assert!(path("link").is_symlink());
+}
+
+#[test]
+fn a_reader_of_messages_that_leaves_costs_no_results() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mark = format!("sleep 31091{}", std::process::id());
+    std::fs::write(dir.path().join("jobs.json"), format!("{{\"cmd\": \"{mark}\"}}\n").repeat(3)).expect("written");
+    let mut command = coordinator(dir.path());
+    let mut run = command.args(["run", "jobs.json", "-o", "results", "-j", "2"]).stderr(Stdio::piped()).spawn().expect("it starts");
+    drop(run.stderr.take());
+    wait_for("they run", || alive_with(&mark));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&run), rustix::process::Signal::INT).expect("signalled");
+    assert_eq!(run.wait().expect("our child").code(), Some(130));
+    assert_eq!(std::fs::read_to_string(dir.path().join("results")).expect("there").lines().count(), 3);
+}
+
+#[test]
 fn bad_input_is_told_all_at_once_and_nothing_starts() {
     let dir = tempfile::tempdir().expect("a directory");
     std::fs::write(dir.path().join("results"), "old").expect("written");

@@ -115,6 +115,60 @@ def test_single_jobs_are_cancelled(bp):
     assert [job["result"]["code"] for job in jobs] == [-15, 0, 7]
 
 
+def test_what_the_coordinator_refuses_is_an_exception(bp):
+    bp.run([{"cmd": "sleep 600"}])
+    for wrong in ({"signal": "NOPE"}, {"grace": -1}):
+        with pytest.raises(BakaparaError):
+            bp.cancel(**wrong)
+    assert bp.hosts and bp.cancel(signal=signal.SIGINT, grace=1e-5)["jobs"] == 1
+
+
+def test_a_callers_list_may_change_meanwhile(bp):
+    jobs = [{"cmd": "test -e /nonexistent"}, {"cmd": "sleep 0.2; exit 4"}]
+    first, second = jobs
+    bp.run(jobs)
+    jobs.pop(0)
+    jobs.extend([{"cmd": "later"}, {"cmd": "still later"}])
+    assert bp.join(30)
+    assert (first["result"]["code"], second["result"]["code"], len(jobs)) == (1, 4, 3)
+    assert all("result" not in job for job in jobs[1:])
+    with pytest.raises(ValueError):
+        bp.run([{"control": "close"}])
+
+
+def test_who_is_interrupted_while_giving_jobs_can_leave():
+    bp = Bakapara(slots=1)
+    send, count = bp._process.send, 0
+
+    def interrupted(data):
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise KeyboardInterrupt
+        send(data)
+
+    bp._process.send = interrupted
+    with pytest.raises(KeyboardInterrupt), bp:
+        bp.run([{"cmd": "sleep 600"}] * 3000)
+    until(lambda: not bp._process.is_running)
+
+
+def test_nobody_has_to_read_what_it_says(bp):
+    class Broken(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    before, sys.stderr = sys.stderr, Broken()
+    try:
+        bp.run([{"cmd": "true", "host": "nonexistent.example"}])
+        with pytest.raises(BakaparaError):
+            bp.cancel(signal="NOPE")
+        bp.cancel()
+        assert bp.join(30)
+    finally:
+        sys.stderr = before
+
+
 def test_results_come_as_they_end(bp):
     jobs = [{"cmd": "sleep 0.4", "n": 0}, {"cmd": "true", "n": 1}, {"cmd": "sleep 0.2", "n": 2}]
     bp.run(jobs)

@@ -112,7 +112,9 @@ impl Scheduler {
     /// The same for one of them, if it has come: that host may have been out of reach then.
     pub(super) fn evict_overdue(&mut self, index: u32) {
         let Some(host) = self.host_at(index).filter(|host| host.drained.is_some() && self.overdue.contains(&index)) else { return };
-        let attempts: Vec<AttemptId> = host.attempts.keys().copied().collect();
+        // What is cancelled ends anyway, and as that.
+        let attempts = host.attempts.keys().copied().filter(|attempt| !self.cancelling.contains_key(&attempt.key));
+        let attempts: Vec<AttemptId> = attempts.collect();
         if let (Some(session), false) = (host.session, attempts.is_empty()) {
             let evict = ToAgent::Evict { attempts, stop: Stop::after(GRACE) };
             self.effects.push_back(Effect::ToAgent(session, evict));

@@ -54,6 +54,8 @@ pub(super) async fn used(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
 pub(super) async fn guard(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
     let until = identity::validity(peer.certificate()).map_or(0, |(_, until)| until);
     let mut changes = enrolment.as_ref().map(|e| e.registry.changes());
+    // It may have been revoked since it was admitted.
+    changes.iter_mut().for_each(tokio::sync::watch::Receiver::mark_changed);
     loop {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let left = Duration::from_secs(until.max(0) as u64).saturating_sub(now);

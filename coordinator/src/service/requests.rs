@@ -42,6 +42,11 @@ impl Service {
     pub(super) fn client_message(&mut self, id: ClientId, message: ToService, now: BootInstant) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let user = client.user.clone();
+        // Whoever hears nothing of these goes on with the coordinator that comes next.
+        let handing_over = matches!(message, ToService::Open { .. } | ToService::Submit { .. } | ToService::Close { .. });
+        if handing_over && self.stopping && self.kept.is_some() {
+            return;
+        }
         let named = match &message {
             ToService::Submit { batch, .. }
             | ToService::Close { batch }
@@ -52,11 +57,6 @@ impl Service {
         // Only whoever follows a batch may touch it.
         if named.is_some_and(|batch| !client.watches.contains_key(&batch)) {
             client.outbox.push_back(ToClient::Refused { reason: "there is no such batch of yours".into() });
-            return;
-        }
-        // Whoever hears nothing of these goes on with the coordinator that comes next.
-        let handing_over = matches!(message, ToService::Open { .. } | ToService::Submit { .. } | ToService::Close { .. });
-        if handing_over && self.stopping && self.kept.is_some() {
             return;
         }
         let event = match message {
@@ -93,6 +93,8 @@ impl Service {
                         let request = Some(self.ask(id, request));
                         Event::Cancel { request, what, stop, why }
                     }
+                    // What it names may not have been taken any more.
+                    Err(_) if self.stopping && self.kept.is_some() => return,
                     Err(reason) => return self.tell_client(id, ToClient::Refused { reason }),
                 }
             }

@@ -109,6 +109,16 @@ impl Kept {
         self.behind.send_if_modified(|was| std::mem::replace(was, is) != is);
     }
 
+    /// False for a greeting with engine numbers that are on their way themselves: an earlier one with them waits.
+    fn may_greet(&self, effect: &Effect) -> bool {
+        let numbers =
+            |message: &ToAgent| if let ToAgent::Welcome { first_engine, .. } = message { Some(*first_engine) } else { None };
+        let Effect::Greet(_, greeting) = effect else { return true };
+        !self.held.iter().any(|(_, held)| {
+            matches!(held, Effect::ToAgent(_, message) | Effect::Greet(_, message) if numbers(message).is_some_and(|n| Some(n) == numbers(greeting)))
+        })
+    }
+
     /// Records on their way.
     pub(super) fn unsaved(&self) -> u64 {
         self.issued - self.committed
@@ -336,6 +346,8 @@ impl Service {
                     tracing::error!(why, "the store cannot be written; running jobs go on, and nothing new is accepted");
                 }
                 kept.trouble = Some(why.clone());
+                // Whoever waits for room is refused instead.
+                kept.behind.send_replace(false);
                 // Whoever waits for the word that their jobs are safe has to hear why it does not come.
                 let waiting = kept.held.iter().filter_map(|(_, effect)| match effect {
                     Effect::Accepted { batch, closed: false, .. } => Some(*batch),
@@ -371,7 +383,9 @@ impl Service {
                     kept.issue(&record);
                     records.push(record);
                 }
-                (Some(kept), effect) if kept.issued > kept.committed && !effect.overtakes_the_store() => {
+                (Some(kept), effect)
+                    if kept.issued > kept.committed && !(effect.overtakes_the_store() && kept.may_greet(&effect)) =>
+                {
                     kept.held.push_back((kept.issued, effect));
                 }
                 (_, effect) => self.carry_out(effect),
@@ -416,6 +430,8 @@ impl Service {
                 if let Some(Asked { client, request, .. }) = self.asked.remove(&request) {
                     let answer = match result {
                         Ok(summary) => ToClient::Cancelled { request, summary },
+                        // What it names may not have been taken any more.
+                        Err(_) if self.stopping && self.kept.is_some() => return,
                         Err(reason) => ToClient::Refused { reason },
                     };
                     self.tell_client(client, answer);

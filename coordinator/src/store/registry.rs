@@ -349,9 +349,9 @@ impl Registry {
         self.change(|db| {
             let sql = "UPDATE certificate SET revoked = ? WHERE role = ? AND name = ? AND revoked IS NULL";
             let count = db.execute(sql, params![now(), role.as_str(), name])?;
-            db.execute("DELETE FROM token WHERE role = ? AND name = ? AND used IS NULL", params![role.as_str(), name])?;
+            let tokens = db.execute("DELETE FROM token WHERE role = ? AND name = ? AND used IS NULL", params![role.as_str(), name])?;
             Ok(match count {
-                0 => Err(Refusal::No(format!(
+                0 if tokens == 0 => Err(Refusal::No(format!(
                     "no certificate of the {} {name} is on this coordinator's list; `coordinator certs import` puts those of `certs issue` there",
                     role.as_str()
                 ))),

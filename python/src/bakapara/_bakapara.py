@@ -8,6 +8,7 @@ import datetime
 import html
 import os
 import shlex
+import signal as signals
 import sys
 import threading
 import time
@@ -60,11 +61,14 @@ class Bakapara:
         self._engines = 0
         self._ever_ran = False
         self._given = 0
+        # The jobs of the last run as they were given: the caller's list may change.
+        self._jobs: List[Job] = []
         self._order: List[int] = []
         self._unwritten: Deque[Tuple[int, Dict[str, Any]]] = collections.deque()
         self._began = self._ended = time.monotonic()
         self._hosts: Optional[List[Dict[str, Any]]] = None
         self._cancelled: Optional[Dict[str, int]] = None
+        self._refused: Optional[str] = None
         self._wakers: List[Callable[[], None]] = []
         self._over = False
         self._asking = threading.Lock()
@@ -90,10 +94,12 @@ class Bakapara:
     # What the coordinator says, on a thread of its own.
 
     def _hear(self, said: Dict[str, Any]) -> None:
+        event = said.get("event")
+        if event in ("notice", "refused", "lost", "connected"):
+            _say(f"bakapara: {said.get('text', event)}")
         with self._changed:
-            event = said.get("event")
             if event is None:
-                index = said["job"] - 1 - (self._given - len(self.jobs))
+                index = said["job"] - 1 - (self._given - len(self._jobs))
                 self._unwritten.append((index, said["result"]))
                 self._order.append(index)
                 self._ended = time.monotonic()
@@ -103,9 +109,8 @@ class Bakapara:
                 self._hosts = said["hosts"]
             elif event == "cancelled":
                 self._cancelled = {key: said[key] for key in ("jobs", "killed", "survivors", "unreachable")}
-            elif event in ("notice", "refused", "lost", "connected"):
-                text = said.get("text", event)
-                print(f"bakapara: {text}", file=sys.stderr)
+            elif event == "refused":
+                self._refused = said["text"]
             self._notify()
 
     def _end(self) -> None:
@@ -135,13 +140,13 @@ class Bakapara:
             return True
 
     def _is_done(self) -> bool:
-        return len(self._order) == len(self.jobs)
+        return len(self._order) == len(self._jobs)
 
     def _write_results(self) -> None:
         """Puts what has come into the caller's jobs: only ever while the caller is here."""
         while self._unwritten:
             index, result = self._unwritten.popleft()
-            self.jobs[index]["result"] = result
+            self._jobs[index]["result"] = result
             self.finished.add(index)
 
     # The old module's.
@@ -158,6 +163,7 @@ class Bakapara:
 
         Raises:
             TypeError: A job is no dictionary, or has something in it that JSON has not.
+            ValueError: A job has a key ``control`` and no command: to the coordinator it would be no job.
             BakaparaError: The coordinator has ended.
         """
         if not self._is_done():
@@ -165,17 +171,24 @@ class Bakapara:
         for job in jobs:
             if not isinstance(job, Mapping):
                 raise TypeError(f"a job is a dictionary, not {type(job).__name__}")
+            if "control" in job and "cmd" not in job and "argv" not in job:
+                raise ValueError(f"a job needs `cmd` or `argv`: {job!r}")
         hosts = self._hosts_of(targets)
         # Before anything is started: what cannot be said raises here.
         written = [lines(_placed(job, hosts) for job in jobs[start : start + _LINES]) for start in range(0, len(jobs), _LINES)]
         self._write_results()
         with self._changed:
-            self.jobs, self.finished, self._order = jobs, set(), []
+            self.jobs, self._jobs, self.finished, self._order = jobs, list(jobs), set(), []
             self._given += len(jobs)
             self._ever_ran = True
             self._began = self._ended = time.monotonic()
-        for data in written:
-            self._process.send(data)
+        try:
+            for data in written:
+                self._process.send(data)
+        except BaseException:
+            # Only a part of them is there: nobody could wait for the rest.
+            self._process.kill()
+            raise
         return True
 
     def wait(self, timeout: Optional[float] = 1e-3) -> None:
@@ -209,7 +222,7 @@ class Bakapara:
         """
         if not self.ready():
             raise ValueError("not all jobs have ended")
-        return all(_succeeded(job) for job in self.jobs)
+        return all(_succeeded(job) for job in self._jobs)
 
     def abort(self, **_: Any) -> None:
         """Kills what runs, and lets nothing more of the run start."""
@@ -245,10 +258,17 @@ class Bakapara:
         """The host of each engine, by the engine's number."""
         with self._asking:
             self._hosts = None
-            self._process.send(lines([{"control": "hosts"}]))
-            self._wait_for(lambda: self._hosts is not None, None)
+            self._ask({"control": "hosts"}, lambda: self._hosts is not None)
             found: List[Dict[str, Any]] = self._hosts or []
         return {host["first_engine"] + slot: host["name"] for host in found for slot in range(host["slots"])}
+
+    def _ask(self, line: Dict[str, Any], answered: Callable[[], bool]) -> None:
+        """Waits for the answer to a request. One is made at a time."""
+        self._refused = None
+        self._process.send(lines([line]))
+        self._wait_for(lambda: answered() or self._refused is not None, None)
+        if not answered():
+            raise BakaparaError(str(self._refused))
 
     # What is new.
 
@@ -260,33 +280,35 @@ class Bakapara:
             self._write_results()
 
     def cancel(
-        self, jobs: Union[None, Job, Iterable[Job]] = None, *, grace: float = 2.0, signal: Optional[str] = None
+        self, jobs: Union[None, Job, Iterable[Job]] = None, *, grace: float = 2.0, signal: Union[None, int, str] = None
     ) -> Dict[str, int]:
         """Kills jobs of the run (default: all that have not ended), and waits for what has come of it.
 
         Args:
             jobs: One or several of the dictionaries that were given to :meth:`run`.
             grace: Seconds between the signal and KILL.
-            signal: The signal (default: TERM), which all processes of a job get.
+            signal: The signal (default: TERM), by name or number, which all processes of a job get.
 
         Returns:
             How many ``jobs`` had not ended, and how many processes were ``killed`` and are ``survivors``; and jobs that are
             ``unreachable``.
+
+        Raises:
+            BakaparaError: The coordinator refuses that, or has ended.
         """
         if jobs is None:
-            indices: Iterable[int] = set(range(len(self.jobs))) - set(self._order)
+            indices: Iterable[int] = set(range(len(self._jobs))) - set(self._order)
         else:
-            places = {id(job): index for index, job in enumerate(self.jobs)}
+            places = {id(job): index for index, job in enumerate(self._jobs)}
             wanted = [jobs] if isinstance(jobs, Mapping) else list(jobs)
             indices = [places[id(job)] for job in wanted if id(job) in places]
-        first = self._given - len(self.jobs) + 1
-        line: Dict[str, Any] = {"control": "cancel", "jobs": [first + index for index in sorted(indices)], "grace": f"{grace}s"}
+        first = self._given - len(self._jobs) + 1
+        line: Dict[str, Any] = {"control": "cancel", "jobs": [first + index for index in sorted(indices)], "grace": f"{grace:.6f}s"}
         if signal is not None:
-            line["signal"] = signal
+            line["signal"] = signals.Signals(signal).name if isinstance(signal, int) else signal
         with self._asking:
             self._cancelled = None
-            self._process.send(lines([line]))
-            self._wait_for(lambda: self._cancelled is not None, None)
+            self._ask(line, lambda: self._cancelled is not None)
             return self._cancelled or {}
 
     def map(self, template: str, items: Iterable[Any], **keys: Any) -> List[Job]:
@@ -307,7 +329,7 @@ class Bakapara:
 
     def __iter__(self) -> Iterator[Job]:
         """The jobs of the run, each when it has ended."""
-        jobs, order, seen = self.jobs, self._order, 0
+        jobs, order, seen = self._jobs, self._order, 0
         while seen < len(jobs):
             self._wait_for(lambda: len(order) > seen, None)
             self._write_results()
@@ -325,7 +347,7 @@ class Bakapara:
                 # The loop has been closed.
                 pass
 
-        jobs, order, seen = self.jobs, self._order, 0
+        jobs, order, seen = self._jobs, self._order, 0
         with self._changed:
             self._wakers.append(wake)
         try:
@@ -358,19 +380,19 @@ class Bakapara:
         import pandas  # type: ignore[import-untyped,unused-ignore]
 
         self.join(0)
-        rows = [{**{k: v for k, v in job.items() if k != "result"}, **job.get("result", {})} for job in self.jobs]
+        rows = [{**{k: v for k, v in job.items() if k != "result"}, **job.get("result", {})} for job in self._jobs]
         return pandas.DataFrame(rows)
 
     def progress(self) -> str:
         """How far it is, in words."""
         after = datetime.timedelta(seconds=(self._ended if self._is_done() else time.monotonic()) - self._began)
-        return f"{len(self._order)}/{len(self.jobs)} tasks finished after {after}"
+        return f"{len(self._order)}/{len(self._jobs)} tasks finished after {after}"
 
     def _repr_html_(self) -> str:
         """For notebooks: a bar, and the first jobs that have failed."""
-        failed = [job for job in self.jobs if "result" in job and not _succeeded(job)]
+        failed = [job for job in self._jobs if "result" in job and not _succeeded(job)]
         parts = [
-            f"<progress value='{len(self._order)}' max='{max(1, len(self.jobs))}' style='width: 24em'></progress>",
+            f"<progress value='{len(self._order)}' max='{max(1, len(self._jobs))}' style='width: 24em'></progress>",
             f"<div>{html.escape(self.progress())} on {len(self)} engines; {len(failed)} failed</div>",
         ]
         if failed:
@@ -395,6 +417,14 @@ class Bakapara:
         if unknown:
             raise IndexError(f"no engine has the number {unknown[0]}")
         return sorted({hosts[number] for number in numbers})
+
+
+def _say(text: str) -> None:
+    """A line on standard error, if anybody reads that."""
+    try:
+        print(text, file=sys.stderr)
+    except (OSError, ValueError):
+        pass
 
 
 def _placed(job: Job, hosts: Optional[List[str]]) -> Job:
@@ -427,7 +457,7 @@ def _display(bakapara: Bakapara, fo: TextIO) -> Tuple[Callable[[], None], Callab
         fo.write("\n")
         if bakapara._is_done():
             after = datetime.timedelta(seconds=bakapara._ended - bakapara._began)
-            fo.write(f"{len(bakapara.jobs)} tasks completed in {after}\n")
+            fo.write(f"{len(bakapara._jobs)} tasks completed in {after}\n")
         fo.flush()
 
     return show, end

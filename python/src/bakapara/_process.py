@@ -124,11 +124,14 @@ class Process:
 
     def _read(self) -> None:
         assert self._child.stdout is not None
-        with self._child.stdout as lines:
-            for line in lines:
-                self._heard(json.loads(line))
-        self._child.wait()
-        self._ended()
+        try:
+            with self._child.stdout as lines:
+                for line in lines:
+                    self._heard(json.loads(line))
+        finally:
+            # Whatever went wrong: whoever waits has to hear that nothing more comes.
+            self._child.wait()
+            self._ended()
 
     def _read_errors(self) -> None:
         assert self._child.stderr is not None
