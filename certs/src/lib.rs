@@ -16,6 +16,7 @@ use rcgen::{
     GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData, SanType, SerialNumber, SigningKey,
 };
 use ring::rand::SecureRandom;
+use rustix::io::Errno;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -119,9 +120,14 @@ pub fn replace(dir: &Path, role: Role, cert: String, key: String) -> Result<(), 
     Issued { cert, key, ca }.write(&beside)?;
     sync(&beside).map_err(failed)?;
     let here = rustix::fs::CWD;
-    if let Err(e) = rustix::fs::renameat_with(here, &beside, here, dir, rustix::fs::RenameFlags::EXCHANGE) {
+    let exchanged = match rustix::fs::renameat_with(here, &beside, here, dir, rustix::fs::RenameFlags::EXCHANGE) {
+        // As on NFS (rename(2), RENAME_EXCHANGE).
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => exchange(&beside, dir),
+        exchanged => exchanged.map_err(Into::into),
+    };
+    if let Err(e) = exchanged {
         let _ = std::fs::remove_dir_all(&beside);
-        return Err(failed(e.into()));
+        return Err(failed(e));
     }
     // Whoever revokes the old one when the new one is seen must not find the old one here after a power failure.
     sync(dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))).map_err(failed)?;
@@ -132,6 +138,17 @@ pub fn replace(dir: &Path, role: Role, cert: String, key: String) -> Result<(), 
         }
     }
     std::fs::remove_dir_all(&beside).map_err(failed)
+}
+
+/// Has two directories change places, where the file system cannot do that at once.
+fn exchange(beside: &Path, dir: &Path) -> std::io::Result<()> {
+    let third = beside.with_extension("old");
+    std::fs::rename(dir, &third)?;
+    if let Err(e) = std::fs::rename(beside, dir) {
+        let _ = std::fs::rename(&third, dir);
+        return Err(e);
+    }
+    std::fs::rename(&third, beside)
 }
 
 /// Makes the names in a directory last (fsync(2)).
@@ -477,6 +494,28 @@ mod tests {
         assert!(id.cluster.starts_with("mezcal-"));
         assert!(authority.issue(Role::User, "Not A Name", 30).is_err());
         assert!(Authority::create("Bad Name").is_err());
+    }
+
+    #[test]
+    fn a_new_certificate_takes_the_place_of_the_old_one_and_of_nothing_else() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let identity = dir.path().join("mezcal");
+        let (authority, _) = Authority::create("mezcal").expect("created");
+        authority.issue(Role::User, "okazaki", 1).expect("issued").write(&identity).expect("written");
+        std::fs::create_dir(identity.join("profiles")).expect("made");
+        std::fs::write(identity.join("profiles/mezcal.toml"), "kept").expect("written");
+        let new = authority.issue(Role::User, "okazaki", 1).expect("issued");
+        replace(&identity, Role::User, new.cert.clone(), new.key).expect("replaced");
+        assert_eq!(std::fs::read_to_string(identity.join("cert.pem")).expect("there"), new.cert);
+        assert_eq!(std::fs::read_to_string(identity.join("profiles/mezcal.toml")).expect("there"), "kept");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 1, "nothing is left beside it");
+        // In steps.
+        let other = dir.path().join("other.new");
+        std::fs::create_dir(&other).expect("made");
+        exchange(&other, &identity).expect("exchanged");
+        assert!(other.join("profiles").exists() && !identity.join("profiles").exists());
+        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 2, "nothing else is left");
+        assert!(exchange(&dir.path().join("none"), &identity).is_err() && identity.exists(), "it is put back");
     }
 
     #[test]

@@ -214,6 +214,16 @@ fn jobs_run_as_their_users_and_cannot_reach_the_agent_or_each_other() {
     site.ok("sato", &["wait", &batch]);
     let result = site.ok("sato", &["results", &batch]);
     assert!(result.contains("sato\\n") && result.contains("Permission denied"), "{result}");
+    // Whoever may not read the agent's key does not get it from the agent, either.
+    let key = "{\"cmd\": \"true\", \"out\": \"/var/lib/mezcal-agent/pki/key.pem\"}\n{\"cmd\": \"sleep 600\"}\n";
+    std::fs::write(site.dir.path().join("key.json"), key).expect("written");
+    let batch = site.ok("okazaki", &["run", "--detach", "--cd", "/", "key.json"]);
+    wait_for("the first cannot start", PATIENCE, || {
+        text(&site.run("okazaki", &["results", &batch]).stdout).contains("start_failed").then_some(())
+    });
+    let shown = site.run("okazaki", &["logs", &format!("{batch}/1")]);
+    assert!(shown.stdout.is_empty() && text(&shown.stderr).contains("not a file of okazaki's"), "{}", text(&shown.stderr));
+    site.ok("okazaki", &["cancel", "--batch", &batch]);
     // Root's jobs are nobody's.
     let refused = machine.exec(&["mezcal-agent", "engines", "--directory", "/tmp"]);
     assert!(text(&refused.stderr).contains("never run as root"), "{}", text(&refused.stderr));

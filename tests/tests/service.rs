@@ -275,8 +275,13 @@ fn an_orderly_restart_in_the_middle_of_a_submission_loses_nothing() {
     let long = format!("true # {}", "x".repeat(4000));
     let list = lines(&[json!({"cmd": gate})]) + &lines(&[json!({"cmd": long, "after": ["1"]})]).repeat(rest);
     let mut client = cluster.start_run(&list, &["-q"]);
+    let mut before = 0;
     for _ in 0..2 {
-        wait_for("some are there", PATIENCE, || batches(&cluster).iter().any(|b| b["jobs"].as_u64() > Some(0)).then_some(()));
+        // More than before, if there are more to come.
+        before = wait_for("some are there", PATIENCE, || {
+            let jobs = batches(&cluster).iter().filter_map(|b| b["jobs"].as_u64()).max();
+            jobs.filter(|jobs| *jobs > before || *jobs > rest as u64)
+        });
         cluster.stop_coordinator();
         cluster.start_coordinator();
     }

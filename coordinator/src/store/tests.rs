@@ -115,6 +115,11 @@ fn tokens_are_good_for_their_host_their_time_and_nothing_else() {
     registry.admits(&der(&newer), &holder).expect("the new one counts");
     assert_eq!(registry.revoke(Role::Agent, "mezcal01.lab").expect("revoked"), 1);
     assert!(registry.admits(&der(&newer), &holder).is_err());
+    // A token alone can be taken back, too.
+    let leaked = token(&registry, "mezcal03.lab", HOUR, false);
+    assert_eq!(registry.revoke(Role::Agent, "mezcal03.lab").expect("it is taken back"), 0);
+    assert!(refused(registry.join(leaked.id, leaked.secret, None, sign)).contains("no such token"));
+    assert!(registry.revoke(Role::Agent, "mezcal03.lab").is_err(), "nothing is left of it");
     let unlisted = authority.issue(Role::User, "okazaki", 1).expect("issued");
     let user = Identity::new(authority.cluster(), Role::User, "okazaki").expect("a name");
     assert!(registry.admits(&der(&unlisted.cert), &user).expect_err("not listed").contains("certs import"));
