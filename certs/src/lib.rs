@@ -116,9 +116,12 @@ pub fn replace(dir: &Path, role: Role, cert: String, key: String) -> Result<(), 
     // Several of a user's commands may do this at once.
     let beside = dir.with_file_name(format!(".{name}.{}.new", std::process::id()));
     let failed = |source: std::io::Error| CertsError::File { verb: "replace", path: dir.into(), source };
-    let _ = std::fs::remove_dir_all(&beside);
+    // Of a try that was interrupted.
+    for left in [&beside, &third(&beside)].into_iter().filter(|left| left.exists()) {
+        keep_others(left, dir).and_then(|()| std::fs::remove_dir_all(left)).map_err(failed)?;
+    }
     Issued { cert, key, ca }.write(&beside)?;
-    sync(&beside).map_err(failed)?;
+    sync(&beside);
     let here = rustix::fs::CWD;
     let exchanged = match rustix::fs::renameat_with(here, &beside, here, dir, rustix::fs::RenameFlags::EXCHANGE) {
         // As on NFS (rename(2), RENAME_EXCHANGE).
@@ -129,20 +132,33 @@ pub fn replace(dir: &Path, role: Role, cert: String, key: String) -> Result<(), 
         let _ = std::fs::remove_dir_all(&beside);
         return Err(failed(e));
     }
+    // The new one is there, whatever becomes of the old one's directory: the next renewal looks after it again.
+    if keep_others(&beside, dir).is_ok() {
+        let _ = std::fs::remove_dir_all(&beside);
+    }
     // Whoever revokes the old one when the new one is seen must not find the old one here after a power failure.
-    sync(dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))).map_err(failed)?;
-    // Whatever else is kept there stays there.
-    for entry in std::fs::read_dir(&beside).map_err(failed)?.flatten() {
+    sync(dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")));
+    Ok(())
+}
+
+/// Whatever else was kept beside a certificate stays beside it.
+fn keep_others(from: &Path, to: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
         if !["key.pem", "ca.pem", "cert.pem"].iter().any(|ours| entry.file_name() == *ours) {
-            std::fs::rename(entry.path(), dir.join(entry.file_name())).map_err(failed)?;
+            std::fs::rename(entry.path(), to.join(entry.file_name()))?;
         }
     }
-    std::fs::remove_dir_all(&beside).map_err(failed)
+    Ok(())
+}
+
+fn third(beside: &Path) -> PathBuf {
+    beside.with_extension("old")
 }
 
 /// Has two directories change places, where the file system cannot do that at once.
 fn exchange(beside: &Path, dir: &Path) -> std::io::Result<()> {
-    let third = beside.with_extension("old");
+    let third = third(beside);
     std::fs::rename(dir, &third)?;
     if let Err(e) = std::fs::rename(beside, dir) {
         let _ = std::fs::rename(&third, dir);
@@ -151,9 +167,9 @@ fn exchange(beside: &Path, dir: &Path) -> std::io::Result<()> {
     std::fs::rename(&third, beside)
 }
 
-/// Makes the names in a directory last (fsync(2)).
-fn sync(dir: &Path) -> std::io::Result<()> {
-    std::fs::File::open(dir)?.sync_all()
+/// Makes the names in a directory last (fsync(2)), where the file system can.
+fn sync(dir: &Path) {
+    let _ = std::fs::File::open(dir).and_then(|dir| dir.sync_all());
 }
 
 /// A certificate for a key that somebody else holds.
@@ -505,7 +521,12 @@ mod tests {
         std::fs::create_dir(identity.join("profiles")).expect("made");
         std::fs::write(identity.join("profiles/mezcal.toml"), "kept").expect("written");
         let new = authority.issue(Role::User, "okazaki", 1).expect("issued");
+        // One was interrupted.
+        let left = dir.path().join(format!(".mezcal.{}.new", std::process::id()));
+        std::fs::create_dir(&left).expect("made");
+        std::fs::write(left.join("more"), "kept").expect("written");
         replace(&identity, Role::User, new.cert.clone(), new.key).expect("replaced");
+        assert_eq!(std::fs::read_to_string(identity.join("more")).expect("there"), "kept");
         assert_eq!(std::fs::read_to_string(identity.join("cert.pem")).expect("there"), new.cert);
         assert_eq!(std::fs::read_to_string(identity.join("profiles/mezcal.toml")).expect("there"), "kept");
         assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 1, "nothing is left beside it");

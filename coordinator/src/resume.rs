@@ -7,8 +7,9 @@ use crate::exit::Exit;
 use crate::jobs::{Jobs, members, write_json, write_string};
 use mezcal_common::ids::JobNumber;
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What is to be run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,23 +101,49 @@ pub fn resume(jobs: &mut Jobs, path: &Path, what: Resume) -> Result<Resumed, Exi
     Ok(Resumed { done, kept: (kept != text.as_bytes()).then_some(kept) })
 }
 
-/// In one step: whoever is interrupted leaves the old file or the new one.
+/// A results file that loses its old lines when the first new one comes, and not before.
+pub struct Rewritten {
+    path: PathBuf,
+    /// Until then.
+    kept: Option<Vec<u8>>,
+    file: Option<File>,
+}
+
+impl Rewritten {
+    /// Of which this is to stay.
+    pub fn new(path: PathBuf, kept: Vec<u8>) -> Self {
+        Self { path, kept: Some(kept), file: None }
+    }
+}
+
+impl Write for Rewritten {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if let Some(kept) = &self.kept {
+            rewrite(&self.path, kept)?;
+            self.file = Some(File::options().append(true).open(&self.path)?);
+            self.kept = None;
+        }
+        self.file.as_mut().map_or(Ok(bytes.len()), |file| file.write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.as_mut().map_or(Ok(()), Write::flush)
+    }
+}
+
+/// In one step: whoever is interrupted leaves the old file or the new one. What a link leads to keeps its permissions.
 ///
 /// # Errors
-/// Exit 74.
-pub fn rewrite(path: &Path, bytes: &[u8]) -> Result<(), Exit> {
-    let written = || {
-        // What a link leads to, with its permissions.
-        let path = path.canonicalize()?;
-        let mut name = path.clone().into_os_string();
-        name.push(".new");
-        let mut file = std::fs::File::create(&name)?;
-        file.set_permissions(std::fs::metadata(&path)?.permissions())?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&name, &path)
-    };
-    written().map_err(|e| Exit::output(format!("cannot write {}: {e}", path.display())))
+/// Those of the files.
+pub fn rewrite(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let path = path.canonicalize()?;
+    let mut name = path.clone().into_os_string();
+    name.push(".new");
+    let mut file = File::create(&name)?;
+    file.set_permissions(std::fs::metadata(&path)?.permissions())?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&name, &path)
 }
 
 /// The job of a result line, and whether it has succeeded.

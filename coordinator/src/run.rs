@@ -8,7 +8,7 @@ use crate::jobs::{Format, Jobs, check_env_name};
 use crate::output::{self, FromOutput, OutputThread, ToOutput};
 use crate::profile::{Cluster, Profile, ProfileArgs};
 use crate::progress::{Progress, ProgressKind};
-use crate::resume::{self, Resume};
+use crate::resume::{self, Resume, Rewritten};
 use crate::serve;
 use crate::service::{self, Adjustable, ClientPort, Settings};
 use crate::signals::Signals;
@@ -226,7 +226,9 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     };
     let mut kept = None;
     if let (Some(what), Some(path)) = (again, &args.output) {
-        if let Ok(file) = File::open(path) {
+        if path.is_file()
+            && let Ok(file) = File::open(path)
+        {
             refuse_input(args, path, &file)?;
         }
         let resumed = resume::resume(&mut jobs, path, what)?;
@@ -238,7 +240,8 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
         }
         if jobs.is_empty() {
             // Perhaps a last line that is torn.
-            kept.map_or(Ok(()), |kept| resume::rewrite(path, &kept))?;
+            let cannot = |e| Exit::output(format!("cannot write {}: {e}", path.display()));
+            kept.map_or(Ok(()), |kept| resume::rewrite(path, &kept)).map_err(cannot)?;
             return Ok(0);
         }
     }
@@ -444,11 +447,7 @@ impl Results {
     fn open(self) -> Result<Box<dyn Write + Send>, Exit> {
         match self {
             Results::Stdout => Ok(Box::new(std::io::stdout())),
-            Results::File { path, append: true, kept: Some(kept), .. } => {
-                resume::rewrite(&path, &kept)?;
-                let file = OpenOptions::new().append(true).open(&path);
-                Ok(Box::new(file.map_err(|e| Exit::output(format!("cannot append to {}: {e}", path.display())))?))
-            }
+            Results::File { path, append: true, kept: Some(kept), .. } => Ok(Box::new(Rewritten::new(path, kept))),
             Results::File { mut file, path, append: true, kept: None } => {
                 let end = file.seek(SeekFrom::End(0));
                 end.map_err(|e| Exit::output(format!("cannot append to {}: {e}", path.display())))?;

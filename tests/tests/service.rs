@@ -295,6 +295,25 @@ fn an_orderly_restart_in_the_middle_of_a_submission_loses_nothing() {
 }
 
 #[test]
+fn results_of_what_nobody_runs_stay() {
+    let mut cluster = Cluster::new(1, 1);
+    cluster.start_coordinator();
+    let (job, result) = (json!({"cmd": "true"}), json!({"cmd": "true", "result": {"status": "ok", "code": 1}}));
+    std::fs::write(cluster.path("jobs.json"), lines(&[job])).expect("written");
+    std::fs::write(cluster.path("kept"), lines(std::slice::from_ref(&result))).expect("written");
+    let out = run(&cluster, &["run", "jobs.json", "-o", "kept", "--resume-failed", "--wait-agents", "1s"]);
+    assert!(out.status.code() == Some(3) && text(&out.stderr).contains("--wait-agents"), "{}", text(&out.stderr));
+    assert_eq!(std::fs::read_to_string(cluster.path("kept")).expect("there"), lines(&[result]));
+    cluster.start_agents();
+    cluster.wait_connected(1);
+    let out = run(&cluster, &["run", "jobs.json", "-o", "kept", "--resume-failed"]);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    let kept = results(&cluster.path("kept"));
+    assert_eq!((kept.len(), kept[0]["result"]["code"].as_i64()), (1, Some(0)), "in its place");
+    cluster.finish();
+}
+
+#[test]
 fn a_client_that_is_gone_for_longer_than_its_lease_loses_its_batch() {
     let cluster = Cluster::running(1, 2);
     let mark = format!("29110{}", std::process::id());
