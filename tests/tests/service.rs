@@ -387,9 +387,12 @@ fn a_host_that_is_confirmed_to_be_dead_is_not_waited_for() {
         mezcal_tests::say_skipped("a host that loses its power: hosts share loopback");
         return cluster.finish();
     }
-    let cmd = "echo $MEZCAL_HOST; test -e go || sleep 300";
+    let mark = format!("300.{}", std::process::id());
+    let cmd = format!("echo $MEZCAL_HOST; test -e go || sleep {mark}");
     let mut client = cluster.start_run(&lines(&[json!({"cmd": cmd, "prefer": "mezcal01"})]), &[]);
-    wait_for("it runs", PATIENCE, || cluster.connected().iter().any(|h| h["busy"] == 1).then_some(()));
+    // Its shell has the same words in its command line, and may not have looked yet.
+    let sleeps = |pid: &i32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sleep\0"));
+    wait_for("it sleeps", PATIENCE, || alive_with(&format!("sleep {mark}")).iter().any(sleeps).then_some(()));
     std::fs::write(cluster.path("go"), "").expect("written");
     cluster.crash_host(1);
     let host = mezcal_tests::lab::host_name(1);
