@@ -104,26 +104,30 @@ pub fn resume(jobs: &mut Jobs, path: &Path, what: Resume) -> Result<Resumed, Exi
 /// A results file that loses its old lines when the first new one comes, and not before.
 pub struct Rewritten {
     path: PathBuf,
-    /// Until then.
-    kept: Option<Vec<u8>>,
+    kept: Vec<u8>,
+    /// From then on.
     file: Option<File>,
 }
 
 impl Rewritten {
     /// Of which this is to stay.
     pub fn new(path: PathBuf, kept: Vec<u8>) -> Self {
-        Self { path, kept: Some(kept), file: None }
+        Self { path, kept, file: None }
     }
 }
 
 impl Write for Rewritten {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if let Some(kept) = &self.kept {
-            rewrite(&self.path, kept)?;
-            self.file = Some(File::options().append(true).open(&self.path)?);
-            self.kept = None;
-        }
-        self.file.as_mut().map_or(Ok(bytes.len()), |file| file.write(bytes))
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                rewrite(&self.path, &self.kept)?;
+                let file = File::options().append(true).open(&self.path)?;
+                self.kept = Vec::new();
+                self.file.insert(file)
+            }
+        };
+        file.write(bytes)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {

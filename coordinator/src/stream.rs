@@ -6,7 +6,7 @@ use crate::format::{ClientTimes, ResultFormat};
 use crate::jobs::{Format, Jobs, members};
 use crate::run::{Connected, GRACE, RunArgs, UNWATCHED_WAIT, agent_ended, beside, describe, not_writable, pass_on, until};
 use crate::signals::Signals;
-use crate::submit::{SUBMIT_BYTES, SUBMIT_JOBS};
+use crate::submit::{SUBMIT_BYTES, fits};
 use bytes::Bytes;
 use mezcal_common::clock::WallTime;
 use mezcal_common::duration::parse_duration;
@@ -441,12 +441,8 @@ impl Stream<'_> {
         }
         let (mut jobs, mut bytes) = (Vec::new(), 0);
         while let Some(Item::Job(job)) = self.items.get(self.sent)
-            && jobs.len() < SUBMIT_JOBS
+            && fits(job, &jobs, &mut bytes)
         {
-            bytes += job.size();
-            if bytes > SUBMIT_BYTES && !jobs.is_empty() {
-                break;
-            }
             jobs.push((**job).clone());
             self.sent += 1;
         }

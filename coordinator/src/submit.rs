@@ -10,6 +10,13 @@ use std::sync::Arc;
 pub const SUBMIT_JOBS: usize = 4096;
 pub(crate) const SUBMIT_BYTES: usize = 256 * 1024;
 
+/// Whether another job goes into a message beside these, of so many `bytes`, which are those with it from then on. One that is too long alone is
+/// sent alone.
+pub(crate) fn fits(next: &Submission, jobs: &[Submission], bytes: &mut usize) -> bool {
+    *bytes += next.size();
+    jobs.is_empty() || (jobs.len() < SUBMIT_JOBS && *bytes <= SUBMIT_BYTES)
+}
+
 /// What is left to be handed over.
 pub struct Submitter {
     jobs: Arc<Jobs>,
@@ -67,12 +74,10 @@ impl Submitter {
             return ToService::Submit { batch, host_sets, jobs: Vec::new() };
         }
         let mut jobs: Vec<Submission> = Vec::new();
-        while self.next as usize <= self.jobs.len() && jobs.len() < SUBMIT_JOBS {
+        while self.next as usize <= self.jobs.len() {
             // Each was readable when it was checked.
             if let Some(submission) = self.jobs.submission(self.next) {
-                bytes += submission.size();
-                // One that is too long alone is sent alone.
-                if bytes > SUBMIT_BYTES && !jobs.is_empty() {
+                if !fits(&submission, &jobs, &mut bytes) {
                     break;
                 }
                 jobs.push(submission);

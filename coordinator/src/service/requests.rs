@@ -40,13 +40,13 @@ pub(super) fn not_stored(why: &str) -> String {
 
 impl Service {
     pub(super) fn client_message(&mut self, id: ClientId, message: ToService, now: BootInstant) {
-        let Some(client) = self.clients.get_mut(&id) else { return };
-        let user = client.user.clone();
         // Whoever hears nothing of these goes on with the coordinator that comes next.
         let handing_over = matches!(message, ToService::Open { .. } | ToService::Submit { .. } | ToService::Close { .. });
-        if handing_over && self.stopping && self.kept.is_some() {
+        if handing_over && self.has_a_successor() {
             return;
         }
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let user = client.user.clone();
         let named = match &message {
             ToService::Submit { batch, .. }
             | ToService::Close { batch }
@@ -94,7 +94,7 @@ impl Service {
                         Event::Cancel { request, what, stop, why }
                     }
                     // What it names may not have been taken any more.
-                    Err(_) if self.stopping && self.kept.is_some() => return,
+                    Err(_) if self.has_a_successor() => return,
                     Err(reason) => return self.tell_client(id, ToClient::Refused { reason }),
                 }
             }
@@ -159,6 +159,11 @@ impl Service {
             }
         };
         self.scheduler.handle(event, now);
+    }
+
+    /// Another coordinator will go on with what is stored: this one is stopping.
+    pub(super) fn has_a_successor(&self) -> bool {
+        self.stopping && self.kept.is_some()
     }
 
     /// Why no more can be accepted at present.

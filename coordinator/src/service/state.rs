@@ -431,7 +431,7 @@ impl Service {
                     let answer = match result {
                         Ok(summary) => ToClient::Cancelled { request, summary },
                         // What it names may not have been taken any more.
-                        Err(_) if self.stopping && self.kept.is_some() => return,
+                        Err(_) if self.has_a_successor() => return,
                         Err(reason) => ToClient::Refused { reason },
                     };
                     self.tell_client(client, answer);
