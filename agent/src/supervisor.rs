@@ -568,10 +568,11 @@ impl Supervisor {
         }
     }
 
-    /// The coordinator has seen what we sent at `sent`.
+    /// The coordinator has seen what we sent at `sent`. Its present session says how long that is good for, also when that is shorter than an
+    /// earlier one said: it waits no longer than that before it places elsewhere what is here.
     fn renew(&mut self, sent: BootInstant) {
         let until = self.session.as_ref().and_then(|s| s.lease).map(|lease| sent + lease);
-        if until == self.lease_until || (until.is_some() && until < self.lease_until) {
+        if until == self.lease_until {
             return;
         }
         self.lease_until = until;

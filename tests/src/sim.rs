@@ -48,6 +48,8 @@ pub enum Mutant {
     HastyStore,
     /// A slot waits for its own jobs for longer than it may.
     LongWait,
+    /// An agent that holds on to the longest lease that it was ever given.
+    LongestLease,
 }
 
 /// What one run is made of.
@@ -67,7 +69,9 @@ pub struct Plan {
     pub mutant: Option<Mutant>,
 }
 
+/// Of the first life of the coordinator; each later one may have another.
 const LEASE: Duration = Duration::from_secs(30);
+const LEASES: [Duration; 3] = [Duration::from_secs(10), LEASE, Duration::from_secs(90)];
 const LOCALITY_WAIT: Duration = Duration::from_secs(3);
 /// Faults stop then, and everything must come to an end by [`END`].
 const CALM: Duration = Duration::from_secs(300);
@@ -193,6 +197,9 @@ struct Host {
     suspended: bool,
     /// Its keeper is dead, and what that left is dying.
     keeper_dying: bool,
+    /// What its agent was told of leases: by the newest coordinator, and at most.
+    lease: Duration,
+    longest_lease: Duration,
     /// Which ways packets go: to the coordinator, from it.
     links: (bool, bool),
     connection: Option<u64>,
@@ -266,7 +273,7 @@ impl World {
             steps: BinaryHeap::new(),
             todo: BTreeMap::new(),
             next: 0,
-            scheduler: scheduler(0, plan.mutant),
+            scheduler: scheduler(0, LEASE, plan.mutant),
             life: 0,
             down: false,
             stored: Vec::new(),
@@ -415,7 +422,8 @@ impl World {
 
     fn coordinator_comes_back(&mut self) -> Result<(), String> {
         self.down = false;
-        self.scheduler = scheduler(self.life, self.plan.mutant);
+        let lease = LEASES[self.chance.below(LEASES.len() as u64) as usize];
+        self.scheduler = scheduler(self.life, lease, self.plan.mutant);
         let now = BootInstant(self.now);
         for record in self.stored.clone() {
             // Its client attaches again and takes what it has missed.
@@ -798,7 +806,7 @@ impl World {
 
     /// A host renews its leases. After a silence as long as the lease it may have given up what was there.
     fn hear(&mut self, n: usize) {
-        if self.now - self.heard[n] > LEASE {
+        if self.now - self.heard[n] > self.hosts[n].lease {
             self.kept.retain(|_, (host, ..)| *host != n);
         }
         self.heard[n] = self.now;
@@ -862,6 +870,10 @@ impl World {
             ToAgent::Welcome { store, lease, first_engine, .. } => {
                 // As if the coordinator's waiting and the agent's running were of the same length, counted from their own ends.
                 let extra = if mutant == Some(Mutant::NoMargin) { scheduler::FENCE_MARGIN } else { Duration::ZERO };
+                if let Some(lease) = lease {
+                    (host.lease, host.longest_lease) = (lease, host.longest_lease.max(lease));
+                }
+                let lease = if mutant == Some(Mutant::LongestLease) { lease.map(|_| host.longest_lease) } else { lease };
                 supervisor::Event::Welcomed { store, lease: lease.map(|l| l + extra), first_engine, hello_sent }
             }
             other => supervisor::Event::Coordinator(other),
@@ -980,7 +992,7 @@ impl World {
                     for AttemptId { key, attempt, .. } in run.iter().map(|p| p.attempt) {
                         if let Some((n, slot, life)) = self.kept.remove(&(key, attempt - 1))
                             && self.hosts[n].slots[slot].life == life
-                            && self.now - self.heard[n] <= LEASE
+                            && self.now - self.heard[n] <= self.hosts[n].lease
                         {
                             let last = attempt - 1;
                             return Err(format!(
@@ -1163,9 +1175,9 @@ impl World {
 }
 
 /// A life of the coordinator.
-fn scheduler(life: u64, mutant: Option<Mutant>) -> Scheduler {
+fn scheduler(life: u64, lease: Duration, mutant: Option<Mutant>) -> Scheduler {
     let wait = if mutant == Some(Mutant::LongWait) { 2 * LOCALITY_WAIT } else { LOCALITY_WAIT };
-    Scheduler::new(Epoch(7 + life), StoreId(1), Some(LEASE), wait).durable(CLIENT_LEASE)
+    Scheduler::new(Epoch(7 + life), StoreId(1), Some(lease), wait).durable(CLIENT_LEASE)
 }
 
 impl Host {
@@ -1180,6 +1192,8 @@ impl Host {
             agent_stopped: false,
             suspended: false,
             keeper_dying: false,
+            lease: LEASE,
+            longest_lease: LEASE,
             links: (true, true),
             connection: None,
             zero: chance.millis(1_000_000),

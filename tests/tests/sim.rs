@@ -53,6 +53,11 @@ fn a_coordinator_without_its_margin_is_found() {
 }
 
 #[test]
+fn an_agent_that_ignores_a_shorter_lease_is_found() {
+    found(Mutant::LongestLease, &["P1"]);
+}
+
+#[test]
 fn an_engine_that_ignores_its_deadline_is_found() {
     found(Mutant::NoDeadline, &["P1"]);
 }

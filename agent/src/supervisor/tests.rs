@@ -275,6 +275,28 @@ fn heartbeats_renew_the_lease_from_when_they_were_sent() {
 }
 
 #[test]
+fn a_shorter_lease_counts_as_soon_as_it_is_heard_of() {
+    let mut s = script();
+    s.run(&[1]);
+    s.event(Event::Disconnected);
+    s.pass(Duration::from_secs(5));
+    let lease = Some(Duration::from_secs(15));
+    let welcomed = Event::Welcomed { store: StoreId(1), lease, first_engine: EngineId(40), hello_sent: s.now };
+    insta::assert_snapshot!(s.event(welcomed), @"
+    0 < lease until Some(1020s)
+    1 < lease until Some(1020s)
+    inventory: queued [] running [1.1] unacknowledged []
+    pull to 1, 1 idle
+    ");
+    s.pass(HEARTBEAT);
+    let seen = ToAgent::HeartbeatSeen { sent: s.now, clock: WallTime(0) };
+    insta::assert_snapshot!(s.event(Event::Coordinator(seen)), @"
+    0 < lease until Some(1025s)
+    1 < lease until Some(1025s)
+    ");
+}
+
+#[test]
 fn a_dead_engine_loses_its_attempt_and_comes_back() {
     let mut s = script();
     s.run(&[1]);
