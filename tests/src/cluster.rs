@@ -102,6 +102,12 @@ impl Cluster {
         self
     }
 
+    /// Has the coordinator, from its next start on, give leases of another length.
+    pub fn set_lease(&mut self, lease: &'static str) {
+        self.lease = lease;
+        self.write_configuration();
+    }
+
     /// Starts everything and waits until all agents are connected.
     pub fn start(mut self) -> Self {
         self.start_coordinator();
@@ -176,6 +182,11 @@ impl Cluster {
     /// What a program has logged.
     pub fn log_text(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default()
+    }
+
+    /// The process of the coordinator.
+    pub fn coordinator_pid(&self) -> i32 {
+        self.coordinator.as_ref().expect("a running coordinator").id() as i32
     }
 
     /// Starts the coordinator and waits until it listens.

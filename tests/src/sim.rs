@@ -85,9 +85,14 @@ const CLIENT_LEASE: Duration = END;
 const BATCH: BatchId = BatchId(uuid::Uuid::from_u128(1));
 
 /// SplitMix64 (Steele et al., OOPSLA 2014): good enough for choices, and the same for ever.
-struct Chance(u64);
+pub struct Chance(u64);
 
 impl Chance {
+    /// The same seed gives the same numbers.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -96,7 +101,8 @@ impl Chance {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    /// A number from 0 to `n` - 1.
+    pub fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 
