@@ -1,6 +1,7 @@
 //! Host names and ranges: `mezcal[01-12,20].cl.ecei.tohoku.ac.jp`.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 
 /// Most names that one list may stand for: far above any cluster this serves, far below what hurts.
 pub const MAX_HOSTS: usize = 65_536;
@@ -23,8 +24,14 @@ pub enum HostsError {
     #[error("host list {0:?} stands for more than {MAX_HOSTS} hosts")]
     TooMany(String),
     /// A character that no host name has.
-    #[error("{0:?} is not a host name: letters, digits, '-', '_', '.' and ':' make one")]
+    #[error("{0:?} is not a host name: letters, digits, '-', '_' and '.' make one")]
     Name(String),
+    /// It begins as an option does, or as what some tools leave out of a list.
+    #[error("{0:?} is not a host name, since none begins with '-'; a host that is to be left out is left out of the list")]
+    Dash(String),
+    /// A colon that belongs to no IPv6 address: a port, most often.
+    #[error("{0:?} is not a host name: a ':' is part of an IPv6 address only; a host is named without a port")]
+    Colon(String),
     /// Nothing between two commas.
     #[error("empty name in host list {0:?}")]
     Empty(String),
@@ -55,10 +62,10 @@ pub fn expand(text: &str) -> Result<Vec<String>, HostsError> {
     Ok(out)
 }
 
-/// A single name in the form in which names are compared: lower case, no trailing dot.
+/// A single name in the form in which names are compared: lower case, no trailing dot; of an IPv6 address the shortest form (RFC 5952).
 ///
 /// # Errors
-/// [`HostsError::Name`] or [`HostsError::Empty`].
+/// [`HostsError::Name`], [`HostsError::Dash`], [`HostsError::Colon`] or [`HostsError::Empty`].
 pub fn normalise(name: &str) -> Result<String, HostsError> {
     let trimmed = name.strip_suffix('.').unwrap_or(name);
     if trimmed.is_empty() {
@@ -67,13 +74,20 @@ pub fn normalise(name: &str) -> Result<String, HostsError> {
     if trimmed.len() > 253 || !trimmed.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':')) {
         return Err(HostsError::Name(name.into()));
     }
+    if trimmed.starts_with('-') {
+        return Err(HostsError::Dash(name.into()));
+    }
+    if trimmed.contains(':') {
+        let address: Result<Ipv6Addr, _> = trimmed.parse();
+        return address.map(|address| address.to_string()).map_err(|_| HostsError::Colon(name.into()));
+    }
     Ok(trimmed.to_ascii_lowercase())
 }
 
 /// The first label of a name: `mezcal03` of `mezcal03.cl.ecei.tohoku.ac.jp`. Addresses have none.
 pub fn short(name: &str) -> Option<&str> {
     let (first, _) = name.split_once('.')?;
-    (!first.is_empty() && !first.bytes().all(|b| b.is_ascii_digit())).then_some(first)
+    (!first.is_empty() && !first.contains(':') && !first.bytes().all(|b| b.is_ascii_digit())).then_some(first)
 }
 
 fn split_outside_brackets(text: &str) -> Result<Vec<&str>, HostsError> {
@@ -205,6 +219,16 @@ mod tests {
         {
             assert!(expand(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_begins_with_a_dash_or_has_a_port_is_no_host_name() {
+        let why = |text| expand(text).expect_err(text).to_string();
+        assert!(why("vm,-vm").contains("\"-vm\" is not a host name, since none begins with '-'"));
+        assert!(why("a[1-5],-a3").contains("\"-a3\""));
+        assert!(why("vm:22").contains("without a port"));
+        assert!(why("a[1-2]:22").contains("\"a1:22\""));
+        assert_eq!(expand("::1,FE80:0::0:1,a-1").expect("addresses are names"), ["::1", "fe80::1", "a-1"]);
     }
 
     proptest! {

@@ -89,7 +89,8 @@ impl Identity {
             return Err(bad());
         }
         let (role, name) = match parts[..] {
-            [_, "agent", name] => (Role::Agent, name),
+            // It would be no host name in a list.
+            [_, "agent", name] if !name.starts_with('-') => (Role::Agent, name),
             [_, "user", name] => (Role::User, name),
             [_, "coordinator"] => (Role::Coordinator, ""),
             _ => return Err(bad()),
@@ -209,6 +210,7 @@ mod tests {
             "spiffe:///user/x",
             "spiffe://m/coordinator/x",
             "spiffe://m/user/x/y",
+            "spiffe://m/agent/-vm",
             "spiffe://m/user/é",
         ] {
             assert!(Identity::from_uri(bad).is_err(), "{bad}");
