@@ -4,6 +4,7 @@
 //! that names the agent crate.
 
 use crate::exit::{Exit, chain};
+use crate::scheduler::Aliases;
 use crate::service::{PROTOCOLS, ServiceHandle};
 use mezcal_agent::driver::{self, AgentParts, Left};
 use mezcal_certs::{Authority, CertsError, Issued};
@@ -12,6 +13,7 @@ use mezcal_common::wire::agent::ALPN;
 use mezcal_common::wire::endpoint::{Connector, Listener};
 use mezcal_common::wire::tls::Credentials;
 use rustix::fd::OwnedFd;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Child;
@@ -47,6 +49,16 @@ pub fn start_keeper(containment: ContainmentWish) -> Result<Keeper, Exit> {
     Ok(Keeper { socket, child, host })
 }
 
+impl Keeper {
+    /// By which names jobs may ask for this host, whichever of two it gets in its certificate.
+    pub fn aliases(&self) -> Aliases {
+        let named = |name: &str| (name.to_owned(), [mezcal_agent::config::aliases(name), vec!["localhost".into()]].concat());
+        // A host name that no certificate may hold is none in a job list either.
+        let of_both = Aliases::try_from(BTreeMap::from([named(&self.host)]));
+        of_both.or_else(|_| Aliases::try_from(BTreeMap::from([named("localhost")]))).unwrap_or_default()
+    }
+}
+
 /// The embedded agent.
 pub struct EmbeddedAgent {
     stop: tokio::sync::oneshot::Sender<()>,
@@ -72,11 +84,9 @@ pub async fn start(service: &ServiceHandle, keeper: Keeper, slots: u16) -> Resul
     tokio::spawn(service.clone().listen(Arc::new(listener)));
     let engines =
         driver::engines_of(vec![keeper.socket], slots, name).map_err(|e| Exit::unreachable(format!("the engines' keeper: {e}")))?;
-    let mut aliases = mezcal_agent::config::aliases(name);
-    aliases.push("localhost".into());
     let parts = AgentParts {
         name: name.to_owned(),
-        aliases,
+        aliases: Vec::new(),
         slots,
         users: None,
         coordinator: address.to_string(),

@@ -524,7 +524,7 @@ impl Connected {
 async fn connect(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Keeper>) -> Result<Connected, Exit> {
     let user = mezcal_common::account::own_name();
     let locality_wait = args.locality_wait.unwrap_or(service::LOCALITY_WAIT);
-    let adjustable = Adjustable { locality_wait, admins: Vec::new(), certificate_until: None };
+    let adjustable = Adjustable { locality_wait, ..Adjustable::default() };
     let no_timer = |e| Exit { status: exit::BUG, message: format!("no timer: {e}") };
     match (&profile.cluster, keeper) {
         (Cluster::Remote { coordinator, identity }, _) => {
@@ -545,6 +545,7 @@ async fn connect(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Kee
             Ok(Connected { port: service.attach(&user).await, remote: None, agent: None, listener: Some(listener), waiting_for })
         }
         (Cluster::Embedded, Some(keeper)) => {
+            let adjustable = Adjustable { aliases: keeper.aliases(), ..adjustable };
             let service = service::start(Settings { adjustable, ..Settings::new(None) }, None).map_err(no_timer)?;
             let slots = args.slots.unwrap_or_else(embedded::usable_cpus);
             let agent = embedded::start(&service, keeper, slots).await?;
@@ -969,6 +970,11 @@ pub(crate) fn describe(notice: &Notice) -> String {
         ),
         Notice::Unserved { user, jobs, after } => format!(
             "{} for a host that runs jobs of {user}: root enables mezcal-engines@{user}.service there; they end as errors after {}",
+            counted(*jobs, "job waits", "jobs wait"),
+            elapsed(*after)
+        ),
+        Notice::Ambiguous { names, hosts, jobs, after } => format!(
+            "{} for {names}, which may be any of {hosts} and so stands for none of them: write the full name; they end as errors after {}",
             counted(*jobs, "job waits", "jobs wait"),
             elapsed(*after)
         ),

@@ -27,6 +27,7 @@ mod wide;
 
 use bytes::Bytes;
 use cancel::{CancelRequest, Cancelling};
+pub use fleet::Aliases;
 use mezcal_common::clock::BootInstant;
 use mezcal_common::duration::format_duration;
 use mezcal_common::hosts;
@@ -373,6 +374,7 @@ struct Host {
     /// Its place among the names of hosts.
     index: u32,
     containment: Containment,
+    /// Names beside its full one to which it has a claim.
     aliases: Vec<Arc<str>>,
     session: Option<SessionId>,
     /// Its agent's last one; of no meaning but for the slots if it has not connected in this life of ours.
@@ -462,6 +464,11 @@ impl Host {
         }
     }
 
+    /// The names to which it has a claim.
+    fn names(&self) -> Vec<Arc<str>> {
+        std::iter::once(&self.name).chain(&self.aliases).cloned().collect()
+    }
+
     /// The present attempt of a job, if it is here. Attempts of an earlier life of ours have another epoch.
     fn attempt(&self, epoch: Epoch, key: JobKey, attempt: u32) -> Option<AttemptId> {
         let own = AttemptId { epoch, key, attempt };
@@ -513,6 +520,7 @@ pub struct Scheduler {
     next_serial: u32,
     hosts: Hosts,
     names: fleet::Names,
+    aliases: Aliases,
     /// Connected agents that can be given jobs, and their slots.
     fleet: (u32, u32),
     /// Hosts by index.
@@ -584,6 +592,7 @@ impl Scheduler {
             next_serial: 1,
             hosts: Hosts::default(),
             names: fleet::Names::default(),
+            aliases: Aliases::default(),
             fleet: (0, 0),
             host_names: Vec::new(),
             wanting: BTreeSet::new(),
@@ -909,13 +918,11 @@ impl Scheduler {
             self.lose_attempts(name, |_| true, "its host was restarted", now);
         }
         let shared: Arc<str> = self.hosts.get(name).map_or_else(|| name.into(), |h| h.name.clone());
-        let aliases = hello.aliases.iter().take(fleet::MAX_ALIASES).filter_map(|a| hosts::normalise(a).ok());
-        let aliases: BTreeSet<Arc<str>> = aliases.filter(|alias| alias != name).map(Arc::from).collect();
+        if !self.hosts.contains_key(name) {
+            self.host_becomes_known(&shared, now);
+        }
         // Without a session it is in none of the indices.
-        let known = self.hosts.remove(name).unwrap_or_else(|| {
-            self.host_names.push(shared.clone());
-            Host::of_earlier_life(shared.clone(), self.host_names.len() as u32 - 1, now)
-        });
+        let Some(known) = self.hosts.remove(name) else { return };
         self.sessions.insert(session, shared.clone());
         let welcome = ToAgent::Welcome {
             version: mezcal_common::wire::agent::VERSIONS.1,
@@ -933,7 +940,7 @@ impl Scheduler {
         });
         self.lease_begins(now);
         let host = Host {
-            aliases: aliases.into_iter().collect(),
+            aliases: known.aliases,
             session: Some(session),
             seen: true,
             first_engine,

@@ -2,6 +2,7 @@
 
 use crate::enrol::{Enrolment, Issuer, LEAF_LIFE};
 use crate::exit::{Exit, chain};
+use crate::scheduler::Aliases;
 use crate::service::{self, Adjustable, PROTOCOLS, ServiceHandle, Settings};
 use crate::signals::Signals;
 use crate::store::Store;
@@ -59,6 +60,9 @@ pub struct CoordinatorConfig {
     /// Users who may see and cancel everybody's batches, and decide who is in the cluster.
     #[serde(default)]
     pub admins: Vec<String>,
+    /// Names of hosts beside those that their certificates give them, by the hosts' full names.
+    #[serde(default)]
+    pub aliases: Aliases,
     /// Directory of the issuer that `certs issue issuer` made: with one, hosts and users can join by tokens, and only certificates count
     /// that are on the list.
     pub issuer: Option<PathBuf>,
@@ -75,6 +79,7 @@ impl CoordinatorConfig {
         Adjustable {
             locality_wait: self.locality_wait.unwrap_or(service::LOCALITY_WAIT),
             admins: self.admins.clone(),
+            aliases: self.aliases.clone(),
             certificate_until: Some(own.until()),
         }
     }

@@ -10,7 +10,7 @@ mod requests;
 mod state;
 
 use crate::enrol::Enrolment;
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Aliases, Scheduler};
 use crate::store::{FromStore, Reader, Store, Writer};
 use delivery::Page;
 use mezcal_common::clock::BootInstant;
@@ -107,8 +107,16 @@ pub struct Adjustable {
     pub locality_wait: Duration,
     /// Users who may see and cancel everybody's batches.
     pub admins: Vec<String>,
+    /// Names of hosts beside those in their certificates.
+    pub aliases: Aliases,
     /// When the certificate ends that the listener presents, in seconds since the Unix epoch; for whoever looks.
     pub certificate_until: Option<i64>,
+}
+
+impl Default for Adjustable {
+    fn default() -> Self {
+        Self { locality_wait: LOCALITY_WAIT, admins: Vec::new(), aliases: Aliases::default(), certificate_until: None }
+    }
 }
 
 /// How a service is run.
@@ -129,8 +137,7 @@ pub struct Settings {
 impl Settings {
     /// Those of a coordinator that nobody has configured.
     pub fn new(lease: Option<Duration>) -> Self {
-        let adjustable = Adjustable { locality_wait: LOCALITY_WAIT, admins: Vec::new(), certificate_until: None };
-        Self { lease, adjustable, client_lease: CLIENT_LEASE, observed: false, enrolment: None }
+        Self { lease, adjustable: Adjustable::default(), client_lease: CLIENT_LEASE, observed: false, enrolment: None }
     }
 }
 
@@ -157,6 +164,7 @@ pub fn start(settings: Settings, store: Option<Store>) -> Result<ServiceHandle, 
     let timer = BootTimer::new()?;
     let id = store.as_ref().map_or_else(|| StoreId(random()), |store| store.id);
     let mut scheduler = Scheduler::new(Epoch(random()), id, settings.lease, settings.adjustable.locality_wait);
+    scheduler.set_aliases(settings.adjustable.aliases.clone(), BootInstant::now());
     let (answers, from_store) = mpsc::channel(STORE_DEPTH);
     let kept = match store {
         None => None,

@@ -748,6 +748,18 @@ fn jobs_come_after_others_and_are_tried_again_when_it_is_worth_it() {
 }
 
 #[test]
+fn an_embedded_run_is_the_host_that_it_is_on_and_localhost() {
+    let own = mezcal_common::config::host_name();
+    let job = |host: &str| format!("{}\n", serde_json::json!({"cmd": "true", "host": host}));
+    let (status, lines, said) = run(&(job("localhost") + &job(&own)), &["--host-timeout", "5s"]);
+    assert_eq!((status, lines.len()), (Some(0), 2), "{said}");
+    for (host, what) in [("vm,-vm", "\"-vm\" is not a host name, since none begins with '-'"), ("vm:22", "without a port")] {
+        let (status, _, said) = run(&job(host), &[]);
+        assert!(status == Some(2) && said.contains("jobs.json:1:") && said.contains(what), "{host}: {said}");
+    }
+}
+
+#[test]
 fn inputs_are_located_by_a_command_of_the_users() {
     let dir = tempfile::tempdir().expect("a directory");
     let profiles = dir.path().join("no-config/mezcal/profiles");

@@ -6,7 +6,7 @@ use mezcal_common::wire::agent::LogWish;
 use mezcal_common::wire::client::{Attachment, BatchTerms, Member, Selector, Submission, ToClient, ToService};
 use mezcal_common::wire::codec;
 use mezcal_coordinator::enrol::Enrolment;
-use mezcal_coordinator::service::{self, Adjustable, ClientPort, LOCALITY_WAIT, ServiceHandle, Settings};
+use mezcal_coordinator::service::{self, Adjustable, ClientPort, ServiceHandle, Settings};
 use mezcal_coordinator::store::Store;
 use std::sync::Arc;
 use std::time::Duration;
@@ -141,7 +141,7 @@ async fn every_request_is_allowed_to_those_and_no_others() {
         let enrolment = Enrolment::new(store.registry(false).expect("a registry"), None);
         let admins = vec!["admin".into()];
         let settings = Settings {
-            adjustable: Adjustable { locality_wait: LOCALITY_WAIT, admins, certificate_until: None },
+            adjustable: Adjustable { admins, ..Adjustable::default() },
             enrolment: Some(Arc::new(enrolment)),
             ..Settings::new(Some(Duration::from_secs(600)))
         };

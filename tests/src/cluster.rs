@@ -214,6 +214,17 @@ impl Cluster {
         wait_for("the coordinator listens", PATIENCE, || (listens() > before).then_some(()));
     }
 
+    /// Has the coordinator read its configuration again, and waits until it has.
+    pub fn reload_coordinator(&self) {
+        let read = || {
+            let log = self.log_text("coordinator");
+            log.matches("are read again").count() + log.matches("everything stays as it is").count()
+        };
+        let before = read();
+        crate::signal(self.coordinator.as_ref().expect("a running coordinator").id() as i32, libc::SIGHUP);
+        wait_for("the configuration is read again", PATIENCE, || (read() > before).then_some(()));
+    }
+
     /// Gives the coordinator, from its next start on, a disk of this size for its store; what is on it ends with the coordinator.
     pub fn set_store_size(&mut self, size: &'static str) {
         self.store_size = Some(size);

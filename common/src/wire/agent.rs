@@ -29,7 +29,7 @@ pub struct Hello {
     pub boot_id: [u8; 16],
     /// Jobs at a time.
     pub slots: u16,
-    /// Other names of the host, beside the one in the certificate.
+    /// Other names of the host, beside the one in the certificate. Coordinators from 0.2 on give a host no name because of them.
     pub aliases: Vec<String>,
     /// Logical CPUs.
     pub cpus: u32,

@@ -536,6 +536,17 @@ pub enum Notice {
         /// When they end as errors.
         after: Duration,
     },
+    /// Jobs require names that several hosts have, and that so stand for none of them.
+    Ambiguous {
+        /// The names.
+        names: String,
+        /// The hosts that have the first of them.
+        hosts: String,
+        /// How many wait.
+        jobs: u64,
+        /// When they end as errors.
+        after: Duration,
+    },
 }
 
 /// From coordinator to client.

@@ -12,16 +12,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 impl Scheduler {
-    /// Starts (`reason`) or ends a drain of these hosts. Gives back the names that no host has.
-    pub fn drain(&mut self, names: &[String], reason: Option<&str>, deadline: Option<Duration>, now: BootInstant) -> Vec<String> {
+    /// Starts (`reason`) or ends a drain of these hosts.
+    ///
+    /// # Errors
+    /// For each name that stands for no host, why; the others are drained all the same.
+    pub fn drain(
+        &mut self,
+        names: &[String],
+        reason: Option<&str>,
+        deadline: Option<Duration>,
+        now: BootInstant,
+    ) -> Result<(), Vec<String>> {
         let mut unknown = Vec::new();
         for wanted in names {
-            let normal = hosts::normalise(wanted).unwrap_or_default();
-            let index = self.names.host(&normal);
-            let known = self.hosts.get(&*normal).map(|host| host.name.clone());
-            let Some(name) = known.or_else(|| self.name_at(index?)) else {
-                unknown.push(wanted.clone());
-                continue;
+            let name = match self.host_named(wanted) {
+                Ok(name) => name,
+                Err(why) => {
+                    unknown.push(why);
+                    continue;
+                }
             };
             self.set_drained(&name, reason.map(Arc::from));
             let deadline = deadline.filter(|_| reason.is_some());
@@ -43,7 +52,7 @@ impl Scheduler {
             }
         }
         self.settle(now);
-        unknown
+        if unknown.is_empty() { Ok(()) } else { Err(unknown) }
     }
 
     /// Somebody vouches that nothing runs on a host any more that cannot be reached: its jobs need not wait for its lease.
@@ -68,7 +77,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// No such host, or it is not gone.
-    pub fn forget_host(&mut self, wanted: &str) -> Result<(), String> {
+    pub fn forget_host(&mut self, wanted: &str, now: BootInstant) -> Result<(), String> {
         let normal = hosts::normalise(wanted).unwrap_or_default();
         let host =
             self.hosts.get(&*normal).ok_or_else(|| format!("no agent of {wanted} has ever connected; give its full name"))?;
@@ -80,13 +89,12 @@ impl Scheduler {
         }
         let (name, index) = (host.name.clone(), host.index);
         self.persist(|| Record::HostForgotten { host: name.clone() });
-        self.forget_known_host(&name, index);
-        Ok(())
-    }
-
-    pub(super) fn forget_known_host(&mut self, name: &Arc<str>, index: u32) {
-        self.hosts.remove(name);
+        self.hosts.remove(&name);
         self.forget_eviction(index);
+        // What it had in common with another host is that one's from now on.
+        self.names_are_forgotten(&name, index);
+        self.settle(now);
+        Ok(())
     }
 
     fn forget_eviction(&mut self, index: u32) {

@@ -1,27 +1,63 @@
 //! Which hosts are there, by which names, and which jobs none of them can run.
 //!
-//! A host serves under the name in its certificate, and under each of its aliases as long as no other connected host has that, too.
+//! A host's names are the full one in its certificate, those that an admin has admitted for it, and the first label of the full one. What an
+//! agent says of itself gives it no name. Of the hosts that are known, connected or not, a name belongs to the one whose full name it is;
+//! else to the one for which it was admitted; else to the one whose first label it is. A name that would belong to several belongs to none.
 
 use super::queues::QueueKey;
 use super::{Effect, Host, Scheduler};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::hosts;
 use mezcal_common::wire::client::Notice;
+use serde::Deserialize;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-/// Other names that one host may bring along.
-pub(super) const MAX_ALIASES: usize = 16;
 /// Bytes of a list of hosts in a message for people; names are ASCII.
 const FOLDED_BYTES: usize = 1024;
 
-/// Who of the connected hosts has which name.
+/// Names that an admin has admitted for hosts, by the hosts' full names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "BTreeMap<String, Vec<String>>")]
+pub struct Aliases(BTreeMap<Arc<str>, BTreeSet<Arc<str>>>);
+
+impl Aliases {
+    fn of(&self, host: &str) -> BTreeSet<Arc<str>> {
+        self.0.get(host).cloned().unwrap_or_default()
+    }
+}
+
+impl TryFrom<BTreeMap<String, Vec<String>>> for Aliases {
+    type Error = String;
+
+    fn try_from(written: BTreeMap<String, Vec<String>>) -> Result<Self, String> {
+        let normal = |name: &str| hosts::normalise(name).map(Arc::<str>::from).map_err(|e| e.to_string());
+        let (mut aliases, mut owners) = (Self::default(), HashMap::new());
+        for (host, names) in written {
+            let host = normal(&host)?;
+            for name in names {
+                let name = normal(&name)?;
+                if let Some(other) = owners.insert(name.clone(), host.clone()).filter(|other| *other != host) {
+                    return Err(format!("the alias {name} is given to {other} and to {host}; a name can be that of one host only"));
+                }
+                aliases.0.entry(host.clone()).or_default().insert(name);
+            }
+        }
+        Ok(aliases)
+    }
+}
+
+/// Who of the known hosts has which name, and who of them is connected. Hosts are numbers: indices into the names of hosts.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    owners: HashMap<Arc<str>, u32>,
-    /// Hosts by alias.
-    claims: HashMap<Arc<str>, Vec<u32>>,
+    by_full_name: HashMap<Arc<str>, u32>,
+    /// Several hosts may have these.
+    admitted: HashMap<Arc<str>, Vec<u32>>,
+    first_labels: HashMap<Arc<str>, Vec<u32>>,
+    connected: HashSet<u32>,
+    /// Queues whose users have heard that the names they require are those of several hosts.
+    told: BTreeSet<QueueKey>,
     /// How many hosts have so many slots.
     widths: BTreeMap<u16, usize>,
     /// How many run everybody's jobs, and how many those of a user.
@@ -30,10 +66,27 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// The host that serves under this name.
-    pub(super) fn host(&self, name: &str) -> Option<u32> {
-        let alias = || self.claims.get(name).and_then(|hosts| if let [only] = hosts.as_slice() { Some(*only) } else { None });
-        self.owners.get(name).copied().or_else(alias)
+    /// The known hosts that have the best claim to this name: it belongs to the only one of them.
+    fn claimants(&self, name: &str) -> &[u32] {
+        if let Some(host) = self.by_full_name.get(name) {
+            return std::slice::from_ref(host);
+        }
+        self.admitted.get(name).or_else(|| self.first_labels.get(name)).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The known host to which this name belongs.
+    pub(super) fn owner(&self, name: &str) -> Option<u32> {
+        if let [only] = self.claimants(name) { Some(*only) } else { None }
+    }
+
+    /// The connected host that serves under this name.
+    fn host(&self, name: &str) -> Option<u32> {
+        self.owner(name).filter(|host| self.connected.contains(host))
+    }
+
+    /// Whether several hosts have an equal claim to this name.
+    fn is_ambiguous(&self, name: &str) -> bool {
+        self.claimants(name).len() > 1
     }
 
     fn widest(&self) -> u16 {
@@ -41,12 +94,72 @@ impl Names {
     }
 }
 
+fn first_label(host: &str) -> Option<Arc<str>> {
+    hosts::short(host).map(Arc::from)
+}
+
+/// Takes one claim to a name away, and the name with its last one.
+fn give_up(claims: &mut HashMap<Arc<str>, Vec<u32>>, name: &Arc<str>, host: u32) {
+    if let Some(hosts) = claims.get_mut(name) {
+        hosts.retain(|other| *other != host);
+        if hosts.is_empty() {
+            claims.remove(name);
+        }
+    }
+}
+
 impl Scheduler {
-    /// A host has connected: it brings its names.
+    /// A host that was not known is so from now on, without an agent as yet; gives back its index.
+    pub(super) fn host_becomes_known(&mut self, host: &Arc<str>, now: BootInstant) -> u32 {
+        let index = self.host_names.len() as u32;
+        self.host_names.push(host.clone());
+        self.hosts.insert(host.clone(), Host::of_earlier_life(host.clone(), index, now));
+        let (admitted, label) = (self.aliases.of(host), first_label(host));
+        let aliases: Vec<Arc<str>> = admitted.iter().chain(&label).cloned().collect();
+        let names: Vec<Arc<str>> = aliases.iter().chain([host]).cloned().collect();
+        self.hosts.get_mut(host).into_iter().for_each(|known| known.aliases.clone_from(&aliases));
+        self.change_names(&names, |names| {
+            names.by_full_name.insert(host.clone(), index);
+            admitted.into_iter().for_each(|name| names.admitted.entry(name).or_default().push(index));
+            label.into_iter().for_each(|name| names.first_labels.entry(name).or_default().push(index));
+        });
+        index
+    }
+
+    /// A host is known no more; it is not connected.
+    pub(super) fn names_are_forgotten(&mut self, host: &Arc<str>, index: u32) {
+        let (admitted, label) = (self.aliases.of(host), first_label(host));
+        let names: Vec<Arc<str>> = admitted.iter().chain(&label).chain([host]).cloned().collect();
+        self.change_names(&names, |names| {
+            names.by_full_name.remove(host);
+            admitted.iter().for_each(|name| give_up(&mut names.admitted, name, index));
+            label.iter().for_each(|name| give_up(&mut names.first_labels, name, index));
+        });
+    }
+
+    /// From now on these names are admitted, and no others.
+    pub fn set_aliases(&mut self, aliases: Aliases, now: BootInstant) {
+        if self.aliases == aliases {
+            return;
+        }
+        let before = self.aliases.0.values().chain(aliases.0.values());
+        let names: Vec<Arc<str>> = before.flatten().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+        let mut admitted: HashMap<Arc<str>, Vec<u32>> = HashMap::new();
+        for host in self.hosts.values_mut() {
+            let own = aliases.of(&host.name);
+            own.iter().for_each(|name| admitted.entry(name.clone()).or_default().push(host.index));
+            host.aliases = own.into_iter().chain(first_label(&host.name)).collect();
+        }
+        self.aliases = aliases;
+        self.change_names(&names, |names| names.admitted = admitted);
+        self.settle(now);
+    }
+
+    /// A host has connected: it serves under its names.
     pub(super) fn names_come(&mut self, name: &Arc<str>) {
         let Some(host) = self.hosts.get(name) else { return };
-        let (index, slots, aliases) = (host.index, host.hello.slots, host.aliases.clone());
-        let users = host.hello.users.clone();
+        let (index, slots, users) = (host.index, host.hello.slots, host.hello.users.clone());
+        let names = host.names();
         let before = self.served();
         *self.names.widths.entry(slots).or_default() += 1;
         match users {
@@ -54,20 +167,17 @@ impl Scheduler {
             Some(users) => users.into_iter().for_each(|user| *self.names.serve.entry(user).or_default() += 1),
         }
         self.look_at_users(before);
-        self.change_name(name, |names| {
-            names.owners.insert(name.clone(), index);
+        self.change_names(&names, |names| {
+            names.connected.insert(index);
         });
-        for alias in aliases {
-            self.change_name(&alias, |names| names.claims.entry(alias.clone()).or_default().push(index));
-        }
         self.queues.look_at_wide();
     }
 
     /// It is connected no more.
     pub(super) fn names_go(&mut self, name: &Arc<str>) {
         let Some(host) = self.hosts.get(name) else { return };
-        let (index, slots, aliases) = (host.index, host.hello.slots, host.aliases.clone());
-        let users = host.hello.users.clone();
+        let (index, slots, users) = (host.index, host.hello.slots, host.hello.users.clone());
+        let names = host.names();
         let before = self.served();
         match users {
             None => self.names.serve_all -= 1,
@@ -87,36 +197,70 @@ impl Scheduler {
             }
         }
         self.look_at_users(before);
-        self.change_name(name, |names| {
-            names.owners.remove(name);
+        self.change_names(&names, |names| {
+            names.connected.remove(&index);
         });
-        for alias in aliases {
-            self.change_name(&alias, |names| {
-                if let Some(hosts) = names.claims.get_mut(&alias) {
-                    hosts.retain(|host| *host != index);
-                    if hosts.is_empty() {
-                        names.claims.remove(&alias);
-                    }
-                }
-            });
-        }
         self.queues.look_at_wide();
     }
 
-    fn change_name(&mut self, name: &Arc<str>, change: impl FnOnce(&mut Names)) {
-        let was = self.names.host(name).is_some();
+    /// Changes who has which of these names, or who is connected. What waits for one of them hears of another owner.
+    fn change_names(&mut self, names: &[Arc<str>], change: impl FnOnce(&mut Names)) {
+        let before: Vec<_> = names.iter().map(|name| (self.names.host(name), self.names.is_ambiguous(name))).collect();
         change(&mut self.names);
-        match (was, self.names.host(name).is_some()) {
-            (false, true) => self.queues.comes(name),
-            (true, false) => self.unserved |= self.queues.goes(name),
-            (true, true) | (false, false) => {}
+        for (name, (was, was_ambiguous)) in names.iter().zip(before) {
+            let is = self.names.host(name);
+            match (was, is) {
+                (None, Some(_)) => self.queues.comes(name),
+                (Some(_), None) => self.unserved |= self.queues.goes(name),
+                (Some(_), Some(_)) | (None, None) => {}
+            }
+            if was != is || was_ambiguous != self.names.is_ambiguous(name) {
+                self.queues.look_at_name(name);
+                // One that is still to say what it has is served when it has asked for jobs.
+                self.unserved |= is.and_then(|index| self.host_at(index)).is_some_and(|host| host.known);
+            }
         }
     }
 
-    /// The names under which a host serves.
+    /// The names that belong to a host.
     pub(super) fn names_of(&self, host: &Host) -> Vec<Arc<str>> {
-        let aliases = host.aliases.iter().filter(|alias| self.names.host(alias).is_none_or(|index| index == host.index));
-        std::iter::once(&host.name).chain(aliases).cloned().collect()
+        let own = host.aliases.iter().filter(|name| self.names.owner(name) == Some(host.index));
+        std::iter::once(&host.name).chain(own).cloned().collect()
+    }
+
+    /// The known host that somebody means.
+    ///
+    /// # Errors
+    /// None has the name, or several have.
+    pub(super) fn host_named(&self, wanted: &str) -> Result<Arc<str>, String> {
+        let normal = hosts::normalise(wanted).map_err(|e| e.to_string())?;
+        match self.several_called(&normal) {
+            Some(several) => Err(several),
+            None => self
+                .names
+                .owner(&normal)
+                .and_then(|index| self.name_at(index))
+                .ok_or_else(|| format!("no agent of {wanted} has ever connected")),
+        }
+    }
+
+    /// If several hosts have a claim to a name: that it stands for none of them, in words.
+    pub(super) fn several_called(&self, name: &str) -> Option<String> {
+        self.names.is_ambiguous(name).then(|| {
+            format!("{name} may be any of {}, and so stands for none of them; write the full name", fold(&self.claimants_of(name)))
+        })
+    }
+
+    /// The names of this set that stand for nobody since several hosts have them.
+    fn ambiguous_of(&self, key: QueueKey) -> Vec<Arc<str>> {
+        let set = self.set_of(key).unwrap_or_default();
+        set.iter().filter(|name| self.names.is_ambiguous(name)).cloned().collect()
+    }
+
+    fn claimants_of(&self, name: &str) -> Vec<Arc<str>> {
+        let mut hosts: Vec<Arc<str>> = self.names.claimants(name).iter().filter_map(|index| self.name_at(*index)).collect();
+        hosts.sort();
+        hosts
     }
 
     /// Which of the users with waiting jobs have hosts for them.
@@ -181,32 +325,55 @@ impl Scheduler {
                 self.nothing_is_kept_for(key);
             }
             let Some(batch) = self.batches.get(&key.batch).filter(|_| jobs > 0) else {
-                self.absent.remove(&key);
+                self.wait_ends(key);
                 continue;
             };
             let (jobs, after) = (jobs as u64, batch.host_timeout);
-            let notice = if self.queues.is_homeless(key) {
+            let ambiguous = if self.queues.is_homeless(key) { self.ambiguous_of(key) } else { Vec::new() };
+            let notice = if let Some(first) = ambiguous.first() {
+                if batch.once {
+                    // Somebody waits at a terminal, and can write the full name.
+                    self.absent.insert(key, now);
+                    continue;
+                }
+                Notice::Ambiguous { names: fold(&ambiguous), hosts: fold(&self.claimants_of(first)), jobs, after }
+            } else if self.queues.is_homeless(key) {
                 Notice::HostsAbsent { hosts: fold(&self.set_of(key).unwrap_or_default()), jobs, after }
             } else if self.is_unserved(key) {
                 Notice::Unserved { user: self.user_names[key.user as usize].clone(), jobs, after }
             } else if self.widest_for(key) < key.slots() {
                 Notice::TooWide { slots: key.slots(), jobs, after }
             } else {
-                self.absent.remove(&key);
+                self.wait_ends(key);
                 continue;
             };
-            if let Entry::Vacant(wait) = self.absent.entry(key) {
-                wait.insert(now + after);
+            let news = !ambiguous.is_empty() && self.names.told.insert(key);
+            let begins = matches!(self.absent.entry(key), Entry::Vacant(_));
+            self.absent.entry(key).or_insert(now + after);
+            if begins || news {
                 self.effects.push_back(Effect::Notice { batch: batch.id, notice });
             }
         }
     }
 
+    fn wait_ends(&mut self, key: QueueKey) {
+        self.absent.remove(&key);
+        self.names.told.remove(&key);
+    }
+
     /// Why jobs end that no host could ever have run.
     pub(super) fn why_absent(&self, key: QueueKey) -> String {
         if self.queues.is_homeless(key) {
-            let names = fold(&self.set_of(key).unwrap_or_default());
-            return format!("none of its hosts was connected within the host timeout: {names}");
+            let set = self.set_of(key).unwrap_or_default();
+            let ambiguous = self.ambiguous_of(key);
+            let words = ambiguous.first().and_then(|name| self.several_called(name));
+            let absent: Vec<Arc<str>> = set.iter().filter(|name| !ambiguous.contains(name)).cloned().collect();
+            let waited = || format!("none of its hosts was connected within the host timeout: {}", fold(&absent));
+            return match words {
+                None => waited(),
+                Some(words) if absent.is_empty() => words,
+                Some(words) => format!("{}; {words}", waited()),
+            };
         }
         if self.is_unserved(key) {
             let user = &self.user_names[key.user as usize];

@@ -233,6 +233,11 @@ impl Queues {
         self.changed.insert(key);
     }
 
+    /// Queues that require this name have to be looked at: it belongs to another host, or to none any more.
+    pub(super) fn look_at_name(&mut self, name: &Arc<str>) {
+        self.changed.extend(self.parts.values().flat_map(|part| part.requiring(name)));
+    }
+
     /// All queues of this user have to be looked at: hosts that run their jobs have come or gone.
     pub(super) fn look_at_user(&mut self, user: u32) {
         let own = self.parts.iter().filter(|((of, _), _)| *of == user);

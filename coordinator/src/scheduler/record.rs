@@ -5,7 +5,7 @@
 //! in this order: `Opened`, `HostSets`, `Submitted`, then the others, of which each kind keeps its own order.
 
 use super::cancel::Cancelling;
-use super::{Effect, Host, JobState, Scheduler};
+use super::{Effect, JobState, Scheduler};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::{AttemptId, BatchSerial, EngineId, JobKey, JobNumber};
 use mezcal_common::job::Stop;
@@ -308,10 +308,8 @@ impl Scheduler {
         if let Some(index) = self.restoring.index_by_host.get(name) {
             return *index;
         }
-        let index = self.host_names.len() as u32;
-        self.host_names.push(name.clone());
+        let index = self.host_becomes_known(name, now);
         self.restoring.index_by_host.insert(name.clone(), index);
-        self.hosts.insert(name.clone(), Host::of_earlier_life(name.clone(), index, now));
         index
     }
 }

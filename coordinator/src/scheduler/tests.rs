@@ -1,5 +1,6 @@
 //! Scripts of the scheduler: each line of a trace is one effect. Reading them shows what it does.
 
+mod names;
 mod wide;
 
 use super::*;
@@ -601,7 +602,7 @@ fn a_deadline_of_a_drain_holds_across_restarts_and_for_hosts_that_come_back_late
     let said = s.agent(9, "c.x", 1);
     assert!(said.contains("9 < run 1/1.2"), "it runs again elsewhere: {said}");
     // With the drain it is over.
-    s.scheduler.drain(&["b.x".into()], None, None, s.now);
+    s.scheduler.drain(&["b.x".into()], None, None, s.now).expect("a known host");
     assert_eq!(s.pass(3), "");
     s.hello(3, "b.x", 1);
     assert!(!s.inventory(3, &[earlier(2)]).contains("evict"));

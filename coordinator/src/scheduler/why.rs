@@ -109,7 +109,10 @@ impl Scheduler {
             lines.push(format!("{}: {reason}", host.name));
         }
         let known: BTreeSet<Arc<str>> = self.hosts.values().flat_map(|host| self.names_of(host)).collect();
+        let wanted = required.iter().chain(Some(&preferred)).flat_map(|set| set.iter());
+        lines.extend(wanted.filter_map(|name| self.several_called(name)));
         let never = required.iter().flat_map(|set| set.iter()).filter(|name| !known.contains(*name));
+        let never = never.filter(|name| self.several_called(name).is_none());
         lines.extend(never.map(|name| format!("{name}: has never been seen here")));
         let over = lines.len().saturating_sub(MOST);
         lines.truncate(MOST);

@@ -5,7 +5,7 @@ use super::{ClientId, Input};
 use crate::enrol::Enrolment;
 use crate::exit::chain;
 use crate::store::{CertificateRow, TokenRow};
-use mezcal_common::clock::WallTime;
+use mezcal_common::clock::{BootInstant, WallTime};
 use mezcal_common::identity::{self, Role};
 use mezcal_common::wire::client::{CertificateStatus, Member, ToClient, ToService, TokenStatus};
 use mezcal_common::wire::endpoint::{Peer, close};
@@ -103,10 +103,10 @@ fn wall(seconds: i64) -> WallTime {
 
 impl Service {
     /// Hosts that were taken away: each on its own, so that one that is still there does not save the others.
-    pub(super) fn forget_hosts(&mut self, hosts: &[String]) -> Result<(), String> {
+    pub(super) fn forget_hosts(&mut self, hosts: &[String], now: BootInstant) -> Result<(), String> {
         let mut failed = Vec::new();
         for host in hosts {
-            match self.scheduler.forget_host(host) {
+            match self.scheduler.forget_host(host, now) {
                 Err(why) => failed.push(why),
                 Ok(()) => {
                     tracing::info!(host, "forgotten");

@@ -129,7 +129,7 @@ impl Service {
             | ToService::Certificates { .. } => return self.ask_members(id, &user, message),
             ToService::ForgetHosts { request, hosts } => {
                 let result = match self.is_admin(&user) {
-                    true => self.forget_hosts(&hosts),
+                    true => self.forget_hosts(&hosts, now),
                     false => Err(format!("only admins decide that (`admins` in coordinator.toml), and {user} is none")),
                 };
                 return self.tell_client(id, ToClient::Done { request, result });
@@ -148,10 +148,7 @@ impl Service {
             }
             ToService::Drain { request, hosts, reason, deadline } => {
                 let result = if self.is_admin(&user) {
-                    match self.scheduler.drain(&hosts, reason.as_deref(), deadline, now) {
-                        unknown if unknown.is_empty() => Ok(()),
-                        unknown => Err(format!("no agent of these has ever connected: {}", unknown.join(", "))),
-                    }
+                    self.scheduler.drain(&hosts, reason.as_deref(), deadline, now).map_err(|unknown| unknown.join("\n"))
                 } else {
                     Err(format!("only admins drain hosts (`admins` in coordinator.toml), and {user} is none"))
                 };

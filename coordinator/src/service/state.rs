@@ -291,8 +291,9 @@ impl Service {
             Input::Trouble(reply) => {
                 let _ = reply.send(self.kept.as_ref().and_then(|kept| kept.trouble.clone()));
             }
-            Input::Reload(Adjustable { locality_wait, admins, certificate_until }) => {
+            Input::Reload(Adjustable { locality_wait, admins, aliases, certificate_until }) => {
                 self.scheduler.set_locality_wait(locality_wait);
+                self.scheduler.set_aliases(aliases, now);
                 self.admins = admins;
                 self.certificate_until = certificate_until;
             }
