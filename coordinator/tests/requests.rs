@@ -1,5 +1,6 @@
 //! Who may ask for what: every request of a client, by every identity. A request without a row does not compile.
 
+use mezcal_common::identity::Role;
 use mezcal_common::ids::{BatchId, JobNumber};
 use mezcal_common::job::{BatchContext, Command, JobSpec, MAX_CONTEXT, Stop};
 use mezcal_common::wire::agent::LogWish;
@@ -7,7 +8,7 @@ use mezcal_common::wire::client::{Attachment, BatchTerms, Member, Selector, Subm
 use mezcal_common::wire::codec;
 use mezcal_coordinator::enrol::Enrolment;
 use mezcal_coordinator::service::{self, Adjustable, ClientPort, ServiceHandle, Settings};
-use mezcal_coordinator::store::Store;
+use mezcal_coordinator::store::{CertificateRow, Store};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -169,6 +170,80 @@ async fn every_request_is_allowed_to_those_and_no_others() {
                 refused = refused.or(refusal(&said));
             }
             assert_eq!(refused.is_none(), may, "{who:?} asks {request:?}: {refused:?}");
+        }
+    }
+}
+
+/// A service with a store and an admin; with a list of certificates, on which the owner has one.
+fn kept(dir: &std::path::Path, listed: bool) -> (ServiceHandle, Arc<Enrolment>) {
+    let store = Store::open(dir).expect("a store");
+    let enrolment = Arc::new(Enrolment::new(store.registry(listed).expect("a registry"), None));
+    let row = CertificateRow { serial: "01".into(), role: Role::User, name: "owner".into(), expires: i64::MAX / 2, revoked: None };
+    enrolment.registry.import(&[row]).expect("admitted");
+    let settings = Settings {
+        adjustable: Adjustable { admins: vec!["admin".into()], ..Adjustable::default() },
+        enrolment: Some(enrolment.clone()),
+        ..Settings::new(Some(Duration::from_secs(600)))
+    };
+    (service::start(settings, Some(store)).expect("it starts"), enrolment)
+}
+
+/// Asks as this user, and gives back the first answer that is not about the fleet.
+async fn ask(service: &ServiceHandle, user: &str, request: ToService) -> ToClient {
+    let mut port = service.attach(user).await;
+    port.requests.send(request).await.expect("it listens");
+    answer(&mut port).await
+}
+
+/// A batch of the owner's whose only job was cancelled.
+async fn ended(service: &ServiceHandle) -> BatchId {
+    let (ended, mut port) = batch(service).await;
+    let cancel = ToService::Cancel { request: 1, what: vec![Selector::Batch(ended.to_string())], stop: Stop::NOW };
+    port.requests.send(cancel).await.expect("it listens");
+    while !matches!(answer(&mut port).await, ToClient::Results { .. }) {}
+    ended
+}
+
+#[tokio::test]
+async fn what_an_admin_retries_runs_as_its_owner() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (service, enrolment) = kept(dir.path(), true);
+    let ended = ended(&service).await;
+    let retry = || ToService::Retry { request: 1, batch: ended.to_string(), failed: false };
+    let ToClient::Retried { batch: Ok((new, 1)), .. } = ask(&service, "admin", retry()).await else { panic!("not retried") };
+    let ToClient::Batches { batches: Ok(of_owner), .. } =
+        ask(&service, "owner", ToService::Batches { request: 1, all: false }).await
+    else {
+        panic!("no list")
+    };
+    assert!(of_owner.iter().any(|batch| batch.id == new && batch.user == "owner"), "{of_owner:?}");
+    let ToClient::Batches { batches: Ok(of_admin), .. } =
+        ask(&service, "admin", ToService::Batches { request: 1, all: false }).await
+    else {
+        panic!("no list")
+    };
+    assert!(of_admin.is_empty(), "{of_admin:?}");
+    // Nobody acts in the name of somebody who may not act any more.
+    enrolment.registry.revoke(Role::User, "owner").expect("revoked");
+    let ToClient::Retried { batch: Err(why), .. } = ask(&service, "admin", retry()).await else { panic!("retried") };
+    assert!(why.contains("no certificate counts any more"), "{why}");
+}
+
+#[tokio::test]
+async fn whoever_only_follows_a_batch_changes_nothing_of_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (service, _) = kept(dir.path(), false);
+    let (port, id) = (service.attach("owner").await, BatchId::random());
+    let terms = BatchTerms::new(BatchContext::new(id, "/".into(), 0o22), Duration::from_secs(60));
+    port.requests.send(ToService::Open { terms, have: 0 }).await.expect("it listens");
+    for user in ["admin", "owner"] {
+        let mut other = service.attach(user).await;
+        let attach = ToService::Attach { request: 1, batch: id.to_string(), wish: Attachment::End };
+        other.requests.send(attach).await.expect("it listens");
+        let ToClient::Attached { batch: Ok(_), .. } = answer(&mut other).await else { panic!("not attached") };
+        for request in [ToService::Close { batch: id }, ToService::OutputTaken { batch: id, job: JobNumber(1), bytes: 1 }] {
+            other.requests.send(request.clone()).await.expect("it listens");
+            assert!(refusal(&answer(&mut other).await).is_some(), "{user}: {request:?}");
         }
     }
 }

@@ -7,6 +7,7 @@ use super::state::{Asked, Service};
 use crate::scheduler::{Event, Wanted, WantedJob};
 use crate::store::{BatchRow, Described};
 use mezcal_common::clock::BootInstant;
+use mezcal_common::identity::Role;
 use mezcal_common::ids::{BatchId, JobNumber};
 use mezcal_common::job::{BatchContext, MAX_CONTEXT};
 use mezcal_common::wire::client::{Attachment, BatchStatus, BatchTerms, HostStatus, Selector, Submission, ToClient, ToService};
@@ -54,18 +55,23 @@ impl Service {
             | ToService::OutputTaken { batch, .. } => Some(*batch),
             _ => None,
         };
-        // Only whoever follows a batch may touch it.
-        if named.is_some_and(|batch| !client.watches.contains_key(&batch)) {
-            client.outbox.push_back(ToClient::Refused { reason: "there is no such batch of yours".into() });
+        // Only whoever follows a batch may take its results, and only whoever has opened it may change it.
+        let watch = named.map(|batch| client.watches.get(&batch).map(|watch| watch.owner));
+        let reason = match (watch, &message) {
+            (Some(None), _) => Some("there is no such batch of yours"),
+            (Some(Some(false)), ToService::Submit { .. } | ToService::Close { .. } | ToService::OutputTaken { .. }) => {
+                Some("only whoever opened a batch may add to it, close it or take its output")
+            }
+            (Some(Some(_)) | None, _) => None,
+        };
+        if let Some(reason) = reason {
+            client.outbox.push_back(ToClient::Refused { reason: reason.into() });
             return;
         }
         let event = match message {
             ToService::Hello { .. } => return,
             ToService::Open { terms, have } => return self.open(id, user, terms, have, now),
             ToService::Submit { batch, host_sets, jobs } => {
-                if !client.watches.get(&batch).is_some_and(|watch| watch.owner) {
-                    return self.tell_client(id, ToClient::Refused { reason: "only whoever opened a batch may add to it".into() });
-                }
                 if let Some(why) = self.no_room() {
                     return self.tell_client(id, ToClient::Refused { reason: why });
                 }
@@ -183,6 +189,10 @@ impl Service {
                 if let Some(reason) = self.no_room().or_else(|| too_large(&terms.context)) {
                     return self.tell_client(id, ToClient::Refused { reason });
                 }
+                // What is left of a batch whose client has gone is its owner's, until it has ended.
+                if self.scheduler.batch_so_far(batch).is_some() {
+                    return self.tell_client(id, ToClient::Refused { reason: "that batch exists already, and is ending".into() });
+                }
                 // A command that runs once on each host is nobody's after its client.
                 let (stored, name) = (self.kept.is_some() && !terms.once, terms.name.clone());
                 self.scheduler.handle(Event::Open { user: user.clone(), terms: Box::new(terms) }, now);
@@ -250,7 +260,7 @@ impl Service {
         }
     }
 
-    /// Opens a new batch with jobs of an ended one.
+    /// Opens a new batch with jobs of an ended one, as its owner's, whoever asks for it.
     fn retry(&mut self, user: &str, wanted: &str, failed: bool, now: BootInstant) -> Result<(BatchId, u64), String> {
         let old = self.find_batch(user, wanted)?;
         let known =
@@ -258,7 +268,11 @@ impl Service {
         if let Some(why) = self.no_room() {
             return Err(why);
         }
-        let (serial, reader) = (known.serial, self.reader()?.clone());
+        let (serial, owner, reader) = (known.serial, known.owner.clone(), self.reader()?.clone());
+        if owner != user {
+            self.is_still_a_user(&owner)?;
+            tracing::info!(by = user, owner, batch = %old, "retried by an admin");
+        }
         let in_words = |e: crate::store::StoreError| crate::exit::chain(&e);
         let mut terms = reader.terms(serial).map_err(in_words)?;
         let id = BatchId::random();
@@ -288,12 +302,25 @@ impl Service {
         if count == 0 {
             return Err("every job of that batch has succeeded".into());
         }
-        self.scheduler.handle(Event::Open { user: user.into(), terms: Box::new(terms) }, now);
+        self.scheduler.handle(Event::Open { user: owner.clone(), terms: Box::new(terms) }, now);
         let (serial, ..) = self.scheduler.batch_so_far(id).ok_or("the new batch cannot be opened")?;
-        self.batches.insert(id, Batch::new(serial, user.into(), true).named(name));
+        self.batches.insert(id, Batch::new(serial, owner, true).named(name));
         self.scheduler.handle(Event::Submit { batch: id, host_sets, jobs }, now);
         self.scheduler.handle(Event::Close { batch: id }, now);
         Ok((id, count))
+    }
+
+    /// Nothing is begun in the name of somebody who could not begin it.
+    fn is_still_a_user(&self, owner: &str) -> Result<(), String> {
+        let Some(enrolment) = &self.enrolment else { return Ok(()) };
+        match enrolment.registry.is_member(Role::User, owner) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(format!(
+                "that batch is {owner}'s, of whom no certificate counts any more, so nothing is started in that name; `coordinator results` \
+                 gives its jobs to whoever wants to run them"
+            )),
+            Err(e) => Err(crate::exit::chain(&e)),
+        }
     }
 
     fn forget(&mut self, user: &str, name: &str) -> Result<(), String> {

@@ -319,6 +319,18 @@ impl Registry {
         })
     }
 
+    /// Whether somebody of this name may still come: some certificate of theirs counts, or could be renewed. Without a list that is so unless all
+    /// that are known were revoked.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn is_member(&self, role: Role, name: &str) -> Result<bool, StoreError> {
+        let sql = "SELECT count(*), coalesce(sum(revoked IS NULL AND expires + ?3 > ?4), 0) FROM certificate WHERE role = ?1 AND name = ?2";
+        let values = params![role.as_str(), name, RENEWABLE, now()];
+        let (known, good): (u64, u64) = self.with(|db| db.query_row(sql, values, |row| Ok((row.get(0)?, row.get(1)?))))?;
+        Ok(good > 0 || known == 0 && !self.listed)
+    }
+
     /// Whether a certificate counts; why not, for its holder.
     ///
     /// # Errors
