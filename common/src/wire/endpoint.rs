@@ -10,6 +10,7 @@ use bytes::BytesMut;
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use quinn::{ConnectionError, IdleTimeout, TransportConfig, TransportErrorCode, VarInt};
 use serde::{Serialize, de::DeserializeOwned};
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,9 @@ const MAX_HANDSHAKES: usize = 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages that may wait on one side of a channel.
 const CHANNEL_DEPTH: usize = 1024;
+/// Bytes of their frames on the side that receives, before no more is read: two of the largest, or eight with as many jobs as clients put
+/// into one. One that is larger waits alone.
+const CHANNEL_BYTES: usize = 2 << 20;
 /// How long the first message of the side that was connected to, or to it, may take. A peer that dies in the middle of a handshake and
 /// comes back answers nothing (stateless resets are for complete ones, RFC 9000 §10.3): without this, it is missed after [`IDLE_TIMEOUT`].
 pub const FIRST_MESSAGE: Duration = Duration::from_secs(10);
@@ -58,6 +62,8 @@ pub mod close {
     pub const STALLED: u32 = 3;
     /// This side is going away and may come back.
     pub const GOING: u32 = 4;
+    /// This side has no room for the peer at present.
+    pub const BUSY: u32 = 5;
 }
 
 /// Why there is no connection. Messages name the address and the way out.
@@ -425,7 +431,7 @@ async fn write_frames<S: Serialize>(mut stream: quinn::SendStream, mut outgoing:
 }
 
 async fn read_frames<R: DeserializeOwned>(mut stream: quinn::RecvStream, incoming: mpsc::Sender<R>, connection: quinn::Connection) {
-    let mut buffer = BytesMut::new();
+    let (mut buffer, mut waiting) = (BytesMut::new(), Waiting::default());
     let refused = |e: CodecError| {
         tracing::warn!(peer = %connection.remote_address(), error = %e, "peer breaks the protocol; closing");
         connection.close(VarInt::from_u32(close::PROTOCOL), e.to_string().as_bytes());
@@ -433,8 +439,10 @@ async fn read_frames<R: DeserializeOwned>(mut stream: quinn::RecvStream, incomin
     while let Ok(Some(chunk)) = stream.read_chunk(WRITE_BATCH, true).await {
         buffer.extend_from_slice(&chunk.bytes);
         loop {
+            let before = buffer.len();
             match codec::decode_frame(&mut buffer) {
                 Ok(Some(message)) => {
+                    waiting.make_room(&incoming, before - buffer.len()).await;
                     if incoming.send(message).await.is_err() {
                         return;
                     }
@@ -442,6 +450,42 @@ async fn read_frames<R: DeserializeOwned>(mut stream: quinn::RecvStream, incomin
                 Ok(None) => break,
                 Err(e) => return refused(e),
             }
+        }
+    }
+}
+
+/// The sizes of messages in a channel that has one sender.
+#[derive(Default)]
+struct Waiting {
+    /// Oldest first, and their sum.
+    sizes: VecDeque<usize>,
+    bytes: usize,
+}
+
+impl Waiting {
+    /// Waits until a message of this size may follow those that are in the channel, and counts it.
+    async fn make_room<R>(&mut self, channel: &mpsc::Sender<R>, size: usize) {
+        let places = channel.max_capacity();
+        self.taken(places - channel.capacity());
+        let (mut bytes, mut in_the_way) = (self.bytes, 0);
+        while let Some(oldest) = self.sizes.get(in_the_way).filter(|_| bytes + size > CHANNEL_BYTES) {
+            bytes -= oldest;
+            in_the_way += 1;
+        }
+        if in_the_way > 0 {
+            let left = self.sizes.len() - in_the_way;
+            // The places are given back at once: this only waits. A receiver that has gone is noticed by whoever sends.
+            let _ = channel.reserve_many(places - left).await.map(drop);
+            self.taken(left);
+        }
+        self.sizes.push_back(size);
+        self.bytes += size;
+    }
+
+    /// So many are left in the channel.
+    fn taken(&mut self, left: usize) {
+        while self.sizes.len() > left {
+            self.bytes -= self.sizes.pop_front().unwrap_or(0);
         }
     }
 }
@@ -660,5 +704,38 @@ pub(super) fn explain(error: &ConnectionError) -> String {
         ConnectionError::Reset => "the peer was restarted".into(),
         ConnectionError::LocallyClosed => "closed by this side".into(),
         ConnectionError::VersionMismatch | ConnectionError::CidsExhausted => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_channel_holds_so_many_bytes_however_few_messages_they_are() {
+        let (sender, mut receiver) = mpsc::channel(CHANNEL_DEPTH);
+        let mut waiting = Waiting::default();
+        let half = CHANNEL_BYTES / 2;
+        for n in 0..2 {
+            waiting.make_room(&sender, half).await;
+            sender.send(n).await.expect("it is there");
+        }
+        let patience = Duration::from_millis(20);
+        assert!(tokio::time::timeout(patience, waiting.make_room(&sender, 1)).await.is_err(), "those two are all that fits");
+        assert_eq!(receiver.recv().await, Some(0));
+        waiting.make_room(&sender, 1).await;
+        sender.send(2).await.expect("it is there");
+        // One that is larger than all of it waits until it is alone.
+        let large = tokio::spawn(async move {
+            waiting.make_room(&sender, 2 * CHANNEL_BYTES).await;
+            sender.send(3).await.expect("it is there");
+        });
+        for n in [1, 2] {
+            tokio::task::yield_now().await;
+            assert!(!large.is_finished());
+            assert_eq!(receiver.recv().await, Some(n));
+        }
+        large.await.expect("it waits for nothing else");
+        assert_eq!(receiver.recv().await, Some(3));
     }
 }
