@@ -1,11 +1,15 @@
 //! The coordinator's driver: one loop owns the [`Scheduler`]; tasks beside it carry messages of agents and clients.
 //!
 //! Nothing here blocks on a peer. Agents' channels are bounded, and an agent that does not read loses its session; what a client has
-//! not taken waits in its outbox, or in the store, and its own acknowledgements bound what is sent.
+//! not taken waits in its outbox, or in the store, and its own acknowledgements bound what is sent. A client that does not read is not read
+//! either (`intake.rs`).
 
+mod batches;
 mod delivery;
+mod intake;
 mod members;
 mod observe;
+mod outlet;
 mod requests;
 mod state;
 
@@ -13,6 +17,7 @@ use crate::enrol::Enrolment;
 use crate::scheduler::{Aliases, Scheduler};
 use crate::store::{FromStore, Reader, Store, Writer};
 use delivery::Page;
+use intake::{Connected, InHand, Intake, Load};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::identity::Role;
 use mezcal_common::ids::{Epoch, SessionId, StoreId};
@@ -66,11 +71,14 @@ enum Input {
         user: String,
         sender: mpsc::Sender<ToClient>,
         peer: Option<Peer>,
+        load: Arc<Load>,
     },
-    Client(ClientId, ToService),
+    Client(ClientId, ToService, InHand),
+    /// What a client has not read has become less.
+    Room(ClientId),
     ClientGone(ClientId),
     /// What was found out beside the loop, for whoever asked.
-    Answer(ClientId, Box<ToClient>),
+    Answer(ClientId, Vec<ToClient>, Option<InHand>),
     /// Somebody looks.
     View(u64, oneshot::Sender<View>),
     Metrics(oneshot::Sender<String>),
@@ -90,6 +98,7 @@ pub struct ServiceHandle {
     /// True while more jobs are on their way into the store than should be.
     behind: watch::Receiver<bool>,
     enrolment: Option<Arc<Enrolment>>,
+    intake: Intake,
 }
 
 /// One client's connection, within the process or over the network.
@@ -181,7 +190,7 @@ pub fn start(settings: Settings, store: Option<Store>) -> Result<ServiceHandle, 
     let enrolment = settings.enrolment.clone();
     let service = Service::new(scheduler, kept, settings, inputs.downgrade(), idle_sender)?;
     tokio::spawn(service.run(received, from_store, timer));
-    Ok(ServiceHandle { inputs, next: Arc::new(AtomicU64::new(1)), idle, behind, enrolment })
+    Ok(ServiceHandle { inputs, next: Arc::new(AtomicU64::new(1)), idle, behind, enrolment, intake: Intake::new() })
 }
 
 impl ServiceHandle {
@@ -190,13 +199,14 @@ impl ServiceHandle {
         let (requests, mut incoming) = mpsc::channel(CLIENT_DEPTH);
         let (sender, answers) = mpsc::channel(CLIENT_DEPTH);
         let client = ClientId(self.next.fetch_add(1, Ordering::Relaxed));
-        let (inputs, service) = (self.inputs.clone(), self.clone());
+        let (inputs, service, place) = (self.inputs.clone(), self.clone(), self.intake.within());
+        let input = Input::ClientConnected { client, user: user.into(), sender, peer: None, load: place.load.clone() };
         // A service that is gone shows as closed channels.
-        let _ = inputs.send(Input::ClientConnected { client, user: user.into(), sender, peer: None }).await;
+        let _ = inputs.send(input).await;
         tokio::spawn(async move {
             while let Some(message) = incoming.recv().await {
-                service.room_for(&message).await;
-                if inputs.send(Input::Client(client, message)).await.is_err() {
+                let in_hand = service.room_for(&place, &message).await;
+                if inputs.send(Input::Client(client, message, in_hand)).await.is_err() {
                     return;
                 }
             }
@@ -280,13 +290,15 @@ impl ServiceHandle {
         }
     }
 
-    /// Jobs wait in their connection while the store is behind: a client that is faster than the disk waits for it.
-    async fn room_for(&self, message: &ToService) {
+    /// Jobs wait in their connection while the store is behind: a client that is faster than the disk waits for it. So does one that does not
+    /// read its answers.
+    async fn room_for(&self, place: &Connected, message: &ToService) -> InHand {
         if let ToService::Submit { .. } = message {
             let mut behind = self.behind.clone();
             // A service that has ended has no store to wait for.
             let _ = behind.wait_for(|behind| !*behind).await;
         }
+        place.take(message).await
     }
 
     async fn serve_agent(&self, peer: Peer) -> Result<(), String> {
@@ -335,23 +347,29 @@ impl ServiceHandle {
             return Err("a client did not begin with a hello".into());
         };
         refuse_other_versions(&peer, versions, client::VERSIONS)?;
+        let place = self.intake.connect(&peer.identity().name).inspect_err(|reason| peer.close(close::BUSY, reason))?;
         let (sender, mut receiver) = (channel.sender, channel.receiver);
         let answers = sender.clone();
         let welcome = ToClient::Welcome { version: client::VERSIONS.1, program: mezcal_common::VERSION.into() };
         let _ = sender.send(welcome).await;
         let id = ClientId(self.next.fetch_add(1, Ordering::Relaxed));
         let user = peer.identity().name.clone();
-        let input = Input::ClientConnected { client: id, user, sender, peer: Some(peer.clone()) };
+        let input = Input::ClientConnected { client: id, user, sender, peer: Some(peer.clone()), load: place.load.clone() };
         self.inputs.send(input).await.map_err(|_| "the service has ended")?;
         tracing::debug!(user = peer.identity().name, from = %peer.remote_addr(), "client connected");
         while let Some(message) = receiver.recv().await {
+            // One that has gone waits for nothing more.
+            let in_hand = tokio::select! {
+                biased;
+                in_hand = self.room_for(&place, &message) => in_hand,
+                _ = peer.closed() => break,
+            };
             if let ToService::Renew { request, csr } = message {
                 let cert = members::renew(self.enrolment.clone(), peer.clone(), csr).await;
                 let _ = answers.send(ToClient::Renewed { request, cert }).await;
                 continue;
             }
-            self.room_for(&message).await;
-            self.inputs.send(Input::Client(id, message)).await.map_err(|_| "the service has ended")?;
+            self.inputs.send(Input::Client(id, message, in_hand)).await.map_err(|_| "the service has ended")?;
         }
         let reason = peer.closed().await;
         tracing::debug!(user = peer.identity().name, reason, "client disconnected");

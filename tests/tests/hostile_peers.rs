@@ -1,6 +1,8 @@
 //! Peers that mean no good: nothing that they send crashes the coordinator, and healthy clients go on being served.
 
 use mezcal_common::identity::{Identity, Role};
+use mezcal_common::wire::client::ToService;
+use mezcal_common::wire::codec;
 use mezcal_common::wire::endpoint::{FIRST_MESSAGE, Listener};
 use mezcal_common::wire::tls::Credentials;
 use mezcal_coordinator::client::Remote;
@@ -13,6 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Milliseconds that `coordinator hosts` takes, median of several, its own start included.
@@ -123,7 +126,7 @@ async fn connect(identity: &Path, protocol: &str, address: &str) -> (quinn::Endp
 
 /// Counts the tickets that a coordinator gives, with which a session could be taken up again without another look at the certificate.
 #[derive(Debug, Default)]
-struct Tickets(std::sync::atomic::AtomicUsize);
+struct Tickets(AtomicUsize);
 
 impl rustls::client::ClientSessionStore for Tickets {
     fn set_kx_hint(&self, _: rustls::pki_types::ServerName<'static>, _: rustls::NamedGroup) {}
@@ -136,7 +139,7 @@ impl rustls::client::ClientSessionStore for Tickets {
     }
     fn remove_tls12_session(&self, _: &rustls::pki_types::ServerName<'static>) {}
     fn insert_tls13_ticket(&self, _: rustls::pki_types::ServerName<'static>, _: rustls::client::Tls13ClientSessionValue) {
-        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
     fn take_tls13_ticket(&self, _: &rustls::pki_types::ServerName<'static>) -> Option<rustls::client::Tls13ClientSessionValue> {
         None
@@ -172,7 +175,7 @@ fn nobody_gets_in_without_a_certificate_and_no_session_is_taken_up_again() {
         send.write_all(&frame(&[0, 1, 1, 5, b'0', b'.', b'1', b'.', b'0'])).await.expect("written");
         let mut welcome = [0; 6];
         receive.read_exact(&mut welcome).await.expect("a welcome");
-        assert_eq!(tickets.0.load(std::sync::atomic::Ordering::Relaxed), 0, "tickets would outlive a revocation");
+        assert_eq!(tickets.0.load(Ordering::Relaxed), 0, "tickets would outlive a revocation");
         let (_endpoint, attempt) = connecting(crypto.clone(), &name, &cluster.address());
         assert!(attempt.into_0rtt().is_err(), "nothing can be sent before the handshake, so nothing can be replayed");
     });
@@ -277,4 +280,77 @@ fn a_coordinator_that_never_says_a_word_is_given_up() {
         assert!(refused.message.contains("no message within 10s"), "{}", refused.message);
         assert!(begin.elapsed() < 2 * FIRST_MESSAGE, "{:?}", begin.elapsed());
     });
+}
+
+/// Writes this request so many times, until it has been done or nothing more is taken for a while; says how often on the way.
+async fn flood(mut to: quinn::SendStream, request: ToService, count: usize, sent: Arc<AtomicUsize>) {
+    const TOGETHER: usize = 1000;
+    let mut bytes = Vec::new();
+    (0..TOGETHER).for_each(|_| codec::encode_frame(&mut bytes, &request).expect("small"));
+    for _ in 0..count / TOGETHER {
+        // A coordinator that has ended the connection has been heard of by whoever looks.
+        if to.write_all(&bytes).await.is_err() {
+            return;
+        }
+        sent.fetch_add(TOGETHER, Ordering::Relaxed);
+    }
+}
+
+/// Waits until a count has not changed for three seconds.
+async fn stalls(count: &AtomicUsize) {
+    let (mut before, mut since, begin) = (usize::MAX, Instant::now(), Instant::now());
+    while since.elapsed() < Duration::from_secs(3) {
+        let now = count.load(Ordering::Relaxed);
+        if now != before {
+            (before, since) = (now, Instant::now());
+        }
+        assert!(begin.elapsed() < 2 * PATIENCE, "it takes ever more: {now}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[test]
+fn a_client_that_reads_no_answers_leaves_the_coordinator_small() {
+    const REQUESTS: usize = 2_000_000;
+    let cluster = Cluster::running(2, 2);
+    let user = cluster.path("pki/users/sato");
+    let resident = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", cluster.coordinator_pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a resident set");
+        line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") / 1024
+    };
+    let before = resident();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    cluster.lab.entrance(0)();
+    runtime.block_on(async {
+        let mut floods = Vec::new();
+        for request in [ToService::Hosts, ToService::Close { batch: mezcal_common::ids::BatchId::random() }] {
+            let (endpoint, connection) = connect(&user, "mezcal-client/1", &cluster.address()).await;
+            let (mut send, receive) = connection.open_bi().await.expect("a stream");
+            send.write_all(&frame(&[0, 1, 1, 5, b'0', b'.', b'1', b'.', b'0'])).await.expect("written");
+            let sent = Arc::new(AtomicUsize::new(0));
+            tokio::spawn(flood(send, request, REQUESTS, sent.clone()));
+            floods.push((endpoint, connection, receive, sent));
+        }
+        for (.., sent) in &floods {
+            stalls(sent).await;
+        }
+        let after = resident();
+        let taken: Vec<usize> = floods.iter().map(|(.., sent)| sent.load(Ordering::Relaxed)).collect();
+        eprintln!("resident: {before} MiB, {after} MiB with {taken:?} of {REQUESTS} requests sent and no answer read");
+        assert!(after <= 100, "{after} MiB");
+        assert!(taken.iter().all(|sent| *sent > 0 && *sent < REQUESTS), "what is not read stays with its sender: {taken:?}");
+        let calm = answer_time(&cluster);
+        assert!(calm < 5000.0, "others are served: {calm} ms");
+        // A client that reads again is read again.
+        let (_, connection, mut receive, sent) = floods.pop().expect("two of them");
+        let goes_on = async {
+            while sent.load(Ordering::Relaxed) < taken[1] + 10_000 {
+                assert!(receive.read_chunk(1 << 16, true).await.is_ok_and(|chunk| chunk.is_some()));
+            }
+        };
+        tokio::time::timeout(PATIENCE, goes_on).await.expect("it goes on");
+        drop(connection);
+    });
+    cluster.finish();
 }

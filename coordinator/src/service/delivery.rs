@@ -1,6 +1,7 @@
 //! Results on their way to whoever follows a batch: from memory while they are new, else from the store, and no more at a time than the
 //! client has room for.
 
+use super::outlet::Outlet;
 use super::state::Service;
 use super::{ClientId, Input};
 use crate::describe::describe_job;
@@ -9,10 +10,11 @@ use mezcal_common::ids::{BatchId, BatchSerial, JobNumber};
 use mezcal_common::outcome::JobResult;
 use mezcal_common::wire::client::{Attachment, ToClient};
 use std::collections::VecDeque;
-use tokio::sync::mpsc;
 
 /// Results that a client may have on its way without having taken them, and that are kept in memory beside a store.
 pub(super) const RESULT_WINDOW: u64 = 8192;
+/// And their bytes, of each batch: those of a full window with a few lines of output each. What is older is read from the store again.
+const TAIL_BYTES: usize = 4 << 20;
 /// Bytes of results in one message, roughly; several times this fits a frame.
 pub(super) const RESULT_BYTES: usize = 256 * 1024;
 
@@ -27,15 +29,33 @@ pub(super) struct Batch {
     /// Results so far, of which the last ones are here.
     pub(super) results: u64,
     tail: VecDeque<(JobNumber, JobResult)>,
+    tail_bytes: usize,
     /// Results that were no success.
     pub(super) failed: u64,
     /// All its jobs are over.
     pub(super) done: bool,
+    /// Names in its host sets, jobs, and bytes of their texts, as far as they have come in this life of the coordinator.
+    pub(super) host_names: usize,
+    pub(super) jobs: usize,
+    pub(super) texts: usize,
 }
 
 impl Batch {
     pub(super) fn new(serial: BatchSerial, owner: String, stored: bool) -> Self {
-        Self { serial, owner, name: None, stored, results: 0, tail: VecDeque::new(), failed: 0, done: false }
+        Self {
+            serial,
+            owner,
+            name: None,
+            stored,
+            results: 0,
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            failed: 0,
+            done: false,
+            host_names: 0,
+            jobs: 0,
+            texts: 0,
+        }
     }
 
     pub(super) fn named(self, name: Option<String>) -> Self {
@@ -114,7 +134,7 @@ impl Service {
     /// A job is over, and that is safe.
     pub(super) fn has_result(&mut self, batch: BatchId, seq: u64, job: JobNumber, result: JobResult) {
         let id = batch;
-        let Some(batch) = self.batches.get_mut(&batch) else { return };
+        let Some(batch) = self.batches.get_mut(batch) else { return };
         // One that came back from the store has been counted.
         if seq <= batch.results {
             return;
@@ -124,9 +144,18 @@ impl Service {
         }
         batch.results = seq;
         batch.failed += u64::from(!result.outcome.succeeded());
+        batch.tail_bytes += size_estimate(&result);
         batch.tail.push_back((job, result));
-        if batch.stored && batch.tail.len() as u64 > RESULT_WINDOW {
-            batch.tail.pop_front();
+        while batch.stored && (batch.tail.len() as u64 > RESULT_WINDOW || batch.tail_bytes > TAIL_BYTES) {
+            batch.tail_bytes -= batch.tail.pop_front().map_or(0, |(_, result)| size_estimate(&result));
+        }
+    }
+
+    /// Nobody may be waiting for the results of a batch any more: then they need not be in memory.
+    pub(super) fn let_go(&mut self, id: BatchId) {
+        let Some(batch) = self.batches.get_mut(id).filter(|batch| batch.done && batch.stored) else { return };
+        if !self.clients.values().any(|client| client.watches.contains_key(&id)) {
+            (batch.tail, batch.tail_bytes) = (VecDeque::new(), 0);
         }
     }
 
@@ -134,22 +163,25 @@ impl Service {
     pub(super) fn deliver(&mut self) {
         let mut reads = Vec::new();
         for (id, client) in &mut self.clients {
-            while let Some(message) = client.outbox.pop_front() {
-                if let Err(mpsc::error::TrySendError::Full(message)) = client.sender.try_send(message) {
-                    client.outbox.push_front(message);
-                    break;
-                }
-            }
             // Output and notices that came before a result reach the client before it.
-            if !client.outbox.is_empty() {
-                continue;
-            }
-            for (name, watch) in &mut client.watches {
-                let Some(batch) = self.batches.get_mut(name) else { continue };
-                if let Some(read) = next_results(*name, batch, watch, &client.sender) {
-                    reads.push((*id, *name, read));
+            if client.pass_on() {
+                for (name, watch) in &mut client.watches {
+                    let Some(batch) = self.batches.get_mut(*name) else { continue };
+                    if let Some(read) = next_results(*name, batch, watch, &mut client.outlet) {
+                        reads.push((*id, *name, read));
+                    }
+                    say_end(*name, batch, watch, &mut client.outlet);
                 }
-                say_end(*name, batch, watch, &client.sender);
+            }
+            if client.must_be_told() {
+                let (id, drained, inputs) = (*id, client.outlet.drained(), self.inputs.clone());
+                tokio::spawn(async move {
+                    drained.await;
+                    if let Some(inputs) = inputs.upgrade() {
+                        // A service that has ended hands nothing over.
+                        let _ = inputs.send(Input::Room(id)).await;
+                    }
+                });
             }
         }
         for (client, batch, after) in reads {
@@ -159,7 +191,7 @@ impl Service {
 
     /// Reads the next results for a client, beside the loop.
     fn read(&mut self, id: ClientId, batch: BatchId, after: u64) {
-        let (Some(kept), Some(known)) = (&self.kept, self.batches.get(&batch)) else { return };
+        let (Some(kept), Some(known)) = (&self.kept, self.batches.get(batch)) else { return };
         let Some(watch) = self.clients.get_mut(&id).and_then(|client| client.watches.get_mut(&batch)) else { return };
         watch.reading = true;
         let (reader, serial, wish, inputs) = (kept.reader.clone(), known.serial, watch.wish, self.inputs.clone());
@@ -184,14 +216,14 @@ impl Service {
 
     pub(super) fn page_read(&mut self, id: ClientId, page: Page) {
         let Page { batch, after, content } = page;
-        let Some(known) = self.batches.get(&batch) else { return };
+        let Some(known) = self.batches.get(batch) else { return };
         let Some(client) = self.clients.get_mut(&id) else { return };
         let Some(watch) = client.watches.get_mut(&batch).filter(|watch| watch.sent == after) else { return };
         watch.reading = false;
         match content {
             Ok(Content::Results(results)) => {
                 watch.sent += results.len() as u64;
-                client.outbox.push_back(ToClient::Results { batch, results });
+                client.tell(ToClient::Results { batch, results });
             }
             Ok(Content::Described(cd, jobs)) => {
                 // Those in between are not wanted.
@@ -202,25 +234,25 @@ impl Service {
                 for (job, text) in jobs.iter().map(text) {
                     bytes += text.len();
                     if bytes > RESULT_BYTES && !texts.is_empty() {
-                        client.outbox.push_back(ToClient::Described { batch, jobs: std::mem::take(&mut texts) });
+                        client.tell(ToClient::Described { batch, jobs: std::mem::take(&mut texts) });
                         bytes = text.len();
                     }
                     texts.push((job, text));
                 }
                 let results = jobs.into_iter().filter_map(|job| Some((job.submission.job, job.ended?.1))).collect();
-                client.outbox.push_back(ToClient::Described { batch, jobs: texts });
-                client.outbox.push_back(ToClient::Results { batch, results });
+                client.tell(ToClient::Described { batch, jobs: texts });
+                client.tell(ToClient::Results { batch, results });
             }
             Err(reason) => {
                 client.watches.remove(&batch);
-                client.outbox.push_back(ToClient::Refused { reason });
+                client.tell(ToClient::Refused { reason });
             }
         }
     }
 }
 
 /// Sends results that are in memory. Gives back after how many the store has to be asked for more.
-fn next_results(name: BatchId, batch: &mut Batch, watch: &mut Watch, sender: &mpsc::Sender<ToClient>) -> Option<u64> {
+fn next_results(name: BatchId, batch: &mut Batch, watch: &mut Watch, outlet: &mut Outlet<ToClient>) -> Option<u64> {
     let described = match watch.wish {
         Wish::Results => false,
         Wish::Attached(Attachment::Results { .. }) => true,
@@ -230,7 +262,9 @@ fn next_results(name: BatchId, batch: &mut Batch, watch: &mut Watch, sender: &mp
         if described || watch.sent < batch.before_tail() {
             return Some(watch.sent);
         }
-        let permit = sender.try_reserve().ok()?;
+        if !outlet.has_room() {
+            return None;
+        }
         let room = (watch.taken + RESULT_WINDOW - watch.sent) as usize;
         let first = (watch.sent - batch.before_tail()) as usize;
         let mut bytes = 0;
@@ -245,14 +279,16 @@ fn next_results(name: BatchId, batch: &mut Batch, watch: &mut Watch, sender: &mp
             // Nobody else will ask for them.
             batch.tail.drain(first..first + count).collect()
         };
+        batch.tail_bytes -= if batch.stored { 0 } else { results.iter().map(|(_, result)| size_estimate(result)).sum() };
         watch.sent += results.len() as u64;
-        permit.send(ToClient::Results { batch: name, results });
+        // A client that is gone needs them no more.
+        outlet.try_send(ToClient::Results { batch: name, results }).ok()?;
     }
     None
 }
 
 /// Tells a client that there are no more results than it has been sent, once.
-fn say_end(name: BatchId, batch: &Batch, watch: &mut Watch, sender: &mpsc::Sender<ToClient>) {
+fn say_end(name: BatchId, batch: &Batch, watch: &mut Watch, outlet: &mut Outlet<ToClient>) {
     let over = match watch.wish {
         Wish::Results => return,
         Wish::Attached(Attachment::End) => batch.done,
@@ -260,16 +296,12 @@ fn say_end(name: BatchId, batch: &Batch, watch: &mut Watch, sender: &mpsc::Sende
             !watch.reading && watch.sent == batch.results && (batch.done || !follow)
         }
     };
-    if over
-        && !watch.ended
-        && let Ok(permit) = sender.try_reserve()
-    {
-        watch.ended = true;
-        permit.send(ToClient::Ended { batch: name, failed: batch.failed });
+    if over && !watch.ended {
+        watch.ended = outlet.try_send(ToClient::Ended { batch: name, failed: batch.failed }).is_ok();
     }
 }
 
-fn size_estimate(result: &JobResult) -> usize {
+pub(super) fn size_estimate(result: &JobResult) -> usize {
     let outcome = &result.outcome;
     let tails = [&outcome.stdout_tail, &outcome.stderr_tail].into_iter().flatten().map(bytes::Bytes::len).sum::<usize>();
     128 + tails + outcome.error.as_ref().map_or(0, String::len)

@@ -131,6 +131,7 @@ impl Service {
             (Some(enrolment), true) => Ok(enrolment.clone()),
         };
         let (inputs, by) = (self.inputs.clone(), user.to_owned());
+        let in_hand = self.clients.get_mut(&id).and_then(|client| client.in_hand.take());
         let Ok(enrolment) = allowed else {
             for answer in answers(allowed, user, message) {
                 self.tell_client(id, answer);
@@ -140,10 +141,8 @@ impl Service {
         tokio::spawn(async move {
             let answers = tokio::task::spawn_blocking(move || answers(Ok(enrolment), &by, message)).await.unwrap_or_default();
             let Some(inputs) = inputs.upgrade() else { return };
-            for answer in answers {
-                // A service that has ended has nobody to answer.
-                let _ = inputs.send(Input::Answer(id, Box::new(answer))).await;
-            }
+            // A service that has ended has nobody to answer.
+            let _ = inputs.send(Input::Answer(id, answers, in_hand)).await;
         });
     }
 }

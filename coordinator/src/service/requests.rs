@@ -2,6 +2,7 @@
 
 use super::ClientId;
 use super::delivery::{Batch, RESULT_BYTES, Watch};
+use super::intake::InHand;
 use super::members::paged;
 use super::state::{Asked, Service};
 use crate::scheduler::{Event, Wanted, WantedJob};
@@ -16,6 +17,17 @@ use std::collections::{BTreeMap, HashMap};
 
 /// Batches that a message names.
 const MANY: usize = 10;
+/// Batches of a user that have jobs which are not over: as many as commands that somebody can have left running. Each costs its table of
+/// queues, and a place in whatever looks at all of them.
+const MAX_RUNNING: usize = 1000;
+/// Sets of hosts and names in them that a batch may have: a thousand sets of two thousand hosts, or two hundred thousand of ten. Each takes
+/// some thirty bytes of memory for as long as the batch runs.
+const MAX_NAMED: usize = 2_000_000;
+/// Jobs of a batch that is not stored, and bytes of their texts: more than one for each host of a large cluster. They stay in memory.
+const MAX_ONCE: usize = 65_536;
+const MAX_ONCE_BYTES: usize = 32 << 20;
+/// Cancels of a connection that have not been answered and questions for the output of jobs, whose answers may go on: each is remembered.
+const MAX_ASKED: usize = 16_384;
 
 /// Why this cannot be handed to an engine.
 fn too_large(context: &BatchContext) -> Option<String> {
@@ -32,6 +44,8 @@ pub(super) struct Follow {
     pub(super) request: u64,
     batch: String,
     wish: Attachment,
+    /// Nothing else of its connection is handled before.
+    _in_hand: Option<InHand>,
 }
 
 /// For whoever wants something kept while nothing can be.
@@ -65,15 +79,17 @@ impl Service {
             (Some(Some(_)) | None, _) => None,
         };
         if let Some(reason) = reason {
-            client.outbox.push_back(ToClient::Refused { reason: reason.into() });
+            client.tell(ToClient::Refused { reason: reason.into() });
             return;
         }
         let event = match message {
             ToService::Hello { .. } => return,
             ToService::Open { terms, have } => return self.open(id, user, terms, have, now),
             ToService::Submit { batch, host_sets, jobs } => {
-                if let Some(why) = self.no_room() {
-                    return self.tell_client(id, ToClient::Refused { reason: why });
+                let closed = self.scheduler.batch_so_far(batch).is_some_and(|(.., closed)| closed);
+                let host_sets = if closed { Vec::new() } else { host_sets };
+                if let Some(reason) = self.no_room().or_else(|| self.too_much(batch, &host_sets, &jobs)) {
+                    return self.tell_client(id, ToClient::Refused { reason });
                 }
                 Event::Submit { batch, host_sets, jobs }
             }
@@ -81,15 +97,28 @@ impl Service {
             ToService::Taken { batch, results } => {
                 let Some(watch) = client.watches.get_mut(&batch) else { return };
                 watch.take(results);
-                if self.batches.get(&batch).is_some_and(|known| watch.is_over(known)) {
+                if self.batches.get(batch).is_some_and(|known| watch.is_over(known)) {
                     client.watches.remove(&batch);
-                    if !self.batches.get(&batch).is_some_and(|b| b.stored) {
-                        self.batches.remove(&batch);
+                    if self.batches.get(batch).is_some_and(|b| b.stored) {
+                        self.let_go(batch);
+                    } else {
+                        self.batches.remove(batch);
                     }
                 }
                 return;
             }
-            ToService::Cancel { request, what, stop } => {
+            ToService::Cancel { .. } if client.asked >= MAX_ASKED => {
+                let reason = format!("this connection waits for the answers to {MAX_ASKED} requests; wait for some of them");
+                return client.tell(ToClient::Refused { reason });
+            }
+            ToService::Logs { request, .. } if client.asked >= MAX_ASKED => {
+                let streams = Err(format!("this connection has asked for output {MAX_ASKED} times; connect again"));
+                return client.tell(ToClient::LogsAnswer { request, streams });
+            }
+            ToService::Cancel { request, mut what, stop } => {
+                // What is named twice is cancelled once: a name can stand for many batches.
+                let mut all = false;
+                what.retain(|selector| *selector != Selector::Mine || !std::mem::replace(&mut all, true));
                 let own: Vec<BatchId> = client.watches.iter().filter(|(_, watch)| watch.owner).map(|(batch, _)| *batch).collect();
                 match what.iter().map(|selector| self.select(&user, selector)).collect::<Result<Vec<_>, _>>() {
                     Ok(wanted) => {
@@ -114,7 +143,10 @@ impl Service {
                 return self.tell_client(id, ToClient::Why { request, reasons });
             }
             ToService::OutputTaken { batch, job, bytes } => Event::OutputTaken { batch, job, bytes },
-            ToService::Attach { request, batch, wish } => return self.attach(Follow { client: id, user, request, batch, wish }),
+            ToService::Attach { request, batch, wish } => {
+                let in_hand = client.in_hand.take();
+                return self.attach(Follow { client: id, user, request, batch, wish, _in_hand: in_hand });
+            }
             ToService::Batches { request, all } => return self.list_batches(id, &user, request, all),
             ToService::Retry { request, batch, failed } => {
                 match self.retry(&user, &batch, failed, now) {
@@ -177,16 +209,45 @@ impl Service {
         self.kept.as_ref().and_then(|kept| kept.trouble.as_deref()).map(not_stored)
     }
 
+    /// Why a user cannot have another batch at present.
+    fn too_many(&self, user: &str) -> Option<String> {
+        (self.batches.running(user).len() >= MAX_RUNNING).then(|| {
+            format!(
+                "{user} has {MAX_RUNNING} batches that have not ended, and may not have more; wait for some of them, or cancel them"
+            )
+        })
+    }
+
+    /// Why a batch cannot have these, too. If it can, they count from now on.
+    fn too_much(&mut self, batch: BatchId, host_sets: &[Vec<String>], jobs: &[Submission]) -> Option<String> {
+        let in_memory = self.kept.is_some();
+        let batch = self.batches.get_mut(batch)?;
+        let named = batch.host_names + host_sets.iter().map(|set| 1 + set.len()).sum::<usize>();
+        if named > MAX_NAMED {
+            return Some(format!(
+                "the hosts that its jobs name are more than {MAX_NAMED}; split the batch, or name fewer for each job"
+            ));
+        }
+        let (count, texts) = (batch.jobs + jobs.len(), batch.texts + jobs.iter().map(|job| job.spec.len()).sum::<usize>());
+        if in_memory && !batch.stored && (count > MAX_ONCE || texts > MAX_ONCE_BYTES) {
+            return Some(format!(
+                "a batch that ends with its client may have {MAX_ONCE} jobs and {MAX_ONCE_BYTES} bytes of them; use `coordinator run`"
+            ));
+        }
+        (batch.host_names, batch.jobs, batch.texts) = (named, count, texts);
+        None
+    }
+
     fn open(&mut self, id: ClientId, user: String, terms: BatchTerms, have: u64, now: BootInstant) {
         let batch = terms.context.batch;
-        match self.batches.get(&batch).map(|known| (known.owner == user, known.results)) {
+        match self.batches.get(batch).map(|known| (known.owner == user, known.results)) {
             Some((true, results)) if self.kept.is_some() => {
                 self.watch(id, batch, Watch::of_owner(have.min(results)));
                 self.scheduler.handle(Event::Attended { batch }, now);
             }
             Some(_) => return self.tell_client(id, ToClient::Refused { reason: "that batch exists already".into() }),
             None => {
-                if let Some(reason) = self.no_room().or_else(|| too_large(&terms.context)) {
+                if let Some(reason) = self.no_room().or_else(|| self.too_many(&user)).or_else(|| too_large(&terms.context)) {
                     return self.tell_client(id, ToClient::Refused { reason });
                 }
                 // What is left of a batch whose client has gone is its owner's, until it has ended.
@@ -223,7 +284,7 @@ impl Service {
         });
         let follows = |batch| self.clients.get(&asked.client).is_some_and(|client| client.watches.contains_key(batch));
         let found = match found {
-            Ok((batch, None)) if self.batches.get(&batch).is_some_and(|known| known.stored) => return self.too_early.push(asked),
+            Ok((batch, None)) if self.batches.get(batch).is_some_and(|known| known.stored) => return self.too_early.push(asked),
             Ok((_, None)) => Err("that batch is not kept: it ends with its client".into()),
             Ok((batch, Some(_))) if follows(&batch) => Err("this connection follows that batch already".into()),
             Ok((batch, Some(row))) => Ok((batch, row)),
@@ -264,11 +325,11 @@ impl Service {
     fn retry(&mut self, user: &str, wanted: &str, failed: bool, now: BootInstant) -> Result<(BatchId, u64), String> {
         let old = self.find_batch(user, wanted)?;
         let known =
-            self.batches.get(&old).filter(|batch| batch.done).ok_or("that batch has not ended; wait for it, or cancel it first")?;
-        if let Some(why) = self.no_room() {
+            self.batches.get(old).filter(|batch| batch.done).ok_or("that batch has not ended; wait for it, or cancel it first")?;
+        let (serial, owner, reader) = (known.serial, known.owner.clone(), self.reader()?.clone());
+        if let Some(why) = self.no_room().or_else(|| self.too_many(&owner)) {
             return Err(why);
         }
-        let (serial, owner, reader) = (known.serial, known.owner.clone(), self.reader()?.clone());
         if owner != user {
             self.is_still_a_user(&owner)?;
             tracing::info!(by = user, owner, batch = %old, "retried by an admin");
@@ -326,14 +387,14 @@ impl Service {
     fn forget(&mut self, user: &str, name: &str) -> Result<(), String> {
         let batch = self.find_batch(user, name)?;
         self.reader()?;
-        let known = self.batches.get(&batch).ok_or("there is no such batch")?;
+        let known = self.batches.get(batch).ok_or("there is no such batch")?;
         if !known.done {
             return Err("that batch has not ended; cancel it first".into());
         }
         if let Some(kept) = &self.kept {
             kept.forget(known.serial);
         }
-        self.batches.remove(&batch);
+        self.batches.remove(batch);
         for client in self.clients.values_mut() {
             client.watches.remove(&batch);
         }
@@ -344,6 +405,9 @@ impl Service {
     fn ask(&mut self, client: ClientId, request: u64) -> u64 {
         let number = self.next_request;
         self.next_request += 1;
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.asked += 1;
+        }
         self.asked.insert(number, Asked { client, request, session: None, answered: false });
         number
     }
@@ -351,7 +415,7 @@ impl Service {
     /// What a user means. Others' batches do not exist for them.
     fn select(&self, user: &str, selector: &Selector) -> Result<Vec<Wanted>, String> {
         Ok(match selector {
-            Selector::Mine => self.batches_of(user).map(|batch| Wanted { batch, job: None }).collect(),
+            Selector::Mine => self.batches.running(user).map(|batch| Wanted { batch, job: None }).collect(),
             Selector::Batch(text) => self.wanted(self.find_batch(user, text)?, None),
             Selector::Job { batch, job } => self.wanted(self.find_batch(user, batch)?, Some(WantedJob::Named(job.clone()))),
             Selector::Number { batch, job } => self.wanted(self.find_batch(user, batch)?, Some(WantedJob::Number(*job))),
@@ -360,7 +424,7 @@ impl Service {
 
     /// Of a batch whose jobs have all ended nothing can be cancelled.
     fn wanted(&self, batch: BatchId, job: Option<WantedJob>) -> Vec<Wanted> {
-        if self.batches.get(&batch).is_some_and(|b| b.done) { Vec::new() } else { vec![Wanted { batch, job }] }
+        if self.batches.get(batch).is_some_and(|b| b.done) { Vec::new() } else { vec![Wanted { batch, job }] }
     }
 
     /// All hosts ever seen, with what is known of the way to them.
@@ -378,20 +442,16 @@ impl Service {
         self.admins.iter().any(|admin| admin == user)
     }
 
-    fn batches_of(&self, user: &str) -> impl Iterator<Item = BatchId> {
-        self.batches.iter().filter(move |(_, b)| b.owner == user && !b.done).map(|(batch, _)| *batch)
-    }
-
     fn find_batch(&self, user: &str, text: &str) -> Result<BatchId, String> {
-        let admin = self.is_admin(user);
-        let visible = self.batches.iter().filter(|(_, b)| admin || b.owner == user).map(|(batch, _)| *batch);
-        let named = |batch: &BatchId| batch.to_string().starts_with(&text.to_ascii_lowercase());
         // Without a name it is the only one that they have running themselves.
-        let found: Vec<BatchId> = if text.is_empty() { self.batches_of(user).collect() } else { visible.filter(named).collect() };
+        let found: Vec<BatchId> = match text {
+            "" => self.batches.running(user).collect(),
+            text => self.batches.beginning_with(text, (!self.is_admin(user)).then_some(user)),
+        };
         match (found.as_slice(), text) {
             ([only], _) => Ok(*only),
             ([], _) => {
-                let own: Vec<String> = self.batches_of(user).take(MANY).map(|b| b.to_string()).collect();
+                let own: Vec<String> = self.batches.running(user).take(MANY).map(|b| b.to_string()).collect();
                 Err(match (own.as_slice(), text) {
                     ([], "") => "you have none there".into(),
                     (own, "") => format!("yours are {}", own.join(", ")),

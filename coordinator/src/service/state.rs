@@ -1,9 +1,12 @@
 //! The loop and what it holds: events in, effects performed, and those held back that wait for the store.
 
+use super::batches::Batches;
 use super::delivery::{Batch, Watch};
+use super::intake::{InHand, Load};
 use super::observe::Observed;
+use super::outlet::{Outlet, Weight};
 use super::requests::{Follow, not_stored};
-use super::{Adjustable, ClientId, FromStore, Input, Reader, Settings, Writer};
+use super::{Adjustable, CLIENT_DEPTH, ClientId, FromStore, Input, Reader, Settings, Writer};
 use crate::enrol::Enrolment;
 use crate::scheduler::{Effect, Event, Record, Scheduler, Wanted};
 use bytes::Bytes;
@@ -28,6 +31,12 @@ const TURN_TIME: Duration = Duration::from_millis(4);
 const GONE_GRACE: Duration = Duration::from_secs(2);
 /// Jobs on their way to the store. Beyond this, whoever submits waits.
 const MAX_UNSTORED_JOBS: usize = 32_768;
+/// And their texts, in bytes: as much as a slow disk takes in a second.
+const MAX_UNSTORED_BYTES: usize = 32 << 20;
+/// After so many bytes of texts the heap is given back once all of them are safe: what they have left in it.
+const LARGE_TEXTS: usize = 64 << 20;
+/// Bytes that wait for a client beside what it has asked for, mostly output of its jobs, before it is given up: it does not read at all.
+const MOST_WAITING: usize = 64 << 20;
 /// Memory of batches of so many jobs is worth giving back at once.
 const LARGE_BATCH: u64 = 10_000;
 
@@ -37,12 +46,85 @@ pub(super) struct AgentLink {
 }
 
 pub(super) struct Client {
-    pub(super) sender: mpsc::Sender<ToClient>,
-    pub(super) outbox: VecDeque<ToClient>,
+    pub(super) outlet: Outlet<ToClient>,
+    /// What goes there next, and how many bytes that is.
+    outbox: VecDeque<ToClient>,
+    waiting: usize,
+    /// Somebody will say when there is room.
+    told_of_room: bool,
     pub(super) watches: BTreeMap<BatchId, Watch>,
     pub(super) user: String,
     /// None within this process.
     pub(super) peer: Option<Peer>,
+    load: Arc<Load>,
+    /// The request that is being handled, and those whose answers are in the way of others.
+    pub(super) in_hand: Option<InHand>,
+    unread: Vec<InHand>,
+    /// Its requests that are still known.
+    pub(super) asked: usize,
+}
+
+impl Client {
+    fn new(sender: mpsc::Sender<ToClient>, user: String, peer: Option<Peer>, load: Arc<Load>) -> Self {
+        Self {
+            outlet: Outlet::new(sender, load.share()),
+            outbox: VecDeque::new(),
+            waiting: 0,
+            told_of_room: false,
+            watches: BTreeMap::new(),
+            user,
+            peer,
+            load,
+            in_hand: None,
+            unread: Vec::new(),
+            asked: 0,
+        }
+    }
+
+    pub(super) fn tell(&mut self, message: ToClient) {
+        self.waiting += message.weight();
+        self.outbox.push_back(message);
+    }
+
+    /// Only the newest of its kind matters to a client that is slow to read.
+    fn tell_newest(&mut self, message: ToClient) {
+        let kind = std::mem::discriminant(&message);
+        let waiting = &mut self.waiting;
+        self.outbox.retain(|old| {
+            let stays = std::mem::discriminant(old) != kind;
+            *waiting -= if stays { 0 } else { old.weight() };
+            stays
+        });
+        self.tell(message);
+    }
+
+    /// A request has been handled: it gives its place back, unless the client has not read the answers to earlier ones.
+    fn handled(&mut self, in_hand: Option<InHand>) {
+        if self.waiting > self.load.share() {
+            self.unread.extend(in_hand.map(InHand::without_jobs));
+        }
+    }
+
+    /// Moves what waits to where it is read, as far as there is room. True if nothing is left, so that more may follow.
+    pub(super) fn pass_on(&mut self) -> bool {
+        while let Some(message) = self.outbox.pop_front() {
+            let weight = message.weight();
+            if let Err(mpsc::error::TrySendError::Full(message)) = self.outlet.try_send(message) {
+                self.outbox.push_front(message);
+                return false;
+            }
+            self.waiting -= weight;
+        }
+        // The last large answer has left much behind.
+        self.outbox.shrink_to(CLIENT_DEPTH);
+        self.unread.clear();
+        true
+    }
+
+    /// Whether somebody has to say when there is room.
+    pub(super) fn must_be_told(&mut self) -> bool {
+        !self.outlet.has_room() && !std::mem::replace(&mut self.told_of_room, true)
+    }
 }
 
 /// A request that waits for its answer, and who made it.
@@ -69,9 +151,12 @@ pub(super) struct Kept {
     specs: HashMap<JobKey, Bytes>,
     /// Why nothing can be written at present.
     pub(super) trouble: Option<String>,
-    /// Jobs that are not safe yet, by the number of the record that has them; and whether those are too many.
-    jobs: VecDeque<(u64, usize)>,
+    /// Jobs that are not safe yet, by the number of the record that has them, with the bytes of their texts; and all of them.
+    jobs: VecDeque<(u64, usize, usize)>,
     unsafe_jobs: usize,
+    unsafe_bytes: usize,
+    /// Bytes of texts that have gone to the store since the heap was given back.
+    passed: usize,
     behind: watch::Sender<bool>,
 }
 
@@ -87,6 +172,8 @@ impl Kept {
             trouble: None,
             jobs: VecDeque::new(),
             unsafe_jobs: 0,
+            unsafe_bytes: 0,
+            passed: 0,
             behind,
         }
     }
@@ -94,18 +181,30 @@ impl Kept {
     fn issue(&mut self, record: &Record) {
         self.issued += 1;
         if let Record::Submitted { jobs, .. } = record {
-            self.jobs.push_back((self.issued, jobs.len()));
+            let bytes = jobs.iter().map(|job| job.spec.len()).sum();
+            self.jobs.push_back((self.issued, jobs.len(), bytes));
             self.unsafe_jobs += jobs.len();
-            self.behind.send_replace(self.unsafe_jobs > MAX_UNSTORED_JOBS);
+            self.unsafe_bytes += bytes;
+            self.behind.send_replace(self.is_behind());
         }
+    }
+
+    fn is_behind(&self) -> bool {
+        self.unsafe_jobs > MAX_UNSTORED_JOBS || self.unsafe_bytes > MAX_UNSTORED_BYTES
     }
 
     fn committed(&mut self, through: u64) {
         self.committed = through;
-        while let Some((_, jobs)) = self.jobs.pop_front_if(|(number, _)| *number <= through) {
+        while let Some((_, jobs, bytes)) = self.jobs.pop_front_if(|(number, ..)| *number <= through) {
             self.unsafe_jobs -= jobs;
+            self.unsafe_bytes -= bytes;
+            self.passed += bytes;
         }
-        let is = self.unsafe_jobs > MAX_UNSTORED_JOBS;
+        if self.unsafe_jobs == 0 && self.passed > LARGE_TEXTS {
+            self.passed = 0;
+            crate::memory::give_back();
+        }
+        let is = self.is_behind();
         self.behind.send_if_modified(|was| std::mem::replace(was, is) != is);
     }
 
@@ -134,7 +233,7 @@ pub(super) struct Service {
     pub(super) kept: Option<Kept>,
     pub(super) agents: HashMap<SessionId, AgentLink>,
     pub(super) clients: BTreeMap<ClientId, Client>,
-    pub(super) batches: HashMap<BatchId, Batch>,
+    pub(super) batches: Batches,
     pub(super) admins: Vec<String>,
     pub(super) certificate_until: Option<i64>,
     pub(super) enrolment: Option<Arc<Enrolment>>,
@@ -161,7 +260,7 @@ impl Service {
         inputs: mpsc::WeakSender<Input>,
         idle: watch::Sender<bool>,
     ) -> Result<Self, crate::store::StoreError> {
-        let mut batches = HashMap::new();
+        let mut batches = Batches::default();
         for row in kept.as_ref().map(|kept| kept.reader.batches()).transpose()?.into_iter().flatten() {
             batches.insert(row.status.id, Batch::stored(&row));
         }
@@ -257,22 +356,36 @@ impl Service {
                     let streams = Err("its host was lost before it answered".into());
                     self.tell_client(client, ToClient::LogsAnswer { request, streams });
                 }
-                self.asked.retain(|_, a| a.session != Some(session));
+                for (_, Asked { client, .. }) in self.asked.extract_if(|_, a| a.session == Some(session)) {
+                    if let Some(client) = self.clients.get_mut(&client) {
+                        client.asked -= 1;
+                    }
+                }
                 self.scheduler.handle(Event::AgentGone(session), now);
             }
             Input::LogStream(session, header, stream) => self.relay(session, header, stream),
-            Input::Answer(client, message) => self.tell_client(client, *message),
+            Input::Answer(client, messages, in_hand) => {
+                if let Some(client) = self.clients.get_mut(&client) {
+                    messages.into_iter().for_each(|message| client.tell(message));
+                    client.handled(in_hand);
+                }
+            }
+            Input::Room(client) => {
+                if let Some(client) = self.clients.get_mut(&client) {
+                    client.told_of_room = false;
+                }
+            }
             Input::Read(client, page) => self.page_read(client, *page),
-            Input::ClientConnected { client, user, sender, peer } => {
-                let mut outbox = VecDeque::new();
+            Input::ClientConnected { client, user, sender, peer, load } => {
                 let (agents, engines) = self.scheduler.fleet();
-                outbox.push_back(ToClient::Fleet { agents, engines });
-                self.clients.insert(client, Client { sender, outbox, watches: BTreeMap::new(), user, peer });
+                let mut new = Client::new(sender, user, peer, load);
+                new.tell(ToClient::Fleet { agents, engines });
+                self.clients.insert(client, new);
             }
             Input::Stop => {
                 self.stopping = true;
                 if self.kept.is_none() {
-                    for batch in self.batches.keys().copied().collect::<Vec<_>>() {
+                    for batch in self.batches.iter().map(|(id, _)| *id).collect::<Vec<_>>() {
                         self.end_batch(batch, Some("the coordinator was stopped".into()), now);
                     }
                 }
@@ -297,7 +410,16 @@ impl Service {
                 self.admins = admins;
                 self.certificate_until = certificate_until;
             }
-            Input::Client(client, message) => self.client_message(client, message, now),
+            Input::Client(client, message, in_hand) => {
+                if let Some(known) = self.clients.get_mut(&client) {
+                    known.in_hand = Some(in_hand);
+                    self.client_message(client, message, now);
+                }
+                if let Some(known) = self.clients.get_mut(&client) {
+                    let in_hand = known.in_hand.take();
+                    known.handled(in_hand);
+                }
+            }
             Input::ClientGone(client) => {
                 let Some(gone) = self.clients.remove(&client) else { return };
                 self.asked.retain(|_, asked| asked.client != client);
@@ -305,6 +427,7 @@ impl Service {
                     if watch.owner {
                         self.client_left(batch, now);
                     }
+                    self.let_go(batch);
                 }
             }
         }
@@ -315,10 +438,10 @@ impl Service {
         if self.clients.values().any(|client| client.watches.get(&batch).is_some_and(|watch| watch.owner)) {
             return;
         }
-        if self.kept.is_some() && self.batches.get(&batch).is_some_and(|b| b.stored) {
+        if self.kept.is_some() && self.batches.get(batch).is_some_and(|b| b.stored) {
             self.scheduler.handle(Event::Unattended { batch }, now);
         } else {
-            self.batches.remove(&batch);
+            self.batches.remove(batch);
             self.end_batch(batch, None, now);
         }
     }
@@ -429,6 +552,9 @@ impl Service {
             }
             Effect::Cancelled { request, result } => {
                 if let Some(Asked { client, request, .. }) = self.asked.remove(&request) {
+                    if let Some(client) = self.clients.get_mut(&client) {
+                        client.asked -= 1;
+                    }
                     let answer = match result {
                         Ok(summary) => ToClient::Cancelled { request, summary },
                         // What it names may not have been taken any more.
@@ -449,18 +575,15 @@ impl Service {
                 }
             }
             Effect::BatchDone { batch } => {
-                if let Some(batch) = self.batches.get_mut(&batch) {
-                    batch.done = true;
-                    if batch.results >= LARGE_BATCH {
-                        crate::memory::give_back();
-                    }
+                let large = self.batches.ended(batch).is_some_and(|batch| batch.results >= LARGE_BATCH);
+                self.let_go(batch);
+                if large {
+                    crate::memory::give_back();
                 }
             }
             Effect::Fleet { agents, engines } => {
                 for client in self.clients.values_mut() {
-                    // Only the newest count matters to a client that is slow to read.
-                    client.outbox.retain(|m| !matches!(m, ToClient::Fleet { .. }));
-                    client.outbox.push_back(ToClient::Fleet { agents, engines });
+                    client.tell_newest(ToClient::Fleet { agents, engines });
                 }
             }
         }
@@ -512,14 +635,14 @@ impl Service {
 
     pub(super) fn tell_client(&mut self, client: ClientId, message: ToClient) {
         if let Some(client) = self.clients.get_mut(&client) {
-            client.outbox.push_back(message);
+            client.tell(message);
         }
     }
 
     /// Tells whoever follows a batch.
     fn tell_watchers(&mut self, batch: BatchId, message: &ToClient) {
         for client in self.clients.values_mut().filter(|client| client.watches.contains_key(&batch)) {
-            client.outbox.push_back(message.clone());
+            client.tell(message.clone());
         }
     }
 
@@ -527,7 +650,15 @@ impl Service {
     fn tell_owners(&mut self, batch: BatchId, message: &ToClient) {
         let owns = |client: &&mut Client| client.watches.get(&batch).is_some_and(|watch| watch.owner);
         for client in self.clients.values_mut().filter(owns) {
-            client.outbox.push_back(message.clone());
+            client.tell(message.clone());
+            if client.waiting > MOST_WAITING
+                && let Some(peer) = &client.peer
+            {
+                tracing::warn!(user = client.user, from = %peer.remote_addr(), "client does not read; closing its connection");
+                peer.close(close::STALLED, "too much output of its jobs is unread");
+                client.outbox.clear();
+                client.waiting = 0;
+            }
         }
     }
 

@@ -1,0 +1,127 @@
+//! What one user can have a coordinator keep: answers, batches, host sets, jobs in memory.
+
+use mezcal_common::ids::{BatchId, JobNumber};
+use mezcal_common::job::{BatchContext, Command, JobSpec, Stop};
+use mezcal_common::wire::client::{BatchTerms, Selector, Submission, ToClient, ToService};
+use mezcal_common::wire::codec;
+use mezcal_coordinator::service::{self, ClientPort, Settings};
+use mezcal_coordinator::store::Store;
+use std::time::Duration;
+
+async fn answer(port: &mut ClientPort) -> ToClient {
+    loop {
+        let next = tokio::time::timeout(Duration::from_secs(10), port.answers.recv()).await;
+        match next.expect("an answer in time").expect("the service lives") {
+            ToClient::Fleet { .. } => {}
+            other => return other,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_not_read_and_goes_on_when_it_does() {
+    let service = service::start(Settings::new(None), None).expect("it starts");
+    let mut port = service.attach("owner").await;
+    let request = ToService::Close { batch: BatchId::random() };
+    let mut sent = 0;
+    let patience = Duration::from_millis(500);
+    while let Ok(went) = tokio::time::timeout(patience, port.requests.send(request.clone())).await {
+        went.expect("it listens");
+        sent += 1;
+        assert!(sent < 200_000, "everything that it sends is taken, and the answers are kept");
+    }
+    assert!(sent > 1000, "{sent}");
+    // Somebody else is served meanwhile.
+    let mut other = service.attach("other").await;
+    other.requests.send(ToService::Hosts).await.expect("it listens");
+    while !matches!(answer(&mut other).await, ToClient::Hosts(_)) {}
+    let mut answered = 0;
+    while answered < sent {
+        answered += u32::from(matches!(answer(&mut port).await, ToClient::Refused { .. }));
+    }
+    port.requests.send(ToService::Hosts).await.expect("it listens");
+    while !matches!(answer(&mut port).await, ToClient::Hosts(_)) {}
+}
+
+/// Opens a batch, and gives back what the first answer about it is.
+async fn open(port: &mut ClientPort, terms: BatchTerms) -> ToClient {
+    port.requests.send(ToService::Open { terms, have: 0 }).await.expect("it listens");
+    loop {
+        let said = answer(port).await;
+        if matches!(said, ToClient::Opened { .. } | ToClient::Refused { .. }) {
+            return said;
+        }
+    }
+}
+
+fn plain_terms() -> BatchTerms {
+    BatchTerms::new(BatchContext::new(BatchId::random(), "/".into(), 0o22), Duration::from_secs(60))
+}
+
+#[tokio::test]
+async fn a_user_has_so_many_batches_at_a_time_and_another_one_theirs() {
+    let service = service::start(Settings::new(None), None).expect("it starts");
+    let mut port = service.attach("owner").await;
+    for _ in 0..1000 {
+        assert!(matches!(open(&mut port, plain_terms()).await, ToClient::Opened { .. }));
+    }
+    let ToClient::Refused { reason } = open(&mut port, plain_terms()).await else { panic!("one too many") };
+    assert!(reason.contains("owner has 1000 batches") && reason.contains("cancel them"), "{reason}");
+    let mut other = service.attach("other").await;
+    assert!(matches!(open(&mut other, plain_terms()).await, ToClient::Opened { .. }));
+    port.requests
+        .send(ToService::Cancel { request: 1, what: vec![Selector::Mine; 1000], stop: Stop::NOW })
+        .await
+        .expect("it listens");
+    while !matches!(answer(&mut port).await, ToClient::Cancelled { .. }) {}
+}
+
+#[tokio::test]
+async fn host_sets_are_bounded_and_none_come_to_a_batch_that_is_closed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(dir.path()).expect("a store");
+    let service = service::start(Settings::new(Some(Duration::from_secs(600))), Some(store)).expect("it starts");
+    let mut port = service.attach("owner").await;
+    let terms = plain_terms();
+    let batch = terms.context.batch;
+    open(&mut port, terms.clone()).await;
+    let sets = |count: usize, each: usize| vec![vec!["h".to_owned(); each]; count];
+    for host_sets in [sets(1, 1), sets(20, 100_000)] {
+        port.requests.send(ToService::Submit { batch, host_sets, jobs: Vec::new() }).await.expect("it listens");
+    }
+    let reason = loop {
+        if let ToClient::Refused { reason } = answer(&mut port).await {
+            break reason;
+        }
+    };
+    assert!(reason.contains("hosts that its jobs name"), "{reason}");
+    let spec = codec::encode_body(&JobSpec::new(Command::Shell("true".into()))).expect("small");
+    let jobs = vec![Submission { hosts: Some(0), ..Submission::new(JobNumber(1), spec) }];
+    port.requests.send(ToService::Submit { batch, host_sets: Vec::new(), jobs }).await.expect("it listens");
+    port.requests.send(ToService::Close { batch }).await.expect("it listens");
+    port.requests.send(ToService::Submit { batch, host_sets: sets(5, 5), jobs: Vec::new() }).await.expect("it listens");
+    let ToClient::Opened { host_sets, jobs, closed, .. } = open(&mut port, terms).await else { panic!("another answer") };
+    assert_eq!((host_sets, jobs, closed), (1, 1, true));
+}
+
+#[tokio::test]
+async fn a_batch_that_is_not_stored_stays_small() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(dir.path()).expect("a store");
+    let service = service::start(Settings::new(Some(Duration::from_secs(600))), Some(store)).expect("it starts");
+    let mut port = service.attach("owner").await;
+    let terms = BatchTerms { once: true, ..plain_terms() };
+    let batch = terms.context.batch;
+    open(&mut port, terms).await;
+    let mut next = 1;
+    let reason = loop {
+        let jobs = (next..next + 4096).map(|n| Submission::new(JobNumber(n), vec![0].into())).collect();
+        next += 4096;
+        port.requests.send(ToService::Submit { batch, host_sets: Vec::new(), jobs }).await.expect("it listens");
+        if let ToClient::Refused { reason } = answer(&mut port).await {
+            break reason;
+        }
+        assert!(next < 200_000, "it stays in memory");
+    };
+    assert!(reason.contains("65536 jobs") && reason.contains("coordinator run"), "{reason}");
+}
