@@ -9,6 +9,7 @@ mod join;
 
 pub use join::{JoinError, Joined, join, read_token, renew_expired};
 
+use mezcal_common::files::{self, Directory, Owner, PRIVATE, PlaceError};
 use mezcal_common::identity::{self, Identity, IdentityError, Role};
 use mezcal_common::wire::tls::{Credentials, CredentialsError};
 use rcgen::{
@@ -16,10 +17,11 @@ use rcgen::{
     GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData, SanType, SerialNumber, SigningKey,
 };
 use ring::rand::SecureRandom;
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -50,6 +52,9 @@ pub enum CertsError {
         /// Why.
         source: std::io::Error,
     },
+    /// A place where others have made something, or might.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// A cluster is there already.
     #[error("{} exists: this directory holds a cluster already; choose another one", .0.display())]
     Exists(PathBuf),
@@ -94,11 +99,18 @@ impl Issued {
     /// Files that are there are replaced, each by a rename.
     ///
     /// # Errors
-    /// [`CertsError::File`].
+    /// [`CertsError::Place`].
     pub fn write(&self, dir: &Path) -> Result<(), CertsError> {
-        make_private_dir(dir)?;
+        self.write_into(&Directory::make(dir, PRIVATE)?, None)
+    }
+
+    /// The same in a directory that is open, for the account whose they should be.
+    ///
+    /// # Errors
+    /// [`CertsError::Place`].
+    pub fn write_into(&self, dir: &Directory, owner: Option<Owner>) -> Result<(), CertsError> {
         for (name, text, mode) in [("key.pem", &self.key, 0o600), ("ca.pem", &self.ca, 0o644), ("cert.pem", &self.cert, 0o644)] {
-            write_file(&dir.join(name), text, mode)?;
+            dir.replace(name, text.as_bytes(), mode, owner)?;
         }
         Ok(())
     }
@@ -114,14 +126,24 @@ pub fn replace(dir: &Path, role: Role, cert: String, key: String) -> Result<(), 
     Credentials::from_pem(cert.as_bytes(), key.as_bytes(), ca.as_bytes(), role, dir)?;
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     // Several of a user's commands may do this at once.
-    let beside = dir.with_file_name(format!(".{name}.{}.new", std::process::id()));
+    let new = format!(".{name}.{}.new", std::process::id());
+    let beside = dir.with_file_name(&new);
     let failed = |source: std::io::Error| CertsError::File { verb: "replace", path: dir.into(), source };
-    // Of a try that was interrupted.
-    for left in [&beside, &third(&beside)].into_iter().filter(|left| left.exists()) {
-        keep_others(left, dir).and_then(|()| std::fs::remove_dir_all(left)).map_err(failed)?;
+    // Of a try that was interrupted; whatever somebody else has put there is not looked into.
+    for left in [&beside, &third(&beside)] {
+        if files::is_our_directory(left)? {
+            keep_others(left, dir).and_then(|()| std::fs::remove_dir_all(left)).map_err(failed)?;
+        }
     }
-    Issued { cert, key, ca }.write(&beside)?;
-    sync(&beside);
+    let parent = Directory::existing(dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+    // Root may do this for the account whose they are.
+    let owner = if rustix::process::geteuid().is_root() { Some(Directory::existing(dir)?.owner()) } else { None };
+    let mut made = parent.create_new(&new)?;
+    Issued { cert, key, ca }.write_into(&made, owner)?;
+    made.sync();
+    if let Some(owner) = owner {
+        made.give_to(owner)?;
+    }
     let here = rustix::fs::CWD;
     let exchanged = match rustix::fs::renameat_with(here, &beside, here, dir, rustix::fs::RenameFlags::EXCHANGE) {
         // As on NFS (rename(2), RENAME_EXCHANGE).
@@ -137,7 +159,7 @@ pub fn replace(dir: &Path, role: Role, cert: String, key: String) -> Result<(), 
         let _ = std::fs::remove_dir_all(&beside);
     }
     // Whoever revokes the old one when the new one is seen must not find the old one here after a power failure.
-    sync(dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")));
+    parent.sync();
     Ok(())
 }
 
@@ -165,11 +187,6 @@ fn exchange(beside: &Path, dir: &Path) -> std::io::Result<()> {
         return Err(e);
     }
     std::fs::rename(&third, beside)
-}
-
-/// Makes the names in a directory last (fsync(2)), where the file system can.
-fn sync(dir: &Path) {
-    let _ = std::fs::File::open(dir).and_then(|dir| dir.sync_all());
 }
 
 /// A certificate for a key that somebody else holds.
@@ -355,9 +372,9 @@ impl ClusterDir {
             return Err(CertsError::Exists(dir.join("ca.pem")));
         }
         let (authority, key) = Authority::create(name)?;
-        make_private_dir(dir)?;
-        write_file(&dir.join("ca-key.pem"), &key, 0o600)?;
-        write_file(&dir.join("ca.pem"), &authority.ca, 0o644)?;
+        let made = Directory::make(dir, PRIVATE)?;
+        made.replace("ca-key.pem", key.as_bytes(), 0o600, None)?;
+        made.replace("ca.pem", authority.ca.as_bytes(), 0o644, None)?;
         Ok((Self(dir.into()), authority))
     }
 
@@ -429,6 +446,7 @@ impl ClusterDir {
             .create(true)
             .append(true)
             .mode(0o600)
+            .custom_flags(OFlags::NOFOLLOW.bits() as i32)
             .open(&path)
             .and_then(|mut file| writeln!(file, "{line}"))
             .map_err(|source| CertsError::File { verb: "write", path, source })
@@ -465,26 +483,6 @@ fn base_params(common_name: &str, life: Duration) -> Result<CertificateParams, C
 
 fn fill_random(bytes: &mut [u8]) -> Result<(), CertsError> {
     ring::rand::SystemRandom::new().fill(bytes).map_err(|_| CertsError::Random)
-}
-
-fn make_private_dir(dir: &Path) -> Result<(), CertsError> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| CertsError::File {
-        verb: "make directory",
-        path: dir.into(),
-        source,
-    })
-}
-
-fn write_file(path: &Path, text: &str, mode: u32) -> Result<(), CertsError> {
-    let temporary = path.with_extension("pem.new");
-    let write = || {
-        let _ = std::fs::remove_file(&temporary);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    };
-    write().map_err(|source| CertsError::File { verb: "write", path: path.into(), source })
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod config;
 pub mod doctor;
 pub mod duration;
 pub mod escape;
+pub mod files;
 pub mod hosts;
 pub mod identity;
 pub mod ids;

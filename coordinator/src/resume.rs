@@ -5,6 +5,7 @@
 
 use crate::exit::Exit;
 use crate::jobs::{Jobs, members, write_json, write_string};
+use mezcal_common::files;
 use mezcal_common::ids::JobNumber;
 use std::collections::HashMap;
 use std::fs::File;
@@ -121,7 +122,7 @@ impl Write for Rewritten {
         let file = match &mut self.file {
             Some(file) => file,
             None => {
-                rewrite(&self.path, &self.kept)?;
+                files::rewrite(&self.path, &self.kept)?;
                 let file = File::options().append(true).open(&self.path)?;
                 self.kept = Vec::new();
                 self.file.insert(file)
@@ -133,21 +134,6 @@ impl Write for Rewritten {
     fn flush(&mut self) -> std::io::Result<()> {
         self.file.as_mut().map_or(Ok(()), Write::flush)
     }
-}
-
-/// In one step: whoever is interrupted leaves the old file or the new one. What a link leads to keeps its permissions.
-///
-/// # Errors
-/// Those of the files.
-pub fn rewrite(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let path = path.canonicalize()?;
-    let mut name = path.clone().into_os_string();
-    name.push(".new");
-    let mut file = File::create(&name)?;
-    file.set_permissions(std::fs::metadata(&path)?.permissions())?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&name, &path)
 }
 
 /// The job of a result line, and whether it has succeeded.

@@ -241,7 +241,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
         if jobs.is_empty() {
             // Perhaps a last line that is torn.
             let cannot = |e| Exit::output(format!("cannot write {}: {e}", path.display()));
-            kept.map_or(Ok(()), |kept| resume::rewrite(path, &kept)).map_err(cannot)?;
+            kept.map_or(Ok(()), |kept| mezcal_common::files::rewrite(path, &kept)).map_err(cannot)?;
             return Ok(0);
         }
     }

@@ -39,7 +39,7 @@ pub enum CredentialsError {
         mode: u32,
     },
     /// The key is somebody else's.
-    #[error("{} belongs to uid {owner}, not to uid {us} that runs this: run `chown {us} {}`", path.display(), path.display())]
+    #[error("{} belongs to uid {owner}, not to uid {us} that runs this: run `chown -h {us} {}`", path.display(), path.display())]
     KeyOwner {
         /// The key file.
         path: PathBuf,
