@@ -3,6 +3,7 @@
 use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser, Subcommand};
 use mezcal_certs::{COORDINATOR_DAYS, ClusterDir, ISSUER_DAYS, LEAF_DAYS};
+use mezcal_common::escape::{for_terminal, json_for_terminal};
 use mezcal_common::hosts;
 use mezcal_common::identity::{self, Identity, Role};
 use std::path::{Path, PathBuf};
@@ -93,7 +94,9 @@ fn main() -> ExitCode {
     match run(Cli::parse().verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("certs: {e:#}");
+            for line in format!("{e:#}").lines() {
+                eprintln!("certs: {}", for_terminal(line));
+            }
             ExitCode::from(2)
         }
     }
@@ -158,12 +161,12 @@ fn show(file: &Path, json: bool) -> anyhow::Result<()> {
             "identity": identity, "cluster": cluster, "serial": details.serial, "subject": details.subject,
             "issuer": details.issuer, "not_before": time(from), "not_after": time(until), "days_left": days_left,
         });
-        println!("{object}");
+        println!("{}", json_for_terminal(&object.to_string()));
     } else {
-        println!("identity    {identity}");
-        println!("cluster     {cluster}");
+        println!("identity    {}", for_terminal(&identity));
+        println!("cluster     {}", for_terminal(&cluster));
         println!("serial      {}", details.serial);
-        println!("issuer      {}", details.issuer);
+        println!("issuer      {}", for_terminal(&details.issuer));
         println!("not before  {}", time(from));
         println!("not after   {}  ({days_left} days left)", time(until));
     }

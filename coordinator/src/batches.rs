@@ -3,14 +3,13 @@
 use crate::client::{Remote, converse};
 use crate::complete;
 use crate::exit::Exit;
-use crate::format::{ResultFormat, counted};
+use crate::format::{ResultFormat, counted, show};
 use crate::hosts::{span, table};
 use crate::profile::ProfileArgs;
 use clap_complete::ArgValueCompleter;
 use mezcal_common::clock::WallTime;
 use mezcal_common::escape::for_terminal;
 use mezcal_common::wire::client::{BatchStatus, HostStatus, ToClient, ToService};
-use std::io::Write;
 use std::time::Duration;
 
 /// List batches, oldest first.
@@ -52,7 +51,7 @@ pub fn run(args: &BatchesArgs) -> Result<u8, Exit> {
     let mut batches = converse(&args.profile, async |remote| ask(remote, args.all).await)?;
     batches.retain(|batch| !args.running || batch.done.is_none());
     let text = if args.json { batches.iter().map(|b| json(b).to_string() + "\n").collect() } else { listing(&batches) };
-    std::io::stdout().write_all(text.as_bytes()).map_err(Exit::output)?;
+    show(&text)?;
     Ok(0)
 }
 
@@ -81,7 +80,7 @@ pub fn status(args: &StatusArgs) -> Result<u8, Exit> {
         None if args.json => summary_json(&batches, &hosts).to_string() + "\n",
         None => summary(&batches, &hosts),
     };
-    std::io::stdout().write_all(text.as_bytes()).map_err(Exit::output)?;
+    show(&text)?;
     Ok(0)
 }
 
@@ -141,7 +140,7 @@ fn listing(batches: &[BatchStatus]) -> String {
             batch.ended.to_string(),
             (batch.ended - batch.succeeded).to_string(),
             age(batch.opened),
-            for_terminal(batch.name.as_deref().unwrap_or_default()).into_owned(),
+            batch.name.clone().unwrap_or_default(),
         ]
     };
     table(head, batches.iter().map(row), 3..8)

@@ -107,7 +107,8 @@ pub fn main() -> ExitCode {
         Ok(status) => ExitCode::from(status),
         Err(Exit { status, message }) => {
             for line in message.lines() {
-                tell!("coordinator: {line}");
+                // It may quote what others have said.
+                tell!("coordinator: {}", mezcal_common::escape::for_terminal(line));
             }
             ExitCode::from(status)
         }

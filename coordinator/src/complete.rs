@@ -6,6 +6,7 @@ use crate::client::{Remote, converse_for};
 use crate::exit::Exit;
 use crate::profile::ProfileArgs;
 use clap_complete::engine::CompletionCandidate;
+use mezcal_common::escape::for_terminal;
 use mezcal_common::hosts::short;
 use mezcal_common::wire::client::BatchStatus;
 use std::ffi::OsStr;
@@ -22,7 +23,7 @@ pub fn batches(current: &OsStr) -> Vec<CompletionCandidate> {
     found.sort_by_key(|batch| (batch.done.is_some(), std::cmp::Reverse(batch.opened)));
     let candidate = |batch: BatchStatus| {
         let help = format!("{} of {} jobs ended {}", batch.ended, batch.jobs, batch.name.unwrap_or_default());
-        CompletionCandidate::new(batch.id.to_string()).help(Some(help.trim_end().to_owned().into()))
+        CompletionCandidate::new(batch.id.to_string()).help(Some(for_terminal(help.trim_end()).into_owned().into()))
     };
     found.into_iter().map(candidate).collect()
 }

@@ -2,6 +2,7 @@
 
 use crate::client::converse_for;
 use crate::exit::{Exit, FAILED, chain};
+use crate::format::show;
 use crate::hosts;
 use crate::profile::ProfileArgs;
 use crate::serve::{CoordinatorConfig, DEFAULT_PATH, holder_of};
@@ -11,7 +12,6 @@ use mezcal_common::hosts::Folded;
 use mezcal_common::identity::Role;
 use mezcal_common::wire::client::HostStatus;
 use mezcal_common::wire::tls::{Credentials, first_certificate};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ pub fn run(args: &DoctorArgs) -> Result<u8, Exit> {
         false => doctor::table(&findings),
         true => findings.iter().map(|f| serde_json::json!(f).to_string() + "\n").collect(),
     };
-    std::io::stdout().write_all(text.as_bytes()).map_err(Exit::output)?;
+    show(&text)?;
     Ok(if doctor::is_well(&findings) { 0 } else { FAILED })
 }
 

@@ -15,7 +15,7 @@ use mezcal_common::ids::JobNumber;
 use mezcal_common::outcome::JobResult;
 use mezcal_common::wire::client::{Attachment, ToClient, ToService};
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 /// Stream the results of a batch, those that there are and those to come.
@@ -101,15 +101,17 @@ pub fn wait(args: &WaitArgs) -> Result<u8, Exit> {
     follow(&args.profile, &args.reconnect, &args.batch, Attachment::End, None)
 }
 
-fn open((path, force): (Option<&PathBuf>, bool)) -> Result<Box<dyn Write>, Exit> {
+/// Where results go, and whether that is a terminal.
+fn open((path, force): (Option<&PathBuf>, bool)) -> Result<(Box<dyn Write>, bool), Exit> {
     match path.filter(|path| path.as_os_str() != "-") {
-        None => Ok(Box::new(std::io::stdout().lock())),
+        None => Ok((Box::new(std::io::stdout().lock()), std::io::stdout().is_terminal())),
         Some(path) => {
             if !force && std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() > 0) {
                 return Err(Exit::usage(format!("{} is not empty; --force overwrites it", path.display())));
             }
             let file = std::fs::File::create(path).map_err(|e| Exit::usage(format!("cannot write {}: {e}", path.display())))?;
-            Ok(Box::new(std::io::BufWriter::new(file)))
+            let terminal = file.is_terminal();
+            Ok((Box::new(std::io::BufWriter::new(file)), terminal))
         }
     }
 }
@@ -192,7 +194,9 @@ impl<'a> Follower<'a> {
                     self.batch = status.id.to_string();
                     self.submitted = status.opened;
                     if let Some(wanted) = self.wanted.take() {
-                        self.output = Some(open(wanted)?);
+                        let (output, terminal) = open(wanted)?;
+                        self.output = Some(output);
+                        self.format = ResultFormat::new(false).on_terminal(terminal);
                     }
                 }
                 ToClient::Described { jobs, .. } => self.texts.extend(jobs),

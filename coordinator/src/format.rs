@@ -1,12 +1,16 @@
 //! Results and times as text: Bakapara's twelve keys in their order, then ours.
 
+use crate::exit::Exit;
 use crate::jobs::{Format, Jobs, members, write_json};
 use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
 use jiff::tz::TimeZone;
 use mezcal_common::clock::WallTime;
+use mezcal_common::escape::json_for_terminal;
 use mezcal_common::outcome::{Ended, JobResult, WaitStatus};
+use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
 /// Always six digits of a second.
@@ -20,9 +24,20 @@ pub(crate) fn counted(n: impl Into<u64>, one: &str, many: &str) -> String {
     }
 }
 
+/// Puts on standard output what a verb has to say: JSON, or lines whose cells are safe. A terminal gets no character that it might obey.
+///
+/// # Errors
+/// Exit 74: it cannot be written.
+pub(crate) fn show(text: &str) -> Result<(), Exit> {
+    let mut out = std::io::stdout().lock();
+    let text = if out.is_terminal() { json_for_terminal(text) } else { text.into() };
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Exit::output)
+}
+
 /// Writes result lines.
 pub struct ResultFormat {
     compat: bool,
+    terminal: bool,
     zone: TimeZone,
 }
 
@@ -38,17 +53,22 @@ pub struct ClientTimes {
 impl ResultFormat {
     /// With `compat`, exactly what Bakapara wrote: naive local times, the twelve keys, ASCII.
     pub fn new(compat: bool) -> Self {
-        Self { compat, zone: TimeZone::system() }
+        Self { compat, terminal: false, zone: TimeZone::system() }
+    }
+
+    /// For lines that go to a terminal, which must not obey what jobs have written: `\u009b` means the same in JSON.
+    pub fn on_terminal(self, terminal: bool) -> Self {
+        Self { terminal, ..self }
     }
 
     /// Appends the line of a job: its own object with `result` set.
     pub fn line(&self, out: &mut Vec<u8>, jobs: &Jobs, number: u32, result: &JobResult, times: ClientTimes) {
-        let text = jobs.object(number);
+        let (text, start) = (jobs.object(number), out.len());
         if jobs.format() == Format::Lines {
             out.extend_from_slice(b"{\"cmd\": ");
             crate::jobs::write_string(out, text, self.compat);
             out.extend_from_slice(b", ");
-            self.end_line(out, result, times);
+            self.end_line(out, start, result, times);
         } else {
             self.object_line(out, text, result, times);
         }
@@ -56,6 +76,7 @@ impl ResultFormat {
 
     /// The same for a job whose object is `text`.
     pub fn object_line(&self, out: &mut Vec<u8>, text: &str, result: &JobResult, times: ClientTimes) {
+        let start = out.len();
         out.push(b'{');
         // It was readable when it was checked.
         for (key, value) in members(text).unwrap_or_default() {
@@ -66,13 +87,21 @@ impl ResultFormat {
                 out.extend_from_slice(b", ");
             }
         }
-        self.end_line(out, result, times);
+        self.end_line(out, start, result, times);
     }
 
-    fn end_line(&self, out: &mut Vec<u8>, result: &JobResult, times: ClientTimes) {
+    fn end_line(&self, out: &mut Vec<u8>, start: usize, result: &JobResult, times: ClientTimes) {
         out.extend_from_slice(b"\"result\": ");
         self.result(out, result, times);
         out.extend_from_slice(b"}\n");
+        if self.terminal {
+            let shown = match json_for_terminal(&String::from_utf8_lossy(&out[start..])) {
+                Cow::Borrowed(_) => return,
+                Cow::Owned(shown) => shown,
+            };
+            out.truncate(start);
+            out.extend_from_slice(shown.as_bytes());
+        }
     }
 
     fn result(&self, out: &mut Vec<u8>, result: &JobResult, times: ClientTimes) {
@@ -214,6 +243,30 @@ impl Object<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mezcal_common::outcome::Outcome;
+
+    #[test]
+    fn result_lines_on_a_terminal_mean_the_same_and_move_no_cursor() {
+        let text = "{\"cmd\": \"echo \u{9b}2J\u{202e}\", \"k\u{2066}\": [\"\u{61c}\"]}";
+        let mut outcome = Outcome::never_ran(Ended::StartFailed, "no \u{9b}A".to_owned());
+        outcome.stdout_tail = Some("東京\u{9b}31m\u{200f}".into());
+        let result = JobResult { attempt: 1, place: None, local: None, outcome };
+        let times = ClientTimes { submitted: WallTime(0), received: WallTime(0) };
+        let line = |terminal| {
+            let mut out = b"before \xc2\x9b".to_vec();
+            ResultFormat::new(false).on_terminal(terminal).object_line(&mut out, text, &result, times);
+            let line = String::from_utf8(out.split_off(b"before \xc2\x9b".len())).expect("text");
+            let mut value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+            // Each line has a new one.
+            value["result"]["msg_id"].take();
+            (line, value)
+        };
+        let ((plain, as_is), (shown, escaped)) = (line(false), line(true));
+        assert_eq!(as_is, escaped);
+        assert!(plain.contains('\u{9b}') && plain.contains('\u{202e}'), "elsewhere nothing is changed");
+        let odd = |c: char| c != '\n' && (c.is_control() || "\u{61c}\u{200f}\u{202e}\u{2066}".contains(c));
+        assert!(!shown.contains(odd) && shown.contains("\\u009b2J\\u202e") && shown.contains("東京"), "{shown}");
+    }
 
     #[test]
     fn durations_look_as_python_prints_them() {

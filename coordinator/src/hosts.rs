@@ -2,10 +2,10 @@
 
 use crate::client::{Remote, converse};
 use crate::exit::Exit;
+use crate::format::show;
 use crate::profile::ProfileArgs;
 use mezcal_common::escape::for_terminal;
 use mezcal_common::wire::client::{HostStatus, ToClient, ToService};
-use std::io::Write;
 use std::time::Duration;
 
 /// Show the hosts of a running coordinator.
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn run(args: &HostsArgs) -> Result<u8, Exit> {
     let hosts = converse(&args.profile, ask)?;
     let text = if args.json { json(&hosts) } else { host_table(&hosts) };
-    std::io::stdout().write_all(text.as_bytes()).map_err(Exit::output)?;
+    show(&text)?;
     Ok(0)
 }
 
@@ -80,7 +80,7 @@ fn host_table(hosts: &[HostStatus]) -> String {
                     (false, _) => "lost ",
                 },
                 span(h.since),
-                h.drained.as_ref().map_or(String::new(), |why| format!("; drained: {}", for_terminal(why))),
+                h.drained.as_ref().map_or(String::new(), |why| format!("; drained: {why}")),
                 h.quarantined
                     .as_ref()
                     .map_or(String::new(), |(left, reason)| format!("; quarantined for {}: {reason}", span(*left)))
@@ -92,7 +92,9 @@ fn host_table(hosts: &[HostStatus]) -> String {
 
 /// Rows of nine columns below a head; those in `right` are numbers.
 pub(crate) fn table(head: [String; 9], rows: impl Iterator<Item = [String; 9]>, right: std::ops::Range<usize>) -> String {
-    let rows: Vec<[String; 9]> = std::iter::once(head).chain(rows).collect();
+    // Names, versions and reasons are what others have said.
+    let safe = |row: [String; 9]| row.map(|cell| for_terminal(&cell).into_owned());
+    let rows: Vec<[String; 9]> = std::iter::once(head).chain(rows).map(safe).collect();
     let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..9).map(width).collect();
     let mut text = String::new();

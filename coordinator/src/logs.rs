@@ -4,10 +4,11 @@ use crate::cancel::split_job;
 use crate::client::Remote;
 use crate::exit::{self, Exit};
 use crate::profile::ProfileArgs;
+use mezcal_common::escape::TerminalText;
 use mezcal_common::wire::agent::{LogHeader, LogWish, Stream};
 use mezcal_common::wire::bulk::{BulkReceiver, CutShort};
 use mezcal_common::wire::client::{ToClient, ToService};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 
 /// Show what a job has written.
 #[derive(Debug, clap::Args)]
@@ -63,17 +64,30 @@ pub fn run(args: &LogsArgs) -> Result<u8, Exit> {
 }
 
 async fn print(stream: Stream, mut from: BulkReceiver) -> Result<(), Exit> {
+    let terminal = match stream {
+        Stream::Out => std::io::stdout().is_terminal(),
+        Stream::Err => std::io::stderr().is_terminal(),
+    };
+    // A job may be anybody's, and a terminal obeys whoever writes to it.
+    let mut shown = terminal.then(TerminalText::default);
     while let Some(data) = from.read().await.map_err(cut_short)? {
-        let writing = tokio::task::spawn_blocking(move || match stream {
-            Stream::Out => std::io::stdout().write_all(&data).and_then(|()| std::io::stdout().flush()),
-            Stream::Err => std::io::stderr().write_all(&data),
-        });
-        writing.await.map_err(Exit::output)?.map_err(|e| match e.kind() {
-            ErrorKind::BrokenPipe => Exit { status: exit::PIPE, message: String::new() },
-            _ => Exit::output(format!("cannot write output: {e}")),
-        })?;
+        write(stream, shown.as_mut().map_or_else(|| data.to_vec(), |shown| shown.push(&data).into_bytes())).await?;
     }
-    Ok(())
+    match shown {
+        Some(shown) => write(stream, shown.finish().into_bytes()).await,
+        None => Ok(()),
+    }
+}
+
+async fn write(stream: Stream, data: Vec<u8>) -> Result<(), Exit> {
+    let writing = tokio::task::spawn_blocking(move || match stream {
+        Stream::Out => std::io::stdout().write_all(&data).and_then(|()| std::io::stdout().flush()),
+        Stream::Err => std::io::stderr().write_all(&data),
+    });
+    writing.await.map_err(Exit::output)?.map_err(|e| match e.kind() {
+        ErrorKind::BrokenPipe => Exit { status: exit::PIPE, message: String::new() },
+        _ => Exit::output(format!("cannot write output: {e}")),
+    })
 }
 
 fn cut_short(e: CutShort) -> Exit {

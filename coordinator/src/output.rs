@@ -54,7 +54,7 @@ pub struct OutputThread {
     thread: std::thread::JoinHandle<Counts>,
 }
 
-/// Starts it. `watched` is a pipe whose reader's departure should be noticed even while nothing is written.
+/// Starts it. Lines are as `compat` has them, or for people at a `terminal`. `watched` is a pipe whose reader's departure should be noticed even while nothing is written.
 ///
 /// # Errors
 /// No thread.
@@ -63,7 +63,7 @@ pub fn start(
     writer: Box<dyn Write + Send>,
     watched: Option<OwnedFd>,
     progress: Progress,
-    compat: bool,
+    (compat, terminal): (bool, bool),
     keep_order: bool,
 ) -> std::io::Result<OutputThread> {
     let (sender, receiver) = mpsc::channel(DEPTH);
@@ -75,7 +75,7 @@ pub fn start(
         writer,
         buffer: Vec::with_capacity(BUFFER * 2),
         progress,
-        format: ResultFormat::new(compat),
+        format: ResultFormat::new(compat).on_terminal(terminal),
         held: keep_order.then(BTreeMap::new),
         next: 1,
         counts: Counts::default(),

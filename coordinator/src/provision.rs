@@ -3,6 +3,7 @@
 
 use crate::client::converse;
 use crate::exit::{Exit, FAILED};
+use crate::format::show;
 use crate::hosts;
 use crate::manage::{ask, expand};
 use crate::profile::ProfileArgs;
@@ -153,7 +154,7 @@ pub fn run(args: &ProvisionArgs) -> Result<u8, Exit> {
         text.push('\n');
     }
     let failed = rows.iter().filter(|row| row.failed.is_some()).count();
-    std::io::stdout().write_all(text.as_bytes()).map_err(Exit::output)?;
+    show(&text)?;
     if failed > 0 {
         return Err(Exit {
             status: FAILED,

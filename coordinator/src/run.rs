@@ -444,6 +444,13 @@ impl Results {
         }
     }
 
+    fn is_terminal(&self) -> bool {
+        match self {
+            Results::Stdout => std::io::stdout().is_terminal(),
+            Results::File { file, .. } => file.is_terminal(),
+        }
+    }
+
     fn open(self) -> Result<Box<dyn Write + Send>, Exit> {
         match self {
             Results::Stdout => Ok(Box::new(std::io::stdout())),
@@ -596,7 +603,8 @@ impl<'a> Run<'a> {
         let compat = args.compat.is_some();
         let progress = Progress::new(args.progress, args.quiet, log, jobs.len() as u64, compat);
         let watched = results.pipe();
-        let output = output::start(jobs.clone(), results.open()?, watched, progress, compat, args.keep_order)
+        let form = (compat, results.is_terminal());
+        let output = output::start(jobs.clone(), results.open()?, watched, progress, form, args.keep_order)
             .map_err(|e| Exit { status: exit::BUG, message: format!("no output thread: {e}") })?;
         let answered = vec![false; jobs.len()];
         let batch = terms.context.batch;

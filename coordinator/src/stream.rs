@@ -10,6 +10,7 @@ use crate::submit::{SUBMIT_BYTES, fits};
 use bytes::Bytes;
 use mezcal_common::clock::WallTime;
 use mezcal_common::duration::parse_duration;
+use mezcal_common::escape::json_for_terminal;
 use mezcal_common::ids::{BatchId, JobNumber};
 use mezcal_common::job::Stop;
 use mezcal_common::outcome::JobResult;
@@ -18,7 +19,7 @@ use rustix::fd::AsFd;
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -631,8 +632,13 @@ fn read(input: impl Read, to: &mpsc::Sender<Vec<Input>>, mut parser: Parser) {
 /// Writes what comes, and says how many results have been written.
 fn write(mut from: mpsc::Receiver<(Vec<u8>, u64)>, to: &mpsc::UnboundedSender<std::io::Result<u64>>) {
     let mut output = std::io::stdout().lock();
+    let terminal = output.is_terminal();
     while let Some((lines, results)) = from.blocking_recv() {
-        let written = output.write_all(&lines).and_then(|()| output.flush());
+        let written = match terminal {
+            true => output.write_all(json_for_terminal(&String::from_utf8_lossy(&lines)).as_bytes()),
+            false => output.write_all(&lines),
+        };
+        let written = written.and_then(|()| output.flush());
         let failed = written.is_err();
         if to.send(written.map(|()| results)).is_err() || failed {
             return;

@@ -3,10 +3,10 @@
 use crate::cancel::split_job;
 use crate::client::converse;
 use crate::exit::Exit;
+use crate::format::show;
 use crate::profile::ProfileArgs;
 use mezcal_common::escape::for_terminal;
 use mezcal_common::wire::client::{ToClient, ToService};
-use std::io::Write;
 
 /// Say why a job does not run, host by host.
 #[derive(Debug, clap::Args)]
@@ -38,6 +38,6 @@ pub fn run(args: &WhyArgs) -> Result<u8, Exit> {
         true => serde_json::json!(reasons).to_string() + "\n",
         false => reasons.iter().map(|line| format!("{}\n", for_terminal(line))).collect(),
     };
-    std::io::stdout().write_all(text.as_bytes()).map_err(Exit::output)?;
+    show(&text)?;
     Ok(0)
 }

@@ -275,9 +275,49 @@ fn results_of_what_cannot_run_again_stay() {
     std::fs::write(path("jobs.json"), jobs).expect("written");
     std::fs::write(path("good"), "").expect("written");
     std::os::unix::fs::symlink("results", path("link")).expect("made");
+    // In a shared directory somebody may have put this in the way.
+    std::fs::write(path("victim"), "untouched").expect("written");
+    std::os::unix::fs::symlink("victim", path("results.new")).expect("made");
     assert_eq!(run(&["jobs.json", "-o", "link", "--resume-failed", "-q"]), (Some(0), String::new()));
     assert_eq!(std::fs::read_to_string(path("results")).expect("there").lines().count(), 2);
     assert!(path("link").is_symlink());
+    assert_eq!(std::fs::read_to_string(path("victim")).expect("there"), "untouched");
+}
+
+/// Both ends of a pseudo-terminal (pty(7)).
+fn terminal() -> (std::fs::File, std::fs::File) {
+    use std::os::fd::FromRawFd;
+    let (mut ours, mut theirs) = (0, 0);
+    let nothing = std::ptr::null_mut();
+    // SAFETY: it fills the two numbers, which are descriptors of nobody else's; name, settings and size may be left out (openpty(3)).
+    let made = unsafe { libc::openpty(&mut ours, &mut theirs, nothing, nothing.cast(), nothing.cast()) };
+    assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: as above.
+    unsafe { (std::fs::File::from_raw_fd(ours), std::fs::File::from_raw_fd(theirs)) }
+}
+
+#[test]
+fn a_terminal_gets_no_character_of_a_result_that_it_might_obey() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let job = "{\"cmd\": \"printf '\\\\302\\\\2332J \\\\342\\\\200\\\\256'\", \"name\": \"\u{9b}2J \u{202e}\u{2067}\u{61c}\"}\n";
+    std::fs::write(dir.path().join("jobs.json"), job).expect("written");
+    let (mut ours, theirs) = terminal();
+    let mut command = coordinator(dir.path());
+    let child = command.args(["run", "jobs.json", "-q"]).stdout(theirs).stderr(Stdio::null()).spawn();
+    // Its end of the terminal is closed here, too.
+    drop(command);
+    let mut child = child.expect("it runs");
+    let mut shown = Vec::new();
+    // EIO says that nobody has the other end any more.
+    let _ = ours.read_to_end(&mut shown);
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    let shown = String::from_utf8(shown).expect("UTF-8");
+    assert!(!shown.contains(|c: char| !c.is_ascii() || c.is_control() && c != '\n' && c != '\r'), "{shown:?}");
+    let line: Value = serde_json::from_str(shown.trim()).expect("JSON");
+    assert_eq!(line["name"], "\u{9b}2J \u{202e}\u{2067}\u{61c}");
+    assert_eq!(line["result"]["stdout_tail"], "\u{9b}2J \u{202e}");
+    let plain = run_in(dir.path(), job, &["-q"]);
+    assert!(String::from_utf8_lossy(&plain.stdout).contains('\u{9b}'), "elsewhere it is as it was");
 }
 
 #[test]
