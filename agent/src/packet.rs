@@ -4,11 +4,12 @@ use mezcal_common::wire::codec;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    SocketFlags, SocketType,
+    SocketAddrUnix, SocketFlags, SocketType,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::mem::MaybeUninit;
+use std::path::Path;
 
 /// Messages to and from keepers are a few bytes, and in one of them a host's name, which may have 253 (RFC 1035).
 const MAX_PACKET: usize = 512;
@@ -27,6 +28,35 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
 /// socketpair(2)'s.
 pub fn stream_pair() -> Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Connects to a socket in the file system where a process of this account should listen. Whoever may enter its directory might have put another
+/// one there; the kernel says who called listen(2) (SO_PEERCRED of unix(7)).
+///
+/// # Errors
+/// socket(2)'s and connect(2)'s; `PermissionDenied`, which names the path and the account, if somebody else listens.
+pub fn connect(path: &Path, owner: u32) -> Result<OwnedFd> {
+    let address = SocketAddrUnix::new(path)?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::net::connect(&socket, &address)?;
+    match peer(&socket)? {
+        uid if uid == owner => Ok(socket),
+        uid => {
+            let text = format!(
+                "uid {uid} listens at {}, where uid {owner} should: not used; end that process and remove the socket",
+                path.display()
+            );
+            Err(Error::new(ErrorKind::PermissionDenied, text))
+        }
+    }
+}
+
+/// The account of the process at the other end: of whoever listens, has connected, or has made the pair.
+///
+/// # Errors
+/// getsockopt(2)'s, if that is no socket of this kind.
+pub fn peer(socket: impl AsFd) -> Result<u32> {
+    Ok(rustix::net::sockopt::socket_peercred(socket)?.uid.as_raw())
 }
 
 /// Sends `message`, and a copy of `fd` with it, without waiting for room.
@@ -91,6 +121,41 @@ mod tests {
     use mezcal_common::ids::EngineIndex;
     use mezcal_common::wire::engine::FromKeeper;
     use std::io::{Read, Write};
+
+    /// A socket at which a thread of another account's listens, as whoever gets into a shared directory might leave one.
+    fn listener_of(uid: u32, path: std::path::PathBuf) -> OwnedFd {
+        let listen = move || {
+            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+            let socket = socket.expect("a socket");
+            rustix::net::bind(&socket, &SocketAddrUnix::new(&path).expect("a short path")).expect("bound");
+            // SAFETY: without glibc's wrapper this changes the calling thread alone, which ends with it.
+            assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }, 0);
+            rustix::net::listen(&socket, 8).expect("listens");
+            socket
+        };
+        std::thread::spawn(listen).join().expect("it listens")
+    }
+
+    #[test]
+    fn a_socket_at_which_somebody_else_listens_is_not_used() {
+        let us = rustix::process::geteuid().as_raw();
+        let dir = tempfile::tempdir().expect("a directory");
+        let (ours, theirs) = (dir.path().join("ours"), dir.path().join("theirs"));
+        let _ours = listener_of(us, ours.clone());
+        let connected = connect(&ours, us).expect("ours");
+        assert_eq!(peer(&connected).expect("a peer"), us);
+        assert_eq!(connect(&dir.path().join("none"), us).expect_err("nobody").kind(), ErrorKind::NotFound);
+        if us != 0 {
+            // Past libtest's capture: a skipped test is never silent.
+            let _ = writeln!(std::io::stderr(), "SKIPPED a_socket_at_which_somebody_else_listens_is_not_used: not root");
+            return;
+        }
+        let _theirs = listener_of(1, theirs.clone());
+        let refused = connect(&theirs, us).expect_err("refused");
+        assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
+        let said = refused.to_string();
+        assert!(said.contains("uid 1 listens") && said.contains(&theirs.display().to_string()), "{said}");
+    }
 
     #[test]
     fn a_descriptor_travels_with_its_packet() {

@@ -5,9 +5,10 @@
 //!                          sock    the keeper of `mezcal-engines@USER.service` listens
 //! ```
 
+use crate::packet;
 use mezcal_common::account;
 use rustix::fd::OwnedFd;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -62,16 +63,16 @@ fn socket(dir: &Path, user: &str) -> PathBuf {
     dir.join(user).join(SOCKET)
 }
 
-/// Connects to a user's keeper, if that is who listens there (SO_PEERCRED of unix(7): of whoever called listen(2)).
+/// Connects to a user's keeper, if that is who listens there.
 fn connect(dir: &Path, user: &str) -> Option<OwnedFd> {
     let account = account::named(user)?;
-    let address = SocketAddrUnix::new(socket(dir, user)).ok()?;
-    let keeper = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).ok()?;
-    rustix::net::connect(&keeper, &address).ok()?;
-    let peer = rustix::net::sockopt::socket_peercred(&keeper).ok()?;
-    if peer.uid.as_raw() != account.uid {
-        tracing::error!(user, uid = peer.uid.as_raw(), "somebody else listens at this user's socket; not used");
-        return None;
+    match packet::connect(&socket(dir, user), account.uid) {
+        Ok(keeper) => Some(keeper),
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+            tracing::error!(user, "this user is not served: {e}");
+            None
+        }
+        // Nobody is there, or not yet.
+        Err(_) => None,
     }
-    Some(keeper)
 }
