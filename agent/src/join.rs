@@ -4,12 +4,10 @@ use crate::config::{AgentConfig, DEFAULT_PATH, own_state};
 use anyhow::Context;
 use mezcal_common::account;
 use mezcal_common::config::{host_name, read_toml};
+use mezcal_common::files::{Directory, PRIVATE};
 use mezcal_common::hosts;
 use mezcal_common::identity::Role;
 use mezcal_common::wire::tls::Credentials;
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The account that installed agents run as, if the package has made it.
@@ -75,52 +73,63 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     let token = mezcal_certs::read_token(&args.token_file).map_err(anyhow::Error::msg)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let joined = runtime.block_on(mezcal_certs::join(&args.address, &token, Role::Agent, Some(name)))?;
-    joined.issued.write(&identity)?;
-    let owner = if root { account::named(ACCOUNT) } else { None };
-    if let Some(owner) = &owner {
-        let files = ["cert.pem", "key.pem", "ca.pem"].map(|file| identity.join(file));
-        for path in files.iter().chain([&identity]) {
-            std::os::unix::fs::chown(path, Some(owner.uid), Some(owner.gid))
-                .with_context(|| format!("cannot give {} to {ACCOUNT}", path.display()))?;
-        }
+    // Whatever can fail here fails before the token is spent.
+    let account = if root { account::named(ACCOUNT) } else { None };
+    let owner = account.as_ref().map(|account| (account.uid, account.gid));
+    if !root && (args.identity.is_none() || args.config.is_none()) {
+        // It may be in /var/tmp, where anybody may have made it.
+        Directory::own(&own)?;
     }
-    if known.is_none() {
+    let mut keys = Directory::make(&identity, PRIVATE)?;
+    if let Some(owner) = owner {
+        keys.give_to(owner).with_context(|| format!("the key is to be {ACCOUNT}'s"))?;
+    }
+    keys.try_writing()?;
+    let place = match known {
+        Some(_) => None,
+        None => {
+            let parent = config.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let place = Directory::make(parent, 0o755)?;
+            place.try_writing()?;
+            Some(place)
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let joined = match runtime.block_on(mezcal_certs::join(&args.address, &token, Role::Agent, Some(name))) {
+        Ok(joined) => joined,
+        Err(e) => {
+            keys.discard();
+            return Err(e.into());
+        }
+    };
+    joined.issued.write_into(&keys, owner)?;
+    keys.sync();
+    if let Some(place) = &place {
         let runtime = (!root && args.identity.is_none()).then(|| own.join("run"));
-        write_config(&config, &joined.coordinator, &identity, args.slots, owner.is_some(), runtime.as_deref())
-            .with_context(|| format!("cannot write {}", config.display()))?;
+        let text = configuration(&joined.coordinator, &identity, args.slots, owner.is_some(), runtime.as_deref());
+        let name = config.file_name().unwrap_or_default().to_string_lossy();
+        place.replace(&name, text.as_bytes(), 0o644, None)?;
+        place.sync();
     }
     say(args, true, &joined.name, &config, &identity);
+    if let Some(clock) = &joined.clock {
+        eprintln!("agent: {clock}; the agent can be started when that is mended");
+    }
     Ok(())
 }
 
-fn write_config(
-    path: &Path,
-    coordinator: &str,
-    identity: &Path,
-    slots: Option<u16>,
-    as_users: bool,
-    runtime: Option<&Path>,
-) -> std::io::Result<()> {
-    if let Some(dir) = path.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
-    let text = |value: &str| toml::Value::from(value).to_string();
-    writeln!(file, "coordinator = {}\nidentity = {}", text(coordinator), text(&identity.to_string_lossy()))?;
+fn configuration(coordinator: &str, identity: &Path, slots: Option<u16>, as_users: bool, runtime: Option<&Path>) -> String {
+    let quoted = |value: &str| toml::Value::from(value).to_string();
+    let mut text = format!("coordinator = {}\nidentity = {}\n", quoted(coordinator), quoted(&identity.to_string_lossy()));
     if let Some(runtime) = runtime {
         // Whatever a login session has for that goes with the session.
-        writeln!(file, "runtime = {}", text(&runtime.to_string_lossy()))?;
+        text.push_str(&format!("runtime = {}\n", quoted(&runtime.to_string_lossy())));
     }
     if as_users {
-        writeln!(file, "run_as = \"user\"   # those whose mezcal-engines@USER.service is enabled")?;
+        text.push_str("run_as = \"user\"   # those whose mezcal-engines@USER.service is enabled\n");
     }
-    match slots {
-        Some(slots) => writeln!(file, "slots = {slots}"),
-        None => writeln!(file, "# slots = 4      # default: the CPUs"),
-    }?;
-    file.sync_all()
+    text.push_str(&slots.map_or("# slots = 4      # default: the CPUs\n".into(), |slots| format!("slots = {slots}\n")));
+    text
 }
 
 fn say(args: &JoinArgs, new: bool, name: &str, config: &Path, identity: &Path) {

@@ -1,7 +1,7 @@
 //! Joining a cluster: a key made here, a token shown to the right coordinator, and a certificate that is checked before it is used.
 
 use crate::{CertsError, Issued, replace, request, sign};
-use mezcal_common::identity::Role;
+use mezcal_common::identity::{Identity, Role};
 use mezcal_common::token::Token;
 use mezcal_common::wire::endpoint::ConnectError;
 use mezcal_common::wire::enrol::{self, FromEnroller};
@@ -46,6 +46,8 @@ pub struct Joined {
     pub name: String,
     /// HOST:PORT for agents and clients.
     pub coordinator: String,
+    /// Why it cannot be used yet, if it cannot: this host's clock disagrees with the coordinator's. It is good all the same.
+    pub clock: Option<String>,
 }
 
 /// Asks the coordinator at `HOST` or `HOST:PORT` for a certificate of this role. The key never leaves this process but into the files that
@@ -70,8 +72,17 @@ pub async fn join(address: &str, token: &Token, role: Role, host: Option<String>
         return Err(JoinError::OtherRoot(address));
     }
     let checked = Credentials::from_pem(cert.as_bytes(), key.as_bytes(), ca.as_bytes(), role, Path::new(&address));
-    let name = checked.map_err(|source| JoinError::Useless { address, source })?.identity().name.clone();
-    Ok(Joined { issued: Issued { cert, key, ca }, name, coordinator: format!("{place}:{port}") })
+    let (name, clock) = match checked {
+        Ok(checked) => (checked.identity().name.clone(), None),
+        // It has just been made. To throw it away would be to spend the token for nothing.
+        Err(CredentialsError::Validity { when, now, .. }) => {
+            let holder = first_certificate(cert.as_bytes()).and_then(|der| Identity::from_der(&der).ok());
+            let clock = format!("the new certificate {when}, and this host's clock says {now}: one of the two clocks is wrong");
+            (holder.map(|holder| holder.name).unwrap_or_default(), Some(clock))
+        }
+        Err(source) => return Err(JoinError::Useless { address, source }),
+    };
+    Ok(Joined { issued: Issued { cert, key, ca }, name, coordinator: format!("{place}:{port}"), clock })
 }
 
 /// Asks the coordinator at HOST:PORT for another certificate in the place of the expired one in `dir`, whose key is there, and puts it there.

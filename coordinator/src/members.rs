@@ -2,6 +2,7 @@
 
 use crate::client::converse;
 use crate::exit::{Exit, chain};
+use crate::format::show;
 use crate::manage::{ask, done, expand};
 use crate::profile::{self, ProfileArgs};
 use crate::serve::{CoordinatorConfig, DEFAULT_PATH};
@@ -11,12 +12,12 @@ use mezcal_common::clock::WallTime;
 use mezcal_common::config::read_toml;
 use mezcal_common::duration::parse_duration;
 use mezcal_common::escape::for_terminal;
+use mezcal_common::files::{Directory, PRIVATE, PlaceError};
 use mezcal_common::identity::Role;
 use mezcal_common::wire::client::{Member, ToClient, ToService};
 use mezcal_common::wire::tls::Credentials;
 use serde::Deserialize;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -270,22 +271,36 @@ fn import(file: &Path, config: &Path) -> Result<u8, Exit> {
 /// # Errors
 /// Exit 2 for the token and the files, 3 for the coordinator.
 pub fn join(args: &JoinArgs) -> Result<u8, Exit> {
-    let (dir, file) = (profile::identity_dir(&args.profile), profile::file(&args.profile));
+    let file = profile::file(&args.profile)?;
+    let (dir, known) = profile::place_of(&args.profile, &file)?;
     if !args.force && file.exists() && Credentials::load(&dir, Role::User).is_ok() {
         tell!("coordinator: the profile {} has a certificate that is good; --force gets another one", args.profile);
         return Ok(0);
     }
     let token = mezcal_certs::read_token(&args.token_file).map_err(Exit::usage)?;
+    // Whatever can fail here fails before the token is spent.
+    let ready = |path: &Path| {
+        let place = Directory::make(path, PRIVATE)?;
+        place.try_writing().map(|()| place)
+    };
+    let cannot = |e: PlaceError| Exit::usage(chain(&e));
+    let keys = ready(&dir).map_err(cannot)?;
+    let profiles = ready(file.parent().unwrap_or(Path::new("."))).map_err(cannot)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
     let joined = runtime.block_on(mezcal_certs::join(&args.address, &token, Role::User, None));
-    let joined = joined.map_err(|e| Exit::unreachable(chain(&e)))?;
-    joined.issued.write(&dir).map_err(|e| Exit::usage(chain(&e)))?;
-    let failed = |e: std::io::Error| Exit::usage(format!("cannot write {}: {e}", file.display()));
-    match std::fs::File::options().write(true).create_new(true).open(&file) {
-        Ok(mut new) => writeln!(new, "coordinator = \"{}\"", joined.coordinator).map_err(failed)?,
-        // What a person has written there stays.
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-        Err(e) => return Err(failed(e)),
+    let joined = match joined {
+        Ok(joined) => joined,
+        Err(e) => {
+            keys.discard();
+            return Err(Exit::unreachable(chain(&e)));
+        }
+    };
+    joined.issued.write_into(&keys, None).map_err(|e| Exit::usage(chain(&e)))?;
+    // What a person has written there stays.
+    if !known {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let text = format!("coordinator = \"{}\"\n", joined.coordinator);
+        profiles.replace(&name, text.as_bytes(), 0o644, None).map_err(cannot)?;
     }
     tell!(
         "coordinator: joined as {}; `coordinator hosts{}` shows the hosts",
@@ -295,6 +310,9 @@ pub fn join(args: &JoinArgs) -> Result<u8, Exit> {
             name => format!(" -p {name}"),
         }
     );
+    if let Some(clock) = joined.clock {
+        tell!("coordinator: {clock}; commands work when that is mended");
+    }
     Ok(0)
 }
 
@@ -318,7 +336,7 @@ fn time(at: WallTime) -> String {
 
 fn print(lines: impl Iterator<Item = String>) -> Result<u8, Exit> {
     let text: String = lines.flat_map(|line| [line, "\n".into()]).collect();
-    std::io::stdout().write_all(text.as_bytes()).map_err(Exit::output)?;
+    show(&text)?;
     Ok(0)
 }
 

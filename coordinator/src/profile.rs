@@ -123,14 +123,35 @@ impl ProfileArgs {
     }
 }
 
-/// Where the certificate of a new profile goes.
-pub(crate) fn identity_dir(name: &str) -> PathBuf {
-    config_dir().join(name)
+/// The file of a profile that is to be made.
+///
+/// # Errors
+/// Exit 2: no file can be called so.
+pub(crate) fn file(name: &str) -> Result<PathBuf, Exit> {
+    if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
+        return Err(Exit::usage(format!("{name:?} cannot be the name of a profile: it is that of a file, without a path")));
+    }
+    Ok(profiles_dir().join(format!("{name}.toml")))
 }
 
-/// The profile's file.
-pub(crate) fn file(name: &str) -> PathBuf {
-    profiles_dir().join(format!("{name}.toml"))
+/// Where the certificate of that profile goes, and whether it is there already.
+///
+/// # Errors
+/// Exit 2: what is there cannot be read, or is no profile of a running coordinator's.
+pub(crate) fn place_of(name: &str, file: &Path) -> Result<(PathBuf, bool), Exit> {
+    let usual = config_dir().join(name);
+    // A link that leads nowhere is there, too.
+    if file.symlink_metadata().is_err() {
+        return Ok((usual, false));
+    }
+    let known = read_toml::<ProfileFile>(file).map_err(|e| Exit::usage(chain(&e)))?;
+    if known.coordinator.is_none() {
+        let shown = file.display();
+        return Err(Exit::usage(format!(
+            "{shown} names no running coordinator: write `coordinator = \"HOST:PORT\"` into it, or remove it"
+        )));
+    }
+    Ok((known.identity.map_or(usual, |dir| expand_home(&dir)), true))
 }
 
 fn config_dir() -> PathBuf {

@@ -212,6 +212,124 @@ fn with_in_it(dir: &Path, secret: &[u8]) -> Vec<PathBuf> {
 }
 
 #[test]
+fn what_can_fail_here_fails_before_the_token_is_spent() {
+    let site = Site::started("1h");
+    let address = site.enrol_address();
+    // A user, at home for the first time: nothing is there, not even `.config`.
+    let token = site.token(&["--user", "okazaki"]);
+    let join = |home: &str, more: &[&str], token: &str| {
+        let mut command = site.command("coordinator", &["join", &address, "--token-file", "-"]);
+        command.args(more).env_remove("XDG_CONFIG_HOME").env("HOME", site.path(home)).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
+        let _ = child.stdin.take().expect("a pipe").write_all(token.as_bytes());
+        child.wait_with_output().expect("it ends")
+    };
+    // Homes in which that cannot be kept.
+    let obstacles = ["none/.config/mezcal/default/", "profiles/.config/mezcal/profiles/default.toml"];
+    std::fs::create_dir_all(site.path("none/.config/mezcal")).expect("made");
+    std::fs::write(site.path("none/.config/mezcal/default"), "a file").expect("written");
+    std::fs::create_dir_all(site.path("profiles/.config/mezcal/profiles")).expect("made");
+    std::fs::write(site.path("profiles/.config/mezcal/profiles/default.toml"), "coordinator = [\n").expect("written");
+    for obstacle in obstacles {
+        let home = obstacle.split_once('/').expect("a home").0;
+        let out = join(home, &[], &token);
+        let said = text(&out.stderr);
+        assert!(out.status.code() == Some(2) && said.contains(obstacle.trim_end_matches('/')), "{said}");
+    }
+    let out = join("fresh", &["-p", "../x"], &token);
+    assert!(out.status.code() == Some(2) && text(&out.stderr).contains("name of a profile"), "{}", text(&out.stderr));
+    // Not a host's.
+    let out = site.join("h1", &token);
+    let said = text(&out.stderr);
+    assert!(out.status.code() == Some(3) && said.contains("for the user okazaki") && said.contains("coordinator join"), "{said}");
+    std::fs::create_dir(site.path("fresh")).expect("made");
+    let out = join("fresh", &[], &token);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let mut hosts = site.command("coordinator", &["hosts"]);
+    let hosts = hosts.env_remove("XDG_CONFIG_HOME").env("HOME", site.path("fresh")).output().expect("it runs");
+    assert!(hosts.status.success(), "{}", text(&hosts.stderr));
+    // The port for this is open while there are tokens.
+    let next = site.token(&["--host", "h1"]);
+    let again = join("second", &[], &token);
+    assert!(text(&again.stderr).contains("has been used"), "it was spent once: {}", text(&again.stderr));
+
+    // A host whose directories are in the way.
+    let token = next;
+    std::fs::create_dir_all(site.path("h1")).expect("made");
+    std::fs::write(site.path("h1/pki"), "a file").expect("written");
+    let out = site.join("h1", &token);
+    assert!(out.status.code() == Some(2) && text(&out.stderr).contains("h1/pki"), "{}", text(&out.stderr));
+    std::fs::remove_file(site.path("h1/pki")).expect("removed");
+    let out = site.run("coordinator", &["join", &address, "--token-file", "-", "-p", "h1"], &token);
+    assert!(out.status.code() == Some(3) && text(&out.stderr).contains("for the host h1"), "{}", text(&out.stderr));
+    let out = site.join("h1", &token);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+}
+
+/// What `unshare` runs: the account that installed agents have, on a machine that may not have it.
+fn with_the_agents_account(command: &mut Command, dir: &Path) {
+    let mut passwd = std::fs::read_to_string("/etc/passwd").expect("readable");
+    passwd.retain(|c| c != '\r');
+    let lines: String = passwd.lines().filter(|line| !line.starts_with("mezcal-agent:")).map(|line| format!("{line}\n")).collect();
+    std::fs::write(dir.join("passwd"), lines + "mezcal-agent:x:5005:5060::/nonexistent:/bin/false\n").expect("written");
+    command.args(["--mount", "sh", "-c", "mount --bind \"$1\" /etc/passwd && shift && exec \"$@\"", "sh"]).arg(dir.join("passwd"));
+}
+
+#[test]
+fn root_joins_through_no_link_of_the_agents_account() {
+    use std::os::unix::fs::{MetadataExt, chown, lchown, symlink};
+    if !rustix::process::geteuid().is_root() {
+        return mezcal_tests::say_skipped("root_joins_through_no_link_of_the_agents_account: not root");
+    }
+    let site = Site::started("1h");
+    let (state, victim) = (site.path("state-of-agent"), site.path("victim"));
+    for dir in [&state, &victim] {
+        std::fs::create_dir(dir).expect("made");
+    }
+    chown(&state, Some(5005), Some(5060)).expect("chown");
+    symlink(&victim, state.join("pki")).expect("made");
+    lchown(state.join("pki"), Some(5005), Some(5060)).expect("lchown");
+    let token = site.token(&["--host", "h1"]);
+    let join = || {
+        let mut command = Command::new("unshare");
+        with_the_agents_account(&mut command, site.dir.path());
+        command.arg(program("agent")).args(["join", &site.enrol_address(), "--token-file", "-", "--name", "h1", "--force"]);
+        command.args(["--config", &site.path("root.toml").display().to_string()]);
+        command.args(["--identity", &state.join("pki").display().to_string()]).current_dir(site.dir.path());
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let _ = child.stdin.take().expect("a pipe").write_all(token.as_bytes());
+        child.wait_with_output().expect("it ends")
+    };
+    let out = join();
+    let said = text(&out.stderr);
+    assert!(out.status.code() == Some(2) && said.contains("is a link that mezcal-agent (uid 5005) has made"), "{said}");
+    let owner = |path: &Path| std::fs::symlink_metadata(path).expect("there").uid();
+    assert_eq!(
+        (owner(&victim), std::fs::read_dir(&victim).expect("readable").count()),
+        (0, 0),
+        "nothing happened to what it leads to"
+    );
+    // A link deeper down: the directory is theirs, and so is what lies in it.
+    std::fs::remove_file(state.join("pki")).expect("removed");
+    std::fs::create_dir(state.join("pki")).expect("made");
+    std::fs::write(victim.join("file"), "untouched").expect("written");
+    for name in ["key.pem", "key.pem.new", "cert.pem", "ca.pem.new"] {
+        symlink(victim.join("file"), state.join("pki").join(name)).expect("made");
+    }
+    let out = join();
+    assert!(out.status.success(), "the token is still good: {}", text(&out.stderr));
+    assert_eq!(
+        (owner(&victim.join("file")), std::fs::read_to_string(victim.join("file")).expect("there")),
+        (0, "untouched".into())
+    );
+    for path in ["", "key.pem", "cert.pem", "ca.pem"].map(|name| state.join("pki").join(name)) {
+        let meta = std::fs::symlink_metadata(&path).expect("there");
+        assert_eq!((meta.uid(), meta.gid(), meta.is_symlink()), (5005, 5060, false), "{}", path.display());
+    }
+    assert_eq!(owner(&site.path("root.toml")), 0);
+}
+
+#[test]
 fn secrets_are_in_no_command_line_no_log_and_no_store() {
     let mut site = Site::started("1h");
     let token = site.token(&["--host", "mezcal01.lab"]);

@@ -197,6 +197,14 @@ impl Registry {
                 return no("that token is over; `coordinator token create` makes another".into());
             }
             let role = role(&kind);
+            // Hosts say what they call themselves, and users do not.
+            match (role, host) {
+                (Role::User, Some(_)) => {
+                    return no(format!("that token is for the user {name}, who joins with `coordinator join`; this host's is made by `coordinator token create --host`"));
+                }
+                (Role::Agent, None) => return no(format!("that token is for the host {name}, which joins with `mezcal-agent join`")),
+                (Role::User, None) | (Role::Agent | Role::Coordinator, _) => {}
+            }
             if let (Role::Agent, Some(host)) = (role, host)
                 && host != name
                 && mezcal_common::hosts::short(&name) != Some(host)

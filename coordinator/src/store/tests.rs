@@ -101,16 +101,25 @@ fn tokens_are_good_for_their_host_their_time_and_nothing_else() {
     let (role, name, pem) = registry.join(good.id, good.secret, Some("mezcal01"), sign).expect("its short name will do");
     assert_eq!((role, name.as_str()), (Role::Agent, "mezcal01.lab"));
     assert!(refused(registry.join(good.id, good.secret, Some("mezcal01"), sign)).contains("has been used"));
+    // Whoever holds a token for something else is told, and it stays good for whom it is for.
+    let host = token(&registry, "mezcal04.lab", HOUR, false);
+    let said = refused(registry.join(host.id, host.secret, None, sign));
+    assert!(said.contains("for the host mezcal04.lab") && said.contains("mezcal-agent join"), "{said}");
+    registry.join(host.id, host.secret, Some("mezcal04"), sign).expect("unused");
+    let own = registry.create_tokens([1; 32], Role::User, &["okazaki".into()], HOUR, false).expect("made").remove(0);
+    let said = refused(registry.join(own.id, own.secret, Some("mezcal05"), sign));
+    assert!(said.contains("for the user okazaki") && said.contains("coordinator join"), "{said}");
+    registry.join(own.id, own.secret, None, sign).expect("unused");
     let over = token(&registry, "mezcal02", Duration::ZERO, false);
     assert!(refused(registry.join(over.id, over.secret, None, sign)).contains("is over"));
     // Its name is taken until somebody says that it was set up anew.
     let second = token(&registry, "mezcal01.lab", HOUR, false);
-    assert!(refused(registry.join(second.id, second.secret, None, sign)).contains("--replace"));
+    assert!(refused(registry.join(second.id, second.secret, Some("mezcal01"), sign)).contains("--replace"));
     let holder = Identity::new(authority.cluster(), Role::Agent, "mezcal01.lab").expect("a name");
     let der = |pem: &str| mezcal_certs::der_of(pem).expect("a certificate");
     registry.admits(&der(&pem), &holder).expect("the first one counts");
     let third = token(&registry, "mezcal01.lab", HOUR, true);
-    let (_, _, newer) = registry.join(third.id, third.secret, None, sign).expect("replaced");
+    let (_, _, newer) = registry.join(third.id, third.secret, Some("mezcal01"), sign).expect("replaced");
     assert!(registry.admits(&der(&pem), &holder).expect_err("replaced").contains("revoked or replaced"));
     registry.admits(&der(&newer), &holder).expect("the new one counts");
     assert_eq!(registry.revoke(Role::Agent, "mezcal01.lab").expect("revoked"), 1);
