@@ -3,16 +3,16 @@
 use crate::config::{AgentConfig, RunAs};
 use crate::driver::{self, AgentParts, Left, Renewal};
 use crate::keeper::driver::{KeeperArgs, PREDECESSOR};
-use crate::users;
+use crate::{packet, users};
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
+use mezcal_common::files::Directory;
 use mezcal_common::identity::Role;
 use mezcal_common::service_manager;
 use mezcal_common::wire::agent::ALPN;
 use mezcal_common::wire::endpoint::Connector;
 use mezcal_common::wire::tls::{Credentials, CredentialsError};
 use rustix::fd::OwnedFd;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
@@ -114,7 +114,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::Run { config } => {
             mezcal_common::logging::init("info");
-            ended(run(&config.unwrap_or_else(crate::config::default_path)))
+            ended(config.map_or_else(crate::config::default_path, Ok).map_err(Into::into).and_then(|path| run(&path)))
         }
         Verb::Paths => ended(paths()),
         Verb::Manual { dir } => {
@@ -139,7 +139,9 @@ pub fn main() -> ExitCode {
 
 fn ended(result: anyhow::Result<()>) -> ExitCode {
     let Err(e) = result else { return ExitCode::SUCCESS };
-    eprintln!("agent: {e:#}");
+    for line in format!("{e:#}").lines() {
+        eprintln!("agent: {}", mezcal_common::escape::for_terminal(line));
+    }
     let credentials = e.downcast_ref::<mezcal_common::wire::tls::CredentialsError>().is_some();
     let refused = e.downcast_ref::<mezcal_certs::JoinError>().is_some();
     ExitCode::from(if credentials || refused { EXIT_CREDENTIALS } else { EXIT_USAGE })
@@ -157,15 +159,22 @@ fn run(path: &Path) -> anyhow::Result<()> {
     let name = credentials.identity().name.clone();
     let mut renewal = Renewal::of(credentials.certificate());
     let ended = runtime.block_on(async {
-        let stop = stop_signal()?;
-        tokio::pin!(stop);
+        let stop = Stop::on_signals()?;
         let mut hangup = match service_manager::hangup_reloads() {
             true => Some(signal(SignalKind::hangup())?),
             false => None,
         };
         loop {
             let (users, keepers) = match config.run_as {
-                RunAs::Agent => (None, vec![find_keeper(&config, &name).context("cannot start the keeper of the engines")?]),
+                RunAs::Agent => {
+                    let found = tokio::select! {
+                        biased;
+                        // Whoever is about to end starts nothing: at a shutdown of the host nobody would be left to end that.
+                        () = stop.asked() => return Ok(()),
+                        found = find_keeper(&config, &name) => found,
+                    };
+                    (None, vec![found.context("cannot start the keeper of the engines")?])
+                }
                 RunAs::User => {
                     let (users, keepers) = users::connect_all(&config.engines, config.slots()).into_iter().unzip();
                     (Some(users), keepers)
@@ -196,11 +205,12 @@ fn run(path: &Path) -> anyhow::Result<()> {
             if let Some(users) = &users {
                 tracing::info!(users = users.join(" "), "runs jobs of those who have engines here");
             }
-            match driver::run(parts, engines, &mut stop, changed).await? {
+            match driver::run(parts, engines, stop.asked(), changed).await? {
                 Left::Stopped => {
                     service_manager::stopping();
                     return Ok(());
                 }
+                _ if stop.is_asked() => return Ok(()),
                 Left::Changed if stamp(&config.identity) != certificate => match Credentials::load(&config.identity, Role::Agent) {
                     Ok(new) if new.identity() == credentials.identity() => {
                         tracing::info!("another certificate was put in place, and is used");
@@ -223,7 +233,7 @@ fn run(path: &Path) -> anyhow::Result<()> {
                 Left::Expired => {
                     credentials = tokio::select! {
                         renewed = renewed(&config) => renewed?,
-                        () = &mut stop => return Ok(()),
+                        () = stop.asked() => return Ok(()),
                     };
                     renewal = Renewal::of(credentials.certificate());
                     continue;
@@ -247,7 +257,10 @@ fn run(path: &Path) -> anyhow::Result<()> {
                 // Its engines kill what they run, and end; a new keeper waits for that.
                 Left::KeeperGone => tracing::warn!("a keeper of engines is gone, and its jobs with it"),
             }
-            tokio::time::sleep(KEEPER_PAUSE).await;
+            tokio::select! {
+                () = stop.asked() => return Ok(()),
+                () = tokio::time::sleep(KEEPER_PAUSE) => {}
+            }
         }
     });
     // A thread that reads from a dead mount must not hold up the end.
@@ -321,39 +334,59 @@ async fn renewed(config: &AgentConfig) -> anyhow::Result<Credentials> {
     }
 }
 
-/// Completes at TERM or INT.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+/// Whether this agent has been asked to end, by TERM or INT: for good, and for all who want to know, as often as they ask.
+struct Stop(tokio::sync::watch::Receiver<bool>);
+
+impl Stop {
+    fn on_signals() -> anyhow::Result<Self> {
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (ask, asked) = tokio::sync::watch::channel(false);
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            ask.send_replace(true);
+            // Without a sender nobody would hear that it was asked.
+            ask.closed().await;
+        });
+        Ok(Self(asked))
+    }
+
+    /// Completes when it is asked to, and at once from then on.
+    async fn asked(&self) {
+        let mut asked = self.0.clone();
+        if asked.wait_for(|asked| *asked).await.is_err() {
+            std::future::pending().await
         }
-    })
+    }
+
+    fn is_asked(&self) -> bool {
+        *self.0.borrow()
+    }
 }
 
 /// For whoever starts agents without a service manager.
 fn paths() -> anyhow::Result<()> {
-    let path = crate::config::default_path();
+    let path = crate::config::default_path()?;
     let config = AgentConfig::load(&path)?;
-    let lock = lock_path(&config)?;
+    let lock = engines_dir(&config)?.path().join(lock_name());
     let log = path.with_file_name("agent.log");
     let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''"));
     println!("config={}\nlock={}\nlog={}", quoted(&path), quoted(&lock), quoted(&log));
     Ok(())
 }
 
-fn lock_path(config: &AgentConfig) -> anyhow::Result<PathBuf> {
-    Ok(engines_dir(config)?.join(format!("{}.lock", rustix::process::geteuid().as_raw())))
+fn lock_name() -> String {
+    format!("{}.lock", rustix::process::geteuid().as_raw())
 }
 
 /// Holds this agent's place: two agents would take each other's keeper away.
 fn lock(config: &AgentConfig) -> anyhow::Result<std::fs::File> {
     use std::io::Write;
-    let path = lock_path(config)?;
-    let mut file = std::fs::File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
+    let mut file = engines_dir(config)?.lock_file(&lock_name())?;
     if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-        let pid = std::fs::read_to_string(&path).unwrap_or_default();
+        let pid = std::io::read_to_string(&file).unwrap_or_default();
         anyhow::bail!(
             "another agent (process {}) uses {}: stop it, or give this one a `runtime` of its own",
             pid.trim(),
@@ -365,25 +398,35 @@ fn lock(config: &AgentConfig) -> anyhow::Result<std::fs::File> {
     Ok(file)
 }
 
-fn engines_dir(config: &AgentConfig) -> anyhow::Result<PathBuf> {
-    use std::os::unix::fs::DirBuilderExt;
+/// The keeper's socket and the locks: whoever can change what is there can take the jobs.
+fn engines_dir(config: &AgentConfig) -> anyhow::Result<Directory> {
     let dir = config.runtime_dir().join("engines");
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&dir)
-        .with_context(|| format!("cannot make directory {} (`runtime` in agent.toml chooses another)", dir.display()))?;
-    Ok(dir)
+    Directory::own(&dir)
+        .with_context(|| format!("{} cannot hold the engines' socket (`runtime` in agent.toml chooses another)", dir.display()))
 }
 
-/// Connects to this user's keeper, starting one if there is none.
-fn find_keeper(config: &AgentConfig, name: &str) -> anyhow::Result<OwnedFd> {
-    let dir = engines_dir(config)?;
-    let socket = dir.join(format!("{}.sock", rustix::process::geteuid().as_raw()));
-    let address = SocketAddrUnix::new(&socket).with_context(|| format!("{} is too long for a socket's name", socket.display()))?;
-    if let Ok(found) = connect(&address) {
-        tracing::info!("found the keeper of an earlier agent");
-        return Ok(found);
+/// A keeper that nobody has talked to yet: it has started nothing, and ends with whoever waits for it.
+struct NewKeeper(Option<std::process::Child>);
+
+impl Drop for NewKeeper {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Connects to this user's keeper, starting one if there is none. Cancel-safe: what it has started then ends.
+async fn find_keeper(config: &AgentConfig, name: &str) -> anyhow::Result<OwnedFd> {
+    let us = rustix::process::geteuid().as_raw();
+    let socket = engines_dir(config)?.path().join(format!("{us}.sock"));
+    match connect(&socket, us)? {
+        Some(found) => {
+            tracing::info!("found the keeper of an earlier agent");
+            return Ok(found);
+        }
+        None => tracing::debug!("a new keeper"),
     }
     let mut command = driver::keeper_command(Path::new("/proc/self/exe"), name, config.containment);
     command.arg("--socket").arg(&socket).stdin(Stdio::null()).stdout(Stdio::null()).current_dir("/");
@@ -391,24 +434,32 @@ fn find_keeper(config: &AgentConfig, name: &str) -> anyhow::Result<OwnedFd> {
     if let Some(log) = std::env::var_os("MEZCAL_LOG") {
         command.env("MEZCAL_LOG", log);
     }
-    let mut child = command.spawn()?;
+    let mut new = NewKeeper(Some(command.spawn()?));
     let deadline = std::time::Instant::now() + KEEPER_START;
     loop {
-        if let Ok(found) = connect(&address) {
+        if let Some(found) = connect(&socket, us)? {
+            new.0 = None;
             return Ok(found);
         }
-        if let Some(status) = child.try_wait()? {
+        if let Some(status) = new.0.as_mut().map(std::process::Child::try_wait).transpose()?.flatten() {
             anyhow::bail!("the keeper ended at once ({status}); its message is above");
         }
         if std::time::Instant::now() > deadline {
             anyhow::bail!("the keeper did not open {} within {KEEPER_START:?}", socket.display());
         }
-        std::thread::sleep(Duration::from_millis(2));
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
-fn connect(address: &SocketAddrUnix) -> rustix::io::Result<OwnedFd> {
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    rustix::net::connect(&socket, address)?;
-    Ok(socket)
+/// The keeper that listens there, if one does.
+fn connect(socket: &Path, us: u32) -> anyhow::Result<Option<OwnedFd>> {
+    match packet::connect(socket, us) {
+        Ok(keeper) => Ok(Some(keeper)),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Err(e.into()),
+        Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NAMETOOLONG.raw_os_error()) => {
+            Err(e).with_context(|| format!("{} is too long for a socket's name", socket.display()))
+        }
+        // Nobody does, or not yet.
+        Err(_) => Ok(None),
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::keeper::driver::ContainmentWish;
 use mezcal_common::config::ConfigError;
+use mezcal_common::files::{Directory, PlaceError};
 use mezcal_common::hosts;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -187,11 +188,18 @@ pub fn own_state(host: &str) -> PathBuf {
 }
 
 /// The configuration file, unless one is named: /etc/mezcal/agent.toml as root, or if there is no other.
-pub fn default_path() -> PathBuf {
-    let own = own_state(&mezcal_common::config::host_name()).join("agent.toml");
-    match !rustix::process::geteuid().is_root() && own.exists() {
-        true => own,
-        false => PathBuf::from(DEFAULT_PATH),
+///
+/// # Errors
+/// Where the other one would be, somebody else has made something: who that is could decide which coordinator this host serves.
+pub fn default_path() -> Result<PathBuf, PlaceError> {
+    let own = own_state(&mezcal_common::config::host_name());
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from(DEFAULT_PATH));
+    }
+    match Directory::existing_own(&own) {
+        Ok(_) if own.join("agent.toml").exists() => Ok(own.join("agent.toml")),
+        Ok(_) | Err(PlaceError::Failed { .. }) => Ok(PathBuf::from(DEFAULT_PATH)),
+        Err(e) => Err(e),
     }
 }
 

@@ -32,12 +32,18 @@ pub struct DoctorArgs {
 
 /// Looks at everything. True if nothing is wrong.
 pub fn run(args: &DoctorArgs) -> bool {
-    let findings = look(&args.config.clone().unwrap_or_else(crate::config::default_path));
+    let findings = match args.config.clone().map_or_else(crate::config::default_path, Ok) {
+        Ok(path) => look(&path),
+        Err(e) => vec![Finding::wrong("configuration", chain(&e), "remove it; mezcal-agent join makes another one")],
+    };
     let text = match args.json {
         false => doctor::table(&findings),
         true => findings.iter().map(|f| serde_json::json!(f).to_string() + "\n").collect(),
     };
-    print!("{text}");
+    match std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+        true => print!("{}", mezcal_common::escape::json_for_terminal(&text)),
+        false => print!("{text}"),
+    }
     doctor::is_well(&findings)
 }
 

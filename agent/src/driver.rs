@@ -319,6 +319,9 @@ pub async fn run(
                     EngineInput::Ended { engine, attempt, ended, killed, survivors } => {
                         supervisor.handle(Event::EngineEnded { engine, attempt, ended, killed, survivors }, now);
                     }
+                    // What it ran has been killed, as was wanted; what has been heard of that is still to be reported.
+                    EngineInput::KeeperGone if stopping.is_some() && supervisor.busy() == 0 => {}
+                    EngineInput::KeeperGone if stopping.is_some() => break Ok(Left::Stopped),
                     EngineInput::KeeperGone => break Ok(Left::KeeperGone),
                 }
             }
@@ -615,6 +618,9 @@ fn hear_keeper(keeper: &OwnedFd, first: u16, inputs: &mpsc::Sender<EngineInput>,
     while let Some((message, fd)) = packet::receive::<FromKeeper>(keeper.as_fd())? {
         match (message, fd) {
             (FromKeeper::Link { engine }, Some(fd)) => {
+                if packet::peer(&fd)? != packet::peer(keeper)? {
+                    return Err(Error::other("a link that another account has made"));
+                }
                 let engine = of_all(engine);
                 let stream = std::os::unix::net::UnixStream::from(fd);
                 stream.set_nonblocking(true)?;

@@ -42,6 +42,8 @@ const SWEEP_FIRST: Duration = Duration::from_millis(2);
 const SWEEP_MAX: Duration = Duration::from_millis(100);
 /// Grace between TERM and KILL of a job that ran into its timeout.
 const TIMEOUT_GRACE: Duration = Duration::from_secs(2);
+/// The same for a job whose engine is asked to end: service managers wait for that, and so does a host that shuts down.
+const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// What happens to an engine.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,6 +101,8 @@ pub enum Event {
     Held,
     /// The keeper is gone or wants an end: kill, then exit.
     Quit,
+    /// It is asked to end, as everything is when the host shuts down: the same with grace.
+    Stop,
 }
 
 /// What a sweep found.
@@ -181,6 +185,7 @@ enum Reason {
     Cancelled,
     Timeout(Duration),
     LeaseOver,
+    Stopped,
 }
 
 impl Reason {
@@ -188,7 +193,7 @@ impl Reason {
         match self {
             Reason::Cancelled => Ended::Cancelled,
             Reason::Timeout(_) => Ended::Timeout,
-            Reason::LeaseOver => Ended::Lost,
+            Reason::LeaseOver | Reason::Stopped => Ended::Lost,
         }
     }
 }
@@ -325,6 +330,10 @@ impl Engine {
                 }
             }
             Event::Quit => self.quit(now),
+            Event::Stop => {
+                self.quitting = true;
+                self.kill(Reason::Stopped, Stop::after(STOP_GRACE), now);
+            }
         }
         self.settle();
     }
@@ -645,6 +654,7 @@ fn outcome(reason: Option<Reason>, exit: Option<Exit>, swept: Swept, containment
         (Some(Reason::LeaseOver), _) => {
             (Ended::Lost, Some("killed: the coordinator was out of reach for longer than the lease".into()))
         }
+        (Some(Reason::Stopped), _) => (Ended::Lost, Some("killed: the engines of its host were stopped".into())),
     };
     Outcome {
         ended,

@@ -601,7 +601,7 @@ impl Supervisor {
 
     fn finished(&mut self, engine: Option<EngineIndex>, attempt: AttemptId, outcome: Outcome) {
         let evicted = self.evicted.remove(&attempt) || self.stopping;
-        if evicted && outcome.ended == Ended::Cancelled && outcome.survivors == 0 {
+        if evicted && matches!(outcome.ended, Ended::Cancelled | Ended::Lost) && outcome.survivors == 0 {
             // Nobody cancelled the job: its host goes away under it.
             return self.push_report(attempt, Report::Returned);
         }

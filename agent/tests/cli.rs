@@ -49,3 +49,41 @@ fn jobs_as_root_have_to_be_allowed() {
     assert_eq!(status, Some(2));
     assert!(said.contains("allow_root_jobs = true"), "{said}");
 }
+
+/// Somebody has made the runtime directory before, and listens where the keeper would: neither is used.
+#[test]
+fn a_runtime_directory_of_somebody_elses_is_refused_by_name() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    use std::os::unix::process::CommandExt;
+    if !rustix::process::geteuid().is_root() {
+        let _ = writeln!(std::io::stderr(), "SKIPPED a_runtime_directory_of_somebody_elses_is_refused_by_name: not root");
+        return;
+    }
+    let (us, them) = (65_534, 1);
+    let dir = tempfile::tempdir().expect("a directory");
+    let open = |path: &std::path::Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("chmod");
+    open(dir.path(), 0o755);
+    let shared = dir.path().join("tmp");
+    std::fs::create_dir(&shared).expect("made");
+    open(&shared, 0o1777);
+    let runtime = shared.join(format!("mezcal-{us}"));
+    std::fs::create_dir_all(runtime.join("engines")).expect("made");
+    for path in [&runtime, &runtime.join("engines")] {
+        open(path, 0o777);
+        chown(path, Some(them), None).expect("chown");
+    }
+    let config = dir.path().join("agent.toml");
+    let text = format!("coordinator = \"127.0.0.1:1\"\nidentity = \"/x\"\nruntime = \"{}\"\n", runtime.display());
+    std::fs::write(&config, text).expect("written");
+    // Where its account may execute it.
+    let program = dir.path().join("agent");
+    std::fs::copy(env!("CARGO_BIN_EXE_agent"), &program).expect("copied");
+    let mut command = Command::new(program);
+    command.args(["run", "--config"]).arg(&config).uid(us).gid(us).env("HOME", "/nonexistent").stdin(Stdio::null());
+    let out = command.output().expect("it runs");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(2), "{said}");
+    let named = format!("{} belongs to ", runtime.display());
+    assert!(said.contains(&named) && said.contains("(uid 1)") && said.contains("`runtime` in agent.toml"), "{said}");
+    assert_eq!(std::fs::read_dir(runtime.join("engines")).expect("readable").count(), 0, "nothing was made there");
+}

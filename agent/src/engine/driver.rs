@@ -67,7 +67,7 @@ pub(crate) fn run(args: EngineArgs, keeper: OwnedFd, lock: Option<OwnedFd>) -> R
     // An engine prints nothing, and whoever reads the keeper's output is not to wait for it. The lock stays there until the process is gone.
     rustix::stdio::dup2_stdout(lock.as_ref().map_or_else(|| rustix::stdio::stdin(), AsFd::as_fd))?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    let children = child_signals()?;
+    let signals = signals()?;
     let spawned = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let (orders, to_spawner) = mpsc::channel();
     let (started, from_spawner) = mpsc::channel();
@@ -85,7 +85,7 @@ pub(crate) fn run(args: EngineArgs, keeper: OwnedFd, lock: Option<OwnedFd>) -> R
         followers: Vec::new(),
         keeper: Some(keeper),
         agent: None,
-        children,
+        signals,
         spawned,
         timer: timer::new_timerfd()?,
         armed: None,
@@ -119,7 +119,7 @@ struct Driver {
     /// None once it is gone; what runs is being killed then.
     keeper: Option<OwnedFd>,
     agent: Option<AgentLink>,
-    children: OwnedFd,
+    signals: OwnedFd,
     spawned: OwnedFd,
     timer: OwnedFd,
     armed: Option<BootInstant>,
@@ -331,7 +331,7 @@ impl Driver {
     fn wait(&mut self) -> Result<()> {
         let reading = PollFlags::IN;
         let mut fds =
-            vec![PollFd::new(&self.children, reading), PollFd::new(&self.spawned, reading), PollFd::new(&self.timer, reading)];
+            vec![PollFd::new(&self.signals, reading), PollFd::new(&self.spawned, reading), PollFd::new(&self.timer, reading)];
         let agent_at = self.agent.as_ref().map(|link| {
             let writing = if link.outgoing.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
             fds.push(PollFd::new(&link.socket, reading | writing));
@@ -354,6 +354,10 @@ impl Driver {
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         let keeper_says = keeper_at.is_some_and(|at| fds[at].revents() != PollFlags::OUT && ready[at]);
         drop(fds);
+        // Before anything that has happened because others have been asked to end, too.
+        if ready[0] && take_signals(&self.signals) {
+            self.engine.handle(Event::Stop, BootInstant::now());
+        }
         if ready[1] {
             let _ = rustix::io::read(&self.spawned, &mut [0; 8]);
         }
@@ -373,12 +377,9 @@ impl Driver {
         } else if readable || std::mem::take(&mut self.deaf) {
             self.drain(TURN)?;
         }
-        if ready[0] {
-            take_child_signal(&self.children);
-            // What follows the end of the first one looks at the others, too.
-            if !ended {
-                self.on_children();
-            }
+        // What follows the end of the first one looks at the others, too.
+        if ready[0] && !ended {
+            self.on_children();
         }
         if ready[2] {
             let _ = rustix::io::read(&self.timer, &mut [0; 8]);
@@ -660,18 +661,24 @@ pub(crate) fn take_stdin() -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Takes the pending SIGCHLD. An ordinary signal is pending at most once (signal(7)): one read is enough.
-pub(crate) fn take_child_signal(signals: &OwnedFd) {
-    let _ = rustix::io::read(signals, &mut [0; size_of::<libc::signalfd_siginfo>()]);
+/// Takes what is pending of SIGCHLD and SIGTERM; whether the latter was. Each is pending at most once (signal(7)).
+pub(crate) fn take_signals(signals: &OwnedFd) -> bool {
+    const ONE: usize = size_of::<libc::signalfd_siginfo>();
+    let mut taken = [0; 2 * ONE];
+    let size = rustix::io::read(signals, &mut taken).unwrap_or(0);
+    // Its number comes first (signalfd(2)).
+    let number = |info: &[u8]| info.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes) as i32);
+    taken[..size].chunks(ONE).any(|info| number(info) == Some(libc::SIGTERM))
 }
 
-/// A signalfd(2) for SIGCHLD, which is blocked in this thread and those it starts; children get an empty mask at their spawn.
-pub(crate) fn child_signals() -> Result<OwnedFd> {
+/// A signalfd(2) for SIGCHLD and SIGTERM, which are blocked in this thread and those it starts; children get an empty mask at their spawn.
+pub(crate) fn signals() -> Result<OwnedFd> {
     // SAFETY: the set is initialised by sigemptyset before use; the returned descriptor is ours alone.
     unsafe {
         let mut set = std::mem::MaybeUninit::uninit();
         libc::sigemptyset(set.as_mut_ptr());
         libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD);
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM);
         if libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) != 0 {
             return Err(Error::last_os_error());
         }

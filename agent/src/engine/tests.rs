@@ -238,6 +238,19 @@ fn without_its_keeper_it_kills_and_exits() {
 }
 
 #[test]
+fn asked_to_end_it_gives_its_job_time_and_exits() {
+    let mut s = script();
+    s.run(1, None);
+    s.event(Event::Spawned(Ok(())));
+    insta::assert_snapshot!(s.event(Event::Stop), @"terminate");
+    s.pass(SECOND);
+    insta::assert_snapshot!(s.pass(SECOND), @"sweep, discarding output");
+    insta::assert_snapshot!(s.event(gone(WaitStatus::Signaled(9), 1)), @"finished 1.1 lost, code -9, killed 1, survivors 0; exit");
+    let mut idle = script();
+    insta::assert_snapshot!(idle.event(Event::Stop), @"exit");
+}
+
+#[test]
 fn the_keeper_hears_of_what_lasts_and_of_every_kill() {
     let mut s = script();
     s.run(1, None);

@@ -6,10 +6,12 @@
 
 use super::{Effect, Event, Keeper};
 use crate::cgroup::{self, Place, Seat};
-use crate::engine::driver::{self as engine, EngineArgs, child_signals, seal_descriptors, take_child_signal, take_stdin};
+use crate::engine::driver::{self as engine, EngineArgs, seal_descriptors, signals, take_signals, take_stdin};
 use crate::engine::{Inherited, Waited, kill_with_group, wait4, wait4_or_stopped};
 use crate::packet;
 use mezcal_common::clock::BootInstant;
+use mezcal_common::escape::chain;
+use mezcal_common::files::Directory;
 use mezcal_common::ids::EngineIndex;
 use mezcal_common::outcome::{Containment, WaitStatus};
 use mezcal_common::proc;
@@ -76,7 +78,9 @@ struct Driver {
     to_agent: VecDeque<(FromKeeper, i32)>,
     /// There were as many engines as were wanted at some time: jobs may be running.
     complete: bool,
-    children: OwnedFd,
+    signals: OwnedFd,
+    /// To end (SIGTERM), as whoever is below it is when the host shuts down.
+    asked: bool,
     timer: OwnedFd,
     armed: Option<BootInstant>,
     engines: Vec<EngineProcess>,
@@ -136,7 +140,8 @@ pub fn run(args: KeeperArgs) -> Result<()> {
         agent: None,
         to_agent: VecDeque::new(),
         complete: false,
-        children: child_signals()?,
+        signals: signals()?,
+        asked: false,
         timer: timer::new_timerfd()?,
         armed: None,
         engines: Vec::new(),
@@ -218,8 +223,9 @@ fn claim(args: &KeeperArgs) -> Result<Option<Place>> {
 /// Waits until no engine of an earlier keeper is left. What that one had in control groups is killed at once.
 fn take_lock(socket: &Path) -> Result<File> {
     let path = socket.with_extension("keeper");
-    let lock = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-    let lock = lock.map_err(|e| Error::new(e.kind(), format!("cannot open {}: {e}", path.display())))?;
+    // In it, nobody else can put another socket in the place of ours.
+    let dir = Directory::own(path.parent().unwrap_or(Path::new("."))).map_err(|e| Error::other(chain(&e)))?;
+    let lock = dir.lock_file(&path.file_name().unwrap_or_default().to_string_lossy()).map_err(|e| Error::other(chain(&e)))?;
     let deadline = BootInstant::now() + PREDECESSOR;
     let mut waiting = false;
     while let Err(e) = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -316,7 +322,7 @@ impl Driver {
     /// Waits for anything, and feeds it to the core; true when everything should end.
     fn wait(&mut self) -> Result<bool> {
         let reading = PollFlags::IN;
-        let mut fds = vec![PollFd::new(&self.children, reading), PollFd::new(&self.timer, reading)];
+        let mut fds = vec![PollFd::new(&self.signals, reading), PollFd::new(&self.timer, reading)];
         let agent_at = self.agent.as_ref().map(|fd| {
             let writing = if self.to_agent.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
             fds.push(PollFd::new(fd, reading | writing));
@@ -363,9 +369,9 @@ impl Driver {
         let Some(listener) = &self.listener else { return };
         let Ok(socket) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC) else { return };
         let ours = self.args.agent.unwrap_or_else(|| rustix::process::geteuid().as_raw());
-        match rustix::net::sockopt::socket_peercred(&socket) {
-            Ok(peer) if peer.uid.as_raw() == ours || peer.uid.as_raw() == 0 => self.greet(socket),
-            Ok(peer) => tracing::warn!(uid = peer.uid.as_raw(), "connection of another user refused"),
+        match packet::peer(&socket) {
+            Ok(uid) if uid == ours || uid == 0 => self.greet(socket),
+            Ok(uid) => tracing::warn!(uid, "connection of another user refused"),
             Err(e) => tracing::warn!(error = %e, "connection without credentials refused"),
         }
     }
@@ -417,7 +423,11 @@ impl Driver {
 
     /// True when everything should end.
     fn on_children(&mut self) -> bool {
-        take_child_signal(&self.children);
+        if take_signals(&self.signals) {
+            tracing::info!("asked to end");
+            self.asked = true;
+            return true;
+        }
         loop {
             match wait4_or_stopped(-1) {
                 Waited::Ended { pid, status, .. } => {
@@ -521,16 +531,22 @@ impl Driver {
     }
 
     /// Waits a little, or until a child has ended.
-    fn pause_for_a_child(&self) {
-        let _ = poll(&mut [PollFd::new(&self.children, PollFlags::IN)], Some(&LAST_PAUSE));
-        take_child_signal(&self.children);
+    fn pause_for_a_child(&mut self) {
+        let _ = poll(&mut [PollFd::new(&self.signals, PollFlags::IN)], Some(&LAST_PAUSE));
+        self.asked |= take_signals(&self.signals);
     }
 
-    /// Ends all engines: their sockets close, they kill what they run and exit; those that do not are killed.
+    /// Ends all engines: their sockets close, they kill what they run and exit; those that do not are killed. If this is asked for, jobs have
+    /// their grace: the sockets stay.
     fn end(&mut self) {
-        let engines = std::mem::take(&mut self.engines);
+        let mut engines = std::mem::take(&mut self.engines);
         let mut left: Vec<Pid> = engines.iter().filter_map(|e| Pid::from_raw(e.pid)).collect();
-        drop(engines);
+        for pid in left.iter().filter(|_| self.asked) {
+            let _ = rustix::process::kill_process(*pid, Signal::TERM);
+        }
+        if !self.asked {
+            engines.clear();
+        }
         let deadline = BootInstant::now() + LAST_MERCY;
         for pid in &left {
             // A stopped one must be able to see it.
@@ -542,6 +558,7 @@ impl Driver {
                 self.pause_for_a_child();
             }
         }
+        drop(engines);
         // With the engine list empty every child counts as an orphan, late engines included.
         let deadline = BootInstant::now() + crate::engine::UNKILLABLE_AFTER;
         let (mut killed, mut alive) = self.sweep();
