@@ -274,6 +274,14 @@ impl Effect {
     }
 }
 
+/// A mistake that can be planted: the simulation has to find each.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mistake {
+    /// A batch that is given up keeps those of its jobs that have just been released.
+    OverlooksReleased,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum JobState {
     /// For other jobs to succeed, or for its next attempt.
@@ -569,6 +577,7 @@ pub struct Scheduler {
     /// When batches end that have a time limit.
     deadlines: BTreeSet<(BootInstant, BatchSerial)>,
     effects: VecDeque<Effect>,
+    mistake: Option<Mistake>,
 }
 
 impl Scheduler {
@@ -621,7 +630,16 @@ impl Scheduler {
             delayed: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             effects: VecDeque::new(),
+            mistake: None,
         }
+    }
+
+    /// The same, with a mistake in it.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_mistake(mut self, mistake: Option<Mistake>) -> Self {
+        self.mistake = mistake;
+        self
     }
 
     /// Takes what happened at `now`.

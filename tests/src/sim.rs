@@ -5,7 +5,8 @@
 //! reboot or are suspended, clocks that differ and drift and start anew, and a coordinator that dies and comes back with what its store had. A
 //! seed gives the whole run. After every step the promises are checked: no job has two live processes (P1), nothing has two results (P2),
 //! what is said to be over is dead and stays so (P3), nothing runs where it may not, and no slot waits too long for work that prefers it (P4),
-//! every result is of the attempt that it names (P7), no host runs more than it has slots for; in the end, with the faults over, every job
+//! every result is of the attempt that it names (P7), no host runs more than it has slots for, nothing of a batch that is halted or cancelled
+//! is placed; in the end, with the faults over, every job
 //! has its result.
 //!
 //! A [`Mutant`] plants a known mistake. The tests show that the checks find each.
@@ -17,11 +18,11 @@ use mezcal_common::ids::{AttemptId, BatchId, EngineIndex, Epoch, JobKey, JobNumb
 use mezcal_common::job::{BatchContext, Command, JobSpec, Stop};
 use mezcal_common::outcome::{Containment, Ended, JobResult, Span, WaitStatus};
 use mezcal_common::wire::agent::{Hello, NumberedReport, Placement, Report, ToAgent, ToCoordinator};
-use mezcal_common::wire::client::{BatchTerms, Submission};
+use mezcal_common::wire::client::{BatchTerms, Halt, HaltCount, HaltWhy, Submission};
 use mezcal_common::wire::codec;
 use mezcal_common::wire::endpoint::IDLE_TIMEOUT;
 use mezcal_common::wire::engine::{FromEngine, ToEngine};
-use mezcal_coordinator::scheduler::{self, Record, Scheduler, Wanted, WantedJob};
+use mezcal_coordinator::scheduler::{self, Mistake, Record, Scheduler, Wanted, WantedJob};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
@@ -50,6 +51,8 @@ pub enum Mutant {
     LongWait,
     /// An agent that holds on to the longest lease that it was ever given.
     LongestLease,
+    /// A batch that is given up keeps those of its jobs that have just been released.
+    OverlooksReleased,
 }
 
 /// What one run is made of.
@@ -80,8 +83,10 @@ const END: Duration = Duration::from_secs(1200);
 const SLOW_DEATH: Duration = Duration::from_secs(9);
 /// Between two looks at a connection, and two tries to make one.
 const LOOK: Duration = Duration::from_millis(700);
-/// Longer than everything: its client attaches again after each restart.
-const CLIENT_LEASE: Duration = END;
+/// How long a batch goes on without its client, which attaches again after each restart as long as it is there.
+const CLIENT_LEASE: Duration = Duration::from_secs(20);
+/// Every so many seeds the batch may be given up: jobs come after others, some fail, and there is a halt, a limit or a client that leaves.
+const GIVEN_UP: u64 = 4;
 const BATCH: BatchId = BatchId(uuid::Uuid::from_u128(1));
 
 /// SplitMix64 (Steele et al., OOPSLA 2014): good enough for choices, and the same for ever.
@@ -146,6 +151,7 @@ enum Step {
     HostUp(usize),
     Fault,
     Cancel(u32),
+    ClientLeaves,
     /// What this life of the coordinator has told its store up to here is safe.
     Commit {
         life: u64,
@@ -253,6 +259,12 @@ pub struct World {
     required: BTreeMap<u32, usize>,
     /// Said to be over for good: not a process of theirs may be alive any more.
     proven: BTreeSet<u32>,
+    /// Those that exit with 1.
+    failing: BTreeSet<u32>,
+    client_is_gone: bool,
+    /// The scheduler has decided that nothing of the batch starts any more; and what it has placed since.
+    given_up: bool,
+    placed_in_vain: Option<String>,
     log: Vec<String>,
 }
 
@@ -299,10 +311,14 @@ impl World {
             slots_by_job: BTreeMap::new(),
             required: BTreeMap::new(),
             proven: BTreeSet::new(),
+            failing: BTreeSet::new(),
+            client_is_gone: false,
+            given_up: false,
+            placed_in_vain: None,
             log: Vec::new(),
         };
         let context = BatchContext::new(BATCH, "/".into(), 0o22);
-        let terms = BatchTerms::new(context, END);
+        let mut terms = BatchTerms::new(context, END);
         let spec = world.spec.clone();
         let sets = (0..plan.hosts).map(|n| vec![format!("h{n}")]).collect();
         let jobs = (1..=plan.jobs).map(|n| {
@@ -313,7 +329,10 @@ impl World {
             world.required.extend(hosts.map(|host| (n, host as usize)));
             Submission { prefer, hosts, slots, ..Submission::new(JobNumber(n), spec.clone()) }
         });
-        let jobs = jobs.collect();
+        let mut jobs: Vec<Submission> = jobs.collect();
+        if plan.seed % GIVEN_UP == GIVEN_UP - 1 {
+            world.give_up(&mut terms, &mut jobs);
+        }
         for event in [
             scheduler::Event::Open { user: "okazaki".into(), terms: Box::new(terms) },
             scheduler::Event::Submit { batch: BATCH, host_sets: sets, jobs },
@@ -340,6 +359,31 @@ impl World {
             }
         }
         world
+    }
+
+    /// Ways in which the batch may be given up, and jobs that are on their way from one place to another when that happens.
+    fn give_up(&mut self, terms: &mut BatchTerms, jobs: &mut [Submission]) {
+        for job in jobs {
+            let n = job.job.0;
+            if n > 1 && self.chance.one_in(2) {
+                job.after = vec![JobNumber(1 + self.chance.below(u64::from(n) - 1) as u32)];
+            }
+            if self.chance.one_in(8) {
+                self.failing.insert(n);
+            } else if self.chance.one_in(2) {
+                (job.retries, job.retry_delay) = (2, self.chance.millis(20_000));
+            }
+        }
+        let moment = self.chance.millis(CALM.as_millis() as u64 / 2);
+        match self.chance.below(4) {
+            0 => terms.time_limit = Some(moment),
+            1 => self.after(moment, Step::ClientLeaves),
+            _ => {
+                let why = [HaltWhy::Fail, HaltWhy::Success, HaltWhy::Done][self.chance.below(3) as usize];
+                let count = HaltCount::Jobs(1 + self.chance.below(4));
+                terms.halt = Some(Halt { now: self.chance.one_in(2), why, count });
+            }
+        }
     }
 
     fn after(&mut self, wait: Duration, step: Step) {
@@ -385,6 +429,13 @@ impl World {
         let before = self.issued;
         while let Some(effect) = self.scheduler.poll_effect() {
             if let scheduler::Effect::Persist(record) = effect {
+                match &record {
+                    Record::Stopped { .. } => self.given_up = true,
+                    Record::Placed { attempts, .. } if self.given_up => {
+                        self.placed_in_vain.get_or_insert(format!("given up: {attempts:?} are placed after that"));
+                    }
+                    _ => {}
+                }
                 self.unstored.push_back(record);
                 self.issued += 1;
             } else {
@@ -431,6 +482,7 @@ impl World {
         let lease = LEASES[self.chance.below(LEASES.len() as u64) as usize];
         self.scheduler = scheduler(self.life, lease, self.plan.mutant);
         let now = BootInstant(self.now);
+        self.given_up = self.stored.iter().any(|record| matches!(record, Record::Stopped { .. }));
         for record in self.stored.clone() {
             // Its client attaches again and takes what it has missed.
             if let Record::Ended { job, result, .. } = &record
@@ -441,6 +493,9 @@ impl World {
             self.scheduler.replay(record, now);
         }
         self.scheduler.restored(now);
+        if !self.client_is_gone {
+            self.tell_scheduler(scheduler::Event::Attended { batch: BATCH });
+        }
         // Connections of the life before are reset at the next packet.
         let ids: Vec<u64> =
             self.connections.iter().filter(|(_, c)| c.agent_open && !c.coordinator_open).map(|(id, _)| *id).collect();
@@ -595,6 +650,10 @@ impl World {
                     }
                     self.agent_starts(host);
                 }
+            }
+            Step::ClientLeaves => {
+                self.client_is_gone = true;
+                self.tell_scheduler(scheduler::Event::Unattended { batch: BATCH });
             }
             Step::Cancel(job) => {
                 self.cancelled.insert(job);
@@ -1140,8 +1199,9 @@ impl World {
                     slot.engine.handle(engine::Event::Swept(Swept { alive: 1, ..Swept::default() }), at);
                     return;
                 }
+                let fails = slot.alive.is_some_and(|attempt| self.failing.contains(&attempt.key.job.0));
                 (slot.alive, slot.dies_at) = (None, None);
-                let status = if slot.ended { WaitStatus::Exited(0) } else { WaitStatus::Signaled(9) };
+                let status = if slot.ended { WaitStatus::Exited(i32::from(fails)) } else { WaitStatus::Signaled(9) };
                 let span = Span { started: WallTime(0), completed: WallTime(1), elapsed: Duration::from_micros(1) };
                 slot.engine.handle(engine::Event::Swept(Swept { exit: Some(Exit { status, span }), ..Swept::default() }), at);
             }
@@ -1150,6 +1210,9 @@ impl World {
     }
 
     fn check(&self) -> Result<(), String> {
+        if let Some(placed) = &self.placed_in_vain {
+            return Err(placed.clone());
+        }
         let mut live: BTreeMap<JobKey, AttemptId> = BTreeMap::new();
         // What is suspended does nothing.
         for attempt in self.hosts.iter().filter(|h| h.up && !h.suspended).flat_map(|h| &h.slots).filter_map(|s| s.alive) {
@@ -1183,7 +1246,8 @@ impl World {
 /// A life of the coordinator.
 fn scheduler(life: u64, lease: Duration, mutant: Option<Mutant>) -> Scheduler {
     let wait = if mutant == Some(Mutant::LongWait) { 2 * LOCALITY_WAIT } else { LOCALITY_WAIT };
-    Scheduler::new(Epoch(7 + life), StoreId(1), Some(lease), wait).durable(CLIENT_LEASE)
+    let mistake = (mutant == Some(Mutant::OverlooksReleased)).then_some(Mistake::OverlooksReleased);
+    Scheduler::new(Epoch(7 + life), StoreId(1), Some(lease), wait).durable(CLIENT_LEASE).with_mistake(mistake)
 }
 
 impl Host {

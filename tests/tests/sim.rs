@@ -96,3 +96,8 @@ fn a_cancel_that_is_answered_too_early_is_found() {
 fn a_job_that_is_taken_back_without_an_answer_is_found() {
     found(Mutant::HastyRetract, &["P1", "P2", "P3"]);
 }
+
+#[test]
+fn a_batch_that_is_given_up_and_starts_a_job_all_the_same_is_found() {
+    found(Mutant::OverlooksReleased, &["given up"]);
+}

@@ -28,13 +28,6 @@ impl Order {
     pub(super) fn before(&self, job: JobNumber) -> Vec<JobNumber> {
         self.dependants.iter().filter(|(_, dependants)| dependants.contains(&job)).map(|(before, _)| *before).collect()
     }
-
-    /// Jobs that wait for others, in order.
-    pub(super) fn waiting(&self) -> Vec<JobNumber> {
-        let mut jobs: Vec<JobNumber> = self.waiting.keys().copied().collect();
-        jobs.sort();
-        jobs
-    }
 }
 
 /// Whether a failure is among those that are worth another attempt.

@@ -1,6 +1,6 @@
 //! Giving a batch up before all its jobs have ended: `--halt` as GNU Parallel has it, and its time limit.
 
-use super::{Effect, Record, Scheduler};
+use super::{Effect, Job, JobState, Mistake, Record, Scheduler};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::duration::format_duration;
 use mezcal_common::ids::{BatchSerial, JobKey, JobNumber};
@@ -94,24 +94,27 @@ impl Scheduler {
         self.cancel_batch(serial, None, Stop::after(GRACE), now);
     }
 
-    /// Ends what has not been placed.
+    /// Ends what has not been placed: by what its state is, not by where it waits, since a job may be between two places just now.
     pub(super) fn drop_queued(&mut self, serial: BatchSerial, now: BootInstant) -> u64 {
-        let waiting = self.batches.get(&serial).map(|batch| batch.order.waiting()).unwrap_or_default();
-        let delayed = self.delayed.iter().map(|(_, key)| *key).filter(|key| key.batch == serial).map(|key| key.job);
-        let waiting: Vec<JobNumber> = waiting.into_iter().chain(delayed).collect();
-        let mut dropped = waiting.len() as u64;
-        self.delayed.retain(|(_, key)| key.batch != serial);
-        for job in waiting {
-            self.finish(JobKey { batch: serial, job }, None, Outcome::never_ran(Ended::Cancelled, None), now);
+        let Some(batch) = self.batches.get(&serial) else { return 0 };
+        let waits = |job: &Job| match job.state {
+            JobState::Waiting | JobState::Queued => true,
+            JobState::Placed | JobState::Done => false,
+        };
+        let mut left: Vec<JobNumber> =
+            (1..).map(JobNumber).zip(&batch.jobs).filter(|(_, job)| waits(job)).map(|(number, _)| number).collect();
+        if self.mistake == Some(Mistake::OverlooksReleased) {
+            left.retain(|job| !self.released.contains(&JobKey { batch: serial, job: *job }));
         }
+        self.delayed.retain(|(_, key)| key.batch != serial);
         for key in self.queues.of_batch(serial) {
             self.absent.remove(&key);
-            for job in self.queues.take_all(key) {
-                dropped += 1;
-                self.finish(JobKey { batch: serial, job }, None, Outcome::never_ran(Ended::Cancelled, None), now);
-            }
+            self.queues.take_all(key);
         }
-        dropped
+        for job in &left {
+            self.finish(JobKey { batch: serial, job: *job }, None, Outcome::never_ran(Ended::Cancelled, None), now);
+        }
+        left.len() as u64
     }
 }
 

@@ -1,6 +1,7 @@
 //! Scripts of the scheduler: each line of a trace is one effect. Reading them shows what it does.
 
 mod names;
+mod stops;
 mod wide;
 
 use super::*;
@@ -241,6 +242,9 @@ impl Script {
             assert_eq!(queued, count(JobState::Queued));
             assert_eq!(batch.done, count(JobState::Done));
             assert_eq!(batch.placed, count(JobState::Placed) as u64);
+            if batch.halted || batch.cancelled.is_some() {
+                assert_eq!(count(JobState::Queued) + count(JobState::Waiting), 0, "nothing of what is given up can start");
+            }
             for (i, job) in batch.jobs.iter().enumerate() {
                 let key = JobKey { batch: *serial, job: JobNumber(i as u32 + 1) };
                 let live = placed.iter().filter(|a| a.key == key && a.attempt == job.attempt).count();
