@@ -44,6 +44,7 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
+pub use wide::WIDE_WAIT;
 
 /// Added to a lease before its attempts are placed elsewhere: 10 s for the engine to be killed and swept by its keeper if it does
 /// not do so itself, plus drift between two CLOCK_BOOTTIME of 500 ppm (NTP's bound, RFC 5905 §11) over a lease of ten minutes
@@ -280,6 +281,8 @@ impl Effect {
 pub enum Mistake {
     /// A batch that is given up keeps those of its jobs that have just been released.
     OverlooksReleased,
+    /// Idle slots are kept for a wide job as long the next time as the last.
+    KeepsNoLonger,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -497,6 +500,11 @@ impl Host {
         Some(removed)
     }
 
+    /// It may be given jobs, as far as it depends on itself.
+    fn is_willing(&self) -> bool {
+        self.known && self.record.until.is_none() && self.drained.is_none()
+    }
+
     /// It has more than it can run.
     fn is_overfull(&self) -> bool {
         self.taken > u64::from(self.hello.slots)
@@ -556,9 +564,8 @@ pub struct Scheduler {
     running: Vec<u64>,
     /// Queues whose hosts are all absent, and when their jobs end.
     absent: BTreeMap<QueueKey, BootInstant>,
-    /// Hosts that keep idle slots for jobs that take several, by their queue; and until when.
-    keepers: BTreeMap<QueueKey, BTreeSet<u32>>,
-    keep_until: BTreeSet<(BootInstant, u32)>,
+    /// Idle slots that wait for jobs that take several.
+    keeping: wide::Keeping,
     /// Jobs wait that hosts could take which have asked already.
     unserved: bool,
     /// Placed jobs that are being cancelled.
@@ -618,8 +625,7 @@ impl Scheduler {
             user_names: Vec::new(),
             running: Vec::new(),
             absent: BTreeMap::new(),
-            keepers: BTreeMap::new(),
-            keep_until: BTreeSet::new(),
+            keeping: wide::Keeping::default(),
             unserved: false,
             cancelling: HashMap::new(),
             requests: HashMap::new(),
@@ -739,7 +745,7 @@ impl Scheduler {
         }
         self.evict(now);
         self.release_quarantined(now);
-        self.give_up_keeping(now);
+        self.keep_in_turn(now);
         self.retract_prefetched(now);
         self.serve_impatient(now);
         self.settle(now);
@@ -755,7 +761,7 @@ impl Scheduler {
             .chain(self.patience_ends())
             .chain(self.delayed.first().map(|(at, _)| *at))
             .chain(self.quarantines.first().map(|(at, _)| *at))
-            .chain(self.keep_until.first().map(|(at, _)| *at))
+            .chain(self.keeping.changes())
             .chain(self.deserted.first().map(|(at, _)| *at))
             .chain(self.evictions.first().map(|(at, _)| *at))
             .chain(self.retract_at)
@@ -1514,8 +1520,7 @@ impl Scheduler {
     /// Gives a host what it has credit for, `most` attempts at most. True if it got anything.
     fn serve(&mut self, name: &Arc<str>, most: usize, now: BootInstant) -> bool {
         let Some(host) = self.hosts.get(name) else { return false };
-        let willing = host.known && host.record.until.is_none() && host.drained.is_none();
-        let Some(session) = host.session.filter(|_| willing) else { return false };
+        let Some(session) = host.session.filter(|_| host.is_willing()) else { return false };
         let index = host.index;
         let names = self.names_of(host);
         let (mut run, mut bytes, mut given) = (Vec::new(), 0, 0);

@@ -53,6 +53,8 @@ pub enum Mutant {
     LongestLease,
     /// A batch that is given up keeps those of its jobs that have just been released.
     OverlooksReleased,
+    /// Idle slots are kept for a wide job as long the next time as the last.
+    KeepsNoLonger,
 }
 
 /// What one run is made of.
@@ -68,6 +70,9 @@ pub struct Plan {
     pub jobs: u32,
     /// Faults, while they last.
     pub faults: u32,
+    /// All jobs but the last take one slot and some minutes, and the last takes all slots of a host and comes while those go on: it has to
+    /// start within its bound, and with it the run ends.
+    pub crowd: bool,
     /// What is wrong on purpose.
     pub mutant: Option<Mutant>,
 }
@@ -79,12 +84,16 @@ const LOCALITY_WAIT: Duration = Duration::from_secs(3);
 /// Faults stop then, and everything must come to an end by [`END`].
 const CALM: Duration = Duration::from_secs(300);
 const END: Duration = Duration::from_secs(1200);
+/// The same for a crowd: longer than the longest of its jobs may keep a wide one waiting.
+const END_OF_CROWD: Duration = Duration::from_secs(4000);
 /// How long the dying of a job may take: less than an engine waits before it calls something unkillable.
 const SLOW_DEATH: Duration = Duration::from_secs(9);
 /// Between two looks at a connection, and two tries to make one.
 const LOOK: Duration = Duration::from_millis(700);
 /// How long a batch goes on without its client, which attaches again after each restart as long as it is there.
 const CLIENT_LEASE: Duration = Duration::from_secs(20);
+/// For what a wide job's way to a host and the reports of those before it take.
+const SLACK: Duration = Duration::from_secs(2);
 /// Every so many seeds the batch may be given up: jobs come after others, some fail, and there is a halt, a limit or a client that leaves.
 const GIVEN_UP: u64 = 4;
 const BATCH: BatchId = BatchId(uuid::Uuid::from_u128(1));
@@ -152,6 +161,7 @@ enum Step {
     Fault,
     Cancel(u32),
     ClientLeaves,
+    WideComes,
     /// What this life of the coordinator has told its store up to here is safe.
     Commit {
         life: u64,
@@ -265,6 +275,10 @@ pub struct World {
     /// The scheduler has decided that nothing of the batch starts any more; and what it has placed since.
     given_up: bool,
     placed_in_vain: Option<String>,
+    /// The longest run of a job in a crowd.
+    longest: Duration,
+    /// Until when the wide job has to have started.
+    wide_until: Option<Duration>,
     log: Vec<String>,
 }
 
@@ -315,6 +329,8 @@ impl World {
             client_is_gone: false,
             given_up: false,
             placed_in_vain: None,
+            longest: Duration::ZERO,
+            wide_until: None,
             log: Vec::new(),
         };
         let context = BatchContext::new(BATCH, "/".into(), 0o22);
@@ -330,15 +346,19 @@ impl World {
             Submission { prefer, hosts, slots, ..Submission::new(JobNumber(n), spec.clone()) }
         });
         let mut jobs: Vec<Submission> = jobs.collect();
-        if plan.seed % GIVEN_UP == GIVEN_UP - 1 {
+        if plan.crowd {
+            world.crowd(&mut jobs);
+        } else if plan.seed % GIVEN_UP == GIVEN_UP - 1 {
             world.give_up(&mut terms, &mut jobs);
         }
         for event in [
             scheduler::Event::Open { user: "okazaki".into(), terms: Box::new(terms) },
             scheduler::Event::Submit { batch: BATCH, host_sets: sets, jobs },
-            scheduler::Event::Close { batch: BATCH },
         ] {
             world.tell_scheduler(event);
+        }
+        if !plan.crowd {
+            world.tell_scheduler(scheduler::Event::Close { batch: BATCH });
         }
         // The client has heard that its jobs are accepted.
         world.take_effects();
@@ -353,12 +373,36 @@ impl World {
             world.after(at, Step::Fault);
         }
         for job in 1..=plan.jobs {
-            if world.chance.one_in(6) {
+            if !plan.crowd && world.chance.one_in(6) {
                 let at = world.chance.millis(CALM.as_millis() as u64);
                 world.after(at, Step::Cancel(job));
             }
         }
         world
+    }
+
+    /// Many narrow jobs that are long, and a wide one that comes when they are well under way.
+    fn crowd(&mut self, jobs: &mut Vec<Submission>) {
+        self.longest = Duration::from_secs(70) + self.chance.millis(230_000);
+        self.required.clear();
+        for job in jobs.iter_mut() {
+            (job.hosts, job.prefer, job.slots) = (None, None, 1);
+            self.slots_by_job.insert(job.job.0, 1);
+        }
+        jobs.pop();
+        self.slots_by_job.insert(self.plan.jobs, self.plan.slots as u16);
+        let wait = self.longest + self.chance.millis(300_000);
+        self.after(wait, Step::WideComes);
+    }
+
+    /// The wide job of a crowd, as long as it has not started.
+    fn wide_waits(&self) -> bool {
+        let wide = self.key(self.plan.jobs);
+        !self.hosts.iter().flat_map(|host| &host.slots).any(|slot| slot.alive.is_some_and(|attempt| attempt.key == wide))
+    }
+
+    fn is_over(&self) -> bool {
+        self.results.len() == self.plan.jobs as usize || (self.plan.crowd && self.results.contains_key(&self.plan.jobs))
     }
 
     /// Ways in which the batch may be given up, and jobs that are on their way from one place to another when that happens.
@@ -394,11 +438,12 @@ impl World {
 
     fn run(&mut self) -> Result<(), String> {
         self.perform()?;
-        while self.results.len() < self.plan.jobs as usize {
+        let end = if self.plan.crowd { END_OF_CROWD } else { END };
+        while !self.is_over() {
             let step = self.steps.peek().map(|Reverse((at, _))| *at);
             let timer = self.next_timer();
             let at = step.into_iter().chain(timer).min().ok_or("nothing is left to happen, and jobs have no result")?;
-            if at > END {
+            if at > end {
                 let open: Vec<u32> = (1..=self.plan.jobs).filter(|n| !self.results.contains_key(n)).collect();
                 return Err(format!("in the end these jobs have no result: {open:?}"));
             }
@@ -654,6 +699,12 @@ impl World {
             Step::ClientLeaves => {
                 self.client_is_gone = true;
                 self.tell_scheduler(scheduler::Event::Unattended { batch: BATCH });
+            }
+            Step::WideComes => {
+                self.wide_until = Some(self.now + scheduler::WIDE_WAIT * self.longest);
+                let wide =
+                    Submission { slots: self.plan.slots as u16, ..Submission::new(JobNumber(self.plan.jobs), self.spec.clone()) };
+                self.tell_scheduler(scheduler::Event::Submit { batch: BATCH, host_sets: Vec::new(), jobs: vec![wide] });
             }
             Step::Cancel(job) => {
                 self.cancelled.insert(job);
@@ -1172,7 +1223,12 @@ impl World {
                 // Every third run is of short jobs, which are handed out in advance, and a few long ones.
                 let lengths = if self.plan.seed.is_multiple_of(3) { [20, 20, 60, 20_000] } else { [50, 2_000, 20_000, 90_000] };
                 let most = lengths[if self.chance.one_in(3) { 3 } else { self.chance.below(3) as usize }];
-                let run = self.chance.millis(most);
+                let run = match self.plan.crowd {
+                    true if attempt.key.job.0 < self.plan.jobs => {
+                        self.longest / 2 + self.chance.millis(self.longest.as_millis() as u64 / 2)
+                    }
+                    true | false => self.chance.millis(most),
+                };
                 self.after(spawn + run, Step::JobEnds { host: n, slot: index, attempt, life });
             }
             engine::Effect::Send(message) => {
@@ -1213,6 +1269,9 @@ impl World {
         if let Some(placed) = &self.placed_in_vain {
             return Err(placed.clone());
         }
+        if self.wide_until.is_some_and(|until| self.now > until + SLACK) && self.wide_waits() {
+            return Err(format!("wide: it waits longer than {} times {:?}", scheduler::WIDE_WAIT, self.longest));
+        }
         let mut live: BTreeMap<JobKey, AttemptId> = BTreeMap::new();
         // What is suspended does nothing.
         for attempt in self.hosts.iter().filter(|h| h.up && !h.suspended).flat_map(|h| &h.slots).filter_map(|s| s.alive) {
@@ -1246,7 +1305,11 @@ impl World {
 /// A life of the coordinator.
 fn scheduler(life: u64, lease: Duration, mutant: Option<Mutant>) -> Scheduler {
     let wait = if mutant == Some(Mutant::LongWait) { 2 * LOCALITY_WAIT } else { LOCALITY_WAIT };
-    let mistake = (mutant == Some(Mutant::OverlooksReleased)).then_some(Mistake::OverlooksReleased);
+    let mistake = match mutant {
+        Some(Mutant::OverlooksReleased) => Some(Mistake::OverlooksReleased),
+        Some(Mutant::KeepsNoLonger) => Some(Mistake::KeepsNoLonger),
+        _ => None,
+    };
     Scheduler::new(Epoch(7 + life), StoreId(1), Some(lease), wait).durable(CLIENT_LEASE).with_mistake(mistake)
 }
 

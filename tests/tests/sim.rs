@@ -2,6 +2,7 @@
 //!
 //! `MEZCAL_SIM_SEEDS=N` runs more of them; a failure prints its seed, and `MEZCAL_SIM_SEED=N` runs that one again.
 
+use mezcal_coordinator::scheduler::WIDE_WAIT;
 use mezcal_tests::sim::{Mutant, Plan, run};
 
 fn number(name: &str) -> Option<u64> {
@@ -9,7 +10,15 @@ fn number(name: &str) -> Option<u64> {
 }
 
 fn plan(seed: u64, mutant: Option<Mutant>) -> Plan {
-    Plan { seed, hosts: 2 + seed as usize % 3, slots: 1 + seed as usize % 2, jobs: 12 + seed as u32 % 20, faults: 12, mutant }
+    let (hosts, slots, jobs) = (2 + seed as usize % 3, 1 + seed as usize % 2, 12 + seed as u32 % 20);
+    Plan { seed, hosts, slots, jobs, faults: 12, crowd: false, mutant }
+}
+
+/// A wide job among narrow ones: as many of those as keep all slots busy for as long as it may wait.
+fn crowd(seed: u64, mutant: Option<Mutant>) -> Plan {
+    let (hosts, slots) = (1 + seed as usize % 3, 2 + seed as usize % 5);
+    let jobs = (hosts * slots * 2 * (WIDE_WAIT as usize + 5)) as u32;
+    Plan { seed, hosts, slots, jobs, faults: 0, crowd: true, mutant }
 }
 
 #[test]
@@ -100,4 +109,19 @@ fn a_job_that_is_taken_back_without_an_answer_is_found() {
 #[test]
 fn a_batch_that_is_given_up_and_starts_a_job_all_the_same_is_found() {
     found(Mutant::OverlooksReleased, &["given up"]);
+}
+
+#[test]
+fn a_wide_job_among_narrow_ones_starts_within_its_bound() {
+    for seed in 0..number("MEZCAL_SIM_SEEDS").unwrap_or(2000) / 50 {
+        if let Err(broken) = run(crowd(seed, None)) {
+            panic!("seed {seed}: {broken}");
+        }
+    }
+}
+
+#[test]
+fn a_host_that_keeps_slots_for_a_wide_job_no_longer_than_the_last_time_is_found() {
+    let found = (0..100).find_map(|seed| run(crowd(seed, Some(Mutant::KeepsNoLonger))).err());
+    assert!(found.is_some_and(|broken| broken.starts_with("wide")));
 }

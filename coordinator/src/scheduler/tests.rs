@@ -217,13 +217,13 @@ impl Script {
             let fence = self.scheduler.fence(host);
             assert!(fence.is_none() || self.scheduler.look_at_leases <= fence, "the lease of {} is looked at in time", host.name);
         }
-        for (key, hosts) in &self.scheduler.keepers {
+        for (key, hosts) in &self.scheduler.keeping.hosts {
             let keeping = self.scheduler.hosts.values().filter(|h| h.kept.is_some_and(|kept| kept.key == *key));
             assert_eq!(*hosts, keeping.map(|h| h.index).collect::<BTreeSet<_>>());
             assert!(self.scheduler.queues.len_of(*key) >= hosts.len(), "{key:?}");
         }
         assert_eq!(
-            self.scheduler.keep_until.len(),
+            self.scheduler.keeping.until.len(),
             self.scheduler.hosts.values().filter(|h| h.kept.is_some()).count(),
             "what is kept is given up in time"
         );

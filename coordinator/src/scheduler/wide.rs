@@ -1,26 +1,65 @@
 //! Jobs that take several slots: where narrower ones would keep a host full for ever, its idle slots are kept for a wide one, for a while.
 //!
 //! A host keeps slots when a job that takes more than are idle there is next by the order of service. Of the hosts, only as many keep slots
-//! for a queue as it has jobs. After [`KEEP`] a host gives up and rests for as long: so at worst half of the time its idle slots wait.
+//! for a queue as it has jobs. A host that has kept slots in vain gives them to others, and rests for as long as it has kept them; slots
+//! are kept for that queue twice as long the next time, from the moment on that the rest is over. So of the time that a wide job waits in
+//! vain a host's idle slots wait at most half.
+//!
+//! Hence a bound. Let no job that runs there take longer than T. The first slot falls idle within T. Each time in vain was shorter than T,
+//! since otherwise all that ran when it began would have ended: with [`KEEP`] doubling, they and their rests together are shorter than 4 T.
+//! The last one takes T at most. So a wide job that is next starts within [`WIDE_WAIT`] × T, on any host that fits and is there; where T
+//! is below [`KEEP`], within 2 T.
 
 use super::queues::QueueKey;
-use super::{Host, Scheduler};
+use super::{Host, Mistake, Scheduler};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::AttemptId;
 use mezcal_common::wire::agent::ToAgent;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a host keeps idle slots for a job that takes several: worth it while jobs are short, and little of the length of long ones.
+/// How long a host keeps idle slots for a job that takes several, the first time: worth it while jobs are short, and little of the length of
+/// long ones.
 pub(super) const KEEP: Duration = Duration::from_secs(60);
+/// A job that takes several slots starts within so many times the longest run of the jobs before it, when it is next by the order of service.
+pub const WIDE_WAIT: u32 = 6;
+/// Slots are kept twice as long after each time in vain, so often: that is for two years, longer than any job runs.
+const MAX_DOUBLINGS: u32 = 20;
 
 /// Idle slots that a host keeps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kept {
     /// For one of these jobs.
     pub(super) key: QueueKey,
+    /// How long at most.
+    length: Duration,
     until: BootInstant,
+}
+
+/// Idle slots that hosts keep, and when they do so again.
+#[derive(Debug, Default)]
+pub(super) struct Keeping {
+    /// Hosts that keep slots, by the queue that they do it for; and until when.
+    pub(super) hosts: BTreeMap<QueueKey, BTreeSet<u32>>,
+    pub(super) until: BTreeSet<(BootInstant, u32)>,
+    /// How often that has been in vain for a queue that still has jobs.
+    in_vain: BTreeMap<QueueKey, u32>,
+    /// When hosts have rested that gave up.
+    rested: BTreeSet<(BootInstant, u32)>,
+}
+
+impl Keeping {
+    /// The next moment when something of it changes.
+    pub(super) fn changes(&self) -> Option<BootInstant> {
+        self.until.first().into_iter().chain(self.rested.first()).map(|(at, _)| *at).min()
+    }
+
+    /// How long slots are kept for these jobs now.
+    fn length(&self, key: QueueKey) -> Duration {
+        let doublings = self.in_vain.get(&key).copied().unwrap_or(0).min(MAX_DOUBLINGS);
+        KEEP * 2u32.pow(doublings)
+    }
 }
 
 impl Scheduler {
@@ -51,8 +90,10 @@ impl Scheduler {
     /// run.
     pub fn idle_in_vain(&self, wait: Duration, now: BootInstant) -> Option<String> {
         let idle = |host: &&Host| {
-            let willing = host.known && host.record.until.is_none() && host.drained.is_none() && host.kept.is_none();
-            willing && host.credit > host.sent && host.idle_since.front().is_some_and(|since| *since + wait < now)
+            host.is_willing()
+                && host.kept.is_none()
+                && host.credit > host.sent
+                && host.idle_since.front().is_some_and(|since| *since + wait < now)
         };
         self.hosts.values().filter(idle).find_map(|host| {
             let room = (host.credit - host.sent).min(host.idle_since.len() as u64).min(u64::from(u16::MAX)) as u16;
@@ -64,25 +105,23 @@ impl Scheduler {
     /// Whether a host leaves its slots idle for the sake of these jobs.
     fn keeps(&mut self, name: &Arc<str>, key: QueueKey, now: BootInstant) -> bool {
         let jobs = self.queues.len_of(key);
-        let Some(host) = self.hosts.get_mut(name) else { return false };
-        if let Some(kept) = host.kept {
-            if kept.until > now && kept.key == key {
-                return true;
-            }
-            if kept.until <= now {
-                host.no_more_before = Some(now + KEEP);
-            }
-            self.keep_nothing(name);
+        let Some(host) = self.hosts.get(name) else { return false };
+        match host.kept {
+            Some(kept) if kept.until <= now => self.has_kept_in_vain(name, now),
+            Some(kept) if kept.key == key => return true,
+            Some(_) => self.keep_nothing(name),
+            None => {}
         }
+        let length = self.keeping.length(key);
         let Some(host) = self.hosts.get_mut(name) else { return false };
-        let keepers = self.keepers.get(&key).map_or(0, BTreeSet::len);
+        let keepers = self.keeping.hosts.get(&key).map_or(0, BTreeSet::len);
         if keepers >= jobs || host.no_more_before.is_some_and(|at| at > now) {
             return false;
         }
-        let index = host.index;
-        host.kept = Some(Kept { key, until: now + KEEP });
-        self.keepers.entry(key).or_default().insert(index);
-        self.keep_until.insert((now + KEEP, index));
+        let (index, until) = (host.index, now + length);
+        host.kept = Some(Kept { key, length, until });
+        self.keeping.hosts.entry(key).or_default().insert(index);
+        self.keeping.until.insert((until, index));
         // What was handed out in advance would take the slots that fall idle.
         let unstarted = host.attempts.iter().filter(|(_, on)| !on.started).map(|(attempt, _)| *attempt);
         let attempts: Vec<AttemptId> = unstarted.collect();
@@ -95,19 +134,32 @@ impl Scheduler {
     /// A host uses its slots for whatever comes.
     pub(super) fn keep_nothing(&mut self, name: &str) {
         let Some(host) = self.hosts.get_mut(name) else { return };
-        let (index, Some(Kept { key, until })) = (host.index, host.kept.take()) else { return };
-        self.keep_until.remove(&(until, index));
-        if let Some(hosts) = self.keepers.get_mut(&key) {
+        let (index, Some(Kept { key, until, .. })) = (host.index, host.kept.take()) else { return };
+        self.keeping.until.remove(&(until, index));
+        if let Some(hosts) = self.keeping.hosts.get_mut(&key) {
             hosts.remove(&index);
             if hosts.is_empty() {
-                self.keepers.remove(&key);
+                self.keeping.hosts.remove(&key);
             }
         }
     }
 
+    /// It has kept them for as long as it may: it rests for as long, and whoever keeps slots for these jobs next does so for longer.
+    fn has_kept_in_vain(&mut self, name: &str, now: BootInstant) {
+        let Some(host) = self.hosts.get_mut(name) else { return };
+        let (index, Some(Kept { key, length, .. })) = (host.index, host.kept) else { return };
+        host.no_more_before = Some(now + length);
+        self.keeping.rested.insert((now + length, index));
+        if self.mistake != Some(Mistake::KeepsNoLonger) {
+            *self.keeping.in_vain.entry(key).or_default() += 1;
+        }
+        self.keep_nothing(name);
+    }
+
     /// These jobs do not wait any more.
     pub(super) fn nothing_is_kept_for(&mut self, key: QueueKey) {
-        for index in self.keepers.get(&key).cloned().unwrap_or_default() {
+        self.keeping.in_vain.remove(&key);
+        for index in self.keeping.hosts.get(&key).cloned().unwrap_or_default() {
             if let Some(name) = self.name_at(index) {
                 self.keep_nothing(&name);
                 self.unserved = true;
@@ -120,7 +172,7 @@ impl Scheduler {
         if self.hosts.get(name).is_some_and(|host| host.kept.is_some_and(|kept| kept.key == key)) {
             self.keep_nothing(name);
         }
-        let Some(hosts) = self.keepers.get(&key) else { return };
+        let Some(hosts) = self.keeping.hosts.get(&key) else { return };
         if hosts.len() > self.queues.len_of(key)
             && let Some(name) = hosts.last().and_then(|index| self.name_at(*index))
         {
@@ -129,14 +181,31 @@ impl Scheduler {
         }
     }
 
-    /// Hosts that have kept slots for long enough give them to others.
-    pub(super) fn give_up_keeping(&mut self, now: BootInstant) {
-        while let Some((at, index)) = self.keep_until.first().copied().filter(|(at, _)| *at <= now) {
-            self.keep_until.remove(&(at, index));
+    /// Hosts that have kept slots for long enough give them to others, and those that have rested begin again.
+    pub(super) fn keep_in_turn(&mut self, now: BootInstant) {
+        while let Some((at, index)) = self.keeping.until.first().copied().filter(|(at, _)| *at <= now) {
+            self.keeping.until.remove(&(at, index));
             if let Some(name) = self.name_at(index) {
+                self.has_kept_in_vain(&name, now);
                 self.serve(&name, usize::MAX, now);
-                self.keep_nothing(&name);
             }
+        }
+        while let Some((at, index)) = self.keeping.rested.first().copied().filter(|(at, _)| *at <= now) {
+            self.keeping.rested.remove(&(at, index));
+            if let Some(name) = self.name_at(index) {
+                self.keep_after_a_rest(&name, now);
+            }
+        }
+    }
+
+    /// A host begins to keep slots before one falls idle: the time counts from then on.
+    fn keep_after_a_rest(&mut self, name: &Arc<str>, now: BootInstant) {
+        let Some(host) = self.hosts.get(name).filter(|host| host.is_willing() && host.kept.is_none()) else { return };
+        let running = |user: u32| self.serves(host, user).then(|| self.running[user as usize]);
+        let next = self.queues.best(&self.names_of(host), true, host.hello.slots, running);
+        let room = host.credit.saturating_sub(host.sent).min(host.idle_since.len() as u64);
+        if let Some(key) = next.filter(|key| key.slots() > 1 && u64::from(key.slots()) > room) {
+            self.keeps(name, key, now);
         }
     }
 

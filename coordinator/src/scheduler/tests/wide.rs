@@ -135,3 +135,79 @@ fn a_larger_host_ends_the_wait_of_a_wide_job() {
     1 < run 1/1.1
     ");
 }
+
+/// Narrow jobs of `run` seconds each that start in turn on two slots, half of that apart, and without end; after so many seconds a wide job
+/// that is next. How long that waits, and for how long of that slots were idle.
+fn starves(run: u64) -> (u64, u64) {
+    let mut s = script_with(None);
+    s.agent(1, "a.x", 1);
+    submit(&mut s, 1, &[1; 200], 0);
+    // When the jobs end that run, and how many slots were asked for.
+    let (mut ends, mut credit, mut idle, mut waited) = (BTreeMap::from([(run / 2, 1)]), 1, 1, None::<(u64, u64)>);
+    for second in 1.. {
+        let mut said = s.pass(1);
+        if let Some(job) = ends.remove(&second) {
+            said.push_str(&s.report(1, attempt(1, job, 1), exited(0)));
+            (credit, idle) = (credit + 1, idle + 1);
+            said.push_str(&s.pull(1, credit, idle));
+        }
+        if second == 1 {
+            // The other slot begins now.
+            credit += 1;
+            said.push_str(&s.pull(1, credit, 1));
+        }
+        if second == run {
+            said.push_str(&submit(&mut s, 2, &[2], 5));
+            waited = Some((second, 0));
+        }
+        let started = said.split_whitespace().filter_map(|word| word.strip_prefix("1/")?.strip_suffix(".1")?.parse::<u32>().ok());
+        for job in started {
+            ends.insert(second + run, job);
+            idle -= 1;
+        }
+        let Some((since, vain)) = &mut waited else { continue };
+        if said.contains("2/1.1") || second > *since + 100 * run {
+            return (second - *since, *vain);
+        }
+        *vain += u64::from(idle > 0);
+    }
+    unreachable!()
+}
+
+#[test]
+fn a_wide_job_starts_within_its_bound_however_long_the_jobs_before_it_are() {
+    for run in [10, 100, 150, 500, 3600] {
+        let (waited, vain) = starves(run);
+        assert!(waited <= u64::from(WIDE_WAIT) * run, "jobs of {run} s: it waited for {waited} s");
+        assert!(vain <= waited / 2 + run, "jobs of {run} s: a slot was idle for {vain} s of {waited} s");
+    }
+}
+
+#[test]
+fn slots_are_kept_twice_as_long_after_each_time_in_vain_and_rest_as_long() {
+    let mut s = script();
+    s.agent(1, "a.x", 2);
+    submit(&mut s, 1, &[1; 9], 0);
+    submit(&mut s, 2, &[2], 5);
+    let end = |s: &mut Script, job, credit| {
+        s.report(1, attempt(1, job, 1), exited(0));
+        s.pull(1, credit, 1)
+    };
+    assert_eq!(end(&mut s, 1, 3), "");
+    insta::assert_snapshot!(s.pass(60), @"1 < run 1/3.1");
+    assert_eq!(s.pass(60), "", "it has rested, and keeps what falls idle for two minutes from now on");
+    assert_eq!(s.pass(50), "");
+    assert_eq!(end(&mut s, 3, 4), "");
+    assert_eq!(s.pass(69), "");
+    insta::assert_snapshot!(s.pass(1), @"1 < run 1/4.1");
+    s.pass(119);
+    insta::assert_snapshot!(end(&mut s, 4, 5), @"1 < run 1/5.1");
+    s.pass(1);
+    assert_eq!(end(&mut s, 5, 6), "", "for four minutes now");
+    assert_eq!(s.pass(239), "");
+    s.report(1, attempt(1, 2, 1), exited(0));
+    insta::assert_snapshot!(s.pull(1, 7, 2), @"
+    1 < context of batch 2
+    1 < run 2/1.1
+    ");
+}
