@@ -1,8 +1,11 @@
 //! Letting hosts and users join: a port of its own, open only while there are tokens for them.
 
+mod guesses;
+
 use crate::exit::chain;
 use crate::service::common_version;
 use crate::store::{Refusal, Registry};
+use guesses::{Guesses, network};
 use mezcal_certs::Authority;
 use mezcal_common::identity::{Identity, Role, has_signed};
 use mezcal_common::wire::endpoint::ListenError;
@@ -10,19 +13,16 @@ use mezcal_common::wire::enrol::{Applicant, EnrolListener, FromEnroller, ToEnrol
 use mezcal_common::wire::tls::Credentials;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 
 /// Life of the certificates that it makes, unless coordinator.toml says otherwise.
 pub const LEAF_LIFE: Duration = Duration::from_secs(30 * 86_400);
 /// Who joins at a time; others wait.
 const AT_A_TIME: usize = 64;
-/// How long an address is not heard after a token that does not exist.
-const PENALTY: Duration = Duration::from_secs(1);
-/// After so many of those the port closes, and for how long. A secret has 128 bits: this is against noise, and for the log.
-const MAX_BAD: usize = 10;
-const CLOSED: Duration = Duration::from_secs(60);
+/// Of whom from one network: whoever begins there and does not go on leaves places for others.
+const OF_ONE_NETWORK: usize = AT_A_TIME / 4;
 /// Between two looks at whether a certificate has expired that can be renewed.
 const EXPIRY_LOOK: Duration = Duration::from_secs(10);
 /// Between two tries to open the port.
@@ -33,6 +33,7 @@ pub struct Enrolment {
     /// Tokens and certificates.
     pub registry: Registry,
     issuer: Option<Issuer>,
+    guesses: Mutex<Guesses>,
 }
 
 /// What makes certificates.
@@ -57,7 +58,7 @@ impl Issuer {
 impl Enrolment {
     /// Without an issuer nobody can join.
     pub fn new(registry: Registry, issuer: Option<Issuer>) -> Self {
-        Self { registry, issuer }
+        Self { registry, issuer, guesses: Mutex::default() }
     }
 
     /// When the issuer's own certificate ends, in seconds since the Unix epoch.
@@ -142,6 +143,10 @@ impl Enrolment {
         Some(Duration::from_secs(until.max(0) as u64).saturating_sub(now).max(Duration::from_secs(1)))
     }
 
+    fn guesses(&self) -> std::sync::MutexGuard<'_, Guesses> {
+        self.guesses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Serves until there is no token any more; or gives back how long to be closed.
     async fn serve(
         self: &Arc<Self>,
@@ -149,32 +154,27 @@ impl Enrolment {
         changes: &mut watch::Receiver<u64>,
         credentials: &mut watch::Receiver<Arc<Credentials>>,
     ) -> Option<Duration> {
-        let (bad, mut bad_tokens) = mpsc::channel(AT_A_TIME);
         let places = Arc::new(Semaphore::new(AT_A_TIME));
-        let (mut count, mut penalties) = (0, HashMap::<IpAddr, Instant>::new());
+        let mut of_networks = HashMap::<IpAddr, Arc<Semaphore>>::new();
         loop {
             let open_for = self.open_for()?;
             tokio::select! {
                 applicant = listener.accept() => {
                     let applicant = applicant?;
-                    penalties.retain(|_, until| *until > Instant::now());
-                    if penalties.contains_key(&applicant.from.ip()) {
+                    of_networks.retain(|_, places| places.available_permits() < OF_ONE_NETWORK);
+                    let from_there = of_networks.entry(network(applicant.from.ip()));
+                    let from_there = from_there.or_insert_with(|| Arc::new(Semaphore::new(OF_ONE_NETWORK))).clone();
+                    let Ok(of_its_network) = from_there.try_acquire_owned() else {
+                        // Whoever is not answered asks again, until there is a place.
                         applicant.ignore();
                         continue;
-                    }
-                    let (me, places, bad) = (self.clone(), places.clone(), bad.clone());
+                    };
+                    let (me, places) = (self.clone(), places.clone());
                     tokio::spawn(async move {
                         let Ok(_place) = places.acquire().await else { return };
-                        me.hear(applicant, bad).await;
+                        me.hear(applicant).await;
+                        drop(of_its_network);
                     });
-                }
-                Some(from) = bad_tokens.recv() => {
-                    penalties.insert(from, Instant::now() + PENALTY);
-                    count += 1;
-                    if count >= MAX_BAD {
-                        tracing::error!(%from, "{MAX_BAD} tokens were shown that do not exist; nobody can join for {CLOSED:?}");
-                        return Some(CLOSED);
-                    }
                 }
                 changed = changes.changed() => changed.ok()?,
                 Ok(()) = credentials.changed() => return Some(Duration::ZERO),
@@ -183,17 +183,13 @@ impl Enrolment {
         }
     }
 
-    async fn hear(self: Arc<Self>, applicant: Applicant, bad: mpsc::Sender<IpAddr>) {
+    async fn hear(self: Arc<Self>, applicant: Applicant) {
         let from = applicant.from;
         let served = applicant.serve(async |asked| {
             let me = self.clone();
             // It writes to the store, and waits until that is safe.
-            let decided = tokio::task::spawn_blocking(move || me.decide(asked, from)).await;
-            let (answer, unknown) = decided.unwrap_or_else(|e| (FromEnroller::Refused { reason: e.to_string() }, false));
-            if unknown {
-                let _ = bad.send(from.ip()).await;
-            }
-            answer
+            let decided = tokio::task::spawn_blocking(move || me.decide(asked, from, Instant::now())).await;
+            decided.unwrap_or_else(|e| FromEnroller::Refused { reason: e.to_string() })
         });
         if let Err(why) = served.await {
             tracing::warn!(%from, "somebody who wants to join: {why}");
@@ -212,38 +208,98 @@ impl Enrolment {
         Ok(cert)
     }
 
-    /// The answer, and whether the token does not exist.
-    fn decide(&self, asked: ToEnroller, from: SocketAddr) -> (FromEnroller, bool) {
+    /// The answer. Whoever has shown tokens that do not exist is not heard about tokens for a while; about their certificate they are.
+    fn decide(&self, asked: ToEnroller, from: SocketAddr, now: Instant) -> FromEnroller {
         let (ToEnroller::Join { versions, .. } | ToEnroller::Renew { versions, .. }) = &asked;
         let refused = |reason: String| FromEnroller::Refused { reason };
         if let Err(reason) = common_version(*versions, VERSIONS) {
-            return (refused(reason), false);
+            return refused(reason);
         }
-        let Some(issuer) = &self.issuer else { return (refused("this coordinator has no issuer".into()), false) };
+        let Some(issuer) = &self.issuer else { return refused("this coordinator has no issuer".into()) };
         let joined = |cert: String| FromEnroller::Joined { cert, ca: issuer.authority.root().to_owned(), port: issuer.port };
         let (token, secret, host, request) = match asked {
             ToEnroller::Join { token, secret, host, request, .. } => (token, secret, host, request),
             ToEnroller::Renew { certificate, request, signature, .. } => {
                 return match self.renew_expired(&certificate, &request, &signature) {
-                    Ok(cert) => (joined(cert), false),
+                    Ok(cert) => joined(cert),
                     Err(e) => {
                         tracing::warn!(%from, "no new certificate for an expired one: {}", chain(&e));
-                        let unknown = matches!(e, Refusal::Unknown);
-                        (refused(chain(&e)), unknown)
+                        refused(chain(&e))
                     }
                 };
             }
         };
+        if let Some(left) = self.guesses().wait(from.ip(), now) {
+            let left = left.as_secs() + 1;
+            return refused(format!("tokens that do not exist were shown from this address: try again in {left} s"));
+        }
         match self.registry.join(token, secret, host.as_deref(), |role, name| issuer.sign(role, name, &request)) {
             Ok((role, name, cert)) => {
                 tracing::info!(%from, role = role.as_str(), name, "joined");
-                (joined(cert), false)
+                joined(cert)
             }
             Err(e) => {
                 tracing::warn!(%from, token = mezcal_common::token::hex(&token), "may not join: {}", chain(&e));
-                let unknown = matches!(e, Refusal::Unknown);
-                (refused(chain(&e)), unknown)
+                if matches!(e, Refusal::Unknown) && self.guesses().bad(from.ip(), now) {
+                    tracing::error!(network = %network(from.ip()), "somebody there guesses tokens; they are heard once a minute at most");
+                }
+                refused(chain(&e))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    fn join(token: &mezcal_common::token::Token, secret: [u8; 16]) -> ToEnroller {
+        let (_, request) = mezcal_certs::request().expect("a key");
+        let (token, program) = (token.id, String::new());
+        ToEnroller::Join { versions: VERSIONS, program, token, secret, host: None, request: request.into() }
+    }
+
+    fn refusal(answer: FromEnroller) -> Option<String> {
+        match answer {
+            FromEnroller::Joined { .. } => None,
+            FromEnroller::Refused { reason } => Some(reason),
+        }
+    }
+
+    #[test]
+    fn whoever_guesses_waits_and_others_join_and_renew_meanwhile() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (authority, _) = Authority::create("mezcal").expect("created");
+        let expired = authority.issue(Role::Agent, "h9", 1).expect("issued");
+        let store = Store::open(dir.path()).expect("a store");
+        let issuer = Issuer { authority, root: [7; 32], life: LEAF_LIFE, port: 7433 };
+        let me = Enrolment::new(store.registry(true).expect("a registry"), Some(issuer));
+        let tokens = me.create_tokens(Role::Agent, &["h1".into(), "h2".into()], Duration::from_secs(3600), false).expect("made");
+        let tokens: Vec<_> = tokens.iter().map(|(_, token)| mezcal_common::token::Token::parse(token).expect("a token")).collect();
+        let address = |text: &str| SocketAddr::new(text.parse().expect("an address"), 1);
+        let (bad, good, begin) = (address("192.0.2.1"), address("192.0.2.2"), Instant::now());
+        let mut now = begin;
+        for _ in 0..20 {
+            let why = refusal(me.decide(join(&tokens[0], [0; 16]), bad, now)).expect("there is no such token");
+            assert!(why.contains("no such token"), "{why}");
+            // At once again it is not even looked at, right or wrong.
+            let why = refusal(me.decide(join(&tokens[0], tokens[0].secret), bad, now)).expect("not now");
+            assert!(why.contains("try again in"), "{why}");
+            now += Duration::from_secs(60);
+        }
+        assert!(now - begin > Duration::from_secs(600));
+        let why = refusal(me.decide(join(&tokens[0], [0; 16]), bad, now)).expect("there is no such token");
+        assert!(why.contains("no such token"), "{why}");
+        assert_eq!(refusal(me.decide(join(&tokens[0], tokens[0].secret), good, now)), None, "elsewhere it is as good as ever");
+        // A certificate that has expired is looked at, wherever it comes from: this one has not been signed for.
+        let (_, request) = mezcal_certs::request().expect("a key");
+        let certificate = mezcal_certs::der_of(&expired.cert).expect("a certificate").into();
+        let (request, program) = (request.into(), String::new());
+        let renew = ToEnroller::Renew { versions: VERSIONS, program, certificate, request, signature: vec![0].into() };
+        let why = refusal(me.decide(renew, bad, now)).expect("somebody else's");
+        assert!(!why.contains("try again in"), "{why}");
+        // And a minute later they may join, too.
+        assert_eq!(refusal(me.decide(join(&tokens[1], tokens[1].secret), bad, now + Duration::from_secs(60))), None);
     }
 }

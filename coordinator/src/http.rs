@@ -3,6 +3,8 @@
 //! Whoever can reach the address sees everybody's batches and what failing jobs wrote: it should be loopback, or behind something that asks
 //! who is there. Requests that call it by another name are refused, so that no page from elsewhere can have a browser read it (DNS rebinding).
 
+mod connections;
+
 use crate::exit::Exit;
 use crate::service::ServiceHandle;
 use axum::Router;
@@ -12,6 +14,8 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::Listener;
+use connections::{Connection, Connections};
 use futures_util::stream;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -47,11 +51,24 @@ pub async fn serve(service: ServiceHandle, address: SocketAddr) -> Result<Socket
         .layer(from_fn_with_state(site.clone(), by_its_own_name))
         .with_state(site);
     tokio::spawn(async move {
-        if let Err(e) = axum::serve(listener, router).await {
+        if let Err(e) = axum::serve(Connections::new(listener), router).await {
             tracing::error!(error = %e, "the HTTP server has ended");
         }
     });
     Ok(address)
+}
+
+impl Listener for Connections {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        self.next().await
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        Connections::local_addr(self)
+    }
 }
 
 /// Lets requests through that name the server as somebody would who wants it.

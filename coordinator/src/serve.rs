@@ -122,6 +122,9 @@ fn default_listen() -> SocketAddr {
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two signs of life for the service manager.
 const ALIVE: Duration = Duration::from_secs(10);
+/// Threads for what waits for a disk: several times those who read the store, and those who write to the list of certificates wait for each
+/// other anyway. The rest waits for its turn.
+const BLOCKING: usize = 16;
 /// Shortest lease: several heartbeats must fit.
 const MIN_LEASE: Duration = Duration::from_secs(15);
 
@@ -137,7 +140,8 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
     if lease < MIN_LEASE {
         return Err(Exit::usage(format!("`lease` in {} must be at least {}", args.config.display(), format_duration(MIN_LEASE))));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING).build();
+    let runtime = runtime.map_err(Exit::usage)?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
         let http = args.http.or(config.http);

@@ -16,7 +16,7 @@ mod state;
 use crate::enrol::Enrolment;
 use crate::scheduler::{Aliases, Scheduler};
 use crate::store::{FromStore, Reader, Store, Writer};
-use delivery::Page;
+use delivery::{Page, Reading};
 use intake::{Connected, InHand, Intake, Load};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::identity::Role;
@@ -64,8 +64,8 @@ enum Input {
     Agent(SessionId, ToCoordinator),
     AgentGone(SessionId),
     LogStream(SessionId, LogHeader, BulkReceiver),
-    /// What was read for a client.
-    Read(ClientId, Box<Page>),
+    /// What was read for clients.
+    Read(Reading, Result<Page, String>),
     ClientConnected {
         client: ClientId,
         user: String,

@@ -8,8 +8,9 @@ mod reader;
 mod registry;
 mod writer;
 
-pub use reader::{BatchRow, Described, Reader};
-pub use registry::{CertificateRow, Refusal, Registry, TokenRow};
+pub use reader::{BatchRow, Described, READERS, Reader};
+pub(crate) use registry::serial;
+pub use registry::{CertificateRow, Ended, Refusal, Registry, TokenRow};
 pub use writer::{FromStore, Writer};
 
 use crate::scheduler::Record;
@@ -62,6 +63,14 @@ pub enum StoreError {
     /// SQLite says no.
     #[error("cannot use the store {}; put a copy that `coordinator backup` made in its place, or name another directory with `state`", path.display())]
     Database {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// What is in it cannot be read just now.
+    #[error("the store {} cannot be opened for reading at present; the coordinator may have too many open files (`ulimit -n`): try again", path.display())]
+    Reader {
         /// Which file.
         path: PathBuf,
         /// Why.

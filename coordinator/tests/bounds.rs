@@ -125,3 +125,20 @@ async fn a_batch_that_is_not_stored_stays_small() {
     };
     assert!(reason.contains("65536 jobs") && reason.contains("coordinator run"), "{reason}");
 }
+
+#[tokio::test]
+async fn a_batch_that_is_not_stored_is_not_opened_a_second_time() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(dir.path()).expect("a store");
+    let service = service::start(Settings::new(Some(Duration::from_secs(600))), Some(store)).expect("it starts");
+    let (mut port, mut other) = (service.attach("owner").await, service.attach("owner").await);
+    let terms = BatchTerms { once: true, ..plain_terms() };
+    let batch = terms.context.batch;
+    open(&mut port, terms.clone()).await;
+    let jobs = vec![Submission { stillborn: Some("no such file".into()), ..Submission::new(JobNumber(1), vec![0].into()) }];
+    port.requests.send(ToService::Submit { batch, host_sets: Vec::new(), jobs }).await.expect("it listens");
+    while !matches!(answer(&mut port).await, ToClient::Results { .. }) {}
+    // Its result has gone to the first one, and would be looked for without end.
+    let ToClient::Refused { reason } = open(&mut other, terms).await else { panic!("another answer") };
+    assert!(reason.contains("over another one"), "{reason}");
+}

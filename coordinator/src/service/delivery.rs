@@ -5,7 +5,7 @@ use super::outlet::Outlet;
 use super::state::Service;
 use super::{ClientId, Input};
 use crate::describe::describe_job;
-use crate::store::{BatchRow, Described};
+use crate::store::{BatchRow, Described, Reader, StoreError};
 use mezcal_common::ids::{BatchId, BatchSerial, JobNumber};
 use mezcal_common::outcome::JobResult;
 use mezcal_common::wire::client::{Attachment, ToClient};
@@ -116,18 +116,21 @@ impl Watch {
     }
 }
 
-/// What was read for a client.
-pub(super) struct Page {
+/// What is read for all who wait for the same.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Reading {
     batch: BatchId,
-    /// The results that were passed before, to tell an answer that comes too late.
+    /// The results that were passed before.
     after: u64,
-    content: Result<Content, String>,
+    /// With their jobs; and if so, whether only those that did not succeed.
+    described: Option<bool>,
 }
 
-enum Content {
-    Results(Vec<(JobNumber, JobResult)>),
-    /// With the directory of their batch.
-    Described(String, Vec<Described>),
+/// What was read.
+pub(super) struct Page {
+    messages: Vec<ToClient>,
+    /// The last result that has been passed now.
+    through: u64,
 }
 
 impl Service {
@@ -189,65 +192,86 @@ impl Service {
         }
     }
 
-    /// Reads the next results for a client, beside the loop.
+    /// Reads the next results for a client, beside the loop, unless that is being done for somebody else.
     fn read(&mut self, id: ClientId, batch: BatchId, after: u64) {
         let (Some(kept), Some(known)) = (&self.kept, self.batches.get(batch)) else { return };
         let Some(watch) = self.clients.get_mut(&id).and_then(|client| client.watches.get_mut(&batch)) else { return };
         watch.reading = true;
-        let (reader, serial, wish, inputs) = (kept.reader.clone(), known.serial, watch.wish, self.inputs.clone());
+        let described = match watch.wish {
+            Wish::Attached(Attachment::Results { failed, .. }) => Some(failed),
+            Wish::Results | Wish::Attached(Attachment::End) => None,
+        };
+        let what = Reading { batch, after, described };
+        if let Some(others) = self.readings.get_mut(&what) {
+            return others.push(id);
+        }
+        self.readings.insert(what, vec![id]);
+        let (places, reader, serial, so_far) = (kept.readers.clone(), kept.beside.clone(), known.serial, known.results);
+        let inputs = self.inputs.clone();
         tokio::spawn(async move {
-            let read = move || match wish {
-                Wish::Attached(Attachment::Results { failed, .. }) => {
-                    let cd = reader.terms(serial)?.context.cd;
-                    reader.ended(serial, after, failed, RESULT_BYTES).map(|jobs| Content::Described(cd, jobs))
-                }
-                Wish::Results | Wish::Attached(Attachment::End) => {
-                    reader.results(serial, after, RESULT_BYTES).map(Content::Results)
-                }
-            };
-            let content = tokio::task::spawn_blocking(read).await;
-            let content = content.map_err(|e| e.to_string()).and_then(|r| r.map_err(|e| crate::exit::chain(&e)));
+            let _place = places.acquire().await;
+            let page = tokio::task::spawn_blocking(move || what.read(&reader, serial, so_far)).await;
+            let page = page.map_err(|e| e.to_string()).and_then(|read| read);
             if let Some(inputs) = inputs.upgrade() {
                 // A service that has ended needs it no more.
-                let _ = inputs.send(Input::Read(id, Box::new(Page { batch, after, content }))).await;
+                let _ = inputs.send(Input::Read(what, page)).await;
             }
         });
     }
 
-    pub(super) fn page_read(&mut self, id: ClientId, page: Page) {
-        let Page { batch, after, content } = page;
-        let Some(known) = self.batches.get(batch) else { return };
-        let Some(client) = self.clients.get_mut(&id) else { return };
-        let Some(watch) = client.watches.get_mut(&batch).filter(|watch| watch.sent == after) else { return };
-        watch.reading = false;
-        match content {
-            Ok(Content::Results(results)) => {
-                watch.sent += results.len() as u64;
-                client.tell(ToClient::Results { batch, results });
-            }
-            Ok(Content::Described(cd, jobs)) => {
-                // Those in between are not wanted.
-                watch.sent = jobs.last().and_then(|job| job.ended.as_ref()).map_or(known.results, |(seq, _)| *seq);
-                let text = |job: &Described| (job.submission.job, describe_job(job, &cd));
-                // Written out, a job may be many times as long as it is kept.
-                let (mut texts, mut bytes) = (Vec::new(), 0);
-                for (job, text) in jobs.iter().map(text) {
-                    bytes += text.len();
-                    if bytes > RESULT_BYTES && !texts.is_empty() {
-                        client.tell(ToClient::Described { batch, jobs: std::mem::take(&mut texts) });
-                        bytes = text.len();
-                    }
-                    texts.push((job, text));
+    pub(super) fn page_read(&mut self, what: Reading, page: &Result<Page, String>) {
+        let Reading { batch, after, .. } = what;
+        for id in self.readings.remove(&what).unwrap_or_default() {
+            let Some(client) = self.clients.get_mut(&id) else { continue };
+            // One that follows it no more, or from elsewhere, needs none of it.
+            let Some(watch) = client.watches.get_mut(&batch).filter(|watch| watch.reading && watch.sent == after) else { continue };
+            watch.reading = false;
+            match page {
+                Ok(page) => {
+                    watch.sent = page.through;
+                    page.messages.iter().for_each(|message| client.tell(message.clone()));
                 }
-                let results = jobs.into_iter().filter_map(|job| Some((job.submission.job, job.ended?.1))).collect();
-                client.tell(ToClient::Described { batch, jobs: texts });
-                client.tell(ToClient::Results { batch, results });
-            }
-            Err(reason) => {
-                client.watches.remove(&batch);
-                client.tell(ToClient::Refused { reason });
+                Err(reason) => {
+                    client.watches.remove(&batch);
+                    client.tell(ToClient::Refused { reason: reason.clone() });
+                }
             }
         }
+    }
+}
+
+impl Reading {
+    /// Reads it. `so_far` results are in the store at least.
+    fn read(self, reader: &Reader, serial: BatchSerial, so_far: u64) -> Result<Page, String> {
+        let Self { batch, after, described } = self;
+        let in_words = |e: StoreError| crate::exit::chain(&e);
+        let Some(failed) = described else {
+            let results = reader.results(serial, after, RESULT_BYTES).map_err(in_words)?;
+            if results.is_empty() {
+                return Err("the store does not have the results of that batch".into());
+            }
+            let through = after + results.len() as u64;
+            return Ok(Page { messages: vec![ToClient::Results { batch, results }], through });
+        };
+        let cd = reader.terms(serial).map_err(in_words)?.context.cd;
+        let jobs = reader.ended(serial, after, failed, RESULT_BYTES).map_err(in_words)?;
+        // Those in between are not wanted.
+        let through = jobs.last().and_then(|job| job.ended.as_ref()).map_or(so_far, |(seq, _)| *seq);
+        // Written out, a job may be many times as long as it is kept.
+        let (mut messages, mut texts, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for job in &jobs {
+            let text = describe_job(job, &cd);
+            bytes += text.len();
+            if bytes > RESULT_BYTES && !texts.is_empty() {
+                bytes = text.len();
+                messages.push(ToClient::Described { batch, jobs: std::mem::take(&mut texts) });
+            }
+            texts.push((job.submission.job, text));
+        }
+        messages.push(ToClient::Described { batch, jobs: texts });
+        let results = jobs.into_iter().filter_map(|job: Described| Some((job.submission.job, job.ended?.1))).collect();
+        messages.push(ToClient::Results { batch, results });
+        Ok(Page { messages, through })
     }
 }
 

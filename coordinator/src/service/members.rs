@@ -53,9 +53,10 @@ pub(super) async fn used(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
 /// Ends a connection as soon as its certificate is over or does not count any more.
 pub(super) async fn guard(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
     let until = identity::validity(peer.certificate()).map_or(0, |(_, until)| until);
-    let mut changes = enrolment.as_ref().map(|e| e.registry.changes());
+    let serial = crate::store::serial(peer.certificate()).unwrap_or_default();
+    let mut ended = enrolment.as_ref().map(|e| e.registry.ended());
     // It may have been revoked since it was admitted.
-    changes.iter_mut().for_each(tokio::sync::watch::Receiver::mark_changed);
+    ended.iter_mut().for_each(tokio::sync::watch::Receiver::mark_changed);
     loop {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let left = Duration::from_secs(until.max(0) as u64).saturating_sub(now);
@@ -64,20 +65,20 @@ pub(super) async fn guard(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
             tracing::warn!(from = %peer.remote_addr(), "{reason}");
             return peer.close(close::REFUSED, &reason);
         }
-        let changed = async {
-            match &mut changes {
-                Some(changes) => changes.changed().await.is_ok(),
-                None => std::future::pending().await,
+        // Each connection has one of these, on the coordinator's thread: it must not look into the store.
+        let has_ended = async {
+            match &mut ended {
+                Some(ended) if ended.changed().await.is_ok() => ended.borrow_and_update().contains(&serial),
+                Some(_) | None => std::future::pending().await,
             }
         };
         tokio::select! {
             _ = peer.closed() => return,
             () = tokio::time::sleep(left.min(LOOK)) => {}
-            _ = changed => {
-                if let Err(reason) = admit(enrolment.as_deref(), &peer) {
-                    tracing::warn!(from = %peer.remote_addr(), "{reason}");
-                    return;
-                }
+            true = has_ended => {
+                let reason = format!("the certificate of the {} was revoked or replaced", peer.identity());
+                tracing::warn!(from = %peer.remote_addr(), "{reason}");
+                return peer.close(close::REFUSED, &reason);
             }
         }
     }

@@ -241,6 +241,10 @@ impl Service {
     fn open(&mut self, id: ClientId, user: String, terms: BatchTerms, have: u64, now: BootInstant) {
         let batch = terms.context.batch;
         match self.batches.get(batch).map(|known| (known.owner == user, known.results)) {
+            Some((true, _)) if self.kept.is_some() && !self.batches.get(batch).is_some_and(|known| known.stored) => {
+                let reason = "that batch ends with the connection that has opened it: nothing of it can be had over another one";
+                return self.tell_client(id, ToClient::Refused { reason: reason.into() });
+            }
             Some((true, results)) if self.kept.is_some() => {
                 self.watch(id, batch, Watch::of_owner(have.min(results)));
                 self.scheduler.handle(Event::Attended { batch }, now);

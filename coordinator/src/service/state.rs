@@ -1,7 +1,7 @@
 //! The loop and what it holds: events in, effects performed, and those held back that wait for the store.
 
 use super::batches::Batches;
-use super::delivery::{Batch, Watch};
+use super::delivery::{Batch, Reading, Watch};
 use super::intake::{InHand, Load};
 use super::observe::Observed;
 use super::outlet::{Outlet, Weight};
@@ -9,6 +9,7 @@ use super::requests::{Follow, not_stored};
 use super::{Adjustable, CLIENT_DEPTH, ClientId, FromStore, Input, Reader, Settings, Writer};
 use crate::enrol::Enrolment;
 use crate::scheduler::{Effect, Event, Record, Scheduler, Wanted};
+use crate::store::READERS;
 use bytes::Bytes;
 use mezcal_common::clock::{BootInstant, WallTime};
 use mezcal_common::ids::{BatchId, JobKey, SessionId};
@@ -21,7 +22,7 @@ use mezcal_common::wire::endpoint::{Peer, close};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 /// Events handled between two rounds of sending, and how long that may take: one of them can place hundreds of jobs, and connections
 /// share the thread.
@@ -142,6 +143,9 @@ pub(super) struct Asked {
 pub(super) struct Kept {
     writer: Writer,
     pub(super) reader: Reader,
+    /// Reads beside the loop, and how many do so at a time.
+    pub(super) beside: Reader,
+    pub(super) readers: Arc<Semaphore>,
     /// Records handed to the store so far, and those that are safe.
     issued: u64,
     committed: u64,
@@ -164,7 +168,9 @@ impl Kept {
     pub(super) fn new(writer: Writer, reader: Reader, behind: watch::Sender<bool>) -> Self {
         Self {
             writer,
+            beside: reader.apart(),
             reader,
+            readers: Arc::new(Semaphore::new(READERS)),
             issued: 0,
             committed: 0,
             held: VecDeque::new(),
@@ -242,6 +248,8 @@ pub(super) struct Service {
     pub(super) next_request: u64,
     /// Batches that were made of ended ones, until they are safe: who asked, by which request, and for how many jobs.
     pub(super) retried: HashMap<BatchId, (ClientId, u64, u64)>,
+    /// What is being read, and for whom.
+    pub(super) readings: BTreeMap<Reading, Vec<ClientId>>,
     /// Those who want to follow batches that are on their way to the store.
     pub(super) too_early: Vec<Follow>,
     pub(super) stopping: bool,
@@ -277,6 +285,7 @@ impl Service {
             asked: HashMap::new(),
             next_request: 1,
             retried: HashMap::new(),
+            readings: BTreeMap::new(),
             too_early: Vec::new(),
             stopping: false,
             inputs,
@@ -375,7 +384,7 @@ impl Service {
                     client.told_of_room = false;
                 }
             }
-            Input::Read(client, page) => self.page_read(client, *page),
+            Input::Read(what, page) => self.page_read(what, &page),
             Input::ClientConnected { client, user, sender, peer, load } => {
                 let (agents, engines) = self.scheduler.fleet();
                 let mut new = Client::new(sender, user, peer, load);

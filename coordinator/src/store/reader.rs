@@ -1,4 +1,5 @@
-//! What is committed, for whoever asks: each reader has a connection of its own, and runs beside the coordinator's loop.
+//! What is committed, for whoever asks, over a few connections: whoever finds none idle waits for one. SQLite keeps the descriptor of a
+//! connection that is closed while others have the file, so none is.
 
 use super::{BUSY, StoreError, id_bytes, unpack};
 use bytes::Bytes;
@@ -10,19 +11,55 @@ use mezcal_common::wire::client::{BatchStatus, BatchTerms, Submission};
 use mezcal_common::wire::codec;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// The columns that [`batch_row`] reads.
 const BATCHES: &str =
     "SELECT serial, id, user, name, detached, open, stopped, why, opened_at, done_at, jobs, ended, succeeded FROM batch";
-/// Idle connections that are kept.
-const KEPT: usize = 4;
+/// Who reads at a time, over as many connections: more only wait for the same disk, and each costs three descriptors.
+pub const READERS: usize = 4;
 
 /// Reads a store.
 #[derive(Clone)]
 pub struct Reader {
     path: PathBuf,
-    idle: Arc<Mutex<Vec<Connection>>>,
+    pool: Arc<Pool>,
+}
+
+#[derive(Default)]
+struct Pool {
+    connections: Mutex<Connections>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct Connections {
+    idle: Vec<Connection>,
+    /// Those and the ones that are in use.
+    open: usize,
+}
+
+impl Pool {
+    fn lock(&self) -> MutexGuard<'_, Connections> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that goes back to the others.
+struct Borrowed<'a> {
+    pool: &'a Pool,
+    connection: Option<Connection>,
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        let mut connections = self.pool.lock();
+        match self.connection.take() {
+            Some(connection) => connections.idle.push(connection),
+            None => connections.open -= 1,
+        }
+        self.pool.returned.notify_one();
+    }
 }
 
 /// One batch as the store counts it.
@@ -49,28 +86,51 @@ pub struct Described {
 
 impl Reader {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, idle: Arc::default() }
+        Self { path, pool: Arc::default() }
+    }
+
+    /// Another one for the same store, which waits for nobody that this one waits for.
+    pub fn apart(&self) -> Self {
+        Self::new(self.path.clone())
+    }
+
+    fn borrow(&self) -> Result<Borrowed<'_>, StoreError> {
+        let mut refused = None;
+        let mut connections = self.pool.lock();
+        loop {
+            if let Some(idle) = connections.idle.pop() {
+                return Ok(Borrowed { pool: &self.pool, connection: Some(idle) });
+            }
+            if let Some(source) = refused.take_if(|_| connections.open == 0) {
+                return Err(StoreError::Reader { path: self.path.clone(), source });
+            }
+            if connections.open < READERS && refused.is_none() {
+                connections.open += 1;
+                drop(connections);
+                let mut new = Borrowed { pool: &self.pool, connection: None };
+                let opened = Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+                    .and_then(|connection| connection.busy_timeout(BUSY).map(|()| connection));
+                match opened {
+                    Ok(connection) => {
+                        new.connection = Some(connection);
+                        return Ok(new);
+                    }
+                    // There may be no descriptors left: then it is one of those that there are.
+                    Err(e) => refused = Some(e),
+                }
+                drop(new);
+                connections = self.pool.lock();
+                continue;
+            }
+            connections = self.pool.returned.wait(connections).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     fn with<T>(&self, read: impl FnOnce(&Connection) -> Result<T, ReadError>) -> Result<T, StoreError> {
-        let broken = |source| StoreError::Database { path: self.path.clone(), source };
-        let idle = || self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let known = idle().pop();
-        let connection = match known {
-            Some(connection) => connection,
-            None => {
-                let connection = Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(broken)?;
-                connection.busy_timeout(BUSY).map_err(broken)?;
-                connection
-            }
-        };
-        let result = read(&connection);
-        let mut idle = idle();
-        if idle.len() < KEPT {
-            idle.push(connection);
-        }
-        result.map_err(|e| match e {
-            ReadError::Database(source) => broken(source),
+        let borrowed = self.borrow()?;
+        let connection = borrowed.connection.as_ref().expect("it was borrowed with one");
+        read(connection).map_err(|e| match e {
+            ReadError::Database(source) => StoreError::Database { path: self.path.clone(), source },
             ReadError::Value(e) => e,
         })
     }
@@ -234,5 +294,42 @@ impl From<rusqlite::Error> for ReadError {
 impl From<StoreError> for ReadError {
     fn from(e: StoreError) -> Self {
         ReadError::Value(e)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn many_who_read_share_a_few_connections_and_none_is_closed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("store.db");
+        Connection::open(&path).expect("opened").execute_batch("CREATE TABLE t (x)").expect("made");
+        let (reader, reading, most) = (Reader::new(path.clone()), AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..50 {
+                scope.spawn(|| {
+                    let counted = reader.with(|db| {
+                        most.fetch_max(reading.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        let count: u64 = db.query_row("SELECT count(*) FROM t", [], |row| row.get(0))?;
+                        std::thread::yield_now();
+                        reading.fetch_sub(1, Ordering::SeqCst);
+                        Ok(count)
+                    });
+                    assert_eq!(counted.expect("it is read"), 0);
+                });
+            }
+        });
+        assert!((1..=READERS).contains(&most.load(Ordering::SeqCst)), "{most:?}");
+        let open = reader.pool.lock();
+        assert_eq!(open.open, open.idle.len());
+        drop(open);
+        // Whoever cannot have another connection waits for one of those, and is refused if there is none.
+        std::fs::remove_file(&path).expect("removed");
+        assert!(reader.with(|_| Ok(())).is_ok());
+        let refused = reader.apart().with(|_| Ok(())).expect_err("nothing can be opened").to_string();
+        assert!(refused.contains("open files") && !refused.contains("backup"), "{refused}");
     }
 }

@@ -7,9 +7,10 @@ use super::{BUSY, StoreError};
 use mezcal_common::identity::{self, Identity, Role};
 use mezcal_common::token::{Token, hex, sha256};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 /// Tokens that may be alive at a time: more than a large site provisions at once.
@@ -18,6 +19,13 @@ const MAX_TOKENS: u64 = 10_000;
 const RENEWABLE: i64 = 90 * 86_400;
 /// How long a token that was used or is over can still be seen in the list.
 const TOKEN_HISTORY: i64 = 7 * 86_400;
+/// Between two renewals of one holder, and the part of the old certificate's life that it is at most: an answer that was lost is asked for
+/// again long before the end, which is half a life away, and a holder who asks without end has a few thousand rows in the list, not millions.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(300);
+const RENEWALS_PER_LIFE: u32 = 16;
+/// Certificates of one user that count at a time: those of commands that are running, and of copies of their files on several machines. A
+/// new one ends the one that would have ended first.
+const OF_ONE_USER: u32 = 8;
 
 /// Tokens and certificates.
 pub struct Registry {
@@ -28,7 +36,13 @@ pub struct Registry {
     /// Only listed certificates count; otherwise all of the cluster's that have not been revoked.
     listed: bool,
     changed: watch::Sender<u64>,
+    ended: watch::Sender<Ended>,
+    /// When holders were given their last one.
+    renewed: Mutex<HashMap<(Role, String), Instant>>,
 }
+
+/// Serial numbers of certificates that do not count any more although they would be valid.
+pub type Ended = Arc<HashSet<String>>;
 
 /// A token as it is shown: never its secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,12 +101,25 @@ impl Registry {
         let writing = open(OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(broken)?;
         writing.pragma_update(None, "synchronous", "FULL").map_err(broken)?;
         let reading = open(OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(broken)?;
-        Ok(Self { writing: Mutex::new(writing), reading: Mutex::new(reading), path, listed, changed: watch::channel(0).0 })
+        Ok(Self {
+            writing: Mutex::new(writing),
+            reading: Mutex::new(reading),
+            path,
+            listed,
+            changed: watch::channel(0).0,
+            ended: watch::channel(Ended::default()).0,
+            renewed: Mutex::default(),
+        })
     }
 
     /// Tells of every change of tokens and revocations.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// Tells when certificates do not count any more, and which, without another look into the store.
+    pub fn ended(&self) -> watch::Receiver<Ended> {
+        self.ended.subscribe()
     }
 
     /// One new token for each name.
@@ -232,16 +259,52 @@ impl Registry {
             admit(db, &serial, role, &name, expires)?;
             remember_key(db, &serial, &der)?;
             db.execute("UPDATE token SET used = ? WHERE id = ?", params![now, hex(&id)])?;
+            forget_over(db)?;
             Ok(Ok((role, name, pem)))
         })
     }
 
     /// A new certificate (in PEM form) beside the one that its holder has. An agent's old one counts until the new one has been used: an answer
-    /// that is lost locks nobody out. A user's old one counts until it ends: others of the user's commands, which run meanwhile, have it.
+    /// that is lost locks nobody out. A user's old one counts until it ends, or several others have come after it: others of the user's commands,
+    /// which run meanwhile, have it. The next one is not to be had for a while.
     ///
     /// # Errors
     /// [`Refusal`].
     pub fn renew(
+        &self,
+        old: &[u8],
+        holder: &Identity,
+        sign: impl FnOnce(Role, &str) -> Result<String, String>,
+    ) -> Result<String, Refusal> {
+        self.renew_at(Instant::now(), old, holder, sign)
+    }
+
+    fn renew_at(
+        &self,
+        now: Instant,
+        old: &[u8],
+        holder: &Identity,
+        sign: impl FnOnce(Role, &str) -> Result<String, String>,
+    ) -> Result<String, Refusal> {
+        let unreadable = || Refusal::No("the old certificate cannot be read".into());
+        let (from, until) = identity::validity(old).map_err(|_| unreadable())?;
+        let life = Duration::from_secs(until.saturating_sub(from).max(0) as u64);
+        let pause = RENEWAL_PAUSE.min(life / RENEWALS_PER_LIFE);
+        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (holder.role, holder.name.clone());
+        if let Some(ago) = renewed.get(&key).map(|last| now.saturating_duration_since(*last)).filter(|ago| *ago < pause) {
+            let (ago, pause) = (ago.as_secs(), pause.as_secs_f64());
+            return Err(Refusal::No(format!(
+                "the {holder} was given another certificate {ago} s ago, and gets one in {pause} s; use that one, or try again later"
+            )));
+        }
+        let pem = self.replace(old, holder, sign)?;
+        renewed.retain(|_, last| now.saturating_duration_since(*last) < RENEWAL_PAUSE);
+        renewed.insert(key, now);
+        Ok(pem)
+    }
+
+    fn replace(
         &self,
         old: &[u8],
         holder: &Identity,
@@ -267,6 +330,13 @@ impl Registry {
             admit(db, &serial, holder.role, &holder.name, expires)?;
             remember_key(db, &serial, &der)?;
             db.execute("UPDATE certificate SET replaces = ? WHERE serial = ?", params![replaces, serial])?;
+            if holder.role == Role::User {
+                let sql = "UPDATE certificate SET revoked = ?1 WHERE role = ?2 AND name = ?3 AND revoked IS NULL AND expires > ?1 \
+                           AND serial NOT IN (?4, ?5) AND serial NOT IN (SELECT serial FROM certificate WHERE role = ?2 AND name = ?3 \
+                           AND revoked IS NULL AND expires > ?1 AND serial NOT IN (?4, ?5) ORDER BY expires DESC, serial LIMIT ?6)";
+                db.execute(sql, params![now(), holder.role.as_str(), holder.name, old, serial, OF_ONE_USER - 2])?;
+            }
+            forget_over(db)?;
             Ok(Ok(()))
         })?;
         Ok(pem)
@@ -411,23 +481,45 @@ impl Registry {
     }
 
     fn change<T>(&self, change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Result<T, Refusal>>) -> Result<T, Refusal> {
-        let mut connection = self.writing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut connection = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let broken = |source| Refusal::Store(StoreError::Database { path: self.path.clone(), source });
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(broken)?;
         let result = change(&transaction).map_err(broken)??;
+        let ended = transaction
+            .prepare_cached("SELECT serial FROM certificate WHERE revoked IS NOT NULL AND expires > ?")
+            .and_then(|mut rows| rows.query_map([now()], |row| row.get(0))?.collect::<rusqlite::Result<HashSet<String>>>())
+            .map_err(broken)?;
         transaction.commit().map_err(broken)?;
         self.changed.send_modify(|generation| *generation += 1);
+        self.ended.send_if_modified(|before| {
+            let differs = **before != ended;
+            if differs {
+                *before = Arc::new(ended);
+            }
+            differs
+        });
         Ok(result)
     }
 
     fn with<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        let connection = self.reading.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let connection = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         read(&connection).map_err(|source| StoreError::Database { path: self.path.clone(), source })
     }
 
     fn rows<T>(&self, sql: &str, read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>, StoreError> {
         self.with(|db| db.prepare_cached(sql)?.query_map([], read)?.collect())
     }
+}
+
+/// Certificates that are over are forgotten: those that did not count any more, and those that cannot be renewed any more.
+fn forget_over(db: &Transaction<'_>) -> rusqlite::Result<usize> {
+    let sql = "DELETE FROM certificate WHERE (revoked IS NOT NULL AND expires <= ?1) OR expires + ?2 < ?1";
+    db.execute(sql, [now(), RENEWABLE])
+}
+
+/// The serial number of a certificate (DER).
+pub(crate) fn serial(der: &[u8]) -> Option<String> {
+    Some(identity::details(der).ok()?.serial)
 }
 
 /// The hash of a certificate's key, by which its holder is known when it has expired.
@@ -456,4 +548,121 @@ fn role(text: &str) -> Role {
 
 fn now() -> i64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+    use mezcal_certs::Authority;
+
+    struct Site {
+        registry: Registry,
+        authority: Authority,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Site {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().expect("a directory");
+            let (authority, _) = Authority::create("mezcal").expect("created");
+            let registry = Store::open(dir.path()).expect("a store").registry(true).expect("a registry");
+            Self { registry, authority, _dir: dir }
+        }
+
+        fn certificate(&self, role: Role, name: &str, life: Duration) -> Vec<u8> {
+            let (_, request) = mezcal_certs::request().expect("a key");
+            let pem = self.authority.sign(role, name, life, &request).expect("signed").cert;
+            mezcal_certs::der_of(&pem).expect("a certificate")
+        }
+
+        /// One that is on the list.
+        fn listed(&self, role: Role, name: &str, life: Duration) -> Vec<u8> {
+            let der = self.certificate(role, name, life);
+            let (serial, expires) = serial_and_end(&der).expect("readable");
+            let row = CertificateRow { serial, role, name: name.into(), expires, revoked: None };
+            self.registry.import(&[row]).expect("imported");
+            der
+        }
+
+        fn renew(&self, now: Instant, old: &[u8], life: Duration) -> Result<Vec<u8>, Refusal> {
+            let holder = Identity::from_der(old).expect("an identity");
+            let sign = |role, name: &str| {
+                let (_, request) = mezcal_certs::request().expect("a key");
+                self.authority.sign(role, name, life, &request).map(|signed| signed.cert).map_err(|e| e.to_string())
+            };
+            self.registry.renew_at(now, old, &holder, sign).map(|pem| mezcal_certs::der_of(&pem).expect("a certificate"))
+        }
+
+        fn counts(&self, der: &[u8]) -> bool {
+            self.registry.admits(der, &Identity::from_der(der).expect("an identity")).is_ok()
+        }
+    }
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    #[test]
+    fn a_holder_gets_one_certificate_in_a_while() {
+        let site = Site::new();
+        let (okazaki, sato) = (site.listed(Role::User, "okazaki", 30 * DAY), site.listed(Role::User, "sato", 30 * DAY));
+        let begin = Instant::now();
+        let made = (0..1000).filter(|n| site.renew(begin + Duration::from_millis(*n), &okazaki, 30 * DAY).is_ok()).count();
+        assert_eq!(made, 1);
+        assert!(site.renew(begin, &sato, 30 * DAY).is_ok(), "that is somebody else");
+        assert!(site.renew(begin + RENEWAL_PAUSE, &okazaki, 30 * DAY).is_ok());
+        // One whose life is a minute has to have another in half of that, even if an answer is lost.
+        let short = site.listed(Role::Agent, "h1", Duration::from_secs(60));
+        assert!(site.renew(begin, &short, Duration::from_secs(60)).is_ok());
+        assert!(site.renew(begin + Duration::from_secs(1), &short, Duration::from_secs(60)).is_err());
+        assert!(site.renew(begin + Duration::from_secs(5), &short, Duration::from_secs(60)).is_ok());
+    }
+
+    #[test]
+    fn of_a_users_certificates_those_that_end_last_count() {
+        let site = Site::new();
+        let first = site.listed(Role::User, "okazaki", 10 * DAY);
+        let (mut now, mut all) = (Instant::now(), vec![first.clone()]);
+        for n in 1..=20 {
+            now += RENEWAL_PAUSE;
+            all.push(site.renew(now, &first, (10 + n) * DAY).expect("another one"));
+        }
+        let counting: Vec<usize> = (0..all.len()).filter(|n| site.counts(&all[*n])).collect();
+        assert_eq!(counting, [0, 14, 15, 16, 17, 18, 19, 20], "that with which they were asked for, and the newest");
+    }
+
+    #[test]
+    fn connections_hear_of_what_has_ended_and_of_nothing_else() {
+        let site = Site::new();
+        let (okazaki, sato) = (site.listed(Role::User, "okazaki", DAY), site.listed(Role::User, "sato", DAY));
+        let mut ended = site.registry.ended();
+        site.registry.create_tokens([0; 32], Role::Agent, &["h1".into()], DAY, false).expect("made");
+        site.listed(Role::User, "endo", DAY);
+        site.renew(Instant::now(), &okazaki, DAY).expect("another one");
+        assert!(!ended.has_changed().expect("it is there"), "none of these ends a connection");
+        site.registry.revoke(Role::User, "sato").expect("revoked");
+        assert!(ended.has_changed().expect("it is there"));
+        let ended = ended.borrow_and_update();
+        let has = |der: &[u8]| ended.contains(&serial(der).expect("readable"));
+        assert_eq!((has(&okazaki), has(&sato)), (false, true));
+    }
+
+    #[test]
+    fn what_is_over_is_forgotten() {
+        let site = Site::new();
+        let good = site.listed(Role::User, "okazaki", DAY);
+        let row = |serial: &str, expires: i64| CertificateRow {
+            serial: serial.into(),
+            role: Role::User,
+            name: "sato".into(),
+            expires: now() + expires,
+            revoked: None,
+        };
+        site.registry.import(&[row("01", -1), row("02", -RENEWABLE - 10)]).expect("imported");
+        site.renew(Instant::now(), &good, DAY).expect("another one");
+        let serials = || -> Vec<String> { site.registry.certificates().expect("a list").into_iter().map(|c| c.serial).collect() };
+        assert!(serials().contains(&"01".into()) && !serials().contains(&"02".into()), "the first can be renewed yet");
+        site.registry.revoke(Role::User, "sato").expect("revoked");
+        site.renew(Instant::now() + RENEWAL_PAUSE, &good, DAY).expect("another one");
+        assert!(!serials().contains(&"01".into()));
+    }
 }
