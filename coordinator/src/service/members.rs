@@ -67,18 +67,22 @@ pub(super) async fn guard(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
         }
         // Each connection has one of these, on the coordinator's thread: it must not look into the store.
         let has_ended = async {
-            match &mut ended {
-                Some(ended) if ended.changed().await.is_ok() => ended.borrow_and_update().contains(&serial),
-                Some(_) | None => std::future::pending().await,
+            if let Some(ended) = &mut ended
+                && ended.changed().await.is_ok()
+            {
+                return ended.borrow_and_update().contains(&serial);
             }
+            std::future::pending().await
         };
         tokio::select! {
             _ = peer.closed() => return,
             () = tokio::time::sleep(left.min(LOOK)) => {}
-            true = has_ended => {
-                let reason = format!("the certificate of the {} was revoked or replaced", peer.identity());
-                tracing::warn!(from = %peer.remote_addr(), "{reason}");
-                return peer.close(close::REFUSED, &reason);
+            has_ended = has_ended => {
+                if has_ended {
+                    let reason = format!("the certificate of the {} was revoked or replaced", peer.identity());
+                    tracing::warn!(from = %peer.remote_addr(), "{reason}");
+                    return peer.close(close::REFUSED, &reason);
+                }
             }
         }
     }
