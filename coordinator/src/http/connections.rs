@@ -74,7 +74,8 @@ impl Connections {
 
     /// Ends the connection that has been silent for longest.
     fn end_one(&mut self) {
-        let silent = self.open.iter().enumerate().min_by_key(|(_, open)| *open.written.lock().unwrap_or_else(PoisonError::into_inner));
+        let silent =
+            self.open.iter().enumerate().min_by_key(|(_, open)| *open.written.lock().unwrap_or_else(PoisonError::into_inner));
         if let Some((index, _)) = silent {
             // One that has just ended needs no word.
             let _ = self.open.swap_remove(index).end.send(());
