@@ -1,7 +1,7 @@
 //! Peers that mean no good: nothing that they send crashes the coordinator, and healthy clients go on being served.
 
 use mezcal_common::identity::{Identity, Role};
-use mezcal_common::wire::client::ToService;
+use mezcal_common::wire::client::{Attachment, ToClient, ToService};
 use mezcal_common::wire::codec;
 use mezcal_common::wire::endpoint::{FIRST_MESSAGE, Listener};
 use mezcal_common::wire::tls::Credentials;
@@ -17,6 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Milliseconds that `coordinator hosts` takes, median of several, its own start included.
 fn answer_time(cluster: &Cluster) -> f64 {
@@ -351,6 +352,149 @@ fn a_client_that_reads_no_answers_leaves_the_coordinator_small() {
         };
         tokio::time::timeout(PATIENCE, goes_on).await.expect("it goes on");
         drop(connection);
+    });
+    cluster.finish();
+}
+
+/// Lets this process, or another one, have so many descriptors, as far as it may.
+fn descriptors(pid: i32, most: u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both point to a valid limit, or to none.
+    unsafe {
+        libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit);
+        limit.rlim_cur = most.min(limit.rlim_max);
+        libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut());
+    }
+}
+
+/// Entries of a directory of a process in /proc: its threads, its descriptors.
+fn count_of(pid: i32, what: &str) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/{what}")).expect("it runs").count()
+}
+
+#[test]
+fn half_open_requests_end_and_livez_answers_meanwhile() {
+    const HALF_OPEN: usize = 2000;
+    let mut cluster = Cluster::new(1, 1);
+    cluster.set_http("127.0.0.1:7480");
+    let cluster = cluster.start();
+    descriptors(0, HALF_OPEN as u64 + 500);
+    let address = cluster.http_address();
+    let before = count_of(cluster.coordinator_pid(), "fd");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    cluster.lab.entrance(0)();
+    runtime.block_on(async {
+        let begin = Instant::now();
+        let (ended, longest) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        for _ in 0..HALF_OPEN {
+            let mut stream = tokio::net::TcpStream::connect(&address).await.expect("it listens");
+            // It may have been ended already, for others.
+            let _ = stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n").await;
+            let (ended, longest, begin) = (ended.clone(), longest.clone(), Instant::now());
+            tokio::spawn(async move {
+                let mut rest = Vec::new();
+                let _ = stream.read_to_end(&mut rest).await;
+                longest.fetch_max(begin.elapsed().as_millis() as usize, Ordering::Relaxed);
+                ended.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        let mut answered = 0;
+        while ended.load(Ordering::Relaxed) < HALF_OPEN {
+            let alive = async {
+                let mut stream = tokio::net::TcpStream::connect(&address).await.expect("it listens");
+                stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.expect("written");
+                let mut said = String::new();
+                stream.read_to_string(&mut said).await.expect("an answer");
+                assert!(said.starts_with("HTTP/1.1 200") && said.ends_with("ok\n"), "{said}");
+            };
+            tokio::time::timeout(Duration::from_secs(5), alive).await.expect("it is alive");
+            answered += 1;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let left = HALF_OPEN - ended.load(Ordering::Relaxed);
+            assert!(begin.elapsed() < 2 * PATIENCE, "{left} are open after {:?}", begin.elapsed());
+        }
+        let longest = longest.load(Ordering::Relaxed);
+        eprintln!(
+            "{HALF_OPEN} half-open requests, none open for longer than {longest} ms; /livez has answered {answered} times meanwhile"
+        );
+        assert!(longest <= 15_000, "{longest} ms");
+    });
+    wait_for("the descriptors are given back", PATIENCE, || {
+        (count_of(cluster.coordinator_pid(), "fd") <= before + 8).then_some(())
+    });
+    cluster.finish();
+}
+
+#[test]
+fn three_hundred_followers_share_threads_and_descriptors_even_if_there_are_few() {
+    const FOLLOWERS: usize = 300;
+    const JOBS: usize = 3000;
+    let cluster = Cluster::running(1, 2);
+    let go = cluster.path("go");
+    let mut jobs = "{\"argv\": [\"true\"]}\n".repeat(JOBS - 1);
+    jobs += &serde_json::json!({"cmd": format!("until test -e {}; do sleep 0.1; done", go.display())}).to_string();
+    std::fs::write(cluster.path("many.json"), jobs).expect("written");
+    let out = cluster.run(&["run", "-p", "mezcal", "--detach", "many.json"]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let batch = String::from_utf8_lossy(&out.stdout).trim().to_owned();
+    let coordinator = cluster.coordinator_pid();
+    let before = count_of(coordinator, "fd");
+    // What a coordinator has that nobody has given more: some are left.
+    descriptors(coordinator, before as u64 + 24);
+    let (user, address) = (cluster.path("pki/users/okazaki"), cluster.address());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    descriptors(0, 4 * FOLLOWERS as u64);
+    cluster.lab.entrance(0)();
+    let most = Arc::new(AtomicUsize::new(0));
+    runtime.block_on(async {
+        let following = (0..FOLLOWERS).map(|n| {
+            let (user, address, batch) = (user.clone(), address.clone(), batch.clone());
+            tokio::spawn(async move {
+                let mut remote = loop {
+                    // So many handshakes at once take a while where there are few CPUs.
+                    if let Ok(remote) = Remote::connect(&address, &user).await {
+                        break remote;
+                    }
+                };
+                let wish = if n % 3 == 0 { Attachment::End } else { Attachment::Results { failed: false, follow: true } };
+                let wanted = if wish == Attachment::End { 0 } else { JOBS as u64 };
+                remote.port.requests.send(ToService::Attach { request: 1, batch, wish }).await.expect("it listens");
+                let mut taken = 0;
+                loop {
+                    match remote.port.answers.recv().await.expect("the connection stays") {
+                        ToClient::Attached { batch, .. } => drop(batch.expect("it is served")),
+                        ToClient::Results { batch, results } => {
+                            taken += results.len() as u64;
+                            remote.port.requests.send(ToService::Taken { batch, results: taken }).await.expect("it listens");
+                        }
+                        ToClient::Ended { .. } => break assert_eq!(taken, wanted),
+                        ToClient::Refused { reason } => panic!("{reason}"),
+                        _ => {}
+                    }
+                }
+            })
+        });
+        let following: Vec<_> = following.collect();
+        let (looking, begin) = (most.clone(), Instant::now());
+        let look = tokio::spawn(async move {
+            loop {
+                looking.fetch_max(count_of(coordinator, "task"), Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        std::fs::write(&go, "").expect("written");
+        for follower in following {
+            let ended = tokio::time::timeout(4 * PATIENCE, follower).await.expect("the batch ends for all of them");
+            ended.expect("it has all results");
+        }
+        look.abort();
+        eprintln!("{FOLLOWERS} followers of {JOBS} results: {:.1?}, {most:?} threads at most", begin.elapsed());
+    });
+    assert!(most.load(Ordering::Relaxed) <= 40, "{most:?} threads");
+    wait_for("the descriptors are given back", Duration::from_secs(15), || {
+        // Those of the few connections to the store that are kept.
+        (count_of(coordinator, "fd") <= before + 16).then_some(())
     });
     cluster.finish();
 }
