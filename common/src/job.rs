@@ -14,13 +14,14 @@ pub const SHELL_PREFIX: &str = "set -o pipefail; ";
 /// The longest single argument the kernel takes, its NUL included (MAX_ARG_STRLEN, execve(2)).
 pub const MAX_ARG_STRLEN: usize = 128 * 1024;
 
-/// The largest encoded job: fits a frame several times over, and holds any command and environment that execve(2) takes in practice.
+/// The largest encoded job (`wire::codec::spec_fits`): fits a frame several times over, and holds any command and environment that execve(2) takes in practice.
 pub const MAX_SPEC: usize = 384 * 1024;
 
 /// The most jobs that a job comes after: their numbers have to fit a frame beside it.
 pub const MAX_AFTER: usize = 100_000;
 
-/// The largest encoded [`BatchContext`]: it goes to an engine in one frame with a job.
+/// The largest [`BatchContext`], by the measure of those who decode it (`wire::codec::context_fits`): it goes to an engine in one frame with a
+/// job, and 40 KiB of the frame are left for the rest.
 pub const MAX_CONTEXT: usize = 600 * 1024;
 
 /// Bytes kept of each output stream that no file takes.

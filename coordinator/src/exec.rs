@@ -106,6 +106,9 @@ impl Exec {
         let cd = cd.to_str().ok_or_else(|| Exit::usage("the current directory is not a UTF-8 path"))?.to_owned();
         let context =
             BatchContext { timeout: args.timeout, capture: Capture::Stream, ..BatchContext::new(self.batch, cd, current_umask()) };
+        if !codec::spec_fits(&JobSpec::new(command.clone())) {
+            return Err(Exit::usage("the command is too long, or has too many words; put data into files"));
+        }
         let requests = remote.port.requests.clone();
         let terms = BatchTerms { once: true, ..BatchTerms::new(context, args.host_timeout) };
         let _ = requests.send(ToService::Open { terms, have: 0 }).await;

@@ -13,7 +13,9 @@ use bytes::Bytes;
 use mezcal_common::duration::{from_seconds, parse_duration};
 use mezcal_common::hosts;
 use mezcal_common::ids::JobNumber;
-use mezcal_common::job::{Command, JobSpec, Leftover, MAX_AFTER, MAX_ARG_STRLEN, MAX_SPEC, RESERVED_ENV, SHELL_PREFIX};
+use mezcal_common::job::{
+    BatchContext, Command, JobSpec, Leftover, MAX_AFTER, MAX_ARG_STRLEN, MAX_CONTEXT, MAX_SPEC, RESERVED_ENV, SHELL_PREFIX,
+};
 use mezcal_common::outcome::Ended;
 use mezcal_common::wire::client::{RetryOn, Submission};
 use mezcal_common::wire::codec;
@@ -430,6 +432,15 @@ fn without_place(e: &serde_json::Error) -> String {
     text.split(" at line ").next().unwrap_or(&text).to_owned()
 }
 
+/// Why what the jobs of a batch have in common cannot be handed to an engine.
+pub fn too_large(context: &BatchContext) -> Option<String> {
+    (!codec::context_fits(context)).then(|| {
+        format!(
+            "what the jobs have in common is larger than {MAX_CONTEXT} bytes with its environment, or has too many entries; put data into files"
+        )
+    })
+}
+
 /// Why this job can only be answered, not run: nobody could start it.
 fn stillborn(job: &Job, text_length: usize) -> Option<String> {
     let limit = |what: &str, length: usize| {
@@ -458,12 +469,13 @@ fn stillborn(job: &Job, text_length: usize) -> Option<String> {
     if job.spec.env.iter().any(|(name, value)| name.contains('\0') || value.contains('\0')) {
         return Some("`env` contains a NUL byte".into());
     }
-    // A job encoded is hardly longer than its text: only long ones have to be measured.
+    // A word takes three bytes of the text at least, and counts for eight more: only long texts have to be measured.
     if text_length < MAX_SPEC / 2 {
         return None;
     }
-    let size = codec::encode_body(&job.spec).map_or(usize::MAX, |b: Bytes| b.len());
-    (size > MAX_SPEC).then(|| format!("the job is larger than {MAX_SPEC} bytes with its environment; put data into files"))
+    (!codec::spec_fits(&job.spec)).then(|| {
+        format!("the job is larger than {MAX_SPEC} bytes with its environment, or has too many words; put data into files")
+    })
 }
 
 fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {

@@ -4,7 +4,7 @@ use crate::client::{self, ReconnectArgs, Remote};
 use crate::embedded::{self, ContainmentWish, EmbeddedAgent};
 use crate::exit::{self, Exit};
 use crate::format::{counted, elapsed};
-use crate::jobs::{Format, Jobs, check_env_name};
+use crate::jobs::{Format, Jobs, check_env_name, too_large};
 use crate::output::{self, FromOutput, OutputThread, ToOutput};
 use crate::profile::{Cluster, Profile, ProfileArgs};
 use crate::progress::{Progress, ProgressKind};
@@ -375,7 +375,7 @@ fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit
         check_env_name(name).map_err(|e| Exit::usage(format!("--env or the profile: {e}")))?;
     }
     let cd = absolute(args.cd.as_deref().unwrap_or(Path::new("")))?;
-    Ok(BatchContext {
+    let context = BatchContext {
         env,
         setup: profile.setup.clone(),
         output_dir: args.output_dir.as_deref().map(absolute).transpose()?,
@@ -385,7 +385,8 @@ fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit
             LeftoverArg::Wait => Leftover::Wait,
         },
         ..BatchContext::new(BatchId::random(), cd, current_umask())
-    })
+    };
+    too_large(&context).map_or(Ok(context), |why| Err(Exit::usage(why)))
 }
 
 /// umask(2) can only be read by setting it; nothing else runs yet.

@@ -3,6 +3,7 @@
 //! Every limit against a hostile peer is here: a frame is at most [`MAX_FRAME`] bytes, decoding allocates no more than the
 //! limit at once, trailing bytes are refused. Wire types hold no `Vec` of zero-sized items, which would escape the limit.
 
+use crate::job::{BatchContext, JobSpec, MAX_CONTEXT, MAX_SPEC};
 use bytes::{Buf, Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -92,6 +93,26 @@ pub fn encode_body<T: Serialize>(message: &T) -> Result<Bytes, CodecError> {
     Ok(Bytes::from(body))
 }
 
+/// Whether a peer can read `message` within `LIMIT`, by the decoder's own measure: a text counts for the bytes of its length there, and every
+/// number for its full width, so that many short words count for several times the bytes that they take on the way.
+fn fits<T: Serialize + DeserializeOwned, const LIMIT: usize>(message: &T) -> bool {
+    #[expect(clippy::disallowed_methods, reason = "only what we have encoded ourselves is decoded with it")]
+    let limited = bincode::config::standard().with_limit::<LIMIT>();
+    let Ok(body) = bincode::serde::encode_to_vec(message, CONFIG) else { return false };
+    body.len() <= LIMIT && bincode::serde::decode_from_slice::<T, _>(&body, limited).is_ok()
+}
+
+/// Whether a job, as large as this, can be handed to an engine.
+pub fn spec_fits(spec: &JobSpec) -> bool {
+    // On its way it is bytes within another message, and it is read by itself.
+    encode_body(spec).is_ok_and(|body| body.len() <= MAX_SPEC) && fits::<_, MAX_FRAME>(spec)
+}
+
+/// Whether what the jobs of a batch have in common can be handed to an engine in one message with the largest of them.
+pub fn context_fits(context: &BatchContext) -> bool {
+    fits::<_, MAX_CONTEXT>(context)
+}
+
 /// Shows what is sent to whoever asks for it (`MEZCAL_LOG=mezcal::wire=trace`), as transcripts are made.
 fn record<T>(body: &[u8]) {
     if tracing::enabled!(target: "mezcal::wire", tracing::Level::TRACE) {
@@ -114,7 +135,11 @@ pub fn decode_exact<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::agent::{ToAgent, ToCoordinator};
+    use crate::ids::{AttemptId, BatchId, BatchSerial, EngineId, Epoch, JobKey, JobNumber};
+    use crate::job::Command;
+    use crate::wire::agent::{LogWish, ToAgent, ToCoordinator};
+    use crate::wire::client::{BatchTerms, ToService};
+    use crate::wire::engine::ToEngine;
     use proptest::prelude::*;
 
     #[test]
@@ -154,6 +179,55 @@ mod tests {
         // A string that claims 2^46 bytes must be an error, not an allocation.
         let claim = [13, 0, 0, 0, 1, 0, 253, 0, 0, 0, 0, 0, 64, 0, 0, 0, 0, 0];
         assert!(decode_frame::<ToCoordinator>(&mut BytesMut::from(&claim[..])).is_err());
+    }
+
+    /// The largest of these contexts that fits: made of this many entries.
+    fn largest(entry: impl Fn(usize) -> (String, String)) -> BatchContext {
+        let of = |entries: usize| {
+            let env = (0..entries).map(&entry).collect();
+            BatchContext { env, ..BatchContext::new(BatchId(uuid::Uuid::nil()), "/".into(), 0o22) }
+        };
+        let (mut fits, mut over) = (0, MAX_FRAME);
+        while over - fits > 1 {
+            let middle = (fits + over) / 2;
+            if context_fits(&of(middle)) { fits = middle } else { over = middle }
+        }
+        of(fits)
+    }
+
+    fn is_read<T: Serialize + DeserializeOwned>(message: &T) {
+        let mut frame = Vec::new();
+        encode_frame(&mut frame, message).expect("it can be sent");
+        decode_frame::<T>(&mut BytesMut::from(&frame[..])).expect("it can be read").expect("whole");
+    }
+
+    #[test]
+    fn what_fits_is_read_by_everybody_on_its_way() {
+        let shapes: [fn(usize) -> (String, String); 3] =
+            [|_| Default::default(), |n| (format!("N{n}"), "x".into()), |n| (format!("NAME{n}"), "x".repeat(5000))];
+        for shape in shapes {
+            let context = largest(shape);
+            let (batch, user) = (BatchSerial(u32::MAX), "u".repeat(253));
+            let key = JobKey { batch, job: JobNumber(u32::MAX) };
+            let attempt = AttemptId { epoch: Epoch(u64::MAX), key, attempt: u32::MAX };
+            let spec = Bytes::from(vec![0; MAX_SPEC]);
+            let wish = LogWish { out: true, err: true, follow: true };
+            is_read(&ToAgent::Context { batch, context: context.clone(), user });
+            let logs = ToAgent::Logs { request: u64::MAX, attempt, spec: spec.clone(), context: Box::new(context.clone()), wish };
+            is_read(&logs);
+            let terms = BatchTerms::new(context.clone(), std::time::Duration::MAX);
+            is_read(&ToService::Open { terms, have: u64::MAX });
+            let (context, engine) = (Some(context), EngineId(u32::MAX));
+            is_read(&ToEngine::Run { attempt, spec, context, engine, slots: u16::MAX });
+        }
+    }
+
+    #[test]
+    fn what_nobody_could_read_does_not_fit() {
+        let words = |count| JobSpec::new(Command::Argv(vec!["ab".into(); count]));
+        assert!(spec_fits(&words(50_000)) && !spec_fits(&words(110_000)), "as bytes both are smaller than a job may be");
+        assert!(encode_body(&words(110_000)).expect("it can be sent").len() < MAX_SPEC);
+        assert!(decode_exact::<JobSpec>(&encode_body(&words(110_000)).expect("it can be sent")).is_err());
     }
 
     proptest! {

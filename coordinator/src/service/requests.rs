@@ -5,14 +5,13 @@ use super::delivery::{Batch, RESULT_BYTES, Watch};
 use super::intake::InHand;
 use super::members::paged;
 use super::state::{Asked, Service};
+use crate::jobs::too_large;
 use crate::scheduler::{Event, Wanted, WantedJob};
 use crate::store::{BatchRow, Described};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::identity::Role;
 use mezcal_common::ids::{BatchId, JobNumber};
-use mezcal_common::job::{BatchContext, MAX_CONTEXT};
 use mezcal_common::wire::client::{Attachment, BatchStatus, BatchTerms, HostStatus, Selector, Submission, ToClient, ToService};
-use mezcal_common::wire::codec;
 use std::collections::{BTreeMap, HashMap};
 
 /// Batches that a message names.
@@ -28,14 +27,6 @@ const MAX_ONCE: usize = 65_536;
 const MAX_ONCE_BYTES: usize = 32 << 20;
 /// Cancels of a connection that have not been answered and questions for the output of jobs, whose answers may go on: each is remembered.
 const MAX_ASKED: usize = 16_384;
-
-/// Why this cannot be handed to an engine.
-fn too_large(context: &BatchContext) -> Option<String> {
-    let size = codec::encode_body(context).map_or(usize::MAX, |body: bytes::Bytes| body.len());
-    (size > MAX_CONTEXT).then(|| {
-        format!("what the jobs have in common is larger than {MAX_CONTEXT} bytes with its environment; put data into files")
-    })
-}
 
 /// Somebody wants to follow a batch.
 pub(super) struct Follow {
@@ -343,6 +334,9 @@ impl Service {
         let id = BatchId::random();
         terms.context.batch = id;
         terms.detached = true;
+        if let Some(why) = too_large(&terms.context) {
+            return Err(why);
+        }
         let name = terms.name.clone();
         let mut again = Again::default();
         if failed {
