@@ -164,6 +164,8 @@ fn run(path: &Path) -> anyhow::Result<()> {
             true => Some(signal(SignalKind::hangup())?),
             false => None,
         };
+        // What did not start under the agent before, while this process goes on.
+        let mut carried = Vec::new();
         loop {
             let (users, keepers) = match config.run_as {
                 RunAs::Agent => {
@@ -180,18 +182,21 @@ fn run(path: &Path) -> anyhow::Result<()> {
                     (Some(users), keepers)
                 }
             };
-            let engines = driver::engines_of(keepers, config.slots(), &name)?;
+            let mut engines = driver::engines_of(keepers, config.slots(), &name)?;
+            if users.is_some() {
+                engines = engines.and_others(users::Finder::new(&config.engines, config.slots()));
+            }
             let certificate = stamp(&config.identity);
             let reread = RefCell::new(None);
             let changed = async {
                 tokio::select! {
                     new = reload(path, &config, &mut hangup) => *reread.borrow_mut() = Some(new),
-                    () = users::change(&config.engines, users.as_deref(), config.slots()) => {}
                     () = other_certificate(&config.identity, certificate) => {}
                 }
             };
             let parts = AgentParts {
                 users: users.clone(),
+                carried: std::mem::take(&mut carried),
                 aliases: crate::config::aliases(&name),
                 name: name.clone(),
                 slots: config.slots(),
@@ -205,7 +210,9 @@ fn run(path: &Path) -> anyhow::Result<()> {
             if let Some(users) = &users {
                 tracing::info!(users = users.join(" "), "runs jobs of those who have engines here");
             }
-            match driver::run(parts, engines, stop.asked(), changed).await? {
+            let (left, unstarted) = driver::run(parts, engines, stop.asked(), changed).await?;
+            carried = unstarted;
+            match left {
                 Left::Stopped => {
                     service_manager::stopping();
                     return Ok(());
@@ -223,13 +230,13 @@ fn run(path: &Path) -> anyhow::Result<()> {
                     }
                     Err(e) => tracing::error!("the certificate has changed and is not used: {}", mezcal_common::escape::chain(&e)),
                 },
-                Left::Changed => match reread.take() {
-                    Some(new) => {
+                // Else the certificate's file was touched, and nothing is new.
+                Left::Changed => {
+                    if let Some(new) = reread.take() {
                         config = new;
                         continue;
                     }
-                    None => tracing::info!("another user's engines are there"),
-                },
+                }
                 Left::Expired => {
                     credentials = tokio::select! {
                         renewed = renewed(&config) => renewed?,

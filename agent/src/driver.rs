@@ -7,7 +7,8 @@ use crate::host::Host;
 use crate::keeper::driver::ContainmentWish;
 use crate::logs::{Logs, Request};
 use crate::packet;
-use crate::supervisor::{Effect, Event, HEARTBEAT, Supervisor};
+use crate::supervisor::{Carried, Effect, Event, HEARTBEAT, Supervisor};
+use crate::users::Finder;
 use bytes::BytesMut;
 use mezcal_common::clock::{BootInstant, OffsetEstimate, WallTime};
 use mezcal_common::escape::chain;
@@ -21,9 +22,10 @@ use mezcal_common::wire::codec;
 use mezcal_common::wire::endpoint::{ConnectError, Connector, Peer, close};
 use mezcal_common::wire::engine::{FromEngine, FromKeeper, ToEngine, ToKeeper};
 use rustix::fd::{AsFd, OwnedFd};
-use std::collections::VecDeque;
-use std::io::{Error, Result};
+use std::collections::{HashMap, VecDeque};
+use std::io::{Error, ErrorKind, Result};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -45,6 +47,8 @@ const READY_WITHOUT: Duration = Duration::from_secs(30);
 const ENGINE_MESSAGES: usize = 4096;
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// How long it may take to give back what has not started, when an agent leaves that serves users.
+const LEAVE: Duration = Duration::from_secs(2);
 
 /// What an agent is.
 pub struct AgentParts {
@@ -56,6 +60,8 @@ pub struct AgentParts {
     pub slots: u16,
     /// Whose jobs run here, in the order of their keepers; none: everybody's, with one keeper, which ends with the agent when that is stopped.
     pub users: Option<Vec<String>>,
+    /// What the agent before this one in the same process has left to it ([`run`]).
+    pub carried: Carried,
     /// HOST:PORT.
     pub coordinator: String,
     /// How to get there.
@@ -99,20 +105,40 @@ impl Renewal {
 
 /// Where attempts run: the other end of the links to engines. Real ones come from [`engines_of`].
 pub struct Engines {
-    /// What the engines and their keeper say.
-    pub inputs: mpsc::Receiver<EngineInput>,
+    /// What the engines and their keepers say.
+    inputs: mpsc::Receiver<EngineInput>,
+    /// For keepers that come later.
+    sender: mpsc::Sender<EngineInput>,
     /// Their keepers: `slots` engines each.
-    pub keepers: Vec<OwnedFd>,
+    keepers: Vec<OwnedFd>,
+    /// Who looks for the keepers of other users.
+    finder: Option<Finder>,
 }
 
-/// What is heard from engines and their keeper.
+impl Engines {
+    /// Engines that have no keeper, and say what `sender` hands on.
+    pub fn without_keeper(sender: mpsc::Sender<EngineInput>, inputs: mpsc::Receiver<EngineInput>) -> Self {
+        Self { inputs, sender, keepers: Vec::new(), finder: None }
+    }
+
+    /// The same, and those of other users as they come.
+    #[must_use]
+    pub fn and_others(self, finder: Finder) -> Self {
+        Self { finder: Some(finder), ..self }
+    }
+}
+
+/// What is heard from engines and their keepers.
+#[expect(clippy::large_enum_variant, reason = "the largest is the most frequent one")]
 pub enum EngineInput {
     /// A new link, over which an engine can be told things. Without a bound of its own: an engine has one attempt at a time, and
     /// what is said about it is bounded by its output window and the coordinator's requests. Nothing of it may be dropped.
-    Linked(EngineIndex, mpsc::UnboundedSender<ToEngine>),
+    Linked(EngineIndex, Link, mpsc::UnboundedSender<ToEngine>),
     /// A message.
-    Said(EngineIndex, FromEngine),
-    /// What the keeper has to hold attempts together.
+    Said(EngineIndex, Link, FromEngine),
+    /// A link has come to its end.
+    Unlinked(EngineIndex, Link),
+    /// What a keeper has to hold attempts together.
     Containment(Containment),
     /// An engine died.
     Ended {
@@ -127,14 +153,20 @@ pub enum EngineInput {
         /// Processes alive.
         survivors: u32,
     },
-    /// The keeper is gone, and its engines with it.
-    KeeperGone,
+    /// Nothing is heard any more from the keeper of a set: it is gone, and its engines with it, or it has said what it may not say.
+    KeeperGone(usize, String),
+    /// The keeper of a user is there.
+    Found(String, OwnedFd),
 }
+
+/// Which of the links to an engine: what comes over one that has been replaced is passed over.
+pub type Link = u32;
 
 enum Input {
     Connected {
         sender: mpsc::Sender<ToCoordinator>,
         peer: Peer,
+        version: u16,
         store: StoreId,
         lease: Option<Duration>,
         first_engine: EngineId,
@@ -166,8 +198,9 @@ pub enum Left {
     },
 }
 
-/// Runs an agent until `stop` completes, a keeper is lost, or `changed` completes. At a stop an agent that has its own keeper kills what runs,
-/// reports it and leaves; one that serves users leaves their jobs to their keepers.
+/// Runs an agent until `stop` completes, its own keeper is lost, or `changed` completes. At a stop an agent that has its own keeper kills what
+/// runs, reports it and leaves; one that serves users leaves their jobs to their keepers. What has not started is left to the agent that comes
+/// next in this process.
 ///
 /// # Errors
 /// A timer cannot be made.
@@ -176,12 +209,13 @@ pub async fn run(
     mut engines: Engines,
     stop: impl Future<Output = ()>,
     changed: impl Future<Output = ()>,
-) -> Result<Left> {
+) -> Result<(Left, Carried)> {
     let mut host = Host::new();
     let hello = Hello {
         versions: agent::VERSIONS,
         program: mezcal_common::VERSION.into(),
-        keeper: keepers_number(&engines.keepers).unwrap_or_else(random),
+        // Keepers of users come and go: with them it is the place where they are.
+        keeper: engines.finder.as_ref().map_or_else(|| keepers_number(&engines.keepers), Finder::number).unwrap_or_else(random),
         boot_id: proc::boot_id(),
         slots: parts.slots,
         aliases: parts.aliases.clone(),
@@ -192,19 +226,21 @@ pub async fn run(
     let (inputs, mut heard) = mpsc::channel(INPUTS);
     let (leave, leaving) = tokio::sync::watch::channel(false);
     let address = parts.coordinator.clone();
+    let (hello, hello_now) = tokio::sync::watch::channel(hello);
     let connection =
-        tokio::spawn(keep_connected(parts.connector, parts.coordinator, parts.connect_timeout, hello, inputs, leaving));
+        tokio::spawn(keep_connected(parts.connector, parts.coordinator, parts.connect_timeout, hello_now, inputs, leaving));
+    let (present, known) = tokio::sync::watch::channel(parts.users.clone().unwrap_or_default());
+    let finder = engines.finder.take().map(|finder| tokio::spawn(finder.look(known, engines.sender.clone())));
 
     let own_keeper = parts.users.is_none();
     let mut standing = parts.service.then(|| Standing::new(&address));
-    let mut supervisor = Supervisor::new(parts.slots, parts.users);
+    let mut supervisor = Supervisor::new(parts.slots, parts.users).carrying(parts.carried);
     let mut offset = OffsetEstimate::default();
-    let mut links: Vec<Option<mpsc::UnboundedSender<ToEngine>>> =
-        (0..usize::from(parts.slots) * engines.keepers.len().max(1)).map(|_| None).collect();
+    let mut links = Links::default();
     let mut to_coordinator: Option<mpsc::Sender<ToCoordinator>> = None;
     let mut peer: Option<Peer> = None;
     let mut logs = Logs::new();
-    let mut to_keepers: Vec<VecDeque<ToKeeper>> = engines.keepers.iter().map(|_| VecDeque::new()).collect();
+    let mut keepers: Vec<Keeper> = std::mem::take(&mut engines.keepers).into_iter().map(Keeper::new).collect();
     let mut outgoing: VecDeque<ToCoordinator> = VecDeque::new();
     let mut timer = BootTimer::new()?;
     let mut next_reading = BootInstant::now();
@@ -218,50 +254,41 @@ pub async fn run(
         while let Some(effect) = supervisor.poll_effect() {
             match effect {
                 Effect::ToCoordinator(message) => outgoing.push_back(message),
-                Effect::ToEngine(index, message) => {
-                    // A closed link belongs to an engine that is dead or dying: its end will be reported.
-                    if let Some(link) = links.get(usize::from(index.0)).and_then(Option::as_ref)
-                        && let Err(e) = link.send(message)
-                    {
-                        tracing::debug!(engine = index.0, error = %e, "message to an engine dropped");
-                    }
-                }
+                Effect::ToEngine(index, message) => links.tell(index, message),
                 // Before the engine's message, which comes next: the keeper hears of it first.
-                Effect::ToKeeper(message) => {
-                    for (set, waiting) in to_keepers.iter_mut().enumerate() {
-                        waiting.extend(for_keeper(&message, set, parts.slots));
+                Effect::ToKeeper(set, message) => {
+                    if let Some(keeper) = keepers.get_mut(set) {
+                        keeper.tell(Some(message));
                     }
-                    tell_keepers(&mut to_keepers, &engines.keepers);
                 }
                 Effect::Exit => exit = true,
             }
         }
-        tell_keepers(&mut to_keepers, &engines.keepers);
+        keepers.iter_mut().for_each(|keeper| keeper.tell(None));
         for (attempt, request) in logs.settle(|attempt| supervisor.engine_of(attempt).is_some()) {
-            if let Some(link) = supervisor.engine_of(attempt).and_then(|e| links.get(usize::from(e.0))?.as_ref()) {
-                // A link that is closed shows nothing any more.
-                let _ = link.send(ToEngine::Hide { request });
+            if let Some(engine) = supervisor.engine_of(attempt) {
+                links.tell(engine, ToEngine::Hide { request });
             }
         }
         send_what_fits(&mut outgoing, to_coordinator.as_ref());
-        if exit || stopping.is_some_and(|since| BootInstant::now().since(since) > GOODBYE) {
+        if exit || stopping.is_some_and(|until| BootInstant::now() > until) {
             break Ok(Left::Stopped);
         }
         let waiting = if outgoing.is_empty() { None } else { to_coordinator.clone() };
-        let due = supervisor.poll_timeout().into_iter().chain([next_reading]).chain(stopping.map(|s| s + GOODBYE)).min();
+        let due = supervisor.poll_timeout().into_iter().chain([next_reading]).chain(stopping).min();
         tokio::select! {
             biased;
             Some(input) = heard.recv() => {
                 let now = BootInstant::now();
                 let event = match input {
-                    Input::Connected { sender, peer: coordinator, store, lease, first_engine, clock, hello } => {
+                    Input::Connected { sender, peer: coordinator, version, store, lease, first_engine, clock, hello } => {
                         peer = Some(coordinator);
                         offset.sample(hello, clock, now);
                         supervisor.handle(Event::Measured { load: host.load(), clock_offset: offset.seconds() }, now);
                         to_coordinator = Some(sender);
                         standing.iter_mut().for_each(Standing::connected);
                         outgoing.clear();
-                        Event::Welcomed { store, lease, first_engine, hello_sent: hello.1 }
+                        Event::Welcomed { version, store, lease, first_engine, hello_sent: hello.1 }
                     }
                     Input::Message(ToAgent::Logs { request, attempt, spec, context, wish }) => {
                         let engine = supervisor.engine_of(attempt);
@@ -272,9 +299,8 @@ pub async fn run(
                             let owners = supervisor.owners_of(attempt.key.batch);
                             let wanted = Request { request, attempt, spec, context, wish, owners };
                             let show = logs.begin(wanted, engine, peer, answers);
-                            if show && let Some(link) = engine.and_then(|e| links.get(usize::from(e.0))?.as_ref()) {
-                                // A link that is closed ends what it shows, as well.
-                                let _ = link.send(ToEngine::Show { request, attempt, follow: wish.follow });
+                            if let Some(engine) = engine.filter(|_| show) {
+                                links.tell(engine, ToEngine::Show { request, attempt, follow: wish.follow });
                             }
                         }
                         continue;
@@ -307,22 +333,52 @@ pub async fn run(
             Some(input) = engines.inputs.recv() => {
                 let now = BootInstant::now();
                 match input {
-                    EngineInput::Linked(index, link) => {
-                        if let Some(place) = links.get_mut(usize::from(index.0)) {
-                            *place = Some(link);
-                        }
+                    EngineInput::Linked(index, link, sender) => links.replace(index, link, sender),
+                    EngineInput::Said(index, link, _) | EngineInput::Unlinked(index, link) if !links.is_present(index, link) => {}
+                    EngineInput::Said(index, _, FromEngine::Shown { request, stream, data }) => {
+                        logs.shown(index, request, stream, data);
                     }
-                    EngineInput::Said(_, FromEngine::Shown { request, stream, data }) => logs.shown(request, stream, data),
-                    EngineInput::Said(_, FromEngine::ShownAll { request }) => logs.shown_all(request),
+                    EngineInput::Said(index, _, FromEngine::ShownAll { request }) => logs.shown_all(index, request),
+                    EngineInput::Said(index, _, message) => supervisor.handle(Event::Engine(index, message), now),
+                    EngineInput::Unlinked(index, _) => {
+                        links.remove(index);
+                        supervisor.handle(Event::LinkLost(index), now);
+                    }
                     EngineInput::Containment(kind) => supervisor.handle(Event::Containment(kind), now),
-                    EngineInput::Said(index, message) => supervisor.handle(Event::Engine(index, message), now),
                     EngineInput::Ended { engine, attempt, ended, killed, survivors } => {
                         supervisor.handle(Event::EngineEnded { engine, attempt, ended, killed, survivors }, now);
                     }
                     // What it ran has been killed, as was wanted; what has been heard of that is still to be reported.
-                    EngineInput::KeeperGone if stopping.is_some() && supervisor.busy() == 0 => {}
-                    EngineInput::KeeperGone if stopping.is_some() => break Ok(Left::Stopped),
-                    EngineInput::KeeperGone => break Ok(Left::KeeperGone),
+                    EngineInput::KeeperGone(..) if own_keeper && stopping.is_some() && supervisor.busy() == 0 => {}
+                    EngineInput::KeeperGone(..) if own_keeper && stopping.is_some() => break Ok(Left::Stopped),
+                    EngineInput::KeeperGone(..) if own_keeper => break Ok(Left::KeeperGone),
+                    EngineInput::KeeperGone(set, why) => {
+                        if let Some(keeper) = keepers.get_mut(set) {
+                            keeper.hang_up();
+                        }
+                        links.remove_all(set, parts.slots);
+                        supervisor.handle(Event::KeeperGone { set, why }, now);
+                        let gone = supervisor.user_of(set).map(str::to_owned);
+                        present.send_modify(|users| users.retain(|user| Some(user) != gone.as_ref()));
+                        hello.send_modify(|hello| hello.users = Some(present.borrow().clone()));
+                    }
+                    EngineInput::Found(user, keeper) => {
+                        supervisor.handle(Event::KeeperHere { user: user.clone() }, now);
+                        let Some(set) = supervisor.set_of(&user) else { continue };
+                        match hear(&keeper, set, parts.slots, &parts.name, &engines.sender) {
+                            Ok(()) => {
+                                tracing::info!(user, "the engines of this user are there");
+                                let keeper = Keeper::new(keeper);
+                                if set < keepers.len() { keepers[set] = keeper } else { keepers.push(keeper) }
+                                present.send_modify(|users| users.push(user));
+                                hello.send_modify(|hello| hello.users = Some(present.borrow().clone()));
+                            }
+                            Err(e) => {
+                                let why = format!("their keeper cannot be talked to: {e}");
+                                supervisor.handle(Event::KeeperGone { set, why }, now);
+                            }
+                        }
+                    }
                 }
             }
             permit = reserve(waiting.as_ref()), if waiting.is_some() => match permit {
@@ -363,37 +419,98 @@ pub async fn run(
             }
             () = &mut changed, if stopping.is_none() => break Ok(Left::Changed),
             () = &mut stop, if stopping.is_none() => {
-                if !own_keeper {
-                    tracing::info!(running = supervisor.busy(), "leaving; what runs goes on in its users' engines");
-                    break Ok(Left::Stopped);
-                }
                 let now = BootInstant::now();
-                tracing::info!(running = supervisor.busy(), "stopping");
-                stopping = Some(now);
-                supervisor.handle(Event::Stop, now);
+                if own_keeper {
+                    tracing::info!(running = supervisor.busy(), "stopping");
+                    stopping = Some(now + GOODBYE);
+                    supervisor.handle(Event::Stop, now);
+                } else {
+                    tracing::info!(running = supervisor.busy(), "leaving; what runs goes on in its users' engines");
+                    stopping = Some(now + LEAVE);
+                    supervisor.handle(Event::Leave, now);
+                }
             }
         }
     };
     drop((to_coordinator, peer));
     let _ = leave.send(true);
     let _ = tokio::time::timeout(GOODBYE, connection).await;
-    if own_keeper && matches!(result, Ok(Left::Stopped)) {
-        for keeper in &engines.keepers {
-            let _ = packet::send(keeper, &ToKeeper::Stop, None);
+    if let Some(finder) = finder {
+        finder.abort();
+    }
+    for keeper in &mut keepers {
+        match &result {
+            Ok(Left::Stopped) if own_keeper => keeper.tell(Some(ToKeeper::Stop)),
+            _ if own_keeper => {}
+            // Whoever listens to it is to end, also where the keeper never would.
+            _ => keeper.hang_up(),
         }
     }
-    result
+    result.map(|left| (left, supervisor.leave()))
 }
 
-/// A message as one keeper has to hear it, if it is about it at all: each knows its own engines only.
-fn for_keeper(message: &ToKeeper, set: usize, slots: u16) -> Option<ToKeeper> {
-    match message {
-        ToKeeper::Cancelled { engine, attempt, by } => (usize::from(engine.0 / slots) == set).then(|| ToKeeper::Cancelled {
-            engine: EngineIndex(engine.0 % slots),
-            attempt: *attempt,
-            by: *by,
-        }),
-        ToKeeper::Engines { .. } | ToKeeper::Stop | ToKeeper::Lease { .. } | ToKeeper::EndSeen { .. } => Some(message.clone()),
+/// The links to engines, by the engines' numbers.
+#[derive(Default)]
+struct Links(HashMap<EngineIndex, (Link, mpsc::UnboundedSender<ToEngine>)>);
+
+impl Links {
+    fn replace(&mut self, index: EngineIndex, link: Link, sender: mpsc::UnboundedSender<ToEngine>) {
+        self.0.insert(index, (link, sender));
+    }
+
+    fn is_present(&self, index: EngineIndex, link: Link) -> bool {
+        self.0.get(&index).is_some_and(|(present, _)| *present == link)
+    }
+
+    fn remove(&mut self, index: EngineIndex) {
+        self.0.remove(&index);
+    }
+
+    fn remove_all(&mut self, set: usize, slots: u16) {
+        self.0.retain(|index, _| usize::from(index.0 / slots) != set);
+    }
+
+    fn tell(&self, index: EngineIndex, message: ToEngine) {
+        // The end of a closed link is on its way here.
+        if let Some((_, link)) = self.0.get(&index)
+            && let Err(e) = link.send(message)
+        {
+            tracing::debug!(engine = index.0, error = %e, "message to an engine dropped");
+        }
+    }
+}
+
+/// A keeper, and what its socket has not taken.
+struct Keeper {
+    socket: Option<OwnedFd>,
+    waiting: VecDeque<ToKeeper>,
+}
+
+impl Keeper {
+    fn new(socket: OwnedFd) -> Self {
+        Self { socket: Some(socket), waiting: VecDeque::new() }
+    }
+
+    /// Hands over what the socket takes. One that is stopped may miss the oldest; a lease is said again and again.
+    fn tell(&mut self, message: Option<ToKeeper>) {
+        let Some(socket) = &self.socket else { return };
+        self.waiting.extend(message);
+        while let Some(message) = self.waiting.front() {
+            // A keeper that is gone is noticed by the thread that listens to it.
+            let full = packet::send(socket, message, None).is_err_and(|e| e.kind() == ErrorKind::WouldBlock);
+            if full && self.waiting.len() < INPUTS {
+                break;
+            }
+            self.waiting.pop_front();
+        }
+    }
+
+    fn hang_up(&mut self) {
+        self.waiting.clear();
+        if let Some(socket) = self.socket.take() {
+            // The thread that listens has the socket, too.
+            let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Both);
+        }
     }
 }
 
@@ -425,20 +542,6 @@ impl Standing {
             service_manager::ready(&status);
         }
         service_manager::alive(&status);
-    }
-}
-
-/// Hands the keepers what their sockets take. One that is stopped may miss the oldest; a lease is said again and again.
-fn tell_keepers(waiting: &mut [VecDeque<ToKeeper>], keepers: &[OwnedFd]) {
-    let full = |e: &Error| e.kind() == std::io::ErrorKind::WouldBlock;
-    for (waiting, keeper) in waiting.iter_mut().zip(keepers) {
-        while let Some(message) = waiting.front() {
-            // A keeper that is gone is noticed by the thread that listens to it.
-            if packet::send(keeper, message, None).is_err_and(|e| full(&e)) && waiting.len() < INPUTS {
-                break;
-            }
-            waiting.pop_front();
-        }
     }
 }
 
@@ -482,13 +585,14 @@ async fn keep_connected(
     connector: Connector,
     address: String,
     patience: Duration,
-    hello: Hello,
+    hello: tokio::sync::watch::Receiver<Hello>,
     inputs: mpsc::Sender<Input>,
     mut leaving: tokio::sync::watch::Receiver<bool>,
 ) {
     let mut failures = 0u32;
     let mut last_complaint = String::new();
     loop {
+        let hello = hello.borrow().clone();
         let error = one_connection(&connector, &address, patience, &hello, &inputs, &mut failures, &mut leaving).await;
         let Some(error) = error else { return };
         if failures == 0 {
@@ -548,14 +652,18 @@ async fn one_connection(
         Ok(first) => first,
         Err(e) => return Some(e),
     };
-    let ToAgent::Welcome { store, lease, first_engine, clock, .. } = first else {
+    let ToAgent::Welcome { version, store, lease, first_engine, clock, .. } = first else {
         peer.close(close::PROTOCOL, "the first message must be a welcome");
         return Some(connector.why_lost(address, &peer).await);
     };
     tracing::info!(coordinator = address, "connected");
     *failures = 0;
     let sender = channel.sender;
-    if inputs.send(Input::Connected { sender, peer: peer.clone(), store, lease, first_engine, clock, hello: sent }).await.is_err() {
+    if inputs
+        .send(Input::Connected { sender, peer: peer.clone(), version, store, lease, first_engine, clock, hello: sent })
+        .await
+        .is_err()
+    {
         peer.leave(close::DONE, "").await;
         return None;
     }
@@ -593,55 +701,77 @@ async fn left(leaving: &mut tokio::sync::watch::Receiver<bool>) {
 /// Asks the keepers of this host for `slots` engines each and turns what they say into inputs. Must be called within a tokio runtime.
 ///
 /// # Errors
-/// A keeper cannot be told.
+/// No thread can be started.
 pub fn engines_of(keepers: Vec<OwnedFd>, slots: u16, host: &str) -> Result<Engines> {
     let (sender, inputs) = mpsc::channel(INPUTS);
     for (set, keeper) in keepers.iter().enumerate() {
-        packet::send(keeper, &ToKeeper::Engines { count: slots, host: host.to_owned() }, None)?;
-        let (listening, sender) = (keeper.try_clone()?, sender.clone());
-        let runtime = tokio::runtime::Handle::current();
-        let first = (set * usize::from(slots)) as u16;
-        std::thread::Builder::new().name("keeper link".into()).spawn(move || {
-            let result = hear_keeper(&listening, first, &sender, &runtime);
-            if let Err(e) = &result {
-                tracing::warn!(error = %e, "keeper link");
-            }
-            let _ = sender.blocking_send(EngineInput::KeeperGone);
-        })?;
+        hear(keeper, set, slots, host, &sender)?;
     }
-    Ok(Engines { inputs, keepers })
+    Ok(Engines { inputs, sender, keepers, finder: None })
 }
 
-/// `first`: the number of its first engine among those of all keepers.
-fn hear_keeper(keeper: &OwnedFd, first: u16, inputs: &mpsc::Sender<EngineInput>, runtime: &tokio::runtime::Handle) -> Result<()> {
-    let of_all = |engine: EngineIndex| EngineIndex(first.saturating_add(engine.0));
+/// Asks one keeper for its engines, and has a thread listen to it.
+fn hear(keeper: &OwnedFd, set: usize, slots: u16, host: &str, inputs: &mpsc::Sender<EngineInput>) -> Result<()> {
+    // One that is gone already, or does not read, shows when it is listened to.
+    let _ = packet::send(keeper, &ToKeeper::Engines { count: slots, host: host.to_owned() }, None);
+    let (listening, inputs) = (keeper.try_clone()?, inputs.clone());
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::Builder::new().name("keeper link".into()).spawn(move || {
+        let result = hear_keeper(&listening, set, slots, &inputs, &runtime);
+        let why = match result {
+            Ok(()) => "their keeper is gone".to_owned(),
+            Err(e) => {
+                tracing::error!(set, error = %e, "a keeper breaks the protocol; closing its link");
+                format!("their keeper breaks the protocol: {e}")
+            }
+        };
+        let _ = inputs.blocking_send(EngineInput::KeeperGone(set, why));
+    })?;
+    Ok(())
+}
+
+/// Listens to the keeper of one set. It may speak of its own engines only.
+fn hear_keeper(
+    keeper: &OwnedFd,
+    set: usize,
+    slots: u16,
+    inputs: &mpsc::Sender<EngineInput>,
+    runtime: &tokio::runtime::Handle,
+) -> Result<()> {
+    static LINKS: AtomicU32 = AtomicU32::new(0);
+    let own = |engine: EngineIndex| match engine.0 < slots {
+        true => Ok(EngineIndex(set as u16 * slots + engine.0)),
+        false => Err(Error::other(format!("it speaks of engine {engine} and has {slots}, from 0"))),
+    };
     while let Some((message, fd)) = packet::receive::<FromKeeper>(keeper.as_fd())? {
-        match (message, fd) {
+        let input = match (message, fd) {
             (FromKeeper::Link { engine }, Some(fd)) => {
                 if packet::peer(&fd)? != packet::peer(keeper)? {
                     return Err(Error::other("a link that another account has made"));
                 }
-                let engine = of_all(engine);
+                let (engine, link) = (own(engine)?, LINKS.fetch_add(1, Ordering::Relaxed));
                 let stream = std::os::unix::net::UnixStream::from(fd);
                 stream.set_nonblocking(true)?;
                 let (to_engine, outgoing) = mpsc::unbounded_channel();
-                if inputs.blocking_send(EngineInput::Linked(engine, to_engine)).is_err() {
+                if inputs.blocking_send(EngineInput::Linked(engine, link, to_engine)).is_err() {
                     return Ok(());
                 }
-                runtime.spawn(talk_to_engine(engine, stream, outgoing, inputs.clone()));
+                let inputs = inputs.clone();
+                runtime.spawn(async move {
+                    talk_to_engine(engine, link, stream, outgoing, &inputs).await;
+                    // The agent may have gone.
+                    let _ = inputs.send(EngineInput::Unlinked(engine, link)).await;
+                });
+                continue;
             }
             (FromKeeper::Link { .. }, None) => return Err(Error::other("a link without a descriptor")),
-            (FromKeeper::Containment(kind), _) => {
-                if inputs.blocking_send(EngineInput::Containment(kind)).is_err() {
-                    return Ok(());
-                }
-            }
+            (FromKeeper::Containment(kind), _) => EngineInput::Containment(kind),
             (FromKeeper::EngineEnded { engine, attempt, ended, killed, survivors }, _) => {
-                let ended = EngineInput::Ended { engine: of_all(engine), attempt, ended, killed, survivors };
-                if inputs.blocking_send(ended).is_err() {
-                    return Ok(());
-                }
+                EngineInput::Ended { engine: own(engine)?, attempt, ended, killed, survivors }
             }
+        };
+        if inputs.blocking_send(input).is_err() {
+            return Ok(());
         }
     }
     Ok(())
@@ -650,9 +780,10 @@ fn hear_keeper(keeper: &OwnedFd, first: u16, inputs: &mpsc::Sender<EngineInput>,
 /// Carries frames both ways until the link ends.
 async fn talk_to_engine(
     index: EngineIndex,
+    link: Link,
     stream: std::os::unix::net::UnixStream,
     mut outgoing: mpsc::UnboundedReceiver<ToEngine>,
-    inputs: mpsc::Sender<EngineInput>,
+    inputs: &mpsc::Sender<EngineInput>,
 ) {
     let Ok(mut stream) = UnixStream::from_std(stream) else { return };
     let mut incoming = BytesMut::new();
@@ -666,7 +797,7 @@ async fn talk_to_engine(
                 Ok(_) => loop {
                     match codec::decode_frame::<FromEngine>(&mut incoming) {
                         Ok(Some(message)) => {
-                            if inputs.send(EngineInput::Said(index, message)).await.is_err() {
+                            if inputs.send(EngineInput::Said(index, link, message)).await.is_err() {
                                 return;
                             }
                         }

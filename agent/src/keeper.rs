@@ -31,6 +31,8 @@ const AFTER_LEASE: Duration = Duration::from_secs(60);
 /// First pause between two sweeps; doubles up to [`SWEEP_MAX`].
 const SWEEP_FIRST: Duration = Duration::from_millis(2);
 const SWEEP_MAX: Duration = Duration::from_millis(100);
+/// An engine whose link ends again so soon is no use: it cannot hear, or cannot be understood.
+const RELINK_PAUSE: Duration = Duration::from_secs(10);
 
 /// Attempts that an engine has said to be over and that are remembered: more than can be on their way between two looks at the agent.
 const REMEMBERED: usize = 8;
@@ -115,6 +117,8 @@ struct Slot {
     cancelled: Option<(AttemptId, BootInstant)>,
     /// Attempts that it has said to be over: the agent's word about them may come later.
     over: VecDeque<AttemptId>,
+    /// When the agent's link to it was made again last.
+    relinked: Option<BootInstant>,
     /// Why it was killed.
     ended: Ended,
     killed: u32,
@@ -122,7 +126,15 @@ struct Slot {
 
 impl Slot {
     fn new() -> Self {
-        Self { life: Life::Alive, watch: None, cancelled: None, over: VecDeque::new(), ended: Ended::Lost, killed: 0 }
+        Self {
+            life: Life::Alive,
+            watch: None,
+            cancelled: None,
+            over: VecDeque::new(),
+            relinked: None,
+            ended: Ended::Lost,
+            killed: 0,
+        }
     }
 
     fn attempt(&self) -> Option<AttemptId> {
@@ -274,6 +286,16 @@ impl Keeper {
             ToKeeper::Cancelled { engine, attempt, by } => {
                 if let Some(slot) = self.slot(engine).filter(|slot| !slot.over.contains(&attempt)) {
                     slot.cancelled = Some((attempt, by));
+                }
+            }
+            ToKeeper::Relink { engine } => {
+                // A dead one is replaced, and the agent is linked to that.
+                let Some(slot) = self.slot(engine).filter(|slot| slot.life == Life::Alive) else { return };
+                if slot.relinked.replace(now).is_some_and(|last| now.since(last) < RELINK_PAUSE) {
+                    (slot.ended, slot.life) = (Ended::Lost, Life::Killed { since: now, told: false });
+                    self.effects.push_back(Effect::Kill(engine));
+                } else if !self.links_due {
+                    self.effects.push_back(Effect::Link(engine));
                 }
             }
             ToKeeper::EndSeen { attempt } => {

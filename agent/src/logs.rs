@@ -55,6 +55,8 @@ pub(crate) struct Logs {
 /// Readers of what an engine keeps.
 struct Captured {
     attempt: AttemptId,
+    /// Who was asked: nobody else's word counts.
+    engine: Option<EngineIndex>,
     senders: [Option<mpsc::Sender<Bytes>>; 2],
 }
 
@@ -105,7 +107,7 @@ impl Logs {
         }
         let show = senders.iter().any(Option::is_some);
         if show {
-            self.captured.insert(request, Captured { attempt, senders });
+            self.captured.insert(request, Captured { attempt, engine, senders });
         }
         let over = match engine.filter(|_| wish.follow) {
             Some(_) => self.over.entry(attempt).or_insert_with(|| watch::channel(false).0).subscribe(),
@@ -141,8 +143,8 @@ impl Logs {
     }
 
     /// An engine shows output of an attempt.
-    pub(crate) fn shown(&mut self, request: u64, stream: Stream, data: Bytes) {
-        if let Some(captured) = self.captured.get(&request)
+    pub(crate) fn shown(&mut self, engine: EngineIndex, request: u64, stream: Stream, data: Bytes) {
+        if let Some(captured) = self.captured.get(&request).filter(|captured| captured.engine == Some(engine))
             && let Some(sender) = &captured.senders[usize::from(stream == Stream::Err)]
         {
             // A reader that is too slow misses some.
@@ -151,8 +153,10 @@ impl Logs {
     }
 
     /// That was all.
-    pub(crate) fn shown_all(&mut self, request: u64) {
-        self.captured.remove(&request);
+    pub(crate) fn shown_all(&mut self, engine: EngineIndex, request: u64) {
+        if self.captured.get(&request).is_some_and(|captured| captured.engine == Some(engine)) {
+            self.captured.remove(&request);
+        }
     }
 
     /// The connection is gone, and the readers with it.

@@ -37,8 +37,11 @@ pub fn stream_pair() -> Result<(OwnedFd, OwnedFd)> {
 /// socket(2)'s and connect(2)'s; `PermissionDenied`, which names the path and the account, if somebody else listens.
 pub fn connect(path: &Path, owner: u32) -> Result<OwnedFd> {
     let address = SocketAddrUnix::new(path)?;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    // Whoever listens and accepts nobody must not make us wait for that.
     rustix::net::connect(&socket, &address)?;
+    rustix::io::ioctl_fionbio(&socket, false)?;
     match peer(&socket)? {
         uid if uid == owner => Ok(socket),
         uid => {

@@ -6,17 +6,22 @@
 //! - An attempt is in exactly one place: the queue, one engine, or the unacknowledged reports. The inventory lists all three and is
 //!   sent only when every engine has been heard, so that what is not in it is not on this host.
 //! - Reports stay until the coordinator has acknowledged them; engines forget an outcome only then.
+//! - An engine is believed about what it was given, and about nothing else. What it says of attempts that an earlier agent may have given it
+//!   counts only for its own user's jobs, which the coordinator knows.
 //! - Without an acknowledged heartbeat for a lease nothing waiting may start any more; engines enforce the same instant themselves.
 
 mod queue;
+mod sets;
 
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, StoreId};
 use mezcal_common::job::{BatchContext, Stop};
 use mezcal_common::outcome::{Containment, Ended, Outcome};
-use mezcal_common::wire::agent::{Load, NumberedReport, Placement, Report, ToAgent, ToCoordinator};
-use mezcal_common::wire::engine::{FromEngine, ToEngine, ToKeeper};
+use mezcal_common::wire::agent::{Load, NumberedReport, Placement, Report, SERVES_USERS, ToAgent, ToCoordinator};
+use mezcal_common::wire::engine::{FromEngine, OUTPUT_WINDOW, ToEngine, ToKeeper};
 use queue::Queue;
+pub use sets::HEARD_WITHIN;
+use sets::Set;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
@@ -41,6 +46,10 @@ const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(1);
 const MAX_PREFETCH: u64 = 512;
 /// Weight of the newest run time in their mean: 1/8, as TCP's smoothed round trip (RFC 6298).
 const SMOOTHING: f64 = 0.125;
+/// After the end of its link an engine's own end may be told: only then the keeper is asked for another link to it.
+const RELINK_AFTER: Duration = Duration::from_millis(250);
+/// And again after this, if nothing has come of it: longer than the keeper takes for the sign of an engine that is no use.
+const RELINK_AGAIN: Duration = Duration::from_secs(15);
 /// Grace for attempts when the agent itself stops.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
@@ -49,6 +58,8 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 pub enum Event {
     /// The coordinator's `Welcome`, with the time at which our `Hello` left.
     Welcomed {
+        /// The version of the protocol that both speak.
+        version: u16,
         /// The coordinator's store. Nothing that another one knows is wanted.
         store: StoreId,
         /// How long attempts may run without an acknowledged heartbeat.
@@ -79,6 +90,20 @@ pub enum Event {
         /// Processes still alive.
         survivors: u32,
     },
+    /// The link to an engine has come to its end, either way.
+    LinkLost(EngineIndex),
+    /// Nothing is to be heard any more from the keeper of a user, nor from its engines.
+    KeeperGone {
+        /// Which of the users.
+        set: usize,
+        /// Why, for those who ask why the user's jobs do not run here.
+        why: String,
+    },
+    /// There is a keeper of this user, who may be new here.
+    KeeperHere {
+        /// Whose.
+        user: String,
+    },
     /// A new reading for heartbeats.
     Measured {
         /// Load and memory.
@@ -88,7 +113,12 @@ pub enum Event {
     },
     /// The agent should stop: kill everything, report it, say goodbye.
     Stop,
+    /// The agent should end, and what runs goes on in its users' engines: give back what has not started.
+    Leave,
 }
+
+/// What a supervisor leaves to its successor: ends that no engine can repeat, each with the user if that is known.
+pub type Carried = Vec<(AttemptId, Report, Option<String>)>;
 
 /// What the driver has to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,8 +127,8 @@ pub enum Effect {
     ToCoordinator(ToCoordinator),
     /// Tell an engine.
     ToEngine(EngineIndex, ToEngine),
-    /// Tell the keeper.
-    ToKeeper(ToKeeper),
+    /// Tell the keeper of a set.
+    ToKeeper(usize, ToKeeper),
     /// Everything is reported: end the process.
     Exit,
 }
@@ -106,7 +136,10 @@ pub enum Effect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Slot {
     /// Not heard since its link was made.
-    Unheard,
+    Unheard {
+        /// What it was given over an earlier one, and how many slots that takes: it may still run.
+        given: Option<(AttemptId, u16)>,
+    },
     Idle,
     Busy {
         attempt: AttemptId,
@@ -114,20 +147,33 @@ enum Slot {
         reported: bool,
         /// So many of the host: this engine, and others that do nothing meanwhile.
         slots: u16,
+        /// Only the engine says so. The coordinator has not confirmed it yet.
+        claimed: bool,
     },
     /// Something in it does not die.
     Held {
         slots: u16,
     },
+    /// It does something that nobody here knows of. Nothing waits for it.
+    Unfit,
 }
 
 impl Slot {
     /// So many slots of the host.
     fn taken(self) -> u16 {
         match self {
-            Slot::Idle => 0,
-            Slot::Unheard => 1,
+            Slot::Idle | Slot::Unfit => 0,
+            Slot::Unheard { given } => given.map_or(1, |(_, slots)| slots),
             Slot::Busy { slots, .. } | Slot::Held { slots } => slots,
+        }
+    }
+
+    /// What it was given, and how many slots that takes, unless it is known to be over.
+    fn given(self) -> Option<(AttemptId, u16)> {
+        match self {
+            Slot::Unheard { given } => given,
+            Slot::Busy { attempt, slots, claimed: false, .. } => Some((attempt, slots)),
+            Slot::Idle | Slot::Busy { claimed: true, .. } | Slot::Held { .. } | Slot::Unfit => None,
         }
     }
 }
@@ -139,10 +185,40 @@ struct Engine {
     context: Option<BatchSerial>,
     /// Outcomes that it may forget, not told yet.
     acknowledged: Vec<AttemptId>,
+    /// What it was told to kill: told again over a new link.
+    stop: Option<(AttemptId, Stop)>,
+    /// Streamed output of its attempt that the far end has not taken.
+    output: u32,
+    /// When to ask for another link to it.
+    relink_at: Option<BootInstant>,
+}
+
+impl Engine {
+    fn new() -> Self {
+        Self {
+            slot: Slot::Unheard { given: None },
+            context: None,
+            acknowledged: Vec::new(),
+            stop: None,
+            output: 0,
+            relink_at: None,
+        }
+    }
+}
+
+/// A report on its way.
+#[derive(Debug)]
+struct Entry {
+    report: NumberedReport,
+    /// Whose engines it is about, if that is known.
+    set: Option<usize>,
+    /// It is not about anything that was given out here: it counts for that user's jobs only.
+    claimed: bool,
 }
 
 #[derive(Debug)]
 struct Session {
+    version: u16,
     lease: Option<Duration>,
     first_engine: EngineId,
     /// Slots' worth of attempts received in this session.
@@ -161,14 +237,16 @@ struct Session {
 pub struct Supervisor {
     /// Jobs at a time.
     slots: usize,
-    /// Whose jobs run here; none: everybody's, in one set of engines.
-    users: Option<Vec<String>>,
-    /// `slots` of each user, one user after the other. Of those with the same place in their sets one runs something at a time.
+    /// Users have engines of their own, and none may harm another; else everybody's jobs run in the agent's own.
+    shared: bool,
+    /// One for each user.
+    sets: Vec<Set>,
+    /// `slots` of each set, one set after the other. Of those with the same place in their sets one runs something at a time.
     engines: Vec<Engine>,
     queue: Queue,
     /// What jobs of a batch have in common, and whose they are.
     contexts: HashMap<BatchSerial, (BatchContext, String)>,
-    reports: VecDeque<NumberedReport>,
+    reports: VecDeque<Entry>,
     next_seq: u64,
     /// Sequence number of the first report not sent in this session.
     next_unsent: u64,
@@ -185,9 +263,10 @@ pub struct Supervisor {
     containment: Containment,
     /// Running attempts that are given back when they are dead.
     evicted: HashSet<AttemptId>,
-    /// Attempts whose ends the keeper remembers until they are acknowledged.
-    ends: HashSet<AttemptId>,
+    /// Attempts whose ends the keeper of a set remembers until they are acknowledged.
+    ends: HashMap<AttemptId, usize>,
     stopping: bool,
+    leaving: bool,
     effects: VecDeque<Effect>,
 }
 
@@ -195,11 +274,13 @@ impl Supervisor {
     /// A supervisor of `slots` engines, none of which has been heard yet; with `users`, of so many for each of them.
     pub fn new(slots: u16, users: Option<Vec<String>>) -> Self {
         let slots = usize::from(slots);
-        let count = slots * users.as_ref().map_or(1, Vec::len);
+        let shared = users.is_some();
+        let sets: Vec<Set> = users.unwrap_or_else(|| vec![String::new()]).into_iter().map(Set::new).collect();
         Self {
             slots,
-            users,
-            engines: (0..count).map(|_| Engine { slot: Slot::Unheard, context: None, acknowledged: Vec::new() }).collect(),
+            shared,
+            engines: (0..slots * sets.len()).map(|_| Engine::new()).collect(),
+            sets,
             queue: Queue::default(),
             contexts: HashMap::new(),
             reports: VecDeque::new(),
@@ -215,10 +296,43 @@ impl Supervisor {
             clock_offset: None,
             containment: Containment::Subreaper,
             evicted: HashSet::new(),
-            ends: HashSet::new(),
+            ends: HashMap::new(),
             stopping: false,
+            leaving: false,
             effects: VecDeque::new(),
         }
+    }
+
+    /// Begins with what its predecessor has left to it.
+    #[must_use]
+    pub fn carrying(mut self, carried: Carried) -> Self {
+        for (attempt, report, user) in carried {
+            let set = user.and_then(|user| self.set_of(&user));
+            self.push(attempt, report, set, false);
+        }
+        self
+    }
+
+    /// What its successor has to go on with: nothing that waits here starts any more.
+    pub fn leave(&mut self) -> Carried {
+        for attempt in self.queue.take() {
+            self.push_report(attempt, Report::Returned);
+        }
+        // Engines and keepers repeat the other ends.
+        let own = |report: &Report| matches!(report, Report::Returned | Report::Finished { engine: None, .. });
+        let user = |entry: &Entry| entry.set.map(|set| self.sets[set].user.clone());
+        let left = self.reports.iter().filter(|entry| own(&entry.report.report));
+        left.map(|entry| (entry.report.attempt, entry.report.report.clone(), user(entry))).collect()
+    }
+
+    /// Which of the sets is this user's.
+    pub fn set_of(&self, user: &str) -> Option<usize> {
+        self.sets.iter().position(|set| set.user == user).filter(|_| self.shared)
+    }
+
+    /// Whose a set is.
+    pub fn user_of(&self, set: usize) -> Option<&str> {
+        self.sets.get(set).filter(|_| self.shared).map(|set| set.user.as_str())
     }
 
     /// Takes what happened at `now`.
@@ -226,9 +340,11 @@ impl Supervisor {
         // Whoever was stopped past its lease may hear this before its timer.
         self.expire(now);
         match event {
-            Event::Welcomed { store, lease, first_engine, hello_sent } => {
+            Event::Welcomed { version, store, lease, first_engine, hello_sent } => {
                 self.enter(store);
+                self.sets.iter_mut().for_each(|set| set.told = None);
                 self.session = Some(Session {
+                    version,
                     lease,
                     first_engine,
                     received: 0,
@@ -250,11 +366,18 @@ impl Supervisor {
             Event::EngineEnded { engine, attempt, ended, killed, survivors } => {
                 self.engine_ended(engine, attempt, ended, killed, survivors);
             }
+            Event::LinkLost(index) => self.link_lost(index, now),
+            Event::KeeperGone { set, why } => self.keeper_gone(set, why, now),
+            Event::KeeperHere { user } => self.keeper_here(user),
             Event::Measured { load, clock_offset } => {
                 self.load = load;
                 self.clock_offset = clock_offset;
             }
             Event::Stop => self.stop(now),
+            Event::Leave => {
+                self.leaving = true;
+                self.give_back();
+            }
         }
         self.settle(now);
     }
@@ -262,6 +385,9 @@ impl Supervisor {
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: BootInstant) {
         self.expire(now);
+        // Nobody waits any longer for whoever is late, and the first heartbeat follows what is said of that.
+        self.look_at_sets(now);
+        self.send_inventory();
         if let Some(session) = &mut self.session
             && session.known
             && session.next_heartbeat <= now
@@ -271,6 +397,7 @@ impl Supervisor {
             self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Heartbeat { sent: now, load, clock_offset }));
         }
         self.report_started(now);
+        self.relink(now);
         if self.acknowledge_at.is_some_and(|at| at <= now) {
             self.acknowledge_at = None;
             for i in 0..self.engines.len() {
@@ -298,9 +425,19 @@ impl Supervisor {
         let connected = heartbeat.is_some();
         let started = self.engines.iter().filter_map(|e| match e.slot {
             Slot::Busy { since, reported: false, .. } if connected => Some(since + STARTED_AFTER),
-            Slot::Unheard | Slot::Idle | Slot::Busy { .. } | Slot::Held { .. } => None,
+            Slot::Unheard { .. } | Slot::Idle | Slot::Busy { .. } | Slot::Held { .. } | Slot::Unfit => None,
         });
-        started.chain(heartbeat).chain(self.lease_until).chain(self.send_by).chain(self.acknowledge_at).min()
+        let sets = (0..self.sets.len()).filter(|_| self.shared);
+        let sets = sets.filter_map(|set| self.sets[set].poll_timeout(self.what_is_wrong(set).is_none()));
+        let relinks = self.engines.iter().filter_map(|engine| engine.relink_at);
+        started
+            .chain(sets)
+            .chain(relinks)
+            .chain(heartbeat)
+            .chain(self.lease_until)
+            .chain(self.send_by)
+            .chain(self.acknowledge_at)
+            .min()
     }
 
     /// The next thing to do.
@@ -324,21 +461,39 @@ impl Supervisor {
 
     /// What the engines of one place take.
     fn taken(&self, place: usize) -> u16 {
-        self.engines.iter().skip(place).step_by(self.slots).map(|e| e.slot.taken()).max().unwrap_or(0)
+        (place..self.engines.len()).step_by(self.slots).map(|i| self.taken_by(i)).max().unwrap_or(0)
+    }
+
+    /// What one engine takes. Of a set that is not served, only what it was given counts.
+    fn taken_by(&self, index: usize) -> u16 {
+        let slot = self.engines[index].slot;
+        match slot {
+            Slot::Unheard { given: None } | Slot::Busy { claimed: true, .. } if !self.is_served(index / self.slots) => 0,
+            _ => slot.taken(),
+        }
+    }
+
+    fn is_served(&self, set: usize) -> bool {
+        !self.shared || self.sets[set].served
+    }
+
+    fn engines_of(&self, set: usize) -> std::ops::Range<usize> {
+        set * self.slots..(set + 1) * self.slots
+    }
+
+    fn set_of_engine(&self, index: EngineIndex) -> usize {
+        usize::from(index.0) / self.slots.max(1)
     }
 
     /// Whose jobs a batch's are, if not the agent's own: its user, or those who may be. None: it runs nobody else's.
     pub fn owners_of(&self, batch: BatchSerial) -> Option<Vec<String>> {
-        let users = self.users.as_ref()?;
-        Some(self.contexts.get(&batch).map_or_else(|| users.clone(), |(_, user)| vec![user.clone()]))
+        let everybody = || self.sets.iter().map(|set| set.user.clone()).collect();
+        self.shared.then(|| self.contexts.get(&batch).map_or_else(everybody, |(_, user)| vec![user.clone()]))
     }
 
     /// The engine of this place that runs a user's jobs.
     fn engine_for(&self, user: &str, place: usize) -> Option<usize> {
-        let set = match &self.users {
-            None => 0,
-            Some(users) => users.iter().position(|served| served == user)?,
-        };
+        let set = if self.shared { self.set_of(user).filter(|set| self.sets[*set].served)? } else { 0 };
         Some(set * self.slots + place)
     }
 
@@ -360,8 +515,9 @@ impl Supervisor {
 
     /// Streamed output that was on its way is lost with the connection: its jobs must not wait for it.
     fn release_output(&mut self) {
-        for (i, engine) in self.engines.iter().enumerate() {
+        for (i, engine) in self.engines.iter_mut().enumerate() {
             if let Slot::Busy { attempt, .. } = engine.slot {
+                engine.output = 0;
                 let taken = ToEngine::OutputTaken { attempt, bytes: u32::MAX };
                 self.effects.push_back(Effect::ToEngine(EngineIndex(i as u16), taken));
             }
@@ -386,7 +542,7 @@ impl Supervisor {
                 }
                 // With its lease over nothing may start here, nor wait for a later session.
                 let lapsed = self.lease_until.is_none() && self.session.as_ref().is_some_and(|s| s.lease.is_some());
-                if self.stopping || lapsed {
+                if self.stopping || self.leaving || lapsed {
                     for placement in placements {
                         self.push_report(placement.attempt, Report::Returned);
                     }
@@ -402,6 +558,7 @@ impl Supervisor {
                 }
             }
             ToAgent::Evict { attempts, stop } => self.evict(attempts, stop, now),
+            ToAgent::Known { user, attempts } => self.known(&user, &attempts),
             // The driver sees to these.
             ToAgent::Logs { .. } | ToAgent::Renewed { .. } => {}
             ToAgent::Acknowledge { through } => self.acknowledge(through, now),
@@ -411,6 +568,8 @@ impl Supervisor {
             }
             ToAgent::OutputTaken { attempt, bytes } => {
                 if let Some(index) = self.engine_of(attempt) {
+                    let engine = &mut self.engines[usize::from(index.0)];
+                    engine.output = engine.output.saturating_sub(bytes);
                     self.effects.push_back(Effect::ToEngine(index, ToEngine::OutputTaken { attempt, bytes }));
                 }
             }
@@ -418,40 +577,49 @@ impl Supervisor {
     }
 
     fn on_engine(&mut self, index: EngineIndex, message: FromEngine, now: BootInstant) {
-        let Some(engine) = self.engines.get_mut(usize::from(index.0)) else { return };
+        let i = usize::from(index.0);
+        let Some(engine) = self.engines.get_mut(i) else { return };
         match message {
             FromEngine::Ready { running } => {
-                engine.context = None;
-                engine.slot = match running {
-                    Some((attempt, slots)) => Slot::Busy { attempt, since: now, reported: true, slots },
-                    None => Slot::Idle,
+                (engine.context, engine.output, engine.relink_at) = (None, 0, None);
+                let (given, stop) = (engine.slot.given(), engine.stop);
+                let most = self.slots as u16;
+                let ours = given.filter(|(given, _)| running.is_some_and(|(attempt, _)| attempt == *given));
+                self.engines[i].slot = match (running, ours) {
+                    (_, Some((attempt, slots))) => Slot::Busy { attempt, since: now, reported: true, slots, claimed: false },
+                    (Some((attempt, _)), None) if self.is_elsewhere(attempt, index) => Slot::Unfit,
+                    (Some((attempt, slots)), None) => {
+                        let slots = slots.clamp(1, most);
+                        Slot::Busy { attempt, since: now, reported: true, slots, claimed: self.shared }
+                    }
+                    (None, None) => Slot::Idle,
                 };
                 // It knows of no lease that was given over an earlier link; one that an earlier agent has given it stays.
-                if let Some(until) = self.lease_until {
+                if let Some(until) = self.lease_until
+                    && !self.is_fenced(i / self.slots)
+                {
                     self.effects.push_back(Effect::ToEngine(index, ToEngine::Lease { until: Some(until) }));
                 }
-            }
-            FromEngine::Finished { attempt, outcome } => {
-                if let Slot::Busy { attempt: busy, slots, .. } = engine.slot
-                    && busy == attempt
+                if let Some((attempt, _)) = given.filter(|_| ours.is_none())
+                    && !self.is_over(attempt)
                 {
-                    engine.slot = if outcome.survivors > 0 { Slot::Held { slots } } else { Slot::Idle };
+                    let why = "it was given to an engine that does not have it any more".to_owned();
+                    self.finished(Some(index), attempt, Outcome::never_ran(Ended::Lost, why));
                 }
-                if self.is_over(attempt) {
-                    return;
+                if let Some((attempt, stop)) = stop.filter(|(stopped, _)| ours.is_some_and(|(attempt, _)| attempt == *stopped)) {
+                    self.stop_engine(i, attempt, stop, now);
                 }
-                if let Some(span) = outcome.span {
-                    let run = span.elapsed.as_secs_f64();
-                    self.mean_run = Some(self.mean_run.map_or(run, |mean| mean + SMOOTHING * (run - mean)));
-                }
-                self.finished(Some(index), attempt, outcome);
             }
+            FromEngine::Finished { attempt, outcome } => self.engine_finished(index, attempt, outcome.within_limits()),
             FromEngine::Output { attempt, stream, data } => {
-                if self.session.is_some() {
+                let bytes = data.len() as u32;
+                let runs = matches!(engine.slot, Slot::Busy { attempt: busy, claimed: false, .. } if busy == attempt);
+                // It keeps to the window, or loses what it writes.
+                if runs && self.session.is_some() && engine.output.saturating_add(bytes) <= 2 * OUTPUT_WINDOW {
+                    engine.output += bytes;
                     self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Output { attempt, stream, data }));
                 } else {
                     // Nobody is there to take it, and the engine must not wait for that.
-                    let bytes = data.len() as u32;
                     self.effects.push_back(Effect::ToEngine(index, ToEngine::OutputTaken { attempt, bytes }));
                 }
             }
@@ -460,17 +628,211 @@ impl Supervisor {
         }
     }
 
-    fn engine_ended(&mut self, index: EngineIndex, attempt: Option<AttemptId>, ended: Ended, killed: u32, survivors: u32) {
+    /// An engine says that an attempt is over.
+    fn engine_finished(&mut self, index: EngineIndex, attempt: AttemptId, outcome: Outcome) {
+        let i = usize::from(index.0);
+        let set = self.set_of_engine(index);
+        let slot = self.engines[i].slot;
+        let over = |slots| if outcome.survivors > 0 { Slot::Held { slots } } else { Slot::Idle };
+        let (next, claimed) = match slot {
+            Slot::Busy { attempt: busy, slots, claimed: false, .. } if busy == attempt => (over(slots), false),
+            Slot::Busy { attempt: busy, claimed: true, .. } if busy == attempt => {
+                (if outcome.survivors > 0 { Slot::Unfit } else { Slot::Idle }, true)
+            }
+            // What it runs follows with `Ready`.
+            Slot::Unheard { given } if given.is_some_and(|(given, _)| given == attempt) => (Slot::Unheard { given: None }, false),
+            // An earlier agent may have given it that, or this one, who has had it acknowledged.
+            Slot::Unheard { .. } => (slot, true),
+            Slot::Unfit => (Slot::Idle, true),
+            Slot::Idle | Slot::Busy { .. } | Slot::Held { .. } if self.shared => {
+                tracing::warn!(engine = index.0, %attempt, "an engine reports on what it was not given; not believed");
+                return;
+            }
+            Slot::Idle | Slot::Busy { .. } | Slot::Held { .. } => (slot, false),
+        };
+        if claimed && self.shared {
+            let claims = self.reports.iter().filter(|entry| entry.claimed && entry.set == Some(set)).count();
+            if self.is_elsewhere(attempt, index) || claims >= MAX_UNACKNOWLEDGED {
+                tracing::warn!(engine = index.0, %attempt, "an engine reports on what it was not given; not believed");
+                return;
+            }
+        }
+        self.engines[i].slot = next;
+        if self.engines[i].stop.is_some_and(|(stopped, _)| stopped == attempt) {
+            self.engines[i].stop = None;
+        }
+        if self.is_over(attempt) {
+            return;
+        }
+        if let Some(span) = outcome.span {
+            let run = span.elapsed.as_secs_f64();
+            self.mean_run = Some(self.mean_run.map_or(run, |mean| mean + SMOOTHING * (run - mean)));
+        }
+        self.finished_as(Some(index), attempt, outcome, claimed && self.shared);
+    }
+
+    /// Whether somebody else than this engine, as far as is known here, has or had an attempt.
+    fn is_elsewhere(&self, attempt: AttemptId, index: EngineIndex) -> bool {
+        let set = self.set_of_engine(index);
+        let i = usize::from(index.0);
+        self.shared
+            && (self.has_queued(attempt)
+                || self.reports.iter().any(|entry| entry.report.attempt == attempt && entry.set != Some(set))
+                || self
+                    .engines
+                    .iter()
+                    .enumerate()
+                    .any(|(n, e)| n != i && e.slot.given().is_some_and(|(given, _)| given == attempt)))
+    }
+
+    /// What the coordinator knows of what a user's engines say that they run.
+    fn known(&mut self, user: &str, attempts: &[(AttemptId, u16)]) {
+        let Some(set) = self.set_of(user) else { return };
+        let most = self.slots as u16;
+        for i in self.engines_of(set) {
+            let slot = &mut self.engines[i].slot;
+            if let Slot::Busy { attempt, slots, claimed: claimed @ true, .. } = slot {
+                match attempts.iter().find(|(known, _)| known == attempt) {
+                    Some((_, taken)) => (*slots, *claimed) = ((*taken).clamp(1, most), false),
+                    None => *slot = Slot::Unfit,
+                }
+            }
+        }
+    }
+
+    fn link_lost(&mut self, index: EngineIndex, now: BootInstant) {
         let Some(engine) = self.engines.get_mut(usize::from(index.0)) else { return };
-        let slots = engine.slot.taken().max(1);
-        let next = if survivors > 0 { Slot::Held { slots } } else { Slot::Unheard };
-        let was = std::mem::replace(&mut engine.slot, next);
-        engine.context = None;
-        let busy = if let Slot::Busy { attempt, .. } = was { Some(attempt) } else { None };
-        self.ends.extend(attempt.into_iter().chain(busy));
-        let told = attempt;
+        engine.slot = Slot::Unheard { given: engine.slot.given() };
+        (engine.context, engine.output) = (None, 0);
+        engine.relink_at = Some(now + RELINK_AFTER);
+    }
+
+    /// Asks for links that have ended while their engines have not.
+    fn relink(&mut self, now: BootInstant) {
+        for i in 0..self.engines.len() {
+            if let Some(at) = self.engines[i].relink_at.as_mut().filter(|at| **at <= now) {
+                *at = now + RELINK_AGAIN;
+                let (set, engine) = (i / self.slots, EngineIndex((i % self.slots) as u16));
+                self.effects.push_back(Effect::ToKeeper(set, ToKeeper::Relink { engine }));
+            }
+        }
+    }
+
+    fn keeper_gone(&mut self, set: usize, why: String, now: BootInstant) {
+        if !self.shared || set >= self.sets.len() {
+            return;
+        }
+        for i in self.engines_of(set) {
+            let engine = &mut self.engines[i];
+            engine.slot = Slot::Unheard { given: engine.slot.given() };
+            (engine.context, engine.output, engine.relink_at) = (None, 0, None);
+            engine.acknowledged.clear();
+        }
+        self.sets[set].here = false;
+        self.leave_out(set, why, now);
+    }
+
+    fn keeper_here(&mut self, user: String) {
+        match self.set_of(&user) {
+            Some(set) => self.sets[set].here = true,
+            // Their numbers have 16 bits.
+            None if self.shared && self.engines.len() + self.slots <= usize::from(u16::MAX) => {
+                self.sets.push(Set::new(user));
+                self.engines.extend((0..self.slots).map(|_| Engine::new()));
+            }
+            None => tracing::warn!(user, "no jobs of this user are run: there are too many engines"),
+        }
+    }
+
+    /// Why a set cannot be served, whatever it has been so far.
+    fn what_is_wrong(&self, set: usize) -> Option<Wrong> {
+        let slots = || self.engines[self.engines_of(set)].iter().map(|engine| engine.slot);
+        if slots().any(|slot| slot == Slot::Unfit) {
+            return Some(Wrong::Unfit);
+        }
+        slots().any(|slot| matches!(slot, Slot::Unheard { .. })).then_some(Wrong::Unheard)
+    }
+
+    /// Serves the users whose engines have been heard, and leaves the others out.
+    fn look_at_sets(&mut self, now: BootInstant) {
+        let sets = if self.shared { self.sets.len() } else { 0 };
+        for set in 0..sets {
+            if self.sets[set].over.take_if(|over| *over <= now).is_some() {
+                for i in self.engines_of(set) {
+                    let slot = &mut self.engines[i].slot;
+                    match slot {
+                        Slot::Unheard { given } => *given = None,
+                        Slot::Busy { .. } => *slot = Slot::Unfit,
+                        Slot::Idle | Slot::Held { .. } | Slot::Unfit => {}
+                    }
+                }
+            }
+            if !self.sets[set].here {
+                continue;
+            }
+            match self.what_is_wrong(set) {
+                None if self.sets[set].served => self.sets[set].by = None,
+                None => {
+                    if self.sets[set].serve(now)
+                        && let Some(until) = self.lease_until
+                    {
+                        // It has missed what was said of that meanwhile.
+                        self.tell_lease(set, Some(until));
+                    }
+                }
+                Some(Wrong::Unfit) => {
+                    self.leave_out(set, "an engine of theirs runs what the coordinator does not know".into(), now);
+                }
+                // A set that is left out is not waited for.
+                Some(Wrong::Unheard) if self.sets[set].why.is_some() => {}
+                Some(Wrong::Unheard) => {
+                    let by = *self.sets[set].by.get_or_insert(now + HEARD_WITHIN);
+                    if by <= now {
+                        let why = format!("their engines have not answered within {} s", HEARD_WITHIN.as_secs());
+                        self.leave_out(set, why, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn leave_out(&mut self, set: usize, why: String, now: BootInstant) {
+        let Some(left) = self.sets.get_mut(set) else { return };
+        if left.why.as_ref() != Some(&why) {
+            tracing::warn!(user = left.user, "no jobs of this user are run: {why}");
+        }
+        left.leave_out(why, self.lease_until, now);
+        let user = &left.user;
+        let theirs = |attempt: &AttemptId| self.contexts.get(&attempt.key.batch).is_some_and(|(_, owner)| owner == user);
+        let waiting: HashSet<AttemptId> = self.queue.attempts().filter(theirs).collect();
+        for attempt in self.queue.take_some(&waiting) {
+            self.push_report(attempt, Report::Returned);
+        }
+    }
+
+    /// Leases are not renewed for what the coordinator fences.
+    fn is_fenced(&self, set: usize) -> bool {
+        self.shared && self.sets[set].why.is_some()
+    }
+
+    fn engine_ended(&mut self, index: EngineIndex, attempt: Option<AttemptId>, ended: Ended, killed: u32, survivors: u32) {
+        let set = self.set_of_engine(index);
+        let Some(engine) = self.engines.get_mut(usize::from(index.0)) else { return };
+        let was = engine.slot;
+        let slots = was.taken().max(1);
+        let given = was.given().map(|(attempt, _)| attempt);
+        engine.slot = match survivors {
+            0 => Slot::Unheard { given: None },
+            // A slot of the host is held by what it was given, and by nothing else.
+            _ if self.shared && given.is_none() => Slot::Unfit,
+            _ => Slot::Held { slots },
+        };
+        (engine.context, engine.stop, engine.output, engine.relink_at) = (None, None, 0, None);
+        let busy = if let Slot::Busy { attempt, .. } = was { Some(attempt) } else { given };
+        let told = attempt.filter(|attempt| busy == Some(*attempt) || !self.is_elsewhere(*attempt, index));
+        self.ends.extend(told.into_iter().chain(busy).map(|attempt| (attempt, set)));
         // The keeper may know of one that has ended since, or of none when it was a short one.
-        for attempt in busy.into_iter().chain(attempt.filter(|a| busy != Some(*a))) {
+        for attempt in busy.into_iter().chain(told.filter(|a| busy != Some(*a))) {
             if self.is_over(attempt) {
                 continue;
             }
@@ -490,19 +852,21 @@ impl Supervisor {
             };
             let mut outcome = Outcome::never_ran(ended, error);
             (outcome.killed, outcome.survivors) = (killed, survivors);
-            self.finished(Some(index), attempt, outcome);
+            self.finished_as(Some(index), attempt, outcome, self.shared && given != Some(attempt));
         }
     }
 
     /// Whether its end is among the reports.
     fn is_over(&self, attempt: AttemptId) -> bool {
-        self.reports.iter().any(|r| r.attempt == attempt && !matches!(r.report, Report::Started { .. }))
+        self.reports.iter().any(|r| r.report.attempt == attempt && !matches!(r.report.report, Report::Started { .. }))
     }
 
     /// Has an engine kill what it runs. The keeper hears of it first, so that it never waits for an answer that it has had.
     fn stop_engine(&mut self, index: usize, attempt: AttemptId, stop: Stop, now: BootInstant) {
         let engine = EngineIndex(index as u16);
-        self.effects.push_back(Effect::ToKeeper(ToKeeper::Cancelled { engine, attempt, by: now + stop.grace }));
+        self.engines[index].stop = Some((attempt, stop));
+        let (set, place) = (index / self.slots, EngineIndex((index % self.slots) as u16));
+        self.effects.push_back(Effect::ToKeeper(set, ToKeeper::Cancelled { engine: place, attempt, by: now + stop.grace }));
         self.effects.push_back(Effect::ToEngine(engine, ToEngine::Cancel { attempt, stop }));
     }
 
@@ -512,9 +876,7 @@ impl Supervisor {
             self.push_report(attempt, Report::Returned);
         }
         for i in 0..self.engines.len() {
-            if let Slot::Busy { attempt, .. } = self.engines[i].slot
-                && wanted.contains(&attempt)
-            {
+            if let Some(attempt) = self.held_by(i).filter(|attempt| wanted.contains(attempt)) {
                 self.evicted.insert(attempt);
                 self.stop_engine(i, attempt, stop, now);
             }
@@ -530,32 +892,45 @@ impl Supervisor {
             self.finished(None, attempt, Outcome::never_ran(Ended::Cancelled, None));
         }
         for i in 0..self.engines.len() {
-            if let Slot::Busy { attempt, .. } = self.engines[i].slot
-                && wanted.contains(&attempt)
-            {
+            if let Some(attempt) = self.held_by(i).filter(|attempt| wanted.contains(attempt)) {
                 found.insert(attempt);
                 self.stop_engine(i, attempt, stop, now);
             }
         }
         // What is in the reports has been answered already, or will be again after a reconnect.
-        found.extend(self.reports.iter().map(|r| r.attempt));
-        let absent: Vec<AttemptId> = attempts.iter().copied().filter(|a| !found.contains(a)).collect();
+        found.extend(self.reports.iter().map(|r| r.report.attempt));
+        let absent = attempts.iter().copied().filter(|a| !found.contains(a) && self.can_be_absent(*a));
+        let absent: Vec<AttemptId> = absent.collect();
         // Before every engine has been heard, absence cannot be known; the coordinator asks again after the inventory.
         if !absent.is_empty() && self.session.as_ref().is_some_and(|s| s.known) {
             self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Absent { attempts: absent }));
         }
     }
 
+    /// What an engine has, or may have as long as it is not heard.
+    fn held_by(&self, index: usize) -> Option<AttemptId> {
+        match self.engines[index].slot {
+            Slot::Busy { attempt, .. } | Slot::Unheard { given: Some((attempt, _)) } => Some(attempt),
+            Slot::Unheard { given: None } | Slot::Idle | Slot::Held { .. } | Slot::Unfit => None,
+        }
+    }
+
+    /// Whether the engines that may have an attempt are heard.
+    fn can_be_absent(&self, attempt: AttemptId) -> bool {
+        !self.shared || self.owner(attempt).map_or_else(|| self.sets.iter().all(|set| set.served), |set| self.sets[set].served)
+    }
+
     fn acknowledge(&mut self, through: u64, now: BootInstant) {
         while let Some(first) = self.reports.front()
-            && first.seq <= through
+            && first.report.seq <= through
         {
-            let attempt = first.attempt;
-            if self.ends.contains(&attempt) && !matches!(first.report, Report::Started { .. }) {
-                self.ends.remove(&attempt);
-                self.effects.push_back(Effect::ToKeeper(ToKeeper::EndSeen { attempt }));
+            let attempt = first.report.attempt;
+            if !matches!(first.report.report, Report::Started { .. })
+                && let Some(set) = self.ends.remove(&attempt)
+            {
+                self.effects.push_back(Effect::ToKeeper(set, ToKeeper::EndSeen { attempt }));
             }
-            if let Report::Finished { engine: Some(engine), .. } = first.report
+            if let Report::Finished { engine: Some(engine), .. } = first.report.report
                 && let Some(engine) = self.engines.get_mut(usize::from(engine.0))
             {
                 engine.acknowledged.push(attempt);
@@ -576,14 +951,20 @@ impl Supervisor {
             return;
         }
         self.lease_until = until;
-        self.effects.push_back(Effect::ToKeeper(ToKeeper::Lease { until }));
-        for i in 0..self.engines.len() {
+        for set in (0..self.sets.len()).filter(|set| !self.is_fenced(*set)).collect::<Vec<_>>() {
+            self.tell_lease(set, until);
+        }
+    }
+
+    fn tell_lease(&mut self, set: usize, until: Option<BootInstant>) {
+        self.effects.push_back(Effect::ToKeeper(set, ToKeeper::Lease { until }));
+        for i in self.engines_of(set) {
             self.effects.push_back(Effect::ToEngine(EngineIndex(i as u16), ToEngine::Lease { until }));
         }
     }
 
-    fn stop(&mut self, now: BootInstant) {
-        self.stopping = true;
+    /// Nothing that waits starts here any more.
+    fn give_back(&mut self) {
         if let Some(session) = self.session.as_mut().filter(|s| s.known) {
             // Before anything comes back: it must not be placed here again.
             session.asked = (session.received, 0);
@@ -592,31 +973,54 @@ impl Supervisor {
         for attempt in self.queue.take() {
             self.push_report(attempt, Report::Returned);
         }
+    }
+
+    fn stop(&mut self, now: BootInstant) {
+        self.stopping = true;
+        self.give_back();
         for i in 0..self.engines.len() {
-            if let Slot::Busy { attempt, .. } = self.engines[i].slot {
+            if let Some(attempt) = self.held_by(i) {
                 self.stop_engine(i, attempt, Stop::after(STOP_GRACE), now);
             }
         }
     }
 
     fn finished(&mut self, engine: Option<EngineIndex>, attempt: AttemptId, outcome: Outcome) {
+        self.finished_as(engine, attempt, outcome, false);
+    }
+
+    fn finished_as(&mut self, engine: Option<EngineIndex>, attempt: AttemptId, outcome: Outcome, claimed: bool) {
         let evicted = self.evicted.remove(&attempt) || self.stopping;
-        if evicted && matches!(outcome.ended, Ended::Cancelled | Ended::Lost) && outcome.survivors == 0 {
+        let report = if evicted && matches!(outcome.ended, Ended::Cancelled | Ended::Lost) && outcome.survivors == 0 {
             // Nobody cancelled the job: its host goes away under it.
-            return self.push_report(attempt, Report::Returned);
-        }
-        self.push_report(attempt, Report::Finished { engine, outcome: Box::new(outcome) });
+            Report::Returned
+        } else {
+            Report::Finished { engine, outcome: Box::new(outcome) }
+        };
+        let set = engine.map(|engine| self.set_of_engine(engine)).or_else(|| self.owner(attempt));
+        self.push(attempt, report, set, claimed);
+    }
+
+    /// The set whose user's an attempt is, if that is known.
+    fn owner(&self, attempt: AttemptId) -> Option<usize> {
+        self.contexts.get(&attempt.key.batch).and_then(|(_, user)| self.set_of(user))
     }
 
     fn push_report(&mut self, attempt: AttemptId, report: Report) {
-        self.reports.push_back(NumberedReport { seq: self.next_seq, attempt, report });
+        let set = self.owner(attempt);
+        self.push(attempt, report, set, false);
+    }
+
+    fn push(&mut self, attempt: AttemptId, report: Report, set: Option<usize>, claimed: bool) {
+        let report = NumberedReport { seq: self.next_seq, attempt, report };
+        self.reports.push_back(Entry { report, set, claimed });
         self.next_seq += 1;
     }
 
     /// Sends what has not been sent. False if it may wait for more.
     fn send_reports(&mut self, now: BootInstant) -> bool {
         // Their numbers have no gaps.
-        let waiting = self.reports.front().map_or(0, |first| self.next_seq - first.seq.max(self.next_unsent)) as usize;
+        let waiting = self.reports.front().map_or(0, |first| self.next_seq - first.report.seq.max(self.next_unsent)) as usize;
         if waiting == 0 {
             self.send_by = None;
             return true;
@@ -637,10 +1041,20 @@ impl Supervisor {
         if let Some(session) = &mut self.session {
             session.timed.get_or_insert((self.next_seq - 1, now));
         }
-        let unsent: Vec<NumberedReport> =
-            self.reports.range(self.reports.len() - waiting..).map(|r| self.as_the_coordinator_knows(r)).collect();
-        for chunk in unsent.chunks(REPORTS_PER_MESSAGE) {
-            self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Reports(chunk.to_vec())));
+        let vouched = self.session.as_ref().is_some_and(|s| s.version >= SERVES_USERS);
+        let unsent = self.reports.range(self.reports.len() - waiting..);
+        let unsent: Vec<(Option<usize>, NumberedReport)> = unsent
+            .map(|entry| (entry.set.filter(|_| entry.claimed && vouched), self.as_the_coordinator_knows(&entry.report)))
+            .collect();
+        for same in unsent.chunk_by(|(set, _), (next, _)| set == next) {
+            for chunk in same.chunks(REPORTS_PER_MESSAGE) {
+                let reports = chunk.iter().map(|(_, report)| report.clone()).collect();
+                let message = match same.first().and_then(|(set, _)| *set) {
+                    Some(set) => ToCoordinator::ReportsOf { user: self.sets[set].user.clone(), reports },
+                    None => ToCoordinator::Reports(reports),
+                };
+                self.effects.push_back(Effect::ToCoordinator(message));
+            }
         }
         true
     }
@@ -690,6 +1104,7 @@ impl Supervisor {
     }
 
     fn settle(&mut self, now: BootInstant) {
+        self.look_at_sets(now);
         self.send_inventory();
         self.dispatch(now);
         // What waits for company is sent together with the next pull.
@@ -700,24 +1115,77 @@ impl Supervisor {
             self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Goodbye));
             self.effects.push_back(Effect::Exit);
         }
+        let back = |entry: &Entry| entry.report.report == Report::Returned;
+        if self.leaving && (self.session.is_none() || !self.reports.iter().any(back)) {
+            self.effects.push_back(Effect::Exit);
+        }
     }
 
     fn send_inventory(&mut self) {
-        let heard = self.engines.iter().all(|e| e.slot != Slot::Unheard);
-        let Some(session) = self.session.as_mut().filter(|s| heard && !s.known) else { return };
-        session.known = true;
-        let running = self
-            .engines
-            .iter()
-            .filter_map(|e| if let Slot::Busy { attempt, .. } = e.slot { Some(attempt) } else { None })
-            .collect();
+        let Some(session) = &self.session else { return };
+        if self.shared && session.version >= SERVES_USERS {
+            return self.send_inventories();
+        }
+        let heard = self.engines.iter().all(|e| !matches!(e.slot, Slot::Unheard { .. }));
+        if session.known || !heard {
+            return;
+        }
         self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Inventory {
             queued: self.queue.attempts().collect(),
-            running,
-            unacknowledged: self.reports.iter().map(|r| r.attempt).collect(),
+            running: (0..self.engines.len()).filter_map(|i| self.held_by(i)).collect(),
+            unacknowledged: self.reports.iter().map(|r| r.report.attempt).collect(),
             containment: self.containment,
             clock_offset: self.clock_offset,
         }));
+        self.is_known();
+    }
+
+    /// What each user's engines have that are served, and who is left out. Said again when that changes.
+    fn send_inventories(&mut self) {
+        let known = self.session.as_ref().is_some_and(|s| s.known);
+        if !known && self.sets.iter().any(Set::is_awaited) {
+            return;
+        }
+        let mut changed = !known;
+        for set in 0..self.sets.len() {
+            let standing = self.sets[set].standing();
+            if standing == self.sets[set].told {
+                continue;
+            }
+            changed = true;
+            let user = self.sets[set].user.clone();
+            if self.sets[set].served {
+                let theirs = |attempt: &AttemptId| self.contexts.get(&attempt.key.batch).is_some_and(|(_, owner)| *owner == user);
+                let of_set = self.reports.iter().filter(|entry| entry.set == Some(set));
+                self.effects.push_back(Effect::ToCoordinator(ToCoordinator::UserInventory {
+                    queued: self.queue.attempts().filter(theirs).collect(),
+                    running: self.engines_of(set).filter_map(|i| self.held_by(i)).collect(),
+                    unacknowledged: of_set.map(|entry| entry.report.attempt).collect(),
+                    user: user.clone(),
+                }));
+            }
+            self.sets[set].told = standing;
+        }
+        if !changed {
+            return;
+        }
+        let unheard = self.sets.iter().filter_map(|set| Some((set.user.clone(), set.why.clone()?)));
+        self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Served {
+            users: self.sets.iter().filter(|set| set.served).map(|set| set.user.clone()).collect(),
+            unheard: unheard.collect(),
+            containment: self.containment,
+            clock_offset: self.clock_offset,
+        }));
+        if !known {
+            self.is_known();
+        }
+    }
+
+    /// The coordinator has been told what is here.
+    fn is_known(&mut self) {
+        if let Some(session) = &mut self.session {
+            session.known = true;
+        }
         // All of them again: what was sent in an earlier session may not have arrived.
         self.next_unsent = 0;
         self.send_by = Some(BootInstant::default());
@@ -747,7 +1215,8 @@ impl Supervisor {
             let context = if self.engines[i].context == Some(batch) { None } else { Some(context.clone()) };
             self.tell_acknowledged(i);
             self.engines[i].context = Some(batch);
-            self.engines[i].slot = Slot::Busy { attempt, since: now, reported: false, slots };
+            self.engines[i].slot = Slot::Busy { attempt, since: now, reported: false, slots, claimed: false };
+            (self.engines[i].stop, self.engines[i].output) = (None, 0);
             free -= usize::from(slots);
             let engine = EngineId(first_engine.0 + place as u32);
             let run = ToEngine::Run { attempt, spec, context, engine, slots };
@@ -770,7 +1239,11 @@ impl Supervisor {
         let held = self.engines.iter().filter(|e| matches!(e.slot, Slot::Held { .. })).count();
         let usable = if self.engines.is_empty() { 0 } else { self.slots.saturating_sub(held) };
         let room = MAX_UNACKNOWLEDGED.saturating_sub(self.reports.len() + self.busy()) as u64;
-        let want = if self.stopping { 0 } else { (idle as u64 + self.prefetch(usable)).saturating_sub(queued as u64).min(room) };
+        let want = if self.stopping || self.leaving {
+            0
+        } else {
+            (idle as u64 + self.prefetch(usable)).saturating_sub(queued as u64).min(room)
+        };
         let Some(session) = self.session.as_mut().filter(|s| s.known) else { return };
         let asked = (session.asked.0.max(session.received + want), idle.saturating_sub(queued) as u16);
         if asked != session.asked {
@@ -778,6 +1251,15 @@ impl Supervisor {
             self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Pull { credit: asked.0, idle: asked.1 }));
         }
     }
+}
+
+/// What keeps a set from being served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wrong {
+    /// An engine does what nobody here knows of.
+    Unfit,
+    /// An engine has not been heard.
+    Unheard,
 }
 
 /// Reports in one message: each may carry two tails of 4 KiB and an error text, and a frame holds 1 MiB.

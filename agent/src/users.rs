@@ -5,15 +5,23 @@
 //!                          sock    the keeper of `mezcal-engines@USER.service` listens
 //! ```
 
+use crate::driver::EngineInput;
 use crate::packet;
 use mezcal_common::account;
+use mezcal_common::clock::BootInstant;
 use rustix::fd::OwnedFd;
+use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::sync::{mpsc, watch};
 
 /// Between two looks at who is there.
 const LOOK: Duration = Duration::from_secs(2);
+/// Longest pause before a keeper is looked for that has gone again and again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// One that was there for so long has its pauses forgotten.
+const STEADY: Duration = Duration::from_secs(600);
 /// Users that one host serves: each has its engines, which are processes.
 const MAX_USERS: usize = 64;
 /// The socket in a user's directory.
@@ -40,13 +48,50 @@ pub fn connect_all(dir: &Path, slots: u16) -> Vec<(String, OwnedFd)> {
     found
 }
 
-/// Completes when a user's engines are there that are not among `known`; never without users.
-pub async fn change(dir: &Path, known: Option<&[String]>, slots: u16) {
-    let Some(known) = known else { return std::future::pending().await };
-    loop {
-        tokio::time::sleep(LOOK).await;
-        if known.len() < most(slots) && users(dir).iter().any(|user| !known.contains(user) && connect(dir, user).is_some()) {
-            return;
+/// Looks for users' keepers that come later, or come back.
+#[derive(Debug)]
+pub struct Finder {
+    dir: PathBuf,
+    most: usize,
+    /// When each user was found last, and how long not to look for that one again.
+    found: HashMap<String, (BootInstant, Duration)>,
+}
+
+impl Finder {
+    /// In this directory, for a host with so many slots.
+    pub fn new(dir: &Path, slots: u16) -> Self {
+        Self { dir: dir.into(), most: most(slots), found: HashMap::new() }
+    }
+
+    /// What tells the place from any other on this boot.
+    pub(crate) fn number(&self) -> Option<u64> {
+        use std::os::unix::fs::MetadataExt;
+        let meta = std::fs::metadata(&self.dir).ok()?;
+        Some(meta.dev().rotate_left(32) ^ meta.ino())
+    }
+
+    /// Hands on the keepers of users who are not `present`, for as long as somebody takes them.
+    pub(crate) async fn look(mut self, present: watch::Receiver<Vec<String>>, inputs: mpsc::Sender<EngineInput>) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let now = BootInstant::now();
+            let known = present.borrow().clone();
+            for user in users(&self.dir) {
+                let room = self.found.contains_key(&user) || known.len().max(self.found.len()) < self.most;
+                if known.contains(&user) || !room || self.found.get(&user).is_some_and(|(at, pause)| now.since(*at) < *pause) {
+                    continue;
+                }
+                let Some(keeper) = connect(&self.dir, &user) else { continue };
+                // A keeper that comes and goes is nothing to be busy with.
+                let pause = match self.found.get(&user) {
+                    Some((at, pause)) if now.since(*at) < STEADY => (*pause * 2).min(LONGEST_PAUSE),
+                    _ => LOOK,
+                };
+                self.found.insert(user.clone(), (now, pause));
+                if inputs.send(EngineInput::Found(user, keeper)).await.is_err() {
+                    return;
+                }
+            }
         }
     }
 }

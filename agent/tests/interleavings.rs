@@ -92,7 +92,7 @@ impl World {
         self.agent(supervisor::Event::Disconnected);
         let hello_sent = self.now;
         let lease = Some(Duration::from_secs(100_000));
-        self.agent(supervisor::Event::Welcomed { store: StoreId(1), lease, first_engine: EngineId(0), hello_sent });
+        self.agent(supervisor::Event::Welcomed { version: 2, store: StoreId(1), lease, first_engine: EngineId(0), hello_sent });
     }
 
     fn agent(&mut self, event: supervisor::Event) {
@@ -105,7 +105,7 @@ impl World {
             match effect {
                 supervisor::Effect::ToCoordinator(message) => self.to_coordinator.push_back(message),
                 supervisor::Effect::ToEngine(index, message) => self.slots[usize::from(index.0)].to.push_back(message),
-                supervisor::Effect::ToKeeper(_) | supervisor::Effect::Exit => {}
+                supervisor::Effect::ToKeeper(..) | supervisor::Effect::Exit => {}
             }
         }
     }

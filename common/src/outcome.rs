@@ -191,6 +191,18 @@ impl Outcome {
         }
     }
 
+    /// The same with texts no longer than an honest engine makes them: many of them have to fit one message.
+    #[must_use]
+    pub fn within_limits(mut self) -> Self {
+        self.error = self.error.map(|text| if text.len() > ERROR_BYTES + CUT.len() { shortened(text) } else { text });
+        for tail in [&mut self.stdout_tail, &mut self.stderr_tail].into_iter().flatten() {
+            if tail.len() > crate::job::TAIL_BYTES {
+                *tail = tail.slice(tail.len() - crate::job::TAIL_BYTES..);
+            }
+        }
+        self
+    }
+
     /// True if the job did what it was asked for: exit status 0.
     pub fn succeeded(&self) -> bool {
         self.ended == Ended::Exited && self.status == Some(WaitStatus::Exited(0))
@@ -199,12 +211,14 @@ impl Outcome {
 
 /// Bytes kept of an error text: many of them have to fit one frame.
 const ERROR_BYTES: usize = 4096;
+/// What shows that there was more of it.
+const CUT: &str = "…";
 
 fn shortened(mut text: String) -> String {
     if text.len() > ERROR_BYTES {
         let end = (0..=ERROR_BYTES).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
         text.truncate(end);
-        text.push('…');
+        text.push_str(CUT);
     }
     text
 }

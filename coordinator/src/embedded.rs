@@ -7,6 +7,7 @@ use crate::exit::{Exit, chain};
 use crate::scheduler::Aliases;
 use crate::service::{PROTOCOLS, ServiceHandle};
 use mezcal_agent::driver::{self, AgentParts, Left};
+use mezcal_agent::supervisor::Carried;
 use mezcal_certs::{Authority, CertsError, Issued};
 use mezcal_common::identity::Role;
 use mezcal_common::wire::agent::ALPN;
@@ -63,7 +64,7 @@ impl Keeper {
 pub struct EmbeddedAgent {
     stop: tokio::sync::oneshot::Sender<()>,
     /// None once it has ended.
-    task: Option<tokio::task::JoinHandle<std::io::Result<Left>>>,
+    task: Option<tokio::task::JoinHandle<std::io::Result<(Left, Carried)>>>,
     child: Child,
 }
 
@@ -89,6 +90,7 @@ pub async fn start(service: &ServiceHandle, keeper: Keeper, slots: u16) -> Resul
         aliases: Vec::new(),
         slots,
         users: None,
+        carried: Vec::new(),
         coordinator: address.to_string(),
         connector: Connector::new(&agents, ALPN).map_err(|e| Exit::unreachable(chain(&e)))?,
         connect_timeout: PATIENCE,
@@ -111,10 +113,10 @@ impl EmbeddedAgent {
         let ended = task.await;
         self.task = None;
         match ended {
-            Ok(Ok(Left::Stopped | Left::Changed | Left::Expired | Left::Renewed { .. })) => {
+            Ok(Ok((Left::Stopped | Left::Changed | Left::Expired | Left::Renewed { .. }, _))) => {
                 "the agent within this process has ended".into()
             }
-            Ok(Ok(Left::KeeperGone)) => "the keeper of the engines is gone, and what they ran with it".into(),
+            Ok(Ok((Left::KeeperGone, _))) => "the keeper of the engines is gone, and what they ran with it".into(),
             Ok(Err(e)) => format!("the agent within this process has ended: {e}"),
             Err(e) => format!("the agent within this process has failed: {e}"),
         }

@@ -404,6 +404,10 @@ struct Host {
     attempts: BTreeMap<AttemptId, OnHost>,
     /// Slots that those take.
     taken: u64,
+    /// Users who have engines there that are not served, and why.
+    unheard: Vec<(String, String)>,
+    /// Users with attempts there of which nothing is said, by number, and when those are surely over.
+    fenced: BTreeMap<u32, BootInstant>,
     /// Idle slots that wait for a job that takes several, and when it may keep some again.
     kept: Option<wide::Kept>,
     no_more_before: Option<BootInstant>,
@@ -427,6 +431,10 @@ struct OnHost {
     /// It has left the host's queue: it cannot be given back any more.
     started: bool,
     slots: u16,
+    /// Whose it is.
+    user: u32,
+    /// The session that it was sent in; none: that was an earlier life of ours.
+    session: Option<SessionId>,
 }
 
 impl Host {
@@ -463,6 +471,8 @@ impl Host {
             told: HashSet::new(),
             attempts: BTreeMap::new(),
             taken: 0,
+            unheard: Vec::new(),
+            fenced: BTreeMap::new(),
             kept: None,
             no_more_before: None,
             record: quarantine::Record::default(),
@@ -489,8 +499,8 @@ impl Host {
         self.attempts.keys().find(|a| a.key == key && a.attempt == attempt).copied()
     }
 
-    fn add(&mut self, attempt: AttemptId, slots: u16) {
-        self.attempts.insert(attempt, OnHost { engine: None, started: false, slots });
+    fn add(&mut self, attempt: AttemptId, user: u32, slots: u16, session: Option<SessionId>) {
+        self.attempts.insert(attempt, OnHost { engine: None, started: false, slots, user, session });
         self.taken += u64::from(slots);
     }
 
@@ -531,6 +541,8 @@ pub struct Scheduler {
     /// Drained hosts where that has come.
     overdue: BTreeSet<u32>,
     lease: Option<Duration>,
+    /// It is longer than what was recorded with attempts of an earlier life: no agent hears of it before the store has it.
+    leases_grow: bool,
     batches: HashMap<BatchSerial, Batch>,
     serials: HashMap<BatchId, BatchSerial>,
     next_serial: u32,
@@ -603,6 +615,7 @@ impl Scheduler {
             evictions: BTreeSet::new(),
             overdue: BTreeSet::new(),
             lease,
+            leases_grow: false,
             batches: HashMap::new(),
             serials: HashMap::new(),
             next_serial: 1,
@@ -721,7 +734,9 @@ impl Scheduler {
             self.lose_attempts(&name, |_| true, "its host was out of reach for longer than the lease", now);
         }
         if due {
-            self.look_at_leases = self.hosts.values().filter_map(|h| self.fence(h)).min();
+            self.lose_fenced(now);
+            let users = self.hosts.values().flat_map(|host| host.fenced.values().copied());
+            self.look_at_leases = self.hosts.values().filter_map(|h| self.fence(h)).chain(users).min();
         }
         while let Some((key, _)) = self.absent.iter().find(|(_, deadline)| **deadline <= now) {
             let key = *key;
@@ -949,7 +964,7 @@ impl Scheduler {
         let Some(known) = self.hosts.remove(name) else { return };
         self.sessions.insert(session, shared.clone());
         let welcome = ToAgent::Welcome {
-            version: mezcal_common::wire::agent::VERSIONS.1,
+            version: mezcal_common::wire::agent::VERSIONS.1.min(hello.versions.1),
             program: mezcal_common::VERSION.into(),
             session,
             store: self.store,
@@ -959,8 +974,8 @@ impl Scheduler {
             clock: mezcal_common::clock::WallTime(0),
         };
         self.effects.push_back(match kept {
-            Some(_) => Effect::Greet(session, welcome),
-            None => Effect::ToAgent(session, welcome),
+            Some(_) if !self.leases_grow => Effect::Greet(session, welcome),
+            Some(_) | None => Effect::ToAgent(session, welcome),
         });
         self.lease_begins(now);
         let host = Host {
@@ -985,7 +1000,11 @@ impl Scheduler {
                 if let Some(host) = self.hosts.get_mut(name) {
                     host.containment = containment;
                 }
-                self.inventory(name, &queued, &running, &unacknowledged, clock_offset, now);
+                self.heard(name, clock_offset, now);
+                self.inventory(name, None, &queued, &running, &unacknowledged, now);
+                self.set_known(name, true);
+                // It may have nothing to ask for, and those with idle slots may have asked long ago.
+                self.look_for_prefetched(now);
                 if let Some(index) = self.hosts.get(name).map(|host| host.index) {
                     self.evict_overdue(index);
                 }
@@ -1002,7 +1021,24 @@ impl Scheduler {
                     self.look_for_prefetched(now);
                 }
             }
-            ToCoordinator::Reports(reports) => self.reports(name, reports, now),
+            ToCoordinator::Reports(reports) => self.reports(name, None, reports, now),
+            ToCoordinator::ReportsOf { user, reports } => self.reports(name, Some(&user), reports, now),
+            ToCoordinator::UserInventory { user, queued, running, unacknowledged } => {
+                self.inventory(name, Some(&user), &queued, &running, &unacknowledged, now);
+                self.tell_known(name, user, &running);
+            }
+            ToCoordinator::Served { users, unheard, containment, clock_offset } => {
+                self.heard(name, clock_offset, now);
+                self.serves_only(name, users, unheard, now);
+                if let Some(host) = self.hosts.get_mut(name) {
+                    host.containment = containment;
+                }
+                self.set_known(name, true);
+                self.look_for_prefetched(now);
+                if let Some(index) = self.hosts.get(name).map(|host| host.index) {
+                    self.evict_overdue(index);
+                }
+            }
             ToCoordinator::Absent { attempts } => {
                 let absent: BTreeSet<AttemptId> = attempts.into_iter().collect();
                 self.lose_attempts(name, |a| absent.contains(&a), "it vanished from its host", now);
@@ -1031,31 +1067,45 @@ impl Scheduler {
         }
     }
 
+    /// The agent says what it has: a sign of life.
+    fn heard(&mut self, name: &str, clock_offset: Option<f64>, now: BootInstant) {
+        if let Some(host) = self.hosts.get_mut(name) {
+            (host.heard, host.clock_offset) = (now, clock_offset);
+        }
+    }
+
+    /// What a host has, of one user or of all. An attempt that was sent in this session may still be on its way there.
     fn inventory(
         &mut self,
         name: &Arc<str>,
+        user: Option<&str>,
         queued: &[AttemptId],
         running: &[AttemptId],
         unacknowledged: &[AttemptId],
-        clock_offset: Option<f64>,
         now: BootInstant,
     ) {
-        let Some(host) = self.hosts.get_mut(name) else { return };
-        host.heard = now;
-        host.clock_offset = clock_offset;
         let Some(host) = self.hosts.get(name) else { return };
+        let session = host.session;
+        let user = user.map(|user| self.users.get(user).copied());
+        let theirs = |on: &OnHost| user.is_none_or(|user| user == Some(on.user));
+        let known: BTreeMap<AttemptId, OnHost> =
+            host.attempts.iter().filter(|(_, on)| theirs(on)).map(|(attempt, on)| (*attempt, *on)).collect();
         let held: BTreeSet<AttemptId> = queued.iter().chain(running).chain(unacknowledged).copied().collect();
-        let known = host.attempts.clone();
-        let strangers: Vec<AttemptId> =
-            queued.iter().chain(running).filter(|a| !known.contains_key(a) || self.is_superseded(**a)).copied().collect();
+        // What another user has there is not to be killed on the word of this one.
+        let stranger = |a: &AttemptId| match known.contains_key(a) {
+            true => self.is_superseded(*a),
+            false => !host.attempts.contains_key(a),
+        };
+        let strangers: Vec<AttemptId> = queued.iter().chain(running).copied().filter(stranger).collect();
         if !strangers.is_empty() {
             // Of an earlier coordinator, or given up: whatever they are, they are not wanted.
             self.tell_agent(name, ToAgent::Cancel { attempts: strangers, stop: Stop::NOW });
         }
-        self.lose_attempts(name, |a| !held.contains(&a), "it vanished from its host", now);
+        let gone = |a: AttemptId| !held.contains(&a) && known.get(&a).is_some_and(|on| user.is_none() || on.session != session);
+        self.lose_attempts(name, gone, "it vanished from its host", now);
         // What runs was reported as started once, and maybe to an earlier life of ours.
         if let Some(host) = self.hosts.get_mut(name) {
-            for attempt in running {
+            for attempt in running.iter().filter(|attempt| known.contains_key(attempt)) {
                 host.attempts.get_mut(attempt).into_iter().for_each(|on| on.started = true);
             }
         }
@@ -1071,19 +1121,69 @@ impl Scheduler {
         if !attempts.is_empty() {
             self.tell_agent(name, ToAgent::Retract { attempts });
         }
-        self.set_known(name, true);
-        // It may have nothing to ask for, and those with idle slots may have asked long ago.
-        self.look_for_prefetched(now);
+    }
+
+    /// Which of what a user's engines say to run is theirs, with its slots.
+    fn tell_known(&mut self, name: &Arc<str>, user: String, running: &[AttemptId]) {
+        let (Some(host), Some(number)) = (self.hosts.get(name), self.users.get(&user).copied()) else {
+            return self.tell_agent(name, ToAgent::Known { user, attempts: Vec::new() });
+        };
+        let theirs =
+            |attempt: &AttemptId| host.attempts.get(attempt).filter(|on| on.user == number && !self.is_superseded(*attempt));
+        let attempts = running.iter().filter_map(|attempt| Some((*attempt, theirs(attempt)?.slots))).collect();
+        self.tell_agent(name, ToAgent::Known { user, attempts });
+    }
+
+    /// From now on a host runs jobs of these users. What it has of others is fenced: it renews no lease of theirs any more.
+    fn serves_only(&mut self, name: &Arc<str>, users: Vec<String>, unheard: Vec<(String, String)>, now: BootInstant) {
+        let until = self.lease.map(|lease| now + lease + FENCE_MARGIN);
+        self.change_users(name, users);
+        let Some(host) = self.hosts.get_mut(name) else { return };
+        let served = host.hello.users.as_deref().unwrap_or_default();
+        let with: BTreeSet<u32> = host.attempts.values().map(|on| on.user).collect();
+        let fenced: BTreeSet<u32> = with.into_iter().filter(|user| !served.contains(&self.user_names[*user as usize])).collect();
+        host.unheard = unheard;
+        host.fenced.retain(|user, _| fenced.contains(user));
+        for user in fenced {
+            if let Some(until) = until {
+                host.fenced.entry(user).or_insert(until);
+            }
+        }
+        if let Some(first) = host.fenced.values().min().copied() {
+            self.look_at_leases = Some(self.look_at_leases.map_or(first, |at| at.min(first)));
+        }
+    }
+
+    /// Attempts of users of whom nothing has been heard on a host for longer than a lease.
+    fn lose_fenced(&mut self, now: BootInstant) {
+        let mut over: Vec<(Arc<str>, u32)> = Vec::new();
+        for host in self.hosts.values_mut() {
+            let name = host.name.clone();
+            over.extend(host.fenced.extract_if(.., |_, until| *until <= now).map(|(user, _)| (name.clone(), user)));
+        }
+        over.sort();
+        for (name, user) in over {
+            let Some(host) = self.hosts.get(&name) else { continue };
+            let theirs: BTreeSet<AttemptId> = host.attempts.iter().filter(|(_, on)| on.user == user).map(|(a, _)| *a).collect();
+            let why = "its user's engines were not heard there for longer than the lease";
+            self.lose_attempts(&name, |attempt| theirs.contains(&attempt), why, now);
+        }
     }
 
     fn is_superseded(&self, attempt: AttemptId) -> bool {
         self.job(attempt.key).is_none_or(|job| job.attempt != attempt.attempt || job.state != JobState::Placed)
     }
 
-    fn reports(&mut self, name: &Arc<str>, reports: Vec<NumberedReport>, now: BootInstant) {
+    /// With a `user`, only what is about that user's attempts counts.
+    fn reports(&mut self, name: &Arc<str>, user: Option<&str>, reports: Vec<NumberedReport>, now: BootInstant) {
         let Some(through) = reports.iter().map(|r| r.seq).max() else { return };
+        let user = user.map(|user| self.users.get(user).copied());
         for NumberedReport { attempt, report, .. } in reports {
             let Some(host) = self.hosts.get_mut(name) else { return };
+            if user.is_some_and(|user| host.attempts.get(&attempt).is_some_and(|on| Some(on.user) != user)) {
+                tracing::warn!(host = %name, %attempt, "a report on another user's attempt; not believed");
+                continue;
+            }
             match report {
                 Report::Started { engine } => {
                     if let Some(on) = host.attempts.get_mut(&attempt) {
@@ -1552,7 +1652,7 @@ impl Scheduler {
             bytes += length;
             run.push(placement);
             let Some(host) = self.hosts.get_mut(name) else { break };
-            host.add(attempt, slots);
+            host.add(attempt, queue.user, slots, Some(session));
             host.sent += u64::from(slots);
             host.idle_since.drain(..usize::from(slots).min(host.idle_since.len()));
             given += 1;

@@ -274,8 +274,8 @@ impl World<'_> {
         match self.todo[index as usize].take().expect("once") {
             Step::ToAgent(host, message) => {
                 let event = match message {
-                    ToAgent::Welcome { store, lease, first_engine, .. } => {
-                        supervisor::Event::Welcomed { store, lease, first_engine, hello_sent: now }
+                    ToAgent::Welcome { version, store, lease, first_engine, .. } => {
+                        supervisor::Event::Welcomed { version, store, lease, first_engine, hello_sent: now }
                     }
                     other => supervisor::Event::Coordinator(other),
                 };

@@ -20,8 +20,8 @@ pub async fn agent(identity: &Path, name: &str, coordinator: String, slots: u16)
     for slot in 0..slots {
         let (to_engine, orders) = mpsc::unbounded_channel();
         let index = EngineIndex(slot);
-        inputs.send(EngineInput::Linked(index, to_engine)).await.expect("room");
-        inputs.send(EngineInput::Said(index, FromEngine::Ready { running: None })).await.expect("room");
+        inputs.send(EngineInput::Linked(index, 0, to_engine)).await.expect("room");
+        inputs.send(EngineInput::Said(index, 0, FromEngine::Ready { running: None })).await.expect("room");
         tokio::spawn(engine(index, orders, inputs.clone()));
     }
     let parts = AgentParts {
@@ -29,13 +29,14 @@ pub async fn agent(identity: &Path, name: &str, coordinator: String, slots: u16)
         aliases: vec![],
         slots,
         users: None,
+        carried: Vec::new(),
         coordinator,
         connector: Connector::new(&credentials, ALPN).expect("a connector"),
         connect_timeout: Duration::from_secs(5),
         service: false,
         renewal: None,
     };
-    let _ = driver::run(parts, Engines { inputs: received, keepers: vec![] }, std::future::pending(), std::future::pending()).await;
+    let _ = driver::run(parts, Engines::without_keeper(inputs, received), std::future::pending(), std::future::pending()).await;
 }
 
 /// Every attempt succeeds at once.
@@ -46,7 +47,7 @@ async fn engine(index: EngineIndex, mut orders: mpsc::UnboundedReceiver<ToEngine
             let span = Span { started: now, completed: now, elapsed: Duration::ZERO };
             let status = Some(WaitStatus::Exited(0));
             let outcome = Outcome { status, span: Some(span), ..Outcome::never_ran(Ended::Exited, None) };
-            if inputs.send(EngineInput::Said(index, FromEngine::Finished { attempt, outcome })).await.is_err() {
+            if inputs.send(EngineInput::Said(index, 0, FromEngine::Finished { attempt, outcome })).await.is_err() {
                 return;
             }
         }

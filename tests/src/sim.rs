@@ -9,6 +9,9 @@
 //! is placed; in the end, with the faults over, every job
 //! has its result.
 //!
+//! In every fourth run the hosts serve two users, of whom one has no jobs and engines of their own making: those say of others' attempts what
+//! comes to their mind, or nothing at all.
+//!
 //! A [`Mutant`] plants a known mistake. The tests show that the checks find each.
 
 use mezcal_agent::engine::{self, Engine, Exit, Swept};
@@ -16,8 +19,8 @@ use mezcal_agent::supervisor::{self, Supervisor};
 use mezcal_common::clock::{BootInstant, WallTime};
 use mezcal_common::ids::{AttemptId, BatchId, EngineIndex, Epoch, JobKey, JobNumber, SessionId, StoreId};
 use mezcal_common::job::{BatchContext, Command, JobSpec, Stop};
-use mezcal_common::outcome::{Containment, Ended, JobResult, Span, WaitStatus};
-use mezcal_common::wire::agent::{Hello, NumberedReport, Placement, Report, ToAgent, ToCoordinator};
+use mezcal_common::outcome::{Containment, Ended, JobResult, Outcome, Span, WaitStatus};
+use mezcal_common::wire::agent::{Hello, NumberedReport, Placement, Report, ToAgent, ToCoordinator, VERSIONS};
 use mezcal_common::wire::client::{BatchTerms, Halt, HaltCount, HaltWhy, Submission};
 use mezcal_common::wire::codec;
 use mezcal_common::wire::endpoint::IDLE_TIMEOUT;
@@ -55,6 +58,10 @@ pub enum Mutant {
     OverlooksReleased,
     /// Idle slots are kept for a wide job as long the next time as the last.
     KeepsNoLonger,
+    /// What one user's engines say of another's attempts counts.
+    BelievesAnybody,
+    /// What engines have that were not heard counts as absent.
+    SilenceIsAbsence,
 }
 
 /// What one run is made of.
@@ -96,6 +103,11 @@ const CLIENT_LEASE: Duration = Duration::from_secs(20);
 const SLACK: Duration = Duration::from_secs(2);
 /// Every so many seeds the batch may be given up: jobs come after others, some fail, and there is a halt, a limit or a client that leaves.
 const GIVEN_UP: u64 = 4;
+/// Whose jobs run, and who has engines beside them.
+const USER: &str = "okazaki";
+const HOSTILE: &str = "mallory";
+/// Between two words of those.
+const WORD: Duration = Duration::from_secs(4);
 const BATCH: BatchId = BatchId(uuid::Uuid::from_u128(1));
 
 /// SplitMix64 (Steele et al., OOPSLA 2014): good enough for choices, and the same for ever.
@@ -173,6 +185,14 @@ enum Step {
     KeeperSwept {
         host: usize,
         keeper: u64,
+    },
+    Relink {
+        host: usize,
+        agent: u64,
+    },
+    Hostile {
+        host: usize,
+        agent: u64,
     },
 }
 
@@ -282,6 +302,13 @@ pub struct World {
     log: Vec<String>,
 }
 
+impl Plan {
+    /// Whose engines the hosts have, if they do not run everybody's jobs.
+    fn users(&self) -> Option<Vec<String>> {
+        (self.seed % 4 == 1 && !self.crowd).then(|| vec![USER.to_owned(), HOSTILE.to_owned()])
+    }
+}
+
 /// Runs a plan to its end.
 ///
 /// # Errors
@@ -352,7 +379,7 @@ impl World {
             world.give_up(&mut terms, &mut jobs);
         }
         for event in [
-            scheduler::Event::Open { user: "okazaki".into(), terms: Box::new(terms) },
+            scheduler::Event::Open { user: USER.into(), terms: Box::new(terms) },
             scheduler::Event::Submit { batch: BATCH, host_sets: sets, jobs },
         ] {
             world.tell_scheduler(event);
@@ -665,6 +692,14 @@ impl World {
                 }
             }
             Step::EngineSwept { host, slot, life } => self.engine_swept(host, slot, life),
+            Step::Relink { host, agent } => {
+                let at = self.at(host);
+                let place = &mut self.hosts[host];
+                if place.up && place.agent == agent && place.supervisor.is_some() {
+                    place.slots.iter_mut().filter(|s| !s.dead).for_each(|slot| slot.relink(at));
+                }
+            }
+            Step::Hostile { host, agent } => self.hostile(host, agent),
             Step::AgentStarts(host) => self.agent_starts(host),
             Step::AgentSeesEnd(id) => self.agent_lost(id),
             Step::CoordinatorSeesEnd(id) => self.coordinator_lost(id),
@@ -829,16 +864,77 @@ impl World {
         }
         let at = self.at(n);
         let slots = self.plan.slots;
+        let users = self.plan.users();
+        let shared = users.is_some();
+        let late = shared && self.chance.one_in(3);
         let host = &mut self.hosts[n];
-        let mut supervisor = Supervisor::new(slots as u16, None);
+        let agent = host.agent;
+        let mut supervisor = Supervisor::new(slots as u16, users);
         // The keeper tells what its last agent has not seen acknowledged, then links.
         for (slot, attempt) in &host.ends {
             let (engine, attempt) = (EngineIndex(*slot as u16), *attempt);
             supervisor.handle(supervisor::Event::EngineEnded { engine, attempt, ended: Ended::Lost, killed: 0, survivors: 0 }, at);
         }
         host.supervisor = Some(supervisor);
-        for slot in host.slots.iter_mut().filter(|s| !s.dead) {
-            slot.relink(at);
+        if shared {
+            let wait = self.chance.millis(WORD.as_millis() as u64);
+            self.after(wait, Step::Hostile { host: n, agent });
+        }
+        if late {
+            // Its keeper was stopped.
+            let wait = self.chance.millis(10_000);
+            self.after(wait, Step::Relink { host: n, agent });
+        } else {
+            self.hosts[n].slots.iter_mut().filter(|s| !s.dead).for_each(|slot| slot.relink(at));
+        }
+    }
+
+    /// One user's keeper and engines say something, which may be true.
+    fn hostile(&mut self, n: usize, agent: u64) {
+        let at = self.at(n);
+        let known: Vec<(JobKey, u32)> = self.placed.iter().map(|(key, (attempt, _))| (*key, *attempt)).collect();
+        let life = self.chance.below(self.life + 1);
+        let some = |chance: &mut Chance| {
+            let (key, attempt) = *known.get(chance.below(known.len().max(1) as u64) as usize)?;
+            Some(AttemptId { epoch: Epoch(7 + life), key, attempt })
+        };
+        let (attempt, slot) = (some(&mut self.chance), self.chance.below(self.plan.slots as u64) as usize);
+        let (first, word) = (self.plan.slots, self.chance.below(12));
+        let takes = if self.chance.one_in(2) { 1 } else { u16::MAX };
+        let host = &mut self.hosts[n];
+        let Some(supervisor) = host.supervisor.as_mut().filter(|_| host.agent == agent) else { return };
+        let engine = EngineIndex((first + slot) as u16);
+        let outcome = || {
+            let span = Span { started: WallTime(0), completed: WallTime(1), elapsed: Duration::from_micros(1) };
+            Outcome { status: Some(WaitStatus::Exited(0)), span: Some(span), ..Outcome::never_ran(Ended::Exited, None) }
+        };
+        let say = |message| supervisor::Event::Engine(engine, message);
+        let ended =
+            |attempt, survivors| supervisor::Event::EngineEnded { engine, attempt, ended: Ended::Lost, killed: 0, survivors };
+        let events = match (word, attempt) {
+            (0 | 1, Some(attempt)) => vec![say(FromEngine::Finished { attempt, outcome: outcome() })],
+            // As of an engine that has just been linked.
+            (2 | 3, Some(attempt)) => {
+                vec![supervisor::Event::LinkLost(engine), say(FromEngine::Finished { attempt, outcome: outcome() })]
+            }
+            (4, Some(attempt)) => vec![say(FromEngine::Ready { running: Some((attempt, takes)) })],
+            (5, attempt) => vec![ended(attempt, u32::from(takes == 1))],
+            (6, _) => vec![supervisor::Event::KeeperGone { set: 1, why: "gone".into() }],
+            (7, _) => vec![supervisor::Event::KeeperHere { user: HOSTILE.into() }],
+            (8, _) => vec![supervisor::Event::LinkLost(engine)],
+            // All of them are honest for once.
+            _ => {
+                let ready = FromEngine::Ready { running: None };
+                (first..2 * first).map(|i| supervisor::Event::Engine(EngineIndex(i as u16), ready.clone())).collect()
+            }
+        };
+        for event in events {
+            self.log.push(format!("{:?} h{n} hears of {HOSTILE}'s engines: {event:?}", self.now));
+            supervisor.handle(event, at);
+        }
+        if self.now < CALM {
+            let wait = self.chance.millis(WORD.as_millis() as u64);
+            self.after(wait, Step::Hostile { host: n, agent });
         }
     }
 
@@ -905,7 +1001,7 @@ impl World {
             self.connections.insert(id, connection);
             self.hosts[n].connection = Some(id);
             let hello = Hello {
-                versions: (1, 1),
+                versions: VERSIONS,
                 program: "simulation".into(),
                 keeper: self.hosts[n].keeper,
                 boot_id: [self.hosts[n].boot; 16],
@@ -913,7 +1009,7 @@ impl World {
                 aliases: vec![],
                 cpus: 1,
                 memory: 0,
-                users: None,
+                users: self.plan.users(),
             };
             let event = scheduler::Event::AgentHello { session: SessionId(id), name: format!("h{n}"), hello };
             self.tell_scheduler(event);
@@ -983,14 +1079,18 @@ impl World {
         let Some(supervisor) = &mut host.supervisor else { return };
         let welcome = matches!(message, ToAgent::Welcome { .. });
         let event = match message {
-            ToAgent::Welcome { store, lease, first_engine, .. } => {
+            ToAgent::Welcome { version, store, lease, first_engine, .. } => {
                 // As if the coordinator's waiting and the agent's running were of the same length, counted from their own ends.
                 let extra = if mutant == Some(Mutant::NoMargin) { scheduler::FENCE_MARGIN } else { Duration::ZERO };
                 if let Some(lease) = lease {
+                    // What may have been given up under the lease before is not safer under this one.
+                    if self.now - self.heard[n] > host.lease {
+                        self.kept.retain(|_, (host, ..)| *host != n);
+                    }
                     (host.lease, host.longest_lease) = (lease, host.longest_lease.max(lease));
                 }
                 let lease = if mutant == Some(Mutant::LongestLease) { lease.map(|_| host.longest_lease) } else { lease };
-                supervisor::Event::Welcomed { store, lease: lease.map(|l| l + extra), first_engine, hello_sent }
+                supervisor::Event::Welcomed { version, store, lease: lease.map(|l| l + extra), first_engine, hello_sent }
             }
             other => supervisor::Event::Coordinator(other),
         };
@@ -1017,9 +1117,27 @@ impl World {
         }
         let Some(message) = c.to_coordinator.pop_front() else { return };
         c.coordinator_heard = self.now;
-        if let ToCoordinator::Heartbeat { .. } | ToCoordinator::Inventory { .. } = message {
+        if let ToCoordinator::Heartbeat { .. } | ToCoordinator::Inventory { .. } | ToCoordinator::Served { .. } = message {
             self.hear(n);
         }
+        let message = match message {
+            ToCoordinator::Served { users, unheard, containment, clock_offset } => {
+                if !users.iter().any(|user| user == USER) {
+                    // It may come back too late for what it had.
+                    self.kept.retain(|_, (host, ..)| *host != n);
+                    if self.plan.mutant == Some(Mutant::SilenceIsAbsence) {
+                        let (queued, running, unacknowledged) = (vec![], vec![], vec![]);
+                        let nothing = ToCoordinator::UserInventory { user: USER.into(), queued, running, unacknowledged };
+                        self.tell_scheduler(scheduler::Event::Agent(SessionId(id), nothing));
+                    }
+                }
+                ToCoordinator::Served { users, unheard, containment, clock_offset }
+            }
+            ToCoordinator::ReportsOf { reports, .. } if self.plan.mutant == Some(Mutant::BelievesAnybody) => {
+                ToCoordinator::Reports(reports)
+            }
+            other => other,
+        };
         if let (Some(Mutant::StaleReport), ToCoordinator::Reports(reports)) = (self.plan.mutant, &message) {
             for report in reports {
                 if let Some((attempt, session)) = self.placed.get(&report.attempt.key).filter(|(a, _)| *a > report.attempt.attempt)
@@ -1194,6 +1312,8 @@ impl World {
                     self.after(wait, Step::ToCoordinator(id));
                 }
             }
+            // Nobody knows what those make of it.
+            supervisor::Effect::ToEngine(index, _) if usize::from(index.0) >= self.plan.slots => {}
             supervisor::Effect::ToEngine(index, message) => {
                 let slot = &mut self.hosts[n].slots[usize::from(index.0)];
                 if !slot.dead {
@@ -1203,10 +1323,10 @@ impl World {
                     self.after(wait, Step::ToEngine(n, usize::from(index.0), link));
                 }
             }
-            supervisor::Effect::ToKeeper(mezcal_common::wire::engine::ToKeeper::EndSeen { attempt }) => {
+            supervisor::Effect::ToKeeper(_, mezcal_common::wire::engine::ToKeeper::EndSeen { attempt }) => {
                 self.hosts[n].ends.retain(|(_, a)| *a != Some(attempt));
             }
-            supervisor::Effect::ToKeeper(_) | supervisor::Effect::Exit => {}
+            supervisor::Effect::ToKeeper(..) | supervisor::Effect::Exit => {}
         }
     }
 

@@ -640,3 +640,75 @@ fn hosts_that_share_a_home_are_provisioned_without_root() {
         text(&again.stderr)
     );
 }
+
+#[test]
+fn a_user_with_a_program_for_engines_harms_nobody_else() {
+    let Some(site) = Installed::new("a hostile user", 1) else { return };
+    let machine = site.join(1);
+    site.wait_ready(1);
+    // Root has enabled engines for sato, who has put a program in their place.
+    std::fs::copy(program("false_keeper"), machine.path("/usr/local/bin/false_keeper")).expect("copied");
+    let dir = "/run/mezcal/engines/sato";
+    machine.ok(&["install", "-d", "-o", "sato", "-g", "mezcal-agent", "-m", "2710", dir]);
+    let unit = "--unit=false-keeper";
+    let socket = format!("{dir}/sock");
+    machine.ok(&["systemd-run", "-q", unit, "--uid=sato", "--gid=mezcal-agent", "false_keeper", &socket, "/home/sato/heard"]);
+    let heard = || std::fs::read_to_string(machine.path("/home/sato/heard")).unwrap_or_default();
+    let wish = |what: &str| machine.feed(&["setpriv", "--reuid=sato", "--clear-groups", "tee", &format!("{dir}/sock.wish")], what);
+    // sato's own jobs it may do with as it likes, and learns from them how others' are numbered.
+    std::fs::write(site.dir.path().join("sato.json"), "{\"cmd\": \"true\"}\n").expect("written");
+    site.ok("sato", &["run", "--cd", "/", "sato.json", "-q"]);
+    assert!(heard().contains("was given 1.1"), "{}", heard());
+
+    // okazaki's jobs keep both slots busy, and say when they ran and with what.
+    const JOBS: usize = 90;
+    let job = "{\"cmd\": \"echo $(date +%s.%N) $MEZCAL_JOB_ID $MEZCAL_ATTEMPT >> ~/times; sleep 1; echo $HUNTER\", \"env\": {\"HUNTER\": \"marigold\"}}\n";
+    std::fs::write(site.dir.path().join("okazaki.json"), job.repeat(JOBS)).expect("written");
+    let batch = site.ok("okazaki", &["run", "--detach", "--cd", "/", "--name", "oleander", "okazaki.json"]);
+    let times = || std::fs::read_to_string(machine.path("/home/okazaki/times")).unwrap_or_default();
+    wait_for("okazaki's jobs run", PATIENCE, || (times().lines().count() > 2).then_some(()));
+    let ready = || site.ok("admin", &["hosts", "--json"]).contains("\"ready\":true");
+    // Each for as long as it takes a few jobs.
+    let for_a_while = |what: &str, restart: bool| {
+        let begun = times().lines().count();
+        assert!(wish(what).status.success());
+        if restart {
+            machine.ok(&["systemctl", "restart", "mezcal-agent.service"]);
+        }
+        let mut last = std::time::Instant::now();
+        wait_for(what, PATIENCE, || {
+            if ready() {
+                last = std::time::Instant::now();
+            }
+            assert!(last.elapsed() < Duration::from_secs(5), "{what}: the host is not ready");
+            (times().lines().count() >= begun + 12).then_some(())
+        });
+    };
+    for_a_while("forge", false);
+    for_a_while("steal", false);
+    for_a_while("silent", true);
+    for_a_while("forge", true);
+    for_a_while("broken", false);
+    site.ok("okazaki", &["wait", &batch]);
+    let results = site.ok("okazaki", &["results", &batch]);
+    assert_eq!(results.matches("\"stdout_tail\": \"marigold\\n\"").count(), JOBS, "{results}");
+    assert!(!results.contains("forged"), "{results}");
+    let times = times();
+    let mut starts: Vec<f64> = times.lines().filter_map(|line| line.split(' ').next()?.parse().ok()).collect();
+    assert_eq!(starts.len(), JOBS, "each ran once: {times}");
+    assert!(times.lines().all(|line| line.ends_with(" 1")), "as a first attempt: {times}");
+    starts.sort_by(f64::total_cmp);
+    let longest = starts.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+    eprintln!("longest time between two starts of okazaki's jobs: {longest:.2} s");
+    assert!(longest < 1.0 + 5.0, "a job was delayed: {longest} s between two starts");
+    let heard = heard();
+    assert!(heard.contains("forging 5"), "it has tried: {heard}");
+    for secret in ["marigold", "oleander", "okazaki", "HUNTER", "of another set was told"] {
+        assert!(!heard.contains(secret), "sato's program has heard {secret}: {heard}");
+    }
+    // What it did is said, and it did not come to its own again.
+    let journal = machine.ok(&["journalctl", "--no-pager", "-o", "cat", "-u", "mezcal-agent.service"]);
+    assert!(journal.contains("it speaks of engine 2 and has 2"), "{journal}");
+    assert!(journal.contains("reports on what it was not given"), "{journal}");
+    machine.ok(&["systemctl", "stop", "false-keeper.service"]);
+}

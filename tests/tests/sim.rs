@@ -67,6 +67,16 @@ fn an_agent_that_ignores_a_shorter_lease_is_found() {
 }
 
 #[test]
+fn a_coordinator_that_believes_one_users_engines_about_anothers_attempts_is_found() {
+    found(Mutant::BelievesAnybody, &["P1", "P3", "P7"]);
+}
+
+#[test]
+fn a_coordinator_that_takes_silence_for_absence_is_found() {
+    found(Mutant::SilenceIsAbsence, &["P1", "P2", "P3"]);
+}
+
+#[test]
 fn an_engine_that_ignores_its_deadline_is_found() {
     found(Mutant::NoDeadline, &["P1"]);
 }

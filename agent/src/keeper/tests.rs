@@ -256,3 +256,16 @@ fn an_engine_that_cannot_be_started_is_tried_again() {
     assert_eq!(s.pass(SWEEP_MAX), "sweep after 0");
     assert_eq!(s.event(Event::Swept { killed: 0, alive: 0 }), "start 0; link 0", "its end has been told");
 }
+
+#[test]
+fn an_engine_is_linked_again_when_its_link_has_ended_and_killed_when_that_does_not_last() {
+    let mut s = script();
+    let relink = |engine| Event::Agent(ToKeeper::Relink { engine: EngineIndex(engine) });
+    assert_eq!(s.event(relink(1)), "link 1");
+    s.pass(11 * SECOND);
+    assert_eq!(s.event(relink(1)), "link 1");
+    assert_eq!(s.event(relink(0)), "link 0", "each for itself");
+    assert_eq!(s.event(relink(1)), "kill 1");
+    assert_eq!(s.event(relink(1)), "", "it is being replaced");
+    assert_eq!(s.event(relink(7)), "", "there is none");
+}

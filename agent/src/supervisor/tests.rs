@@ -48,7 +48,7 @@ impl Script {
 
     fn welcome_of(&mut self, store: u64) -> String {
         let (lease, hello_sent) = (Some(LEASE), self.now);
-        self.event(Event::Welcomed { store: StoreId(store), lease, first_engine: EngineId(40), hello_sent })
+        self.event(Event::Welcomed { version: SERVES_USERS, store: StoreId(store), lease, first_engine: EngineId(40), hello_sent })
     }
 
     fn ready(&mut self, engine: u16, running: Option<AttemptId>) -> String {
@@ -90,7 +90,19 @@ impl Script {
                         ids(&unacknowledged)
                     )
                 }
+                Effect::ToCoordinator(ToCoordinator::UserInventory { user, queued, running, unacknowledged }) => {
+                    let (queued, running, unacknowledged) = (ids(&queued), ids(&running), ids(&unacknowledged));
+                    format!("inventory of {user}: queued [{queued}] running [{running}] unacknowledged [{unacknowledged}]")
+                }
+                Effect::ToCoordinator(ToCoordinator::Served { users, unheard, .. }) => {
+                    let unheard = unheard.iter().map(|(user, why)| format!("; not {user}: {why}"));
+                    format!("served: {}{}", users.join(" "), unheard.collect::<String>())
+                }
                 Effect::ToCoordinator(ToCoordinator::Pull { credit, idle }) => format!("pull to {credit}, {idle} idle"),
+                Effect::ToCoordinator(ToCoordinator::ReportsOf { user, reports }) => {
+                    let each = reports.iter().map(|r| format!("#{} {}", r.seq, r.attempt));
+                    format!("report of {user} {}", each.collect::<Vec<_>>().join(", "))
+                }
                 Effect::ToCoordinator(ToCoordinator::Reports(reports)) => {
                     let each = reports.iter().map(|r| match &r.report {
                         Report::Started { engine } => format!("#{} {} started on {engine}", r.seq, r.attempt),
@@ -108,13 +120,14 @@ impl Script {
                 Effect::ToEngine(e, ToEngine::Cancel { attempt, stop }) => {
                     format!("{e} < cancel {attempt}, grace {:?}", stop.grace)
                 }
-                Effect::ToKeeper(ToKeeper::Cancelled { engine, attempt, by }) => {
+                Effect::ToKeeper(_, ToKeeper::Cancelled { engine, attempt, by }) => {
                     format!("keeper < {engine} kills {attempt} within {:?}", by.since(self.now))
                 }
-                Effect::ToKeeper(ToKeeper::EndSeen { attempt }) => format!("keeper < end of {attempt} seen"),
+                Effect::ToKeeper(_, ToKeeper::EndSeen { attempt }) => format!("keeper < end of {attempt} seen"),
                 // The engines are told, too.
-                Effect::ToKeeper(ToKeeper::Lease { .. }) => continue,
-                Effect::ToKeeper(other) => panic!("the supervisor does not say {other:?}"),
+                Effect::ToKeeper(_, ToKeeper::Lease { .. }) => continue,
+                Effect::ToKeeper(set, ToKeeper::Relink { engine }) => format!("keeper of set {set} < link {engine} again"),
+                Effect::ToKeeper(_, other) => panic!("the supervisor does not say {other:?}"),
                 Effect::ToEngine(e, ToEngine::Acknowledge { attempts }) => format!("{e} < acknowledge {}", ids(&attempts)),
                 Effect::ToEngine(e, ToEngine::Lease { until }) => format!("{e} < lease until {:?}", until.map(|u| u.0)),
                 Effect::ToEngine(e, ToEngine::OutputTaken { bytes, .. }) => format!("{e} < output taken {bytes}"),
@@ -281,7 +294,8 @@ fn a_shorter_lease_counts_as_soon_as_it_is_heard_of() {
     s.event(Event::Disconnected);
     s.pass(Duration::from_secs(5));
     let lease = Some(Duration::from_secs(15));
-    let welcomed = Event::Welcomed { store: StoreId(1), lease, first_engine: EngineId(40), hello_sent: s.now };
+    let welcomed =
+        Event::Welcomed { version: SERVES_USERS, store: StoreId(1), lease, first_engine: EngineId(40), hello_sent: s.now };
     insta::assert_snapshot!(s.event(welcomed), @"
     0 < lease until Some(1020s)
     1 < lease until Some(1020s)
@@ -441,4 +455,231 @@ fn users_share_the_slots_of_a_host_each_with_engines_of_their_own() {
     report #2 1.1 exited, #3 1.1 returned
     pull to 5, 1 idle
     ");
+}
+
+#[test]
+fn a_broken_link_is_made_again_and_the_attempt_of_its_engine_has_an_end() {
+    let mut s = script();
+    s.run(&[1, 2]);
+    s.pass(Duration::from_millis(200));
+    s.event(Event::Coordinator(ToAgent::Acknowledge { through: 2 }));
+    assert_eq!(s.event(Event::LinkLost(EngineIndex(0))), "", "its end may be on its way");
+    s.event(Event::LinkLost(EngineIndex(1)));
+    insta::assert_snapshot!(s.pass(Duration::from_millis(250)), @"
+    keeper of set 0 < link 0 again
+    keeper of set 0 < link 1 again
+    ");
+    let cancel = ToAgent::Cancel { attempts: vec![attempt(1)], stop: Stop::after(Duration::from_secs(2)) };
+    s.event(Event::Coordinator(cancel));
+    insta::assert_snapshot!(s.ready(0, Some(attempt(1))), @"
+    0 < lease until Some(1600s)
+    keeper < 0 kills 1.1 within 2s
+    0 < cancel 1.1, grace 2s
+    ");
+    insta::assert_snapshot!(s.ready(1, None), @"
+    1 < lease until Some(1600s)
+    report #3 2.1 lost
+    pull to 3, 1 idle
+    ");
+}
+
+#[test]
+fn what_has_not_started_is_left_to_the_next_agent_of_the_process() {
+    let mut s = script();
+    s.run(&[1, 2, 3]);
+    s.finished(0, 1, Duration::from_millis(1));
+    s.run(&[4]);
+    let carried = s.supervisor.leave();
+    let mut next = unheard();
+    next.supervisor = next.supervisor.carrying(carried);
+    next.welcome();
+    next.ready(0, Some(attempt(3)));
+    insta::assert_snapshot!(next.ready(1, Some(attempt(2))), @"
+    1 < lease until Some(1600s)
+    inventory: queued [] running [3.1 2.1] unacknowledged [4.1]
+    report #1 4.1 returned
+    ");
+}
+
+const USERS: [&str; 2] = ["okazaki", "sato"];
+
+/// Two slots for two users, who have two engines each: 0 and 1, 2 and 3.
+fn shared() -> Script {
+    let users = Some(USERS.map(str::to_owned).to_vec());
+    Script { supervisor: Supervisor::new(2, users), now: BootInstant(Duration::from_secs(1000)) }
+}
+
+/// A job of the first or the second of them.
+fn of(user: u32, job: u32) -> AttemptId {
+    AttemptId { key: JobKey { batch: BatchSerial(user), job: JobNumber(job) }, ..attempt(1) }
+}
+
+impl Script {
+    fn contexts(&mut self) {
+        for (batch, user) in (1..).zip(USERS) {
+            let context = BatchContext::new(BatchId(uuid::Uuid::nil()), "/".into(), 0o22);
+            self.event(Event::Coordinator(ToAgent::Context { batch: BatchSerial(batch), context, user: user.into() }));
+        }
+    }
+
+    fn place(&mut self, attempts: &[AttemptId]) -> String {
+        let run = attempts.iter().map(|attempt| Placement { attempt: *attempt, spec: Bytes::new(), slots: 1 });
+        self.event(Event::Coordinator(ToAgent::Run(run.collect())))
+    }
+
+    fn says_over(&mut self, engine: u16, attempt: AttemptId) -> String {
+        let outcome = exited(Duration::from_secs(1));
+        self.event(Event::Engine(EngineIndex(engine), FromEngine::Finished { attempt, outcome }))
+    }
+}
+
+#[test]
+fn an_engine_is_believed_about_what_it_was_given_and_about_nothing_else() {
+    let mut s = shared();
+    s.welcome();
+    (0..4).for_each(|engine| drop(s.ready(engine, None)));
+    s.pass(Duration::ZERO);
+    s.contexts();
+    let run = s.place(&[of(1, 1), of(2, 1), of(1, 2)]);
+    assert!(run.contains("0 < run 1.1") && run.contains("3 < run 1.1"), "{run}");
+    assert_eq!(s.says_over(3, of(1, 1)), "", "somebody else's, who has it");
+    assert_eq!(s.says_over(2, of(1, 1)), "", "by an engine that has nothing");
+    assert_eq!(s.says_over(3, of(1, 2)), "", "one that waits");
+    assert_eq!(s.says_over(2, of(2, 1)), "", "the same user's, on another engine");
+    assert_eq!(s.says_over(2, of(1, 77)), "", "one that nobody here knows of");
+    let output = FromEngine::Output { attempt: of(1, 1), stream: mezcal_common::wire::agent::Stream::Out, data: "x".into() };
+    assert_eq!(s.event(Event::Engine(EngineIndex(3), output)), "3 < output taken 1", "nor does it speak for another");
+    let ended = |engine, attempt, survivors| Event::EngineEnded {
+        engine: EngineIndex(engine),
+        attempt,
+        ended: Ended::Lost,
+        killed: 0,
+        survivors,
+    };
+    assert_eq!(s.event(ended(2, Some(of(1, 1)), 0)), "", "a keeper is believed no more than its engines");
+    assert_eq!(s.supervisor.engine_of(of(1, 1)), Some(EngineIndex(0)));
+    // Its own it may end, in whatever way.
+    let own = s.says_over(3, of(2, 1));
+    assert!(own.contains("report #1 1.1 exited"), "{own}");
+}
+
+#[test]
+fn what_engines_claim_to_an_agent_that_is_new_counts_for_their_own_user_only() {
+    let mut s = shared();
+    s.welcome();
+    s.ready(0, None);
+    s.ready(1, None);
+    s.says_over(2, of(1, 5));
+    s.event(Event::Engine(EngineIndex(2), FromEngine::Ready { running: Some((of(1, 6), u16::MAX)) }));
+    insta::assert_snapshot!(s.ready(3, Some(of(2, 7))), @"
+    3 < lease until Some(1600s)
+    2 < lease until Some(1600s)
+    3 < lease until Some(1600s)
+    inventory of okazaki: queued [] running [] unacknowledged []
+    inventory of sato: queued [] running [6.1 7.1] unacknowledged [5.1]
+    served: okazaki sato
+    report of sato #1 5.1
+    ");
+    // Neither is the coordinator's word that these run here, and the other one is.
+    let known = ToAgent::Known { user: "sato".into(), attempts: vec![(of(2, 7), 1)] };
+    insta::assert_snapshot!(s.event(Event::Coordinator(known)), @"
+    served: okazaki; not sato: an engine of theirs runs what the coordinator does not know
+    pull to 1, 1 idle
+    ");
+    s.contexts();
+    insta::assert_snapshot!(s.place(&[of(1, 1)]), @"
+    0 < run 1.1 as engine 40 with context
+    pull to 1, 0 idle
+    ");
+}
+
+#[test]
+fn a_user_whose_engines_are_silent_is_left_out_and_comes_back_when_they_are_heard() {
+    let mut s = shared();
+    s.welcome();
+    s.ready(0, None);
+    s.ready(1, None);
+    s.ready(2, None);
+    assert_eq!(s.pass(HEARD_WITHIN - Duration::from_millis(1)), "");
+    insta::assert_snapshot!(s.pass(Duration::from_millis(1)), @"
+    inventory of okazaki: queued [] running [] unacknowledged []
+    served: okazaki; not sato: their engines have not answered within 3 s
+    heartbeat
+    pull to 2, 2 idle
+    ");
+    s.contexts();
+    insta::assert_snapshot!(s.place(&[of(1, 1), of(2, 1)]), @"
+    0 < run 1.1 as engine 40 with context
+    report #1 1.1 returned
+    pull to 3, 1 idle
+    ");
+    // What may be there of theirs is not said to be absent.
+    let cancel = |attempt| Event::Coordinator(ToAgent::Cancel { attempts: vec![attempt], stop: Stop::NOW });
+    assert_eq!(s.event(cancel(of(2, 9))), "");
+    assert_eq!(s.event(cancel(of(1, 9))), "absent 9.1");
+    let seen = |sent| Event::Coordinator(ToAgent::HeartbeatSeen { sent, clock: WallTime(0) });
+    s.pass(HEARTBEAT);
+    insta::assert_snapshot!(s.event(seen(s.now)), @"
+    0 < lease until Some(1608s)
+    1 < lease until Some(1608s)
+    ");
+    insta::assert_snapshot!(s.ready(3, None), @"
+    2 < lease until Some(1608s)
+    3 < lease until Some(1608s)
+    inventory of sato: queued [] running [] unacknowledged [1.1]
+    served: okazaki sato
+    ");
+}
+
+#[test]
+fn a_keeper_that_goes_takes_its_own_user_with_it_and_nobody_else() {
+    let mut s = shared();
+    s.welcome();
+    (0..4).for_each(|engine| drop(s.ready(engine, None)));
+    s.pass(Duration::ZERO);
+    s.contexts();
+    s.place(&[of(1, 1), of(2, 1), of(2, 2)]);
+    insta::assert_snapshot!(s.event(Event::KeeperGone { set: 1, why: "their keeper is gone".into() }), @"
+    served: okazaki; not sato: their keeper is gone
+    report #1 2.1 returned
+    ");
+    insta::assert_snapshot!(s.says_over(0, of(1, 1)), @"
+    report #2 1.1 exited
+    pull to 4, 1 idle
+    ");
+    // Its successor has nothing of it.
+    s.event(Event::KeeperHere { user: "sato".into() });
+    s.ready(2, None);
+    s.ready(3, None);
+    insta::assert_snapshot!(s.pass(Duration::from_secs(1)), @"
+    2 < lease until Some(1600s)
+    3 < lease until Some(1600s)
+    inventory of sato: queued [] running [] unacknowledged [2.1 1.1]
+    served: okazaki sato
+    ");
+    // Somebody who is new here.
+    s.event(Event::KeeperHere { user: "mori".into() });
+    s.ready(4, None);
+    insta::assert_snapshot!(s.ready(5, None), @"
+    5 < lease until Some(1600s)
+    4 < lease until Some(1600s)
+    5 < lease until Some(1600s)
+    inventory of mori: queued [] running [] unacknowledged []
+    served: okazaki sato mori
+    ");
+}
+
+#[test]
+fn an_agent_that_serves_users_gives_back_what_has_not_started_before_it_leaves() {
+    let mut s = shared();
+    s.welcome();
+    (0..4).for_each(|engine| drop(s.ready(engine, None)));
+    s.pass(Duration::ZERO);
+    s.contexts();
+    s.place(&[of(1, 1), of(2, 1), of(2, 2)]);
+    insta::assert_snapshot!(s.event(Event::Leave), @"
+    pull to 3, 0 idle
+    report #1 2.1 returned
+    ");
+    insta::assert_snapshot!(s.event(Event::Coordinator(ToAgent::Acknowledge { through: 1 })), @"exit");
 }

@@ -14,7 +14,10 @@ use std::time::Duration;
 pub const ALPN: &[u8] = b"mezcal-agent/1";
 
 /// The minor versions that this build speaks, first and last.
-pub const VERSIONS: (u16, u16) = (1, 1);
+pub const VERSIONS: (u16, u16) = (1, 2);
+
+/// From this version on an agent that serves users says user by user what it has ([`ToCoordinator::UserInventory`]).
+pub const SERVES_USERS: u16 = 2;
 
 /// What an agent says of itself when it connects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,6 +154,36 @@ pub enum ToCoordinator {
         /// A certificate signing request (PKCS #10, DER). Only its key counts.
         request: Bytes,
     },
+    /// Everything that the agent still holds for one user, complete: what is not here of that user's, and was not sent in this session, is
+    /// not on this host. What is here of other users' counts as not here.
+    UserInventory {
+        /// Whose.
+        user: String,
+        /// Waiting for an engine.
+        queued: Vec<AttemptId>,
+        /// On an engine, or so it says. Answered by [`ToAgent::Known`].
+        running: Vec<AttemptId>,
+        /// Over; the reports follow.
+        unacknowledged: Vec<AttemptId>,
+    },
+    /// Ends the inventories of all users who are served, and is said again when others are: nothing is known of what any other user has here.
+    Served {
+        /// Whose jobs run here.
+        users: Vec<String>,
+        /// Users who have engines here that are not served, and why.
+        unheard: Vec<(String, String)>,
+        /// What holds the processes of attempts together.
+        containment: Containment,
+        /// Seconds to add to the agent's wall clock to get the coordinator's.
+        clock_offset: Option<f64>,
+    },
+    /// Reports about what this agent has not handed out itself, on the word of one user's engines: they count for that user's jobs only.
+    ReportsOf {
+        /// Whose engines say so.
+        user: String,
+        /// What happened, in the same sequence as all reports.
+        reports: Vec<NumberedReport>,
+    },
 }
 
 /// What precedes the bytes on a stream of output.
@@ -275,5 +308,13 @@ pub enum ToAgent {
     Renewed {
         /// The certificate and what stands between it and the root, in PEM form; or why there is none.
         cert: Result<String, String>,
+    },
+    /// The answer to [`ToCoordinator::UserInventory`]: these are what the user's engines run, and the slots that each takes. Nothing else that
+    /// they say to run is this host's.
+    Known {
+        /// Whose.
+        user: String,
+        /// The attempts.
+        attempts: Vec<(AttemptId, u16)>,
     },
 }

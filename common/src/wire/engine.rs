@@ -139,6 +139,11 @@ pub enum ToKeeper {
         /// The attempt.
         attempt: AttemptId,
     },
+    /// My link to an engine has come to its end: connect me to it again. One whose links do not last is killed.
+    Relink {
+        /// Which.
+        engine: EngineIndex,
+    },
 }
 
 /// From keeper to agent.

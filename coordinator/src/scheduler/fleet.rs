@@ -89,6 +89,29 @@ impl Names {
         self.claimants(name).len() > 1
     }
 
+    /// A host runs jobs of these, or of everybody.
+    fn add_users(&mut self, users: Option<Vec<String>>) {
+        match users {
+            None => self.serve_all += 1,
+            Some(users) => users.into_iter().for_each(|user| *self.serve.entry(user).or_default() += 1),
+        }
+    }
+
+    /// It does so no more.
+    fn forget_users(&mut self, users: Option<Vec<String>>) {
+        match users {
+            None => self.serve_all -= 1,
+            Some(users) => users.iter().for_each(|user| {
+                if let Some(count) = self.serve.get_mut(user) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.serve.remove(user);
+                    }
+                }
+            }),
+        }
+    }
+
     fn widest(&self) -> u16 {
         self.widths.last_key_value().map_or(0, |(slots, _)| *slots)
     }
@@ -162,10 +185,7 @@ impl Scheduler {
         let names = host.names();
         let before = self.served();
         *self.names.widths.entry(slots).or_default() += 1;
-        match users {
-            None => self.names.serve_all += 1,
-            Some(users) => users.into_iter().for_each(|user| *self.names.serve.entry(user).or_default() += 1),
-        }
+        self.names.add_users(users);
         self.look_at_users(before);
         self.change_names(&names, |names| {
             names.connected.insert(index);
@@ -179,17 +199,7 @@ impl Scheduler {
         let (index, slots, users) = (host.index, host.hello.slots, host.hello.users.clone());
         let names = host.names();
         let before = self.served();
-        match users {
-            None => self.names.serve_all -= 1,
-            Some(users) => users.iter().for_each(|user| {
-                if let Some(count) = self.names.serve.get_mut(user) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.names.serve.remove(user);
-                    }
-                }
-            }),
-        }
+        self.names.forget_users(users);
         if let Some(count) = self.names.widths.get_mut(&slots) {
             *count -= 1;
             if *count == 0 {
@@ -201,6 +211,27 @@ impl Scheduler {
             names.connected.remove(&index);
         });
         self.queues.look_at_wide();
+    }
+
+    /// A connected host runs jobs of other users from now on.
+    pub(super) fn change_users(&mut self, name: &Arc<str>, users: Vec<String>) {
+        let Some(host) = self.hosts.get_mut(name).filter(|host| host.session.is_some()) else { return };
+        let users = Some(users);
+        if host.hello.users == users {
+            return;
+        }
+        let before = self.served();
+        let Some(host) = self.hosts.get_mut(name) else { return };
+        let was = std::mem::replace(&mut host.hello.users, users.clone());
+        let others: Vec<String> = was.iter().chain(&users).flatten().cloned().collect();
+        self.names.forget_users(was);
+        self.names.add_users(users);
+        self.look_at_users(before);
+        // Some of their jobs may run on certain hosts only.
+        for user in others.iter().filter_map(|user| self.users.get(user)) {
+            self.queues.look_at_user(*user);
+        }
+        self.unserved = true;
     }
 
     /// Changes who has which of these names, or who is connected. What waits for one of them hears of another owner.

@@ -121,7 +121,8 @@ pub enum Record {
 /// What is known only while records are taken back.
 #[derive(Debug, Default)]
 pub(super) struct Restoring {
-    placements: BTreeMap<JobKey, AttemptId>,
+    /// With the longest lease that each is recorded with.
+    placements: BTreeMap<JobKey, (AttemptId, Option<Duration>)>,
     comes_after: HashMap<JobKey, Vec<JobNumber>>,
     index_by_host: HashMap<Arc<str>, u32>,
 }
@@ -207,7 +208,11 @@ impl Scheduler {
                         && job.state != JobState::Done
                     {
                         (job.attempt, job.host, job.state) = (attempt.attempt, index, JobState::Placed);
-                        self.restoring.placements.insert(attempt.key, attempt);
+                        self.restoring.placements.insert(attempt.key, (attempt, lease));
+                    } else if let Some((_, known)) = self.restoring.placements.get_mut(&attempt.key).filter(|(a, _)| *a == attempt)
+                    {
+                        // A later life gave longer leases.
+                        *known = (*known).max(lease);
                     }
                 }
             }
@@ -262,19 +267,29 @@ impl Scheduler {
     /// All records have been taken back: what surely does not run may start, what may run is waited for.
     pub fn restored(&mut self, now: BootInstant) {
         let Restoring { placements, mut comes_after, .. } = std::mem::take(&mut self.restoring);
-        for (key, attempt) in placements {
+        let mut longer: BTreeMap<Arc<str>, Vec<AttemptId>> = BTreeMap::new();
+        for (key, (attempt, recorded)) in placements {
             let placed = self.job(key).filter(|job| job.state == JobState::Placed).map(|job| (job.host, job.queue));
             let Some((host, queue)) = placed else { continue };
             self.running[queue.user as usize] += u64::from(queue.slots());
             self.batches.get_mut(&key.batch).into_iter().for_each(|batch| batch.placed += 1);
             let name = self.host_names.get(host as usize);
             if let Some(host) = name.and_then(|name| self.hosts.get_mut(name)) {
-                host.add(attempt, queue.slots());
+                host.add(attempt, queue.user, queue.slots(), None);
+                if recorded < self.lease {
+                    longer.entry(host.name.clone()).or_default().push(attempt);
+                }
             }
             // Its host is told when it has said what it has.
             if let Some(stop) = self.batches.get(&key.batch).and_then(|batch| batch.cancelled) {
                 self.cancelling.insert(key, Cancelling::silent(stop));
             }
+        }
+        // Agents renew them for longer from now on, and whoever comes after us has to wait for that.
+        self.leases_grow = !longer.is_empty();
+        for (host, attempts) in longer {
+            let lease = self.lease;
+            self.persist(|| Record::Placed { host, lease, attempts });
         }
         self.lease_begins(now);
         let mut serials: Vec<BatchSerial> = self.batches.keys().copied().collect();

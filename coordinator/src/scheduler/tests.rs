@@ -184,6 +184,10 @@ impl Script {
                     let ids: Vec<String> = attempts.iter().map(ToString::to_string).collect();
                     format!("{s} < evict {}", ids.join(" "))
                 }
+                Effect::ToAgent(s, ToAgent::Known { user, attempts }) => {
+                    let ids: Vec<String> = attempts.iter().map(|(attempt, slots)| format!(" {attempt} takes {slots}")).collect();
+                    format!("{s} < known of {user}:{}", ids.join(""))
+                }
                 Effect::Greet(s, message) => panic!("{s} is greeted with {message:?}"),
                 Effect::ToAgent(s, ToAgent::Renewed { .. }) => panic!("the scheduler renews nothing for {s}"),
                 Effect::ToAgent(s, ToAgent::Logs { request, attempt, .. }) => format!("{s} < logs of {attempt}, request {request}"),
@@ -215,6 +219,8 @@ impl Script {
             let indexed = self.scheduler.idle.iter().find(|(_, index)| *index == host.index).map(|(since, _)| since);
             assert_eq!(indexed, idle, "{}", host.name);
             let fence = self.scheduler.fence(host);
+            let users = host.fenced.values().min().copied();
+            assert!(users.is_none() || self.scheduler.look_at_leases <= users, "users' leases on {} are, too", host.name);
             assert!(fence.is_none() || self.scheduler.look_at_leases <= fence, "the lease of {} is looked at in time", host.name);
         }
         for (key, hosts) in &self.scheduler.keeping.hosts {
@@ -1188,4 +1194,155 @@ fn what_waits_behind_long_jobs_on_a_host_that_comes_back_goes_to_idle_slots() {
     s.event(Event::Agent(SessionId(3), inventory));
     // It has nothing to ask for, and the other host has asked long ago.
     insta::assert_snapshot!(s.pass(1), @"3 < retract 2.1 1.1");
+}
+
+impl Script {
+    /// A host of these users with two slots, which takes two jobs.
+    fn host_of(&mut self, session: u64, name: &str, users: &[&str]) {
+        self.hello_for(session, name, 1, Some(users.iter().map(|user| user.to_string()).collect()));
+        self.served(session, users, &[]);
+        self.pull(session, 2, 2);
+    }
+
+    fn served(&mut self, session: u64, users: &[&str], unheard: &[&str]) -> String {
+        let served = ToCoordinator::Served {
+            users: users.iter().map(|user| user.to_string()).collect(),
+            unheard: unheard.iter().map(|user| (user.to_string(), "their keeper is silent".to_owned())).collect(),
+            containment: Containment::Subreaper,
+            clock_offset: None,
+        };
+        self.event(Event::Agent(SessionId(session), served))
+    }
+
+    fn has(&mut self, session: u64, user: &str, running: &[AttemptId], over: &[AttemptId]) -> String {
+        let inventory = ToCoordinator::UserInventory {
+            user: user.into(),
+            queued: vec![],
+            running: running.to_vec(),
+            unacknowledged: over.to_vec(),
+        };
+        self.event(Event::Agent(SessionId(session), inventory))
+    }
+
+    fn report_of(&mut self, user: &str, session: u64, attempt: AttemptId, outcome: Outcome) -> String {
+        self.seq += 1;
+        let report = Report::Finished { engine: Some(EngineIndex(0)), outcome: Box::new(outcome) };
+        let reports = vec![NumberedReport { seq: self.seq, attempt, report }];
+        self.event(Event::Agent(SessionId(session), ToCoordinator::ReportsOf { user: user.into(), reports }))
+    }
+}
+
+#[test]
+fn what_one_users_engines_say_counts_for_that_users_jobs_only() {
+    let mut s = script();
+    s.host_of(1, "a.x", &["okazaki", "sato"]);
+    let placed = s.submit(1, &[(NOWHERE, 0, 0); 2]);
+    assert!(placed.contains("1/1.1") && placed.contains("1/2.1"), "{placed}");
+    s.hello_for(2, "a.x", 1, Some(vec!["okazaki".into(), "sato".into()]));
+    let (first, second) = (attempt(1, 1, 1), attempt(1, 2, 1));
+    insta::assert_snapshot!(s.has(2, "okazaki", &[first, second], &[]), @"2 < known of okazaki: 1.1 takes 1 2.1 takes 1");
+    // They are neither sato's to have nor sato's to end, and no claim of sato's has them killed.
+    assert_eq!(s.has(2, "sato", &[first], &[second]), "2 < known of sato:");
+    insta::assert_snapshot!(s.served(2, &["okazaki", "sato"], &[]), @"fleet 1 agents, 2 engines");
+    insta::assert_snapshot!(s.report_of("sato", 2, first, exited(0)), @"2 < acknowledge 1");
+    insta::assert_snapshot!(s.report_of("okazaki", 2, first, exited(0)), @"
+    result 1.1 exited on a.x
+    2 < acknowledge 2
+    ");
+    // Nor does sato's claim keep a job of okazaki's from being missed.
+    s.hello_for(3, "a.x", 1, Some(vec!["okazaki".into(), "sato".into()]));
+    s.has(3, "sato", &[second], &[]);
+    insta::assert_snapshot!(s.has(3, "okazaki", &[], &[]), @"3 < known of okazaki:");
+    let why = s.scheduler.why(batch(1), "2", s.now).expect("a job").join("\n");
+    assert!(why.starts_with("job 2 waits"), "{why}");
+}
+
+#[test]
+fn of_users_who_are_not_heard_nothing_is_lost_before_their_leases_are_over() {
+    let mut s = script();
+    s.host_of(1, "a.x", &["okazaki", "sato"]);
+    s.submit(1, &[(NOWHERE, 0, 0)]);
+    s.hello_for(2, "a.x", 1, Some(vec!["okazaki".into(), "sato".into()]));
+    s.has(2, "sato", &[], &[]);
+    assert_eq!(s.served(2, &["sato"], &["okazaki"]), "fleet 1 agents, 2 engines", "its absence is no proof");
+    s.host_of(3, "b.x", &["okazaki"]);
+    let beat = |sent| ToCoordinator::Heartbeat { sent, load: Load::default(), clock_offset: None };
+    let (begin, mut said) = (s.now, String::new());
+    while said.is_empty() {
+        for session in [2, 3] {
+            s.event(Event::Agent(SessionId(session), beat(s.now)));
+        }
+        said = s.pass(4);
+    }
+    assert_eq!(s.now.since(begin), LEASE + FENCE_MARGIN);
+    insta::assert_snapshot!(said, @"
+    3 < context of batch 1
+    3 < run 1/1.2
+    ");
+    // The host goes on with others, and says why.
+    s.submit(2, &[(NOWHERE, 0, 0); 3]);
+    let why = s.scheduler.why(batch(2), "3", s.now).expect("a job").join("\n");
+    insta::assert_snapshot!(why, @"
+    job 3 waits
+    a.x: runs no jobs of okazaki at present: their keeper is silent
+    b.x: all 2 slots are busy
+    ");
+}
+
+#[test]
+fn what_was_sent_in_a_session_is_not_missed_in_an_inventory_of_the_same_one() {
+    let mut s = script();
+    s.host_of(1, "a.x", &["okazaki", "sato"]);
+    s.submit(1, &[(NOWHERE, 0, 0)]);
+    s.served(1, &["sato"], &["okazaki"]);
+    // It was on its way, and the agent has not seen it when it says this.
+    assert_eq!(s.has(1, "okazaki", &[], &[]), "1 < known of okazaki:");
+    s.served(1, &["okazaki", "sato"], &[]);
+    let result = s.report(1, attempt(1, 1, 1), exited(0));
+    assert!(result.contains("result 1.1 exited"), "{result}");
+}
+
+#[test]
+fn longer_leases_are_recorded_for_what_an_earlier_life_placed_before_an_agent_hears_of_them() {
+    let mut s = script();
+    s.scheduler = Scheduler::new(Epoch(8), StoreId(1), Some(2 * LEASE), WAIT).durable(2 * LEASE);
+    s.scheduler.replay(Record::Engines { host: "a.x".into(), first: EngineId(0), slots: 2 }, s.now);
+    let terms = Box::new(BatchTerms::new(BatchContext::new(batch(1), "/".into(), 0o22), LEASE));
+    s.scheduler.replay(Record::Opened { batch: BatchSerial(1), user: "okazaki".into(), terms, age: Duration::ZERO }, s.now);
+    s.scheduler.replay(
+        Record::Submitted { batch: BatchSerial(1), jobs: vec![Submission::new(JobNumber(1), Bytes::from_static(b"x"))] },
+        s.now,
+    );
+    let placed = |lease| Record::Placed { host: "a.x".into(), lease: Some(lease), attempts: vec![attempt(1, 1, 1)] };
+    s.scheduler.replay(placed(LEASE), s.now);
+    s.scheduler.restored(s.now);
+    let first = s.scheduler.poll_effect();
+    assert_eq!(first, Some(Effect::Persist(placed(2 * LEASE))));
+    let hello = Hello {
+        versions: (1, 2),
+        program: "test".into(),
+        keeper: 1,
+        boot_id: [1; 16],
+        slots: 2,
+        aliases: vec![],
+        cpus: 2,
+        memory: 0,
+        users: None,
+    };
+    s.scheduler.handle(Event::AgentHello { session: SessionId(1), name: "a.x".into(), hello }, s.now);
+    let welcome = std::iter::from_fn(|| s.scheduler.poll_effect())
+        .find(|e| matches!(e, Effect::Greet(_, ToAgent::Welcome { .. }) | Effect::ToAgent(_, ToAgent::Welcome { .. })));
+    assert!(!welcome.expect("a welcome").overtakes_the_store(), "it waits for the store");
+    // The next life, with a shorter one, has to wait for the longest.
+    let mut next = Scheduler::new(Epoch(9), StoreId(1), Some(LEASE / 2), WAIT).durable(LEASE);
+    let terms = Box::new(BatchTerms::new(BatchContext::new(batch(1), "/".into(), 0o22), LEASE));
+    next.replay(Record::Opened { batch: BatchSerial(1), user: "okazaki".into(), terms, age: Duration::ZERO }, s.now);
+    next.replay(
+        Record::Submitted { batch: BatchSerial(1), jobs: vec![Submission::new(JobNumber(1), Bytes::from_static(b"x"))] },
+        s.now,
+    );
+    next.replay(placed(LEASE), s.now);
+    next.replay(placed(2 * LEASE), s.now);
+    next.restored(s.now);
+    assert_eq!(next.lease, Some(2 * LEASE));
 }

@@ -89,7 +89,11 @@ impl Scheduler {
                 _ if !host.known => "has just connected".into(),
                 _ if !self.serves(host, job.queue.user) => {
                     let user = &self.user_names[job.queue.user as usize];
-                    format!("runs no jobs of {user}: its root has not enabled mezcal-engines@{user}.service")
+                    let unheard = host.unheard.iter().find(|(unheard, _)| unheard == user);
+                    unheard.map_or_else(
+                        || format!("runs no jobs of {user}: its root has not enabled mezcal-engines@{user}.service"),
+                        |(_, why)| format!("runs no jobs of {user} at present: {why}"),
+                    )
                 }
                 _ if host.hello.slots < slots => format!("has {} slots, and the job takes {slots}", host.hello.slots),
                 None => format!("all {} slots are busy", host.hello.slots),

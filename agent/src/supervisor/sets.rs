@@ -1,0 +1,106 @@
+//! The engines of users, one set for each: which have been heard, and which are left out, so that nobody waits for them.
+//!
+//! ```text
+//!            all heard                  keeper gone, an engine silent for long,
+//!  Awaited ─────────────▶ Served ◀───┐  or one that does what nobody here knows of
+//!     └─ not within [`HEARD_WITHIN`] ─┴──────────────▶ Left out
+//! ```
+//!
+//! A user whose set is left out gets no jobs here. What the set was given is fenced by the coordinator: nothing is said of it, and no lease
+//! is renewed for it. An agent that runs only its own jobs has one set, for which it waits as long as it takes.
+
+use mezcal_common::clock::BootInstant;
+use std::time::Duration;
+
+/// How long the others wait for the engines of one user: starting them takes milliseconds, and a host that is as busy as that is late for
+/// everybody.
+pub const HEARD_WITHIN: Duration = Duration::from_secs(3);
+/// A set that was left out comes back after this at the soonest; each time doubles it, up to [`LONGEST_PAUSE`]: sets that come and go at their
+/// user's will must not keep the agent and the coordinator busy.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Long enough to cost nothing, short enough for whoever has mended something.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// A set that has been served for so long begins with [`FIRST_PAUSE`] again.
+const STEADY: Duration = Duration::from_secs(600);
+/// What a set was given is over so long after its lease: the coordinator's margin for killing (`FENCE_MARGIN`).
+const OVER_AFTER: Duration = Duration::from_secs(12);
+
+/// How the engines of one user stand.
+#[derive(Debug)]
+pub(super) struct Set {
+    /// Whose jobs they run.
+    pub(super) user: String,
+    /// There is a keeper to talk to.
+    pub(super) here: bool,
+    /// Jobs of this user run here.
+    pub(super) served: bool,
+    /// What the coordinator was told in this session: that it is served, or why not.
+    pub(super) told: Option<Result<(), String>>,
+    /// When its engines must have been heard.
+    pub(super) by: Option<BootInstant>,
+    /// Why it is left out; none: it is served, or still awaited.
+    pub(super) why: Option<String>,
+    /// When nothing can run any more that a set was given which is left out now.
+    pub(super) over: Option<BootInstant>,
+    /// When it may come back.
+    back: BootInstant,
+    pause: Duration,
+    since: BootInstant,
+}
+
+impl Set {
+    /// One that is awaited.
+    pub(super) fn new(user: String) -> Self {
+        let never = BootInstant::default();
+        Self {
+            user,
+            here: true,
+            served: false,
+            told: None,
+            by: None,
+            why: None,
+            over: None,
+            back: never,
+            pause: FIRST_PAUSE,
+            since: never,
+        }
+    }
+
+    /// The others wait for it.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.here && !self.served && self.why.is_none()
+    }
+
+    /// How it stands, if that is decided.
+    pub(super) fn standing(&self) -> Option<Result<(), String>> {
+        if self.served { Some(Ok(())) } else { self.why.clone().map(Err) }
+    }
+
+    /// It is served from now on, or as soon as it may be.
+    pub(super) fn serve(&mut self, now: BootInstant) -> bool {
+        if self.back > now {
+            return false;
+        }
+        (self.served, self.why, self.over, self.by, self.since) = (true, None, None, None, now);
+        true
+    }
+
+    /// It is served no more. What it has may run until `lease`.
+    pub(super) fn leave_out(&mut self, why: String, lease: Option<BootInstant>, now: BootInstant) {
+        if self.served || self.why.is_none() {
+            self.over = lease.map(|until| until + OVER_AFTER);
+            if self.served && now.since(self.since) > STEADY {
+                self.pause = FIRST_PAUSE;
+            }
+            self.back = now + self.pause;
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        }
+        (self.served, self.why, self.by) = (false, Some(why), None);
+    }
+
+    /// When to look at it again.
+    pub(super) fn poll_timeout(&self, now_fit: bool) -> Option<BootInstant> {
+        let back = Some(self.back).filter(|_| now_fit && self.here && !self.served);
+        [self.by, self.over, back].into_iter().flatten().min()
+    }
+}
