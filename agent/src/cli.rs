@@ -3,6 +3,7 @@
 use crate::config::{AgentConfig, RunAs};
 use crate::driver::{self, AgentParts, Left, Renewal};
 use crate::keeper::driver::{KeeperArgs, PREDECESSOR};
+use crate::supervisor::Carried;
 use crate::{packet, users};
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -165,7 +166,7 @@ fn run(path: &Path) -> anyhow::Result<()> {
             false => None,
         };
         // What did not start under the agent before, while this process goes on.
-        let mut carried = Vec::new();
+        let mut carried = Carried::default();
         loop {
             let (users, keepers) = match config.run_as {
                 RunAs::Agent => {

@@ -117,8 +117,17 @@ pub enum Event {
     Leave,
 }
 
-/// What a supervisor leaves to its successor: ends that no engine can repeat, each with the user if that is known.
-pub type Carried = Vec<(AttemptId, Report, Option<String>)>;
+/// What a supervisor leaves to its successor in the same process.
+#[derive(Debug, Default)]
+pub struct Carried {
+    /// What waits goes on waiting, for as long as its lease allows.
+    queue: Queue,
+    contexts: HashMap<BatchSerial, (BatchContext, String)>,
+    store: Option<StoreId>,
+    lease_until: Option<BootInstant>,
+    /// Ends that no engine can repeat, each with the user if that is known.
+    ends: Vec<(AttemptId, Report, Option<String>)>,
+}
 
 /// What the driver has to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -306,23 +315,24 @@ impl Supervisor {
     /// Begins with what its predecessor has left to it.
     #[must_use]
     pub fn carrying(mut self, carried: Carried) -> Self {
-        for (attempt, report, user) in carried {
+        let Carried { queue, contexts, store, lease_until, ends } = carried;
+        (self.queue, self.contexts, self.store, self.lease_until) = (queue, contexts, store, lease_until);
+        for (attempt, report, user) in ends {
             let set = user.and_then(|user| self.set_of(&user));
             self.push(attempt, report, set, false);
         }
         self
     }
 
-    /// What its successor has to go on with: nothing that waits here starts any more.
+    /// What its successor goes on with. Nothing that waits starts here any more.
     pub fn leave(&mut self) -> Carried {
-        for attempt in self.queue.take() {
-            self.push_report(attempt, Report::Returned);
-        }
         // Engines and keepers repeat the other ends.
         let own = |report: &Report| matches!(report, Report::Returned | Report::Finished { engine: None, .. });
         let user = |entry: &Entry| entry.set.map(|set| self.sets[set].user.clone());
         let left = self.reports.iter().filter(|entry| own(&entry.report.report));
-        left.map(|entry| (entry.report.attempt, entry.report.report.clone(), user(entry))).collect()
+        let ends = left.map(|entry| (entry.report.attempt, entry.report.report.clone(), user(entry))).collect();
+        let (queue, contexts) = (std::mem::take(&mut self.queue), std::mem::take(&mut self.contexts));
+        Carried { queue, contexts, store: self.store, lease_until: self.lease_until, ends }
     }
 
     /// Which of the sets is this user's.

@@ -87,6 +87,8 @@ pub struct Remote {
     pub port: ClientPort,
     /// Where it is.
     pub address: String,
+    /// The version of the protocol that it speaks.
+    pub version: u16,
     connector: Connector,
     peer: Peer,
     certificate: Vec<u8>,
@@ -123,13 +125,14 @@ impl Remote {
         let hello = ToService::Hello { versions: VERSIONS, program: mezcal_common::VERSION.into() };
         let _ = channel.sender.send(hello).await;
         let first = connector.first_message(address, &peer, &mut channel).await;
-        let ToClient::Welcome { .. } = first.map_err(|e| Exit::unreachable(chain(&e)))? else {
+        let ToClient::Welcome { version, .. } = first.map_err(|e| Exit::unreachable(chain(&e)))? else {
             peer.close(close::PROTOCOL, "the first message must be a welcome");
             return Err(Exit::unreachable(chain(&connector.why_lost(address, &peer).await)));
         };
         Ok(Self {
             port: ClientPort { requests: channel.sender, answers: channel.receiver },
             address: address.into(),
+            version,
             connector,
             peer,
             certificate: credentials.certificate().to_vec(),

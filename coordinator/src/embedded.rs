@@ -90,7 +90,7 @@ pub async fn start(service: &ServiceHandle, keeper: Keeper, slots: u16) -> Resul
         aliases: Vec::new(),
         slots,
         users: None,
-        carried: Vec::new(),
+        carried: Carried::default(),
         coordinator: address.to_string(),
         connector: Connector::new(&agents, ALPN).map_err(|e| Exit::unreachable(chain(&e)))?,
         connect_timeout: PATIENCE,

@@ -199,6 +199,7 @@ impl Exec {
             | ToClient::Retried { .. }
             | ToClient::Done { .. }
             | ToClient::Why { .. }
+            | ToClient::Unserved { .. }
             | ToClient::TokensCreated { .. }
             | ToClient::Tokens { .. }
             | ToClient::Certificates { .. }

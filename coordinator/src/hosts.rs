@@ -5,7 +5,7 @@ use crate::exit::Exit;
 use crate::format::show;
 use crate::profile::ProfileArgs;
 use mezcal_common::escape::for_terminal;
-use mezcal_common::wire::client::{HostStatus, ToClient, ToService};
+use mezcal_common::wire::client::{HostStatus, ToClient, ToService, UNSERVED};
 use std::time::Duration;
 
 /// Show the hosts of a running coordinator.
@@ -27,8 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// Exit 2 without a profile, 3 without a coordinator.
 pub fn run(args: &HostsArgs) -> Result<u8, Exit> {
-    let hosts = converse(&args.profile, ask)?;
-    let text = if args.json { json(&hosts) } else { host_table(&hosts) };
+    let (hosts, unserved) = converse(&args.profile, async |remote| Ok((ask(remote).await?, ask_unserved(remote).await?)))?;
+    let text = if args.json { json(&hosts, &unserved) } else { host_table(&hosts, &unserved) };
     show(&text)?;
     Ok(0)
 }
@@ -43,8 +43,29 @@ pub(crate) async fn ask(remote: &mut Remote) -> Result<Vec<HostStatus>, Exit> {
     tokio::time::timeout(PATIENCE, remote.ask(ToService::Hosts, pick)).await.unwrap_or(Err(silent))
 }
 
-fn json(hosts: &[HostStatus]) -> String {
+/// A host, a user whose jobs it does not run at present, and why.
+type Unserved = (String, String, String);
+
+/// Asks whom hosts do not serve. A coordinator of an earlier version does not know.
+async fn ask_unserved(remote: &mut Remote) -> Result<Vec<Unserved>, Exit> {
+    if remote.version < UNSERVED {
+        return Ok(Vec::new());
+    }
+    let silent = Exit::unreachable(format!("the coordinator at {} does not answer", remote.address));
+    let pick = |said| match said {
+        ToClient::Unserved { users, .. } => Some(users),
+        _ => None,
+    };
+    tokio::time::timeout(PATIENCE, remote.ask(ToService::Unserved { request: 0 }, pick)).await.unwrap_or(Err(silent))
+}
+
+fn of<'a>(host: &HostStatus, unserved: &'a [Unserved]) -> impl Iterator<Item = (&'a str, &'a str)> {
+    unserved.iter().filter(|(name, ..)| *name == host.name).map(|(_, user, why)| (user.as_str(), why.as_str()))
+}
+
+fn json(hosts: &[HostStatus], unserved: &[Unserved]) -> String {
     let lines = hosts.iter().map(|h| {
+        let unserved: Vec<_> = of(h, unserved).map(|(user, why)| serde_json::json!({"user": user, "why": why})).collect();
         serde_json::json!({
             "name": h.name, "connected": h.connected, "ready": h.ready, "slots": h.slots, "first_engine": h.first_engine.0, "busy": h.busy, "cpus": h.cpus,
             "load": h.load.one_minute, "memory_bytes": h.memory, "memory_available_bytes": h.load.available,
@@ -53,6 +74,7 @@ fn json(hosts: &[HostStatus]) -> String {
             "containment": h.containment.as_str(), "drained": h.drained,
             "quarantined_seconds": h.quarantined.as_ref().map(|(left, _)| left.as_secs()),
             "quarantine_reason": h.quarantined.as_ref().map(|(_, reason)| reason),
+            "unserved": unserved,
         })
         .to_string()
             + "\n"
@@ -60,7 +82,7 @@ fn json(hosts: &[HostStatus]) -> String {
     lines.collect()
 }
 
-fn host_table(hosts: &[HostStatus]) -> String {
+fn host_table(hosts: &[HostStatus], unserved: &[Unserved]) -> String {
     let head = ["HOST", "SLOTS", "BUSY", "LOAD", "MEMORY", "FREE", "CONTAINMENT", "VERSION", "CONNECTED"].map(String::from);
     let rows = hosts.iter().map(|h| {
         [
@@ -73,7 +95,7 @@ fn host_table(hosts: &[HostStatus]) -> String {
             h.containment.as_str().to_owned(),
             h.program.clone(),
             format!(
-                "{}{}{}{}",
+                "{}{}{}{}{}",
                 match (h.connected, h.ready) {
                     (true, true) => "",
                     (true, false) => "not ready ",
@@ -83,7 +105,8 @@ fn host_table(hosts: &[HostStatus]) -> String {
                 h.drained.as_ref().map_or(String::new(), |why| format!("; drained: {why}")),
                 h.quarantined
                     .as_ref()
-                    .map_or(String::new(), |(left, reason)| format!("; quarantined for {}: {reason}", span(*left)))
+                    .map_or(String::new(), |(left, reason)| format!("; quarantined for {}: {reason}", span(*left))),
+                of(h, unserved).map(|(user, why)| format!("; not {user}: {why}")).collect::<String>()
             ),
         ]
     });

@@ -839,6 +839,7 @@ impl<'a> Run<'a> {
             | ToClient::Retried { .. }
             | ToClient::Done { .. }
             | ToClient::Why { .. }
+            | ToClient::Unserved { .. }
             | ToClient::TokensCreated { .. }
             | ToClient::Tokens { .. }
             | ToClient::Certificates { .. }

@@ -56,6 +56,9 @@ const MAX_LOSSES: u32 = 3;
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(3600);
 /// Jobs in one batch: job numbers are 32 bits, and an index of this many fits in memory.
 const MAX_JOBS: usize = 100_000_000;
+/// Users of whom a host says that it does not serve them, and of their names and reasons what is kept: an agent serves 64 users at most.
+const MOST_UNHEARD: usize = 64;
+const REASON_CHARS: usize = 200;
 /// Placements in one message, by count and by bytes, so that a frame holds them.
 const RUN_COUNT: usize = 256;
 const RUN_BYTES: usize = 512 * 1024;
@@ -1142,7 +1145,9 @@ impl Scheduler {
         let served = host.hello.users.as_deref().unwrap_or_default();
         let with: BTreeSet<u32> = host.attempts.values().map(|on| on.user).collect();
         let fenced: BTreeSet<u32> = with.into_iter().filter(|user| !served.contains(&self.user_names[*user as usize])).collect();
-        host.unheard = unheard;
+        let short = |text: String| text.chars().take(REASON_CHARS).collect::<String>();
+        host.unheard =
+            unheard.into_iter().take(served.len().max(MOST_UNHEARD)).map(|(user, why)| (short(user), short(why))).collect();
         host.fenced.retain(|user, _| fenced.contains(user));
         for user in fenced {
             if let Some(until) = until {

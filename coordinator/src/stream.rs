@@ -504,6 +504,7 @@ impl Stream<'_> {
             | ToClient::Retried { .. }
             | ToClient::Done { .. }
             | ToClient::Why { .. }
+            | ToClient::Unserved { .. }
             | ToClient::TokensCreated { .. }
             | ToClient::Tokens { .. }
             | ToClient::Certificates { .. }

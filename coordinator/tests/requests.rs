@@ -26,7 +26,11 @@ const EVERYBODY: [Who; 3] = [Who::Owner, Who::Stranger, Who::Admin];
 fn allowed(request: &ToService) -> &'static [Who] {
     match request {
         // Of what the coordinator has everybody may know the hosts.
-        ToService::Hello { .. } | ToService::Hosts | ToService::Batches { all: false, .. } | ToService::Renew { .. } => &EVERYBODY,
+        ToService::Hello { .. }
+        | ToService::Hosts
+        | ToService::Unserved { .. }
+        | ToService::Batches { all: false, .. }
+        | ToService::Renew { .. } => &EVERYBODY,
         // A batch belongs to its user; another connection of theirs goes on with it.
         ToService::Open { .. } => &[Who::Owner],
         // Only the connection that has opened a batch may add to it or take its results.
@@ -56,6 +60,7 @@ fn requests(running: BatchId, ended: BatchId) -> Vec<ToService> {
     vec![
         ToService::Hello { versions: (1, 1), program: "test".into() },
         ToService::Hosts,
+        ToService::Unserved { request: 1 },
         ToService::Batches { request: 1, all: false },
         ToService::Batches { request: 1, all: true },
         ToService::Submit { batch: running, host_sets: vec![], jobs: vec![] },

@@ -1,6 +1,7 @@
 //! Agents with engines that answer at once: the real driver and the real wire, and nothing behind them.
 
 use mezcal_agent::driver::{self, AgentParts, EngineInput, Engines};
+use mezcal_agent::supervisor::Carried;
 use mezcal_common::clock::WallTime;
 use mezcal_common::identity::Role;
 use mezcal_common::ids::EngineIndex;
@@ -29,7 +30,7 @@ pub async fn agent(identity: &Path, name: &str, coordinator: String, slots: u16)
         aliases: vec![],
         slots,
         users: None,
-        carried: Vec::new(),
+        carried: Carried::default(),
         coordinator,
         connector: Connector::new(&credentials, ALPN).expect("a connector"),
         connect_timeout: Duration::from_secs(5),

@@ -645,28 +645,31 @@ fn hosts_that_share_a_home_are_provisioned_without_root() {
 fn a_user_with_a_program_for_engines_harms_nobody_else() {
     let Some(site) = Installed::new("a hostile user", 1) else { return };
     let machine = site.join(1);
+    machine.ok(&["systemctl", "enable", "--now", "mezcal-engines@sato.service"]);
+    machine.ok(&["systemctl", "disable", "--now", "mezcal-engines@okazaki.service"]);
     site.wait_ready(1);
-    // Root has enabled engines for sato, who has put a program in their place.
+    // Root has enabled engines for okazaki, who has put a program in their place.
     std::fs::copy(program("false_keeper"), machine.path("/usr/local/bin/false_keeper")).expect("copied");
-    let dir = "/run/mezcal/engines/sato";
-    machine.ok(&["install", "-d", "-o", "sato", "-g", "mezcal-agent", "-m", "2710", dir]);
+    let dir = "/run/mezcal/engines/okazaki";
+    machine.ok(&["install", "-d", "-o", "okazaki", "-g", "mezcal-agent", "-m", "2710", dir]);
     let unit = "--unit=false-keeper";
     let socket = format!("{dir}/sock");
-    machine.ok(&["systemd-run", "-q", unit, "--uid=sato", "--gid=mezcal-agent", "false_keeper", &socket, "/home/sato/heard"]);
-    let heard = || std::fs::read_to_string(machine.path("/home/sato/heard")).unwrap_or_default();
-    let wish = |what: &str| machine.feed(&["setpriv", "--reuid=sato", "--clear-groups", "tee", &format!("{dir}/sock.wish")], what);
-    // sato's own jobs it may do with as it likes, and learns from them how others' are numbered.
-    std::fs::write(site.dir.path().join("sato.json"), "{\"cmd\": \"true\"}\n").expect("written");
-    site.ok("sato", &["run", "--cd", "/", "sato.json", "-q"]);
+    machine.ok(&["systemd-run", "-q", unit, "--uid=okazaki", "--gid=mezcal-agent", "false_keeper", &socket, "/home/okazaki/heard"]);
+    let heard = || std::fs::read_to_string(machine.path("/home/okazaki/heard")).unwrap_or_default();
+    let wish =
+        |what: &str| machine.feed(&["setpriv", "--reuid=okazaki", "--clear-groups", "tee", &format!("{dir}/sock.wish")], what);
+    // okazaki's own jobs it may do with as it likes, and learns from them how others' are numbered.
+    std::fs::write(site.dir.path().join("okazaki.json"), "{\"cmd\": \"true\"}\n").expect("written");
+    site.ok("okazaki", &["run", "--cd", "/", "okazaki.json", "-q"]);
     assert!(heard().contains("was given 1.1"), "{}", heard());
 
-    // okazaki's jobs keep both slots busy, and say when they ran and with what.
+    // sato's jobs keep both slots busy, and say when they ran and with what.
     const JOBS: usize = 90;
     let job = "{\"cmd\": \"echo $(date +%s.%N) $MEZCAL_JOB_ID $MEZCAL_ATTEMPT >> ~/times; sleep 1; echo $HUNTER\", \"env\": {\"HUNTER\": \"marigold\"}}\n";
-    std::fs::write(site.dir.path().join("okazaki.json"), job.repeat(JOBS)).expect("written");
-    let batch = site.ok("okazaki", &["run", "--detach", "--cd", "/", "--name", "oleander", "okazaki.json"]);
-    let times = || std::fs::read_to_string(machine.path("/home/okazaki/times")).unwrap_or_default();
-    wait_for("okazaki's jobs run", PATIENCE, || (times().lines().count() > 2).then_some(()));
+    std::fs::write(site.dir.path().join("sato.json"), job.repeat(JOBS)).expect("written");
+    let batch = site.ok("sato", &["run", "--detach", "--cd", "/", "--name", "oleander", "sato.json"]);
+    let times = || std::fs::read_to_string(machine.path("/home/sato/times")).unwrap_or_default();
+    wait_for("sato's jobs run", PATIENCE, || (times().lines().count() > 2).then_some(()));
     let ready = || site.ok("admin", &["hosts", "--json"]).contains("\"ready\":true");
     // Each for as long as it takes a few jobs.
     let for_a_while = |what: &str, restart: bool| {
@@ -689,8 +692,8 @@ fn a_user_with_a_program_for_engines_harms_nobody_else() {
     for_a_while("silent", true);
     for_a_while("forge", true);
     for_a_while("broken", false);
-    site.ok("okazaki", &["wait", &batch]);
-    let results = site.ok("okazaki", &["results", &batch]);
+    site.ok("sato", &["wait", &batch]);
+    let results = site.ok("sato", &["results", &batch]);
     assert_eq!(results.matches("\"stdout_tail\": \"marigold\\n\"").count(), JOBS, "{results}");
     assert!(!results.contains("forged"), "{results}");
     let times = times();
@@ -699,12 +702,12 @@ fn a_user_with_a_program_for_engines_harms_nobody_else() {
     assert!(times.lines().all(|line| line.ends_with(" 1")), "as a first attempt: {times}");
     starts.sort_by(f64::total_cmp);
     let longest = starts.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
-    eprintln!("longest time between two starts of okazaki's jobs: {longest:.2} s");
+    eprintln!("longest time between two starts of sato's jobs: {longest:.2} s");
     assert!(longest < 1.0 + 5.0, "a job was delayed: {longest} s between two starts");
     let heard = heard();
     assert!(heard.contains("forging 5"), "it has tried: {heard}");
-    for secret in ["marigold", "oleander", "okazaki", "HUNTER", "of another set was told"] {
-        assert!(!heard.contains(secret), "sato's program has heard {secret}: {heard}");
+    for secret in ["marigold", "oleander", "sato", "HUNTER", "of another set was told"] {
+        assert!(!heard.contains(secret), "okazaki's program has heard {secret}: {heard}");
     }
     // What it did is said, and it did not come to its own again.
     let journal = machine.ok(&["journalctl", "--no-pager", "-o", "cat", "-u", "mezcal-agent.service"]);

@@ -484,21 +484,36 @@ fn a_broken_link_is_made_again_and_the_attempt_of_its_engine_has_an_end() {
 }
 
 #[test]
-fn what_has_not_started_is_left_to_the_next_agent_of_the_process() {
+fn what_has_not_started_goes_on_waiting_under_the_next_agent_of_the_process() {
     let mut s = script();
-    s.run(&[1, 2, 3]);
-    s.finished(0, 1, Duration::from_millis(1));
-    s.run(&[4]);
+    s.run(&[1, 2, 3, 4]);
+    let cancel = ToAgent::Cancel { attempts: vec![attempt(4)], stop: Stop::NOW };
+    s.event(Event::Coordinator(cancel));
     let carried = s.supervisor.leave();
     let mut next = unheard();
     next.supervisor = next.supervisor.carrying(carried);
     next.welcome();
-    next.ready(0, Some(attempt(3)));
-    insta::assert_snapshot!(next.ready(1, Some(attempt(2))), @"
-    1 < lease until Some(1600s)
-    inventory: queued [] running [3.1 2.1] unacknowledged [4.1]
-    report #1 4.1 returned
-    ");
+    next.ready(0, Some(attempt(1)));
+    insta::assert_snapshot!(next.ready(1, Some(attempt(2))), @"");
+    insta::assert_snapshot!(next.finished(0, 1, Duration::from_secs(1)), @"");
+}
+
+#[test]
+fn what_goes_on_waiting_does_so_within_its_lease_and_for_the_same_coordinator() {
+    for (store, late) in [(1, true), (2, false)] {
+        let mut s = script();
+        s.run(&[1, 2, 3]);
+        let carried = s.supervisor.leave();
+        let mut next = unheard();
+        next.supervisor = next.supervisor.carrying(carried);
+        if late {
+            next.pass(LEASE);
+        }
+        next.welcome_of(store);
+        next.ready(0, None);
+        let said = next.ready(1, None);
+        assert!(said.contains("queued []") && !said.contains("< run"), "{said}");
+    }
 }
 
 const USERS: [&str; 2] = ["okazaki", "sato"];

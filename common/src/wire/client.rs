@@ -13,7 +13,10 @@ use std::time::Duration;
 pub const ALPN: &[u8] = b"mezcal-client/1";
 
 /// The minor versions that this build speaks, first and last.
-pub const VERSIONS: (u16, u16) = (1, 1);
+pub const VERSIONS: (u16, u16) = (1, 2);
+
+/// From this version on a coordinator says whose jobs a host does not run at present ([`ToService::Unserved`]).
+pub const UNSERVED: u16 = 2;
 
 /// What the scheduler needs to know of a job, and the rest as bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -357,6 +360,11 @@ pub enum ToService {
         request: u64,
         /// A certificate signing request (PKCS #10, DER). Only its key counts.
         csr: Bytes,
+    },
+    /// Asks for users whose jobs a host does not run although they have engines there. Answered by [`ToClient::Unserved`].
+    Unserved {
+        /// Comes back in the answer.
+        request: u64,
     },
 }
 
@@ -716,5 +724,12 @@ pub enum ToClient {
         request: u64,
         /// The certificate and what stands between it and the root, in PEM form; or why there is none.
         cert: Result<String, String>,
+    },
+    /// The answer to [`ToService::Unserved`].
+    Unserved {
+        /// The request.
+        request: u64,
+        /// Host, user, and why.
+        users: Vec<(String, String, String)>,
     },
 }

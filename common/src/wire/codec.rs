@@ -183,11 +183,13 @@ mod tests {
 
     /// The largest of these contexts that fits: made of this many entries.
     fn largest(entry: impl Fn(usize) -> (String, String)) -> BatchContext {
+        // More of them than fit, whatever they are.
+        let most = MAX_FRAME / (entry(0).0.len() + entry(0).1.len() + 8);
         let of = |entries: usize| {
             let env = (0..entries).map(&entry).collect();
             BatchContext { env, ..BatchContext::new(BatchId(uuid::Uuid::nil()), "/".into(), 0o22) }
         };
-        let (mut fits, mut over) = (0, MAX_FRAME);
+        let (mut fits, mut over) = (0, most);
         while over - fits > 1 {
             let middle = (fits + over) / 2;
             if context_fits(&of(middle)) { fits = middle } else { over = middle }

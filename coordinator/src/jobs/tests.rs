@@ -97,3 +97,12 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
         ]
     })
 }
+
+#[test]
+fn a_job_that_no_engine_could_read_is_answered_before_it_starts() {
+    let job = |words: usize| format!("{{\"argv\": [\"true\"{}]}}\n", ", \"ab\"".repeat(words));
+    let stillborn = |words| read(&job(words)).expect("a list").submission(1).expect("there").stillborn;
+    assert_eq!(stillborn(50_000), None);
+    let why = stillborn(110_000).expect("it cannot run");
+    assert!(why.contains("too many words"), "{why}");
+}

@@ -14,6 +14,8 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+/// Users in one answer about those whom hosts do not serve: a frame holds them with the longest reasons.
+const MOST_UNSERVED: usize = 1000;
 /// Bytes of a list of hosts in a message for people; names are ASCII.
 const FOLDED_BYTES: usize = 1024;
 
@@ -329,6 +331,14 @@ impl Scheduler {
     pub(super) fn serves(&self, host: &Host, user: u32) -> bool {
         let name = &self.user_names[user as usize];
         host.hello.users.as_ref().is_none_or(|users| users.contains(name))
+    }
+
+    /// Users whose jobs a connected host does not run although they have engines there, and why: the first ones, by host.
+    pub fn unserved_users(&self) -> Vec<(String, String, String)> {
+        let hosts = self.hosts_in_order().into_iter().filter(|host| host.session.is_some());
+        let users =
+            hosts.flat_map(|host| host.unheard.iter().map(|(user, why)| (host.name.to_string(), user.clone(), why.clone())));
+        users.take(MOST_UNSERVED).collect()
     }
 
     /// Connected agents that can be given jobs, and their slots.

@@ -167,6 +167,7 @@ fn is_question(message: &ToService) -> bool {
         | ToService::Drain { .. }
         | ToService::ConfirmDead { .. }
         | ToService::Why { .. }
+        | ToService::Unserved { .. }
         | ToService::CreateTokens { .. }
         | ToService::Tokens { .. }
         | ToService::DeleteToken { .. }

@@ -129,6 +129,10 @@ impl Service {
                 Err(reason) => return self.tell_client(id, ToClient::LogsAnswer { request, streams: Err(reason) }),
             },
             ToService::Hosts => return self.tell_client(id, ToClient::Hosts(self.hosts(now))),
+            ToService::Unserved { request } => {
+                let users = self.scheduler.unserved_users();
+                return self.tell_client(id, ToClient::Unserved { request, users });
+            }
             ToService::Why { request, batch, job } => {
                 let reasons = self.find_batch(&user, &batch).and_then(|batch| self.scheduler.why(batch, &job, now));
                 return self.tell_client(id, ToClient::Why { request, reasons });
