@@ -494,8 +494,15 @@ fn what_has_not_started_goes_on_waiting_under_the_next_agent_of_the_process() {
     next.supervisor = next.supervisor.carrying(carried);
     next.welcome();
     next.ready(0, Some(attempt(1)));
-    insta::assert_snapshot!(next.ready(1, Some(attempt(2))), @"");
-    insta::assert_snapshot!(next.finished(0, 1, Duration::from_secs(1)), @"");
+    insta::assert_snapshot!(next.ready(1, Some(attempt(2))), @"
+    1 < lease until Some(1600s)
+    inventory: queued [3.1] running [1.1 2.1] unacknowledged [4.1]
+    report #1 4.1 cancelled
+    ");
+    insta::assert_snapshot!(next.finished(0, 1, Duration::from_secs(1)), @"
+    0 < run 3.1 as engine 40 with context
+    report #2 1.1 exited
+    ");
 }
 
 #[test]
