@@ -55,8 +55,42 @@ enum Verb {
     },
 }
 
-/// The program.
-pub fn main() -> ExitCode {
+impl Verb {
+    /// Whether its results, or the id of what it has begun, go to standard output.
+    fn answers_on_stdout(&self) -> bool {
+        match self {
+            Verb::Run(args) => args.detach || args.output.as_ref().is_none_or(|path| path.as_os_str() == "-"),
+            Verb::Exec(_)
+            | Verb::Hosts(_)
+            | Verb::Logs(_)
+            | Verb::Why(_)
+            | Verb::Batches(_)
+            | Verb::Status(_)
+            | Verb::Attach(_)
+            | Verb::Results(_)
+            | Verb::Retry(_)
+            | Verb::Token(_)
+            | Verb::Certs(_) => true,
+            Verb::Cancel(_)
+            | Verb::Wait(_)
+            | Verb::Forget(_)
+            | Verb::Drain(_)
+            | Verb::Undrain(_)
+            | Verb::ConfirmDead(_)
+            | Verb::ForgetHost(_)
+            | Verb::Backup(_)
+            | Verb::Provision(_)
+            | Verb::Doctor(_)
+            | Verb::Revoke(_)
+            | Verb::Join(_)
+            | Verb::Serve(_)
+            | Verb::Manual { .. } => false,
+        }
+    }
+}
+
+/// The program; `stdout_was_closed` before it began.
+pub fn main(stdout_was_closed: bool) -> ExitCode {
     crate::embedded::heed_children();
     // With this variable set it is a shell that asks, and this answers it and ends.
     clap_complete::CompleteEnv::with_factory(Cli::command).var("MEZCAL_COMPLETE").complete();
@@ -64,6 +98,10 @@ pub fn main() -> ExitCode {
         return hidden.run();
     }
     let verb = Cli::parse().verb;
+    if stdout_was_closed && verb.answers_on_stdout() {
+        tell!("coordinator: standard output is closed, and results would go nowhere; redirect it to a file, or to /dev/null");
+        return ExitCode::from(exit::OUTPUT);
+    }
     // A bug in any thread ends the program at once, with a status of its own.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {

@@ -33,6 +33,7 @@ pub mod manage;
 pub mod members;
 mod memory;
 pub mod output;
+pub mod outputs;
 pub mod profile;
 pub mod progress;
 pub mod provision;

@@ -5,6 +5,7 @@
 
 use crate::exit::Exit;
 use crate::jobs::{Jobs, members, write_json, write_string};
+use crate::outputs::lock;
 use mezcal_common::files;
 use mezcal_common::ids::JobNumber;
 use std::collections::HashMap;
@@ -106,14 +107,16 @@ pub fn resume(jobs: &mut Jobs, path: &Path, what: Resume) -> Result<Resumed, Exi
 pub struct Rewritten {
     path: PathBuf,
     kept: Vec<u8>,
-    /// From then on.
+    /// The old file, which is locked for this run.
+    old: Option<File>,
+    /// The new one, likewise.
     file: Option<File>,
 }
 
 impl Rewritten {
-    /// Of which this is to stay.
-    pub fn new(path: PathBuf, kept: Vec<u8>) -> Self {
-        Self { path, kept, file: None }
+    /// Of `old`, which is at `path`, this is to stay.
+    pub fn new(old: File, path: PathBuf, kept: Vec<u8>) -> Self {
+        Self { path, kept, old: Some(old), file: None }
     }
 }
 
@@ -124,6 +127,8 @@ impl Write for Rewritten {
             None => {
                 files::rewrite(&self.path, &self.kept)?;
                 let file = File::options().append(true).open(&self.path)?;
+                lock(&file, &self.path).map_err(|refused| std::io::Error::other(refused.message))?;
+                drop(self.old.take());
                 self.kept = Vec::new();
                 self.file.insert(file)
             }

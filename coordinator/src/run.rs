@@ -6,9 +6,10 @@ use crate::exit::{self, Exit};
 use crate::format::{counted, elapsed};
 use crate::jobs::{Format, Jobs, check_env_name, too_large};
 use crate::output::{self, FromOutput, OutputThread, ToOutput};
+use crate::outputs::{Old, Results, Wishes};
 use crate::profile::{Cluster, Profile, ProfileArgs};
 use crate::progress::{Progress, ProgressKind};
-use crate::resume::{self, Resume, Rewritten};
+use crate::resume::{self, Resume};
 use crate::serve;
 use crate::service::{self, Adjustable, ClientPort, Settings};
 use crate::signals::Signals;
@@ -20,11 +21,9 @@ use mezcal_common::job::{BatchContext, Leftover, Stop};
 use mezcal_common::outcome::{Ended, JobResult, Outcome};
 use mezcal_common::wire::client::{BatchTerms, Halt, HaltWhy, Notice, Selector, ToClient, ToService};
 use mezcal_common::wire::endpoint::Listener;
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::FileType;
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{ErrorKind, IsTerminal, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -202,14 +201,10 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     if args.detach && !matches!(profile.cluster, Cluster::Remote { .. }) {
         return Err(Exit::usage("--detach leaves the jobs to a running coordinator; name one with -p"));
     }
-    if args.logging.is_some() && args.logging == args.output {
-        return Err(Exit::usage("-l and -o name the same file; log lines would overwrite results"));
+    let outputs = outputs(args);
+    if !args.stream {
+        outputs.check()?;
     }
-    let log = args
-        .logging
-        .as_ref()
-        .map(|path| File::create(path).map_err(|e| Exit::usage(format!("cannot write {}: {e}", path.display()))))
-        .transpose()?;
     let keeper = match profile.cluster {
         Cluster::Embedded => Some(embedded::start_keeper(args.containment)?),
         Cluster::Listen { .. } | Cluster::Remote { .. } => None,
@@ -226,11 +221,6 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     };
     let mut kept = None;
     if let (Some(what), Some(path)) = (again, &args.output) {
-        if path.is_file()
-            && let Ok(file) = File::open(path)
-        {
-            refuse_input(args, path, &file)?;
-        }
         let resumed = resume::resume(&mut jobs, path, what)?;
         let done = resumed.done;
         kept = resumed.kept;
@@ -252,7 +242,8 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     }
     find_inputs(&mut jobs, args, &profile, &context.cd);
     let jobs = Arc::new(jobs);
-    let results = if args.detach { None } else { Some(Results::check(args, kept)?) };
+    let results = if args.detach { None } else { Some(outputs.results(kept)?) };
+    let log = outputs.log()?;
     let runtime = runtime()?;
     let status = runtime.block_on(async {
         let mut signals = Signals::new()?;
@@ -396,86 +387,18 @@ pub(crate) fn current_umask() -> u32 {
     mask.as_raw_mode()
 }
 
-/// Where results go: checked first, emptied only when everything else is ready.
-enum Results {
-    Stdout,
-    File { file: File, path: PathBuf, append: bool, kept: Option<Vec<u8>> },
-}
-
-/// Results must not take the place of the jobs.
-fn refuse_input(args: &RunArgs, path: &Path, file: &File) -> Result<(), Exit> {
-    match args.file.as_ref().or(args.input.as_ref()).is_some_and(|input| same_file(input, file)) {
-        true => Err(Exit::usage(format!(
-            "{} is the input, too: results would overwrite the jobs; choose another file for -o",
-            path.display()
-        ))),
-        false => Ok(()),
-    }
-}
-
-impl Results {
-    fn check(args: &RunArgs, kept: Option<Vec<u8>>) -> Result<Self, Exit> {
-        let Some(path) = args.output.as_ref().filter(|p| p.as_os_str() != "-") else { return Ok(Results::Stdout) };
-        let shown = path.display();
-        let existed = path.exists();
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(|e| Exit::usage(format!("cannot write {shown}: {e}")))?;
-        let meta = file.metadata().map_err(|e| Exit::usage(format!("cannot look at {shown}: {e}")))?;
-        if existed {
-            refuse_input(args, path, &file)?;
-        }
-        let append = args.resume || args.resume_failed;
-        if meta.is_file() && meta.len() > 0 && !args.force && !append && args.compat.is_none() {
-            return Err(Exit::usage(format!("{shown} is not empty; --force overwrites it, and --resume goes on with it")));
-        }
-        Ok(Results::File { file, path: path.clone(), append, kept })
-    }
-
-    /// Standard output, if it is a pipe.
-    fn pipe(&self) -> Option<OwnedFd> {
-        let stdout = std::io::stdout();
-        let kind = rustix::fs::fstat(&stdout).ok().map(|s| FileType::from_raw_mode(s.st_mode));
-        match self {
-            Results::Stdout if kind == Some(FileType::Fifo) => stdout.as_fd().try_clone_to_owned().ok(),
-            Results::Stdout | Results::File { .. } => None,
-        }
-    }
-
-    fn is_terminal(&self) -> bool {
-        match self {
-            Results::Stdout => std::io::stdout().is_terminal(),
-            Results::File { file, .. } => file.is_terminal(),
-        }
-    }
-
-    fn open(self) -> Result<Box<dyn Write + Send>, Exit> {
-        match self {
-            Results::Stdout => Ok(Box::new(std::io::stdout())),
-            Results::File { path, append: true, kept: Some(kept), .. } => Ok(Box::new(Rewritten::new(path, kept))),
-            Results::File { mut file, path, append: true, kept: None } => {
-                let end = file.seek(SeekFrom::End(0));
-                end.map_err(|e| Exit::output(format!("cannot append to {}: {e}", path.display())))?;
-                Ok(Box::new(file))
-            }
-            Results::File { file, path, append: false, .. } => {
-                if file.metadata().is_ok_and(|m| m.is_file()) {
-                    file.set_len(0).map_err(|e| Exit::output(format!("cannot empty {}: {e}", path.display())))?;
-                }
-                Ok(Box::new(file))
-            }
-        }
-    }
-}
-
-fn same_file(path: &Path, file: &File) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    match (std::fs::metadata(path), file.metadata()) {
-        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
-        _ => false,
+/// The files of a run.
+fn outputs(args: &RunArgs) -> Wishes<'_> {
+    Wishes {
+        input: args.file.as_deref().or(args.input.as_deref()),
+        results: args.output.as_deref(),
+        log: args.logging.as_deref(),
+        old: match () {
+            () if args.compat.is_some() => Old::Emptied,
+            () if args.resume || args.resume_failed => Old::Kept,
+            () if args.force => Old::Replaced,
+            () => Old::Refused,
+        },
     }
 }
 

@@ -1,0 +1,314 @@
+//! The files that a run writes: compared with each other and with what it reads, and opened only when the job list has been accepted.
+//!
+//! Files are compared, not spellings: `./x`, a link to `x` and `x` as standard input are one file. A results file has one writer at a time.
+
+use crate::exit::Exit;
+use crate::resume::Rewritten;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{FileType, FlockOperation};
+use rustix::io::Errno;
+use std::fs::{File, OpenOptions};
+use std::io::{IsTerminal, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Links that are followed to where a file would be made; as many as the kernel follows (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+
+/// What a run is told to write, and what it reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Wishes<'a> {
+    /// The job list; none: standard input.
+    pub input: Option<&'a Path>,
+    /// `-o`; none: standard output.
+    pub results: Option<&'a Path>,
+    /// `-l`; none: standard error.
+    pub log: Option<&'a Path>,
+    /// What happens to what the files have.
+    pub old: Old,
+}
+
+/// What happens to what an output file has already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Old {
+    /// A results file that is not empty is refused; a log is appended to.
+    Refused,
+    /// Results take its place (`--force`); a log is appended to.
+    Replaced,
+    /// Results and log are appended to (`--resume`).
+    Kept,
+    /// Both are emptied, as Bakapara did.
+    Emptied,
+}
+
+/// One regular file, however it is spelled.
+#[derive(Debug, PartialEq, Eq)]
+enum Which {
+    /// By device and inode.
+    There(u64, u64),
+    /// It would be made here.
+    New(PathBuf),
+}
+
+impl Which {
+    fn of(path: &Path) -> Option<Self> {
+        match std::fs::metadata(path) {
+            Ok(meta) => meta.is_file().then(|| Self::There(meta.dev(), meta.ino())),
+            Err(_) => {
+                let mut path = path.to_owned();
+                for _ in 0..MAX_LINKS {
+                    let Ok(target) = std::fs::read_link(&path) else { break };
+                    path = path.parent().unwrap_or(Path::new("")).join(target);
+                }
+                let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                Some(Self::New(parent.canonicalize().ok()?.join(path.file_name()?)))
+            }
+        }
+    }
+
+    fn of_open(fd: impl AsFd) -> Option<Self> {
+        let stat = rustix::fs::fstat(fd).ok()?;
+        (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some(Self::There(stat.st_dev, stat.st_ino))
+    }
+}
+
+/// `-` is the stream that is meant without a file.
+fn named(path: Option<&Path>) -> Option<&Path> {
+    path.filter(|path| path.as_os_str() != "-")
+}
+
+impl Wishes<'_> {
+    /// Refuses files that would be written and read, or written twice. Opens and makes nothing.
+    ///
+    /// # Errors
+    /// Exit 2 naming both.
+    pub fn check(&self) -> Result<(), Exit> {
+        let input = match named(self.input) {
+            Some(path) => Which::of(path),
+            None => Which::of_open(std::io::stdin()),
+        };
+        let (results, shown) = match named(self.results) {
+            Some(path) => (Which::of(path), path.display().to_string()),
+            None => (Which::of_open(std::io::stdout()), "standard output".to_owned()),
+        };
+        let log = named(self.log).map(|path| (Which::of(path), path.display()));
+        let same = |a: &Option<Which>, b: &Option<Which>| a.is_some() && a == b;
+        if same(&input, &results) {
+            return Err(Exit::usage(format!(
+                "{shown} is the input, too: results would overwrite the jobs; choose another file for -o"
+            )));
+        }
+        if let Some((log, path)) = log {
+            if same(&input, &log) {
+                return Err(Exit::usage(format!(
+                    "{path} is the input, too: log lines would be mixed with the jobs; choose another file for -l"
+                )));
+            }
+            if same(&results, &log) {
+                return Err(Exit::usage(format!(
+                    "{path} gets the results ({shown}), too: log lines would be mixed with them; choose another file for -l"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the results file. It is emptied only by [`Results::open`], when everything else is ready.
+    ///
+    /// # Errors
+    /// Exit 2: it cannot be written, it has results, or another run writes it.
+    pub fn results(&self, kept: Option<Vec<u8>>) -> Result<Results, Exit> {
+        let Some(path) = named(self.results) else { return Ok(Results::Stdout) };
+        let shown = path.display();
+        let file = loop {
+            let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+            // A device or a pipe may be writable and no more.
+            let open = open.or_else(|_| OpenOptions::new().write(true).open(path));
+            let file = open.map_err(|e| Exit::usage(format!("cannot write {shown}: {e}")))?;
+            if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+                break file;
+            }
+            lock(&file, path)?;
+            // A run that has just ended may have put another file in its place.
+            if Which::of_open(&file) == Which::of(path) {
+                break file;
+            }
+        };
+        let meta = file.metadata().map_err(|e| Exit::usage(format!("cannot look at {shown}: {e}")))?;
+        if meta.is_file() && meta.len() > 0 && self.old == Old::Refused {
+            return Err(Exit::usage(format!("{shown} is not empty; --force overwrites it, and --resume goes on with it")));
+        }
+        Ok(Results::File { file, path: path.to_owned(), append: self.old == Old::Kept, kept })
+    }
+
+    /// Opens the log.
+    ///
+    /// # Errors
+    /// Exit 2: it cannot be written.
+    pub fn log(&self) -> Result<Option<File>, Exit> {
+        let Some(path) = named(self.log) else { return Ok(None) };
+        let mut options = OpenOptions::new();
+        let options = match self.old {
+            Old::Emptied => options.write(true).truncate(true),
+            Old::Refused | Old::Replaced | Old::Kept => options.append(true),
+        };
+        options.create(true).open(path).map(Some).map_err(|e| Exit::usage(format!("cannot write {}: {e}", path.display())))
+    }
+}
+
+/// Makes this run the one writer of a file, until it ends: flock(2).
+pub(crate) fn lock(file: &File, path: &Path) -> Result<(), Exit> {
+    let shown = path.display();
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(Errno::WOULDBLOCK) => {
+            let holder = holder_of(file).map_or_else(
+                || "another process, perhaps on another host".into(),
+                |pid| {
+                    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                    let line = String::from_utf8_lossy(&line).replace('\0', " ");
+                    format!("process {pid} ({})", mezcal_common::escape::for_terminal(line.trim()))
+                },
+            );
+            Err(Exit::usage(format!("{shown} is being written by {holder}; wait for its end, or choose another file")))
+        }
+        // Some network file systems have no locks.
+        Err(e) => {
+            tell!("coordinator: {shown} cannot be locked ({e}): take care that no other run writes it");
+            Ok(())
+        }
+    }
+}
+
+/// Who has locked a file, as /proc/locks has it (proc_locks(5)): `1: FLOCK  ADVISORY  WRITE 708 00:21:1233 0 EOF`.
+fn holder_of(file: &File) -> Option<i32> {
+    let meta = file.metadata().ok()?;
+    let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
+    let place = format!("{major:02x}:{minor:02x}:{}", meta.ino());
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let fields = locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    fields
+        .filter(|line| line.get(1) == Some(&"FLOCK") && line.get(5) == Some(&place.as_str()))
+        .find_map(|line| line.get(4)?.parse().ok())
+}
+
+/// Where results go: checked first, emptied only when everything else is ready.
+pub enum Results {
+    /// Standard output.
+    Stdout,
+    /// A file, which nobody else writes meanwhile.
+    File {
+        /// It.
+        file: File,
+        /// By this name.
+        path: PathBuf,
+        /// It keeps what it has.
+        append: bool,
+        /// Or only this much of it, once the first new line comes.
+        kept: Option<Vec<u8>>,
+    },
+}
+
+impl Results {
+    /// Standard output, if it is a pipe.
+    pub fn pipe(&self) -> Option<OwnedFd> {
+        let stdout = std::io::stdout();
+        let kind = rustix::fs::fstat(&stdout).ok().map(|s| FileType::from_raw_mode(s.st_mode));
+        match self {
+            Results::Stdout if kind == Some(FileType::Fifo) => stdout.as_fd().try_clone_to_owned().ok(),
+            Results::Stdout | Results::File { .. } => None,
+        }
+    }
+
+    /// Whether people see what is written.
+    pub fn is_terminal(&self) -> bool {
+        match self {
+            Results::Stdout => std::io::stdout().is_terminal(),
+            Results::File { file, .. } => file.is_terminal(),
+        }
+    }
+
+    /// Begins to write.
+    ///
+    /// # Errors
+    /// Exit 74.
+    pub fn open(self) -> Result<Box<dyn Write + Send>, Exit> {
+        match self {
+            Results::Stdout => Ok(Box::new(std::io::stdout())),
+            Results::File { file, path, append: true, kept: Some(kept) } => Ok(Box::new(Rewritten::new(file, path, kept))),
+            Results::File { mut file, path, append: true, kept: None } => {
+                let end = file.seek(SeekFrom::End(0));
+                end.map_err(|e| Exit::output(format!("cannot append to {}: {e}", path.display())))?;
+                Ok(Box::new(file))
+            }
+            Results::File { file, path, append: false, .. } => {
+                if file.metadata().is_ok_and(|m| m.is_file()) {
+                    file.set_len(0).map_err(|e| Exit::output(format!("cannot empty {}: {e}", path.display())))?;
+                }
+                Ok(Box::new(file))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn wishes<'a>(input: &'a Path, results: Option<&'a Path>, log: Option<&'a Path>) -> Wishes<'a> {
+        Wishes { input: Some(input), results, log, old: Old::Replaced }
+    }
+
+    #[test]
+    fn one_file_in_two_roles_is_refused_however_it_is_spelled() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("jobs"), "{}\n").expect("written");
+        std::fs::create_dir(at("sub")).expect("made");
+        symlink(at("jobs"), at("link")).expect("linked");
+        std::fs::hard_link(at("jobs"), at("hard")).expect("linked");
+        symlink("nowhere", at("dangling")).expect("linked");
+        let (jobs, other) = (at("jobs"), at("other"));
+        for spelling in ["jobs", "./jobs", "sub/../jobs", "link", "hard"].map(at) {
+            assert!(wishes(&jobs, Some(&spelling), None).check().is_err(), "{spelling:?} as results");
+            assert!(wishes(&jobs, Some(&other), Some(&spelling)).check().is_err(), "{spelling:?} as log");
+            assert!(wishes(&spelling, Some(&jobs), None).check().is_err(), "{spelling:?} as input");
+        }
+        for (results, log) in [("new", "./new"), ("new", "sub/../new"), ("nowhere", "dangling"), ("dangling", "sub/../nowhere")] {
+            let refused = wishes(&jobs, Some(&at(results)), Some(&at(log))).check();
+            assert!(refused.is_err(), "{results} and {log}");
+        }
+        assert!(wishes(&jobs, Some(&at("new")), Some(&at("newer"))).check().is_ok());
+        let null = Path::new("/dev/null");
+        assert!(wishes(&jobs, Some(null), Some(null)).check().is_ok(), "a device takes everything");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 5, "nothing was made");
+    }
+
+    #[test]
+    fn a_results_file_has_one_writer_and_the_other_is_told_who() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (jobs, path) = (dir.path().join("jobs"), dir.path().join("results"));
+        let wishes = Wishes { old: Old::Kept, ..wishes(&jobs, Some(&path), None) };
+        let first = wishes.results(None).expect("free");
+        let refused = wishes.results(None).err().expect("it is taken");
+        assert_eq!(refused.status, crate::exit::USAGE);
+        assert!(refused.message.contains(&format!("process {}", std::process::id())), "{}", refused.message);
+        drop(first);
+        assert!(wishes.results(None).is_ok());
+    }
+
+    #[test]
+    fn a_log_keeps_what_it_has_unless_bakapara_is_followed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (jobs, log) = (dir.path().join("jobs"), dir.path().join("log"));
+        std::fs::write(&log, "old\n").expect("written");
+        let wishes = wishes(&jobs, None, Some(&log));
+        writeln!(wishes.log().expect("opened").expect("a file"), "new").expect("written");
+        assert_eq!(std::fs::read_to_string(&log).expect("readable"), "old\nnew\n");
+        let emptied = Wishes { old: Old::Emptied, ..wishes };
+        drop(emptied.log().expect("opened"));
+        assert_eq!(std::fs::read_to_string(&log).expect("readable"), "");
+        assert!(Wishes { log: Some(Path::new("-")), ..wishes }.log().expect("standard error").is_none());
+    }
+}

@@ -1,0 +1,119 @@
+//! Inputs that users of this and other tools have met, each of which once went wrong: what a person types, and what has to come of it.
+
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn coordinator(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
+    // No profile of the person who runs the tests may get in.
+    command.current_dir(dir).env("XDG_CONFIG_HOME", dir.join("no-config")).env_remove("MEZCAL_PROFILE").stdin(Stdio::null());
+    command
+}
+
+/// A line of shell in `dir`, where `$C` is the program.
+fn shell(dir: &Path, line: &str) -> Output {
+    let mut command = Command::new("bash");
+    command.args(["-c", line]).env("C", env!("CARGO_BIN_EXE_coordinator")).env("XDG_CONFIG_HOME", dir.join("no-config"));
+    command.env_remove("MEZCAL_PROFILE").current_dir(dir).stdin(Stdio::null()).output().expect("bash runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn no_output_file_is_opened_before_the_job_list_is_accepted() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (jobs, kept) = (dir.path().join("jobs.json"), "{\"cmd\":\"echo keep\"}\n");
+    std::fs::write(&jobs, kept).expect("written");
+    std::os::unix::fs::symlink("jobs.json", dir.path().join("link")).expect("linked");
+    let refused = [
+        "$C run jobs.json -l jobs.json",
+        "$C run jobs.json -l ./jobs.json",
+        "$C run jobs.json -l link",
+        "$C run link -o jobs.json --force",
+        "$C run -l jobs.json < jobs.json",
+        "$C run -o jobs.json --force < jobs.json",
+        "$C run jobs.json >> jobs.json",
+        "$C run jobs.json -o new.json -l ./new.json",
+        "$C run jobs.json -l log > log",
+    ];
+    for line in refused {
+        let out = shell(dir.path(), line);
+        assert_eq!(out.status.code(), Some(2), "{line}: {}", text(&out.stderr));
+        assert_eq!(std::fs::read_to_string(&jobs).expect("readable"), kept, "{line}");
+    }
+    assert!(!dir.path().join("new.json").exists(), "what was refused has made nothing");
+    // A job list with a mistake leaves everything as it is.
+    std::fs::write(dir.path().join("bad.json"), "{\"cmd\":1}\n").expect("written");
+    std::fs::write(dir.path().join("old"), "old\n").expect("written");
+    for line in ["$C run bad.json -l old", "$C run bad.json -o old --force", "$C run bad.json -l none", "$C run bad.json -o none"] {
+        assert_eq!(shell(dir.path(), line).status.code(), Some(2), "{line}");
+        assert_eq!(std::fs::read_to_string(dir.path().join("old")).expect("readable"), "old\n", "{line}");
+        assert!(!dir.path().join("none").exists(), "{line}");
+    }
+}
+
+#[test]
+fn a_log_is_appended_to_and_emptied_as_bakapara_did() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("jobs.json"), "{\"cmd\":\"true\"}\n").expect("written");
+    for (line, completed) in [("-l log", 1), ("-l log", 2), ("-l log --compat bakapara", 1)] {
+        let out = shell(dir.path(), &format!("$C run jobs.json {line} > /dev/null"));
+        assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+        let log = std::fs::read_to_string(dir.path().join("log")).expect("readable");
+        assert_eq!(log.matches("completed").count(), completed, "{line}: {log}");
+    }
+}
+
+#[test]
+fn two_runs_do_not_write_one_results_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let cmd = |n: u32| format!("echo a{n} >> ran; until [ -e go ]; do sleep 0.01; done");
+    let jobs: String = (1..=40).map(|n| format!("{}\n", serde_json::json!({"id": format!("a{n}"), "cmd": cmd(n)}))).collect();
+    std::fs::write(dir.path().join("j.json"), jobs).expect("written");
+    let run = || {
+        let mut command = coordinator(dir.path());
+        command.args(["run", "-q", "-j4", "j.json", "-o", "r.jsonl", "--resume"]).stderr(Stdio::piped());
+        command.spawn().expect("it runs")
+    };
+    let first = run();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !dir.path().join("ran").exists() {
+        assert!(Instant::now() < deadline, "the first run does not begin");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let pid = first.id();
+    let second = run().wait_with_output().expect("it ends");
+    assert_eq!(second.status.code(), Some(2));
+    let said = text(&second.stderr);
+    assert!(said.contains(&format!("r.jsonl is being written by process {pid} (")), "{said}");
+    std::fs::write(dir.path().join("go"), "").expect("written");
+    assert_eq!(first.wait_with_output().expect("it ends").status.code(), Some(0));
+    let lines = std::fs::read_to_string(dir.path().join("r.jsonl")).expect("readable");
+    assert!(lines.lines().all(|line| serde_json::from_str::<Value>(line).is_ok_and(|line| line["result"]["code"] == 0)));
+    assert_eq!(lines.lines().count(), 40);
+    assert_eq!(std::fs::read_to_string(dir.path().join("ran")).expect("readable").lines().count(), 40, "each job ran once");
+}
+
+#[test]
+fn a_closed_standard_output_is_said_before_anything_starts() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("jobs.json"), "{\"cmd\":\"echo ran > ran\"}\n").expect("written");
+    for verb in
+        ["run jobs.json", "run --stream", "exec -p none h1 -- true", "hosts", "batches", "results x", "retry x", "token list"]
+    {
+        let out = shell(dir.path(), &format!("$C {verb} >&-"));
+        assert_eq!(out.status.code(), Some(74), "{verb}: {}", text(&out.stderr));
+        assert!(text(&out.stderr).contains("standard output is closed"), "{verb}: {}", text(&out.stderr));
+    }
+    assert!(!dir.path().join("ran").exists(), "nothing was started");
+    for valid in ["run jobs.json > /dev/null", "run -q jobs.json -o results.json >&-"] {
+        let out = shell(dir.path(), &format!("$C {valid}"));
+        assert_eq!(out.status.code(), Some(0), "{valid}: {}", text(&out.stderr));
+    }
+    let full = shell(dir.path(), "$C run -q jobs.json > /dev/full");
+    assert_eq!(full.status.code(), Some(74));
+}
