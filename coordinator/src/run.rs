@@ -126,7 +126,7 @@ pub struct RunArgs {
     /// Further attempts of a failing job that names none
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub retries: u32,
-    /// Write output of jobs that name no files to DIR/ID.out and DIR/ID.err, on the hosts where they run
+    /// Write output of jobs that name no files to DIR/ID.out and DIR/ID.err, on the hosts where they run; ids with other characters than a-z, 0-9, ., _ and - get a suffix after a ~, so that no two jobs share a file
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
     /// Run only what has no successful result in the file of -o yet, and append to it

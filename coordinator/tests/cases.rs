@@ -117,3 +117,30 @@ fn a_closed_standard_output_is_said_before_anything_starts() {
     let full = shell(dir.path(), "$C run -q jobs.json > /dev/full");
     assert_eq!(full.status.code(), Some(74));
 }
+
+#[test]
+fn output_of_every_job_has_a_file_of_its_own() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let ids = ["x/y", "x_y", "4", "X_y", "é", "e\u{301}"];
+    let with = ids.iter().map(|id| format!("{}\n", serde_json::json!({"id": id, "cmd": format!("echo 'of {id}'")})));
+    let without = (7..=8).map(|n| format!("{{\"cmd\":\"echo of job {n}\"}}\n"));
+    // The fourth job has no id.
+    let jobs: Vec<String> = with.clone().take(3).chain(without).chain(with.skip(3)).collect();
+    std::fs::write(dir.path().join("jobs.json"), jobs.concat()).expect("written");
+    let out = shell(dir.path(), "$C run -q jobs.json --output-dir od -o results.json");
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    let mut said: Vec<String> = Vec::new();
+    for entry in std::fs::read_dir(dir.path().join("od")).expect("readable").flatten() {
+        let name = entry.file_name().into_string().expect("UTF-8");
+        let content = std::fs::read_to_string(entry.path()).expect("readable");
+        if name.ends_with(".out") {
+            assert_eq!(content.lines().count(), 1, "{name}: {content}");
+            said.push(content.trim().to_owned());
+        }
+    }
+    said.sort();
+    let mut all: Vec<String> = ids.iter().map(|id| format!("of {id}")).chain((7..=8).map(|n| format!("of job {n}"))).collect();
+    all.sort();
+    assert_eq!(said, all);
+    assert_eq!(std::fs::read_to_string(dir.path().join("od/x_y.out")).expect("by its id"), "of x_y\n");
+}
