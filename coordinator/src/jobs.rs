@@ -3,13 +3,16 @@
 //! The whole text stays in memory and jobs are spans of it, so a million jobs cost their text and twelve bytes each. Everything is
 //! checked before anything starts, and all that is wrong is reported at once with file, line, column and key.
 
+mod keys;
 mod object;
+mod shared;
 
 pub(crate) use object::write_string;
 pub use object::{members, write_json};
 
 use crate::locate::{Places, best_hosts};
 use bytes::Bytes;
+use keys::Strangers;
 use mezcal_common::duration::{from_seconds, parse_duration};
 use mezcal_common::hosts;
 use mezcal_common::ids::JobNumber;
@@ -20,6 +23,8 @@ use mezcal_common::outcome::Ended;
 use mezcal_common::wire::client::{RetryOn, Submission};
 use mezcal_common::wire::codec;
 use serde_json::value::RawValue;
+use shared::SharedOutputs;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
@@ -40,6 +45,8 @@ pub enum Format {
     Bakapara,
     /// One shell command per line.
     Lines,
+    /// Shell commands that end with NUL bytes.
+    NulLines,
 }
 
 /// A checked job list.
@@ -54,8 +61,10 @@ pub struct Jobs {
     retries: u32,
     /// The most slots that a job takes, and the first one that does.
     widest: (u16, u32),
-    /// Jobs that cannot run, and why: they get a result without being submitted.
+    /// Jobs of Bakapara's that cannot run, and why: they get a result without being submitted.
     stillborn: HashMap<u32, String>,
+    /// What is odd about the list, and no mistake.
+    warnings: Vec<String>,
     host_sets: HashMap<Vec<String>, u32>,
     /// What jobs come after, by number.
     after: HashMap<u32, Vec<JobNumber>>,
@@ -86,6 +95,8 @@ pub struct Job {
     pub retry_delay: Duration,
     /// Jobs that have to succeed first, as the user names them.
     pub after: Vec<String>,
+    /// Where those stand in the job's text, in bytes.
+    after_at: usize,
 }
 
 impl Job {
@@ -101,16 +112,33 @@ impl Job {
             retry_on: Vec::new(),
             retry_delay: Duration::ZERO,
             after: Vec::new(),
+            after_at: 0,
         }
     }
 }
 
-/// What is wrong with one job.
+/// One thing that is wrong with a job.
 #[derive(Debug, PartialEq, Eq)]
 struct Fault {
     /// Bytes from the start of the job's text.
     at: usize,
     text: String,
+}
+
+/// A job that has mistakes.
+#[derive(Debug)]
+struct Unread {
+    faults: Vec<Fault>,
+    /// Its `id`: others may come after it.
+    label: Option<String>,
+    /// Whether it may have an `id` that cannot be read.
+    illegible: bool,
+}
+
+impl From<Fault> for Unread {
+    fn from(fault: Fault) -> Self {
+        Self { faults: vec![fault], label: None, illegible: true }
+    }
 }
 
 impl Jobs {
@@ -124,9 +152,9 @@ impl Jobs {
             let (line, column) = place(&e.as_bytes()[..at]);
             format!("{name}:{line}:{column}: not UTF-8 text")
         })?;
-        let mut errors = Vec::new();
         let spans = match format {
             Format::Lines => lines(&text),
+            Format::NulLines => pieces(&text, '\0'),
             Format::Json | Format::Bakapara => {
                 match text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']).starts_with('[') {
                     true => elements(name, &text)?,
@@ -148,69 +176,75 @@ impl Jobs {
             places: None,
             widest: (1, 1),
             stillborn: HashMap::new(),
+            warnings: Vec::new(),
             host_sets: HashMap::new(),
             after: HashMap::new(),
             inputs: BTreeMap::new(),
         };
         let mut labels: HashMap<String, u32> = HashMap::new();
-        let mut comes_after: Vec<(u32, Vec<String>)> = Vec::new();
-        let mut count = 0;
-        let mut json_seen = false;
+        let mut comes_after: Vec<(u32, Vec<String>, usize)> = Vec::new();
+        // By their place in the text.
+        let mut faults: Vec<(usize, String)> = Vec::new();
+        let (mut json_seen, mut ids_are_known) = (false, true);
+        let (mut strangers, mut shared) = (Strangers::default(), SharedOutputs::default());
         for index in 0..jobs.spans.len() {
-            let number = index as u32 + 1;
-            let fault = match jobs.parse(number) {
-                Ok(job) => {
-                    json_seen = true;
-                    for set in [&job.hosts, &job.prefer].into_iter().flatten() {
-                        let next = jobs.host_sets.len() as u32;
-                        jobs.host_sets.entry(set.clone()).or_insert(next);
-                    }
-                    if let Some(why) = stillborn(&job, jobs.object(number).len()) {
-                        jobs.stillborn.insert(number, why);
-                    }
-                    if job.slots > jobs.widest.0 {
-                        jobs.widest = (job.slots, number);
-                    }
-                    if !job.inputs.is_empty() {
-                        jobs.inputs.insert(number, Vec::new());
-                    }
-                    if !job.after.is_empty() {
-                        comes_after.push((number, job.after));
-                    }
-                    match job.spec.label {
-                        Some(label) if labels.contains_key(&label) => {
-                            Some(Fault { at: 0, text: format!("id {label:?} is used twice") })
-                        }
-                        Some(label) => {
-                            labels.insert(label, number);
-                            None
-                        }
-                        None => None,
-                    }
+            let (number, start) = (index as u32 + 1, jobs.spans[index].0);
+            let job = match jobs.parse_with(number, &mut |key| strangers.count(key)) {
+                Ok(job) => job,
+                Err(Unread { faults: found, label, illegible }) => {
+                    faults.extend(found.into_iter().map(|Fault { at, text }| (start + at, text)));
+                    label.map(|label| labels.entry(label).or_insert(number));
+                    ids_are_known &= !illegible;
+                    continue;
                 }
-                Err(fault) => Some(fault),
             };
-            if let Some(Fault { at, text }) = fault {
-                count += 1;
-                if errors.len() < MAX_SHOWN {
-                    let (line, column) = place(&jobs.text.as_bytes()[..jobs.spans[index].0 + at]);
-                    errors.push(format!("{name}:{line}:{column}: {text}"));
+            json_seen = true;
+            for set in [&job.hosts, &job.prefer].into_iter().flatten() {
+                let next = jobs.host_sets.len() as u32;
+                jobs.host_sets.entry(set.clone()).or_insert(next);
+            }
+            if let Some(why) = stillborn(&job, jobs.object(number).len()) {
+                match format {
+                    Format::Bakapara => drop(jobs.stillborn.insert(number, why)),
+                    Format::Json | Format::Lines | Format::NulLines => {
+                        faults.push((start + jobs.place_of_stillborn(number, &why), why))
+                    }
+                }
+            }
+            if format == Format::Json {
+                shared.add(number, &job);
+            }
+            if job.slots > jobs.widest.0 {
+                jobs.widest = (job.slots, number);
+            }
+            if !job.inputs.is_empty() {
+                jobs.inputs.insert(number, Vec::new());
+            }
+            if !job.after.is_empty() {
+                comes_after.push((number, job.after, start + job.after_at));
+            }
+            if let Some(label) = job.spec.label {
+                match labels.entry(label) {
+                    Entry::Occupied(known) => faults.push((start, format!("id {:?} is used twice", known.key()))),
+                    Entry::Vacant(free) => drop(free.insert(number)),
                 }
             }
         }
-        if count == 0 {
-            let wrong = jobs.put_in_order(&labels, comes_after);
-            if wrong.is_empty() {
-                return Ok(jobs);
-            }
-            count = wrong.len();
-            for (number, why) in wrong.into_iter().take(MAX_SHOWN) {
-                let (line, column) = place(&jobs.text.as_bytes()[..jobs.spans[number as usize - 1].0]);
-                errors.push(format!("{name}:{line}:{column}: key \"after\": {why}"));
-            }
+        let wrong = jobs.put_in_order(&labels, comes_after, ids_are_known);
+        faults.extend(wrong.into_iter().map(|(at, why)| (at, format!("key \"after\": {why}"))));
+        if faults.is_empty() {
+            jobs.warnings = strangers.warnings();
+            jobs.warnings.extend(shared.warning(&jobs.after));
+            return Ok(jobs);
         }
-        if count > errors.len() {
-            errors.push(format!("{name}: and {} more errors", count - errors.len()));
+        faults.sort_by_key(|(at, _)| *at);
+        let shown = faults.iter().take(MAX_SHOWN).map(|(at, text)| {
+            let (line, column) = place(&jobs.text.as_bytes()[..*at]);
+            format!("{name}:{line}:{column}: {text}")
+        });
+        let mut errors: Vec<String> = shown.collect();
+        if faults.len() > errors.len() {
+            errors.push(format!("{name}: and {} more errors", faults.len() - errors.len()));
         }
         if !json_seen && !jobs.object(1).starts_with(['{', '[']) {
             errors.push(format!("{name} does not look like JSON; if it holds one shell command per line, add --lines"));
@@ -218,12 +252,34 @@ impl Jobs {
         Err(errors.join("\n"))
     }
 
+    /// Where in a job's text the key stands that `why` names first, in bytes.
+    fn place_of_stillborn(&self, number: u32, why: &str) -> usize {
+        let text = self.object(number);
+        if self.format == Format::Lines {
+            return text.find('\0').unwrap_or(0);
+        }
+        let key = why.split('`').nth(1).unwrap_or_default();
+        let members = members(text).unwrap_or_default();
+        members.iter().find(|(name, _)| name == key).map_or(0, |(_, raw)| offset_in(text, raw.get()))
+    }
+
+    /// What is odd about the list, and no mistake, in lines for the reader.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
     /// Finds the jobs that others come after, and makes sure that none comes after itself.
-    /// What is wrong, by job.
-    fn put_in_order(&mut self, labels: &HashMap<String, u32>, wanted: Vec<(u32, Vec<String>)>) -> Vec<(u32, String)> {
+    /// What is wrong, each with its place in the text. Unless all `ids_are_known`, a name that is not found may be that of a job that cannot be read.
+    fn put_in_order(
+        &mut self,
+        labels: &HashMap<String, u32>,
+        wanted: Vec<(u32, Vec<String>, usize)>,
+        ids_are_known: bool,
+    ) -> Vec<(usize, String)> {
         let count = self.spans.len() as u32;
-        let mut wrong = Vec::new();
-        for (number, names) in wanted {
+        let (mut wrong, mut places) = (Vec::new(), HashMap::new());
+        for (number, names, at) in wanted {
+            places.insert(number, at);
             let (mut before, mut seen) = (Vec::new(), HashSet::new());
             for name in names {
                 // As everywhere: an `id` goes before a number.
@@ -231,15 +287,13 @@ impl Jobs {
                 match found {
                     Some(found) if !seen.insert(found) => {}
                     Some(found) => before.push(JobNumber(found)),
-                    None => wrong.push((number, format!("there is no job {name:?} in this list"))),
+                    None if ids_are_known => wrong.push((at, format!("there is no job {name:?} in this list"))),
+                    None => {}
                 }
             }
             if before.len() > MAX_AFTER {
                 let count = before.len();
-                wrong.push((
-                    number,
-                    format!("{count} jobs are too many to come after: at most {MAX_AFTER}; let some gather others"),
-                ));
+                wrong.push((at, format!("{count} jobs are too many to come after: at most {MAX_AFTER}; let some gather others")));
             }
             self.after.insert(number, before);
         }
@@ -267,7 +321,8 @@ impl Jobs {
         circle.sort();
         if let Some(first) = circle.first() {
             let members: Vec<String> = circle.iter().take(MAX_SHOWN).map(ToString::to_string).collect();
-            wrong.push((*first, format!("this job comes after itself, in a circle among jobs {}", members.join(", "))));
+            let at = places.get(first).copied().unwrap_or(0);
+            wrong.push((at, format!("this job comes after itself, in a circle among jobs {}", members.join(", "))));
         }
         wrong
     }
@@ -320,7 +375,7 @@ impl Jobs {
     pub fn as_object(&self, number: u32) -> String {
         match self.format {
             Format::Json | Format::Bakapara => self.object(number).to_owned(),
-            Format::Lines => serde_json::json!({"cmd": self.object(number)}).to_string(),
+            Format::Lines | Format::NulLines => serde_json::json!({"cmd": self.object(number)}).to_string(),
         }
     }
 
@@ -383,12 +438,17 @@ impl Jobs {
         Some(Submission { label, hosts, prefer, priority, slots, retries, retry_on, retry_delay, after, stillborn, ..submission })
     }
 
-    fn parse(&self, number: u32) -> Result<Job, Fault> {
+    fn parse(&self, number: u32) -> Result<Job, Unread> {
+        self.parse_with(number, &mut |_| {})
+    }
+
+    /// Tells `stranger` each key that means nothing.
+    fn parse_with(&self, number: u32, stranger: &mut dyn FnMut(&str)) -> Result<Job, Unread> {
         let text = self.object(number);
         match self.format {
-            Format::Lines => Ok(Job::new(Command::Shell(text.to_owned()))),
-            Format::Json => parse_object(text, true),
-            Format::Bakapara => parse_object(text, false),
+            Format::Lines | Format::NulLines => Ok(Job::new(Command::Shell(text.to_owned()))),
+            Format::Json => parse_object(text, true, stranger),
+            Format::Bakapara => parse_object(text, false, stranger),
         }
     }
 }
@@ -402,8 +462,12 @@ fn place(before: &[u8]) -> (usize, usize) {
 
 /// Spans of lines that are not blank, without surrounding white space.
 fn lines(text: &str) -> Vec<(usize, u32)> {
+    pieces(text, '\n')
+}
+
+fn pieces(text: &str, end: char) -> Vec<(usize, u32)> {
     let mut spans = Vec::new();
-    for line in text.lines() {
+    for line in text.split(end) {
         let body = line.trim_start_matches('\u{feff}').trim_ascii();
         if !body.is_empty() {
             let at = offset_in(text, body);
@@ -478,13 +542,13 @@ fn stillborn(job: &Job, text_length: usize) -> Option<String> {
     })
 }
 
-fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
+fn parse_object(text: &str, modern: bool, stranger: &mut dyn FnMut(&str)) -> Result<Job, Unread> {
     if !text.starts_with('{') {
         let kind = match serde_json::from_str::<serde_json::Value>(text) {
             Ok(_) => "a job must be an object like {\"cmd\": \"…\"}".to_owned(),
             Err(e) => format!("not JSON: {}", without_place(&e)),
         };
-        return Err(Fault { at: 0, text: kind });
+        return Err(Fault { at: 0, text: kind }.into());
     }
     let members = members(text).map_err(|e| {
         let before: usize = text.split_inclusive('\n').take(e.line().saturating_sub(1)).map(str::len).sum();
@@ -494,90 +558,114 @@ fn parse_object(text: &str, modern: bool) -> Result<Job, Fault> {
     })?;
     let mut job = Job::new(Command::Shell(String::new()));
     let mut command: Option<Command> = None;
+    let mut faults = Vec::new();
     for (key, raw) in members {
-        let at = offset_in(text, raw.get());
-        let fault = |what: String| Fault { at, text: format!("key {key:?}: {what}") };
-        let string =
-            || serde_json::from_str::<String>(raw.get()).map_err(|_| fault(format!("must be a string, not {}", kind(raw))));
-        let seconds = || {
-            let parsed = match raw.get().parse::<f64>() {
-                Ok(n) => from_seconds(n),
-                Err(_) => parse_duration(&string().map_err(|_| fault(format!("must be a duration, not {}", kind(raw))))?),
-            };
-            parsed.map_err(&fault)
-        };
-        let whole = |range: Range<i64>| {
-            let n = raw.get().parse::<i64>().ok().filter(|n| range.contains(n));
-            n.ok_or_else(|| fault(format!("must be a whole number from {} to {}", range.start, range.end - 1)))
-        };
-        match key.as_ref() {
-            "cmd" => {
-                if command.is_some() {
-                    return Err(fault("a job has either `cmd` or `argv`".into()));
-                }
-                command = Some(Command::Shell(string()?));
-            }
-            "cd" => job.spec.cd = Some(path(string()?).map_err(fault)?),
-            "out" => job.spec.out = Some(path(string()?).map_err(fault)?),
-            "err" => job.spec.err = Some(path(string()?).map_err(fault)?),
-            "host" => job.hosts = Some(host_list(raw, modern).map_err(fault)?),
-            _ if !modern => {}
-            "argv" => {
-                if command.is_some() {
-                    return Err(fault("a job has either `cmd` or `argv`".into()));
-                }
-                let words: Vec<String> = serde_json::from_str(raw.get()).map_err(|_| fault("must be a list of strings".into()))?;
-                if words.first().is_none_or(String::is_empty) {
-                    return Err(fault("must begin with the program's name".into()));
-                }
-                command = Some(Command::Argv(words));
-            }
-            "id" => {
-                let label = string().or_else(|_| whole(i64::MIN..i64::MAX).map(|n| n.to_string()));
-                let label = label.map_err(|_| fault(format!("must be a string or a whole number, not {}", kind(raw))))?;
-                if label.is_empty() || label.contains('\0') || label == "." || label == ".." {
-                    return Err(fault("cannot be an id: it names files and environment values".into()));
-                }
-                job.spec.label = Some(label);
-            }
-            "prefer" => job.prefer = Some(host_list(raw, modern).map_err(fault)?).filter(|set| !set.is_empty()),
-            "name" => drop(string()?),
-            "env" => job.spec.env = environment(raw).map_err(fault)?,
-            "stdin" => job.spec.stdin = Some(path(string()?).map_err(fault)?),
-            "timeout" => {
-                let timeout: Duration = seconds()?;
-                if timeout.is_zero() {
-                    return Err(fault("must be longer than nothing".into()));
-                }
-                job.spec.timeout = Some(timeout);
-            }
-            "leftover" => {
-                job.spec.leftover = Some(match string()?.as_str() {
-                    "kill" => Leftover::Kill,
-                    "wait" => Leftover::Wait,
-                    _ => return Err(fault("must be \"kill\" or \"wait\"".into())),
-                });
-            }
-            "inputs" => {
-                job.inputs = names(raw).map_err(|_| fault(format!("must be a path or a list of them, not {}", kind(raw))))?;
-            }
-            "after" => job.after = names(raw).map_err(fault)?,
-            "retry_on" => job.retry_on = retry_rules(raw).map_err(fault)?,
-            "retry_delay" => job.retry_delay = seconds()?,
-            "retries" => job.retries = Some(whole(0..1001)? as u32),
-            "priority" => job.priority = whole(i64::from(i32::MIN)..i64::from(i32::MAX) + 1)? as i32,
-            "slots" => job.slots = whole(1..i64::from(u16::MAX) + 1)? as u16,
-            // Unknown keys are the user's own.
-            _ => {}
-        }
+        let read = member(&mut job, &mut command, text, &key, raw, modern, stranger);
+        faults.extend(read.err());
     }
     match command {
-        Some(command) => {
-            job.spec.command = command;
-            Ok(job)
-        }
-        None => Err(Fault { at: 0, text: "no `cmd` in this job".into() }),
+        Some(command) => job.spec.command = command,
+        // A mistake in it has been told.
+        None if faults.iter().any(|fault| fault.text.starts_with("key \"cmd\"") || fault.text.starts_with("key \"argv\"")) => {}
+        None => faults.push(Fault { at: 0, text: "no `cmd` in this job".into() }),
     }
+    if faults.is_empty() { Ok(job) } else { Err(Unread { faults, label: job.spec.label, illegible: false }) }
+}
+
+/// One key of a job.
+fn member(
+    job: &mut Job,
+    command: &mut Option<Command>,
+    text: &str,
+    key: &str,
+    raw: &RawValue,
+    modern: bool,
+    stranger: &mut dyn FnMut(&str),
+) -> Result<(), Fault> {
+    let at = offset_in(text, raw.get());
+    let fault = |what: String| Fault { at, text: format!("key {key:?}: {what}") };
+    let string = || serde_json::from_str::<String>(raw.get()).map_err(|_| fault(format!("must be a string, not {}", kind(raw))));
+    let seconds = || {
+        let parsed = match raw.get().parse::<f64>() {
+            Ok(n) => from_seconds(n),
+            Err(_) => parse_duration(&string().map_err(|_| fault(format!("must be a duration, not {}", kind(raw))))?),
+        };
+        parsed.map_err(&fault)
+    };
+    let whole = |range: Range<i64>| {
+        let n = raw.get().parse::<i64>().ok().filter(|n| range.contains(n));
+        n.ok_or_else(|| fault(format!("must be a whole number from {} to {}", range.start, range.end - 1)))
+    };
+    match key {
+        "cmd" => {
+            if command.is_some() {
+                return Err(fault("a job has either `cmd` or `argv`".into()));
+            }
+            *command = Some(Command::Shell(string()?));
+        }
+        "cd" => job.spec.cd = Some(path(string()?).map_err(fault)?),
+        "out" => job.spec.out = Some(path(string()?).map_err(fault)?),
+        "err" => job.spec.err = Some(path(string()?).map_err(fault)?),
+        "host" => {
+            let hosts = host_list(raw, modern).map_err(&fault)?;
+            if hosts.is_empty() && modern {
+                return Err(fault("names no host; leave it out if any will do".into()));
+            }
+            job.hosts = Some(hosts);
+        }
+        _ if !modern => {}
+        "argv" => {
+            if command.is_some() {
+                return Err(fault("a job has either `cmd` or `argv`".into()));
+            }
+            let words: Vec<String> = serde_json::from_str(raw.get()).map_err(|_| fault("must be a list of strings".into()))?;
+            if words.first().is_none_or(String::is_empty) {
+                return Err(fault("must begin with the program's name".into()));
+            }
+            *command = Some(Command::Argv(words));
+        }
+        "id" => {
+            let label = string().or_else(|_| whole(i64::MIN..i64::MAX).map(|n| n.to_string()));
+            let label = label.map_err(|_| fault(format!("must be a string or a whole number, not {}", kind(raw))))?;
+            if label.is_empty() || label.contains('\0') || label == "." || label == ".." {
+                return Err(fault("cannot be an id: it names files and environment values".into()));
+            }
+            job.spec.label = Some(label);
+        }
+        "prefer" => job.prefer = Some(host_list(raw, modern).map_err(fault)?).filter(|set| !set.is_empty()),
+        "name" => drop(string()?),
+        "env" => job.spec.env = environment(raw).map_err(fault)?,
+        "stdin" => job.spec.stdin = Some(path(string()?).map_err(fault)?),
+        "timeout" => {
+            let timeout: Duration = seconds()?;
+            if timeout.is_zero() {
+                return Err(fault("must be longer than nothing".into()));
+            }
+            job.spec.timeout = Some(timeout);
+        }
+        "leftover" => {
+            job.spec.leftover = Some(match string()?.as_str() {
+                "kill" => Leftover::Kill,
+                "wait" => Leftover::Wait,
+                _ => return Err(fault("must be \"kill\" or \"wait\"".into())),
+            });
+        }
+        "inputs" => {
+            job.inputs = names(raw).map_err(|_| fault(format!("must be a path or a list of them, not {}", kind(raw))))?;
+        }
+        "after" => (job.after, job.after_at) = (names(raw).map_err(fault)?, at),
+        "retry_on" => job.retry_on = retry_rules(raw).map_err(fault)?,
+        "retry_delay" => job.retry_delay = seconds()?,
+        "retries" => job.retries = Some(whole(0..1001)? as u32),
+        "priority" => job.priority = whole(i64::from(i32::MIN)..i64::from(i32::MAX) + 1)? as i32,
+        "slots" => job.slots = whole(1..i64::from(u16::MAX) + 1)? as u16,
+        // Unknown keys are the user's own.
+        key => match keys::foreign(key) {
+            Some(why) => return Err(fault(why)),
+            None => stranger(key),
+        },
+    }
+    Ok(())
 }
 
 /// Inputs as the job sees them; what names another place by a scheme stays as it is.

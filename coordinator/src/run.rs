@@ -102,6 +102,9 @@ pub struct RunArgs {
     /// One shell command per line instead of JSON
     #[arg(long, conflicts_with = "compat")]
     pub lines: bool,
+    /// The commands of --lines are separated by NUL bytes, and may contain line breaks
+    #[arg(short = '0', long, requires = "lines")]
+    pub null: bool,
     /// Directory in which jobs start that name none (default: this one)
     #[arg(long, value_name = "DIR")]
     pub cd: Option<PathBuf>,
@@ -317,12 +320,17 @@ fn read_jobs(args: &RunArgs) -> Result<Jobs, Exit> {
             ("standard input".to_owned(), bytes)
         }
     };
-    let format = match (args.compat, args.lines) {
-        (Some(Compat::Bakapara), _) => Format::Bakapara,
-        (None, true) => Format::Lines,
-        (None, false) => Format::Json,
+    let format = match (args.compat, args.lines, args.null) {
+        (Some(Compat::Bakapara), ..) => Format::Bakapara,
+        (None, _, true) => Format::NulLines,
+        (None, true, false) => Format::Lines,
+        (None, false, false) => Format::Json,
     };
-    Jobs::read(&name, bytes, format, args.retries).map_err(Exit::usage)
+    let jobs = Jobs::read(&name, bytes, format, args.retries).map_err(Exit::usage)?;
+    if !args.quiet {
+        jobs.warnings().iter().for_each(|warning| tell!("coordinator: {name}: {warning}"));
+    }
+    Ok(jobs)
 }
 
 /// Asks where the inputs of jobs are. Whatever goes wrong, they can run anywhere.

@@ -144,3 +144,35 @@ fn output_of_every_job_has_a_file_of_its_own() {
     assert_eq!(said, all);
     assert_eq!(std::fs::read_to_string(dir.path().join("od/x_y.out")).expect("by its id"), "of x_y\n");
 }
+
+#[test]
+fn words_that_would_do_nothing_are_refused_and_slips_are_warned_of() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let run = |jobs: &str, args: &str| {
+        std::fs::write(dir.path().join("jobs.json"), jobs).expect("written");
+        let out = shell(dir.path(), &format!("$C run jobs.json {args} --progress none"));
+        (out.status.code(), text(&out.stderr), text(&out.stdout))
+    };
+    let (status, said, results) = run("{\"cmd\":\"true\",\"memory\":\"50M\",\"gpus\":1,\"walltime\":\"1s\"}\n", "");
+    assert_eq!((status, results.as_str()), (Some(2), ""));
+    for key in ["memory", "gpus", "walltime"] {
+        assert!(said.contains(&format!("key \"{key}\"")) && said.contains(&format!("\"x_{key}\"")), "{said}");
+    }
+    assert_eq!(run("{\"cmd\":\"true\",\"memory\":\"50M\"}\n", "--compat bakapara").0, Some(0), "as Bakapara took it");
+    let (status, said, _) = run("{\"cmd\":\"true\",\"timout\":1,\"x_memory\":1,\"sample\":2}\n", "");
+    assert_eq!(status, Some(0));
+    assert_eq!(said.matches("is \"timeout\" meant?").count(), 1, "{said}");
+}
+
+#[test]
+fn commands_may_be_separated_by_nul_bytes_and_never_contain_them() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let refused = shell(dir.path(), "printf 'touch ran\\0echo b\\n' | $C run --lines -");
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("standard input:1:10: `cmd` contains a NUL byte"), "{}", text(&refused.stderr));
+    assert!(!dir.path().join("ran").exists());
+    let taken = shell(dir.path(), "printf 'echo a\\necho more\\0echo b\\0' | $C run --lines -0 -q --keep-order -");
+    let lines: Vec<Value> = text(&taken.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let tails: Vec<&str> = lines.iter().filter_map(|line| line["result"]["stdout_tail"].as_str()).collect();
+    assert_eq!(tails, ["a\nmore\n", "b\n"], "{}", text(&taken.stderr));
+}

@@ -51,7 +51,79 @@ fn many_errors_are_counted_not_listed() {
 
 #[test]
 fn a_repeated_key_is_pythons_last_one() {
-    assert_eq!(one("{\"cmd\":\"first\",\"cmd\":\"last\"}").spec.command, Command::Shell("last".into()));
+    let text = b"{\"cmd\":\"first\",\"cmd\":\"last\"}".to_vec();
+    let jobs = Jobs::read("in", text, Format::Bakapara, 0).expect("as Bakapara took it");
+    assert_eq!(jobs.parse(1).expect("a job").spec.command, Command::Shell("last".into()));
+}
+
+#[test]
+fn all_mistakes_of_a_list_are_told_at_once_and_in_order() {
+    let long = "x".repeat(MAX_ARG_STRLEN);
+    let list = [
+        r#"{"cmd":"a","id":"a","after":["z","y"]}"#.to_owned(),
+        r#"{"cmd":1,"timeout":"soon","retries":-1,"id":"b"}"#.to_owned(),
+        r#"{"cmd":"c\u0000","id":"c","after":"a"}"#.to_owned(),
+        r#"{"cmd":"d","host":[]}"#.to_owned(),
+        format!(r#"{{"argv":["e","{long}"]}}"#),
+        r#"{"id":"a","cmd":"f","env":{"A":"b\u0000"}}"#.to_owned(),
+        r#"{"cmd":"g","id":"g","after":"h"}"#.to_owned(),
+        r#"{"cmd":"h","id":"h","after":"g"}"#.to_owned(),
+        r#"{"cmd":"i","memory":"50M","gpus":1}"#.to_owned(),
+    ];
+    let said = read(&list.join("\n")).expect_err("wrong");
+    let said: Vec<&str> = said.lines().collect();
+    let wanted = [
+        ("in:1:29: ", "there is no job \"z\""),
+        ("in:1:29: ", "there is no job \"y\""),
+        ("in:2:8: ", "key \"cmd\": must be a string"),
+        ("in:2:20: ", "key \"timeout\""),
+        ("in:2:37: ", "key \"retries\""),
+        ("in:3:8: ", "NUL byte"),
+        ("in:4:19: ", "key \"host\": names no host"),
+        ("in:5:9: ", "131072 bytes long"),
+        ("in:6:1: ", "id \"a\" is used twice"),
+        ("in:6:27: ", "NUL byte"),
+        ("in:7:29: ", "comes after itself, in a circle among jobs 7, 8"),
+        ("in:9:21: ", "\"x_memory\""),
+        ("in:9:34: ", "\"x_gpus\""),
+    ];
+    for (place, what) in wanted {
+        assert!(said.iter().any(|line| line.starts_with(place) && line.contains(what)), "{place}{what}\n{said:#?}");
+    }
+    assert_eq!(said.len(), wanted.len(), "{said:#?}");
+}
+
+#[test]
+fn bakaparas_list_is_taken_as_bakapara_took_it() {
+    let text = "{\"cmd\":\"a\\u0000\",\"host\":[],\"memory\":1,\"timout\":2}\n";
+    let jobs = Jobs::read("in", text.as_bytes().to_vec(), Format::Bakapara, 0).expect("taken");
+    assert!(jobs.submission(1).is_some_and(|job| job.stillborn.is_some()));
+    assert!(jobs.warnings().is_empty());
+}
+
+#[test]
+fn slips_are_warned_of_once_with_their_count() {
+    let jobs = read(&"{\"cmd\":\"x\",\"timout\":1,\"x_timout\":1,\"comment\":\"mine\"}\n".repeat(3)).expect("taken");
+    let [warning] = jobs.warnings() else { panic!("{:?}", jobs.warnings()) };
+    assert!(warning.contains("\"timout\" in 3 jobs") && warning.contains("\"timeout\""), "{warning}");
+}
+
+#[test]
+fn jobs_that_write_one_file_at_once_are_named() {
+    let warning = |list: &[&str]| read(&list.join("\n")).expect("taken").warnings().first().cloned();
+    let (a, b) = (r#"{"cmd":"a","id":"a","out":"log"}"#, r#"{"cmd":"b","err":"./log"}"#);
+    assert!(warning(&[a, b]).is_some_and(|said| said.contains("jobs 1 and 2 both write log")));
+    let apart = [
+        r#"{"cmd":"b","err":"log","after":"a"}"#,
+        r#"{"cmd":"b","cd":"d","out":"log"}"#,
+        r#"{"cmd":"b","host":"h1","out":"log"}"#,
+        r#"{"cmd":"b","out":"log2","err":"log2"}"#,
+    ];
+    for apart in apart {
+        assert_eq!(warning(&[a, apart]), None, "{apart}");
+    }
+    let chain = [a, r#"{"cmd":"m","id":"m","after":"a"}"#, r#"{"cmd":"b","out":"log","after":"m"}"#];
+    assert_eq!(warning(&chain), None, "one comes after the other by way of a third");
 }
 
 #[test]

@@ -1,0 +1,120 @@
+//! The names of a job's keys: those that mean something, those that other programs know, and those that look like a slip.
+
+use std::collections::BTreeMap;
+
+/// Keys that mean something.
+const KNOWN: [&str; 20] = [
+    "cmd",
+    "argv",
+    "cd",
+    "out",
+    "err",
+    "host",
+    "id",
+    "name",
+    "prefer",
+    "env",
+    "stdin",
+    "timeout",
+    "leftover",
+    "inputs",
+    "after",
+    "retry_on",
+    "retry_delay",
+    "retries",
+    "priority",
+    "slots",
+];
+
+/// Keys that mean something in Slurm, Nomad, HyperQueue or later versions of this program, and what does it here.
+const FOREIGN: [(&str, &str); 20] = [
+    ("memory", "nothing limits memory yet"),
+    ("mem", "nothing limits memory yet"),
+    ("memory_grow", "nothing limits memory yet"),
+    ("memory_max", "nothing limits memory yet"),
+    ("gpus", "nothing hands out GPUs yet; `host` names hosts that have them"),
+    ("gpu", "nothing hands out GPUs yet; `host` names hosts that have them"),
+    ("cpus", "`slots` says how many slots a job takes"),
+    ("time", "`timeout` ends a job that takes longer"),
+    ("walltime", "`timeout` ends a job that takes longer"),
+    ("time_grow", "`timeout` ends a job that takes longer"),
+    ("array", "write one job for each member"),
+    ("nodes", "`host` names the hosts that may run a job, each job runs on one"),
+    ("depends", "`after` names the jobs that have to succeed first"),
+    ("use", "nothing counts named resources yet; `slots` says how many slots a job takes"),
+    ("nice", "write it into the command (`nice -n 10 …`)"),
+    ("signal", "`coordinator cancel --signal` sends another signal than TERM"),
+    ("send", "files are not sent yet; use a shared directory"),
+    ("fetch", "files are not fetched yet; use a shared directory"),
+    ("call", "there are no workers yet; write a command"),
+    ("worker", "there are no workers yet; write a command"),
+];
+
+/// Why a key that means nothing here must not be passed over: who wrote it relies on it.
+pub(super) fn foreign(key: &str) -> Option<String> {
+    let (_, instead) = FOREIGN.iter().find(|(foreign, _)| *foreign == key)?;
+    Some(format!("means nothing here: {instead}; as a note of your own call it \"x_{key}\""))
+}
+
+/// Distinct unknown keys that are looked at: a list has a few, not thousands.
+const MAX_STRANGERS: usize = 1000;
+
+/// Unknown keys of a list, and in how many jobs they are.
+#[derive(Debug, Default)]
+pub(super) struct Strangers(BTreeMap<String, u64>);
+
+impl Strangers {
+    pub(super) fn count(&mut self, key: &str) {
+        if let Some(jobs) = self.0.get_mut(key) {
+            *jobs += 1;
+        } else if self.0.len() < MAX_STRANGERS {
+            self.0.insert(key.to_owned(), 1);
+        }
+    }
+
+    /// One line for each that is a slip away from a key that means something.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let warn = |(key, jobs): (&String, &u64)| {
+            let meant = near(key)?;
+            let jobs = crate::format::counted(*jobs, "job", "jobs");
+            Some(format!("key {key:?} in {jobs} means nothing; is {meant:?} meant? (\"x_{key}\" is always yours)"))
+        };
+        self.0.iter().filter_map(warn).collect()
+    }
+}
+
+/// The known key that one insertion, deletion, change or exchange of neighbours away is meant.
+fn near(key: &str) -> Option<&'static str> {
+    if key.chars().count() < 4 || key.starts_with("x_") {
+        return None;
+    }
+    KNOWN.into_iter().find(|known| strsim::osa_distance(key, known) == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips_are_seen_and_own_words_are_not() {
+        for (key, meant) in [
+            ("timout", "timeout"),
+            ("timeuot", "timeout"),
+            ("retires", "retries"),
+            ("hosts", "host"),
+            ("argvs", "argv"),
+            ("Slots", "slots"),
+        ] {
+            assert_eq!(near(key), Some(meant), "{key}");
+        }
+        for own in ["x_timout", "cmdx2", "sample", "ids", "key", "ou", "result", "comment", "end"] {
+            assert_eq!(near(own), None, "{own}");
+        }
+    }
+
+    #[test]
+    fn no_key_is_known_and_foreign() {
+        assert!(KNOWN.iter().all(|known| foreign(known).is_none()));
+        assert!(foreign("memory").is_some_and(|why| why.contains("x_memory")));
+    }
+}
