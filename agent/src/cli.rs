@@ -153,6 +153,8 @@ fn run(path: &Path) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Before anything is renewed: of two who did that at once, one would lose.
     let _lock = lock(&config)?;
+    // Of the files that were looked at last, whatever came of that: what is put there while something else is seen to counts as new.
+    let mut seen = stamp(&config.identity);
     let mut credentials = match Credentials::load(&config.identity, Role::Agent) {
         Err(CredentialsError::Validity { .. }) => runtime.block_on(renewed(&config))?,
         loaded => loaded?,
@@ -187,12 +189,11 @@ fn run(path: &Path) -> anyhow::Result<()> {
             if users.is_some() {
                 engines = engines.and_others(users::Finder::new(&config.engines, config.slots()));
             }
-            let certificate = stamp(&config.identity);
             let reread = RefCell::new(None);
             let changed = async {
                 tokio::select! {
                     new = reload(path, &config, &mut hangup) => *reread.borrow_mut() = Some(new),
-                    () = other_certificate(&config.identity, certificate) => {}
+                    () = other_certificate(&config.identity, seen) => {}
                 }
             };
             let parts = AgentParts {
@@ -219,18 +220,23 @@ fn run(path: &Path) -> anyhow::Result<()> {
                     return Ok(());
                 }
                 _ if stop.is_asked() => return Ok(()),
-                Left::Changed if stamp(&config.identity) != certificate => match Credentials::load(&config.identity, Role::Agent) {
-                    Ok(new) if new.identity() == credentials.identity() => {
-                        tracing::info!("another certificate was put in place, and is used");
-                        credentials = new;
-                        renewal = Renewal::of(credentials.certificate());
-                        continue;
+                Left::Changed if stamp(&config.identity) != seen => {
+                    seen = stamp(&config.identity);
+                    match Credentials::load(&config.identity, Role::Agent) {
+                        Ok(new) if new.identity() == credentials.identity() => {
+                            tracing::info!("another certificate was put in place, and is used");
+                            credentials = new;
+                            renewal = Renewal::of(credentials.certificate());
+                            continue;
+                        }
+                        Ok(new) => {
+                            tracing::error!("the certificate is now that of the {}: restart this agent to be that", new.identity())
+                        }
+                        Err(e) => {
+                            tracing::error!("the certificate has changed and is not used: {}", mezcal_common::escape::chain(&e))
+                        }
                     }
-                    Ok(new) => {
-                        tracing::error!("the certificate is now that of the {}: restart this agent to be that", new.identity())
-                    }
-                    Err(e) => tracing::error!("the certificate has changed and is not used: {}", mezcal_common::escape::chain(&e)),
-                },
+                }
                 // Else the certificate's file was touched, and nothing is new.
                 Left::Changed => {
                     if let Some(new) = reread.take() {
@@ -243,12 +249,14 @@ fn run(path: &Path) -> anyhow::Result<()> {
                         renewed = renewed(&config) => renewed?,
                         () = stop.asked() => return Ok(()),
                     };
+                    seen = stamp(&config.identity);
                     renewal = Renewal::of(credentials.certificate());
                     continue;
                 }
                 Left::Renewed { cert, key } => {
                     // Tried before it takes the place of one that works.
                     let renewed = mezcal_certs::replace(&config.identity, Role::Agent, cert, key);
+                    seen = stamp(&config.identity);
                     match renewed.and_then(|()| Ok(Credentials::load(&config.identity, Role::Agent)?)) {
                         Ok(new) => {
                             credentials = new;

@@ -101,7 +101,8 @@ pub enum Event {
     Held,
     /// The keeper is gone or wants an end: kill, then exit.
     Quit,
-    /// It is asked to end, as everything is when the host shuts down: the same with grace.
+    /// It is asked to end, as everything is when the host shuts down: the same with grace, and without a report that would bring the next job
+    /// here. Whoever comes after it is the proof.
     Stop,
 }
 
@@ -411,8 +412,12 @@ impl Engine {
         now: BootInstant,
     ) {
         if self.attempt().is_some() || self.quitting {
-            let held = self.attempt().map_or_else(|| "stopping".into(), |a| format!("held by attempt {a}"));
-            self.report(attempt, Outcome::never_ran(Ended::StartFailed, format!("the engine is {held}")));
+            let outcome = match self.attempt() {
+                // It was on its way when the engine was asked to end: no fault of the job's.
+                None => Outcome::never_ran(Ended::Lost, "the engine is stopping".to_owned()),
+                Some(other) => Outcome::never_ran(Ended::StartFailed, format!("the engine is held by attempt {other}")),
+            };
+            self.report(attempt, outcome);
             return;
         }
         match spec {
@@ -452,6 +457,9 @@ impl Engine {
             }
             Err(why) => {
                 self.idle();
+                if kill.is_some_and(|(reason, ..)| reason == Reason::Stopped) {
+                    return;
+                }
                 let ended = kill.map_or(Ended::StartFailed, |(reason, ..)| reason.ended());
                 self.report(attempt, Outcome::never_ran(ended, why));
             }
@@ -509,7 +517,11 @@ impl Engine {
                 self.effects.push_back(Effect::Terminate { signal });
                 self.state = State::Terminating { attempt, reason: new, signal, kill_at: now + stop.grace, first_ended };
             }
-            State::Terminating { kill_at, signal, .. } => {
+            State::Terminating { kill_at, signal, reason, .. } => {
+                // Somebody waits for that.
+                if (*reason, new) == (Reason::Stopped, Reason::Cancelled) {
+                    *reason = new;
+                }
                 *kill_at = (*kill_at).min(now + stop.grace);
                 if *signal != stop.signal {
                     *signal = stop.signal;
@@ -592,6 +604,11 @@ impl Engine {
                 let (attempt, reason) = (*attempt, *reason);
                 if swept.alive == 0 && exit.is_some() {
                     let outcome = outcome(reason, exit.take(), swept, self.containment);
+                    if reason == Some(Reason::Stopped) {
+                        // The keeper, too, hears of it by the end of this process.
+                        self.state = State::Idle;
+                        return;
+                    }
                     self.idle();
                     self.report(attempt, outcome);
                 } else if *give_up <= now {

@@ -245,9 +245,20 @@ fn asked_to_end_it_gives_its_job_time_and_exits() {
     insta::assert_snapshot!(s.event(Event::Stop), @"terminate");
     s.pass(SECOND);
     insta::assert_snapshot!(s.pass(SECOND), @"sweep, discarding output");
-    insta::assert_snapshot!(s.event(gone(WaitStatus::Signaled(9), 1)), @"finished 1.1 lost, code -9, killed 1, survivors 0; exit");
+    insta::assert_snapshot!(s.run(2, None), @"finished 2.1 start_failed, code none, killed 0, survivors 0");
+    // A report would bring the next job here.
+    insta::assert_snapshot!(s.event(gone(WaitStatus::Signaled(9), 1)), @"exit");
+    insta::assert_snapshot!(s.run(3, None), @"finished 3.1 lost, code none, killed 0, survivors 0; exit");
     let mut idle = script();
     insta::assert_snapshot!(idle.event(Event::Stop), @"exit");
+    // Unless somebody waits for it.
+    let mut cancelled = script();
+    cancelled.run(1, None);
+    cancelled.event(Event::Spawned(Ok(())));
+    cancelled.event(Event::Stop);
+    insta::assert_snapshot!(cancelled.event(Event::Cancel { attempt: attempt(1), stop: Stop::NOW }), @"");
+    cancelled.pass(Duration::ZERO);
+    insta::assert_snapshot!(cancelled.event(gone(WaitStatus::Signaled(9), 1)), @"finished 1.1 cancelled, code -9, killed 1, survivors 0; exit");
 }
 
 #[test]

@@ -79,8 +79,9 @@ struct Driver {
     /// There were as many engines as were wanted at some time: jobs may be running.
     complete: bool,
     signals: OwnedFd,
-    /// To end (SIGTERM), as whoever is below it is when the host shuts down.
-    asked: bool,
+    /// It has been asked to end (SIGTERM), as whoever is below it is when the host shuts down. Until then its engines have time; nothing is
+    /// started.
+    asked: Option<BootInstant>,
     timer: OwnedFd,
     armed: Option<BootInstant>,
     engines: Vec<EngineProcess>,
@@ -141,7 +142,7 @@ pub fn run(args: KeeperArgs) -> Result<()> {
         to_agent: VecDeque::new(),
         complete: false,
         signals: signals()?,
-        asked: false,
+        asked: None,
         timer: timer::new_timerfd()?,
         armed: None,
         engines: Vec::new(),
@@ -263,7 +264,12 @@ impl Driver {
                 return Ok(left);
             }
             self.flush();
-            let wanted = self.keeper.poll_timeout();
+            if let Some(until) = self.asked
+                && (until <= BootInstant::now() || self.engines.iter().all(|e| e.pid == 0) && self.to_agent.is_empty())
+            {
+                return Ok(Left::Over);
+            }
+            let wanted = self.keeper.poll_timeout().into_iter().chain(self.asked).min();
             if wanted != self.armed {
                 timer::arm(&self.timer, wanted)?;
                 self.armed = wanted;
@@ -278,6 +284,9 @@ impl Driver {
     fn perform(&mut self) -> Result<Option<Left>> {
         while let Some(effect) = self.keeper.poll_effect() {
             match effect {
+                Effect::Start(_) if self.asked.is_some() => {}
+                // What is lost here must not come back here before all of it is over, which our own end says.
+                Effect::Tell(FromKeeper::EngineEnded { attempt: Some(_), .. }) if self.asked.is_some() => {}
                 Effect::Start(engine) => match (self.start(), self.engines.get_mut(usize::from(engine.0))) {
                     (Ok(Started::Here(keeper)), _) => return Ok(Some(Left::Copy { slot: engine.0, keeper })),
                     (Ok(Started::There(process)), Some(place)) => *place = process,
@@ -424,9 +433,7 @@ impl Driver {
     /// True when everything should end.
     fn on_children(&mut self) -> bool {
         if take_signals(&self.signals) {
-            tracing::info!("asked to end");
-            self.asked = true;
-            return true;
+            self.ask_engines();
         }
         loop {
             match wait4_or_stopped(-1) {
@@ -435,11 +442,13 @@ impl Driver {
                         self.killed += u32::from(status == WaitStatus::Signaled(Signal::KILL.as_raw()));
                         continue;
                     };
-                    if self.args.socket.is_none() && status == WaitStatus::Exited(0) {
+                    if self.args.socket.is_none() && self.asked.is_none() && status == WaitStatus::Exited(0) {
                         // It has seen the agent go before we did.
                         return true;
                     }
-                    tracing::warn!(engine = index, ?status, "an engine died");
+                    if self.asked.is_none() {
+                        tracing::warn!(engine = index, ?status, "an engine died");
+                    }
                     // Until another one is there.
                     self.engines[index] = EngineProcess { pid: 0, control: None };
                     self.keeper.handle(Event::EngineDied(EngineIndex(index as u16)), BootInstant::now());
@@ -533,20 +542,28 @@ impl Driver {
     /// Waits a little, or until a child has ended.
     fn pause_for_a_child(&mut self) {
         let _ = poll(&mut [PollFd::new(&self.signals, PollFlags::IN)], Some(&LAST_PAUSE));
-        self.asked |= take_signals(&self.signals);
+        take_signals(&self.signals);
     }
 
-    /// Ends all engines: their sockets close, they kill what they run and exit; those that do not are killed. If this is asked for, jobs have
-    /// their grace: the sockets stay.
+    /// Asks all engines to end: what they run has its grace, and the agent gives nothing more to those that are idle.
+    fn ask_engines(&mut self) {
+        if self.asked.is_some() {
+            return;
+        }
+        tracing::info!("asked to end");
+        self.asked = Some(BootInstant::now() + LAST_MERCY);
+        for pid in self.engines.iter().filter_map(|e| Pid::from_raw(e.pid)) {
+            let _ = rustix::process::kill_process(pid, Signal::TERM);
+            // A stopped one must be able to see it.
+            let _ = rustix::process::kill_process(pid, Signal::CONT);
+        }
+    }
+
+    /// Ends all engines: their sockets close, they kill what they run and exit; those that do not are killed.
     fn end(&mut self) {
-        let mut engines = std::mem::take(&mut self.engines);
+        let engines = std::mem::take(&mut self.engines);
         let mut left: Vec<Pid> = engines.iter().filter_map(|e| Pid::from_raw(e.pid)).collect();
-        for pid in left.iter().filter(|_| self.asked) {
-            let _ = rustix::process::kill_process(*pid, Signal::TERM);
-        }
-        if !self.asked {
-            engines.clear();
-        }
+        drop(engines);
         let deadline = BootInstant::now() + LAST_MERCY;
         for pid in &left {
             // A stopped one must be able to see it.
@@ -558,7 +575,6 @@ impl Driver {
                 self.pause_for_a_child();
             }
         }
-        drop(engines);
         // With the engine list empty every child counts as an orphan, late engines included.
         let deadline = BootInstant::now() + crate::engine::UNKILLABLE_AFTER;
         let (mut killed, mut alive) = self.sweep();
