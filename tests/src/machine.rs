@@ -197,6 +197,16 @@ impl Machine {
         self.dir.join("root").join(name.trim_start_matches('/'))
     }
 
+    /// Shuts it down as people do, and says how long that took.
+    pub fn power_off(&mut self, limit: Duration) -> Duration {
+        let begin = std::time::Instant::now();
+        // It may be gone before it has answered.
+        let _ = self.exec(&["systemctl", "poweroff"]);
+        let mut nspawn = self.nspawn.take().expect("it runs");
+        wait_for("the machine is off", limit, || nspawn.try_wait().expect("our child"));
+        begin.elapsed()
+    }
+
     /// Pulls the plug: everything dies at once, and the disk stays.
     pub fn crash(&mut self) {
         if let Some(leader) = self.leader() {

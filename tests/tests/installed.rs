@@ -305,6 +305,66 @@ fn a_restarted_killed_or_stopped_agent_leaves_its_jobs_alone() {
     assert_eq!(text(&machine.exec(&["pgrep", "-u", "okazaki", "-x", "sleep"]).stdout), "");
 }
 
+#[test]
+fn a_host_shuts_down_in_seconds_however_its_agents_were_started() {
+    let Some(mut site) = Installed::new("a shutdown", 1) else { return };
+    let machine = site.join(1);
+    machine.ok(&["mkdir", "-p", "/var/log/journal"]);
+    machine.ok(&["systemctl", "restart", "systemd-journald.service"]);
+    std::fs::copy(program("coordinator"), machine.path("/usr/bin/coordinator")).expect("copied");
+    site.wait_ready(1);
+    // By hand, with a keeper of its own. A session's scope is ended as such a unit is: TERM to all, and KILL after a minute and a half.
+    let token = site.ok("admin", &["token", "create", "--host", "hand.lab"]);
+    let address = site.lab.address(0);
+    let home = ["env", "HOME=/home/okazaki"];
+    let by_hand = [
+        &["runuser", "-u", "okazaki", "--"][..],
+        &home,
+        &["mezcal-agent", "join", &address, "--token-file", "-", "--name", "hand.lab", "--slots", "1"],
+    ];
+    let joined = machine.feed(&by_hand.concat(), &token);
+    assert!(joined.status.success(), "{}", text(&joined.stderr));
+    let unit = |name: &str| {
+        ["systemd-run".to_owned(), format!("--unit={name}"), "--uid=okazaki".into(), "--setenv=HOME=/home/okazaki".into()]
+    };
+    let start = |name: &str, command: &[&str]| {
+        let unit = unit(name);
+        let all: Vec<&str> = unit.iter().map(String::as_str).chain(command.iter().copied()).collect();
+        machine.ok(&all)
+    };
+    start("hand", &["mezcal-agent", "run"]);
+    site.wait_ready(2);
+    // Deaf to TERM in their first attempt.
+    let deaf = |host: &str| {
+        let cmd = format!("echo {host} >> ~/ups; trap '' TERM; test $MEZCAL_ATTEMPT != 1 || while :; do sleep 0.1; done");
+        serde_json::json!({"cmd": cmd, "host": host}).to_string() + "\n"
+    };
+    let hosts = [host_name(1), "hand.lab".into()];
+    std::fs::write(site.dir.path().join("deaf.json"), hosts.iter().map(|host| deaf(host)).collect::<String>()).expect("written");
+    let batch = site.ok("okazaki", &["run", "--detach", "--cd", "/", "deaf.json"]);
+    // Embedded: the same in a run of its own.
+    std::fs::write(machine.path("/home/okazaki/own.json"), deaf("localhost")).expect("written");
+    start("embedded", &["coordinator", "run", "/home/okazaki/own.json", "-j", "1", "-o", "/home/okazaki/own.results"]);
+    let ups = |machine: &Machine| std::fs::read_to_string(machine.path("/home/okazaki/ups")).unwrap_or_default().lines().count();
+    wait_for("all three run", PATIENCE, || (ups(machine) == 3).then_some(()));
+    let Installed { machines, lab, .. } = &mut site;
+    let took = machines[0].power_off(PATIENCE);
+    eprintln!("the host was off after {:.1} s", took.as_secs_f64());
+    assert!(took < Duration::from_secs(25), "{took:?}");
+    let journal = Command::new("journalctl").args(["--no-pager", "-D"]).arg(machines[0].path("/var/log/journal")).output();
+    let journal = text(&journal.expect("it starts").stdout);
+    assert!(journal.contains("mezcal-agent"), "{journal}");
+    for wrong in ["panicked", "stop-sigterm' timed out", "Killing process"] {
+        let said: Vec<&str> = journal.lines().filter(|line| line.contains(wrong)).collect();
+        assert!(said.is_empty(), "{said:#?}");
+    }
+    // It comes back, and what ran there runs again.
+    machines[0].boot_again(lab);
+    let again = || text(&site.run("okazaki", &["results", &batch]).stdout).contains("\"attempt\": 2");
+    wait_for("the installed agent's job runs again", PATIENCE, || again().then_some(()));
+    site.ok("okazaki", &["cancel", "--batch", &batch]);
+}
+
 /// ssh of the coordinator's host to the machines: a key, and where they are.
 fn ssh_config(site: &Installed) -> String {
     let path = |name: &str| site.dir.path().join(name).display().to_string();
