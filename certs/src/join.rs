@@ -1,6 +1,6 @@
 //! Joining a cluster: a key made here, a token shown to the right coordinator, and a certificate that is checked before it is used.
 
-use crate::{CertsError, Issued, replace, request, sign};
+use crate::{CertsError, Issued, can_replace, replace, request, sign};
 use mezcal_common::identity::{Identity, Role};
 use mezcal_common::token::Token;
 use mezcal_common::wire::endpoint::ConnectError;
@@ -95,6 +95,7 @@ pub async fn renew_expired(address: &str, dir: &Path, role: Role) -> Result<(), 
         std::fs::read_to_string(&path).map_err(|source| CertsError::File { verb: "read", path, source })
     };
     let (cert, key, ca) = (read("cert.pem")?, read("key.pem")?, read("ca.pem")?);
+    can_replace(dir)?;
     let root = first_certificate(ca.as_bytes()).and_then(|der| mezcal_common::identity::key_hash(&der)).unwrap_or_default();
     let (new_key, request) = request()?;
     let signature = sign(&key, &request)?;

@@ -163,6 +163,15 @@ pub fn replace(dir: &Path, role: Role, cert: String, key: String) -> Result<(), 
     Ok(())
 }
 
+/// Whether [`replace`] could put something there: tried before anybody is asked for it.
+///
+/// # Errors
+/// [`CertsError::Place`].
+pub fn can_replace(dir: &Path) -> Result<(), CertsError> {
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok(Directory::existing(parent)?.try_writing()?)
+}
+
 /// Whatever else was kept beside a certificate stays beside it.
 fn keep_others(from: &Path, to: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(from)? {

@@ -52,6 +52,29 @@ fn look_up(call: impl FnOnce(*mut libc::passwd, *mut libc::c_char, usize, Found)
     }
 }
 
+/// Becomes the owner of a directory for good, if this process is root and it is another account's: whatever lies there, links among it, then
+/// leads to nothing that its owner could not have reached.
+///
+/// # Errors
+/// Those of stat(2), setgroups(2), setresgid(2) and setresuid(2).
+pub fn act_as_owner(directory: &std::path::Path) -> std::io::Result<()> {
+    let found = match rustix::fs::stat(directory) {
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        found => found?,
+    };
+    let (uid, gid) = (found.st_uid, found.st_gid);
+    if !rustix::process::geteuid().is_root() || uid == 0 {
+        return Ok(());
+    }
+    let done = |code: libc::c_int| if code == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) };
+    // SAFETY: they change nothing but whom this process acts for, in all of its threads (nptl(7)); `gid` is there for the call.
+    unsafe {
+        done(libc::setgroups(1, &gid))?;
+        done(libc::setresgid(gid, gid, gid))?;
+        done(libc::setresuid(uid, uid, uid))
+    }
+}
+
 /// The name of the account that this process runs as, or its number.
 pub fn own_name() -> String {
     let uid = rustix::process::geteuid().as_raw();

@@ -202,6 +202,7 @@ impl Remote {
     }
 
     async fn renew(&mut self) -> Result<(), String> {
+        mezcal_certs::can_replace(&self.identity).map_err(|e| chain(&e))?;
         let (key, csr) = mezcal_certs::request().map_err(|e| chain(&e))?;
         let pick = |said| match said {
             ToClient::Renewed { cert, .. } => Some(cert),

@@ -8,6 +8,7 @@ use crate::profile::{self, ProfileArgs};
 use crate::serve::{CoordinatorConfig, DEFAULT_PATH};
 use crate::store::CertificateRow;
 use clap::Subcommand;
+use mezcal_common::account;
 use mezcal_common::clock::WallTime;
 use mezcal_common::config::read_toml;
 use mezcal_common::duration::parse_duration;
@@ -260,7 +261,10 @@ fn import(file: &Path, config: &Path) -> Result<u8, Exit> {
         };
         rows.push(CertificateRow { serial: issued.serial, role, name: issued.name, expires: expires.as_second(), revoked: None });
     }
-    let registry = crate::store::registry(&config.state_dir()).map_err(|e| Exit::usage(chain(&e)))?;
+    let state = config.state_dir();
+    // What root made there, the coordinator could not use.
+    account::act_as_owner(&state).map_err(|e| Exit::usage(format!("cannot act as the owner of {}: {e}", state.display())))?;
+    let registry = crate::store::registry(&state).map_err(|e| Exit::usage(chain(&e)))?;
     let new = registry.import(&rows).map_err(|e| Exit::usage(chain(&e)))?;
     tell!("{new} of {} certificates are new on the coordinator's list", rows.len());
     Ok(0)

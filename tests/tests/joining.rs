@@ -272,6 +272,29 @@ fn what_can_fail_here_fails_before_the_token_is_spent() {
     assert!(out.status.success(), "{}", text(&out.stderr));
 }
 
+#[test]
+fn root_imports_certificates_as_the_owner_of_the_store() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+    if !rustix::process::geteuid().is_root() {
+        return mezcal_tests::say_skipped("root_imports_certificates_as_the_owner_of_the_store: not root");
+    }
+    let site = Site::new("1h");
+    std::fs::set_permissions(site.dir.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
+    for dir in ["state", "victim"] {
+        std::fs::create_dir(site.path(dir)).expect("made");
+    }
+    chown(site.path("state"), Some(5005), Some(5060)).expect("chown");
+    let import = || site.run("coordinator", &["certs", "import", "pki/issued.jsonl", "--config", "serve.toml"], "");
+    symlink(site.path("victim/made"), site.path("state/store.db")).expect("made");
+    let out = import();
+    assert!(!out.status.success(), "{}", text(&out.stderr));
+    assert!(!site.path("victim/made").exists(), "nothing was made where the link leads");
+    std::fs::remove_file(site.path("state/store.db")).expect("removed");
+    let out = import();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert_eq!(std::fs::metadata(site.path("state/store.db")).expect("there").uid(), 5005);
+}
+
 /// What `unshare` runs: the account that installed agents have, on a machine that may not have it.
 fn with_the_agents_account(command: &mut Command, dir: &Path) {
     let mut passwd = std::fs::read_to_string("/etc/passwd").expect("readable");
