@@ -4,6 +4,7 @@
 //! A [`Reader`] has connections of its own and sees only what is committed. Values that nobody selects by are kept as the bytes of
 //! the wire codec behind one byte that says which format they have; `PRAGMA user_version` says which tables there are.
 
+mod clock;
 mod reader;
 mod registry;
 mod writer;
@@ -15,7 +16,7 @@ pub use writer::{FromStore, Writer};
 
 use crate::scheduler::Record;
 use bytes::Bytes;
-use mezcal_common::clock::WallTime;
+use clock::Moment;
 use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, JobNumber, StoreId};
 use mezcal_common::job::MAX_SPEC;
 use mezcal_common::wire::client::Submission;
@@ -30,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Tables of this version; [`migrate`] brings older ones up.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 /// What stands before the bytes of a value.
 const FORMAT: u8 = 1;
 /// Jobs in one record when they are taken back.
@@ -149,35 +150,44 @@ impl Store {
     }
 
     fn replay_hosts(&self, take: &mut impl FnMut(Record)) -> Result<(), StoreError> {
-        type Row = (String, Option<u32>, Option<u16>, Option<String>, Option<i64>);
-        let hosts: Vec<Row> = self.rows("SELECT host, first, slots, drained, evict_at FROM host ORDER BY host", [], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+        type Row = (String, Option<u32>, Option<u16>, Option<String>, Option<Duration>);
+        let now = Moment::now();
+        let sql = "SELECT host, first, slots, drained, evict_at, evict_after, drained_boot, drained_up FROM host ORDER BY host";
+        let hosts: Vec<Row> = self.rows(sql, [], |row| {
+            let (at, after, boot): (Option<i64>, Option<i64>, Option<Vec<u8>>) = (row.get(4)?, row.get(5)?, row.get(6)?);
+            let up = row.get(7)?;
+            let left = |at: i64| {
+                // An earlier version has not written how long it was: it is what is left.
+                let limit = after.unwrap_or_else(|| at.saturating_sub(now.wall.0));
+                let since = Moment::stored(at.saturating_sub(limit), boot.as_deref(), up);
+                Duration::from_micros(u64::try_from(limit).unwrap_or(0)).saturating_sub(since.age(&now))
+            };
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, at.map(left)))
         })?;
-        let left = |at: i64| Duration::try_from_secs_f64(WallTime(at).seconds_since(WallTime::now())).unwrap_or_default();
-        for (name, first, slots, drained, evict_at) in hosts {
+        for (name, first, slots, drained, deadline) in hosts {
             let host: std::sync::Arc<str> = name.into();
             if let Some((first, slots)) = first.zip(slots) {
                 take(Record::Engines { host: host.clone(), first: EngineId(first), slots });
             }
             if let Some(reason) = drained {
-                take(Record::Drained { host, reason: Some(reason.into()), deadline: evict_at.map(left) });
+                take(Record::Drained { host, reason: Some(reason.into()), deadline });
             }
         }
         Ok(())
     }
 
     fn replay_batch(&self, batch: BatchSerial, take: &mut impl FnMut(Record)) -> Result<(), StoreError> {
-        type Row = (String, Vec<u8>, i64, bool, Option<Vec<u8>>, Option<String>, bool);
-        let sql = "SELECT user, terms, opened_at, open, stop, why, stopped FROM batch WHERE serial = ?";
-        let (user, terms, opened_at, open, stop, why, stopped): Row = self
+        type Row = (String, Vec<u8>, Moment, bool, Option<Vec<u8>>, Option<String>, bool);
+        let sql = "SELECT user, terms, opened_at, open, stop, why, stopped, opened_boot, opened_up FROM batch WHERE serial = ?";
+        let (user, terms, opened, open, stop, why, stopped): Row = self
             .connection
             .query_row(sql, [batch.0], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
+                let boot: Option<Vec<u8>> = row.get(7)?;
+                let opened = Moment::stored(row.get(2)?, boot.as_deref(), row.get(8)?);
+                Ok((row.get(0)?, row.get(1)?, opened, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
             })
             .map_err(|e| self.broken(e))?;
-        // A clock that was set back makes it younger, not a fault.
-        let age = Duration::try_from_secs_f64(WallTime::now().seconds_since(WallTime(opened_at))).unwrap_or_default();
-        take(Record::Opened { batch, user, terms: unpack("batch", &terms)?, age });
+        take(Record::Opened { batch, user, terms: unpack("batch", &terms)?, age: opened.age(&Moment::now()) });
         let sets: Vec<Vec<u8>> =
             self.rows("SELECT hosts FROM host_set WHERE batch = ? ORDER BY place", [batch.0], |row| row.get(0))?;
         let sets = sets.iter().map(|set| unpack("host set", set)).collect::<Result<Vec<_>, _>>()?;
@@ -332,10 +342,23 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     if found < 2 {
         transaction.execute_batch(TABLES_2).map_err(broken)?;
     }
-    transaction.execute_batch(TABLES_3).map_err(broken)?;
+    if found < 3 {
+        transaction.execute_batch(TABLES_3).map_err(broken)?;
+    }
+    transaction.execute_batch(TABLES_4).map_err(broken)?;
     transaction.pragma_update(None, "user_version", VERSION).map_err(broken)?;
     transaction.commit().map_err(broken)
 }
+
+/// Added by version 4: beside the wall clock, which boot of the coordinator's host it was, and microseconds of that boot's clock; and for how
+/// many microseconds what runs on a drained host may go on.
+const TABLES_4: &str = "
+ALTER TABLE batch ADD COLUMN opened_boot BLOB;
+ALTER TABLE batch ADD COLUMN opened_up INTEGER;
+ALTER TABLE host ADD COLUMN evict_after INTEGER;
+ALTER TABLE host ADD COLUMN drained_boot BLOB;
+ALTER TABLE host ADD COLUMN drained_up INTEGER;
+";
 
 /// Added by version 3: when what still runs on a drained host is taken away, in microseconds since the Unix epoch.
 const TABLES_3: &str = "ALTER TABLE host ADD COLUMN evict_at INTEGER;";

@@ -1,5 +1,6 @@
 use super::*;
 use mezcal_certs::Authority;
+use mezcal_common::clock::WallTime;
 use mezcal_common::identity::{Identity, Role};
 use mezcal_common::job::BatchContext;
 use mezcal_common::token::Token;
@@ -50,6 +51,57 @@ fn a_batch_knows_how_long_ago_it_was_opened() {
     store.replay(|record| ages.extend(if let Record::Opened { age, .. } = record { Some(age) } else { None })).expect("readable");
     assert!(ages[0] >= HOUR && ages[0] < 2 * HOUR, "{ages:?}");
     assert_eq!(ages[1], Duration::ZERO, "the clock was set back since");
+}
+
+/// Writes these as a coordinator does, and gives the store to its next life.
+fn written(dir: &Path, records: Vec<Record>) -> Store {
+    let (answers, mut said) = tokio::sync::mpsc::channel(4);
+    let (writer, _) = Store::open(dir).expect("opened").start(answers);
+    writer.write(records);
+    assert!(matches!(said.blocking_recv(), Some(FromStore::Committed { .. })));
+    drop(writer);
+    // The writer's thread lets go of the lock when it ends.
+    assert!(said.blocking_recv().is_none());
+    Store::open(dir).expect("opened again")
+}
+
+/// The age of its batch and what is left of its drain.
+fn ages(store: &Store) -> (Duration, Duration) {
+    let (mut age, mut left) = (None, None);
+    let take = |record| match record {
+        Record::Opened { age: of, .. } => age = Some(of),
+        Record::Drained { deadline, .. } => left = deadline,
+        _ => {}
+    };
+    store.replay(take).expect("readable");
+    (age.expect("a batch"), left.expect("a drain"))
+}
+
+#[test]
+fn a_wall_clock_that_is_set_makes_nothing_older_or_younger_on_the_same_boot() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let terms = Box::new(BatchTerms::new(BatchContext::new(BatchId(uuid::Uuid::from_u128(1)), "/".into(), 0o22), HOUR));
+    let store = written(
+        dir.path(),
+        vec![
+            Record::Opened { batch: BatchSerial(1), user: "okazaki".into(), terms, age: Duration::ZERO },
+            Record::Drained { host: "mezcal01".into(), reason: Some("new disks".into()), deadline: Some(HOUR) },
+        ],
+    );
+    // As if the wall clock had been two hours behind, or ahead, when they were written.
+    for shift in [-7_200_000_000_i64, 14_400_000_000] {
+        store.connection.execute("UPDATE batch SET opened_at = opened_at + ?", [shift]).expect("set");
+        store.connection.execute("UPDATE host SET evict_at = evict_at + ?", [shift]).expect("set");
+        let (age, left) = ages(&store);
+        assert!(age < HOUR / 2 && left > HOUR / 2 && left <= HOUR, "{age:?} {left:?}");
+    }
+    // On another boot the wall clock has to be believed, but never that a drain lasts longer than it was to.
+    let other = "UPDATE batch SET opened_boot = zeroblob(16), opened_at = ?1 - 600000000";
+    store.connection.execute(other, [WallTime::now().0]).expect("set");
+    store.connection.execute("UPDATE host SET drained_boot = zeroblob(16)", []).expect("set");
+    let (age, left) = ages(&store);
+    assert!(age >= HOUR / 6 && age < HOUR / 2, "{age:?}");
+    assert!(left > HOUR / 2 && left <= HOUR, "{left:?}");
 }
 
 fn with_authority() -> (tempfile::TempDir, Registry, Authority) {

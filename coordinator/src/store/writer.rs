@@ -1,5 +1,6 @@
 //! The thread that writes: everything that has come since the last commit goes into the next one.
 
+use super::clock::Moment;
 use super::{id_bytes, pack};
 use crate::scheduler::Record;
 use bytes::Bytes;
@@ -191,8 +192,11 @@ fn insert(
     match record {
         Record::Opened { batch, user, terms, age: _ } => {
             let id = id_bytes(terms.context.batch);
-            let sql = "INSERT INTO batch (serial, id, user, name, detached, terms, opened_at) VALUES (?, ?, ?, ?, ?, ?, ?)";
-            run(sql, params![batch.0, id, user, terms.name, terms.detached, pack(&**terms)?, WallTime::now().0])?;
+            let opened = Moment::now();
+            let (boot, up) = opened.columns();
+            let sql = "INSERT INTO batch (serial, id, user, name, detached, terms, opened_at, opened_boot, opened_up) \
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+            run(sql, params![batch.0, id, user, terms.name, terms.detached, pack(&**terms)?, opened.wall.0, boot, up])?;
             run(
                 "INSERT INTO meta VALUES ('last_batch', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                 params![batch.0],
@@ -249,10 +253,13 @@ fn insert(
         }
         Record::HostForgotten { host } => run("DELETE FROM host WHERE host = ?", params![&**host])?,
         Record::Drained { host, reason, deadline } => {
-            let evict_at = deadline.map(|limit| WallTime::now().0.saturating_add(limit.as_micros() as i64));
-            let sql = "INSERT INTO host (host, drained, evict_at) VALUES (?1, ?2, ?3) \
-                ON CONFLICT (host) DO UPDATE SET drained = ?2, evict_at = ?3";
-            run(sql, params![&**host, reason.as_deref(), evict_at])?;
+            let now = Moment::now();
+            let (boot, up) = now.columns();
+            let evict_after = deadline.map(|limit| i64::try_from(limit.as_micros()).unwrap_or(i64::MAX));
+            let evict_at = evict_after.map(|limit| now.wall.0.saturating_add(limit));
+            let sql = "INSERT INTO host (host, drained, evict_at, evict_after, drained_boot, drained_up) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+                ON CONFLICT (host) DO UPDATE SET drained = ?2, evict_at = ?3, evict_after = ?4, drained_boot = ?5, drained_up = ?6";
+            run(sql, params![&**host, reason.as_deref(), evict_at, evict_after, boot, up])?;
         }
     }
     Ok(())
