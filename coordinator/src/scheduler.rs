@@ -576,6 +576,9 @@ pub struct Scheduler {
     users: HashMap<String, u32>,
     /// Their names, by number.
     user_names: Vec<String>,
+    /// The highest priority that counts before other users' jobs, and whose count without a limit.
+    max_priority: i32,
+    admins: Vec<String>,
     running: Vec<u64>,
     /// Queues whose hosts are all absent, and when their jobs end.
     absent: BTreeMap<QueueKey, BootInstant>,
@@ -639,6 +642,8 @@ impl Scheduler {
             queues: Queues::default(),
             users: HashMap::new(),
             user_names: Vec::new(),
+            max_priority: 0,
+            admins: Vec::new(),
             running: Vec::new(),
             absent: BTreeMap::new(),
             keeping: wide::Keeping::default(),
@@ -863,6 +868,17 @@ impl Scheduler {
             let on = host.attempts.iter().filter_map(|(attempt, on)| Some((on.engine?, attempt.key)));
             (&*host.name, host.first_engine, on)
         })
+    }
+
+    /// From now on a priority above `most` counts only among the jobs of its own user; `admins`' always counts.
+    pub fn set_max_priority(&mut self, most: i32, admins: &[String]) {
+        (self.max_priority, self.admins) = (most, admins.to_vec());
+        self.limit_priorities();
+    }
+
+    fn limit_priorities(&mut self) {
+        let unlimited = self.admins.iter().filter_map(|name| self.users.get(name)).copied().collect();
+        self.queues.limit(self.max_priority, unlimited);
     }
 
     /// How long a slot is idle from now on before it gets a job that prefers another host.
@@ -1483,7 +1499,10 @@ impl Scheduler {
             self.user_names.push(name.clone());
             next
         });
-        self.running.resize(self.users.len(), 0);
+        if user == next {
+            self.running.push(0);
+            self.limit_priorities();
+        }
         self.serials.insert(id, serial);
         let batch = Batch {
             id,

@@ -63,6 +63,10 @@ pub struct CoordinatorConfig {
     /// Names of hosts beside those that their certificates give them, by the hosts' full names.
     #[serde(default)]
     pub aliases: Aliases,
+    /// The highest priority that users' jobs may have before other users' jobs; above it a priority counts only among the user's own. Admins'
+    /// are not limited.
+    #[serde(default)]
+    pub max_priority: i32,
     /// Directory of the issuer that `certs issue issuer` made: with one, hosts and users can join by tokens, and only certificates count
     /// that are on the list.
     pub issuer: Option<PathBuf>,
@@ -79,6 +83,7 @@ impl CoordinatorConfig {
         Adjustable {
             locality_wait: self.locality_wait.unwrap_or(service::LOCALITY_WAIT),
             admins: self.admins.clone(),
+            max_priority: self.max_priority,
             aliases: self.aliases.clone(),
             certificate_until: Some(own.until()),
         }

@@ -116,6 +116,8 @@ pub struct Adjustable {
     pub locality_wait: Duration,
     /// Users who may see and cancel everybody's batches.
     pub admins: Vec<String>,
+    /// The highest priority that counts before other users' jobs. Admins' always count.
+    pub max_priority: i32,
     /// Names of hosts beside those in their certificates.
     pub aliases: Aliases,
     /// When the certificate ends that the listener presents, in seconds since the Unix epoch; for whoever looks.
@@ -124,7 +126,13 @@ pub struct Adjustable {
 
 impl Default for Adjustable {
     fn default() -> Self {
-        Self { locality_wait: LOCALITY_WAIT, admins: Vec::new(), aliases: Aliases::default(), certificate_until: None }
+        Self {
+            locality_wait: LOCALITY_WAIT,
+            admins: Vec::new(),
+            max_priority: 0,
+            aliases: Aliases::default(),
+            certificate_until: None,
+        }
     }
 }
 
@@ -174,6 +182,7 @@ pub fn start(settings: Settings, store: Option<Store>) -> Result<ServiceHandle, 
     let id = store.as_ref().map_or_else(|| StoreId(random()), |store| store.id);
     let mut scheduler = Scheduler::new(Epoch(random()), id, settings.lease, settings.adjustable.locality_wait);
     scheduler.set_aliases(settings.adjustable.aliases.clone(), BootInstant::now());
+    scheduler.set_max_priority(settings.adjustable.max_priority, &settings.adjustable.admins);
     let (answers, from_store) = mpsc::channel(STORE_DEPTH);
     let kept = match store {
         None => None,

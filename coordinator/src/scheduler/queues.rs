@@ -8,7 +8,7 @@
 //!
 //! Finding the best job for a host looks, for each user who has jobs waiting and each number of slots that they take, at the first queue of
 //! each of its names and of the whole: the cost does not grow with the number of jobs, hosts or sets. Of the jobs with the highest priority
-//! it is one of the user who has least running. A host that comes or goes touches the queues that name it, and no others.
+//! it is one of the user who has least running. What a priority is above [`Queues::limit`] counts among the jobs of one user only. A host that comes or goes touches the queues that name it, and no others.
 
 use mezcal_common::ids::{BatchSerial, JobNumber};
 use mezcal_common::wire::client::Submission;
@@ -53,6 +53,12 @@ impl QueueKey {
 /// A user and a number of slots.
 type Part = (u32, u16);
 
+/// The best queue of a user: its priority, and by which pass it was found.
+type Best = (Reverse<i32>, u8, QueueKey);
+
+/// The same among users: the priority as far as it counts there, how many slots the user has, the pass, and the user.
+type First = (Reverse<i32>, u64, u8, u32, QueueKey);
+
 /// A queue among those that prefer one host: how good the host is for it comes before its age.
 type Ranked = (Reverse<i32>, usize, QueueKey);
 
@@ -62,6 +68,9 @@ pub(super) struct Queues {
     parts: BTreeMap<Part, Queued>,
     /// Names of the hosts that are connected.
     there: HashSet<Arc<str>>,
+    /// What users may raise their jobs to before others', and who may do so without a limit.
+    most: i32,
+    unlimited: HashSet<u32>,
     /// Queues that have come into being, or ceased to be, or whose required hosts have come or gone.
     changed: BTreeSet<QueueKey>,
 }
@@ -172,8 +181,13 @@ impl Queues {
         }
     }
 
-    /// The best queue for a host with these names: highest priority, then of the user who has least `running`, then by pass, then of the
-    /// oldest batch. Of those whose jobs take `widest` slots at most, and of users who have some `running` count on that host. `steal`: the
+    /// Jobs of others go before those whose priority is above `most`, but for those of `unlimited` users.
+    pub(super) fn limit(&mut self, most: i32, unlimited: HashSet<u32>) {
+        (self.most, self.unlimited) = (most, unlimited);
+    }
+
+    /// The best queue for a host with these names: of each user the one with the highest priority, then by pass, then of the oldest batch; of
+    /// these the one with the highest priority as far as that counts before others', then of the user who has least `running`. Of those whose jobs take `widest` slots at most, and of users who have some `running` count on that host. `steal`: the
     /// third pass, too.
     pub(super) fn best(
         &self,
@@ -182,12 +196,25 @@ impl Queues {
         widest: u16,
         running: impl Fn(u32) -> Option<u64>,
     ) -> Option<QueueKey> {
-        let best = self.parts.iter().filter(|((_, slots), _)| *slots <= widest).filter_map(|((user, _), queues)| {
-            let running = running(*user)?;
-            let (priority, pass, key) = queues.best(names, steal)?;
-            Some((priority, running, pass, key))
+        // The parts of one user follow each other.
+        let (mut best, mut own) = (None, None::<(u32, u64, Best)>);
+        for ((user, _), queues) in self.parts.iter().filter(|((_, slots), _)| *slots <= widest) {
+            let (Some(running), Some(found)) = (running(*user), queues.best(names, steal)) else { continue };
+            match &mut own {
+                Some((of, _, best)) if of == user => *best = (*best).min(found),
+                own => best = self.better(best, own.replace((*user, running, found))),
+            }
+        }
+        self.better(best, own).map(|(.., key)| key)
+    }
+
+    /// Which of two users' best queues goes first.
+    fn better(&self, best: Option<First>, other: Option<(u32, u64, Best)>) -> Option<First> {
+        let other = other.map(|(user, running, (Reverse(priority), pass, key))| {
+            let most = if self.unlimited.contains(&user) { i32::MAX } else { self.most };
+            (Reverse(priority.min(most)), running, pass, user, key)
         });
-        best.min().map(|(.., key)| key)
+        best.into_iter().chain(other).min()
     }
 
     /// The first job of a queue.
@@ -316,7 +343,7 @@ impl Queued {
     }
 
     /// The first queue for a host with these names, with its pass.
-    fn best(&self, names: &[Arc<str>], steal: bool) -> Option<(Reverse<i32>, u8, QueueKey)> {
+    fn best(&self, names: &[Arc<str>], steal: bool) -> Option<Best> {
         let local = names.iter().filter_map(|name| self.local.get(name)?.first()).min().map(|(.., key)| (key.priority, 1, *key));
         let free = self.free.first(names).map(|key| (key.priority, 2, key));
         let other = self.elsewhere.first(names).filter(|_| steal).map(|key| (key.priority, 3, key));

@@ -1056,6 +1056,59 @@ fn a_host_that_fails_everything_quickly_gets_nothing_for_a_while() {
     }
 }
 
+/// Opens batch `n` of a user with so many jobs of a priority, and closes it.
+fn of_user(s: &mut Script, n: u128, user: &str, jobs: u32, priority: i32) -> String {
+    let terms = BatchTerms::new(BatchContext::new(batch(n), "/".into(), 0o22), Duration::from_secs(60));
+    s.event(Event::Open { user: user.into(), terms: Box::new(terms) });
+    let jobs = (1..=jobs).map(|n| Submission { priority, ..Submission::new(JobNumber(n), Bytes::new()) }).collect();
+    s.scheduler.handle(Event::Submit { batch: batch(n), host_sets: vec![], jobs }, s.now);
+    s.event(Event::Close { batch: batch(n) })
+}
+
+/// Which jobs run, in order, on one slot that is asked for again and again.
+fn order_of(s: &mut Script, jobs: u64) -> Vec<String> {
+    s.hello(1, "a.x", 1);
+    s.inventory(1, &[]);
+    let ran = (1..=jobs).flat_map(|credit| {
+        let said = s.pull(1, credit, 1);
+        said.lines().filter_map(|line| Some(line.split_once("< run ")?.1.to_owned())).collect::<Vec<_>>()
+    });
+    ran.collect()
+}
+
+#[test]
+fn a_priority_above_the_limit_goes_before_its_users_own_jobs_and_not_before_others() {
+    let mut s = script();
+    of_user(&mut s, 1, "hog", 2, 0);
+    of_user(&mut s, 2, "hog", 2, i32::MAX);
+    of_user(&mut s, 3, "sato", 2, 0);
+    assert_eq!(order_of(&mut s, 6), ["2/1.1", "3/1.1", "2/2.1", "3/2.1", "1/1.1", "1/2.1"], "they share equally");
+    // Up to the limit they may, and below everybody may lower theirs.
+    let mut s = script();
+    s.scheduler.set_max_priority(5, &[]);
+    of_user(&mut s, 1, "ito", 1, -1);
+    of_user(&mut s, 2, "sato", 2, 0);
+    of_user(&mut s, 3, "hog", 2, 5);
+    of_user(&mut s, 4, "mori", 1, i32::MAX);
+    assert_eq!(order_of(&mut s, 6), ["3/1.1", "4/1.1", "3/2.1", "2/1.1", "2/2.1", "1/1.1"], "none counts for more than 5");
+}
+
+#[test]
+fn who_has_nothing_running_is_served_at_once_and_an_admin_before_everybody() {
+    let mut s = script();
+    s.scheduler.set_max_priority(0, &["root".into()]);
+    s.agent(1, "a.x", 2);
+    of_user(&mut s, 1, "hog", 9, i32::MAX);
+    // As `exec` does it.
+    of_user(&mut s, 2, "sato", 1, i32::MAX);
+    of_user(&mut s, 3, "root", 2, i32::MAX);
+    of_user(&mut s, 4, "ito", 1, 0);
+    let runs = |said: String| said.lines().filter_map(|line| Some(line.split_once("< run ")?.1.to_owned())).collect::<Vec<_>>();
+    assert_eq!(runs(s.pull(1, 4, 2)), ["3/1.1 3/2.1"]);
+    assert_eq!(runs(s.pull(1, 6, 2)), ["2/1.1", "4/1.1"]);
+    assert_eq!(s.pull(1, 7, 1), "1 < run 1/3.1");
+}
+
 #[test]
 fn users_share_equally_however_much_each_has_waiting() {
     let mut s = script();

@@ -413,7 +413,8 @@ impl Service {
             Input::Trouble(reply) => {
                 let _ = reply.send(self.kept.as_ref().and_then(|kept| kept.trouble.clone()));
             }
-            Input::Reload(Adjustable { locality_wait, admins, aliases, certificate_until }) => {
+            Input::Reload(Adjustable { locality_wait, admins, max_priority, aliases, certificate_until }) => {
+                self.scheduler.set_max_priority(max_priority, &admins);
                 self.scheduler.set_locality_wait(locality_wait);
                 self.scheduler.set_aliases(aliases, now);
                 self.admins = admins;
