@@ -1,18 +1,30 @@
 //! `coordinator cancel`: jobs or batches, here or on the other side of the room, with the proof.
 
-use crate::client::converse;
+use crate::client::{ReconnectArgs, Remote, converse};
 use crate::complete;
 use crate::exit::{self, Exit};
 use crate::format::counted;
 use crate::profile::ProfileArgs;
 use crate::run::GRACE;
 use clap_complete::ArgValueCompleter;
-use mezcal_common::duration::parse_duration;
+use mezcal_common::duration::{format_duration, parse_duration};
 use mezcal_common::job::Stop;
 use mezcal_common::signal;
-use mezcal_common::wire::client::{CancelSummary, Selector, ToClient, ToService};
+use mezcal_common::wire::client::{BatchStatus, CancelSummary, CancelWait, SAYS_MORE, Selector, ToClient, ToService};
 use std::io::Write;
 use std::time::Duration;
+use tokio::time::{Instant, interval_at};
+
+/// Our number for the cancel: there is one on a connection.
+const CANCEL: u64 = 1;
+/// Our number for the question which batches there are.
+const BATCHES: u64 = 2;
+/// After so long without an answer it is said what is waited for: longer than the default grace and what a kill takes.
+const SILENCE: Duration = Duration::from_secs(5);
+/// And again so often.
+const REMINDER: Duration = Duration::from_secs(30);
+/// Hosts that are named one by one.
+const MOST: usize = 10;
 
 /// Kill jobs and wait for the proof that nothing of them is left.
 #[derive(Debug, clap::Args)]
@@ -35,6 +47,9 @@ pub struct CancelArgs {
     /// The outcome as one JSON object
     #[arg(long)]
     pub json: bool,
+    /// When the coordinator is lost meanwhile
+    #[command(flatten)]
+    pub reconnect: ReconnectArgs,
     /// Which cluster
     #[command(flatten)]
     pub profile: ProfileArgs,
@@ -62,34 +77,142 @@ pub fn run(args: &CancelArgs) -> Result<u8, Exit> {
         what.push(Selector::Mine);
     }
     let stop = Stop { signal: args.signal, grace: args.grace.unwrap_or(GRACE) };
-    let pick = |said| match said {
-        ToClient::Cancelled { request: 1, summary } => Some(Ok(summary)),
-        ToClient::Refused { reason } => Some(Err(Exit::usage(reason))),
-        _ => None,
-    };
     // As long as it takes: the answer is the proof.
-    let summary = converse(&args.profile, async |remote| remote.ask(ToService::Cancel { request: 1, what, stop }, pick).await?)?;
-    let text = if args.json { json(&summary) } else { words(&summary) };
+    let patience = args.reconnect.reconnect;
+    let (summary, again) = converse(&args.profile, async |remote| answered(remote, what, stop, patience).await)?;
+    let text = if args.json { json(&summary, again) } else { words(&summary, again) };
     std::io::stdout().write_all(text.as_bytes()).map_err(Exit::output)?;
     Ok(if summary.survivors + summary.unreachable > 0 { exit::FAILED } else { 0 })
 }
 
-fn json(s: &CancelSummary) -> String {
+/// The answer to a cancel, whatever restarts of the coordinator come between; and whether any did, so that it counts from the last one on.
+async fn answered(
+    remote: &mut Remote,
+    mut what: Vec<Selector>,
+    stop: Stop,
+    patience: Duration,
+) -> Result<(CancelSummary, bool), Exit> {
+    let by_id = by_id(remote, &what).await?;
+    let mut again = false;
+    loop {
+        match answer(remote, what.clone(), stop).await {
+            Some(Ok(summary)) => return Ok((summary, again)),
+            Some(Err(reason)) if again => {
+                let message = format!("since the coordinator is there again, it says: {reason}");
+                return Err(Exit { status: exit::FAILED, message });
+            }
+            Some(Err(reason)) => return Err(Exit::usage(reason)),
+            None => {}
+        }
+        let why = remote.why_lost().await;
+        if remote.is_lost_for_good() {
+            return Err(Exit::unreachable(why));
+        }
+        let tried = format_duration(patience);
+        eprintln!("{why}; what was cancelled stays so; trying to reach it again for {tried}");
+        if !remote.reach_again(patience).await {
+            let message =
+                format!("{why}, and it was not reached again within {tried}; what it had taken of the cancel is carried out");
+            return Err(Exit::unreachable(message));
+        }
+        eprintln!("the coordinator at {} is there again", remote.address);
+        (what, again) = (by_id.clone(), true);
+    }
+}
+
+/// Names for the same that still mean the same when some of it has ended, or more has come.
+async fn by_id(remote: &mut Remote, what: &[Selector]) -> Result<Vec<Selector>, Exit> {
+    let open = |selector: &Selector| match selector {
+        Selector::Mine => true,
+        Selector::Job { batch, .. } | Selector::Number { batch, .. } => batch.is_empty(),
+        Selector::Batch(_) => false,
+    };
+    if !what.iter().any(open) {
+        return Ok(what.to_vec());
+    }
+    let mut own: Vec<BatchStatus> = Vec::new();
+    let _ = remote.port.requests.send(ToService::Batches { request: BATCHES, all: false }).await;
+    loop {
+        let pick = |said| if let ToClient::Batches { batches, more, .. } = said { Some((batches, more)) } else { None };
+        match remote.next(pick).await? {
+            (Ok(some), more) => {
+                own.extend(some.into_iter().filter(|batch| batch.done.is_none()));
+                if !more {
+                    break;
+                }
+            }
+            // It keeps none, and none outlives it.
+            (Err(_), _) => return Ok(what.to_vec()),
+        }
+    }
+    let only = || if let [only] = own.as_slice() { only.id.to_string() } else { String::new() };
+    let names = what.iter().flat_map(|selector| match selector {
+        Selector::Mine => own.iter().map(|batch| Selector::Batch(batch.id.to_string())).collect(),
+        Selector::Job { batch, job } if batch.is_empty() => vec![Selector::Job { batch: only(), job: job.clone() }],
+        Selector::Number { batch, job } if batch.is_empty() => vec![Selector::Number { batch: only(), job: *job }],
+        Selector::Batch(_) | Selector::Job { .. } | Selector::Number { .. } => vec![selector.clone()],
+    });
+    Ok(names.collect())
+}
+
+/// One answer, or a refusal; none: the connection is gone. Says what is waited for.
+async fn answer(remote: &mut Remote, what: Vec<Selector>, stop: Stop) -> Option<Result<CancelSummary, String>> {
+    // A connection that is gone shows as the end of the answers.
+    let _ = remote.port.requests.send(ToService::Cancel { request: CANCEL, what, stop }).await;
+    let mut reminder = interval_at(Instant::now() + SILENCE, REMINDER);
+    loop {
+        tokio::select! {
+            said = remote.port.answers.recv() => match said? {
+                ToClient::Cancelled { request: CANCEL, summary } => return Some(Ok(summary)),
+                ToClient::Refused { reason } => return Some(Err(reason)),
+                ToClient::CancelWaits { request: CANCEL, hosts } if !hosts.is_empty() => eprintln!("{}", waits(&hosts)),
+                _ => {}
+            },
+            _ = reminder.tick() => match remote.version {
+                SAYS_MORE.. => drop(remote.port.requests.send(ToService::CancelWaits { request: CANCEL }).await),
+                ..SAYS_MORE => eprintln!("waiting for the proof that nothing is left"),
+            },
+        }
+    }
+}
+
+/// What a cancel waits for, in words.
+fn waits(hosts: &[CancelWait]) -> String {
+    let mut parts: Vec<String> = hosts.iter().take(MOST).map(|wait| {
+        let CancelWait { host, attempts, fenced_for } = wait;
+        let attempts = counted(*attempts, "attempt", "attempts");
+        match fenced_for {
+            None => format!("{attempts} on {host}, which is connected and has not said that they are dead (are its keeper and engines stopped?)"),
+            Some(left) => format!("{attempts} on {host}, which is not connected: surely dead in {} s", left.as_secs()),
+        }
+    }).collect();
+    if hosts.len() > MOST {
+        let (more, attempts) = (hosts.len() - MOST, hosts.iter().skip(MOST).map(|wait| wait.attempts).sum::<u64>());
+        parts.push(format!("{} on {more} more hosts", counted(attempts, "attempt", "attempts")));
+    }
+    format!("waiting for the proof that nothing is left of {}", parts.join("; "))
+}
+
+fn json(s: &CancelSummary, again: bool) -> String {
     let line = serde_json::json!({
         "jobs": s.jobs, "killed": s.killed, "survivors": s.survivors, "unreachable": s.unreachable,
-        "fenced_for_seconds": s.fenced_for.as_secs(),
+        "fenced_for_seconds": s.fenced_for.as_secs(), "reconnected": again,
     });
     format!("{line}\n")
 }
 
-fn words(s: &CancelSummary) -> String {
-    if s.jobs == 0 {
-        return "nothing of it was waiting or running\n".into();
+fn words(s: &CancelSummary, again: bool) -> String {
+    if s.jobs + s.survivors == 0 {
+        return match again {
+            true => "nothing of it is waiting or running any more\n".into(),
+            false => "nothing of it was waiting or running\n".into(),
+        };
     }
     let (done, killed, alive) = (s.jobs - s.unreachable, s.killed, s.survivors);
     let mut text = format!(
-        "{}; {} had to be killed, {}\n",
+        "{}{}; {} had to be killed, {}\n",
         counted(done, "job cancelled", "jobs cancelled"),
+        if again { " since the coordinator is there again" } else { "" },
         counted(killed, "process", "processes"),
         counted(alive, "is alive", "are alive")
     );

@@ -5,33 +5,94 @@ use crate::exit::Exit;
 use crate::jobs::Jobs;
 use crate::signals::Signals;
 use crate::submit::Submitter;
-use mezcal_common::wire::client::{BatchTerms, ToClient, ToService};
+use mezcal_common::duration::format_duration;
+use mezcal_common::wire::client::{BatchTerms, SAYS_MORE, ToClient, ToService};
 use std::sync::Arc;
+use std::time::Duration;
 
-/// Returns when the coordinator has everything and will not lose it. Prints the batch's id.
+/// How far a connection has got.
+enum Handed {
+    /// The coordinator has everything, and will not lose it.
+    Over,
+    Lost,
+    Refused(String),
+    Signal(u8),
+}
+
+/// Returns when the coordinator has everything and will not lose it. Prints the batch's id; an error names it, too. A connection that is lost
+/// is made again for as long as `patience`.
 ///
 /// # Errors
-/// Exit 3: refused, or the connection was lost before that.
-pub(crate) async fn submit(mut remote: Remote, jobs: Arc<Jobs>, terms: BatchTerms, mut signals: Signals) -> Result<u8, Exit> {
+/// Exit 3: refused, or the coordinator was lost for longer than that.
+pub(crate) async fn submit(
+    mut remote: Remote,
+    jobs: Arc<Jobs>,
+    terms: BatchTerms,
+    mut signals: Signals,
+    patience: Duration,
+) -> Result<u8, Exit> {
     let batch = terms.context.batch;
-    let requests = remote.port.requests.clone();
-    let _ = requests.send(ToService::Open { terms: BatchTerms { detached: true, ..terms }, have: 0 }).await;
+    let terms = BatchTerms { detached: true, ..terms };
     let mut submitter = Submitter::new(jobs, batch);
+    let unfinished = format!("nothing of batch {batch} starts unless it was handed over whole (`coordinator batches`)");
     loop {
-        tokio::select! {
-            // What was handed over without its end is cancelled when its client lease is over.
-            number = signals.next() => return Ok(128 + number),
-            answer = remote.port.answers.recv() => match answer {
-                Some(ToClient::Opened { host_sets, jobs, closed, .. }) => submitter.opened(host_sets, jobs, closed),
-                Some(ToClient::Accepted { closed: true, .. }) => break,
-                Some(ToClient::Refused { reason }) => return Err(Exit::unreachable(format!("the coordinator refused: {reason}"))),
-                Some(_) => {}
-                None => return Err(Exit::unreachable(remote.why_lost().await)),
-            },
-            Ok(permit) = requests.reserve(), if submitter.has_more() => permit.send(submitter.next_message()),
+        let why = match hand_over(&mut remote, &terms, &mut submitter, &mut signals).await {
+            Handed::Over => break,
+            Handed::Lost => remote.why_lost().await,
+            Handed::Refused(reason) => return Err(Exit::unreachable(format!("the coordinator refused: {reason}; {unfinished}"))),
+            Handed::Signal(number) => {
+                eprintln!("{unfinished}");
+                return Ok(128 + number);
+            }
+        };
+        submitter.interrupted();
+        if remote.is_lost_for_good() {
+            return Err(Exit::unreachable(format!("{why}; {unfinished}")));
+        }
+        let tried = format_duration(patience);
+        eprintln!("{why}; trying to reach it again for {tried}, to hand over the rest of batch {batch}");
+        let reached = tokio::select! {
+            reached = remote.reach_again(patience) => reached,
+            number = signals.next() => {
+                eprintln!("{unfinished}");
+                return Ok(128 + number);
+            }
+        };
+        if !reached {
+            return Err(Exit::unreachable(format!("{why}, and it was not reached again within {tried}; {unfinished}")));
         }
     }
     remote.leave().await;
     println!("{batch}");
     Ok(0)
+}
+
+/// Hands over what the coordinator does not have yet, by one connection.
+async fn hand_over(remote: &mut Remote, terms: &BatchTerms, submitter: &mut Submitter, signals: &mut Signals) -> Handed {
+    let batch = terms.context.batch;
+    let requests = remote.port.requests.clone();
+    // A connection that is gone shows as the end of the answers.
+    let _ = requests.send(ToService::Open { terms: terms.clone(), have: 0 }).await;
+    loop {
+        tokio::select! {
+            // What was handed over without its end is cancelled when its client lease is over.
+            number = signals.next() => return Handed::Signal(number),
+            answer = remote.port.answers.recv() => match answer {
+                // It has ended, or an old coordinator says no more than this.
+                Some(ToClient::Opened { jobs, closed: true, .. }) if jobs == u64::MAX || remote.version < SAYS_MORE => return Handed::Over,
+                Some(ToClient::Opened { host_sets, jobs, closed, .. }) => {
+                    submitter.opened(host_sets, jobs, closed);
+                    if closed {
+                        // Whether that is safe is said in answer to this.
+                        let _ = requests.send(ToService::Close { batch }).await;
+                    }
+                }
+                Some(ToClient::Accepted { closed: true, .. }) => return Handed::Over,
+                Some(ToClient::Refused { reason }) => return Handed::Refused(reason),
+                Some(_) => {}
+                None => return Handed::Lost,
+            },
+            Ok(permit) = requests.reserve(), if submitter.has_more() => permit.send(submitter.next_message()),
+        }
+    }
 }

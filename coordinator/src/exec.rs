@@ -52,7 +52,7 @@ pub struct ExecArgs {
     pub profile: ProfileArgs,
 }
 
-/// Before everything else a user may have queued.
+/// Before everything else that its user may have queued; before others' jobs only as far as `max_priority` of the coordinator allows.
 const PRIORITY: i32 = i32::MAX;
 
 /// Runs the verb; 0 only if the command ended with 0 on every host.
@@ -203,7 +203,8 @@ impl Exec {
             | ToClient::TokensCreated { .. }
             | ToClient::Tokens { .. }
             | ToClient::Certificates { .. }
-            | ToClient::Renewed { .. } => Ok(None),
+            | ToClient::Renewed { .. }
+            | ToClient::CancelWaits { .. } => Ok(None),
         }
     }
 

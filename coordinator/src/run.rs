@@ -260,7 +260,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
             (Some(results), connected) => Run::new(args, jobs, terms, results, log, connected, signals)?.drive().await,
             (None, Connected { remote: Some(mut remote), port, .. }) => {
                 remote.port = port;
-                crate::detach::submit(remote, jobs, terms, signals).await
+                crate::detach::submit(remote, jobs, terms, signals, args.reconnect.reconnect).await
             }
             (None, _) => Err(Exit { status: exit::BUG, message: "nobody to leave the jobs to".into() }),
         }
@@ -774,7 +774,8 @@ impl<'a> Run<'a> {
             | ToClient::TokensCreated { .. }
             | ToClient::Tokens { .. }
             | ToClient::Certificates { .. }
-            | ToClient::Renewed { .. } => {}
+            | ToClient::Renewed { .. }
+            | ToClient::CancelWaits { .. } => {}
         }
     }
 

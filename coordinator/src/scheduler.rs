@@ -373,6 +373,17 @@ impl Batch {
         });
     }
 
+    /// Nothing of it starts before it is whole: nobody would be there to go on with the rest.
+    fn is_held(&self) -> bool {
+        self.detached && self.open
+    }
+
+    /// How long a job waits after an attempt that has failed.
+    fn pause_after(&self, job: JobNumber, attempt: u32) -> Duration {
+        let delay = self.retry_rules.get(&job).map_or(Duration::ZERO, |rule| rule.1);
+        delay.saturating_mul(2u32.saturating_pow(attempt.saturating_sub(1))).min(MAX_RETRY_DELAY)
+    }
+
     fn add_host_sets(&mut self, sets: &[Vec<String>]) {
         for set in sets {
             let mut seen = HashSet::new();
@@ -586,6 +597,8 @@ pub struct Scheduler {
     keeping: wide::Keeping,
     /// Jobs wait that hosts could take which have asked already.
     unserved: bool,
+    /// Until when hosts are expected that may run what an earlier life has placed there.
+    expected_until: Option<BootInstant>,
     /// Placed jobs that are being cancelled.
     cancelling: HashMap<JobKey, Cancelling>,
     /// Cancels that are not done.
@@ -648,6 +661,7 @@ impl Scheduler {
             absent: BTreeMap::new(),
             keeping: wide::Keeping::default(),
             unserved: false,
+            expected_until: None,
             cancelling: HashMap::new(),
             requests: HashMap::new(),
             locality_wait,
@@ -685,20 +699,7 @@ impl Scheduler {
             }
             Event::Open { user, terms } => self.open(user, *terms, now),
             Event::Submit { batch, host_sets, jobs } => self.submit(batch, &host_sets, jobs, now),
-            Event::Close { batch } => {
-                if let Some(serial) = self.serials.get(&batch).copied()
-                    && let Some(b) = self.batches.get_mut(&serial).filter(|b| b.open)
-                {
-                    b.open = false;
-                    let jobs = b.jobs.len() as u64;
-                    self.persist(|| Record::Closed { batch: serial });
-                    self.effects.push_back(Effect::Accepted { batch, jobs, closed: true });
-                    self.order_is_complete(serial);
-                    // A share of all jobs can be told from now on.
-                    self.check_halt(serial, now);
-                    self.end_batch_if_done(serial);
-                }
-            }
+            Event::Close { batch } => self.close(batch, now),
             Event::Unattended { batch } => {
                 if let Some(serial) = self.serials.get(&batch).copied() {
                     self.unattended(serial, now);
@@ -766,6 +767,7 @@ impl Scheduler {
             self.deserted.remove(&(at, serial));
             self.end_deserted(serial, now);
         }
+        self.expect_no_more(now);
         self.evict(now);
         self.release_quarantined(now);
         self.keep_in_turn(now);
@@ -788,6 +790,7 @@ impl Scheduler {
             .chain(self.deserted.first().map(|(at, _)| *at))
             .chain(self.evictions.first().map(|(at, _)| *at))
             .chain(self.retract_at)
+            .chain(self.expected_until)
             .min()
     }
 
@@ -1274,8 +1277,7 @@ impl Scheduler {
             }
             Ended::Cancelled | Ended::NoHost | Ended::Skipped | Ended::Unkillable => false,
         };
-        // A lost host is nobody's failure: elsewhere it may begin at once.
-        let delay = batch.retry_rules.get(&key.job).filter(|_| outcome.ended != Ended::Lost).map_or(Duration::ZERO, |rule| rule.1);
+        let failed = outcome.ended != Ended::Lost;
         if again {
             self.running[batch.user as usize] -= u64::from(job.queue.slots());
             batch.placed -= 1;
@@ -1283,15 +1285,22 @@ impl Scheduler {
             job.state = JobState::Queued;
             self.persist(|| Record::Again { attempt, retries, losses, outcome: kept });
         }
+        // A lost host is nobody's failure: elsewhere it may begin at once.
+        let batch = self.batches.get(&key.batch).filter(|_| failed);
+        let delay = batch.map_or(Duration::ZERO, |batch| batch.pause_after(key.job, attempt.attempt));
         if again && !delay.is_zero() {
-            let times = 2u32.saturating_pow(attempt.attempt.saturating_sub(1));
-            self.delayed.insert((now + delay.saturating_mul(times).min(MAX_RETRY_DELAY), key));
-            self.job_mut(key).into_iter().for_each(|job| job.state = JobState::Waiting);
+            self.delay(key, now + delay);
         } else if again {
             self.enqueue(key);
         } else {
             self.finish(key, place, outcome, now);
         }
+    }
+
+    /// A job is tried again then.
+    fn delay(&mut self, key: JobKey, at: BootInstant) {
+        self.delayed.insert((at, key));
+        self.job_mut(key).into_iter().for_each(|job| job.state = JobState::Waiting);
     }
 
     /// Everything on a host comes back without anybody's fault: its agent has stopped in order.
@@ -1355,13 +1364,13 @@ impl Scheduler {
         {
             outcome.error = Some(why.to_string());
         }
-        let (killed, survivors) = (outcome.killed, outcome.survivors);
+        let (ended, killed, survivors) = (outcome.ended, outcome.killed, outcome.survivors);
         let result = JobResult { attempt: job.attempt, place, local, outcome };
         let (batch, seq) = (batch.id, batch.done as u64);
         self.persist(|| Record::Ended { batch: key.batch, seq, job: key.job, result: Box::new(result.clone()) });
         self.effects.push_back(Effect::Result { batch, seq, job: key.job, result });
         self.order_ended(key, succeeded);
-        self.cancel_done(key, killed, survivors);
+        self.cancel_done(key, ended, killed, survivors);
         self.check_halt(key.batch, now);
         self.end_batch_if_done(key.batch);
     }
@@ -1441,22 +1450,6 @@ impl Scheduler {
                     }
                 }
                 self.abandon_cancelled(name, now);
-            }
-        }
-    }
-
-    /// Cancelled attempts on a host that cannot be reached end now, with an honest word about it.
-    fn abandon_cancelled(&mut self, name: &str, now: BootInstant) {
-        let Some(host) = self.hosts.get(name).filter(|h| h.session.is_none()) else { return };
-        let left = self.fence(host).map_or(Duration::ZERO, |until| until.since(now));
-        let attempts: Vec<AttemptId> = host.attempts.keys().copied().collect();
-        for attempt in attempts {
-            if self.cancelling.contains_key(&attempt.key) && !self.is_superseded(attempt) {
-                let seconds = left.as_secs();
-                let why =
-                    format!("cancelled while {name} was out of reach: it may go on there until its lease ends, within {seconds} s");
-                self.cancel_unreachable(attempt.key, left);
-                self.finish(attempt.key, None, Outcome::never_ran(Ended::Lost, why), now);
             }
         }
     }
@@ -1581,10 +1574,41 @@ impl Scheduler {
             match stillborn {
                 Some(why) => self.finish(key, None, Outcome::never_ran(Ended::StartFailed, why), now),
                 None if cancelled => self.finish(key, None, Outcome::never_ran(Ended::Cancelled, None), now),
-                None if self.must_wait(key, &after) => {}
-                None => self.enqueue(key),
+                None => self.may_start(key, &after),
             }
         }
+    }
+
+    /// A job has come that nothing speaks against: it waits for a host, or for something else first.
+    fn may_start(&mut self, key: JobKey, after: &[JobNumber]) {
+        if self.must_wait(key, after) {
+            return;
+        }
+        match self.batches.get(&key.batch).is_some_and(Batch::is_held) {
+            true => self.job_mut(key).into_iter().for_each(|job| job.state = JobState::Waiting),
+            false => self.enqueue(key),
+        }
+    }
+
+    /// No more jobs of a batch will come. Whoever says it again, since an answer was lost, hears again that it is so.
+    fn close(&mut self, id: BatchId, now: BootInstant) {
+        let Some(serial) = self.serials.get(&id).copied() else { return };
+        let Some(batch) = self.batches.get_mut(&serial) else { return };
+        let (first, jobs, detached) = (std::mem::take(&mut batch.open), batch.jobs.len() as u64, batch.detached);
+        if first {
+            self.persist(|| Record::Closed { batch: serial });
+        }
+        self.effects.push_back(Effect::Accepted { batch: id, jobs, closed: true });
+        if !first {
+            return;
+        }
+        if detached {
+            self.release_the_whole(serial);
+        }
+        self.order_is_complete(serial);
+        // A share of all jobs can be told from now on.
+        self.check_halt(serial, now);
+        self.end_batch_if_done(serial);
     }
 
     /// A job waits for a host from now on.

@@ -508,7 +508,8 @@ impl Stream<'_> {
             | ToClient::TokensCreated { .. }
             | ToClient::Tokens { .. }
             | ToClient::Certificates { .. }
-            | ToClient::Renewed { .. } => {}
+            | ToClient::Renewed { .. }
+            | ToClient::CancelWaits { .. } => {}
         }
     }
 

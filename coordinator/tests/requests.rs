@@ -30,7 +30,9 @@ fn allowed(request: &ToService) -> &'static [Who] {
         | ToService::Hosts
         | ToService::Unserved { .. }
         | ToService::Batches { all: false, .. }
-        | ToService::Renew { .. } => &EVERYBODY,
+        | ToService::Renew { .. }
+        // Of a cancel of their own, and that is nobody's here.
+        | ToService::CancelWaits { .. } => &EVERYBODY,
         // A batch belongs to its user; another connection of theirs goes on with it.
         ToService::Open { .. } => &[Who::Owner],
         // Only the connection that has opened a batch may add to it or take its results.
@@ -61,6 +63,7 @@ fn requests(running: BatchId, ended: BatchId) -> Vec<ToService> {
         ToService::Hello { versions: (1, 1), program: "test".into() },
         ToService::Hosts,
         ToService::Unserved { request: 1 },
+        ToService::CancelWaits { request: 77 },
         ToService::Batches { request: 1, all: false },
         ToService::Batches { request: 1, all: true },
         ToService::Submit { batch: running, host_sets: vec![], jobs: vec![] },

@@ -156,6 +156,29 @@ fn cancel_takes_jobs_batches_and_everything_of_ones_own() {
 }
 
 #[test]
+fn a_cancel_that_takes_long_says_what_it_waits_for() {
+    let cluster = Cluster::running(1, 1);
+    let mark = format!("27182{}", std::process::id());
+    let mut run = cluster.start_run(&format!("{}\n", json!({"cmd": format!("sleep {mark}")})), &[]);
+    wait_for("it runs", PATIENCE, || (!alive_with(&format!("sleep {mark}")).is_empty()).then_some(()));
+    // The keeper first: it would have its engine go on.
+    let stopped: Vec<i32> = [keeper(&cluster, 1)].into_iter().chain(engines(&cluster, 1)).collect();
+    stopped.iter().for_each(|pid| signal(*pid, libc::SIGSTOP));
+    let mut cancel = cluster.command(&["cancel", "-p", "mezcal", "--all", "--grace", "0"]);
+    let mut cancel = cancel.stderr(cluster.log("cancel")).stdout(std::process::Stdio::piped()).spawn().expect("it starts");
+    let said = wait_for("it says what it waits for", PATIENCE, || {
+        Some(cluster.log_text("cancel")).filter(|said| said.contains("waiting for the proof"))
+    });
+    assert!(said.contains("1 attempt on ") && said.contains("are its keeper and engines stopped?"), "{said}");
+    assert_eq!(cancel.try_wait().expect("our child"), None, "there is no proof yet");
+    stopped.iter().for_each(|pid| signal(*pid, libc::SIGCONT));
+    assert_eq!(ended(&mut cancel), Some(0));
+    assert_eq!(ended(&mut run), Some(1));
+    assert!(alive_with(&format!("sleep {mark}")).is_empty());
+    cluster.finish();
+}
+
+#[test]
 fn an_engine_that_is_killed_or_stopped_harms_no_other_job() {
     let cluster = Cluster::running(1, 3);
     let mark = format!("14142{}", std::process::id());

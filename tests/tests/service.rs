@@ -295,6 +295,84 @@ fn an_orderly_restart_in_the_middle_of_a_submission_loses_nothing() {
 }
 
 #[test]
+fn a_cancel_goes_on_across_a_restart_of_the_coordinator() {
+    let mut cluster = Cluster::running(1, 1);
+    let mark = format!("14142{}", std::process::id());
+    let stubborn = json!({"cmd": format!("trap '' TERM; while :; do sleep {mark}; done")});
+    let batch = detach(&cluster, &lines(&vec![stubborn; 3]), &[]);
+    wait_for("one runs", PATIENCE, || (!alive_with(&format!("sleep {mark}")).is_empty()).then_some(()));
+    let mut cancel = cluster.command(&["cancel", "-p", "mezcal", "--all", "--grace", "8s"]);
+    let cancel = cancel.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let ended = |count: u64| batches(&cluster).iter().any(|row| row["id"] == *batch && row["ended"] == count);
+    wait_for("what waited is cancelled", PATIENCE, || ended(2).then_some(()));
+    cluster.kill_coordinator();
+    cluster.start_coordinator();
+    let out = cancel.wait_with_output().expect("it ends");
+    let said = (text(&out.stdout), text(&out.stderr));
+    assert_eq!(out.status.code(), Some(0), "{said:?}");
+    assert!(said.0.starts_with("1 job cancelled since the coordinator is there again; "), "{said:?}");
+    assert!(said.1.contains("trying to reach it again"), "{said:?}");
+    assert!(alive_with(&format!("sleep {mark}")).is_empty());
+    cluster.finish();
+}
+
+#[test]
+fn what_is_detached_is_handed_over_across_restarts_and_starts_when_it_is_whole() {
+    let mut cluster = Cluster::running(1, 2);
+    let rest = 20_000;
+    // Long enough that handing it over takes a while, and all but the first wait for it.
+    let long = format!("true # {}", "x".repeat(4000));
+    let list = lines(&[json!({"cmd": "echo >> begun; false"})]) + &lines(&[json!({"cmd": long, "after": ["1"]})]).repeat(rest);
+    std::fs::write(cluster.path("detached.json"), list).expect("written");
+    let begin = |patience| {
+        let mut command = cluster.command(&["run", "-p", "mezcal", "--detach", "detached.json", "--reconnect", patience]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
+    };
+    let (first, second) = (begin("30s"), begin("1s"));
+    let some_of_both = || {
+        let open = batches(&cluster).iter().filter(|b| b["jobs"].as_u64() > Some(0)).count();
+        (open == 2).then_some(())
+    };
+    wait_for("some of both are there", PATIENCE, some_of_both);
+    cluster.kill_coordinator();
+    let lost = second.wait_with_output().expect("it ends");
+    cluster.start_coordinator();
+    let out = first.wait_with_output().expect("it ends");
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    let id = text(&out.stdout).trim().to_owned();
+    let row = |id: &str| batches(&cluster).into_iter().find(|row| row["id"] == *id).expect("a batch");
+    assert_eq!(row(&id)["jobs"], rest + 1, "{}", text(&out.stderr));
+    // The other one names its batch, of which nothing ever starts.
+    let said = text(&lost.stderr);
+    assert_eq!((lost.status.code(), text(&lost.stdout)), (Some(3), String::new()), "{said}");
+    let other = said.split("nothing of batch ").nth(1).and_then(|rest| rest.get(..36)).expect("its id").to_owned();
+    wait_for("the first batch ends", 2 * PATIENCE, || (row(&id)["ended"] == rest + 1).then_some(()));
+    wait_for("the other one is given up", 2 * PATIENCE, || (row(&other)["ended"] == row(&other)["jobs"]).then_some(()));
+    assert_eq!(std::fs::read_to_string(cluster.path("begun")).expect("it ran").lines().count(), 1, "only the whole one has begun");
+    cluster.finish();
+}
+
+/// A time limit that passes while the coordinator is down.
+#[test]
+fn a_time_limit_that_passed_during_an_outage_cancels_with_proof() {
+    let mut cluster = Cluster::running(1, 1);
+    let mark = format!("17320{}", std::process::id());
+    let batch = detach(&cluster, &lines(&[json!({"cmd": format!("sleep {mark}")})]), &["--time-limit", "4s"]);
+    wait_for("it runs", PATIENCE, || (!alive_with(&format!("sleep {mark}")).is_empty()).then_some(()));
+    let begin = Instant::now();
+    cluster.kill_coordinator();
+    wait_for("the limit passes", PATIENCE, || (begin.elapsed() > Duration::from_secs(4)).then_some(()));
+    cluster.start_coordinator();
+    let out = run(&cluster, &["wait", &batch]);
+    assert_eq!(out.status.code(), Some(1), "{}", text(&out.stderr));
+    let results = text(&run(&cluster, &["results", &batch]).stdout);
+    let result: Value = serde_json::from_str(results.trim()).expect("one result");
+    assert_eq!((&result["result"]["outcome"], &result["result"]["attempt"]), (&json!("cancelled"), &json!(1)), "{result}");
+    assert!(alive_with(&format!("sleep {mark}")).is_empty());
+    cluster.finish();
+}
+
+#[test]
 fn results_of_what_nobody_runs_stay() {
     let mut cluster = Cluster::new(1, 1);
     cluster.start_coordinator();

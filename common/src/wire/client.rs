@@ -18,6 +18,10 @@ pub const VERSIONS: (u16, u16) = (1, 2);
 /// From this version on a coordinator says whose jobs a host does not run at present ([`ToService::Unserved`]).
 pub const UNSERVED: u16 = 2;
 
+/// From this version on it says what a cancel waits for ([`ToService::CancelWaits`]), and answers each word that a batch is whole, also a
+/// repeated one.
+pub const SAYS_MORE: u16 = 2;
+
 /// What the scheduler needs to know of a job, and the rest as bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Submission {
@@ -166,7 +170,7 @@ pub enum Selector {
 /// What a cancel has come to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancelSummary {
-    /// Jobs that had not ended when it came.
+    /// Jobs that were cancelled by it, or are on hosts that cannot be reached. What ended by itself meanwhile is not among them.
     pub jobs: u64,
     /// Processes killed.
     pub killed: u64,
@@ -176,6 +180,17 @@ pub struct CancelSummary {
     pub unreachable: u64,
     /// When the last of those leases has surely ended.
     pub fenced_for: Duration,
+}
+
+/// Attempts on one host that a cancel waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelWait {
+    /// The host.
+    pub host: String,
+    /// How many.
+    pub attempts: u64,
+    /// When they are surely dead without its word; none: it is connected, and only its word counts.
+    pub fenced_for: Option<Duration>,
 }
 
 /// From client to coordinator.
@@ -364,6 +379,11 @@ pub enum ToService {
     /// Asks for users whose jobs a host does not run although they have engines there. Answered by [`ToClient::Unserved`].
     Unserved {
         /// Comes back in the answer.
+        request: u64,
+    },
+    /// Asks what a cancel of this connection waits for. Answered by [`ToClient::CancelWaits`].
+    CancelWaits {
+        /// The number of the cancel.
         request: u64,
     },
 }
@@ -731,5 +751,12 @@ pub enum ToClient {
         request: u64,
         /// Host, user, and why.
         users: Vec<(String, String, String)>,
+    },
+    /// The answer to [`ToService::CancelWaits`].
+    CancelWaits {
+        /// The number of the cancel.
+        request: u64,
+        /// Host by host. Nothing: it has just been answered.
+        hosts: Vec<CancelWait>,
     },
 }

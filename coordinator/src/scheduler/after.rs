@@ -24,6 +24,11 @@ impl Order {
         self.waiting.remove(&job);
     }
 
+    /// Whether it waits for others.
+    pub(super) fn has(&self, job: JobNumber) -> bool {
+        self.waiting.contains_key(&job)
+    }
+
     /// What a job waits for.
     pub(super) fn before(&self, job: JobNumber) -> Vec<JobNumber> {
         self.dependants.iter().filter(|(_, dependants)| dependants.contains(&job)).map(|(before, _)| *before).collect()
@@ -82,6 +87,15 @@ impl Scheduler {
                 self.released.push_back(dependant);
             }
         }
+    }
+
+    /// A detached batch is whole: its jobs may start, but for those that come after others.
+    pub(super) fn release_the_whole(&mut self, serial: BatchSerial) {
+        let Some(batch) = self.batches.get(&serial) else { return };
+        let held =
+            (1..).map(JobNumber).zip(&batch.jobs).filter(|(_, job)| job.state == JobState::Waiting).map(|(number, _)| number);
+        let held = held.filter(|number| !batch.order.has(*number));
+        self.released.extend(held.map(|job| JobKey { batch: serial, job }));
     }
 
     /// No more jobs will come: what waits for one that never came is skipped.

@@ -7,10 +7,18 @@ use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, JobKey, JobNumber};
 use mezcal_common::job::Stop;
 use mezcal_common::outcome::{Ended, Outcome};
 use mezcal_common::wire::agent::{LogWish, ToAgent};
-use mezcal_common::wire::client::CancelSummary;
+use mezcal_common::wire::client::{CancelSummary, CancelWait};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// For so long after a restart the agents of hosts where something may run are expected to come back: they notice within seconds, also after
+/// the 20 s that a connection may be silent, and try every second. Until then a cancel waits for their proof; later such a host is out of
+/// reach, and that is said.
+pub(super) const RETURN: Duration = Duration::from_secs(30);
+
+/// Hosts that are named to somebody who asks what a cancel waits for: more than anybody reads, and they fit a message.
+const MOST_WAITS: usize = 1000;
 
 /// A placed job that is being killed, and who waits for that.
 #[derive(Debug)]
@@ -79,7 +87,7 @@ impl Scheduler {
             self.queues.take(queue, &jobs);
             waiting.extend(jobs.into_iter().map(|job| JobKey { batch: queue.batch, job }));
         }
-        self.count_jobs(request, waiting.len() as u64);
+        self.count_cancelled(request, waiting.len() as u64);
         for key in waiting {
             let why = why.as_ref().map(ToString::to_string);
             self.finish(key, None, Outcome::never_ran(Ended::Cancelled, why), now);
@@ -101,7 +109,7 @@ impl Scheduler {
         // Before the queue is emptied: that may be the end of the batch.
         self.cancel_placed(placed, request, stop, why, now);
         let dropped = self.drop_queued(serial, now);
-        self.count_jobs(request, dropped);
+        self.count_cancelled(request, dropped);
     }
 
     fn cancel_placed(&mut self, keys: Vec<JobKey>, request: Option<u64>, stop: Stop, why: Option<Arc<str>>, now: BootInstant) {
@@ -117,7 +125,6 @@ impl Scheduler {
             let told = entry.stop;
             if let Some(request) = request.filter(|r| !entry.requests.contains(r)) {
                 entry.requests.push(request);
-                self.count_jobs(Some(request), 1);
                 if let Some(open) = self.requests.get_mut(&request) {
                     open.waiting += 1;
                 }
@@ -125,25 +132,83 @@ impl Scheduler {
             by_host.entry((name, told.grace, stop.signal)).or_default().push(attempt);
         }
         for ((name, grace, signal), attempts) in by_host {
-            if self.hosts.get(&name).is_some_and(|h| h.session.is_some()) {
+            let Some(host) = self.hosts.get(&name) else { continue };
+            if host.session.is_some() {
                 self.tell_agent(&name, ToAgent::Cancel { attempts, stop: Stop { signal, grace } });
-            } else {
+            } else if host.seen {
                 self.abandon_cancelled(&name, now);
+            } else if request.is_some() && self.expected_until.is_none() {
+                self.abandon_asked(&name, now);
             }
         }
     }
 
-    fn count_jobs(&mut self, request: Option<u64>, jobs: u64) {
+    /// Hosts that have not come back after a restart are out of reach for those who wait for a cancel.
+    pub(super) fn expect_no_more(&mut self, now: BootInstant) {
+        if self.expected_until.is_none_or(|until| until > now) {
+            return;
+        }
+        self.expected_until = None;
+        let hosts = self.hosts_in_order().into_iter().filter(|host| host.session.is_none() && !host.seen);
+        for name in hosts.map(|host| host.name.clone()).collect::<Vec<_>>() {
+            self.abandon_asked(&name, now);
+        }
+    }
+
+    /// Cancelled attempts on a host that cannot be reached end now, with an honest word about it.
+    pub(super) fn abandon_cancelled(&mut self, name: &str, now: BootInstant) {
+        self.abandon(name, |_| true, now);
+    }
+
+    /// The same for those that somebody waits for. The others end with a proof: their host's word, or the end of its lease.
+    fn abandon_asked(&mut self, name: &str, now: BootInstant) {
+        self.abandon(name, |cancelling| !cancelling.requests.is_empty(), now);
+    }
+
+    fn abandon(&mut self, name: &str, which: impl Fn(&Cancelling) -> bool, now: BootInstant) {
+        let Some(host) = self.hosts.get(name).filter(|h| h.session.is_none()) else { return };
+        let left = self.fence(host).map_or(Duration::ZERO, |until| until.since(now));
+        let attempts: Vec<AttemptId> = host.attempts.keys().copied().collect();
+        for attempt in attempts {
+            if self.cancelling.get(&attempt.key).is_some_and(&which) && !self.is_superseded(attempt) {
+                let seconds = left.as_secs();
+                let why =
+                    format!("cancelled while {name} was out of reach: it may go on there until its lease ends, within {seconds} s");
+                self.cancel_unreachable(attempt.key, left);
+                self.finish(attempt.key, None, Outcome::never_ran(Ended::Lost, why), now);
+            }
+        }
+    }
+
+    /// What a cancel still waits for, by host: the first of them in order of their names.
+    pub fn cancel_waits(&self, request: u64, now: BootInstant) -> Vec<CancelWait> {
+        let mut by_host: BTreeMap<Arc<str>, CancelWait> = BTreeMap::new();
+        for (key, _) in self.cancelling.iter().filter(|(_, cancelling)| cancelling.requests.contains(&request)) {
+            let Some(host) = self.job(*key).and_then(|job| self.host_at(job.host)) else { continue };
+            let connected = host.session.is_some();
+            let wait = by_host.entry(host.name.clone()).or_insert_with(|| CancelWait {
+                host: host.name.to_string(),
+                attempts: 0,
+                fenced_for: self.fence(host).filter(|_| !connected).map(|until| until.since(now)),
+            });
+            wait.attempts += 1;
+        }
+        by_host.into_values().take(MOST_WAITS).collect()
+    }
+
+    fn count_cancelled(&mut self, request: Option<u64>, jobs: u64) {
         if let Some(open) = request.and_then(|r| self.requests.get_mut(&r)) {
             open.summary.jobs += jobs;
         }
     }
 
     /// A job is over: so much of what waits for it is done.
-    pub(super) fn cancel_done(&mut self, key: JobKey, killed: u32, survivors: u32) {
+    pub(super) fn cancel_done(&mut self, key: JobKey, ended: Ended, killed: u32, survivors: u32) {
         let Some(done) = self.cancelling.remove(&key) else { return };
         for request in done.requests {
             if let Some(open) = self.requests.get_mut(&request) {
+                // One may have ended by itself meanwhile.
+                open.summary.jobs += u64::from(ended == Ended::Cancelled);
                 open.summary.killed += u64::from(killed);
                 open.summary.survivors += u64::from(survivors);
             }
@@ -155,6 +220,7 @@ impl Scheduler {
     pub(super) fn cancel_unreachable(&mut self, key: JobKey, fenced_for: Duration) {
         for request in self.cancelling.get(&key).map(|c| c.requests.as_slice()).unwrap_or_default() {
             if let Some(open) = self.requests.get_mut(request) {
+                open.summary.jobs += 1;
                 open.summary.unreachable += 1;
                 open.summary.fenced_for = open.summary.fenced_for.max(fenced_for);
             }

@@ -11,7 +11,7 @@ use mezcal_common::ids::{AttemptId, BatchSerial, EngineId, JobKey, JobNumber};
 use mezcal_common::job::Stop;
 use mezcal_common::outcome::{Ended, JobResult, Outcome};
 use mezcal_common::wire::client::{BatchTerms, Submission};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,6 +124,8 @@ pub(super) struct Restoring {
     /// With the longest lease that each is recorded with.
     placements: BTreeMap<JobKey, (AttemptId, Option<Duration>)>,
     comes_after: HashMap<JobKey, Vec<JobNumber>>,
+    /// Jobs whose last attempt has failed, so that the next one has to wait.
+    failed: HashSet<JobKey>,
     index_by_host: HashMap<Arc<str>, u32>,
 }
 
@@ -218,9 +220,14 @@ impl Scheduler {
             }
             Record::Again { attempt, retries, losses, .. } => {
                 if let Some(job) = self.job_mut(attempt.key).filter(|job| job.state != JobState::Done) {
+                    let failed = retries < job.retries;
                     (job.retries, job.losses) = (job.retries.min(retries), job.losses.max(losses));
                     if job.attempt == attempt.attempt {
                         job.state = JobState::Queued;
+                        match failed {
+                            true => self.restoring.failed.insert(attempt.key),
+                            false => self.restoring.failed.remove(&attempt.key),
+                        };
                     }
                 }
             }
@@ -266,7 +273,8 @@ impl Scheduler {
 
     /// All records have been taken back: what surely does not run may start, what may run is waited for.
     pub fn restored(&mut self, now: BootInstant) {
-        let Restoring { placements, mut comes_after, .. } = std::mem::take(&mut self.restoring);
+        let Restoring { placements, mut comes_after, failed, .. } = std::mem::take(&mut self.restoring);
+        self.expected_until = (!placements.is_empty()).then(|| now + super::cancel::RETURN);
         let mut longer: BTreeMap<Arc<str>, Vec<AttemptId>> = BTreeMap::new();
         for (key, (attempt, recorded)) in placements {
             let placed = self.job(key).filter(|job| job.state == JobState::Placed).map(|job| (job.host, job.queue));
@@ -301,10 +309,15 @@ impl Scheduler {
             for job in queued.collect::<Vec<_>>() {
                 let key = JobKey { batch, job };
                 let before = comes_after.remove(&key).unwrap_or_default();
+                let pause = |s: &Self| Some(s.batches.get(&batch)?.pause_after(job, s.job(key)?.attempt));
+                let pause = pause(self).filter(|pause| failed.contains(&key) && !pause.is_zero());
                 if given_up {
                     self.finish(key, None, Outcome::never_ran(Ended::Cancelled, None), now);
-                } else if !self.must_wait(key, &before) {
-                    self.enqueue(key);
+                } else if let Some(pause) = pause {
+                    // How much of it is over is not known: it begins again.
+                    self.delay(key, now + pause);
+                } else {
+                    self.may_start(key, &before);
                 }
             }
             if self.batches.get(&batch).is_some_and(|b| !b.open) {

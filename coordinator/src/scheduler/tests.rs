@@ -1,13 +1,14 @@
 //! Scripts of the scheduler: each line of a trace is one effect. Reading them shows what it does.
 
 mod names;
+mod returns;
 mod stops;
 mod wide;
 
 use super::*;
 use mezcal_common::ids::EngineIndex;
 use mezcal_common::outcome::WaitStatus;
-use mezcal_common::wire::client::{HaltCount, HaltWhy};
+use mezcal_common::wire::client::{CancelWait, HaltCount, HaltWhy};
 
 /// A scheduler with a clock and short words for events.
 struct Script {
@@ -574,7 +575,7 @@ fn a_cancel_of_jobs_is_answered_when_the_last_of_them_is_over() {
     // It ended by itself before the cancel arrived, and fails: retries do not go on.
     insta::assert_snapshot!(s.report(2, attempt(1, 2, 1), exited(1)), @r"
     result 2.1 exited on b.x
-    request 8 done: 3 jobs, 3 killed, 0 alive, 0 out of reach for 0ns
+    request 8 done: 2 jobs, 3 killed, 0 alive, 0 out of reach for 0ns
     2 < acknowledge 2
     ");
     insta::assert_snapshot!(s.event(cancel_jobs(Some(10), Duration::ZERO, &["1"])), @"request 10 done: 0 jobs, 0 killed, 0 alive, 0 out of reach for 0ns");

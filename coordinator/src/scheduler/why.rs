@@ -60,6 +60,11 @@ impl Scheduler {
         if let Some((at, _)) = self.delayed.iter().find(|(_, delayed)| *delayed == key) {
             return vec![format!("job {name} is tried again in {} s (retry_delay)", at.since(now).as_secs() + 1)];
         }
+        if self.batches.get(&key.batch).is_some_and(|batch| batch.is_held() && !batch.order.has(key.job)) {
+            return vec![format!(
+                "job {name} waits for the rest of its batch, which is detached and has not been handed over whole"
+            )];
+        }
         let before = self.batches.get(&key.batch).map(|batch| batch.order.before(key.job)).unwrap_or_default();
         let names: Vec<String> = before.iter().take(MOST).map(ToString::to_string).collect();
         vec![format!("job {name} comes after {} jobs that have not ended: {}", before.len(), names.join(", "))]

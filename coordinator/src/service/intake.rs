@@ -174,6 +174,7 @@ fn is_question(message: &ToService) -> bool {
         | ToService::Revoke { .. }
         | ToService::Certificates { .. }
         | ToService::ForgetHosts { .. }
+        | ToService::CancelWaits { .. }
         | ToService::Renew { .. } => true,
     }
 }

@@ -99,6 +99,7 @@ impl Weight for ToClient {
             ToClient::Done { result, .. } => result.as_ref().map_or_else(String::len, |()| 0),
             ToClient::Retried { batch, .. } => batch.as_ref().map_or_else(String::len, |_| 0),
             ToClient::LogsAnswer { streams, .. } => streams.as_ref().map_or_else(String::len, |_| 0),
+            ToClient::CancelWaits { hosts, .. } => each(hosts, |wait| wait.host.len()),
             ToClient::Welcome { .. }
             | ToClient::Fleet { .. }
             | ToClient::Opened { .. }

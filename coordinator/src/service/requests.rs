@@ -128,6 +128,11 @@ impl Service {
                 Ok(batch) => Event::Logs { request: self.ask(id, request), batch, job, wish },
                 Err(reason) => return self.tell_client(id, ToClient::LogsAnswer { request, streams: Err(reason) }),
             },
+            ToService::CancelWaits { request } => {
+                let asked = self.asked.iter().find(|(_, asked)| asked.client == id && asked.request == request);
+                let hosts = asked.map(|(number, _)| self.scheduler.cancel_waits(*number, now)).unwrap_or_default();
+                return self.tell_client(id, ToClient::CancelWaits { request, hosts });
+            }
             ToService::Hosts => return self.tell_client(id, ToClient::Hosts(self.hosts(now))),
             ToService::Unserved { request } => {
                 let users = self.scheduler.unserved_users();

@@ -139,6 +139,66 @@ fn what_a_drained_host_gives_back_of_a_halted_batch_does_not_start_elsewhere() {
     }
 }
 
+#[test]
+fn a_detached_batch_starts_when_it_is_whole() {
+    let mut s = script();
+    s.agent(1, "a.x", 9);
+    s.event(Event::Open { user: "okazaki".into(), terms: Box::new(BatchTerms { detached: true, ..terms() }) });
+    let job = |n, after: &[u32]| Submission {
+        after: after.iter().map(|n| JobNumber(*n)).collect(),
+        ..Submission::new(JobNumber(n), Bytes::from_static(b"x"))
+    };
+    let some = Event::Submit { batch: batch(1), host_sets: vec![], jobs: vec![job(1, &[]), job(2, &[1])] };
+    assert_eq!(s.event(some), "accepted 2");
+    assert_eq!(s.pass(5), "");
+    assert!(s.scheduler.why(batch(1), "1", s.now).expect("a job")[0].contains("handed over whole"));
+    assert!(s.scheduler.why(batch(1), "2", s.now).expect("a job")[0].contains("comes after"));
+    assert_eq!(s.event(Event::Submit { batch: batch(1), host_sets: vec![], jobs: vec![job(3, &[])] }), "accepted 3");
+    insta::assert_snapshot!(s.event(Event::Close { batch: batch(1) }), @"
+    1 < context of batch 1
+    1 < run 1/1.1
+    1 < run 1/3.1
+    ");
+    s.scheduler.handle(Event::Close { batch: batch(1) }, s.now);
+    assert!(matches!(s.scheduler.poll_effect(), Some(Effect::Accepted { jobs: 3, closed: true, .. })), "it is said again");
+}
+
+#[test]
+fn a_detached_batch_that_was_not_whole_when_the_coordinator_died_is_still_not_started() {
+    let open = |records: Vec<Record>| {
+        records.into_iter().filter(|record| !matches!(record, Record::Closed { .. } | Record::Placed { .. } | Record::Ended { .. }))
+    };
+    let mut s = script();
+    s.scheduler = s.scheduler.durable(Duration::from_secs(600));
+    for record in open(in_the_store(None, None, 0)) {
+        let record = match record {
+            Record::Opened { batch, user, terms, age } => {
+                Record::Opened { batch, user, terms: Box::new(BatchTerms { detached: true, ..*terms }), age }
+            }
+            other => other,
+        };
+        s.scheduler.replay(record, s.now);
+    }
+    s.scheduler.restored(s.now);
+    s.trace();
+    assert!(!s.agent(1, "a.x", 9).contains("< run"));
+    let said = s.event(Event::Close { batch: batch(1) });
+    assert!(said.contains("< run 1/1.1") && said.contains("< run 1/4.1"), "{said}");
+}
+
+#[test]
+fn a_detached_batch_that_never_becomes_whole_ends_with_its_clients_lease() {
+    let mut s = script();
+    s.scheduler = s.scheduler.durable(Duration::from_secs(600));
+    s.agent(1, "a.x", 9);
+    s.event(Event::Open { user: "okazaki".into(), terms: Box::new(BatchTerms { detached: true, ..terms() }) });
+    let jobs = vec![Submission::new(JobNumber(1), Bytes::from_static(b"x"))];
+    s.event(Event::Submit { batch: batch(1), host_sets: vec![], jobs });
+    s.event(Event::Unattended { batch: batch(1) });
+    let said = s.pass(600);
+    assert!(!said.contains("< run") && said.contains("result 1.0 cancelled") && said.contains("batch 1 done"), "{said}");
+}
+
 /// What a store has of a batch of four jobs: the first has ended, two come after it, one is on a host.
 fn in_the_store(halt: Option<Halt>, stopped: Option<Record>, code: i32) -> Vec<Record> {
     let serial = BatchSerial(1);
