@@ -254,10 +254,10 @@ mod tests {
     use super::*;
     use crate::store::Store;
 
-    fn join(token: &mezcal_common::token::Token, secret: [u8; 16]) -> ToEnroller {
+    fn join(host: &str, token: &mezcal_common::token::Token, secret: [u8; 16]) -> ToEnroller {
         let (_, request) = mezcal_certs::request().expect("a key");
         let (token, program) = (token.id, String::new());
-        ToEnroller::Join { versions: VERSIONS, program, token, secret, host: None, request: request.into() }
+        ToEnroller::Join { versions: VERSIONS, program, token, secret, host: Some(host.into()), request: request.into() }
     }
 
     fn refusal(answer: FromEnroller) -> Option<String> {
@@ -281,17 +281,21 @@ mod tests {
         let (bad, good, begin) = (address("192.0.2.1"), address("192.0.2.2"), Instant::now());
         let mut now = begin;
         for _ in 0..20 {
-            let why = refusal(me.decide(join(&tokens[0], [0; 16]), bad, now)).expect("there is no such token");
+            let why = refusal(me.decide(join("h1", &tokens[0], [0; 16]), bad, now)).expect("there is no such token");
             assert!(why.contains("no such token"), "{why}");
             // At once again it is not even looked at, right or wrong.
-            let why = refusal(me.decide(join(&tokens[0], tokens[0].secret), bad, now)).expect("not now");
+            let why = refusal(me.decide(join("h1", &tokens[0], tokens[0].secret), bad, now)).expect("not now");
             assert!(why.contains("try again in"), "{why}");
             now += Duration::from_secs(60);
         }
         assert!(now - begin > Duration::from_secs(600));
-        let why = refusal(me.decide(join(&tokens[0], [0; 16]), bad, now)).expect("there is no such token");
+        let why = refusal(me.decide(join("h1", &tokens[0], [0; 16]), bad, now)).expect("there is no such token");
         assert!(why.contains("no such token"), "{why}");
-        assert_eq!(refusal(me.decide(join(&tokens[0], tokens[0].secret), good, now)), None, "elsewhere it is as good as ever");
+        assert_eq!(
+            refusal(me.decide(join("h1", &tokens[0], tokens[0].secret), good, now)),
+            None,
+            "elsewhere it is as good as ever"
+        );
         // A certificate that has expired is looked at, wherever it comes from: this one has not been signed for.
         let (_, request) = mezcal_certs::request().expect("a key");
         let certificate = mezcal_certs::der_of(&expired.cert).expect("a certificate").into();
@@ -300,6 +304,6 @@ mod tests {
         let why = refusal(me.decide(renew, bad, now)).expect("somebody else's");
         assert!(!why.contains("try again in"), "{why}");
         // And a minute later they may join, too.
-        assert_eq!(refusal(me.decide(join(&tokens[1], tokens[1].secret), bad, now + Duration::from_secs(60))), None);
+        assert_eq!(refusal(me.decide(join("h2", &tokens[1], tokens[1].secret), bad, now + Duration::from_secs(60))), None);
     }
 }
