@@ -455,9 +455,10 @@ impl Supervisor {
         self.effects.pop_front()
     }
 
-    /// Slots in use.
+    /// Slots in use, also by what may still run in engines that are not heard.
     pub fn busy(&self) -> usize {
-        self.engines.iter().filter(|e| matches!(e.slot, Slot::Busy { .. } | Slot::Held { .. })).count()
+        let busy = |slot| matches!(slot, Slot::Busy { .. } | Slot::Held { .. } | Slot::Unheard { given: Some(_) });
+        self.engines.iter().filter(|e| busy(e.slot)).count()
     }
 
     /// Slots that nothing takes.
@@ -1136,8 +1137,7 @@ impl Supervisor {
         if self.shared && session.version >= SERVES_USERS {
             return self.send_inventories();
         }
-        let heard = self.engines.iter().all(|e| !matches!(e.slot, Slot::Unheard { .. }));
-        if session.known || !heard {
+        if session.known || self.engines.iter().any(|e| matches!(e.slot, Slot::Unheard { .. })) {
             return;
         }
         self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Inventory {

@@ -705,3 +705,19 @@ fn an_agent_that_serves_users_gives_back_what_has_not_started_before_it_leaves()
     ");
     insta::assert_snapshot!(s.event(Event::Coordinator(ToAgent::Acknowledge { through: 1 })), @"exit");
 }
+
+#[test]
+fn an_agent_that_stops_waits_for_what_runs_behind_a_broken_link() {
+    let mut s = script();
+    s.run(&[1]);
+    s.event(Event::LinkLost(EngineIndex(0)));
+    let said = s.event(Event::Stop);
+    assert!(said.contains("0 < cancel 1.1") && !said.contains("Goodbye"), "{said}");
+    let said = s.event(Event::EngineEnded { engine: EngineIndex(0), attempt: None, ended: Ended::Lost, killed: 1, survivors: 0 });
+    assert!(said.contains("1.1 returned"), "{said}");
+    insta::assert_snapshot!(s.event(Event::Coordinator(ToAgent::Acknowledge { through: 1 })), @"
+    keeper < end of 1.1 seen
+    Goodbye
+    exit
+    ");
+}
