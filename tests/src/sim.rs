@@ -504,7 +504,15 @@ impl World {
                 match &record {
                     Record::Stopped { .. } => self.given_up = true,
                     Record::Placed { attempts, .. } if self.given_up => {
-                        self.placed_in_vain.get_or_insert(format!("given up: {attempts:?} are placed after that"));
+                        // What was placed before is recorded again when its lease grows.
+                        let recorded = |attempt: &AttemptId| {
+                            let mut earlier = self.stored.iter().chain(&self.unstored);
+                            earlier.any(|record| matches!(record, Record::Placed { attempts, .. } if attempts.contains(attempt)))
+                        };
+                        let new: Vec<&AttemptId> = attempts.iter().filter(|attempt| !recorded(attempt)).collect();
+                        if !new.is_empty() {
+                            self.placed_in_vain.get_or_insert(format!("given up: {new:?} are placed after that"));
+                        }
                     }
                     _ => {}
                 }
