@@ -40,7 +40,7 @@ impl Sub<Duration> for BootInstant {
 }
 
 /// Microseconds since the Unix epoch on some host's wall clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WallTime(pub i64);
 
 impl WallTime {
@@ -54,6 +54,17 @@ impl WallTime {
     /// Seconds from `earlier` to `self`; negative if `earlier` is later.
     pub fn seconds_since(self, earlier: Self) -> f64 {
         (self.0 - earlier.0) as f64 / 1e6
+    }
+}
+
+/// To the second, in UTC.
+impl std::fmt::Display for WallTime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match jiff::Timestamp::from_microsecond(self.0) {
+            Ok(time) => write!(f, "{time:.0}"),
+            // Further from our time than dates go.
+            Err(_) => write!(f, "{} s after 1970", self.0 / 1_000_000),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Identifiers. Each id is a type of its own, so that a job number is never taken for an attempt number.
 
+use crate::clock::WallTime;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -72,6 +73,68 @@ pub struct JobKey {
     pub job: JobNumber,
 }
 
+/// Attempts of one job in one generation of its store. A job that fails within milliseconds and is tried for ever has ten million behind it after
+/// a day; and in decimal a generation can be read off: attempt 20000003 is the third one, after two restores.
+const ATTEMPTS: u32 = 10_000_000;
+/// Batches in one generation: one a second for two years. What runs once, as `exec` has it, is a batch, too.
+const BATCHES: u32 = 1 << 26;
+/// Restores that fit: 64 generations of 2^26 batches are all 2^32 numbers, and 64 × 10,000,000 attempts are less than 2^32.
+pub const MAX_RESTORES: u32 = u32::MAX / BATCHES;
+
+/// How often a coordinator's store was restored from a copy, and when that was last done.
+///
+/// After a restore there are two histories of one store: what the original did after the copy was made, and what the copy does. Numbers of
+/// batches and attempts carry the generation in their high part, so that none that a copy gives out is one of the original's, and each of its
+/// attempts has a higher number than any of the original's. Of two generations the younger one counts: agents that have met it refuse the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Generation {
+    /// When a copy became it, on the clock of its coordinator; zero for a store that never was one. Of siblings, which come from one
+    /// copy, the younger is newer.
+    pub since: WallTime,
+    /// Restores, up to [`MAX_RESTORES`].
+    pub restores: u32,
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.restores {
+            0 => f.write_str("never restored"),
+            count => write!(f, "restored on {}, restore {count}", self.since),
+        }
+    }
+}
+
+impl Generation {
+    /// The generation of a copy that is taken up at `now`, where `beside` was the last one known at that place. None: there were too many.
+    pub fn next(self, beside: Generation, now: WallTime) -> Option<Generation> {
+        let restores = self.restores.max(beside.restores).checked_add(1).filter(|count| *count <= MAX_RESTORES)?;
+        // A clock that was set back makes it no older than its parents.
+        let since = now.0.max(self.since.0.saturating_add(1)).max(beside.since.0.saturating_add(1));
+        Some(Generation { since: WallTime(since), restores })
+    }
+
+    /// The first number of a batch: all of earlier generations are below it.
+    pub fn first_batch(self) -> BatchSerial {
+        BatchSerial((self.restores * BATCHES).max(1))
+    }
+
+    /// The last number of a batch. The next one would be of the next generation.
+    pub fn last_batch(self) -> BatchSerial {
+        BatchSerial(self.restores * BATCHES + (BATCHES - 1))
+    }
+
+    /// The number of a job's next attempt after number `last`, zero if it had none. None: that would be a number of the next generation.
+    pub fn next_attempt(self, last: u32) -> Option<u32> {
+        let count = attempt_count(last) + 1;
+        (count < ATTEMPTS && last / ATTEMPTS <= self.restores).then(|| self.restores * ATTEMPTS + count)
+    }
+}
+
+/// The how manieth attempt of its job this is, over all generations: 3 for 20000003.
+pub fn attempt_count(attempt: u32) -> u32 {
+    attempt % ATTEMPTS
+}
+
 /// One run of one job. `17.2` is the second attempt of job 17.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AttemptId {
@@ -79,12 +142,59 @@ pub struct AttemptId {
     pub epoch: Epoch,
     /// The job that it runs.
     pub key: JobKey,
-    /// 1 for the first attempt.
+    /// 1 for the first attempt; above ten million after a restore, see [`Generation`].
     pub attempt: u32,
 }
 
 impl fmt::Display for AttemptId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.key.job, self.attempt)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_a_generation_are_above_all_of_earlier_ones_and_below_the_next() {
+        let mut generation = Generation::default();
+        let (mut attempt, mut batch) = (0, BatchSerial(0));
+        loop {
+            let first = generation.next_attempt(attempt).expect("there is one");
+            assert!(first > attempt && generation.first_batch() > batch);
+            assert_eq!(generation.next_attempt(first), Some(first + 1));
+            // The last one that could have been given out.
+            (attempt, batch) = (generation.restores * ATTEMPTS + (ATTEMPTS - 1), generation.last_batch());
+            assert_eq!(generation.next_attempt(attempt), None, "the next number is the next generation's");
+            let now = WallTime(i64::from(generation.restores));
+            let Some(next) = generation.next(Generation::default(), now) else { break };
+            assert!(next > generation);
+            // As if the copy had been made before the last attempts.
+            (generation, attempt) = (next, attempt - 5);
+        }
+        assert_eq!((generation.restores, batch), (MAX_RESTORES, BatchSerial(u32::MAX)));
+    }
+
+    #[test]
+    fn a_job_is_counted_on_after_a_restore() {
+        let restored = Generation { since: WallTime(5), restores: 2 };
+        assert_eq!(restored.next_attempt(2), Some(20_000_003));
+        assert_eq!(restored.next_attempt(0), Some(20_000_001));
+        assert_eq!(attempt_count(20_000_003), 3);
+        assert_eq!(Generation::default().next_attempt(2), Some(3));
+        assert_eq!(restored.next_attempt(30_000_001), None, "a number from the future is passed by nobody");
+    }
+
+    #[test]
+    fn of_two_copies_of_one_store_the_later_one_is_newer() {
+        let (first, second) = (WallTime(100), WallTime(200));
+        let original = Generation::default();
+        let sibling = original.next(original, first).expect("few");
+        let chain = sibling.next(original, WallTime(150)).expect("few");
+        let other = original.next(original, second).expect("few");
+        assert!(other > chain && chain > sibling && sibling > original);
+        // A clock that was set back, where the old store lies beside.
+        assert!(original.next(chain, WallTime(1)).expect("few") > chain);
     }
 }
