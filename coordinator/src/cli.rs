@@ -40,6 +40,7 @@ enum Verb {
     ConfirmDead(manage::ConfirmDeadArgs),
     ForgetHost(manage::ForgetHostArgs),
     Backup(manage::BackupArgs),
+    Restore(manage::RestoreArgs),
     Provision(Box<provision::ProvisionArgs>),
     Doctor(doctor::DoctorArgs),
     Token(members::TokenArgs),
@@ -79,6 +80,7 @@ impl Verb {
             | Verb::ConfirmDead(_)
             | Verb::ForgetHost(_)
             | Verb::Backup(_)
+            | Verb::Restore(_)
             | Verb::Provision(_)
             | Verb::Doctor(_)
             | Verb::Revoke(_)
@@ -132,6 +134,7 @@ pub fn main(stdout_was_closed: bool) -> ExitCode {
         Verb::ConfirmDead(args) => manage::confirm_dead(&args),
         Verb::ForgetHost(args) => manage::forget_host(&args),
         Verb::Backup(args) => manage::backup(&args),
+        Verb::Restore(args) => manage::restore(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Provision(args) => provision::run(&args),
         Verb::Token(args) => members::token(&args),

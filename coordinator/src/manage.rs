@@ -1,4 +1,4 @@
-//! `coordinator retry`, `forget`, `drain`, `undrain`, `confirm-dead`, `forget-host` and `backup`: one request, one answer.
+//! `coordinator retry`, `forget`, `drain`, `undrain`, `confirm-dead`, `forget-host`, `backup` and `restore`: one request, one answer.
 
 use crate::client::converse;
 use crate::complete;
@@ -6,6 +6,7 @@ use crate::exit::{Exit, chain};
 use crate::format::counted;
 use crate::profile::ProfileArgs;
 use crate::serve::{CoordinatorConfig, DEFAULT_PATH};
+use crate::store::{self, Restored, StoreError};
 use clap_complete::ArgValueCompleter;
 use mezcal_common::config::read_toml;
 use mezcal_common::duration::parse_duration;
@@ -100,6 +101,17 @@ pub struct BackupArgs {
     pub config: PathBuf,
 }
 
+/// Put a copy of `backup` in the place of a coordinator's store, on its own host, while it is stopped.
+#[derive(Debug, clap::Args)]
+pub struct RestoreArgs {
+    /// The copy
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The coordinator's configuration file
+    #[arg(long, default_value = DEFAULT_PATH, env = "MEZCAL_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+}
+
 /// Runs `retry`: prints the new batch's id.
 ///
 /// # Errors
@@ -164,10 +176,43 @@ pub fn forget_host(args: &ForgetHostArgs) -> Result<u8, Exit> {
 /// Exit 2: no such configuration or store; the file exists.
 pub fn backup(args: &BackupArgs) -> Result<u8, Exit> {
     let config: CoordinatorConfig = read_toml(&args.config).map_err(|e| Exit::usage(chain(&e)))?;
-    if args.file.exists() {
+    if args.file.symlink_metadata().is_ok() {
         return Err(Exit::usage(format!("{} exists; a backup overwrites nothing", args.file.display())));
     }
-    crate::store::backup(&config.state_dir(), &args.file).map_err(|e| Exit::usage(chain(&e)))?;
+    store::backup(&config.state_dir(), &args.file).map_err(|e| Exit::usage(chain(&e)))?;
+    Ok(0)
+}
+
+/// Runs `restore`.
+///
+/// # Errors
+/// Exit 2: no such configuration or copy; 3: a coordinator is running.
+pub fn restore(args: &RestoreArgs) -> Result<u8, Exit> {
+    let config: CoordinatorConfig = read_toml(&args.config).map_err(|e| Exit::usage(chain(&e)))?;
+    let failed = |e: std::io::Error| Exit::usage(format!("cannot read {}: {e}", args.file.display()));
+    // As whoever we are: the store's account need not be able to read it.
+    let file = std::fs::File::open(&args.file).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(Exit::usage(format!("{} is not a file", args.file.display())));
+    }
+    let directory = config.state_dir();
+    let no_directory = |e: std::io::Error| Exit::usage(format!("cannot use {}: {e}", directory.display()));
+    let mut builder = std::fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700);
+    builder.create(&directory).map_err(no_directory)?;
+    let restored = store::as_owner_of(&directory, || store::restore(&directory, &file, &args.file)).map_err(no_directory)?;
+    let Restored { copied, kept } = restored.map_err(|e| match e {
+        StoreError::Held { .. } => Exit::unreachable(format!("{}: stop it first", chain(&e))),
+        e => Exit::usage(chain(&e)),
+    })?;
+    tell!("{} holds {} now, {copied}", directory.display(), args.file.display());
+    if let Some(kept) = kept {
+        tell!("the store that was there is kept as {}", kept.display());
+    }
+    tell!(
+        "`coordinator serve` takes it up: old batches wait there until nothing of theirs can run any more (`--nothing-runs`, if you know \
+         that nothing does); tokens are void; then look at `coordinator certs list`"
+    );
     Ok(0)
 }
 

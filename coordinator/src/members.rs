@@ -6,7 +6,7 @@ use crate::format::show;
 use crate::manage::{ask, done, expand};
 use crate::profile::{self, ProfileArgs};
 use crate::serve::{CoordinatorConfig, DEFAULT_PATH};
-use crate::store::CertificateRow;
+use crate::store::{self, CertificateRow, Refusal, Registry};
 use clap::Subcommand;
 use mezcal_common::account;
 use mezcal_common::clock::WallTime;
@@ -102,6 +102,18 @@ enum CertsVerb {
         /// Which cluster
         #[command(flatten)]
         profile: ProfileArgs,
+    },
+    /// Admit the certificate of a host that was renewed after the copy was made which the store was restored from; on the coordinator's own host
+    Adopt {
+        /// Its full name; without one, those are shown that were refused
+        #[arg(value_name = "HOST")]
+        host: Option<String>,
+        /// Which of several certificates that came with its name
+        #[arg(long, value_name = "SERIAL", requires = "host")]
+        serial: Option<String>,
+        /// The coordinator's configuration file
+        #[arg(long, default_value = DEFAULT_PATH, env = "MEZCAL_CONFIG", value_name = "FILE")]
+        config: PathBuf,
     },
     /// Admit what `certs issue` made; on the coordinator's own host
     Import {
@@ -228,8 +240,38 @@ pub fn certs(args: &CertsArgs) -> Result<u8, Exit> {
                 }),
             )
         }
+        CertsVerb::Adopt { host, serial, config } => adopt(host.as_deref(), serial.as_deref(), config),
         CertsVerb::Import { file, config } => import(file, config),
     }
+}
+
+fn adopt(host: Option<&str>, serial: Option<&str>, config: &Path) -> Result<u8, Exit> {
+    let config: CoordinatorConfig = read_toml(config).map_err(|e| Exit::usage(chain(&e)))?;
+    let refused = with_registry(&config, |registry| registry.strangers().map_err(Refusal::Store))?;
+    let wall = |seconds: i64| WallTime(seconds.saturating_mul(1_000_000));
+    let Some(host) = host else {
+        let rows = refused.iter().map(|(name, s)| [name.clone(), s.serial.clone(), time(wall(s.expires)), time(wall(s.seen))]);
+        return table(["HOST", "SERIAL", "UNTIL", "REFUSED"], rows);
+    };
+    let own: Vec<_> = refused.iter().filter(|(name, s)| name == host && serial.is_none_or(|serial| serial == s.serial)).collect();
+    let [(_, stranger)] = own.as_slice() else {
+        return Err(Exit::usage(match own.is_empty() {
+            true => format!(
+                "no certificate of {host} was refused since the store was restored; `coordinator certs adopt` shows those that were, by full name"
+            ),
+            false => {
+                let serials: Vec<&str> = own.iter().map(|(_, s)| s.serial.as_str()).collect();
+                format!(
+                    "several certificates came with the name {host}, and one may be stolen: `openssl x509 -serial` on the host says which is its \
+                     own, and --serial takes that ({})",
+                    serials.join(", ")
+                )
+            }
+        }));
+    };
+    with_registry(&config, |registry| registry.adopt(host, &stranger.serial))?;
+    tell!("the certificate {} of {host} counts now, and no other of that host; it comes back by itself", stranger.serial);
+    Ok(0)
 }
 
 /// One line of `issued.jsonl`.
@@ -261,13 +303,18 @@ fn import(file: &Path, config: &Path) -> Result<u8, Exit> {
         };
         rows.push(CertificateRow { serial: issued.serial, role, name: issued.name, expires: expires.as_second(), revoked: None });
     }
+    let new = with_registry(&config, |registry| registry.import(&rows))?;
+    tell!("{new} of {} certificates are new on the coordinator's list", rows.len());
+    Ok(0)
+}
+
+/// Does something with the list of the coordinator of this host, as the account that it belongs to.
+fn with_registry<T>(config: &CoordinatorConfig, act: impl FnOnce(&Registry) -> Result<T, Refusal>) -> Result<T, Exit> {
     let state = config.state_dir();
     // What root made there, the coordinator could not use.
     account::act_as_owner(&state).map_err(|e| Exit::usage(format!("cannot act as the owner of {}: {e}", state.display())))?;
-    let registry = crate::store::registry(&state).map_err(|e| Exit::usage(chain(&e)))?;
-    let new = registry.import(&rows).map_err(|e| Exit::usage(chain(&e)))?;
-    tell!("{new} of {} certificates are new on the coordinator's list", rows.len());
-    Ok(0)
+    let registry = store::registry(&state).map_err(|e| Exit::usage(chain(&e)))?;
+    act(&registry).map_err(|e| Exit::usage(chain(&e)))
 }
 
 /// Runs `join`.

@@ -2,10 +2,10 @@
 
 use crate::enrol::{Enrolment, Issuer, LEAF_LIFE};
 use crate::exit::{Exit, chain};
-use crate::scheduler::Aliases;
+use crate::scheduler::{Aliases, FENCE_MARGIN};
 use crate::service::{self, Adjustable, PROTOCOLS, ServiceHandle, Settings};
 use crate::signals::Signals;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use mezcal_certs::Authority;
 use mezcal_common::config::{expand_home, read_toml};
 use mezcal_common::duration::format_duration;
@@ -33,6 +33,9 @@ pub struct ServeArgs {
     /// Show metrics, health and a dashboard here, for example 127.0.0.1:7480; whoever reaches it sees everybody's batches
     #[arg(long, value_name = "ADDR")]
     pub http: Option<SocketAddr>,
+    /// After a restore: vouch that nothing runs any more that the store's original has placed; if anything does, it will run twice
+    #[arg(long)]
+    pub nothing_runs: bool,
 }
 
 /// `coordinator.toml`.
@@ -105,19 +108,30 @@ impl CoordinatorConfig {
         keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
 
-    /// Where the store is.
+    /// Where the store is: what the file says, or what systemd has given the service (`STATE_DIRECTORY`), where root looks, too.
     pub fn state_dir(&self) -> PathBuf {
         match &self.state {
             Some(dir) => expand_home(dir),
-            None if rustix::process::geteuid().is_root() => PathBuf::from(DEFAULT_STATE),
-            None => expand_home(Path::new(DEFAULT_USER_STATE)),
+            None => default_state(std::env::var_os("STATE_DIRECTORY"), rustix::process::geteuid().is_root()),
         }
     }
 }
 
-/// Where the store is by default: root's, and anybody else's.
+/// Where the store is by default: the service's and root's, and anybody else's below their home.
 const DEFAULT_STATE: &str = "/var/lib/mezcal-coordinator";
-const DEFAULT_USER_STATE: &str = "~/.local/state/mezcal-coordinator";
+const DEFAULT_USER_STATE: &str = ".local/state/mezcal-coordinator";
+
+fn default_state(given: Option<std::ffi::OsString>, root: bool) -> PathBuf {
+    // Of several, the first: the unit has one (systemd.exec(5), StateDirectory=).
+    let given = given.and_then(|dirs| std::env::split_paths(&dirs).next()).filter(|dir| dir.is_absolute());
+    let Some(service) = given.or_else(|| root.then(|| PathBuf::from(DEFAULT_STATE))) else {
+        return expand_home(&Path::new("~").join(DEFAULT_USER_STATE));
+    };
+    // The service's account has its home there, and where nothing told it of the directory its store is below that.
+    let below = service.join(DEFAULT_USER_STATE);
+    let has_store = |dir: &Path| dir.join("store.db").symlink_metadata().is_ok();
+    if !has_store(&service) && has_store(&below) { below } else { service }
+}
 
 fn default_listen() -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], 7433))
@@ -150,7 +164,7 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
     runtime.block_on(async {
         let mut signals = Signals::new()?;
         let http = args.http.or(config.http);
-        let store = Store::open(&config.state_dir()).map_err(|e| Exit::unreachable(chain(&e)))?;
+        let store = take_up(&config.state_dir(), args.nothing_runs, lease)?;
         let identity = expand_home(&config.identity);
         let own = credentials(&identity)?;
         let enrolment = Arc::new(enrolment(&config, &store)?);
@@ -236,6 +250,34 @@ async fn reload(
     tracing::info!("{} and the certificate are read again", path.display());
 }
 
+/// Opens the store, and says what it means if that is a copy.
+fn take_up(directory: &Path, nothing_runs: bool, lease: Duration) -> Result<Store, Exit> {
+    let failed = |e: StoreError| Exit::unreachable(chain(&e));
+    let mut store = Store::open(directory).map_err(failed)?;
+    let was = store.take_up(nothing_runs, lease).map_err(failed)?;
+    let longest = store.lease.unwrap_or(lease).max(lease) + FENCE_MARGIN;
+    let held = match store.hold {
+        Some(_) => format!(
+            "nothing of its old batches is placed for {} at least, until all that its original placed is surely over; the original must not run \
+             any more (`coordinator serve --nothing-runs` vouches that nothing does)",
+            format_duration(longest)
+        ),
+        None => "its old batches are placed at once, since nothing of them runs, as somebody has vouched".to_owned(),
+    };
+    if let Some(copied) = was {
+        tracing::warn!(
+            "the store in {} is {copied}, and becomes the original ({}): revocations since are forgotten, check `coordinator certs list`; \
+             results since are gone, and those jobs run again; all join tokens are void; hosts whose certificates were renewed since are \
+             refused until `coordinator certs adopt HOST`; {held}",
+            directory.display(),
+            store.generation
+        );
+    } else if store.hold.is_some() {
+        tracing::warn!("the store in {} was {}: {held}", directory.display(), store.generation);
+    }
+    Ok(store)
+}
+
 /// Tokens and certificates, and what makes them.
 fn enrolment(config: &CoordinatorConfig, store: &Store) -> Result<Enrolment, Exit> {
     let registry = store.registry(config.issuer.is_some()).map_err(|e| Exit::unreachable(chain(&e)))?;
@@ -291,4 +333,27 @@ pub(crate) fn holder_of(port: u16) -> Option<String> {
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words = String::from_utf8_lossy(&command).replace('\0', " ");
     Some(format!("process {pid} ({})", mezcal_common::escape::for_terminal(words.trim_end())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_and_the_service_look_for_the_store_at_the_same_place() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let service = dir.path().join("mezcal-coordinator");
+        let given = || Some(service.clone().into_os_string());
+        assert_eq!(default_state(None, true), Path::new(DEFAULT_STATE));
+        assert_eq!(default_state(given(), false), service);
+        assert_eq!(default_state(Some(format!("{}:/var/lib/other", service.display()).into()), true), service);
+        // A store of a version that knew only the account's home is found, until there is one at the new place.
+        let below = service.join(DEFAULT_USER_STATE);
+        std::fs::create_dir_all(&below).expect("made");
+        std::fs::write(below.join("store.db"), "").expect("written");
+        assert_eq!(default_state(given(), false), below);
+        assert_eq!(default_state(given(), true), below);
+        std::fs::write(service.join("store.db"), "").expect("written");
+        assert_eq!(default_state(given(), true), service);
+    }
 }

@@ -5,24 +5,26 @@
 //! the wire codec behind one byte that says which format they have; `PRAGMA user_version` says which tables there are.
 
 mod clock;
+mod copy;
+mod life;
 mod reader;
 mod registry;
 mod writer;
 
+pub use copy::{Copied, Restored, as_owner_of, backup, restore};
 pub use reader::{BatchRow, Described, READERS, Reader};
 pub(crate) use registry::serial;
-pub use registry::{CertificateRow, Ended, Refusal, Registry, TokenRow};
+pub use registry::{CertificateRow, Ended, Refusal, Registry, Stranger, TokenRow};
 pub use writer::{FromStore, Writer};
 
 use crate::scheduler::Record;
 use bytes::Bytes;
 use clock::Moment;
-use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, JobNumber, StoreId};
+use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, Generation, JobNumber, StoreId};
 use mezcal_common::job::MAX_SPEC;
 use mezcal_common::wire::client::Submission;
 use mezcal_common::wire::codec;
-use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Serialize, de::DeserializeOwned};
 use std::io::Read;
@@ -31,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Tables of this version; [`migrate`] brings older ones up.
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 /// What stands before the bytes of a value.
 const FORMAT: u8 = 1;
 /// Jobs in one record when they are taken back.
@@ -62,7 +64,7 @@ pub enum StoreError {
         holder: String,
     },
     /// SQLite says no.
-    #[error("cannot use the store {}; put a copy that `coordinator backup` made in its place, or name another directory with `state`", path.display())]
+    #[error("cannot use the store {}", path.display())]
     Database {
         /// Which file.
         path: PathBuf,
@@ -77,6 +79,62 @@ pub enum StoreError {
         /// Why.
         source: rusqlite::Error,
     },
+    /// What is in it is not what was written.
+    #[error(
+        "the store {} is damaged ({what}); `coordinator restore FILE` puts a copy that `coordinator backup` made in its place and keeps it beside: \
+         results, batches, tokens and revocations since that copy are lost, and jobs without a result run again",
+        path.display()
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What SQLite says of it.
+        what: String,
+    },
+    /// Its files do not make one store.
+    #[error(
+        "the store {} cannot be used: {why}, and SQLite would mix the two; `coordinator restore FILE` puts a copy in place of both and keeps \
+         them beside; if the right database is at hand, put that where the log is",
+        path.display()
+    )]
+    Mixed {
+        /// Which database.
+        path: PathBuf,
+        /// What is wrong with its files.
+        why: &'static str,
+    },
+    /// A restore has not come to its end.
+    #[error("a `coordinator restore` was interrupted while it exchanged {}: run it again", .0.display())]
+    Interrupted(PathBuf),
+    /// Another account's.
+    #[error("the store {} belongs to the account with number {owner}, and this is {own}: run this as that account, or give it to this one (chown)", path.display())]
+    Owner {
+        /// Which file.
+        path: PathBuf,
+        /// Whose.
+        owner: u32,
+        /// Who we are.
+        own: u32,
+    },
+    /// What should be restored is no store.
+    #[error("{} is not a copy of a store: {why}; nothing was changed", path.display())]
+    NoStore {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A copy cannot be written.
+    #[error("cannot write the copy {}", path.display())]
+    Copy {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The numbers of its batches are used up.
+    #[error("the store {} was restored {} times, and its numbers are used up: begin with a new one (`state` names another directory)", .0.display(), copy::MOST)]
+    WornOut(PathBuf),
     /// It was written by a newer version.
     #[error("the store {} has format {found}, and this version knows {VERSION} at most: install the version that wrote it, or a newer one", path.display())]
     Newer {
@@ -95,12 +153,31 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// What SQLite says of a file: damage is told apart from whatever passes.
+    fn database(path: &Path, source: rusqlite::Error) -> Self {
+        match source.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                StoreError::Damaged { path: path.into(), what: source.to_string() }
+            }
+            _ => StoreError::Database { path: path.into(), source },
+        }
+    }
+}
+
 /// An open store, not in use yet.
 pub struct Store {
     connection: Connection,
     path: PathBuf,
     /// Which store it is.
     pub id: StoreId,
+    /// How often it was restored, and when. Of a copy that nobody has taken up it is that of the original.
+    pub generation: Generation,
+    /// Batches before this one may run for another store, which this one is a copy of.
+    pub hold: Option<BatchSerial>,
+    /// For how long what its last coordinator placed may run without a word.
+    pub lease: Option<Duration>,
+    found: life::Found,
     /// Held for as long as the process lives.
     lock: OwnedFd,
 }
@@ -119,18 +196,27 @@ impl Store {
         }
         let lock = lock(directory)?;
         let path = directory.join("store.db");
-        let broken = |source| StoreError::Database { path: path.clone(), source };
+        let found = life::look(&path)?;
+        let broken = |source| StoreError::database(&path, source);
+        is_ours(&path)?;
         let mut connection = Connection::open(&path).map_err(broken)?;
         let mode = Mode::RUSR | Mode::WUSR;
         rustix::fs::chmod(&path, mode).map_err(|e| failed(e.into()))?;
         connection.busy_timeout(BUSY).map_err(broken)?;
         // Before the first table, or it has no effect.
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(broken)?;
+        if found.unclosed {
+            check(&connection, &path)?;
+        }
         connection.pragma_update(None, "journal_mode", "WAL").map_err(broken)?;
         connection.pragma_update(None, "synchronous", "FULL").map_err(broken)?;
         migrate(&mut connection, &path)?;
         let id: i64 = connection.query_row("SELECT value FROM meta WHERE key = 'store'", [], |row| row.get(0)).map_err(broken)?;
-        Ok(Self { connection, path, id: StoreId(id as u64), lock })
+        let generation = copy::generation(&connection).map_err(broken)?;
+        let hold = copy::hold(&connection).map_err(broken)?;
+        let lease: Option<i64> = copy::meta(&connection, "lease").map_err(broken)?;
+        let lease = lease.and_then(|millis| u64::try_from(millis).ok()).map(Duration::from_millis);
+        Ok(Self { connection, path, id: StoreId(id as u64), generation, hold, lease, found, lock })
     }
 
     /// Gives the records of all batches that have not ended, and the highest number that a batch ever had.
@@ -258,7 +344,7 @@ impl Store {
     }
 
     fn broken(&self, source: rusqlite::Error) -> StoreError {
-        StoreError::Database { path: self.path.clone(), source }
+        StoreError::database(&self.path, source)
     }
 
     /// Who may join, and who has. With `listed`, only certificates count that are on the list.
@@ -286,21 +372,28 @@ pub fn registry(directory: &Path) -> Result<Registry, StoreError> {
         // Makes it, and lets it go again.
         drop(Store::open(directory)?);
     }
+    life::look(&path)?;
     Registry::open(path, true)
 }
 
-/// Copies the store in `directory` to `target` while a coordinator may be using it.
-///
-/// # Errors
-/// [`StoreError`].
-pub fn backup(directory: &Path, target: &Path) -> Result<(), StoreError> {
-    let path = directory.join("store.db");
-    let broken = |source| StoreError::Database { path: path.clone(), source };
-    let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(broken)?;
-    connection.busy_timeout(BUSY).map_err(broken)?;
-    let target = target.to_string_lossy().into_owned();
-    connection.execute("VACUUM INTO ?", params![Value::Text(target)]).map_err(broken)?;
-    Ok(())
+/// A store that is somebody else's is not used, and its mode not changed. Root may use any.
+fn is_ours(path: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::MetadataExt;
+    let own = rustix::process::geteuid();
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.uid() != own.as_raw() && !own.is_root() => {
+            Err(StoreError::Owner { path: path.into(), owner: meta.uid(), own: own.as_raw() })
+        }
+        // What else is wrong with it SQLite says.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Whether a store that nobody has closed is whole: its log may have been cut short in any way, or the disk have lied.
+fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let what: String =
+        connection.pragma_query_value(None, "quick_check", |row| row.get(0)).map_err(|e| StoreError::database(path, e))?;
+    if what == "ok" { Ok(()) } else { Err(StoreError::Damaged { path: path.into(), what }) }
 }
 
 fn lock(directory: &Path) -> Result<OwnedFd, StoreError> {
@@ -325,7 +418,7 @@ fn lock(directory: &Path) -> Result<OwnedFd, StoreError> {
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
-    let broken = |source| StoreError::Database { path: path.into(), source };
+    let broken = |source| StoreError::database(path, source);
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(broken)?;
     if found > VERSION {
         return Err(StoreError::Newer { path: path.into(), found });
@@ -345,7 +438,10 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     if found < 3 {
         transaction.execute_batch(TABLES_3).map_err(broken)?;
     }
-    transaction.execute_batch(TABLES_4).map_err(broken)?;
+    if found < 4 {
+        transaction.execute_batch(TABLES_4).map_err(broken)?;
+    }
+    transaction.execute_batch(TABLES_5).map_err(broken)?;
     transaction.pragma_update(None, "user_version", VERSION).map_err(broken)?;
     transaction.commit().map_err(broken)
 }
@@ -358,6 +454,14 @@ ALTER TABLE batch ADD COLUMN opened_up INTEGER;
 ALTER TABLE host ADD COLUMN evict_after INTEGER;
 ALTER TABLE host ADD COLUMN drained_boot BLOB;
 ALTER TABLE host ADD COLUMN drained_up INTEGER;
+";
+
+/// Added by version 5: certificates of known hosts and users that are on no list, where a copy was restored. Times are seconds since the Unix
+/// epoch.
+const TABLES_5: &str = "
+CREATE TABLE stranger (
+    serial TEXT PRIMARY KEY, role TEXT NOT NULL, name TEXT NOT NULL, expires INTEGER NOT NULL, key TEXT, seen INTEGER NOT NULL
+) WITHOUT ROWID;
 ";
 
 /// Added by version 3: when what still runs on a drained host is taken away, in microseconds since the Unix epoch.

@@ -130,7 +130,7 @@ impl Reader {
         let borrowed = self.borrow()?;
         let connection = borrowed.connection.as_ref().expect("it was borrowed with one");
         read(connection).map_err(|e| match e {
-            ReadError::Database(source) => StoreError::Database { path: self.path.clone(), source },
+            ReadError::Database(source) => StoreError::database(&self.path, source),
             ReadError::Value(e) => e,
         })
     }

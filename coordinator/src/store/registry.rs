@@ -4,6 +4,7 @@
 //! but whoever asked. Times are seconds since the Unix epoch, as in certificates.
 
 use super::{BUSY, StoreError};
+use mezcal_common::clock::WallTime;
 use mezcal_common::identity::{self, Identity, Role};
 use mezcal_common::token::{Token, hex, sha256};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
@@ -17,6 +18,8 @@ use tokio::sync::watch;
 const MAX_TOKENS: u64 = 10_000;
 /// Seconds after its end in which a certificate can be renewed by whoever has its key: a host that was off for a summer.
 const RENEWABLE: i64 = 90 * 86_400;
+/// Certificates of one host that are remembered when they were refused: it has one, and a thief may have another.
+const MAX_STRANGERS: u32 = 4;
 /// How long a token that was used or is over can still be seen in the list.
 const TOKEN_HISTORY: i64 = 7 * 86_400;
 /// Between two renewals of one holder, and the part of the old certificate's life that it is at most: an answer that was lost is asked for
@@ -35,6 +38,8 @@ pub struct Registry {
     path: PathBuf,
     /// Only listed certificates count; otherwise all of the cluster's that have not been revoked.
     listed: bool,
+    /// When the copy was made that this store was restored from, in microseconds since the Unix epoch; zero: nobody knows.
+    copy_of: Option<i64>,
     changed: watch::Sender<u64>,
     ended: watch::Sender<Ended>,
     /// When holders were given their last one.
@@ -76,6 +81,17 @@ pub struct CertificateRow {
     pub revoked: Option<i64>,
 }
 
+/// A certificate of a known host or user that is on no list: of a renewal after the copy was made that this store was restored from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stranger {
+    /// Hexadecimal.
+    pub serial: String,
+    /// Until when.
+    pub expires: i64,
+    /// When it was refused last.
+    pub seen: i64,
+}
+
 /// Why somebody does not get what they ask for.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
@@ -92,7 +108,7 @@ pub enum Refusal {
 
 impl Registry {
     pub(super) fn open(path: PathBuf, listed: bool) -> Result<Self, StoreError> {
-        let broken = |source| StoreError::Database { path: path.clone(), source };
+        let broken = |source| StoreError::database(&path, source);
         let open = |flags| {
             let connection = Connection::open_with_flags(&path, flags)?;
             connection.busy_timeout(BUSY)?;
@@ -101,11 +117,14 @@ impl Registry {
         let writing = open(OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(broken)?;
         writing.pragma_update(None, "synchronous", "FULL").map_err(broken)?;
         let reading = open(OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(broken)?;
+        let copy_of = "SELECT coalesce(value, 0) FROM meta WHERE key = 'copy_of'";
+        let copy_of = reading.query_row(copy_of, [], |row| row.get(0)).optional().map_err(broken)?;
         Ok(Self {
             writing: Mutex::new(writing),
             reading: Mutex::new(reading),
             path,
             listed,
+            copy_of,
             changed: watch::channel(0).0,
             ended: watch::channel(Ended::default()).0,
             renewed: Mutex::default(),
@@ -424,11 +443,94 @@ impl Registry {
             Some((role, name, None)) if role != holder.role.as_str() || name != holder.name => {
                 Err("that serial number is somebody else's".into())
             }
+            None if self.listed && self.copy_of.is_some() && self.knows(holder) => {
+                let of =
+                    self.copy_of.filter(|at| *at != 0).map_or_else(|| "a copy".into(), |at| format!("a copy of {}", WallTime(at)));
+                let way_out = match holder.role {
+                    Role::User => format!(
+                        "an admin's `coordinator token create --user {} --replace` makes a token to join again",
+                        holder.name
+                    ),
+                    Role::Agent | Role::Coordinator => {
+                        format!("`coordinator certs adopt {}`, on the coordinator's host, admits it", holder.name)
+                    }
+                };
+                Err(format!(
+                    "the certificate of the {holder} is not on this coordinator's list, whose store was restored from {of}: if it was renewed \
+                     since, {way_out}"
+                ))
+            }
             None if self.listed => Err(format!(
                 "the certificate of the {holder} is not on this coordinator's list: `coordinator certs import` admits what `certs issue` made"
             )),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Whether this host or user has ever had a certificate that is on the list.
+    fn knows(&self, holder: &Identity) -> bool {
+        let sql = "SELECT count(*) FROM certificate WHERE role = ? AND name = ?";
+        let known = self.with(|db| db.query_row(sql, params![holder.role.as_str(), holder.name], |row| row.get::<_, u64>(0)));
+        known.is_ok_and(|count| count > 0)
+    }
+
+    /// Remembers a certificate that was refused, for whoever adopts it: of a host that is known, and on no list since the store was restored.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn was_refused(&self, der: &[u8], holder: &Identity) -> Result<(), Refusal> {
+        let Some((serial, expires)) = serial_and_end(der) else { return Ok(()) };
+        if holder.role != Role::Agent || !self.listed || self.copy_of.is_none() || !self.knows(holder) {
+            return Ok(());
+        }
+        let sql = "SELECT (SELECT count(*) FROM certificate WHERE serial = ?1) + (SELECT count(*) FROM stranger WHERE serial = ?1)";
+        let known: u64 = self.with(|db| db.query_row(sql, [&serial], |row| row.get(0))).map_err(Refusal::Store)?;
+        if known > 0 {
+            return Ok(());
+        }
+        let key = identity::key_hash(der).map(|hash| hex(&hash));
+        self.change(|db| {
+            let values = params![serial, holder.role.as_str(), holder.name, expires, key, now()];
+            db.execute("INSERT INTO stranger (serial, role, name, expires, key, seen) VALUES (?, ?, ?, ?, ?, ?)", values)?;
+            let oldest = "DELETE FROM stranger WHERE role = ?1 AND name = ?2 AND serial NOT IN \
+                          (SELECT serial FROM stranger WHERE role = ?1 AND name = ?2 ORDER BY seen DESC, serial LIMIT ?3)";
+            db.execute(oldest, params![holder.role.as_str(), holder.name, MAX_STRANGERS])?;
+            Ok(Ok(()))
+        })
+    }
+
+    /// Hosts that were refused since the store was restored, with what they showed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn strangers(&self) -> Result<Vec<(String, Stranger)>, StoreError> {
+        self.rows("SELECT name, serial, expires, seen FROM stranger WHERE role = 'agent' ORDER BY name, seen", |row| {
+            Ok((row.get(0)?, Stranger { serial: row.get(1)?, expires: row.get(2)?, seen: row.get(3)? }))
+        })
+    }
+
+    /// Puts a certificate that was refused on the list, in the place of those that its host has there.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn adopt(&self, host: &str, serial: &str) -> Result<(), Refusal> {
+        let now = now();
+        self.change(|db| {
+            let sql = "SELECT expires, key FROM stranger WHERE role = 'agent' AND name = ? AND serial = ?";
+            let found: Option<(i64, Option<String>)> =
+                db.query_row(sql, [host, serial], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+            let Some((expires, key)) = found else {
+                return Ok(Err(Refusal::No(format!("no certificate {serial} of {host} was refused"))));
+            };
+            db.execute(
+                "UPDATE certificate SET revoked = ? WHERE role = 'agent' AND name = ? AND revoked IS NULL",
+                params![now, host],
+            )?;
+            admit(db, serial, Role::Agent, host, expires)?;
+            db.execute("UPDATE certificate SET key = ? WHERE serial = ?", params![key, serial])?;
+            db.execute("DELETE FROM stranger WHERE role = 'agent' AND name = ?", [host])?;
+            Ok(Ok(()))
+        })
     }
 
     /// Lets no certificate of this name count any more, and gives back how many did.
@@ -482,7 +584,7 @@ impl Registry {
 
     fn change<T>(&self, change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Result<T, Refusal>>) -> Result<T, Refusal> {
         let mut connection = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let broken = |source| Refusal::Store(StoreError::Database { path: self.path.clone(), source });
+        let broken = |source| Refusal::Store(StoreError::database(&self.path, source));
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(broken)?;
         let result = change(&transaction).map_err(broken)??;
         let ended = transaction
@@ -503,7 +605,7 @@ impl Registry {
 
     fn with<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         let connection = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        read(&connection).map_err(|source| StoreError::Database { path: self.path.clone(), source })
+        read(&connection).map_err(|source| StoreError::database(&self.path, source))
     }
 
     fn rows<T>(&self, sql: &str, read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>, StoreError> {

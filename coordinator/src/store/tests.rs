@@ -5,6 +5,7 @@ use mezcal_common::identity::{Identity, Role};
 use mezcal_common::job::BatchContext;
 use mezcal_common::token::Token;
 use mezcal_common::wire::client::BatchTerms;
+use rusqlite::params;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[test]
@@ -102,6 +103,324 @@ fn a_wall_clock_that_is_set_makes_nothing_older_or_younger_on_the_same_boot() {
     let (age, left) = ages(&store);
     assert!(age >= HOUR / 6 && age < HOUR / 2, "{age:?}");
     assert!(left > HOUR / 2 && left <= HOUR, "{left:?}");
+}
+
+#[test]
+fn stores_of_all_versions_are_brought_up() {
+    for version in [1, 2, 3, 4] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let old = Connection::open(dir.path().join("store.db")).expect("made");
+        for tables in [TABLES, TABLES_2, TABLES_3, TABLES_4].into_iter().take(version) {
+            old.execute_batch(tables).expect("tables");
+        }
+        old.execute("INSERT INTO meta VALUES ('store', 77)", []).expect("an id");
+        old.pragma_update(None, "user_version", version as i64).expect("a version");
+        // As a coordinator leaves it.
+        old.pragma_update(None, "journal_mode", "WAL").expect("a log");
+        drop(old);
+        let mut store = Store::open(dir.path()).expect("brought up");
+        assert_eq!((store.id, store.generation, store.hold), (StoreId(77), Generation::default(), None));
+        assert_eq!(store.take_up(false, HOUR).expect("taken up"), None, "it is no copy");
+        drop(store);
+        let store = Store::open(dir.path()).expect("opened again");
+        assert_eq!((store.generation, store.hold, store.lease), (Generation::default(), None, Some(HOUR)));
+    }
+}
+
+/// A store that a coordinator has taken up and written a batch to.
+fn served(dir: &Path) -> Store {
+    let mut store = Store::open(dir).expect("made");
+    store.take_up(false, HOUR).expect("taken up");
+    add_batch(&store, 1);
+    store
+}
+
+fn add_batch(store: &Store, serial: u32) {
+    let context = BatchContext::new(BatchId(uuid::Uuid::from_u128(u128::from(serial))), "/".into(), 0o22);
+    let (id, terms) = (id_bytes(context.batch), pack(&BatchTerms::new(context, HOUR)).expect("fits"));
+    let sql = "INSERT INTO batch (serial, id, user, detached, terms, opened_at) VALUES (?, ?, 'okazaki', 0, ?, ?)";
+    store.connection.execute(sql, params![serial, id, terms, WallTime::now().0]).expect("a batch");
+}
+
+fn batches(store: &Store) -> u32 {
+    store.connection.query_row("SELECT count(*) FROM batch", [], |row| row.get(0)).expect("readable")
+}
+
+/// What a coordinator that is killed leaves: the files as they are while it has them open.
+fn as_killed(from: &Path) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    for name in ["store.db", "store.db-wal", "store.db-id"] {
+        std::fs::copy(from.join(name), dir.path().join(name)).expect("copied");
+    }
+    dir
+}
+
+fn restore_file(dir: &Path, copy: &Path) -> Result<Restored, StoreError> {
+    restore(dir, &std::fs::File::open(copy).expect("there"), copy)
+}
+
+#[test]
+fn a_copy_is_for_its_owner_alone_and_takes_nobodys_place() {
+    use std::os::unix::fs::{MetadataExt, symlink};
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = served(&dir.path().join("state"));
+    let copy = |name: &str| dir.path().join(name);
+    backup(&dir.path().join("state"), &copy("copy.db")).expect("copied");
+    assert_eq!(std::fs::metadata(copy("copy.db")).expect("there").mode() & 0o777, 0o600);
+    symlink(copy("elsewhere"), copy("link")).expect("a link");
+    for taken in ["copy.db", "link"] {
+        let before = std::fs::read(copy("copy.db")).expect("readable");
+        assert!(matches!(backup(&dir.path().join("state"), &copy(taken)), Err(StoreError::Copy { .. })), "{taken}");
+        assert_eq!(std::fs::read(copy("copy.db")).expect("readable"), before);
+    }
+    assert!(!copy("elsewhere").exists());
+    let names = std::fs::read_dir(dir.path()).expect("readable").map(|entry| entry.expect("read").file_name());
+    assert!(names.into_iter().all(|name| !name.to_string_lossy().ends_with(".part")), "nothing is left of what did not come to be");
+    drop(store);
+}
+
+#[test]
+fn root_makes_a_copy_as_the_account_that_owns_the_store() {
+    use std::os::unix::fs::{MetadataExt, chown, symlink};
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not run: only root is anybody else");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let (state, copy) = (dir.path().join("state"), dir.path().join("copy.db"));
+    drop(served(&state));
+    // Nobody's number: no account has it.
+    let account = 3_999_999;
+    for entry in std::fs::read_dir(&state).expect("readable").flatten() {
+        chown(entry.path(), Some(account), Some(account)).expect("given");
+    }
+    chown(&state, Some(account), Some(account)).expect("given");
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).expect("set");
+    backup(&state, &copy).expect("copied");
+    let made = std::fs::metadata(&copy).expect("there");
+    assert_eq!((made.uid(), made.mode() & 0o777), (0, 0o600), "it is root's");
+    // A link to what only root may touch leads nowhere.
+    let secret = dir.path().join("secret.db");
+    backup(&state, &secret).expect("copied");
+    std::fs::remove_file(state.join("store.db")).expect("removed");
+    symlink(&secret, state.join("store.db")).expect("a link");
+    assert!(backup(&state, &dir.path().join("second.db")).is_err());
+    std::fs::remove_file(state.join("store.db")).expect("removed");
+    // What is put in place is the account's.
+    let file = std::fs::File::open(&copy).expect("readable");
+    as_owner_of(&state, || restore(&state, &file, &copy)).expect("root is anybody").expect("restored");
+    let placed = std::fs::metadata(state.join("store.db")).expect("there");
+    assert_eq!((placed.uid(), placed.gid(), placed.mode() & 0o777), (account, account, 0o600));
+}
+
+#[test]
+fn a_copy_knows_that_it_is_one_and_becomes_a_store_of_its_own() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (old, new, copy) = (dir.path().join("old"), dir.path().join("new"), dir.path().join("copy.db"));
+    let store = served(&old);
+    let registry = store.registry(true).expect("opened");
+    token(&registry, "mezcal01", HOUR, false);
+    let before = WallTime::now();
+    backup(&old, &copy).expect("copied");
+    std::fs::create_dir(&new).expect("made");
+    let Restored { copied, kept } = restore_file(&new, &copy).expect("restored");
+    assert!(copied.made.is_some_and(|made| made >= before && made <= WallTime::now()) && kept.is_none(), "{copied:?}");
+    let mut taken = Store::open(&new).expect("opened");
+    assert_eq!((taken.id, taken.generation), (store.id, Generation::default()), "nobody has taken it up yet");
+    assert_eq!(taken.take_up(false, Duration::from_secs(15)).expect("taken up"), Some(copied));
+    assert!(taken.generation > store.generation && taken.generation.restores == 1);
+    let first = taken.generation.first_batch();
+    assert_eq!((taken.hold, batches(&taken)), (Some(first), 1));
+    assert!(taken.registry(true).expect("opened").tokens().expect("readable").is_empty(), "tokens of a copy are void");
+    // Until the wait is over it begins anew with each life, for what its original may have placed.
+    drop(taken);
+    let mut again = Store::open(&new).expect("opened again");
+    assert_eq!(again.take_up(false, Duration::from_secs(15)).expect("taken up"), None, "it is no copy any more");
+    assert_eq!((again.hold, again.generation.restores), (Some(first), 1));
+    drop(again);
+    let mut again = Store::open(&new).expect("opened again");
+    assert_eq!(again.lease, Some(HOUR), "the original's lease is longer than ours");
+    again.take_up(true, Duration::from_secs(15)).expect("taken up");
+    assert_eq!(again.hold, None, "somebody vouches");
+    drop(again);
+    assert_eq!(Store::open(&new).expect("opened again").hold, None);
+}
+
+#[test]
+fn a_host_that_renewed_its_certificate_after_the_copy_is_admitted_by_an_admin() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (old, new, copy) = (dir.path().join("old"), dir.path().join("new"), dir.path().join("copy.db"));
+    let (authority, _) = Authority::create("mezcal").expect("created");
+    let issue = |role, name: &str| authority.issue(role, name, 1).expect("issued").cert;
+    let der = |pem: &str| mezcal_certs::der_of(pem).expect("a certificate");
+    let holder = |name: &str| Identity::new(authority.cluster(), Role::Agent, name).expect("a name");
+    let host = holder("mezcal01.lab");
+    let store = served(&old);
+    let registry = store.registry(true).expect("opened");
+    let before = registry_with(&registry, "mezcal01.lab", &authority);
+    backup(&old, &copy).expect("copied");
+    let sign = |_: Role, name: &str| Ok(issue(Role::Agent, name));
+    let renewed = registry.renew(&der(&before), &host, sign).expect("renewed");
+    registry.used(&der(&renewed)).expect("in use");
+    std::fs::create_dir(&new).expect("made");
+    restore_file(&new, &copy).expect("restored");
+    let mut restored = Store::open(&new).expect("opened");
+    restored.take_up(false, HOUR).expect("taken up");
+    let list = restored.registry(true).expect("opened");
+    list.admits(&der(&before), &host).expect("it has not heard of the renewal");
+    let said = list.admits(&der(&renewed), &host).expect_err("not on its list");
+    assert!(said.contains("restored from a copy of 2") && said.contains("`coordinator certs adopt mezcal01.lab`"), "{said}");
+    // It tries again and again; whoever is unknown is not remembered, nor more of one than a few.
+    list.was_refused(&der(&renewed), &host).expect("remembered");
+    list.was_refused(&der(&renewed), &host).expect("known");
+    list.was_refused(&der(&issue(Role::Agent, "mezcal09.lab")), &holder("mezcal09.lab")).expect("not remembered");
+    let refused = list.strangers().expect("readable");
+    assert_eq!(refused.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["mezcal01.lab"]);
+    let (_, stranger) = &refused[0];
+    assert!(list.adopt("mezcal09.lab", &stranger.serial).is_err(), "it came with another name");
+    list.adopt("mezcal01.lab", &stranger.serial).expect("adopted");
+    list.admits(&der(&renewed), &host).expect("it counts");
+    assert!(list.admits(&der(&before), &host).is_err(), "the one before does not any more");
+    assert!(list.strangers().expect("readable").is_empty());
+    for _ in 0..10 {
+        list.was_refused(&der(&issue(Role::Agent, "mezcal01.lab")), &host).expect("remembered");
+    }
+    assert_eq!(list.strangers().expect("readable").len(), 4, "a thief fills no store");
+    drop(restored);
+}
+
+/// A certificate of a host that is on the list.
+fn registry_with(registry: &Registry, name: &str, authority: &Authority) -> String {
+    let token = token(registry, name, HOUR, false);
+    let sign = |role: Role, name: &str| Ok(authority.issue(role, name, 1).map_err(|e| e.to_string())?.cert);
+    registry.join(token.id, token.secret, None, sign).expect("joined").2
+}
+
+#[test]
+fn a_log_that_belongs_to_another_database_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (state, copy) = (dir.path().join("state"), dir.path().join("copy.db"));
+    let store = served(&state);
+    backup(&state, &copy).expect("copied");
+    // As the first version made them: without a mark.
+    let plain = dir.path().join("plain.db");
+    store.connection.execute("VACUUM INTO ?", [plain.to_str()]).expect("copied");
+    add_batch(&store, 2);
+    let killed = as_killed(&state);
+    let again = Store::open(killed.path()).expect("its own log is replayed");
+    assert_eq!(batches(&again), 2);
+    drop(again);
+    for by_hand in [&copy, &plain] {
+        let killed = as_killed(&state);
+        let files = ["store.db-wal", "store.db"].map(|name| killed.path().join(name));
+        std::fs::copy(by_hand, &files[1]).expect("copied");
+        let was = files.each_ref().map(|file| std::fs::read(file).expect("readable"));
+        for refused in [
+            Store::open(killed.path()).map(drop),
+            super::registry(killed.path()).map(drop),
+            backup(killed.path(), &dir.path().join("never.db")),
+        ] {
+            let said = refused.expect_err("mixed").to_string();
+            assert!(said.contains("belongs to another database") && said.contains("coordinator restore FILE"), "{said}");
+        }
+        assert_eq!(files.each_ref().map(|file| std::fs::read(file).expect("readable")), was, "nothing was replayed");
+        // The verb does it right.
+        let kept = restore_file(killed.path(), by_hand).expect("restored").kept.expect("the old one is kept");
+        assert!(kept.exists() && life::beside(&kept, "-wal").exists());
+        let mut restored = Store::open(killed.path()).expect("opened");
+        assert!(restored.take_up(false, HOUR).expect("taken up").is_some());
+        assert_eq!(batches(&restored), 1);
+    }
+    // A log alone makes no new store.
+    let killed = as_killed(&state);
+    std::fs::remove_file(killed.path().join("store.db")).expect("removed");
+    let said = Store::open(killed.path()).map(drop).expect_err("a log alone").to_string();
+    assert!(said.contains("the database is not"), "{said}");
+}
+
+#[test]
+fn a_file_that_was_put_in_place_by_hand_is_taken_for_a_copy() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (state, saved) = (dir.path().join("state"), dir.path().join("saved.db"));
+    drop(served(&state));
+    std::fs::copy(state.join("store.db"), &saved).expect("copied");
+    let mut later = Store::open(&state).expect("opened");
+    assert_eq!(later.take_up(false, HOUR).expect("taken up"), None);
+    add_batch(&later, 2);
+    drop(later);
+    std::fs::copy(&saved, state.join("store.db")).expect("copied");
+    let mut back = Store::open(&state).expect("opened");
+    let copied = back.take_up(false, HOUR).expect("taken up").expect("a copy");
+    assert!(copied.made.is_none() && copied.after.is_some(), "{copied:?}");
+    assert_eq!((batches(&back), back.generation.restores), (1, 1));
+    drop(back);
+    // The same again: each is newer than the last that was here, though the file is the same.
+    std::fs::copy(&saved, state.join("store.db")).expect("copied");
+    let mut back = Store::open(&state).expect("opened");
+    back.take_up(false, HOUR).expect("taken up").expect("a copy");
+    assert_eq!(back.generation.restores, 2);
+}
+
+#[test]
+fn what_is_no_store_takes_nobodys_place() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (state, copy) = (dir.path().join("state"), dir.path().join("copy.db"));
+    let store = served(&state);
+    backup(&state, &copy).expect("copied");
+    let file = |name: &str, content: &[u8]| {
+        std::fs::write(dir.path().join(name), content).expect("written");
+        dir.path().join(name)
+    };
+    let whole = std::fs::read(&copy).expect("readable");
+    let mut torn = whole.clone();
+    torn[4096..8192].fill(0x5a);
+    Connection::open(dir.path().join("other.db")).expect("made").execute_batch("CREATE TABLE t (a)").expect("a table");
+    std::fs::copy(&copy, dir.path().join("newer.db")).expect("copied");
+    Connection::open(dir.path().join("newer.db")).expect("opened").pragma_update(None, "user_version", 99).expect("a version");
+    std::fs::copy(&copy, dir.path().join("logged.db")).expect("copied");
+    file("logged.db-wal", b"something");
+    let held = restore_file(&state, &copy).expect_err("a coordinator has it");
+    assert!(matches!(held, StoreError::Held { .. }), "{held}");
+    drop(store);
+    let before = std::fs::read(state.join("store.db")).expect("readable");
+    for (wrong, why) in [
+        (file("text.db", b"not a database at all"), "no database"),
+        (file("empty.db", b""), "something else"),
+        (file("short.db", &whole[..whole.len() / 2]), "damaged"),
+        (file("torn.db", &torn), "damaged"),
+        (dir.path().join("other.db"), "something else"),
+        (dir.path().join("newer.db"), "format 99"),
+        (dir.path().join("logged.db"), "a log lies beside it"),
+    ] {
+        let said = restore_file(&state, &wrong).expect_err("refused").to_string();
+        assert!(said.contains(why), "{}: {said}", wrong.display());
+        assert_eq!(std::fs::read(state.join("store.db")).expect("readable"), before);
+    }
+    assert_eq!(batches(&Store::open(&state).expect("as it was")), 1);
+    // One that was interrupted is not taken for either, and can be done again.
+    let note = life::Note::read(&state.join("store.db")).expect("readable");
+    life::Note { restoring: true, ..note }.write(&state.join("store.db")).expect("written");
+    assert!(matches!(Store::open(&state).map(drop), Err(StoreError::Interrupted(_))));
+    restore_file(&state, &copy).expect("restored");
+    assert!(Store::open(&state).expect("opened").take_up(false, HOUR).expect("taken up").is_some());
+}
+
+#[test]
+fn a_store_that_was_not_closed_is_looked_through_before_it_is_used() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = served(&dir.path().join("state"));
+    for serial in 2..300 {
+        add_batch(&store, serial);
+    }
+    let killed = as_killed(&dir.path().join("state"));
+    // A page of the database that the log does not have.
+    let path = killed.path().join("store.db");
+    let mut bytes = std::fs::read(&path).expect("readable");
+    let last = bytes.len() - 4096;
+    bytes[last..].fill(0x5a);
+    std::fs::write(&path, bytes).expect("written");
+    let said = Store::open(killed.path()).map(drop).expect_err("damaged").to_string();
+    assert!(said.contains("is damaged") && said.contains("are lost"), "{said}");
 }
 
 fn with_authority() -> (tempfile::TempDir, Registry, Authority) {

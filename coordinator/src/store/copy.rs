@@ -1,0 +1,334 @@
+//! Copies of a store: making one while it is in use, putting one in its place, and taking one up.
+//!
+//! A copy is marked as one, with its date, before it has its name: what a coordinator finds under that name is never a copy that looks like its
+//! original. The mark goes when a coordinator takes the copy up, and with the same transaction the store is of a new [`Generation`].
+
+use super::life::{Header, Note, beside, look, new_file, sync_directory_of};
+use super::{BUSY, Store, StoreError, VERSION, lock};
+use mezcal_common::clock::WallTime;
+use mezcal_common::ids::{BatchSerial, Generation, MAX_RESTORES};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rustix::fs::{AtFlags, CWD, RenameFlags};
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What a coordinator finds when it takes a store up that is a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// When the copy was made; none: nobody knows.
+    pub made: Option<WallTime>,
+    /// It can be no older than that: when the coordinator was started whose store was copied.
+    pub after: Option<WallTime>,
+}
+
+impl std::fmt::Display for Copied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.made, self.after) {
+            (Some(at), _) => write!(f, "a copy of {at}"),
+            (None, Some(after)) => write!(f, "a copy of an unknown date after {after}"),
+            (None, None) => write!(f, "a copy of an unknown date"),
+        }
+    }
+}
+
+/// What a restore has come to.
+#[derive(Debug)]
+pub struct Restored {
+    /// The copy that is in place now.
+    pub copied: Copied,
+    /// The store that was there before, under the name that it has now.
+    pub kept: Option<PathBuf>,
+}
+
+/// What is kept in the table `meta`.
+pub(super) fn meta<T: rusqlite::types::FromSql>(db: &Connection, key: &str) -> rusqlite::Result<Option<T>> {
+    let found = db.query_row("SELECT value FROM meta WHERE key = ?", [key], |row| row.get::<_, Option<T>>(0)).optional()?;
+    Ok(found.flatten())
+}
+
+fn set_meta(db: &Connection, key: &str, value: Option<i64>) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    db.execute(sql, params![key, value]).map(drop)
+}
+
+fn is_marked(db: &Connection) -> rusqlite::Result<bool> {
+    db.query_row("SELECT count(*) FROM meta WHERE key = 'copied'", [], |row| row.get(0))
+}
+
+fn copied(db: &Connection) -> rusqlite::Result<Copied> {
+    Ok(Copied { made: meta(db, "copied")?.map(WallTime), after: meta(db, "life_at")?.map(WallTime) })
+}
+
+/// The generation that a database says it is of.
+pub(super) fn generation(db: &Connection) -> rusqlite::Result<Generation> {
+    let (since, restores) = (meta(db, "since")?.unwrap_or(0), meta(db, "restores")?.unwrap_or(0));
+    Ok(Generation { since: WallTime(since), restores })
+}
+
+impl Store {
+    /// Begins a life of a coordinator with this store. A copy becomes a store of its own, of a new generation: its tokens are void, and batches
+    /// that it has may run for its original, unless somebody vouches that `nothing_runs`. Gives back what it was a copy of, if it was one.
+    ///
+    /// `lease`: how long what this life places may run without a word; it is kept for whoever takes up a copy of this store.
+    ///
+    /// # Errors
+    /// [`StoreError`]. A store that is none of a copy may be on a full disk.
+    pub fn take_up(&mut self, nothing_runs: bool, lease: Duration) -> Result<Option<Copied>, StoreError> {
+        let marked = is_marked(&self.connection).map_err(|e| self.broken(e))?;
+        let was = match self.found.foreign || marked {
+            true => Some(self.become_an_original()?),
+            false => None,
+        };
+        if nothing_runs && self.hold.is_some() {
+            self.connection.execute("DELETE FROM meta WHERE key = 'hold'", []).map_err(|e| self.broken(e))?;
+            self.hold = None;
+        }
+        // While old batches are held, the longest lease counts that they may run under.
+        let longest = self.lease.filter(|_| self.hold.is_some()).map_or(lease, |old| old.max(lease));
+        if let Err(e) = self.begin_life(longest) {
+            tracing::warn!("this life of the store has no number of its own yet: {}", crate::exit::chain(&e));
+        }
+        Ok(was)
+    }
+
+    fn become_an_original(&mut self) -> Result<Copied, StoreError> {
+        let path = self.path.clone();
+        let broken = |source| StoreError::database(&path, source);
+        let next = self.generation.next(self.found.note.generation, WallTime::now());
+        let generation = next.ok_or_else(|| StoreError::WornOut(path.clone()))?;
+        let first = generation.first_batch();
+        let transaction = self.connection.transaction().map_err(broken)?;
+        let was = (|| {
+            let was = copied(&transaction)?;
+            set_meta(&transaction, "restores", Some(i64::from(generation.restores)))?;
+            set_meta(&transaction, "since", Some(generation.since.0))?;
+            set_meta(&transaction, "hold", Some(i64::from(first.0)))?;
+            set_meta(&transaction, "copy_of", was.made.or(was.after).map(|at| at.0))?;
+            transaction.execute("DELETE FROM meta WHERE key = 'copied'", [])?;
+            // Whoever has used one since can use it again otherwise.
+            transaction.execute("DELETE FROM token", [])?;
+            transaction.execute("DELETE FROM stranger", [])?;
+            transaction.commit()?;
+            Ok(was)
+        })();
+        let was = was.map_err(broken)?;
+        (self.generation, self.hold) = (generation, Some(first));
+        Ok(was)
+    }
+
+    /// Gives this life its number, and what is beside the database the same one.
+    fn begin_life(&mut self, lease: Duration) -> Result<(), StoreError> {
+        let path = self.path.clone();
+        let failed = |source| StoreError::Directory { path: path.clone(), source };
+        let broken = |source| StoreError::database(&path, source);
+        let (old, life) = (self.found.life, number());
+        let note = |lives: Vec<u32>| Note { lives, generation: self.generation, restoring: false };
+        note(vec![old, life]).write(&path).map_err(failed)?;
+        let transaction = self.connection.transaction().map_err(broken)?;
+        let began = (|| {
+            transaction.pragma_update(None, "application_id", life as i32)?;
+            set_meta(&transaction, "life_at", Some(WallTime::now().0))?;
+            set_meta(&transaction, "lease", Some(lease.as_millis() as i64))?;
+            transaction.commit()
+        })();
+        began.map_err(broken)?;
+        let empty = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let kept: bool = self.connection.query_row(empty, [], |row| row.get(0)).map_err(broken)?;
+        // Whoever reads at this moment keeps the log from being emptied: then the header may have the old number for long.
+        if !kept {
+            note(vec![life]).write(&path).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// A number for one life: not that of any other, and never zero, which stores of the first version have.
+fn number() -> u32 {
+    (uuid::Uuid::new_v4().as_u64_pair().0 as u32).max(1)
+}
+
+/// Copies the store in `directory` to `target`, which must not exist, while a coordinator may be using it. Whoever may read the copy may read the
+/// store: it has the same mode.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn backup(directory: &Path, target: &Path) -> Result<(), StoreError> {
+    let failed = |source| StoreError::Copy { path: target.into(), source };
+    let part = beside(target, ".part");
+    let mut file = new_file(&part).map_err(|source| StoreError::Copy { path: part.clone(), source })?;
+    let copied = (|| {
+        if owner_of(directory).is_some() {
+            // Only that account may touch the store, and it need not be able to write where the copy goes.
+            let near = beside(&directory.join("store.db"), &format!(".backup-{}", std::process::id()));
+            let make = || {
+                let made = new_file(&near).map_err(failed).and_then(|file| copy_to(directory, &near).map(|()| file));
+                let _ = std::fs::remove_file(&near);
+                made
+            };
+            let mut copy = as_owner_of(directory, make).map_err(failed)??;
+            copy.seek(SeekFrom::Start(0)).and_then(|_| std::io::copy(&mut copy, &mut file)).map_err(failed)?;
+        } else {
+            copy_to(directory, &part)?;
+        }
+        file.sync_all().map_err(failed)?;
+        name_it(&part, target).map_err(failed)?;
+        sync_directory_of(target).map_err(failed)
+    })();
+    copied.inspect_err(|_| drop(std::fs::remove_file(&part)))
+}
+
+/// Copies the store into an empty file and marks it.
+fn copy_to(directory: &Path, target: &Path) -> Result<(), StoreError> {
+    let path = directory.join("store.db");
+    look(&path)?;
+    let broken = |source| StoreError::database(&path, source);
+    let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(broken)?;
+    connection.busy_timeout(BUSY).map_err(broken)?;
+    let name = target.to_string_lossy().into_owned();
+    let now = WallTime::now();
+    connection.execute("VACUUM INTO ?", params![Value::Text(name)]).map_err(broken)?;
+    mark(target, Some(now)).map_err(|source| StoreError::database(target, source))
+}
+
+/// Says in a copy that it is one. Without a journal: one that is interrupted is no copy, and has no name yet.
+fn mark(copy: &Path, made: Option<WallTime>) -> rusqlite::Result<()> {
+    let db = Connection::open_with_flags(copy, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    db.pragma_update(None, "journal_mode", "OFF")?;
+    db.pragma_update(None, "application_id", number() as i32)?;
+    set_meta(&db, "copied", made.map(|at| at.0))
+}
+
+/// Gives a finished file its name, unless something has it.
+fn name_it(part: &Path, target: &Path) -> std::io::Result<()> {
+    match rustix::fs::renameat_with(CWD, part, CWD, target, RenameFlags::NOREPLACE) {
+        // Not every file system can.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            rustix::fs::linkat(CWD, part, CWD, target, AtFlags::empty())?;
+            std::fs::remove_file(part)
+        }
+        done => Ok(done?),
+    }
+}
+
+/// Puts the copy `file` in the place of the store in `directory`, which no coordinator may be using. The store that was there is kept.
+///
+/// # Errors
+/// [`StoreError`]; the store is as it was then, but for [`StoreError::Interrupted`].
+pub fn restore(directory: &Path, mut file: &File, origin: &Path) -> Result<Restored, StoreError> {
+    let path = directory.join("store.db");
+    let failed = |source: std::io::Error| StoreError::Directory { path: directory.into(), source };
+    let _lock = lock(directory)?;
+    // One that was interrupted is done again.
+    let note = match look(&path) {
+        Ok(found) => found.note,
+        Err(StoreError::Mixed { .. } | StoreError::Interrupted(_)) => Note::read(&path).map_err(failed)?,
+        Err(e) => return Err(e),
+    };
+    let new = beside(&path, ".restoring");
+    let _ = std::fs::remove_file(&new);
+    let mut target = new_file(&new).map_err(failed)?;
+    let copied = (|| {
+        file.seek(SeekFrom::Start(0)).map_err(failed)?;
+        std::io::copy(&mut file, &mut target).map_err(failed)?;
+        let copied = checked(&new, origin)?;
+        target.sync_all().map_err(failed)?;
+        Ok(copied)
+    })();
+    let (copied, life) = copied.inspect_err(|_| drop(std::fs::remove_file(&new)))?;
+    // From here to the end whoever finds the directory knows that its parts may not belong together.
+    Note { restoring: true, ..note.clone() }.write(&path).map_err(failed)?;
+    let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+    let aside = (0..).map(|n| beside(&path, &format!(".before-{stamp}{}", if n == 0 { String::new() } else { format!("-{n}") })));
+    let aside = aside.into_iter().find(|name| !name.exists()).unwrap_or_else(|| beside(&path, ".before"));
+    let mut kept = None;
+    for suffix in ["", "-wal", "-journal", "-shm"] {
+        match std::fs::rename(beside(&path, suffix), beside(&aside, suffix)) {
+            Ok(()) if suffix.is_empty() => kept = Some(aside.clone()),
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(failed(e)),
+        }
+    }
+    std::fs::rename(&new, &path).map_err(failed)?;
+    sync_directory_of(&path).map_err(failed)?;
+    Note { lives: vec![life], generation: note.generation, restoring: false }.write(&path).map_err(failed)?;
+    Ok(Restored { copied, kept })
+}
+
+/// Whether a file is a whole store of ours; marks it as a copy. Gives back the number in its header, too.
+fn checked(new: &Path, origin: &Path) -> Result<(Copied, u32), StoreError> {
+    let not = |why: String| StoreError::NoStore { path: origin.into(), why };
+    let log = std::fs::symlink_metadata(beside(origin, "-wal"));
+    if log.is_ok_and(|log| log.len() > 0) {
+        return Err(not("a log lies beside it, so it is not whole without that: `coordinator backup` makes one file of both \
+            (`state` in a coordinator.toml names their directory)"
+            .into()));
+    }
+    let tried = || {
+        let db = Connection::open_with_flags(new, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        db.pragma_update(None, "journal_mode", "OFF")?;
+        let found: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        let tables =
+            "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('meta', 'batch', 'job', 'result', 'placed')";
+        let tables: u32 = db.query_row(tables, [], |row| row.get(0))?;
+        let whole: String = db.pragma_query_value(None, "integrity_check", |row| row.get(0))?;
+        Ok::<_, rusqlite::Error>((found, tables == 5, whole))
+    };
+    match tried() {
+        Err(e) => return Err(not(format!("it is no database, or is damaged ({e})"))),
+        Ok((found, true, _)) if found > VERSION => return Err(StoreError::Newer { path: origin.into(), found }),
+        Ok((_, false, _)) => return Err(not("it is a database of something else".into())),
+        Ok((_, true, whole)) if whole != "ok" => return Err(not(format!("it is damaged ({whole})"))),
+        Ok((_, true, _)) => {}
+    }
+    let failed = |source| StoreError::database(origin, source);
+    let db = Connection::open_with_flags(new, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
+    let copied = copied(&db).map_err(failed)?;
+    drop(db);
+    // A plain copy of a store's file gets the mark here.
+    mark(new, copied.made).map_err(failed)?;
+    let header = Header::read(new).map_err(|source| StoreError::Copy { path: new.into(), source })?;
+    Ok((copied, header.map_or(0, |header| header.life)))
+}
+
+/// The account that owns a directory, if it is not ours and we may act as it: if we are root.
+fn owner_of(directory: &Path) -> Option<(u32, u32)> {
+    let meta = std::fs::metadata(directory).ok()?;
+    (rustix::process::geteuid().is_root() && meta.uid() != 0).then(|| (meta.uid(), meta.gid()))
+}
+
+/// Does something as the account that owns a directory, if we are root: root follows no link that this account has laid there, and leaves no
+/// file that it cannot use.
+///
+/// # Errors
+/// This root may not be anybody, as in some containers.
+pub fn as_owner_of<T: Send>(directory: &Path, act: impl FnOnce() -> T + Send) -> std::io::Result<T> {
+    let Some((uid, gid)) = owner_of(directory) else { return Ok(act()) };
+    // Of one thread: Linux keeps who one is for each.
+    let acting = std::thread::scope(|scope| {
+        let become_and_act = || {
+            let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+            rustix::thread::set_thread_groups(&[gid])?;
+            rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+            rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+            Ok::<_, rustix::io::Errno>(act())
+        };
+        scope.spawn(become_and_act).join()
+    });
+    match acting {
+        Ok(acted) => Ok(acted?),
+        Err(panicked) => std::panic::resume_unwind(panicked),
+    }
+}
+
+/// The first batch that is the store's own, where older ones are held.
+pub(super) fn hold(db: &Connection) -> rusqlite::Result<Option<BatchSerial>> {
+    Ok(meta::<i64>(db, "hold")?.and_then(|first| u32::try_from(first).ok()).map(BatchSerial))
+}
+
+/// For the message of [`StoreError::WornOut`].
+pub(super) const MOST: u32 = MAX_RESTORES;

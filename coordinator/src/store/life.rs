@@ -1,0 +1,175 @@
+//! Which files make one store: SQLite replays any `-wal` that lies beside a database if only its own checksums are right, also one of
+//! another file.
+//!
+//! Each life of a coordinator writes a number of its own into the database's header (`application_id`), and beside it, into `store.db-id`. A log
+//! belongs to the database whose number the note has; a database with another number was put there by hand, and is a copy.
+//!
+//! ```text
+//!  note: old, new ──▶ header: new (in the log) ──▶ log into the database, emptied ──▶ note: new
+//! ```
+//! A coordinator that dies in between leaves a header that the note has.
+
+use super::StoreError;
+use mezcal_common::clock::WallTime;
+use mezcal_common::ids::Generation;
+use rustix::fs::{Mode, OFlags};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// SQLite's file format, §1.3: where the header says how it is to be written (2: with a log), and where the application's own number is.
+const HEADER: usize = 100;
+const MAGIC: &[u8] = b"SQLite format 3\0";
+const WRITE_VERSION: usize = 18;
+const APPLICATION_ID: usize = 68;
+/// The header of a log, before its first frame: with no more than that there is nothing in it (file format, §4.1).
+const LOG_HEADER: u64 = 32;
+/// A note has a few lines.
+const MAX_NOTE: u64 = 4096;
+
+/// What lies beside a database about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Note {
+    /// Numbers of lives that its header may have.
+    pub(super) lives: Vec<u32>,
+    /// The generation of the last one that was served here.
+    pub(super) generation: Generation,
+    /// A restore is exchanging the files.
+    pub(super) restoring: bool,
+}
+
+/// What is found before a store is opened.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) note: Note,
+    /// Its log holds what may not be in the database yet: it was not closed.
+    pub(super) unclosed: bool,
+    /// Another one than the last coordinator had here, or one that none ever had.
+    pub(super) foreign: bool,
+    /// The number in its header.
+    pub(super) life: u32,
+}
+
+/// The file beside `path`, with `suffix` after its name.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Looks at the parts of the store `path`. Never in a process that has it open: closing a file ends all locks of the process on it
+/// (fcntl(2)), SQLite's too.
+///
+/// # Errors
+/// Parts are missing, or do not belong together.
+pub(super) fn look(path: &Path) -> Result<Found, StoreError> {
+    let failed = |source| StoreError::Directory { path: path.into(), source };
+    let note = Note::read(path).map_err(failed)?;
+    if note.restoring {
+        return Err(StoreError::Interrupted(path.into()));
+    }
+    let log = match std::fs::symlink_metadata(beside(path, "-wal")) {
+        Ok(log) => log.len() > LOG_HEADER,
+        Err(e) if e.kind() == ErrorKind::NotFound => false,
+        Err(e) => return Err(failed(e)),
+    };
+    let Some(header) = Header::read(path).map_err(failed)? else {
+        return match log {
+            true => Err(StoreError::Mixed { path: path.into(), why: "its log is there and the database is not" }),
+            false => Ok(Found { note, unclosed: false, foreign: false, life: 0 }),
+        };
+    };
+    // Stores of the first version have no number, and no note.
+    let known = if note.lives.is_empty() { header.life == 0 } else { note.lives.contains(&header.life) };
+    if log && !(known && header.logged) {
+        return Err(StoreError::Mixed { path: path.into(), why: "its log belongs to another database" });
+    }
+    Ok(Found { note, unclosed: log, foreign: !known || !header.logged, life: header.life })
+}
+
+/// What a database's file says of itself, without its log.
+pub(super) struct Header {
+    pub(super) life: u32,
+    /// A coordinator has opened it: a copy that SQLite has made has never had a log.
+    logged: bool,
+}
+
+impl Header {
+    /// None: there is no such file, or nothing in it yet.
+    pub(super) fn read(path: &Path) -> std::io::Result<Option<Self>> {
+        let mut file = match std::fs::File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let mut bytes = [0; HEADER];
+        match file.read_exact(&mut bytes) {
+            Ok(()) => {}
+            Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+            Err(e) => return Err(e),
+        }
+        let life = u32::from_be_bytes([0, 1, 2, 3].map(|at| bytes[APPLICATION_ID + at]));
+        Ok(bytes.starts_with(MAGIC).then_some(Self { life, logged: bytes[WRITE_VERSION] == 2 }))
+    }
+}
+
+impl Note {
+    fn path(store: &Path) -> PathBuf {
+        beside(store, "-id")
+    }
+
+    /// The note beside a store. Lines that mean nothing are left out: then the store counts as one that was put there by hand.
+    pub(super) fn read(store: &Path) -> std::io::Result<Self> {
+        let mut text = String::new();
+        match std::fs::File::open(Self::path(store)) {
+            Ok(file) => file.take(MAX_NOTE).read_to_string(&mut text)?,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Self::default()),
+            Err(e) => return Err(e),
+        };
+        let mut note = Self::default();
+        for line in text.lines() {
+            let words: Vec<&str> = line.split_ascii_whitespace().collect();
+            match words.as_slice() {
+                ["life", lives @ ..] => note.lives.extend(lives.iter().filter_map(|life| life.parse::<u32>().ok())),
+                ["generation", restores, since] => {
+                    if let (Ok(restores), Ok(since)) = (restores.parse(), since.parse()) {
+                        note.generation = Generation { since: WallTime(since), restores };
+                    }
+                }
+                ["restoring"] => note.restoring = true,
+                _ => {}
+            }
+        }
+        Ok(note)
+    }
+
+    /// Takes the place of the note beside a store, as a whole.
+    pub(super) fn write(&self, store: &Path) -> std::io::Result<()> {
+        let lives: Vec<String> = self.lives.iter().map(u32::to_string).collect();
+        let Generation { since, restores } = self.generation;
+        let restoring = if self.restoring { "restoring\n" } else { "" };
+        let text = format!("life {}\ngeneration {restores} {}\n{restoring}", lives.join(" "), since.0);
+        let new = beside(store, "-id.new");
+        match std::fs::remove_file(&new) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+            Ok(()) | Err(_) => {}
+        }
+        let mut file = new_file(&new)?;
+        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+        written.and_then(|()| std::fs::rename(&new, Self::path(store))).inspect_err(|_| drop(std::fs::remove_file(&new)))?;
+        sync_directory_of(store)
+    }
+}
+
+/// A file that was not there, for its owner alone; no link is followed.
+pub(super) fn new_file(path: &Path) -> std::io::Result<std::fs::File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::CLOEXEC).bits() as i32;
+    let mode = (Mode::RUSR | Mode::WUSR).bits();
+    std::fs::File::options().read(true).write(true).create_new(true).mode(mode).custom_flags(flags).open(path)
+}
+
+/// Makes names in the directory of `path` safe.
+pub(super) fn sync_directory_of(path: &Path) -> std::io::Result<()> {
+    let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(directory)?.sync_all()
+}
