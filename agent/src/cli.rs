@@ -2,6 +2,7 @@
 
 use crate::config::{AgentConfig, RunAs};
 use crate::driver::{self, AgentParts, Left, Renewal};
+use crate::generations::Generations;
 use crate::keeper::driver::{KeeperArgs, PREDECESSOR};
 use crate::supervisor::Carried;
 use crate::{packet, users};
@@ -160,6 +161,7 @@ fn run(path: &Path) -> anyhow::Result<()> {
         loaded => loaded?,
     };
     let name = credentials.identity().name.clone();
+    let generations = crate::config::generations_file(&name);
     let mut renewal = Renewal::of(credentials.certificate());
     let ended = runtime.block_on(async {
         let stop = Stop::on_signals()?;
@@ -207,6 +209,7 @@ fn run(path: &Path) -> anyhow::Result<()> {
                 connect_timeout: config.connect_timeout(),
                 service: true,
                 renewal,
+                generations: Generations::load(generations.clone()).with_context(|| generations_unread(&generations))?,
             };
             tracing::info!(host = name, slots = parts.slots, coordinator = parts.coordinator, "agent {}", mezcal_common::VERSION);
             if let Some(users) = &users {
@@ -282,6 +285,14 @@ fn run(path: &Path) -> anyhow::Result<()> {
     // A thread that reads from a dead mount must not hold up the end.
     runtime.shutdown_background();
     ended
+}
+
+fn generations_unread(file: &Path) -> String {
+    format!(
+        "cannot read {}, which says which restored coordinators this host has met; remove it only if no older copy of a coordinator's store is \
+         served any more",
+        file.display()
+    )
 }
 
 /// Waits until it is asked for (HUP), and reads the configuration again: what a running agent can take up of it. What cannot be used is said, and

@@ -13,6 +13,8 @@ pub const DEFAULT_PATH: &str = "/etc/mezcal/agent.toml";
 /// Default patience for a first answer of the coordinator. Short, so that a packet goes out several times a second while nobody
 /// listens; a round trip longer than this needs `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(600);
+/// Where root's agent keeps what has to last.
+const ROOT_STATE: &str = "/var/lib/mezcal-agent";
 /// PATH of jobs when agent.toml names none.
 const DEFAULT_PATH_VARIABLE: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -185,6 +187,16 @@ pub fn own_state(host: &str) -> PathBuf {
         true => PathBuf::from(format!("/var/tmp/mezcal-{}", rustix::process::geteuid().as_raw())),
     };
     base.join(host)
+}
+
+/// What the agent `name` has met of restored coordinators: in the state directory that systemd gives the service, or that of root or the account.
+pub fn generations_file(name: &str) -> PathBuf {
+    let given = std::env::var_os("STATE_DIRECTORY").and_then(|dirs| std::env::split_paths(&dirs).next());
+    let state = given.filter(|dir| dir.is_absolute()).unwrap_or_else(|| match rustix::process::geteuid().is_root() {
+        true => PathBuf::from(ROOT_STATE).join(name),
+        false => own_state(name),
+    });
+    state.join("generations")
 }
 
 /// The configuration file, unless one is named: /etc/mezcal/agent.toml as root, or if there is no other.

@@ -3,6 +3,7 @@
 //! One loop on one thread owns the supervisor. Beside it: a task that keeps a connection to the coordinator, and the links to
 //! keeper and engines. All of them only turn what they hear into inputs.
 
+use crate::generations::Generations;
 use crate::host::Host;
 use crate::keeper::driver::ContainmentWish;
 use crate::logs::{Logs, Request};
@@ -12,7 +13,7 @@ use crate::users::Finder;
 use bytes::BytesMut;
 use mezcal_common::clock::{BootInstant, OffsetEstimate, WallTime};
 use mezcal_common::escape::chain;
-use mezcal_common::ids::{AttemptId, EngineId, EngineIndex, StoreId};
+use mezcal_common::ids::{AttemptId, EngineId, EngineIndex, Generation, StoreId};
 use mezcal_common::outcome::{Containment, Ended};
 use mezcal_common::proc;
 use mezcal_common::service_manager;
@@ -72,6 +73,8 @@ pub struct AgentParts {
     pub service: bool,
     /// When it wants another certificate.
     pub renewal: Option<Renewal>,
+    /// Which generations of which stores were met here.
+    pub generations: Generations,
 }
 
 /// When to renew a certificate, on the wall clock: certificates know no other.
@@ -227,8 +230,15 @@ pub async fn run(
     let (leave, leaving) = tokio::sync::watch::channel(false);
     let address = parts.coordinator.clone();
     let (hello, hello_now) = tokio::sync::watch::channel(hello);
-    let connection =
-        tokio::spawn(keep_connected(parts.connector, parts.coordinator, parts.connect_timeout, hello_now, inputs, leaving));
+    let connection = tokio::spawn(keep_connected(
+        parts.connector,
+        parts.coordinator,
+        parts.connect_timeout,
+        hello_now,
+        parts.generations,
+        inputs,
+        leaving,
+    ));
     let (present, known) = tokio::sync::watch::channel(parts.users.clone().unwrap_or_default());
     let finder = engines.finder.take().map(|finder| tokio::spawn(finder.look(known, engines.sender.clone())));
 
@@ -586,6 +596,7 @@ async fn keep_connected(
     address: String,
     patience: Duration,
     hello: tokio::sync::watch::Receiver<Hello>,
+    mut generations: Generations,
     inputs: mpsc::Sender<Input>,
     mut leaving: tokio::sync::watch::Receiver<bool>,
 ) {
@@ -593,7 +604,8 @@ async fn keep_connected(
     let mut last_complaint = String::new();
     loop {
         let hello = hello.borrow().clone();
-        let error = one_connection(&connector, &address, patience, &hello, &inputs, &mut failures, &mut leaving).await;
+        let error =
+            one_connection(&connector, &address, patience, &hello, &mut generations, &inputs, &mut failures, &mut leaving).await;
         let Some(error) = error else { return };
         if failures == 0 {
             // It was connected.
@@ -626,11 +638,13 @@ async fn keep_connected(
 }
 
 /// One connection from hello to its end. `None`: we are leaving.
+#[expect(clippy::too_many_arguments, reason = "what a connection needs of the loop around it")]
 async fn one_connection(
     connector: &Connector,
     address: &str,
     patience: Duration,
     hello: &Hello,
+    generations: &mut Generations,
     inputs: &mpsc::Sender<Input>,
     failures: &mut u32,
     leaving: &mut tokio::sync::watch::Receiver<bool>,
@@ -652,10 +666,22 @@ async fn one_connection(
         Ok(first) => first,
         Err(e) => return Some(e),
     };
+    let (generation, first) = match first {
+        ToAgent::Generation { generation } => match connector.first_message(address, &peer, &mut channel).await {
+            Ok(first) => (generation, first),
+            Err(e) => return Some(e),
+        },
+        first => (Generation::default(), first),
+    };
     let ToAgent::Welcome { version, store, lease, first_engine, clock, .. } = first else {
         peer.close(close::PROTOCOL, "the first message must be a welcome");
         return Some(connector.why_lost(address, &peer).await);
     };
+    // Before anything counts that it says: of a lease, of jobs, or of what should be killed.
+    if let Err(why) = generations.meet(store, generation) {
+        peer.leave(close::REFUSED, &why).await;
+        return Some(ConnectError::Unfit { address: address.into(), why });
+    }
     tracing::info!(coordinator = address, "connected");
     *failures = 0;
     let sender = channel.sender;

@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod driver;
 pub mod engine;
 pub mod engines;
+pub mod generations;
 pub mod host;
 pub mod join;
 pub mod keeper;

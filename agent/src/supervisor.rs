@@ -537,8 +537,8 @@ impl Supervisor {
 
     fn on_coordinator(&mut self, message: ToAgent, now: BootInstant) {
         match message {
-            // The driver turns the first one into `Welcomed`; another one means nothing.
-            ToAgent::Welcome { .. } => {}
+            // The driver turns the first ones into `Welcomed`; later ones mean nothing.
+            ToAgent::Welcome { .. } | ToAgent::Generation { .. } => {}
             ToAgent::Context { batch, context, user } => {
                 let known = (context, user);
                 // A store that was restored from a backup may have used the number for another batch.

@@ -7,6 +7,7 @@ use crate::exit::{Exit, chain};
 use crate::scheduler::Aliases;
 use crate::service::{PROTOCOLS, ServiceHandle};
 use mezcal_agent::driver::{self, AgentParts, Left};
+use mezcal_agent::generations::Generations;
 use mezcal_agent::supervisor::Carried;
 use mezcal_certs::{Authority, CertsError, Issued};
 use mezcal_common::identity::Role;
@@ -96,6 +97,7 @@ pub async fn start(service: &ServiceHandle, keeper: Keeper, slots: u16) -> Resul
         connect_timeout: PATIENCE,
         service: false,
         renewal: None,
+        generations: Generations::of_one_life(),
     };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let stopped = async move {

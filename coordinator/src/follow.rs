@@ -16,6 +16,7 @@ use mezcal_common::outcome::JobResult;
 use mezcal_common::wire::client::{Attachment, ToClient, ToService};
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 /// Stream the results of a batch, those that there are and those to come.
@@ -109,7 +110,10 @@ fn open((path, force): (Option<&PathBuf>, bool)) -> Result<(Box<dyn Write>, bool
             if !force && std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() > 0) {
                 return Err(Exit::usage(format!("{} is not empty; --force overwrites it", path.display())));
             }
-            let file = std::fs::File::create(path).map_err(|e| Exit::usage(format!("cannot write {}: {e}", path.display())))?;
+            let mut options = std::fs::File::options();
+            // It has texts of jobs from the coordinator's store, and that is for nobody else.
+            options.write(true).create(true).truncate(true).mode(0o600);
+            let file = options.open(path).map_err(|e| Exit::usage(format!("cannot write {}: {e}", path.display())))?;
             let terminal = file.is_terminal();
             Ok((Box::new(std::io::BufWriter::new(file)), terminal))
         }

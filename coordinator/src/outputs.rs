@@ -9,7 +9,7 @@ use rustix::fs::{FileType, FlockOperation};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Seek, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Links that are followed to where a file would be made; as many as the kernel follows (path_resolution(7)).
@@ -77,6 +77,13 @@ fn named(path: Option<&Path>) -> Option<&Path> {
     path.filter(|path| path.as_os_str() != "-")
 }
 
+/// The mode of a new file that has texts of jobs from `source`: whoever may not read them there may not read them here. The umask takes its
+/// share, as everywhere.
+fn mode_like(source: Option<&Path>) -> u32 {
+    let file = named(source).and_then(|path| std::fs::metadata(path).ok()).filter(std::fs::Metadata::is_file);
+    file.map_or(0o666, |meta| (meta.mode() & 0o666) | 0o600)
+}
+
 impl Wishes<'_> {
     /// Refuses files that would be written and read, or written twice. Opens and makes nothing.
     ///
@@ -121,7 +128,8 @@ impl Wishes<'_> {
         let Some(path) = named(self.results) else { return Ok(Results::Stdout) };
         let shown = path.display();
         let file = loop {
-            let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+            let mode = mode_like(self.input);
+            let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(mode).open(path);
             // A device or a pipe may be writable and no more.
             let open = open.or_else(|_| OpenOptions::new().write(true).open(path));
             let file = open.map_err(|e| Exit::usage(format!("cannot write {shown}: {e}")))?;
@@ -152,7 +160,12 @@ impl Wishes<'_> {
             Old::Emptied => options.write(true).truncate(true),
             Old::Refused | Old::Replaced | Old::Kept => options.append(true),
         };
-        options.create(true).open(path).map(Some).map_err(|e| Exit::usage(format!("cannot write {}: {e}", path.display())))
+        options
+            .create(true)
+            .mode(mode_like(self.input))
+            .open(path)
+            .map(Some)
+            .map_err(|e| Exit::usage(format!("cannot write {}: {e}", path.display())))
     }
 }
 

@@ -18,6 +18,7 @@ mod cancel;
 mod drain;
 mod fleet;
 mod halt;
+mod hold;
 mod quarantine;
 mod queues;
 mod record;
@@ -31,7 +32,9 @@ pub use fleet::Aliases;
 use mezcal_common::clock::BootInstant;
 use mezcal_common::duration::format_duration;
 use mezcal_common::hosts;
-use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, Epoch, JobKey, JobNumber, SessionId, StoreId};
+use mezcal_common::ids::{
+    AttemptId, BatchId, BatchSerial, EngineId, Epoch, Generation, JobKey, JobNumber, SessionId, StoreId, attempt_count,
+};
 use mezcal_common::job::{BatchContext, MAX_SPEC, Stop};
 use mezcal_common::outcome::{Containment, Ended, JobResult, Outcome, Place};
 use mezcal_common::wire::agent::{Hello, Load, LogWish, NumberedReport, Placement, Report, Stream, ToAgent, ToCoordinator};
@@ -59,6 +62,8 @@ const MAX_JOBS: usize = 100_000_000;
 /// Users of whom a host says that it does not serve them, and of their names and reasons what is kept: an agent serves 64 users at most.
 const MOST_UNHEARD: usize = 64;
 const REASON_CHARS: usize = 200;
+/// The minor version of the agents' protocol since which they hear of generations.
+const GENERATIONS: u16 = 2;
 /// Placements in one message, by count and by bytes, so that a frame holds them.
 const RUN_COUNT: usize = 256;
 const RUN_BYTES: usize = 512 * 1024;
@@ -381,7 +386,7 @@ impl Batch {
     /// How long a job waits after an attempt that has failed.
     fn pause_after(&self, job: JobNumber, attempt: u32) -> Duration {
         let delay = self.retry_rules.get(&job).map_or(Duration::ZERO, |rule| rule.1);
-        delay.saturating_mul(2u32.saturating_pow(attempt.saturating_sub(1))).min(MAX_RETRY_DELAY)
+        delay.saturating_mul(2u32.saturating_pow(attempt_count(attempt).saturating_sub(1))).min(MAX_RETRY_DELAY)
     }
 
     fn add_host_sets(&mut self, sets: &[Vec<String>]) {
@@ -544,6 +549,9 @@ type Hosts = HashMap<Arc<str>, Host, BuildHasherDefault<DefaultHasher>>;
 pub struct Scheduler {
     epoch: Epoch,
     store: StoreId,
+    generation: Generation,
+    /// Batches that may run for another coordinator.
+    hold: Option<hold::Hold>,
     /// What it decides is recorded.
     durable: bool,
     restoring: record::Restoring,
@@ -627,6 +635,8 @@ impl Scheduler {
         Self {
             epoch,
             store,
+            generation: Generation::default(),
+            hold: None,
             durable: false,
             restoring: record::Restoring::default(),
             client_lease: Duration::MAX,
@@ -729,6 +739,7 @@ impl Scheduler {
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: BootInstant) {
+        self.end_hold(now);
         let due = self.look_at_leases.is_some_and(|at| at <= now);
         let hosts = self.hosts.values().filter(|h| due && self.fence(h).is_some_and(|until| until <= now));
         let mut over: Vec<Arc<str>> = hosts.map(|h| h.name.clone()).collect();
@@ -791,6 +802,7 @@ impl Scheduler {
             .chain(self.evictions.first().map(|(at, _)| *at))
             .chain(self.retract_at)
             .chain(self.expected_until)
+            .chain(self.hold_ends())
             .min()
     }
 
@@ -965,6 +977,7 @@ impl Scheduler {
             self.agent_gone(name, true, now);
         }
         let slots = u32::from(hello.slots);
+        let knows_generations = hello.versions.1 >= GENERATIONS;
         let rebooted = self.hosts.get(name).is_some_and(|h| h.seen && h.hello.boot_id != hello.boot_id);
         let kept = self.hosts.get(name).filter(|h| u32::from(h.hello.slots) >= slots).map(|h| h.first_engine);
         let first_engine = kept.unwrap_or_else(|| {
@@ -985,6 +998,11 @@ impl Scheduler {
         // Without a session it is in none of the indices.
         let Some(known) = self.hosts.remove(name) else { return };
         self.sessions.insert(session, shared.clone());
+        if self.generation != Generation::default() && knows_generations {
+            // Before anything counts that it says of a lease.
+            let generation = ToAgent::Generation { generation: self.generation };
+            self.effects.push_back(Effect::Greet(session, generation));
+        }
         let welcome = ToAgent::Welcome {
             version: mezcal_common::wire::agent::VERSIONS.1.min(hello.versions.1),
             program: mezcal_common::VERSION.into(),
@@ -1251,6 +1269,7 @@ impl Scheduler {
             return self.returned(attempt, now);
         }
         let kept = self.durable.then(|| Box::new(outcome.clone()));
+        let numbered = self.generation.next_attempt(job.attempt).is_some();
         let again = match outcome.ended {
             Ended::Lost if cancelled => {
                 outcome.ended = Ended::Cancelled;
@@ -1278,6 +1297,11 @@ impl Scheduler {
             Ended::Cancelled | Ended::NoHost | Ended::Skipped | Ended::Unkillable => false,
         };
         let failed = outcome.ended != Ended::Lost;
+        let again = again && numbered;
+        if !numbered {
+            let why = format!("it was tried {} times, and there are no more numbers for its attempts", attempt_count(job.attempt));
+            outcome.error = Some(outcome.error.take().map_or(why.clone(), |said| format!("{said}; {why}")));
+        }
         if again {
             self.running[batch.user as usize] -= u64::from(job.queue.slots());
             batch.placed -= 1;
@@ -1326,6 +1350,10 @@ impl Scheduler {
         if batch.once {
             return self.finish(attempt.key, None, Outcome::never_ran(Ended::Lost, "its agent was stopped".to_owned()), now);
         }
+        if self.generation.next_attempt(attempt.attempt).is_none() {
+            let why = "it was given back, and there are no more numbers for its attempts".to_owned();
+            return self.finish(attempt.key, None, Outcome::never_ran(Ended::Lost, why), now);
+        }
         let Some(job) = batch.jobs.get_mut(attempt.key.job.0 as usize - 1) else { return };
         job.state = JobState::Queued;
         batch.placed -= 1;
@@ -1364,6 +1392,9 @@ impl Scheduler {
         {
             outcome.error = Some(why.to_string());
         }
+        self.admit_ignorance(key, &mut outcome, now);
+        let Some(batch) = self.batches.get_mut(&key.batch) else { return };
+        let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1) else { return };
         let (ended, killed, survivors) = (outcome.ended, outcome.killed, outcome.survivors);
         let result = JobResult { attempt: job.attempt, place, local, outcome };
         let (batch, seq) = (batch.id, batch.done as u64);
@@ -1479,7 +1510,14 @@ impl Scheduler {
             return;
         }
         let serial = BatchSerial(self.next_serial);
-        self.next_serial += 1;
+        if serial > self.generation.last_batch() {
+            let reason = "the coordinator has used up the numbers of batches of this generation of its store: a copy that `coordinator backup` \
+                          makes and `coordinator restore` puts in its place has the next ones"
+                .to_owned();
+            self.effects.push_back(Effect::Refused { batch: id, reason });
+            return;
+        }
+        self.next_serial = self.next_serial.saturating_add(1);
         let age = Duration::ZERO;
         self.persist(|| Record::Opened { batch: serial, user: user.clone(), terms: Box::new(terms.clone()), age });
         self.add_batch(serial, user, terms, age, now);
@@ -1613,6 +1651,9 @@ impl Scheduler {
 
     /// A job waits for a host from now on.
     fn enqueue(&mut self, key: JobKey) {
+        if self.is_held_back(key) {
+            return;
+        }
         let Some(queue) = self.job(key).map(|job| job.queue) else { return };
         let (required, prefer) = (self.set_of(queue), self.preferred_by(queue));
         self.queues.push(queue, key.job, required, prefer);
@@ -1682,7 +1723,8 @@ impl Scheduler {
             batch.placed += 1;
             self.running[queue.user as usize] += u64::from(slots);
             job.host = index;
-            job.attempt += 1;
+            // Whatever waits has a number left.
+            job.attempt = self.generation.next_attempt(job.attempt).unwrap_or(u32::MAX);
             let key = JobKey { batch: queue.batch, job: number };
             let attempt = AttemptId { epoch: self.epoch, key, attempt: job.attempt };
             let placement = Placement { attempt, spec: job.spec.clone(), slots };

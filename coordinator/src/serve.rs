@@ -112,7 +112,10 @@ impl CoordinatorConfig {
     pub fn state_dir(&self) -> PathBuf {
         match &self.state {
             Some(dir) => expand_home(dir),
-            None => default_state(std::env::var_os("STATE_DIRECTORY"), rustix::process::geteuid().is_root()),
+            None => {
+                let root = rustix::process::geteuid().is_root();
+                default_state(std::env::var_os("STATE_DIRECTORY"), root, &expand_home(Path::new("~")))
+            }
         }
     }
 }
@@ -121,13 +124,15 @@ impl CoordinatorConfig {
 const DEFAULT_STATE: &str = "/var/lib/mezcal-coordinator";
 const DEFAULT_USER_STATE: &str = ".local/state/mezcal-coordinator";
 
-fn default_state(given: Option<std::ffi::OsString>, root: bool) -> PathBuf {
+fn default_state(given: Option<std::ffi::OsString>, root: bool, home: &Path) -> PathBuf {
     // Of several, the first: the unit has one (systemd.exec(5), StateDirectory=).
     let given = given.and_then(|dirs| std::env::split_paths(&dirs).next()).filter(|dir| dir.is_absolute());
-    let Some(service) = given.or_else(|| root.then(|| PathBuf::from(DEFAULT_STATE))) else {
-        return expand_home(&Path::new("~").join(DEFAULT_USER_STATE));
+    // The service's account has its home there, by whatever way one has become it (runuser).
+    let is_service = root || home == Path::new(DEFAULT_STATE);
+    let Some(service) = given.or_else(|| is_service.then(|| PathBuf::from(DEFAULT_STATE))) else {
+        return home.join(DEFAULT_USER_STATE);
     };
-    // The service's account has its home there, and where nothing told it of the directory its store is below that.
+    // Where nothing told it of the directory its store was below its home.
     let below = service.join(DEFAULT_USER_STATE);
     let has_store = |dir: &Path| dir.join("store.db").symlink_metadata().is_ok();
     if !has_store(&service) && has_store(&below) { below } else { service }
@@ -344,7 +349,14 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let service = dir.path().join("mezcal-coordinator");
         let given = || Some(service.clone().into_os_string());
-        assert_eq!(default_state(None, true), Path::new(DEFAULT_STATE));
+        let home = Path::new("/home/okazaki");
+        // Nothing of this machine's may be there.
+        if !Path::new(DEFAULT_STATE).exists() {
+            assert_eq!(default_state(None, true, Path::new("/root")), Path::new(DEFAULT_STATE));
+            assert_eq!(default_state(None, false, Path::new(DEFAULT_STATE)), Path::new(DEFAULT_STATE), "its account, by runuser");
+        }
+        assert_eq!(default_state(None, false, home), home.join(DEFAULT_USER_STATE));
+        let default_state = |given, root| default_state(given, root, home);
         assert_eq!(default_state(given(), false), service);
         assert_eq!(default_state(Some(format!("{}:/var/lib/other", service.display()).into()), true), service);
         // A store of a version that knew only the account's home is found, until there is one at the new place.

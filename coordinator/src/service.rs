@@ -188,6 +188,10 @@ pub fn start(settings: Settings, store: Option<Store>) -> Result<ServiceHandle, 
         None => None,
         Some(store) => {
             scheduler = scheduler.durable(settings.client_lease);
+            scheduler = scheduler.of_generation(store.generation);
+            if let Some(first) = store.hold {
+                scheduler = scheduler.holding(first, store.lease);
+            }
             let now = BootInstant::now();
             let last = store.replay(|record| scheduler.replay(record, now))?;
             scheduler.numbers_in_use(last);
@@ -285,7 +289,7 @@ impl ServiceHandle {
             Err(e) => return Err(e.to_string()),
         };
         let (role, protocol) = (peer.identity().role, peer.protocol().to_vec());
-        members::admit(self.enrolment.as_deref(), &peer)?;
+        members::admit(self.enrolment.as_ref(), &peer)?;
         tokio::spawn(members::used(self.enrolment.clone(), peer.clone()));
         tokio::spawn(members::guard(self.enrolment.clone(), peer.clone()));
         match role {
@@ -345,7 +349,11 @@ impl ServiceHandle {
         }
         drop(answers);
         let reason = peer.closed().await;
-        tracing::info!(host = peer.identity().name, reason, "agent disconnected");
+        match peer.was_refused() {
+            false => tracing::info!(host = peer.identity().name, reason, "agent disconnected"),
+            // It knows what we cannot: that this store is not the newest.
+            true => tracing::error!(host = peer.identity().name, reason, "the agent refuses this coordinator"),
+        }
         self.inputs.send(Input::AgentGone(session)).await.map_err(|_| "the service has ended".into())
     }
 

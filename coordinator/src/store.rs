@@ -199,6 +199,12 @@ impl Store {
         let found = life::look(&path)?;
         let broken = |source| StoreError::database(&path, source);
         is_ours(&path)?;
+        // Nobody else's from the first moment; SQLite gives its log the same mode.
+        if let Err(e) = life::new_file(&path)
+            && e.kind() != std::io::ErrorKind::AlreadyExists
+        {
+            return Err(failed(e));
+        }
         let mut connection = Connection::open(&path).map_err(broken)?;
         let mode = Mode::RUSR | Mode::WUSR;
         rustix::fs::chmod(&path, mode).map_err(|e| failed(e.into()))?;

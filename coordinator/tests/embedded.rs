@@ -42,6 +42,28 @@ fn alive_with(mark: &str) -> bool {
     })
 }
 
+#[test]
+fn whoever_may_not_read_the_jobs_may_not_read_their_results() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name);
+    let mode = |name: &str| std::fs::metadata(path(name)).expect("there").mode() & 0o777;
+    // As the umask has it, and no file is made with more than that.
+    std::fs::write(path("any"), "").expect("written");
+    for (jobs, secret) in [("jobs.json", false), ("secret.json", true)] {
+        std::fs::write(path(jobs), "{\"cmd\": \"true\", \"env\": {\"SECRET\": \"hunter2\"}}\n").expect("written");
+        let permissions = if secret { 0o600 } else { 0o666 };
+        std::fs::set_permissions(path(jobs), std::fs::Permissions::from_mode(permissions)).expect("set");
+        let (results, log) = (format!("{jobs}.results"), format!("{jobs}.log"));
+        let mut command = coordinator(dir.path());
+        let out = command.args(["run", jobs, "-o", &results, "-l", &log, "--progress", "none"]).output().expect("it runs");
+        assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
+        for made in [&results, &log] {
+            assert_eq!(mode(made), if secret { 0o600 } else { mode("any") }, "{made}");
+        }
+    }
+}
+
 /// compat.md §1.1, the `code` table.
 #[test]
 fn codes_are_those_of_bakapara() {

@@ -33,6 +33,8 @@ pub struct Cluster {
     store_size: Option<&'static str>,
     /// Where the coordinator shows its dashboard.
     http: Option<&'static str>,
+    /// What else `serve` is told.
+    serve_arguments: Vec<&'static str>,
 }
 
 /// What is special about one host's agent.
@@ -79,6 +81,7 @@ impl Cluster {
             settings,
             store_size: None,
             http: None,
+            serve_arguments: Vec::new(),
         };
         me.write_configuration();
         if leaves.is_some() {
@@ -208,6 +211,7 @@ impl Cluster {
         };
         command.args(["serve", "--config"]).arg(self.path("coordinator.toml"));
         command.args(self.http.iter().flat_map(|address| ["--http", address]));
+        command.args(&self.serve_arguments);
         let child = command.stdin(Stdio::null()).stderr(self.log("coordinator")).spawn().expect("the coordinator starts");
         self.coordinator = Some(child);
         let listens = || self.log_text("coordinator").matches("listens").count();
@@ -228,6 +232,11 @@ impl Cluster {
     /// Gives the coordinator, from its next start on, a disk of this size for its store; what is on it ends with the coordinator.
     pub fn set_store_size(&mut self, size: &'static str) {
         self.store_size = Some(size);
+    }
+
+    /// Gives `serve` these arguments, too, from its next start on.
+    pub fn set_serve_arguments(&mut self, arguments: &[&'static str]) {
+        self.serve_arguments = arguments.to_vec();
     }
 
     /// Has the coordinator, from its next start on, show its dashboard on its own host.
@@ -275,6 +284,8 @@ impl Cluster {
                 command
             }
         };
+        // Never what the account or the machine has.
+        command.env("STATE_DIRECTORY", self.path(&format!("agent-state{n:02}")));
         command.envs(setting.env.iter().map(|(name, value)| (name, value)));
         command.args(["run", "--config"]).arg(self.path(&format!("agent{n:02}.toml")));
         let child = command.stdin(Stdio::null()).stderr(self.log(&format!("agent{n:02}"))).spawn().expect("an agent starts");

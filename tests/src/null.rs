@@ -36,6 +36,7 @@ pub async fn agent(identity: &Path, name: &str, coordinator: String, slots: u16)
         connect_timeout: Duration::from_secs(5),
         service: false,
         renewal: None,
+        generations: mezcal_agent::generations::Generations::of_one_life(),
     };
     let _ = driver::run(parts, Engines::without_keeper(inputs, received), std::future::pending(), std::future::pending()).await;
 }

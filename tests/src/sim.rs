@@ -2,7 +2,8 @@
 //!
 //! Everything that decides is the product's own code; what is made up here are the drivers: connections that delay, stall one way or both
 //! and break at their two ends at different times, agents, engines and keepers that die and come back, agents that are stopped, hosts that
-//! reboot or are suspended, clocks that differ and drift and start anew, and a coordinator that dies and comes back with what its store had. A
+//! reboot or are suspended, clocks that differ and drift and start anew, a coordinator that dies and comes back with what its store had, and a
+//! store that is copied and served again while its original is dead or alive. A
 //! seed gives the whole run. After every step the promises are checked: no job has two live processes (P1), nothing has two results (P2),
 //! what is said to be over is dead and stays so (P3), nothing runs where it may not, and no slot waits too long for work that prefers it (P4),
 //! every result is of the attempt that it names (P7), no host runs more than it has slots for, nothing of a batch that is halted or cancelled
@@ -15,9 +16,10 @@
 //! A [`Mutant`] plants a known mistake. The tests show that the checks find each.
 
 use mezcal_agent::engine::{self, Engine, Exit, Swept};
+use mezcal_agent::generations::{Meeting, Met};
 use mezcal_agent::supervisor::{self, Supervisor};
 use mezcal_common::clock::{BootInstant, WallTime};
-use mezcal_common::ids::{AttemptId, BatchId, EngineIndex, Epoch, JobKey, JobNumber, SessionId, StoreId};
+use mezcal_common::ids::{AttemptId, BatchId, EngineIndex, Epoch, Generation, JobKey, JobNumber, SessionId, StoreId};
 use mezcal_common::job::{BatchContext, Command, JobSpec, Stop};
 use mezcal_common::outcome::{Containment, Ended, JobResult, Outcome, Span, WaitStatus};
 use mezcal_common::wire::agent::{Hello, NumberedReport, Placement, Report, ToAgent, ToCoordinator, VERSIONS};
@@ -62,6 +64,12 @@ pub enum Mutant {
     BelievesAnybody,
     /// What engines have that were not heard counts as absent.
     SilenceIsAbsence,
+    /// A copy of the store whose batches are placed at once.
+    HastyRestore,
+    /// A copy of the store that passes for its original.
+    SameGeneration,
+    /// An agent that forgets which generations it has met when it is started again.
+    ForgetfulAgent,
 }
 
 /// What one run is made of.
@@ -108,6 +116,8 @@ const USER: &str = "okazaki";
 const HOSTILE: &str = "mallory";
 /// Between two words of those.
 const WORD: Duration = Duration::from_secs(4);
+/// Chances of whether and when a copy is served are drawn apart from all others.
+const RESTORES: u64 = 0x7265_7374_6f72_6573;
 const BATCH: BatchId = BatchId(uuid::Uuid::from_u128(1));
 
 /// SplitMix64 (Steele et al., OOPSLA 2014): good enough for choices, and the same for ever.
@@ -179,7 +189,15 @@ enum Step {
         life: u64,
         through: u64,
     },
-    CoordinatorUp,
+    /// The next life of the coordinator whose last one was this.
+    CoordinatorUp(u64),
+    /// Somebody copies the store.
+    Backup,
+    /// Somebody serves the copy, and hosts find the one that does where they found the other.
+    Restore {
+        /// The original goes on.
+        alive: bool,
+    },
     AgentContinues(usize),
     HostContinues(usize),
     KeeperSwept {
@@ -198,6 +216,12 @@ enum Step {
 
 struct Connection {
     host: usize,
+    /// It is to the original of what is served now.
+    original: bool,
+    /// Whoever was there before a restore is not found any more at the place that this goes to.
+    cut: bool,
+    /// What the coordinator has said of its store.
+    generation: Generation,
     /// The agent's incarnation that made it.
     agent: u64,
     hello_sent: BootInstant,
@@ -239,6 +263,9 @@ struct Host {
     suspended: bool,
     /// Its keeper is dead, and what that left is dying.
     keeper_dying: bool,
+    /// Which generations it has met, as it remembers; and whether it has met the copy.
+    met: Met,
+    met_copy: bool,
     /// What its agent was told of leases: by the newest coordinator, and at most.
     lease: Duration,
     longest_lease: Duration,
@@ -252,14 +279,8 @@ struct Host {
     ends: Vec<(usize, Option<AttemptId>)>,
 }
 
-/// A run under way.
-pub struct World {
-    plan: Plan,
-    now: Duration,
-    chance: Chance,
-    steps: BinaryHeap<Reverse<(Duration, u64)>>,
-    todo: BTreeMap<u64, Step>,
-    next: u64,
+/// A coordinator with its store.
+struct Coordinator {
     scheduler: Scheduler,
     /// Counts lives of the coordinator; each has an epoch of its own.
     life: u64,
@@ -271,6 +292,34 @@ pub struct World {
     committed: u64,
     /// Effects that wait for the store.
     held: VecDeque<(u64, scheduler::Effect)>,
+    /// Of its store.
+    generation: Generation,
+}
+
+impl Coordinator {
+    fn new(scheduler: Scheduler, life: u64, stored: Vec<Record>, generation: Generation) -> Self {
+        let (unstored, held) = (VecDeque::new(), VecDeque::new());
+        Self { scheduler, life, down: false, stored, unstored, issued: 0, committed: 0, held, generation }
+    }
+}
+
+/// A run under way.
+pub struct World {
+    plan: Plan,
+    now: Duration,
+    chance: Chance,
+    steps: BinaryHeap<Reverse<(Duration, u64)>>,
+    todo: BTreeMap<u64, Step>,
+    next: u64,
+    /// The coordinator that counts: after a restore, the one with the copy.
+    serving: Coordinator,
+    /// The original of a copy that is being served, if it is still alive.
+    original: Option<Coordinator>,
+    /// What is being done is the original's doing: `serving` and `original` have changed places.
+    of_original: bool,
+    /// A copy of the store that nobody serves yet; and whether one is served.
+    copy: Option<Vec<Record>>,
+    copied: bool,
     spec: bytes::Bytes,
     hosts: Vec<Host>,
     connections: BTreeMap<u64, Connection>,
@@ -332,14 +381,11 @@ impl World {
             steps: BinaryHeap::new(),
             todo: BTreeMap::new(),
             next: 0,
-            scheduler: scheduler(0, LEASE, plan.mutant),
-            life: 0,
-            down: false,
-            stored: Vec::new(),
-            unstored: VecDeque::new(),
-            issued: 0,
-            committed: 0,
-            held: VecDeque::new(),
+            serving: Coordinator::new(scheduler(0, LEASE, plan.mutant), 0, Vec::new(), Generation::default()),
+            original: None,
+            of_original: false,
+            copy: None,
+            copied: false,
             spec: codec::encode_body(&JobSpec::new(Command::Shell("true".into()))).expect("small"),
             hosts,
             connections: BTreeMap::new(),
@@ -398,6 +444,13 @@ impl World {
         for _ in 0..plan.faults {
             let at = world.chance.millis(CALM.as_millis() as u64 - 100_000);
             world.after(at, Step::Fault);
+        }
+        // Chances of their own: what else happens with a seed stays the same.
+        let mut chance = Chance(plan.seed ^ RESTORES);
+        if !plan.crowd && chance.one_in(3) {
+            let backup = chance.millis(150_000);
+            world.after(backup, Step::Backup);
+            world.after(backup + chance.millis(100_000), Step::Restore { alive: chance.one_in(2) });
         }
         for job in 1..=plan.jobs {
             if !plan.crowd && world.chance.one_in(6) {
@@ -491,22 +544,22 @@ impl World {
     }
 
     fn tell_scheduler(&mut self, event: scheduler::Event) {
-        if !self.down {
-            self.scheduler.handle(event, BootInstant(self.now));
+        if !self.serving.down {
+            self.serving.scheduler.handle(event, BootInstant(self.now));
         }
     }
 
     /// Moves the scheduler's effects to where they wait for the store.
     fn take_effects(&mut self) {
-        let before = self.issued;
-        while let Some(effect) = self.scheduler.poll_effect() {
+        let before = self.serving.issued;
+        while let Some(effect) = self.serving.scheduler.poll_effect() {
             if let scheduler::Effect::Persist(record) = effect {
                 match &record {
-                    Record::Stopped { .. } => self.given_up = true,
-                    Record::Placed { attempts, .. } if self.given_up => {
+                    Record::Stopped { .. } if !self.of_original => self.given_up = true,
+                    Record::Placed { attempts, .. } if self.given_up && !self.of_original => {
                         // What was placed before is recorded again when its lease grows.
                         let recorded = |attempt: &AttemptId| {
-                            let mut earlier = self.stored.iter().chain(&self.unstored);
+                            let mut earlier = self.serving.stored.iter().chain(&self.serving.unstored);
                             earlier.any(|record| matches!(record, Record::Placed { attempts, .. } if attempts.contains(attempt)))
                         };
                         let new: Vec<&AttemptId> = attempts.iter().filter(|attempt| !recorded(attempt)).collect();
@@ -516,74 +569,143 @@ impl World {
                     }
                     _ => {}
                 }
-                self.unstored.push_back(record);
-                self.issued += 1;
+                self.serving.unstored.push_back(record);
+                self.serving.issued += 1;
             } else {
-                self.held.push_back((self.issued, effect));
+                self.serving.held.push_back((self.serving.issued, effect));
             }
         }
-        if self.issued > before {
+        if self.serving.issued > before {
             // A disk stalls at times.
             let most = if self.chance.one_in(16) { 2000 } else { 20 };
-            let (wait, life, through) = (self.chance.millis(most), self.life, self.issued);
+            let wait = self.chance.millis(most);
+            let (life, through) = (self.serving.life, self.serving.issued);
             self.after(wait, Step::Commit { life, through });
         }
     }
 
     fn commit(&mut self, through: u64) {
-        while self.committed < through
-            && let Some(record) = self.unstored.pop_front()
+        while self.serving.committed < through
+            && let Some(record) = self.serving.unstored.pop_front()
         {
-            self.stored.push(record);
-            self.committed += 1;
+            self.serving.stored.push(record);
+            self.serving.committed += 1;
         }
     }
 
     /// The coordinator dies, and with it what its store does not have.
     fn coordinator_dies(&mut self) {
-        self.down = true;
-        self.unstored.clear();
-        self.held.clear();
-        (self.issued, self.committed) = (0, 0);
-        self.life += 1;
-        let ids: Vec<u64> = self.connections.keys().copied().collect();
-        for id in ids {
-            if let Some(c) = self.connections.get_mut(&id).filter(|c| c.coordinator_open) {
-                c.coordinator_open = false;
-                c.to_agent.clear();
-            }
+        self.serving.down = true;
+        self.serving.unstored.clear();
+        self.serving.held.clear();
+        (self.serving.issued, self.serving.committed) = (0, 0);
+        self.serving.life += 1;
+        for c in self.connections.values_mut().filter(|c| c.coordinator_open && c.original == self.of_original) {
+            c.coordinator_open = false;
+            c.to_agent.clear();
         }
         let wait = self.chance.millis(if self.chance.0 & 1 == 0 { 3000 } else { 60_000 });
-        self.after(wait, Step::CoordinatorUp);
+        let life = self.serving.life;
+        self.after(wait, Step::CoordinatorUp(life));
     }
 
     fn coordinator_comes_back(&mut self) -> Result<(), String> {
-        self.down = false;
+        self.serving.down = false;
         let lease = LEASES[self.chance.below(LEASES.len() as u64) as usize];
-        self.scheduler = scheduler(self.life, lease, self.plan.mutant);
+        self.serving.scheduler = scheduler(self.serving.life, lease, self.plan.mutant).of_generation(self.serving.generation);
+        if self.is_copy() && !self.is_released() && self.plan.mutant != Some(Mutant::HastyRestore) {
+            // Whoever restores it knows how long leases were since, from the configuration.
+            let first = Generation::default().next(Generation::default(), WallTime(1)).expect("one of few").first_batch();
+            let scheduler = std::mem::replace(&mut self.serving.scheduler, scheduler(0, lease, None));
+            self.serving.scheduler = scheduler.holding(first, LEASES.into_iter().max());
+        }
         let now = BootInstant(self.now);
-        self.given_up = self.stored.iter().any(|record| matches!(record, Record::Stopped { .. }));
-        for record in self.stored.clone() {
+        self.given_up = self.serving.stored.iter().any(|record| matches!(record, Record::Stopped { .. }));
+        for record in self.serving.stored.clone() {
             // Its client attaches again and takes what it has missed.
             if let Record::Ended { job, result, .. } = &record
                 && !self.results.contains_key(&job.0)
             {
                 self.result(job.0, (**result).clone())?;
             }
-            self.scheduler.replay(record, now);
+            self.serving.scheduler.replay(record, now);
         }
-        self.scheduler.restored(now);
+        self.serving.scheduler.restored(now);
         if !self.client_is_gone {
             self.tell_scheduler(scheduler::Event::Attended { batch: BATCH });
         }
         // Connections of the life before are reset at the next packet.
         let ids: Vec<u64> =
-            self.connections.iter().filter(|(_, c)| c.agent_open && !c.coordinator_open).map(|(id, _)| *id).collect();
+            self.connections.iter().filter(|(_, c)| c.agent_open && !c.coordinator_open && !c.cut).map(|(id, _)| *id).collect();
         for id in ids {
             let wait = self.chance.millis(5000);
             self.after(wait, Step::AgentSeesEnd(id));
         }
         Ok(())
+    }
+
+    /// What is served was a copy once.
+    fn is_copy(&self) -> bool {
+        self.copied && !self.of_original
+    }
+
+    /// Nothing of the original can run any more.
+    fn is_released(&self) -> bool {
+        self.serving.stored.contains(&Record::Released)
+    }
+
+    /// Does something with the original, if it is alive.
+    fn for_original(&mut self, act: impl FnOnce(&mut Self) -> Result<(), String>) -> Result<(), String> {
+        let Some(original) = self.original.take() else { return Ok(()) };
+        let copy = std::mem::replace(&mut self.serving, original);
+        self.of_original = true;
+        let done = act(self);
+        self.of_original = false;
+        self.original = Some(std::mem::replace(&mut self.serving, copy));
+        done
+    }
+
+    /// Does something at the far end of a connection.
+    fn at_coordinator_of(&mut self, id: u64, act: impl FnOnce(&mut Self)) {
+        let act = |world: &mut Self| {
+            act(world);
+            Ok(())
+        };
+        let done = match self.connections.get(&id).is_some_and(|c| c.original) {
+            true => self.for_original(act),
+            false => act(self),
+        };
+        done.expect("it cannot fail");
+    }
+
+    /// The copy is served from now on. Where hosts found the original they find it; what they have sent there, and what comes from there, is lost.
+    fn restore(&mut self, alive: bool) -> Result<(), String> {
+        let Some(copy) = self.copy.take() else { return Ok(()) };
+        self.log.push(format!("{:?} restored; the original is {}", self.now, if alive { "alive" } else { "dead" }));
+        if !alive {
+            self.coordinator_dies();
+        }
+        for c in self.connections.values_mut() {
+            (c.original, c.cut) = (true, true);
+        }
+        // Of ends that the copy does not know of it knows nothing to keep.
+        let placed =
+            copy.iter().filter_map(|record| if let Record::Placed { attempts, .. } = record { Some(attempts) } else { None });
+        let known: BTreeSet<(JobKey, u32)> = placed.flatten().map(|attempt| (attempt.key, attempt.attempt)).collect();
+        self.kept.retain(|attempt, _| known.contains(attempt));
+        let generation = match self.plan.mutant {
+            Some(Mutant::SameGeneration) => Generation::default(),
+            _ => Generation::default().next(Generation::default(), WallTime(1)).ok_or("no generation is left")?,
+        };
+        let life = self.serving.life + 1000;
+        let served = Coordinator::new(scheduler(life, LEASE, None), life, copy, generation);
+        let original = std::mem::replace(&mut self.serving, served);
+        self.original = Some(original).filter(|_| alive);
+        self.copied = true;
+        // What was said since the copy was made is forgotten.
+        self.results.clear();
+        self.proven.clear();
+        self.coordinator_comes_back()
     }
 
     /// A host's clock, now.
@@ -600,7 +722,8 @@ impl World {
     }
 
     fn next_timer(&self) -> Option<Duration> {
-        let own = self.scheduler.poll_timeout().filter(|_| !self.down).map(|at| at.0);
+        let coordinators = [Some(&self.serving), self.original.as_ref()].into_iter().flatten().filter(|c| !c.down);
+        let own = coordinators.filter_map(|c| c.scheduler.poll_timeout()).map(|at| at.0).min();
         let hosts = self.hosts.iter().enumerate().filter(|(_, host)| host.up && !host.suspended).flat_map(|(n, host)| {
             let agent = host.supervisor.as_ref().filter(|_| !host.agent_stopped).and_then(Supervisor::poll_timeout);
             let engines = host.slots.iter().filter(|s| !s.dead).filter_map(|s| s.engine.poll_timeout());
@@ -610,8 +733,8 @@ impl World {
     }
 
     fn timers(&mut self) {
-        if !self.down {
-            self.scheduler.handle_timeout(BootInstant(self.now));
+        for coordinator in [Some(&mut self.serving), self.original.as_mut()].into_iter().flatten().filter(|c| !c.down) {
+            coordinator.scheduler.handle_timeout(BootInstant(self.now));
         }
         for n in 0..self.hosts.len() {
             let at = self.at(n);
@@ -652,7 +775,7 @@ impl World {
         }
         match step {
             Step::ToAgent(id) => self.deliver_to_agent(id),
-            Step::ToCoordinator(id) => self.deliver_to_coordinator(id),
+            Step::ToCoordinator(id) => self.at_coordinator_of(id, |world| world.deliver_to_coordinator(id)),
             Step::Look(host) => {
                 self.look(host);
                 let wait = LOOK + self.chance.millis(300);
@@ -718,11 +841,25 @@ impl World {
             }
             Step::Fault => self.fault(),
             Step::Commit { life, through } => {
-                if life == self.life && !self.down {
-                    self.commit(through);
-                }
+                let commit = |world: &mut Self| {
+                    if life == world.serving.life && !world.serving.down {
+                        world.commit(through);
+                    }
+                    Ok(())
+                };
+                commit(self)?;
+                self.for_original(commit)?;
             }
-            Step::CoordinatorUp => self.coordinator_comes_back()?,
+            Step::CoordinatorUp(life) => {
+                let back = |world: &mut Self| match world.serving.life == life && world.serving.down {
+                    true => world.coordinator_comes_back(),
+                    false => Ok(()),
+                };
+                back(self)?;
+                self.for_original(back)?;
+            }
+            Step::Backup => self.copy = Some(self.serving.stored.clone()),
+            Step::Restore { alive } => self.restore(alive)?,
             Step::AgentContinues(host) => self.hosts[host].agent_stopped = false,
             Step::HostContinues(host) => {
                 self.hosts[host].suspended = false;
@@ -766,7 +903,7 @@ impl World {
     fn fault(&mut self) {
         let n = self.chance.below(self.hosts.len() as u64) as usize;
         match self.chance.below(14) {
-            8 | 9 if !self.down => self.coordinator_dies(),
+            8 | 9 if !self.serving.down => self.coordinator_dies(),
             10 => {
                 self.hosts[n].agent_stopped = true;
                 let wait = self.chance.millis(60_000);
@@ -859,7 +996,8 @@ impl World {
             if let Some(connection) = self.connections.get_mut(&id) {
                 connection.agent_open = false;
             }
-            if self.hosts[n].links.0 && self.hosts[n].up && self.chance.one_in(2) {
+            let cut = self.connections.get(&id).is_some_and(|c| c.cut);
+            if self.hosts[n].links.0 && self.hosts[n].up && !cut && self.chance.one_in(2) {
                 let wait = self.chance.millis(50);
                 self.after(wait, Step::CoordinatorSeesEnd(id));
             }
@@ -876,6 +1014,9 @@ impl World {
         let shared = users.is_some();
         let late = shared && self.chance.one_in(3);
         let host = &mut self.hosts[n];
+        if self.plan.mutant == Some(Mutant::ForgetfulAgent) {
+            host.met = Met::default();
+        }
         let agent = host.agent;
         let mut supervisor = Supervisor::new(slots as u16, users);
         // The keeper tells what its last agent has not seen acknowledged, then links.
@@ -901,7 +1042,7 @@ impl World {
     fn hostile(&mut self, n: usize, agent: u64) {
         let at = self.at(n);
         let known: Vec<(JobKey, u32)> = self.placed.iter().map(|(key, (attempt, _))| (*key, *attempt)).collect();
-        let life = self.chance.below(self.life + 1);
+        let life = self.chance.below(self.serving.life + 1);
         let some = |chance: &mut Chance| {
             let (key, attempt) = *known.get(chance.below(known.len().max(1) as u64) as usize)?;
             Some(AttemptId { epoch: Epoch(7 + life), key, attempt })
@@ -973,6 +1114,7 @@ impl World {
             let Some(c) = self.connections.get_mut(&id) else { continue };
             let up = up && !self.hosts[n].agent_stopped && !self.hosts[n].suspended;
             // Keep-alives: what gets through is heard.
+            let links = if c.cut { (false, false) } else { links };
             if up && c.agent_open && links.0 && c.coordinator_open {
                 c.coordinator_heard = now;
             }
@@ -990,13 +1132,19 @@ impl World {
                 self.coordinator_lost(id);
             }
         }
-        let up = up && !self.down && !self.hosts[n].agent_stopped && !self.hosts[n].suspended;
+        // Until a host has met the copy it finds that one where it looks; later on either.
+        let alive = self.original.as_ref().is_some_and(|original| !original.down) && self.hosts[n].met_copy;
+        let to_original = alive && self.chance.one_in(2);
+        let up = up && (to_original || !self.serving.down) && !self.hosts[n].agent_stopped && !self.hosts[n].suspended;
         if up && links == (true, true) && self.hosts[n].supervisor.is_some() && self.hosts[n].connection.is_none() {
             self.next += 1;
             let (id, hello_sent) = (self.next, self.at(n));
             let (agent, now) = (self.hosts[n].agent, self.now);
             let connection = Connection {
                 host: n,
+                original: to_original,
+                cut: false,
+                generation: Generation::default(),
                 agent,
                 hello_sent,
                 agent_open: true,
@@ -1020,7 +1168,7 @@ impl World {
                 users: self.plan.users(),
             };
             let event = scheduler::Event::AgentHello { session: SessionId(id), name: format!("h{n}"), hello };
-            self.tell_scheduler(event);
+            self.at_coordinator_of(id, |world| world.tell_scheduler(event));
         }
     }
 
@@ -1048,7 +1196,8 @@ impl World {
         {
             supervisor.handle(supervisor::Event::Disconnected, at);
         }
-        if self.hosts[n].links.0 {
+        let cut = self.connections.get(&id).is_some_and(|c| c.cut);
+        if self.hosts[n].links.0 && !cut {
             let wait = self.chance.millis(50);
             self.after(wait, Step::CoordinatorSeesEnd(id));
         }
@@ -1059,9 +1208,9 @@ impl World {
         if !std::mem::replace(&mut c.coordinator_open, false) {
             return;
         }
-        let n = c.host;
-        self.tell_scheduler(scheduler::Event::AgentGone(SessionId(id)));
-        if self.hosts[n].links.1 {
+        let (n, cut) = (c.host, c.cut);
+        self.at_coordinator_of(id, |world| world.tell_scheduler(scheduler::Event::AgentGone(SessionId(id))));
+        if self.hosts[n].links.1 && !cut {
             let wait = self.chance.millis(50);
             self.after(wait, Step::AgentSeesEnd(id));
         }
@@ -1073,13 +1222,29 @@ impl World {
         if !c.agent_open || !self.hosts[n].up {
             return;
         }
-        if !self.hosts[n].links.1 {
+        if !self.hosts[n].links.1 || c.cut {
             // Sent again until it arrives or the connection is given up.
             return self.after(Duration::from_millis(200), Step::ToAgent(id));
         }
         let Some(c) = self.connections.get_mut(&id) else { return };
         let Some(message) = c.to_agent.pop_front() else { return };
         c.agent_heard = self.now;
+        if let ToAgent::Generation { generation } = message {
+            c.generation = generation;
+            return;
+        }
+        if let ToAgent::Welcome { store, .. } = message {
+            let (generation, of_copy) = (c.generation, self.copied && !c.original);
+            let host = &mut self.hosts[n];
+            match host.met.judge(store, generation) {
+                Meeting::Known => {}
+                Meeting::Newer => host.met.remember(store, generation),
+                // It leaves.
+                Meeting::Older(_) => return self.agent_lost(id),
+            }
+            host.met_copy |= of_copy;
+        }
+        let Some(c) = self.connections.get_mut(&id) else { return };
         let hello_sent = c.hello_sent;
         let at = self.at(n);
         let mutant = self.plan.mutant;
@@ -1114,10 +1279,10 @@ impl World {
     fn deliver_to_coordinator(&mut self, id: u64) {
         let Some(c) = self.connections.get_mut(&id) else { return };
         let n = c.host;
-        if !c.coordinator_open || self.down {
+        if !c.coordinator_open || self.serving.down {
             return;
         }
-        if !self.hosts[n].links.0 || !self.hosts[n].up {
+        if !self.hosts[n].links.0 || !self.hosts[n].up || c.cut {
             if !c.agent_open {
                 return;
             }
@@ -1188,18 +1353,11 @@ impl World {
     fn perform(&mut self) -> Result<(), String> {
         loop {
             let mut any = false;
-            self.take_effects();
-            for (after, effect) in std::mem::take(&mut self.held) {
-                let hasty = self.plan.mutant == Some(Mutant::HastyStore);
-                // Whatever waits keeps its order.
-                let waits = after > self.committed && !hasty && !effect.overtakes_the_store();
-                if waits {
-                    self.held.push_back((after, effect));
-                } else {
-                    any = true;
-                    self.scheduler_effect(effect)?;
-                }
-            }
+            any |= self.coordinator_effects()?;
+            self.for_original(|world| {
+                any |= world.coordinator_effects()?;
+                Ok(())
+            })?;
             for n in 0..self.hosts.len() {
                 while let Some(effect) = self.hosts[n].supervisor.as_mut().and_then(Supervisor::poll_effect) {
                     any = true;
@@ -1220,6 +1378,24 @@ impl World {
         }
     }
 
+    /// Performs what a coordinator has decided, as far as its store has it. True if there was anything to do.
+    fn coordinator_effects(&mut self) -> Result<bool, String> {
+        let mut any = false;
+        self.take_effects();
+        for (after, effect) in std::mem::take(&mut self.serving.held) {
+            let hasty = self.plan.mutant == Some(Mutant::HastyStore);
+            // Whatever waits keeps its order.
+            let waits = after > self.serving.committed && !hasty && !effect.overtakes_the_store();
+            if waits {
+                self.serving.held.push_back((after, effect));
+            } else {
+                any = true;
+                self.scheduler_effect(effect)?;
+            }
+        }
+        Ok(any)
+    }
+
     fn scheduler_effect(&mut self, effect: scheduler::Effect) -> Result<(), String> {
         match effect {
             scheduler::Effect::ToAgent(SessionId(id), message) | scheduler::Effect::Greet(SessionId(id), message) => {
@@ -1232,7 +1408,7 @@ impl World {
                 }
                 if let ToAgent::Run(run) = &message {
                     for AttemptId { key, attempt, .. } in run.iter().map(|p| p.attempt) {
-                        if let Some((n, slot, life)) = self.kept.remove(&(key, attempt - 1))
+                        if let Some((n, slot, life)) = self.kept.remove(&(key, attempt - 1)).filter(|_| !self.of_original)
                             && self.hosts[n].slots[slot].life == life
                             && self.now - self.heard[n] <= self.hosts[n].lease
                         {
@@ -1268,7 +1444,7 @@ impl World {
                 self.result(job, result)?;
             }
             scheduler::Effect::Cancelled { request, result: Ok(summary) } => {
-                if summary.unreachable == 0 {
+                if summary.unreachable == 0 && !self.of_original {
                     self.proven.insert(request as u32);
                 }
             }
@@ -1287,7 +1463,13 @@ impl World {
 
     fn result(&mut self, job: u32, result: JobResult) -> Result<(), String> {
         self.log.push(format!("{:?} result of {job}.{}: {:?}", self.now, result.attempt, result.outcome.ended));
-        let unreachable = result.outcome.error.as_deref().is_some_and(|e| e.contains("out of reach"));
+        if self.of_original {
+            // Nobody asks it any more.
+            return Ok(());
+        }
+        // A later attempt, which the copy does not know of, may have its lease yet.
+        let ignorant = self.is_copy() && !self.is_released();
+        let unreachable = ignorant || result.outcome.error.as_deref().is_some_and(|e| e.contains("out of reach"));
         if result.outcome.ended == Ended::Exited && !self.ended.contains(&(self.key(job), result.attempt)) {
             return Err(format!("P7: {job}.{} has a result, and never ended by itself", result.attempt));
         }
@@ -1410,8 +1592,8 @@ impl World {
                 return Err(format!("P3: {attempt} lives and was said to be over"));
             }
         }
-        let vain = self.scheduler.idle_in_vain(LOCALITY_WAIT + Duration::from_millis(1), BootInstant(self.now));
-        if let Some(vain) = vain.filter(|_| !self.down) {
+        let vain = self.serving.scheduler.idle_in_vain(LOCALITY_WAIT + Duration::from_millis(1), BootInstant(self.now));
+        if let Some(vain) = vain.filter(|_| !self.serving.down) {
             return Err(format!("P4: {vain}"));
         }
         for (n, host) in self.hosts.iter().enumerate() {
@@ -1453,6 +1635,8 @@ impl Host {
             agent_stopped: false,
             suspended: false,
             keeper_dying: false,
+            met: Met::default(),
+            met_copy: false,
             lease: LEASE,
             longest_lease: LEASE,
             links: (true, true),

@@ -102,6 +102,21 @@ fn a_coordinator_that_acts_before_its_store_has_it_is_found() {
 }
 
 #[test]
+fn a_copy_of_the_store_that_does_not_wait_is_found() {
+    found(Mutant::HastyRestore, &["P1"]);
+}
+
+#[test]
+fn a_copy_of_the_store_that_passes_for_its_original_is_found() {
+    found(Mutant::SameGeneration, &["P1", "P2", "P3"]);
+}
+
+#[test]
+fn an_agent_that_forgets_the_generations_that_it_has_met_is_found() {
+    found(Mutant::ForgetfulAgent, &["P1", "P3"]);
+}
+
+#[test]
 fn a_slot_that_waits_too_long_for_its_own_jobs_is_found() {
     found(Mutant::LongWait, &["P4"]);
 }

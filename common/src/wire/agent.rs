@@ -3,7 +3,7 @@
 //! New variants are appended, never inserted: bincode numbers them by place.
 
 use crate::clock::{BootInstant, WallTime};
-use crate::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, SessionId, StoreId};
+use crate::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, Generation, SessionId, StoreId};
 use crate::job::{BatchContext, Stop};
 use crate::outcome::{Containment, Outcome};
 use bytes::Bytes;
@@ -316,5 +316,11 @@ pub enum ToAgent {
         user: String,
         /// The attempts.
         attempts: Vec<(AttemptId, u16)>,
+    },
+    /// The coordinator's store was restored from a copy. Comes before the `Welcome`, and only to agents of version 1.2 and later; without it
+    /// the store is an original.
+    Generation {
+        /// Of that store. An agent that has met a newer one leaves.
+        generation: Generation,
     },
 }

@@ -122,6 +122,14 @@ pub enum ConnectError {
         /// What TLS said.
         reason: String,
     },
+    /// We do not want it.
+    #[error("the coordinator at {address} is not worked for: {why}")]
+    Unfit {
+        /// Where.
+        address: String,
+        /// Why not, and the way out.
+        why: String,
+    },
     /// It was there and went.
     #[error("connection to {address} lost: {reason}")]
     Lost {
@@ -140,6 +148,7 @@ impl ConnectError {
             | ConnectError::Stranger { .. }
             | ConnectError::Refused { .. }
             | ConnectError::Unpinned { .. }
+            | ConnectError::Unfit { .. }
             | ConnectError::Protocol { .. } => true,
             ConnectError::Resolve(..)
             | ConnectError::Socket(_)

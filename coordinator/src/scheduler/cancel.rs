@@ -41,6 +41,8 @@ pub(super) struct CancelRequest {
     /// Placed jobs that it waits for.
     waiting: u64,
     summary: CancelSummary,
+    /// What it names may run for the original of this restored store, for so long.
+    held: Option<Duration>,
 }
 
 impl Scheduler {
@@ -60,7 +62,9 @@ impl Scheduler {
         }
         if let Some(request) = request {
             // One more than there are jobs, until all of them have been looked at.
-            self.requests.insert(request, CancelRequest { waiting: 1, summary: CancelSummary::default() });
+            let named = batches.iter().copied().chain(jobs.iter().map(|key| key.batch));
+            let held = named.filter_map(|batch| self.held_until(batch)).max().map(|until| until.since(now));
+            self.requests.insert(request, CancelRequest { waiting: 1, summary: CancelSummary::default(), held });
         }
         for serial in batches {
             if let Some(batch) = self.batches.get_mut(&serial)
@@ -231,8 +235,12 @@ impl Scheduler {
         let Some(open) = self.requests.get_mut(&request) else { return };
         open.waiting -= 1;
         if open.waiting == 0
-            && let Some(CancelRequest { summary, .. }) = self.requests.remove(&request)
+            && let Some(CancelRequest { mut summary, held, .. }) = self.requests.remove(&request)
         {
+            if let Some(left) = held {
+                // No proof can be had of what another coordinator has placed.
+                (summary.unreachable, summary.fenced_for) = (summary.jobs, summary.fenced_for.max(left));
+            }
             self.effects.push_back(Effect::Cancelled { request, result: Ok(summary) });
         }
     }

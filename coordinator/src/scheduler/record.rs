@@ -116,6 +116,8 @@ pub enum Record {
         /// How many.
         slots: u16,
     },
+    /// Batches of the store that this one was copied from may be placed from now on.
+    Released,
 }
 
 /// What is known only while records are taken back.
@@ -158,7 +160,7 @@ impl Scheduler {
                 attempts.retain(|attempt| stored(attempt.key.batch));
                 !attempts.is_empty()
             }
-            Record::Engines { .. } | Record::Drained { .. } | Record::HostForgotten { .. } => true,
+            Record::Engines { .. } | Record::Drained { .. } | Record::HostForgotten { .. } | Record::Released => true,
         };
         if worth {
             self.effects.push_back(Effect::Persist(record));
@@ -203,6 +205,7 @@ impl Scheduler {
             Record::Placed { host, lease, attempts } => {
                 // Whoever still runs under an earlier, longer lease has to be waited for.
                 self.lease = self.lease.max(lease);
+                self.placed_under(lease);
                 let index = self.known_host(&host, now);
                 for attempt in attempts {
                     if let Some(job) = self.job_mut(attempt.key)
@@ -242,7 +245,7 @@ impl Scheduler {
                 }
             }
             // It is not among what is replayed.
-            Record::Done { .. } | Record::HostForgotten { .. } => {}
+            Record::Done { .. } | Record::HostForgotten { .. } | Record::Released => {}
             Record::Drained { host, reason, deadline } => {
                 let index = self.known_host(&host, now);
                 self.set_drained(&host, reason);
@@ -300,6 +303,7 @@ impl Scheduler {
             self.persist(|| Record::Placed { host, lease, attempts });
         }
         self.lease_begins(now);
+        self.hold_begins(now);
         let mut serials: Vec<BatchSerial> = self.batches.keys().copied().collect();
         serials.sort();
         for batch in serials {

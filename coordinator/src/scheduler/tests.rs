@@ -1,5 +1,6 @@
 //! Scripts of the scheduler: each line of a trace is one effect. Reading them shows what it does.
 
+mod hold;
 mod names;
 mod returns;
 mod stops;
@@ -184,6 +185,9 @@ impl Script {
                 Effect::ToAgent(s, ToAgent::Evict { attempts, .. }) => {
                     let ids: Vec<String> = attempts.iter().map(ToString::to_string).collect();
                     format!("{s} < evict {}", ids.join(" "))
+                }
+                Effect::ToAgent(s, ToAgent::Generation { generation }) | Effect::Greet(s, ToAgent::Generation { generation }) => {
+                    format!("{s} < {generation}")
                 }
                 Effect::ToAgent(s, ToAgent::Known { user, attempts }) => {
                     let ids: Vec<String> = attempts.iter().map(|(attempt, slots)| format!(" {attempt} takes {slots}")).collect();

@@ -2,7 +2,7 @@
 
 use super::{Host, JobState, OnHost, Scheduler};
 use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::{BatchId, JobKey};
+use mezcal_common::ids::{BatchId, JobKey, attempt_count};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -28,7 +28,11 @@ impl Scheduler {
             lines.push("its batch is cancelled or halted".into());
         }
         if job.attempt > 0 && job.state != JobState::Done && job.state != JobState::Placed {
-            lines.push(format!("it has been tried {} times, {} of them lost with their hosts", job.attempt, job.losses));
+            lines.push(format!(
+                "it has been tried {} times, {} of them lost with their hosts",
+                attempt_count(job.attempt),
+                job.losses
+            ));
         }
         if job.state == JobState::Queued {
             lines.extend(self.why_hosts(key, now));
@@ -58,7 +62,14 @@ impl Scheduler {
 
     fn why_waiting(&self, key: JobKey, name: &str, now: BootInstant) -> Vec<String> {
         if let Some((at, _)) = self.delayed.iter().find(|(_, delayed)| *delayed == key) {
-            return vec![format!("job {name} is tried again in {} s (retry_delay)", at.since(now).as_secs() + 1)];
+            let left = at.since(now).as_secs() + 1;
+            return vec![match self.held_until(key.batch) {
+                Some(_) => format!(
+                    "job {name} waits for {left} s: the coordinator's store was restored from a copy, and what its original placed may run \
+                     until then (`coordinator serve --nothing-runs` vouches that nothing does)"
+                ),
+                None => format!("job {name} is tried again in {left} s (retry_delay)"),
+            }];
         }
         if self.batches.get(&key.batch).is_some_and(|batch| batch.is_held() && !batch.order.has(key.job)) {
             return vec![format!(

@@ -22,9 +22,14 @@ const NAMES: usize = 5000;
 const MAX_TTL: Duration = Duration::from_secs(30 * 86_400);
 
 /// Lets in whose certificate counts.
-pub(super) fn admit(enrolment: Option<&Enrolment>, peer: &Peer) -> Result<(), String> {
-    let admitted = enrolment.map_or(Ok(()), |e| e.registry.admits(peer.certificate(), peer.identity()));
-    admitted.inspect_err(|reason| peer.close(close::REFUSED, reason))
+pub(super) fn admit(enrolment: Option<&Arc<Enrolment>>, peer: &Peer) -> Result<(), String> {
+    let Some(enrolment) = enrolment else { return Ok(()) };
+    enrolment.registry.admits(peer.certificate(), peer.identity()).inspect_err(|reason| {
+        peer.close(close::REFUSED, reason);
+        let (enrolment, peer) = (enrolment.clone(), peer.clone());
+        // One that is not remembered comes again.
+        tokio::task::spawn_blocking(move || drop(enrolment.registry.was_refused(peer.certificate(), peer.identity())));
+    })
 }
 
 /// Another certificate for a peer, beside the loop.

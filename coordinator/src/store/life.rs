@@ -14,7 +14,7 @@ use mezcal_common::clock::WallTime;
 use mezcal_common::ids::Generation;
 use rustix::fs::{Mode, OFlags};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// SQLite's file format, §1.3: where the header says how it is to be written (2: with a log), and where the application's own number is.
@@ -155,6 +155,11 @@ impl Note {
             Ok(()) | Err(_) => {}
         }
         let mut file = new_file(&new)?;
+        if rustix::process::geteuid().is_root() {
+            // As SQLite does with a log that root makes: the store's account has to be able to read it.
+            let owner = std::fs::metadata(store).or_else(|_| std::fs::metadata(store.parent().unwrap_or(Path::new("."))))?;
+            std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+        }
         let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
         written.and_then(|()| std::fs::rename(&new, Self::path(store))).inspect_err(|_| drop(std::fs::remove_file(&new)))?;
         sync_directory_of(store)

@@ -293,7 +293,7 @@ fn a_host_that_renewed_its_certificate_after_the_copy_is_admitted_by_an_admin() 
 fn registry_with(registry: &Registry, name: &str, authority: &Authority) -> String {
     let token = token(registry, name, HOUR, false);
     let sign = |role: Role, name: &str| Ok(authority.issue(role, name, 1).map_err(|e| e.to_string())?.cert);
-    registry.join(token.id, token.secret, None, sign).expect("joined").2
+    registry.join(token.id, token.secret, Some(name), sign).expect("joined").2
 }
 
 #[test]

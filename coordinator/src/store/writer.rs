@@ -251,6 +251,7 @@ fn insert(
                 "INSERT INTO host (host, first, slots) VALUES (?1, ?2, ?3) ON CONFLICT (host) DO UPDATE SET first = ?2, slots = ?3";
             run(sql, params![&**host, first.0, slots])?;
         }
+        Record::Released => run("DELETE FROM meta WHERE key = 'hold'", &[])?,
         Record::HostForgotten { host } => run("DELETE FROM host WHERE host = ?", params![&**host])?,
         Record::Drained { host, reason, deadline } => {
             let now = Moment::now();
