@@ -920,6 +920,10 @@ pub(crate) fn describe(notice: &Notice) -> String {
             counted(*jobs, "job waits", "jobs wait"),
             elapsed(*after)
         ),
+        Notice::StoreTrouble { why: Some(why) } => format!(
+            "the coordinator's store cannot be written ({why}): what runs goes on, and results and new jobs wait until it can; it tries again"
+        ),
+        Notice::StoreTrouble { why: None } => "the coordinator's store can be written again".into(),
         Notice::AgentLost { host, jobs, fenced_for } => format!(
             "lost the agent of {host} with {}; unless it comes back, they are given up there in {}",
             counted(*jobs, "job", "jobs"),

@@ -16,7 +16,7 @@ mod state;
 use crate::enrol::Enrolment;
 use crate::scheduler::{Aliases, Scheduler};
 use crate::store::{FromStore, Reader, Store, Writer};
-use delivery::{Page, Reading};
+use delivery::{NotRead, Page, Reading};
 use intake::{Connected, InHand, Intake, Load};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::identity::Role;
@@ -65,7 +65,7 @@ enum Input {
     AgentGone(SessionId),
     LogStream(SessionId, LogHeader, BulkReceiver),
     /// What was read for clients.
-    Read(Reading, Result<Page, String>),
+    Read(Reading, Result<Page, NotRead>),
     ClientConnected {
         client: ClientId,
         user: String,

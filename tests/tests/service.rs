@@ -570,6 +570,46 @@ impl Stream {
     }
 }
 
+/// Takes all the space of the coordinator's disk.
+fn fill_disk(cluster: &Cluster) -> std::path::PathBuf {
+    let path = cluster.store_path().join("ballast");
+    let mut ballast = std::fs::File::create(&path).expect("made");
+    while std::io::Write::write_all(&mut ballast, &[7; 4096]).is_ok() {}
+    path
+}
+
+#[test]
+fn a_disk_that_is_full_for_a_while_ends_nothing_of_a_batch_that_is_known() {
+    let mut cluster = Cluster::new(1, 2);
+    if !cluster.lab.is_real() {
+        mezcal_tests::say_skipped("a full disk: mounting needs root");
+        return;
+    }
+    cluster.set_store_size("2m");
+    let cluster = cluster.start();
+    let mut stream = Stream::start(&cluster, &[]);
+    stream.say(&[json!({"cmd": "echo begun >> begun; until test -e go; do sleep 0.05; done; echo done"})]);
+    wait_for("it runs", PATIENCE, || cluster.path("begun").exists().then_some(()));
+    let ballast = fill_disk(&cluster);
+    let spec = "x".repeat(20_000);
+    stream.say(&(0..40).map(|n| json!({"cmd": format!("echo {n} # {spec}")})).collect::<Vec<_>>());
+    wait_for("the log says so", PATIENCE, || cluster.log_text("coordinator").contains("the store cannot be written").then_some(()));
+    // For longer than what is new has to wait for its refusal.
+    let refused = || {
+        std::fs::write(cluster.path("new.json"), "{\"cmd\": \"true\"}\n").expect("written");
+        run(&cluster, &["run", "new.json", "-q", "-o", "new.results", "--force"]).status.code() == Some(3)
+    };
+    let begin = std::time::Instant::now();
+    wait_for("what is new is refused", PATIENCE, || (refused() && begin.elapsed().as_secs() > 12).then_some(()));
+    std::fs::remove_file(ballast).expect("removed");
+    std::fs::write(cluster.path("go"), "").expect("written");
+    stream.say(&[json!({"control": "close"})]);
+    let (end, before) = stream.until("the end", |line| line["event"] == "end");
+    assert_eq!(end, json!({"event": "end", "jobs": 41, "received": 41, "failed": 0}), "{before:?}");
+    assert_eq!(std::fs::read_to_string(cluster.path("begun")).expect("readable"), "begun\n", "it ran once");
+    cluster.finish_with(&["the store cannot be written"]);
+}
+
 #[test]
 fn a_stream_survives_its_coordinator() {
     let mut cluster = Cluster::running(3, 2);

@@ -575,6 +575,11 @@ pub enum Notice {
         /// When they end as errors.
         after: Duration,
     },
+    /// The coordinator's store cannot be written, or can be again.
+    StoreTrouble {
+        /// Why not; none: it can.
+        why: Option<String>,
+    },
 }
 
 /// From coordinator to client.

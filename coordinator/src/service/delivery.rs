@@ -10,11 +10,14 @@ use mezcal_common::ids::{BatchId, BatchSerial, JobNumber};
 use mezcal_common::outcome::JobResult;
 use mezcal_common::wire::client::{Attachment, ToClient};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// Results that a client may have on its way without having taken them, and that are kept in memory beside a store.
 pub(super) const RESULT_WINDOW: u64 = 8192;
 /// And their bytes, of each batch: those of a full window with a few lines of output each. What is older is read from the store again.
 const TAIL_BYTES: usize = 4 << 20;
+/// Before results that could not be read are asked for again: a disk that does not answer, or too many open files.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 /// Bytes of results in one message, roughly; several times this fits a frame.
 pub(super) const RESULT_BYTES: usize = 256 * 1024;
 
@@ -38,6 +41,8 @@ pub(super) struct Batch {
     pub(super) host_names: usize,
     pub(super) jobs: usize,
     pub(super) texts: usize,
+    /// Some of its jobs have been accepted, in this life of the coordinator.
+    pub(super) begun: bool,
 }
 
 impl Batch {
@@ -55,6 +60,7 @@ impl Batch {
             host_names: 0,
             jobs: 0,
             texts: 0,
+            begun: false,
         }
     }
 
@@ -126,6 +132,19 @@ pub(super) struct Reading {
     described: Option<bool>,
 }
 
+/// Why there is nothing of it.
+pub(super) struct NotRead {
+    why: String,
+    /// It may be otherwise another time.
+    passes: bool,
+}
+
+impl From<StoreError> for NotRead {
+    fn from(e: StoreError) -> Self {
+        Self { why: crate::exit::chain(&e), passes: e.passes() }
+    }
+}
+
 /// What was read.
 pub(super) struct Page {
     messages: Vec<ToClient>,
@@ -188,12 +207,12 @@ impl Service {
             }
         }
         for (client, batch, after) in reads {
-            self.read(client, batch, after);
+            self.read(client, batch, after, Duration::ZERO);
         }
     }
 
-    /// Reads the next results for a client, beside the loop, unless that is being done for somebody else.
-    fn read(&mut self, id: ClientId, batch: BatchId, after: u64) {
+    /// Reads the next results for a client, beside the loop and after a pause, unless that is being done for somebody else.
+    fn read(&mut self, id: ClientId, batch: BatchId, after: u64, pause: Duration) {
         let (Some(kept), Some(known)) = (&self.kept, self.batches.get(batch)) else { return };
         let Some(watch) = self.clients.get_mut(&id).and_then(|client| client.watches.get_mut(&batch)) else { return };
         watch.reading = true;
@@ -209,9 +228,12 @@ impl Service {
         let (places, reader, serial, so_far) = (kept.readers.clone(), kept.beside.clone(), known.serial, known.results);
         let inputs = self.inputs.clone();
         tokio::spawn(async move {
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
             let _place = places.acquire().await;
             let page = tokio::task::spawn_blocking(move || what.read(&reader, serial, so_far)).await;
-            let page = page.map_err(|e| e.to_string()).and_then(|read| read);
+            let page = page.unwrap_or_else(|e| Err(NotRead { why: e.to_string(), passes: false }));
             if let Some(inputs) = inputs.upgrade() {
                 // A service that has ended needs it no more.
                 let _ = inputs.send(Input::Read(what, page)).await;
@@ -219,8 +241,11 @@ impl Service {
         });
     }
 
-    pub(super) fn page_read(&mut self, what: Reading, page: &Result<Page, String>) {
+    pub(super) fn page_read(&mut self, what: Reading, page: &Result<Page, NotRead>) {
         let Reading { batch, after, .. } = what;
+        if let Err(NotRead { why, passes: true }) = page {
+            tracing::warn!(why, "results cannot be read, and are read again");
+        }
         for id in self.readings.remove(&what).unwrap_or_default() {
             let Some(client) = self.clients.get_mut(&id) else { continue };
             // One that follows it no more, or from elsewhere, needs none of it.
@@ -231,9 +256,10 @@ impl Service {
                     watch.sent = page.through;
                     page.messages.iter().for_each(|message| client.tell(message.clone()));
                 }
-                Err(reason) => {
+                Err(NotRead { passes: true, .. }) => self.read(id, batch, after, READ_AGAIN),
+                Err(NotRead { why, passes: false }) => {
                     client.watches.remove(&batch);
-                    client.tell(ToClient::Refused { reason: reason.clone() });
+                    client.tell(ToClient::Refused { reason: why.clone() });
                 }
             }
         }
@@ -242,19 +268,18 @@ impl Service {
 
 impl Reading {
     /// Reads it. `so_far` results are in the store at least.
-    fn read(self, reader: &Reader, serial: BatchSerial, so_far: u64) -> Result<Page, String> {
+    fn read(self, reader: &Reader, serial: BatchSerial, so_far: u64) -> Result<Page, NotRead> {
         let Self { batch, after, described } = self;
-        let in_words = |e: StoreError| crate::exit::chain(&e);
         let Some(failed) = described else {
-            let results = reader.results(serial, after, RESULT_BYTES).map_err(in_words)?;
+            let results = reader.results(serial, after, RESULT_BYTES)?;
             if results.is_empty() {
-                return Err("the store does not have the results of that batch".into());
+                return Err(NotRead { why: "the store does not have the results of that batch".into(), passes: false });
             }
             let through = after + results.len() as u64;
             return Ok(Page { messages: vec![ToClient::Results { batch, results }], through });
         };
-        let cd = reader.terms(serial).map_err(in_words)?.context.cd;
-        let jobs = reader.ended(serial, after, failed, RESULT_BYTES).map_err(in_words)?;
+        let cd = reader.terms(serial)?.context.cd;
+        let jobs = reader.ended(serial, after, failed, RESULT_BYTES)?;
         // Those in between are not wanted.
         let through = jobs.last().and_then(|job| job.ended.as_ref()).map_or(so_far, |(seq, _)| *seq);
         // Written out, a job may be many times as long as it is kept.

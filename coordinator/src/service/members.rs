@@ -4,7 +4,7 @@ use super::state::Service;
 use super::{ClientId, Input};
 use crate::enrol::Enrolment;
 use crate::exit::chain;
-use crate::store::{CertificateRow, TokenRow};
+use crate::store::{CertificateRow, Refusal, TokenRow};
 use mezcal_common::clock::{BootInstant, WallTime};
 use mezcal_common::identity::{self, Role};
 use mezcal_common::wire::client::{CertificateStatus, Member, ToClient, ToService, TokenStatus};
@@ -21,14 +21,17 @@ const NAMES: usize = 5000;
 /// Longest life of a token: longer ones are passwords.
 const MAX_TTL: Duration = Duration::from_secs(30 * 86_400);
 
-/// Lets in whose certificate counts.
+/// Lets in whose certificate counts. Whoever comes while the list cannot be read may come again.
 pub(super) fn admit(enrolment: Option<&Arc<Enrolment>>, peer: &Peer) -> Result<(), String> {
     let Some(enrolment) = enrolment else { return Ok(()) };
-    enrolment.registry.admits(peer.certificate(), peer.identity()).inspect_err(|reason| {
-        peer.close(close::REFUSED, reason);
+    enrolment.registry.admits(peer.certificate(), peer.identity()).map_err(|refusal| {
+        let code = if matches!(refusal, Refusal::Store(_)) { close::GOING } else { close::REFUSED };
+        let reason = chain(&refusal);
+        peer.close(code, &reason);
         let (enrolment, peer) = (enrolment.clone(), peer.clone());
         // One that is not remembered comes again.
         tokio::task::spawn_blocking(move || drop(enrolment.registry.was_refused(peer.certificate(), peer.identity())));
+        reason
     })
 }
 

@@ -79,7 +79,7 @@ impl Service {
             ToService::Submit { batch, host_sets, jobs } => {
                 let closed = self.scheduler.batch_so_far(batch).is_some_and(|(.., closed)| closed);
                 let host_sets = if closed { Vec::new() } else { host_sets };
-                if let Some(reason) = self.no_room().or_else(|| self.too_much(batch, &host_sets, &jobs)) {
+                if let Some(reason) = self.is_stopping().or_else(|| self.too_much(batch, &host_sets, &jobs)) {
                     return self.tell_client(id, ToClient::Refused { reason });
                 }
                 Event::Submit { batch, host_sets, jobs }
@@ -201,10 +201,15 @@ impl Service {
         self.stopping && self.kept.is_some()
     }
 
-    /// Why no more can be accepted at present.
+    /// Why not even what belongs to a known batch can be accepted: that waits when the store cannot be written.
+    fn is_stopping(&self) -> Option<String> {
+        self.stopping.then(|| "the coordinator is stopping".into())
+    }
+
+    /// Why nothing new can be accepted at present.
     fn no_room(&self) -> Option<String> {
-        if self.stopping {
-            return Some("the coordinator is stopping".into());
+        if let Some(stopping) = self.is_stopping() {
+            return Some(stopping);
         }
         self.kept.as_ref().and_then(|kept| kept.trouble.as_deref()).map(not_stored)
     }

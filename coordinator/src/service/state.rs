@@ -17,7 +17,7 @@ use mezcal_common::job::Stop;
 use mezcal_common::timer::BootTimer;
 use mezcal_common::wire::agent::{LogHeader, ToAgent, ToCoordinator};
 use mezcal_common::wire::bulk::BulkReceiver;
-use mezcal_common::wire::client::ToClient;
+use mezcal_common::wire::client::{Notice, ToClient};
 use mezcal_common::wire::endpoint::{Peer, close};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -38,6 +38,10 @@ const MAX_UNSTORED_BYTES: usize = 32 << 20;
 const LARGE_TEXTS: usize = 64 << 20;
 /// Bytes that wait for a client beside what it has asked for, mostly output of its jobs, before it is given up: it does not read at all.
 const MOST_WAITING: usize = 64 << 20;
+/// A store that cannot be written for longer than this refuses what has just come and has not begun; until then it waits, too.
+const PASSING: Duration = Duration::from_secs(8);
+/// After this those who wait are told why.
+const SAID_AFTER: Duration = Duration::from_secs(1);
 /// Memory of batches of so many jobs is worth giving back at once.
 const LARGE_BATCH: u64 = 10_000;
 
@@ -151,10 +155,14 @@ pub(super) struct Kept {
     committed: u64,
     /// Effects that wait until so many records are safe.
     held: VecDeque<(u64, Effect)>,
-    /// Texts of jobs that have been placed and not been sent.
-    specs: HashMap<JobKey, Bytes>,
+    /// Texts of jobs that have been placed and not been sent, and how often they were placed.
+    specs: HashMap<JobKey, (Bytes, u32)>,
     /// Why nothing can be written at present.
     pub(super) trouble: Option<String>,
+    /// Since when, and whether those who wait have been told.
+    since: Option<(BootInstant, bool)>,
+    /// Batches of which the store has nothing yet, by the number of the record that opens them.
+    opening: VecDeque<(u64, BatchId)>,
     /// Jobs that are not safe yet, by the number of the record that has them, with the bytes of their texts; and all of them.
     jobs: VecDeque<(u64, usize, usize)>,
     unsafe_jobs: usize,
@@ -176,6 +184,8 @@ impl Kept {
             held: VecDeque::new(),
             specs: HashMap::new(),
             trouble: None,
+            since: None,
+            opening: VecDeque::new(),
             jobs: VecDeque::new(),
             unsafe_jobs: 0,
             unsafe_bytes: 0,
@@ -186,6 +196,9 @@ impl Kept {
 
     fn issue(&mut self, record: &Record) {
         self.issued += 1;
+        if let Record::Opened { terms, .. } = record {
+            self.opening.push_back((self.issued, terms.context.batch));
+        }
         if let Record::Submitted { jobs, .. } = record {
             let bytes = jobs.iter().map(|job| job.spec.len()).sum();
             self.jobs.push_back((self.issued, jobs.len(), bytes));
@@ -201,6 +214,7 @@ impl Kept {
 
     fn committed(&mut self, through: u64) {
         self.committed = through;
+        while self.opening.pop_front_if(|(number, _)| *number <= through).is_some() {}
         while let Some((_, jobs, bytes)) = self.jobs.pop_front_if(|(number, ..)| *number <= through) {
             self.unsafe_jobs -= jobs;
             self.unsafe_bytes -= bytes;
@@ -212,6 +226,17 @@ impl Kept {
         }
         let is = self.is_behind();
         self.behind.send_if_modified(|was| std::mem::replace(was, is) != is);
+    }
+
+    /// The text of a job that is sent; one that was placed again before it was sent once is sent as often.
+    fn text(&mut self, key: JobKey) -> Option<Bytes> {
+        let (text, times) = self.specs.get_mut(&key)?;
+        *times -= 1;
+        let (text, over) = (text.clone(), *times == 0);
+        if over {
+            self.specs.remove(&key);
+        }
+        Some(text)
     }
 
     /// False for a greeting with engine numbers that are on their way themselves: an earlier one with them waits.
@@ -468,11 +493,17 @@ impl Service {
         let Some(kept) = &mut self.kept else { return true };
         match said {
             FromStore::Committed { through, specs } => {
+                let told = kept.since.take().is_some_and(|(_, told)| told);
                 if kept.trouble.take().is_some() {
                     tracing::info!("the store can be written again");
                 }
                 kept.committed(through);
-                kept.specs.extend(specs);
+                for (key, text) in specs {
+                    kept.specs.entry(key).or_insert((text, 0)).1 += 1;
+                }
+                if told {
+                    self.tell_all_who_wait(&Notice::StoreTrouble { why: None });
+                }
                 std::mem::take(&mut self.too_early).into_iter().for_each(|asked| self.attach(asked));
             }
             FromStore::Trouble(why) => {
@@ -480,21 +511,14 @@ impl Service {
                     tracing::error!(why, "the store cannot be written; running jobs go on, and nothing new is accepted");
                 }
                 kept.trouble = Some(why.clone());
-                // Whoever waits for room is refused instead.
-                kept.behind.send_replace(false);
-                // Whoever waits for the word that their jobs are safe has to hear why it does not come.
-                let waiting = kept.held.iter().filter_map(|(_, effect)| match effect {
-                    Effect::Accepted { batch, closed: false, .. } => Some(*batch),
-                    _ => None,
-                });
-                let (waiting, reason) = (waiting.collect::<BTreeSet<_>>(), not_stored(&why));
-                for Follow { client, request, .. } in std::mem::take(&mut self.too_early) {
-                    self.tell_client(client, ToClient::Attached { request, batch: Err(reason.clone()) });
+                let now = BootInstant::now();
+                let (since, told) = kept.since.get_or_insert((now, false));
+                let lasted = now.since(*since);
+                if lasted >= SAID_AFTER && !std::mem::replace(told, true) {
+                    self.tell_all_who_wait(&Notice::StoreTrouble { why: Some(why.clone()) });
                 }
-                for batch in waiting {
-                    self.tell_watchers(batch, &ToClient::Refused { reason: reason.clone() });
-                    self.is_retried(batch, Err(reason.clone()));
-                    self.end_batch(batch, Some(reason.clone().into()), BootInstant::now());
+                if lasted >= PASSING {
+                    self.refuse_what_is_new(&not_stored(&why), now);
                 }
             }
             FromStore::Broken(why) => {
@@ -503,6 +527,36 @@ impl Service {
             }
         }
         true
+    }
+
+    /// Everybody who waits for results hears why they do not come, or that they do again.
+    fn tell_all_who_wait(&mut self, notice: &Notice) {
+        for client in self.clients.values_mut() {
+            let batches = client.watches.keys().filter(|batch| self.batches.get(**batch).is_some_and(|known| !known.done));
+            for batch in batches.copied().collect::<Vec<_>>() {
+                client.tell(ToClient::Notice { batch, notice: notice.clone() });
+            }
+        }
+    }
+
+    /// Whoever waits for the word that a new batch is safe hears that it is not, and nothing of it runs. A batch that is known goes on waiting.
+    fn refuse_what_is_new(&mut self, reason: &str, now: BootInstant) {
+        let Some(kept) = &mut self.kept else { return };
+        let mut new: BTreeSet<BatchId> = kept.opening.drain(..).map(|(_, batch)| batch).collect();
+        // A batch that ends with its client is in no record.
+        let held = kept.held.iter().filter_map(|(_, held)| match held {
+            Effect::Accepted { batch, closed: false, .. } => Some(*batch),
+            _ => None,
+        });
+        new.extend(held.filter(|batch| self.batches.get(*batch).is_some_and(|known| !known.stored && !known.begun)));
+        for Follow { client, request, .. } in std::mem::take(&mut self.too_early) {
+            self.tell_client(client, ToClient::Attached { request, batch: Err(reason.to_owned()) });
+        }
+        for batch in new {
+            self.tell_watchers(batch, &ToClient::Refused { reason: reason.to_owned() });
+            self.is_retried(batch, Err(reason.to_owned()));
+            self.end_batch(batch, Some(reason.into()), now);
+        }
     }
 
     fn perform(&mut self) {
@@ -550,6 +604,7 @@ impl Service {
             }
             Effect::Result { batch, job, result, seq } => self.has_result(batch, seq, job, result),
             Effect::Accepted { batch, jobs, closed } => {
+                self.batches.get_mut(batch).into_iter().for_each(|known| known.begun = true);
                 if closed {
                     self.is_retried(batch, Ok(()));
                 }
@@ -620,10 +675,8 @@ impl Service {
             ToAgent::HeartbeatSeen { sent, clock: _ } => ToAgent::HeartbeatSeen { sent, clock },
             ToAgent::Run(mut run) => {
                 for placement in run.iter_mut().filter(|p| p.spec.is_empty()) {
-                    let key = placement.attempt.key;
-                    // One that was placed twice before the first was safe comes with one text.
-                    let text = |kept: &mut Kept| kept.specs.remove(&key).or_else(|| kept.reader.spec(key).ok());
-                    placement.spec = self.kept.as_mut().and_then(text).unwrap_or_default();
+                    let text = self.kept.as_mut().and_then(|kept| kept.text(placement.attempt.key));
+                    placement.spec = text.unwrap_or_default();
                 }
                 ToAgent::Run(run)
             }

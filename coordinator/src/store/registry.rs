@@ -431,17 +431,18 @@ impl Registry {
     /// Whether a certificate counts; why not, for its holder.
     ///
     /// # Errors
-    /// In words.
-    pub fn admits(&self, der: &[u8], holder: &Identity) -> Result<(), String> {
-        let (serial, _) = serial_and_end(der).ok_or("its certificate has no serial number")?;
+    /// [`Refusal`].
+    pub fn admits(&self, der: &[u8], holder: &Identity) -> Result<(), Refusal> {
+        let no = |text: String| Err(Refusal::No(text));
+        let Some((serial, _)) = serial_and_end(der) else { return no("its certificate has no serial number".into()) };
         let sql = "SELECT role, name, revoked FROM certificate WHERE serial = ?";
         let found: Option<(String, String, Option<i64>)> = self
             .with(|db| db.query_row(sql, [&serial], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional())
-            .map_err(|e| crate::exit::chain(&e))?;
+            .map_err(Refusal::Store)?;
         match found {
-            Some((_, _, Some(_))) => Err(format!("the certificate of the {holder} was revoked or replaced")),
+            Some((_, _, Some(_))) => no(format!("the certificate of the {holder} was revoked or replaced")),
             Some((role, name, None)) if role != holder.role.as_str() || name != holder.name => {
-                Err("that serial number is somebody else's".into())
+                no("that serial number is somebody else's".into())
             }
             None if self.listed && self.copy_of.is_some() && self.knows(holder) => {
                 let of =
@@ -455,12 +456,12 @@ impl Registry {
                         format!("`coordinator certs adopt {}`, on the coordinator's host, admits it", holder.name)
                     }
                 };
-                Err(format!(
+                no(format!(
                     "the certificate of the {holder} is not on this coordinator's list, whose store was restored from {of}: if it was renewed \
                      since, {way_out}"
                 ))
             }
-            None if self.listed => Err(format!(
+            None if self.listed => no(format!(
                 "the certificate of the {holder} is not on this coordinator's list: `coordinator certs import` admits what `certs issue` made"
             )),
             Some(_) | None => Ok(()),

@@ -1,26 +1,28 @@
 //! The thread that writes: everything that has come since the last commit goes into the next one.
 
 use super::clock::Moment;
-use super::{id_bytes, pack};
+use super::{StoreError, id_bytes, pack};
 use crate::scheduler::Record;
 use bytes::Bytes;
 use mezcal_common::clock::WallTime;
 use mezcal_common::ids::{AttemptId, BatchSerial, JobKey};
 use mezcal_common::outcome::JobResult;
 use mezcal_common::wire::client::Submission;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, ffi, params};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Records in one transaction.
 const GROUP: usize = 16_384;
 /// Rows of a forgotten batch that are deleted at a time.
 const TIDY_ROWS: usize = 20_000;
-/// Between two tries when the disk is full.
-const RETRY: Duration = Duration::from_secs(1);
+/// Between two tries while the disk is full or busy: most of that passes at once, so the first pause is short, and each is twice as long as the
+/// one before, up to what somebody who has made room does not mind to wait.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What the store says.
 #[derive(Debug)]
@@ -32,7 +34,7 @@ pub enum FromStore {
         /// By job.
         specs: Vec<(JobKey, Bytes)>,
     },
-    /// Nothing can be written, and why; it is tried again. Nothing that was committed is lost.
+    /// Nothing can be written at present, and why; said again after each try. Nothing that was committed is lost, and what was handed over waits.
     Trouble(String),
     /// It can go on no more: the file is damaged, or somebody else has changed it.
     Broken(String),
@@ -96,59 +98,91 @@ fn run(mut connection: Connection, writes: &Receiver<Write>, answers: &mpsc::Sen
             group.push(next);
         }
         untidy |= group.iter().any(|write| matches!(write, Write::Forget(_)));
-        loop {
-            match apply(&mut connection, &group) {
-                Ok(placed) => {
-                    through += group.iter().map(|w| if let Write::Records(r) = w { r.len() as u64 } else { 0 }).sum::<u64>();
-                    let specs = match specs(&connection, &placed) {
-                        Ok(specs) => specs,
-                        Err(e) => return drop(answers.blocking_send(FromStore::Broken(e.to_string()))),
-                    };
-                    if answers.blocking_send(FromStore::Committed { through, specs }).is_err() {
-                        return;
-                    }
-                    break;
-                }
-                Err(Failure::Disk(why)) => {
-                    if answers.blocking_send(FromStore::Trouble(why)).is_err() {
-                        return;
-                    }
-                    // What comes meanwhile belongs to the same group.
-                    match writes.recv_timeout(RETRY) {
-                        Ok(next) => {
-                            group.push(next);
-                            std::thread::sleep(RETRY);
-                        }
-                        Err(RecvTimeoutError::Timeout) => {}
-                        Err(RecvTimeoutError::Disconnected) => return,
-                    }
-                }
-                Err(Failure::Bug(why)) => return drop(answers.blocking_send(FromStore::Broken(why))),
-            }
+        let placed = persist(|group| apply(&mut connection, group), &mut group, writes, answers);
+        let Some(placed) = placed else { return };
+        through += group.iter().map(|w| if let Write::Records(r) = w { r.len() as u64 } else { 0 }).sum::<u64>();
+        // What comes until they are read is of the next group.
+        let Some(specs) = persist(|_| specs(&connection, &placed).map_err(Failure::from), &mut Vec::new(), writes, answers) else {
+            return;
+        };
+        if answers.blocking_send(FromStore::Committed { through, specs }).is_err() {
+            return;
         }
     }
 }
 
+/// Does something with a group until it works. None: it cannot work, which has been said, or nobody is there any more for whom it would.
+fn persist<T>(
+    mut work: impl FnMut(&[Write]) -> Result<T, Failure>,
+    group: &mut Vec<Write>,
+    writes: &Receiver<Write>,
+    answers: &mpsc::Sender<FromStore>,
+) -> Option<T> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match work(group) {
+            Ok(done) => return Some(done),
+            Err(Failure::Passing(why)) => answers.blocking_send(FromStore::Trouble(why)).ok()?,
+            Err(Failure::Lasting(why)) => {
+                // A service that has ended has nobody to tell.
+                let _ = answers.blocking_send(FromStore::Broken(why));
+                return None;
+            }
+        }
+        // What comes meanwhile belongs to the same group.
+        let next = Instant::now() + pause;
+        while let Some(left) = next.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            match writes.recv_timeout(left) {
+                Ok(more) => group.push(more),
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+        pause = (2 * pause).min(LONGEST_PAUSE);
+    }
+}
+
 enum Failure {
-    /// The disk is full or does not answer: it may again.
-    Disk(String),
-    Bug(String),
+    /// The disk is full or does not answer, or somebody else is at it: another time it may work.
+    Passing(String),
+    Lasting(String),
 }
 
 impl From<rusqlite::Error> for Failure {
     fn from(e: rusqlite::Error) -> Self {
-        match e.sqlite_error_code() {
-            Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure | ErrorCode::DatabaseBusy | ErrorCode::CannotOpen) => {
-                Failure::Disk(e.to_string())
-            }
-            _ => Failure::Bug(e.to_string()),
-        }
+        if passes(&e) { Failure::Passing(e.to_string()) } else { Failure::Lasting(e.to_string()) }
+    }
+}
+
+/// Whether what SQLite says may be otherwise another time.
+fn passes(e: &rusqlite::Error) -> bool {
+    match e.sqlite_error_code() {
+        Some(
+            ErrorCode::DiskFull
+            | ErrorCode::SystemIoFailure
+            | ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::CannotOpen
+            | ErrorCode::OutOfMemory
+            | ErrorCode::PermissionDenied
+            | ErrorCode::FileLockingProtocolFailed,
+        ) => true,
+        // A file system that was remounted for reading alone may be remounted again; a file that has another name now has no way back.
+        Some(ErrorCode::ReadOnly) => e.sqlite_error().is_none_or(|e| e.extended_code != ffi::SQLITE_READONLY_DBMOVED),
+        _ => false,
+    }
+}
+
+impl StoreError {
+    /// Whether it may be otherwise another time.
+    pub fn passes(&self) -> bool {
+        if let StoreError::Database { source, .. } = self { passes(source) } else { false }
     }
 }
 
 impl From<mezcal_common::wire::codec::CodecError> for Failure {
     fn from(e: mezcal_common::wire::codec::CodecError) -> Self {
-        Failure::Bug(e.to_string())
+        Failure::Lasting(e.to_string())
     }
 }
 
