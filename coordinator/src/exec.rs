@@ -204,7 +204,8 @@ impl Exec {
             | ToClient::Tokens { .. }
             | ToClient::Certificates { .. }
             | ToClient::Renewed { .. }
-            | ToClient::CancelWaits { .. } => Ok(None),
+            | ToClient::CancelWaits { .. }
+            | ToClient::Revoked { .. } => Ok(None),
         }
     }
 

@@ -1,21 +1,22 @@
 //! `coordinator token`, `revoke`, `certs` and `join`: who is in the cluster.
 
 use crate::client::converse;
-use crate::exit::{Exit, chain};
-use crate::format::show;
+use crate::exit::{self, Exit, chain};
+use crate::format::{counted, show};
 use crate::manage::{ask, done, expand};
 use crate::profile::{self, ProfileArgs};
 use crate::serve::{CoordinatorConfig, DEFAULT_PATH};
+use crate::service::REVOKED_AT_ONCE;
 use crate::store::{self, CertificateRow, Refusal, Registry};
 use clap::Subcommand;
 use mezcal_common::account;
 use mezcal_common::clock::WallTime;
 use mezcal_common::config::read_toml;
-use mezcal_common::duration::parse_duration;
+use mezcal_common::duration::{format_duration, parse_duration};
 use mezcal_common::escape::for_terminal;
 use mezcal_common::files::{Directory, PRIVATE, PlaceError};
 use mezcal_common::identity::Role;
-use mezcal_common::wire::client::{Member, ToClient, ToService};
+use mezcal_common::wire::client::{CancelSummary, Member, RevokedMember, ToClient, ToService};
 use mezcal_common::wire::tls::Credentials;
 use serde::Deserialize;
 use std::fmt::Write as _;
@@ -71,7 +72,7 @@ enum TokenVerb {
     },
 }
 
-/// Let no certificate of a host or user count any more: connections end at once, and none is accepted.
+/// Let no certificate of a host or user count any more: connections end at once, none is accepted, and a user's batches are cancelled.
 #[derive(Debug, clap::Args)]
 pub struct RevokeArgs {
     /// Hosts, as full names or ranges
@@ -80,6 +81,15 @@ pub struct RevokeArgs {
     /// A user instead
     #[arg(long, value_name = "NAME", conflicts_with = "hosts")]
     pub user: Vec<String>,
+    /// The user's batches go on
+    #[arg(long, requires = "user")]
+    pub keep_batches: bool,
+    /// Even if no admin is left then whose certificate counts
+    #[arg(long)]
+    pub force: bool,
+    /// One JSON object per host or user
+    #[arg(long)]
+    pub json: bool,
     /// Which cluster
     #[command(flatten)]
     pub profile: ProfileArgs,
@@ -205,7 +215,78 @@ pub fn token(args: &TokenArgs) -> Result<u8, Exit> {
 /// Exit 2 and 3 as everywhere.
 pub fn revoke(args: &RevokeArgs) -> Result<u8, Exit> {
     let (member, names) = members(&args.hosts, &args.user)?;
-    done(&args.profile, ToService::Revoke { request: 1, member, names })
+    let (keep_batches, force) = (args.keep_batches, args.force);
+    let mut revoked = Vec::new();
+    for names in names.chunks(REVOKED_AT_ONCE) {
+        let request = ToService::RevokeMembers { request: 1, member, names: names.to_vec(), keep_batches, force };
+        let members = ask(&args.profile, request, |said| match said {
+            ToClient::Revoked { members, .. } => Some(members),
+            _ => None,
+        });
+        revoked.extend(members?.map_err(Exit::usage)?);
+    }
+    let (failed, ended): (Vec<_>, Vec<_>) = revoked.into_iter().partition(|row: &RevokedMember| row.failed.is_some());
+    let now = WallTime::now();
+    print(ended.iter().map(|row| match args.json {
+        true => revoked_json(member, row),
+        false => revoked_in_words(member, row, args.keep_batches, now),
+    }))?;
+    if !failed.is_empty() {
+        let reasons: Vec<String> = failed.into_iter().filter_map(|row| row.failed).collect();
+        return Err(Exit::usage(reasons.join("\n")));
+    }
+    let alive = ended.iter().any(|row| row.cancel.survivors > 0 || row.cancel.unreachable > 0);
+    Ok(if alive { exit::FAILED } else { 0 })
+}
+
+fn revoked_json(member: Member, row: &RevokedMember) -> String {
+    serde_json::json!({
+        word(member): row.name, "certificates": row.certificates, "tokens": row.tokens, "revoked_before": row.before.map(time),
+        "connections": row.connections, "batches": row.batches, "running": row.running, "waiting": row.waiting, "killed": row.cancel.killed,
+        "survivors": row.cancel.survivors, "unreachable": row.cancel.unreachable, "fenced_seconds": row.cancel.fenced_for.as_secs(),
+        "held": row.held, "held_seconds": row.held_for.as_secs(),
+    })
+    .to_string()
+}
+
+fn revoked_in_words(member: Member, row: &RevokedMember, kept: bool, now: WallTime) -> String {
+    let name = for_terminal(&row.name);
+    let mut parts = Vec::new();
+    match (row.certificates, row.before) {
+        (0, Some(before)) => parts.push(format!("no certificate counts any more since {}", time(before))),
+        (0, None) => parts.push("it had no certificate".to_owned()),
+        (count, _) => parts.push(counted(count, "certificate counts no more", "certificates count no more")),
+    }
+    if row.tokens > 0 {
+        parts.push(counted(row.tokens, "join token is void", "join tokens are void"));
+    }
+    if row.connections > 0 {
+        parts.push(counted(row.connections, "connection has ended", "connections have ended"));
+    }
+    let jobs = format!("{} on hosts and {} waiting", row.running, row.waiting);
+    match (row.batches, kept) {
+        (0, _) => {}
+        (batches, true) => parts.push(format!("{} ({jobs})", counted(batches, "batch goes on", "batches go on"))),
+        (batches, false) => {
+            let CancelSummary { killed, survivors, unreachable, fenced_for, .. } = row.cancel;
+            let batches = counted(batches, "batch was cancelled", "batches were cancelled");
+            let mut text = format!("{batches}: jobs {jobs}, {killed} processes killed, {survivors} alive");
+            if unreachable > 0 {
+                let span = format_duration(Duration::from_secs(fenced_for.as_secs()));
+                let _ = write!(text, "; {} out of reach and may go on for {span}", counted(unreachable, "is", "are"));
+            }
+            parts.push(text);
+        }
+    }
+    if row.held > 0 {
+        let until = WallTime(now.0.saturating_add(row.held_for.as_micros().min(i64::MAX as u128) as i64));
+        parts.push(format!(
+            "{} until {}, when its lease is surely over; then their jobs run elsewhere, or after `coordinator confirm-dead {name}`",
+            counted(row.held, "attempt may run there", "attempts may run there"),
+            time(until)
+        ));
+    }
+    format!("{} {name}: {}", word(member), parts.join("; "))
 }
 
 /// Runs `certs`.

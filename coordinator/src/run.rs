@@ -775,7 +775,8 @@ impl<'a> Run<'a> {
             | ToClient::Tokens { .. }
             | ToClient::Certificates { .. }
             | ToClient::Renewed { .. }
-            | ToClient::CancelWaits { .. } => {}
+            | ToClient::CancelWaits { .. }
+            | ToClient::Revoked { .. } => {}
         }
     }
 

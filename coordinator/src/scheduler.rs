@@ -906,6 +906,18 @@ impl Scheduler {
         self.batches.get(&batch).map_or(0, |batch| batch.placed)
     }
 
+    /// How many jobs of a batch are on hosts, and how many have not ended and are not; none: it has ended.
+    pub fn left_of(&self, batch: BatchId) -> Option<(u64, u64)> {
+        let batch = self.batches.get(self.serials.get(&batch)?)?;
+        Some((batch.placed, (batch.jobs.len() - batch.done) as u64 - batch.placed))
+    }
+
+    /// How many attempts may be on a host, and for how long if nothing more is heard of it.
+    pub fn attempts_on(&self, host: &str, now: BootInstant) -> (u64, Duration) {
+        let Some(host) = self.hosts.get(host) else { return (0, Duration::ZERO) };
+        (host.attempts.len() as u64, self.fence(host).map_or(Duration::ZERO, |until| until.since(now)))
+    }
+
     /// All hosts ever seen, for `coordinator hosts`.
     pub fn host_status(&self, now: BootInstant) -> Vec<HostStatus> {
         self.hosts_in_order()

@@ -11,6 +11,7 @@ mod members;
 mod observe;
 mod outlet;
 mod requests;
+mod revoke;
 mod state;
 
 use crate::enrol::Enrolment;
@@ -27,6 +28,7 @@ use mezcal_common::wire::bulk::BulkReceiver;
 use mezcal_common::wire::client::{self, ToClient, ToService};
 use mezcal_common::wire::endpoint::{AcceptError, Channel, FIRST_MESSAGE, Handshake, Listener, Peer, close};
 pub use observe::View;
+pub(crate) use revoke::NAMES as REVOKED_AT_ONCE;
 use state::{Kept, Service};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -79,6 +81,8 @@ enum Input {
     ClientGone(ClientId),
     /// What was found out beside the loop, for whoever asked.
     Answer(ClientId, Vec<ToClient>, Option<InHand>),
+    /// What the list of certificates has said to a revocation.
+    Revoked(Box<revoke::Listed>),
     /// Somebody looks.
     View(u64, oneshot::Sender<View>),
     Metrics(oneshot::Sender<String>),

@@ -14,7 +14,7 @@ mod writer;
 pub use copy::{Copied, Restored, as_owner_of, backup, restore};
 pub use reader::{BatchRow, Described, READERS, Reader};
 pub(crate) use registry::serial;
-pub use registry::{CertificateRow, Ended, Refusal, Registry, Stranger, TokenRow};
+pub use registry::{CertificateRow, Ended, Refusal, Registry, Revoked, Stranger, TokenRow};
 pub use writer::{FromStore, Writer};
 
 use crate::scheduler::Record;

@@ -509,7 +509,8 @@ impl Stream<'_> {
             | ToClient::Tokens { .. }
             | ToClient::Certificates { .. }
             | ToClient::Renewed { .. }
-            | ToClient::CancelWaits { .. } => {}
+            | ToClient::CancelWaits { .. }
+            | ToClient::Revoked { .. } => {}
         }
     }
 

@@ -50,6 +50,7 @@ fn allowed(request: &ToService) -> &'static [Who] {
         | ToService::Tokens { .. }
         | ToService::DeleteToken { .. }
         | ToService::Revoke { .. }
+        | ToService::RevokeMembers { .. }
         | ToService::Certificates { .. }
         | ToService::ForgetHosts { .. } => &[Who::Admin],
     }
@@ -89,6 +90,7 @@ fn requests(running: BatchId, ended: BatchId) -> Vec<ToService> {
         ToService::Tokens { request: 1 },
         ToService::DeleteToken { request: 1, id: "00000000".into() },
         ToService::Revoke { request: 1, member: Member::Host, names: vec!["h1".into()] },
+        ToService::RevokeMembers { request: 1, member: Member::Host, names: vec!["h1".into()], keep_batches: false, force: false },
         ToService::Certificates { request: 1 },
         ToService::ForgetHosts { request: 1, hosts: vec!["h1".into()] },
         ToService::Renew { request: 1, csr: vec![].into() },
@@ -108,6 +110,7 @@ fn refusal(answer: &ToClient) -> Option<String> {
         ToClient::TokensCreated { tokens: Err(why), .. } => Some(why),
         ToClient::Tokens { tokens: Err(why), .. } => Some(why),
         ToClient::Certificates { certificates: Err(why), .. } => Some(why),
+        ToClient::Revoked { members: Err(why), .. } => Some(why),
         _ => None,
     };
     let phrases = ["of yours", "only admins", "exists already", "only whoever opened"];
@@ -232,7 +235,7 @@ async fn what_an_admin_retries_runs_as_its_owner() {
     };
     assert!(of_admin.is_empty(), "{of_admin:?}");
     // Nobody acts in the name of somebody who may not act any more.
-    enrolment.registry.revoke(Role::User, "owner").expect("revoked");
+    enrolment.registry.revoke(Role::User, "owner", None).expect("revoked");
     let ToClient::Retried { batch: Err(why), .. } = ask(&service, "admin", retry()).await else { panic!("retried") };
     assert!(why.contains("no certificate counts any more"), "{why}");
 }

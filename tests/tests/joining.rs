@@ -422,9 +422,118 @@ fn what_is_revoked_is_gone_at_once_and_does_not_come_back() {
     let unknown = site.run("coordinator", &["revoke", "-p", "admin", "mezcal07.lab"], "");
     assert!(unknown.status.code() == Some(2) && text(&unknown.stderr).contains("mezcal07.lab"));
     // An admin loses their rights with their certificate, like anybody else.
-    let _ = site.run("coordinator", &["revoke", "-p", "admin", "--user", "admin"], "");
+    let last = site.run("coordinator", &["revoke", "-p", "admin", "--user", "admin"], "");
+    assert!(last.status.code() == Some(2) && text(&last.stderr).contains("no admin would be left"), "{}", text(&last.stderr));
+    // The one who does it hears that it is done.
+    let said = site.ok("coordinator", &["revoke", "-p", "admin", "--user", "admin", "--force"]);
+    assert_eq!(said, "user admin: 1 certificate counts no more; 1 connection has ended\n");
     let out = site.run("coordinator", &["hosts", "-p", "admin"], "");
     assert!(out.status.code() == Some(3) && text(&out.stderr).contains("revoked"), "{}", text(&out.stderr));
+}
+
+impl Site {
+    /// A site with a host that runs jobs, and the user sato.
+    fn with_sato() -> Self {
+        let mut site = Self::started("1h");
+        let token = site.token(&["--host", "mezcal01.lab"]);
+        assert!(site.join("mezcal01.lab", &token).status.success());
+        site.start_agent("mezcal01.lab");
+        site.join_as("sato");
+        wait_for("the host is there", PATIENCE, || (site.connected().len() == 1).then_some(()));
+        site
+    }
+
+    fn join_as(&self, user: &str) {
+        let (token, address) = (self.token(&["--user", user, "--replace"]), self.enrol_address());
+        let out = self.run("coordinator", &["join", &address, "--token-file", "-", "-p", user, "--force"], &token);
+        assert!(out.status.success(), "{}", text(&out.stderr));
+    }
+
+    /// A detached batch of one job that sleeps for `mark` seconds in a session of its own, once that runs, and one that waits.
+    fn batch(&self, user: &str, mark: u32) -> String {
+        let jobs = [
+            serde_json::json!({"cmd": format!("setsid --wait sleep {mark}")}),
+            serde_json::json!({"cmd": "true", "host": "elsewhere"}),
+        ];
+        std::fs::write(self.path("jobs.json"), jobs.map(|job| format!("{job}\n")).concat()).expect("written");
+        let id = self.ok("coordinator", &["run", "-p", user, "jobs.json", "--detach", "--host-timeout", "1h", "-q"]);
+        wait_for("a job runs", PATIENCE, || (!asleep(mark).is_empty()).then_some(()));
+        id.trim().to_owned()
+    }
+
+    fn outcomes(&self, batch: &str) -> Vec<String> {
+        let results = self.ok("coordinator", &["results", "-p", "admin", batch]);
+        let lines = results.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+        lines.map(|line| line["result"]["outcome"].as_str().unwrap_or_default().to_owned()).collect()
+    }
+
+    fn kill_coordinator(&mut self) {
+        let mut child = self.coordinator.take().expect("a running coordinator");
+        child.kill().expect("killed");
+        let _ = child.wait();
+    }
+}
+
+fn asleep(mark: u32) -> Vec<i32> {
+    mezcal_tests::alive_with(&format!("sleep {mark}"))
+}
+
+#[test]
+fn what_a_revoked_user_has_ends_and_whoever_revokes_hears_what_that_was() {
+    let mark = 7_200_000 + std::process::id();
+    let site = Site::with_sato();
+    let batch = site.batch("sato", mark);
+    site.token(&["--user", "sato", "--replace"]);
+    let said = site.ok("coordinator", &["revoke", "-p", "admin", "--user", "sato"]);
+    assert!(asleep(mark).is_empty(), "what ran is dead when the answer comes");
+    assert!(
+        said.starts_with("user sato: 1 certificate counts no more; 1 join token is void; 1 batch was cancelled: jobs 1 on hosts"),
+        "{said}"
+    );
+    assert!(said.contains("1 waiting") && said.ends_with("0 alive\n"), "{said}");
+    assert_eq!(site.outcomes(&batch), ["cancelled", "cancelled"]);
+    let out = site.run("coordinator", &["batches", "-p", "sato"], "");
+    assert!(out.status.code() == Some(3) && text(&out.stderr).contains("revoked"), "{}", text(&out.stderr));
+    let again = site.ok("coordinator", &["revoke", "-p", "admin", "--user", "sato"]);
+    assert!(again.starts_with("user sato: no certificate counts any more since 2") && !again.contains("batch"), "{again}");
+    // Their batches may go on.
+    site.join_as("sato");
+    let kept = site.batch("sato", mark);
+    let said = site.ok("coordinator", &["revoke", "-p", "admin", "--user", "sato", "--keep-batches"]);
+    assert!(said.contains("1 batch goes on (1 on hosts and 1 waiting)") && !asleep(mark).is_empty(), "{said}");
+    // Until somebody says otherwise.
+    let said = site.ok("coordinator", &["revoke", "-p", "admin", "--user", "sato", "--json"]);
+    let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    assert!(said["certificates"] == 0 && said["batches"] == 1 && said["running"] == 1 && said["survivors"] == 0, "{said}");
+    assert!(asleep(mark).is_empty());
+    assert_eq!(site.outcomes(&kept), ["cancelled", "cancelled"]);
+    // Of a host it is said what may still run there, and what can be done about it.
+    site.batch("admin", mark);
+    let said = site.ok("coordinator", &["revoke", "-p", "admin", "mezcal01.lab"]);
+    assert!(said.contains("1 connection has ended; 1 attempt may run there until 2"), "{said}");
+    assert!(said.contains("`coordinator confirm-dead mezcal01.lab`"), "{said}");
+}
+
+#[test]
+fn a_revocation_comes_to_its_end_though_the_coordinator_is_killed_in_its_middle() {
+    let mark = 7_300_000 + std::process::id();
+    let mut site = Site::with_sato();
+    let batch = site.batch("sato", mark);
+    // It cannot be proven yet that the job is dead.
+    let agent = site.agents[0].id() as i32;
+    mezcal_tests::signal(agent, libc::SIGSTOP);
+    let mut revoke = site.command("coordinator", &["revoke", "-p", "admin", "--user", "sato"]);
+    let mut revoke = revoke.stderr(Stdio::null()).spawn().expect("it starts");
+    wait_for("it is decided", PATIENCE, || site.log().contains("revoked").then_some(()));
+    site.kill_coordinator();
+    wait_for("the asker hears of it", PATIENCE, || revoke.try_wait().expect("our child"));
+    site.start();
+    mezcal_tests::signal(agent, libc::SIGCONT);
+    wait_for("what ran is dead", PATIENCE, || asleep(mark).is_empty().then_some(()));
+    wait_for("the batch has ended", PATIENCE, || (site.outcomes(&batch).len() == 2).then_some(()));
+    assert_eq!(site.outcomes(&batch), ["cancelled", "cancelled"]);
+    let again = site.ok("coordinator", &["revoke", "-p", "admin", "--user", "sato"]);
+    assert!(again.starts_with("user sato: no certificate counts any more since 2"), "{again}");
 }
 
 #[test]

@@ -386,6 +386,48 @@ pub enum ToService {
         /// The number of the cancel.
         request: u64,
     },
+    /// Wants no certificate of hosts or users to count any more, and what is theirs to end. Answered by [`ToClient::Revoked`].
+    RevokeMembers {
+        /// Comes back in the answer.
+        request: u64,
+        /// What they are.
+        member: Member,
+        /// Hosts or users.
+        names: Vec<String>,
+        /// The batches of users go on.
+        keep_batches: bool,
+        /// Even if no admin is left then.
+        force: bool,
+    },
+}
+
+/// What has ended with the certificates of a host or user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokedMember {
+    /// Which.
+    pub name: String,
+    /// Certificates that counted until then.
+    pub certificates: u64,
+    /// Join tokens that were not used yet.
+    pub tokens: u64,
+    /// When the last of its certificates was revoked before this; none: none was.
+    pub before: Option<WallTime>,
+    /// Connections.
+    pub connections: u64,
+    /// A user's batches that had not ended.
+    pub batches: u64,
+    /// Jobs of these on hosts, and such that waited.
+    pub running: u64,
+    /// See above.
+    pub waiting: u64,
+    /// What cancelling those has come to.
+    pub cancel: CancelSummary,
+    /// Attempts that may still run on a host.
+    pub held: u64,
+    /// Until they are surely over.
+    pub held_for: Duration,
+    /// Why nothing has ended.
+    pub failed: Option<String>,
 }
 
 /// What joins a cluster.
@@ -763,5 +805,12 @@ pub enum ToClient {
         request: u64,
         /// Host by host. Nothing: it has just been answered.
         hosts: Vec<CancelWait>,
+    },
+    /// The answer to [`ToService::RevokeMembers`], when what ran is surely dead.
+    Revoked {
+        /// The request.
+        request: u64,
+        /// What has ended, one for each name; or why nothing was tried.
+        members: Result<Vec<RevokedMember>, String>,
     },
 }

@@ -172,6 +172,7 @@ fn is_question(message: &ToService) -> bool {
         | ToService::Tokens { .. }
         | ToService::DeleteToken { .. }
         | ToService::Revoke { .. }
+        | ToService::RevokeMembers { .. }
         | ToService::Certificates { .. }
         | ToService::ForgetHosts { .. }
         | ToService::CancelWaits { .. }

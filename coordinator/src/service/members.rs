@@ -14,6 +14,8 @@ use std::time::{Duration, SystemTime};
 
 /// Longest wait between two looks at the clock, which may have been set.
 const LOOK: Duration = Duration::from_secs(60);
+/// Between two looks at whether somebody who has revoked their own certificate has heard the answer.
+const LEAVING_LOOK: Duration = Duration::from_millis(100);
 /// Tokens, certificates or batches in one message: a few hundred bytes each.
 const ROWS_PER_MESSAGE: usize = 1000;
 /// Names in one request.
@@ -87,6 +89,13 @@ pub(super) async fn guard(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
             () = tokio::time::sleep(left.min(LOOK)) => {}
             has_ended = has_ended => {
                 if has_ended {
+                    // Whoever revokes their own hears what has come of it.
+                    while enrolment.as_ref().is_some_and(|e| e.registry.is_leaving(peer.certificate())) {
+                        tokio::select! {
+                            _ = peer.closed() => return,
+                            () = tokio::time::sleep(LEAVING_LOOK) => {}
+                        }
+                    }
                     let reason = format!("the certificate of the {} was revoked or replaced", peer.identity());
                     tracing::warn!(from = %peer.remote_addr(), "{reason}");
                     return peer.close(close::REFUSED, &reason);
@@ -96,7 +105,7 @@ pub(super) async fn guard(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
     }
 }
 
-fn role(member: Member) -> Role {
+pub(super) fn role(member: Member) -> Role {
     match member {
         Member::Host => Role::Agent,
         Member::User => Role::User,
@@ -126,7 +135,7 @@ impl Service {
                     if let Some(enrolment) = self.enrolment.clone() {
                         let name = host.clone();
                         // Many have a certificate that is on no list.
-                        tokio::task::spawn_blocking(move || drop(enrolment.registry.revoke(Role::Agent, &name)));
+                        tokio::task::spawn_blocking(move || drop(enrolment.registry.revoke(Role::Agent, &name, None)));
                     }
                 }
             }
@@ -179,19 +188,6 @@ fn answers(allowed: Result<Arc<Enrolment>, String>, by: &str, message: ToService
         }
         ToService::DeleteToken { request, id } => {
             let result = allowed.and_then(|e| e.registry.delete_token(&id).map_err(|e| chain(&e)));
-            vec![ToClient::Done { request, result }]
-        }
-        ToService::Revoke { request, member, names } => {
-            let revoke = |e: &Enrolment, name: &String| {
-                let count = e.registry.revoke(role(member), name).map_err(|e| chain(&e))?;
-                tracing::warn!(by, name, certificates = count, "revoked");
-                Ok::<_, String>(())
-            };
-            // Each on its own: one that is unknown does not save the others.
-            let result = allowed.and_then(|e| {
-                let failed: Vec<String> = names.iter().filter_map(|name| revoke(&e, name).err()).collect();
-                if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
-            });
             vec![ToClient::Done { request, result }]
         }
         ToService::Certificates { request } => {

@@ -95,6 +95,7 @@ impl Weight for ToClient {
             ToClient::TokensCreated { tokens, .. } => of(tokens, |tokens| each(tokens, |(name, token)| name.len() + token.len())),
             ToClient::Tokens { tokens, .. } => of(tokens, |tokens| each(tokens, |t| t.id.len() + t.name.len())),
             ToClient::Certificates { certificates, .. } => of(certificates, |all| each(all, |c| c.serial.len() + c.name.len())),
+            ToClient::Revoked { members, .. } => of(members, |all| each(all, |m| m.name.len() + text(&m.failed))),
             ToClient::Renewed { cert, .. } => cert.as_ref().map_or_else(String::len, String::len),
             ToClient::Done { result, .. } => result.as_ref().map_or_else(String::len, |()| 0),
             ToClient::Retried { batch, .. } => batch.as_ref().map_or_else(String::len, |_| 0),

@@ -4,6 +4,7 @@ use super::ClientId;
 use super::delivery::{Batch, RESULT_BYTES, Watch};
 use super::intake::InHand;
 use super::members::paged;
+use super::revoke::Request as Revocation;
 use super::state::{Asked, Service};
 use crate::jobs::too_large;
 use crate::scheduler::{Event, Wanted, WantedJob};
@@ -163,8 +164,17 @@ impl Service {
             ToService::CreateTokens { .. }
             | ToService::Tokens { .. }
             | ToService::DeleteToken { .. }
-            | ToService::Revoke { .. }
             | ToService::Certificates { .. } => return self.ask_members(id, &user, message),
+            ToService::Revoke { request, member, names } => {
+                let (keep_batches, force, told, _in_hand) = (false, false, false, client.in_hand.take());
+                let asked = Revocation { client: id, request, member, names, keep_batches, force, told, _in_hand };
+                return self.revoke(&user, asked);
+            }
+            ToService::RevokeMembers { request, member, names, keep_batches, force } => {
+                let (told, _in_hand) = (true, client.in_hand.take());
+                let asked = Revocation { client: id, request, member, names, keep_batches, force, told, _in_hand };
+                return self.revoke(&user, asked);
+            }
             ToService::ForgetHosts { request, hosts } => {
                 let result = match self.is_admin(&user) {
                     true => self.forget_hosts(&hosts, now),

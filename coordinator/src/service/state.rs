@@ -3,9 +3,11 @@
 use super::batches::Batches;
 use super::delivery::{Batch, Reading, Watch};
 use super::intake::{InHand, Load};
+use super::members;
 use super::observe::Observed;
 use super::outlet::{Outlet, Weight};
 use super::requests::{Follow, not_stored};
+use super::revoke::Revocations;
 use super::{Adjustable, CLIENT_DEPTH, ClientId, FromStore, Input, Reader, Settings, Writer};
 use crate::enrol::Enrolment;
 use crate::scheduler::{Effect, Event, Record, Scheduler, Wanted};
@@ -277,6 +279,7 @@ pub(super) struct Service {
     pub(super) readings: BTreeMap<Reading, Vec<ClientId>>,
     /// Those who want to follow batches that are on their way to the store.
     pub(super) too_early: Vec<Follow>,
+    pub(super) revocations: Revocations,
     pub(super) stopping: bool,
     /// For what is read beside the loop; does not keep the loop alive.
     pub(super) inputs: mpsc::WeakSender<Input>,
@@ -312,6 +315,7 @@ impl Service {
             retried: HashMap::new(),
             readings: BTreeMap::new(),
             too_early: Vec::new(),
+            revocations: Revocations::default(),
             stopping: false,
             inputs,
             idle,
@@ -375,6 +379,10 @@ impl Service {
         let now = BootInstant::now();
         match input {
             Input::AgentHello { session, name, hello, sender, peer } => {
+                // It may have been revoked on its way here.
+                if members::admit(self.enrolment.as_ref(), &peer).is_err() {
+                    return;
+                }
                 tracing::info!(host = name, slots = hello.slots, version = hello.program, "agent connected");
                 self.agents.insert(session, AgentLink { sender, peer });
                 self.scheduler.handle(Event::AgentHello { session, name, hello: *hello }, now);
@@ -411,6 +419,9 @@ impl Service {
             }
             Input::Read(what, page) => self.page_read(what, &page),
             Input::ClientConnected { client, user, sender, peer, load } => {
+                if peer.as_ref().is_some_and(|peer| members::admit(self.enrolment.as_ref(), peer).is_err()) {
+                    return;
+                }
                 let (agents, engines) = self.scheduler.fleet();
                 let mut new = Client::new(sender, user, peer, load);
                 new.tell(ToClient::Fleet { agents, engines });
@@ -445,6 +456,7 @@ impl Service {
                 self.admins = admins;
                 self.certificate_until = certificate_until;
             }
+            Input::Client(client, ..) if self.revocations.is_out(client) => {}
             Input::Client(client, message, in_hand) => {
                 if let Some(known) = self.clients.get_mut(&client) {
                     known.in_hand = Some(in_hand);
@@ -455,7 +467,9 @@ impl Service {
                     known.handled(in_hand);
                 }
             }
+            Input::Revoked(listed) => self.listed(*listed, now),
             Input::ClientGone(client) => {
+                self.revocations.client_gone(client);
                 let Some(gone) = self.clients.remove(&client) else { return };
                 self.asked.retain(|_, asked| asked.client != client);
                 for (batch, watch) in gone.watches {
@@ -616,6 +630,9 @@ impl Service {
                 self.tell_owners(batch, &ToClient::Output { batch, job, host, stream, data });
             }
             Effect::Cancelled { request, result } => {
+                if self.revocation_cancelled(request, &result) {
+                    return;
+                }
                 if let Some(Asked { client, request, .. }) = self.asked.remove(&request) {
                     if let Some(client) = self.clients.get_mut(&client) {
                         client.asked -= 1;

@@ -3,10 +3,12 @@
 //! It has a connection of its own beside the writer's: what is decided here has to be decided in one transaction, and nobody waits for it
 //! but whoever asked. Times are seconds since the Unix epoch, as in certificates.
 
-use super::{BUSY, StoreError};
+use super::{BUSY, StoreError, pack};
 use mezcal_common::clock::WallTime;
 use mezcal_common::identity::{self, Identity, Role};
+use mezcal_common::job::Stop;
 use mezcal_common::token::{Token, hex, sha256};
+use mezcal_common::wire::codec::CodecError;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -44,6 +46,8 @@ pub struct Registry {
     ended: watch::Sender<Ended>,
     /// When holders were given their last one.
     renewed: Mutex<HashMap<(Role, String), Instant>>,
+    /// Hashes of revoked certificates whose connections have to last for an answer.
+    leaving: Mutex<HashSet<[u8; 32]>>,
 }
 
 /// Serial numbers of certificates that do not count any more although they would be valid.
@@ -64,6 +68,17 @@ pub struct TokenRow {
     pub used: Option<i64>,
     /// It takes the place of a certificate that its name has.
     pub replace: bool,
+}
+
+/// What has ended with the certificates of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Revoked {
+    /// Certificates that counted until then.
+    pub certificates: u64,
+    /// Tokens that were not used yet.
+    pub tokens: u64,
+    /// When the last one was revoked before; none: none was.
+    pub before: Option<i64>,
 }
 
 /// A certificate that counts, or did.
@@ -128,6 +143,7 @@ impl Registry {
             changed: watch::channel(0).0,
             ended: watch::channel(Ended::default()).0,
             renewed: Mutex::default(),
+            leaving: Mutex::default(),
         })
     }
 
@@ -534,23 +550,53 @@ impl Registry {
         })
     }
 
-    /// Lets no certificate of this name count any more, and gives back how many did.
+    /// Lets no certificate and no token of this name count any more. `stop`: in the same transaction it is remembered that all batches of the
+    /// user of this name are stopped, how, and why.
     ///
     /// # Errors
-    /// [`Refusal`].
-    pub fn revoke(&self, role: Role, name: &str) -> Result<u64, Refusal> {
+    /// [`Refusal`]: nothing is known of that name.
+    pub fn revoke(&self, role: Role, name: &str, stop: Option<(Stop, &str)>) -> Result<Revoked, Refusal> {
+        let stop = stop.map(|(stop, why)| Ok::<_, CodecError>((pack(&stop)?, why))).transpose();
+        let stop = stop.map_err(|e| Refusal::No(e.to_string()))?;
         self.change(|db| {
+            let sql = "SELECT max(revoked) FROM certificate WHERE role = ? AND name = ?";
+            let before: Option<i64> = db.query_row(sql, params![role.as_str(), name], |row| row.get(0))?;
             let sql = "UPDATE certificate SET revoked = ? WHERE role = ? AND name = ? AND revoked IS NULL";
-            let count = db.execute(sql, params![now(), role.as_str(), name])?;
-            let tokens = db.execute("DELETE FROM token WHERE role = ? AND name = ? AND used IS NULL", params![role.as_str(), name])?;
-            Ok(match count {
-                0 if tokens == 0 => Err(Refusal::No(format!(
+            let certificates = db.execute(sql, params![now(), role.as_str(), name])? as u64;
+            let sql = "DELETE FROM token WHERE role = ? AND name = ? AND used IS NULL";
+            let tokens = db.execute(sql, params![role.as_str(), name])? as u64;
+            if certificates == 0 && tokens == 0 && before.is_none() {
+                return Ok(Err(Refusal::No(format!(
                     "no certificate of the {} {name} is on this coordinator's list; `coordinator certs import` puts those of `certs issue` there",
                     role.as_str()
-                ))),
-                count => Ok(count as u64),
-            })
+                ))));
+            }
+            if let Some((stop, why)) = stop {
+                let sql = "UPDATE batch SET stopped = 1, open = 0, stop = COALESCE(stop, ?2), why = COALESCE(why, ?3) \
+                           WHERE user = ?1 AND done_at IS NULL";
+                db.execute(sql, params![name, stop, why])?;
+            }
+            Ok(Ok(Revoked { certificates, tokens, before }))
         })
+    }
+
+    /// Whoever has this certificate (DER) has revoked it, and is still to hear the answer.
+    pub fn let_finish(&self, der: &[u8]) {
+        self.leaving().insert(sha256(der));
+    }
+
+    /// Whether that is so.
+    pub fn is_leaving(&self, der: &[u8]) -> bool {
+        self.leaving().contains(&sha256(der))
+    }
+
+    /// They have heard it, or should have.
+    pub fn finished(&self, der: &[u8]) {
+        self.leaving().remove(&sha256(der));
+    }
+
+    fn leaving(&self) -> std::sync::MutexGuard<'_, HashSet<[u8; 32]>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All certificates that are known.
@@ -742,7 +788,7 @@ mod tests {
         site.listed(Role::User, "endo", DAY);
         site.renew(Instant::now(), &okazaki, DAY).expect("another one");
         assert!(!ended.has_changed().expect("it is there"), "none of these ends a connection");
-        site.registry.revoke(Role::User, "sato").expect("revoked");
+        site.registry.revoke(Role::User, "sato", None).expect("revoked");
         assert!(ended.has_changed().expect("it is there"));
         let ended = ended.borrow_and_update();
         let has = |der: &[u8]| ended.contains(&serial(der).expect("readable"));
@@ -764,7 +810,7 @@ mod tests {
         site.renew(Instant::now(), &good, DAY).expect("another one");
         let serials = || -> Vec<String> { site.registry.certificates().expect("a list").into_iter().map(|c| c.serial).collect() };
         assert!(serials().contains(&"01".into()) && !serials().contains(&"02".into()), "the first can be renewed yet");
-        site.registry.revoke(Role::User, "sato").expect("revoked");
+        site.registry.revoke(Role::User, "sato", None).expect("revoked");
         site.renew(Instant::now() + RENEWAL_PAUSE, &good, DAY).expect("another one");
         assert!(!serials().contains(&"01".into()));
     }

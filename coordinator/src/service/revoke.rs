@@ -1,0 +1,269 @@
+//! Hosts and users who do not belong to the cluster any more: their certificates, connections, tokens and batches end, and whoever revokes them
+//! hears what has ended.
+//!
+//! ```text
+//!  one transaction: certificates, tokens, and the word in the store that the batches are stopped
+//!  └▶ every guard ends its connection; the loop cancels what runs and what waits
+//!     └▶ when that is proven, the answer
+//! ```
+//! A coordinator that is killed in between finds the batches stopped when it comes back.
+
+use super::intake::InHand;
+use super::members::role;
+use super::state::Service;
+use super::{ClientId, Input};
+use crate::enrol::Enrolment;
+use crate::exit::chain;
+use crate::scheduler::{Event, Wanted};
+use mezcal_common::clock::{BootInstant, WallTime};
+use mezcal_common::identity::Role;
+use mezcal_common::ids::BatchId;
+use mezcal_common::job::Stop;
+use mezcal_common::wire::client::{CancelSummary, Member, RevokedMember, ToClient};
+use mezcal_common::wire::endpoint::Peer;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Names in one request: what has ended with the longest of them fits one message.
+pub(crate) const NAMES: usize = 1000;
+/// Between TERM and KILL for what still runs: as for a client that is gone.
+pub(crate) const GRACE: Duration = Duration::from_secs(2);
+/// How long somebody who has revoked their own certificate may take to read the answer.
+const PARTING: Duration = Duration::from_secs(5);
+
+/// What somebody asks for.
+pub(super) struct Request {
+    pub(super) client: ClientId,
+    pub(super) request: u64,
+    pub(super) member: Member,
+    pub(super) names: Vec<String>,
+    /// The batches of users go on.
+    pub(super) keep_batches: bool,
+    /// Even if nobody is left who could undo it.
+    pub(super) force: bool,
+    /// The answer is a list of what has ended; else only that it is done.
+    pub(super) told: bool,
+    /// Its connection has so much less room for other requests until it is answered.
+    pub(super) _in_hand: Option<InHand>,
+}
+
+/// One that is under way.
+struct Revoking {
+    asked: Request,
+    rows: Vec<RevokedMember>,
+    /// Cancels that are not done.
+    waiting: usize,
+    /// The asker's own connection, which has to last for the answer.
+    own: Option<Peer>,
+}
+
+/// What the list of certificates has to say.
+pub(super) struct Listed(Revoking);
+
+#[derive(Default)]
+pub(super) struct Revocations {
+    under_way: HashMap<u64, Revoking>,
+    /// Which of those a cancel belongs to, by the scheduler's request, and which row.
+    cancels: HashMap<u64, (u64, usize)>,
+    next: u64,
+    /// Clients whose certificate counts no more: nothing that they ask for is done.
+    out: HashSet<ClientId>,
+}
+
+impl Revocations {
+    pub(super) fn is_out(&self, client: ClientId) -> bool {
+        self.out.contains(&client)
+    }
+
+    pub(super) fn client_gone(&mut self, client: ClientId) {
+        self.out.remove(&client);
+    }
+}
+
+impl Service {
+    /// Revokes; answers when it is done.
+    pub(super) fn revoke(&mut self, user: &str, asked: Request) {
+        let enrolment = match (&self.enrolment, self.is_admin(user)) {
+            (_, false) => {
+                let why = format!("only admins decide who is in the cluster (`admins` in coordinator.toml), and {user} is none");
+                return self.refuse_revocation(&asked, why);
+            }
+            (None, true) => {
+                let why = "this coordinator keeps nothing: it is a run's own (`coordinator serve` has a store)";
+                return self.refuse_revocation(&asked, why.into());
+            }
+            (Some(enrolment), true) => enrolment.clone(),
+        };
+        if asked.names.len() > NAMES {
+            return self.refuse_revocation(&asked, format!("at most {NAMES} names at once"));
+        }
+        if let Some(why) = self.nobody_would_be_left(&enrolment, &asked) {
+            return self.refuse_revocation(&asked, why);
+        }
+        let own = self.clients.get(&asked.client).and_then(|client| client.peer.clone());
+        let own = own.filter(|_| asked.member == Member::User && asked.names.iter().any(|name| name == user));
+        if let Some(peer) = &own {
+            enrolment.registry.let_finish(peer.certificate());
+        }
+        let rows =
+            asked.names.iter().map(|name| RevokedMember { connections: self.connections(asked.member, name), ..empty(name) });
+        let mut revoking = Revoking { rows: rows.collect(), asked, waiting: 0, own };
+        let (inputs, by) = (self.inputs.clone(), user.to_owned());
+        tokio::spawn(async move {
+            let listed = tokio::task::spawn_blocking(move || {
+                ask_the_list(&enrolment, &by, &mut revoking);
+                Listed(revoking)
+            });
+            // A service that has ended has nobody to answer, and its successor finds what the store says.
+            if let (Ok(listed), Some(inputs)) = (listed.await, inputs.upgrade()) {
+                let _ = inputs.send(Input::Revoked(Box::new(listed))).await;
+            }
+        });
+    }
+
+    /// Why this would lock everybody out.
+    fn nobody_would_be_left(&self, enrolment: &Enrolment, asked: &Request) -> Option<String> {
+        let goes = |admin: &String| asked.names.contains(admin);
+        if asked.force || asked.member != Member::User || !self.admins.iter().any(goes) {
+            return None;
+        }
+        // If the list cannot be read, the revocation itself says so.
+        let stays = |admin: &&String| !goes(admin) && enrolment.registry.is_member(Role::User, admin).unwrap_or(true);
+        if self.admins.iter().find(stays).is_some() {
+            return None;
+        }
+        Some(
+            "after that no admin would be left whose certificate counts, and nobody could let anybody in again but on the coordinator's own \
+             host; `--force` does it all the same"
+                .into(),
+        )
+    }
+
+    fn connections(&self, member: Member, name: &str) -> u64 {
+        let count = match member {
+            Member::Host => self.agents.values().filter(|link| link.peer.identity().name == name).count(),
+            Member::User => self.clients.values().filter(|client| client.peer.is_some() && client.user == name).count(),
+        };
+        count as u64
+    }
+
+    /// The list has decided: now what it means for what runs.
+    pub(super) fn listed(&mut self, listed: Listed, now: BootInstant) {
+        let Listed(mut revoking) = listed;
+        let number = self.revocations.next;
+        self.revocations.next += 1;
+        let why: Option<Arc<str>> = Some("its user's certificates were revoked".into());
+        let mut cancels = Vec::new();
+        for (row, revoked) in revoking.rows.iter_mut().enumerate().filter(|(_, row)| row.failed.is_none()) {
+            match revoking.asked.member {
+                Member::Host => (revoked.held, revoked.held_for) = self.scheduler.attempts_on(&revoked.name, now),
+                Member::User => {
+                    let own = self.clients.iter().filter(|(_, client)| client.peer.is_some() && client.user == revoked.name);
+                    self.revocations.out.extend(own.map(|(id, _)| *id));
+                    let batches: Vec<BatchId> = self.batches.running(&revoked.name).collect();
+                    revoked.batches = batches.len() as u64;
+                    for (running, waiting) in batches.iter().filter_map(|batch| self.scheduler.left_of(*batch)) {
+                        (revoked.running, revoked.waiting) = (revoked.running + running, revoked.waiting + waiting);
+                    }
+                    if !revoking.asked.keep_batches && !batches.is_empty() {
+                        cancels.push((row, batches));
+                    }
+                }
+            }
+        }
+        revoking.waiting = cancels.len();
+        self.revocations.under_way.insert(number, revoking);
+        for (row, batches) in cancels {
+            let request = self.next_request;
+            self.next_request += 1;
+            self.revocations.cancels.insert(request, (number, row));
+            let what = batches.iter().map(|batch| Wanted { batch: *batch, job: None }).collect();
+            let stop = Stop::after(GRACE);
+            self.scheduler.handle(Event::Cancel { request: Some(request), what, stop, why: why.clone() }, now);
+            for batch in batches {
+                self.scheduler.handle(Event::Close { batch }, now);
+            }
+        }
+        self.answer_if_revoked(number);
+    }
+
+    /// A cancel is done. True if it was one of these.
+    pub(super) fn revocation_cancelled(&mut self, request: u64, result: &Result<CancelSummary, String>) -> bool {
+        let Some((number, row)) = self.revocations.cancels.remove(&request) else { return false };
+        if let Some(revoking) = self.revocations.under_way.get_mut(&number) {
+            revoking.waiting -= 1;
+            match (revoking.rows.get_mut(row), result) {
+                (Some(revoked), Ok(summary)) => revoked.cancel.clone_from(summary),
+                (Some(revoked), Err(why)) => revoked.failed = Some(why.clone()),
+                (None, _) => {}
+            }
+        }
+        self.answer_if_revoked(number);
+        true
+    }
+
+    fn answer_if_revoked(&mut self, number: u64) {
+        if self.revocations.under_way.get(&number).is_none_or(|revoking| revoking.waiting > 0) {
+            return;
+        }
+        let Some(Revoking { asked, rows, own, .. }) = self.revocations.under_way.remove(&number) else { return };
+        self.tell_client(asked.client, answer(&asked, Ok(rows)));
+        if let Some((peer, enrolment)) = own.zip(self.enrolment.clone()) {
+            tokio::spawn(async move {
+                // They leave when they have read it.
+                let _ = tokio::time::timeout(PARTING, peer.closed()).await;
+                enrolment.registry.finished(peer.certificate());
+            });
+        }
+    }
+
+    fn refuse_revocation(&mut self, asked: &Request, why: String) {
+        self.tell_client(asked.client, answer(asked, Err(why)));
+    }
+}
+
+fn empty(name: &str) -> RevokedMember {
+    RevokedMember {
+        name: name.to_owned(),
+        certificates: 0,
+        tokens: 0,
+        before: None,
+        connections: 0,
+        batches: 0,
+        running: 0,
+        waiting: 0,
+        cancel: CancelSummary::default(),
+        held: 0,
+        held_for: Duration::ZERO,
+        failed: None,
+    }
+}
+
+/// Each on its own: one that is unknown does not save the others.
+fn ask_the_list(enrolment: &Enrolment, by: &str, revoking: &mut Revoking) {
+    let Request { member, keep_batches, .. } = revoking.asked;
+    let why = (member == Member::User && !keep_batches).then_some("its user's certificates were revoked");
+    for row in &mut revoking.rows {
+        match enrolment.registry.revoke(role(member), &row.name, why.map(|why| (Stop::after(GRACE), why))) {
+            Ok(revoked) => {
+                (row.certificates, row.tokens) = (revoked.certificates, revoked.tokens);
+                row.before = revoked.before.map(|seconds| WallTime(seconds.saturating_mul(1_000_000)));
+                tracing::warn!(by, name = row.name, certificates = row.certificates, tokens = row.tokens, "revoked");
+            }
+            Err(e) => row.failed = Some(chain(&e)),
+        }
+    }
+}
+
+fn answer(asked: &Request, result: Result<Vec<RevokedMember>, String>) -> ToClient {
+    let request = asked.request;
+    if asked.told {
+        return ToClient::Revoked { request, members: result };
+    }
+    let result = result.and_then(|rows| {
+        let failed: Vec<String> = rows.into_iter().filter_map(|row| row.failed).collect();
+        if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+    });
+    ToClient::Done { request, result }
+}
