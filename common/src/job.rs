@@ -36,7 +36,7 @@ pub enum Command {
     Argv(Vec<String>),
 }
 
-/// What an engine needs to know to run one job. The scheduler never looks inside.
+/// What an engine needs to know to run one job. The scheduler looks inside only to forget what has run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobSpec {
     /// The user's `id`; without one the job's number serves.

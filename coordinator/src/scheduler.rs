@@ -23,6 +23,7 @@ mod quarantine;
 mod queues;
 mod record;
 mod retract;
+mod text;
 mod why;
 mod wide;
 
@@ -1382,7 +1383,8 @@ impl Scheduler {
         if job.state == JobState::Done {
             return;
         }
-        // Its text stays, for whoever asks for its output.
+        // What is left of its text is for whoever asks for its output.
+        job.spec = text::ended(&job.spec);
         match job.state {
             JobState::Waiting => batch.order.forget(key.job),
             JobState::Placed => {

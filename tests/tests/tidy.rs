@@ -76,6 +76,7 @@ fn cores_have_no_clock_no_lock_and_no_io() {
         "coordinator/src/scheduler/queues.rs",
         "coordinator/src/scheduler/record.rs",
         "coordinator/src/scheduler/retract.rs",
+        "coordinator/src/scheduler/text.rs",
         "coordinator/src/scheduler/why.rs",
         "coordinator/src/scheduler/wide.rs",
     ];

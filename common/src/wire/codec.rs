@@ -88,7 +88,9 @@ pub fn decode_frame<T: DeserializeOwned>(buffer: &mut BytesMut) -> Result<Option
 /// # Errors
 /// [`CodecError::Encode`].
 pub fn encode_body<T: Serialize>(message: &T) -> Result<Bytes, CodecError> {
-    let body = bincode::serde::encode_to_vec(message, CONFIG).map_err(CodecError::Encode)?;
+    let mut body = bincode::serde::encode_to_vec(message, CONFIG).map_err(CodecError::Encode)?;
+    // It may be kept for long, by the million.
+    body.shrink_to_fit();
     record::<T>(&body);
     Ok(Bytes::from(body))
 }
