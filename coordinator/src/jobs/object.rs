@@ -3,6 +3,10 @@
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::HashMap;
+
+/// Members from which on a table finds those that are repeated: nearly all objects have fewer, and are looked through faster.
+const MANY: usize = 32;
 
 /// The members of a JSON object in their order, values as text. Of a repeated key the last value stands, at the first place, as in Python.
 ///
@@ -19,10 +23,23 @@ pub fn members(text: &str) -> Result<Vec<(Cow<'_, str>, &RawValue)>, serde_json:
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             let mut out: Self::Value = Vec::new();
-            while let Some((key, value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
-                match out.iter_mut().find(|(k, _)| *k == key.0) {
-                    Some(member) => member.1 = value,
-                    None => out.push((key.0, value)),
+            let mut places: HashMap<Cow<'de, str>, usize> = HashMap::new();
+            while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
+                if out.len() == MANY && places.is_empty() {
+                    places.extend(out.iter().enumerate().map(|(place, (key, _))| (key.clone(), place)));
+                }
+                let known = match places.is_empty() {
+                    true => out.iter().position(|(known, _)| *known == key),
+                    false => places.get(&key).copied(),
+                };
+                match known {
+                    Some(place) => out[place].1 = value,
+                    None => {
+                        if !places.is_empty() {
+                            places.insert(key.clone(), out.len());
+                        }
+                        out.push((key, value));
+                    }
                 }
             }
             Ok(out)

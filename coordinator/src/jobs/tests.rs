@@ -177,3 +177,18 @@ fn a_job_that_no_engine_could_read_is_a_mistake_of_the_list() {
     let said = read(&job(110_000)).expect_err("no engine could read it");
     assert!(said.contains("too many words"), "{said}");
 }
+
+#[test]
+fn an_object_of_many_keys_is_read_as_fast_as_one_of_few() {
+    let keys: String = (0..200_000).map(|n| format!("\"k{n}\":{n},")).collect();
+    let text = format!("{{{keys}\"k7\":\"again\",\"\\u006b8\":\"too\"}}");
+    let begin = std::time::Instant::now();
+    let members = members(&text).expect("an object");
+    // A look at all that came before for each of them would take a minute and more.
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert_eq!(members.len(), 200_000);
+    // The last value stands, at the first place, however the key is written.
+    assert_eq!((&*members[7].0, members[7].1.get()), ("k7", "\"again\""));
+    assert_eq!((&*members[8].0, members[8].1.get()), ("k8", "\"too\""));
+    assert_eq!((&*members[199_999].0, members[199_999].1.get()), ("k199999", "199999"));
+}
