@@ -189,6 +189,7 @@ impl Exec {
             | ToClient::Fleet { .. }
             | ToClient::Accepted { .. }
             | ToClient::Hosts(_)
+            | ToClient::HostsPage { .. }
             | ToClient::Cancelled { .. }
             | ToClient::LogsAnswer { .. }
             | ToClient::Opened { .. }

@@ -37,10 +37,20 @@ pub fn run(args: &HostsArgs) -> Result<u8, Exit> {
 pub(crate) async fn ask(remote: &mut Remote) -> Result<Vec<HostStatus>, Exit> {
     let silent = Exit::unreachable(format!("the coordinator at {} does not answer", remote.address));
     let pick = |said| match said {
-        ToClient::Hosts(hosts) => Some(hosts),
+        ToClient::Hosts(hosts) => Some((hosts, false)),
+        ToClient::HostsPage { hosts, more } => Some((hosts, more)),
         _ => None,
     };
-    tokio::time::timeout(PATIENCE, remote.ask(ToService::Hosts, pick)).await.unwrap_or(Err(silent))
+    let asking = async {
+        let (mut hosts, mut more) = remote.ask(ToService::Hosts, pick).await?;
+        while more {
+            let next;
+            (next, more) = remote.next(pick).await?;
+            hosts.extend(next);
+        }
+        Ok(hosts)
+    };
+    tokio::time::timeout(PATIENCE, asking).await.unwrap_or(Err(silent))
 }
 
 /// A host, a user whose jobs it does not run at present, and why.

@@ -760,6 +760,7 @@ impl<'a> Run<'a> {
             ToClient::Accepted { jobs, .. } => self.accepted = self.accepted.max(jobs),
             ToClient::Welcome { .. }
             | ToClient::Hosts(_)
+            | ToClient::HostsPage { .. }
             | ToClient::Output { .. }
             | ToClient::Cancelled { .. }
             | ToClient::LogsAnswer { .. }

@@ -74,6 +74,8 @@ enum Input {
         sender: mpsc::Sender<ToClient>,
         peer: Option<Peer>,
         load: Arc<Load>,
+        /// The protocol version that both sides speak.
+        version: u16,
     },
     Client(ClientId, ToService, InHand),
     /// What a client has not read has become less.
@@ -217,7 +219,8 @@ impl ServiceHandle {
         let (sender, answers) = mpsc::channel(CLIENT_DEPTH);
         let client = ClientId(self.next.fetch_add(1, Ordering::Relaxed));
         let (inputs, service, place) = (self.inputs.clone(), self.clone(), self.intake.within());
-        let input = Input::ClientConnected { client, user: user.into(), sender, peer: None, load: place.load.clone() };
+        let (load, version) = (place.load.clone(), client::VERSIONS.1);
+        let input = Input::ClientConnected { client, user: user.into(), sender, peer: None, load, version };
         // A service that is gone shows as closed channels.
         let _ = inputs.send(input).await;
         tokio::spawn(async move {
@@ -371,11 +374,13 @@ impl ServiceHandle {
         let place = self.intake.connect(&peer.identity().name).inspect_err(|reason| peer.close(close::BUSY, reason))?;
         let (sender, mut receiver) = (channel.sender, channel.receiver);
         let answers = sender.clone();
-        let welcome = ToClient::Welcome { version: client::VERSIONS.1, program: mezcal_common::VERSION.into() };
+        let version = versions.1.min(client::VERSIONS.1);
+        let welcome = ToClient::Welcome { version, program: mezcal_common::VERSION.into() };
         let _ = sender.send(welcome).await;
         let id = ClientId(self.next.fetch_add(1, Ordering::Relaxed));
         let user = peer.identity().name.clone();
-        let input = Input::ClientConnected { client: id, user, sender, peer: Some(peer.clone()), load: place.load.clone() };
+        let (load, peer_of_it) = (place.load.clone(), Some(peer.clone()));
+        let input = Input::ClientConnected { client: id, user, sender, peer: peer_of_it, load, version };
         self.inputs.send(input).await.map_err(|_| "the service has ended")?;
         tracing::debug!(user = peer.identity().name, from = %peer.remote_addr(), "client connected");
         while let Some(message) = receiver.recv().await {

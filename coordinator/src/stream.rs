@@ -104,6 +104,8 @@ struct Stream<'a> {
     next_request: u64,
     /// Questions for the hosts that have not been answered, and cancels by their request.
     hosts_asked: u64,
+    /// Hosts of an answer that is not complete yet.
+    hosts: Vec<HostStatus>,
     cancels: BTreeMap<u64, Cancelling>,
     output: VecDeque<(Vec<u8>, u64)>,
     signalled: (u32, u8),
@@ -154,6 +156,7 @@ pub(crate) async fn run(
         closed: false,
         next_request: 1,
         hosts_asked: 0,
+        hosts: Vec::new(),
         cancels: BTreeMap::new(),
         output: VecDeque::new(),
         signalled: (0, 0),
@@ -408,6 +411,7 @@ impl Stream<'_> {
     /// Over a new connection: what was on its way may not have arrived.
     fn ask_again(&mut self) {
         self.items.retain(|item| matches!(item, Item::Job(_)));
+        self.hosts.clear();
         for _ in 0..self.hosts_asked {
             self.items.push_back(Item::Say(Box::new(ToService::Hosts)));
         }
@@ -479,10 +483,8 @@ impl Stream<'_> {
             ToClient::Accepted { jobs, .. } => self.accepted(jobs),
             ToClient::Results { results, .. } => self.results(results),
             ToClient::Notice { notice, .. } => self.say(json!({"event": "notice", "text": describe(&notice)})),
-            ToClient::Hosts(hosts) => {
-                self.hosts_asked = self.hosts_asked.saturating_sub(1);
-                self.say(hosts_event(&hosts));
-            }
+            ToClient::Hosts(hosts) => self.hosts(hosts, false),
+            ToClient::HostsPage { hosts, more } => self.hosts(hosts, more),
             ToClient::Cancelled { request, summary } => self.cancelled(request, &summary),
             ToClient::Refused { reason } => {
                 self.say(json!({"event": "refused", "text": reason}));
@@ -511,6 +513,15 @@ impl Stream<'_> {
             | ToClient::Renewed { .. }
             | ToClient::CancelWaits { .. }
             | ToClient::Revoked { .. } => {}
+        }
+    }
+
+    fn hosts(&mut self, hosts: Vec<HostStatus>, more: bool) {
+        self.hosts.extend(hosts);
+        if !more {
+            self.hosts_asked = self.hosts_asked.saturating_sub(1);
+            let event = hosts_event(&std::mem::take(&mut self.hosts));
+            self.say(event);
         }
     }
 

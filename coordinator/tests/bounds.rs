@@ -34,13 +34,13 @@ async fn a_client_that_does_not_read_is_not_read_and_goes_on_when_it_does() {
     // Somebody else is served meanwhile.
     let mut other = service.attach("other").await;
     other.requests.send(ToService::Hosts).await.expect("it listens");
-    while !matches!(answer(&mut other).await, ToClient::Hosts(_)) {}
+    while !matches!(answer(&mut other).await, ToClient::HostsPage { more: false, .. }) {}
     let mut answered = 0;
     while answered < sent {
         answered += u32::from(matches!(answer(&mut port).await, ToClient::Refused { .. }));
     }
     port.requests.send(ToService::Hosts).await.expect("it listens");
-    while !matches!(answer(&mut port).await, ToClient::Hosts(_)) {}
+    while !matches!(answer(&mut port).await, ToClient::HostsPage { more: false, .. }) {}
 }
 
 /// Opens a batch, and gives back what the first answer about it is.
@@ -141,4 +141,48 @@ async fn a_batch_that_is_not_stored_is_not_opened_a_second_time() {
     // Its result has gone to the first one, and would be looked for without end.
     let ToClient::Refused { reason } = open(&mut other, terms).await else { panic!("another answer") };
     assert!(reason.contains("over another one"), "{reason}");
+}
+
+#[tokio::test]
+async fn ten_thousand_hosts_come_in_messages_that_fit() {
+    const HOSTS: u32 = 10_000;
+    let dir = tempfile::tempdir().expect("a directory");
+    drop(Store::open(dir.path()).expect("a store"));
+    let db = rusqlite::Connection::open(dir.path().join("store.db")).expect("opened");
+    let sql = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < ?1 - 1) \
+               INSERT INTO host (host, first, slots, drained) SELECT printf('mezcal%05d.cl.ecei.tohoku.ac.jp', i), i, 1, ?2 FROM n";
+    db.execute(sql, rusqlite::params![HOSTS, "x".repeat(200)]).expect("inserted");
+    drop(db);
+    let store = Store::open(dir.path()).expect("a store");
+    let mut settings = Settings::new(Some(Duration::from_secs(600)));
+    settings.adjustable.admins = vec!["admin".into()];
+    let service = service::start(settings, Some(store)).expect("it starts");
+    let mut port = service.attach("admin").await;
+    port.requests.send(ToService::Hosts).await.expect("it listens");
+    let (mut names, mut messages) = (std::collections::BTreeSet::new(), 0);
+    loop {
+        let said = answer(&mut port).await;
+        assert!(codec::encode_body(&said).expect("it fits").len() <= codec::MAX_FRAME / 2);
+        let ToClient::HostsPage { hosts, more } = said else { panic!("another answer") };
+        names.extend(hosts.into_iter().map(|host| host.name));
+        messages += 1;
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(names.len(), HOSTS as usize);
+    assert!(messages > 1);
+    // A refusal that names all of what was asked for fits, too.
+    let unknown: Vec<String> =
+        (0..10_000).map(|n| format!("no-such-host-{n}.with.a.name.that.is.quite.long.example.org")).collect();
+    for request in [
+        ToService::ForgetHosts { request: 1, hosts: unknown.clone() },
+        ToService::Drain { request: 2, hosts: unknown, reason: Some("x".into()), deadline: None },
+    ] {
+        port.requests.send(request).await.expect("it listens");
+        let said = answer(&mut port).await;
+        assert!(codec::encode_body(&said).expect("it fits").len() <= codec::MAX_FRAME / 2);
+        let ToClient::Done { result: Err(why), .. } = said else { panic!("another answer") };
+        assert!(why.contains("no-such-host-1.") && why.ends_with("bytes more"), "{}", &why[..200]);
+    }
 }

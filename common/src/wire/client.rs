@@ -22,6 +22,9 @@ pub const UNSERVED: u16 = 2;
 /// repeated one.
 pub const SAYS_MORE: u16 = 2;
 
+/// From this version on a client understands [`ToClient::HostsPage`].
+pub const HOSTS_IN_PAGES: u16 = 2;
+
 /// What the scheduler needs to know of a job, and the rest as bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Submission {
@@ -241,7 +244,7 @@ pub enum ToService {
         /// How.
         stop: Stop,
     },
-    /// Asks for [`ToClient::Hosts`].
+    /// Asks for [`ToClient::HostsPage`], or [`ToClient::Hosts`] of a coordinator or for a client that knows no other.
     Hosts,
     /// The client has taken this much streamed output.
     OutputTaken {
@@ -812,5 +815,12 @@ pub enum ToClient {
         request: u64,
         /// What has ended, one for each name; or why nothing was tried.
         members: Result<Vec<RevokedMember>, String>,
+    },
+    /// The answer to [`ToService::Hosts`].
+    HostsPage {
+        /// Some of them.
+        hosts: Vec<HostStatus>,
+        /// Another message with further ones follows.
+        more: bool,
     },
 }

@@ -8,6 +8,7 @@ use crate::store::{CertificateRow, Refusal, TokenRow};
 use mezcal_common::clock::{BootInstant, WallTime};
 use mezcal_common::identity::{self, Role};
 use mezcal_common::wire::client::{CertificateStatus, Member, ToClient, ToService, TokenStatus};
+use mezcal_common::wire::codec;
 use mezcal_common::wire::endpoint::{Peer, close};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,8 +17,9 @@ use std::time::{Duration, SystemTime};
 const LOOK: Duration = Duration::from_secs(60);
 /// Between two looks at whether somebody who has revoked their own certificate has heard the answer.
 const LEAVING_LOOK: Duration = Duration::from_millis(100);
-/// Tokens, certificates or batches in one message: a few hundred bytes each.
+/// Tokens, certificates, batches or hosts in one message, a few hundred bytes each; and their bytes, for those that somebody has given long names.
 const ROWS_PER_MESSAGE: usize = 1000;
+const BYTES_PER_MESSAGE: usize = 256 * 1024;
 /// Names in one request.
 const NAMES: usize = 5000;
 /// Longest life of a token: longer ones are passwords.
@@ -198,21 +200,28 @@ fn answers(allowed: Result<Arc<Enrolment>, String>, by: &str, message: ToService
     }
 }
 
-/// Rows in messages that fit a frame.
-pub(super) fn paged<R, S>(
+/// Rows in messages that fit a frame. A row that is too long alone is left out: it would end the connection.
+pub(super) fn paged<R, S: serde::Serialize>(
     rows: Result<Vec<R>, String>,
     status: impl Fn(&R) -> S,
     message: impl Fn(Result<Vec<S>, String>, bool) -> ToClient,
 ) -> Vec<ToClient> {
-    match rows {
-        Err(why) => vec![message(Err(why), false)],
-        Ok(rows) if rows.is_empty() => vec![message(Ok(Vec::new()), false)],
-        Ok(rows) => {
-            let last = rows.len().div_ceil(ROWS_PER_MESSAGE) - 1;
-            let pages = rows.chunks(ROWS_PER_MESSAGE).enumerate();
-            pages.map(|(n, page)| message(Ok(page.iter().map(&status).collect()), n < last)).collect()
+    let rows = match rows {
+        Err(why) => return vec![message(Err(why), false)],
+        Ok(rows) => rows,
+    };
+    let (mut pages, mut page, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for row in rows.iter().map(status) {
+        let Ok(size) = codec::encode_body(&row).map(|body| body.len()) else { continue };
+        bytes += size;
+        if !page.is_empty() && (page.len() == ROWS_PER_MESSAGE || bytes > BYTES_PER_MESSAGE) {
+            bytes = size;
+            pages.push(message(Ok(std::mem::take(&mut page)), true));
         }
+        page.push(row);
     }
+    pages.push(message(Ok(page), false));
+    pages
 }
 
 fn token_status(row: &TokenRow) -> TokenStatus {

@@ -82,7 +82,7 @@ impl Weight for ToClient {
         let beside = match self {
             ToClient::Results { results, .. } => each(results, |(_, result): &(_, JobResult)| size_estimate(result)),
             ToClient::Described { jobs, .. } => each(jobs, |(_, text)| text.len()),
-            ToClient::Hosts(hosts) => each(hosts, host),
+            ToClient::Hosts(hosts) | ToClient::HostsPage { hosts, .. } => each(hosts, host),
             ToClient::Batches { batches, .. } => of(batches, |batches| each(batches, status)),
             ToClient::Attached { batch, .. } => of(batch, |batch| size_of::<BatchStatus>() + status(batch)),
             ToClient::Output { data, .. } => data.len(),

@@ -12,7 +12,10 @@ use crate::store::{BatchRow, Described};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::identity::Role;
 use mezcal_common::ids::{BatchId, JobNumber};
-use mezcal_common::wire::client::{Attachment, BatchStatus, BatchTerms, HostStatus, Selector, Submission, ToClient, ToService};
+use mezcal_common::wire::client::{
+    Attachment, BatchStatus, BatchTerms, HOSTS_IN_PAGES, HostStatus, Selector, Submission, ToClient, ToService,
+};
+use mezcal_common::wire::codec;
 use std::collections::{BTreeMap, HashMap};
 
 /// Batches that a message names.
@@ -134,10 +137,21 @@ impl Service {
                 let hosts = asked.map(|(number, _)| self.scheduler.cancel_waits(*number, now)).unwrap_or_default();
                 return self.tell_client(id, ToClient::CancelWaits { request, hosts });
             }
-            ToService::Hosts => return self.tell_client(id, ToClient::Hosts(self.hosts(now))),
             ToService::Unserved { request } => {
                 let users = self.scheduler.unserved_users();
                 return self.tell_client(id, ToClient::Unserved { request, users });
+            }
+            ToService::Hosts if client.version < HOSTS_IN_PAGES => {
+                return self.tell_client(id, ToClient::Hosts(that_fit(self.hosts(now))));
+            }
+            ToService::Hosts => {
+                for message in paged(Ok(self.hosts(now)), HostStatus::clone, |page, more| ToClient::HostsPage {
+                    hosts: page.unwrap_or_default(),
+                    more,
+                }) {
+                    self.tell_client(id, message);
+                }
+                return;
             }
             ToService::Why { request, batch, job } => {
                 let reasons = self.find_batch(&user, &batch).and_then(|batch| self.scheduler.why(batch, &job, now));
@@ -487,6 +501,22 @@ impl Service {
             (several, _) => Err(format!("{} batches begin with {text:?}; write more of its id", several.len())),
         }
     }
+}
+
+/// Those of the hosts that one message has room for. A client of an earlier version knows no other answer than one.
+fn that_fit(mut hosts: Vec<HostStatus>) -> Vec<HostStatus> {
+    let all = hosts.len();
+    let mut bytes = 0;
+    let fits = |host: &&HostStatus| {
+        bytes += codec::encode_body(*host).map_or(codec::MAX_FRAME, |body| body.len());
+        bytes < codec::MAX_FRAME / 2
+    };
+    let fit = hosts.iter().take_while(fits).count();
+    if fit < all {
+        tracing::warn!("a client of an earlier version is shown {fit} of {all} hosts; more do not fit its one message");
+        hosts.truncate(fit);
+    }
+    hosts
 }
 
 /// Jobs of one batch as they are submitted to another.

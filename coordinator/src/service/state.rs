@@ -52,6 +52,38 @@ pub(super) struct AgentLink {
     pub(super) peer: Peer,
 }
 
+/// Bytes of a refusal: it may name everything that a request has named, each with why, and has to fit a frame with room to spare.
+const MOST_WORDS: usize = 64 * 1024;
+
+/// Cuts words for people that are too long for a message.
+fn shorten(message: &mut ToClient) {
+    let cut = |text: &mut String| {
+        if text.len() > MOST_WORDS {
+            let left = text.len() - text.floor_char_boundary(MOST_WORDS);
+            text.truncate(text.floor_char_boundary(MOST_WORDS));
+            text.push_str(&format!(" ... and {left} bytes more"));
+        }
+    };
+    match message {
+        ToClient::Done { result: Err(text), .. } | ToClient::Refused { reason: text } => cut(text),
+        ToClient::Why { reasons: Err(text), .. } | ToClient::LogsAnswer { streams: Err(text), .. } => cut(text),
+        ToClient::Attached { batch: Err(text), .. } | ToClient::TokensCreated { tokens: Err(text), .. } => cut(text),
+        ToClient::Why { reasons: Ok(lines), .. } => {
+            let mut bytes = 0;
+            let fit = lines.iter().take_while(|line| {
+                bytes += line.len() + size_of::<String>();
+                bytes <= MOST_WORDS * 8
+            });
+            let (fit, all) = (fit.count(), lines.len());
+            if fit < all {
+                lines.truncate(fit);
+                lines.push(format!("... and {} lines more", all - fit));
+            }
+        }
+        _ => {}
+    }
+}
+
 pub(super) struct Client {
     pub(super) outlet: Outlet<ToClient>,
     /// What goes there next, and how many bytes that is.
@@ -63,6 +95,7 @@ pub(super) struct Client {
     pub(super) user: String,
     /// None within this process.
     pub(super) peer: Option<Peer>,
+    pub(super) version: u16,
     load: Arc<Load>,
     /// The request that is being handled, and those whose answers are in the way of others.
     pub(super) in_hand: Option<InHand>,
@@ -72,7 +105,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    fn new(sender: mpsc::Sender<ToClient>, user: String, peer: Option<Peer>, load: Arc<Load>) -> Self {
+    fn new(sender: mpsc::Sender<ToClient>, user: String, peer: Option<Peer>, load: Arc<Load>, version: u16) -> Self {
         Self {
             outlet: Outlet::new(sender, load.share()),
             outbox: VecDeque::new(),
@@ -81,6 +114,7 @@ impl Client {
             watches: BTreeMap::new(),
             user,
             peer,
+            version,
             load,
             in_hand: None,
             unread: Vec::new(),
@@ -88,7 +122,8 @@ impl Client {
         }
     }
 
-    pub(super) fn tell(&mut self, message: ToClient) {
+    pub(super) fn tell(&mut self, mut message: ToClient) {
+        shorten(&mut message);
         self.waiting += message.weight();
         self.outbox.push_back(message);
     }
@@ -418,12 +453,12 @@ impl Service {
                 }
             }
             Input::Read(what, page) => self.page_read(what, &page),
-            Input::ClientConnected { client, user, sender, peer, load } => {
+            Input::ClientConnected { client, user, sender, peer, load, version } => {
                 if peer.as_ref().is_some_and(|peer| members::admit(self.enrolment.as_ref(), peer).is_err()) {
                     return;
                 }
                 let (agents, engines) = self.scheduler.fleet();
-                let mut new = Client::new(sender, user, peer, load);
+                let mut new = Client::new(sender, user, peer, load, version);
                 new.tell(ToClient::Fleet { agents, engines });
                 self.clients.insert(client, new);
             }
