@@ -1,7 +1,8 @@
 //! The `agent` command line: what it refuses, and how it says so.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 fn agent(config: &str) -> (Option<i32>, String) {
     let dir = tempfile::tempdir().expect("a directory");
@@ -80,7 +81,16 @@ fn a_runtime_directory_of_somebody_elses_is_refused_by_name() {
     std::fs::copy(env!("CARGO_BIN_EXE_agent"), &program).expect("copied");
     let mut command = Command::new(program);
     command.args(["run", "--config"]).arg(&config).uid(us).gid(us).env("HOME", "/nonexistent").stdin(Stdio::null());
-    let out = command.output().expect("it runs");
+    // A neighbouring test that forks while the copy is written keeps it open for writing until it executes its own program.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let out = loop {
+        match command.output() {
+            Err(e) if e.kind() == ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            out => break out.expect("it runs"),
+        }
+    };
     let said = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(2), "{said}");
     let named = format!("{} belongs to ", runtime.display());
