@@ -46,8 +46,8 @@ const FOREIGN: [(&str, &str); 20] = [
     ("signal", "`coordinator cancel --signal` sends another signal than TERM"),
     ("send", "files are not sent yet; use a shared directory"),
     ("fetch", "files are not fetched yet; use a shared directory"),
-    ("call", "there are no workers yet; write a command"),
-    ("worker", "there are no workers yet; write a command"),
+    ("call", "write a command"),
+    ("worker", "write a command"),
 ];
 
 /// Why a key that means nothing here must not be passed over: who wrote it relies on it.
