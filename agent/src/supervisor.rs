@@ -661,6 +661,8 @@ impl Supervisor {
             }
             Slot::Idle | Slot::Busy { .. } | Slot::Held { .. } => (slot, false),
         };
+        // Whatever its word is worth: it does not run that any more.
+        self.engines[i].slot = next;
         if claimed && self.shared {
             let claims = self.reports.iter().filter(|entry| entry.claimed && entry.set == Some(set)).count();
             if self.is_elsewhere(attempt, index) || claims >= MAX_UNACKNOWLEDGED {
@@ -668,11 +670,11 @@ impl Supervisor {
                 return;
             }
         }
-        self.engines[i].slot = next;
         if self.engines[i].stop.is_some_and(|(stopped, _)| stopped == attempt) {
             self.engines[i].stop = None;
         }
-        if self.is_over(attempt) {
+        // What another user's engines say of it does not count for this one's.
+        if self.ends_of(attempt).any(|entry| !entry.claimed || entry.set == Some(set)) {
             return;
         }
         if let Some(span) = outcome.span {
@@ -688,7 +690,7 @@ impl Supervisor {
         let i = usize::from(index.0);
         self.shared
             && (self.has_queued(attempt)
-                || self.reports.iter().any(|entry| entry.report.attempt == attempt && entry.set != Some(set))
+                || self.reports.iter().any(|entry| entry.report.attempt == attempt && entry.set != Some(set) && !entry.claimed)
                 || self
                     .engines
                     .iter()
@@ -869,7 +871,14 @@ impl Supervisor {
 
     /// Whether its end is among the reports.
     fn is_over(&self, attempt: AttemptId) -> bool {
-        self.reports.iter().any(|r| r.report.attempt == attempt && !matches!(r.report.report, Report::Started { .. }))
+        self.ends_of(attempt).next().is_some()
+    }
+
+    /// What is said of an attempt's end.
+    fn ends_of(&self, attempt: AttemptId) -> impl Iterator<Item = &Entry> {
+        self.reports
+            .iter()
+            .filter(move |entry| entry.report.attempt == attempt && !matches!(entry.report.report, Report::Started { .. }))
     }
 
     /// Has an engine kill what it runs. The keeper hears of it first, so that it never waits for an answer that it has had.

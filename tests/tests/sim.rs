@@ -42,6 +42,16 @@ fn promises_hold_under_every_fault() {
     });
 }
 
+/// Seeds beyond those that every run tries: users whose engines claim each other's attempts, and an agent that was started again.
+#[test]
+fn seeds_that_have_once_broken_a_promise_hold() {
+    for seed in [2573, 3897, 18_797] {
+        if let Err(broken) = run(plan(seed, None)) {
+            panic!("MEZCAL_SIM_SEED={seed}: {broken}");
+        }
+    }
+}
+
 /// The first seed that finds the mistake, and the promise that it breaks.
 fn found(mutant: Mutant, promises: &[&str]) {
     for seed in 0..3000 {
