@@ -169,6 +169,8 @@ impl Chaos {
         let coordinator_is_up = !self.mends.iter().any(|(_, mend)| matches!(mend, Mend::Coordinator));
         match fault {
             Fault::KillAgent | Fault::EndAgent if agent_is_up => {
+                // One that is stopped does not hear that it should end.
+                signal(self.cluster.agent_pid(host), libc::SIGCONT);
                 self.cluster.end_agent(host, if fault == Fault::KillAgent { libc::SIGKILL } else { libc::SIGTERM });
                 self.mends.push((seconds(&mut self.chance, 20), Mend::Agent(host)));
             }
