@@ -78,7 +78,8 @@ pub fn send<T: Serialize>(socket: impl AsFd, message: &T, fd: Option<BorrowedFd<
     Ok(())
 }
 
-/// Receives a message and what came with it, waiting for it; `None` at the end of the connection.
+/// Receives a message and what came with it, waiting for it; `None` at the end of the connection, also where the other side has left without
+/// reading what it was sent.
 ///
 /// # Errors
 /// recvmsg(2)'s, and `InvalidData` for what is not such a message.
@@ -98,7 +99,13 @@ fn receive_with<T: DeserializeOwned>(socket: impl AsFd, flags: RecvFlags) -> Res
     let mut body = [0; MAX_PACKET];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let got = retry(|| rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(&mut body)], &mut ancillary, flags))?;
+    let mut receive = || retry(|| rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(&mut body)], &mut ancillary, flags));
+    let got = match receive() {
+        // The kernel says once that the other side has left something unread (`unix_release_sock`), and says it before it hands over the packets
+        // that came from there: those are next, then the end.
+        Err(e) if e.kind() == ErrorKind::ConnectionReset => receive(),
+        got => got,
+    }?;
     if got.bytes == 0 {
         return Ok(None);
     }
@@ -175,6 +182,17 @@ mod tests {
         std::os::unix::net::UnixStream::from(mine).read_exact(&mut byte).expect("read");
         assert_eq!(&byte, b"x");
         drop(a);
+        assert!(receive::<FromKeeper>(&b).expect("an end").is_none());
+    }
+
+    #[test]
+    fn whoever_leaves_without_reading_has_still_said_what_it_said() {
+        let (a, b) = pair().expect("a pair");
+        let link = FromKeeper::Link { engine: EngineIndex(3) };
+        send(&a, &link, None).expect("sent");
+        send(&b, &link, None).expect("sent");
+        drop(a);
+        assert_eq!(receive::<FromKeeper>(&b).expect("received").expect("a packet").0, link);
         assert!(receive::<FromKeeper>(&b).expect("an end").is_none());
     }
 }
