@@ -1,9 +1,10 @@
 //! The `agent` command.
 
 use crate::config::{AgentConfig, RunAs};
-use crate::driver::{self, AgentParts, Left, Renewal};
+use crate::driver::{self, AgentParts, Left};
 use crate::generations::Generations;
 use crate::keeper::driver::{KeeperArgs, PREDECESSOR};
+use crate::renewal::Renewal;
 use crate::supervisor::Carried;
 use crate::{packet, users};
 use anyhow::Context;

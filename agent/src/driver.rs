@@ -8,6 +8,7 @@ use crate::host::Host;
 use crate::keeper::driver::ContainmentWish;
 use crate::logs::{Logs, Request};
 use crate::packet;
+use crate::renewal::{Asking, Renewal};
 use crate::supervisor::{Carried, Effect, Event, HEARTBEAT, Supervisor};
 use crate::users::Finder;
 use bytes::BytesMut;
@@ -40,8 +41,6 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 /// First pause; doubles, and each is drawn between zero and itself (full jitter).
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// Shortest pause between two tries to get a new certificate.
-const RENEWAL_PAUSE: Duration = Duration::from_secs(2);
 /// A service without a coordinator is up all the same after this long: a host must not fail to boot for that.
 const READY_WITHOUT: Duration = Duration::from_secs(30);
 /// Room for what an engine says at once, in bytes.
@@ -75,35 +74,6 @@ pub struct AgentParts {
     pub renewal: Option<Renewal>,
     /// Which generations of which stores were met here.
     pub generations: Generations,
-}
-
-/// When to renew a certificate, on the wall clock: certificates know no other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Renewal {
-    /// From then on.
-    pub at: WallTime,
-    /// Between two tries.
-    pub pause: Duration,
-    /// When it is too late.
-    pub end: WallTime,
-}
-
-impl Renewal {
-    /// At half the life of this certificate (DER), give or take a tenth, so that hosts that joined together do not come together.
-    pub fn of(certificate: &[u8]) -> Option<Self> {
-        let (from, until) = mezcal_common::identity::validity(certificate).ok()?;
-        let life = until.saturating_sub(from).max(0) as f64;
-        let share = 0.5 + 0.1 * (f64::from(random() as u32) / f64::from(u32::MAX) - 0.5) * 2.0;
-        let at = WallTime(from.saturating_mul(1_000_000).saturating_add((life * share * 1e6) as i64));
-        let end = WallTime(until.saturating_mul(1_000_000));
-        Some(Self { at, end, pause: Duration::from_secs_f64(life / 100.0).max(RENEWAL_PAUSE) })
-    }
-
-    /// The same, not before its pause is over: a try has been in vain.
-    pub fn later(self) -> Self {
-        let at = WallTime(WallTime::now().0.saturating_add(self.pause.as_micros() as i64));
-        Self { at: self.at.max(at), ..self }
-    }
 }
 
 /// Where attempts run: the other end of the links to engines. Real ones come from [`engines_of`].
@@ -255,9 +225,7 @@ pub async fn run(
     let mut timer = BootTimer::new()?;
     let mut next_reading = BootInstant::now();
     let mut stopping: Option<BootInstant> = None;
-    // The key that a new certificate has been asked for.
-    let mut new_key: Option<String> = None;
-    let mut next_renewal = BootInstant::now();
+    let mut asking = Asking::new(parts.renewal, BootInstant::now());
     tokio::pin!(stop, changed);
     let result = loop {
         let mut exit = false;
@@ -315,14 +283,14 @@ pub async fn run(
                         }
                         continue;
                     }
-                    Input::Message(ToAgent::Renewed { cert }) => match (cert, new_key.take()) {
-                        (Ok(cert), Some(key)) => break Ok(Left::Renewed { cert, key }),
-                        (Ok(_), None) => continue,
-                        (Err(why), _) => {
-                            tracing::warn!("no new certificate: {why}; trying again");
-                            continue;
-                        }
+                    Input::Message(ToAgent::Renewed { cert: Ok(cert) }) => match asking.answered() {
+                        Some(key) => break Ok(Left::Renewed { cert, key }),
+                        None => continue,
                     },
+                    Input::Message(ToAgent::Renewed { cert: Err(why) }) => {
+                        tracing::warn!("no new certificate: {why}; trying again");
+                        continue;
+                    }
                     Input::Message(message) => {
                         if let ToAgent::HeartbeatSeen { sent, clock } = message {
                             let wall = WallTime(WallTime::now().0 - now.since(sent).as_micros() as i64);
@@ -407,21 +375,14 @@ pub async fn run(
                     next_reading = now + HEARTBEAT;
                     let slots = (supervisor.busy(), usize::from(parts.slots));
                     standing.iter_mut().for_each(|standing| standing.tick(to_coordinator.is_some(), slots));
-                    if to_coordinator.is_none() && parts.renewal.is_some_and(|renewal| WallTime::now() > renewal.end) {
-                        break Ok(Left::Expired);
-                    }
-                    if let (Some(renewal), Some(_)) = (parts.renewal, &to_coordinator)
-                        && WallTime::now() >= renewal.at
-                        && next_renewal <= now
-                    {
-                        next_renewal = now + renewal.pause;
-                        match mezcal_certs::request() {
-                            Ok((key, request)) => {
-                                new_key = Some(key);
-                                outgoing.push_back(ToCoordinator::Renew { request: request.into() });
-                            }
+                    let wall = WallTime::now();
+                    match to_coordinator {
+                        None if asking.is_over(wall) => break Ok(Left::Expired),
+                        None => {}
+                        Some(_) => match asking.ask(wall, now) {
+                            Ok(question) => outgoing.extend(question),
                             Err(e) => tracing::error!("no request for a new certificate: {}", chain(&e)),
-                        }
+                        },
                     }
                     supervisor.handle(Event::Measured { load: host.load(), clock_offset: offset.seconds() }, now);
                 }
@@ -584,7 +545,7 @@ fn keeper_number(socket: &OwnedFd) -> Option<u64> {
 }
 
 /// A random number from the kernel. The pool is ready long before any agent starts; a failure leaves zero, which only weakens jitter.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     let mut bytes = [0; 8];
     let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
     u64::from_le_bytes(bytes)

@@ -22,5 +22,6 @@ pub mod keeper;
 mod logs;
 pub mod packet;
 mod paths;
+pub mod renewal;
 pub mod supervisor;
 pub mod users;
