@@ -5,7 +5,7 @@ use mezcal_common::identity::{Identity, Role};
 use mezcal_common::token::Token;
 use mezcal_common::wire::endpoint::ConnectError;
 use mezcal_common::wire::enrol::{self, FromEnroller};
-use mezcal_common::wire::tls::{Credentials, CredentialsError, first_certificate};
+use mezcal_common::wire::tls::{Credentials, CredentialsError, IdentityFiles, first_certificate};
 use std::path::Path;
 
 /// Why somebody has not joined.
@@ -33,6 +33,9 @@ pub enum JoinError {
     /// The root that it gave us is not the one of the token.
     #[error("the root from {0} is not the one that the token is for")]
     OtherRoot(String),
+    /// What is here cannot be read.
+    #[error(transparent)]
+    Here(#[from] CredentialsError),
     /// No key.
     #[error(transparent)]
     Certs(#[from] CertsError),
@@ -90,16 +93,12 @@ pub async fn join(address: &str, token: &Token, role: Role, host: Option<String>
 /// # Errors
 /// [`JoinError`]; the old files stay.
 pub async fn renew_expired(address: &str, dir: &Path, role: Role) -> Result<(), JoinError> {
-    let read = |name: &str| {
-        let path = dir.join(name);
-        std::fs::read_to_string(&path).map_err(|source| CertsError::File { verb: "read", path, source })
-    };
-    let (cert, key, ca) = (read("cert.pem")?, read("key.pem")?, read("ca.pem")?);
+    let files = IdentityFiles::read(dir)?;
     can_replace(dir)?;
-    let root = first_certificate(ca.as_bytes()).and_then(|der| mezcal_common::identity::key_hash(&der)).unwrap_or_default();
+    let root = first_certificate(&files.ca).and_then(|der| mezcal_common::identity::key_hash(&der)).unwrap_or_default();
     let (new_key, request) = request()?;
-    let signature = sign(&key, &request)?;
-    let certificate = first_certificate(cert.as_bytes()).unwrap_or_default();
+    let signature = sign(&String::from_utf8_lossy(&files.key), &request)?;
+    let certificate = first_certificate(&files.cert).unwrap_or_default();
     match enrol::renew(address, root, certificate, request, signature).await? {
         FromEnroller::Joined { cert, .. } => Ok(replace(dir, role, cert, new_key)?),
         FromEnroller::Refused { reason } => {

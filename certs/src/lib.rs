@@ -11,7 +11,7 @@ pub use join::{JoinError, Joined, join, read_token, renew_expired};
 
 use mezcal_common::files::{self, Directory, Owner, PRIVATE, PlaceError};
 use mezcal_common::identity::{self, Identity, IdentityError, Role};
-use mezcal_common::wire::tls::{Credentials, CredentialsError};
+use mezcal_common::wire::tls::{Credentials, CredentialsError, SET_ASIDE};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose,
     GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData, SanType, SerialNumber, SigningKey,
@@ -21,9 +21,9 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 use time::OffsetDateTime;
 
 /// Certificates start this long before now, so that a host whose clock is a little behind accepts them.
@@ -36,6 +36,8 @@ pub const LEAF_DAYS: u32 = 30;
 pub const COORDINATOR_DAYS: u32 = 90;
 /// Default life of an issuer.
 pub const ISSUER_DAYS: u32 = 365;
+/// Nobody takes this long to put a certificate into the place of another.
+const TAKES_LESS: Duration = Duration::from_secs(3600);
 /// Seconds of a day.
 const DAY: u64 = 86_400;
 
@@ -70,6 +72,11 @@ pub enum CertsError {
     /// The issuer's own files.
     #[error("{} holds no issuer; `certs issue issuer` makes cert.pem, key.pem and ca.pem", .0.display())]
     NoIssuer(PathBuf),
+    /// What it signed nobody would accept.
+    #[error(
+        "the certificate that should sign others is not that of the key beside it: put both back from where they came, or make new ones"
+    )]
+    Pair,
     /// An issuer that is over cannot make anything that lasts.
     #[error("the issuer's own certificate has expired: make a new one with `certs issue issuer`")]
     Expired,
@@ -130,12 +137,12 @@ pub fn replace(dir: &Path, role: Role, cert: String, key: String) -> Result<(), 
     let beside = dir.with_file_name(&new);
     let failed = |source: std::io::Error| CertsError::File { verb: "replace", path: dir.into(), source };
     // Of a try that was interrupted; whatever somebody else has put there is not looked into.
-    for left in [&beside, &third(&beside)] {
-        if files::is_our_directory(left)? {
-            keep_others(left, dir).and_then(|()| std::fs::remove_dir_all(left)).map_err(failed)?;
+    for left in left_beside(dir, &name, TAKES_LESS) {
+        if files::is_our_directory(&left)? {
+            keep_others(&left, dir).and_then(|()| std::fs::remove_dir_all(&left)).map_err(failed)?;
         }
     }
-    let parent = Directory::existing(dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+    let parent = Directory::existing(files::parent(dir))?;
     // Root may do this for the account whose they are.
     let owner = if rustix::process::geteuid().is_root() { Some(Directory::existing(dir)?.owner()) } else { None };
     let mut made = parent.create_new(&new)?;
@@ -168,8 +175,7 @@ pub fn replace(dir: &Path, role: Role, cert: String, key: String) -> Result<(), 
 /// # Errors
 /// [`CertsError::Place`].
 pub fn can_replace(dir: &Path) -> Result<(), CertsError> {
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Ok(Directory::existing(parent)?.try_writing()?)
+    Ok(Directory::existing(files::parent(dir))?.try_writing()?)
 }
 
 /// Whatever else was kept beside a certificate stays beside it.
@@ -183,8 +189,25 @@ fn keep_others(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Directories of this account's that were left by whoever was killed while they put a certificate into the place of that in `dir`: those of this
+/// process's number, and those that have been there for as long as `rest`.
+fn left_beside(dir: &Path, name: &str, rest: Duration) -> Vec<PathBuf> {
+    let is_left = |path: &Path| {
+        // A rename counts, and what is in the directory does not.
+        let since =
+            std::fs::symlink_metadata(path).map(|meta| UNIX_EPOCH + Duration::new(meta.ctime() as u64, meta.ctime_nsec() as u32));
+        since.is_ok_and(|since| since.elapsed().is_ok_and(|ago| ago >= rest)) && files::is_our_directory(path).unwrap_or(false)
+    };
+    let number = |path: &Path| {
+        let rest = path.file_name()?.to_str()?.strip_prefix(&format!(".{name}."))?;
+        rest.strip_suffix(".new").or_else(|| rest.strip_suffix(&format!(".{SET_ASIDE}")))?.parse::<u32>().ok()
+    };
+    let entries = std::fs::read_dir(files::parent(dir)).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| number(path).is_some_and(|number| number == std::process::id() || is_left(path))).collect()
+}
+
 fn third(beside: &Path) -> PathBuf {
-    beside.with_extension("old")
+    beside.with_extension(SET_ASIDE)
 }
 
 /// Has two directories change places, where the file system cannot do that at once.
@@ -218,7 +241,10 @@ pub fn request() -> Result<(String, Vec<u8>), CertsError> {
 }
 
 /// Signs with a key (PEM).
-pub(crate) fn sign(key: &str, message: &[u8]) -> Result<Vec<u8>, CertsError> {
+///
+/// # Errors
+/// [`CertsError::Make`]: it is no key.
+pub fn sign(key: &str, message: &[u8]) -> Result<Vec<u8>, CertsError> {
     Ok(SigningKey::sign(&KeyPair::from_pem(key)?, message)?)
 }
 
@@ -258,14 +284,19 @@ impl Authority {
     /// An authority from its root certificate and key.
     ///
     /// # Errors
-    /// [`CertsError::Make`].
+    /// [`CertsError::Make`], [`CertsError::Pair`].
     pub fn from_pem(ca: &str, key: &str) -> Result<Self, CertsError> {
         Self::new(ca, "", key)
     }
 
     fn new(ca: &str, between: &str, key: &str) -> Result<Self, CertsError> {
         let own = if between.is_empty() { ca } else { between };
-        let issuer = Issuer::from_ca_cert_pem(own, KeyPair::from_pem(key)?)?;
+        let key = KeyPair::from_pem(key)?;
+        let of_key = mezcal_common::token::sha256(&key.subject_public_key_info());
+        if der_of(own).and_then(|der| identity::key_hash(&der)) != Some(of_key) {
+            return Err(CertsError::Pair);
+        }
+        let issuer = Issuer::from_ca_cert_pem(own, key)?;
         let cluster = der_of(ca).and_then(|der| identity::details(&der).ok()).map(|d| d.common_name).unwrap_or_default();
         named(&cluster, Role::Coordinator, "")?;
         let (_, until) = der_of(own).and_then(|der| identity::validity(&der).ok()).unwrap_or_default();
@@ -497,6 +528,7 @@ fn fill_random(bytes: &mut [u8]) -> Result<(), CertsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mezcal_common::wire::tls::IdentityFiles;
     use std::os::unix::fs::PermissionsExt;
 
     fn lives(pem: &str) -> i64 {
@@ -528,12 +560,24 @@ mod tests {
         std::fs::create_dir(identity.join("profiles")).expect("made");
         std::fs::write(identity.join("profiles/mezcal.toml"), "kept").expect("written");
         let new = authority.issue(Role::User, "okazaki", 1).expect("issued");
-        // One was interrupted.
-        let left = dir.path().join(format!(".mezcal.{}.new", std::process::id()));
-        std::fs::create_dir(&left).expect("made");
-        std::fs::write(left.join("more"), "kept").expect("written");
+        // Of another key it does not.
+        let (old, (other, _)) = (std::fs::read_to_string(identity.join("key.pem")).expect("there"), request().expect("a key"));
+        let refused = replace(&identity, Role::User, new.cert.clone(), other).expect_err("no pair");
+        assert!(matches!(refused, CertsError::Useless(CredentialsError::Pair { .. })), "{refused:?}");
+        assert_eq!(std::fs::read_to_string(identity.join("key.pem")).expect("there"), old);
+        // Some were interrupted; of others nobody knows yet.
+        let interrupted = |number: u32| dir.path().join(format!(".mezcal.{number}.new"));
+        for (number, file) in [(std::process::id(), "more"), (0, "theirs")] {
+            std::fs::create_dir(interrupted(number)).expect("made");
+            std::fs::write(interrupted(number).join(file), "kept").expect("written");
+        }
+        std::fs::create_dir(dir.path().join(".mezcal.no.new")).expect("made");
+        assert_eq!(left_beside(&identity, "mezcal", TAKES_LESS), [interrupted(std::process::id())]);
+        assert_eq!(left_beside(&identity, "mezcal", Duration::ZERO).len(), 2, "later on they are left, too");
+        std::fs::remove_dir(dir.path().join(".mezcal.no.new")).expect("removed");
         replace(&identity, Role::User, new.cert.clone(), new.key).expect("replaced");
         assert_eq!(std::fs::read_to_string(identity.join("more")).expect("there"), "kept");
+        std::fs::remove_dir_all(interrupted(0)).expect("left to whoever is at it");
         assert_eq!(std::fs::read_to_string(identity.join("cert.pem")).expect("there"), new.cert);
         assert_eq!(std::fs::read_to_string(identity.join("profiles/mezcal.toml")).expect("there"), "kept");
         assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 1, "nothing is left beside it");
@@ -544,6 +588,38 @@ mod tests {
         assert!(other.join("profiles").exists() && !identity.join("profiles").exists());
         assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 2, "nothing else is left");
         assert!(exchange(&dir.path().join("none"), &identity).is_err() && identity.exists(), "it is put back");
+        // Killed between two steps.
+        std::fs::rename(&identity, third(&dir.path().join(".mezcal.1.new"))).expect("renamed");
+        assert!(IdentityFiles::read(&identity).is_err() && identity.exists(), "it is put back, and is the empty one");
+    }
+
+    #[test]
+    fn whoever_reads_while_a_certificate_is_replaced_finds_a_pair() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let identity = dir.path().join("mezcal");
+        let (authority, _) = Authority::create("mezcal").expect("created");
+        authority.issue(Role::User, "okazaki", 1).expect("issued").write(&identity).expect("written");
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    Credentials::load(&identity, Role::User).map(|_| ()).expect("a pair");
+                }
+            });
+            for _ in 0..200 {
+                let new = authority.issue(Role::User, "okazaki", 1).expect("issued");
+                replace(&identity, Role::User, new.cert, new.key).expect("replaced");
+            }
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+            reader.join().expect("it found a pair each time");
+        });
+    }
+
+    #[test]
+    fn nothing_is_signed_with_a_key_that_is_not_the_issuers() {
+        let ((root, _), (_, other)) =
+            (Authority::create("mezcal").expect("created"), Authority::create("mezcal").expect("created"));
+        assert!(matches!(Authority::from_pem(root.root(), &other), Err(CertsError::Pair)));
     }
 
     #[test]

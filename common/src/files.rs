@@ -420,6 +420,11 @@ fn fill(mut file: &File, bytes: &[u8], mode: u32, owner: Option<Owner>) -> std::
     file.sync_all()
 }
 
+/// The directory that something is in.
+pub fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Whether a directory of this account's is there.
 ///
 /// # Errors

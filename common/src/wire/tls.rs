@@ -2,11 +2,17 @@
 //!
 //! Tickets, resumption and 0-RTT are off: a resumed session would not verify the client's certificate again.
 
+use crate::files;
 use crate::identity::{Identity, IdentityError, Role, validity};
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags, Stat};
+use rustix::io::Errno;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -76,6 +82,16 @@ pub enum CredentialsError {
         /// The role needed.
         role: Role,
     },
+    /// The certificate is for another key.
+    #[error("{} is not the certificate of the key in {}: if no files that belong together are left, {}", path.display(), key.display(), anew(*role))]
+    Pair {
+        /// The certificate file.
+        path: PathBuf,
+        /// The key file.
+        key: PathBuf,
+        /// Whose they should be.
+        role: Role,
+    },
     /// Before or after its time.
     #[error("{} {}: make a new one with `certs issue` (now: {now})", path.display(), when)]
     Validity {
@@ -112,25 +128,104 @@ fn issue(role: Role) -> &'static str {
     }
 }
 
+/// The way out for whoever has nothing that a new certificate could be made from.
+fn anew(role: Role) -> &'static str {
+    match role {
+        Role::Agent => "join again with a token of `coordinator token create --replace --host HOST`",
+        Role::User => "join again with a token of `coordinator token create --replace --user NAME`",
+        Role::Coordinator => "make new ones with `certs issue coordinator`",
+    }
+}
+
+/// What is in the files of one directory, all of one time: a renewal puts another directory in the place of the whole.
+pub struct IdentityFiles {
+    /// Of `cert.pem`.
+    pub cert: Vec<u8>,
+    /// Of `key.pem`.
+    pub key: Vec<u8>,
+    /// Of `ca.pem`.
+    pub ca: Vec<u8>,
+    key_stat: Stat,
+}
+
+/// Where a directory is while another takes its place, for file systems that cannot exchange the two: beside it, with this at its name's end.
+pub const SET_ASIDE: &str = "old";
+
+/// Whoever exchanged two directories in steps may have been killed between them: the old one comes back. If they are still at it, theirs fails.
+fn put_back(dir: &Path) {
+    let begin = format!(".{}.", dir.file_name().unwrap_or_default().to_string_lossy());
+    for entry in std::fs::read_dir(files::parent(dir)).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let aside = entry.file_name().to_string_lossy().starts_with(&begin) && path.extension().is_some_and(|e| e == SET_ASIDE);
+        if aside && files::is_our_directory(&path).unwrap_or(false) {
+            let _ = std::fs::rename(&path, dir);
+        }
+    }
+}
+
+impl IdentityFiles {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// [`CredentialsError::Read`].
+    pub fn read(dir: &Path) -> Result<Self, CredentialsError> {
+        let failed = |e: Errno| CredentialsError::Read { path: dir.join("cert.pem"), source: e.into() };
+        let open = || rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        loop {
+            let opened = match open() {
+                Err(Errno::NOENT) => {
+                    put_back(dir);
+                    open()
+                }
+                opened => opened,
+            };
+            let opened = opened.map_err(failed)?;
+            let read = Self::read_in(&opened, dir);
+            let gone =
+                |e: &CredentialsError| matches!(e, CredentialsError::Read { source, .. } if source.kind() == ErrorKind::NotFound);
+            if !read.as_ref().is_err_and(gone) {
+                return read;
+            }
+            let place = |stat: Stat| (stat.st_dev, stat.st_ino);
+            // Else another one has come into its place, and this one is being removed.
+            let ours = place(rustix::fs::fstat(&opened).map_err(failed)?);
+            if rustix::fs::stat(dir).is_ok_and(|now| place(now) == ours) {
+                return read;
+            }
+        }
+    }
+
+    fn read_in(opened: &OwnedFd, dir: &Path) -> Result<Self, CredentialsError> {
+        let read = |name: &str| {
+            let read = || {
+                let mut file = File::from(rustix::fs::openat(opened, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?);
+                let mut bytes = Vec::new();
+                file.read_to_end(&mut bytes)?;
+                Ok((bytes, rustix::fs::fstat(&file)?))
+            };
+            read().map_err(|source| CredentialsError::Read { path: dir.join(name), source })
+        };
+        let ((cert, _), (key, key_stat), (ca, _)) = (read("cert.pem")?, read("key.pem")?, read("ca.pem")?);
+        Ok(Self { cert, key, ca, key_stat })
+    }
+}
+
 impl Credentials {
     /// Reads `cert.pem`, `key.pem` and `ca.pem` of `dir`, and checks everything that can be checked without a peer.
     ///
     /// # Errors
     /// [`CredentialsError`].
     pub fn load(dir: &Path, role: Role) -> Result<Self, CredentialsError> {
-        let (cert_path, key_path, ca_path) = (dir.join("cert.pem"), dir.join("key.pem"), dir.join("ca.pem"));
-        let read = |path: &Path| std::fs::read(path).map_err(|source| CredentialsError::Read { path: path.into(), source });
-        let (cert, key, ca) = (read(&cert_path)?, read(&key_path)?, read(&ca_path)?);
-        let meta = std::fs::metadata(&key_path).map_err(|source| CredentialsError::Read { path: key_path.clone(), source })?;
-        let us = rustix::process::geteuid().as_raw();
-        if meta.uid() != us && us != 0 {
-            return Err(CredentialsError::KeyOwner { path: key_path, owner: meta.uid(), us });
+        let files = IdentityFiles::read(dir)?;
+        let (key_path, us) = (dir.join("key.pem"), rustix::process::geteuid().as_raw());
+        let (owner, mode) = (files.key_stat.st_uid, files.key_stat.st_mode & 0o777);
+        if owner != us && us != 0 {
+            return Err(CredentialsError::KeyOwner { path: key_path, owner, us });
         }
-        let mode = meta.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(CredentialsError::KeyMode { path: key_path, mode });
         }
-        Self::from_pem(&cert, &key, &ca, role, dir)
+        Self::from_pem(&files.cert, &files.key, &files.ca, role, dir)
     }
 
     /// The same checks for credentials that never were in files; `dir` only names them in messages.
@@ -153,6 +248,12 @@ impl Credentials {
                 Role::Coordinator => "a coordinator's",
             };
             return Err(CredentialsError::Role { path: cert_path, found: identity, wanted, role });
+        }
+        // Of what is no pair no date is of interest: it cannot be renewed either.
+        match CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider()) {
+            Ok(_) => {}
+            Err(rustls::Error::InconsistentKeys(_)) => return Err(CredentialsError::Pair { path: cert_path, key: key_path, role }),
+            Err(source) => return Err(CredentialsError::Tls { path: cert_path, source }),
         }
         check_validity(&cert_path, leaf)?;
         check_validity(&ca_path, &root)?;
