@@ -4,7 +4,7 @@ mod guesses;
 
 use crate::exit::chain;
 use crate::service::common_version;
-use crate::store::{Refusal, Registry};
+use crate::store::{Refusal, Registry, way_back};
 use guesses::{Guesses, network};
 use mezcal_certs::Authority;
 use mezcal_common::identity::{Identity, Role, has_signed};
@@ -197,12 +197,18 @@ impl Enrolment {
     }
 
     fn renew_expired(&self, certificate: &[u8], request: &[u8], signature: &[u8]) -> Result<String, Refusal> {
-        let holder = Identity::from_der(certificate).map_err(|_| Refusal::Unknown)?;
+        let holder = Identity::from_der(certificate)
+            .map_err(|e| Refusal::No(format!("what should be renewed is not a host's or user's certificate: {e}")))?;
         if !has_signed(certificate, request, signature) {
-            return Err(Refusal::Unknown);
+            return Err(Refusal::No(format!(
+                "the key that was used is not that of the certificate of the {holder}: {}",
+                way_back(&holder)
+            )));
         }
         // That it was the list's key says that it was this cluster's certificate; its own dates say nothing any more.
         self.registry.is_renewable(certificate, &holder)?;
+        // It may never have come with this one: all the same it is what it has.
+        self.registry.used(certificate)?;
         let cert = self.renew(certificate, &holder, request).map_err(Refusal::No)?;
         tracing::info!("a new certificate for the {holder}, whose old one had expired");
         Ok(cert)
@@ -296,13 +302,23 @@ mod tests {
             None,
             "elsewhere it is as good as ever"
         );
-        // A certificate that has expired is looked at, wherever it comes from: this one has not been signed for.
-        let (_, request) = mezcal_certs::request().expect("a key");
-        let certificate = mezcal_certs::der_of(&expired.cert).expect("a certificate").into();
-        let (request, program) = (request.into(), String::new());
-        let renew = ToEnroller::Renew { versions: VERSIONS, program, certificate, request, signature: vec![0].into() };
-        let why = refusal(me.decide(renew, bad, now)).expect("somebody else's");
-        assert!(!why.contains("try again in"), "{why}");
+        // A certificate that has expired is looked at, wherever it comes from, and what is said is about that.
+        let renew = |certificate: Vec<u8>, key: &str| {
+            let (_, request) = mezcal_certs::request().expect("a key");
+            let signature = mezcal_certs::sign(key, &request).expect("signed").into();
+            let (certificate, request, program) = (certificate.into(), request.into(), String::new());
+            let asked = ToEnroller::Renew { versions: VERSIONS, program, certificate, request, signature };
+            refusal(me.decide(asked, bad, now))
+        };
+        let certificate = mezcal_certs::der_of(&expired.cert).expect("a certificate");
+        let (other, _) = mezcal_certs::request().expect("a key");
+        let back = "`coordinator token create --host h9 --replace`";
+        let why = renew(certificate.clone(), &other).expect("of another key");
+        assert!(why.contains("not that of the certificate of the agent h9") && why.contains(back), "{why}");
+        let why = renew(vec![1, 2, 3], &expired.key).expect("no certificate");
+        assert!(why.contains("not a host's or user's certificate"), "{why}");
+        let why = renew(certificate.clone(), &expired.key).expect("unknown");
+        assert!(why.contains("not on this coordinator's list") && why.contains(back), "{why}");
         // And a minute later they may join, too.
         assert_eq!(refusal(me.decide(join("h2", &tokens[1], tokens[1].secret), bad, now + Duration::from_secs(60))), None);
     }

@@ -14,6 +14,7 @@ mod writer;
 pub use copy::{Copied, Restored, as_owner_of, backup, restore};
 pub use reader::{BatchRow, Described, READERS, Reader};
 pub(crate) use registry::serial;
+pub(crate) use registry::way_back;
 pub use registry::{CertificateRow, Ended, Refusal, Registry, Revoked, Stranger, TokenRow};
 pub use writer::{FromStore, Writer};
 

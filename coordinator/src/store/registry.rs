@@ -31,6 +31,9 @@ const RENEWALS_PER_LIFE: u32 = 16;
 /// Certificates of one user that count at a time: those of commands that are running, and of copies of their files on several machines. A
 /// new one ends the one that would have ended first.
 const OF_ONE_USER: u32 = 8;
+/// Certificates that count of those which a host has asked for with one that it has, and not come with: whichever answer it had is good, and
+/// several may be on their way to it.
+const ON_THEIR_WAY: u32 = 4;
 
 /// Tokens and certificates.
 pub struct Registry {
@@ -299,8 +302,8 @@ impl Registry {
         })
     }
 
-    /// A new certificate (in PEM form) beside the one that its holder has. An agent's old one counts until the new one has been used: an answer
-    /// that is lost locks nobody out. A user's old one counts until it ends, or several others have come after it: others of the user's commands,
+    /// A new certificate (in PEM form) beside the one that its holder has. An agent's old one, and others that were asked for with that, count
+    /// until a new one has been used: an answer that is lost or late locks nobody out. A user's old one counts until it ends, or several others have come after it: others of the user's commands,
     /// which run meanwhile, have it. The next one is not to be had for a while.
     ///
     /// # Errors
@@ -356,16 +359,14 @@ impl Registry {
             if counts == 0 && self.listed {
                 return Ok(Err(no("the old certificate does not count any more")));
             }
-            let replaces = match holder.role {
-                Role::User => None,
-                Role::Agent | Role::Coordinator => Some(&old),
-            };
-            // Of those that were asked for and never used only the last one counts.
-            db.execute("DELETE FROM certificate WHERE replaces = ? AND revoked IS NULL", [replaces])?;
             admit(db, &serial, holder.role, &holder.name, expires)?;
             remember_key(db, &serial, &der)?;
-            db.execute("UPDATE certificate SET replaces = ? WHERE serial = ?", params![replaces, serial])?;
-            if holder.role == Role::User {
+            db.execute("UPDATE certificate SET replaces = ? WHERE serial = ?", params![old, serial])?;
+            if holder.role != Role::User {
+                let sql = "DELETE FROM certificate WHERE replaces = ?1 AND revoked IS NULL AND serial <> ?2 AND serial NOT IN (SELECT serial \
+                           FROM certificate WHERE replaces = ?1 AND serial <> ?2 ORDER BY expires DESC, serial LIMIT ?3)";
+                db.execute(sql, params![old, serial, ON_THEIR_WAY - 1])?;
+            } else {
                 let sql = "UPDATE certificate SET revoked = ?1 WHERE role = ?2 AND name = ?3 AND revoked IS NULL AND expires > ?1 \
                            AND serial NOT IN (?4, ?5) AND serial NOT IN (SELECT serial FROM certificate WHERE role = ?2 AND name = ?3 \
                            AND revoked IS NULL AND expires > ?1 AND serial NOT IN (?4, ?5) ORDER BY expires DESC, serial LIMIT ?6)";
@@ -383,22 +384,31 @@ impl Registry {
     /// # Errors
     /// [`Refusal`].
     pub fn is_renewable(&self, der: &[u8], holder: &Identity) -> Result<(), Refusal> {
-        let Some(((serial, _), key)) = serial_and_end(der).zip(identity::key_hash(der)) else { return Err(Refusal::Unknown) };
+        let Some(((serial, _), key)) = serial_and_end(der).zip(identity::key_hash(der)) else {
+            return Err(Refusal::No("the old certificate cannot be read".into()));
+        };
         let sql = "SELECT expires, revoked FROM certificate WHERE serial = ? AND role = ? AND name = ? AND key = ?";
         let values = params![serial, holder.role.as_str(), holder.name, hex(&key)];
         let found: Option<(i64, Option<i64>)> =
             self.with(|db| db.query_row(sql, values, |row| Ok((row.get(0)?, row.get(1)?))).optional()).map_err(Refusal::Store)?;
         match found {
-            None => Err(Refusal::No("that certificate is not on this coordinator's list with its key".into())),
-            Some((_, Some(_))) => Err(Refusal::No(format!("the certificate of the {holder} was revoked or replaced"))),
-            Some((expires, None)) if expires + RENEWABLE < now() => Err(Refusal::No(
-                "that certificate has been over for too long; `coordinator token create --replace` makes a token".into(),
-            )),
+            None => Err(Refusal::No(format!(
+                "the certificate of the {holder} is not on this coordinator's list, or has never been used here: {}",
+                way_back(holder)
+            ))),
+            Some((_, Some(_))) => Err(Refusal::No(format!(
+                "the certificate of the {holder} was revoked or replaced; if it should count, {}",
+                way_back(holder)
+            ))),
+            Some((expires, None)) if expires + RENEWABLE < now() => {
+                Err(Refusal::No(format!("the certificate of the {holder} has been over for too long: {}", way_back(holder))))
+            }
             Some(_) => Ok(()),
         }
     }
 
-    /// Whether somebody may come with a certificate that has expired.
+    /// Whether somebody may come with a certificate that has expired: nobody of their name has come with a newer one. That it was made says
+    /// little, since the answer may have been lost.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -406,12 +416,13 @@ impl Registry {
         let now = now();
         let sql = "SELECT count(*) FROM certificate AS old WHERE key IS NOT NULL AND revoked IS NULL AND expires <= ?1 AND expires + ?2 >= ?1 \
                    AND NOT EXISTS (SELECT 1 FROM certificate AS new WHERE new.role = old.role AND new.name = old.name \
-                   AND new.revoked IS NULL AND new.expires > ?1)";
+                   AND new.revoked IS NULL AND new.expires > ?1 AND new.replaces IS NULL)";
         let count: u64 = self.with(|db| db.query_row(sql, [now, RENEWABLE], |row| row.get(0)))?;
         Ok(count > 0)
     }
 
-    /// A certificate is in use: the one that it replaces counts no more, and its key is known from now on.
+    /// A certificate is in use: its key is known from now on, and of an agent the one that it replaces counts no more, nor do others that were
+    /// asked for with that.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -426,7 +437,8 @@ impl Registry {
             if first {
                 remember_key(db, &serial, der)?;
             }
-            db.execute("UPDATE certificate SET revoked = ? WHERE serial = ? AND revoked IS NULL", params![now(), old])?;
+            let sql = "UPDATE certificate SET revoked = ?1 WHERE role <> 'user' AND (serial = ?2 OR replaces = ?2) AND serial <> ?3 AND revoked IS NULL";
+            db.execute(sql, params![now(), old, serial])?;
             db.execute("UPDATE certificate SET replaces = NULL WHERE serial = ?", [&serial])?;
             Ok(Ok(()))
         })
@@ -464,10 +476,7 @@ impl Registry {
                 let of =
                     self.copy_of.filter(|at| *at != 0).map_or_else(|| "a copy".into(), |at| format!("a copy of {}", WallTime(at)));
                 let way_out = match holder.role {
-                    Role::User => format!(
-                        "an admin's `coordinator token create --user {} --replace` makes a token to join again",
-                        holder.name
-                    ),
+                    Role::User => way_back(holder),
                     Role::Agent | Role::Coordinator => {
                         format!("`coordinator certs adopt {}`, on the coordinator's host, admits it", holder.name)
                     }
@@ -666,6 +675,16 @@ fn forget_over(db: &Transaction<'_>) -> rusqlite::Result<usize> {
     db.execute(sql, [now(), RENEWABLE])
 }
 
+/// What somebody can do who has no certificate that counts, nor one that can be renewed.
+pub(crate) fn way_back(holder: &Identity) -> String {
+    let kind = match holder.role {
+        Role::Agent => "host",
+        Role::User => "user",
+        Role::Coordinator => return "`certs issue coordinator` makes another".into(),
+    };
+    format!("an admin's `coordinator token create --{kind} {} --replace` makes a token to join again", holder.name)
+}
+
 /// The serial number of a certificate (DER).
 pub(crate) fn serial(der: &[u8]) -> Option<String> {
     Some(identity::details(der).ok()?.serial)
@@ -777,6 +796,45 @@ mod tests {
         }
         let counting: Vec<usize> = (0..all.len()).filter(|n| site.counts(&all[*n])).collect();
         assert_eq!(counting, [0, 14, 15, 16, 17, 18, 19, 20], "that with which they were asked for, and the newest");
+    }
+
+    #[test]
+    fn whichever_answer_a_host_had_is_good() {
+        let site = Site::new();
+        let old = site.listed(Role::Agent, "h1", 30 * DAY);
+        let ask = |n: u32| site.renew(Instant::now() + n * RENEWAL_PAUSE, &old, 30 * DAY).expect("another one");
+        let asked: Vec<_> = (0..ON_THEIR_WAY).map(ask).collect();
+        assert!(asked.iter().chain([&old]).all(|der| site.counts(der)));
+        site.registry.used(&asked[0]).expect("the first was late");
+        assert!(site.counts(&asked[0]) && !asked[1..].iter().chain([&old]).any(|der| site.counts(der)), "of one host one counts");
+        assert!(site.renew(Instant::now() + 9 * RENEWAL_PAUSE, &old, DAY).is_err(), "nor does what is asked for with an old one");
+        // Whoever asks without end has few.
+        let many: Vec<_> =
+            (20..40).map(|n| site.renew(Instant::now() + n * RENEWAL_PAUSE, &asked[0], n * DAY).expect("made")).collect();
+        assert_eq!(many.iter().filter(|der| site.counts(der)).count(), ON_THEIR_WAY as usize);
+        assert!(site.counts(&many[19]) && site.counts(&asked[0]));
+    }
+
+    #[test]
+    fn whoever_did_not_get_the_answer_can_ask_again_though_the_old_certificate_is_over() {
+        for role in [Role::Agent, Role::User] {
+            let site = Site::new();
+            let old = site.listed(role, "okazaki", Duration::ZERO);
+            let holder = Identity::from_der(&old).expect("an identity");
+            assert!(site.registry.is_renewable(&old, &holder).is_err(), "its key has not been seen");
+            site.registry.used(&old).expect("it comes");
+            assert!(site.registry.any_renewable().expect("readable"));
+            let mut now = Instant::now();
+            for _ in 0..3 {
+                now += RENEWAL_PAUSE;
+                let lost = site.renew(now, &old, 30 * DAY).expect("another one");
+                assert!(site.counts(&lost) && site.registry.any_renewable().expect("readable"), "it may not have it: {role:?}");
+                site.registry.is_renewable(&old, &holder).expect("nor anything else");
+            }
+            let new = site.renew(now + RENEWAL_PAUSE, &old, 30 * DAY).expect("another one");
+            site.registry.used(&new).expect("it comes with it");
+            assert!(!site.registry.any_renewable().expect("readable"), "nobody is missing: {role:?}");
+        }
     }
 
     #[test]
