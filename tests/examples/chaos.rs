@@ -9,7 +9,7 @@ use mezcal_tests::cluster::{Cluster, PATIENCE};
 use mezcal_tests::sim::Chance;
 use mezcal_tests::{alive_with, signal, wait_for};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ const JOBS: usize = 300;
 /// The coordinator's leases, a different one after each restart.
 const LEASES: [&str; 4] = ["15s", "40s", "20s", "60s"];
 /// The store's disk.
-const DISK: &str = "size=64m";
+const DISK: &str = "64m";
 /// A batch ends this long after the last fault at the latest: the longest lease, its margin, and the work.
 const HEALED: Duration = Duration::from_secs(600);
 
@@ -85,9 +85,7 @@ fn main() {
     unsafe { std::env::set_var("MEZCAL_LEAF_SECONDS", "60") };
     let mut cluster = Cluster::with(HOSTS, SLOTS, "auto", LEASES[0]).client_lease("10m");
     assert!(cluster.lab.is_real(), "hosts have to be apart");
-    let disk = Disk::mount(&cluster.path("state"));
-    let imported = cluster.run(&["certs", "import", "pki/issued.jsonl", "--config", "coordinator.toml"]);
-    assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
+    cluster.set_store_size(DISK);
     (1..=HOSTS).for_each(|n| cluster.set_boot(n, 1));
     let cluster = cluster.start();
     let mut chaos =
@@ -97,7 +95,7 @@ fn main() {
     while Instant::now() < end {
         batches += 1;
         let pulses = Pulses::start(&mut chaos, batches);
-        let (more, gone) = chaos.run(pulses, end, &disk, &mut broken);
+        let (more, gone) = chaos.run(pulses, end, &mut broken);
         (attempts, lost) = (attempts + more, lost + gone);
         println!("batch {batches}: {more} attempts of {JOBS} jobs, {gone} jobs given up as lost");
     }
@@ -122,7 +120,7 @@ fn main() {
 
 impl Chaos {
     /// Runs one batch to its end, with faults until `end`. Gives back its attempts, and its jobs that were given up.
-    fn run(&mut self, mut pulses: Pulses, end: Instant, disk: &Disk, broken: &mut Vec<String>) -> (usize, usize) {
+    fn run(&mut self, mut pulses: Pulses, end: Instant, broken: &mut Vec<String>) -> (usize, usize) {
         let mut next = Instant::now();
         let mut healed = None;
         loop {
@@ -130,13 +128,13 @@ impl Chaos {
                 break;
             }
             let now = Instant::now();
-            self.mend(now, disk, false);
+            self.mend(now, false);
             if now < end && now >= next {
-                self.fail(disk);
+                self.fail();
                 next = now + Duration::from_millis(500 + self.chance.below(3500));
             }
             if now >= end && healed.is_none() {
-                self.mend(now, disk, true);
+                self.mend(now, true);
                 healed = Some(now);
             }
             if healed.is_some_and(|at| at + HEALED < now) {
@@ -150,7 +148,7 @@ impl Chaos {
         pulses.check(broken)
     }
 
-    fn fail(&mut self, disk: &Disk) {
+    fn fail(&mut self) {
         let all: u64 = FAULTS.iter().map(|(_, weight)| weight).sum();
         let mut at = self.chance.below(all);
         let Some((fault, _)) = FAULTS.into_iter().find(|(_, weight)| {
@@ -213,7 +211,7 @@ impl Chaos {
                 self.mends.push((seconds(&mut self.chance, 15), Mend::Continue(pid)));
             }
             Fault::FillDisk => {
-                disk.fill();
+                self.cluster.disk().fill();
                 self.mends.push((seconds(&mut self.chance, 15), Mend::Disk));
             }
             Fault::KillAgent
@@ -227,7 +225,7 @@ impl Chaos {
     }
 
     /// Mends what is due, or everything.
-    fn mend(&mut self, now: Instant, disk: &Disk, all: bool) {
+    fn mend(&mut self, now: Instant, all: bool) {
         let (due, later) = std::mem::take(&mut self.mends).into_iter().partition(|(at, _)| all || *at <= now);
         self.mends = later;
         for (_, mend) in due {
@@ -235,7 +233,7 @@ impl Chaos {
                 Mend::Agent(host) => self.cluster.start_agent(host),
                 Mend::Continue(pid) => signal(pid, libc::SIGCONT),
                 Mend::Link(host) => self.cluster.lab.set_link(host, true),
-                Mend::Disk => disk.free(),
+                Mend::Disk => self.cluster.disk().free(),
                 Mend::Coordinator => self.cluster.start_coordinator(),
             }
         }
@@ -313,41 +311,5 @@ impl Pulses {
             }
         }
         (attempts, lost)
-    }
-}
-
-/// A disk of its own for the store, which can be filled.
-struct Disk {
-    dir: PathBuf,
-}
-
-impl Disk {
-    /// In a mount namespace of this process, which everything that it starts inherits.
-    fn mount(dir: &Path) -> Self {
-        std::fs::create_dir_all(dir).expect("made");
-        for file in std::fs::read_dir(dir).expect("readable").flatten() {
-            std::fs::remove_file(file.path()).expect("removed");
-        }
-        let c = |text: &str| std::ffi::CString::new(text).expect("no NUL");
-        let (none, root, tmpfs, size, target) = (c("none"), c("/"), c("tmpfs"), c(DISK), c(&dir.display().to_string()));
-        // SAFETY: all strings end with NUL and outlive the calls; no other thread shares the namespace.
-        let done = unsafe {
-            libc::unshare(libc::CLONE_NEWNS) == 0
-                && libc::mount(none.as_ptr(), root.as_ptr(), none.as_ptr(), libc::MS_REC | libc::MS_PRIVATE, std::ptr::null()) == 0
-                && libc::mount(none.as_ptr(), target.as_ptr(), tmpfs.as_ptr(), 0, size.as_ptr().cast()) == 0
-        };
-        assert!(done, "a disk for the store: {}", std::io::Error::last_os_error());
-        Self { dir: dir.into() }
-    }
-
-    fn fill(&self) {
-        let mut file = std::fs::File::create(self.dir.join("ballast")).expect("made");
-        let block = vec![0; 1 << 16];
-        while std::io::Write::write_all(&mut file, &block).is_ok() {}
-    }
-
-    fn free(&self) {
-        // Two of them may overlap.
-        let _ = std::fs::remove_file(self.dir.join("ballast"));
     }
 }

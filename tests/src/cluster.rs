@@ -1,6 +1,7 @@
 //! A whole cluster: a coordinator on `mezcal00`, agents on the others, certificates, configuration and logs below one directory.
 
 use crate::lab::{Lab, host_name};
+use crate::mount::Disk;
 use crate::programs::program;
 use crate::relay::Relay;
 use crate::wait_for;
@@ -29,8 +30,8 @@ pub struct Cluster {
     coordinator: Option<Child>,
     agents: Vec<Option<Child>>,
     settings: Vec<Setting>,
-    /// The store's disk, as large as mount(8) is told.
-    store_size: Option<&'static str>,
+    /// The store's, if it is not ours.
+    disk: Option<Disk>,
     /// Where the coordinator shows its dashboard.
     http: Option<&'static str>,
     /// What else `serve` is told.
@@ -79,7 +80,7 @@ impl Cluster {
             coordinator: None,
             agents,
             settings,
-            store_size: None,
+            disk: None,
             http: None,
             serve_arguments: Vec::new(),
         };
@@ -196,19 +197,7 @@ impl Cluster {
     pub fn start_coordinator(&mut self) {
         let listens = || self.log_text("coordinator").matches("listens").count();
         let before = listens();
-        let mut command = match self.store_size {
-            None => self.lab.command(0, &program("coordinator")),
-            Some(size) => {
-                let mut command = self.lab.command(0, Path::new("unshare"));
-                let import = "if test -e pki/issuer; then \"$1\" certs import pki/issued.jsonl --config coordinator.toml; fi";
-                let script =
-                    format!("mount -t tmpfs -o size=\"$1\" none \"$2\" && cd \"$2/..\" && shift 2 && {import} && exec \"$@\"");
-                let script = script.as_str();
-                std::fs::create_dir_all(self.path("state")).expect("made");
-                command.args(["--mount", "sh", "-c", script, "sh", size]).arg(self.path("state")).arg(program("coordinator"));
-                command
-            }
-        };
+        let mut command = self.beside_store();
         command.args(["serve", "--config"]).arg(self.path("coordinator.toml"));
         command.args(self.http.iter().flat_map(|address| ["--http", address]));
         command.args(&self.serve_arguments);
@@ -229,9 +218,29 @@ impl Cluster {
         wait_for("the configuration is read again", PATIENCE, || (read() > before).then_some(()));
     }
 
-    /// Gives the coordinator, from its next start on, a disk of this size for its store; what is on it ends with the coordinator.
-    pub fn set_store_size(&mut self, size: &'static str) {
-        self.store_size = Some(size);
+    /// Gives the coordinator, from its next start on, a disk of this size for its store: an empty one, that lasts as long as the cluster.
+    pub fn set_store_size(&mut self, size: &str) {
+        self.disk = Some(Disk::mount(&self.path("state"), size));
+        if self.path("pki/issuer").exists() {
+            let mut import = self.beside_store();
+            import.args(["certs", "import"]).arg(self.path("pki/issued.jsonl")).arg("--config").arg(self.path("coordinator.toml"));
+            let out = import.output().expect("the coordinator runs");
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        }
+    }
+
+    /// That disk.
+    pub fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("the store has a disk of its own")
+    }
+
+    /// The `coordinator` command on the coordinator's host, where its store's disk is.
+    pub fn beside_store(&self) -> Command {
+        let program = program("coordinator");
+        let Some(disk) = &self.disk else { return self.lab.command(0, &program) };
+        let mut command = self.lab.command(0, Path::new("nsenter"));
+        command.args([&disk.entrance(), "--"]).arg(program);
+        command
     }
 
     /// Gives `serve` these arguments, too, from its next start on.
@@ -250,13 +259,6 @@ impl Cluster {
         let log = self.log_text("coordinator");
         let said = log.lines().rev().find_map(|line| line.split("dashboard and metrics on http://").nth(1));
         said.expect("the coordinator says so").trim().to_owned()
-    }
-
-    /// The store's directory as the coordinator sees it.
-    pub fn store_path(&self) -> PathBuf {
-        let pid = self.coordinator.as_ref().expect("a running coordinator").id();
-        let below = self.path("state");
-        Path::new(&format!("/proc/{pid}/root")).join(below.strip_prefix("/").expect("an absolute path"))
     }
 
     /// The coordinator dies at once.

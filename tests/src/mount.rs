@@ -1,9 +1,13 @@
-//! A file system that hangs: FUSE (the kernel's filesystems/fuse documentation) with a server that answers the first message and no other.
+//! File systems that behave badly: one that hangs, FUSE (the kernel's filesystems/fuse documentation) with a server that answers the first message
+//! and no other; and one that is full.
 
+use crate::wait_for;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// A mount that hangs until it is dropped.
 pub struct HungMount {
@@ -70,5 +74,62 @@ impl Drop for HungMount {
         let target = std::ffi::CString::new(self.dir.display().to_string()).expect("no NUL");
         // SAFETY: the string outlives the call. Forced: what waits for an answer gets an error.
         unsafe { libc::umount2(target.as_ptr(), libc::MNT_FORCE | libc::MNT_DETACH) };
+    }
+}
+
+/// A disk of its own that can be filled: a file system in memory, in a mount namespace that lasts as long as this does.
+pub struct Disk {
+    /// Reads from us, and so ends with us.
+    holder: Child,
+    dir: PathBuf,
+}
+
+impl Disk {
+    /// Mounts one at `dir`, which is made, as large as mount(8) is told. Needs root.
+    pub fn mount(dir: &Path, size: &str) -> Self {
+        std::fs::create_dir_all(dir).expect("made");
+        let script = "mount -t tmpfs -o size=\"$1\" none \"$2\" && exec cat";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, "sh", size]).arg(dir).stdin(Stdio::piped()).stdout(Stdio::null());
+        let holder = command.spawn().expect("unshare starts");
+        let comm = format!("/proc/{}/comm", holder.id());
+        wait_for("the disk is mounted", Duration::from_secs(10), || {
+            std::fs::read_to_string(&comm).ok().filter(|comm| comm.trim() == "cat")
+        });
+        Self { holder, dir: dir.into() }
+    }
+
+    /// What nsenter(1) is told to run something where the disk is.
+    pub fn entrance(&self) -> String {
+        format!("--mount=/proc/{}/ns/mnt", self.holder.id())
+    }
+
+    /// Its directory as it is seen from here.
+    pub fn path(&self) -> PathBuf {
+        Path::new(&format!("/proc/{}/root", self.holder.id())).join(self.dir.strip_prefix("/").expect("an absolute path"))
+    }
+
+    /// Takes all the space that is left.
+    pub fn fill(&self) {
+        let ballast = File::options().create(true).append(true).open(self.ballast());
+        let mut ballast = ballast.expect("made");
+        while ballast.write_all(&[7; 4096]).is_ok() {}
+    }
+
+    /// Gives it back.
+    pub fn free(&self) {
+        // It may not be full.
+        let _ = std::fs::remove_file(self.ballast());
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.path().join("ballast")
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
     }
 }

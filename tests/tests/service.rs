@@ -499,11 +499,7 @@ fn a_full_disk_refuses_what_is_new_and_loses_nothing() {
     let cmd = "until test -e go; do sleep 0.05; done; echo done";
     let mut client = cluster.start_run(&lines(&[json!({"cmd": cmd})]), &[]);
     wait_for("it runs", PATIENCE, || cluster.connected().iter().any(|h| h["busy"] == 1).then_some(()));
-    // Whatever is left is taken, and a little space is given back later.
-    let store = cluster.store_path();
-    let mut ballast = std::fs::File::create(store.join("ballast")).expect("made");
-    while std::io::Write::write_all(&mut ballast, &[7; 4096]).is_ok() {}
-    drop(ballast);
+    cluster.disk().fill();
     let spec = "x".repeat(20_000);
     let big: String = (0..40).map(|n| format!("{}\n", json!({"cmd": format!("touch new.{n} # {spec}")}))).collect();
     std::fs::write(cluster.path("new.json"), big).expect("written");
@@ -520,7 +516,7 @@ fn a_full_disk_refuses_what_is_new_and_loses_nothing() {
     std::fs::write(cluster.path("go"), "").expect("written");
     wait_for("the log says so", PATIENCE, || cluster.log_text("coordinator").contains("nothing new is accepted").then_some(()));
     assert!(client.try_wait().expect("our child").is_none(), "nothing is acknowledged that is not safe");
-    std::fs::remove_file(store.join("ballast")).expect("removed");
+    cluster.disk().free();
     let status = wait_for("the run ends", PATIENCE, || client.try_wait().expect("our child"));
     assert_eq!(status.code(), Some(0), "{}", cluster.log_text("run"));
     assert_eq!(results(&cluster.path("results.json"))[0]["result"]["stdout_tail"], "done\n");
@@ -570,14 +566,6 @@ impl Stream {
     }
 }
 
-/// Takes all the space of the coordinator's disk.
-fn fill_disk(cluster: &Cluster) -> std::path::PathBuf {
-    let path = cluster.store_path().join("ballast");
-    let mut ballast = std::fs::File::create(&path).expect("made");
-    while std::io::Write::write_all(&mut ballast, &[7; 4096]).is_ok() {}
-    path
-}
-
 #[test]
 fn a_disk_that_is_full_for_a_while_ends_nothing_of_a_batch_that_is_known() {
     let mut cluster = Cluster::new(1, 2);
@@ -590,7 +578,7 @@ fn a_disk_that_is_full_for_a_while_ends_nothing_of_a_batch_that_is_known() {
     let mut stream = Stream::start(&cluster, &[]);
     stream.say(&[json!({"cmd": "echo begun >> begun; until test -e go; do sleep 0.05; done; echo done"})]);
     wait_for("it runs", PATIENCE, || cluster.path("begun").exists().then_some(()));
-    let ballast = fill_disk(&cluster);
+    cluster.disk().fill();
     let spec = "x".repeat(20_000);
     stream.say(&(0..40).map(|n| json!({"cmd": format!("echo {n} # {spec}")})).collect::<Vec<_>>());
     wait_for("the log says so", PATIENCE, || cluster.log_text("coordinator").contains("the store cannot be written").then_some(()));
@@ -601,7 +589,7 @@ fn a_disk_that_is_full_for_a_while_ends_nothing_of_a_batch_that_is_known() {
     };
     let begin = std::time::Instant::now();
     wait_for("what is new is refused", PATIENCE, || (refused() && begin.elapsed().as_secs() > 12).then_some(()));
-    std::fs::remove_file(ballast).expect("removed");
+    cluster.disk().free();
     std::fs::write(cluster.path("go"), "").expect("written");
     stream.say(&[json!({"control": "close"})]);
     let (end, before) = stream.until("the end", |line| line["event"] == "end");
