@@ -280,6 +280,13 @@ fn take_up(directory: &Path, nothing_runs: bool, lease: Duration) -> Result<Stor
     } else if store.hold.is_some() {
         tracing::warn!("the store in {} was {}: {held}", directory.display(), store.generation);
     }
+    if store.is_alone() {
+        tracing::warn!(
+            "there is no room in {} for what several processes would share: until the coordinator is started again, only it can use the store, \
+             and `coordinator backup` and `coordinator certs import` cannot",
+            directory.display()
+        );
+    }
     Ok(store)
 }
 

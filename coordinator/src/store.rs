@@ -4,6 +4,7 @@
 //! A [`Reader`] has connections of its own and sees only what is committed. Values that nobody selects by are kept as the bytes of
 //! the wire codec behind one byte that says which format they have; `PRAGMA user_version` says which tables there are.
 
+mod access;
 mod clock;
 mod copy;
 mod life;
@@ -19,16 +20,18 @@ pub use registry::{CertificateRow, Ended, Refusal, Registry, Revoked, Stranger, 
 pub use writer::{FromStore, Writer};
 
 use crate::scheduler::Record;
+use access::Access;
 use bytes::Bytes;
 use clock::Moment;
+use life::Life;
 use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, Generation, JobNumber, StoreId};
 use mezcal_common::job::MAX_SPEC;
 use mezcal_common::wire::client::Submission;
 use mezcal_common::wire::codec;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, ffi};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Serialize, de::DeserializeOwned};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -67,6 +70,26 @@ pub enum StoreError {
     /// SQLite says no.
     #[error("cannot use the store {}", path.display())]
     Database {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// There is no room for what has to be written.
+    #[error("the disk of the store {} is full, or its account may have no more of it: make room there; nothing that is in the store is lost", path.display())]
+    Full {
+        /// Which file.
+        path: PathBuf,
+        /// Who says so.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Another process keeps it to itself.
+    #[error(
+        "the store {} is another process's alone, as that of a coordinator that was started on a full disk: nobody else can have it until that \
+         has been started again when there is room (`systemctl restart mezcal-coordinator`)",
+        path.display()
+    )]
+    Alone {
         /// Which file.
         path: PathBuf,
         /// Why.
@@ -161,15 +184,30 @@ impl StoreError {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 StoreError::Damaged { path: path.into(), what: source.to_string() }
             }
+            _ if lacks_room(&source) => StoreError::Full { path: path.into(), source: source.into() },
             _ => StoreError::Database { path: path.into(), source },
         }
     }
+
+    /// What the kernel says of the directory or a file in it.
+    fn file(path: &Path, source: std::io::Error) -> Self {
+        match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full { path: path.into(), source: source.into() },
+            _ => StoreError::Directory { path: path.into(), source },
+        }
+    }
+}
+
+/// Whether SQLite lacks room on the disk, be it for the index that it shares with other processes.
+fn lacks_room(e: &rusqlite::Error) -> bool {
+    let shared = |e: &ffi::Error| [ffi::SQLITE_IOERR_SHMSIZE, ffi::SQLITE_IOERR_SHMOPEN].contains(&e.extended_code);
+    e.sqlite_error_code() == Some(ErrorCode::DiskFull) || e.sqlite_error().is_some_and(shared)
 }
 
 /// An open store, not in use yet.
 pub struct Store {
     connection: Connection,
-    path: PathBuf,
+    access: Access,
     /// Which store it is.
     pub id: StoreId,
     /// How often it was restored, and when. Of a copy that nobody has taken up it is that of the original.
@@ -179,6 +217,8 @@ pub struct Store {
     /// For how long what its last coordinator placed may run without a word.
     pub lease: Option<Duration>,
     found: life::Found,
+    /// A life that could not begin for want of room, or for somebody else who writes: nothing is written before it does.
+    waiting: Option<Life>,
     /// Held for as long as the process lives.
     lock: OwnedFd,
 }
@@ -189,7 +229,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
-        let failed = |source: std::io::Error| StoreError::Directory { path: directory.into(), source };
+        let failed = |source: std::io::Error| StoreError::file(directory, source);
         std::fs::create_dir_all(directory).map_err(failed)?;
         // SQLite relies on locks and shared memory.
         if mezcal_common::config::is_on_network(directory) {
@@ -202,16 +242,18 @@ impl Store {
         is_ours(&path)?;
         // Nobody else's from the first moment; SQLite gives its log the same mode.
         if let Err(e) = life::new_file(&path)
-            && e.kind() != std::io::ErrorKind::AlreadyExists
+            && e.kind() != ErrorKind::AlreadyExists
         {
             return Err(failed(e));
         }
-        let mut connection = Connection::open(&path).map_err(broken)?;
-        let mode = Mode::RUSR | Mode::WUSR;
-        rustix::fs::chmod(&path, mode).map_err(|e| failed(e.into()))?;
-        connection.busy_timeout(BUSY).map_err(broken)?;
-        // Before the first table, or it has no effect.
-        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(broken)?;
+        rustix::fs::chmod(&path, Mode::RUSR | Mode::WUSR).map_err(|e| failed(e.into()))?;
+        let (access, mut connection) = Access::open(&path)?;
+        // On a full disk a store is opened, too: nothing is written to one that there is.
+        let pages: u32 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).map_err(broken)?;
+        if pages == 0 {
+            // Before the first table, or it has no effect.
+            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(broken)?;
+        }
         if found.unclosed {
             check(&connection, &path)?;
         }
@@ -223,7 +265,7 @@ impl Store {
         let hold = copy::hold(&connection).map_err(broken)?;
         let lease: Option<i64> = copy::meta(&connection, "lease").map_err(broken)?;
         let lease = lease.and_then(|millis| u64::try_from(millis).ok()).map(Duration::from_millis);
-        Ok(Self { connection, path, id: StoreId(id as u64), generation, hold, lease, found, lock })
+        Ok(Self { connection, access, id: StoreId(id as u64), generation, hold, lease, found, waiting: None, lock })
     }
 
     /// Gives the records of all batches that have not ended, and the highest number that a batch ever had.
@@ -351,7 +393,7 @@ impl Store {
     }
 
     fn broken(&self, source: rusqlite::Error) -> StoreError {
-        StoreError::database(&self.path, source)
+        StoreError::database(&self.access.path, source)
     }
 
     /// Who may join, and who has. With `listed`, only certificates count that are on the list.
@@ -359,13 +401,19 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn registry(&self, listed: bool) -> Result<Registry, StoreError> {
-        Registry::open(self.path.clone(), listed)
+        let writing = self.access.writing().map_err(|e| self.broken(e))?;
+        Registry::new(self.access.clone(), writing, listed)
     }
 
     /// Starts the writer's thread, and gives readers.
     pub fn start(self, answers: tokio::sync::mpsc::Sender<FromStore>) -> (Writer, Reader) {
-        let reader = Reader::new(self.path.clone());
-        (Writer::start(self.connection, self.lock, answers), reader)
+        let reader = Reader::new(self.access);
+        (Writer::start(self.connection, self.waiting, self.lock, answers), reader)
+    }
+
+    /// Whether no other process can have it while this one has: there was no room for what they would share.
+    pub fn is_alone(&self) -> bool {
+        self.access.alone
     }
 }
 
@@ -380,7 +428,8 @@ pub fn registry(directory: &Path) -> Result<Registry, StoreError> {
         drop(Store::open(directory)?);
     }
     life::look(&path)?;
-    Registry::open(path, true)
+    let (access, writing) = Access::open(&path)?;
+    Registry::new(access, writing, true)
 }
 
 /// A store that is somebody else's is not used, and its mode not changed. Root may use any.
@@ -405,14 +454,15 @@ fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
 
 fn lock(directory: &Path) -> Result<OwnedFd, StoreError> {
     let path = directory.join("lock");
-    let failed = |e: rustix::io::Errno| StoreError::Directory { path: path.clone(), source: e.into() };
+    let failed = |e: rustix::io::Errno| StoreError::file(&path, e.into());
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
     let lock = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {
             let pid = format!("process {}", std::process::id());
-            rustix::fs::ftruncate(&lock, 0).map_err(failed)?;
-            rustix::io::pwrite(&lock, pid.as_bytes(), 0).map_err(failed)?;
+            // In the room that it has: there may be no other. Whoever finds nothing there finds the lock all the same.
+            let said = rustix::io::pwrite(&lock, pid.as_bytes(), 0).unwrap_or(0);
+            rustix::fs::ftruncate(&lock, said as u64).map_err(failed)?;
             Ok(lock)
         }
         Err(rustix::io::Errno::WOULDBLOCK) => {

@@ -598,6 +598,99 @@ fn a_disk_that_is_full_for_a_while_ends_nothing_of_a_batch_that_is_known() {
     cluster.finish_with(&["the store cannot be written"]);
 }
 
+/// What the coordinator's host sees of its health.
+fn readiness(cluster: &Cluster) -> String {
+    let ask = "exec 3<> /dev/tcp/127.0.0.1/7480; printf 'GET /readyz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3; cat <&3";
+    text(&cluster.lab.command(0, Path::new("bash")).args(["-c", ask]).output().expect("bash runs").stdout)
+}
+
+/// A coordinator that ends on a disk that is full, and comes back there.
+fn starts_on_a_full_disk(ends: impl Fn(&mut Cluster), also: impl Fn(&Cluster)) {
+    let mut cluster = Cluster::with(1, 2, "auto", "15s");
+    if !cluster.lab.is_real() {
+        mezcal_tests::say_skipped("a full disk: mounting needs root");
+        return;
+    }
+    cluster.set_store_size("2m");
+    cluster.set_http("127.0.0.1:7480");
+    let mut cluster = cluster.start();
+    let job = json!({"cmd": "echo $MEZCAL_ATTEMPT >> mark.$MEZCAL_JOB_ID; until test -e go.$MEZCAL_JOB_ID; do sleep 0.05; done; echo done"});
+    let mut client = cluster.start_run(&lines(&vec![job; 3]), &[]);
+    wait_for("two run", PATIENCE, || (starts(&cluster, 2) == [1, 1]).then_some(()));
+    let again = |cluster: &mut Cluster| {
+        cluster.disk().fill();
+        ends(cluster);
+        // What the coordinator has given up is gone, too.
+        cluster.disk().fill();
+        cluster.start_coordinator();
+        cluster.wait_connected(1);
+    };
+    // One that did not come to write anything is no other than one that did.
+    again(&mut cluster);
+    again(&mut cluster);
+    let full = wait_for("its health is not good", PATIENCE, || Some(readiness(&cluster)).filter(|said| said.contains("503")));
+    assert!(full.contains("full") || full.contains("No space left"), "{full}");
+    assert!(cluster.log_text("coordinator").contains("nothing new is accepted"));
+    also(&cluster);
+    std::fs::write(cluster.path("go.1"), "").expect("written");
+    std::fs::write(cluster.path("new.json"), "{\"cmd\": \"touch new\"}\n").expect("written");
+    // For longer than a lease.
+    let begin = Instant::now();
+    wait_for("what is new is refused", 2 * PATIENCE, || {
+        let refused = run(&cluster, &["run", "new.json", "-q", "-o", "new.results", "--force"]);
+        let said = text(&refused.stderr);
+        assert!(refused.status.code() == Some(3) && said.contains("the coordinator's store cannot be written"), "{said}");
+        (begin.elapsed() > Duration::from_secs(25)).then_some(())
+    });
+    assert!(client.try_wait().expect("our child").is_none());
+    assert_eq!(std::fs::read_to_string(cluster.path("results.json")).unwrap_or_default(), "", "nothing is said that is not safe");
+    cluster.disk().free();
+    wait_for("its health is good", PATIENCE, || readiness(&cluster).contains("200").then_some(()));
+    wait_for("the third runs in the place of the first", PATIENCE, || (starts(&cluster, 3) == [1, 1, 1]).then_some(()));
+    for go in ["go.2", "go.3"] {
+        std::fs::write(cluster.path(go), "").expect("written");
+    }
+    let status = wait_for("the run ends", PATIENCE, || client.try_wait().expect("our child"));
+    assert_eq!(status.code(), Some(0), "{}", cluster.log_text("run"));
+    let ended = results(&cluster.path("results.json"));
+    assert_eq!(ended.len(), 3);
+    assert!(ended.iter().all(|line| line["result"]["attempt"] == 1 && line["result"]["stdout_tail"] == "done\n"), "{ended:?}");
+    assert_eq!(starts(&cluster, 3), [1, 1, 1], "each ran once");
+    assert_eq!(run(&cluster, &["run", "new.json", "-q", "-o", "new.results", "--force"]).status.code(), Some(0), "it goes on");
+    assert!(cluster.path("new").exists());
+    // As with room: another life, which every process may look at.
+    cluster.kill_coordinator();
+    cluster.start_coordinator();
+    let copy = cluster.path("copy.db");
+    let made = cluster.beside_store().arg("backup").arg(&copy).arg("--config").arg(cluster.path("coordinator.toml")).output();
+    let made = made.expect("it runs");
+    assert!(made.status.success() && copy.exists(), "{}", text(&made.stderr));
+    assert!(!cluster.log_text("coordinator").contains("restore"), "{}", cluster.log_text("coordinator"));
+    cluster.finish_with(&["the store cannot be written"]);
+}
+
+#[test]
+fn a_coordinator_that_was_killed_starts_on_a_full_disk() {
+    starts_on_a_full_disk(Cluster::kill_coordinator, |_| {});
+}
+
+#[test]
+fn a_coordinator_that_was_stopped_starts_on_a_full_disk_and_has_it_alone() {
+    let ends = |cluster: &mut Cluster| {
+        cluster.stop_coordinator();
+        // As the last connection leaves it that is closed; the process may end before that.
+        let _ = std::fs::remove_file(cluster.disk().path().join("store.db-shm"));
+    };
+    starts_on_a_full_disk(ends, |cluster| {
+        let copy = cluster.path("never.db");
+        let config = cluster.path("coordinator.toml");
+        let refused = cluster.beside_store().arg("backup").arg(&copy).arg("--config").arg(config).output().expect("it runs");
+        let said = text(&refused.stderr);
+        assert!(refused.status.code() == Some(2) && said.contains("started on a full disk") && !copy.exists(), "{said}");
+        assert!(cluster.log_text("coordinator").contains("until the coordinator is started again"));
+    });
+}
+
 #[test]
 fn a_stream_survives_its_coordinator() {
     let mut cluster = Cluster::running(3, 2);

@@ -3,8 +3,9 @@
 //! A copy is marked as one, with its date, before it has its name: what a coordinator finds under that name is never a copy that looks like its
 //! original. The mark goes when a coordinator takes the copy up, and with the same transaction the store is of a new [`Generation`].
 
-use super::life::{Header, Note, beside, look, new_file, sync_directory_of};
-use super::{BUSY, Store, StoreError, VERSION, lock};
+use super::access::Access;
+use super::life::{Header, Life, Note, beside, look, new_file, number, sync_directory_of};
+use super::{Store, StoreError, VERSION, lacks_room, lock};
 use mezcal_common::clock::WallTime;
 use mezcal_common::ids::{BatchSerial, Generation, MAX_RESTORES};
 use rusqlite::types::Value;
@@ -50,7 +51,7 @@ pub(super) fn meta<T: rusqlite::types::FromSql>(db: &Connection, key: &str) -> r
     Ok(found.flatten())
 }
 
-fn set_meta(db: &Connection, key: &str, value: Option<i64>) -> rusqlite::Result<()> {
+pub(super) fn set_meta(db: &Connection, key: &str, value: Option<i64>) -> rusqlite::Result<()> {
     let sql = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
     db.execute(sql, params![key, value]).map(drop)
 }
@@ -76,27 +77,34 @@ impl Store {
     /// `lease`: how long what this life places may run without a word; it is kept for whoever takes up a copy of this store.
     ///
     /// # Errors
-    /// [`StoreError`]. A store that is none of a copy may be on a full disk.
+    /// [`StoreError`]. A store that is no copy may be on a full disk, or be written by somebody else just now: then its life begins as soon as it
+    /// can, before anything else is written.
     pub fn take_up(&mut self, nothing_runs: bool, lease: Duration) -> Result<Option<Copied>, StoreError> {
         let marked = is_marked(&self.connection).map_err(|e| self.broken(e))?;
         let was = match self.found.foreign || marked {
             true => Some(self.become_an_original()?),
             false => None,
         };
-        if nothing_runs && self.hold.is_some() {
-            self.connection.execute("DELETE FROM meta WHERE key = 'hold'", []).map_err(|e| self.broken(e))?;
+        if nothing_runs {
             self.hold = None;
         }
         // While old batches are held, the longest lease counts that they may run under.
         let longest = self.lease.filter(|_| self.hold.is_some()).map_or(lease, |old| old.max(lease));
-        if let Err(e) = self.begin_life(longest) {
-            tracing::warn!("this life of the store has no number of its own yet: {}", crate::exit::chain(&e));
+        let (path, generation, vouched) = (self.access.path.clone(), self.generation, nothing_runs);
+        let life = Life { path, before: self.found.life, number: number(), generation, lease: longest, vouched };
+        match life.begin(&mut self.connection) {
+            Ok(()) => {}
+            Err(e) if e.waits() => self.waiting = Some(life),
+            Err(e @ StoreError::Directory { .. }) => {
+                tracing::warn!("this life of the store has no number of its own: {}", crate::exit::chain(&e));
+            }
+            Err(e) => return Err(e),
         }
         Ok(was)
     }
 
     fn become_an_original(&mut self) -> Result<Copied, StoreError> {
-        let path = self.path.clone();
+        let path = self.access.path.clone();
         let broken = |source| StoreError::database(&path, source);
         let next = self.generation.next(self.found.note.generation, WallTime::now());
         let generation = next.ok_or_else(|| StoreError::WornOut(path.clone()))?;
@@ -119,36 +127,6 @@ impl Store {
         (self.generation, self.hold) = (generation, Some(first));
         Ok(was)
     }
-
-    /// Gives this life its number, and what is beside the database the same one.
-    fn begin_life(&mut self, lease: Duration) -> Result<(), StoreError> {
-        let path = self.path.clone();
-        let failed = |source| StoreError::Directory { path: path.clone(), source };
-        let broken = |source| StoreError::database(&path, source);
-        let (old, life) = (self.found.life, number());
-        let note = |lives: Vec<u32>| Note { lives, generation: self.generation, restoring: false };
-        note(vec![old, life]).write(&path).map_err(failed)?;
-        let transaction = self.connection.transaction().map_err(broken)?;
-        let began = (|| {
-            transaction.pragma_update(None, "application_id", life as i32)?;
-            set_meta(&transaction, "life_at", Some(WallTime::now().0))?;
-            set_meta(&transaction, "lease", Some(lease.as_millis() as i64))?;
-            transaction.commit()
-        })();
-        began.map_err(broken)?;
-        let empty = "PRAGMA wal_checkpoint(TRUNCATE)";
-        let kept: bool = self.connection.query_row(empty, [], |row| row.get(0)).map_err(broken)?;
-        // Whoever reads at this moment keeps the log from being emptied: then the header may have the old number for long.
-        if !kept {
-            note(vec![life]).write(&path).map_err(failed)?;
-        }
-        Ok(())
-    }
-}
-
-/// A number for one life: not that of any other, and never zero, which stores of the first version have.
-fn number() -> u32 {
-    (uuid::Uuid::new_v4().as_u64_pair().0 as u32).max(1)
 }
 
 /// Copies the store in `directory` to `target`, which must not exist, while a coordinator may be using it. Whoever may read the copy may read the
@@ -186,12 +164,17 @@ fn copy_to(directory: &Path, target: &Path) -> Result<(), StoreError> {
     let path = directory.join("store.db");
     look(&path)?;
     let broken = |source| StoreError::database(&path, source);
-    let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(broken)?;
-    connection.busy_timeout(BUSY).map_err(broken)?;
+    let (_, connection) = Access::open(&path)?;
     let name = target.to_string_lossy().into_owned();
     let now = WallTime::now();
-    connection.execute("VACUUM INTO ?", params![Value::Text(name)]).map_err(broken)?;
-    mark(target, Some(now)).map_err(|source| StoreError::database(target, source))
+    let copied = connection.execute("VACUUM INTO ?", params![Value::Text(name)]);
+    copied.map_err(|e| if lacks_room(&e) { no_room_for(target) } else { broken(e) })?;
+    mark(target, Some(now)).map_err(|e| if lacks_room(&e) { no_room_for(target) } else { StoreError::database(target, e) })
+}
+
+/// SQLite does not say which disk is full when it copies.
+fn no_room_for(copy: &Path) -> StoreError {
+    StoreError::Copy { path: copy.into(), source: std::io::ErrorKind::StorageFull.into() }
 }
 
 /// Says in a copy that it is one. Without a journal: one that is interrupted is no copy, and has no name yet.
@@ -220,7 +203,7 @@ fn name_it(part: &Path, target: &Path) -> std::io::Result<()> {
 /// [`StoreError`]; the store is as it was then, but for [`StoreError::Interrupted`].
 pub fn restore(directory: &Path, mut file: &File, origin: &Path) -> Result<Restored, StoreError> {
     let path = directory.join("store.db");
-    let failed = |source: std::io::Error| StoreError::Directory { path: directory.into(), source };
+    let failed = |source: std::io::Error| StoreError::file(directory, source);
     let _lock = lock(directory)?;
     // One that was interrupted is done again.
     let note = match look(&path) {

@@ -10,12 +10,15 @@
 //! A coordinator that dies in between leaves a header that the note has.
 
 use super::StoreError;
+use super::copy::set_meta;
 use mezcal_common::clock::WallTime;
 use mezcal_common::ids::Generation;
+use rusqlite::{Connection, ErrorCode};
 use rustix::fs::{Mode, OFlags};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// SQLite's file format, §1.3: where the header says how it is to be written (2: with a log), and where the application's own number is.
 const HEADER: usize = 100;
@@ -50,6 +53,71 @@ pub(super) struct Found {
     pub(super) life: u32,
 }
 
+/// A life that begins.
+pub(super) struct Life {
+    pub(super) path: PathBuf,
+    /// The number that the database's header had before, without its log.
+    pub(super) before: u32,
+    /// Its own.
+    pub(super) number: u32,
+    pub(super) generation: Generation,
+    /// For how long what is placed in it may run without a word, and what an original of this store has placed.
+    pub(super) lease: Duration,
+    /// Nothing runs that an original of this store has placed.
+    pub(super) vouched: bool,
+}
+
+/// A number for one life: not that of any other, and never zero, which stores of the first version have.
+pub(super) fn number() -> u32 {
+    (uuid::Uuid::new_v4().as_u64_pair().0 as u32).max(1)
+}
+
+impl Life {
+    /// Gives the database and what is beside it the number of this life, and keeps there what whoever takes up a copy has to know. May be tried
+    /// again.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the parts of the store belong together as before.
+    pub(super) fn begin(&self, db: &mut Connection) -> Result<(), StoreError> {
+        let failed = |source| StoreError::file(&self.path, source);
+        let broken = |source| StoreError::database(&self.path, source);
+        let note = |lives| Note { lives, generation: self.generation, restoring: false };
+        // The log may have another number than the header yet, and bring it there at any time: of an end in the middle of this.
+        let logged: i64 = db.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(broken)?;
+        note(vec![self.before, logged as u32, self.number]).write(&self.path).map_err(failed)?;
+        let transaction = db.transaction().map_err(broken)?;
+        let began = (|| {
+            transaction.pragma_update(None, "application_id", self.number as i32)?;
+            set_meta(&transaction, "life_at", Some(WallTime::now().0))?;
+            set_meta(&transaction, "lease", Some(self.lease.as_millis() as i64))?;
+            if self.vouched {
+                transaction.execute("DELETE FROM meta WHERE key = 'hold'", [])?;
+            }
+            transaction.commit()
+        })();
+        began.map_err(broken)?;
+        // While somebody reads, or there is no room for all that is in the log, the header may have an old number: the note has that.
+        let emptied = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0).map(|busy: bool| !busy));
+        if emptied.unwrap_or(false) {
+            note(vec![self.number]).write(&self.path).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+impl StoreError {
+    /// Whether a store that can be read may be written when there is room, or when somebody else is done with it.
+    pub(super) fn waits(&self) -> bool {
+        match self {
+            StoreError::Full { .. } => true,
+            StoreError::Database { source, .. } => {
+                matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::SystemIoFailure))
+            }
+            _ => false,
+        }
+    }
+}
+
 /// The file beside `path`, with `suffix` after its name.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -63,7 +131,7 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
 /// # Errors
 /// Parts are missing, or do not belong together.
 pub(super) fn look(path: &Path) -> Result<Found, StoreError> {
-    let failed = |source| StoreError::Directory { path: path.into(), source };
+    let failed = |source| StoreError::file(path, source);
     let note = Note::read(path).map_err(failed)?;
     if note.restoring {
         return Err(StoreError::Interrupted(path.into()));

@@ -1,7 +1,8 @@
 //! What is committed, for whoever asks, over a few connections: whoever finds none idle waits for one. SQLite keeps the descriptor of a
 //! connection that is closed while others have the file, so none is.
 
-use super::{BUSY, StoreError, id_bytes, unpack};
+use super::access::Access;
+use super::{StoreError, id_bytes, unpack};
 use bytes::Bytes;
 use mezcal_common::clock::WallTime;
 use mezcal_common::ids::{BatchId, BatchSerial, JobKey, JobNumber};
@@ -9,8 +10,7 @@ use mezcal_common::job::JobSpec;
 use mezcal_common::outcome::JobResult;
 use mezcal_common::wire::client::{BatchStatus, BatchTerms, Submission};
 use mezcal_common::wire::codec;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
-use std::path::PathBuf;
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// The columns that [`batch_row`] reads.
@@ -22,7 +22,7 @@ pub const READERS: usize = 4;
 /// Reads a store.
 #[derive(Clone)]
 pub struct Reader {
-    path: PathBuf,
+    access: Access,
     pool: Arc<Pool>,
 }
 
@@ -85,13 +85,13 @@ pub struct Described {
 }
 
 impl Reader {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, pool: Arc::default() }
+    pub(super) fn new(access: Access) -> Self {
+        Self { access, pool: Arc::default() }
     }
 
     /// Another one for the same store, which waits for nobody that this one waits for.
     pub fn apart(&self) -> Self {
-        Self::new(self.path.clone())
+        Self::new(self.access.clone())
     }
 
     fn borrow(&self) -> Result<Borrowed<'_>, StoreError> {
@@ -102,15 +102,13 @@ impl Reader {
                 return Ok(Borrowed { pool: &self.pool, connection: Some(idle) });
             }
             if let Some(source) = refused.take_if(|_| connections.open == 0) {
-                return Err(StoreError::Reader { path: self.path.clone(), source });
+                return Err(StoreError::Reader { path: self.access.path.clone(), source });
             }
             if connections.open < READERS && refused.is_none() {
                 connections.open += 1;
                 drop(connections);
                 let mut new = Borrowed { pool: &self.pool, connection: None };
-                let opened = Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)
-                    .and_then(|connection| connection.busy_timeout(BUSY).map(|()| connection));
-                match opened {
+                match self.access.reading() {
                     Ok(connection) => {
                         new.connection = Some(connection);
                         return Ok(new);
@@ -130,7 +128,7 @@ impl Reader {
         let borrowed = self.borrow()?;
         let connection = borrowed.connection.as_ref().expect("it was borrowed with one");
         read(connection).map_err(|e| match e {
-            ReadError::Database(source) => StoreError::database(&self.path, source),
+            ReadError::Database(source) => StoreError::database(&self.access.path, source),
             ReadError::Value(e) => e,
         })
     }
@@ -307,7 +305,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("store.db");
         Connection::open(&path).expect("opened").execute_batch("CREATE TABLE t (x)").expect("made");
-        let (reader, reading, most) = (Reader::new(path.clone()), AtomicUsize::new(0), AtomicUsize::new(0));
+        let access = Access { path: path.clone(), alone: false };
+        let (reader, reading, most) = (Reader::new(access), AtomicUsize::new(0), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for _ in 0..50 {
                 scope.spawn(|| {

@@ -3,15 +3,15 @@
 //! It has a connection of its own beside the writer's: what is decided here has to be decided in one transaction, and nobody waits for it
 //! but whoever asked. Times are seconds since the Unix epoch, as in certificates.
 
-use super::{BUSY, StoreError, pack};
+use super::access::Access;
+use super::{StoreError, pack};
 use mezcal_common::clock::WallTime;
 use mezcal_common::identity::{self, Identity, Role};
 use mezcal_common::job::Stop;
 use mezcal_common::token::{Token, hex, sha256};
 use mezcal_common::wire::codec::CodecError;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
@@ -40,7 +40,7 @@ pub struct Registry {
     /// Waits for the store's writer; whoever only looks does not wait for that.
     writing: Mutex<Connection>,
     reading: Mutex<Connection>,
-    path: PathBuf,
+    access: Access,
     /// Only listed certificates count; otherwise all of the cluster's that have not been revoked.
     listed: bool,
     /// When the copy was made that this store was restored from, in microseconds since the Unix epoch; zero: nobody knows.
@@ -125,22 +125,16 @@ pub enum Refusal {
 }
 
 impl Registry {
-    pub(super) fn open(path: PathBuf, listed: bool) -> Result<Self, StoreError> {
-        let broken = |source| StoreError::database(&path, source);
-        let open = |flags| {
-            let connection = Connection::open_with_flags(&path, flags)?;
-            connection.busy_timeout(BUSY)?;
-            Ok(connection)
-        };
-        let writing = open(OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(broken)?;
+    pub(super) fn new(access: Access, writing: Connection, listed: bool) -> Result<Self, StoreError> {
+        let broken = |source| StoreError::database(&access.path, source);
         writing.pragma_update(None, "synchronous", "FULL").map_err(broken)?;
-        let reading = open(OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(broken)?;
+        let reading = access.reading().map_err(broken)?;
         let copy_of = "SELECT coalesce(value, 0) FROM meta WHERE key = 'copy_of'";
         let copy_of = reading.query_row(copy_of, [], |row| row.get(0)).optional().map_err(broken)?;
         Ok(Self {
             writing: Mutex::new(writing),
             reading: Mutex::new(reading),
-            path,
+            access,
             listed,
             copy_of,
             changed: watch::channel(0).0,
@@ -640,7 +634,7 @@ impl Registry {
 
     fn change<T>(&self, change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Result<T, Refusal>>) -> Result<T, Refusal> {
         let mut connection = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let broken = |source| Refusal::Store(StoreError::database(&self.path, source));
+        let broken = |source| Refusal::Store(StoreError::database(&self.access.path, source));
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(broken)?;
         let result = change(&transaction).map_err(broken)??;
         let ended = transaction
@@ -661,7 +655,7 @@ impl Registry {
 
     fn with<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         let connection = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        read(&connection).map_err(|source| StoreError::database(&self.path, source))
+        read(&connection).map_err(|source| StoreError::database(&self.access.path, source))
     }
 
     fn rows<T>(&self, sql: &str, read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>, StoreError> {

@@ -364,6 +364,69 @@ fn a_file_that_was_put_in_place_by_hand_is_taken_for_a_copy() {
 }
 
 #[test]
+fn a_store_is_opened_without_a_word_being_written_to_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = served(dir.path());
+    let (killed, closed) = (as_killed(dir.path()), dir.path());
+    drop(store);
+    for dir in [killed.path(), closed] {
+        let parts = || ["store.db", "store.db-wal", "store.db-id"].map(|name| std::fs::read(dir.join(name)).unwrap_or_default());
+        let before = parts();
+        let store = Store::open(dir).expect("opened");
+        assert_eq!(batches(&store), 1);
+        assert!(parts() == before, "on a full disk nothing can be");
+        let vacuum: u32 = store.connection.pragma_query_value(None, "auto_vacuum", |row| row.get(0)).expect("readable");
+        assert_eq!(vacuum, 2, "it was set when the store was made");
+    }
+}
+
+#[test]
+fn one_process_can_have_a_store_without_a_file_to_share() {
+    let dir = tempfile::tempdir().expect("a directory");
+    drop(served(dir.path()));
+    let path = dir.path().join("store.db");
+    let alone = Access { path, alone: true };
+    let (first, second) = (alone.writing().expect("opened"), alone.reading().expect("opened"));
+    let count = |db: &Connection| db.query_row("SELECT count(*) FROM batch", [], |row| row.get::<_, u32>(0)).expect("readable");
+    assert_eq!((count(&first), count(&second)), (1, 1));
+    first.execute("DELETE FROM batch", []).expect("written");
+    assert_eq!((count(&first), count(&second)), (0, 0), "connections of one process see the same");
+    assert!(!dir.path().join("store.db-shm").exists());
+}
+
+#[test]
+fn a_life_that_cannot_begin_makes_no_copy_of_its_store() {
+    let dir = tempfile::tempdir().expect("a directory");
+    drop(served(dir.path()));
+    // Somebody reads: what this life writes stays in the log.
+    let mut store = Store::open(dir.path()).expect("opened");
+    store.connection.busy_timeout(Duration::ZERO).expect("set");
+    let reader = Connection::open(dir.path().join("store.db")).expect("opened");
+    reader.execute_batch("BEGIN; SELECT count(*) FROM batch").expect("reads");
+    assert_eq!(store.take_up(false, HOUR).expect("taken up"), None);
+    let killed = as_killed(dir.path());
+    drop((store, reader));
+    // And the next one writes nothing, not even when it is tried again.
+    for _ in 0..2 {
+        let mut store = Store::open(killed.path()).expect("opened");
+        store.connection.busy_timeout(Duration::ZERO).expect("set");
+        let writer = Connection::open(killed.path().join("store.db")).expect("opened");
+        writer.execute_batch("BEGIN IMMEDIATE").expect("nobody else writes");
+        assert_eq!(store.take_up(false, HOUR / 2).expect("it waits"), None);
+        assert!(store.waiting.is_some());
+        writer.execute_batch("COMMIT").expect("let go");
+        // The last connection brings the log into the database.
+        drop((store, writer));
+    }
+    let mut store = Store::open(killed.path()).expect("opened");
+    assert_eq!(store.take_up(false, HOUR / 2).expect("taken up"), None, "it is no copy");
+    assert_eq!((store.generation.restores, store.hold), (0, None));
+    assert!(store.waiting.is_none());
+    drop(store);
+    assert_eq!(Store::open(killed.path()).expect("opened").lease, Some(HOUR / 2));
+}
+
+#[test]
 fn what_is_no_store_takes_nobodys_place() {
     let dir = tempfile::tempdir().expect("a directory");
     let (state, copy) = (dir.path().join("state"), dir.path().join("copy.db"));

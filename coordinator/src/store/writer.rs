@@ -1,7 +1,9 @@
 //! The thread that writes: everything that has come since the last commit goes into the next one.
 
 use super::clock::Moment;
+use super::life::Life;
 use super::{StoreError, id_bytes, pack};
+use crate::exit::chain;
 use crate::scheduler::Record;
 use bytes::Bytes;
 use mezcal_common::clock::WallTime;
@@ -51,12 +53,12 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, lock: OwnedFd, answers: mpsc::Sender<FromStore>) -> Self {
+    pub(super) fn start(connection: Connection, life: Option<Life>, lock: OwnedFd, answers: mpsc::Sender<FromStore>) -> Self {
         let (writes, received) = channel();
         let thread = std::thread::Builder::new().name("store".into());
         let run = move || {
             let _lock = lock;
-            run(connection, &received, &answers);
+            run(connection, life, &received, &answers);
         };
         thread.spawn(run).expect("a thread starts before anything else does");
         Self { writes }
@@ -74,32 +76,42 @@ impl Writer {
     }
 }
 
-fn run(mut connection: Connection, writes: &Receiver<Write>, answers: &mpsc::Sender<FromStore>) {
+/// `life`: one that has not begun, and does before anything else is written.
+fn run(mut connection: Connection, mut life: Option<Life>, writes: &Receiver<Write>, answers: &mpsc::Sender<FromStore>) {
     let mut through = 0;
     // Space of forgotten batches is given back bit by bit while there is nothing else to do.
     let mut untidy = true;
     loop {
-        let first = match if untidy { writes.try_recv() } else { writes.recv().map_err(|_| TryRecvError::Disconnected) } {
-            Ok(first) => first,
-            Err(TryRecvError::Disconnected) => return,
-            Err(TryRecvError::Empty) => {
-                // If it cannot be done now, it is done with the next batch that is forgotten.
-                untidy = tidy_up(&mut connection).unwrap_or(false);
-                continue;
+        let mut group = Vec::new();
+        // Without anything to write it is tried, too: so it is known whether anything can be.
+        if life.is_none() {
+            match if untidy { writes.try_recv() } else { writes.recv().map_err(|_| TryRecvError::Disconnected) } {
+                Ok(first) => group.push(first),
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => {
+                    // If it cannot be done now, it is done with the next batch that is forgotten.
+                    untidy = tidy_up(&mut connection).unwrap_or(false);
+                    continue;
+                }
             }
-        };
-        let mut group = vec![first];
+        }
         let size = |write: &Write| if let Write::Records(records) = write { records.len() } else { 1 };
-        let mut count = size(&group[0]);
+        let mut count: usize = group.iter().map(size).sum();
         while count < GROUP
             && let Ok(next) = writes.try_recv()
         {
             count += size(&next);
             group.push(next);
         }
+        let work = |group: &[Write]| {
+            if let Some(waiting) = &life {
+                waiting.begin(&mut connection)?;
+                life = None;
+            }
+            apply(&mut connection, group)
+        };
+        let Some(placed) = persist(work, &mut group, writes, answers) else { return };
         untidy |= group.iter().any(|write| matches!(write, Write::Forget(_)));
-        let placed = persist(|group| apply(&mut connection, group), &mut group, writes, answers);
-        let Some(placed) = placed else { return };
         through += group.iter().map(|w| if let Write::Records(r) = w { r.len() as u64 } else { 0 }).sum::<u64>();
         // What comes until they are read is of the next group.
         let Some(specs) = persist(|_| specs(&connection, &placed).map_err(Failure::from), &mut Vec::new(), writes, answers) else {
@@ -173,10 +185,25 @@ fn passes(e: &rusqlite::Error) -> bool {
     }
 }
 
+impl From<StoreError> for Failure {
+    fn from(e: StoreError) -> Self {
+        match e {
+            StoreError::Database { source, .. } => source.into(),
+            StoreError::Full { source, .. } => Failure::Passing(source.to_string()),
+            StoreError::Directory { .. } => Failure::Passing(chain(&e)),
+            e => Failure::Lasting(chain(&e)),
+        }
+    }
+}
+
 impl StoreError {
     /// Whether it may be otherwise another time.
     pub fn passes(&self) -> bool {
-        if let StoreError::Database { source, .. } = self { passes(source) } else { false }
+        match self {
+            StoreError::Database { source, .. } => passes(source),
+            StoreError::Full { .. } => true,
+            _ => false,
+        }
     }
 }
 

@@ -33,6 +33,16 @@ async fn until(port: &mut ClientPort, wanted: impl Fn(&ToClient) -> bool) -> Vec
     }
 }
 
+/// Waits until the service says that its store can be written, or that it cannot.
+async fn in_trouble(service: &ServiceHandle, wanted: bool) {
+    let says_so = async {
+        while service.trouble().await.expect("it lives").is_some() != wanted {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), says_so).await.expect("in time");
+}
+
 #[tokio::test]
 async fn a_store_that_is_busy_for_a_while_ends_nothing_of_a_batch_that_it_knows() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -81,6 +91,36 @@ async fn what_has_just_come_waits_for_a_moment_of_trouble_and_is_then_accepted()
     assert!(!said.iter().any(|said| matches!(said, ToClient::Refused { .. })), "{said:?}");
 }
 
+#[tokio::test]
+async fn a_coordinator_that_cannot_write_at_its_start_says_so_and_begins_when_it_can() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut copy = Store::open(dir.path()).expect("made");
+    copy.found.foreign = true;
+    copy.take_up(false, HOUR).expect("taken up").expect("a copy");
+    drop(copy);
+    let mut store = Store::open(dir.path()).expect("opened");
+    store.connection.busy_timeout(Duration::from_millis(20)).expect("set");
+    let other = Connection::open(dir.path().join("store.db")).expect("opened");
+    other.execute_batch("BEGIN IMMEDIATE").expect("nobody else writes");
+    assert_eq!(store.take_up(true, HOUR / 2).expect("it waits"), None);
+    let service = service::start(Settings::new(Some(HOUR / 2)), Some(store)).expect("it starts");
+    // Nobody has asked it to write anything.
+    in_trouble(&service, true).await;
+    let (mut port, id) = (service.attach("okazaki").await, BatchId::random());
+    let terms = BatchTerms::new(BatchContext::new(id, "/".into(), 0o22), HOUR);
+    say(&port, ToService::Open { terms, have: 0 }).await;
+    let said = until(&mut port, |said| matches!(said, ToClient::Refused { .. })).await;
+    assert!(matches!(said.last(), Some(ToClient::Refused { reason }) if reason.contains("cannot be written")), "{said:?}");
+    other.execute_batch("COMMIT").expect("let go");
+    in_trouble(&service, false).await;
+    let kept = |key| copy::meta::<i64>(&other, key).expect("readable");
+    assert_eq!(
+        (kept("lease"), kept("hold")),
+        (Some((HOUR / 2).as_millis() as i64), None),
+        "this life has begun, and somebody vouches"
+    );
+}
+
 #[test]
 fn what_passes_is_told_apart_from_what_lasts() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -93,5 +133,15 @@ fn what_passes_is_told_apart_from_what_lasts() {
     assert!(said(missing).passes(), "too many open files look the same");
     let full = Connection::open_in_memory().expect("opened");
     full.pragma_update(None, "max_page_count", 1).expect("set");
-    assert!(said(full.execute_batch("CREATE TABLE t (x); CREATE TABLE u (x)")).passes());
+    let full = full.execute_batch("CREATE TABLE t (x); CREATE TABLE u (x)").expect_err("there is no room");
+    for full in [StoreError::database(&path, full), StoreError::file(&path, std::io::ErrorKind::StorageFull.into())] {
+        assert!(full.passes() && full.waits());
+        let said = full.to_string();
+        assert!(said.contains("is full") && !said.contains("restore"), "{said}");
+    }
+    // What does not come by itself is said, and nobody waits for it.
+    for kind in [std::io::ErrorKind::ReadOnlyFilesystem, std::io::ErrorKind::PermissionDenied] {
+        let other = StoreError::file(&path, kind.into());
+        assert!(!other.waits() && !other.to_string().contains("full"), "{other}");
+    }
 }
