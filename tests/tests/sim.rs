@@ -1,6 +1,6 @@
 //! The simulation ring: thousands of seeds, and mistakes that it must find.
 //!
-//! `MEZCAL_SIM_SEEDS=N` runs more of them; a failure prints its seed, and `MEZCAL_SIM_SEED=N` runs that one again.
+//! `MEZCAL_SIM_SEEDS=N` runs more of them, from `MEZCAL_SIM_FIRST` on; a failure prints its seed, and `MEZCAL_SIM_SEED=N` runs that one again.
 
 use mezcal_coordinator::scheduler::WIDE_WAIT;
 use mezcal_tests::sim::{Mutant, Plan, run};
@@ -21,35 +21,36 @@ fn crowd(seed: u64, mutant: Option<Mutant>) -> Plan {
     Plan { seed, hosts, slots, jobs, faults: 0, crowd: true, mutant }
 }
 
+/// What is wrong with a seed, if anything.
+fn broken(seed: u64) -> Option<String> {
+    run(plan(seed, None)).err().map(|broken| format!("MEZCAL_SIM_SEED={seed}: {broken}"))
+}
+
 #[test]
 fn promises_hold_under_every_fault() {
+    let first = number("MEZCAL_SIM_FIRST").unwrap_or(0);
     let seeds = match number("MEZCAL_SIM_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("MEZCAL_SIM_SEEDS").unwrap_or(2000),
+        None => first..first + number("MEZCAL_SIM_SEEDS").unwrap_or(2000),
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-    std::thread::scope(|scope| {
-        for thread in 0..threads {
-            let seeds = seeds.clone();
-            scope.spawn(move || {
-                for seed in seeds.filter(|seed| seed % threads == thread) {
-                    if let Err(broken) = run(plan(seed, None)) {
-                        panic!("MEZCAL_SIM_SEED={seed}: {broken}");
-                    }
-                }
-            });
-        }
+    let all: Vec<String> = std::thread::scope(|scope| {
+        let start = |thread| {
+            let seeds = seeds.clone().filter(move |seed| seed % threads == thread);
+            scope.spawn(|| seeds.filter_map(broken).collect::<Vec<_>>())
+        };
+        let running: Vec<_> = (0..threads).map(start).collect();
+        running.into_iter().flat_map(|thread| thread.join().expect("nothing panics")).collect()
     });
+    assert!(all.is_empty(), "{}", all.join("\n"));
 }
 
 /// Seeds beyond those that every run tries: users whose engines claim each other's attempts, and an agent that was started again.
 #[test]
 fn seeds_that_have_once_broken_a_promise_hold() {
-    for seed in [2573, 3897, 18_797] {
-        if let Err(broken) = run(plan(seed, None)) {
-            panic!("MEZCAL_SIM_SEED={seed}: {broken}");
-        }
-    }
+    let all: Vec<String> =
+        [2573, 3897, 18_797].into_iter().filter_map(broken).collect();
+    assert!(all.is_empty(), "{}", all.join("\n"));
 }
 
 /// The first seed that finds the mistake, and the promise that it breaks.
