@@ -620,7 +620,10 @@ impl World {
             self.serving.scheduler = scheduler.holding(first, LEASES.into_iter().max());
         }
         let now = BootInstant(self.now);
-        self.given_up = self.serving.stored.iter().any(|record| matches!(record, Record::Stopped { .. }));
+        // What the original has given up the copy may go on with.
+        if !self.of_original {
+            self.given_up = self.serving.stored.iter().any(|record| matches!(record, Record::Stopped { .. }));
+        }
         for record in self.serving.stored.clone() {
             // Its client attaches again and takes what it has missed.
             if let Record::Ended { job, result, .. } = &record
