@@ -320,6 +320,17 @@ struct Job {
     succeeded: bool,
 }
 
+/// How a job is tried again.
+#[derive(Debug)]
+struct RetryRule {
+    /// After which failures; none: after all.
+    on: Vec<RetryOn>,
+    /// The pause after the first of them, which doubles each time.
+    delay: Duration,
+    /// How often at most.
+    retries: u32,
+}
+
 #[derive(Debug)]
 struct Batch {
     id: BatchId,
@@ -335,8 +346,8 @@ struct Batch {
     open: bool,
     /// What waits for jobs of its own batch.
     order: after::Order,
-    /// Which failures of a job are worth another attempt, and after what time, where not any and at once.
-    retry_rules: HashMap<JobNumber, (Vec<RetryOn>, Duration)>,
+    /// How jobs are tried again, where not after any failure and at once.
+    retry_rules: HashMap<JobNumber, RetryRule>,
     /// The attempts of a job that were lost: where, and why.
     lost: HashMap<JobNumber, Vec<String>>,
     /// Jobs by the `id` that their user gave them.
@@ -361,7 +372,8 @@ impl Batch {
     fn add_job(&mut self, serial: BatchSerial, submission: Submission, stored: bool) {
         let queue = QueueKey::new(self.user, serial, &submission);
         if !submission.retry_on.is_empty() || !submission.retry_delay.is_zero() {
-            self.retry_rules.insert(submission.job, (submission.retry_on, submission.retry_delay));
+            let rule = RetryRule { on: submission.retry_on, delay: submission.retry_delay, retries: submission.retries };
+            self.retry_rules.insert(submission.job, rule);
         }
         if let Some(label) = submission.label {
             self.labels.insert(label.into(), submission.job);
@@ -384,10 +396,12 @@ impl Batch {
         self.detached && self.open
     }
 
-    /// How long a job waits after an attempt that has failed.
-    fn pause_after(&self, job: JobNumber, attempt: u32) -> Duration {
-        let delay = self.retry_rules.get(&job).map_or(Duration::ZERO, |rule| rule.1);
-        delay.saturating_mul(2u32.saturating_pow(attempt_count(attempt).saturating_sub(1))).min(MAX_RETRY_DELAY)
+    /// How long a job waits that has just failed. Attempts that were lost or given back do not count.
+    fn pause_of(&self, number: JobNumber) -> Duration {
+        let job = self.jobs.get((number.0 as usize).wrapping_sub(1));
+        let Some((rule, job)) = self.retry_rules.get(&number).zip(job) else { return Duration::ZERO };
+        let failures = rule.retries.saturating_sub(job.retries);
+        rule.delay.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1))).min(MAX_RETRY_DELAY)
     }
 
     fn add_host_sets(&mut self, sets: &[Vec<String>]) {
@@ -1302,7 +1316,7 @@ impl Scheduler {
                 u32::from(job.losses) <= MAX_LOSSES && !once
             }
             Ended::Exited | Ended::Signaled | Ended::Timeout | Ended::OutOfMemory | Ended::StartFailed => {
-                let worth = batch.retry_rules.get(&key.job).is_none_or(|(rules, _)| after::worth_another(rules, &outcome));
+                let worth = batch.retry_rules.get(&key.job).is_none_or(|rule| after::worth_another(&rule.on, &outcome));
                 let retry = !outcome.succeeded() && job.retries > 0 && !cancelled && !batch.halted && worth;
                 job.retries -= u32::from(retry);
                 retry
@@ -1324,7 +1338,7 @@ impl Scheduler {
         }
         // A lost host is nobody's failure: elsewhere it may begin at once.
         let batch = self.batches.get(&key.batch).filter(|_| failed);
-        let delay = batch.map_or(Duration::ZERO, |batch| batch.pause_after(key.job, attempt.attempt));
+        let delay = batch.map_or(Duration::ZERO, |batch| batch.pause_of(key.job));
         if again && !delay.is_zero() {
             self.delay(key, now + delay);
         } else if again {

@@ -45,11 +45,12 @@ fn promises_hold_under_every_fault() {
     assert!(all.is_empty(), "{}", all.join("\n"));
 }
 
-/// Seeds beyond those that every run tries: users whose engines claim each other's attempts, and an agent that was started again.
+/// Seeds beyond those that every run tries: users whose engines claim each other's attempts, an agent that was started again, and a job that had
+/// been given back often before it failed.
 #[test]
 fn seeds_that_have_once_broken_a_promise_hold() {
     let all: Vec<String> =
-        [2573, 3897, 18_797, 26_855].into_iter().filter_map(broken).collect();
+        [2573, 3897, 18_797, 19_571, 20_451, 26_855].into_iter().filter_map(broken).collect();
     assert!(all.is_empty(), "{}", all.join("\n"));
 }
 

@@ -313,8 +313,8 @@ impl Scheduler {
             for job in queued.collect::<Vec<_>>() {
                 let key = JobKey { batch, job };
                 let before = comes_after.remove(&key).unwrap_or_default();
-                let pause = |s: &Self| Some(s.batches.get(&batch)?.pause_after(job, s.job(key)?.attempt));
-                let pause = pause(self).filter(|pause| failed.contains(&key) && !pause.is_zero());
+                let pause = self.batches.get(&batch).map(|batch| batch.pause_of(job));
+                let pause = pause.filter(|pause| failed.contains(&key) && !pause.is_zero());
                 if given_up {
                     self.finish(key, None, Outcome::never_ran(Ended::Cancelled, None), now);
                 } else if let Some(pause) = pause {

@@ -1155,6 +1155,22 @@ fn what_waits_on_a_full_host_goes_to_an_idle_slot_elsewhere() {
 }
 
 #[test]
+fn only_failures_make_the_pause_before_the_next_try_longer() {
+    let mut s = script();
+    s.agent(1, "a.x", 9);
+    s.open(1);
+    let job = Submission { retries: 5, retry_delay: Duration::from_secs(10), ..Submission::new(JobNumber(1), Bytes::new()) };
+    s.event(Event::Submit { batch: batch(1), host_sets: vec![], jobs: vec![job] });
+    for n in 1..4 {
+        let back = NumberedReport { seq: u64::from(n), attempt: attempt(1, 1, n), report: Report::Returned };
+        s.event(Event::Agent(SessionId(1), ToCoordinator::Reports(vec![back])));
+    }
+    assert_eq!(s.report(1, attempt(1, 1, 4), exited(1)), "1 < acknowledge 1");
+    assert_eq!(s.pass(9), "");
+    assert_eq!(s.pass(1), "1 < run 1/1.5");
+}
+
+#[test]
 fn a_cancel_of_what_an_agent_that_returns_has_waits_for_the_proof() {
     let mut s = script();
     s.agent(1, "a.x", 1);
