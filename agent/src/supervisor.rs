@@ -620,6 +620,7 @@ impl Supervisor {
                 if let Some((attempt, stop)) = stop.filter(|(stopped, _)| ours.is_some_and(|(attempt, _)| attempt == *stopped)) {
                     self.stop_engine(i, attempt, stop, now);
                 }
+                self.look_at_claim(index, now);
             }
             FromEngine::Finished { attempt, outcome } => self.engine_finished(index, attempt, outcome.within_limits()),
             FromEngine::Output { attempt, stream, data } => {
@@ -696,6 +697,16 @@ impl Supervisor {
                     .iter()
                     .enumerate()
                     .any(|(n, e)| n != i && e.slot.given().is_some_and(|(given, _)| given == attempt)))
+    }
+
+    /// What an engine claims to run takes slots until the coordinator has answered for it, and it answers an inventory. If its set has had that,
+    /// the next one comes when the set is served again.
+    fn look_at_claim(&mut self, index: EngineIndex, now: BootInstant) {
+        let set = self.set_of_engine(index);
+        let claims = matches!(self.engines[usize::from(index.0)].slot, Slot::Busy { claimed: true, .. });
+        if claims && self.session.is_some() && self.sets[set].told == Some(Ok(())) {
+            self.leave_out(set, "an engine of theirs runs what this agent has not given it".into(), now);
+        }
     }
 
     /// What the coordinator knows of what a user's engines say that they run.

@@ -616,6 +616,35 @@ fn what_engines_claim_to_an_agent_that_is_new_counts_for_their_own_user_only() {
 }
 
 #[test]
+fn what_an_engine_claims_after_its_users_inventory_takes_nobodys_slots() {
+    let mut s = shared();
+    s.welcome();
+    (0..4).for_each(|engine| drop(s.ready(engine, None)));
+    s.pass(Duration::ZERO);
+    s.contexts();
+    s.event(Event::LinkLost(EngineIndex(3)));
+    let claim = FromEngine::Ready { running: Some((of(1, 9), u16::MAX)) };
+    insta::assert_snapshot!(s.event(Event::Engine(EngineIndex(3), claim)), @"
+    3 < lease until Some(1600s)
+    served: okazaki; not sato: an engine of theirs runs what this agent has not given it
+    pull to 2, 2 idle
+    ");
+    insta::assert_snapshot!(s.place(&[of(1, 1), of(1, 2)]), @"
+    0 < run 1.1 as engine 40 with context
+    1 < run 2.1 as engine 41 with context
+    pull to 2, 0 idle
+    ");
+    // The coordinator is asked, and may know of it.
+    insta::assert_snapshot!(s.pass(Duration::from_secs(1)), @"
+    2 < lease until Some(1600s)
+    3 < lease until Some(1600s)
+    inventory of sato: queued [] running [9.1] unacknowledged []
+    served: okazaki sato
+    report #1 1.1 started on 0, #2 2.1 started on 1
+    ");
+}
+
+#[test]
 fn a_user_whose_engines_are_silent_is_left_out_and_comes_back_when_they_are_heard() {
     let mut s = shared();
     s.welcome();
