@@ -1,11 +1,14 @@
-//! Taking back what was handed out in advance: a job must not wait behind a long one on a full host while another host has an idle slot.
+//! Taking back what was handed out in advance: a job must not wait behind a long one on a full host while another host has an idle slot for it.
 //!
 //! An agent gives back what it has not started and leaves the rest alone, so asking too often costs messages and nothing else.
 
-use super::Scheduler;
+use super::queues::QueueKey;
+use super::{Host, Job, Scheduler};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::AttemptId;
 use mezcal_common::wire::agent::ToAgent;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A slot is idle for so long before work is looked for elsewhere: short jobs that were handed out in advance have ended by then.
@@ -29,31 +32,50 @@ impl Scheduler {
         self.retract_at = None;
         let hosts = self.idle.iter().filter_map(|(_, index)| self.host_at(*index));
         let free = hosts.filter(|h| h.credit > h.sent && h.record.until.is_none() && h.kept.is_none() && h.drained.is_none());
-        let mut idle: u64 = free.map(|h| h.idle_since.len() as u64).sum();
+        let free: Vec<&Host> = free.collect();
+        let mut idle: u64 = free.iter().map(|h| h.idle_since.len() as u64).sum();
         if idle == 0 {
             return;
         }
-        for index in self.overfull.iter().copied().collect::<Vec<_>>() {
-            let Some(host) = self.host_at(index) else { continue };
+        let mut has_a_slot: BTreeMap<QueueKey, bool> = BTreeMap::new();
+        let mut taken: Vec<(Arc<str>, Vec<AttemptId>)> = Vec::new();
+        for host in self.overfull.iter().filter_map(|index| self.host_at(*index)) {
             let mut over = host.taken.saturating_sub(u64::from(host.hello.slots)).min(idle);
             // The newest ones are the last in its queue.
             let unstarted = host.attempts.iter().rev().filter(|(_, on)| !on.started);
-            let taken = unstarted.map_while(|(attempt, on)| {
+            let useful = unstarted.filter(|(attempt, _)| {
+                self.job(attempt.key).is_some_and(|Job { queue, .. }| {
+                    *has_a_slot.entry(*queue).or_insert_with(|| free.iter().any(|host| self.has_a_slot_for(host, *queue, now)))
+                })
+            });
+            let attempts = useful.map_while(|(attempt, on)| {
                 over = over.checked_sub(u64::from(on.slots))?;
                 idle -= u64::from(on.slots);
                 Some(*attempt)
             });
-            let attempts: Vec<AttemptId> = taken.collect();
-            if !attempts.is_empty() {
-                let name = host.name.clone();
-                self.tell_agent(&name, ToAgent::Retract { attempts });
-            }
+            taken.push((host.name.clone(), attempts.collect()));
             if idle == 0 {
                 break;
             }
         }
+        for (name, attempts) in taken.into_iter().filter(|(_, attempts)| !attempts.is_empty()) {
+            self.tell_agent(&name, ToAgent::Retract { attempts });
+        }
         if !self.overfull.is_empty() {
             self.retract_at = Some(now + AGAIN);
         }
+    }
+
+    /// Whether a host with idle slots would get a job of this queue. Otherwise it would only go back to where it waits now.
+    fn has_a_slot_for(&self, host: &Host, key: QueueKey, now: BootInstant) -> bool {
+        let (names, required, preferred) = (self.names_of(host), self.set_of(key), self.preferred_by(key).unwrap_or_default());
+        let allows = |name: &Arc<str>| required.as_ref().is_none_or(|set| set.contains(name));
+        let better = || preferred.iter().any(|name| allows(name) && self.is_connected(name));
+        let room = host.credit.saturating_sub(host.sent).min(host.idle_since.len() as u64);
+        let patient = host.idle_since.front().is_some_and(|since| *since + self.locality_wait <= now);
+        u64::from(key.slots()) <= room
+            && names.iter().any(allows)
+            && self.serves(host, key.user)
+            && (patient || names.iter().any(|name| preferred.contains(name)) || !better())
     }
 }

@@ -1155,6 +1155,32 @@ fn what_waits_on_a_full_host_goes_to_an_idle_slot_elsewhere() {
 }
 
 #[test]
+fn what_waits_on_a_full_host_stays_there_if_no_idle_slot_may_have_it() {
+    let job = |n| Submission::new(JobNumber(n), Bytes::new());
+    let taken_back = "1 < retract 5.1 4.1";
+    for (job, users, silent, then) in [
+        (Submission { hosts: Some(0), ..job(1) }, None, 10, ""),
+        (job(1), Some(vec!["sato".to_owned()]), 10, ""),
+        // When the slot has been idle for the locality wait it gets them.
+        (Submission { prefer: Some(0), ..job(1) }, None, WAIT.as_secs() - 1, taken_back),
+        // Nobody is there who would be better for them.
+        (Submission { prefer: Some(1), ..job(1) }, None, 0, taken_back),
+    ] {
+        let mut s = script();
+        s.agent(1, "a.x", 5);
+        s.open(1);
+        let (host_sets, jobs) = ([["a"], ["z"]].map(|set| set.map(str::to_owned).to_vec()).to_vec(), 1..=5);
+        let jobs = jobs.map(|n| Submission { job: JobNumber(n), ..job.clone() }).collect();
+        s.event(Event::Submit { batch: batch(1), host_sets, jobs });
+        s.hello_for(2, "b.x", 1, users);
+        s.inventory(2, &[]);
+        s.pull(2, 2, 2);
+        assert_eq!(s.pass(silent), "", "{job:?}");
+        assert_eq!(s.pass(1), then, "{job:?}");
+    }
+}
+
+#[test]
 fn only_failures_make_the_pause_before_the_next_try_longer() {
     let mut s = script();
     s.agent(1, "a.x", 9);
