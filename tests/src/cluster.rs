@@ -10,7 +10,7 @@ use mezcal_common::identity::Role;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 /// How long programs may take to start, connect or stop on a busy machine.
@@ -336,6 +336,24 @@ impl Cluster {
             crate::signal(child.id() as i32, signal);
             wait_for("the agent ends", PATIENCE, || child.try_wait().expect("our child"));
         }
+    }
+
+    /// Programs that have ended though nobody has ended them, by their host's number (0: the coordinator); each is told once.
+    pub fn ended(&mut self) -> Vec<(usize, ExitStatus)> {
+        let mut ended = Vec::new();
+        for (n, place) in [(0, &mut self.coordinator)].into_iter().chain(self.agents.iter_mut().enumerate().skip(1)) {
+            if let Some(status) = place.as_mut().and_then(|child| child.try_wait().expect("our child")) {
+                *place = None;
+                ended.push((n, status));
+            }
+        }
+        ended
+    }
+
+    /// Leaves its directory, with logs and certificates, where it is. Gives it back.
+    pub fn keep(&mut self) -> &Path {
+        self.dir.disable_cleanup(true);
+        self.dir.path()
     }
 
     /// The `coordinator` command on the coordinator's host with this cluster's profiles.
