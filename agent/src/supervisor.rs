@@ -10,12 +10,14 @@
 //!   counts only for its own user's jobs, which the coordinator knows.
 //! - Without an acknowledged heartbeat for a lease nothing waiting may start any more; engines enforce the same instant themselves.
 
+mod batches;
 mod queue;
 mod sets;
 
+use batches::Batches;
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, StoreId};
-use mezcal_common::job::{BatchContext, Stop};
+use mezcal_common::job::Stop;
 use mezcal_common::outcome::{Containment, Ended, Outcome};
 use mezcal_common::wire::agent::{Load, NumberedReport, Placement, Report, SERVES_USERS, ToAgent, ToCoordinator};
 use mezcal_common::wire::engine::{FromEngine, OUTPUT_WINDOW, ToEngine, ToKeeper};
@@ -122,7 +124,7 @@ pub enum Event {
 pub struct Carried {
     /// What waits goes on waiting, for as long as its lease allows.
     queue: Queue,
-    contexts: HashMap<BatchSerial, (BatchContext, String)>,
+    batches: Batches,
     store: Option<StoreId>,
     lease_until: Option<BootInstant>,
     /// Ends that no engine can repeat, each with the user if that is known.
@@ -253,8 +255,7 @@ pub struct Supervisor {
     /// `slots` of each set, one set after the other. Of those with the same place in their sets one runs something at a time.
     engines: Vec<Engine>,
     queue: Queue,
-    /// What jobs of a batch have in common, and whose they are.
-    contexts: HashMap<BatchSerial, (BatchContext, String)>,
+    batches: Batches,
     reports: VecDeque<Entry>,
     next_seq: u64,
     /// Sequence number of the first report not sent in this session.
@@ -291,7 +292,7 @@ impl Supervisor {
             engines: (0..slots * sets.len()).map(|_| Engine::new()).collect(),
             sets,
             queue: Queue::default(),
-            contexts: HashMap::new(),
+            batches: Batches::default(),
             reports: VecDeque::new(),
             next_seq: 1,
             next_unsent: 1,
@@ -315,8 +316,8 @@ impl Supervisor {
     /// Begins with what its predecessor has left to it.
     #[must_use]
     pub fn carrying(mut self, carried: Carried) -> Self {
-        let Carried { queue, contexts, store, lease_until, ends } = carried;
-        (self.queue, self.contexts, self.store, self.lease_until) = (queue, contexts, store, lease_until);
+        let Carried { queue, batches, store, lease_until, ends } = carried;
+        (self.queue, self.batches, self.store, self.lease_until) = (queue, batches, store, lease_until);
         for (attempt, report, user) in ends {
             let set = user.and_then(|user| self.set_of(&user));
             self.push(attempt, report, set, false);
@@ -331,8 +332,8 @@ impl Supervisor {
         let user = |entry: &Entry| entry.set.map(|set| self.sets[set].user.clone());
         let left = self.reports.iter().filter(|entry| own(&entry.report.report));
         let ends = left.map(|entry| (entry.report.attempt, entry.report.report.clone(), user(entry))).collect();
-        let (queue, contexts) = (std::mem::take(&mut self.queue), std::mem::take(&mut self.contexts));
-        Carried { queue, contexts, store: self.store, lease_until: self.lease_until, ends }
+        let (queue, batches) = (std::mem::take(&mut self.queue), std::mem::take(&mut self.batches));
+        Carried { queue, batches, store: self.store, lease_until: self.lease_until, ends }
     }
 
     /// Which of the sets is this user's.
@@ -499,7 +500,7 @@ impl Supervisor {
     /// Whose jobs a batch's are, if not the agent's own: its user, or those who may be. None: it runs nobody else's.
     pub fn owners_of(&self, batch: BatchSerial) -> Option<Vec<String>> {
         let everybody = || self.sets.iter().map(|set| set.user.clone()).collect();
-        self.shared.then(|| self.contexts.get(&batch).map_or_else(everybody, |(_, user)| vec![user.clone()]))
+        self.shared.then(|| self.batches.owner(batch).map_or_else(everybody, |user| vec![user.to_owned()]))
     }
 
     /// The engine of this place that runs a user's jobs.
@@ -513,15 +514,17 @@ impl Supervisor {
         EngineIndex((usize::from(engine.0) % self.slots) as u16)
     }
 
-    /// A session with a coordinator of another store: its batches have other numbers, and what waits is not wanted.
+    /// A session begins. With a coordinator of another store batches have other numbers, and what waits is not wanted.
     fn enter(&mut self, store: StoreId) {
         if self.store.replace(store).is_some_and(|known| known != store) {
             self.queue.take();
-            self.contexts.clear();
+            self.batches.forget_all();
             for engine in &mut self.engines {
                 engine.context = None;
             }
         }
+        let waiting = self.queue.attempts().map(|attempt| attempt.key.batch).collect();
+        self.batches.session_begins(&waiting);
     }
 
     /// Streamed output that was on its way is lost with the connection: its jobs must not wait for it.
@@ -540,11 +543,9 @@ impl Supervisor {
             // The driver turns the first ones into `Welcomed`; later ones mean nothing.
             ToAgent::Welcome { .. } | ToAgent::Generation { .. } => {}
             ToAgent::Context { batch, context, user } => {
-                let known = (context, user);
                 // A store that was restored from a backup may have used the number for another batch.
-                if self.contexts.get(&batch) != Some(&known) {
+                if self.batches.learn(batch, context, user) {
                     self.engines.iter_mut().filter(|e| e.context == Some(batch)).for_each(|e| e.context = None);
-                    self.contexts.insert(batch, known);
                 }
             }
             ToAgent::Run(placements) => {
@@ -574,9 +575,7 @@ impl Supervisor {
             ToAgent::Logs { .. } | ToAgent::Renewed { .. } => {}
             ToAgent::Acknowledge { through } => self.acknowledge(through, now),
             ToAgent::HeartbeatSeen { sent, clock: _ } => self.renew(sent.min(now)),
-            ToAgent::Forget { batch } => {
-                self.contexts.remove(&batch);
-            }
+            ToAgent::Forget { batch } => self.batches.forget(batch),
             ToAgent::OutputTaken { attempt, bytes } => {
                 if let Some(index) = self.engine_of(attempt) {
                     let engine = &mut self.engines[usize::from(index.0)];
@@ -827,7 +826,7 @@ impl Supervisor {
         }
         left.leave_out(why, self.lease_until, now);
         let user = &left.user;
-        let theirs = |attempt: &AttemptId| self.contexts.get(&attempt.key.batch).is_some_and(|(_, owner)| owner == user);
+        let theirs = |attempt: &AttemptId| self.batches.owner(attempt.key.batch) == Some(user);
         let waiting: HashSet<AttemptId> = self.queue.attempts().filter(theirs).collect();
         for attempt in self.queue.take_some(&waiting) {
             self.push_report(attempt, Report::Returned);
@@ -1034,7 +1033,7 @@ impl Supervisor {
 
     /// The set whose user's an attempt is, if that is known.
     fn owner(&self, attempt: AttemptId) -> Option<usize> {
-        self.contexts.get(&attempt.key.batch).and_then(|(_, user)| self.set_of(user))
+        self.batches.owner(attempt.key.batch).and_then(|user| self.set_of(user))
     }
 
     fn push_report(&mut self, attempt: AttemptId, report: Report) {
@@ -1185,7 +1184,7 @@ impl Supervisor {
             changed = true;
             let user = self.sets[set].user.clone();
             if self.sets[set].served {
-                let theirs = |attempt: &AttemptId| self.contexts.get(&attempt.key.batch).is_some_and(|(_, owner)| *owner == user);
+                let theirs = |attempt: &AttemptId| self.batches.owner(attempt.key.batch) == Some(&user);
                 let of_set = self.reports.iter().filter(|entry| entry.set == Some(set));
                 self.effects.push_back(Effect::ToCoordinator(ToCoordinator::UserInventory {
                     queued: self.queue.attempts().filter(theirs).collect(),
@@ -1233,7 +1232,7 @@ impl Supervisor {
             }
             let Some(Placement { attempt, spec, slots }) = self.queue.next_within(free) else { break };
             let batch = attempt.key.batch;
-            let Some((context, user)) = self.contexts.get(&batch) else {
+            let Some((context, user)) = self.batches.context(batch) else {
                 self.finished(None, attempt, Outcome::never_ran(Ended::StartFailed, "its batch is unknown here".to_owned()));
                 continue;
             };

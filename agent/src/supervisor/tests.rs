@@ -4,6 +4,7 @@ use super::*;
 use bytes::Bytes;
 use mezcal_common::clock::WallTime;
 use mezcal_common::ids::{BatchId, Epoch, JobKey, JobNumber, StoreId};
+use mezcal_common::job::BatchContext;
 use mezcal_common::outcome::{Span, WaitStatus};
 
 struct Script {
@@ -177,7 +178,7 @@ fn an_outcome_is_reported_until_it_is_acknowledged_and_only_then_forgotten() {
     assert_eq!(s.event(Event::Coordinator(ToAgent::Acknowledge { through: 1 })), "", "there is no hurry");
     insta::assert_snapshot!(s.run(&[3]), @r"
     0 < acknowledge 1.1
-    0 < run 3.1 as engine 40
+    0 < run 3.1 as engine 40 with context
     pull to 1, 0 idle
     ");
     s.finished(1, 2, Duration::from_secs(1));
@@ -642,6 +643,28 @@ fn what_an_engine_claims_after_its_users_inventory_takes_nobodys_slots() {
     served: okazaki sato
     report #1 1.1 started on 0, #2 2.1 started on 1
     ");
+}
+
+#[test]
+fn of_batches_of_an_earlier_session_there_is_what_waits_and_whose_they_are() {
+    let mut s = shared();
+    s.welcome();
+    (0..4).for_each(|engine| drop(s.ready(engine, None)));
+    s.pass(Duration::ZERO);
+    s.contexts();
+    s.place(&[of(1, 1), of(1, 2), of(2, 1)]);
+    s.event(Event::Disconnected);
+    s.welcome();
+    let said = s.says_over(0, of(1, 1));
+    assert!(said.contains("2 < run 1.1 as engine 40 with context"), "what waits can start: {said}");
+    // Nothing of the other batch waits. The coordinator says in each session what its jobs have in common before it sends one.
+    s.place(&[of(1, 3)]);
+    let said = s.says_over(1, of(1, 2));
+    assert!(said.contains("3.1 start_failed"), "{said}");
+    assert_eq!(s.supervisor.owners_of(BatchSerial(1)), Some(vec!["okazaki".to_owned()]));
+    s.contexts();
+    let said = s.place(&[of(1, 4)]);
+    assert!(said.contains("1 < run 4.1 as engine 41 with context"), "{said}");
 }
 
 #[test]
