@@ -100,7 +100,7 @@ fn an_engine_that_forgets_before_the_acknowledgement_is_found() {
 
 #[test]
 fn an_inventory_before_all_engines_are_heard_is_found() {
-    found(Mutant::EarlyInventory, &["P1", "P3", "slots"]);
+    found(Mutant::EarlyInventory, &["P1", "P2", "P3", "slots"]);
 }
 
 #[test]
