@@ -391,6 +391,11 @@ impl Batch {
         });
     }
 
+    /// None of its jobs starts any more.
+    fn is_given_up(&self) -> bool {
+        self.cancelled.is_some() || self.halted
+    }
+
     /// Nothing of it starts before it is whole: nobody would be there to go on with the rest.
     fn is_held(&self) -> bool {
         self.detached && self.open
@@ -1329,22 +1334,19 @@ impl Scheduler {
             let why = format!("it was tried {} times, and there are no more numbers for its attempts", attempt_count(job.attempt));
             outcome.error = Some(outcome.error.take().map_or(why.clone(), |said| format!("{said}; {why}")));
         }
-        if again {
-            self.running[batch.user as usize] -= u64::from(job.queue.slots());
-            batch.placed -= 1;
-            let (retries, losses) = (job.retries, job.losses);
-            job.state = JobState::Queued;
-            self.persist(|| Record::Again { attempt, retries, losses, outcome: kept });
+        if !again {
+            return self.finish(key, place, outcome, now);
         }
+        self.running[batch.user as usize] -= u64::from(job.queue.slots());
+        batch.placed -= 1;
+        let (retries, losses) = (job.retries, job.losses);
+        job.state = JobState::Queued;
         // A lost host is nobody's failure: elsewhere it may begin at once.
-        let batch = self.batches.get(&key.batch).filter(|_| failed);
-        let delay = batch.map_or(Duration::ZERO, |batch| batch.pause_of(key.job));
-        if again && !delay.is_zero() {
-            self.delay(key, now + delay);
-        } else if again {
-            self.enqueue(key);
-        } else {
-            self.finish(key, place, outcome, now);
+        let delay = if failed { batch.pause_of(key.job) } else { Duration::ZERO };
+        self.persist(|| Record::Again { attempt, retries, losses, outcome: kept });
+        match delay.is_zero() {
+            true => self.enqueue(key),
+            false => self.delay(key, now + delay),
         }
     }
 
@@ -1371,7 +1373,7 @@ impl Scheduler {
         }
         let asked = self.cancelling.contains_key(&attempt.key);
         let Some(batch) = self.batches.get_mut(&attempt.key.batch) else { return };
-        if asked || batch.cancelled.is_some() || batch.halted {
+        if asked || batch.is_given_up() {
             return self.finish(attempt.key, None, Outcome::never_ran(Ended::Cancelled, None), now);
         }
         if batch.once {
@@ -1392,6 +1394,7 @@ impl Scheduler {
 
     fn finish(&mut self, key: JobKey, place: Option<Place>, mut outcome: Outcome, now: BootInstant) {
         let local = self.job(key).and_then(|job| self.is_local(job.queue, place.as_ref()));
+        let held = self.held_until(key.batch);
         let Some(batch) = self.batches.get_mut(&key.batch) else { return };
         let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1) else { return };
         if job.state == JobState::Done {
@@ -1420,9 +1423,9 @@ impl Scheduler {
         {
             outcome.error = Some(why.to_string());
         }
-        self.admit_ignorance(key, &mut outcome, now);
-        let Some(batch) = self.batches.get_mut(&key.batch) else { return };
-        let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1) else { return };
+        if let Some(until) = held {
+            hold::admit_ignorance(&mut outcome, until, now);
+        }
         let (ended, killed, survivors) = (outcome.ended, outcome.killed, outcome.survivors);
         let result = JobResult { attempt: job.attempt, place, local, outcome };
         let (batch, seq) = (batch.id, batch.done as u64);
@@ -1622,7 +1625,7 @@ impl Scheduler {
             queued.push((submission.job, stillborn, after));
             batch.add_job(serial, submission, stored);
         }
-        let accepted = batch.jobs.len() as u64;
+        let (accepted, held) = (batch.jobs.len() as u64, batch.is_held());
         if !host_sets.is_empty() {
             self.persist(|| Record::HostSets { batch: serial, sets: host_sets.to_vec() });
         }
@@ -1633,24 +1636,28 @@ impl Scheduler {
         if let Some(reason) = refused {
             self.effects.push_back(Effect::Refused { batch: id, reason });
         }
+        let given_up = |s: &Self| s.batches.get(&serial).is_none_or(Batch::is_given_up);
+        let mut cancelled = given_up(self);
         for (job, stillborn, after) in queued {
             let key = JobKey { batch: serial, job };
-            // One that cannot run may have halted it just now.
-            let cancelled = self.batches.get(&serial).is_none_or(|batch| batch.cancelled.is_some() || batch.halted);
             match stillborn {
-                Some(why) => self.finish(key, None, Outcome::never_ran(Ended::StartFailed, why), now),
+                Some(why) => {
+                    self.finish(key, None, Outcome::never_ran(Ended::StartFailed, why), now);
+                    // That may have halted it.
+                    cancelled = given_up(self);
+                }
                 None if cancelled => self.finish(key, None, Outcome::never_ran(Ended::Cancelled, None), now),
-                None => self.may_start(key, &after),
+                None => self.may_start(key, &after, held),
             }
         }
     }
 
-    /// A job has come that nothing speaks against: it waits for a host, or for something else first.
-    fn may_start(&mut self, key: JobKey, after: &[JobNumber]) {
+    /// A job has come that nothing speaks against: it waits for a host, or for something else first. `held`: for its batch to be whole.
+    fn may_start(&mut self, key: JobKey, after: &[JobNumber], held: bool) {
         if self.must_wait(key, after) {
             return;
         }
-        match self.batches.get(&key.batch).is_some_and(Batch::is_held) {
+        match held {
             true => self.job_mut(key).into_iter().for_each(|job| job.state = JobState::Waiting),
             false => self.enqueue(key),
         }
@@ -1692,11 +1699,13 @@ impl Scheduler {
     }
 
     fn set_of(&self, key: QueueKey) -> Option<Arc<[Arc<str>]>> {
-        self.batches.get(&key.batch)?.host_sets.get(key.hosts? as usize).cloned()
+        let set = key.hosts?;
+        self.batches.get(&key.batch)?.host_sets.get(set as usize).cloned()
     }
 
     fn preferred_by(&self, key: QueueKey) -> Option<Arc<[Arc<str>]>> {
-        self.batches.get(&key.batch)?.host_sets.get(key.prefer? as usize).cloned()
+        let set = key.prefer?;
+        self.batches.get(&key.batch)?.host_sets.get(set as usize).cloned()
     }
 
     /// Whether a job ran where it prefers to, if it prefers anything.

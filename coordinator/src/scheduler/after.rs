@@ -47,6 +47,9 @@ pub(super) fn worth_another(rules: &[RetryOn], outcome: &Outcome) -> bool {
 impl Scheduler {
     /// Notes what a new job comes after. True if it has to wait, or will be skipped.
     pub(super) fn must_wait(&mut self, key: JobKey, after: &[JobNumber]) -> bool {
+        if after.is_empty() {
+            return false;
+        }
         let Some(batch) = self.batches.get_mut(&key.batch) else { return false };
         let mut open = 0;
         for before in after {

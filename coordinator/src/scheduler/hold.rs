@@ -77,21 +77,20 @@ impl Scheduler {
             self.persist(|| Record::Released);
         }
     }
+}
 
-    /// An end that this coordinator has decided, of a job that may run for another one, says so.
-    pub(super) fn admit_ignorance(&self, key: JobKey, outcome: &mut Outcome, now: BootInstant) {
-        let Some(until) = self.held_until(key.batch) else { return };
-        match outcome.ended {
-            Ended::Cancelled | Ended::Lost | Ended::NoHost | Ended::Skipped | Ended::StartFailed => {
-                let seconds = until.since(now).as_secs();
-                let text = format!(
-                    "what the original of this restored store has placed since may go on, out of reach, until its lease ends, within {seconds} s"
-                );
-                let said = outcome.error.take().map_or(text.clone(), |said| format!("{said}; {text}"));
-                outcome.error = Some(said);
-            }
-            // That is what a host has seen.
-            Ended::Exited | Ended::Signaled | Ended::Timeout | Ended::OutOfMemory | Ended::Unkillable => {}
+/// An end that this coordinator has decided, of a job that may run for another one until then, says so.
+pub(super) fn admit_ignorance(outcome: &mut Outcome, until: BootInstant, now: BootInstant) {
+    match outcome.ended {
+        Ended::Cancelled | Ended::Lost | Ended::NoHost | Ended::Skipped | Ended::StartFailed => {
+            let seconds = until.since(now).as_secs();
+            let text = format!(
+                "what the original of this restored store has placed since may go on, out of reach, until its lease ends, within {seconds} s"
+            );
+            let said = outcome.error.take().map_or(text.clone(), |said| format!("{said}; {text}"));
+            outcome.error = Some(said);
         }
+        // That is what a host has seen.
+        Ended::Exited | Ended::Signaled | Ended::Timeout | Ended::OutOfMemory | Ended::Unkillable => {}
     }
 }

@@ -308,7 +308,7 @@ impl Scheduler {
         serials.sort();
         for batch in serials {
             let Some(b) = self.batches.get(&batch) else { continue };
-            let given_up = b.cancelled.is_some() || b.halted;
+            let (given_up, held) = (b.is_given_up(), b.is_held());
             let queued = (1..).zip(&b.jobs).filter(|(_, job)| job.state == JobState::Queued).map(|(number, _)| JobNumber(number));
             for job in queued.collect::<Vec<_>>() {
                 let key = JobKey { batch, job };
@@ -321,7 +321,7 @@ impl Scheduler {
                     // How much of it is over is not known: it begins again.
                     self.delay(key, now + pause);
                 } else {
-                    self.may_start(key, &before);
+                    self.may_start(key, &before, held);
                 }
             }
             if self.batches.get(&batch).is_some_and(|b| !b.open) {
