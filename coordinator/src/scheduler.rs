@@ -19,6 +19,7 @@ mod drain;
 mod fleet;
 mod halt;
 mod hold;
+mod near;
 mod quarantine;
 mod queues;
 mod record;
@@ -292,6 +293,8 @@ pub enum Mistake {
     OverlooksReleased,
     /// Idle slots are kept for a wide job as long the next time as the last.
     KeepsNoLonger,
+    /// Slots that have been idle for long take jobs though a slot that those prefer is idle, too.
+    TakesFromNear,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -644,6 +647,8 @@ pub struct Scheduler {
     deadlines: BTreeSet<(BootInstant, BatchSerial)>,
     effects: VecDeque<Effect>,
     mistake: Option<Mistake>,
+    /// Somebody watches: what was placed against P4.
+    watch: Option<near::Watch>,
 }
 
 impl Scheduler {
@@ -702,6 +707,7 @@ impl Scheduler {
             deadlines: BTreeSet::new(),
             effects: VecDeque::new(),
             mistake: None,
+            watch: None,
         }
     }
 
@@ -1751,7 +1757,12 @@ impl Scheduler {
         let names = self.names_of(host);
         let (mut run, mut bytes, mut given) = (Vec::new(), 0, 0);
         while given < most {
-            let Some(queue) = self.next_queue(name, &names, now) else { break };
+            let Some(next) = self.next_queue(name, &names, now) else { break };
+            let queue = next.key;
+            if next.elsewhere && self.serve_nearer(queue, now) {
+                // What has been given there may have been the last one.
+                continue;
+            }
             let Some(number) = self.queues.pop(queue) else { break };
             let slots = queue.slots();
             let Some(batch) = self.batches.get_mut(&queue.batch) else { continue };

@@ -60,6 +60,8 @@ pub enum Mutant {
     OverlooksReleased,
     /// Idle slots are kept for a wide job as long the next time as the last.
     KeepsNoLonger,
+    /// Slots that have been idle for long take jobs though a slot that those prefer is idle, too.
+    TakesFromNear,
     /// What one user's engines say of another's attempts counts.
     BelievesAnybody,
     /// What engines have that were not heard counts as absent.
@@ -1599,6 +1601,9 @@ impl World {
         if let Some(vain) = vain.filter(|_| !self.serving.down) {
             return Err(format!("P4: {vain}"));
         }
+        if let Some(far) = self.serving.scheduler.placed_far_in_vain() {
+            return Err(format!("P4: {far}"));
+        }
         for (n, host) in self.hosts.iter().enumerate() {
             for attempt in host.slots.iter().filter_map(|slot| slot.alive) {
                 if self.required.get(&attempt.key.job.0).is_some_and(|required| *required != n) {
@@ -1621,9 +1626,10 @@ fn scheduler(life: u64, lease: Duration, mutant: Option<Mutant>) -> Scheduler {
     let mistake = match mutant {
         Some(Mutant::OverlooksReleased) => Some(Mistake::OverlooksReleased),
         Some(Mutant::KeepsNoLonger) => Some(Mistake::KeepsNoLonger),
+        Some(Mutant::TakesFromNear) => Some(Mistake::TakesFromNear),
         _ => None,
     };
-    Scheduler::new(Epoch(7 + life), StoreId(1), Some(lease), wait).durable(CLIENT_LEASE).with_mistake(mistake)
+    Scheduler::new(Epoch(7 + life), StoreId(1), Some(lease), wait).durable(CLIENT_LEASE).with_mistake(mistake).watched()
 }
 
 impl Host {

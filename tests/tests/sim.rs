@@ -149,6 +149,11 @@ fn a_batch_that_is_given_up_and_starts_a_job_all_the_same_is_found() {
 }
 
 #[test]
+fn a_slot_that_takes_a_job_from_one_that_it_prefers_is_found() {
+    found(Mutant::TakesFromNear, &["P4"]);
+}
+
+#[test]
 fn a_wide_job_among_narrow_ones_starts_within_its_bound() {
     for seed in 0..number("MEZCAL_SIM_SEEDS").unwrap_or(2000) / 50 {
         if let Err(broken) = run(crowd(seed, None)) {

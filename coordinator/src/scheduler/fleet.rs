@@ -82,7 +82,7 @@ impl Names {
     }
 
     /// The connected host that serves under this name.
-    fn host(&self, name: &str) -> Option<u32> {
+    pub(super) fn host(&self, name: &str) -> Option<u32> {
         self.owner(name).filter(|host| self.connected.contains(host))
     }
 

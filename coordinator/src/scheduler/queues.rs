@@ -10,6 +10,7 @@
 //! each of its names and of the whole: the cost does not grow with the number of jobs, hosts or sets. Of the jobs with the highest priority
 //! it is one of the user who has least running. What a priority is above [`Queues::limit`] counts among the jobs of one user only. A host that comes or goes touches the queues that name it, and no others.
 
+use mezcal_common::hosts;
 use mezcal_common::ids::{BatchSerial, JobNumber};
 use mezcal_common::wire::client::Submission;
 use std::cmp::Reverse;
@@ -17,6 +18,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 type Names = Arc<[Arc<str>]>;
+
+/// The passes.
+const LOCAL: u8 = 1;
+const FREE: u8 = 2;
+const ELSEWHERE: u8 = 3;
 
 /// Jobs that wait for the same thing. The order is the order of service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,6 +64,14 @@ type Best = (Reverse<i32>, u8, QueueKey);
 
 /// The same among users: the priority as far as it counts there, how many slots the user has, the pass, and the user.
 type First = (Reverse<i32>, u64, u8, u32, QueueKey);
+
+/// What a host serves next.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Next {
+    pub(super) key: QueueKey,
+    /// Its jobs prefer other hosts that are connected.
+    pub(super) elsewhere: bool,
+}
 
 /// A queue among those that prefer one host: how good the host is for it comes before its age.
 type Ranked = (Reverse<i32>, usize, QueueKey);
@@ -135,6 +149,19 @@ impl Index {
     }
 }
 
+impl Queue {
+    /// Whether its jobs may run on a host with these names.
+    fn may_use(&self, names: &[Arc<str>]) -> bool {
+        self.required.as_ref().is_none_or(|set| names.iter().any(|name| set.contains(name)))
+    }
+}
+
+/// Whether two names may be those of one host: they are the same, or one is the first label of the other.
+fn may_be_one(name: &str, other: &str) -> bool {
+    let is_short_for = |a: &str, b: &str| hosts::short(b) == Some(a);
+    name == other || is_short_for(name, other) || is_short_for(other, name)
+}
+
 /// Takes one entry out of the set of a name, and the set with its last entry.
 fn remove_from<T: Ord>(sets: &mut HashMap<Arc<str>, BTreeSet<T>>, name: &Arc<str>, entry: &T) {
     if let Some(set) = sets.get_mut(name) {
@@ -155,6 +182,11 @@ impl Queues {
         self.parts.values().any(|part| !part.elsewhere.anywhere.is_empty() || !part.elsewhere.by_name.is_empty())
     }
 
+    /// The hosts that a queue's jobs prefer of those that they may use, best first.
+    pub(super) fn preferred(&self, key: QueueKey) -> &[Arc<str>] {
+        self.queue(key).map_or(&[], |queue| &queue.preferred)
+    }
+
     /// Whether a queue prefers a host that is connected.
     pub(super) fn is_elsewhere(&self, key: QueueKey) -> bool {
         self.queue(key).is_some_and(|queue| queue.present > 0)
@@ -171,7 +203,8 @@ impl Queues {
             queue.jobs.push_back(job);
             return;
         }
-        let allowed = |name: &&Arc<str>| required.as_ref().is_none_or(|set| set.contains(*name));
+        // By either of its two names; that the host may be used at all is looked at when it asks.
+        let allowed = |name: &&Arc<str>| required.as_ref().is_none_or(|set| set.iter().any(|other| may_be_one(name, other)));
         let preferred: Vec<Arc<str>> = prefer.iter().flat_map(|set| set.iter()).filter(allowed).cloned().collect();
         let present = preferred.iter().filter(|name| self.there.contains(*name)).count();
         let required_present = required.iter().flat_map(|set| set.iter()).filter(|name| self.there.contains(*name)).count();
@@ -195,7 +228,7 @@ impl Queues {
         steal: bool,
         widest: u16,
         running: impl Fn(u32) -> Option<u64>,
-    ) -> Option<QueueKey> {
+    ) -> Option<Next> {
         // The parts of one user follow each other.
         let (mut best, mut own) = (None, None::<(u32, u64, Best)>);
         for ((user, _), queues) in self.parts.iter().filter(|((_, slots), _)| *slots <= widest) {
@@ -205,7 +238,7 @@ impl Queues {
                 own => best = self.better(best, own.replace((*user, running, found))),
             }
         }
-        self.better(best, own).map(|(.., key)| key)
+        self.better(best, own).map(|(_, _, pass, _, key)| Next { key, elsewhere: pass == ELSEWHERE })
     }
 
     /// Which of two users' best queues goes first.
@@ -344,9 +377,11 @@ impl Queued {
 
     /// The first queue for a host with these names, with its pass.
     fn best(&self, names: &[Arc<str>], steal: bool) -> Option<Best> {
-        let local = names.iter().filter_map(|name| self.local.get(name)?.first()).min().map(|(.., key)| (key.priority, 1, *key));
-        let free = self.free.first(names).map(|key| (key.priority, 2, key));
-        let other = self.elsewhere.first(names).filter(|_| steal).map(|key| (key.priority, 3, key));
+        let allowed = |(.., key): &&Ranked| key.hosts.is_none() || self.queues.get(key).is_some_and(|queue| queue.may_use(names));
+        let local = names.iter().filter_map(|name| self.local.get(name)?.iter().find(allowed)).min();
+        let local = local.map(|(.., key)| (key.priority, LOCAL, *key));
+        let free = self.free.first(names).map(|key| (key.priority, FREE, key));
+        let other = self.elsewhere.first(names).filter(|_| steal).map(|key| (key.priority, ELSEWHERE, key));
         [local, free, other].into_iter().flatten().min()
     }
 

@@ -2,6 +2,7 @@
 
 mod hold;
 mod names;
+mod near;
 mod returns;
 mod stops;
 mod wide;

@@ -10,7 +10,7 @@
 //! The last one takes T at most. So a wide job that is next starts within [`WIDE_WAIT`] × T, on any host that fits and is there; where T
 //! is below [`KEEP`], within 2 T.
 
-use super::queues::QueueKey;
+use super::queues::{Next, QueueKey};
 use super::{Host, Mistake, Scheduler};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::AttemptId;
@@ -64,7 +64,7 @@ impl Keeping {
 
 impl Scheduler {
     /// The queue that a host serves next, if it gets anything now.
-    pub(super) fn next_queue(&mut self, name: &Arc<str>, names: &[Arc<str>], now: BootInstant) -> Option<QueueKey> {
+    pub(super) fn next_queue(&mut self, name: &Arc<str>, names: &[Arc<str>], now: BootInstant) -> Option<Next> {
         let host = self.hosts.get(name)?;
         let room = host.credit.saturating_sub(host.sent);
         if room == 0 {
@@ -76,10 +76,10 @@ impl Scheduler {
         let widest_now = idle.min(room).clamp(1, u64::from(u16::MAX)) as u16;
         let running = |user: u32| self.serves(host, user).then(|| self.running[user as usize]);
         let best = self.queues.best(names, steal, host.hello.slots, running)?;
-        if fits(best) {
+        if fits(best.key) {
             return Some(best);
         }
-        if self.keeps(name, best, now) {
+        if self.keeps(name, best.key, now) {
             return None;
         }
         let host = self.hosts.get(name)?;
@@ -97,8 +97,8 @@ impl Scheduler {
         };
         self.hosts.values().filter(idle).find_map(|host| {
             let room = (host.credit - host.sent).min(host.idle_since.len() as u64).min(u64::from(u16::MAX)) as u16;
-            let key = self.queues.best(&self.names_of(host), true, room, |user| self.serves(host, user).then_some(0))?;
-            Some(format!("{} has an idle slot, and {key:?} waits", host.name))
+            let next = self.queues.best(&self.names_of(host), true, room, |user| self.serves(host, user).then_some(0))?;
+            Some(format!("{} has an idle slot, and {:?} waits", host.name, next.key))
         })
     }
 
@@ -202,7 +202,7 @@ impl Scheduler {
     fn keep_after_a_rest(&mut self, name: &Arc<str>, now: BootInstant) {
         let Some(host) = self.hosts.get(name).filter(|host| host.is_willing() && host.kept.is_none()) else { return };
         let running = |user: u32| self.serves(host, user).then(|| self.running[user as usize]);
-        let next = self.queues.best(&self.names_of(host), true, host.hello.slots, running);
+        let next = self.queues.best(&self.names_of(host), true, host.hello.slots, running).map(|next| next.key);
         let room = host.credit.saturating_sub(host.sent).min(host.idle_since.len() as u64);
         if let Some(key) = next.filter(|key| key.slots() > 1 && u64::from(key.slots()) > room) {
             self.keeps(name, key, now);

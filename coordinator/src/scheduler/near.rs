@@ -1,0 +1,73 @@
+//! Locality on hosts that have been idle for long: such a host takes jobs that prefer another one only if no slot there could take them now.
+
+use super::queues::QueueKey;
+use super::{Host, Mistake, Scheduler};
+use mezcal_common::clock::BootInstant;
+use std::sync::Arc;
+
+/// What a simulation wants to know.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    in_vain: Option<String>,
+}
+
+impl Scheduler {
+    /// Lets the idle slots that these jobs prefer be served first, by the order of service there. True if one of them got something.
+    pub(super) fn serve_nearer(&mut self, key: QueueKey, now: BootInstant) -> bool {
+        let preferred = match self.mistake {
+            Some(Mistake::TakesFromNear) => Vec::new(),
+            _ => self.queues.preferred(key).iter().filter_map(|name| self.near(name, key)).collect(),
+        };
+        // One that has begun to keep its slots for a wider job gets nothing now.
+        let served = preferred.iter().any(|name| self.serve(name, 1, now));
+        if !served && self.watch.is_some() {
+            let in_vain = self.is_far_in_vain(key);
+            self.watch.as_mut().into_iter().for_each(|watch| watch.in_vain = watch.in_vain.take().or(in_vain.clone()));
+        }
+        served
+    }
+
+    /// The host that serves under this name, if it could take one of these jobs now.
+    fn near(&self, name: &str, key: QueueKey) -> Option<Arc<str>> {
+        let host = self.host_at(self.names.host(name)?)?;
+        self.could_take(host, key).then(|| host.name.clone())
+    }
+
+    /// Whether idle slots of a host could take one of these jobs: it is connected and known, has asked for jobs, is neither avoided nor drained,
+    /// serves their user, and keeps those slots for no others.
+    fn could_take(&self, host: &Host, key: QueueKey) -> bool {
+        let room = host.credit.saturating_sub(host.sent).min(host.idle_since.len() as u64);
+        host.session.is_some()
+            && host.is_willing()
+            && room >= u64::from(key.slots())
+            && host.kept.is_none_or(|kept| kept.key == key)
+            && self.serves(host, key.user)
+    }
+
+    /// For simulations: from now on it is noted what is placed elsewhere in vain.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn watched(mut self) -> Self {
+        self.watch = Some(Watch::default());
+        self
+    }
+
+    /// P4: a job that was placed elsewhere, though a slot that it prefers was idle at that moment and could have taken it.
+    #[doc(hidden)]
+    pub fn placed_far_in_vain(&self) -> Option<&str> {
+        self.watch.as_ref()?.in_vain.as_deref()
+    }
+
+    /// The same, re-derived from what the batch and all hosts say.
+    fn is_far_in_vain(&self, key: QueueKey) -> Option<String> {
+        let preferred = self.preferred_by(key)?;
+        let required = self.set_of(key);
+        let near = |host: &&Host| {
+            let names = self.names_of(host);
+            let wanted = |set: &[Arc<str>]| names.iter().any(|name| set.contains(name));
+            wanted(&preferred) && required.as_deref().is_none_or(wanted)
+        };
+        let idle = self.hosts.values().filter(near).find(|host| self.could_take(host, key))?;
+        Some(format!("one of {key:?} goes elsewhere, though {} has an idle slot for it", idle.name))
+    }
+}
