@@ -931,6 +931,7 @@ pub(crate) fn describe(notice: &Notice) -> String {
             counted(*jobs, "job", "jobs"),
             elapsed(Duration::from_secs(fenced_for.as_secs()))
         ),
+        Notice::Quarantined { host, length: Duration::ZERO, reason } => format!("{host} is suspected: {reason}"),
         Notice::Quarantined { host, length, reason } => {
             format!("{host} gets no jobs for {} s: {reason}", length.as_secs())
         }

@@ -351,6 +351,8 @@ struct Batch {
     order: after::Order,
     /// How jobs are tried again, where not after any failure and at once.
     retry_rules: HashMap<JobNumber, RetryRule>,
+    /// How they ended of late, for what that says of hosts.
+    ends: quarantine::Ends,
     /// The attempts of a job that were lost: where, and why.
     lost: HashMap<JobNumber, Vec<String>>,
     /// Jobs by the `id` that their user gave them.
@@ -606,8 +608,7 @@ pub struct Scheduler {
     retract_at: Option<BootInstant>,
     /// Hosts with idle slots, by the longest idle one.
     idle: BTreeSet<(BootInstant, u32)>,
-    successes: quarantine::Successes,
-    /// When quarantines end.
+    /// When quarantines, and pauses for a batch, end.
     quarantines: BTreeSet<(BootInstant, u32)>,
     /// No attempt is given up before then: when to look at all leases again. Heartbeats only move the ends of leases on.
     look_at_leases: Option<BootInstant>,
@@ -682,7 +683,6 @@ impl Scheduler {
             overfull: BTreeSet::new(),
             retract_at: None,
             idle: BTreeSet::new(),
-            successes: quarantine::Successes::default(),
             quarantines: BTreeSet::new(),
             look_at_leases: None,
             sessions: HashMap::new(),
@@ -1457,6 +1457,7 @@ impl Scheduler {
         self.serials.remove(&batch.id);
         self.batches.remove(&serial);
         for host in self.hosts.values_mut() {
+            host.record.forget(serial);
             if host.told.remove(&serial)
                 && let Some(session) = host.session
             {
@@ -1585,6 +1586,7 @@ impl Scheduler {
             open: true,
             order: after::Order::default(),
             retry_rules: HashMap::new(),
+            ends: quarantine::Ends::default(),
             lost: HashMap::new(),
             labels: HashMap::new(),
             cancelled: None,

@@ -584,11 +584,11 @@ pub enum Notice {
         /// When they end as errors.
         after: Duration,
     },
-    /// A host fails whatever it gets: for a while it gets nothing.
+    /// A host fails whatever it gets, of this batch or of several users: for a while it gets nothing.
     Quarantined {
         /// The host.
         host: String,
-        /// For how long.
+        /// For how long. Zero: it gets one job of this batch at a time.
         length: Duration,
         /// What speaks against it.
         reason: String,

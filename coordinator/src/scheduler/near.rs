@@ -16,32 +16,33 @@ impl Scheduler {
     pub(super) fn serve_nearer(&mut self, key: QueueKey, now: BootInstant) -> bool {
         let preferred = match self.mistake {
             Some(Mistake::TakesFromNear) => Vec::new(),
-            _ => self.queues.preferred(key).iter().filter_map(|name| self.near(name, key)).collect(),
+            _ => self.queues.preferred(key).iter().filter_map(|name| self.near(name, key, now)).collect(),
         };
         // One that has begun to keep its slots for a wider job gets nothing now.
         let served = preferred.iter().any(|name| self.serve(name, 1, now));
         if !served && self.watch.is_some() {
-            let in_vain = self.is_far_in_vain(key);
+            let in_vain = self.is_far_in_vain(key, now);
             self.watch.as_mut().into_iter().for_each(|watch| watch.in_vain = watch.in_vain.take().or(in_vain.clone()));
         }
         served
     }
 
     /// The host that serves under this name, if it could take one of these jobs now.
-    fn near(&self, name: &str, key: QueueKey) -> Option<Arc<str>> {
+    fn near(&self, name: &str, key: QueueKey, now: BootInstant) -> Option<Arc<str>> {
         let host = self.host_at(self.names.host(name)?)?;
-        self.could_take(host, key).then(|| host.name.clone())
+        self.could_take(host, key, now).then(|| host.name.clone())
     }
 
     /// Whether idle slots of a host could take one of these jobs: it is connected and known, has asked for jobs, is neither avoided nor drained,
     /// serves their user, and keeps those slots for no others.
-    fn could_take(&self, host: &Host, key: QueueKey) -> bool {
+    fn could_take(&self, host: &Host, key: QueueKey, now: BootInstant) -> bool {
         let room = host.credit.saturating_sub(host.sent).min(host.idle_since.len() as u64);
         host.session.is_some()
             && host.is_willing()
             && room >= u64::from(key.slots())
             && host.kept.is_none_or(|kept| kept.key == key)
             && self.serves(host, key.user)
+            && self.is_barred(host, key, now).is_none()
     }
 
     /// For simulations: from now on it is noted what is placed elsewhere in vain.
@@ -59,7 +60,7 @@ impl Scheduler {
     }
 
     /// The same, re-derived from what the batch and all hosts say.
-    fn is_far_in_vain(&self, key: QueueKey) -> Option<String> {
+    fn is_far_in_vain(&self, key: QueueKey, now: BootInstant) -> Option<String> {
         let preferred = self.preferred_by(key)?;
         let required = self.set_of(key);
         let near = |host: &&Host| {
@@ -67,7 +68,7 @@ impl Scheduler {
             let wanted = |set: &[Arc<str>]| names.iter().any(|name| set.contains(name));
             wanted(&preferred) && required.as_deref().is_none_or(wanted)
         };
-        let idle = self.hosts.values().filter(near).find(|host| self.could_take(host, key))?;
+        let idle = self.hosts.values().filter(near).find(|host| self.could_take(host, key, now))?;
         Some(format!("one of {key:?} goes elsewhere, though {} has an idle slot for it", idle.name))
     }
 }

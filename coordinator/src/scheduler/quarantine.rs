@@ -1,81 +1,211 @@
 //! Hosts that fail whatever they get: a full disk, a missing mount or a broken library turns a host into the fastest one of the cluster, and it
-//! eats the queue. Such a host gets nothing for a while.
+//! eats the queue.
 //!
-//! What counts are quick failures of different jobs that could have run anywhere, in a row, while other hosts succeed. Where everything
-//! fails everywhere, the jobs are to blame, and nobody is quarantined.
+//! Suspicion belongs to a batch: its own mistakes must not touch others. What counts are quick failures of different jobs that could have run
+//! anywhere, in a row on one host, beside successes of the same batch elsewhere that began after that row did. The more of the batch fails
+//! elsewhere, too, and the longer the rows are that end with a success, the longer the row has to be. Of a batch that runs nowhere else the row
+//! alone counts if another batch of the same user suspects the host. A suspected host is on probation for that batch: one of its jobs at a time, after each
+//! failure a longer pause; a success ends it, and so does what happens elsewhere if it makes the row likely.
+//!
+//! A host that batches of two users suspect at the same time is quarantined: for a while it gets nothing of anybody's.
 
-use super::{Effect, Scheduler};
+use super::queues::QueueKey;
+use super::{Effect, Host, Scheduler};
 use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::JobKey;
+use mezcal_common::ids::{AttemptId, BatchSerial, JobKey};
 use mezcal_common::outcome::{Ended, Outcome};
+use mezcal_common::wire::agent::ToAgent;
 use mezcal_common::wire::client::Notice;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// Failures in a row: few enough to save most of a queue, more than a bad spot in an input makes.
 const STREAK: u32 = 10;
 /// A failure that took longer has done some work: it may well be the job's own.
 const QUICK: Duration = Duration::from_secs(1);
-/// Successes of other hosts count for so long.
-const RECENT: Duration = Duration::from_secs(60);
-/// The first quarantine; each one that follows without a success between is twice as long.
+/// A host is suspected if one that is like the others would have failed so often in a row with less than this probability.
+const UNLIKELY: f64 = 1e-6;
+/// The suspicion ends if the others turn out to be such that the probability is more than this.
+const LIKELY: f64 = 1e-3;
+/// So many ends of a batch tell how it does elsewhere.
+const ENDS: usize = 64;
+/// The first pause; each one that follows without a success between is twice as long.
 const FIRST: Duration = Duration::from_secs(60);
 const LONGEST: Duration = Duration::from_secs(3600);
+
+/// Failures of a batch's jobs in a row on a host.
+#[derive(Debug)]
+pub(super) struct Streak {
+    length: u32,
+    /// When the first of them began.
+    began: BootInstant,
+    last: JobKey,
+}
+
+/// A batch suspects a host.
+#[derive(Debug, Default)]
+pub(super) struct Suspicion {
+    /// Failures since.
+    times: u32,
+    /// Nothing of the batch is placed there before then.
+    until: Option<BootInstant>,
+}
 
 /// What speaks against a host.
 #[derive(Debug, Default)]
 pub(super) struct Record {
-    /// Quick failures in a row, of different jobs.
-    streak: u32,
-    last: Option<JobKey>,
+    streaks: BTreeMap<BatchSerial, Streak>,
+    pub(super) suspicions: BTreeMap<BatchSerial, Suspicion>,
     /// Quarantines without a success between them.
     times: u32,
     /// Nothing is placed there before then.
     pub(super) until: Option<BootInstant>,
 }
 
-/// The last successes of two different hosts.
+impl Record {
+    /// A batch has ended.
+    pub(super) fn forget(&mut self, batch: BatchSerial) {
+        self.streaks.remove(&batch);
+        self.suspicions.remove(&batch);
+    }
+}
+
+/// How a batch does.
 #[derive(Debug, Default)]
-pub(super) struct Successes([Option<(u32, BootInstant)>; 2]);
+pub(super) struct Ends {
+    /// The last ones: where, since when, and whether with success.
+    last: VecDeque<(u32, BootInstant, bool)>,
+    /// The longest row of failures on a host that a success has ended: the batch makes such rows by itself.
+    longest: u32,
+    /// Hosts with so many failures in a row that they may be suspected.
+    doubtful: BTreeSet<u32>,
+}
 
-impl Successes {
-    fn add(&mut self, host: u32, now: BootInstant) {
-        if self.0[0].is_some_and(|(first, _)| first != host) {
-            self.0[1] = self.0[0];
+impl Ends {
+    fn add(&mut self, host: u32, began: BootInstant, well: bool) {
+        if self.last.len() == ENDS {
+            self.last.pop_front();
         }
-        self.0[0] = Some((host, now));
+        self.last.push_back((host, began, well));
     }
 
-    fn elsewhere(&self, host: u32, now: BootInstant) -> bool {
-        self.0.iter().flatten().any(|(other, at)| *other != host && now.since(*at) <= RECENT)
+    /// What this streak makes of a host, which is `suspected` or not; none: nothing new. `known`: another batch of this user's suspects it, which
+    /// counts where nothing has run elsewhere.
+    fn judge(&self, host: u32, streak: &Streak, suspected: bool, known: bool) -> Option<Verdict> {
+        let enough = streak.length >= STREAK.max(2 * self.longest);
+        let chance = self.chance(host, streak);
+        match suspected {
+            true if !enough || chance.is_some_and(|chance| chance > LIKELY) => Some(Verdict::Innocent),
+            false if enough && chance.map_or(known, |chance| chance < UNLIKELY) => Some(Verdict::Suspect),
+            true | false => None,
+        }
     }
+
+    /// The probability of such a streak on this host if it were like the others; none: nothing is known of them.
+    fn chance(&self, host: u32, streak: &Streak) -> Option<f64> {
+        let elsewhere = self.last.iter().filter(|(other, began, _)| *other != host && *began >= streak.began);
+        let (ends, failures) = elsewhere.fold((0u32, 0u32), |(n, failed), (.., well)| (n + 1, failed + u32::from(!well)));
+        (ends > 0).then(|| (f64::from(failures) / f64::from(ends)).powi(streak.length.min(10_000) as i32))
+    }
+}
+
+enum Verdict {
+    Suspect,
+    Innocent,
+}
+
+fn pause(times: u32) -> Duration {
+    FIRST.saturating_mul(1 << times.min(10)).min(LONGEST)
 }
 
 impl Scheduler {
     /// An attempt has ended on a host by itself.
     pub(super) fn judge(&mut self, name: &str, key: JobKey, outcome: &Outcome, now: BootInstant) {
         let anywhere = self.job(key).is_some_and(|job| job.queue.hosts.is_none());
-        let Some(host) = self.hosts.get_mut(name) else { return };
-        if outcome.succeeded() {
-            self.successes.add(host.index, now);
-            host.record = Record::default();
-            return;
-        }
-        let quick = outcome.span.is_none_or(|span| span.elapsed < QUICK);
+        let elapsed = outcome.span.map_or(Duration::ZERO, |span| span.elapsed);
         let failed = matches!(outcome.ended, Ended::Exited | Ended::Signaled | Ended::StartFailed);
-        if !anywhere || !quick || !failed || host.record.last == Some(key) {
+        let well = outcome.succeeded();
+        if !well && !(failed && anywhere && elapsed < QUICK) {
             return;
         }
-        host.record.last = Some(key);
-        host.record.streak += 1;
-        if host.record.streak < STREAK || host.record.until.is_some() || !self.successes.elsewhere(host.index, now) {
-            return;
+        let (Some(host), Some(batch)) = (self.hosts.get_mut(name), self.batches.get_mut(&key.batch)) else { return };
+        let began = BootInstant(now.0.saturating_sub(elapsed));
+        batch.ends.add(host.index, began, well);
+        if well {
+            batch.ends.doubtful.remove(&host.index);
+            let ended = host.record.streaks.remove(&key.batch).map_or(0, |streak| streak.length);
+            batch.ends.longest = batch.ends.longest.max(ended);
+            (host.record.times, host.record.until) = (0, None);
+            // What it may have of the batch it asks for, or has asked for already.
+            self.unserved |= host.record.suspicions.remove(&key.batch).is_some();
+        } else {
+            let streak = host.record.streaks.entry(key.batch);
+            let streak =
+                streak.and_modify(|s| s.length += u32::from(s.last != key)).or_insert(Streak { length: 1, began, last: key });
+            streak.last = key;
+            if streak.length >= STREAK {
+                batch.ends.doubtful.insert(host.index);
+            }
+            if let Some(suspicion) = host.record.suspicions.get_mut(&key.batch) {
+                let (length, id, host_name) = (pause(suspicion.times), batch.id, host.name.to_string());
+                (suspicion.times, suspicion.until) = (suspicion.times + 1, Some(now + length));
+                self.quarantines.insert((now + length, host.index));
+                let reason = format!("one of this batch's jobs has failed there again; {SUSPECTED}");
+                self.effects
+                    .push_back(Effect::Notice { batch: id, notice: Notice::Quarantined { host: host_name, length, reason } });
+            }
         }
-        let length = FIRST.saturating_mul(1 << host.record.times.min(10)).min(LONGEST);
-        // After it, one more failure is enough.
-        (host.record.times, host.record.streak) = (host.record.times + 1, STREAK - 1);
-        host.record.until = Some(now + length);
+        self.weigh(key.batch, now);
+    }
+
+    /// Looks at what the ends of a batch say of hosts where many failed in a row.
+    fn weigh(&mut self, serial: BatchSerial, now: BootInstant) {
+        let Some(batch) = self.batches.get(&serial) else { return };
+        let verdicts = batch.ends.doubtful.iter().filter_map(|index| {
+            let host = self.host_at(*index)?;
+            let suspected = host.record.suspicions.contains_key(&serial);
+            let mut others = host.record.suspicions.keys().filter_map(|other| self.batches.get(other));
+            let known = others.any(|other| other.user == batch.user);
+            Some((host.name.clone(), batch.ends.judge(*index, host.record.streaks.get(&serial)?, suspected, known)?))
+        });
+        for (name, verdict) in verdicts.collect::<Vec<_>>() {
+            match verdict {
+                Verdict::Suspect => self.suspect(&name, serial, now),
+                Verdict::Innocent => {
+                    self.hosts.get_mut(&name).into_iter().for_each(|host| drop(host.record.suspicions.remove(&serial)));
+                    self.unserved = true;
+                }
+            }
+        }
+    }
+
+    fn suspect(&mut self, name: &str, serial: BatchSerial, now: BootInstant) {
+        let (Some(host), Some(batch)) = (self.hosts.get_mut(name), self.batches.get(&serial)) else { return };
+        host.record.suspicions.insert(serial, Suspicion::default());
+        let (host_name, user) = (host.name.to_string(), batch.user);
+        tracing::warn!(host = host_name, batch = %batch.id, "{host_name} is suspected by a batch: {SUSPECTED}");
+        let notice = Notice::Quarantined { host: host_name, length: Duration::ZERO, reason: SUSPECTED.into() };
+        self.effects.push_back(Effect::Notice { batch: batch.id, notice });
+        // What it was handed in advance.
+        let unstarted = host.attempts.iter().filter(|(attempt, on)| attempt.key.batch == serial && !on.started);
+        let attempts: Vec<AttemptId> = unstarted.map(|(attempt, _)| *attempt).collect();
+        let others = host.record.suspicions.keys().filter_map(|other| self.batches.get(other));
+        let agree = others.into_iter().any(|other| other.user != user);
+        if !attempts.is_empty() {
+            self.tell_agent(name, ToAgent::Retract { attempts });
+        }
+        if agree {
+            self.quarantine(name, now);
+        }
+    }
+
+    /// Nobody's jobs go to a host for a while.
+    fn quarantine(&mut self, name: &str, now: BootInstant) {
+        let Some(host) = self.hosts.get_mut(name).filter(|host| host.record.until.is_none()) else { return };
+        let length = pause(host.record.times);
+        (host.record.times, host.record.until) = (host.record.times + 1, Some(now + length));
         let host_name = host.name.to_string();
-        tracing::warn!(host = host_name, ?length, "host quarantined: {REASON}");
+        tracing::warn!(host = host_name, ?length, "{host_name} is quarantined: {REASON}");
         self.quarantines.insert((now + length, host.index));
         for batch in self.batches.values() {
             let notice = Notice::Quarantined { host: host_name.clone(), length, reason: REASON.into() };
@@ -83,18 +213,35 @@ impl Scheduler {
         }
     }
 
-    /// Ends the quarantines that are over.
+    /// Ends the pauses and quarantines that are over.
     pub(super) fn release_quarantined(&mut self, now: BootInstant) {
         while let Some((at, index)) = self.quarantines.first().copied().filter(|(at, _)| *at <= now) {
             self.quarantines.remove(&(at, index));
             let Some(name) = self.name_at(index) else { continue };
             if let Some(host) = self.hosts.get_mut(&name) {
-                host.record.until = None;
+                host.record.until = host.record.until.filter(|until| *until > now);
             }
-            self.serve(&name, usize::MAX, now);
+            self.unserved = true;
         }
+    }
+
+    /// Batches of which a host gets nothing now, but what requires certain hosts.
+    pub(super) fn barred(&self, host: &Host, now: BootInstant) -> Vec<BatchSerial> {
+        let suspicions = host.record.suspicions.iter();
+        let barred = suspicions.filter(|(batch, suspicion)| {
+            suspicion.until.is_some_and(|until| until > now) || host.attempts.keys().any(|attempt| attempt.key.batch == **batch)
+        });
+        barred.map(|(batch, _)| *batch).collect()
+    }
+
+    /// Whether jobs are kept from a host by what their batch suspects; until when, if it is known.
+    pub(super) fn is_barred(&self, host: &Host, key: QueueKey, now: BootInstant) -> Option<Option<BootInstant>> {
+        let suspicion = host.record.suspicions.get(&key.batch)?;
+        (key.hosts.is_none() && self.barred(host, now).contains(&key.batch)).then_some(suspicion.until)
     }
 }
 
 /// For the reader.
-pub(super) const REASON: &str = "ten different jobs in a row failed there within a second each, while others succeed elsewhere";
+pub(super) const REASON: &str = "batches of several users fail there, and not elsewhere";
+pub(super) const SUSPECTED: &str = "ten or more jobs of this batch in a row have failed there within a second each, while others succeed elsewhere; \
+                                    it gets one at a time until one succeeds";

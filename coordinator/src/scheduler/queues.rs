@@ -143,9 +143,11 @@ impl Index {
     }
 
     /// The first one that a host with these names may serve; among equals, one that only some hosts may.
-    fn first(&self, names: &[Arc<str>]) -> Option<QueueKey> {
+    fn first(&self, names: &[Arc<str>], barred: &[BatchSerial]) -> Option<QueueKey> {
         let own = names.iter().filter_map(|name| self.by_name.get(name)?.first());
-        own.chain(self.anywhere.first()).min_by_key(|k| (k.priority, k.batch, k.hosts.is_none(), **k)).copied()
+        own.chain(self.anywhere.iter().find(|key| !barred.contains(&key.batch)))
+            .min_by_key(|k| (k.priority, k.batch, k.hosts.is_none(), **k))
+            .copied()
     }
 }
 
@@ -220,19 +222,21 @@ impl Queues {
     }
 
     /// The best queue for a host with these names: of each user the one with the highest priority, then by pass, then of the oldest batch; of
-    /// these the one with the highest priority as far as that counts before others', then of the user who has least `running`. Of those whose jobs take `widest` slots at most, and of users who have some `running` count on that host. `steal`: the
+    /// these the one with the highest priority as far as that counts before others', then of the user who has least `running`. Of those whose jobs take `widest` slots at most and whose batch is not `barred` where they require no
+    /// certain hosts, and of users who have some `running` count on that host. `steal`: the
     /// third pass, too.
     pub(super) fn best(
         &self,
         names: &[Arc<str>],
         steal: bool,
         widest: u16,
+        barred: &[BatchSerial],
         running: impl Fn(u32) -> Option<u64>,
     ) -> Option<Next> {
         // The parts of one user follow each other.
         let (mut best, mut own) = (None, None::<(u32, u64, Best)>);
         for ((user, _), queues) in self.parts.iter().filter(|((_, slots), _)| *slots <= widest) {
-            let (Some(running), Some(found)) = (running(*user), queues.best(names, steal)) else { continue };
+            let (Some(running), Some(found)) = (running(*user), queues.best(names, steal, barred)) else { continue };
             match &mut own {
                 Some((of, _, best)) if of == user => *best = (*best).min(found),
                 own => best = self.better(best, own.replace((*user, running, found))),
@@ -376,12 +380,15 @@ impl Queued {
     }
 
     /// The first queue for a host with these names, with its pass.
-    fn best(&self, names: &[Arc<str>], steal: bool) -> Option<Best> {
-        let allowed = |(.., key): &&Ranked| key.hosts.is_none() || self.queues.get(key).is_some_and(|queue| queue.may_use(names));
+    fn best(&self, names: &[Arc<str>], steal: bool, barred: &[BatchSerial]) -> Option<Best> {
+        let allowed = |(.., key): &&Ranked| match key.hosts {
+            None => !barred.contains(&key.batch),
+            Some(_) => self.queues.get(key).is_some_and(|queue| queue.may_use(names)),
+        };
         let local = names.iter().filter_map(|name| self.local.get(name)?.iter().find(allowed)).min();
         let local = local.map(|(.., key)| (key.priority, LOCAL, *key));
-        let free = self.free.first(names).map(|key| (key.priority, FREE, key));
-        let other = self.elsewhere.first(names).filter(|_| steal).map(|key| (key.priority, ELSEWHERE, key));
+        let free = self.free.first(names, barred).map(|key| (key.priority, FREE, key));
+        let other = steal.then(|| self.elsewhere.first(names, barred)).flatten().map(|key| (key.priority, ELSEWHERE, key));
         [local, free, other].into_iter().flatten().min()
     }
 

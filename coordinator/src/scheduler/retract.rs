@@ -31,7 +31,7 @@ impl Scheduler {
         }
         self.retract_at = None;
         let hosts = self.idle.iter().filter_map(|(_, index)| self.host_at(*index));
-        let free = hosts.filter(|h| h.credit > h.sent && h.record.until.is_none() && h.kept.is_none() && h.drained.is_none());
+        let free = hosts.filter(|h| h.credit > h.sent && h.is_willing() && h.record.suspicions.is_empty() && h.kept.is_none());
         let free: Vec<&Host> = free.collect();
         let mut idle: u64 = free.iter().map(|h| h.idle_since.len() as u64).sum();
         if idle == 0 {

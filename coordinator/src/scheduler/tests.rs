@@ -5,6 +5,7 @@ mod names;
 mod near;
 mod returns;
 mod stops;
+mod suspicion;
 mod wide;
 
 use super::*;
@@ -1019,47 +1020,6 @@ fn why_a_job_waits_for_others_or_for_better_places() {
     a.x: all 2 slots are busy
     b.x: has an idle slot, but the job prefers a.x, for 4 s yet
     ");
-}
-
-#[test]
-fn a_host_that_fails_everything_quickly_gets_nothing_for_a_while() {
-    let mut s = script();
-    s.agent(1, "a.x", 1);
-    s.agent(2, "b.x", 1);
-    s.submit(1, &[(NOWHERE, 0, 0); 40]);
-    // The host of a session runs what it has, and asks for more.
-    let round = |s: &mut Script, session: u64, code: i32| {
-        let host = s.scheduler.hosts.values().find(|h| h.session == Some(SessionId(session))).expect("there");
-        let (running, next) = (*host.attempts.keys().next().expect("it runs something"), host.credit + 1);
-        let span = Some(mezcal_common::outcome::Span {
-            started: mezcal_common::clock::WallTime(0),
-            completed: mezcal_common::clock::WallTime(1),
-            elapsed: Duration::from_millis(3),
-        });
-        let said = s.report(session, running, Outcome { span, ..exited(code) });
-        format!("{said}\n{}", s.pull(session, next, 1))
-    };
-    // Where nobody succeeds, the jobs are to blame.
-    for _ in 0..12 {
-        assert!(!round(&mut s, 1, 1).contains("gets no jobs"));
-    }
-    round(&mut s, 2, 0);
-    let said = round(&mut s, 1, 1);
-    assert!(said.contains("notice: a.x gets no jobs for 60 s: ten different jobs in a row failed there"), "{said}");
-    assert!(!said.contains("1 < run"), "{said}");
-    assert!(s.scheduler.host_status(s.now)[0].quarantined.is_some());
-    // The other one goes on. After the quarantine one more failure is enough for a longer one, and a success ends the suspicion.
-    assert!(round(&mut s, 2, 0).contains("2 < run"));
-    assert!(s.pass(60).contains("1 < run"));
-    round(&mut s, 2, 0);
-    let said = round(&mut s, 1, 1);
-    assert!(said.contains("notice: a.x gets no jobs for 120 s"), "{said}");
-    assert!(s.pass(120).contains("1 < run"));
-    round(&mut s, 2, 0);
-    round(&mut s, 1, 0);
-    for _ in 0..3 {
-        assert!(!round(&mut s, 1, 1).contains("gets no jobs"));
-    }
 }
 
 /// Opens batch `n` of a user with so many jobs of a priority, and closes it.

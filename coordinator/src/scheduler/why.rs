@@ -101,6 +101,11 @@ impl Scheduler {
                     let left = host.record.until.map_or(0, |until| until.since(now).as_secs() + 1);
                     format!("quarantined for {left} s yet: {}", super::quarantine::REASON)
                 }
+                _ if self.is_barred(host, job.queue, now).is_some() => {
+                    let until = self.is_barred(host, job.queue, now).flatten().filter(|until| *until > now);
+                    let left = until.map_or(String::new(), |until| format!(" for {} s yet", until.since(now).as_secs() + 1));
+                    format!("avoided by this batch{left}: {}", super::quarantine::SUSPECTED)
+                }
                 _ if host.drained.is_some() => format!("is being drained: {}", host.drained.as_deref().unwrap_or_default()),
                 _ if !host.known => "has just connected".into(),
                 _ if !self.serves(host, job.queue.user) => {

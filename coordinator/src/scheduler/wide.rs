@@ -75,7 +75,8 @@ impl Scheduler {
         let steal = host.idle_since.front().is_some_and(|since| *since + self.locality_wait <= now);
         let widest_now = idle.min(room).clamp(1, u64::from(u16::MAX)) as u16;
         let running = |user: u32| self.serves(host, user).then(|| self.running[user as usize]);
-        let best = self.queues.best(names, steal, host.hello.slots, running)?;
+        let barred = self.barred(host, now);
+        let best = self.queues.best(names, steal, host.hello.slots, &barred, running)?;
         if fits(best.key) {
             return Some(best);
         }
@@ -83,7 +84,7 @@ impl Scheduler {
             return None;
         }
         let host = self.hosts.get(name)?;
-        self.queues.best(names, steal, widest_now, |user| self.serves(host, user).then(|| self.running[user as usize]))
+        self.queues.best(names, steal, widest_now, &barred, |user| self.serves(host, user).then(|| self.running[user as usize]))
     }
 
     /// P4, re-derived: a host whose slot has been idle for longer than `wait`, though it has asked for jobs and one is waiting that it could
@@ -97,7 +98,9 @@ impl Scheduler {
         };
         self.hosts.values().filter(idle).find_map(|host| {
             let room = (host.credit - host.sent).min(host.idle_since.len() as u64).min(u64::from(u16::MAX)) as u16;
-            let next = self.queues.best(&self.names_of(host), true, room, |user| self.serves(host, user).then_some(0))?;
+            let next = self
+                .queues
+                .best(&self.names_of(host), true, room, &self.barred(host, now), |user| self.serves(host, user).then_some(0))?;
             Some(format!("{} has an idle slot, and {:?} waits", host.name, next.key))
         })
     }
@@ -202,7 +205,8 @@ impl Scheduler {
     fn keep_after_a_rest(&mut self, name: &Arc<str>, now: BootInstant) {
         let Some(host) = self.hosts.get(name).filter(|host| host.is_willing() && host.kept.is_none()) else { return };
         let running = |user: u32| self.serves(host, user).then(|| self.running[user as usize]);
-        let next = self.queues.best(&self.names_of(host), true, host.hello.slots, running).map(|next| next.key);
+        let next =
+            self.queues.best(&self.names_of(host), true, host.hello.slots, &self.barred(host, now), running).map(|next| next.key);
         let room = host.credit.saturating_sub(host.sent).min(host.idle_since.len() as u64);
         if let Some(key) = next.filter(|key| key.slots() > 1 && u64::from(key.slots()) > room) {
             self.keeps(name, key, now);
