@@ -12,8 +12,8 @@ pub enum HostsError {
     /// A bracket without its partner, or one inside another.
     #[error("unbalanced brackets in host list {0:?}")]
     Brackets(String),
-    /// `[12-01]`, `[a-b]`, `[]`.
-    #[error("{part:?} is not a range of numbers, in host list {text:?}; write [01-12] or [1,3,5]")]
+    /// `[12-01]`, `[a-b]`, `[]`, `[0-10/0]`.
+    #[error("{part:?} is not a range of numbers, in host list {text:?}; write [01-12], [1,3,5], or [0-10/2] for each second one")]
     Range {
         /// The range.
         part: String,
@@ -37,25 +37,28 @@ pub enum HostsError {
     Empty(String),
 }
 
-/// Expands a comma-separated list with ranges, in order, without repeats. Zero padding is kept; names come out in lower case.
+/// Expands a list with ranges, in order, without repeats: as Slurm, pdsh and ClusterShell's nodeset print them, separated by commas or white space,
+/// with steps (`[0-10/2]`). Zero padding is kept; names come out in lower case.
 ///
 /// # Errors
 /// [`HostsError`] names the part that cannot be read.
 pub fn expand(text: &str) -> Result<Vec<String>, HostsError> {
     let mut seen = std::collections::HashSet::new();
     let mut out = Vec::new();
-    for item in split_outside_brackets(text)? {
+    for item in split_outside_brackets(text, |c| c == ',')? {
         let item = item.trim();
         if item.is_empty() {
             return Err(HostsError::Empty(text.into()));
         }
-        for name in expand_one(item, text)? {
-            let name = normalise(&name)?;
-            if seen.insert(name.clone()) {
-                out.push(name);
-            }
-            if out.len() > MAX_HOSTS {
-                return Err(HostsError::TooMany(text.into()));
+        for name in split_outside_brackets(item, char::is_whitespace)?.into_iter().filter(|name| !name.is_empty()) {
+            for name in expand_one(name, text)? {
+                let name = normalise(&name)?;
+                if seen.insert(name.clone()) {
+                    out.push(name);
+                }
+                if out.len() > MAX_HOSTS {
+                    return Err(HostsError::TooMany(text.into()));
+                }
             }
         }
     }
@@ -90,16 +93,16 @@ pub fn short(name: &str) -> Option<&str> {
     (!first.is_empty() && !first.contains(':') && !first.bytes().all(|b| b.is_ascii_digit())).then_some(first)
 }
 
-fn split_outside_brackets(text: &str) -> Result<Vec<&str>, HostsError> {
+fn split_outside_brackets(text: &str, separates: impl Fn(char) -> bool) -> Result<Vec<&str>, HostsError> {
     let (mut depth, mut from, mut parts) = (0u32, 0, Vec::new());
     for (i, c) in text.char_indices() {
         match c {
             '[' => depth += 1,
             ']' if depth == 0 => return Err(HostsError::Brackets(text.into())),
             ']' => depth -= 1,
-            ',' if depth == 0 => {
+            c if depth == 0 && separates(c) => {
                 parts.push(&text[from..i]);
-                from = i + 1;
+                from = i + c.len_utf8();
             }
             _ => {}
         }
@@ -140,16 +143,22 @@ fn numbers_of(part: &str, whole: &str) -> Result<Vec<String>, HostsError> {
         }
         s.parse().map_err(|_| bad())
     };
-    let (low, high) = part.split_once('-').unwrap_or((part, part));
+    let (range, step) = match part.split_once('/') {
+        Some((range, step)) if range.contains('-') => (range, number(step)?),
+        Some(_) => return Err(bad()),
+        None => (part, 1),
+    };
+    let (low, high) = range.split_once('-').unwrap_or((range, range));
     let (first, last) = (number(low)?, number(high)?);
-    if first > last {
+    if first > last || step == 0 {
         return Err(bad());
     }
     if last - first >= MAX_HOSTS as u64 {
         return Err(HostsError::TooMany(whole.into()));
     }
     let width = if low.starts_with('0') { low.len() } else { 0 };
-    Ok((first..=last).map(|n| format!("{n:0width$}")).collect())
+    let step = usize::try_from(step).unwrap_or(usize::MAX);
+    Ok((first..=last).step_by(step).map(|n| format!("{n:0width$}")).collect())
 }
 
 /// Shows a list of names folded back into ranges where neighbours differ in one run of digits only.
@@ -215,9 +224,53 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        for bad in ["a[1-", "a]1[", "a[[1]]", "a[2-1]", "a[x]", "a[]", "a,,b", "", "a b", "a[0-99999999]", "a[1-300]b[1-300]", "é"]
-        {
+        for bad in ["a[1-", "a]1[", "a[[1]]", "a[2-1]", "a[x]", "a[]", "a,,b", "", " ", "a[0-99999999]", "a[1-300]b[1-300]", "é"] {
             assert!(expand(bad).is_err(), "{bad}");
+        }
+        let why = expand("a[0-10/0]").expect_err("no step").to_string();
+        assert_eq!(why, "\"0-10/0\" is not a range of numbers, in host list \"a[0-10/0]\"; write [01-12], [1,3,5], or [0-10/2] for each second one");
+    }
+
+    /// Slurm 22.05.8 (`scontrol show hostnames`), pdsh 2.34 and ClusterShell 1.10.1 (`nodeset -e`) read these so; where they differ, as most do.
+    #[test]
+    fn what_other_tools_write_stands_for_the_same_hosts() {
+        let table = [
+            ("a[1-3]", "a1 a2 a3"),
+            ("a[8-11]", "a8 a9 a10 a11"),
+            ("a[08-11]", "a08 a09 a10 a11"),
+            ("a[00-02]", "a00 a01 a02"),
+            ("a[098-101]", "a098 a099 a100 a101"),
+            ("a[98-0101]", "a98 a99 a100 a101"),
+            ("a[1,3,5-6]", "a1 a3 a5 a6"),
+            ("a[3,1,2]", "a3 a1 a2"),
+            ("a[1-3,2]", "a1 a2 a3"),
+            ("a1,a1,a2", "a1 a2"),
+            ("a[1, 3]", "a1 a3"),
+            ("r[1-2]n[01-02]", "r1n01 r1n02 r2n01 r2n02"),
+            ("a[1-2][3-4]", "a13 a14 a23 a24"),
+            ("a[1-2]b[1-2]c[1-2]", "a1b1c1 a1b1c2 a1b2c1 a1b2c2 a2b1c1 a2b1c2 a2b2c1 a2b2c2"),
+            ("a[0-1]-ib", "a0-ib a1-ib"),
+            ("a[1-2].x.org", "a1.x.org a2.x.org"),
+            ("a[1-3]5", "a15 a25 a35"),
+            ("A[1-2]", "a1 a2"),
+            // Steps, as `nodeset -f --autostep=3` writes them.
+            ("a[0-10/2]", "a0 a2 a4 a6 a8 a10"),
+            ("a[1-9/4,20]", "a1 a5 a9 a20"),
+            ("a[01-08/3]", "a01 a04 a07"),
+            ("a[5-6/7]", "a5"),
+            // What `nodeset -e`, `scontrol show hostnames` and `$SLURM_JOB_NODELIST` give.
+            ("a1 a2 a3", "a1 a2 a3"),
+            ("a1\na2\n", "a1 a2"),
+            ("cn[001-003,007],gpu-[1-2],login", "cn001 cn002 cn003 cn007 gpu-1 gpu-2 login"),
+            ("a[1-2] b", "a1 a2 b"),
+        ];
+        for (text, names) in table {
+            assert_eq!(expand(text).expect(text).join(" "), names, "{text:?}");
+        }
+        let refused = ["a[0-10/x]", "a[4/2]", "a[1:3]", "a[0:10:2]", "a[3-1]", "a[-1-2]", "a[1-3", "a[1-5]!a3", "a[1-5],-a3", "@all"];
+        let no_hosts = ["user@a[1-2]", "a[1-2]:22", "a1,,a2", ",a1", "a1,", "a[1-70000]", "a[99999999999999999999]", "a[a-c]", "a[1-2/-1]"];
+        for text in refused.into_iter().chain(no_hosts) {
+            expand(text).expect_err(text);
         }
     }
 
