@@ -228,7 +228,10 @@ mod tests {
             assert!(expand(bad).is_err(), "{bad}");
         }
         let why = expand("a[0-10/0]").expect_err("no step").to_string();
-        assert_eq!(why, "\"0-10/0\" is not a range of numbers, in host list \"a[0-10/0]\"; write [01-12], [1,3,5], or [0-10/2] for each second one");
+        assert_eq!(
+            why,
+            "\"0-10/0\" is not a range of numbers, in host list \"a[0-10/0]\"; write [01-12], [1,3,5], or [0-10/2] for each second one"
+        );
     }
 
     /// Slurm 22.05.8 (`scontrol show hostnames`), pdsh 2.34 and ClusterShell 1.10.1 (`nodeset -e`) read these so; where they differ, as most do.
@@ -267,8 +270,10 @@ mod tests {
         for (text, names) in table {
             assert_eq!(expand(text).expect(text).join(" "), names, "{text:?}");
         }
-        let refused = ["a[0-10/x]", "a[4/2]", "a[1:3]", "a[0:10:2]", "a[3-1]", "a[-1-2]", "a[1-3", "a[1-5]!a3", "a[1-5],-a3", "@all"];
-        let no_hosts = ["user@a[1-2]", "a[1-2]:22", "a1,,a2", ",a1", "a1,", "a[1-70000]", "a[99999999999999999999]", "a[a-c]", "a[1-2/-1]"];
+        let refused =
+            ["a[0-10/x]", "a[4/2]", "a[1:3]", "a[0:10:2]", "a[3-1]", "a[-1-2]", "a[1-3", "a[1-5]!a3", "a[1-5],-a3", "@all"];
+        let no_hosts =
+            ["user@a[1-2]", "a[1-2]:22", "a1,,a2", ",a1", "a1,", "a[1-70000]", "a[99999999999999999999]", "a[a-c]", "a[1-2/-1]"];
         for text in refused.into_iter().chain(no_hosts) {
             expand(text).expect_err(text);
         }

@@ -106,7 +106,9 @@ impl ResultFormat {
 
     fn result(&self, out: &mut Vec<u8>, result: &JobResult, times: ClientTimes) {
         let outcome = &result.outcome;
-        let place = result.place.as_ref().filter(|_| outcome.span.is_some());
+        // What never ran is nowhere for Bakapara; whoever looks for the cause of a failed start needs the place.
+        let tried = !self.compat && outcome.ended == Ended::StartFailed;
+        let place = result.place.as_ref().filter(|_| outcome.span.is_some() || tried);
         let span = outcome.span;
         let mut object = Object { out, first: true, ascii: self.compat };
         object.out.push(b'{');
@@ -126,12 +128,14 @@ impl ResultFormat {
         object.text("elapsed", span.map(|s| elapsed(s.elapsed)));
         object.raw("pyout", None);
         match (&outcome.error, &result.place) {
-            // What never ran has no `host`, but whoever looks for the cause needs it.
             (Some(error), Some(tried)) if place.is_none() => object.string("error", &format!("{error} (on {})", tried.host)),
             (Some(error), _) => object.string("error", error),
-            (None, _) => {}
+            (None, _) if self.compat => {}
+            (None, _) => object.raw("error", None),
         }
+        // Each line has all keys, whatever became of its job: programs that read tables take them from the first lines.
         if !self.compat {
+            object.raw("elapsed_seconds", span.map(|s| seconds(s.elapsed)));
             let signal = match outcome.status {
                 Some(WaitStatus::Signaled(n)) => Some(n.to_string()),
                 Some(WaitStatus::Exited(_)) | None => None,
@@ -139,28 +143,22 @@ impl ResultFormat {
             object.raw("signal", signal);
             object.raw("attempt", Some(result.attempt.to_string()));
             object.string("outcome", outcome.ended.as_str());
-            if let Some(local) = result.local {
-                object.string("locality", if local { "local" } else { "any" });
-            }
+            object.text("locality", result.local.map(|local| if local { "local" } else { "any" }.to_owned()));
             object.raw("user_seconds", outcome.usage.map(|u| seconds(u.user)));
             object.raw("system_seconds", outcome.usage.map(|u| seconds(u.system)));
             object.text("usage_source", outcome.usage.map(|u| u.source.as_str().to_owned()));
             object.raw("max_rss_bytes", outcome.usage.and_then(|u| u.max_rss).map(|bytes| bytes.to_string()));
             object.raw("memory_peak_bytes", outcome.usage.and_then(|u| u.memory_peak).map(|bytes| bytes.to_string()));
             object.text("containment", outcome.containment.map(|c| c.as_str().to_owned()));
-            if outcome.containment.is_some() || outcome.killed > 0 {
-                // After an end of its own, all that was killed are leftovers.
-                let own_end = matches!(outcome.ended, Ended::Exited | Ended::Signaled | Ended::OutOfMemory);
-                object.raw(if own_end { "leftovers_killed" } else { "killed" }, Some(outcome.killed.to_string()));
-            }
-            if outcome.survivors > 0 {
-                object.raw("survivors", Some(outcome.survivors.to_string()));
-            }
+            // After an end of its own, all that was killed are leftovers.
+            let own_end = matches!(outcome.ended, Ended::Exited | Ended::Signaled | Ended::OutOfMemory);
+            let counted = |n: u32| (outcome.containment.is_some() || n > 0).then(|| n.to_string());
+            object.raw("leftovers_killed", counted(outcome.killed).filter(|_| own_end));
+            object.raw("killed", counted(outcome.killed).filter(|_| !own_end));
+            object.raw("survivors", counted(outcome.survivors));
             object.raw("clock_offset", place.and_then(|p| p.clock_offset).map(|o| format!("{o:.6}")));
             for (key, tail) in [("stdout_tail", &outcome.stdout_tail), ("stderr_tail", &outcome.stderr_tail)] {
-                if let Some(tail) = tail {
-                    object.string(key, &String::from_utf8_lossy(tail));
-                }
+                object.text(key, tail.as_ref().map(|tail| String::from_utf8_lossy(tail).into_owned()));
             }
         }
         object.out.push(b'}');
@@ -243,7 +241,8 @@ impl Object<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mezcal_common::outcome::Outcome;
+    use mezcal_common::ids::EngineId;
+    use mezcal_common::outcome::{Containment, Outcome, Place, Span, Usage};
 
     #[test]
     fn result_lines_on_a_terminal_mean_the_same_and_move_no_cursor() {
@@ -266,6 +265,53 @@ mod tests {
         assert!(plain.contains('\u{9b}') && plain.contains('\u{202e}'), "elsewhere nothing is changed");
         let odd = |c: char| c != '\n' && (c.is_control() || "\u{61c}\u{200f}\u{202e}\u{2066}".contains(c));
         assert!(!shown.contains(odd) && shown.contains("\\u009b2J\\u202e") && shown.contains("東京"), "{shown}");
+    }
+
+    #[test]
+    fn lines_of_all_kinds_have_the_same_keys_in_the_same_order() {
+        let span = Span { started: WallTime(0), completed: WallTime(1_500_000), elapsed: Duration::from_micros(1_500_000) };
+        let place = Place { host: "a.x".into(), engine: EngineId(3), clock_offset: None };
+        let ran = Outcome {
+            status: Some(WaitStatus::Exited(0)),
+            span: Some(span),
+            usage: Some(Usage::default()),
+            containment: Some(Containment::Subreaper),
+            stdout_tail: Some("x".into()),
+            ..Outcome::never_ran(Ended::Exited, None)
+        };
+        let killed = Outcome { ended: Ended::Cancelled, status: Some(WaitStatus::Signaled(9)), killed: 2, ..ran.clone() };
+        let outcomes = [
+            (Some(&place), Some(true), ran),
+            (Some(&place), None, killed),
+            (Some(&place), None, Outcome::never_ran(Ended::StartFailed, "no such file".to_owned())),
+            (None, None, Outcome::never_ran(Ended::Skipped, "job 1 failed".to_owned())),
+            (None, None, Outcome::never_ran(Ended::Cancelled, None)),
+        ];
+        let times = ClientTimes { submitted: WallTime(0), received: WallTime(0) };
+        let lines = outcomes.map(|(place, local, outcome)| {
+            let mut out = Vec::new();
+            let result = JobResult { attempt: 1, place: place.cloned(), local, outcome };
+            ResultFormat::new(false).object_line(&mut out, "{}", &result, times);
+            serde_json::from_slice::<serde_json::Value>(&out).expect("JSON")["result"].clone()
+        });
+        let keys = |line: &serde_json::Value| line.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
+        for line in &lines {
+            assert_eq!(keys(line), keys(&lines[0]));
+        }
+        assert_eq!(
+            (&lines[0]["elapsed_seconds"], &lines[0]["leftovers_killed"], &lines[0]["killed"]),
+            (&1.5.into(), &0.into(), &().into())
+        );
+        assert_eq!(
+            (&lines[1]["leftovers_killed"], &lines[1]["killed"], &lines[1]["survivors"]),
+            (&().into(), &2.into(), &0.into())
+        );
+        let start_failed = &lines[2];
+        assert_eq!(
+            (&start_failed["host"], &start_failed["engine_id"], &start_failed["started"]),
+            (&"a.x".into(), &3.into(), &().into())
+        );
+        assert_eq!(start_failed["error"], "no such file");
     }
 
     #[test]
