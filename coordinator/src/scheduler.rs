@@ -44,8 +44,8 @@ use mezcal_common::wire::client::{BatchTerms, CancelSummary, Halt, HostStatus, N
 use mezcal_common::wire::endpoint::IDLE_TIMEOUT;
 use queues::{QueueKey, Queues};
 pub use record::Record;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -444,7 +444,7 @@ struct Host {
     /// Since when its idle slots have been idle, longest first.
     idle_since: VecDeque<BootInstant>,
     /// Batches whose context it has in this session.
-    told: HashSet<BatchSerial>,
+    told: FxHashSet<BatchSerial>,
     attempts: BTreeMap<AttemptId, OnHost>,
     /// Slots that those take.
     taken: u64,
@@ -512,7 +512,7 @@ impl Host {
             credit: 0,
             sent: 0,
             idle_since: VecDeque::new(),
-            told: HashSet::new(),
+            told: FxHashSet::default(),
             attempts: BTreeMap::new(),
             taken: 0,
             unheard: Vec::new(),
@@ -565,9 +565,9 @@ impl Host {
     }
 }
 
-/// Hosts by name. Where their order shows, it is that of their names; the hasher is one without chance, so that a core with the same past
-/// does the same.
-type Hosts = HashMap<Arc<str>, Host, BuildHasherDefault<DefaultHasher>>;
+/// Hosts by name. Where their order shows, it is that of their names. These maps, and those of our own numbers, are hashed fast and without chance: no
+/// outsider chooses their keys, and a core with the same past does the same.
+type Hosts = FxHashMap<Arc<str>, Host>;
 
 /// All decisions of a coordinator.
 #[derive(Debug)]
@@ -590,7 +590,7 @@ pub struct Scheduler {
     lease: Option<Duration>,
     /// It is longer than what was recorded with attempts of an earlier life: no agent hears of it before the store has it.
     leases_grow: bool,
-    batches: HashMap<BatchSerial, Batch>,
+    batches: FxHashMap<BatchSerial, Batch>,
     serials: HashMap<BatchId, BatchSerial>,
     next_serial: u32,
     hosts: Hosts,
@@ -612,7 +612,7 @@ pub struct Scheduler {
     quarantines: BTreeSet<(BootInstant, u32)>,
     /// No attempt is given up before then: when to look at all leases again. Heartbeats only move the ends of leases on.
     look_at_leases: Option<BootInstant>,
-    sessions: HashMap<SessionId, Arc<str>>,
+    sessions: FxHashMap<SessionId, Arc<str>>,
     next_engine: u32,
     queues: Queues,
     /// Users by number, and how many slots each has.
@@ -632,7 +632,7 @@ pub struct Scheduler {
     /// Until when hosts are expected that may run what an earlier life has placed there.
     expected_until: Option<BootInstant>,
     /// Placed jobs that are being cancelled.
-    cancelling: HashMap<JobKey, Cancelling>,
+    cancelling: FxHashMap<JobKey, Cancelling>,
     /// Cancels that are not done.
     requests: HashMap<u64, CancelRequest>,
     /// How long a slot is idle before it gets a job that prefers another host.
@@ -671,7 +671,7 @@ impl Scheduler {
             overdue: BTreeSet::new(),
             lease,
             leases_grow: false,
-            batches: HashMap::new(),
+            batches: FxHashMap::default(),
             serials: HashMap::new(),
             next_serial: 1,
             hosts: Hosts::default(),
@@ -685,7 +685,7 @@ impl Scheduler {
             idle: BTreeSet::new(),
             quarantines: BTreeSet::new(),
             look_at_leases: None,
-            sessions: HashMap::new(),
+            sessions: FxHashMap::default(),
             next_engine: 0,
             queues: Queues::default(),
             users: HashMap::new(),
@@ -697,7 +697,7 @@ impl Scheduler {
             keeping: wide::Keeping::default(),
             unserved: false,
             expected_until: None,
-            cancelling: HashMap::new(),
+            cancelling: FxHashMap::default(),
             requests: HashMap::new(),
             locality_wait,
             looked_at: BootInstant::default(),

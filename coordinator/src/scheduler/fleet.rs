@@ -9,9 +9,10 @@ use super::{Effect, Host, Scheduler};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::hosts;
 use mezcal_common::wire::client::Notice;
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Deserialize;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Users in one answer about those whom hosts do not serve: a frame holds them with the longest reasons.
@@ -53,18 +54,18 @@ impl TryFrom<BTreeMap<String, Vec<String>>> for Aliases {
 /// Who of the known hosts has which name, and who of them is connected. Hosts are numbers: indices into the names of hosts.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    by_full_name: HashMap<Arc<str>, u32>,
+    by_full_name: FxHashMap<Arc<str>, u32>,
     /// Several hosts may have these.
-    admitted: HashMap<Arc<str>, Vec<u32>>,
-    first_labels: HashMap<Arc<str>, Vec<u32>>,
-    connected: HashSet<u32>,
+    admitted: FxHashMap<Arc<str>, Vec<u32>>,
+    first_labels: FxHashMap<Arc<str>, Vec<u32>>,
+    connected: FxHashSet<u32>,
     /// Queues whose users have heard that the names they require are those of several hosts.
     told: BTreeSet<QueueKey>,
     /// How many hosts have so many slots.
     widths: BTreeMap<u16, usize>,
     /// How many run everybody's jobs, and how many those of a user.
     serve_all: usize,
-    serve: HashMap<String, usize>,
+    serve: FxHashMap<String, usize>,
 }
 
 impl Names {
@@ -124,7 +125,7 @@ fn first_label(host: &str) -> Option<Arc<str>> {
 }
 
 /// Takes one claim to a name away, and the name with its last one.
-fn give_up(claims: &mut HashMap<Arc<str>, Vec<u32>>, name: &Arc<str>, host: u32) {
+fn give_up(claims: &mut FxHashMap<Arc<str>, Vec<u32>>, name: &Arc<str>, host: u32) {
     if let Some(hosts) = claims.get_mut(name) {
         hosts.retain(|other| *other != host);
         if hosts.is_empty() {
@@ -169,7 +170,7 @@ impl Scheduler {
         }
         let before = self.aliases.0.values().chain(aliases.0.values());
         let names: Vec<Arc<str>> = before.flatten().cloned().collect::<BTreeSet<_>>().into_iter().collect();
-        let mut admitted: HashMap<Arc<str>, Vec<u32>> = HashMap::new();
+        let mut admitted: FxHashMap<Arc<str>, Vec<u32>> = FxHashMap::default();
         for host in self.hosts.values_mut() {
             let own = aliases.of(&host.name);
             own.iter().for_each(|name| admitted.entry(name.clone()).or_default().push(host.index));
