@@ -7,6 +7,7 @@ mod keys;
 mod object;
 mod shared;
 
+use object::members_with;
 pub(crate) use object::write_string;
 pub use object::{members, write_json};
 
@@ -550,7 +551,14 @@ fn parse_object(text: &str, modern: bool, stranger: &mut dyn FnMut(&str)) -> Res
         };
         return Err(Fault { at: 0, text: kind }.into());
     }
-    let members = members(text).map_err(|e| {
+    let mut faults = Vec::new();
+    let mut twice = |key: &str, value: &RawValue| {
+        if modern {
+            let text_of_fault = format!("key {key:?}: it is there twice in this job; which one counts, JSON does not say");
+            faults.push(Fault { at: offset_in(text, value.get()), text: text_of_fault });
+        }
+    };
+    let members = members_with(text, &mut twice).map_err(|e| {
         let before: usize = text.split_inclusive('\n').take(e.line().saturating_sub(1)).map(str::len).sum();
         let at = (before + e.column().saturating_sub(1)).min(text.len());
         let at = (0..=at).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
@@ -558,7 +566,6 @@ fn parse_object(text: &str, modern: bool, stranger: &mut dyn FnMut(&str)) -> Res
     })?;
     let mut job = Job::new(Command::Shell(String::new()));
     let mut command: Option<Command> = None;
-    let mut faults = Vec::new();
     for (key, raw) in members {
         let read = member(&mut job, &mut command, text, &key, raw, modern, stranger);
         faults.extend(read.err());
@@ -736,7 +743,12 @@ fn host_list(raw: &RawValue, modern: bool) -> Result<Vec<String>, String> {
 }
 
 fn environment(raw: &RawValue) -> Result<Vec<(String, String)>, String> {
-    let members = members(raw.get()).map_err(|_| format!("must be an object of strings, not {}", kind(raw)))?;
+    let mut twice = None;
+    let members = members_with(raw.get(), &mut |name, _| twice = Some(name.to_owned()));
+    let members = members.map_err(|_| format!("must be an object of strings, not {}", kind(raw)))?;
+    if let Some(name) = twice {
+        return Err(format!("{name:?} is there twice; which one counts, JSON does not say"));
+    }
     let mut env = Vec::new();
     for (name, value) in members {
         let value: String =

@@ -8,13 +8,17 @@ use std::collections::HashMap;
 /// Members from which on a table finds those that are repeated: nearly all objects have fewer, and are looked through faster.
 const MANY: usize = 32;
 
-/// The members of a JSON object in their order, values as text. Of a repeated key the last value stands, at the first place, as in Python.
+/// The members of a JSON object in their order, values as text. Of a repeated key the last value stands, at the first place, as in Python; `twice`
+/// hears of it, with that value.
 ///
 /// # Errors
 /// serde_json's, with line and column within `text`.
-pub fn members(text: &str) -> Result<Vec<(Cow<'_, str>, &RawValue)>, serde_json::Error> {
-    struct Members;
-    impl<'de> Visitor<'de> for Members {
+pub(crate) fn members_with<'t>(
+    text: &'t str,
+    twice: &mut dyn FnMut(&str, &'t RawValue),
+) -> Result<Vec<(Cow<'t, str>, &'t RawValue)>, serde_json::Error> {
+    struct Members<'f, 't>(&'f mut dyn FnMut(&str, &'t RawValue));
+    impl<'de> Visitor<'de> for Members<'_, 'de> {
         type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
 
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -33,7 +37,10 @@ pub fn members(text: &str) -> Result<Vec<(Cow<'_, str>, &RawValue)>, serde_json:
                     false => places.get(&key).copied(),
                 };
                 match known {
-                    Some(place) => out[place].1 = value,
+                    Some(place) => {
+                        (self.0)(&key, value);
+                        out[place].1 = value;
+                    }
                     None => {
                         if !places.is_empty() {
                             places.insert(key.clone(), out.len());
@@ -47,9 +54,17 @@ pub fn members(text: &str) -> Result<Vec<(Cow<'_, str>, &RawValue)>, serde_json:
     }
 
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let members = deserializer.deserialize_map(Members)?;
+    let members = deserializer.deserialize_map(Members(twice))?;
     deserializer.end()?;
     Ok(members)
+}
+
+/// The same where a repeated key is nobody's business.
+///
+/// # Errors
+/// As above.
+pub fn members(text: &str) -> Result<Vec<(Cow<'_, str>, &RawValue)>, serde_json::Error> {
+    members_with(text, &mut |_, _| {})
 }
 
 /// A key, borrowed where it has no escapes.

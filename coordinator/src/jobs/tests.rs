@@ -69,6 +69,7 @@ fn all_mistakes_of_a_list_are_told_at_once_and_in_order() {
         r#"{"cmd":"g","id":"g","after":"h"}"#.to_owned(),
         r#"{"cmd":"h","id":"h","after":"g"}"#.to_owned(),
         r#"{"cmd":"i","memory":"50M","gpus":1}"#.to_owned(),
+        r#"{"cmd":"j","c\u006dd":"j","x_mine":{"a":1,"a":2},"env":{"A":"1","A":"2"}}"#.to_owned(),
     ];
     let said = read(&list.join("\n")).expect_err("wrong");
     let said: Vec<&str> = said.lines().collect();
@@ -86,6 +87,8 @@ fn all_mistakes_of_a_list_are_told_at_once_and_in_order() {
         ("in:7:29: ", "comes after itself, in a circle among jobs 7, 8"),
         ("in:9:21: ", "\"x_memory\""),
         ("in:9:34: ", "\"x_gpus\""),
+        ("in:10:23: ", "key \"cmd\": it is there twice"),
+        ("in:10:56: ", "key \"env\": \"A\" is there twice"),
     ];
     for (place, what) in wanted {
         assert!(said.iter().any(|line| line.starts_with(place) && line.contains(what)), "{place}{what}\n{said:#?}");
