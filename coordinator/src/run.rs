@@ -364,10 +364,17 @@ fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit
         check_env_name(name).map_err(|e| Exit::usage(format!("--env {item:?}: {e}")))?;
         match item.split_once('=') {
             Some((name, value)) => env.push((name.to_owned(), value.to_owned())),
-            None => match std::env::var(item) {
-                Ok(value) => env.push((item.clone(), value)),
-                Err(_) => return Err(Exit::usage(format!("--env {item}: it is not set here; write --env {item}=VALUE"))),
-            },
+            None => {
+                // A function that bash has exported is a variable of this name.
+                let names = [item.clone(), format!("BASH_FUNC_{item}%%")];
+                let found = names.into_iter().find_map(|name| Some((std::env::var(&name).ok()?, name)));
+                let (value, name) = found.ok_or_else(|| {
+                    Exit::usage(format!(
+                        "--env {item}: it is not set here; write --env {item}=VALUE (or `export {item}`; `export -f {item}` if it is a function of bash)"
+                    ))
+                })?;
+                env.push((name, value));
+            }
         }
     }
     for (name, _) in &env {

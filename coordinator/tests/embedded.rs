@@ -633,6 +633,7 @@ fn jobs_start_in_a_clean_world() {
             "{\"argv\": [\"ls\", \"/proc/self/fd\"]}\n",
             "{\"cmd\": \"cat; echo $NOTIFY_SOCKET$LISTEN_FDS$BASH_ENV$SHELLOPTS_WAS; env | grep -cE '^MEZCAL_(JOB_ID|ATTEMPT|ENGINE_ID|SLOT|HOST|BATCH)='\", \"id\": \"env\"}\n",
             "{\"argv\": [\"env\"], \"env\": {\"LANG\": \"C\"}}\n",
+            "{\"cmd\": \"greet; echo $MAKEFLAGS\"}\n",
         ),
     )
     .expect("written");
@@ -643,7 +644,7 @@ fn jobs_start_in_a_clean_world() {
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2, signal.SIGTERM])\n\
             os.dup2(2, 9); os.set_inheritable(9, True)\n\
             os.environ.update({'BASH_ENV': 'bad-start', 'NOTIFY_SOCKET': '/run/x', 'LISTEN_FDS': '3', 'MEZCAL_JOB_ID': 'mine',\n\
-                'BASH_FUNC_ls%%': '() { echo not ls; }'})\n\
+                'BASH_FUNC_greet%%': '() { echo a function; }', 'MAKEFLAGS': ' -j2 --jobserver-auth=7,8 -- V=1'})\n\
             os.execv(sys.argv[1], sys.argv[1:])\n";
         let mut command = Command::new("python3");
         command.args([
@@ -673,6 +674,7 @@ fn jobs_start_in_a_clean_world() {
         assert_eq!(tail(1), "0\n1\n2\n3\n", "{containment}");
         assert_eq!(tail(2), "\n6\n", "{containment}: stdin is empty, nothing of the caller's service manager, six names of ours");
         assert!(tail(3).contains("LANG=C\n") && tail(3).contains("MEZCAL_JOB_ID=4\n"), "{}", tail(3));
+        assert_eq!(tail(4), "a function\n-- V=1\n", "the shell's functions, and no jobserver whose descriptors are closed");
     }
 }
 

@@ -89,6 +89,27 @@ const SCRUBBED: [&str; 20] = [
     "MEMORY_PRESSURE_WRITE",
 ];
 
+/// What a `make` tells those below it.
+const MAKE_FLAGS: [&str; 2] = ["MAKEFLAGS", "MFLAGS"];
+
+/// The flags of a `make` without its jobserver, if that is a pair of descriptors, which jobs do not get (GNU Make Manual, "POSIX Jobserver
+/// Interaction"): with it their own `make` would complain and run one job at a time. One that has a name in the file system works for them, too.
+fn without_jobserver(flags: &[u8]) -> Vec<u8> {
+    let words: Vec<&[u8]> = flags.split(|b| *b == b' ').collect();
+    // Variables follow, with any text.
+    let own = words.iter().position(|word| *word == b"--").unwrap_or(words.len());
+    let is_pair = |word: &&[u8]| {
+        let value = word.strip_prefix(b"--jobserver-auth=").or_else(|| word.strip_prefix(b"--jobserver-fds="));
+        value.is_some_and(|value| value.iter().all(|b| b.is_ascii_digit() || matches!(b, b',' | b'-')))
+    };
+    if !words[..own].iter().any(|word| is_pair(word)) {
+        return flags.to_vec();
+    }
+    let is_count = |word: &[u8]| word.strip_prefix(b"-j").is_some_and(|n| n.iter().all(u8::is_ascii_digit));
+    let kept = words.iter().enumerate().filter(|(i, word)| *i >= own || !is_pair(word) && !is_count(word));
+    kept.map(|(_, word)| *word).collect::<Vec<_>>().join(&b' ')
+}
+
 impl Surroundings {
     /// Opens `/dev/null`.
     pub(super) fn new(slot: u16, host: String, inherited: Inherited, leaves: Option<Leaves>) -> std::io::Result<Self> {
@@ -104,17 +125,18 @@ impl Surroundings {
 }
 
 impl Inherited {
-    /// Reads it from this process, of which the engines are copies.
-    pub(crate) fn read() -> Self {
+    /// Reads it from this process, of which the engines are copies; with the `functions` that a shell has exported or without them.
+    pub(crate) fn read(functions: bool) -> Self {
         let env = std::env::vars_os()
             .filter_map(|(name, value)| {
                 let key = name.to_string_lossy().into_owned();
                 let mut entry = name.into_vec();
                 entry.push(b'=');
-                entry.extend(value.into_vec());
+                let value = value.into_vec();
+                entry.extend(if MAKE_FLAGS.contains(&key.as_str()) { without_jobserver(&value) } else { value });
                 Some((key, CString::new(entry).ok()?))
             })
-            .filter(|(key, _)| !SCRUBBED.contains(&key.as_str()) && !key.starts_with("BASH_FUNC_"))
+            .filter(|(key, _)| !SCRUBBED.contains(&key.as_str()) && (functions || !key.starts_with("BASH_FUNC_")))
             .collect();
         Self { command_line: CommandLine::find(), env, ignored: proc::ignored_signals() }
     }
@@ -367,4 +389,27 @@ fn posix_spawn(
         result?;
     }
     Ok(pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_a_make_lose_a_jobserver_that_jobs_do_not_have() {
+        let cases = [
+            // GNU Make 4.3, below `make -j4 -k VAR='a b'`, and older ones.
+            ("k -j4 --jobserver-auth=3,4 -- VAR=a\\ b", "k -- VAR=a\\ b"),
+            (" --jobserver-fds=3,4 -j", ""),
+            ("-j2 --jobserver-auth=3,4", ""),
+            // Not under `make -j`, or with a name that every process can open.
+            ("k", "k"),
+            ("", ""),
+            (" -j8 --jobserver-auth=fifo:/tmp/GMfifo123", " -j8 --jobserver-auth=fifo:/tmp/GMfifo123"),
+            ("k -- X=--jobserver-auth=3,4 -j2", "k -- X=--jobserver-auth=3,4 -j2"),
+        ];
+        for (flags, left) in cases {
+            assert_eq!(String::from_utf8_lossy(&without_jobserver(flags.as_bytes())), left, "{flags}");
+        }
+    }
 }

@@ -129,7 +129,8 @@ pub fn run(args: KeeperArgs) -> Result<()> {
     // Whoever may get into the directory may try; who they are is looked at when they do.
     let mode = if args.agent.is_some() { 0o660 } else { 0o600 };
     let listener = args.socket.as_deref().map(|path| listen(path, mode)).transpose()?;
-    let inherited = Inherited::read();
+    // The shell's functions belong to whoever called an embedded run, as the rest of the environment does.
+    let inherited = Inherited::read(args.socket.is_none());
     warm_up();
     let keeper = Keeper::new(BootInstant::now());
     let mut driver = Driver {
