@@ -1,5 +1,7 @@
 //! The `agent` program; everything is in the library.
 
 fn main() -> std::process::ExitCode {
+    // SAFETY: this is the first thing that the only thread does.
+    unsafe { mezcal_common::environment::forget_empty() };
     mezcal_agent::cli::main()
 }

@@ -91,6 +91,8 @@ enum Issue {
 }
 
 fn main() -> ExitCode {
+    // SAFETY: this is the first thing that the only thread does.
+    unsafe { mezcal_common::environment::forget_empty() };
     match run(Cli::parse().verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

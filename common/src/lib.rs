@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod doctor;
 pub mod duration;
+pub mod environment;
 pub mod escape;
 pub mod files;
 pub mod hosts;

@@ -684,15 +684,15 @@ fn absolute_inputs(job: &Job, cd: &str) -> Vec<String> {
 
 /// One job or several, each by its `id` or number.
 fn names(raw: &RawValue) -> Result<Vec<String>, String> {
-    let name = |value: &serde_json::Value| match value {
-        serde_json::Value::String(text) => Some(text.clone()),
-        serde_json::Value::Number(number) => Some(number.to_string()),
+    let name = |value: &RawValue| match value.get().as_bytes() {
+        [b'"', ..] => serde_json::from_str(value.get()).ok(),
+        // As they are written, but that -0 is 0.
+        [b'-' | b'0'..=b'9', ..] => Some(value.get().parse::<i64>().map_or_else(|_| value.get().to_owned(), |n| n.to_string())),
         _ => None,
     };
-    let value: serde_json::Value = serde_json::from_str(raw.get()).map_err(|e| without_place(&e))?;
-    let all = match &value {
-        serde_json::Value::Array(list) => list.iter().map(name).collect(),
-        one => name(one).map(|name| vec![name]),
+    let all: Option<Vec<String>> = match serde_json::from_str::<Vec<&RawValue>>(raw.get()) {
+        Ok(list) => list.into_iter().map(name).collect(),
+        Err(_) => name(raw).map(|name| vec![name]),
     };
     all.ok_or_else(|| format!("must be a job's id or number, or a list of them, not {}", kind(raw)))
 }

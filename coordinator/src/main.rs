@@ -19,5 +19,7 @@ extern "C" fn look() {
 }
 
 fn main() -> std::process::ExitCode {
+    // SAFETY: this is the first thing that the only thread does.
+    unsafe { mezcal_common::environment::forget_empty() };
     mezcal_coordinator::cli::main(STDOUT_WAS_CLOSED.load(Ordering::Relaxed))
 }

@@ -8,7 +8,7 @@ use crate::jobs::Jobs;
 use crate::progress::{Counts, Progress};
 use mezcal_common::clock::WallTime;
 use mezcal_common::ids::JobNumber;
-use mezcal_common::outcome::{Ended, JobResult};
+use mezcal_common::outcome::JobResult;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
 use std::collections::BTreeMap;
@@ -154,7 +154,7 @@ impl Output {
                     if messages.is_empty() {
                         self.flush(answers);
                     }
-                    let _ = answers.send(FromOutput::Written(self.counts.done));
+                    let _ = answers.send(FromOutput::Written(self.counts.ended()));
                 }
                 ToOutput::Say(text) => self.progress.say(&text),
             }
@@ -166,11 +166,7 @@ impl Output {
     }
 
     fn result(&mut self, number: u32, result: JobResult, received: WallTime) {
-        self.counts.done += 1;
-        self.counts.failed += u64::from(!result.outcome.succeeded());
-        self.counts.aborted += u64::from(result.outcome.ended == Ended::Cancelled);
-        self.counts.choosy += u64::from(result.local.is_some());
-        self.counts.local += u64::from(result.local == Some(true));
+        self.counts.add(&result);
         let jobs = self.jobs.clone();
         self.progress.job(self.counts, &result, || jobs.title(number));
         match &mut self.held {

@@ -4,8 +4,9 @@ use crate::format::{ResultFormat, elapsed};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use mezcal_common::clock::WallTime;
 use mezcal_common::escape::for_terminal;
-use mezcal_common::outcome::{JobResult, WaitStatus};
+use mezcal_common::outcome::{Ended, JobResult, WaitStatus};
 use std::io::{IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Between two lines of `--progress json`.
@@ -28,26 +29,70 @@ pub enum ProgressKind {
     None,
 }
 
-/// How jobs have ended so far.
+/// How jobs have ended so far, each in one of the first four ways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// All that have ended.
+    /// With status 0.
     pub done: u64,
-    /// Of which not with status 0.
+    /// Otherwise, but for what follows.
     pub failed: u64,
-    /// Of which cancelled.
-    pub aborted: u64,
-    /// Of which prefer some hosts and have run.
+    /// By a cancel, or not started because of one.
+    pub cancelled: u64,
+    /// Not started because of another job that had not succeeded.
+    pub skipped: u64,
+    /// Those that prefer some hosts and have run.
     pub choosy: u64,
     /// Of which on one of those.
     pub local: u64,
+}
+
+impl Counts {
+    /// One more has ended.
+    pub fn add(&mut self, result: &JobResult) {
+        let way = match result.outcome.ended {
+            _ if result.outcome.succeeded() => &mut self.done,
+            Ended::Cancelled => &mut self.cancelled,
+            Ended::Skipped => &mut self.skipped,
+            _ => &mut self.failed,
+        };
+        *way += 1;
+        self.choosy += u64::from(result.local.is_some());
+        self.local += u64::from(result.local == Some(true));
+    }
+
+    /// All that have ended.
+    pub fn ended(&self) -> u64 {
+        self.done + self.failed + self.cancelled + self.skipped
+    }
+
+    /// `, 2 failed, 1 skipped`, without those of which there is none.
+    fn others(&self) -> String {
+        let counts = [(self.failed, "failed"), (self.cancelled, "cancelled"), (self.skipped, "skipped")];
+        counts.into_iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(", {n} {what}")).collect()
+    }
+}
+
+/// Columns of the terminal at standard error.
+fn columns() -> usize {
+    rustix::termios::tcgetwinsize(std::io::stderr()).map_or(80, |size| size.ws_col.into())
+}
+
+/// What stands beside the bar, as much as fits; `pace`: jobs in a second, and how long the rest may take.
+fn bar_text(counts: Counts, total: u64, pace: Option<(f64, Duration)>, columns: usize) -> String {
+    let done = format!("{}/{total} done", counts.done);
+    let all = format!("{done}{}", counts.others());
+    let paced = pace.map(|(rate, eta)| format!("{all}, {rate:.1}/s, ETA {}", elapsed(eta)));
+    // A column for the bar at least, and one between.
+    let fits = |text: &String| text.len() + 2 <= columns;
+    paced.filter(fits).or(Some(all).filter(fits)).or(Some(done).filter(fits)).unwrap_or_default()
 }
 
 /// Shows progress on stderr, and writes log lines where they are wanted.
 pub struct Progress {
     total: u64,
     started: Instant,
-    bar: Option<ProgressBar>,
+    /// With what it shows.
+    bar: Option<(ProgressBar, Arc<Mutex<Counts>>)>,
     json: Option<Instant>,
     log: Option<Box<dyn Write + Send>>,
     format: ResultFormat,
@@ -66,15 +111,20 @@ impl Progress {
         };
         let bar = (kind == ProgressKind::Bar).then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(BAR_HZ));
-            let template = "{bar:30} {pos}/{len} done, {msg}{rate}, ETA {eta}";
+            let template = "{wide_bar} {text}";
             // The template is a constant that indicatif accepts; its own default serves if it ever does not.
             let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-            bar.set_style(style.with_key("rate", |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+            let shown = Arc::new(Mutex::new(Counts::default()));
+            let counts = shown.clone();
+            bar.set_style(style.with_key("text", move |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+                let counts = *counts.lock().unwrap_or_else(PoisonError::into_inner);
+                // Before anything has ended there is nothing to reckon from.
+                let pace = (state.pos() > 0).then(|| (state.per_sec(), Duration::from_secs(state.eta().as_secs())));
                 // Nothing can be done about a bar that cannot be drawn.
-                let _ = write!(text, "{:.1}/s", state.per_sec());
+                let _ = text.write_str(&bar_text(counts, total, pace, columns()));
             }));
             bar.enable_steady_tick(Duration::from_millis(250));
-            bar
+            (bar, shown)
         });
         let log: Option<Box<dyn Write + Send>> = match log_file {
             Some(file) => Some(Box::new(file)),
@@ -95,7 +145,7 @@ impl Progress {
     /// A job has ended.
     pub fn job(&mut self, counts: Counts, result: &JobResult, title: impl FnOnce() -> String) {
         if self.log.is_some() {
-            let (done, total) = (counts.done, self.total);
+            let (done, total) = (counts.ended(), self.total);
             let outcome = &result.outcome;
             let host = result.place.as_ref().map(|p| p.host.clone());
             let title = title();
@@ -113,11 +163,9 @@ impl Progress {
             };
             self.log_line(&line);
         }
-        if let Some(bar) = &self.bar {
-            bar.set_position(counts.done);
-            if counts.failed > 0 {
-                bar.set_message(format!("{} failed, ", counts.failed));
-            }
+        if let Some((bar, shown)) = &self.bar {
+            *shown.lock().unwrap_or_else(PoisonError::into_inner) = counts;
+            bar.set_position(counts.ended());
         }
         if self.json.is_some_and(|last| last.elapsed() >= JSON_INTERVAL) {
             self.json_line(counts);
@@ -128,7 +176,7 @@ impl Progress {
     pub fn say(&mut self, text: &str) {
         let text = for_terminal(text);
         match &self.bar {
-            Some(bar) => bar.suspend(|| tell!("coordinator: {text}")),
+            Some((bar, _)) => bar.suspend(|| tell!("coordinator: {text}")),
             None => tell!("coordinator: {text}"),
         }
     }
@@ -136,7 +184,7 @@ impl Progress {
     /// Lets `write` use the terminal without the bar in its way.
     pub fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
         match &self.bar {
-            Some(bar) => bar.suspend(write),
+            Some((bar, _)) => bar.suspend(write),
             None => write(),
         }
     }
@@ -151,18 +199,18 @@ impl Progress {
                 local as f64 / choosy as f64 * 100.0
             ));
         }
-        match counts.done {
+        match counts.ended() {
             done if done == total => self.log_line("completed"),
             done => self.log_line(&format!("ended with {done} of {total} jobs done")),
         }
         if let Some(log) = &mut self.log {
             let _ = log.flush();
         }
-        if let Some(bar) = self.bar.take() {
+        if let Some((bar, _)) = self.bar.take() {
             bar.finish_and_clear();
             let took = elapsed(Duration::from_millis(self.started.elapsed().as_millis() as u64));
-            let failed = if counts.failed > 0 { format!(", {} failed", counts.failed) } else { String::new() };
-            tell!("{}/{} jobs done{failed} in {}", counts.done, self.total, took.trim_end_matches('0'));
+            let took = if took.contains('.') { took.trim_end_matches('0') } else { &took };
+            tell!("{}/{} jobs done{} in {took}", counts.done, self.total, counts.others());
         }
         if self.json.is_some() {
             self.json_line(counts);
@@ -173,7 +221,7 @@ impl Progress {
         self.json = Some(Instant::now());
         let seconds = self.started.elapsed().as_secs_f64();
         let line = serde_json::json!({
-            "done": counts.done, "failed": counts.failed, "total": self.total,
+            "done": counts.done, "failed": counts.failed, "cancelled": counts.cancelled, "skipped": counts.skipped, "total": self.total,
             "elapsed_seconds": (seconds * 1e3).round() / 1e3,
         });
         tell!("{line}");
@@ -185,5 +233,21 @@ impl Progress {
             // A log that cannot be written must not stop the jobs; their results are elsewhere.
             let _ = writeln!(log, "{stamp} {text}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_says_what_fits_its_terminal() {
+        let counts = Counts { done: 7, failed: 2, cancelled: 1, ..Counts::default() };
+        let text = |columns| bar_text(counts, 20, Some((1.25, Duration::from_secs(8))), columns);
+        assert_eq!(text(80), "7/20 done, 2 failed, 1 cancelled, 1.2/s, ETA 0:00:08");
+        assert_eq!(text(40), "7/20 done, 2 failed, 1 cancelled");
+        assert_eq!((text(20), text(5)), ("7/20 done".to_owned(), String::new()));
+        assert_eq!(bar_text(Counts::default(), 20, None, 80), "0/20 done", "nothing to reckon from");
+        assert!((0..80).all(|columns| text(columns).len() + 2 <= columns.max(2)));
     }
 }

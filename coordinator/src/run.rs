@@ -595,8 +595,8 @@ impl<'a> Run<'a> {
             (None, _) if args.compat.is_some() => Ok(0),
             // What was looked for has been found, and what was not needed any more does not count.
             (None, _) if halted == Some(HaltWhy::Success) => Ok(0),
-            (None, _) if halted == Some(HaltWhy::Done) && counts.failed == counts.aborted => Ok(0),
-            (None, _) if counts.failed > 0 || counts.done < jobs.len() as u64 => Ok(exit::FAILED),
+            (None, _) if halted == Some(HaltWhy::Done) && counts.failed + counts.skipped == 0 => Ok(0),
+            (None, _) if counts.done < jobs.len() as u64 => Ok(exit::FAILED),
             (None, _) => Ok(0),
         }
     }

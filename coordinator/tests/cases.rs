@@ -176,3 +176,15 @@ fn commands_may_be_separated_by_nul_bytes_and_never_contain_them() {
     let tails: Vec<&str> = lines.iter().filter_map(|line| line["result"]["stdout_tail"].as_str()).collect();
     assert_eq!(tails, ["a\nmore\n", "b\n"], "{}", text(&taken.stderr));
 }
+
+#[test]
+fn our_variables_that_are_set_to_nothing_count_as_not_set() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("jobs"), "true\n").expect("written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
+    command.args(["run", "--lines", "jobs"]).current_dir(dir.path()).env("XDG_CONFIG_HOME", dir.path());
+    command.env("MEZCAL_PROFILE", "").env("MEZCAL_LOG", "").env("MEZCAL_CONFIG", "").env("MEZCAL_COMPLETE", "");
+    let out = command.output().expect("it runs");
+    assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(String::from_utf8_lossy(&out.stdout).contains("\"outcome\": \"exited\""));
+}

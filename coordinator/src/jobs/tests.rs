@@ -105,6 +105,18 @@ fn bakaparas_list_is_taken_as_bakapara_took_it() {
 }
 
 #[test]
+fn minus_zero_is_zero_wherever_a_number_is_read() {
+    let jobs = read(
+        r#"{"cmd":"x","id":-0,"retry_on":[-0,-9],"retries":1}
+{"cmd":"y","after":-0}"#,
+    )
+    .expect("taken");
+    assert_eq!(jobs.parse(1).expect("a job").retry_on, [RetryOn::Code(0), RetryOn::Code(-9)]);
+    let far = read(r#"{"cmd":"y","after":123456789012345678901}"#).expect_err("no such job");
+    assert!(far.contains("there is no job \"123456789012345678901\""), "{far}");
+}
+
+#[test]
 fn slips_are_warned_of_once_with_their_count() {
     let jobs = read(&"{\"cmd\":\"x\",\"timout\":1,\"x_timout\":1,\"comment\":\"mine\"}\n".repeat(3)).expect("taken");
     let [warning] = jobs.warnings() else { panic!("{:?}", jobs.warnings()) };
