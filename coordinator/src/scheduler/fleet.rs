@@ -262,11 +262,6 @@ impl Scheduler {
         std::iter::once(&host.name).chain(own).cloned().collect()
     }
 
-    /// Whether a connected host serves under this name.
-    pub(super) fn is_connected(&self, name: &str) -> bool {
-        self.names.host(name).is_some()
-    }
-
     /// The known host that somebody means.
     ///
     /// # Errors

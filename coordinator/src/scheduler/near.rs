@@ -35,7 +35,7 @@ impl Scheduler {
 
     /// Whether idle slots of a host could take one of these jobs: it is connected and known, has asked for jobs, is neither avoided nor drained,
     /// serves their user, and keeps those slots for no others.
-    fn could_take(&self, host: &Host, key: QueueKey, now: BootInstant) -> bool {
+    pub(super) fn could_take(&self, host: &Host, key: QueueKey, now: BootInstant) -> bool {
         let room = host.credit.saturating_sub(host.sent).min(host.idle_since.len() as u64);
         host.session.is_some()
             && host.is_willing()

@@ -31,7 +31,7 @@ impl Scheduler {
         }
         self.retract_at = None;
         let hosts = self.idle.iter().filter_map(|(_, index)| self.host_at(*index));
-        let free = hosts.filter(|h| h.credit > h.sent && h.is_willing() && h.record.suspicions.is_empty() && h.kept.is_none());
+        let free = hosts.filter(|h| h.credit > h.sent && h.is_willing() && h.kept.is_none());
         let free: Vec<&Host> = free.collect();
         let mut idle: u64 = free.iter().map(|h| h.idle_since.len() as u64).sum();
         if idle == 0 {
@@ -69,13 +69,12 @@ impl Scheduler {
     /// Whether a host with idle slots would get a job of this queue. Otherwise it would only go back to where it waits now.
     fn has_a_slot_for(&self, host: &Host, key: QueueKey, now: BootInstant) -> bool {
         let (names, required, preferred) = (self.names_of(host), self.set_of(key), self.preferred_by(key).unwrap_or_default());
-        let allows = |name: &Arc<str>| required.as_ref().is_none_or(|set| set.contains(name));
-        let better = || preferred.iter().any(|name| allows(name) && self.is_connected(name));
-        let room = host.credit.saturating_sub(host.sent).min(host.idle_since.len() as u64);
+        let allows = |names: &[Arc<str>]| required.as_ref().is_none_or(|set| names.iter().any(|name| set.contains(name)));
+        let owner = |name: &Arc<str>| self.host_at(self.names.host(name)?);
+        let better = || preferred.iter().filter_map(owner).any(|host| allows(&self.names_of(host)));
         let patient = host.idle_since.front().is_some_and(|since| *since + self.locality_wait <= now);
-        u64::from(key.slots()) <= room
-            && names.iter().any(allows)
-            && self.serves(host, key.user)
+        self.could_take(host, key, now)
+            && allows(&names)
             && (patient || names.iter().any(|name| preferred.contains(name)) || !better())
     }
 }
