@@ -102,7 +102,7 @@ fn without_jobserver(flags: &[u8]) -> Vec<u8> {
         let value = word.strip_prefix(b"--jobserver-auth=").or_else(|| word.strip_prefix(b"--jobserver-fds="));
         value.is_some_and(|value| value.iter().all(|b| b.is_ascii_digit() || matches!(b, b',' | b'-')))
     };
-    if !words[..own].iter().any(|word| is_pair(word)) {
+    if !words[..own].iter().any(is_pair) {
         return flags.to_vec();
     }
     let is_count = |word: &[u8]| word.strip_prefix(b"-j").is_some_and(|n| n.iter().all(u8::is_ascii_digit));

@@ -123,9 +123,10 @@ impl Scheduler {
     pub(super) fn judge(&mut self, name: &str, key: JobKey, outcome: &Outcome, now: BootInstant) {
         let anywhere = self.job(key).is_some_and(|job| job.queue.hosts.is_none());
         let elapsed = outcome.span.map_or(Duration::ZERO, |span| span.elapsed);
-        let failed = matches!(outcome.ended, Ended::Exited | Ended::Signaled | Ended::StartFailed);
         let well = outcome.succeeded();
-        if !well && !(failed && anywhere && elapsed < QUICK) {
+        let failed = matches!(outcome.ended, Ended::Exited | Ended::Signaled | Ended::StartFailed);
+        let counts = well || failed && anywhere && elapsed < QUICK;
+        if !counts {
             return;
         }
         let (Some(host), Some(batch)) = (self.hosts.get_mut(name), self.batches.get_mut(&key.batch)) else { return };
@@ -172,7 +173,9 @@ impl Scheduler {
             match verdict {
                 Verdict::Suspect => self.suspect(&name, serial, now),
                 Verdict::Innocent => {
-                    self.hosts.get_mut(&name).into_iter().for_each(|host| drop(host.record.suspicions.remove(&serial)));
+                    if let Some(host) = self.hosts.get_mut(&name) {
+                        host.record.suspicions.remove(&serial);
+                    }
                     self.unserved = true;
                 }
             }
