@@ -54,6 +54,8 @@ impl Cluster {
     /// The same with another containment in agent.toml and another lease in coordinator.toml.
     pub fn with(hosts: usize, slots: u16, containment: &'static str, lease: &'static str) -> Self {
         let lab = Lab::new(hosts);
+        // They may have to be built first, and certificates that live for seconds do not wait for that.
+        program("coordinator");
         let dir = tempfile::tempdir().expect("a directory");
         let (cluster, authority) = ClusterDir::init(&dir.path().join("pki"), "mezcal").expect("a cluster's certificates");
         let leaves = leaves();
