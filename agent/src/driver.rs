@@ -311,7 +311,10 @@ pub async fn run(
             Some(input) = engines.inputs.recv() => {
                 let now = BootInstant::now();
                 match input {
-                    EngineInput::Linked(index, link, sender) => links.replace(index, link, sender),
+                    EngineInput::Linked(index, link, sender) => {
+                        links.replace(index, link, sender);
+                        supervisor.handle(Event::LinkMade(index), now);
+                    }
                     EngineInput::Said(index, link, _) | EngineInput::Unlinked(index, link) if !links.is_present(index, link) => {}
                     EngineInput::Said(index, _, FromEngine::Shown { request, stream, data }) => {
                         logs.shown(index, request, stream, data);

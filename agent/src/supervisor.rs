@@ -92,6 +92,8 @@ pub enum Event {
         /// Processes still alive.
         survivors: u32,
     },
+    /// There is a link to an engine: the first, or another one in the place of one that may not have ended yet.
+    LinkMade(EngineIndex),
     /// The link to an engine has come to its end, either way.
     LinkLost(EngineIndex),
     /// Nothing is to be heard any more from the keeper of a user, nor from its engines.
@@ -377,6 +379,7 @@ impl Supervisor {
             Event::EngineEnded { engine, attempt, ended, killed, survivors } => {
                 self.engine_ended(engine, attempt, ended, killed, survivors);
             }
+            Event::LinkMade(index) => self.link_made(index),
             Event::LinkLost(index) => self.link_lost(index, now),
             Event::KeeperGone { set, why } => self.keeper_gone(set, why, now),
             Event::KeeperHere { user } => self.keeper_here(user),
@@ -723,11 +726,18 @@ impl Supervisor {
         }
     }
 
-    fn link_lost(&mut self, index: EngineIndex, now: BootInstant) {
+    /// What was heard over an earlier link counts no more: what is sent from now on meets what the engine says first over this one.
+    fn link_made(&mut self, index: EngineIndex) {
         let Some(engine) = self.engines.get_mut(usize::from(index.0)) else { return };
         engine.slot = Slot::Unheard { given: engine.slot.given() };
         (engine.context, engine.output) = (None, 0);
-        engine.relink_at = Some(now + RELINK_AFTER);
+    }
+
+    fn link_lost(&mut self, index: EngineIndex, now: BootInstant) {
+        self.link_made(index);
+        if let Some(engine) = self.engines.get_mut(usize::from(index.0)) {
+            engine.relink_at = Some(now + RELINK_AFTER);
+        }
     }
 
     /// Asks for links that have ended while their engines have not.

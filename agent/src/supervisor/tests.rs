@@ -758,6 +758,21 @@ fn an_agent_that_serves_users_gives_back_what_has_not_started_before_it_leaves()
     insta::assert_snapshot!(s.event(Event::Coordinator(ToAgent::Acknowledge { through: 1 })), @"exit");
 }
 
+/// What it is given over the new link is read after it has said that it has nothing: that must not end what it has been given since.
+#[test]
+fn an_engine_with_another_link_is_given_nothing_until_it_has_been_heard_over_that() {
+    let mut s = script();
+    assert_eq!(s.event(Event::LinkMade(EngineIndex(0))), "pull to 2, 1 idle");
+    let said = s.run(&[1, 2]);
+    assert!(said.contains("1 < run 1.1") && !said.contains("0 < run"), "{said}");
+    let said = s.ready(0, None);
+    assert!(said.contains("0 < run 2.1") && !said.contains("lost"), "{said}");
+    // An attempt that was given over the old one is still its own.
+    s.event(Event::LinkMade(EngineIndex(0)));
+    let said = s.ready(0, Some(attempt(2)));
+    assert!(!said.contains("report") && !said.contains("run"), "{said}");
+}
+
 #[test]
 fn an_agent_that_stops_waits_for_what_runs_behind_a_broken_link() {
     let mut s = script();
