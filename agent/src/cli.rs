@@ -158,7 +158,11 @@ fn run(path: &Path) -> anyhow::Result<()> {
     // Of the files that were looked at last, whatever came of that: what is put there while something else is seen to counts as new.
     let mut seen = stamp(&config.identity);
     let mut credentials = match Credentials::load(&config.identity, Role::Agent) {
-        Err(CredentialsError::Validity { .. }) => runtime.block_on(renewed(&config))?,
+        Err(CredentialsError::Validity { .. }) => {
+            let new = runtime.block_on(renewed(&config))?;
+            seen = stamp(&config.identity);
+            new
+        }
         loaded => loaded?,
     };
     let name = credentials.identity().name.clone();
