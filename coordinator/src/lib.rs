@@ -32,6 +32,7 @@ pub mod logs;
 pub mod manage;
 pub mod members;
 mod memory;
+pub mod note;
 pub mod output;
 pub mod outputs;
 pub mod profile;

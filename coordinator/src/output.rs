@@ -11,7 +11,7 @@ use mezcal_common::ids::JobNumber;
 use mezcal_common::outcome::JobResult;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -30,6 +30,8 @@ pub enum ToOutput {
         /// When the jobs were handed over.
         submitted: WallTime,
     },
+    /// Results of these jobs that will come are in the file already.
+    Known(Vec<u32>),
     /// Results, and when they came.
     Results(Vec<(JobNumber, JobResult)>, WallTime),
     /// Something to say.
@@ -78,6 +80,7 @@ pub fn start(
         format: ResultFormat::new(compat).on_terminal(terminal),
         held: keep_order.then(BTreeMap::new),
         next: 1,
+        known: HashSet::new(),
         counts: Counts::default(),
         submitted: WallTime::now(),
         failed: false,
@@ -130,6 +133,8 @@ struct Output {
     /// With `--keep-order`: results that wait for earlier ones.
     held: Option<BTreeMap<u32, (JobResult, WallTime)>>,
     next: u32,
+    /// Jobs whose results are in the file already.
+    known: HashSet<u32>,
     counts: Counts,
     submitted: WallTime,
     failed: bool,
@@ -156,6 +161,7 @@ impl Output {
                     }
                     let _ = answers.send(FromOutput::Written(self.counts.ended()));
                 }
+                ToOutput::Known(jobs) => self.known.extend(jobs),
                 ToOutput::Say(text) => self.progress.say(&text),
             }
         }
@@ -189,6 +195,9 @@ impl Output {
     }
 
     fn line(&mut self, number: u32, result: &JobResult, received: WallTime) {
+        if !self.known.is_empty() && self.known.remove(&number) {
+            return;
+        }
         let times = ClientTimes { submitted: self.submitted, received };
         self.format.line(&mut self.buffer, &self.jobs, number, result, times);
     }

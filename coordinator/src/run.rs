@@ -5,11 +5,12 @@ use crate::embedded::{self, ContainmentWish, EmbeddedAgent};
 use crate::exit::{self, Exit};
 use crate::format::{counted, elapsed};
 use crate::jobs::{Format, Jobs, check_env_name, too_large};
+use crate::note::{self, Note};
 use crate::output::{self, FromOutput, OutputThread, ToOutput};
 use crate::outputs::{Old, Results, Wishes};
 use crate::profile::{Cluster, Profile, ProfileArgs};
 use crate::progress::{Progress, ProgressKind};
-use crate::resume::{self, Resume};
+use crate::resume::{self, Plan, Resume, TakenUp, Written};
 use crate::serve;
 use crate::service::{self, Adjustable, ClientPort, Settings};
 use crate::signals::Signals;
@@ -217,26 +218,14 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
         return stream(args, &profile, keeper, context);
     }
     let mut jobs = read_jobs(args)?;
-    let again = match (args.resume, args.resume_failed) {
-        (true, _) => Some(Resume::Unfinished),
-        (_, true) => Some(Resume::Failed),
-        (false, false) => None,
-    };
-    let mut kept = None;
-    if let (Some(what), Some(path)) = (again, &args.output) {
-        let resumed = resume::resume(&mut jobs, path, what)?;
-        let done = resumed.done;
-        kept = resumed.kept;
-        if !args.quiet {
-            let done = counted(done as u64, "job", "jobs");
-            tell!("coordinator: {done} need not run ({})", path.display());
-        }
-        if jobs.is_empty() {
-            // Perhaps a last line that is torn.
-            let cannot = |e| Exit::output(format!("cannot write {}: {e}", path.display()));
-            kept.map_or(Ok(()), |kept| mezcal_common::files::rewrite(path, &kept)).map_err(cannot)?;
-            return Ok(0);
-        }
+    let Begun { batch, kept, written, noted } = begin(args, &profile, &mut jobs, context.batch)?;
+    let context = BatchContext { batch, ..context };
+    if let (true, true, Some(path)) = (jobs.is_empty(), args.resume || args.resume_failed, &args.output) {
+        // Perhaps a last line that is torn.
+        let cannot = |e| Exit::output(format!("cannot write {}: {e}", path.display()));
+        kept.map_or(Ok(()), |kept| mezcal_common::files::rewrite(path, &kept)).map_err(cannot)?;
+        noted.into_iter().for_each(|noted| drop(std::fs::remove_file(noted.path)));
+        return Ok(0);
     }
     let slots = args.slots.unwrap_or_else(embedded::usable_cpus);
     let (most, number) = jobs.widest();
@@ -257,7 +246,10 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
         };
         let terms = terms(args, context);
         match (results, connected) {
-            (Some(results), connected) => Run::new(args, jobs, terms, results, log, connected, signals)?.drive().await,
+            (Some(results), connected) => {
+                let run = Run::new(args, jobs, terms, results, log, connected, signals)?;
+                Run { written, noted, ..run }.drive().await
+            }
             (None, Connected { remote: Some(mut remote), port, .. }) => {
                 remote.port = port;
                 crate::detach::submit(remote, jobs, terms, signals, args.reconnect.reconnect).await
@@ -268,6 +260,109 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     // Reads of stdin and the like may still block a thread of the runtime.
     runtime.shutdown_background();
     status
+}
+
+/// How a run begins: anew, with what others have left, or with a batch that goes on.
+struct Begun {
+    batch: BatchId,
+    /// What is to stay of the results file, if not all of it.
+    kept: Option<Vec<u8>>,
+    /// Results of the batch that the file has already.
+    written: Written,
+    noted: Option<Noted>,
+}
+
+/// The note beside a results file, and what it has to say, if it does not say so already.
+struct Noted {
+    path: PathBuf,
+    note: Option<Note>,
+}
+
+/// Takes out of a list what need not run, or what does not belong to the batch that an earlier run has left.
+fn begin(args: &RunArgs, profile: &Profile, jobs: &mut Jobs, batch: BatchId) -> Result<Begun, Exit> {
+    let again = match (args.resume, args.resume_failed) {
+        (true, _) => Some(Resume::Unfinished),
+        (_, true) => Some(Resume::Failed),
+        (false, false) => None,
+    };
+    let results = args.output.as_deref().filter(|path| {
+        let stays = path.as_os_str() != "-" && (path.is_file() || !path.exists());
+        stays && args.compat.is_none() && !args.detach
+    });
+    let anew = Begun { batch, kept: None, written: Written::default(), noted: None };
+    let Some(path) = results else {
+        // Whoever goes on needs a file; what is none is refused with a reason.
+        return match (again, &args.output) {
+            (Some(_), Some(path)) => resume::read(path).map(|_| anew),
+            _ => Ok(anew),
+        };
+    };
+    let note = note::beside(path);
+    let left = if args.force { None } else { note::read(&note)? };
+    let going_on = match (&left, again, &profile.cluster) {
+        (None, ..) => None,
+        (Some(left), Some(_), Cluster::Remote { coordinator, identity }) if *coordinator == left.coordinator => {
+            note::ask(coordinator, identity, left.batch)?
+        }
+        (Some(Note { batch, coordinator, .. }), ..) => {
+            let way = match again {
+                Some(_) => "resume with a profile that names this coordinator".to_owned(),
+                None => format!("--resume goes on with it, --force leaves it alone (`coordinator cancel {batch}` ends it)"),
+            };
+            return Err(Exit::usage(format!(
+                "batch {batch} at {coordinator}, whose results go to {}, may still run ({} says so): {way}; or remove that note",
+                path.display(),
+                note.display()
+            )));
+        }
+    };
+    let text = again.map_or(Ok(String::new()), |_| resume::read(path))?;
+    if let (Some(left), Some(status)) = (&left, going_on) {
+        let keep = left.jobs_of(jobs).ok_or_else(|| {
+            Exit::usage(format!(
+                "this is not the list of batch {}, whose results go to {} and which may still run: resume with its list, or see to it with \
+                 `coordinator attach {}` and remove {}",
+                left.batch,
+                path.display(),
+                left.batch,
+                note.display()
+            ))
+        })?;
+        let TakenUp { kept, written } = resume::take_up(jobs, path, &text, left.results_in(&text), &keep)?;
+        // With all of them here it is as if it had never been interrupted.
+        if status.done.is_none() || (written.count() as u64) < status.jobs {
+            jobs.retain(&keep);
+            if !args.quiet {
+                let have = written.count();
+                tell!("coordinator: batch {} goes on; {have} of its {} results are in {}", left.batch, jobs.len(), path.display());
+            }
+            let kept = kept.map(String::into_bytes);
+            return Ok(Begun { batch: left.batch, kept, written, noted: Some(Noted { path: note, note: None }) });
+        }
+    }
+    let (keep, kept) = match again {
+        Some(what) => {
+            let Plan { keep, kept } = resume::plan(jobs, path, &text, what)?;
+            if !args.quiet {
+                let done = counted(keep.iter().filter(|keep| !**keep).count() as u64, "job", "jobs");
+                tell!("coordinator: {done} need not run ({})", path.display());
+            }
+            (keep, kept)
+        }
+        None => (vec![true; jobs.len()], None),
+    };
+    let noted = match &profile.cluster {
+        Cluster::Remote { coordinator, .. } => {
+            let says = Note::new(batch, coordinator, jobs, &keep, kept.as_deref().unwrap_or(&text));
+            Some(Noted { path: note, note: Some(says) })
+        }
+        // Its jobs end with it.
+        Cluster::Embedded | Cluster::Listen { .. } => None,
+    };
+    if again.is_some() {
+        jobs.retain(&keep);
+    }
+    Ok(Begun { kept: kept.map(String::into_bytes), noted, ..anew })
 }
 
 /// Runs jobs that come while others run.
@@ -519,6 +614,9 @@ struct Run<'a> {
     turned_away: bool,
     /// Which jobs have a result.
     answered: Vec<bool>,
+    /// Results that an earlier run of the same batch has written.
+    written: Written,
+    noted: Option<Noted>,
     /// What the output thread has not taken yet.
     for_output: VecDeque<ToOutput>,
     /// How many signals have come, and the first one.
@@ -561,6 +659,8 @@ impl<'a> Run<'a> {
             accepted: 0,
             turned_away: false,
             answered,
+            written: Written::default(),
+            noted: None,
             for_output: VecDeque::new(),
             signalled: (0, 0),
             halted: None,
@@ -571,9 +671,11 @@ impl<'a> Run<'a> {
     /// Everything from the first agent to the last result, and the clean-up.
     async fn drive(mut self) -> Result<u8, Exit> {
         if self.wait_for_agents().await {
+            self.note();
             self.run_batch().await;
         }
-        let Run { args, jobs, connected, output, for_output, mut signals, signalled, halted, mut failure, .. } = self;
+        let is_whole = self.received >= self.jobs.len() as u64;
+        let Run { args, jobs, connected, output, for_output, mut signals, signalled, halted, mut failure, noted, .. } = self;
         let finishing = async {
             for message in for_output {
                 let _ = output.sender.send(message).await;
@@ -585,8 +687,11 @@ impl<'a> Run<'a> {
             // Everything has ended; only the reader of our output is in the way.
             number = signals.next() => std::process::exit(128 + i32::from(number)),
         };
-        if let Some(e) = unwritten {
-            failure.get_or_insert(not_writable(&e));
+        match unwritten {
+            Some(e) => drop(failure.get_or_insert(not_writable(&e))),
+            // Nothing of it runs any more, and all of it is in the file.
+            None if is_whole => noted.into_iter().for_each(|noted| drop(std::fs::remove_file(noted.path))),
+            None => {}
         }
         connected.end().await;
         match (failure, signalled) {
@@ -645,6 +750,16 @@ impl<'a> Run<'a> {
             }
         }
         true
+    }
+
+    /// Says beside the results file which batch they come from, before there is one.
+    fn note(&mut self) {
+        let Some((path, note)) = self.noted.as_ref().and_then(|noted| Some((&noted.path, noted.note.as_ref()?))) else { return };
+        if let Err(e) = note::write(path, note) {
+            let text =
+                format!("cannot write {}: {e}; if this run is killed, --resume would not know what still runs", path.display());
+            self.say(text);
+        }
     }
 
     async fn run_batch(&mut self) {
@@ -737,6 +852,11 @@ impl<'a> Run<'a> {
                     if let Some(answered) = self.answered.get_mut(job.0 as usize - 1) {
                         *answered = true;
                     }
+                }
+                let known = results.iter().filter(|(job, result)| self.written.take(|| self.jobs.as_object(job.0), result));
+                let known: Vec<u32> = known.map(|(job, _)| job.0).collect();
+                if !known.is_empty() {
+                    self.for_output.push_back(ToOutput::Known(known));
                 }
                 self.for_output.push_back(ToOutput::Results(results, WallTime::now()));
             }

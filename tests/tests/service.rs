@@ -70,6 +70,60 @@ fn a_killed_coordinator_goes_on_where_it_was() {
     cluster.finish();
 }
 
+#[test]
+fn a_run_that_was_killed_is_taken_up_again_beside_what_still_runs() {
+    let cluster = Cluster::running(2, 2);
+    let job = |what: &str| json!({"cmd": format!("echo $MEZCAL_ATTEMPT >> mark.$MEZCAL_JOB_ID; {what}"), "x_mine": [1.50, "é"]});
+    // Some are alike, one fails, and the last ones run until they are let go.
+    let mut jobs = vec![job("true"), job("true"), job("true"), job("exit 3"), job("sleep 0.1")];
+    jobs.extend(vec![job("until test -e go; do sleep 0.1; done"); 6]);
+    let mut client = cluster.start_run(&lines(&jobs), &[]);
+    let path = cluster.path("results.json");
+    let written = || std::fs::read_to_string(&path).unwrap_or_default().lines().count();
+    wait_for("the first ones have results", PATIENCE, || (written() >= 5).then_some(()));
+    client.kill().expect("our child");
+    client.wait().expect("our child");
+    // Whoever begins anew is told; so is whoever has another list or means another coordinator.
+    let resume = ["run", "-p", "mezcal", "jobs.json", "-o", "results.json", "--resume"];
+    let said = |args: &[&str]| {
+        let out = cluster.run(args);
+        (out.status.code(), text(&out.stderr))
+    };
+    std::fs::write(cluster.path("other.json"), lines(&jobs[..10])).expect("written");
+    let (code, why) = said(&["run", "-p", "mezcal", "other.json", "-o", "results.json", "--resume"]);
+    assert!(code == Some(2) && why.contains("is not the list of batch") && why.contains("results.json.batch"), "{why}");
+    let (code, why) = said(&["run", "--local", "jobs.json", "-o", "results.json", "--resume"]);
+    assert!(code == Some(2) && why.contains("may still run") && why.contains("resume with a profile"), "{why}");
+    // What is torn is written again.
+    let torn = std::fs::read_to_string(&path).expect("readable");
+    std::fs::write(&path, &torn[..torn.len() - 9]).expect("written");
+    let mut again = cluster.command(&resume);
+    let log = std::fs::File::create(cluster.path("again.log")).expect("made");
+    let mut again = again.stderr(log).spawn().expect("it runs");
+    wait_for("it is said", PATIENCE, || cluster.log_text("again").contains("goes on; 4 of its 11 results are in").then_some(()));
+    std::fs::write(cluster.path("go"), "").expect("written");
+    let status = wait_for("the run ends", PATIENCE, || again.try_wait().expect("our child"));
+    assert_eq!(status.code(), Some(1), "one job has failed: {}", cluster.log_text("again"));
+    assert_eq!(starts(&cluster, 11), vec![1; 11], "nothing ran twice");
+    let mut known: Vec<String> = results(&path)
+        .into_iter()
+        .map(|mut line| {
+            line.as_object_mut().expect("an object").remove("result");
+            line.to_string()
+        })
+        .collect();
+    let mut wanted: Vec<String> = jobs.iter().map(ToString::to_string).collect();
+    known.sort();
+    wanted.sort();
+    assert_eq!(known, wanted, "each has one result, with its own object");
+    assert!(!cluster.path("results.json.batch").exists(), "nothing of it runs any more");
+    // From here on it is as if nothing had happened: what failed runs again.
+    assert_eq!(said(&resume).0, Some(1));
+    assert_eq!(starts(&cluster, 11), [1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1]);
+    assert_eq!(results(&path).len(), 11);
+    cluster.finish();
+}
+
 /// `MEZCAL_CRASH_ROUNDS=N` kills it more often; the jobs then are N × 500.
 #[test]
 fn a_coordinator_that_is_killed_again_and_again_loses_and_doubles_nothing() {
