@@ -927,9 +927,19 @@ impl Scheduler {
         self.locality_wait = wait;
     }
 
-    /// How many jobs of a batch are on hosts.
-    pub fn placed_of(&self, batch: BatchSerial) -> u64 {
-        self.batches.get(&batch).map_or(0, |batch| batch.placed)
+    /// How many jobs of each batch run: of what a host has, no more than its slots take. The rest was handed out in advance.
+    pub fn running_by_batch(&self) -> HashMap<BatchSerial, u64> {
+        let mut running = HashMap::new();
+        for host in self.hosts.values() {
+            let mut free = u64::from(host.hello.slots);
+            let (started, waiting): (Vec<_>, Vec<_>) = host.attempts.iter().partition(|(_, on)| on.started);
+            for (attempt, on) in started.into_iter().chain(waiting) {
+                let Some(left) = free.checked_sub(u64::from(on.slots)) else { continue };
+                free = left;
+                *running.entry(attempt.key.batch).or_default() += 1;
+            }
+        }
+        running
     }
 
     /// How many jobs of a batch are on hosts, and how many have not ended and are not; none: it has ended.

@@ -509,7 +509,7 @@ pub struct BatchStatus {
     pub done: Option<WallTime>,
     /// Jobs so far.
     pub jobs: u64,
-    /// Of which are on hosts.
+    /// Of which run. What hosts were handed in advance does not.
     pub placed: u64,
     /// Of which have ended.
     pub ended: u64,

@@ -310,6 +310,20 @@ fn idle_slots_of_all_hosts_come_before_prefetch_of_one() {
 }
 
 #[test]
+fn what_was_handed_out_in_advance_does_not_run() {
+    let mut s = script();
+    s.agent(1, "a.x", 2);
+    s.pull(1, 6, 2);
+    s.submit(1, &[(NOWHERE, 0, 0); 3]);
+    s.submit(2, &[(NOWHERE, 0, 0); 3]);
+    assert_eq!(s.scheduler.left_of(batch(2)), Some((3, 0)), "all are on the host, which has two slots");
+    assert_eq!(s.scheduler.running_by_batch(), HashMap::from([(BatchSerial(1), 2)]));
+    let started = NumberedReport { seq: 1, attempt: attempt(2, 3, 1), report: Report::Started { engine: EngineIndex(1) } };
+    s.event(Event::Agent(SessionId(1), ToCoordinator::Reports(vec![started])));
+    assert_eq!(s.scheduler.running_by_batch(), HashMap::from([(BatchSerial(1), 1), (BatchSerial(2), 1)]));
+}
+
+#[test]
 fn required_hosts_are_honoured_by_full_and_short_name() {
     let mut s = script();
     s.agent(1, "a.x", 9);

@@ -290,12 +290,13 @@ impl Service {
         let mut batches: Vec<(&BatchId, &Batch)> = self.batches.iter().collect();
         batches.sort_by_key(|(_, batch)| (batch.done, std::cmp::Reverse(batch.serial)));
         let open = batches.iter().filter(|(_, batch)| !batch.done).count().min(BATCHES);
+        let running = self.scheduler.running_by_batch();
         let shown = batches.into_iter().take(open + ENDED_BATCHES).map(|(id, batch)| BatchView {
             id: *id,
             user: batch.owner.clone(),
             name: batch.name.clone(),
             jobs: jobs_of(&self.scheduler, id, batch),
-            running: self.scheduler.placed_of(batch.serial),
+            running: running.get(&batch.serial).copied().unwrap_or(0),
             ended: batch.results,
             failed: batch.failed,
             done: batch.done,
@@ -332,7 +333,7 @@ impl Service {
     pub(super) fn metrics(&mut self) -> Option<String> {
         let hosts = self.scheduler.host_status(BootInstant::now());
         let live = || self.batches.iter().filter(|(_, batch)| !batch.done);
-        let running: u64 = live().map(|(_, batch)| self.scheduler.placed_of(batch.serial)).sum();
+        let running: u64 = self.scheduler.running_by_batch().values().sum();
         let open: u64 = live().map(|(id, batch)| jobs_of(&self.scheduler, id, batch).saturating_sub(batch.results)).sum();
         let (agents, engines) = self.scheduler.fleet();
         let busy: i64 = hosts.iter().filter(|h| h.ready).map(|h| i64::from(h.busy)).sum();

@@ -11,7 +11,7 @@ use crate::scheduler::{Event, Wanted, WantedJob};
 use crate::store::{BatchRow, Described};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::identity::Role;
-use mezcal_common::ids::{BatchId, JobNumber};
+use mezcal_common::ids::{BatchId, BatchSerial, JobNumber};
 use mezcal_common::wire::client::{
     Attachment, BatchStatus, BatchTerms, HOSTS_IN_PAGES, HostStatus, Selector, Submission, ToClient, ToService,
 };
@@ -325,7 +325,7 @@ impl Service {
         };
         let batch = found.map(|(batch, row)| {
             self.watch(asked.client, batch, Watch::attached(asked.wish));
-            Box::new(self.with_placed(row))
+            Box::new(with_running(row, &self.scheduler.running_by_batch()))
         });
         self.tell_client(asked.client, ToClient::Attached { request: asked.request, batch });
     }
@@ -333,10 +333,6 @@ impl Service {
     fn reader(&self) -> Result<&crate::store::Reader, String> {
         let none = "this coordinator keeps nothing: it is a run's own (`coordinator serve` has a store)";
         self.kept.as_ref().map(|kept| &kept.reader).ok_or_else(|| none.into())
-    }
-
-    fn with_placed(&self, BatchRow { serial, status }: BatchRow) -> BatchStatus {
-        BatchStatus { placed: self.scheduler.placed_of(serial), ..status }
     }
 
     fn list_batches(&mut self, id: ClientId, user: &str, request: u64, all: bool) {
@@ -347,7 +343,8 @@ impl Service {
         };
         let rows = allowed.and_then(|()| self.reader()?.batches().map_err(|e| crate::exit::chain(&e)));
         let batches = rows.map(|rows| -> Vec<BatchStatus> {
-            rows.into_iter().filter(|row| all || row.status.user == user).map(|row| self.with_placed(row)).collect()
+            let running = self.scheduler.running_by_batch();
+            rows.into_iter().filter(|row| all || row.status.user == user).map(|row| with_running(row, &running)).collect()
         });
         for message in paged(batches, BatchStatus::clone, |batches, more| ToClient::Batches { request, batches, more }) {
             self.tell_client(id, message);
@@ -501,6 +498,11 @@ impl Service {
             (several, _) => Err(format!("{} batches begin with {text:?}; write more of its id", several.len())),
         }
     }
+}
+
+/// What the store says of a batch, with how many of its jobs run.
+fn with_running(BatchRow { serial, status }: BatchRow, running: &HashMap<BatchSerial, u64>) -> BatchStatus {
+    BatchStatus { placed: running.get(&serial).copied().unwrap_or(0), ..status }
 }
 
 /// Those of the hosts that one message has room for. A client of an earlier version knows no other answer than one.
