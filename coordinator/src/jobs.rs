@@ -148,6 +148,19 @@ impl Jobs {
     /// # Errors
     /// Lines for the reader, each with its place.
     pub fn read(name: &str, bytes: Vec<u8>, format: Format, retries: u32) -> Result<Self, String> {
+        Self::read_behind(None, name, bytes, format, retries)
+    }
+
+    /// Checks one job of a stream, the `number`th. It may come after those that have come before it, by their numbers.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn read_next(number: u32, bytes: Vec<u8>, format: Format, retries: u32) -> Result<Self, String> {
+        Self::read_behind(Some(number.saturating_sub(1)), &format!("job {number}"), bytes, format, retries)
+    }
+
+    /// `earlier`: how many jobs of a stream have come before; none: this is a list.
+    fn read_behind(earlier: Option<u32>, name: &str, bytes: Vec<u8>, format: Format, retries: u32) -> Result<Self, String> {
         let text = String::from_utf8(bytes).map_err(|e| {
             let at = e.utf8_error().valid_up_to();
             let (line, column) = place(&e.as_bytes()[..at]);
@@ -231,7 +244,7 @@ impl Jobs {
                 }
             }
         }
-        let wrong = jobs.put_in_order(&labels, comes_after, ids_are_known);
+        let wrong = jobs.put_in_order(earlier, &labels, comes_after, ids_are_known);
         faults.extend(wrong.into_iter().map(|(at, why)| (at, format!("key \"after\": {why}"))));
         if faults.is_empty() {
             jobs.warnings = strangers.warnings();
@@ -273,6 +286,7 @@ impl Jobs {
     /// What is wrong, each with its place in the text. Unless all `ids_are_known`, a name that is not found may be that of a job that cannot be read.
     fn put_in_order(
         &mut self,
+        earlier: Option<u32>,
         labels: &HashMap<String, u32>,
         wanted: Vec<(u32, Vec<String>, usize)>,
         ids_are_known: bool,
@@ -283,11 +297,18 @@ impl Jobs {
             places.insert(number, at);
             let (mut before, mut seen) = (Vec::new(), HashSet::new());
             for name in names {
-                // As everywhere: an `id` goes before a number.
-                let found = labels.get(&name).copied().or_else(|| name.parse().ok().filter(|n| (1..=count).contains(n)));
+                // As everywhere: an `id` goes before a number. A stream, which has no end, does not keep those.
+                let label = if earlier.is_none() { labels.get(&name).copied() } else { None };
+                let found = label.or_else(|| name.parse().ok().filter(|n| (1..=earlier.unwrap_or(count)).contains(n)));
                 match found {
                     Some(found) if !seen.insert(found) => {}
                     Some(found) => before.push(JobNumber(found)),
+                    None if earlier.is_some() => {
+                        wrong.push((
+                            at,
+                            format!("no job with the number {name:?} came before it in this stream, which knows no ids"),
+                        ));
+                    }
                     None if ids_are_known => wrong.push((at, format!("there is no job {name:?} in this list"))),
                     None => {}
                 }
@@ -297,6 +318,9 @@ impl Jobs {
                 wrong.push((at, format!("{count} jobs are too many to come after: at most {MAX_AFTER}; let some gather others")));
             }
             self.after.insert(number, before);
+        }
+        if earlier.is_some() {
+            return wrong;
         }
         // Kahn's algorithm (CACM 1962) over the jobs that come after others.
         let mut open: HashMap<u32, usize> = HashMap::new();

@@ -17,7 +17,7 @@ use mezcal_common::outcome::JobResult;
 use mezcal_common::wire::client::{BatchTerms, CancelSummary, HostStatus, Selector, Submission, ToClient, ToService};
 use rustix::fd::AsFd;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::time::Duration;
@@ -43,10 +43,10 @@ const MAX_WAITING: usize = 16_384;
 enum Control {
     /// No more jobs will come.
     Close,
-    /// These jobs, or all, are killed.
-    Cancel { jobs: Option<Vec<u32>>, grace: Option<String>, signal: Option<String> },
-    /// What hosts there are.
-    Hosts,
+    /// These jobs, or all, are killed. The answer repeats `request`.
+    Cancel { jobs: Option<Vec<u32>>, grace: Option<String>, signal: Option<String>, request: Option<Value> },
+    /// What hosts there are; the same of the answer.
+    Hosts { request: Option<Value> },
 }
 
 /// What the thread that reads has found.
@@ -68,6 +68,8 @@ enum Item {
 
 /// A cancel that has not been answered.
 struct Cancelling {
+    /// What the answer repeats.
+    name: Option<Value>,
     what: Vec<Selector>,
     stop: Stop,
     /// How many of its messages have no answer yet, and the sum of those that have.
@@ -102,8 +104,8 @@ struct Stream<'a> {
     over: bool,
     closed: bool,
     next_request: u64,
-    /// Questions for the hosts that have not been answered, and cancels by their request.
-    hosts_asked: u64,
+    /// Questions for the hosts that have not been answered, by what each answer repeats, and cancels by their request.
+    hosts_asked: VecDeque<Option<Value>>,
     /// Hosts of an answer that is not complete yet.
     hosts: Vec<HostStatus>,
     cancels: BTreeMap<u64, Cancelling>,
@@ -155,7 +157,7 @@ pub(crate) async fn run(
         over: false,
         closed: false,
         next_request: 1,
-        hosts_asked: 0,
+        hosts_asked: VecDeque::new(),
         hosts: Vec::new(),
         cancels: BTreeMap::new(),
         output: VecDeque::new(),
@@ -317,24 +319,25 @@ impl Stream<'_> {
                 self.items.push_back(Item::Job(job));
             }
             Input::Control(Control::Close) => self.closing = true,
-            Input::Control(Control::Hosts) => {
-                self.hosts_asked += 1;
+            Input::Control(Control::Hosts { request }) => {
+                self.hosts_asked.push_back(request);
                 self.items.push_back(Item::Say(Box::new(ToService::Hosts)));
             }
-            Input::Control(Control::Cancel { jobs, grace, signal }) => {
+            Input::Control(Control::Cancel { jobs, grace, signal, request }) => {
                 let stop = match stop(grace.as_deref(), signal.as_deref()) {
                     Ok(stop) => stop,
-                    Err(why) => return self.say(json!({"event": "refused", "text": why})),
+                    Err(why) => return self.say(answer(json!({"event": "refused", "text": why}), request)),
                 };
                 if let Some(job) = jobs.iter().flatten().find(|job| **job == 0 || u64::from(**job) > self.given) {
-                    return self.say(json!({"event": "refused", "job": job, "text": "no job with this number has come"}));
+                    let refused = json!({"event": "refused", "job": job, "text": "no job with this number has come"});
+                    return self.say(answer(refused, request));
                 }
                 let batch = self.batch.to_string();
                 let what = match jobs {
                     None => vec![Selector::Batch(batch)],
                     Some(jobs) => jobs.iter().map(|job| Selector::Number { batch: batch.clone(), job: JobNumber(*job) }).collect(),
                 };
-                self.cancel(what, stop);
+                self.cancel(request, what, stop);
             }
             Input::Refused(why) => self.say(json!({"event": "refused", "text": why})),
             Input::Broken(why) => {
@@ -364,13 +367,13 @@ impl Stream<'_> {
     /// Nothing more is read, and everything is killed.
     fn cancel_all(&mut self, grace: Duration) {
         self.closing = true;
-        self.cancel(vec![Selector::Batch(self.batch.to_string())], Stop::after(grace));
+        self.cancel(None, vec![Selector::Batch(self.batch.to_string())], Stop::after(grace));
     }
 
-    fn cancel(&mut self, what: Vec<Selector>, stop: Stop) {
+    fn cancel(&mut self, name: Option<Value>, what: Vec<Selector>, stop: Stop) {
         let request = self.next_request;
         self.next_request += 1;
-        self.cancels.insert(request, Cancelling { what, stop, left: 0, sum: CancelSummary::default() });
+        self.cancels.insert(request, Cancelling { name, what, stop, left: 0, sum: CancelSummary::default() });
         self.send_cancel(request);
     }
 
@@ -401,10 +404,11 @@ impl Stream<'_> {
         if self.cancels.get(&request).is_none_or(|cancelling| cancelling.left > 0) {
             return;
         }
-        if let Some(Cancelling { sum, .. }) = self.cancels.remove(&request) {
-            self.say(json!({
+        if let Some(Cancelling { name, sum, .. }) = self.cancels.remove(&request) {
+            let said = json!({
                 "event": "cancelled", "jobs": sum.jobs, "killed": sum.killed, "survivors": sum.survivors, "unreachable": sum.unreachable
-            }));
+            });
+            self.say(answer(said, name));
         }
     }
 
@@ -412,7 +416,7 @@ impl Stream<'_> {
     fn ask_again(&mut self) {
         self.items.retain(|item| matches!(item, Item::Job(_)));
         self.hosts.clear();
-        for _ in 0..self.hosts_asked {
+        for _ in 0..self.hosts_asked.len() {
             self.items.push_back(Item::Say(Box::new(ToService::Hosts)));
         }
         let requests: Vec<u64> = self.cancels.keys().copied().collect();
@@ -519,9 +523,9 @@ impl Stream<'_> {
     fn hosts(&mut self, hosts: Vec<HostStatus>, more: bool) {
         self.hosts.extend(hosts);
         if !more {
-            self.hosts_asked = self.hosts_asked.saturating_sub(1);
+            let name = self.hosts_asked.pop_front().flatten();
             let event = hosts_event(&std::mem::take(&mut self.hosts));
-            self.say(event);
+            self.say(answer(event, name));
         }
     }
 
@@ -537,9 +541,17 @@ impl Stream<'_> {
         self.output.push_back((lines, count));
     }
 
-    fn say(&mut self, line: serde_json::Value) {
+    fn say(&mut self, line: Value) {
         self.output.push_back(((line.to_string() + "\n").into_bytes(), 0));
     }
+}
+
+/// An answer, with what its request was called by whoever made it.
+fn answer(mut line: Value, name: Option<Value>) -> Value {
+    if let Some(name) = name {
+        line["request"] = name;
+    }
+    line
 }
 
 /// How jobs are to be killed.
@@ -550,7 +562,7 @@ fn stop(grace: Option<&str>, signal: Option<&str>) -> Result<Stop, String> {
     Ok(Stop { signal: signal.unwrap_or(stop.signal), ..stop })
 }
 
-fn hosts_event(hosts: &[HostStatus]) -> serde_json::Value {
+fn hosts_event(hosts: &[HostStatus]) -> Value {
     let hosts = hosts
         .iter()
         .filter(|h| h.connected)
@@ -588,11 +600,7 @@ impl Parser {
         if line.trim_ascii_start().first() != Some(&b'{') {
             return Err("each line of a stream is one JSON object".into());
         }
-        let waits = |why: String| match why.contains("key \"after\"") {
-            true => format!("{why}; a stream has no list: send the job when the other one's result has come"),
-            false => why,
-        };
-        let jobs = Jobs::read(&format!("job {}", self.number), line, self.format, self.retries).map_err(waits)?;
+        let jobs = Jobs::read_next(self.number, line, self.format, self.retries)?;
         let (slots, _) = jobs.widest();
         if slots > self.widest {
             return Err(format!("it takes {slots} slots, and this run has {}; -j {slots} gives it as many", self.widest));

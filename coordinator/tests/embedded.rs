@@ -950,6 +950,38 @@ fn a_run_that_waits_for_jobs_keeps_its_control_groups_when_others_tidy_up() {
     }
 }
 
+#[test]
+fn jobs_of_a_stream_come_after_earlier_ones_and_answers_name_their_requests() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut command = coordinator(dir.path());
+    command.args(["run", "--stream", "-j", "2", "-q"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    let lines = "{\"cmd\": \"until test -e go; do sleep 0.05; done; echo 1 >> ran\"}
+        {\"cmd\": \"echo 2 >> ran\", \"after\": 1, \"id\": \"two\"}
+        {\"cmd\": \"true\", \"after\": [1, 3]}
+        {\"cmd\": \"true\", \"after\": \"two\"}
+        {\"cmd\": \"touch go; false\"}
+        {\"cmd\": \"true\", \"after\": [\"5\"]}
+        {\"control\": \"hosts\", \"request\": \"which\"}
+        {\"control\": \"cancel\", \"jobs\": [9], \"request\": [9]}
+        {\"control\": \"cancel\", \"jobs\": [], \"request\": 7}\n";
+    child.stdin.take().expect("a pipe").write_all(lines.as_bytes()).expect("written");
+    let output = child.wait_with_output().expect("our child");
+    let said: Vec<Value> =
+        String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let result =
+        |job: u32| said.iter().find(|line| line["job"] == job && line["result"].is_object()).expect("a result")["result"].clone();
+    let outcomes: Vec<Value> = (1..=6).map(|job| result(job)["outcome"].clone()).collect();
+    assert_eq!(outcomes, ["exited", "exited", "start_failed", "start_failed", "exited", "skipped"]);
+    assert_eq!(std::fs::read_to_string(dir.path().join("ran")).expect("it ran"), "1\n2\n");
+    for (job, name) in [(3, "\"3\""), (4, "\"two\"")] {
+        let why = result(job)["error"].to_string().replace("\\\"", "\"");
+        assert!(why.contains(&format!("no job with the number {name} came before it")), "{why}");
+    }
+    let answered = |event: &str| said.iter().find(|line| line["event"] == event).expect("an answer")["request"].clone();
+    assert_eq!([answered("hosts"), answered("refused"), answered("cancelled")], ["which".into(), serde_json::json!([9]), 7.into()]);
+}
+
 /// A directory of this name, somewhere below another one.
 fn find_directory(below: &Path, name: &std::ffi::OsStr) -> Option<std::path::PathBuf> {
     let entries = std::fs::read_dir(below).ok()?.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
