@@ -201,6 +201,110 @@ def test_what_is_wrong_with_a_job_is_its_result(bp):
     assert bp.jobs is jobs and bp.ready(), "nothing was started"
 
 
+def test_jobs_come_after_others_of_their_list(bp, tmp_path):
+    log = tmp_path / "log"
+    say = f"echo {{}} >> {log}"
+    bp.run([{"cmd": "true"}] * 3)
+    assert bp.join(30)
+    jobs = [
+        {"cmd": say.format("last"), "after": ["first", 3]},
+        {"cmd": f"sleep 0.2; {say.format('first')}", "id": "first"},
+        {"cmd": say.format("middle"), "after": "first"},
+        {"cmd": "true", "after": 6},
+        {"cmd": "true", "after": [4]},
+        {"cmd": "exit 3", "id": 17},
+        {"cmd": "true", "after": [17]},
+    ]
+    given = [dict(job) for job in jobs]
+    bp.run(jobs)
+    assert bp.join(30)
+    assert log.read_text().split() == ["first", "middle", "last"]
+    assert [job["result"]["outcome"] for job in jobs] == ["exited"] * 3 + ["skipped", "skipped", "exited", "skipped"]
+    assert [jobs[n]["result"]["error"][:38] for n in (3, 4, 6)] == [f"job {n}, which it comes after, did not s"[:38] for n in (6, 4, 6)]
+    assert [{key: value for key, value in job.items() if key != "result"} for job in jobs] == given
+
+    gate = tmp_path / "gate"
+    jobs = [{"cmd": "true", "after": 2}, {"cmd": f"until test -e {gate}; do sleep 0.05; done"}, {"cmd": "sleep 600"}]
+    bp.run(jobs)
+    assert bp.cancel(jobs[2])["jobs"] == 1, "numbers are those of the list"
+    gate.touch()
+    assert bp.join(30)
+    assert [job["result"]["outcome"] for job in jobs] == ["exited", "exited", "cancelled"]
+
+
+def test_an_after_that_cannot_be_is_said_before_anything_starts(bp):
+    one, two = {"cmd": "true", "id": "same"}, {"cmd": "true"}
+    for jobs, why in (
+        ([{**two, "after": 2}], r"job 1: .*no job '2'"),
+        ([two, {**two, "after": ["x"]}], r"job 2: .*no job 'x'"),
+        ([one, one, {**two, "after": "same"}], r"job 3: .*several jobs"),
+        ([{**two, "after": 2}, {**two, "after": 1}, two], r"circle among 1, 2"),
+        ([{**two, "after": 1}], r"circle among 1"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            bp.run(jobs)
+    assert not bp.ready(), "nothing was started"
+    jobs = [two, {**two, "after": [None]}]
+    assert bp.run(jobs) and bp.join(30)
+    assert "after" in jobs[1]["result"]["error"]
+
+
+def test_what_run_and_map_do_not_take_is_named(bp):
+    with pytest.raises(TypeError, match="list of dictionaries, not generator"):
+        bp.run({"cmd": "true"} for _ in range(2))
+    with pytest.raises(TypeError, match="not one dictionary"):
+        bp.run({"cmd": "true"})
+    with pytest.raises(TypeError, match="functions do not run here"):
+        bp.map(len, [[]])
+    with pytest.raises(TypeError, match="not list"):
+        bp.map(["echo"], [1])
+
+
+def test_who_has_been_shut_down_says_so(bp):
+    bp.map("echo", [1])
+    bp.shutdown()
+    for call in (lambda: bp.run([]), lambda: bp.run([{"cmd": "true"}]), lambda: bp.map("echo", [1]), lambda: bp.hosts, bp.cancel):
+        with pytest.raises(BakaparaError, match="has been shut down"):
+            call()
+    bp.shutdown()
+
+
+def test_map_fills_places_from_tuples(bp):
+    pairs = [("a b", 1), ("$HOME", "2")]
+    tails = lambda jobs: [job["result"]["stdout_tail"] for job in jobs]
+    assert tails(bp.map("printf '<%s>' {1} {0} {1}", pairs)) == ["<1><a b><1>", "<2><$HOME><2>"]
+    assert tails(bp.map("printf '<%s>' {} {}", pairs)) == ["<a b><1>", "<$HOME><2>"]
+    assert tails(bp.map("printf '<%s>'", pairs)) == ["<a b><1>", "<$HOME><2>"]
+    assert tails(bp.map("set -- x; printf '<%s>' ${1}{0}", [("{0}",)])) == ["<x{0}>"]
+    assert tails(bp.map("echo a{0} {}", ["x"])) == ["a{0} x\n"], "an item that is no tuple has no elements"
+    for template in ("echo {0} {2}", "echo {}", "echo {} {0}"):
+        with pytest.raises(ValueError, match="echo"):
+            bp.map(template, pairs)
+
+
+def test_an_interrupted_request_leaves_its_answer_to_nobody(bp):
+    """The interrupt comes when the request has been made; its answer comes when another one is waited for."""
+    mark = f"602.{os.getpid()}"
+    jobs = [{"cmd": f"trap '' TERM; sleep {mark} & wait; wait"} for _ in range(2)] + [{"cmd": "sleep 600"}]
+    bp.run(jobs)
+    until(lambda: len(alive(mark)) >= 2)
+    wait_for = bp._wait_for
+
+    def interrupted(*_):
+        bp._wait_for = wait_for
+        raise KeyboardInterrupt
+
+    bp._wait_for = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        bp.cancel(jobs[:2], grace=0.5)
+    bp._wait_for = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        bp.cancel(jobs[:2], signal="NOPE")
+    assert bp.cancel(jobs[2]) == {"jobs": 1, "killed": 0, "survivors": 0, "unreachable": 0}
+    assert bp.join(30)
+    assert bp.cancel()["jobs"] == 0 and bp.hosts
+
+
 def test_engines_and_hosts(bp):
     assert len(bp) == 4
     assert sorted(bp.hosts) == [0, 1, 2, 3]
@@ -281,9 +385,27 @@ def test_html_shows_what_has_failed(bp):
 
 def test_a_table(bp):
     pandas = pytest.importorskip("pandas")
-    bp.map("exit {}", [0, 3])
+    bp.run([{"cmd": "exit 0"}, {"cmd": "exit 3", "n": 1}, {"cmd": "true", "after": 2}])
+    assert bp.join(30)
     frame = bp.frame()
-    assert isinstance(frame, pandas.DataFrame) and list(frame["code"]) == [0, 3]
+    assert isinstance(frame, pandas.DataFrame) and list(frame["code"][:2]) == [0, 3] and frame["code"].isna()[2]
+    assert frame["elapsed"].mean() > pandas.Timedelta(0) and frame["started"].isna()[2]
+    assert frame["elapsed"].dt.total_seconds()[0] == pytest.approx(frame["elapsed_seconds"][0])
+    assert all(str(frame[name].dt.tz) == "UTC" for name in ("submitted", "started", "completed", "received"))
+    assert (frame["completed"] >= frame["started"])[:2].all() and frame.groupby("cmd")["attempt"].sum()["exit 3"] == 1
+    assert frame["code"].dtype == frame["survivors"].dtype == "Int64" and frame["signal"].isna().all()
+    bp.run([])
+    assert len(bp.frame()) == 0
+
+
+def test_a_table_of_the_old_results():
+    pandas = pytest.importorskip("pandas")
+    with Bakapara(slots=1, compat=True) as bp:
+        bp.run([{"cmd": "true"}, {"nothing": 1}])
+        bp.join(30)
+        frame = bp.frame()
+    assert frame["elapsed"].mean() > pandas.Timedelta(0) and frame["started"].dt.tz is None
+    assert frame["code"][0] == 0 and frame["code"].isna()[1]
 
 
 def test_many_jobs_pass_through(bp):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import collections
 import datetime
+import heapq
 import html
 import os
+import re
 import shlex
 import signal as signals
 import sys
 import threading
 import time
-from typing import Any, AsyncIterator, Callable, Deque, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, TextIO, Tuple, Union
+from typing import Any, AsyncIterator, Callable, Deque, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, TextIO, Tuple, Union
 
 from ._process import BakaparaError, NoEngines, Process, lines
 
@@ -23,6 +25,13 @@ Job = Dict[str, Any]
 _LINES = 1000
 #: Failing jobs that a notebook shows.
 _SHOWN = 10
+#: Columns of a table that are moments, and those that are numbers, with pandas' type that has a place for what is not there.
+_MOMENTS = ("started", "completed", "submitted", "received")
+_NUMBERS = {
+    **dict.fromkeys(("code", "engine_id", "signal", "attempt", "max_rss_bytes", "memory_peak_bytes"), "Int64"),
+    **dict.fromkeys(("leftovers_killed", "killed", "survivors"), "Int64"),
+    **dict.fromkeys(("elapsed_seconds", "user_seconds", "system_seconds", "clock_offset"), "float64"),
+}
 
 
 class Bakapara:
@@ -63,12 +72,15 @@ class Bakapara:
         self._given = 0
         # The jobs of the last run as they were given: the caller's list may change.
         self._jobs: List[Job] = []
+        # The places of its jobs in the order in which they were written, and when each place was.
+        self._written: Sequence[int] = range(0)
+        self._when: Sequence[int] = range(0)
         self._order: List[int] = []
         self._unwritten: Deque[Tuple[int, Dict[str, Any]]] = collections.deque()
         self._began = self._ended = time.monotonic()
-        self._hosts: Optional[List[Dict[str, Any]]] = None
-        self._cancelled: Optional[Dict[str, int]] = None
-        self._refused: Optional[str] = None
+        # The number of the request that somebody waits for, and what has come of it.
+        self._request = 0
+        self._answer: Optional[Dict[str, Any]] = None
         self._wakers: List[Callable[[], None]] = []
         self._over = False
         self._asking = threading.Lock()
@@ -81,6 +93,7 @@ class Bakapara:
             if "=" in name:
                 raise ValueError(f"{name!r} is no name of an environment variable: it has a =")
             arguments += ["--env", f"{name}={value}"]
+        self._compat = compat
         if compat:
             arguments += ["--compat", "bakapara"]
         self._process = Process(arguments, self._hear, self._end)
@@ -99,18 +112,16 @@ class Bakapara:
             _say(f"bakapara: {said.get('text', event)}")
         with self._changed:
             if event is None:
-                index = said["job"] - 1 - (self._given - len(self._jobs))
-                self._unwritten.append((index, said["result"]))
+                first = self._given - len(self._jobs)
+                index = self._written[said["job"] - 1 - first]
+                self._unwritten.append((index, self._in_list(said["result"], first)))
                 self._order.append(index)
                 self._ended = time.monotonic()
             elif event == "fleet":
                 self._engines = said["engines"]
-            elif event == "hosts":
-                self._hosts = said["hosts"]
-            elif event == "cancelled":
-                self._cancelled = {key: said[key] for key in ("jobs", "killed", "survivors", "unreachable")}
-            elif event == "refused":
-                self._refused = said["text"]
+            # An answer to a request that nobody waits for any more is nobody's. A refusal of everything names none.
+            elif said.get("request", self._request if event == "refused" else None) == self._request:
+                self._answer = said
             self._notify()
 
     def _end(self) -> None:
@@ -122,6 +133,14 @@ class Bakapara:
         self._changed.notify_all()
         for wake in self._wakers:
             wake()
+
+    def _in_list(self, result: Dict[str, Any], first: int) -> Dict[str, Any]:
+        """A result that names a job of the list by its number there: the stream counts all jobs that have ever been given."""
+        skipped = _COMES_AFTER.match(result.get("error") or "")
+        if skipped is not None and result.get("outcome") == "skipped":
+            number = self._written[int(skipped[1]) - 1 - first] + 1
+            result["error"] = f"job {number}{skipped[2]}"
+        return result
 
     # Waiting.
 
@@ -155,17 +174,27 @@ class Bakapara:
         """Starts jobs. Their results are written into them when they have ended, as ``job['result']``.
 
         Args:
-            jobs: A list of dictionaries.
+            jobs: A list of dictionaries. ``after`` in one names others of this list that have to succeed first, each by its ``id``
+                or by its number, from 1.
             targets: Numbers of engines on whose hosts they shall run (:attr:`hosts`); none, or ``'all'``: any.
 
         Returns:
             False if jobs of an earlier run have not ended; nothing is started then.
 
         Raises:
-            TypeError: A job is no dictionary, or has something in it that JSON has not.
-            ValueError: A job has a key ``control`` and no command: to the coordinator it would be no job.
-            BakaparaError: The coordinator has ended.
+            TypeError: That is no list, or a job no dictionary, or it has something in it that JSON has not.
+            ValueError: A job has a key ``control`` and no command: to the coordinator it would be no job. Or its ``after`` names none of
+                the list, or itself, also by way of others.
+            BakaparaError: The coordinator has ended, or :meth:`shutdown` has been called.
         """
+        if isinstance(jobs, Mapping):
+            raise TypeError("jobs are a list of dictionaries, not one dictionary: run([job])")
+        if not hasattr(jobs, "__getitem__") or not hasattr(jobs, "__len__"):
+            raise TypeError(
+                f"jobs are a list of dictionaries, not {type(jobs).__name__}: results are written into them, so keep a list, jobs = list(...)"
+            )
+        if not self._process.is_running:
+            raise self._process.error()
         if not self._is_done():
             return False
         for job in jobs:
@@ -175,10 +204,18 @@ class Bakapara:
                 raise ValueError(f"a job needs `cmd` or `argv`: {job!r}")
         hosts = self._hosts_of(targets)
         # Before anything is started: what cannot be said raises here.
-        written = [lines(_placed(job, hosts) for job in jobs[start : start + _LINES]) for start in range(0, len(jobs), _LINES)]
+        before = {} if self._compat else _before(jobs)
+        sequence, when = _in_order(len(jobs), before)
+
+        def line(index: int) -> Job:
+            job = _placed(jobs[index], hosts)
+            return {**job, "after": [self._given + when[i] + 1 for i in before[index]]} if index in before else job
+
+        written = [lines(map(line, sequence[start : start + _LINES])) for start in range(0, len(jobs), _LINES)]
         self._write_results()
         with self._changed:
             self.jobs, self._jobs, self.finished, self._order = jobs, list(jobs), set(), []
+            self._written, self._when = sequence, when
             self._given += len(jobs)
             self._ever_ran = True
             self._began = self._ended = time.monotonic()
@@ -256,19 +293,20 @@ class Bakapara:
     @property
     def hosts(self) -> Dict[int, str]:
         """The host of each engine, by the engine's number."""
-        with self._asking:
-            self._hosts = None
-            self._ask({"control": "hosts"}, lambda: self._hosts is not None)
-            found: List[Dict[str, Any]] = self._hosts or []
+        found = self._ask({"control": "hosts"})["hosts"]
         return {host["first_engine"] + slot: host["name"] for host in found for slot in range(host["slots"])}
 
-    def _ask(self, line: Dict[str, Any], answered: Callable[[], bool]) -> None:
-        """Waits for the answer to a request. One is made at a time."""
-        self._refused = None
-        self._process.send(lines([line]))
-        self._wait_for(lambda: answered() or self._refused is not None, None)
-        if not answered():
-            raise BakaparaError(str(self._refused))
+    def _ask(self, line: Dict[str, Any]) -> Dict[str, Any]:
+        """Waits for the answer to a request. One is made at a time, and each has a number: who is interrupted leaves its answer to nobody."""
+        with self._asking:
+            with self._changed:
+                self._request, self._answer = self._request + 1, None
+            self._process.send(lines([{**line, "request": self._request}]))
+            self._wait_for(lambda: self._answer is not None, None)
+            answer = self._answer or {}
+        if answer.get("event") == "refused":
+            raise BakaparaError(str(answer["text"]))
+        return answer
 
     # What is new.
 
@@ -303,25 +341,28 @@ class Bakapara:
             wanted = [jobs] if isinstance(jobs, Mapping) else list(jobs)
             indices = [places[id(job)] for job in wanted if id(job) in places]
         first = self._given - len(self._jobs) + 1
-        line: Dict[str, Any] = {"control": "cancel", "jobs": [first + index for index in sorted(indices)], "grace": f"{grace:.6f}s"}
+        numbers = sorted(first + self._when[index] for index in indices)
+        line: Dict[str, Any] = {"control": "cancel", "jobs": numbers, "grace": f"{grace:.6f}s"}
         if signal is not None:
             line["signal"] = signals.Signals(signal).name if isinstance(signal, int) else signal
-        with self._asking:
-            self._cancelled = None
-            self._ask(line, lambda: self._cancelled is not None)
-            return self._cancelled or {}
+        answer = self._ask(line)
+        return {key: answer[key] for key in ("jobs", "killed", "survivors", "unreachable")}
 
     def map(self, template: str, items: Iterable[Any], **keys: Any) -> List[Job]:
         """Runs a command for each item, and gives back the jobs when they have ended.
 
-        ``{}`` in the template stands for the item, quoted for the shell; without one, the item comes last. Further arguments are
-        keys of every job.
+        ``{}`` in the template stands for the item, quoted for the shell; without one, the item comes last. If items are tuples, ``{0}``,
+        ``{1}`` and so on stand for their elements, or ``{}`` for one after the other. Further arguments are keys of every job.
 
         Raises:
+            TypeError: The template is no text.
+            ValueError: The template and a tuple do not fit.
             BakaparaError: Jobs of an earlier run have not ended.
         """
-        template = template if "{}" in template else template + " {}"
-        jobs = [dict(keys, cmd=template.replace("{}", shlex.quote(os.fspath(i) if isinstance(i, os.PathLike) else str(i)))) for i in items]
+        if not isinstance(template, str):
+            what = "Python functions do not run here: put it into a script" if callable(template) else f"not {type(template).__name__}"
+            raise TypeError(f"map takes a command as text, like 'gzip {{}}'; {what}")
+        jobs = [dict(keys, cmd=_filled(template, item)) for item in items]
         if not self.run(jobs):
             raise BakaparaError("jobs of an earlier run have not ended")
         self.join()
@@ -374,6 +415,9 @@ class Bakapara:
     def frame(self) -> Any:
         """The jobs and their results as a table (a ``pandas.DataFrame``), one row for each job.
 
+        ``elapsed`` is a timedelta; ``submitted``, ``started``, ``completed`` and ``received`` are datetimes in UTC (with ``compat``: local
+        ones without a zone, as in the results); ``code`` and counts are whole numbers, and what is not there is missing (``NA``, ``NaT``).
+
         Raises:
             ImportError: There is no pandas.
         """
@@ -381,7 +425,16 @@ class Bakapara:
 
         self.join(0)
         rows = [{**{k: v for k, v in job.items() if k != "result"}, **job.get("result", {})} for job in self._jobs]
-        return pandas.DataFrame(rows)
+        frame = pandas.DataFrame(rows)
+        for name in _MOMENTS:
+            if name in frame:
+                frame[name] = pandas.to_datetime(frame[name], format="ISO8601", utc=not self._compat)
+        if "elapsed" in frame:
+            frame["elapsed"] = pandas.to_timedelta(frame["elapsed"])
+        for name, kind in _NUMBERS.items():
+            if name in frame:
+                frame[name] = pandas.to_numeric(frame[name]).astype(kind)
+        return frame
 
     def progress(self) -> str:
         """How far it is, in words."""
@@ -430,6 +483,95 @@ def _say(text: str) -> None:
 def _placed(job: Job, hosts: Optional[List[str]]) -> Job:
     """A job that names no hosts, on these."""
     return job if hosts is None else {"host": hosts, **job}
+
+
+#: The stream's word for a job that is skipped on account of another.
+_COMES_AFTER = re.compile(r"job (\d+)(, which it comes after, .*)", re.DOTALL)
+#: A place in a template; ``${1}`` is the shell's.
+_FIELD = re.compile(r"(?<!\$)\{(\d*)\}")
+
+
+def _word(item: Any) -> str:
+    """An item as one word for the shell."""
+    return shlex.quote(os.fsdecode(item) if isinstance(item, (bytes, os.PathLike)) else str(item))
+
+
+def _filled(template: str, item: Any) -> str:
+    """A command for an item."""
+    if not isinstance(item, tuple):
+        return (template if "{}" in template else template + " {}").replace("{}", _word(item))
+    words = [_word(element) for element in item]
+    fields = _FIELD.findall(template)
+    if not fields:
+        return " ".join([template, *words])
+    if "" in fields and (set(fields) != {""} or len(fields) != len(words)):
+        raise ValueError(f"{template!r} does not fit {item!r}: write {{0}}, {{1}} and so on, or {{}} once for each element")
+    beyond = [field for field in fields if field and int(field) >= len(words)]
+    if beyond:
+        raise ValueError(f"{template!r} has {{{beyond[0]}}}, and {item!r} has {len(words)} elements, the first of which is {{0}}")
+    following = iter(words)
+    return _FIELD.sub(lambda field: words[int(field[1])] if field[1] else next(following), template)
+
+
+def _name(value: Any) -> Optional[str]:
+    """An ``id``, or what names a job, if it can be one."""
+    return str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+
+
+def _before(jobs: Sequence[Job]) -> Dict[int, List[int]]:
+    """Which jobs of the list come after which, by their places. What is no name at all is left to the coordinator, which says so."""
+    found: Dict[int, List[int]] = {}
+    places: Dict[str, List[int]] = {}
+    if any("after" in job for job in jobs):
+        for index, job in enumerate(jobs):
+            name = _name(job.get("id"))
+            if name is not None:
+                places.setdefault(name, []).append(index)
+    for index, job in enumerate(jobs):
+        after = job.get("after", ())
+        given = [_name(value) for value in (after if isinstance(after, (list, tuple)) else [after])]
+        names = [name for name in given if name is not None]
+        if "after" not in job or len(names) < len(given):
+            continue
+        found[index] = []
+        for name in names:
+            # As everywhere: an `id` goes before a number.
+            place = places.get(name, [])
+            if not place and re.fullmatch("[0-9]+", name) and 1 <= int(name) <= len(jobs):
+                place = [int(name) - 1]
+            if len(place) != 1:
+                why = f"several jobs of this list have the id {name!r}" if place else f"there is no job {name!r} in this list"
+                raise ValueError(f"job {index + 1}: key 'after': {why}")
+            found[index] += place
+    return found
+
+
+def _in_order(count: int, before: Mapping[int, Sequence[int]]) -> Tuple[Sequence[int], Sequence[int]]:
+    """The places of jobs in an order in which each comes later than those it waits for, and when each place is its turn."""
+    if all(i < index for index, others in before.items() for i in others):
+        return range(count), range(count)
+    waits = {index: set(others) for index, others in before.items()}
+    followers: Dict[int, Set[int]] = {}
+    for index, others in waits.items():
+        for i in others:
+            followers.setdefault(i, set()).add(index)
+    # Kahn's algorithm (CACM 1962); of those that may come next, the first of the list.
+    free = [index for index in range(count) if not waits.get(index)]
+    sequence: List[int] = []
+    while free:
+        index = heapq.heappop(free)
+        sequence.append(index)
+        for follower in followers.get(index, ()):
+            waits[follower].discard(index)
+            if not waits[follower]:
+                heapq.heappush(free, follower)
+    if len(sequence) < count:
+        circle = sorted(set(range(count)) - set(sequence))[:_SHOWN]
+        raise ValueError(f"key 'after': jobs come after themselves, in a circle among {', '.join(str(i + 1) for i in circle)}")
+    when = [0] * count
+    for turn, index in enumerate(sequence):
+        when[index] = turn
+    return sequence, when
 
 
 def _succeeded(job: Mapping[str, Any]) -> bool:

@@ -62,6 +62,7 @@ class Process:
     def __init__(self, arguments: List[str], heard: Callable[[Dict[str, Any]], None], ended: Callable[[], None]) -> None:
         self._heard, self._ended = heard, ended
         self._errors: Deque[str] = collections.deque(maxlen=_TAIL)
+        self._is_closed = False
         command = [program(), "run", "--stream", "--attended", "--quiet", *arguments, "-"]
         try:
             # A session of its own: Ctrl-C, and a notebook's Interrupt, are for Python alone.
@@ -96,6 +97,7 @@ class Process:
     def end(self, timeout: Optional[float] = None) -> int:
         """Waits until it has ended, and gives back its exit status (``coordinator help run``)."""
         status = self._child.wait(timeout)
+        self._is_closed = True
         try:
             self._lines.put_nowait(None)
         except queue.Full:
@@ -118,6 +120,8 @@ class Process:
 
     def error(self) -> BakaparaError:
         """Why it has ended."""
+        if self._is_closed:
+            return BakaparaError("it has been shut down, and runs nothing more: make a new Bakapara")
         self._threads[1].join(1)
         text = "\n".join(self._errors) or f"it ended with status {self._child.returncode}"
         return BakaparaError(text[len("coordinator: ") :] if text.startswith("coordinator: ") else text)
