@@ -111,6 +111,8 @@ pub enum Event {
 pub struct Swept {
     /// The first process, once it has been reaped.
     pub exit: Option<Exit>,
+    /// When the attempt ran as a whole, once nothing of it is alive.
+    pub whole: Option<Span>,
     /// Processes of the attempt that died by our KILL, in all sweeps so far.
     pub killed: u32,
     /// Processes still alive after this sweep.
@@ -142,7 +144,7 @@ pub enum OutOfMemory {
 pub struct Exit {
     /// How.
     pub status: WaitStatus,
-    /// When it ran.
+    /// When it ran; with those that were waited for.
     pub span: Span,
 }
 
@@ -677,7 +679,8 @@ fn outcome(reason: Option<Reason>, exit: Option<Exit>, swept: Swept, containment
         ended,
         status,
         error,
-        span: exit.as_ref().map(|e| e.span),
+        // What has ended by itself has ended then, whatever it left; what we end has when all of it is dead.
+        span: swept.whole.filter(|_| reason.is_some()).or(exit.as_ref().map(|e| e.span)),
         usage: exit.map(|_| swept.usage),
         killed: swept.killed,
         survivors,

@@ -143,7 +143,7 @@ pub struct Usage {
 pub struct Span {
     /// Wall clock just before the spawn.
     pub started: WallTime,
-    /// Wall clock when the end was seen.
+    /// Wall clock when the end was seen: of the first process; of all that is waited for (`leftover: wait`), or was killed with it.
     pub completed: WallTime,
     /// Between the two on CLOCK_BOOTTIME, which nobody sets.
     pub elapsed: Duration,

@@ -247,7 +247,8 @@ impl Processes {
         let mut usage = self.usage;
         usage.max_rss = usage.max_rss.filter(|peak| *peak > self.own_peak);
         let killed = self.killed.max(self.in_group);
-        Swept { exit, killed, alive, names: self.names(alive), usage, out_of_memory, tails: (None, None) }
+        let whole = (alive == 0).then(|| self.span((WallTime::now(), BootInstant::now())));
+        Swept { exit, whole, killed, alive, names: self.names(alive), usage, out_of_memory, tails: (None, None) }
     }
 
     /// Who does not die, once it has had its time.
@@ -282,9 +283,12 @@ impl Processes {
         // execve(2) has passed our own memory peak on to it (ru_maxrss, getrusage(2)): what is not above that says nothing of the job.
         self.own_peak = host.own_peak();
         self.add(usage);
-        let (completed, end) = *self.ended.get_or_insert_with(|| (WallTime::now(), BootInstant::now()));
-        let span = Span { started: self.started.0, completed, elapsed: end.since(self.started.1) };
-        Some(Exit { status, span })
+        let ended = *self.ended.get_or_insert_with(|| (WallTime::now(), BootInstant::now()));
+        Some(Exit { status, span: self.span(ended) })
+    }
+
+    fn span(&self, (completed, end): (WallTime, BootInstant)) -> Span {
+        Span { started: self.started.0, completed, elapsed: end.since(self.started.1) }
     }
 
     /// Reaps what has ended, once the first process has been. True if no child is left at all.

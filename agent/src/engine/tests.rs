@@ -311,6 +311,34 @@ fn leftovers_are_waited_for_where_that_is_asked_for() {
 }
 
 #[test]
+fn what_is_killed_has_run_until_all_of_it_is_dead() {
+    let span = |seconds| Span { started: WallTime(0), completed: WallTime(0), elapsed: seconds * SECOND };
+    let mut s = script();
+    let mut end = |job: u32, leftover, kill: bool| {
+        let spec = JobSpec { leftover: Some(leftover), ..JobSpec::new(Command::Shell("sleep 9 & echo".into())) };
+        let context = Arc::new(BatchContext::new(BatchId(uuid_nil()), "/".into(), 0o22));
+        s.event(Event::Run { attempt: attempt(job), spec: Ok(Box::new(spec)), context, engine: EngineId(0), slots: 1 });
+        s.event(Event::Spawned(Ok(())));
+        s.event(Event::FirstEnded);
+        s.event(Event::Probed { others: kill });
+        if kill {
+            s.event(Event::Cancel { attempt: attempt(job), stop: Stop::after(2 * SECOND) });
+            s.pass(2 * SECOND);
+        }
+        let exit = Some(Exit { status: WaitStatus::Exited(0), span: span(1) });
+        s.engine.handle(Event::Swept(Swept { exit, whole: Some(span(3)), ..Swept::default() }), s.now);
+        let ended = std::iter::from_fn(|| s.engine.poll_effect()).find_map(|effect| match effect {
+            Effect::Send(FromEngine::Finished { outcome, .. }) => outcome.span,
+            _ => None,
+        });
+        ended.expect("it is over").elapsed
+    };
+    assert_eq!(end(1, Leftover::Wait, true), 3 * SECOND);
+    assert_eq!(end(2, Leftover::Wait, false), SECOND, "by itself: with the last process that was waited for");
+    assert_eq!(end(3, Leftover::Kill, false), SECOND, "by itself: with its first process");
+}
+
+#[test]
 fn the_first_signal_is_the_users_choice() {
     let mut s = script();
     s.run(1, None);
