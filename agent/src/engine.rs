@@ -5,10 +5,12 @@
 //! ```text
 //!         Run              Spawned              first process ended (with `leftover: wait`: all of them)
 //!  Idle ───────▶ Spawning ─────────▶ Running ────────────────────────▶ Sweeping ── nothing left ──▶ Idle
-//!                   │ cancelled        │ cancel, timeout, lease           ▲   │
+//!                 ↺ │ cancelled        │ cancel, timeout, lease           ▲   │
 //!                   ▼                  ▼                                  │   └─ 10 s ──▶ Stuck (slot held)
 //!              (remembered) ──▶ Terminating (TERM, grace) ── gone or time ┘
 //! ```
+//!
+//! A spawn that fails for want of something of the host's is tried again for [`SHORT_FOR`] (↺), and then the attempt goes back unstarted.
 //!
 //! The first process stays a zombie until its group has been killed: as long as it is unreaped, its number cannot be
 //! used again, so no signal of ours can reach a stranger.
@@ -44,6 +46,27 @@ const SWEEP_MAX: Duration = Duration::from_millis(100);
 const TIMEOUT_GRACE: Duration = Duration::from_secs(2);
 /// The same for a job whose engine is asked to end: service managers wait for that, and so does a host that shuts down.
 const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// A host that is short of processes, descriptors or memory may have them again soon: so long a spawn is tried again.
+const SHORT_FOR: Duration = Duration::from_secs(5);
+/// First pause between two of these tries; doubles up to [`SHORT_MAX`].
+const SHORT_FIRST: Duration = Duration::from_millis(10);
+const SHORT_MAX: Duration = Duration::from_millis(500);
+
+/// Why a spawn has failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotStarted {
+    /// It would anywhere, as far as is known.
+    Job(String),
+    /// The host lacks something just now; which limit that is.
+    Short(String),
+}
+
+impl From<String> for NotStarted {
+    fn from(why: String) -> Self {
+        NotStarted::Job(why)
+    }
+}
 
 /// What happens to an engine.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,7 +106,7 @@ pub enum Event {
     /// The agent is gone.
     Unlinked,
     /// The spawn has ended, well or not.
-    Spawned(Result<(), String>),
+    Spawned(Result<(), NotStarted>),
     /// The attempt has been here for a while: it is no short job, or its spawn takes long.
     Lasts,
     /// The first process has ended; it is still unreaped.
@@ -162,6 +185,11 @@ pub enum Effect {
         /// The engine's cluster-wide number.
         engine: EngineId,
     },
+    /// Start what could not be started before, and answer in the same way.
+    SpawnAgain {
+        /// The attempt.
+        attempt: AttemptId,
+    },
     /// This signal, then CONT, to the first process's group.
     Terminate {
         /// Which.
@@ -201,13 +229,24 @@ impl Reason {
     }
 }
 
+/// The host lacks something that a spawn takes.
+#[derive(Clone, Copy, Debug)]
+struct Shortage {
+    since: BootInstant,
+    pause: Duration,
+    /// Until then nothing is tried.
+    again: Option<BootInstant>,
+}
+
 #[derive(Debug)]
 enum State {
     Idle,
     Spawning {
         attempt: AttemptId,
-        /// Counts from here: opening files takes its time, too.
+        timeout: Option<Duration>,
+        /// Counts from the spawn: opening files takes its time, too. Waiting for the host does not count.
         deadline: Option<(BootInstant, Duration)>,
+        short: Option<Shortage>,
         leftover: Leftover,
         /// Remembered until there is something to kill; and when that should have been done.
         kill: Option<(Reason, Stop, BootInstant)>,
@@ -344,6 +383,16 @@ impl Engine {
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: BootInstant) {
         match &mut self.state {
+            State::Spawning { attempt, timeout, deadline, short: Some(Shortage { again, .. }), .. }
+                if again.is_some_and(|at| at <= now) =>
+            {
+                *again = None;
+                *deadline = timeout.map(|t| (now + t, t));
+                self.effects.push_back(Effect::SpawnAgain { attempt: *attempt });
+                if self.watched {
+                    self.watch();
+                }
+            }
             State::Spawning { deadline, .. } | State::Running { deadline, .. } if deadline.is_some_and(|(at, _)| at <= now) => {
                 if let Some((_, limit)) = deadline.take() {
                     self.kill(Reason::Timeout(limit), Stop::after(TIMEOUT_GRACE), now);
@@ -381,6 +430,7 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<BootInstant> {
         let own = match &self.state {
             State::Idle => return None,
+            State::Spawning { short: Some(Shortage { again: Some(again), .. }), .. } => Some(*again),
             State::Spawning { deadline, .. } | State::Running { deadline, .. } => deadline.map(|(at, _)| at),
             State::Terminating { kill_at, .. } => Some(*kill_at),
             State::Sweeping { held: true, .. } => None,
@@ -429,9 +479,10 @@ impl Engine {
                 self.report(attempt, Outcome::never_ran(Ended::Lost, why));
             }
             Ok(spec) => {
-                let deadline = spec.timeout.or(context.timeout).map(|t| (now + t, t));
+                let timeout = spec.timeout.or(context.timeout);
+                let deadline = timeout.map(|t| (now + t, t));
                 let leftover = spec.leftover.unwrap_or(context.leftover);
-                self.state = State::Spawning { attempt, deadline, leftover, kill: None };
+                self.state = State::Spawning { attempt, timeout, deadline, short: None, leftover, kill: None };
                 self.effects.push_back(Effect::Spawn { attempt, spec, context, engine });
             }
             Err(why) => self.report(attempt, Outcome::never_ran(Ended::StartFailed, why)),
@@ -448,8 +499,8 @@ impl Engine {
         self.effects.push_back(Effect::Send(FromEngine::Ready { running }));
     }
 
-    fn spawned(&mut self, result: Result<(), String>, now: BootInstant) {
-        let State::Spawning { attempt, deadline, leftover, kill } = self.state else { return };
+    fn spawned(&mut self, result: Result<(), NotStarted>, now: BootInstant) {
+        let State::Spawning { attempt, timeout, deadline, short, leftover, kill } = self.state else { return };
         match result {
             Ok(()) => {
                 self.state = State::Running { attempt, deadline, leftover, lingering: false };
@@ -457,12 +508,24 @@ impl Engine {
                     self.kill(reason, stop, now);
                 }
             }
+            Err(NotStarted::Short(_)) if kill.is_none() && short.is_none_or(|short| now < short.since + SHORT_FOR) => {
+                let pause = short.map_or(SHORT_FIRST, |short| (short.pause * 2).min(SHORT_MAX));
+                let short = Shortage { since: short.map_or(now, |short| short.since), pause, again: Some(now + pause) };
+                self.state = State::Spawning { attempt, timeout, deadline: None, short: Some(short), leftover, kill };
+                if self.watched {
+                    self.watch();
+                }
+            }
             Err(why) => {
                 self.idle();
                 if kill.is_some_and(|(reason, ..)| reason == Reason::Stopped) {
                     return;
                 }
-                let ended = kill.map_or(Ended::StartFailed, |(reason, ..)| reason.ended());
+                let (ended, why) = match why {
+                    NotStarted::Job(why) => (Ended::StartFailed, why),
+                    NotStarted::Short(why) => (Ended::HostShort, why),
+                };
+                let ended = kill.map_or(ended, |(reason, ..)| reason.ended());
                 self.report(attempt, Outcome::never_ran(ended, why));
             }
         }
@@ -505,6 +568,15 @@ impl Engine {
     fn kill(&mut self, new: Reason, stop: Stop, now: BootInstant) {
         match &mut self.state {
             State::Idle => return,
+            State::Spawning { attempt, short: Some(Shortage { again: Some(_), .. }), .. } => {
+                let attempt = *attempt;
+                self.idle();
+                if new != Reason::Stopped {
+                    let why = "its host was short of what it takes to start it";
+                    self.report(attempt, Outcome::never_ran(new.ended(), why.to_owned()));
+                }
+                return;
+            }
             State::Spawning { kill, .. } => {
                 // No proof of death while a spawn is in flight: remembered, and done as soon as there is something to kill.
                 let by = now + stop.grace;

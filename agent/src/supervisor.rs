@@ -13,17 +13,19 @@
 mod batches;
 mod queue;
 mod sets;
+mod shortage;
 
 use batches::Batches;
 use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, StoreId};
 use mezcal_common::job::Stop;
 use mezcal_common::outcome::{Containment, Ended, Outcome};
-use mezcal_common::wire::agent::{Load, NumberedReport, Placement, Report, SERVES_USERS, ToAgent, ToCoordinator};
+use mezcal_common::wire::agent::{KNOWS_SHORTAGES, Load, NumberedReport, Placement, Report, SERVES_USERS, ToAgent, ToCoordinator};
 use mezcal_common::wire::engine::{FromEngine, OUTPUT_WINDOW, ToEngine, ToKeeper};
 use queue::Queue;
 pub use sets::HEARD_WITHIN;
 use sets::Set;
+use shortage::Shortage;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
@@ -273,6 +275,7 @@ pub struct Supervisor {
     load: Load,
     clock_offset: Option<f64>,
     containment: Containment,
+    shortage: Shortage,
     /// Running attempts that are given back when they are dead.
     evicted: HashSet<AttemptId>,
     /// Attempts whose ends the keeper of a set remembers until they are acknowledged.
@@ -307,6 +310,7 @@ impl Supervisor {
             load: Load::default(),
             clock_offset: None,
             containment: Containment::Subreaper,
+            shortage: Shortage::default(),
             evicted: HashSet::new(),
             ends: HashMap::new(),
             stopping: false,
@@ -412,6 +416,7 @@ impl Supervisor {
         }
         self.report_started(now);
         self.relink(now);
+        self.shortage.handle_timeout(now);
         if self.acknowledge_at.is_some_and(|at| at <= now) {
             self.acknowledge_at = None;
             for i in 0..self.engines.len() {
@@ -451,6 +456,7 @@ impl Supervisor {
             .chain(self.lease_until)
             .chain(self.send_by)
             .chain(self.acknowledge_at)
+            .chain(self.shortage.poll_timeout())
             .min()
     }
 
@@ -624,7 +630,7 @@ impl Supervisor {
                 }
                 self.look_at_claim(index, now);
             }
-            FromEngine::Finished { attempt, outcome } => self.engine_finished(index, attempt, outcome.within_limits()),
+            FromEngine::Finished { attempt, outcome } => self.engine_finished(index, attempt, outcome.within_limits(), now),
             FromEngine::Output { attempt, stream, data } => {
                 let bytes = data.len() as u32;
                 let runs = matches!(engine.slot, Slot::Busy { attempt: busy, claimed: false, .. } if busy == attempt);
@@ -643,7 +649,7 @@ impl Supervisor {
     }
 
     /// An engine says that an attempt is over.
-    fn engine_finished(&mut self, index: EngineIndex, attempt: AttemptId, outcome: Outcome) {
+    fn engine_finished(&mut self, index: EngineIndex, attempt: AttemptId, outcome: Outcome, now: BootInstant) {
         let i = usize::from(index.0);
         let set = self.set_of_engine(index);
         let slot = self.engines[i].slot;
@@ -679,6 +685,10 @@ impl Supervisor {
         // What another user's engines say of it does not count for this one's.
         if self.ends_of(attempt).any(|entry| !entry.claimed || entry.set == Some(set)) {
             return;
+        }
+        // Whose engines are many people's, each may have used up what is only theirs.
+        if !self.shared && self.shortage.ended(&outcome, now) {
+            self.give_back();
         }
         if let Some(span) = outcome.span {
             let run = span.elapsed.as_secs_f64();
@@ -1031,7 +1041,8 @@ impl Supervisor {
 
     fn finished_as(&mut self, engine: Option<EngineIndex>, attempt: AttemptId, outcome: Outcome, claimed: bool) {
         let evicted = self.evicted.remove(&attempt) || self.stopping;
-        let report = if evicted && matches!(outcome.ended, Ended::Cancelled | Ended::Lost) && outcome.survivors == 0 {
+        let gone = matches!(outcome.ended, Ended::Cancelled | Ended::Lost | Ended::HostShort);
+        let report = if evicted && gone && outcome.survivors == 0 {
             // Nobody cancelled the job: its host goes away under it.
             Report::Returned
         } else {
@@ -1101,7 +1112,9 @@ impl Supervisor {
 
     fn as_the_coordinator_knows(&self, report: &NumberedReport) -> NumberedReport {
         let mut report = report.clone();
+        let knows = self.session.as_ref().is_some_and(|s| s.version >= KNOWS_SHORTAGES);
         match &mut report.report {
+            Report::Finished { outcome, .. } if outcome.ended == Ended::HostShort && !knows => report.report = Report::Returned,
             Report::Started { engine } => *engine = self.place(*engine),
             Report::Finished { engine, .. } => *engine = engine.map(|engine| self.place(engine)),
             Report::Returned => {}
@@ -1237,6 +1250,9 @@ impl Supervisor {
         let Some(first_engine) = self.session.as_ref().map(|s| s.first_engine) else { return };
         let mut free = self.free();
         for place in 0..self.slots {
+            if !self.shortage.may_start() {
+                return;
+            }
             if self.taken(place) > 0 {
                 continue;
             }
@@ -1257,6 +1273,7 @@ impl Supervisor {
             self.engines[i].slot = Slot::Busy { attempt, since: now, reported: false, slots, claimed: false };
             (self.engines[i].stop, self.engines[i].output) = (None, 0);
             free -= usize::from(slots);
+            self.shortage.given(now);
             let engine = EngineId(first_engine.0 + place as u32);
             let run = ToEngine::Run { attempt, spec, context, engine, slots };
             self.effects.push_back(Effect::ToEngine(EngineIndex(i as u16), run));
@@ -1274,11 +1291,11 @@ impl Supervisor {
     }
 
     fn pull(&mut self) {
-        let (idle, queued) = (self.free(), self.queue.slots());
+        let (idle, queued) = (if self.shortage.rests() { 0 } else { self.free() }, self.queue.slots());
         let held = self.engines.iter().filter(|e| matches!(e.slot, Slot::Held { .. })).count();
         let usable = if self.engines.is_empty() { 0 } else { self.slots.saturating_sub(held) };
         let room = MAX_UNACKNOWLEDGED.saturating_sub(self.reports.len() + self.busy()) as u64;
-        let want = if self.stopping || self.leaving {
+        let want = if self.stopping || self.leaving || self.shortage.rests() {
             0
         } else {
             (idle as u64 + self.prefetch(usable)).saturating_sub(queued as u64).min(room)

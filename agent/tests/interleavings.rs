@@ -115,7 +115,7 @@ impl World {
         while let Some(effect) = self.slots[i].engine.poll_effect() {
             let slot = &mut self.slots[i];
             match effect {
-                engine::Effect::Spawn { attempt, .. } => {
+                engine::Effect::Spawn { attempt, .. } | engine::Effect::SpawnAgain { attempt } => {
                     assert!(!self.over.contains(&attempt), "{attempt} starts after it was said to be over");
                     slot.spawning = Some(attempt);
                 }
@@ -220,7 +220,7 @@ impl World {
             }
             6 => {
                 let Some(attempt) = self.slots[i].spawning.take() else { return false };
-                let result = if arg.is_multiple_of(5) { Err("no such file".to_owned()) } else { Ok(()) };
+                let result = if arg.is_multiple_of(5) { Err(engine::NotStarted::Job("no such file".into())) } else { Ok(()) };
                 self.slots[i].alive = result.is_ok().then_some(attempt);
                 self.slots[i].engine.handle(engine::Event::Spawned(result), self.now);
                 self.perform(i);

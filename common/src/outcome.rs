@@ -29,6 +29,8 @@ pub enum Ended {
     Lost,
     /// It was killed and did not die.
     Unkillable,
+    /// Its host was short of what it takes to start anything: it has not run, and goes back. No job ends so.
+    HostShort,
 }
 
 impl Ended {
@@ -45,6 +47,7 @@ impl Ended {
             Ended::Skipped => "skipped",
             Ended::Lost => "lost",
             Ended::Unkillable => "unkillable",
+            Ended::HostShort => "host_short",
         }
     }
 
@@ -59,7 +62,8 @@ impl Ended {
             | Ended::NoHost
             | Ended::Skipped
             | Ended::Lost
-            | Ended::Unkillable => "error",
+            | Ended::Unkillable
+            | Ended::HostShort => "error",
         }
     }
 }

@@ -24,6 +24,7 @@ mod quarantine;
 mod queues;
 mod record;
 mod retract;
+mod shortage;
 mod text;
 mod why;
 mod wide;
@@ -353,6 +354,7 @@ struct Batch {
     retry_rules: HashMap<JobNumber, RetryRule>,
     /// How they ended of late, for what that says of hosts.
     ends: quarantine::Ends,
+    short: shortage::Shortages,
     /// The attempts of a job that were lost: where, and why.
     lost: HashMap<JobNumber, Vec<String>>,
     /// Jobs by the `id` that their user gave them.
@@ -1281,10 +1283,20 @@ impl Scheduler {
                     }
                 }
                 Report::Finished { engine, outcome } => {
+                    let index = host.index;
                     if host.remove(attempt).is_none() || self.is_superseded(attempt) {
                         continue;
                     }
                     let place = self.place(name, engine.map(|e| e.0));
+                    if outcome.ended == Ended::HostShort {
+                        self.host_was_short(index, attempt, place, *outcome, now);
+                        continue;
+                    }
+                    if outcome.status.is_some()
+                        && let Some(batch) = self.batches.get_mut(&attempt.key.batch)
+                    {
+                        batch.short.is_over(index);
+                    }
                     self.judge(name, attempt.key, &outcome, now);
                     self.attempt_over(attempt, place, *outcome, now);
                 }
@@ -1342,7 +1354,7 @@ impl Scheduler {
                 job.retries -= u32::from(retry);
                 retry
             }
-            Ended::Cancelled | Ended::NoHost | Ended::Skipped | Ended::Unkillable => false,
+            Ended::Cancelled | Ended::NoHost | Ended::Skipped | Ended::Unkillable | Ended::HostShort => false,
         };
         let failed = outcome.ended != Ended::Lost;
         let again = again && numbered;
@@ -1597,6 +1609,7 @@ impl Scheduler {
             order: after::Order::default(),
             retry_rules: HashMap::new(),
             ends: quarantine::Ends::default(),
+            short: shortage::Shortages::default(),
             lost: HashMap::new(),
             labels: HashMap::new(),
             cancelled: None,

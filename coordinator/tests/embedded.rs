@@ -206,6 +206,36 @@ fn what_cannot_start_is_a_result_and_the_batch_goes_on() {
 }
 
 #[test]
+fn what_the_host_lacks_for_a_moment_costs_no_job() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let dir = tempfile::tempdir().expect("a directory");
+    let program = dir.path().join("program");
+    std::fs::write(&program, "").expect("written");
+    // As long as it is open for writing it cannot be started (ETXTBSY, execve(2)).
+    let mut writer = std::fs::OpenOptions::new().append(true).mode(0o755).open(&program).expect("opened");
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    writer.write_all(b"#!/bin/sh\necho fine\n").expect("written");
+    let jobs = [serde_json::json!({"argv": ["./program"]}), serde_json::json!({"cmd": "sleep 0.3; echo > others-run"})];
+    std::fs::write(dir.path().join("jobs.json"), jobs.map(|job| format!("{job}\n")).concat()).expect("written");
+    let mut command = coordinator(dir.path());
+    command.args(["run", "jobs.json", "-j", "2", "--progress", "none"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let run = command.spawn().expect("it starts");
+    wait_for("the other job has run", || dir.path().join("others-run").exists());
+    drop(writer);
+    let out = run.wait_with_output().expect("it ends");
+    assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stdout));
+}
+
+#[test]
+fn what_is_killed_has_run_until_all_of_it_is_dead() {
+    let job = serde_json::json!({"cmd": "(setsid sleep 50 >/dev/null 2>&1 &); echo started", "timeout": "1s"});
+    let (code, lines, _) = run(&format!("{job}\n"), &["--leftover", "wait"]);
+    assert_eq!((code, &lines[0]["result"]["outcome"]), (Some(1), &Value::from("timeout")));
+    let result = &lines[0]["result"];
+    assert!(result["elapsed_seconds"].as_f64().is_some_and(|seconds| seconds >= 1.0), "{result}");
+}
+
+#[test]
 fn what_the_kernel_does_not_take_is_a_mistake_of_the_list_and_with_bakapara_a_result() {
     let jobs = [
         serde_json::json!({"cmd": format!(": {}", "x".repeat(200_000))}),

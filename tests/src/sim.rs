@@ -164,7 +164,7 @@ enum Step {
         host: usize,
         slot: usize,
         life: u64,
-        ok: bool,
+        result: Result<(), engine::NotStarted>,
     },
     JobEnds {
         host: usize,
@@ -799,14 +799,13 @@ impl World {
                     supervisor.handle(supervisor::Event::Engine(EngineIndex(slot as u16), message), at);
                 }
             }
-            Step::Spawned { host, slot, life, ok } => {
+            Step::Spawned { host, slot, life, result } => {
                 let at = self.at(host);
                 let place = &mut self.hosts[host].slots[slot];
                 if place.life == life && place.spawning.take().is_some() {
-                    if !ok {
+                    if result.is_err() {
                         place.alive = None;
                     }
-                    let result = if ok { Ok(()) } else { Err("no such file".to_owned()) };
                     place.engine.handle(engine::Event::Spawned(result), at);
                 }
             }
@@ -1529,12 +1528,20 @@ impl World {
         let at = self.at(n);
         let life = self.hosts[n].slots[index].life;
         match effect {
-            engine::Effect::Spawn { attempt, .. } => {
+            engine::Effect::Spawn { attempt, .. } | engine::Effect::SpawnAgain { attempt } => {
+                let again = matches!(effect, engine::Effect::SpawnAgain { .. });
                 let slot = &mut self.hosts[n].slots[index];
                 // The process may be there before its engine knows.
                 (slot.alive, slot.spawning, slot.ended, slot.dies_at) = (Some(attempt), Some(attempt), false, None);
-                let (spawn, ok) = (self.chance.millis(30), !self.chance.one_in(40));
-                self.after(spawn, Step::Spawned { host: n, slot: index, life, ok });
+                let (spawn, fails) = (self.chance.millis(30), self.chance.one_in(40));
+                // Some shortages pass soon, and others do not.
+                let result = match attempt.key.job.0 % 4 {
+                    0 if again => Err(engine::NotStarted::Short("no processes".into())),
+                    0 | 1 if fails => Err(engine::NotStarted::Short("no processes".into())),
+                    2.. if fails => Err(engine::NotStarted::Job("no such file".into())),
+                    _ => Ok(()),
+                };
+                self.after(spawn, Step::Spawned { host: n, slot: index, life, result });
                 // Every third run is of short jobs, which are handed out in advance, and a few long ones.
                 let lengths = if self.plan.seed.is_multiple_of(3) { [20, 20, 60, 20_000] } else { [50, 2_000, 20_000, 90_000] };
                 let most = lengths[if self.chance.one_in(3) { 3 } else { self.chance.below(3) as usize }];

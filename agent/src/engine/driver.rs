@@ -5,14 +5,14 @@
 
 use super::processes::{Changed, HostCounters, Processes};
 use super::spawn::{self, Inherited, Order, OutputTo, Started, Surroundings};
-use super::{Effect, Engine, Event, Swept};
+use super::{Effect, Engine, Event, NotStarted, Swept};
 use crate::cgroup::Leaves;
 use crate::packet;
 use crate::paths::{self, OutputFile};
 use bytes::{Bytes, BytesMut};
 use mezcal_common::clock::{BootInstant, WallTime};
-use mezcal_common::ids::{AttemptId, EngineId};
-use mezcal_common::job::{BatchContext, Capture, JobSpec};
+use mezcal_common::ids::AttemptId;
+use mezcal_common::job::{BatchContext, Capture};
 use mezcal_common::outcome::{Containment, Tail};
 use mezcal_common::timer;
 use mezcal_common::wire::agent::Stream;
@@ -97,6 +97,7 @@ pub(crate) fn run(args: EngineArgs, keeper: OwnedFd, lock: Option<OwnedFd>) -> R
         output: Output::default(),
         attempt: None,
         spawning: false,
+        unstarted: None,
         oom_before: None,
         quiet_until: BootInstant::now(),
         deaf: false,
@@ -106,8 +107,10 @@ pub(crate) fn run(args: EngineArgs, keeper: OwnedFd, lock: Option<OwnedFd>) -> R
     driver.run()
 }
 
-/// What the spawner answers: the job, and when its spawn began.
-type SpawnAnswer = (std::result::Result<Started, String>, (WallTime, BootInstant));
+/// What the spawner answers: the job, or the order that it could not carry out, and when its spawn began.
+type SpawnAnswer = (std::result::Result<Started, (NotStarted, Order)>, (WallTime, BootInstant));
+/// With where standard output and error go.
+type SpawnOrder = (Order, [OutputTo; 2]);
 
 struct Driver {
     engine: Engine,
@@ -123,7 +126,7 @@ struct Driver {
     spawned: OwnedFd,
     timer: OwnedFd,
     armed: Option<BootInstant>,
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<SpawnOrder>,
     from_spawner: mpsc::Receiver<SpawnAnswer>,
     /// The spawner is to wake this thread when it answers.
     awaited: Arc<AtomicBool>,
@@ -133,6 +136,8 @@ struct Driver {
     attempt: Option<AttemptId>,
     /// The spawner has not answered yet.
     spawning: bool,
+    /// What the host was too short of something to start.
+    unstarted: Option<Order>,
     /// Kills by the out-of-memory killer on this host, before the attempt.
     oom_before: Option<u64>,
     /// See [`QUIET`].
@@ -183,7 +188,12 @@ impl Driver {
     fn perform(&mut self) -> Result<bool> {
         while let Some(effect) = self.engine.poll_effect() {
             match effect {
-                Effect::Spawn { attempt, spec, context, engine } => self.spawn(attempt, spec, context, engine)?,
+                Effect::Spawn { attempt, spec, context, engine } => self.spawn(Order { attempt, spec, context, engine })?,
+                Effect::SpawnAgain { .. } => {
+                    if let Some(order) = self.unstarted.take() {
+                        self.spawn(order)?;
+                    }
+                }
                 Effect::Terminate { signal } => {
                     if let Some(processes) = &self.processes {
                         processes.terminate(signal);
@@ -218,15 +228,15 @@ impl Driver {
         Ok(false)
     }
 
-    fn spawn(&mut self, attempt: AttemptId, spec: Box<JobSpec>, context: Arc<BatchContext>, engine: EngineId) -> Result<()> {
+    fn spawn(&mut self, order: Order) -> Result<()> {
         let now = BootInstant::now();
-        self.attempt = Some(attempt);
+        self.attempt = Some(order.attempt);
         self.deaf = self.output.written;
         (self.processes, self.held) = (None, None);
-        let outputs = match self.output.begin(attempt, &spec, &context) {
+        let outputs = match self.output.begin(&order) {
             Ok(outputs) => outputs,
             Err(why) => {
-                self.not_started(why);
+                self.not_started(why, order);
                 return Ok(());
             }
         };
@@ -234,7 +244,7 @@ impl Driver {
         self.short_until = Some(now + SHORT);
         self.oom_before = self.counters.recent_oom_kills(now);
         self.spawning = true;
-        self.orders.send(Order { attempt, spec, context, engine, outputs }).map_err(|_| Error::other("the spawner thread is gone"))
+        self.orders.send((order, outputs)).map_err(|_| Error::other("the spawner thread is gone"))
     }
 
     fn sweep(&mut self, discard_output: bool) -> Result<()> {
@@ -405,7 +415,7 @@ impl Driver {
                 self.processes = Some(Processes::new(pid, born, began, self.oom_before));
                 self.engine.handle(Event::Spawned(Ok(())), BootInstant::now());
             }
-            Err(why) => self.not_started(why),
+            Err((why, order)) => self.not_started(why, order),
         }
         // It may have ended before we knew its number.
         let ended = self.processes.as_mut().is_some_and(Processes::first_ended);
@@ -416,8 +426,9 @@ impl Driver {
     }
 
     /// The attempt never ran; its pipes are nobody's.
-    fn not_started(&mut self, why: String) {
+    fn not_started(&mut self, why: NotStarted, order: Order) {
         self.output = Output::default();
+        self.unstarted = matches!(why, NotStarted::Short(_)).then_some(order);
         self.engine.handle(Event::Spawned(Err(why)), BootInstant::now());
     }
 
@@ -587,10 +598,10 @@ impl Driver {
 
 impl Output {
     /// Makes the pipes of an attempt, if it has any: where its output goes.
-    fn begin(&mut self, attempt: AttemptId, spec: &JobSpec, context: &BatchContext) -> std::result::Result<[OutputTo; 2], String> {
+    fn begin(&mut self, Order { attempt, spec, context, .. }: &Order) -> std::result::Result<[OutputTo; 2], NotStarted> {
         *self = Self { streaming: context.capture == Capture::Stream, ..Self::default() };
         let mut to = |i: usize, file: Option<OutputFile>| match file {
-            Some(file) => Ok::<_, String>(OutputTo::File(file)),
+            Some(file) => Ok::<_, NotStarted>(OutputTo::File(file)),
             None => {
                 let (read, write) = spawn::pipe()?;
                 let write = Arc::new(write);
@@ -599,7 +610,7 @@ impl Output {
                 Ok(OutputTo::Pipe(write))
             }
         };
-        Ok([to(0, paths::out(spec, attempt, context))?, to(1, paths::err(spec, attempt, context))?])
+        Ok([to(0, paths::out(spec, *attempt, context))?, to(1, paths::err(spec, *attempt, context))?])
     }
 
     fn may_read(&self) -> bool {
@@ -616,16 +627,16 @@ impl Output {
 /// The spawner thread: opens, spawns, answers. It wakes the other one only if that waits for the answer.
 fn spawner(
     around: &mut Surroundings,
-    orders: &mpsc::Receiver<Order>,
+    orders: &mpsc::Receiver<SpawnOrder>,
     answers: &mpsc::Sender<SpawnAnswer>,
     wake: &OwnedFd,
     awaited: &AtomicBool,
 ) {
-    while let Ok(order) = orders.recv() {
+    while let Ok((order, outputs)) = orders.recv() {
         let began = (WallTime::now(), BootInstant::now());
-        let result = spawn::start(around, &order);
+        let result = spawn::start(around, &order, &outputs).map_err(|why| (why, order));
         // The write ends with it: once the job is dead and this thread has answered, a pipe comes to its end.
-        drop(order);
+        drop(outputs);
         let failed = result.is_err();
         if answers.send((result, began)).is_err() {
             return;

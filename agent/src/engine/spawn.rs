@@ -4,6 +4,7 @@
 //! starts with an empty signal mask, default dispositions, descriptors 0, 1, 2 only (everything else here is close-on-exec), and a
 //! session of its own: no process of it can join a group of anybody else's, so a signal to a group of its processes hits only those.
 
+use super::NotStarted;
 use super::processes::Born;
 use crate::cgroup::{Leaf, Leaves};
 use crate::paths::{self, OutputFile};
@@ -45,8 +46,6 @@ pub(super) struct Order {
     pub(super) spec: Box<JobSpec>,
     pub(super) context: Arc<BatchContext>,
     pub(super) engine: EngineId,
-    /// Standard output and error.
-    pub(super) outputs: [OutputTo; 2],
 }
 
 /// Where an output stream goes.
@@ -143,7 +142,7 @@ impl Inherited {
 
     /// The environment of one job: later names win, the reserved ones come last.
     fn environment(&self, order: &Order, slot: u16, host: &str) -> Result<Environment<'_>, String> {
-        let Order { attempt, spec, context, engine, .. } = order;
+        let Order { attempt, spec, context, engine } = order;
         let mut env: Environment = self.env.iter().map(|(key, entry)| (key.into(), entry.into())).collect();
         let mut set = |name: &str, value: &str| -> Result<(), String> {
             let entry = CString::new(format!("{name}={value}")).map_err(|_| format!("environment {name:?} contains a NUL byte"))?;
@@ -170,8 +169,8 @@ impl Inherited {
 ///
 /// # Errors
 /// For the reader of the result: what could not be done, with the path and the system's reason.
-pub(super) fn start(around: &mut Surroundings, order: &Order) -> Result<Started, String> {
-    let Order { spec, context, outputs: [out, err], .. } = order;
+pub(super) fn start(around: &mut Surroundings, order: &Order, [out, err]: &[OutputTo; 2]) -> Result<Started, NotStarted> {
+    let Order { spec, context, .. } = order;
     // Process-wide, which is right: an engine runs one attempt at a time.
     rustix::process::umask(Mode::from_raw_mode(context.umask & 0o777));
     let cd = directory(spec, context)?;
@@ -186,7 +185,10 @@ pub(super) fn start(around: &mut Surroundings, order: &Order) -> Result<Started,
     let err = if same_file(&out, &err) { &out } else { &err };
     let born = match &mut around.leaves {
         Some(leaves) => {
-            let leaf = leaves.next().map_err(|e| format!("no control group for the job: {e}"))?;
+            let leaf = leaves.next().map_err(|e| {
+                let errno = e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
+                not_started(format!("no control group for the job: {e}"), errno)
+            })?;
             let cpu = leaf.cpu();
             Some((leaf, cpu))
         }
@@ -230,7 +232,7 @@ pub(crate) fn can_spawn_into(leaf: &Leaf) -> std::io::Result<()> {
 }
 
 /// What the job writes to. A file is truncated.
-fn open_output(cd: &OwnedFd, to: &OutputTo) -> Result<Arc<OwnedFd>, String> {
+fn open_output(cd: &OwnedFd, to: &OutputTo) -> Result<Arc<OwnedFd>, NotStarted> {
     match to {
         OutputTo::Pipe(write) => Ok(write.clone()),
         OutputTo::File(OutputFile { dir, path }) => {
@@ -243,20 +245,20 @@ fn open_output(cd: &OwnedFd, to: &OutputTo) -> Result<Arc<OwnedFd>, String> {
     }
 }
 
-fn directory(spec: &JobSpec, context: &BatchContext) -> Result<OwnedFd, String> {
+fn directory(spec: &JobSpec, context: &BatchContext) -> Result<OwnedFd, NotStarted> {
     let path = paths::directory(spec, context);
     rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| cannot("change to directory", &path.to_string_lossy(), e))
 }
 
 /// A pipe whose read end does not block.
-pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd), String> {
+pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd), NotStarted> {
     let make = || {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         rustix::fs::fcntl_setfl(&read, OFlags::NONBLOCK)?;
         Ok((read, write))
     };
-    make().map_err(|e: Errno| format!("cannot make a pipe: {}", reason(e)))
+    make().map_err(|e: Errno| not_started(format!("cannot make a pipe: {}", reason(e)), e))
 }
 
 fn open_at(cd: &OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
@@ -264,13 +266,13 @@ fn open_at(cd: &OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
 }
 
 /// Opens a file without ever waiting for a partner. A FIFO is refused: its other end would decide when the job starts and ends.
-fn open_waitless(cd: &OwnedFd, path: &str, flags: OFlags, verb: &str) -> Result<OwnedFd, String> {
+fn open_waitless(cd: &OwnedFd, path: &str, flags: OFlags, verb: &str) -> Result<OwnedFd, NotStarted> {
     let fifo = || format!("cannot {verb} {path:?}: it is a FIFO; redirect inside `cmd` to use one");
     let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = open_at(cd, path, flags).map_err(|e| if e == Errno::NXIO { fifo() } else { cannot(verb, path, e) })?;
+    let file = open_at(cd, path, flags).map_err(|e| if e == Errno::NXIO { fifo().into() } else { cannot(verb, path, e) })?;
     let stat = rustix::fs::fstat(&file).map_err(|e| cannot(verb, path, e))?;
     if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo {
-        return Err(fifo());
+        return Err(fifo().into());
     }
     rustix::fs::fcntl_setfl(&file, OFlags::empty()).map_err(|e| cannot(verb, path, e))?;
     Ok(file)
@@ -283,8 +285,19 @@ fn same_file(a: &OwnedFd, b: &OwnedFd) -> bool {
     }
 }
 
-fn cannot(verb: &str, path: &str, error: Errno) -> String {
-    format!("cannot {verb} {path:?}: {}", reason(error))
+fn cannot(verb: &str, path: &str, error: Errno) -> NotStarted {
+    not_started(format!("cannot {verb} {path:?}: {}", reason(error)), error)
+}
+
+/// Whether it is the host that lacks something, and what: that may pass.
+fn not_started(text: String, error: Errno) -> NotStarted {
+    let limit = match error {
+        Errno::MFILE => "EMFILE: open files of one process, `ulimit -n`",
+        Errno::NFILE => "ENFILE: open files of the host, `sysctl fs.file-max`",
+        Errno::NOMEM => "ENOMEM: memory of the host, or of its control group, `memory.max`",
+        _ => return NotStarted::Job(text),
+    };
+    NotStarted::Short(format!("{text} ({limit})"))
 }
 
 /// The system's text of an error without Rust's "(os error N)".
@@ -335,14 +348,25 @@ fn find_program(cd: &OwnedFd, name: &CStr, env: &Environment) -> Result<CString,
     Err(format!("{:?} is not in PATH", name.to_string_lossy()))
 }
 
-fn why_not_started(spec: &JobSpec, program: &CStr, error: Errno) -> String {
+/// fork(2) and execve(2) do not say which.
+const PROCESSES: &str =
+    "EAGAIN: processes and threads, `ulimit -u` of the account, `pids.max` of its control group, or `sysctl kernel.threads-max`";
+
+fn why_not_started(spec: &JobSpec, program: &CStr, error: Errno) -> NotStarted {
     if error == Errno::TOOBIG {
-        return "the command and its environment are longer than the kernel takes (execve(2): 128 KiB for one argument, a quarter of the stack limit in all)".into();
+        return NotStarted::Job("the command and its environment are longer than the kernel takes (execve(2): 128 KiB for one argument, a quarter of the stack limit in all)".into());
     }
-    match &spec.command {
-        Command::Shell(_) => cannot("start", "/bin/bash", error),
-        Command::Argv(_) => cannot("start", &program.to_string_lossy(), error),
-    }
+    let program = match &spec.command {
+        Command::Shell(_) => "/bin/bash".into(),
+        Command::Argv(_) => program.to_string_lossy(),
+    };
+    // Of files these mean something else.
+    let limit = match error {
+        Errno::AGAIN => PROCESSES,
+        Errno::TXTBSY => "ETXTBSY: somebody has it open for writing",
+        _ => return cannot("start", &program, error),
+    };
+    NotStarted::Short(format!("cannot start {program:?}: {} ({limit})", reason(error)))
 }
 
 unsafe extern "C" {

@@ -80,6 +80,7 @@ impl Script {
         while let Some(effect) = self.engine.poll_effect() {
             lines.push(match effect {
                 Effect::Spawn { attempt, .. } => format!("spawn {attempt}"),
+                Effect::SpawnAgain { attempt } => format!("spawn {attempt} again"),
                 Effect::Terminate { signal: 15 } => "terminate".into(),
                 Effect::Terminate { signal } => format!("terminate with signal {signal}"),
                 Effect::ToKeeper(message) => {
@@ -177,7 +178,7 @@ fn a_cancel_during_the_spawn_is_carried_out_when_there_is_something_to_kill() {
     insta::assert_snapshot!(s.event(gone(WaitStatus::Signaled(9), 1)), @"finished 1.1 cancelled, code -9, killed 1, survivors 0");
     s.run(2, None);
     s.event(Event::Cancel { attempt: attempt(2), stop: Stop::NOW });
-    insta::assert_snapshot!(s.event(Event::Spawned(Err("no such directory".into()))), @"finished 2.1 cancelled, code none, killed 0, survivors 0");
+    insta::assert_snapshot!(s.event(Event::Spawned(Err(NotStarted::Job("no such directory".into())))), @"finished 2.1 cancelled, code none, killed 0, survivors 0");
 }
 
 #[test]
@@ -293,7 +294,7 @@ fn a_spawn_that_hangs_is_left_to_the_keeper_when_its_time_is_over() {
     assert_eq!(s.keeper_heard(), "has 1.1 for 2s as timeout, killing");
     s.event(Event::Cancel { attempt: attempt(1), stop: Stop::NOW });
     assert_eq!(s.keeper_heard(), "has 1.1 for 0ns as timeout, killing");
-    insta::assert_snapshot!(s.event(Event::Spawned(Err("stale handle".into()))), @"finished 1.1 timeout, code none, killed 0, survivors 0");
+    insta::assert_snapshot!(s.event(Event::Spawned(Err(NotStarted::Job("stale handle".into())))), @"finished 1.1 timeout, code none, killed 0, survivors 0");
 }
 
 #[test]
@@ -336,6 +337,57 @@ fn what_is_killed_has_run_until_all_of_it_is_dead() {
     assert_eq!(end(1, Leftover::Wait, true), 3 * SECOND);
     assert_eq!(end(2, Leftover::Wait, false), SECOND, "by itself: with the last process that was waited for");
     assert_eq!(end(3, Leftover::Kill, false), SECOND, "by itself: with its first process");
+}
+
+fn short() -> Event {
+    Event::Spawned(Err(NotStarted::Short("no processes".into())))
+}
+
+#[test]
+fn a_spawn_that_the_host_is_too_short_of_something_for_is_tried_again() {
+    let mut s = script();
+    s.run(1, Some(2));
+    assert_eq!(s.event(short()), "");
+    assert_eq!(s.pass(SHORT_FIRST), "spawn 1.1 again");
+    s.event(short());
+    assert_eq!(s.pass(SHORT_FIRST), "", "twice as long");
+    assert_eq!(s.pass(SHORT_FIRST), "spawn 1.1 again");
+    s.pass(SECOND);
+    s.event(Event::Spawned(Ok(())));
+    assert_eq!(s.pass(SECOND - SHORT_FIRST), "", "the wait does not count for its timeout");
+    assert_eq!(s.pass(SHORT_FIRST), "terminate");
+}
+
+#[test]
+fn a_shortage_that_does_not_pass_gives_the_attempt_back() {
+    let mut s = script();
+    s.run(1, Some(1));
+    let mut tries = 0;
+    let end = loop {
+        let end = s.event(short());
+        if !end.is_empty() {
+            break end;
+        }
+        tries += 1;
+        assert_eq!(s.pass(SHORT_MAX), "spawn 1.1 again");
+    };
+    assert_eq!(end, "finished 1.1 host_short, code none, killed 0, survivors 0");
+    assert_eq!(tries, 10);
+    assert_eq!(s.run(2, None), "spawn 2.1");
+    // Whoever comes to kill it meanwhile does not wait, whether or not a try is under way.
+    s.event(short());
+    let cancel = |job| Event::Cancel { attempt: attempt(job), stop: Stop::after(2 * SECOND) };
+    assert_eq!(s.event(cancel(2)), "finished 2.1 cancelled, code none, killed 0, survivors 0");
+    assert_eq!(s.pass(SECOND), "");
+    s.run(3, None);
+    s.event(Event::Lasts);
+    s.event(short());
+    s.pass(SHORT_FIRST);
+    assert_eq!(s.event(cancel(3)), "");
+    assert_eq!(s.event(short()), "finished 3.1 cancelled, code none, killed 0, survivors 0");
+    s.run(4, None);
+    s.event(short());
+    assert_eq!(s.event(Event::Stop), "exit");
 }
 
 #[test]

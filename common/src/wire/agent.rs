@@ -19,6 +19,9 @@ pub const VERSIONS: (u16, u16) = (1, 2);
 /// From this version on an agent that serves users says user by user what it has ([`ToCoordinator::UserInventory`]).
 pub const SERVES_USERS: u16 = 2;
 
+/// From this version on a coordinator knows attempts that their host was too short of something to start (`Ended::HostShort`).
+pub const KNOWS_SHORTAGES: u16 = 2;
+
 /// What an agent says of itself when it connects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {

@@ -23,7 +23,7 @@ pub(super) struct Counts {
 impl Counts {
     pub(super) fn add(&mut self, outcome: &Outcome) {
         match outcome.ended {
-            Ended::Cancelled | Ended::Skipped => {}
+            Ended::Cancelled | Ended::Skipped | Ended::HostShort => {}
             Ended::Exited if outcome.succeeded() => self.succeeded += 1,
             Ended::Exited
             | Ended::Signaled

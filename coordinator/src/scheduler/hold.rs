@@ -91,6 +91,6 @@ pub(super) fn admit_ignorance(outcome: &mut Outcome, until: BootInstant, now: Bo
             outcome.error = Some(said);
         }
         // That is what a host has seen.
-        Ended::Exited | Ended::Signaled | Ended::Timeout | Ended::OutOfMemory | Ended::Unkillable => {}
+        Ended::Exited | Ended::Signaled | Ended::Timeout | Ended::OutOfMemory | Ended::Unkillable | Ended::HostShort => {}
     }
 }

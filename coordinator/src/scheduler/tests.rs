@@ -4,6 +4,7 @@ mod hold;
 mod names;
 mod near;
 mod returns;
+mod shortage;
 mod stops;
 mod suspicion;
 mod wide;
