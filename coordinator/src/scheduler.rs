@@ -561,6 +561,19 @@ impl Host {
         self.known && self.record.until.is_none() && self.drained.is_none()
     }
 
+    /// So many slots one job may take at once: they are idle, and nothing is on its way to them. An agent that says how many are idle need not have
+    /// got yet what was sent to it before.
+    fn room(&self) -> u16 {
+        let not_taken = u64::from(self.hello.slots).saturating_sub(self.taken);
+        let asked = self.credit.saturating_sub(self.sent);
+        asked.min(self.idle_since.len() as u64).min(not_taken).min(u64::from(u16::MAX)) as u16
+    }
+
+    /// It has asked for a job that takes so many slots. One that takes a single slot may wait there for a while.
+    fn has_asked_for(&self, slots: u16) -> bool {
+        self.credit > self.sent && (slots == 1 || slots <= self.room())
+    }
+
     /// It has more than it can run.
     fn is_overfull(&self) -> bool {
         self.taken > u64::from(self.hello.slots)

@@ -155,7 +155,8 @@ fn a_slot_that_takes_a_job_from_one_that_it_prefers_is_found() {
 
 #[test]
 fn a_wide_job_among_narrow_ones_starts_within_its_bound() {
-    for seed in 0..number("MEZCAL_SIM_SEEDS").unwrap_or(2000) / 50 {
+    // The last two have once broken it.
+    for seed in (0..number("MEZCAL_SIM_SEEDS").unwrap_or(2000) / 50).chain([56, 1557]) {
         if let Err(broken) = run(crowd(seed, None)) {
             panic!("seed {seed}: {broken}");
         }

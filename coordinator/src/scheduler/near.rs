@@ -36,10 +36,10 @@ impl Scheduler {
     /// Whether idle slots of a host could take one of these jobs: it is connected and known, has asked for jobs, is neither avoided nor drained,
     /// serves their user, and keeps those slots for no others.
     pub(super) fn could_take(&self, host: &Host, key: QueueKey, now: BootInstant) -> bool {
-        let room = host.credit.saturating_sub(host.sent).min(host.idle_since.len() as u64);
         host.session.is_some()
             && host.is_willing()
-            && room >= u64::from(key.slots())
+            && !host.idle_since.is_empty()
+            && host.has_asked_for(key.slots())
             && host.kept.is_none_or(|kept| kept.key == key)
             && self.serves(host, key.user)
             && self.is_barred(host, key, now).is_none()

@@ -66,18 +66,15 @@ impl Scheduler {
     /// The queue that a host serves next, if it gets anything now.
     pub(super) fn next_queue(&mut self, name: &Arc<str>, names: &[Arc<str>], now: BootInstant) -> Option<Next> {
         let host = self.hosts.get(name)?;
-        let room = host.credit.saturating_sub(host.sent);
-        if room == 0 {
+        if host.credit <= host.sent {
             return None;
         }
-        let idle = host.idle_since.len() as u64;
-        let fits = |key: QueueKey| key.slots() == 1 || u64::from(key.slots()) <= idle.min(room);
         let steal = host.idle_since.front().is_some_and(|since| *since + self.locality_wait <= now);
-        let widest_now = idle.min(room).clamp(1, u64::from(u16::MAX)) as u16;
+        let widest_now = host.room().max(1);
         let running = |user: u32| self.serves(host, user).then(|| self.running[user as usize]);
         let barred = self.barred(host, now);
         let best = self.queues.best(names, steal, host.hello.slots, &barred, running)?;
-        if fits(best.key) {
+        if host.has_asked_for(best.key.slots()) {
             return Some(best);
         }
         if self.keeps(name, best.key, now) {
@@ -97,10 +94,10 @@ impl Scheduler {
                 && host.idle_since.front().is_some_and(|since| *since + wait < now)
         };
         self.hosts.values().filter(idle).find_map(|host| {
-            let room = (host.credit - host.sent).min(host.idle_since.len() as u64).min(u64::from(u16::MAX)) as u16;
+            let widest = host.room().max(1);
             let next = self
                 .queues
-                .best(&self.names_of(host), true, room, &self.barred(host, now), |user| self.serves(host, user).then_some(0))?;
+                .best(&self.names_of(host), true, widest, &self.barred(host, now), |user| self.serves(host, user).then_some(0))?;
             Some(format!("{} has an idle slot, and {:?} waits", host.name, next.key))
         })
     }
@@ -207,8 +204,7 @@ impl Scheduler {
         let running = |user: u32| self.serves(host, user).then(|| self.running[user as usize]);
         let next =
             self.queues.best(&self.names_of(host), true, host.hello.slots, &self.barred(host, now), running).map(|next| next.key);
-        let room = host.credit.saturating_sub(host.sent).min(host.idle_since.len() as u64);
-        if let Some(key) = next.filter(|key| key.slots() > 1 && u64::from(key.slots()) > room) {
+        if let Some(key) = next.filter(|key| key.slots() > 1 && key.slots() > host.room()) {
             self.keeps(name, key, now);
         }
     }

@@ -85,6 +85,22 @@ fn what_was_handed_out_in_advance_makes_room_for_a_wide_job() {
 }
 
 #[test]
+fn a_wide_job_does_not_follow_narrow_ones_that_are_still_on_their_way() {
+    let mut s = script();
+    s.agent(1, "a.x", 2);
+    submit(&mut s, 1, &[1; 4], 0);
+    submit(&mut s, 2, &[2], 5);
+    // The agent has not got the two that were sent to it.
+    assert_eq!(s.pull(1, 4, 2), "");
+    s.report(1, attempt(1, 1, 1), exited(0));
+    s.report(1, attempt(1, 2, 1), exited(0));
+    insta::assert_snapshot!(s.pull(1, 4, 2), @"
+    1 < context of batch 2
+    1 < run 2/1.1
+    ");
+}
+
+#[test]
 fn no_more_hosts_keep_slots_than_there_are_wide_jobs() {
     let mut s = script();
     for (session, name) in [(1, "a.x"), (2, "b.x")] {
