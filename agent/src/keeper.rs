@@ -9,6 +9,8 @@
 //!                                 10 s ──▶ told as unkillable; goes on trying
 //! ```
 //!
+//! One that dies soon after its start, again and again, waits before the next try, longer each time.
+//!
 //! An engine says what it runs and by when that should be over; the agent says what it has told an engine to kill, before it tells
 //! the engine; the lease ends everything. Whoever is late by [`LATE`] is killed, and so is all that it leaves: then the keeper is the
 //! parent, and its `wait` is the proof.
@@ -33,6 +35,12 @@ const SWEEP_FIRST: Duration = Duration::from_millis(2);
 const SWEEP_MAX: Duration = Duration::from_millis(100);
 /// An engine whose link ends again so soon is no use: it cannot hear, or cannot be understood.
 const RELINK_PAUSE: Duration = Duration::from_secs(10);
+
+/// An engine that has lived so long has not failed at its start.
+const LIVED: Duration = Duration::from_secs(10);
+/// Pause before the second start in a row of one that has; doubles up to [`RESTART_MAX`].
+const RESTART_FIRST: Duration = Duration::from_millis(100);
+const RESTART_MAX: Duration = Duration::from_secs(5);
 
 /// Attempts that an engine has said to be over and that are remembered: more than can be on their way between two looks at the agent.
 const REMEMBERED: usize = 8;
@@ -105,6 +113,10 @@ enum Life {
         since: BootInstant,
         told: bool,
     },
+    /// Nothing of it is left; its successor is started then.
+    Due {
+        at: BootInstant,
+    },
     /// Is dead and was one too many.
     Retired,
 }
@@ -112,6 +124,9 @@ enum Life {
 #[derive(Debug)]
 struct Slot {
     life: Life,
+    started: BootInstant,
+    /// How many in a row have not lived long.
+    failures: u32,
     watch: Option<Watch>,
     /// What the agent has told it to kill, and by when.
     cancelled: Option<(AttemptId, BootInstant)>,
@@ -125,9 +140,11 @@ struct Slot {
 }
 
 impl Slot {
-    fn new() -> Self {
+    fn new(now: BootInstant, failures: u32) -> Self {
         Self {
             life: Life::Alive,
+            started: now,
+            failures,
             watch: None,
             cancelled: None,
             over: VecDeque::new(),
@@ -135,6 +152,12 @@ impl Slot {
             ended: Ended::Lost,
             killed: 0,
         }
+    }
+
+    /// How long its successor is waited with. None: a first failure may be chance.
+    fn pause(&self) -> Option<Duration> {
+        let doublings = self.failures.checked_sub(2)?;
+        Some(RESTART_FIRST.saturating_mul(2u32.saturating_pow(doublings)).min(RESTART_MAX))
     }
 
     fn attempt(&self) -> Option<AttemptId> {
@@ -211,14 +234,14 @@ impl Keeper {
                 if let Some(slot) = self.slot(engine) {
                     let told = matches!(slot.life, Life::Killed { told: true, .. });
                     slot.life = Life::Dead { since: now, told };
+                    slot.failures = if now.since(slot.started) < LIVED { slot.failures.saturating_add(1) } else { 0 };
                     self.sweep(now, true);
                 }
             }
             Event::NotStarted(engine) => {
                 if let Some(slot) = self.slot(engine) {
-                    // Its predecessor's end has been told; it is tried again with the next sweep.
-                    slot.life = Life::Dead { since: now, told: true };
-                    self.sweep_at = Some(now + SWEEP_MAX);
+                    slot.failures = slot.failures.saturating_add(1);
+                    slot.life = Life::Due { at: now + slot.pause().unwrap_or(RESTART_FIRST) };
                 }
             }
             Event::Swept { killed, alive } => self.swept(killed, alive, now),
@@ -242,7 +265,8 @@ impl Keeper {
                     slot.life = Life::Killed { since, told: true };
                     self.tell_end(engine, 1);
                 }
-                Life::Killed { .. } | Life::Dead { .. } | Life::Retired => {}
+                Life::Due { at } if at <= now => self.start(engine, now),
+                Life::Killed { .. } | Life::Dead { .. } | Life::Due { .. } | Life::Retired => {}
             }
         }
         if self.sweep_at.is_some_and(|at| at <= now) {
@@ -258,6 +282,7 @@ impl Keeper {
         let slots = self.slots.iter().filter_map(|slot| match slot.life {
             Life::Alive => slot.deadline(self.lease).map(|(at, _)| at),
             Life::Killed { since, told: false } => Some(since + crate::engine::UNKILLABLE_AFTER),
+            Life::Due { at } => Some(at),
             Life::Killed { told: true, .. } | Life::Dead { .. } | Life::Retired => None,
         });
         slots.chain(self.sweep_at).chain(self.end_at()).min()
@@ -315,13 +340,14 @@ impl Keeper {
             let engine = EngineIndex(i as u16);
             match self.slots.get(i).map(|slot| slot.life) {
                 None => {
-                    self.slots.push(Slot::new());
+                    self.slots.push(Slot::new(now, 0));
                     self.effects.push_back(Effect::Start(engine));
                 }
                 Some(Life::Retired) if i < self.wanted => {
-                    self.slots[i] = Slot::new();
+                    self.slots[i] = Slot::new(now, 0);
                     self.effects.push_back(Effect::Start(engine));
                 }
+                Some(Life::Due { .. }) if i >= self.wanted => self.slots[i].life = Life::Retired,
                 Some(Life::Alive) if i >= self.wanted => {
                     self.slots[i].life = Life::Killed { since: now, told: false };
                     self.effects.push_back(Effect::Kill(engine));
@@ -388,15 +414,15 @@ impl Keeper {
                 }
                 let index = usize::from(engine.0);
                 let over = self.slots[index].attempt();
-                self.slots[index] = Slot::new();
+                self.slots[index] = Slot::new(now, self.slots[index].failures);
                 self.slots[index].over.extend(over);
                 if index >= self.wanted {
                     self.slots[index].life = Life::Retired;
                     continue;
                 }
-                self.effects.push_back(Effect::Start(engine));
-                if !self.links_due {
-                    self.effects.push_back(Effect::Link(engine));
+                match self.slots[index].pause() {
+                    None => self.start(engine, now),
+                    Some(pause) => self.slots[index].life = Life::Due { at: now + pause },
                 }
             } else if !told && since + crate::engine::UNKILLABLE_AFTER <= now {
                 slot.life = Life::Dead { since, told: true };
@@ -404,6 +430,16 @@ impl Keeper {
             }
         }
         self.link_if_due();
+    }
+
+    /// Starts the successor of one of which nothing is left.
+    fn start(&mut self, engine: EngineIndex, now: BootInstant) {
+        let Some(slot) = self.slot(engine) else { return };
+        (slot.life, slot.started) = (Life::Alive, now);
+        self.effects.push_back(Effect::Start(engine));
+        if !self.links_due {
+            self.effects.push_back(Effect::Link(engine));
+        }
     }
 
     fn tell_end(&mut self, engine: EngineIndex, survivors: u32) {

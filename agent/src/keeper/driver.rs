@@ -23,7 +23,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result, Write};
 use std::path::{Path, PathBuf};
@@ -33,6 +33,8 @@ use std::time::Duration;
 const LAST_MERCY: Duration = Duration::from_secs(15);
 /// Pause between two looks at what is ending.
 const LAST_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+/// The same failure of the same engine is said again after this.
+const SAID_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// How long the engines of a dead keeper may take to kill and end: longer than they try before they call something unkillable.
 pub const PREDECESSOR: Duration = Duration::from_secs(20);
 
@@ -85,6 +87,8 @@ struct Driver {
     timer: OwnedFd,
     armed: Option<BootInstant>,
     engines: Vec<EngineProcess>,
+    /// What was said last of each engine that failed, and when.
+    said: HashMap<usize, (String, BootInstant)>,
     /// Orphans that were reaped between sweeps and had died by our KILL.
     killed: u32,
 }
@@ -147,6 +151,7 @@ pub fn run(args: KeeperArgs) -> Result<()> {
         timer: timer::new_timerfd()?,
         armed: None,
         engines: Vec::new(),
+        said: HashMap::new(),
         killed: 0,
     };
     if let Some(agent) = agent {
@@ -155,7 +160,7 @@ pub fn run(args: KeeperArgs) -> Result<()> {
     match driver.serve() {
         Ok(Left::Copy { slot, keeper }) => {
             let (args, lock) = driver.into_engine(slot, inherited);
-            engine::run(args, keeper, lock.map(Into::into)).map_err(|e| Error::new(e.kind(), format!("engine {slot}: {e}")))?;
+            engine::run(args, keeper, lock.map(Into::into)).map_err(|e| cannot(&format!("run engine {slot}"), e))?;
             // What the copy has of the keeper's does not need to be put in order.
             // SAFETY: _exit(2) has no memory effects; nothing of this process's is buffered.
             unsafe { libc::_exit(0) }
@@ -295,10 +300,10 @@ impl Driver {
                     (Err(e), None) if !self.complete => return Err(e),
                     (Err(e), place) => {
                         // A job that has used up processes or descriptors must not cost the other jobs their lives.
-                        tracing::warn!(engine = engine.0, error = %e, "trying again");
                         if place.is_none() {
                             self.engines.push(EngineProcess { pid: 0, control: None });
                         }
+                        self.say_of(usize::from(engine.0), e.to_string());
                         self.keeper.handle(Event::NotStarted(engine), BootInstant::now());
                     }
                 },
@@ -448,7 +453,7 @@ impl Driver {
                         return true;
                     }
                     if self.asked.is_none() {
-                        tracing::warn!(engine = index, ?status, "an engine died");
+                        self.say_of(index, format!("an engine died: {status:?}"));
                     }
                     // Until another one is there.
                     self.engines[index] = EngineProcess { pid: 0, control: None };
@@ -461,6 +466,15 @@ impl Driver {
                 }
                 Waited::Alive | Waited::NoChild => return false,
             }
+        }
+    }
+
+    /// Says why an engine is started again: once, as long as it is the same.
+    fn say_of(&mut self, engine: usize, why: String) {
+        let now = BootInstant::now();
+        if self.said.get(&engine).is_none_or(|(said, at)| *said != why || now.since(*at) >= SAID_AGAIN_AFTER) {
+            tracing::warn!(engine, "{why}; another one is started, after pauses if that does not last");
+            self.said.insert(engine, (why, now));
         }
     }
 

@@ -253,8 +253,37 @@ fn an_engine_that_cannot_be_started_is_tried_again() {
     let started = "engine 0 ended with nothing known: lost, 0 killed, 0 alive; start 0; link 0";
     assert_eq!(s.event(Event::Swept { killed: 0, alive: 0 }), started);
     assert_eq!(s.event(Event::NotStarted(EngineIndex(0))), "");
-    assert_eq!(s.pass(SWEEP_MAX), "sweep after 0");
-    assert_eq!(s.event(Event::Swept { killed: 0, alive: 0 }), "start 0; link 0", "its end has been told");
+    assert_eq!(s.pass(RESTART_FIRST), "start 0; link 0", "its end has been told");
+    s.event(Event::NotStarted(EngineIndex(0)));
+    assert_eq!(s.pass(RESTART_FIRST), "", "twice as long");
+    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2, host: "h".into() })), "link 1", "another agent");
+    assert_eq!(s.pass(RESTART_FIRST), "start 0; link 0");
+    s.event(Event::NotStarted(EngineIndex(0)));
+    let one = |count| Event::Agent(ToKeeper::Engines { count, host: "h".into() });
+    assert_eq!(s.event(one(0)), "kill 1");
+    assert_eq!(s.pass(RESTART_MAX), "", "it is not wanted any more");
+}
+
+#[test]
+fn engines_that_die_at_once_are_started_with_pauses() {
+    let mut s = script();
+    let dies = |s: &mut Script| {
+        s.died(1);
+        s.event(Event::Swept { killed: 0, alive: 0 })
+    };
+    let said = "engine 1 ended with nothing known: lost, 0 killed, 0 alive";
+    assert_eq!(dies(&mut s), format!("{said}; start 1; link 1"), "once may be chance");
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        assert_eq!(dies(&mut s), said);
+        let begin = s.now;
+        let due = s.keeper.poll_timeout().expect("another start");
+        assert_eq!(s.pass(due.since(begin)), "start 1; link 1");
+        pauses.push(due.since(begin).as_millis());
+    }
+    assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+    assert_eq!(s.pass(LIVED), "");
+    assert_eq!(dies(&mut s), format!("{said}; start 1; link 1"), "it has lived");
 }
 
 #[test]
