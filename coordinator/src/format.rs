@@ -1,7 +1,7 @@
 //! Results and times as text: Bakapara's twelve keys in their order, then ours.
 
 use crate::exit::Exit;
-use crate::jobs::{Format, Jobs, members, write_json};
+use crate::jobs::{Jobs, members, write_json};
 use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
 use jiff::tz::TimeZone;
@@ -64,7 +64,7 @@ impl ResultFormat {
     /// Appends the line of a job: its own object with `result` set.
     pub fn line(&self, out: &mut Vec<u8>, jobs: &Jobs, number: u32, result: &JobResult, times: ClientTimes) {
         let (text, start) = (jobs.object(number), out.len());
-        if jobs.format() == Format::Lines {
+        if jobs.format().is_commands() {
             out.extend_from_slice(b"{\"cmd\": ");
             crate::jobs::write_string(out, text, self.compat);
             out.extend_from_slice(b", ");

@@ -50,6 +50,16 @@ pub enum Format {
     NulLines,
 }
 
+impl Format {
+    /// Whether a job is a command and no object.
+    pub fn is_commands(self) -> bool {
+        match self {
+            Format::Lines | Format::NulLines => true,
+            Format::Json | Format::Bakapara => false,
+        }
+    }
+}
+
 /// A checked job list.
 #[derive(Debug)]
 pub struct Jobs {
@@ -269,7 +279,7 @@ impl Jobs {
     /// Where in a job's text the key stands that `why` names first, in bytes.
     fn place_of_stillborn(&self, number: u32, why: &str) -> usize {
         let text = self.object(number);
-        if self.format == Format::Lines {
+        if self.format.is_commands() {
             return text.find('\0').unwrap_or(0);
         }
         let key = why.split('`').nth(1).unwrap_or_default();
@@ -398,9 +408,9 @@ impl Jobs {
 
     /// The same as a JSON object, however the input was written.
     pub fn as_object(&self, number: u32) -> String {
-        match self.format {
-            Format::Json | Format::Bakapara => self.object(number).to_owned(),
-            Format::Lines | Format::NulLines => serde_json::json!({"cmd": self.object(number)}).to_string(),
+        match self.format.is_commands() {
+            true => serde_json::json!({"cmd": self.object(number)}).to_string(),
+            false => self.object(number).to_owned(),
         }
     }
 

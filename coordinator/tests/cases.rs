@@ -188,3 +188,16 @@ fn our_variables_that_are_set_to_nothing_count_as_not_set() {
     assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
     assert!(String::from_utf8_lossy(&out.stdout).contains("\"outcome\": \"exited\""));
 }
+
+#[test]
+fn a_command_of_a_nul_separated_list_comes_back_with_its_result() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("jobs"), "echo a\necho b\0echo 'c'\0").expect("written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
+    command.args(["run", "-q", "--lines", "-0", "--keep-order", "jobs"]).current_dir(dir.path()).env("XDG_CONFIG_HOME", dir.path());
+    let out = command.output().expect("it runs");
+    let text = String::from_utf8(out.stdout).expect("UTF-8");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let told = |i: usize| (lines[i]["cmd"].as_str(), lines[i]["result"]["stdout_tail"].as_str());
+    assert_eq!((told(0), told(1)), ((Some("echo a\necho b"), Some("a\nb\n")), (Some("echo 'c'"), Some("c\n"))));
+}
