@@ -2,7 +2,10 @@
 
 use mezcal_common::ids::{AttemptId, JobNumber};
 use mezcal_common::job::{BatchContext, JobSpec};
+use mezcal_common::octets;
 use mezcal_common::token;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 /// Bytes of an `id` that stay readable in a file name: with a suffix and an extension well below NAME_MAX (255 bytes, limits.h).
@@ -16,12 +19,17 @@ pub(crate) struct OutputFile {
     /// The batch's directory for output, if it is there; it is made if it is missing.
     pub(crate) dir: Option<String>,
     /// Relative to the job's directory.
-    pub(crate) path: String,
+    pub(crate) path: PathBuf,
+}
+
+/// A path of a job.
+pub(crate) fn path(text: &str) -> PathBuf {
+    OsString::from_vec(octets::of(text).into_owned()).into()
 }
 
 /// The job's directory.
 pub(crate) fn directory(spec: &JobSpec, context: &BatchContext) -> PathBuf {
-    Path::new(&context.cd).join(spec.cd.as_deref().unwrap_or_default())
+    Path::new(&context.cd).join(path(spec.cd.as_deref().unwrap_or_default()))
 }
 
 /// The user's `id`, or the job's number.
@@ -40,12 +48,12 @@ pub(crate) fn err(spec: &JobSpec, attempt: AttemptId, context: &BatchContext) ->
 }
 
 fn file(own: Option<&str>, extension: &str, spec: &JobSpec, attempt: AttemptId, context: &BatchContext) -> Option<OutputFile> {
-    if let Some(path) = own {
-        return Some(OutputFile { dir: None, path: path.to_owned() });
+    if let Some(own) = own {
+        return Some(OutputFile { dir: None, path: path(own) });
     }
     let dir = context.output_dir.as_ref()?;
     let name = stem(spec.label.as_deref(), attempt.key.job);
-    Some(OutputFile { dir: Some(dir.clone()), path: format!("{dir}/{name}.{extension}") })
+    Some(OutputFile { dir: Some(dir.clone()), path: format!("{dir}/{name}.{extension}").into() })
 }
 
 /// The name of a job's output in the batch's directory, without its extension. Any two jobs of a batch have different ones, also where file names

@@ -36,7 +36,8 @@ pub enum Command {
     Argv(Vec<String>),
 }
 
-/// What an engine needs to know to run one job. The scheduler looks inside only to forget what has run.
+/// What an engine needs to know to run one job. The scheduler looks inside only to forget what has run. Commands, paths and environments
+/// may have bytes in them that are no text ([`octets`](crate::octets)).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobSpec {
     /// The user's `id`; without one the job's number serves.

@@ -19,6 +19,7 @@ pub mod identity;
 pub mod ids;
 pub mod job;
 pub mod logging;
+pub mod octets;
 pub mod outcome;
 pub mod proc;
 pub mod service_manager;

@@ -1,5 +1,6 @@
 //! A stored job as the JSON object that it could have been read from. Keys that meant nothing have never left their client.
 
+use crate::jobs::surrogates;
 use crate::store::Described;
 use mezcal_common::hosts::Folded;
 use mezcal_common::job::{Command, Leftover};
@@ -57,10 +58,30 @@ pub fn describe_job(job: &Described, batch_cd: &str) -> String {
     if !submission.retry_delay.is_zero() {
         set("retry_delay", seconds(submission.retry_delay));
     }
-    Value::Object(object).to_string()
+    surrogates::to_json(Value::Object(object).to_string())
 }
 
 fn seconds(duration: Duration) -> Value {
     let whole = duration.subsec_nanos() == 0;
     if whole { json!(duration.as_secs()) } else { json!(duration.as_secs_f64()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mezcal_common::ids::JobNumber;
+    use mezcal_common::job::JobSpec;
+    use mezcal_common::octets;
+    use mezcal_common::wire::client::Submission;
+
+    #[test]
+    fn names_that_are_no_utf_8_are_as_they_were_given() {
+        let name = octets::text(b"caf\xe9".to_vec());
+        let command = Command::Argv(vec!["cat".into(), name.clone()]);
+        let spec = JobSpec { cd: Some(name.clone()), env: vec![("V".into(), name)], ..JobSpec::new(command) };
+        let submission = Submission::new(JobNumber(1), bytes::Bytes::new());
+        let job = Described { submission, spec: Some(spec), hosts: (None, None), ended: None };
+        let text = r#"{"argv":["cat","caf\udce9"],"cd":"/home/caf\udce9","env":{"V":"caf\udce9"}}"#;
+        assert_eq!(describe_job(&job, "/home"), text);
+    }
 }

@@ -6,6 +6,7 @@
 mod keys;
 mod object;
 mod shared;
+pub(crate) mod surrogates;
 
 use object::members_with;
 pub(crate) use object::write_string;
@@ -20,11 +21,13 @@ use mezcal_common::ids::JobNumber;
 use mezcal_common::job::{
     BatchContext, Command, JobSpec, Leftover, MAX_AFTER, MAX_ARG_STRLEN, MAX_CONTEXT, MAX_SPEC, RESERVED_ENV, SHELL_PREFIX,
 };
+use mezcal_common::octets;
 use mezcal_common::outcome::Ended;
 use mezcal_common::wire::client::{RetryOn, Submission};
 use mezcal_common::wire::codec;
 use serde_json::value::RawValue;
 use shared::SharedOutputs;
+use std::borrow::Cow;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -33,6 +36,9 @@ use std::time::Duration;
 
 /// Bytes of the names in one job's `host`: the list has to fit a message.
 const MAX_HOST_LIST: usize = 512 * 1024;
+
+/// What can have bytes in it that are no text.
+const OF_BYTES: [&str; 8] = ["cmd", "argv", "cd", "out", "err", "stdin", "env", "inputs"];
 
 /// Errors of one input that are shown; the rest are counted.
 const MAX_SHOWN: usize = 20;
@@ -441,11 +447,12 @@ impl Jobs {
 
     /// The command of a job, for people.
     pub fn title(&self, number: u32) -> String {
-        match self.parse(number).map(|job| job.spec.command) {
+        let title = match self.parse(number).map(|job| job.spec.command) {
             Ok(Command::Shell(cmd)) => cmd,
             Ok(Command::Argv(words)) => words.join(" "),
             Err(_) => String::new(),
-        }
+        };
+        octets::shown(&title).into_owned()
     }
 
     /// All sets of hosts that jobs name, in the order of their indices.
@@ -481,7 +488,7 @@ impl Jobs {
     fn parse_with(&self, number: u32, stranger: &mut dyn FnMut(&str)) -> Result<Job, Unread> {
         let text = self.object(number);
         match self.format {
-            Format::Lines | Format::NulLines => Ok(Job::new(Command::Shell(text.to_owned()))),
+            Format::Lines | Format::NulLines => Ok(Job::new(Command::Shell(octets::text(text.as_bytes().to_vec())))),
             Format::Json => parse_object(text, true, stranger),
             Format::Bakapara => parse_object(text, false, stranger),
         }
@@ -548,24 +555,26 @@ fn stillborn(job: &Job, text_length: usize) -> Option<String> {
             MAX_ARG_STRLEN - 1
         )
     };
+    let length = |text: &str| octets::of(text).len();
+    let has_nul = |text: &str| text.contains('\0') && octets::of(text).contains(&0);
     match &job.spec.command {
-        Command::Shell(cmd) if cmd.len() + SHELL_PREFIX.len() >= MAX_ARG_STRLEN => return Some(limit("`cmd`", cmd.len())),
-        Command::Shell(cmd) if cmd.contains('\0') => return Some("`cmd` contains a NUL byte, which no command can".into()),
+        Command::Shell(cmd) if length(cmd) + SHELL_PREFIX.len() >= MAX_ARG_STRLEN => return Some(limit("`cmd`", length(cmd))),
+        Command::Shell(cmd) if has_nul(cmd) => return Some("`cmd` contains a NUL byte, which no command can".into()),
         Command::Argv(words) => {
-            if let Some(long) = words.iter().find(|w| w.len() >= MAX_ARG_STRLEN) {
-                return Some(limit("a word of `argv`", long.len()));
+            if let Some(long) = words.iter().map(|w| length(w)).find(|length| *length >= MAX_ARG_STRLEN) {
+                return Some(limit("a word of `argv`", long));
             }
-            if words.iter().any(|w| w.contains('\0')) {
+            if words.iter().any(|w| has_nul(w)) {
                 return Some("`argv` contains a NUL byte, which no command can".into());
             }
         }
         Command::Shell(_) => {}
     }
     let paths = [("cd", &job.spec.cd), ("out", &job.spec.out), ("err", &job.spec.err), ("stdin", &job.spec.stdin)];
-    if let Some((key, _)) = paths.iter().find(|(_, path)| path.as_ref().is_some_and(|p| p.contains('\0'))) {
+    if let Some((key, _)) = paths.iter().find(|(_, path)| path.as_deref().is_some_and(has_nul)) {
         return Some(format!("`{key}` contains a NUL byte, which no path can"));
     }
-    if job.spec.env.iter().any(|(name, value)| name.contains('\0') || value.contains('\0')) {
+    if job.spec.env.iter().any(|(name, value)| has_nul(name) || has_nul(value)) {
         return Some("`env` contains a NUL byte".into());
     }
     // A word takes three bytes of the text at least, and counts for eight more: only long texts have to be measured.
@@ -602,7 +611,7 @@ fn parse_object(text: &str, modern: bool, stranger: &mut dyn FnMut(&str)) -> Res
     let mut command: Option<Command> = None;
     for (key, raw) in members {
         let read = member(&mut job, &mut command, text, &key, raw, modern, stranger);
-        faults.extend(read.err());
+        faults.extend(read.err().map(|fault| Fault { text: half_character(&key, raw).unwrap_or(fault.text), ..fault }));
     }
     match command {
         Some(command) => job.spec.command = command,
@@ -611,6 +620,25 @@ fn parse_object(text: &str, modern: bool, stranger: &mut dyn FnMut(&str)) -> Res
         None => faults.push(Fault { at: 0, text: "no `cmd` in this job".into() }),
     }
     if faults.is_empty() { Ok(job) } else { Err(Unread { faults, label: job.spec.label, illegible: false }) }
+}
+
+/// What is wrong with the value of a key that has half of a character, if that is why it cannot be read.
+fn half_character(key: &str, raw: &RawValue) -> Option<String> {
+    let why = match surrogates::from_json(raw.get()) {
+        Err(unit) => format!(
+            "\\u{unit:04x} alone is half of a character; only \\udc80 to \\udcff can stand alone, for bytes 80 to ff that are no UTF-8 (PEP 383)"
+        ),
+        Ok(Cow::Borrowed(_)) => return None,
+        Ok(Cow::Owned(_)) if OF_BYTES.contains(&key) => return None,
+        // What is text has no lone surrogates at all.
+        Ok(Cow::Owned(_)) => serde_json::from_str::<serde_json::Value>(raw.get()).err().map(|_| {
+            format!(
+                "is not UTF-8: it has a byte (\\udc80 to \\udcff, PEP 383) that is no text, which only {} can have",
+                OF_BYTES.join(", ")
+            )
+        })?,
+    };
+    Some(format!("key {key:?}: {why}"))
 }
 
 /// One key of a job.
@@ -625,6 +653,11 @@ fn member(
 ) -> Result<(), Fault> {
     let at = offset_in(text, raw.get());
     let fault = |what: String| Fault { at, text: format!("key {key:?}: {what}") };
+    let of_bytes = match OF_BYTES.contains(&key).then(|| surrogates::from_json(raw.get())) {
+        Some(Ok(Cow::Owned(text))) => RawValue::from_string(text).ok(),
+        Some(Ok(Cow::Borrowed(_)) | Err(_)) | None => None,
+    };
+    let raw = of_bytes.as_deref().unwrap_or(raw);
     let string = || serde_json::from_str::<String>(raw.get()).map_err(|_| fault(format!("must be a string, not {}", kind(raw))));
     let seconds = || {
         let parsed = match raw.get().parse::<f64>() {

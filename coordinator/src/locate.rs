@@ -4,6 +4,7 @@
 //! have it, `path host…`, best first or with weights as `host=BYTES`. Each path is asked for once. It is soft: what is not answered, or not in
 //! time, has no place.
 
+use mezcal_common::octets;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
@@ -45,19 +46,19 @@ fn ask_some(command: &str, paths: &[&String], deadline: Instant) -> Result<Strin
     let mut child =
         Command::new("/bin/sh").args(["-c", command]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(cannot)?;
     let (mut stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    let text: String = paths.iter().flat_map(|path| [path.as_str(), "\n"]).collect();
+    let text: Vec<u8> = paths.iter().flat_map(|path| [&octets::of(path)[..], b"\n"].concat()).collect();
     // Both ways at once: it may answer before it has read everything. What it does not read it does not want.
-    std::thread::spawn(move || stdin.take().map(|mut stdin| stdin.write_all(text.as_bytes())));
+    std::thread::spawn(move || stdin.take().map(|mut stdin| stdin.write_all(&text)));
     let (sender, answer) = mpsc::channel();
     std::thread::spawn(move || {
-        let mut text = String::new();
-        let read = stdout.map_or(Ok(0), |mut stdout| stdout.read_to_string(&mut text));
+        let mut text = Vec::new();
+        let read = stdout.map_or(Ok(0), |mut stdout| stdout.read_to_end(&mut text));
         // Nobody listens after the deadline.
-        let _ = sender.send(read.map(|_| text));
+        let _ = sender.send(read.map(|_| octets::text(text)));
     });
     let text = match answer.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         Ok(Ok(text)) => text,
-        Ok(Err(e)) => return Err(format!("{command:?} says something that is not text: {e}")),
+        Ok(Err(e)) => return Err(format!("{command:?} cannot be heard: {e}")),
         Err(_) => {
             let _ = child.kill();
             let _ = child.wait();

@@ -15,17 +15,21 @@ use crate::serve;
 use crate::service::{self, Adjustable, ClientPort, Settings};
 use crate::signals::Signals;
 use crate::submit::{SUBMIT_JOBS, Submitter};
+use clap::builder::TypedValueParser;
 use mezcal_common::clock::WallTime;
 use mezcal_common::duration::{format_duration, parse_duration};
 use mezcal_common::ids::{BatchId, JobNumber};
 use mezcal_common::job::{BatchContext, Leftover, Stop};
+use mezcal_common::octets;
 use mezcal_common::outcome::{Ended, JobResult, Outcome};
 use mezcal_common::wire::client::{BatchTerms, Halt, HaltWhy, Notice, Selector, ToClient, ToService};
 use mezcal_common::wire::endpoint::Listener;
 use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{ErrorKind, IsTerminal, Read};
 use std::net::SocketAddr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,7 +114,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR")]
     pub cd: Option<PathBuf>,
     /// Environment for every job; without a value, this process's
-    #[arg(long = "env", value_name = "NAME[=VALUE]")]
+    #[arg(long = "env", value_name = "NAME[=VALUE]", value_parser = clap::builder::OsStringValueParser::new().map(as_text))]
     pub env: Vec<String>,
     /// Longest run of a job that names none
     #[arg(long, value_name = "DURATION", value_parser = some_time)]
@@ -447,13 +451,18 @@ fn find_inputs(jobs: &mut Jobs, args: &RunArgs, profile: &Profile, cd: &str) {
     }
 }
 
+/// A text that stands for any bytes.
+fn as_text(bytes: OsString) -> String {
+    octets::text(bytes.into_vec())
+}
+
 fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit> {
     let here = std::env::current_dir().map_err(|e| Exit::usage(format!("no current directory: {e}")))?;
     let absolute = |path: &Path| -> Result<String, Exit> {
         let path = here.join(path);
         path.to_str().map(str::to_owned).ok_or_else(|| Exit::usage(format!("{} is not a UTF-8 path", path.display())))
     };
-    let mut env = profile.env.clone();
+    let mut env: Vec<_> = profile.env.iter().map(|(name, value)| (name.clone(), as_text(value.into()))).collect();
     for item in &args.env {
         let name = item.split_once('=').map_or(item.as_str(), |(name, _)| name);
         check_env_name(name).map_err(|e| Exit::usage(format!("--env {item:?}: {e}")))?;
@@ -462,8 +471,11 @@ fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit
             None => {
                 // A function that bash has exported is a variable of this name.
                 let names = [item.clone(), format!("BASH_FUNC_{item}%%")];
-                let found = names.into_iter().find_map(|name| Some((std::env::var(&name).ok()?, name)));
+                let found = names
+                    .into_iter()
+                    .find_map(|name| Some((as_text(std::env::var_os(OsStr::from_bytes(&octets::of(&name)))?), name)));
                 let (value, name) = found.ok_or_else(|| {
+                    let item = octets::shown(item);
                     Exit::usage(format!(
                         "--env {item}: it is not set here; write --env {item}=VALUE (or `export {item}`; `export -f {item}` if it is a function of bash)"
                     ))

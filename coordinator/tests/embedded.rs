@@ -1012,6 +1012,57 @@ fn jobs_of_a_stream_come_after_earlier_ones_and_answers_name_their_requests() {
     assert_eq!([answered("hosts"), answered("refused"), answered("cancelled")], ["which".into(), serde_json::json!([9]), 7.into()]);
 }
 
+#[test]
+fn names_that_are_not_utf_8_pass_through_as_python_writes_them() {
+    use std::os::unix::ffi::OsStrExt;
+    let name = |bytes: &'static [u8]| std::ffi::OsStr::from_bytes(bytes);
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join(name(b"caf\xe9.txt")), "coffee").expect("written");
+    std::fs::create_dir(dir.path().join(name(b"d\xff"))).expect("made");
+    let jobs = r#"{"argv": ["cat", "caf\udce9.txt"]}
+        {"cmd": "cat 'caf\udce9.txt'; printf é | od -An -tx1"}
+        {"cmd": "cat; printf %s \"$V\"", "cd": "d\udcff", "out": "o\udc80", "stdin": "../caf\udce9.txt", "env": {"V": "\udcc3\udcfe"}}
+        {"cmd": "printf %s \"$BAD$GIVEN\" | od -An -tx1"}
+        {"cmd": "true", "cd": "no\udce9ne", "mine": "\ud800"}
+    "#;
+    std::fs::write(dir.path().join("jobs.json"), jobs).expect("written");
+    let mut command = coordinator(dir.path());
+    command
+        .args(["run", "jobs.json", "--keep-order", "-q", "--env", "BAD", "--env"])
+        .arg(name(b"GIVEN=\xe9"))
+        .env("BAD", name(b"\xff\xfe"));
+    let out = command.output().expect("it runs");
+    let text = String::from_utf8(out.stdout).expect("UTF-8");
+    let lines: Vec<(&str, Value)> = text
+        .lines()
+        .filter_map(|line| line.split_once(", \"result\": "))
+        .map(|(job, rest)| (job, serde_json::from_str(&rest[..rest.len() - 1]).expect("JSON")))
+        .collect();
+    let given = jobs.lines().filter_map(|line| line.trim().strip_suffix('}'));
+    assert!(given.eq(lines.iter().map(|(job, _)| *job)), "{text}{}", String::from_utf8_lossy(&out.stderr));
+    let tails: Vec<&str> = lines.iter().map(|(_, result)| result["stdout_tail"].as_str().unwrap_or("none")).collect();
+    assert_eq!(tails, ["coffee", "coffee c3 a9\n", "none", " ff fe e9\n", "none"]);
+    let output = std::fs::read(dir.path().join(name(b"d\xff")).join(name(b"o\x80"))).expect("output");
+    assert_eq!(output, b"coffee\xc3\xfe");
+    assert!(lines[4].1["error"].as_str().is_some_and(|why| why.contains("no\\xE9ne\": No such file")), "{}", lines[4].1);
+    for (job, why) in [
+        (r#"{"cmd": "a\ud800"}"#, r#"key "cmd": \ud800 alone is half of a character"#),
+        (r#"{"argv": ["a", "\udc7f"]}"#, r#"key "argv": \udc7f alone"#),
+        (r#"{"cmd": "a", "env": {"A": "\udd00"}}"#, r#"key "env": \udd00 alone"#),
+        (r#"{"cmd": "a", "id": "x\udce9"}"#, r#"key "id": is not UTF-8"#),
+        (r#"{"cmd": "a", "host": ["\udce9"]}"#, r#"key "host": is not UTF-8"#),
+        (r#"{"cmd": "a", "timeout": 1e999}"#, "not a number of seconds"),
+        (r#"{"cmd": "a\u0000é\udce9"}"#, "a NUL byte"),
+        (r#"{"cmd": "a", "out": "\u0000é"}"#, "a NUL byte"),
+    ] {
+        let out = run_in(dir.path(), job, &[]);
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.code() == Some(2) && said.contains(why), "{job}: {said}");
+    }
+    let out = run_in(dir.path(), "echo \0é\n", &["--lines"]);
+    assert!(String::from_utf8_lossy(&out.stderr).contains("a NUL byte"));
+}
+
 /// A directory of this name, somewhere below another one.
 fn find_directory(below: &Path, name: &std::ffi::OsStr) -> Option<std::path::PathBuf> {
     let entries = std::fs::read_dir(below).ok()?.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));

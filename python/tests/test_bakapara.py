@@ -188,6 +188,18 @@ def test_map_quotes(bp, tmp_path):
     assert bp.map("echo", ["x"])[0]["result"]["stdout_tail"] == "x\n"
 
 
+def test_names_that_are_no_text_are_those_of_python(tmp_path):
+    name = b"caf\xe9"
+    (tmp_path / os.fsdecode(name)).write_text("coffee")
+    with Bakapara(slots=1, cd=tmp_path, env={"V": os.fsdecode(b"\xff")}) as bp:
+        assert bp.map("cat", [name, os.fsdecode(name), Path(os.fsdecode(name))]) and bp.successful()
+        assert [job["result"]["stdout_tail"] for job in bp.jobs] == ["coffee"] * 3
+        jobs = [{"argv": ["sh", "-c", 'printf %s "$1$V" | od -An -tx1', "sh", os.fsdecode(name)]}, {"argv": ["true", "\ud800"]}]
+        assert bp.run(jobs) and bp.join(30)
+    assert jobs[0]["result"]["stdout_tail"].split() == ["63", "61", "66", "e9", "ff"]
+    assert "\\ud800 alone is half of a character" in jobs[1]["result"]["error"]
+
+
 def test_what_is_wrong_with_a_job_is_its_result(bp):
     jobs = [{"argv": ["/nowhere/at/all"]}, {"nothing": 1}, {"cmd": "true", "cd": "/nowhere"}, {"cmd": "true"}]
     bp.run(jobs)

@@ -10,14 +10,16 @@ use crate::cgroup::{Leaf, Leaves};
 use crate::paths::{self, OutputFile};
 use mezcal_common::ids::{AttemptId, EngineId};
 use mezcal_common::job::{BatchContext, Command, JobSpec, SHELL_PREFIX};
+use mezcal_common::octets;
 use mezcal_common::proc::{self, CommandLine};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::borrow::Cow;
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString, OsStr, c_char};
 use std::mem::MaybeUninit;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 use std::sync::Arc;
 
 /// What is fixed for the life of an engine.
@@ -128,8 +130,8 @@ impl Inherited {
     pub(crate) fn read(functions: bool) -> Self {
         let env = std::env::vars_os()
             .filter_map(|(name, value)| {
-                let key = name.to_string_lossy().into_owned();
                 let mut entry = name.into_vec();
+                let key = octets::text(entry.clone());
                 entry.push(b'=');
                 let value = value.into_vec();
                 entry.extend(if MAKE_FLAGS.contains(&key.as_str()) { without_jobserver(&value) } else { value });
@@ -145,7 +147,8 @@ impl Inherited {
         let Order { attempt, spec, context, engine } = order;
         let mut env: Environment = self.env.iter().map(|(key, entry)| (key.into(), entry.into())).collect();
         let mut set = |name: &str, value: &str| -> Result<(), String> {
-            let entry = CString::new(format!("{name}={value}")).map_err(|_| format!("environment {name:?} contains a NUL byte"))?;
+            let entry = CString::new([&octets::of(name)[..], b"=", &octets::of(value)].concat())
+                .map_err(|_| format!("environment {:?} contains a NUL byte", octets::shown(name)))?;
             match env.iter_mut().find(|(key, _)| key == name) {
                 Some(slot) => slot.1 = entry.into(),
                 None => env.push((name.to_owned().into(), entry.into())),
@@ -175,7 +178,7 @@ pub(super) fn start(around: &mut Surroundings, order: &Order, [out, err]: &[Outp
     rustix::process::umask(Mode::from_raw_mode(context.umask & 0o777));
     let cd = directory(spec, context)?;
     let stdin = match &spec.stdin {
-        Some(path) => Some(open_waitless(&cd, path, OFlags::RDONLY, "read")?),
+        Some(path) => Some(open_waitless(&cd, &paths::path(path), OFlags::RDONLY, "read")?),
         None => None,
     };
     let (out, err) = (open_output(&cd, out)?, open_output(&cd, err)?);
@@ -248,7 +251,7 @@ fn open_output(cd: &OwnedFd, to: &OutputTo) -> Result<Arc<OwnedFd>, NotStarted> 
 fn directory(spec: &JobSpec, context: &BatchContext) -> Result<OwnedFd, NotStarted> {
     let path = paths::directory(spec, context);
     rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| cannot("change to directory", &path.to_string_lossy(), e))
+        .map_err(|e| cannot("change to directory", &path, e))
 }
 
 /// A pipe whose read end does not block.
@@ -261,12 +264,12 @@ pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd), NotStarted> {
     make().map_err(|e: Errno| not_started(format!("cannot make a pipe: {}", reason(e)), e))
 }
 
-fn open_at(cd: &OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+fn open_at(cd: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(cd, path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o666))
 }
 
 /// Opens a file without ever waiting for a partner. A FIFO is refused: its other end would decide when the job starts and ends.
-fn open_waitless(cd: &OwnedFd, path: &str, flags: OFlags, verb: &str) -> Result<OwnedFd, NotStarted> {
+fn open_waitless(cd: &OwnedFd, path: &Path, flags: OFlags, verb: &str) -> Result<OwnedFd, NotStarted> {
     let fifo = || format!("cannot {verb} {path:?}: it is a FIFO; redirect inside `cmd` to use one");
     let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = open_at(cd, path, flags).map_err(|e| if e == Errno::NXIO { fifo().into() } else { cannot(verb, path, e) })?;
@@ -285,7 +288,7 @@ fn same_file(a: &OwnedFd, b: &OwnedFd) -> bool {
     }
 }
 
-fn cannot(verb: &str, path: &str, error: Errno) -> NotStarted {
+fn cannot(verb: &str, path: &Path, error: Errno) -> NotStarted {
     not_started(format!("cannot {verb} {path:?}: {}", reason(error)), error)
 }
 
@@ -312,15 +315,16 @@ fn command_line(
     context: &BatchContext,
     env: &Environment,
 ) -> Result<(CString, Vec<CString>), String> {
-    let c = |text: String| CString::new(text).map_err(|_| "the command contains a NUL byte".to_owned());
+    let c = |bytes: &[u8]| CString::new(bytes).map_err(|_| "the command contains a NUL byte".to_owned());
     match &spec.command {
         Command::Shell(cmd) => {
             let setup = context.setup.as_ref().map_or(String::new(), |s| format!("{s}\n"));
-            let argv = vec![c("/bin/bash".into())?, c("-c".into())?, c(format!("{setup}{SHELL_PREFIX}{cmd}"))?];
+            let text = [setup.as_bytes(), SHELL_PREFIX.as_bytes(), &octets::of(cmd)].concat();
+            let argv = vec![c(b"/bin/bash")?, c(b"-c")?, c(&text)?];
             Ok((argv[0].clone(), argv))
         }
         Command::Argv(words) => {
-            let argv = words.iter().cloned().map(c).collect::<Result<Vec<_>, _>>()?;
+            let argv = words.iter().map(|word| c(&octets::of(word))).collect::<Result<Vec<_>, _>>()?;
             let name = argv.first().ok_or("`argv` is empty")?;
             Ok((find_program(cd, name, env)?, argv))
         }
@@ -357,14 +361,14 @@ fn why_not_started(spec: &JobSpec, program: &CStr, error: Errno) -> NotStarted {
         return NotStarted::Job("the command and its environment are longer than the kernel takes (execve(2): 128 KiB for one argument, a quarter of the stack limit in all)".into());
     }
     let program = match &spec.command {
-        Command::Shell(_) => "/bin/bash".into(),
-        Command::Argv(_) => program.to_string_lossy(),
+        Command::Shell(_) => Path::new("/bin/bash"),
+        Command::Argv(_) => Path::new(OsStr::from_bytes(program.to_bytes())),
     };
     // Of files these mean something else.
     let limit = match error {
         Errno::AGAIN => PROCESSES,
         Errno::TXTBSY => "ETXTBSY: somebody has it open for writing",
-        _ => return cannot("start", &program, error),
+        _ => return cannot("start", program, error),
     };
     NotStarted::Short(format!("cannot start {program:?}: {} ({limit})", reason(error)))
 }
