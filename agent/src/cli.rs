@@ -216,7 +216,13 @@ fn run(path: &Path) -> anyhow::Result<()> {
                 renewal,
                 generations: Generations::load(generations.clone()).with_context(|| generations_unread(&generations))?,
             };
-            tracing::info!(host = name, slots = parts.slots, coordinator = parts.coordinator, "agent {}", mezcal_common::VERSION);
+            tracing::info!(
+                host = name,
+                slots = parts.slots,
+                coordinator = parts.coordinator,
+                "agent {} of {name}",
+                mezcal_common::VERSION
+            );
             if let Some(users) = &users {
                 tracing::info!(users = users.join(" "), "runs jobs of those who have engines here");
             }

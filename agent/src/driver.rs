@@ -348,7 +348,7 @@ pub async fn run(
                         let Some(set) = supervisor.set_of(&user) else { continue };
                         match hear(&keeper, set, parts.slots, &parts.name, &engines.sender) {
                             Ok(()) => {
-                                tracing::info!(user, "the engines of this user are there");
+                                tracing::info!(user, "the engines of {user} are there");
                                 let keeper = Keeper::new(keeper);
                                 if set < keepers.len() { keepers[set] = keeper } else { keepers.push(keeper) }
                                 present.send_modify(|users| users.push(user));

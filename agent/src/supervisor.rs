@@ -783,7 +783,7 @@ impl Supervisor {
                 self.sets.push(Set::new(user));
                 self.engines.extend((0..self.slots).map(|_| Engine::new()));
             }
-            None => tracing::warn!(user, "no jobs of this user are run: there are too many engines"),
+            None => tracing::warn!(user, "no jobs of {user} are run: there are too many engines"),
         }
     }
 
@@ -842,7 +842,7 @@ impl Supervisor {
     fn leave_out(&mut self, set: usize, why: String, now: BootInstant) {
         let Some(left) = self.sets.get_mut(set) else { return };
         if left.why.as_ref() != Some(&why) {
-            tracing::warn!(user = left.user, "no jobs of this user are run: {why}");
+            tracing::warn!(user = left.user, "no jobs of {} are run: {why}", left.user);
         }
         left.leave_out(why, self.lease_until, now);
         let user = &left.user;

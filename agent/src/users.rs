@@ -114,7 +114,7 @@ fn connect(dir: &Path, user: &str) -> Option<OwnedFd> {
     match packet::connect(&socket(dir, user), account.uid) {
         Ok(keeper) => Some(keeper),
         Err(e) if e.kind() == ErrorKind::PermissionDenied => {
-            tracing::error!(user, "this user is not served: {e}");
+            tracing::error!(user, "{user} is not served: {e}");
             None
         }
         // Nobody is there, or not yet.

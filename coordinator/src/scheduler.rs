@@ -1030,7 +1030,7 @@ impl Scheduler {
                     "stop one of them".to_owned()
                 };
                 let reason = format!("another agent is connected with the certificate of {name}; {way_out}");
-                tracing::warn!(host = name, rebooted, "second agent with one certificate refused");
+                tracing::warn!(host = name, rebooted, "a second agent with the certificate of {name} is refused");
                 self.effects.push_back(Effect::CloseSession { session, refused: !rebooted, reason });
                 return;
             }
@@ -1286,7 +1286,7 @@ impl Scheduler {
         for NumberedReport { attempt, report, .. } in reports {
             let Some(host) = self.hosts.get_mut(name) else { return };
             if user.is_some_and(|user| host.attempts.get(&attempt).is_some_and(|on| Some(on.user) != user)) {
-                tracing::warn!(host = %name, %attempt, "a report on another user's attempt; not believed");
+                tracing::warn!(host = %name, %attempt, "{name} reports on another user's attempt {attempt}; not believed");
                 continue;
             }
             match report {

@@ -356,10 +356,11 @@ impl ServiceHandle {
         }
         drop(answers);
         let reason = peer.closed().await;
+        let host = &peer.identity().name;
         match peer.was_refused() {
-            false => tracing::info!(host = peer.identity().name, reason, "agent disconnected"),
+            false => tracing::info!(host, reason, "agent disconnected: {host}: {reason}"),
             // It knows what we cannot: that this store is not the newest.
-            true => tracing::error!(host = peer.identity().name, reason, "the agent refuses this coordinator"),
+            true => tracing::error!(host, reason, "{host}: the agent refuses this coordinator: {reason}"),
         }
         self.inputs.send(Input::AgentGone(session)).await.map_err(|_| "the service has ended".into())
     }

@@ -67,7 +67,7 @@ impl Scheduler {
             return Err(format!("{wanted} is connected; stop its agent, or cut it off, first"));
         }
         let name = host.name.clone();
-        tracing::warn!(host = &*name, "confirmed dead by an admin");
+        tracing::warn!(host = &*name, "{name} is confirmed dead by an admin");
         self.lose_attempts(&name, |_| true, "its host was confirmed to be dead", now);
         self.settle(now);
         Ok(())

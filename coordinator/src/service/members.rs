@@ -133,7 +133,7 @@ impl Service {
             match self.scheduler.forget_host(host, now) {
                 Err(why) => failed.push(why),
                 Ok(()) => {
-                    tracing::info!(host, "forgotten");
+                    tracing::info!(host, "{host} is forgotten");
                     if let Some(enrolment) = self.enrolment.clone() {
                         let name = host.clone();
                         // Many have a certificate that is on no list.

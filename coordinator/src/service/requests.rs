@@ -362,7 +362,7 @@ impl Service {
         }
         if owner != user {
             self.is_still_a_user(&owner)?;
-            tracing::info!(by = user, owner, batch = %old, "retried by an admin");
+            tracing::info!(by = user, owner, batch = %old, "batch {old} of {owner} is retried by {user}, an admin");
         }
         let in_words = |e: crate::store::StoreError| crate::exit::chain(&e);
         let mut terms = reader.terms(serial).map_err(in_words)?;

@@ -418,7 +418,7 @@ impl Service {
                 if members::admit(self.enrolment.as_ref(), &peer).is_err() {
                     return;
                 }
-                tracing::info!(host = name, slots = hello.slots, version = hello.program, "agent connected");
+                tracing::info!(host = name, slots = hello.slots, version = hello.program, "agent connected: {name}");
                 self.agents.insert(session, AgentLink { sender, peer });
                 self.scheduler.handle(Event::AgentHello { session, name, hello: *hello }, now);
             }
@@ -742,7 +742,8 @@ impl Service {
         if let Some(link) = self.agents.get(&session)
             && let Err(mpsc::error::TrySendError::Full(_)) = link.sender.try_send(message)
         {
-            tracing::warn!(host = link.peer.identity().name, "agent does not read; closing its session");
+            let host = &link.peer.identity().name;
+            tracing::warn!(host, "the agent of {host} does not read; closing its session");
             link.peer.close(close::STALLED, "too many unread messages");
             self.agents.remove(&session);
         }
@@ -769,7 +770,7 @@ impl Service {
             if client.waiting > MOST_WAITING
                 && let Some(peer) = &client.peer
             {
-                tracing::warn!(user = client.user, from = %peer.remote_addr(), "client does not read; closing its connection");
+                tracing::warn!(user = client.user, from = %peer.remote_addr(), "a client of {} does not read; closing its connection", client.user);
                 peer.close(close::STALLED, "too much output of its jobs is unread");
                 client.outbox.clear();
                 client.waiting = 0;
