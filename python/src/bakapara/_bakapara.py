@@ -303,7 +303,7 @@ class Bakapara:
                 self._request, self._answer = self._request + 1, None
             self._process.send(lines([{**line, "request": self._request}]))
             self._wait_for(lambda: self._answer is not None, None)
-            answer = self._answer or {}
+            answer: Dict[str, Any] = self._answer or {}
         if answer.get("event") == "refused":
             raise BakaparaError(str(answer["text"]))
         return answer
