@@ -12,11 +12,10 @@ use mezcal_agent::supervisor::Carried;
 use mezcal_certs::{Authority, CertsError, Issued};
 use mezcal_common::identity::Role;
 use mezcal_common::wire::agent::ALPN;
-use mezcal_common::wire::endpoint::{Connector, Listener};
+use mezcal_common::wire::endpoint::{Connector, LOOPBACK, Listener, try_loopback};
 use mezcal_common::wire::tls::Credentials;
 use rustix::fd::OwnedFd;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Child;
 use std::sync::Arc;
@@ -38,11 +37,12 @@ pub struct Keeper {
     host: String,
 }
 
-/// Starts the keeper of an embedded run.
+/// Starts the keeper of an embedded run, if there is a way from this host to itself.
 ///
 /// # Errors
-/// Exit 2: this program's own file cannot be run again.
+/// Exit 2: this program's own file cannot be run again. Exit 3: the agent would not reach the coordinator, both of which are here.
 pub fn start_keeper(containment: ContainmentWish) -> Result<Keeper, Exit> {
+    try_loopback().map_err(|e| Exit::unreachable(format!("nothing is started: {}", chain(&e))))?;
     let host = mezcal_common::config::host_name();
     let program =
         std::fs::File::open("/proc/self/exe").map_err(|e| Exit::usage(format!("cannot open this program's own file: {e}")))?;
@@ -80,8 +80,7 @@ pub async fn start(service: &ServiceHandle, keeper: Keeper, slots: u16) -> Resul
     // The certificate's form allows fewer names than gethostname(2) does.
     let name = authority.issue(Role::Agent, &keeper.host, 1).map(|_| keeper.host.as_str()).unwrap_or("localhost");
     let agents = credentials(authority.issue(Role::Agent, name, 1).map_err(made)?, Role::Agent)?;
-    let listener =
-        Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), &ours, &PROTOCOLS).map_err(|e| Exit::unreachable(chain(&e)))?;
+    let listener = Listener::bind(LOOPBACK, &ours, &PROTOCOLS).map_err(|e| Exit::unreachable(chain(&e)))?;
     let address = listener.local_addr().map_err(Exit::unreachable)?;
     tokio::spawn(service.clone().listen(Arc::new(listener)));
     let engines =

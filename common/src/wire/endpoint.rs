@@ -9,9 +9,11 @@ use crate::identity::{Identity, IdentityError};
 use bytes::BytesMut;
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use quinn::{ConnectionError, IdleTimeout, TransportConfig, TransportErrorCode, VarInt};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -47,6 +49,13 @@ pub const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 const LAST_PACKETS: Duration = Duration::from_millis(10);
 /// How long a connection may outlive its channel.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// This host, at a port that the kernel chooses.
+pub const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+/// Bytes of the packets that begin a connection: what every path must take (RFC 9000 §14), and what IPv4 and UDP put before them.
+const DATAGRAM: usize = 1200;
+const HEADERS: usize = 28;
+/// How long a packet may take to itself.
+const ARRIVAL: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 /// Bytes gathered into one write.
 const WRITE_BATCH: usize = 256 * 1024;
 
@@ -173,6 +182,63 @@ pub enum ListenError {
     /// Our own credentials.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
+}
+
+/// Why no packet gets from this host to itself.
+#[derive(Debug, thiserror::Error)]
+pub enum LoopbackError {
+    /// There are no sockets to be had.
+    #[error("no UDP socket on loopback")]
+    Socket(#[source] std::io::Error),
+    /// The interface is down.
+    #[error(
+        "127.0.0.1 cannot be reached: the loopback interface of this network namespace is down, as `unshare --net` and sandboxes leave it; `ip link set lo up` (as root there) helps"
+    )]
+    Down(#[source] std::io::Error),
+    /// Its MTU is too small.
+    #[error(
+        "the loopback interface does not take the packets of {} bytes that QUIC needs; `ip link set lo mtu 65536` (as root) helps",
+        DATAGRAM + HEADERS
+    )]
+    Small(#[source] std::io::Error),
+    /// Sending is forbidden.
+    #[error("a packet filter or a sandbox forbids UDP to 127.0.0.1; let UDP on the loopback interface (lo) through there")]
+    Forbidden(#[source] std::io::Error),
+    /// Something else is wrong with sending.
+    #[error("nothing can be sent to 127.0.0.1 by UDP; look at `ip address show lo` and `ip route get 127.0.0.1`")]
+    Sending(#[source] std::io::Error),
+    /// It has been sent, and does not come.
+    #[error(
+        "what is sent to 127.0.0.1 by UDP does not arrive; does a packet filter drop it? It must let UDP on the loopback interface (lo) through"
+    )]
+    Dropped,
+}
+
+/// Sends one packet of the size that QUIC needs from a socket of this process to another over 127.0.0.1, and waits until it is there, which
+/// takes no time where it gets through, and two seconds where something drops it.
+///
+/// # Errors
+/// [`LoopbackError`].
+pub fn try_loopback() -> Result<(), LoopbackError> {
+    let near = udp_any().map_err(LoopbackError::Socket)?;
+    let far = udp_socket(LOOPBACK).map_err(LoopbackError::Socket)?;
+    for socket in [&near, &far] {
+        // As QUIC has its sockets: nothing is sent in fragments (RFC 9000 §14).
+        quinn::udp::UdpSocketState::new(socket.into()).map_err(LoopbackError::Socket)?;
+    }
+    let (from, to) = (near.local_addr().map_err(LoopbackError::Socket)?, far.local_addr().map_err(LoopbackError::Socket)?);
+    near.send_to(&[0; DATAGRAM], as_seen_from(from, to)).map_err(|e| match e.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::NETDOWN | Errno::ADDRNOTAVAIL) => LoopbackError::Down(e),
+        Some(Errno::MSGSIZE) => LoopbackError::Small(e),
+        Some(Errno::PERM | Errno::ACCESS) => LoopbackError::Forbidden(e),
+        _ => LoopbackError::Sending(e),
+    })?;
+    let mut arrival = [PollFd::new(&far, PollFlags::IN)];
+    match rustix::io::retry_on_intr(|| poll(&mut arrival, Some(&ARRIVAL))) {
+        Ok(0) => Err(LoopbackError::Dropped),
+        Ok(_) => Ok(()),
+        Err(e) => Err(LoopbackError::Socket(e.into())),
+    }
 }
 
 /// Why an incoming connection came to nothing.
@@ -518,7 +584,8 @@ impl Connector {
             .expect("the provider has TLS13_AES_128_GCM_SHA256, which QUIC needs");
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         config.transport_config(Arc::new(transport(Some(KEEP_ALIVE))));
-        let endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), None, udp_any()?, Arc::new(quinn::TokioRuntime))
+        let endpoint = udp_any()
+            .and_then(|socket| quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, Arc::new(quinn::TokioRuntime)))
             .map_err(ConnectError::Socket)?;
         let cluster = credentials.identity().cluster.clone();
         Ok(Self {
@@ -606,11 +673,15 @@ pub(super) async fn resolve(endpoint: &quinn::Endpoint, address: &str) -> Result
     let mut found: Vec<SocketAddr> = tokio::net::lookup_host(address).await.map_err(failed)?.collect();
     found.sort_by_key(|a| a.is_ipv6());
     let first = *found.first().ok_or_else(|| failed(std::io::Error::other("no address")))?;
-    let six = endpoint.local_addr().is_ok_and(|a| a.is_ipv6());
-    Ok(match first {
-        SocketAddr::V4(v4) if six => SocketAddr::new(IpAddr::V6(v4.ip().to_ipv6_mapped()), v4.port()),
+    Ok(endpoint.local_addr().map_or(first, |ours| as_seen_from(ours, first)))
+}
+
+/// An address as a socket that has the address `ours` has to be told it.
+fn as_seen_from(ours: SocketAddr, address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) if ours.is_ipv6() => SocketAddr::new(IpAddr::V6(v4.ip().to_ipv6_mapped()), v4.port()),
         other => other,
-    })
+    }
 }
 
 fn server_config(tls: rustls::ServerConfig) -> quinn::ServerConfig {
@@ -642,9 +713,9 @@ pub(super) fn server_endpoint(
 }
 
 /// A socket for whoever connects, to IPv4 and IPv6.
-pub(super) fn udp_any() -> Result<std::net::UdpSocket, ConnectError> {
+pub(super) fn udp_any() -> std::io::Result<std::net::UdpSocket> {
     let any6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
-    udp_socket(any6).or_else(|_| udp_socket(SocketAddr::from(([0, 0, 0, 0], 0)))).map_err(ConnectError::Socket)
+    udp_socket(any6).or_else(|_| udp_socket(SocketAddr::from(([0, 0, 0, 0], 0))))
 }
 
 fn udp_socket(address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {

@@ -192,8 +192,13 @@ async fn converse(address: &str, root: [u8; 32], ask: ToEnroller) -> Result<From
         .expect("the provider has TLS13_AES_128_GCM_SHA256, which QUIC needs");
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(transport(None)));
-    let endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), None, udp_any()?, Arc::new(quinn::TokioRuntime))
-        .map_err(ConnectError::Socket)?;
+    let endpoint = quinn::Endpoint::new(
+        quinn::EndpointConfig::default(),
+        None,
+        udp_any().map_err(ConnectError::Socket)?,
+        Arc::new(quinn::TokioRuntime),
+    )
+    .map_err(ConnectError::Socket)?;
     let target = resolve(&endpoint, address).await?;
     let lost = |reason: String| ConnectError::Lost { address: address.into(), reason };
     // The verifier looks for the name that belongs to the pinned root.

@@ -1,0 +1,55 @@
+//! `coordinator run` without a cluster where a host gives less than usual: no loopback.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+const COORDINATOR: &str = env!("CARGO_BIN_EXE_coordinator");
+
+/// What a shell script makes of the coordinator (`"$@"`) that runs these jobs; the directory is the script's.
+fn within(script: &str, wrapper: &[&str], jobs: &str, dir: &Path) -> Output {
+    std::fs::write(dir.join("jobs.json"), jobs).expect("written");
+    let mut words = wrapper.iter().copied().chain(["sh", "-c", script, "sh"]);
+    let mut command = Command::new(words.next().expect("a program"));
+    command.args(words).arg(COORDINATOR).arg("run").arg(dir.join("jobs.json")).args(["--progress", "none"]);
+    command.current_dir(dir).env("XDG_CONFIG_HOME", dir.join("no-config")).env_remove("MEZCAL_PROFILE").stdin(Stdio::null());
+    command.output().expect("it runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Whether this works here; if not, the output of the test says so.
+fn works_or_say_why(words: &[&str]) -> bool {
+    use std::io::Write;
+    let why = match Command::new(words[0]).args(&words[1..]).output() {
+        Ok(out) if out.status.success() => return true,
+        Ok(out) => text(&out.stderr),
+        Err(e) => e.to_string(),
+    };
+    let test = std::thread::current();
+    let _ = writeln!(std::io::stderr(), "SKIPPED in {}: {}: {}", test.name().unwrap_or("a test"), words.join(" "), why.trim());
+    false
+}
+
+#[test]
+fn a_run_says_why_it_cannot_reach_itself_and_starts_nothing() {
+    let namespace = ["unshare", "--net", "--"];
+    if !works_or_say_why(&["unshare", "--net", "--", "ip", "link", "show", "lo"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let run = |script: &str| {
+        let out = within(script, &namespace, "{\"cmd\": \"touch started\"}\n", dir.path());
+        (out.status.code(), text(&out.stderr), dir.path().join("started").exists())
+    };
+    let (status, said, started) = run("exec \"$@\"");
+    assert_eq!((status, started), (Some(3), false), "{said}");
+    assert!(said.contains("ip link set lo up"), "{said}");
+    let (status, said, started) = run("ip link set lo up mtu 1227 && exec \"$@\"");
+    assert_eq!((status, started), (Some(3), false), "{said}");
+    assert!(said.contains("1228 bytes") && said.contains("ip link set lo mtu"), "{said}");
+    // As little as that is enough.
+    let (status, said, started) = run("ip link set lo up mtu 1228 && exec \"$@\"");
+    assert_eq!((status, started), (Some(0), true), "{said}");
+}
