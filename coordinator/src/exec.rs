@@ -4,7 +4,7 @@ use crate::client::Remote;
 use crate::complete;
 use crate::exit::{self, Exit};
 use crate::profile::ProfileArgs;
-use crate::run::{GRACE, current_umask, describe, until};
+use crate::run::{GRACE, absolute, current_umask, describe, until};
 use crate::signals::Signals;
 use clap_complete::ArgValueCompleter;
 use mezcal_common::duration::parse_duration;
@@ -17,6 +17,7 @@ use mezcal_common::wire::agent::Stream;
 use mezcal_common::wire::client::{BatchTerms, Selector, Submission, ToClient, ToService};
 use mezcal_common::wire::codec;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -101,9 +102,7 @@ impl Exec {
     }
 
     async fn drive(&mut self, remote: &mut Remote, mut signals: Signals, args: &ExecArgs, command: Command) -> Result<u8, Exit> {
-        let here = std::env::current_dir().map_err(|e| Exit::usage(format!("no current directory: {e}")))?;
-        let cd = here.join(args.cd.as_deref().unwrap_or(""));
-        let cd = cd.to_str().ok_or_else(|| Exit::usage("the current directory is not a UTF-8 path"))?.to_owned();
+        let cd = absolute(Path::new(args.cd.as_deref().unwrap_or("")))?;
         let context =
             BatchContext { timeout: args.timeout, capture: Capture::Stream, ..BatchContext::new(self.batch, cd, current_umask()) };
         if !codec::spec_fits(&JobSpec::new(command.clone())) {

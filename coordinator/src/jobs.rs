@@ -396,6 +396,12 @@ impl Jobs {
         self.widest
     }
 
+    /// The number of the first job that says in part or not at all where it starts.
+    pub fn first_without_directory(&self) -> Option<u32> {
+        let has_one = |job: &Job| job.spec.cd.as_deref().is_some_and(|cd| Path::new(cd).is_absolute());
+        (1..=self.len() as u32).find(|number| !self.parse(*number).is_ok_and(|job| has_one(&job)))
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.spans.len()

@@ -222,6 +222,12 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
         return stream(args, &profile, keeper, context);
     }
     let mut jobs = read_jobs(args)?;
+    if context.cd.is_empty()
+        && let Some(number) = jobs.first_without_directory()
+        && let Err(why) = absolute(Path::new(""))
+    {
+        return Err(Exit::usage(format!("job {number} has no absolute `cd`, and {}", why.message)));
+    }
     let Begun { batch, kept, written, noted } = begin(args, &profile, &mut jobs, context.batch)?;
     let context = BatchContext { batch, ..context };
     if let (true, true, Some(path)) = (jobs.is_empty(), args.resume || args.resume_failed, &args.output) {
@@ -457,11 +463,6 @@ fn as_text(bytes: OsString) -> String {
 }
 
 fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit> {
-    let here = std::env::current_dir().map_err(|e| Exit::usage(format!("no current directory: {e}")))?;
-    let absolute = |path: &Path| -> Result<String, Exit> {
-        let path = here.join(path);
-        path.to_str().map(str::to_owned).ok_or_else(|| Exit::usage(format!("{} is not a UTF-8 path", path.display())))
-    };
     let mut env: Vec<_> = profile.env.iter().map(|(name, value)| (name.clone(), as_text(value.into()))).collect();
     for item in &args.env {
         let name = item.split_once('=').map_or(item.as_str(), |(name, _)| name);
@@ -487,7 +488,11 @@ fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit
     for (name, _) in &env {
         check_env_name(name).map_err(|e| Exit::usage(format!("--env or the profile: {e}")))?;
     }
-    let cd = absolute(args.cd.as_deref().unwrap_or(Path::new("")))?;
+    let cd = match absolute(args.cd.as_deref().unwrap_or(Path::new(""))) {
+        // Jobs that are read as a whole may need none.
+        Err(_) if args.cd.is_none() && !args.stream => String::new(),
+        cd => cd?,
+    };
     let context = BatchContext {
         env,
         setup: profile.setup.clone(),
@@ -500,6 +505,19 @@ fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit
         ..BatchContext::new(BatchId::random(), cd, current_umask())
     };
     too_large(&context).map_or(Ok(context), |why| Err(Exit::usage(why)))
+}
+
+/// A path on whatever host, seen from the directory in which this process is.
+pub(crate) fn absolute(path: &Path) -> Result<String, Exit> {
+    let path = match path.is_absolute() {
+        true => path.to_owned(),
+        false => std::env::current_dir().map(|here| here.join(path)).map_err(|e| {
+            Exit::usage(format!(
+                "this directory has no name ({e}; was it removed?): go to another one, or give --cd an absolute path"
+            ))
+        })?,
+    };
+    path.to_str().map(str::to_owned).ok_or_else(|| Exit::usage(format!("{} is not a UTF-8 path", path.display())))
 }
 
 /// umask(2) can only be read by setting it; nothing else runs yet.

@@ -1,4 +1,4 @@
-//! `coordinator run` without a cluster where a host gives less than usual: no loopback.
+//! `coordinator run` without a cluster where a host gives less than usual: no loopback, no directory.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -52,4 +52,24 @@ fn a_run_says_why_it_cannot_reach_itself_and_starts_nothing() {
     // As little as that is enough.
     let (status, said, started) = run("ip link set lo up mtu 1228 && exec \"$@\"");
     assert_eq!((status, started), (Some(0), true), "{said}");
+}
+
+#[test]
+fn jobs_with_their_own_directories_run_from_one_that_was_removed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let run = |jobs: &str| {
+        let out = within("mkdir gone && cd gone && rmdir ../gone && exec \"$@\"", &["env"], jobs, dir.path());
+        (out.status.code(), text(&out.stderr))
+    };
+    let own = format!("{{\"cmd\": \"touch here\", \"cd\": \"{}\"}}\n", dir.path().display());
+    assert_eq!(run(&own).0, Some(0));
+    assert!(dir.path().join("here").exists());
+    for other in ["{\"cmd\": \"true\"}\n", "{\"cmd\": \"true\", \"cd\": \"sub\"}\n"] {
+        std::fs::remove_file(dir.path().join("here")).expect("it was there");
+        let (status, said) = run(&format!("{own}{other}"));
+        assert_eq!(status, Some(2), "{said}");
+        assert!(said.contains("job 2 has no absolute `cd`") && said.contains("was it removed?"), "{said}");
+        assert!(!dir.path().join("here").exists(), "nothing is started");
+        std::fs::write(dir.path().join("here"), "").expect("written");
+    }
 }
