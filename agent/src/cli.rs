@@ -152,7 +152,7 @@ fn ended(result: anyhow::Result<()>) -> ExitCode {
 
 fn run(path: &Path) -> anyhow::Result<()> {
     let mut config = AgentConfig::load(path)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = mezcal_common::runtime::start(None)?;
     // Before anything is renewed: of two who did that at once, one would lose.
     let _lock = lock(&config)?;
     // Of the files that were looked at last, whatever came of that: what is put there while something else is seen to counts as new.
@@ -472,7 +472,7 @@ async fn find_keeper(config: &AgentConfig, name: &str) -> anyhow::Result<OwnedFd
     if let Some(log) = std::env::var_os("MEZCAL_LOG") {
         command.env("MEZCAL_LOG", log);
     }
-    let mut new = NewKeeper(Some(command.spawn()?));
+    let mut new = NewKeeper(Some(command.spawn().map_err(mezcal_common::limits::named)?));
     let deadline = std::time::Instant::now() + KEEPER_START;
     loop {
         if let Some(found) = connect(&socket, us)? {

@@ -97,8 +97,9 @@ fn owner(config: &AgentConfig) -> Option<Finding> {
 fn coordinator(config: &AgentConfig, credentials: &Credentials) -> Finding {
     let fix = "is `coordinator serve` running there, and do the firewalls let UDP through, both ways?";
     let what = "coordinator";
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
-        return Finding::wrong(what, "no runtime", fix);
+    let runtime = match mezcal_common::runtime::start(None) {
+        Ok(runtime) => runtime,
+        Err(e) => return Finding::wrong(what, e.to_string(), "raise that limit"),
     };
     runtime.block_on(async {
         let connector = match Connector::new(credentials, ALPN) {

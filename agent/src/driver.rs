@@ -15,6 +15,7 @@ use bytes::BytesMut;
 use mezcal_common::clock::{BootInstant, OffsetEstimate, WallTime};
 use mezcal_common::escape::chain;
 use mezcal_common::ids::{AttemptId, EngineId, EngineIndex, Generation, StoreId};
+use mezcal_common::limits;
 use mezcal_common::outcome::{Containment, Ended};
 use mezcal_common::proc;
 use mezcal_common::service_manager;
@@ -706,17 +707,18 @@ fn hear(keeper: &OwnedFd, set: usize, slots: u16, host: &str, inputs: &mpsc::Sen
     let _ = packet::send(keeper, &ToKeeper::Engines { count: slots, host: host.to_owned() }, None);
     let (listening, inputs) = (keeper.try_clone()?, inputs.clone());
     let runtime = tokio::runtime::Handle::current();
-    std::thread::Builder::new().name("keeper link".into()).spawn(move || {
+    let hear = move || {
         let result = hear_keeper(&listening, set, slots, &inputs, &runtime);
         let why = match result {
             Ok(()) => "their keeper is gone".to_owned(),
             Err(e) => {
-                tracing::error!(set, error = %e, "a keeper breaks the protocol; closing its link");
-                format!("their keeper breaks the protocol: {e}")
+                tracing::error!(set, error = %e, "a keeper cannot be understood; closing its link");
+                format!("their keeper cannot be understood: {e}")
             }
         };
         let _ = inputs.blocking_send(EngineInput::KeeperGone(set, why));
-    })?;
+    };
+    std::thread::Builder::new().name("keeper link".into()).spawn(hear).map_err(limits::named)?;
     Ok(())
 }
 
@@ -754,7 +756,10 @@ fn hear_keeper(
                 });
                 continue;
             }
-            (FromKeeper::Link { .. }, None) => return Err(Error::other("a link without a descriptor")),
+            (FromKeeper::Link { .. }, None) => {
+                // The kernel has left it out.
+                return Err(limits::named(rustix::io::Errno::MFILE.into()));
+            }
             (FromKeeper::Containment(kind), _) => EngineInput::Containment(kind),
             (FromKeeper::EngineEnded { engine, attempt, ended, killed, survivors }, _) => {
                 EngineInput::Ended { engine: own(engine)?, attempt, ended, killed, survivors }
@@ -829,7 +834,8 @@ pub fn start_embedded_keeper(
 ) -> Result<(OwnedFd, std::process::Child)> {
     let (ours, theirs) = packet::pair()?;
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&*program));
-    let child = keeper_command(path.as_ref(), host, containment).stdin(std::process::Stdio::from(theirs)).spawn()?;
+    let child =
+        keeper_command(path.as_ref(), host, containment).stdin(std::process::Stdio::from(theirs)).spawn().map_err(limits::named)?;
     Ok((ours, child))
 }
 

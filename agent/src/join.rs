@@ -94,7 +94,7 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
             Some(place)
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = mezcal_common::runtime::start(None)?;
     let joined = match runtime.block_on(mezcal_certs::join(&args.address, &token, Role::Agent, Some(name))) {
         Ok(joined) => joined,
         Err(e) => {

@@ -3,6 +3,8 @@
 //! What a terminal might obey although it is no text, and what makes text look like another, is shown and not sent: control characters, and the
 //! invisible characters of Unicode's bidirectional algorithm (UAX #9), which reorder what follows.
 
+use crate::limits;
+use rustix::io::Errno;
 use std::borrow::Cow;
 
 /// C0, DEL and C1; marks, separators, embeddings, overrides and isolates of directions.
@@ -84,16 +86,19 @@ fn cut_character(bytes: &[u8]) -> usize {
         .unwrap_or(0)
 }
 
-/// An error and its sources on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(e) = source {
-        let next = e.to_string();
+/// An error and its sources on one line, with what the host lacks if that is behind it.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    for e in std::iter::successors(Some(error), |e| e.source()) {
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
         // TOML errors span lines; the first says where, the last what.
-        text.push_str(": ");
-        text.push_str(next.trim_end());
-        source = e.source();
+        text.push_str(e.to_string().trim_end());
+        let number = e.downcast_ref().and_then(std::io::Error::raw_os_error);
+        if let Some(limit) = number.map(Errno::from_raw_os_error).and_then(limits::behind) {
+            text.push_str(&format!(" ({limit})"));
+        }
     }
     text
 }

@@ -49,7 +49,7 @@ pub fn converse_for<T>(
     talk: impl AsyncFnOnce(&mut Remote) -> Result<T, Exit>,
 ) -> Result<T, Exit> {
     let (address, identity) = profile.remote()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
+    let runtime = mezcal_common::runtime::start(None).map_err(Exit::usage)?;
     let talking = async {
         let mut remote = Remote::connect(&address, &identity).await?;
         let result = talk(&mut remote).await?;

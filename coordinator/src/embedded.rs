@@ -118,7 +118,7 @@ impl EmbeddedAgent {
                 "the agent within this process has ended".into()
             }
             Ok(Ok((Left::KeeperGone, _))) => "the keeper of the engines is gone, and what they ran with it".into(),
-            Ok(Err(e)) => format!("the agent within this process has ended: {e}"),
+            Ok(Err(e)) => format!("the agent within this process has ended: {}", chain(&e)),
             Err(e) => format!("the agent within this process has failed: {e}"),
         }
     }

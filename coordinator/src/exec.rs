@@ -64,7 +64,7 @@ pub fn run(args: &ExecArgs) -> Result<u8, Exit> {
     let (address, identity) = args.profile.remote()?;
     let hosts = args.hosts.as_deref().map(names::expand).transpose().map_err(Exit::usage)?;
     let command = if args.shell { Command::Shell(args.command.join(" ")) } else { Command::Argv(args.command.clone()) };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
+    let runtime = mezcal_common::runtime::start(None).map_err(Exit::usage)?;
     runtime.block_on(async {
         let signals = Signals::new()?;
         let mut remote = Remote::connect(&address, &identity).await?;

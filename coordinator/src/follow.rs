@@ -130,7 +130,7 @@ fn follow(
     output: Option<(Option<&PathBuf>, bool)>,
 ) -> Result<u8, Exit> {
     let (address, identity) = profile.remote()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
+    let runtime = mezcal_common::runtime::start(None).map_err(Exit::usage)?;
     let following = async {
         let mut remote = Remote::connect(&address, &identity).await?;
         tokio::spawn(keep_certificate(address, identity));

@@ -4,6 +4,7 @@
 //! have it, `path host…`, best first or with weights as `host=BYTES`. Each path is asked for once. It is soft: what is not answered, or not in
 //! time, has no place.
 
+use mezcal_common::limits;
 use mezcal_common::octets;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Read, Write};
@@ -42,20 +43,22 @@ pub fn ask(command: &str, paths: &HashSet<String>) -> Result<Places, String> {
 }
 
 fn ask_some(command: &str, paths: &[&String], deadline: Instant) -> Result<String, String> {
-    let cannot = |e: std::io::Error| format!("cannot run {command:?}: {e}");
+    let cannot = |e: std::io::Error| format!("cannot run {command:?}: {}", limits::named(e));
     let mut child =
         Command::new("/bin/sh").args(["-c", command]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(cannot)?;
     let (mut stdin, stdout) = (child.stdin.take(), child.stdout.take());
     let text: Vec<u8> = paths.iter().flat_map(|path| [&octets::of(path)[..], b"\n"].concat()).collect();
     // Both ways at once: it may answer before it has read everything. What it does not read it does not want.
-    std::thread::spawn(move || stdin.take().map(|mut stdin| stdin.write_all(&text)));
+    let thread = || std::thread::Builder::new();
+    thread().spawn(move || stdin.take().map(|mut stdin| stdin.write_all(&text))).map_err(cannot)?;
     let (sender, answer) = mpsc::channel();
-    std::thread::spawn(move || {
+    let read = move || {
         let mut text = Vec::new();
         let read = stdout.map_or(Ok(0), |mut stdout| stdout.read_to_end(&mut text));
         // Nobody listens after the deadline.
         let _ = sender.send(read.map(|_| octets::text(text)));
-    });
+    };
+    thread().spawn(read).map_err(cannot)?;
     let text = match answer.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         Ok(Ok(text)) => text,
         Ok(Err(e)) => return Err(format!("{command:?} cannot be heard: {e}")),

@@ -38,7 +38,7 @@ pub fn run(args: &LogsArgs) -> Result<u8, Exit> {
     let (address, identity) = args.profile.remote()?;
     let (batch, job) = split_job(&args.job);
     let wish = LogWish { out: !args.err, err: !args.out, follow: args.follow };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
+    let runtime = mezcal_common::runtime::start(None).map_err(Exit::usage)?;
     let status = runtime.block_on(async {
         let mut remote = Remote::connect(&address, &identity).await?;
         let pick = |said| match said {

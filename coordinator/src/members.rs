@@ -418,7 +418,7 @@ pub fn join(args: &JoinArgs) -> Result<u8, Exit> {
     let cannot = |e: PlaceError| Exit::usage(chain(&e));
     let keys = ready(&dir).map_err(cannot)?;
     let profiles = ready(file.parent().unwrap_or(Path::new("."))).map_err(cannot)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
+    let runtime = mezcal_common::runtime::start(None).map_err(Exit::usage)?;
     let joined = runtime.block_on(mezcal_certs::join(&args.address, &token, Role::User, None));
     let joined = match joined {
         Ok(joined) => joined,

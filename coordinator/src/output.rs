@@ -8,6 +8,7 @@ use crate::jobs::Jobs;
 use crate::progress::{Counts, Progress};
 use mezcal_common::clock::WallTime;
 use mezcal_common::ids::JobNumber;
+use mezcal_common::limits;
 use mezcal_common::outcome::JobResult;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
@@ -85,7 +86,8 @@ pub fn start(
         submitted: WallTime::now(),
         failed: false,
     };
-    let thread = std::thread::Builder::new().name("output".into()).spawn(move || output.run(receiver, &answering))?;
+    let thread =
+        std::thread::Builder::new().name("output".into()).spawn(move || output.run(receiver, &answering)).map_err(limits::named)?;
     Ok(OutputThread { sender, answers, thread })
 }
 
@@ -105,7 +107,7 @@ fn watch_reader(pipe: Option<OwnedFd>, answers: mpsc::UnboundedSender<FromOutput
         }
     };
     // It ends with the process.
-    std::thread::Builder::new().name("output reader".into()).spawn(watch).map(|_| ())
+    std::thread::Builder::new().name("output reader".into()).spawn(watch).map(|_| ()).map_err(limits::named)
 }
 
 impl OutputThread {

@@ -246,7 +246,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     let jobs = Arc::new(jobs);
     let results = if args.detach { None } else { Some(outputs.results(kept)?) };
     let log = outputs.log()?;
-    let runtime = runtime()?;
+    let runtime = mezcal_common::runtime::start(None).map_err(Exit::usage)?;
     let status = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let connected = tokio::select! {
@@ -384,7 +384,7 @@ fn stream(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Keeper>, c
         Cluster::Embedded => args.slots.unwrap_or_else(embedded::usable_cpus),
         Cluster::Listen { .. } | Cluster::Remote { .. } => u16::MAX,
     };
-    let runtime = runtime()?;
+    let runtime = mezcal_common::runtime::start(None).map_err(Exit::usage)?;
     let status = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let connected = tokio::select! {
@@ -396,11 +396,6 @@ fn stream(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Keeper>, c
     // The thread that reads may wait for a line for ever.
     runtime.shutdown_background();
     status
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime, Exit> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|e| Exit { status: exit::BUG, message: format!("no runtime: {e}") })
 }
 
 fn terms(args: &RunArgs, context: BatchContext) -> BatchTerms {
@@ -596,7 +591,7 @@ async fn connect(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Kee
     let user = mezcal_common::account::own_name();
     let locality_wait = args.locality_wait.unwrap_or(service::LOCALITY_WAIT);
     let adjustable = Adjustable { locality_wait, ..Adjustable::default() };
-    let no_timer = |e| Exit { status: exit::BUG, message: format!("no timer: {e}") };
+    let no_timer = |e| Exit::usage(exit::chain(&e));
     match (&profile.cluster, keeper) {
         (Cluster::Remote { coordinator, identity }, _) => {
             let mut remote = Remote::connect(coordinator, identity).await?;
@@ -672,7 +667,7 @@ impl<'a> Run<'a> {
         let watched = results.pipe();
         let form = (compat, results.is_terminal());
         let output = output::start(jobs.clone(), results.open()?, watched, progress, form, args.keep_order)
-            .map_err(|e| Exit { status: exit::BUG, message: format!("no output thread: {e}") })?;
+            .map_err(|e| Exit::usage(format!("cannot start the thread that writes results: {e}")))?;
         let answered = vec![false; jobs.len()];
         let batch = terms.context.batch;
         Ok(Self {

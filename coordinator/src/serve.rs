@@ -164,8 +164,7 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
     if lease < MIN_LEASE {
         return Err(Exit::usage(format!("`lease` in {} must be at least {}", args.config.display(), format_duration(MIN_LEASE))));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING).build();
-    let runtime = runtime.map_err(Exit::usage)?;
+    let runtime = mezcal_common::runtime::start(Some(BLOCKING)).map_err(Exit::usage)?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
         let http = args.http.or(config.http);

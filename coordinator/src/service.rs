@@ -167,9 +167,9 @@ impl Settings {
 /// Why a service cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// No timer.
-    #[error("no timer")]
-    Timer(#[from] std::io::Error),
+    /// What the system does not give.
+    #[error("no timer or thread for the service")]
+    System(#[from] std::io::Error),
     /// What the store has cannot be taken back.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
@@ -202,7 +202,7 @@ pub fn start(settings: Settings, store: Option<Store>) -> Result<ServiceHandle, 
             let last = store.replay(|record| scheduler.replay(record, now))?;
             scheduler.numbers_in_use(last);
             scheduler.restored(now);
-            let (writer, reader) = store.start(answers);
+            let (writer, reader) = store.start(answers)?;
             Some(Kept::new(writer, reader, behind_sender))
         }
     };

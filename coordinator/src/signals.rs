@@ -1,6 +1,7 @@
 //! The signals by which people end things.
 
 use crate::exit::{self, Exit};
+use mezcal_common::limits;
 use std::task::Poll;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -13,7 +14,8 @@ impl Signals {
         let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
         let mut signals = Vec::new();
         for kind in kinds.into_iter().filter(|kind| ignored >> (kind.as_raw_value() - 1) & 1 == 0) {
-            let handler = signal(kind).map_err(|e| Exit { status: exit::BUG, message: format!("no signal handler: {e}") })?;
+            let handler = signal(kind)
+                .map_err(|e| Exit { status: exit::BUG, message: format!("no signal handler: {}", limits::named(e)) })?;
             signals.push((kind.as_raw_value() as u8, handler));
         }
         Ok(Self(signals))

@@ -406,9 +406,12 @@ impl Store {
     }
 
     /// Starts the writer's thread, and gives readers.
-    pub fn start(self, answers: tokio::sync::mpsc::Sender<FromStore>) -> (Writer, Reader) {
+    ///
+    /// # Errors
+    /// There is no room for the thread; the limit is named.
+    pub fn start(self, answers: tokio::sync::mpsc::Sender<FromStore>) -> std::io::Result<(Writer, Reader)> {
         let reader = Reader::new(self.access);
-        (Writer::start(self.connection, self.waiting, self.lock, answers), reader)
+        Ok((Writer::start(self.connection, self.waiting, self.lock, answers)?, reader))
     }
 
     /// Whether no other process can have it while this one has: there was no room for what they would share.

@@ -13,6 +13,7 @@ use mezcal_common::duration::parse_duration;
 use mezcal_common::escape::json_for_terminal;
 use mezcal_common::ids::{BatchId, JobNumber};
 use mezcal_common::job::Stop;
+use mezcal_common::limits;
 use mezcal_common::outcome::JobResult;
 use mezcal_common::wire::client::{BatchTerms, CancelSummary, HostStatus, Selector, Submission, ToClient, ToService};
 use rustix::fd::AsFd;
@@ -129,7 +130,7 @@ pub(crate) async fn run(
     let (to_stream, mut input) = mpsc::channel(DEPTH);
     let format = if compat { Format::Bakapara } else { Format::Json };
     let retries = args.retries;
-    let thread = |e| Exit { status: exit::BUG, message: format!("no thread: {e}") };
+    let thread = |e| Exit::usage(format!("cannot read jobs or write results: {}", limits::named(e)));
     let stdin = std::io::stdin().as_fd().try_clone_to_owned().map(std::fs::File::from).map_err(thread)?;
     let reader = move || read(stdin, &to_stream, Parser { format, retries, widest, number: 0 });
     std::thread::Builder::new().name("input".into()).spawn(reader).map_err(thread)?;

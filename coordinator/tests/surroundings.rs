@@ -1,14 +1,14 @@
-//! `coordinator run` without a cluster where a host gives less than usual: no loopback, no directory.
+//! `coordinator run` without a cluster where a host gives less than usual: no loopback, no directory, few processes or files.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 const COORDINATOR: &str = env!("CARGO_BIN_EXE_coordinator");
 
-/// What a shell script makes of the coordinator (`"$@"`) that runs these jobs; the directory is the script's.
+/// What a script of bash makes of the coordinator (`"$@"`) that runs these jobs; the directory is the script's.
 fn within(script: &str, wrapper: &[&str], jobs: &str, dir: &Path) -> Output {
     std::fs::write(dir.join("jobs.json"), jobs).expect("written");
-    let mut words = wrapper.iter().copied().chain(["sh", "-c", script, "sh"]);
+    let mut words = wrapper.iter().copied().chain(["bash", "-c", script, "bash"]);
     let mut command = Command::new(words.next().expect("a program"));
     command.args(words).arg(COORDINATOR).arg("run").arg(dir.join("jobs.json")).args(["--progress", "none"]);
     command.current_dir(dir).env("XDG_CONFIG_HOME", dir.join("no-config")).env_remove("MEZCAL_PROFILE").stdin(Stdio::null());
@@ -71,5 +71,55 @@ fn jobs_with_their_own_directories_run_from_one_that_was_removed() {
         assert!(said.contains("job 2 has no absolute `cd`") && said.contains("was it removed?"), "{said}");
         assert!(!dir.path().join("here").exists(), "nothing is started");
         std::fs::write(dir.path().join("here"), "").expect("written");
+    }
+}
+
+/// A run of four slots under a limit: it works, or its job or itself ends with the name of the limit.
+fn ends_with_its_name(limit: &str, most: u32, out: &Output) {
+    let said = text(&out.stdout) + &text(&out.stderr);
+    assert!(matches!(out.status.code(), Some(0..=3)), "ulimit {limit} {most}: {:?}: {said}", out.status);
+    assert!(!said.contains("panicked"), "ulimit {limit} {most}: {said}");
+    assert!(out.status.success() || said.contains(&format!("`ulimit {limit}`")), "ulimit {limit} {most}: {:?}: {said}", out.status);
+}
+
+#[test]
+fn a_limit_of_processes_is_named_whoever_meets_it() {
+    // root has none. Each run has an account of its own: what one has left is not counted for the next.
+    let first = 1 << 20 | (std::process::id() & 0xffff) << 5;
+    let as_account = |uid: u32| {
+        ["timeout", "60", "setpriv", "--clear-groups"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([format!("--reuid={uid}"), format!("--regid={uid}")])
+            .collect::<Vec<_>>()
+    };
+    let account = as_account(first);
+    if !works_or_say_why(&account.iter().map(String::as_str).chain(["true"]).collect::<Vec<_>>()) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let program = dir.path().join("coordinator");
+    std::fs::copy(COORDINATOR, &program).expect("copied");
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    for most in 1..=20 {
+        let account = as_account(first + most);
+        let wrapper: Vec<&str> = account.iter().map(String::as_str).collect();
+        let script = format!("ulimit -u {most} && shift && exec '{}' \"$@\" -j4 --host-timeout 1s", program.display());
+        let out = within(&script, &wrapper, "{\"cmd\": \"true\"}\n", dir.path());
+        ends_with_its_name("-u", most, &out);
+    }
+}
+
+#[test]
+fn a_limit_of_open_files_is_named_whoever_meets_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for most in [8, 10, 12, 14, 15, 16, 17, 18, 19, 20, 22, 24, 28, 32] {
+        let out = within(
+            &format!("ulimit -n {most} && exec \"$@\" -j4 --host-timeout 1s"),
+            &["timeout", "60"],
+            "{\"cmd\": \"true\"}\n",
+            dir.path(),
+        );
+        ends_with_its_name("-n", most, &out);
     }
 }

@@ -77,7 +77,8 @@ pub(crate) fn run(args: EngineArgs, keeper: OwnedFd, lock: Option<OwnedFd>) -> R
     let wake = spawned.try_clone()?;
     let awaited = Arc::new(AtomicBool::new(false));
     let asked = awaited.clone();
-    std::thread::Builder::new().name("spawner".into()).spawn(move || spawner(&mut around, &to_spawner, &started, &wake, &asked))?;
+    let spawner = move || spawner(&mut around, &to_spawner, &started, &wake, &asked);
+    std::thread::Builder::new().name("spawner".into()).spawn(spawner)?;
     let mut driver = Driver {
         engine: Engine::new(args.one_fate, containment),
         counters,

@@ -10,6 +10,7 @@ use crate::cgroup::{Leaf, Leaves};
 use crate::paths::{self, OutputFile};
 use mezcal_common::ids::{AttemptId, EngineId};
 use mezcal_common::job::{BatchContext, Command, JobSpec, SHELL_PREFIX};
+use mezcal_common::limits;
 use mezcal_common::octets;
 use mezcal_common::proc::{self, CommandLine};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -294,13 +295,10 @@ fn cannot(verb: &str, path: &Path, error: Errno) -> NotStarted {
 
 /// Whether it is the host that lacks something, and what: that may pass.
 fn not_started(text: String, error: Errno) -> NotStarted {
-    let limit = match error {
-        Errno::MFILE => "EMFILE: open files of one process, `ulimit -n`",
-        Errno::NFILE => "ENFILE: open files of the host, `sysctl fs.file-max`",
-        Errno::NOMEM => "ENOMEM: memory of the host, or of its control group, `memory.max`",
-        _ => return NotStarted::Job(text),
-    };
-    NotStarted::Short(format!("{text} ({limit})"))
+    match limits::behind(error) {
+        Some(limit) => NotStarted::Short(format!("{text} ({limit})")),
+        None => NotStarted::Job(text),
+    }
 }
 
 /// The system's text of an error without Rust's "(os error N)".
@@ -352,10 +350,6 @@ fn find_program(cd: &OwnedFd, name: &CStr, env: &Environment) -> Result<CString,
     Err(format!("{:?} is not in PATH", name.to_string_lossy()))
 }
 
-/// fork(2) and execve(2) do not say which.
-const PROCESSES: &str =
-    "EAGAIN: processes and threads, `ulimit -u` of the account, `pids.max` of its control group, or `sysctl kernel.threads-max`";
-
 fn why_not_started(spec: &JobSpec, program: &CStr, error: Errno) -> NotStarted {
     if error == Errno::TOOBIG {
         return NotStarted::Job("the command and its environment are longer than the kernel takes (execve(2): 128 KiB for one argument, a quarter of the stack limit in all)".into());
@@ -366,7 +360,7 @@ fn why_not_started(spec: &JobSpec, program: &CStr, error: Errno) -> NotStarted {
     };
     // Of files these mean something else.
     let limit = match error {
-        Errno::AGAIN => PROCESSES,
+        Errno::AGAIN => limits::PROCESSES,
         Errno::TXTBSY => "ETXTBSY: somebody has it open for writing",
         _ => return cannot("start", program, error),
     };

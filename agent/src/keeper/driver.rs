@@ -13,6 +13,7 @@ use mezcal_common::clock::BootInstant;
 use mezcal_common::escape::chain;
 use mezcal_common::files::Directory;
 use mezcal_common::ids::EngineIndex;
+use mezcal_common::limits;
 use mezcal_common::outcome::{Containment, WaitStatus};
 use mezcal_common::proc;
 use mezcal_common::timer;
@@ -105,6 +106,15 @@ struct EngineProcess {
     pid: i32,
     /// None once the other end is closed.
     control: Option<OwnedFd>,
+    /// It is the first one of its slot.
+    first: bool,
+    /// It has been given something.
+    used: bool,
+}
+
+impl EngineProcess {
+    /// The place of one.
+    const NONE: Self = Self { pid: 0, control: None, first: false, used: false };
 }
 
 /// Why the loop ends.
@@ -135,7 +145,8 @@ pub fn run(args: KeeperArgs) -> Result<()> {
     let listener = args.socket.as_deref().map(|path| listen(path, mode)).transpose()?;
     // The shell's functions belong to whoever called an embedded run, as the rest of the environment does.
     let inherited = Inherited::read(args.socket.is_none());
-    warm_up();
+    // What only the first thread of a process costs, symbols to look up and a stack to map, is spared its copies. They say if there is no room.
+    let _ = limits::try_thread();
     let keeper = Keeper::new(BootInstant::now());
     let mut driver = Driver {
         keeper: if args.agent.is_some() { keeper.always_wanted() } else { keeper },
@@ -179,25 +190,9 @@ pub fn heed_children() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
-/// Starts a thread and ends it: what only the first one of a process costs, symbols to look up and a stack to map, is spared its copies.
-fn warm_up() {
-    if let Ok(thread) = std::thread::Builder::new().spawn(|| {}) {
-        let _ = thread.join();
-    }
-    // The kernel may need a moment more to forget it.
-    while threads() > 1 {
-        std::thread::yield_now();
-    }
-}
-
 /// With the limit that may be behind it.
 fn cannot(what: &str, e: Error) -> Error {
-    let limit = match e.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::MFILE) => "; a higher limit of open files (`ulimit -n`) allows more slots",
-        Some(Errno::AGAIN) => "; a higher limit of processes (`ulimit -u`, or `pids.max` of the control group) allows more slots",
-        _ => "",
-    };
-    Error::new(e.kind(), format!("cannot {what}: {e}{limit}"))
+    Error::new(e.kind(), format!("cannot {what}: {}", limits::named(e)))
 }
 
 /// Threads of this process.
@@ -296,12 +291,12 @@ impl Driver {
                 Effect::Start(engine) => match (self.start(), self.engines.get_mut(usize::from(engine.0))) {
                     (Ok(Started::Here(keeper)), _) => return Ok(Some(Left::Copy { slot: engine.0, keeper })),
                     (Ok(Started::There(process)), Some(place)) => *place = process,
-                    (Ok(Started::There(process)), None) => self.engines.push(process),
+                    (Ok(Started::There(process)), None) => self.engines.push(EngineProcess { first: true, ..process }),
                     (Err(e), None) if !self.complete => return Err(e),
                     (Err(e), place) => {
                         // A job that has used up processes or descriptors must not cost the other jobs their lives.
                         if place.is_none() {
-                            self.engines.push(EngineProcess { pid: 0, control: None });
+                            self.engines.push(EngineProcess::NONE);
                         }
                         self.say_of(usize::from(engine.0), e.to_string());
                         self.keeper.handle(Event::NotStarted(engine), BootInstant::now());
@@ -366,7 +361,7 @@ impl Driver {
                 self.on_engine(index);
             }
         }
-        if ready[0] && self.on_children() {
+        if ready[0] && self.on_children()? {
             return Ok(true);
         }
         if ready[1] {
@@ -427,6 +422,7 @@ impl Driver {
         while let Some(control) = &self.engines[index].control {
             match packet::try_receive::<EngineToKeeper>(control) {
                 Ok(Some((message, _))) => {
+                    self.engines[index].used = true;
                     self.keeper.handle(Event::Engine(EngineIndex(index as u16), message), BootInstant::now());
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
@@ -437,7 +433,10 @@ impl Driver {
     }
 
     /// True when everything should end.
-    fn on_children(&mut self) -> bool {
+    ///
+    /// # Errors
+    /// There is no room for the engines of an embedded run.
+    fn on_children(&mut self) -> Result<bool> {
         if take_signals(&self.signals) {
             self.ask_engines();
         }
@@ -450,13 +449,16 @@ impl Driver {
                     };
                     if self.args.socket.is_none() && self.asked.is_none() && status == WaitStatus::Exited(0) {
                         // It has seen the agent go before we did.
-                        return true;
+                        return Ok(true);
+                    }
+                    // Until another one is there.
+                    let engine = std::mem::replace(&mut self.engines[index], EngineProcess::NONE);
+                    if engine.first && !engine.used && self.args.socket.is_none() && status == WaitStatus::Exited(1) {
+                        return Err(Error::other(format!("no room for engine {index}, which has said why; fewer slots need less")));
                     }
                     if self.asked.is_none() {
                         self.say_of(index, format!("an engine died: {status:?}"));
                     }
-                    // Until another one is there.
-                    self.engines[index] = EngineProcess { pid: 0, control: None };
                     self.keeper.handle(Event::EngineDied(EngineIndex(index as u16)), BootInstant::now());
                 }
                 Waited::Stopped { pid } => {
@@ -464,7 +466,7 @@ impl Driver {
                         self.keeper.handle(Event::EngineStopped(EngineIndex(index as u16)), BootInstant::now());
                     }
                 }
-                Waited::Alive | Waited::NoChild => return false,
+                Waited::Alive | Waited::NoChild => return Ok(false),
             }
         }
     }
@@ -526,7 +528,7 @@ impl Driver {
         // SAFETY: there is no other thread that could hold a lock which nobody would release in the copy (fork(2)).
         match unsafe { libc::fork() } {
             0 => Ok(Started::Here(theirs)),
-            pid if pid > 0 => Ok(Started::There(EngineProcess { pid, control: Some(control) })),
+            pid if pid > 0 => Ok(Started::There(EngineProcess { pid, control: Some(control), ..EngineProcess::NONE })),
             _ => Err(cannot("start an engine", Error::last_os_error())),
         }
     }

@@ -59,7 +59,7 @@ fn a_batch_knows_how_long_ago_it_was_opened() {
 /// Writes these as a coordinator does, and gives the store to its next life.
 fn written(dir: &Path, records: Vec<Record>) -> Store {
     let (answers, mut said) = tokio::sync::mpsc::channel(4);
-    let (writer, _) = Store::open(dir).expect("opened").start(answers);
+    let (writer, _) = Store::open(dir).expect("opened").start(answers).expect("a thread");
     writer.write(records);
     assert!(matches!(said.blocking_recv(), Some(FromStore::Committed { .. })));
     drop(writer);

@@ -53,15 +53,20 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, life: Option<Life>, lock: OwnedFd, answers: mpsc::Sender<FromStore>) -> Self {
+    pub(super) fn start(
+        connection: Connection,
+        life: Option<Life>,
+        lock: OwnedFd,
+        answers: mpsc::Sender<FromStore>,
+    ) -> std::io::Result<Self> {
         let (writes, received) = channel();
         let thread = std::thread::Builder::new().name("store".into());
         let run = move || {
             let _lock = lock;
             run(connection, life, &received, &answers);
         };
-        thread.spawn(run).expect("a thread starts before anything else does");
-        Self { writes }
+        thread.spawn(run).map_err(mezcal_common::limits::named)?;
+        Ok(Self { writes })
     }
 
     /// Hands records over. Whoever does so bounds how many are on their way.
