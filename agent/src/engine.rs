@@ -10,7 +10,7 @@
 //!              (remembered) ──▶ Terminating (TERM, grace) ── gone or time ┘
 //! ```
 //!
-//! A spawn that fails for want of something of the host's is tried again for [`SHORT_FOR`] (↺), and then the attempt goes back unstarted.
+//! A spawn that fails for want of something of the host's is tried again for `SHORT_FOR` (↺), and then the attempt goes back unstarted.
 //!
 //! The first process stays a zombie until its group has been killed: as long as it is unreaped, its number cannot be
 //! used again, so no signal of ours can reach a stranger.
