@@ -462,6 +462,8 @@ struct Host {
     drained: Option<Arc<str>>,
     /// How it stands in the indices of the scheduler: among those that want jobs, and by its longest idle slot.
     indexed: (bool, Option<BootInstant>),
+    /// What [`Host::room`] was then.
+    had_room: u16,
     /// Receipt of the last message that renewed its lease.
     heard: BootInstant,
     since: BootInstant,
@@ -524,6 +526,7 @@ impl Host {
             record: quarantine::Record::default(),
             drained: None,
             indexed: (false, None),
+            had_room: 0,
             heard: now,
             since: now,
             load: Load::default(),
@@ -619,6 +622,8 @@ pub struct Scheduler {
     wanting: BTreeSet<u32>,
     /// Hosts that have more attempts than slots.
     overfull: BTreeSet<u32>,
+    /// Hosts where a job of several slots may have room that had none.
+    roomier: BTreeSet<u32>,
     /// When to take back what waits there.
     retract_at: Option<BootInstant>,
     /// Hosts with idle slots, by the longest idle one.
@@ -696,6 +701,7 @@ impl Scheduler {
             host_names: Vec::new(),
             wanting: BTreeSet::new(),
             overfull: BTreeSet::new(),
+            roomier: BTreeSet::new(),
             retract_at: None,
             idle: BTreeSet::new(),
             quarantines: BTreeSet::new(),
@@ -772,6 +778,9 @@ impl Scheduler {
         self.settle_order(now);
         // Notices come before placements, so that what waits is said first.
         self.look_at_changed(now);
+        for name in std::mem::take(&mut self.roomier).into_iter().filter_map(|index| self.name_at(index)).collect::<Vec<_>>() {
+            self.serve(&name, usize::MAX, now);
+        }
         while std::mem::take(&mut self.unserved) {
             self.serve_all(now);
             self.look_at_changed(now);
@@ -879,6 +888,10 @@ impl Scheduler {
         let is = (there && host.credit > host.sent, host.idle_since.front().copied().filter(|_| there));
         let was = std::mem::replace(&mut host.indexed, is);
         let index = host.index;
+        let room = host.room();
+        if room > std::mem::replace(&mut host.had_room, room) && room > 1 && self.queues.has_wide() {
+            self.roomier.insert(index);
+        }
         if there && host.is_overfull() {
             self.overfull.insert(index);
         } else {

@@ -179,6 +179,11 @@ impl Queues {
         self.parts.is_empty()
     }
 
+    /// Whether jobs wait that take several slots.
+    pub(super) fn has_wide(&self) -> bool {
+        self.parts.keys().any(|(_, slots)| *slots > 1)
+    }
+
     /// Whether jobs wait that prefer a host that is connected.
     pub(super) fn any_elsewhere(&self) -> bool {
         self.parts.values().any(|part| !part.elsewhere.anywhere.is_empty() || !part.elsewhere.by_name.is_empty())

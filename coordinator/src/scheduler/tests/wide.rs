@@ -53,6 +53,28 @@ fn idle_slots_are_kept_for_a_wide_job_and_used_again_after_it() {
 }
 
 #[test]
+fn a_wide_job_goes_at_once_where_what_was_on_its_way_has_ended() {
+    let mut s = script();
+    s.agent(1, "a.x", 2);
+    s.agent(2, "b.x", 2);
+    submit(&mut s, 1, &[1; 4], 0);
+    s.report(1, attempt(1, 1, 1), exited(0));
+    s.pull(1, 3, 1);
+    // It says that both are idle before it has got what runs there next.
+    s.pull(2, 4, 2);
+    submit(&mut s, 2, &[2], 5);
+    let on = |s: &Script, session| {
+        s.scheduler.hosts.values().find(|h| h.session == Some(SessionId(session))).expect("there").attempts.len()
+    };
+    assert_eq!((on(&s, 1), on(&s, 2)), (1, 2), "the first host keeps its slot, and the second one has no room");
+    let on_b: Vec<AttemptId> =
+        s.scheduler.hosts.values().filter(|h| &*h.name == "b.x").flat_map(|h| h.attempts.keys().copied()).collect();
+    s.report(2, on_b[0], exited(0));
+    let said = s.report(2, on_b[1], exited(0));
+    assert!(said.contains("2 < run 2/1.1"), "{said}");
+}
+
+#[test]
 fn a_host_gives_up_keeping_slots_and_rests_before_it_does_so_again() {
     let mut s = script();
     s.agent(1, "a.x", 2);
@@ -93,8 +115,9 @@ fn a_wide_job_does_not_follow_narrow_ones_that_are_still_on_their_way() {
     // The agent has not got the two that were sent to it.
     assert_eq!(s.pull(1, 4, 2), "");
     s.report(1, attempt(1, 1, 1), exited(0));
-    s.report(1, attempt(1, 2, 1), exited(0));
-    insta::assert_snapshot!(s.pull(1, 4, 2), @"
+    insta::assert_snapshot!(s.report(1, attempt(1, 2, 1), exited(0)), @r"
+    result 2.1 exited on a.x
+    1 < acknowledge 2
     1 < context of batch 2
     1 < run 2/1.1
     ");
