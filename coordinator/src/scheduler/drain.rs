@@ -32,10 +32,13 @@ impl Scheduler {
                     continue;
                 }
             };
-            self.set_drained(&name, reason.map(Arc::from));
-            let deadline = deadline.filter(|_| reason.is_some());
-            self.persist(|| Record::Drained { host: name.clone(), reason: reason.map(Arc::from), deadline });
             let Some(index) = self.hosts.get(&name).map(|host| host.index) else { continue };
+            self.set_drained(&name, reason.map(Arc::from));
+            // Whoever says it again without a deadline does not take away the one that there is.
+            let left = self.evictions.iter().find(|(_, evicted)| *evicted == index).map(|(at, _)| at.since(now));
+            let before = left.or_else(|| self.overdue.contains(&index).then_some(Duration::ZERO));
+            let deadline = deadline.or(before).filter(|_| reason.is_some());
+            self.persist(|| Record::Drained { host: name.clone(), reason: reason.map(Arc::from), deadline });
             self.forget_eviction(index);
             if reason.is_none() {
                 self.unserved = true;

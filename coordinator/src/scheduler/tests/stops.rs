@@ -140,6 +140,29 @@ fn what_a_drained_host_gives_back_of_a_halted_batch_does_not_start_elsewhere() {
 }
 
 #[test]
+fn a_drain_that_is_said_again_keeps_its_deadline_unless_it_names_one() {
+    let mut s = script();
+    s.agent(1, "a.x", 1);
+    s.submit(1, &[(NOWHERE, 0, 0)]);
+    let drain = |s: &mut Script, reason, deadline: Option<u64>| {
+        s.scheduler.drain(&["a.x".into()], reason, deadline.map(Duration::from_secs), s.now).expect("a known host");
+        s.trace()
+    };
+    drain(&mut s, Some("repair"), Some(10));
+    s.pass(4);
+    drain(&mut s, Some("new disks"), None);
+    assert_eq!(s.pass(5), "");
+    let said = s.pass(1);
+    assert!(said.contains("1 < evict 1.1"), "{said}");
+    // Also when it has come.
+    drain(&mut s, Some("newer disks"), None);
+    assert!(s.pass(0).contains("1 < evict 1.1"));
+    drain(&mut s, None, None);
+    drain(&mut s, Some("again"), None);
+    assert_eq!(s.pass(600), "", "what was ended is forgotten");
+}
+
+#[test]
 fn a_detached_batch_starts_when_it_is_whole() {
     let mut s = script();
     s.agent(1, "a.x", 9);
