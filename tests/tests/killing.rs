@@ -120,7 +120,10 @@ fn cancel_takes_jobs_batches_and_everything_of_ones_own() {
     // A shell and a sleep each.
     wait_for("both slots are busy", PATIENCE, || (alive_with(&format!("sleep {mark}")).len() == 4).then_some(()));
     let other = cluster.run(&["cancel", "-p", "sato", "one"]);
-    assert_eq!((other.status.code(), text(&other.stderr)), (Some(2), "coordinator: you have none there\n".into()));
+    assert_eq!(
+        (other.status.code(), text(&other.stderr)),
+        (Some(2), "coordinator: no batch of yours is running; `coordinator batches` lists those that have ended\n".into())
+    );
     let none = cluster.run(&["cancel", "-p", "mezcal", "five"]);
     assert!(none.status.code() == Some(2) && text(&none.stderr).contains("has no job \"five\""), "{}", text(&none.stderr));
     // By number and by `id`; waiting and running; with a signal that the job knows.

@@ -380,6 +380,11 @@ impl Scheduler {
                 }
                 Notice::Ambiguous { names: fold(&ambiguous), hosts: fold(&self.claimants_of(first)), jobs, after }
             } else if self.queues.is_homeless(key) {
+                if batch.once && self.were_never_seen(key) {
+                    // Somebody waits at a terminal, for what is most likely a slip.
+                    self.absent.insert(key, now);
+                    continue;
+                }
                 Notice::HostsAbsent { hosts: fold(&self.set_of(key).unwrap_or_default()), jobs, after }
             } else if self.is_unserved(key) {
                 Notice::Unserved { user: self.user_names[key.user as usize].clone(), jobs, after }
@@ -403,6 +408,11 @@ impl Scheduler {
         self.names.told.remove(&key);
     }
 
+    /// Whether none of the hosts that a queue requires has ever been here.
+    fn were_never_seen(&self, key: QueueKey) -> bool {
+        self.set_of(key).is_some_and(|set| set.iter().all(|name| self.names.claimants(name).is_empty()))
+    }
+
     /// Why jobs end that no host could ever have run.
     pub(super) fn why_absent(&self, key: QueueKey) -> String {
         if self.queues.is_homeless(key) {
@@ -410,6 +420,12 @@ impl Scheduler {
             let ambiguous = self.ambiguous_of(key);
             let words = ambiguous.first().and_then(|name| self.several_called(name));
             let absent: Vec<Arc<str>> = set.iter().filter(|name| !ambiguous.contains(name)).cloned().collect();
+            if self.batches.get(&key.batch).is_some_and(|batch| batch.once) && self.were_never_seen(key) {
+                return format!(
+                    "no host of that name has ever been seen here: {} (`coordinator hosts` lists those that have)",
+                    fold(&absent)
+                );
+            }
             let waited = || format!("none of its hosts was connected within the host timeout: {}", fold(&absent));
             return match words {
                 None => waited(),

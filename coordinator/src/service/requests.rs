@@ -486,7 +486,7 @@ impl Service {
             ([], _) => {
                 let own: Vec<String> = self.batches.running(user).take(MANY).map(|b| b.to_string()).collect();
                 Err(match (own.as_slice(), text) {
-                    ([], "") => "you have none there".into(),
+                    ([], "") => "no batch of yours is running; `coordinator batches` lists those that have ended".into(),
                     (own, "") => format!("yours are {}", own.join(", ")),
                     ([], _) => format!("no batch of yours begins with {text:?}; `coordinator batches` lists those that there are"),
                     (own, _) => {

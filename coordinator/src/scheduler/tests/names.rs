@@ -110,6 +110,24 @@ fn verbs_that_name_a_host_ambiguously_are_told_so_at_once() {
 }
 
 #[test]
+fn a_command_for_a_host_that_was_never_seen_ends_at_once_and_one_that_is_away_is_waited_for() {
+    let mut s = script();
+    s.agent(1, "a.x", 2);
+    s.agent(2, "b.x", 2);
+    s.event(Event::AgentGone(SessionId(2)));
+    let context = BatchContext::new(batch(1), "/".into(), 0o22);
+    let terms = BatchTerms { once: true, ..BatchTerms::new(context, Duration::from_secs(300)) };
+    s.event(Event::Open { user: "okazaki".into(), terms: Box::new(terms) });
+    let job = |n| Submission { hosts: Some(n - 1), ..Submission::new(JobNumber(n), Bytes::from_static(b"x")) };
+    let host_sets = [["nosuch"], ["b"]].map(|set| set.map(String::from).to_vec()).to_vec();
+    insta::assert_snapshot!(s.event(Event::Submit { batch: batch(1), host_sets, jobs: vec![job(1), job(2)] }), @r"
+    accepted 2
+    notice: 1 job waits for a host that is not connected: b; they end as errors after 0:05:00
+    ");
+    insta::assert_snapshot!(s.pass(0), @"result 1.0 no_host: no host of that name has ever been seen here: nosuch (`coordinator hosts` lists those that have)");
+}
+
+#[test]
 fn what_waits_for_a_name_starts_when_the_name_gets_an_owner() {
     let mut s = script();
     s.agent(1, "node1.a", 2);
