@@ -699,7 +699,8 @@ impl<'a> Run<'a> {
             self.note();
             self.run_batch().await;
         }
-        let is_whole = self.received >= self.jobs.len() as u64;
+        // All results are here, or the coordinator has taken none of the jobs.
+        let nothing_is_left = self.received >= self.jobs.len() as u64 || self.turned_away && self.accepted == 0;
         let Run { args, jobs, connected, output, for_output, mut signals, signalled, halted, mut failure, noted, .. } = self;
         let finishing = async {
             for message in for_output {
@@ -714,8 +715,7 @@ impl<'a> Run<'a> {
         };
         match unwritten {
             Some(e) => drop(failure.get_or_insert(not_writable(&e))),
-            // Nothing of it runs any more, and all of it is in the file.
-            None if is_whole => noted.into_iter().for_each(|noted| drop(std::fs::remove_file(noted.path))),
+            None if nothing_is_left => noted.into_iter().for_each(|noted| drop(std::fs::remove_file(noted.path))),
             None => {}
         }
         connected.end().await;
