@@ -1,8 +1,10 @@
 //! The tokio runtime of every program: one thread, and others for what blocks.
 
 use crate::limits;
+use rustix::io::Errno;
 use std::io::Error;
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
@@ -15,8 +17,7 @@ const OWN_PAIRS: usize = 4;
 /// # Errors
 /// There is no room for its threads or descriptors; the limit is named.
 pub fn start(blocking: Option<usize>) -> std::io::Result<Runtime> {
-    // tokio would panic over these two.
-    limits::try_thread().map_err(no_room)?;
+    // tokio would panic over these.
     let pairs: std::io::Result<Vec<_>> = (0..OWN_PAIRS).map(|_| UnixStream::pair()).collect();
     drop(pairs.map_err(no_room)?);
     let mut builder = Builder::new_current_thread();
@@ -25,8 +26,21 @@ pub fn start(blocking: Option<usize>) -> std::io::Result<Runtime> {
         builder.max_blocking_threads(most);
     }
     let runtime = builder.build().map_err(no_room)?;
-    runtime.spawn_blocking(|| {});
+    if !has_begun_to_block(&runtime) {
+        runtime.shutdown_background();
+        return Err(no_room(Errno::AGAIN.into()));
+    }
     Ok(runtime)
+}
+
+/// Starts its first thread for what blocks. tokio panics if there is no room for it, and whoever else has this account may take that room after any
+/// look at it. Called before anything else goes on in this process whose panic would have to be reported.
+fn has_begun_to_block(runtime: &Runtime) -> bool {
+    let report = take_hook();
+    set_hook(Box::new(|_| {}));
+    let begun = catch_unwind(AssertUnwindSafe(|| drop(runtime.spawn_blocking(|| {}))));
+    set_hook(report);
+    begun.is_ok()
 }
 
 fn no_room(e: Error) -> Error {
