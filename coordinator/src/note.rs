@@ -128,7 +128,7 @@ pub fn write(path: &Path, note: &Note) -> std::io::Result<()> {
 /// # Errors
 /// Exit 3: it cannot be asked.
 pub fn ask(address: &str, identity: &Path, batch: BatchId) -> Result<Option<BatchStatus>, Exit> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Exit::usage)?;
+    let runtime = mezcal_common::runtime::start(None).map_err(Exit::usage)?;
     runtime.block_on(async {
         let mut remote = Remote::connect(address, identity).await?;
         let question = ToService::Attach { request: 1, batch: batch.to_string(), wish: Attachment::End };
