@@ -3,9 +3,10 @@
 //! It is written, and synced, before the first job is handed over, and removed when all results are in the file. So `--resume` after a client's
 //! sudden end takes that batch up again instead of running beside it what still runs.
 
-use crate::client::Remote;
+use crate::client::converse;
 use crate::exit::Exit;
 use crate::jobs::Jobs;
+use crate::profile::ProfileArgs;
 use mezcal_common::files;
 use mezcal_common::ids::BatchId;
 use mezcal_common::wire::client::{Attachment, BatchStatus, ToClient, ToService};
@@ -127,18 +128,13 @@ pub fn write(path: &Path, note: &Note) -> std::io::Result<()> {
 ///
 /// # Errors
 /// Exit 3: it cannot be asked.
-pub fn ask(address: &str, identity: &Path, batch: BatchId) -> Result<Option<BatchStatus>, Exit> {
-    let runtime = mezcal_common::runtime::start(None).map_err(Exit::usage)?;
-    runtime.block_on(async {
-        let mut remote = Remote::connect(address, identity).await?;
+pub fn ask(profile: &ProfileArgs, batch: BatchId) -> Result<Option<BatchStatus>, Exit> {
+    converse(profile, async |remote| {
         let question = ToService::Attach { request: 1, batch: batch.to_string(), wish: Attachment::End };
         let _ = remote.port.requests.send(question).await;
         while let Some(answer) = remote.port.answers.recv().await {
             match answer {
-                ToClient::Attached { batch, .. } => {
-                    remote.leave().await;
-                    return Ok(batch.ok().map(|status| *status));
-                }
+                ToClient::Attached { batch, .. } => return Ok(batch.ok().map(|status| *status)),
                 ToClient::Refused { reason } => return Err(Exit::unreachable(reason)),
                 _ => {}
             }

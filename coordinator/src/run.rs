@@ -311,8 +311,8 @@ fn begin(args: &RunArgs, profile: &Profile, jobs: &mut Jobs, batch: BatchId) -> 
     let left = if args.force { None } else { note::read(&note)? };
     let going_on = match (&left, again, &profile.cluster) {
         (None, ..) => None,
-        (Some(left), Some(_), Cluster::Remote { coordinator, identity }) if *coordinator == left.coordinator => {
-            note::ask(coordinator, identity, left.batch)?
+        (Some(left), Some(_), Cluster::Remote { coordinator, .. }) if *coordinator == left.coordinator => {
+            note::ask(&args.profile, left.batch)?
         }
         (Some(Note { batch, coordinator, .. }), ..) => {
             let way = match again {

@@ -95,14 +95,15 @@ impl Scheduler {
             }
             let idle = host.idle_since.front().map(|since| now.since(*since));
             let better = !preferred.is_empty() && !among(host, &preferred) && self.queues.is_elsewhere(job.queue);
+            let barred = self.is_barred(host, job.queue, now);
             let reason = match idle {
                 _ if host.session.is_none() => format!("not connected for {} s", now.since(host.since).as_secs()),
                 _ if host.record.until.is_some() => {
                     let left = host.record.until.map_or(0, |until| until.since(now).as_secs() + 1);
                     format!("quarantined for {left} s yet: {}", super::quarantine::REASON)
                 }
-                _ if self.is_barred(host, job.queue, now).is_some() => {
-                    let until = self.is_barred(host, job.queue, now).flatten().filter(|until| *until > now);
+                _ if barred.is_some() => {
+                    let until = barred.flatten().filter(|until| *until > now);
                     let left = until.map_or(String::new(), |until| format!(" for {} s yet", until.since(now).as_secs() + 1));
                     format!("avoided by this batch{left}: {}", super::quarantine::SUSPECTED)
                 }
