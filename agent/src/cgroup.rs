@@ -198,10 +198,19 @@ impl Leaf {
             let file = path.join(name);
             rustix::fs::open(&file, flags | OFlags::CLOEXEC, Mode::empty()).map_err(|e| named(&file, e.into()))
         };
-        let dir = open(".", OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let (kill, events) = (open("cgroup.kill", OFlags::WRONLY)?, open("cgroup.events", OFlags::RDONLY)?);
-        let cpu = open("cpu.stat", OFlags::RDONLY)?;
-        Ok(Self { path, dir, kill, events, cpu, memory, killed: AtomicBool::new(false) })
+        let files = || -> Result<[OwnedFd; 4]> {
+            let dir = open(".", OFlags::RDONLY | OFlags::DIRECTORY)?;
+            let (kill, events) = (open("cgroup.kill", OFlags::WRONLY)?, open("cgroup.events", OFlags::RDONLY)?);
+            Ok([dir, kill, events, open("cpu.stat", OFlags::RDONLY)?])
+        };
+        match files() {
+            Ok([dir, kill, events, cpu]) => Ok(Self { path, dir, kill, events, cpu, memory, killed: AtomicBool::new(false) }),
+            Err(e) => {
+                // Tried again under another number: one group more for each trial would be left.
+                let _ = fs::remove_dir(&path);
+                Err(e)
+            }
+        }
     }
 
     /// For `CLONE_INTO_CGROUP` (clone(2)).
@@ -355,6 +364,20 @@ fn write(file: &Path, text: &str) -> Result<()> {
     fs::write(file, text).map_err(|e| named(file, e))
 }
 
-fn named(path: &Path, e: Error) -> Error {
-    Error::new(e.kind(), format!("{}: {e}", path.display()))
+/// An error with the file that it is about; its number is kept.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {error}", path.display())]
+struct AtFile {
+    path: PathBuf,
+    error: Error,
+}
+
+fn named(path: &Path, error: Error) -> Error {
+    Error::new(error.kind(), AtFile { path: path.to_owned(), error })
+}
+
+/// The system's number behind an error of this module, if there is one.
+pub(crate) fn errno(error: &Error) -> Option<rustix::io::Errno> {
+    let at_file = error.get_ref().and_then(|e| e.downcast_ref::<AtFile>());
+    at_file.map_or(error, |at| &at.error).raw_os_error().map(rustix::io::Errno::from_raw_os_error)
 }

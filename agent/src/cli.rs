@@ -142,7 +142,7 @@ pub fn main() -> ExitCode {
 
 fn ended(result: anyhow::Result<()>) -> ExitCode {
     let Err(e) = result else { return ExitCode::SUCCESS };
-    for line in format!("{e:#}").lines() {
+    for line in mezcal_common::limits::named_in(&format!("{e:#}")).lines() {
         eprintln!("agent: {}", mezcal_common::escape::for_terminal(line));
     }
     let credentials = e.downcast_ref::<mezcal_common::wire::tls::CredentialsError>().is_some();

@@ -30,6 +30,22 @@ pub fn named(error: Error) -> Error {
     }
 }
 
+/// The text of an error in which each operating-system error that means a limit is followed by the limit's name, once: for the one place
+/// where a program says why it ends, since errors lose their number on the way there.
+pub fn named_in(text: &str) -> String {
+    let mut named = text.to_owned();
+    for error in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+        let said = Error::from(error).to_string();
+        let Some(limit) = behind(error) else { continue };
+        if let Some(at) = named.find(&said)
+            && !named.contains(limit)
+        {
+            named.insert_str(at + said.len(), &format!(" ({limit})"));
+        }
+    }
+    named
+}
+
 /// Starts a thread and ends it, and waits until the kernel has forgotten it, too.
 ///
 /// # Errors
@@ -43,4 +59,28 @@ pub fn try_thread() -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{behind, named, named_in};
+    use rustix::io::Errno;
+
+    #[test]
+    fn a_limit_is_named_once_wherever_its_error_was_written_down() {
+        for error in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+            let limit = behind(error).expect("a limit");
+            let bare = format!("the engines' keeper: {}; nothing is started", std::io::Error::from(error));
+            assert_eq!(
+                named_in(&bare),
+                format!("the engines' keeper: {} ({limit}); nothing is started", std::io::Error::from(error))
+            );
+            let already = format!("the engines' keeper: {}", named(error.into()));
+            assert_eq!(named_in(&already), already);
+        }
+        assert_eq!(
+            named_in("cannot open a: No such file or directory (os error 2)"),
+            "cannot open a: No such file or directory (os error 2)"
+        );
+    }
 }

@@ -147,7 +147,7 @@ pub fn main(stdout_was_closed: bool) -> ExitCode {
     match result {
         Ok(status) => ExitCode::from(status),
         Err(Exit { status, message }) => {
-            for line in message.lines() {
+            for line in mezcal_common::limits::named_in(&message).lines() {
                 // It may quote what others have said.
                 tell!("coordinator: {}", mezcal_common::escape::for_terminal(line));
             }

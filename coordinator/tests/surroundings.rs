@@ -113,7 +113,8 @@ fn a_limit_of_processes_is_named_whoever_meets_it() {
 #[test]
 fn a_limit_of_open_files_is_named_whoever_meets_it() {
     let dir = tempfile::tempdir().expect("a directory");
-    for most in [8, 10, 12, 14, 15, 16, 17, 18, 19, 20, 22, 24, 28, 32] {
+    // What this test's own parent has left open counts, too: no number may be missing.
+    for most in 7..=32 {
         let out = within(
             &format!("ulimit -n {most} && exec \"$@\" -j4 --host-timeout 1s"),
             &["timeout", "60"],

@@ -190,8 +190,14 @@ pub(super) fn start(around: &mut Surroundings, order: &Order, [out, err]: &[Outp
     let born = match &mut around.leaves {
         Some(leaves) => {
             let leaf = leaves.next().map_err(|e| {
-                let errno = e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
-                not_started(format!("no control group for the job: {e}"), errno)
+                let text = format!("no control group for the job: {e}");
+                match crate::cgroup::errno(&e) {
+                    // cgroups(7): what mkdir(2) says then.
+                    Some(Errno::AGAIN) => NotStarted::Short(format!(
+                        "{text} (EAGAIN: `cgroup.max.descendants` or `cgroup.max.depth` of a group above)"
+                    )),
+                    errno => not_started(text, errno.unwrap_or(Errno::IO)),
+                }
             })?;
             let cpu = leaf.cpu();
             Some((leaf, cpu))
