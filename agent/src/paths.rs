@@ -6,7 +6,7 @@ use mezcal_common::octets;
 use mezcal_common::token;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Bytes of an `id` that stay readable in a file name: with a suffix and an extension well below NAME_MAX (255 bytes, limits.h).
 const READABLE: usize = 200;
@@ -17,7 +17,7 @@ const MASKED: usize = 60;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OutputFile {
     /// The batch's directory for output, if it is there; it is made if it is missing.
-    pub(crate) dir: Option<String>,
+    pub(crate) dir: Option<PathBuf>,
     /// Relative to the job's directory.
     pub(crate) path: PathBuf,
 }
@@ -29,7 +29,7 @@ pub(crate) fn path(text: &str) -> PathBuf {
 
 /// The job's directory.
 pub(crate) fn directory(spec: &JobSpec, context: &BatchContext) -> PathBuf {
-    Path::new(&context.cd).join(path(spec.cd.as_deref().unwrap_or_default()))
+    path(&context.cd).join(path(spec.cd.as_deref().unwrap_or_default()))
 }
 
 /// The user's `id`, or the job's number.
@@ -51,9 +51,9 @@ fn file(own: Option<&str>, extension: &str, spec: &JobSpec, attempt: AttemptId, 
     if let Some(own) = own {
         return Some(OutputFile { dir: None, path: path(own) });
     }
-    let dir = context.output_dir.as_ref()?;
+    let dir = path(context.output_dir.as_ref()?);
     let name = stem(spec.label.as_deref(), attempt.key.job);
-    Some(OutputFile { dir: Some(dir.clone()), path: format!("{dir}/{name}.{extension}").into() })
+    Some(OutputFile { path: dir.join(format!("{name}.{extension}")), dir: Some(dir) })
 }
 
 /// The name of a job's output in the batch's directory, without its extension. Any two jobs of a batch have different ones, also where file names

@@ -21,6 +21,7 @@ pub fn describe_job(job: &Described, batch_cd: &str) -> String {
             Command::Shell(text) => set("cmd", json!(text)),
             Command::Argv(words) => set("argv", json!(words)),
         }
+        // A slash is one in the form of `octets`, too.
         set("cd", json!(Path::new(batch_cd).join(spec.cd.as_deref().unwrap_or_default()).to_string_lossy()));
         for (key, value) in [("out", &spec.out), ("err", &spec.err), ("stdin", &spec.stdin)] {
             value.iter().for_each(|path| set(key, json!(path)));

@@ -12,12 +12,15 @@ use mezcal_common::escape::for_terminal;
 use mezcal_common::hosts as names;
 use mezcal_common::ids::{BatchId, JobNumber};
 use mezcal_common::job::{BatchContext, Capture, Command, JobSpec, Stop};
+use mezcal_common::octets;
 use mezcal_common::outcome::{JobResult, WaitStatus};
 use mezcal_common::wire::agent::Stream;
 use mezcal_common::wire::client::{BatchTerms, Selector, Submission, ToClient, ToService};
 use mezcal_common::wire::codec;
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -32,7 +35,7 @@ pub struct ExecArgs {
     pub hosts: Option<String>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
-    pub command: Vec<String>,
+    pub command: Vec<OsString>,
     /// On every connected host
     #[arg(long, conflicts_with = "hosts")]
     pub all: bool,
@@ -41,7 +44,7 @@ pub struct ExecArgs {
     pub shell: bool,
     /// Directory to run in (default: this one)
     #[arg(long, value_name = "DIR")]
-    pub cd: Option<String>,
+    pub cd: Option<PathBuf>,
     /// Longest run
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
@@ -63,7 +66,8 @@ const PRIORITY: i32 = i32::MAX;
 pub fn run(args: &ExecArgs) -> Result<u8, Exit> {
     let (address, identity) = args.profile.remote()?;
     let hosts = args.hosts.as_deref().map(names::expand).transpose().map_err(Exit::usage)?;
-    let command = if args.shell { Command::Shell(args.command.join(" ")) } else { Command::Argv(args.command.clone()) };
+    let words: Vec<_> = args.command.iter().map(|word| octets::text(word.as_bytes().to_vec())).collect();
+    let command = if args.shell { Command::Shell(words.join(" ")) } else { Command::Argv(words) };
     let runtime = mezcal_common::runtime::start(None).map_err(Exit::usage)?;
     runtime.block_on(async {
         let signals = Signals::new()?;
@@ -102,7 +106,7 @@ impl Exec {
     }
 
     async fn drive(&mut self, remote: &mut Remote, mut signals: Signals, args: &ExecArgs, command: Command) -> Result<u8, Exit> {
-        let cd = absolute(Path::new(args.cd.as_deref().unwrap_or("")))?;
+        let cd = absolute(args.cd.as_deref().unwrap_or(Path::new("")))?;
         let context =
             BatchContext { timeout: args.timeout, capture: Capture::Stream, ..BatchContext::new(self.batch, cd, current_umask()) };
         if !codec::spec_fits(&JobSpec::new(command.clone())) {

@@ -66,7 +66,7 @@ impl ResultFormat {
         let (text, start) = (jobs.object(number), out.len());
         if jobs.format().is_commands() {
             out.extend_from_slice(b"{\"cmd\": ");
-            crate::jobs::write_string(out, text, self.compat);
+            crate::jobs::write_octets(out, text);
             out.extend_from_slice(b", ");
             self.end_line(out, start, result, times);
         } else {

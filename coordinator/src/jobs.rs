@@ -9,8 +9,8 @@ mod shared;
 pub(crate) mod surrogates;
 
 use object::members_with;
-pub(crate) use object::write_string;
 pub use object::{members, write_json};
+pub(crate) use object::{write_octets, write_string};
 
 use crate::locate::{Places, best_hosts};
 use bytes::Bytes;
@@ -177,14 +177,19 @@ impl Jobs {
 
     /// `earlier`: how many jobs of a stream have come before; none: this is a list.
     fn read_behind(earlier: Option<u32>, name: &str, bytes: Vec<u8>, format: Format, retries: u32) -> Result<Self, String> {
-        let text = String::from_utf8(bytes).map_err(|e| {
-            let at = e.utf8_error().valid_up_to();
-            let (line, column) = place(&e.as_bytes()[..at]);
-            format!("{name}:{line}:{column}: not UTF-8 text")
-        })?;
+        let text = match format {
+            // Commands may have names of files in them, which are bytes.
+            Format::Lines | Format::NulLines => octets::text(bytes),
+            Format::Json | Format::Bakapara => String::from_utf8(bytes).map_err(|e| {
+                let at = e.utf8_error().valid_up_to();
+                let (line, column) = place(&e.as_bytes()[..at]);
+                format!("{name}:{line}:{column}: not UTF-8 text")
+            })?,
+        };
         let spans = match format {
             Format::Lines => lines(&text),
-            Format::NulLines => pieces(&text, '\0'),
+            // As `octets` has a NUL.
+            Format::NulLines => pieces(&text, "\0\0"),
             Format::Json | Format::Bakapara => {
                 match text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']).starts_with('[') {
                     true => elements(name, &text)?,
@@ -286,7 +291,7 @@ impl Jobs {
     fn place_of_stillborn(&self, number: u32, why: &str) -> usize {
         let text = self.object(number);
         if self.format.is_commands() {
-            return text.find('\0').unwrap_or(0);
+            return text.find("\0\0").unwrap_or(0);
         }
         let key = why.split('`').nth(1).unwrap_or_default();
         let members = members(text).unwrap_or_default();
@@ -421,7 +426,12 @@ impl Jobs {
     /// The same as a JSON object, however the input was written.
     pub fn as_object(&self, number: u32) -> String {
         match self.format.is_commands() {
-            true => serde_json::json!({"cmd": self.object(number)}).to_string(),
+            true => {
+                let mut object = b"{\"cmd\": ".to_vec();
+                write_octets(&mut object, self.object(number));
+                object.push(b'}');
+                String::from_utf8(object).unwrap_or_default()
+            }
             false => self.object(number).to_owned(),
         }
     }
@@ -494,7 +504,7 @@ impl Jobs {
     fn parse_with(&self, number: u32, stranger: &mut dyn FnMut(&str)) -> Result<Job, Unread> {
         let text = self.object(number);
         match self.format {
-            Format::Lines | Format::NulLines => Ok(Job::new(Command::Shell(octets::text(text.as_bytes().to_vec())))),
+            Format::Lines | Format::NulLines => Ok(Job::new(Command::Shell(text.to_owned()))),
             Format::Json => parse_object(text, true, stranger),
             Format::Bakapara => parse_object(text, false, stranger),
         }
@@ -510,10 +520,10 @@ fn place(before: &[u8]) -> (usize, usize) {
 
 /// Spans of lines that are not blank, without surrounding white space.
 fn lines(text: &str) -> Vec<(usize, u32)> {
-    pieces(text, '\n')
+    pieces(text, "\n")
 }
 
-fn pieces(text: &str, end: char) -> Vec<(usize, u32)> {
+fn pieces(text: &str, end: &str) -> Vec<(usize, u32)> {
     let mut spans = Vec::new();
     for line in text.split(end) {
         let body = line.trim_start_matches('\u{feff}').trim_ascii();

@@ -502,7 +502,7 @@ fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit
     too_large(&context).map_or(Ok(context), |why| Err(Exit::usage(why)))
 }
 
-/// A path on whatever host, seen from the directory in which this process is.
+/// A path on whatever host, seen from the directory in which this process is, as a text that stands for its bytes.
 pub(crate) fn absolute(path: &Path) -> Result<String, Exit> {
     let path = match path.is_absolute() {
         true => path.to_owned(),
@@ -512,7 +512,7 @@ pub(crate) fn absolute(path: &Path) -> Result<String, Exit> {
             ))
         })?,
     };
-    path.to_str().map(str::to_owned).ok_or_else(|| Exit::usage(format!("{} is not a UTF-8 path", path.display())))
+    Ok(mezcal_common::octets::text(path.into_os_string().into_vec()))
 }
 
 /// umask(2) can only be read by setting it; nothing else runs yet.

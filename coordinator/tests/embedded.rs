@@ -1063,6 +1063,40 @@ fn names_that_are_not_utf_8_pass_through_as_python_writes_them() {
     assert!(String::from_utf8_lossy(&out.stderr).contains("a NUL byte"));
 }
 
+#[test]
+fn lists_of_commands_and_directories_need_not_be_utf_8() {
+    use std::os::unix::ffi::OsStrExt;
+    let name = |bytes: &'static [u8]| std::ffi::OsStr::from_bytes(bytes);
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(dir.path().join(name(b"d\xe9"))).expect("made");
+    let commands = [b"printf %s caf\xe9 \xc3\xa9; pwd".as_slice(), b"touch n\xff"];
+    std::fs::write(dir.path().join("lines"), commands.join(b"\n".as_slice())).expect("written");
+    std::fs::write(dir.path().join("nul"), commands.join(b"\0".as_slice())).expect("written");
+    let run = |options: &[&str]| {
+        let mut command = coordinator(dir.path());
+        command.args(["run", "--keep-order", "-q", "--lines"]).args(options);
+        let out = command.arg("--cd").arg(name(b"d\xe9")).arg("--output-dir").arg(name(b"o\xe9")).output().expect("it runs");
+        assert_eq!(out.status.code(), Some(0), "{options:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).expect("UTF-8")
+    };
+    for options in [&["lines"][..], &["nul", "-0"]] {
+        let text = run(options);
+        let first = r#"{"cmd": "printf %s caf\udce9 é; pwd", "#;
+        assert!(text.starts_with(first), "{options:?}: {text}");
+        assert!(text.contains(r#"{"cmd": "touch n\udcff", "#), "{options:?}: {text}");
+        assert!(dir.path().join(name(b"d\xe9/n\xff")).exists());
+        std::fs::remove_file(dir.path().join(name(b"d\xe9/n\xff"))).expect("it was there");
+        let here = std::fs::canonicalize(dir.path()).expect("a path");
+        let written = std::fs::read(dir.path().join(name(b"o\xe9/1.out"))).expect("output");
+        assert_eq!(written, [b"caf\xe9\xc3\xa9".as_slice(), here.as_os_str().as_bytes(), b"/d\xe9\n"].concat());
+        std::fs::remove_dir_all(dir.path().join(name(b"o\xe9"))).expect("it was there");
+    }
+    run(&["lines", "-o", "results"]);
+    std::fs::remove_file(dir.path().join(name(b"d\xe9/n\xff"))).expect("it was there");
+    run(&["lines", "-o", "results", "--resume"]);
+    assert!(!dir.path().join(name(b"d\xe9/n\xff")).exists(), "its result was recognised");
+}
+
 /// A directory of this name, somewhere below another one.
 fn find_directory(below: &Path, name: &std::ffi::OsStr) -> Option<std::path::PathBuf> {
     let entries = std::fs::read_dir(below).ok()?.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
