@@ -1,8 +1,12 @@
 """Results files are loaded by programs that read tables, whatever became of the first jobs (docs/results.md)."""
 
+import csv
+import io
 import json
 import os
+import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -56,3 +60,19 @@ def test_pyarrow(results):
     pyarrow = pytest.importorskip("pyarrow.json")
     table = pyarrow.read_json(results).column("result").combine_chunks()
     assert (len(table), len(table) - table.field("error").null_count) == (FIRST + 5, 3)
+
+
+def test_csvkit(results):
+    pytest.importorskip("csvkit")
+    command = [sys.executable, "-c", "from csvkit.utilities.in2csv import launch_new_instance as run; run()"]
+    text = subprocess.run([*command, "-I", "-f", "ndjson", results], capture_output=True, text=True, check=True).stdout
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert (len(rows), sorted(row["result/code"] for row in rows)[:5]) == (FIRST + 5, ["", "", "-15", "-9", "0"])
+    assert sum(float(row["result/elapsed_seconds"] or 0) for row in rows) > 0.2
+
+
+@pytest.mark.skipif(shutil.which("mlr") is None, reason="Miller is not installed")
+def test_miller(results):
+    command = ["mlr", "--ijsonl", "--ojsonl", "filter", '$result["code"] != 0', results]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert {json.loads(line)["id"] for line in lines} == {job["id"] for job in JOBS}
