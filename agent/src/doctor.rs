@@ -1,21 +1,16 @@
 //! `agent doctor`: whether this host can do its part, and what to do if not. It only looks.
 
 use crate::config::{AgentConfig, RunAs};
+use crate::greeting::{Greeting, greet};
 use crate::users::SOCKET;
 use mezcal_common::account;
 use mezcal_common::doctor::{self, Finding};
 use mezcal_common::escape::chain;
 use mezcal_common::identity::Role;
-use mezcal_common::wire::agent::ALPN;
-use mezcal_common::wire::endpoint::{Connector, close};
 use mezcal_common::wire::tls::Credentials;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-/// How long the coordinator may take to answer, and to say that it does not want us.
-const PATIENCE: Duration = Duration::from_secs(5);
-const VERDICT: Duration = Duration::from_millis(500);
 /// Room for what jobs keep in temporary files.
 const SPACE: u64 = 64 << 20;
 
@@ -95,40 +90,29 @@ fn owner(config: &AgentConfig) -> Option<Finding> {
 
 /// Whether the coordinator answers and takes our certificate, and what the way there is like.
 fn coordinator(config: &AgentConfig, credentials: &Credentials) -> Finding {
-    let fix = "is `coordinator serve` running there, and do the firewalls let UDP through, both ways?";
     let what = "coordinator";
-    let runtime = match mezcal_common::runtime::start(None) {
-        Ok(runtime) => runtime,
-        Err(e) => return Finding::wrong(what, e.to_string(), "raise that limit"),
-    };
-    runtime.block_on(async {
-        let connector = match Connector::new(credentials, ALPN) {
-            Ok(connector) => connector,
-            Err(e) => return Finding::wrong(what, chain(&e), fix),
-        };
-        match connector.connect(&config.coordinator, PATIENCE).await {
-            Err(e) => Finding::wrong(what, chain(&e), fix),
-            Ok(peer) => {
-                // A handshake that has come to its end here may still be refused there.
-                if tokio::time::timeout(VERDICT, peer.closed()).await.is_ok() {
-                    let why = chain(&connector.why_lost(&config.coordinator, &peer).await);
-                    return Finding::wrong(
-                        what,
-                        why,
-                        "`coordinator certs list` shows whose certificates count; a new token makes another one",
-                    );
-                }
-                let (round_trip, datagram) = peer.path();
-                peer.leave(close::DONE, "").await;
-                let seen = format!(
-                    "{} answers within {:.1} ms; datagrams of {datagram} bytes get through",
-                    config.coordinator,
-                    round_trip.as_secs_f64() * 1000.0
-                );
-                Finding::fine(what, seen)
-            }
+    match greet(&config.coordinator, credentials) {
+        Ok(path) => {
+            let took = path.round_trip.as_secs_f64() * 1000.0;
+            let (address, datagram) = (&config.coordinator, path.datagram);
+            Finding::fine(what, format!("{address} answers within {took:.1} ms; datagrams of {datagram} bytes get through"))
         }
-    })
+        Err(Greeting::Refused(why)) => {
+            Finding::wrong(what, why, "`coordinator certs list` shows whose certificates count; a new token makes another one")
+        }
+        Err(Greeting::Other(why)) => Finding::wrong(
+            what,
+            why,
+            format!(
+                "is the coordinator at {} that of this host's cluster, and of a version like this one's ({})? If so, are both clocks right?",
+                config.coordinator,
+                mezcal_common::VERSION
+            ),
+        ),
+        Err(Greeting::Lost(why)) => {
+            Finding::wrong(what, why, "is `coordinator serve` running there, and do the firewalls let UDP through, both ways?")
+        }
+    }
 }
 
 /// Whose jobs run here.

@@ -1,9 +1,11 @@
 //! `agent join`: this host's key and certificate, and its configuration file.
 
 use crate::config::{AgentConfig, DEFAULT_PATH, own_state};
+use crate::greeting::{Greeting, greet};
 use anyhow::Context;
 use mezcal_common::account;
 use mezcal_common::config::{host_name, read_toml};
+use mezcal_common::escape::chain;
 use mezcal_common::files::{Directory, PRIVATE};
 use mezcal_common::hosts;
 use mezcal_common::identity::Role;
@@ -38,7 +40,7 @@ pub struct JoinArgs {
     /// Jobs at a time, for a new configuration file (default: the CPUs)
     #[arg(long, value_name = "N")]
     pub slots: Option<u16>,
-    /// Get a new certificate even if there is one that is good
+    /// Get a new certificate even if there is one that is good; a token of `coordinator token create --replace` does so by itself
     #[arg(long)]
     pub force: bool,
     /// What was done, as one JSON object
@@ -65,14 +67,17 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
             true => PathBuf::from(IDENTITY),
             false => own.join("pki"),
         });
-    if !args.force
-        && known.is_some()
-        && let Ok(credentials) = Credentials::load(&identity, Role::Agent)
-    {
-        say(args, false, &credentials.identity().name, &config, &identity);
-        return Ok(());
-    }
-    let token = mezcal_certs::read_token(&args.token_file).map_err(anyhow::Error::msg)?;
+    // What looks good here may have been revoked, and a token may be there to take its place: that is for the coordinator to say.
+    let had = known.as_ref().filter(|_| !args.force).zip(Credentials::load(&identity, Role::Agent).ok());
+    let token = match (mezcal_certs::read_token(&args.token_file), &had) {
+        (Ok(token), _) => token,
+        // Whoever says it again may have thrown the token away.
+        (Err(_), Some((_, credentials))) => {
+            say(args, false, &credentials.identity().name, &config, &identity);
+            return Ok(());
+        }
+        (Err(why), None) => anyhow::bail!(why),
+    };
     // Whatever can fail here fails before the token is spent.
     let account = if root { account::named(ACCOUNT) } else { None };
     let owner = account.as_ref().map(|account| (account.uid, account.gid));
@@ -85,7 +90,7 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
         keys.give_to(owner).with_context(|| format!("the key is to be {ACCOUNT}'s"))?;
     }
     keys.try_writing()?;
-    let place = match known {
+    let place = match &known {
         Some(_) => None,
         None => {
             let parent = config.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -98,6 +103,12 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
     let joined = match runtime.block_on(mezcal_certs::join(&args.address, &token, Role::Agent, Some(name))) {
         Ok(joined) => joined,
         Err(e) => {
+            if let Some((known, credentials)) = &had {
+                return goes_on(known, credentials, e.into()).map(|remark| {
+                    say(args, false, &credentials.identity().name, &config, &identity);
+                    eprintln!("agent: {remark}");
+                });
+            }
             keys.discard();
             return Err(e.into());
         }
@@ -112,10 +123,31 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
         place.sync();
     }
     say(args, true, &joined.name, &config, &identity);
+    if let Some(known) = known.filter(|known| known.coordinator != joined.coordinator) {
+        let (old, new) = (known.coordinator, &joined.coordinator);
+        eprintln!(
+            "agent: {} names the coordinator {old}, and the certificate came from {new}: is that the same one?",
+            config.display()
+        );
+    }
     if let Some(clock) = &joined.clock {
         eprintln!("agent: {clock}; the agent can be started when that is mended");
     }
     Ok(())
+}
+
+/// A token has not helped a host that has a certificate already. That is as it should be unless that certificate counts no more: a remark.
+fn goes_on(known: &AgentConfig, credentials: &Credentials, why: anyhow::Error) -> anyhow::Result<String> {
+    let unused = format!("the token was not used: {}", chain(&*why));
+    match greet(&known.coordinator, credentials) {
+        Ok(_) => Ok(unused),
+        Err(Greeting::Refused(refused) | Greeting::Other(refused)) => {
+            Err(why.context(format!("this host's certificate is not taken any more: {refused}")))
+        }
+        Err(Greeting::Lost(lost)) => {
+            Ok(format!("{unused}; and the coordinator could not be asked whether the certificate counts: {lost}"))
+        }
+    }
 }
 
 fn configuration(coordinator: &str, identity: &Path, slots: Option<u16>, as_users: bool, runtime: Option<&Path>) -> String {

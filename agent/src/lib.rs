@@ -16,6 +16,7 @@ pub mod driver;
 pub mod engine;
 pub mod engines;
 pub mod generations;
+mod greeting;
 pub mod host;
 pub mod join;
 pub mod keeper;

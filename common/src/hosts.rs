@@ -93,6 +93,27 @@ pub fn short(name: &str) -> Option<&str> {
     (!first.is_empty() && !first.contains(':') && !first.bytes().all(|b| b.is_ascii_digit())).then_some(first)
 }
 
+/// Which of the known hosts somebody means by a name, written short or in full: the one of exactly that name; else the one whose full name
+/// begins with it, or whose short name it begins with. `None`: none of them.
+///
+/// # Errors
+/// It may be any of these.
+pub fn meant<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Result<Option<&'a str>, Vec<&'a str>> {
+    let (mut alike, label) = (std::collections::BTreeSet::new(), short(wanted));
+    for host in known {
+        if host == wanted {
+            return Ok(Some(host));
+        }
+        if short(host) == Some(wanted) || label == Some(host) {
+            alike.insert(host);
+        }
+    }
+    match alike.len() {
+        0 | 1 => Ok(alike.pop_first()),
+        _ => Err(alike.into_iter().collect()),
+    }
+}
+
 fn split_outside_brackets(text: &str, separates: impl Fn(char) -> bool) -> Result<Vec<&str>, HostsError> {
     let (mut depth, mut from, mut parts) = (0u32, 0, Vec::new());
     for (i, c) in text.char_indices() {

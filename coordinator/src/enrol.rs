@@ -80,6 +80,16 @@ impl Enrolment {
         let issuer = self.issuer.as_ref().ok_or(
             "this coordinator has no issuer, so nobody can join: `certs issue issuer` makes one, and `issuer` in coordinator.toml names it",
         )?;
+        let meant = match role {
+            Role::Agent => self.registry.hosts_meant(names),
+            Role::User | Role::Coordinator => names.iter().cloned().map(Ok).collect(),
+        };
+        let meant = names.iter().zip(meant).map(|(name, meant)| match meant {
+            // A new host may have a full name of which a known one is the short name: only one that is replaced is known for sure.
+            Ok(meant) if !replace && mezcal_common::hosts::short(name) == Some(&meant) => Ok(name.clone()),
+            meant => meant,
+        });
+        let names = &meant.collect::<Result<Vec<String>, String>>()?;
         for name in names {
             Identity::new(issuer.authority.cluster(), role, name).map_err(|e| format!("{name:?}: {e}"))?;
         }

@@ -71,7 +71,7 @@ pub struct UndrainArgs {
 /// Vouch that nothing runs any more on a host that cannot be reached: its jobs run again elsewhere at once.
 #[derive(Debug, clap::Args)]
 pub struct ConfirmDeadArgs {
-    /// Its full name. If anything does run there, it will run twice
+    /// Its name, short or in full. If anything does run there, it will run twice
     #[arg(value_name = "HOST", add = ArgValueCompleter::new(complete::hosts))]
     pub host: String,
     /// Which cluster
@@ -82,7 +82,7 @@ pub struct ConfirmDeadArgs {
 /// Know hosts no more that were taken away, and let their certificates count no more.
 #[derive(Debug, clap::Args)]
 pub struct ForgetHostArgs {
-    /// Hosts that are not connected, as full names or ranges
+    /// Hosts that are not connected, as names or ranges
     #[arg(value_name = "HOST", required = true, add = ArgValueCompleter::new(complete::hosts))]
     pub hosts: Vec<String>,
     /// Which cluster

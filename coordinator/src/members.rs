@@ -34,7 +34,7 @@ pub struct TokenArgs {
 enum TokenVerb {
     /// Make a token for each host or user; nobody can see it again
     Create {
-        /// For hosts, as names or ranges, full names as their jobs will be sent to: mezcal[01-12].example.org
+        /// For hosts, as names or ranges: new ones by the full names that their jobs will be sent to, as mezcal[01-12].example.org
         #[arg(long, value_name = "HOST", required_unless_present = "user")]
         host: Vec<String>,
         /// For users
@@ -75,7 +75,7 @@ enum TokenVerb {
 /// Let no certificate of a host or user count any more: connections end at once, none is accepted, and a user's batches are cancelled.
 #[derive(Debug, clap::Args)]
 pub struct RevokeArgs {
-    /// Hosts, as full names or ranges
+    /// Hosts, as names or ranges
     #[arg(value_name = "HOST", required_unless_present = "user")]
     pub hosts: Vec<String>,
     /// A user instead
@@ -115,7 +115,7 @@ enum CertsVerb {
     },
     /// Admit the certificate of a host that was renewed after the copy was made which the store was restored from; on the coordinator's own host
     Adopt {
-        /// Its full name; without one, those are shown that were refused
+        /// Its name; without one, those are shown that were refused
         #[arg(value_name = "HOST")]
         host: Option<String>,
         /// Which of several certificates that came with its name
@@ -334,11 +334,15 @@ fn adopt(host: Option<&str>, serial: Option<&str>, config: &Path) -> Result<u8, 
         let rows = refused.iter().map(|(name, s)| [name.clone(), s.serial.clone(), time(wall(s.expires)), time(wall(s.seen))]);
         return table(["HOST", "SERIAL", "UNTIL", "REFUSED"], rows);
     };
-    let own: Vec<_> = refused.iter().filter(|(name, s)| name == host && serial.is_none_or(|serial| serial == s.serial)).collect();
+    let known = refused.iter().map(|(name, _)| name.as_str());
+    let meant = mezcal_common::hosts::meant(host, known)
+        .map_err(|several| Exit::usage(format!("{host} may be any of {}; write the full name", several.join(","))))?;
+    let meant = meant.unwrap_or(host);
+    let own: Vec<_> = refused.iter().filter(|(name, s)| *name == meant && serial.is_none_or(|serial| serial == s.serial)).collect();
     let [(_, stranger)] = own.as_slice() else {
         return Err(Exit::usage(match own.is_empty() {
             true => format!(
-                "no certificate of {host} was refused since the store was restored; `coordinator certs adopt` shows those that were, by full name"
+                "no certificate of {host} was refused since the store was restored; `coordinator certs adopt` shows those that were"
             ),
             false => {
                 let serials: Vec<&str> = own.iter().map(|(_, s)| s.serial.as_str()).collect();
@@ -350,8 +354,8 @@ fn adopt(host: Option<&str>, serial: Option<&str>, config: &Path) -> Result<u8, 
             }
         }));
     };
-    with_registry(&config, |registry| registry.adopt(host, &stranger.serial))?;
-    tell!("the certificate {} of {host} counts now, and no other of that host; it comes back by itself", stranger.serial);
+    with_registry(&config, |registry| registry.adopt(meant, &stranger.serial))?;
+    tell!("the certificate {} of {meant} counts now, and no other of that host; it comes back by itself", stranger.serial);
     Ok(0)
 }
 

@@ -4,7 +4,6 @@
 use super::halt::GRACE;
 use super::{Effect, Record, Scheduler};
 use mezcal_common::clock::BootInstant;
-use mezcal_common::hosts;
 use mezcal_common::ids::AttemptId;
 use mezcal_common::job::Stop;
 use mezcal_common::wire::agent::ToAgent;
@@ -63,27 +62,23 @@ impl Scheduler {
     /// # Errors
     /// No such host, or it is connected and can speak for itself.
     pub fn confirm_dead(&mut self, wanted: &str, now: BootInstant) -> Result<(), String> {
-        let normal = hosts::normalise(wanted).unwrap_or_default();
-        let host =
-            self.hosts.get(&*normal).ok_or_else(|| format!("no agent of {wanted} has ever connected; give its full name"))?;
-        if host.session.is_some() {
+        let name = self.host_named(wanted)?;
+        if self.hosts.get(&name).is_some_and(|host| host.session.is_some()) {
             return Err(format!("{wanted} is connected; stop its agent, or cut it off, first"));
         }
-        let name = host.name.clone();
         tracing::warn!(host = &*name, "{name} is confirmed dead by an admin");
         self.lose_attempts(&name, |_| true, "its host was confirmed to be dead", now);
         self.settle(now);
         Ok(())
     }
 
-    /// A host that was taken away for good is known no more.
+    /// A host that was taken away for good is known no more: its full name.
     ///
     /// # Errors
     /// No such host, or it is not gone.
-    pub fn forget_host(&mut self, wanted: &str, now: BootInstant) -> Result<(), String> {
-        let normal = hosts::normalise(wanted).unwrap_or_default();
-        let host =
-            self.hosts.get(&*normal).ok_or_else(|| format!("no agent of {wanted} has ever connected; give its full name"))?;
+    pub fn forget_host(&mut self, wanted: &str, now: BootInstant) -> Result<Arc<str>, String> {
+        let host = self.host_named(wanted)?;
+        let host = self.hosts.get(&host).ok_or_else(|| format!("no agent of {wanted} has ever connected"))?;
         if host.session.is_some() {
             return Err(format!("{wanted} is connected; stop its agent first"));
         }
@@ -97,7 +92,7 @@ impl Scheduler {
         // What it had in common with another host is that one's from now on.
         self.names_are_forgotten(&name, index);
         self.settle(now);
-        Ok(())
+        Ok(name)
     }
 
     fn forget_eviction(&mut self, index: u32) {

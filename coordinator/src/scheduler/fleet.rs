@@ -273,6 +273,8 @@ impl Scheduler {
             None => self
                 .names
                 .owner(&normal)
+                // One that has joined under its short name may be written in full.
+                .or_else(|| self.names.by_full_name.get(hosts::short(&normal)?).copied())
                 .and_then(|index| self.name_at(index))
                 .ok_or_else(|| format!("no agent of {wanted} has ever connected")),
         }

@@ -132,10 +132,9 @@ impl Service {
         for host in hosts {
             match self.scheduler.forget_host(host, now) {
                 Err(why) => failed.push(why),
-                Ok(()) => {
-                    tracing::info!(host, "{host} is forgotten");
+                Ok(name) => {
+                    tracing::info!(host = &*name, "{name} is forgotten");
                     if let Some(enrolment) = self.enrolment.clone() {
-                        let name = host.clone();
                         // Many have a certificate that is on no list.
                         tokio::task::spawn_blocking(move || drop(enrolment.registry.revoke(Role::Agent, &name, None)));
                     }

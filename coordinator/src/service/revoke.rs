@@ -83,7 +83,7 @@ impl Revocations {
 
 impl Service {
     /// Revokes; answers when it is done.
-    pub(super) fn revoke(&mut self, user: &str, asked: Request) {
+    pub(super) fn revoke(&mut self, user: &str, mut asked: Request) {
         let enrolment = match (&self.enrolment, self.is_admin(user)) {
             (_, false) => {
                 let why = format!("only admins decide who is in the cluster (`admins` in coordinator.toml), and {user} is none");
@@ -98,6 +98,16 @@ impl Service {
         if asked.names.len() > NAMES {
             return self.refuse_revocation(&asked, format!("at most {NAMES} names at once"));
         }
+        let mut unclear = vec![None; asked.names.len()];
+        if asked.member == Member::Host {
+            let meant = enrolment.registry.hosts_meant(&asked.names);
+            for ((name, unclear), meant) in asked.names.iter_mut().zip(&mut unclear).zip(meant) {
+                match meant {
+                    Ok(meant) => *name = meant,
+                    Err(why) => *unclear = Some(why),
+                }
+            }
+        }
         if let Some(why) = self.nobody_would_be_left(&enrolment, &asked) {
             return self.refuse_revocation(&asked, why);
         }
@@ -106,8 +116,11 @@ impl Service {
         if let Some(peer) = &own {
             enrolment.registry.let_finish(peer.certificate());
         }
-        let rows =
-            asked.names.iter().map(|name| RevokedMember { connections: self.connections(asked.member, name), ..empty(name) });
+        let rows = asked.names.iter().zip(unclear).map(|(name, failed)| RevokedMember {
+            connections: self.connections(asked.member, name),
+            failed,
+            ..empty(name)
+        });
         let mut revoking = Revoking { rows: rows.collect(), asked, waiting: 0, own };
         let (inputs, by) = (self.inputs.clone(), user.to_owned());
         tokio::spawn(async move {
@@ -244,7 +257,7 @@ fn empty(name: &str) -> RevokedMember {
 fn ask_the_list(enrolment: &Enrolment, by: &str, revoking: &mut Revoking) {
     let Request { member, keep_batches, .. } = revoking.asked;
     let why = (member == Member::User && !keep_batches).then_some("its user's certificates were revoked");
-    for row in &mut revoking.rows {
+    for row in revoking.rows.iter_mut().filter(|row| row.failed.is_none()) {
         match enrolment.registry.revoke(role(member), &row.name, why.map(|why| (Stop::after(GRACE), why))) {
             Ok(revoked) => {
                 (row.certificates, row.tokens) = (revoked.certificates, revoked.tokens);

@@ -602,6 +602,26 @@ impl Registry {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The hosts on the list that are meant by these names, each short or in full; a name that none of them has stands for itself.
+    ///
+    /// # Errors
+    /// For a name: it may be any of several, in words.
+    pub fn hosts_meant(&self, names: &[String]) -> Vec<Result<String, String>> {
+        // If the list cannot be read, whatever is done next says so.
+        let known = self.rows("SELECT DISTINCT name FROM certificate WHERE role = 'agent'", |row| row.get::<_, String>(0));
+        let known: HashSet<String> = known.unwrap_or_default().into_iter().collect();
+        let meant = |name: &String| {
+            if known.contains(name) {
+                return Ok(name.clone());
+            }
+            match mezcal_common::hosts::meant(name, known.iter().map(String::as_str)) {
+                Ok(meant) => Ok(meant.unwrap_or(name).to_owned()),
+                Err(several) => Err(format!("{name} may be any of {}; write the full name", several.join(","))),
+            }
+        };
+        names.iter().map(meant).collect()
+    }
+
     /// All certificates that are known.
     ///
     /// # Errors
