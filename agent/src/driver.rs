@@ -16,14 +16,14 @@ use mezcal_common::clock::{BootInstant, OffsetEstimate, WallTime};
 use mezcal_common::escape::chain;
 use mezcal_common::ids::{AttemptId, EngineId, EngineIndex, Generation, StoreId};
 use mezcal_common::limits;
-use mezcal_common::outcome::{Containment, Ended};
+use mezcal_common::outcome::{Containment, Ended, Written};
 use mezcal_common::proc;
 use mezcal_common::service_manager;
 use mezcal_common::timer::BootTimer;
 use mezcal_common::wire::agent::{self, Hello, ToAgent, ToCoordinator};
 use mezcal_common::wire::codec;
 use mezcal_common::wire::endpoint::{ConnectError, Connector, Peer, close};
-use mezcal_common::wire::engine::{FromEngine, FromKeeper, ToEngine, ToKeeper};
+use mezcal_common::wire::engine::{COUNTS, FromEngine, FromKeeper, ToEngine, ToKeeper};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::{HashMap, VecDeque};
 use std::io::{Error, ErrorKind, Result};
@@ -783,6 +783,8 @@ async fn talk_to_engine(
     let Ok(mut stream) = UnixStream::from_std(stream) else { return };
     let mut incoming = BytesMut::new();
     let mut buffer = Vec::new();
+    // Of the outcome that comes next.
+    let mut written = Written::default();
     loop {
         // With room to spare one read is enough for all that is there.
         incoming.reserve(ENGINE_MESSAGES);
@@ -791,7 +793,13 @@ async fn talk_to_engine(
                 Ok(0) | Err(_) => return,
                 Ok(_) => loop {
                     match codec::decode_frame::<FromEngine>(&mut incoming) {
-                        Ok(Some(message)) => {
+                        Ok(Some(FromEngine::Shown { request: COUNTS, data, .. })) => {
+                            written = codec::decode_exact(&data).unwrap_or_default();
+                        }
+                        Ok(Some(mut message)) => {
+                            if let FromEngine::Finished { outcome, .. } = &mut message {
+                                outcome.written = std::mem::take(&mut written);
+                            }
                             if inputs.send(EngineInput::Said(index, link, message)).await.is_err() {
                                 return;
                             }

@@ -31,7 +31,7 @@ use mezcal_common::clock::BootInstant;
 use mezcal_common::duration::format_duration;
 use mezcal_common::ids::{AttemptId, EngineId};
 use mezcal_common::job::{BatchContext, JobSpec, Leftover, Stop};
-use mezcal_common::outcome::{Containment, Ended, Outcome, Span, Usage, WaitStatus};
+use mezcal_common::outcome::{Containment, Ended, Outcome, Span, Usage, WaitStatus, Written};
 use mezcal_common::wire::engine::{EngineToKeeper, FromEngine};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -70,6 +70,7 @@ impl From<String> for NotStarted {
 
 /// What happens to an engine.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Event {
     /// The agent wants an attempt run.
     Run {
@@ -148,6 +149,8 @@ pub struct Swept {
     pub out_of_memory: OutOfMemory,
     /// Tails of standard output and error, when nothing is alive and they were kept.
     pub tails: (Option<Bytes>, Option<Bytes>),
+    /// How much was read, when nothing is alive.
+    pub written: Written,
 }
 
 /// What is known of the kernel's out-of-memory killer.
@@ -173,6 +176,7 @@ pub struct Exit {
 
 /// What the driver has to do.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there are few at a time, and most are ends of attempts")]
 pub enum Effect {
     /// Start it and answer with [`Event::Spawned`].
     Spawn {
@@ -759,6 +763,7 @@ fn outcome(reason: Option<Reason>, exit: Option<Exit>, swept: Swept, containment
         containment: Some(containment),
         stdout_tail: swept.tails.0,
         stderr_tail: swept.tails.1,
+        written: swept.written,
     }
 }
 

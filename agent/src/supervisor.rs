@@ -20,7 +20,9 @@ use mezcal_common::clock::BootInstant;
 use mezcal_common::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, StoreId};
 use mezcal_common::job::Stop;
 use mezcal_common::outcome::{Containment, Ended, Outcome};
-use mezcal_common::wire::agent::{KNOWS_SHORTAGES, Load, NumberedReport, Placement, Report, SERVES_USERS, ToAgent, ToCoordinator};
+use mezcal_common::wire::agent::{
+    COUNTS_OUTPUT, KNOWS_SHORTAGES, Load, NumberedReport, Placement, Report, SERVES_USERS, ToAgent, ToCoordinator,
+};
 use mezcal_common::wire::engine::{FromEngine, OUTPUT_WINDOW, ToEngine, ToKeeper};
 use queue::Queue;
 pub use sets::HEARD_WITHIN;
@@ -1112,12 +1114,21 @@ impl Supervisor {
 
     fn as_the_coordinator_knows(&self, report: &NumberedReport) -> NumberedReport {
         let mut report = report.clone();
-        let knows = self.session.as_ref().is_some_and(|s| s.version >= KNOWS_SHORTAGES);
+        let version = self.session.as_ref().map_or(0, |s| s.version);
         match &mut report.report {
-            Report::Finished { outcome, .. } if outcome.ended == Ended::HostShort && !knows => report.report = Report::Returned,
+            Report::Finished { outcome, .. } if outcome.ended == Ended::HostShort && version < KNOWS_SHORTAGES => {
+                report.report = Report::Returned;
+            }
             Report::Started { engine } => *engine = self.place(*engine),
-            Report::Finished { engine, .. } => *engine = engine.map(|engine| self.place(engine)),
-            Report::Returned => {}
+            Report::Finished { engine, outcome } => {
+                let (engine, outcome) = (engine.map(|engine| self.place(engine)), outcome.clone());
+                report.report = if outcome.written.is_known() && version >= COUNTS_OUTPUT {
+                    Report::Counted { engine, outcome }
+                } else {
+                    Report::Finished { engine, outcome }
+                };
+            }
+            Report::Returned | Report::Counted { .. } => {}
         }
         report
     }

@@ -153,6 +153,27 @@ pub struct Span {
     pub elapsed: Duration,
 }
 
+/// How much an attempt has written, as its engine has counted while it read. None where a file took it, or where nobody has said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// Bytes on standard output.
+    pub out: Option<u64>,
+    /// Bytes on standard error.
+    pub err: Option<u64>,
+}
+
+impl Written {
+    /// Whether anything was counted.
+    pub fn is_known(self) -> bool {
+        self.out.is_some() || self.err.is_some()
+    }
+
+    /// Whether a stream had more than is kept of it.
+    pub fn exceeds_tails(self) -> bool {
+        [self.out, self.err].into_iter().flatten().any(|bytes| bytes > crate::job::TAIL_BYTES as u64)
+    }
+}
+
 /// How one attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
@@ -176,6 +197,10 @@ pub struct Outcome {
     pub stdout_tail: Option<Bytes>,
     /// The last bytes of standard error, if no file took it.
     pub stderr_tail: Option<Bytes>,
+    /// How much of each there was. Peers of earlier versions do not know it, so that it is not in what all of them read: messages for others have
+    /// it beside the rest ([`counted`], [`counted_results`]), and so has the store.
+    #[serde(skip)]
+    pub written: Written,
 }
 
 impl Outcome {
@@ -192,6 +217,7 @@ impl Outcome {
             containment: None,
             stdout_tail: None,
             stderr_tail: None,
+            written: Written::default(),
         }
     }
 
@@ -251,6 +277,49 @@ pub struct Place {
     pub clock_offset: Option<f64>,
 }
 
+/// An outcome with what it has [`Written`].
+pub mod counted {
+    use super::{Outcome, Written};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(outcome: &Outcome, serializer: S) -> Result<S::Ok, S::Error> {
+        (outcome, outcome.written).serialize(serializer)
+    }
+
+    /// # Errors
+    /// Those of the deserializer.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<Outcome>, D::Error> {
+        let (outcome, written) = <(Box<Outcome>, Written)>::deserialize(deserializer)?;
+        Ok(Box::new(Outcome { written, ..*outcome }))
+    }
+}
+
+/// Results, each with what its job has [`Written`].
+pub mod counted_results {
+    use super::{JobResult, Written};
+    use crate::ids::JobNumber;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(results: &[(JobNumber, JobResult)], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(results.iter().map(|(job, result)| (job, result, result.outcome.written)))
+    }
+
+    /// # Errors
+    /// Those of the deserializer.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(JobNumber, JobResult)>, D::Error> {
+        let results = Vec::<(JobNumber, JobResult, Written)>::deserialize(deserializer)?;
+        let with = |(job, mut result, written): (JobNumber, JobResult, Written)| {
+            result.outcome.written = written;
+            (job, result)
+        };
+        Ok(results.into_iter().map(with).collect())
+    }
+}
+
 /// Keeps the last [`crate::job::TAIL_BYTES`] of a stream.
 #[derive(Debug, Default)]
 pub struct Tail(std::collections::VecDeque<u8>);
@@ -278,6 +347,23 @@ impl Tail {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_written_stands_beside_an_outcome_that_earlier_versions_can_read() {
+        use crate::ids::{BatchId, JobNumber};
+        use crate::wire::agent::Report;
+        use crate::wire::client::ToClient;
+        use crate::wire::codec::{decode_exact, encode_body};
+        let plain = Outcome { stdout_tail: Some("x".into()), ..Outcome::never_ran(Ended::Exited, None) };
+        let counted = Outcome { written: Written { out: Some(5000), err: None }, ..plain.clone() };
+        assert_eq!(encode_body(&plain).expect("short"), encode_body(&counted).expect("short"));
+        let report = Report::Counted { engine: None, outcome: Box::new(counted.clone()) };
+        assert_eq!(decode_exact::<Report>(&encode_body(&report).expect("short")).expect("the same"), report);
+        let result = JobResult { attempt: 1, place: None, local: None, outcome: counted };
+        let batch = BatchId(uuid::Uuid::nil());
+        let results = ToClient::CountedResults { batch, results: vec![(JobNumber(1), result)] };
+        assert_eq!(decode_exact::<ToClient>(&encode_body(&results).expect("short")).expect("the same"), results);
+    }
 
     #[test]
     fn a_tail_keeps_the_last_bytes_however_they_come() {

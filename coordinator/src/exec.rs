@@ -176,7 +176,7 @@ impl Exec {
                 self.print(job, stream, &data, signals).await?;
                 Ok(Some(ToService::OutputTaken { batch, job, bytes: data.len() as u32 }))
             }
-            ToClient::Results { batch, results } => {
+            ToClient::Results { batch, results } | ToClient::CountedResults { batch, results } => {
                 for (job, result) in results {
                     self.done += 1;
                     self.result(job, &result, signals).await?;

@@ -204,7 +204,7 @@ impl<'a> Follower<'a> {
                     }
                 }
                 ToClient::Described { jobs, .. } => self.texts.extend(jobs),
-                ToClient::Results { batch, mut results } => {
+                ToClient::Results { batch, mut results } | ToClient::CountedResults { batch, mut results } => {
                     let new = results.split_off((self.written.saturating_sub(taken) as usize).min(results.len()));
                     results.iter().for_each(|(job, _)| drop(self.texts.remove(job)));
                     taken += (results.len() + new.len()) as u64;

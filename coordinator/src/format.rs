@@ -157,6 +157,8 @@ impl ResultFormat {
             object.raw("killed", counted(outcome.killed).filter(|_| !own_end));
             object.raw("survivors", counted(outcome.survivors));
             object.raw("clock_offset", place.and_then(|p| p.clock_offset).map(|o| format!("{o:.6}")));
+            object.raw("stdout_bytes", outcome.written.out.map(|bytes| bytes.to_string()));
+            object.raw("stderr_bytes", outcome.written.err.map(|bytes| bytes.to_string()));
             for (key, tail) in [("stdout_tail", &outcome.stdout_tail), ("stderr_tail", &outcome.stderr_tail)] {
                 object.text(key, tail.as_ref().map(|tail| String::from_utf8_lossy(tail).into_owned()));
             }

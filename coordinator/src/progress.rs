@@ -1,6 +1,6 @@
 //! Progress for people: a bar on a terminal, Bakapara's log lines elsewhere, JSON lines for programs.
 
-use crate::format::{ResultFormat, elapsed};
+use crate::format::{ResultFormat, counted, elapsed};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use mezcal_common::clock::WallTime;
 use mezcal_common::escape::for_terminal;
@@ -44,6 +44,8 @@ pub struct Counts {
     pub choosy: u64,
     /// Of which on one of those.
     pub local: u64,
+    /// Those that wrote more than is kept of it.
+    pub cut: u64,
 }
 
 impl Counts {
@@ -58,6 +60,7 @@ impl Counts {
         *way += 1;
         self.choosy += u64::from(result.local.is_some());
         self.local += u64::from(result.local == Some(true));
+        self.cut += u64::from(result.outcome.written.exceeds_tails());
     }
 
     /// All that have ended.
@@ -96,6 +99,8 @@ pub struct Progress {
     json: Option<Instant>,
     log: Option<Box<dyn Write + Send>>,
     format: ResultFormat,
+    /// Results have nothing of what jobs write.
+    compat: bool,
 }
 
 impl Progress {
@@ -132,7 +137,7 @@ impl Progress {
             None => None,
         };
         let json = (kind == ProgressKind::Json).then(Instant::now);
-        Self { total, started: Instant::now(), bar, json, log, format: ResultFormat::new(compat) }
+        Self { total, started: Instant::now(), bar, json, log, format: ResultFormat::new(compat), compat }
     }
 
     /// Agents are there and jobs begin.
@@ -198,6 +203,10 @@ impl Progress {
                 "{local} of {choosy} jobs that prefer some hosts ran there ({:.1} %)",
                 local as f64 / choosy as f64 * 100.0
             ));
+        }
+        if counts.cut > 0 && !self.compat && (self.log.is_some() || self.bar.is_some()) {
+            let jobs = counted(counts.cut, "job", "jobs");
+            self.say(&format!("{jobs} wrote more output than the 4 KiB that are kept: --output-dir keeps all of it"));
         }
         match counts.ended() {
             done if done == total => self.log_line("completed"),

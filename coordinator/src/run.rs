@@ -871,7 +871,7 @@ impl<'a> Run<'a> {
     async fn answer(&mut self, answer: ToClient) {
         match answer {
             ToClient::Fleet { agents, engines } => self.fleet = (agents, engines),
-            ToClient::Results { results, .. } => {
+            ToClient::Results { results, .. } | ToClient::CountedResults { results, .. } => {
                 self.received += results.len() as u64;
                 for (job, _) in &results {
                     if let Some(answered) = self.answered.get_mut(job.0 as usize - 1) {

@@ -1308,7 +1308,7 @@ impl Scheduler {
                         (on.engine, on.started) = (Some(engine.0), true);
                     }
                 }
-                Report::Finished { engine, outcome } => {
+                Report::Finished { engine, outcome } | Report::Counted { engine, outcome } => {
                     let index = host.index;
                     if host.remove(attempt).is_none() || self.is_superseded(attempt) {
                         continue;

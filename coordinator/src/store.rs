@@ -26,6 +26,7 @@ use clock::Moment;
 use life::Life;
 use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, Generation, JobNumber, StoreId};
 use mezcal_common::job::MAX_SPEC;
+use mezcal_common::outcome::{JobResult, Written};
 use mezcal_common::wire::client::Submission;
 use mezcal_common::wire::codec;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, ffi};
@@ -37,7 +38,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Tables of this version; [`migrate`] brings older ones up.
-const VERSION: i64 = 5;
+const VERSION: i64 = 6;
 /// What stands before the bytes of a value.
 const FORMAT: u8 = 1;
 /// Jobs in one record when they are taken back.
@@ -344,12 +345,12 @@ impl Store {
         for (attempt, retries, losses) in again {
             take(Record::Again { attempt: unpack("attempt", &attempt)?, retries, losses, outcome: None });
         }
-        let results: Vec<(u64, u32, Vec<u8>)> =
-            self.rows("SELECT seq, job, result FROM result WHERE batch = ? ORDER BY seq", [batch.0], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            })?;
-        for (seq, job, result) in results {
-            take(Record::Ended { batch, seq, job: JobNumber(job), result: Box::new(unpack("result", &result)?) });
+        let sql = "SELECT seq, job, result, out_bytes, err_bytes FROM result WHERE batch = ? ORDER BY seq";
+        let results: Vec<(u64, u32, Vec<u8>, Written)> = self.rows(sql, [batch.0], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, Written { out: row.get(3)?, err: row.get(4)? }))
+        })?;
+        for (seq, job, result, written) in results {
+            take(Record::Ended { batch, seq, job: JobNumber(job), result: Box::new(unpack_result(&result, written)?) });
         }
         if stopped {
             let stop = stop.map(|stop| unpack("stop", &stop)).transpose()?;
@@ -501,7 +502,10 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     if found < 4 {
         transaction.execute_batch(TABLES_4).map_err(broken)?;
     }
-    transaction.execute_batch(TABLES_5).map_err(broken)?;
+    if found < 5 {
+        transaction.execute_batch(TABLES_5).map_err(broken)?;
+    }
+    transaction.execute_batch(TABLES_6).map_err(broken)?;
     transaction.pragma_update(None, "user_version", VERSION).map_err(broken)?;
     transaction.commit().map_err(broken)
 }
@@ -522,6 +526,12 @@ const TABLES_5: &str = "
 CREATE TABLE stranger (
     serial TEXT PRIMARY KEY, role TEXT NOT NULL, name TEXT NOT NULL, expires INTEGER NOT NULL, key TEXT, seen INTEGER NOT NULL
 ) WITHOUT ROWID;
+";
+
+/// Added by version 6: how many bytes a job has written.
+const TABLES_6: &str = "
+ALTER TABLE result ADD COLUMN out_bytes INTEGER;
+ALTER TABLE result ADD COLUMN err_bytes INTEGER;
 ";
 
 /// Added by version 3: when what still runs on a drained host is taken away, in microseconds since the Unix epoch.
@@ -580,6 +590,13 @@ fn unpack<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, St
         None => codec::CodecError::UnknownCodec(0),
     };
     Err(StoreError::Unreadable { what, source })
+}
+
+/// A result, of which a column of its own has what its job has written.
+fn unpack_result(packed: &[u8], written: Written) -> Result<JobResult, StoreError> {
+    let mut result: JobResult = unpack("result", packed)?;
+    result.outcome.written = written;
+    Ok(result)
 }
 
 fn id_bytes(batch: BatchId) -> [u8; 16] {

@@ -486,7 +486,7 @@ impl Stream<'_> {
                 self.sets_sent = usize::try_from(host_sets).map_or(self.sets.len(), |n| n.min(self.sets.len()));
             }
             ToClient::Accepted { jobs, .. } => self.accepted(jobs),
-            ToClient::Results { results, .. } => self.results(results),
+            ToClient::Results { results, .. } | ToClient::CountedResults { results, .. } => self.results(results),
             ToClient::Notice { notice, .. } => self.say(json!({"event": "notice", "text": describe(&notice)})),
             ToClient::Hosts(hosts) => self.hosts(hosts, false),
             ToClient::HostsPage { hosts, more } => self.hosts(hosts, more),

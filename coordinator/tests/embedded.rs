@@ -177,6 +177,34 @@ fn a_result_has_the_twelve_keys_first_and_then_ours() {
 }
 
 #[test]
+fn results_say_how_much_was_written_and_a_run_how_many_wrote_more_than_is_kept() {
+    let jobs = [
+        r#"{"cmd": "head -c 5000 /dev/zero | tr '\\0' x"}"#,
+        r#"{"cmd": "head -c 4096 /dev/zero | tr '\\0' x >&2"}"#,
+        r#"{"cmd": "echo to a file; head -c 100000 /dev/zero >&2", "out": "file"}"#,
+        r#"{"cmd": "echo here", "cd": "/no/such/dir"}"#,
+    ];
+    let run = |jobs: &str, args: &[&str]| {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("jobs.json"), jobs).expect("written");
+        let out = coordinator(dir.path()).args(["run", "jobs.json", "--keep-order"]).args(args).output().expect("it runs");
+        let lines = String::from_utf8(out.stdout).expect("UTF-8");
+        let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        (lines, String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let (lines, said) = run(&jobs.join("\n"), &[]);
+    let counts = |line: &Value| (line["result"]["stdout_bytes"].as_u64(), line["result"]["stderr_bytes"].as_u64());
+    let counts: Vec<_> = lines.iter().map(counts).collect();
+    assert_eq!(counts, [(Some(5000), Some(0)), (Some(0), Some(4096)), (None, Some(100_000)), (None, None)]);
+    assert_eq!(lines[0]["result"]["stdout_tail"], "x".repeat(4096));
+    let word = "2 jobs wrote more output than the 4 KiB that are kept: --output-dir keeps all of it";
+    assert!(said.contains(word), "{said}");
+    // All of it is kept, and nothing has to be said.
+    let (lines, said) = run(jobs[0], &["--output-dir", "outputs"]);
+    assert!(lines[0]["result"]["stdout_bytes"].is_null() && !said.contains("more output"), "{said}");
+}
+
+#[test]
 fn what_cannot_start_is_a_result_and_the_batch_goes_on() {
     let jobs = [
         serde_json::json!({"cmd": "true", "cd": "/no/such/dir"}),

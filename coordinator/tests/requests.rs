@@ -162,7 +162,7 @@ async fn every_request_is_allowed_to_those_and_no_others() {
         let (ended, mut port) = batch(&service).await;
         let cancel = ToService::Cancel { request: 1, what: vec![Selector::Batch(ended.to_string())], stop: Stop::NOW };
         port.requests.send(cancel).await.expect("it listens");
-        while !matches!(answer(&mut port).await, ToClient::Results { .. }) {}
+        while !matches!(answer(&mut port).await, ToClient::Results { .. } | ToClient::CountedResults { .. }) {}
         let user = match who {
             Who::Owner => "owner",
             Who::Stranger => "stranger",
@@ -211,7 +211,7 @@ async fn ended(service: &ServiceHandle) -> BatchId {
     let (ended, mut port) = batch(service).await;
     let cancel = ToService::Cancel { request: 1, what: vec![Selector::Batch(ended.to_string())], stop: Stop::NOW };
     port.requests.send(cancel).await.expect("it listens");
-    while !matches!(answer(&mut port).await, ToClient::Results { .. }) {}
+    while !matches!(answer(&mut port).await, ToClient::Results { .. } | ToClient::CountedResults { .. }) {}
     ended
 }
 
@@ -288,7 +288,7 @@ async fn jobs_that_are_short_in_the_store_and_long_in_words_come_in_messages_tha
         assert!(codec::encode_body(&said).expect("it fits").len() <= codec::MAX_FRAME);
         match said {
             ToClient::Described { jobs, .. } => described += jobs.len(),
-            ToClient::Results { batch, results } => {
+            ToClient::Results { batch, results } | ToClient::CountedResults { batch, results } => {
                 taken += results.len() as u64;
                 other.requests.send(ToService::Taken { batch, results: taken }).await.expect("it listens");
             }

@@ -405,6 +405,7 @@ def test_a_table(bp):
     assert frame["elapsed"].dt.total_seconds()[0] == pytest.approx(frame["elapsed_seconds"][0])
     assert all(str(frame[name].dt.tz) == "UTC" for name in ("submitted", "started", "completed", "received"))
     assert (frame["completed"] >= frame["started"])[:2].all() and frame.groupby("cmd")["attempt"].sum()["exit 3"] == 1
+    assert frame["stdout_bytes"].dtype == "Int64" and frame["stdout_bytes"][0] == 0 and frame["stdout_bytes"].isna()[2]
     assert frame["code"].dtype == frame["survivors"].dtype == "Int64" and frame["signal"].isna().all()
     bp.run([])
     assert len(bp.frame()) == 0

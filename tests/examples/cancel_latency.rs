@@ -81,7 +81,7 @@ async fn client(containment: &str, address: &str, identity: &Path, kind: &str, r
                     killed += summary.killed;
                     done = true;
                 }
-                ToClient::Results { batch, results: more } => {
+                ToClient::Results { batch, results: more } | ToClient::CountedResults { batch, results: more } => {
                     results += more.len();
                     let taken = ToService::Taken { batch, results: results as u64 };
                     requests.send(taken).await.expect("connected");

@@ -463,7 +463,7 @@ fn three_hundred_followers_share_threads_and_descriptors_even_if_there_are_few()
                 loop {
                     match remote.port.answers.recv().await.expect("the connection stays") {
                         ToClient::Attached { batch, .. } => drop(batch.expect("it is served")),
-                        ToClient::Results { batch, results } => {
+                        ToClient::Results { batch, results } | ToClient::CountedResults { batch, results } => {
                             taken += results.len() as u64;
                             remote.port.requests.send(ToService::Taken { batch, results: taken }).await.expect("it listens");
                         }

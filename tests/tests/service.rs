@@ -71,6 +71,41 @@ fn a_killed_coordinator_goes_on_where_it_was() {
 }
 
 #[test]
+fn what_jobs_wrote_is_counted_over_all_restarts() {
+    let mut cluster = Cluster::running(1, 3);
+    let batch = detach(
+        &cluster,
+        &lines(&[
+            json!({"cmd": "head -c 5000 /dev/zero"}),
+            json!({"cmd": "echo to a file; echo here >&2", "out": "file"}),
+            json!({"cmd": "touch runs; until test -e go; do sleep 0.05; done; head -c 6000 /dev/zero >&2; touch wrote"}),
+        ]),
+        &[],
+    );
+    wait_for("the last one runs", PATIENCE, || cluster.path("runs").exists().then_some(()));
+    // It ends while its engine has no agent to tell.
+    cluster.end_agent(1, libc::SIGKILL);
+    std::fs::write(cluster.path("go"), "").expect("written");
+    wait_for("it has written", PATIENCE, || cluster.path("wrote").exists().then_some(()));
+    cluster.start_agent(1);
+    assert_eq!(run(&cluster, &["wait", &batch]).status.code(), Some(0));
+    cluster.kill_coordinator();
+    cluster.start_coordinator();
+    for args in [&["attach", &batch][..], &["results", &batch]] {
+        let out = run(&cluster, args);
+        assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+        let mut counts = BTreeSet::new();
+        for line in text(&out.stdout).lines() {
+            let result = serde_json::from_str::<Value>(line).expect("JSON")["result"].take();
+            counts.insert((result["stdout_bytes"].as_u64(), result["stderr_bytes"].as_u64()));
+        }
+        let expected = [(Some(5000), Some(0)), (None, Some(5)), (Some(0), Some(6000))];
+        assert_eq!(counts, expected.into(), "{args:?}: {}", text(&out.stdout));
+    }
+    cluster.finish();
+}
+
+#[test]
 fn a_run_that_was_killed_is_taken_up_again_beside_what_still_runs() {
     let cluster = Cluster::running(2, 2);
     let job = |what: &str| json!({"cmd": format!("echo $MEZCAL_ATTEMPT >> mark.$MEZCAL_JOB_ID; {what}"), "x_mine": [1.50, "é"]});

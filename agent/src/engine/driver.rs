@@ -13,11 +13,11 @@ use bytes::{Bytes, BytesMut};
 use mezcal_common::clock::{BootInstant, WallTime};
 use mezcal_common::ids::AttemptId;
 use mezcal_common::job::{BatchContext, Capture};
-use mezcal_common::outcome::{Containment, Tail};
+use mezcal_common::outcome::{Containment, Tail, Written};
 use mezcal_common::timer;
 use mezcal_common::wire::agent::Stream;
 use mezcal_common::wire::codec;
-use mezcal_common::wire::engine::{EngineToKeeper, FromEngine, KeeperToEngine, OUTPUT_WINDOW, ToEngine};
+use mezcal_common::wire::engine::{COUNTS, EngineToKeeper, FromEngine, KeeperToEngine, OUTPUT_WINDOW, ToEngine};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -165,6 +165,8 @@ struct Output {
     /// Write ends: as long as they are open here as well, the end of a job shows once, by SIGCHLD, and not by a hang-up before.
     writers: [Option<Arc<OwnedFd>>; 2],
     tails: [Option<Tail>; 2],
+    /// Bytes that were read.
+    counts: [Option<u64>; 2],
     /// Something was in the pipes.
     written: bool,
     streaming: bool,
@@ -212,6 +214,12 @@ impl Driver {
                 }
                 Effect::Sweep { discard_output } => self.sweep(discard_output)?,
                 Effect::Send(message) => {
+                    if let FromEngine::Finished { outcome, .. } = &message
+                        && outcome.written.is_known()
+                    {
+                        let data = codec::encode_body(&outcome.written).map_err(Error::other)?;
+                        self.send(&FromEngine::Shown { request: COUNTS, stream: Stream::Out, data })?;
+                    }
                     self.send(&message)?;
                     if matches!(message, FromEngine::Finished { .. }) {
                         for request in std::mem::take(&mut self.followers) {
@@ -271,6 +279,7 @@ impl Driver {
                 return Ok(());
             }
             swept.tails = self.output.take_tails();
+            swept.written = self.output.written_so_far();
         }
         self.engine.handle(Event::Swept(swept), BootInstant::now());
         Ok(())
@@ -458,6 +467,7 @@ impl Driver {
                     Ok((data, _)) => {
                         taken += data.len();
                         self.output.written = true;
+                        self.output.counts[i] = self.output.counts[i].map(|bytes| bytes + data.len() as u64);
                         if self.output.streaming {
                             self.output.in_flight += data.len() as u32;
                             if let Some(attempt) = self.attempt {
@@ -481,6 +491,7 @@ impl Driver {
         if self.output.pipes.iter().all(Option::is_none)
             && let Some(held) = self.held.take()
         {
+            let held = Swept { written: self.output.written_so_far(), ..held };
             self.engine.handle(Event::Swept(held), BootInstant::now());
         }
         Ok(())
@@ -607,7 +618,7 @@ impl Output {
                 let (read, write) = spawn::pipe()?;
                 let write = Arc::new(write);
                 (self.pipes[i], self.writers[i]) = (Some(read), Some(write.clone()));
-                self.tails[i] = Some(Tail::default());
+                (self.tails[i], self.counts[i]) = (Some(Tail::default()), Some(0));
                 Ok(OutputTo::Pipe(write))
             }
         };
@@ -616,6 +627,11 @@ impl Output {
 
     fn may_read(&self) -> bool {
         !self.streaming || self.in_flight < OUTPUT_WINDOW
+    }
+
+    fn written_so_far(&self) -> Written {
+        let [out, err] = self.counts;
+        Written { out, err }
     }
 
     fn take_tails(&mut self) -> (Option<Bytes>, Option<Bytes>) {

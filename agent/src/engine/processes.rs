@@ -6,7 +6,7 @@
 use super::{Exit, OutOfMemory, Swept};
 use crate::cgroup::Leaf;
 use mezcal_common::clock::{BootInstant, WallTime};
-use mezcal_common::outcome::{Span, Usage, UsageSource, WaitStatus};
+use mezcal_common::outcome::{Span, Usage, UsageSource, WaitStatus, Written};
 use mezcal_common::proc;
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
@@ -248,7 +248,17 @@ impl Processes {
         usage.max_rss = usage.max_rss.filter(|peak| *peak > self.own_peak);
         let killed = self.killed.max(self.in_group);
         let whole = (alive == 0).then(|| self.span((WallTime::now(), BootInstant::now())));
-        Swept { exit, whole, killed, alive, names: self.names(alive), usage, out_of_memory, tails: (None, None) }
+        Swept {
+            exit,
+            whole,
+            killed,
+            alive,
+            names: self.names(alive),
+            usage,
+            out_of_memory,
+            tails: (None, None),
+            written: Written::default(),
+        }
     }
 
     /// Who does not die, once it has had its time.

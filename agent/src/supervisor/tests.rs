@@ -5,7 +5,7 @@ use bytes::Bytes;
 use mezcal_common::clock::WallTime;
 use mezcal_common::ids::{BatchId, Epoch, JobKey, JobNumber, StoreId};
 use mezcal_common::job::BatchContext;
-use mezcal_common::outcome::{Span, WaitStatus};
+use mezcal_common::outcome::{Span, WaitStatus, Written};
 
 struct Script {
     supervisor: Supervisor,
@@ -108,6 +108,10 @@ impl Script {
                     let each = reports.iter().map(|r| match &r.report {
                         Report::Started { engine } => format!("#{} {} started on {engine}", r.seq, r.attempt),
                         Report::Finished { outcome, .. } => format!("#{} {} {}", r.seq, r.attempt, outcome.ended.as_str()),
+                        Report::Counted { outcome, .. } => {
+                            let (ended, written) = (outcome.ended.as_str(), outcome.written);
+                            format!("#{} {} {ended}, wrote {:?} {:?}", r.seq, r.attempt, written.out, written.err)
+                        }
                         Report::Returned => format!("#{} {} returned", r.seq, r.attempt),
                     });
                     format!("report {}", each.collect::<Vec<_>>().join(", "))
@@ -206,6 +210,21 @@ fn only_short_jobs_are_fetched_ahead_and_their_reports_share_a_message() {
     report #2 2.1 exited, #3 3.1 exited
     pull to 25, 0 idle
     ");
+}
+
+#[test]
+fn what_an_attempt_wrote_is_said_to_coordinators_that_know_it() {
+    for (version, said) in [(COUNTS_OUTPUT - 1, "1.1 exited"), (COUNTS_OUTPUT, "1.1 exited, wrote Some(5000) None")] {
+        let mut s = script();
+        s.run(&[1]);
+        s.event(Event::Disconnected);
+        let (lease, hello_sent) = (Some(LEASE), s.now);
+        s.event(Event::Welcomed { version, store: StoreId(1), lease, first_engine: EngineId(40), hello_sent });
+        let written = Written { out: Some(5000), err: None };
+        let outcome = Outcome { written, ..exited(Duration::from_secs(1)) };
+        let trace = s.event(Event::Engine(EngineIndex(0), FromEngine::Finished { attempt: attempt(1), outcome }));
+        assert!(trace.starts_with(&format!("report #1 {said}\n")), "{version}: {trace}");
+    }
 }
 
 #[test]

@@ -14,13 +14,16 @@ use std::time::Duration;
 pub const ALPN: &[u8] = b"mezcal-agent/1";
 
 /// The minor versions that this build speaks, first and last.
-pub const VERSIONS: (u16, u16) = (1, 2);
+pub const VERSIONS: (u16, u16) = (1, 3);
 
 /// From this version on an agent that serves users says user by user what it has ([`ToCoordinator::UserInventory`]).
 pub const SERVES_USERS: u16 = 2;
 
 /// From this version on a coordinator knows attempts that their host was too short of something to start (`Ended::HostShort`).
 pub const KNOWS_SHORTAGES: u16 = 2;
+
+/// From this version on a coordinator knows how much attempts have written ([`Report::Counted`]).
+pub const COUNTS_OUTPUT: u16 = 3;
 
 /// What an agent says of itself when it connects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +74,14 @@ pub enum Report {
     },
     /// It is given back unstarted, or by an agent that stops: nothing of it runs, and it is nobody's failure.
     Returned,
+    /// It is over, and its output was counted.
+    Counted {
+        /// The slot; none if it never reached one.
+        engine: Option<EngineIndex>,
+        /// How, with what it has written.
+        #[serde(with = "crate::outcome::counted")]
+        outcome: Box<Outcome>,
+    },
 }
 
 /// One report with its number in the agent's sequence, which goes on across sessions.

@@ -13,7 +13,7 @@ use std::time::Duration;
 pub const ALPN: &[u8] = b"mezcal-client/1";
 
 /// The minor versions that this build speaks, first and last.
-pub const VERSIONS: (u16, u16) = (1, 2);
+pub const VERSIONS: (u16, u16) = (1, 3);
 
 /// From this version on a coordinator says whose jobs a host does not run at present ([`ToService::Unserved`]).
 pub const UNSERVED: u16 = 2;
@@ -24,6 +24,9 @@ pub const SAYS_MORE: u16 = 2;
 
 /// From this version on a client understands [`ToClient::HostsPage`].
 pub const HOSTS_IN_PAGES: u16 = 2;
+
+/// From this version on a client understands [`ToClient::CountedResults`].
+pub const COUNTS_OUTPUT: u16 = 3;
 
 /// What the scheduler needs to know of a job, and the rest as bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -822,5 +825,13 @@ pub enum ToClient {
         hosts: Vec<HostStatus>,
         /// Another message with further ones follows.
         more: bool,
+    },
+    /// Final results, as [`ToClient::Results`], with what their jobs have written.
+    CountedResults {
+        /// The batch.
+        batch: BatchId,
+        /// Each once.
+        #[serde(with = "crate::outcome::counted_results")]
+        results: Vec<(JobNumber, JobResult)>,
     },
 }

@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 /// other messages on a connection: slots × this.
 pub const OUTPUT_WINDOW: u32 = 64 * 1024;
 
+/// The request of a [`FromEngine::Shown`] that nobody has made: its bytes are an encoded [`crate::outcome::Written`], of the outcome that
+/// follows it. Links to engines have no version, and agents that do not know this pass over what nobody has asked for.
+pub const COUNTS: u64 = u64::MAX;
+
 /// From agent to engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToEngine {
@@ -69,6 +73,7 @@ pub enum ToEngine {
 }
 
 /// From engine to agent.
+#[expect(clippy::large_enum_variant, reason = "most of them are ends of attempts")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum FromEngine {
     /// Ends the greeting on a new link, after the unacknowledged outcomes; and says that a held slot is free again.

@@ -8,7 +8,7 @@ use crate::describe::describe_job;
 use crate::store::{BatchRow, Described, Reader, StoreError};
 use mezcal_common::ids::{BatchId, BatchSerial, JobNumber};
 use mezcal_common::outcome::JobResult;
-use mezcal_common::wire::client::{Attachment, ToClient};
+use mezcal_common::wire::client::{Attachment, COUNTS_OUTPUT, ToClient};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -189,7 +189,7 @@ impl Service {
             if client.pass_on() {
                 for (name, watch) in &mut client.watches {
                     let Some(batch) = self.batches.get_mut(*name) else { continue };
-                    if let Some(read) = next_results(*name, batch, watch, &mut client.outlet) {
+                    if let Some(read) = next_results(*name, batch, watch, client.version, &mut client.outlet) {
                         reads.push((*id, *name, read));
                     }
                     say_end(*name, batch, watch, &mut client.outlet);
@@ -254,7 +254,10 @@ impl Service {
             match page {
                 Ok(page) => {
                     watch.sent = page.through;
-                    page.messages.iter().for_each(|message| client.tell(message.clone()));
+                    for message in &page.messages {
+                        let message = as_client_knows(message.clone(), client.version);
+                        client.tell(message);
+                    }
                 }
                 Err(NotRead { passes: true, .. }) => self.read(id, batch, after, READ_AGAIN),
                 Err(NotRead { why, passes: false }) => {
@@ -301,7 +304,7 @@ impl Reading {
 }
 
 /// Sends results that are in memory. Gives back after how many the store has to be asked for more.
-fn next_results(name: BatchId, batch: &mut Batch, watch: &mut Watch, outlet: &mut Outlet<ToClient>) -> Option<u64> {
+fn next_results(name: BatchId, batch: &mut Batch, watch: &mut Watch, version: u16, outlet: &mut Outlet<ToClient>) -> Option<u64> {
     let described = match watch.wish {
         Wish::Results => false,
         Wish::Attached(Attachment::Results { .. }) => true,
@@ -331,9 +334,17 @@ fn next_results(name: BatchId, batch: &mut Batch, watch: &mut Watch, outlet: &mu
         batch.tail_bytes -= if batch.stored { 0 } else { results.iter().map(|(_, result)| size_estimate(result)).sum() };
         watch.sent += results.len() as u64;
         // A client that is gone needs them no more.
-        outlet.try_send(ToClient::Results { batch: name, results }).ok()?;
+        outlet.try_send(as_client_knows(ToClient::Results { batch: name, results }, version)).ok()?;
     }
     None
+}
+
+/// Results with what jobs have written, for a client that understands it.
+fn as_client_knows(message: ToClient, version: u16) -> ToClient {
+    match message {
+        ToClient::Results { batch, results } if version >= COUNTS_OUTPUT => ToClient::CountedResults { batch, results },
+        message => message,
+    }
 }
 
 /// Tells a client that there are no more results than it has been sent, once.
@@ -354,4 +365,16 @@ pub(super) fn size_estimate(result: &JobResult) -> usize {
     let outcome = &result.outcome;
     let tails = [&outcome.stdout_tail, &outcome.stderr_tail].into_iter().flatten().map(bytes::Bytes::len).sum::<usize>();
     128 + tails + outcome.error.as_ref().map_or(0, String::len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_of_an_earlier_version_is_sent_results_that_it_can_read() {
+        let results = || ToClient::Results { batch: BatchId(uuid::Uuid::nil()), results: Vec::new() };
+        assert!(matches!(as_client_knows(results(), COUNTS_OUTPUT - 1), ToClient::Results { .. }));
+        assert!(matches!(as_client_knows(results(), COUNTS_OUTPUT), ToClient::CountedResults { .. }));
+    }
 }

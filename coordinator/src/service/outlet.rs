@@ -80,7 +80,9 @@ impl Weight for ToClient {
             h.name.len() + h.program.len() + text(&h.drained) + h.quarantined.as_ref().map_or(0, |(_, why)| why.len())
         };
         let beside = match self {
-            ToClient::Results { results, .. } => each(results, |(_, result): &(_, JobResult)| size_estimate(result)),
+            ToClient::Results { results, .. } | ToClient::CountedResults { results, .. } => {
+                each(results, |(_, result): &(_, JobResult)| size_estimate(result))
+            }
             ToClient::Described { jobs, .. } => each(jobs, |(_, text)| text.len()),
             ToClient::Hosts(hosts) | ToClient::HostsPage { hosts, .. } => each(hosts, host),
             ToClient::Batches { batches, .. } => of(batches, |batches| each(batches, status)),

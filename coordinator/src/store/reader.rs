@@ -2,12 +2,12 @@
 //! connection that is closed while others have the file, so none is.
 
 use super::access::Access;
-use super::{StoreError, id_bytes, unpack};
+use super::{StoreError, id_bytes, unpack, unpack_result};
 use bytes::Bytes;
 use mezcal_common::clock::WallTime;
 use mezcal_common::ids::{BatchId, BatchSerial, JobKey, JobNumber};
 use mezcal_common::job::JobSpec;
-use mezcal_common::outcome::JobResult;
+use mezcal_common::outcome::{JobResult, Written};
 use mezcal_common::wire::client::{BatchStatus, BatchTerms, Submission};
 use mezcal_common::wire::codec;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -185,13 +185,14 @@ impl Reader {
     /// [`StoreError`].
     pub fn results(&self, batch: BatchSerial, after: u64, bytes: usize) -> Result<Vec<(JobNumber, JobResult)>, StoreError> {
         self.with(|db| {
-            let sql = "SELECT job, result FROM result WHERE batch = ? AND seq > ? ORDER BY seq";
+            let sql = "SELECT job, result, out_bytes, err_bytes FROM result WHERE batch = ? AND seq > ? ORDER BY seq";
             let mut statement = db.prepare_cached(sql)?;
             let mut rows = statement.query(params![batch.0, after])?;
             let (mut results, mut room) = (Vec::new(), bytes);
             while let Some(row) = rows.next()? {
                 let packed: Vec<u8> = row.get(1)?;
-                results.push((JobNumber(row.get(0)?), unpack("result", &packed)?));
+                let written = Written { out: row.get(2)?, err: row.get(3)? };
+                results.push((JobNumber(row.get(0)?), unpack_result(&packed, written)?));
                 let Some(left) = room.checked_sub(packed.len() + ROW) else { break };
                 room = left;
             }
@@ -204,7 +205,7 @@ impl Reader {
     /// # Errors
     /// [`StoreError`].
     pub fn ended(&self, batch: BatchSerial, after: u64, failed: bool, bytes: usize) -> Result<Vec<Described>, StoreError> {
-        let sql = "SELECT j.submission, j.spec, r.seq, r.result FROM result r JOIN job j ON j.batch = r.batch AND j.job = r.job
+        let sql = "SELECT j.submission, j.spec, r.seq, r.result, r.out_bytes, r.err_bytes FROM result r JOIN job j ON j.batch = r.batch AND j.job = r.job
                    WHERE r.batch = ?1 AND r.seq > ?2 AND (r.ok = 0 OR NOT ?3) ORDER BY r.seq";
         self.described(sql, params![batch.0, after, failed], batch, bytes)
     }
@@ -214,7 +215,7 @@ impl Reader {
     /// # Errors
     /// [`StoreError`].
     pub fn jobs(&self, batch: BatchSerial, after: JobNumber, bytes: usize) -> Result<Vec<Described>, StoreError> {
-        let sql = "SELECT submission, spec, NULL, NULL FROM job WHERE batch = ? AND job > ? ORDER BY job";
+        let sql = "SELECT submission, spec, NULL, NULL, NULL, NULL FROM job WHERE batch = ? AND job > ? ORDER BY job";
         self.described(sql, params![batch.0, after.0], batch, bytes)
     }
 
@@ -232,9 +233,10 @@ impl Reader {
             while let Some(row) = rows.next()? {
                 let (packed, spec): (Vec<u8>, Vec<u8>) = (row.get(0)?, row.get(1)?);
                 let (seq, result): (Option<u64>, Option<Vec<u8>>) = (row.get(2)?, row.get(3)?);
+                let written = Written { out: row.get(4)?, err: row.get(5)? };
                 let size = packed.len() + spec.len() + result.as_ref().map_or(0, Vec::len) + ROW;
                 let submission: Submission = unpack("job", &packed)?;
-                let result = result.map(|result| unpack("result", &result)).transpose()?;
+                let result = result.map(|result| unpack_result(&result, written)).transpose()?;
                 let hosts = (host_set(db, batch, submission.hosts)?, host_set(db, batch, submission.prefer)?);
                 // A job that could not even be sent has none.
                 let parsed = codec::decode_exact(&spec).ok();

@@ -109,10 +109,10 @@ fn a_wall_clock_that_is_set_makes_nothing_older_or_younger_on_the_same_boot() {
 
 #[test]
 fn stores_of_all_versions_are_brought_up() {
-    for version in [1, 2, 3, 4] {
+    for version in [1, 2, 3, 4, 5] {
         let dir = tempfile::tempdir().expect("a directory");
         let old = Connection::open(dir.path().join("store.db")).expect("made");
-        for tables in [TABLES, TABLES_2, TABLES_3, TABLES_4].into_iter().take(version) {
+        for tables in [TABLES, TABLES_2, TABLES_3, TABLES_4, TABLES_5].into_iter().take(version) {
             old.execute_batch(tables).expect("tables");
         }
         old.execute("INSERT INTO meta VALUES ('store', 77)", []).expect("an id");

@@ -306,7 +306,11 @@ fn insert(
             let ok = result.outcome.succeeded();
             let count = counts.entry(*batch).or_default();
             (count.ended, count.succeeded) = (count.ended + 1, count.succeeded + u64::from(ok));
-            run("INSERT INTO result VALUES (?, ?, ?, ?, ?)", params![batch.0, seq, job.0, ok, pack(result)?])?;
+            // Engines count, and one that is somebody else's may say anything.
+            let count = |bytes: Option<u64>| bytes.and_then(|bytes| i64::try_from(bytes).ok());
+            let (out, err) = (count(result.outcome.written.out), count(result.outcome.written.err));
+            let values = params![batch.0, seq, job.0, ok, pack(result)?, out, err];
+            run("INSERT INTO result VALUES (?, ?, ?, ?, ?, ?, ?)", values)?;
         }
         Record::Done { batch } => {
             run("UPDATE batch SET done_at = ?2 WHERE serial = ?1", params![batch.0, WallTime::now().0])?;

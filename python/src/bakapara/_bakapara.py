@@ -29,7 +29,7 @@ _SHOWN = 10
 _MOMENTS = ("started", "completed", "submitted", "received")
 _NUMBERS = {
     **dict.fromkeys(("code", "engine_id", "signal", "attempt", "max_rss_bytes", "memory_peak_bytes"), "Int64"),
-    **dict.fromkeys(("leftovers_killed", "killed", "survivors"), "Int64"),
+    **dict.fromkeys(("leftovers_killed", "killed", "survivors", "stdout_bytes", "stderr_bytes"), "Int64"),
     **dict.fromkeys(("elapsed_seconds", "user_seconds", "system_seconds", "clock_offset"), "float64"),
 }
 

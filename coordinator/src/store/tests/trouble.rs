@@ -66,7 +66,8 @@ async fn a_store_that_is_busy_for_a_while_ends_nothing_of_a_batch_that_it_knows(
     assert!(matches!(said.last(), Some(ToClient::Refused { reason }) if reason.contains("cannot be written")), "{said:?}");
     other.execute_batch("COMMIT").expect("let go");
     let said = until(&mut port, |said| matches!(said, ToClient::Accepted { jobs: 3, .. })).await;
-    let wrong = |said: &ToClient| matches!(said, ToClient::Refused { .. } | ToClient::Results { .. });
+    let wrong =
+        |said: &ToClient| matches!(said, ToClient::Refused { .. } | ToClient::Results { .. } | ToClient::CountedResults { .. });
     assert!(!said.iter().any(wrong), "{said:?}");
     assert_eq!(service.trouble().await, Some(None));
     say(&port, ToService::Batches { request: 1, all: false }).await;
