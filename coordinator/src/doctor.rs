@@ -3,7 +3,7 @@
 use crate::client::converse_for;
 use crate::exit::{Exit, FAILED, chain};
 use crate::format::show;
-use crate::hosts;
+use crate::hosts::{self, Standings};
 use crate::profile::ProfileArgs;
 use crate::serve::{CoordinatorConfig, DEFAULT_PATH, holder_of};
 use mezcal_common::config::{expand_home, read_toml};
@@ -122,8 +122,8 @@ fn cluster(profile: &ProfileArgs) -> Vec<Finding> {
         }
         Err(e) => all.push(Finding::wrong("profile", chain(&e), "coordinator join with a token gets another one")),
     }
-    match converse_for(PATIENCE, profile, hosts::ask) {
-        Ok(hosts) => all.extend(fleet(&address, &hosts)),
+    match converse_for(PATIENCE, profile, async |remote| Ok((hosts::ask(remote).await?, hosts::ask_standings(remote).await?))) {
+        Ok((hosts, standings)) => all.extend(fleet(&address, &hosts, &standings)),
         Err(e) => {
             all.push(Finding::wrong("coordinator", e.message, "is `coordinator serve` running there, and does UDP get through?"))
         }
@@ -131,7 +131,7 @@ fn cluster(profile: &ProfileArgs) -> Vec<Finding> {
     all
 }
 
-fn fleet(address: &str, hosts: &[HostStatus]) -> Vec<Finding> {
+fn fleet(address: &str, hosts: &[HostStatus], standings: &Standings) -> Vec<Finding> {
     let names =
         |pick: &dyn Fn(&HostStatus) -> bool| -> Vec<String> { hosts.iter().filter(|h| pick(h)).map(|h| h.name.clone()).collect() };
     let mut all = vec![Finding::fine(
@@ -143,9 +143,24 @@ fn fleet(address: &str, hosts: &[HostStatus]) -> Vec<Finding> {
             all.push(Finding::doubtful(what, format!("{seen}: {}", Folded(&hosts)), fix));
         }
     };
+    let standing = |h: &HostStatus| standings.get(&h.name);
+    let revoked = |h: &HostStatus| standing(h).is_some_and(|standing| standing.revoked.is_some());
+    let unseen = |h: &HostStatus| standing(h).is_some_and(|standing| !standing.seen);
     say(
         "hosts",
-        names(&|h| !h.connected),
+        names(&revoked),
+        "revoked",
+        "`coordinator forget-host` takes them off the list; `coordinator token create --replace --host` lets them join again",
+    );
+    say(
+        "hosts",
+        names(&|h| !h.connected && !revoked(h) && unseen(h)),
+        "not seen since the coordinator was started",
+        "`mezcal-agent doctor` there says why; `coordinator confirm-dead` if they are gone for good",
+    );
+    say(
+        "hosts",
+        names(&|h| !h.connected && !revoked(h) && !unseen(h)),
         "not connected",
         "`mezcal-agent doctor` there says why; `coordinator confirm-dead` if they are gone for good",
     );

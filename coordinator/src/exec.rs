@@ -204,6 +204,7 @@ impl Exec {
             | ToClient::Done { .. }
             | ToClient::Why { .. }
             | ToClient::Unserved { .. }
+            | ToClient::Standings { .. }
             | ToClient::TokensCreated { .. }
             | ToClient::Tokens { .. }
             | ToClient::Certificates { .. }

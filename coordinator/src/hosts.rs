@@ -3,9 +3,12 @@
 use crate::client::{Remote, converse};
 use crate::exit::Exit;
 use crate::format::show;
+use crate::members::time;
 use crate::profile::ProfileArgs;
+use mezcal_common::clock::WallTime;
 use mezcal_common::escape::for_terminal;
-use mezcal_common::wire::client::{HostStatus, ToClient, ToService, UNSERVED};
+use mezcal_common::wire::client::{HostStanding, HostStatus, STANDINGS, ToClient, ToService, UNSERVED};
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// Show the hosts of a running coordinator.
@@ -27,8 +30,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// Exit 2 without a profile, 3 without a coordinator.
 pub fn run(args: &HostsArgs) -> Result<u8, Exit> {
-    let (hosts, unserved) = converse(&args.profile, async |remote| Ok((ask(remote).await?, ask_unserved(remote).await?)))?;
-    let text = if args.json { json(&hosts, &unserved) } else { host_table(&hosts, &unserved) };
+    let (hosts, beside) = converse(&args.profile, async |remote| {
+        let hosts = ask(remote).await?;
+        let (unserved, standings) = (ask_unserved(remote).await?, ask_standings(remote).await?);
+        Ok((hosts, Beside { unserved, standings }))
+    })?;
+    let text = if args.json { json(&hosts, &beside) } else { host_table(&hosts, &beside) };
     show(&text)?;
     Ok(0)
 }
@@ -69,13 +76,58 @@ async fn ask_unserved(remote: &mut Remote) -> Result<Vec<Unserved>, Exit> {
     tokio::time::timeout(PATIENCE, remote.ask(ToService::Unserved { request: 0 }, pick)).await.unwrap_or(Err(silent))
 }
 
-fn of<'a>(host: &HostStatus, unserved: &'a [Unserved]) -> impl Iterator<Item = (&'a str, &'a str)> {
-    unserved.iter().filter(|(name, ..)| *name == host.name).map(|(_, user, why)| (user.as_str(), why.as_str()))
+/// Asks which hosts were revoked or have not been seen, by name. A coordinator of an earlier version does not know.
+pub(crate) async fn ask_standings(remote: &mut Remote) -> Result<Standings, Exit> {
+    let mut all = Standings::new();
+    if remote.version < STANDINGS {
+        return Ok(all);
+    }
+    let silent = Exit::unreachable(format!("the coordinator at {} does not answer", remote.address));
+    let pick = |said| match said {
+        ToClient::Standings { hosts, more, .. } => Some((hosts, more)),
+        _ => None,
+    };
+    let asking = async {
+        let (mut hosts, mut more) = remote.ask(ToService::Standings { request: 0 }, pick).await?;
+        loop {
+            all.extend(hosts.map_err(Exit::unreachable)?.into_iter().map(|host| (host.name.clone(), host)));
+            if !more {
+                return Ok(all);
+            }
+            (hosts, more) = remote.next(pick).await?;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.unwrap_or(Err(silent))
 }
 
-fn json(hosts: &[HostStatus], unserved: &[Unserved]) -> String {
+/// What is known of hosts beside their status, by their names.
+pub(crate) type Standings = HashMap<String, HostStanding>;
+
+/// What is said of hosts beside their status.
+struct Beside {
+    unserved: Vec<Unserved>,
+    standings: Standings,
+}
+
+impl Beside {
+    fn unserved<'a>(&'a self, host: &HostStatus) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.unserved.iter().filter(|(name, ..)| *name == host.name).map(|(_, user, why)| (user.as_str(), why.as_str()))
+    }
+
+    /// A coordinator of an earlier version does not say it: then what it says of the host counts.
+    fn is_unseen(&self, host: &HostStatus) -> bool {
+        self.standings.get(&host.name).is_some_and(|standing| !standing.seen)
+    }
+
+    fn revoked(&self, host: &HostStatus) -> Option<WallTime> {
+        self.standings.get(&host.name).and_then(|standing| standing.revoked)
+    }
+}
+
+fn json(hosts: &[HostStatus], beside: &Beside) -> String {
     let lines = hosts.iter().map(|h| {
-        let unserved: Vec<_> = of(h, unserved).map(|(user, why)| serde_json::json!({"user": user, "why": why})).collect();
+        let unserved: Vec<_> =
+            beside.unserved(h).map(|(user, why)| serde_json::json!({"user": user, "why": why})).collect();
         serde_json::json!({
             "name": h.name, "connected": h.connected, "ready": h.ready, "slots": h.slots, "first_engine": h.first_engine.0, "busy": h.busy, "cpus": h.cpus,
             "load": h.load.one_minute, "memory_bytes": h.memory, "memory_available_bytes": h.load.available,
@@ -85,6 +137,7 @@ fn json(hosts: &[HostStatus], unserved: &[Unserved]) -> String {
             "quarantined_seconds": h.quarantined.as_ref().map(|(left, _)| left.as_secs()),
             "quarantine_reason": h.quarantined.as_ref().map(|(_, reason)| reason),
             "unserved": unserved,
+            "seen": !beside.is_unseen(h), "revoked": beside.revoked(h).map(time),
         })
         .to_string()
             + "\n"
@@ -92,32 +145,37 @@ fn json(hosts: &[HostStatus], unserved: &[Unserved]) -> String {
     lines.collect()
 }
 
-fn host_table(hosts: &[HostStatus], unserved: &[Unserved]) -> String {
+fn host_table(hosts: &[HostStatus], beside: &Beside) -> String {
     let head = ["HOST", "SLOTS", "BUSY", "LOAD", "MEMORY", "FREE", "CONTAINMENT", "VERSION", "CONNECTED"].map(String::from);
     let rows = hosts.iter().map(|h| {
+        let unseen = beside.is_unseen(h);
+        let known = |text: String| if unseen { "-".to_owned() } else { text };
+        let mut state = match (h.connected, h.ready) {
+            (true, true) => span(h.since),
+            (true, false) => format!("not ready {}", span(h.since)),
+            (false, _) if unseen => format!("lost, not seen since the coordinator started, {} ago", span(h.since)),
+            (false, _) => format!("lost {}", span(h.since)),
+        };
+        if let Some(at) = beside.revoked(h) {
+            state = format!("revoked {}; {state}", time(at));
+        }
+        if let Some(why) = &h.drained {
+            state.push_str(&format!("; drained: {why}"));
+        }
+        if let Some((left, reason)) = &h.quarantined {
+            state.push_str(&format!("; quarantined for {}: {reason}", span(*left)));
+        }
+        beside.unserved(h).for_each(|(user, why)| state.push_str(&format!("; not {user}: {why}")));
         [
             h.name.clone(),
             h.slots.to_string(),
             h.busy.to_string(),
-            format!("{:.2}", h.load.one_minute),
-            gib(h.memory),
-            gib(h.load.available),
-            h.containment.as_str().to_owned(),
-            h.program.clone(),
-            format!(
-                "{}{}{}{}{}",
-                match (h.connected, h.ready) {
-                    (true, true) => "",
-                    (true, false) => "not ready ",
-                    (false, _) => "lost ",
-                },
-                span(h.since),
-                h.drained.as_ref().map_or(String::new(), |why| format!("; drained: {why}")),
-                h.quarantined
-                    .as_ref()
-                    .map_or(String::new(), |(left, reason)| format!("; quarantined for {}: {reason}", span(*left))),
-                of(h, unserved).map(|(user, why)| format!("; not {user}: {why}")).collect::<String>()
-            ),
+            known(format!("{:.2}", h.load.one_minute)),
+            known(gib(h.memory)),
+            known(gib(h.load.available)),
+            known(h.containment.as_str().to_owned()),
+            known(h.program.clone()),
+            state,
         ]
     });
     table(head, rows, 1..6)

@@ -253,7 +253,7 @@ fn revoked_in_words(member: Member, row: &RevokedMember, kept: bool, now: WallTi
     let name = for_terminal(&row.name);
     let mut parts = Vec::new();
     match (row.certificates, row.before) {
-        (0, Some(before)) => parts.push(format!("no certificate counts any more since {}", time(before))),
+        (0, Some(before)) => parts.push(format!("was revoked already, at {}", time(before))),
         (0, None) => parts.push("it had no certificate".to_owned()),
         (count, _) => parts.push(counted(count, "certificate counts no more", "certificates count no more")),
     }
@@ -355,7 +355,10 @@ fn adopt(host: Option<&str>, serial: Option<&str>, config: &Path) -> Result<u8, 
         }));
     };
     with_registry(&config, |registry| registry.adopt(meant, &stranger.serial))?;
-    tell!("the certificate {} of {meant} counts now, and no other of that host; it comes back by itself", stranger.serial);
+    tell!(
+        "the certificate {} of {meant} counts now, and no other of that host; it comes back by itself within five minutes",
+        stranger.serial
+    );
     Ok(0)
 }
 
@@ -466,7 +469,7 @@ fn word(member: Member) -> &'static str {
     }
 }
 
-fn time(at: WallTime) -> String {
+pub(crate) fn time(at: WallTime) -> String {
     jiff::Timestamp::from_microsecond(at.0).map_or_else(|_| at.0.to_string(), |t| t.to_string())
 }
 

@@ -924,6 +924,7 @@ impl<'a> Run<'a> {
             | ToClient::Done { .. }
             | ToClient::Why { .. }
             | ToClient::Unserved { .. }
+            | ToClient::Standings { .. }
             | ToClient::TokensCreated { .. }
             | ToClient::Tokens { .. }
             | ToClient::Certificates { .. }

@@ -1007,6 +1007,11 @@ impl Scheduler {
             .collect()
     }
 
+    /// The same hosts, and whether each has been here in this life.
+    pub fn hosts_seen(&self) -> Vec<(String, bool)> {
+        self.hosts_in_order().into_iter().map(|host| (host.name.to_string(), host.seen)).collect()
+    }
+
     fn hosts_in_order(&self) -> Vec<&Host> {
         let mut hosts: Vec<&Host> = self.hosts.values().collect();
         hosts.sort_by(|a, b| a.name.cmp(&b.name));

@@ -512,6 +512,7 @@ impl Stream<'_> {
             | ToClient::Done { .. }
             | ToClient::Why { .. }
             | ToClient::Unserved { .. }
+            | ToClient::Standings { .. }
             | ToClient::TokensCreated { .. }
             | ToClient::Tokens { .. }
             | ToClient::Certificates { .. }

@@ -29,6 +29,7 @@ fn allowed(request: &ToService) -> &'static [Who] {
         ToService::Hello { .. }
         | ToService::Hosts
         | ToService::Unserved { .. }
+        | ToService::Standings { .. }
         | ToService::Batches { all: false, .. }
         | ToService::Renew { .. }
         // Of a cancel of their own, and that is nobody's here.
@@ -64,6 +65,7 @@ fn requests(running: BatchId, ended: BatchId) -> Vec<ToService> {
         ToService::Hello { versions: (1, 1), program: "test".into() },
         ToService::Hosts,
         ToService::Unserved { request: 1 },
+        ToService::Standings { request: 1 },
         ToService::CancelWaits { request: 77 },
         ToService::Batches { request: 1, all: false },
         ToService::Batches { request: 1, all: true },

@@ -500,6 +500,67 @@ fn what_is_revoked_is_gone_at_once_and_does_not_come_back() {
     assert!(out.status.code() == Some(3) && text(&out.stderr).contains("revoked"), "{}", text(&out.stderr));
 }
 
+#[test]
+fn a_host_that_was_revoked_or_has_not_been_seen_since_a_restart_is_shown_as_such() {
+    let mut site = Site::started("1h");
+    for host in ["mezcal01.lab", "mezcal02.lab"] {
+        assert!(site.join(host, &site.token(&["--host", host])).status.success());
+        site.start_agent(host);
+    }
+    wait_for("both are there", PATIENCE, || (site.connected().len() == 2).then_some(()));
+    let of = |site: &Site, host: &str| {
+        let (text, all) =
+            (site.ok("coordinator", &["hosts", "-p", "admin"]), site.ok("coordinator", &["hosts", "-p", "admin", "--json"]));
+        let row = text.lines().find(|line| line.starts_with(host)).unwrap_or_default().to_owned();
+        let all = all.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+        (row, all.into_iter().find(|row| row["name"] == host).unwrap_or_default())
+    };
+    let doctor = |site: &Site| text(&site.run("coordinator", &["doctor", "-p", "admin", "--config", "none.toml"], "").stdout);
+    let (_, json) = of(&site, "mezcal01.lab");
+    assert!(json["seen"] == true && json["revoked"].is_null(), "{json}");
+    site.ok("coordinator", &["revoke", "-p", "admin", "mezcal01.lab"]);
+    wait_for("its connection has ended", PATIENCE, || (site.connected() == ["mezcal02.lab"]).then_some(()));
+    let (row, json) = of(&site, "mezcal01.lab");
+    assert!(row.contains("revoked 2") && row.contains("; lost "), "{row}");
+    assert!(json["seen"] == true && json["revoked"].as_str().is_some_and(|at| at.starts_with('2')), "{json}");
+    assert!(doctor(&site).contains("revoked: mezcal01.lab"), "{}", doctor(&site));
+    let again = site.ok("coordinator", &["revoke", "-p", "admin", "mezcal01.lab"]);
+    assert!(again.starts_with("host mezcal01.lab: was revoked already, at 2"), "{again}");
+    // One that is away when the coordinator is started again.
+    site.stop_agents();
+    site.kill_coordinator();
+    site.start();
+    let (row, json) = of(&site, "mezcal01.lab");
+    assert!(row.contains("revoked 2") && row.contains("not seen since the coordinator started"), "{row}");
+    assert!(json["seen"] == false && !json["revoked"].is_null(), "{json}");
+    let (row, json) = of(&site, "mezcal02.lab");
+    assert!(!row.contains("revoked") && row.contains("lost, not seen since the coordinator started"), "{row}");
+    assert!(!row.contains("0.0G"), "nothing is known of it: {row}");
+    assert!(json["seen"] == false && json["revoked"].is_null() && json["connected"] == false, "{json}");
+    let said = doctor(&site);
+    assert!(said.contains("revoked: mezcal01.lab"), "{said}");
+    assert!(said.contains("not seen since the coordinator was started: mezcal02.lab"), "{said}");
+}
+
+#[test]
+fn who_joins_at_the_port_for_members_hears_which_one_is_right() {
+    let site = Site::started("1h");
+    let address = format!("127.0.0.1:{}", site.port);
+    let host = site.token(&["--host", "mezcal01.lab"]);
+    let (config, identity) = (site.path("agent.toml"), site.path("agent"));
+    let (config, identity) = (config.display().to_string(), identity.display().to_string());
+    let args = ["join", &address, "--token-file", "-", "--config", &config, "--identity", &identity, "--name", "mezcal01.lab"];
+    let out = site.run("agent", &args, &host);
+    let right =
+        format!("nobody joins at {address}: that port is for hosts and users who have joined already; joining goes to port 7434");
+    assert!(out.status.code() == Some(3) && text(&out.stderr).contains(&right), "{}", text(&out.stderr));
+    let user = site.token(&["--user", "sato"]);
+    let out = site.run("coordinator", &["join", &address, "--token-file", "-", "-p", "sato"], &user);
+    assert!(out.status.code() == Some(3) && text(&out.stderr).contains(&right), "{}", text(&out.stderr));
+    // Neither token is spent.
+    assert!(site.join("mezcal01.lab", &host).status.success());
+}
+
 impl Site {
     /// A site with a host that runs jobs, and the user sato.
     fn with_sato() -> Self {
@@ -564,7 +625,7 @@ fn what_a_revoked_user_has_ends_and_whoever_revokes_hears_what_that_was() {
     let out = site.run("coordinator", &["batches", "-p", "sato"], "");
     assert!(out.status.code() == Some(3) && text(&out.stderr).contains("revoked"), "{}", text(&out.stderr));
     let again = site.ok("coordinator", &["revoke", "-p", "admin", "--user", "sato"]);
-    assert!(again.starts_with("user sato: no certificate counts any more since 2") && !again.contains("batch"), "{again}");
+    assert!(again.starts_with("user sato: was revoked already, at 2") && !again.contains("batch"), "{again}");
     // Their batches may go on.
     site.join_as("sato");
     let kept = site.batch("sato", mark);
@@ -602,7 +663,7 @@ fn a_revocation_comes_to_its_end_though_the_coordinator_is_killed_in_its_middle(
     wait_for("the batch has ended", PATIENCE, || (site.outcomes(&batch).len() == 2).then_some(()));
     assert_eq!(site.outcomes(&batch), ["cancelled", "cancelled"]);
     let again = site.ok("coordinator", &["revoke", "-p", "admin", "--user", "sato"]);
-    assert!(again.starts_with("user sato: no certificate counts any more since 2"), "{again}");
+    assert!(again.starts_with("user sato: was revoked already, at 2"), "{again}");
 }
 
 #[test]

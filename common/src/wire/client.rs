@@ -28,6 +28,9 @@ pub const HOSTS_IN_PAGES: u16 = 2;
 /// From this version on a client understands [`ToClient::CountedResults`].
 pub const COUNTS_OUTPUT: u16 = 3;
 
+/// From this version on a coordinator says which hosts it has not seen, and which were revoked ([`ToService::Standings`]).
+pub const STANDINGS: u16 = 3;
+
 /// What the scheduler needs to know of a job, and the rest as bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Submission {
@@ -405,6 +408,11 @@ pub enum ToService {
         /// Even if no admin is left then.
         force: bool,
     },
+    /// Asks what is known of hosts beside their status. Answered by [`ToClient::Standings`].
+    Standings {
+        /// Comes back in the answer.
+        request: u64,
+    },
 }
 
 /// What has ended with the certificates of a host or user.
@@ -555,6 +563,17 @@ pub struct HostStatus {
     pub drained: Option<String>,
     /// For how long it gets no jobs, and why.
     pub quarantined: Option<(Duration, String)>,
+}
+
+/// What is known of a host beside its status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStanding {
+    /// The host's name, from its certificate.
+    pub name: String,
+    /// Whether its agent has connected since the coordinator was started. Else its status is what an earlier life has stored.
+    pub seen: bool,
+    /// When its certificates were revoked; none: some counts, or nothing is known.
+    pub revoked: Option<WallTime>,
 }
 
 /// Something a client should tell its user now.
@@ -833,5 +852,14 @@ pub enum ToClient {
         /// Each once.
         #[serde(with = "crate::outcome::counted_results")]
         results: Vec<(JobNumber, JobResult)>,
+    },
+    /// The answer to [`ToService::Standings`].
+    Standings {
+        /// The request.
+        request: u64,
+        /// Some of the hosts, or why nothing is known.
+        hosts: Result<Vec<HostStanding>, String>,
+        /// Another message with further ones follows.
+        more: bool,
     },
 }

@@ -123,6 +123,17 @@ pub enum ConnectError {
         "nobody answers at {0}: a coordinator lets hosts and users join only while it has tokens for them (`coordinator token list`); does UDP get through?"
     )]
     NotEnrolling(String),
+    /// That is where members come in.
+    #[error(
+        "nobody joins at {address}: that port is for hosts and users who have joined already; joining goes to port {port}, unless `enrol` in the \
+         coordinator's coordinator.toml names another one"
+    )]
+    ForMembers {
+        /// Where.
+        address: String,
+        /// Where it goes on without being configured.
+        port: u16,
+    },
     /// Not the coordinator that a token is for.
     #[error("the coordinator at {address} is not the one that this token is for ({reason}); nothing was sent to it")]
     Unpinned {
@@ -158,6 +169,7 @@ impl ConnectError {
             | ConnectError::Refused { .. }
             | ConnectError::Unpinned { .. }
             | ConnectError::Unfit { .. }
+            | ConnectError::ForMembers { .. }
             | ConnectError::Protocol { .. } => true,
             ConnectError::Resolve(..)
             | ConnectError::Socket(_)
@@ -656,7 +668,9 @@ impl Connector {
         match error {
             // A transport error is our own verdict on the peer; a close is the peer's verdict on us.
             ConnectionError::TransportError(e) if is_alert(e.code) => ConnectError::Stranger { address, origin, reason },
-            ConnectionError::ConnectionClosed(c) if alert(c.error_code) == Some(120) => ConnectError::Protocol { address, reason },
+            ConnectionError::ConnectionClosed(c) if alert(c.error_code) == Some(NO_APPLICATION_PROTOCOL) => {
+                ConnectError::Protocol { address, reason }
+            }
             ConnectionError::ConnectionClosed(c) if is_alert(c.error_code) => ConnectError::Refused { address, origin, reason },
             ConnectionError::ApplicationClosed(c) if c.error_code == VarInt::from_u32(close::REFUSED) => {
                 ConnectError::Refused { address, origin, reason }
@@ -749,8 +763,11 @@ pub(super) fn transport(keep_alive: Option<Duration>) -> TransportConfig {
     t
 }
 
+/// The alert of a side that speaks none of the protocols that it is offered (ALPN, RFC 7301 §3.2).
+pub(super) const NO_APPLICATION_PROTOCOL: u8 = 120;
+
 /// The TLS alert in a QUIC crypto error code (RFC 9001 §4.8: 0x0100 + alert).
-fn alert(code: quinn_proto::TransportErrorCode) -> Option<u8> {
+pub(super) fn alert(code: quinn_proto::TransportErrorCode) -> Option<u8> {
     let code = u64::from(code);
     (0x100..0x200).contains(&code).then_some(code as u8)
 }
@@ -770,7 +787,7 @@ pub(super) fn explain(error: &ConnectionError) -> String {
         46 => Some("certificate not accepted"),
         48 => Some("unknown certificate authority: it is of another cluster"),
         116 => Some("a certificate is required"),
-        120 => Some("no common protocol version"),
+        NO_APPLICATION_PROTOCOL => Some("no common protocol version"),
         _ => None,
     };
     match error {

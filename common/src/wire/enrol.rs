@@ -3,7 +3,9 @@
 //! Whoever joins has no certificate yet. They know the coordinator by their token's pin: the handshake ends in an error, and nothing secret
 //! is sent, unless its certificate descends from the root with that key.
 
-use super::endpoint::{Channel, ConnectError, ListenError, explain, resolve, server_endpoint, transport, udp_any};
+use super::endpoint::{
+    Channel, ConnectError, ListenError, NO_APPLICATION_PROTOCOL, alert, explain, resolve, server_endpoint, transport, udp_any,
+};
 use super::tls::{Credentials, pinned_client_config};
 use crate::identity::Identity;
 use crate::token::Token;
@@ -207,6 +209,10 @@ async fn converse(address: &str, root: [u8; 32], ask: ToEnroller) -> Result<From
         Err(_) | Ok(Err(quinn::ConnectionError::TimedOut)) => return Err(ConnectError::NotEnrolling(address.into())),
         Ok(Err(quinn::ConnectionError::TransportError(e))) if u64::from(e.code) & 0x100 != 0 => {
             return Err(ConnectError::Unpinned { address: address.into(), reason: e.reason });
+        }
+        // A coordinator's other port: whoever listens there speaks with members.
+        Ok(Err(quinn::ConnectionError::ConnectionClosed(c))) if alert(c.error_code) == Some(NO_APPLICATION_PROTOCOL) => {
+            return Err(ConnectError::ForMembers { address: address.into(), port: PORT });
         }
         Ok(Err(e)) => return Err(lost(explain(&e))),
         Ok(Ok(connection)) => connection,

@@ -168,6 +168,7 @@ fn is_question(message: &ToService) -> bool {
         | ToService::ConfirmDead { .. }
         | ToService::Why { .. }
         | ToService::Unserved { .. }
+        | ToService::Standings { .. }
         | ToService::CreateTokens { .. }
         | ToService::Tokens { .. }
         | ToService::DeleteToken { .. }

@@ -7,9 +7,10 @@ use crate::exit::chain;
 use crate::store::{CertificateRow, Refusal, TokenRow};
 use mezcal_common::clock::{BootInstant, WallTime};
 use mezcal_common::identity::{self, Role};
-use mezcal_common::wire::client::{CertificateStatus, Member, ToClient, ToService, TokenStatus};
+use mezcal_common::wire::client::{CertificateStatus, HostStanding, Member, ToClient, ToService, TokenStatus};
 use mezcal_common::wire::codec;
 use mezcal_common::wire::endpoint::{Peer, close};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -142,6 +143,32 @@ impl Service {
             }
         }
         if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+    }
+
+    /// What is known of hosts beside their status: the list of certificates says of it which were revoked, beside the loop.
+    pub(super) fn ask_standings(&mut self, id: ClientId, request: u64) {
+        let hosts = self.scheduler.hosts_seen();
+        let enrolment = self.enrolment.clone();
+        let (inputs, in_hand) = (self.inputs.clone(), self.clients.get_mut(&id).and_then(|client| client.in_hand.take()));
+        tokio::spawn(async move {
+            let answers = tokio::task::spawn_blocking(move || {
+                let revoked = enrolment.map_or_else(|| Ok(HashMap::new()), |e| e.registry.revoked_hosts().map_err(|e| chain(&e)));
+                let (hosts, revoked) = match revoked {
+                    Ok(revoked) => (Ok(hosts), revoked),
+                    Err(why) => (Err(why), HashMap::new()),
+                };
+                let standing = |(name, seen): &(String, bool)| HostStanding {
+                    name: name.clone(),
+                    seen: *seen,
+                    revoked: revoked.get(name).copied().map(wall),
+                };
+                paged(hosts, standing, |hosts, more| ToClient::Standings { request, hosts, more })
+            });
+            // A service that has ended has nobody to answer.
+            if let (Ok(answers), Some(inputs)) = (answers.await, inputs.upgrade()) {
+                let _ = inputs.send(Input::Answer(id, answers, in_hand)).await;
+            }
+        });
     }
 
     /// Answers from the store, beside the loop.

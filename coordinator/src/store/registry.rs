@@ -583,6 +583,15 @@ impl Registry {
         })
     }
 
+    /// Hosts that were revoked, and when: none of their certificates counts.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn revoked_hosts(&self) -> Result<HashMap<String, i64>, StoreError> {
+        let sql = "SELECT name, max(revoked) FROM certificate WHERE role = 'agent' GROUP BY name HAVING count(*) = count(revoked)";
+        self.with(|db| db.prepare_cached(sql)?.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
+    }
+
     /// Whoever has this certificate (DER) has revoked it, and is still to hear the answer.
     pub fn let_finish(&self, der: &[u8]) {
         self.leaving().insert(sha256(der));
