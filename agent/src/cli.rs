@@ -4,13 +4,14 @@ use crate::config::{AgentConfig, RunAs};
 use crate::driver::{self, AgentParts, Left};
 use crate::generations::Generations;
 use crate::keeper::driver::{KeeperArgs, PREDECESSOR};
+use crate::pauses::Pauses;
 use crate::renewal::Renewal;
 use crate::supervisor::Carried;
 use crate::{packet, users};
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use mezcal_common::files::Directory;
-use mezcal_common::identity::Role;
+use mezcal_common::identity::{Identity, Role};
 use mezcal_common::service_manager;
 use mezcal_common::wire::agent::ALPN;
 use mezcal_common::wire::endpoint::Connector;
@@ -30,7 +31,7 @@ const EXIT_CREDENTIALS: u8 = 3;
 const KEEPER_START: Duration = PREDECESSOR.saturating_add(Duration::from_secs(5));
 /// Between two looks at whether somebody has put another certificate in place.
 const CERTIFICATE_LOOK: Duration = Duration::from_secs(2);
-/// Pause between two tries to renew a certificate that has expired.
+/// Pause between two tries to renew a certificate that has expired, while nobody answers.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 /// Pause before a keeper that was lost is replaced.
 const KEEPER_PAUSE: Duration = Duration::from_millis(200);
@@ -159,7 +160,7 @@ fn run(path: &Path) -> anyhow::Result<()> {
     let mut seen = stamp(&config.identity);
     let mut credentials = match Credentials::load(&config.identity, Role::Agent) {
         Err(CredentialsError::Validity { .. }) => {
-            let new = runtime.block_on(renewed(&config))?;
+            let new = runtime.block_on(renewed(&config, None))?;
             seen = stamp(&config.identity);
             new
         }
@@ -260,7 +261,7 @@ fn run(path: &Path) -> anyhow::Result<()> {
                 }
                 Left::Expired => {
                     credentials = tokio::select! {
-                        renewed = renewed(&config) => renewed?,
+                        renewed = renewed(&config, Some(credentials.identity())) => renewed?,
                         () = stop.asked() => return Ok(()),
                     };
                     seen = stamp(&config.identity);
@@ -346,11 +347,15 @@ async fn other_certificate(identity: &Path, known: Option<(u64, i64, i64)>) {
     }
 }
 
-/// Has an expired certificate renewed: whoever has its key is known. Tries for as long as it takes.
-async fn renewed(config: &AgentConfig) -> anyhow::Result<Credentials> {
+/// Has an expired certificate renewed: whoever has its key is known. Tries for as long as it takes, or until somebody has put another one in
+/// place, `of` the same host if that is known.
+async fn renewed(config: &AgentConfig, of: Option<&Identity>) -> anyhow::Result<Credentials> {
     let address = config.enrol();
     let mut said = String::new();
+    let mut pauses = Pauses::default();
     loop {
+        let tried = stamp(&config.identity);
+        let pause;
         match mezcal_certs::renew_expired(&address, &config.identity, Role::Agent).await {
             Ok(()) => {
                 tracing::info!("the certificate had expired; a new one is in use");
@@ -362,13 +367,34 @@ async fn renewed(config: &AgentConfig) -> anyhow::Result<Credentials> {
                     tracing::error!("the certificate has expired and is not renewed: {text}; trying again");
                     said = text;
                 }
+                pause = pauses.failed(e.needs_a_person()).max(RENEWAL_PAUSE);
             }
         }
         // A host that cannot get one is up all the same, and says why.
         let status = format!("the certificate has expired: {said}");
         service_manager::ready(&status);
         service_manager::alive(&status);
-        tokio::time::sleep(RENEWAL_PAUSE).await;
+        // The service manager wants to hear more often than that.
+        let until = tokio::time::Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => break,
+                () = tokio::time::sleep(RENEWAL_PAUSE) => service_manager::alive(&status),
+                () = other_certificate(&config.identity, tried) => {
+                    match Credentials::load(&config.identity, Role::Agent) {
+                        Ok(new) if of.is_none_or(|of| of == new.identity()) => {
+                            tracing::info!("another certificate was put in place, and is used");
+                            return Ok(new);
+                        }
+                        Ok(new) => {
+                            tracing::error!("the certificate is now that of the {}: restart this agent to be that", new.identity())
+                        }
+                        Err(e) => tracing::error!("the certificate has changed and is not used: {}", mezcal_common::escape::chain(&e)),
+                    }
+                    break;
+                }
+            }
+        }
     }
 }
 

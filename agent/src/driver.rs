@@ -8,6 +8,7 @@ use crate::host::Host;
 use crate::keeper::driver::ContainmentWish;
 use crate::logs::{Logs, Request};
 use crate::packet;
+use crate::pauses::Pauses;
 use crate::renewal::{Asking, Renewal};
 use crate::supervisor::{Carried, Effect, Event, HEARTBEAT, Supervisor};
 use crate::users::Finder;
@@ -36,12 +37,6 @@ use tokio::sync::mpsc;
 
 /// Inputs that may wait; beyond this the links are not read.
 const INPUTS: usize = 1024;
-/// Longest pause between two attempts to connect. One second keeps a fleet of dozens from waiting for a new coordinator.
-const MAX_PAUSE: Duration = Duration::from_secs(1);
-/// Pause after an answer that only a person can change.
-const REFUSED_PAUSE: Duration = Duration::from_secs(5);
-/// First pause; doubles, and each is drawn between zero and itself (full jitter).
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// A service without a coordinator is up all the same after this long: a host must not fail to boot for that.
 const READY_WITHOUT: Duration = Duration::from_secs(30);
 /// Room for what an engine says at once, in bytes.
@@ -565,18 +560,17 @@ async fn keep_connected(
     inputs: mpsc::Sender<Input>,
     mut leaving: tokio::sync::watch::Receiver<bool>,
 ) {
-    let mut failures = 0u32;
+    let mut pauses = Pauses::default();
     let mut last_complaint = String::new();
     loop {
         let hello = hello.borrow().clone();
         let error =
-            one_connection(&connector, &address, patience, &hello, &mut generations, &inputs, &mut failures, &mut leaving).await;
+            one_connection(&connector, &address, patience, &hello, &mut generations, &inputs, &mut pauses, &mut leaving).await;
         let Some(error) = error else { return };
-        if failures == 0 {
+        if pauses.are_new() {
             // It was connected.
             last_complaint.clear();
         }
-        failures += 1;
         let text = chain(&error);
         // The same complaint once: an agent may wait for its coordinator for weeks.
         if text != last_complaint {
@@ -587,7 +581,7 @@ async fn keep_connected(
             }
             last_complaint = text;
         }
-        let ceiling = if error.needs_a_person() { REFUSED_PAUSE } else { MAX_PAUSE.min(FIRST_PAUSE * 2u32.pow(failures.min(6))) };
+        let ceiling = pauses.failed(error.needs_a_person());
         let share = f64::from(random() as u32) / f64::from(u32::MAX);
         // What was spent waiting for an answer counts as pause.
         let pause = ceiling.mul_f64(share).saturating_sub(if matches!(error, ConnectError::NoAnswer(_)) {
@@ -611,7 +605,7 @@ async fn one_connection(
     hello: &Hello,
     generations: &mut Generations,
     inputs: &mpsc::Sender<Input>,
-    failures: &mut u32,
+    pauses: &mut Pauses,
     leaving: &mut tokio::sync::watch::Receiver<bool>,
 ) -> Option<ConnectError> {
     let connected = tokio::select! {
@@ -648,7 +642,7 @@ async fn one_connection(
         return Some(ConnectError::Unfit { address: address.into(), why });
     }
     tracing::info!(coordinator = address, "connected");
-    *failures = 0;
+    pauses.worked();
     let sender = channel.sender;
     if inputs
         .send(Input::Connected { sender, peer: peer.clone(), version, store, lease, first_engine, clock, hello: sent })

@@ -23,6 +23,7 @@ pub mod keeper;
 mod logs;
 pub mod packet;
 mod paths;
+mod pauses;
 pub mod renewal;
 pub mod supervisor;
 pub mod users;

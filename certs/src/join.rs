@@ -41,6 +41,20 @@ pub enum JoinError {
     Certs(#[from] CertsError),
 }
 
+impl JoinError {
+    /// True if waiting will not help: a person has to change something first.
+    pub fn needs_a_person(&self) -> bool {
+        match self {
+            JoinError::Connect(e) => e.needs_a_person(),
+            JoinError::Refused { .. }
+            | JoinError::Useless { .. }
+            | JoinError::OtherRoot(_)
+            | JoinError::Here(_)
+            | JoinError::Certs(_) => true,
+        }
+    }
+}
+
 /// What a coordinator has given us.
 pub struct Joined {
     /// Certificate, key and root.

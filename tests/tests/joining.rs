@@ -703,6 +703,13 @@ fn a_connection_ends_with_its_certificate_and_whoever_has_its_key_gets_another()
         (log().contains("revoked or replaced") || log().contains("nobody answers")).then_some(())
     });
     wait_for("it is gone", PATIENCE, || site.connected().is_empty().then_some(()));
+    wait_for("it looks for another certificate", PATIENCE, || log().contains("is not renewed").then_some(()));
+    // A certificate that somebody has let it have is used at once, and not asked for.
+    std::fs::remove_dir_all(site.path("mezcal01.lab/pki")).expect("removed");
+    let out = site.join("mezcal01.lab", &site.token(&["--host", "mezcal01.lab", "--replace"]));
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    wait_for("it takes that", PATIENCE, || log().contains("another certificate was put in place").then_some(()));
+    wait_for("it is there again", PATIENCE, || (!site.connected().is_empty()).then_some(()));
 }
 
 #[test]
