@@ -16,7 +16,7 @@ use mezcal_common::duration::{format_duration, parse_duration};
 use mezcal_common::escape::for_terminal;
 use mezcal_common::files::{Directory, PRIVATE, PlaceError};
 use mezcal_common::identity::Role;
-use mezcal_common::wire::client::{CancelSummary, Member, RevokedMember, ToClient, ToService};
+use mezcal_common::wire::client::{CancelSummary, CertificateStatus, Member, RevokedMember, ToClient, ToService};
 use mezcal_common::wire::tls::Credentials;
 use serde::Deserialize;
 use std::fmt::Write as _;
@@ -296,10 +296,7 @@ fn revoked_in_words(member: Member, row: &RevokedMember, kept: bool, now: WallTi
 pub fn certs(args: &CertsArgs) -> Result<u8, Exit> {
     match &args.verb {
         CertsVerb::List { json, profile } => {
-            let rows = ask_all(profile, ToService::Certificates { request: 1 }, |said| match said {
-                ToClient::Certificates { certificates, more, .. } => Some((certificates, more)),
-                _ => None,
-            })?;
+            let rows = certificates(profile)?;
             let now = WallTime::now();
             if *json {
                 return print(rows.iter().map(|c| {
@@ -324,6 +321,14 @@ pub fn certs(args: &CertsArgs) -> Result<u8, Exit> {
         CertsVerb::Adopt { host, serial, config } => adopt(host.as_deref(), serial.as_deref(), config),
         CertsVerb::Import { file, config } => import(file, config),
     }
+}
+
+/// The coordinator's list.
+pub(crate) fn certificates(profile: &ProfileArgs) -> Result<Vec<CertificateStatus>, Exit> {
+    ask_all(profile, ToService::Certificates { request: 1 }, |said| match said {
+        ToClient::Certificates { certificates, more, .. } => Some((certificates, more)),
+        _ => None,
+    })
 }
 
 fn adopt(host: Option<&str>, serial: Option<&str>, config: &Path) -> Result<u8, Exit> {

@@ -443,6 +443,69 @@ fn twelve_hosts_go_from_nothing_to_connected_by_one_command() {
 }
 
 #[test]
+fn a_host_comes_back_by_one_command_whatever_has_become_of_it() {
+    let Some(site) = Installed::with("provisioning again", 1, false) else { return };
+    if !Path::new("/usr/sbin/sshd").exists() {
+        return mezcal_tests::say_skipped("provisioning again: it needs sshd (package openssh-server)");
+    }
+    let (ssh, machine) = (ssh_config(&site), &site.machines[0]);
+    machine.ok(&["useradd", "-m", "-u", "2001", "-s", "/bin/bash", "okazaki"]);
+    let packed = script("pack.sh").arg(site.dir.path()).output().expect("it starts");
+    let archive = text(&packed.stdout).trim().to_owned();
+    let provision = |more: &[&str]| {
+        let mut args = vec!["provision", "mezcal01", "--ssh", &ssh, "--archive", &archive];
+        args.extend_from_slice(more);
+        let out = site.run("admin", &args);
+        (out.status.code(), text(&out.stdout), text(&out.stderr))
+    };
+    let did = |more: &[&str], what: &str| {
+        let (code, row, steps) = provision(more);
+        assert!(code == Some(0) && row.lines().count() == 1 && row.trim_end().ends_with(what), "{what}: {row}{steps}");
+        let lines: Vec<&str> = steps.lines().chain(row.lines()).collect();
+        assert_eq!(lines.iter().collect::<std::collections::BTreeSet<_>>().len(), lines.len(), "each line once: {lines:#?}");
+        steps
+    };
+    let fails = |more: &[&str], why: &str| {
+        let begin = std::time::Instant::now();
+        let (code, row, steps) = provision(more);
+        assert!(code == Some(1) && row.contains(why) && begin.elapsed() < PATIENCE, "{why}: {row}{steps}");
+    };
+    // An account that is not there.
+    fails(&["--user", "okazaki", "--user", "nosuch"], "it has no account nosuch");
+    assert!(!machine.path("/usr/bin/mezcal-agent").exists(), "nothing was done");
+    let steps = did(&["--user", "okazaki"], "installed, joined, started");
+    for step in ["installing", "joining", "starting", "1 of 1 hosts are set up; waiting until they are connected"] {
+        assert_eq!(steps.matches(step).count(), 1, "{steps}");
+    }
+    let steps = did(&["--user", "okazaki"], "nothing to do");
+    assert_eq!(steps.lines().count(), 1, "{steps}");
+    // It was revoked, and its own files know nothing of that.
+    site.ok("admin", &["revoke", "mezcal01"]);
+    fails(&[], "with --replace it joins again");
+    did(&["--replace"], "joined again");
+    site.wait_ready(1);
+    did(&["--replace"], "nothing to do");
+    // The program was taken away, as by `dpkg -P`; or another one was put there, as by a package.
+    machine.ok(&["rm", "/usr/bin/mezcal-agent"]);
+    did(&[], "installed");
+    machine.ok(&["sh", "-ec", "cd /usr/bin; cp mezcal-agent x; echo other >> x; mv x mezcal-agent"]);
+    did(&[], "installed");
+    did(&[], "nothing to do");
+    let pid = || machine.ok(&["systemctl", "show", "-P", "MainPID", "mezcal-agent.service"]);
+    let before = pid();
+    machine.ok(&["sh", "-ec", "cd /usr/bin; cp mezcal-agent x; mv x mezcal-agent"]);
+    did(&[], "restarted");
+    assert_ne!(pid(), before, "what runs is what is installed");
+    site.wait_ready(1);
+    // It was set up anew.
+    machine.ok(&["systemctl", "stop", "mezcal-agent.service"]);
+    machine.ok(&["rm", "-r", "/etc/mezcal", "/var/lib/mezcal-agent"]);
+    wait_for("it is gone", PATIENCE, || site.ok("admin", &["hosts", "--json"]).contains("\"connected\":false").then_some(()));
+    fails(&[], "with --replace it joins again");
+    did(&["--replace"], "joined again, started");
+}
+
+#[test]
 fn a_hung_agent_is_restarted_and_a_power_cut_ends_in_one_result_for_each_job() {
     let Some(mut site) = Installed::new("a hung agent and a power cut", 1) else { return };
     site.join(1);
