@@ -2,7 +2,7 @@
 
 use crate::client::{Remote, converse};
 use crate::complete;
-use crate::exit::Exit;
+use crate::exit::{self, Exit};
 use crate::format::{ResultFormat, counted, show};
 use crate::hosts::{span, table};
 use crate::profile::ProfileArgs;
@@ -10,6 +10,7 @@ use clap_complete::ArgValueCompleter;
 use mezcal_common::clock::WallTime;
 use mezcal_common::escape::for_terminal;
 use mezcal_common::wire::client::{BatchStatus, HostStatus, ToClient, ToService};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// List batches, oldest first.
@@ -29,7 +30,7 @@ pub struct BatchesArgs {
     pub profile: ProfileArgs,
 }
 
-/// Show on one screen how the cluster, or one batch, is doing.
+/// Show on one screen how the cluster, or one batch, is doing: an admin sees everybody's batches, everybody else their own.
 #[derive(Debug, clap::Args)]
 pub struct StatusArgs {
     /// The id of a batch, or the beginning of it
@@ -60,10 +61,10 @@ pub fn run(args: &BatchesArgs) -> Result<u8, Exit> {
 /// # Errors
 /// Exit 2 and 3 as everywhere.
 pub fn status(args: &StatusArgs) -> Result<u8, Exit> {
-    let (batches, hosts) = converse(&args.profile, async |remote| {
+    let ((batches, everybodys), hosts) = converse(&args.profile, async |remote| {
         // Of one batch the hosts do not matter.
         let hosts = if args.batch.is_none() { crate::hosts::ask(remote).await? } else { Vec::new() };
-        Ok((ask(remote, false).await?, hosts))
+        Ok((all_that_one_may_see(remote).await?, hosts))
     })?;
     let text = match &args.batch {
         Some(name) => {
@@ -71,17 +72,27 @@ pub fn status(args: &StatusArgs) -> Result<u8, Exit> {
                 batches.iter().filter(|b| b.id.to_string().starts_with(&name.to_ascii_lowercase())).collect();
             let [batch] = found[..] else {
                 return Err(Exit::usage(format!(
-                    "{} batches of yours begin with {name:?}; `coordinator batches` lists them",
-                    found.len()
+                    "{} batches{} begin with {name:?}; `coordinator batches{}` lists them",
+                    found.len(),
+                    if everybodys { "" } else { " of yours" },
+                    if everybodys { " --all" } else { "" }
                 )));
             };
             if args.json { json(batch).to_string() + "\n" } else { details(batch) }
         }
-        None if args.json => summary_json(&batches, &hosts).to_string() + "\n",
-        None => summary(&batches, &hosts),
+        None if args.json => summary_json(&batches, everybodys, &hosts).to_string() + "\n",
+        None => summary(&batches, everybodys, &hosts),
     };
     show(&text)?;
     Ok(0)
+}
+
+/// Everybody's batches if the coordinator takes this user for an admin, else the user's own; and which of the two.
+async fn all_that_one_may_see(remote: &mut Remote) -> Result<(Vec<BatchStatus>, bool), Exit> {
+    match ask(remote, true).await {
+        Err(Exit { status: exit::USAGE, .. }) => Ok((ask(remote, false).await?, false)),
+        all => Ok((all?, true)),
+    }
 }
 
 /// Asks for the batches, passing over whatever else is said.
@@ -175,7 +186,9 @@ struct Sums {
     slots: u64,
     busy: u64,
     running: Vec<BatchStatus>,
-    waiting: u64,
+    users: usize,
+    /// Jobs that run, and jobs that wait.
+    jobs: (u64, u64),
 }
 
 fn sums(batches: &[BatchStatus], hosts: &[HostStatus]) -> Sums {
@@ -185,21 +198,22 @@ fn sums(batches: &[BatchStatus], hosts: &[HostStatus]) -> Sums {
         connected: connected.clone().count(),
         slots: connected.clone().map(|h| u64::from(h.slots)).sum(),
         busy: connected.map(|h| u64::from(h.busy)).sum(),
-        waiting: running.iter().map(|b| b.jobs.saturating_sub(b.ended + b.placed)).sum(),
+        users: running.iter().map(|b| b.user.as_str()).collect::<BTreeSet<_>>().len(),
+        jobs: (running.iter().map(|b| b.placed).sum(), running.iter().map(|b| b.jobs.saturating_sub(b.ended + b.placed)).sum()),
         running,
     }
 }
 
-fn summary_json(batches: &[BatchStatus], hosts: &[HostStatus]) -> serde_json::Value {
-    let Sums { connected, slots, busy, running, waiting } = sums(batches, hosts);
+fn summary_json(batches: &[BatchStatus], everybodys: bool, hosts: &[HostStatus]) -> serde_json::Value {
+    let Sums { connected, slots, busy, running, users, jobs: (jobs_running, waiting) } = sums(batches, hosts);
     serde_json::json!({
         "hosts": hosts.len(), "hosts_connected": connected, "slots": slots, "slots_busy": busy, "batches_running": running.len(),
-        "jobs_waiting": waiting, "batches": running.iter().map(json).collect::<Vec<_>>(),
+        "everybody": everybodys, "users": users, "jobs_running": jobs_running, "jobs_waiting": waiting, "batches": running.iter().map(json).collect::<Vec<_>>(),
     })
 }
 
-fn summary(batches: &[BatchStatus], hosts: &[HostStatus]) -> String {
-    let Sums { connected, slots, busy, running, waiting } = sums(batches, hosts);
+fn summary(batches: &[BatchStatus], everybodys: bool, hosts: &[HostStatus]) -> String {
+    let Sums { connected, slots, busy, running, users, jobs: (jobs_running, waiting) } = sums(batches, hosts);
     let mut text = format!("{connected} of {} hosts are connected; {busy} of {slots} slots are busy\n", hosts.len());
     for host in hosts.iter().filter(|h| h.connected) {
         if let Some(why) = &host.drained {
@@ -209,7 +223,11 @@ fn summary(batches: &[BatchStatus], hosts: &[HostStatus]) -> String {
             text.push_str(&format!("{} is quarantined: {}\n", host.name, for_terminal(why)));
         }
     }
-    text.push_str(&format!("{} of your batches have not ended; {waiting} of their jobs wait\n", running.len()));
+    let whose = match everybodys {
+        true => format!("{} of {}", counted(running.len() as u64, "batch", "batches"), counted(users as u64, "user", "users")),
+        false => format!("{} of your batches", running.len()),
+    };
+    text.push_str(&format!("{whose} have not ended; {jobs_running} of their jobs run, {waiting} wait\n"));
     if !running.is_empty() {
         text.push('\n');
         text.push_str(&listing(&running));

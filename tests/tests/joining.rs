@@ -645,6 +645,71 @@ fn what_a_revoked_user_has_ends_and_whoever_revokes_hears_what_that_was() {
 }
 
 #[test]
+fn an_admin_sees_with_status_what_the_whole_cluster_does_and_a_user_what_is_theirs() {
+    let mark = 7_400_000 + std::process::id();
+    let site = Site::with_sato();
+    let (admins, satos) = (site.batch("admin", mark), site.batch("sato", mark));
+    let status = |user: &str, args: &[&str]| {
+        let all: Vec<&str> = ["status", "-p", user].into_iter().chain(args.iter().copied()).collect();
+        site.ok("coordinator", &all)
+    };
+    let json = |user: &str| serde_json::from_str::<serde_json::Value>(&status(user, &["--json"])).expect("JSON");
+    wait_for("both run", PATIENCE, || (json("admin")["jobs_running"] == 2).then_some(()));
+    let whole = json("admin");
+    assert!(
+        whole["everybody"] == true && whole["users"] == 2 && whole["batches_running"] == 2 && whole["jobs_waiting"] == 2,
+        "{whole}"
+    );
+    let said = status("admin", &[]);
+    assert!(said.contains("2 batches of 2 users have not ended; 2 of their jobs run, 2 wait") && said.contains(&satos), "{said}");
+    assert!(status("admin", &[&satos[..8]]).starts_with(&format!("batch {satos} of sato")));
+    let own = json("sato");
+    assert!(own["everybody"] == false && own["jobs_running"] == 1 && own["jobs_waiting"] == 1, "{own}");
+    assert!(own["batches"].as_array().is_some_and(|all| all.len() == 1) && own["batches"][0]["id"] == satos, "{own}");
+    let said = status("sato", &[]);
+    assert!(said.contains("1 of your batches have not ended; 1 of their jobs run, 1 wait") && !said.contains(&admins), "{said}");
+    let others = site.run("coordinator", &["status", "-p", "sato", &admins], "");
+    assert!(
+        others.status.code() == Some(2) && text(&others.stderr).contains("batches of yours begin with"),
+        "{}",
+        text(&others.stderr)
+    );
+    site.ok("coordinator", &["cancel", "-p", "sato", "--all"]);
+    site.ok("coordinator", &["cancel", "-p", "admin", "--all"]);
+}
+
+#[test]
+fn a_user_who_has_engines_on_no_host_hears_so_at_once() {
+    let mut site = Site::started("1h");
+    assert!(site.join("mezcal01.lab", &site.token(&["--host", "mezcal01.lab"])).status.success());
+    let config = site.path("mezcal01.lab/agent.toml");
+    let mut file = std::fs::File::options().append(true).open(&config).expect("joined");
+    let engines = site.path("mezcal01.lab/engines");
+    std::fs::create_dir(&engines).expect("made");
+    writeln!(file, "run_as = \"user\"\nengines = \"{}\"", engines.display()).expect("written");
+    site.start_agent("mezcal01.lab");
+    site.join_as("sato");
+    wait_for("the host is there", PATIENCE, || (site.connected().len() == 1).then_some(()));
+    std::fs::write(site.path("jobs.json"), "{\"cmd\": \"true\"}\n").expect("written");
+    let mut run = site.command("coordinator", &["run", "-p", "sato", "jobs.json", "--host-timeout", "1h"]);
+    let log = site.path("run.log");
+    let mut run = run
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(&log).expect("made"))
+        .spawn()
+        .expect("it starts");
+    let said = || std::fs::read_to_string(&log).unwrap_or_default();
+    wait_for("it is said", PATIENCE, || {
+        said()
+            .contains("1 job waits for a host that runs jobs of sato: root enables mezcal-engines@sato.service there")
+            .then_some(())
+    });
+    mezcal_tests::signal(run.id() as i32, libc::SIGINT);
+    wait_for("it has ended", PATIENCE, || run.try_wait().expect("our child"));
+}
+
+#[test]
 fn a_revocation_comes_to_its_end_though_the_coordinator_is_killed_in_its_middle() {
     let mark = 7_300_000 + std::process::id();
     let mut site = Site::with_sato();
