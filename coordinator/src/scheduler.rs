@@ -19,6 +19,7 @@ mod drain;
 mod fleet;
 mod halt;
 mod hold;
+mod losses;
 mod near;
 mod quarantine;
 mod queues;
@@ -603,6 +604,7 @@ pub struct Scheduler {
     deserted: BTreeSet<(BootInstant, BatchSerial)>,
     /// When what still runs on drained hosts is taken away.
     evictions: BTreeSet<(BootInstant, u32)>,
+    losses: losses::Losses,
     /// Drained hosts where that has come.
     overdue: BTreeSet<u32>,
     lease: Option<Duration>,
@@ -688,6 +690,7 @@ impl Scheduler {
             client_lease: Duration::MAX,
             deserted: BTreeSet::new(),
             evictions: BTreeSet::new(),
+            losses: losses::Losses::default(),
             overdue: BTreeSet::new(),
             lease,
             leases_grow: false,
@@ -829,6 +832,7 @@ impl Scheduler {
             self.end_deserted(serial, now);
         }
         self.expect_no_more(now);
+        self.say_losses(now);
         self.evict(now);
         self.release_quarantined(now);
         self.keep_in_turn(now);
@@ -852,6 +856,7 @@ impl Scheduler {
             .chain(self.evictions.first().map(|(at, _)| *at))
             .chain(self.retract_at)
             .chain(self.expected_until)
+            .chain(self.losses.next())
             .chain(self.hold_ends())
             .min()
     }
@@ -1078,6 +1083,7 @@ impl Scheduler {
         }
         // Without a session it is in none of the indices.
         let Some(known) = self.hosts.remove(name) else { return };
+        self.losses.ends(known.index);
         self.sessions.insert(session, shared.clone());
         if self.generation != Generation::default() && knows_generations {
             // Before anything counts that it says of a lease.
@@ -1559,19 +1565,9 @@ impl Scheduler {
         match self.lease {
             None => self.lose_attempts(name, |_| true, "its agent is gone", now),
             Some(_) if replaced => {}
-            Some(lease) => {
-                let fenced_for = (self.hosts[name].heard + lease + FENCE_MARGIN).since(now);
-                let mut held: BTreeMap<BatchSerial, u64> = BTreeMap::new();
-                for attempt in self.hosts[name].attempts.keys() {
-                    *held.entry(attempt.key.batch).or_default() += 1;
-                }
-                for (serial, jobs) in held {
-                    if let Some(batch) = self.batches.get(&serial) {
-                        let notice = Notice::AgentLost { host: name.into(), jobs, fenced_for };
-                        self.effects.push_back(Effect::Notice { batch: batch.id, notice });
-                    }
-                }
-                self.abandon_cancelled(name, now);
+            Some(_) => {
+                let index = self.hosts[name].index;
+                self.losses.begins(index, now);
             }
         }
     }

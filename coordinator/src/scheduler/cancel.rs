@@ -139,6 +139,8 @@ impl Scheduler {
             let Some(host) = self.hosts.get(&name) else { continue };
             if host.session.is_some() {
                 self.tell_agent(&name, ToAgent::Cancel { attempts, stop: Stop { signal, grace } });
+            } else if self.losses.is_new(host.index) {
+                // It may be there again in a moment.
             } else if host.seen {
                 self.abandon_cancelled(&name, now);
             } else if request.is_some() && self.expected_until.is_none() {
