@@ -68,6 +68,19 @@ impl Ended {
     }
 }
 
+/// How jobs have ended, as people count them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// With status 0.
+    Done,
+    /// Otherwise, but for what follows.
+    Failed,
+    /// By a cancel, or not started because of one.
+    Cancelled,
+    /// Not started because of another job that had not succeeded.
+    Skipped,
+}
+
 /// What wait4(2) said of the job's first process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WaitStatus {
@@ -231,6 +244,16 @@ impl Outcome {
             }
         }
         self
+    }
+
+    /// In which of the four ways that people count it has ended.
+    pub fn way(&self) -> Way {
+        match self.ended {
+            _ if self.succeeded() => Way::Done,
+            Ended::Cancelled => Way::Cancelled,
+            Ended::Skipped => Way::Skipped,
+            _ => Way::Failed,
+        }
     }
 
     /// True if the job did what it was asked for: exit status 0.

@@ -6,10 +6,11 @@ use crate::exit::{self, Exit};
 use crate::format::{ResultFormat, counted, show};
 use crate::hosts::{span, table};
 use crate::profile::ProfileArgs;
+use crate::progress::others;
 use clap_complete::ArgValueCompleter;
 use mezcal_common::clock::WallTime;
 use mezcal_common::escape::for_terminal;
-use mezcal_common::wire::client::{BatchStatus, HostStatus, ToClient, ToService};
+use mezcal_common::wire::client::{BatchStatus, HostStatus, SetAside, ToClient, ToService};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -101,7 +102,7 @@ pub(crate) async fn ask(remote: &mut Remote, all: bool) -> Result<Vec<BatchStatu
     let mut batches = Vec::new();
     loop {
         match remote.port.answers.recv().await {
-            Some(ToClient::Batches { batches: part, more, .. }) => {
+            Some(ToClient::Batches { batches: part, more, .. } | ToClient::BatchesApart { batches: part, more, .. }) => {
                 batches.extend(part.map_err(Exit::usage)?);
                 if !more {
                     return Ok(batches);
@@ -131,7 +132,8 @@ fn json(batch: &BatchStatus) -> serde_json::Value {
     serde_json::json!({
         "id": batch.id.to_string(), "user": batch.user, "name": batch.name, "state": state(batch), "detached": batch.detached,
         "stopped": batch.stopped, "opened": time(batch.opened), "done": batch.done.map(time), "jobs": batch.jobs,
-        "running": batch.placed, "ended": batch.ended, "succeeded": batch.succeeded, "failed": batch.ended - batch.succeeded,
+        "running": batch.placed, "ended": batch.ended, "succeeded": batch.succeeded, "failed": batch.failed(),
+        "cancelled": batch.aside.map(|aside| aside.cancelled), "skipped": batch.aside.map(|aside| aside.skipped),
     })
 }
 
@@ -140,33 +142,38 @@ fn age(at: WallTime) -> String {
 }
 
 fn listing(batches: &[BatchStatus]) -> String {
-    let head = ["BATCH", "USER", "STATE", "JOBS", "RUNNING", "DONE", "FAILED", "AGE", "NAME"].map(String::from);
+    let head = ["BATCH", "USER", "STATE", "JOBS", "RUNNING", "DONE", "FAILED", "CANCELLED", "SKIPPED", "AGE", "NAME"];
     let row = |batch: &BatchStatus| {
+        let aside = |count: fn(SetAside) -> u64| batch.aside.map_or_else(|| "-".to_owned(), |aside| count(aside).to_string());
         [
             batch.id.to_string(),
             batch.user.clone(),
             state(batch).to_owned(),
             batch.jobs.to_string(),
             batch.placed.to_string(),
-            batch.ended.to_string(),
-            (batch.ended - batch.succeeded).to_string(),
+            batch.succeeded.to_string(),
+            batch.failed().to_string(),
+            aside(|aside| aside.cancelled),
+            aside(|aside| aside.skipped),
             age(batch.opened),
             batch.name.clone().unwrap_or_default(),
         ]
     };
-    table(head, batches.iter().map(row), 3..8)
+    table(head.map(String::from), batches.iter().map(row), 3..10)
 }
 
 fn details(batch: &BatchStatus) -> String {
     let waiting = batch.jobs.saturating_sub(batch.ended + batch.placed);
     let percent = if batch.jobs == 0 { 100.0 } else { 100.0 * batch.ended as f64 / batch.jobs as f64 };
+    let SetAside { cancelled, skipped } = batch.aside.unwrap_or_default();
     let mut text = format!("batch {} of {}: {}\n", batch.id, batch.user, state(batch));
     batch.name.iter().for_each(|name| text.push_str(&format!("name: {}\n", for_terminal(name))));
     text.push_str(&format!(
-        "{}: {} succeeded, {} failed, {} running, {waiting} waiting; {percent:.1} % done\n",
+        "{}: {} succeeded, {} failed{}, {} running, {waiting} waiting; {percent:.1} % ended\n",
         counted(batch.jobs, "job", "jobs"),
         batch.succeeded,
-        batch.ended - batch.succeeded,
+        batch.failed(),
+        others([(cancelled, "cancelled"), (skipped, "skipped")]),
         batch.placed
     ));
     let attended = if batch.detached { "goes on without its client" } else { "lives with its client" };

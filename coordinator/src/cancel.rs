@@ -133,7 +133,10 @@ async fn by_id(remote: &mut Remote, what: &[Selector]) -> Result<Vec<Selector>, 
     let mut own: Vec<BatchStatus> = Vec::new();
     let _ = remote.port.requests.send(ToService::Batches { request: BATCHES, all: false }).await;
     loop {
-        let pick = |said| if let ToClient::Batches { batches, more, .. } = said { Some((batches, more)) } else { None };
+        let pick = |said| match said {
+            ToClient::Batches { batches, more, .. } | ToClient::BatchesApart { batches, more, .. } => Some((batches, more)),
+            _ => None,
+        };
         match remote.next(pick).await? {
             (Ok(some), more) => {
                 own.extend(some.into_iter().filter(|batch| batch.done.is_none()));

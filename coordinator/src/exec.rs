@@ -200,6 +200,7 @@ impl Exec {
             | ToClient::Described { .. }
             | ToClient::Ended { .. }
             | ToClient::Batches { .. }
+            | ToClient::BatchesApart { .. }
             | ToClient::Retried { .. }
             | ToClient::Done { .. }
             | ToClient::Why { .. }

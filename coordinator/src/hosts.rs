@@ -181,13 +181,17 @@ fn host_table(hosts: &[HostStatus], beside: &Beside) -> String {
     table(head, rows, 1..6)
 }
 
-/// Rows of nine columns below a head; those in `right` are numbers.
-pub(crate) fn table(head: [String; 9], rows: impl Iterator<Item = [String; 9]>, right: std::ops::Range<usize>) -> String {
+/// Rows below a head; those in `right` are numbers.
+pub(crate) fn table<const N: usize>(
+    head: [String; N],
+    rows: impl Iterator<Item = [String; N]>,
+    right: std::ops::Range<usize>,
+) -> String {
     // Names, versions and reasons are what others have said.
-    let safe = |row: [String; 9]| row.map(|cell| for_terminal(&cell).into_owned());
-    let rows: Vec<[String; 9]> = std::iter::once(head).chain(rows).map(safe).collect();
+    let safe = |row: [String; N]| row.map(|cell| for_terminal(&cell).into_owned());
+    let rows: Vec<[String; N]> = std::iter::once(head).chain(rows).map(safe).collect();
     let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..9).map(width).collect();
+    let widths: Vec<usize> = (0..N).map(width).collect();
     let mut text = String::new();
     for row in &rows {
         let cells: Vec<String> = row

@@ -4,7 +4,7 @@ use crate::format::{ResultFormat, counted, elapsed};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use mezcal_common::clock::WallTime;
 use mezcal_common::escape::for_terminal;
-use mezcal_common::outcome::{Ended, JobResult, WaitStatus};
+use mezcal_common::outcome::{JobResult, WaitStatus, Way};
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -51,11 +51,11 @@ pub struct Counts {
 impl Counts {
     /// One more has ended.
     pub fn add(&mut self, result: &JobResult) {
-        let way = match result.outcome.ended {
-            _ if result.outcome.succeeded() => &mut self.done,
-            Ended::Cancelled => &mut self.cancelled,
-            Ended::Skipped => &mut self.skipped,
-            _ => &mut self.failed,
+        let way = match result.outcome.way() {
+            Way::Done => &mut self.done,
+            Way::Failed => &mut self.failed,
+            Way::Cancelled => &mut self.cancelled,
+            Way::Skipped => &mut self.skipped,
         };
         *way += 1;
         self.choosy += u64::from(result.local.is_some());
@@ -70,9 +70,13 @@ impl Counts {
 
     /// `, 2 failed, 1 skipped`, without those of which there is none.
     fn others(&self) -> String {
-        let counts = [(self.failed, "failed"), (self.cancelled, "cancelled"), (self.skipped, "skipped")];
-        counts.into_iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(", {n} {what}")).collect()
+        others([(self.failed, "failed"), (self.cancelled, "cancelled"), (self.skipped, "skipped")])
     }
+}
+
+/// `, 2 failed, 1 skipped`, without those of which there is none.
+pub(crate) fn others<const N: usize>(counts: [(u64, &str); N]) -> String {
+    counts.into_iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(", {n} {what}")).collect()
 }
 
 /// Columns of the terminal at standard error.

@@ -920,6 +920,7 @@ impl<'a> Run<'a> {
             | ToClient::Described { .. }
             | ToClient::Ended { .. }
             | ToClient::Batches { .. }
+            | ToClient::BatchesApart { .. }
             | ToClient::Retried { .. }
             | ToClient::Done { .. }
             | ToClient::Why { .. }

@@ -27,18 +27,19 @@ use life::Life;
 use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, Generation, JobNumber, StoreId};
 use mezcal_common::job::MAX_SPEC;
 use mezcal_common::outcome::{JobResult, Written};
-use mezcal_common::wire::client::Submission;
+use mezcal_common::wire::client::{SetAside, Submission};
 use mezcal_common::wire::codec;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, ffi};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, ffi, params};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Tables of this version; [`migrate`] brings older ones up.
-const VERSION: i64 = 6;
+const VERSION: i64 = 7;
 /// What stands before the bytes of a value.
 const FORMAT: u8 = 1;
 /// Jobs in one record when they are taken back.
@@ -505,7 +506,11 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     if found < 5 {
         transaction.execute_batch(TABLES_5).map_err(broken)?;
     }
-    transaction.execute_batch(TABLES_6).map_err(broken)?;
+    if found < 6 {
+        transaction.execute_batch(TABLES_6).map_err(broken)?;
+    }
+    transaction.execute_batch(TABLES_7).map_err(broken)?;
+    count_aside(&transaction).map_err(broken)?;
     transaction.pragma_update(None, "user_version", VERSION).map_err(broken)?;
     transaction.commit().map_err(broken)
 }
@@ -533,6 +538,31 @@ const TABLES_6: &str = "
 ALTER TABLE result ADD COLUMN out_bytes INTEGER;
 ALTER TABLE result ADD COLUMN err_bytes INTEGER;
 ";
+
+/// Added by version 7: how many jobs of a batch have ended without success and have not failed.
+const TABLES_7: &str = "
+ALTER TABLE batch ADD COLUMN cancelled INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE batch ADD COLUMN skipped INTEGER NOT NULL DEFAULT 0;
+";
+
+/// Counts them where an earlier version has not.
+fn count_aside(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    let mut batches: BTreeMap<u32, SetAside> = BTreeMap::new();
+    let mut statement = transaction.prepare("SELECT batch, result FROM result WHERE ok = 0")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let packed: Vec<u8> = row.get(1)?;
+        // One that cannot be read counts as failed, as it has until now.
+        if let Ok(result) = unpack::<JobResult>("result", &packed) {
+            batches.entry(row.get(0)?).or_default().add(&result.outcome);
+        }
+    }
+    for (batch, SetAside { cancelled, skipped }) in batches {
+        let sql = "UPDATE batch SET cancelled = ?2, skipped = ?3 WHERE serial = ?1";
+        transaction.execute(sql, params![batch, cancelled, skipped])?;
+    }
+    Ok(())
+}
 
 /// Added by version 3: when what still runs on a drained host is taken away, in microseconds since the Unix epoch.
 const TABLES_3: &str = "ALTER TABLE host ADD COLUMN evict_at INTEGER;";

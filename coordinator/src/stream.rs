@@ -508,6 +508,7 @@ impl Stream<'_> {
             | ToClient::Described { .. }
             | ToClient::Ended { .. }
             | ToClient::Batches { .. }
+            | ToClient::BatchesApart { .. }
             | ToClient::Retried { .. }
             | ToClient::Done { .. }
             | ToClient::Why { .. }

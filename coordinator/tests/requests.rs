@@ -106,7 +106,7 @@ fn refusal(answer: &ToClient) -> Option<String> {
         ToClient::Why { reasons: Err(why), .. } => Some(why),
         ToClient::LogsAnswer { streams: Err(why), .. } => Some(why),
         ToClient::Attached { batch: Err(why), .. } => Some(why),
-        ToClient::Batches { batches: Err(why), .. } => Some(why),
+        ToClient::BatchesApart { batches: Err(why), .. } => Some(why),
         ToClient::Retried { batch: Err(why), .. } => Some(why),
         ToClient::Done { result: Err(why), .. } => Some(why),
         ToClient::TokensCreated { tokens: Err(why), .. } => Some(why),
@@ -224,13 +224,13 @@ async fn what_an_admin_retries_runs_as_its_owner() {
     let ended = ended(&service).await;
     let retry = || ToService::Retry { request: 1, batch: ended.to_string(), failed: false };
     let ToClient::Retried { batch: Ok((new, 1)), .. } = ask(&service, "admin", retry()).await else { panic!("not retried") };
-    let ToClient::Batches { batches: Ok(of_owner), .. } =
+    let ToClient::BatchesApart { batches: Ok(of_owner), .. } =
         ask(&service, "owner", ToService::Batches { request: 1, all: false }).await
     else {
         panic!("no list")
     };
     assert!(of_owner.iter().any(|batch| batch.id == new && batch.user == "owner"), "{of_owner:?}");
-    let ToClient::Batches { batches: Ok(of_admin), .. } =
+    let ToClient::BatchesApart { batches: Ok(of_admin), .. } =
         ask(&service, "admin", ToService::Batches { request: 1, all: false }).await
     else {
         panic!("no list")

@@ -71,6 +71,58 @@ fn a_killed_coordinator_goes_on_where_it_was() {
 }
 
 #[test]
+fn done_failed_cancelled_and_skipped_jobs_are_counted_apart_everywhere() {
+    let mut cluster = Cluster::new(1, 2);
+    cluster.set_http("127.0.0.1:7480");
+    let mut cluster = cluster.start();
+    let batch = detach(
+        &cluster,
+        &lines(&[
+            json!({"cmd": "true"}),
+            json!({"cmd": "exit 3", "id": "bad"}),
+            json!({"cmd": "exit 4"}),
+            json!({"cmd": "true", "after": "bad"}),
+            json!({"cmd": "touch runs; sleep 600", "id": "long"}),
+            json!({"cmd": "true", "after": "long"}),
+            json!({"cmd": "true", "after": "long"}),
+        ]),
+        &[],
+    );
+    wait_for("the long one runs", PATIENCE, || cluster.path("runs").exists().then_some(()));
+    assert_eq!(run(&cluster, &["cancel", &format!("{batch}/long")]).status.code(), Some(0));
+    assert_eq!(run(&cluster, &["wait", &batch]).status.code(), Some(1));
+    // As it is while the jobs end, and as it is read from the store.
+    for restarted in [false, true] {
+        if restarted {
+            cluster.kill_coordinator();
+            cluster.start_coordinator();
+        }
+        let listed = batches(&cluster);
+        let counts = ["jobs", "ended", "succeeded", "failed", "cancelled", "skipped"].map(|key| listed[0][key].as_u64());
+        assert_eq!(counts, [7, 7, 1, 2, 1, 3].map(Some), "{listed:?}");
+        let listing = text(&run(&cluster, &["batches"]).stdout);
+        let cells: Vec<&str> = listing.lines().nth(1).expect("a batch").split_whitespace().collect();
+        assert_eq!(cells[2..9], ["failed", "7", "0", "1", "2", "1", "3"], "{listing}");
+        let status = text(&run(&cluster, &["status", &batch]).stdout);
+        assert!(status.contains("7 jobs: 1 succeeded, 2 failed, 1 cancelled, 3 skipped, 0 running, 0 waiting"), "{status}");
+        let view = view(&cluster);
+        for counts in [&view, &view["batches"][0]] {
+            let counts = ["ended", "failed", "cancelled", "skipped"].map(|key| counts[key].as_u64());
+            assert_eq!(counts, [7, 2, 1, 3].map(Some), "{view}");
+        }
+    }
+    cluster.finish();
+}
+
+/// What the dashboard is shown first.
+fn view(cluster: &Cluster) -> Value {
+    let ask = "exec 3<> /dev/tcp/127.0.0.1/7480; printf 'GET /events HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n' >&3
+        while read -r line <&3; do case $line in data:*) printf %s \"${line#data:}\"; break; esac; done";
+    let shown = text(&cluster.lab.command(0, Path::new("bash")).args(["-c", ask]).output().expect("bash runs").stdout);
+    serde_json::from_str(&shown).unwrap_or_else(|e| panic!("{e}: {shown}"))
+}
+
+#[test]
 fn what_jobs_wrote_is_counted_over_all_restarts() {
     let mut cluster = Cluster::running(1, 3);
     let batch = detach(

@@ -3,7 +3,7 @@
 use crate::clock::WallTime;
 use crate::ids::{BatchId, JobNumber};
 use crate::job::{BatchContext, Stop};
-use crate::outcome::{Containment, Ended, JobResult};
+use crate::outcome::{Containment, Ended, JobResult, Way};
 use crate::wire::agent::{Load, LogWish, Stream};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,9 @@ pub const COUNTS_OUTPUT: u16 = 3;
 
 /// From this version on a coordinator says which hosts it has not seen, and which were revoked ([`ToService::Standings`]).
 pub const STANDINGS: u16 = 3;
+
+/// From this version on a client understands [`ToClient::BatchesApart`].
+pub const COUNTS_APART: u16 = 3;
 
 /// What the scheduler needs to know of a job, and the rest as bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -282,7 +285,8 @@ pub enum ToService {
         /// What of it.
         wish: Attachment,
     },
-    /// Asks for all batches of the user. Answered by [`ToClient::Batches`].
+    /// Asks for all batches of the user. Answered by [`ToClient::BatchesApart`], or [`ToClient::Batches`] by a coordinator or for a client
+    /// that knows no other.
     Batches {
         /// Comes back in the answer.
         request: u64,
@@ -526,6 +530,57 @@ pub struct BatchStatus {
     pub ended: u64,
     /// Of which have succeeded.
     pub succeeded: u64,
+    /// And of which have neither succeeded nor failed, where that is known: peers of earlier versions do not hear it, and
+    /// [`ToClient::BatchesApart`] has it beside the rest.
+    #[serde(skip)]
+    pub aside: Option<SetAside>,
+}
+
+impl BatchStatus {
+    /// How many have failed; with those that were cancelled or skipped where nobody has said which that are.
+    pub fn failed(&self) -> u64 {
+        let SetAside { cancelled, skipped } = self.aside.unwrap_or_default();
+        self.ended.saturating_sub(self.succeeded).saturating_sub(cancelled).saturating_sub(skipped)
+    }
+}
+
+/// Jobs that have ended without success and have not failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAside {
+    /// By a cancel, or not started because of one.
+    pub cancelled: u64,
+    /// Not started because of another job that had not succeeded.
+    pub skipped: u64,
+}
+
+impl SetAside {
+    /// One more has ended.
+    pub fn add(&mut self, outcome: &crate::outcome::Outcome) {
+        match outcome.way() {
+            Way::Done | Way::Failed => {}
+            Way::Cancelled => self.cancelled += 1,
+            Way::Skipped => self.skipped += 1,
+        }
+    }
+}
+
+/// Batches, each with what of it was set aside.
+mod apart {
+    use super::{BatchStatus, SetAside};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    type Listed<T> = Result<Vec<T>, String>;
+
+    pub(super) fn serialize<S: Serializer>(batches: &Listed<BatchStatus>, serializer: S) -> Result<S::Ok, S::Error> {
+        let with = |batches: &Vec<BatchStatus>| batches.iter().map(|batch| (batch.clone(), batch.aside)).collect();
+        let listed: Listed<(BatchStatus, Option<SetAside>)> = batches.as_ref().map(with).map_err(String::clone);
+        listed.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Listed<BatchStatus>, D::Error> {
+        let listed = Listed::<(BatchStatus, Option<SetAside>)>::deserialize(deserializer)?;
+        Ok(listed.map(|batches| batches.into_iter().map(|(batch, aside)| BatchStatus { aside, ..batch }).collect()))
+    }
 }
 
 /// One line of `coordinator hosts`.
@@ -859,6 +914,16 @@ pub enum ToClient {
         request: u64,
         /// Some of the hosts, or why nothing is known.
         hosts: Result<Vec<HostStanding>, String>,
+        /// Another message with further ones follows.
+        more: bool,
+    },
+    /// The answer to [`ToService::Batches`], with cancelled and skipped jobs counted apart from those that failed; oldest first.
+    BatchesApart {
+        /// The request.
+        request: u64,
+        /// Some of them.
+        #[serde(with = "apart")]
+        batches: Result<Vec<BatchStatus>, String>,
         /// Another message with further ones follows.
         more: bool,
     },

@@ -8,7 +8,7 @@ use crate::describe::describe_job;
 use crate::store::{BatchRow, Described, Reader, StoreError};
 use mezcal_common::ids::{BatchId, BatchSerial, JobNumber};
 use mezcal_common::outcome::JobResult;
-use mezcal_common::wire::client::{Attachment, COUNTS_OUTPUT, ToClient};
+use mezcal_common::wire::client::{Attachment, COUNTS_OUTPUT, SetAside, ToClient};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ pub(super) struct Batch {
     tail_bytes: usize,
     /// Results that were no success.
     pub(super) failed: u64,
+    /// Of which were cancelled or skipped.
+    pub(super) aside: SetAside,
     /// All its jobs are over.
     pub(super) done: bool,
     /// Names in its host sets, jobs, and bytes of their texts, as far as they have come in this life of the coordinator.
@@ -56,6 +58,7 @@ impl Batch {
             tail: VecDeque::new(),
             tail_bytes: 0,
             failed: 0,
+            aside: SetAside::default(),
             done: false,
             host_names: 0,
             jobs: 0,
@@ -71,7 +74,8 @@ impl Batch {
     pub(super) fn stored(row: &BatchRow) -> Self {
         let BatchRow { serial, status } = row;
         let (results, failed, done) = (status.ended, status.ended - status.succeeded, status.done.is_some());
-        Self { results, failed, done, ..Self::new(*serial, status.user.clone(), true).named(status.name.clone()) }
+        let aside = status.aside.unwrap_or_default();
+        Self { results, failed, aside, done, ..Self::new(*serial, status.user.clone(), true).named(status.name.clone()) }
     }
 
     /// Results before the first one that is in memory.
@@ -166,6 +170,7 @@ impl Service {
         }
         batch.results = seq;
         batch.failed += u64::from(!result.outcome.succeeded());
+        batch.aside.add(&result.outcome);
         batch.tail_bytes += size_estimate(&result);
         batch.tail.push_back((job, result));
         while batch.stored && (batch.tail.len() as u64 > RESULT_WINDOW || batch.tail_bytes > TAIL_BYTES) {

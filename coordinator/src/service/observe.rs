@@ -233,6 +233,8 @@ pub struct View {
     batches: Vec<BatchView>,
     ended: u64,
     failed: u64,
+    cancelled: u64,
+    skipped: u64,
     recent: Vec<Recent>,
     /// The last of them: what comes after it is new.
     pub(crate) seq: u64,
@@ -267,7 +269,14 @@ struct BatchView {
     running: u64,
     ended: u64,
     failed: u64,
+    cancelled: u64,
+    skipped: u64,
     done: bool,
+}
+
+/// Those that were no success, without the cancelled and skipped ones.
+fn failed_of(batch: &Batch) -> u64 {
+    batch.failed - batch.aside.cancelled - batch.aside.skipped
 }
 
 impl Service {
@@ -298,7 +307,9 @@ impl Service {
             jobs: jobs_of(&self.scheduler, id, batch),
             running: running.get(&batch.serial).copied().unwrap_or(0),
             ended: batch.results,
-            failed: batch.failed,
+            failed: failed_of(batch),
+            cancelled: batch.aside.cancelled,
+            skipped: batch.aside.skipped,
             done: batch.done,
         });
         let new = observed.recent.iter().rev().take_while(|recent| recent.seq > since).take(RECENT_AT_ONCE);
@@ -310,7 +321,9 @@ impl Service {
             hosts: hosts.collect(),
             batches: shown.collect(),
             ended: self.batches.iter().map(|(_, batch)| batch.results).sum(),
-            failed: self.batches.iter().map(|(_, batch)| batch.failed).sum(),
+            failed: self.batches.iter().map(|(_, batch)| failed_of(batch)).sum(),
+            cancelled: self.batches.iter().map(|(_, batch)| batch.aside.cancelled).sum(),
+            skipped: self.batches.iter().map(|(_, batch)| batch.aside.skipped).sum(),
             recent,
             seq: observed.seq,
             failing: observed.failing.iter().cloned().collect(),

@@ -85,7 +85,9 @@ impl Weight for ToClient {
             }
             ToClient::Described { jobs, .. } => each(jobs, |(_, text)| text.len()),
             ToClient::Hosts(hosts) | ToClient::HostsPage { hosts, .. } => each(hosts, host),
-            ToClient::Batches { batches, .. } => of(batches, |batches| each(batches, status)),
+            ToClient::Batches { batches, .. } | ToClient::BatchesApart { batches, .. } => {
+                of(batches, |batches| each(batches, status))
+            }
             ToClient::Attached { batch, .. } => of(batch, |batch| size_of::<BatchStatus>() + status(batch)),
             ToClient::Output { data, .. } => data.len(),
             ToClient::Refused { reason } => reason.len(),

@@ -13,7 +13,7 @@ use mezcal_common::clock::BootInstant;
 use mezcal_common::identity::Role;
 use mezcal_common::ids::{BatchId, BatchSerial, JobNumber};
 use mezcal_common::wire::client::{
-    Attachment, BatchStatus, BatchTerms, HOSTS_IN_PAGES, HostStatus, Selector, Submission, ToClient, ToService,
+    Attachment, BatchStatus, BatchTerms, COUNTS_APART, HOSTS_IN_PAGES, HostStatus, Selector, Submission, ToClient, ToService,
 };
 use mezcal_common::wire::codec;
 use std::collections::{BTreeMap, HashMap};
@@ -347,7 +347,12 @@ impl Service {
             let running = self.scheduler.running_by_batch();
             rows.into_iter().filter(|row| all || row.status.user == user).map(|row| with_running(row, &running)).collect()
         });
-        for message in paged(batches, BatchStatus::clone, |batches, more| ToClient::Batches { request, batches, more }) {
+        let apart = self.clients.get(&id).is_some_and(|client| client.version >= COUNTS_APART);
+        let message = |batches, more| match apart {
+            true => ToClient::BatchesApart { request, batches, more },
+            false => ToClient::Batches { request, batches, more },
+        };
+        for message in paged(batches, BatchStatus::clone, message) {
             self.tell_client(id, message);
         }
     }

@@ -8,14 +8,14 @@ use mezcal_common::clock::WallTime;
 use mezcal_common::ids::{BatchId, BatchSerial, JobKey, JobNumber};
 use mezcal_common::job::JobSpec;
 use mezcal_common::outcome::{JobResult, Written};
-use mezcal_common::wire::client::{BatchStatus, BatchTerms, Submission};
+use mezcal_common::wire::client::{BatchStatus, BatchTerms, SetAside, Submission};
 use mezcal_common::wire::codec;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// The columns that [`batch_row`] reads.
-const BATCHES: &str =
-    "SELECT serial, id, user, name, detached, open, stopped, why, opened_at, done_at, jobs, ended, succeeded FROM batch";
+const BATCHES: &str = "SELECT serial, id, user, name, detached, open, stopped, why, opened_at, done_at, jobs, ended, succeeded,
+    cancelled, skipped FROM batch";
 /// Who reads at a time, over as many connections: more only wait for the same disk, and each costs three descriptors.
 pub const READERS: usize = 4;
 
@@ -276,6 +276,7 @@ fn batch_row(row: &Row<'_>) -> rusqlite::Result<BatchRow> {
         placed: 0,
         ended: row.get(11)?,
         succeeded: row.get(12)?,
+        aside: Some(SetAside { cancelled: row.get(13)?, skipped: row.get(14)? }),
     };
     Ok(BatchRow { serial: BatchSerial(row.get(0)?), status })
 }

@@ -5,9 +5,9 @@ use mezcal_certs::Authority;
 use mezcal_common::clock::WallTime;
 use mezcal_common::identity::{Identity, Role};
 use mezcal_common::job::BatchContext;
+use mezcal_common::outcome::{Ended, Outcome};
 use mezcal_common::token::Token;
 use mezcal_common::wire::client::BatchTerms;
-use rusqlite::params;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[test]
@@ -109,10 +109,10 @@ fn a_wall_clock_that_is_set_makes_nothing_older_or_younger_on_the_same_boot() {
 
 #[test]
 fn stores_of_all_versions_are_brought_up() {
-    for version in [1, 2, 3, 4, 5] {
+    for version in [1, 2, 3, 4, 5, 6] {
         let dir = tempfile::tempdir().expect("a directory");
         let old = Connection::open(dir.path().join("store.db")).expect("made");
-        for tables in [TABLES, TABLES_2, TABLES_3, TABLES_4, TABLES_5].into_iter().take(version) {
+        for tables in [TABLES, TABLES_2, TABLES_3, TABLES_4, TABLES_5, TABLES_6].into_iter().take(version) {
             old.execute_batch(tables).expect("tables");
         }
         old.execute("INSERT INTO meta VALUES ('store', 77)", []).expect("an id");
@@ -127,6 +127,30 @@ fn stores_of_all_versions_are_brought_up() {
         let store = Store::open(dir.path()).expect("opened again");
         assert_eq!((store.generation, store.hold, store.lease), (Generation::default(), None, Some(HOUR)));
     }
+}
+
+#[test]
+fn what_an_earlier_version_called_failed_is_counted_apart() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let old = Connection::open(dir.path().join("store.db")).expect("made");
+    for tables in [TABLES, TABLES_2, TABLES_3, TABLES_4, TABLES_5, TABLES_6] {
+        old.execute_batch(tables).expect("tables");
+    }
+    old.execute("INSERT INTO meta VALUES ('store', 77)", []).expect("an id");
+    let id = id_bytes(BatchId(uuid::Uuid::from_u128(1)));
+    let batch = "INSERT INTO batch (serial, id, user, detached, terms, opened_at, ended) VALUES (1, ?, 'okazaki', 0, x'', 0, 4)";
+    old.execute(batch, [id]).expect("a batch");
+    for (seq, ended) in [Ended::Skipped, Ended::Exited, Ended::Cancelled, Ended::Skipped].into_iter().enumerate() {
+        let result = JobResult { attempt: 1, place: None, local: None, outcome: Outcome::never_ran(ended, None) };
+        let packed = pack(&result).expect("short");
+        old.execute("INSERT INTO result VALUES (1, ?1, ?1, 0, ?2, NULL, NULL)", params![seq as u64, packed]).expect("a result");
+    }
+    old.pragma_update(None, "user_version", 6).expect("a version");
+    old.pragma_update(None, "journal_mode", "WAL").expect("a log");
+    drop(old);
+    let store = Store::open(dir.path()).expect("brought up");
+    let batch = Reader::new(store.access.clone()).batches().expect("readable").remove(0).status;
+    assert_eq!((batch.aside, batch.failed()), (Some(SetAside { cancelled: 1, skipped: 2 }), 1));
 }
 
 /// A store that a coordinator has taken up and written a batch to.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use mezcal_common::clock::WallTime;
 use mezcal_common::ids::{AttemptId, BatchSerial, JobKey};
 use mezcal_common::outcome::JobResult;
-use mezcal_common::wire::client::Submission;
+use mezcal_common::wire::client::{SetAside, Submission};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, ffi, params};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -224,6 +224,7 @@ struct Counts {
     jobs: u64,
     ended: u64,
     succeeded: u64,
+    aside: SetAside,
 }
 
 /// Writes a group in one transaction and gives back what it places.
@@ -240,9 +241,10 @@ fn apply(connection: &mut Connection, group: &[Write]) -> Result<Vec<AttemptId>,
             Write::Forget(batch) => forget(&transaction, *batch)?,
         }
     }
-    for (batch, Counts { jobs, ended, succeeded }) in counts {
-        let sql = "UPDATE batch SET jobs = jobs + ?2, ended = ended + ?3, succeeded = succeeded + ?4 WHERE serial = ?1";
-        transaction.prepare_cached(sql)?.execute(params![batch.0, jobs, ended, succeeded])?;
+    for (batch, Counts { jobs, ended, succeeded, aside: SetAside { cancelled, skipped } }) in counts {
+        let sql = "UPDATE batch SET jobs = jobs + ?2, ended = ended + ?3, succeeded = succeeded + ?4,
+                   cancelled = cancelled + ?5, skipped = skipped + ?6 WHERE serial = ?1";
+        transaction.prepare_cached(sql)?.execute(params![batch.0, jobs, ended, succeeded, cancelled, skipped])?;
     }
     transaction.commit()?;
     Ok(placed)
@@ -306,6 +308,7 @@ fn insert(
             let ok = result.outcome.succeeded();
             let count = counts.entry(*batch).or_default();
             (count.ended, count.succeeded) = (count.ended + 1, count.succeeded + u64::from(ok));
+            count.aside.add(&result.outcome);
             // Engines count, and one that is somebody else's may say anything.
             let count = |bytes: Option<u64>| bytes.and_then(|bytes| i64::try_from(bytes).ok());
             let (out, err) = (count(result.outcome.written.out), count(result.outcome.written.err));

@@ -71,8 +71,8 @@ async fn a_store_that_is_busy_for_a_while_ends_nothing_of_a_batch_that_it_knows(
     assert!(!said.iter().any(wrong), "{said:?}");
     assert_eq!(service.trouble().await, Some(None));
     say(&port, ToService::Batches { request: 1, all: false }).await;
-    let said = until(&mut port, |said| matches!(said, ToClient::Batches { .. })).await;
-    let Some(ToClient::Batches { batches: Ok(batches), .. }) = said.last() else { panic!("{said:?}") };
+    let said = until(&mut port, |said| matches!(said, ToClient::BatchesApart { .. })).await;
+    let Some(ToClient::BatchesApart { batches: Ok(batches), .. }) = said.last() else { panic!("{said:?}") };
     assert_eq!(batches.iter().map(|b| (b.jobs, b.ended, b.stopped.clone())).collect::<Vec<_>>(), [(3, 0, None)]);
 }
 
