@@ -11,6 +11,8 @@ use mezcal_common::wire::tls::Credentials;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+/// The account of installed agents.
+const AGENT: &str = "mezcal-agent";
 /// Room for what jobs keep in temporary files.
 const SPACE: u64 = 64 << 20;
 
@@ -48,12 +50,13 @@ fn look(path: &Path) -> Vec<Finding> {
     let config = match mezcal_common::config::read_toml::<AgentConfig>(path) {
         Ok(config) => config,
         Err(e) => {
-            all.push(Finding::wrong("configuration", chain(&e), "mezcal-agent join makes one"));
+            all.push(doctor::configuration(&e, "mezcal-agent join makes one"));
             all.extend(host());
             return all;
         }
     };
     all.push(Finding::fine("configuration", path.display().to_string()));
+    all.extend(unreadable(path, &config));
     match Credentials::load(&config.identity, Role::Agent) {
         Ok(credentials) => {
             let fix = "the running agent renews it: `journalctl -u mezcal-agent` says why it does not";
@@ -61,8 +64,14 @@ fn look(path: &Path) -> Vec<Finding> {
             all.extend(owner(&config));
             all.push(coordinator(&config, &credentials));
         }
-        Err(e) => all.push(Finding::wrong("certificate", chain(&e), "mezcal-agent join with a token gets one")),
+        Err(e) => all.push(doctor::credentials(
+            "certificate",
+            &e,
+            "mezcal-agent join gets one with a token (of `coordinator token create --replace`, if this host had one before)",
+        )),
     }
+    // Renewed certificates go there.
+    all.push(doctor::space("state", &config.identity, SPACE));
     all.extend(engines(&config));
     all.extend(host());
     all.push(versions());
@@ -73,9 +82,19 @@ fn host() -> [Finding; 4] {
     [doctor::udp_buffers(), doctor::clock(), doctor::space("space", &std::env::temp_dir(), SPACE), containment()]
 }
 
+/// What the accounts that need it cannot read.
+fn unreadable(path: &Path, config: &AgentConfig) -> Vec<Finding> {
+    let agent = account::named(AGENT).filter(|_| config.run_as == RunAs::User);
+    let files = ["ca.pem", "cert.pem", "key.pem"].map(|name| config.identity.join(name));
+    let of_agent = agent.and_then(|_| doctor::unreadable("configuration", AGENT, &[&[path.to_owned()], &files[..]].concat()));
+    let engines = [PathBuf::from(crate::engines::DEFAULT_PATH)];
+    let of_users = users(config).into_iter().filter_map(|user| doctor::unreadable("configuration", &user, &engines));
+    of_agent.into_iter().chain(of_users).collect()
+}
+
 /// Whose the key is.
 fn owner(config: &AgentConfig) -> Option<Finding> {
-    let agent = account::named("mezcal-agent").filter(|_| config.run_as == RunAs::User)?;
+    let agent = account::named(AGENT).filter(|_| config.run_as == RunAs::User)?;
     let key = config.identity.join("key.pem");
     let uid = std::fs::metadata(&key).ok()?.uid();
     Some(match uid == agent.uid {
@@ -97,15 +116,23 @@ fn coordinator(config: &AgentConfig, credentials: &Credentials) -> Finding {
             let (address, datagram) = (&config.coordinator, path.datagram);
             Finding::fine(what, format!("{address} answers within {took:.1} ms; datagrams of {datagram} bytes get through"))
         }
-        Err(Greeting::Refused(why)) => {
-            Finding::wrong(what, why, "`coordinator certs list` shows whose certificates count; a new token makes another one")
-        }
+        Err(Greeting::Refused(why) | Greeting::Other(why)) if doctor::speaks_of_time(&why) => Finding::wrong(
+            what,
+            why,
+            "compare the clocks first: `date -u` here and there; `timedatectl set-ntp true` where it is off. If both are right, the certificate is over",
+        ),
+        Err(Greeting::Refused(why)) => Finding::wrong(
+            what,
+            why,
+            "`coordinator certs list` shows whose certificates count; mezcal-agent join with a token of `coordinator token create --replace` gets one",
+        ),
         Err(Greeting::Other(why)) => Finding::wrong(
             what,
             why,
             format!(
-                "is the coordinator at {} that of this host's cluster, and of a version like this one's ({})? If so, are both clocks right?",
+                "is {} the coordinator of this host's cluster ({}), and of a version like this one's, {}?",
                 config.coordinator,
+                credentials.identity().cluster,
                 mezcal_common::VERSION
             ),
         ),
@@ -115,15 +142,20 @@ fn coordinator(config: &AgentConfig, credentials: &Credentials) -> Finding {
     }
 }
 
+fn users(config: &AgentConfig) -> Vec<String> {
+    let names = std::fs::read_dir(&config.engines).into_iter().flatten().flatten();
+    let mut users: Vec<String> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    users.sort();
+    users
+}
+
 /// Whose jobs run here.
 fn engines(config: &AgentConfig) -> Vec<Finding> {
     if config.run_as == RunAs::Agent {
         return vec![Finding::fine("engines", "all jobs run as the agent's own account")];
     }
-    let names = std::fs::read_dir(&config.engines).into_iter().flatten().flatten();
-    let mut users: Vec<String> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    users.sort();
-    let agents = account::named("mezcal-agent").map(|a| a.gid);
+    let users = users(config);
+    let agents = account::named(AGENT).map(|a| a.gid);
     let bound = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
     let mut all: Vec<Finding> = users.iter().map(|user| engines_of(&config.engines.join(user), user, agents, &bound)).collect();
     if all.is_empty() {
@@ -153,34 +185,142 @@ fn engines_of(dir: &Path, user: &str, agents: Option<u32>, bound: &str) -> Findi
 }
 
 fn containment() -> Finding {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let point = mounts.lines().filter_map(|line| line.split(' ').nth(1).filter(|_| line.contains(" cgroup2 "))).next();
-    let fix = "boot with systemd.unified_cgroup_hierarchy=1; without it jobs are held by their process tree alone";
-    match point {
-        None => Finding::doubtful("containment", "subreaper: no control groups of version 2", fix),
-        Some(point) => {
-            let controllers = std::fs::read_to_string(Path::new(point).join("cgroup.controllers")).unwrap_or_default();
-            match controllers.split_ascii_whitespace().any(|c| c == "memory") {
-                true => Finding::fine("containment", "cgroup2, with the memory controller"),
-                false => Finding::doubtful("containment", "cgroup2, without the memory controller: no peaks, no `oom`", fix),
-            }
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    let mounts = read(Path::new("/proc/self/mounts"));
+    let point =
+        mounts.lines().filter_map(|line| line.split(' ').nth(1).filter(|_| line.contains(" cgroup2 "))).next().map(Path::new);
+    let controllers = |group: &Path| group.join("cgroup.controllers").exists().then(|| read(&group.join("cgroup.controllers")));
+    contained(
+        point.and_then(controllers).as_deref(),
+        // That of the engines, if there are any.
+        point.and_then(|point| controllers(&point.join("mezcal.slice/mezcal-jobs.slice"))).as_deref(),
+        &read(Path::new("/proc/cgroups")),
+    )
+}
+
+/// From the controllers of the root and of the engines' slice, and from what cgroups(7) says of /proc/cgroups.
+fn contained(root: Option<&str>, slice: Option<&str>, kernel: &str) -> Finding {
+    let what = "containment";
+    let has_memory = |controllers: &str| controllers.split_ascii_whitespace().any(|c| c == "memory");
+    let memory =
+        kernel.lines().find_map(|line| line.strip_prefix("memory")).map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let (hierarchy, enabled) = match memory.as_deref() {
+        Some([hierarchy, _, enabled]) => (*hierarchy, *enabled == "1"),
+        _ => ("0", !kernel.is_empty()),
+    };
+    let unified = "boot with systemd.unified_cgroup_hierarchy=1";
+    let without = "cgroup2 without the memory controller: results have no peaks of whole jobs, and no `oom`";
+    match (root, slice) {
+        (None, _) => Finding::doubtful(
+            what,
+            "subreaper: no control groups of version 2",
+            format!("{unified}; until then jobs are held by their process tree alone"),
+        ),
+        (Some(root), slice) if has_memory(root) => match slice.is_none_or(has_memory) {
+            true => Finding::fine(what, "cgroup2, with the memory controller"),
+            false => Finding::doubtful(
+                what,
+                format!("{without}: it is not handed down to mezcal-jobs.slice"),
+                "`systemctl show -p MemoryAccounting mezcal-jobs.slice` should say yes: `systemctl edit mezcal-jobs.slice`, or DefaultMemoryAccounting= in system.conf",
+            ),
+        },
+        (Some(_), _) if hierarchy != "0" => {
+            Finding::doubtful(what, format!("{without}: control groups of version 1 have it"), unified)
         }
+        (Some(_), _) if !enabled => {
+            let fix = "boot with cgroup_enable=memory, and without cgroup_disable=memory";
+            Finding::doubtful(what, format!("{without}: the kernel was started without it"), fix)
+        }
+        (Some(_), _) => Finding::doubtful(
+            what,
+            format!("{without}: this system was not given it"),
+            "in a container: whoever starts it has to delegate the controller; else boot with cgroup_enable=memory",
+        ),
     }
 }
 
 /// Whether what runs is what is installed.
 fn versions() -> Finding {
     let ours = mezcal_common::VERSION;
-    let old = std::fs::read_dir("/proc").into_iter().flatten().flatten().any(|entry| {
+    let (mut agent, mut engines) = (false, std::collections::BTreeSet::new());
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let exe = std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
-        exe.to_string_lossy().ends_with("/mezcal-agent (deleted)")
-    });
-    match old {
-        false => Finding::fine("version", ours),
-        true => Finding::doubtful(
-            "version",
-            format!("{ours} is installed, and an older one runs"),
-            "systemctl restart mezcal-agent; the engines take the new one up with `systemctl restart mezcal-engines@USER`, which ends their jobs",
-        ),
+        if !exe.to_string_lossy().ends_with("/mezcal-agent (deleted)") {
+            continue;
+        }
+        let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        match words.split(|byte| *byte == 0).nth(1) == Some(b"run") {
+            true => agent = true,
+            false => {
+                let uid = std::fs::metadata(entry.path()).map(|meta| meta.uid()).unwrap_or_default();
+                engines.insert(account::of(uid).map_or_else(|| uid.to_string(), |account| account.name));
+            }
+        }
+    }
+    older(ours, agent, &engines.into_iter().collect::<Vec<_>>())
+}
+
+/// What runs from a program that is not there any more.
+fn older(ours: &str, agent: bool, engines: &[String]) -> Finding {
+    let mut fixes = Vec::new();
+    if agent {
+        fixes.push("systemctl restart mezcal-agent, which no job feels".to_owned());
+    }
+    let units: Vec<String> = engines.iter().map(|user| format!("mezcal-engines@{user}")).collect();
+    if !units.is_empty() {
+        fixes.push(format!("systemctl restart {}, which ends the jobs there: they run again elsewhere", units.join(" ")));
+    }
+    let who = match (agent, engines) {
+        (false, []) => return Finding::fine("version", ours),
+        (true, []) => "an older agent runs".to_owned(),
+        (false, users) => format!("older engines run, of {}", users.join(", ")),
+        (true, users) => format!("an older agent runs, and older engines of {}", users.join(", ")),
+    };
+    Finding::doubtful("version", format!("{ours} is installed, and {who}"), fixes.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_to_be_without_the_memory_controller_has_its_own_way_out() {
+        let kernel = |memory: &str| format!("#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t0\t1\t1\n{memory}");
+        let all = [
+            contained(None, None, &kernel("memory\t4\t14\t1\n")),
+            contained(Some("cpu memory\n"), Some("cpu memory\n"), &kernel("memory\t0\t14\t1\n")),
+            contained(Some("cpu memory\n"), Some("cpu\n"), &kernel("memory\t0\t14\t1\n")),
+            contained(Some("cpu\n"), None, &kernel("memory\t4\t14\t1\n")),
+            contained(Some("cpu\n"), None, &kernel("memory\t0\t14\t0\n")),
+            contained(Some("cpu\n"), None, &kernel("memory\t0\t14\t1\n")),
+        ];
+        insta::assert_snapshot!(doctor::table(&all), @r"
+        warn  containment     subreaper: no control groups of version 2
+                              -> boot with systemd.unified_cgroup_hierarchy=1; until then jobs are held by their process tree alone
+        ok    containment     cgroup2, with the memory controller
+        warn  containment     cgroup2 without the memory controller: results have no peaks of whole jobs, and no `oom`: it is not handed down to mezcal-jobs.slice
+                              -> `systemctl show -p MemoryAccounting mezcal-jobs.slice` should say yes: `systemctl edit mezcal-jobs.slice`, or DefaultMemoryAccounting= in system.conf
+        warn  containment     cgroup2 without the memory controller: results have no peaks of whole jobs, and no `oom`: control groups of version 1 have it
+                              -> boot with systemd.unified_cgroup_hierarchy=1
+        warn  containment     cgroup2 without the memory controller: results have no peaks of whole jobs, and no `oom`: the kernel was started without it
+                              -> boot with cgroup_enable=memory, and without cgroup_disable=memory
+        warn  containment     cgroup2 without the memory controller: results have no peaks of whole jobs, and no `oom`: this system was not given it
+                              -> in a container: whoever starts it has to delegate the controller; else boot with cgroup_enable=memory
+        ");
+    }
+
+    #[test]
+    fn whoever_is_older_is_named() {
+        let users = ["okazaki".to_owned(), "sato".to_owned()];
+        let all = [(false, &users[..0]), (true, &users[..0]), (false, &users[..1]), (true, &users[..])];
+        insta::assert_snapshot!(doctor::table(&all.map(|(agent, users)| older("1.2", agent, users))), @r"
+        ok    version         1.2
+        warn  version         1.2 is installed, and an older agent runs
+                              -> systemctl restart mezcal-agent, which no job feels
+        warn  version         1.2 is installed, and older engines run, of okazaki
+                              -> systemctl restart mezcal-engines@okazaki, which ends the jobs there: they run again elsewhere
+        warn  version         1.2 is installed, and an older agent runs, and older engines of okazaki, sato
+                              -> systemctl restart mezcal-agent, which no job feels; systemctl restart mezcal-engines@okazaki mezcal-engines@sato, which ends the jobs there: they run again elsewhere
+        ");
     }
 }

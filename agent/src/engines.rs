@@ -9,6 +9,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// What root says of all users' engines.
+pub const DEFAULT_PATH: &str = "/etc/mezcal/engines.toml";
 /// Accounts below this one are the system's.
 const FIRST_USER: u32 = 1000;
 
@@ -22,7 +24,7 @@ pub struct EnginesArgs {
     #[arg(long, value_name = "USER", default_value = "mezcal-agent")]
     pub agent: String,
     /// The configuration file, root's; need not exist
-    #[arg(long, value_name = "FILE", default_value = "/etc/mezcal/engines.toml")]
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
     pub config: PathBuf,
 }
 

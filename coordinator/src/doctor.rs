@@ -1,17 +1,21 @@
 //! `coordinator doctor`: whether the coordinator of this host, and the cluster that it sees, are well. It only looks.
 
 use crate::client::converse_for;
-use crate::exit::{Exit, FAILED, chain};
+use crate::exit::{Exit, FAILED};
 use crate::format::show;
 use crate::hosts::{self, Standings};
 use crate::profile::ProfileArgs;
 use crate::serve::{CoordinatorConfig, DEFAULT_PATH, holder_of};
+use mezcal_common::account;
 use mezcal_common::config::{expand_home, read_toml};
 use mezcal_common::doctor::{self, Finding};
 use mezcal_common::hosts::Folded;
 use mezcal_common::identity::Role;
+use mezcal_common::outcome::Containment;
 use mezcal_common::wire::client::HostStatus;
 use mezcal_common::wire::tls::{Credentials, first_certificate};
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -63,38 +67,48 @@ pub fn run(args: &DoctorArgs) -> Result<u8, Exit> {
 fn service(path: &Path) -> Vec<Finding> {
     let config: CoordinatorConfig = match read_toml(path) {
         Ok(config) => config,
-        Err(e) => {
-            return vec![Finding::wrong("configuration", chain(&e), "mend the file; `coordinator serve` starts with none other")];
-        }
+        Err(e) => return vec![doctor::configuration(&e, "the README has one to begin with")],
     };
     let mut all = vec![Finding::fine("configuration", path.display().to_string())];
-    match Credentials::load(&expand_home(&config.identity), Role::Coordinator) {
+    let identity = expand_home(&config.identity);
+    let state = config.state_dir();
+    // Whoever runs the service owns its state.
+    let owner = std::fs::metadata(&state).ok().map(|meta| meta.uid()).filter(|uid| *uid != 0).and_then(account::of);
+    let issuer = config.issuer.as_ref().map(|dir| expand_home(dir));
+    if let Some(owner) = &owner {
+        let own = ["ca.pem", "cert.pem", "key.pem"].map(|name| identity.join(name));
+        let issuers = issuer.iter().flat_map(|dir| ["cert.pem", "key.pem"].map(|name| dir.join(name)));
+        let files: Vec<PathBuf> = [path.to_owned()].into_iter().chain(own).chain(issuers).collect();
+        all.extend(doctor::unreadable("configuration", &owner.name, &files));
+    }
+    match Credentials::load(&identity, Role::Coordinator) {
         Ok(own) => all.push(doctor::certificate_end(
             "certificate",
             own.certificate(),
             false,
-            "certs issue coordinator makes another one; `systemctl restart mezcal-coordinator` takes it up",
+            "`certs issue coordinator`, where the root's key is, makes another one; `systemctl reload mezcal-coordinator` takes it up",
         )),
-        Err(e) => all.push(Finding::wrong("certificate", chain(&e), "certs issue coordinator makes one")),
+        Err(e) => all.push(doctor::credentials("certificate", &e, "`certs issue coordinator`, where the root's key is, makes one")),
     }
-    match &config.issuer {
+    match &issuer {
         None => all.push(Finding::doubtful(
             "issuer",
             "none: hosts and users cannot join by tokens, and nothing is renewed",
-            "certs issue issuer, and `issuer` in coordinator.toml",
+            "`certs issue issuer`, where the root's key is, and `issuer` in coordinator.toml",
         )),
         Some(dir) => {
-            let file = expand_home(dir).join("cert.pem");
-            let der = std::fs::read(&file).ok().and_then(|pem| first_certificate(&pem));
-            all.push(match der {
-                Some(der) => {
-                    doctor::certificate_end("issuer", &der, false, "certs issue issuer, where the root's key is, makes another one")
-                }
-                None => Finding::wrong("issuer", format!("cannot read {}", file.display()), "certs issue issuer makes one"),
+            let file = dir.join("cert.pem");
+            let anew = "`certs issue issuer`, where the root's key is, makes another one; `systemctl restart mezcal-coordinator` takes it up";
+            all.push(match std::fs::read(&file) {
+                Ok(pem) => match first_certificate(&pem) {
+                    Some(der) => doctor::certificate_end("issuer", &der, false, anew),
+                    None => Finding::wrong("issuer", format!("{} holds no certificate in PEM form", file.display()), anew),
+                },
+                Err(e) if e.kind() == ErrorKind::PermissionDenied => doctor::doubtful_for_us("issuer", &file),
+                Err(e) => Finding::wrong("issuer", format!("cannot read {}: {e}", file.display()), anew),
             });
         }
     }
-    let state = config.state_dir();
     all.push(doctor::space("store", &state, SPACE));
     all.push(match holder_of(config.listen.port()) {
         Some(holder) => Finding::fine("service", format!("udp {} is held by {holder}", config.listen)),
@@ -120,12 +134,19 @@ fn cluster(profile: &ProfileArgs) -> Vec<Finding> {
         Ok(own) => {
             all.push(doctor::certificate_end("profile", own.certificate(), true, "coordinator join with a token gets another one"))
         }
-        Err(e) => all.push(Finding::wrong("profile", chain(&e), "coordinator join with a token gets another one")),
+        Err(e) => all.push(doctor::credentials("profile", &e, "coordinator join with a token gets another one")),
     }
     match converse_for(PATIENCE, profile, async |remote| Ok((hosts::ask(remote).await?, hosts::ask_standings(remote).await?))) {
         Ok((hosts, standings)) => all.extend(fleet(&address, &hosts, &standings)),
         Err(e) => {
-            all.push(Finding::wrong("coordinator", e.message, "is `coordinator serve` running there, and does UDP get through?"))
+            let fix = match doctor::speaks_of_time(&e.message) {
+                true => {
+                    "compare the clocks: `date -u` here and there; `timedatectl set-ntp true` where it is off. If both are right, a certificate is over"
+                }
+                false if e.message.contains("refused") => "coordinator join with a token gets another certificate",
+                false => "is `coordinator serve` running there, and does UDP get through?",
+            };
+            all.push(Finding::wrong("coordinator", e.message, fix));
         }
     }
     all
@@ -150,24 +171,38 @@ fn fleet(address: &str, hosts: &[HostStatus], standings: &Standings) -> Vec<Find
         "hosts",
         names(&revoked),
         "revoked",
-        "`coordinator forget-host` takes them off the list; `coordinator token create --replace --host` lets them join again",
+        "`coordinator forget-host` takes them off the list; `coordinator provision --replace` lets them join again",
     );
     say(
         "hosts",
         names(&|h| !h.connected && !revoked(h) && unseen(h)),
         "not seen since the coordinator was started",
-        "`mezcal-agent doctor` there says why; `coordinator confirm-dead` if they are gone for good",
+        "`mezcal-agent doctor` there says why; if they are gone for good, `coordinator confirm-dead` gives their jobs to others at once, and \
+         `coordinator forget-host` takes them off the list",
     );
     say(
         "hosts",
         names(&|h| !h.connected && !revoked(h) && !unseen(h)),
         "not connected",
-        "`mezcal-agent doctor` there says why; `coordinator confirm-dead` if they are gone for good",
+        "`mezcal-agent doctor` there says why; if they are gone for good, `coordinator confirm-dead` gives their jobs to others at once, and \
+         `coordinator forget-host` takes them off the list",
     );
     say("hosts", names(&|h| h.drained.is_some()), "being drained", "`coordinator undrain` when they are well again");
     say("hosts", names(&|h| h.quarantined.is_some()), "fail whatever they get", "`coordinator hosts` shows why");
     let off = |h: &HostStatus| h.connected && h.clock_offset.is_some_and(|offset| offset.abs() > CLOCK);
-    say("clocks", names(&off), &format!("more than {CLOCK} s off"), "start the time service there");
+    let (wrong, timed) = (names(&off), names(&|h| h.connected && h.clock_offset.is_some()).len());
+    let fix = match wrong.len() > 1 && wrong.len() == timed {
+        true => "all of them: it is the coordinator's own clock; `timedatectl set-ntp true` there",
+        false => "`timedatectl set-ntp true` there, or start the site's time service",
+    };
+    say("clocks", wrong, &format!("more than {CLOCK} s off the coordinator's"), fix);
+    let loose = |h: &HostStatus| h.connected && h.containment == Containment::Subreaper;
+    say(
+        "containment",
+        names(&loose),
+        "hold jobs by their process tree alone",
+        "`mezcal-agent doctor` there says what control groups of version 2 lack",
+    );
     let narrow = |h: &HostStatus| h.datagram.is_some_and(|bytes| bytes < DATAGRAM);
     let seen = format!("datagrams of {DATAGRAM} bytes do not get there");
     say(
@@ -181,7 +216,7 @@ fn fleet(address: &str, hosts: &[HostStatus], standings: &Standings) -> Vec<Find
         "versions",
         names(&other),
         &format!("not of version {}", mezcal_common::VERSION),
-        "coordinator provision brings them up to date",
+        "`coordinator provision` with an archive of that version, or a package of it, brings them there",
     );
     all
 }

@@ -573,16 +573,54 @@ fn the_doctor_names_what_is_wrong_and_the_way_out() {
     let said = wrong(&found).join("\n");
     assert!(!well && said.contains("chmod 600") && said.contains("okazaki's do not run"), "{said}");
     machine.ok(&["chmod", "0600", "/var/lib/mezcal-agent/pki/key.pem"]);
+    machine.ok(&["systemctl", "start", "mezcal-engines@okazaki.service"]);
+    // What root can read and the accounts that need it cannot.
+    let unreadable = [
+        (
+            "/etc/mezcal/agent.toml",
+            "0600",
+            "0644",
+            "mezcal-agent, who needs /etc/mezcal/agent.toml, cannot read it",
+            "chmod o+r /etc/mezcal/agent.toml",
+        ),
+        (
+            "/etc/mezcal",
+            "0700",
+            "0755",
+            "mezcal-agent, who needs /etc/mezcal/agent.toml, cannot enter /etc/mezcal",
+            "chmod o+x /etc/mezcal",
+        ),
+        (
+            "/etc/mezcal/engines.toml",
+            "0600",
+            "0644",
+            "okazaki, who needs /etc/mezcal/engines.toml, cannot read it",
+            "chmod o+r /etc/mezcal/engines.toml",
+        ),
+    ];
+    machine.ok(&["touch", "/etc/mezcal/engines.toml"]);
+    for (path, closed, open, seen, fix) in unreadable {
+        machine.ok(&["chmod", closed, path]);
+        let (well, found) = doctor();
+        machine.ok(&["chmod", open, path]);
+        let said = wrong(&found).join("\n");
+        assert!(!well && said.contains(seen) && said.contains(fix), "{said}");
+    }
+    // Room for bytes is not room for files, and a disk with errors takes neither.
+    for (options, seen) in [("size=200m,nr_inodes=1", "no more files"), ("size=1m", "64 MiB are wanted"), ("ro", "is read-only")] {
+        machine.ok(&["mount", "-t", "tmpfs", "-o", options, "none", "/tmp"]);
+        let said = wrong(&doctor().1).join("\n");
+        machine.ok(&["umount", "/tmp"]);
+        assert!(said.contains("space") && said.contains(seen), "{options}: {said}");
+    }
+    assert!(doctor().0, "{:#?}", doctor().1);
     site.ok("admin", &["revoke", &host_name(1)]);
     let said = wrong(&doctor().1).join("\n");
     assert!(said.contains("revoked"), "{said}");
     let out = site.run("admin", &["doctor", "--config", "coordinator.toml", "--json"]);
     let found: Vec<Value> = text(&out.stdout).lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
     assert!(out.status.success(), "{found:#?}");
-    assert!(
-        found.iter().any(|f| f["check"] == "hosts" && f["seen"].as_str().is_some_and(|s| s.contains("not connected"))),
-        "{found:#?}"
-    );
+    assert!(found.iter().any(|f| f["check"] == "hosts" && f["seen"].as_str().is_some_and(|s| s.contains("revoked"))), "{found:#?}");
 }
 
 /// The README's way to a coordinator, on a machine that has only the package.
