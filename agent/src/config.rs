@@ -22,33 +22,34 @@ const DEFAULT_PATH_VARIABLE: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/u
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AgentConfig {
-    /// HOST:PORT of the coordinator.
+    /// `HOST:PORT` of the coordinator.
     pub coordinator: String,
-    /// Directory of cert.pem, key.pem and ca.pem.
+    /// Directory of `cert.pem`, `key.pem` and `ca.pem`.
     pub identity: PathBuf,
-    /// HOST:PORT where the coordinator renews certificates that have expired; default: its host, port 7434.
+    /// `HOST:PORT` where the coordinator renews certificates that have expired; default: its host, port 7434.
     pub enrol: Option<String>,
     /// Jobs at a time; default: the usable CPUs.
     pub slots: Option<u16>,
     /// Directory for the keeper's socket; default: /run/mezcal as root, else below XDG_RUNTIME_DIR or /tmp.
     pub runtime: Option<PathBuf>,
-    /// As whom jobs run.
+    /// As whom jobs run: `agent` (all of them as the agent's own account) or `user` (each as the user who submitted it, in engines that root has
+    /// enabled for that user); default: `agent`.
     #[serde(default)]
     pub run_as: RunAs,
-    /// Where the sockets of `mezcal-engines@USER.service` are, with `run_as = "user"`.
+    /// Directory of the sockets of `mezcal-engines@USER.service`, with `run_as = "user"`; default: `/run/mezcal/engines`.
     #[serde(default = "default_engines")]
     pub engines: PathBuf,
-    /// Jobs may run as root when the agent does.
+    /// Whether jobs may run as root when the agent runs as root with `run_as = "agent"`; default: `false`.
     #[serde(default)]
     pub allow_root_jobs: bool,
-    /// What holds the processes of a job together: `auto`, `cgroup2` (nothing runs without it) or `subreaper`.
+    /// What holds the processes of a job together: `auto`, `cgroup2` (nothing runs without it) or `subreaper`; default: `auto`.
     #[serde(default)]
     pub containment: ContainmentWish,
-    /// PATH of jobs.
+    /// `PATH` of jobs.
     pub path: Option<String>,
-    /// LANG of jobs.
+    /// `LANG` of jobs.
     pub lang: Option<String>,
-    /// How long to wait for the coordinator's first answer.
+    /// How long to wait for the coordinator's first answer before the next attempt to connect.
     #[serde(default, deserialize_with = "mezcal_common::duration::serde_text::deserialize")]
     pub connect_timeout: Option<Duration>,
 }

@@ -32,11 +32,11 @@ pub struct EnginesArgs {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct EnginesConfig {
-    /// System accounts whose jobs may run all the same.
+    /// System accounts (user ids below 1000) whose jobs may run all the same; default: none.
     allow_users: Vec<String>,
-    /// PATH of jobs.
+    /// `PATH` of jobs.
     path: Option<String>,
-    /// LANG of jobs.
+    /// `LANG` of jobs.
     lang: Option<String>,
 }
 

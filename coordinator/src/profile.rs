@@ -14,17 +14,17 @@ pub const DEFAULT: &str = "default";
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProfileFile {
-    /// HOST:PORT of a running coordinator.
+    /// `HOST:PORT` of a running coordinator.
     pub coordinator: Option<String>,
-    /// Address on which `run` itself is the coordinator.
+    /// Address on which `run` itself is the coordinator, instead of `coordinator`.
     pub listen: Option<SocketAddr>,
-    /// Directory of cert.pem, key.pem and ca.pem.
+    /// Directory of `cert.pem`, `key.pem` and `ca.pem`.
     pub identity: Option<PathBuf>,
     /// A line of bash before every `cmd`.
     pub setup: Option<String>,
-    /// A command that says where files are: [`crate::locate`].
+    /// A command that reads paths on standard input and writes lines `path host…`: where the `inputs` of jobs are.
     pub locate: Option<String>,
-    /// Environment of every job.
+    /// A table of environment variables for every job.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
 }

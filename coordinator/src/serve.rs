@@ -42,40 +42,40 @@ pub struct ServeArgs {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CoordinatorConfig {
-    /// Address for agents and clients.
+    /// Address on which agents and clients connect (UDP); default: `0.0.0.0:7433`.
     #[serde(default = "default_listen")]
     pub listen: SocketAddr,
     /// Directory of cert.pem, key.pem and ca.pem.
     pub identity: PathBuf,
-    /// How long an agent may run jobs without hearing from us.
+    /// How long an agent may run jobs without hearing from the coordinator; default: `10m`, at least `15s`.
     #[serde(default, deserialize_with = "mezcal_common::duration::serde_text::deserialize")]
     pub lease: Option<Duration>,
-    /// How long a slot is idle before it gets a job that prefers another host.
+    /// How long a slot is idle before it gets a job that prefers another host; default: `3s`.
     #[serde(default, deserialize_with = "mezcal_common::duration::serde_text::deserialize")]
     pub locality_wait: Option<Duration>,
-    /// Directory of the store.
+    /// Directory of the store; default: `/var/lib/mezcal-coordinator` as root and as the service, else `~/.local/state/mezcal-coordinator`.
     pub state: Option<PathBuf>,
-    /// How long a batch goes on when its client is gone, unless it is detached.
+    /// How long a batch goes on when its client is gone, unless it is detached; default: `10m`.
     #[serde(default, deserialize_with = "mezcal_common::duration::serde_text::deserialize")]
     pub client_lease: Option<Duration>,
-    /// Where metrics, health and the dashboard are shown.
+    /// Address of the dashboard, the metrics and the health checks, for example `127.0.0.1:7480`; default: none.
     pub http: Option<SocketAddr>,
-    /// Users who may see and cancel everybody's batches, and decide who is in the cluster.
+    /// Users who may see and cancel everybody's batches, and decide who is in the cluster; default: none.
     #[serde(default)]
     pub admins: Vec<String>,
-    /// Names of hosts beside those that their certificates give them, by the hosts' full names.
+    /// A table of further names of hosts, by the full names in their certificates.
     #[serde(default)]
     pub aliases: Aliases,
-    /// The highest priority that users' jobs may have before other users' jobs; above it a priority counts only among the user's own. Admins'
-    /// are not limited.
+    /// The highest priority that counts before other users' jobs; above it, a priority orders only the user's own jobs. Priorities of admins are
+    /// not limited. Default: `0`.
     #[serde(default)]
     pub max_priority: i32,
-    /// Directory of the issuer that `certs issue issuer` made: with one, hosts and users can join by tokens, and only certificates count
-    /// that are on the list.
+    /// Directory of the issuer that `mezcal-certs issue issuer` made: with it, hosts and users can join by tokens, and only certificates on the
+    /// coordinator's list are valid. Default: none.
     pub issuer: Option<PathBuf>,
-    /// Address for those who join, open while there are tokens; default: port 7434 beside `listen`.
+    /// Address on which hosts and users join, open while there are tokens; default: port 7434 beside `listen`.
     pub enrol: Option<SocketAddr>,
-    /// Life of the certificates of those who join.
+    /// How long the certificates of joined hosts and users are valid; default: `30d`.
     #[serde(default, deserialize_with = "mezcal_common::duration::serde_text::deserialize")]
     pub certificate_life: Option<Duration>,
 }

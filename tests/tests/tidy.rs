@@ -102,7 +102,7 @@ fn what_the_design_calls_something_else_is_not_used() {
             let text = text.replace("persistent worker", "");
             // A key that other programs know, which is refused.
             let text = text.replace("(\"worker\", ", "");
-            assert!(!text.contains(word), "{name} says {word:?}; see the glossary in ARCHITECTURE.md");
+            assert!(!text.contains(word), "{name} says {word:?}; see the glossary in common/src/lib.rs");
         }
     }
 }
