@@ -41,13 +41,21 @@ if [ -n "$coordinator" ]; then
     put 0644 "$here/mezcal-coordinator.service" "$units/mezcal-coordinator.service"
     keep "$here/default/mezcal-coordinator" /etc/default/mezcal-coordinator
 fi
-if [ -d "$here/man" ]; then
-    for page in "$here"/man/mezcal-agent*.1; do put 0644 "$page" "/usr/share/man/man1/$(basename "$page")"; done
+# An archive has them; what was only built makes them.
+manual=$here
+if [ ! -d "$manual/man" ]; then
+    made=$(mktemp -d) && manual=$made
+    trap 'rm -rf "$made"' EXIT
+    # Programs for another processor cannot.
+    "$here/manual.sh" "$programs" "$manual" $coordinator || { echo "install.sh: no manual pages: $programs does not run here" >&2; manual=; }
+fi
+if [ -n "$manual" ]; then
+    for page in "$manual"/man/mezcal-agent*.1; do put 0644 "$page" "/usr/share/man/man1/$(basename "$page")"; done
     if [ -n "$coordinator" ]; then
-        for page in "$here"/man/coordinator*.1 "$here"/man/mezcal-certs*.1; do put 0644 "$page" "/usr/share/man/man1/$(basename "$page")"; done
-        put 0644 "$here/completions/bash" /usr/share/bash-completion/completions/coordinator
-        put 0644 "$here/completions/zsh" /usr/share/zsh/vendor-completions/_coordinator
-        put 0644 "$here/completions/fish" /usr/share/fish/vendor_completions.d/coordinator.fish
+        for page in "$manual"/man/coordinator*.1 "$manual"/man/mezcal-certs*.1; do put 0644 "$page" "/usr/share/man/man1/$(basename "$page")"; done
+        put 0644 "$manual/completions/bash" /usr/share/bash-completion/completions/coordinator
+        put 0644 "$manual/completions/zsh" /usr/share/zsh/vendor-completions/_coordinator
+        put 0644 "$manual/completions/fish" /usr/share/fish/vendor_completions.d/coordinator.fish
     fi
 fi
 put 0644 "$here/sysusers.d/mezcal.conf" /usr/lib/sysusers.d/mezcal.conf

@@ -27,12 +27,7 @@ for program in agent coordinator certs; do
     # Without what only a debugger reads it is a tenth of the size.
     strip -o "$tmp/$name/$program" "$programs/$program" 2>/dev/null || cp "$programs/$program" "$tmp/$name/$program"
 done
-mkdir "$tmp/$name/man" "$tmp/$name/completions"
-for program in agent coordinator certs; do "$programs/$program" manual "$tmp/$name/man"; done
-# Called by its name alone, as it will be there.
-for shell in bash zsh fish; do
-    (export PATH="$programs:$PATH" && cd / && MEZCAL_COMPLETE=$shell coordinator) > "$tmp/$name/completions/$shell"
-done
+"$here/manual.sh" "$programs" "$tmp/$name" all
 # The same content makes the same archive.
 tar -C "$tmp" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cf - "$name" | gzip -n > "$out/$name.tar.gz"
 echo "$out/$name.tar.gz"

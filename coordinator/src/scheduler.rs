@@ -987,6 +987,16 @@ impl Scheduler {
         (host.attempts.len() as u64, self.fence(host).map_or(Duration::ZERO, |until| until.since(now)))
     }
 
+    /// The session of a host's agent that is connected.
+    pub fn session_of(&self, host: &str) -> Option<SessionId> {
+        self.hosts.get(host)?.session
+    }
+
+    /// Whether a host's agent is connected and has said what runs there.
+    pub fn is_ready(&self, host: &str) -> bool {
+        self.hosts.get(host).is_some_and(|host| host.session.is_some() && host.known)
+    }
+
     /// All hosts ever seen, for `coordinator hosts`.
     pub fn host_status(&self, now: BootInstant) -> Vec<HostStatus> {
         self.hosts_in_order()

@@ -4,6 +4,7 @@
 //! not taken waits in its outbox, or in the store, and its own acknowledgements bound what is sent. A client that does not read is not read
 //! either (`intake.rs`).
 
+mod arrivals;
 mod batches;
 mod delivery;
 mod intake;
@@ -17,6 +18,7 @@ mod state;
 use crate::enrol::Enrolment;
 use crate::scheduler::{Aliases, Scheduler};
 use crate::store::{FromStore, Reader, Store, Writer};
+use arrivals::Complaints;
 use delivery::{NotRead, Page, Reading};
 use intake::{Connected, InHand, Intake, Load};
 use mezcal_common::clock::BootInstant;
@@ -30,9 +32,9 @@ use mezcal_common::wire::endpoint::{AcceptError, Channel, FIRST_MESSAGE, Handsha
 pub use observe::View;
 pub(crate) use revoke::NAMES as REVOKED_AT_ONCE;
 use state::{Kept, Service};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// The protocols that a coordinator listens for.
@@ -64,7 +66,8 @@ enum Input {
         peer: Peer,
     },
     Agent(SessionId, ToCoordinator),
-    AgentGone(SessionId),
+    /// With the reason.
+    AgentGone(SessionId, String),
     LogStream(SessionId, LogHeader, BulkReceiver),
     /// What was read for clients.
     Read(Reading, Result<Page, NotRead>),
@@ -278,11 +281,14 @@ impl ServiceHandle {
 
     /// Accepts connections of agents and clients until the listener is closed.
     pub async fn listen(self, listener: Arc<Listener>) {
+        let complaints = Arc::new(Mutex::new(Complaints::default()));
         while let Some(handshake) = listener.accept().await {
-            let service = self.clone();
+            let (service, complaints) = (self.clone(), complaints.clone());
             tokio::spawn(async move {
                 let from = handshake.remote_addr();
-                if let Err(e) = service.serve(handshake).await {
+                if let Err(e) = service.serve(handshake).await
+                    && complaints.lock().unwrap_or_else(PoisonError::into_inner).is_new(from.ip(), &e, Instant::now())
+                {
                     tracing::warn!(%from, "{e}");
                 }
             });
@@ -356,13 +362,7 @@ impl ServiceHandle {
         }
         drop(answers);
         let reason = peer.closed().await;
-        let host = &peer.identity().name;
-        match peer.was_refused() {
-            false => tracing::info!(host, reason, "agent disconnected: {host}: {reason}"),
-            // It knows what we cannot: that this store is not the newest.
-            true => tracing::error!(host, reason, "{host}: the agent refuses this coordinator: {reason}"),
-        }
-        self.inputs.send(Input::AgentGone(session)).await.map_err(|_| "the service has ended".into())
+        self.inputs.send(Input::AgentGone(session, reason)).await.map_err(|_| "the service has ended".into())
     }
 
     async fn serve_client(&self, peer: Peer) -> Result<(), String> {

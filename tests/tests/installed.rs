@@ -552,6 +552,10 @@ fn a_hung_agent_is_restarted_and_a_power_cut_ends_in_one_result_for_each_job() {
 fn the_doctor_names_what_is_wrong_and_the_way_out() {
     let Some(site) = Installed::new("the doctor", 1) else { return };
     let machine = &site.machines[0];
+    assert!(
+        machine.path("/usr/share/man/man1/mezcal-agent-doctor.1").exists(),
+        "what was installed without an archive has its pages"
+    );
     let doctor = || {
         let out = machine.exec(&["mezcal-agent", "doctor", "--json"]);
         let found: Vec<Value> = text(&out.stdout).lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();

@@ -135,6 +135,7 @@ impl Service {
                 Err(why) => failed.push(why),
                 Ok(name) => {
                     tracing::info!(host = &*name, "{name} is forgotten");
+                    self.arrivals.forget(&name);
                     if let Some(enrolment) = self.enrolment.clone() {
                         // Many have a certificate that is on no list.
                         tokio::task::spawn_blocking(move || drop(enrolment.registry.revoke(Role::Agent, &name, None)));

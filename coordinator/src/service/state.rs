@@ -1,5 +1,6 @@
 //! The loop and what it holds: events in, effects performed, and those held back that wait for the store.
 
+use super::arrivals::Arrivals;
 use super::batches::Batches;
 use super::delivery::{Batch, Reading, Watch};
 use super::intake::{InHand, Load};
@@ -315,6 +316,7 @@ pub(super) struct Service {
     /// Those who want to follow batches that are on their way to the store.
     pub(super) too_early: Vec<Follow>,
     pub(super) revocations: Revocations,
+    pub(super) arrivals: Arrivals,
     pub(super) stopping: bool,
     /// For what is read beside the loop; does not keep the loop alive.
     pub(super) inputs: mpsc::WeakSender<Input>,
@@ -350,6 +352,7 @@ impl Service {
             retried: HashMap::new(),
             readings: BTreeMap::new(),
             too_early: Vec::new(),
+            arrivals: Arrivals::default(),
             revocations: Revocations::default(),
             stopping: false,
             inputs,
@@ -403,6 +406,19 @@ impl Service {
         }
     }
 
+    fn say_who_is_back(&mut self, session: SessionId, now: BootInstant) {
+        if !self.arrivals.is_awaited(session) {
+            return;
+        }
+        let Some(host) = self.agents.get(&session).map(|link| link.peer.identity().name.clone()) else { return };
+        if !self.scheduler.is_ready(&host) {
+            return;
+        }
+        if let Some(said) = self.arrivals.told(session, &host, self.scheduler.attempts_on(&host, now).0) {
+            tracing::info!(host, "{said}");
+        }
+    }
+
     fn nothing_is_left(&self) -> bool {
         match &self.kept {
             Some(kept) => kept.committed == kept.issued,
@@ -418,16 +434,32 @@ impl Service {
                 if members::admit(self.enrolment.as_ref(), &peer).is_err() {
                     return;
                 }
-                tracing::info!(host = name, slots = hello.slots, version = hello.program, "agent connected: {name}");
+                let held = self.scheduler.attempts_on(&name, now).0;
+                if let Some(said) = self.arrivals.came(session, &name, self.scheduler.session_of(&name).is_some(), held, now) {
+                    tracing::info!(host = name, slots = hello.slots, version = hello.program, "{said}");
+                }
                 self.agents.insert(session, AgentLink { sender, peer });
                 self.scheduler.handle(Event::AgentHello { session, name, hello: *hello }, now);
             }
             // Only the agent that was asked may answer.
             Input::Agent(session, ToCoordinator::LogsAnswer { request, .. })
                 if self.asked.get(&request).is_none_or(|asked| asked.session != Some(session)) => {}
-            Input::Agent(session, message) => self.scheduler.handle(Event::Agent(session, message), now),
-            Input::AgentGone(session) => {
-                self.agents.remove(&session);
+            Input::Agent(session, message) => {
+                self.scheduler.handle(Event::Agent(session, message), now);
+                self.say_who_is_back(session, now);
+            }
+            Input::AgentGone(session, reason) => {
+                if let Some(AgentLink { peer, .. }) = self.agents.remove(&session) {
+                    let host = &peer.identity().name;
+                    let here = self.scheduler.session_of(host).is_some_and(|other| other != session);
+                    let is_gone = self.arrivals.went(session, host, here, now);
+                    match (peer.was_refused(), is_gone) {
+                        // It knows what we cannot: that this store is not the newest.
+                        (true, _) => tracing::error!(host, reason, "{host}: the agent refuses this coordinator: {reason}"),
+                        (false, true) => tracing::info!(host, reason, "agent disconnected: {host}: {reason}"),
+                        (false, false) => {}
+                    }
+                }
                 let unanswered = self.asked.values().filter(|a| a.session == Some(session) && !a.answered);
                 for Asked { client, request, .. } in unanswered.copied().collect::<Vec<_>>() {
                     let streams = Err("its host was lost before it answered".into());
