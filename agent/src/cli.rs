@@ -9,7 +9,7 @@ use crate::renewal::Renewal;
 use crate::supervisor::Carried;
 use crate::{packet, users};
 use anyhow::Context;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use mezcal_common::files::Directory;
 use mezcal_common::identity::{Identity, Role};
 use mezcal_common::service_manager;
@@ -18,6 +18,7 @@ use mezcal_common::wire::endpoint::Connector;
 use mezcal_common::wire::tls::{Credentials, CredentialsError};
 use rustix::fd::OwnedFd;
 use std::cell::RefCell;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
@@ -110,12 +111,17 @@ impl Hidden {
 }
 
 /// The program.
-pub fn main() -> ExitCode {
+pub fn main(name: &'static str, args: impl Iterator<Item = OsString>) -> ExitCode {
     crate::keeper::driver::heed_children();
     if let Some(hidden) = Hidden::of_this_process() {
         return hidden.run();
     }
-    match Cli::parse().verb {
+    let command = Cli::command().name(name).bin_name(name);
+    let verb = match Cli::from_arg_matches(&command.get_matches_from([OsString::from(name)].into_iter().chain(args))) {
+        Ok(cli) => cli.verb,
+        Err(e) => e.exit(),
+    };
+    match verb {
         Verb::Run { config } => {
             mezcal_common::logging::init("info");
             ended(config.map_or_else(crate::config::default_path, Ok).map_err(Into::into).and_then(|path| run(&path)))

@@ -5,6 +5,7 @@
 //! The only code that names rcgen. Every certificate gets an explicit validity, a random serial and exactly one role, because
 //! rcgen's defaults (1975 to 4096, a serial derived from the key, no usage) would quietly allow what they should not.
 
+pub mod cli;
 mod join;
 
 pub use join::{JoinError, Joined, join, read_token, renew_expired};

@@ -3,7 +3,7 @@
 use crate::embedded::Hidden;
 use crate::exit::{self, Exit};
 use crate::{batches, cancel, doctor, exec, follow, hosts, logs, manage, members, provision, run, serve, why};
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -91,15 +91,23 @@ impl Verb {
     }
 }
 
-/// The program; `stdout_was_closed` before it began.
-pub fn main(stdout_was_closed: bool) -> ExitCode {
+/// The command line of this program, by which others can be built that have more.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// The program with the command line `command`; `stdout_was_closed` before it began.
+pub fn main(stdout_was_closed: bool, command: fn() -> clap::Command) -> ExitCode {
     crate::embedded::heed_children();
     // With this variable set it is a shell that asks, and this answers it and ends.
-    clap_complete::CompleteEnv::with_factory(Cli::command).var("MEZCAL_COMPLETE").complete();
+    clap_complete::CompleteEnv::with_factory(command).var("MEZCAL_COMPLETE").complete();
     if let Some(hidden) = Hidden::of_this_process() {
         return hidden.run();
     }
-    let verb = Cli::parse().verb;
+    let verb = match Cli::from_arg_matches(&command().get_matches()) {
+        Ok(cli) => cli.verb,
+        Err(e) => e.exit(),
+    };
     if stdout_was_closed && verb.answers_on_stdout() {
         tell!("coordinator: standard output is closed, and results would go nowhere; redirect it to a file, or to /dev/null");
         return ExitCode::from(exit::OUTPUT);
