@@ -50,13 +50,20 @@ if [ ! -d "$manual/man" ]; then
     "$here/manual.sh" "$programs" "$manual" $coordinator || { echo "install.sh: no manual pages: $programs does not run here" >&2; manual=; }
 fi
 if [ -n "$manual" ]; then
-    for page in "$manual"/man/mezcal-agent*.1; do put 0644 "$page" "/usr/share/man/man1/$(basename "$page")"; done
+    pages() { # pages FILE…: into their sections
+        for page in "$@"; do put 0644 "$page" "/usr/share/man/man${page##*.}/$(basename "$page")"; done
+    }
+    pages "$manual"/man/mezcal-agent*.[15] "$manual/man/mezcal-engines.toml.5"
     if [ -n "$coordinator" ]; then
-        for page in "$manual"/man/coordinator*.1 "$manual"/man/mezcal-certs*.1; do put 0644 "$page" "/usr/share/man/man1/$(basename "$page")"; done
+        pages "$manual"/man/coordinator*.1 "$manual"/man/mezcal-certs*.1 "$manual/man/mezcal-coordinator.toml.5"
         put 0644 "$manual/completions/bash" /usr/share/bash-completion/completions/coordinator
         put 0644 "$manual/completions/zsh" /usr/share/zsh/vendor-completions/_coordinator
         put 0644 "$manual/completions/fish" /usr/share/fish/vendor_completions.d/coordinator.fish
     fi
+fi
+for sample in agent.toml engines.toml; do put 0644 "$here/samples/$sample" "/usr/share/doc/mezcal-agent/examples/$sample"; done
+if [ -n "$coordinator" ]; then
+    put 0644 "$here/samples/coordinator.toml" /usr/share/doc/mezcal-coordinator/examples/coordinator.toml
 fi
 put 0644 "$here/sysusers.d/mezcal.conf" /usr/lib/sysusers.d/mezcal.conf
 put 0644 "$here/tmpfiles.d/mezcal.conf" /usr/lib/tmpfiles.d/mezcal.conf

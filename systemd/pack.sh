@@ -22,7 +22,7 @@ name=mezcal-$version-$(uname -m)$kind
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 mkdir -p "$tmp/$name" "$out"
-cp -r "$here"/*.service "$here"/*.slice "$here"/*.d "$here/default" "$here/install.sh" "$tmp/$name/"
+cp -r "$here"/*.service "$here"/*.slice "$here"/*.d "$here/default" "$here/samples" "$here/install.sh" "$tmp/$name/"
 for program in agent coordinator certs; do
     # Without what only a debugger reads it is a tenth of the size.
     strip -o "$tmp/$name/$program" "$programs/$program" 2>/dev/null || cp "$programs/$program" "$tmp/$name/$program"

@@ -7,7 +7,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/staged.sh"
 
 files() { # files PART: what RPM has to know about each
-    (cd "$tmp/$1" && find . -type f | sed 's,^\.,,' | sort) | sed 's,^/etc/,%config(noreplace) /etc/,; s,^\(.*/man1/.*\)$,%doc \1,'
+    (cd "$tmp/$1" && find . -type f | sed 's,^\.,,' | sort) | sed 's,^/etc/,%config(noreplace) /etc/,; s,^\(.*/man[15]/.*\)$,%doc \1,'
 }
 scripts() { # scripts PACKAGE UNIT ALSO: $1 of the scriptlets is how many versions of it are there afterwards
     cat <<X

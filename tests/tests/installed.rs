@@ -691,9 +691,17 @@ fn a_coordinator_is_set_up_as_the_readme_says() {
 
 /// Programs, manual pages and units of both packages are there.
 fn has_everything(machine: &Machine) {
-    for file in ["/usr/bin/mezcal-agent", "/usr/bin/coordinator", "/usr/bin/mezcal-certs", "/usr/share/man/man1/coordinator-run.1"]
-    {
+    for file in ["/usr/bin/mezcal-agent", "/usr/bin/coordinator", "/usr/bin/mezcal-certs"] {
         assert!(machine.path(file).exists(), "{file}");
+    }
+    for page in
+        ["man1/coordinator-run.1", "man5/mezcal-agent.toml.5", "man5/mezcal-engines.toml.5", "man5/mezcal-coordinator.toml.5"]
+    {
+        let path = |end: &str| machine.path(&format!("/usr/share/man/{page}{end}"));
+        assert!(path("").exists() || path(".gz").exists(), "{page}");
+    }
+    for (package, sample) in [("agent", "agent"), ("agent", "engines"), ("coordinator", "coordinator")] {
+        assert!(machine.path(&format!("/usr/share/doc/mezcal-{package}/examples/{sample}.toml")).exists(), "{sample}.toml");
     }
     machine.ok(&["systemctl", "cat", "mezcal-coordinator.service", "mezcal-agent.service", "mezcal-engines@x.service"]);
 }
@@ -705,8 +713,18 @@ fn a_package_brings_everything_and_its_purge_takes_the_keys_away() {
     if !Path::new("/usr/bin/dpkg-deb").exists() {
         return mezcal_tests::say_skipped("packages: they need dpkg-deb");
     }
-    let made = script("deb.sh").arg(machine.path("/root")).output().expect("it starts");
+    let made = script("deb.sh").env("DEBEMAIL", "ops@mezcal.org").arg(machine.path("/root")).output().expect("it starts");
     assert!(made.status.success(), "{}", text(&made.stderr));
+    if Path::new("/usr/bin/lintian").exists() {
+        let look = Command::new("sh")
+            .args(["-c", "lintian --allow-root --fail-on error \"$1\"/root/*.deb", "sh"])
+            .arg(machine.path("/"))
+            .output();
+        let look = look.expect("it starts");
+        assert!(look.status.success(), "{}", text(&look.stdout));
+    } else {
+        mezcal_tests::say_skipped("packages: what lintian says of them (package lintian)");
+    }
     machine.ok(&["sh", "-ec", "dpkg -i /root/mezcal-agent_*.deb /root/mezcal-coordinator_*.deb 2>&1"]);
     has_everything(machine);
     let manual = machine.ok(&[
