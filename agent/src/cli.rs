@@ -291,6 +291,13 @@ fn run(path: &Path) -> anyhow::Result<()> {
                     }
                     continue;
                 }
+                Left::KeeperReplaced => {
+                    tracing::info!(
+                        "the engines of an earlier version have ended; those of version {} take their place",
+                        mezcal_common::VERSION
+                    );
+                    continue;
+                }
                 // Its engines kill what they run, and end; a new keeper waits for that.
                 Left::KeeperGone => tracing::warn!("a keeper of engines is gone, and its jobs with it"),
             }

@@ -24,7 +24,7 @@ use mezcal_common::timer::BootTimer;
 use mezcal_common::wire::agent::{self, Hello, ToAgent, ToCoordinator};
 use mezcal_common::wire::codec;
 use mezcal_common::wire::endpoint::{ConnectError, Connector, Peer, close};
-use mezcal_common::wire::engine::{COUNTS, FromEngine, FromKeeper, ToEngine, ToKeeper};
+use mezcal_common::wire::engine::{COUNTS, FromEngine, FromKeeper, PROGRAM, ToEngine, ToKeeper};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::{HashMap, VecDeque};
 use std::io::{Error, ErrorKind, Result};
@@ -154,6 +154,8 @@ pub enum Left {
     Stopped,
     /// A keeper is gone, and its engines with it.
     KeeperGone,
+    /// The keeper of engines of an earlier version has ended, as it was asked to when nothing ran there.
+    KeeperReplaced,
     /// Other users' jobs run here from now on.
     Changed,
     /// Its certificate has expired while the coordinator was out of reach.
@@ -211,6 +213,9 @@ pub async fn run(
     let own_keeper = parts.users.is_none();
     let mut standing = parts.service.then(|| Standing::new(&address));
     let mut supervisor = Supervisor::new(parts.slots, parts.users).carrying(parts.carried);
+    if parts.service {
+        supervisor = supervisor.of_version(mezcal_common::VERSION);
+    }
     let mut offset = OffsetEstimate::default();
     let mut links = Links::default();
     let mut to_coordinator: Option<mpsc::Sender<ToCoordinator>> = None;
@@ -312,6 +317,9 @@ pub async fn run(
                         supervisor.handle(Event::LinkMade(index), now);
                     }
                     EngineInput::Said(index, link, _) | EngineInput::Unlinked(index, link) if !links.is_present(index, link) => {}
+                    EngineInput::Said(index, _, FromEngine::Shown { request: PROGRAM, data, .. }) => {
+                        supervisor.handle(Event::Runs(index, String::from_utf8_lossy(&data).into_owned()), now);
+                    }
                     EngineInput::Said(index, _, FromEngine::Shown { request, stream, data }) => {
                         logs.shown(index, request, stream, data);
                     }
@@ -328,6 +336,7 @@ pub async fn run(
                     // What it ran has been killed, as was wanted; what has been heard of that is still to be reported.
                     EngineInput::KeeperGone(..) if own_keeper && stopping.is_some() && supervisor.busy() == 0 => {}
                     EngineInput::KeeperGone(..) if own_keeper && stopping.is_some() => break Ok(Left::Stopped),
+                    EngineInput::KeeperGone(..) if own_keeper && supervisor.replaces_engines() => break Ok(Left::KeeperReplaced),
                     EngineInput::KeeperGone(..) if own_keeper => break Ok(Left::KeeperGone),
                     EngineInput::KeeperGone(set, why) => {
                         if let Some(keeper) = keepers.get_mut(set) {

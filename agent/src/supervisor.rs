@@ -11,6 +11,7 @@
 //! - Without an acknowledged heartbeat for a lease nothing waiting may start any more; engines enforce the same instant themselves.
 
 mod batches;
+mod programs;
 mod queue;
 mod sets;
 mod shortage;
@@ -24,6 +25,7 @@ use mezcal_common::wire::agent::{
     COUNTS_OUTPUT, KNOWS_SHORTAGES, Load, NumberedReport, Placement, Report, SERVES_USERS, ToAgent, ToCoordinator,
 };
 use mezcal_common::wire::engine::{FromEngine, OUTPUT_WINDOW, ToEngine, ToKeeper};
+use programs::{Programs, Replacing};
 use queue::Queue;
 pub use sets::HEARD_WITHIN;
 use sets::Set;
@@ -81,6 +83,8 @@ pub enum Event {
     Coordinator(ToAgent),
     /// A message of an engine.
     Engine(EngineIndex, FromEngine),
+    /// An engine says which version of the program it runs, before it says anything else over a link.
+    Runs(EngineIndex, String),
     /// What the keeper has to hold attempts together.
     Containment(Containment),
     /// An engine died and what it left was killed.
@@ -135,6 +139,8 @@ pub struct Carried {
     lease_until: Option<BootInstant>,
     /// Ends that no engine can repeat, each with the user if that is known.
     ends: Vec<(AttemptId, Report, Option<String>)>,
+    /// Whose engines have been replaced by those of another version.
+    replaced: Vec<String>,
 }
 
 /// What the driver has to do.
@@ -208,6 +214,8 @@ struct Engine {
     output: u32,
     /// When to ask for another link to it.
     relink_at: Option<BootInstant>,
+    /// The version of its program, once it has been heard; empty if it says none.
+    program: Option<String>,
 }
 
 impl Engine {
@@ -219,6 +227,7 @@ impl Engine {
             stop: None,
             output: 0,
             relink_at: None,
+            program: None,
         }
     }
 }
@@ -278,6 +287,7 @@ pub struct Supervisor {
     clock_offset: Option<f64>,
     containment: Containment,
     shortage: Shortage,
+    programs: Programs,
     /// Running attempts that are given back when they are dead.
     evicted: HashSet<AttemptId>,
     /// Attempts whose ends the keeper of a set remembers until they are acknowledged.
@@ -313,6 +323,7 @@ impl Supervisor {
             clock_offset: None,
             containment: Containment::Subreaper,
             shortage: Shortage::default(),
+            programs: Programs::default(),
             evicted: HashSet::new(),
             ends: HashMap::new(),
             stopping: false,
@@ -324,7 +335,10 @@ impl Supervisor {
     /// Begins with what its predecessor has left to it.
     #[must_use]
     pub fn carrying(mut self, carried: Carried) -> Self {
-        let Carried { queue, batches, store, lease_until, ends } = carried;
+        let Carried { queue, batches, store, lease_until, ends, replaced } = carried;
+        for set in self.sets.iter_mut().filter(|set| replaced.contains(&set.user)) {
+            set.replacing = Replacing::Done;
+        }
         (self.queue, self.batches, self.store, self.lease_until) = (queue, batches, store, lease_until);
         for (attempt, report, user) in ends {
             let set = user.and_then(|user| self.set_of(&user));
@@ -341,7 +355,9 @@ impl Supervisor {
         let left = self.reports.iter().filter(|entry| own(&entry.report.report));
         let ends = left.map(|entry| (entry.report.attempt, entry.report.report.clone(), user(entry))).collect();
         let (queue, batches) = (std::mem::take(&mut self.queue), std::mem::take(&mut self.batches));
-        Carried { queue, batches, store: self.store, lease_until: self.lease_until, ends }
+        let replaced = self.sets.iter().filter(|set| matches!(set.replacing, Replacing::Ending { .. } | Replacing::Done));
+        let replaced = replaced.map(|set| set.user.clone()).collect();
+        Carried { queue, batches, store: self.store, lease_until: self.lease_until, ends, replaced }
     }
 
     /// Which of the sets is this user's.
@@ -362,6 +378,7 @@ impl Supervisor {
             Event::Welcomed { version, store, lease, first_engine, hello_sent } => {
                 self.enter(store);
                 self.sets.iter_mut().for_each(|set| set.told = None);
+                self.programs.told = None;
                 self.session = Some(Session {
                     version,
                     lease,
@@ -381,6 +398,7 @@ impl Supervisor {
             }
             Event::Coordinator(message) => self.on_coordinator(message, now),
             Event::Engine(index, message) => self.on_engine(index, message, now),
+            Event::Runs(index, version) => self.engine_runs(usize::from(index.0), &version),
             Event::Containment(kind) => self.containment = kind,
             Event::EngineEnded { engine, attempt, ended, killed, survivors } => {
                 self.engine_ended(engine, attempt, ended, killed, survivors);
@@ -459,6 +477,7 @@ impl Supervisor {
             .chain(self.send_by)
             .chain(self.acknowledge_at)
             .chain(self.shortage.poll_timeout())
+            .chain(self.replacements_end())
             .min()
     }
 
@@ -492,6 +511,7 @@ impl Supervisor {
         let slot = self.engines[index].slot;
         match slot {
             Slot::Unheard { given: None } | Slot::Busy { claimed: true, .. } if !self.is_served(index / self.slots) => 0,
+            Slot::Idle if self.rests_for_engines() => 1,
             _ => slot.taken(),
         }
     }
@@ -516,7 +536,10 @@ impl Supervisor {
 
     /// The engine of this place that runs a user's jobs.
     fn engine_for(&self, user: &str, place: usize) -> Option<usize> {
-        let set = if self.shared { self.set_of(user).filter(|set| self.sets[*set].served)? } else { 0 };
+        let set = match self.shared {
+            true => self.set_of(user).filter(|set| self.sets[*set].served && !self.holds_back(*set))?,
+            false => 0,
+        };
         Some(set * self.slots + place)
     }
 
@@ -603,6 +626,11 @@ impl Supervisor {
         match message {
             FromEngine::Ready { running } => {
                 (engine.context, engine.output, engine.relink_at) = (None, 0, None);
+                if engine.program.is_none() {
+                    // One of before 0.2.
+                    engine.program = Some(String::new());
+                    self.programs.changed = true;
+                }
                 let (given, stop) = (engine.slot.given(), engine.stop);
                 let most = self.slots as u16;
                 let ours = given.filter(|(given, _)| running.is_some_and(|(attempt, _)| attempt == *given));
@@ -770,11 +798,20 @@ impl Supervisor {
         for i in self.engines_of(set) {
             let engine = &mut self.engines[i];
             engine.slot = Slot::Unheard { given: engine.slot.given() };
-            (engine.context, engine.output, engine.relink_at) = (None, 0, None);
+            (engine.context, engine.output, engine.relink_at, engine.program) = (None, 0, None, None);
             engine.acknowledged.clear();
         }
         self.sets[set].here = false;
-        self.leave_out(set, why, now);
+        self.programs.changed = true;
+        match self.sets[set].replacing {
+            // That has been said.
+            Replacing::Ending { .. } => {}
+            Replacing::Draining => {
+                self.sets[set].replacing = Replacing::No;
+                self.leave_out(set, why, now);
+            }
+            Replacing::No | Replacing::Done => self.leave_out(set, why, now),
+        }
     }
 
     fn keeper_here(&mut self, user: String) {
@@ -818,11 +855,12 @@ impl Supervisor {
             match self.what_is_wrong(set) {
                 None if self.sets[set].served => self.sets[set].by = None,
                 None => {
-                    if self.sets[set].serve(now)
-                        && let Some(until) = self.lease_until
-                    {
-                        // It has missed what was said of that meanwhile.
-                        self.tell_lease(set, Some(until));
+                    if self.sets[set].serve(now) {
+                        self.sets[set].is_replaced();
+                        if let Some(until) = self.lease_until {
+                            // It has missed what was said of that meanwhile.
+                            self.tell_lease(set, Some(until));
+                        }
                     }
                 }
                 Some(Wrong::Unfit) => {
@@ -873,6 +911,7 @@ impl Supervisor {
             _ => Slot::Held { slots },
         };
         (engine.context, engine.stop, engine.output, engine.relink_at) = (None, None, 0, None);
+        engine.program = None;
         let busy = if let Slot::Busy { attempt, .. } = was { Some(attempt) } else { given };
         let told = attempt.filter(|attempt| busy == Some(*attempt) || !self.is_elsewhere(*attempt, index));
         self.ends.extend(told.into_iter().chain(busy).map(|attempt| (attempt, set)));
@@ -1170,6 +1209,7 @@ impl Supervisor {
     fn settle(&mut self, now: BootInstant) {
         self.look_at_sets(now);
         self.send_inventory();
+        self.look_at_programs(now);
         self.dispatch(now);
         // What waits for company is sent together with the next pull.
         if self.session.as_ref().is_some_and(|s| s.known) && self.send_reports(now) {
@@ -1306,7 +1346,7 @@ impl Supervisor {
         let held = self.engines.iter().filter(|e| matches!(e.slot, Slot::Held { .. })).count();
         let usable = if self.engines.is_empty() { 0 } else { self.slots.saturating_sub(held) };
         let room = MAX_UNACKNOWLEDGED.saturating_sub(self.reports.len() + self.busy()) as u64;
-        let want = if self.stopping || self.leaving || self.shortage.rests() {
+        let want = if self.stopping || self.leaving || self.shortage.rests() || self.rests_for_engines() {
             0
         } else {
             (idle as u64 + self.prefetch(usable)).saturating_sub(queued as u64).min(room)

@@ -52,6 +52,7 @@ pub mod service_manager;
 pub mod signal;
 pub mod timer;
 pub mod token;
+pub mod version;
 pub mod wire;
 
 /// The version of this build, as `--version` prints it and peers exchange it.

@@ -12,6 +12,7 @@ use mezcal_common::doctor::{self, Finding};
 use mezcal_common::hosts::Folded;
 use mezcal_common::identity::Role;
 use mezcal_common::outcome::Containment;
+use mezcal_common::version::is_older;
 use mezcal_common::wire::client::HostStatus;
 use mezcal_common::wire::tls::{Credentials, first_certificate};
 use std::io::ErrorKind;
@@ -152,12 +153,13 @@ fn cluster(profile: &ProfileArgs) -> Vec<Finding> {
     all
 }
 
-fn fleet(address: &str, hosts: &[HostStatus], standings: &Standings) -> Vec<Finding> {
-    let names =
-        |pick: &dyn Fn(&HostStatus) -> bool| -> Vec<String> { hosts.iter().filter(|h| pick(h)).map(|h| h.name.clone()).collect() };
+fn fleet(address: &str, all_hosts: &[HostStatus], standings: &Standings) -> Vec<Finding> {
+    let names = |pick: &dyn Fn(&HostStatus) -> bool| -> Vec<String> {
+        all_hosts.iter().filter(|h| pick(h)).map(|h| h.name.clone()).collect()
+    };
     let mut all = vec![Finding::fine(
         "coordinator",
-        format!("{address} answers; {} of {} hosts are connected", names(&|h| h.connected).len(), hosts.len()),
+        format!("{address} answers; {} of {} hosts are connected", names(&|h| h.connected).len(), all_hosts.len()),
     )];
     let mut say = |what, hosts: Vec<String>, seen: &str, fix: &str| {
         if !hosts.is_empty() {
@@ -210,6 +212,16 @@ fn fleet(address: &str, hosts: &[HostStatus], standings: &Standings) -> Vec<Find
         names(&narrow),
         &seen,
         "what lies between is slow but works; look for a tunnel, and at the MTU of its ends (ip link)",
+    );
+    let old = |h: &HostStatus| {
+        let engines = standing(h).map_or(&[][..], |standing| &standing.engines);
+        h.connected && hosts::others(h, engines).any(|version| is_older(version, &h.program))
+    };
+    say(
+        "engines",
+        names(&old),
+        "engines older than their agent",
+        "nothing: they take no new jobs, and are replaced when what runs there has ended; to wait for nothing, restart them",
     );
     let other = |h: &HostStatus| h.connected && h.program != mezcal_common::VERSION;
     say(

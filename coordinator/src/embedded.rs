@@ -117,7 +117,9 @@ impl EmbeddedAgent {
             Ok(Ok((Left::Stopped | Left::Changed | Left::Expired | Left::Renewed { .. }, _))) => {
                 "the agent within this process has ended".into()
             }
-            Ok(Ok((Left::KeeperGone, _))) => "the keeper of the engines is gone, and what they ran with it".into(),
+            Ok(Ok((Left::KeeperGone | Left::KeeperReplaced, _))) => {
+                "the keeper of the engines is gone, and what they ran with it".into()
+            }
             Ok(Err(e)) => format!("the agent within this process has ended: {}", chain(&e)),
             Err(e) => format!("the agent within this process has failed: {e}"),
         }

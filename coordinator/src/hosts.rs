@@ -119,9 +119,18 @@ impl Beside {
         self.standings.get(&host.name).is_some_and(|standing| !standing.seen)
     }
 
+    fn engines(&self, host: &HostStatus) -> &[(String, u16)] {
+        self.standings.get(&host.name).map_or(&[], |standing| &standing.engines)
+    }
+
     fn revoked(&self, host: &HostStatus) -> Option<WallTime> {
         self.standings.get(&host.name).and_then(|standing| standing.revoked)
     }
+}
+
+/// Versions of engines that are not their agent's: empty where one is too old to say.
+pub(crate) fn others<'a>(host: &'a HostStatus, engines: &'a [(String, u16)]) -> impl Iterator<Item = &'a str> {
+    engines.iter().map(|(version, _)| version.as_str()).filter(|version| *version != host.program)
 }
 
 fn json(hosts: &[HostStatus], beside: &Beside) -> String {
@@ -137,12 +146,24 @@ fn json(hosts: &[HostStatus], beside: &Beside) -> String {
             "quarantined_seconds": h.quarantined.as_ref().map(|(left, _)| left.as_secs()),
             "quarantine_reason": h.quarantined.as_ref().map(|(_, reason)| reason),
             "unserved": unserved,
+            "engines": engines(beside.engines(h)),
             "seen": !beside.is_unseen(h), "revoked": beside.revoked(h).map(time),
         })
         .to_string()
             + "\n"
     });
     lines.collect()
+}
+
+fn engines(versions: &[(String, u16)]) -> Vec<serde_json::Value> {
+    let known = |version: &String| Some(version.clone()).filter(|version| !version.is_empty());
+    versions.iter().map(|(version, count)| serde_json::json!({"version": known(version), "count": count})).collect()
+}
+
+/// The version of a host's agent, and those of its engines that are of another one.
+fn versions(host: &HostStatus, engines: &[(String, u16)]) -> String {
+    let others: Vec<&str> = others(host, engines).map(|version| if version.is_empty() { "older" } else { version }).collect();
+    if others.is_empty() { host.program.clone() } else { format!("{} (engines {})", host.program, others.join(", ")) }
 }
 
 fn host_table(hosts: &[HostStatus], beside: &Beside) -> String {
@@ -174,7 +195,7 @@ fn host_table(hosts: &[HostStatus], beside: &Beside) -> String {
             known(gib(h.memory)),
             known(gib(h.load.available)),
             known(h.containment.as_str().to_owned()),
-            known(h.program.clone()),
+            known(versions(h, beside.engines(h))),
             state,
         ]
     });

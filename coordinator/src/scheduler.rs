@@ -42,7 +42,7 @@ use mezcal_common::ids::{
 use mezcal_common::job::{BatchContext, MAX_SPEC, Stop};
 use mezcal_common::outcome::{Containment, Ended, JobResult, Outcome, Place};
 use mezcal_common::wire::agent::{Hello, Load, LogWish, NumberedReport, Placement, Report, Stream, ToAgent, ToCoordinator};
-use mezcal_common::wire::client::{BatchTerms, CancelSummary, Halt, HostStatus, Notice, RetryOn, Submission};
+use mezcal_common::wire::client::{BatchTerms, CancelSummary, Halt, HostStanding, HostStatus, Notice, RetryOn, Submission};
 use mezcal_common::wire::endpoint::IDLE_TIMEOUT;
 use queues::{QueueKey, Queues};
 pub use record::Record;
@@ -65,6 +65,9 @@ const MAX_RETRY_DELAY: Duration = Duration::from_secs(3600);
 const MAX_JOBS: usize = 100_000_000;
 /// Users of whom a host says that it does not serve them, and of their names and reasons what is kept: an agent serves 64 users at most.
 const MOST_UNHEARD: usize = 64;
+/// Of the versions of a host's engines: so many, and so long.
+const MOST_VERSIONS: usize = 16;
+const VERSION_CHARS: usize = 32;
 const REASON_CHARS: usize = 200;
 /// The minor version of the agents' protocol since which they hear of generations.
 const GENERATIONS: u16 = 2;
@@ -453,6 +456,10 @@ struct Host {
     taken: u64,
     /// Users who have engines there that are not served, and why.
     unheard: Vec<(String, String)>,
+    /// Versions of its engines, and how many have each.
+    engines: Vec<(String, u16)>,
+    /// Users who get new engines there when what runs in theirs has ended, and no new jobs until then.
+    replacing: Vec<String>,
     /// Users with attempts there of which nothing is said, by number, and when those are surely over.
     fenced: BTreeMap<u32, BootInstant>,
     /// Idle slots that wait for a job that takes several, and when it may keep some again.
@@ -521,6 +528,8 @@ impl Host {
             attempts: BTreeMap::new(),
             taken: 0,
             unheard: Vec::new(),
+            engines: Vec::new(),
+            replacing: Vec::new(),
             fenced: BTreeMap::new(),
             kept: None,
             no_more_before: None,
@@ -1022,9 +1031,15 @@ impl Scheduler {
             .collect()
     }
 
-    /// The same hosts, and whether each has been here in this life.
-    pub fn hosts_seen(&self) -> Vec<(String, bool)> {
-        self.hosts_in_order().into_iter().map(|host| (host.name.to_string(), host.seen)).collect()
+    /// What else is known of the same hosts. Whose certificates count is for others to say.
+    pub fn host_standings(&self) -> Vec<HostStanding> {
+        let standing = |host: &Host| HostStanding {
+            name: host.name.to_string(),
+            seen: host.seen,
+            revoked: None,
+            engines: host.engines.clone(),
+        };
+        self.hosts_in_order().into_iter().map(standing).collect()
     }
 
     fn hosts_in_order(&self) -> Vec<&Host> {
@@ -1176,6 +1191,7 @@ impl Scheduler {
                     self.evict_overdue(index);
                 }
             }
+            ToCoordinator::Engines { versions, replacing } => self.engines_said(name, versions, replacing),
             ToCoordinator::Absent { attempts } => {
                 let absent: BTreeSet<AttemptId> = attempts.into_iter().collect();
                 self.lose_attempts(name, |a| absent.contains(&a), "it vanished from its host", now);
@@ -1290,6 +1306,23 @@ impl Scheduler {
         }
         if let Some(first) = host.fenced.values().min().copied() {
             self.look_at_leases = Some(self.look_at_leases.map_or(first, |at| at.min(first)));
+        }
+    }
+
+    /// What a host's engines run, and whose take no new jobs there until they have been replaced.
+    fn engines_said(&mut self, name: &Arc<str>, mut versions: Vec<(String, u16)>, replacing: Vec<String>) {
+        let Some(host) = self.hosts.get_mut(name).filter(|host| host.session.is_some()) else { return };
+        versions.truncate(MOST_VERSIONS);
+        host.engines =
+            versions.into_iter().map(|(version, count)| (version.chars().take(VERSION_CHARS).collect(), count)).collect();
+        let served = host.hello.users.as_deref().unwrap_or_default();
+        let theirs = |user: &String| served.contains(user) || host.unheard.iter().any(|(unheard, _)| unheard == user);
+        let replacing: Vec<String> = replacing.into_iter().filter(theirs).collect();
+        let was = std::mem::replace(&mut host.replacing, replacing);
+        let changed: BTreeSet<&String> = was.iter().chain(&host.replacing).collect();
+        for user in changed.into_iter().filter_map(|user| self.users.get(user)) {
+            self.queues.look_at_user(*user);
+            self.unserved = true;
         }
     }
 

@@ -125,12 +125,22 @@ impl Site {
     }
 
     fn start_agent(&mut self, host: &str) {
-        let config = self.path(&format!("{host}/agent.toml"));
-        let mut file = std::fs::File::options().append(true).open(&config).expect("joined");
+        self.configure_agent(host);
+        self.start_agent_of(host, &program("agent"));
+    }
+
+    fn configure_agent(&self, host: &str) {
+        let mut file = std::fs::File::options().append(true).open(self.path(&format!("{host}/agent.toml"))).expect("joined");
         let run = self.path(&format!("{host}/run"));
         writeln!(file, "allow_root_jobs = true\nruntime = \"{}\"", run.display()).expect("written");
+    }
+
+    /// The agent of a host that has joined and is configured, of this program.
+    fn start_agent_of(&mut self, host: &str, agent: &Path) {
+        let config = self.path(&format!("{host}/agent.toml"));
         let log = std::fs::File::create(self.path(&format!("{host}.log"))).expect("a log");
-        let mut command = self.command("agent", &["run", "--config", &config.display().to_string()]);
+        let mut command = Command::new(agent);
+        command.args(["run", "--config", &config.display().to_string()]).current_dir(self.dir.path());
         self.agents.push(command.stdin(Stdio::null()).stderr(log).spawn().expect("it starts"));
     }
 
@@ -559,6 +569,77 @@ fn who_joins_at_the_port_for_members_hears_which_one_is_right() {
     assert!(out.status.code() == Some(3) && text(&out.stderr).contains(&right), "{}", text(&out.stderr));
     // Neither token is spent.
     assert!(site.join("mezcal01.lab", &host).status.success());
+}
+
+/// The agent's program as one of version 0.0.9: the same build with another number wherever its own is.
+fn of_an_earlier_version(at: &Path) {
+    let (ours, earlier) = (mezcal_common::VERSION, "0.0.9");
+    assert_eq!(ours.len(), earlier.len(), "numbers of the same length");
+    let words = format!("s/{}/{earlier}/g", ours.replace('.', r"\."));
+    let copy = std::fs::File::create(at).expect("made");
+    let sed = Command::new("sed").args(["-e", &words]).arg(program("agent")).env("LC_ALL", "C").stdout(copy).status();
+    assert!(sed.expect("sed runs").success());
+    std::fs::set_permissions(at, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
+}
+
+#[test]
+fn an_upgrade_reaches_the_engines_when_what_runs_has_ended() {
+    let mut site = Site::started("1h");
+    let host = "mezcal01.lab";
+    assert!(site.join(host, &site.token(&["--host", host])).status.success());
+    let config = site.path("mezcal01.lab/agent.toml");
+    let mut file = std::fs::File::options().append(true).open(&config).expect("joined");
+    writeln!(file, "slots = 2").expect("written");
+    site.configure_agent(host);
+    let earlier = site.path("earlier-agent");
+    of_an_earlier_version(&earlier);
+    site.start_agent_of(host, &earlier);
+    wait_for("it is there", PATIENCE, || (site.connected().len() == 1).then_some(()));
+    let run = |site: &Site, cmd: &str| {
+        std::fs::write(site.path("jobs.json"), serde_json::json!({"cmd": cmd}).to_string()).expect("written");
+        site.ok("coordinator", &["run", "-p", "admin", "jobs.json", "--detach", "-q"]).trim().to_owned()
+    };
+    let first = run(&site, "echo $$ > began; until test -e go; do sleep 0.05; done");
+    wait_for("it runs", PATIENCE, || site.path("began").exists().then_some(()));
+    // Its keeper and engines outlive it.
+    let mut old = site.agents.pop().expect("an agent");
+    old.kill().expect("killed");
+    let _ = old.wait();
+    site.start_agent_of(host, &program("agent"));
+    let hosts = |site: &Site| {
+        let text = site.ok("coordinator", &["hosts", "-p", "admin"]);
+        let json: serde_json::Value =
+            serde_json::from_str(&site.ok("coordinator", &["hosts", "-p", "admin", "--json"])).expect("JSON");
+        (text, json)
+    };
+    let engines = |site: &Site, version: &str| {
+        let (_, json) = hosts(site);
+        let all = serde_json::json!([{"version": version, "count": 2}]);
+        (json["ready"] == true && json["version"] == mezcal_common::VERSION && json["engines"] == all).then_some(())
+    };
+    wait_for("the new agent has the old engines", PATIENCE, || engines(&site, "0.0.9"));
+    let (table, _) = hosts(&site);
+    assert!(table.contains(&format!("{} (engines 0.0.9)", mezcal_common::VERSION)), "{table}");
+    let doctor = text(&site.run("coordinator", &["doctor", "-p", "admin", "--config", "none.toml"], "").stdout);
+    assert!(doctor.contains("engines older than their agent: mezcal01.lab"), "{doctor}");
+    // One of two slots is idle, and takes nothing.
+    let second = run(&site, "readlink /proc/$PPID/exe");
+    let status = |batch: &str| site.ok("coordinator", &["status", "-p", "admin", batch]);
+    let why = site.ok("coordinator", &["why", "-p", "admin", &format!("{second}/1")]);
+    assert!(why.contains("waits") && status(&second).contains("waiting"), "{why}");
+    assert!(status(&first).contains(": running"), "{}", status(&first));
+    std::fs::write(site.path("go"), "").expect("written");
+    wait_for("the engines are new", PATIENCE, || engines(&site, mezcal_common::VERSION));
+    assert_eq!(site.run("coordinator", &["wait", "-p", "admin", &second], "").status.code(), Some(0));
+    let result = |batch: &str| -> serde_json::Value {
+        serde_json::from_str(&site.ok("coordinator", &["results", "-p", "admin", batch])).expect("JSON")
+    };
+    let (first, second) = (result(&first), result(&second));
+    assert!(first["result"]["attempt"] == 1 && first["result"]["code"] == 0, "it has not been touched: {first}");
+    let runs = second["result"]["pyout"].as_str().or(second["result"]["stdout_tail"].as_str()).unwrap_or_default();
+    assert!(runs.trim() == program("agent").display().to_string(), "{second}");
+    let doctor = text(&site.run("coordinator", &["doctor", "-p", "admin", "--config", "none.toml"], "").stdout);
+    assert!(!doctor.contains("older than their agent"), "{doctor}");
 }
 
 impl Site {

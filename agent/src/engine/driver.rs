@@ -17,7 +17,7 @@ use mezcal_common::outcome::{Containment, Tail, Written};
 use mezcal_common::timer;
 use mezcal_common::wire::agent::Stream;
 use mezcal_common::wire::codec;
-use mezcal_common::wire::engine::{COUNTS, EngineToKeeper, FromEngine, KeeperToEngine, OUTPUT_WINDOW, ToEngine};
+use mezcal_common::wire::engine::{COUNTS, EngineToKeeper, FromEngine, KeeperToEngine, OUTPUT_WINDOW, PROGRAM, ToEngine};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -596,6 +596,9 @@ impl Driver {
             Ok(Some((KeeperToEngine::Link, Some(socket)))) => {
                 self.agent = Some(AgentLink { socket, incoming: BytesMut::new(), outgoing: Vec::new() });
                 self.output.in_flight = 0;
+                let data = mezcal_common::VERSION.into();
+                // It fits a frame, which is all that can fail.
+                let _ = self.send(&FromEngine::Shown { request: PROGRAM, stream: Stream::Out, data });
                 self.engine.handle(Event::Linked, BootInstant::now());
             }
             Ok(Some((KeeperToEngine::Link, None))) => tracing::error!("a link without a descriptor"),

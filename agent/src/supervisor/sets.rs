@@ -9,6 +9,7 @@
 //! A user whose set is left out gets no jobs here. What the set was given is fenced by the coordinator: nothing is said of it, and no lease
 //! is renewed for it. An agent that runs only its own jobs has one set, for which it waits as long as it takes.
 
+use super::programs::Replacing;
 use mezcal_common::clock::BootInstant;
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub(super) struct Set {
     pub(super) why: Option<String>,
     /// When nothing can run any more that a set was given which is left out now.
     pub(super) over: Option<BootInstant>,
+    /// Whether its engines are replaced by those of another version.
+    pub(super) replacing: Replacing,
     /// When it may come back.
     back: BootInstant,
     pause: Duration,
@@ -60,6 +63,7 @@ impl Set {
             by: None,
             why: None,
             over: None,
+            replacing: Replacing::No,
             back: never,
             pause: FIRST_PAUSE,
             since: never,
@@ -83,6 +87,13 @@ impl Set {
         }
         (self.served, self.why, self.over, self.by, self.since) = (true, None, None, None, now);
         true
+    }
+
+    /// Its engines are those that it gets, whatever they are.
+    pub(super) fn is_replaced(&mut self) {
+        if matches!(self.replacing, Replacing::Ending { .. }) {
+            self.replacing = Replacing::Done;
+        }
     }
 
     /// It is served no more. What it has may run until `lease`.

@@ -1,5 +1,7 @@
 //! Scripts of the supervisor.
 
+mod programs;
+
 use super::*;
 use bytes::Bytes;
 use mezcal_common::clock::WallTime;
@@ -132,6 +134,7 @@ impl Script {
                 // The engines are told, too.
                 Effect::ToKeeper(_, ToKeeper::Lease { .. }) => continue,
                 Effect::ToKeeper(set, ToKeeper::Relink { engine }) => format!("keeper of set {set} < link {engine} again"),
+                Effect::ToKeeper(set, ToKeeper::Stop) => format!("keeper of set {set} < stop"),
                 Effect::ToKeeper(_, other) => panic!("the supervisor does not say {other:?}"),
                 Effect::ToEngine(e, ToEngine::Acknowledge { attempts }) => format!("{e} < acknowledge {}", ids(&attempts)),
                 Effect::ToEngine(e, ToEngine::Lease { until }) => format!("{e} < lease until {:?}", until.map(|u| u.0)),

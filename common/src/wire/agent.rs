@@ -25,6 +25,9 @@ pub const KNOWS_SHORTAGES: u16 = 2;
 /// From this version on a coordinator knows how much attempts have written ([`Report::Counted`]).
 pub const COUNTS_OUTPUT: u16 = 3;
 
+/// From this version on an agent says which versions its engines have ([`ToCoordinator::Engines`]).
+pub const TELLS_ENGINES: u16 = 3;
+
 /// What an agent says of itself when it connects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -197,6 +200,13 @@ pub enum ToCoordinator {
         user: String,
         /// What happened, in the same sequence as all reports.
         reports: Vec<NumberedReport>,
+    },
+    /// What the engines run. Said again when that changes.
+    Engines {
+        /// Versions of their program, and how many engines have each; nothing: one that is too old to say.
+        versions: Vec<(String, u16)>,
+        /// Users who get new engines when what runs in theirs has ended, and no new jobs until then.
+        replacing: Vec<String>,
     },
 }
 

@@ -629,6 +629,8 @@ pub struct HostStanding {
     pub seen: bool,
     /// When its certificates were revoked; none: some counts, or nothing is known.
     pub revoked: Option<WallTime>,
+    /// Versions of its engines, and how many have each; nothing: one that is too old to say.
+    pub engines: Vec<(String, u16)>,
 }
 
 /// Something a client should tell its user now.

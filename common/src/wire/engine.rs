@@ -16,6 +16,9 @@ pub const OUTPUT_WINDOW: u32 = 64 * 1024;
 /// follows it. Links to engines have no version, and agents that do not know this pass over what nobody has asked for.
 pub const COUNTS: u64 = u64::MAX;
 
+/// The request of a [`FromEngine::Shown`] that nobody has made, and that comes first on a link: its bytes are the version of the engine's program.
+pub const PROGRAM: u64 = u64::MAX - 1;
+
 /// From agent to engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToEngine {

@@ -322,18 +322,31 @@ impl Scheduler {
     /// Whether hosts are connected that may run these jobs, and none of them does for their user.
     fn is_unserved(&self, key: QueueKey) -> bool {
         match self.set_of(key) {
-            None => !self.is_served(key.user),
+            None => {
+                let comes = |host: &Host| host.session.is_some() && self.is_replacing(host, key.user);
+                !self.is_served(key.user) && !self.hosts.values().any(comes)
+            }
             Some(set) => {
                 let mut there = set.iter().filter_map(|name| self.host_at(self.names.host(name)?)).peekable();
-                there.peek().is_some() && !there.any(|host| self.serves(host, key.user))
+                there.peek().is_some() && !there.any(|host| self.has_engines_of(host, key.user))
             }
         }
     }
 
-    /// Whether a host runs this user's jobs.
-    pub(super) fn serves(&self, host: &Host, user: u32) -> bool {
+    /// Whether a host runs this user's jobs, now or when it has replaced their engines.
+    fn has_engines_of(&self, host: &Host, user: u32) -> bool {
         let name = &self.user_names[user as usize];
-        host.hello.users.as_ref().is_none_or(|users| users.contains(name))
+        host.hello.users.as_ref().is_none_or(|users| users.contains(name)) || self.is_replacing(host, user)
+    }
+
+    /// Whether a host takes this user's jobs at present.
+    pub(super) fn serves(&self, host: &Host, user: u32) -> bool {
+        self.has_engines_of(host, user) && !self.is_replacing(host, user)
+    }
+
+    /// Whether a host takes none of this user's jobs until it has replaced their engines.
+    pub(super) fn is_replacing(&self, host: &Host, user: u32) -> bool {
+        !host.replacing.is_empty() && host.replacing.contains(&self.user_names[user as usize])
     }
 
     /// Users whose jobs a connected host does not run although they have engines there, and why: the first ones, by host.

@@ -1250,6 +1250,65 @@ fn a_host_gets_jobs_of_the_users_whose_engines_are_there() {
 }
 
 #[test]
+fn a_user_whose_engines_are_replaced_gets_no_jobs_there_meanwhile_and_is_not_alarmed() {
+    let mut s = script();
+    let served = |users: &[&str], unheard: &[&str]| ToCoordinator::Served {
+        users: users.iter().map(|user| user.to_string()).collect(),
+        unheard: unheard.iter().map(|user| (user.to_string(), "their engines are being replaced".into())).collect(),
+        containment: Containment::Subreaper,
+        clock_offset: None,
+    };
+    let engines = |replacing: &[&str]| ToCoordinator::Engines {
+        versions: vec![(String::new(), 2)],
+        replacing: replacing.iter().map(|user| user.to_string()).collect(),
+    };
+    let say = |s: &mut Script, message| s.event(Event::Agent(SessionId(1), message));
+    s.hello_for(1, "a.x", 1, Some(vec!["okazaki".into()]));
+    say(&mut s, served(&["okazaki"], &[]));
+    // Nobody else's jobs are held back by what an agent says.
+    say(&mut s, engines(&["okazaki", "sato"]));
+    s.pull(1, 2, 2);
+    assert_eq!(s.scheduler.host_standings()[0].engines, [(String::new(), 2)]);
+    assert_eq!(s.submit(1, &[(NOWHERE, 0, 0), (&["a.x"], 0, 0)]), "accepted 2");
+    let why = s.scheduler.why(batch(1), "1", s.now).expect("a job").join("\n");
+    insta::assert_snapshot!(why, @"
+    job 1 waits
+    a.x: takes no jobs of okazaki until what runs there has ended: their engines are of another version than its agent, and are replaced then
+    ");
+    // Its keeper ends, and the next one comes.
+    assert_eq!(say(&mut s, served(&[], &["okazaki"])), "");
+    assert_eq!(say(&mut s, engines(&["okazaki"])), "");
+    assert_eq!(s.pass(70), "", "no host timeout passes meanwhile");
+    assert_eq!(say(&mut s, served(&["okazaki"], &[])), "");
+    insta::assert_snapshot!(say(&mut s, engines(&[])), @"
+    1 < context of batch 1
+    1 < run 1/2.1
+    1 < run 1/1.1
+    ");
+}
+
+#[test]
+fn a_user_whose_replaced_engines_do_not_come_back_hears_so() {
+    let mut s = script();
+    s.hello_for(1, "a.x", 1, Some(vec!["okazaki".into()]));
+    let engines = |replacing: &[&str]| ToCoordinator::Engines {
+        versions: vec![],
+        replacing: replacing.iter().map(|user| user.to_string()).collect(),
+    };
+    let served = |users: &[&str]| ToCoordinator::Served {
+        users: users.iter().map(|user| user.to_string()).collect(),
+        unheard: vec![("okazaki".into(), "their engines are being replaced".into())],
+        containment: Containment::Subreaper,
+        clock_offset: None,
+    };
+    s.event(Event::Agent(SessionId(1), served(&["okazaki"])));
+    s.event(Event::Agent(SessionId(1), engines(&["okazaki"])));
+    s.event(Event::Agent(SessionId(1), served(&[])));
+    assert_eq!(s.submit(1, &[(NOWHERE, 0, 0)]), "accepted 1");
+    insta::assert_snapshot!(s.event(Event::Agent(SessionId(1), engines(&[]))), @"notice: 1 job waits for a host that runs jobs of okazaki: root enables mezcal-engines@okazaki.service there; they end as errors after 0:01:00");
+}
+
+#[test]
 fn jobs_of_a_user_whom_no_host_serves_are_said_and_end_as_errors() {
     let mut s = script();
     s.hello_for(1, "a.x", 1, Some(vec!["sato".into()]));

@@ -109,6 +109,12 @@ impl Scheduler {
                 }
                 _ if host.drained.is_some() => format!("is being drained: {}", host.drained.as_deref().unwrap_or_default()),
                 _ if !host.known => "has just connected".into(),
+                _ if self.is_replacing(host, job.queue.user) => {
+                    let user = &self.user_names[job.queue.user as usize];
+                    format!(
+                        "takes no jobs of {user} until what runs there has ended: their engines are of another version than its agent, and are replaced then"
+                    )
+                }
                 _ if !self.serves(host, job.queue.user) => {
                     let user = &self.user_names[job.queue.user as usize];
                     let unheard = host.unheard.iter().find(|(unheard, _)| unheard == user);

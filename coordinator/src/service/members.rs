@@ -148,7 +148,7 @@ impl Service {
 
     /// What is known of hosts beside their status: the list of certificates says of it which were revoked, beside the loop.
     pub(super) fn ask_standings(&mut self, id: ClientId, request: u64) {
-        let hosts = self.scheduler.hosts_seen();
+        let hosts = self.scheduler.host_standings();
         let enrolment = self.enrolment.clone();
         let (inputs, in_hand) = (self.inputs.clone(), self.clients.get_mut(&id).and_then(|client| client.in_hand.take()));
         tokio::spawn(async move {
@@ -158,11 +158,8 @@ impl Service {
                     Ok(revoked) => (Ok(hosts), revoked),
                     Err(why) => (Err(why), HashMap::new()),
                 };
-                let standing = |(name, seen): &(String, bool)| HostStanding {
-                    name: name.clone(),
-                    seen: *seen,
-                    revoked: revoked.get(name).copied().map(wall),
-                };
+                let standing =
+                    |host: &HostStanding| HostStanding { revoked: revoked.get(&host.name).copied().map(wall), ..host.clone() };
                 paged(hosts, standing, |hosts, more| ToClient::Standings { request, hosts, more })
             });
             // A service that has ended has nobody to answer.

@@ -96,7 +96,9 @@ impl Weight for ToClient {
                 Err(why) => why.len(),
             },
             ToClient::Unserved { users, .. } => each(users, |(host, user, why)| host.len() + user.len() + why.len()),
-            ToClient::Standings { hosts, .. } => of(hosts, |hosts| each(hosts, |host| host.name.len())),
+            ToClient::Standings { hosts, .. } => {
+                of(hosts, |hosts| each(hosts, |host| host.name.len() + each(&host.engines, |(version, _)| version.len())))
+            }
             ToClient::TokensCreated { tokens, .. } => of(tokens, |tokens| each(tokens, |(name, token)| name.len() + token.len())),
             ToClient::Tokens { tokens, .. } => of(tokens, |tokens| each(tokens, |t| t.id.len() + t.name.len())),
             ToClient::Certificates { certificates, .. } => of(certificates, |all| each(all, |c| c.serial.len() + c.name.len())),
