@@ -47,7 +47,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Connect to the coordinator, run its jobs, and never give up.
+    /// Connect to the coordinator and run its jobs, again and again until it is stopped.
     Run {
         /// The configuration file (default: /etc/mezcal/agent.toml, or what `agent join` has made without root).
         #[arg(long, env = "MEZCAL_CONFIG")]

@@ -16,7 +16,7 @@ const AGENT: &str = "mezcal-agent";
 /// Room for what jobs keep in temporary files.
 const SPACE: u64 = 64 << 20;
 
-/// Look whether this host can do its part, and say what to do if not.
+/// Check whether this host can run jobs, and say what to do about each fault.
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
     /// The configuration file (default: /etc/mezcal/agent.toml, or what `agent join` has made without root)

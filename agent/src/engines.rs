@@ -14,7 +14,7 @@ pub const DEFAULT_PATH: &str = "/etc/mezcal/engines.toml";
 /// Accounts below this one are the system's.
 const FIRST_USER: u32 = 1000;
 
-/// Run one user's jobs, for the agent of this host. Started by mezcal-engines@USER.service.
+/// Run the jobs of one user for the agent of this host; started by mezcal-engines@USER.service.
 #[derive(Debug, clap::Args)]
 pub struct EnginesArgs {
     /// Directory of the socket; only this user and the agent's account should be able to enter it
@@ -23,7 +23,7 @@ pub struct EnginesArgs {
     /// The agent's account: nobody else may connect
     #[arg(long, value_name = "USER", default_value = "mezcal-agent")]
     pub agent: String,
-    /// The configuration file, root's; need not exist
+    /// The configuration file, which must belong to root; it may be missing
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
     pub config: PathBuf,
 }

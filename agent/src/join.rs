@@ -20,7 +20,7 @@ const IDENTITY: &str = "/var/lib/mezcal-agent/pki";
 /// Join a cluster: make this host's key, and get its certificate for a token.
 #[derive(Debug, clap::Args)]
 pub struct JoinArgs {
-    /// The coordinator's host, with the port for those who join unless it is 7434
+    /// The coordinator's host, and its port for joining if that is not 7434
     #[arg(value_name = "HOST[:PORT]")]
     pub address: String,
     /// File that holds the token; - reads it from standard input
@@ -40,7 +40,7 @@ pub struct JoinArgs {
     /// Jobs at a time, for a new configuration file (default: the CPUs)
     #[arg(long, value_name = "N")]
     pub slots: Option<u16>,
-    /// Get a new certificate even if there is one that is good; a token of `coordinator token create --replace` does so by itself
+    /// Get a new certificate also if there is a valid one; a token of `coordinator token create --replace` does so by itself
     #[arg(long)]
     pub force: bool,
     /// What was done, as one JSON object

@@ -245,7 +245,7 @@ fn open(path: &Path, owners: Option<&[String]>) -> Result<OwnedFd, String> {
     }
     let kind = FileType::from_raw_mode(found.st_mode);
     if kind != FileType::RegularFile {
-        return Err(format!("{} is no regular file: what was written to it is gone", path.display()));
+        return Err(format!("{} is not a regular file: what was written to it is gone", path.display()));
     }
     Ok(file)
 }

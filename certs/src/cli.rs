@@ -20,7 +20,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Make a new cluster: a root certificate and its key, which should leave this machine for a safe place.
+    /// Make a new cluster: a root certificate and its key. Move the key to a safe place afterwards.
     Init {
         /// Directory to make.
         dir: PathBuf,
@@ -84,7 +84,7 @@ enum Issue {
         #[command(flatten)]
         common: Common,
     },
-    /// For the coordinator, too: what lets it issue certificates to hosts and users that join.
+    /// For the coordinator, too: it can then issue certificates to hosts and users that join.
     Issuer {
         #[command(flatten)]
         common: Common,

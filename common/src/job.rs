@@ -129,7 +129,7 @@ pub struct BatchContext {
     pub timeout: Option<Duration>,
     /// Where output goes that no file takes.
     pub capture: Capture,
-    /// What happens to processes that outlive the first one of a job that says nothing about them.
+    /// What happens to processes that outlive the first process of their job, for jobs without `leftover`.
     pub leftover: Leftover,
 }
 

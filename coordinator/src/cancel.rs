@@ -26,7 +26,7 @@ const REMINDER: Duration = Duration::from_secs(30);
 /// Hosts that are named one by one.
 const MOST: usize = 10;
 
-/// Kill jobs and wait for the proof that nothing of them is left.
+/// Kill jobs, and wait for the proof that no process of them is left.
 #[derive(Debug, clap::Args)]
 pub struct CancelArgs {
     /// BATCH/JOB, where JOB is its `id` or its number and BATCH as much of the id as is needed; only JOB when you have one batch

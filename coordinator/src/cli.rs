@@ -7,7 +7,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Run piles of shell commands, here or on a cluster.
+/// Run many shell commands, on this machine or on a cluster.
 #[derive(Parser)]
 #[command(
     name = "coordinator",

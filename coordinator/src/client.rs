@@ -26,8 +26,8 @@ const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 /// What to do about a lost connection.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ReconnectArgs {
-    /// How long to try to reach a coordinator again that was lost
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10m")]
+    /// How long to try to reach a lost coordinator again
+    #[arg(help_heading = "Cluster", long, value_name = "DURATION", value_parser = parse_duration, default_value = "10m")]
     pub reconnect: Duration,
 }
 

@@ -29,7 +29,7 @@ const DATAGRAM: u16 = 1300;
 /// A clock that is further off makes times of results hard to compare, and certificates early or late.
 const CLOCK: f64 = 2.0;
 
-/// Look whether the coordinator of this host and its cluster are well, and say what to do if not.
+/// Check the coordinator of this host and its cluster, and say what to do about each fault.
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
     /// The coordinator's configuration file, if it is on this host

@@ -19,7 +19,7 @@ use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-/// Stream the results of a batch, those that there are and those to come.
+/// Stream the results of a batch: existing ones first, then new ones as jobs end.
 #[derive(Debug, clap::Args)]
 pub struct AttachArgs {
     /// Its id, or the beginning of it
@@ -39,7 +39,7 @@ pub struct AttachArgs {
     pub profile: ProfileArgs,
 }
 
-/// Write the results that a batch has.
+/// Write the results that a batch has so far.
 #[derive(Debug, clap::Args)]
 pub struct ResultsArgs {
     /// Its id, or the beginning of it

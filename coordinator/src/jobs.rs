@@ -729,7 +729,7 @@ fn member(
         "timeout" => {
             let timeout: Duration = seconds()?;
             if timeout.is_zero() {
-                return Err(fault("must be longer than nothing".into()));
+                return Err(fault("must be greater than zero".into()));
             }
             job.spec.timeout = Some(timeout);
         }

@@ -40,16 +40,16 @@ pub struct ForgetArgs {
     pub profile: ProfileArgs,
 }
 
-/// Give hosts no more jobs; what runs there goes on.
+/// Give hosts no more jobs; jobs that run there go on.
 #[derive(Debug, clap::Args)]
 pub struct DrainArgs {
     /// Hosts, as names or ranges
     #[arg(value_name = "HOST", required = true, add = ArgValueCompleter::new(complete::hosts))]
     pub hosts: Vec<String>,
-    /// Take away what still runs there after this long: it runs again elsewhere
+    /// End jobs that still run there after this long; they run again elsewhere
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub deadline: Option<Duration>,
-    /// Why, for whoever asks
+    /// The reason, shown by `hosts` and `why`
     #[arg(short, long, value_name = "TEXT", default_value = "no reason was given")]
     pub message: String,
     /// Which cluster
@@ -68,10 +68,10 @@ pub struct UndrainArgs {
     pub profile: ProfileArgs,
 }
 
-/// Vouch that nothing runs any more on a host that cannot be reached: its jobs run again elsewhere at once.
+/// Say that a host that cannot be reached is dead: its jobs run again elsewhere at once.
 #[derive(Debug, clap::Args)]
 pub struct ConfirmDeadArgs {
-    /// Its name, short or in full. If anything does run there, it will run twice
+    /// Its name, short or in full. Jobs that do still run there will run twice
     #[arg(value_name = "HOST", add = ArgValueCompleter::new(complete::hosts))]
     pub host: String,
     /// Which cluster
@@ -79,7 +79,7 @@ pub struct ConfirmDeadArgs {
     pub profile: ProfileArgs,
 }
 
-/// Know hosts no more that were taken away, and let their certificates count no more.
+/// Remove hosts that were taken away, and revoke their certificates.
 #[derive(Debug, clap::Args)]
 pub struct ForgetHostArgs {
     /// Hosts that are not connected, as names or ranges
@@ -90,7 +90,7 @@ pub struct ForgetHostArgs {
     pub profile: ProfileArgs,
 }
 
-/// Copy the store of a coordinator, which may be running, on its own host.
+/// Copy the store of the coordinator on this host; it may be running.
 #[derive(Debug, clap::Args)]
 pub struct BackupArgs {
     /// The copy; must not exist
@@ -101,7 +101,7 @@ pub struct BackupArgs {
     pub config: PathBuf,
 }
 
-/// Put a copy of `backup` in the place of a coordinator's store, on its own host, while it is stopped.
+/// Replace the store of the coordinator on this host by a copy that `backup` made; the coordinator must be stopped.
 #[derive(Debug, clap::Args)]
 pub struct RestoreArgs {
     /// The copy

@@ -32,7 +32,7 @@ pub struct TokenArgs {
 
 #[derive(Debug, Subcommand)]
 enum TokenVerb {
-    /// Make a token for each host or user; nobody can see it again
+    /// Make a token for each host or user; it is shown only once
     Create {
         /// For hosts, as names or ranges: new ones by the full names that their jobs will be sent to, as mezcal[01-12].example.org
         #[arg(long, value_name = "HOST", required_unless_present = "user")]
@@ -40,10 +40,10 @@ enum TokenVerb {
         /// For users
         #[arg(long, value_name = "NAME", conflicts_with = "host")]
         user: Vec<String>,
-        /// How long it is good
+        /// How long it is valid
         #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
         ttl: Duration,
-        /// It takes the place of the certificate that the host or user has: for one that was set up anew
+        /// It replaces the certificate that the host or user has: for a machine that was installed anew
         #[arg(long)]
         replace: bool,
         /// One JSON object per token
@@ -53,7 +53,7 @@ enum TokenVerb {
         #[command(flatten)]
         profile: ProfileArgs,
     },
-    /// Show the tokens that are alive or were lately
+    /// Show tokens that are valid, or were valid lately
     List {
         /// One JSON object per token
         #[arg(long)]
@@ -72,7 +72,7 @@ enum TokenVerb {
     },
 }
 
-/// Let no certificate of a host or user count any more: connections end at once, none is accepted, and a user's batches are cancelled.
+/// Revoke all certificates of hosts or users: their connections end at once, and the batches of users are cancelled.
 #[derive(Debug, clap::Args)]
 pub struct RevokeArgs {
     /// Hosts, as names or ranges
@@ -84,7 +84,7 @@ pub struct RevokeArgs {
     /// The user's batches go on
     #[arg(long, requires = "user")]
     pub keep_batches: bool,
-    /// Even if no admin is left then whose certificate counts
+    /// Also if no admin with a valid certificate is left then
     #[arg(long)]
     pub force: bool,
     /// One JSON object per host or user
@@ -95,7 +95,7 @@ pub struct RevokeArgs {
     pub profile: ProfileArgs,
 }
 
-/// List the certificates that count, or admit some that were made elsewhere.
+/// List valid certificates, or admit certificates that were made elsewhere.
 #[derive(Debug, clap::Args)]
 pub struct CertsArgs {
     #[command(subcommand)]
@@ -113,21 +113,21 @@ enum CertsVerb {
         #[command(flatten)]
         profile: ProfileArgs,
     },
-    /// Admit the certificate of a host that was renewed after the copy was made which the store was restored from; on the coordinator's own host
+    /// After a restore, on the coordinator's host: admit the certificate of a host that was renewed since the copy was made
     Adopt {
-        /// Its name; without one, those are shown that were refused
+        /// Its name; without a name, refused certificates are listed
         #[arg(value_name = "HOST")]
         host: Option<String>,
-        /// Which of several certificates that came with its name
+        /// The serial number, if several certificates came with this name
         #[arg(long, value_name = "SERIAL", requires = "host")]
         serial: Option<String>,
         /// The coordinator's configuration file
         #[arg(long, default_value = DEFAULT_PATH, env = "MEZCAL_CONFIG", value_name = "FILE")]
         config: PathBuf,
     },
-    /// Admit what `certs issue` made; on the coordinator's own host
+    /// On the coordinator's host: admit certificates that `certs issue` made
     Import {
-        /// The record that `certs issue` keeps: issued.jsonl; - reads it from standard input
+        /// The list of issued certificates that `certs issue` keeps (issued.jsonl); - is standard input
         #[arg(value_name = "FILE")]
         file: PathBuf,
         /// The coordinator's configuration file
@@ -139,7 +139,7 @@ enum CertsVerb {
 /// Join a cluster as a user: get a certificate for a token, and make a profile.
 #[derive(Debug, clap::Args)]
 pub struct JoinArgs {
-    /// The coordinator's host, with the port for those who join unless it is 7434
+    /// The coordinator's host, and its port for joining if that is not 7434
     #[arg(value_name = "HOST[:PORT]")]
     pub address: String,
     /// File that holds the token; - reads it from standard input
@@ -148,7 +148,7 @@ pub struct JoinArgs {
     /// The profile to make
     #[arg(short, long, value_name = "NAME", default_value = profile::DEFAULT)]
     pub profile: String,
-    /// Get a new certificate even if the profile has one that is good
+    /// Get a new certificate also if the profile has a valid one
     #[arg(long)]
     pub force: bool,
 }

@@ -67,10 +67,10 @@ pub struct Profile {
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ProfileArgs {
     /// Profile: ~/.config/mezcal/profiles/NAME.toml
-    #[arg(short, long, env = "MEZCAL_PROFILE", value_name = "NAME")]
+    #[arg(help_heading = "Cluster", short, long, env = "MEZCAL_PROFILE", value_name = "NAME")]
     pub profile: Option<String>,
     /// Directory of cert.pem, key.pem and ca.pem, instead of the profile's
-    #[arg(long, value_name = "DIR")]
+    #[arg(help_heading = "Cluster", long, value_name = "DIR")]
     pub identity: Option<PathBuf>,
 }
 

@@ -39,13 +39,13 @@ pub struct ProvisionArgs {
     /// Hosts as ssh knows them, as names or ranges: mezcal[01-12]
     #[arg(value_name = "HOST", required = true)]
     pub hosts: Vec<String>,
-    /// How to get there: ssh with your own configuration and agent, or another command
+    /// The command that reaches the hosts: ssh with your configuration and agent, or another one
     #[arg(long, value_name = "COMMAND", num_args = 0..=1, default_value = "ssh", default_missing_value = "ssh")]
     pub ssh: String,
-    /// What to install: the archive that systemd/pack.sh makes
+    /// The archive to install, as systemd/pack.sh makes it
     #[arg(long, value_name = "FILE")]
     pub archive: PathBuf,
-    /// Whose jobs the hosts run: the users' engines are enabled. Their accounts have to be there
+    /// Users whose jobs the hosts run: their engines are enabled. They need accounts on the hosts
     #[arg(long, value_name = "NAME", conflicts_with = "home")]
     pub user: Vec<String>,
     /// Without root: into the home of the account that ssh logs in as, which many hosts may share; all jobs run as that account
@@ -54,7 +54,7 @@ pub struct ProvisionArgs {
     /// Jobs at a time on each host, for hosts that join now (default: their CPUs)
     #[arg(long, value_name = "N")]
     pub slots: Option<u16>,
-    /// The coordinator's host as the hosts know it, with the port for those who join unless it is 7434 (default: the profile's)
+    /// The coordinator's host as the hosts know it, and its port for joining if that is not 7434 (default: the profile's)
     #[arg(long, value_name = "HOST[:PORT]")]
     pub coordinator: Option<String>,
     /// Hosts that were revoked or set up anew join again, in the place of their old certificates
@@ -66,7 +66,7 @@ pub struct ProvisionArgs {
     /// How long to wait until they are connected
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = parse_duration)]
     pub timeout: Duration,
-    /// Only look, and say what would be done
+    /// Only check, and say what would be done
     #[arg(long)]
     pub dry_run: bool,
     /// One JSON object per host
@@ -182,7 +182,7 @@ pub fn run(args: &ProvisionArgs) -> Result<u8, Exit> {
     let mut units = vec!["mezcal-agent.service".to_owned()];
     units.extend(args.user.iter().map(|user| format!("mezcal-engines@{user}.service")));
     if let Some(odd) = [&join].into_iter().chain(&args.user).find(|text| !plain(text)) {
-        return Err(Exit::usage(format!("{odd:?} has characters that no name has")));
+        return Err(Exit::usage(format!("{odd:?} has a character that names cannot have")));
     }
     let (agent, members) = (agent_in(&args.archive)?, Members::ask(&args.profile)?);
     let plan = Plan { args: &args.profile, all: args, hash: hex(&sha256(&archive)), archive, agent, join, units, members };

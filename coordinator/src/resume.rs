@@ -39,7 +39,7 @@ pub struct Plan {
 pub fn read(path: &Path) -> Result<String, Exit> {
     let shown = path.display();
     if path.exists() && !path.is_file() {
-        return Err(Exit::usage(format!("{shown} is no regular file: there is nothing to go on with")));
+        return Err(Exit::usage(format!("{shown} is not a regular file: there is nothing to go on with")));
     }
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(text),

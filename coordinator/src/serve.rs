@@ -30,10 +30,10 @@ pub struct ServeArgs {
     /// The configuration file
     #[arg(long, default_value = DEFAULT_PATH, env = "MEZCAL_CONFIG", value_name = "FILE")]
     pub config: PathBuf,
-    /// Show metrics, health and a dashboard here, for example 127.0.0.1:7480; whoever reaches it sees everybody's batches
+    /// Serve the dashboard, metrics and health checks on this address, for example 127.0.0.1:7480; everybody who can reach it sees all batches
     #[arg(long, value_name = "ADDR")]
     pub http: Option<SocketAddr>,
-    /// After a restore: vouch that nothing runs any more that the store's original has placed; if anything does, it will run twice
+    /// After a restore: say that no job of the old store runs any more; a job that does run will run twice
     #[arg(long)]
     pub nothing_runs: bool,
 }

@@ -115,7 +115,7 @@ fn refusal(answer: &ToClient) -> Option<String> {
         ToClient::Revoked { members: Err(why), .. } => Some(why),
         _ => None,
     };
-    let phrases = ["of yours", "only admins", "exists already", "only whoever opened"];
+    let phrases = ["of yours", "only an admin", "exists already", "only whoever opened"];
     said.filter(|said| phrases.iter().any(|phrase| said.contains(phrase))).cloned()
 }
 

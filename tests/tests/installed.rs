@@ -675,11 +675,11 @@ fn a_coordinator_is_set_up_as_the_readme_says() {
     let before = pids();
     sh("sed -i 's/^admins.*/admins = [\"nobody\"]/' /etc/mezcal/coordinator.toml; systemctl reload mezcal-coordinator");
     wait_for("admin is none any more", PATIENCE, || {
-        sh("coordinator certs list 2>&1 || true").contains("admin is none").then_some(())
+        sh("coordinator certs list 2>&1 || true").contains("admin is not one").then_some(())
     });
     sh("sed -i 's/^admins.*/admins = [\"admin\"]/' /etc/mezcal/coordinator.toml; systemctl reload mezcal-coordinator");
     wait_for("admin is one again", PATIENCE, || {
-        (!sh("coordinator certs list 2>&1 || true").contains("admin is none")).then_some(())
+        (!sh("coordinator certs list 2>&1 || true").contains("admin is not one")).then_some(())
     });
     assert_eq!(pids(), before, "the same processes");
     let results = sh(&format!("coordinator results {batch}"));

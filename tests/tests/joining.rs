@@ -209,7 +209,7 @@ fn hosts_and_users_join_by_tokens_and_run_jobs() {
     assert_eq!(list.matches("used 20").count(), 3, "{list}");
     assert!(!list.contains("mz1"), "secrets are seen once");
     let denied = site.run("coordinator", &["token", "list", "-p", "mezcal"], "");
-    assert!(denied.status.code() == Some(2) && text(&denied.stderr).contains("only admins"), "{}", text(&denied.stderr));
+    assert!(denied.status.code() == Some(2) && text(&denied.stderr).contains("only an admin"), "{}", text(&denied.stderr));
 }
 
 /// What processes were called with and what they have in their environment, as everybody on the host and their own user can see.

@@ -578,7 +578,7 @@ fn a_drained_host_gets_nothing_more_and_gives_back_what_is_too_slow() {
     });
     std::fs::write(cluster.path("go"), "").expect("written");
     let refused = cluster.run(&["drain", "-p", "mezcal", "mezcal01"]);
-    assert!(refused.status.code() == Some(2) && text(&refused.stderr).contains("only admins"), "{}", text(&refused.stderr));
+    assert!(refused.status.code() == Some(2) && text(&refused.stderr).contains("only an admin"), "{}", text(&refused.stderr));
     let drained = cluster.run(&["drain", "-p", "admin", "mezcal01", "-m", "new disks", "--deadline", "1s"]);
     assert_eq!(drained.status.code(), Some(0), "{}", text(&drained.stderr));
     assert!(text(&cluster.run(&["hosts", "-p", "mezcal"]).stdout).contains("drained: new disks"));

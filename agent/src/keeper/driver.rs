@@ -43,7 +43,7 @@ pub const PREDECESSOR: Duration = Duration::from_secs(20);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ContainmentWish {
-    /// Control groups where they are to be had.
+    /// Control groups where they are available.
     #[default]
     Auto,
     /// Control groups, or nothing runs.
@@ -213,7 +213,7 @@ fn claim(args: &KeeperArgs) -> Result<Option<Place>> {
     match Place::claim(&name, seat) {
         Ok(place) => Ok(Some(place)),
         Err(e) if args.containment == ContainmentWish::Cgroup2 => {
-            Err(Error::new(e.kind(), format!("containment by control groups is asked for, but not to be had: {e}")))
+            Err(Error::new(e.kind(), format!("containment by control groups is requested but not available: {e}")))
         }
         Err(e) => {
             tracing::info!("no control groups: {e}");

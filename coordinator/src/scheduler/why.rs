@@ -100,7 +100,7 @@ impl Scheduler {
                 _ if host.session.is_none() => format!("not connected for {} s", now.since(host.since).as_secs()),
                 _ if host.record.until.is_some() => {
                     let left = host.record.until.map_or(0, |until| until.since(now).as_secs() + 1);
-                    format!("quarantined for {left} s yet: {}", super::quarantine::REASON)
+                    format!("quarantined for another {left} s: {}", super::quarantine::REASON)
                 }
                 _ if barred.is_some() => {
                     let until = barred.flatten().filter(|until| *until > now);

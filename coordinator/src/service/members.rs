@@ -172,9 +172,7 @@ impl Service {
     /// Answers from the store, beside the loop.
     pub(super) fn ask_members(&mut self, id: ClientId, user: &str, message: ToService) {
         let allowed = match (&self.enrolment, self.is_admin(user)) {
-            (_, false) => {
-                Err(format!("only admins decide who is in the cluster (`admins` in coordinator.toml), and {user} is none"))
-            }
+            (_, false) => Err(format!("only an admin can do this, and {user} is not one (see `admins` in coordinator.toml)")),
             (None, true) => Err("this coordinator keeps nothing: it is a run's own (`coordinator serve` has a store)".into()),
             (Some(enrolment), true) => Ok(enrolment.clone()),
         };

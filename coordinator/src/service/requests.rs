@@ -193,7 +193,7 @@ impl Service {
             ToService::ForgetHosts { request, hosts } => {
                 let result = match self.is_admin(&user) {
                     true => self.forget_hosts(&hosts, now),
-                    false => Err(format!("only admins decide that (`admins` in coordinator.toml), and {user} is none")),
+                    false => Err(format!("only an admin can do this, and {user} is not one (see `admins` in coordinator.toml)")),
                 };
                 return self.tell_client(id, ToClient::Done { request, result });
             }
@@ -205,7 +205,7 @@ impl Service {
             ToService::ConfirmDead { request, host } => {
                 let result = match self.is_admin(&user) {
                     true => self.scheduler.confirm_dead(&host, now),
-                    false => Err(format!("only admins vouch for that (`admins` in coordinator.toml), and {user} is none")),
+                    false => Err(format!("only an admin can do this, and {user} is not one (see `admins` in coordinator.toml)")),
                 };
                 return self.tell_client(id, ToClient::Done { request, result });
             }
@@ -213,7 +213,7 @@ impl Service {
                 let result = if self.is_admin(&user) {
                     self.scheduler.drain(&hosts, reason.as_deref(), deadline, now).map_err(|unknown| unknown.join("\n"))
                 } else {
-                    Err(format!("only admins drain hosts (`admins` in coordinator.toml), and {user} is none"))
+                    Err(format!("only an admin can do this, and {user} is not one (see `admins` in coordinator.toml)"))
                 };
                 return self.tell_client(id, ToClient::Done { request, result });
             }
@@ -338,7 +338,7 @@ impl Service {
 
     fn list_batches(&mut self, id: ClientId, user: &str, request: u64, all: bool) {
         let allowed = if all && !self.is_admin(user) {
-            Err(format!("only admins see everybody's batches, and {user} is none"))
+            Err(format!("only an admin can see everybody's batches, and {user} is not one (see `admins` in coordinator.toml)"))
         } else {
             Ok(())
         };
@@ -500,8 +500,10 @@ impl Service {
                     }
                 })
             }
-            (several, "") => Err(format!("you have {} batches; write which (`coordinator batches` lists them)", several.len())),
-            (several, _) => Err(format!("{} batches begin with {text:?}; write more of its id", several.len())),
+            (several, "") => {
+                Err(format!("you have {} batches; name one of them (`coordinator batches` lists them)", several.len()))
+            }
+            (several, _) => Err(format!("{} batches begin with {text:?}; give more characters of its id", several.len())),
         }
     }
 }

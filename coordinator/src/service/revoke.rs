@@ -86,7 +86,7 @@ impl Service {
     pub(super) fn revoke(&mut self, user: &str, mut asked: Request) {
         let enrolment = match (&self.enrolment, self.is_admin(user)) {
             (_, false) => {
-                let why = format!("only admins decide who is in the cluster (`admins` in coordinator.toml), and {user} is none");
+                let why = format!("only an admin can do this, and {user} is not one (see `admins` in coordinator.toml)");
                 return self.refuse_revocation(&asked, why);
             }
             (None, true) => {
