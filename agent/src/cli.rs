@@ -56,6 +56,7 @@ enum Verb {
     Join(crate::join::JoinArgs),
     Engines(crate::engines::EnginesArgs),
     Doctor(crate::doctor::DoctorArgs),
+    AtBoot(crate::boot::BootArgs),
     /// Print where this host's files are, as assignments of a shell.
     #[command(hide = true)]
     Paths,
@@ -139,6 +140,14 @@ pub fn main(name: &'static str, args: impl Iterator<Item = OsString>) -> ExitCod
         Verb::Doctor(args) => {
             mezcal_common::logging::init("error");
             if crate::doctor::run(&args) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Verb::AtBoot(args) => {
+            mezcal_common::logging::init("error");
+            match crate::boot::run(&args) {
+                Ok(true) => ExitCode::SUCCESS,
+                Ok(false) => ExitCode::FAILURE,
+                Err(e) => ended(Err(e)),
+            }
         }
         Verb::Join(args) => {
             mezcal_common::logging::init("warn");

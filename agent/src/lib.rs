@@ -8,6 +8,7 @@
 //!
 //! Decisions are made in three pure cores, [`supervisor::Supervisor`], [`keeper::Keeper`] and [`engine::Engine`]; drivers perform them.
 
+pub mod boot;
 mod cgroup;
 pub mod cli;
 pub mod config;

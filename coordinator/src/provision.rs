@@ -336,6 +336,7 @@ impl Plan<'_> {
         let look = format!(
             "set -eu; echo name=$(hostname -f 2>/dev/null || hostname); echo uid=$(id -u); a=\"{dir}/agent\"; \
              if [ -x \"$a\" ]; then echo installed=yes; \
+             if \"$a\" at-boot --check >/dev/null 2>&1; then echo boots=yes; fi; \
              if \"$a\" join {join} --token-file /dev/null >/dev/null 2>&1; then echo joined=yes; eval \"$(\"$a\" paths)\"; \
              pid=$(cat \"$lock\" 2>/dev/null || :); \
              if [ -n \"$pid\" ] && [ \"$(readlink /proc/$pid/exe)\" = \"$(readlink -f \"$a\")\" ]; then echo running=yes; fi; fi; fi"
@@ -381,6 +382,11 @@ impl Plan<'_> {
                  setsid -f \"$a\" run --config \"$config\" >> \"$log\" 2>&1 < /dev/null"
             );
             self.ssh(&row.host, "", &script, b"")?;
+        }
+        if !has("boots=yes") && !self.all.dry_run {
+            // Where that cannot be had it runs all the same.
+            let said = self.ssh(&row.host, "", &format!("\"{dir}/agent\" at-boot 2>&1 || :"), b"")?;
+            tell!("{:20} {}", row.host, for_terminal(said.trim()));
         }
         Ok(())
     }

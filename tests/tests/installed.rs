@@ -778,7 +778,7 @@ fn an_rpm_brings_everything_and_its_erasure_keeps_the_keys() {
 /// The article's own setting: an account without root on hosts that share one home.
 #[test]
 fn hosts_that_share_a_home_are_provisioned_without_root() {
-    let Some(site) = Installed::sharing("provisioning without root", 3, false, Some("/home/shared")) else { return };
+    let Some(mut site) = Installed::sharing("provisioning without root", 3, false, Some("/home/shared")) else { return };
     if !Path::new("/usr/sbin/sshd").exists() {
         return mezcal_tests::say_skipped("provisioning without root: it needs sshd (package openssh-server)");
     }
@@ -795,10 +795,16 @@ fn hosts_that_share_a_home_are_provisioned_without_root() {
     let ssh = format!("ssh -F {}", site.dir.path().join("ssh_config").display());
     let packed = script("pack.sh").arg(site.dir.path()).output().expect("it starts");
     let archive = text(&packed.stdout).trim().to_owned();
+    // One of them has nothing by which an account could have something started.
+    site.machines[2].ok(&["rm", "-f", "/usr/bin/loginctl", "/usr/bin/crontab"]);
     let provision =
         || site.run("admin", &["provision", "mezcal[01-03]", "--ssh", &ssh, "--archive", &archive, "--home", "--slots", "1"]);
     let out = provision();
     assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
+    let (with, without) = ("starts at boot", "does not come back after a reboot");
+    let steps = text(&out.stderr);
+    let said = |host: &str, what: &str| steps.lines().any(|line| line.starts_with(host) && line.contains(what));
+    assert!(said("mezcal01", with) && said("mezcal02", with) && said("mezcal03", without), "{steps}");
     site.wait_ready(3);
     // The ssh sessions have ended, and the agents run on, each with a key of its own in the shared home.
     let keys: std::collections::BTreeSet<String> = (1..=3)
@@ -822,6 +828,11 @@ fn hosts_that_share_a_home_are_provisioned_without_root() {
         text(&again.stdout),
         text(&again.stderr)
     );
+    site.machines[0].crash();
+    wait_for("it is gone", PATIENCE, || site.ok("admin", &["hosts", "--json"]).contains("\"connected\":false").then_some(()));
+    let Installed { machines, lab, .. } = &mut site;
+    machines[0].boot_again(lab);
+    site.wait_ready(3);
 }
 
 #[test]
