@@ -24,7 +24,7 @@ use mezcal_common::timer::BootTimer;
 use mezcal_common::wire::agent::{self, Hello, ToAgent, ToCoordinator};
 use mezcal_common::wire::codec;
 use mezcal_common::wire::endpoint::{ConnectError, Connector, Peer, close};
-use mezcal_common::wire::engine::{COUNTS, FromEngine, FromKeeper, PROGRAM, ToEngine, ToKeeper};
+use mezcal_common::wire::engine::{COUNTS, FromEngine, FromKeeper, PROGRAM, TELL_FAILURES, ToEngine, ToKeeper};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::{HashMap, VecDeque};
 use std::io::{Error, ErrorKind, Result};
@@ -109,6 +109,8 @@ pub enum EngineInput {
     Unlinked(EngineIndex, Link),
     /// What a keeper has to hold attempts together.
     Containment(Containment),
+    /// Why an engine died or could not be started.
+    Fails(EngineIndex, String),
     /// An engine died.
     Ended {
         /// Which.
@@ -329,6 +331,7 @@ pub async fn run(
                         links.remove(index);
                         supervisor.handle(Event::LinkLost(index), now);
                     }
+                    EngineInput::Fails(engine, why) => supervisor.handle(Event::EngineFails { engine, why }, now),
                     EngineInput::Containment(kind) => supervisor.handle(Event::Containment(kind), now),
                     EngineInput::Ended { engine, attempt, ended, killed, survivors } => {
                         supervisor.handle(Event::EngineEnded { engine, attempt, ended, killed, survivors }, now);
@@ -707,6 +710,7 @@ pub fn engines_of(keepers: Vec<OwnedFd>, slots: u16, host: &str) -> Result<Engin
 /// Asks one keeper for its engines, and has a thread listen to it.
 fn hear(keeper: &OwnedFd, set: usize, slots: u16, host: &str, inputs: &mpsc::Sender<EngineInput>) -> Result<()> {
     // One that is gone already, or does not read, shows when it is listened to.
+    let _ = packet::send(keeper, &ToKeeper::Relink { engine: TELL_FAILURES }, None);
     let _ = packet::send(keeper, &ToKeeper::Engines { count: slots, host: host.to_owned() }, None);
     let (listening, inputs) = (keeper.try_clone()?, inputs.clone());
     let runtime = tokio::runtime::Handle::current();
@@ -767,6 +771,7 @@ fn hear_keeper(
             (FromKeeper::EngineEnded { engine, attempt, ended, killed, survivors }, _) => {
                 EngineInput::Ended { engine: own(engine)?, attempt, ended, killed, survivors }
             }
+            (FromKeeper::EngineFails { engine, why }, _) => EngineInput::Fails(own(engine)?, why),
         };
         if inputs.blocking_send(input).is_err() {
             return Ok(());

@@ -242,6 +242,8 @@ impl Keeper {
                 if let Some(slot) = self.slot(engine) {
                     slot.failures = slot.failures.saturating_add(1);
                     slot.life = Life::Due { at: now + slot.pause().unwrap_or(RESTART_FIRST) };
+                    // There is nothing in it that anybody has to wait for.
+                    self.tell_end(engine, 0);
                 }
             }
             Event::Swept { killed, alive } => self.swept(killed, alive, now),
@@ -360,12 +362,16 @@ impl Keeper {
         for i in 0..self.wanted {
             // Its end may be acknowledged already, but this agent must know that the slot is not to be had.
             let told = |end: &FromKeeper| matches!(end, FromKeeper::EngineEnded { engine, .. } if usize::from(engine.0) == i);
-            if let Life::Killed { told: true, .. } | Life::Dead { told: true, .. } = self.slots[i].life
-                && !self.ends.iter().any(told)
-            {
+            // Or that there is nothing in it.
+            let survivors = match self.slots[i].life {
+                Life::Killed { told: true, .. } | Life::Dead { told: true, .. } => 1,
+                Life::Due { .. } => 0,
+                Life::Alive | Life::Killed { .. } | Life::Dead { .. } | Life::Retired => continue,
+            };
+            if !self.ends.iter().any(told) {
                 let (engine, ended, killed) = (EngineIndex(i as u16), self.slots[i].ended, self.slots[i].killed);
-                let held = FromKeeper::EngineEnded { engine, attempt: None, ended, killed, survivors: 1 };
-                self.effects.push_back(Effect::Tell(held));
+                let end = FromKeeper::EngineEnded { engine, attempt: None, ended, killed, survivors };
+                self.effects.push_back(Effect::Tell(end));
             }
         }
         self.links_due = true;

@@ -22,7 +22,7 @@ use mezcal_common::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, StoreId}
 use mezcal_common::job::Stop;
 use mezcal_common::outcome::{Containment, Ended, Outcome};
 use mezcal_common::wire::agent::{
-    COUNTS_OUTPUT, KNOWS_SHORTAGES, Load, NumberedReport, Placement, Report, SERVES_USERS, ToAgent, ToCoordinator,
+    COUNTS_OUTPUT, ENGINES_FAIL, KNOWS_SHORTAGES, Load, NumberedReport, Placement, Report, SERVES_USERS, ToAgent, ToCoordinator,
 };
 use mezcal_common::wire::engine::{FromEngine, OUTPUT_WINDOW, ToEngine, ToKeeper};
 use programs::{Programs, Replacing};
@@ -99,6 +99,13 @@ pub enum Event {
         killed: u32,
         /// Processes still alive.
         survivors: u32,
+    },
+    /// Why an engine has died or could not be started, in the words of its keeper.
+    EngineFails {
+        /// Which.
+        engine: EngineIndex,
+        /// Why.
+        why: String,
     },
     /// There is a link to an engine: the first, or another one in the place of one that may not have ended yet.
     LinkMade(EngineIndex),
@@ -216,6 +223,12 @@ struct Engine {
     relink_at: Option<BootInstant>,
     /// The version of its program, once it has been heard; empty if it says none.
     program: Option<String>,
+    /// Since when there is nothing in it: the one before it is dead by its keeper's word, and it has not been heard itself.
+    vacant: Option<BootInstant>,
+    /// That has been so for long.
+    failing: bool,
+    /// Why, if its keeper has said so.
+    why: Option<String>,
 }
 
 impl Engine {
@@ -228,7 +241,19 @@ impl Engine {
             output: 0,
             relink_at: None,
             program: None,
+            vacant: None,
+            failing: false,
+            why: None,
         }
+    }
+
+    /// Whether it may have something that nobody here knows of.
+    fn is_unknown(&self) -> bool {
+        matches!(self.slot, Slot::Unheard { .. }) && self.vacant.is_none()
+    }
+
+    fn is_heard(&self) -> bool {
+        !matches!(self.slot, Slot::Unheard { .. })
     }
 }
 
@@ -256,6 +281,8 @@ struct Session {
     next_heartbeat: BootInstant,
     /// One report at a time whose acknowledgement is waited for, and when it was sent.
     timed: Option<(u64, BootInstant)>,
+    /// What the coordinator has been told of engines that fail.
+    engines: (u16, Option<String>),
 }
 
 /// One host's decisions.
@@ -388,6 +415,7 @@ impl Supervisor {
                     known: false,
                     next_heartbeat: now,
                     timed: None,
+                    engines: (self.slots as u16, None),
                 });
                 self.renew(hello_sent);
             }
@@ -401,7 +429,12 @@ impl Supervisor {
             Event::Runs(index, version) => self.engine_runs(usize::from(index.0), &version),
             Event::Containment(kind) => self.containment = kind,
             Event::EngineEnded { engine, attempt, ended, killed, survivors } => {
-                self.engine_ended(engine, attempt, ended, killed, survivors);
+                self.engine_ended(engine, attempt, ended, killed, survivors, now);
+            }
+            Event::EngineFails { engine, why } => {
+                if let Some(engine) = self.engines.get_mut(usize::from(engine.0)) {
+                    engine.why = Some(why);
+                }
             }
             Event::LinkMade(index) => self.link_made(index),
             Event::LinkLost(index) => self.link_lost(index, now),
@@ -469,9 +502,11 @@ impl Supervisor {
         let sets = (0..self.sets.len()).filter(|_| self.shared);
         let sets = sets.filter_map(|set| self.sets[set].poll_timeout(self.what_is_wrong(set).is_none()));
         let relinks = self.engines.iter().filter_map(|engine| engine.relink_at);
+        let failing = self.engines.iter().filter(|engine| !engine.failing).filter_map(|engine| Some(engine.vacant? + HEARD_WITHIN));
         started
             .chain(sets)
             .chain(relinks)
+            .chain(failing)
             .chain(heartbeat)
             .chain(self.lease_until)
             .chain(self.send_by)
@@ -631,6 +666,7 @@ impl Supervisor {
                     engine.program = Some(String::new());
                     self.programs.changed = true;
                 }
+                (engine.vacant, engine.failing, engine.why) = (None, false, None);
                 let (given, stop) = (engine.slot.given(), engine.stop);
                 let most = self.slots as u16;
                 let ours = given.filter(|(given, _)| running.is_some_and(|(attempt, _)| attempt == *given));
@@ -799,6 +835,7 @@ impl Supervisor {
             let engine = &mut self.engines[i];
             engine.slot = Slot::Unheard { given: engine.slot.given() };
             (engine.context, engine.output, engine.relink_at, engine.program) = (None, 0, None, None);
+            (engine.vacant, engine.failing, engine.why) = (None, false, None);
             engine.acknowledged.clear();
         }
         self.sets[set].here = false;
@@ -871,7 +908,10 @@ impl Supervisor {
                 Some(Wrong::Unheard) => {
                     let by = *self.sets[set].by.get_or_insert(now + HEARD_WITHIN);
                     if by <= now {
-                        let why = format!("their engines have not answered within {} s", HEARD_WITHIN.as_secs());
+                        let silent = || format!("their engines have not answered within {} s", HEARD_WITHIN.as_secs());
+                        let why =
+                            self.engines[self.engines_of(set)].iter().find_map(|engine| engine.vacant.and(engine.why.as_ref()));
+                        let why = why.map_or_else(silent, |why| format!("their engines do not start: {why}"));
                         self.leave_out(set, why, now);
                     }
                 }
@@ -898,7 +938,15 @@ impl Supervisor {
         self.shared && self.sets[set].why.is_some()
     }
 
-    fn engine_ended(&mut self, index: EngineIndex, attempt: Option<AttemptId>, ended: Ended, killed: u32, survivors: u32) {
+    fn engine_ended(
+        &mut self,
+        index: EngineIndex,
+        attempt: Option<AttemptId>,
+        ended: Ended,
+        killed: u32,
+        survivors: u32,
+        now: BootInstant,
+    ) {
         let set = self.set_of_engine(index);
         let Some(engine) = self.engines.get_mut(usize::from(index.0)) else { return };
         let was = engine.slot;
@@ -910,6 +958,8 @@ impl Supervisor {
             _ if self.shared && given.is_none() => Slot::Unfit,
             _ => Slot::Held { slots },
         };
+        engine.vacant = if survivors == 0 { engine.vacant.or(Some(now)) } else { None };
+        engine.failing &= engine.vacant.is_some();
         (engine.context, engine.stop, engine.output, engine.relink_at) = (None, None, 0, None);
         engine.program = None;
         let busy = if let Slot::Busy { attempt, .. } = was { Some(attempt) } else { given };
@@ -1208,6 +1258,7 @@ impl Supervisor {
 
     fn settle(&mut self, now: BootInstant) {
         self.look_at_sets(now);
+        self.look_at_failures(now);
         self.send_inventory();
         self.look_at_programs(now);
         self.dispatch(now);
@@ -1225,12 +1276,32 @@ impl Supervisor {
         }
     }
 
+    /// Says which engines have come to nothing for long. Of those of users it is said who is not served.
+    fn look_at_failures(&mut self, now: BootInstant) {
+        for engine in &mut self.engines {
+            engine.failing |= engine.vacant.is_some_and(|since| since + HEARD_WITHIN <= now);
+        }
+        let failing: Vec<&Engine> = self.engines.iter().filter(|engine| engine.failing).collect();
+        let (slots, count) = (self.slots as u16, failing.len() as u16);
+        let why = failing.iter().find_map(|engine| engine.why.as_deref()).unwrap_or("its keeper does not say why");
+        let words = (count > 0).then(|| format!("{count} of {slots} engines do not start: {why}"));
+        let Some(session) = self.session.as_mut().filter(|session| !self.shared && session.version >= ENGINES_FAIL) else { return };
+        let engines = (slots - count, words);
+        if session.engines != engines {
+            session.engines.clone_from(&engines);
+            let (ready, failing) = engines;
+            self.effects.push_back(Effect::ToCoordinator(ToCoordinator::UsableEngines { ready, failing }));
+        }
+    }
+
     fn send_inventory(&mut self) {
         let Some(session) = &self.session else { return };
         if self.shared && session.version >= SERVES_USERS {
             return self.send_inventories();
         }
-        if session.known || self.engines.iter().any(|e| matches!(e.slot, Slot::Unheard { .. })) {
+        // Without any engine a host has nothing to do, and a coordinator that does not hear of that takes it for ready.
+        let useless = session.version < ENGINES_FAIL && !self.engines.is_empty() && !self.engines.iter().any(Engine::is_heard);
+        if session.known || useless || self.engines.iter().any(Engine::is_unknown) {
             return;
         }
         self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Inventory {
@@ -1343,7 +1414,7 @@ impl Supervisor {
 
     fn pull(&mut self) {
         let (idle, queued) = (if self.shortage.rests() { 0 } else { self.free() }, self.queue.slots());
-        let held = self.engines.iter().filter(|e| matches!(e.slot, Slot::Held { .. })).count();
+        let held = self.engines.iter().filter(|e| matches!(e.slot, Slot::Held { .. }) || !self.shared && e.failing).count();
         let usable = if self.engines.is_empty() { 0 } else { self.slots.saturating_sub(held) };
         let room = MAX_UNACKNOWLEDGED.saturating_sub(self.reports.len() + self.busy()) as u64;
         let want = if self.stopping || self.leaving || self.shortage.rests() || self.rests_for_engines() {

@@ -206,6 +206,7 @@ impl Exec {
             | ToClient::Why { .. }
             | ToClient::Unserved { .. }
             | ToClient::Standings { .. }
+            | ToClient::Failing { .. }
             | ToClient::TokensCreated { .. }
             | ToClient::Tokens { .. }
             | ToClient::Certificates { .. }

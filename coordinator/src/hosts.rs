@@ -7,7 +7,7 @@ use crate::members::time;
 use crate::profile::ProfileArgs;
 use mezcal_common::clock::WallTime;
 use mezcal_common::escape::for_terminal;
-use mezcal_common::wire::client::{HostStanding, HostStatus, STANDINGS, ToClient, ToService, UNSERVED};
+use mezcal_common::wire::client::{FailingHost, HostStanding, HostStatus, SAYS_FAILING, STANDINGS, ToClient, ToService, UNSERVED};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub fn run(args: &HostsArgs) -> Result<u8, Exit> {
     let (hosts, beside) = converse(&args.profile, async |remote| {
         let hosts = ask(remote).await?;
         let (unserved, standings) = (ask_unserved(remote).await?, ask_standings(remote).await?);
-        Ok((hosts, Beside { unserved, standings }))
+        Ok((hosts, Beside { unserved, standings, failing: ask_failing(remote).await? }))
     })?;
     let text = if args.json { json(&hosts, &beside) } else { host_table(&hosts, &beside) };
     show(&text)?;
@@ -100,6 +100,19 @@ pub(crate) async fn ask_standings(remote: &mut Remote) -> Result<Standings, Exit
     tokio::time::timeout(PATIENCE, asking).await.unwrap_or(Err(silent))
 }
 
+/// Asks which hosts have engines that do not start. A coordinator of an earlier version does not know.
+pub(crate) async fn ask_failing(remote: &mut Remote) -> Result<Vec<FailingHost>, Exit> {
+    if remote.version < SAYS_FAILING {
+        return Ok(Vec::new());
+    }
+    let silent = Exit::unreachable(format!("the coordinator at {} does not answer", remote.address));
+    let pick = |said| match said {
+        ToClient::Failing { hosts, .. } => Some(hosts),
+        _ => None,
+    };
+    tokio::time::timeout(PATIENCE, remote.ask(ToService::Failing { request: 0 }, pick)).await.unwrap_or(Err(silent))
+}
+
 /// What is known of hosts beside their status, by their names.
 pub(crate) type Standings = HashMap<String, HostStanding>;
 
@@ -107,11 +120,16 @@ pub(crate) type Standings = HashMap<String, HostStanding>;
 struct Beside {
     unserved: Vec<Unserved>,
     standings: Standings,
+    failing: Vec<FailingHost>,
 }
 
 impl Beside {
     fn unserved<'a>(&'a self, host: &HostStatus) -> impl Iterator<Item = (&'a str, &'a str)> {
         self.unserved.iter().filter(|(name, ..)| *name == host.name).map(|(_, user, why)| (user.as_str(), why.as_str()))
+    }
+
+    fn failing(&self, host: &HostStatus) -> Option<&FailingHost> {
+        self.failing.iter().find(|failing| failing.name == host.name)
     }
 
     /// A coordinator of an earlier version does not say it: then what it says of the host counts.
@@ -147,6 +165,7 @@ fn json(hosts: &[HostStatus], beside: &Beside) -> String {
             "quarantine_reason": h.quarantined.as_ref().map(|(_, reason)| reason),
             "unserved": unserved,
             "engines": engines(beside.engines(h)),
+            "failing": beside.failing(h).map(|failing| &failing.why),
             "seen": !beside.is_unseen(h), "revoked": beside.revoked(h).map(time),
         })
         .to_string()
@@ -185,6 +204,9 @@ fn host_table(hosts: &[HostStatus], beside: &Beside) -> String {
         }
         if let Some((left, reason)) = &h.quarantined {
             state.push_str(&format!("; quarantined for {}: {reason}", span(*left)));
+        }
+        if let Some(failing) = beside.failing(h) {
+            state.push_str(&format!("; failing: {}", failing.why));
         }
         beside.unserved(h).for_each(|(user, why)| state.push_str(&format!("; not {user}: {why}")));
         [

@@ -926,6 +926,7 @@ impl<'a> Run<'a> {
             | ToClient::Why { .. }
             | ToClient::Unserved { .. }
             | ToClient::Standings { .. }
+            | ToClient::Failing { .. }
             | ToClient::TokensCreated { .. }
             | ToClient::Tokens { .. }
             | ToClient::Certificates { .. }

@@ -69,6 +69,9 @@ const MOST_UNHEARD: usize = 64;
 const MOST_VERSIONS: usize = 16;
 const VERSION_CHARS: usize = 32;
 const REASON_CHARS: usize = 200;
+/// A connected host whose agent has not said for so long what runs there counts as absent: engines answer within milliseconds, and an agent that
+/// knows that they do not come says so itself, much sooner.
+const READY_WITHIN: Duration = Duration::from_secs(20);
 /// The minor version of the agents' protocol since which they hear of generations.
 const GENERATIONS: u16 = 2;
 /// Placements in one message, by count and by bytes, so that a frame holds them.
@@ -444,6 +447,18 @@ struct Host {
     first_engine: EngineId,
     /// The inventory of this session has come.
     known: bool,
+    /// So many jobs can run there at a time, as its agent says; none: as many as it has slots.
+    usable: Option<u16>,
+    /// What is wrong with the other slots.
+    failing: Option<String>,
+    /// When its inventory must have come; none: it has, or it is late.
+    ready_by: Option<BootInstant>,
+    /// It has not come in time.
+    late: bool,
+    /// With how many slots it is among those that serve under their names; zero: it is absent.
+    width: u16,
+    /// What of it is in the fleet.
+    counted: (u32, u32),
     /// Credit given and used in this session, in slots.
     credit: u64,
     sent: u64,
@@ -521,6 +536,12 @@ impl Host {
             seen: false,
             first_engine: EngineId(0),
             known: false,
+            usable: None,
+            failing: None,
+            ready_by: None,
+            late: false,
+            width: 0,
+            counted: (0, 0),
             credit: 0,
             sent: 0,
             idle_since: VecDeque::new(),
@@ -542,6 +563,11 @@ impl Host {
             load: Load::default(),
             clock_offset: None,
         }
+    }
+
+    /// Slots that can be used.
+    fn slots(&self) -> u16 {
+        self.usable.map_or(self.hello.slots, |usable| usable.min(self.hello.slots))
     }
 
     /// The names to which it has a claim.
@@ -577,7 +603,7 @@ impl Host {
     /// So many slots one job may take at once: they are idle, and nothing is on its way to them. An agent that says how many are idle need not have
     /// got yet what was sent to it before.
     fn room(&self) -> u16 {
-        let not_taken = u64::from(self.hello.slots).saturating_sub(self.taken);
+        let not_taken = u64::from(self.slots()).saturating_sub(self.taken);
         let asked = self.credit.saturating_sub(self.sent);
         asked.min(self.idle_since.len() as u64).min(not_taken).min(u64::from(u16::MAX)) as u16
     }
@@ -589,7 +615,7 @@ impl Host {
 
     /// It has more than it can run.
     fn is_overfull(&self) -> bool {
-        self.taken > u64::from(self.hello.slots)
+        self.taken > u64::from(self.slots())
     }
 }
 
@@ -614,6 +640,8 @@ pub struct Scheduler {
     /// When what still runs on drained hosts is taken away.
     evictions: BTreeSet<(BootInstant, u32)>,
     losses: losses::Losses,
+    /// Connected hosts that are still to say what they have, by when they must.
+    unready: BTreeSet<(BootInstant, u32)>,
     /// Drained hosts where that has come.
     overdue: BTreeSet<u32>,
     lease: Option<Duration>,
@@ -700,6 +728,7 @@ impl Scheduler {
             deserted: BTreeSet::new(),
             evictions: BTreeSet::new(),
             losses: losses::Losses::default(),
+            unready: BTreeSet::new(),
             overdue: BTreeSet::new(),
             lease,
             leases_grow: false,
@@ -820,6 +849,7 @@ impl Scheduler {
             let users = self.hosts.values().flat_map(|host| host.fenced.values().copied());
             self.look_at_leases = self.hosts.values().filter_map(|h| self.fence(h)).chain(users).min();
         }
+        self.hosts_are_late(now);
         while let Some((key, _)) = self.absent.iter().find(|(_, deadline)| **deadline <= now) {
             let key = *key;
             self.absent.remove(&key);
@@ -866,6 +896,7 @@ impl Scheduler {
             .chain(self.retract_at)
             .chain(self.expected_until)
             .chain(self.losses.next())
+            .chain(self.unready.first().map(|(at, _)| *at))
             .chain(self.hold_ends())
             .min()
     }
@@ -973,7 +1004,7 @@ impl Scheduler {
     pub fn running_by_batch(&self) -> HashMap<BatchSerial, u64> {
         let mut running = HashMap::new();
         for host in self.hosts.values() {
-            let mut free = u64::from(host.hello.slots);
+            let mut free = u64::from(host.slots());
             let (started, waiting): (Vec<_>, Vec<_>) = host.attempts.iter().partition(|(_, on)| on.started);
             for (attempt, on) in started.into_iter().chain(waiting) {
                 let Some(left) = free.checked_sub(u64::from(on.slots)) else { continue };
@@ -1013,7 +1044,7 @@ impl Scheduler {
             .map(|h| HostStatus {
                 name: h.name.to_string(),
                 connected: h.session.is_some(),
-                ready: h.known,
+                ready: h.known && h.slots() > 0,
                 slots: h.hello.slots,
                 first_engine: h.first_engine,
                 busy: h.taken.min(u64::from(h.hello.slots)) as u16,
@@ -1139,10 +1170,12 @@ impl Scheduler {
             taken: known.taken,
             record: known.record,
             drained: known.drained,
+            ready_by: Some(now + READY_WITHIN),
             ..Host::new(shared.clone(), known.index, hello, now)
         };
+        self.unready.insert((now + READY_WITHIN, host.index));
         self.hosts.insert(shared.clone(), host);
-        self.names_come(&shared);
+        self.look_at_presence(&shared);
     }
 
     fn agent_message(&mut self, name: &Arc<str>, message: ToCoordinator, now: BootInstant) {
@@ -1214,6 +1247,7 @@ impl Scheduler {
                 self.give_back(name, now);
                 self.close_session(name, "goodbye");
             }
+            ToCoordinator::UsableEngines { ready, failing } => self.usable_engines(name, ready, failing),
             // Its connection sees to it.
             ToCoordinator::Renew { .. } => {}
             ToCoordinator::LogsAnswer { request, streams } => self.effects.push_back(Effect::LogsAnswer { request, streams }),
@@ -1594,11 +1628,16 @@ impl Scheduler {
     /// A session has ended. Another one may have `replaced` it already, and then nothing is out of reach.
     fn agent_gone(&mut self, name: &str, replaced: bool, now: BootInstant) {
         let Some(name) = self.hosts.get(name).filter(|host| host.session.is_some()).map(|host| host.name.clone()) else { return };
-        self.names_go(&name);
         self.set_known(&name, false);
         self.keep_nothing(&name);
         let Some(host) = self.hosts.get_mut(&name) else { return };
         host.session = None;
+        self.look_at_presence(&name);
+        let Some(host) = self.hosts.get_mut(&name) else { return };
+        if let Some(at) = host.ready_by.take() {
+            self.unready.remove(&(at, host.index));
+        }
+        (host.usable, host.failing, host.late) = (None, None, false);
         (host.credit, host.sent) = (0, 0);
         host.idle_since.clear();
         host.since = now;

@@ -514,6 +514,7 @@ impl Stream<'_> {
             | ToClient::Why { .. }
             | ToClient::Unserved { .. }
             | ToClient::Standings { .. }
+            | ToClient::Failing { .. }
             | ToClient::TokensCreated { .. }
             | ToClient::Tokens { .. }
             | ToClient::Certificates { .. }

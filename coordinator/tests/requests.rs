@@ -30,6 +30,7 @@ fn allowed(request: &ToService) -> &'static [Who] {
         | ToService::Hosts
         | ToService::Unserved { .. }
         | ToService::Standings { .. }
+        | ToService::Failing { .. }
         | ToService::Batches { all: false, .. }
         | ToService::Renew { .. }
         // Of a cancel of their own, and that is nobody's here.

@@ -89,6 +89,65 @@ fn engines(cluster: &Cluster, host: usize) -> Vec<i32> {
     alive_with("mezcal-engine").into_iter().filter(|pid| parent(*pid) == Some(keeper)).collect()
 }
 
+/// Lets a process open nothing more than it has open now; or again as much as it may.
+fn bar_descriptors(pid: i32, barred: bool) {
+    let open: Vec<u64> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("it runs")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    let first_free = (0..).find(|fd| !open.contains(fd)).expect("one is free");
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both point to a valid limit, or to none.
+    unsafe {
+        libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit);
+        limit.rlim_cur = if barred { first_free } else { limit.rlim_max };
+        assert_eq!(libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()), 0, "it is our child's child");
+    }
+}
+
+#[test]
+fn a_host_whose_engines_do_not_start_is_absent_says_why_and_comes_back() {
+    let cluster = Cluster::running(2, 2);
+    let keeper = keeper(&cluster, 1);
+    // One after the other, since each gives one descriptor back, and another start takes two.
+    for engine in engines(&cluster, 1) {
+        bar_descriptors(keeper, true);
+        signal(engine, libc::SIGKILL);
+        wait_for("it is dead", PATIENCE, || (!engines(&cluster, 1).contains(&engine)).then_some(()));
+    }
+    let host = || {
+        let out = text(&cluster.run(&["hosts", "-p", "mezcal", "--json"]).stdout);
+        let first = out.lines().next().expect("a host").to_owned();
+        serde_json::from_str::<Value>(&first).expect("JSON")
+    };
+    let failing = wait_for("it is said", PATIENCE, || Some(host()).filter(|host| host["ready"] == false));
+    let why = failing["failing"].as_str().expect("a reason").to_owned();
+    // Whether it lacks descriptors for the start, or the engine that was started does.
+    let reasons = ["an engine died with status 1", "open files"];
+    assert!(why.starts_with("2 of 2 engines do not start: ") && reasons.iter().any(|reason| why.contains(reason)), "{why}");
+    let listed = text(&cluster.run(&["hosts", "-p", "mezcal"]).stdout);
+    assert!(listed.contains(&format!("failing: {why}")), "{listed}");
+    // Others are not affected, and who needs that host does not wait for ever.
+    let jobs = "{\"cmd\": \"true\", \"host\": \"mezcal01\", \"id\": \"there\"}\n{\"cmd\": \"true\", \"id\": \"anywhere\"}\n";
+    let mut run = cluster.start_run(jobs, &["--host-timeout", "5s"]);
+    let reasons = wait_for("somebody asks", PATIENCE, || {
+        let said = text(&cluster.run(&["why", "-p", "mezcal", "there"]).stdout);
+        said.contains("failing").then_some(said)
+    });
+    assert!(reasons.contains(&format!("is failing: {why}")), "{reasons}");
+    assert_eq!(wait_for("the run ends", PATIENCE, || run.try_wait().expect("our child")).code(), Some(1));
+    let there = result_of(&cluster, "there");
+    assert!(there["outcome"] == "no_host" && there["error"].as_str().is_some_and(|e| e.contains(&why)), "{there}");
+    assert_eq!(result_of(&cluster, "anywhere")["code"], 0);
+    // With room again its engines are started, and it works.
+    bar_descriptors(keeper, false);
+    wait_for("it is back", PATIENCE, || Some(host()).filter(|host| host["ready"] == true && host["failing"].is_null()));
+    std::fs::write(cluster.path("again.json"), jobs).expect("written");
+    let out = cluster.run(&["run", "-p", "mezcal", "again.json", "-o", "again.results"]);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    cluster.finish();
+}
+
 fn keeper(cluster: &Cluster, host: usize) -> i32 {
     let socket = cluster.path(&format!("run{host:02}"));
     wait_for("a keeper", PATIENCE, || {

@@ -17,7 +17,7 @@ use mezcal_common::limits;
 use mezcal_common::outcome::{Containment, WaitStatus};
 use mezcal_common::proc;
 use mezcal_common::timer;
-use mezcal_common::wire::engine::{EngineToKeeper, FromKeeper, KeeperToEngine, ToKeeper};
+use mezcal_common::wire::engine::{EngineToKeeper, FromKeeper, KeeperToEngine, TELL_FAILURES, ToKeeper};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::FlockOperation;
@@ -36,6 +36,8 @@ const LAST_MERCY: Duration = Duration::from_secs(15);
 const LAST_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 /// The same failure of the same engine is said again after this.
 const SAID_AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// Characters of a reason that the agent is told: they have to fit a packet, with room to spare.
+const REASON_CHARS: usize = 200;
 /// How long the engines of a dead keeper may take to kill and end: longer than they try before they call something unkillable.
 pub const PREDECESSOR: Duration = Duration::from_secs(20);
 
@@ -79,6 +81,8 @@ struct Driver {
     /// What the agent's socket has not taken.
     /// What waits, and the number of the engine's process if it is a link.
     to_agent: VecDeque<(FromKeeper, i32)>,
+    /// It wants to hear why engines fail.
+    tells_failures: bool,
     /// There were as many engines as were wanted at some time: jobs may be running.
     complete: bool,
     signals: OwnedFd,
@@ -156,6 +160,7 @@ pub fn run(args: KeeperArgs) -> Result<()> {
         listener,
         agent: None,
         to_agent: VecDeque::new(),
+        tells_failures: false,
         complete: false,
         signals: signals()?,
         asked: None,
@@ -388,6 +393,7 @@ impl Driver {
 
     fn greet(&mut self, agent: OwnedFd) {
         self.agent = Some(agent);
+        self.tells_failures = false;
         self.to_agent.clear();
         let kind = if self.place.is_some() { Containment::Cgroup2 } else { Containment::Subreaper };
         self.tell(FromKeeper::Containment(kind), 0);
@@ -400,6 +406,11 @@ impl Driver {
                 Ok(Some((message, _))) => {
                     if let ToKeeper::Engines { host, .. } = &message {
                         self.args.host.clone_from(host);
+                    }
+                    if message == (ToKeeper::Relink { engine: TELL_FAILURES }) {
+                        self.tells_failures = true;
+                        (0..self.engines.len()).for_each(|engine| self.tell_failure(engine));
+                        continue;
                     }
                     Event::Agent(message)
                 }
@@ -457,7 +468,11 @@ impl Driver {
                         return Err(Error::other(format!("no room for engine {index}, which has said why; fewer slots need less")));
                     }
                     if self.asked.is_none() {
-                        self.say_of(index, format!("an engine died: {status:?}"));
+                        let how = match status {
+                            WaitStatus::Exited(code) => format!("an engine died with status {code}; its log has more"),
+                            WaitStatus::Signaled(signal) => format!("an engine died by signal {signal}"),
+                        };
+                        self.say_of(index, how);
                     }
                     self.keeper.handle(Event::EngineDied(EngineIndex(index as u16)), BootInstant::now());
                 }
@@ -477,6 +492,15 @@ impl Driver {
         if self.said.get(&engine).is_none_or(|(said, at)| *said != why || now.since(*at) >= SAID_AGAIN_AFTER) {
             tracing::warn!(engine, "{why}; another one is started, after pauses if that does not last");
             self.said.insert(engine, (why, now));
+        }
+        self.tell_failure(engine);
+    }
+
+    /// Tells the agent why an engine has failed last.
+    fn tell_failure(&mut self, engine: usize) {
+        if let Some((why, _)) = self.said.get(&engine).filter(|_| self.tells_failures) {
+            let why = why.chars().take(REASON_CHARS).collect();
+            self.tell(FromKeeper::EngineFails { engine: EngineIndex(engine as u16), why }, 0);
         }
     }
 

@@ -252,11 +252,13 @@ fn an_engine_that_cannot_be_started_is_tried_again() {
     s.died(0);
     let started = "engine 0 ended with nothing known: lost, 0 killed, 0 alive; start 0; link 0";
     assert_eq!(s.event(Event::Swept { killed: 0, alive: 0 }), started);
-    assert_eq!(s.event(Event::NotStarted(EngineIndex(0))), "");
-    assert_eq!(s.pass(RESTART_FIRST), "start 0; link 0", "its end has been told");
+    let nothing = "engine 0 ended with nothing known: lost, 0 killed, 0 alive";
+    assert_eq!(s.event(Event::NotStarted(EngineIndex(0))), nothing, "nobody waits for it");
+    assert_eq!(s.pass(RESTART_FIRST), "start 0; link 0");
     s.event(Event::NotStarted(EngineIndex(0)));
     assert_eq!(s.pass(RESTART_FIRST), "", "twice as long");
-    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2, host: "h".into() })), "link 1", "another agent");
+    let another_agent = s.event(Event::Agent(ToKeeper::Engines { count: 2, host: "h".into() }));
+    assert_eq!(another_agent, format!("{nothing}; link 1"), "it does not wait for one either of which nothing is there");
     assert_eq!(s.pass(RESTART_FIRST), "start 0; link 0");
     s.event(Event::NotStarted(EngineIndex(0)));
     let one = |count| Event::Agent(ToKeeper::Engines { count, host: "h".into() });

@@ -344,6 +344,70 @@ fn a_dead_engine_loses_its_attempt_and_comes_back() {
     ");
 }
 
+impl Script {
+    fn welcome_by(&mut self, version: u16) -> String {
+        let (lease, hello_sent) = (Some(LEASE), self.now);
+        self.event(Event::Welcomed { version, store: StoreId(1), lease, first_engine: EngineId(40), hello_sent })
+    }
+
+    /// It has died once more, and its keeper has said so and why.
+    fn fails(&mut self, engine: u16) -> String {
+        let (engine, attempt, ended) = (EngineIndex(engine), None, Ended::Lost);
+        let words = self.event(Event::EngineFails { engine, why: "no room".to_owned() });
+        words + &self.event(Event::EngineEnded { engine, attempt, ended, killed: 0, survivors: 0 })
+    }
+}
+
+#[test]
+fn a_host_takes_work_on_the_engines_that_start_and_says_what_is_wrong_with_the_others() {
+    let mut s = unheard();
+    s.welcome_by(ENGINES_FAIL);
+    assert_eq!(s.ready(0, None), "0 < lease until Some(1600s)", "what the other one has is not known");
+    // It is dead, and nothing waits for the next one, however often that dies.
+    let known = "inventory: queued [] running [] unacknowledged []\npull to 1, 1 idle";
+    assert_eq!(s.fails(1), known);
+    s.pass(Duration::ZERO);
+    assert_eq!(s.event(Event::LinkMade(EngineIndex(1))) + &s.fails(1), "");
+    assert_eq!(s.run(&[1, 2]), "0 < run 1.1 as engine 40 with context\npull to 2, 0 idle");
+    s.pass(HEARD_WITHIN - Duration::from_secs(1));
+    assert!(!s.pass(Duration::from_millis(999)).contains("engines"), "one that dies now and then is no news");
+    let told = s.pass(Duration::from_millis(1));
+    assert_eq!(told, "UsableEngines { ready: 1, failing: Some(\"1 of 2 engines do not start: no room\") }");
+    assert_eq!(s.fails(1), "", "it is said once");
+    // When it starts after all, it takes what waits.
+    let back = s.ready(1, None);
+    assert!(back.contains("UsableEngines { ready: 2, failing: None }") && back.contains("1 < run 2.1"), "{back}");
+}
+
+#[test]
+fn a_host_without_any_engine_says_so_and_what_it_does_not_have() {
+    // Whoever does not understand that hears nothing, and does not take the host for ready.
+    for (version, first, later) in [(ENGINES_FAIL - 1, "", false), (ENGINES_FAIL, "inventory", true)] {
+        let mut s = unheard();
+        s.welcome_by(version);
+        s.fails(0);
+        let known = s.fails(1);
+        assert!(known.starts_with(first) && known.is_empty() == first.is_empty(), "{known}");
+        let told = s.pass(HEARD_WITHIN);
+        assert_eq!(told.contains("ready: 0, failing: Some(\"2 of 2 engines do not start: no room\")"), later, "{told}");
+    }
+}
+
+#[test]
+fn an_engine_that_may_have_something_is_waited_for() {
+    let mut s = unheard();
+    s.welcome_by(ENGINES_FAIL);
+    s.ready(0, None);
+    // Something of it is still alive, and what it runs is in no inventory.
+    let end = |survivors| Event::EngineEnded { engine: EngineIndex(1), attempt: None, ended: Ended::Lost, killed: 0, survivors };
+    s.event(end(0));
+    s.event(Event::Disconnected);
+    s.ready(1, Some(attempt(7)));
+    s.event(Event::LinkLost(EngineIndex(1)));
+    assert!(!s.welcome_by(ENGINES_FAIL).contains("inventory"), "its successor has been heard since, and may run that");
+    assert!(s.event(end(0)).contains("inventory"));
+}
+
 #[test]
 fn a_stopping_agent_kills_reports_and_leaves() {
     let mut s = script();

@@ -28,6 +28,9 @@ pub const COUNTS_OUTPUT: u16 = 3;
 /// From this version on an agent says which versions its engines have ([`ToCoordinator::Engines`]).
 pub const TELLS_ENGINES: u16 = 3;
 
+/// From this version on an agent says which of its engines can be used ([`ToCoordinator::UsableEngines`]).
+pub const ENGINES_FAIL: u16 = 3;
+
 /// What an agent says of itself when it connects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -207,6 +210,14 @@ pub enum ToCoordinator {
         versions: Vec<(String, u16)>,
         /// Users who get new engines when what runs in theirs has ended, and no new jobs until then.
         replacing: Vec<String>,
+    },
+    /// So many jobs can run at a time, since other engines die as soon as they are started or cannot be started; said when that changes.
+    /// Until then it is as many as the host has slots.
+    UsableEngines {
+        /// How many.
+        ready: u16,
+        /// What is wrong with the others, for people.
+        failing: Option<String>,
     },
 }
 

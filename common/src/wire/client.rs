@@ -34,6 +34,9 @@ pub const STANDINGS: u16 = 3;
 /// From this version on a client understands [`ToClient::BatchesApart`].
 pub const COUNTS_APART: u16 = 3;
 
+/// From this version on a coordinator says which hosts have engines that do not start ([`ToService::Failing`]).
+pub const SAYS_FAILING: u16 = 3;
+
 /// What the scheduler needs to know of a job, and the rest as bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Submission {
@@ -417,6 +420,22 @@ pub enum ToService {
         /// Comes back in the answer.
         request: u64,
     },
+    /// Asks which connected hosts have engines that do not start. Answered by [`ToClient::Failing`].
+    Failing {
+        /// Comes back in the answer.
+        request: u64,
+    },
+}
+
+/// A connected host with engines that do not start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailingHost {
+    /// The host.
+    pub name: String,
+    /// Slots that can be used; none: it counts as absent.
+    pub usable: u16,
+    /// What is wrong with the others.
+    pub why: String,
 }
 
 /// What has ended with the certificates of a host or user.
@@ -928,5 +947,12 @@ pub enum ToClient {
         batches: Result<Vec<BatchStatus>, String>,
         /// Another message with further ones follows.
         more: bool,
+    },
+    /// The answer to [`ToService::Failing`].
+    Failing {
+        /// The request.
+        request: u64,
+        /// Host by host.
+        hosts: Vec<FailingHost>,
     },
 }

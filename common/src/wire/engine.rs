@@ -19,6 +19,10 @@ pub const COUNTS: u64 = u64::MAX;
 /// The request of a [`FromEngine::Shown`] that nobody has made, and that comes first on a link: its bytes are the version of the engine's program.
 pub const PROGRAM: u64 = u64::MAX - 1;
 
+/// No engine has this number. An agent that understands [`FromKeeper::EngineFails`] says so by asking for a link to it, of which keepers of
+/// earlier versions make nothing: links to keepers have no version.
+pub const TELL_FAILURES: EngineIndex = EngineIndex(u16::MAX);
+
 /// From agent to engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToEngine {
@@ -176,6 +180,13 @@ pub enum FromKeeper {
         killed: u32,
         /// Processes that did not die.
         survivors: u32,
+    },
+    /// An engine has died, or could not be started, as the one before it: why. Precedes its [`FromKeeper::EngineEnded`].
+    EngineFails {
+        /// Which engine.
+        engine: EngineIndex,
+        /// For people.
+        why: String,
     },
 }
 

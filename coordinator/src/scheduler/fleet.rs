@@ -5,10 +5,10 @@
 //! else to the one for which it was admitted; else to the one whose first label it is. A name that would belong to several belongs to none.
 
 use super::queues::QueueKey;
-use super::{Effect, Host, Scheduler};
+use super::{Effect, Host, REASON_CHARS, Scheduler};
 use mezcal_common::clock::BootInstant;
 use mezcal_common::hosts;
-use mezcal_common::wire::client::Notice;
+use mezcal_common::wire::client::{FailingHost, Notice};
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Deserialize;
 use std::collections::btree_map::Entry;
@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 /// Users in one answer about those whom hosts do not serve: a frame holds them with the longest reasons.
 const MOST_UNSERVED: usize = 1000;
+/// Hosts in one answer about those that fail: a frame holds them with the longest reasons.
+const MOST_FAILING: usize = 500;
 /// Bytes of a list of hosts in a message for people; names are ASCII.
 const FOLDED_BYTES: usize = 1024;
 
@@ -134,6 +136,19 @@ fn give_up(claims: &mut FxHashMap<Arc<str>, Vec<u32>>, name: &Arc<str>, host: u3
     }
 }
 
+impl Host {
+    /// Slots that jobs can have at present.
+    fn usable_now(&self) -> u16 {
+        if self.late { 0 } else { self.slots() }
+    }
+
+    /// What keeps its slots from being used.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let late = || "its agent has not said what runs there: its engines do not answer".to_owned();
+        self.failing.clone().or_else(|| self.late.then(late))
+    }
+}
+
 impl Scheduler {
     /// A host that was not known is so from now on, without an agent as yet; gives back its index.
     pub(super) fn host_becomes_known(&mut self, host: &Arc<str>, now: BootInstant) -> u32 {
@@ -181,10 +196,65 @@ impl Scheduler {
         self.settle(now);
     }
 
-    /// A host has connected: it serves under its names.
-    pub(super) fn names_come(&mut self, name: &Arc<str>) {
+    /// A host serves under its names as long as it is connected and not known to be of no use: without any engine that starts it is as absent
+    /// as one that is switched off, and so is one whose agent does not come to say what it has.
+    pub(super) fn look_at_presence(&mut self, name: &Arc<str>) {
         let Some(host) = self.hosts.get(name) else { return };
-        let (index, slots, users) = (host.index, host.hello.slots, host.hello.users.clone());
+        let there = host.session.is_some() && !host.late;
+        let (was, width) = (host.width, if there { host.slots() } else { 0 });
+        if was != width {
+            if was > 0 {
+                self.names_go(name);
+            }
+            if width > 0 {
+                self.names_come(name, width);
+            }
+        }
+        self.recount(name);
+    }
+
+    /// The agent says which of its engines can be used.
+    pub(super) fn usable_engines(&mut self, name: &Arc<str>, ready: u16, failing: Option<String>) {
+        let Some(host) = self.hosts.get_mut(name) else { return };
+        let failing = failing.map(|why| why.chars().take(REASON_CHARS).collect::<String>());
+        match &failing {
+            Some(why) if host.failing != failing => tracing::warn!(host = %name, "{name} is failing: {why}"),
+            None if host.failing.is_some() => tracing::info!(host = %name, "the engines of {name} start again"),
+            Some(_) | None => {}
+        }
+        (host.usable, host.failing) = (Some(ready), failing);
+        self.look_at_presence(name);
+        self.reindex(name);
+        self.queues.look_at_wide();
+    }
+
+    /// Hosts whose agents have not said what they have count as absent after a while.
+    pub(super) fn hosts_are_late(&mut self, now: BootInstant) {
+        while let Some((at, index)) = self.unready.first().copied().filter(|(at, _)| *at <= now) {
+            self.unready.remove(&(at, index));
+            if let Some(name) = self.name_at(index)
+                && let Some(host) = self.hosts.get_mut(&name).filter(|host| host.ready_by == Some(at))
+            {
+                (host.ready_by, host.late) = (None, true);
+                tracing::warn!(host = %name, "{name} is connected and does not become ready");
+                self.look_at_presence(&name);
+            }
+        }
+    }
+
+    /// Connected hosts of which no engine can be used, or not all of them, and why: the first ones, by name.
+    pub fn failing_hosts(&self) -> Vec<FailingHost> {
+        let connected = self.hosts_in_order().into_iter().filter(|host| host.session.is_some());
+        let failing = connected
+            .filter_map(|host| Some(FailingHost { name: host.name.to_string(), usable: host.usable_now(), why: host.trouble()? }));
+        failing.take(MOST_FAILING).collect()
+    }
+
+    /// A host has come: it serves under its names.
+    fn names_come(&mut self, name: &Arc<str>, slots: u16) {
+        let Some(host) = self.hosts.get_mut(name) else { return };
+        host.width = slots;
+        let (index, users) = (host.index, host.hello.users.clone());
         let names = host.names();
         let before = self.served();
         *self.names.widths.entry(slots).or_default() += 1;
@@ -196,10 +266,10 @@ impl Scheduler {
         self.queues.look_at_wide();
     }
 
-    /// It is connected no more.
-    pub(super) fn names_go(&mut self, name: &Arc<str>) {
-        let Some(host) = self.hosts.get(name) else { return };
-        let (index, slots, users) = (host.index, host.hello.slots, host.hello.users.clone());
+    /// It is not there any more.
+    fn names_go(&mut self, name: &Arc<str>) {
+        let Some(host) = self.hosts.get_mut(name) else { return };
+        let (index, slots, users) = (host.index, std::mem::take(&mut host.width), host.hello.users.clone());
         let names = host.names();
         let before = self.served();
         self.names.forget_users(users);
@@ -221,6 +291,11 @@ impl Scheduler {
         let Some(host) = self.hosts.get_mut(name).filter(|host| host.session.is_some()) else { return };
         let users = Some(users);
         if host.hello.users == users {
+            return;
+        }
+        if host.width == 0 {
+            // Nobody reckons with it.
+            host.hello.users = users;
             return;
         }
         let before = self.served();
@@ -366,12 +441,27 @@ impl Scheduler {
     pub(super) fn set_known(&mut self, name: &str, known: bool) {
         let Some(host) = self.hosts.get_mut(name).filter(|host| host.known != known) else { return };
         host.known = known;
-        let slots = u32::from(host.hello.slots);
-        let (agents, engines) = self.fleet;
-        self.fleet = if known { (agents + 1, engines + slots) } else { (agents - 1, engines - slots) };
-        let (agents, engines) = self.fleet;
-        self.effects.push_back(Effect::Fleet { agents, engines });
-        self.reindex(name);
+        if known {
+            host.late = false;
+            if let Some(at) = host.ready_by.take() {
+                self.unready.remove(&(at, host.index));
+            }
+        }
+        let name = host.name.clone();
+        self.look_at_presence(&name);
+        self.reindex(&name);
+    }
+
+    /// The fleet is what can be given jobs.
+    fn recount(&mut self, name: &str) {
+        let Some(host) = self.hosts.get_mut(name) else { return };
+        let counts = if host.known && host.slots() > 0 { (1, u32::from(host.slots())) } else { (0, 0) };
+        let was = std::mem::replace(&mut host.counted, counts);
+        if was != counts {
+            self.fleet = (self.fleet.0 + counts.0 - was.0, self.fleet.1 + counts.1 - was.1);
+            let (agents, engines) = self.fleet;
+            self.effects.push_back(Effect::Fleet { agents, engines });
+        }
     }
 
     /// Starts and ends the waits for hosts that are not there.
@@ -441,7 +531,14 @@ impl Scheduler {
                     fold(&absent)
                 );
             }
-            let waited = || format!("none of its hosts was connected within the host timeout: {}", fold(&absent));
+            let failing = absent.iter().find_map(|name| {
+                let host = self.host_at(self.names.owner(name)?).filter(|host| host.session.is_some())?;
+                Some(format!("{} is failing: {}", host.name, host.trouble()?))
+            });
+            let waited = || match &failing {
+                None => format!("none of its hosts was connected within the host timeout: {}", fold(&absent)),
+                Some(why) => format!("none of its hosts was ready within the host timeout: {} ({why})", fold(&absent)),
+            };
             return match words {
                 None => waited(),
                 Some(words) if absent.is_empty() => words,
@@ -463,7 +560,7 @@ impl Scheduler {
     fn widest_for(&self, key: QueueKey) -> u16 {
         let Some(set) = self.set_of(key).filter(|_| key.slots() > 1) else { return self.names.widest() };
         let hosts = set.iter().filter_map(|name| self.host_at(self.names.host(name)?));
-        hosts.map(|host| host.hello.slots).max().unwrap_or(0)
+        hosts.map(Host::slots).max().unwrap_or(0)
     }
 }
 

@@ -40,7 +40,7 @@ impl Scheduler {
         let mut has_a_slot: BTreeMap<QueueKey, bool> = BTreeMap::new();
         let mut taken: Vec<(Arc<str>, Vec<AttemptId>)> = Vec::new();
         for host in self.overfull.iter().filter_map(|index| self.host_at(*index)) {
-            let mut over = host.taken.saturating_sub(u64::from(host.hello.slots)).min(idle);
+            let mut over = host.taken.saturating_sub(u64::from(host.slots())).min(idle);
             // The newest ones are the last in its queue.
             let unstarted = host.attempts.iter().rev().filter(|(_, on)| !on.started);
             let useful = unstarted.filter(|(attempt, _)| {

@@ -58,7 +58,7 @@ impl Scheduler {
         let Some((job, batch)) = self.job(attempt.key).zip(self.batches.get(&attempt.key.batch)) else { return false };
         let key = job.queue;
         let may = |host: &Host| {
-            let fits = host.known && host.drained.is_none() && host.hello.slots >= key.slots() && self.serves(host, key.user);
+            let fits = host.known && host.drained.is_none() && host.slots() >= key.slots() && self.serves(host, key.user);
             fits && host.index != short && !batch.short.lasts(host.index, batch.host_timeout, now)
         };
         match self.set_of(key) {

@@ -1,5 +1,6 @@
 //! Scripts of the scheduler: each line of a trace is one effect. Reading them shows what it does.
 
+mod failing;
 mod hold;
 mod names;
 mod near;
@@ -221,7 +222,7 @@ impl Script {
             let there = host.known && host.session.is_some();
             assert_eq!(self.scheduler.wanting.contains(&host.index), there && host.credit > host.sent, "{}", host.name);
             assert_eq!(host.taken, host.attempts.values().map(|on| u64::from(on.slots)).sum::<u64>(), "{}", host.name);
-            let full = there && host.taken > u64::from(host.hello.slots);
+            let full = there && host.taken > u64::from(host.slots());
             assert_eq!(self.scheduler.overfull.contains(&host.index), full, "{}", host.name);
             let idle = host.idle_since.front().filter(|_| there);
             let indexed = self.scheduler.idle.iter().find(|(_, index)| *index == host.index).map(|(since, _)| since);
@@ -241,8 +242,8 @@ impl Script {
             self.scheduler.hosts.values().filter(|h| h.kept.is_some()).count(),
             "what is kept is given up in time"
         );
-        let ready = self.scheduler.hosts.values().filter(|h| h.known);
-        let fleet = ready.fold((0, 0), |(agents, slots), h| (agents + 1, slots + u32::from(h.hello.slots)));
+        let ready = self.scheduler.hosts.values().filter(|h| h.known && h.slots() > 0);
+        let fleet = ready.fold((0, 0), |(agents, slots), h| (agents + 1, slots + u32::from(h.slots())));
         assert_eq!(self.scheduler.fleet(), fleet);
         let placed: Vec<AttemptId> = self.scheduler.hosts.values().flat_map(|h| h.attempts.keys().copied()).collect();
         for user in 0..self.scheduler.users.len() as u32 {

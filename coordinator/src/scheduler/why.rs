@@ -108,6 +108,7 @@ impl Scheduler {
                     format!("avoided by this batch{left}: {}", super::quarantine::SUSPECTED)
                 }
                 _ if host.drained.is_some() => format!("is being drained: {}", host.drained.as_deref().unwrap_or_default()),
+                _ if host.width == 0 => format!("is failing: {}", host.trouble().unwrap_or_else(|| "it has no slots".to_owned())),
                 _ if !host.known => "has just connected".into(),
                 _ if self.is_replacing(host, job.queue.user) => {
                     let user = &self.user_names[job.queue.user as usize];
@@ -123,8 +124,14 @@ impl Scheduler {
                         |(_, why)| format!("runs no jobs of {user} at present: {why}"),
                     )
                 }
-                _ if host.hello.slots < slots => format!("has {} slots, and the job takes {slots}", host.hello.slots),
-                None => format!("all {} slots are busy", host.hello.slots),
+                _ if host.slots() < slots => {
+                    let failing = host.trouble().map_or(String::new(), |why| format!(" ({why})"));
+                    format!("has {} slots, and the job takes {slots}{failing}", host.slots())
+                }
+                None => {
+                    let failing = host.trouble().map_or(String::new(), |why| format!(" ({why})"));
+                    format!("all {} slots are busy{failing}", host.slots())
+                }
                 Some(idle) if better && idle < self.locality_wait => format!(
                     "has an idle slot, but the job prefers {}, for {} s yet",
                     super::fleet::fold(&preferred),

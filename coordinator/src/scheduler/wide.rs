@@ -73,7 +73,7 @@ impl Scheduler {
         let widest_now = host.room().max(1);
         let running = |user: u32| self.serves(host, user).then(|| self.running[user as usize]);
         let barred = self.barred(host, now);
-        let best = self.queues.best(names, steal, host.hello.slots, &barred, running)?;
+        let best = self.queues.best(names, steal, host.slots(), &barred, running)?;
         if host.has_asked_for(best.key.slots()) {
             return Some(best);
         }
@@ -203,7 +203,7 @@ impl Scheduler {
         let Some(host) = self.hosts.get(name).filter(|host| host.is_willing() && host.kept.is_none()) else { return };
         let running = |user: u32| self.serves(host, user).then(|| self.running[user as usize]);
         let next =
-            self.queues.best(&self.names_of(host), true, host.hello.slots, &self.barred(host, now), running).map(|next| next.key);
+            self.queues.best(&self.names_of(host), true, host.slots(), &self.barred(host, now), running).map(|next| next.key);
         if let Some(key) = next.filter(|key| key.slots() > 1 && key.slots() > host.room()) {
             self.keeps(name, key, now);
         }

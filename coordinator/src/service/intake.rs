@@ -169,6 +169,7 @@ fn is_question(message: &ToService) -> bool {
         | ToService::Why { .. }
         | ToService::Unserved { .. }
         | ToService::Standings { .. }
+        | ToService::Failing { .. }
         | ToService::CreateTokens { .. }
         | ToService::Tokens { .. }
         | ToService::DeleteToken { .. }

@@ -285,6 +285,8 @@ impl Service {
         let observed = self.observed.as_ref()?;
         let now = BootInstant::now();
         let running = self.running_by_host();
+        let failing: HashMap<String, String> =
+            self.scheduler.failing_hosts().into_iter().map(|host| (host.name, host.why)).collect();
         let hosts = self.scheduler.host_status(now).into_iter().map(|host| {
             let (first_engine, on) = running.get(&host.name).cloned().unwrap_or_default();
             let mut engines: Vec<Option<Running>> = (0..host.slots).map(|_| None).collect();
@@ -293,7 +295,7 @@ impl Service {
                     *slot = Some(Running { batch, job });
                 }
             }
-            let (state, why) = state_of(&host);
+            let (state, why) = state_of(&host, failing.get(&host.name));
             HostView { name: host.name, state, why, first_engine, busy: host.busy, load: host.load.one_minute, engines }
         });
         let mut batches: Vec<(&BatchId, &Batch)> = self.batches.iter().collect();
@@ -371,7 +373,7 @@ impl Service {
         observed.batches.get_or_create(&ByState { state: "ended" }).set(all - unfinished);
         observed.host_states.clear();
         for host in &hosts {
-            let state = state_of(host).0;
+            let state = state_of(host, None).0;
             observed.host_states.get_or_create(&OfHost { host: host.name.clone(), state }).set(1);
             if let Some(offset) = host.clock_offset {
                 observed.skew.get_or_create(&ByHost { host: host.name.clone() }).set(offset);
@@ -395,12 +397,13 @@ fn jobs_of(scheduler: &Scheduler, id: &BatchId, batch: &Batch) -> u64 {
     scheduler.batch_so_far(*id).map_or(batch.results, |(_, _, jobs, _)| jobs)
 }
 
-fn state_of(host: &mezcal_common::wire::client::HostStatus) -> (&'static str, Option<String>) {
+fn state_of(host: &mezcal_common::wire::client::HostStatus, failing: Option<&String>) -> (&'static str, Option<String>) {
     match host {
         _ if !host.connected => ("lost", None),
         _ if host.drained.is_some() => ("drained", host.drained.clone()),
         _ if host.quarantined.is_some() => ("quarantined", host.quarantined.as_ref().map(|(_, why)| why.clone())),
-        _ if !host.ready => ("not_ready", None),
+        _ if !host.ready => ("not_ready", failing.cloned()),
+        _ if failing.is_some() => ("ready", failing.map(|why| format!("failing: {why}"))),
         _ => ("ready", None),
     }
 }

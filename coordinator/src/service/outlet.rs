@@ -96,6 +96,7 @@ impl Weight for ToClient {
                 Err(why) => why.len(),
             },
             ToClient::Unserved { users, .. } => each(users, |(host, user, why)| host.len() + user.len() + why.len()),
+            ToClient::Failing { hosts, .. } => each(hosts, |host| host.name.len() + host.why.len()),
             ToClient::Standings { hosts, .. } => {
                 of(hosts, |hosts| each(hosts, |host| host.name.len() + each(&host.engines, |(version, _)| version.len())))
             }

@@ -141,6 +141,10 @@ impl Service {
                 let users = self.scheduler.unserved_users();
                 return self.tell_client(id, ToClient::Unserved { request, users });
             }
+            ToService::Failing { request } => {
+                let hosts = self.scheduler.failing_hosts();
+                return self.tell_client(id, ToClient::Failing { request, hosts });
+            }
             ToService::Standings { request } => return self.ask_standings(id, request),
             ToService::Hosts if client.version < HOSTS_IN_PAGES => {
                 return self.tell_client(id, ToClient::Hosts(that_fit(self.hosts(now))));
