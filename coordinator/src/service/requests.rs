@@ -349,7 +349,9 @@ impl Service {
         let rows = allowed.and_then(|()| self.reader()?.batches().map_err(|e| crate::exit::chain(&e)));
         let batches = rows.map(|rows| -> Vec<BatchStatus> {
             let running = self.scheduler.running_by_batch();
-            rows.into_iter().filter(|row| all || row.status.user == user).map(|row| with_running(row, &running)).collect()
+            // One that is forgotten may be in the store for a moment yet.
+            let shown = |row: &BatchRow| (all || row.status.user == user) && self.batches.get(row.status.id).is_some();
+            rows.into_iter().filter(shown).map(|row| with_running(row, &running)).collect()
         });
         let apart = self.clients.get(&id).is_some_and(|client| client.version >= COUNTS_APART);
         let message = |batches, more| match apart {
