@@ -84,7 +84,8 @@ fn keys_of(source: &str, name: &str) -> Vec<(String, String)> {
 #[test]
 fn the_page_of_configuration_keys_says_what_their_types_say() {
     let mut text = "# Configuration files\n\nAll are TOML. A key that is not here is an error. Durations are texts like `\"90s\"`, `\"10m\"`, `\"30d\"`.\n\
-                    `--config FILE` or `MEZCAL_CONFIG` names another file than the default.\n"
+                    `--config FILE` or `MEZCAL_CONFIG` names another file than the default. `systemd/samples` has the\n\
+                    files of a host and of a coordinator with comments; packages install them.\n"
         .to_owned();
     for (title, source, name) in [
         ("`/etc/mezcal/coordinator.toml`", "coordinator/src/serve.rs", "CoordinatorConfig"),
