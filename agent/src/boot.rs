@@ -1,7 +1,7 @@
 //! `agent at-boot`: an account's own agent comes back when its host does, without root, by whatever the host lets an account have.
 
 use anyhow::{Context, bail};
-use mezcal_common::account;
+use mezcal_common::system::account;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -10,10 +10,10 @@ use crate::supervisor::Carried;
 use crate::{packet, users};
 use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use mezcal_common::files::Directory;
-use mezcal_common::identity::{Identity, Role};
-use mezcal_common::service_manager;
-use mezcal_common::wire::agent::ALPN;
+use mezcal_common::message::agent::ALPN;
+use mezcal_common::model::identity::{Identity, Role};
+use mezcal_common::system::files::Directory;
+use mezcal_common::system::service_manager;
 use mezcal_common::wire::endpoint::Connector;
 use mezcal_common::wire::tls::{Credentials, CredentialsError};
 use rustix::fd::OwnedFd;
@@ -92,7 +92,7 @@ impl Hidden {
 
     /// Runs the process to its end.
     pub fn run(self) -> ExitCode {
-        mezcal_common::logging::init("warn");
+        mezcal_common::system::logging::init("warn");
         let Hidden::Keeper(args) = self;
         // A session of its own: no terminal's signals reach what runs below, and no job can wait for its keyboard.
         // EPERM: it leads one already, as the first process of a unit does.
@@ -124,7 +124,7 @@ pub fn main(name: &'static str, args: impl Iterator<Item = OsString>) -> ExitCod
     };
     match verb {
         Verb::Run { config } => {
-            mezcal_common::logging::init("info");
+            mezcal_common::system::logging::init("info");
             ended(config.map_or_else(crate::config::default_path, Ok).map_err(Into::into).and_then(|path| run(&path)))
         }
         Verb::Paths => ended(paths()),
@@ -134,15 +134,15 @@ pub fn main(name: &'static str, args: impl Iterator<Item = OsString>) -> ExitCod
             ended(clap_mangen::generate_to(command, dir).map_err(Into::into))
         }
         Verb::Engines(args) => {
-            mezcal_common::logging::init("info");
+            mezcal_common::system::logging::init("info");
             ended(crate::engines::run(&args))
         }
         Verb::Doctor(args) => {
-            mezcal_common::logging::init("error");
+            mezcal_common::system::logging::init("error");
             if crate::doctor::run(&args) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Verb::AtBoot(args) => {
-            mezcal_common::logging::init("error");
+            mezcal_common::system::logging::init("error");
             match crate::boot::run(&args) {
                 Ok(true) => ExitCode::SUCCESS,
                 Ok(false) => ExitCode::FAILURE,
@@ -150,7 +150,7 @@ pub fn main(name: &'static str, args: impl Iterator<Item = OsString>) -> ExitCod
             }
         }
         Verb::Join(args) => {
-            mezcal_common::logging::init("warn");
+            mezcal_common::system::logging::init("warn");
             ended(crate::join::run(&args))
         }
     }
@@ -158,8 +158,8 @@ pub fn main(name: &'static str, args: impl Iterator<Item = OsString>) -> ExitCod
 
 fn ended(result: anyhow::Result<()>) -> ExitCode {
     let Err(e) = result else { return ExitCode::SUCCESS };
-    for line in mezcal_common::limits::named_in(&format!("{e:#}")).lines() {
-        eprintln!("agent: {}", mezcal_common::escape::for_terminal(line));
+    for line in mezcal_common::system::limits::named_in(&format!("{e:#}")).lines() {
+        eprintln!("agent: {}", mezcal_common::model::escape::for_terminal(line));
     }
     let credentials = e.downcast_ref::<mezcal_common::wire::tls::CredentialsError>().is_some();
     let refused = e.downcast_ref::<mezcal_certs::JoinError>().is_some();
@@ -168,7 +168,7 @@ fn ended(result: anyhow::Result<()>) -> ExitCode {
 
 fn run(path: &Path) -> anyhow::Result<()> {
     let mut config = AgentConfig::load(path)?;
-    let runtime = mezcal_common::runtime::start(None)?;
+    let runtime = mezcal_common::system::runtime::start(None)?;
     // Before anything is renewed: of two who did that at once, one would lose.
     let _lock = lock(&config)?;
     // Of the files that were looked at last, whatever came of that: what is put there while something else is seen to counts as new.
@@ -263,7 +263,10 @@ fn run(path: &Path) -> anyhow::Result<()> {
                             tracing::error!("the certificate is now that of the {}: restart this agent to be that", new.identity())
                         }
                         Err(e) => {
-                            tracing::error!("the certificate has changed and is not used: {}", mezcal_common::escape::chain(&e))
+                            tracing::error!(
+                                "the certificate has changed and is not used: {}",
+                                mezcal_common::model::escape::chain(&e)
+                            )
                         }
                     }
                 }
@@ -294,7 +297,7 @@ fn run(path: &Path) -> anyhow::Result<()> {
                             tracing::info!("a new certificate is in use");
                         }
                         Err(e) => {
-                            tracing::error!("the new certificate is not used: {}", mezcal_common::escape::chain(&e));
+                            tracing::error!("the new certificate is not used: {}", mezcal_common::model::escape::chain(&e));
                             renewal = renewal.map(Renewal::later);
                         }
                     }
@@ -339,7 +342,7 @@ async fn reload(path: &Path, now: &AgentConfig, hangup: &mut Option<Signal>) -> 
         let new = AgentConfig::load(path);
         service_manager::ready("the configuration is read again");
         match new {
-            Err(e) => tracing::error!("everything stays as it is: {}", mezcal_common::escape::chain(&e)),
+            Err(e) => tracing::error!("everything stays as it is: {}", mezcal_common::model::escape::chain(&e)),
             Ok(new) => {
                 let later = now.differs_for_good(&new);
                 if !later.is_empty() {
@@ -384,7 +387,7 @@ async fn renewed(config: &AgentConfig, of: Option<&Identity>) -> anyhow::Result<
                 return Ok(Credentials::load(&config.identity, Role::Agent)?);
             }
             Err(e) => {
-                let text = mezcal_common::escape::chain(&e);
+                let text = mezcal_common::model::escape::chain(&e);
                 if text != said {
                     tracing::error!("the certificate has expired and is not renewed: {text}; trying again");
                     said = text;
@@ -411,7 +414,7 @@ async fn renewed(config: &AgentConfig, of: Option<&Identity>) -> anyhow::Result<
                         Ok(new) => {
                             tracing::error!("the certificate is now that of the {}: restart this agent to be that", new.identity())
                         }
-                        Err(e) => tracing::error!("the certificate has changed and is not used: {}", mezcal_common::escape::chain(&e)),
+                        Err(e) => tracing::error!("the certificate has changed and is not used: {}", mezcal_common::model::escape::chain(&e)),
                     }
                     break;
                 }
@@ -520,7 +523,7 @@ async fn find_keeper(config: &AgentConfig, name: &str) -> anyhow::Result<OwnedFd
     if let Some(log) = std::env::var_os("MEZCAL_LOG") {
         command.env("MEZCAL_LOG", log);
     }
-    let mut new = NewKeeper(Some(command.spawn().map_err(mezcal_common::limits::named)?));
+    let mut new = NewKeeper(Some(command.spawn().map_err(mezcal_common::system::limits::named)?));
     let deadline = std::time::Instant::now() + KEEPER_START;
     loop {
         if let Some(found) = connect(&socket, us)? {

@@ -1,9 +1,9 @@
 //! `agent.toml`.
 
 use crate::keeper::driver::ContainmentWish;
-use mezcal_common::config::ConfigError;
-use mezcal_common::files::{Directory, PlaceError};
-use mezcal_common::hosts;
+use mezcal_common::model::hosts;
+use mezcal_common::system::config::ConfigError;
+use mezcal_common::system::files::{Directory, PlaceError};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -50,7 +50,7 @@ pub struct AgentConfig {
     /// `LANG` of jobs.
     pub lang: Option<String>,
     /// How long to wait for the coordinator's first answer before the next attempt to connect.
-    #[serde(default, deserialize_with = "mezcal_common::duration::serde_text::deserialize")]
+    #[serde(default, deserialize_with = "mezcal_common::model::duration::serde_text::deserialize")]
     pub connect_timeout: Option<Duration>,
 }
 
@@ -116,7 +116,7 @@ impl AgentConfig {
     /// # Errors
     /// [`AgentConfigError`].
     pub fn load(path: &Path) -> Result<Self, AgentConfigError> {
-        let config: Self = mezcal_common::config::read_toml(path)?;
+        let config: Self = mezcal_common::system::config::read_toml(path)?;
         if config.slots.is_some_and(|s| s == 0 || s > MAX_SLOTS) {
             return Err(AgentConfigError::Slots(path.into()));
         }
@@ -170,7 +170,7 @@ pub(crate) fn job_environment(path: Option<&str>, lang: Option<&str>) -> Vec<(St
     if let Some(lang) = lang.map(str::to_owned).or_else(|| std::env::var("LANG").ok()) {
         env.push(("LANG".into(), lang));
     }
-    if let Some(account) = mezcal_common::account::of(uid) {
+    if let Some(account) = mezcal_common::system::account::of(uid) {
         env.push(("HOME".into(), account.home));
         env.push(("SHELL".into(), account.shell));
         env.push(("LOGNAME".into(), account.name.clone()));
@@ -182,8 +182,8 @@ pub(crate) fn job_environment(path: Option<&str>, lang: Option<&str>) -> Vec<(St
 /// Where an agent without root keeps what is this host's alone: below the home, unless that is on a network file system, which other hosts may
 /// share; then in /var/tmp.
 pub fn own_state(host: &str) -> PathBuf {
-    let home = mezcal_common::config::expand_home(Path::new("~/.local/state/mezcal-agent"));
-    let base = match mezcal_common::config::is_on_network(&home) {
+    let home = mezcal_common::system::config::expand_home(Path::new("~/.local/state/mezcal-agent"));
+    let base = match mezcal_common::system::config::is_on_network(&home) {
         false => home,
         true => PathBuf::from(format!("/var/tmp/mezcal-{}", rustix::process::geteuid().as_raw())),
     };
@@ -205,7 +205,7 @@ pub fn generations_file(name: &str) -> PathBuf {
 /// # Errors
 /// Where the other one would be, somebody else has made something: who that is could decide which coordinator this host serves.
 pub fn default_path() -> Result<PathBuf, PlaceError> {
-    let own = own_state(&mezcal_common::config::host_name());
+    let own = own_state(&mezcal_common::system::config::host_name());
     if rustix::process::geteuid().is_root() {
         return Ok(PathBuf::from(DEFAULT_PATH));
     }
@@ -219,7 +219,7 @@ pub fn default_path() -> Result<PathBuf, PlaceError> {
 /// Names under which jobs may ask for this host, beside the certificate's: its own name and the first label of both.
 pub fn aliases(name: &str) -> Vec<String> {
     let mut out = Vec::new();
-    let own = mezcal_common::config::host_name();
+    let own = mezcal_common::system::config::host_name();
     for candidate in [hosts::short(name), Some(own.as_str()), hosts::short(&own)].into_iter().flatten() {
         if let Ok(alias) = hosts::normalise(candidate)
             && alias != name

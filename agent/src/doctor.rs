@@ -3,10 +3,10 @@
 use crate::config::{AgentConfig, RunAs};
 use crate::greeting::{Greeting, greet};
 use crate::users::SOCKET;
-use mezcal_common::account;
-use mezcal_common::doctor::{self, Finding};
-use mezcal_common::escape::chain;
-use mezcal_common::identity::Role;
+use mezcal_common::model::escape::chain;
+use mezcal_common::model::identity::Role;
+use mezcal_common::system::account;
+use mezcal_common::system::doctor::{self, Finding};
 use mezcal_common::wire::tls::Credentials;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ pub fn run(args: &DoctorArgs) -> bool {
         true => findings.iter().map(|f| serde_json::json!(f).to_string() + "\n").collect(),
     };
     match std::io::IsTerminal::is_terminal(&std::io::stdout()) {
-        true => print!("{}", mezcal_common::escape::json_for_terminal(&text)),
+        true => print!("{}", mezcal_common::model::escape::json_for_terminal(&text)),
         false => print!("{text}"),
     }
     doctor::is_well(&findings)
@@ -47,7 +47,7 @@ pub fn run(args: &DoctorArgs) -> bool {
 fn look(path: &Path) -> Vec<Finding> {
     let mut all = Vec::new();
     // Root may look at what the agent, which is not root, will read.
-    let config = match mezcal_common::config::read_toml::<AgentConfig>(path) {
+    let config = match mezcal_common::system::config::read_toml::<AgentConfig>(path) {
         Ok(config) => config,
         Err(e) => {
             all.push(doctor::configuration(&e, "mezcal-agent join makes one"));

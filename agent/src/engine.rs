@@ -27,12 +27,12 @@ pub(crate) use processes::{Waited, kill_with_group, wait4, wait4_or_stopped};
 pub(crate) use spawn::{Inherited, can_spawn_into};
 
 use bytes::Bytes;
-use mezcal_common::clock::BootInstant;
-use mezcal_common::duration::format_duration;
-use mezcal_common::ids::{AttemptId, EngineId};
-use mezcal_common::job::{BatchContext, JobSpec, Leftover, Stop};
-use mezcal_common::outcome::{Containment, Ended, Outcome, Span, Usage, WaitStatus, Written};
-use mezcal_common::wire::engine::{EngineToKeeper, FromEngine};
+use mezcal_common::message::engine::{EngineToKeeper, FromEngine};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::duration::format_duration;
+use mezcal_common::model::ids::{AttemptId, EngineId};
+use mezcal_common::model::job::{BatchContext, JobSpec, Leftover, Stop};
+use mezcal_common::model::outcome::{Containment, Ended, Outcome, Span, Usage, WaitStatus, Written};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;

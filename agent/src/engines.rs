@@ -1,7 +1,7 @@
 //! `agent engines`: what `mezcal-engines@USER.service` runs, as that user: a keeper for the agent, which is another account.
 
 use anyhow::{Context, bail};
-use mezcal_common::account;
+use mezcal_common::system::account;
 use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 use std::os::unix::fs::MetadataExt;
@@ -81,7 +81,7 @@ fn read(path: &Path) -> anyhow::Result<EnginesConfig> {
     if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
         bail!("{} must belong to root, and nobody else may write to it", path.display());
     }
-    Ok(mezcal_common::config::read_toml(path)?)
+    Ok(mezcal_common::system::config::read_toml(path)?)
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 //!
 //! It is kept for as long as the host is: an agent that was started again, or rebooted, must not go back. Nothing else of an agent is.
 
-use mezcal_common::clock::WallTime;
-use mezcal_common::ids::{Generation, StoreId};
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::ids::{Generation, StoreId};
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;

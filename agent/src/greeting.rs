@@ -1,7 +1,7 @@
 //! Whether the coordinator answers and takes a certificate: a connection that says nothing, and leaves.
 
-use mezcal_common::escape::chain;
-use mezcal_common::wire::agent::ALPN;
+use mezcal_common::message::agent::ALPN;
+use mezcal_common::model::escape::chain;
 use mezcal_common::wire::endpoint::{ConnectError, Connector, close};
 use mezcal_common::wire::tls::Credentials;
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub(crate) fn greet(address: &str, credentials: &Credentials) -> Result<Path, Gr
         e if e.needs_a_person() => Greeting::Other(chain(&e)),
         e => Greeting::Lost(chain(&e)),
     };
-    let runtime = mezcal_common::runtime::start(None).map_err(|e| Greeting::Lost(format!("{e}: raise that limit")))?;
+    let runtime = mezcal_common::system::runtime::start(None).map_err(|e| Greeting::Lost(format!("{e}: raise that limit")))?;
     runtime.block_on(async {
         let connector = Connector::new(credentials, ALPN).map_err(|e| Greeting::Other(chain(&e)))?;
         let peer = connector.connect(address, PATIENCE).await.map_err(judge)?;

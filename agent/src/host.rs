@@ -1,6 +1,6 @@
 //! What there is to know of this host. The only code that names sysinfo.
 
-use mezcal_common::wire::agent::Load;
+use mezcal_common::message::agent::Load;
 use sysinfo::System;
 
 /// Reads load and memory without walking the process table.

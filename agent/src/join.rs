@@ -3,12 +3,12 @@
 use crate::config::{AgentConfig, DEFAULT_PATH, own_state};
 use crate::greeting::{Greeting, greet};
 use anyhow::Context;
-use mezcal_common::account;
-use mezcal_common::config::{host_name, read_toml};
-use mezcal_common::escape::chain;
-use mezcal_common::files::{Directory, PRIVATE};
-use mezcal_common::hosts;
-use mezcal_common::identity::Role;
+use mezcal_common::model::escape::chain;
+use mezcal_common::model::hosts;
+use mezcal_common::model::identity::Role;
+use mezcal_common::system::account;
+use mezcal_common::system::config::{host_name, read_toml};
+use mezcal_common::system::files::{Directory, PRIVATE};
 use mezcal_common::wire::tls::Credentials;
 use std::path::{Path, PathBuf};
 
@@ -99,7 +99,7 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
             Some(place)
         }
     };
-    let runtime = mezcal_common::runtime::start(None)?;
+    let runtime = mezcal_common::system::runtime::start(None)?;
     let joined = match runtime.block_on(mezcal_certs::join(&args.address, &token, Role::Agent, Some(name))) {
         Ok(joined) => joined,
         Err(e) => {

@@ -17,10 +17,10 @@
 
 pub mod driver;
 
-use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::{AttemptId, EngineIndex};
-use mezcal_common::outcome::Ended;
-use mezcal_common::wire::engine::{EngineToKeeper, FromKeeper, ToKeeper};
+use mezcal_common::message::engine::{EngineToKeeper, FromKeeper, ToKeeper};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::{AttemptId, EngineIndex};
+use mezcal_common::model::outcome::Ended;
 use std::collections::VecDeque;
 use std::time::Duration;
 

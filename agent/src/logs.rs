@@ -5,10 +5,10 @@
 
 use crate::paths;
 use bytes::Bytes;
-use mezcal_common::account;
-use mezcal_common::ids::{AttemptId, EngineIndex};
-use mezcal_common::job::{BatchContext, JobSpec};
-use mezcal_common::wire::agent::{LogHeader, LogWish, Stream, ToCoordinator};
+use mezcal_common::message::agent::{LogHeader, LogWish, Stream, ToCoordinator};
+use mezcal_common::model::ids::{AttemptId, EngineIndex};
+use mezcal_common::model::job::{BatchContext, JobSpec};
+use mezcal_common::system::account;
 use mezcal_common::wire::bulk::{BulkSender, CutShort};
 use mezcal_common::wire::codec;
 use mezcal_common::wire::endpoint::Peer;

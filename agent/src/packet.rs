@@ -128,8 +128,8 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mezcal_common::ids::EngineIndex;
-    use mezcal_common::wire::engine::FromKeeper;
+    use mezcal_common::message::engine::FromKeeper;
+    use mezcal_common::model::ids::EngineIndex;
     use std::io::{Read, Write};
 
     /// A socket at which a thread of another account's listens, as whoever gets into a shared directory might leave one.

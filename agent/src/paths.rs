@@ -1,9 +1,9 @@
 //! Where a job starts and where its output goes: the same answer for the engine that opens the files and for whoever reads them later.
 
-use mezcal_common::ids::{AttemptId, JobNumber};
-use mezcal_common::job::{BatchContext, JobSpec};
-use mezcal_common::octets;
-use mezcal_common::token;
+use mezcal_common::model::ids::{AttemptId, JobNumber};
+use mezcal_common::model::job::{BatchContext, JobSpec};
+use mezcal_common::model::octets;
+use mezcal_common::model::token;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
 //! When an agent asks for another certificate, and for which key.
 
 use bytes::Bytes;
-use mezcal_common::clock::{BootInstant, WallTime};
-use mezcal_common::wire::agent::ToCoordinator;
+use mezcal_common::message::agent::ToCoordinator;
+use mezcal_common::model::clock::{BootInstant, WallTime};
 use std::time::Duration;
 
 /// Shortest pause between two tries to get a new certificate.
@@ -22,7 +22,7 @@ pub struct Renewal {
 impl Renewal {
     /// At half the life of this certificate (DER), give or take a tenth, so that hosts that joined together do not come together.
     pub fn of(certificate: &[u8]) -> Option<Self> {
-        let (from, until) = mezcal_common::identity::validity(certificate).ok()?;
+        let (from, until) = mezcal_common::model::identity::validity(certificate).ok()?;
         let life = until.saturating_sub(from).max(0) as f64;
         let share = 0.5 + 0.1 * (f64::from(crate::driver::random() as u32) / f64::from(u32::MAX) - 0.5) * 2.0;
         let at = WallTime(from.saturating_mul(1_000_000).saturating_add((life * share * 1e6) as i64));
@@ -83,7 +83,7 @@ impl Asking {
 mod tests {
     use super::*;
     use mezcal_certs::Authority;
-    use mezcal_common::identity::Role;
+    use mezcal_common::model::identity::Role;
     use mezcal_common::wire::tls::Credentials;
     use std::path::Path;
 

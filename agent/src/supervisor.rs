@@ -17,14 +17,14 @@ mod sets;
 mod shortage;
 
 use batches::Batches;
-use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, StoreId};
-use mezcal_common::job::Stop;
-use mezcal_common::outcome::{Containment, Ended, Outcome};
-use mezcal_common::wire::agent::{
+use mezcal_common::message::agent::{
     COUNTS_OUTPUT, ENGINES_FAIL, KNOWS_SHORTAGES, Load, NumberedReport, Placement, Report, SERVES_USERS, ToAgent, ToCoordinator,
 };
-use mezcal_common::wire::engine::{FromEngine, OUTPUT_WINDOW, ToEngine, ToKeeper};
+use mezcal_common::message::engine::{FromEngine, OUTPUT_WINDOW, ToEngine, ToKeeper};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, StoreId};
+use mezcal_common::model::job::Stop;
+use mezcal_common::model::outcome::{Containment, Ended, Outcome};
 use programs::{Programs, Replacing};
 use queue::Queue;
 pub use sets::HEARD_WITHIN;

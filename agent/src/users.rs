@@ -7,8 +7,8 @@
 
 use crate::driver::EngineInput;
 use crate::packet;
-use mezcal_common::account;
-use mezcal_common::clock::BootInstant;
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::system::account;
 use rustix::fd::OwnedFd;
 use std::collections::HashMap;
 use std::io::ErrorKind;

@@ -3,13 +3,13 @@
 
 use mezcal_agent::engine::{self, Engine, Exit, Swept};
 use mezcal_agent::supervisor::{self, Supervisor};
-use mezcal_common::clock::{BootInstant, WallTime};
-use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, EngineIndex, Epoch, JobKey, JobNumber, StoreId};
-use mezcal_common::job::{BatchContext, Command, JobSpec, Stop};
-use mezcal_common::outcome::{Containment, Span, WaitStatus};
-use mezcal_common::wire::agent::{Placement, Report, ToAgent, ToCoordinator};
+use mezcal_common::message::agent::{Placement, Report, ToAgent, ToCoordinator};
+use mezcal_common::message::engine::{FromEngine, ToEngine};
+use mezcal_common::model::clock::{BootInstant, WallTime};
+use mezcal_common::model::ids::{AttemptId, BatchId, BatchSerial, EngineId, EngineIndex, Epoch, JobKey, JobNumber, StoreId};
+use mezcal_common::model::job::{BatchContext, Command, JobSpec, Stop};
+use mezcal_common::model::outcome::{Containment, Span, WaitStatus};
 use mezcal_common::wire::codec;
-use mezcal_common::wire::engine::{FromEngine, ToEngine};
 use proptest::prelude::*;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;

@@ -3,9 +3,9 @@
 use crate::{COORDINATOR_DAYS, ClusterDir, ISSUER_DAYS, LEAF_DAYS};
 use anyhow::{Context, bail};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use mezcal_common::escape::{for_terminal, json_for_terminal};
-use mezcal_common::hosts;
-use mezcal_common::identity::{self, Identity, Role};
+use mezcal_common::model::escape::{for_terminal, json_for_terminal};
+use mezcal_common::model::hosts;
+use mezcal_common::model::identity::{self, Identity, Role};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

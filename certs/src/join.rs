@@ -1,8 +1,8 @@
 //! Joining a cluster: a key made here, a token shown to the right coordinator, and a certificate that is checked before it is used.
 
 use crate::{CertsError, Issued, can_replace, replace, request, sign};
-use mezcal_common::identity::{Identity, Role};
-use mezcal_common::token::Token;
+use mezcal_common::model::identity::{Identity, Role};
+use mezcal_common::model::token::Token;
 use mezcal_common::wire::endpoint::ConnectError;
 use mezcal_common::wire::enrol::{self, FromEnroller};
 use mezcal_common::wire::tls::{Credentials, CredentialsError, IdentityFiles, first_certificate};
@@ -81,10 +81,11 @@ pub async fn join(address: &str, token: &Token, role: Role, host: Option<String>
     let (cert, ca, port) = match enrol::join(&address, token, host, request).await? {
         FromEnroller::Joined { cert, ca, port } => (cert, ca, port),
         FromEnroller::Refused { reason } => {
-            return Err(JoinError::Refused { address, reason: mezcal_common::escape::for_terminal(&reason).into_owned() });
+            return Err(JoinError::Refused { address, reason: mezcal_common::model::escape::for_terminal(&reason).into_owned() });
         }
     };
-    let pinned = first_certificate(ca.as_bytes()).and_then(|der| mezcal_common::identity::key_hash(&der)) == Some(token.root);
+    let pinned =
+        first_certificate(ca.as_bytes()).and_then(|der| mezcal_common::model::identity::key_hash(&der)) == Some(token.root);
     if !pinned {
         return Err(JoinError::OtherRoot(address));
     }
@@ -109,14 +110,14 @@ pub async fn join(address: &str, token: &Token, role: Role, host: Option<String>
 pub async fn renew_expired(address: &str, dir: &Path, role: Role) -> Result<(), JoinError> {
     let files = IdentityFiles::read(dir)?;
     can_replace(dir)?;
-    let root = first_certificate(&files.ca).and_then(|der| mezcal_common::identity::key_hash(&der)).unwrap_or_default();
+    let root = first_certificate(&files.ca).and_then(|der| mezcal_common::model::identity::key_hash(&der)).unwrap_or_default();
     let (new_key, request) = request()?;
     let signature = sign(&String::from_utf8_lossy(&files.key), &request)?;
     let certificate = first_certificate(&files.cert).unwrap_or_default();
     match enrol::renew(address, root, certificate, request, signature).await? {
         FromEnroller::Joined { cert, .. } => Ok(replace(dir, role, cert, new_key)?),
         FromEnroller::Refused { reason } => {
-            let reason = mezcal_common::escape::for_terminal(&reason).into_owned();
+            let reason = mezcal_common::model::escape::for_terminal(&reason).into_owned();
             Err(JoinError::Refused { address: address.into(), reason })
         }
     }

@@ -10,8 +10,8 @@ mod join;
 
 pub use join::{JoinError, Joined, join, read_token, renew_expired};
 
-use mezcal_common::files::{self, Directory, Owner, PRIVATE, PlaceError};
-use mezcal_common::identity::{self, Identity, IdentityError, Role};
+use mezcal_common::model::identity::{self, Identity, IdentityError, Role};
+use mezcal_common::system::files::{self, Directory, Owner, PRIVATE, PlaceError};
 use mezcal_common::wire::tls::{Credentials, CredentialsError, SET_ASIDE};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose,
@@ -293,7 +293,7 @@ impl Authority {
     fn new(ca: &str, between: &str, key: &str) -> Result<Self, CertsError> {
         let own = if between.is_empty() { ca } else { between };
         let key = KeyPair::from_pem(key)?;
-        let of_key = mezcal_common::token::sha256(&key.subject_public_key_info());
+        let of_key = mezcal_common::model::token::sha256(&key.subject_public_key_info());
         if der_of(own).and_then(|der| identity::key_hash(&der)) != Some(of_key) {
             return Err(CertsError::Pair);
         }

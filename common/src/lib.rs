@@ -30,28 +30,9 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("Mezcal runs on Linux only: it relies on /proc, subreapers and CLOCK_BOOTTIME");
 
-pub mod account;
-pub mod clock;
-pub mod config;
-pub mod doctor;
-pub mod duration;
-pub mod environment;
-pub mod escape;
-pub mod files;
-pub mod hosts;
-pub mod identity;
-pub mod ids;
-pub mod job;
-pub mod limits;
-pub mod logging;
-pub mod octets;
-pub mod outcome;
-pub mod proc;
-pub mod runtime;
-pub mod service_manager;
-pub mod signal;
-pub mod timer;
-pub mod token;
+pub mod message;
+pub mod model;
+pub mod system;
 pub mod version;
 pub mod wire;
 

@@ -1,9 +1,9 @@
 //! What released versions have said on the wire is understood today, and means what it meant.
 
-use mezcal_common::wire::agent::{LogHeader, ToAgent, ToCoordinator};
-use mezcal_common::wire::client::{BatchTerms, Submission, ToClient, ToService};
+use mezcal_common::message::agent::{LogHeader, ToAgent, ToCoordinator};
+use mezcal_common::message::client::{BatchTerms, Submission, ToClient, ToService};
+use mezcal_common::message::engine::{EngineToKeeper, FromEngine, FromKeeper, KeeperToEngine, ToEngine, ToKeeper};
 use mezcal_common::wire::codec;
-use mezcal_common::wire::engine::{EngineToKeeper, FromEngine, FromKeeper, KeeperToEngine, ToEngine, ToKeeper};
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::Path;
 

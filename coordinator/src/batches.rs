@@ -8,9 +8,9 @@ use crate::hosts::{span, table};
 use crate::profile::ProfileArgs;
 use crate::progress::others;
 use clap_complete::ArgValueCompleter;
-use mezcal_common::clock::WallTime;
-use mezcal_common::escape::for_terminal;
-use mezcal_common::wire::client::{BatchStatus, HostStatus, SetAside, ToClient, ToService};
+use mezcal_common::message::client::{BatchStatus, HostStatus, SetAside, ToClient, ToService};
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::escape::for_terminal;
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -121,7 +121,7 @@ pub fn main(stdout_was_closed: bool, command: fn() -> clap::Command) -> ExitCode
     }));
     // The daemon has its own idea of what is worth a line.
     if !matches!(verb, Verb::Serve(_)) {
-        mezcal_common::logging::init("warn");
+        mezcal_common::system::logging::init("warn");
     }
     let result = match verb {
         Verb::Run(args) => run::run(&args),
@@ -155,9 +155,9 @@ pub fn main(stdout_was_closed: bool, command: fn() -> clap::Command) -> ExitCode
     match result {
         Ok(status) => ExitCode::from(status),
         Err(Exit { status, message }) => {
-            for line in mezcal_common::limits::named_in(&message).lines() {
+            for line in mezcal_common::system::limits::named_in(&message).lines() {
                 // It may quote what others have said.
-                tell!("coordinator: {}", mezcal_common::escape::for_terminal(line));
+                tell!("coordinator: {}", mezcal_common::model::escape::for_terminal(line));
             }
             ExitCode::from(status)
         }

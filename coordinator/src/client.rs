@@ -3,11 +3,11 @@
 use crate::exit::{Exit, chain};
 use crate::profile::ProfileArgs;
 use crate::service::ClientPort;
-use mezcal_common::clock::WallTime;
-use mezcal_common::duration::{format_duration, parse_duration};
-use mezcal_common::identity::{self, Role};
+use mezcal_common::message::client::{ALPN, ToClient, ToService, VERSIONS};
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::duration::{format_duration, parse_duration};
+use mezcal_common::model::identity::{self, Role};
 use mezcal_common::wire::bulk::{BulkReceiver, CutShort};
-use mezcal_common::wire::client::{ALPN, ToClient, ToService, VERSIONS};
 use mezcal_common::wire::endpoint::{Connector, Peer, close};
 use mezcal_common::wire::enrol;
 use mezcal_common::wire::tls::{Credentials, CredentialsError, first_certificate};
@@ -49,7 +49,7 @@ pub fn converse_for<T>(
     talk: impl AsyncFnOnce(&mut Remote) -> Result<T, Exit>,
 ) -> Result<T, Exit> {
     let (address, identity) = profile.remote()?;
-    let runtime = mezcal_common::runtime::start(None).map_err(Exit::usage)?;
+    let runtime = mezcal_common::system::runtime::start(None).map_err(Exit::usage)?;
     let talking = async {
         let mut remote = Remote::connect(&address, &identity).await?;
         let result = talk(&mut remote).await?;

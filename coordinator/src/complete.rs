@@ -6,9 +6,9 @@ use crate::client::{Remote, converse_for};
 use crate::exit::Exit;
 use crate::profile::ProfileArgs;
 use clap_complete::engine::CompletionCandidate;
-use mezcal_common::escape::for_terminal;
-use mezcal_common::hosts::short;
-use mezcal_common::wire::client::BatchStatus;
+use mezcal_common::message::client::BatchStatus;
+use mezcal_common::model::escape::for_terminal;
+use mezcal_common::model::hosts::short;
 use std::ffi::OsStr;
 use std::time::Duration;
 

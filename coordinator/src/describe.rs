@@ -2,9 +2,9 @@
 
 use crate::jobs::surrogates;
 use crate::store::Described;
-use mezcal_common::hosts::Folded;
-use mezcal_common::job::{Command, Leftover};
-use mezcal_common::wire::client::RetryOn;
+use mezcal_common::message::client::RetryOn;
+use mezcal_common::model::hosts::Folded;
+use mezcal_common::model::job::{Command, Leftover};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -70,10 +70,10 @@ fn seconds(duration: Duration) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mezcal_common::ids::JobNumber;
-    use mezcal_common::job::JobSpec;
-    use mezcal_common::octets;
-    use mezcal_common::wire::client::Submission;
+    use mezcal_common::message::client::Submission;
+    use mezcal_common::model::ids::JobNumber;
+    use mezcal_common::model::job::JobSpec;
+    use mezcal_common::model::octets;
 
     #[test]
     fn names_that_are_no_utf_8_are_as_they_were_given() {

@@ -5,8 +5,8 @@ use crate::exit::Exit;
 use crate::jobs::Jobs;
 use crate::signals::Signals;
 use crate::submit::Submitter;
-use mezcal_common::duration::format_duration;
-use mezcal_common::wire::client::{BatchTerms, SAYS_MORE, ToClient, ToService};
+use mezcal_common::message::client::{BatchTerms, SAYS_MORE, ToClient, ToService};
+use mezcal_common::model::duration::format_duration;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -10,8 +10,8 @@ use mezcal_agent::driver::{self, AgentParts, Left};
 use mezcal_agent::generations::Generations;
 use mezcal_agent::supervisor::Carried;
 use mezcal_certs::{Authority, CertsError, Issued};
-use mezcal_common::identity::Role;
-use mezcal_common::wire::agent::ALPN;
+use mezcal_common::message::agent::ALPN;
+use mezcal_common::model::identity::Role;
 use mezcal_common::wire::endpoint::{Connector, LOOPBACK, Listener, try_loopback};
 use mezcal_common::wire::tls::Credentials;
 use rustix::fd::OwnedFd;
@@ -43,7 +43,7 @@ pub struct Keeper {
 /// Exit 2: this program's own file cannot be run again. Exit 3: the agent would not reach the coordinator, both of which are here.
 pub fn start_keeper(containment: ContainmentWish) -> Result<Keeper, Exit> {
     try_loopback().map_err(|e| Exit::unreachable(format!("nothing is started: {}", chain(&e))))?;
-    let host = mezcal_common::config::host_name();
+    let host = mezcal_common::system::config::host_name();
     let program =
         std::fs::File::open("/proc/self/exe").map_err(|e| Exit::usage(format!("cannot open this program's own file: {e}")))?;
     let (socket, child) = driver::start_embedded_keeper(Arc::new(program.into()), &host, containment)

@@ -7,7 +7,7 @@ use crate::service::common_version;
 use crate::store::{Refusal, Registry, way_back};
 use guesses::{Guesses, network};
 use mezcal_certs::Authority;
-use mezcal_common::identity::{Identity, Role, has_signed};
+use mezcal_common::model::identity::{Identity, Role, has_signed};
 use mezcal_common::wire::endpoint::ListenError;
 use mezcal_common::wire::enrol::{Applicant, EnrolListener, FromEnroller, ToEnroller, VERSIONS};
 use mezcal_common::wire::tls::Credentials;
@@ -86,7 +86,7 @@ impl Enrolment {
         };
         let meant = names.iter().zip(meant).map(|(name, meant)| match meant {
             // A new host may have a full name of which a known one is the short name: only one that is replaced is known for sure.
-            Ok(meant) if !replace && mezcal_common::hosts::short(name) == Some(&meant) => Ok(name.clone()),
+            Ok(meant) if !replace && mezcal_common::model::hosts::short(name) == Some(&meant) => Ok(name.clone()),
             meant => meant,
         });
         let names = &meant.collect::<Result<Vec<String>, String>>()?;
@@ -94,7 +94,7 @@ impl Enrolment {
             Identity::new(issuer.authority.cluster(), role, name).map_err(|e| format!("{name:?}: {e}"))?;
         }
         let tokens = self.registry.create_tokens(issuer.root, role, names, ttl, replace).map_err(|e| chain(&e))?;
-        Ok(names.iter().cloned().zip(tokens.iter().map(mezcal_common::token::Token::reveal)).collect())
+        Ok(names.iter().cloned().zip(tokens.iter().map(mezcal_common::model::token::Token::reveal)).collect())
     }
 
     /// Another certificate for the holder of this one (DER), in PEM form.
@@ -255,7 +255,7 @@ impl Enrolment {
                 joined(cert)
             }
             Err(e) => {
-                tracing::warn!(%from, token = mezcal_common::token::hex(&token), "may not join: {}", chain(&e));
+                tracing::warn!(%from, token = mezcal_common::model::token::hex(&token), "may not join: {}", chain(&e));
                 if matches!(e, Refusal::Unknown) && self.guesses().bad(from.ip(), now) {
                     tracing::error!(network = %network(from.ip()), "somebody there guesses tokens; they are heard once a minute at most");
                 }
@@ -270,7 +270,7 @@ mod tests {
     use super::*;
     use crate::store::Store;
 
-    fn join(host: &str, token: &mezcal_common::token::Token, secret: [u8; 16]) -> ToEnroller {
+    fn join(host: &str, token: &mezcal_common::model::token::Token, secret: [u8; 16]) -> ToEnroller {
         let (_, request) = mezcal_certs::request().expect("a key");
         let (token, program) = (token.id, String::new());
         ToEnroller::Join { versions: VERSIONS, program, token, secret, host: Some(host.into()), request: request.into() }
@@ -292,7 +292,8 @@ mod tests {
         let issuer = Issuer { authority, root: [7; 32], life: LEAF_LIFE, port: 7433 };
         let me = Enrolment::new(store.registry(true).expect("a registry"), Some(issuer));
         let tokens = me.create_tokens(Role::Agent, &["h1".into(), "h2".into()], Duration::from_secs(3600), false).expect("made");
-        let tokens: Vec<_> = tokens.iter().map(|(_, token)| mezcal_common::token::Token::parse(token).expect("a token")).collect();
+        let tokens: Vec<_> =
+            tokens.iter().map(|(_, token)| mezcal_common::model::token::Token::parse(token).expect("a token")).collect();
         let address = |text: &str| SocketAddr::new(text.parse().expect("an address"), 1);
         let (bad, good, begin) = (address("192.0.2.1"), address("192.0.2.2"), Instant::now());
         let mut now = begin;

@@ -1,6 +1,6 @@
 //! Exit statuses of `coordinator`, as its help and the README document them; sysexits(3) numbers where one fits.
 
-pub use mezcal_common::escape::chain;
+pub use mezcal_common::model::escape::chain;
 
 /// A job, or the command on some host, did not end with 0.
 pub const FAILED: u8 = 1;

@@ -8,12 +8,12 @@ use crate::profile::ProfileArgs;
 use crate::run::describe;
 use crate::signals::Signals;
 use clap_complete::ArgValueCompleter;
-use mezcal_common::clock::WallTime;
-use mezcal_common::duration::format_duration;
-use mezcal_common::escape::for_terminal;
-use mezcal_common::ids::JobNumber;
-use mezcal_common::outcome::JobResult;
-use mezcal_common::wire::client::{Attachment, ToClient, ToService};
+use mezcal_common::message::client::{Attachment, ToClient, ToService};
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::duration::format_duration;
+use mezcal_common::model::escape::for_terminal;
+use mezcal_common::model::ids::JobNumber;
+use mezcal_common::model::outcome::JobResult;
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -130,7 +130,7 @@ fn follow(
     output: Option<(Option<&PathBuf>, bool)>,
 ) -> Result<u8, Exit> {
     let (address, identity) = profile.remote()?;
-    let runtime = mezcal_common::runtime::start(None).map_err(Exit::usage)?;
+    let runtime = mezcal_common::system::runtime::start(None).map_err(Exit::usage)?;
     let following = async {
         let mut remote = Remote::connect(&address, &identity).await?;
         tokio::spawn(keep_certificate(address, identity));

@@ -5,9 +5,9 @@ use crate::jobs::{Jobs, members, write_json};
 use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
 use jiff::tz::TimeZone;
-use mezcal_common::clock::WallTime;
-use mezcal_common::escape::json_for_terminal;
-use mezcal_common::outcome::{Ended, JobResult, WaitStatus};
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::escape::json_for_terminal;
+use mezcal_common::model::outcome::{Ended, JobResult, WaitStatus};
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
@@ -243,8 +243,8 @@ impl Object<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mezcal_common::ids::EngineId;
-    use mezcal_common::outcome::{Containment, Outcome, Place, Span, Usage};
+    use mezcal_common::model::ids::EngineId;
+    use mezcal_common::model::outcome::{Containment, Outcome, Place, Span, Usage};
 
     #[test]
     fn result_lines_on_a_terminal_mean_the_same_and_move_no_cursor() {

@@ -1,6 +1,6 @@
 //! `--halt`: when to give the rest of a batch up, in GNU Parallel's words (parallel(1)).
 
-use mezcal_common::wire::client::{Halt, HaltCount, HaltWhy};
+use mezcal_common::message::client::{Halt, HaltCount, HaltWhy};
 
 /// Reads `never`, `WHEN,WHY=N` or `WHEN,WHY=N%`; also the short forms 0 (never), 1 (`soon,fail=1`) and 2 (`now,fail=1`).
 ///

@@ -5,9 +5,11 @@ use crate::exit::Exit;
 use crate::format::show;
 use crate::members::time;
 use crate::profile::ProfileArgs;
-use mezcal_common::clock::WallTime;
-use mezcal_common::escape::for_terminal;
-use mezcal_common::wire::client::{FailingHost, HostStanding, HostStatus, SAYS_FAILING, STANDINGS, ToClient, ToService, UNSERVED};
+use mezcal_common::message::client::{
+    FailingHost, HostStanding, HostStatus, SAYS_FAILING, STANDINGS, ToClient, ToService, UNSERVED,
+};
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::escape::for_terminal;
 use std::collections::HashMap;
 use std::time::Duration;
 

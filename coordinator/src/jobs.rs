@@ -15,15 +15,15 @@ pub(crate) use object::{write_octets, write_string};
 use crate::locate::{Places, best_hosts};
 use bytes::Bytes;
 use keys::Strangers;
-use mezcal_common::duration::{from_seconds, parse_duration};
-use mezcal_common::hosts;
-use mezcal_common::ids::JobNumber;
-use mezcal_common::job::{
+use mezcal_common::message::client::{RetryOn, Submission};
+use mezcal_common::model::duration::{from_seconds, parse_duration};
+use mezcal_common::model::hosts;
+use mezcal_common::model::ids::JobNumber;
+use mezcal_common::model::job::{
     BatchContext, Command, JobSpec, Leftover, MAX_AFTER, MAX_ARG_STRLEN, MAX_CONTEXT, MAX_SPEC, RESERVED_ENV, SHELL_PREFIX,
 };
-use mezcal_common::octets;
-use mezcal_common::outcome::Ended;
-use mezcal_common::wire::client::{RetryOn, Submission};
+use mezcal_common::model::octets;
+use mezcal_common::model::outcome::Ended;
 use mezcal_common::wire::codec;
 use serde_json::value::RawValue;
 use shared::SharedOutputs;

@@ -4,8 +4,8 @@
 //! have it, `path host…`, best first or with weights as `host=BYTES`. Each path is asked for once. It is soft: what is not answered, or not in
 //! time, has no place.
 
-use mezcal_common::limits;
-use mezcal_common::octets;
+use mezcal_common::model::octets;
+use mezcal_common::system::limits;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
@@ -90,7 +90,7 @@ fn split(line: &str, asked: &HashSet<String>) -> Option<(String, Vec<(String, f6
 pub fn best_hosts(inputs: &[String], places: &Places) -> Vec<String> {
     let mut weights: BTreeMap<String, f64> = BTreeMap::new();
     for (host, weight) in inputs.iter().filter_map(|path| places.get(path)).flatten() {
-        if let Ok(name) = mezcal_common::hosts::normalise(host) {
+        if let Ok(name) = mezcal_common::model::hosts::normalise(host) {
             *weights.entry(name).or_default() += weight;
         }
     }

@@ -4,10 +4,10 @@ use crate::cancel::split_job;
 use crate::client::Remote;
 use crate::exit::{self, Exit};
 use crate::profile::ProfileArgs;
-use mezcal_common::escape::TerminalText;
-use mezcal_common::wire::agent::{LogHeader, LogWish, Stream};
+use mezcal_common::message::agent::{LogHeader, LogWish, Stream};
+use mezcal_common::message::client::{ToClient, ToService};
+use mezcal_common::model::escape::TerminalText;
 use mezcal_common::wire::bulk::{BulkReceiver, CutShort};
-use mezcal_common::wire::client::{ToClient, ToService};
 use std::io::{ErrorKind, IsTerminal, Write};
 
 /// Show what a job has written.
@@ -38,7 +38,7 @@ pub fn run(args: &LogsArgs) -> Result<u8, Exit> {
     let (address, identity) = args.profile.remote()?;
     let (batch, job) = split_job(&args.job);
     let wish = LogWish { out: !args.err, err: !args.out, follow: args.follow };
-    let runtime = mezcal_common::runtime::start(None).map_err(Exit::usage)?;
+    let runtime = mezcal_common::system::runtime::start(None).map_err(Exit::usage)?;
     let status = runtime.block_on(async {
         let mut remote = Remote::connect(&address, &identity).await?;
         let pick = |said| match said {

@@ -8,10 +8,10 @@ use crate::profile::ProfileArgs;
 use crate::serve::{CoordinatorConfig, DEFAULT_PATH};
 use crate::store::{self, Restored, StoreError};
 use clap_complete::ArgValueCompleter;
-use mezcal_common::config::read_toml;
-use mezcal_common::duration::parse_duration;
-use mezcal_common::hosts;
-use mezcal_common::wire::client::{ToClient, ToService};
+use mezcal_common::message::client::{ToClient, ToService};
+use mezcal_common::model::duration::parse_duration;
+use mezcal_common::model::hosts;
+use mezcal_common::system::config::read_toml;
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -9,14 +9,14 @@ use crate::serve::{CoordinatorConfig, DEFAULT_PATH};
 use crate::service::REVOKED_AT_ONCE;
 use crate::store::{self, CertificateRow, Refusal, Registry};
 use clap::Subcommand;
-use mezcal_common::account;
-use mezcal_common::clock::WallTime;
-use mezcal_common::config::read_toml;
-use mezcal_common::duration::{format_duration, parse_duration};
-use mezcal_common::escape::for_terminal;
-use mezcal_common::files::{Directory, PRIVATE, PlaceError};
-use mezcal_common::identity::Role;
-use mezcal_common::wire::client::{CancelSummary, CertificateStatus, Member, RevokedMember, ToClient, ToService};
+use mezcal_common::message::client::{CancelSummary, CertificateStatus, Member, RevokedMember, ToClient, ToService};
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::duration::{format_duration, parse_duration};
+use mezcal_common::model::escape::for_terminal;
+use mezcal_common::model::identity::Role;
+use mezcal_common::system::account;
+use mezcal_common::system::config::read_toml;
+use mezcal_common::system::files::{Directory, PRIVATE, PlaceError};
 use mezcal_common::wire::tls::Credentials;
 use serde::Deserialize;
 use std::fmt::Write as _;
@@ -340,7 +340,7 @@ fn adopt(host: Option<&str>, serial: Option<&str>, config: &Path) -> Result<u8, 
         return table(["HOST", "SERIAL", "UNTIL", "REFUSED"], rows);
     };
     let known = refused.iter().map(|(name, _)| name.as_str());
-    let meant = mezcal_common::hosts::meant(host, known)
+    let meant = mezcal_common::model::hosts::meant(host, known)
         .map_err(|several| Exit::usage(format!("{host} may be any of {}; write the full name", several.join(","))))?;
     let meant = meant.unwrap_or(host);
     let own: Vec<_> = refused.iter().filter(|(name, s)| *name == meant && serial.is_none_or(|serial| serial == s.serial)).collect();
@@ -430,7 +430,7 @@ pub fn join(args: &JoinArgs) -> Result<u8, Exit> {
     let cannot = |e: PlaceError| Exit::usage(chain(&e));
     let keys = ready(&dir).map_err(cannot)?;
     let profiles = ready(file.parent().unwrap_or(Path::new("."))).map_err(cannot)?;
-    let runtime = mezcal_common::runtime::start(None).map_err(Exit::usage)?;
+    let runtime = mezcal_common::system::runtime::start(None).map_err(Exit::usage)?;
     let joined = runtime.block_on(mezcal_certs::join(&args.address, &token, Role::User, None));
     let joined = match joined {
         Ok(joined) => joined,

@@ -6,10 +6,10 @@
 use crate::format::{ClientTimes, ResultFormat};
 use crate::jobs::Jobs;
 use crate::progress::{Counts, Progress};
-use mezcal_common::clock::WallTime;
-use mezcal_common::ids::JobNumber;
-use mezcal_common::limits;
-use mezcal_common::outcome::JobResult;
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::ids::JobNumber;
+use mezcal_common::model::outcome::JobResult;
+use mezcal_common::system::limits;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
 use std::collections::{BTreeMap, HashSet};

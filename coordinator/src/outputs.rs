@@ -180,7 +180,7 @@ pub(crate) fn lock(file: &File, path: &Path) -> Result<(), Exit> {
                 |pid| {
                     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
                     let line = String::from_utf8_lossy(&line).replace('\0', " ");
-                    format!("process {pid} ({})", mezcal_common::escape::for_terminal(line.trim()))
+                    format!("process {pid} ({})", mezcal_common::model::escape::for_terminal(line.trim()))
                 },
             );
             Err(Exit::usage(format!("{shown} is being written by {holder}; wait for its end, or choose another file")))

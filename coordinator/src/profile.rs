@@ -1,7 +1,7 @@
 //! Profiles: where the cluster is, and who we are there.
 
 use crate::exit::{Exit, chain};
-use mezcal_common::config::{expand_home, read_toml};
+use mezcal_common::system::config::{expand_home, read_toml};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

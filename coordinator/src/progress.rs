@@ -2,9 +2,9 @@
 
 use crate::format::{ResultFormat, counted, elapsed};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
-use mezcal_common::clock::WallTime;
-use mezcal_common::escape::for_terminal;
-use mezcal_common::outcome::{JobResult, WaitStatus, Way};
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::escape::for_terminal;
+use mezcal_common::model::outcome::{JobResult, WaitStatus, Way};
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -9,11 +9,11 @@ use crate::hosts;
 use crate::manage::{ask, expand};
 use crate::members::{certificates, time};
 use crate::profile::ProfileArgs;
-use mezcal_common::clock::WallTime;
-use mezcal_common::duration::parse_duration;
-use mezcal_common::escape::for_terminal;
-use mezcal_common::token::{hex, sha256};
-use mezcal_common::wire::client::{Member, ToClient, ToService};
+use mezcal_common::message::client::{Member, ToClient, ToService};
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::duration::parse_duration;
+use mezcal_common::model::escape::for_terminal;
+use mezcal_common::model::token::{hex, sha256};
 use mezcal_common::wire::enrol;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::io::Write;
@@ -147,7 +147,7 @@ impl Members {
     /// The name under which the coordinator knows a host that calls itself so.
     fn name_of(&self, own: &str) -> String {
         let known = self.connected.iter().chain(&self.counted).chain(self.revoked.keys()).map(String::as_str);
-        mezcal_common::hosts::meant(own, known).ok().flatten().unwrap_or(own).to_owned()
+        mezcal_common::model::hosts::meant(own, known).ok().flatten().unwrap_or(own).to_owned()
     }
 
     /// Whether a host has to join, and with which words.
@@ -344,7 +344,7 @@ impl Plan<'_> {
         let said = self.ssh(&row.host, "", &look, b"")?;
         let has = |line: &str| said.lines().any(|l| l == line);
         let name = said.lines().find_map(|line| line.strip_prefix("name=")).unwrap_or_default();
-        let name = mezcal_common::hosts::normalise(name).map_err(|e| format!("it calls itself {name:?}: {e}"))?;
+        let name = mezcal_common::model::hosts::normalise(name).map_err(|e| format!("it calls itself {name:?}: {e}"))?;
         if !plain(&name) {
             return Err(format!("it calls itself {name:?}"));
         }
@@ -412,7 +412,8 @@ impl Plan<'_> {
             values.entry(key).or_default().push(value);
         }
         let one = |key: &str| values.get(key).and_then(|all| all.first()).copied().unwrap_or_default();
-        let name = mezcal_common::hosts::normalise(one("name")).map_err(|e| format!("it calls itself {:?}: {e}", one("name")))?;
+        let name =
+            mezcal_common::model::hosts::normalise(one("name")).map_err(|e| format!("it calls itself {:?}: {e}", one("name")))?;
         if !plain(&name) {
             return Err(format!("it calls itself {name:?}"));
         }

@@ -6,9 +6,9 @@
 use crate::exit::Exit;
 use crate::jobs::{Jobs, members, write_json, write_string};
 use crate::outputs::lock;
-use mezcal_common::files;
-use mezcal_common::ids::JobNumber;
-use mezcal_common::outcome::{Ended, JobResult};
+use mezcal_common::model::ids::JobNumber;
+use mezcal_common::model::outcome::{Ended, JobResult};
+use mezcal_common::system::files;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;

@@ -16,13 +16,13 @@ use crate::service::{self, Adjustable, ClientPort, Settings};
 use crate::signals::Signals;
 use crate::submit::{SUBMIT_JOBS, Submitter};
 use clap::builder::TypedValueParser;
-use mezcal_common::clock::WallTime;
-use mezcal_common::duration::{format_duration, parse_duration};
-use mezcal_common::ids::{BatchId, JobNumber};
-use mezcal_common::job::{BatchContext, Leftover, Stop};
-use mezcal_common::octets;
-use mezcal_common::outcome::{Ended, JobResult, Outcome};
-use mezcal_common::wire::client::{BatchTerms, Halt, HaltWhy, Notice, Selector, ToClient, ToService};
+use mezcal_common::message::client::{BatchTerms, Halt, HaltWhy, Notice, Selector, ToClient, ToService};
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::duration::{format_duration, parse_duration};
+use mezcal_common::model::ids::{BatchId, JobNumber};
+use mezcal_common::model::job::{BatchContext, Leftover, Stop};
+use mezcal_common::model::octets;
+use mezcal_common::model::outcome::{Ended, JobResult, Outcome};
 use mezcal_common::wire::endpoint::Listener;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -233,7 +233,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     if let (true, true, Some(path)) = (jobs.is_empty(), args.resume || args.resume_failed, &args.output) {
         // Perhaps a last line that is torn.
         let cannot = |e| Exit::output(format!("cannot write {}: {e}", path.display()));
-        kept.map_or(Ok(()), |kept| mezcal_common::files::rewrite(path, &kept)).map_err(cannot)?;
+        kept.map_or(Ok(()), |kept| mezcal_common::system::files::rewrite(path, &kept)).map_err(cannot)?;
         noted.into_iter().for_each(|noted| drop(std::fs::remove_file(noted.path)));
         return Ok(0);
     }
@@ -246,7 +246,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     let jobs = Arc::new(jobs);
     let results = if args.detach { None } else { Some(outputs.results(kept)?) };
     let log = outputs.log()?;
-    let runtime = mezcal_common::runtime::start(None).map_err(Exit::usage)?;
+    let runtime = mezcal_common::system::runtime::start(None).map_err(Exit::usage)?;
     let status = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let connected = tokio::select! {
@@ -384,7 +384,7 @@ fn stream(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Keeper>, c
         Cluster::Embedded => args.slots.unwrap_or_else(embedded::usable_cpus),
         Cluster::Listen { .. } | Cluster::Remote { .. } => u16::MAX,
     };
-    let runtime = mezcal_common::runtime::start(None).map_err(Exit::usage)?;
+    let runtime = mezcal_common::system::runtime::start(None).map_err(Exit::usage)?;
     let status = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let connected = tokio::select! {
@@ -446,7 +446,7 @@ fn find_inputs(jobs: &mut Jobs, args: &RunArgs, profile: &Profile, cd: &str) {
     match found {
         Ok(places) => jobs.locate(cd, &places),
         Err(why) if !args.quiet => {
-            tell!("coordinator: jobs with `inputs` run anywhere: {}", mezcal_common::escape::for_terminal(&why));
+            tell!("coordinator: jobs with `inputs` run anywhere: {}", mezcal_common::model::escape::for_terminal(&why));
         }
         Err(_) => {}
     }
@@ -512,7 +512,7 @@ pub(crate) fn absolute(path: &Path) -> Result<String, Exit> {
             ))
         })?,
     };
-    Ok(mezcal_common::octets::text(path.into_os_string().into_vec()))
+    Ok(mezcal_common::model::octets::text(path.into_os_string().into_vec()))
 }
 
 /// umask(2) can only be read by setting it; nothing else runs yet.
@@ -588,7 +588,7 @@ impl Connected {
 }
 
 async fn connect(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Keeper>) -> Result<Connected, Exit> {
-    let user = mezcal_common::account::own_name();
+    let user = mezcal_common::system::account::own_name();
     let locality_wait = args.locality_wait.unwrap_or(service::LOCALITY_WAIT);
     let adjustable = Adjustable { locality_wait, ..Adjustable::default() };
     let no_timer = |e| Exit::usage(exit::chain(&e));

@@ -33,16 +33,16 @@ mod wide;
 use bytes::Bytes;
 use cancel::{CancelRequest, Cancelling};
 pub use fleet::Aliases;
-use mezcal_common::clock::BootInstant;
-use mezcal_common::duration::format_duration;
-use mezcal_common::hosts;
-use mezcal_common::ids::{
+use mezcal_common::message::agent::{Hello, Load, LogWish, NumberedReport, Placement, Report, Stream, ToAgent, ToCoordinator};
+use mezcal_common::message::client::{BatchTerms, CancelSummary, Halt, HostStanding, HostStatus, Notice, RetryOn, Submission};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::duration::format_duration;
+use mezcal_common::model::hosts;
+use mezcal_common::model::ids::{
     AttemptId, BatchId, BatchSerial, EngineId, Epoch, Generation, JobKey, JobNumber, SessionId, StoreId, attempt_count,
 };
-use mezcal_common::job::{BatchContext, MAX_SPEC, Stop};
-use mezcal_common::outcome::{Containment, Ended, JobResult, Outcome, Place};
-use mezcal_common::wire::agent::{Hello, Load, LogWish, NumberedReport, Placement, Report, Stream, ToAgent, ToCoordinator};
-use mezcal_common::wire::client::{BatchTerms, CancelSummary, Halt, HostStanding, HostStatus, Notice, RetryOn, Submission};
+use mezcal_common::model::job::{BatchContext, MAX_SPEC, Stop};
+use mezcal_common::model::outcome::{Containment, Ended, JobResult, Outcome, Place};
 use mezcal_common::wire::endpoint::IDLE_TIMEOUT;
 use queues::{QueueKey, Queues};
 pub use record::Record;
@@ -1147,14 +1147,14 @@ impl Scheduler {
             self.effects.push_back(Effect::Greet(session, generation));
         }
         let welcome = ToAgent::Welcome {
-            version: mezcal_common::wire::agent::VERSIONS.1.min(hello.versions.1),
+            version: mezcal_common::message::agent::VERSIONS.1.min(hello.versions.1),
             program: mezcal_common::VERSION.into(),
             session,
             store: self.store,
             lease: self.lease,
             first_engine,
             // The driver stamps it when it leaves.
-            clock: mezcal_common::clock::WallTime(0),
+            clock: mezcal_common::model::clock::WallTime(0),
         };
         self.effects.push_back(match kept {
             Some(_) if !self.leases_grow => Effect::Greet(session, welcome),
@@ -1232,7 +1232,7 @@ impl Scheduler {
             ToCoordinator::Heartbeat { sent, load, clock_offset } => {
                 if let Some(host) = self.hosts.get_mut(name) {
                     (host.heard, host.load, host.clock_offset) = (now, load, clock_offset);
-                    let clock = mezcal_common::clock::WallTime(0);
+                    let clock = mezcal_common::model::clock::WallTime(0);
                     self.tell_agent(name, ToAgent::HeartbeatSeen { sent, clock });
                 }
             }

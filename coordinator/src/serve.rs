@@ -7,10 +7,10 @@ use crate::service::{self, Adjustable, PROTOCOLS, ServiceHandle, Settings};
 use crate::signals::Signals;
 use crate::store::{Store, StoreError};
 use mezcal_certs::Authority;
-use mezcal_common::config::{expand_home, read_toml};
-use mezcal_common::duration::format_duration;
-use mezcal_common::identity::{Role, key_hash};
-use mezcal_common::service_manager;
+use mezcal_common::model::duration::format_duration;
+use mezcal_common::model::identity::{Role, key_hash};
+use mezcal_common::system::config::{expand_home, read_toml};
+use mezcal_common::system::service_manager;
 use mezcal_common::wire::endpoint::{ListenError, Listener};
 use mezcal_common::wire::enrol;
 use mezcal_common::wire::tls::{Credentials, first_certificate};
@@ -48,15 +48,15 @@ pub struct CoordinatorConfig {
     /// Directory of cert.pem, key.pem and ca.pem.
     pub identity: PathBuf,
     /// How long an agent may run jobs without hearing from the coordinator; default: `10m`, at least `15s`.
-    #[serde(default, deserialize_with = "mezcal_common::duration::serde_text::deserialize")]
+    #[serde(default, deserialize_with = "mezcal_common::model::duration::serde_text::deserialize")]
     pub lease: Option<Duration>,
     /// How long a slot is idle before it gets a job that prefers another host; default: `3s`.
-    #[serde(default, deserialize_with = "mezcal_common::duration::serde_text::deserialize")]
+    #[serde(default, deserialize_with = "mezcal_common::model::duration::serde_text::deserialize")]
     pub locality_wait: Option<Duration>,
     /// Directory of the store; default: `/var/lib/mezcal-coordinator` as root and as the service, else `~/.local/state/mezcal-coordinator`.
     pub state: Option<PathBuf>,
     /// How long a batch goes on when its client is gone, unless it is detached; default: `10m`.
-    #[serde(default, deserialize_with = "mezcal_common::duration::serde_text::deserialize")]
+    #[serde(default, deserialize_with = "mezcal_common::model::duration::serde_text::deserialize")]
     pub client_lease: Option<Duration>,
     /// Address of the dashboard, the metrics and the health checks, for example `127.0.0.1:7480`; default: none.
     pub http: Option<SocketAddr>,
@@ -76,7 +76,7 @@ pub struct CoordinatorConfig {
     /// Address on which hosts and users join, open while there are tokens; default: port 7434 beside `listen`.
     pub enrol: Option<SocketAddr>,
     /// How long the certificates of joined hosts and users are valid; default: `30d`.
-    #[serde(default, deserialize_with = "mezcal_common::duration::serde_text::deserialize")]
+    #[serde(default, deserialize_with = "mezcal_common::model::duration::serde_text::deserialize")]
     pub certificate_life: Option<Duration>,
 }
 
@@ -158,13 +158,13 @@ const MIN_LEASE: Duration = Duration::from_secs(15);
 /// Exit 2 for the configuration, 3 for certificates and the address.
 pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
     crate::memory::be_frugal();
-    mezcal_common::logging::init("info");
+    mezcal_common::system::logging::init("info");
     let config: CoordinatorConfig = read_toml(&args.config).map_err(|e| Exit::usage(chain(&e)))?;
     let lease = config.lease.unwrap_or(service::LEASE);
     if lease < MIN_LEASE {
         return Err(Exit::usage(format!("`lease` in {} must be at least {}", args.config.display(), format_duration(MIN_LEASE))));
     }
-    let runtime = mezcal_common::runtime::start(Some(BLOCKING)).map_err(Exit::usage)?;
+    let runtime = mezcal_common::system::runtime::start(Some(BLOCKING)).map_err(Exit::usage)?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
         let http = args.http.or(config.http);
@@ -343,7 +343,7 @@ pub(crate) fn holder_of(port: u16) -> Option<String> {
     let Some(pid) = pid else { return Some("a process of another user".into()) };
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words = String::from_utf8_lossy(&command).replace('\0', " ");
-    Some(format!("process {pid} ({})", mezcal_common::escape::for_terminal(words.trim_end())))
+    Some(format!("process {pid} ({})", mezcal_common::model::escape::for_terminal(words.trim_end())))
 }
 
 #[cfg(test)]

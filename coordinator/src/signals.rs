@@ -1,7 +1,7 @@
 //! The signals by which people end things.
 
 use crate::exit::{self, Exit};
-use mezcal_common::limits;
+use mezcal_common::system::limits;
 use std::task::Poll;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -10,7 +10,7 @@ pub(crate) struct Signals(Vec<(u8, Signal)>);
 
 impl Signals {
     pub(crate) fn new() -> Result<Self, Exit> {
-        let ignored = mezcal_common::proc::ignored_signals();
+        let ignored = mezcal_common::system::proc::ignored_signals();
         let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
         let mut signals = Vec::new();
         for kind in kinds.into_iter().filter(|kind| ignored >> (kind.as_raw_value() - 1) & 1 == 0) {

@@ -24,10 +24,10 @@ use access::Access;
 use bytes::Bytes;
 use clock::Moment;
 use life::Life;
-use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, Generation, JobNumber, StoreId};
-use mezcal_common::job::MAX_SPEC;
-use mezcal_common::outcome::{JobResult, Written};
-use mezcal_common::wire::client::{SetAside, Submission};
+use mezcal_common::message::client::{SetAside, Submission};
+use mezcal_common::model::ids::{AttemptId, BatchId, BatchSerial, EngineId, Generation, JobNumber, StoreId};
+use mezcal_common::model::job::MAX_SPEC;
+use mezcal_common::model::outcome::{JobResult, Written};
 use mezcal_common::wire::codec;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, ffi, params};
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -234,7 +234,7 @@ impl Store {
         let failed = |source: std::io::Error| StoreError::file(directory, source);
         std::fs::create_dir_all(directory).map_err(failed)?;
         // SQLite relies on locks and shared memory.
-        if mezcal_common::config::is_on_network(directory) {
+        if mezcal_common::system::config::is_on_network(directory) {
             return Err(StoreError::Network(directory.into()));
         }
         let lock = lock(directory)?;

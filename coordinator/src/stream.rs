@@ -8,14 +8,14 @@ use crate::run::{Connected, GRACE, RunArgs, UNWATCHED_WAIT, agent_ended, beside,
 use crate::signals::Signals;
 use crate::submit::{SUBMIT_BYTES, fits};
 use bytes::Bytes;
-use mezcal_common::clock::WallTime;
-use mezcal_common::duration::parse_duration;
-use mezcal_common::escape::json_for_terminal;
-use mezcal_common::ids::{BatchId, JobNumber};
-use mezcal_common::job::Stop;
-use mezcal_common::limits;
-use mezcal_common::outcome::JobResult;
-use mezcal_common::wire::client::{BatchTerms, CancelSummary, HostStatus, Selector, Submission, ToClient, ToService};
+use mezcal_common::message::client::{BatchTerms, CancelSummary, HostStatus, Selector, Submission, ToClient, ToService};
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::duration::parse_duration;
+use mezcal_common::model::escape::json_for_terminal;
+use mezcal_common::model::ids::{BatchId, JobNumber};
+use mezcal_common::model::job::Stop;
+use mezcal_common::model::outcome::JobResult;
+use mezcal_common::system::limits;
 use rustix::fd::AsFd;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -561,7 +561,7 @@ fn answer(mut line: Value, name: Option<Value>) -> Value {
 /// How jobs are to be killed.
 fn stop(grace: Option<&str>, signal: Option<&str>) -> Result<Stop, String> {
     let grace = grace.map(parse_duration).transpose().map_err(|why| format!("\"grace\": {why}"))?.unwrap_or(GRACE);
-    let signal = signal.map(mezcal_common::signal::parse).transpose().map_err(|why| format!("\"signal\": {why}"))?;
+    let signal = signal.map(mezcal_common::system::signal::parse).transpose().map_err(|why| format!("\"signal\": {why}"))?;
     let stop = Stop::after(grace);
     Ok(Stop { signal: signal.unwrap_or(stop.signal), ..stop })
 }

@@ -1,8 +1,8 @@
 //! Handing a job list over, message by message, from wherever the coordinator has got to.
 
 use crate::jobs::Jobs;
-use mezcal_common::ids::BatchId;
-use mezcal_common::wire::client::{Submission, ToService};
+use mezcal_common::message::client::{Submission, ToService};
+use mezcal_common::model::ids::BatchId;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -96,7 +96,7 @@ impl Submitter {
 mod tests {
     use super::*;
     use crate::jobs::Format;
-    use mezcal_common::job::MAX_AFTER;
+    use mezcal_common::model::job::MAX_AFTER;
     use mezcal_common::wire::codec::{decode_exact, encode_body};
 
     fn messages(text: String) -> Result<Vec<ToService>, String> {

@@ -5,8 +5,8 @@ use crate::client::converse;
 use crate::exit::Exit;
 use crate::format::show;
 use crate::profile::ProfileArgs;
-use mezcal_common::escape::for_terminal;
-use mezcal_common::wire::client::{ToClient, ToService};
+use mezcal_common::message::client::{ToClient, ToService};
+use mezcal_common::model::escape::for_terminal;
 
 /// Say why a job does not run, host by host.
 #[derive(Debug, clap::Args)]

@@ -1,8 +1,8 @@
 //! What one user can have a coordinator keep: answers, batches, host sets, jobs in memory.
 
-use mezcal_common::ids::{BatchId, JobNumber};
-use mezcal_common::job::{BatchContext, Command, JobSpec, Stop};
-use mezcal_common::wire::client::{BatchTerms, Selector, Submission, ToClient, ToService};
+use mezcal_common::message::client::{BatchTerms, Selector, Submission, ToClient, ToService};
+use mezcal_common::model::ids::{BatchId, JobNumber};
+use mezcal_common::model::job::{BatchContext, Command, JobSpec, Stop};
 use mezcal_common::wire::codec;
 use mezcal_coordinator::service::{self, ClientPort, Settings};
 use mezcal_coordinator::store::Store;

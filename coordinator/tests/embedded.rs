@@ -38,7 +38,7 @@ fn alive_with(mark: &str) -> bool {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { return false };
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&line).replace('\0', " ").contains(mark)
-            && mezcal_common::proc::state_and_parent(pid).is_some_and(|(state, _)| state != 'Z')
+            && mezcal_common::system::proc::state_and_parent(pid).is_some_and(|(state, _)| state != 'Z')
     })
 }
 
@@ -572,7 +572,8 @@ fn a_run_whose_keeper_is_killed_says_so_and_leaves_nothing_behind() {
     wait_for("a job runs", || alive_with(&format!("sleep {mark}")));
     let run = child.id() as i32;
     let pids = std::fs::read_dir("/proc").expect("/proc").flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let keeper = pids.into_iter().find(|pid| mezcal_common::proc::state_and_parent(*pid).is_some_and(|(_, parent)| parent == run));
+    let keeper =
+        pids.into_iter().find(|pid| mezcal_common::system::proc::state_and_parent(*pid).is_some_and(|(_, parent)| parent == run));
     let keeper = rustix::process::Pid::from_raw(keeper.expect("its only child")).expect("a number");
     rustix::process::kill_process(keeper, rustix::process::Signal::KILL).expect("killed");
     let out = child.wait_with_output().expect("our child");
@@ -889,7 +890,7 @@ fn jobs_come_after_others_and_are_tried_again_when_it_is_worth_it() {
 
 #[test]
 fn an_embedded_run_is_the_host_that_it_is_on_and_localhost() {
-    let own = mezcal_common::config::host_name();
+    let own = mezcal_common::system::config::host_name();
     let job = |host: &str| format!("{}\n", serde_json::json!({"cmd": "true", "host": host}));
     let (status, lines, said) = run(&(job("localhost") + &job(&own)), &["--host-timeout", "5s"]);
     assert_eq!((status, lines.len()), (Some(0), 2), "{said}");

@@ -1,10 +1,10 @@
 //! Who may ask for what: every request of a client, by every identity. A request without a row does not compile.
 
-use mezcal_common::identity::Role;
-use mezcal_common::ids::{BatchId, JobNumber};
-use mezcal_common::job::{BatchContext, Command, JobSpec, MAX_CONTEXT, Stop};
-use mezcal_common::wire::agent::LogWish;
-use mezcal_common::wire::client::{Attachment, BatchTerms, Member, Selector, Submission, ToClient, ToService};
+use mezcal_common::message::agent::LogWish;
+use mezcal_common::message::client::{Attachment, BatchTerms, Member, Selector, Submission, ToClient, ToService};
+use mezcal_common::model::identity::Role;
+use mezcal_common::model::ids::{BatchId, JobNumber};
+use mezcal_common::model::job::{BatchContext, Command, JobSpec, MAX_CONTEXT, Stop};
 use mezcal_common::wire::codec;
 use mezcal_coordinator::enrol::Enrolment;
 use mezcal_coordinator::service::{self, Adjustable, ClientPort, ServiceHandle, Settings};

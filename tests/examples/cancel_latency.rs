@@ -3,9 +3,9 @@
 //! `cancel_latency [ROUNDS]`: on 12 hosts of 4 slots, rounds of 48 running `sleep`s, then rounds of 48 hostile jobs (about 300 processes), in
 //! both containments. Prints milliseconds, and survivors as /proc has them.
 
-use mezcal_common::ids::{BatchId, JobNumber};
-use mezcal_common::job::{BatchContext, Command, JobSpec, Stop};
-use mezcal_common::wire::client::{BatchTerms, Selector, Submission, ToClient, ToService};
+use mezcal_common::message::client::{BatchTerms, Selector, Submission, ToClient, ToService};
+use mezcal_common::model::ids::{BatchId, JobNumber};
+use mezcal_common::model::job::{BatchContext, Command, JobSpec, Stop};
 use mezcal_common::wire::codec;
 use mezcal_coordinator::client::Remote;
 use mezcal_tests::alive_with;

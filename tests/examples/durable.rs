@@ -4,7 +4,7 @@
 //! over real QUIC connections, one for each. It prints times, rates, resident sets and the size of the store.
 
 use mezcal_certs::Authority;
-use mezcal_common::identity::Role;
+use mezcal_common::model::identity::Role;
 use mezcal_tests::null;
 use mezcal_tests::programs::program;
 use std::io::Write;

@@ -4,7 +4,7 @@
 //! answer at once, and prints jobs per second and the coordinator's peak resident set against the jobs' own text and 0.5 KiB each.
 
 use mezcal_certs::Authority;
-use mezcal_common::identity::Role;
+use mezcal_common::model::identity::Role;
 use mezcal_tests::null;
 use mezcal_tests::programs::program;
 use std::io::Write;

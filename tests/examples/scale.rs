@@ -11,13 +11,13 @@
 
 use bytes::Bytes;
 use mezcal_agent::supervisor::{self, Supervisor};
-use mezcal_common::clock::{BootInstant, WallTime};
-use mezcal_common::ids::{AttemptId, BatchId, EngineIndex, Epoch, JobNumber, SessionId, StoreId};
-use mezcal_common::job::BatchContext;
-use mezcal_common::outcome::{Ended, Outcome, Span, WaitStatus};
-use mezcal_common::wire::agent::{ToAgent, ToCoordinator};
-use mezcal_common::wire::client::{BatchTerms, Submission};
-use mezcal_common::wire::engine::{FromEngine, ToEngine};
+use mezcal_common::message::agent::{ToAgent, ToCoordinator};
+use mezcal_common::message::client::{BatchTerms, Submission};
+use mezcal_common::message::engine::{FromEngine, ToEngine};
+use mezcal_common::model::clock::{BootInstant, WallTime};
+use mezcal_common::model::ids::{AttemptId, BatchId, EngineIndex, Epoch, JobNumber, SessionId, StoreId};
+use mezcal_common::model::job::BatchContext;
+use mezcal_common::model::outcome::{Ended, Outcome, Span, WaitStatus};
 use mezcal_coordinator::scheduler::{Effect, Event, Scheduler};
 use mezcal_tests::placement::hello;
 use std::cmp::Reverse;

@@ -6,7 +6,7 @@ use crate::programs::program;
 use crate::relay::Relay;
 use crate::wait_for;
 use mezcal_certs::{Authority, ClusterDir};
-use mezcal_common::identity::Role;
+use mezcal_common::model::identity::Role;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -2,10 +2,10 @@
 //! interesting is kept there and tried again by `tests/tests/corpus.rs`.
 
 use bytes::BytesMut;
-use mezcal_common::wire::agent::{LogHeader, ToAgent, ToCoordinator};
-use mezcal_common::wire::client::{BatchTerms, Submission, ToClient, ToService};
+use mezcal_common::message::agent::{LogHeader, ToAgent, ToCoordinator};
+use mezcal_common::message::client::{BatchTerms, Submission, ToClient, ToService};
+use mezcal_common::message::engine::{EngineToKeeper, FromEngine, FromKeeper, ToEngine, ToKeeper};
 use mezcal_common::wire::codec;
-use mezcal_common::wire::engine::{EngineToKeeper, FromEngine, FromKeeper, ToEngine, ToKeeper};
 use mezcal_coordinator::jobs::{Format, Jobs};
 use serde::{Serialize, de::DeserializeOwned};
 

@@ -46,7 +46,7 @@ pub fn alive_with(mark: &str) -> Vec<i32> {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             String::from_utf8_lossy(&line).replace('\0', " ").contains(mark)
         })
-        .filter(|pid| mezcal_common::proc::state_and_parent(*pid).is_some_and(|(state, _)| state != 'Z' && state != 'X'))
+        .filter(|pid| mezcal_common::system::proc::state_and_parent(*pid).is_some_and(|(state, _)| state != 'Z' && state != 'X'))
         .collect()
 }
 

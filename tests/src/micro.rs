@@ -2,12 +2,12 @@
 
 use crate::placement::Placing;
 use bytes::{Bytes, BytesMut};
-use mezcal_common::clock::WallTime;
-use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, EngineId, EngineIndex, Epoch, JobKey, JobNumber};
-use mezcal_common::job::{Command, JobSpec};
-use mezcal_common::outcome::{Ended, JobResult, Outcome, Place, Span, Usage, WaitStatus};
-use mezcal_common::wire::agent::{NumberedReport, Placement, Report, ToAgent, ToCoordinator};
-use mezcal_common::wire::client::ToService;
+use mezcal_common::message::agent::{NumberedReport, Placement, Report, ToAgent, ToCoordinator};
+use mezcal_common::message::client::ToService;
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::ids::{AttemptId, BatchId, BatchSerial, EngineId, EngineIndex, Epoch, JobKey, JobNumber};
+use mezcal_common::model::job::{Command, JobSpec};
+use mezcal_common::model::outcome::{Ended, JobResult, Outcome, Place, Span, Usage, WaitStatus};
 use mezcal_common::wire::codec;
 use mezcal_coordinator::format::{ClientTimes, ResultFormat};
 use mezcal_coordinator::jobs::{Format, Jobs};

@@ -2,13 +2,13 @@
 
 use mezcal_agent::driver::{self, AgentParts, EngineInput, Engines};
 use mezcal_agent::supervisor::Carried;
-use mezcal_common::clock::WallTime;
-use mezcal_common::identity::Role;
-use mezcal_common::ids::EngineIndex;
-use mezcal_common::outcome::{Ended, Outcome, Span, WaitStatus};
-use mezcal_common::wire::agent::ALPN;
+use mezcal_common::message::agent::ALPN;
+use mezcal_common::message::engine::{FromEngine, ToEngine};
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::identity::Role;
+use mezcal_common::model::ids::EngineIndex;
+use mezcal_common::model::outcome::{Ended, Outcome, Span, WaitStatus};
 use mezcal_common::wire::endpoint::Connector;
-use mezcal_common::wire::engine::{FromEngine, ToEngine};
 use mezcal_common::wire::tls::Credentials;
 use std::path::Path;
 use std::time::Duration;

@@ -1,12 +1,12 @@
 //! A scheduler with hosts, jobs and nothing around it, for benchmarks.
 
 use bytes::Bytes;
-use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::{AttemptId, BatchId, EngineIndex, Epoch, JobNumber, SessionId, StoreId};
-use mezcal_common::job::BatchContext;
-use mezcal_common::outcome::{Containment, Ended, Outcome, WaitStatus};
-use mezcal_common::wire::agent::{Hello, NumberedReport, Report, ToAgent, ToCoordinator};
-use mezcal_common::wire::client::{BatchTerms, Submission};
+use mezcal_common::message::agent::{Hello, NumberedReport, Report, ToAgent, ToCoordinator};
+use mezcal_common::message::client::{BatchTerms, Submission};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::{AttemptId, BatchId, EngineIndex, Epoch, JobNumber, SessionId, StoreId};
+use mezcal_common::model::job::BatchContext;
+use mezcal_common::model::outcome::{Containment, Ended, Outcome, WaitStatus};
 use mezcal_coordinator::scheduler::{Effect, Event, Scheduler};
 use std::time::Duration;
 

@@ -18,15 +18,15 @@
 use mezcal_agent::engine::{self, Engine, Exit, Swept};
 use mezcal_agent::generations::{Meeting, Met};
 use mezcal_agent::supervisor::{self, Supervisor};
-use mezcal_common::clock::{BootInstant, WallTime};
-use mezcal_common::ids::{AttemptId, BatchId, EngineIndex, Epoch, Generation, JobKey, JobNumber, SessionId, StoreId};
-use mezcal_common::job::{BatchContext, Command, JobSpec, Stop};
-use mezcal_common::outcome::{Containment, Ended, JobResult, Outcome, Span, WaitStatus};
-use mezcal_common::wire::agent::{Hello, NumberedReport, Placement, Report, ToAgent, ToCoordinator, VERSIONS};
-use mezcal_common::wire::client::{BatchTerms, Halt, HaltCount, HaltWhy, Submission};
+use mezcal_common::message::agent::{Hello, NumberedReport, Placement, Report, ToAgent, ToCoordinator, VERSIONS};
+use mezcal_common::message::client::{BatchTerms, Halt, HaltCount, HaltWhy, Submission};
+use mezcal_common::message::engine::{FromEngine, ToEngine};
+use mezcal_common::model::clock::{BootInstant, WallTime};
+use mezcal_common::model::ids::{AttemptId, BatchId, EngineIndex, Epoch, Generation, JobKey, JobNumber, SessionId, StoreId};
+use mezcal_common::model::job::{BatchContext, Command, JobSpec, Stop};
+use mezcal_common::model::outcome::{Containment, Ended, JobResult, Outcome, Span, WaitStatus};
 use mezcal_common::wire::codec;
 use mezcal_common::wire::endpoint::IDLE_TIMEOUT;
-use mezcal_common::wire::engine::{FromEngine, ToEngine};
 use mezcal_coordinator::scheduler::{self, Mistake, Record, Scheduler, Wanted, WantedJob};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
@@ -1487,7 +1487,7 @@ impl World {
     }
 
     fn key(&self, job: u32) -> JobKey {
-        JobKey { batch: mezcal_common::ids::BatchSerial(1), job: JobNumber(job) }
+        JobKey { batch: mezcal_common::model::ids::BatchSerial(1), job: JobNumber(job) }
     }
 
     fn supervisor_effect(&mut self, n: usize, effect: supervisor::Effect) {
@@ -1517,7 +1517,7 @@ impl World {
                     self.after(wait, Step::ToEngine(n, usize::from(index.0), link));
                 }
             }
-            supervisor::Effect::ToKeeper(_, mezcal_common::wire::engine::ToKeeper::EndSeen { attempt }) => {
+            supervisor::Effect::ToKeeper(_, mezcal_common::message::engine::ToKeeper::EndSeen { attempt }) => {
                 self.hosts[n].ends.retain(|(_, a)| *a != Some(attempt));
             }
             supervisor::Effect::ToKeeper(..) | supervisor::Effect::Exit => {}

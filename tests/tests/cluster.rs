@@ -1,6 +1,6 @@
 //! The cluster ring: real programs, real QUIC, real certificates, network namespaces as hosts.
 
-use mezcal_common::identity::Role;
+use mezcal_common::model::identity::Role;
 use mezcal_tests::cluster::{Cluster, PATIENCE, results};
 use mezcal_tests::lab::host_name;
 use mezcal_tests::programs::program;
@@ -109,7 +109,7 @@ fn exec_runs_once_on_each_host_and_hosts_lists_them() {
     assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
     let mut lines: Vec<String> = text(&out.stdout).lines().map(str::to_owned).collect();
     lines.sort();
-    let name = |n: usize| if cluster.lab.is_real() { host_name(n) } else { mezcal_common::config::host_name() };
+    let name = |n: usize| if cluster.lab.is_real() { host_name(n) } else { mezcal_common::system::config::host_name() };
     let expected: Vec<String> = (1..=3).map(|n| format!("mezcal{n:02}: {}", name(n))).collect();
     assert_eq!(lines, expected);
 

@@ -66,7 +66,7 @@ fn the_dashboard_shows_hosts_batches_attempts_and_failures() {
     let expires_in_time = |labels: &str| {
         let name = format!("mezcal_certificate_expiry_timestamp_seconds{{{labels}}} ");
         let value = metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap_or_else(|| panic!("{name}: {metrics}"));
-        let now = mezcal_common::clock::WallTime::now().0 / 1_000_000;
+        let now = mezcal_common::model::clock::WallTime::now().0 / 1_000_000;
         value.parse::<i64>().is_ok_and(|until| until > now && until < now + 11 * 365 * 86_400)
     };
     assert!(expires_in_time("role=\"coordinator\",host=\"\""), "{metrics}");

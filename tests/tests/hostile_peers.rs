@@ -1,7 +1,7 @@
 //! Peers that mean no good: nothing that they send crashes the coordinator, and healthy clients go on being served.
 
-use mezcal_common::identity::{Identity, Role};
-use mezcal_common::wire::client::{Attachment, ToClient, ToService};
+use mezcal_common::message::client::{Attachment, ToClient, ToService};
+use mezcal_common::model::identity::{Identity, Role};
 use mezcal_common::wire::codec;
 use mezcal_common::wire::endpoint::{FIRST_MESSAGE, Listener};
 use mezcal_common::wire::tls::Credentials;
@@ -325,7 +325,7 @@ fn a_client_that_reads_no_answers_leaves_the_coordinator_small() {
     cluster.lab.entrance(0)();
     runtime.block_on(async {
         let mut floods = Vec::new();
-        for request in [ToService::Hosts, ToService::Close { batch: mezcal_common::ids::BatchId::random() }] {
+        for request in [ToService::Hosts, ToService::Close { batch: mezcal_common::model::ids::BatchId::random() }] {
             let (endpoint, connection) = connect(&user, "mezcal-client/1", &cluster.address()).await;
             let (mut send, receive) = connection.open_bi().await.expect("a stream");
             send.write_all(&frame(&[0, 1, 1, 5, b'0', b'.', b'1', b'.', b'0'])).await.expect("written");

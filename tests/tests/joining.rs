@@ -1,7 +1,7 @@
 //! Joining by tokens, and what a certificate is worth afterwards: real programs, real certificates.
 
-use mezcal_common::identity::Identity;
-use mezcal_common::token::Token;
+use mezcal_common::model::identity::Identity;
+use mezcal_common::model::token::Token;
 use mezcal_common::wire::codec;
 use mezcal_common::wire::enrol::{FromEnroller, ToEnroller};
 use mezcal_tests::cluster::free_port;

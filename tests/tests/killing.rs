@@ -159,7 +159,7 @@ fn keeper(cluster: &Cluster, host: usize) -> i32 {
 }
 
 fn parent(pid: i32) -> Option<i32> {
-    mezcal_common::proc::state_and_parent(pid).map(|(_, parent)| parent)
+    mezcal_common::system::proc::state_and_parent(pid).map(|(_, parent)| parent)
 }
 
 fn result_of(cluster: &Cluster, id: &str) -> Value {
@@ -373,7 +373,7 @@ fn no_shot_in_the_dark_after_thousands_of_leftovers() {
     assert_eq!(count(), before, "descriptors by process: the same engines, and no growth");
     for pid in before.keys() {
         let zombies =
-            children(*pid).into_iter().filter(|c| mezcal_common::proc::state_and_parent(*c).is_some_and(|(s, _)| s == 'Z'));
+            children(*pid).into_iter().filter(|c| mezcal_common::system::proc::state_and_parent(*c).is_some_and(|(s, _)| s == 'Z'));
         assert_eq!(zombies.count(), 0, "zombies of {pid}");
     }
     assert!(cluster.connected().iter().all(|h| h["busy"] == 0), "no slot is lost");
@@ -422,8 +422,10 @@ fn what_cannot_be_killed_is_said_and_its_slot_is_held_until_it_is_gone() {
     wait_for("both slots are taken", PATIENCE, || cluster.connected().iter().any(|h| h["busy"] == 2).then_some(()));
     let cat = format!("cat {}", "hung/file");
     wait_for("cat waits", PATIENCE, || {
-        (alive_with(&cat).iter().any(|pid| mezcal_common::proc::state_and_parent(*pid).is_some_and(|(s, _)| s == 'D' || s == 'S')))
-            .then_some(())
+        (alive_with(&cat)
+            .iter()
+            .any(|pid| mezcal_common::system::proc::state_and_parent(*pid).is_some_and(|(s, _)| s == 'D' || s == 'S')))
+        .then_some(())
     });
     let out = cluster.run(&["cancel", "-p", "mezcal", "--all", "--grace", "0", "--json"]);
     let summary: Value = serde_json::from_slice(&out.stdout).expect("JSON");

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 /// Where the types are that travel between processes, and those that travel within them.
 const SOURCES: [&str; 7] = [
-    "common/src/wire/agent.rs",
-    "common/src/wire/client.rs",
-    "common/src/wire/engine.rs",
+    "common/src/message/agent.rs",
+    "common/src/message/client.rs",
+    "common/src/message/engine.rs",
     "common/src/wire/enrol.rs",
-    "common/src/job.rs",
-    "common/src/outcome.rs",
-    "common/src/ids.rs",
+    "common/src/model/job.rs",
+    "common/src/model/outcome.rs",
+    "common/src/model/ids.rs",
 ];
 
 /// Where the table begins.

@@ -93,7 +93,7 @@ fn a_host_that_shuts_down_waits_seconds_and_its_jobs_run_again() {
     let (agent, keeper) = (cluster.agent_pid(1), keeper(&cluster));
     let below = |pid: &i32| {
         let mut at = *pid;
-        while let Some((_, parent)) = mezcal_common::proc::state_and_parent(at).filter(|_| at != keeper) {
+        while let Some((_, parent)) = mezcal_common::system::proc::state_and_parent(at).filter(|_| at != keeper) {
             at = parent;
         }
         at == keeper

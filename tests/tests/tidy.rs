@@ -40,7 +40,7 @@ fn each_outside_dependency_has_one_owner() {
         ("quinn", "common/src/wire/"),
         ("rustls", "common/src/wire/"),
         ("bincode", "common/src/wire/codec.rs"),
-        ("x509_parser", "common/src/identity.rs"),
+        ("x509_parser", "common/src/model/identity.rs"),
         ("rcgen", "certs/src/lib.rs"),
         ("sysinfo", "agent/src/host.rs"),
         ("rusqlite", "coordinator/src/store"),

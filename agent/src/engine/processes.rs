@@ -5,9 +5,9 @@
 
 use super::{Exit, OutOfMemory, Swept};
 use crate::cgroup::Leaf;
-use mezcal_common::clock::{BootInstant, WallTime};
-use mezcal_common::outcome::{Span, Usage, UsageSource, WaitStatus, Written};
-use mezcal_common::proc;
+use mezcal_common::model::clock::{BootInstant, WallTime};
+use mezcal_common::model::outcome::{Span, Usage, UsageSource, WaitStatus, Written};
+use mezcal_common::system::proc;
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use std::cell::Cell;

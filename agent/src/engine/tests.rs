@@ -1,9 +1,9 @@
 //! Scripts of the engine: what it does, in which order, for every way in which an attempt can end.
 
 use super::*;
-use mezcal_common::clock::WallTime;
-use mezcal_common::ids::{BatchId, BatchSerial, Epoch, JobKey, JobNumber};
-use mezcal_common::job::Command;
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::ids::{BatchId, BatchSerial, Epoch, JobKey, JobNumber};
+use mezcal_common::model::job::Command;
 
 struct Script {
     engine: Engine,

@@ -1,7 +1,7 @@
 //! Scripts of the keeper: whom it trusts until when, and what it does about those that fail.
 
 use super::*;
-use mezcal_common::ids::{BatchSerial, Epoch, JobKey, JobNumber};
+use mezcal_common::model::ids::{BatchSerial, Epoch, JobKey, JobNumber};
 
 const SECOND: Duration = Duration::from_secs(1);
 

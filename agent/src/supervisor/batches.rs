@@ -4,8 +4,8 @@
 //! has said that. So what has been said in earlier sessions is needed for what waits, and not for anything else; only whose a batch is is
 //! remembered, for those who ask what its jobs have written.
 
-use mezcal_common::ids::BatchSerial;
-use mezcal_common::job::BatchContext;
+use mezcal_common::model::ids::BatchSerial;
+use mezcal_common::model::job::BatchContext;
 use std::collections::{BTreeMap, HashSet};
 
 /// Batches of earlier sessions whose users are remembered, the newest ones: a megabyte, and more than a host has jobs of at a time.
@@ -72,7 +72,7 @@ impl Batches {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mezcal_common::ids::BatchId;
+    use mezcal_common::model::ids::BatchId;
 
     #[test]
     fn of_earlier_sessions_there_is_what_waits_and_a_bounded_memory_of_users() {

@@ -10,11 +10,11 @@
 //! program. That is done once: engines that are still old then are used as they are, since something else than this agent starts them.
 
 use super::{Effect, Engine, Slot, Supervisor};
-use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::AttemptId;
+use mezcal_common::message::agent::{Report, TELLS_ENGINES, ToCoordinator};
+use mezcal_common::message::engine::ToKeeper;
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::AttemptId;
 use mezcal_common::version::is_older;
-use mezcal_common::wire::agent::{Report, TELLS_ENGINES, ToCoordinator};
-use mezcal_common::wire::engine::ToKeeper;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! What waits for an engine, in order, and how many slots it will take.
 
-use mezcal_common::ids::AttemptId;
-use mezcal_common::wire::agent::Placement;
+use mezcal_common::message::agent::Placement;
+use mezcal_common::model::ids::AttemptId;
 use std::collections::{HashSet, VecDeque};
 
 /// Placements that wait.

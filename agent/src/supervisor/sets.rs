@@ -10,7 +10,7 @@
 //! is renewed for it. An agent that runs only its own jobs has one set, for which it waits as long as it takes.
 
 use super::programs::Replacing;
-use mezcal_common::clock::BootInstant;
+use mezcal_common::model::clock::BootInstant;
 use std::time::Duration;
 
 /// How long the others wait for the engines of one user: starting them takes milliseconds, and a host that is as busy as that is late for

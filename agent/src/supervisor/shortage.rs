@@ -8,8 +8,8 @@
 //!    └──────────────────── has started ───────────────────┴────────────────────────────┘
 //! ```
 
-use mezcal_common::clock::BootInstant;
-use mezcal_common::outcome::{Ended, Outcome};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::outcome::{Ended, Outcome};
 use std::time::Duration;
 
 /// The first pause; engines have tried for seconds before. Doubles up to [`LONGEST`].

@@ -4,10 +4,10 @@ mod programs;
 
 use super::*;
 use bytes::Bytes;
-use mezcal_common::clock::WallTime;
-use mezcal_common::ids::{BatchId, Epoch, JobKey, JobNumber, StoreId};
-use mezcal_common::job::BatchContext;
-use mezcal_common::outcome::{Span, WaitStatus, Written};
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::ids::{BatchId, Epoch, JobKey, JobNumber, StoreId};
+use mezcal_common::model::job::BatchContext;
+use mezcal_common::model::outcome::{Span, WaitStatus, Written};
 
 struct Script {
     supervisor: Supervisor,
@@ -656,7 +656,7 @@ fn an_engine_is_believed_about_what_it_was_given_and_about_nothing_else() {
     assert_eq!(s.says_over(3, of(1, 2)), "", "one that waits");
     assert_eq!(s.says_over(2, of(2, 1)), "", "the same user's, on another engine");
     assert_eq!(s.says_over(2, of(1, 77)), "", "one that nobody here knows of");
-    let output = FromEngine::Output { attempt: of(1, 1), stream: mezcal_common::wire::agent::Stream::Out, data: "x".into() };
+    let output = FromEngine::Output { attempt: of(1, 1), stream: mezcal_common::message::agent::Stream::Out, data: "x".into() };
     assert_eq!(s.event(Event::Engine(EngineIndex(3), output)), "3 < output taken 1", "nor does it speak for another");
     let ended = |engine, attempt, survivors| Event::EngineEnded {
         engine: EngineIndex(engine),

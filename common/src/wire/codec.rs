@@ -3,7 +3,7 @@
 //! Every limit against a hostile peer is here: a frame is at most [`MAX_FRAME`] bytes, decoding allocates no more than the
 //! limit at once, trailing bytes are refused. Wire types hold no `Vec` of zero-sized items, which would escape the limit.
 
-use crate::job::{BatchContext, JobSpec, MAX_CONTEXT, MAX_SPEC};
+use crate::model::job::{BatchContext, JobSpec, MAX_CONTEXT, MAX_SPEC};
 use bytes::{Buf, Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -118,7 +118,7 @@ pub fn context_fits(context: &BatchContext) -> bool {
 /// Shows what is sent to whoever asks for it (`MEZCAL_LOG=mezcal::wire=trace`), as transcripts are made.
 fn record<T>(body: &[u8]) {
     if tracing::enabled!(target: "mezcal::wire", tracing::Level::TRACE) {
-        tracing::trace!(target: "mezcal::wire", "sent {} {}", std::any::type_name::<T>(), crate::token::hex(body));
+        tracing::trace!(target: "mezcal::wire", "sent {} {}", std::any::type_name::<T>(), crate::model::token::hex(body));
     }
 }
 
@@ -137,11 +137,11 @@ pub fn decode_exact<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{AttemptId, BatchId, BatchSerial, EngineId, Epoch, JobKey, JobNumber};
-    use crate::job::Command;
-    use crate::wire::agent::{LogWish, ToAgent, ToCoordinator};
-    use crate::wire::client::{BatchTerms, ToService};
-    use crate::wire::engine::ToEngine;
+    use crate::message::agent::{LogWish, ToAgent, ToCoordinator};
+    use crate::message::client::{BatchTerms, ToService};
+    use crate::message::engine::ToEngine;
+    use crate::model::ids::{AttemptId, BatchId, BatchSerial, EngineId, Epoch, JobKey, JobNumber};
+    use crate::model::job::Command;
     use proptest::prelude::*;
 
     #[test]
@@ -242,7 +242,7 @@ mod tests {
             framed.extend(bytes);
             let _ = decode_frame::<ToCoordinator>(&mut BytesMut::from(&framed[..]));
             let _ = decode_frame::<ToAgent>(&mut BytesMut::from(&framed[..]));
-            let _ = decode_frame::<super::super::client::ToService>(&mut BytesMut::from(&framed[..]));
+            let _ = decode_frame::<crate::message::client::ToService>(&mut BytesMut::from(&framed[..]));
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use super::codec::{self, CodecError};
 use super::tls::{Credentials, CredentialsError};
-use crate::identity::{Identity, IdentityError};
+use crate::model::identity::{Identity, IdentityError};
 use bytes::BytesMut;
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use quinn::{ConnectionError, IdleTimeout, TransportConfig, TransportErrorCode, VarInt};
@@ -630,7 +630,7 @@ impl Connector {
             .map_err(|_| ConnectError::NoAnswer(address.into()))?
             .map_err(|e| self.classify(address, &e))?;
         let peer = peer_of(connection).map_err(|e| self.stranger(address, e.to_string()))?;
-        if peer.identity.role != crate::identity::Role::Coordinator || peer.identity.cluster != self.cluster {
+        if peer.identity.role != crate::model::identity::Role::Coordinator || peer.identity.cluster != self.cluster {
             return Err(self.stranger(address, format!("it is the {}", peer.identity)));
         }
         Ok(peer)
@@ -793,7 +793,7 @@ pub(super) fn explain(error: &ConnectionError) -> String {
     match error {
         ConnectionError::ApplicationClosed(c) => match std::str::from_utf8(&c.reason) {
             Ok("") | Err(_) => format!("closed by the peer (code {})", c.error_code),
-            Ok(reason) => crate::escape::for_terminal(reason).into_owned(),
+            Ok(reason) => crate::model::escape::for_terminal(reason).into_owned(),
         },
         ConnectionError::ConnectionClosed(c) => alert_text(c.error_code).map_or_else(|| c.to_string(), str::to_owned),
         ConnectionError::TransportError(e) => e.reason.clone(),

@@ -7,8 +7,8 @@ use super::endpoint::{
     Channel, ConnectError, ListenError, NO_APPLICATION_PROTOCOL, alert, explain, resolve, server_endpoint, transport, udp_any,
 };
 use super::tls::{Credentials, pinned_client_config};
-use crate::identity::Identity;
-use crate::token::Token;
+use crate::model::identity::Identity;
+use crate::model::token::Token;
 use bytes::Bytes;
 use quinn::VarInt;
 use quinn::crypto::rustls::QuicClientConfig;

@@ -2,8 +2,8 @@
 //!
 //! Tickets, resumption and 0-RTT are off: a resumed session would not verify the client's certificate again.
 
-use crate::files;
-use crate::identity::{Identity, IdentityError, Role, validity};
+use crate::model::identity::{Identity, IdentityError, Role, validity};
+use crate::system::files;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -257,7 +257,7 @@ impl Credentials {
         }
         check_validity(&cert_path, leaf)?;
         check_validity(&ca_path, &root)?;
-        let links = chain.iter().chain([&root]).map(|der| crate::identity::details(der)).collect::<Result<Vec<_>, _>>();
+        let links = chain.iter().chain([&root]).map(|der| crate::model::identity::details(der)).collect::<Result<Vec<_>, _>>();
         if !links.is_ok_and(|links| links.windows(2).all(|pair| pair[0].issuer == pair[1].subject)) {
             return Err(CredentialsError::Root { path: cert_path, ca: ca_path });
         }
@@ -332,7 +332,7 @@ impl Credentials {
 
     /// SHA-256 of the root's public key: what tokens pin.
     pub fn root_pin(&self) -> [u8; 32] {
-        crate::identity::key_hash(&self.root).unwrap_or_default()
+        crate::model::identity::key_hash(&self.root).unwrap_or_default()
     }
 
     pub(super) fn client_config(&self, protocol: &[u8]) -> Result<ClientConfig, CredentialsError> {
@@ -391,7 +391,7 @@ impl rustls::client::danger::ServerCertVerifier for Pinned {
         ocsp: &[u8],
         now: rustls::pki_types::UnixTime,
     ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        let pinned = |der: &&CertificateDer<'_>| crate::identity::key_hash(der) == Some(self.pin);
+        let pinned = |der: &&CertificateDer<'_>| crate::model::identity::key_hash(der) == Some(self.pin);
         let root = others.iter().find(pinned).ok_or_else(|| rustls::Error::General("its root has another key".into()))?;
         let of = Identity::from_der(leaf).map_err(|e| rustls::Error::General(e.to_string()))?;
         if of.role != Role::Coordinator {

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // SAFETY: this is the first thing that the only thread does.
-    unsafe { mezcal_common::environment::forget_empty() };
+    unsafe { mezcal_common::system::environment::forget_empty() };
     let mut args = std::env::args_os();
     let called = args.next().unwrap_or_default();
     let rest: Vec<OsString> = args.collect();

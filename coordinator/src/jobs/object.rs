@@ -109,7 +109,7 @@ pub(crate) fn write_string(out: &mut Vec<u8>, value: &str, ascii: bool) {
     }
 }
 
-/// Appends a text that stands for bytes ([`octets`](mezcal_common::octets)) as a JSON string, in which each byte of no character is a lone surrogate.
+/// Appends a text that stands for bytes ([`octets`](mezcal_common::model::octets)) as a JSON string, in which each byte of no character is a lone surrogate.
 pub(crate) fn write_octets(out: &mut Vec<u8>, text: &str) {
     let json = serde_json::to_string(text).unwrap_or_else(|_| "\"\"".to_owned());
     out.extend_from_slice(super::surrogates::to_json(json).as_bytes());

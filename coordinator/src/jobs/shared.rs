@@ -1,7 +1,7 @@
 //! Jobs of a list that write the same file, and may do so at the same time.
 
 use super::Job;
-use mezcal_common::ids::JobNumber;
+use mezcal_common::model::ids::JobNumber;
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
@@ -40,8 +40,8 @@ impl SharedOutputs {
     pub(super) fn warning(&self, after: &HashMap<u32, Vec<JobNumber>>) -> Option<String> {
         let mut together = self.pairs.iter().filter(|(a, b, _)| !comes_after(*b, *a, after) && !comes_after(*a, *b, after));
         let (first, second, path) = together.next()?;
-        let path = mezcal_common::octets::shown(path);
-        let path = mezcal_common::escape::for_terminal(&path);
+        let path = mezcal_common::model::octets::shown(path);
+        let path = mezcal_common::model::escape::for_terminal(&path);
         let more = match together.count() {
             0 => String::new(),
             more => format!(", and {more} more pairs of jobs share files"),

@@ -1,4 +1,4 @@
-//! Texts that stand for bytes ([`octets`](mezcal_common::octets)) in JSON: with lone surrogates, as Python has them (PEP 383).
+//! Texts that stand for bytes ([`octets`](mezcal_common::model::octets)) in JSON: with lone surrogates, as Python has them (PEP 383).
 
 use std::borrow::Cow;
 
@@ -65,7 +65,7 @@ pub(crate) fn to_json(json: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mezcal_common::octets;
+    use mezcal_common::model::octets;
 
     fn read(json: &str) -> String {
         serde_json::from_str(&from_json(json).expect("no other surrogates")).expect("JSON")

@@ -3,10 +3,10 @@
 //! What a job's end means for others is worked off from a list, not by recursion: chains may be as long as a batch.
 
 use super::{JobState, Scheduler};
-use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::{BatchSerial, JobKey, JobNumber};
-use mezcal_common::outcome::{Ended, Outcome, WaitStatus};
-use mezcal_common::wire::client::RetryOn;
+use mezcal_common::message::client::RetryOn;
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::{BatchSerial, JobKey, JobNumber};
+use mezcal_common::model::outcome::{Ended, Outcome, WaitStatus};
 use std::collections::{BTreeMap, HashMap};
 
 /// Who waits for whom within a batch.

@@ -2,12 +2,12 @@
 
 use super::queues::QueueKey;
 use super::{Effect, JobState, Record, Scheduler, Wanted, WantedJob};
-use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::{AttemptId, BatchId, BatchSerial, JobKey, JobNumber};
-use mezcal_common::job::Stop;
-use mezcal_common::outcome::{Ended, Outcome};
-use mezcal_common::wire::agent::{LogWish, ToAgent};
-use mezcal_common::wire::client::{CancelSummary, CancelWait};
+use mezcal_common::message::agent::{LogWish, ToAgent};
+use mezcal_common::message::client::{CancelSummary, CancelWait};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::{AttemptId, BatchId, BatchSerial, JobKey, JobNumber};
+use mezcal_common::model::job::Stop;
+use mezcal_common::model::outcome::{Ended, Outcome};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,10 +3,10 @@
 
 use super::halt::GRACE;
 use super::{Effect, Record, Scheduler};
-use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::AttemptId;
-use mezcal_common::job::Stop;
-use mezcal_common::wire::agent::ToAgent;
+use mezcal_common::message::agent::ToAgent;
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::AttemptId;
+use mezcal_common::model::job::Stop;
 use std::sync::Arc;
 use std::time::Duration;
 

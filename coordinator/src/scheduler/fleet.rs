@@ -6,9 +6,9 @@
 
 use super::queues::QueueKey;
 use super::{Effect, Host, REASON_CHARS, Scheduler};
-use mezcal_common::clock::BootInstant;
-use mezcal_common::hosts;
-use mezcal_common::wire::client::{FailingHost, Notice};
+use mezcal_common::message::client::{FailingHost, Notice};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::hosts;
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Deserialize;
 use std::collections::btree_map::Entry;

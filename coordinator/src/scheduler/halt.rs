@@ -1,13 +1,13 @@
 //! Giving a batch up before all its jobs have ended: `--halt` as GNU Parallel has it, and its time limit.
 
 use super::{Effect, Job, JobState, Mistake, Record, Scheduler};
-use mezcal_common::clock::BootInstant;
-use mezcal_common::duration::format_duration;
-use mezcal_common::ids::{BatchSerial, JobKey, JobNumber};
-use mezcal_common::job::Stop;
-use mezcal_common::outcome::{Ended, Outcome};
-use mezcal_common::wire::agent::ToAgent;
-use mezcal_common::wire::client::{Halt, HaltCount, HaltWhy, Notice};
+use mezcal_common::message::agent::ToAgent;
+use mezcal_common::message::client::{Halt, HaltCount, HaltWhy, Notice};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::duration::format_duration;
+use mezcal_common::model::ids::{BatchSerial, JobKey, JobNumber};
+use mezcal_common::model::job::Stop;
+use mezcal_common::model::outcome::{Ended, Outcome};
 use std::time::Duration;
 
 /// Between TERM and KILL when a batch is given up.

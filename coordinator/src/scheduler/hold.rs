@@ -5,9 +5,9 @@
 //! have met this store, whose generation is newer. Jobs that are held wait among those that are tried again later.
 
 use super::{FENCE_MARGIN, Record, Scheduler};
-use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::{BatchSerial, Generation, JobKey};
-use mezcal_common::outcome::{Ended, Outcome};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::{BatchSerial, Generation, JobKey};
+use mezcal_common::model::outcome::{Ended, Outcome};
 use std::time::Duration;
 
 /// Which batches are held, and how long.

@@ -4,9 +4,9 @@
 //! a cancel that its host is about to prove is no cancel out of reach. What is fenced, and until when, does not depend on it.
 
 use super::Scheduler;
-use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::BatchSerial;
-use mezcal_common::wire::client::Notice;
+use mezcal_common::message::client::Notice;
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::BatchSerial;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 
 use super::queues::QueueKey;
 use super::{Host, Mistake, Scheduler};
-use mezcal_common::clock::BootInstant;
+use mezcal_common::model::clock::BootInstant;
 use std::sync::Arc;
 
 /// What a simulation wants to know.

@@ -11,11 +11,11 @@
 
 use super::queues::QueueKey;
 use super::{Effect, Host, Scheduler};
-use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::{AttemptId, BatchSerial, JobKey};
-use mezcal_common::outcome::{Ended, Outcome};
-use mezcal_common::wire::agent::ToAgent;
-use mezcal_common::wire::client::Notice;
+use mezcal_common::message::agent::ToAgent;
+use mezcal_common::message::client::Notice;
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::{AttemptId, BatchSerial, JobKey};
+use mezcal_common::model::outcome::{Ended, Outcome};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 

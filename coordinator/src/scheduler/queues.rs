@@ -10,9 +10,9 @@
 //! each of its names and of the whole: the cost does not grow with the number of jobs, hosts or sets. Of the jobs with the highest priority
 //! it is one of the user who has least running. What a priority is above [`Queues::limit`] counts among the jobs of one user only. A host that comes or goes touches the queues that name it, and no others.
 
-use mezcal_common::hosts;
-use mezcal_common::ids::{BatchSerial, JobNumber};
-use mezcal_common::wire::client::Submission;
+use mezcal_common::message::client::Submission;
+use mezcal_common::model::hosts;
+use mezcal_common::model::ids::{BatchSerial, JobNumber};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;

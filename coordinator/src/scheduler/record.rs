@@ -6,11 +6,11 @@
 
 use super::cancel::Cancelling;
 use super::{Effect, JobState, Scheduler};
-use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::{AttemptId, BatchSerial, EngineId, JobKey, JobNumber};
-use mezcal_common::job::Stop;
-use mezcal_common::outcome::{Ended, JobResult, Outcome};
-use mezcal_common::wire::client::{BatchTerms, Submission};
+use mezcal_common::message::client::{BatchTerms, Submission};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::{AttemptId, BatchSerial, EngineId, JobKey, JobNumber};
+use mezcal_common::model::job::Stop;
+use mezcal_common::model::outcome::{Ended, JobResult, Outcome};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;

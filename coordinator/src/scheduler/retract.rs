@@ -4,9 +4,9 @@
 
 use super::queues::QueueKey;
 use super::{Host, Job, Scheduler};
-use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::AttemptId;
-use mezcal_common::wire::agent::ToAgent;
+use mezcal_common::message::agent::ToAgent;
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::AttemptId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,10 +2,10 @@
 //! attempt goes back to the queue. It ends only if nothing of its batch has been started there for the host timeout, and nobody else may take it.
 
 use super::{Host, Scheduler};
-use mezcal_common::clock::BootInstant;
-use mezcal_common::duration::format_duration;
-use mezcal_common::ids::AttemptId;
-use mezcal_common::outcome::{Ended, Outcome, Place};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::duration::format_duration;
+use mezcal_common::model::ids::AttemptId;
+use mezcal_common::model::outcome::{Ended, Outcome, Place};
 use std::collections::BTreeMap;
 use std::time::Duration;
 

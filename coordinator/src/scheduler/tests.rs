@@ -11,9 +11,9 @@ mod suspicion;
 mod wide;
 
 use super::*;
-use mezcal_common::ids::EngineIndex;
-use mezcal_common::outcome::WaitStatus;
-use mezcal_common::wire::client::{CancelWait, HaltCount, HaltWhy};
+use mezcal_common::message::client::{CancelWait, HaltCount, HaltWhy};
+use mezcal_common::model::ids::EngineIndex;
+use mezcal_common::model::outcome::WaitStatus;
 
 /// A scheduler with a clock and short words for events.
 struct Script {

@@ -1,7 +1,7 @@
 //! What stays of the text of a job that has ended and is in no store: where its output went, for whoever asks for that.
 
 use bytes::Bytes;
-use mezcal_common::job::{Command, JobSpec};
+use mezcal_common::model::job::{Command, JobSpec};
 use mezcal_common::wire::codec;
 
 /// Shorter texts stay as they are: what could be left out is less than what it takes to find it.

@@ -1,8 +1,8 @@
 //! Why a job does not run, in words: first of all for itself, then for each host.
 
 use super::{Host, JobState, OnHost, Scheduler};
-use mezcal_common::clock::BootInstant;
-use mezcal_common::ids::{BatchId, JobKey, attempt_count};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::{BatchId, JobKey, attempt_count};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

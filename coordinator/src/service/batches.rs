@@ -2,7 +2,7 @@
 //! it the more there are.
 
 use super::delivery::Batch;
-use mezcal_common::ids::BatchId;
+use mezcal_common::model::ids::BatchId;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 
@@ -101,7 +101,7 @@ fn ids(text: &str) -> Option<RangeInclusive<BatchId>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mezcal_common::ids::BatchSerial;
+    use mezcal_common::model::ids::BatchSerial;
     use std::time::{Duration, Instant};
 
     fn id(n: u128) -> BatchId {

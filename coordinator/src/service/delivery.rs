@@ -6,9 +6,9 @@ use super::state::Service;
 use super::{ClientId, Input};
 use crate::describe::describe_job;
 use crate::store::{BatchRow, Described, Reader, StoreError};
-use mezcal_common::ids::{BatchId, BatchSerial, JobNumber};
-use mezcal_common::outcome::JobResult;
-use mezcal_common::wire::client::{Attachment, COUNTS_OUTPUT, SetAside, ToClient};
+use mezcal_common::message::client::{Attachment, COUNTS_OUTPUT, SetAside, ToClient};
+use mezcal_common::model::ids::{BatchId, BatchSerial, JobNumber};
+use mezcal_common::model::outcome::JobResult;
 use std::collections::VecDeque;
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 //! A request takes a place of its connection until it has been handled and its answer has found room. So a client that does not read its
 //! answers is not read itself, and what it goes on sending stays with it (flow control of QUIC).
 
-use mezcal_common::wire::client::{Submission, ToService};
+use mezcal_common::message::client::{Submission, ToService};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -210,7 +210,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_question_is_alone_in_its_connection_and_jobs_are_counted_by_their_bytes() {
-        let (intake, taken) = (Intake::new(), ToService::Taken { batch: mezcal_common::ids::BatchId::random(), results: 1 });
+        let (intake, taken) = (Intake::new(), ToService::Taken { batch: mezcal_common::model::ids::BatchId::random(), results: 1 });
         let connected = intake.connect("okazaki").expect("there is room");
         let small = [connected.take(&taken).await, connected.take(&taken).await];
         let asks = async |message: &ToService| tokio::time::timeout(Duration::from_millis(20), connected.take(message)).await.ok();
@@ -219,8 +219,8 @@ mod tests {
         let question = asks(&ToService::Hosts).await.expect("it is alone");
         assert!(asks(&taken).await.is_none(), "it is alone");
         drop(question);
-        let jobs = vec![Submission::new(mezcal_common::ids::JobNumber(1), vec![0; 20 << 20].into())];
-        let submit = ToService::Submit { batch: mezcal_common::ids::BatchId::random(), host_sets: Vec::new(), jobs };
+        let jobs = vec![Submission::new(mezcal_common::model::ids::JobNumber(1), vec![0; 20 << 20].into())];
+        let submit = ToService::Submit { batch: mezcal_common::model::ids::BatchId::random(), host_sets: Vec::new(), jobs };
         let first = asks(&submit).await.expect("there is room");
         assert!(asks(&submit).await.is_none() && asks(&taken).await.is_some());
         drop(first);

@@ -3,11 +3,11 @@
 use super::delivery::Batch;
 use super::state::Service;
 use crate::scheduler::Scheduler;
-use mezcal_common::clock::{BootInstant, WallTime};
-use mezcal_common::escape::for_terminal;
-use mezcal_common::identity;
-use mezcal_common::ids::{BatchId, JobNumber};
-use mezcal_common::outcome::{Ended, JobResult, Outcome, WaitStatus};
+use mezcal_common::model::clock::{BootInstant, WallTime};
+use mezcal_common::model::escape::for_terminal;
+use mezcal_common::model::identity;
+use mezcal_common::model::ids::{BatchId, JobNumber};
+use mezcal_common::model::outcome::{Ended, JobResult, Outcome, WaitStatus};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -397,7 +397,7 @@ fn jobs_of(scheduler: &Scheduler, id: &BatchId, batch: &Batch) -> u64 {
     scheduler.batch_so_far(*id).map_or(batch.results, |(_, _, jobs, _)| jobs)
 }
 
-fn state_of(host: &mezcal_common::wire::client::HostStatus, failing: Option<&String>) -> (&'static str, Option<String>) {
+fn state_of(host: &mezcal_common::message::client::HostStatus, failing: Option<&String>) -> (&'static str, Option<String>) {
     match host {
         _ if !host.connected => ("lost", None),
         _ if host.drained.is_some() => ("drained", host.drained.clone()),

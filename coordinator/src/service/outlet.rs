@@ -1,8 +1,8 @@
 //! What waits for a peer to read it, measured in bytes: a channel that says when it is full, and when there is room again.
 
 use super::delivery::size_estimate;
-use mezcal_common::outcome::JobResult;
-use mezcal_common::wire::client::{BatchStatus, HostStatus, ToClient};
+use mezcal_common::message::client::{BatchStatus, HostStatus, ToClient};
+use mezcal_common::model::outcome::JobResult;
 use std::collections::VecDeque;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;

@@ -9,12 +9,12 @@ use super::state::{Asked, Service};
 use crate::jobs::too_large;
 use crate::scheduler::{Event, Wanted, WantedJob};
 use crate::store::{BatchRow, Described};
-use mezcal_common::clock::BootInstant;
-use mezcal_common::identity::Role;
-use mezcal_common::ids::{BatchId, BatchSerial, JobNumber};
-use mezcal_common::wire::client::{
+use mezcal_common::message::client::{
     Attachment, BatchStatus, BatchTerms, COUNTS_APART, HOSTS_IN_PAGES, HostStatus, Selector, Submission, ToClient, ToService,
 };
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::identity::Role;
+use mezcal_common::model::ids::{BatchId, BatchSerial, JobNumber};
 use mezcal_common::wire::codec;
 use std::collections::{BTreeMap, HashMap};
 

@@ -14,13 +14,13 @@ use crate::enrol::Enrolment;
 use crate::scheduler::{Effect, Event, Record, Scheduler, Wanted};
 use crate::store::READERS;
 use bytes::Bytes;
-use mezcal_common::clock::{BootInstant, WallTime};
-use mezcal_common::ids::{BatchId, JobKey, SessionId};
-use mezcal_common::job::Stop;
-use mezcal_common::timer::BootTimer;
-use mezcal_common::wire::agent::{LogHeader, ToAgent, ToCoordinator};
+use mezcal_common::message::agent::{LogHeader, ToAgent, ToCoordinator};
+use mezcal_common::message::client::{Notice, ToClient};
+use mezcal_common::model::clock::{BootInstant, WallTime};
+use mezcal_common::model::ids::{BatchId, JobKey, SessionId};
+use mezcal_common::model::job::Stop;
+use mezcal_common::system::timer::BootTimer;
 use mezcal_common::wire::bulk::BulkReceiver;
-use mezcal_common::wire::client::{Notice, ToClient};
 use mezcal_common::wire::endpoint::{Peer, close};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -292,7 +292,7 @@ impl Kept {
         self.issued - self.committed
     }
 
-    pub(super) fn forget(&self, batch: mezcal_common::ids::BatchSerial) {
+    pub(super) fn forget(&self, batch: mezcal_common::model::ids::BatchSerial) {
         self.writer.forget(batch);
     }
 }

@@ -3,8 +3,8 @@
 //! A wall clock may be set. While the host has not been started again its boot clock tells the time that has passed, and nothing else does.
 //! Across boots there is only the wall clock: what it says is believed, but never that less than no time has passed.
 
-use mezcal_common::clock::{BootInstant, WallTime};
-use mezcal_common::proc::boot_id;
+use mezcal_common::model::clock::{BootInstant, WallTime};
+use mezcal_common::system::proc::boot_id;
 use std::sync::LazyLock;
 use std::time::Duration;
 

@@ -6,8 +6,8 @@
 use super::access::Access;
 use super::life::{Header, Life, Note, beside, look, new_file, number, sync_directory_of};
 use super::{Store, StoreError, VERSION, lacks_room, lock};
-use mezcal_common::clock::WallTime;
-use mezcal_common::ids::{BatchSerial, Generation, MAX_RESTORES};
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::ids::{BatchSerial, Generation, MAX_RESTORES};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use rustix::fs::{AtFlags, CWD, RenameFlags};

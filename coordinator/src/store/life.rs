@@ -11,8 +11,8 @@
 
 use super::StoreError;
 use super::copy::set_meta;
-use mezcal_common::clock::WallTime;
-use mezcal_common::ids::Generation;
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::ids::Generation;
 use rusqlite::{Connection, ErrorCode};
 use rustix::fs::{Mode, OFlags};
 use std::io::{ErrorKind, Read, Write};

@@ -4,11 +4,11 @@
 use super::access::Access;
 use super::{StoreError, id_bytes, unpack, unpack_result};
 use bytes::Bytes;
-use mezcal_common::clock::WallTime;
-use mezcal_common::ids::{BatchId, BatchSerial, JobKey, JobNumber};
-use mezcal_common::job::JobSpec;
-use mezcal_common::outcome::{JobResult, Written};
-use mezcal_common::wire::client::{BatchStatus, BatchTerms, SetAside, Submission};
+use mezcal_common::message::client::{BatchStatus, BatchTerms, SetAside, Submission};
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::ids::{BatchId, BatchSerial, JobKey, JobNumber};
+use mezcal_common::model::job::JobSpec;
+use mezcal_common::model::outcome::{JobResult, Written};
 use mezcal_common::wire::codec;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -5,10 +5,10 @@
 
 use super::access::Access;
 use super::{StoreError, pack};
-use mezcal_common::clock::WallTime;
-use mezcal_common::identity::{self, Identity, Role};
-use mezcal_common::job::Stop;
-use mezcal_common::token::{Token, hex, sha256};
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::identity::{self, Identity, Role};
+use mezcal_common::model::job::Stop;
+use mezcal_common::model::token::{Token, hex, sha256};
 use mezcal_common::wire::codec::CodecError;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::collections::{HashMap, HashSet};
@@ -266,8 +266,8 @@ impl Registry {
             }
             if let (Role::Agent, Some(host)) = (role, host)
                 && host != name
-                && mezcal_common::hosts::short(&name) != Some(host)
-                && mezcal_common::hosts::short(host) != Some(&name)
+                && mezcal_common::model::hosts::short(&name) != Some(host)
+                && mezcal_common::model::hosts::short(host) != Some(&name)
             {
                 return no(format!("that token is for the host {name}, and this one calls itself {host} (`--name` says otherwise)"));
             }
@@ -623,7 +623,7 @@ impl Registry {
             if known.contains(name) {
                 return Ok(name.clone());
             }
-            match mezcal_common::hosts::meant(name, known.iter().map(String::as_str)) {
+            match mezcal_common::model::hosts::meant(name, known.iter().map(String::as_str)) {
                 Ok(meant) => Ok(meant.unwrap_or(name).to_owned()),
                 Err(several) => Err(format!("{name} may be any of {}; write the full name", several.join(","))),
             }

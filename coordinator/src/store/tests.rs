@@ -2,12 +2,12 @@ mod trouble;
 
 use super::*;
 use mezcal_certs::Authority;
-use mezcal_common::clock::WallTime;
-use mezcal_common::identity::{Identity, Role};
-use mezcal_common::job::BatchContext;
-use mezcal_common::outcome::{Ended, Outcome};
-use mezcal_common::token::Token;
-use mezcal_common::wire::client::BatchTerms;
+use mezcal_common::message::client::BatchTerms;
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::identity::{Identity, Role};
+use mezcal_common::model::job::BatchContext;
+use mezcal_common::model::outcome::{Ended, Outcome};
+use mezcal_common::model::token::Token;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[test]

@@ -6,10 +6,10 @@ use super::{StoreError, id_bytes, pack};
 use crate::exit::chain;
 use crate::scheduler::Record;
 use bytes::Bytes;
-use mezcal_common::clock::WallTime;
-use mezcal_common::ids::{AttemptId, BatchSerial, JobKey};
-use mezcal_common::outcome::JobResult;
-use mezcal_common::wire::client::{SetAside, Submission};
+use mezcal_common::message::client::{SetAside, Submission};
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::ids::{AttemptId, BatchSerial, JobKey};
+use mezcal_common::model::outcome::JobResult;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, ffi, params};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -65,7 +65,7 @@ impl Writer {
             let _lock = lock;
             run(connection, life, &received, &answers);
         };
-        thread.spawn(run).map_err(mezcal_common::limits::named)?;
+        thread.spawn(run).map_err(mezcal_common::system::limits::named)?;
         Ok(Self { writes })
     }
 

@@ -6,12 +6,12 @@
 
 use bytes::BytesMut;
 use mezcal_agent::packet;
-use mezcal_common::clock::{BootInstant, WallTime};
-use mezcal_common::ids::{AttemptId, BatchSerial, EngineIndex, JobKey, JobNumber};
-use mezcal_common::outcome::{Containment, Ended, Outcome, Span, WaitStatus};
-use mezcal_common::wire::agent::Stream;
+use mezcal_common::message::agent::Stream;
+use mezcal_common::message::engine::{FromEngine, FromKeeper, ToEngine, ToKeeper};
+use mezcal_common::model::clock::{BootInstant, WallTime};
+use mezcal_common::model::ids::{AttemptId, BatchSerial, EngineIndex, JobKey, JobNumber};
+use mezcal_common::model::outcome::{Containment, Ended, Outcome, Span, WaitStatus};
 use mezcal_common::wire::codec;
-use mezcal_common::wire::engine::{FromEngine, FromKeeper, ToEngine, ToKeeper};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};

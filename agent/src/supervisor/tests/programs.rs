@@ -1,7 +1,7 @@
 //! Engines of another version than their agent.
 
 use super::*;
-use mezcal_common::wire::agent::TELLS_ENGINES;
+use mezcal_common::message::agent::TELLS_ENGINES;
 
 impl Script {
     fn meet(&mut self, version: u16) -> String {

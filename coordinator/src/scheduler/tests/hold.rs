@@ -1,7 +1,7 @@
 //! Stores that were restored from a copy, and the numbers of their generations.
 
 use super::*;
-use mezcal_common::clock::WallTime;
+use mezcal_common::model::clock::WallTime;
 
 fn restored_once() -> Generation {
     Generation::default().next(Generation::default(), WallTime(1_700_000_000_000_000)).expect("one of few")

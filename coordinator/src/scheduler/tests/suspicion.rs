@@ -1,8 +1,8 @@
 //! Hosts that fail what they get, and batches whose jobs fail wherever they run.
 
 use super::*;
-use mezcal_common::clock::WallTime;
-use mezcal_common::outcome::Span;
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::outcome::Span;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 

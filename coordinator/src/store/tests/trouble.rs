@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::service::{self, ClientPort, ServiceHandle, Settings};
-use mezcal_common::job::{Command, JobSpec};
-use mezcal_common::wire::client::{Notice, ToClient, ToService};
+use mezcal_common::message::client::{Notice, ToClient, ToService};
+use mezcal_common::model::job::{Command, JobSpec};
 
 /// A service whose store gives up waiting for another process after a moment.
 fn impatient(dir: &Path) -> ServiceHandle {

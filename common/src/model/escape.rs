@@ -3,7 +3,7 @@
 //! What a terminal might obey although it is no text, and what makes text look like another, is shown and not sent: control characters, and the
 //! invisible characters of Unicode's bidirectional algorithm (UAX #9), which reorder what follows.
 
-use crate::limits;
+use crate::system::limits;
 use rustix::io::Errno;
 use std::borrow::Cow;
 

@@ -1,6 +1,6 @@
 //! The tokio runtime of every program: one thread, and others for what blocks.
 
-use crate::limits;
+use crate::system::limits;
 use rustix::io::Errno;
 use std::io::Error;
 use std::os::unix::net::UnixStream;

@@ -1,7 +1,7 @@
 //! How an attempt ended, as data. Numbers are the kernel's own (P7), never inferred.
 
-use crate::clock::WallTime;
-use crate::ids::EngineId;
+use crate::model::clock::WallTime;
+use crate::model::ids::EngineId;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -183,7 +183,7 @@ impl Written {
 
     /// Whether a stream had more than is kept of it.
     pub fn exceeds_tails(self) -> bool {
-        [self.out, self.err].into_iter().flatten().any(|bytes| bytes > crate::job::TAIL_BYTES as u64)
+        [self.out, self.err].into_iter().flatten().any(|bytes| bytes > crate::model::job::TAIL_BYTES as u64)
     }
 }
 
@@ -239,8 +239,8 @@ impl Outcome {
     pub fn within_limits(mut self) -> Self {
         self.error = self.error.map(|text| if text.len() > ERROR_BYTES + CUT.len() { shortened(text) } else { text });
         for tail in [&mut self.stdout_tail, &mut self.stderr_tail].into_iter().flatten() {
-            if tail.len() > crate::job::TAIL_BYTES {
-                *tail = tail.slice(tail.len() - crate::job::TAIL_BYTES..);
+            if tail.len() > crate::model::job::TAIL_BYTES {
+                *tail = tail.slice(tail.len() - crate::model::job::TAIL_BYTES..);
             }
         }
         self
@@ -322,7 +322,7 @@ pub mod counted {
 /// Results, each with what its job has [`Written`].
 pub mod counted_results {
     use super::{JobResult, Written};
-    use crate::ids::JobNumber;
+    use crate::model::ids::JobNumber;
     use serde::{Deserialize, Deserializer, Serializer};
 
     /// # Errors
@@ -343,15 +343,15 @@ pub mod counted_results {
     }
 }
 
-/// Keeps the last [`crate::job::TAIL_BYTES`] of a stream.
+/// Keeps the last [`crate::model::job::TAIL_BYTES`] of a stream.
 #[derive(Debug, Default)]
 pub struct Tail(std::collections::VecDeque<u8>);
 
 impl Tail {
     /// Takes more of the stream.
     pub fn push(&mut self, data: &[u8]) {
-        let keep = &data[data.len().saturating_sub(crate::job::TAIL_BYTES)..];
-        let over = (self.0.len() + keep.len()).saturating_sub(crate::job::TAIL_BYTES);
+        let keep = &data[data.len().saturating_sub(crate::model::job::TAIL_BYTES)..];
+        let over = (self.0.len() + keep.len()).saturating_sub(crate::model::job::TAIL_BYTES);
         self.0.drain(..over);
         self.0.extend(keep);
     }
@@ -373,9 +373,9 @@ mod tests {
 
     #[test]
     fn what_was_written_stands_beside_an_outcome_that_earlier_versions_can_read() {
-        use crate::ids::{BatchId, JobNumber};
-        use crate::wire::agent::Report;
-        use crate::wire::client::ToClient;
+        use crate::message::agent::Report;
+        use crate::message::client::ToClient;
+        use crate::model::ids::{BatchId, JobNumber};
         use crate::wire::codec::{decode_exact, encode_body};
         let plain = Outcome { stdout_tail: Some("x".into()), ..Outcome::never_ran(Ended::Exited, None) };
         let counted = Outcome { written: Written { out: Some(5000), err: None }, ..plain.clone() };

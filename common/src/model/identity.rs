@@ -147,7 +147,7 @@ pub fn validity(der: &[u8]) -> Result<(i64, i64), IdentityError> {
 /// SHA-256 of a DER certificate's public key (its SubjectPublicKeyInfo). None if it is no certificate.
 pub fn key_hash(der: &[u8]) -> Option<[u8; 32]> {
     let (_, cert) = X509Certificate::from_der(der).ok()?;
-    Some(crate::token::sha256(cert.public_key().raw))
+    Some(crate::model::token::sha256(cert.public_key().raw))
 }
 
 /// Whether `signature` is one of `message` by the key of this certificate (DER): ECDSA with P-256 and SHA-256, in ASN.1.

@@ -2,10 +2,10 @@
 //!
 //! New variants are appended, never inserted: bincode numbers them by place.
 
-use crate::clock::{BootInstant, WallTime};
-use crate::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, Generation, SessionId, StoreId};
-use crate::job::{BatchContext, Stop};
-use crate::outcome::{Containment, Outcome};
+use crate::model::clock::{BootInstant, WallTime};
+use crate::model::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, Generation, SessionId, StoreId};
+use crate::model::job::{BatchContext, Stop};
+use crate::model::outcome::{Containment, Outcome};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -85,7 +85,7 @@ pub enum Report {
         /// The slot; none if it never reached one.
         engine: Option<EngineIndex>,
         /// How, with what it has written.
-        #[serde(with = "crate::outcome::counted")]
+        #[serde(with = "crate::model::outcome::counted")]
         outcome: Box<Outcome>,
     },
 }
@@ -246,7 +246,7 @@ pub struct LogWish {
 pub struct Placement {
     /// Its id.
     pub attempt: AttemptId,
-    /// An encoded [`crate::job::JobSpec`].
+    /// An encoded [`crate::model::job::JobSpec`].
     pub spec: Bytes,
     /// Slots that it takes: one engine runs it, and the others of these do nothing meanwhile.
     pub slots: u16,
@@ -332,7 +332,7 @@ pub enum ToAgent {
         request: u64,
         /// The attempt, running here or ended here.
         attempt: AttemptId,
-        /// Its encoded [`crate::job::JobSpec`].
+        /// Its encoded [`crate::model::job::JobSpec`].
         spec: Bytes,
         /// Its batch.
         context: Box<BatchContext>,

@@ -4,7 +4,7 @@
 //! Paths are walked name by name, each opened below the one before (openat(2)) without following it. A link is followed by hand where nobody
 //! but root and this account could have made it: `/var/run`, `/lib`, or one's own below the home.
 
-use crate::account;
+use crate::system::account;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;

@@ -1,8 +1,8 @@
 //! What `doctor` verbs find, and how it is shown: each finding with the way out.
 
-use crate::account;
-use crate::config::ConfigError;
-use crate::escape::{chain, for_terminal};
+use crate::model::escape::{chain, for_terminal};
+use crate::system::account;
+use crate::system::config::ConfigError;
 use crate::wire::tls::CredentialsError;
 use serde::Serialize;
 use std::ffi::OsStr;
@@ -227,8 +227,8 @@ pub fn speaks_of_time(text: &str) -> bool {
 
 /// A certificate (DER) that is about to end, or not.
 pub fn certificate_end(what: &'static str, der: &[u8], renews: bool, fix: &str) -> Finding {
-    let Ok((from, until)) = crate::identity::validity(der) else { return Finding::wrong(what, "unreadable", fix) };
-    let now = crate::clock::WallTime::now().0 / 1_000_000;
+    let Ok((from, until)) = crate::model::identity::validity(der) else { return Finding::wrong(what, "unreadable", fix) };
+    let now = crate::model::clock::WallTime::now().0 / 1_000_000;
     let show = jiff::Timestamp::from_second(until).map_or_else(|_| until.to_string(), |t| t.to_string());
     let days = (until - now) / 86_400;
     let seen = format!("good until {show} ({days} days)");
@@ -244,7 +244,7 @@ pub fn certificate_end(what: &'static str, der: &[u8], renews: bool, fix: &str) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::Role;
+    use crate::model::identity::Role;
 
     #[test]
     fn the_way_out_fits_what_is_wrong_with_a_certificate() {

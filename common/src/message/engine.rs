@@ -1,10 +1,10 @@
 //! On one host, over unix sockets: agent ↔ keeper (datagram-like packets that may carry a descriptor) and agent ↔ engine (frames).
 
-use crate::clock::BootInstant;
-use crate::ids::{AttemptId, EngineId, EngineIndex};
-use crate::job::{BatchContext, Stop};
-use crate::outcome::{Containment, Ended, Outcome};
-use crate::wire::agent::Stream;
+use crate::message::agent::Stream;
+use crate::model::clock::BootInstant;
+use crate::model::ids::{AttemptId, EngineId, EngineIndex};
+use crate::model::job::{BatchContext, Stop};
+use crate::model::outcome::{Containment, Ended, Outcome};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// other messages on a connection: slots × this.
 pub const OUTPUT_WINDOW: u32 = 64 * 1024;
 
-/// The request of a [`FromEngine::Shown`] that nobody has made: its bytes are an encoded [`crate::outcome::Written`], of the outcome that
+/// The request of a [`FromEngine::Shown`] that nobody has made: its bytes are an encoded [`crate::model::outcome::Written`], of the outcome that
 /// follows it. Links to engines have no version, and agents that do not know this pass over what nobody has asked for.
 pub const COUNTS: u64 = u64::MAX;
 
@@ -30,7 +30,7 @@ pub enum ToEngine {
     Run {
         /// The attempt.
         attempt: AttemptId,
-        /// An encoded [`crate::job::JobSpec`].
+        /// An encoded [`crate::model::job::JobSpec`].
         spec: Bytes,
         /// The batch's context; none: the same as in the last `Run` that had one.
         context: Option<BatchContext>,

@@ -1,6 +1,6 @@
 //! Identifiers. Each id is a type of its own, so that a job number is never taken for an attempt number.
 
-use crate::clock::WallTime;
+use crate::model::clock::WallTime;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

@@ -1,6 +1,6 @@
 //! A job and its batch, as they travel from client to engine.
 
-use crate::ids::BatchId;
+use crate::model::ids::BatchId;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub enum Command {
 }
 
 /// What an engine needs to know to run one job. The scheduler looks inside only to forget what has run. Commands, paths and environments
-/// may have bytes in them that are no text ([`octets`](crate::octets)).
+/// may have bytes in them that are no text ([`octets`](crate::model::octets)).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobSpec {
     /// The user's `id`; without one the job's number serves.
@@ -92,7 +92,7 @@ impl Stop {
 
     /// TERM, and KILL `grace` later.
     pub const fn after(grace: Duration) -> Self {
-        Self { signal: crate::signal::TERM, grace }
+        Self { signal: crate::system::signal::TERM, grace }
     }
 
     /// The stricter of two: the shorter grace, with its signal.

@@ -1,10 +1,10 @@
 //! Between client and coordinator: `mezcal-client/1`, one bidirectional stream, opened by the client.
 
-use crate::clock::WallTime;
-use crate::ids::{BatchId, JobNumber};
-use crate::job::{BatchContext, Stop};
-use crate::outcome::{Containment, Ended, JobResult, Way};
-use crate::wire::agent::{Load, LogWish, Stream};
+use crate::message::agent::{Load, LogWish, Stream};
+use crate::model::clock::WallTime;
+use crate::model::ids::{BatchId, JobNumber};
+use crate::model::job::{BatchContext, Stop};
+use crate::model::outcome::{Containment, Ended, JobResult, Way};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub struct Submission {
     pub job: JobNumber,
     /// The user's `id`, by which the job can be addressed.
     pub label: Option<String>,
-    /// An encoded [`crate::job::JobSpec`].
+    /// An encoded [`crate::model::job::JobSpec`].
     pub spec: Bytes,
     /// Index of the set of hosts that may run it, in the batch's table; none: any host.
     pub hosts: Option<u32>,
@@ -268,7 +268,7 @@ pub enum ToService {
         bytes: u32,
     },
     /// Asks for a job's output. Answered by [`ToClient::LogsAnswer`] and streams that begin with a
-    /// [`crate::wire::agent::LogHeader`].
+    /// [`crate::message::agent::LogHeader`].
     Logs {
         /// Comes back in the answer and in the streams' headers.
         request: u64,
@@ -574,7 +574,7 @@ pub struct SetAside {
 
 impl SetAside {
     /// One more has ended.
-    pub fn add(&mut self, outcome: &crate::outcome::Outcome) {
+    pub fn add(&mut self, outcome: &crate::model::outcome::Outcome) {
         match outcome.way() {
             Way::Done | Way::Failed => {}
             Way::Cancelled => self.cancelled += 1,
@@ -614,7 +614,7 @@ pub struct HostStatus {
     /// Jobs at a time.
     pub slots: u16,
     /// `engine_id` of its first engine; the others follow.
-    pub first_engine: crate::ids::EngineId,
+    pub first_engine: crate::model::ids::EngineId,
     /// Of which in use.
     pub busy: u16,
     /// Logical CPUs.
@@ -926,7 +926,7 @@ pub enum ToClient {
         /// The batch.
         batch: BatchId,
         /// Each once.
-        #[serde(with = "crate::outcome::counted_results")]
+        #[serde(with = "crate::model::outcome::counted_results")]
         results: Vec<(JobNumber, JobResult)>,
     },
     /// The answer to [`ToService::Standings`].

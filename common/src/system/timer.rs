@@ -1,6 +1,6 @@
 //! A timer on CLOCK_BOOTTIME for tokio's loops (timerfd_create(2)): deadlines pass while the host sleeps, too.
 
-use crate::clock::BootInstant;
+use crate::model::clock::BootInstant;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime};
 use std::time::Duration;

@@ -1,0 +1,12 @@
+//! What is talked about: jobs, outcomes, hosts, times, names. No bytes of the wire, no I/O.
+
+pub mod clock;
+pub mod duration;
+pub mod escape;
+pub mod hosts;
+pub mod identity;
+pub mod ids;
+pub mod job;
+pub mod octets;
+pub mod outcome;
+pub mod token;
