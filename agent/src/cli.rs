@@ -1,13 +1,14 @@
 //! The `agent` command.
 
 use crate::config::{AgentConfig, RunAs};
-use crate::driver::{self, AgentParts, Left};
-use crate::generations::Generations;
 use crate::keeper::driver::{KeeperArgs, PREDECESSOR};
-use crate::pauses::Pauses;
-use crate::renewal::Renewal;
+use crate::kernel::packet;
 use crate::supervisor::Carried;
-use crate::{packet, users};
+use crate::supervisor::driver::{self, AgentParts, Left};
+use crate::supervisor::generations::Generations;
+use crate::supervisor::pauses::Pauses;
+use crate::supervisor::renewal::Renewal;
+use crate::supervisor::users;
 use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use mezcal_common::message::agent::ALPN;
@@ -53,9 +54,9 @@ enum Verb {
         #[arg(long, env = "MEZCAL_CONFIG")]
         config: Option<PathBuf>,
     },
-    Join(crate::join::JoinArgs),
-    Engines(crate::engines::EnginesArgs),
-    Doctor(crate::doctor::DoctorArgs),
+    Join(crate::verb::join::JoinArgs),
+    Engines(crate::verb::engines::EnginesArgs),
+    Doctor(crate::verb::doctor::DoctorArgs),
     AtBoot(crate::boot::BootArgs),
     /// Print where this host's files are, as assignments of a shell.
     #[command(hide = true)]
@@ -135,11 +136,11 @@ pub fn main(name: &'static str, args: impl Iterator<Item = OsString>) -> ExitCod
         }
         Verb::Engines(args) => {
             mezcal_common::system::logging::init("info");
-            ended(crate::engines::run(&args))
+            ended(crate::verb::engines::run(&args))
         }
         Verb::Doctor(args) => {
             mezcal_common::system::logging::init("error");
-            if crate::doctor::run(&args) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if crate::verb::doctor::run(&args) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Verb::AtBoot(args) => {
             mezcal_common::system::logging::init("error");
@@ -151,7 +152,7 @@ pub fn main(name: &'static str, args: impl Iterator<Item = OsString>) -> ExitCod
         }
         Verb::Join(args) => {
             mezcal_common::system::logging::init("warn");
-            ended(crate::join::run(&args))
+            ended(crate::verb::join::run(&args))
         }
     }
 }

@@ -139,7 +139,7 @@ impl AgentConfig {
 
     /// Jobs at a time.
     pub fn slots(&self) -> u16 {
-        self.slots.unwrap_or_else(crate::host::usable_cpus)
+        self.slots.unwrap_or_else(crate::supervisor::host::usable_cpus)
     }
 
     /// How long to wait for the coordinator's first answer.

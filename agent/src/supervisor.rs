@@ -1,6 +1,6 @@
 //! The agent's core: what waits, what runs where, what has not been acknowledged, and how much more to ask for.
 //!
-//! No clock, no I/O: events in, effects out. [`crate::driver`] performs the effects.
+//! No clock, no I/O: events in, effects out. [`crate::supervisor::driver`] performs the effects.
 //!
 //! The rules that make it safe:
 //! - An attempt is in exactly one place: the queue, one engine, or the unacknowledged reports. The inventory lists all three and is
@@ -11,10 +11,18 @@
 //! - Without an acknowledged heartbeat for a lease nothing waiting may start any more; engines enforce the same instant themselves.
 
 mod batches;
+pub mod driver;
+pub mod generations;
+pub(crate) mod greeting;
+pub mod host;
+pub(crate) mod logs;
+pub(crate) mod pauses;
 mod programs;
 mod queue;
+pub mod renewal;
 mod sets;
 mod shortage;
+pub mod users;
 
 use batches::Batches;
 use mezcal_common::message::agent::{

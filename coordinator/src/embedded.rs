@@ -6,9 +6,9 @@
 use crate::exit::{Exit, chain};
 use crate::scheduler::Aliases;
 use crate::service::{PROTOCOLS, ServiceHandle};
-use mezcal_agent::driver::{self, AgentParts, Left};
-use mezcal_agent::generations::Generations;
 use mezcal_agent::supervisor::Carried;
+use mezcal_agent::supervisor::driver::{self, AgentParts, Left};
+use mezcal_agent::supervisor::generations::Generations;
 use mezcal_certs::{Authority, CertsError, Issued};
 use mezcal_common::message::agent::ALPN;
 use mezcal_common::model::identity::Role;
@@ -22,8 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use mezcal_agent::cli::Hidden;
-pub use mezcal_agent::host::usable_cpus;
 pub use mezcal_agent::keeper::driver::{ContainmentWish, heed_children};
+pub use mezcal_agent::supervisor::host::usable_cpus;
 
 /// The coordinator is in this very process: it answers at once or never.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -1,7 +1,7 @@
 //! Agents with engines that answer at once: the real driver and the real wire, and nothing behind them.
 
-use mezcal_agent::driver::{self, AgentParts, EngineInput, Engines};
 use mezcal_agent::supervisor::Carried;
+use mezcal_agent::supervisor::driver::{self, AgentParts, EngineInput, Engines};
 use mezcal_common::message::agent::ALPN;
 use mezcal_common::message::engine::{FromEngine, ToEngine};
 use mezcal_common::model::clock::WallTime;
@@ -36,7 +36,7 @@ pub async fn agent(identity: &Path, name: &str, coordinator: String, slots: u16)
         connect_timeout: Duration::from_secs(5),
         service: false,
         renewal: None,
-        generations: mezcal_agent::generations::Generations::of_one_life(),
+        generations: mezcal_agent::supervisor::generations::Generations::of_one_life(),
     };
     let _ = driver::run(parts, Engines::without_keeper(inputs, received), std::future::pending(), std::future::pending()).await;
 }

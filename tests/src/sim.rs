@@ -16,7 +16,7 @@
 //! A [`Mutant`] plants a known mistake. The tests show that the checks find each.
 
 use mezcal_agent::engine::{self, Engine, Exit, Swept};
-use mezcal_agent::generations::{Meeting, Met};
+use mezcal_agent::supervisor::generations::{Meeting, Met};
 use mezcal_agent::supervisor::{self, Supervisor};
 use mezcal_common::message::agent::{Hello, NumberedReport, Placement, Report, ToAgent, ToCoordinator, VERSIONS};
 use mezcal_common::message::client::{BatchTerms, Halt, HaltCount, HaltWhy, Submission};

@@ -90,7 +90,7 @@ fn the_page_of_configuration_keys_says_what_their_types_say() {
     for (title, source, name) in [
         ("`/etc/mezcal/coordinator.toml`", "coordinator/src/serve.rs", "CoordinatorConfig"),
         ("`/etc/mezcal/agent.toml`", "agent/src/config.rs", "AgentConfig"),
-        ("`/etc/mezcal/engines.toml`", "agent/src/engines.rs", "EnginesConfig"),
+        ("`/etc/mezcal/engines.toml`", "agent/src/verb/engines.rs", "EnginesConfig"),
         ("`~/.config/mezcal/profiles/NAME.toml`", "coordinator/src/profile.rs", "ProfileFile"),
     ] {
         let _ = write!(text, "\n## {title}\n\n| key | meaning |\n|---|---|\n");

@@ -42,7 +42,7 @@ fn each_outside_dependency_has_one_owner() {
         ("bincode", "common/src/wire/codec.rs"),
         ("x509_parser", "common/src/model/identity.rs"),
         ("rcgen", "certs/src/lib.rs"),
-        ("sysinfo", "agent/src/host.rs"),
+        ("sysinfo", "agent/src/supervisor/host.rs"),
         ("rusqlite", "coordinator/src/store"),
         ("axum", "coordinator/src/http.rs"),
         ("prometheus_client", "coordinator/src/service/observe.rs"),

@@ -6,9 +6,9 @@
 use super::processes::{Changed, HostCounters, Processes};
 use super::spawn::{self, Inherited, Order, OutputTo, Started, Surroundings};
 use super::{Effect, Engine, Event, NotStarted, Swept};
-use crate::cgroup::Leaves;
-use crate::packet;
-use crate::paths::{self, OutputFile};
+use crate::kernel::cgroup::Leaves;
+use crate::kernel::packet;
+use crate::kernel::paths::{self, OutputFile};
 use bytes::{Bytes, BytesMut};
 use mezcal_common::message::agent::Stream;
 use mezcal_common::message::engine::{COUNTS, EngineToKeeper, FromEngine, KeeperToEngine, OUTPUT_WINDOW, PROGRAM, ToEngine};

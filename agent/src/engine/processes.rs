@@ -4,7 +4,7 @@
 //! number that the kernel could have given to somebody else.
 
 use super::{Exit, OutOfMemory, Swept};
-use crate::cgroup::Leaf;
+use crate::kernel::cgroup::Leaf;
 use mezcal_common::model::clock::{BootInstant, WallTime};
 use mezcal_common::model::outcome::{Span, Usage, UsageSource, WaitStatus, Written};
 use mezcal_common::system::proc;

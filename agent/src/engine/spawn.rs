@@ -6,8 +6,8 @@
 
 use super::NotStarted;
 use super::processes::Born;
-use crate::cgroup::{Leaf, Leaves};
-use crate::paths::{self, OutputFile};
+use crate::kernel::cgroup::{Leaf, Leaves};
+use crate::kernel::paths::{self, OutputFile};
 use mezcal_common::model::ids::{AttemptId, EngineId};
 use mezcal_common::model::job::{BatchContext, Command, JobSpec, SHELL_PREFIX};
 use mezcal_common::model::octets;
@@ -191,7 +191,7 @@ pub(super) fn start(around: &mut Surroundings, order: &Order, [out, err]: &[Outp
         Some(leaves) => {
             let leaf = leaves.next().map_err(|e| {
                 let text = format!("no control group for the job: {e}");
-                match crate::cgroup::errno(&e) {
+                match crate::kernel::cgroup::errno(&e) {
                     // cgroups(7): what mkdir(2) says then.
                     Some(Errno::AGAIN) => NotStarted::Short(format!(
                         "{text} (EAGAIN: `cgroup.max.descendants` or `cgroup.max.depth` of a group above)"

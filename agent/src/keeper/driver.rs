@@ -5,10 +5,10 @@
 //! case a lock, which the engines hold too, keeps a new keeper from starting before the last engine of a dead one has ended.
 
 use super::{Effect, Event, Keeper};
-use crate::cgroup::{self, Place, Seat};
 use crate::engine::driver::{self as engine, EngineArgs, seal_descriptors, signals, take_signals, take_stdin};
 use crate::engine::{Inherited, Waited, kill_with_group, wait4, wait4_or_stopped};
-use crate::packet;
+use crate::kernel::cgroup::{self, Place, Seat};
+use crate::kernel::packet;
 use mezcal_common::message::engine::{EngineToKeeper, FromKeeper, KeeperToEngine, TELL_FAILURES, ToKeeper};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::escape::chain;

@@ -5,7 +5,7 @@
 //! It stands for whoever has an account with engines on a host and wants to have what others have there.
 
 use bytes::BytesMut;
-use mezcal_agent::packet;
+use mezcal_agent::kernel::packet;
 use mezcal_common::message::agent::Stream;
 use mezcal_common::message::engine::{FromEngine, FromKeeper, ToEngine, ToKeeper};
 use mezcal_common::model::clock::{BootInstant, WallTime};

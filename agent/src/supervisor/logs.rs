@@ -3,7 +3,7 @@
 //! Each stream of output goes over a QUIC stream of its own, at the reader's pace; nothing here holds a job up. A file is read by a
 //! thread for blocking work, so a dead mount stops nobody else.
 
-use crate::paths;
+use crate::kernel::paths;
 use bytes::Bytes;
 use mezcal_common::message::agent::{LogHeader, LogWish, Stream, ToCoordinator};
 use mezcal_common::model::ids::{AttemptId, EngineIndex};

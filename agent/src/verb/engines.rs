@@ -60,7 +60,7 @@ pub fn run(args: &EnginesArgs) -> anyhow::Result<()> {
     keeper.arg0("mezcal-keeper").args(["keeper", "--host", "localhost", "--agent", &agent.uid.to_string()]);
     keeper
         .arg("--socket")
-        .arg(args.directory.join(crate::users::SOCKET))
+        .arg(args.directory.join(crate::supervisor::users::SOCKET))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .current_dir("/");
@@ -91,7 +91,7 @@ mod tests {
     /// The sample that packages install: what is commented out counts, too, and no key of the parser is missing.
     #[test]
     fn the_sample_has_every_key_and_is_read() {
-        let sample = include_str!("../../systemd/samples/engines.toml");
+        let sample = include_str!("../../../systemd/samples/engines.toml");
         let whole: String = sample
             .lines()
             .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_owned() + "\n")

@@ -1,7 +1,7 @@
 //! `agent join`: this host's key and certificate, and its configuration file.
 
 use crate::config::{AgentConfig, DEFAULT_PATH, own_state};
-use crate::greeting::{Greeting, greet};
+use crate::supervisor::greeting::{Greeting, greet};
 use anyhow::Context;
 use mezcal_common::model::escape::chain;
 use mezcal_common::model::hosts;

@@ -3,15 +3,15 @@
 //! One loop on one thread owns the supervisor. Beside it: a task that keeps a connection to the coordinator, and the links to
 //! keeper and engines. All of them only turn what they hear into inputs.
 
-use crate::generations::Generations;
-use crate::host::Host;
 use crate::keeper::driver::ContainmentWish;
-use crate::logs::{Logs, Request};
-use crate::packet;
-use crate::pauses::Pauses;
-use crate::renewal::{Asking, Renewal};
+use crate::kernel::packet;
+use crate::supervisor::generations::Generations;
+use crate::supervisor::host::Host;
+use crate::supervisor::logs::{Logs, Request};
+use crate::supervisor::pauses::Pauses;
+use crate::supervisor::renewal::{Asking, Renewal};
+use crate::supervisor::users::Finder;
 use crate::supervisor::{Carried, Effect, Event, HEARTBEAT, Supervisor};
-use crate::users::Finder;
 use bytes::BytesMut;
 use mezcal_common::message::agent::{self, Hello, ToAgent, ToCoordinator};
 use mezcal_common::message::engine::{COUNTS, FromEngine, FromKeeper, PROGRAM, TELL_FAILURES, ToEngine, ToKeeper};
@@ -192,7 +192,7 @@ pub async fn run(
         boot_id: proc::boot_id(),
         slots: parts.slots,
         aliases: parts.aliases.clone(),
-        cpus: u32::from(crate::host::usable_cpus()),
+        cpus: u32::from(crate::supervisor::host::usable_cpus()),
         memory: host.memory(),
         users: parts.users.clone(),
     };

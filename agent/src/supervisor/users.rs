@@ -5,8 +5,8 @@
 //!                          sock    the keeper of `mezcal-engines@USER.service` listens
 //! ```
 
-use crate::driver::EngineInput;
-use crate::packet;
+use crate::kernel::packet;
+use crate::supervisor::driver::EngineInput;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::system::account;
 use rustix::fd::OwnedFd;

@@ -24,7 +24,7 @@ impl Renewal {
     pub fn of(certificate: &[u8]) -> Option<Self> {
         let (from, until) = mezcal_common::model::identity::validity(certificate).ok()?;
         let life = until.saturating_sub(from).max(0) as f64;
-        let share = 0.5 + 0.1 * (f64::from(crate::driver::random() as u32) / f64::from(u32::MAX) - 0.5) * 2.0;
+        let share = 0.5 + 0.1 * (f64::from(crate::supervisor::driver::random() as u32) / f64::from(u32::MAX) - 0.5) * 2.0;
         let at = WallTime(from.saturating_mul(1_000_000).saturating_add((life * share * 1e6) as i64));
         let end = WallTime(until.saturating_mul(1_000_000));
         Some(Self { at, end, pause: Duration::from_secs_f64(life / 100.0).max(PAUSE) })

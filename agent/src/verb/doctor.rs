@@ -1,8 +1,8 @@
 //! `agent doctor`: whether this host can do its part, and what to do if not. It only looks.
 
 use crate::config::{AgentConfig, RunAs};
-use crate::greeting::{Greeting, greet};
-use crate::users::SOCKET;
+use crate::supervisor::greeting::{Greeting, greet};
+use crate::supervisor::users::SOCKET;
 use mezcal_common::model::escape::chain;
 use mezcal_common::model::identity::Role;
 use mezcal_common::system::account;
@@ -87,7 +87,7 @@ fn unreadable(path: &Path, config: &AgentConfig) -> Vec<Finding> {
     let agent = account::named(AGENT).filter(|_| config.run_as == RunAs::User);
     let files = ["ca.pem", "cert.pem", "key.pem"].map(|name| config.identity.join(name));
     let of_agent = agent.and_then(|_| doctor::unreadable("configuration", AGENT, &[&[path.to_owned()], &files[..]].concat()));
-    let engines = [PathBuf::from(crate::engines::DEFAULT_PATH)];
+    let engines = [PathBuf::from(crate::verb::engines::DEFAULT_PATH)];
     let of_users = users(config).into_iter().filter_map(|user| doctor::unreadable("configuration", &user, &engines));
     of_agent.into_iter().chain(of_users).collect()
 }

@@ -1,0 +1,5 @@
+//! The verbs of `mezcal-agent`, one file each.
+
+pub mod doctor;
+pub mod engines;
+pub mod join;
