@@ -1,8 +1,20 @@
 //! The `coordinator` command.
 
-use crate::embedded::Hidden;
+use crate::client::embedded::Hidden;
 use crate::exit::{self, Exit};
-use crate::{batches, cancel, doctor, exec, follow, hosts, logs, manage, members, provision, run, serve, why};
+use crate::verb::batches;
+use crate::verb::cancel;
+use crate::verb::doctor;
+use crate::verb::exec;
+use crate::verb::follow;
+use crate::verb::hosts;
+use crate::verb::logs;
+use crate::verb::manage;
+use crate::verb::members;
+use crate::verb::provision;
+use crate::verb::run;
+use crate::verb::serve;
+use crate::verb::why;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -98,7 +110,7 @@ pub fn command() -> clap::Command {
 
 /// The program with the command line `command`; `stdout_was_closed` before it began.
 pub fn main(stdout_was_closed: bool, command: fn() -> clap::Command) -> ExitCode {
-    crate::embedded::heed_children();
+    crate::client::embedded::heed_children();
     // With this variable set it is a shell that asks, and this answers it and ends.
     clap_complete::CompleteEnv::with_factory(command).var("MEZCAL_COMPLETE").complete();
     if let Some(hidden) = Hidden::of_this_process() {

@@ -1,7 +1,13 @@
 //! Reaching a running coordinator.
 
+pub mod embedded;
+pub mod note;
+pub mod profile;
+pub(crate) mod signals;
+pub mod submit;
+
+use crate::client::profile::ProfileArgs;
 use crate::exit::{Exit, chain};
-use crate::profile::ProfileArgs;
 use crate::service::ClientPort;
 use mezcal_common::message::client::{ALPN, ToClient, ToService, VERSIONS};
 use mezcal_common::model::clock::WallTime;

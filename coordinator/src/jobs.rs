@@ -4,6 +4,7 @@
 //! checked before anything starts, and all that is wrong is reported at once with file, line, column and key.
 
 mod keys;
+pub mod locate;
 mod object;
 mod shared;
 pub(crate) mod surrogates;
@@ -12,7 +13,7 @@ use object::members_with;
 pub use object::{members, write_json};
 pub(crate) use object::{write_octets, write_string};
 
-use crate::locate::{Places, best_hosts};
+use crate::jobs::locate::{Places, best_hosts};
 use bytes::Bytes;
 use keys::Strangers;
 use mezcal_common::message::client::{RetryOn, Submission};

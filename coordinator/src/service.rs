@@ -7,16 +7,20 @@
 mod arrivals;
 mod batches;
 mod delivery;
+pub mod describe;
+pub mod enrol;
+pub mod http;
 mod intake;
 mod members;
+pub(crate) mod memory;
 mod observe;
 mod outlet;
 mod requests;
 mod revoke;
 mod state;
 
-use crate::enrol::Enrolment;
 use crate::scheduler::{Aliases, Scheduler};
+use crate::service::enrol::Enrolment;
 use crate::store::{FromStore, Reader, Store, Writer};
 use arrivals::Complaints;
 use delivery::{NotRead, Page, Reading};

@@ -6,7 +6,7 @@ use mezcal_common::model::identity::Role;
 use mezcal_common::model::ids::{BatchId, JobNumber};
 use mezcal_common::model::job::{BatchContext, Command, JobSpec, MAX_CONTEXT, Stop};
 use mezcal_common::wire::codec;
-use mezcal_coordinator::enrol::Enrolment;
+use mezcal_coordinator::service::enrol::Enrolment;
 use mezcal_coordinator::service::{self, Adjustable, ClientPort, ServiceHandle, Settings};
 use mezcal_coordinator::store::{CertificateRow, Store};
 use std::sync::Arc;

@@ -9,9 +9,9 @@ use mezcal_common::model::ids::{AttemptId, BatchId, BatchSerial, EngineId, Engin
 use mezcal_common::model::job::{Command, JobSpec};
 use mezcal_common::model::outcome::{Ended, JobResult, Outcome, Place, Span, Usage, WaitStatus};
 use mezcal_common::wire::codec;
-use mezcal_coordinator::format::{ClientTimes, ResultFormat};
+use mezcal_coordinator::client::submit::Submitter;
 use mezcal_coordinator::jobs::{Format, Jobs};
-use mezcal_coordinator::submit::Submitter;
+use mezcal_coordinator::report::format::{ClientTimes, ResultFormat};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;

@@ -88,10 +88,10 @@ fn the_page_of_configuration_keys_says_what_their_types_say() {
                     files of a host and of a coordinator with comments; packages install them.\n"
         .to_owned();
     for (title, source, name) in [
-        ("`/etc/mezcal/coordinator.toml`", "coordinator/src/serve.rs", "CoordinatorConfig"),
+        ("`/etc/mezcal/coordinator.toml`", "coordinator/src/verb/serve.rs", "CoordinatorConfig"),
         ("`/etc/mezcal/agent.toml`", "agent/src/config.rs", "AgentConfig"),
         ("`/etc/mezcal/engines.toml`", "agent/src/verb/engines.rs", "EnginesConfig"),
-        ("`~/.config/mezcal/profiles/NAME.toml`", "coordinator/src/profile.rs", "ProfileFile"),
+        ("`~/.config/mezcal/profiles/NAME.toml`", "coordinator/src/client/profile.rs", "ProfileFile"),
     ] {
         let _ = write!(text, "\n## {title}\n\n| key | meaning |\n|---|---|\n");
         for (key, said) in keys_of(source, name) {

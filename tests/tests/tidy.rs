@@ -44,10 +44,10 @@ fn each_outside_dependency_has_one_owner() {
         ("rcgen", "certs/src/lib.rs"),
         ("sysinfo", "agent/src/supervisor/host.rs"),
         ("rusqlite", "coordinator/src/store"),
-        ("axum", "coordinator/src/http.rs"),
+        ("axum", "coordinator/src/service/http.rs"),
         ("prometheus_client", "coordinator/src/service/observe.rs"),
-        ("indicatif", "coordinator/src/progress.rs"),
-        ("mezcal_agent", "coordinator/src/embedded.rs"),
+        ("indicatif", "coordinator/src/report/progress.rs"),
+        ("mezcal_agent", "coordinator/src/client/embedded.rs"),
     ];
     for (name, text) in all() {
         if name.ends_with("src/main.rs") {

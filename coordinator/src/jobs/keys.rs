@@ -76,7 +76,7 @@ impl Strangers {
     pub(super) fn warnings(&self) -> Vec<String> {
         let warn = |(key, jobs): (&String, &u64)| {
             let meant = near(key)?;
-            let jobs = crate::format::counted(*jobs, "job", "jobs");
+            let jobs = crate::report::format::counted(*jobs, "job", "jobs");
             Some(format!("key {key:?} in {jobs} means nothing; is {meant:?} meant? (\"x_{key}\" is always yours)"))
         };
         self.0.iter().filter_map(warn).collect()

@@ -181,7 +181,7 @@ impl Script {
                 Effect::Accepted { jobs, .. } => format!("accepted {jobs}"),
                 Effect::Refused { reason, .. } => format!("refused: {reason}"),
                 Effect::BatchDone { batch } => format!("batch {} done", batch.0.as_u128()),
-                Effect::Notice { notice, .. } => format!("notice: {}", crate::run::describe(&notice)),
+                Effect::Notice { notice, .. } => format!("notice: {}", crate::verb::run::describe(&notice)),
                 Effect::ToAgent(s, ToAgent::Retract { attempts }) => {
                     let ids: Vec<String> = attempts.iter().map(ToString::to_string).collect();
                     format!("{s} < retract {}", ids.join(" "))

@@ -4,7 +4,7 @@
 use super::outlet::Outlet;
 use super::state::Service;
 use super::{ClientId, Input};
-use crate::describe::describe_job;
+use crate::service::describe::describe_job;
 use crate::store::{BatchRow, Described, Reader, StoreError};
 use mezcal_common::message::client::{Attachment, COUNTS_OUTPUT, SetAside, ToClient};
 use mezcal_common::model::ids::{BatchId, BatchSerial, JobNumber};

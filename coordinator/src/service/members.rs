@@ -2,8 +2,8 @@
 
 use super::state::Service;
 use super::{ClientId, Input};
-use crate::enrol::Enrolment;
 use crate::exit::chain;
+use crate::service::enrol::Enrolment;
 use crate::store::{CertificateRow, Refusal, TokenRow};
 use mezcal_common::message::client::{CertificateStatus, HostStanding, Member, ToClient, ToService, TokenStatus};
 use mezcal_common::model::clock::{BootInstant, WallTime};

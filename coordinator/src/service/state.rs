@@ -10,8 +10,8 @@ use super::outlet::{Outlet, Weight};
 use super::requests::{Follow, not_stored};
 use super::revoke::Revocations;
 use super::{Adjustable, CLIENT_DEPTH, ClientId, FromStore, Input, Reader, Settings, Writer};
-use crate::enrol::Enrolment;
 use crate::scheduler::{Effect, Event, Record, Scheduler, Wanted};
+use crate::service::enrol::Enrolment;
 use crate::store::READERS;
 use bytes::Bytes;
 use mezcal_common::message::agent::{LogHeader, ToAgent, ToCoordinator};
@@ -260,7 +260,7 @@ impl Kept {
         }
         if self.unsafe_jobs == 0 && self.passed > LARGE_TEXTS {
             self.passed = 0;
-            crate::memory::give_back();
+            crate::service::memory::give_back();
         }
         let is = self.is_behind();
         self.behind.send_if_modified(|was| std::mem::replace(was, is) != is);
@@ -727,7 +727,7 @@ impl Service {
                 let large = self.batches.ended(batch).is_some_and(|batch| batch.results >= LARGE_BATCH);
                 self.let_go(batch);
                 if large {
-                    crate::memory::give_back();
+                    crate::service::memory::give_back();
                 }
             }
             Effect::Fleet { agents, engines } => {

@@ -1,13 +1,13 @@
 //! `coordinator token`, `revoke`, `certs` and `join`: who is in the cluster.
 
 use crate::client::converse;
+use crate::client::profile::{self, ProfileArgs};
 use crate::exit::{self, Exit, chain};
-use crate::format::{counted, show};
-use crate::manage::{ask, done, expand};
-use crate::profile::{self, ProfileArgs};
-use crate::serve::{CoordinatorConfig, DEFAULT_PATH};
+use crate::report::format::{counted, show};
 use crate::service::REVOKED_AT_ONCE;
 use crate::store::{self, CertificateRow, Refusal, Registry};
+use crate::verb::manage::{ask, done, expand};
+use crate::verb::serve::{CoordinatorConfig, DEFAULT_PATH};
 use clap::Subcommand;
 use mezcal_common::message::client::{CancelSummary, CertificateStatus, Member, RevokedMember, ToClient, ToService};
 use mezcal_common::model::clock::WallTime;

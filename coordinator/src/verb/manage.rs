@@ -1,12 +1,12 @@
 //! `coordinator retry`, `forget`, `drain`, `undrain`, `confirm-dead`, `forget-host`, `backup` and `restore`: one request, one answer.
 
 use crate::client::converse;
-use crate::complete;
+use crate::client::profile::ProfileArgs;
 use crate::exit::{Exit, chain};
-use crate::format::counted;
-use crate::profile::ProfileArgs;
-use crate::serve::{CoordinatorConfig, DEFAULT_PATH};
+use crate::report::format::counted;
 use crate::store::{self, Restored, StoreError};
+use crate::verb::complete;
+use crate::verb::serve::{CoordinatorConfig, DEFAULT_PATH};
 use clap_complete::ArgValueCompleter;
 use mezcal_common::message::client::{ToClient, ToService};
 use mezcal_common::model::duration::parse_duration;

@@ -3,12 +3,12 @@
 //! output when it is connected, or will not be.
 
 use crate::client::converse;
+use crate::client::profile::ProfileArgs;
 use crate::exit::{Exit, FAILED};
-use crate::format::{counted, show};
-use crate::hosts;
-use crate::manage::{ask, expand};
-use crate::members::{certificates, time};
-use crate::profile::ProfileArgs;
+use crate::report::format::{counted, show};
+use crate::verb::hosts;
+use crate::verb::manage::{ask, expand};
+use crate::verb::members::{certificates, time};
 use mezcal_common::message::client::{Member, ToClient, ToService};
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::duration::parse_duration;

@@ -1,10 +1,10 @@
 //! `coordinator serve`: the long-lived coordinator. What it knows is in its store, and it goes on where an earlier life was ended.
 
-use crate::enrol::{Enrolment, Issuer, LEAF_LIFE};
+use crate::client::signals::Signals;
 use crate::exit::{Exit, chain};
 use crate::scheduler::{Aliases, FENCE_MARGIN};
+use crate::service::enrol::{Enrolment, Issuer, LEAF_LIFE};
 use crate::service::{self, Adjustable, PROTOCOLS, ServiceHandle, Settings};
-use crate::signals::Signals;
 use crate::store::{Store, StoreError};
 use mezcal_certs::Authority;
 use mezcal_common::model::duration::format_duration;
@@ -157,7 +157,7 @@ const MIN_LEASE: Duration = Duration::from_secs(15);
 /// # Errors
 /// Exit 2 for the configuration, 3 for certificates and the address.
 pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
-    crate::memory::be_frugal();
+    crate::service::memory::be_frugal();
     mezcal_common::system::logging::init("info");
     let config: CoordinatorConfig = read_toml(&args.config).map_err(|e| Exit::usage(chain(&e)))?;
     let lease = config.lease.unwrap_or(service::LEASE);
@@ -184,7 +184,7 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
         let address = listener.local_addr().map_err(Exit::unreachable)?;
         tracing::info!(%address, "coordinator {} listens", mezcal_common::VERSION);
         if let Some(address) = http {
-            let address = crate::http::serve(service.clone(), address).await?;
+            let address = crate::service::http::serve(service.clone(), address).await?;
             tracing::info!("dashboard and metrics on http://{address}");
         }
         let accepting = tokio::spawn(service.clone().listen(listener.clone()));
@@ -353,7 +353,7 @@ mod tests {
     /// The sample that packages install: what is commented out counts, too, and no key of the parser is missing.
     #[test]
     fn the_sample_has_every_key_and_is_read() {
-        let sample = include_str!("../../systemd/samples/coordinator.toml");
+        let sample = include_str!("../../../systemd/samples/coordinator.toml");
         let whole: String = sample
             .lines()
             .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_owned() + "\n")

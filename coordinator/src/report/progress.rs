@@ -1,6 +1,6 @@
 //! Progress for people: a bar on a terminal, Bakapara's log lines elsewhere, JSON lines for programs.
 
-use crate::format::{ResultFormat, counted, elapsed};
+use crate::report::format::{ResultFormat, counted, elapsed};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::escape::for_terminal;

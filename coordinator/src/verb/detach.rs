@@ -1,10 +1,10 @@
 //! `coordinator run --detach`: hands the jobs over and leaves them to the coordinator.
 
 use crate::client::Remote;
+use crate::client::signals::Signals;
+use crate::client::submit::Submitter;
 use crate::exit::Exit;
 use crate::jobs::Jobs;
-use crate::signals::Signals;
-use crate::submit::Submitter;
 use mezcal_common::message::client::{BatchTerms, SAYS_MORE, ToClient, ToService};
 use mezcal_common::model::duration::format_duration;
 use std::sync::Arc;

@@ -3,9 +3,9 @@
 //! Writing may block for as long as a reader likes (`| less`): results then wait at the coordinator, because they are acknowledged
 //! only after they have been written.
 
-use crate::format::{ClientTimes, ResultFormat};
 use crate::jobs::Jobs;
-use crate::progress::{Counts, Progress};
+use crate::report::format::{ClientTimes, ResultFormat};
+use crate::report::progress::{Counts, Progress};
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::ids::JobNumber;
 use mezcal_common::model::outcome::JobResult;

@@ -1,11 +1,11 @@
 //! `coordinator doctor`: whether the coordinator of this host, and the cluster that it sees, are well. It only looks.
 
 use crate::client::converse_for;
+use crate::client::profile::ProfileArgs;
 use crate::exit::{Exit, FAILED};
-use crate::format::show;
-use crate::hosts::{self, Standings};
-use crate::profile::ProfileArgs;
-use crate::serve::{CoordinatorConfig, DEFAULT_PATH, holder_of};
+use crate::report::format::show;
+use crate::verb::hosts::{self, Standings};
+use crate::verb::serve::{CoordinatorConfig, DEFAULT_PATH, holder_of};
 use mezcal_common::message::client::HostStatus;
 use mezcal_common::model::hosts::Folded;
 use mezcal_common::model::identity::Role;

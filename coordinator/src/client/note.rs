@@ -4,9 +4,9 @@
 //! sudden end takes that batch up again instead of running beside it what still runs.
 
 use crate::client::converse;
+use crate::client::profile::ProfileArgs;
 use crate::exit::Exit;
 use crate::jobs::Jobs;
-use crate::profile::ProfileArgs;
 use mezcal_common::message::client::{Attachment, BatchStatus, ToClient, ToService};
 use mezcal_common::model::ids::BatchId;
 use mezcal_common::system::files;

@@ -1,11 +1,11 @@
 //! `coordinator cancel`: jobs or batches, here or on the other side of the room, with the proof.
 
+use crate::client::profile::ProfileArgs;
 use crate::client::{ReconnectArgs, Remote, converse};
-use crate::complete;
 use crate::exit::{self, Exit};
-use crate::format::counted;
-use crate::profile::ProfileArgs;
-use crate::run::GRACE;
+use crate::report::format::counted;
+use crate::verb::complete;
+use crate::verb::run::GRACE;
 use clap_complete::ArgValueCompleter;
 use mezcal_common::message::client::{BatchStatus, CancelSummary, CancelWait, SAYS_MORE, Selector, ToClient, ToService};
 use mezcal_common::model::duration::{format_duration, parse_duration};

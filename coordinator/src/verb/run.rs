@@ -1,20 +1,20 @@
 //! `coordinator run`: a job list in, results out.
 
+use crate::client::embedded::{self, ContainmentWish, EmbeddedAgent};
+use crate::client::note::{self, Note};
+use crate::client::profile::{Cluster, Profile, ProfileArgs};
+use crate::client::signals::Signals;
+use crate::client::submit::{SUBMIT_JOBS, Submitter};
 use crate::client::{self, ReconnectArgs, Remote};
-use crate::embedded::{self, ContainmentWish, EmbeddedAgent};
 use crate::exit::{self, Exit};
-use crate::format::{counted, elapsed};
 use crate::jobs::{Format, Jobs, check_env_name, too_large};
-use crate::note::{self, Note};
-use crate::output::{self, FromOutput, OutputThread, ToOutput};
-use crate::outputs::{Old, Results, Wishes};
-use crate::profile::{Cluster, Profile, ProfileArgs};
-use crate::progress::{Progress, ProgressKind};
-use crate::resume::{self, Plan, Resume, TakenUp, Written};
-use crate::serve;
+use crate::report::format::{counted, elapsed};
+use crate::report::output::{self, FromOutput, OutputThread, ToOutput};
+use crate::report::outputs::{Old, Results, Wishes};
+use crate::report::progress::{Progress, ProgressKind};
+use crate::report::resume::{self, Plan, Resume, TakenUp, Written};
 use crate::service::{self, Adjustable, ClientPort, Settings};
-use crate::signals::Signals;
-use crate::submit::{SUBMIT_JOBS, Submitter};
+use crate::verb::serve;
 use clap::builder::TypedValueParser;
 use mezcal_common::message::client::{BatchTerms, Halt, HaltWhy, Notice, Selector, ToClient, ToService};
 use mezcal_common::model::clock::WallTime;
@@ -262,7 +262,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
             }
             (None, Connected { remote: Some(mut remote), port, .. }) => {
                 remote.port = port;
-                crate::detach::submit(remote, jobs, terms, signals, args.reconnect.reconnect).await
+                crate::verb::detach::submit(remote, jobs, terms, signals, args.reconnect.reconnect).await
             }
             (None, _) => Err(Exit { status: exit::BUG, message: "nobody to leave the jobs to".into() }),
         }
@@ -391,7 +391,7 @@ fn stream(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Keeper>, c
             connected = connect(args, profile, keeper) => connected?,
             number = signals.next() => return Ok(128 + number),
         };
-        crate::stream::run(args, connected, terms(args, context), widest, signals).await
+        crate::verb::stream::run(args, connected, terms(args, context), widest, signals).await
     });
     // The thread that reads may wait for a line for ever.
     runtime.shutdown_background();
@@ -440,7 +440,7 @@ fn find_inputs(jobs: &mut Jobs, args: &RunArgs, profile: &Profile, cd: &str) {
         return;
     }
     let found = match &profile.locate {
-        Some(command) => crate::locate::ask(command, &paths),
+        Some(command) => crate::jobs::locate::ask(command, &paths),
         None => Err("the profile has no `locate`, a command that says where files are".into()),
     };
     match found {

@@ -1,12 +1,12 @@
 //! `coordinator batches` and `status`: what the coordinator has, in a table or as JSON lines.
 
+use crate::client::profile::ProfileArgs;
 use crate::client::{Remote, converse};
-use crate::complete;
 use crate::exit::{self, Exit};
-use crate::format::{ResultFormat, counted, show};
-use crate::hosts::{span, table};
-use crate::profile::ProfileArgs;
-use crate::progress::others;
+use crate::report::format::{ResultFormat, counted, show};
+use crate::report::progress::others;
+use crate::verb::complete;
+use crate::verb::hosts::{span, table};
 use clap_complete::ArgValueCompleter;
 use mezcal_common::message::client::{BatchStatus, HostStatus, SetAside, ToClient, ToService};
 use mezcal_common::model::clock::WallTime;
@@ -64,7 +64,7 @@ pub fn run(args: &BatchesArgs) -> Result<u8, Exit> {
 pub fn status(args: &StatusArgs) -> Result<u8, Exit> {
     let ((batches, everybodys), hosts) = converse(&args.profile, async |remote| {
         // Of one batch the hosts do not matter.
-        let hosts = if args.batch.is_none() { crate::hosts::ask(remote).await? } else { Vec::new() };
+        let hosts = if args.batch.is_none() { crate::verb::hosts::ask(remote).await? } else { Vec::new() };
         Ok((all_that_one_may_see(remote).await?, hosts))
     })?;
     let text = match &args.batch {

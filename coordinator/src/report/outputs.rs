@@ -3,7 +3,7 @@
 //! Files are compared, not spellings: `./x`, a link to `x` and `x` as standard input are one file. A results file has one writer at a time.
 
 use crate::exit::Exit;
-use crate::resume::Rewritten;
+use crate::report::resume::Rewritten;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, FlockOperation};
 use rustix::io::Errno;

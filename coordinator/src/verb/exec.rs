@@ -1,11 +1,11 @@
 //! `coordinator exec`: one command, once on each named host, with its output as it comes.
 
 use crate::client::Remote;
-use crate::complete;
+use crate::client::profile::ProfileArgs;
+use crate::client::signals::Signals;
 use crate::exit::{self, Exit};
-use crate::profile::ProfileArgs;
-use crate::run::{GRACE, absolute, current_umask, describe, until};
-use crate::signals::Signals;
+use crate::verb::complete;
+use crate::verb::run::{GRACE, absolute, current_umask, describe, until};
 use clap_complete::ArgValueCompleter;
 use mezcal_common::message::agent::Stream;
 use mezcal_common::message::client::{BatchTerms, Selector, Submission, ToClient, ToService};
@@ -74,7 +74,7 @@ pub fn run(args: &ExecArgs) -> Result<u8, Exit> {
         let mut remote = Remote::connect(&address, &identity).await?;
         let hosts = match hosts {
             Some(hosts) => hosts,
-            None => crate::hosts::ask(&mut remote).await?.into_iter().filter(|h| h.connected).map(|h| h.name).collect(),
+            None => crate::verb::hosts::ask(&mut remote).await?.into_iter().filter(|h| h.connected).map(|h| h.name).collect(),
         };
         if hosts.is_empty() {
             return Err(Exit::unreachable(format!("no host is connected to the coordinator at {address}")));

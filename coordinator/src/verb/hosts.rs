@@ -1,10 +1,10 @@
 //! `coordinator hosts`: the hosts that a running coordinator knows.
 
+use crate::client::profile::ProfileArgs;
 use crate::client::{Remote, converse};
 use crate::exit::Exit;
-use crate::format::show;
-use crate::members::time;
-use crate::profile::ProfileArgs;
+use crate::report::format::show;
+use crate::verb::members::time;
 use mezcal_common::message::client::{
     FailingHost, HostStanding, HostStatus, SAYS_FAILING, STANDINGS, ToClient, ToService, UNSERVED,
 };

@@ -2,9 +2,9 @@
 //!
 //! `source <(MEZCAL_COMPLETE=bash coordinator)` and its like for zsh and fish set it up. Whatever goes wrong, there are no candidates.
 
+use crate::client::profile::ProfileArgs;
 use crate::client::{Remote, converse_for};
 use crate::exit::Exit;
-use crate::profile::ProfileArgs;
 use clap_complete::engine::CompletionCandidate;
 use mezcal_common::message::client::BatchStatus;
 use mezcal_common::model::escape::for_terminal;
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Batches of the user, those that run first.
 pub fn batches(current: &OsStr) -> Vec<CompletionCandidate> {
-    let found = ask(async |remote| crate::batches::ask(remote, false).await);
+    let found = ask(async |remote| crate::verb::batches::ask(remote, false).await);
     let wanted = current.to_string_lossy().to_lowercase();
     let mut found: Vec<_> = found.into_iter().filter(|batch| batch.id.to_string().starts_with(&wanted)).collect();
     found.sort_by_key(|batch| (batch.done.is_some(), std::cmp::Reverse(batch.opened)));
@@ -30,7 +30,7 @@ pub fn batches(current: &OsStr) -> Vec<CompletionCandidate> {
 
 /// Hosts by their short names where that is enough.
 pub fn hosts(current: &OsStr) -> Vec<CompletionCandidate> {
-    let found: Vec<String> = ask(crate::hosts::ask).into_iter().map(|host| host.name).collect();
+    let found: Vec<String> = ask(crate::verb::hosts::ask).into_iter().map(|host| host.name).collect();
     let wanted = current.to_string_lossy().to_lowercase();
     let shortest = |name: &String| {
         let stem = short(name).unwrap_or(name);

@@ -1,12 +1,12 @@
 //! `coordinator attach`, `results` and `wait`: batches that were left to the coordinator.
 
+use crate::client::profile::ProfileArgs;
+use crate::client::signals::Signals;
 use crate::client::{ReconnectArgs, Remote, keep_certificate};
-use crate::complete;
 use crate::exit::{self, Exit};
-use crate::format::{ClientTimes, ResultFormat};
-use crate::profile::ProfileArgs;
-use crate::run::describe;
-use crate::signals::Signals;
+use crate::report::format::{ClientTimes, ResultFormat};
+use crate::verb::complete;
+use crate::verb::run::describe;
 use clap_complete::ArgValueCompleter;
 use mezcal_common::message::client::{Attachment, ToClient, ToService};
 use mezcal_common::model::clock::WallTime;

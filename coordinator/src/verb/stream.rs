@@ -1,12 +1,12 @@
 //! `coordinator run --stream`: jobs arrive on standard input while others run, results leave on standard output as they come. The
 //! interface for programs; docs/stream.md describes its lines.
 
+use crate::client::signals::Signals;
+use crate::client::submit::{SUBMIT_BYTES, fits};
 use crate::exit::{self, Exit};
-use crate::format::{ClientTimes, ResultFormat};
 use crate::jobs::{Format, Jobs, members};
-use crate::run::{Connected, GRACE, RunArgs, UNWATCHED_WAIT, agent_ended, beside, describe, not_writable, pass_on, until};
-use crate::signals::Signals;
-use crate::submit::{SUBMIT_BYTES, fits};
+use crate::report::format::{ClientTimes, ResultFormat};
+use crate::verb::run::{Connected, GRACE, RunArgs, UNWATCHED_WAIT, agent_ended, beside, describe, not_writable, pass_on, until};
 use bytes::Bytes;
 use mezcal_common::message::client::{BatchTerms, CancelSummary, HostStatus, Selector, Submission, ToClient, ToService};
 use mezcal_common::model::clock::WallTime;
