@@ -1,4 +1,5 @@
-//! `agent at-boot`: an account's own agent comes back when its host does, without root, by whatever the host lets an account have.
+//! `agent at-boot`: an account's own agent comes back when its host does, without root, by whatever
+//! the host lets an account have.
 
 use anyhow::{Context, bail};
 use mezcal_common::system::account;
@@ -12,7 +13,8 @@ const LINGER: &str = "/var/lib/systemd/linger";
 const MARK: &str = "# mezcal-agent at-boot";
 const UNIT: &str = "mezcal-agent.service";
 
-/// Have this account's agent start when this host does, without root: by its own systemd (with linger), else by cron.
+/// Have this account's agent start when this host does, without root: by its own systemd (with
+/// linger), else by cron.
 #[derive(Debug, clap::Args)]
 pub struct BootArgs {
     /// Only look: status 1 if it would not come back
@@ -20,7 +22,8 @@ pub struct BootArgs {
     pub check: bool,
 }
 
-/// Where the account's user manager finds its units. Several hosts may share them, and each has a linger of its own.
+/// Where the account's user manager finds its units. Several hosts may share them, and each has a
+/// linger of its own.
 struct Units {
     unit: PathBuf,
     wanted: PathBuf,
@@ -35,17 +38,29 @@ pub fn run(args: &BootArgs) -> anyhow::Result<bool> {
     if uid.is_root() {
         bail!("root's agent is started by its unit: systemctl enable mezcal-agent.service");
     }
-    let account = account::of(uid.as_raw()).with_context(|| format!("there is no account {}", uid.as_raw()))?;
+    let account = account::of(uid.as_raw())
+        .with_context(|| format!("there is no account {}", uid.as_raw()))?;
     let program = std::env::current_exe().context("where this program is")?;
-    let program = program.to_str().filter(|path| is_plain(path)).with_context(|| {
-        format!("{} has characters that neither a unit nor a crontab takes: install it elsewhere", program.display())
-    })?;
+    let program = program
+        .to_str()
+        .filter(|path| is_plain(path))
+        .with_context(|| {
+            format!(
+                "{} has characters that neither a unit nor a crontab takes: install it elsewhere",
+                program.display()
+            )
+        })?;
     let own = Path::new(&account.home).join(".config/systemd/user");
-    let units = Units { unit: own.join(UNIT), wanted: own.join("default.target.wants").join(UNIT) };
+    let units = Units {
+        unit: own.join(UNIT),
+        wanted: own.join("default.target.wants").join(UNIT),
+    };
     let line = format!("@reboot {program} run >/dev/null 2>&1 {MARK}");
     let lingers = || Path::new(LINGER).join(&account.name).exists();
-    let has_unit =
-        || std::fs::read_to_string(&units.unit).is_ok_and(|text| text == unit(program)) && units.wanted.symlink_metadata().is_ok();
+    let has_unit = || {
+        std::fs::read_to_string(&units.unit).is_ok_and(|text| text == unit(program))
+            && units.wanted.symlink_metadata().is_ok()
+    };
     let by_systemd = || lingers() && has_unit();
     let by_cron = || has_cron() && crontab().lines().any(|other| other == line);
     if by_systemd() || by_cron() {
@@ -67,8 +82,13 @@ pub fn run(args: &BootArgs) -> anyhow::Result<bool> {
                 .status();
         }
         if lingers() {
-            units.write(program).with_context(|| format!("cannot write {}", units.unit.display()))?;
-            println!("starts at boot, by this account's systemd ({})", units.unit.display());
+            units
+                .write(program)
+                .with_context(|| format!("cannot write {}", units.unit.display()))?;
+            println!(
+                "starts at boot, by this account's systemd ({})",
+                units.unit.display()
+            );
             return Ok(true);
         }
     }
@@ -86,7 +106,8 @@ pub fn run(args: &BootArgs) -> anyhow::Result<bool> {
 
 /// Text that means itself in a unit and in a crontab.
 fn is_plain(path: &str) -> bool {
-    path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+@".contains(&b))
+    path.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"/._-+@".contains(&b))
 }
 
 /// What runs of an earlier agent goes on when this one ends.
@@ -99,11 +120,16 @@ fn unit(program: &str) -> String {
 
 impl Units {
     fn write(&self, program: &str) -> std::io::Result<()> {
-        for dir in [&self.unit, &self.wanted].into_iter().filter_map(|path| path.parent()) {
+        for dir in [&self.unit, &self.wanted]
+            .into_iter()
+            .filter_map(|path| path.parent())
+        {
             std::fs::create_dir_all(dir)?;
         }
         // Others may do the same in the same home.
-        let new = self.unit.with_extension(format!("{}.new", std::process::id()));
+        let new = self
+            .unit
+            .with_extension(format!("{}.new", std::process::id()));
         std::fs::write(&new, unit(program))?;
         std::fs::rename(&new, &self.unit)?;
         match std::os::unix::fs::symlink(format!("../{UNIT}"), &self.wanted) {
@@ -120,12 +146,21 @@ fn has_cron() -> bool {
         .flatten()
         .flatten()
         .filter_map(|entry| std::fs::read_to_string(entry.path().join("comm")).ok());
-    names.into_iter().any(|name| ["cron", "crond", "fcron"].contains(&name.trim()))
+    names
+        .into_iter()
+        .any(|name| ["cron", "crond", "fcron"].contains(&name.trim()))
 }
 
 fn crontab() -> String {
-    let out = Command::new("crontab").arg("-l").stdin(Stdio::null()).stderr(Stdio::null()).output();
-    out.ok().filter(|out| out.status.success()).map(|out| String::from_utf8_lossy(&out.stdout).into_owned()).unwrap_or_default()
+    let out = Command::new("crontab")
+        .arg("-l")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    out.ok()
+        .filter(|out| out.status.success())
+        .map(|out| String::from_utf8_lossy(&out.stdout).into_owned())
+        .unwrap_or_default()
 }
 
 /// Puts our line in the place of an earlier one; the others stay.
@@ -136,8 +171,16 @@ fn with_line(before: &str, line: &str) -> String {
 
 fn add_to_crontab(line: &str) -> std::io::Result<()> {
     let text = with_line(&crontab(), line);
-    let mut child = Command::new("crontab").arg("-").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-    child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(text.as_bytes()))?;
+    let mut child = Command::new("crontab")
+        .arg("-")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    child
+        .stdin
+        .take()
+        .map_or(Ok(()), |mut stdin| stdin.write_all(text.as_bytes()))?;
     child.wait().map(drop)
 }
 
@@ -150,8 +193,15 @@ mod tests {
         let line = |program: &str| format!("@reboot {program} run {MARK}");
         let first = with_line("0 1 * * * backup", &line("/old/agent"));
         assert_eq!(first, format!("0 1 * * * backup\n{}\n", line("/old/agent")));
-        assert_eq!(with_line(&first, &line("/new/agent")), format!("0 1 * * * backup\n{}\n", line("/new/agent")));
+        assert_eq!(
+            with_line(&first, &line("/new/agent")),
+            format!("0 1 * * * backup\n{}\n", line("/new/agent"))
+        );
         assert_eq!(with_line("", "x"), "x\n");
-        assert!(is_plain("/home/a/.local/lib/mezcal/0123/agent") && !is_plain("/home/a b/agent") && !is_plain("/home/50%/agent"));
+        assert!(
+            is_plain("/home/a/.local/lib/mezcal/0123/agent")
+                && !is_plain("/home/a b/agent")
+                && !is_plain("/home/50%/agent")
+        );
     }
 }

@@ -50,7 +50,8 @@ struct Cli {
 enum Verb {
     /// Connect to the coordinator and run its jobs, again and again until it is stopped.
     Run {
-        /// The configuration file (default: /etc/mezcal/agent.toml, or what `agent join` has made without root).
+        /// The configuration file (default: /etc/mezcal/agent.toml, or what `agent join` has made
+        /// without root).
         #[arg(long, env = "MEZCAL_CONFIG")]
         config: Option<PathBuf>,
     },
@@ -84,8 +85,8 @@ pub enum Hidden {
 }
 
 impl Hidden {
-    /// If this process was started with one of these verbs, that one. Known before anything else is: describing all verbs takes longer than
-    /// a keeper needs to begin.
+    /// If this process was started with one of these verbs, that one. Known before anything else
+    /// is: describing all verbs takes longer than a keeper needs to begin.
     pub fn of_this_process() -> Option<Self> {
         let first = std::env::args_os().nth(1)?;
         (first == "keeper").then(|| HiddenCli::parse().verb)
@@ -95,8 +96,8 @@ impl Hidden {
     pub fn run(self) -> ExitCode {
         mezcal_common::system::logging::init("warn");
         let Hidden::Keeper(args) = self;
-        // A session of its own: no terminal's signals reach what runs below, and no job can wait for its keyboard.
-        // EPERM: it leads one already, as the first process of a unit does.
+        // A session of its own: no terminal's signals reach what runs below, and no job can wait
+        // for its keyboard. EPERM: it leads one already, as the first process of a unit does.
         if let Err(e) = rustix::process::setsid()
             && e != rustix::io::Errno::PERM
         {
@@ -119,14 +120,21 @@ pub fn main(name: &'static str, args: impl Iterator<Item = OsString>) -> ExitCod
         return hidden.run();
     }
     let command = Cli::command().name(name).bin_name(name);
-    let verb = match Cli::from_arg_matches(&command.get_matches_from([OsString::from(name)].into_iter().chain(args))) {
+    let verb = match Cli::from_arg_matches(
+        &command.get_matches_from([OsString::from(name)].into_iter().chain(args)),
+    ) {
         Ok(cli) => cli.verb,
         Err(e) => e.exit(),
     };
     match verb {
         Verb::Run { config } => {
             mezcal_common::system::logging::init("info");
-            ended(config.map_or_else(crate::config::default_path, Ok).map_err(Into::into).and_then(|path| run(&path)))
+            ended(
+                config
+                    .map_or_else(crate::config::default_path, Ok)
+                    .map_err(Into::into)
+                    .and_then(|path| run(&path)),
+            )
         }
         Verb::Paths => ended(paths()),
         Verb::Manual { dir } => {
@@ -140,7 +148,11 @@ pub fn main(name: &'static str, args: impl Iterator<Item = OsString>) -> ExitCod
         }
         Verb::Doctor(args) => {
             mezcal_common::system::logging::init("error");
-            if crate::verb::doctor::run(&args) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if crate::verb::doctor::run(&args) {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
         }
         Verb::AtBoot(args) => {
             mezcal_common::system::logging::init("error");
@@ -158,13 +170,24 @@ pub fn main(name: &'static str, args: impl Iterator<Item = OsString>) -> ExitCod
 }
 
 fn ended(result: anyhow::Result<()>) -> ExitCode {
-    let Err(e) = result else { return ExitCode::SUCCESS };
+    let Err(e) = result else {
+        return ExitCode::SUCCESS;
+    };
     for line in mezcal_common::system::limits::named_in(&format!("{e:#}")).lines() {
-        eprintln!("agent: {}", mezcal_common::model::escape::for_terminal(line));
+        eprintln!(
+            "agent: {}",
+            mezcal_common::model::escape::for_terminal(line)
+        );
     }
-    let credentials = e.downcast_ref::<mezcal_common::wire::tls::CredentialsError>().is_some();
+    let credentials = e
+        .downcast_ref::<mezcal_common::wire::tls::CredentialsError>()
+        .is_some();
     let refused = e.downcast_ref::<mezcal_certs::JoinError>().is_some();
-    ExitCode::from(if credentials || refused { EXIT_CREDENTIALS } else { EXIT_USAGE })
+    ExitCode::from(if credentials || refused {
+        EXIT_CREDENTIALS
+    } else {
+        EXIT_USAGE
+    })
 }
 
 fn run(path: &Path) -> anyhow::Result<()> {
@@ -172,7 +195,8 @@ fn run(path: &Path) -> anyhow::Result<()> {
     let runtime = mezcal_common::system::runtime::start(None)?;
     // Before anything is renewed: of two who did that at once, one would lose.
     let _lock = lock(&config)?;
-    // Of the files that were looked at last, whatever came of that: what is put there while something else is seen to counts as new.
+    // Of the files that were looked at last, whatever came of that: what is put there while
+    // something else is seen to counts as new.
     let mut seen = stamp(&config.identity);
     let mut credentials = match Credentials::load(&config.identity, Role::Agent) {
         Err(CredentialsError::Validity { .. }) => {
@@ -198,7 +222,8 @@ fn run(path: &Path) -> anyhow::Result<()> {
                 RunAs::Agent => {
                     let found = tokio::select! {
                         biased;
-                        // Whoever is about to end starts nothing: at a shutdown of the host nobody would be left to end that.
+                        // Whoever is about to end starts nothing: at a shutdown of the host nobody
+                        // would be left to end that.
                         () = stop.asked() => return Ok(()),
                         found = find_keeper(&config, &name) => found,
                     };
@@ -333,17 +358,22 @@ fn generations_unread(file: &Path) -> String {
     )
 }
 
-/// Waits until it is asked for (HUP), and reads the configuration again: what a running agent can take up of it. What cannot be used is said, and
-/// changes nothing.
+/// Waits until it is asked for (HUP), and reads the configuration again: what a running agent can
+/// take up of it. What cannot be used is said, and changes nothing.
 async fn reload(path: &Path, now: &AgentConfig, hangup: &mut Option<Signal>) -> AgentConfig {
-    let Some(hangup) = hangup else { return std::future::pending().await };
+    let Some(hangup) = hangup else {
+        return std::future::pending().await;
+    };
     loop {
         hangup.recv().await;
         service_manager::reloading();
         let new = AgentConfig::load(path);
         service_manager::ready("the configuration is read again");
         match new {
-            Err(e) => tracing::error!("everything stays as it is: {}", mezcal_common::model::escape::chain(&e)),
+            Err(e) => tracing::error!(
+                "everything stays as it is: {}",
+                mezcal_common::model::escape::chain(&e)
+            ),
             Ok(new) => {
                 let later = now.differs_for_good(&new);
                 if !later.is_empty() {
@@ -353,8 +383,14 @@ async fn reload(path: &Path, now: &AgentConfig, hangup: &mut Option<Signal>) -> 
                     );
                 }
                 tracing::info!("{} is read again", path.display());
-                let (coordinator, enrol, connect_timeout) = (new.coordinator, new.enrol, new.connect_timeout);
-                return AgentConfig { coordinator, enrol, connect_timeout, ..now.clone() };
+                let (coordinator, enrol, connect_timeout) =
+                    (new.coordinator, new.enrol, new.connect_timeout);
+                return AgentConfig {
+                    coordinator,
+                    enrol,
+                    connect_timeout,
+                    ..now.clone()
+                };
             }
         }
     }
@@ -363,7 +399,9 @@ async fn reload(path: &Path, now: &AgentConfig, hangup: &mut Option<Signal>) -> 
 /// What tells one certificate file from another.
 fn stamp(identity: &Path) -> Option<(u64, i64, i64)> {
     use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(identity.join("cert.pem")).ok().map(|meta| (meta.ino(), meta.mtime(), meta.mtime_nsec()))
+    std::fs::metadata(identity.join("cert.pem"))
+        .ok()
+        .map(|meta| (meta.ino(), meta.mtime(), meta.mtime_nsec()))
 }
 
 /// Completes when another certificate is there than this one: somebody has let the host join again.
@@ -373,8 +411,8 @@ async fn other_certificate(identity: &Path, known: Option<(u64, i64, i64)>) {
     }
 }
 
-/// Has an expired certificate renewed: whoever has its key is known. Tries for as long as it takes, or until somebody has put another one in
-/// place, `of` the same host if that is known.
+/// Has an expired certificate renewed: whoever has its key is known. Tries for as long as it takes,
+/// or until somebody has put another one in place, `of` the same host if that is known.
 async fn renewed(config: &AgentConfig, of: Option<&Identity>) -> anyhow::Result<Credentials> {
     let address = config.enrol();
     let mut said = String::new();
@@ -390,7 +428,9 @@ async fn renewed(config: &AgentConfig, of: Option<&Identity>) -> anyhow::Result<
             Err(e) => {
                 let text = mezcal_common::model::escape::chain(&e);
                 if text != said {
-                    tracing::error!("the certificate has expired and is not renewed: {text}; trying again");
+                    tracing::error!(
+                        "the certificate has expired and is not renewed: {text}; trying again"
+                    );
                     said = text;
                 }
                 pause = pauses.failed(e.needs_a_person()).max(RENEWAL_PAUSE);
@@ -424,12 +464,16 @@ async fn renewed(config: &AgentConfig, of: Option<&Identity>) -> anyhow::Result<
     }
 }
 
-/// Whether this agent has been asked to end, by TERM or INT: for good, and for all who want to know, as often as they ask.
+/// Whether this agent has been asked to end, by TERM or INT: for good, and for all who want to
+/// know, as often as they ask.
 struct Stop(tokio::sync::watch::Receiver<bool>);
 
 impl Stop {
     fn on_signals() -> anyhow::Result<Self> {
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (mut terminate, mut interrupt) = (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        );
         let (ask, asked) = tokio::sync::watch::channel(false);
         tokio::spawn(async move {
             tokio::select! {
@@ -463,7 +507,12 @@ fn paths() -> anyhow::Result<()> {
     let lock = engines_dir(&config)?.path().join(lock_name());
     let log = path.with_file_name("agent.log");
     let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''"));
-    println!("config={}\nlock={}\nlog={}", quoted(&path), quoted(&lock), quoted(&log));
+    println!(
+        "config={}\nlock={}\nlog={}",
+        quoted(&path),
+        quoted(&lock),
+        quoted(&log)
+    );
     Ok(())
 }
 
@@ -491,11 +540,16 @@ fn lock(config: &AgentConfig) -> anyhow::Result<std::fs::File> {
 /// The keeper's socket and the locks: whoever can change what is there can take the jobs.
 fn engines_dir(config: &AgentConfig) -> anyhow::Result<Directory> {
     let dir = config.runtime_dir().join("engines");
-    Directory::own(&dir)
-        .with_context(|| format!("{} cannot hold the engines' socket (`runtime` in agent.toml chooses another)", dir.display()))
+    Directory::own(&dir).with_context(|| {
+        format!(
+            "{} cannot hold the engines' socket (`runtime` in agent.toml chooses another)",
+            dir.display()
+        )
+    })
 }
 
-/// A keeper that nobody has talked to yet: it has started nothing, and ends with whoever waits for it.
+/// A keeper that nobody has talked to yet: it has started nothing, and ends with whoever waits for
+/// it.
 struct NewKeeper(Option<std::process::Child>);
 
 impl Drop for NewKeeper {
@@ -507,7 +561,8 @@ impl Drop for NewKeeper {
     }
 }
 
-/// Connects to this user's keeper, starting one if there is none. Cancel-safe: what it has started then ends.
+/// Connects to this user's keeper, starting one if there is none. Cancel-safe: what it has started
+/// then ends.
 async fn find_keeper(config: &AgentConfig, name: &str) -> anyhow::Result<OwnedFd> {
     let us = rustix::process::geteuid().as_raw();
     let socket = engines_dir(config)?.path().join(format!("{us}.sock"));
@@ -519,23 +574,41 @@ async fn find_keeper(config: &AgentConfig, name: &str) -> anyhow::Result<OwnedFd
         None => tracing::debug!("a new keeper"),
     }
     let mut command = driver::keeper_command(Path::new("/proc/self/exe"), name, config.containment);
-    command.arg("--socket").arg(&socket).stdin(Stdio::null()).stdout(Stdio::null()).current_dir("/");
+    command
+        .arg("--socket")
+        .arg(&socket)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .current_dir("/");
     command.env_clear().envs(config.job_environment());
     if let Some(log) = std::env::var_os("MEZCAL_LOG") {
         command.env("MEZCAL_LOG", log);
     }
-    let mut new = NewKeeper(Some(command.spawn().map_err(mezcal_common::system::limits::named)?));
+    let mut new = NewKeeper(Some(
+        command
+            .spawn()
+            .map_err(mezcal_common::system::limits::named)?,
+    ));
     let deadline = std::time::Instant::now() + KEEPER_START;
     loop {
         if let Some(found) = connect(&socket, us)? {
             new.0 = None;
             return Ok(found);
         }
-        if let Some(status) = new.0.as_mut().map(std::process::Child::try_wait).transpose()?.flatten() {
+        if let Some(status) = new
+            .0
+            .as_mut()
+            .map(std::process::Child::try_wait)
+            .transpose()?
+            .flatten()
+        {
             anyhow::bail!("the keeper ended at once ({status}); its message is above");
         }
         if std::time::Instant::now() > deadline {
-            anyhow::bail!("the keeper did not open {} within {KEEPER_START:?}", socket.display());
+            anyhow::bail!(
+                "the keeper did not open {} within {KEEPER_START:?}",
+                socket.display()
+            );
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 /// Default file of root's agents.
 pub const DEFAULT_PATH: &str = "/etc/mezcal/agent.toml";
-/// Default patience for a first answer of the coordinator. Short, so that a packet goes out several times a second while nobody
-/// listens; a round trip longer than this needs `connect_timeout`.
+/// Default patience for a first answer of the coordinator. Short, so that a packet goes out several
+/// times a second while nobody listens; a round trip longer than this needs `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(600);
 /// Where root's agent keeps what has to last.
 const ROOT_STATE: &str = "/var/lib/mezcal-agent";
@@ -26,23 +26,28 @@ pub struct AgentConfig {
     pub coordinator: String,
     /// Directory of `cert.pem`, `key.pem` and `ca.pem`.
     pub identity: PathBuf,
-    /// `HOST:PORT` where the coordinator renews certificates that have expired; default: its host, port 7434.
+    /// `HOST:PORT` where the coordinator renews certificates that have expired; default: its host,
+    /// port 7434.
     pub enrol: Option<String>,
     /// Jobs at a time; default: the usable CPUs.
     pub slots: Option<u16>,
-    /// Directory for the keeper's socket; default: /run/mezcal as root, else below XDG_RUNTIME_DIR or /tmp.
+    /// Directory for the keeper's socket; default: /run/mezcal as root, else below XDG_RUNTIME_DIR
+    /// or /tmp.
     pub runtime: Option<PathBuf>,
-    /// As whom jobs run: `agent` (all of them as the agent's own account) or `user` (each as the user who submitted it, in engines that root has
-    /// enabled for that user); default: `agent`.
+    /// As whom jobs run: `agent` (all of them as the agent's own account) or `user` (each as the
+    /// user who submitted it, in engines that root has enabled for that user); default: `agent`.
     #[serde(default)]
     pub run_as: RunAs,
-    /// Directory of the sockets of `mezcal-engines@USER.service`, with `run_as = "user"`; default: `/run/mezcal/engines`.
+    /// Directory of the sockets of `mezcal-engines@USER.service`, with `run_as = "user"`; default:
+    /// `/run/mezcal/engines`.
     #[serde(default = "default_engines")]
     pub engines: PathBuf,
-    /// Whether jobs may run as root when the agent runs as root with `run_as = "agent"`; default: `false`.
+    /// Whether jobs may run as root when the agent runs as root with `run_as = "agent"`; default:
+    /// `false`.
     #[serde(default)]
     pub allow_root_jobs: bool,
-    /// What holds the processes of a job together: `auto`, `cgroup2` (nothing runs without it) or `subreaper`; default: `auto`.
+    /// What holds the processes of a job together: `auto`, `cgroup2` (nothing runs without it) or
+    /// `subreaper`; default: `auto`.
     #[serde(default)]
     pub containment: ContainmentWish,
     /// `PATH` of jobs.
@@ -50,7 +55,10 @@ pub struct AgentConfig {
     /// `LANG` of jobs.
     pub lang: Option<String>,
     /// How long to wait for the coordinator's first answer before the next attempt to connect.
-    #[serde(default, deserialize_with = "mezcal_common::model::duration::serde_text::deserialize")]
+    #[serde(
+        default,
+        deserialize_with = "mezcal_common::model::duration::serde_text::deserialize"
+    )]
     pub connect_timeout: Option<Duration>,
 }
 
@@ -61,7 +69,8 @@ pub enum RunAs {
     /// All of them as the agent's own account, in engines that it starts.
     #[default]
     Agent,
-    /// Each as the account of the user who has submitted it, in engines that root has enabled for that user.
+    /// Each as the account of the user who has submitted it, in engines that root has enabled for
+    /// that user.
     User,
 }
 
@@ -103,12 +112,18 @@ impl AgentConfig {
             ("runtime", self.runtime != new.runtime),
             ("run_as", self.run_as != new.run_as),
             ("engines", self.engines != new.engines),
-            ("allow_root_jobs", self.allow_root_jobs != new.allow_root_jobs),
+            (
+                "allow_root_jobs",
+                self.allow_root_jobs != new.allow_root_jobs,
+            ),
             ("containment", self.containment != new.containment),
             ("path", self.path != new.path),
             ("lang", self.lang != new.lang),
         ];
-        keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+        keys.into_iter()
+            .filter(|(_, differs)| *differs)
+            .map(|(key, _)| key)
+            .collect()
     }
 
     /// Reads and checks `path`.
@@ -120,12 +135,20 @@ impl AgentConfig {
         if config.slots.is_some_and(|s| s == 0 || s > MAX_SLOTS) {
             return Err(AgentConfigError::Slots(path.into()));
         }
-        let has_port =
-            config.coordinator.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        let has_port = config
+            .coordinator
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
         if !has_port {
-            return Err(AgentConfigError::Coordinator { path: path.into(), text: config.coordinator });
+            return Err(AgentConfigError::Coordinator {
+                path: path.into(),
+                text: config.coordinator,
+            });
         }
-        if rustix::process::geteuid().is_root() && !config.allow_root_jobs && config.run_as == RunAs::Agent {
+        if rustix::process::geteuid().is_root()
+            && !config.allow_root_jobs
+            && config.run_as == RunAs::Agent
+        {
             return Err(AgentConfigError::Root(path.into()));
         }
         Ok(config)
@@ -133,13 +156,19 @@ impl AgentConfig {
 
     /// Where the coordinator renews certificates that have expired.
     pub fn enrol(&self) -> String {
-        let host = self.coordinator.rsplit_once(':').map_or(self.coordinator.as_str(), |(host, _)| host);
-        self.enrol.clone().unwrap_or_else(|| format!("{host}:{}", mezcal_common::wire::enrol::PORT))
+        let host = self
+            .coordinator
+            .rsplit_once(':')
+            .map_or(self.coordinator.as_str(), |(host, _)| host);
+        self.enrol
+            .clone()
+            .unwrap_or_else(|| format!("{host}:{}", mezcal_common::wire::enrol::PORT))
     }
 
     /// Jobs at a time.
     pub fn slots(&self) -> u16 {
-        self.slots.unwrap_or_else(crate::supervisor::host::usable_cpus)
+        self.slots
+            .unwrap_or_else(crate::supervisor::host::usable_cpus)
     }
 
     /// How long to wait for the coordinator's first answer.
@@ -150,10 +179,12 @@ impl AgentConfig {
     /// Where the keeper's socket goes.
     pub fn runtime_dir(&self) -> PathBuf {
         let uid = rustix::process::geteuid();
-        self.runtime.clone().unwrap_or_else(|| match (uid.is_root(), std::env::var_os("XDG_RUNTIME_DIR")) {
-            (true, _) => PathBuf::from("/run/mezcal"),
-            (false, Some(dir)) => PathBuf::from(dir).join("mezcal"),
-            (false, None) => PathBuf::from(format!("/tmp/mezcal-{}", uid.as_raw())),
+        self.runtime.clone().unwrap_or_else(|| {
+            match (uid.is_root(), std::env::var_os("XDG_RUNTIME_DIR")) {
+                (true, _) => PathBuf::from("/run/mezcal"),
+                (false, Some(dir)) => PathBuf::from(dir).join("mezcal"),
+                (false, None) => PathBuf::from(format!("/tmp/mezcal-{}", uid.as_raw())),
+            }
         })
     }
 
@@ -163,11 +194,18 @@ impl AgentConfig {
     }
 }
 
-/// The environment of jobs of this account: HOME, USER, LOGNAME and SHELL from passwd(5), PATH and LANG as configured.
+/// The environment of jobs of this account: HOME, USER, LOGNAME and SHELL from passwd(5), PATH and
+/// LANG as configured.
 pub(crate) fn job_environment(path: Option<&str>, lang: Option<&str>) -> Vec<(String, String)> {
     let uid = rustix::process::geteuid().as_raw();
-    let mut env = vec![("PATH".into(), path.unwrap_or(DEFAULT_PATH_VARIABLE).to_owned())];
-    if let Some(lang) = lang.map(str::to_owned).or_else(|| std::env::var("LANG").ok()) {
+    let mut env = vec![(
+        "PATH".into(),
+        path.unwrap_or(DEFAULT_PATH_VARIABLE).to_owned(),
+    )];
+    if let Some(lang) = lang
+        .map(str::to_owned)
+        .or_else(|| std::env::var("LANG").ok())
+    {
         env.push(("LANG".into(), lang));
     }
     if let Some(account) = mezcal_common::system::account::of(uid) {
@@ -179,31 +217,40 @@ pub(crate) fn job_environment(path: Option<&str>, lang: Option<&str>) -> Vec<(St
     env
 }
 
-/// Where an agent without root keeps what is this host's alone: below the home, unless that is on a network file system, which other hosts may
-/// share; then in /var/tmp.
+/// Where an agent without root keeps what is this host's alone: below the home, unless that is on a
+/// network file system, which other hosts may share; then in /var/tmp.
 pub fn own_state(host: &str) -> PathBuf {
     let home = mezcal_common::system::config::expand_home(Path::new("~/.local/state/mezcal-agent"));
     let base = match mezcal_common::system::config::is_on_network(&home) {
         false => home,
-        true => PathBuf::from(format!("/var/tmp/mezcal-{}", rustix::process::geteuid().as_raw())),
+        true => PathBuf::from(format!(
+            "/var/tmp/mezcal-{}",
+            rustix::process::geteuid().as_raw()
+        )),
     };
     base.join(host)
 }
 
-/// What the agent `name` has met of restored coordinators: in the state directory that systemd gives the service, or that of root or the account.
+/// What the agent `name` has met of restored coordinators: in the state directory that systemd
+/// gives the service, or that of root or the account.
 pub fn generations_file(name: &str) -> PathBuf {
-    let given = std::env::var_os("STATE_DIRECTORY").and_then(|dirs| std::env::split_paths(&dirs).next());
-    let state = given.filter(|dir| dir.is_absolute()).unwrap_or_else(|| match rustix::process::geteuid().is_root() {
-        true => PathBuf::from(ROOT_STATE).join(name),
-        false => own_state(name),
+    let given =
+        std::env::var_os("STATE_DIRECTORY").and_then(|dirs| std::env::split_paths(&dirs).next());
+    let state = given.filter(|dir| dir.is_absolute()).unwrap_or_else(|| {
+        match rustix::process::geteuid().is_root() {
+            true => PathBuf::from(ROOT_STATE).join(name),
+            false => own_state(name),
+        }
     });
     state.join("generations")
 }
 
-/// The configuration file, unless one is named: /etc/mezcal/agent.toml as root, or if there is no other.
+/// The configuration file, unless one is named: /etc/mezcal/agent.toml as root, or if there is no
+/// other.
 ///
 /// # Errors
-/// Where the other one would be, somebody else has made something: who that is could decide which coordinator this host serves.
+/// Where the other one would be, somebody else has made something: who that is could decide which
+/// coordinator this host serves.
 pub fn default_path() -> Result<PathBuf, PlaceError> {
     let own = own_state(&mezcal_common::system::config::host_name());
     if rustix::process::geteuid().is_root() {
@@ -216,11 +263,15 @@ pub fn default_path() -> Result<PathBuf, PlaceError> {
     }
 }
 
-/// Names under which jobs may ask for this host, beside the certificate's: its own name and the first label of both.
+/// Names under which jobs may ask for this host, beside the certificate's: its own name and the
+/// first label of both.
 pub fn aliases(name: &str) -> Vec<String> {
     let mut out = Vec::new();
     let own = mezcal_common::system::config::host_name();
-    for candidate in [hosts::short(name), Some(own.as_str()), hosts::short(&own)].into_iter().flatten() {
+    for candidate in [hosts::short(name), Some(own.as_str()), hosts::short(&own)]
+        .into_iter()
+        .flatten()
+    {
         if let Ok(alias) = hosts::normalise(candidate)
             && alias != name
             && alias != "localhost"
@@ -236,21 +287,38 @@ pub fn aliases(name: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// The sample that packages install: what is commented out counts, too, and no key of the parser is missing.
+    /// The sample that packages install: what is commented out counts, too, and no key of the
+    /// parser is missing.
     #[test]
     fn the_sample_has_every_key_and_is_read() {
         let sample = include_str!("../../systemd/samples/agent.toml");
         let whole: String = sample
             .lines()
-            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_owned() + "\n")
+            .map(|line| {
+                line.strip_prefix('#')
+                    .filter(|rest| !rest.starts_with(' '))
+                    .unwrap_or(line)
+                    .to_owned()
+                    + "\n"
+            })
             .collect();
         for text in [sample, &whole] {
             toml::from_str::<AgentConfig>(text).expect("the sample is read");
         }
         // The parser names all of its keys to whoever writes another one.
-        let said = toml::from_str::<AgentConfig>("nosuch = 1").expect_err("no such key").to_string();
-        let keys: Vec<&str> = said.split('`').skip(1).step_by(2).filter(|key| *key != "nosuch").collect();
+        let said = toml::from_str::<AgentConfig>("nosuch = 1")
+            .expect_err("no such key")
+            .to_string();
+        let keys: Vec<&str> = said
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|key| *key != "nosuch")
+            .collect();
         let has = toml::from_str::<toml::Table>(&whole).expect("TOML");
-        assert!(keys.len() == has.len() && keys.iter().all(|key| has.contains_key(*key)), "{keys:?} {has:?}");
+        assert!(
+            keys.len() == has.len() && keys.iter().all(|key| has.contains_key(*key)),
+            "{keys:?} {has:?}"
+        );
     }
 }

@@ -10,13 +10,15 @@
 //!              (remembered) ──▶ Terminating (TERM, grace) ── gone or time ┘
 //! ```
 //!
-//! A spawn that fails for want of something of the host's is tried again for `SHORT_FOR` (↺), and then the attempt goes back unstarted.
+//! A spawn that fails for want of something of the host's is tried again for `SHORT_FOR` (↺), and
+//! then the attempt goes back unstarted.
 //!
-//! The first process stays a zombie until its group has been killed: as long as it is unreaped, its number cannot be
-//! used again, so no signal of ours can reach a stranger.
+//! The first process stays a zombie until its group has been killed: as long as it is unreaped, its
+//! number cannot be used again, so no signal of ours can reach a stranger.
 //!
-//! The keeper is told what is here and until when (`Watch`, `Over`) as soon as it matters: when an attempt lasts, and when one is being
-//! killed. An engine that cannot keep its word is killed with all that it runs.
+//! The keeper is told what is here and until when (`Watch`, `Over`) as soon as it matters: when an
+//! attempt lasts, and when one is being killed. An engine that cannot keep its word is killed with
+//! all that it runs.
 
 mod clone;
 pub mod driver;
@@ -32,22 +34,27 @@ use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::duration::format_duration;
 use mezcal_common::model::ids::{AttemptId, EngineId};
 use mezcal_common::model::job::{BatchContext, JobSpec, Leftover, Stop};
-use mezcal_common::model::outcome::{Containment, Ended, Outcome, Span, Usage, WaitStatus, Written};
+use mezcal_common::model::outcome::{
+    Containment, Ended, Outcome, Span, Usage, WaitStatus, Written,
+};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What was killed and is still there after this long is called unkillable: a process in uninterruptible sleep, or not ours to signal.
+/// What was killed and is still there after this long is called unkillable: a process in
+/// uninterruptible sleep, or not ours to signal.
 pub const UNKILLABLE_AFTER: Duration = Duration::from_secs(10);
 /// First pause between two sweeps when no child reports its end; doubles up to [`SWEEP_MAX`].
 const SWEEP_FIRST: Duration = Duration::from_millis(2);
 const SWEEP_MAX: Duration = Duration::from_millis(100);
 /// Grace between TERM and KILL of a job that ran into its timeout.
 const TIMEOUT_GRACE: Duration = Duration::from_secs(2);
-/// The same for a job whose engine is asked to end: service managers wait for that, and so does a host that shuts down.
+/// The same for a job whose engine is asked to end: service managers wait for that, and so does a
+/// host that shuts down.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
-/// A host that is short of processes, descriptors or memory may have them again soon: so long a spawn is tried again.
+/// A host that is short of processes, descriptors or memory may have them again soon: so long a
+/// spawn is tried again.
 const SHORT_FOR: Duration = Duration::from_secs(5);
 /// First pause between two of these tries; doubles up to [`SHORT_MAX`].
 const SHORT_FIRST: Duration = Duration::from_millis(10);
@@ -125,8 +132,8 @@ pub enum Event {
     Held,
     /// The keeper is gone or wants an end: kill, then exit.
     Quit,
-    /// It is asked to end, as everything is when the host shuts down: the same with grace, and without a report that would bring the next job
-    /// here. Whoever comes after it is the proof.
+    /// It is asked to end, as everything is when the host shuts down: the same with grace, and
+    /// without a report that would bring the next job here. Whoever comes after it is the proof.
     Stop,
 }
 
@@ -159,7 +166,8 @@ pub enum OutOfMemory {
     /// Nothing.
     #[default]
     No,
-    /// It killed something on this host while the attempt ran; whether that was of this attempt, the kernel does not say here.
+    /// It killed something on this host while the attempt ran; whether that was of this attempt,
+    /// the kernel does not say here.
     OnThisHost,
     /// It killed a process of this attempt (`memory.events` of its control group).
     Killed,
@@ -176,7 +184,10 @@ pub struct Exit {
 
 /// What the driver has to do.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "there are few at a time, and most are ends of attempts")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there are few at a time, and most are ends of attempts"
+)]
 pub enum Effect {
     /// Start it and answer with [`Event::Spawned`].
     Spawn {
@@ -201,7 +212,8 @@ pub enum Effect {
     },
     /// Look whether any process but the first is alive; answer with [`Event::Probed`].
     Probe,
-    /// KILL the group, reap the first process, KILL and reap all other children; answer with [`Event::Swept`].
+    /// KILL the group, reap the first process, KILL and reap all other children; answer with
+    /// [`Event::Swept`].
     Sweep {
         /// Whether output that the far end has not taken may be dropped.
         discard_output: bool,
@@ -248,7 +260,8 @@ enum State {
     Spawning {
         attempt: AttemptId,
         timeout: Option<Duration>,
-        /// Counts from the spawn: opening files takes its time, too. Waiting for the host does not count.
+        /// Counts from the spawn: opening files takes its time, too. Waiting for the host does not
+        /// count.
         deadline: Option<(BootInstant, Duration)>,
         short: Option<Shortage>,
         leftover: Leftover,
@@ -276,7 +289,8 @@ enum State {
         again: BootInstant,
         pause: Duration,
         exit: Option<Exit>,
-        /// Nothing is alive any more; only its output is still being taken, for as long as that takes.
+        /// Nothing is alive any more; only its output is still being taken, for as long as that
+        /// takes.
         held: bool,
     },
     Stuck {
@@ -306,7 +320,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An idle engine. With `one_fate` it kills its attempt when the agent's link closes; otherwise it goes on until its lease ends.
+    /// An idle engine. With `one_fate` it kills its attempt when the agent's link closes; otherwise
+    /// it goes on until its lease ends.
     pub fn new(one_fate: bool, containment: Containment) -> Self {
         Self {
             containment,
@@ -326,7 +341,13 @@ impl Engine {
     /// Takes what happened at `now`.
     pub fn handle(&mut self, event: Event, now: BootInstant) {
         match event {
-            Event::Run { attempt, spec, context, engine, slots } => {
+            Event::Run {
+                attempt,
+                spec,
+                context,
+                engine,
+                slots,
+            } => {
                 if self.attempt().is_none() {
                     self.slots = slots;
                 }
@@ -337,10 +358,13 @@ impl Engine {
                     self.kill(Reason::Cancelled, stop, now);
                 } else {
                     // The agent may have told the keeper to see to it.
-                    self.effects.push_back(Effect::ToKeeper(EngineToKeeper::Over { attempt }));
+                    self.effects
+                        .push_back(Effect::ToKeeper(EngineToKeeper::Over { attempt }));
                 }
             }
-            Event::Acknowledge { attempts } => self.unacknowledged.retain(|(a, _)| !attempts.contains(a)),
+            Event::Acknowledge { attempts } => {
+                self.unacknowledged.retain(|(a, _)| !attempts.contains(a))
+            }
             Event::Lease { until } => (self.lease, self.expired) = (until, false),
             Event::Linked => self.link(),
             Event::Unlinked => {
@@ -359,8 +383,17 @@ impl Engine {
             Event::OtherChanged => self.other_changed(),
             Event::Probed { others: true } => {}
             Event::Probed { others: false } => match self.state {
-                State::Terminating { attempt, reason, first_ended: true, .. } => self.sweep(attempt, Some(reason), now),
-                State::Running { attempt, lingering: true, .. } => self.sweep(attempt, None, now),
+                State::Terminating {
+                    attempt,
+                    reason,
+                    first_ended: true,
+                    ..
+                } => self.sweep(attempt, Some(reason), now),
+                State::Running {
+                    attempt,
+                    lingering: true,
+                    ..
+                } => self.sweep(attempt, None, now),
                 State::Idle
                 | State::Spawning { .. }
                 | State::Running { .. }
@@ -387,26 +420,44 @@ impl Engine {
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: BootInstant) {
         match &mut self.state {
-            State::Spawning { attempt, timeout, deadline, short: Some(Shortage { again, .. }), .. }
-                if again.is_some_and(|at| at <= now) =>
-            {
+            State::Spawning {
+                attempt,
+                timeout,
+                deadline,
+                short: Some(Shortage { again, .. }),
+                ..
+            } if again.is_some_and(|at| at <= now) => {
                 *again = None;
                 *deadline = timeout.map(|t| (now + t, t));
-                self.effects.push_back(Effect::SpawnAgain { attempt: *attempt });
+                self.effects
+                    .push_back(Effect::SpawnAgain { attempt: *attempt });
                 if self.watched {
                     self.watch();
                 }
             }
-            State::Spawning { deadline, .. } | State::Running { deadline, .. } if deadline.is_some_and(|(at, _)| at <= now) => {
+            State::Spawning { deadline, .. } | State::Running { deadline, .. }
+                if deadline.is_some_and(|(at, _)| at <= now) =>
+            {
                 if let Some((_, limit)) = deadline.take() {
                     self.kill(Reason::Timeout(limit), Stop::after(TIMEOUT_GRACE), now);
                 }
             }
-            State::Terminating { attempt, reason, kill_at, .. } if *kill_at <= now => {
+            State::Terminating {
+                attempt,
+                reason,
+                kill_at,
+                ..
+            } if *kill_at <= now => {
                 let (attempt, reason) = (*attempt, *reason);
                 self.sweep(attempt, Some(reason), now);
             }
-            State::Sweeping { again, pause, reason, held: false, .. } if *again <= now => {
+            State::Sweeping {
+                again,
+                pause,
+                reason,
+                held: false,
+                ..
+            } if *again <= now => {
                 *pause = (*pause * 2).min(SWEEP_MAX);
                 *again = now + *pause;
                 let discard_output = reason.is_some();
@@ -414,7 +465,9 @@ impl Engine {
             }
             State::Stuck { again, .. } if *again <= now => {
                 *again = now + SWEEP_MAX;
-                self.effects.push_back(Effect::Sweep { discard_output: true });
+                self.effects.push_back(Effect::Sweep {
+                    discard_output: true,
+                });
             }
             State::Idle
             | State::Spawning { .. }
@@ -434,8 +487,15 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<BootInstant> {
         let own = match &self.state {
             State::Idle => return None,
-            State::Spawning { short: Some(Shortage { again: Some(again), .. }), .. } => Some(*again),
-            State::Spawning { deadline, .. } | State::Running { deadline, .. } => deadline.map(|(at, _)| at),
+            State::Spawning {
+                short: Some(Shortage {
+                    again: Some(again), ..
+                }),
+                ..
+            } => Some(*again),
+            State::Spawning { deadline, .. } | State::Running { deadline, .. } => {
+                deadline.map(|(at, _)| at)
+            }
             State::Terminating { kill_at, .. } => Some(*kill_at),
             State::Sweeping { held: true, .. } => None,
             State::Sweeping { again, .. } | State::Stuck { again, .. } => Some(*again),
@@ -471,7 +531,10 @@ impl Engine {
             let outcome = match self.attempt() {
                 // It was on its way when the engine was asked to end: no fault of the job's.
                 None => Outcome::never_ran(Ended::Lost, "the engine is stopping".to_owned()),
-                Some(other) => Outcome::never_ran(Ended::StartFailed, format!("the engine is held by attempt {other}")),
+                Some(other) => Outcome::never_ran(
+                    Ended::StartFailed,
+                    format!("the engine is held by attempt {other}"),
+                ),
             };
             self.report(attempt, outcome);
             return;
@@ -486,8 +549,20 @@ impl Engine {
                 let timeout = spec.timeout.or(context.timeout);
                 let deadline = timeout.map(|t| (now + t, t));
                 let leftover = spec.leftover.unwrap_or(context.leftover);
-                self.state = State::Spawning { attempt, timeout, deadline, short: None, leftover, kill: None };
-                self.effects.push_back(Effect::Spawn { attempt, spec, context, engine });
+                self.state = State::Spawning {
+                    attempt,
+                    timeout,
+                    deadline,
+                    short: None,
+                    leftover,
+                    kill: None,
+                };
+                self.effects.push_back(Effect::Spawn {
+                    attempt,
+                    spec,
+                    context,
+                    engine,
+                });
             }
             Err(why) => self.report(attempt, Outcome::never_ran(Ended::StartFailed, why)),
         }
@@ -497,25 +572,55 @@ impl Engine {
         self.linked = true;
         // `Ready` last: when the agent has heard it, it has heard everything.
         for (attempt, outcome) in self.unacknowledged.clone() {
-            self.effects.push_back(Effect::Send(FromEngine::Finished { attempt, outcome }));
+            self.effects
+                .push_back(Effect::Send(FromEngine::Finished { attempt, outcome }));
         }
         let running = self.attempt().map(|attempt| (attempt, self.slots));
-        self.effects.push_back(Effect::Send(FromEngine::Ready { running }));
+        self.effects
+            .push_back(Effect::Send(FromEngine::Ready { running }));
     }
 
     fn spawned(&mut self, result: Result<(), NotStarted>, now: BootInstant) {
-        let State::Spawning { attempt, timeout, deadline, short, leftover, kill } = self.state else { return };
+        let State::Spawning {
+            attempt,
+            timeout,
+            deadline,
+            short,
+            leftover,
+            kill,
+        } = self.state
+        else {
+            return;
+        };
         match result {
             Ok(()) => {
-                self.state = State::Running { attempt, deadline, leftover, lingering: false };
+                self.state = State::Running {
+                    attempt,
+                    deadline,
+                    leftover,
+                    lingering: false,
+                };
                 if let Some((reason, stop, _)) = kill {
                     self.kill(reason, stop, now);
                 }
             }
-            Err(NotStarted::Short(_)) if kill.is_none() && short.is_none_or(|short| now < short.since + SHORT_FOR) => {
+            Err(NotStarted::Short(_))
+                if kill.is_none() && short.is_none_or(|short| now < short.since + SHORT_FOR) =>
+            {
                 let pause = short.map_or(SHORT_FIRST, |short| (short.pause * 2).min(SHORT_MAX));
-                let short = Shortage { since: short.map_or(now, |short| short.since), pause, again: Some(now + pause) };
-                self.state = State::Spawning { attempt, timeout, deadline: None, short: Some(short), leftover, kill };
+                let short = Shortage {
+                    since: short.map_or(now, |short| short.since),
+                    pause,
+                    again: Some(now + pause),
+                };
+                self.state = State::Spawning {
+                    attempt,
+                    timeout,
+                    deadline: None,
+                    short: Some(short),
+                    leftover,
+                    kill,
+                };
                 if self.watched {
                     self.watch();
                 }
@@ -537,11 +642,19 @@ impl Engine {
 
     fn first_ended(&mut self, now: BootInstant) {
         match &mut self.state {
-            State::Running { attempt, leftover: Leftover::Kill, .. } => {
+            State::Running {
+                attempt,
+                leftover: Leftover::Kill,
+                ..
+            } => {
                 let attempt = *attempt;
                 self.sweep(attempt, None, now);
             }
-            State::Running { leftover: Leftover::Wait, lingering, .. } => {
+            State::Running {
+                leftover: Leftover::Wait,
+                lingering,
+                ..
+            } => {
                 *lingering = true;
                 self.effects.push_back(Effect::Probe);
             }
@@ -557,22 +670,36 @@ impl Engine {
 
     fn other_changed(&mut self) {
         match &self.state {
-            State::Terminating { first_ended: true, .. } | State::Running { lingering: true, .. } => {
+            State::Terminating {
+                first_ended: true, ..
+            }
+            | State::Running {
+                lingering: true, ..
+            } => {
                 self.effects.push_back(Effect::Probe);
             }
             State::Sweeping { reason, .. } => {
                 let discard_output = reason.is_some();
                 self.effects.push_back(Effect::Sweep { discard_output });
             }
-            State::Stuck { .. } => self.effects.push_back(Effect::Sweep { discard_output: true }),
-            State::Idle | State::Spawning { .. } | State::Running { .. } | State::Terminating { .. } => {}
+            State::Stuck { .. } => self.effects.push_back(Effect::Sweep {
+                discard_output: true,
+            }),
+            State::Idle
+            | State::Spawning { .. }
+            | State::Running { .. }
+            | State::Terminating { .. } => {}
         }
     }
 
     fn kill(&mut self, new: Reason, stop: Stop, now: BootInstant) {
         match &mut self.state {
             State::Idle => return,
-            State::Spawning { attempt, short: Some(Shortage { again: Some(_), .. }), .. } => {
+            State::Spawning {
+                attempt,
+                short: Some(Shortage { again: Some(_), .. }),
+                ..
+            } => {
                 let attempt = *attempt;
                 self.idle();
                 if new != Reason::Stopped {
@@ -582,20 +709,36 @@ impl Engine {
                 return;
             }
             State::Spawning { kill, .. } => {
-                // No proof of death while a spawn is in flight: remembered, and done as soon as there is something to kill.
+                // No proof of death while a spawn is in flight: remembered, and done as soon as
+                // there is something to kill.
                 let by = now + stop.grace;
-                *kill = Some(kill.map_or((new, stop, by), |(reason, earlier, at)| (reason, earlier.stricter(stop), at.min(by))));
+                *kill = Some(kill.map_or((new, stop, by), |(reason, earlier, at)| {
+                    (reason, earlier.stricter(stop), at.min(by))
+                }));
             }
-            State::Running { attempt, lingering, .. } => {
+            State::Running {
+                attempt, lingering, ..
+            } => {
                 let (attempt, first_ended) = (*attempt, *lingering);
                 if stop.grace.is_zero() {
                     return self.sweep(attempt, Some(new), now);
                 }
                 let signal = stop.signal;
                 self.effects.push_back(Effect::Terminate { signal });
-                self.state = State::Terminating { attempt, reason: new, signal, kill_at: now + stop.grace, first_ended };
+                self.state = State::Terminating {
+                    attempt,
+                    reason: new,
+                    signal,
+                    kill_at: now + stop.grace,
+                    first_ended,
+                };
             }
-            State::Terminating { kill_at, signal, reason, .. } => {
+            State::Terminating {
+                kill_at,
+                signal,
+                reason,
+                ..
+            } => {
                 // Somebody waits for that.
                 if (*reason, new) == (Reason::Stopped, Reason::Cancelled) {
                     *reason = new;
@@ -603,15 +746,21 @@ impl Engine {
                 *kill_at = (*kill_at).min(now + stop.grace);
                 if *signal != stop.signal {
                     *signal = stop.signal;
-                    self.effects.push_back(Effect::Terminate { signal: stop.signal });
+                    self.effects.push_back(Effect::Terminate {
+                        signal: stop.signal,
+                    });
                 }
             }
-            State::Sweeping { reason, give_up, .. } => {
-                // The command had already ended by itself when it was cancelled; only what it left is still being killed,
-                // or its output is still being taken.
+            State::Sweeping {
+                reason, give_up, ..
+            } => {
+                // The command had already ended by itself when it was cancelled; only what it left
+                // is still being killed, or its output is still being taken.
                 if reason.is_none() {
                     *give_up = now + UNKILLABLE_AFTER;
-                    self.effects.push_back(Effect::Sweep { discard_output: true });
+                    self.effects.push_back(Effect::Sweep {
+                        discard_output: true,
+                    });
                 }
             }
             State::Stuck { .. } => {}
@@ -625,10 +774,19 @@ impl Engine {
         let endless = (None, Ended::Lost);
         let (until, ended) = match &self.state {
             State::Idle => return,
-            State::Spawning { kill: Some((reason, _, by)), .. } => (Some(*by), reason.ended()),
-            State::Spawning { deadline, .. } | State::Running { deadline, .. } => deadline.map_or(endless, |(at, _)| timed_out(at)),
-            State::Terminating { reason, kill_at, .. } => (Some(*kill_at), reason.ended()),
-            State::Sweeping { reason, give_up, .. } => (Some(*give_up), reason.map_or(Ended::Lost, Reason::ended)),
+            State::Spawning {
+                kill: Some((reason, _, by)),
+                ..
+            } => (Some(*by), reason.ended()),
+            State::Spawning { deadline, .. } | State::Running { deadline, .. } => {
+                deadline.map_or(endless, |(at, _)| timed_out(at))
+            }
+            State::Terminating {
+                reason, kill_at, ..
+            } => (Some(*kill_at), reason.ended()),
+            State::Sweeping {
+                reason, give_up, ..
+            } => (Some(*give_up), reason.map_or(Ended::Lost, Reason::ended)),
             State::Stuck { .. } => endless,
         };
         let killing = match &self.state {
@@ -638,7 +796,13 @@ impl Engine {
         };
         if let Some(attempt) = self.attempt() {
             self.watched = true;
-            self.effects.push_back(Effect::ToKeeper(EngineToKeeper::Watch { attempt, until, ended, killing }));
+            self.effects
+                .push_back(Effect::ToKeeper(EngineToKeeper::Watch {
+                    attempt,
+                    until,
+                    ended,
+                    killing,
+                }));
         }
     }
 
@@ -653,12 +817,15 @@ impl Engine {
         if let Some(attempt) = self.attempt()
             && std::mem::take(&mut self.watched)
         {
-            self.effects.push_back(Effect::ToKeeper(EngineToKeeper::Over { attempt }));
+            self.effects
+                .push_back(Effect::ToKeeper(EngineToKeeper::Over { attempt }));
         }
     }
 
     fn sweep(&mut self, attempt: AttemptId, reason: Option<Reason>, now: BootInstant) {
-        self.effects.push_back(Effect::Sweep { discard_output: reason.is_some() });
+        self.effects.push_back(Effect::Sweep {
+            discard_output: reason.is_some(),
+        });
         self.state = State::Sweeping {
             attempt,
             reason,
@@ -675,7 +842,13 @@ impl Engine {
 
     fn swept(&mut self, mut swept: Swept, now: BootInstant) {
         match &mut self.state {
-            State::Sweeping { attempt, reason, give_up, exit, .. } => {
+            State::Sweeping {
+                attempt,
+                reason,
+                give_up,
+                exit,
+                ..
+            } => {
                 if swept.exit.is_some() {
                     *exit = swept.exit.take();
                 }
@@ -692,22 +865,33 @@ impl Engine {
                 } else if *give_up <= now {
                     swept.alive = swept.alive.max(1);
                     let outcome = outcome(reason, exit.take(), swept, self.containment);
-                    self.state = State::Stuck { attempt, again: now + SWEEP_MAX };
+                    self.state = State::Stuck {
+                        attempt,
+                        again: now + SWEEP_MAX,
+                    };
                     self.watch();
                     self.report(attempt, outcome);
                 }
             }
             State::Stuck { .. } if swept.alive == 0 => {
                 self.idle();
-                self.effects.push_back(Effect::Send(FromEngine::Ready { running: None }));
+                self.effects
+                    .push_back(Effect::Send(FromEngine::Ready { running: None }));
             }
-            State::Idle | State::Spawning { .. } | State::Running { .. } | State::Terminating { .. } | State::Stuck { .. } => {}
+            State::Idle
+            | State::Spawning { .. }
+            | State::Running { .. }
+            | State::Terminating { .. }
+            | State::Stuck { .. } => {}
         }
     }
 
     fn report(&mut self, attempt: AttemptId, outcome: Outcome) {
         if self.linked {
-            self.effects.push_back(Effect::Send(FromEngine::Finished { attempt, outcome: outcome.clone() }));
+            self.effects.push_back(Effect::Send(FromEngine::Finished {
+                attempt,
+                outcome: outcome.clone(),
+            }));
         }
         self.unacknowledged.push((attempt, outcome));
     }
@@ -724,7 +908,12 @@ impl Engine {
     }
 }
 
-fn outcome(reason: Option<Reason>, exit: Option<Exit>, swept: Swept, containment: Containment) -> Outcome {
+fn outcome(
+    reason: Option<Reason>,
+    exit: Option<Exit>,
+    swept: Swept,
+    containment: Containment,
+) -> Outcome {
     let status = exit.as_ref().map(|e| e.status);
     let survivors = swept.alive;
     let by_kill = matches!(status, Some(WaitStatus::Signaled(signal)) if signal == KILL);
@@ -755,8 +944,12 @@ fn outcome(reason: Option<Reason>, exit: Option<Exit>, swept: Swept, containment
         ended,
         status,
         error,
-        // What has ended by itself has ended then, whatever it left; what we end has when all of it is dead.
-        span: swept.whole.filter(|_| reason.is_some()).or(exit.as_ref().map(|e| e.span)),
+        // What has ended by itself has ended then, whatever it left; what we end has when all of it
+        // is dead.
+        span: swept
+            .whole
+            .filter(|_| reason.is_some())
+            .or(exit.as_ref().map(|e| e.span)),
         usage: exit.map(|_| swept.usage),
         killed: swept.killed,
         survivors,

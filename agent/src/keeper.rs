@@ -1,4 +1,5 @@
-//! The keeper's core: which engines there are, what each is trusted with until when, and what is done about those that fail.
+//! The keeper's core: which engines there are, what each is trusted with until when, and what is
+//! done about those that fail.
 //!
 //! No clock, no I/O: events in, effects out. [`driver`] performs the effects.
 //!
@@ -9,11 +10,13 @@
 //!                                 10 s ──▶ told as unkillable; goes on trying
 //! ```
 //!
-//! One that dies soon after its start, again and again, waits before the next try, longer each time.
+//! One that dies soon after its start, again and again, waits before the next try, longer each
+//! time.
 //!
-//! An engine says what it runs and by when that should be over; the agent says what it has told an engine to kill, before it tells
-//! the engine; the lease ends everything. Whoever is late by [`LATE`] is killed, and so is all that it leaves: then the keeper is the
-//! parent, and its `wait` is the proof.
+//! An engine says what it runs and by when that should be over; the agent says what it has told an
+//! engine to kill, before it tells the engine; the lease ends everything. Whoever is late by
+//! [`LATE`] is killed, and so is all that it leaves: then the keeper is the parent, and its `wait`
+//! is the proof.
 
 pub mod driver;
 
@@ -42,7 +45,8 @@ const LIVED: Duration = Duration::from_secs(10);
 const RESTART_FIRST: Duration = Duration::from_millis(100);
 const RESTART_MAX: Duration = Duration::from_secs(5);
 
-/// Attempts that an engine has said to be over and that are remembered: more than can be on their way between two looks at the agent.
+/// Attempts that an engine has said to be over and that are remembered: more than can be on their
+/// way between two looks at the agent.
 const REMEMBERED: usize = 8;
 
 /// What happens to a keeper.
@@ -80,7 +84,8 @@ pub enum Effect {
     Kill(EngineIndex),
     /// CONT to an engine.
     Continue(EngineIndex),
-    /// KILL and reap every child that is no engine, and what is in the leaves of these dead ones; answer with [`Event::Swept`].
+    /// KILL and reap every child that is no engine, and what is in the leaves of these dead ones;
+    /// answer with [`Event::Swept`].
     Sweep {
         /// The dead ones.
         engines: Vec<EngineIndex>,
@@ -157,11 +162,17 @@ impl Slot {
     /// How long its successor is waited with. None: a first failure may be chance.
     fn pause(&self) -> Option<Duration> {
         let doublings = self.failures.checked_sub(2)?;
-        Some(RESTART_FIRST.saturating_mul(2u32.saturating_pow(doublings)).min(RESTART_MAX))
+        Some(
+            RESTART_FIRST
+                .saturating_mul(2u32.saturating_pow(doublings))
+                .min(RESTART_MAX),
+        )
     }
 
     fn attempt(&self) -> Option<AttemptId> {
-        self.watch.map(|w| w.attempt).or(self.cancelled.map(|(attempt, _)| attempt))
+        self.watch
+            .map(|w| w.attempt)
+            .or(self.cancelled.map(|(attempt, _)| attempt))
     }
 
     /// When it is late, and what its attempt has ended by then.
@@ -169,10 +180,20 @@ impl Slot {
         let watch = self.watch.and_then(|w| Some((w.until?, w.ended)));
         // What it says that it runs is not what it was told to kill: that is over.
         let other = |attempt| self.watch.is_some_and(|w| w.attempt != attempt);
-        let cancelled = self.cancelled.filter(|(attempt, _)| !other(*attempt)).map(|(_, by)| (by, Ended::Cancelled));
+        let cancelled = self
+            .cancelled
+            .filter(|(attempt, _)| !other(*attempt))
+            .map(|(_, by)| (by, Ended::Cancelled));
         // An engine that is killing has its own time for that.
-        let lease = self.watch.filter(|w| !w.killing).and(lease).map(|until| (until, Ended::Lost));
-        let first = [watch, cancelled, lease].into_iter().flatten().min_by_key(|(at, _)| *at);
+        let lease = self
+            .watch
+            .filter(|w| !w.killing)
+            .and(lease)
+            .map(|until| (until, Ended::Lost));
+        let first = [watch, cancelled, lease]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at);
         first.map(|(at, ended)| (at + LATE, ended))
     }
 }
@@ -183,7 +204,8 @@ pub struct Keeper {
     slots: Vec<Slot>,
     /// How many the agent wants.
     wanted: usize,
-    /// The agent waits for its links until those that are too many are gone: what they run is in no inventory.
+    /// The agent waits for its links until those that are too many are gone: what they run is in no
+    /// inventory.
     links_due: bool,
     lease: Option<BootInstant>,
     /// No agent since then.
@@ -216,7 +238,10 @@ impl Keeper {
 
     /// It waits for an agent for ever.
     pub fn always_wanted(self) -> Self {
-        Self { patience: false, ..self }
+        Self {
+            patience: false,
+            ..self
+        }
     }
 
     /// Takes what happened at `now`.
@@ -234,14 +259,20 @@ impl Keeper {
                 if let Some(slot) = self.slot(engine) {
                     let told = matches!(slot.life, Life::Killed { told: true, .. });
                     slot.life = Life::Dead { since: now, told };
-                    slot.failures = if now.since(slot.started) < LIVED { slot.failures.saturating_add(1) } else { 0 };
+                    slot.failures = if now.since(slot.started) < LIVED {
+                        slot.failures.saturating_add(1)
+                    } else {
+                        0
+                    };
                     self.sweep(now, true);
                 }
             }
             Event::NotStarted(engine) => {
                 if let Some(slot) = self.slot(engine) {
                     slot.failures = slot.failures.saturating_add(1);
-                    slot.life = Life::Due { at: now + slot.pause().unwrap_or(RESTART_FIRST) };
+                    slot.life = Life::Due {
+                        at: now + slot.pause().unwrap_or(RESTART_FIRST),
+                    };
                     // There is nothing in it that anybody has to wait for.
                     self.tell_end(engine, 0);
                 }
@@ -259,11 +290,16 @@ impl Keeper {
                 Life::Alive => {
                     if let Some((_, ended)) = slot.deadline(lease).filter(|(at, _)| *at <= now) {
                         slot.ended = ended;
-                        slot.life = Life::Killed { since: now, told: false };
+                        slot.life = Life::Killed {
+                            since: now,
+                            told: false,
+                        };
                         self.effects.push_back(Effect::Kill(engine));
                     }
                 }
-                Life::Killed { since, told: false } if since + crate::engine::UNKILLABLE_AFTER <= now => {
+                Life::Killed { since, told: false }
+                    if since + crate::engine::UNKILLABLE_AFTER <= now =>
+                {
                     slot.life = Life::Killed { since, told: true };
                     self.tell_end(engine, 1);
                 }
@@ -302,7 +338,10 @@ impl Keeper {
     /// When to give up waiting for an agent.
     fn end_at(&self) -> Option<BootInstant> {
         let alone = self.alone_since.filter(|_| self.patience)? + PATIENCE;
-        Some(self.lease.map_or(alone, |lease| alone.max(lease + AFTER_LEASE)))
+        Some(
+            self.lease
+                .map_or(alone, |lease| alone.max(lease + AFTER_LEASE)),
+        )
     }
 
     fn agent(&mut self, message: ToKeeper, now: BootInstant) {
@@ -310,16 +349,35 @@ impl Keeper {
             ToKeeper::Engines { count, .. } => self.engines(count, now),
             ToKeeper::Stop => self.effects.push_back(Effect::Exit),
             ToKeeper::Lease { until } => self.lease = until,
-            ToKeeper::Cancelled { engine, attempt, by } => {
-                if let Some(slot) = self.slot(engine).filter(|slot| !slot.over.contains(&attempt)) {
+            ToKeeper::Cancelled {
+                engine,
+                attempt,
+                by,
+            } => {
+                if let Some(slot) = self
+                    .slot(engine)
+                    .filter(|slot| !slot.over.contains(&attempt))
+                {
                     slot.cancelled = Some((attempt, by));
                 }
             }
             ToKeeper::Relink { engine } => {
                 // A dead one is replaced, and the agent is linked to that.
-                let Some(slot) = self.slot(engine).filter(|slot| slot.life == Life::Alive) else { return };
-                if slot.relinked.replace(now).is_some_and(|last| now.since(last) < RELINK_PAUSE) {
-                    (slot.ended, slot.life) = (Ended::Lost, Life::Killed { since: now, told: false });
+                let Some(slot) = self.slot(engine).filter(|slot| slot.life == Life::Alive) else {
+                    return;
+                };
+                if slot
+                    .relinked
+                    .replace(now)
+                    .is_some_and(|last| now.since(last) < RELINK_PAUSE)
+                {
+                    (slot.ended, slot.life) = (
+                        Ended::Lost,
+                        Life::Killed {
+                            since: now,
+                            told: false,
+                        },
+                    );
                     self.effects.push_back(Effect::Kill(engine));
                 } else if !self.links_due {
                     self.effects.push_back(Effect::Link(engine));
@@ -327,7 +385,11 @@ impl Keeper {
             }
             ToKeeper::EndSeen { attempt } => {
                 self.ends.retain(|end| !matches!(end, FromKeeper::EngineEnded { attempt: Some(a), .. } if *a == attempt));
-                for slot in self.slots.iter_mut().filter(|s| s.cancelled.is_some_and(|(a, _)| a == attempt)) {
+                for slot in self
+                    .slots
+                    .iter_mut()
+                    .filter(|s| s.cancelled.is_some_and(|(a, _)| a == attempt))
+                {
                     // It ended with the engine that this one has replaced.
                     slot.cancelled = None;
                 }
@@ -351,16 +413,21 @@ impl Keeper {
                 }
                 Some(Life::Due { .. }) if i >= self.wanted => self.slots[i].life = Life::Retired,
                 Some(Life::Alive) if i >= self.wanted => {
-                    self.slots[i].life = Life::Killed { since: now, told: false };
+                    self.slots[i].life = Life::Killed {
+                        since: now,
+                        told: false,
+                    };
                     self.effects.push_back(Effect::Kill(engine));
                 }
                 Some(_) => {}
             }
         }
         // Before the links: what an engine says of itself is newer than its predecessor's end.
-        self.effects.extend(self.ends.iter().cloned().map(Effect::Tell));
+        self.effects
+            .extend(self.ends.iter().cloned().map(Effect::Tell));
         for i in 0..self.wanted {
-            // Its end may be acknowledged already, but this agent must know that the slot is not to be had.
+            // Its end may be acknowledged already, but this agent must know that the slot is not to
+            // be had.
             let told = |end: &FromKeeper| matches!(end, FromKeeper::EngineEnded { engine, .. } if usize::from(engine.0) == i);
             // Or that there is nothing in it.
             let survivors = match self.slots[i].life {
@@ -369,8 +436,18 @@ impl Keeper {
                 Life::Alive | Life::Killed { .. } | Life::Dead { .. } | Life::Retired => continue,
             };
             if !self.ends.iter().any(told) {
-                let (engine, ended, killed) = (EngineIndex(i as u16), self.slots[i].ended, self.slots[i].killed);
-                let end = FromKeeper::EngineEnded { engine, attempt: None, ended, killed, survivors };
+                let (engine, ended, killed) = (
+                    EngineIndex(i as u16),
+                    self.slots[i].ended,
+                    self.slots[i].killed,
+                );
+                let end = FromKeeper::EngineEnded {
+                    engine,
+                    attempt: None,
+                    ended,
+                    killed,
+                    survivors,
+                };
                 self.effects.push_back(Effect::Tell(end));
             }
         }
@@ -379,21 +456,34 @@ impl Keeper {
     }
 
     fn link_if_due(&mut self) {
-        let too_many = self.slots.iter().skip(self.wanted).any(|slot| slot.life != Life::Retired);
+        let too_many = self
+            .slots
+            .iter()
+            .skip(self.wanted)
+            .any(|slot| slot.life != Life::Retired);
         if self.links_due && !too_many {
             self.links_due = false;
             let alive = (0..self.wanted).filter(|i| self.slots[*i].life == Life::Alive);
-            self.effects.extend(alive.map(|i| Effect::Link(EngineIndex(i as u16))));
+            self.effects
+                .extend(alive.map(|i| Effect::Link(EngineIndex(i as u16))));
         }
     }
 
     fn dead(&self) -> Vec<EngineIndex> {
-        let dead = self.slots.iter().enumerate().filter(|(_, slot)| matches!(slot.life, Life::Dead { .. }));
+        let dead = self
+            .slots
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| matches!(slot.life, Life::Dead { .. }));
         dead.map(|(i, _)| EngineIndex(i as u16)).collect()
     }
 
     fn sweep(&mut self, now: BootInstant, first: bool) {
-        self.pause = if first { SWEEP_FIRST } else { (self.pause * 2).min(SWEEP_MAX) };
+        self.pause = if first {
+            SWEEP_FIRST
+        } else {
+            (self.pause * 2).min(SWEEP_MAX)
+        };
         self.sweep_at = Some(now + self.pause);
         let engines = self.dead();
         self.effects.push_back(Effect::Sweep { engines });
@@ -412,8 +502,12 @@ impl Keeper {
             self.sweep_at = None;
         }
         for engine in dead {
-            let Some(slot) = self.slot(engine) else { continue };
-            let Life::Dead { since, told } = slot.life else { continue };
+            let Some(slot) = self.slot(engine) else {
+                continue;
+            };
+            let Life::Dead { since, told } = slot.life else {
+                continue;
+            };
             if alive == 0 {
                 if !told {
                     self.tell_end(engine, 0);
@@ -440,7 +534,9 @@ impl Keeper {
 
     /// Starts the successor of one of which nothing is left.
     fn start(&mut self, engine: EngineIndex, now: BootInstant) {
-        let Some(slot) = self.slot(engine) else { return };
+        let Some(slot) = self.slot(engine) else {
+            return;
+        };
         (slot.life, slot.started) = (Life::Alive, now);
         self.effects.push_back(Effect::Start(engine));
         if !self.links_due {
@@ -449,9 +545,17 @@ impl Keeper {
     }
 
     fn tell_end(&mut self, engine: EngineIndex, survivors: u32) {
-        let Some(slot) = self.slot(engine) else { return };
+        let Some(slot) = self.slot(engine) else {
+            return;
+        };
         let (attempt, ended, killed) = (slot.attempt(), slot.ended, slot.killed);
-        let end = FromKeeper::EngineEnded { engine, attempt, ended, killed, survivors };
+        let end = FromKeeper::EngineEnded {
+            engine,
+            attempt,
+            ended,
+            killed,
+            survivors,
+        };
         if attempt.is_some() {
             self.ends.push(end.clone());
         }
@@ -461,10 +565,25 @@ impl Keeper {
 
 fn said(slot: &mut Slot, message: EngineToKeeper) {
     match message {
-        EngineToKeeper::Watch { attempt, until, ended, killing } => {
-            slot.watch = Some(Watch { attempt, until, ended, killing });
-            // What it says of a kill under way is newer than the agent's word; what it says of a job that runs may be older.
-            if killing && slot.cancelled.is_some_and(|(cancelled, _)| cancelled == attempt) {
+        EngineToKeeper::Watch {
+            attempt,
+            until,
+            ended,
+            killing,
+        } => {
+            slot.watch = Some(Watch {
+                attempt,
+                until,
+                ended,
+                killing,
+            });
+            // What it says of a kill under way is newer than the agent's word; what it says of a
+            // job that runs may be older.
+            if killing
+                && slot
+                    .cancelled
+                    .is_some_and(|(cancelled, _)| cancelled == attempt)
+            {
                 slot.cancelled = None;
             }
         }
@@ -476,7 +595,10 @@ fn said(slot: &mut Slot, message: EngineToKeeper) {
             if slot.watch.is_some_and(|w| w.attempt == attempt) {
                 slot.watch = None;
             }
-            if slot.cancelled.is_some_and(|(cancelled, _)| cancelled == attempt) {
+            if slot
+                .cancelled
+                .is_some_and(|(cancelled, _)| cancelled == attempt)
+            {
                 slot.cancelled = None;
             }
         }

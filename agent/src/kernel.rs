@@ -1,4 +1,5 @@
-//! The only code that uses these interfaces of the kernel: control groups, packets with descriptors, and the files of jobs.
+//! The only code that uses these interfaces of the kernel: control groups, packets with
+//! descriptors, and the files of jobs.
 
 pub(crate) mod cgroup;
 pub mod packet;

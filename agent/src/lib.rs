@@ -6,7 +6,8 @@
 //!                             └── keeper: parent of the engines, outlives the agent
 //! ```
 //!
-//! Decisions are made in three pure cores, [`supervisor::Supervisor`], [`keeper::Keeper`] and [`engine::Engine`]; drivers perform them.
+//! Decisions are made in three pure cores, [`supervisor::Supervisor`], [`keeper::Keeper`] and
+//! [`engine::Engine`]; drivers perform them.
 
 pub mod boot;
 pub mod cli;

@@ -1,12 +1,15 @@
-//! After a cancel is acknowledged nothing of it starts or lives: the supervisor and two engines under every order in which messages, spawns and
-//! ends of processes can meet, with lost connections and restarted agents between them.
+//! After a cancel is acknowledged nothing of it starts or lives: the supervisor and two engines
+//! under every order in which messages, spawns and ends of processes can meet, with lost
+//! connections and restarted agents between them.
 
 use mezcal_agent::engine::{self, Engine, Exit, Swept};
 use mezcal_agent::supervisor::{self, Supervisor};
 use mezcal_common::message::agent::{Placement, Report, ToAgent, ToCoordinator};
 use mezcal_common::message::engine::{FromEngine, ToEngine};
 use mezcal_common::model::clock::{BootInstant, WallTime};
-use mezcal_common::model::ids::{AttemptId, BatchId, BatchSerial, EngineId, EngineIndex, Epoch, JobKey, JobNumber, StoreId};
+use mezcal_common::model::ids::{
+    AttemptId, BatchId, BatchSerial, EngineId, EngineIndex, Epoch, JobKey, JobNumber, StoreId,
+};
 use mezcal_common::model::job::{BatchContext, Command, JobSpec, Stop};
 use mezcal_common::model::outcome::{Containment, Span, WaitStatus};
 use mezcal_common::wire::codec;
@@ -44,7 +47,14 @@ struct World {
 }
 
 fn attempt(job: u32) -> AttemptId {
-    AttemptId { epoch: Epoch(1), key: JobKey { batch: BatchSerial(1), job: JobNumber(job) }, attempt: 1 }
+    AttemptId {
+        epoch: Epoch(1),
+        key: JobKey {
+            batch: BatchSerial(1),
+            job: JobNumber(job),
+        },
+        attempt: 1,
+    }
 }
 
 impl World {
@@ -92,7 +102,13 @@ impl World {
         self.agent(supervisor::Event::Disconnected);
         let hello_sent = self.now;
         let lease = Some(Duration::from_secs(100_000));
-        self.agent(supervisor::Event::Welcomed { version: 2, store: StoreId(1), lease, first_engine: EngineId(0), hello_sent });
+        self.agent(supervisor::Event::Welcomed {
+            version: 2,
+            store: StoreId(1),
+            lease,
+            first_engine: EngineId(0),
+            hello_sent,
+        });
     }
 
     fn agent(&mut self, event: supervisor::Event) {
@@ -103,8 +119,12 @@ impl World {
     fn drain_agent(&mut self) {
         while let Some(effect) = self.supervisor.poll_effect() {
             match effect {
-                supervisor::Effect::ToCoordinator(message) => self.to_coordinator.push_back(message),
-                supervisor::Effect::ToEngine(index, message) => self.slots[usize::from(index.0)].to.push_back(message),
+                supervisor::Effect::ToCoordinator(message) => {
+                    self.to_coordinator.push_back(message)
+                }
+                supervisor::Effect::ToEngine(index, message) => {
+                    self.slots[usize::from(index.0)].to.push_back(message)
+                }
                 supervisor::Effect::ToKeeper(..) | supervisor::Effect::Exit => {}
             }
         }
@@ -116,18 +136,38 @@ impl World {
             let slot = &mut self.slots[i];
             match effect {
                 engine::Effect::Spawn { attempt, .. } | engine::Effect::SpawnAgain { attempt } => {
-                    assert!(!self.over.contains(&attempt), "{attempt} starts after it was said to be over");
+                    assert!(
+                        !self.over.contains(&attempt),
+                        "{attempt} starts after it was said to be over"
+                    );
                     slot.spawning = Some(attempt);
                 }
                 engine::Effect::Send(message) => slot.from.push_back(message),
-                engine::Effect::Probe => slot.engine.handle(engine::Event::Probed { others: false }, now),
+                engine::Effect::Probe => slot
+                    .engine
+                    .handle(engine::Event::Probed { others: false }, now),
                 engine::Effect::Sweep { .. } => {
                     slot.alive = None;
-                    let span = Span { started: WallTime(0), completed: WallTime(1), elapsed: Duration::from_micros(1) };
-                    let exit = Some(Exit { status: WaitStatus::Exited(0), span });
-                    slot.engine.handle(engine::Event::Swept(Swept { exit, ..Swept::default() }), now);
+                    let span = Span {
+                        started: WallTime(0),
+                        completed: WallTime(1),
+                        elapsed: Duration::from_micros(1),
+                    };
+                    let exit = Some(Exit {
+                        status: WaitStatus::Exited(0),
+                        span,
+                    });
+                    slot.engine.handle(
+                        engine::Event::Swept(Swept {
+                            exit,
+                            ..Swept::default()
+                        }),
+                        now,
+                    );
                 }
-                engine::Effect::Terminate { .. } | engine::Effect::ToKeeper(_) | engine::Effect::Exit => {}
+                engine::Effect::Terminate { .. }
+                | engine::Effect::ToKeeper(_)
+                | engine::Effect::Exit => {}
             }
         }
     }
@@ -137,24 +177,51 @@ impl World {
             ToCoordinator::Reports(reports) => {
                 let through = reports.iter().map(|r| r.seq).max().unwrap_or(0);
                 self.to_agent.push_back(ToAgent::Acknowledge { through });
-                reports.iter().filter(|r| !matches!(r.report, Report::Started { .. })).map(|r| r.attempt).collect()
+                reports
+                    .iter()
+                    .filter(|r| !matches!(r.report, Report::Started { .. }))
+                    .map(|r| r.attempt)
+                    .collect()
             }
             ToCoordinator::Absent { attempts } => attempts,
-            ToCoordinator::Inventory { queued, running, unacknowledged, .. } => {
-                let here: BTreeSet<AttemptId> = queued.into_iter().chain(running).chain(unacknowledged).collect();
+            ToCoordinator::Inventory {
+                queued,
+                running,
+                unacknowledged,
+                ..
+            } => {
+                let here: BTreeSet<AttemptId> = queued
+                    .into_iter()
+                    .chain(running)
+                    .chain(unacknowledged)
+                    .collect();
                 // The coordinator asks again for what it has not been answered.
-                let open: Vec<AttemptId> = self.cancelled.iter().filter(|a| here.contains(a)).copied().collect();
+                let open: Vec<AttemptId> = self
+                    .cancelled
+                    .iter()
+                    .filter(|a| here.contains(a))
+                    .copied()
+                    .collect();
                 if !open.is_empty() {
-                    self.to_agent.push_back(ToAgent::Cancel { attempts: open, stop: Stop::NOW });
+                    self.to_agent.push_back(ToAgent::Cancel {
+                        attempts: open,
+                        stop: Stop::NOW,
+                    });
                 }
                 // What an earlier session placed and this one does not list is not on this host.
-                (1..=self.earlier).map(attempt).filter(|a| !here.contains(a)).collect()
+                (1..=self.earlier)
+                    .map(attempt)
+                    .filter(|a| !here.contains(a))
+                    .collect()
             }
             _ => return,
         };
         for attempt in over {
             for slot in &self.slots {
-                assert!(slot.alive != Some(attempt) && slot.spawning != Some(attempt), "{attempt} lives and is said to be over");
+                assert!(
+                    slot.alive != Some(attempt) && slot.spawning != Some(attempt),
+                    "{attempt} lives and is said to be over"
+                );
             }
             self.over.insert(attempt);
         }
@@ -168,39 +235,70 @@ impl World {
                 if !self.told {
                     self.told = true;
                     let context = BatchContext::new(BatchId(uuid::Uuid::nil()), "/".into(), 0o22);
-                    self.to_agent.push_back(ToAgent::Context { batch: BatchSerial(1), context, user: "okazaki".into() });
+                    self.to_agent.push_back(ToAgent::Context {
+                        batch: BatchSerial(1),
+                        context,
+                        user: "okazaki".into(),
+                    });
                 }
-                let spec = codec::encode_body(&JobSpec::new(Command::Shell("true".into()))).expect("small");
+                let spec = codec::encode_body(&JobSpec::new(Command::Shell("true".into())))
+                    .expect("small");
                 let count = u32::from(arg % 3) + 1;
-                let run =
-                    (1..=count).map(|n| Placement { attempt: attempt(self.placed + n), spec: spec.clone(), slots: 1 }).collect();
+                let run = (1..=count)
+                    .map(|n| Placement {
+                        attempt: attempt(self.placed + n),
+                        spec: spec.clone(),
+                        slots: 1,
+                    })
+                    .collect();
                 self.placed += count;
                 self.to_agent.push_back(ToAgent::Run(run));
             }
             1 if self.placed > 0 => {
                 let chosen = attempt(u32::from(arg) % self.placed + 1);
                 self.cancelled.insert(chosen);
-                let grace = if arg.is_multiple_of(2) { Stop::NOW } else { Stop::after(Duration::from_secs(2)) };
-                self.to_agent.push_back(ToAgent::Cancel { attempts: vec![chosen], stop: grace });
+                let grace = if arg.is_multiple_of(2) {
+                    Stop::NOW
+                } else {
+                    Stop::after(Duration::from_secs(2))
+                };
+                self.to_agent.push_back(ToAgent::Cancel {
+                    attempts: vec![chosen],
+                    stop: grace,
+                });
             }
             2 => {
-                let Some(message) = self.to_agent.pop_front() else { return false };
+                let Some(message) = self.to_agent.pop_front() else {
+                    return false;
+                };
                 self.agent(supervisor::Event::Coordinator(message));
             }
             3 => {
-                let Some(message) = self.to_coordinator.pop_front() else { return false };
+                let Some(message) = self.to_coordinator.pop_front() else {
+                    return false;
+                };
                 self.heard(message);
             }
             4 => {
-                let Some(message) = self.slots[i].to.pop_front() else { return false };
+                let Some(message) = self.slots[i].to.pop_front() else {
+                    return false;
+                };
                 let slot = &mut self.slots[i];
                 let event = match message {
-                    ToEngine::Run { attempt, spec, context, engine, slots } => {
+                    ToEngine::Run {
+                        attempt,
+                        spec,
+                        context,
+                        engine,
+                        slots,
+                    } => {
                         slot.context = context.map(Arc::new).or_else(|| slot.context.take());
                         let context = slot.context.clone().expect("the first run has a context");
                         engine::Event::Run {
                             attempt,
-                            spec: codec::decode_exact(&spec).map(Box::new).map_err(|e| e.to_string()),
+                            spec: codec::decode_exact(&spec)
+                                .map(Box::new)
+                                .map_err(|e| e.to_string()),
                             context,
                             engine,
                             slots,
@@ -209,27 +307,41 @@ impl World {
                     ToEngine::Cancel { attempt, stop } => engine::Event::Cancel { attempt, stop },
                     ToEngine::Acknowledge { attempts } => engine::Event::Acknowledge { attempts },
                     ToEngine::Lease { until } => engine::Event::Lease { until },
-                    ToEngine::OutputTaken { .. } | ToEngine::Show { .. } | ToEngine::Hide { .. } => return true,
+                    ToEngine::OutputTaken { .. }
+                    | ToEngine::Show { .. }
+                    | ToEngine::Hide { .. } => return true,
                 };
                 slot.engine.handle(event, self.now);
                 self.perform(i);
             }
             5 => {
-                let Some(message) = self.slots[i].from.pop_front() else { return false };
+                let Some(message) = self.slots[i].from.pop_front() else {
+                    return false;
+                };
                 self.agent(supervisor::Event::Engine(EngineIndex(i as u16), message));
             }
             6 => {
-                let Some(attempt) = self.slots[i].spawning.take() else { return false };
-                let result = if arg.is_multiple_of(5) { Err(engine::NotStarted::Job("no such file".into())) } else { Ok(()) };
+                let Some(attempt) = self.slots[i].spawning.take() else {
+                    return false;
+                };
+                let result = if arg.is_multiple_of(5) {
+                    Err(engine::NotStarted::Job("no such file".into()))
+                } else {
+                    Ok(())
+                };
                 self.slots[i].alive = result.is_ok().then_some(attempt);
-                self.slots[i].engine.handle(engine::Event::Spawned(result), self.now);
+                self.slots[i]
+                    .engine
+                    .handle(engine::Event::Spawned(result), self.now);
                 self.perform(i);
             }
             7 => {
                 if self.slots[i].alive.is_none() {
                     return false;
                 }
-                self.slots[i].engine.handle(engine::Event::FirstEnded, self.now);
+                self.slots[i]
+                    .engine
+                    .handle(engine::Event::FirstEnded, self.now);
                 self.perform(i);
             }
             8 => {

@@ -1,4 +1,5 @@
-//! The `certs` command: makes and shows the certificates of a cluster. Its program is `main.rs`; the program for everything has it, too.
+//! The `certs` command: makes and shows the certificates of a cluster. Its program is `main.rs`;
+//! the program for everything has it, too.
 
 use crate::{COORDINATOR_DAYS, ClusterDir, ISSUER_DAYS, LEAF_DAYS};
 use anyhow::{Context, bail};
@@ -57,8 +58,8 @@ struct Common {
     /// Days until the certificate expires (default: 30, a coordinator's 90, an issuer's 365).
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: Option<u32>,
-    /// Directory for cert.pem, key.pem and ca.pem (default: agents/HOST, users/NAME or coordinator below --dir; with several
-    /// hosts a directory of that name is made for each).
+    /// Directory for cert.pem, key.pem and ca.pem (default: agents/HOST, users/NAME or coordinator
+    /// below --dir; with several hosts a directory of that name is made for each).
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -93,7 +94,10 @@ enum Issue {
 
 /// The command, called `name`, with the arguments after it.
 pub fn main(name: &'static str, args: impl Iterator<Item = OsString>) -> ExitCode {
-    let matches = Cli::command().name(name).bin_name(name).get_matches_from([OsString::from(name)].into_iter().chain(args));
+    let matches = Cli::command()
+        .name(name)
+        .bin_name(name)
+        .get_matches_from([OsString::from(name)].into_iter().chain(args));
     let verb = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli.verb,
         Err(e) => e.exit(),
@@ -114,7 +118,10 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Init { dir, cluster } => {
             let (_, authority) = ClusterDir::init(&dir, &cluster)?;
             println!("{}", authority.cluster());
-            eprintln!("certs: made {}; keep ca-key.pem there safe, whoever has it can join the cluster", dir.display());
+            eprintln!(
+                "certs: made {}; keep ca-key.pem there safe, whoever has it can join the cluster",
+                dir.display()
+            );
             Ok(())
         }
         Verb::Issue { role } => match role {
@@ -123,17 +130,30 @@ fn run(verb: Verb) -> anyhow::Result<()> {
                 issue(Role::Agent, &names, &common, LEAF_DAYS)
             }
             Issue::User { name, common } => issue(Role::User, &[name], &common, LEAF_DAYS),
-            Issue::Coordinator { common } => issue(Role::Coordinator, &[String::new()], &common, COORDINATOR_DAYS),
+            Issue::Coordinator { common } => issue(
+                Role::Coordinator,
+                &[String::new()],
+                &common,
+                COORDINATOR_DAYS,
+            ),
             Issue::Issuer { common } => {
                 let (cluster, authority) = ClusterDir::open(&common.dir)?;
                 let days = common.days.unwrap_or(ISSUER_DAYS);
-                println!("{}", cluster.issue_issuer(&authority, days, common.out.as_deref())?.display());
+                println!(
+                    "{}",
+                    cluster
+                        .issue_issuer(&authority, days, common.out.as_deref())?
+                        .display()
+                );
                 Ok(())
             }
         },
         Verb::Show { file, json } => show(&file, json),
         // As it is called where it is installed.
-        Verb::Manual { dir } => Ok(clap_mangen::generate_to(Cli::command().name("mezcal-certs").bin_name("mezcal-certs"), dir)?),
+        Verb::Manual { dir } => Ok(clap_mangen::generate_to(
+            Cli::command().name("mezcal-certs").bin_name("mezcal-certs"),
+            dir,
+        )?),
     }
 }
 
@@ -144,18 +164,31 @@ fn issue(role: Role, names: &[String], common: &Common, default_days: u32) -> an
             Some(out) if names.len() > 1 => Some(out.join(name)),
             other => other.clone(),
         };
-        let place = cluster.issue(&authority, role, name, crate::days(common.days.unwrap_or(default_days)), out.as_deref())?;
+        let place = cluster.issue(
+            &authority,
+            role,
+            name,
+            crate::days(common.days.unwrap_or(default_days)),
+            out.as_deref(),
+        )?;
         println!("{}", place.display());
     }
     Ok(())
 }
 
 fn show(file: &Path, json: bool) -> anyhow::Result<()> {
-    let pem = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let Some(der) = crate::der_of(&pem) else { bail!("{} holds no certificate in PEM form", file.display()) };
+    let pem =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let Some(der) = crate::der_of(&pem) else {
+        bail!("{} holds no certificate in PEM form", file.display())
+    };
     let details = identity::details(&der)?;
     let (from, until) = identity::validity(&der)?;
-    let time = |s| jiff::Timestamp::from_second(s).map(|t| t.to_string()).unwrap_or_default();
+    let time = |s| {
+        jiff::Timestamp::from_second(s)
+            .map(|t| t.to_string())
+            .unwrap_or_default()
+    };
     let days_left = (until - jiff::Timestamp::now().as_second()).div_euclid(86_400);
     let (identity, cluster) = match Identity::from_der(&der) {
         Ok(id) => (id.uri(), id.cluster),

@@ -1,4 +1,5 @@
-//! Joining a cluster: a key made here, a token shown to the right coordinator, and a certificate that is checked before it is used.
+//! Joining a cluster: a key made here, a token shown to the right coordinator, and a certificate
+//! that is checked before it is used.
 
 use crate::{CertsError, Issued, can_replace, replace, request, sign};
 use mezcal_common::model::identity::{Identity, Role};
@@ -63,54 +64,86 @@ pub struct Joined {
     pub name: String,
     /// HOST:PORT for agents and clients.
     pub coordinator: String,
-    /// Why it cannot be used yet, if it cannot: this host's clock disagrees with the coordinator's. It is good all the same.
+    /// Why it cannot be used yet, if it cannot: this host's clock disagrees with the coordinator's.
+    /// It is good all the same.
     pub clock: Option<String>,
 }
 
-/// Asks the coordinator at `HOST` or `HOST:PORT` for a certificate of this role. The key never leaves this process but into the files that
-/// [`Issued::write`] makes.
+/// Asks the coordinator at `HOST` or `HOST:PORT` for a certificate of this role. The key never
+/// leaves this process but into the files that [`Issued::write`] makes.
 ///
 /// # Errors
 /// [`JoinError`]. Nothing is sent to a coordinator of another cluster.
-pub async fn join(address: &str, token: &Token, role: Role, host: Option<String>) -> Result<Joined, JoinError> {
+pub async fn join(
+    address: &str,
+    token: &Token,
+    role: Role,
+    host: Option<String>,
+) -> Result<Joined, JoinError> {
     let (place, address) = match address.rsplit_once(':') {
-        Some((host, port)) if port.parse::<u16>().is_ok() && !host.ends_with(':') => (host.to_owned(), address.to_owned()),
+        Some((host, port)) if port.parse::<u16>().is_ok() && !host.ends_with(':') => {
+            (host.to_owned(), address.to_owned())
+        }
         Some(_) | None => (address.to_owned(), format!("{address}:{}", enrol::PORT)),
     };
     let (key, request) = request()?;
     let (cert, ca, port) = match enrol::join(&address, token, host, request).await? {
         FromEnroller::Joined { cert, ca, port } => (cert, ca, port),
         FromEnroller::Refused { reason } => {
-            return Err(JoinError::Refused { address, reason: mezcal_common::model::escape::for_terminal(&reason).into_owned() });
+            return Err(JoinError::Refused {
+                address,
+                reason: mezcal_common::model::escape::for_terminal(&reason).into_owned(),
+            });
         }
     };
-    let pinned =
-        first_certificate(ca.as_bytes()).and_then(|der| mezcal_common::model::identity::key_hash(&der)) == Some(token.root);
+    let pinned = first_certificate(ca.as_bytes())
+        .and_then(|der| mezcal_common::model::identity::key_hash(&der))
+        == Some(token.root);
     if !pinned {
         return Err(JoinError::OtherRoot(address));
     }
-    let checked = Credentials::from_pem(cert.as_bytes(), key.as_bytes(), ca.as_bytes(), role, Path::new(&address));
+    let checked = Credentials::from_pem(
+        cert.as_bytes(),
+        key.as_bytes(),
+        ca.as_bytes(),
+        role,
+        Path::new(&address),
+    );
     let (name, clock) = match checked {
         Ok(checked) => (checked.identity().name.clone(), None),
         // It has just been made. To throw it away would be to spend the token for nothing.
         Err(CredentialsError::Validity { when, now, .. }) => {
-            let holder = first_certificate(cert.as_bytes()).and_then(|der| Identity::from_der(&der).ok());
-            let clock = format!("the new certificate {when}, and this host's clock says {now}: one of the two clocks is wrong");
-            (holder.map(|holder| holder.name).unwrap_or_default(), Some(clock))
+            let holder =
+                first_certificate(cert.as_bytes()).and_then(|der| Identity::from_der(&der).ok());
+            let clock = format!(
+                "the new certificate {when}, and this host's clock says {now}: one of the two clocks is wrong"
+            );
+            (
+                holder.map(|holder| holder.name).unwrap_or_default(),
+                Some(clock),
+            )
         }
         Err(source) => return Err(JoinError::Useless { address, source }),
     };
-    Ok(Joined { issued: Issued { cert, key, ca }, name, coordinator: format!("{place}:{port}"), clock })
+    Ok(Joined {
+        issued: Issued { cert, key, ca },
+        name,
+        coordinator: format!("{place}:{port}"),
+        clock,
+    })
 }
 
-/// Asks the coordinator at HOST:PORT for another certificate in the place of the expired one in `dir`, whose key is there, and puts it there.
+/// Asks the coordinator at HOST:PORT for another certificate in the place of the expired one in
+/// `dir`, whose key is there, and puts it there.
 ///
 /// # Errors
 /// [`JoinError`]; the old files stay.
 pub async fn renew_expired(address: &str, dir: &Path, role: Role) -> Result<(), JoinError> {
     let files = IdentityFiles::read(dir)?;
     can_replace(dir)?;
-    let root = first_certificate(&files.ca).and_then(|der| mezcal_common::model::identity::key_hash(&der)).unwrap_or_default();
+    let root = first_certificate(&files.ca)
+        .and_then(|der| mezcal_common::model::identity::key_hash(&der))
+        .unwrap_or_default();
     let (new_key, request) = request()?;
     let signature = sign(&String::from_utf8_lossy(&files.key), &request)?;
     let certificate = first_certificate(&files.cert).unwrap_or_default();
@@ -118,18 +151,23 @@ pub async fn renew_expired(address: &str, dir: &Path, role: Role) -> Result<(), 
         FromEnroller::Joined { cert, .. } => Ok(replace(dir, role, cert, new_key)?),
         FromEnroller::Refused { reason } => {
             let reason = mezcal_common::model::escape::for_terminal(&reason).into_owned();
-            Err(JoinError::Refused { address: address.into(), reason })
+            Err(JoinError::Refused {
+                address: address.into(),
+                reason,
+            })
         }
     }
 }
 
-/// Reads a token from a file, or from standard input for `-`: never from an argument, which everybody on the host can see.
+/// Reads a token from a file, or from standard input for `-`: never from an argument, which
+/// everybody on the host can see.
 ///
 /// # Errors
 /// In words.
 pub fn read_token(file: &Path) -> Result<Token, String> {
     let text = if file == Path::new("-") {
-        std::io::read_to_string(std::io::stdin().lock()).map_err(|e| format!("cannot read the token from standard input: {e}"))?
+        std::io::read_to_string(std::io::stdin().lock())
+            .map_err(|e| format!("cannot read the token from standard input: {e}"))?
     } else {
         std::fs::read_to_string(file).map_err(|e| format!("cannot read {}: {e}", file.display()))?
     };

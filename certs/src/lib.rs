@@ -1,9 +1,11 @@
-//! The cluster's public-key infrastructure: one root, an issuer below it, and leaves for coordinator, agents and users.
+//! The cluster's public-key infrastructure: one root, an issuer below it, and leaves for
+//! coordinator, agents and users.
 //!
 //! The root's key stays offline. Coordinators that let hosts and users join have an issuer's.
 //!
-//! The only code that names rcgen. Every certificate gets an explicit validity, a random serial and exactly one role, because
-//! rcgen's defaults (1975 to 4096, a serial derived from the key, no usage) would quietly allow what they should not.
+//! The only code that names rcgen. Every certificate gets an explicit validity, a random serial and
+//! exactly one role, because rcgen's defaults (1975 to 4096, a serial derived from the key, no
+//! usage) would quietly allow what they should not.
 
 pub mod cli;
 mod join;
@@ -14,8 +16,9 @@ use mezcal_common::model::identity::{self, Identity, IdentityError, Role};
 use mezcal_common::system::files::{self, Directory, Owner, PRIVATE, PlaceError};
 use mezcal_common::wire::tls::{Credentials, CredentialsError, SET_ASIDE};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose,
-    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData, SanType, SerialNumber, SigningKey,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    NameConstraints, PublicKeyData, SanType, SerialNumber, SigningKey,
 };
 use ring::rand::SecureRandom;
 use rustix::fs::OFlags;
@@ -27,7 +30,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 use time::OffsetDateTime;
 
-/// Certificates start this long before now, so that a host whose clock is a little behind accepts them.
+/// Certificates start this long before now, so that a host whose clock is a little behind accepts
+/// them.
 const BACKDATE: Duration = Duration::from_secs(5 * 60);
 /// Life of a root: longer than any cluster's hardware.
 const ROOT_DAYS: u32 = 3650;
@@ -65,7 +69,9 @@ pub enum CertsError {
     #[error("{} holds no cluster: make one with `certs init {} --cluster NAME`", .0.display(), .0.display())]
     NoCluster(PathBuf),
     /// A name that no certificate may carry.
-    #[error("{0:?} cannot be a name in a certificate: lower-case letters, digits, '-', '_' and '.' may")]
+    #[error(
+        "{0:?} cannot be a name in a certificate: lower-case letters, digits, '-', '_' and '.' may"
+    )]
     Name(String, #[source] IdentityError),
     /// rcgen's.
     #[error("cannot make a certificate")]
@@ -92,7 +98,8 @@ pub enum CertsError {
     Random,
 }
 
-/// A certificate with its key and root, as the three files `cert.pem`, `key.pem` and `ca.pem` hold them.
+/// A certificate with its key and root, as the three files `cert.pem`, `key.pem` and `ca.pem` hold
+/// them.
 pub struct Issued {
     /// The leaf.
     pub cert: String,
@@ -103,8 +110,8 @@ pub struct Issued {
 }
 
 impl Issued {
-    /// Writes the three files into `dir`, which is made with mode 0700; the key has 0600 from its first byte.
-    /// Files that are there are replaced, each by a rename.
+    /// Writes the three files into `dir`, which is made with mode 0700; the key has 0600 from its
+    /// first byte. Files that are there are replaced, each by a rename.
     ///
     /// # Errors
     /// [`CertsError::Place`].
@@ -117,35 +124,54 @@ impl Issued {
     /// # Errors
     /// [`CertsError::Place`].
     pub fn write_into(&self, dir: &Directory, owner: Option<Owner>) -> Result<(), CertsError> {
-        for (name, text, mode) in [("key.pem", &self.key, 0o600), ("ca.pem", &self.ca, 0o644), ("cert.pem", &self.cert, 0o644)] {
+        for (name, text, mode) in [
+            ("key.pem", &self.key, 0o600),
+            ("ca.pem", &self.ca, 0o644),
+            ("cert.pem", &self.cert, 0o644),
+        ] {
             dir.replace(name, text.as_bytes(), mode, owner)?;
         }
         Ok(())
     }
 }
 
-/// Puts a new certificate and its key in the place of those in `dir`, after a look at whether they are of use: both at once, whatever happens.
+/// Puts a new certificate and its key in the place of those in `dir`, after a look at whether they
+/// are of use: both at once, whatever happens.
 ///
 /// # Errors
 /// [`CertsError`]; the old ones stay.
 pub fn replace(dir: &Path, role: Role, cert: String, key: String) -> Result<(), CertsError> {
     let path = dir.join("ca.pem");
-    let ca = std::fs::read_to_string(&path).map_err(|source| CertsError::File { verb: "read", path, source })?;
+    let ca = std::fs::read_to_string(&path).map_err(|source| CertsError::File {
+        verb: "read",
+        path,
+        source,
+    })?;
     Credentials::from_pem(cert.as_bytes(), key.as_bytes(), ca.as_bytes(), role, dir)?;
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     // Several of a user's commands may do this at once.
     let new = format!(".{name}.{}.new", std::process::id());
     let beside = dir.with_file_name(&new);
-    let failed = |source: std::io::Error| CertsError::File { verb: "replace", path: dir.into(), source };
+    let failed = |source: std::io::Error| CertsError::File {
+        verb: "replace",
+        path: dir.into(),
+        source,
+    };
     // Of a try that was interrupted; whatever somebody else has put there is not looked into.
     for left in left_beside(dir, &name, TAKES_LESS) {
         if files::is_our_directory(&left)? {
-            keep_others(&left, dir).and_then(|()| std::fs::remove_dir_all(&left)).map_err(failed)?;
+            keep_others(&left, dir)
+                .and_then(|()| std::fs::remove_dir_all(&left))
+                .map_err(failed)?;
         }
     }
     let parent = Directory::existing(files::parent(dir))?;
     // Root may do this for the account whose they are.
-    let owner = if rustix::process::geteuid().is_root() { Some(Directory::existing(dir)?.owner()) } else { None };
+    let owner = if rustix::process::geteuid().is_root() {
+        Some(Directory::existing(dir)?.owner())
+    } else {
+        None
+    };
     let mut made = parent.create_new(&new)?;
     Issued { cert, key, ca }.write_into(&made, owner)?;
     made.sync();
@@ -153,7 +179,13 @@ pub fn replace(dir: &Path, role: Role, cert: String, key: String) -> Result<(), 
         made.give_to(owner)?;
     }
     let here = rustix::fs::CWD;
-    let exchanged = match rustix::fs::renameat_with(here, &beside, here, dir, rustix::fs::RenameFlags::EXCHANGE) {
+    let exchanged = match rustix::fs::renameat_with(
+        here,
+        &beside,
+        here,
+        dir,
+        rustix::fs::RenameFlags::EXCHANGE,
+    ) {
         // As on NFS (rename(2), RENAME_EXCHANGE).
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => exchange(&beside, dir),
         exchanged => exchanged.map_err(Into::into),
@@ -162,11 +194,13 @@ pub fn replace(dir: &Path, role: Role, cert: String, key: String) -> Result<(), 
         let _ = std::fs::remove_dir_all(&beside);
         return Err(failed(e));
     }
-    // The new one is there, whatever becomes of the old one's directory: the next renewal looks after it again.
+    // The new one is there, whatever becomes of the old one's directory: the next renewal looks
+    // after it again.
     if keep_others(&beside, dir).is_ok() {
         let _ = std::fs::remove_dir_all(&beside);
     }
-    // Whoever revokes the old one when the new one is seen must not find the old one here after a power failure.
+    // Whoever revokes the old one when the new one is seen must not find the old one here after a
+    // power failure.
     parent.sync();
     Ok(())
 }
@@ -183,28 +217,47 @@ pub fn can_replace(dir: &Path) -> Result<(), CertsError> {
 fn keep_others(from: &Path, to: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
-        if !["key.pem", "ca.pem", "cert.pem"].iter().any(|ours| entry.file_name() == *ours) {
+        if !["key.pem", "ca.pem", "cert.pem"]
+            .iter()
+            .any(|ours| entry.file_name() == *ours)
+        {
             std::fs::rename(entry.path(), to.join(entry.file_name()))?;
         }
     }
     Ok(())
 }
 
-/// Directories of this account's that were left by whoever was killed while they put a certificate into the place of that in `dir`: those of this
-/// process's number, and those that have been there for as long as `rest`.
+/// Directories of this account's that were left by whoever was killed while they put a certificate
+/// into the place of that in `dir`: those of this process's number, and those that have been there
+/// for as long as `rest`.
 fn left_beside(dir: &Path, name: &str, rest: Duration) -> Vec<PathBuf> {
     let is_left = |path: &Path| {
         // A rename counts, and what is in the directory does not.
-        let since =
-            std::fs::symlink_metadata(path).map(|meta| UNIX_EPOCH + Duration::new(meta.ctime() as u64, meta.ctime_nsec() as u32));
-        since.is_ok_and(|since| since.elapsed().is_ok_and(|ago| ago >= rest)) && files::is_our_directory(path).unwrap_or(false)
+        let since = std::fs::symlink_metadata(path)
+            .map(|meta| UNIX_EPOCH + Duration::new(meta.ctime() as u64, meta.ctime_nsec() as u32));
+        since.is_ok_and(|since| since.elapsed().is_ok_and(|ago| ago >= rest))
+            && files::is_our_directory(path).unwrap_or(false)
     };
     let number = |path: &Path| {
-        let rest = path.file_name()?.to_str()?.strip_prefix(&format!(".{name}."))?;
-        rest.strip_suffix(".new").or_else(|| rest.strip_suffix(&format!(".{SET_ASIDE}")))?.parse::<u32>().ok()
+        let rest = path
+            .file_name()?
+            .to_str()?
+            .strip_prefix(&format!(".{name}."))?;
+        rest.strip_suffix(".new")
+            .or_else(|| rest.strip_suffix(&format!(".{SET_ASIDE}")))?
+            .parse::<u32>()
+            .ok()
     };
-    let entries = std::fs::read_dir(files::parent(dir)).into_iter().flatten().flatten().map(|entry| entry.path());
-    entries.filter(|path| number(path).is_some_and(|number| number == std::process::id() || is_left(path))).collect()
+    let entries = std::fs::read_dir(files::parent(dir))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    entries
+        .filter(|path| {
+            number(path).is_some_and(|number| number == std::process::id() || is_left(path))
+        })
+        .collect()
 }
 
 fn third(beside: &Path) -> PathBuf {
@@ -230,8 +283,8 @@ pub struct Signed {
     pub ca: String,
 }
 
-/// A new key, and the request to certify it: `(key, request)`, in PEM form and as DER. The request asks for no name: whoever signs it
-/// decides who its holder is.
+/// A new key, and the request to certify it: `(key, request)`, in PEM form and as DER. The request
+/// asks for no name: whoever signs it decides who its holder is.
 ///
 /// # Errors
 /// [`CertsError::Make`].
@@ -253,7 +306,8 @@ pub fn sign(key: &str, message: &[u8]) -> Result<Vec<u8>, CertsError> {
 pub struct Authority {
     cluster: String,
     ca: String,
-    /// What stands between the leaves and the root, in PEM form: the issuer's certificate, or nothing.
+    /// What stands between the leaves and the root, in PEM form: the issuer's certificate, or
+    /// nothing.
     between: String,
     /// Nothing that it makes lives longer. Seconds since the Unix epoch.
     until: i64,
@@ -261,7 +315,8 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A new root for a new cluster. The cluster's id is `name` and random letters, so that two clusters of one name never mix.
+    /// A new root for a new cluster. The cluster's id is `name` and random letters, so that two
+    /// clusters of one name never mix.
     ///
     /// Returns the authority and the root's private key in PEM form.
     ///
@@ -298,10 +353,21 @@ impl Authority {
             return Err(CertsError::Pair);
         }
         let issuer = Issuer::from_ca_cert_pem(own, key)?;
-        let cluster = der_of(ca).and_then(|der| identity::details(&der).ok()).map(|d| d.common_name).unwrap_or_default();
+        let cluster = der_of(ca)
+            .and_then(|der| identity::details(&der).ok())
+            .map(|d| d.common_name)
+            .unwrap_or_default();
         named(&cluster, Role::Coordinator, "")?;
-        let (_, until) = der_of(own).and_then(|der| identity::validity(&der).ok()).unwrap_or_default();
-        Ok(Self { cluster, ca: ca.into(), between: between.into(), until, issuer })
+        let (_, until) = der_of(own)
+            .and_then(|der| identity::validity(&der).ok())
+            .unwrap_or_default();
+        Ok(Self {
+            cluster,
+            ca: ca.into(),
+            between: between.into(),
+            until,
+            issuer,
+        })
     }
 
     /// The issuer in `dir`, as [`ClusterDir::issue_issuer`] made it.
@@ -313,7 +379,11 @@ impl Authority {
             let path = dir.join(name);
             std::fs::read_to_string(&path).map_err(|source| match source.kind() {
                 std::io::ErrorKind::NotFound => CertsError::NoIssuer(dir.into()),
-                _ => CertsError::File { verb: "read", path, source },
+                _ => CertsError::File {
+                    verb: "read",
+                    path,
+                    source,
+                },
             })
         };
         Self::new(&read("ca.pem")?, &read("cert.pem")?, &read("key.pem")?)
@@ -335,7 +405,11 @@ impl Authority {
         });
         let key = KeyPair::generate()?;
         let cert = params.signed_by(&key, &self.issuer)?;
-        Ok(Issued { cert: cert.pem(), key: key.serialize_pem(), ca: self.ca.clone() })
+        Ok(Issued {
+            cert: cert.pem(),
+            key: key.serialize_pem(),
+            ca: self.ca.clone(),
+        })
     }
 
     /// The root, in PEM form.
@@ -348,7 +422,8 @@ impl Authority {
         &self.cluster
     }
 
-    /// When its own certificate ends, and with it whatever it makes; in seconds since the Unix epoch.
+    /// When its own certificate ends, and with it whatever it makes; in seconds since the Unix
+    /// epoch.
     pub fn until(&self) -> i64 {
         self.until
     }
@@ -364,23 +439,44 @@ impl Authority {
     fn issue_for(&self, role: Role, name: &str, life: Duration) -> Result<Issued, CertsError> {
         let key = KeyPair::generate()?;
         let cert = self.leaf(role, name, life, &key)?;
-        Ok(Issued { cert, key: key.serialize_pem(), ca: self.ca.clone() })
+        Ok(Issued {
+            cert,
+            key: key.serialize_pem(),
+            ca: self.ca.clone(),
+        })
     }
 
     /// Certifies the key of a request (DER). Whatever else the request asks for is ignored.
     ///
     /// # Errors
     /// [`CertsError::Request`], and those of [`Authority::issue`].
-    pub fn sign(&self, role: Role, name: &str, life: Duration, request: &[u8]) -> Result<Signed, CertsError> {
-        let request = CertificateSigningRequestParams::from_der(&request.to_vec().into()).map_err(CertsError::Request)?;
+    pub fn sign(
+        &self,
+        role: Role,
+        name: &str,
+        life: Duration,
+        request: &[u8],
+    ) -> Result<Signed, CertsError> {
+        let request = CertificateSigningRequestParams::from_der(&request.to_vec().into())
+            .map_err(CertsError::Request)?;
         let cert = self.leaf(role, name, life, &request.public_key)?;
-        Ok(Signed { cert, ca: self.ca.clone() })
+        Ok(Signed {
+            cert,
+            ca: self.ca.clone(),
+        })
     }
 
-    fn leaf(&self, role: Role, name: &str, life: Duration, key: &impl PublicKeyData) -> Result<String, CertsError> {
+    fn leaf(
+        &self,
+        role: Role,
+        name: &str,
+        life: Duration,
+        key: &impl PublicKeyData,
+    ) -> Result<String, CertsError> {
         let id = named(&self.cluster, role, name)?;
         let mut params = base_params(if name.is_empty() { role.as_str() } else { name }, life)?;
-        let until = OffsetDateTime::from_unix_timestamp(self.until).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let until =
+            OffsetDateTime::from_unix_timestamp(self.until).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         params.not_after = params.not_after.min(until);
         if params.not_after <= OffsetDateTime::now_utc() && !life.is_zero() {
             return Err(CertsError::Expired);
@@ -388,10 +484,14 @@ impl Authority {
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
-        params.subject_alt_names.push(SanType::URI(id.uri().try_into()?));
+        params
+            .subject_alt_names
+            .push(SanType::URI(id.uri().try_into()?));
         params.extended_key_usages = match role {
             Role::Coordinator => {
-                params.subject_alt_names.push(SanType::DnsName(Identity::coordinator_dns(&self.cluster).try_into()?));
+                params.subject_alt_names.push(SanType::DnsName(
+                    Identity::coordinator_dns(&self.cluster).try_into()?,
+                ));
                 vec![ExtendedKeyUsagePurpose::ServerAuth]
             }
             Role::Agent | Role::User => vec![ExtendedKeyUsagePurpose::ClientAuth],
@@ -400,7 +500,8 @@ impl Authority {
     }
 }
 
-/// A cluster's directory: `ca.pem`, `ca-key.pem`, and `issued.jsonl`, which records every certificate that was made.
+/// A cluster's directory: `ca.pem`, `ca-key.pem`, and `issued.jsonl`, which records every
+/// certificate that was made.
 pub struct ClusterDir(PathBuf);
 
 impl ClusterDir {
@@ -428,14 +529,19 @@ impl ClusterDir {
             let path = dir.join(name);
             std::fs::read_to_string(&path).map_err(|source| match source.kind() {
                 std::io::ErrorKind::NotFound => CertsError::NoCluster(dir.into()),
-                _ => CertsError::File { verb: "read", path, source },
+                _ => CertsError::File {
+                    verb: "read",
+                    path,
+                    source,
+                },
             })
         };
         let authority = Authority::from_pem(&read("ca.pem")?, &read("ca-key.pem")?)?;
         Ok((Self(dir.into()), authority))
     }
 
-    /// Where the files of a certificate go unless told otherwise: `agents/HOST`, `users/NAME`, `coordinator`.
+    /// Where the files of a certificate go unless told otherwise: `agents/HOST`, `users/NAME`,
+    /// `coordinator`.
     pub fn place(&self, role: Role, name: &str) -> PathBuf {
         match role {
             Role::Agent => self.0.join("agents").join(name),
@@ -468,7 +574,12 @@ impl ClusterDir {
     ///
     /// # Errors
     /// [`CertsError`].
-    pub fn issue_issuer(&self, authority: &Authority, days: u32, out: Option<&Path>) -> Result<PathBuf, CertsError> {
+    pub fn issue_issuer(
+        &self,
+        authority: &Authority,
+        days: u32,
+        out: Option<&Path>,
+    ) -> Result<PathBuf, CertsError> {
         let issued = authority.issuer(days)?;
         let place = out.map_or_else(|| self.0.join("issuer"), Path::to_path_buf);
         self.record(&issued, "issuer", "")?;
@@ -480,9 +591,14 @@ impl ClusterDir {
         let path = self.0.join("issued.jsonl");
         let der = der_of(&issued.cert).unwrap_or_default();
         let (_, not_after) = identity::validity(&der).unwrap_or_default();
-        let serial = identity::details(&der).map(|d| d.serial).unwrap_or_default();
-        let expires = jiff::Timestamp::from_second(not_after).map(|t| t.to_string()).unwrap_or_default();
-        let line = serde_json::json!({"serial": serial, "role": role, "name": name, "expires": expires});
+        let serial = identity::details(&der)
+            .map(|d| d.serial)
+            .unwrap_or_default();
+        let expires = jiff::Timestamp::from_second(not_after)
+            .map(|t| t.to_string())
+            .unwrap_or_default();
+        let line =
+            serde_json::json!({"serial": serial, "role": role, "name": name, "expires": expires});
         OpenOptions::new()
             .create(true)
             .append(true)
@@ -490,7 +606,11 @@ impl ClusterDir {
             .custom_flags(OFlags::NOFOLLOW.bits() as i32)
             .open(&path)
             .and_then(|mut file| writeln!(file, "{line}"))
-            .map_err(|source| CertsError::File { verb: "write", path, source })
+            .map_err(|source| CertsError::File {
+                verb: "write",
+                path,
+                source,
+            })
     }
 }
 
@@ -500,7 +620,8 @@ pub fn der_of(pem: &str) -> Option<Vec<u8>> {
 }
 
 fn named(cluster: &str, role: Role, name: &str) -> Result<Identity, CertsError> {
-    Identity::new(cluster, role, name).map_err(|e| CertsError::Name(if name.is_empty() { cluster } else { name }.into(), e))
+    Identity::new(cluster, role, name)
+        .map_err(|e| CertsError::Name(if name.is_empty() { cluster } else { name }.into(), e))
 }
 
 /// So many of them.
@@ -510,7 +631,9 @@ pub fn days(number: u32) -> Duration {
 
 fn base_params(common_name: &str, life: Duration) -> Result<CertificateParams, CertsError> {
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, common_name);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
     let now = OffsetDateTime::now_utc();
     params.not_before = now - BACKDATE.min(life / 10);
     params.not_after = now + life;
@@ -523,7 +646,9 @@ fn base_params(common_name: &str, life: Duration) -> Result<CertificateParams, C
 }
 
 fn fill_random(bytes: &mut [u8]) -> Result<(), CertsError> {
-    ring::rand::SystemRandom::new().fill(bytes).map_err(|_| CertsError::Random)
+    ring::rand::SystemRandom::new()
+        .fill(bytes)
+        .map_err(|_| CertsError::Random)
 }
 
 #[cfg(test)]
@@ -533,20 +658,32 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn lives(pem: &str) -> i64 {
-        let (from, until) = identity::validity(&der_of(pem).expect("a certificate")).expect("a validity");
+        let (from, until) =
+            identity::validity(&der_of(pem).expect("a certificate")).expect("a validity");
         until - from
     }
 
     #[test]
     fn every_certificate_has_its_own_validity_serial_and_role() {
         let (authority, _) = Authority::create("mezcal").expect("created");
-        let a = authority.issue(Role::Agent, "mezcal01.cl.ecei.tohoku.ac.jp", 30).expect("issued");
-        let b = authority.issue(Role::Agent, "mezcal01.cl.ecei.tohoku.ac.jp", 30).expect("issued");
+        let a = authority
+            .issue(Role::Agent, "mezcal01.cl.ecei.tohoku.ac.jp", 30)
+            .expect("issued");
+        let b = authority
+            .issue(Role::Agent, "mezcal01.cl.ecei.tohoku.ac.jp", 30)
+            .expect("issued");
         assert_eq!(lives(&a.cert), 30 * 86_400 + 300);
-        let serial = |pem: &str| identity::details(&der_of(pem).expect("der")).expect("details").serial;
+        let serial = |pem: &str| {
+            identity::details(&der_of(pem).expect("der"))
+                .expect("details")
+                .serial
+        };
         assert_ne!(serial(&a.cert), serial(&b.cert));
         let id = Identity::from_der(&der_of(&a.cert).expect("der")).expect("identity");
-        assert_eq!((id.role, id.name.as_str()), (Role::Agent, "mezcal01.cl.ecei.tohoku.ac.jp"));
+        assert_eq!(
+            (id.role, id.name.as_str()),
+            (Role::Agent, "mezcal01.cl.ecei.tohoku.ac.jp")
+        );
         assert!(id.cluster.starts_with("mezcal-"));
         assert!(authority.issue(Role::User, "Not A Name", 30).is_err());
         assert!(Authority::create("Bad Name").is_err());
@@ -557,15 +694,28 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let identity = dir.path().join("mezcal");
         let (authority, _) = Authority::create("mezcal").expect("created");
-        authority.issue(Role::User, "okazaki", 1).expect("issued").write(&identity).expect("written");
+        authority
+            .issue(Role::User, "okazaki", 1)
+            .expect("issued")
+            .write(&identity)
+            .expect("written");
         std::fs::create_dir(identity.join("profiles")).expect("made");
         std::fs::write(identity.join("profiles/mezcal.toml"), "kept").expect("written");
         let new = authority.issue(Role::User, "okazaki", 1).expect("issued");
         // Of another key it does not.
-        let (old, (other, _)) = (std::fs::read_to_string(identity.join("key.pem")).expect("there"), request().expect("a key"));
+        let (old, (other, _)) = (
+            std::fs::read_to_string(identity.join("key.pem")).expect("there"),
+            request().expect("a key"),
+        );
         let refused = replace(&identity, Role::User, new.cert.clone(), other).expect_err("no pair");
-        assert!(matches!(refused, CertsError::Useless(CredentialsError::Pair { .. })), "{refused:?}");
-        assert_eq!(std::fs::read_to_string(identity.join("key.pem")).expect("there"), old);
+        assert!(
+            matches!(refused, CertsError::Useless(CredentialsError::Pair { .. })),
+            "{refused:?}"
+        );
+        assert_eq!(
+            std::fs::read_to_string(identity.join("key.pem")).expect("there"),
+            old
+        );
         // Some were interrupted; of others nobody knows yet.
         let interrupted = |number: u32| dir.path().join(format!(".mezcal.{number}.new"));
         for (number, file) in [(std::process::id(), "more"), (0, "theirs")] {
@@ -573,25 +723,55 @@ mod tests {
             std::fs::write(interrupted(number).join(file), "kept").expect("written");
         }
         std::fs::create_dir(dir.path().join(".mezcal.no.new")).expect("made");
-        assert_eq!(left_beside(&identity, "mezcal", TAKES_LESS), [interrupted(std::process::id())]);
-        assert_eq!(left_beside(&identity, "mezcal", Duration::ZERO).len(), 2, "later on they are left, too");
+        assert_eq!(
+            left_beside(&identity, "mezcal", TAKES_LESS),
+            [interrupted(std::process::id())]
+        );
+        assert_eq!(
+            left_beside(&identity, "mezcal", Duration::ZERO).len(),
+            2,
+            "later on they are left, too"
+        );
         std::fs::remove_dir(dir.path().join(".mezcal.no.new")).expect("removed");
         replace(&identity, Role::User, new.cert.clone(), new.key).expect("replaced");
-        assert_eq!(std::fs::read_to_string(identity.join("more")).expect("there"), "kept");
+        assert_eq!(
+            std::fs::read_to_string(identity.join("more")).expect("there"),
+            "kept"
+        );
         std::fs::remove_dir_all(interrupted(0)).expect("left to whoever is at it");
-        assert_eq!(std::fs::read_to_string(identity.join("cert.pem")).expect("there"), new.cert);
-        assert_eq!(std::fs::read_to_string(identity.join("profiles/mezcal.toml")).expect("there"), "kept");
-        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 1, "nothing is left beside it");
+        assert_eq!(
+            std::fs::read_to_string(identity.join("cert.pem")).expect("there"),
+            new.cert
+        );
+        assert_eq!(
+            std::fs::read_to_string(identity.join("profiles/mezcal.toml")).expect("there"),
+            "kept"
+        );
+        assert_eq!(
+            std::fs::read_dir(dir.path()).expect("readable").count(),
+            1,
+            "nothing is left beside it"
+        );
         // In steps.
         let other = dir.path().join("other.new");
         std::fs::create_dir(&other).expect("made");
         exchange(&other, &identity).expect("exchanged");
         assert!(other.join("profiles").exists() && !identity.join("profiles").exists());
-        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 2, "nothing else is left");
-        assert!(exchange(&dir.path().join("none"), &identity).is_err() && identity.exists(), "it is put back");
+        assert_eq!(
+            std::fs::read_dir(dir.path()).expect("readable").count(),
+            2,
+            "nothing else is left"
+        );
+        assert!(
+            exchange(&dir.path().join("none"), &identity).is_err() && identity.exists(),
+            "it is put back"
+        );
         // Killed between two steps.
         std::fs::rename(&identity, third(&dir.path().join(".mezcal.1.new"))).expect("renamed");
-        assert!(IdentityFiles::read(&identity).is_err() && identity.exists(), "it is put back, and is the empty one");
+        assert!(
+            IdentityFiles::read(&identity).is_err() && identity.exists(),
+            "it is put back, and is the empty one"
+        );
     }
 
     #[test]
@@ -599,12 +779,18 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let identity = dir.path().join("mezcal");
         let (authority, _) = Authority::create("mezcal").expect("created");
-        authority.issue(Role::User, "okazaki", 1).expect("issued").write(&identity).expect("written");
+        authority
+            .issue(Role::User, "okazaki", 1)
+            .expect("issued")
+            .write(&identity)
+            .expect("written");
         let over = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| {
                 while !over.load(std::sync::atomic::Ordering::Relaxed) {
-                    Credentials::load(&identity, Role::User).map(|_| ()).expect("a pair");
+                    Credentials::load(&identity, Role::User)
+                        .map(|_| ())
+                        .expect("a pair");
                 }
             });
             for _ in 0..200 {
@@ -618,27 +804,41 @@ mod tests {
 
     #[test]
     fn nothing_is_signed_with_a_key_that_is_not_the_issuers() {
-        let ((root, _), (_, other)) =
-            (Authority::create("mezcal").expect("created"), Authority::create("mezcal").expect("created"));
-        assert!(matches!(Authority::from_pem(root.root(), &other), Err(CertsError::Pair)));
+        let ((root, _), (_, other)) = (
+            Authority::create("mezcal").expect("created"),
+            Authority::create("mezcal").expect("created"),
+        );
+        assert!(matches!(
+            Authority::from_pem(root.root(), &other),
+            Err(CertsError::Pair)
+        ));
     }
 
     #[test]
     fn an_issuer_signs_what_a_request_is_allowed_and_not_what_it_asks_for() {
         let (root, _) = Authority::create("mezcal").expect("created");
         let tmp = tempfile::tempdir().expect("a directory");
-        root.issuer(365).expect("made").write(tmp.path()).expect("written");
+        root.issuer(365)
+            .expect("made")
+            .write(tmp.path())
+            .expect("written");
         let issuer = Authority::load(tmp.path()).expect("usable");
         assert_eq!(issuer.cluster(), root.cluster());
         // Somebody who would like to be more than they are.
         let key = KeyPair::generate().expect("a key");
         let mut wish = CertificateParams::default();
-        wish.subject_alt_names.push(SanType::URI(format!("spiffe://{}/coordinator", root.cluster()).try_into().expect("a URI")));
+        wish.subject_alt_names.push(SanType::URI(
+            format!("spiffe://{}/coordinator", root.cluster())
+                .try_into()
+                .expect("a URI"),
+        ));
         wish.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         wish.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let request = wish.serialize_request(&key).expect("a request");
         let life = Duration::from_secs(3600);
-        let signed = issuer.sign(Role::Agent, "mezcal01", life, request.der()).expect("signed");
+        let signed = issuer
+            .sign(Role::Agent, "mezcal01", life, request.der())
+            .expect("signed");
         let der = der_of(&signed.cert).expect("der");
         let id = Identity::from_der(&der).expect("an identity");
         assert_eq!((id.role, id.name.as_str()), (Role::Agent, "mezcal01"));
@@ -654,13 +854,25 @@ mod tests {
                 Path::new("d"),
             )
         };
-        usable(Role::Agent).map(|_| ()).expect("it descends from the root");
+        usable(Role::Agent)
+            .map(|_| ())
+            .expect("it descends from the root");
         let mut forged = request.der().to_vec();
         let last = forged.len() - 1;
         forged[last] ^= 1;
-        assert!(matches!(issuer.sign(Role::Agent, "mezcal01", life, &forged), Err(CertsError::Request(_))));
+        assert!(matches!(
+            issuer.sign(Role::Agent, "mezcal01", life, &forged),
+            Err(CertsError::Request(_))
+        ));
         // Nothing outlives its issuer.
-        let long = issuer.sign(Role::User, "okazaki", Duration::from_secs(4000 * DAY), request.der()).expect("signed");
+        let long = issuer
+            .sign(
+                Role::User,
+                "okazaki",
+                Duration::from_secs(4000 * DAY),
+                request.der(),
+            )
+            .expect("signed");
         assert!(lives(&long.cert) <= 365 * 86_400 + 300);
     }
 
@@ -668,23 +880,56 @@ mod tests {
     fn a_certificate_without_its_one_usage_and_its_one_name_says_nothing() {
         let (root, _) = Authority::create("mezcal").expect("created");
         let key = KeyPair::generate().expect("a key");
-        let uri = |role: &str| SanType::URI(format!("spiffe://{}/{role}", root.cluster()).try_into().expect("a URI"));
-        let (client, server) = (ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth);
+        let uri = |role: &str| {
+            SanType::URI(
+                format!("spiffe://{}/{role}", root.cluster())
+                    .try_into()
+                    .expect("a URI"),
+            )
+        };
+        let (client, server) = (
+            ExtendedKeyUsagePurpose::ClientAuth,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        );
         let cases = [
             (vec![uri("agent/a")], vec![], "extended key usage"),
-            (vec![uri("agent/a")], vec![client.clone(), server.clone()], "extended key usage"),
-            (vec![uri("agent/a")], vec![server.clone()], "extended key usage"),
-            (vec![uri("coordinator")], vec![client.clone()], "extended key usage"),
-            (vec![uri("agent/a"), uri("user/b")], vec![client.clone()], "2 role URIs"),
+            (
+                vec![uri("agent/a")],
+                vec![client.clone(), server.clone()],
+                "extended key usage",
+            ),
+            (
+                vec![uri("agent/a")],
+                vec![server.clone()],
+                "extended key usage",
+            ),
+            (
+                vec![uri("coordinator")],
+                vec![client.clone()],
+                "extended key usage",
+            ),
+            (
+                vec![uri("agent/a"), uri("user/b")],
+                vec![client.clone()],
+                "2 role URIs",
+            ),
             (vec![], vec![client.clone()], "0 role URIs"),
-            (vec![uri("agent/../coordinator")], vec![client.clone()], "role URI"),
+            (
+                vec![uri("agent/../coordinator")],
+                vec![client.clone()],
+                "role URI",
+            ),
             (vec![uri("agent/A")], vec![client], "role URI"),
         ];
         for (names, usages, why) in cases {
             let mut params = base_params("x", days(1)).expect("parameters");
             (params.subject_alt_names, params.extended_key_usages) = (names.clone(), usages);
-            let cert = params.signed_by(&key, &root.issuer).expect("signed by the right root");
-            let refused = Identity::from_der(cert.der()).expect_err("refused").to_string();
+            let cert = params
+                .signed_by(&key, &root.issuer)
+                .expect("signed by the right root");
+            let refused = Identity::from_der(cert.der())
+                .expect_err("refused")
+                .to_string();
             assert!(refused.contains(why), "{names:?}: {refused}");
         }
     }
@@ -694,19 +939,47 @@ mod tests {
         let tmp = tempfile::tempdir().expect("a directory");
         let dir = tmp.path().join("pki");
         let (cluster, authority) = ClusterDir::init(&dir, "mezcal").expect("made");
-        assert!(matches!(ClusterDir::init(&dir, "mezcal"), Err(CertsError::Exists(_))));
-        let place = cluster.issue(&authority, Role::User, "okazaki", days(30), None).expect("issued");
+        assert!(matches!(
+            ClusterDir::init(&dir, "mezcal"),
+            Err(CertsError::Exists(_))
+        ));
+        let place = cluster
+            .issue(&authority, Role::User, "okazaki", days(30), None)
+            .expect("issued");
         let mode = |p: &Path| std::fs::metadata(p).expect("there").permissions().mode() & 0o777;
         assert_eq!(mode(&place.join("key.pem")), 0o600);
         assert_eq!(mode(&dir.join("ca-key.pem")), 0o600);
         let (again, authority) = ClusterDir::open(&dir).expect("opened");
-        again.issue(&authority, Role::Coordinator, "", days(90), None).expect("issued");
-        assert_eq!(std::fs::read_to_string(dir.join("issued.jsonl")).expect("recorded").lines().count(), 2);
-        Credentials::load(&place, Role::User).map(|_| ()).expect("usable");
-        let wrong = Credentials::load(&place, Role::Agent).err().expect("wrong role").to_string();
-        assert!(wrong.contains("cert.pem") && wrong.contains("certs issue agent"), "{wrong}");
-        std::fs::set_permissions(place.join("key.pem"), std::fs::Permissions::from_mode(0o644)).expect("chmod");
-        let open = Credentials::load(&place, Role::User).err().expect("open key").to_string();
+        again
+            .issue(&authority, Role::Coordinator, "", days(90), None)
+            .expect("issued");
+        assert_eq!(
+            std::fs::read_to_string(dir.join("issued.jsonl"))
+                .expect("recorded")
+                .lines()
+                .count(),
+            2
+        );
+        Credentials::load(&place, Role::User)
+            .map(|_| ())
+            .expect("usable");
+        let wrong = Credentials::load(&place, Role::Agent)
+            .err()
+            .expect("wrong role")
+            .to_string();
+        assert!(
+            wrong.contains("cert.pem") && wrong.contains("certs issue agent"),
+            "{wrong}"
+        );
+        std::fs::set_permissions(
+            place.join("key.pem"),
+            std::fs::Permissions::from_mode(0o644),
+        )
+        .expect("chmod");
+        let open = Credentials::load(&place, Role::User)
+            .err()
+            .expect("open key")
+            .to_string();
         assert!(open.contains("chmod 600"), "{open}");
     }
 
@@ -716,7 +989,13 @@ mod tests {
         let issued = authority.issue(Role::User, "okazaki", 0).expect("issued");
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
         let load = || {
-            Credentials::from_pem(issued.cert.as_bytes(), issued.key.as_bytes(), issued.ca.as_bytes(), Role::User, Path::new("d"))
+            Credentials::from_pem(
+                issued.cert.as_bytes(),
+                issued.key.as_bytes(),
+                issued.ca.as_bytes(),
+                Role::User,
+                Path::new("d"),
+            )
         };
         let error = loop {
             // It ends with the second in which it was made.
@@ -726,6 +1005,9 @@ mod tests {
             assert!(std::time::Instant::now() < deadline, "it never expires");
             std::thread::yield_now();
         };
-        assert!(error.contains("d/cert.pem expired at 20") && error.contains("certs issue"), "{error}");
+        assert!(
+            error.contains("d/cert.pem expired at 20") && error.contains("certs issue"),
+            "{error}"
+        );
     }
 }

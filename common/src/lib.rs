@@ -5,27 +5,32 @@
 //!
 //! # Words
 //!
-//! One word per idea, everywhere; `tests/tests/tidy.rs` knows words of other systems that are not used here.
+//! One word per idea, everywhere; `tests/tests/tidy.rs` knows words of other systems that are not
+//! used here.
 //!
 //! - **job**: one command of a job list, with its number in the batch and perhaps an `id`.
 //! - **batch**: the jobs of one `run`, under one id.
-//! - **attempt**: one try to run a job. A job has several if it is retried, or if its host was lost.
-//! - **outcome**: how an attempt ended. The outcome of the last attempt is the **result** of the job.
+//! - **attempt**: one try to run a job. A job has several if it is retried, or if its host was
+//!   lost.
+//! - **outcome**: how an attempt ended. The outcome of the last attempt is the **result** of the
+//!   job.
 //! - **coordinator**: the process that knows where every job is.
 //! - **agent**: the persistent process of a host; it has the host's key and fetches jobs.
-//! - **engine**: the process that runs one attempt at a time and proves it dead. **Slot**: its place on the host.
+//! - **engine**: the process that runs one attempt at a time and proves it dead. **Slot**: its
+//!   place on the host.
 //! - **keeper**: the parent of the engines; it outlives the agent.
 //! - **session**: one connection of an agent, from its welcome to its end.
 //! - **placement**: the decision that an attempt runs on a host.
-//! - **lease**: the time for which an agent may run jobs without hearing from the coordinator. **Fence**: the coordinator's wait until a lease has
-//!   surely ended.
+//! - **lease**: the time for which an agent may run jobs without hearing from the coordinator.
+//!   **Fence**: the coordinator's wait until a lease has surely ended.
 //! - **drain**: to give a host no more jobs.
 //! - **terminate**, **grace**, **kill**: the user's signal, the time after it, and SIGKILL.
 //!
 //! # Promises
 //!
-//! P1 once, P2 nothing lost, P3 true cancel, P4 affinity, P5 identity, P6 no crash from outside, P7 honest results: `docs/design/README.md` defines
-//! them, and the code and the tests refer to them by these numbers.
+//! P1 once, P2 nothing lost, P3 true cancel, P4 affinity, P5 identity, P6 no crash from outside, P7
+//! honest results: `docs/design/README.md` defines them, and the code and the tests refer to them
+//! by these numbers.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("Mezcal runs on Linux only: it relies on /proc, subreapers and CLOCK_BOOTTIME");

@@ -1,4 +1,5 @@
-//! What is said between the processes of a cluster. Only data: [`wire`](crate::wire) makes bytes of it.
+//! What is said between the processes of a cluster. Only data: [`wire`](crate::wire) makes bytes of
+//! it.
 
 pub mod agent;
 pub mod client;

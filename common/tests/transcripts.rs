@@ -2,7 +2,9 @@
 
 use mezcal_common::message::agent::{LogHeader, ToAgent, ToCoordinator};
 use mezcal_common::message::client::{BatchTerms, Submission, ToClient, ToService};
-use mezcal_common::message::engine::{EngineToKeeper, FromEngine, FromKeeper, KeeperToEngine, ToEngine, ToKeeper};
+use mezcal_common::message::engine::{
+    EngineToKeeper, FromEngine, FromKeeper, KeeperToEngine, ToEngine, ToKeeper,
+};
 use mezcal_common::wire::codec;
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::Path;
@@ -32,7 +34,10 @@ fn understand<T: Serialize + DeserializeOwned>(body: &[u8]) -> Result<Vec<u8>, c
 }
 
 fn bytes(hex: &str) -> Vec<u8> {
-    (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).expect("hexadecimal")).collect()
+    (0..hex.len())
+        .step_by(2)
+        .map(|i| u8::from_str_radix(&hex[i..i + 2], 16).expect("hexadecimal"))
+        .collect()
 }
 
 #[test]
@@ -44,10 +49,16 @@ fn every_released_version_is_understood() {
         let text = std::fs::read_to_string(&path).expect("a transcript");
         for (number, line) in text.lines().enumerate() {
             let at = format!("{}:{}", path.display(), number + 1);
-            let (name, hex) = line.split_once(' ').unwrap_or_else(|| panic!("{at}: a type and its bytes"));
-            let (_, understand) = SPOKEN.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{at}: {name} is gone"));
+            let (name, hex) = line
+                .split_once(' ')
+                .unwrap_or_else(|| panic!("{at}: a type and its bytes"));
+            let (_, understand) = SPOKEN
+                .iter()
+                .find(|(known, _)| *known == name)
+                .unwrap_or_else(|| panic!("{at}: {name} is gone"));
             let said = bytes(hex);
-            let again = understand(&said).unwrap_or_else(|e| panic!("{at}: {name} is not understood any more: {e:?}"));
+            let again = understand(&said)
+                .unwrap_or_else(|e| panic!("{at}: {name} is not understood any more: {e:?}"));
             assert_eq!(again, said, "{at}: {name} means something else now");
         }
         files += 1;

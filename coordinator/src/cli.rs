@@ -72,7 +72,13 @@ impl Verb {
     /// Whether its results, or the id of what it has begun, go to standard output.
     fn answers_on_stdout(&self) -> bool {
         match self {
-            Verb::Run(args) => args.detach || args.output.as_ref().is_none_or(|path| path.as_os_str() == "-"),
+            Verb::Run(args) => {
+                args.detach
+                    || args
+                        .output
+                        .as_ref()
+                        .is_none_or(|path| path.as_os_str() == "-")
+            }
             Verb::Exec(_)
             | Verb::Hosts(_)
             | Verb::Logs(_)
@@ -112,7 +118,9 @@ pub fn command() -> clap::Command {
 pub fn main(stdout_was_closed: bool, command: fn() -> clap::Command) -> ExitCode {
     crate::client::embedded::heed_children();
     // With this variable set it is a shell that asks, and this answers it and ends.
-    clap_complete::CompleteEnv::with_factory(command).var("MEZCAL_COMPLETE").complete();
+    clap_complete::CompleteEnv::with_factory(command)
+        .var("MEZCAL_COMPLETE")
+        .complete();
     if let Some(hidden) = Hidden::of_this_process() {
         return hidden.run();
     }
@@ -121,7 +129,9 @@ pub fn main(stdout_was_closed: bool, command: fn() -> clap::Command) -> ExitCode
         Err(e) => e.exit(),
     };
     if stdout_was_closed && verb.answers_on_stdout() {
-        tell!("coordinator: standard output is closed, and results would go nowhere; redirect it to a file, or to /dev/null");
+        tell!(
+            "coordinator: standard output is closed, and results would go nowhere; redirect it to a file, or to /dev/null"
+        );
         return ExitCode::from(exit::OUTPUT);
     }
     // A bug in any thread ends the program at once, with a status of its own.
@@ -162,14 +172,19 @@ pub fn main(stdout_was_closed: bool, command: fn() -> clap::Command) -> ExitCode
         Verb::Certs(args) => members::certs(&args),
         Verb::Join(args) => members::join(&args),
         Verb::Serve(args) => serve::run(&args),
-        Verb::Manual { dir } => clap_mangen::generate_to(Cli::command(), dir).map(|()| 0).map_err(Exit::output),
+        Verb::Manual { dir } => clap_mangen::generate_to(Cli::command(), dir)
+            .map(|()| 0)
+            .map_err(Exit::output),
     };
     match result {
         Ok(status) => ExitCode::from(status),
         Err(Exit { status, message }) => {
             for line in mezcal_common::system::limits::named_in(&message).lines() {
                 // It may quote what others have said.
-                tell!("coordinator: {}", mezcal_common::model::escape::for_terminal(line));
+                tell!(
+                    "coordinator: {}",
+                    mezcal_common::model::escape::for_terminal(line)
+                );
             }
             ExitCode::from(status)
         }

@@ -41,7 +41,10 @@ pub struct ReconnectArgs {
 ///
 /// # Errors
 /// Exit 2 without a profile, 3 without a coordinator, and those of `talk`.
-pub fn converse<T>(profile: &ProfileArgs, talk: impl AsyncFnOnce(&mut Remote) -> Result<T, Exit>) -> Result<T, Exit> {
+pub fn converse<T>(
+    profile: &ProfileArgs,
+    talk: impl AsyncFnOnce(&mut Remote) -> Result<T, Exit>,
+) -> Result<T, Exit> {
     converse_for(Duration::MAX, profile, talk)
 }
 
@@ -62,16 +65,25 @@ pub fn converse_for<T>(
         remote.leave().await;
         Ok(result)
     };
-    let silent = |_| Exit::unreachable(format!("the coordinator at {address} did not answer within {}", format_duration(limit)));
+    let silent = |_| {
+        Exit::unreachable(format!(
+            "the coordinator at {address} did not answer within {}",
+            format_duration(limit)
+        ))
+    };
     runtime.block_on(async { tokio::time::timeout(limit, talking).await.map_err(silent)? })
 }
 
-/// Has a user's certificate renewed when half of its life is over, for a client that stays longer than that: for ever.
+/// Has a user's certificate renewed when half of its life is over, for a client that stays longer
+/// than that: for ever.
 pub async fn keep_certificate(address: String, identity: PathBuf) {
     loop {
         let now = WallTime::now().0 / 1_000_000;
-        let (from, until) = certificate_in(&identity).and_then(|der| identity::validity(&der).ok()).unwrap_or((now, now));
-        // At half its life; and when that has been in vain, seldom, but often enough before the end.
+        let (from, until) = certificate_in(&identity)
+            .and_then(|der| identity::validity(&der).ok())
+            .unwrap_or((now, now));
+        // At half its life; and when that has been in vain, seldom, but often enough before the
+        // end.
         let pause = ((until - from) / 100).min((until - now) / 2);
         let left = (from + (until - from) / 2 - now).max(pause).max(0);
         tokio::time::sleep(Duration::from_secs(left as u64).max(RENEWAL_PAUSE)).await;
@@ -84,7 +96,9 @@ pub async fn keep_certificate(address: String, identity: PathBuf) {
 }
 
 fn certificate_in(identity: &Path) -> Option<Vec<u8>> {
-    std::fs::read(identity.join("cert.pem")).ok().and_then(|pem| first_certificate(&pem))
+    std::fs::read(identity.join("cert.pem"))
+        .ok()
+        .and_then(|pem| first_certificate(&pem))
 }
 
 /// A connection to a running coordinator.
@@ -115,9 +129,16 @@ impl Remote {
     pub async fn connect(address: &str, identity: &Path) -> Result<Self, Exit> {
         let credentials = match Credentials::load(identity, Role::User) {
             Err(e @ CredentialsError::Validity { .. }) => {
-                // Whoever has the key of a certificate that has ended gets another one, for a while.
-                let enrol = format!("{}:{}", address.rsplit_once(':').map_or(address, |(host, _)| host), enrol::PORT);
-                let why = |more: String| Exit::unreachable(format!("{}; it is not renewed: {more}", chain(&e)));
+                // Whoever has the key of a certificate that has ended gets another one, for a
+                // while.
+                let enrol = format!(
+                    "{}:{}",
+                    address.rsplit_once(':').map_or(address, |(host, _)| host),
+                    enrol::PORT
+                );
+                let why = |more: String| {
+                    Exit::unreachable(format!("{}; it is not renewed: {more}", chain(&e)))
+                };
                 let renewing = mezcal_certs::renew_expired(&enrol, identity, Role::User);
                 renewing.await.map_err(|more| why(chain(&more)))?;
                 Credentials::load(identity, Role::User)
@@ -125,18 +146,34 @@ impl Remote {
             loaded => loaded,
         };
         let credentials = credentials.map_err(|e| Exit::unreachable(chain(&e)))?;
-        let connector = Connector::new(&credentials, ALPN).map_err(|e| Exit::unreachable(chain(&e)))?;
-        let peer = connector.connect(address, PATIENCE).await.map_err(|e| Exit::unreachable(chain(&e)))?;
-        let mut channel = peer.open::<ToService, ToClient>().await.map_err(Exit::unreachable)?;
-        let hello = ToService::Hello { versions: VERSIONS, program: mezcal_common::VERSION.into() };
+        let connector =
+            Connector::new(&credentials, ALPN).map_err(|e| Exit::unreachable(chain(&e)))?;
+        let peer = connector
+            .connect(address, PATIENCE)
+            .await
+            .map_err(|e| Exit::unreachable(chain(&e)))?;
+        let mut channel = peer
+            .open::<ToService, ToClient>()
+            .await
+            .map_err(Exit::unreachable)?;
+        let hello = ToService::Hello {
+            versions: VERSIONS,
+            program: mezcal_common::VERSION.into(),
+        };
         let _ = channel.sender.send(hello).await;
         let first = connector.first_message(address, &peer, &mut channel).await;
-        let ToClient::Welcome { version, .. } = first.map_err(|e| Exit::unreachable(chain(&e)))? else {
+        let ToClient::Welcome { version, .. } = first.map_err(|e| Exit::unreachable(chain(&e)))?
+        else {
             peer.close(close::PROTOCOL, "the first message must be a welcome");
-            return Err(Exit::unreachable(chain(&connector.why_lost(address, &peer).await)));
+            return Err(Exit::unreachable(chain(
+                &connector.why_lost(address, &peer).await,
+            )));
         };
         Ok(Self {
-            port: ClientPort { requests: channel.sender, answers: channel.receiver },
+            port: ClientPort {
+                requests: channel.sender,
+                answers: channel.receiver,
+            },
             address: address.into(),
             version,
             connector,
@@ -150,7 +187,11 @@ impl Remote {
     ///
     /// # Errors
     /// Exit 3 when the connection ends before.
-    pub async fn ask<T>(&mut self, request: ToService, pick: impl Fn(ToClient) -> Option<T>) -> Result<T, Exit> {
+    pub async fn ask<T>(
+        &mut self,
+        request: ToService,
+        pick: impl Fn(ToClient) -> Option<T>,
+    ) -> Result<T, Exit> {
         let _ = self.port.requests.send(request).await;
         self.next(pick).await
     }
@@ -172,7 +213,9 @@ impl Remote {
     ///
     /// # Errors
     /// The connection has ended.
-    pub async fn bulk<H: serde::de::DeserializeOwned>(&self) -> Result<(H, BulkReceiver), CutShort> {
+    pub async fn bulk<H: serde::de::DeserializeOwned>(
+        &self,
+    ) -> Result<(H, BulkReceiver), CutShort> {
         self.peer.accept_bulk().await
     }
 
@@ -181,7 +224,8 @@ impl Remote {
         self.peer.was_refused() && !self.has_other_certificate()
     }
 
-    /// Reaches a coordinator again that was lost, within so long. False if that has been in vain. Cancel-safe.
+    /// Reaches a coordinator again that was lost, within so long. False if that has been in vain.
+    /// Cancel-safe.
     pub async fn reach_again(&mut self, patience: Duration) -> bool {
         let give_up = Instant::now() + patience;
         let mut pause = FIRST_PAUSE;
@@ -200,7 +244,8 @@ impl Remote {
         false
     }
 
-    /// Whether another certificate is there by now than the one of this connection, or that one has ended, so that another can be had.
+    /// Whether another certificate is there by now than the one of this connection, or that one has
+    /// ended, so that another can be had.
     fn has_other_certificate(&self) -> bool {
         let over = |(_, until)| until <= WallTime::now().0 / 1_000_000;
         certificate_in(&self.identity).is_some_and(|now| now != self.certificate)
@@ -214,7 +259,16 @@ impl Remote {
             ToClient::Renewed { cert, .. } => Some(cert),
             _ => None,
         };
-        let cert = self.ask(ToService::Renew { request: 1, csr: csr.into() }, pick).await.map_err(|e| e.message)??;
+        let cert = self
+            .ask(
+                ToService::Renew {
+                    request: 1,
+                    csr: csr.into(),
+                },
+                pick,
+            )
+            .await
+            .map_err(|e| e.message)??;
         mezcal_certs::replace(&self.identity, Role::User, cert, key).map_err(|e| chain(&e))
     }
 
@@ -223,7 +277,8 @@ impl Remote {
         chain(&self.connector.why_lost(&self.address, &self.peer).await)
     }
 
-    /// Leaves: we have received the last message, so we close. A certificate that has lived for half its life is renewed before.
+    /// Leaves: we have received the last message, so we close. A certificate that has lived for
+    /// half its life is renewed before.
     pub async fn leave(mut self) {
         if renewal_is_due(&self.certificate)
             && let Ok(Err(why)) = tokio::time::timeout(PATIENCE, self.renew()).await

@@ -1,4 +1,5 @@
-//! Exit statuses of `coordinator`, as its help and the README document them; sysexits(3) numbers where one fits.
+//! Exit statuses of `coordinator`, as its help and the README document them; sysexits(3) numbers
+//! where one fits.
 
 pub use mezcal_common::model::escape::chain;
 
@@ -27,16 +28,25 @@ pub struct Exit {
 impl Exit {
     /// An error of usage or input.
     pub fn usage(message: impl std::fmt::Display) -> Self {
-        Self { status: USAGE, message: message.to_string() }
+        Self {
+            status: USAGE,
+            message: message.to_string(),
+        }
     }
 
     /// No coordinator, no agents, no permission.
     pub fn unreachable(message: impl std::fmt::Display) -> Self {
-        Self { status: UNREACHABLE, message: message.to_string() }
+        Self {
+            status: UNREACHABLE,
+            message: message.to_string(),
+        }
     }
 
     /// Output that cannot be written.
     pub fn output(message: impl std::fmt::Display) -> Self {
-        Self { status: OUTPUT, message: message.to_string() }
+        Self {
+            status: OUTPUT,
+            message: message.to_string(),
+        }
     }
 }

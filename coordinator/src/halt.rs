@@ -2,7 +2,8 @@
 
 use mezcal_common::message::client::{Halt, HaltCount, HaltWhy};
 
-/// Reads `never`, `WHEN,WHY=N` or `WHEN,WHY=N%`; also the short forms 0 (never), 1 (`soon,fail=1`) and 2 (`now,fail=1`).
+/// Reads `never`, `WHEN,WHY=N` or `WHEN,WHY=N%`; also the short forms 0 (never), 1 (`soon,fail=1`)
+/// and 2 (`now,fail=1`).
 ///
 /// # Errors
 /// For the reader.
@@ -34,7 +35,10 @@ fn read(text: &str) -> Option<Halt> {
     };
     let count = match count.strip_suffix('%') {
         Some(percent) => {
-            let percent: f64 = percent.parse().ok().filter(|p| (0.0..=100.0).contains(p) && *p > 0.0)?;
+            let percent: f64 = percent
+                .parse()
+                .ok()
+                .filter(|p| (0.0..=100.0).contains(p) && *p > 0.0)?;
             HaltCount::Share((percent * 100.0).round().max(1.0) as u32)
         }
         None => HaltCount::Jobs(count.parse().ok().filter(|n| *n > 0)?),
@@ -50,13 +54,30 @@ mod tests {
     fn rules_read_as_gnu_parallel_writes_them() {
         let halt = |now, why, count| Ok(Some(Halt { now, why, count }));
         assert_eq!(parse("never"), Ok(None));
-        assert_eq!(parse("now,fail=1"), halt(true, HaltWhy::Fail, HaltCount::Jobs(1)));
+        assert_eq!(
+            parse("now,fail=1"),
+            halt(true, HaltWhy::Fail, HaltCount::Jobs(1))
+        );
         assert_eq!(parse("2"), halt(true, HaltWhy::Fail, HaltCount::Jobs(1)));
-        assert_eq!(parse("soon,success=3"), halt(false, HaltWhy::Success, HaltCount::Jobs(3)));
-        assert_eq!(parse("soon,done=12.5%"), halt(false, HaltWhy::Done, HaltCount::Share(1250)));
-        for wrong in
-            ["", "now", "now,fail", "now,fail=0", "later,fail=1", "now,fail=101%", "now,fail=0%", "now,fail=-1", "now,lost=1"]
-        {
+        assert_eq!(
+            parse("soon,success=3"),
+            halt(false, HaltWhy::Success, HaltCount::Jobs(3))
+        );
+        assert_eq!(
+            parse("soon,done=12.5%"),
+            halt(false, HaltWhy::Done, HaltCount::Share(1250))
+        );
+        for wrong in [
+            "",
+            "now",
+            "now,fail",
+            "now,fail=0",
+            "later,fail=1",
+            "now,fail=101%",
+            "now,fail=0%",
+            "now,fail=-1",
+            "now,lost=1",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -1,7 +1,8 @@
 //! Reading job lists: JSON Lines, one JSON array, or plain shell lines.
 //!
-//! The whole text stays in memory and jobs are spans of it, so a million jobs cost their text and twelve bytes each. Everything is
-//! checked before anything starts, and all that is wrong is reported at once with file, line, column and key.
+//! The whole text stays in memory and jobs are spans of it, so a million jobs cost their text and
+//! twelve bytes each. Everything is checked before anything starts, and all that is wrong is
+//! reported at once with file, line, column and key.
 
 mod keys;
 pub mod locate;
@@ -21,7 +22,8 @@ use mezcal_common::model::duration::{from_seconds, parse_duration};
 use mezcal_common::model::hosts;
 use mezcal_common::model::ids::JobNumber;
 use mezcal_common::model::job::{
-    BatchContext, Command, JobSpec, Leftover, MAX_AFTER, MAX_ARG_STRLEN, MAX_CONTEXT, MAX_SPEC, RESERVED_ENV, SHELL_PREFIX,
+    BatchContext, Command, JobSpec, Leftover, MAX_AFTER, MAX_ARG_STRLEN, MAX_CONTEXT, MAX_SPEC,
+    RESERVED_ENV, SHELL_PREFIX,
 };
 use mezcal_common::model::octets;
 use mezcal_common::model::outcome::Ended;
@@ -155,7 +157,11 @@ struct Unread {
 
 impl From<Fault> for Unread {
     fn from(fault: Fault) -> Self {
-        Self { faults: vec![fault], label: None, illegible: true }
+        Self {
+            faults: vec![fault],
+            label: None,
+            illegible: true,
+        }
     }
 }
 
@@ -168,16 +174,34 @@ impl Jobs {
         Self::read_behind(None, name, bytes, format, retries)
     }
 
-    /// Checks one job of a stream, the `number`th. It may come after those that have come before it, by their numbers.
+    /// Checks one job of a stream, the `number`th. It may come after those that have come before
+    /// it, by their numbers.
     ///
     /// # Errors
     /// As above.
-    pub fn read_next(number: u32, bytes: Vec<u8>, format: Format, retries: u32) -> Result<Self, String> {
-        Self::read_behind(Some(number.saturating_sub(1)), &format!("job {number}"), bytes, format, retries)
+    pub fn read_next(
+        number: u32,
+        bytes: Vec<u8>,
+        format: Format,
+        retries: u32,
+    ) -> Result<Self, String> {
+        Self::read_behind(
+            Some(number.saturating_sub(1)),
+            &format!("job {number}"),
+            bytes,
+            format,
+            retries,
+        )
     }
 
     /// `earlier`: how many jobs of a stream have come before; none: this is a list.
-    fn read_behind(earlier: Option<u32>, name: &str, bytes: Vec<u8>, format: Format, retries: u32) -> Result<Self, String> {
+    fn read_behind(
+        earlier: Option<u32>,
+        name: &str,
+        bytes: Vec<u8>,
+        format: Format,
+        retries: u32,
+    ) -> Result<Self, String> {
         let text = match format {
             // Commands may have names of files in them, which are bytes.
             Format::Lines | Format::NulLines => octets::text(bytes),
@@ -192,7 +216,10 @@ impl Jobs {
             // As `octets` has a NUL.
             Format::NulLines => pieces(&text, "\0\0"),
             Format::Json | Format::Bakapara => {
-                match text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']).starts_with('[') {
+                match text
+                    .trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n'])
+                    .starts_with('[')
+                {
                     true => elements(name, &text)?,
                     false => lines(&text),
                 }
@@ -227,8 +254,16 @@ impl Jobs {
             let (number, start) = (index as u32 + 1, jobs.spans[index].0);
             let job = match jobs.parse_with(number, &mut |key| strangers.count(key)) {
                 Ok(job) => job,
-                Err(Unread { faults: found, label, illegible }) => {
-                    faults.extend(found.into_iter().map(|Fault { at, text }| (start + at, text)));
+                Err(Unread {
+                    faults: found,
+                    label,
+                    illegible,
+                }) => {
+                    faults.extend(
+                        found
+                            .into_iter()
+                            .map(|Fault { at, text }| (start + at, text)),
+                    );
                     label.map(|label| labels.entry(label).or_insert(number));
                     ids_are_known &= !illegible;
                     continue;
@@ -261,13 +296,19 @@ impl Jobs {
             }
             if let Some(label) = job.spec.label {
                 match labels.entry(label) {
-                    Entry::Occupied(known) => faults.push((start, format!("id {:?} is used twice", known.key()))),
+                    Entry::Occupied(known) => {
+                        faults.push((start, format!("id {:?} is used twice", known.key())))
+                    }
                     Entry::Vacant(free) => drop(free.insert(number)),
                 }
             }
         }
         let wrong = jobs.put_in_order(earlier, &labels, comes_after, ids_are_known);
-        faults.extend(wrong.into_iter().map(|(at, why)| (at, format!("key \"after\": {why}"))));
+        faults.extend(
+            wrong
+                .into_iter()
+                .map(|(at, why)| (at, format!("key \"after\": {why}"))),
+        );
         if faults.is_empty() {
             jobs.warnings = strangers.warnings();
             jobs.warnings.extend(shared.warning(&jobs.after));
@@ -280,7 +321,10 @@ impl Jobs {
         });
         let mut errors: Vec<String> = shown.collect();
         if faults.len() > errors.len() {
-            errors.push(format!("{name}: and {} more errors", faults.len() - errors.len()));
+            errors.push(format!(
+                "{name}: and {} more errors",
+                faults.len() - errors.len()
+            ));
         }
         if !json_seen && !jobs.object(1).starts_with(['{', '[']) {
             errors.push(format!("{name} does not look like JSON; if it holds one shell command per line, add --lines"));
@@ -296,7 +340,10 @@ impl Jobs {
         }
         let key = why.split('`').nth(1).unwrap_or_default();
         let members = members(text).unwrap_or_default();
-        members.iter().find(|(name, _)| name == key).map_or(0, |(_, raw)| offset_in(text, raw.get()))
+        members
+            .iter()
+            .find(|(name, _)| name == key)
+            .map_or(0, |(_, raw)| offset_in(text, raw.get()))
     }
 
     /// What is odd about the list, and no mistake, in lines for the reader.
@@ -304,8 +351,9 @@ impl Jobs {
         &self.warnings
     }
 
-    /// Finds the jobs that others come after, and makes sure that none comes after itself.
-    /// What is wrong, each with its place in the text. Unless all `ids_are_known`, a name that is not found may be that of a job that cannot be read.
+    /// Finds the jobs that others come after, and makes sure that none comes after itself. What is
+    /// wrong, each with its place in the text. Unless all `ids_are_known`, a name that is not found
+    /// may be that of a job that cannot be read.
     fn put_in_order(
         &mut self,
         earlier: Option<u32>,
@@ -319,9 +367,18 @@ impl Jobs {
             places.insert(number, at);
             let (mut before, mut seen) = (Vec::new(), HashSet::new());
             for name in names {
-                // As everywhere: an `id` goes before a number. A stream, which has no end, does not keep those.
-                let label = if earlier.is_none() { labels.get(&name).copied() } else { None };
-                let found = label.or_else(|| name.parse().ok().filter(|n| (1..=earlier.unwrap_or(count)).contains(n)));
+                // As everywhere: an `id` goes before a number. A stream, which has no end, does not
+                // keep those.
+                let label = if earlier.is_none() {
+                    labels.get(&name).copied()
+                } else {
+                    None
+                };
+                let found = label.or_else(|| {
+                    name.parse()
+                        .ok()
+                        .filter(|n| (1..=earlier.unwrap_or(count)).contains(n))
+                });
                 match found {
                     Some(found) if !seen.insert(found) => {}
                     Some(found) => before.push(JobNumber(found)),
@@ -331,7 +388,9 @@ impl Jobs {
                             format!("no job with the number {name:?} came before it in this stream, which knows no ids"),
                         ));
                     }
-                    None if ids_are_known => wrong.push((at, format!("there is no job {name:?} in this list"))),
+                    None if ids_are_known => {
+                        wrong.push((at, format!("there is no job {name:?} in this list")))
+                    }
                     None => {}
                 }
             }
@@ -352,7 +411,11 @@ impl Jobs {
             open.insert(*number, waits.clone().count());
             waits.for_each(|b| followers.entry(b.0).or_default().push(*number));
         }
-        let mut free: Vec<u32> = open.iter().filter(|(_, n)| **n == 0).map(|(number, _)| *number).collect();
+        let mut free: Vec<u32> = open
+            .iter()
+            .filter(|(_, n)| **n == 0)
+            .map(|(number, _)| *number)
+            .collect();
         while let Some(number) = free.pop() {
             open.remove(&number);
             for follower in followers.remove(&number).unwrap_or_default() {
@@ -367,22 +430,38 @@ impl Jobs {
         let mut circle: Vec<u32> = open.into_keys().collect();
         circle.sort();
         if let Some(first) = circle.first() {
-            let members: Vec<String> = circle.iter().take(MAX_SHOWN).map(ToString::to_string).collect();
+            let members: Vec<String> = circle
+                .iter()
+                .take(MAX_SHOWN)
+                .map(ToString::to_string)
+                .collect();
             let at = places.get(first).copied().unwrap_or(0);
-            wrong.push((at, format!("this job comes after itself, in a circle among jobs {}", members.join(", "))));
+            wrong.push((
+                at,
+                format!(
+                    "this job comes after itself, in a circle among jobs {}",
+                    members.join(", ")
+                ),
+            ));
         }
         wrong
     }
 
     /// The files that jobs read, as they see them when those without a directory start in `cd`.
     pub fn inputs(&self, cd: &str) -> HashSet<String> {
-        self.inputs.keys().filter_map(|number| self.parse(*number).ok()).flat_map(|job| absolute_inputs(&job, cd)).collect()
+        self.inputs
+            .keys()
+            .filter_map(|number| self.parse(*number).ok())
+            .flat_map(|job| absolute_inputs(&job, cd))
+            .collect()
     }
 
     /// Jobs prefer the hosts that have their inputs, after those that they name themselves.
     pub fn locate(&mut self, cd: &str, places: &Places) {
         for number in self.inputs.keys().copied().collect::<Vec<_>>() {
-            let Ok(job) = self.parse(number) else { continue };
+            let Ok(job) = self.parse(number) else {
+                continue;
+            };
             let mut prefer = job.prefer.clone().unwrap_or_default();
             for host in best_hosts(&absolute_inputs(&job, cd), places) {
                 if !prefer.contains(&host) {
@@ -404,7 +483,12 @@ impl Jobs {
 
     /// The number of the first job that says in part or not at all where it starts.
     pub fn first_without_directory(&self) -> Option<u32> {
-        let has_one = |job: &Job| job.spec.cd.as_deref().is_some_and(|cd| Path::new(cd).is_absolute());
+        let has_one = |job: &Job| {
+            job.spec
+                .cd
+                .as_deref()
+                .is_some_and(|cd| Path::new(cd).is_absolute())
+        };
         (1..=self.len() as u32).find(|number| !self.parse(*number).is_ok_and(|job| has_one(&job)))
     }
 
@@ -437,18 +521,46 @@ impl Jobs {
         }
     }
 
-    /// Takes out jobs that need not run, of which others may come after. What is left keeps its name: the number that it had.
+    /// Takes out jobs that need not run, of which others may come after. What is left keeps its
+    /// name: the number that it had.
     pub fn retain(&mut self, keep: &[bool]) {
-        let kept: Vec<u32> = (1..).zip(keep).filter(|(_, keep)| **keep).map(|(number, _)| number).collect();
+        let kept: Vec<u32> = (1..)
+            .zip(keep)
+            .filter(|(_, keep)| **keep)
+            .map(|(number, _)| number)
+            .collect();
         let new: HashMap<u32, u32> = kept.iter().copied().zip(1..).collect();
-        self.spans = kept.iter().map(|number| self.spans[*number as usize - 1]).collect();
+        self.spans = kept
+            .iter()
+            .map(|number| self.spans[*number as usize - 1])
+            .collect();
         let moved = |number: &u32| new.get(number).copied();
-        self.stillborn = self.stillborn.drain().filter_map(|(number, why)| Some((moved(&number)?, why))).collect();
-        self.inputs = std::mem::take(&mut self.inputs).into_iter().filter_map(|(n, hosts)| Some((moved(&n)?, hosts))).collect();
-        let still = |before: Vec<JobNumber>| before.iter().filter_map(|b| moved(&b.0).map(JobNumber)).collect();
-        self.after = self.after.drain().filter_map(|(number, before)| Some((moved(&number)?, still(before)))).collect();
+        self.stillborn = self
+            .stillborn
+            .drain()
+            .filter_map(|(number, why)| Some((moved(&number)?, why)))
+            .collect();
+        self.inputs = std::mem::take(&mut self.inputs)
+            .into_iter()
+            .filter_map(|(n, hosts)| Some((moved(&n)?, hosts)))
+            .collect();
+        let still = |before: Vec<JobNumber>| {
+            before
+                .iter()
+                .filter_map(|b| moved(&b.0).map(JobNumber))
+                .collect()
+        };
+        self.after = self
+            .after
+            .drain()
+            .filter_map(|(number, before)| Some((moved(&number)?, still(before))))
+            .collect();
         let places = self.places.take();
-        let place = |number: u32| places.as_ref().map_or(number, |places| places[number as usize - 1]);
+        let place = |number: u32| {
+            places
+                .as_ref()
+                .map_or(number, |places| places[number as usize - 1])
+        };
         self.places = Some(kept.into_iter().map(place).collect());
     }
 
@@ -474,7 +586,11 @@ impl Jobs {
 
     /// All sets of hosts that jobs name, in the order of their indices.
     pub fn host_sets(&self) -> Vec<Vec<String>> {
-        let mut sets: Vec<(&Vec<String>, u32)> = self.host_sets.iter().map(|(set, index)| (set, *index)).collect();
+        let mut sets: Vec<(&Vec<String>, u32)> = self
+            .host_sets
+            .iter()
+            .map(|(set, index)| (set, *index))
+            .collect();
         sets.sort_by_key(|(_, index)| *index);
         sets.into_iter().map(|(set, _)| set.clone()).collect()
     }
@@ -482,19 +598,48 @@ impl Jobs {
     /// A job as it is submitted.
     pub fn submission(&self, number: u32) -> Option<Submission> {
         let mut parsed = self.parse(number).ok()?;
-        let place = self.places.as_ref().and_then(|places| places.get(number as usize - 1));
+        let place = self
+            .places
+            .as_ref()
+            .and_then(|places| places.get(number as usize - 1));
         parsed.spec.label = parsed.spec.label.or(place.map(ToString::to_string));
         let stillborn = self.stillborn.get(&number).cloned();
-        let spec = if stillborn.is_some() { Bytes::new() } else { codec::encode_body(&parsed.spec).ok()? };
-        let index = |set: Option<Vec<String>>| set.and_then(|set| self.host_sets.get(&set).copied());
-        let located = self.inputs.get(&number).filter(|hosts| !hosts.is_empty()).cloned();
+        let spec = if stillborn.is_some() {
+            Bytes::new()
+        } else {
+            codec::encode_body(&parsed.spec).ok()?
+        };
+        let index =
+            |set: Option<Vec<String>>| set.and_then(|set| self.host_sets.get(&set).copied());
+        let located = self
+            .inputs
+            .get(&number)
+            .filter(|hosts| !hosts.is_empty())
+            .cloned();
         let (hosts, prefer) = (index(parsed.hosts), index(located.or(parsed.prefer)));
         let retries = parsed.retries.unwrap_or(self.retries);
         let label = parsed.spec.label;
-        let (retry_on, retry_delay, priority, slots) = (parsed.retry_on, parsed.retry_delay, parsed.priority, parsed.slots);
+        let (retry_on, retry_delay, priority, slots) = (
+            parsed.retry_on,
+            parsed.retry_delay,
+            parsed.priority,
+            parsed.slots,
+        );
         let after = self.after.get(&number).cloned().unwrap_or_default();
         let submission = Submission::new(JobNumber(number), spec);
-        Some(Submission { label, hosts, prefer, priority, slots, retries, retry_on, retry_delay, after, stillborn, ..submission })
+        Some(Submission {
+            label,
+            hosts,
+            prefer,
+            priority,
+            slots,
+            retries,
+            retry_on,
+            retry_delay,
+            after,
+            stillborn,
+            ..submission
+        })
     }
 
     fn parse(&self, number: u32) -> Result<Job, Unread> {
@@ -515,8 +660,14 @@ impl Jobs {
 /// Line and column, both from 1, of the end of `before`; columns count characters.
 fn place(before: &[u8]) -> (usize, usize) {
     let line = before.iter().filter(|b| **b == b'\n').count() + 1;
-    let start = before.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
-    (line, String::from_utf8_lossy(&before[start..]).chars().count() + 1)
+    let start = before
+        .iter()
+        .rposition(|b| *b == b'\n')
+        .map_or(0, |i| i + 1);
+    (
+        line,
+        String::from_utf8_lossy(&before[start..]).chars().count() + 1,
+    )
 }
 
 /// Spans of lines that are not blank, without surrounding white space.
@@ -541,9 +692,16 @@ fn elements(name: &str, text: &str) -> Result<Vec<(usize, u32)>, String> {
     let body = text.trim_start_matches('\u{feff}');
     let all: Vec<&RawValue> = serde_json::from_str(body).map_err(|e| {
         let reason = without_place(&e);
-        format!("{name}:{}:{}: {reason}, in a JSON array of jobs", e.line(), e.column())
+        format!(
+            "{name}:{}:{}: {reason}, in a JSON array of jobs",
+            e.line(),
+            e.column()
+        )
     })?;
-    Ok(all.iter().map(|raw| (offset_in(text, raw.get()), raw.get().len() as u32)).collect())
+    Ok(all
+        .iter()
+        .map(|raw| (offset_in(text, raw.get()), raw.get().len() as u32))
+        .collect())
 }
 
 fn offset_in(text: &str, part: &str) -> usize {
@@ -575,10 +733,18 @@ fn stillborn(job: &Job, text_length: usize) -> Option<String> {
     let length = |text: &str| octets::of(text).len();
     let has_nul = |text: &str| text.contains('\0') && octets::of(text).contains(&0);
     match &job.spec.command {
-        Command::Shell(cmd) if length(cmd) + SHELL_PREFIX.len() >= MAX_ARG_STRLEN => return Some(limit("`cmd`", length(cmd))),
-        Command::Shell(cmd) if has_nul(cmd) => return Some("`cmd` contains a NUL byte, which no command can".into()),
+        Command::Shell(cmd) if length(cmd) + SHELL_PREFIX.len() >= MAX_ARG_STRLEN => {
+            return Some(limit("`cmd`", length(cmd)));
+        }
+        Command::Shell(cmd) if has_nul(cmd) => {
+            return Some("`cmd` contains a NUL byte, which no command can".into());
+        }
         Command::Argv(words) => {
-            if let Some(long) = words.iter().map(|w| length(w)).find(|length| *length >= MAX_ARG_STRLEN) {
+            if let Some(long) = words
+                .iter()
+                .map(|w| length(w))
+                .find(|length| *length >= MAX_ARG_STRLEN)
+            {
                 return Some(limit("a word of `argv`", long));
             }
             if words.iter().any(|w| has_nul(w)) {
@@ -587,14 +753,28 @@ fn stillborn(job: &Job, text_length: usize) -> Option<String> {
         }
         Command::Shell(_) => {}
     }
-    let paths = [("cd", &job.spec.cd), ("out", &job.spec.out), ("err", &job.spec.err), ("stdin", &job.spec.stdin)];
-    if let Some((key, _)) = paths.iter().find(|(_, path)| path.as_deref().is_some_and(has_nul)) {
+    let paths = [
+        ("cd", &job.spec.cd),
+        ("out", &job.spec.out),
+        ("err", &job.spec.err),
+        ("stdin", &job.spec.stdin),
+    ];
+    if let Some((key, _)) = paths
+        .iter()
+        .find(|(_, path)| path.as_deref().is_some_and(has_nul))
+    {
         return Some(format!("`{key}` contains a NUL byte, which no path can"));
     }
-    if job.spec.env.iter().any(|(name, value)| has_nul(name) || has_nul(value)) {
+    if job
+        .spec
+        .env
+        .iter()
+        .any(|(name, value)| has_nul(name) || has_nul(value))
+    {
         return Some("`env` contains a NUL byte".into());
     }
-    // A word takes three bytes of the text at least, and counts for eight more: only long texts have to be measured.
+    // A word takes three bytes of the text at least, and counts for eight more: only long texts
+    // have to be measured.
     if text_length < MAX_SPEC / 2 {
         return None;
     }
@@ -614,32 +794,64 @@ fn parse_object(text: &str, modern: bool, stranger: &mut dyn FnMut(&str)) -> Res
     let mut faults = Vec::new();
     let mut twice = |key: &str, value: &RawValue| {
         if modern {
-            let text_of_fault = format!("key {key:?}: it is there twice in this job; which one counts, JSON does not say");
-            faults.push(Fault { at: offset_in(text, value.get()), text: text_of_fault });
+            let text_of_fault = format!(
+                "key {key:?}: it is there twice in this job; which one counts, JSON does not say"
+            );
+            faults.push(Fault {
+                at: offset_in(text, value.get()),
+                text: text_of_fault,
+            });
         }
     };
     let members = members_with(text, &mut twice).map_err(|e| {
-        let before: usize = text.split_inclusive('\n').take(e.line().saturating_sub(1)).map(str::len).sum();
+        let before: usize = text
+            .split_inclusive('\n')
+            .take(e.line().saturating_sub(1))
+            .map(str::len)
+            .sum();
         let at = (before + e.column().saturating_sub(1)).min(text.len());
-        let at = (0..=at).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
-        Fault { at, text: format!("not JSON: {}", without_place(&e)) }
+        let at = (0..=at)
+            .rev()
+            .find(|i| text.is_char_boundary(*i))
+            .unwrap_or(0);
+        Fault {
+            at,
+            text: format!("not JSON: {}", without_place(&e)),
+        }
     })?;
     let mut job = Job::new(Command::Shell(String::new()));
     let mut command: Option<Command> = None;
     for (key, raw) in members {
         let read = member(&mut job, &mut command, text, &key, raw, modern, stranger);
-        faults.extend(read.err().map(|fault| Fault { text: half_character(&key, raw).unwrap_or(fault.text), ..fault }));
+        faults.extend(read.err().map(|fault| Fault {
+            text: half_character(&key, raw).unwrap_or(fault.text),
+            ..fault
+        }));
     }
     match command {
         Some(command) => job.spec.command = command,
         // A mistake in it has been told.
-        None if faults.iter().any(|fault| fault.text.starts_with("key \"cmd\"") || fault.text.starts_with("key \"argv\"")) => {}
-        None => faults.push(Fault { at: 0, text: "no `cmd` in this job".into() }),
+        None if faults.iter().any(|fault| {
+            fault.text.starts_with("key \"cmd\"") || fault.text.starts_with("key \"argv\"")
+        }) => {}
+        None => faults.push(Fault {
+            at: 0,
+            text: "no `cmd` in this job".into(),
+        }),
     }
-    if faults.is_empty() { Ok(job) } else { Err(Unread { faults, label: job.spec.label, illegible: false }) }
+    if faults.is_empty() {
+        Ok(job)
+    } else {
+        Err(Unread {
+            faults,
+            label: job.spec.label,
+            illegible: false,
+        })
+    }
 }
 
-/// What is wrong with the value of a key that has half of a character, if that is why it cannot be read.
+/// What is wrong with the value of a key that has half of a character, if that is why it cannot be
+/// read.
 fn half_character(key: &str, raw: &RawValue) -> Option<String> {
     let why = match surrogates::from_json(raw.get()) {
         Err(unit) => format!(
@@ -669,23 +881,40 @@ fn member(
     stranger: &mut dyn FnMut(&str),
 ) -> Result<(), Fault> {
     let at = offset_in(text, raw.get());
-    let fault = |what: String| Fault { at, text: format!("key {key:?}: {what}") };
-    let of_bytes = match OF_BYTES.contains(&key).then(|| surrogates::from_json(raw.get())) {
+    let fault = |what: String| Fault {
+        at,
+        text: format!("key {key:?}: {what}"),
+    };
+    let of_bytes = match OF_BYTES
+        .contains(&key)
+        .then(|| surrogates::from_json(raw.get()))
+    {
         Some(Ok(Cow::Owned(text))) => RawValue::from_string(text).ok(),
         Some(Ok(Cow::Borrowed(_)) | Err(_)) | None => None,
     };
     let raw = of_bytes.as_deref().unwrap_or(raw);
-    let string = || serde_json::from_str::<String>(raw.get()).map_err(|_| fault(format!("must be a string, not {}", kind(raw))));
+    let string = || {
+        serde_json::from_str::<String>(raw.get())
+            .map_err(|_| fault(format!("must be a string, not {}", kind(raw))))
+    };
     let seconds = || {
         let parsed = match raw.get().parse::<f64>() {
             Ok(n) => from_seconds(n),
-            Err(_) => parse_duration(&string().map_err(|_| fault(format!("must be a duration, not {}", kind(raw))))?),
+            Err(_) => parse_duration(
+                &string().map_err(|_| fault(format!("must be a duration, not {}", kind(raw))))?,
+            ),
         };
         parsed.map_err(&fault)
     };
     let whole = |range: Range<i64>| {
         let n = raw.get().parse::<i64>().ok().filter(|n| range.contains(n));
-        n.ok_or_else(|| fault(format!("must be a whole number from {} to {}", range.start, range.end - 1)))
+        n.ok_or_else(|| {
+            fault(format!(
+                "must be a whole number from {} to {}",
+                range.start,
+                range.end - 1
+            ))
+        })
     };
     match key {
         "cmd" => {
@@ -709,7 +938,8 @@ fn member(
             if command.is_some() {
                 return Err(fault("a job has either `cmd` or `argv`".into()));
             }
-            let words: Vec<String> = serde_json::from_str(raw.get()).map_err(|_| fault("must be a list of strings".into()))?;
+            let words: Vec<String> = serde_json::from_str(raw.get())
+                .map_err(|_| fault("must be a list of strings".into()))?;
             if words.first().is_none_or(String::is_empty) {
                 return Err(fault("must begin with the program's name".into()));
             }
@@ -717,13 +947,22 @@ fn member(
         }
         "id" => {
             let label = string().or_else(|_| whole(i64::MIN..i64::MAX).map(|n| n.to_string()));
-            let label = label.map_err(|_| fault(format!("must be a string or a whole number, not {}", kind(raw))))?;
+            let label = label.map_err(|_| {
+                fault(format!(
+                    "must be a string or a whole number, not {}",
+                    kind(raw)
+                ))
+            })?;
             if label.is_empty() || label.contains('\0') || label == "." || label == ".." {
-                return Err(fault("cannot be an id: it names files and environment values".into()));
+                return Err(fault(
+                    "cannot be an id: it names files and environment values".into(),
+                ));
             }
             job.spec.label = Some(label);
         }
-        "prefer" => job.prefer = Some(host_list(raw, modern).map_err(fault)?).filter(|set| !set.is_empty()),
+        "prefer" => {
+            job.prefer = Some(host_list(raw, modern).map_err(fault)?).filter(|set| !set.is_empty())
+        }
         "name" => drop(string()?),
         "env" => job.spec.env = environment(raw).map_err(fault)?,
         "stdin" => job.spec.stdin = Some(path(string()?).map_err(fault)?),
@@ -742,7 +981,12 @@ fn member(
             });
         }
         "inputs" => {
-            job.inputs = names(raw).map_err(|_| fault(format!("must be a path or a list of them, not {}", kind(raw))))?;
+            job.inputs = names(raw).map_err(|_| {
+                fault(format!(
+                    "must be a path or a list of them, not {}",
+                    kind(raw)
+                ))
+            })?;
         }
         "after" => (job.after, job.after_at) = (names(raw).map_err(fault)?, at),
         "retry_on" => job.retry_on = retry_rules(raw).map_err(fault)?,
@@ -762,7 +1006,13 @@ fn member(
 /// Inputs as the job sees them; what names another place by a scheme stays as it is.
 fn absolute_inputs(job: &Job, cd: &str) -> Vec<String> {
     let dir = Path::new(cd).join(job.spec.cd.as_deref().unwrap_or_default());
-    let absolute = |path: &String| if path.contains("://") { path.clone() } else { dir.join(path).to_string_lossy().into_owned() };
+    let absolute = |path: &String| {
+        if path.contains("://") {
+            path.clone()
+        } else {
+            dir.join(path).to_string_lossy().into_owned()
+        }
+    };
     job.inputs.iter().map(absolute).collect()
 }
 
@@ -771,35 +1021,67 @@ fn names(raw: &RawValue) -> Result<Vec<String>, String> {
     let name = |value: &RawValue| match value.get().as_bytes() {
         [b'"', ..] => serde_json::from_str(value.get()).ok(),
         // As they are written, but that -0 is 0.
-        [b'-' | b'0'..=b'9', ..] => Some(value.get().parse::<i64>().map_or_else(|_| value.get().to_owned(), |n| n.to_string())),
+        [b'-' | b'0'..=b'9', ..] => Some(
+            value
+                .get()
+                .parse::<i64>()
+                .map_or_else(|_| value.get().to_owned(), |n| n.to_string()),
+        ),
         _ => None,
     };
     let all: Option<Vec<String>> = match serde_json::from_str::<Vec<&RawValue>>(raw.get()) {
         Ok(list) => list.into_iter().map(name).collect(),
         Err(_) => name(raw).map(|name| vec![name]),
     };
-    all.ok_or_else(|| format!("must be a job's id or number, or a list of them, not {}", kind(raw)))
+    all.ok_or_else(|| {
+        format!(
+            "must be a job's id or number, or a list of them, not {}",
+            kind(raw)
+        )
+    })
 }
 
 /// Exit statuses, negative signal numbers, and outcomes by their words.
 fn retry_rules(raw: &RawValue) -> Result<Vec<RetryOn>, String> {
-    let rules = names(raw).map_err(|_| format!("must be a list of exit statuses and outcomes, not {}", kind(raw)))?;
-    let failures = [Ended::Exited, Ended::Signaled, Ended::Timeout, Ended::OutOfMemory, Ended::StartFailed];
+    let rules = names(raw).map_err(|_| {
+        format!(
+            "must be a list of exit statuses and outcomes, not {}",
+            kind(raw)
+        )
+    })?;
+    let failures = [
+        Ended::Exited,
+        Ended::Signaled,
+        Ended::Timeout,
+        Ended::OutOfMemory,
+        Ended::StartFailed,
+    ];
     let rule = |text: &String| {
         if let Ok(code) = text.parse::<i32>() {
             return Ok(RetryOn::Code(code));
         }
-        let known = failures.iter().find(|ended| ended.as_str() == text).copied().map(RetryOn::Outcome);
+        let known = failures
+            .iter()
+            .find(|ended| ended.as_str() == text)
+            .copied()
+            .map(RetryOn::Outcome);
         known.ok_or_else(|| {
             let words: Vec<&str> = failures.iter().map(|ended| ended.as_str()).collect();
-            format!("{text:?} is neither an exit status nor one of {}", words.join(", "))
+            format!(
+                "{text:?} is neither an exit status nor one of {}",
+                words.join(", ")
+            )
         })
     };
     rules.iter().map(rule).collect()
 }
 
 fn path(text: String) -> Result<String, String> {
-    if text.is_empty() { Err("cannot be an empty path".into()) } else { Ok(text) }
+    if text.is_empty() {
+        Err("cannot be an empty path".into())
+    } else {
+        Ok(text)
+    }
 }
 
 fn host_list(raw: &RawValue, modern: bool) -> Result<Vec<String>, String> {
@@ -811,32 +1093,47 @@ fn host_list(raw: &RawValue, modern: bool) -> Result<Vec<String>, String> {
             all.extend(hosts::expand(&item).map_err(|e| e.to_string())?);
         }
         all
-    } else if let Ok(map) = serde_json::from_str::<HashMap<String, serde::de::IgnoredAny>>(raw.get())
+    } else if let Ok(map) =
+        serde_json::from_str::<HashMap<String, serde::de::IgnoredAny>>(raw.get())
         && !modern
     {
         // Bakapara asked a dictionary for its keys.
-        map.into_keys().map(|k| hosts::normalise(&k).map_err(|e| e.to_string())).collect::<Result<_, _>>()?
+        map.into_keys()
+            .map(|k| hosts::normalise(&k).map_err(|e| e.to_string()))
+            .collect::<Result<_, _>>()?
     } else {
-        return Err(format!("must be a host name or a list of them, not {}", kind(raw)));
+        return Err(format!(
+            "must be a host name or a list of them, not {}",
+            kind(raw)
+        ));
     };
     if names.iter().map(String::len).sum::<usize>() > MAX_HOST_LIST {
-        return Err(format!("names {} hosts; that is too long a list for one job", names.len()));
+        return Err(format!(
+            "names {} hosts; that is too long a list for one job",
+            names.len()
+        ));
     }
     let mut seen = HashSet::new();
-    Ok(names.into_iter().filter(|n| seen.insert(n.clone())).collect())
+    Ok(names
+        .into_iter()
+        .filter(|n| seen.insert(n.clone()))
+        .collect())
 }
 
 fn environment(raw: &RawValue) -> Result<Vec<(String, String)>, String> {
     let mut twice = None;
     let members = members_with(raw.get(), &mut |name, _| twice = Some(name.to_owned()));
-    let members = members.map_err(|_| format!("must be an object of strings, not {}", kind(raw)))?;
+    let members =
+        members.map_err(|_| format!("must be an object of strings, not {}", kind(raw)))?;
     if let Some(name) = twice {
-        return Err(format!("{name:?} is there twice; which one counts, JSON does not say"));
+        return Err(format!(
+            "{name:?} is there twice; which one counts, JSON does not say"
+        ));
     }
     let mut env = Vec::new();
     for (name, value) in members {
-        let value: String =
-            serde_json::from_str(value.get()).map_err(|_| format!("{name:?} must be a string, not {}", kind(value)))?;
+        let value: String = serde_json::from_str(value.get())
+            .map_err(|_| format!("{name:?} must be a string, not {}", kind(value)))?;
         check_env_name(&name)?;
         env.push((name.into_owned(), value));
     }
@@ -849,7 +1146,9 @@ fn environment(raw: &RawValue) -> Result<Vec<(String, String)>, String> {
 /// For the reader.
 pub fn check_env_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.contains('=') {
-        return Err(format!("{name:?} cannot be the name of an environment variable"));
+        return Err(format!(
+            "{name:?} cannot be the name of an environment variable"
+        ));
     }
     if RESERVED_ENV.contains(&name) {
         return Err(format!("{name} is set by Mezcal itself"));

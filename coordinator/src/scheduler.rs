@@ -1,6 +1,7 @@
 //! The coordinator's core: which job is where, and what happens to it next.
 //!
-//! No clock, no randomness, no I/O: events in, effects out. [`crate::service`] performs the effects.
+//! No clock, no randomness, no I/O: events in, effects out. [`crate::service`] performs the
+//! effects.
 //!
 //! ```text
 //!            pull                     finished, acknowledged
@@ -9,9 +10,9 @@
 //!    └──────────────────┘
 //! ```
 //!
-//! What keeps a job from running twice (P1): an attempt leaves a host's table only by proof that it is over: its report, an
-//! inventory without it, a goodbye, another boot of the host, or the end of the lease plus [`FENCE_MARGIN`]. Until then the job is
-//! not placed again.
+//! What keeps a job from running twice (P1): an attempt leaves a host's table only by proof that it
+//! is over: its report, an inventory without it, a goodbye, another boot of the host, or the end of
+//! the lease plus [`FENCE_MARGIN`]. Until then the job is not placed again.
 
 mod after;
 mod cancel;
@@ -33,13 +34,18 @@ mod wide;
 use bytes::Bytes;
 use cancel::{CancelRequest, Cancelling};
 pub use fleet::Aliases;
-use mezcal_common::message::agent::{Hello, Load, LogWish, NumberedReport, Placement, Report, Stream, ToAgent, ToCoordinator};
-use mezcal_common::message::client::{BatchTerms, CancelSummary, Halt, HostStanding, HostStatus, Notice, RetryOn, Submission};
+use mezcal_common::message::agent::{
+    Hello, Load, LogWish, NumberedReport, Placement, Report, Stream, ToAgent, ToCoordinator,
+};
+use mezcal_common::message::client::{
+    BatchTerms, CancelSummary, Halt, HostStanding, HostStatus, Notice, RetryOn, Submission,
+};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::duration::format_duration;
 use mezcal_common::model::hosts;
 use mezcal_common::model::ids::{
-    AttemptId, BatchId, BatchSerial, EngineId, Epoch, Generation, JobKey, JobNumber, SessionId, StoreId, attempt_count,
+    AttemptId, BatchId, BatchSerial, EngineId, Epoch, Generation, JobKey, JobNumber, SessionId,
+    StoreId, attempt_count,
 };
 use mezcal_common::model::job::{BatchContext, MAX_SPEC, Stop};
 use mezcal_common::model::outcome::{Containment, Ended, JobResult, Outcome, Place};
@@ -53,9 +59,9 @@ use std::sync::Arc;
 use std::time::Duration;
 pub use wide::WIDE_WAIT;
 
-/// Added to a lease before its attempts are placed elsewhere: 10 s for the engine to be killed and swept by its keeper if it does
-/// not do so itself, plus drift between two CLOCK_BOOTTIME of 500 ppm (NTP's bound, RFC 5905 §11) over a lease of ten minutes
-/// (0.3 s), rounded up.
+/// Added to a lease before its attempts are placed elsewhere: 10 s for the engine to be killed and
+/// swept by its keeper if it does not do so itself, plus drift between two CLOCK_BOOTTIME of 500
+/// ppm (NTP's bound, RFC 5905 §11) over a lease of ten minutes (0.3 s), rounded up.
 pub const FENCE_MARGIN: Duration = Duration::from_secs(12);
 /// A job whose host was lost this often ends as `lost`: it may be what kills them.
 const MAX_LOSSES: u32 = 3;
@@ -63,14 +69,16 @@ const MAX_LOSSES: u32 = 3;
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(3600);
 /// Jobs in one batch: job numbers are 32 bits, and an index of this many fits in memory.
 const MAX_JOBS: usize = 100_000_000;
-/// Users of whom a host says that it does not serve them, and of their names and reasons what is kept: an agent serves 64 users at most.
+/// Users of whom a host says that it does not serve them, and of their names and reasons what is
+/// kept: an agent serves 64 users at most.
 const MOST_UNHEARD: usize = 64;
 /// Of the versions of a host's engines: so many, and so long.
 const MOST_VERSIONS: usize = 16;
 const VERSION_CHARS: usize = 32;
 const REASON_CHARS: usize = 200;
-/// A connected host whose agent has not said for so long what runs there counts as absent: engines answer within milliseconds, and an agent that
-/// knows that they do not come says so itself, much sooner.
+/// A connected host whose agent has not said for so long what runs there counts as absent: engines
+/// answer within milliseconds, and an agent that knows that they do not come says so itself, much
+/// sooner.
 const READY_WITHIN: Duration = Duration::from_secs(20);
 /// The minor version of the agents' protocol since which they hear of generations.
 const GENERATIONS: u16 = 2;
@@ -133,7 +141,8 @@ pub enum Event {
         what: Vec<Wanted>,
         /// How.
         stop: Stop,
-        /// For the results of what is cancelled: who or what did it, when it was not their own client.
+        /// For the results of what is cancelled: who or what did it, when it was not their own
+        /// client.
         why: Option<Arc<str>>,
     },
     /// Somebody wants to see a job's output.
@@ -179,7 +188,8 @@ pub enum WantedJob {
 /// What the driver has to do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// Remember this before performing what comes after it; heartbeats and their like need not wait.
+    /// Remember this before performing what comes after it; heartbeats and their like need not
+    /// wait.
     Persist(Record),
     /// Tell an agent.
     ToAgent(SessionId, ToAgent),
@@ -270,12 +280,17 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// Whether it may be performed before what was to be remembered earlier is safe: signs of life, and what changes nothing. A stalled
-    /// disk then expires no lease.
+    /// Whether it may be performed before what was to be remembered earlier is safe: signs of life,
+    /// and what changes nothing. A stalled disk then expires no lease.
     pub fn overtakes_the_store(&self) -> bool {
         match self {
             Effect::ToAgent(_, message) => {
-                matches!(message, ToAgent::HeartbeatSeen { .. } | ToAgent::OutputTaken { .. } | ToAgent::Logs { .. })
+                matches!(
+                    message,
+                    ToAgent::HeartbeatSeen { .. }
+                        | ToAgent::OutputTaken { .. }
+                        | ToAgent::Logs { .. }
+                )
             }
             Effect::Greet(..)
             | Effect::CloseSession { .. }
@@ -386,7 +401,11 @@ impl Batch {
     fn add_job(&mut self, serial: BatchSerial, submission: Submission, stored: bool) {
         let queue = QueueKey::new(self.user, serial, &submission);
         if !submission.retry_on.is_empty() || !submission.retry_delay.is_zero() {
-            let rule = RetryRule { on: submission.retry_on, delay: submission.retry_delay, retries: submission.retries };
+            let rule = RetryRule {
+                on: submission.retry_on,
+                delay: submission.retry_delay,
+                retries: submission.retries,
+            };
             self.retry_rules.insert(submission.job, rule);
         }
         if let Some(label) = submission.label {
@@ -394,7 +413,11 @@ impl Batch {
         }
         self.jobs.push(Job {
             spec_length: submission.spec.len() as u32,
-            spec: if stored { Bytes::new() } else { submission.spec },
+            spec: if stored {
+                Bytes::new()
+            } else {
+                submission.spec
+            },
             queue,
             attempt: 0,
             retries: submission.retries,
@@ -415,19 +438,28 @@ impl Batch {
         self.detached && self.open
     }
 
-    /// How long a job waits that has just failed. Attempts that were lost or given back do not count.
+    /// How long a job waits that has just failed. Attempts that were lost or given back do not
+    /// count.
     fn pause_of(&self, number: JobNumber) -> Duration {
         let job = self.jobs.get((number.0 as usize).wrapping_sub(1));
-        let Some((rule, job)) = self.retry_rules.get(&number).zip(job) else { return Duration::ZERO };
+        let Some((rule, job)) = self.retry_rules.get(&number).zip(job) else {
+            return Duration::ZERO;
+        };
         let failures = rule.retries.saturating_sub(job.retries);
-        rule.delay.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1))).min(MAX_RETRY_DELAY)
+        rule.delay
+            .saturating_mul(2u32.saturating_pow(failures.saturating_sub(1)))
+            .min(MAX_RETRY_DELAY)
     }
 
     fn add_host_sets(&mut self, sets: &[Vec<String>]) {
         for set in sets {
             let mut seen = HashSet::new();
-            let names = set.iter().filter_map(|n| hosts::normalise(n).ok()).map(Arc::<str>::from);
-            self.host_sets.push(names.filter(|name| seen.insert(name.clone())).collect());
+            let names = set
+                .iter()
+                .filter_map(|n| hosts::normalise(n).ok())
+                .map(Arc::<str>::from);
+            self.host_sets
+                .push(names.filter(|name| seen.insert(name.clone())).collect());
         }
     }
 }
@@ -441,7 +473,8 @@ struct Host {
     /// Names beside its full one to which it has a claim.
     aliases: Vec<Arc<str>>,
     session: Option<SessionId>,
-    /// Its agent's last one; of no meaning but for the slots if it has not connected in this life of ours.
+    /// Its agent's last one; of no meaning but for the slots if it has not connected in this life
+    /// of ours.
     hello: Hello,
     seen: bool,
     first_engine: EngineId,
@@ -473,9 +506,11 @@ struct Host {
     unheard: Vec<(String, String)>,
     /// Versions of its engines, and how many have each.
     engines: Vec<(String, u16)>,
-    /// Users who get new engines there when what runs in theirs has ended, and no new jobs until then.
+    /// Users who get new engines there when what runs in theirs has ended, and no new jobs until
+    /// then.
     replacing: Vec<String>,
-    /// Users with attempts there of which nothing is said, by number, and when those are surely over.
+    /// Users with attempts there of which nothing is said, by number, and when those are surely
+    /// over.
     fenced: BTreeMap<u32, BootInstant>,
     /// Idle slots that wait for a job that takes several, and when it may keep some again.
     kept: Option<wide::Kept>,
@@ -483,7 +518,8 @@ struct Host {
     record: quarantine::Record,
     /// Why it gets nothing more.
     drained: Option<Arc<str>>,
-    /// How it stands in the indices of the scheduler: among those that want jobs, and by its longest idle slot.
+    /// How it stands in the indices of the scheduler: among those that want jobs, and by its
+    /// longest idle slot.
     indexed: (bool, Option<BootInstant>),
     /// What [`Host::room`] was then.
     had_room: u16,
@@ -567,25 +603,46 @@ impl Host {
 
     /// Slots that can be used.
     fn slots(&self) -> u16 {
-        self.usable.map_or(self.hello.slots, |usable| usable.min(self.hello.slots))
+        self.usable
+            .map_or(self.hello.slots, |usable| usable.min(self.hello.slots))
     }
 
     /// The names to which it has a claim.
     fn names(&self) -> Vec<Arc<str>> {
-        std::iter::once(&self.name).chain(&self.aliases).cloned().collect()
+        std::iter::once(&self.name)
+            .chain(&self.aliases)
+            .cloned()
+            .collect()
     }
 
-    /// The present attempt of a job, if it is here. Attempts of an earlier life of ours have another epoch.
+    /// The present attempt of a job, if it is here. Attempts of an earlier life of ours have
+    /// another epoch.
     fn attempt(&self, epoch: Epoch, key: JobKey, attempt: u32) -> Option<AttemptId> {
-        let own = AttemptId { epoch, key, attempt };
+        let own = AttemptId {
+            epoch,
+            key,
+            attempt,
+        };
         if self.attempts.contains_key(&own) {
             return Some(own);
         }
-        self.attempts.keys().find(|a| a.key == key && a.attempt == attempt).copied()
+        self.attempts
+            .keys()
+            .find(|a| a.key == key && a.attempt == attempt)
+            .copied()
     }
 
     fn add(&mut self, attempt: AttemptId, user: u32, slots: u16, session: Option<SessionId>) {
-        self.attempts.insert(attempt, OnHost { engine: None, started: false, slots, user, session });
+        self.attempts.insert(
+            attempt,
+            OnHost {
+                engine: None,
+                started: false,
+                slots,
+                user,
+                session,
+            },
+        );
         self.taken += u64::from(slots);
     }
 
@@ -600,15 +657,19 @@ impl Host {
         self.known && self.record.until.is_none() && self.drained.is_none()
     }
 
-    /// So many slots one job may take at once: they are idle, and nothing is on its way to them. An agent that says how many are idle need not have
-    /// got yet what was sent to it before.
+    /// So many slots one job may take at once: they are idle, and nothing is on its way to them. An
+    /// agent that says how many are idle need not have got yet what was sent to it before.
     fn room(&self) -> u16 {
         let not_taken = u64::from(self.slots()).saturating_sub(self.taken);
         let asked = self.credit.saturating_sub(self.sent);
-        asked.min(self.idle_since.len() as u64).min(not_taken).min(u64::from(u16::MAX)) as u16
+        asked
+            .min(self.idle_since.len() as u64)
+            .min(not_taken)
+            .min(u64::from(u16::MAX)) as u16
     }
 
-    /// It has asked for a job that takes so many slots. One that takes a single slot may wait there for a while.
+    /// It has asked for a job that takes so many slots. One that takes a single slot may wait there
+    /// for a while.
     fn has_asked_for(&self, slots: u16) -> bool {
         self.credit > self.sent && (slots == 1 || slots <= self.room())
     }
@@ -619,8 +680,9 @@ impl Host {
     }
 }
 
-/// Hosts by name. Where their order shows, it is that of their names. These maps, and those of our own numbers, are hashed fast and without chance: no
-/// outsider chooses their keys, and a core with the same past does the same.
+/// Hosts by name. Where their order shows, it is that of their names. These maps, and those of our
+/// own numbers, are hashed fast and without chance: no outsider chooses their keys, and a core with
+/// the same past does the same.
 type Hosts = FxHashMap<Arc<str>, Host>;
 
 /// All decisions of a coordinator.
@@ -645,7 +707,8 @@ pub struct Scheduler {
     /// Drained hosts where that has come.
     overdue: BTreeSet<u32>,
     lease: Option<Duration>,
-    /// It is longer than what was recorded with attempts of an earlier life: no agent hears of it before the store has it.
+    /// It is longer than what was recorded with attempts of an earlier life: no agent hears of it
+    /// before the store has it.
     leases_grow: bool,
     batches: FxHashMap<BatchSerial, Batch>,
     serials: HashMap<BatchId, BatchSerial>,
@@ -669,7 +732,8 @@ pub struct Scheduler {
     idle: BTreeSet<(BootInstant, u32)>,
     /// When quarantines, and pauses for a batch, end.
     quarantines: BTreeSet<(BootInstant, u32)>,
-    /// No attempt is given up before then: when to look at all leases again. Heartbeats only move the ends of leases on.
+    /// No attempt is given up before then: when to look at all leases again. Heartbeats only move
+    /// the ends of leases on.
     look_at_leases: Option<BootInstant>,
     sessions: FxHashMap<SessionId, Arc<str>>,
     next_engine: u32,
@@ -712,11 +776,17 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// An empty coordinator. Without a `lease`, agents share its fate: a lost session means that everything on it is dead.
-    /// A slot that has been idle for `locality_wait` gets a job that prefers another host.
+    /// An empty coordinator. Without a `lease`, agents share its fate: a lost session means that
+    /// everything on it is dead. A slot that has been idle for `locality_wait` gets a job that
+    /// prefers another host.
     ///
     /// `store`: attempts that another one knows are strangers here.
-    pub fn new(epoch: Epoch, store: StoreId, lease: Option<Duration>, locality_wait: Duration) -> Self {
+    pub fn new(
+        epoch: Epoch,
+        store: StoreId,
+        lease: Option<Duration>,
+        locality_wait: Duration,
+    ) -> Self {
         Self {
             epoch,
             store,
@@ -784,7 +854,11 @@ impl Scheduler {
     /// Takes what happened at `now`.
     pub fn handle(&mut self, event: Event, now: BootInstant) {
         match event {
-            Event::AgentHello { session, name, hello } => self.agent_hello(session, &name, hello, now),
+            Event::AgentHello {
+                session,
+                name,
+                hello,
+            } => self.agent_hello(session, &name, hello, now),
             Event::Agent(session, message) => {
                 if let Some(name) = self.sessions.get(&session).cloned() {
                     self.agent_message(&name, message, now);
@@ -796,7 +870,11 @@ impl Scheduler {
                 }
             }
             Event::Open { user, terms } => self.open(user, *terms, now),
-            Event::Submit { batch, host_sets, jobs } => self.submit(batch, &host_sets, jobs, now),
+            Event::Submit {
+                batch,
+                host_sets,
+                jobs,
+            } => self.submit(batch, &host_sets, jobs, now),
             Event::Close { batch } => self.close(batch, now),
             Event::Unattended { batch } => {
                 if let Some(serial) = self.serials.get(&batch).copied() {
@@ -808,8 +886,18 @@ impl Scheduler {
                     self.attended(serial);
                 }
             }
-            Event::Cancel { request, what, stop, why } => self.cancel(request, &what, stop, why, now),
-            Event::Logs { request, batch, job, wish } => self.logs(request, batch, &job, wish),
+            Event::Cancel {
+                request,
+                what,
+                stop,
+                why,
+            } => self.cancel(request, &what, stop, why, now),
+            Event::Logs {
+                request,
+                batch,
+                job,
+                wish,
+            } => self.logs(request, batch, &job, wish),
             Event::OutputTaken { batch, job, bytes } => self.output_taken(batch, job, bytes),
         }
         self.settle(now);
@@ -819,7 +907,11 @@ impl Scheduler {
         self.settle_order(now);
         // Notices come before placements, so that what waits is said first.
         self.look_at_changed(now);
-        for name in std::mem::take(&mut self.roomier).into_iter().filter_map(|index| self.name_at(index)).collect::<Vec<_>>() {
+        for name in std::mem::take(&mut self.roomier)
+            .into_iter()
+            .filter_map(|index| self.name_at(index))
+            .collect::<Vec<_>>()
+        {
             self.serve(&name, usize::MAX, now);
         }
         while std::mem::take(&mut self.unserved) {
@@ -832,22 +924,42 @@ impl Scheduler {
     pub fn handle_timeout(&mut self, now: BootInstant) {
         self.end_hold(now);
         let due = self.look_at_leases.is_some_and(|at| at <= now);
-        let hosts = self.hosts.values().filter(|h| due && self.fence(h).is_some_and(|until| until <= now));
+        let hosts = self
+            .hosts
+            .values()
+            .filter(|h| due && self.fence(h).is_some_and(|until| until <= now));
         let mut over: Vec<Arc<str>> = hosts.map(|h| h.name.clone()).collect();
         over.sort();
         for name in over {
             if let Some(session) = self.hosts.get(&name).and_then(|h| h.session) {
                 let reason = "no heartbeat for longer than the lease".to_owned();
-                self.effects.push_back(Effect::CloseSession { session, refused: false, reason });
+                self.effects.push_back(Effect::CloseSession {
+                    session,
+                    refused: false,
+                    reason,
+                });
                 self.sessions.remove(&session);
                 self.agent_gone(&name, false, now);
             }
-            self.lose_attempts(&name, |_| true, "its host was out of reach for longer than the lease", now);
+            self.lose_attempts(
+                &name,
+                |_| true,
+                "its host was out of reach for longer than the lease",
+                now,
+            );
         }
         if due {
             self.lose_fenced(now);
-            let users = self.hosts.values().flat_map(|host| host.fenced.values().copied());
-            self.look_at_leases = self.hosts.values().filter_map(|h| self.fence(h)).chain(users).min();
+            let users = self
+                .hosts
+                .values()
+                .flat_map(|host| host.fenced.values().copied());
+            self.look_at_leases = self
+                .hosts
+                .values()
+                .filter_map(|h| self.fence(h))
+                .chain(users)
+                .min();
         }
         self.hosts_are_late(now);
         while let Some((key, _)) = self.absent.iter().find(|(_, deadline)| **deadline <= now) {
@@ -855,10 +967,19 @@ impl Scheduler {
             self.absent.remove(&key);
             let why = self.why_absent(key);
             for job in self.queues.take_all(key) {
-                self.finish(JobKey { batch: key.batch, job }, None, Outcome::never_ran(Ended::NoHost, why.clone()), now);
+                self.finish(
+                    JobKey {
+                        batch: key.batch,
+                        job,
+                    },
+                    None,
+                    Outcome::never_ran(Ended::NoHost, why.clone()),
+                    now,
+                );
             }
         }
-        while let Some((at, serial)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
+        while let Some((at, serial)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now)
+        {
             self.deadlines.remove(&(at, serial));
             self.time_is_up(serial, now);
         }
@@ -901,17 +1022,23 @@ impl Scheduler {
             .min()
     }
 
-    /// When the next slot has been idle for so long that locality does not matter any more. Those that were looked at already get what they
-    /// may have when it comes.
+    /// When the next slot has been idle for so long that locality does not matter any more. Those
+    /// that were looked at already get what they may have when it comes.
     fn patience_ends(&self) -> Option<BootInstant> {
-        let (since, _) = self.patient().next().filter(|_| self.queues.any_elsewhere())?;
+        let (since, _) = self
+            .patient()
+            .next()
+            .filter(|_| self.queues.any_elsewhere())?;
         Some(*since + self.locality_wait)
     }
 
-    /// Hosts with slots that have not been looked at since they have been idle for long, by the longest idle one.
+    /// Hosts with slots that have not been looked at since they have been idle for long, by the
+    /// longest idle one.
     fn patient(&self) -> impl Iterator<Item = &(BootInstant, u32)> {
         let looked_at = self.looked_at.0.checked_sub(self.locality_wait);
-        let after = looked_at.map_or(Bound::Unbounded, |since| Bound::Excluded((BootInstant(since), u32::MAX)));
+        let after = looked_at.map_or(Bound::Unbounded, |since| {
+            Bound::Excluded((BootInstant(since), u32::MAX))
+        });
         self.idle.range((after, Bound::Unbounded))
     }
 
@@ -920,7 +1047,9 @@ impl Scheduler {
         if self.patience_ends().is_none_or(|at| at > now) {
             return;
         }
-        let over = self.patient().take_while(|(since, _)| *since + self.locality_wait <= now);
+        let over = self
+            .patient()
+            .take_while(|(since, _)| *since + self.locality_wait <= now);
         let names: Vec<Arc<str>> = over.filter_map(|(_, index)| self.name_at(*index)).collect();
         self.looked_at = now;
         self.fill_idle(&names, now);
@@ -928,13 +1057,19 @@ impl Scheduler {
 
     /// Keeps the indices true after a change to what a host wants.
     fn reindex(&mut self, name: &str) {
-        let Some(host) = self.hosts.get_mut(name) else { return };
+        let Some(host) = self.hosts.get_mut(name) else {
+            return;
+        };
         let there = host.known && host.session.is_some();
-        let is = (there && host.credit > host.sent, host.idle_since.front().copied().filter(|_| there));
+        let is = (
+            there && host.credit > host.sent,
+            host.idle_since.front().copied().filter(|_| there),
+        );
         let was = std::mem::replace(&mut host.indexed, is);
         let index = host.index;
         let room = host.room();
-        if room > std::mem::replace(&mut host.had_room, room) && room > 1 && self.queues.has_wide() {
+        if room > std::mem::replace(&mut host.had_room, room) && room > 1 && self.queues.has_wide()
+        {
             self.roomier.insert(index);
         }
         if there && host.is_overfull() {
@@ -960,7 +1095,8 @@ impl Scheduler {
     /// Attempts may be on a host from now on.
     fn lease_begins(&mut self, now: BootInstant) {
         if let Some(lease) = self.lease {
-            self.look_at_leases.get_or_insert(now + lease + FENCE_MARGIN);
+            self.look_at_leases
+                .get_or_insert(now + lease + FENCE_MARGIN);
         }
     }
 
@@ -969,29 +1105,47 @@ impl Scheduler {
         self.effects.pop_front()
     }
 
-    /// The number of a batch that has not ended, and what there is of it: host sets, jobs, whether it is complete.
+    /// The number of a batch that has not ended, and what there is of it: host sets, jobs, whether
+    /// it is complete.
     pub fn batch_so_far(&self, id: BatchId) -> Option<(BatchSerial, u64, u64, bool)> {
         let serial = *self.serials.get(&id)?;
         let batch = self.batches.get(&serial)?;
-        Some((serial, batch.host_sets.len() as u64, batch.jobs.len() as u64, !batch.open))
+        Some((
+            serial,
+            batch.host_sets.len() as u64,
+            batch.jobs.len() as u64,
+            !batch.open,
+        ))
     }
 
-    /// What is known to run where: hosts with the number of their first engine, and each engine with its job.
-    pub fn running(&self) -> impl Iterator<Item = (&str, EngineId, impl Iterator<Item = (u16, JobKey)>)> {
+    /// What is known to run where: hosts with the number of their first engine, and each engine
+    /// with its job.
+    pub fn running(
+        &self,
+    ) -> impl Iterator<Item = (&str, EngineId, impl Iterator<Item = (u16, JobKey)>)> {
         self.hosts.values().map(|host| {
-            let on = host.attempts.iter().filter_map(|(attempt, on)| Some((on.engine?, attempt.key)));
+            let on = host
+                .attempts
+                .iter()
+                .filter_map(|(attempt, on)| Some((on.engine?, attempt.key)));
             (&*host.name, host.first_engine, on)
         })
     }
 
-    /// From now on a priority above `most` counts only among the jobs of its own user; `admins`' always counts.
+    /// From now on a priority above `most` counts only among the jobs of its own user; `admins`'
+    /// always counts.
     pub fn set_max_priority(&mut self, most: i32, admins: &[String]) {
         (self.max_priority, self.admins) = (most, admins.to_vec());
         self.limit_priorities();
     }
 
     fn limit_priorities(&mut self) {
-        let unlimited = self.admins.iter().filter_map(|name| self.users.get(name)).copied().collect();
+        let unlimited = self
+            .admins
+            .iter()
+            .filter_map(|name| self.users.get(name))
+            .copied()
+            .collect();
         self.queues.limit(self.max_priority, unlimited);
     }
 
@@ -1000,14 +1154,18 @@ impl Scheduler {
         self.locality_wait = wait;
     }
 
-    /// How many jobs of each batch run: of what a host has, no more than its slots take. The rest was handed out in advance.
+    /// How many jobs of each batch run: of what a host has, no more than its slots take. The rest
+    /// was handed out in advance.
     pub fn running_by_batch(&self) -> HashMap<BatchSerial, u64> {
         let mut running = HashMap::new();
         for host in self.hosts.values() {
             let mut free = u64::from(host.slots());
-            let (started, waiting): (Vec<_>, Vec<_>) = host.attempts.iter().partition(|(_, on)| on.started);
+            let (started, waiting): (Vec<_>, Vec<_>) =
+                host.attempts.iter().partition(|(_, on)| on.started);
             for (attempt, on) in started.into_iter().chain(waiting) {
-                let Some(left) = free.checked_sub(u64::from(on.slots)) else { continue };
+                let Some(left) = free.checked_sub(u64::from(on.slots)) else {
+                    continue;
+                };
                 free = left;
                 *running.entry(attempt.key.batch).or_default() += 1;
             }
@@ -1015,16 +1173,26 @@ impl Scheduler {
         running
     }
 
-    /// How many jobs of a batch are on hosts, and how many have not ended and are not; none: it has ended.
+    /// How many jobs of a batch are on hosts, and how many have not ended and are not; none: it has
+    /// ended.
     pub fn left_of(&self, batch: BatchId) -> Option<(u64, u64)> {
         let batch = self.batches.get(self.serials.get(&batch)?)?;
-        Some((batch.placed, (batch.jobs.len() - batch.done) as u64 - batch.placed))
+        Some((
+            batch.placed,
+            (batch.jobs.len() - batch.done) as u64 - batch.placed,
+        ))
     }
 
     /// How many attempts may be on a host, and for how long if nothing more is heard of it.
     pub fn attempts_on(&self, host: &str, now: BootInstant) -> (u64, Duration) {
-        let Some(host) = self.hosts.get(host) else { return (0, Duration::ZERO) };
-        (host.attempts.len() as u64, self.fence(host).map_or(Duration::ZERO, |until| until.since(now)))
+        let Some(host) = self.hosts.get(host) else {
+            return (0, Duration::ZERO);
+        };
+        (
+            host.attempts.len() as u64,
+            self.fence(host)
+                .map_or(Duration::ZERO, |until| until.since(now)),
+        )
     }
 
     /// The session of a host's agent that is connected.
@@ -1034,7 +1202,9 @@ impl Scheduler {
 
     /// Whether a host's agent is connected and has said what runs there.
     pub fn is_ready(&self, host: &str) -> bool {
-        self.hosts.get(host).is_some_and(|host| host.session.is_some() && host.known)
+        self.hosts
+            .get(host)
+            .is_some_and(|host| host.session.is_some() && host.known)
     }
 
     /// All hosts ever seen, for `coordinator hosts`.
@@ -1057,7 +1227,10 @@ impl Scheduler {
                 datagram: None,
                 containment: h.containment,
                 drained: h.drained.as_ref().map(ToString::to_string),
-                quarantined: h.record.until.map(|until| (until.since(now), quarantine::REASON.to_owned())),
+                quarantined: h
+                    .record
+                    .until
+                    .map(|until| (until.since(now), quarantine::REASON.to_owned())),
             })
             .collect()
     }
@@ -1087,17 +1260,22 @@ impl Scheduler {
         self.hosts.get(self.host_names.get(index as usize)?)
     }
 
-    /// When attempts on `host` are surely dead though nobody said so; `None` if there is nothing to fence.
+    /// When attempts on `host` are surely dead though nobody said so; `None` if there is nothing to
+    /// fence.
     fn fence(&self, host: &Host) -> Option<BootInstant> {
         let lease = self.lease?;
-        (host.session.is_some() || !host.attempts.is_empty()).then(|| host.heard + lease + FENCE_MARGIN)
+        (host.session.is_some() || !host.attempts.is_empty())
+            .then(|| host.heard + lease + FENCE_MARGIN)
     }
 
     fn agent_hello(&mut self, session: SessionId, name: &str, hello: Hello, now: BootInstant) {
-        let previous = self.hosts.get(name).and_then(|h| Some((h.session?, (h.hello.boot_id, h.hello.keeper))));
+        let previous = self
+            .hosts
+            .get(name)
+            .and_then(|h| Some((h.session?, (h.hello.boot_id, h.hello.keeper))));
         if let Some((old, holds)) = previous {
-            // With the same keeper it is the agent of that host, reconnected or restarted: a keeper serves only the newest one.
-            // Otherwise it is a copy of the certificate.
+            // With the same keeper it is the agent of that host, reconnected or restarted: a keeper
+            // serves only the newest one. Otherwise it is a copy of the certificate.
             if holds != (hello.boot_id, hello.keeper) {
                 let rebooted = holds.0 != hello.boot_id;
                 let way_out = if rebooted {
@@ -1108,46 +1286,79 @@ impl Scheduler {
                 } else {
                     "stop one of them".to_owned()
                 };
-                let reason = format!("another agent is connected with the certificate of {name}; {way_out}");
-                tracing::warn!(host = name, rebooted, "a second agent with the certificate of {name} is refused");
-                self.effects.push_back(Effect::CloseSession { session, refused: !rebooted, reason });
+                let reason =
+                    format!("another agent is connected with the certificate of {name}; {way_out}");
+                tracing::warn!(
+                    host = name,
+                    rebooted,
+                    "a second agent with the certificate of {name} is refused"
+                );
+                self.effects.push_back(Effect::CloseSession {
+                    session,
+                    refused: !rebooted,
+                    reason,
+                });
                 return;
             }
             let reason = "the agent of this host has connected again".to_owned();
-            self.effects.push_back(Effect::CloseSession { session: old, refused: false, reason });
+            self.effects.push_back(Effect::CloseSession {
+                session: old,
+                refused: false,
+                reason,
+            });
             self.sessions.remove(&old);
             self.agent_gone(name, true, now);
         }
         let slots = u32::from(hello.slots);
         let knows_generations = hello.versions.1 >= GENERATIONS;
-        let rebooted = self.hosts.get(name).is_some_and(|h| h.seen && h.hello.boot_id != hello.boot_id);
-        let kept = self.hosts.get(name).filter(|h| u32::from(h.hello.slots) >= slots).map(|h| h.first_engine);
+        let rebooted = self
+            .hosts
+            .get(name)
+            .is_some_and(|h| h.seen && h.hello.boot_id != hello.boot_id);
+        let kept = self
+            .hosts
+            .get(name)
+            .filter(|h| u32::from(h.hello.slots) >= slots)
+            .map(|h| h.first_engine);
         let first_engine = kept.unwrap_or_else(|| {
             self.next_engine += slots;
             EngineId(self.next_engine - slots)
         });
         if kept.is_none() {
             let (host, slots) = (Arc::from(name), hello.slots);
-            self.persist(|| Record::Engines { host, first: first_engine, slots });
+            self.persist(|| Record::Engines {
+                host,
+                first: first_engine,
+                slots,
+            });
         }
         if rebooted {
             self.lose_attempts(name, |_| true, "its host was restarted", now);
         }
-        let shared: Arc<str> = self.hosts.get(name).map_or_else(|| name.into(), |h| h.name.clone());
+        let shared: Arc<str> = self
+            .hosts
+            .get(name)
+            .map_or_else(|| name.into(), |h| h.name.clone());
         if !self.hosts.contains_key(name) {
             self.host_becomes_known(&shared, now);
         }
         // Without a session it is in none of the indices.
-        let Some(known) = self.hosts.remove(name) else { return };
+        let Some(known) = self.hosts.remove(name) else {
+            return;
+        };
         self.losses.ends(known.index);
         self.sessions.insert(session, shared.clone());
         if self.generation != Generation::default() && knows_generations {
             // Before anything counts that it says of a lease.
-            let generation = ToAgent::Generation { generation: self.generation };
+            let generation = ToAgent::Generation {
+                generation: self.generation,
+            };
             self.effects.push_back(Effect::Greet(session, generation));
         }
         let welcome = ToAgent::Welcome {
-            version: mezcal_common::message::agent::VERSIONS.1.min(hello.versions.1),
+            version: mezcal_common::message::agent::VERSIONS
+                .1
+                .min(hello.versions.1),
             program: mezcal_common::VERSION.into(),
             session,
             store: self.store,
@@ -1181,14 +1392,21 @@ impl Scheduler {
     fn agent_message(&mut self, name: &Arc<str>, message: ToCoordinator, now: BootInstant) {
         match message {
             ToCoordinator::Hello(_) => self.close_session(name, "a second hello"),
-            ToCoordinator::Inventory { queued, running, unacknowledged, containment, clock_offset } => {
+            ToCoordinator::Inventory {
+                queued,
+                running,
+                unacknowledged,
+                containment,
+                clock_offset,
+            } => {
                 if let Some(host) = self.hosts.get_mut(name) {
                     host.containment = containment;
                 }
                 self.heard(name, clock_offset, now);
                 self.inventory(name, None, &queued, &running, &unacknowledged, now);
                 self.set_known(name, true);
-                // It may have nothing to ask for, and those with idle slots may have asked long ago.
+                // It may have nothing to ask for, and those with idle slots may have asked long
+                // ago.
                 self.look_for_prefetched(now);
                 if let Some(index) = self.hosts.get(name).map(|host| host.index) {
                     self.evict_overdue(index);
@@ -1207,12 +1425,24 @@ impl Scheduler {
                 }
             }
             ToCoordinator::Reports(reports) => self.reports(name, None, reports, now),
-            ToCoordinator::ReportsOf { user, reports } => self.reports(name, Some(&user), reports, now),
-            ToCoordinator::UserInventory { user, queued, running, unacknowledged } => {
+            ToCoordinator::ReportsOf { user, reports } => {
+                self.reports(name, Some(&user), reports, now)
+            }
+            ToCoordinator::UserInventory {
+                user,
+                queued,
+                running,
+                unacknowledged,
+            } => {
                 self.inventory(name, Some(&user), &queued, &running, &unacknowledged, now);
                 self.tell_known(name, user, &running);
             }
-            ToCoordinator::Served { users, unheard, containment, clock_offset } => {
+            ToCoordinator::Served {
+                users,
+                unheard,
+                containment,
+                clock_offset,
+            } => {
                 self.heard(name, clock_offset, now);
                 self.serves_only(name, users, unheard, now);
                 if let Some(host) = self.hosts.get_mut(name) {
@@ -1224,19 +1454,35 @@ impl Scheduler {
                     self.evict_overdue(index);
                 }
             }
-            ToCoordinator::Engines { versions, replacing } => self.engines_said(name, versions, replacing),
+            ToCoordinator::Engines {
+                versions,
+                replacing,
+            } => self.engines_said(name, versions, replacing),
             ToCoordinator::Absent { attempts } => {
                 let absent: BTreeSet<AttemptId> = attempts.into_iter().collect();
-                self.lose_attempts(name, |a| absent.contains(&a), "it vanished from its host", now);
+                self.lose_attempts(
+                    name,
+                    |a| absent.contains(&a),
+                    "it vanished from its host",
+                    now,
+                );
             }
-            ToCoordinator::Heartbeat { sent, load, clock_offset } => {
+            ToCoordinator::Heartbeat {
+                sent,
+                load,
+                clock_offset,
+            } => {
                 if let Some(host) = self.hosts.get_mut(name) {
                     (host.heard, host.load, host.clock_offset) = (now, load, clock_offset);
                     let clock = mezcal_common::model::clock::WallTime(0);
                     self.tell_agent(name, ToAgent::HeartbeatSeen { sent, clock });
                 }
             }
-            ToCoordinator::Output { attempt, stream, data } => self.output(name, attempt, stream, data),
+            ToCoordinator::Output {
+                attempt,
+                stream,
+                data,
+            } => self.output(name, attempt, stream, data),
             ToCoordinator::Goodbye => {
                 // What it gives back must not be placed there again.
                 if let Some(host) = self.hosts.get_mut(name) {
@@ -1247,10 +1493,14 @@ impl Scheduler {
                 self.give_back(name, now);
                 self.close_session(name, "goodbye");
             }
-            ToCoordinator::UsableEngines { ready, failing } => self.usable_engines(name, ready, failing),
+            ToCoordinator::UsableEngines { ready, failing } => {
+                self.usable_engines(name, ready, failing)
+            }
             // Its connection sees to it.
             ToCoordinator::Renew { .. } => {}
-            ToCoordinator::LogsAnswer { request, streams } => self.effects.push_back(Effect::LogsAnswer { request, streams }),
+            ToCoordinator::LogsAnswer { request, streams } => self
+                .effects
+                .push_back(Effect::LogsAnswer { request, streams }),
         }
     }
 
@@ -1261,7 +1511,8 @@ impl Scheduler {
         }
     }
 
-    /// What a host has, of one user or of all. An attempt that was sent in this session may still be on its way there.
+    /// What a host has, of one user or of all. An attempt that was sent in this session may still
+    /// be on its way there.
     fn inventory(
         &mut self,
         name: &Arc<str>,
@@ -1271,35 +1522,75 @@ impl Scheduler {
         unacknowledged: &[AttemptId],
         now: BootInstant,
     ) {
-        let Some(host) = self.hosts.get(name) else { return };
+        let Some(host) = self.hosts.get(name) else {
+            return;
+        };
         let session = host.session;
         let user = user.map(|user| self.users.get(user).copied());
         let theirs = |on: &OnHost| user.is_none_or(|user| user == Some(on.user));
-        let known: BTreeMap<AttemptId, OnHost> =
-            host.attempts.iter().filter(|(_, on)| theirs(on)).map(|(attempt, on)| (*attempt, *on)).collect();
-        let held: BTreeSet<AttemptId> = queued.iter().chain(running).chain(unacknowledged).copied().collect();
+        let known: BTreeMap<AttemptId, OnHost> = host
+            .attempts
+            .iter()
+            .filter(|(_, on)| theirs(on))
+            .map(|(attempt, on)| (*attempt, *on))
+            .collect();
+        let held: BTreeSet<AttemptId> = queued
+            .iter()
+            .chain(running)
+            .chain(unacknowledged)
+            .copied()
+            .collect();
         // What another user has there is not to be killed on the word of this one.
         let stranger = |a: &AttemptId| match known.contains_key(a) {
             true => self.is_superseded(*a),
             false => !host.attempts.contains_key(a),
         };
-        let strangers: Vec<AttemptId> = queued.iter().chain(running).copied().filter(stranger).collect();
+        let strangers: Vec<AttemptId> = queued
+            .iter()
+            .chain(running)
+            .copied()
+            .filter(stranger)
+            .collect();
         if !strangers.is_empty() {
             // Of an earlier coordinator, or given up: whatever they are, they are not wanted.
-            self.tell_agent(name, ToAgent::Cancel { attempts: strangers, stop: Stop::NOW });
+            self.tell_agent(
+                name,
+                ToAgent::Cancel {
+                    attempts: strangers,
+                    stop: Stop::NOW,
+                },
+            );
         }
-        let gone = |a: AttemptId| !held.contains(&a) && known.get(&a).is_some_and(|on| user.is_none() || on.session != session);
+        let gone = |a: AttemptId| {
+            !held.contains(&a)
+                && known
+                    .get(&a)
+                    .is_some_and(|on| user.is_none() || on.session != session)
+        };
         self.lose_attempts(name, gone, "it vanished from its host", now);
         // What runs was reported as started once, and maybe to an earlier life of ours.
         if let Some(host) = self.hosts.get_mut(name) {
             for attempt in running.iter().filter(|attempt| known.contains_key(attempt)) {
-                host.attempts.get_mut(attempt).into_iter().for_each(|on| on.started = true);
+                host.attempts
+                    .get_mut(attempt)
+                    .into_iter()
+                    .for_each(|on| on.started = true);
             }
         }
         // A cancel may have been sent before the agent knew what it has.
-        for attempt in known.into_keys().filter(|a| held.contains(a) && !self.is_superseded(*a)).collect::<Vec<_>>() {
+        for attempt in known
+            .into_keys()
+            .filter(|a| held.contains(a) && !self.is_superseded(*a))
+            .collect::<Vec<_>>()
+        {
             if let Some(stop) = self.cancelling.get(&attempt.key).map(|c| c.stop) {
-                self.tell_agent(name, ToAgent::Cancel { attempts: vec![attempt], stop });
+                self.tell_agent(
+                    name,
+                    ToAgent::Cancel {
+                        attempts: vec![attempt],
+                        stop,
+                    },
+                );
             }
         }
         // Nor may the host have heard that a batch is given up.
@@ -1312,26 +1603,54 @@ impl Scheduler {
 
     /// Which of what a user's engines say to run is theirs, with its slots.
     fn tell_known(&mut self, name: &Arc<str>, user: String, running: &[AttemptId]) {
-        let (Some(host), Some(number)) = (self.hosts.get(name), self.users.get(&user).copied()) else {
-            return self.tell_agent(name, ToAgent::Known { user, attempts: Vec::new() });
+        let (Some(host), Some(number)) = (self.hosts.get(name), self.users.get(&user).copied())
+        else {
+            return self.tell_agent(
+                name,
+                ToAgent::Known {
+                    user,
+                    attempts: Vec::new(),
+                },
+            );
         };
-        let theirs =
-            |attempt: &AttemptId| host.attempts.get(attempt).filter(|on| on.user == number && !self.is_superseded(*attempt));
-        let attempts = running.iter().filter_map(|attempt| Some((*attempt, theirs(attempt)?.slots))).collect();
+        let theirs = |attempt: &AttemptId| {
+            host.attempts
+                .get(attempt)
+                .filter(|on| on.user == number && !self.is_superseded(*attempt))
+        };
+        let attempts = running
+            .iter()
+            .filter_map(|attempt| Some((*attempt, theirs(attempt)?.slots)))
+            .collect();
         self.tell_agent(name, ToAgent::Known { user, attempts });
     }
 
-    /// From now on a host runs jobs of these users. What it has of others is fenced: it renews no lease of theirs any more.
-    fn serves_only(&mut self, name: &Arc<str>, users: Vec<String>, unheard: Vec<(String, String)>, now: BootInstant) {
+    /// From now on a host runs jobs of these users. What it has of others is fenced: it renews no
+    /// lease of theirs any more.
+    fn serves_only(
+        &mut self,
+        name: &Arc<str>,
+        users: Vec<String>,
+        unheard: Vec<(String, String)>,
+        now: BootInstant,
+    ) {
         let until = self.lease.map(|lease| now + lease + FENCE_MARGIN);
         self.change_users(name, users);
-        let Some(host) = self.hosts.get_mut(name) else { return };
+        let Some(host) = self.hosts.get_mut(name) else {
+            return;
+        };
         let served = host.hello.users.as_deref().unwrap_or_default();
         let with: BTreeSet<u32> = host.attempts.values().map(|on| on.user).collect();
-        let fenced: BTreeSet<u32> = with.into_iter().filter(|user| !served.contains(&self.user_names[*user as usize])).collect();
+        let fenced: BTreeSet<u32> = with
+            .into_iter()
+            .filter(|user| !served.contains(&self.user_names[*user as usize]))
+            .collect();
         let short = |text: String| text.chars().take(REASON_CHARS).collect::<String>();
-        host.unheard =
-            unheard.into_iter().take(served.len().max(MOST_UNHEARD)).map(|(user, why)| (short(user), short(why))).collect();
+        host.unheard = unheard
+            .into_iter()
+            .take(served.len().max(MOST_UNHEARD))
+            .map(|(user, why)| (short(user), short(why)))
+            .collect();
         host.fenced.retain(|user, _| fenced.contains(user));
         for user in fenced {
             if let Some(until) = until {
@@ -1344,13 +1663,28 @@ impl Scheduler {
     }
 
     /// What a host's engines run, and whose take no new jobs there until they have been replaced.
-    fn engines_said(&mut self, name: &Arc<str>, mut versions: Vec<(String, u16)>, replacing: Vec<String>) {
-        let Some(host) = self.hosts.get_mut(name).filter(|host| host.session.is_some()) else { return };
+    fn engines_said(
+        &mut self,
+        name: &Arc<str>,
+        mut versions: Vec<(String, u16)>,
+        replacing: Vec<String>,
+    ) {
+        let Some(host) = self
+            .hosts
+            .get_mut(name)
+            .filter(|host| host.session.is_some())
+        else {
+            return;
+        };
         versions.truncate(MOST_VERSIONS);
-        host.engines =
-            versions.into_iter().map(|(version, count)| (version.chars().take(VERSION_CHARS).collect(), count)).collect();
+        host.engines = versions
+            .into_iter()
+            .map(|(version, count)| (version.chars().take(VERSION_CHARS).collect(), count))
+            .collect();
         let served = host.hello.users.as_deref().unwrap_or_default();
-        let theirs = |user: &String| served.contains(user) || host.unheard.iter().any(|(unheard, _)| unheard == user);
+        let theirs = |user: &String| {
+            served.contains(user) || host.unheard.iter().any(|(unheard, _)| unheard == user)
+        };
         let replacing: Vec<String> = replacing.into_iter().filter(theirs).collect();
         let was = std::mem::replace(&mut host.replacing, replacing);
         let changed: BTreeSet<&String> = was.iter().chain(&host.replacing).collect();
@@ -1365,28 +1699,57 @@ impl Scheduler {
         let mut over: Vec<(Arc<str>, u32)> = Vec::new();
         for host in self.hosts.values_mut() {
             let name = host.name.clone();
-            over.extend(host.fenced.extract_if(.., |_, until| *until <= now).map(|(user, _)| (name.clone(), user)));
+            over.extend(
+                host.fenced
+                    .extract_if(.., |_, until| *until <= now)
+                    .map(|(user, _)| (name.clone(), user)),
+            );
         }
         over.sort();
         for (name, user) in over {
-            let Some(host) = self.hosts.get(&name) else { continue };
-            let theirs: BTreeSet<AttemptId> = host.attempts.iter().filter(|(_, on)| on.user == user).map(|(a, _)| *a).collect();
+            let Some(host) = self.hosts.get(&name) else {
+                continue;
+            };
+            let theirs: BTreeSet<AttemptId> = host
+                .attempts
+                .iter()
+                .filter(|(_, on)| on.user == user)
+                .map(|(a, _)| *a)
+                .collect();
             let why = "its user's engines were not heard there for longer than the lease";
             self.lose_attempts(&name, |attempt| theirs.contains(&attempt), why, now);
         }
     }
 
     fn is_superseded(&self, attempt: AttemptId) -> bool {
-        self.job(attempt.key).is_none_or(|job| job.attempt != attempt.attempt || job.state != JobState::Placed)
+        self.job(attempt.key)
+            .is_none_or(|job| job.attempt != attempt.attempt || job.state != JobState::Placed)
     }
 
     /// With a `user`, only what is about that user's attempts counts.
-    fn reports(&mut self, name: &Arc<str>, user: Option<&str>, reports: Vec<NumberedReport>, now: BootInstant) {
-        let Some(through) = reports.iter().map(|r| r.seq).max() else { return };
+    fn reports(
+        &mut self,
+        name: &Arc<str>,
+        user: Option<&str>,
+        reports: Vec<NumberedReport>,
+        now: BootInstant,
+    ) {
+        let Some(through) = reports.iter().map(|r| r.seq).max() else {
+            return;
+        };
         let user = user.map(|user| self.users.get(user).copied());
-        for NumberedReport { attempt, report, .. } in reports {
-            let Some(host) = self.hosts.get_mut(name) else { return };
-            if user.is_some_and(|user| host.attempts.get(&attempt).is_some_and(|on| Some(on.user) != user)) {
+        for NumberedReport {
+            attempt, report, ..
+        } in reports
+        {
+            let Some(host) = self.hosts.get_mut(name) else {
+                return;
+            };
+            if user.is_some_and(|user| {
+                host.attempts
+                    .get(&attempt)
+                    .is_some_and(|on| Some(on.user) != user)
+            }) {
                 tracing::warn!(host = %name, %attempt, "{name} reports on another user's attempt {attempt}; not believed");
                 continue;
             }
@@ -1428,18 +1791,41 @@ impl Scheduler {
     fn place(&self, name: &Arc<str>, engine: Option<u16>) -> Option<Place> {
         let host = self.hosts.get(name)?;
         let engine = EngineId(host.first_engine.0 + u32::from(engine?));
-        Some(Place { host: host.name.clone(), engine, clock_offset: host.clock_offset })
+        Some(Place {
+            host: host.name.clone(),
+            engine,
+            clock_offset: host.clock_offset,
+        })
     }
 
     /// The present attempt of a job is over: again, or for good.
-    fn attempt_over(&mut self, attempt: AttemptId, place: Option<Place>, mut outcome: Outcome, now: BootInstant) {
+    fn attempt_over(
+        &mut self,
+        attempt: AttemptId,
+        place: Option<Place>,
+        mut outcome: Outcome,
+        now: BootInstant,
+    ) {
         let key = attempt.key;
         let asked = self.cancelling.contains_key(&key);
-        let Some(batch) = self.batches.get_mut(&key.batch) else { return };
-        let (cancelled, once) = (asked || batch.cancelled.is_some(), batch.once || batch.halted);
-        let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1) else { return };
-        if outcome.ended == Ended::Cancelled && outcome.survivors == 0 && !cancelled && !once && self.overdue.contains(&job.host) {
-            // An agent that was started again in the grace of an eviction does not know why it ended.
+        let Some(batch) = self.batches.get_mut(&key.batch) else {
+            return;
+        };
+        let (cancelled, once) = (
+            asked || batch.cancelled.is_some(),
+            batch.once || batch.halted,
+        );
+        let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1) else {
+            return;
+        };
+        if outcome.ended == Ended::Cancelled
+            && outcome.survivors == 0
+            && !cancelled
+            && !once
+            && self.overdue.contains(&job.host)
+        {
+            // An agent that was started again in the grace of an eviction does not know why it
+            // ended.
             return self.returned(attempt, now);
         }
         let kept = self.durable.then(|| Box::new(outcome.clone()));
@@ -1453,7 +1839,10 @@ impl Scheduler {
             Ended::Lost if attempt.epoch != self.epoch && !once => true,
             Ended::Lost => {
                 job.losses += 1;
-                let host = self.host_names.get(job.host as usize).map_or("a host", |name| name);
+                let host = self
+                    .host_names
+                    .get(job.host as usize)
+                    .map_or("a host", |name| name);
                 let why = outcome.error.as_deref().unwrap_or_default();
                 let lost = batch.lost.entry(key.job).or_default();
                 lost.push(format!("attempt {} on {host}: {why}", job.attempt));
@@ -1462,19 +1851,39 @@ impl Scheduler {
                 }
                 u32::from(job.losses) <= MAX_LOSSES && !once
             }
-            Ended::Exited | Ended::Signaled | Ended::Timeout | Ended::OutOfMemory | Ended::StartFailed => {
-                let worth = batch.retry_rules.get(&key.job).is_none_or(|rule| after::worth_another(&rule.on, &outcome));
-                let retry = !outcome.succeeded() && job.retries > 0 && !cancelled && !batch.halted && worth;
+            Ended::Exited
+            | Ended::Signaled
+            | Ended::Timeout
+            | Ended::OutOfMemory
+            | Ended::StartFailed => {
+                let worth = batch
+                    .retry_rules
+                    .get(&key.job)
+                    .is_none_or(|rule| after::worth_another(&rule.on, &outcome));
+                let retry =
+                    !outcome.succeeded() && job.retries > 0 && !cancelled && !batch.halted && worth;
                 job.retries -= u32::from(retry);
                 retry
             }
-            Ended::Cancelled | Ended::NoHost | Ended::Skipped | Ended::Unkillable | Ended::HostShort => false,
+            Ended::Cancelled
+            | Ended::NoHost
+            | Ended::Skipped
+            | Ended::Unkillable
+            | Ended::HostShort => false,
         };
         let failed = outcome.ended != Ended::Lost;
         let again = again && numbered;
         if !numbered {
-            let why = format!("it was tried {} times, and there are no more numbers for its attempts", attempt_count(job.attempt));
-            outcome.error = Some(outcome.error.take().map_or(why.clone(), |said| format!("{said}; {why}")));
+            let why = format!(
+                "it was tried {} times, and there are no more numbers for its attempts",
+                attempt_count(job.attempt)
+            );
+            outcome.error = Some(
+                outcome
+                    .error
+                    .take()
+                    .map_or(why.clone(), |said| format!("{said}; {why}")),
+            );
         }
         if !again {
             return self.finish(key, place, outcome, now);
@@ -1484,8 +1893,17 @@ impl Scheduler {
         let (retries, losses) = (job.retries, job.losses);
         job.state = JobState::Queued;
         // A lost host is nobody's failure: elsewhere it may begin at once.
-        let delay = if failed { batch.pause_of(key.job) } else { Duration::ZERO };
-        self.persist(|| Record::Again { attempt, retries, losses, outcome: kept });
+        let delay = if failed {
+            batch.pause_of(key.job)
+        } else {
+            Duration::ZERO
+        };
+        self.persist(|| Record::Again {
+            attempt,
+            retries,
+            losses,
+            outcome: kept,
+        });
         match delay.is_zero() {
             true => self.enqueue(key),
             false => self.delay(key, now + delay),
@@ -1495,12 +1913,16 @@ impl Scheduler {
     /// A job is tried again then.
     fn delay(&mut self, key: JobKey, at: BootInstant) {
         self.delayed.insert((at, key));
-        self.job_mut(key).into_iter().for_each(|job| job.state = JobState::Waiting);
+        self.job_mut(key)
+            .into_iter()
+            .for_each(|job| job.state = JobState::Waiting);
     }
 
     /// Everything on a host comes back without anybody's fault: its agent has stopped in order.
     fn give_back(&mut self, name: &str, now: BootInstant) {
-        let Some(host) = self.hosts.get_mut(name) else { return };
+        let Some(host) = self.hosts.get_mut(name) else {
+            return;
+        };
         let attempts = std::mem::take(&mut host.attempts);
         host.taken = 0;
         self.reindex(name);
@@ -1514,31 +1936,63 @@ impl Scheduler {
             return;
         }
         let asked = self.cancelling.contains_key(&attempt.key);
-        let Some(batch) = self.batches.get_mut(&attempt.key.batch) else { return };
+        let Some(batch) = self.batches.get_mut(&attempt.key.batch) else {
+            return;
+        };
         if asked || batch.is_given_up() {
-            return self.finish(attempt.key, None, Outcome::never_ran(Ended::Cancelled, None), now);
+            return self.finish(
+                attempt.key,
+                None,
+                Outcome::never_ran(Ended::Cancelled, None),
+                now,
+            );
         }
         if batch.once {
-            return self.finish(attempt.key, None, Outcome::never_ran(Ended::Lost, "its agent was stopped".to_owned()), now);
+            return self.finish(
+                attempt.key,
+                None,
+                Outcome::never_ran(Ended::Lost, "its agent was stopped".to_owned()),
+                now,
+            );
         }
         if self.generation.next_attempt(attempt.attempt).is_none() {
-            let why = "it was given back, and there are no more numbers for its attempts".to_owned();
+            let why =
+                "it was given back, and there are no more numbers for its attempts".to_owned();
             return self.finish(attempt.key, None, Outcome::never_ran(Ended::Lost, why), now);
         }
-        let Some(job) = batch.jobs.get_mut(attempt.key.job.0 as usize - 1) else { return };
+        let Some(job) = batch.jobs.get_mut(attempt.key.job.0 as usize - 1) else {
+            return;
+        };
         job.state = JobState::Queued;
         batch.placed -= 1;
         self.running[batch.user as usize] -= u64::from(job.queue.slots());
         let (retries, losses) = (job.retries, job.losses);
-        self.persist(|| Record::Again { attempt, retries, losses, outcome: None });
+        self.persist(|| Record::Again {
+            attempt,
+            retries,
+            losses,
+            outcome: None,
+        });
         self.enqueue(attempt.key);
     }
 
-    fn finish(&mut self, key: JobKey, place: Option<Place>, mut outcome: Outcome, now: BootInstant) {
-        let local = self.job(key).and_then(|job| self.is_local(job.queue, place.as_ref()));
+    fn finish(
+        &mut self,
+        key: JobKey,
+        place: Option<Place>,
+        mut outcome: Outcome,
+        now: BootInstant,
+    ) {
+        let local = self
+            .job(key)
+            .and_then(|job| self.is_local(job.queue, place.as_ref()));
         let held = self.held_until(key.batch);
-        let Some(batch) = self.batches.get_mut(&key.batch) else { return };
-        let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1) else { return };
+        let Some(batch) = self.batches.get_mut(&key.batch) else {
+            return;
+        };
+        let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1) else {
+            return;
+        };
         if job.state == JobState::Done {
             return;
         }
@@ -1558,7 +2012,11 @@ impl Scheduler {
         batch.done += 1;
         batch.lost.remove(&key.job);
         batch.counts.add(&outcome);
-        let why = self.cancelling.get(&key).and_then(|c| c.why.clone()).or_else(|| batch.why.clone());
+        let why = self
+            .cancelling
+            .get(&key)
+            .and_then(|c| c.why.clone())
+            .or_else(|| batch.why.clone());
         if outcome.ended == Ended::Cancelled
             && outcome.error.is_none()
             && let Some(why) = why
@@ -1569,10 +2027,25 @@ impl Scheduler {
             hold::admit_ignorance(&mut outcome, until, now);
         }
         let (ended, killed, survivors) = (outcome.ended, outcome.killed, outcome.survivors);
-        let result = JobResult { attempt: job.attempt, place, local, outcome };
+        let result = JobResult {
+            attempt: job.attempt,
+            place,
+            local,
+            outcome,
+        };
         let (batch, seq) = (batch.id, batch.done as u64);
-        self.persist(|| Record::Ended { batch: key.batch, seq, job: key.job, result: Box::new(result.clone()) });
-        self.effects.push_back(Effect::Result { batch, seq, job: key.job, result });
+        self.persist(|| Record::Ended {
+            batch: key.batch,
+            seq,
+            job: key.job,
+            result: Box::new(result.clone()),
+        });
+        self.effects.push_back(Effect::Result {
+            batch,
+            seq,
+            job: key.job,
+            result,
+        });
         self.order_ended(key, succeeded);
         self.cancel_done(key, ended, killed, survivors);
         self.check_halt(key.batch, now);
@@ -1580,7 +2053,9 @@ impl Scheduler {
     }
 
     fn end_batch_if_done(&mut self, serial: BatchSerial) {
-        let Some(batch) = self.batches.get(&serial) else { return };
+        let Some(batch) = self.batches.get(&serial) else {
+            return;
+        };
         if batch.open || batch.done < batch.jobs.len() {
             return;
         }
@@ -1589,7 +2064,9 @@ impl Scheduler {
         deserted.map(|at| self.deserted.remove(&(at, serial)));
         self.persist(|| Record::Done { batch: serial });
         self.effects.push_back(Effect::BatchDone { batch: id });
-        let Some(batch) = self.batches.get(&serial) else { return };
+        let Some(batch) = self.batches.get(&serial) else {
+            return;
+        };
         self.serials.remove(&batch.id);
         self.batches.remove(&serial);
         for host in self.hosts.values_mut() {
@@ -1597,43 +2074,75 @@ impl Scheduler {
             if host.told.remove(&serial)
                 && let Some(session) = host.session
             {
-                self.effects.push_back(Effect::ToAgent(session, ToAgent::Forget { batch: serial }));
+                self.effects
+                    .push_back(Effect::ToAgent(session, ToAgent::Forget { batch: serial }));
             }
         }
     }
 
-    /// Nobody is connected any more who looks after a batch: unless it is detached and complete, its lease begins.
+    /// Nobody is connected any more who looks after a batch: unless it is detached and complete,
+    /// its lease begins.
     fn unattended(&mut self, serial: BatchSerial, now: BootInstant) {
-        let Some(batch) = self.batches.get_mut(&serial).filter(|b| b.deserted.is_none() && (b.open || !b.detached)) else { return };
+        let Some(batch) = self
+            .batches
+            .get_mut(&serial)
+            .filter(|b| b.deserted.is_none() && (b.open || !b.detached))
+        else {
+            return;
+        };
         let until = now + self.client_lease;
         batch.deserted = Some(until);
         self.deserted.insert((until, serial));
     }
 
     fn attended(&mut self, serial: BatchSerial) {
-        if let Some(until) = self.batches.get_mut(&serial).and_then(|batch| batch.deserted.take()) {
+        if let Some(until) = self
+            .batches
+            .get_mut(&serial)
+            .and_then(|batch| batch.deserted.take())
+        {
             self.deserted.remove(&(until, serial));
         }
     }
 
     fn end_deserted(&mut self, serial: BatchSerial, now: BootInstant) {
-        let Some(batch) = self.batches.get_mut(&serial) else { return };
-        batch.why = Some(format!("its client was gone for longer than {}", format_duration(self.client_lease)).into());
+        let Some(batch) = self.batches.get_mut(&serial) else {
+            return;
+        };
+        batch.why = Some(
+            format!(
+                "its client was gone for longer than {}",
+                format_duration(self.client_lease)
+            )
+            .into(),
+        );
         let id = batch.id;
         batch.deserted = None;
         self.cancel_batch(serial, None, Stop::after(halt::GRACE), now);
         self.handle(Event::Close { batch: id }, now);
     }
 
-    /// A session has ended. Another one may have `replaced` it already, and then nothing is out of reach.
+    /// A session has ended. Another one may have `replaced` it already, and then nothing is out of
+    /// reach.
     fn agent_gone(&mut self, name: &str, replaced: bool, now: BootInstant) {
-        let Some(name) = self.hosts.get(name).filter(|host| host.session.is_some()).map(|host| host.name.clone()) else { return };
+        let Some(name) = self
+            .hosts
+            .get(name)
+            .filter(|host| host.session.is_some())
+            .map(|host| host.name.clone())
+        else {
+            return;
+        };
         self.set_known(&name, false);
         self.keep_nothing(&name);
-        let Some(host) = self.hosts.get_mut(&name) else { return };
+        let Some(host) = self.hosts.get_mut(&name) else {
+            return;
+        };
         host.session = None;
         self.look_at_presence(&name);
-        let Some(host) = self.hosts.get_mut(&name) else { return };
+        let Some(host) = self.hosts.get_mut(&name) else {
+            return;
+        };
         if let Some(at) = host.ready_by.take() {
             self.unready.remove(&(at, host.index));
         }
@@ -1655,10 +2164,22 @@ impl Scheduler {
     }
 
     /// Attempts of `name` that `gone` picks are surely over, without a report.
-    fn lose_attempts(&mut self, name: &str, gone: impl Fn(AttemptId) -> bool, why: &str, now: BootInstant) {
-        let Some(host) = self.hosts.get_mut(name) else { return };
-        let lost: Vec<(AttemptId, Option<u16>)> =
-            host.attempts.iter().filter(|(a, _)| gone(**a)).map(|(a, on)| (*a, on.engine)).collect();
+    fn lose_attempts(
+        &mut self,
+        name: &str,
+        gone: impl Fn(AttemptId) -> bool,
+        why: &str,
+        now: BootInstant,
+    ) {
+        let Some(host) = self.hosts.get_mut(name) else {
+            return;
+        };
+        let lost: Vec<(AttemptId, Option<u16>)> = host
+            .attempts
+            .iter()
+            .filter(|(a, _)| gone(**a))
+            .map(|(a, on)| (*a, on.engine))
+            .collect();
         let shared = host.name.clone();
         for (attempt, engine) in lost {
             if let Some(host) = self.hosts.get_mut(name) {
@@ -1667,7 +2188,12 @@ impl Scheduler {
             self.reindex(name);
             if !self.is_superseded(attempt) {
                 let place = self.place(&shared, engine);
-                self.attempt_over(attempt, place, Outcome::never_ran(Ended::Lost, why.to_owned()), now);
+                self.attempt_over(
+                    attempt,
+                    place,
+                    Outcome::never_ran(Ended::Lost, why.to_owned()),
+                    now,
+                );
             }
         }
     }
@@ -1683,16 +2209,29 @@ impl Scheduler {
             let reason = "the coordinator has used up the numbers of batches of this generation of its store: a copy that `coordinator backup` \
                           makes and `coordinator restore` puts in its place has the next ones"
                 .to_owned();
-            self.effects.push_back(Effect::Refused { batch: id, reason });
+            self.effects
+                .push_back(Effect::Refused { batch: id, reason });
             return;
         }
         self.next_serial = self.next_serial.saturating_add(1);
         let age = Duration::ZERO;
-        self.persist(|| Record::Opened { batch: serial, user: user.clone(), terms: Box::new(terms.clone()), age });
+        self.persist(|| Record::Opened {
+            batch: serial,
+            user: user.clone(),
+            terms: Box::new(terms.clone()),
+            age,
+        });
         self.add_batch(serial, user, terms, age, now);
     }
 
-    fn add_batch(&mut self, serial: BatchSerial, user: String, terms: BatchTerms, age: Duration, now: BootInstant) {
+    fn add_batch(
+        &mut self,
+        serial: BatchSerial,
+        user: String,
+        terms: BatchTerms,
+        age: Duration,
+        now: BootInstant,
+    ) {
         let id = terms.context.batch;
         let next = self.users.len() as u32;
         let user = *self.users.entry(user).or_insert_with_key(|name| {
@@ -1726,7 +2265,9 @@ impl Scheduler {
             halt: terms.halt,
             counts: halt::Counts::default(),
             halted: false,
-            deadline: terms.time_limit.map(|limit| now + limit.saturating_sub(age)),
+            deadline: terms
+                .time_limit
+                .map(|limit| now + limit.saturating_sub(age)),
             time_limit: terms.time_limit,
             detached: terms.detached,
             deserted: None,
@@ -1735,25 +2276,42 @@ impl Scheduler {
         self.batches.insert(serial, batch);
     }
 
-    fn submit(&mut self, id: BatchId, host_sets: &[Vec<String>], jobs: Vec<Submission>, now: BootInstant) {
+    fn submit(
+        &mut self,
+        id: BatchId,
+        host_sets: &[Vec<String>],
+        jobs: Vec<Submission>,
+        now: BootInstant,
+    ) {
         let Some(serial) = self.serials.get(&id).copied() else {
-            self.effects.push_back(Effect::Refused { batch: id, reason: "there is no such open batch".into() });
+            self.effects.push_back(Effect::Refused {
+                batch: id,
+                reason: "there is no such open batch".into(),
+            });
             return;
         };
         let stored = self.is_stored(serial);
-        let Some(batch) = self.batches.get_mut(&serial) else { return };
+        let Some(batch) = self.batches.get_mut(&serial) else {
+            return;
+        };
         batch.add_host_sets(host_sets);
         let (mut queued, mut refused) = (Vec::with_capacity(jobs.len()), None);
         let mut taken = Vec::with_capacity(if stored { jobs.len() } else { 0 });
         for mut submission in jobs {
             if !batch.open || submission.job.0 as usize != batch.jobs.len() + 1 {
-                refused = Some(format!("job {} does not continue the batch", submission.job));
+                refused = Some(format!(
+                    "job {} does not continue the batch",
+                    submission.job
+                ));
                 break;
             }
             if submission.spec.len() > MAX_SPEC
                 || batch.jobs.len() >= MAX_JOBS
                 || submission.slots == 0
-                || [submission.hosts, submission.prefer].iter().flatten().any(|h| *h as usize >= batch.host_sets.len())
+                || [submission.hosts, submission.prefer]
+                    .iter()
+                    .flatten()
+                    .any(|h| *h as usize >= batch.host_sets.len())
             {
                 refused = Some(format!("job {} is not acceptable", submission.job));
                 break;
@@ -1761,20 +2319,34 @@ impl Scheduler {
             if stored {
                 taken.push(submission.clone());
             }
-            let (after, stillborn) = (std::mem::take(&mut submission.after), submission.stillborn.take());
+            let (after, stillborn) = (
+                std::mem::take(&mut submission.after),
+                submission.stillborn.take(),
+            );
             queued.push((submission.job, stillborn, after));
             batch.add_job(serial, submission, stored);
         }
         let (accepted, held) = (batch.jobs.len() as u64, batch.is_held());
         if !host_sets.is_empty() {
-            self.persist(|| Record::HostSets { batch: serial, sets: host_sets.to_vec() });
+            self.persist(|| Record::HostSets {
+                batch: serial,
+                sets: host_sets.to_vec(),
+            });
         }
         if !taken.is_empty() {
-            self.persist(|| Record::Submitted { batch: serial, jobs: taken });
+            self.persist(|| Record::Submitted {
+                batch: serial,
+                jobs: taken,
+            });
         }
-        self.effects.push_back(Effect::Accepted { batch: id, jobs: accepted, closed: false });
+        self.effects.push_back(Effect::Accepted {
+            batch: id,
+            jobs: accepted,
+            closed: false,
+        });
         if let Some(reason) = refused {
-            self.effects.push_back(Effect::Refused { batch: id, reason });
+            self.effects
+                .push_back(Effect::Refused { batch: id, reason });
         }
         let given_up = |s: &Self| s.batches.get(&serial).is_none_or(Batch::is_given_up);
         let mut cancelled = given_up(self);
@@ -1786,32 +2358,51 @@ impl Scheduler {
                     // That may have halted it.
                     cancelled = given_up(self);
                 }
-                None if cancelled => self.finish(key, None, Outcome::never_ran(Ended::Cancelled, None), now),
+                None if cancelled => {
+                    self.finish(key, None, Outcome::never_ran(Ended::Cancelled, None), now)
+                }
                 None => self.may_start(key, &after, held),
             }
         }
     }
 
-    /// A job has come that nothing speaks against: it waits for a host, or for something else first. `held`: for its batch to be whole.
+    /// A job has come that nothing speaks against: it waits for a host, or for something else
+    /// first. `held`: for its batch to be whole.
     fn may_start(&mut self, key: JobKey, after: &[JobNumber], held: bool) {
         if self.must_wait(key, after) {
             return;
         }
         match held {
-            true => self.job_mut(key).into_iter().for_each(|job| job.state = JobState::Waiting),
+            true => self
+                .job_mut(key)
+                .into_iter()
+                .for_each(|job| job.state = JobState::Waiting),
             false => self.enqueue(key),
         }
     }
 
-    /// No more jobs of a batch will come. Whoever says it again, since an answer was lost, hears again that it is so.
+    /// No more jobs of a batch will come. Whoever says it again, since an answer was lost, hears
+    /// again that it is so.
     fn close(&mut self, id: BatchId, now: BootInstant) {
-        let Some(serial) = self.serials.get(&id).copied() else { return };
-        let Some(batch) = self.batches.get_mut(&serial) else { return };
-        let (first, jobs, detached) = (std::mem::take(&mut batch.open), batch.jobs.len() as u64, batch.detached);
+        let Some(serial) = self.serials.get(&id).copied() else {
+            return;
+        };
+        let Some(batch) = self.batches.get_mut(&serial) else {
+            return;
+        };
+        let (first, jobs, detached) = (
+            std::mem::take(&mut batch.open),
+            batch.jobs.len() as u64,
+            batch.detached,
+        );
         if first {
             self.persist(|| Record::Closed { batch: serial });
         }
-        self.effects.push_back(Effect::Accepted { batch: id, jobs, closed: true });
+        self.effects.push_back(Effect::Accepted {
+            batch: id,
+            jobs,
+            closed: true,
+        });
         if !first {
             return;
         }
@@ -1829,7 +2420,9 @@ impl Scheduler {
         if self.is_held_back(key) {
             return;
         }
-        let Some(queue) = self.job(key).map(|job| job.queue) else { return };
+        let Some(queue) = self.job(key).map(|job| job.queue) else {
+            return;
+        };
         let (required, prefer) = (self.set_of(queue), self.preferred_by(queue));
         self.queues.push(queue, key.job, required, prefer);
         if !self.is_served(queue.user) {
@@ -1840,93 +2433,175 @@ impl Scheduler {
 
     fn set_of(&self, key: QueueKey) -> Option<Arc<[Arc<str>]>> {
         let set = key.hosts?;
-        self.batches.get(&key.batch)?.host_sets.get(set as usize).cloned()
+        self.batches
+            .get(&key.batch)?
+            .host_sets
+            .get(set as usize)
+            .cloned()
     }
 
     fn preferred_by(&self, key: QueueKey) -> Option<Arc<[Arc<str>]>> {
         let set = key.prefer?;
-        self.batches.get(&key.batch)?.host_sets.get(set as usize).cloned()
+        self.batches
+            .get(&key.batch)?
+            .host_sets
+            .get(set as usize)
+            .cloned()
     }
 
     /// Whether a job ran where it prefers to, if it prefers anything.
     fn is_local(&self, key: QueueKey, place: Option<&Place>) -> Option<bool> {
         let (preferred, place) = (self.preferred_by(key)?, place?);
         let host = self.hosts.get(&place.host)?;
-        Some(self.names_of(host).iter().any(|name| preferred.contains(name)))
+        Some(
+            self.names_of(host)
+                .iter()
+                .any(|name| preferred.contains(name)),
+        )
     }
 
     fn output(&mut self, name: &Arc<str>, attempt: AttemptId, stream: Stream, data: Bytes) {
-        let known = self.hosts.get(name).is_some_and(|h| h.attempts.contains_key(&attempt));
+        let known = self
+            .hosts
+            .get(name)
+            .is_some_and(|h| h.attempts.contains_key(&attempt));
         match self.batches.get(&attempt.key.batch) {
             Some(batch) if known => {
                 let (batch, job, host) = (batch.id, attempt.key.job, name.clone());
-                self.effects.push_back(Effect::Output { batch, job, host, stream, data });
+                self.effects.push_back(Effect::Output {
+                    batch,
+                    job,
+                    host,
+                    stream,
+                    data,
+                });
             }
-            _ => self.tell_agent(name, ToAgent::OutputTaken { attempt, bytes: data.len() as u32 }),
+            _ => self.tell_agent(
+                name,
+                ToAgent::OutputTaken {
+                    attempt,
+                    bytes: data.len() as u32,
+                },
+            ),
         }
     }
 
     fn output_taken(&mut self, batch: BatchId, job: JobNumber, bytes: u32) {
-        let Some(serial) = self.serials.get(&batch).copied() else { return };
+        let Some(serial) = self.serials.get(&batch).copied() else {
+            return;
+        };
         let key = JobKey { batch: serial, job };
-        let found = self.hosts.values().find_map(|h| h.attempts.keys().find(|a| a.key == key).map(|a| (h.name.clone(), *a)));
+        let found = self.hosts.values().find_map(|h| {
+            h.attempts
+                .keys()
+                .find(|a| a.key == key)
+                .map(|a| (h.name.clone(), *a))
+        });
         if let Some((name, attempt)) = found {
             self.tell_agent(&name, ToAgent::OutputTaken { attempt, bytes });
         }
     }
 
     fn job_mut(&mut self, key: JobKey) -> Option<&mut Job> {
-        self.batches.get_mut(&key.batch)?.jobs.get_mut((key.job.0 as usize).checked_sub(1)?)
+        self.batches
+            .get_mut(&key.batch)?
+            .jobs
+            .get_mut((key.job.0 as usize).checked_sub(1)?)
     }
 
     fn job(&self, key: JobKey) -> Option<&Job> {
-        self.batches.get(&key.batch)?.jobs.get((key.job.0 as usize).checked_sub(1)?)
+        self.batches
+            .get(&key.batch)?
+            .jobs
+            .get((key.job.0 as usize).checked_sub(1)?)
     }
 
     /// Gives a host what it has credit for, `most` attempts at most. True if it got anything.
     fn serve(&mut self, name: &Arc<str>, most: usize, now: BootInstant) -> bool {
-        let Some(host) = self.hosts.get(name) else { return false };
-        let Some(session) = host.session.filter(|_| host.is_willing()) else { return false };
+        let Some(host) = self.hosts.get(name) else {
+            return false;
+        };
+        let Some(session) = host.session.filter(|_| host.is_willing()) else {
+            return false;
+        };
         let index = host.index;
         let names = self.names_of(host);
         let (mut run, mut bytes, mut given) = (Vec::new(), 0, 0);
         while given < most {
-            let Some(next) = self.next_queue(name, &names, now) else { break };
+            let Some(next) = self.next_queue(name, &names, now) else {
+                break;
+            };
             let queue = next.key;
             if next.elsewhere && self.serve_nearer(queue, now) {
                 // What has been given there may have been the last one.
                 continue;
             }
-            let Some(number) = self.queues.pop(queue) else { break };
+            let Some(number) = self.queues.pop(queue) else {
+                break;
+            };
             let slots = queue.slots();
-            let Some(batch) = self.batches.get_mut(&queue.batch) else { continue };
-            let Some(job) = batch.jobs.get_mut(number.0 as usize - 1) else { continue };
+            let Some(batch) = self.batches.get_mut(&queue.batch) else {
+                continue;
+            };
+            let Some(job) = batch.jobs.get_mut(number.0 as usize - 1) else {
+                continue;
+            };
             job.state = JobState::Placed;
             batch.placed += 1;
             self.running[queue.user as usize] += u64::from(slots);
             job.host = index;
             // Whatever waits has a number left.
-            job.attempt = self.generation.next_attempt(job.attempt).unwrap_or(u32::MAX);
-            let key = JobKey { batch: queue.batch, job: number };
-            let attempt = AttemptId { epoch: self.epoch, key, attempt: job.attempt };
-            let placement = Placement { attempt, spec: job.spec.clone(), slots };
+            job.attempt = self
+                .generation
+                .next_attempt(job.attempt)
+                .unwrap_or(u32::MAX);
+            let key = JobKey {
+                batch: queue.batch,
+                job: number,
+            };
+            let attempt = AttemptId {
+                epoch: self.epoch,
+                key,
+                attempt: job.attempt,
+            };
+            let placement = Placement {
+                attempt,
+                spec: job.spec.clone(),
+                slots,
+            };
             let length = job.spec_length as usize;
-            let Some(host) = self.hosts.get_mut(name) else { break };
-            let context =
-                host.told.insert(queue.batch).then(|| (batch.context.clone(), self.user_names[batch.user as usize].clone()));
+            let Some(host) = self.hosts.get_mut(name) else {
+                break;
+            };
+            let context = host.told.insert(queue.batch).then(|| {
+                (
+                    batch.context.clone(),
+                    self.user_names[batch.user as usize].clone(),
+                )
+            });
             if run.len() == RUN_COUNT || bytes + length > RUN_BYTES || context.is_some() {
                 self.send_run(name, session, std::mem::take(&mut run));
                 bytes = 0;
             }
             if let Some((context, user)) = context {
-                self.effects.push_back(Effect::ToAgent(session, ToAgent::Context { batch: queue.batch, context, user }));
+                self.effects.push_back(Effect::ToAgent(
+                    session,
+                    ToAgent::Context {
+                        batch: queue.batch,
+                        context,
+                        user,
+                    },
+                ));
             }
             bytes += length;
             run.push(placement);
-            let Some(host) = self.hosts.get_mut(name) else { break };
+            let Some(host) = self.hosts.get_mut(name) else {
+                break;
+            };
             host.add(attempt, queue.user, slots, Some(session));
             host.sent += u64::from(slots);
-            host.idle_since.drain(..usize::from(slots).min(host.idle_since.len()));
+            host.idle_since
+                .drain(..usize::from(slots).min(host.idle_since.len()));
             given += 1;
             if slots > 1 {
                 self.wide_is_placed(name, queue);
@@ -1944,16 +2619,26 @@ impl Scheduler {
             return;
         }
         let lease = self.lease;
-        self.persist(|| Record::Placed { host: name.clone(), lease, attempts: run.iter().map(|p| p.attempt).collect() });
-        self.effects.push_back(Effect::ToAgent(session, ToAgent::Run(run)));
+        self.persist(|| Record::Placed {
+            host: name.clone(),
+            lease,
+            attempts: run.iter().map(|p| p.attempt).collect(),
+        });
+        self.effects
+            .push_back(Effect::ToAgent(session, ToAgent::Run(run)));
     }
 
-    /// Spreads what waits: idle slots of all hosts first, one at a time in turn, then what they asked for beyond.
+    /// Spreads what waits: idle slots of all hosts first, one at a time in turn, then what they
+    /// asked for beyond.
     fn serve_all(&mut self, now: BootInstant) {
         if self.queues.is_empty() {
             return;
         }
-        let names: Vec<Arc<str>> = self.wanting.iter().filter_map(|index| self.name_at(*index)).collect();
+        let names: Vec<Arc<str>> = self
+            .wanting
+            .iter()
+            .filter_map(|index| self.name_at(*index))
+            .collect();
         self.fill_idle(&names, now);
         for name in &names {
             self.serve(name, usize::MAX, now);
@@ -1966,7 +2651,11 @@ impl Scheduler {
         while again {
             again = false;
             for name in names {
-                if self.hosts.get(name).is_some_and(|h| !h.idle_since.is_empty()) {
+                if self
+                    .hosts
+                    .get(name)
+                    .is_some_and(|h| !h.idle_since.is_empty())
+                {
                     again |= self.serve(name, 1, now);
                 }
             }
@@ -1981,7 +2670,11 @@ impl Scheduler {
 
     fn close_session(&mut self, name: &str, reason: &str) {
         if let Some(session) = self.hosts.get(name).and_then(|h| h.session) {
-            self.effects.push_back(Effect::CloseSession { session, refused: false, reason: reason.into() });
+            self.effects.push_back(Effect::CloseSession {
+                session,
+                refused: false,
+                reason: reason.into(),
+            });
         }
     }
 }

@@ -1,8 +1,10 @@
-//! The coordinator's driver: one loop owns the [`Scheduler`]; tasks beside it carry messages of agents and clients.
+//! The coordinator's driver: one loop owns the [`Scheduler`]; tasks beside it carry messages of
+//! agents and clients.
 //!
-//! Nothing here blocks on a peer. Agents' channels are bounded, and an agent that does not read loses its session; what a client has
-//! not taken waits in its outbox, or in the store, and its own acknowledgements bound what is sent. A client that does not read is not read
-//! either (`intake.rs`).
+//! Nothing here blocks on a peer. Agents' channels are bounded, and an agent that does not read
+//! loses its session; what a client has not taken waits in its outbox, or in the store, and its own
+//! acknowledgements bound what is sent. A client that does not read is not read either
+//! (`intake.rs`).
 
 mod arrivals;
 mod batches;
@@ -32,7 +34,9 @@ use mezcal_common::model::identity::Role;
 use mezcal_common::model::ids::{Epoch, SessionId, StoreId};
 use mezcal_common::system::timer::BootTimer;
 use mezcal_common::wire::bulk::BulkReceiver;
-use mezcal_common::wire::endpoint::{AcceptError, Channel, FIRST_MESSAGE, Handshake, Listener, Peer, close};
+use mezcal_common::wire::endpoint::{
+    AcceptError, Channel, FIRST_MESSAGE, Handshake, Listener, Peer, close,
+};
 pub use observe::View;
 pub(crate) use revoke::NAMES as REVOKED_AT_ONCE;
 use state::{Kept, Service};
@@ -45,14 +49,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub const PROTOCOLS: [&[u8]; 2] = [agent::ALPN, client::ALPN];
 /// Default lease.
 pub const LEASE: Duration = Duration::from_secs(600);
-/// Default locality wait: a few heartbeats of a busy queue, and little beside the length of a job that is worth moving to its data
-/// (Spark's `spark.locality.wait` is the same).
+/// Default locality wait: a few heartbeats of a busy queue, and little beside the length of a job
+/// that is worth moving to its data (Spark's `spark.locality.wait` is the same).
 pub const LOCALITY_WAIT: Duration = Duration::from_secs(3);
 /// Events that may wait; beyond this, connections are not read.
 const EVENTS: usize = 1024;
 /// Messages to a client that wait in its channel before its outbox takes over.
 const CLIENT_DEPTH: usize = 256;
-/// Default client lease: time enough to reconnect after any outage that is noticed and mended at once.
+/// Default client lease: time enough to reconnect after any outage that is noticed and mended at
+/// once.
 pub const CLIENT_LEASE: Duration = Duration::from_secs(600);
 /// Answers of the store that may wait.
 const STORE_DEPTH: usize = 64;
@@ -133,7 +138,8 @@ pub struct Adjustable {
     pub max_priority: i32,
     /// Names of hosts beside those in their certificates.
     pub aliases: Aliases,
-    /// When the certificate ends that the listener presents, in seconds since the Unix epoch; for whoever looks.
+    /// When the certificate ends that the listener presents, in seconds since the Unix epoch; for
+    /// whoever looks.
     pub certificate_until: Option<i64>,
 }
 
@@ -167,7 +173,13 @@ pub struct Settings {
 impl Settings {
     /// Those of a coordinator that nobody has configured.
     pub fn new(lease: Option<Duration>) -> Self {
-        Self { lease, adjustable: Adjustable::default(), client_lease: CLIENT_LEASE, observed: false, enrolment: None }
+        Self {
+            lease,
+            adjustable: Adjustable::default(),
+            client_lease: CLIENT_LEASE,
+            observed: false,
+            enrolment: None,
+        }
     }
 }
 
@@ -182,8 +194,8 @@ pub enum StartError {
     Store(#[from] crate::store::StoreError),
 }
 
-/// Starts a service on the current runtime: with a `store` it goes on where that was left; without one it keeps everything in memory, and
-/// a client that goes takes its batches with it.
+/// Starts a service on the current runtime: with a `store` it goes on where that was left; without
+/// one it keeps everything in memory, and a client that goes takes its batches with it.
 ///
 /// # Errors
 /// [`StartError`].
@@ -192,10 +204,20 @@ pub fn start(settings: Settings, store: Option<Store>) -> Result<ServiceHandle, 
     let (idle_sender, idle) = watch::channel(false);
     let (behind_sender, behind) = watch::channel(false);
     let timer = BootTimer::new()?;
-    let id = store.as_ref().map_or_else(|| StoreId(random()), |store| store.id);
-    let mut scheduler = Scheduler::new(Epoch(random()), id, settings.lease, settings.adjustable.locality_wait);
+    let id = store
+        .as_ref()
+        .map_or_else(|| StoreId(random()), |store| store.id);
+    let mut scheduler = Scheduler::new(
+        Epoch(random()),
+        id,
+        settings.lease,
+        settings.adjustable.locality_wait,
+    );
     scheduler.set_aliases(settings.adjustable.aliases.clone(), BootInstant::now());
-    scheduler.set_max_priority(settings.adjustable.max_priority, &settings.adjustable.admins);
+    scheduler.set_max_priority(
+        settings.adjustable.max_priority,
+        &settings.adjustable.admins,
+    );
     let (answers, from_store) = mpsc::channel(STORE_DEPTH);
     let kept = match store {
         None => None,
@@ -216,7 +238,14 @@ pub fn start(settings: Settings, store: Option<Store>) -> Result<ServiceHandle, 
     let enrolment = settings.enrolment.clone();
     let service = Service::new(scheduler, kept, settings, inputs.downgrade(), idle_sender)?;
     tokio::spawn(service.run(received, from_store, timer));
-    Ok(ServiceHandle { inputs, next: Arc::new(AtomicU64::new(1)), idle, behind, enrolment, intake: Intake::new() })
+    Ok(ServiceHandle {
+        inputs,
+        next: Arc::new(AtomicU64::new(1)),
+        idle,
+        behind,
+        enrolment,
+        intake: Intake::new(),
+    })
 }
 
 impl ServiceHandle {
@@ -227,13 +256,24 @@ impl ServiceHandle {
         let client = ClientId(self.next.fetch_add(1, Ordering::Relaxed));
         let (inputs, service, place) = (self.inputs.clone(), self.clone(), self.intake.within());
         let (load, version) = (place.load.clone(), client::VERSIONS.1);
-        let input = Input::ClientConnected { client, user: user.into(), sender, peer: None, load, version };
+        let input = Input::ClientConnected {
+            client,
+            user: user.into(),
+            sender,
+            peer: None,
+            load,
+            version,
+        };
         // A service that is gone shows as closed channels.
         let _ = inputs.send(input).await;
         tokio::spawn(async move {
             while let Some(message) = incoming.recv().await {
                 let in_hand = service.room_for(&place, &message).await;
-                if inputs.send(Input::Client(client, message, in_hand)).await.is_err() {
+                if inputs
+                    .send(Input::Client(client, message, in_hand))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -242,15 +282,16 @@ impl ServiceHandle {
         ClientPort { requests, answers }
     }
 
-    /// Waits, for `patience` at most, until everything is safe in the store. Without one, all batches are cancelled, and what is waited for
-    /// is that their clients have the results.
+    /// Waits, for `patience` at most, until everything is safe in the store. Without one, all
+    /// batches are cancelled, and what is waited for is that their clients have the results.
     pub async fn stop(&self, patience: Duration) {
         // A service that has ended has nothing left to stop.
         let _ = self.inputs.send(Input::Stop).await;
         let _ = tokio::time::timeout(patience, self.idle.clone().wait_for(|idle| *idle)).await;
     }
 
-    /// A picture of the moment, with ends of attempts after number `since`. None if the service has ended or is not observed.
+    /// A picture of the moment, with ends of attempts after number `since`. None if the service has
+    /// ended or is not observed.
     pub async fn view(&self, since: u64) -> Option<View> {
         let (reply, answer) = oneshot::channel();
         self.inputs.send(Input::View(since, reply)).await.ok()?;
@@ -291,7 +332,10 @@ impl ServiceHandle {
             tokio::spawn(async move {
                 let from = handshake.remote_addr();
                 if let Err(e) = service.serve(handshake).await
-                    && complaints.lock().unwrap_or_else(PoisonError::into_inner).is_new(from.ip(), &e, Instant::now())
+                    && complaints
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .is_new(from.ip(), &e, Instant::now())
                 {
                     tracing::warn!(%from, "{e}");
                 }
@@ -313,15 +357,19 @@ impl ServiceHandle {
             Role::Agent if protocol == agent::ALPN => self.serve_agent(peer).await,
             Role::User if protocol == client::ALPN => self.serve_client(peer).await,
             Role::Agent | Role::User | Role::Coordinator => {
-                let reason = format!("the {} may not use {}", peer.identity(), String::from_utf8_lossy(&protocol));
+                let reason = format!(
+                    "the {} may not use {}",
+                    peer.identity(),
+                    String::from_utf8_lossy(&protocol)
+                );
                 peer.close(close::REFUSED, &reason);
                 Err(reason)
             }
         }
     }
 
-    /// Jobs wait in their connection while the store is behind: a client that is faster than the disk waits for it. So does one that does not
-    /// read its answers.
+    /// Jobs wait in their connection while the store is behind: a client that is faster than the
+    /// disk waits for it. So does one that does not read its answers.
     async fn room_for(&self, place: &Connected, message: &ToService) -> InHand {
         if let ToService::Submit { .. } = message {
             let mut behind = self.behind.clone();
@@ -342,19 +390,33 @@ impl ServiceHandle {
         let name = peer.identity().name.clone();
         let (sender, mut receiver) = (channel.sender, channel.receiver);
         let answers = sender.clone();
-        let input = Input::AgentHello { session, name, hello: Box::new(hello), sender, peer: peer.clone() };
-        self.inputs.send(input).await.map_err(|_| "the service has ended")?;
+        let input = Input::AgentHello {
+            session,
+            name,
+            hello: Box::new(hello),
+            sender,
+            peer: peer.clone(),
+        };
+        self.inputs
+            .send(input)
+            .await
+            .map_err(|_| "the service has ended")?;
         let (inputs, streams) = (self.inputs.clone(), peer.clone());
         tokio::spawn(async move {
             while let Ok((header, stream)) = streams.accept_bulk::<LogHeader>().await {
-                if inputs.send(Input::LogStream(session, header, stream)).await.is_err() {
+                if inputs
+                    .send(Input::LogStream(session, header, stream))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
         });
         while let Some(message) = receiver.recv().await {
             if let ToCoordinator::Renew { request } = message {
-                let (enrolment, peer, answers) = (self.enrolment.clone(), peer.clone(), answers.clone());
+                let (enrolment, peer, answers) =
+                    (self.enrolment.clone(), peer.clone(), answers.clone());
                 tokio::spawn(async move {
                     let cert = members::renew(enrolment, peer, request).await;
                     // One that is gone asks again.
@@ -362,11 +424,17 @@ impl ServiceHandle {
                 });
                 continue;
             }
-            self.inputs.send(Input::Agent(session, message)).await.map_err(|_| "the service has ended")?;
+            self.inputs
+                .send(Input::Agent(session, message))
+                .await
+                .map_err(|_| "the service has ended")?;
         }
         drop(answers);
         let reason = peer.closed().await;
-        self.inputs.send(Input::AgentGone(session, reason)).await.map_err(|_| "the service has ended".into())
+        self.inputs
+            .send(Input::AgentGone(session, reason))
+            .await
+            .map_err(|_| "the service has ended".into())
     }
 
     async fn serve_client(&self, peer: Peer) -> Result<(), String> {
@@ -376,17 +444,33 @@ impl ServiceHandle {
             return Err("a client did not begin with a hello".into());
         };
         refuse_other_versions(&peer, versions, client::VERSIONS)?;
-        let place = self.intake.connect(&peer.identity().name).inspect_err(|reason| peer.close(close::BUSY, reason))?;
+        let place = self
+            .intake
+            .connect(&peer.identity().name)
+            .inspect_err(|reason| peer.close(close::BUSY, reason))?;
         let (sender, mut receiver) = (channel.sender, channel.receiver);
         let answers = sender.clone();
         let version = versions.1.min(client::VERSIONS.1);
-        let welcome = ToClient::Welcome { version, program: mezcal_common::VERSION.into() };
+        let welcome = ToClient::Welcome {
+            version,
+            program: mezcal_common::VERSION.into(),
+        };
         let _ = sender.send(welcome).await;
         let id = ClientId(self.next.fetch_add(1, Ordering::Relaxed));
         let user = peer.identity().name.clone();
         let (load, peer_of_it) = (place.load.clone(), Some(peer.clone()));
-        let input = Input::ClientConnected { client: id, user, sender, peer: peer_of_it, load, version };
-        self.inputs.send(input).await.map_err(|_| "the service has ended")?;
+        let input = Input::ClientConnected {
+            client: id,
+            user,
+            sender,
+            peer: peer_of_it,
+            load,
+            version,
+        };
+        self.inputs
+            .send(input)
+            .await
+            .map_err(|_| "the service has ended")?;
         tracing::debug!(user = peer.identity().name, from = %peer.remote_addr(), "client connected");
         while let Some(message) = receiver.recv().await {
             // One that has gone waits for nothing more.
@@ -400,11 +484,17 @@ impl ServiceHandle {
                 let _ = answers.send(ToClient::Renewed { request, cert }).await;
                 continue;
             }
-            self.inputs.send(Input::Client(id, message, in_hand)).await.map_err(|_| "the service has ended")?;
+            self.inputs
+                .send(Input::Client(id, message, in_hand))
+                .await
+                .map_err(|_| "the service has ended")?;
         }
         let reason = peer.closed().await;
         tracing::debug!(user = peer.identity().name, reason, "client disconnected");
-        self.inputs.send(Input::ClientGone(id)).await.map_err(|_| "the service has ended".into())
+        self.inputs
+            .send(Input::ClientGone(id))
+            .await
+            .map_err(|_| "the service has ended".into())
     }
 }
 
@@ -419,7 +509,9 @@ where
         let first = channel.receiver.recv().await;
         Ok((channel, first))
     };
-    tokio::time::timeout(FIRST_MESSAGE, first).await.map_err(|_| "no hello in time".to_owned())?
+    tokio::time::timeout(FIRST_MESSAGE, first)
+        .await
+        .map_err(|_| "no hello in time".to_owned())?
 }
 
 fn refuse_other_versions(peer: &Peer, theirs: (u16, u16), ours: (u16, u16)) -> Result<(), String> {
@@ -431,8 +523,14 @@ pub(crate) fn common_version(theirs: (u16, u16), ours: (u16, u16)) -> Result<(),
     if theirs.0 <= ours.1 && ours.0 <= theirs.1 {
         return Ok(());
     }
-    let older = if theirs.1 < ours.0 { "the side that connects" } else { "the coordinator" };
-    Err(format!("no common protocol version (they speak {theirs:?}, the coordinator {ours:?}): upgrade {older}"))
+    let older = if theirs.1 < ours.0 {
+        "the side that connects"
+    } else {
+        "the coordinator"
+    };
+    Err(format!(
+        "no common protocol version (they speak {theirs:?}, the coordinator {ours:?}): upgrade {older}"
+    ))
 }
 
 fn random() -> u64 {

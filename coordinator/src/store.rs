@@ -1,8 +1,9 @@
 //! What survives the coordinator: SQLite in one directory, which one process holds at a time.
 //!
-//! One thread writes ([`Writer`]): it gathers what has come meanwhile into one transaction, and says what is safe after its commit.
-//! A [`Reader`] has connections of its own and sees only what is committed. Values that nobody selects by are kept as the bytes of
-//! the wire codec behind one byte that says which format they have; `PRAGMA user_version` says which tables there are.
+//! One thread writes ([`Writer`]): it gathers what has come meanwhile into one transaction, and
+//! says what is safe after its commit. A [`Reader`] has connections of its own and sees only what
+//! is committed. Values that nobody selects by are kept as the bytes of the wire codec behind one
+//! byte that says which format they have; `PRAGMA user_version` says which tables there are.
 
 mod access;
 mod clock;
@@ -25,7 +26,9 @@ use bytes::Bytes;
 use clock::Moment;
 use life::Life;
 use mezcal_common::message::client::{SetAside, Submission};
-use mezcal_common::model::ids::{AttemptId, BatchId, BatchSerial, EngineId, Generation, JobNumber, StoreId};
+use mezcal_common::model::ids::{
+    AttemptId, BatchId, BatchSerial, EngineId, Generation, JobNumber, StoreId,
+};
 use mezcal_common::model::job::MAX_SPEC;
 use mezcal_common::model::outcome::{JobResult, Written};
 use mezcal_common::wire::codec;
@@ -183,26 +186,41 @@ impl StoreError {
     /// What SQLite says of a file: damage is told apart from whatever passes.
     fn database(path: &Path, source: rusqlite::Error) -> Self {
         match source.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-                StoreError::Damaged { path: path.into(), what: source.to_string() }
-            }
-            _ if lacks_room(&source) => StoreError::Full { path: path.into(), source: source.into() },
-            _ => StoreError::Database { path: path.into(), source },
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Damaged {
+                path: path.into(),
+                what: source.to_string(),
+            },
+            _ if lacks_room(&source) => StoreError::Full {
+                path: path.into(),
+                source: source.into(),
+            },
+            _ => StoreError::Database {
+                path: path.into(),
+                source,
+            },
         }
     }
 
     /// What the kernel says of the directory or a file in it.
     fn file(path: &Path, source: std::io::Error) -> Self {
         match source.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full { path: path.into(), source: source.into() },
-            _ => StoreError::Directory { path: path.into(), source },
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full {
+                path: path.into(),
+                source: source.into(),
+            },
+            _ => StoreError::Directory {
+                path: path.into(),
+                source,
+            },
         }
     }
 }
 
 /// Whether SQLite lacks room on the disk, be it for the index that it shares with other processes.
 fn lacks_room(e: &rusqlite::Error) -> bool {
-    let shared = |e: &ffi::Error| [ffi::SQLITE_IOERR_SHMSIZE, ffi::SQLITE_IOERR_SHMOPEN].contains(&e.extended_code);
+    let shared = |e: &ffi::Error| {
+        [ffi::SQLITE_IOERR_SHMSIZE, ffi::SQLITE_IOERR_SHMOPEN].contains(&e.extended_code)
+    };
     e.sqlite_error_code() == Some(ErrorCode::DiskFull) || e.sqlite_error().is_some_and(shared)
 }
 
@@ -212,14 +230,16 @@ pub struct Store {
     access: Access,
     /// Which store it is.
     pub id: StoreId,
-    /// How often it was restored, and when. Of a copy that nobody has taken up it is that of the original.
+    /// How often it was restored, and when. Of a copy that nobody has taken up it is that of the
+    /// original.
     pub generation: Generation,
     /// Batches before this one may run for another store, which this one is a copy of.
     pub hold: Option<BatchSerial>,
     /// For how long what its last coordinator placed may run without a word.
     pub lease: Option<Duration>,
     found: life::Found,
-    /// A life that could not begin for want of room, or for somebody else who writes: nothing is written before it does.
+    /// A life that could not begin for want of room, or for somebody else who writes: nothing is
+    /// written before it does.
     waiting: Option<Life>,
     /// Held for as long as the process lives.
     lock: OwnedFd,
@@ -251,111 +271,224 @@ impl Store {
         rustix::fs::chmod(&path, Mode::RUSR | Mode::WUSR).map_err(|e| failed(e.into()))?;
         let (access, mut connection) = Access::open(&path)?;
         // On a full disk a store is opened, too: nothing is written to one that there is.
-        let pages: u32 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).map_err(broken)?;
+        let pages: u32 = connection
+            .pragma_query_value(None, "page_count", |row| row.get(0))
+            .map_err(broken)?;
         if pages == 0 {
             // Before the first table, or it has no effect.
-            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(broken)?;
+            connection
+                .pragma_update(None, "auto_vacuum", "INCREMENTAL")
+                .map_err(broken)?;
         }
         if found.unclosed {
             check(&connection, &path)?;
         }
-        connection.pragma_update(None, "journal_mode", "WAL").map_err(broken)?;
-        connection.pragma_update(None, "synchronous", "FULL").map_err(broken)?;
+        connection
+            .pragma_update(None, "journal_mode", "WAL")
+            .map_err(broken)?;
+        connection
+            .pragma_update(None, "synchronous", "FULL")
+            .map_err(broken)?;
         migrate(&mut connection, &path)?;
-        let id: i64 = connection.query_row("SELECT value FROM meta WHERE key = 'store'", [], |row| row.get(0)).map_err(broken)?;
+        let id: i64 = connection
+            .query_row("SELECT value FROM meta WHERE key = 'store'", [], |row| {
+                row.get(0)
+            })
+            .map_err(broken)?;
         let generation = copy::generation(&connection).map_err(broken)?;
         let hold = copy::hold(&connection).map_err(broken)?;
         let lease: Option<i64> = copy::meta(&connection, "lease").map_err(broken)?;
-        let lease = lease.and_then(|millis| u64::try_from(millis).ok()).map(Duration::from_millis);
-        Ok(Self { connection, access, id: StoreId(id as u64), generation, hold, lease, found, waiting: None, lock })
+        let lease = lease
+            .and_then(|millis| u64::try_from(millis).ok())
+            .map(Duration::from_millis);
+        Ok(Self {
+            connection,
+            access,
+            id: StoreId(id as u64),
+            generation,
+            hold,
+            lease,
+            found,
+            waiting: None,
+            lock,
+        })
     }
 
-    /// Gives the records of all batches that have not ended, and the highest number that a batch ever had.
+    /// Gives the records of all batches that have not ended, and the highest number that a batch
+    /// ever had.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn replay(&self, mut take: impl FnMut(Record)) -> Result<BatchSerial, StoreError> {
         self.replay_hosts(&mut take)?;
-        let serials: Vec<u32> =
-            self.rows("SELECT serial FROM batch WHERE done_at IS NULL ORDER BY serial", [], |row| row.get(0))?;
+        let serials: Vec<u32> = self.rows(
+            "SELECT serial FROM batch WHERE done_at IS NULL ORDER BY serial",
+            [],
+            |row| row.get(0),
+        )?;
         for batch in serials.into_iter().map(BatchSerial) {
             self.replay_batch(batch, &mut take)?;
         }
         let last = "SELECT value FROM meta WHERE key = 'last_batch'";
-        let last: Option<u32> = self.connection.query_row(last, [], |row| row.get(0)).optional().map_err(|e| self.broken(e))?;
+        let last: Option<u32> = self
+            .connection
+            .query_row(last, [], |row| row.get(0))
+            .optional()
+            .map_err(|e| self.broken(e))?;
         Ok(BatchSerial(last.unwrap_or(0)))
     }
 
     fn replay_hosts(&self, take: &mut impl FnMut(Record)) -> Result<(), StoreError> {
-        type Row = (String, Option<u32>, Option<u16>, Option<String>, Option<Duration>);
+        type Row = (
+            String,
+            Option<u32>,
+            Option<u16>,
+            Option<String>,
+            Option<Duration>,
+        );
         let now = Moment::now();
         let sql = "SELECT host, first, slots, drained, evict_at, evict_after, drained_boot, drained_up FROM host ORDER BY host";
         let hosts: Vec<Row> = self.rows(sql, [], |row| {
-            let (at, after, boot): (Option<i64>, Option<i64>, Option<Vec<u8>>) = (row.get(4)?, row.get(5)?, row.get(6)?);
+            let (at, after, boot): (Option<i64>, Option<i64>, Option<Vec<u8>>) =
+                (row.get(4)?, row.get(5)?, row.get(6)?);
             let up = row.get(7)?;
             let left = |at: i64| {
                 // An earlier version has not written how long it was: it is what is left.
                 let limit = after.unwrap_or_else(|| at.saturating_sub(now.wall.0));
                 let since = Moment::stored(at.saturating_sub(limit), boot.as_deref(), up);
-                Duration::from_micros(u64::try_from(limit).unwrap_or(0)).saturating_sub(since.age(&now))
+                Duration::from_micros(u64::try_from(limit).unwrap_or(0))
+                    .saturating_sub(since.age(&now))
             };
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, at.map(left)))
+            Ok((
+                row.get(0)?,
+                row.get(1)?,
+                row.get(2)?,
+                row.get(3)?,
+                at.map(left),
+            ))
         })?;
         for (name, first, slots, drained, deadline) in hosts {
             let host: std::sync::Arc<str> = name.into();
             if let Some((first, slots)) = first.zip(slots) {
-                take(Record::Engines { host: host.clone(), first: EngineId(first), slots });
+                take(Record::Engines {
+                    host: host.clone(),
+                    first: EngineId(first),
+                    slots,
+                });
             }
             if let Some(reason) = drained {
-                take(Record::Drained { host, reason: Some(reason.into()), deadline });
+                take(Record::Drained {
+                    host,
+                    reason: Some(reason.into()),
+                    deadline,
+                });
             }
         }
         Ok(())
     }
 
-    fn replay_batch(&self, batch: BatchSerial, take: &mut impl FnMut(Record)) -> Result<(), StoreError> {
-        type Row = (String, Vec<u8>, Moment, bool, Option<Vec<u8>>, Option<String>, bool);
+    fn replay_batch(
+        &self,
+        batch: BatchSerial,
+        take: &mut impl FnMut(Record),
+    ) -> Result<(), StoreError> {
+        type Row = (
+            String,
+            Vec<u8>,
+            Moment,
+            bool,
+            Option<Vec<u8>>,
+            Option<String>,
+            bool,
+        );
         let sql = "SELECT user, terms, opened_at, open, stop, why, stopped, opened_boot, opened_up FROM batch WHERE serial = ?";
         let (user, terms, opened, open, stop, why, stopped): Row = self
             .connection
             .query_row(sql, [batch.0], |row| {
                 let boot: Option<Vec<u8>> = row.get(7)?;
                 let opened = Moment::stored(row.get(2)?, boot.as_deref(), row.get(8)?);
-                Ok((row.get(0)?, row.get(1)?, opened, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
+                Ok((
+                    row.get(0)?,
+                    row.get(1)?,
+                    opened,
+                    row.get(3)?,
+                    row.get(4)?,
+                    row.get(5)?,
+                    row.get(6)?,
+                ))
             })
             .map_err(|e| self.broken(e))?;
-        take(Record::Opened { batch, user, terms: unpack("batch", &terms)?, age: opened.age(&Moment::now()) });
-        let sets: Vec<Vec<u8>> =
-            self.rows("SELECT hosts FROM host_set WHERE batch = ? ORDER BY place", [batch.0], |row| row.get(0))?;
-        let sets = sets.iter().map(|set| unpack("host set", set)).collect::<Result<Vec<_>, _>>()?;
+        take(Record::Opened {
+            batch,
+            user,
+            terms: unpack("batch", &terms)?,
+            age: opened.age(&Moment::now()),
+        });
+        let sets: Vec<Vec<u8>> = self.rows(
+            "SELECT hosts FROM host_set WHERE batch = ? ORDER BY place",
+            [batch.0],
+            |row| row.get(0),
+        )?;
+        let sets = sets
+            .iter()
+            .map(|set| unpack("host set", set))
+            .collect::<Result<Vec<_>, _>>()?;
         take(Record::HostSets { batch, sets });
         self.replay_jobs(batch, take)?;
-        let placed: Vec<(String, Option<i64>, Vec<u8>)> =
-            self.rows("SELECT host, lease, attempts FROM placed WHERE batch = ? ORDER BY rowid", [batch.0], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            })?;
+        let placed: Vec<(String, Option<i64>, Vec<u8>)> = self.rows(
+            "SELECT host, lease, attempts FROM placed WHERE batch = ? ORDER BY rowid",
+            [batch.0],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )?;
         for (host, lease, attempts) in placed {
             let lease = lease.map(|millis| Duration::from_millis(millis as u64));
             let attempts: Vec<AttemptId> = unpack("placement", &attempts)?;
-            take(Record::Placed { host: host.into(), lease, attempts });
+            take(Record::Placed {
+                host: host.into(),
+                lease,
+                attempts,
+            });
         }
-        let again: Vec<(Vec<u8>, u32, u8)> =
-            self.rows("SELECT attempt, retries, losses FROM again WHERE batch = ? ORDER BY rowid", [batch.0], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            })?;
+        let again: Vec<(Vec<u8>, u32, u8)> = self.rows(
+            "SELECT attempt, retries, losses FROM again WHERE batch = ? ORDER BY rowid",
+            [batch.0],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )?;
         for (attempt, retries, losses) in again {
-            take(Record::Again { attempt: unpack("attempt", &attempt)?, retries, losses, outcome: None });
+            take(Record::Again {
+                attempt: unpack("attempt", &attempt)?,
+                retries,
+                losses,
+                outcome: None,
+            });
         }
         let sql = "SELECT seq, job, result, out_bytes, err_bytes FROM result WHERE batch = ? ORDER BY seq";
         let results: Vec<(u64, u32, Vec<u8>, Written)> = self.rows(sql, [batch.0], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, Written { out: row.get(3)?, err: row.get(4)? }))
+            Ok((
+                row.get(0)?,
+                row.get(1)?,
+                row.get(2)?,
+                Written {
+                    out: row.get(3)?,
+                    err: row.get(4)?,
+                },
+            ))
         })?;
         for (seq, job, result, written) in results {
-            take(Record::Ended { batch, seq, job: JobNumber(job), result: Box::new(unpack_result(&result, written)?) });
+            take(Record::Ended {
+                batch,
+                seq,
+                job: JobNumber(job),
+                result: Box::new(unpack_result(&result, written)?),
+            });
         }
         if stopped {
             let stop = stop.map(|stop| unpack("stop", &stop)).transpose()?;
-            take(Record::Stopped { batch, stop, why: why.map(Into::into) });
+            take(Record::Stopped {
+                batch,
+                stop,
+                why: why.map(Into::into),
+            });
         }
         if !open {
             take(Record::Closed { batch });
@@ -363,7 +496,11 @@ impl Store {
         Ok(())
     }
 
-    fn replay_jobs(&self, batch: BatchSerial, take: &mut impl FnMut(Record)) -> Result<(), StoreError> {
+    fn replay_jobs(
+        &self,
+        batch: BatchSerial,
+        take: &mut impl FnMut(Record),
+    ) -> Result<(), StoreError> {
         // Of the text only the length matters to whoever takes it back.
         let room = Bytes::from(vec![0; MAX_SPEC]);
         let sql = "SELECT submission, length(spec) FROM job WHERE batch = ? ORDER BY job";
@@ -371,12 +508,19 @@ impl Store {
         let mut rows = statement.query([batch.0]).map_err(|e| self.broken(e))?;
         let mut jobs: Vec<Submission> = Vec::new();
         while let Some(row) = rows.next().map_err(|e| self.broken(e))? {
-            let read = |row: &Row<'_>| Ok::<(Vec<u8>, usize), rusqlite::Error>((row.get(0)?, row.get(1)?));
+            let read =
+                |row: &Row<'_>| Ok::<(Vec<u8>, usize), rusqlite::Error>((row.get(0)?, row.get(1)?));
             let (submission, length) = read(row).map_err(|e| self.broken(e))?;
             let submission: Submission = unpack("job", &submission)?;
-            jobs.push(Submission { spec: room.slice(..length.min(MAX_SPEC)), ..submission });
+            jobs.push(Submission {
+                spec: room.slice(..length.min(MAX_SPEC)),
+                ..submission
+            });
             if jobs.len() == REPLAY_JOBS {
-                take(Record::Submitted { batch, jobs: std::mem::take(&mut jobs) });
+                take(Record::Submitted {
+                    batch,
+                    jobs: std::mem::take(&mut jobs),
+                });
             }
         }
         take(Record::Submitted { batch, jobs });
@@ -390,7 +534,9 @@ impl Store {
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, StoreError> {
         let mut statement = self.connection.prepare(sql).map_err(|e| self.broken(e))?;
-        let rows = statement.query_map(params, read).and_then(Iterator::collect);
+        let rows = statement
+            .query_map(params, read)
+            .and_then(Iterator::collect);
         rows.map_err(|e| self.broken(e))
     }
 
@@ -411,12 +557,19 @@ impl Store {
     ///
     /// # Errors
     /// There is no room for the thread; the limit is named.
-    pub fn start(self, answers: tokio::sync::mpsc::Sender<FromStore>) -> std::io::Result<(Writer, Reader)> {
+    pub fn start(
+        self,
+        answers: tokio::sync::mpsc::Sender<FromStore>,
+    ) -> std::io::Result<(Writer, Reader)> {
         let reader = Reader::new(self.access);
-        Ok((Writer::start(self.connection, self.waiting, self.lock, answers)?, reader))
+        Ok((
+            Writer::start(self.connection, self.waiting, self.lock, answers)?,
+            reader,
+        ))
     }
 
-    /// Whether no other process can have it while this one has: there was no room for what they would share.
+    /// Whether no other process can have it while this one has: there was no room for what they
+    /// would share.
     pub fn is_alone(&self) -> bool {
         self.access.alone
     }
@@ -442,19 +595,30 @@ fn is_ours(path: &Path) -> Result<(), StoreError> {
     use std::os::unix::fs::MetadataExt;
     let own = rustix::process::geteuid();
     match std::fs::metadata(path) {
-        Ok(meta) if meta.uid() != own.as_raw() && !own.is_root() => {
-            Err(StoreError::Owner { path: path.into(), owner: meta.uid(), own: own.as_raw() })
-        }
+        Ok(meta) if meta.uid() != own.as_raw() && !own.is_root() => Err(StoreError::Owner {
+            path: path.into(),
+            owner: meta.uid(),
+            own: own.as_raw(),
+        }),
         // What else is wrong with it SQLite says.
         Ok(_) | Err(_) => Ok(()),
     }
 }
 
-/// Whether a store that nobody has closed is whole: its log may have been cut short in any way, or the disk have lied.
+/// Whether a store that nobody has closed is whole: its log may have been cut short in any way, or
+/// the disk have lied.
 fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
-    let what: String =
-        connection.pragma_query_value(None, "quick_check", |row| row.get(0)).map_err(|e| StoreError::database(path, e))?;
-    if what == "ok" { Ok(()) } else { Err(StoreError::Damaged { path: path.into(), what }) }
+    let what: String = connection
+        .pragma_query_value(None, "quick_check", |row| row.get(0))
+        .map_err(|e| StoreError::database(path, e))?;
+    if what == "ok" {
+        Ok(())
+    } else {
+        Err(StoreError::Damaged {
+            path: path.into(),
+            what,
+        })
+    }
 }
 
 fn lock(directory: &Path) -> Result<OwnedFd, StoreError> {
@@ -465,7 +629,8 @@ fn lock(directory: &Path) -> Result<OwnedFd, StoreError> {
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {
             let pid = format!("process {}", std::process::id());
-            // In the room that it has: there may be no other. Whoever finds nothing there finds the lock all the same.
+            // In the room that it has: there may be no other. Whoever finds nothing there finds the
+            // lock all the same.
             let said = rustix::io::pwrite(&lock, pid.as_bytes(), 0).unwrap_or(0);
             rustix::fs::ftruncate(&lock, said as u64).map_err(failed)?;
             Ok(lock)
@@ -473,7 +638,10 @@ fn lock(directory: &Path) -> Result<OwnedFd, StoreError> {
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut holder = String::new();
             let _ = std::fs::File::from(lock).read_to_string(&mut holder);
-            Err(StoreError::Held { path: directory.into(), holder })
+            Err(StoreError::Held {
+                path: directory.into(),
+                holder,
+            })
         }
         Err(e) => Err(failed(e)),
     }
@@ -481,9 +649,14 @@ fn lock(directory: &Path) -> Result<OwnedFd, StoreError> {
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let broken = |source| StoreError::database(path, source);
-    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(broken)?;
+    let found: i64 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(broken)?;
     if found > VERSION {
-        return Err(StoreError::Newer { path: path.into(), found });
+        return Err(StoreError::Newer {
+            path: path.into(),
+            found,
+        });
     }
     if found == VERSION {
         return Ok(());
@@ -492,7 +665,9 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     if found == 0 {
         transaction.execute_batch(TABLES).map_err(broken)?;
         let id = uuid::Uuid::new_v4().as_u64_pair().0 as i64;
-        transaction.execute("INSERT INTO meta VALUES ('store', ?)", [id]).map_err(broken)?;
+        transaction
+            .execute("INSERT INTO meta VALUES ('store', ?)", [id])
+            .map_err(broken)?;
     }
     if found < 2 {
         transaction.execute_batch(TABLES_2).map_err(broken)?;
@@ -511,12 +686,15 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     }
     transaction.execute_batch(TABLES_7).map_err(broken)?;
     count_aside(&transaction).map_err(broken)?;
-    transaction.pragma_update(None, "user_version", VERSION).map_err(broken)?;
+    transaction
+        .pragma_update(None, "user_version", VERSION)
+        .map_err(broken)?;
     transaction.commit().map_err(broken)
 }
 
-/// Added by version 4: beside the wall clock, which boot of the coordinator's host it was, and microseconds of that boot's clock; and for how
-/// many microseconds what runs on a drained host may go on.
+/// Added by version 4: beside the wall clock, which boot of the coordinator's host it was, and
+/// microseconds of that boot's clock; and for how many microseconds what runs on a drained host may
+/// go on.
 const TABLES_4: &str = "
 ALTER TABLE batch ADD COLUMN opened_boot BLOB;
 ALTER TABLE batch ADD COLUMN opened_up INTEGER;
@@ -525,8 +703,8 @@ ALTER TABLE host ADD COLUMN drained_boot BLOB;
 ALTER TABLE host ADD COLUMN drained_up INTEGER;
 ";
 
-/// Added by version 5: certificates of known hosts and users that are on no list, where a copy was restored. Times are seconds since the Unix
-/// epoch.
+/// Added by version 5: certificates of known hosts and users that are on no list, where a copy was
+/// restored. Times are seconds since the Unix epoch.
 const TABLES_5: &str = "
 CREATE TABLE stranger (
     serial TEXT PRIMARY KEY, role TEXT NOT NULL, name TEXT NOT NULL, expires INTEGER NOT NULL, key TEXT, seen INTEGER NOT NULL
@@ -564,7 +742,8 @@ fn count_aside(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Added by version 3: when what still runs on a drained host is taken away, in microseconds since the Unix epoch.
+/// Added by version 3: when what still runs on a drained host is taken away, in microseconds since
+/// the Unix epoch.
 const TABLES_3: &str = "ALTER TABLE host ADD COLUMN evict_at INTEGER;";
 
 /// Added by version 2. Times are seconds since the Unix epoch; secrets are hashes.

@@ -7,10 +7,18 @@ use std::process::{Command, Output, Stdio};
 fn call(dir: &Path, name: &str, args: &[&str]) -> Output {
     let mut command = Command::new(dir.join(name));
     command.args(args).current_dir(dir).stdin(Stdio::null());
-    for variable in ["MEZCAL_PROFILE", "MEZCAL_CONFIG", "MEZCAL_PKI", "MEZCAL_LOG"] {
+    for variable in [
+        "MEZCAL_PROFILE",
+        "MEZCAL_CONFIG",
+        "MEZCAL_PKI",
+        "MEZCAL_LOG",
+    ] {
         command.env_remove(variable);
     }
-    command.env("XDG_CONFIG_HOME", dir).output().expect("it runs")
+    command
+        .env("XDG_CONFIG_HOME", dir)
+        .output()
+        .expect("it runs")
 }
 
 fn said(out: &Output) -> String {
@@ -30,15 +38,26 @@ fn installed() -> tempfile::TempDir {
 fn one_file_is_each_program_by_its_name() {
     let dir = installed();
     let version = env!("CARGO_PKG_VERSION");
-    for (name, args) in [("mezcal", "agent"), ("mezcal", "certs"), ("coordinator", ""), ("mezcal-agent", ""), ("mezcal-certs", "")]
-    {
-        let words: Vec<&str> = [args, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
+    for (name, args) in [
+        ("mezcal", "agent"),
+        ("mezcal", "certs"),
+        ("coordinator", ""),
+        ("mezcal-agent", ""),
+        ("mezcal-certs", ""),
+    ] {
+        let words: Vec<&str> = [args, "--help"]
+            .into_iter()
+            .filter(|word| !word.is_empty())
+            .collect();
         let text = said(&call(dir.path(), name, &words));
         let usage = format!("Usage: {} ", [name, args].join(" ").trim_end());
         assert!(text.contains(&usage), "{name} {words:?}: {text}");
     }
     for name in ["mezcal", "coordinator", "mezcal-agent", "mezcal-certs"] {
-        assert_eq!(said(&call(dir.path(), name, &["--version"])), format!("{name} {version}\n"));
+        assert_eq!(
+            said(&call(dir.path(), name, &["--version"])),
+            format!("{name} {version}\n")
+        );
     }
 }
 
@@ -46,33 +65,73 @@ fn one_file_is_each_program_by_its_name() {
 fn jobs_run_by_either_name() {
     let dir = installed();
     for name in ["mezcal", "coordinator"] {
-        let out = call(dir.path(), name, &["run", "--lines", "jobs", "-q", "--keep-order"]);
+        let out = call(
+            dir.path(),
+            name,
+            &["run", "--lines", "jobs", "-q", "--keep-order"],
+        );
         assert_eq!(out.status.code(), Some(1), "{}", said(&out));
-        let codes: Vec<serde_json::Value> =
-            String::from_utf8_lossy(&out.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-        assert!(codes.len() == 2 && codes[0]["result"]["code"] == 0 && codes[1]["result"]["code"] == 3, "{}", said(&out));
+        let codes: Vec<serde_json::Value> = String::from_utf8_lossy(&out.stdout)
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
+        assert!(
+            codes.len() == 2 && codes[0]["result"]["code"] == 0 && codes[1]["result"]["code"] == 3,
+            "{}",
+            said(&out)
+        );
     }
-    let closed =
-        Command::new("bash").args(["-c", "exec ./mezcal run --lines jobs >&-"]).current_dir(dir.path()).output().expect("it runs");
+    let closed = Command::new("bash")
+        .args(["-c", "exec ./mezcal run --lines jobs >&-"])
+        .current_dir(dir.path())
+        .output()
+        .expect("it runs");
     assert_eq!(closed.status.code(), Some(74), "{}", said(&closed));
 }
 
 #[test]
 fn certificates_are_made_and_listed_under_one_verb() {
     let dir = installed();
-    let out = call(dir.path(), "mezcal", &["certs", "init", "pki", "--cluster", "test"]);
-    assert!(out.status.success() && dir.path().join("pki/ca.pem").exists(), "{}", said(&out));
-    let out = call(dir.path(), "mezcal", &["certs", "issue", "user", "somebody", "--dir", "pki"]);
+    let out = call(
+        dir.path(),
+        "mezcal",
+        &["certs", "init", "pki", "--cluster", "test"],
+    );
+    assert!(
+        out.status.success() && dir.path().join("pki/ca.pem").exists(),
+        "{}",
+        said(&out)
+    );
+    let out = call(
+        dir.path(),
+        "mezcal",
+        &["certs", "issue", "user", "somebody", "--dir", "pki"],
+    );
     assert!(out.status.success(), "{}", said(&out));
-    let out = call(dir.path(), "mezcal-certs", &["show", "pki/users/somebody/cert.pem"]);
-    assert!(out.status.success() && said(&out).contains("somebody"), "{}", said(&out));
+    let out = call(
+        dir.path(),
+        "mezcal-certs",
+        &["show", "pki/users/somebody/cert.pem"],
+    );
+    assert!(
+        out.status.success() && said(&out).contains("somebody"),
+        "{}",
+        said(&out)
+    );
     // It asks a coordinator, which is not there.
     let out = call(dir.path(), "mezcal", &["certs", "list"]);
-    assert!(out.status.code() == Some(2) && said(&out).contains("profile"), "{:?} {}", out.status, said(&out));
+    assert!(
+        out.status.code() == Some(2) && said(&out).contains("profile"),
+        "{:?} {}",
+        out.status,
+        said(&out)
+    );
     let out = call(dir.path(), "mezcal", &["certs", "--help"]);
     let text = said(&out);
     assert!(
-        ["init", "issue", "show", "list", "import", "adopt"].iter().all(|verb| text.contains(&format!("\n  {verb}"))),
+        ["init", "issue", "show", "list", "import", "adopt"]
+            .iter()
+            .all(|verb| text.contains(&format!("\n  {verb}"))),
         "{text}"
     );
 }

@@ -1,17 +1,31 @@
-//! `coordinator run` without a cluster where a host gives less than usual: no loopback, no directory, few processes or files.
+//! `coordinator run` without a cluster where a host gives less than usual: no loopback, no
+//! directory, few processes or files.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 const COORDINATOR: &str = env!("CARGO_BIN_EXE_coordinator");
 
-/// What a script of bash makes of the coordinator (`"$@"`) that runs these jobs; the directory is the script's.
+/// What a script of bash makes of the coordinator (`"$@"`) that runs these jobs; the directory is
+/// the script's.
 fn within(script: &str, wrapper: &[&str], jobs: &str, dir: &Path) -> Output {
     std::fs::write(dir.join("jobs.json"), jobs).expect("written");
-    let mut words = wrapper.iter().copied().chain(["bash", "-c", script, "bash"]);
+    let mut words = wrapper
+        .iter()
+        .copied()
+        .chain(["bash", "-c", script, "bash"]);
     let mut command = Command::new(words.next().expect("a program"));
-    command.args(words).arg(COORDINATOR).arg("run").arg(dir.join("jobs.json")).args(["--progress", "none"]);
-    command.current_dir(dir).env("XDG_CONFIG_HOME", dir.join("no-config")).env_remove("MEZCAL_PROFILE").stdin(Stdio::null());
+    command
+        .args(words)
+        .arg(COORDINATOR)
+        .arg("run")
+        .arg(dir.join("jobs.json"))
+        .args(["--progress", "none"]);
+    command
+        .current_dir(dir)
+        .env("XDG_CONFIG_HOME", dir.join("no-config"))
+        .env_remove("MEZCAL_PROFILE")
+        .stdin(Stdio::null());
     command.output().expect("it runs")
 }
 
@@ -28,7 +42,13 @@ fn works_or_say_why(words: &[&str]) -> bool {
         Err(e) => e.to_string(),
     };
     let test = std::thread::current();
-    let _ = writeln!(std::io::stderr(), "SKIPPED in {}: {}: {}", test.name().unwrap_or("a test"), words.join(" "), why.trim());
+    let _ = writeln!(
+        std::io::stderr(),
+        "SKIPPED in {}: {}: {}",
+        test.name().unwrap_or("a test"),
+        words.join(" "),
+        why.trim()
+    );
     false
 }
 
@@ -40,15 +60,27 @@ fn a_run_says_why_it_cannot_reach_itself_and_starts_nothing() {
     }
     let dir = tempfile::tempdir().expect("a directory");
     let run = |script: &str| {
-        let out = within(script, &namespace, "{\"cmd\": \"touch started\"}\n", dir.path());
-        (out.status.code(), text(&out.stderr), dir.path().join("started").exists())
+        let out = within(
+            script,
+            &namespace,
+            "{\"cmd\": \"touch started\"}\n",
+            dir.path(),
+        );
+        (
+            out.status.code(),
+            text(&out.stderr),
+            dir.path().join("started").exists(),
+        )
     };
     let (status, said, started) = run("exec \"$@\"");
     assert_eq!((status, started), (Some(3), false), "{said}");
     assert!(said.contains("ip link set lo up"), "{said}");
     let (status, said, started) = run("ip link set lo up mtu 1227 && exec \"$@\"");
     assert_eq!((status, started), (Some(3), false), "{said}");
-    assert!(said.contains("1228 bytes") && said.contains("ip link set lo mtu"), "{said}");
+    assert!(
+        said.contains("1228 bytes") && said.contains("ip link set lo mtu"),
+        "{said}"
+    );
     // As little as that is enough.
     let (status, said, started) = run("ip link set lo up mtu 1228 && exec \"$@\"");
     assert_eq!((status, started), (Some(0), true), "{said}");
@@ -58,33 +90,57 @@ fn a_run_says_why_it_cannot_reach_itself_and_starts_nothing() {
 fn jobs_with_their_own_directories_run_from_one_that_was_removed() {
     let dir = tempfile::tempdir().expect("a directory");
     let run = |jobs: &str| {
-        let out = within("mkdir gone && cd gone && rmdir ../gone && exec \"$@\"", &["env"], jobs, dir.path());
+        let out = within(
+            "mkdir gone && cd gone && rmdir ../gone && exec \"$@\"",
+            &["env"],
+            jobs,
+            dir.path(),
+        );
         (out.status.code(), text(&out.stderr))
     };
-    let own = format!("{{\"cmd\": \"touch here\", \"cd\": \"{}\"}}\n", dir.path().display());
+    let own = format!(
+        "{{\"cmd\": \"touch here\", \"cd\": \"{}\"}}\n",
+        dir.path().display()
+    );
     assert_eq!(run(&own).0, Some(0));
     assert!(dir.path().join("here").exists());
-    for other in ["{\"cmd\": \"true\"}\n", "{\"cmd\": \"true\", \"cd\": \"sub\"}\n"] {
+    for other in [
+        "{\"cmd\": \"true\"}\n",
+        "{\"cmd\": \"true\", \"cd\": \"sub\"}\n",
+    ] {
         std::fs::remove_file(dir.path().join("here")).expect("it was there");
         let (status, said) = run(&format!("{own}{other}"));
         assert_eq!(status, Some(2), "{said}");
-        assert!(said.contains("job 2 has no absolute `cd`") && said.contains("was it removed?"), "{said}");
+        assert!(
+            said.contains("job 2 has no absolute `cd`") && said.contains("was it removed?"),
+            "{said}"
+        );
         assert!(!dir.path().join("here").exists(), "nothing is started");
         std::fs::write(dir.path().join("here"), "").expect("written");
     }
 }
 
-/// A run of four slots under a limit: it works, or its job or itself ends with the name of the limit.
+/// A run of four slots under a limit: it works, or its job or itself ends with the name of the
+/// limit.
 fn ends_with_its_name(limit: &str, most: u32, out: &Output) {
     let said = text(&out.stdout) + &text(&out.stderr);
-    assert!(matches!(out.status.code(), Some(0..=3)), "ulimit {limit} {most}: {:?}: {said}", out.status);
+    assert!(
+        matches!(out.status.code(), Some(0..=3)),
+        "ulimit {limit} {most}: {:?}: {said}",
+        out.status
+    );
     assert!(!said.contains("panicked"), "ulimit {limit} {most}: {said}");
-    assert!(out.status.success() || said.contains(&format!("`ulimit {limit}`")), "ulimit {limit} {most}: {:?}: {said}", out.status);
+    assert!(
+        out.status.success() || said.contains(&format!("`ulimit {limit}`")),
+        "ulimit {limit} {most}: {:?}: {said}",
+        out.status
+    );
 }
 
 #[test]
 fn a_limit_of_processes_is_named_whoever_meets_it() {
-    // root has none. Each run has an account of its own: what one has left is not counted for the next.
+    // root has none. Each run has an account of its own: what one has left is not counted for the
+    // next.
     let first = 1 << 20 | (std::process::id() & 0xffff) << 5;
     let as_account = |uid: u32| {
         ["timeout", "60", "setpriv", "--clear-groups"]
@@ -94,17 +150,30 @@ fn a_limit_of_processes_is_named_whoever_meets_it() {
             .collect::<Vec<_>>()
     };
     let account = as_account(first);
-    if !works_or_say_why(&account.iter().map(String::as_str).chain(["true"]).collect::<Vec<_>>()) {
+    if !works_or_say_why(
+        &account
+            .iter()
+            .map(String::as_str)
+            .chain(["true"])
+            .collect::<Vec<_>>(),
+    ) {
         return;
     }
     let dir = tempfile::tempdir().expect("a directory");
     let program = dir.path().join("coordinator");
     std::fs::copy(COORDINATOR, &program).expect("copied");
-    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    std::fs::set_permissions(
+        dir.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .expect("set");
     for most in 1..=20 {
         let account = as_account(first + most);
         let wrapper: Vec<&str> = account.iter().map(String::as_str).collect();
-        let script = format!("ulimit -u {most} && shift && exec '{}' \"$@\" -j4 --host-timeout 1s", program.display());
+        let script = format!(
+            "ulimit -u {most} && shift && exec '{}' \"$@\" -j4 --host-timeout 1s",
+            program.display()
+        );
         let out = within(&script, &wrapper, "{\"cmd\": \"true\"}\n", dir.path());
         ends_with_its_name("-u", most, &out);
     }

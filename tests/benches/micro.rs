@@ -1,4 +1,5 @@
-//! The clock's side of `micro`: `cargo bench -p mezcal-tests`. Times are of one thing: a job, a placement, a line.
+//! The clock's side of `micro`: `cargo bench -p mezcal-tests`. Times are of one thing: a job, a
+//! placement, a line.
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
@@ -11,5 +12,8 @@ fn main() {
 /// Each piece of work on [`COUNT`] things.
 #[divan::bench(args = CASES)]
 fn of_a_thousand(bencher: Bencher, case: &Case) {
-    bencher.counter(ItemsCount::new(COUNT)).with_inputs(case.prepare).bench_local_refs(|work| measured(work));
+    bencher
+        .counter(ItemsCount::new(COUNT))
+        .with_inputs(case.prepare)
+        .bench_local_refs(|work| measured(work));
 }

@@ -1,13 +1,17 @@
-//! A large cluster in simulation: the real `Scheduler` and `Supervisor`s under a virtual clock, jobs of random length that prefer three random
-//! hosts each; beside it what other ways of placing would do with the same jobs.
+//! A large cluster in simulation: the real `Scheduler` and `Supervisor`s under a virtual clock,
+//! jobs of random length that prefer three random hosts each; beside it what other ways of placing
+//! would do with the same jobs.
 //!
-//! `scale [HOSTS SLOTS JOBS [LENGTHS]]` prints one table per distribution of lengths and of preferred hosts: the share of jobs that ran
-//! where they prefer to, the makespan, and its ratio to a bound that nobody can beat, max(total work / slots, longest job).
+//! `scale [HOSTS SLOTS JOBS [LENGTHS]]` prints one table per distribution of lengths and of
+//! preferred hosts: the share of jobs that ran where they prefer to, the makespan, and its ratio to
+//! a bound that nobody can beat, max(total work / slots, longest job).
 //!
 //! - *first in, first out*: the next job goes to the next free slot.
-//! - *naive delay*: a slot takes local jobs only, unless no local job has been started anywhere for 3 s; what is idle is offered again every
-//!   second. One timer for all, which every local start sets back (SPARK-18886).
-//! - *longest first*: no locality and every length known in advance (LPT, Graham 1969). It shows what not knowing costs.
+//! - *naive delay*: a slot takes local jobs only, unless no local job has been started anywhere for
+//!   3 s; what is idle is offered again every second. One timer for all, which every local start
+//!   sets back (SPARK-18886).
+//! - *longest first*: no locality and every length known in advance (LPT, Graham 1969). It shows
+//!   what not knowing costs.
 
 use bytes::Bytes;
 use mezcal_agent::supervisor::{self, Supervisor};
@@ -15,7 +19,9 @@ use mezcal_common::message::agent::{ToAgent, ToCoordinator};
 use mezcal_common::message::client::{BatchTerms, Submission};
 use mezcal_common::message::engine::{FromEngine, ToEngine};
 use mezcal_common::model::clock::{BootInstant, WallTime};
-use mezcal_common::model::ids::{AttemptId, BatchId, EngineIndex, Epoch, JobNumber, SessionId, StoreId};
+use mezcal_common::model::ids::{
+    AttemptId, BatchId, EngineIndex, Epoch, JobNumber, SessionId, StoreId,
+};
 use mezcal_common::model::job::BatchContext;
 use mezcal_common::model::outcome::{Ended, Outcome, Span, WaitStatus};
 use mezcal_coordinator::scheduler::{Effect, Event, Scheduler};
@@ -38,7 +44,8 @@ enum Lengths {
     Uniform,
     /// Memoryless.
     Exponential,
-    /// Of most jobs a tenth of the mean and less, and of a few a hundred times as much: as in traces of batch clusters.
+    /// Of most jobs a tenth of the mean and less, and of a few a hundred times as much: as in
+    /// traces of batch clusters.
     LogNormal,
 }
 
@@ -75,7 +82,8 @@ impl Random {
             Lengths::Exponential => -MEAN * (1.0 - self.unit()).ln(),
             Lengths::LogNormal => {
                 // Box and Muller (1958).
-                let normal = (-2.0 * (1.0 - self.unit()).ln()).sqrt() * (std::f64::consts::TAU * self.unit()).cos();
+                let normal = (-2.0 * (1.0 - self.unit()).ln()).sqrt()
+                    * (std::f64::consts::TAU * self.unit()).cos();
                 const SIGMA: f64 = 2.0;
                 MEAN * (SIGMA * normal - SIGMA * SIGMA / 2.0).exp()
             }
@@ -86,16 +94,28 @@ impl Random {
 
 impl Workload {
     fn new(hosts: usize, slots: usize, jobs: usize, lengths: Lengths, spread: Spread) -> Self {
-        let holders = if spread == Spread::Everywhere { hosts } else { hosts.div_ceil(10) };
+        let holders = if spread == Spread::Everywhere {
+            hosts
+        } else {
+            hosts.div_ceil(10)
+        };
         let mut random = Random(1);
         let lengths = (0..jobs).map(|_| random.length(lengths)).collect();
-        let prefer = (0..jobs).map(|_| std::array::from_fn(|_| (random.unit() * holders as f64) as u32)).collect();
-        Self { hosts, slots, lengths, prefer }
+        let prefer = (0..jobs)
+            .map(|_| std::array::from_fn(|_| (random.unit() * holders as f64) as u32))
+            .collect();
+        Self {
+            hosts,
+            slots,
+            lengths,
+            prefer,
+        }
     }
 
     fn bound(&self) -> f64 {
         let work: f64 = self.lengths.iter().map(|l| *l as f64).sum();
-        (work / (self.hosts * self.slots) as f64).max(self.lengths.iter().copied().max().unwrap_or(0) as f64)
+        (work / (self.hosts * self.slots) as f64)
+            .max(self.lengths.iter().copied().max().unwrap_or(0) as f64)
     }
 }
 
@@ -104,7 +124,10 @@ type Outcomes = (f64, Micros);
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let number = |i: usize, default: usize| args.get(i).map_or(default, |a| a.parse().expect("HOSTS SLOTS JOBS"));
+    let number = |i: usize, default: usize| {
+        args.get(i)
+            .map_or(default, |a| a.parse().expect("HOSTS SLOTS JOBS"))
+    };
     let (hosts, slots, jobs) = (number(0, 10_000), number(1, 40), number(2, 1_000_000));
     for (lengths, spread) in [
         (Lengths::Uniform, Spread::Everywhere),
@@ -112,16 +135,27 @@ fn main() {
         (Lengths::Exponential, Spread::Bunched),
         (Lengths::LogNormal, Spread::Everywhere),
     ] {
-        if args.get(3).is_some_and(|wanted| *wanted != format!("{lengths:?}").to_lowercase()) {
+        if args
+            .get(3)
+            .is_some_and(|wanted| *wanted != format!("{lengths:?}").to_lowercase())
+        {
             continue;
         }
         let work = Workload::new(hosts, slots, jobs, lengths, spread);
         let bound = work.bound() / 1e6;
-        println!("\n{jobs} jobs, {lengths:?} lengths, data {spread:?}, {hosts} hosts of {slots} slots; bound {bound:.1} s");
-        println!("{:<22} {:>8} {:>11} {:>7}", "", "local", "makespan", "ratio");
+        println!(
+            "\n{jobs} jobs, {lengths:?} lengths, data {spread:?}, {hosts} hosts of {slots} slots; bound {bound:.1} s"
+        );
+        println!(
+            "{:<22} {:>8} {:>11} {:>7}",
+            "", "local", "makespan", "ratio"
+        );
         let row = |name: &str, (local, makespan): Outcomes| {
             let (seconds, ratio) = (makespan as f64 / 1e6, makespan as f64 / work.bound());
-            println!("{name:<22} {:>6.1} % {seconds:>9.1} s {ratio:>7.3}", 100.0 * local);
+            println!(
+                "{name:<22} {:>6.1} % {seconds:>9.1} s {ratio:>7.3}",
+                100.0 * local
+            );
         };
         let begin = Instant::now();
         let ours = simulate(&work);
@@ -137,11 +171,14 @@ fn main() {
 }
 
 fn in_order(work: &Workload, jobs: Vec<usize>) -> Outcomes {
-    let mut free: BinaryHeap<Reverse<(Micros, u32)>> =
-        (0..work.slots).flat_map(|_| (0..work.hosts as u32).map(|host| Reverse((0, host)))).collect();
+    let mut free: BinaryHeap<Reverse<(Micros, u32)>> = (0..work.slots)
+        .flat_map(|_| (0..work.hosts as u32).map(|host| Reverse((0, host))))
+        .collect();
     let (mut local, mut makespan) = (0, 0);
     for job in &jobs {
-        let Some(Reverse((at, host))) = free.pop() else { break };
+        let Some(Reverse((at, host))) = free.pop() else {
+            break;
+        };
         local += usize::from(work.prefer[*job].contains(&host));
         let end = at + work.lengths[*job];
         makespan = makespan.max(end);
@@ -154,7 +191,9 @@ fn naive_delay(work: &Workload) -> Outcomes {
     let jobs = work.lengths.len();
     let mut queues: Vec<VecDeque<u32>> = vec![VecDeque::new(); work.hosts];
     for (job, prefer) in work.prefer.iter().enumerate() {
-        prefer.iter().for_each(|host| queues[*host as usize].push_back(job as u32));
+        prefer
+            .iter()
+            .for_each(|host| queues[*host as usize].push_back(job as u32));
     }
     let mut started = vec![false; jobs];
     let (mut any, mut left, mut local, mut makespan, mut last_local) = (0, jobs, 0, 0, 0);
@@ -231,8 +270,15 @@ fn simulate(work: &Workload) -> Outcomes {
         steps: BinaryHeap::new(),
         todo: Vec::new(),
         spare: Vec::new(),
-        scheduler: Scheduler::new(Epoch(1), StoreId(1), Some(Duration::from_secs(600)), LOCALITY_WAIT),
-        supervisors: (0..work.hosts).map(|_| Supervisor::new(work.slots as u16, None)).collect(),
+        scheduler: Scheduler::new(
+            Epoch(1),
+            StoreId(1),
+            Some(Duration::from_secs(600)),
+            LOCALITY_WAIT,
+        ),
+        supervisors: (0..work.hosts)
+            .map(|_| Supervisor::new(work.slots as u16, None))
+            .collect(),
         timers: vec![Micros::MAX; work.hosts + 1],
         order: 0,
         local: 0,
@@ -246,7 +292,10 @@ fn simulate(work: &Workload) -> Outcomes {
     while world.started < work.lengths.len() {
         world.next();
     }
-    (world.local as f64 / work.lengths.len() as f64, world.makespan - begin)
+    (
+        world.local as f64 / work.lengths.len() as f64,
+        world.makespan - begin,
+    )
 }
 
 impl World<'_> {
@@ -262,7 +311,8 @@ impl World<'_> {
         self.todo[index as usize] = Some(step);
         // Those of one instant keep their order.
         self.order += 1;
-        self.steps.push(Reverse((self.now + wait, self.order << 24 | index)));
+        self.steps
+            .push(Reverse((self.now + wait, self.order << 24 | index)));
     }
 
     fn next(&mut self) {
@@ -274,24 +324,45 @@ impl World<'_> {
         match self.todo[index as usize].take().expect("once") {
             Step::ToAgent(host, message) => {
                 let event = match message {
-                    ToAgent::Welcome { version, store, lease, first_engine, .. } => {
-                        supervisor::Event::Welcomed { version, store, lease, first_engine, hello_sent: now }
-                    }
+                    ToAgent::Welcome {
+                        version,
+                        store,
+                        lease,
+                        first_engine,
+                        ..
+                    } => supervisor::Event::Welcomed {
+                        version,
+                        store,
+                        lease,
+                        first_engine,
+                        hello_sent: now,
+                    },
                     other => supervisor::Event::Coordinator(other),
                 };
                 self.supervisors[host as usize].handle(event, now);
                 self.perform_agent(host);
             }
             Step::ToCoordinator(host, message) => {
-                self.scheduler.handle(Event::Agent(SessionId(u64::from(host)), message), now);
+                self.scheduler
+                    .handle(Event::Agent(SessionId(u64::from(host)), message), now);
                 self.perform_coordinator();
             }
             Step::Ended(host, engine, attempt) => {
-                let elapsed = Duration::from_micros(self.work.lengths[attempt.key.job.0 as usize - 1]);
-                let span = Span { started: WallTime(0), completed: WallTime(0), elapsed };
+                let elapsed =
+                    Duration::from_micros(self.work.lengths[attempt.key.job.0 as usize - 1]);
+                let span = Span {
+                    started: WallTime(0),
+                    completed: WallTime(0),
+                    elapsed,
+                };
                 let done = Outcome::never_ran(Ended::Exited, None);
-                let outcome = Outcome { status: Some(WaitStatus::Exited(0)), span: Some(span), ..done };
-                let event = supervisor::Event::Engine(engine, FromEngine::Finished { attempt, outcome });
+                let outcome = Outcome {
+                    status: Some(WaitStatus::Exited(0)),
+                    span: Some(span),
+                    ..done
+                };
+                let event =
+                    supervisor::Event::Engine(engine, FromEngine::Finished { attempt, outcome });
                 self.supervisors[host as usize].handle(event, now);
                 self.perform_agent(host);
             }
@@ -315,10 +386,17 @@ impl World<'_> {
     fn connect(&mut self) {
         for host in 0..self.work.hosts {
             let hello = hello(self.work.slots as u16);
-            let event = Event::AgentHello { session: SessionId(host as u64), name: format!("h{host}"), hello };
+            let event = Event::AgentHello {
+                session: SessionId(host as u64),
+                name: format!("h{host}"),
+                hello,
+            };
             self.scheduler.handle(event, self.at());
             for engine in 0..self.work.slots {
-                let ready = supervisor::Event::Engine(EngineIndex(engine as u16), FromEngine::Ready { running: None });
+                let ready = supervisor::Event::Engine(
+                    EngineIndex(engine as u16),
+                    FromEngine::Ready { running: None },
+                );
                 let now = self.at();
                 self.supervisors[host].handle(ready, now);
             }
@@ -329,7 +407,11 @@ impl World<'_> {
         }
         // Their first pulls are on the way.
         let until = self.now + 10 * LATENCY;
-        while self.steps.peek().is_some_and(|Reverse((at, _))| *at < until) {
+        while self
+            .steps
+            .peek()
+            .is_some_and(|Reverse((at, _))| *at < until)
+        {
             self.next();
         }
     }
@@ -339,18 +421,37 @@ impl World<'_> {
         let context = BatchContext::new(batch, "/".into(), 0o22);
         let host_timeout = Duration::from_secs(60);
         let terms = Box::new(BatchTerms::new(context, host_timeout));
-        self.scheduler.handle(Event::Open { user: "okazaki".into(), terms }, self.at());
+        self.scheduler.handle(
+            Event::Open {
+                user: "okazaki".into(),
+                terms,
+            },
+            self.at(),
+        );
         let count = self.work.lengths.len();
         for first in (0..count).step_by(4096) {
             let range = first..count.min(first + 4096);
-            let host_sets = self.work.prefer[range.clone()].iter().map(|set| set.iter().map(|h| format!("h{h}")).collect());
+            let host_sets = self.work.prefer[range.clone()]
+                .iter()
+                .map(|set| set.iter().map(|h| format!("h{h}")).collect());
             let host_sets = host_sets.collect();
             let jobs = range.map(|job| {
-                let submission = Submission::new(JobNumber(job as u32 + 1), Bytes::from_static(b"x"));
-                Submission { prefer: Some(job as u32), ..submission }
+                let submission =
+                    Submission::new(JobNumber(job as u32 + 1), Bytes::from_static(b"x"));
+                Submission {
+                    prefer: Some(job as u32),
+                    ..submission
+                }
             });
             let jobs = jobs.collect();
-            self.scheduler.handle(Event::Submit { batch, host_sets, jobs }, self.at());
+            self.scheduler.handle(
+                Event::Submit {
+                    batch,
+                    host_sets,
+                    jobs,
+                },
+                self.at(),
+            );
             self.perform_coordinator();
         }
         self.scheduler.handle(Event::Close { batch }, self.at());
@@ -360,20 +461,27 @@ impl World<'_> {
     fn perform_coordinator(&mut self) {
         while let Some(effect) = self.scheduler.poll_effect() {
             match effect {
-                Effect::ToAgent(SessionId(host), message) | Effect::Greet(SessionId(host), message) => {
+                Effect::ToAgent(SessionId(host), message)
+                | Effect::Greet(SessionId(host), message) => {
                     self.after(LATENCY, Step::ToAgent(host as u32, message))
                 }
                 Effect::Result { result, .. } => assert_eq!(result.outcome.ended, Ended::Exited),
                 _ => {}
             }
         }
-        self.arm(self.work.hosts, self.scheduler.poll_timeout(), Step::Coordinator);
+        self.arm(
+            self.work.hosts,
+            self.scheduler.poll_timeout(),
+            Step::Coordinator,
+        );
     }
 
     fn perform_agent(&mut self, host: u32) {
         while let Some(effect) = self.supervisors[host as usize].poll_effect() {
             match effect {
-                supervisor::Effect::ToCoordinator(message) => self.after(LATENCY, Step::ToCoordinator(host, message)),
+                supervisor::Effect::ToCoordinator(message) => {
+                    self.after(LATENCY, Step::ToCoordinator(host, message))
+                }
                 supervisor::Effect::ToEngine(engine, ToEngine::Run { attempt, .. }) => {
                     let job = attempt.key.job.0 as usize - 1;
                     let length = self.work.lengths[job];
@@ -385,13 +493,22 @@ impl World<'_> {
                 _ => {}
             }
         }
-        self.arm(host as usize, self.supervisors[host as usize].poll_timeout(), Step::Agent(host));
+        self.arm(
+            host as usize,
+            self.supervisors[host as usize].poll_timeout(),
+            Step::Agent(host),
+        );
     }
 
     /// Has somebody look at the clock in time.
     fn arm(&mut self, timer: usize, at: Option<BootInstant>, step: Step) {
         let Some(at) = at else { return };
-        let at = (at.0.saturating_sub(Duration::from_secs(1000)).as_nanos().div_ceil(1000) as Micros).max(self.now);
+        let at = (at
+            .0
+            .saturating_sub(Duration::from_secs(1000))
+            .as_nanos()
+            .div_ceil(1000) as Micros)
+            .max(self.now);
         if at < self.timers[timer] {
             self.timers[timer] = at;
             self.after(at - self.now, step);

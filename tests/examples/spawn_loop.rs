@@ -1,17 +1,28 @@
-//! The reference that per-job cost is compared with: posix_spawn of the same bash command, N at a time, and nothing else.
+//! The reference that per-job cost is compared with: posix_spawn of the same bash command, N at a
+//! time, and nothing else.
 //!
-//! `spawn_loop JOBS SLOTS [PROGRAM [ARGUMENT]]` prints the seconds that it took; with a program, of that one.
+//! `spawn_loop JOBS SLOTS [PROGRAM [ARGUMENT]]` prints the seconds that it took; with a program, of
+//! that one.
 
 use std::process::{Command, Stdio};
 
-#[expect(clippy::zombie_processes, reason = "reaped by wait, any child at a time")]
+#[expect(
+    clippy::zombie_processes,
+    reason = "reaped by wait, any child at a time"
+)]
 fn main() {
     let mut args = std::env::args().skip(1);
-    let mut number = |default| args.next().map_or(default, |a| a.parse::<usize>().expect("two numbers: JOBS SLOTS"));
+    let mut number = |default| {
+        args.next().map_or(default, |a| {
+            a.parse::<usize>().expect("two numbers: JOBS SLOTS")
+        })
+    };
     let (jobs, slots) = (number(5000), number(4));
     let mut wanted: Vec<String> = args.collect();
     if wanted.is_empty() {
-        wanted = ["/bin/bash", "-c", "set -o pipefail; true"].map(String::from).to_vec();
+        wanted = ["/bin/bash", "-c", "set -o pipefail; true"]
+            .map(String::from)
+            .to_vec();
     }
     let begin = std::time::Instant::now();
     let (mut started, mut running) = (0, 0);

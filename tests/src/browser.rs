@@ -1,4 +1,5 @@
-//! A headless Chromium on a host of the lab, driven over the WebDriver protocol (W3C WebDriver 2) by way of chromedriver.
+//! A headless Chromium on a host of the lab, driven over the WebDriver protocol (W3C WebDriver 2)
+//! by way of chromedriver.
 
 use crate::lab::Lab;
 use crate::{say_skipped, wait_for};
@@ -28,17 +29,29 @@ impl Browser {
     /// Starts one on a host, or says in the name of the running test why not.
     pub fn start(lab: &Lab, host: usize) -> Option<Self> {
         if let Some(missing) = PROGRAMS.iter().find(|path| !Path::new(path).exists()) {
-            say_skipped(&format!("the dashboard in a browser: {missing} (packages chromium and chromium-driver) is not installed"));
+            say_skipped(&format!(
+                "the dashboard in a browser: {missing} (packages chromium and chromium-driver) is not installed"
+            ));
             return None;
         }
         let profile = tempfile::tempdir().expect("a directory");
         let mut command: Command = lab.command(host, Path::new(PROGRAMS[1]));
-        command.args(["--port=0"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+            .args(["--port=0"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let mut driver = command.spawn().expect("chromedriver starts");
         let said = BufReader::new(driver.stdout.take().expect("a pipe"));
         // It says first which port it was asked for, and then which one it has.
         let mut lines = said.lines().map_while(Result::ok);
-        let port = lines.find_map(|line| line.split("successfully on port ").nth(1)?.trim_end_matches('.').parse::<u16>().ok());
+        let port = lines.find_map(|line| {
+            line.split("successfully on port ")
+                .nth(1)?
+                .trim_end_matches('.')
+                .parse::<u16>()
+                .ok()
+        });
         let port = port.expect("chromedriver says its port");
         std::thread::spawn(move || lines.for_each(drop));
         let (requests, wanted) = mpsc::channel::<(String, String, Value)>();
@@ -53,7 +66,13 @@ impl Browser {
                 }
             }
         });
-        let mut me = Self { driver, requests, answers, session: String::new(), _profile: profile };
+        let mut me = Self {
+            driver,
+            requests,
+            answers,
+            session: String::new(),
+            _profile: profile,
+        };
         let arguments = [
             "--headless",
             "--no-sandbox",
@@ -67,15 +86,26 @@ impl Browser {
         ];
         let data = format!("--user-data-dir={}", me._profile.path().display());
         let arguments: Vec<&str> = arguments.into_iter().chain([data.as_str()]).collect();
-        let options = json!({"capabilities": {"alwaysMatch": {"goog:chromeOptions": {"args": arguments}}}});
+        let options =
+            json!({"capabilities": {"alwaysMatch": {"goog:chromeOptions": {"args": arguments}}}});
         let session = me.call("POST", "/session", options);
-        me.session = format!("/session/{}", session["sessionId"].as_str().unwrap_or_else(|| panic!("a session: {session}")));
+        me.session = format!(
+            "/session/{}",
+            session["sessionId"]
+                .as_str()
+                .unwrap_or_else(|| panic!("a session: {session}"))
+        );
         Some(me)
     }
 
     fn call(&self, method: &str, path: &str, body: Value) -> Value {
-        self.requests.send((method.into(), path.into(), body)).expect("the thread lives");
-        let answer = self.answers.recv_timeout(PATIENCE).expect("an answer in time");
+        self.requests
+            .send((method.into(), path.into(), body))
+            .expect("the thread lives");
+        let answer = self
+            .answers
+            .recv_timeout(PATIENCE)
+            .expect("an answer in time");
         answer["value"].clone()
     }
 
@@ -93,26 +123,41 @@ impl Browser {
     /// Sets the window's size and the colours that its user likes.
     pub fn look(&self, width: u32, height: u32, dark: bool) {
         self.command("/window/rect", json!({"width": width, "height": height}));
-        let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
-        self.command("/goog/cdp/execute", json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics}));
-        let features = json!([{"name": "prefers-color-scheme", "value": if dark { "dark" } else { "light" }}]);
-        self.command("/goog/cdp/execute", json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}}));
+        let metrics =
+            json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        self.command(
+            "/goog/cdp/execute",
+            json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics}),
+        );
+        let features =
+            json!([{"name": "prefers-color-scheme", "value": if dark { "dark" } else { "light" }}]);
+        self.command(
+            "/goog/cdp/execute",
+            json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}}),
+        );
     }
 
     /// What an expression in the page comes to.
     pub fn value(&self, expression: &str) -> Value {
-        self.command("/execute/sync", json!({"script": format!("return {expression};"), "args": []}))
+        self.command(
+            "/execute/sync",
+            json!({"script": format!("return {expression};"), "args": []}),
+        )
     }
 
     /// Waits until an expression in the page is true.
     pub fn wait(&self, expression: &str) {
-        wait_for(expression, PATIENCE, || (self.value(expression) == true).then_some(()));
+        wait_for(expression, PATIENCE, || {
+            (self.value(expression) == true).then_some(())
+        });
     }
 
     /// Saves a picture of the page.
     pub fn screenshot(&self, path: &Path) {
-        let value =
-            self.command("/goog/cdp/execute", json!({"cmd": "Page.captureScreenshot", "params": {"captureBeyondViewport": true}}));
+        let value = self.command(
+            "/goog/cdp/execute",
+            json!({"cmd": "Page.captureScreenshot", "params": {"captureBeyondViewport": true}}),
+        );
         let data = value["data"].as_str().expect("a picture");
         std::fs::create_dir_all(path.parent().expect("a directory")).expect("made");
         std::fs::write(path, BASE64_STANDARD.decode(data).expect("base64")).expect("written");
@@ -122,7 +167,9 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         if !self.session.is_empty() {
-            let _ = self.requests.send(("DELETE".into(), self.session.clone(), Value::Null));
+            let _ = self
+                .requests
+                .send(("DELETE".into(), self.session.clone(), Value::Null));
             let _ = self.answers.recv_timeout(PATIENCE);
         }
         let _ = self.driver.kill();
@@ -131,13 +178,19 @@ impl Drop for Browser {
 }
 
 fn ask(port: u16, method: &str, path: &str, body: &Value) -> Value {
-    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let body = if body.is_null() {
+        String::new()
+    } else {
+        body.to_string()
+    };
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("chromedriver listens");
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
-    stream.write_all((head + &body).as_bytes()).expect("written");
+    stream
+        .write_all((head + &body).as_bytes())
+        .expect("written");
     let mut answer = Vec::new();
     // The length says where it ends, whether or not the connection does.
     let mut reader = BufReader::new(stream);
@@ -149,10 +202,19 @@ fn ask(port: u16, method: &str, path: &str, body: &Value) -> Value {
         if line.is_empty() {
             break;
         }
-        if let Some((name, value)) = line.split_once(':').filter(|(name, _)| name.eq_ignore_ascii_case("content-length")) {
-            length = value.trim().parse().unwrap_or_else(|_| panic!("{name} must be a number"));
+        if let Some((name, value)) = line
+            .split_once(':')
+            .filter(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        {
+            length = value
+                .trim()
+                .parse()
+                .unwrap_or_else(|_| panic!("{name} must be a number"));
         }
     }
-    reader.take(length).read_to_end(&mut answer).expect("the body");
+    reader
+        .take(length)
+        .read_to_end(&mut answer)
+        .expect("the body");
     serde_json::from_slice(&answer).unwrap_or(Value::Null)
 }

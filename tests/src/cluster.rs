@@ -1,4 +1,5 @@
-//! A whole cluster: a coordinator on `mezcal00`, agents on the others, certificates, configuration and logs below one directory.
+//! A whole cluster: a coordinator on `mezcal00`, agents on the others, certificates, configuration
+//! and logs below one directory.
 
 use crate::lab::{Lab, host_name};
 use crate::mount::Disk;
@@ -54,14 +55,27 @@ impl Cluster {
     /// The same with another containment in agent.toml and another lease in coordinator.toml.
     pub fn with(hosts: usize, slots: u16, containment: &'static str, lease: &'static str) -> Self {
         let lab = Lab::new(hosts);
-        // They may have to be built first, and certificates that live for seconds do not wait for that.
+        // They may have to be built first, and certificates that live for seconds do not wait for
+        // that.
         program("coordinator");
         let dir = tempfile::tempdir().expect("a directory");
-        let (cluster, authority) = ClusterDir::init(&dir.path().join("pki"), "mezcal").expect("a cluster's certificates");
+        let (cluster, authority) =
+            ClusterDir::init(&dir.path().join("pki"), "mezcal").expect("a cluster's certificates");
         let leaves = leaves();
         let day = mezcal_certs::days(1);
-        let life = |role| if role == Role::Coordinator { day } else { leaves.unwrap_or(day) };
-        let issue = |role, name: &str| cluster.issue(&authority, role, name, life(role), None).map(|_| ()).expect("issued");
+        let life = |role| {
+            if role == Role::Coordinator {
+                day
+            } else {
+                leaves.unwrap_or(day)
+            }
+        };
+        let issue = |role, name: &str| {
+            cluster
+                .issue(&authority, role, name, life(role), None)
+                .map(|_| ())
+                .expect("issued")
+        };
         issue(Role::Coordinator, "");
         issue(Role::User, "okazaki");
         issue(Role::User, "sato");
@@ -91,7 +105,11 @@ impl Cluster {
             cluster.issue_issuer(&authority, 1, None).expect("issued");
             let config = me.path("coordinator.toml").display().to_string();
             let out = me.run(&["certs", "import", "pki/issued.jsonl", "--config", &config]);
-            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+            assert!(
+                out.status.success(),
+                "{}",
+                String::from_utf8_lossy(&out.stderr)
+            );
         }
         me
     }
@@ -151,10 +169,22 @@ impl Cluster {
             ) + &self.issuer(),
         );
         let profiles = "config/mezcal/profiles";
-        write(format!("{profiles}/mezcal.toml"), format!("coordinator = \"{address}\"\nidentity = \"{pki}/users/okazaki\"\n"));
-        write(format!("{profiles}/sato.toml"), format!("coordinator = \"{address}\"\nidentity = \"{pki}/users/sato\"\n"));
-        write(format!("{profiles}/admin.toml"), format!("coordinator = \"{address}\"\nidentity = \"{pki}/users/admin\"\n"));
-        write(format!("{profiles}/listen.toml"), format!("listen = \"{address}\"\nidentity = \"{pki}/coordinator\"\n"));
+        write(
+            format!("{profiles}/mezcal.toml"),
+            format!("coordinator = \"{address}\"\nidentity = \"{pki}/users/okazaki\"\n"),
+        );
+        write(
+            format!("{profiles}/sato.toml"),
+            format!("coordinator = \"{address}\"\nidentity = \"{pki}/users/sato\"\n"),
+        );
+        write(
+            format!("{profiles}/admin.toml"),
+            format!("coordinator = \"{address}\"\nidentity = \"{pki}/users/admin\"\n"),
+        );
+        write(
+            format!("{profiles}/listen.toml"),
+            format!("listen = \"{address}\"\nidentity = \"{pki}/coordinator\"\n"),
+        );
         for n in 1..=self.hosts {
             let (name, slots, run) = (host_name(n), self.slots, self.path(&format!("run{n:02}")));
             write(
@@ -170,9 +200,17 @@ impl Cluster {
 
     /// What the coordinator needs to renew certificates that live as long as [`leaves`] says.
     fn issuer(&self) -> String {
-        let Some(life) = leaves() else { return String::new() };
-        let enrol =
-            SocketAddr::new(self.lab.address(0).parse().expect("an address"), if self.lab.is_real() { 7434 } else { free_port() });
+        let Some(life) = leaves() else {
+            return String::new();
+        };
+        let enrol = SocketAddr::new(
+            self.lab.address(0).parse().expect("an address"),
+            if self.lab.is_real() {
+                7434
+            } else {
+                free_port()
+            },
+        );
         format!(
             "issuer = \"{}\"\nenrol = \"{enrol}\"\ncertificate_life = \"{}s\"\n",
             self.path("pki/issuer").display(),
@@ -182,7 +220,11 @@ impl Cluster {
 
     /// A file for what a program logs: `NAME.log`.
     pub fn log(&self, name: &str) -> File {
-        File::options().create(true).append(true).open(self.path(&format!("{name}.log"))).expect("a log file")
+        File::options()
+            .create(true)
+            .append(true)
+            .open(self.path(&format!("{name}.log")))
+            .expect("a log file")
     }
 
     /// What a program has logged.
@@ -192,7 +234,10 @@ impl Cluster {
 
     /// The process of the coordinator.
     pub fn coordinator_pid(&self) -> i32 {
-        self.coordinator.as_ref().expect("a running coordinator").id() as i32
+        self.coordinator
+            .as_ref()
+            .expect("a running coordinator")
+            .id() as i32
     }
 
     /// Starts the coordinator and waits until it listens.
@@ -200,13 +245,21 @@ impl Cluster {
         let listens = || self.log_text("coordinator").matches("listens").count();
         let before = listens();
         let mut command = self.beside_store();
-        command.args(["serve", "--config"]).arg(self.path("coordinator.toml"));
+        command
+            .args(["serve", "--config"])
+            .arg(self.path("coordinator.toml"));
         command.args(self.http.iter().flat_map(|address| ["--http", address]));
         command.args(&self.serve_arguments);
-        let child = command.stdin(Stdio::null()).stderr(self.log("coordinator")).spawn().expect("the coordinator starts");
+        let child = command
+            .stdin(Stdio::null())
+            .stderr(self.log("coordinator"))
+            .spawn()
+            .expect("the coordinator starts");
         self.coordinator = Some(child);
         let listens = || self.log_text("coordinator").matches("listens").count();
-        wait_for("the coordinator listens", PATIENCE, || (listens() > before).then_some(()));
+        wait_for("the coordinator listens", PATIENCE, || {
+            (listens() > before).then_some(())
+        });
     }
 
     /// Has the coordinator read its configuration again, and waits until it has.
@@ -216,18 +269,35 @@ impl Cluster {
             log.matches("are read again").count() + log.matches("everything stays as it is").count()
         };
         let before = read();
-        crate::signal(self.coordinator.as_ref().expect("a running coordinator").id() as i32, libc::SIGHUP);
-        wait_for("the configuration is read again", PATIENCE, || (read() > before).then_some(()));
+        crate::signal(
+            self.coordinator
+                .as_ref()
+                .expect("a running coordinator")
+                .id() as i32,
+            libc::SIGHUP,
+        );
+        wait_for("the configuration is read again", PATIENCE, || {
+            (read() > before).then_some(())
+        });
     }
 
-    /// Gives the coordinator, from its next start on, a disk of this size for its store: an empty one, that lasts as long as the cluster.
+    /// Gives the coordinator, from its next start on, a disk of this size for its store: an empty
+    /// one, that lasts as long as the cluster.
     pub fn set_store_size(&mut self, size: &str) {
         self.disk = Some(Disk::mount(&self.path("state"), size));
         if self.path("pki/issuer").exists() {
             let mut import = self.beside_store();
-            import.args(["certs", "import"]).arg(self.path("pki/issued.jsonl")).arg("--config").arg(self.path("coordinator.toml"));
+            import
+                .args(["certs", "import"])
+                .arg(self.path("pki/issued.jsonl"))
+                .arg("--config")
+                .arg(self.path("coordinator.toml"));
             let out = import.output().expect("the coordinator runs");
-            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+            assert!(
+                out.status.success(),
+                "{}",
+                String::from_utf8_lossy(&out.stderr)
+            );
         }
     }
 
@@ -239,7 +309,9 @@ impl Cluster {
     /// The `coordinator` command on the coordinator's host, where its store's disk is.
     pub fn beside_store(&self) -> Command {
         let program = program("coordinator");
-        let Some(disk) = &self.disk else { return self.lab.command(0, &program) };
+        let Some(disk) = &self.disk else {
+            return self.lab.command(0, &program);
+        };
         let mut command = self.lab.command(0, Path::new("nsenter"));
         command.args([&disk.entrance(), "--"]).arg(program);
         command
@@ -253,13 +325,20 @@ impl Cluster {
     /// Has the coordinator, from its next start on, show its dashboard on its own host.
     pub fn set_http(&mut self, address: &'static str) {
         // Without a network of its own it takes any free port.
-        self.http = Some(if self.lab.is_real() { address } else { "127.0.0.1:0" });
+        self.http = Some(if self.lab.is_real() {
+            address
+        } else {
+            "127.0.0.1:0"
+        });
     }
 
     /// Where it does.
     pub fn http_address(&self) -> String {
         let log = self.log_text("coordinator");
-        let said = log.lines().rev().find_map(|line| line.split("dashboard and metrics on http://").nth(1));
+        let said = log
+            .lines()
+            .rev()
+            .find_map(|line| line.split("dashboard and metrics on http://").nth(1));
         said.expect("the coordinator says so").trim().to_owned()
     }
 
@@ -283,16 +362,26 @@ impl Cluster {
             None => self.lab.command(n, &program("agent")),
             Some(file) => {
                 let mut command = self.lab.command(n, Path::new("unshare"));
-                let script = "mount --bind \"$1\" /proc/sys/kernel/random/boot_id && shift && exec \"$@\"";
-                command.args(["--mount", "sh", "-c", script, "sh"]).arg(file).arg(program("agent"));
+                let script =
+                    "mount --bind \"$1\" /proc/sys/kernel/random/boot_id && shift && exec \"$@\"";
+                command
+                    .args(["--mount", "sh", "-c", script, "sh"])
+                    .arg(file)
+                    .arg(program("agent"));
                 command
             }
         };
         // Never what the account or the machine has.
         command.env("STATE_DIRECTORY", self.path(&format!("agent-state{n:02}")));
         command.envs(setting.env.iter().map(|(name, value)| (name, value)));
-        command.args(["run", "--config"]).arg(self.path(&format!("agent{n:02}.toml")));
-        let child = command.stdin(Stdio::null()).stderr(self.log(&format!("agent{n:02}"))).spawn().expect("an agent starts");
+        command
+            .args(["run", "--config"])
+            .arg(self.path(&format!("agent{n:02}.toml")));
+        let child = command
+            .stdin(Stdio::null())
+            .stderr(self.log(&format!("agent{n:02}")))
+            .spawn()
+            .expect("an agent starts");
         self.agents[n] = Some(child);
     }
 
@@ -311,7 +400,11 @@ impl Cluster {
     /// Has it, likewise, believe that the host has been booted anew.
     pub fn set_boot(&mut self, n: usize, boot: u8) {
         let file = self.path(&format!("boot{n}"));
-        std::fs::write(&file, format!("0000{boot:04}-0000-4000-8000-000000000000\n")).expect("written");
+        std::fs::write(
+            &file,
+            format!("0000{boot:04}-0000-4000-8000-000000000000\n"),
+        )
+        .expect("written");
         self.settings[n].boot_id = Some(file);
     }
 
@@ -323,7 +416,9 @@ impl Cluster {
         if let Some(mut child) = self.agents[n].take() {
             let _ = child.wait();
         }
-        wait_for("nothing of it is left", PATIENCE, || self.lab.processes(n).is_empty().then_some(()));
+        wait_for("nothing of it is left", PATIENCE, || {
+            self.lab.processes(n).is_empty().then_some(())
+        });
     }
 
     /// The agent of one host.
@@ -336,15 +431,24 @@ impl Cluster {
     pub fn end_agent(&mut self, n: usize, signal: i32) {
         if let Some(mut child) = self.agents[n].take() {
             crate::signal(child.id() as i32, signal);
-            wait_for("the agent ends", PATIENCE, || child.try_wait().expect("our child"));
+            wait_for("the agent ends", PATIENCE, || {
+                child.try_wait().expect("our child")
+            });
         }
     }
 
-    /// Programs that have ended though nobody has ended them, by their host's number (0: the coordinator); each is told once.
+    /// Programs that have ended though nobody has ended them, by their host's number (0: the
+    /// coordinator); each is told once.
     pub fn ended(&mut self) -> Vec<(usize, ExitStatus)> {
         let mut ended = Vec::new();
-        for (n, place) in [(0, &mut self.coordinator)].into_iter().chain(self.agents.iter_mut().enumerate().skip(1)) {
-            if let Some(status) = place.as_mut().and_then(|child| child.try_wait().expect("our child")) {
+        for (n, place) in [(0, &mut self.coordinator)]
+            .into_iter()
+            .chain(self.agents.iter_mut().enumerate().skip(1))
+        {
+            if let Some(status) = place
+                .as_mut()
+                .and_then(|child| child.try_wait().expect("our child"))
+            {
                 *place = None;
                 ended.push((n, status));
             }
@@ -361,7 +465,11 @@ impl Cluster {
     /// The `coordinator` command on the coordinator's host with this cluster's profiles.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = self.lab.command(0, &program("coordinator"));
-        command.args(args).env("XDG_CONFIG_HOME", self.path("config")).stdin(Stdio::null()).current_dir(self.dir.path());
+        command
+            .args(args)
+            .env("XDG_CONFIG_HOME", self.path("config"))
+            .stdin(Stdio::null())
+            .current_dir(self.dir.path());
         command
     }
 
@@ -373,29 +481,54 @@ impl Cluster {
     /// Starts `coordinator run` of these jobs, with results in `results.json`.
     pub fn start_run(&self, jobs: &str, args: &[&str]) -> Child {
         std::fs::write(self.path("jobs.json"), jobs).expect("written");
-        let mut command = self.command(&["run", "-p", "mezcal", "jobs.json", "-o", "results.json", "--force"]);
-        command.args(args).stderr(self.log("run")).spawn().expect("the run starts")
+        let mut command = self.command(&[
+            "run",
+            "-p",
+            "mezcal",
+            "jobs.json",
+            "-o",
+            "results.json",
+            "--force",
+        ]);
+        command
+            .args(args)
+            .stderr(self.log("run"))
+            .spawn()
+            .expect("the run starts")
     }
 
     /// The hosts that `coordinator hosts --json` calls connected.
     pub fn connected(&self) -> Vec<serde_json::Value> {
         let out = self.run(&["hosts", "-p", "mezcal", "--json"]);
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        let hosts = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).expect("JSON"));
+        let hosts = text
+            .lines()
+            .map(|l| serde_json::from_str::<serde_json::Value>(l).expect("JSON"));
         hosts.filter(|h| h["connected"] == true).collect()
     }
 
     /// Waits until so many agents are connected and can be given jobs.
     pub fn wait_connected(&self, count: usize) {
-        let ready = || self.connected().iter().filter(|h| h["ready"] == true).count();
-        wait_for("all agents are ready", PATIENCE, || (ready() == count).then_some(()));
+        let ready = || {
+            self.connected()
+                .iter()
+                .filter(|h| h["ready"] == true)
+                .count()
+        };
+        wait_for("all agents are ready", PATIENCE, || {
+            (ready() == count).then_some(())
+        });
     }
 
     /// Makes credentials of another cluster.
     pub fn strangers_credentials(&self, role: Role, name: &str) -> PathBuf {
         let dir = self.path("stranger");
         let (authority, _) = Authority::create("other").expect("created");
-        authority.issue(role, name, 1).expect("issued").write(&dir).expect("written");
+        authority
+            .issue(role, name, 1)
+            .expect("issued")
+            .write(&dir)
+            .expect("written");
         dir
     }
 
@@ -403,7 +536,9 @@ impl Cluster {
     pub fn stop_coordinator(&mut self) {
         if let Some(mut child) = self.coordinator.take() {
             crate::signal(child.id() as i32, libc::SIGTERM);
-            wait_for("the coordinator ends", PATIENCE, || child.try_wait().expect("our child"));
+            wait_for("the coordinator ends", PATIENCE, || {
+                child.try_wait().expect("our child")
+            });
         }
     }
 
@@ -419,16 +554,27 @@ impl Cluster {
         }
         self.stop_coordinator();
         for n in 0..=self.hosts {
-            wait_for(&format!("no process is left on host {n}: {:?}", self.lab.processes(n)), PATIENCE, || {
-                self.lab.processes(n).is_empty().then_some(())
-            });
+            wait_for(
+                &format!(
+                    "no process is left on host {n}: {:?}",
+                    self.lab.processes(n)
+                ),
+                PATIENCE,
+                || self.lab.processes(n).is_empty().then_some(()),
+            );
         }
-        for entry in std::fs::read_dir(self.dir.path()).expect("readable").flatten() {
+        for entry in std::fs::read_dir(self.dir.path())
+            .expect("readable")
+            .flatten()
+        {
             let path = entry.path();
             if path.extension().is_some_and(|e| e == "log") {
                 let text = std::fs::read_to_string(&path).expect("readable");
                 let wrong = |line: &&str| line.contains("ERROR") || line.contains("panicked");
-                let wrong = text.lines().filter(wrong).find(|line| !expected.iter().any(|e| line.contains(e)));
+                let wrong = text
+                    .lines()
+                    .filter(wrong)
+                    .find(|line| !expected.iter().any(|e| line.contains(e)));
                 assert!(wrong.is_none(), "{}:\n{text}", path.display());
             }
         }
@@ -437,7 +583,12 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for child in self.agents.iter_mut().flatten().chain(&mut self.coordinator) {
+        for child in self
+            .agents
+            .iter_mut()
+            .flatten()
+            .chain(&mut self.coordinator)
+        {
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -446,7 +597,8 @@ impl Drop for Cluster {
                 eprintln!("--- {name}.log\n{}", self.log_text(name));
             }
         }
-        // Keepers outlive their agents; without namespaces this is how they are found: by their sockets below our directory.
+        // Keepers outlive their agents; without namespaces this is how they are found: by their
+        // sockets below our directory.
         for pid in crate::alive_with(&self.dir.path().display().to_string()) {
             crate::signal(pid, libc::SIGKILL);
         }
@@ -456,16 +608,23 @@ impl Drop for Cluster {
 /// Life of the certificates of agents and users, if it is to be short: `MEZCAL_LEAF_SECONDS`.
 fn leaves() -> Option<Duration> {
     let seconds = std::env::var("MEZCAL_LEAF_SECONDS").ok()?;
-    Some(Duration::from_secs(seconds.parse().expect("a number of seconds")))
+    Some(Duration::from_secs(
+        seconds.parse().expect("a number of seconds"),
+    ))
 }
 
 /// A UDP port of loopback that nobody has.
 pub fn free_port() -> u16 {
-    std::net::UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free port").port()
+    std::net::UdpSocket::bind("127.0.0.1:0")
+        .and_then(|s| s.local_addr())
+        .expect("a free port")
+        .port()
 }
 
 /// The lines of a results file.
 pub fn results(path: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(path).expect("results");
-    text.lines().map(|l| serde_json::from_str(l).expect("a JSON line")).collect()
+    text.lines()
+        .map(|l| serde_json::from_str(l).expect("a JSON line"))
+        .collect()
 }

@@ -1,5 +1,6 @@
-//! What must hold for any bytes from outside. The targets below `tests/fuzz` search for bytes for which it does not; what they have found
-//! interesting is kept there and tried again by `tests/tests/corpus.rs`.
+//! What must hold for any bytes from outside. The targets below `tests/fuzz` search for bytes for
+//! which it does not; what they have found interesting is kept there and tried again by
+//! `tests/tests/corpus.rs`.
 
 use bytes::BytesMut;
 use mezcal_common::message::agent::{LogHeader, ToAgent, ToCoordinator};
@@ -9,8 +10,9 @@ use mezcal_common::wire::codec;
 use mezcal_coordinator::jobs::{Format, Jobs};
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Bytes off the network: no decoder panics, and what is understood is said again in a way that is understood as the same. The first byte
-/// chooses the type; with its highest bit the rest is a stream of frames, otherwise one body.
+/// Bytes off the network: no decoder panics, and what is understood is said again in a way that is
+/// understood as the same. The first byte chooses the type; with its highest bit the rest is a
+/// stream of frames, otherwise one body.
 pub fn frames(data: &[u8]) {
     const TYPES: [fn(&[u8], bool); 12] = [
         check::<ToCoordinator>,
@@ -49,9 +51,12 @@ fn same<T: Serialize + DeserializeOwned>(message: &T) {
     assert_eq!(codec::encode_body(&heard).expect("said once already"), said);
 }
 
-/// A file of jobs: no reader panics, and what passes can be submitted. The first byte chooses the format.
+/// A file of jobs: no reader panics, and what passes can be submitted. The first byte chooses the
+/// format.
 pub fn job_file(data: &[u8]) {
-    let Some((first, rest)) = data.split_first() else { return };
+    let Some((first, rest)) = data.split_first() else {
+        return;
+    };
     let format = [Format::Json, Format::Lines, Format::Bakapara][usize::from(*first) % 3];
     if let Ok(jobs) = Jobs::read("jobs", rest.to_vec(), format, 0) {
         let mut objects = Vec::new();
@@ -61,8 +66,15 @@ pub fn job_file(data: &[u8]) {
             objects.push(jobs.as_object(number));
         }
         let objects = format!("[{}]", objects.join(","));
-        let format = if format == Format::Lines { Format::Json } else { format };
+        let format = if format == Format::Lines {
+            Format::Json
+        } else {
+            format
+        };
         let again = Jobs::read("again", objects.into_bytes(), format, 0);
-        assert!(again.is_ok_and(|again| again.len() == jobs.len()), "what has passed does not pass again");
+        assert!(
+            again.is_ok_and(|again| again.len() == jobs.len()),
+            "what has passed does not pass again"
+        );
     }
 }

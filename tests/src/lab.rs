@@ -1,7 +1,8 @@
-//! Hosts on one machine: a network and a UTS namespace each, joined by a bridge in a namespace of its own.
+//! Hosts on one machine: a network and a UTS namespace each, joined by a bridge in a namespace of
+//! its own.
 //!
-//! Where namespaces are not permitted, hosts are only names and everything meets on loopback; the reason is printed. With
-//! `MEZCAL_REQUIRE_NAMESPACES` set (as `.ci/run` does) that is a failure.
+//! Where namespaces are not permitted, hosts are only names and everything meets on loopback; the
+//! reason is printed. With `MEZCAL_REQUIRE_NAMESPACES` set (as `.ci/run` does) that is a failure.
 
 use crate::wait_for;
 use std::os::fd::AsFd;
@@ -30,9 +31,17 @@ impl Lab {
         match why_not() {
             None => Self::with_namespaces(count),
             Some(reason) => {
-                assert!(std::env::var_os("MEZCAL_REQUIRE_NAMESPACES").is_none(), "namespaces are required here: {reason}");
-                crate::say_skipped(&format!("network namespaces ({reason}): hosts share loopback"));
-                Self { hosts: Vec::new(), bridge: None }
+                assert!(
+                    std::env::var_os("MEZCAL_REQUIRE_NAMESPACES").is_none(),
+                    "namespaces are required here: {reason}"
+                );
+                crate::say_skipped(&format!(
+                    "network namespaces ({reason}): hosts share loopback"
+                ));
+                Self {
+                    hosts: Vec::new(),
+                    bridge: None,
+                }
             }
         }
     }
@@ -51,9 +60,15 @@ impl Lab {
         }
         bridge.ip(&batch);
         for (n, host) in hosts.iter().enumerate() {
-            host.ip(&format!("link set lo up\naddr add {}/24 dev eth0\nlink set eth0 up\n", address(n)));
+            host.ip(&format!(
+                "link set lo up\naddr add {}/24 dev eth0\nlink set eth0 up\n",
+                address(n)
+            ));
         }
-        Self { hosts, bridge: Some(bridge) }
+        Self {
+            hosts,
+            bridge: Some(bridge),
+        }
     }
 
     /// True if hosts really are apart.
@@ -63,7 +78,11 @@ impl Lab {
 
     /// The address of a host.
     pub fn address(&self, host: usize) -> String {
-        if self.is_real() { address(host) } else { "127.0.0.1".into() }
+        if self.is_real() {
+            address(host)
+        } else {
+            "127.0.0.1".into()
+        }
     }
 
     /// A command that runs on a host.
@@ -71,7 +90,9 @@ impl Lab {
         match self.hosts.get(host) {
             Some(holder) => {
                 let mut command = Command::new("nsenter");
-                command.args(["-n", "-u", "-t", &holder.child.id().to_string(), "--"]).arg(program);
+                command
+                    .args(["-n", "-u", "-t", &holder.child.id().to_string(), "--"])
+                    .arg(program);
                 command
             }
             None => Command::new(program),
@@ -80,7 +101,9 @@ impl Lab {
 
     /// A host's network, where they are apart.
     pub fn network(&self, host: usize) -> Option<std::path::PathBuf> {
-        self.hosts.get(host).map(|holder| format!("/proc/{}/ns/net", holder.child.id()).into())
+        self.hosts
+            .get(host)
+            .map(|holder| format!("/proc/{}/ns/net", holder.child.id()).into())
     }
 
     /// Takes the calling thread to a host's network, where they are apart.
@@ -90,7 +113,8 @@ impl Lab {
             if let Some(net) = &net {
                 let file = std::fs::File::open(net).expect("a namespace");
                 let kind = rustix::thread::LinkNameSpaceType::Network;
-                rustix::thread::move_into_link_name_space(file.as_fd(), Some(kind)).expect("root may enter it");
+                rustix::thread::move_into_link_name_space(file.as_fd(), Some(kind))
+                    .expect("root may enter it");
             }
         }
     }
@@ -98,15 +122,24 @@ impl Lab {
     /// Takes a host's link down or up, without the host noticing more than silence.
     pub fn set_link(&self, host: usize, up: bool) {
         if let Some(bridge) = &self.bridge {
-            bridge.ip(&format!("link set h{host} {}\n", if up { "up" } else { "down" }));
+            bridge.ip(&format!(
+                "link set h{host} {}\n",
+                if up { "up" } else { "down" }
+            ));
         }
     }
 
     /// Pids of everything on a host except its holder.
     pub fn processes(&self, host: usize) -> Vec<i32> {
-        let Some(holder) = self.hosts.get(host) else { return Vec::new() };
+        let Some(holder) = self.hosts.get(host) else {
+            return Vec::new();
+        };
         let of = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-        crate::pids().filter(|pid| *pid != holder.child.id() as i32 && of(*pid) == holder.net && holder.net.is_some()).collect()
+        crate::pids()
+            .filter(|pid| {
+                *pid != holder.child.id() as i32 && of(*pid) == holder.net && holder.net.is_some()
+            })
+            .collect()
     }
 }
 
@@ -126,12 +159,25 @@ impl Drop for Lab {
 }
 
 impl Holder {
-    #[expect(clippy::disallowed_methods, reason = "a few holders, started once; the programs under test never fork like this")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a few holders, started once; the programs under test never fork like this"
+    )]
     fn start(name: &str) -> Self {
         let mut command = Command::new("unshare");
-        command.args(["--net", "--uts", "--", "sh", "-c", "hostname \"$1\" && exec sleep infinity", "sh", name]);
+        command.args([
+            "--net",
+            "--uts",
+            "--",
+            "sh",
+            "-c",
+            "hostname \"$1\" && exec sleep infinity",
+            "sh",
+            name,
+        ]);
         command.stdin(Stdio::null());
-        // SAFETY: prctl(2) is async-signal-safe. The holder ends with the test's thread even if nobody drops it.
+        // SAFETY: prctl(2) is async-signal-safe. The holder ends with the test's thread even if
+        // nobody drops it.
         unsafe {
             command.pre_exec(|| {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
@@ -141,20 +187,40 @@ impl Holder {
         let child = command.spawn().expect("unshare starts");
         let pid = child.id();
         wait_for("a namespace", Duration::from_secs(10), || {
-            std::fs::read_to_string(format!("/proc/{pid}/comm")).ok().filter(|c| c.trim() == "sleep")
+            std::fs::read_to_string(format!("/proc/{pid}/comm"))
+                .ok()
+                .filter(|c| c.trim() == "sleep")
         });
-        Self { child, net: std::fs::read_link(format!("/proc/{pid}/ns/net")).ok() }
+        Self {
+            child,
+            net: std::fs::read_link(format!("/proc/{pid}/ns/net")).ok(),
+        }
     }
 
     fn ip(&self, batch: &str) {
         use std::io::Write;
         let mut ip = Command::new("nsenter")
-            .args(["-n", "-t", &self.child.id().to_string(), "--", "ip", "-batch", "-"])
+            .args([
+                "-n",
+                "-t",
+                &self.child.id().to_string(),
+                "--",
+                "ip",
+                "-batch",
+                "-",
+            ])
             .stdin(Stdio::piped())
             .spawn()
             .expect("nsenter starts");
-        ip.stdin.take().expect("a pipe").write_all(batch.as_bytes()).expect("ip reads");
-        assert!(ip.wait().expect("ip ends").success(), "ip did not take:\n{batch}");
+        ip.stdin
+            .take()
+            .expect("a pipe")
+            .write_all(batch.as_bytes())
+            .expect("ip reads");
+        assert!(
+            ip.wait().expect("ip ends").success(),
+            "ip did not take:\n{batch}"
+        );
     }
 }
 
@@ -168,9 +234,13 @@ fn address(n: usize) -> String {
 }
 
 fn why_not() -> Option<String> {
-    let tried = Command::new("unshare").args(["--net", "--uts", "--", "true"]).output();
+    let tried = Command::new("unshare")
+        .args(["--net", "--uts", "--", "true"])
+        .output();
     match tried {
-        Ok(out) if !out.status.success() => return Some(String::from_utf8_lossy(&out.stderr).trim().to_owned()),
+        Ok(out) if !out.status.success() => {
+            return Some(String::from_utf8_lossy(&out.stderr).trim().to_owned());
+        }
         Err(e) => return Some(format!("unshare: {e}")),
         Ok(_) => {}
     }

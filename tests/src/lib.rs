@@ -1,7 +1,8 @@
-//! The harness of the cluster ring: hosts, certificates, real agents and coordinators, and what /proc says of them.
+//! The harness of the cluster ring: hosts, certificates, real agents and coordinators, and what
+//! /proc says of them.
 //!
-//! A host is a network and a UTS namespace held by one process; everything that runs there is ended with it. Waiting is one function
-//! with a condition and a deadline.
+//! A host is a network and a UTS namespace held by one process; everything that runs there is ended
+//! with it. Waiting is one function with a condition and a deadline.
 
 pub mod browser;
 pub mod cluster;
@@ -18,7 +19,8 @@ pub mod sim;
 
 use std::time::{Duration, Instant};
 
-/// Waits until `condition` gives something, and panics saying what was waited for when `limit` has passed.
+/// Waits until `condition` gives something, and panics saying what was waited for when `limit` has
+/// passed.
 pub fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + limit;
     loop {
@@ -30,11 +32,16 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> O
     }
 }
 
-/// Says in the output of a passing test, too, what it could not do here: libtest captures only the printing macros.
+/// Says in the output of a passing test, too, what it could not do here: libtest captures only the
+/// printing macros.
 pub fn say_skipped(what: &str) {
     use std::io::Write;
     let thread = std::thread::current();
-    let _ = writeln!(std::io::stderr(), "SKIPPED in {}: {what}", thread.name().unwrap_or("a test"));
+    let _ = writeln!(
+        std::io::stderr(),
+        "SKIPPED in {}: {what}",
+        thread.name().unwrap_or("a test")
+    );
 }
 
 /// Pids of live processes (zombies are not alive) whose command line contains `mark`.
@@ -44,9 +51,14 @@ pub fn alive_with(mark: &str) -> Vec<i32> {
         .filter(|pid| *pid != own)
         .filter(|pid| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).replace('\0', " ").contains(mark)
+            String::from_utf8_lossy(&line)
+                .replace('\0', " ")
+                .contains(mark)
         })
-        .filter(|pid| mezcal_common::system::proc::state_and_parent(*pid).is_some_and(|(state, _)| state != 'Z' && state != 'X'))
+        .filter(|pid| {
+            mezcal_common::system::proc::state_and_parent(*pid)
+                .is_some_and(|(state, _)| state != 'Z' && state != 'X')
+        })
         .collect()
 }
 
@@ -54,12 +66,31 @@ pub fn alive_with(mark: &str) -> Vec<i32> {
 pub fn control_groups_or_say_why() -> bool {
     use std::process::{Command, Stdio};
     let mut command = Command::new(programs::program("coordinator"));
-    command.args(["run", "--lines", "-", "--local", "--containment", "cgroup2", "-q"]).stdin(Stdio::null());
-    let mut probe = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
-    std::io::Write::write_all(&mut probe.stdin.take().expect("a pipe"), b"true\n").expect("written");
+    command
+        .args([
+            "run",
+            "--lines",
+            "-",
+            "--local",
+            "--containment",
+            "cgroup2",
+            "-q",
+        ])
+        .stdin(Stdio::null());
+    let mut probe = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    std::io::Write::write_all(&mut probe.stdin.take().expect("a pipe"), b"true\n")
+        .expect("written");
     let out = probe.wait_with_output().expect("it ends");
     if !out.status.success() {
-        say_skipped(&format!("control groups: {}", String::from_utf8_lossy(&out.stderr).trim()));
+        say_skipped(&format!(
+            "control groups: {}",
+            String::from_utf8_lossy(&out.stderr).trim()
+        ));
     }
     out.status.success()
 }
@@ -72,5 +103,8 @@ pub fn signal(pid: i32, signal: i32) {
 
 /// All process ids.
 pub fn pids() -> impl Iterator<Item = i32> {
-    std::fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+    std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }

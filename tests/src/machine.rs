@@ -1,4 +1,5 @@
-//! A host with a systemd of its own as process 1: a container on an overlay of this machine's files, in the network of a lab host.
+//! A host with a systemd of its own as process 1: a container on an overlay of this machine's
+//! files, in the network of a lab host.
 
 use crate::lab::{Lab, host_name};
 use crate::wait_for;
@@ -32,7 +33,10 @@ pub fn machines_or_say_why(test: &str, lab: &Lab) -> bool {
         "it needs network namespaces".to_owned()
     } else if !Path::new("/usr/bin/systemd-nspawn").exists() {
         let missing = "it needs systemd-nspawn (package systemd-container)";
-        assert!(std::env::var_os("MEZCAL_REQUIRE_NAMESPACES").is_none(), "{test}: {missing}");
+        assert!(
+            std::env::var_os("MEZCAL_REQUIRE_NAMESPACES").is_none(),
+            "{test}: {missing}"
+        );
         missing.to_owned()
     } else {
         match possible() {
@@ -46,29 +50,47 @@ pub fn machines_or_say_why(test: &str, lab: &Lab) -> bool {
 
 /// Whether this machine lets us divide its control groups and lay file systems over each other.
 fn possible() -> Result<(), String> {
-    let group = cgroup2().ok_or("it needs control groups of version 2")?.join(format!("mezcal-probe-{}", std::process::id()));
+    let group = cgroup2()
+        .ok_or("it needs control groups of version 2")?
+        .join(format!("mezcal-probe-{}", std::process::id()));
     std::fs::create_dir(&group).map_err(|e| format!("it needs control groups of its own: {e}"))?;
     let _ = std::fs::remove_dir(&group);
     let script = "mount -t tmpfs none /mnt && mkdir /mnt/u /mnt/w /mnt/r && \
                   mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/u,workdir=/mnt/w /mnt/r";
-    let out = Command::new("unshare").args(["--mount", "sh", "-c", script]).output().map_err(|e| e.to_string())?;
+    let out = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script])
+        .output()
+        .map_err(|e| e.to_string())?;
     match out.status.success() {
         true => Ok(()),
-        false => Err(format!("it needs overlay file systems: {}", String::from_utf8_lossy(&out.stderr).trim())),
+        false => Err(format!(
+            "it needs overlay file systems: {}",
+            String::from_utf8_lossy(&out.stderr).trim()
+        )),
     }
 }
 
 fn cgroup2() -> Option<PathBuf> {
     let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(PathBuf::from);
-    roots.into_iter().find(|root| root.join("cgroup.controllers").exists())
+    roots
+        .into_iter()
+        .find(|root| root.join("cgroup.controllers").exists())
 }
 
 fn run(program: &str, args: &[&str]) {
-    let out = Command::new(program).args(args).output().expect("it starts");
-    assert!(out.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    let out = Command::new(program)
+        .args(args)
+        .output()
+        .expect("it starts");
+    assert!(
+        out.status.success(),
+        "{program} {args:?}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
 }
 
-/// Files that several machines have over this machine's: a file system of their own, because layers must not lie within each other.
+/// Files that several machines have over this machine's: a file system of their own, because layers
+/// must not lie within each other.
 pub struct Layer(PathBuf);
 
 impl Layer {
@@ -76,7 +98,17 @@ impl Layer {
     pub fn new(dir: &Path) -> Self {
         let path = dir.join("layer");
         std::fs::create_dir_all(&path).expect("made");
-        run("mount", &["-t", "tmpfs", "-o", "mode=755", "layer", &path.display().to_string()]);
+        run(
+            "mount",
+            &[
+                "-t",
+                "tmpfs",
+                "-o",
+                "mode=755",
+                "layer",
+                &path.display().to_string(),
+            ],
+        );
         Self(path)
     }
 
@@ -88,37 +120,84 @@ impl Layer {
 
 impl Drop for Layer {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).stderr(Stdio::null()).status();
+        let _ = Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .stderr(Stdio::null())
+            .status();
     }
 }
 
 impl Machine {
-    /// Boots a machine on a lab host. Its files are this machine's with those of `layer` over them; nothing of ours runs there yet.
+    /// Boots a machine on a lab host. Its files are this machine's with those of `layer` over them;
+    /// nothing of ours runs there yet.
     pub fn boot(lab: &Lab, host: usize, dir: &Path, layer: &Layer) -> Self {
         Self::boot_sharing(lab, host, dir, layer, Vec::new())
     }
 
-    /// The same with directories of this machine in it, each as FROM:TO, as a file server would show them.
-    pub fn boot_sharing(lab: &Lab, host: usize, dir: &Path, layer: &Layer, shared: Vec<String>) -> Self {
+    /// The same with directories of this machine in it, each as FROM:TO, as a file server would
+    /// show them.
+    pub fn boot_sharing(
+        lab: &Lab,
+        host: usize,
+        dir: &Path,
+        layer: &Layer,
+        shared: Vec<String>,
+    ) -> Self {
         let dir = dir.join(format!("machine{host:02}"));
-        let number = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let group = cgroup2().expect("cgroup v2").join(format!("mezcal-lab-{number}"));
+        let number = format!(
+            "{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let group = cgroup2()
+            .expect("cgroup v2")
+            .join(format!("mezcal-lab-{number}"));
         std::fs::create_dir_all(&dir).expect("made");
-        run("mount", &["-t", "tmpfs", "-o", "mode=755", "disk", &dir.display().to_string()]);
-        let mut me = Self { dir, group, nspawn: None, host, number, shared };
+        run(
+            "mount",
+            &[
+                "-t",
+                "tmpfs",
+                "-o",
+                "mode=755",
+                "disk",
+                &dir.display().to_string(),
+            ],
+        );
+        let mut me = Self {
+            dir,
+            group,
+            nspawn: None,
+            host,
+            number,
+            shared,
+        };
         let path = |name: &str| me.dir.join(name).display().to_string();
         for name in ["upper", "work", "root"] {
             std::fs::create_dir(me.dir.join(name)).expect("made");
         }
-        let options = format!("lowerdir={}:/,upperdir={},workdir={}", layer.0.display(), path("upper"), path("work"));
-        run("mount", &["-t", "overlay", "overlay", "-o", &options, &path("root")]);
+        let options = format!(
+            "lowerdir={}:/,upperdir={},workdir={}",
+            layer.0.display(),
+            path("upper"),
+            path("work")
+        );
+        run(
+            "mount",
+            &["-t", "overlay", "overlay", "-o", &options, &path("root")],
+        );
         let root = me.dir.join("root");
         for wants in ["timers.target.wants", "multi-user.target.wants"] {
             let _ = std::fs::remove_dir_all(root.join("etc/systemd/system").join(wants));
         }
-        let write = |name: &str, text: &str| std::fs::write(root.join(name), text).expect("written");
+        let write =
+            |name: &str, text: &str| std::fs::write(root.join(name), text).expect("written");
         write("etc/hostname", &format!("{}\n", host_name(host)));
-        write("etc/machine-id", &format!("{:032x}\n", (0x4d65_7a63_616c_u128 << 32) + host as u128));
+        write(
+            "etc/machine-id",
+            &format!("{:032x}\n", (0x4d65_7a63_616c_u128 << 32) + host as u128),
+        );
         write(
             "etc/systemd/system/lab.target",
             "[Unit]\nRequires=basic.target\nAfter=basic.target\nWants=multi-user.target\nAllowIsolate=yes\n",
@@ -134,14 +213,32 @@ impl Machine {
         let script = "echo $$ > \"$1\"/cgroup.procs && shift && exec systemd-nspawn \"$@\"";
         let mut command = Command::new("sh");
         command.args(["-c", script, "sh"]).arg(&self.group);
-        command.args(["-q", "--boot", "--register=no", "--keep-unit", "--settings=no", "--link-journal=no", "--resolv-conf=off"]);
+        command.args([
+            "-q",
+            "--boot",
+            "--register=no",
+            "--keep-unit",
+            "--settings=no",
+            "--link-journal=no",
+            "--resolv-conf=off",
+        ]);
         command.args(["--timezone=off", "--console=read-only"]);
         command.arg(format!("--directory={}", self.dir.join("root").display()));
-        command.arg(format!("--machine=m{}", self.number)).arg(format!("--hostname={}", host_name(self.host)));
-        command.arg(format!("--network-namespace-path={}", lab.network(self.host).expect("a network").display()));
+        command
+            .arg(format!("--machine=m{}", self.number))
+            .arg(format!("--hostname={}", host_name(self.host)));
+        command.arg(format!(
+            "--network-namespace-path={}",
+            lab.network(self.host).expect("a network").display()
+        ));
         command.args(self.shared.iter().map(|pair| format!("--bind={pair}")));
-        command.args(["--", "--unit=lab.target"]).env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1");
-        command.stdin(Stdio::null()).stdout(console.try_clone().expect("a descriptor")).stderr(console);
+        command
+            .args(["--", "--unit=lab.target"])
+            .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1");
+        command
+            .stdin(Stdio::null())
+            .stdout(console.try_clone().expect("a descriptor"))
+            .stderr(console);
         self.nspawn = Some(command.spawn().expect("it starts"));
         wait_for("the machine has booted", BOOT, || {
             let out = self.try_exec(&["systemctl", "is-system-running"])?;
@@ -161,8 +258,16 @@ impl Machine {
     pub fn command(&self, args: &[&str]) -> Command {
         let leader = self.leader().expect("it runs");
         let mut command = Command::new("nsenter");
-        command.args(["-t", &leader.to_string(), "-a", "--"]).args(args);
-        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").stdin(Stdio::null());
+        command
+            .args(["-t", &leader.to_string(), "-a", "--"])
+            .args(args);
+        command
+            .env_clear()
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
+            .stdin(Stdio::null());
         command
     }
 
@@ -180,15 +285,29 @@ impl Machine {
     pub fn ok(&self, args: &[&str]) -> String {
         let out = self.exec(args);
         let said = String::from_utf8_lossy(&out.stderr);
-        assert!(out.status.success(), "{args:?}: {said}{}", String::from_utf8_lossy(&out.stdout));
+        assert!(
+            out.status.success(),
+            "{args:?}: {said}{}",
+            String::from_utf8_lossy(&out.stdout)
+        );
         String::from_utf8_lossy(&out.stdout).trim().to_owned()
     }
 
     /// Runs a command within it that reads `input`.
     pub fn feed(&self, args: &[&str], input: &str) -> Output {
         let mut command = self.command(args);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-        child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("written");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        child
+            .stdin
+            .take()
+            .expect("a pipe")
+            .write_all(input.as_bytes())
+            .expect("written");
         child.wait_with_output().expect("it ends")
     }
 
@@ -203,7 +322,9 @@ impl Machine {
         // It may be gone before it has answered.
         let _ = self.exec(&["systemctl", "poweroff"]);
         let mut nspawn = self.nspawn.take().expect("it runs");
-        wait_for("the machine is off", limit, || nspawn.try_wait().expect("our child"));
+        wait_for("the machine is off", limit, || {
+            nspawn.try_wait().expect("our child")
+        });
         begin.elapsed()
     }
 
@@ -227,11 +348,19 @@ impl Drop for Machine {
     fn drop(&mut self) {
         if std::thread::panicking() && self.leader().is_some() {
             let journal = self.exec(&["journalctl", "--no-pager", "-n", "60", "-u", "mezcal-*"]);
-            eprintln!("--- journal of {}\n{}", host_name(self.host), String::from_utf8_lossy(&journal.stdout));
+            eprintln!(
+                "--- journal of {}\n{}",
+                host_name(self.host),
+                String::from_utf8_lossy(&journal.stdout)
+            );
         }
         self.crash();
         for mounted in ["root", ""] {
-            let _ = Command::new("umount").arg("-l").arg(self.dir.join(mounted)).stderr(Stdio::null()).status();
+            let _ = Command::new("umount")
+                .arg("-l")
+                .arg(self.dir.join(mounted))
+                .stderr(Stdio::null())
+                .status();
         }
         // Deepest first.
         let _ = Command::new("find")

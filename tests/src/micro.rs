@@ -1,11 +1,14 @@
-//! Small pieces of the programs' own work, each with what it needs around it: for benchmarks by the clock and by the instruction.
+//! Small pieces of the programs' own work, each with what it needs around it: for benchmarks by the
+//! clock and by the instruction.
 
 use crate::placement::Placing;
 use bytes::{Bytes, BytesMut};
 use mezcal_common::message::agent::{NumberedReport, Placement, Report, ToAgent, ToCoordinator};
 use mezcal_common::message::client::ToService;
 use mezcal_common::model::clock::WallTime;
-use mezcal_common::model::ids::{AttemptId, BatchId, BatchSerial, EngineId, EngineIndex, Epoch, JobKey, JobNumber};
+use mezcal_common::model::ids::{
+    AttemptId, BatchId, BatchSerial, EngineId, EngineIndex, Epoch, JobKey, JobNumber,
+};
 use mezcal_common::model::job::{Command, JobSpec};
 use mezcal_common::model::outcome::{Ended, JobResult, Outcome, Place, Span, Usage, WaitStatus};
 use mezcal_common::wire::codec;
@@ -35,16 +38,46 @@ impl std::fmt::Display for Case {
 
 /// All of them.
 pub const CASES: [Case; 10] = [
-    Case { name: "codec: encode a placement", prepare: encode_placements },
-    Case { name: "codec: decode a placement", prepare: decode_placements },
-    Case { name: "codec: encode a report", prepare: encode_reports },
-    Case { name: "codec: decode a report", prepare: decode_reports },
-    Case { name: "scheduler: accept a job", prepare: accept },
-    Case { name: "scheduler: report, pull and place, anywhere", prepare: place_anywhere },
-    Case { name: "scheduler: report, pull and place, near data", prepare: place_near },
-    Case { name: "job file: read a job", prepare: read_jobs },
-    Case { name: "job file: hand a job over", prepare: hand_over },
-    Case { name: "results: write a line", prepare: write_results },
+    Case {
+        name: "codec: encode a placement",
+        prepare: encode_placements,
+    },
+    Case {
+        name: "codec: decode a placement",
+        prepare: decode_placements,
+    },
+    Case {
+        name: "codec: encode a report",
+        prepare: encode_reports,
+    },
+    Case {
+        name: "codec: decode a report",
+        prepare: decode_reports,
+    },
+    Case {
+        name: "scheduler: accept a job",
+        prepare: accept,
+    },
+    Case {
+        name: "scheduler: report, pull and place, anywhere",
+        prepare: place_anywhere,
+    },
+    Case {
+        name: "scheduler: report, pull and place, near data",
+        prepare: place_near,
+    },
+    Case {
+        name: "job file: read a job",
+        prepare: read_jobs,
+    },
+    Case {
+        name: "job file: hand a job over",
+        prepare: hand_over,
+    },
+    Case {
+        name: "results: write a line",
+        prepare: write_results,
+    },
 ];
 
 /// Does the work. A function of its own, so that callgrind can be told to count nothing else.
@@ -54,12 +87,23 @@ pub fn measured(work: &mut dyn FnMut()) {
 }
 
 fn attempt(job: usize) -> AttemptId {
-    AttemptId { epoch: Epoch(1), key: JobKey { batch: BatchSerial(1), job: JobNumber(job as u32 + 1) }, attempt: 1 }
+    AttemptId {
+        epoch: Epoch(1),
+        key: JobKey {
+            batch: BatchSerial(1),
+            job: JobNumber(job as u32 + 1),
+        },
+        attempt: 1,
+    }
 }
 
 fn outcome() -> Outcome {
-    let usage =
-        Usage { user: Duration::from_millis(3), system: Duration::from_millis(2), max_rss: Some(3 << 20), ..Usage::default() };
+    let usage = Usage {
+        user: Duration::from_millis(3),
+        system: Duration::from_millis(2),
+        max_rss: Some(3 << 20),
+        ..Usage::default()
+    };
     let span = Span {
         started: WallTime(1_700_000_000_000_000),
         completed: WallTime(1_700_000_000_250_000),
@@ -77,13 +121,30 @@ fn outcome() -> Outcome {
 fn placements() -> ToAgent {
     let spec = JobSpec::new(Command::Shell("gzip -9 < in.0001 > out.0001".into()));
     let spec = codec::encode_body(&spec).expect("it fits");
-    ToAgent::Run((0..COUNT).map(|job| Placement { attempt: attempt(job), spec: spec.clone(), slots: 1 }).collect())
+    ToAgent::Run(
+        (0..COUNT)
+            .map(|job| Placement {
+                attempt: attempt(job),
+                spec: spec.clone(),
+                slots: 1,
+            })
+            .collect(),
+    )
 }
 
 fn reports() -> ToCoordinator {
-    let report = || Report::Finished { engine: Some(EngineIndex(0)), outcome: Box::new(outcome()) };
+    let report = || Report::Finished {
+        engine: Some(EngineIndex(0)),
+        outcome: Box::new(outcome()),
+    };
     ToCoordinator::Reports(
-        (0..COUNT).map(|job| NumberedReport { seq: job as u64, attempt: attempt(job), report: report() }).collect(),
+        (0..COUNT)
+            .map(|job| NumberedReport {
+                seq: job as u64,
+                attempt: attempt(job),
+                report: report(),
+            })
+            .collect(),
     )
 }
 
@@ -98,7 +159,11 @@ fn encoding<T: serde::Serialize + 'static>(message: T) -> Box<dyn FnMut()> {
 fn decoding<T: serde::Serialize + serde::de::DeserializeOwned>(message: T) -> Box<dyn FnMut()> {
     let mut frame = Vec::new();
     codec::encode_frame(&mut frame, &message).expect("it fits");
-    Box::new(move || drop(black_box(codec::decode_frame::<T>(&mut BytesMut::from(&frame[..])).expect("ours"))))
+    Box::new(move || {
+        drop(black_box(
+            codec::decode_frame::<T>(&mut BytesMut::from(&frame[..])).expect("ours"),
+        ))
+    })
 }
 
 fn encode_placements() -> Box<dyn FnMut()> {
@@ -168,14 +233,32 @@ fn hand_over() -> Box<dyn FnMut()> {
 
 fn write_results() -> Box<dyn FnMut()> {
     let jobs = read();
-    let place = Place { host: "mezcal02".into(), engine: EngineId(7), clock_offset: Some(0.0) };
-    let result = JobResult { attempt: 1, place: Some(place), local: Some(true), outcome: outcome() };
+    let place = Place {
+        host: "mezcal02".into(),
+        engine: EngineId(7),
+        clock_offset: Some(0.0),
+    };
+    let result = JobResult {
+        attempt: 1,
+        place: Some(place),
+        local: Some(true),
+        outcome: outcome(),
+    };
     let (format, now) = (ResultFormat::new(false), WallTime(1_700_000_000_500_000));
     let mut out = Vec::new();
     Box::new(move || {
         out.clear();
         for number in 1..=COUNT as u32 {
-            format.line(&mut out, &jobs, number, black_box(&result), ClientTimes { submitted: now, received: now });
+            format.line(
+                &mut out,
+                &jobs,
+                number,
+                black_box(&result),
+                ClientTimes {
+                    submitted: now,
+                    received: now,
+                },
+            );
         }
     })
 }

@@ -1,5 +1,5 @@
-//! File systems that behave badly: one that hangs, FUSE (the kernel's filesystems/fuse documentation) with a server that answers the first message
-//! and no other; and one that is full.
+//! File systems that behave badly: one that hangs, FUSE (the kernel's filesystems/fuse
+//! documentation) with a server that answers the first message and no other; and one that is full.
 
 use crate::wait_for;
 use std::fs::File;
@@ -22,8 +22,9 @@ const INIT_OUT: usize = 64;
 const BUFFER: usize = 64 * 1024;
 
 impl HungMount {
-    /// Mounts it at `dir`, which is made. With `deaf`, requests are taken and never answered: whoever waits for them cannot even be killed.
-    /// Otherwise they are not taken, and waiting for them ends with SIGKILL. `None`, having said why, where it cannot be mounted.
+    /// Mounts it at `dir`, which is made. With `deaf`, requests are taken and never answered:
+    /// whoever waits for them cannot even be killed. Otherwise they are not taken, and waiting for
+    /// them ends with SIGKILL. `None`, having said why, where it cannot be mounted.
     pub fn new(dir: &Path, deaf: bool) -> Option<Self> {
         std::fs::create_dir(dir).expect("a directory");
         let device = match File::options().read(true).write(true).open("/dev/fuse") {
@@ -33,13 +34,32 @@ impl HungMount {
                 return None;
             }
         };
-        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+        let options = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0",
+            device.as_raw_fd()
+        );
         let c = |text: &str| std::ffi::CString::new(text).expect("no NUL");
-        let (source, target, kind, data) = (c("mezcal-hung"), c(&dir.display().to_string()), c("fuse"), c(&options));
+        let (source, target, kind, data) = (
+            c("mezcal-hung"),
+            c(&dir.display().to_string()),
+            c("fuse"),
+            c(&options),
+        );
         // SAFETY: all strings end with NUL and outlive the call.
-        let mounted = unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, data.as_ptr().cast()) };
+        let mounted = unsafe {
+            libc::mount(
+                source.as_ptr(),
+                target.as_ptr(),
+                kind.as_ptr(),
+                0,
+                data.as_ptr().cast(),
+            )
+        };
         if mounted != 0 {
-            crate::say_skipped(&format!("a hung mount (mount: {})", std::io::Error::last_os_error()));
+            crate::say_skipped(&format!(
+                "a hung mount (mount: {})",
+                std::io::Error::last_os_error()
+            ));
             return None;
         }
         std::thread::spawn(move || serve(device, deaf));
@@ -51,7 +71,8 @@ fn serve(mut device: File, deaf: bool) {
     let mut request = vec![0; BUFFER];
     // Ends with an error when the file system is unmounted.
     while let Ok(n) = device.read(&mut request) {
-        let word = |at: usize| u32::from_ne_bytes(request[at..at + 4].try_into().expect("four bytes"));
+        let word =
+            |at: usize| u32::from_ne_bytes(request[at..at + 4].try_into().expect("four bytes"));
         if n >= 16 && word(4) == INIT {
             let mut answer = vec![0u8; OUT_HEADER + INIT_OUT];
             answer[..4].copy_from_slice(&((OUT_HEADER + INIT_OUT) as u32).to_ne_bytes());
@@ -60,7 +81,9 @@ fn serve(mut device: File, deaf: bool) {
             answer[16..20].copy_from_slice(&7u32.to_ne_bytes());
             answer[20..24].copy_from_slice(&31u32.to_ne_bytes());
             answer[36..40].copy_from_slice(&4096u32.to_ne_bytes());
-            device.write_all(&answer).expect("the kernel takes the answer");
+            device
+                .write_all(&answer)
+                .expect("the kernel takes the answer");
             if !deaf {
                 // The device stays open, and nothing more is read.
                 std::thread::park();
@@ -77,7 +100,8 @@ impl Drop for HungMount {
     }
 }
 
-/// A disk of its own that can be filled: a file system in memory, in a mount namespace that lasts as long as this does.
+/// A disk of its own that can be filled: a file system in memory, in a mount namespace that lasts
+/// as long as this does.
 pub struct Disk {
     /// Reads from us, and so ends with us.
     holder: Child,
@@ -90,13 +114,22 @@ impl Disk {
         std::fs::create_dir_all(dir).expect("made");
         let script = "mount -t tmpfs -o size=\"$1\" none \"$2\" && exec cat";
         let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", script, "sh", size]).arg(dir).stdin(Stdio::piped()).stdout(Stdio::null());
+        command
+            .args(["--mount", "sh", "-c", script, "sh", size])
+            .arg(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null());
         let holder = command.spawn().expect("unshare starts");
         let comm = format!("/proc/{}/comm", holder.id());
         wait_for("the disk is mounted", Duration::from_secs(10), || {
-            std::fs::read_to_string(&comm).ok().filter(|comm| comm.trim() == "cat")
+            std::fs::read_to_string(&comm)
+                .ok()
+                .filter(|comm| comm.trim() == "cat")
         });
-        Self { holder, dir: dir.into() }
+        Self {
+            holder,
+            dir: dir.into(),
+        }
     }
 
     /// What nsenter(1) is told to run something where the disk is.
@@ -106,12 +139,16 @@ impl Disk {
 
     /// Its directory as it is seen from here.
     pub fn path(&self) -> PathBuf {
-        Path::new(&format!("/proc/{}/root", self.holder.id())).join(self.dir.strip_prefix("/").expect("an absolute path"))
+        Path::new(&format!("/proc/{}/root", self.holder.id()))
+            .join(self.dir.strip_prefix("/").expect("an absolute path"))
     }
 
     /// Takes all the space that is left.
     pub fn fill(&self) {
-        let ballast = File::options().create(true).append(true).open(self.ballast());
+        let ballast = File::options()
+            .create(true)
+            .append(true)
+            .open(self.ballast());
         let mut ballast = ballast.expect("made");
         while ballast.write_all(&[7; 4096]).is_ok() {}
     }

@@ -1,4 +1,5 @@
-//! Agents with engines that answer at once: the real driver and the real wire, and nothing behind them.
+//! Agents with engines that answer at once: the real driver and the real wire, and nothing behind
+//! them.
 
 use mezcal_agent::supervisor::Carried;
 use mezcal_agent::supervisor::driver::{self, AgentParts, EngineInput, Engines};
@@ -21,8 +22,18 @@ pub async fn agent(identity: &Path, name: &str, coordinator: String, slots: u16)
     for slot in 0..slots {
         let (to_engine, orders) = mpsc::unbounded_channel();
         let index = EngineIndex(slot);
-        inputs.send(EngineInput::Linked(index, 0, to_engine)).await.expect("room");
-        inputs.send(EngineInput::Said(index, 0, FromEngine::Ready { running: None })).await.expect("room");
+        inputs
+            .send(EngineInput::Linked(index, 0, to_engine))
+            .await
+            .expect("room");
+        inputs
+            .send(EngineInput::Said(
+                index,
+                0,
+                FromEngine::Ready { running: None },
+            ))
+            .await
+            .expect("room");
         tokio::spawn(engine(index, orders, inputs.clone()));
     }
     let parts = AgentParts {
@@ -38,18 +49,44 @@ pub async fn agent(identity: &Path, name: &str, coordinator: String, slots: u16)
         renewal: None,
         generations: mezcal_agent::supervisor::generations::Generations::of_one_life(),
     };
-    let _ = driver::run(parts, Engines::without_keeper(inputs, received), std::future::pending(), std::future::pending()).await;
+    let _ = driver::run(
+        parts,
+        Engines::without_keeper(inputs, received),
+        std::future::pending(),
+        std::future::pending(),
+    )
+    .await;
 }
 
 /// Every attempt succeeds at once.
-async fn engine(index: EngineIndex, mut orders: mpsc::UnboundedReceiver<ToEngine>, inputs: mpsc::Sender<EngineInput>) {
+async fn engine(
+    index: EngineIndex,
+    mut orders: mpsc::UnboundedReceiver<ToEngine>,
+    inputs: mpsc::Sender<EngineInput>,
+) {
     while let Some(order) = orders.recv().await {
         if let ToEngine::Run { attempt, .. } = order {
             let now = WallTime::now();
-            let span = Span { started: now, completed: now, elapsed: Duration::ZERO };
+            let span = Span {
+                started: now,
+                completed: now,
+                elapsed: Duration::ZERO,
+            };
             let status = Some(WaitStatus::Exited(0));
-            let outcome = Outcome { status, span: Some(span), ..Outcome::never_ran(Ended::Exited, None) };
-            if inputs.send(EngineInput::Said(index, 0, FromEngine::Finished { attempt, outcome })).await.is_err() {
+            let outcome = Outcome {
+                status,
+                span: Some(span),
+                ..Outcome::never_ran(Ended::Exited, None)
+            };
+            if inputs
+                .send(EngineInput::Said(
+                    index,
+                    0,
+                    FromEngine::Finished { attempt, outcome },
+                ))
+                .await
+                .is_err()
+            {
                 return;
             }
         }

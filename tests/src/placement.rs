@@ -4,7 +4,9 @@ use bytes::Bytes;
 use mezcal_common::message::agent::{Hello, NumberedReport, Report, ToAgent, ToCoordinator};
 use mezcal_common::message::client::{BatchTerms, Submission};
 use mezcal_common::model::clock::BootInstant;
-use mezcal_common::model::ids::{AttemptId, BatchId, EngineIndex, Epoch, JobNumber, SessionId, StoreId};
+use mezcal_common::model::ids::{
+    AttemptId, BatchId, EngineIndex, Epoch, JobNumber, SessionId, StoreId,
+};
 use mezcal_common::model::job::BatchContext;
 use mezcal_common::model::outcome::{Containment, Ended, Outcome, WaitStatus};
 use mezcal_coordinator::scheduler::{Effect, Event, Scheduler};
@@ -18,7 +20,17 @@ const NOW: BootInstant = BootInstant(Duration::from_secs(1000));
 /// What the agent of a host with so many slots says first.
 pub fn hello(slots: u16) -> Hello {
     let (program, aliases) = (String::new(), vec![]);
-    Hello { versions: (1, 1), program, keeper: 1, boot_id: [0; 16], slots, aliases, cpus: 1, memory: 0, users: None }
+    Hello {
+        versions: (1, 1),
+        program,
+        keeper: 1,
+        boot_id: [0; 16],
+        slots,
+        aliases,
+        cpus: 1,
+        memory: 0,
+        users: None,
+    }
 }
 
 /// Hosts of four slots each that report, pull and get jobs of one batch.
@@ -44,26 +56,64 @@ struct Host {
 impl Placing {
     /// An open batch, and so many hosts that are connected.
     pub fn new(hosts: usize) -> Self {
-        let mut scheduler = Scheduler::new(Epoch(1), StoreId(1), Some(Duration::from_secs(600)), Duration::from_secs(3));
+        let mut scheduler = Scheduler::new(
+            Epoch(1),
+            StoreId(1),
+            Some(Duration::from_secs(600)),
+            Duration::from_secs(3),
+        );
         let batch = BatchId(uuid::Uuid::from_u128(1));
-        let terms = BatchTerms::new(BatchContext::new(batch, "/".into(), 0o22), Duration::from_secs(60));
-        scheduler.handle(Event::Open { user: "okazaki".into(), terms: Box::new(terms) }, NOW);
+        let terms = BatchTerms::new(
+            BatchContext::new(batch, "/".into(), 0o22),
+            Duration::from_secs(60),
+        );
+        scheduler.handle(
+            Event::Open {
+                user: "okazaki".into(),
+                terms: Box::new(terms),
+            },
+            NOW,
+        );
         for host in 0..hosts {
             let session = SessionId(host as u64);
-            scheduler.handle(Event::AgentHello { session, name: format!("h{host}"), hello: hello(SLOTS) }, NOW);
+            scheduler.handle(
+                Event::AgentHello {
+                    session,
+                    name: format!("h{host}"),
+                    hello: hello(SLOTS),
+                },
+                NOW,
+            );
             let (queued, running, unacknowledged) = (vec![], vec![], vec![]);
-            let inventory =
-                ToCoordinator::Inventory { queued, running, unacknowledged, containment: Containment::Cgroup2, clock_offset: None };
+            let inventory = ToCoordinator::Inventory {
+                queued,
+                running,
+                unacknowledged,
+                containment: Containment::Cgroup2,
+                clock_offset: None,
+            };
             scheduler.handle(Event::Agent(session, inventory), NOW);
         }
         let hosts = vec![Host::default(); hosts];
-        let mut me = Self { scheduler, batch, submitted: 0, random: 1, hosts, turn: 0, local: 0, ended: 0 };
+        let mut me = Self {
+            scheduler,
+            batch,
+            submitted: 0,
+            random: 1,
+            hosts,
+            turn: 0,
+            local: 0,
+            ended: 0,
+        };
         me.perform();
         me
     }
 
     fn random(&mut self, below: usize) -> usize {
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.random = self
+            .random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.random >> 33) as usize % below
     }
 
@@ -77,13 +127,27 @@ impl Placing {
             self.submitted = numbers.end;
             let jobs = numbers.map(|job| {
                 let prefer = near.then(|| {
-                    host_sets.push((0..3).map(|_| format!("h{}", self.random(self.hosts.len()))).collect());
+                    host_sets.push(
+                        (0..3)
+                            .map(|_| format!("h{}", self.random(self.hosts.len())))
+                            .collect(),
+                    );
                     job as u32
                 });
-                Submission { prefer, ..Submission::new(JobNumber(job as u32 + 1), spec.clone()) }
+                Submission {
+                    prefer,
+                    ..Submission::new(JobNumber(job as u32 + 1), spec.clone())
+                }
             });
             let (jobs, batch) = (jobs.collect(), self.batch);
-            self.scheduler.handle(Event::Submit { batch, host_sets, jobs }, NOW);
+            self.scheduler.handle(
+                Event::Submit {
+                    batch,
+                    host_sets,
+                    jobs,
+                },
+                NOW,
+            );
         }
         self.perform();
     }
@@ -102,13 +166,28 @@ impl Placing {
         for _ in 0..count {
             let host = self.turn * 7919 % self.hosts.len();
             self.turn += 1;
-            let Some(attempt) = self.hosts[host].running.pop() else { continue };
+            let Some(attempt) = self.hosts[host].running.pop() else {
+                continue;
+            };
             self.hosts[host].seq += 1;
             self.hosts[host].credit += 1;
-            let outcome = Box::new(Outcome { status: Some(WaitStatus::Exited(0)), ..Outcome::never_ran(Ended::Exited, None) });
-            let report = Report::Finished { engine: Some(EngineIndex(0)), outcome };
-            let reports = vec![NumberedReport { seq: self.hosts[host].seq, attempt, report }];
-            self.scheduler.handle(Event::Agent(SessionId(host as u64), ToCoordinator::Reports(reports)), NOW);
+            let outcome = Box::new(Outcome {
+                status: Some(WaitStatus::Exited(0)),
+                ..Outcome::never_ran(Ended::Exited, None)
+            });
+            let report = Report::Finished {
+                engine: Some(EngineIndex(0)),
+                outcome,
+            };
+            let reports = vec![NumberedReport {
+                seq: self.hosts[host].seq,
+                attempt,
+                report,
+            }];
+            self.scheduler.handle(
+                Event::Agent(SessionId(host as u64), ToCoordinator::Reports(reports)),
+                NOW,
+            );
             self.pull(host, 1);
             std::hint::black_box(self.scheduler.poll_timeout());
             self.perform();
@@ -126,15 +205,21 @@ impl Placing {
     }
 
     fn pull(&mut self, host: usize, idle: u16) {
-        let pull = ToCoordinator::Pull { credit: self.hosts[host].credit, idle };
-        self.scheduler.handle(Event::Agent(SessionId(host as u64), pull), NOW);
+        let pull = ToCoordinator::Pull {
+            credit: self.hosts[host].credit,
+            idle,
+        };
+        self.scheduler
+            .handle(Event::Agent(SessionId(host as u64), pull), NOW);
     }
 
     fn perform(&mut self) {
         while let Some(effect) = self.scheduler.poll_effect() {
             match effect {
                 Effect::ToAgent(SessionId(host), ToAgent::Run(run)) => {
-                    self.hosts[host as usize].running.extend(run.iter().map(|p| p.attempt));
+                    self.hosts[host as usize]
+                        .running
+                        .extend(run.iter().map(|p| p.attempt));
                 }
                 Effect::Result { result, .. } => {
                     self.ended += 1;

@@ -1,6 +1,8 @@
-//! A bad road between one agent and the coordinator: a UDP relay that delays, loses, and cuts one way or both.
+//! A bad road between one agent and the coordinator: a UDP relay that delays, loses, and cuts one
+//! way or both.
 //!
-//! It runs on the coordinator's host and sends datagram by datagram, so that loss is per packet whatever the kernel bundles on a bridge.
+//! It runs on the coordinator's host and sends datagram by datagram, so that loss is per packet
+//! whatever the kernel bundles on a bridge.
 
 use crate::lab::Lab;
 use std::net::SocketAddr;
@@ -20,7 +22,10 @@ pub struct Way {
 
 impl Way {
     /// Nothing gets through.
-    pub const CUT: Way = Way { loss: 100, delay: Duration::ZERO };
+    pub const CUT: Way = Way {
+        loss: 100,
+        delay: Duration::ZERO,
+    };
 }
 
 /// Both ways.
@@ -52,11 +57,23 @@ impl Relay {
         let (enter, shared) = (lab.entrance(0), road.clone());
         std::thread::spawn(move || {
             enter();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
             runtime.block_on(async {
-                let near = Arc::new(UdpSocket::bind((target.ip(), 0)).await.expect("a port for the agent"));
-                let far = Arc::new(UdpSocket::bind((target.ip(), 0)).await.expect("a port for the coordinator"));
-                said.send(near.local_addr().expect("bound")).expect("the test listens");
+                let near = Arc::new(
+                    UdpSocket::bind((target.ip(), 0))
+                        .await
+                        .expect("a port for the agent"),
+                );
+                let far = Arc::new(
+                    UdpSocket::bind((target.ip(), 0))
+                        .await
+                        .expect("a port for the coordinator"),
+                );
+                said.send(near.local_addr().expect("bound"))
+                    .expect("the test listens");
                 // An agent that starts again has another port.
                 let agent = Arc::new(Mutex::new(None));
                 let (road, known) = (shared.clone(), agent.clone());
@@ -64,8 +81,12 @@ impl Relay {
                     *known.lock().expect("not poisoned") = Some(from);
                     (road.lock().expect("not poisoned").out, Some(target))
                 });
-                let back =
-                    carry(far, near, move |_| (shared.lock().expect("not poisoned").back, *agent.lock().expect("not poisoned")));
+                let back = carry(far, near, move |_| {
+                    (
+                        shared.lock().expect("not poisoned").back,
+                        *agent.lock().expect("not poisoned"),
+                    )
+                });
                 tokio::select! {
                     () = out => {},
                     () = back => {},
@@ -73,7 +94,11 @@ impl Relay {
                 }
             });
         });
-        Self { address: heard.recv().expect("a relay"), road, _end: end }
+        Self {
+            address: heard.recv().expect("a relay"),
+            road,
+            _end: end,
+        }
     }
 
     /// Where the agent has to connect.
@@ -88,7 +113,11 @@ impl Relay {
 }
 
 /// Carries datagrams from one socket to where `way` says, by way of another.
-async fn carry(from: Arc<UdpSocket>, by: Arc<UdpSocket>, way: impl Fn(SocketAddr) -> (Way, Option<SocketAddr>)) {
+async fn carry(
+    from: Arc<UdpSocket>,
+    by: Arc<UdpSocket>,
+    way: impl Fn(SocketAddr) -> (Way, Option<SocketAddr>),
+) {
     let (sender, mut waiting) = tokio::sync::mpsc::channel::<(Instant, SocketAddr, Vec<u8>)>(QUEUE);
     let deliver = async {
         while let Some((at, to, data)) = waiting.recv().await {
@@ -101,10 +130,13 @@ async fn carry(from: Arc<UdpSocket>, by: Arc<UdpSocket>, way: impl Fn(SocketAddr
         let mut buffer = vec![0; 65_536];
         let mut count = 0u32;
         loop {
-            let Ok((length, sender_address)) = from.recv_from(&mut buffer).await else { continue };
+            let Ok((length, sender_address)) = from.recv_from(&mut buffer).await else {
+                continue;
+            };
             count = count.wrapping_add(1);
             let (Way { loss, delay }, to) = way(sender_address);
-            // A multiplier spreads them evenly without being regular for whoever sends in bursts (Knuth, TAOCP 6.4).
+            // A multiplier spreads them evenly without being regular for whoever sends in bursts
+            // (Knuth, TAOCP 6.4).
             let lost = (count.wrapping_mul(2_654_435_761) >> 16) % 100 < loss;
             if let Some(to) = to.filter(|_| !lost) {
                 let _ = sender.try_send((Instant::now() + delay, to, buffer[..length].to_vec()));

@@ -1,28 +1,35 @@
-//! The simulation: one real scheduler, real supervisors and engines, a virtual clock, and a network and hosts that fail.
+//! The simulation: one real scheduler, real supervisors and engines, a virtual clock, and a network
+//! and hosts that fail.
 //!
-//! Everything that decides is the product's own code; what is made up here are the drivers: connections that delay, stall one way or both
-//! and break at their two ends at different times, agents, engines and keepers that die and come back, agents that are stopped, hosts that
-//! reboot or are suspended, clocks that differ and drift and start anew, a coordinator that dies and comes back with what its store had, and a
-//! store that is copied and served again while its original is dead or alive. A
-//! seed gives the whole run. After every step the promises are checked: no job has two live processes (P1), nothing has two results (P2),
-//! what is said to be over is dead and stays so (P3), nothing runs where it may not, and no slot waits too long for work that prefers it (P4),
-//! every result is of the attempt that it names (P7), no host runs more than it has slots for, nothing of a batch that is halted or cancelled
-//! is placed; in the end, with the faults over, every job
-//! has its result.
+//! Everything that decides is the product's own code; what is made up here are the drivers:
+//! connections that delay, stall one way or both and break at their two ends at different times,
+//! agents, engines and keepers that die and come back, agents that are stopped, hosts that reboot
+//! or are suspended, clocks that differ and drift and start anew, a coordinator that dies and comes
+//! back with what its store had, and a store that is copied and served again while its original is
+//! dead or alive. A seed gives the whole run. After every step the promises are checked: no job has
+//! two live processes (P1), nothing has two results (P2), what is said to be over is dead and stays
+//! so (P3), nothing runs where it may not, and no slot waits too long for work that prefers it
+//! (P4), every result is of the attempt that it names (P7), no host runs more than it has slots
+//! for, nothing of a batch that is halted or cancelled is placed; in the end, with the faults over,
+//! every job has its result.
 //!
-//! In every fourth run the hosts serve two users, of whom one has no jobs and engines of their own making: those say of others' attempts what
-//! comes to their mind, or nothing at all.
+//! In every fourth run the hosts serve two users, of whom one has no jobs and engines of their own
+//! making: those say of others' attempts what comes to their mind, or nothing at all.
 //!
 //! A [`Mutant`] plants a known mistake. The tests show that the checks find each.
 
 use mezcal_agent::engine::{self, Engine, Exit, Swept};
 use mezcal_agent::supervisor::generations::{Meeting, Met};
 use mezcal_agent::supervisor::{self, Supervisor};
-use mezcal_common::message::agent::{Hello, NumberedReport, Placement, Report, ToAgent, ToCoordinator, VERSIONS};
+use mezcal_common::message::agent::{
+    Hello, NumberedReport, Placement, Report, ToAgent, ToCoordinator, VERSIONS,
+};
 use mezcal_common::message::client::{BatchTerms, Halt, HaltCount, HaltWhy, Submission};
 use mezcal_common::message::engine::{FromEngine, ToEngine};
 use mezcal_common::model::clock::{BootInstant, WallTime};
-use mezcal_common::model::ids::{AttemptId, BatchId, EngineIndex, Epoch, Generation, JobKey, JobNumber, SessionId, StoreId};
+use mezcal_common::model::ids::{
+    AttemptId, BatchId, EngineIndex, Epoch, Generation, JobKey, JobNumber, SessionId, StoreId,
+};
 use mezcal_common::model::job::{BatchContext, Command, JobSpec, Stop};
 use mezcal_common::model::outcome::{Containment, Ended, JobResult, Outcome, Span, WaitStatus};
 use mezcal_common::wire::codec;
@@ -87,8 +94,8 @@ pub struct Plan {
     pub jobs: u32,
     /// Faults, while they last.
     pub faults: u32,
-    /// All jobs but the last take one slot and some minutes, and the last takes all slots of a host and comes while those go on: it has to
-    /// start within its bound, and with it the run ends.
+    /// All jobs but the last take one slot and some minutes, and the last takes all slots of a host
+    /// and comes while those go on: it has to start within its bound, and with it the run ends.
     pub crowd: bool,
     /// What is wrong on purpose.
     pub mutant: Option<Mutant>,
@@ -103,15 +110,18 @@ const CALM: Duration = Duration::from_secs(300);
 const END: Duration = Duration::from_secs(1200);
 /// The same for a crowd: longer than the longest of its jobs may keep a wide one waiting.
 const END_OF_CROWD: Duration = Duration::from_secs(4000);
-/// How long the dying of a job may take: less than an engine waits before it calls something unkillable.
+/// How long the dying of a job may take: less than an engine waits before it calls something
+/// unkillable.
 const SLOW_DEATH: Duration = Duration::from_secs(9);
 /// Between two looks at a connection, and two tries to make one.
 const LOOK: Duration = Duration::from_millis(700);
-/// How long a batch goes on without its client, which attaches again after each restart as long as it is there.
+/// How long a batch goes on without its client, which attaches again after each restart as long as
+/// it is there.
 const CLIENT_LEASE: Duration = Duration::from_secs(20);
 /// For what a wide job's way to a host and the reports of those before it take.
 const SLACK: Duration = Duration::from_secs(2);
-/// Every so many seeds the batch may be given up: jobs come after others, some fail, and there is a halt, a limit or a client that leaves.
+/// Every so many seeds the batch may be given up: jobs come after others, some fail, and there is a
+/// halt, a limit or a client that leaves.
 const GIVEN_UP: u64 = 4;
 /// Whose jobs run, and who has engines beside them.
 const USER: &str = "okazaki";
@@ -301,7 +311,17 @@ struct Coordinator {
 impl Coordinator {
     fn new(scheduler: Scheduler, life: u64, stored: Vec<Record>, generation: Generation) -> Self {
         let (unstored, held) = (VecDeque::new(), VecDeque::new());
-        Self { scheduler, life, down: false, stored, unstored, issued: 0, committed: 0, held, generation }
+        Self {
+            scheduler,
+            life,
+            down: false,
+            stored,
+            unstored,
+            issued: 0,
+            committed: 0,
+            held,
+            generation,
+        }
     }
 }
 
@@ -343,7 +363,8 @@ pub struct World {
     /// Those that exit with 1.
     failing: BTreeSet<u32>,
     client_is_gone: bool,
-    /// The scheduler has decided that nothing of the batch starts any more; and what it has placed since.
+    /// The scheduler has decided that nothing of the batch starts any more; and what it has placed
+    /// since.
     given_up: bool,
     placed_in_vain: Option<String>,
     /// The longest run of a job in a crowd.
@@ -367,15 +388,26 @@ impl Plan {
 pub fn run(plan: Plan) -> Result<(), String> {
     let mut world = World::new(plan);
     world.run().map_err(|broken| {
-        let tail = world.log.len().saturating_sub(std::env::var("MEZCAL_SIM_LOG").ok().and_then(|n| n.parse().ok()).unwrap_or(60));
-        format!("{broken}\n  with {plan:?}, at {:?}\n{}", world.now, world.log[tail..].join("\n"))
+        let tail = world.log.len().saturating_sub(
+            std::env::var("MEZCAL_SIM_LOG")
+                .ok()
+                .and_then(|n| n.parse().ok())
+                .unwrap_or(60),
+        );
+        format!(
+            "{broken}\n  with {plan:?}, at {:?}\n{}",
+            world.now,
+            world.log[tail..].join("\n")
+        )
     })
 }
 
 impl World {
     fn new(plan: Plan) -> Self {
         let mut chance = Chance(plan.seed);
-        let hosts = (0..plan.hosts).map(|_| Host::new(&mut chance, plan.slots)).collect();
+        let hosts = (0..plan.hosts)
+            .map(|_| Host::new(&mut chance, plan.slots))
+            .collect();
         let mut world = Self {
             plan,
             now: Duration::ZERO,
@@ -383,7 +415,12 @@ impl World {
             steps: BinaryHeap::new(),
             todo: BTreeMap::new(),
             next: 0,
-            serving: Coordinator::new(scheduler(0, LEASE, plan.mutant), 0, Vec::new(), Generation::default()),
+            serving: Coordinator::new(
+                scheduler(0, LEASE, plan.mutant),
+                0,
+                Vec::new(),
+                Generation::default(),
+            ),
             original: None,
             of_original: false,
             copy: None,
@@ -413,12 +450,27 @@ impl World {
         let spec = world.spec.clone();
         let sets = (0..plan.hosts).map(|n| vec![format!("h{n}")]).collect();
         let jobs = (1..=plan.jobs).map(|n| {
-            let prefer = world.chance.one_in(3).then(|| world.chance.below(plan.hosts as u64) as u32);
-            let slots = if world.chance.one_in(5) { plan.slots as u16 } else { 1 };
+            let prefer = world
+                .chance
+                .one_in(3)
+                .then(|| world.chance.below(plan.hosts as u64) as u32);
+            let slots = if world.chance.one_in(5) {
+                plan.slots as u16
+            } else {
+                1
+            };
             world.slots_by_job.insert(n, slots);
-            let hosts = world.chance.one_in(6).then(|| world.chance.below(plan.hosts as u64) as u32);
+            let hosts = world
+                .chance
+                .one_in(6)
+                .then(|| world.chance.below(plan.hosts as u64) as u32);
             world.required.extend(hosts.map(|host| (n, host as usize)));
-            Submission { prefer, hosts, slots, ..Submission::new(JobNumber(n), spec.clone()) }
+            Submission {
+                prefer,
+                hosts,
+                slots,
+                ..Submission::new(JobNumber(n), spec.clone())
+            }
         });
         let mut jobs: Vec<Submission> = jobs.collect();
         if plan.crowd {
@@ -427,8 +479,15 @@ impl World {
             world.give_up(&mut terms, &mut jobs);
         }
         for event in [
-            scheduler::Event::Open { user: USER.into(), terms: Box::new(terms) },
-            scheduler::Event::Submit { batch: BATCH, host_sets: sets, jobs },
+            scheduler::Event::Open {
+                user: USER.into(),
+                terms: Box::new(terms),
+            },
+            scheduler::Event::Submit {
+                batch: BATCH,
+                host_sets: sets,
+                jobs,
+            },
         ] {
             world.tell_scheduler(event);
         }
@@ -452,7 +511,12 @@ impl World {
         if !plan.crowd && chance.one_in(3) {
             let backup = chance.millis(150_000);
             world.after(backup, Step::Backup);
-            world.after(backup + chance.millis(100_000), Step::Restore { alive: chance.one_in(2) });
+            world.after(
+                backup + chance.millis(100_000),
+                Step::Restore {
+                    alive: chance.one_in(2),
+                },
+            );
         }
         for job in 1..=plan.jobs {
             if !plan.crowd && world.chance.one_in(6) {
@@ -472,7 +536,8 @@ impl World {
             self.slots_by_job.insert(job.job.0, 1);
         }
         jobs.pop();
-        self.slots_by_job.insert(self.plan.jobs, self.plan.slots as u16);
+        self.slots_by_job
+            .insert(self.plan.jobs, self.plan.slots as u16);
         let wait = self.longest + self.chance.millis(300_000);
         self.after(wait, Step::WideComes);
     }
@@ -480,14 +545,20 @@ impl World {
     /// The wide job of a crowd, as long as it has not started.
     fn wide_waits(&self) -> bool {
         let wide = self.key(self.plan.jobs);
-        !self.hosts.iter().flat_map(|host| &host.slots).any(|slot| slot.alive.is_some_and(|attempt| attempt.key == wide))
+        !self
+            .hosts
+            .iter()
+            .flat_map(|host| &host.slots)
+            .any(|slot| slot.alive.is_some_and(|attempt| attempt.key == wide))
     }
 
     fn is_over(&self) -> bool {
-        self.results.len() == self.plan.jobs as usize || (self.plan.crowd && self.results.contains_key(&self.plan.jobs))
+        self.results.len() == self.plan.jobs as usize
+            || (self.plan.crowd && self.results.contains_key(&self.plan.jobs))
     }
 
-    /// Ways in which the batch may be given up, and jobs that are on their way from one place to another when that happens.
+    /// Ways in which the batch may be given up, and jobs that are on their way from one place to
+    /// another when that happens.
     fn give_up(&mut self, terms: &mut BatchTerms, jobs: &mut [Submission]) {
         for job in jobs {
             let n = job.job.0;
@@ -505,9 +576,14 @@ impl World {
             0 => terms.time_limit = Some(moment),
             1 => self.after(moment, Step::ClientLeaves),
             _ => {
-                let why = [HaltWhy::Fail, HaltWhy::Success, HaltWhy::Done][self.chance.below(3) as usize];
+                let why =
+                    [HaltWhy::Fail, HaltWhy::Success, HaltWhy::Done][self.chance.below(3) as usize];
                 let count = HaltCount::Jobs(1 + self.chance.below(4));
-                terms.halt = Some(Halt { now: self.chance.one_in(2), why, count });
+                terms.halt = Some(Halt {
+                    now: self.chance.one_in(2),
+                    why,
+                    count,
+                });
             }
         }
     }
@@ -524,14 +600,22 @@ impl World {
         while !self.is_over() {
             let step = self.steps.peek().map(|Reverse((at, _))| *at);
             let timer = self.next_timer();
-            let at = step.into_iter().chain(timer).min().ok_or("nothing is left to happen, and jobs have no result")?;
+            let at = step
+                .into_iter()
+                .chain(timer)
+                .min()
+                .ok_or("nothing is left to happen, and jobs have no result")?;
             if at > end {
-                let open: Vec<u32> = (1..=self.plan.jobs).filter(|n| !self.results.contains_key(n)).collect();
+                let open: Vec<u32> = (1..=self.plan.jobs)
+                    .filter(|n| !self.results.contains_key(n))
+                    .collect();
                 return Err(format!("in the end these jobs have no result: {open:?}"));
             }
             self.now = self.now.max(at);
             if step == Some(at) {
-                let Some(Reverse((_, id))) = self.steps.pop() else { continue };
+                let Some(Reverse((_, id))) = self.steps.pop() else {
+                    continue;
+                };
                 if let Some(step) = self.todo.remove(&id) {
                     self.log.push(format!("{:?} {step:?}", self.now));
                     self.step(step)?;
@@ -561,12 +645,17 @@ impl World {
                     Record::Placed { attempts, .. } if self.given_up && !self.of_original => {
                         // What was placed before is recorded again when its lease grows.
                         let recorded = |attempt: &AttemptId| {
-                            let mut earlier = self.serving.stored.iter().chain(&self.serving.unstored);
+                            let mut earlier =
+                                self.serving.stored.iter().chain(&self.serving.unstored);
                             earlier.any(|record| matches!(record, Record::Placed { attempts, .. } if attempts.contains(attempt)))
                         };
-                        let new: Vec<&AttemptId> = attempts.iter().filter(|attempt| !recorded(attempt)).collect();
+                        let new: Vec<&AttemptId> = attempts
+                            .iter()
+                            .filter(|attempt| !recorded(attempt))
+                            .collect();
                         if !new.is_empty() {
-                            self.placed_in_vain.get_or_insert(format!("given up: {new:?} are placed after that"));
+                            self.placed_in_vain
+                                .get_or_insert(format!("given up: {new:?} are placed after that"));
                         }
                     }
                     _ => {}
@@ -602,11 +691,17 @@ impl World {
         self.serving.held.clear();
         (self.serving.issued, self.serving.committed) = (0, 0);
         self.serving.life += 1;
-        for c in self.connections.values_mut().filter(|c| c.coordinator_open && c.original == self.of_original) {
+        for c in self
+            .connections
+            .values_mut()
+            .filter(|c| c.coordinator_open && c.original == self.of_original)
+        {
             c.coordinator_open = false;
             c.to_agent.clear();
         }
-        let wait = self.chance.millis(if self.chance.0 & 1 == 0 { 3000 } else { 60_000 });
+        let wait = self
+            .chance
+            .millis(if self.chance.0 & 1 == 0 { 3000 } else { 60_000 });
         let life = self.serving.life;
         self.after(wait, Step::CoordinatorUp(life));
     }
@@ -614,17 +709,26 @@ impl World {
     fn coordinator_comes_back(&mut self) -> Result<(), String> {
         self.serving.down = false;
         let lease = LEASES[self.chance.below(LEASES.len() as u64) as usize];
-        self.serving.scheduler = scheduler(self.serving.life, lease, self.plan.mutant).of_generation(self.serving.generation);
+        self.serving.scheduler = scheduler(self.serving.life, lease, self.plan.mutant)
+            .of_generation(self.serving.generation);
         if self.is_copy() && !self.is_released() && self.plan.mutant != Some(Mutant::HastyRestore) {
             // Whoever restores it knows how long leases were since, from the configuration.
-            let first = Generation::default().next(Generation::default(), WallTime(1)).expect("one of few").first_batch();
-            let scheduler = std::mem::replace(&mut self.serving.scheduler, scheduler(0, lease, None));
+            let first = Generation::default()
+                .next(Generation::default(), WallTime(1))
+                .expect("one of few")
+                .first_batch();
+            let scheduler =
+                std::mem::replace(&mut self.serving.scheduler, scheduler(0, lease, None));
             self.serving.scheduler = scheduler.holding(first, LEASES.into_iter().max());
         }
         let now = BootInstant(self.now);
         // What the original has given up the copy may go on with.
         if !self.of_original {
-            self.given_up = self.serving.stored.iter().any(|record| matches!(record, Record::Stopped { .. }));
+            self.given_up = self
+                .serving
+                .stored
+                .iter()
+                .any(|record| matches!(record, Record::Stopped { .. }));
         }
         for record in self.serving.stored.clone() {
             // Its client attaches again and takes what it has missed.
@@ -640,8 +744,12 @@ impl World {
             self.tell_scheduler(scheduler::Event::Attended { batch: BATCH });
         }
         // Connections of the life before are reset at the next packet.
-        let ids: Vec<u64> =
-            self.connections.iter().filter(|(_, c)| c.agent_open && !c.coordinator_open && !c.cut).map(|(id, _)| *id).collect();
+        let ids: Vec<u64> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| c.agent_open && !c.coordinator_open && !c.cut)
+            .map(|(id, _)| *id)
+            .collect();
         for id in ids {
             let wait = self.chance.millis(5000);
             self.after(wait, Step::AgentSeesEnd(id));
@@ -660,8 +768,13 @@ impl World {
     }
 
     /// Does something with the original, if it is alive.
-    fn for_original(&mut self, act: impl FnOnce(&mut Self) -> Result<(), String>) -> Result<(), String> {
-        let Some(original) = self.original.take() else { return Ok(()) };
+    fn for_original(
+        &mut self,
+        act: impl FnOnce(&mut Self) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let Some(original) = self.original.take() else {
+            return Ok(());
+        };
         let copy = std::mem::replace(&mut self.serving, original);
         self.of_original = true;
         let done = act(self);
@@ -683,10 +796,17 @@ impl World {
         done.expect("it cannot fail");
     }
 
-    /// The copy is served from now on. Where hosts found the original they find it; what they have sent there, and what comes from there, is lost.
+    /// The copy is served from now on. Where hosts found the original they find it; what they have
+    /// sent there, and what comes from there, is lost.
     fn restore(&mut self, alive: bool) -> Result<(), String> {
-        let Some(copy) = self.copy.take() else { return Ok(()) };
-        self.log.push(format!("{:?} restored; the original is {}", self.now, if alive { "alive" } else { "dead" }));
+        let Some(copy) = self.copy.take() else {
+            return Ok(());
+        };
+        self.log.push(format!(
+            "{:?} restored; the original is {}",
+            self.now,
+            if alive { "alive" } else { "dead" }
+        ));
         if !alive {
             self.coordinator_dies();
         }
@@ -694,13 +814,23 @@ impl World {
             (c.original, c.cut) = (true, true);
         }
         // Of ends that the copy does not know of it knows nothing to keep.
-        let placed =
-            copy.iter().filter_map(|record| if let Record::Placed { attempts, .. } = record { Some(attempts) } else { None });
-        let known: BTreeSet<(JobKey, u32)> = placed.flatten().map(|attempt| (attempt.key, attempt.attempt)).collect();
+        let placed = copy.iter().filter_map(|record| {
+            if let Record::Placed { attempts, .. } = record {
+                Some(attempts)
+            } else {
+                None
+            }
+        });
+        let known: BTreeSet<(JobKey, u32)> = placed
+            .flatten()
+            .map(|attempt| (attempt.key, attempt.attempt))
+            .collect();
         self.kept.retain(|attempt, _| known.contains(attempt));
         let generation = match self.plan.mutant {
             Some(Mutant::SameGeneration) => Generation::default(),
-            _ => Generation::default().next(Generation::default(), WallTime(1)).ok_or("no generation is left")?,
+            _ => Generation::default()
+                .next(Generation::default(), WallTime(1))
+                .ok_or("no generation is left")?,
         };
         let life = self.serving.life + 1000;
         let served = Coordinator::new(scheduler(life, LEASE, None), life, copy, generation);
@@ -727,18 +857,50 @@ impl World {
     }
 
     fn next_timer(&self) -> Option<Duration> {
-        let coordinators = [Some(&self.serving), self.original.as_ref()].into_iter().flatten().filter(|c| !c.down);
-        let own = coordinators.filter_map(|c| c.scheduler.poll_timeout()).map(|at| at.0).min();
-        let hosts = self.hosts.iter().enumerate().filter(|(_, host)| host.up && !host.suspended).flat_map(|(n, host)| {
-            let agent = host.supervisor.as_ref().filter(|_| !host.agent_stopped).and_then(Supervisor::poll_timeout);
-            let engines = host.slots.iter().filter(|s| !s.dead).filter_map(|s| s.engine.poll_timeout());
-            agent.into_iter().chain(engines).map(move |at| (n, at))
-        });
-        hosts.map(|(n, at)| if at <= self.at(n) { self.now } else { self.when(n, at) }).chain(own).min()
+        let coordinators = [Some(&self.serving), self.original.as_ref()]
+            .into_iter()
+            .flatten()
+            .filter(|c| !c.down);
+        let own = coordinators
+            .filter_map(|c| c.scheduler.poll_timeout())
+            .map(|at| at.0)
+            .min();
+        let hosts = self
+            .hosts
+            .iter()
+            .enumerate()
+            .filter(|(_, host)| host.up && !host.suspended)
+            .flat_map(|(n, host)| {
+                let agent = host
+                    .supervisor
+                    .as_ref()
+                    .filter(|_| !host.agent_stopped)
+                    .and_then(Supervisor::poll_timeout);
+                let engines = host
+                    .slots
+                    .iter()
+                    .filter(|s| !s.dead)
+                    .filter_map(|s| s.engine.poll_timeout());
+                agent.into_iter().chain(engines).map(move |at| (n, at))
+            });
+        hosts
+            .map(|(n, at)| {
+                if at <= self.at(n) {
+                    self.now
+                } else {
+                    self.when(n, at)
+                }
+            })
+            .chain(own)
+            .min()
     }
 
     fn timers(&mut self) {
-        for coordinator in [Some(&mut self.serving), self.original.as_mut()].into_iter().flatten().filter(|c| !c.down) {
+        for coordinator in [Some(&mut self.serving), self.original.as_mut()]
+            .into_iter()
+            .flatten()
+            .filter(|c| !c.down)
+        {
             coordinator.scheduler.handle_timeout(BootInstant(self.now));
         }
         for n in 0..self.hosts.len() {
@@ -751,7 +913,11 @@ impl World {
             if let Some(supervisor) = agent.filter(|s| s.poll_timeout().is_some_and(|t| t <= at)) {
                 supervisor.handle_timeout(at);
             }
-            for slot in host.slots.iter_mut().filter(|s| !s.dead && s.engine.poll_timeout().is_some_and(|t| t <= at)) {
+            for slot in host
+                .slots
+                .iter_mut()
+                .filter(|s| !s.dead && s.engine.poll_timeout().is_some_and(|t| t <= at))
+            {
                 slot.engine.handle_timeout(at);
             }
         }
@@ -780,7 +946,9 @@ impl World {
         }
         match step {
             Step::ToAgent(id) => self.deliver_to_agent(id),
-            Step::ToCoordinator(id) => self.at_coordinator_of(id, |world| world.deliver_to_coordinator(id)),
+            Step::ToCoordinator(id) => {
+                self.at_coordinator_of(id, |world| world.deliver_to_coordinator(id))
+            }
             Step::Look(host) => {
                 self.look(host);
                 let wait = LOOK + self.chance.millis(300);
@@ -796,10 +964,18 @@ impl World {
                 if let Some(message) = place.slots[slot].from.pop_front()
                     && let Some(supervisor) = &mut place.supervisor
                 {
-                    supervisor.handle(supervisor::Event::Engine(EngineIndex(slot as u16), message), at);
+                    supervisor.handle(
+                        supervisor::Event::Engine(EngineIndex(slot as u16), message),
+                        at,
+                    );
                 }
             }
-            Step::Spawned { host, slot, life, result } => {
+            Step::Spawned {
+                host,
+                slot,
+                life,
+                result,
+            } => {
                 let at = self.at(host);
                 let place = &mut self.hosts[host].slots[slot];
                 if place.life == life && place.spawning.take().is_some() {
@@ -809,12 +985,22 @@ impl World {
                     place.engine.handle(engine::Event::Spawned(result), at);
                 }
             }
-            Step::JobEnds { host, slot, attempt, life } => {
+            Step::JobEnds {
+                host,
+                slot,
+                attempt,
+                life,
+            } => {
                 let at = self.at(host);
                 let place = &mut self.hosts[host].slots[slot];
                 // Both were delayed on a suspended host: it cannot end before it has begun.
                 if place.life == life && place.spawning == Some(attempt) {
-                    let again = Step::JobEnds { host, slot, attempt, life };
+                    let again = Step::JobEnds {
+                        host,
+                        slot,
+                        attempt,
+                        life,
+                    };
                     self.after(Duration::from_millis(1), again);
                     return Ok(());
                 }
@@ -822,7 +1008,8 @@ impl World {
                 if place.life == life && runs && place.dies_at.is_none() && !place.dead {
                     place.ended = true;
                     self.ended.insert((attempt.key, attempt.attempt));
-                    self.kept.insert((attempt.key, attempt.attempt), (host, slot, life));
+                    self.kept
+                        .insert((attempt.key, attempt.attempt), (host, slot, life));
                     place.engine.handle(engine::Event::FirstEnded, at);
                 }
             }
@@ -831,7 +1018,11 @@ impl World {
                 let at = self.at(host);
                 let place = &mut self.hosts[host];
                 if place.up && place.agent == agent && place.supervisor.is_some() {
-                    place.slots.iter_mut().filter(|s| !s.dead).for_each(|slot| slot.relink(at));
+                    place
+                        .slots
+                        .iter_mut()
+                        .filter(|s| !s.dead)
+                        .for_each(|slot| slot.relink(at));
                 }
             }
             Step::Hostile { host, agent } => self.hostile(host, agent),
@@ -855,7 +1046,8 @@ impl World {
                 self.for_original(commit)?;
             }
             Step::CoordinatorUp(life) => {
-                let back = |world: &mut Self| match world.serving.life == life && world.serving.down {
+                let back = |world: &mut Self| match world.serving.life == life && world.serving.down
+                {
                     true => world.coordinator_comes_back(),
                     false => Ok(()),
                 };
@@ -875,7 +1067,11 @@ impl World {
                 if place.up && place.keeper == keeper {
                     place.keeper_dying = false;
                     for slot in &mut place.slots {
-                        *slot = Slot { life: slot.life + 1, link: slot.link + 1, ..Slot::new() };
+                        *slot = Slot {
+                            life: slot.life + 1,
+                            link: slot.link + 1,
+                            ..Slot::new()
+                        };
                     }
                     self.agent_starts(host);
                 }
@@ -886,15 +1082,33 @@ impl World {
             }
             Step::WideComes => {
                 self.wide_until = Some(self.now + scheduler::WIDE_WAIT * self.longest);
-                let wide =
-                    Submission { slots: self.plan.slots as u16, ..Submission::new(JobNumber(self.plan.jobs), self.spec.clone()) };
-                self.tell_scheduler(scheduler::Event::Submit { batch: BATCH, host_sets: Vec::new(), jobs: vec![wide] });
+                let wide = Submission {
+                    slots: self.plan.slots as u16,
+                    ..Submission::new(JobNumber(self.plan.jobs), self.spec.clone())
+                };
+                self.tell_scheduler(scheduler::Event::Submit {
+                    batch: BATCH,
+                    host_sets: Vec::new(),
+                    jobs: vec![wide],
+                });
             }
             Step::Cancel(job) => {
                 self.cancelled.insert(job);
-                let what = vec![Wanted { batch: BATCH, job: Some(WantedJob::Number(JobNumber(job))) }];
-                let grace = if self.chance.one_in(2) { Duration::ZERO } else { Duration::from_secs(2) };
-                let event = scheduler::Event::Cancel { request: Some(u64::from(job)), what, stop: Stop::after(grace), why: None };
+                let what = vec![Wanted {
+                    batch: BATCH,
+                    job: Some(WantedJob::Number(JobNumber(job))),
+                }];
+                let grace = if self.chance.one_in(2) {
+                    Duration::ZERO
+                } else {
+                    Duration::from_secs(2)
+                };
+                let event = scheduler::Event::Cancel {
+                    request: Some(u64::from(job)),
+                    what,
+                    stop: Stop::after(grace),
+                    why: None,
+                };
                 self.tell_scheduler(event);
                 if self.plan.mutant == Some(Mutant::HastyCancel) {
                     self.proven.insert(job);
@@ -914,18 +1128,21 @@ impl World {
                 self.after(wait, Step::AgentContinues(n));
             }
             11 => {
-                // For less than the margin has to spare: a host that sleeps through its own deadline is outside of P1.
+                // For less than the margin has to spare: a host that sleeps through its own
+                // deadline is outside of P1.
                 self.hosts[n].suspended = true;
                 let wait = self.chance.millis(2000);
                 self.after(wait, Step::HostContinues(n));
             }
             12 => {
-                // The keeper dies: its engines kill what they have and go; the agent leaves and comes back with another one.
+                // The keeper dies: its engines kill what they have and go; the agent leaves and
+                // comes back with another one.
                 let host = &mut self.hosts[n];
                 if !host.up || host.supervisor.is_none() {
                     return;
                 }
-                (host.supervisor, host.agent, host.keeper, host.keeper_dying) = (None, host.agent + 1, host.keeper + 1, true);
+                (host.supervisor, host.agent, host.keeper, host.keeper_dying) =
+                    (None, host.agent + 1, host.keeper + 1, true);
                 host.ends.clear();
                 for slot in &mut host.slots {
                     slot.dead = true;
@@ -951,7 +1168,9 @@ impl World {
                     slot.link += 1;
                     slot.engine.handle(engine::Event::Unlinked, at);
                 }
-                let wait = self.chance.millis(if self.chance.0 & 1 == 0 { 3000 } else { 60_000 });
+                let wait = self
+                    .chance
+                    .millis(if self.chance.0 & 1 == 0 { 3000 } else { 60_000 });
                 self.after(wait, Step::AgentStarts(n));
             }
             4 => {
@@ -961,11 +1180,17 @@ impl World {
                 if !host.up {
                     return;
                 }
-                (host.up, host.supervisor, host.zero, host.keeper_dying) = (false, None, zero, false);
-                (host.agent, host.boot, host.keeper) = (host.agent + 1, host.boot + 1, host.keeper + 1);
+                (host.up, host.supervisor, host.zero, host.keeper_dying) =
+                    (false, None, zero, false);
+                (host.agent, host.boot, host.keeper) =
+                    (host.agent + 1, host.boot + 1, host.keeper + 1);
                 host.ends.clear();
                 for slot in &mut host.slots {
-                    *slot = Slot { life: slot.life + 1, link: slot.link + 1, ..Slot::new() };
+                    *slot = Slot {
+                        life: slot.life + 1,
+                        link: slot.link + 1,
+                        ..Slot::new()
+                    };
                 }
                 self.drop_agent_side(n);
                 let wait = self.chance.millis(60_000);
@@ -981,7 +1206,14 @@ impl World {
                     place.link += 1;
                     let life = place.life;
                     let wait = self.chance.millis(400);
-                    self.after(wait, Step::EngineSwept { host: n, slot, life });
+                    self.after(
+                        wait,
+                        Step::EngineSwept {
+                            host: n,
+                            slot,
+                            life,
+                        },
+                    );
                 }
             }
         }
@@ -989,7 +1221,11 @@ impl World {
 
     fn cut(&mut self, n: usize, links: (bool, bool)) {
         self.hosts[n].links = links;
-        let most = if self.chance.one_in(2) { 15_000 } else { 90_000 };
+        let most = if self.chance.one_in(2) {
+            15_000
+        } else {
+            90_000
+        };
         let wait = self.chance.millis(most);
         self.after(wait, Step::LinkUp(n));
     }
@@ -1026,7 +1262,16 @@ impl World {
         // The keeper tells what its last agent has not seen acknowledged, then links.
         for (slot, attempt) in &host.ends {
             let (engine, attempt) = (EngineIndex(*slot as u16), *attempt);
-            supervisor.handle(supervisor::Event::EngineEnded { engine, attempt, ended: Ended::Lost, killed: 0, survivors: 0 }, at);
+            supervisor.handle(
+                supervisor::Event::EngineEnded {
+                    engine,
+                    attempt,
+                    ended: Ended::Lost,
+                    killed: 0,
+                    survivors: 0,
+                },
+                at,
+            );
         }
         host.supervisor = Some(supervisor);
         if shared {
@@ -1038,51 +1283,102 @@ impl World {
             let wait = self.chance.millis(10_000);
             self.after(wait, Step::Relink { host: n, agent });
         } else {
-            self.hosts[n].slots.iter_mut().filter(|s| !s.dead).for_each(|slot| slot.relink(at));
+            self.hosts[n]
+                .slots
+                .iter_mut()
+                .filter(|s| !s.dead)
+                .for_each(|slot| slot.relink(at));
         }
     }
 
     /// One user's keeper and engines say something, which may be true.
     fn hostile(&mut self, n: usize, agent: u64) {
         let at = self.at(n);
-        let known: Vec<(JobKey, u32)> = self.placed.iter().map(|(key, (attempt, _))| (*key, *attempt)).collect();
+        let known: Vec<(JobKey, u32)> = self
+            .placed
+            .iter()
+            .map(|(key, (attempt, _))| (*key, *attempt))
+            .collect();
         let life = self.chance.below(self.serving.life + 1);
         let some = |chance: &mut Chance| {
             let (key, attempt) = *known.get(chance.below(known.len().max(1) as u64) as usize)?;
-            Some(AttemptId { epoch: Epoch(7 + life), key, attempt })
+            Some(AttemptId {
+                epoch: Epoch(7 + life),
+                key,
+                attempt,
+            })
         };
-        let (attempt, slot) = (some(&mut self.chance), self.chance.below(self.plan.slots as u64) as usize);
+        let (attempt, slot) = (
+            some(&mut self.chance),
+            self.chance.below(self.plan.slots as u64) as usize,
+        );
         let (first, word) = (self.plan.slots, self.chance.below(12));
         let takes = if self.chance.one_in(2) { 1 } else { u16::MAX };
         let host = &mut self.hosts[n];
-        let Some(supervisor) = host.supervisor.as_mut().filter(|_| host.agent == agent) else { return };
+        let Some(supervisor) = host.supervisor.as_mut().filter(|_| host.agent == agent) else {
+            return;
+        };
         let engine = EngineIndex((first + slot) as u16);
         let outcome = || {
-            let span = Span { started: WallTime(0), completed: WallTime(1), elapsed: Duration::from_micros(1) };
-            Outcome { status: Some(WaitStatus::Exited(0)), span: Some(span), ..Outcome::never_ran(Ended::Exited, None) }
+            let span = Span {
+                started: WallTime(0),
+                completed: WallTime(1),
+                elapsed: Duration::from_micros(1),
+            };
+            Outcome {
+                status: Some(WaitStatus::Exited(0)),
+                span: Some(span),
+                ..Outcome::never_ran(Ended::Exited, None)
+            }
         };
         let say = |message| supervisor::Event::Engine(engine, message);
-        let ended =
-            |attempt, survivors| supervisor::Event::EngineEnded { engine, attempt, ended: Ended::Lost, killed: 0, survivors };
+        let ended = |attempt, survivors| supervisor::Event::EngineEnded {
+            engine,
+            attempt,
+            ended: Ended::Lost,
+            killed: 0,
+            survivors,
+        };
         let events = match (word, attempt) {
-            (0 | 1, Some(attempt)) => vec![say(FromEngine::Finished { attempt, outcome: outcome() })],
+            (0 | 1, Some(attempt)) => vec![say(FromEngine::Finished {
+                attempt,
+                outcome: outcome(),
+            })],
             // As of an engine that has just been linked.
             (2 | 3, Some(attempt)) => {
-                vec![supervisor::Event::LinkLost(engine), say(FromEngine::Finished { attempt, outcome: outcome() })]
+                vec![
+                    supervisor::Event::LinkLost(engine),
+                    say(FromEngine::Finished {
+                        attempt,
+                        outcome: outcome(),
+                    }),
+                ]
             }
-            (4, Some(attempt)) => vec![say(FromEngine::Ready { running: Some((attempt, takes)) })],
+            (4, Some(attempt)) => vec![say(FromEngine::Ready {
+                running: Some((attempt, takes)),
+            })],
             (5, attempt) => vec![ended(attempt, u32::from(takes == 1))],
-            (6, _) => vec![supervisor::Event::KeeperGone { set: 1, why: "gone".into() }],
-            (7, _) => vec![supervisor::Event::KeeperHere { user: HOSTILE.into() }],
+            (6, _) => vec![supervisor::Event::KeeperGone {
+                set: 1,
+                why: "gone".into(),
+            }],
+            (7, _) => vec![supervisor::Event::KeeperHere {
+                user: HOSTILE.into(),
+            }],
             (8, _) => vec![supervisor::Event::LinkLost(engine)],
             // All of them are honest for once.
             _ => {
                 let ready = FromEngine::Ready { running: None };
-                (first..2 * first).map(|i| supervisor::Event::Engine(EngineIndex(i as u16), ready.clone())).collect()
+                (first..2 * first)
+                    .map(|i| supervisor::Event::Engine(EngineIndex(i as u16), ready.clone()))
+                    .collect()
             }
         };
         for event in events {
-            self.log.push(format!("{:?} h{n} hears of {HOSTILE}'s engines: {event:?}", self.now));
+            self.log.push(format!(
+                "{:?} h{n} hears of {HOSTILE}'s engines: {event:?}",
+                self.now
+            ));
             supervisor.handle(event, at);
         }
         if self.now < CALM {
@@ -1099,11 +1395,24 @@ impl World {
         }
         let attempt = host.slots[index].alive;
         let link = host.slots[index].link;
-        host.slots[index] = Slot { life: life + 1, link, ..Slot::new() };
+        host.slots[index] = Slot {
+            life: life + 1,
+            link,
+            ..Slot::new()
+        };
         host.ends.extend(attempt.map(|a| (index, Some(a))));
         if let Some(supervisor) = &mut host.supervisor {
             let engine = EngineIndex(index as u16);
-            supervisor.handle(supervisor::Event::EngineEnded { engine, attempt, ended: Ended::Lost, killed: 1, survivors: 0 }, at);
+            supervisor.handle(
+                supervisor::Event::EngineEnded {
+                    engine,
+                    attempt,
+                    ended: Ended::Lost,
+                    killed: 1,
+                    survivors: 0,
+                },
+                at,
+            );
             host.slots[index].relink(at);
         }
     }
@@ -1112,10 +1421,17 @@ impl World {
     fn look(&mut self, n: usize) {
         let links = self.hosts[n].links;
         let up = self.hosts[n].up;
-        let ids: Vec<u64> = self.connections.iter().filter(|(_, c)| c.host == n).map(|(id, _)| *id).collect();
+        let ids: Vec<u64> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| c.host == n)
+            .map(|(id, _)| *id)
+            .collect();
         for id in ids {
             let now = self.now;
-            let Some(c) = self.connections.get_mut(&id) else { continue };
+            let Some(c) = self.connections.get_mut(&id) else {
+                continue;
+            };
             let up = up && !self.hosts[n].agent_stopped && !self.hosts[n].suspended;
             // Keep-alives: what gets through is heard.
             let links = if c.cut { (false, false) } else { links };
@@ -1137,10 +1453,21 @@ impl World {
             }
         }
         // Until a host has met the copy it finds that one where it looks; later on either.
-        let alive = self.original.as_ref().is_some_and(|original| !original.down) && self.hosts[n].met_copy;
+        let alive = self
+            .original
+            .as_ref()
+            .is_some_and(|original| !original.down)
+            && self.hosts[n].met_copy;
         let to_original = alive && self.chance.one_in(2);
-        let up = up && (to_original || !self.serving.down) && !self.hosts[n].agent_stopped && !self.hosts[n].suspended;
-        if up && links == (true, true) && self.hosts[n].supervisor.is_some() && self.hosts[n].connection.is_none() {
+        let up = up
+            && (to_original || !self.serving.down)
+            && !self.hosts[n].agent_stopped
+            && !self.hosts[n].suspended;
+        if up
+            && links == (true, true)
+            && self.hosts[n].supervisor.is_some()
+            && self.hosts[n].connection.is_none()
+        {
             self.next += 1;
             let (id, hello_sent) = (self.next, self.at(n));
             let (agent, now) = (self.hosts[n].agent, self.now);
@@ -1171,12 +1498,17 @@ impl World {
                 memory: 0,
                 users: self.plan.users(),
             };
-            let event = scheduler::Event::AgentHello { session: SessionId(id), name: format!("h{n}"), hello };
+            let event = scheduler::Event::AgentHello {
+                session: SessionId(id),
+                name: format!("h{n}"),
+                hello,
+            };
             self.at_coordinator_of(id, |world| world.tell_scheduler(event));
         }
     }
 
-    /// A host renews its leases. After a silence as long as the lease it may have given up what was there.
+    /// A host renews its leases. After a silence as long as the lease it may have given up what was
+    /// there.
     fn hear(&mut self, n: usize) {
         if self.now - self.heard[n] > self.hosts[n].lease {
             self.kept.retain(|_, (host, ..)| *host != n);
@@ -1185,7 +1517,9 @@ impl World {
     }
 
     fn agent_lost(&mut self, id: u64) {
-        let Some(c) = self.connections.get_mut(&id) else { return };
+        let Some(c) = self.connections.get_mut(&id) else {
+            return;
+        };
         if !std::mem::replace(&mut c.agent_open, false) {
             return;
         }
@@ -1208,12 +1542,16 @@ impl World {
     }
 
     fn coordinator_lost(&mut self, id: u64) {
-        let Some(c) = self.connections.get_mut(&id) else { return };
+        let Some(c) = self.connections.get_mut(&id) else {
+            return;
+        };
         if !std::mem::replace(&mut c.coordinator_open, false) {
             return;
         }
         let (n, cut) = (c.host, c.cut);
-        self.at_coordinator_of(id, |world| world.tell_scheduler(scheduler::Event::AgentGone(SessionId(id))));
+        self.at_coordinator_of(id, |world| {
+            world.tell_scheduler(scheduler::Event::AgentGone(SessionId(id)))
+        });
         if self.hosts[n].links.1 && !cut {
             let wait = self.chance.millis(50);
             self.after(wait, Step::AgentSeesEnd(id));
@@ -1221,7 +1559,9 @@ impl World {
     }
 
     fn deliver_to_agent(&mut self, id: u64) {
-        let Some(c) = self.connections.get_mut(&id) else { return };
+        let Some(c) = self.connections.get_mut(&id) else {
+            return;
+        };
         let n = c.host;
         if !c.agent_open || !self.hosts[n].up {
             return;
@@ -1230,8 +1570,12 @@ impl World {
             // Sent again until it arrives or the connection is given up.
             return self.after(Duration::from_millis(200), Step::ToAgent(id));
         }
-        let Some(c) = self.connections.get_mut(&id) else { return };
-        let Some(message) = c.to_agent.pop_front() else { return };
+        let Some(c) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let Some(message) = c.to_agent.pop_front() else {
+            return;
+        };
         c.agent_heard = self.now;
         if let ToAgent::Generation { generation } = message {
             c.generation = generation;
@@ -1248,40 +1592,71 @@ impl World {
             }
             host.met_copy |= of_copy;
         }
-        let Some(c) = self.connections.get_mut(&id) else { return };
+        let Some(c) = self.connections.get_mut(&id) else {
+            return;
+        };
         let hello_sent = c.hello_sent;
         let at = self.at(n);
         let mutant = self.plan.mutant;
         let host = &mut self.hosts[n];
-        let Some(supervisor) = &mut host.supervisor else { return };
+        let Some(supervisor) = &mut host.supervisor else {
+            return;
+        };
         let welcome = matches!(message, ToAgent::Welcome { .. });
         let event = match message {
-            ToAgent::Welcome { version, store, lease, first_engine, .. } => {
-                // As if the coordinator's waiting and the agent's running were of the same length, counted from their own ends.
-                let extra = if mutant == Some(Mutant::NoMargin) { scheduler::FENCE_MARGIN } else { Duration::ZERO };
+            ToAgent::Welcome {
+                version,
+                store,
+                lease,
+                first_engine,
+                ..
+            } => {
+                // As if the coordinator's waiting and the agent's running were of the same length,
+                // counted from their own ends.
+                let extra = if mutant == Some(Mutant::NoMargin) {
+                    scheduler::FENCE_MARGIN
+                } else {
+                    Duration::ZERO
+                };
                 if let Some(lease) = lease {
-                    // What may have been given up under the lease before is not safer under this one.
+                    // What may have been given up under the lease before is not safer under this
+                    // one.
                     if self.now - self.heard[n] > host.lease {
                         self.kept.retain(|_, (host, ..)| *host != n);
                     }
                     (host.lease, host.longest_lease) = (lease, host.longest_lease.max(lease));
                 }
-                let lease = if mutant == Some(Mutant::LongestLease) { lease.map(|_| host.longest_lease) } else { lease };
-                supervisor::Event::Welcomed { version, store, lease: lease.map(|l| l + extra), first_engine, hello_sent }
+                let lease = if mutant == Some(Mutant::LongestLease) {
+                    lease.map(|_| host.longest_lease)
+                } else {
+                    lease
+                };
+                supervisor::Event::Welcomed {
+                    version,
+                    store,
+                    lease: lease.map(|l| l + extra),
+                    first_engine,
+                    hello_sent,
+                }
             }
             other => supervisor::Event::Coordinator(other),
         };
         supervisor.handle(event, at);
         if mutant == Some(Mutant::EarlyInventory) && welcome {
             for slot in 0..self.plan.slots {
-                let unheard = supervisor::Event::Engine(EngineIndex(slot as u16), FromEngine::Ready { running: None });
+                let unheard = supervisor::Event::Engine(
+                    EngineIndex(slot as u16),
+                    FromEngine::Ready { running: None },
+                );
                 supervisor.handle(unheard, at);
             }
         }
     }
 
     fn deliver_to_coordinator(&mut self, id: u64) {
-        let Some(c) = self.connections.get_mut(&id) else { return };
+        let Some(c) = self.connections.get_mut(&id) else {
+            return;
+        };
         let n = c.host;
         if !c.coordinator_open || self.serving.down {
             return;
@@ -1292,37 +1667,75 @@ impl World {
             }
             return self.after(Duration::from_millis(200), Step::ToCoordinator(id));
         }
-        let Some(message) = c.to_coordinator.pop_front() else { return };
+        let Some(message) = c.to_coordinator.pop_front() else {
+            return;
+        };
         c.coordinator_heard = self.now;
-        if let ToCoordinator::Heartbeat { .. } | ToCoordinator::Inventory { .. } | ToCoordinator::Served { .. } = message {
+        if let ToCoordinator::Heartbeat { .. }
+        | ToCoordinator::Inventory { .. }
+        | ToCoordinator::Served { .. } = message
+        {
             self.hear(n);
         }
         let message = match message {
-            ToCoordinator::Served { users, unheard, containment, clock_offset } => {
+            ToCoordinator::Served {
+                users,
+                unheard,
+                containment,
+                clock_offset,
+            } => {
                 if !users.iter().any(|user| user == USER) {
                     // It may come back too late for what it had.
                     self.kept.retain(|_, (host, ..)| *host != n);
                     if self.plan.mutant == Some(Mutant::SilenceIsAbsence) {
                         let (queued, running, unacknowledged) = (vec![], vec![], vec![]);
-                        let nothing = ToCoordinator::UserInventory { user: USER.into(), queued, running, unacknowledged };
+                        let nothing = ToCoordinator::UserInventory {
+                            user: USER.into(),
+                            queued,
+                            running,
+                            unacknowledged,
+                        };
                         self.tell_scheduler(scheduler::Event::Agent(SessionId(id), nothing));
                     }
                 }
-                ToCoordinator::Served { users, unheard, containment, clock_offset }
+                ToCoordinator::Served {
+                    users,
+                    unheard,
+                    containment,
+                    clock_offset,
+                }
             }
-            ToCoordinator::ReportsOf { reports, .. } if self.plan.mutant == Some(Mutant::BelievesAnybody) => {
+            ToCoordinator::ReportsOf { reports, .. }
+                if self.plan.mutant == Some(Mutant::BelievesAnybody) =>
+            {
                 ToCoordinator::Reports(reports)
             }
             other => other,
         };
-        if let (Some(Mutant::StaleReport), ToCoordinator::Reports(reports)) = (self.plan.mutant, &message) {
+        if let (Some(Mutant::StaleReport), ToCoordinator::Reports(reports)) =
+            (self.plan.mutant, &message)
+        {
             for report in reports {
-                if let Some((attempt, session)) = self.placed.get(&report.attempt.key).filter(|(a, _)| *a > report.attempt.attempt)
+                if let Some((attempt, session)) = self
+                    .placed
+                    .get(&report.attempt.key)
+                    .filter(|(a, _)| *a > report.attempt.attempt)
                 {
                     // As if it did not matter which attempt a report is about, and who reports it.
-                    let (attempt, session) = (AttemptId { attempt: *attempt, ..report.attempt }, SessionId(*session));
-                    let stale = NumberedReport { seq: u64::MAX, attempt, report: report.report.clone() };
-                    let event = scheduler::Event::Agent(session, ToCoordinator::Reports(vec![stale]));
+                    let (attempt, session) = (
+                        AttemptId {
+                            attempt: *attempt,
+                            ..report.attempt
+                        },
+                        SessionId(*session),
+                    );
+                    let stale = NumberedReport {
+                        seq: u64::MAX,
+                        attempt,
+                        report: report.report.clone(),
+                    };
+                    let event =
+                        scheduler::Event::Agent(session, ToCoordinator::Reports(vec![stale]));
                     self.tell_scheduler(event);
                 }
             }
@@ -1336,13 +1749,31 @@ impl World {
         if slot.link != link || slot.dead {
             return;
         }
-        let Some(message) = slot.to.pop_front() else { return };
+        let Some(message) = slot.to.pop_front() else {
+            return;
+        };
         let event = match message {
-            ToEngine::Run { attempt, spec, context, engine, slots } => {
+            ToEngine::Run {
+                attempt,
+                spec,
+                context,
+                engine,
+                slots,
+            } => {
                 slot.context = context.map(Arc::new).or_else(|| slot.context.take());
-                let Some(context) = slot.context.clone() else { return };
-                let spec = codec::decode_exact(&spec).map(Box::new).map_err(|e| e.to_string());
-                engine::Event::Run { attempt, spec, context, engine, slots }
+                let Some(context) = slot.context.clone() else {
+                    return;
+                };
+                let spec = codec::decode_exact(&spec)
+                    .map(Box::new)
+                    .map_err(|e| e.to_string());
+                engine::Event::Run {
+                    attempt,
+                    spec,
+                    context,
+                    engine,
+                    slots,
+                }
             }
             ToEngine::Cancel { attempt, stop } => engine::Event::Cancel { attempt, stop },
             ToEngine::Acknowledge { attempts } => engine::Event::Acknowledge { attempts },
@@ -1363,7 +1794,11 @@ impl World {
                 Ok(())
             })?;
             for n in 0..self.hosts.len() {
-                while let Some(effect) = self.hosts[n].supervisor.as_mut().and_then(Supervisor::poll_effect) {
+                while let Some(effect) = self.hosts[n]
+                    .supervisor
+                    .as_mut()
+                    .and_then(Supervisor::poll_effect)
+                {
                     any = true;
                     self.supervisor_effect(n, effect);
                 }
@@ -1382,7 +1817,8 @@ impl World {
         }
     }
 
-    /// Performs what a coordinator has decided, as far as its store has it. True if there was anything to do.
+    /// Performs what a coordinator has decided, as far as its store has it. True if there was
+    /// anything to do.
     fn coordinator_effects(&mut self) -> Result<bool, String> {
         let mut any = false;
         self.take_effects();
@@ -1402,17 +1838,28 @@ impl World {
 
     fn scheduler_effect(&mut self, effect: scheduler::Effect) -> Result<(), String> {
         match effect {
-            scheduler::Effect::ToAgent(SessionId(id), message) | scheduler::Effect::Greet(SessionId(id), message) => {
-                if let (Some(Mutant::HastyRetract), ToAgent::Retract { attempts }) = (self.plan.mutant, &message) {
+            scheduler::Effect::ToAgent(SessionId(id), message)
+            | scheduler::Effect::Greet(SessionId(id), message) => {
+                if let (Some(Mutant::HastyRetract), ToAgent::Retract { attempts }) =
+                    (self.plan.mutant, &message)
+                {
                     for attempt in attempts.iter().copied() {
-                        let reports = vec![NumberedReport { seq: u64::MAX, attempt, report: Report::Returned }];
-                        let event = scheduler::Event::Agent(SessionId(id), ToCoordinator::Reports(reports));
+                        let reports = vec![NumberedReport {
+                            seq: u64::MAX,
+                            attempt,
+                            report: Report::Returned,
+                        }];
+                        let event =
+                            scheduler::Event::Agent(SessionId(id), ToCoordinator::Reports(reports));
                         self.tell_scheduler(event);
                     }
                 }
                 if let ToAgent::Run(run) = &message {
                     for AttemptId { key, attempt, .. } in run.iter().map(|p| p.attempt) {
-                        if let Some((n, slot, life)) = self.kept.remove(&(key, attempt - 1)).filter(|_| !self.of_original)
+                        if let Some((n, slot, life)) = self
+                            .kept
+                            .remove(&(key, attempt - 1))
+                            .filter(|_| !self.of_original)
                             && self.hosts[n].slots[slot].life == life
                             && self.now - self.heard[n] <= self.hosts[n].lease
                         {
@@ -1427,7 +1874,14 @@ impl World {
                 }
                 let spec = self.spec.clone();
                 let message = match message {
-                    ToAgent::Run(run) => ToAgent::Run(run.into_iter().map(|p| Placement { spec: spec.clone(), ..p }).collect()),
+                    ToAgent::Run(run) => ToAgent::Run(
+                        run.into_iter()
+                            .map(|p| Placement {
+                                spec: spec.clone(),
+                                ..p
+                            })
+                            .collect(),
+                    ),
                     other => other,
                 };
                 if let Some(c) = self.connections.get_mut(&id).filter(|c| c.coordinator_open) {
@@ -1437,17 +1891,27 @@ impl World {
                     self.after(wait, Step::ToAgent(id));
                 }
             }
-            scheduler::Effect::CloseSession { session: SessionId(id), .. } => {
+            scheduler::Effect::CloseSession {
+                session: SessionId(id),
+                ..
+            } => {
                 if let Some(c) = self.connections.get_mut(&id) {
                     c.coordinator_open = false;
                 }
                 let wait = self.chance.millis(50);
                 self.after(wait, Step::AgentSeesEnd(id));
             }
-            scheduler::Effect::Result { job: JobNumber(job), result, .. } => {
+            scheduler::Effect::Result {
+                job: JobNumber(job),
+                result,
+                ..
+            } => {
                 self.result(job, result)?;
             }
-            scheduler::Effect::Cancelled { request, result: Ok(summary) } => {
+            scheduler::Effect::Cancelled {
+                request,
+                result: Ok(summary),
+            } => {
                 if summary.unreachable == 0 && !self.of_original {
                     self.proven.insert(request as u32);
                 }
@@ -1466,16 +1930,29 @@ impl World {
     }
 
     fn result(&mut self, job: u32, result: JobResult) -> Result<(), String> {
-        self.log.push(format!("{:?} result of {job}.{}: {:?}", self.now, result.attempt, result.outcome.ended));
+        self.log.push(format!(
+            "{:?} result of {job}.{}: {:?}",
+            self.now, result.attempt, result.outcome.ended
+        ));
         if self.of_original {
             // Nobody asks it any more.
             return Ok(());
         }
         // A later attempt, which the copy does not know of, may have its lease yet.
         let ignorant = self.is_copy() && !self.is_released();
-        let unreachable = ignorant || result.outcome.error.as_deref().is_some_and(|e| e.contains("out of reach"));
-        if result.outcome.ended == Ended::Exited && !self.ended.contains(&(self.key(job), result.attempt)) {
-            return Err(format!("P7: {job}.{} has a result, and never ended by itself", result.attempt));
+        let unreachable = ignorant
+            || result
+                .outcome
+                .error
+                .as_deref()
+                .is_some_and(|e| e.contains("out of reach"));
+        if result.outcome.ended == Ended::Exited
+            && !self.ended.contains(&(self.key(job), result.attempt))
+        {
+            return Err(format!(
+                "P7: {job}.{} has a result, and never ended by itself",
+                result.attempt
+            ));
         }
         if self.results.insert(job, result).is_some() {
             return Err(format!("P2: job {job} has two results"));
@@ -1487,15 +1964,24 @@ impl World {
     }
 
     fn key(&self, job: u32) -> JobKey {
-        JobKey { batch: mezcal_common::model::ids::BatchSerial(1), job: JobNumber(job) }
+        JobKey {
+            batch: mezcal_common::model::ids::BatchSerial(1),
+            job: JobNumber(job),
+        }
     }
 
     fn supervisor_effect(&mut self, n: usize, effect: supervisor::Effect) {
         match effect {
             supervisor::Effect::ToCoordinator(message) => {
                 if let ToCoordinator::Reports(reports) = &message {
-                    for report in reports.iter().filter(|r| !matches!(r.report, Report::Started { .. })) {
-                        self.log.push(format!("{:?} h{n} reports {} as {:?}", self.now, report.attempt, report.report));
+                    for report in reports
+                        .iter()
+                        .filter(|r| !matches!(r.report, Report::Started { .. }))
+                    {
+                        self.log.push(format!(
+                            "{:?} h{n} reports {} as {:?}",
+                            self.now, report.attempt, report.report
+                        ));
                     }
                 }
                 if let Some(id) = self.hosts[n].connection
@@ -1517,7 +2003,10 @@ impl World {
                     self.after(wait, Step::ToEngine(n, usize::from(index.0), link));
                 }
             }
-            supervisor::Effect::ToKeeper(_, mezcal_common::message::engine::ToKeeper::EndSeen { attempt }) => {
+            supervisor::Effect::ToKeeper(
+                _,
+                mezcal_common::message::engine::ToKeeper::EndSeen { attempt },
+            ) => {
                 self.hosts[n].ends.retain(|(_, a)| *a != Some(attempt));
             }
             supervisor::Effect::ToKeeper(..) | supervisor::Effect::Exit => {}
@@ -1532,7 +2021,8 @@ impl World {
                 let again = matches!(effect, engine::Effect::SpawnAgain { .. });
                 let slot = &mut self.hosts[n].slots[index];
                 // The process may be there before its engine knows.
-                (slot.alive, slot.spawning, slot.ended, slot.dies_at) = (Some(attempt), Some(attempt), false, None);
+                (slot.alive, slot.spawning, slot.ended, slot.dies_at) =
+                    (Some(attempt), Some(attempt), false, None);
                 let (spawn, fails) = (self.chance.millis(30), self.chance.one_in(40));
                 // Some shortages pass soon, and others do not.
                 let result = match attempt.key.job.0 % 4 {
@@ -1541,23 +2031,53 @@ impl World {
                     2.. if fails => Err(engine::NotStarted::Job("no such file".into())),
                     _ => Ok(()),
                 };
-                self.after(spawn, Step::Spawned { host: n, slot: index, life, result });
-                // Every third run is of short jobs, which are handed out in advance, and a few long ones.
-                let lengths = if self.plan.seed.is_multiple_of(3) { [20, 20, 60, 20_000] } else { [50, 2_000, 20_000, 90_000] };
-                let most = lengths[if self.chance.one_in(3) { 3 } else { self.chance.below(3) as usize }];
+                self.after(
+                    spawn,
+                    Step::Spawned {
+                        host: n,
+                        slot: index,
+                        life,
+                        result,
+                    },
+                );
+                // Every third run is of short jobs, which are handed out in advance, and a few long
+                // ones.
+                let lengths = if self.plan.seed.is_multiple_of(3) {
+                    [20, 20, 60, 20_000]
+                } else {
+                    [50, 2_000, 20_000, 90_000]
+                };
+                let most = lengths[if self.chance.one_in(3) {
+                    3
+                } else {
+                    self.chance.below(3) as usize
+                }];
                 let run = match self.plan.crowd {
                     true if attempt.key.job.0 < self.plan.jobs => {
                         self.longest / 2 + self.chance.millis(self.longest.as_millis() as u64 / 2)
                     }
                     true | false => self.chance.millis(most),
                 };
-                self.after(spawn + run, Step::JobEnds { host: n, slot: index, attempt, life });
+                self.after(
+                    spawn + run,
+                    Step::JobEnds {
+                        host: n,
+                        slot: index,
+                        attempt,
+                        life,
+                    },
+                );
             }
             engine::Effect::Send(message) => {
                 let forgets = self.plan.mutant == Some(Mutant::ForgetsEarly);
                 let slot = &mut self.hosts[n].slots[index];
                 if let (true, FromEngine::Finished { attempt, .. }) = (forgets, &message) {
-                    slot.engine.handle(engine::Event::Acknowledge { attempts: vec![*attempt] }, at);
+                    slot.engine.handle(
+                        engine::Event::Acknowledge {
+                            attempts: vec![*attempt],
+                        },
+                        at,
+                    );
                 }
                 slot.from.push_back(message);
                 let link = slot.link;
@@ -1565,25 +2085,57 @@ impl World {
                 self.after(wait, Step::FromEngine(n, index, link));
             }
             engine::Effect::Probe => {
-                self.hosts[n].slots[index].engine.handle(engine::Event::Probed { others: false }, at);
+                self.hosts[n].slots[index]
+                    .engine
+                    .handle(engine::Event::Probed { others: false }, at);
             }
             engine::Effect::Sweep { .. } => {
-                let patience = if self.chance.one_in(6) { SLOW_DEATH.as_millis() as u64 } else { 3 };
+                let patience = if self.chance.one_in(6) {
+                    SLOW_DEATH.as_millis() as u64
+                } else {
+                    3
+                };
                 let dies = self.now + self.chance.millis(patience);
                 let now = self.now;
                 let slot = &mut self.hosts[n].slots[index];
-                let dies = *slot.dies_at.get_or_insert(if slot.ended { now } else { dies });
+                let dies = *slot
+                    .dies_at
+                    .get_or_insert(if slot.ended { now } else { dies });
                 if now < dies {
-                    slot.engine.handle(engine::Event::Swept(Swept { alive: 1, ..Swept::default() }), at);
+                    slot.engine.handle(
+                        engine::Event::Swept(Swept {
+                            alive: 1,
+                            ..Swept::default()
+                        }),
+                        at,
+                    );
                     return;
                 }
-                let fails = slot.alive.is_some_and(|attempt| self.failing.contains(&attempt.key.job.0));
+                let fails = slot
+                    .alive
+                    .is_some_and(|attempt| self.failing.contains(&attempt.key.job.0));
                 (slot.alive, slot.dies_at) = (None, None);
-                let status = if slot.ended { WaitStatus::Exited(i32::from(fails)) } else { WaitStatus::Signaled(9) };
-                let span = Span { started: WallTime(0), completed: WallTime(1), elapsed: Duration::from_micros(1) };
-                slot.engine.handle(engine::Event::Swept(Swept { exit: Some(Exit { status, span }), ..Swept::default() }), at);
+                let status = if slot.ended {
+                    WaitStatus::Exited(i32::from(fails))
+                } else {
+                    WaitStatus::Signaled(9)
+                };
+                let span = Span {
+                    started: WallTime(0),
+                    completed: WallTime(1),
+                    elapsed: Duration::from_micros(1),
+                };
+                slot.engine.handle(
+                    engine::Event::Swept(Swept {
+                        exit: Some(Exit { status, span }),
+                        ..Swept::default()
+                    }),
+                    at,
+                );
             }
-            engine::Effect::Terminate { .. } | engine::Effect::ToKeeper(_) | engine::Effect::Exit => {}
+            engine::Effect::Terminate { .. }
+            | engine::Effect::ToKeeper(_)
+            | engine::Effect::Exit => {}
         }
     }
 
@@ -1591,12 +2143,26 @@ impl World {
         if let Some(placed) = &self.placed_in_vain {
             return Err(placed.clone());
         }
-        if self.wide_until.is_some_and(|until| self.now > until + SLACK) && self.wide_waits() {
-            return Err(format!("wide: it waits longer than {} times {:?}", scheduler::WIDE_WAIT, self.longest));
+        if self
+            .wide_until
+            .is_some_and(|until| self.now > until + SLACK)
+            && self.wide_waits()
+        {
+            return Err(format!(
+                "wide: it waits longer than {} times {:?}",
+                scheduler::WIDE_WAIT,
+                self.longest
+            ));
         }
         let mut live: BTreeMap<JobKey, AttemptId> = BTreeMap::new();
         // What is suspended does nothing.
-        for attempt in self.hosts.iter().filter(|h| h.up && !h.suspended).flat_map(|h| &h.slots).filter_map(|s| s.alive) {
+        for attempt in self
+            .hosts
+            .iter()
+            .filter(|h| h.up && !h.suspended)
+            .flat_map(|h| &h.slots)
+            .filter_map(|s| s.alive)
+        {
             if let Some(other) = live.insert(attempt.key, attempt) {
                 return Err(format!("P1: {attempt} lives beside {other}"));
             }
@@ -1604,7 +2170,10 @@ impl World {
                 return Err(format!("P3: {attempt} lives and was said to be over"));
             }
         }
-        let vain = self.serving.scheduler.idle_in_vain(LOCALITY_WAIT + Duration::from_millis(1), BootInstant(self.now));
+        let vain = self.serving.scheduler.idle_in_vain(
+            LOCALITY_WAIT + Duration::from_millis(1),
+            BootInstant(self.now),
+        );
         if let Some(vain) = vain.filter(|_| !self.serving.down) {
             return Err(format!("P4: {vain}"));
         }
@@ -1613,14 +2182,23 @@ impl World {
         }
         for (n, host) in self.hosts.iter().enumerate() {
             for attempt in host.slots.iter().filter_map(|slot| slot.alive) {
-                if self.required.get(&attempt.key.job.0).is_some_and(|required| *required != n) {
+                if self
+                    .required
+                    .get(&attempt.key.job.0)
+                    .is_some_and(|required| *required != n)
+                {
                     return Err(format!("P4: {attempt} runs on h{n}, where it may not"));
                 }
             }
             let live = host.slots.iter().filter_map(|slot| slot.alive);
-            let taken: usize = live.map(|attempt| usize::from(self.slots_by_job[&attempt.key.job.0])).sum();
+            let taken: usize = live
+                .map(|attempt| usize::from(self.slots_by_job[&attempt.key.job.0]))
+                .sum();
             if taken > self.plan.slots {
-                return Err(format!("slots: h{n} runs jobs that take {taken} and has {}", self.plan.slots));
+                return Err(format!(
+                    "slots: h{n} runs jobs that take {taken} and has {}",
+                    self.plan.slots
+                ));
             }
         }
         Ok(())
@@ -1629,14 +2207,21 @@ impl World {
 
 /// A life of the coordinator.
 fn scheduler(life: u64, lease: Duration, mutant: Option<Mutant>) -> Scheduler {
-    let wait = if mutant == Some(Mutant::LongWait) { 2 * LOCALITY_WAIT } else { LOCALITY_WAIT };
+    let wait = if mutant == Some(Mutant::LongWait) {
+        2 * LOCALITY_WAIT
+    } else {
+        LOCALITY_WAIT
+    };
     let mistake = match mutant {
         Some(Mutant::OverlooksReleased) => Some(Mistake::OverlooksReleased),
         Some(Mutant::KeepsNoLonger) => Some(Mistake::KeepsNoLonger),
         Some(Mutant::TakesFromNear) => Some(Mistake::TakesFromNear),
         _ => None,
     };
-    Scheduler::new(Epoch(7 + life), StoreId(1), Some(lease), wait).durable(CLIENT_LEASE).with_mistake(mistake).watched()
+    Scheduler::new(Epoch(7 + life), StoreId(1), Some(lease), wait)
+        .durable(CLIENT_LEASE)
+        .with_mistake(mistake)
+        .watched()
 }
 
 impl Host {
@@ -1658,7 +2243,8 @@ impl Host {
             links: (true, true),
             connection: None,
             zero: chance.millis(1_000_000),
-            // Up to 200 ppm fast or slow: two clocks differ by less than the 500 ppm that the margin allows for.
+            // Up to 200 ppm fast or slow: two clocks differ by less than the 500 ppm that the
+            // margin allows for.
             drift: chance.below(400) as i64 - 200,
             ends: Vec::new(),
         }

@@ -1,4 +1,5 @@
-//! The pages for readers: links that lead somewhere, and reference pages that say what the programs say.
+//! The pages for readers: links that lead somewhere, and reference pages that say what the programs
+//! say.
 //!
 //! `MEZCAL_WRITE_BOOK=1 cargo test -p mezcal-tests --test book` writes the reference pages anew.
 
@@ -26,29 +27,56 @@ fn page(path: &str, text: &str) {
     }
     let stands = std::fs::read_to_string(root().join(path)).unwrap_or_default();
     let differs = stands.lines().zip(text.lines()).find(|(a, b)| a != b);
-    assert!(stands == text, "{path} is stale, first here: {differs:?}; MEZCAL_WRITE_BOOK=1 with this test writes it anew");
+    assert!(
+        stands == text,
+        "{path} is stale, first here: {differs:?}; MEZCAL_WRITE_BOOK=1 with this test writes it anew"
+    );
 }
 
 fn help(file: &Path, verbs: &[&str]) -> String {
     let mut command = Command::new(file);
-    command.args(verbs).arg("--help").env_clear().env("COLUMNS", COLUMNS);
+    command
+        .args(verbs)
+        .arg("--help")
+        .env_clear()
+        .env("COLUMNS", COLUMNS);
     let out = command.output().expect("it runs");
     assert!(out.status.success(), "{verbs:?}");
     let text = String::from_utf8(out.stdout).expect("UTF-8");
-    text.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+    text.lines()
+        .map(|line| line.trim_end().to_owned() + "\n")
+        .collect()
 }
 
 /// Verbs below this one, from its help.
 fn verbs_of(help: &str) -> Vec<String> {
-    let commands = help.split("\nCommands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap_or_default();
-    let names = commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
-    names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help").map(str::to_owned).collect()
+    let commands = help
+        .split("\nCommands:\n")
+        .nth(1)
+        .and_then(|rest| rest.split("\n\n").next())
+        .unwrap_or_default();
+    let names = commands
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    names
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect()
 }
 
 fn describe(out: &mut String, file: &Path, name: &str, installed: &str, verbs: &[&str]) {
     let said = help(file, verbs).replace(&format!("Usage: {name}"), &format!("Usage: {installed}"));
-    let title = std::iter::once(&installed).chain(verbs).copied().collect::<Vec<_>>().join(" ");
-    let _ = write!(out, "{} {title}\n\n```text\n{said}```\n", "#".repeat(if verbs.is_empty() { 1 } else { 2 }));
+    let title = std::iter::once(&installed)
+        .chain(verbs)
+        .copied()
+        .collect::<Vec<_>>()
+        .join(" ");
+    let _ = write!(
+        out,
+        "{} {title}\n\n```text\n{said}```\n",
+        "#".repeat(if verbs.is_empty() { 1 } else { 2 })
+    );
     for verb in verbs_of(&said) {
         out.push('\n');
         describe(out, file, name, installed, &[verbs, &[&verb]].concat());
@@ -57,7 +85,11 @@ fn describe(out: &mut String, file: &Path, name: &str, installed: &str, verbs: &
 
 #[test]
 fn pages_of_options_say_what_the_programs_say() {
-    for (name, installed) in [("coordinator", "coordinator"), ("agent", "mezcal-agent"), ("certs", "mezcal-certs")] {
+    for (name, installed) in [
+        ("coordinator", "coordinator"),
+        ("agent", "mezcal-agent"),
+        ("certs", "mezcal-certs"),
+    ] {
         let mut text = String::new();
         describe(&mut text, &program(name), name, installed, &[]);
         page(&format!("docs/reference/{installed}.md"), &text);
@@ -67,17 +99,31 @@ fn pages_of_options_say_what_the_programs_say() {
 /// The keys of a configuration file and what is said of them, from the type that it is read into.
 fn keys_of(source: &str, name: &str) -> Vec<(String, String)> {
     let text = read(source);
-    let start = text.find(&format!("struct {name} {{")).unwrap_or_else(|| panic!("{source} has no {name}"));
+    let start = text
+        .find(&format!("struct {name} {{"))
+        .unwrap_or_else(|| panic!("{source} has no {name}"));
     let (mut keys, mut said) = (Vec::new(), String::new());
-    for line in text[start..].lines().skip(1).map(str::trim).take_while(|line| *line != "}") {
+    for line in text[start..]
+        .lines()
+        .skip(1)
+        .map(str::trim)
+        .take_while(|line| *line != "}")
+    {
         if let Some(doc) = line.strip_prefix("/// ") {
             said.push_str(if said.is_empty() { "" } else { " " });
             said.push_str(doc);
-        } else if let Some((key, _)) = line.trim_start_matches("pub ").split_once(": ").filter(|_| !line.starts_with('#')) {
+        } else if let Some((key, _)) = line
+            .trim_start_matches("pub ")
+            .split_once(": ")
+            .filter(|_| !line.starts_with('#'))
+        {
             keys.push((key.to_owned(), std::mem::take(&mut said)));
         }
     }
-    assert!(keys.len() > 2 && keys.iter().all(|(_, said)| said.ends_with('.')), "{source}: {keys:?}");
+    assert!(
+        keys.len() > 2 && keys.iter().all(|(_, said)| said.ends_with('.')),
+        "{source}: {keys:?}"
+    );
     keys
 }
 
@@ -88,10 +134,26 @@ fn the_page_of_configuration_keys_says_what_their_types_say() {
                     files of a host and of a coordinator with comments; packages install them.\n"
         .to_owned();
     for (title, source, name) in [
-        ("`/etc/mezcal/coordinator.toml`", "coordinator/src/verb/serve.rs", "CoordinatorConfig"),
-        ("`/etc/mezcal/agent.toml`", "agent/src/config.rs", "AgentConfig"),
-        ("`/etc/mezcal/engines.toml`", "agent/src/verb/engines.rs", "EnginesConfig"),
-        ("`~/.config/mezcal/profiles/NAME.toml`", "coordinator/src/client/profile.rs", "ProfileFile"),
+        (
+            "`/etc/mezcal/coordinator.toml`",
+            "coordinator/src/verb/serve.rs",
+            "CoordinatorConfig",
+        ),
+        (
+            "`/etc/mezcal/agent.toml`",
+            "agent/src/config.rs",
+            "AgentConfig",
+        ),
+        (
+            "`/etc/mezcal/engines.toml`",
+            "agent/src/verb/engines.rs",
+            "EnginesConfig",
+        ),
+        (
+            "`~/.config/mezcal/profiles/NAME.toml`",
+            "coordinator/src/client/profile.rs",
+            "ProfileFile",
+        ),
     ] {
         let _ = write!(text, "\n## {title}\n\n| key | meaning |\n|---|---|\n");
         for (key, said) in keys_of(source, name) {
@@ -103,8 +165,15 @@ fn the_page_of_configuration_keys_says_what_their_types_say() {
 
 #[test]
 fn each_metric_is_on_its_page() {
-    let (source, page) = (read("coordinator/src/service/observe.rs"), read("docs/reference/metrics.md"));
-    let names: Vec<&str> = source.split("register(").skip(1).filter_map(|rest| rest.split('"').nth(1)).collect();
+    let (source, page) = (
+        read("coordinator/src/service/observe.rs"),
+        read("docs/reference/metrics.md"),
+    );
+    let names: Vec<&str> = source
+        .split("register(")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').nth(1))
+        .collect();
     assert!(names.len() > 10, "{names:?}");
     for name in names {
         assert!(
@@ -117,24 +186,37 @@ fn each_metric_is_on_its_page() {
 #[test]
 fn each_key_of_jobs_and_results_is_on_its_page() {
     let known = read("coordinator/src/jobs/keys.rs");
-    let list = known.split("const KNOWN").nth(1).and_then(|rest| rest.split("];").next()).expect("a list");
+    let list = known
+        .split("const KNOWN")
+        .nth(1)
+        .and_then(|rest| rest.split("];").next())
+        .expect("a list");
     let keys: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
     assert!(keys.len() > 15, "{keys:?}");
     let jobs = read("docs/jobs.md");
     for key in keys {
         assert!(
-            jobs.contains(&format!("| `{key}`")) || jobs.contains(&format!("`{key}` |")) || jobs.contains(&format!(", `{key}`")),
+            jobs.contains(&format!("| `{key}`"))
+                || jobs.contains(&format!("`{key}` |"))
+                || jobs.contains(&format!(", `{key}`")),
             "docs/jobs.md lacks {key}"
         );
     }
     let dir = tempfile::tempdir().expect("a directory");
     std::fs::write(dir.path().join("jobs"), "true\n").expect("written");
     let mut command = Command::new(program("coordinator"));
-    let out = command.args(["run", "--local", "-q", "--lines", "jobs"]).current_dir(dir.path()).output().expect("it runs");
+    let out = command
+        .args(["run", "--local", "-q", "--lines", "jobs"])
+        .current_dir(dir.path())
+        .output()
+        .expect("it runs");
     let line: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
     let results = read("docs/results.md");
     for key in line["result"].as_object().expect("an object").keys() {
-        assert!(results.contains(&format!("`{key}`")), "docs/results.md lacks {key}");
+        assert!(
+            results.contains(&format!("`{key}`")),
+            "docs/results.md lacks {key}"
+        );
     }
 }
 
@@ -163,12 +245,16 @@ fn prose(text: &str) -> String {
         fenced ^= fence;
         !fence && !fenced
     });
-    kept.map(|line| line.split('`').step_by(2).collect::<String>() + "\n").collect()
+    kept.map(|line| line.split('`').step_by(2).collect::<String>() + "\n")
+        .collect()
 }
 
 /// The name by which a heading is linked to.
 fn anchor(heading: &str) -> String {
-    let kept = heading.trim().chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    let kept = heading
+        .trim()
+        .chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     kept.collect::<String>().to_lowercase().replace(' ', "-")
 }
 
@@ -177,19 +263,34 @@ fn links_lead_somewhere() {
     let mut checked = 0;
     for path in markdown() {
         let text = std::fs::read_to_string(&path).expect("readable");
-        for link in prose(&text).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        for link in prose(&text)
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
             if link.contains("://") {
                 continue;
             }
             checked += 1;
             let (file, at) = link.split_once('#').unwrap_or((link, ""));
-            let target = if file.is_empty() { path.clone() } else { path.parent().expect("a folder").join(file) };
+            let target = if file.is_empty() {
+                path.clone()
+            } else {
+                path.parent().expect("a folder").join(file)
+            };
             assert!(target.exists(), "{}: {link} leads nowhere", path.display());
             if !at.is_empty() {
                 let there = std::fs::read_to_string(&target).expect("readable");
-                let headings: HashSet<String> =
-                    there.lines().filter(|line| line.starts_with('#')).map(|line| anchor(line.trim_start_matches('#'))).collect();
-                assert!(headings.contains(at), "{}: {link} has no such heading: {headings:?}", path.display());
+                let headings: HashSet<String> = there
+                    .lines()
+                    .filter(|line| line.starts_with('#'))
+                    .map(|line| anchor(line.trim_start_matches('#')))
+                    .collect();
+                assert!(
+                    headings.contains(at),
+                    "{}: {link} has no such heading: {headings:?}",
+                    path.display()
+                );
             }
         }
     }
@@ -200,10 +301,15 @@ fn links_lead_somewhere() {
 fn the_book_lists_all_of_its_pages() {
     let summary = read("docs/SUMMARY.md");
     for path in markdown() {
-        let Ok(name) = path.strip_prefix(root().join("docs")) else { continue };
+        let Ok(name) = path.strip_prefix(root().join("docs")) else {
+            continue;
+        };
         let name = name.display().to_string();
         if name != "SUMMARY.md" && !name.starts_with("benchmarks/") {
-            assert!(summary.contains(&format!("]({name})")), "docs/SUMMARY.md does not list {name}");
+            assert!(
+                summary.contains(&format!("]({name})")),
+                "docs/SUMMARY.md does not list {name}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Peers that mean no good: nothing that they send crashes the coordinator, and healthy clients go on being served.
+//! Peers that mean no good: nothing that they send crashes the coordinator, and healthy clients go
+//! on being served.
 
 use mezcal_common::message::client::{Attachment, ToClient, ToService};
 use mezcal_common::model::identity::{Identity, Role};
@@ -25,7 +26,12 @@ fn answer_time(cluster: &Cluster) -> f64 {
         .map(|_| {
             let begin = Instant::now();
             let out = cluster.run(&["hosts", "-p", "mezcal"]);
-            assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
+            assert_eq!(
+                out.status.code(),
+                Some(0),
+                "{}",
+                String::from_utf8_lossy(&out.stderr)
+            );
             begin.elapsed().as_secs_f64() * 1000.0
         })
         .collect();
@@ -33,7 +39,8 @@ fn answer_time(cluster: &Cluster) -> f64 {
     times[times.len() / 2]
 }
 
-/// A QUIC v1 long header (RFC 9000 §17.2) that begins a handshake and never goes on with it: the kind that half-open clients send.
+/// A QUIC v1 long header (RFC 9000 §17.2) that begins a handshake and never goes on with it: the
+/// kind that half-open clients send.
 fn initial(seed: u32, length: usize) -> Vec<u8> {
     let mut packet = vec![0xc3, 0, 0, 0, 1, 8];
     packet.extend_from_slice(&u64::from(seed).to_be_bytes());
@@ -63,7 +70,10 @@ fn noise_and_half_open_clients_do_not_keep_others_waiting() {
             })
             .collect();
         let mut sent = 0u32;
-        while ended.recv_timeout(Duration::from_millis(20)).is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Timeout) {
+        while ended
+            .recv_timeout(Duration::from_millis(20))
+            .is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Timeout)
+        {
             for (n, socket) in sockets.iter().enumerate() {
                 sent += 1;
                 let packet = match n % 4 {
@@ -81,7 +91,9 @@ fn noise_and_half_open_clients_do_not_keep_others_waiting() {
     });
     let busy = answer_time(&cluster);
     let mut run = cluster.start_run(&"{\"cmd\": \"true\"}\n".repeat(200), &["-q"]);
-    let status = wait_for("the run ends", PATIENCE, || run.try_wait().expect("our child"));
+    let status = wait_for("the run ends", PATIENCE, || {
+        run.try_wait().expect("our child")
+    });
     end.send(()).expect("it listens");
     let sent = noise.join().expect("no panic");
     assert_eq!(status.code(), Some(0));
@@ -91,41 +103,69 @@ fn noise_and_half_open_clients_do_not_keep_others_waiting() {
     cluster.finish();
 }
 
-/// TLS of somebody with these credentials, or with nothing but their root; and the name of the coordinator.
+/// TLS of somebody with these credentials, or with nothing but their root; and the name of the
+/// coordinator.
 fn tls(identity: &Path, shown: bool, protocol: &str) -> (rustls::ClientConfig, String) {
-    let chain: Vec<CertificateDer> =
-        CertificateDer::pem_file_iter(identity.join("cert.pem")).expect("a file").map(|c| c.expect("a certificate")).collect();
-    let name = format!("coordinator.{}.mezcal", Identity::from_der(&chain[0]).expect("a certificate of ours").cluster);
+    let chain: Vec<CertificateDer> = CertificateDer::pem_file_iter(identity.join("cert.pem"))
+        .expect("a file")
+        .map(|c| c.expect("a certificate"))
+        .collect();
+    let name = format!(
+        "coordinator.{}.mezcal",
+        Identity::from_der(&chain[0])
+            .expect("a certificate of ours")
+            .cluster
+    );
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(identity.join("ca.pem")).expect("a root")).expect("a root");
+    roots
+        .add(CertificateDer::from_pem_file(identity.join("ca.pem")).expect("a root"))
+        .expect("a root");
     let key = PrivateKeyDer::from_pem_file(identity.join("key.pem")).expect("a key");
-    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("TLS 1.3")
-        .with_root_certificates(roots);
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(
+        rustls::crypto::ring::default_provider(),
+    ))
+    .with_protocol_versions(&[&rustls::version::TLS13])
+    .expect("TLS 1.3")
+    .with_root_certificates(roots);
     let mut crypto = match shown {
-        true => builder.with_client_auth_cert(chain, key).expect("a key that fits"),
+        true => builder
+            .with_client_auth_cert(chain, key)
+            .expect("a key that fits"),
         false => builder.with_no_client_auth(),
     };
     crypto.alpn_protocols = vec![protocol.into()];
     (crypto, name)
 }
 
-fn connecting(crypto: rustls::ClientConfig, name: &str, address: &str) -> (quinn::Endpoint, quinn::Connecting) {
-    let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(crypto).expect("TLS 1.3")));
-    let endpoint = quinn::Endpoint::client("0.0.0.0:0".parse().expect("an address")).expect("a socket");
-    let connecting = endpoint.connect_with(config, address.parse().expect("an address"), name).expect("a configuration");
+fn connecting(
+    crypto: rustls::ClientConfig,
+    name: &str,
+    address: &str,
+) -> (quinn::Endpoint, quinn::Connecting) {
+    let config = quinn::ClientConfig::new(Arc::new(
+        QuicClientConfig::try_from(crypto).expect("TLS 1.3"),
+    ));
+    let endpoint =
+        quinn::Endpoint::client("0.0.0.0:0".parse().expect("an address")).expect("a socket");
+    let connecting = endpoint
+        .connect_with(config, address.parse().expect("an address"), name)
+        .expect("a configuration");
     (endpoint, connecting)
 }
 
 /// A connection with these credentials that speaks nothing by itself.
-async fn connect(identity: &Path, protocol: &str, address: &str) -> (quinn::Endpoint, quinn::Connection) {
+async fn connect(
+    identity: &Path,
+    protocol: &str,
+    address: &str,
+) -> (quinn::Endpoint, quinn::Connection) {
     let (crypto, name) = tls(identity, true, protocol);
     let (endpoint, attempt) = connecting(crypto, &name, address);
     (endpoint, attempt.await.expect("a coordinator"))
 }
 
-/// Counts the tickets that a coordinator gives, with which a session could be taken up again without another look at the certificate.
+/// Counts the tickets that a coordinator gives, with which a session could be taken up again
+/// without another look at the certificate.
 #[derive(Debug, Default)]
 struct Tickets(AtomicUsize);
 
@@ -134,15 +174,30 @@ impl rustls::client::ClientSessionStore for Tickets {
     fn kx_hint(&self, _: &rustls::pki_types::ServerName<'_>) -> Option<rustls::NamedGroup> {
         None
     }
-    fn set_tls12_session(&self, _: rustls::pki_types::ServerName<'static>, _: rustls::client::Tls12ClientSessionValue) {}
-    fn tls12_session(&self, _: &rustls::pki_types::ServerName<'_>) -> Option<rustls::client::Tls12ClientSessionValue> {
+    fn set_tls12_session(
+        &self,
+        _: rustls::pki_types::ServerName<'static>,
+        _: rustls::client::Tls12ClientSessionValue,
+    ) {
+    }
+    fn tls12_session(
+        &self,
+        _: &rustls::pki_types::ServerName<'_>,
+    ) -> Option<rustls::client::Tls12ClientSessionValue> {
         None
     }
     fn remove_tls12_session(&self, _: &rustls::pki_types::ServerName<'static>) {}
-    fn insert_tls13_ticket(&self, _: rustls::pki_types::ServerName<'static>, _: rustls::client::Tls13ClientSessionValue) {
+    fn insert_tls13_ticket(
+        &self,
+        _: rustls::pki_types::ServerName<'static>,
+        _: rustls::client::Tls13ClientSessionValue,
+    ) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
-    fn take_tls13_ticket(&self, _: &rustls::pki_types::ServerName<'static>) -> Option<rustls::client::Tls13ClientSessionValue> {
+    fn take_tls13_ticket(
+        &self,
+        _: &rustls::pki_types::ServerName<'static>,
+    ) -> Option<rustls::client::Tls13ClientSessionValue> {
         None
     }
 }
@@ -151,12 +206,16 @@ impl rustls::client::ClientSessionStore for Tickets {
 fn nobody_gets_in_without_a_certificate_and_no_session_is_taken_up_again() {
     let cluster = Cluster::running(1, 1);
     let user = cluster.path("pki/users/okazaki");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     cluster.lab.entrance(0)();
     runtime.block_on(async {
         let (crypto, name) = tls(&user, false, "mezcal-client/1");
         let (_endpoint, attempt) = connecting(crypto, &name, &cluster.address());
-        // In TLS 1.3 whoever connects is done before the other side has judged them (RFC 8446, E.1.2).
+        // In TLS 1.3 whoever connects is done before the other side has judged them (RFC 8446,
+        // E.1.2).
         if let Ok(connection) = attempt.await {
             let closed = tokio::time::timeout(PATIENCE, connection.closed()).await.expect("it is noticed");
             // Alert 116: certificate_required.
@@ -203,21 +262,68 @@ fn frames_that_are_none_end_the_connection_of_whoever_sent_them_and_no_other() {
     let cluster = Cluster::running(2, 2);
     let long_ago = [0u8; 64];
     let table = [
-        Sent { what: "a frame that claims 4 GiB", bytes: vec![0xff, 0xff, 0xff, 0xff, 1], ends: false },
-        Sent { what: "a frame one byte over the limit", bytes: [&(1u32 << 20 | 1).to_le_bytes()[..], &[1]].concat(), ends: false },
-        Sent { what: "an unknown codec", bytes: vec![1, 0, 0, 0, 9, 0], ends: false },
-        Sent { what: "an unknown message", bytes: frame(&[250, 1, 2, 3]), ends: false },
-        Sent { what: "a message with something behind it", bytes: frame(&[6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), ends: false },
-        Sent { what: "a string that claims 2^62 bytes", bytes: frame(&[0, 1, 1, 253, 0, 0, 0, 0, 0, 0, 0, 64]), ends: false },
-        Sent { what: "a first message that is no greeting", bytes: frame(&[7]), ends: false },
-        Sent { what: "zeros", bytes: vec![0; 1 << 20], ends: false },
-        Sent { what: "nothing", bytes: vec![], ends: true },
-        Sent { what: "half a header", bytes: vec![4, 0], ends: true },
-        Sent { what: "half a frame", bytes: frame(&long_ago)[..20].to_vec(), ends: true },
+        Sent {
+            what: "a frame that claims 4 GiB",
+            bytes: vec![0xff, 0xff, 0xff, 0xff, 1],
+            ends: false,
+        },
+        Sent {
+            what: "a frame one byte over the limit",
+            bytes: [&(1u32 << 20 | 1).to_le_bytes()[..], &[1]].concat(),
+            ends: false,
+        },
+        Sent {
+            what: "an unknown codec",
+            bytes: vec![1, 0, 0, 0, 9, 0],
+            ends: false,
+        },
+        Sent {
+            what: "an unknown message",
+            bytes: frame(&[250, 1, 2, 3]),
+            ends: false,
+        },
+        Sent {
+            what: "a message with something behind it",
+            bytes: frame(&[6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+            ends: false,
+        },
+        Sent {
+            what: "a string that claims 2^62 bytes",
+            bytes: frame(&[0, 1, 1, 253, 0, 0, 0, 0, 0, 0, 0, 64]),
+            ends: false,
+        },
+        Sent {
+            what: "a first message that is no greeting",
+            bytes: frame(&[7]),
+            ends: false,
+        },
+        Sent {
+            what: "zeros",
+            bytes: vec![0; 1 << 20],
+            ends: false,
+        },
+        Sent {
+            what: "nothing",
+            bytes: vec![],
+            ends: true,
+        },
+        Sent {
+            what: "half a header",
+            bytes: vec![4, 0],
+            ends: true,
+        },
+        Sent {
+            what: "half a frame",
+            bytes: frame(&long_ago)[..20].to_vec(),
+            ends: true,
+        },
     ];
     let users = cluster.path("pki/users/okazaki");
     let agent = cluster.path("pki/agents").join(host_name(1));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     cluster.lab.entrance(0)();
     runtime.block_on(async {
         for (identity, protocol) in [(&users, "mezcal-client/1"), (&agent, "mezcal-agent/1")] {
@@ -237,30 +343,47 @@ fn frames_that_are_none_end_the_connection_of_whoever_sent_them_and_no_other() {
             // Whoever begins a frame and never ends it holds up only themselves.
             let (_endpoint, connection) = connect(identity, protocol, &cluster.address()).await;
             let (mut send, _receive) = connection.open_bi().await.expect("a stream");
-            send.write_all(&frame(&long_ago)[..20]).await.expect("written");
+            send.write_all(&frame(&long_ago)[..20])
+                .await
+                .expect("written");
             let mut run = cluster.start_run(&"{\"cmd\": \"true\"}\n".repeat(100), &["-q"]);
-            let status = wait_for("the run ends", PATIENCE, || run.try_wait().expect("our child"));
+            let status = wait_for("the run ends", PATIENCE, || {
+                run.try_wait().expect("our child")
+            });
             assert_eq!(status.code(), Some(0));
         }
         for (identity, protocol) in [(&agent, "mezcal-client/1"), (&users, "mezcal-agent/1")] {
             let (_endpoint, connection) = connect(identity, protocol, &cluster.address()).await;
-            let closed = tokio::time::timeout(PATIENCE, connection.closed()).await.expect("a wrong role is noticed");
-            assert!(closed.to_string().contains("may not use"), "{protocol}: {closed}");
+            let closed = tokio::time::timeout(PATIENCE, connection.closed())
+                .await
+                .expect("a wrong role is noticed");
+            assert!(
+                closed.to_string().contains("may not use"),
+                "{protocol}: {closed}"
+            );
         }
     });
     assert_eq!(cluster.connected().len(), 2, "the agents stayed");
     cluster.finish();
 }
 
-/// What a coordinator looks like that is killed in the middle of a handshake and comes back: no reset, and no word (RFC 9000 §10.3).
+/// What a coordinator looks like that is killed in the middle of a handshake and comes back: no
+/// reset, and no word (RFC 9000 §10.3).
 #[test]
 fn a_coordinator_that_never_says_a_word_is_given_up() {
     let dir = tempfile::tempdir().expect("a directory");
     let (authority, _) = mezcal_certs::Authority::create("silent").expect("created");
     for (role, name) in [(Role::Coordinator, ""), (Role::User, "okazaki")] {
-        authority.issue(role, name, 1).expect("issued").write(&dir.path().join(role.as_str())).expect("written");
+        authority
+            .issue(role, name, 1)
+            .expect("issued")
+            .write(&dir.path().join(role.as_str()))
+            .expect("written");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     runtime.block_on(async {
         let credentials = Credentials::load(&dir.path().join("coordinator"), Role::Coordinator).expect("good ones");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -283,8 +406,14 @@ fn a_coordinator_that_never_says_a_word_is_given_up() {
     });
 }
 
-/// Writes this request so many times, until it has been done or nothing more is taken for a while; says how often on the way.
-async fn flood(mut to: quinn::SendStream, request: ToService, count: usize, sent: Arc<AtomicUsize>) {
+/// Writes this request so many times, until it has been done or nothing more is taken for a while;
+/// says how often on the way.
+async fn flood(
+    mut to: quinn::SendStream,
+    request: ToService,
+    count: usize,
+    sent: Arc<AtomicUsize>,
+) {
     const TOGETHER: usize = 1000;
     let mut bytes = Vec::new();
     (0..TOGETHER).for_each(|_| codec::encode_frame(&mut bytes, &request).expect("small"));
@@ -316,12 +445,23 @@ fn a_client_that_reads_no_answers_leaves_the_coordinator_small() {
     let cluster = Cluster::running(2, 2);
     let user = cluster.path("pki/users/sato");
     let resident = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", cluster.coordinator_pid())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a resident set");
-        line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") / 1024
+        let status = std::fs::read_to_string(format!("/proc/{}/status", cluster.coordinator_pid()))
+            .expect("it runs");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("a resident set");
+        line.trim()
+            .trim_end_matches(" kB")
+            .parse::<usize>()
+            .expect("a number")
+            / 1024
     };
     let before = resident();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     cluster.lab.entrance(0)();
     runtime.block_on(async {
         let mut floods = Vec::new();
@@ -358,18 +498,28 @@ fn a_client_that_reads_no_answers_leaves_the_coordinator_small() {
 
 /// Lets this process, or another one, have so many descriptors, as far as it may.
 fn descriptors(pid: i32, most: u64) {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: both point to a valid limit, or to none.
     unsafe {
         libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit);
         limit.rlim_cur = most.min(limit.rlim_max);
-        libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut());
+        libc::prlimit(
+            pid,
+            libc::RLIMIT_NOFILE,
+            &raw const limit,
+            std::ptr::null_mut(),
+        );
     }
 }
 
 /// Entries of a directory of a process in /proc: its threads, its descriptors.
 fn count_of(pid: i32, what: &str) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/{what}")).expect("it runs").count()
+    std::fs::read_dir(format!("/proc/{pid}/{what}"))
+        .expect("it runs")
+        .count()
 }
 
 #[test]
@@ -381,7 +531,10 @@ fn half_open_requests_end_and_livez_answers_meanwhile() {
     descriptors(0, HALF_OPEN as u64 + 500);
     let address = cluster.http_address();
     let before = count_of(cluster.coordinator_pid(), "fd");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     cluster.lab.entrance(0)();
     runtime.block_on(async {
         let begin = Instant::now();
@@ -432,17 +585,26 @@ fn three_hundred_followers_share_threads_and_descriptors_even_if_there_are_few()
     let cluster = Cluster::running(1, 2);
     let go = cluster.path("go");
     let mut jobs = "{\"argv\": [\"true\"]}\n".repeat(JOBS - 1);
-    jobs += &serde_json::json!({"cmd": format!("until test -e {}; do sleep 0.1; done", go.display())}).to_string();
+    jobs +=
+        &serde_json::json!({"cmd": format!("until test -e {}; do sleep 0.1; done", go.display())})
+            .to_string();
     std::fs::write(cluster.path("many.json"), jobs).expect("written");
     let out = cluster.run(&["run", "-p", "mezcal", "--detach", "many.json"]);
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     let batch = String::from_utf8_lossy(&out.stdout).trim().to_owned();
     let coordinator = cluster.coordinator_pid();
     let before = count_of(coordinator, "fd");
     // What a coordinator has that nobody has given more: some are left.
     descriptors(coordinator, before as u64 + 24);
     let (user, address) = (cluster.path("pki/users/okazaki"), cluster.address());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     descriptors(0, 4 * FOLLOWERS as u64);
     cluster.lab.entrance(0)();
     let most = Arc::new(AtomicUsize::new(0));
@@ -456,16 +618,51 @@ fn three_hundred_followers_share_threads_and_descriptors_even_if_there_are_few()
                         break remote;
                     }
                 };
-                let wish = if n % 3 == 0 { Attachment::End } else { Attachment::Results { failed: false, follow: true } };
-                let wanted = if wish == Attachment::End { 0 } else { JOBS as u64 };
-                remote.port.requests.send(ToService::Attach { request: 1, batch, wish }).await.expect("it listens");
+                let wish = if n % 3 == 0 {
+                    Attachment::End
+                } else {
+                    Attachment::Results {
+                        failed: false,
+                        follow: true,
+                    }
+                };
+                let wanted = if wish == Attachment::End {
+                    0
+                } else {
+                    JOBS as u64
+                };
+                remote
+                    .port
+                    .requests
+                    .send(ToService::Attach {
+                        request: 1,
+                        batch,
+                        wish,
+                    })
+                    .await
+                    .expect("it listens");
                 let mut taken = 0;
                 loop {
-                    match remote.port.answers.recv().await.expect("the connection stays") {
+                    match remote
+                        .port
+                        .answers
+                        .recv()
+                        .await
+                        .expect("the connection stays")
+                    {
                         ToClient::Attached { batch, .. } => drop(batch.expect("it is served")),
-                        ToClient::Results { batch, results } | ToClient::CountedResults { batch, results } => {
+                        ToClient::Results { batch, results }
+                        | ToClient::CountedResults { batch, results } => {
                             taken += results.len() as u64;
-                            remote.port.requests.send(ToService::Taken { batch, results: taken }).await.expect("it listens");
+                            remote
+                                .port
+                                .requests
+                                .send(ToService::Taken {
+                                    batch,
+                                    results: taken,
+                                })
+                                .await
+                                .expect("it listens");
                         }
                         ToClient::Ended { .. } => break assert_eq!(taken, wanted),
                         ToClient::Refused { reason } => panic!("{reason}"),
@@ -485,16 +682,25 @@ fn three_hundred_followers_share_threads_and_descriptors_even_if_there_are_few()
         tokio::time::sleep(Duration::from_secs(1)).await;
         std::fs::write(&go, "").expect("written");
         for follower in following {
-            let ended = tokio::time::timeout(4 * PATIENCE, follower).await.expect("the batch ends for all of them");
+            let ended = tokio::time::timeout(4 * PATIENCE, follower)
+                .await
+                .expect("the batch ends for all of them");
             ended.expect("it has all results");
         }
         look.abort();
-        eprintln!("{FOLLOWERS} followers of {JOBS} results: {:.1?}, {most:?} threads at most", begin.elapsed());
+        eprintln!(
+            "{FOLLOWERS} followers of {JOBS} results: {:.1?}, {most:?} threads at most",
+            begin.elapsed()
+        );
     });
     assert!(most.load(Ordering::Relaxed) <= 40, "{most:?} threads");
-    wait_for("the descriptors are given back", Duration::from_secs(15), || {
-        // Those of the few connections to the store that are kept.
-        (count_of(coordinator, "fd") <= before + 16).then_some(())
-    });
+    wait_for(
+        "the descriptors are given back",
+        Duration::from_secs(15),
+        || {
+            // Those of the few connections to the store that are kept.
+            (count_of(coordinator, "fd") <= before + 16).then_some(())
+        },
+    );
     cluster.finish();
 }

@@ -1,5 +1,6 @@
-//! The table of messages in `docs/threats.md`: each field of each message has a row that says who may say it about what, and where that is
-//! checked. A field without a row, a row without its field, and a check that is not where the row says fail.
+//! The table of messages in `docs/threats.md`: each field of each message has a row that says who
+//! may say it about what, and where that is checked. A field without a row, a row without its
+//! field, and a check that is not where the row says fail.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -33,7 +34,11 @@ fn travels(attributes: &[syn::Attribute]) -> bool {
         // Attributes of other forms derive nothing.
         let _ = attribute.path().is_ident("derive").then(|| {
             attribute.parse_nested_meta(|meta| {
-                derived |= meta.path.segments.last().is_some_and(|last| last.ident == "Deserialize");
+                derived |= meta
+                    .path
+                    .segments
+                    .last()
+                    .is_some_and(|last| last.ident == "Deserialize");
                 Ok(())
             })
         });
@@ -41,12 +46,16 @@ fn travels(attributes: &[syn::Attribute]) -> bool {
     })
 }
 
-/// `Type` or `Type::Variant`, with a field; a field without a name is `0`, and a message without fields has `none`.
+/// `Type` or `Type::Variant`, with a field; a field without a name is `0`, and a message without
+/// fields has `none`.
 type Row = (String, String);
 
 fn fields_of(name: &str, fields: &syn::Fields, alone: bool, rows: &mut BTreeSet<Row>) {
     for (at, field) in fields.iter().enumerate() {
-        let field = field.ident.as_ref().map_or_else(|| at.to_string(), ToString::to_string);
+        let field = field
+            .ident
+            .as_ref()
+            .map_or_else(|| at.to_string(), ToString::to_string);
         rows.insert((name.to_owned(), field));
     }
     if fields.is_empty() && alone {
@@ -67,9 +76,17 @@ fn fields() -> BTreeSet<Row> {
                 syn::Item::Enum(item) if travels(&item.attrs) => {
                     let name = item.ident.to_string();
                     // A variant without fields says something where it is a message by itself.
-                    let message = name.starts_with("To") || name.starts_with("From") || name.contains("To") || name == "Report";
+                    let message = name.starts_with("To")
+                        || name.starts_with("From")
+                        || name.contains("To")
+                        || name == "Report";
                     for variant in &item.variants {
-                        fields_of(&format!("{name}::{}", variant.ident), &variant.fields, message, &mut rows);
+                        fields_of(
+                            &format!("{name}::{}", variant.ident),
+                            &variant.fields,
+                            message,
+                            &mut rows,
+                        );
                     }
                 }
                 _ => {}
@@ -82,15 +99,29 @@ fn fields() -> BTreeSet<Row> {
 /// The rows of the table, with their last column. One row may name several fields of a message.
 fn table() -> BTreeMap<Row, String> {
     let text = read("docs/threats.md");
-    let (_, table) = text.split_once(HEADING).unwrap_or_else(|| panic!("docs/threats.md has no heading {HEADING:?}"));
+    let (_, table) = text
+        .split_once(HEADING)
+        .unwrap_or_else(|| panic!("docs/threats.md has no heading {HEADING:?}"));
     let mut rows = BTreeMap::new();
-    for line in table.lines().take_while(|line| !line.starts_with("## ")).filter(|line| line.starts_with("| `")) {
+    for line in table
+        .lines()
+        .take_while(|line| !line.starts_with("## "))
+        .filter(|line| line.starts_with("| `"))
+    {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-        let [message, named, says, checked] = cells[..] else { panic!("not four columns: {line}") };
+        let [message, named, says, checked] = cells[..] else {
+            panic!("not four columns: {line}")
+        };
         assert!(says.len() > 3, "who may say it about what? {line}");
         for field in named.split(',') {
-            let row = (message.trim_matches('`').to_owned(), field.trim().trim_matches('`').to_owned());
-            assert!(rows.insert(row, checked.to_owned()).is_none(), "said twice: {line}");
+            let row = (
+                message.trim_matches('`').to_owned(),
+                field.trim().trim_matches('`').to_owned(),
+            );
+            assert!(
+                rows.insert(row, checked.to_owned()).is_none(),
+                "said twice: {line}"
+            );
         }
     }
     rows
@@ -99,12 +130,31 @@ fn table() -> BTreeMap<Row, String> {
 #[test]
 fn every_field_of_every_message_has_a_row_that_says_who_may_say_it() {
     let (fields, table) = (fields(), table());
-    assert!(fields.len() > 200, "only {} fields were found in the sources", fields.len());
-    let show = |rows: Vec<&Row>| rows.iter().map(|(message, field)| format!("| `{message}` | `{field}` |\n")).collect::<String>();
-    let missing = show(fields.iter().filter(|row| !table.contains_key(*row)).collect());
-    assert!(missing.is_empty(), "docs/threats.md says nothing of these fields:\n{missing}");
+    assert!(
+        fields.len() > 200,
+        "only {} fields were found in the sources",
+        fields.len()
+    );
+    let show = |rows: Vec<&Row>| {
+        rows.iter()
+            .map(|(message, field)| format!("| `{message}` | `{field}` |\n"))
+            .collect::<String>()
+    };
+    let missing = show(
+        fields
+            .iter()
+            .filter(|row| !table.contains_key(*row))
+            .collect(),
+    );
+    assert!(
+        missing.is_empty(),
+        "docs/threats.md says nothing of these fields:\n{missing}"
+    );
     let stale = show(table.keys().filter(|row| !fields.contains(*row)).collect());
-    assert!(stale.is_empty(), "docs/threats.md has rows of fields that are gone:\n{stale}");
+    assert!(
+        stale.is_empty(),
+        "docs/threats.md has rows of fields that are gone:\n{stale}"
+    );
 }
 
 #[test]
@@ -112,9 +162,13 @@ fn every_check_is_where_its_row_says() {
     let (mut texts, mut wrong) = (BTreeMap::new(), Vec::new());
     for ((message, field), checked) in table() {
         let at = format!("docs/threats.md, {message} {field}");
-        // `path` `function`, as often as it takes; or, in words, that nothing is decided by the field.
+        // `path` `function`, as often as it takes; or, in words, that nothing is decided by the
+        // field.
         let quoted: Vec<&str> = checked.split('`').skip(1).step_by(2).collect();
-        assert!(!quoted.is_empty() || checked.starts_with("nothing"), "{at}: no place, and not \"nothing …\": {checked}");
+        assert!(
+            !quoted.is_empty() || checked.starts_with("nothing"),
+            "{at}: no place, and not \"nothing …\": {checked}"
+        );
         let mut path = None;
         for word in quoted {
             if word.ends_with(".rs") {
@@ -125,12 +179,19 @@ fn every_check_is_where_its_row_says() {
             let text: &String = texts.entry(path.to_owned()).or_insert_with(|| read(path));
             let found = ["fn", "const", "enum", "struct"].iter().any(|kind| {
                 text.match_indices(&format!("{kind} {word}"))
-                    .any(|(at, found)| !text[at + found.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+                    .any(|(at, found)| {
+                        !text[at + found.len()..]
+                            .starts_with(|c: char| c.is_alphanumeric() || c == '_')
+                    })
             });
             if !found {
                 wrong.push(format!("{at}: {path} has no {word}"));
             }
         }
     }
-    assert!(wrong.is_empty(), "checks that are not where their rows say:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "checks that are not where their rows say:\n{}",
+        wrong.join("\n")
+    );
 }

@@ -1,4 +1,5 @@
-//! Which host a name stands for, with real agents: certificates and admins decide, and no agent's word.
+//! Which host a name stands for, with real agents: certificates and admins decide, and no agent's
+//! word.
 
 use mezcal_tests::cluster::{Cluster, PATIENCE, results};
 use mezcal_tests::lab::host_name;
@@ -10,7 +11,17 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn exec(cluster: &Cluster, host: &str) -> Output {
-    cluster.run(&["exec", "-p", "mezcal", "--host-timeout", "2s", host, "--", "echo", "it ran"])
+    cluster.run(&[
+        "exec",
+        "-p",
+        "mezcal",
+        "--host-timeout",
+        "2s",
+        host,
+        "--",
+        "echo",
+        "it ran",
+    ])
 }
 
 #[test]
@@ -23,33 +34,79 @@ fn an_agent_on_a_machine_with_anothers_name_gets_nothing_that_is_meant_for_the_o
     // The machine is called mezcal01 and has the certificate of mezcal02; mezcal01 is away.
     let path = cluster.path("agent01.toml");
     let config = std::fs::read_to_string(&path).expect("readable");
-    std::fs::write(&path, config.replace(&format!("agents/{}", host_name(1)), &format!("agents/{}", host_name(2))))
-        .expect("written");
+    std::fs::write(
+        &path,
+        config.replace(
+            &format!("agents/{}", host_name(1)),
+            &format!("agents/{}", host_name(2)),
+        ),
+    )
+    .expect("written");
     cluster.start_coordinator();
     cluster.start_agent(1);
     cluster.wait_connected(1);
     for meant in ["mezcal01", &host_name(1)] {
         let out = exec(&cluster, meant);
-        assert_eq!((out.status.code(), text(&out.stdout)), (Some(1), String::new()), "{meant}");
-        assert!(text(&out.stderr).contains("no host of that name has ever been seen here"), "{}", text(&out.stderr));
+        assert_eq!(
+            (out.status.code(), text(&out.stdout)),
+            (Some(1), String::new()),
+            "{meant}"
+        );
+        assert!(
+            text(&out.stderr).contains("no host of that name has ever been seen here"),
+            "{}",
+            text(&out.stderr)
+        );
     }
     let job = |host: &str| format!("{}\n", serde_json::json!({"cmd": "true", "host": host}));
-    let mut run = cluster.start_run(&(job("mezcal01") + &job("mezcal02")), &["--keep-order", "--host-timeout", "2s"]);
-    let status = wait_for("the run ends", PATIENCE, || run.try_wait().expect("our child"));
+    let mut run = cluster.start_run(
+        &(job("mezcal01") + &job("mezcal02")),
+        &["--keep-order", "--host-timeout", "2s"],
+    );
+    let status = wait_for("the run ends", PATIENCE, || {
+        run.try_wait().expect("our child")
+    });
     assert_eq!(status.code(), Some(1));
-    let outcomes: Vec<_> = results(&cluster.path("results.json")).iter().map(|line| line["result"]["outcome"].clone()).collect();
-    assert_eq!(outcomes, ["no_host", "exited"], "a host serves under the names of its certificate");
+    let outcomes: Vec<_> = results(&cluster.path("results.json"))
+        .iter()
+        .map(|line| line["result"]["outcome"].clone())
+        .collect();
+    assert_eq!(
+        outcomes,
+        ["no_host", "exited"],
+        "a host serves under the names of its certificate"
+    );
     // An admin may say otherwise, and a reload takes it up.
     let toml = cluster.path("coordinator.toml");
     let config = std::fs::read_to_string(&toml).expect("readable");
-    std::fs::write(&toml, format!("{config}[aliases]\n\"{}\" = [\"mezcal01\", \"gpu\"]\n", host_name(2))).expect("written");
+    std::fs::write(
+        &toml,
+        format!(
+            "{config}[aliases]\n\"{}\" = [\"mezcal01\", \"gpu\"]\n",
+            host_name(2)
+        ),
+    )
+    .expect("written");
     cluster.reload_coordinator();
     for alias in ["gpu", "mezcal01"] {
         let out = exec(&cluster, alias);
-        assert_eq!((out.status.code(), text(&out.stdout)), (Some(0), format!("{alias}: it ran\n")), "{}", text(&out.stderr));
+        assert_eq!(
+            (out.status.code(), text(&out.stdout)),
+            (Some(0), format!("{alias}: it ran\n")),
+            "{}",
+            text(&out.stderr)
+        );
     }
-    std::fs::write(&toml, format!("{config}[aliases]\na = [\"gpu\"]\nb = [\"gpu\"]\n")).expect("written");
+    std::fs::write(
+        &toml,
+        format!("{config}[aliases]\na = [\"gpu\"]\nb = [\"gpu\"]\n"),
+    )
+    .expect("written");
     cluster.reload_coordinator();
-    assert!(cluster.log_text("coordinator").contains("the alias gpu is given to a and to b"));
+    assert!(
+        cluster
+            .log_text("coordinator")
+            .contains("the alias gpu is given to a and to b")
+    );
     cluster.finish_with(&["everything stays as it is"]);
 }

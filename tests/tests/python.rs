@@ -8,13 +8,24 @@ use std::process::Command;
 #[test]
 fn the_articles_session_works_line_by_line() {
     let package = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../python"));
-    if !Command::new("python3").arg("--version").output().is_ok_and(|out| out.status.success()) {
+    if !Command::new("python3")
+        .arg("--version")
+        .output()
+        .is_ok_and(|out| out.status.success())
+    {
         return mezcal_tests::say_skipped("the Python package: there is no python3");
     }
     let cluster = Cluster::running(12, 4);
     let mut command = cluster.lab.command(0, Path::new("python3"));
     command
-        .args(["-m", "doctest", "-o", "ELLIPSIS", "-o", "NORMALIZE_WHITESPACE"])
+        .args([
+            "-m",
+            "doctest",
+            "-o",
+            "ELLIPSIS",
+            "-o",
+            "NORMALIZE_WHITESPACE",
+        ])
         .arg(package.join("tests/article.txt"))
         .env("PYTHONPATH", package.join("src"))
         .env("MEZCAL_COORDINATOR", program("coordinator"))

@@ -20,7 +20,10 @@ fn lines(jobs: &[Value]) -> String {
 /// Submits jobs that nobody waits for. Gives back the batch's id.
 fn detach(cluster: &Cluster, jobs: &str, args: &[&str]) -> String {
     std::fs::write(cluster.path("detached.json"), jobs).expect("written");
-    let all: Vec<&str> = ["run", "-p", "mezcal", "--detach", "detached.json"].into_iter().chain(args.iter().copied()).collect();
+    let all: Vec<&str> = ["run", "-p", "mezcal", "--detach", "detached.json"]
+        .into_iter()
+        .chain(args.iter().copied())
+        .collect();
     let out = cluster.run(&all);
     assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
     text(&out.stdout).trim().to_owned()
@@ -28,19 +31,30 @@ fn detach(cluster: &Cluster, jobs: &str, args: &[&str]) -> String {
 
 fn run(cluster: &Cluster, args: &[&str]) -> Output {
     let (verb, rest) = args.split_first().expect("a verb");
-    let all: Vec<&str> = [*verb, "-p", "mezcal"].into_iter().chain(rest.iter().copied()).collect();
+    let all: Vec<&str> = [*verb, "-p", "mezcal"]
+        .into_iter()
+        .chain(rest.iter().copied())
+        .collect();
     cluster.run(&all)
 }
 
 fn batches(cluster: &Cluster) -> Vec<Value> {
     let out = run(cluster, &["batches", "--json"]);
     assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
-    text(&out.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    text(&out.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect()
 }
 
 /// How often each job has been started, by the marks that they leave.
 fn starts(cluster: &Cluster, jobs: usize) -> Vec<usize> {
-    let of = |n: usize| std::fs::read_to_string(cluster.path(&format!("mark.{n}"))).unwrap_or_default().lines().count();
+    let of = |n: usize| {
+        std::fs::read_to_string(cluster.path(&format!("mark.{n}")))
+            .unwrap_or_default()
+            .lines()
+            .count()
+    };
     (1..=jobs).map(of).collect()
 }
 
@@ -50,7 +64,12 @@ fn a_killed_coordinator_goes_on_where_it_was() {
     let job = json!({"cmd": "echo $MEZCAL_ATTEMPT >> mark.$MEZCAL_JOB_ID; sleep 1.5; echo $MEZCAL_JOB_ID"});
     let mut client = cluster.start_run(&lines(&vec![job; 24]), &[]);
     wait_for("some have ended", PATIENCE, || {
-        (std::fs::read_to_string(cluster.path("results.json")).unwrap_or_default().lines().count() >= 6).then_some(())
+        (std::fs::read_to_string(cluster.path("results.json"))
+            .unwrap_or_default()
+            .lines()
+            .count()
+            >= 6)
+            .then_some(())
     });
     for _ in 0..2 {
         cluster.kill_coordinator();
@@ -58,15 +77,32 @@ fn a_killed_coordinator_goes_on_where_it_was() {
         // Agents notice a restart at their next packet.
         cluster.wait_connected(3);
     }
-    let status = wait_for("the run ends", PATIENCE, || client.try_wait().expect("our child"));
+    let status = wait_for("the run ends", PATIENCE, || {
+        client.try_wait().expect("our child")
+    });
     assert_eq!(status.code(), Some(0), "{}", cluster.log_text("run"));
     let lines = results(&cluster.path("results.json"));
     assert_eq!(lines.len(), 24);
-    let outputs: BTreeSet<String> = lines.iter().map(|l| l["result"]["stdout_tail"].as_str().expect("a tail").to_owned()).collect();
+    let outputs: BTreeSet<String> = lines
+        .iter()
+        .map(|l| {
+            l["result"]["stdout_tail"]
+                .as_str()
+                .expect("a tail")
+                .to_owned()
+        })
+        .collect();
     assert_eq!(outputs.len(), 24, "each job has its own result");
-    assert_eq!(starts(&cluster, 24), vec![1; 24], "what ran went on, and nothing ran twice");
+    assert_eq!(
+        starts(&cluster, 24),
+        vec![1; 24],
+        "what ran went on, and nothing ran twice"
+    );
     let log = cluster.log_text("run");
-    assert!(log.contains("trying to reach it again") && log.contains("connected again"), "{log}");
+    assert!(
+        log.contains("trying to reach it again") && log.contains("connected again"),
+        "{log}"
+    );
     cluster.finish();
 }
 
@@ -88,8 +124,15 @@ fn done_failed_cancelled_and_skipped_jobs_are_counted_apart_everywhere() {
         ]),
         &[],
     );
-    wait_for("the long one runs", PATIENCE, || cluster.path("runs").exists().then_some(()));
-    assert_eq!(run(&cluster, &["cancel", &format!("{batch}/long")]).status.code(), Some(0));
+    wait_for("the long one runs", PATIENCE, || {
+        cluster.path("runs").exists().then_some(())
+    });
+    assert_eq!(
+        run(&cluster, &["cancel", &format!("{batch}/long")])
+            .status
+            .code(),
+        Some(0)
+    );
     assert_eq!(run(&cluster, &["wait", &batch]).status.code(), Some(1));
     // As it is while the jobs end, and as it is read from the store.
     for restarted in [false, true] {
@@ -98,16 +141,39 @@ fn done_failed_cancelled_and_skipped_jobs_are_counted_apart_everywhere() {
             cluster.start_coordinator();
         }
         let listed = batches(&cluster);
-        let counts = ["jobs", "ended", "succeeded", "failed", "cancelled", "skipped"].map(|key| listed[0][key].as_u64());
+        let counts = [
+            "jobs",
+            "ended",
+            "succeeded",
+            "failed",
+            "cancelled",
+            "skipped",
+        ]
+        .map(|key| listed[0][key].as_u64());
         assert_eq!(counts, [7, 7, 1, 2, 1, 3].map(Some), "{listed:?}");
         let listing = text(&run(&cluster, &["batches"]).stdout);
-        let cells: Vec<&str> = listing.lines().nth(1).expect("a batch").split_whitespace().collect();
-        assert_eq!(cells[2..9], ["failed", "7", "0", "1", "2", "1", "3"], "{listing}");
+        let cells: Vec<&str> = listing
+            .lines()
+            .nth(1)
+            .expect("a batch")
+            .split_whitespace()
+            .collect();
+        assert_eq!(
+            cells[2..9],
+            ["failed", "7", "0", "1", "2", "1", "3"],
+            "{listing}"
+        );
         let status = text(&run(&cluster, &["status", &batch]).stdout);
-        assert!(status.contains("7 jobs: 1 succeeded, 2 failed, 1 cancelled, 3 skipped, 0 running, 0 waiting"), "{status}");
+        assert!(
+            status.contains(
+                "7 jobs: 1 succeeded, 2 failed, 1 cancelled, 3 skipped, 0 running, 0 waiting"
+            ),
+            "{status}"
+        );
         let view = view(&cluster);
         for counts in [&view, &view["batches"][0]] {
-            let counts = ["ended", "failed", "cancelled", "skipped"].map(|key| counts[key].as_u64());
+            let counts =
+                ["ended", "failed", "cancelled", "skipped"].map(|key| counts[key].as_u64());
             assert_eq!(counts, [7, 2, 1, 3].map(Some), "{view}");
         }
     }
@@ -118,7 +184,15 @@ fn done_failed_cancelled_and_skipped_jobs_are_counted_apart_everywhere() {
 fn view(cluster: &Cluster) -> Value {
     let ask = "exec 3<> /dev/tcp/127.0.0.1/7480; printf 'GET /events HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n' >&3
         while read -r line <&3; do case $line in data:*) printf %s \"${line#data:}\"; break; esac; done";
-    let shown = text(&cluster.lab.command(0, Path::new("bash")).args(["-c", ask]).output().expect("bash runs").stdout);
+    let shown = text(
+        &cluster
+            .lab
+            .command(0, Path::new("bash"))
+            .args(["-c", ask])
+            .output()
+            .expect("bash runs")
+            .stdout,
+    );
     serde_json::from_str(&shown).unwrap_or_else(|e| panic!("{e}: {shown}"))
 }
 
@@ -134,11 +208,15 @@ fn what_jobs_wrote_is_counted_over_all_restarts() {
         ]),
         &[],
     );
-    wait_for("the last one runs", PATIENCE, || cluster.path("runs").exists().then_some(()));
+    wait_for("the last one runs", PATIENCE, || {
+        cluster.path("runs").exists().then_some(())
+    });
     // It ends while its engine has no agent to tell.
     cluster.end_agent(1, libc::SIGKILL);
     std::fs::write(cluster.path("go"), "").expect("written");
-    wait_for("it has written", PATIENCE, || cluster.path("wrote").exists().then_some(()));
+    wait_for("it has written", PATIENCE, || {
+        cluster.path("wrote").exists().then_some(())
+    });
     cluster.start_agent(1);
     assert_eq!(run(&cluster, &["wait", &batch]).status.code(), Some(0));
     cluster.kill_coordinator();
@@ -149,9 +227,16 @@ fn what_jobs_wrote_is_counted_over_all_restarts() {
         let mut counts = BTreeSet::new();
         for line in text(&out.stdout).lines() {
             let result = serde_json::from_str::<Value>(line).expect("JSON")["result"].take();
-            counts.insert((result["stdout_bytes"].as_u64(), result["stderr_bytes"].as_u64()));
+            counts.insert((
+                result["stdout_bytes"].as_u64(),
+                result["stderr_bytes"].as_u64(),
+            ));
         }
-        let expected = [(Some(5000), Some(0)), (None, Some(5)), (Some(0), Some(6000))];
+        let expected = [
+            (Some(5000), Some(0)),
+            (None, Some(5)),
+            (Some(0), Some(6000)),
+        ];
         assert_eq!(counts, expected.into(), "{args:?}: {}", text(&out.stdout));
     }
     cluster.finish();
@@ -162,35 +247,91 @@ fn a_run_that_was_killed_is_taken_up_again_beside_what_still_runs() {
     let cluster = Cluster::running(2, 2);
     let job = |what: &str| json!({"cmd": format!("echo $MEZCAL_ATTEMPT >> mark.$MEZCAL_JOB_ID; {what}"), "x_mine": [1.50, "é"]});
     // Some are alike, one fails, and the last ones run until they are let go.
-    let mut jobs = vec![job("true"), job("true"), job("true"), job("exit 3"), job("sleep 0.1")];
+    let mut jobs = vec![
+        job("true"),
+        job("true"),
+        job("true"),
+        job("exit 3"),
+        job("sleep 0.1"),
+    ];
     jobs.extend(vec![job("until test -e go; do sleep 0.1; done"); 6]);
     let mut client = cluster.start_run(&lines(&jobs), &[]);
     let path = cluster.path("results.json");
-    let written = || std::fs::read_to_string(&path).unwrap_or_default().lines().count();
-    wait_for("the first ones have results", PATIENCE, || (written() >= 5).then_some(()));
+    let written = || {
+        std::fs::read_to_string(&path)
+            .unwrap_or_default()
+            .lines()
+            .count()
+    };
+    wait_for("the first ones have results", PATIENCE, || {
+        (written() >= 5).then_some(())
+    });
     client.kill().expect("our child");
     client.wait().expect("our child");
     // Whoever begins anew is told; so is whoever has another list or means another coordinator.
-    let resume = ["run", "-p", "mezcal", "jobs.json", "-o", "results.json", "--resume"];
+    let resume = [
+        "run",
+        "-p",
+        "mezcal",
+        "jobs.json",
+        "-o",
+        "results.json",
+        "--resume",
+    ];
     let said = |args: &[&str]| {
         let out = cluster.run(args);
         (out.status.code(), text(&out.stderr))
     };
     std::fs::write(cluster.path("other.json"), lines(&jobs[..10])).expect("written");
-    let (code, why) = said(&["run", "-p", "mezcal", "other.json", "-o", "results.json", "--resume"]);
-    assert!(code == Some(2) && why.contains("is not the list of batch") && why.contains("results.json.batch"), "{why}");
-    let (code, why) = said(&["run", "--local", "jobs.json", "-o", "results.json", "--resume"]);
-    assert!(code == Some(2) && why.contains("may still run") && why.contains("resume with a profile"), "{why}");
+    let (code, why) = said(&[
+        "run",
+        "-p",
+        "mezcal",
+        "other.json",
+        "-o",
+        "results.json",
+        "--resume",
+    ]);
+    assert!(
+        code == Some(2)
+            && why.contains("is not the list of batch")
+            && why.contains("results.json.batch"),
+        "{why}"
+    );
+    let (code, why) = said(&[
+        "run",
+        "--local",
+        "jobs.json",
+        "-o",
+        "results.json",
+        "--resume",
+    ]);
+    assert!(
+        code == Some(2) && why.contains("may still run") && why.contains("resume with a profile"),
+        "{why}"
+    );
     // What is torn is written again.
     let torn = std::fs::read_to_string(&path).expect("readable");
     std::fs::write(&path, &torn[..torn.len() - 9]).expect("written");
     let mut again = cluster.command(&resume);
     let log = std::fs::File::create(cluster.path("again.log")).expect("made");
     let mut again = again.stderr(log).spawn().expect("it runs");
-    wait_for("it is said", PATIENCE, || cluster.log_text("again").contains("goes on; 4 of its 11 results are in").then_some(()));
+    wait_for("it is said", PATIENCE, || {
+        cluster
+            .log_text("again")
+            .contains("goes on; 4 of its 11 results are in")
+            .then_some(())
+    });
     std::fs::write(cluster.path("go"), "").expect("written");
-    let status = wait_for("the run ends", PATIENCE, || again.try_wait().expect("our child"));
-    assert_eq!(status.code(), Some(1), "one job has failed: {}", cluster.log_text("again"));
+    let status = wait_for("the run ends", PATIENCE, || {
+        again.try_wait().expect("our child")
+    });
+    assert_eq!(
+        status.code(),
+        Some(1),
+        "one job has failed: {}",
+        cluster.log_text("again")
+    );
     assert_eq!(starts(&cluster, 11), vec![1; 11], "nothing ran twice");
     let mut known: Vec<String> = results(&path)
         .into_iter()
@@ -203,7 +344,10 @@ fn a_run_that_was_killed_is_taken_up_again_beside_what_still_runs() {
     known.sort();
     wanted.sort();
     assert_eq!(known, wanted, "each has one result, with its own object");
-    assert!(!cluster.path("results.json.batch").exists(), "nothing of it runs any more");
+    assert!(
+        !cluster.path("results.json.batch").exists(),
+        "nothing of it runs any more"
+    );
     // From here on it is as if nothing had happened: what failed runs again.
     assert_eq!(said(&resume).0, Some(1));
     assert_eq!(starts(&cluster, 11), [1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1]);
@@ -214,33 +358,44 @@ fn a_run_that_was_killed_is_taken_up_again_beside_what_still_runs() {
 /// `MEZCAL_CRASH_ROUNDS=N` kills it more often; the jobs then are N × 500.
 #[test]
 fn a_coordinator_that_is_killed_again_and_again_loses_and_doubles_nothing() {
-    let rounds: u32 = std::env::var("MEZCAL_CRASH_ROUNDS").ok().map_or(20, |n| n.parse().expect("a number"));
+    let rounds: u32 = std::env::var("MEZCAL_CRASH_ROUNDS")
+        .ok()
+        .map_or(20, |n| n.parse().expect("a number"));
     // The last ones wait for us: until then there is something to be killed for.
     let (short, long) = (rounds as usize * 500, 4);
     let count = short + long;
-    let mut cluster = Cluster::with(12, 4, "auto", "15s").client_lease("10m").start();
+    let mut cluster = Cluster::with(12, 4, "auto", "15s")
+        .client_lease("10m")
+        .start();
     let job = json!({"cmd": "sleep 0.1; echo $MEZCAL_JOB_ID $MEZCAL_ATTEMPT >> ran.$MEZCAL_HOST"});
     let gate = json!({"cmd": format!("{}; until test -e go; do sleep 0.1; done", job["cmd"].as_str().expect("text"))});
     let jobs = format!("{job}\n").repeat(short) + &format!("{gate}\n").repeat(long);
     let mut client = cluster.start_run(&jobs, &["--progress", "none"]);
     let path = cluster.path("results.json");
-    let written = || std::fs::read(&path).map_or(0, |text| text.iter().filter(|b| **b == b'\n').count());
+    let written =
+        || std::fs::read(&path).map_or(0, |text| text.iter().filter(|b| **b == b'\n').count());
     wait_for("it has begun", PATIENCE, || (written() > 0).then_some(()));
     let mut instant = u64::from(std::process::id());
     eprintln!("instants by seed {instant}");
     let (mut killed, mut seen) = (0, 0);
     while killed < rounds {
         // Some work is done between two crashes; when in it, chance says.
-        instant = instant.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        instant = instant
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         let wait = Duration::from_micros((instant >> 33) % 400_000);
         let begin = Instant::now();
         let before = seen;
         wait_for("work goes on after a crash", 2 * PATIENCE, || {
             seen = written();
             let ended = client.try_wait().expect("our child");
-            assert!(ended.is_none(), "the run has ended: {ended:?}\n{}", cluster.log_text("run"));
-            // When only the last ones are left, agents show that it does: whoever never sees a coordinator for longer than its lease
-            // has to kill what it runs.
+            assert!(
+                ended.is_none(),
+                "the run has ended: {ended:?}\n{}",
+                cluster.log_text("run")
+            );
+            // When only the last ones are left, agents show that it does: whoever never sees a
+            // coordinator for longer than its lease has to kill what it runs.
             let goes_on = seen > before || (seen == short && cluster.connected().len() == 12);
             (begin.elapsed() >= wait && goes_on).then_some(())
         });
@@ -252,9 +407,11 @@ fn a_coordinator_that_is_killed_again_and_again_loses_and_doubles_nothing() {
     std::fs::write(cluster.path("go"), "").expect("written");
     let status = loop {
         // What is left takes as long as it takes.
-        let ended = wait_for("work goes on to its end", 4 * PATIENCE, || match client.try_wait().expect("our child") {
-            Some(status) => Some(Some(status)),
-            None => (written() > seen).then_some(None),
+        let ended = wait_for("work goes on to its end", 4 * PATIENCE, || {
+            match client.try_wait().expect("our child") {
+                Some(status) => Some(Some(status)),
+                None => (written() > seen).then_some(None),
+            }
         });
         seen = written();
         if let Some(status) = ended {
@@ -266,9 +423,16 @@ fn a_coordinator_that_is_killed_again_and_again_loses_and_doubles_nothing() {
     assert_eq!(lines.len(), count);
     let mut ran = vec![0; count + 1];
     for n in 1..=12 {
-        let text = std::fs::read_to_string(cluster.path(&format!("ran.{}", mezcal_tests::lab::host_name(n)))).unwrap_or_default();
+        let text = std::fs::read_to_string(
+            cluster.path(&format!("ran.{}", mezcal_tests::lab::host_name(n))),
+        )
+        .unwrap_or_default();
         for line in text.lines() {
-            ran[line.split(' ').next().and_then(|word| word.parse::<usize>().ok()).expect("a number")] += 1;
+            ran[line
+                .split(' ')
+                .next()
+                .and_then(|word| word.parse::<usize>().ok())
+                .expect("a number")] += 1;
         }
     }
     let wrong: Vec<usize> = (1..=count).filter(|n| ran[*n] != 1).collect();
@@ -292,13 +456,21 @@ fn a_detached_batch_needs_nobody_and_is_there_for_whoever_asks() {
     std::fs::create_dir(cluster.path("sub")).expect("made");
     let batch = detach(&cluster, &lines(&jobs), &["--name", "the eight"]);
     let waited = run(&cluster, &["wait", &batch]);
-    assert_eq!(waited.status.code(), Some(1), "some have failed: {}", text(&waited.stderr));
+    assert_eq!(
+        waited.status.code(),
+        Some(1),
+        "some have failed: {}",
+        text(&waited.stderr)
+    );
     // It is there after a restart, too.
     cluster.kill_coordinator();
     cluster.start_coordinator();
     cluster.wait_connected(2);
     let listed = batches(&cluster);
-    let found = listed.iter().find(|b| b["id"] == batch.as_str()).expect("listed");
+    let found = listed
+        .iter()
+        .find(|b| b["id"] == batch.as_str())
+        .expect("listed");
     let counts = ["jobs", "ended", "succeeded", "failed"].map(|key| found[key].as_u64());
     assert_eq!(
         (counts, found["state"].as_str(), found["name"].as_str()),
@@ -309,20 +481,42 @@ fn a_detached_batch_needs_nobody_and_is_there_for_whoever_asks() {
     assert_eq!(text(&out.stdout).lines().count(), 8);
     // No file is replaced by mistake, not even by that of a batch that there is not.
     std::fs::write(cluster.path("kept"), "kept").expect("written");
-    for (batch, word) in [(batch.as_str(), "--force overwrites it"), ("nobatch", "no batch of yours begins with")] {
+    for (batch, word) in [
+        (batch.as_str(), "--force overwrites it"),
+        ("nobatch", "no batch of yours begins with"),
+    ] {
         let out = run(&cluster, &["results", batch, "-o", "kept"]);
-        assert!(out.status.code() == Some(2) && text(&out.stderr).contains(word), "{}", text(&out.stderr));
+        assert!(
+            out.status.code() == Some(2) && text(&out.stderr).contains(word),
+            "{}",
+            text(&out.stderr)
+        );
     }
-    assert_eq!(std::fs::read_to_string(cluster.path("kept")).expect("there"), "kept");
+    assert_eq!(
+        std::fs::read_to_string(cluster.path("kept")).expect("there"),
+        "kept"
+    );
     // What failed is a job list again, from anywhere.
     let out = run(&cluster, &["results", &batch, "--failed"]);
     assert_eq!(out.status.code(), Some(0));
-    let failed: Vec<Value> = text(&out.stdout).lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
-    let ids: BTreeSet<&str> = failed.iter().map(|job| job["id"].as_str().expect("an id")).collect();
+    let failed: Vec<Value> = text(&out.stdout)
+        .lines()
+        .map(|l| serde_json::from_str(l).expect("JSON"))
+        .collect();
+    let ids: BTreeSet<&str> = failed
+        .iter()
+        .map(|job| job["id"].as_str().expect("an id"))
+        .collect();
     assert_eq!(ids, ["j4", "j8"].into());
-    assert_eq!(failed[0]["cd"].as_str().map(Path::new), Some(&*cluster.path("sub")));
+    assert_eq!(
+        failed[0]["cd"].as_str().map(Path::new),
+        Some(&*cluster.path("sub"))
+    );
     std::fs::write(cluster.path("again.json"), &out.stdout).expect("written");
-    let again = run(&cluster, &["run", "again.json", "-o", "again.results", "-q"]);
+    let again = run(
+        &cluster,
+        &["run", "again.json", "-o", "again.results", "-q"],
+    );
     assert_eq!(again.status.code(), Some(1), "{}", text(&again.stderr));
     assert_eq!(results(&cluster.path("again.results")).len(), 2);
     // Or the coordinator runs it again.
@@ -333,23 +527,54 @@ fn a_detached_batch_needs_nobody_and_is_there_for_whoever_asks() {
     let status = text(&run(&cluster, &["status", &second]).stdout);
     assert!(status.contains("2 jobs: 0 succeeded, 2 failed"), "{status}");
     assert_eq!(run(&cluster, &["forget", &second]).status.code(), Some(0));
-    assert_eq!(run(&cluster, &["status", &second]).status.code(), Some(2), "forgotten");
+    assert_eq!(
+        run(&cluster, &["status", &second]).status.code(),
+        Some(2),
+        "forgotten"
+    );
     // Shells complete what there is.
     let complete = |words: &[&str]| {
         let all: Vec<&str> = ["--", "coordinator"].iter().chain(words).copied().collect();
         let mut command = cluster.command(&all);
-        command.env("MEZCAL_COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", words.len().to_string()).env("_CLAP_IFS", "\n");
+        command
+            .env("MEZCAL_COMPLETE", "bash")
+            .env("_CLAP_COMPLETE_INDEX", words.len().to_string())
+            .env("_CLAP_IFS", "\n");
         text(&command.output().expect("it runs").stdout)
     };
-    assert_eq!(complete(&["attach", "-p", "mezcal", &batch[..4]]).trim(), batch);
-    assert_eq!(complete(&["drain", "-p", "mezcal", "mez"]).trim(), "mezcal01\nmezcal02");
+    assert_eq!(
+        complete(&["attach", "-p", "mezcal", &batch[..4]]).trim(),
+        batch
+    );
+    assert_eq!(
+        complete(&["drain", "-p", "mezcal", "mez"]).trim(),
+        "mezcal01\nmezcal02"
+    );
     // Others do not see it, and nobody may forget what runs.
-    assert!(text(&cluster.run(&["batches", "-p", "sato"]).stdout).lines().count() == 1, "a head and nothing else");
-    assert_eq!(cluster.run(&["attach", "-p", "sato", &batch]).status.code(), Some(2));
+    assert!(
+        text(&cluster.run(&["batches", "-p", "sato"]).stdout)
+            .lines()
+            .count()
+            == 1,
+        "a head and nothing else"
+    );
+    assert_eq!(
+        cluster.run(&["attach", "-p", "sato", &batch]).status.code(),
+        Some(2)
+    );
     let running = detach(&cluster, "{\"cmd\": \"sleep 60\"}\n", &[]);
     let refused = run(&cluster, &["forget", &running]);
-    assert!(refused.status.code() == Some(2) && text(&refused.stderr).contains("has not ended"), "{}", text(&refused.stderr));
-    assert_eq!(run(&cluster, &["cancel", "--batch", &running]).status.code(), Some(0));
+    assert!(
+        refused.status.code() == Some(2) && text(&refused.stderr).contains("has not ended"),
+        "{}",
+        text(&refused.stderr)
+    );
+    assert_eq!(
+        run(&cluster, &["cancel", "--batch", &running])
+            .status
+            .code(),
+        Some(0)
+    );
     cluster.finish();
 }
 
@@ -363,14 +588,32 @@ fn who_follows_a_batch_follows_it_across_restarts() {
     let batch = detach(&cluster, &lines(&jobs), &[]);
     let start = |cluster: &Cluster, args: &[&str], log: &str| {
         let mut command = cluster.command(args);
-        command.env("MEZCAL_LOG", "mezcal::wire=trace").stdout(Stdio::null()).stderr(cluster.log(log)).spawn().expect("it starts")
+        command
+            .env("MEZCAL_LOG", "mezcal::wire=trace")
+            .stdout(Stdio::null())
+            .stderr(cluster.log(log))
+            .spawn()
+            .expect("it starts")
     };
-    let mut attached = start(&cluster, &["attach", "-p", "mezcal", &batch, "-o", "attached.json"], "attach");
+    let mut attached = start(
+        &cluster,
+        &["attach", "-p", "mezcal", &batch, "-o", "attached.json"],
+        "attach",
+    );
     let mut waiting = start(&cluster, &["wait", "-p", "mezcal", &batch], "wait");
-    let received = |cluster: &Cluster| std::fs::read_to_string(cluster.path("attached.json")).unwrap_or_default().lines().count();
-    wait_for("the first results", PATIENCE, || (received(&cluster) == 3).then_some(()));
+    let received = |cluster: &Cluster| {
+        std::fs::read_to_string(cluster.path("attached.json"))
+            .unwrap_or_default()
+            .lines()
+            .count()
+    };
+    wait_for("the first results", PATIENCE, || {
+        (received(&cluster) == 3).then_some(())
+    });
     // A hello, and after the welcome the wish.
-    let has_asked = |cluster: &Cluster, log: &str| (cluster.log_text(log).matches("sent").count() >= 2).then_some(());
+    let has_asked = |cluster: &Cluster, log: &str| {
+        (cluster.log_text(log).matches("sent").count() >= 2).then_some(())
+    };
     wait_for("somebody waits", PATIENCE, || has_asked(&cluster, "wait"));
     for times in 1..=2 {
         cluster.kill_coordinator();
@@ -378,33 +621,66 @@ fn who_follows_a_batch_follows_it_across_restarts() {
         cluster.wait_connected(2);
         for log in ["attach", "wait"] {
             let again = || cluster.log_text(log).matches("connected again").count();
-            wait_for("they come back", PATIENCE, || (again() == times).then_some(()));
+            wait_for("they come back", PATIENCE, || {
+                (again() == times).then_some(())
+            });
         }
     }
-    assert_eq!((waiting.try_wait().expect("our child"), received(&cluster)), (None, 3));
+    assert_eq!(
+        (waiting.try_wait().expect("our child"), received(&cluster)),
+        (None, 3)
+    );
     std::fs::write(cluster.path("go"), "").expect("written");
     for child in [&mut attached, &mut waiting] {
         let status = wait_for("it ends", PATIENCE, || child.try_wait().expect("our child"));
-        assert_eq!(status.code(), Some(0), "{}{}", cluster.log_text("attach"), cluster.log_text("wait"));
+        assert_eq!(
+            status.code(),
+            Some(0),
+            "{}{}",
+            cluster.log_text("attach"),
+            cluster.log_text("wait")
+        );
     }
-    let ids: Vec<String> =
-        results(&cluster.path("attached.json")).iter().map(|line| line["id"].as_str().expect("an id").into()).collect();
+    let ids: Vec<String> = results(&cluster.path("attached.json"))
+        .iter()
+        .map(|line| line["id"].as_str().expect("an id").into())
+        .collect();
     let all: BTreeSet<String> = (1..=6).map(|n| n.to_string()).collect();
-    assert_eq!((ids.len(), ids.into_iter().collect::<BTreeSet<_>>()), (6, all), "each once, with its own job");
+    assert_eq!(
+        (ids.len(), ids.into_iter().collect::<BTreeSet<_>>()),
+        (6, all),
+        "each once, with its own job"
+    );
     // Without patience it is as it was: said, and status 3.
     let endless = detach(&cluster, "{\"cmd\": \"sleep 60\"}\n", &[]);
-    let mut waiting = start(&cluster, &["wait", "-p", "mezcal", &endless, "--reconnect", "0s"], "impatient");
+    let mut waiting = start(
+        &cluster,
+        &["wait", "-p", "mezcal", &endless, "--reconnect", "0s"],
+        "impatient",
+    );
     wait_for("it runs", PATIENCE, || {
-        batches(&cluster).iter().any(|b| b["id"] == endless.as_str() && b["running"] == 1).then_some(())
+        batches(&cluster)
+            .iter()
+            .any(|b| b["id"] == endless.as_str() && b["running"] == 1)
+            .then_some(())
     });
-    wait_for("somebody waits", PATIENCE, || has_asked(&cluster, "impatient"));
+    wait_for("somebody waits", PATIENCE, || {
+        has_asked(&cluster, "impatient")
+    });
     cluster.kill_coordinator();
     // Which answers that it knows of no such connection: it is noticed sooner than by silence.
     cluster.start_coordinator();
-    let status = wait_for("it gives up", PATIENCE, || waiting.try_wait().expect("our child"));
+    let status = wait_for("it gives up", PATIENCE, || {
+        waiting.try_wait().expect("our child")
+    });
     assert_eq!(status.code(), Some(3), "{}", cluster.log_text("impatient"));
     cluster.wait_connected(2);
-    assert_eq!(run(&cluster, &["cancel", "--batch", &endless]).status.code(), Some(0));
+    assert_eq!(
+        run(&cluster, &["cancel", "--batch", &endless])
+            .status
+            .code(),
+        Some(0)
+    );
     cluster.finish();
 }
 
@@ -414,24 +690,40 @@ fn an_orderly_restart_in_the_middle_of_a_submission_loses_nothing() {
     let (gate, rest) = ("until test -e go; do sleep 0.05; done; false", 20_000);
     // Long enough that handing it over takes a while.
     let long = format!("true # {}", "x".repeat(4000));
-    let list = lines(&[json!({"cmd": gate})]) + &lines(&[json!({"cmd": long, "after": ["1"]})]).repeat(rest);
+    let list = lines(&[json!({"cmd": gate})])
+        + &lines(&[json!({"cmd": long, "after": ["1"]})]).repeat(rest);
     let mut client = cluster.start_run(&list, &["-q"]);
     let mut before = 0;
     for _ in 0..2 {
         // More than before, if there are more to come.
         before = wait_for("some are there", PATIENCE, || {
-            let jobs = batches(&cluster).iter().filter_map(|b| b["jobs"].as_u64()).max();
+            let jobs = batches(&cluster)
+                .iter()
+                .filter_map(|b| b["jobs"].as_u64())
+                .max();
             jobs.filter(|jobs| *jobs > before || *jobs > rest as u64)
         });
         cluster.stop_coordinator();
         cluster.start_coordinator();
     }
     std::fs::write(cluster.path("go"), "").expect("written");
-    let status = wait_for("the run ends", 4 * PATIENCE, || client.try_wait().expect("our child"));
-    assert_eq!(status.code(), Some(1), "the first one fails: {}", cluster.log_text("run"));
+    let status = wait_for("the run ends", 4 * PATIENCE, || {
+        client.try_wait().expect("our child")
+    });
+    assert_eq!(
+        status.code(),
+        Some(1),
+        "the first one fails: {}",
+        cluster.log_text("run")
+    );
     let all = results(&cluster.path("results.json"));
     assert_eq!(all.len(), 1 + rest);
-    assert_eq!(all.iter().filter(|line| line["result"]["outcome"] == "skipped").count(), rest);
+    assert_eq!(
+        all.iter()
+            .filter(|line| line["result"]["outcome"] == "skipped")
+            .count(),
+        rest
+    );
     cluster.finish();
 }
 
@@ -441,17 +733,33 @@ fn a_cancel_goes_on_across_a_restart_of_the_coordinator() {
     let mark = format!("14142{}", std::process::id());
     let stubborn = json!({"cmd": format!("trap '' TERM; while :; do sleep {mark}; done")});
     let batch = detach(&cluster, &lines(&vec![stubborn; 3]), &[]);
-    wait_for("one runs", PATIENCE, || (!alive_with(&format!("sleep {mark}")).is_empty()).then_some(()));
+    wait_for("one runs", PATIENCE, || {
+        (!alive_with(&format!("sleep {mark}")).is_empty()).then_some(())
+    });
     let mut cancel = cluster.command(&["cancel", "-p", "mezcal", "--all", "--grace", "8s"]);
-    let cancel = cancel.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-    let ended = |count: u64| batches(&cluster).iter().any(|row| row["id"] == *batch && row["ended"] == count);
-    wait_for("what waited is cancelled", PATIENCE, || ended(2).then_some(()));
+    let cancel = cancel
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let ended = |count: u64| {
+        batches(&cluster)
+            .iter()
+            .any(|row| row["id"] == *batch && row["ended"] == count)
+    };
+    wait_for("what waited is cancelled", PATIENCE, || {
+        ended(2).then_some(())
+    });
     cluster.kill_coordinator();
     cluster.start_coordinator();
     let out = cancel.wait_with_output().expect("it ends");
     let said = (text(&out.stdout), text(&out.stderr));
     assert_eq!(out.status.code(), Some(0), "{said:?}");
-    assert!(said.0.starts_with("1 job cancelled since the coordinator is there again; "), "{said:?}");
+    assert!(
+        said.0
+            .starts_with("1 job cancelled since the coordinator is there again; "),
+        "{said:?}"
+    );
     assert!(said.1.contains("trying to reach it again"), "{said:?}");
     assert!(alive_with(&format!("sleep {mark}")).is_empty());
     cluster.finish();
@@ -463,15 +771,31 @@ fn what_is_detached_is_handed_over_across_restarts_and_starts_when_it_is_whole()
     let rest = 20_000;
     // Long enough that handing it over takes a while, and all but the first wait for it.
     let long = format!("true # {}", "x".repeat(4000));
-    let list = lines(&[json!({"cmd": "echo >> begun; false"})]) + &lines(&[json!({"cmd": long, "after": ["1"]})]).repeat(rest);
+    let list = lines(&[json!({"cmd": "echo >> begun; false"})])
+        + &lines(&[json!({"cmd": long, "after": ["1"]})]).repeat(rest);
     std::fs::write(cluster.path("detached.json"), list).expect("written");
     let begin = |patience| {
-        let mut command = cluster.command(&["run", "-p", "mezcal", "--detach", "detached.json", "--reconnect", patience]);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
+        let mut command = cluster.command(&[
+            "run",
+            "-p",
+            "mezcal",
+            "--detach",
+            "detached.json",
+            "--reconnect",
+            patience,
+        ]);
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts")
     };
     let (first, second) = (begin("30s"), begin("1s"));
     let some_of_both = || {
-        let open = batches(&cluster).iter().filter(|b| b["jobs"].as_u64() > Some(0)).count();
+        let open = batches(&cluster)
+            .iter()
+            .filter(|b| b["jobs"].as_u64() > Some(0))
+            .count();
         (open == 2).then_some(())
     };
     wait_for("some of both are there", PATIENCE, some_of_both);
@@ -481,15 +805,40 @@ fn what_is_detached_is_handed_over_across_restarts_and_starts_when_it_is_whole()
     let out = first.wait_with_output().expect("it ends");
     assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
     let id = text(&out.stdout).trim().to_owned();
-    let row = |id: &str| batches(&cluster).into_iter().find(|row| row["id"] == *id).expect("a batch");
+    let row = |id: &str| {
+        batches(&cluster)
+            .into_iter()
+            .find(|row| row["id"] == *id)
+            .expect("a batch")
+    };
     assert_eq!(row(&id)["jobs"], rest + 1, "{}", text(&out.stderr));
     // The other one names its batch, of which nothing ever starts.
     let said = text(&lost.stderr);
-    assert_eq!((lost.status.code(), text(&lost.stdout)), (Some(3), String::new()), "{said}");
-    let other = said.split("nothing of batch ").nth(1).and_then(|rest| rest.get(..36)).expect("its id").to_owned();
-    wait_for("the first batch ends", 2 * PATIENCE, || (row(&id)["ended"] == rest + 1).then_some(()));
-    wait_for("the other one is given up", 2 * PATIENCE, || (row(&other)["ended"] == row(&other)["jobs"]).then_some(()));
-    assert_eq!(std::fs::read_to_string(cluster.path("begun")).expect("it ran").lines().count(), 1, "only the whole one has begun");
+    assert_eq!(
+        (lost.status.code(), text(&lost.stdout)),
+        (Some(3), String::new()),
+        "{said}"
+    );
+    let other = said
+        .split("nothing of batch ")
+        .nth(1)
+        .and_then(|rest| rest.get(..36))
+        .expect("its id")
+        .to_owned();
+    wait_for("the first batch ends", 2 * PATIENCE, || {
+        (row(&id)["ended"] == rest + 1).then_some(())
+    });
+    wait_for("the other one is given up", 2 * PATIENCE, || {
+        (row(&other)["ended"] == row(&other)["jobs"]).then_some(())
+    });
+    assert_eq!(
+        std::fs::read_to_string(cluster.path("begun"))
+            .expect("it ran")
+            .lines()
+            .count(),
+        1,
+        "only the whole one has begun"
+    );
     cluster.finish();
 }
 
@@ -498,17 +847,29 @@ fn what_is_detached_is_handed_over_across_restarts_and_starts_when_it_is_whole()
 fn a_time_limit_that_passed_during_an_outage_cancels_with_proof() {
     let mut cluster = Cluster::running(1, 1);
     let mark = format!("17320{}", std::process::id());
-    let batch = detach(&cluster, &lines(&[json!({"cmd": format!("sleep {mark}")})]), &["--time-limit", "4s"]);
-    wait_for("it runs", PATIENCE, || (!alive_with(&format!("sleep {mark}")).is_empty()).then_some(()));
+    let batch = detach(
+        &cluster,
+        &lines(&[json!({"cmd": format!("sleep {mark}")})]),
+        &["--time-limit", "4s"],
+    );
+    wait_for("it runs", PATIENCE, || {
+        (!alive_with(&format!("sleep {mark}")).is_empty()).then_some(())
+    });
     let begin = Instant::now();
     cluster.kill_coordinator();
-    wait_for("the limit passes", PATIENCE, || (begin.elapsed() > Duration::from_secs(4)).then_some(()));
+    wait_for("the limit passes", PATIENCE, || {
+        (begin.elapsed() > Duration::from_secs(4)).then_some(())
+    });
     cluster.start_coordinator();
     let out = run(&cluster, &["wait", &batch]);
     assert_eq!(out.status.code(), Some(1), "{}", text(&out.stderr));
     let results = text(&run(&cluster, &["results", &batch]).stdout);
     let result: Value = serde_json::from_str(results.trim()).expect("one result");
-    assert_eq!((&result["result"]["outcome"], &result["result"]["attempt"]), (&json!("cancelled"), &json!(1)), "{result}");
+    assert_eq!(
+        (&result["result"]["outcome"], &result["result"]["attempt"]),
+        (&json!("cancelled"), &json!(1)),
+        "{result}"
+    );
     assert!(alive_with(&format!("sleep {mark}")).is_empty());
     cluster.finish();
 }
@@ -517,18 +878,46 @@ fn a_time_limit_that_passed_during_an_outage_cancels_with_proof() {
 fn results_of_what_nobody_runs_stay() {
     let mut cluster = Cluster::new(1, 1);
     cluster.start_coordinator();
-    let (job, result) = (json!({"cmd": "true"}), json!({"cmd": "true", "result": {"status": "ok", "code": 1}}));
+    let (job, result) = (
+        json!({"cmd": "true"}),
+        json!({"cmd": "true", "result": {"status": "ok", "code": 1}}),
+    );
     std::fs::write(cluster.path("jobs.json"), lines(&[job])).expect("written");
     std::fs::write(cluster.path("kept"), lines(std::slice::from_ref(&result))).expect("written");
-    let out = run(&cluster, &["run", "jobs.json", "-o", "kept", "--resume-failed", "--wait-agents", "1s"]);
-    assert!(out.status.code() == Some(3) && text(&out.stderr).contains("--wait-agents"), "{}", text(&out.stderr));
-    assert_eq!(std::fs::read_to_string(cluster.path("kept")).expect("there"), lines(&[result]));
+    let out = run(
+        &cluster,
+        &[
+            "run",
+            "jobs.json",
+            "-o",
+            "kept",
+            "--resume-failed",
+            "--wait-agents",
+            "1s",
+        ],
+    );
+    assert!(
+        out.status.code() == Some(3) && text(&out.stderr).contains("--wait-agents"),
+        "{}",
+        text(&out.stderr)
+    );
+    assert_eq!(
+        std::fs::read_to_string(cluster.path("kept")).expect("there"),
+        lines(&[result])
+    );
     cluster.start_agents();
     cluster.wait_connected(1);
-    let out = run(&cluster, &["run", "jobs.json", "-o", "kept", "--resume-failed"]);
+    let out = run(
+        &cluster,
+        &["run", "jobs.json", "-o", "kept", "--resume-failed"],
+    );
     assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
     let kept = results(&cluster.path("kept"));
-    assert_eq!((kept.len(), kept[0]["result"]["code"].as_i64()), (1, Some(0)), "in its place");
+    assert_eq!(
+        (kept.len(), kept[0]["result"]["code"].as_i64()),
+        (1, Some(0)),
+        "in its place"
+    );
     cluster.finish();
 }
 
@@ -542,25 +931,51 @@ fn a_client_that_is_gone_for_longer_than_its_lease_loses_its_batch() {
     client.kill().expect("killed");
     let _ = client.wait();
     let gone = Instant::now();
-    wait_for("the lease is over", 3 * PATIENCE, || (sleepers() == 0).then_some(()));
-    assert!(gone.elapsed().as_secs() >= 19, "they went on for as long as the client might have come back: {:?}", gone.elapsed());
+    wait_for("the lease is over", 3 * PATIENCE, || {
+        (sleepers() == 0).then_some(())
+    });
+    assert!(
+        gone.elapsed().as_secs() >= 19,
+        "they went on for as long as the client might have come back: {:?}",
+        gone.elapsed()
+    );
     let batch = &batches(&cluster)[0];
-    assert_eq!((batch["state"].as_str(), batch["ended"].as_u64()), (Some("stopped"), Some(4)), "{batch}");
+    assert_eq!(
+        (batch["state"].as_str(), batch["ended"].as_u64()),
+        (Some("stopped"), Some(4)),
+        "{batch}"
+    );
     cluster.finish();
 }
 
 #[test]
 fn a_second_coordinator_does_not_touch_the_store() {
     let cluster = Cluster::running(1, 1);
-    let out = cluster.run(&["serve", "--config", cluster.path("coordinator.toml").to_str().expect("UTF-8")]);
+    let out = cluster.run(&[
+        "serve",
+        "--config",
+        cluster.path("coordinator.toml").to_str().expect("UTF-8"),
+    ]);
     let said = text(&out.stderr);
     assert_eq!(out.status.code(), Some(3), "{said}");
-    assert!(said.contains("another coordinator (process ") && said.contains("holds the store"), "{said}");
+    assert!(
+        said.contains("another coordinator (process ") && said.contains("holds the store"),
+        "{said}"
+    );
     // A copy can be had all the same, and is a store.
     let (config, copy) = (cluster.path("coordinator.toml"), cluster.path("copy.db"));
-    let backup = cluster.run(&["backup", "--config", config.to_str().expect("UTF-8"), copy.to_str().expect("UTF-8")]);
+    let backup = cluster.run(&[
+        "backup",
+        "--config",
+        config.to_str().expect("UTF-8"),
+        copy.to_str().expect("UTF-8"),
+    ]);
     assert_eq!(backup.status.code(), Some(0), "{}", text(&backup.stderr));
-    assert!(std::fs::read(&copy).expect("a copy").starts_with(b"SQLite format 3"));
+    assert!(
+        std::fs::read(&copy)
+            .expect("a copy")
+            .starts_with(b"SQLite format 3")
+    );
     cluster.finish();
 }
 
@@ -572,30 +987,81 @@ fn a_drained_host_gets_nothing_more_and_gives_back_what_is_too_slow() {
     let cmd = format!("echo $MEZCAL_HOST >> mark.$MEZCAL_JOB_ID; test -e go || sleep {mark}");
     let mut client = cluster.start_run(&lines(&vec![json!({"cmd": cmd}); 6]), &[]);
     // Their shells have the same words in their command lines.
-    let sleeps = |pid: &i32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sleep\0"));
+    let sleeps = |pid: &i32| {
+        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sleep\0"))
+    };
     wait_for("all slots are busy", PATIENCE, || {
-        (alive_with(&format!("sleep {mark}")).iter().filter(|pid| sleeps(pid)).count() >= 4).then_some(())
+        (alive_with(&format!("sleep {mark}"))
+            .iter()
+            .filter(|pid| sleeps(pid))
+            .count()
+            >= 4)
+            .then_some(())
     });
     std::fs::write(cluster.path("go"), "").expect("written");
     let refused = cluster.run(&["drain", "-p", "mezcal", "mezcal01"]);
-    assert!(refused.status.code() == Some(2) && text(&refused.stderr).contains("only an admin"), "{}", text(&refused.stderr));
-    let drained = cluster.run(&["drain", "-p", "admin", "mezcal01", "-m", "new disks", "--deadline", "1s"]);
+    assert!(
+        refused.status.code() == Some(2) && text(&refused.stderr).contains("only an admin"),
+        "{}",
+        text(&refused.stderr)
+    );
+    let drained = cluster.run(&[
+        "drain",
+        "-p",
+        "admin",
+        "mezcal01",
+        "-m",
+        "new disks",
+        "--deadline",
+        "1s",
+    ]);
     assert_eq!(drained.status.code(), Some(0), "{}", text(&drained.stderr));
     assert!(text(&cluster.run(&["hosts", "-p", "mezcal"]).stdout).contains("drained: new disks"));
-    let other =
-        |mark: &str| alive_with(&format!("sleep {mark}")).into_iter().filter(|pid| cluster.lab.processes(2).contains(pid)).count();
+    let other = |mark: &str| {
+        alive_with(&format!("sleep {mark}"))
+            .into_iter()
+            .filter(|pid| cluster.lab.processes(2).contains(pid))
+            .count()
+    };
     wait_for("only the other host's jobs are left", PATIENCE, || {
-        (alive_with(&format!("sleep {mark}")).len() == other(&mark) || !cluster.lab.is_real()).then_some(())
+        (alive_with(&format!("sleep {mark}")).len() == other(&mark) || !cluster.lab.is_real())
+            .then_some(())
     });
-    alive_with(&format!("sleep {mark}")).into_iter().for_each(|pid| mezcal_tests::signal(pid, libc::SIGTERM));
-    let status = wait_for("the run ends", PATIENCE, || client.try_wait().expect("our child"));
+    alive_with(&format!("sleep {mark}"))
+        .into_iter()
+        .for_each(|pid| mezcal_tests::signal(pid, libc::SIGTERM));
+    let status = wait_for("the run ends", PATIENCE, || {
+        client.try_wait().expect("our child")
+    });
     assert_eq!(status.code(), Some(1), "two were ended by hand");
     let all = results(&cluster.path("results.json"));
-    let on_2 = all.iter().filter(|l| l["result"]["host"].as_str().is_some_and(|h| h.starts_with("mezcal02"))).count();
+    let on_2 = all
+        .iter()
+        .filter(|l| {
+            l["result"]["host"]
+                .as_str()
+                .is_some_and(|h| h.starts_with("mezcal02"))
+        })
+        .count();
     assert_eq!(on_2, 6, "everything has ended on the other host");
-    assert_eq!(cluster.run(&["undrain", "-p", "admin", "mezcal01"]).status.code(), Some(0));
-    std::fs::write(cluster.path("one.json"), "{\"cmd\": \"true\", \"host\": \"mezcal01\"}\n").expect("written");
-    assert_eq!(run(&cluster, &["run", "one.json", "-q", "-o", "one.results"]).status.code(), Some(0));
+    assert_eq!(
+        cluster
+            .run(&["undrain", "-p", "admin", "mezcal01"])
+            .status
+            .code(),
+        Some(0)
+    );
+    std::fs::write(
+        cluster.path("one.json"),
+        "{\"cmd\": \"true\", \"host\": \"mezcal01\"}\n",
+    )
+    .expect("written");
+    assert_eq!(
+        run(&cluster, &["run", "one.json", "-q", "-o", "one.results"])
+            .status
+            .code(),
+        Some(0)
+    );
     cluster.finish();
 }
 
@@ -610,21 +1076,40 @@ fn a_host_that_is_confirmed_to_be_dead_is_not_waited_for() {
     let cmd = format!("echo $MEZCAL_HOST; test -e go || sleep {mark}");
     let mut client = cluster.start_run(&lines(&[json!({"cmd": cmd, "prefer": "mezcal01"})]), &[]);
     // Its shell has the same words in its command line, and may not have looked yet.
-    let sleeps = |pid: &i32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sleep\0"));
-    wait_for("it sleeps", PATIENCE, || alive_with(&format!("sleep {mark}")).iter().any(sleeps).then_some(()));
+    let sleeps = |pid: &i32| {
+        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sleep\0"))
+    };
+    wait_for("it sleeps", PATIENCE, || {
+        alive_with(&format!("sleep {mark}"))
+            .iter()
+            .any(sleeps)
+            .then_some(())
+    });
     std::fs::write(cluster.path("go"), "").expect("written");
     cluster.crash_host(1);
     let host = mezcal_tests::lab::host_name(1);
     let confirm = |profile: &str| cluster.run(&["confirm-dead", "-p", profile, &host]);
     let early = text(&confirm("admin").stderr);
     assert!(early.contains("is connected"), "{early}");
-    assert_eq!(confirm("mezcal").status.code(), Some(2), "that is for admins");
-    wait_for("it is missed", PATIENCE, || (cluster.connected().iter().all(|h| h["name"] != *host)).then_some(()));
+    assert_eq!(
+        confirm("mezcal").status.code(),
+        Some(2),
+        "that is for admins"
+    );
+    wait_for("it is missed", PATIENCE, || {
+        (cluster.connected().iter().all(|h| h["name"] != *host)).then_some(())
+    });
     assert_eq!(confirm("admin").status.code(), Some(0));
-    let status = wait_for("the run ends long before the lease does", PATIENCE, || client.try_wait().expect("our child"));
+    let status = wait_for("the run ends long before the lease does", PATIENCE, || {
+        client.try_wait().expect("our child")
+    });
     assert_eq!(status.code(), Some(0), "{}", cluster.log_text("run"));
     let line = &results(&cluster.path("results.json"))[0]["result"];
-    assert_eq!((line["attempt"].as_u64(), line["host"].as_str()), (Some(2), Some(&*mezcal_tests::lab::host_name(2))), "{line}");
+    assert_eq!(
+        (line["attempt"].as_u64(), line["host"].as_str()),
+        (Some(2), Some(&*mezcal_tests::lab::host_name(2))),
+        "{line}"
+    );
     cluster.finish();
 }
 
@@ -639,33 +1124,79 @@ fn a_full_disk_refuses_what_is_new_and_loses_nothing() {
     let mut cluster = cluster.start();
     let cmd = "until test -e go; do sleep 0.05; done; echo done";
     let mut client = cluster.start_run(&lines(&[json!({"cmd": cmd})]), &[]);
-    wait_for("it runs", PATIENCE, || cluster.connected().iter().any(|h| h["busy"] == 1).then_some(()));
+    wait_for("it runs", PATIENCE, || {
+        cluster
+            .connected()
+            .iter()
+            .any(|h| h["busy"] == 1)
+            .then_some(())
+    });
     cluster.disk().fill();
     let spec = "x".repeat(20_000);
-    let big: String = (0..40).map(|n| format!("{}\n", json!({"cmd": format!("touch new.{n} # {spec}")}))).collect();
+    let big: String = (0..40)
+        .map(|n| format!("{}\n", json!({"cmd": format!("touch new.{n} # {spec}")})))
+        .collect();
     std::fs::write(cluster.path("new.json"), big).expect("written");
     let refused = run(&cluster, &["run", "new.json", "-o", "new.results"]);
     let said = text(&refused.stderr);
-    assert!(refused.status.code() == Some(3) && said.contains("the coordinator's store cannot be written"), "{said}");
+    assert!(
+        refused.status.code() == Some(3)
+            && said.contains("the coordinator's store cannot be written"),
+        "{said}"
+    );
     // Whoever was connected comes back, or its lease would end what runs there.
-    let welcomes = |cluster: &Cluster| cluster.log_text("agent01").matches("connected coordinator").count();
+    let welcomes = |cluster: &Cluster| {
+        cluster
+            .log_text("agent01")
+            .matches("connected coordinator")
+            .count()
+    };
     let before = welcomes(&cluster);
     cluster.end_agent(1, libc::SIGKILL);
     cluster.start_agent(1);
-    wait_for("the agent is welcome", PATIENCE, || (welcomes(&cluster) > before).then_some(()));
+    wait_for("the agent is welcome", PATIENCE, || {
+        (welcomes(&cluster) > before).then_some(())
+    });
     // The first one ends, and its agent keeps the outcome for as long as it takes.
     std::fs::write(cluster.path("go"), "").expect("written");
-    wait_for("the log says so", PATIENCE, || cluster.log_text("coordinator").contains("nothing new is accepted").then_some(()));
-    assert!(client.try_wait().expect("our child").is_none(), "nothing is acknowledged that is not safe");
+    wait_for("the log says so", PATIENCE, || {
+        cluster
+            .log_text("coordinator")
+            .contains("nothing new is accepted")
+            .then_some(())
+    });
+    assert!(
+        client.try_wait().expect("our child").is_none(),
+        "nothing is acknowledged that is not safe"
+    );
     cluster.disk().free();
-    let status = wait_for("the run ends", PATIENCE, || client.try_wait().expect("our child"));
+    let status = wait_for("the run ends", PATIENCE, || {
+        client.try_wait().expect("our child")
+    });
     assert_eq!(status.code(), Some(0), "{}", cluster.log_text("run"));
-    assert_eq!(results(&cluster.path("results.json"))[0]["result"]["stdout_tail"], "done\n");
+    assert_eq!(
+        results(&cluster.path("results.json"))[0]["result"]["stdout_tail"],
+        "done\n"
+    );
     std::fs::write(cluster.path("after.json"), "{\"cmd\": \"true\"}\n").expect("written");
-    assert_eq!(run(&cluster, &["run", "after.json", "-q", "-o", "after.results"]).status.code(), Some(0), "it goes on");
-    let strays = std::fs::read_dir(cluster.path("")).expect("readable").flatten();
+    assert_eq!(
+        run(
+            &cluster,
+            &["run", "after.json", "-q", "-o", "after.results"]
+        )
+        .status
+        .code(),
+        Some(0),
+        "it goes on"
+    );
+    let strays = std::fs::read_dir(cluster.path(""))
+        .expect("readable")
+        .flatten();
     let strays = strays.filter(|e| {
-        e.file_name().to_string_lossy().starts_with("new.") && e.path().extension().is_some_and(|x| x != "json" && x != "results")
+        e.file_name().to_string_lossy().starts_with("new.")
+            && e.path()
+                .extension()
+                .is_some_and(|x| x != "json" && x != "results")
     });
     assert_eq!(strays.count(), 0, "what was refused did not run");
     cluster.finish_with(&["the store cannot be written"]);
@@ -681,16 +1212,31 @@ struct Stream {
 impl Stream {
     fn start(cluster: &Cluster, args: &[&str]) -> Self {
         use std::io::BufRead;
-        let all: Vec<&str> = ["run", "-p", "mezcal", "--stream", "-q"].into_iter().chain(args.iter().copied()).collect();
+        let all: Vec<&str> = ["run", "-p", "mezcal", "--stream", "-q"]
+            .into_iter()
+            .chain(args.iter().copied())
+            .collect();
         let mut command = cluster.command(&all);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
         let output = std::io::BufReader::new(child.stdout.take().expect("a pipe")).lines();
-        Self { input: child.stdin.take(), output, child }
+        Self {
+            input: child.stdin.take(),
+            output,
+            child,
+        }
     }
 
     fn say(&mut self, lines: &[Value]) {
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        self.input.as_mut().expect("open").write_all(text.as_bytes()).expect("written");
+        self.input
+            .as_mut()
+            .expect("open")
+            .write_all(text.as_bytes())
+            .expect("written");
     }
 
     /// Reads up to a line of this kind.
@@ -717,32 +1263,69 @@ fn a_disk_that_is_full_for_a_while_ends_nothing_of_a_batch_that_is_known() {
     cluster.set_store_size("2m");
     let cluster = cluster.start();
     let mut stream = Stream::start(&cluster, &[]);
-    stream.say(&[json!({"cmd": "echo begun >> begun; until test -e go; do sleep 0.05; done; echo done"})]);
-    wait_for("it runs", PATIENCE, || cluster.path("begun").exists().then_some(()));
+    stream.say(&[
+        json!({"cmd": "echo begun >> begun; until test -e go; do sleep 0.05; done; echo done"}),
+    ]);
+    wait_for("it runs", PATIENCE, || {
+        cluster.path("begun").exists().then_some(())
+    });
     cluster.disk().fill();
     let spec = "x".repeat(20_000);
-    stream.say(&(0..40).map(|n| json!({"cmd": format!("echo {n} # {spec}")})).collect::<Vec<_>>());
-    wait_for("the log says so", PATIENCE, || cluster.log_text("coordinator").contains("the store cannot be written").then_some(()));
+    stream.say(
+        &(0..40)
+            .map(|n| json!({"cmd": format!("echo {n} # {spec}")}))
+            .collect::<Vec<_>>(),
+    );
+    wait_for("the log says so", PATIENCE, || {
+        cluster
+            .log_text("coordinator")
+            .contains("the store cannot be written")
+            .then_some(())
+    });
     // For longer than what is new has to wait for its refusal.
     let refused = || {
         std::fs::write(cluster.path("new.json"), "{\"cmd\": \"true\"}\n").expect("written");
-        run(&cluster, &["run", "new.json", "-q", "-o", "new.results", "--force"]).status.code() == Some(3)
+        run(
+            &cluster,
+            &["run", "new.json", "-q", "-o", "new.results", "--force"],
+        )
+        .status
+        .code()
+            == Some(3)
     };
     let begin = std::time::Instant::now();
-    wait_for("what is new is refused", PATIENCE, || (refused() && begin.elapsed().as_secs() > 12).then_some(()));
+    wait_for("what is new is refused", PATIENCE, || {
+        (refused() && begin.elapsed().as_secs() > 12).then_some(())
+    });
     cluster.disk().free();
     std::fs::write(cluster.path("go"), "").expect("written");
     stream.say(&[json!({"control": "close"})]);
     let (end, before) = stream.until("the end", |line| line["event"] == "end");
-    assert_eq!(end, json!({"event": "end", "jobs": 41, "received": 41, "failed": 0}), "{before:?}");
-    assert_eq!(std::fs::read_to_string(cluster.path("begun")).expect("readable"), "begun\n", "it ran once");
+    assert_eq!(
+        end,
+        json!({"event": "end", "jobs": 41, "received": 41, "failed": 0}),
+        "{before:?}"
+    );
+    assert_eq!(
+        std::fs::read_to_string(cluster.path("begun")).expect("readable"),
+        "begun\n",
+        "it ran once"
+    );
     cluster.finish_with(&["the store cannot be written"]);
 }
 
 /// What the coordinator's host sees of its health.
 fn readiness(cluster: &Cluster) -> String {
     let ask = "exec 3<> /dev/tcp/127.0.0.1/7480; printf 'GET /readyz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3; cat <&3";
-    text(&cluster.lab.command(0, Path::new("bash")).args(["-c", ask]).output().expect("bash runs").stdout)
+    text(
+        &cluster
+            .lab
+            .command(0, Path::new("bash"))
+            .args(["-c", ask])
+            .output()
+            .expect("bash runs")
+            .stdout,
+    )
 }
 
 /// A coordinator that ends on a disk that is full, and comes back there.
@@ -757,7 +1340,9 @@ fn starts_on_a_full_disk(ends: impl Fn(&mut Cluster), also: impl Fn(&Cluster)) {
     let mut cluster = cluster.start();
     let job = json!({"cmd": "echo $MEZCAL_ATTEMPT >> mark.$MEZCAL_JOB_ID; until test -e go.$MEZCAL_JOB_ID; do sleep 0.05; done; echo done"});
     let mut client = cluster.start_run(&lines(&vec![job; 3]), &[]);
-    wait_for("two run", PATIENCE, || (starts(&cluster, 2) == [1, 1]).then_some(()));
+    wait_for("two run", PATIENCE, || {
+        (starts(&cluster, 2) == [1, 1]).then_some(())
+    });
     let again = |cluster: &mut Cluster| {
         cluster.disk().fill();
         ends(cluster);
@@ -769,49 +1354,104 @@ fn starts_on_a_full_disk(ends: impl Fn(&mut Cluster), also: impl Fn(&Cluster)) {
     // One that did not come to write anything is no other than one that did.
     again(&mut cluster);
     again(&mut cluster);
-    let full = wait_for("its health is not good", PATIENCE, || Some(readiness(&cluster)).filter(|said| said.contains("503")));
-    assert!(full.contains("full") || full.contains("No space left"), "{full}");
-    assert!(cluster.log_text("coordinator").contains("nothing new is accepted"));
+    let full = wait_for("its health is not good", PATIENCE, || {
+        Some(readiness(&cluster)).filter(|said| said.contains("503"))
+    });
+    assert!(
+        full.contains("full") || full.contains("No space left"),
+        "{full}"
+    );
+    assert!(
+        cluster
+            .log_text("coordinator")
+            .contains("nothing new is accepted")
+    );
     also(&cluster);
     std::fs::write(cluster.path("go.1"), "").expect("written");
     std::fs::write(cluster.path("new.json"), "{\"cmd\": \"touch new\"}\n").expect("written");
     // For longer than a lease.
     let begin = Instant::now();
     wait_for("what is new is refused", 2 * PATIENCE, || {
-        let refused = run(&cluster, &["run", "new.json", "-q", "-o", "new.results", "--force"]);
+        let refused = run(
+            &cluster,
+            &["run", "new.json", "-q", "-o", "new.results", "--force"],
+        );
         let said = text(&refused.stderr);
-        assert!(refused.status.code() == Some(3) && said.contains("the coordinator's store cannot be written"), "{said}");
+        assert!(
+            refused.status.code() == Some(3)
+                && said.contains("the coordinator's store cannot be written"),
+            "{said}"
+        );
         (begin.elapsed() > Duration::from_secs(25)).then_some(())
     });
     assert!(client.try_wait().expect("our child").is_none());
-    assert_eq!(std::fs::read_to_string(cluster.path("results.json")).unwrap_or_default(), "", "nothing is said that is not safe");
+    assert_eq!(
+        std::fs::read_to_string(cluster.path("results.json")).unwrap_or_default(),
+        "",
+        "nothing is said that is not safe"
+    );
     cluster.disk().free();
-    wait_for("its health is good", PATIENCE, || readiness(&cluster).contains("200").then_some(()));
-    wait_for("the third runs in the place of the first", PATIENCE, || (starts(&cluster, 3) == [1, 1, 1]).then_some(()));
+    wait_for("its health is good", PATIENCE, || {
+        readiness(&cluster).contains("200").then_some(())
+    });
+    wait_for("the third runs in the place of the first", PATIENCE, || {
+        (starts(&cluster, 3) == [1, 1, 1]).then_some(())
+    });
     for go in ["go.2", "go.3"] {
         std::fs::write(cluster.path(go), "").expect("written");
     }
-    let status = wait_for("the run ends", PATIENCE, || client.try_wait().expect("our child"));
+    let status = wait_for("the run ends", PATIENCE, || {
+        client.try_wait().expect("our child")
+    });
     assert_eq!(status.code(), Some(0), "{}", cluster.log_text("run"));
     let ended = results(&cluster.path("results.json"));
     assert_eq!(ended.len(), 3);
-    assert!(ended.iter().all(|line| line["result"]["stdout_tail"] == "done\n"), "{ended:?}");
-    // The third one has waited, and comes back unstarted when its agent renews a certificate meanwhile.
+    assert!(
+        ended
+            .iter()
+            .all(|line| line["result"]["stdout_tail"] == "done\n"),
+        "{ended:?}"
+    );
+    // The third one has waited, and comes back unstarted when its agent renews a certificate
+    // meanwhile.
     for n in [1, 2] {
         let mark = std::fs::read_to_string(cluster.path(&format!("mark.{n}"))).expect("it ran");
         assert_eq!(mark, "1\n", "what ran went on as its first attempt");
     }
     assert_eq!(starts(&cluster, 3), [1, 1, 1], "each ran once");
-    assert_eq!(run(&cluster, &["run", "new.json", "-q", "-o", "new.results", "--force"]).status.code(), Some(0), "it goes on");
+    assert_eq!(
+        run(
+            &cluster,
+            &["run", "new.json", "-q", "-o", "new.results", "--force"]
+        )
+        .status
+        .code(),
+        Some(0),
+        "it goes on"
+    );
     assert!(cluster.path("new").exists());
     // As with room: another life, which every process may look at.
     cluster.kill_coordinator();
     cluster.start_coordinator();
     let copy = cluster.path("copy.db");
-    let made = cluster.beside_store().arg("backup").arg(&copy).arg("--config").arg(cluster.path("coordinator.toml")).output();
+    let made = cluster
+        .beside_store()
+        .arg("backup")
+        .arg(&copy)
+        .arg("--config")
+        .arg(cluster.path("coordinator.toml"))
+        .output();
     let made = made.expect("it runs");
-    assert!(made.status.success() && copy.exists(), "{}", text(&made.stderr));
-    assert!(!cluster.log_text("coordinator").contains("restore"), "{}", cluster.log_text("coordinator"));
+    assert!(
+        made.status.success() && copy.exists(),
+        "{}",
+        text(&made.stderr)
+    );
+    assert!(
+        !cluster.log_text("coordinator").contains("restore"),
+        "{}",
+        cluster.log_text("coordinator")
+    );
     cluster.finish_with(&["the store cannot be written"]);
 }
 
@@ -830,10 +1470,26 @@ fn a_coordinator_that_was_stopped_starts_on_a_full_disk_and_has_it_alone() {
     starts_on_a_full_disk(ends, |cluster| {
         let copy = cluster.path("never.db");
         let config = cluster.path("coordinator.toml");
-        let refused = cluster.beside_store().arg("backup").arg(&copy).arg("--config").arg(config).output().expect("it runs");
+        let refused = cluster
+            .beside_store()
+            .arg("backup")
+            .arg(&copy)
+            .arg("--config")
+            .arg(config)
+            .output()
+            .expect("it runs");
         let said = text(&refused.stderr);
-        assert!(refused.status.code() == Some(2) && said.contains("started on a full disk") && !copy.exists(), "{said}");
-        assert!(cluster.log_text("coordinator").contains("until the coordinator is started again"));
+        assert!(
+            refused.status.code() == Some(2)
+                && said.contains("started on a full disk")
+                && !copy.exists(),
+            "{said}"
+        );
+        assert!(
+            cluster
+                .log_text("coordinator")
+                .contains("until the coordinator is started again")
+        );
     });
 }
 
@@ -850,31 +1506,80 @@ fn a_stream_survives_its_coordinator() {
     cluster.kill_coordinator();
     // While nobody is there to take them.
     stream.say(&(41..=80).map(job).collect::<Vec<_>>());
-    stream.say(&[json!({"cmd": "sleep 600"}), json!({"jobs": [81], "control": "cancel"}), json!({"control": "hosts"})]);
+    stream.say(&[
+        json!({"cmd": "sleep 600"}),
+        json!({"jobs": [81], "control": "cancel"}),
+        json!({"control": "hosts"}),
+    ]);
     cluster.start_coordinator();
     let (mut results, mut said) = (vec![first], Vec::new());
     while results.len() < 81 || said.len() < 2 {
         let (line, _) = stream.until("all results", |line| {
-            line["job"].is_u64() || ["cancelled", "hosts"].iter().any(|event| line["event"] == *event)
+            line["job"].is_u64()
+                || ["cancelled", "hosts"]
+                    .iter()
+                    .any(|event| line["event"] == *event)
         });
-        if line["job"].is_u64() { results.push(line) } else { said.push(line) }
+        if line["job"].is_u64() {
+            results.push(line)
+        } else {
+            said.push(line)
+        }
     }
-    assert!(said.iter().any(|line| line["event"] == "cancelled" && line["jobs"] == 1), "{said:?}");
-    let cancelled = results.iter().position(|line| line["job"] == 81).expect("its result");
-    assert_eq!(results.swap_remove(cancelled)["result"]["status"], "aborted");
-    stream.say(&[json!({"control": "cancel", "jobs": [82]}), json!({"control": "cancle"})]);
-    stream.until("its refusal", |line| line["event"] == "refused" && line["job"] == 82);
+    assert!(
+        said.iter()
+            .any(|line| line["event"] == "cancelled" && line["jobs"] == 1),
+        "{said:?}"
+    );
+    let cancelled = results
+        .iter()
+        .position(|line| line["job"] == 81)
+        .expect("its result");
+    assert_eq!(
+        results.swap_remove(cancelled)["result"]["status"],
+        "aborted"
+    );
+    stream.say(&[
+        json!({"control": "cancel", "jobs": [82]}),
+        json!({"control": "cancle"}),
+    ]);
+    stream.until("its refusal", |line| {
+        line["event"] == "refused" && line["job"] == 82
+    });
     let (refused, _) = stream.until("another refusal", |line| line["event"] == "refused");
-    assert!(refused["text"].as_str().is_some_and(|text| text.contains("cancle") && text.contains("`close`")), "{refused}");
-    stream.say(&[json!({"cmd": 7}), json!("no object"), json!({"control": "close"})]);
+    assert!(
+        refused["text"]
+            .as_str()
+            .is_some_and(|text| text.contains("cancle") && text.contains("`close`")),
+        "{refused}"
+    );
+    stream.say(&[
+        json!({"cmd": 7}),
+        json!("no object"),
+        json!({"control": "close"}),
+    ]);
     let (end, before) = stream.until("the end", |line| line["event"] == "end");
-    assert_eq!(end, json!({"event": "end", "jobs": 83, "received": 83, "failed": 3}));
-    assert!(before.iter().filter(|line| line["result"]["status"] == "error").count() == 2, "{before:?}");
+    assert_eq!(
+        end,
+        json!({"event": "end", "jobs": 83, "received": 83, "failed": 3})
+    );
+    assert!(
+        before
+            .iter()
+            .filter(|line| line["result"]["status"] == "error")
+            .count()
+            == 2,
+        "{before:?}"
+    );
     assert_eq!(stream.child.wait().expect("it ends").code(), Some(1));
-    let jobs: BTreeSet<u64> = results.iter().map(|line| line["job"].as_u64().expect("a number")).collect();
+    let jobs: BTreeSet<u64> = results
+        .iter()
+        .map(|line| line["job"].as_u64().expect("a number"))
+        .collect();
     assert_eq!(jobs, (1..=80).collect(), "each has one result");
     for line in &results {
-        let host = mezcal_tests::lab::host_name(line["job"].as_u64().expect("a number") as usize % 3 + 1);
+        let host =
+            mezcal_tests::lab::host_name(line["job"].as_u64().expect("a number") as usize % 3 + 1);
         assert_eq!(line["result"]["stdout_tail"], format!("{host}\n"), "{line}");
     }
     assert_eq!(starts(&cluster, 80), vec![1; 80], "and none ran twice");
@@ -887,14 +1592,22 @@ fn a_stream_ends_with_whoever_attends_to_it() {
     let mark = format!("600.{}", std::process::id());
     for closed in [false, true] {
         let mut stream = Stream::start(&cluster, &["--attended"]);
-        stream.say(&[json!({"cmd": format!("sleep {mark}")}), json!({"cmd": format!("setsid sleep {mark} & wait")})]);
+        stream.say(&[
+            json!({"cmd": format!("sleep {mark}")}),
+            json!({"cmd": format!("setsid sleep {mark} & wait")}),
+        ]);
         if closed {
             stream.say(&[json!({"control": "close"})]);
         }
-        wait_for("both run", PATIENCE, || (alive_with(&mark).len() >= 2).then_some(()));
+        wait_for("both run", PATIENCE, || {
+            (alive_with(&mark).len() >= 2).then_some(())
+        });
         stream.input = None;
         let (end, _) = stream.until("the end", |line| line["event"] == "end");
-        assert_eq!((end["received"].as_u64(), end["failed"].as_u64()), (Some(2), Some(2)));
+        assert_eq!(
+            (end["received"].as_u64(), end["failed"].as_u64()),
+            (Some(2), Some(2))
+        );
         assert_eq!(alive_with(&mark), Vec::<i32>::new(), "closed: {closed}");
         let _ = stream.child.wait();
     }

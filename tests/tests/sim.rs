@@ -1,29 +1,56 @@
 //! The simulation ring: thousands of seeds, and mistakes that it must find.
 //!
-//! `MEZCAL_SIM_SEEDS=N` runs more of them, from `MEZCAL_SIM_FIRST` on; a failure prints its seed, and `MEZCAL_SIM_SEED=N` runs that one again.
+//! `MEZCAL_SIM_SEEDS=N` runs more of them, from `MEZCAL_SIM_FIRST` on; a failure prints its seed,
+//! and `MEZCAL_SIM_SEED=N` runs that one again.
 
 use mezcal_coordinator::scheduler::WIDE_WAIT;
 use mezcal_tests::sim::{Mutant, Plan, run};
 
 fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
+    std::env::var(name).ok().map(|text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} must be a number"))
+    })
 }
 
 fn plan(seed: u64, mutant: Option<Mutant>) -> Plan {
-    let (hosts, slots, jobs) = (2 + seed as usize % 3, 1 + seed as usize % 2, 12 + seed as u32 % 20);
-    Plan { seed, hosts, slots, jobs, faults: 12, crowd: false, mutant }
+    let (hosts, slots, jobs) = (
+        2 + seed as usize % 3,
+        1 + seed as usize % 2,
+        12 + seed as u32 % 20,
+    );
+    Plan {
+        seed,
+        hosts,
+        slots,
+        jobs,
+        faults: 12,
+        crowd: false,
+        mutant,
+    }
 }
 
-/// A wide job among narrow ones: as many of those as keep all slots busy for as long as it may wait.
+/// A wide job among narrow ones: as many of those as keep all slots busy for as long as it may
+/// wait.
 fn crowd(seed: u64, mutant: Option<Mutant>) -> Plan {
     let (hosts, slots) = (1 + seed as usize % 3, 2 + seed as usize % 5);
     let jobs = (hosts * slots * 2 * (WIDE_WAIT as usize + 5)) as u32;
-    Plan { seed, hosts, slots, jobs, faults: 0, crowd: true, mutant }
+    Plan {
+        seed,
+        hosts,
+        slots,
+        jobs,
+        faults: 0,
+        crowd: true,
+        mutant,
+    }
 }
 
 /// What is wrong with a seed, if anything.
 fn broken(seed: u64) -> Option<String> {
-    run(plan(seed, None)).err().map(|broken| format!("MEZCAL_SIM_SEED={seed}: {broken}"))
+    run(plan(seed, None))
+        .err()
+        .map(|broken| format!("MEZCAL_SIM_SEED={seed}: {broken}"))
 }
 
 #[test]
@@ -40,17 +67,24 @@ fn promises_hold_under_every_fault() {
             scope.spawn(|| seeds.filter_map(broken).collect::<Vec<_>>())
         };
         let running: Vec<_> = (0..threads).map(start).collect();
-        running.into_iter().flat_map(|thread| thread.join().expect("nothing panics")).collect()
+        running
+            .into_iter()
+            .flat_map(|thread| thread.join().expect("nothing panics"))
+            .collect()
     });
     assert!(all.is_empty(), "{}", all.join("\n"));
 }
 
-/// Seeds beyond those that every run tries: users whose engines claim each other's attempts, an agent that was started again, and a job that had
-/// been given back often before it failed.
+/// Seeds beyond those that every run tries: users whose engines claim each other's attempts, an
+/// agent that was started again, and a job that had been given back often before it failed.
 #[test]
 fn seeds_that_have_once_broken_a_promise_hold() {
-    let all: Vec<String> =
-        [2573, 3897, 13_405, 14_405, 18_797, 19_571, 20_451, 26_855, 41_377, 43_277].into_iter().filter_map(broken).collect();
+    let all: Vec<String> = [
+        2573, 3897, 13_405, 14_405, 18_797, 19_571, 20_451, 26_855, 41_377, 43_277,
+    ]
+    .into_iter()
+    .filter_map(broken)
+    .collect();
     assert!(all.is_empty(), "{}", all.join("\n"));
 }
 

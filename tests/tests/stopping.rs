@@ -1,18 +1,20 @@
-//! The end of a host's programs, in whichever order they go: nothing of them is left, nothing panics, and it takes seconds.
+//! The end of a host's programs, in whichever order they go: nothing of them is left, nothing
+//! panics, and it takes seconds.
 
 use mezcal_tests::cluster::{Cluster, PATIENCE, results};
 use mezcal_tests::{pids, signal, wait_for};
 use std::time::{Duration, Instant};
 
-/// How long a host may wait for all that is ours: the grace of jobs, and time to kill on a busy machine.
+/// How long a host may wait for all that is ours: the grace of jobs, and time to kill on a busy
+/// machine.
 const SHUTDOWN: Duration = Duration::from_secs(15);
 
 /// A job that does not end by being asked to.
-const DEAF: &str = "{\"cmd\": \"trap '' TERM; echo $MEZCAL_ATTEMPT >> tries; while :; do sleep 0.1; done\"}\n";
+const DEAF: &str =
+    "{\"cmd\": \"trap '' TERM; echo $MEZCAL_ATTEMPT >> tries; while :; do sleep 0.1; done\"}\n";
 
 /// A job that ends in its second attempt.
-const TWICE: &str =
-    "{\"cmd\": \"trap '' TERM; echo $MEZCAL_ATTEMPT >> tries; test $MEZCAL_ATTEMPT != 1 || while :; do sleep 0.1; done\"}\n";
+const TWICE: &str = "{\"cmd\": \"trap '' TERM; echo $MEZCAL_ATTEMPT >> tries; test $MEZCAL_ATTEMPT != 1 || while :; do sleep 0.1; done\"}\n";
 
 fn tries(cluster: &Cluster) -> String {
     std::fs::read_to_string(cluster.path("tries")).unwrap_or_default()
@@ -40,15 +42,24 @@ fn nobody_holds_the_lock(cluster: &Cluster) -> bool {
 fn an_agent_whose_keeper_goes_first_while_it_stops_ends_without_another_one() {
     let mut cluster = Cluster::running(1, 1);
     let mut run = cluster.start_run(DEAF, &[]);
-    wait_for("the job runs", PATIENCE, || (tries(&cluster) == "1\n").then_some(()));
+    wait_for("the job runs", PATIENCE, || {
+        (tries(&cluster) == "1\n").then_some(())
+    });
     let keeper = keeper(&cluster);
     signal(cluster.agent_pid(1), libc::SIGTERM);
-    wait_for("it stops", PATIENCE, || cluster.log_text("agent01").contains("stopping").then_some(()));
+    wait_for("it stops", PATIENCE, || {
+        cluster
+            .log_text("agent01")
+            .contains("stopping")
+            .then_some(())
+    });
     signal(keeper, libc::SIGKILL);
     cluster.end_agent(1, libc::SIGCONT);
     let log = cluster.log_text("agent01");
     assert!(!log.contains("panicked"), "{log}");
-    wait_for("no keeper and no engine is left", PATIENCE, || nobody_holds_the_lock(&cluster).then_some(()));
+    wait_for("no keeper and no engine is left", PATIENCE, || {
+        nobody_holds_the_lock(&cluster).then_some(())
+    });
     signal(run.id() as i32, libc::SIGKILL);
     let _ = run.wait();
     cluster.finish();
@@ -59,22 +70,44 @@ fn an_agent_that_waits_for_a_keepers_engines_ends_when_it_is_asked_to() {
     // In a control group the engine could be killed all the same.
     let mut cluster = Cluster::with(1, 1, "subreaper", "10m").start();
     let mut run = cluster.start_run(DEAF, &[]);
-    wait_for("the job runs", PATIENCE, || (tries(&cluster) == "1\n").then_some(()));
+    wait_for("the job runs", PATIENCE, || {
+        (tries(&cluster) == "1\n").then_some(())
+    });
     // An engine of a dead keeper that does not end holds up the next one.
     let (keeper, agent) = (keeper(&cluster), cluster.agent_pid(1));
-    let child = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    let engine: i32 = child(keeper).split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("an engine");
+    let child = |pid: i32| {
+        std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default()
+    };
+    let engine: i32 = child(keeper)
+        .split_whitespace()
+        .next()
+        .and_then(|pid| pid.parse().ok())
+        .expect("an engine");
     // The keeper would continue it.
     signal(keeper, libc::SIGSTOP);
     signal(engine, libc::SIGSTOP);
     signal(keeper, libc::SIGKILL);
-    wait_for("another keeper waits", PATIENCE, || cluster.log_text("agent01").contains("waiting for the engines").then_some(()));
+    wait_for("another keeper waits", PATIENCE, || {
+        cluster
+            .log_text("agent01")
+            .contains("waiting for the engines")
+            .then_some(())
+    });
     let begin = Instant::now();
     cluster.end_agent(1, libc::SIGTERM);
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
-    assert!(!mezcal_tests::alive_with(&format!("--socket {}", cluster.path("run01").display())).contains(&agent));
+    assert!(
+        begin.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begin.elapsed()
+    );
+    assert!(
+        !mezcal_tests::alive_with(&format!("--socket {}", cluster.path("run01").display()))
+            .contains(&agent)
+    );
     signal(engine, libc::SIGCONT);
-    wait_for("no keeper and no engine is left", PATIENCE, || nobody_holds_the_lock(&cluster).then_some(()));
+    wait_for("no keeper and no engine is left", PATIENCE, || {
+        nobody_holds_the_lock(&cluster).then_some(())
+    });
     signal(run.id() as i32, libc::SIGKILL);
     let _ = run.wait();
     cluster.finish();
@@ -85,33 +118,66 @@ fn an_agent_that_waits_for_a_keepers_engines_ends_when_it_is_asked_to() {
 fn a_host_that_shuts_down_waits_seconds_and_its_jobs_run_again() {
     let mut cluster = Cluster::running(1, 2);
     if !cluster.lab.is_real() {
-        return mezcal_tests::say_skipped("a host that shuts down: its processes are not told from others without namespaces");
+        return mezcal_tests::say_skipped(
+            "a host that shuts down: its processes are not told from others without namespaces",
+        );
     }
     let mut run = cluster.start_run(&TWICE.repeat(2), &[]);
-    wait_for("both run", PATIENCE, || (tries(&cluster) == "1\n1\n").then_some(()));
+    wait_for("both run", PATIENCE, || {
+        (tries(&cluster) == "1\n1\n").then_some(())
+    });
     // Not what holds the network.
     let (agent, keeper) = (cluster.agent_pid(1), keeper(&cluster));
     let below = |pid: &i32| {
         let mut at = *pid;
-        while let Some((_, parent)) = mezcal_common::system::proc::state_and_parent(at).filter(|_| at != keeper) {
+        while let Some((_, parent)) =
+            mezcal_common::system::proc::state_and_parent(at).filter(|_| at != keeper)
+        {
             at = parent;
         }
         at == keeper
     };
-    let all: Vec<i32> = cluster.lab.processes(1).into_iter().filter(|pid| *pid == agent || below(pid)).collect();
-    assert!(all.len() >= 6, "agent, keeper, two engines, two jobs: {all:?}");
+    let all: Vec<i32> = cluster
+        .lab
+        .processes(1)
+        .into_iter()
+        .filter(|pid| *pid == agent || below(pid))
+        .collect();
+    assert!(
+        all.len() >= 6,
+        "agent, keeper, two engines, two jobs: {all:?}"
+    );
     let begin = Instant::now();
     all.iter().for_each(|pid| signal(*pid, libc::SIGTERM));
     cluster.end_agent(1, libc::SIGTERM);
-    let alive = || cluster.lab.processes(1).into_iter().filter(|pid| below(pid)).count();
-    wait_for("all of it is gone", SHUTDOWN, || (alive() == 0 && nobody_holds_the_lock(&cluster)).then_some(()));
-    eprintln!("everything was gone after {:.1} s", begin.elapsed().as_secs_f64());
+    let alive = || {
+        cluster
+            .lab
+            .processes(1)
+            .into_iter()
+            .filter(|pid| below(pid))
+            .count()
+    };
+    wait_for("all of it is gone", SHUTDOWN, || {
+        (alive() == 0 && nobody_holds_the_lock(&cluster)).then_some(())
+    });
+    eprintln!(
+        "everything was gone after {:.1} s",
+        begin.elapsed().as_secs_f64()
+    );
     assert!(begin.elapsed() < SHUTDOWN, "{:?}", begin.elapsed());
     assert!(!cluster.log_text("agent01").contains("panicked"));
     // The host comes back: the jobs have one result each, and no run of them was beside another.
     cluster.start_agent(1);
-    let status = wait_for("the run ends", 2 * PATIENCE, || run.try_wait().expect("our child"));
-    assert_eq!((status.code(), tries(&cluster)), (Some(0), "1\n1\n2\n2\n".into()), "{}", cluster.log_text("run"));
+    let status = wait_for("the run ends", 2 * PATIENCE, || {
+        run.try_wait().expect("our child")
+    });
+    assert_eq!(
+        (status.code(), tries(&cluster)),
+        (Some(0), "1\n1\n2\n2\n".into()),
+        "{}",
+        cluster.log_text("run")
+    );
     assert_eq!(results(&cluster.path("results.json")).len(), 2);
     cluster.finish();
 }

@@ -1,4 +1,5 @@
-//! Rules about the source itself: arrows between crates, one owner for each outside dependency, pure cores.
+//! Rules about the source itself: arrows between crates, one owner for each outside dependency,
+//! pure cores.
 
 use std::path::{Path, PathBuf};
 
@@ -13,25 +14,41 @@ fn sources(folder: &str) -> Vec<(String, String)> {
             let path = entry.path();
             if path.is_dir() {
                 walk(&path, out);
-            } else if path.extension().is_some_and(|e| e == "rs") && path.file_name().is_some_and(|n| n != "tests.rs") {
+            } else if path.extension().is_some_and(|e| e == "rs")
+                && path.file_name().is_some_and(|n| n != "tests.rs")
+            {
                 out.push(path);
             }
         }
     }
     let mut paths = Vec::new();
     walk(&root().join(folder), &mut paths);
-    let name = |p: &Path| p.strip_prefix(root()).expect("below the root").display().to_string();
-    paths.iter().map(|p| (name(p), std::fs::read_to_string(p).expect("readable"))).collect()
+    let name = |p: &Path| {
+        p.strip_prefix(root())
+            .expect("below the root")
+            .display()
+            .to_string()
+    };
+    paths
+        .iter()
+        .map(|p| (name(p), std::fs::read_to_string(p).expect("readable")))
+        .collect()
 }
 
 fn all() -> Vec<(String, String)> {
-    ["common/src", "certs/src", "agent/src", "coordinator/src"].iter().flat_map(|f| sources(f)).collect()
+    ["common/src", "certs/src", "agent/src", "coordinator/src"]
+        .iter()
+        .flat_map(|f| sources(f))
+        .collect()
 }
 
 /// Code without comments and without the unit tests at its end.
 fn code(text: &str) -> String {
     let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text);
-    text.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .filter(|l| !l.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[test]
@@ -59,15 +76,24 @@ fn each_outside_dependency_has_one_owner() {
                 continue;
             }
             let named = code(&text).contains(&format!("{dependency}::"));
-            assert!(!named || name.starts_with(owner), "{name} names {dependency}, which belongs to {owner}");
+            assert!(
+                !named || name.starts_with(owner),
+                "{name} names {dependency}, which belongs to {owner}"
+            );
         }
     }
 }
 
 #[test]
 fn cores_have_no_clock_no_lock_and_no_io() {
-    let cores = ["agent/src/engine.rs", "agent/src/keeper.rs", "agent/src/supervisor.rs", "coordinator/src/scheduler.rs"];
-    let is_core = |name: &str| cores.contains(&name) || name.starts_with("coordinator/src/scheduler/");
+    let cores = [
+        "agent/src/engine.rs",
+        "agent/src/keeper.rs",
+        "agent/src/supervisor.rs",
+        "coordinator/src/scheduler.rs",
+    ];
+    let is_core =
+        |name: &str| cores.contains(&name) || name.starts_with("coordinator/src/scheduler/");
     let forbidden = [
         "::now()",
         "std::fs",
@@ -86,7 +112,10 @@ fn cores_have_no_clock_no_lock_and_no_io() {
     ];
     for (name, text) in all().into_iter().filter(|(name, _)| is_core(name)) {
         for word in forbidden {
-            assert!(!code(&text).contains(word), "{name}, a pure core, contains {word:?}");
+            assert!(
+                !code(&text).contains(word),
+                "{name}, a pure core, contains {word:?}"
+            );
         }
     }
 }
@@ -94,7 +123,10 @@ fn cores_have_no_clock_no_lock_and_no_io() {
 #[test]
 fn every_file_says_what_it_owns() {
     for (name, text) in all() {
-        assert!(text.starts_with("//!"), "{name} does not begin with its own description");
+        assert!(
+            text.starts_with("//!"),
+            "{name} does not begin with its own description"
+        );
     }
 }
 
@@ -106,7 +138,10 @@ fn what_the_design_calls_something_else_is_not_used() {
             let text = text.replace("persistent worker", "");
             // A key that other programs know, which is refused.
             let text = text.replace("(\"worker\", ", "");
-            assert!(!text.contains(word), "{name} says {word:?}; see the glossary in common/src/lib.rs");
+            assert!(
+                !text.contains(word),
+                "{name} says {word:?}; see the glossary in common/src/lib.rs"
+            );
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Spawning into a control group: clone3(2) with `CLONE_VM | CLONE_VFORK | CLONE_INTO_CGROUP`.
 //!
-//! What posix_spawn(3) does, which has no attribute for the control group before glibc 2.39: the child borrows this process's memory,
-//! on a stack of its own, while the calling thread waits, until execve(2). So the cost does not grow with this process, unlike fork's.
-//! In the child only system calls are made.
+//! What posix_spawn(3) does, which has no attribute for the control group before glibc 2.39: the
+//! child borrows this process's memory, on a stack of its own, while the calling thread waits,
+//! until execve(2). So the cost does not grow with this process, unlike fork's. In the child only
+//! system calls are made.
 //!
-//! Neither libc has a function for it, so it is written down for each processor. On others attempts are held by group and subreaper alone.
+//! Neither libc has a function for it, so it is written down for each processor. On others attempts
+//! are held by group and subreaper alone.
 
 use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::io::Errno;
@@ -25,7 +27,8 @@ impl Stack {
     }
 }
 
-/// What the child needs, and what it says when it fails. Plain data: nothing is allocated or freed there.
+/// What the child needs, and what it says when it fails. Plain data: nothing is allocated or freed
+/// there.
 #[repr(C)]
 struct Plan {
     program: *const c_char,
@@ -39,12 +42,15 @@ struct Plan {
     failed: libc::c_int,
 }
 
-/// Starts `program` in the control group `group`: in a session of its own, in directory `cd`, with `fds` as descriptors 0, 1, 2, an empty
-/// signal mask and default dispositions.
+/// Starts `program` in the control group `group`: in a session of its own, in directory `cd`, with
+/// `fds` as descriptors 0, 1, 2, an empty signal mask and default dispositions.
 ///
 /// # Errors
 /// errno of clone3(2), or of what the child could not do.
-#[expect(clippy::too_many_arguments, reason = "execve(2) and its surroundings; each is named at the one call")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "execve(2) and its surroundings; each is named at the one call"
+)]
 pub(super) fn spawn_into(
     group: BorrowedFd<'_>,
     stack: &mut Stack,
@@ -66,14 +72,15 @@ pub(super) fn spawn_into(
     };
     // SAFETY: all zeroes is a valid clone_args (linux/sched.h).
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = (libc::CLONE_VM | libc::CLONE_VFORK) as u64 | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP;
+    args.flags =
+        (libc::CLONE_VM | libc::CLONE_VFORK) as u64 | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP;
     args.exit_signal = libc::SIGCHLD as u64;
     args.stack = stack.0.as_mut_ptr() as u64;
     args.stack_size = STACK as u64;
     args.cgroup = group.as_raw_fd() as u64;
-    // SAFETY: the child has a stack of its own, whose top is aligned to 16 bytes. This thread goes on when the child has called execve(2) or
-    // has ended; until then nothing of `plan`, `stack` and what they point to changes. `plan.failed` is read through a volatile pointer
-    // after that.
+    // SAFETY: the child has a stack of its own, whose top is aligned to 16 bytes. This thread goes
+    // on when the child has called execve(2) or has ended; until then nothing of `plan`, `stack`
+    // and what they point to changes. `plan.failed` is read through a volatile pointer after that.
     let result = unsafe { clone3(&args, child, &raw mut plan) };
     if result < 0 {
         return Err(Errno::from_raw_os_error(-result as i32));
@@ -89,14 +96,20 @@ pub(super) fn spawn_into(
     Ok(pid)
 }
 
-/// The system call: in the child, which starts behind it on the stack of `args`, calls `child`; here, the child's number or −errno.
+/// The system call: in the child, which starts behind it on the stack of `args`, calls `child`;
+/// here, the child's number or −errno.
 ///
 /// # Safety
 /// As for clone3(2): what `child` does with the memory that it shares must be right.
 #[cfg(target_arch = "x86_64")]
-unsafe fn clone3(args: &libc::clone_args, child: extern "C" fn(*mut Plan) -> !, plan: *mut Plan) -> isize {
+unsafe fn clone3(
+    args: &libc::clone_args,
+    child: extern "C" fn(*mut Plan) -> !,
+    plan: *mut Plan,
+) -> isize {
     let result;
-    // SAFETY: the caller's; `child` never returns. The kernel changes rax, rcx and r11 (syscall(2)); nothing of this frame is used by the child.
+    // SAFETY: the caller's; `child` never returns. The kernel changes rax, rcx and r11
+    // (syscall(2)); nothing of this frame is used by the child.
     unsafe {
         std::arch::asm!(
             "syscall",
@@ -121,9 +134,14 @@ unsafe fn clone3(args: &libc::clone_args, child: extern "C" fn(*mut Plan) -> !, 
 
 /// The same.
 #[cfg(target_arch = "aarch64")]
-unsafe fn clone3(args: &libc::clone_args, child: extern "C" fn(*mut Plan) -> !, plan: *mut Plan) -> isize {
+unsafe fn clone3(
+    args: &libc::clone_args,
+    child: extern "C" fn(*mut Plan) -> !,
+    plan: *mut Plan,
+) -> isize {
     let result;
-    // SAFETY: as above. The kernel changes x0 only; x29 and x30, the frame and the return address, are the child's own registers.
+    // SAFETY: as above. The kernel changes x0 only; x29 and x30, the frame and the return address,
+    // are the child's own registers.
     unsafe {
         std::arch::asm!(
             "svc #0",
@@ -155,8 +173,9 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// The child, in borrowed memory. errno is the waiting thread's, which does not mind.
 extern "C" fn child(plan: *mut Plan) -> ! {
-    // SAFETY: `plan` lives in the waiting caller. All calls are async-signal-safe (signal-safety(7)); dispositions and mask are the
-    // child's own, since neither CLONE_SIGHAND nor CLONE_THREAD is set.
+    // SAFETY: `plan` lives in the waiting caller. All calls are async-signal-safe
+    // (signal-safety(7)); dispositions and mask are the child's own, since neither CLONE_SIGHAND
+    // nor CLONE_THREAD is set.
     unsafe {
         let it = &mut *plan;
         libc::setsid();
@@ -169,7 +188,8 @@ extern "C" fn child(plan: *mut Plan) -> ! {
         let mut signal = 1;
         while signal <= 64 {
             if it.ignored & (1 << (signal - 1)) != 0 {
-                // Not by way of the libc, which keeps two signals to itself. All zeroes: SIG_DFL, no flags (struct kernel_sigaction).
+                // Not by way of the libc, which keeps two signals to itself. All zeroes: SIG_DFL,
+                // no flags (struct kernel_sigaction).
                 let default = [0u64; 4];
                 let (size, old) = (size_of::<u64>(), std::ptr::null_mut::<u64>());
                 libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), old, size);
@@ -178,7 +198,13 @@ extern "C" fn child(plan: *mut Plan) -> ! {
         }
         let empty = 0u64;
         let (how, size) = (libc::SIG_SETMASK, size_of::<u64>());
-        libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const empty, std::ptr::null_mut::<u64>(), size);
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            how,
+            &raw const empty,
+            std::ptr::null_mut::<u64>(),
+            size,
+        );
         if fine {
             libc::execve(it.program, it.argv, it.envp);
         }

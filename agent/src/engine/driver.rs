@@ -1,7 +1,8 @@
 //! The engine process: performs what [`Engine`] decides.
 //!
-//! Two threads. This one waits for commands, timers, children and output, and never opens a file; the other one opens files and
-//! spawns, since either can hang on a dead mount without making the engine deaf.
+//! Two threads. This one waits for commands, timers, children and output, and never opens a file;
+//! the other one opens files and spawns, since either can hang on a dead mount without making the
+//! engine deaf.
 
 use super::processes::{Changed, HostCounters, Processes};
 use super::spawn::{self, Inherited, Order, OutputTo, Started, Surroundings};
@@ -11,7 +12,9 @@ use crate::kernel::packet;
 use crate::kernel::paths::{self, OutputFile};
 use bytes::{Bytes, BytesMut};
 use mezcal_common::message::agent::Stream;
-use mezcal_common::message::engine::{COUNTS, EngineToKeeper, FromEngine, KeeperToEngine, OUTPUT_WINDOW, PROGRAM, ToEngine};
+use mezcal_common::message::engine::{
+    COUNTS, EngineToKeeper, FromEngine, KeeperToEngine, OUTPUT_WINDOW, PROGRAM, ToEngine,
+};
 use mezcal_common::model::clock::{BootInstant, WallTime};
 use mezcal_common::model::ids::AttemptId;
 use mezcal_common::model::job::{BatchContext, Capture};
@@ -33,14 +36,17 @@ const CHUNK: usize = 16 * 1024;
 /// Bytes read from a pipe before the engine looks at anything else again.
 const TURN: usize = 4 * CHUNK;
 
-/// What a job writes so soon after its start is left in its pipes, which hold 64 KiB, unless it ends before: short jobs are read once.
+/// What a job writes so soon after its start is left in its pipes, which hold 64 KiB, unless it
+/// ends before: short jobs are read once.
 const QUIET: Duration = Duration::from_millis(25);
 /// The same for a job whose output somebody looks at.
 const QUIET_WATCHED: Duration = Duration::from_millis(4);
-/// The keeper is not told of a job that ends sooner. Whatever has to be killed, it is told of at once.
+/// The keeper is not told of a job that ends sooner. Whatever has to be killed, it is told of at
+/// once.
 const SHORT: Duration = Duration::from_millis(250);
 
-/// Messages for a keeper that does not read, as when it is stopped; newer ones replace what older ones said.
+/// Messages for a keeper that does not read, as when it is stopped; newer ones replace what older
+/// ones said.
 const KEEPER_BEHIND: usize = 1024;
 /// Requests that may follow one attempt's output at a time.
 const MAX_FOLLOWERS: usize = 16;
@@ -58,27 +64,40 @@ pub(crate) struct EngineArgs {
     pub(crate) leaves: Option<Leaves>,
 }
 
-/// Runs an engine until its keeper goes away, in a process that the keeper has made for it. `lock` is held as long as it lives.
+/// Runs an engine until its keeper goes away, in a process that the keeper has made for it. `lock`
+/// is held as long as it lives.
 ///
 /// # Errors
 /// What the system refuses at start, or a broken invariant of poll(2) and friends.
 pub(crate) fn run(args: EngineArgs, keeper: OwnedFd, lock: Option<OwnedFd>) -> Result<()> {
-    args.inherited.command_line.rename(&format!("mezcal-engine {}", args.slot));
-    // An engine prints nothing, and whoever reads the keeper's output is not to wait for it. The lock stays there until the process is gone.
-    rustix::stdio::dup2_stdout(lock.as_ref().map_or_else(|| rustix::stdio::stdin(), AsFd::as_fd))?;
+    args.inherited
+        .command_line
+        .rename(&format!("mezcal-engine {}", args.slot));
+    // An engine prints nothing, and whoever reads the keeper's output is not to wait for it. The
+    // lock stays there until the process is gone.
+    rustix::stdio::dup2_stdout(
+        lock.as_ref()
+            .map_or_else(|| rustix::stdio::stdin(), AsFd::as_fd),
+    )?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let signals = signals()?;
     let spawned = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let (orders, to_spawner) = mpsc::channel();
     let (started, from_spawner) = mpsc::channel();
-    let containment = if args.leaves.is_some() { Containment::Cgroup2 } else { Containment::Subreaper };
+    let containment = if args.leaves.is_some() {
+        Containment::Cgroup2
+    } else {
+        Containment::Subreaper
+    };
     let counters = HostCounters::open(args.leaves.as_ref().is_some_and(Leaves::count_memory));
     let mut around = Surroundings::new(args.slot, args.host, args.inherited, args.leaves)?;
     let wake = spawned.try_clone()?;
     let awaited = Arc::new(AtomicBool::new(false));
     let asked = awaited.clone();
     let spawner = move || spawner(&mut around, &to_spawner, &started, &wake, &asked);
-    std::thread::Builder::new().name("spawner".into()).spawn(spawner)?;
+    std::thread::Builder::new()
+        .name("spawner".into())
+        .spawn(spawner)?;
     let mut driver = Driver {
         engine: Engine::new(args.one_fate, containment),
         counters,
@@ -108,8 +127,12 @@ pub(crate) fn run(args: EngineArgs, keeper: OwnedFd, lock: Option<OwnedFd>) -> R
     driver.run()
 }
 
-/// What the spawner answers: the job, or the order that it could not carry out, and when its spawn began.
-type SpawnAnswer = (std::result::Result<Started, (NotStarted, Order)>, (WallTime, BootInstant));
+/// What the spawner answers: the job, or the order that it could not carry out, and when its spawn
+/// began.
+type SpawnAnswer = (
+    std::result::Result<Started, (NotStarted, Order)>,
+    (WallTime, BootInstant),
+);
 /// With where standard output and error go.
 type SpawnOrder = (Order, [OutputTo; 2]);
 
@@ -143,7 +166,8 @@ struct Driver {
     oom_before: Option<u64>,
     /// See [`QUIET`].
     quiet_until: BootInstant,
-    /// The pipes are not waited for until then: something is in them, or was in those of the attempt before.
+    /// The pipes are not waited for until then: something is in them, or was in those of the
+    /// attempt before.
     deaf: bool,
     /// See [`SHORT`].
     short_until: Option<BootInstant>,
@@ -162,7 +186,8 @@ struct AgentLink {
 struct Output {
     /// Read ends, until they have come to their end.
     pipes: [Option<OwnedFd>; 2],
-    /// Write ends: as long as they are open here as well, the end of a job shows once, by SIGCHLD, and not by a hang-up before.
+    /// Write ends: as long as they are open here as well, the end of a job shows once, by SIGCHLD,
+    /// and not by a hang-up before.
     writers: [Option<Arc<OwnedFd>>; 2],
     tails: [Option<Tail>; 2],
     /// Bytes that were read.
@@ -191,7 +216,17 @@ impl Driver {
     fn perform(&mut self) -> Result<bool> {
         while let Some(effect) = self.engine.poll_effect() {
             match effect {
-                Effect::Spawn { attempt, spec, context, engine } => self.spawn(Order { attempt, spec, context, engine })?,
+                Effect::Spawn {
+                    attempt,
+                    spec,
+                    context,
+                    engine,
+                } => self.spawn(Order {
+                    attempt,
+                    spec,
+                    context,
+                    engine,
+                })?,
                 Effect::SpawnAgain { .. } => {
                     if let Some(order) = self.unstarted.take() {
                         self.spawn(order)?;
@@ -210,7 +245,8 @@ impl Driver {
                 }
                 Effect::Probe => {
                     let others = self.processes.as_mut().is_some_and(Processes::others_alive);
-                    self.engine.handle(Event::Probed { others }, BootInstant::now());
+                    self.engine
+                        .handle(Event::Probed { others }, BootInstant::now());
                 }
                 Effect::Sweep { discard_output } => self.sweep(discard_output)?,
                 Effect::Send(message) => {
@@ -218,7 +254,11 @@ impl Driver {
                         && outcome.written.is_known()
                     {
                         let data = codec::encode_body(&outcome.written).map_err(Error::other)?;
-                        self.send(&FromEngine::Shown { request: COUNTS, stream: Stream::Out, data })?;
+                        self.send(&FromEngine::Shown {
+                            request: COUNTS,
+                            stream: Stream::Out,
+                            data,
+                        })?;
                     }
                     self.send(&message)?;
                     if matches!(message, FromEngine::Finished { .. }) {
@@ -249,11 +289,18 @@ impl Driver {
                 return Ok(());
             }
         };
-        self.quiet_until = now + if self.output.streaming { QUIET_WATCHED } else { QUIET };
+        self.quiet_until = now
+            + if self.output.streaming {
+                QUIET_WATCHED
+            } else {
+                QUIET
+            };
         self.short_until = Some(now + SHORT);
         self.oom_before = self.counters.recent_oom_kills(now);
         self.spawning = true;
-        self.orders.send((order, outputs)).map_err(|_| Error::other("the spawner thread is gone"))
+        self.orders
+            .send((order, outputs))
+            .map_err(|_| Error::other("the spawner thread is gone"))
     }
 
     fn sweep(&mut self, discard_output: bool) -> Result<()> {
@@ -294,7 +341,9 @@ impl Driver {
 
     /// Hands the keeper as many messages as its socket takes.
     fn tell_keeper(&mut self) {
-        let Some(keeper) = &self.keeper else { return self.to_keeper.clear() };
+        let Some(keeper) = &self.keeper else {
+            return self.to_keeper.clear();
+        };
         while let Some(message) = self.to_keeper.front() {
             match packet::send(keeper, message, None) {
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return,
@@ -306,7 +355,9 @@ impl Driver {
 
     /// Writes to the agent as much as its socket takes.
     fn flush(&mut self) -> Result<()> {
-        let Some(link) = &mut self.agent else { return Ok(()) };
+        let Some(link) = &mut self.agent else {
+            return Ok(());
+        };
         let mut written = 0;
         while written < link.outgoing.len() {
             let flags = rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT;
@@ -335,10 +386,17 @@ impl Driver {
         }
     }
 
-    /// Has the timer fire in time. It stays as it is when it fires too early: short jobs would set it twice each.
+    /// Has the timer fire in time. It stays as it is when it fires too early: short jobs would set
+    /// it twice each.
     fn arm(&mut self) -> Result<()> {
         let quiet_until = self.deaf.then_some(self.quiet_until);
-        let due = self.engine.poll_timeout().into_iter().chain(quiet_until).chain(self.short_until).min();
+        let due = self
+            .engine
+            .poll_timeout()
+            .into_iter()
+            .chain(quiet_until)
+            .chain(self.short_until)
+            .min();
         let Some(due) = due else { return Ok(()) };
         if self.armed.is_none_or(|armed| due < armed) {
             timer::arm(&self.timer, Some(due))?;
@@ -350,21 +408,38 @@ impl Driver {
     /// Waits for anything, and feeds it to the core.
     fn wait(&mut self) -> Result<()> {
         let reading = PollFlags::IN;
-        let mut fds =
-            vec![PollFd::new(&self.signals, reading), PollFd::new(&self.spawned, reading), PollFd::new(&self.timer, reading)];
+        let mut fds = vec![
+            PollFd::new(&self.signals, reading),
+            PollFd::new(&self.spawned, reading),
+            PollFd::new(&self.timer, reading),
+        ];
         let agent_at = self.agent.as_ref().map(|link| {
-            let writing = if link.outgoing.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+            let writing = if link.outgoing.is_empty() {
+                PollFlags::empty()
+            } else {
+                PollFlags::OUT
+            };
             fds.push(PollFd::new(&link.socket, reading | writing));
             fds.len() - 1
         });
         let keeper_at = self.keeper.as_ref().map(|keeper| {
-            let writing = if self.to_keeper.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+            let writing = if self.to_keeper.is_empty() {
+                PollFlags::empty()
+            } else {
+                PollFlags::OUT
+            };
             fds.push(PollFd::new(keeper, reading | writing));
             fds.len() - 1
         });
         let pipes_from = fds.len();
         if self.output.may_read() && !self.deaf {
-            fds.extend(self.output.pipes.iter().flatten().map(|pipe| PollFd::new(pipe, reading)));
+            fds.extend(
+                self.output
+                    .pipes
+                    .iter()
+                    .flatten()
+                    .map(|pipe| PollFd::new(pipe, reading)),
+            );
         }
         match poll(&mut fds, None) {
             Ok(_) => {}
@@ -372,7 +447,8 @@ impl Driver {
             Err(e) => return Err(e.into()),
         }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-        let keeper_says = keeper_at.is_some_and(|at| fds[at].revents() != PollFlags::OUT && ready[at]);
+        let keeper_says =
+            keeper_at.is_some_and(|at| fds[at].revents() != PollFlags::OUT && ready[at]);
         drop(fds);
         // Before anything that has happened because others have been asked to end, too.
         if ready[0] && take_signals(&self.signals) {
@@ -417,13 +493,20 @@ impl Driver {
 
     /// Takes the spawner's answer, if it is there. True if the first process has ended already.
     fn collect_spawned(&mut self) -> bool {
-        let Some((result, began)) = self.spawning.then(|| self.from_spawner.try_recv().ok()).flatten() else { return false };
+        let Some((result, began)) = self
+            .spawning
+            .then(|| self.from_spawner.try_recv().ok())
+            .flatten()
+        else {
+            return false;
+        };
         self.spawning = false;
         self.awaited.store(false, Ordering::SeqCst);
         match result {
             Ok(Started { pid, born }) => {
                 self.processes = Some(Processes::new(pid, born, began, self.oom_before));
-                self.engine.handle(Event::Spawned(Ok(())), BootInstant::now());
+                self.engine
+                    .handle(Event::Spawned(Ok(())), BootInstant::now());
             }
             Err((why, order)) => self.not_started(why, order),
         }
@@ -439,11 +522,14 @@ impl Driver {
     fn not_started(&mut self, why: NotStarted, order: Order) {
         self.output = Output::default();
         self.unstarted = matches!(why, NotStarted::Short(_)).then_some(order);
-        self.engine.handle(Event::Spawned(Err(why)), BootInstant::now());
+        self.engine
+            .handle(Event::Spawned(Err(why)), BootInstant::now());
     }
 
     fn on_children(&mut self) {
-        let Some(processes) = &mut self.processes else { return };
+        let Some(processes) = &mut self.processes else {
+            return;
+        };
         let event = match processes.look() {
             Changed::Nothing => return,
             Changed::First => Event::FirstEnded,
@@ -454,24 +540,36 @@ impl Driver {
         }
     }
 
-    /// Reads what the pipes hold, at most so many bytes of each: whoever writes faster than this reads would keep it for ever.
+    /// Reads what the pipes hold, at most so many bytes of each: whoever writes faster than this
+    /// reads would keep it for ever.
     fn drain(&mut self, turn: usize) -> Result<()> {
         let mut chunk = [MaybeUninit::uninit(); CHUNK];
         for (i, stream) in [Stream::Out, Stream::Err].into_iter().enumerate() {
             let mut taken = 0;
             while taken < turn && self.output.may_read() {
-                let Some(pipe) = &self.output.pipes[i] else { break };
-                let most = if self.output.streaming { CHUNK.min((OUTPUT_WINDOW - self.output.in_flight) as usize) } else { CHUNK };
+                let Some(pipe) = &self.output.pipes[i] else {
+                    break;
+                };
+                let most = if self.output.streaming {
+                    CHUNK.min((OUTPUT_WINDOW - self.output.in_flight) as usize)
+                } else {
+                    CHUNK
+                };
                 match rustix::io::read(pipe, &mut chunk[..most]) {
                     Ok(([], _)) => self.output.pipes[i] = None,
                     Ok((data, _)) => {
                         taken += data.len();
                         self.output.written = true;
-                        self.output.counts[i] = self.output.counts[i].map(|bytes| bytes + data.len() as u64);
+                        self.output.counts[i] =
+                            self.output.counts[i].map(|bytes| bytes + data.len() as u64);
                         if self.output.streaming {
                             self.output.in_flight += data.len() as u32;
                             if let Some(attempt) = self.attempt {
-                                self.send(&FromEngine::Output { attempt, stream, data: Bytes::copy_from_slice(data) })?;
+                                self.send(&FromEngine::Output {
+                                    attempt,
+                                    stream,
+                                    data: Bytes::copy_from_slice(data),
+                                })?;
                             }
                             continue;
                         }
@@ -491,7 +589,10 @@ impl Driver {
         if self.output.pipes.iter().all(Option::is_none)
             && let Some(held) = self.held.take()
         {
-            let held = Swept { written: self.output.written_so_far(), ..held };
+            let held = Swept {
+                written: self.output.written_so_far(),
+                ..held
+            };
             self.engine.handle(Event::Swept(held), BootInstant::now());
         }
         Ok(())
@@ -504,9 +605,23 @@ impl Driver {
         let here = self.attempt == Some(attempt) && self.output.tails.iter().any(Option::is_some);
         if here {
             for (tail, stream) in self.output.tails.iter().zip([Stream::Out, Stream::Err]) {
-                let Some(data) = tail.as_ref().map(Tail::to_bytes).filter(|data| !data.is_empty()) else { continue };
+                let Some(data) = tail
+                    .as_ref()
+                    .map(Tail::to_bytes)
+                    .filter(|data| !data.is_empty())
+                else {
+                    continue;
+                };
                 if let Some(link) = &mut self.agent {
-                    codec::encode_frame(&mut link.outgoing, &FromEngine::Shown { request, stream, data }).map_err(Error::other)?;
+                    codec::encode_frame(
+                        &mut link.outgoing,
+                        &FromEngine::Shown {
+                            request,
+                            stream,
+                            data,
+                        },
+                    )
+                    .map_err(Error::other)?;
                 }
             }
         }
@@ -520,8 +635,16 @@ impl Driver {
     /// Sends new output to those who follow it, unless the agent is behind with reading.
     fn show(&mut self, stream: Stream, data: &[u8]) -> Result<()> {
         for i in 0..self.followers.len() {
-            if self.agent.as_ref().is_some_and(|link| link.outgoing.len() < OUTPUT_WINDOW as usize) {
-                let shown = FromEngine::Shown { request: self.followers[i], stream, data: Bytes::copy_from_slice(data) };
+            if self
+                .agent
+                .as_ref()
+                .is_some_and(|link| link.outgoing.len() < OUTPUT_WINDOW as usize)
+            {
+                let shown = FromEngine::Shown {
+                    request: self.followers[i],
+                    stream,
+                    data: Bytes::copy_from_slice(data),
+                };
                 self.send(&shown)?;
             }
         }
@@ -529,7 +652,9 @@ impl Driver {
     }
 
     fn on_agent(&mut self) -> Result<()> {
-        let Some(link) = &mut self.agent else { return Ok(()) };
+        let Some(link) = &mut self.agent else {
+            return Ok(());
+        };
         let mut chunk = [MaybeUninit::uninit(); CHUNK];
         match rustix::net::recv(&link.socket, &mut chunk, rustix::net::RecvFlags::DONTWAIT) {
             Ok(((_, _), 0)) => {
@@ -558,7 +683,13 @@ impl Driver {
 
     fn on_message(&mut self, message: ToEngine) -> Result<()> {
         let event = match message {
-            ToEngine::Run { attempt, spec, context, engine, slots } => {
+            ToEngine::Run {
+                attempt,
+                spec,
+                context,
+                engine,
+                slots,
+            } => {
                 if let Some(context) = context {
                     self.context = Some(Arc::new(context));
                 }
@@ -567,8 +698,16 @@ impl Driver {
                     self.unlink();
                     return Ok(());
                 };
-                let spec = codec::decode_exact(&spec).map(Box::new).map_err(|e| format!("the job cannot be read: {e}"));
-                Event::Run { attempt, spec, context, engine, slots }
+                let spec = codec::decode_exact(&spec)
+                    .map(Box::new)
+                    .map_err(|e| format!("the job cannot be read: {e}"));
+                Event::Run {
+                    attempt,
+                    spec,
+                    context,
+                    engine,
+                    slots,
+                }
             }
             ToEngine::Cancel { attempt, stop } => Event::Cancel { attempt, stop },
             ToEngine::Acknowledge { attempts } => Event::Acknowledge { attempts },
@@ -584,7 +723,11 @@ impl Driver {
                 self.followers.retain(|follower| *follower != request);
                 return Ok(());
             }
-            ToEngine::Show { request, attempt, follow } => return self.begin_show(request, attempt, follow),
+            ToEngine::Show {
+                request,
+                attempt,
+                follow,
+            } => return self.begin_show(request, attempt, follow),
         };
         self.engine.handle(event, BootInstant::now());
         Ok(())
@@ -594,16 +737,27 @@ impl Driver {
         let Some(keeper) = &self.keeper else { return };
         match packet::receive::<KeeperToEngine>(keeper) {
             Ok(Some((KeeperToEngine::Link, Some(socket)))) => {
-                self.agent = Some(AgentLink { socket, incoming: BytesMut::new(), outgoing: Vec::new() });
+                self.agent = Some(AgentLink {
+                    socket,
+                    incoming: BytesMut::new(),
+                    outgoing: Vec::new(),
+                });
                 self.output.in_flight = 0;
                 let data = mezcal_common::VERSION.into();
                 // It fits a frame, which is all that can fail.
-                let _ = self.send(&FromEngine::Shown { request: PROGRAM, stream: Stream::Out, data });
+                let _ = self.send(&FromEngine::Shown {
+                    request: PROGRAM,
+                    stream: Stream::Out,
+                    data,
+                });
                 self.engine.handle(Event::Linked, BootInstant::now());
             }
-            Ok(Some((KeeperToEngine::Link, None))) => tracing::error!("a link without a descriptor"),
+            Ok(Some((KeeperToEngine::Link, None))) => {
+                tracing::error!("a link without a descriptor")
+            }
             Ok(None) | Err(_) => {
-                // A closed socket stays readable: look away from it while the attempt is being killed.
+                // A closed socket stays readable: look away from it while the attempt is being
+                // killed.
                 self.keeper = None;
                 self.engine.handle(Event::Quit, BootInstant::now());
             }
@@ -613,8 +767,19 @@ impl Driver {
 
 impl Output {
     /// Makes the pipes of an attempt, if it has any: where its output goes.
-    fn begin(&mut self, Order { attempt, spec, context, .. }: &Order) -> std::result::Result<[OutputTo; 2], NotStarted> {
-        *self = Self { streaming: context.capture == Capture::Stream, ..Self::default() };
+    fn begin(
+        &mut self,
+        Order {
+            attempt,
+            spec,
+            context,
+            ..
+        }: &Order,
+    ) -> std::result::Result<[OutputTo; 2], NotStarted> {
+        *self = Self {
+            streaming: context.capture == Capture::Stream,
+            ..Self::default()
+        };
         let mut to = |i: usize, file: Option<OutputFile>| match file {
             Some(file) => Ok::<_, NotStarted>(OutputTo::File(file)),
             None => {
@@ -625,7 +790,10 @@ impl Output {
                 Ok(OutputTo::Pipe(write))
             }
         };
-        Ok([to(0, paths::out(spec, *attempt, context))?, to(1, paths::err(spec, *attempt, context))?])
+        Ok([
+            to(0, paths::out(spec, *attempt, context))?,
+            to(1, paths::err(spec, *attempt, context))?,
+        ])
     }
 
     fn may_read(&self) -> bool {
@@ -644,7 +812,8 @@ impl Output {
     }
 }
 
-/// The spawner thread: opens, spawns, answers. It wakes the other one only if that waits for the answer.
+/// The spawner thread: opens, spawns, answers. It wakes the other one only if that waits for the
+/// answer.
 fn spawner(
     around: &mut Surroundings,
     orders: &mpsc::Receiver<SpawnOrder>,
@@ -655,7 +824,8 @@ fn spawner(
     while let Ok((order, outputs)) = orders.recv() {
         let began = (WallTime::now(), BootInstant::now());
         let result = spawn::start(around, &order, &outputs).map_err(|why| (why, order));
-        // The write ends with it: once the job is dead and this thread has answered, a pipe comes to its end.
+        // The write ends with it: once the job is dead and this thread has answered, a pipe comes
+        // to its end.
         drop(outputs);
         let failed = result.is_err();
         if answers.send((result, began)).is_err() {
@@ -668,43 +838,72 @@ fn spawner(
     }
 }
 
-/// Marks every descriptor but 0, 1 and 2 close-on-exec: whoever started us may have left some open, and jobs must not get them.
+/// Marks every descriptor but 0, 1 and 2 close-on-exec: whoever started us may have left some open,
+/// and jobs must not get them.
 pub(crate) fn seal_descriptors() {
     // SAFETY: close_range(2) with this flag closes nothing.
-    let sealed = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) } == 0;
+    let sealed = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    } == 0;
     if sealed {
         return;
     }
     // Before Linux 5.11: one by one.
-    for fd in std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
-        if let Some(fd) = fd.file_name().to_str().and_then(|name| name.parse::<i32>().ok()).filter(|fd| *fd > 2) {
+    for fd in std::fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        if let Some(fd) = fd
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+            .filter(|fd| *fd > 2)
+        {
             // SAFETY: fcntl(2) on a number that may have been closed meanwhile fails harmlessly.
             unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
         }
     }
 }
 
-/// Moves descriptor 0, which is a socket, to a close-on-exec descriptor and puts `/dev/null` in its place.
+/// Moves descriptor 0, which is a socket, to a close-on-exec descriptor and puts `/dev/null` in its
+/// place.
 pub(crate) fn take_stdin() -> Result<OwnedFd> {
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
-    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    let null = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     Ok(socket)
 }
 
-/// Takes what is pending of SIGCHLD and SIGTERM; whether the latter was. Each is pending at most once (signal(7)).
+/// Takes what is pending of SIGCHLD and SIGTERM; whether the latter was. Each is pending at most
+/// once (signal(7)).
 pub(crate) fn take_signals(signals: &OwnedFd) -> bool {
     const ONE: usize = size_of::<libc::signalfd_siginfo>();
     let mut taken = [0; 2 * ONE];
     let size = rustix::io::read(signals, &mut taken).unwrap_or(0);
     // Its number comes first (signalfd(2)).
-    let number = |info: &[u8]| info.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes) as i32);
-    taken[..size].chunks(ONE).any(|info| number(info) == Some(libc::SIGTERM))
+    let number = |info: &[u8]| {
+        info.first_chunk()
+            .map(|bytes| u32::from_ne_bytes(*bytes) as i32)
+    };
+    taken[..size]
+        .chunks(ONE)
+        .any(|info| number(info) == Some(libc::SIGTERM))
 }
 
-/// A signalfd(2) for SIGCHLD and SIGTERM, which are blocked in this thread and those it starts; children get an empty mask at their spawn.
+/// A signalfd(2) for SIGCHLD and SIGTERM, which are blocked in this thread and those it starts;
+/// children get an empty mask at their spawn.
 pub(crate) fn signals() -> Result<OwnedFd> {
-    // SAFETY: the set is initialised by sigemptyset before use; the returned descriptor is ours alone.
+    // SAFETY: the set is initialised by sigemptyset before use; the returned descriptor is ours
+    // alone.
     unsafe {
         let mut set = std::mem::MaybeUninit::uninit();
         libc::sigemptyset(set.as_mut_ptr());

@@ -1,7 +1,7 @@
 //! The processes of one attempt, as the kernel shows them to their subreaper.
 //!
-//! Signals go to the first process's group while that process is unreaped, and to own unreaped children: never to a
-//! number that the kernel could have given to somebody else.
+//! Signals go to the first process's group while that process is unreaped, and to own unreaped
+//! children: never to a number that the kernel could have given to somebody else.
 
 use super::{Exit, OutOfMemory, Swept};
 use crate::kernel::cgroup::Leaf;
@@ -15,16 +15,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Look, do not wait, do not reap.
-const PEEK: WaitIdOptions = WaitIdOptions::EXITED.union(WaitIdOptions::NOHANG).union(WaitIdOptions::NOWAIT);
-/// Passes of one sweep that follow each other at once, as long as each finds something dead: what keeps forking is outrun sooner
-/// than by waiting between them.
+const PEEK: WaitIdOptions = WaitIdOptions::EXITED
+    .union(WaitIdOptions::NOHANG)
+    .union(WaitIdOptions::NOWAIT);
+/// Passes of one sweep that follow each other at once, as long as each finds something dead: what
+/// keeps forking is outrun sooner than by waiting between them.
 const PASSES: u32 = 32;
 
 /// What survives KILL for this long is named, the first few of it.
 const NAMED_AFTER: Duration = Duration::from_secs(5);
 const NAMED: usize = 8;
 
-/// The count of out-of-memory kills is read again after this long: the kernel writes two hundred lines for it.
+/// The count of out-of-memory kills is read again after this long: the kernel writes two hundred
+/// lines for it.
 const OOM_KILLS_RECENT: Duration = Duration::from_millis(250);
 
 /// The first process of an attempt and whatever else there is below this one.
@@ -73,17 +76,27 @@ impl HostCounters {
             rustix::fs::open(path, flags, rustix::fs::Mode::empty()).ok()
         };
         Self {
-            vmstat: if groups_count_memory { None } else { open("/proc/vmstat") },
+            vmstat: if groups_count_memory {
+                None
+            } else {
+                open("/proc/vmstat")
+            },
             oom_kills: Cell::new(None),
             status: open("/proc/self/status"),
             peak: Cell::new((-1, u64::MAX)),
         }
     }
 
-    /// Processes that the kernel had killed for want of memory by `now` or shortly before, since boot.
+    /// Processes that the kernel had killed for want of memory by `now` or shortly before, since
+    /// boot.
     pub(super) fn recent_oom_kills(&self, now: BootInstant) -> Option<u64> {
-        let recent = self.oom_kills.get().filter(|(read, _)| now.since(*read) < OOM_KILLS_RECENT);
-        recent.map(|(_, kills)| kills).or_else(|| self.oom_kills(now))
+        let recent = self
+            .oom_kills
+            .get()
+            .filter(|(read, _)| now.since(*read) < OOM_KILLS_RECENT);
+        recent
+            .map(|(_, kills)| kills)
+            .or_else(|| self.oom_kills(now))
     }
 
     /// The same, as of now (`oom_kill` of /proc/vmstat, Linux 4.13).
@@ -93,17 +106,23 @@ impl HostCounters {
         kills
     }
 
-    /// This process's own memory peak, in bytes (`VmHWM`, proc(5)). Memory grows by page faults: without new ones it is as it was.
+    /// This process's own memory peak, in bytes (`VmHWM`, proc(5)). Memory grows by page faults:
+    /// without new ones it is as it was.
     fn own_peak(&self) -> u64 {
         let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-        // SAFETY: the pointer is valid for writing; rusage is plain data, and zeroed is one of its values.
+        // SAFETY: the pointer is valid for writing; rusage is plain data, and zeroed is one of its
+        // values.
         let faults = unsafe {
             libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
             usage.assume_init().ru_minflt
         };
         if self.peak.get().0 != faults {
-            let peak = self.status.as_ref().and_then(|file| number_after(file, "VmHWM:"));
-            self.peak.set((faults, peak.map_or(u64::MAX, |kib| kib * 1024)));
+            let peak = self
+                .status
+                .as_ref()
+                .and_then(|file| number_after(file, "VmHWM:"));
+            self.peak
+                .set((faults, peak.map_or(u64::MAX, |kib| kib * 1024)));
         }
         self.peak.get().1
     }
@@ -119,7 +138,11 @@ fn number_after(file: &OwnedFd, key: &str) -> Option<u64> {
         if text.is_empty() {
             return None;
         }
-        if let Some(rest) = std::str::from_utf8(text).ok()?.lines().find_map(|line| line.strip_prefix(key)) {
+        if let Some(rest) = std::str::from_utf8(text)
+            .ok()?
+            .lines()
+            .find_map(|line| line.strip_prefix(key))
+        {
             return rest.split_ascii_whitespace().next()?.parse().ok();
         }
         offset += text.len() as u64;
@@ -135,7 +158,12 @@ pub(super) enum Changed {
 }
 
 impl Processes {
-    pub(super) fn new(pid: i32, born: Option<Born>, started: (WallTime, BootInstant), oom_before: Option<u64>) -> Self {
+    pub(super) fn new(
+        pid: i32,
+        born: Option<Born>,
+        started: (WallTime, BootInstant),
+        oom_before: Option<u64>,
+    ) -> Self {
         let (leaf, cpu_before) = born.map_or((None, None), |(leaf, cpu)| (Some(leaf), cpu));
         Self {
             first: Pid::from_raw(pid),
@@ -156,27 +184,41 @@ impl Processes {
 
     /// Whether the first process has ended since the last look. It stays unreaped.
     pub(super) fn first_ended(&mut self) -> bool {
-        let Some(first) = self.first.filter(|_| self.ended.is_none()) else { return false };
-        let ended = matches!(rustix::process::waitid(WaitId::Pid(first), PEEK), Ok(Some(_)));
+        let Some(first) = self.first.filter(|_| self.ended.is_none()) else {
+            return false;
+        };
+        let ended = matches!(
+            rustix::process::waitid(WaitId::Pid(first), PEEK),
+            Ok(Some(_))
+        );
         if ended {
             self.ended = Some((WallTime::now(), BootInstant::now()));
         }
         ended
     }
 
-    /// Looks what SIGCHLD was about. Orphans that ended are reaped; the first process is only looked at.
+    /// Looks what SIGCHLD was about. Orphans that ended are reaped; the first process is only
+    /// looked at.
     pub(super) fn look(&mut self) -> Changed {
         if self.first_ended() {
             return Changed::First;
         }
-        let Some(first) = self.first else { return Changed::Others };
+        let Some(first) = self.first else {
+            return Changed::Others;
+        };
         // Others that ended are orphans; reaping must not take the first one by accident.
         for pid in proc::own_children().unwrap_or_default() {
-            if pid != first.as_raw_nonzero().get() && proc::state_and_parent(pid).is_some_and(|(state, _)| state == 'Z') {
+            if pid != first.as_raw_nonzero().get()
+                && proc::state_and_parent(pid).is_some_and(|(state, _)| state == 'Z')
+            {
                 self.reap(pid);
             }
         }
-        if self.ended.is_some() { Changed::Others } else { Changed::Nothing }
+        if self.ended.is_some() {
+            Changed::Others
+        } else {
+            Changed::Nothing
+        }
     }
 
     /// `signal` and CONT to the group, if its leader is still unreaped.
@@ -189,10 +231,14 @@ impl Processes {
         }
     }
 
-    /// Whether any process but the first is alive. If not, and the first has ended, that is when the attempt did.
+    /// Whether any process but the first is alive. If not, and the first has ended, that is when
+    /// the attempt did.
     pub(super) fn others_alive(&mut self) -> bool {
         let first = self.first.map(|p| p.as_raw_nonzero().get());
-        let is_alive = |pid: &i32| Some(*pid) != first && proc::state_and_parent(*pid).is_some_and(|(state, _)| state != 'Z');
+        let is_alive = |pid: &i32| {
+            Some(*pid) != first
+                && proc::state_and_parent(*pid).is_some_and(|(state, _)| state != 'Z')
+        };
         let mut seen = proc::own_children().unwrap_or_default();
         let alive = loop {
             if seen.iter().any(is_alive) {
@@ -211,8 +257,9 @@ impl Processes {
         alive
     }
 
-    /// KILL to the control group and the process group, reap, KILL to all other children and their groups, reap again. Killing a
-    /// process hands its children to us, so passes are repeated until one finds no child at all, or nothing newly dead.
+    /// KILL to the control group and the process group, reap, KILL to all other children and their
+    /// groups, reap again. Killing a process hands its children to us, so passes are repeated until
+    /// one finds no child at all, or nothing newly dead.
     pub(super) fn sweep(&mut self, host: &HostCounters) -> Swept {
         let mut exit = None;
         if let Some(first) = self.first {
@@ -263,7 +310,11 @@ impl Processes {
 
     /// Who does not die, once it has had its time.
     fn names(&self, alive: u32) -> String {
-        if alive == 0 || self.killing.is_none_or(|since| BootInstant::now().since(since) < NAMED_AFTER) {
+        if alive == 0
+            || self
+                .killing
+                .is_none_or(|since| BootInstant::now().since(since) < NAMED_AFTER)
+        {
             return String::new();
         }
         let children = proc::own_children().unwrap_or_default();
@@ -272,33 +323,53 @@ impl Processes {
             let state = proc::state_and_parent(*pid).map_or('?', |(state, _)| state);
             format!("{pid} ({}, {state})", comm.trim_end())
         };
-        children.iter().take(NAMED).map(name).collect::<Vec<_>>().join(", ")
+        children
+            .iter()
+            .take(NAMED)
+            .map(name)
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     /// KILL to each child and the group that it is in: how many there are, zombies included.
     fn kill_children(&self) -> u32 {
         let children = proc::own_children().unwrap_or_default();
-        children.iter().filter_map(|pid| Pid::from_raw(*pid)).for_each(kill_with_group);
+        children
+            .iter()
+            .filter_map(|pid| Pid::from_raw(*pid))
+            .for_each(kill_with_group);
         (children.len() as u32).max(1)
     }
 
     fn reap_first(&mut self, host: &HostCounters) -> Option<Exit> {
-        let Waited::Ended { status, usage, .. } = wait4(self.first?.as_raw_nonzero().get()) else { return None };
+        let Waited::Ended { status, usage, .. } = wait4(self.first?.as_raw_nonzero().get()) else {
+            return None;
+        };
         self.first = None;
         if self.first_killed {
             self.count(status);
         } else {
             self.killed_from_elsewhere = status == WaitStatus::Signaled(Signal::KILL.as_raw());
         }
-        // execve(2) has passed our own memory peak on to it (ru_maxrss, getrusage(2)): what is not above that says nothing of the job.
+        // execve(2) has passed our own memory peak on to it (ru_maxrss, getrusage(2)): what is not
+        // above that says nothing of the job.
         self.own_peak = host.own_peak();
         self.add(usage);
-        let ended = *self.ended.get_or_insert_with(|| (WallTime::now(), BootInstant::now()));
-        Some(Exit { status, span: self.span(ended) })
+        let ended = *self
+            .ended
+            .get_or_insert_with(|| (WallTime::now(), BootInstant::now()));
+        Some(Exit {
+            status,
+            span: self.span(ended),
+        })
     }
 
     fn span(&self, (completed, end): (WallTime, BootInstant)) -> Span {
-        Span { started: self.started.0, completed, elapsed: end.since(self.started.1) }
+        Span {
+            started: self.started.0,
+            completed,
+            elapsed: end.since(self.started.1),
+        }
     }
 
     /// Reaps what has ended, once the first process has been. True if no child is left at all.
@@ -336,7 +407,8 @@ impl Processes {
         self.usage.max_rss = self.usage.max_rss.max(usage.max_rss);
     }
 
-    /// Takes what the control group knows better: processes that nobody waited for count there, too.
+    /// Takes what the control group knows better: processes that nobody waited for count there,
+    /// too.
     fn account(&mut self) {
         let Some(leaf) = &self.leaf else { return };
         if let (Some((user, system)), Some(before)) = (leaf.cpu(), self.cpu_before) {
@@ -353,7 +425,9 @@ impl Processes {
             Some(0) => OutOfMemory::No,
             Some(1..) => OutOfMemory::Killed,
             None if self.killed_from_elsewhere
-                && self.oom_before.is_some_and(|before| host.oom_kills(BootInstant::now()) > Some(before)) =>
+                && self
+                    .oom_before
+                    .is_some_and(|before| host.oom_kills(BootInstant::now()) > Some(before)) =>
             {
                 OutOfMemory::OnThisHost
             }
@@ -362,22 +436,28 @@ impl Processes {
     }
 }
 
-/// KILL to an unreaped child and to the group that it is in. As long as it is unreaped its number is its own, and so is its group's; and since
-/// each attempt has a session of its own, all of that group is of its attempt.
+/// KILL to an unreaped child and to the group that it is in. As long as it is unreaped its number
+/// is its own, and so is its group's; and since each attempt has a session of its own, all of that
+/// group is of its attempt.
 pub(crate) fn kill_with_group(child: Pid) {
     if let Ok(group) = rustix::process::getpgid(Some(child))
         && group != rustix::process::getpgrp()
     {
         let _ = rustix::process::kill_process_group(group, Signal::KILL);
     }
-    // Of one that has ended meanwhile only the zombie is left, which does not mind; EPERM leaves it alive, which the sweep sees.
+    // Of one that has ended meanwhile only the zombie is left, which does not mind; EPERM leaves it
+    // alive, which the sweep sees.
     let _ = rustix::process::kill_process(child, Signal::KILL);
 }
 
 /// What wait4(2) says without waiting.
 pub(crate) enum Waited {
     /// This child has ended and is reaped.
-    Ended { pid: i32, status: WaitStatus, usage: Usage },
+    Ended {
+        pid: i32,
+        status: WaitStatus,
+        usage: Usage,
+    },
     /// This child has been stopped by a signal.
     Stopped { pid: i32 },
     /// There are such children, all alive.
@@ -403,7 +483,8 @@ pub(super) fn wait4_blocking(pid: i32) {
 
 fn wait_with(pid: i32, options: libc::c_int) -> Waited {
     let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
-    // SAFETY: both pointers are valid for writing; rusage is plain data, and zeroed is one of its values.
+    // SAFETY: both pointers are valid for writing; rusage is plain data, and zeroed is one of its
+    // values.
     let (got, usage) = unsafe {
         let got = libc::wait4(pid, &mut status, options, usage.as_mut_ptr());
         (got, usage.assume_init())
@@ -428,5 +509,9 @@ fn wait_with(pid: i32, options: libc::c_int) -> Waited {
         max_rss: Some(usage.ru_maxrss as u64 * 1024),
         ..Usage::default()
     };
-    Waited::Ended { pid: got, status, usage }
+    Waited::Ended {
+        pid: got,
+        status,
+        usage,
+    }
 }

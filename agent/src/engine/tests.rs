@@ -12,20 +12,38 @@ struct Script {
 }
 
 fn attempt(job: u32) -> AttemptId {
-    AttemptId { epoch: Epoch(1), key: JobKey { batch: BatchSerial(1), job: JobNumber(job) }, attempt: 1 }
+    AttemptId {
+        epoch: Epoch(1),
+        key: JobKey {
+            batch: BatchSerial(1),
+            job: JobNumber(job),
+        },
+        attempt: 1,
+    }
 }
 
 fn exit(status: WaitStatus) -> Option<Exit> {
-    let span = Span { started: WallTime(0), completed: WallTime(5), elapsed: Duration::from_micros(5) };
+    let span = Span {
+        started: WallTime(0),
+        completed: WallTime(5),
+        elapsed: Duration::from_micros(5),
+    };
     Some(Exit { status, span })
 }
 
 fn gone(status: WaitStatus, killed: u32) -> Event {
-    Event::Swept(Swept { exit: exit(status), killed, ..Swept::default() })
+    Event::Swept(Swept {
+        exit: exit(status),
+        killed,
+        ..Swept::default()
+    })
 }
 
 fn still(alive: u32) -> Event {
-    Event::Swept(Swept { alive, ..Swept::default() })
+    Event::Swept(Swept {
+        alive,
+        ..Swept::default()
+    })
 }
 
 fn script() -> Script {
@@ -45,26 +63,47 @@ impl Script {
     }
 
     fn run(&mut self, job: u32, timeout: Option<u64>) -> String {
-        let spec = JobSpec { timeout: timeout.map(Duration::from_secs), ..JobSpec::new(Command::Shell("true".into())) };
+        let spec = JobSpec {
+            timeout: timeout.map(Duration::from_secs),
+            ..JobSpec::new(Command::Shell("true".into()))
+        };
         let context = BatchContext::new(BatchId(uuid_nil()), "/".into(), 0o22);
         let context = Arc::new(context);
-        self.event(Event::Run { attempt: attempt(job), spec: Ok(Box::new(spec)), context, engine: EngineId(0), slots: 1 })
+        self.event(Event::Run {
+            attempt: attempt(job),
+            spec: Ok(Box::new(spec)),
+            context,
+            engine: EngineId(0),
+            slots: 1,
+        })
     }
 
     fn pass(&mut self, time: Duration) -> String {
         self.now = self.now + time;
         if self.engine.poll_timeout().is_some_and(|at| at <= self.now) {
             self.engine.handle_timeout(self.now);
-            assert!(self.engine.poll_timeout().is_none_or(|at| at > self.now), "a deadline that stays in the past spins");
+            assert!(
+                self.engine.poll_timeout().is_none_or(|at| at > self.now),
+                "a deadline that stays in the past spins"
+            );
         }
         self.trace()
     }
 
     fn said(&self, message: &EngineToKeeper) -> String {
         match message {
-            EngineToKeeper::Watch { attempt, until, ended, killing } => {
+            EngineToKeeper::Watch {
+                attempt,
+                until,
+                ended,
+                killing,
+            } => {
                 let until = until.map_or("good".into(), |at| format!("{:?}", at.since(self.now)));
-                format!("has {attempt} for {until} as {}{}", ended.as_str(), if *killing { ", killing" } else { "" })
+                format!(
+                    "has {attempt} for {until} as {}{}",
+                    ended.as_str(),
+                    if *killing { ", killing" } else { "" }
+                )
             }
             EngineToKeeper::Over { attempt } => format!("has not {attempt}"),
         }
@@ -128,7 +167,14 @@ fn leftovers_are_swept_until_none_is_left() {
     s.run(1, None);
     s.event(Event::Spawned(Ok(())));
     s.event(Event::FirstEnded);
-    assert_eq!(s.event(Event::Swept(Swept { exit: exit(WaitStatus::Exited(0)), alive: 2, ..Swept::default() })), "");
+    assert_eq!(
+        s.event(Event::Swept(Swept {
+            exit: exit(WaitStatus::Exited(0)),
+            alive: 2,
+            ..Swept::default()
+        })),
+        ""
+    );
     insta::assert_snapshot!(s.event(Event::OtherChanged), @"sweep");
     assert_eq!(s.event(still(1)), "");
     insta::assert_snapshot!(s.pass(SECOND), @"sweep");
@@ -151,9 +197,16 @@ fn grace_ends_as_soon_as_nothing_is_left() {
     let mut s = script();
     s.run(1, None);
     s.event(Event::Spawned(Ok(())));
-    s.event(Event::Cancel { attempt: attempt(1), stop: Stop::after(2 * SECOND) });
+    s.event(Event::Cancel {
+        attempt: attempt(1),
+        stop: Stop::after(2 * SECOND),
+    });
     insta::assert_snapshot!(s.event(Event::FirstEnded), @"probe");
-    assert_eq!(s.event(Event::Probed { others: true }), "", "a child in another session still has its grace");
+    assert_eq!(
+        s.event(Event::Probed { others: true }),
+        "",
+        "a child in another session still has its grace"
+    );
     insta::assert_snapshot!(s.event(Event::OtherChanged), @"probe");
     insta::assert_snapshot!(s.event(Event::Probed { others: false }), @"sweep, discarding output");
     insta::assert_snapshot!(s.event(gone(WaitStatus::Signaled(15), 0)), @"finished 1.1 cancelled, code -15, killed 0, survivors 0");
@@ -164,8 +217,17 @@ fn a_second_cancel_without_grace_kills_at_once() {
     let mut s = script();
     s.run(1, None);
     s.event(Event::Spawned(Ok(())));
-    s.event(Event::Cancel { attempt: attempt(1), stop: Stop::after(10 * SECOND) });
-    assert_eq!(s.event(Event::Cancel { attempt: attempt(1), stop: Stop::NOW }), "");
+    s.event(Event::Cancel {
+        attempt: attempt(1),
+        stop: Stop::after(10 * SECOND),
+    });
+    assert_eq!(
+        s.event(Event::Cancel {
+            attempt: attempt(1),
+            stop: Stop::NOW
+        }),
+        ""
+    );
     insta::assert_snapshot!(s.pass(Duration::ZERO), @"sweep, discarding output");
 }
 
@@ -173,11 +235,21 @@ fn a_second_cancel_without_grace_kills_at_once() {
 fn a_cancel_during_the_spawn_is_carried_out_when_there_is_something_to_kill() {
     let mut s = script();
     s.run(1, None);
-    assert_eq!(s.event(Event::Cancel { attempt: attempt(1), stop: Stop::NOW }), "", "no proof of death while a spawn is in flight");
+    assert_eq!(
+        s.event(Event::Cancel {
+            attempt: attempt(1),
+            stop: Stop::NOW
+        }),
+        "",
+        "no proof of death while a spawn is in flight"
+    );
     insta::assert_snapshot!(s.event(Event::Spawned(Ok(()))), @"sweep, discarding output");
     insta::assert_snapshot!(s.event(gone(WaitStatus::Signaled(9), 1)), @"finished 1.1 cancelled, code -9, killed 1, survivors 0");
     s.run(2, None);
-    s.event(Event::Cancel { attempt: attempt(2), stop: Stop::NOW });
+    s.event(Event::Cancel {
+        attempt: attempt(2),
+        stop: Stop::NOW,
+    });
     insta::assert_snapshot!(s.event(Event::Spawned(Err(NotStarted::Job("no such directory".into())))), @"finished 2.1 cancelled, code none, killed 0, survivors 0");
 }
 
@@ -186,7 +258,13 @@ fn a_cancel_of_another_attempt_touches_nothing() {
     let mut s = script();
     s.run(1, None);
     s.event(Event::Spawned(Ok(())));
-    assert_eq!(s.event(Event::Cancel { attempt: attempt(9), stop: Stop::NOW }), "");
+    assert_eq!(
+        s.event(Event::Cancel {
+            attempt: attempt(9),
+            stop: Stop::NOW
+        }),
+        ""
+    );
 }
 
 #[test]
@@ -206,12 +284,20 @@ fn the_end_of_the_lease_kills_without_grace_and_outcomes_wait_for_a_link() {
     let mut s = script();
     s.run(1, None);
     s.event(Event::Spawned(Ok(())));
-    s.event(Event::Lease { until: Some(s.now + 10 * SECOND) });
-    assert_eq!(s.event(Event::Unlinked), "", "a lost agent alone kills nothing");
+    s.event(Event::Lease {
+        until: Some(s.now + 10 * SECOND),
+    });
+    assert_eq!(
+        s.event(Event::Unlinked),
+        "",
+        "a lost agent alone kills nothing"
+    );
     insta::assert_snapshot!(s.pass(10 * SECOND), @"sweep, discarding output");
     assert_eq!(s.event(gone(WaitStatus::Signaled(9), 1)), "");
     insta::assert_snapshot!(s.event(Event::Linked), @"finished 1.1 lost, code -9, killed 1, survivors 0; ready, running none");
-    s.event(Event::Acknowledge { attempts: vec![attempt(1)] });
+    s.event(Event::Acknowledge {
+        attempts: vec![attempt(1)],
+    });
     assert_eq!(s.event(Event::Linked), "ready, running none");
 }
 
@@ -220,7 +306,10 @@ fn what_does_not_die_is_called_unkillable_and_holds_the_slot() {
     let mut s = script();
     s.run(1, None);
     s.event(Event::Spawned(Ok(())));
-    s.event(Event::Cancel { attempt: attempt(1), stop: Stop::NOW });
+    s.event(Event::Cancel {
+        attempt: attempt(1),
+        stop: Stop::NOW,
+    });
     s.event(still(1));
     insta::assert_snapshot!(s.pass(UNKILLABLE_AFTER), @"sweep, discarding output");
     insta::assert_snapshot!(s.event(still(1)), @"finished 1.1 unkillable, code none, killed 0, survivors 1");
@@ -274,14 +363,24 @@ fn the_keeper_hears_of_what_lasts_and_of_every_kill() {
     s.event(Event::Spawned(Ok(())));
     s.event(Event::Lasts);
     assert_eq!(s.keeper_heard(), "has 2.1 for 62s as timeout");
-    s.event(Event::Cancel { attempt: attempt(2), stop: Stop::after(2 * SECOND) });
+    s.event(Event::Cancel {
+        attempt: attempt(2),
+        stop: Stop::after(2 * SECOND),
+    });
     assert_eq!(s.keeper_heard(), "has 2.1 for 2s as cancelled, killing");
     s.pass(2 * SECOND);
     assert_eq!(s.keeper_heard(), "has 2.1 for 10s as cancelled, killing");
     s.event(gone(WaitStatus::Signaled(9), 1));
     assert_eq!(s.keeper_heard(), "has not 2.1");
-    s.event(Event::Cancel { attempt: attempt(2), stop: Stop::NOW });
-    assert_eq!(s.keeper_heard(), "has not 2.1", "a cancel that comes too late is answered");
+    s.event(Event::Cancel {
+        attempt: attempt(2),
+        stop: Stop::NOW,
+    });
+    assert_eq!(
+        s.keeper_heard(),
+        "has not 2.1",
+        "a cancel that comes too late is answered"
+    );
 }
 
 #[test]
@@ -292,7 +391,10 @@ fn a_spawn_that_hangs_is_left_to_the_keeper_when_its_time_is_over() {
     assert_eq!(s.keeper_heard(), "has 1.1 for 7s as timeout");
     assert_eq!(s.pass(5 * SECOND), "", "there is nothing to kill yet");
     assert_eq!(s.keeper_heard(), "has 1.1 for 2s as timeout, killing");
-    s.event(Event::Cancel { attempt: attempt(1), stop: Stop::NOW });
+    s.event(Event::Cancel {
+        attempt: attempt(1),
+        stop: Stop::NOW,
+    });
     assert_eq!(s.keeper_heard(), "has 1.1 for 0ns as timeout, killing");
     insta::assert_snapshot!(s.event(Event::Spawned(Err(NotStarted::Job("stale handle".into())))), @"finished 1.1 timeout, code none, killed 0, survivors 0");
 }
@@ -300,9 +402,18 @@ fn a_spawn_that_hangs_is_left_to_the_keeper_when_its_time_is_over() {
 #[test]
 fn leftovers_are_waited_for_where_that_is_asked_for() {
     let mut s = script();
-    let spec = JobSpec { leftover: Some(Leftover::Wait), ..JobSpec::new(Command::Shell("sleep 1 &".into())) };
+    let spec = JobSpec {
+        leftover: Some(Leftover::Wait),
+        ..JobSpec::new(Command::Shell("sleep 1 &".into()))
+    };
     let context = Arc::new(BatchContext::new(BatchId(uuid_nil()), "/".into(), 0o22));
-    s.event(Event::Run { attempt: attempt(1), spec: Ok(Box::new(spec)), context, engine: EngineId(0), slots: 1 });
+    s.event(Event::Run {
+        attempt: attempt(1),
+        spec: Ok(Box::new(spec)),
+        context,
+        engine: EngineId(0),
+        slots: 1,
+    });
     s.event(Event::Spawned(Ok(())));
     assert_eq!(s.event(Event::FirstEnded), "probe");
     assert_eq!(s.event(Event::Probed { others: true }), "");
@@ -313,21 +424,47 @@ fn leftovers_are_waited_for_where_that_is_asked_for() {
 
 #[test]
 fn what_is_killed_has_run_until_all_of_it_is_dead() {
-    let span = |seconds| Span { started: WallTime(0), completed: WallTime(0), elapsed: seconds * SECOND };
+    let span = |seconds| Span {
+        started: WallTime(0),
+        completed: WallTime(0),
+        elapsed: seconds * SECOND,
+    };
     let mut s = script();
     let mut end = |job: u32, leftover, kill: bool| {
-        let spec = JobSpec { leftover: Some(leftover), ..JobSpec::new(Command::Shell("sleep 9 & echo".into())) };
+        let spec = JobSpec {
+            leftover: Some(leftover),
+            ..JobSpec::new(Command::Shell("sleep 9 & echo".into()))
+        };
         let context = Arc::new(BatchContext::new(BatchId(uuid_nil()), "/".into(), 0o22));
-        s.event(Event::Run { attempt: attempt(job), spec: Ok(Box::new(spec)), context, engine: EngineId(0), slots: 1 });
+        s.event(Event::Run {
+            attempt: attempt(job),
+            spec: Ok(Box::new(spec)),
+            context,
+            engine: EngineId(0),
+            slots: 1,
+        });
         s.event(Event::Spawned(Ok(())));
         s.event(Event::FirstEnded);
         s.event(Event::Probed { others: kill });
         if kill {
-            s.event(Event::Cancel { attempt: attempt(job), stop: Stop::after(2 * SECOND) });
+            s.event(Event::Cancel {
+                attempt: attempt(job),
+                stop: Stop::after(2 * SECOND),
+            });
             s.pass(2 * SECOND);
         }
-        let exit = Some(Exit { status: WaitStatus::Exited(0), span: span(1) });
-        s.engine.handle(Event::Swept(Swept { exit, whole: Some(span(3)), ..Swept::default() }), s.now);
+        let exit = Some(Exit {
+            status: WaitStatus::Exited(0),
+            span: span(1),
+        });
+        s.engine.handle(
+            Event::Swept(Swept {
+                exit,
+                whole: Some(span(3)),
+                ..Swept::default()
+            }),
+            s.now,
+        );
         let ended = std::iter::from_fn(|| s.engine.poll_effect()).find_map(|effect| match effect {
             Effect::Send(FromEngine::Finished { outcome, .. }) => outcome.span,
             _ => None,
@@ -335,8 +472,16 @@ fn what_is_killed_has_run_until_all_of_it_is_dead() {
         ended.expect("it is over").elapsed
     };
     assert_eq!(end(1, Leftover::Wait, true), 3 * SECOND);
-    assert_eq!(end(2, Leftover::Wait, false), SECOND, "by itself: with the last process that was waited for");
-    assert_eq!(end(3, Leftover::Kill, false), SECOND, "by itself: with its first process");
+    assert_eq!(
+        end(2, Leftover::Wait, false),
+        SECOND,
+        "by itself: with the last process that was waited for"
+    );
+    assert_eq!(
+        end(3, Leftover::Kill, false),
+        SECOND,
+        "by itself: with its first process"
+    );
 }
 
 fn short() -> Event {
@@ -354,7 +499,11 @@ fn a_spawn_that_the_host_is_too_short_of_something_for_is_tried_again() {
     assert_eq!(s.pass(SHORT_FIRST), "spawn 1.1 again");
     s.pass(SECOND);
     s.event(Event::Spawned(Ok(())));
-    assert_eq!(s.pass(SECOND - SHORT_FIRST), "", "the wait does not count for its timeout");
+    assert_eq!(
+        s.pass(SECOND - SHORT_FIRST),
+        "",
+        "the wait does not count for its timeout"
+    );
     assert_eq!(s.pass(SHORT_FIRST), "terminate");
 }
 
@@ -371,20 +520,32 @@ fn a_shortage_that_does_not_pass_gives_the_attempt_back() {
         tries += 1;
         assert_eq!(s.pass(SHORT_MAX), "spawn 1.1 again");
     };
-    assert_eq!(end, "finished 1.1 host_short, code none, killed 0, survivors 0");
+    assert_eq!(
+        end,
+        "finished 1.1 host_short, code none, killed 0, survivors 0"
+    );
     assert_eq!(tries, 10);
     assert_eq!(s.run(2, None), "spawn 2.1");
     // Whoever comes to kill it meanwhile does not wait, whether or not a try is under way.
     s.event(short());
-    let cancel = |job| Event::Cancel { attempt: attempt(job), stop: Stop::after(2 * SECOND) };
-    assert_eq!(s.event(cancel(2)), "finished 2.1 cancelled, code none, killed 0, survivors 0");
+    let cancel = |job| Event::Cancel {
+        attempt: attempt(job),
+        stop: Stop::after(2 * SECOND),
+    };
+    assert_eq!(
+        s.event(cancel(2)),
+        "finished 2.1 cancelled, code none, killed 0, survivors 0"
+    );
     assert_eq!(s.pass(SECOND), "");
     s.run(3, None);
     s.event(Event::Lasts);
     s.event(short());
     s.pass(SHORT_FIRST);
     assert_eq!(s.event(cancel(3)), "");
-    assert_eq!(s.event(short()), "finished 3.1 cancelled, code none, killed 0, survivors 0");
+    assert_eq!(
+        s.event(short()),
+        "finished 3.1 cancelled, code none, killed 0, survivors 0"
+    );
     s.run(4, None);
     s.event(short());
     assert_eq!(s.event(Event::Stop), "exit");
@@ -395,10 +556,31 @@ fn the_first_signal_is_the_users_choice() {
     let mut s = script();
     s.run(1, None);
     s.event(Event::Spawned(Ok(())));
-    let int = Stop { signal: 2, grace: 10 * SECOND };
-    assert_eq!(s.event(Event::Cancel { attempt: attempt(1), stop: int }), "terminate with signal 2");
-    assert_eq!(s.event(Event::Cancel { attempt: attempt(1), stop: int }), "");
-    assert_eq!(s.event(Event::Cancel { attempt: attempt(1), stop: Stop::after(SECOND) }), "terminate");
+    let int = Stop {
+        signal: 2,
+        grace: 10 * SECOND,
+    };
+    assert_eq!(
+        s.event(Event::Cancel {
+            attempt: attempt(1),
+            stop: int
+        }),
+        "terminate with signal 2"
+    );
+    assert_eq!(
+        s.event(Event::Cancel {
+            attempt: attempt(1),
+            stop: int
+        }),
+        ""
+    );
+    assert_eq!(
+        s.event(Event::Cancel {
+            attempt: attempt(1),
+            stop: Stop::after(SECOND)
+        }),
+        "terminate"
+    );
     assert_eq!(s.pass(SECOND), "sweep, discarding output");
 }
 
@@ -409,7 +591,11 @@ fn an_out_of_memory_kill_has_its_name_only_when_the_kernel_says_so() {
         s.run(1, None);
         s.event(Event::Spawned(Ok(())));
         s.event(Event::FirstEnded);
-        s.event(Event::Swept(Swept { exit: exit(status), out_of_memory, ..Swept::default() }))
+        s.event(Event::Swept(Swept {
+            exit: exit(status),
+            out_of_memory,
+            ..Swept::default()
+        }))
     };
     insta::assert_snapshot!(end(OutOfMemory::Killed, WaitStatus::Exited(137)), @"finished 1.1 oom, code 137, killed 0, survivors 0");
     insta::assert_snapshot!(end(OutOfMemory::Killed, WaitStatus::Exited(0)), @"finished 1.1 exited, code 0, killed 0, survivors 0");
@@ -421,10 +607,16 @@ fn what_comes_after_the_lease_is_not_started() {
     let mut s = script();
     let until = s.now;
     s.event(Event::Lease { until: Some(until) });
-    assert_eq!(s.run(1, None), "finished 1.1 lost, code none, killed 0, survivors 0");
+    assert_eq!(
+        s.run(1, None),
+        "finished 1.1 lost, code none, killed 0, survivors 0"
+    );
     // It may have been noticed before.
     s.engine.handle_timeout(s.now);
-    assert_eq!(s.run(2, None), "finished 2.1 lost, code none, killed 0, survivors 0");
+    assert_eq!(
+        s.run(2, None),
+        "finished 2.1 lost, code none, killed 0, survivors 0"
+    );
     let until = s.now + Duration::from_secs(15);
     s.event(Event::Lease { until: Some(until) });
     assert_eq!(s.run(3, None), "spawn 3.1");
@@ -439,7 +631,10 @@ fn what_only_waits_for_its_output_to_be_taken_is_not_watched() {
     s.keeper_heard();
     assert_eq!(s.event(Event::FirstEnded), "sweep");
     s.event(Event::Held);
-    assert_eq!(s.keeper_heard(), "has 1.1 for 10s as lost, killing; has not 1.1");
+    assert_eq!(
+        s.keeper_heard(),
+        "has 1.1 for 10s as lost, killing; has not 1.1"
+    );
     assert_eq!(s.engine.poll_timeout(), None, "however long that takes");
     s.event(gone(WaitStatus::Exited(0), 0));
     // Nor is what ends before it lasts.
@@ -450,6 +645,15 @@ fn what_only_waits_for_its_output_to_be_taken_is_not_watched() {
     s.event(Event::Lasts);
     assert_eq!(s.keeper_heard(), "");
     // A cancel lets go of the output.
-    assert_eq!(s.event(Event::Cancel { attempt: attempt(2), stop: Stop::NOW }), "sweep, discarding output");
-    assert_eq!(s.event(gone(WaitStatus::Exited(0), 0)), "finished 2.1 exited, code 0, killed 0, survivors 0");
+    assert_eq!(
+        s.event(Event::Cancel {
+            attempt: attempt(2),
+            stop: Stop::NOW
+        }),
+        "sweep, discarding output"
+    );
+    assert_eq!(
+        s.event(gone(WaitStatus::Exited(0), 0)),
+        "finished 2.1 exited, code 0, killed 0, survivors 0"
+    );
 }

@@ -1,15 +1,20 @@
-//! The keeper process: performs what [`Keeper`] decides. It starts nothing but engines, outlives the agent, and is the engines' parent and
-//! the subreaper of all that they leave behind.
+//! The keeper process: performs what [`Keeper`] decides. It starts nothing but engines, outlives
+//! the agent, and is the engines' parent and the subreaper of all that they leave behind.
 //!
-//! The agent either is at descriptor 0 (embedded: one fate, all end together) or connects to a socket in the file system. In the second
-//! case a lock, which the engines hold too, keeps a new keeper from starting before the last engine of a dead one has ended.
+//! The agent either is at descriptor 0 (embedded: one fate, all end together) or connects to a
+//! socket in the file system. In the second case a lock, which the engines hold too, keeps a new
+//! keeper from starting before the last engine of a dead one has ended.
 
 use super::{Effect, Event, Keeper};
-use crate::engine::driver::{self as engine, EngineArgs, seal_descriptors, signals, take_signals, take_stdin};
+use crate::engine::driver::{
+    self as engine, EngineArgs, seal_descriptors, signals, take_signals, take_stdin,
+};
 use crate::engine::{Inherited, Waited, kill_with_group, wait4, wait4_or_stopped};
 use crate::kernel::cgroup::{self, Place, Seat};
 use crate::kernel::packet;
-use mezcal_common::message::engine::{EngineToKeeper, FromKeeper, KeeperToEngine, TELL_FAILURES, ToKeeper};
+use mezcal_common::message::engine::{
+    EngineToKeeper, FromKeeper, KeeperToEngine, TELL_FAILURES, ToKeeper,
+};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::escape::chain;
 use mezcal_common::model::ids::EngineIndex;
@@ -30,15 +35,20 @@ use std::io::{Error, ErrorKind, Result, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long engines may take to kill their attempts when everything ends, before they are killed themselves.
+/// How long engines may take to kill their attempts when everything ends, before they are killed
+/// themselves.
 const LAST_MERCY: Duration = Duration::from_secs(15);
 /// Pause between two looks at what is ending.
-const LAST_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+const LAST_PAUSE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 5_000_000,
+};
 /// The same failure of the same engine is said again after this.
 const SAID_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// Characters of a reason that the agent is told: they have to fit a packet, with room to spare.
 const REASON_CHARS: usize = 200;
-/// How long the engines of a dead keeper may take to kill and end: longer than they try before they call something unkillable.
+/// How long the engines of a dead keeper may take to kill and end: longer than they try before they
+/// call something unkillable.
 pub const PREDECESSOR: Duration = Duration::from_secs(20);
 
 /// What is wanted of control groups.
@@ -66,7 +76,8 @@ pub struct KeeperArgs {
     /// What holds the processes of a job together.
     #[arg(long, default_value = "auto")]
     pub containment: ContainmentWish,
-    /// The account of the agent, if that is another one: only it may connect, and there is always somebody to start its successor.
+    /// The account of the agent, if that is another one: only it may connect, and there is always
+    /// somebody to start its successor.
     #[arg(long, value_name = "UID")]
     pub agent: Option<u32>,
 }
@@ -86,8 +97,8 @@ struct Driver {
     /// There were as many engines as were wanted at some time: jobs may be running.
     complete: bool,
     signals: OwnedFd,
-    /// It has been asked to end (SIGTERM), as whoever is below it is when the host shuts down. Until then its engines have time; nothing is
-    /// started.
+    /// It has been asked to end (SIGTERM), as whoever is below it is when the host shuts down.
+    /// Until then its engines have time; nothing is started.
     asked: Option<BootInstant>,
     timer: OwnedFd,
     armed: Option<BootInstant>,
@@ -118,14 +129,20 @@ struct EngineProcess {
 
 impl EngineProcess {
     /// The place of one.
-    const NONE: Self = Self { pid: 0, control: None, first: false, used: false };
+    const NONE: Self = Self {
+        pid: 0,
+        control: None,
+        first: false,
+        used: false,
+    };
 }
 
 /// Why the loop ends.
 enum Left {
     /// The agent is gone, or nobody is to be expected any more.
     Over,
-    /// This is no keeper any more but its copy, which becomes the engine of this slot and talks to the keeper here.
+    /// This is no keeper any more but its copy, which becomes the engine of this slot and talks to
+    /// the keeper here.
     Copy { slot: u16, keeper: OwnedFd },
 }
 
@@ -138,7 +155,11 @@ pub fn run(args: KeeperArgs) -> Result<()> {
     // For top(1): started by way of /proc, it is called after a number there.
     let _ = rustix::thread::set_name(c"mezcal-keeper");
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    let agent = if args.socket.is_some() { None } else { Some(take_stdin()?) };
+    let agent = if args.socket.is_some() {
+        None
+    } else {
+        Some(take_stdin()?)
+    };
     let mut lock = args.socket.as_deref().map(take_lock).transpose()?;
     let place = claim(&args)?;
     if let (Some(lock), Some(place)) = (&mut lock, &place) {
@@ -146,14 +167,24 @@ pub fn run(args: KeeperArgs) -> Result<()> {
     }
     // Whoever may get into the directory may try; who they are is looked at when they do.
     let mode = if args.agent.is_some() { 0o660 } else { 0o600 };
-    let listener = args.socket.as_deref().map(|path| listen(path, mode)).transpose()?;
-    // The shell's functions belong to whoever called an embedded run, as the rest of the environment does.
+    let listener = args
+        .socket
+        .as_deref()
+        .map(|path| listen(path, mode))
+        .transpose()?;
+    // The shell's functions belong to whoever called an embedded run, as the rest of the
+    // environment does.
     let inherited = Inherited::read(args.socket.is_none());
-    // What only the first thread of a process costs, symbols to look up and a stack to map, is spared its copies. They say if there is no room.
+    // What only the first thread of a process costs, symbols to look up and a stack to map, is
+    // spared its copies. They say if there is no room.
     let _ = limits::try_thread();
     let keeper = Keeper::new(BootInstant::now());
     let mut driver = Driver {
-        keeper: if args.agent.is_some() { keeper.always_wanted() } else { keeper },
+        keeper: if args.agent.is_some() {
+            keeper.always_wanted()
+        } else {
+            keeper
+        },
         args,
         place,
         lock,
@@ -176,7 +207,8 @@ pub fn run(args: KeeperArgs) -> Result<()> {
     match driver.serve() {
         Ok(Left::Copy { slot, keeper }) => {
             let (args, lock) = driver.into_engine(slot, inherited);
-            engine::run(args, keeper, lock.map(Into::into)).map_err(|e| cannot(&format!("run engine {slot}"), e))?;
+            engine::run(args, keeper, lock.map(Into::into))
+                .map_err(|e| cannot(&format!("run engine {slot}"), e))?;
             // What the copy has of the keeper's does not need to be put in order.
             // SAFETY: _exit(2) has no memory effects; nothing of this process's is buffered.
             unsafe { libc::_exit(0) }
@@ -188,8 +220,9 @@ pub fn run(args: KeeperArgs) -> Result<()> {
     }
 }
 
-/// Has the ends of children reported, whatever this program was started with: with SIGCHLD ignored, the kernel would forget children at once,
-/// nobody would hear of their ends, and their numbers would be other processes' before we know (wait(2), Notes).
+/// Has the ends of children reported, whatever this program was started with: with SIGCHLD ignored,
+/// the kernel would forget children at once, nobody would hear of their ends, and their numbers
+/// would be other processes' before we know (wait(2), Notes).
 pub fn heed_children() {
     // SAFETY: the default action runs no code of ours.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
@@ -214,12 +247,17 @@ fn claim(args: &KeeperArgs) -> Result<Option<Place>> {
         Some(path) => format!("engines-{:016x}", fingerprint(path)),
         None => format!("run-{}", std::process::id()),
     };
-    let seat = if args.socket.is_some() { Seat::Inside } else { Seat::Outside };
+    let seat = if args.socket.is_some() {
+        Seat::Inside
+    } else {
+        Seat::Outside
+    };
     match Place::claim(&name, seat) {
         Ok(place) => Ok(Some(place)),
-        Err(e) if args.containment == ContainmentWish::Cgroup2 => {
-            Err(Error::new(e.kind(), format!("containment by control groups is requested but not available: {e}")))
-        }
+        Err(e) if args.containment == ContainmentWish::Cgroup2 => Err(Error::new(
+            e.kind(),
+            format!("containment by control groups is requested but not available: {e}"),
+        )),
         Err(e) => {
             tracing::info!("no control groups: {e}");
             Ok(None)
@@ -227,17 +265,24 @@ fn claim(args: &KeeperArgs) -> Result<Option<Place>> {
     }
 }
 
-/// Waits until no engine of an earlier keeper is left. What that one had in control groups is killed at once.
+/// Waits until no engine of an earlier keeper is left. What that one had in control groups is
+/// killed at once.
 fn take_lock(socket: &Path) -> Result<File> {
     let path = socket.with_extension("keeper");
     // In it, nobody else can put another socket in the place of ours.
-    let dir = Directory::own(path.parent().unwrap_or(Path::new("."))).map_err(|e| Error::other(chain(&e)))?;
-    let lock = dir.lock_file(&path.file_name().unwrap_or_default().to_string_lossy()).map_err(|e| Error::other(chain(&e)))?;
+    let dir = Directory::own(path.parent().unwrap_or(Path::new(".")))
+        .map_err(|e| Error::other(chain(&e)))?;
+    let lock = dir
+        .lock_file(&path.file_name().unwrap_or_default().to_string_lossy())
+        .map_err(|e| Error::other(chain(&e)))?;
     let deadline = BootInstant::now() + PREDECESSOR;
     let mut waiting = false;
     while let Err(e) = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         if e != Errno::WOULDBLOCK || BootInstant::now() > deadline {
-            return Err(Error::other(format!("engines of an earlier keeper do not end ({} is locked)", path.display())));
+            return Err(Error::other(format!(
+                "engines of an earlier keeper do not end ({} is locked)",
+                path.display()
+            )));
         }
         if !std::mem::replace(&mut waiting, true) {
             tracing::warn!("waiting for the engines of a keeper that died");
@@ -271,11 +316,17 @@ impl Driver {
             }
             self.flush();
             if let Some(until) = self.asked
-                && (until <= BootInstant::now() || self.engines.iter().all(|e| e.pid == 0) && self.to_agent.is_empty())
+                && (until <= BootInstant::now()
+                    || self.engines.iter().all(|e| e.pid == 0) && self.to_agent.is_empty())
             {
                 return Ok(Left::Over);
             }
-            let wanted = self.keeper.poll_timeout().into_iter().chain(self.asked).min();
+            let wanted = self
+                .keeper
+                .poll_timeout()
+                .into_iter()
+                .chain(self.asked)
+                .min();
             if wanted != self.armed {
                 timer::arm(&self.timer, wanted)?;
                 self.armed = wanted;
@@ -291,40 +342,67 @@ impl Driver {
         while let Some(effect) = self.keeper.poll_effect() {
             match effect {
                 Effect::Start(_) if self.asked.is_some() => {}
-                // What is lost here must not come back here before all of it is over, which our own end says.
-                Effect::Tell(FromKeeper::EngineEnded { attempt: Some(_), .. }) if self.asked.is_some() => {}
-                Effect::Start(engine) => match (self.start(), self.engines.get_mut(usize::from(engine.0))) {
-                    (Ok(Started::Here(keeper)), _) => return Ok(Some(Left::Copy { slot: engine.0, keeper })),
-                    (Ok(Started::There(process)), Some(place)) => *place = process,
-                    (Ok(Started::There(process)), None) => self.engines.push(EngineProcess { first: true, ..process }),
-                    (Err(e), None) if !self.complete => return Err(e),
-                    (Err(e), place) => {
-                        // A job that has used up processes or descriptors must not cost the other jobs their lives.
-                        if place.is_none() {
-                            self.engines.push(EngineProcess::NONE);
+                // What is lost here must not come back here before all of it is over, which our own
+                // end says.
+                Effect::Tell(FromKeeper::EngineEnded {
+                    attempt: Some(_), ..
+                }) if self.asked.is_some() => {}
+                Effect::Start(engine) => {
+                    match (self.start(), self.engines.get_mut(usize::from(engine.0))) {
+                        (Ok(Started::Here(keeper)), _) => {
+                            return Ok(Some(Left::Copy {
+                                slot: engine.0,
+                                keeper,
+                            }));
                         }
-                        self.say_of(usize::from(engine.0), e.to_string());
-                        self.keeper.handle(Event::NotStarted(engine), BootInstant::now());
+                        (Ok(Started::There(process)), Some(place)) => *place = process,
+                        (Ok(Started::There(process)), None) => self.engines.push(EngineProcess {
+                            first: true,
+                            ..process
+                        }),
+                        (Err(e), None) if !self.complete => return Err(e),
+                        (Err(e), place) => {
+                            // A job that has used up processes or descriptors must not cost the
+                            // other jobs their lives.
+                            if place.is_none() {
+                                self.engines.push(EngineProcess::NONE);
+                            }
+                            self.say_of(usize::from(engine.0), e.to_string());
+                            self.keeper
+                                .handle(Event::NotStarted(engine), BootInstant::now());
+                        }
                     }
-                },
+                }
                 Effect::Link(engine) => {
-                    let pid = self.engines.get(usize::from(engine.0)).map_or(0, |process| process.pid);
+                    let pid = self
+                        .engines
+                        .get(usize::from(engine.0))
+                        .map_or(0, |process| process.pid);
                     self.tell(FromKeeper::Link { engine }, pid);
                 }
                 Effect::Kill(engine) => {
-                    tracing::warn!(engine = engine.0, "an engine is late; killing it with all that it runs");
+                    tracing::warn!(
+                        engine = engine.0,
+                        "an engine is late; killing it with all that it runs"
+                    );
                     self.signal(engine, Signal::KILL);
                 }
                 Effect::Continue(engine) => {
-                    tracing::warn!(engine = engine.0, "an engine was stopped by a signal; continuing it");
+                    tracing::warn!(
+                        engine = engine.0,
+                        "an engine was stopped by a signal; continuing it"
+                    );
                     self.signal(engine, Signal::CONT);
                 }
                 Effect::Sweep { engines } => {
                     if let Some(place) = &self.place {
-                        engines.iter().for_each(|engine| place.kill_leaves(engine.0));
+                        engines
+                            .iter()
+                            .for_each(|engine| place.kill_leaves(engine.0));
                     }
                     let (killed, alive) = self.sweep();
-                    self.keeper.handle(Event::Swept { killed, alive }, BootInstant::now());
+                    self.keeper
+                        .handle(Event::Swept { killed, alive }, BootInstant::now());
                 }
                 Effect::Tell(message) => self.tell(message, 0),
                 Effect::Exit => return Ok(Some(Left::Over)),
@@ -337,9 +415,16 @@ impl Driver {
     /// Waits for anything, and feeds it to the core; true when everything should end.
     fn wait(&mut self) -> Result<bool> {
         let reading = PollFlags::IN;
-        let mut fds = vec![PollFd::new(&self.signals, reading), PollFd::new(&self.timer, reading)];
+        let mut fds = vec![
+            PollFd::new(&self.signals, reading),
+            PollFd::new(&self.timer, reading),
+        ];
         let agent_at = self.agent.as_ref().map(|fd| {
-            let writing = if self.to_agent.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+            let writing = if self.to_agent.is_empty() {
+                PollFlags::empty()
+            } else {
+                PollFlags::OUT
+            };
             fds.push(PollFd::new(fd, reading | writing));
             fds.len() - 1
         });
@@ -347,17 +432,28 @@ impl Driver {
             fds.push(PollFd::new(fd, reading));
             fds.len() - 1
         });
-        let controls: Vec<usize> = (0..self.engines.len()).filter(|i| self.engines[*i].control.is_some()).collect();
+        let controls: Vec<usize> = (0..self.engines.len())
+            .filter(|i| self.engines[*i].control.is_some())
+            .collect();
         let controls_from = fds.len();
-        fds.extend(self.engines.iter().filter_map(|e| e.control.as_ref()).map(|fd| PollFd::new(fd, reading)));
+        fds.extend(
+            self.engines
+                .iter()
+                .filter_map(|e| e.control.as_ref())
+                .map(|fd| PollFd::new(fd, reading)),
+        );
         match poll(&mut fds, None) {
             Ok(_) => {}
             Err(Errno::INTR) => return Ok(false),
             Err(e) => return Err(e.into()),
         }
-        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().difference(PollFlags::OUT).is_empty()).collect();
+        let ready: Vec<bool> = fds
+            .iter()
+            .map(|fd| !fd.revents().difference(PollFlags::OUT).is_empty())
+            .collect();
         drop(fds);
-        // The agent before the engines: what it says of a cancel precedes what an engine answers to it.
+        // The agent before the engines: what it says of a cancel precedes what an engine answers to
+        // it.
         if agent_at.is_some_and(|at| ready[at]) && self.on_agent() {
             return Ok(true);
         }
@@ -381,9 +477,16 @@ impl Driver {
     }
 
     fn on_connection(&mut self) {
-        let Some(listener) = &self.listener else { return };
-        let Ok(socket) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC) else { return };
-        let ours = self.args.agent.unwrap_or_else(|| rustix::process::geteuid().as_raw());
+        let Some(listener) = &self.listener else {
+            return;
+        };
+        let Ok(socket) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC) else {
+            return;
+        };
+        let ours = self
+            .args
+            .agent
+            .unwrap_or_else(|| rustix::process::geteuid().as_raw());
         match packet::peer(&socket) {
             Ok(uid) if uid == ours || uid == 0 => self.greet(socket),
             Ok(uid) => tracing::warn!(uid, "connection of another user refused"),
@@ -395,7 +498,11 @@ impl Driver {
         self.agent = Some(agent);
         self.tells_failures = false;
         self.to_agent.clear();
-        let kind = if self.place.is_some() { Containment::Cgroup2 } else { Containment::Subreaper };
+        let kind = if self.place.is_some() {
+            Containment::Cgroup2
+        } else {
+            Containment::Subreaper
+        };
         self.tell(FromKeeper::Containment(kind), 0);
     }
 
@@ -407,7 +514,11 @@ impl Driver {
                     if let ToKeeper::Engines { host, .. } = &message {
                         self.args.host.clone_from(host);
                     }
-                    if message == (ToKeeper::Relink { engine: TELL_FAILURES }) {
+                    if message
+                        == (ToKeeper::Relink {
+                            engine: TELL_FAILURES,
+                        })
+                    {
                         self.tells_failures = true;
                         (0..self.engines.len()).for_each(|engine| self.tell_failure(engine));
                         continue;
@@ -434,7 +545,10 @@ impl Driver {
             match packet::try_receive::<EngineToKeeper>(control) {
                 Ok(Some((message, _))) => {
                     self.engines[index].used = true;
-                    self.keeper.handle(Event::Engine(EngineIndex(index as u16), message), BootInstant::now());
+                    self.keeper.handle(
+                        Event::Engine(EngineIndex(index as u16), message),
+                        BootInstant::now(),
+                    );
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 // Its end is told by SIGCHLD.
@@ -455,30 +569,50 @@ impl Driver {
             match wait4_or_stopped(-1) {
                 Waited::Ended { pid, status, .. } => {
                     let Some(index) = self.engines.iter().position(|e| e.pid == pid) else {
-                        self.killed += u32::from(status == WaitStatus::Signaled(Signal::KILL.as_raw()));
+                        self.killed +=
+                            u32::from(status == WaitStatus::Signaled(Signal::KILL.as_raw()));
                         continue;
                     };
-                    if self.args.socket.is_none() && self.asked.is_none() && status == WaitStatus::Exited(0) {
+                    if self.args.socket.is_none()
+                        && self.asked.is_none()
+                        && status == WaitStatus::Exited(0)
+                    {
                         // It has seen the agent go before we did.
                         return Ok(true);
                     }
                     // Until another one is there.
                     let engine = std::mem::replace(&mut self.engines[index], EngineProcess::NONE);
-                    if engine.first && !engine.used && self.args.socket.is_none() && status == WaitStatus::Exited(1) {
-                        return Err(Error::other(format!("no room for engine {index}, which has said why; fewer slots need less")));
+                    if engine.first
+                        && !engine.used
+                        && self.args.socket.is_none()
+                        && status == WaitStatus::Exited(1)
+                    {
+                        return Err(Error::other(format!(
+                            "no room for engine {index}, which has said why; fewer slots need less"
+                        )));
                     }
                     if self.asked.is_none() {
                         let how = match status {
-                            WaitStatus::Exited(code) => format!("an engine died with status {code}; its log has more"),
-                            WaitStatus::Signaled(signal) => format!("an engine died by signal {signal}"),
+                            WaitStatus::Exited(code) => {
+                                format!("an engine died with status {code}; its log has more")
+                            }
+                            WaitStatus::Signaled(signal) => {
+                                format!("an engine died by signal {signal}")
+                            }
                         };
                         self.say_of(index, how);
                     }
-                    self.keeper.handle(Event::EngineDied(EngineIndex(index as u16)), BootInstant::now());
+                    self.keeper.handle(
+                        Event::EngineDied(EngineIndex(index as u16)),
+                        BootInstant::now(),
+                    );
                 }
                 Waited::Stopped { pid } => {
                     if let Some(index) = self.engines.iter().position(|e| e.pid == pid) {
-                        self.keeper.handle(Event::EngineStopped(EngineIndex(index as u16)), BootInstant::now());
+                        self.keeper.handle(
+                            Event::EngineStopped(EngineIndex(index as u16)),
+                            BootInstant::now(),
+                        );
                     }
                 }
                 Waited::Alive | Waited::NoChild => return Ok(false),
@@ -489,8 +623,15 @@ impl Driver {
     /// Says why an engine is started again: once, as long as it is the same.
     fn say_of(&mut self, engine: usize, why: String) {
         let now = BootInstant::now();
-        if self.said.get(&engine).is_none_or(|(said, at)| *said != why || now.since(*at) >= SAID_AGAIN_AFTER) {
-            tracing::warn!(engine, "{why}; another one is started, after pauses if that does not last");
+        if self
+            .said
+            .get(&engine)
+            .is_none_or(|(said, at)| *said != why || now.since(*at) >= SAID_AGAIN_AFTER)
+        {
+            tracing::warn!(
+                engine,
+                "{why}; another one is started, after pauses if that does not last"
+            );
             self.said.insert(engine, (why, now));
         }
         self.tell_failure(engine);
@@ -500,7 +641,13 @@ impl Driver {
     fn tell_failure(&mut self, engine: usize) {
         if let Some((why, _)) = self.said.get(&engine).filter(|_| self.tells_failures) {
             let why = why.chars().take(REASON_CHARS).collect();
-            self.tell(FromKeeper::EngineFails { engine: EngineIndex(engine as u16), why }, 0);
+            self.tell(
+                FromKeeper::EngineFails {
+                    engine: EngineIndex(engine as u16),
+                    why,
+                },
+                0,
+            );
         }
     }
 
@@ -525,13 +672,22 @@ impl Driver {
         }
     }
 
-    /// Gives the agent and an engine two ends of a new socket, which are open here only until then: there may be hundreds of slots.
+    /// Gives the agent and an engine two ends of a new socket, which are open here only until then:
+    /// there may be hundreds of slots.
     fn link(&self, agent: &OwnedFd, engine: EngineIndex, pid: i32) -> Result<()> {
-        let process = self.engines.get(usize::from(engine.0)).filter(|process| process.pid == pid);
+        let process = self
+            .engines
+            .get(usize::from(engine.0))
+            .filter(|process| process.pid == pid);
         // It may have died since.
-        let Some(control) = process.and_then(|process| process.control.as_ref()) else { return Ok(()) };
-        let failed = |e: &Error| tracing::warn!(%engine, error = %e, "no link between agent and engine");
-        let (near, far) = packet::stream_pair().map_err(|e| cannot("connect an engine", e)).inspect_err(failed)?;
+        let Some(control) = process.and_then(|process| process.control.as_ref()) else {
+            return Ok(());
+        };
+        let failed =
+            |e: &Error| tracing::warn!(%engine, error = %e, "no link between agent and engine");
+        let (near, far) = packet::stream_pair()
+            .map_err(|e| cannot("connect an engine", e))
+            .inspect_err(failed)?;
         packet::send(agent, &FromKeeper::Link { engine }, Some(near.as_fd()))?;
         // The agent sees the end of its side.
         let _ = packet::send(control, &KeeperToEngine::Link, Some(far.as_fd())).inspect_err(failed);
@@ -540,35 +696,58 @@ impl Driver {
 
     fn signal(&self, engine: EngineIndex, signal: Signal) {
         // Not reaped yet, so the number is its own.
-        if let Some(pid) = self.engines.get(usize::from(engine.0)).and_then(|e| Pid::from_raw(e.pid)) {
+        if let Some(pid) = self
+            .engines
+            .get(usize::from(engine.0))
+            .and_then(|e| Pid::from_raw(e.pid))
+        {
             let _ = rustix::process::kill_process(pid, signal);
         }
     }
 
-    /// Starts an engine as a copy of this process: starting the program anew takes ten times as long, and a host may have dozens of slots.
+    /// Starts an engine as a copy of this process: starting the program anew takes ten times as
+    /// long, and a host may have dozens of slots.
     fn start(&self) -> Result<Started> {
         debug_assert_eq!(threads(), 1, "the copy has one thread only");
         let (control, theirs) = packet::pair().map_err(|e| cannot("start an engine", e))?;
-        // SAFETY: there is no other thread that could hold a lock which nobody would release in the copy (fork(2)).
+        // SAFETY: there is no other thread that could hold a lock which nobody would release in the
+        // copy (fork(2)).
         match unsafe { libc::fork() } {
             0 => Ok(Started::Here(theirs)),
-            pid if pid > 0 => Ok(Started::There(EngineProcess { pid, control: Some(control), ..EngineProcess::NONE })),
+            pid if pid > 0 => Ok(Started::There(EngineProcess {
+                pid,
+                control: Some(control),
+                ..EngineProcess::NONE
+            })),
             _ => Err(cannot("start an engine", Error::last_os_error())),
         }
     }
 
-    /// What this copy takes along as the engine of a slot. The listener, the agent's socket and those of the other engines are the keeper's.
+    /// What this copy takes along as the engine of a slot. The listener, the agent's socket and
+    /// those of the other engines are the keeper's.
     fn into_engine(self, slot: u16, inherited: Inherited) -> (EngineArgs, Option<File>) {
         let leaves = self.place.as_ref().map(|place| place.leaves(slot));
         let one_fate = self.args.socket.is_none();
-        (EngineArgs { slot, host: self.args.host, inherited, one_fate, leaves }, self.lock)
+        (
+            EngineArgs {
+                slot,
+                host: self.args.host,
+                inherited,
+                one_fate,
+                leaves,
+            },
+            self.lock,
+        )
     }
 
     /// KILL to every child that is no engine, and its group; reaps: (killed, still alive).
     fn sweep(&mut self) -> (u32, u32) {
         let orphans = || -> Vec<Pid> {
             let children = proc::own_children().unwrap_or_default().into_iter();
-            children.filter(|pid| !self.engines.iter().any(|e| e.pid == *pid)).filter_map(Pid::from_raw).collect()
+            children
+                .filter(|pid| !self.engines.iter().any(|e| e.pid == *pid))
+                .filter_map(Pid::from_raw)
+                .collect()
         };
         let mut killed = std::mem::take(&mut self.killed);
         for orphan in orphans() {
@@ -582,11 +761,15 @@ impl Driver {
 
     /// Waits a little, or until a child has ended.
     fn pause_for_a_child(&mut self) {
-        let _ = poll(&mut [PollFd::new(&self.signals, PollFlags::IN)], Some(&LAST_PAUSE));
+        let _ = poll(
+            &mut [PollFd::new(&self.signals, PollFlags::IN)],
+            Some(&LAST_PAUSE),
+        );
         take_signals(&self.signals);
     }
 
-    /// Asks all engines to end: what they run has its grace, and the agent gives nothing more to those that are idle.
+    /// Asks all engines to end: what they run has its grace, and the agent gives nothing more to
+    /// those that are idle.
     fn ask_engines(&mut self) {
         if self.asked.is_some() {
             return;
@@ -600,10 +783,14 @@ impl Driver {
         }
     }
 
-    /// Ends all engines: their sockets close, they kill what they run and exit; those that do not are killed.
+    /// Ends all engines: their sockets close, they kill what they run and exit; those that do not
+    /// are killed.
     fn end(&mut self) {
         let engines = std::mem::take(&mut self.engines);
-        let mut left: Vec<Pid> = engines.iter().filter_map(|e| Pid::from_raw(e.pid)).collect();
+        let mut left: Vec<Pid> = engines
+            .iter()
+            .filter_map(|e| Pid::from_raw(e.pid))
+            .collect();
         drop(engines);
         let deadline = BootInstant::now() + LAST_MERCY;
         for pid in &left {

@@ -11,14 +11,30 @@ struct Script {
 }
 
 fn attempt(job: u32) -> AttemptId {
-    AttemptId { epoch: Epoch(1), key: JobKey { batch: BatchSerial(1), job: JobNumber(job) }, attempt: 1 }
+    AttemptId {
+        epoch: Epoch(1),
+        key: JobKey {
+            batch: BatchSerial(1),
+            job: JobNumber(job),
+        },
+        attempt: 1,
+    }
 }
 
 /// A keeper with two engines and an agent.
 fn script() -> Script {
     let now = BootInstant(Duration::from_secs(100));
-    let mut s = Script { keeper: Keeper::new(now), now };
-    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2, host: "h".into() })), "start 0; start 1; link 0; link 1");
+    let mut s = Script {
+        keeper: Keeper::new(now),
+        now,
+    };
+    assert_eq!(
+        s.event(Event::Agent(ToKeeper::Engines {
+            count: 2,
+            host: "h".into()
+        })),
+        "start 0; start 1; link 0; link 1"
+    );
     s
 }
 
@@ -28,18 +44,42 @@ impl Script {
         self.trace()
     }
 
-    fn watch(&mut self, engine: u16, job: u32, seconds: Option<u32>, ended: Ended, killing: bool) -> String {
+    fn watch(
+        &mut self,
+        engine: u16,
+        job: u32,
+        seconds: Option<u32>,
+        ended: Ended,
+        killing: bool,
+    ) -> String {
         let until = seconds.map(|s| self.now + s * SECOND);
-        self.event(Event::Engine(EngineIndex(engine), EngineToKeeper::Watch { attempt: attempt(job), until, ended, killing }))
+        self.event(Event::Engine(
+            EngineIndex(engine),
+            EngineToKeeper::Watch {
+                attempt: attempt(job),
+                until,
+                ended,
+                killing,
+            },
+        ))
     }
 
     fn over(&mut self, engine: u16, job: u32) -> String {
-        self.event(Event::Engine(EngineIndex(engine), EngineToKeeper::Over { attempt: attempt(job) }))
+        self.event(Event::Engine(
+            EngineIndex(engine),
+            EngineToKeeper::Over {
+                attempt: attempt(job),
+            },
+        ))
     }
 
     fn cancelled(&mut self, engine: u16, job: u32, grace: u32) -> String {
         let by = self.now + grace * SECOND;
-        self.event(Event::Agent(ToKeeper::Cancelled { engine: EngineIndex(engine), attempt: attempt(job), by }))
+        self.event(Event::Agent(ToKeeper::Cancelled {
+            engine: EngineIndex(engine),
+            attempt: attempt(job),
+            by,
+        }))
     }
 
     fn died(&mut self, engine: u16) -> String {
@@ -50,7 +90,10 @@ impl Script {
         self.now = self.now + time;
         if self.keeper.poll_timeout().is_some_and(|at| at <= self.now) {
             self.keeper.handle_timeout(self.now);
-            assert!(self.keeper.poll_timeout().is_none_or(|at| at > self.now), "a deadline that stays in the past spins");
+            assert!(
+                self.keeper.poll_timeout().is_none_or(|at| at > self.now),
+                "a deadline that stays in the past spins"
+            );
         }
         self.trace()
     }
@@ -83,10 +126,19 @@ fn a_dead_engine_is_replaced_when_nothing_of_it_is_left() {
     let mut s = script();
     s.watch(0, 1, None, Ended::Lost, false);
     assert_eq!(s.died(0), "sweep after 0");
-    assert_eq!(s.event(Event::Swept { killed: 2, alive: 1 }), "");
+    assert_eq!(
+        s.event(Event::Swept {
+            killed: 2,
+            alive: 1
+        }),
+        ""
+    );
     assert_eq!(s.pass(SWEEP_MAX), "sweep after 0");
     assert_eq!(
-        s.event(Event::Swept { killed: 1, alive: 0 }),
+        s.event(Event::Swept {
+            killed: 1,
+            alive: 0
+        }),
         "engine 0 ended with 1.1: lost, 3 killed, 0 alive; start 0; link 0",
         "the end is told before the link to the new one"
     );
@@ -110,7 +162,10 @@ fn an_engine_that_does_not_answer_a_cancel_is_killed_a_second_late() {
     assert_eq!(s.pass(LATE), "kill 0");
     assert_eq!(s.died(0), "sweep after 0");
     assert_eq!(
-        s.event(Event::Swept { killed: 1, alive: 0 }),
+        s.event(Event::Swept {
+            killed: 1,
+            alive: 0
+        }),
         "engine 0 ended with 1.1: cancelled, 1 killed, 0 alive; start 0; link 0"
     );
 }
@@ -139,7 +194,10 @@ fn a_timeout_that_an_engine_does_not_enforce_is_enforced() {
     assert_eq!(s.pass(LATE), "kill 1");
     s.died(1);
     assert_eq!(
-        s.event(Event::Swept { killed: 1, alive: 0 }),
+        s.event(Event::Swept {
+            killed: 1,
+            alive: 0
+        }),
         "engine 1 ended with 7.1: timeout, 1 killed, 0 alive; start 1; link 1"
     );
 }
@@ -154,7 +212,13 @@ fn the_lease_ends_what_runs_with_and_without_an_agent() {
     assert_eq!(s.pass(15 * SECOND), "");
     assert_eq!(s.pass(LATE), "kill 0", "the other one runs nothing");
     s.died(0);
-    assert_eq!(s.event(Event::Swept { killed: 1, alive: 0 }), "engine 0 ended with 1.1: lost, 1 killed, 0 alive; start 0; link 0");
+    assert_eq!(
+        s.event(Event::Swept {
+            killed: 1,
+            alive: 0
+        }),
+        "engine 0 ended with 1.1: lost, 1 killed, 0 alive; start 0; link 0"
+    );
 }
 
 #[test]
@@ -163,12 +227,35 @@ fn ends_are_told_to_each_agent_until_they_are_acknowledged() {
     s.watch(0, 1, None, Ended::Lost, false);
     s.event(Event::AgentGone);
     s.died(0);
-    s.event(Event::Swept { killed: 1, alive: 0 });
+    s.event(Event::Swept {
+        killed: 1,
+        alive: 0,
+    });
     let again = "engine 0 ended with 1.1: lost, 1 killed, 0 alive; link 0; link 1";
-    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2, host: "h".into() })), again);
-    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2, host: "h".into() })), again);
-    s.event(Event::Agent(ToKeeper::EndSeen { attempt: attempt(1) }));
-    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2, host: "h".into() })), "link 0; link 1");
+    assert_eq!(
+        s.event(Event::Agent(ToKeeper::Engines {
+            count: 2,
+            host: "h".into()
+        })),
+        again
+    );
+    assert_eq!(
+        s.event(Event::Agent(ToKeeper::Engines {
+            count: 2,
+            host: "h".into()
+        })),
+        again
+    );
+    s.event(Event::Agent(ToKeeper::EndSeen {
+        attempt: attempt(1),
+    }));
+    assert_eq!(
+        s.event(Event::Agent(ToKeeper::Engines {
+            count: 2,
+            host: "h".into()
+        })),
+        "link 0; link 1"
+    );
 }
 
 #[test]
@@ -176,26 +263,58 @@ fn what_does_not_die_is_told_and_its_slot_is_held() {
     let mut s = script();
     s.watch(0, 1, None, Ended::Lost, false);
     s.died(0);
-    s.event(Event::Swept { killed: 0, alive: 1 });
+    s.event(Event::Swept {
+        killed: 0,
+        alive: 1,
+    });
     s.pass(crate::engine::UNKILLABLE_AFTER);
-    assert_eq!(s.event(Event::Swept { killed: 0, alive: 1 }), "engine 0 ended with 1.1: lost, 0 killed, 1 alive");
     assert_eq!(
-        s.event(Event::Agent(ToKeeper::Engines { count: 2, host: "h".into() })),
+        s.event(Event::Swept {
+            killed: 0,
+            alive: 1
+        }),
+        "engine 0 ended with 1.1: lost, 0 killed, 1 alive"
+    );
+    assert_eq!(
+        s.event(Event::Agent(ToKeeper::Engines {
+            count: 2,
+            host: "h".into()
+        })),
         "engine 0 ended with 1.1: lost, 0 killed, 1 alive; link 1"
     );
-    s.event(Event::Agent(ToKeeper::EndSeen { attempt: attempt(1) }));
+    s.event(Event::Agent(ToKeeper::EndSeen {
+        attempt: attempt(1),
+    }));
     assert_eq!(
-        s.event(Event::Agent(ToKeeper::Engines { count: 2, host: "h".into() })),
+        s.event(Event::Agent(ToKeeper::Engines {
+            count: 2,
+            host: "h".into()
+        })),
         "engine 0 ended with nothing known: lost, 0 killed, 1 alive; link 1",
         "acknowledged, but another agent must not wait for that slot"
     );
-    assert_eq!(s.event(Event::Swept { killed: 1, alive: 0 }), "start 0; link 0");
+    assert_eq!(
+        s.event(Event::Swept {
+            killed: 1,
+            alive: 0
+        }),
+        "start 0; link 0"
+    );
     // An engine that is itself beyond reach: nothing can be said of what it ran.
     s.cancelled(1, 2, 0);
     assert_eq!(s.pass(LATE), "kill 1");
-    assert_eq!(s.pass(crate::engine::UNKILLABLE_AFTER), "engine 1 ended with 2.1: cancelled, 0 killed, 1 alive");
+    assert_eq!(
+        s.pass(crate::engine::UNKILLABLE_AFTER),
+        "engine 1 ended with 2.1: cancelled, 0 killed, 1 alive"
+    );
     s.died(1);
-    assert_eq!(s.event(Event::Swept { killed: 0, alive: 0 }), "start 1; link 1");
+    assert_eq!(
+        s.event(Event::Swept {
+            killed: 0,
+            alive: 0
+        }),
+        "start 1; link 1"
+    );
 }
 
 #[test]
@@ -220,7 +339,10 @@ fn a_cancel_of_what_is_over_kills_nobody() {
     // The engine has died meanwhile, and another one has its slot.
     s.watch(0, 2, None, Ended::Lost, false);
     s.died(0);
-    s.event(Event::Swept { killed: 0, alive: 0 });
+    s.event(Event::Swept {
+        killed: 0,
+        alive: 0,
+    });
     s.cancelled(0, 2, 0);
     assert_eq!(s.pass(100 * SECOND), "");
     // One of which nothing was known: what runs now is something else.
@@ -235,15 +357,35 @@ fn an_agent_with_fewer_slots_is_linked_when_the_others_are_dead() {
     s.watch(1, 1, None, Ended::Lost, false);
     s.event(Event::AgentGone);
     assert_eq!(
-        s.event(Event::Agent(ToKeeper::Engines { count: 1, host: "h".into() })),
+        s.event(Event::Agent(ToKeeper::Engines {
+            count: 1,
+            host: "h".into()
+        })),
         "kill 1",
         "its inventory would not be complete"
     );
     s.died(1);
-    s.event(Event::Swept { killed: 0, alive: 1 });
-    assert_eq!(s.event(Event::Swept { killed: 1, alive: 0 }), "engine 1 ended with 1.1: lost, 1 killed, 0 alive; link 0");
-    s.event(Event::Agent(ToKeeper::EndSeen { attempt: attempt(1) }));
-    assert_eq!(s.event(Event::Agent(ToKeeper::Engines { count: 2, host: "h".into() })), "start 1; link 0; link 1");
+    s.event(Event::Swept {
+        killed: 0,
+        alive: 1,
+    });
+    assert_eq!(
+        s.event(Event::Swept {
+            killed: 1,
+            alive: 0
+        }),
+        "engine 1 ended with 1.1: lost, 1 killed, 0 alive; link 0"
+    );
+    s.event(Event::Agent(ToKeeper::EndSeen {
+        attempt: attempt(1),
+    }));
+    assert_eq!(
+        s.event(Event::Agent(ToKeeper::Engines {
+            count: 2,
+            host: "h".into()
+        })),
+        "start 1; link 0; link 1"
+    );
 }
 
 #[test]
@@ -251,17 +393,39 @@ fn an_engine_that_cannot_be_started_is_tried_again() {
     let mut s = script();
     s.died(0);
     let started = "engine 0 ended with nothing known: lost, 0 killed, 0 alive; start 0; link 0";
-    assert_eq!(s.event(Event::Swept { killed: 0, alive: 0 }), started);
+    assert_eq!(
+        s.event(Event::Swept {
+            killed: 0,
+            alive: 0
+        }),
+        started
+    );
     let nothing = "engine 0 ended with nothing known: lost, 0 killed, 0 alive";
-    assert_eq!(s.event(Event::NotStarted(EngineIndex(0))), nothing, "nobody waits for it");
+    assert_eq!(
+        s.event(Event::NotStarted(EngineIndex(0))),
+        nothing,
+        "nobody waits for it"
+    );
     assert_eq!(s.pass(RESTART_FIRST), "start 0; link 0");
     s.event(Event::NotStarted(EngineIndex(0)));
     assert_eq!(s.pass(RESTART_FIRST), "", "twice as long");
-    let another_agent = s.event(Event::Agent(ToKeeper::Engines { count: 2, host: "h".into() }));
-    assert_eq!(another_agent, format!("{nothing}; link 1"), "it does not wait for one either of which nothing is there");
+    let another_agent = s.event(Event::Agent(ToKeeper::Engines {
+        count: 2,
+        host: "h".into(),
+    }));
+    assert_eq!(
+        another_agent,
+        format!("{nothing}; link 1"),
+        "it does not wait for one either of which nothing is there"
+    );
     assert_eq!(s.pass(RESTART_FIRST), "start 0; link 0");
     s.event(Event::NotStarted(EngineIndex(0)));
-    let one = |count| Event::Agent(ToKeeper::Engines { count, host: "h".into() });
+    let one = |count| {
+        Event::Agent(ToKeeper::Engines {
+            count,
+            host: "h".into(),
+        })
+    };
     assert_eq!(s.event(one(0)), "kill 1");
     assert_eq!(s.pass(RESTART_MAX), "", "it is not wanted any more");
 }
@@ -271,10 +435,17 @@ fn engines_that_die_at_once_are_started_with_pauses() {
     let mut s = script();
     let dies = |s: &mut Script| {
         s.died(1);
-        s.event(Event::Swept { killed: 0, alive: 0 })
+        s.event(Event::Swept {
+            killed: 0,
+            alive: 0,
+        })
     };
     let said = "engine 1 ended with nothing known: lost, 0 killed, 0 alive";
-    assert_eq!(dies(&mut s), format!("{said}; start 1; link 1"), "once may be chance");
+    assert_eq!(
+        dies(&mut s),
+        format!("{said}; start 1; link 1"),
+        "once may be chance"
+    );
     let mut pauses = Vec::new();
     for _ in 0..8 {
         assert_eq!(dies(&mut s), said);
@@ -285,13 +456,21 @@ fn engines_that_die_at_once_are_started_with_pauses() {
     }
     assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
     assert_eq!(s.pass(LIVED), "");
-    assert_eq!(dies(&mut s), format!("{said}; start 1; link 1"), "it has lived");
+    assert_eq!(
+        dies(&mut s),
+        format!("{said}; start 1; link 1"),
+        "it has lived"
+    );
 }
 
 #[test]
 fn an_engine_is_linked_again_when_its_link_has_ended_and_killed_when_that_does_not_last() {
     let mut s = script();
-    let relink = |engine| Event::Agent(ToKeeper::Relink { engine: EngineIndex(engine) });
+    let relink = |engine| {
+        Event::Agent(ToKeeper::Relink {
+            engine: EngineIndex(engine),
+        })
+    };
     assert_eq!(s.event(relink(1)), "link 1");
     s.pass(11 * SECOND);
     assert_eq!(s.event(relink(1)), "link 1");

@@ -1,4 +1,5 @@
-//! Control groups, version 2 (cgroups(7), the kernel's admin-guide/cgroup-v2.rst): a place of our own below the one that we were given.
+//! Control groups, version 2 (cgroups(7), the kernel's admin-guide/cgroup-v2.rst): a place of our
+//! own below the one that we were given.
 //!
 //! ```text
 //!  where the keeper was started      what systemd delegated, a container's root, or any group that we may write to
@@ -7,12 +8,14 @@
 //!     └─ slot-1-7                    the leaf of one engine's attempt
 //! ```
 //!
-//! A leaf serves attempt after attempt until it has been killed once: since Linux 6.14 the kernel compares the kill counts of the parent's
-//! group and of the new one, and kills a child that is born into a group which was ever killed. With the memory controller each attempt has
-//! a fresh one, whose peak is its own.
+//! A leaf serves attempt after attempt until it has been killed once: since Linux 6.14 the kernel
+//! compares the kill counts of the parent's group and of the new one, and kills a child that is
+//! born into a group which was ever killed. With the memory controller each attempt has a fresh
+//! one, whose peak is its own.
 //!
-//! Nothing above our place is touched but `cgroup.subtree_control` of the group that we were given, and that only if no process
-//! other than ours is in it. Also a hybrid system's `unified` hierarchy serves: `cgroup.kill` and `cpu.stat` need no controller.
+//! Nothing above our place is touched but `cgroup.subtree_control` of the group that we were given,
+//! and that only if no process other than ours is in it. Also a hybrid system's `unified` hierarchy
+//! serves: `cgroup.kill` and `cpu.stat` need no controller.
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -28,10 +31,12 @@ const STALE_DEATH: Duration = Duration::from_secs(10);
 const PREFIX: &str = "mezcal-";
 const SUPERVISOR: &str = "supervisor";
 
-/// Where keeper and engines are. To move there takes a grace period of RCU, about 10 ms, and so does the way back.
+/// Where keeper and engines are. To move there takes a grace period of RCU, about 10 ms, and so
+/// does the way back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seat {
-    /// In the place: its successor can kill them with what they run, and the group above can pass controllers on.
+    /// In the place: its successor can kill them with what they run, and the group above can pass
+    /// controllers on.
     Inside,
     /// Where the keeper was started. It shares its parent's fate, and that is there, too.
     Outside,
@@ -51,7 +56,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Makes a place called `mezcal-NAME` and takes the seat. What a dead keeper left under the same name is killed.
+    /// Makes a place called `mezcal-NAME` and takes the seat. What a dead keeper left under the
+    /// same name is killed.
     ///
     /// # Errors
     /// Why there is none: no version 2 hierarchy, no permission, a kernel without `cgroup.kill`.
@@ -64,7 +70,14 @@ impl Place {
         }
         fs::create_dir(&dir).map_err(|e| named(&dir, e))?;
         let claim = lock(&dir).map_err(|e| named(&dir, e))?;
-        let mut place = Self { seat, _claim: claim, base, dir, memory: false, enabled: false };
+        let mut place = Self {
+            seat,
+            _claim: claim,
+            base,
+            dir,
+            memory: false,
+            enabled: false,
+        };
         match place.settle() {
             Ok(()) => Ok(place),
             Err(e) => {
@@ -76,20 +89,32 @@ impl Place {
 
     fn settle(&mut self) -> Result<()> {
         if !self.dir.join("cgroup.kill").exists() {
-            return Err(Error::new(ErrorKind::Unsupported, "the kernel has no cgroup.kill (Linux 5.14)"));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the kernel has no cgroup.kill (Linux 5.14)",
+            ));
         }
         if self.seat == Seat::Inside {
             let supervisor = self.dir.join(SUPERVISOR);
             fs::create_dir(&supervisor).map_err(|e| named(&supervisor, e))?;
             write(&supervisor.join("cgroup.procs"), "0")?;
         }
-        let has_memory = |file: &str| fs::read_to_string(file).is_ok_and(|t| t.split_ascii_whitespace().any(|c| c == "memory"));
+        let has_memory = |file: &str| {
+            fs::read_to_string(file)
+                .is_ok_and(|t| t.split_ascii_whitespace().any(|c| c == "memory"))
+        };
         let file = |dir: &Path, name: &str| dir.join(name).display().to_string();
-        if !has_memory(&file(&self.dir, "cgroup.controllers")) && has_memory(&file(&self.base, "cgroup.controllers")) {
-            // A group with processes cannot pass controllers on; the root can, but it is everybody's.
-            let ours_alone = fs::read_to_string(self.base.join("cgroup.procs")).is_ok_and(|pids| pids.is_empty());
+        if !has_memory(&file(&self.dir, "cgroup.controllers"))
+            && has_memory(&file(&self.base, "cgroup.controllers"))
+        {
+            // A group with processes cannot pass controllers on; the root can, but it is
+            // everybody's.
+            let ours_alone = fs::read_to_string(self.base.join("cgroup.procs"))
+                .is_ok_and(|pids| pids.is_empty());
             let root = !self.base.join("cgroup.type").exists();
-            self.enabled = ours_alone && !root && write(&self.base.join("cgroup.subtree_control"), "+memory").is_ok();
+            self.enabled = ours_alone
+                && !root
+                && write(&self.base.join("cgroup.subtree_control"), "+memory").is_ok();
         }
         self.memory = has_memory(&file(&self.dir, "cgroup.controllers"))
             && write(&self.dir.join("cgroup.subtree_control"), "+memory").is_ok();
@@ -113,21 +138,28 @@ impl Place {
     pub(crate) fn kill_leaves(&self, slot: u16) {
         let prefix = format!("slot-{slot}-");
         for dir in children(&self.dir) {
-            if dir.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(&prefix)) {
-                // It may have been killed by the engine that is dead: its successor must not be born to that.
+            if dir
+                .file_name()
+                .and_then(|n| n.to_str())
+                .is_some_and(|n| n.starts_with(&prefix))
+            {
+                // It may have been killed by the engine that is dead: its successor must not be
+                // born to that.
                 let _ = write(&dir.join("cgroup.kill"), "1");
                 remove_tree(&dir);
             }
         }
     }
 
-    /// Moves this process back to where it came from and removes the place. Everything else in it must have ended.
+    /// Moves this process back to where it came from and removes the place. Everything else in it
+    /// must have ended.
     pub(crate) fn give_up(&self) {
         if self.enabled {
             let _ = write(&self.dir.join("cgroup.subtree_control"), "-memory");
             let _ = write(&self.base.join("cgroup.subtree_control"), "-memory");
         }
-        // What cannot be removed is removed by the next one that starts here, or goes with the service manager's unit.
+        // What cannot be removed is removed by the next one that starts here, or goes with the
+        // service manager's unit.
         if self.seat == Seat::Inside {
             let _ = write(&self.base.join("cgroup.procs"), "0");
         }
@@ -147,7 +179,13 @@ pub(crate) struct Leaves {
 
 impl Leaves {
     pub(crate) fn new(parent: PathBuf, slot: u16, memory: bool) -> Self {
-        Self { parent, slot, memory, made: 0, kept: None }
+        Self {
+            parent,
+            slot,
+            memory,
+            made: 0,
+            kept: None,
+        }
     }
 
     /// They know their memory, and what was killed for want of it.
@@ -167,7 +205,11 @@ impl Leaves {
         // A number that an engine which died here may have left is passed over.
         let made = loop {
             self.made += 1;
-            match Leaf::make(self.parent.join(format!("slot-{}-{}", self.slot, self.made)), self.memory) {
+            match Leaf::make(
+                self.parent
+                    .join(format!("slot-{}-{}", self.slot, self.made)),
+                self.memory,
+            ) {
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 made => break made?,
             }
@@ -196,15 +238,27 @@ impl Leaf {
         fs::create_dir(&path).map_err(|e| named(&path, e))?;
         let open = |name: &str, flags| -> Result<OwnedFd> {
             let file = path.join(name);
-            rustix::fs::open(&file, flags | OFlags::CLOEXEC, Mode::empty()).map_err(|e| named(&file, e.into()))
+            rustix::fs::open(&file, flags | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|e| named(&file, e.into()))
         };
         let files = || -> Result<[OwnedFd; 4]> {
             let dir = open(".", OFlags::RDONLY | OFlags::DIRECTORY)?;
-            let (kill, events) = (open("cgroup.kill", OFlags::WRONLY)?, open("cgroup.events", OFlags::RDONLY)?);
+            let (kill, events) = (
+                open("cgroup.kill", OFlags::WRONLY)?,
+                open("cgroup.events", OFlags::RDONLY)?,
+            );
             Ok([dir, kill, events, open("cpu.stat", OFlags::RDONLY)?])
         };
         match files() {
-            Ok([dir, kill, events, cpu]) => Ok(Self { path, dir, kill, events, cpu, memory, killed: AtomicBool::new(false) }),
+            Ok([dir, kill, events, cpu]) => Ok(Self {
+                path,
+                dir,
+                kill,
+                events,
+                cpu,
+                memory,
+                killed: AtomicBool::new(false),
+            }),
             Err(e) => {
                 // Tried again under another number: one group more for each trial would be left.
                 let _ = fs::remove_dir(&path);
@@ -234,7 +288,8 @@ impl Leaf {
 
     /// How many processes are in it.
     pub(crate) fn count(&self) -> u32 {
-        fs::read_to_string(self.path.join("cgroup.procs")).map_or(0, |pids| pids.lines().count() as u32)
+        fs::read_to_string(self.path.join("cgroup.procs"))
+            .map_or(0, |pids| pids.lines().count() as u32)
     }
 
     /// User and system time of all processes that were ever in it.
@@ -243,27 +298,36 @@ impl Leaf {
         let read = rustix::io::pread(&self.cpu, &mut buffer, 0).ok()?;
         let text = std::str::from_utf8(&buffer[..read]).ok()?;
         let value = |key: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?;
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?;
             Some(Duration::from_micros(line.trim().parse().ok()?))
         };
         Some((value("user_usec")?, value("system_usec")?))
     }
 
-    /// Largest memory use of all processes in it together, page cache included; Linux 5.19 and the memory controller.
+    /// Largest memory use of all processes in it together, page cache included; Linux 5.19 and the
+    /// memory controller.
     pub(crate) fn memory_peak(&self) -> Option<u64> {
         if !self.memory {
             return None;
         }
-        fs::read_to_string(self.path.join("memory.peak")).ok()?.trim().parse().ok()
+        fs::read_to_string(self.path.join("memory.peak"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
     }
 
-    /// Processes in it that the out-of-memory killer has killed; none without the memory controller.
+    /// Processes in it that the out-of-memory killer has killed; none without the memory
+    /// controller.
     pub(crate) fn oom_kills(&self) -> Option<u64> {
         if !self.memory {
             return None;
         }
         let text = fs::read_to_string(self.path.join("memory.events")).ok()?;
-        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+        text.lines()
+            .find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
     }
 
     /// Removes it, if it cannot serve another attempt.
@@ -290,22 +354,37 @@ fn own_group() -> Result<PathBuf> {
     let mount = mounts.lines().find_map(|line| {
         let (left, right) = line.split_once(" - ")?;
         let mut fields = left.split(' ').skip(3);
-        right.starts_with("cgroup2 ").then_some((fields.next()?, fields.next()?))
+        right
+            .starts_with("cgroup2 ")
+            .then_some((fields.next()?, fields.next()?))
     });
     let (root, point) = mount.ok_or_else(|| none("no control groups of version 2 are mounted"))?;
     let groups = fs::read_to_string("/proc/self/cgroup")?;
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::")).ok_or_else(|| none("this process is in no group"))?;
-    let below = Path::new(own).strip_prefix(root).map_err(|_| none("this process's group is outside of what is mounted"))?;
+    let own = groups
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .ok_or_else(|| none("this process is in no group"))?;
+    let below = Path::new(own)
+        .strip_prefix(root)
+        .map_err(|_| none("this process's group is outside of what is mounted"))?;
     if below.components().any(|c| c.as_os_str() == "..") {
         return Err(none("this process's group is outside of its namespace"));
     }
     // Joining an empty path would end the name with a slash.
-    Ok(if below.as_os_str().is_empty() { point.into() } else { Path::new(point).join(below) })
+    Ok(if below.as_os_str().is_empty() {
+        point.into()
+    } else {
+        Path::new(point).join(below)
+    })
 }
 
 /// Kills everything in the place of a keeper that is dead, if `dir` is one.
 pub(crate) fn kill_stale(dir: &Path) {
-    if dir.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(PREFIX)) {
+    if dir
+        .file_name()
+        .and_then(|n| n.to_str())
+        .is_some_and(|n| n.starts_with(PREFIX))
+    {
         let _ = write(&dir.join("cgroup.kill"), "1");
     }
 }
@@ -316,7 +395,10 @@ fn end_stale(dir: &Path) -> Result<()> {
     let deadline = Instant::now() + STALE_DEATH;
     while populated(dir) {
         if Instant::now() >= deadline {
-            return Err(Error::other(format!("{} holds processes of an earlier keeper that do not die", dir.display())));
+            return Err(Error::other(format!(
+                "{} holds processes of an earlier keeper that do not die",
+                dir.display()
+            )));
         }
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -327,10 +409,20 @@ fn end_stale(dir: &Path) -> Result<()> {
 /// Removes what earlier keepers left empty.
 fn remove_empty(base: &Path) {
     for dir in children(base) {
-        let ours = dir.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(PREFIX));
+        let ours = dir
+            .file_name()
+            .and_then(|n| n.to_str())
+            .is_some_and(|n| n.starts_with(PREFIX));
         // A keeper that is just starting claims its group a moment after it has made it.
-        let old = fs::metadata(&dir).and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
-        if ours && !populated(&dir) && old.is_some_and(|age| age > STALE_DEATH) && lock(&dir).is_ok() {
+        let old = fs::metadata(&dir)
+            .and_then(|m| m.modified())
+            .ok()
+            .and_then(|t| t.elapsed().ok());
+        if ours
+            && !populated(&dir)
+            && old.is_some_and(|age| age > STALE_DEATH)
+            && lock(&dir).is_ok()
+        {
             remove_tree(&dir);
         }
     }
@@ -338,12 +430,17 @@ fn remove_empty(base: &Path) {
 
 /// Locks a group's directory for as long as the descriptor is open; fails if somebody else has.
 fn lock(dir: &Path) -> Result<OwnedFd> {
-    let fd = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let fd = rustix::fs::open(
+        dir,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)?;
     Ok(fd)
 }
 
-/// Removes a group and what jobs have made below it. What is not empty stays, and is removed with its parent or by the next keeper.
+/// Removes a group and what jobs have made below it. What is not empty stays, and is removed with
+/// its parent or by the next keeper.
 fn remove_tree(dir: &Path) {
     for child in children(dir) {
         remove_tree(&child);
@@ -353,7 +450,10 @@ fn remove_tree(dir: &Path) {
 
 fn children(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+    entries
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        .map(|e| e.path())
+        .collect()
 }
 
 fn populated(dir: &Path) -> bool {
@@ -373,11 +473,20 @@ struct AtFile {
 }
 
 fn named(path: &Path, error: Error) -> Error {
-    Error::new(error.kind(), AtFile { path: path.to_owned(), error })
+    Error::new(
+        error.kind(),
+        AtFile {
+            path: path.to_owned(),
+            error,
+        },
+    )
 }
 
 /// The system's number behind an error of this module, if there is one.
 pub(crate) fn errno(error: &Error) -> Option<rustix::io::Errno> {
     let at_file = error.get_ref().and_then(|e| e.downcast_ref::<AtFile>());
-    at_file.map_or(error, |at| &at.error).raw_os_error().map(rustix::io::Errno::from_raw_os_error)
+    at_file
+        .map_or(error, |at| &at.error)
+        .raw_os_error()
+        .map(rustix::io::Errno::from_raw_os_error)
 }

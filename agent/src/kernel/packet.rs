@@ -1,17 +1,19 @@
-//! Packets between agent, keeper and engines: one message each, with at most one descriptor (unix(7), SOCK_SEQPACKET, SCM_RIGHTS).
+//! Packets between agent, keeper and engines: one message each, with at most one descriptor
+//! (unix(7), SOCK_SEQPACKET, SCM_RIGHTS).
 
 use mezcal_common::wire::codec;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    SocketAddrUnix, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::mem::MaybeUninit;
 use std::path::Path;
 
-/// Messages to and from keepers are a few bytes, and in one of them a host's name, which may have 253 (RFC 1035).
+/// Messages to and from keepers are a few bytes, and in one of them a host's name, which may have
+/// 253 (RFC 1035).
 const MAX_PACKET: usize = 512;
 
 /// A connected pair of packet sockets.
@@ -19,7 +21,12 @@ const MAX_PACKET: usize = 512;
 /// # Errors
 /// socketpair(2)'s.
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
-    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+    Ok(rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
 }
 
 /// A connected pair of stream sockets, for frames.
@@ -27,14 +34,21 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
 /// # Errors
 /// socketpair(2)'s.
 pub fn stream_pair() -> Result<(OwnedFd, OwnedFd)> {
-    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
+    Ok(rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
 }
 
-/// Connects to a socket in the file system where a process of this account should listen. Whoever may enter its directory might have put another
-/// one there; the kernel says who called listen(2) (SO_PEERCRED of unix(7)).
+/// Connects to a socket in the file system where a process of this account should listen. Whoever
+/// may enter its directory might have put another one there; the kernel says who called listen(2)
+/// (SO_PEERCRED of unix(7)).
 ///
 /// # Errors
-/// socket(2)'s and connect(2)'s; `PermissionDenied`, which names the path and the account, if somebody else listens.
+/// socket(2)'s and connect(2)'s; `PermissionDenied`, which names the path and the account, if
+/// somebody else listens.
 pub fn connect(path: &Path, owner: u32) -> Result<OwnedFd> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -54,7 +68,8 @@ pub fn connect(path: &Path, owner: u32) -> Result<OwnedFd> {
     }
 }
 
-/// The account of the process at the other end: of whoever listens, has connected, or has made the pair.
+/// The account of the process at the other end: of whoever listens, has connected, or has made the
+/// pair.
 ///
 /// # Errors
 /// getsockopt(2)'s, if that is no socket of this kind.
@@ -66,7 +81,11 @@ pub fn peer(socket: impl AsFd) -> Result<u32> {
 ///
 /// # Errors
 /// sendmsg(2)'s: `BrokenPipe` if the other side is gone, `WouldBlock` if it does not read.
-pub fn send<T: Serialize>(socket: impl AsFd, message: &T, fd: Option<BorrowedFd<'_>>) -> Result<()> {
+pub fn send<T: Serialize>(
+    socket: impl AsFd,
+    message: &T,
+    fd: Option<BorrowedFd<'_>>,
+) -> Result<()> {
     let body = codec::encode_body(message).map_err(Error::other)?;
     let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -74,12 +93,19 @@ pub fn send<T: Serialize>(socket: impl AsFd, message: &T, fd: Option<BorrowedFd<
     if !fds.is_empty() {
         ancillary.push(SendAncillaryMessage::ScmRights(&fds));
     }
-    retry(|| rustix::net::sendmsg(&socket, &[IoSlice::new(&body)], &mut ancillary, SendFlags::NOSIGNAL | SendFlags::DONTWAIT))?;
+    retry(|| {
+        rustix::net::sendmsg(
+            &socket,
+            &[IoSlice::new(&body)],
+            &mut ancillary,
+            SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+        )
+    })?;
     Ok(())
 }
 
-/// Receives a message and what came with it, waiting for it; `None` at the end of the connection, also where the other side has left without
-/// reading what it was sent.
+/// Receives a message and what came with it, waiting for it; `None` at the end of the connection,
+/// also where the other side has left without reading what it was sent.
 ///
 /// # Errors
 /// recvmsg(2)'s, and `InvalidData` for what is not such a message.
@@ -95,24 +121,42 @@ pub fn try_receive<T: DeserializeOwned>(socket: impl AsFd) -> Result<Option<(T, 
     receive_with(socket, RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT)
 }
 
-fn receive_with<T: DeserializeOwned>(socket: impl AsFd, flags: RecvFlags) -> Result<Option<(T, Option<OwnedFd>)>> {
+fn receive_with<T: DeserializeOwned>(
+    socket: impl AsFd,
+    flags: RecvFlags,
+) -> Result<Option<(T, Option<OwnedFd>)>> {
     let mut body = [0; MAX_PACKET];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut receive = || retry(|| rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(&mut body)], &mut ancillary, flags));
+    let mut receive = || {
+        retry(|| {
+            rustix::net::recvmsg(
+                &socket,
+                &mut [IoSliceMut::new(&mut body)],
+                &mut ancillary,
+                flags,
+            )
+        })
+    };
     let got = match receive() {
-        // The kernel says once that the other side has left something unread (`unix_release_sock`), and says it before it hands over the packets
-        // that came from there: those are next, then the end.
+        // The kernel says once that the other side has left something unread (`unix_release_sock`),
+        // and says it before it hands over the packets that came from there: those are next, then
+        // the end.
         Err(e) if e.kind() == ErrorKind::ConnectionReset => receive(),
         got => got,
     }?;
     if got.bytes == 0 {
         return Ok(None);
     }
-    let fd = ancillary
-        .drain()
-        .find_map(|message| if let RecvAncillaryMessage::ScmRights(mut fds) = message { fds.next() } else { None });
-    let message = codec::decode_exact(&body[..got.bytes]).map_err(|e| Error::new(ErrorKind::InvalidData, e))?;
+    let fd = ancillary.drain().find_map(|message| {
+        if let RecvAncillaryMessage::ScmRights(mut fds) = message {
+            fds.next()
+        } else {
+            None
+        }
+    });
+    let message = codec::decode_exact(&body[..got.bytes])
+        .map_err(|e| Error::new(ErrorKind::InvalidData, e))?;
     Ok(Some((message, fd)))
 }
 
@@ -132,14 +176,25 @@ mod tests {
     use mezcal_common::model::ids::EngineIndex;
     use std::io::{Read, Write};
 
-    /// A socket at which a thread of another account's listens, as whoever gets into a shared directory might leave one.
+    /// A socket at which a thread of another account's listens, as whoever gets into a shared
+    /// directory might leave one.
     fn listener_of(uid: u32, path: std::path::PathBuf) -> OwnedFd {
         let listen = move || {
-            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+            let socket = rustix::net::socket_with(
+                AddressFamily::UNIX,
+                SocketType::SEQPACKET,
+                SocketFlags::CLOEXEC,
+                None,
+            );
             let socket = socket.expect("a socket");
-            rustix::net::bind(&socket, &SocketAddrUnix::new(&path).expect("a short path")).expect("bound");
-            // SAFETY: without glibc's wrapper this changes the calling thread alone, which ends with it.
-            assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }, 0);
+            rustix::net::bind(&socket, &SocketAddrUnix::new(&path).expect("a short path"))
+                .expect("bound");
+            // SAFETY: without glibc's wrapper this changes the calling thread alone, which ends
+            // with it.
+            assert_eq!(
+                unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) },
+                0
+            );
             rustix::net::listen(&socket, 8).expect("listens");
             socket
         };
@@ -154,32 +209,49 @@ mod tests {
         let _ours = listener_of(us, ours.clone());
         let connected = connect(&ours, us).expect("ours");
         assert_eq!(peer(&connected).expect("a peer"), us);
-        assert_eq!(connect(&dir.path().join("none"), us).expect_err("nobody").kind(), ErrorKind::NotFound);
+        assert_eq!(
+            connect(&dir.path().join("none"), us)
+                .expect_err("nobody")
+                .kind(),
+            ErrorKind::NotFound
+        );
         if us != 0 {
             // Past libtest's capture: a skipped test is never silent.
-            let _ = writeln!(std::io::stderr(), "SKIPPED a_socket_at_which_somebody_else_listens_is_not_used: not root");
+            let _ = writeln!(
+                std::io::stderr(),
+                "SKIPPED a_socket_at_which_somebody_else_listens_is_not_used: not root"
+            );
             return;
         }
         let _theirs = listener_of(1, theirs.clone());
         let refused = connect(&theirs, us).expect_err("refused");
         assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
         let said = refused.to_string();
-        assert!(said.contains("uid 1 listens") && said.contains(&theirs.display().to_string()), "{said}");
+        assert!(
+            said.contains("uid 1 listens") && said.contains(&theirs.display().to_string()),
+            "{said}"
+        );
     }
 
     #[test]
     fn a_descriptor_travels_with_its_packet() {
         let (a, b) = pair().expect("a pair");
         let (mine, theirs) = stream_pair().expect("a pair");
-        let link = FromKeeper::Link { engine: EngineIndex(3) };
+        let link = FromKeeper::Link {
+            engine: EngineIndex(3),
+        };
         send(&a, &link, Some(theirs.as_fd())).expect("sent");
         drop(theirs);
-        let (message, fd) = receive::<FromKeeper>(&b).expect("received").expect("a packet");
+        let (message, fd) = receive::<FromKeeper>(&b)
+            .expect("received")
+            .expect("a packet");
         assert_eq!(message, link);
         let mut far = std::os::unix::net::UnixStream::from(fd.expect("a descriptor"));
         far.write_all(b"x").expect("written");
         let mut byte = [0];
-        std::os::unix::net::UnixStream::from(mine).read_exact(&mut byte).expect("read");
+        std::os::unix::net::UnixStream::from(mine)
+            .read_exact(&mut byte)
+            .expect("read");
         assert_eq!(&byte, b"x");
         drop(a);
         assert!(receive::<FromKeeper>(&b).expect("an end").is_none());
@@ -188,11 +260,19 @@ mod tests {
     #[test]
     fn whoever_leaves_without_reading_has_still_said_what_it_said() {
         let (a, b) = pair().expect("a pair");
-        let link = FromKeeper::Link { engine: EngineIndex(3) };
+        let link = FromKeeper::Link {
+            engine: EngineIndex(3),
+        };
         send(&a, &link, None).expect("sent");
         send(&b, &link, None).expect("sent");
         drop(a);
-        assert_eq!(receive::<FromKeeper>(&b).expect("received").expect("a packet").0, link);
+        assert_eq!(
+            receive::<FromKeeper>(&b)
+                .expect("received")
+                .expect("a packet")
+                .0,
+            link
+        );
         assert!(receive::<FromKeeper>(&b).expect("an end").is_none());
     }
 }

@@ -1,14 +1,16 @@
 //! What is known of batches: whose they are, and what their jobs have in common.
 //!
-//! A coordinator says both before the first job of a batch that it sends in a session, and that the batch has ended only in a session in which it
-//! has said that. So what has been said in earlier sessions is needed for what waits, and not for anything else; only whose a batch is is
+//! A coordinator says both before the first job of a batch that it sends in a session, and that the
+//! batch has ended only in a session in which it has said that. So what has been said in earlier
+//! sessions is needed for what waits, and not for anything else; only whose a batch is is
 //! remembered, for those who ask what its jobs have written.
 
 use mezcal_common::model::ids::BatchSerial;
 use mezcal_common::model::job::BatchContext;
 use std::collections::{BTreeMap, HashSet};
 
-/// Batches of earlier sessions whose users are remembered, the newest ones: a megabyte, and more than a host has jobs of at a time.
+/// Batches of earlier sessions whose users are remembered, the newest ones: a megabyte, and more
+/// than a host has jobs of at a time.
 const MAX_EARLIER: usize = 10_000;
 
 #[derive(Debug, PartialEq)]
@@ -26,8 +28,16 @@ pub(super) struct Batches {
 
 impl Batches {
     /// The coordinator has spoken of a batch. True if that is news.
-    pub(super) fn learn(&mut self, batch: BatchSerial, context: BatchContext, user: String) -> bool {
-        let known = Known { user, context: Some(context) };
+    pub(super) fn learn(
+        &mut self,
+        batch: BatchSerial,
+        context: BatchContext,
+        user: String,
+    ) -> bool {
+        let known = Known {
+            user,
+            context: Some(context),
+        };
         let is_news = self.by_serial.get(&batch) != Some(&known);
         self.by_serial.insert(batch, known);
         is_news
@@ -56,7 +66,10 @@ impl Batches {
 
     /// A session begins, and jobs of these batches wait.
     pub(super) fn session_begins(&mut self, waiting: &HashSet<BatchSerial>) {
-        let mut too_many = self.by_serial.len().saturating_sub(MAX_EARLIER + waiting.len());
+        let mut too_many = self
+            .by_serial
+            .len()
+            .saturating_sub(MAX_EARLIER + waiting.len());
         self.by_serial.retain(|batch, known| {
             if waiting.contains(batch) {
                 return true;
@@ -84,11 +97,24 @@ mod tests {
         }
         batches.session_begins(&HashSet::from([BatchSerial(1)]));
         assert_eq!(batches.by_serial.len(), MAX_EARLIER + 1);
-        assert_eq!(batches.by_serial.values().filter(|known| known.context.is_some()).count(), 1);
+        assert_eq!(
+            batches
+                .by_serial
+                .values()
+                .filter(|known| known.context.is_some())
+                .count(),
+            1
+        );
         assert_eq!(batches.context(BatchSerial(1)), Some((&context, "user1")));
         assert_eq!(batches.owner(BatchSerial(2)), None);
-        assert_eq!(batches.owner(BatchSerial(many)), Some(&*format!("user{many}")));
-        assert!(batches.learn(BatchSerial(many), context.clone(), format!("user{many}")), "its context was forgotten");
+        assert_eq!(
+            batches.owner(BatchSerial(many)),
+            Some(&*format!("user{many}"))
+        );
+        assert!(
+            batches.learn(BatchSerial(many), context.clone(), format!("user{many}")),
+            "its context was forgotten"
+        );
         assert!(!batches.learn(BatchSerial(many), context, format!("user{many}")));
     }
 }

@@ -1,7 +1,8 @@
 //! The agent process: performs what [`Supervisor`] decides.
 //!
-//! One loop on one thread owns the supervisor. Beside it: a task that keeps a connection to the coordinator, and the links to
-//! keeper and engines. All of them only turn what they hear into inputs.
+//! One loop on one thread owns the supervisor. Beside it: a task that keeps a connection to the
+//! coordinator, and the links to keeper and engines. All of them only turn what they hear into
+//! inputs.
 
 use crate::keeper::driver::ContainmentWish;
 use crate::kernel::packet;
@@ -14,7 +15,9 @@ use crate::supervisor::users::Finder;
 use crate::supervisor::{Carried, Effect, Event, HEARTBEAT, Supervisor};
 use bytes::BytesMut;
 use mezcal_common::message::agent::{self, Hello, ToAgent, ToCoordinator};
-use mezcal_common::message::engine::{COUNTS, FromEngine, FromKeeper, PROGRAM, TELL_FAILURES, ToEngine, ToKeeper};
+use mezcal_common::message::engine::{
+    COUNTS, FromEngine, FromKeeper, PROGRAM, TELL_FAILURES, ToEngine, ToKeeper,
+};
 use mezcal_common::model::clock::{BootInstant, OffsetEstimate, WallTime};
 use mezcal_common::model::escape::chain;
 use mezcal_common::model::ids::{AttemptId, EngineId, EngineIndex, Generation, StoreId};
@@ -37,7 +40,8 @@ use tokio::sync::mpsc;
 
 /// Inputs that may wait; beyond this the links are not read.
 const INPUTS: usize = 1024;
-/// A service without a coordinator is up all the same after this long: a host must not fail to boot for that.
+/// A service without a coordinator is up all the same after this long: a host must not fail to boot
+/// for that.
 const READY_WITHOUT: Duration = Duration::from_secs(30);
 /// Room for what an engine says at once, in bytes.
 const ENGINE_MESSAGES: usize = 4096;
@@ -54,7 +58,8 @@ pub struct AgentParts {
     pub aliases: Vec<String>,
     /// Jobs at a time.
     pub slots: u16,
-    /// Whose jobs run here, in the order of their keepers; none: everybody's, with one keeper, which ends with the agent when that is stopped.
+    /// Whose jobs run here, in the order of their keepers; none: everybody's, with one keeper,
+    /// which ends with the agent when that is stopped.
     pub users: Option<Vec<String>>,
     /// What the agent before this one in the same process has left to it ([`run`]).
     pub carried: Carried,
@@ -86,22 +91,37 @@ pub struct Engines {
 
 impl Engines {
     /// Engines that have no keeper, and say what `sender` hands on.
-    pub fn without_keeper(sender: mpsc::Sender<EngineInput>, inputs: mpsc::Receiver<EngineInput>) -> Self {
-        Self { inputs, sender, keepers: Vec::new(), finder: None }
+    pub fn without_keeper(
+        sender: mpsc::Sender<EngineInput>,
+        inputs: mpsc::Receiver<EngineInput>,
+    ) -> Self {
+        Self {
+            inputs,
+            sender,
+            keepers: Vec::new(),
+            finder: None,
+        }
     }
 
     /// The same, and those of other users as they come.
     #[must_use]
     pub fn and_others(self, finder: Finder) -> Self {
-        Self { finder: Some(finder), ..self }
+        Self {
+            finder: Some(finder),
+            ..self
+        }
     }
 }
 
 /// What is heard from engines and their keepers.
-#[expect(clippy::large_enum_variant, reason = "the largest is the most frequent one")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the largest is the most frequent one"
+)]
 pub enum EngineInput {
-    /// A new link, over which an engine can be told things. Without a bound of its own: an engine has one attempt at a time, and
-    /// what is said about it is bounded by its output window and the coordinator's requests. Nothing of it may be dropped.
+    /// A new link, over which an engine can be told things. Without a bound of its own: an engine
+    /// has one attempt at a time, and what is said about it is bounded by its output window and the
+    /// coordinator's requests. Nothing of it may be dropped.
     Linked(EngineIndex, Link, mpsc::UnboundedSender<ToEngine>),
     /// A message.
     Said(EngineIndex, Link, FromEngine),
@@ -124,7 +144,8 @@ pub enum EngineInput {
         /// Processes alive.
         survivors: u32,
     },
-    /// Nothing is heard any more from the keeper of a set: it is gone, and its engines with it, or it has said what it may not say.
+    /// Nothing is heard any more from the keeper of a set: it is gone, and its engines with it, or
+    /// it has said what it may not say.
     KeeperGone(usize, String),
     /// The keeper of a user is there.
     Found(String, OwnedFd),
@@ -156,7 +177,8 @@ pub enum Left {
     Stopped,
     /// A keeper is gone, and its engines with it.
     KeeperGone,
-    /// The keeper of engines of an earlier version has ended, as it was asked to when nothing ran there.
+    /// The keeper of engines of an earlier version has ended, as it was asked to when nothing ran
+    /// there.
     KeeperReplaced,
     /// Other users' jobs run here from now on.
     Changed,
@@ -171,9 +193,10 @@ pub enum Left {
     },
 }
 
-/// Runs an agent until `stop` completes, its own keeper is lost, or `changed` completes. At a stop an agent that has its own keeper kills what
-/// runs, reports it and leaves; one that serves users leaves their jobs to their keepers. What has not started is left to the agent that comes
-/// next in this process.
+/// Runs an agent until `stop` completes, its own keeper is lost, or `changed` completes. At a stop
+/// an agent that has its own keeper kills what runs, reports it and leaves; one that serves users
+/// leaves their jobs to their keepers. What has not started is left to the agent that comes next in
+/// this process.
 ///
 /// # Errors
 /// A timer cannot be made.
@@ -188,7 +211,11 @@ pub async fn run(
         versions: agent::VERSIONS,
         program: mezcal_common::VERSION.into(),
         // Keepers of users come and go: with them it is the place where they are.
-        keeper: engines.finder.as_ref().map_or_else(|| keepers_number(&engines.keepers), Finder::number).unwrap_or_else(random),
+        keeper: engines
+            .finder
+            .as_ref()
+            .map_or_else(|| keepers_number(&engines.keepers), Finder::number)
+            .unwrap_or_else(random),
         boot_id: proc::boot_id(),
         slots: parts.slots,
         aliases: parts.aliases.clone(),
@@ -210,7 +237,10 @@ pub async fn run(
         leaving,
     ));
     let (present, known) = tokio::sync::watch::channel(parts.users.clone().unwrap_or_default());
-    let finder = engines.finder.take().map(|finder| tokio::spawn(finder.look(known, engines.sender.clone())));
+    let finder = engines
+        .finder
+        .take()
+        .map(|finder| tokio::spawn(finder.look(known, engines.sender.clone())));
 
     let own_keeper = parts.users.is_none();
     let mut standing = parts.service.then(|| Standing::new(&address));
@@ -223,7 +253,10 @@ pub async fn run(
     let mut to_coordinator: Option<mpsc::Sender<ToCoordinator>> = None;
     let mut peer: Option<Peer> = None;
     let mut logs = Logs::new();
-    let mut keepers: Vec<Keeper> = std::mem::take(&mut engines.keepers).into_iter().map(Keeper::new).collect();
+    let mut keepers: Vec<Keeper> = std::mem::take(&mut engines.keepers)
+        .into_iter()
+        .map(Keeper::new)
+        .collect();
     let mut outgoing: VecDeque<ToCoordinator> = VecDeque::new();
     let mut timer = BootTimer::new()?;
     let mut next_reading = BootInstant::now();
@@ -255,8 +288,17 @@ pub async fn run(
         if exit || stopping.is_some_and(|until| BootInstant::now() > until) {
             break Ok(Left::Stopped);
         }
-        let waiting = if outgoing.is_empty() { None } else { to_coordinator.clone() };
-        let due = supervisor.poll_timeout().into_iter().chain([next_reading]).chain(stopping).min();
+        let waiting = if outgoing.is_empty() {
+            None
+        } else {
+            to_coordinator.clone()
+        };
+        let due = supervisor
+            .poll_timeout()
+            .into_iter()
+            .chain([next_reading])
+            .chain(stopping)
+            .min();
         tokio::select! {
             biased;
             Some(input) = heard.recv() => {
@@ -336,7 +378,8 @@ pub async fn run(
                     EngineInput::Ended { engine, attempt, ended, killed, survivors } => {
                         supervisor.handle(Event::EngineEnded { engine, attempt, ended, killed, survivors }, now);
                     }
-                    // What it ran has been killed, as was wanted; what has been heard of that is still to be reported.
+                    // What it ran has been killed, as was wanted; what has been heard of that is
+                    // still to be reported.
                     EngineInput::KeeperGone(..) if own_keeper && stopping.is_some() && supervisor.busy() == 0 => {}
                     EngineInput::KeeperGone(..) if own_keeper && stopping.is_some() => break Ok(Left::Stopped),
                     EngineInput::KeeperGone(..) if own_keeper && supervisor.replaces_engines() => break Ok(Left::KeeperReplaced),
@@ -441,7 +484,9 @@ impl Links {
     }
 
     fn is_present(&self, index: EngineIndex, link: Link) -> bool {
-        self.0.get(&index).is_some_and(|(present, _)| *present == link)
+        self.0
+            .get(&index)
+            .is_some_and(|(present, _)| *present == link)
     }
 
     fn remove(&mut self, index: EngineIndex) {
@@ -449,7 +494,8 @@ impl Links {
     }
 
     fn remove_all(&mut self, set: usize, slots: u16) {
-        self.0.retain(|index, _| usize::from(index.0 / slots) != set);
+        self.0
+            .retain(|index, _| usize::from(index.0 / slots) != set);
     }
 
     fn tell(&self, index: EngineIndex, message: ToEngine) {
@@ -470,16 +516,21 @@ struct Keeper {
 
 impl Keeper {
     fn new(socket: OwnedFd) -> Self {
-        Self { socket: Some(socket), waiting: VecDeque::new() }
+        Self {
+            socket: Some(socket),
+            waiting: VecDeque::new(),
+        }
     }
 
-    /// Hands over what the socket takes. One that is stopped may miss the oldest; a lease is said again and again.
+    /// Hands over what the socket takes. One that is stopped may miss the oldest; a lease is said
+    /// again and again.
     fn tell(&mut self, message: Option<ToKeeper>) {
         let Some(socket) = &self.socket else { return };
         self.waiting.extend(message);
         while let Some(message) = self.waiting.front() {
             // A keeper that is gone is noticed by the thread that listens to it.
-            let full = packet::send(socket, message, None).is_err_and(|e| e.kind() == ErrorKind::WouldBlock);
+            let full = packet::send(socket, message, None)
+                .is_err_and(|e| e.kind() == ErrorKind::WouldBlock);
             if full && self.waiting.len() < INPUTS {
                 break;
             }
@@ -505,7 +556,11 @@ struct Standing {
 
 impl Standing {
     fn new(coordinator: &str) -> Self {
-        Self { coordinator: coordinator.into(), ready: false, since: BootInstant::now() }
+        Self {
+            coordinator: coordinator.into(),
+            ready: false,
+            since: BootInstant::now(),
+        }
     }
 
     fn connected(&mut self) {
@@ -516,8 +571,14 @@ impl Standing {
     /// The loop has come round.
     fn tick(&mut self, connected: bool, (busy, slots): (usize, usize)) {
         let status = match connected {
-            true => format!("connected to {}, {busy}/{slots} slots busy", self.coordinator),
-            false => format!("{} is out of reach, trying; {busy}/{slots} slots busy", self.coordinator),
+            true => format!(
+                "connected to {}, {busy}/{slots} slots busy",
+                self.coordinator
+            ),
+            false => format!(
+                "{} is out of reach, trying; {busy}/{slots} slots busy",
+                self.coordinator
+            ),
         };
         if !self.ready && BootInstant::now().since(self.since) >= READY_WITHOUT {
             self.ready = true;
@@ -528,7 +589,10 @@ impl Standing {
 }
 
 /// Hands over what the channel takes without waiting.
-fn send_what_fits(outgoing: &mut VecDeque<ToCoordinator>, to: Option<&mpsc::Sender<ToCoordinator>>) {
+fn send_what_fits(
+    outgoing: &mut VecDeque<ToCoordinator>,
+    to: Option<&mpsc::Sender<ToCoordinator>>,
+) {
     let Some(to) = to else { return };
     while !outgoing.is_empty() {
         let Ok(permit) = to.try_reserve() else { return };
@@ -538,15 +602,22 @@ fn send_what_fits(outgoing: &mut VecDeque<ToCoordinator>, to: Option<&mpsc::Send
     }
 }
 
-async fn reserve(to: Option<&mpsc::Sender<ToCoordinator>>) -> Option<mpsc::Permit<'_, ToCoordinator>> {
+async fn reserve(
+    to: Option<&mpsc::Sender<ToCoordinator>>,
+) -> Option<mpsc::Permit<'_, ToCoordinator>> {
     to?.reserve().await.ok()
 }
 
 /// What tells these keepers from any others on this boot.
 fn keepers_number(keepers: &[OwnedFd]) -> Option<u64> {
-    let numbers = keepers.iter().map(keeper_number).collect::<Option<Vec<u64>>>()?;
+    let numbers = keepers
+        .iter()
+        .map(keeper_number)
+        .collect::<Option<Vec<u64>>>()?;
     // One keeper's number is its own.
-    numbers.into_iter().reduce(|all, number| all.rotate_left(17).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number)
+    numbers
+        .into_iter()
+        .reduce(|all, number| all.rotate_left(17).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number)
 }
 
 /// What tells one keeper from any other on this boot.
@@ -555,7 +626,8 @@ fn keeper_number(socket: &OwnedFd) -> Option<u64> {
     proc::unique_number(peer.pid.as_raw_nonzero().get())
 }
 
-/// A random number from the kernel. The pool is ready long before any agent starts; a failure leaves zero, which only weakens jitter.
+/// A random number from the kernel. The pool is ready long before any agent starts; a failure
+/// leaves zero, which only weakens jitter.
 pub(crate) fn random() -> u64 {
     let mut bytes = [0; 8];
     let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
@@ -576,8 +648,17 @@ async fn keep_connected(
     let mut last_complaint = String::new();
     loop {
         let hello = hello.borrow().clone();
-        let error =
-            one_connection(&connector, &address, patience, &hello, &mut generations, &inputs, &mut pauses, &mut leaving).await;
+        let error = one_connection(
+            &connector,
+            &address,
+            patience,
+            &hello,
+            &mut generations,
+            &inputs,
+            &mut pauses,
+            &mut leaving,
+        )
+        .await;
         let Some(error) = error else { return };
         if pauses.are_new() {
             // It was connected.
@@ -596,11 +677,14 @@ async fn keep_connected(
         let ceiling = pauses.failed(error.needs_a_person());
         let share = f64::from(random() as u32) / f64::from(u32::MAX);
         // What was spent waiting for an answer counts as pause.
-        let pause = ceiling.mul_f64(share).saturating_sub(if matches!(error, ConnectError::NoAnswer(_)) {
-            patience
-        } else {
-            Duration::ZERO
-        });
+        let pause =
+            ceiling
+                .mul_f64(share)
+                .saturating_sub(if matches!(error, ConnectError::NoAnswer(_)) {
+                    patience
+                } else {
+                    Duration::ZERO
+                });
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = left(&mut leaving) => return,
@@ -609,7 +693,10 @@ async fn keep_connected(
 }
 
 /// One connection from hello to its end. `None`: we are leaving.
-#[expect(clippy::too_many_arguments, reason = "what a connection needs of the loop around it")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "what a connection needs of the loop around it"
+)]
 async fn one_connection(
     connector: &Connector,
     address: &str,
@@ -632,32 +719,57 @@ async fn one_connection(
         return Some(connector.why_lost(address, &peer).await);
     };
     let sent = (WallTime::now(), BootInstant::now());
-    let _ = channel.sender.send(ToCoordinator::Hello(hello.clone())).await;
+    let _ = channel
+        .sender
+        .send(ToCoordinator::Hello(hello.clone()))
+        .await;
     let first = match connector.first_message(address, &peer, &mut channel).await {
         Ok(first) => first,
         Err(e) => return Some(e),
     };
     let (generation, first) = match first {
-        ToAgent::Generation { generation } => match connector.first_message(address, &peer, &mut channel).await {
-            Ok(first) => (generation, first),
-            Err(e) => return Some(e),
-        },
+        ToAgent::Generation { generation } => {
+            match connector.first_message(address, &peer, &mut channel).await {
+                Ok(first) => (generation, first),
+                Err(e) => return Some(e),
+            }
+        }
         first => (Generation::default(), first),
     };
-    let ToAgent::Welcome { version, store, lease, first_engine, clock, .. } = first else {
+    let ToAgent::Welcome {
+        version,
+        store,
+        lease,
+        first_engine,
+        clock,
+        ..
+    } = first
+    else {
         peer.close(close::PROTOCOL, "the first message must be a welcome");
         return Some(connector.why_lost(address, &peer).await);
     };
     // Before anything counts that it says: of a lease, of jobs, or of what should be killed.
     if let Err(why) = generations.meet(store, generation) {
         peer.leave(close::REFUSED, &why).await;
-        return Some(ConnectError::Unfit { address: address.into(), why });
+        return Some(ConnectError::Unfit {
+            address: address.into(),
+            why,
+        });
     }
     tracing::info!(coordinator = address, "connected");
     pauses.worked();
     let sender = channel.sender;
     if inputs
-        .send(Input::Connected { sender, peer: peer.clone(), version, store, lease, first_engine, clock, hello: sent })
+        .send(Input::Connected {
+            sender,
+            peer: peer.clone(),
+            version,
+            store,
+            lease,
+            first_engine,
+            clock,
+            hello: sent,
+        })
         .await
         .is_err()
     {
@@ -680,7 +792,8 @@ async fn one_connection(
                 }
             },
             () = left(leaving) => {
-                // The coordinator closes once it has our goodbye; it is the receiver of the last message.
+                // The coordinator closes once it has our goodbye; it is the receiver of the last
+                // message.
                 let _ = tokio::time::timeout(Duration::from_secs(1), peer.closed()).await;
                 peer.leave(close::DONE, "agent stopped").await;
                 return None;
@@ -695,7 +808,8 @@ async fn left(leaving: &mut tokio::sync::watch::Receiver<bool>) {
     let _ = leaving.wait_for(|left| *left).await;
 }
 
-/// Asks the keepers of this host for `slots` engines each and turns what they say into inputs. Must be called within a tokio runtime.
+/// Asks the keepers of this host for `slots` engines each and turns what they say into inputs. Must
+/// be called within a tokio runtime.
 ///
 /// # Errors
 /// No thread can be started.
@@ -704,14 +818,38 @@ pub fn engines_of(keepers: Vec<OwnedFd>, slots: u16, host: &str) -> Result<Engin
     for (set, keeper) in keepers.iter().enumerate() {
         hear(keeper, set, slots, host, &sender)?;
     }
-    Ok(Engines { inputs, sender, keepers, finder: None })
+    Ok(Engines {
+        inputs,
+        sender,
+        keepers,
+        finder: None,
+    })
 }
 
 /// Asks one keeper for its engines, and has a thread listen to it.
-fn hear(keeper: &OwnedFd, set: usize, slots: u16, host: &str, inputs: &mpsc::Sender<EngineInput>) -> Result<()> {
+fn hear(
+    keeper: &OwnedFd,
+    set: usize,
+    slots: u16,
+    host: &str,
+    inputs: &mpsc::Sender<EngineInput>,
+) -> Result<()> {
     // One that is gone already, or does not read, shows when it is listened to.
-    let _ = packet::send(keeper, &ToKeeper::Relink { engine: TELL_FAILURES }, None);
-    let _ = packet::send(keeper, &ToKeeper::Engines { count: slots, host: host.to_owned() }, None);
+    let _ = packet::send(
+        keeper,
+        &ToKeeper::Relink {
+            engine: TELL_FAILURES,
+        },
+        None,
+    );
+    let _ = packet::send(
+        keeper,
+        &ToKeeper::Engines {
+            count: slots,
+            host: host.to_owned(),
+        },
+        None,
+    );
     let (listening, inputs) = (keeper.try_clone()?, inputs.clone());
     let runtime = tokio::runtime::Handle::current();
     let hear = move || {
@@ -725,7 +863,10 @@ fn hear(keeper: &OwnedFd, set: usize, slots: u16, host: &str, inputs: &mpsc::Sen
         };
         let _ = inputs.blocking_send(EngineInput::KeeperGone(set, why));
     };
-    std::thread::Builder::new().name("keeper link".into()).spawn(hear).map_err(limits::named)?;
+    std::thread::Builder::new()
+        .name("keeper link".into())
+        .spawn(hear)
+        .map_err(limits::named)?;
     Ok(())
 }
 
@@ -740,7 +881,9 @@ fn hear_keeper(
     static LINKS: AtomicU32 = AtomicU32::new(0);
     let own = |engine: EngineIndex| match engine.0 < slots {
         true => Ok(EngineIndex(set as u16 * slots + engine.0)),
-        false => Err(Error::other(format!("it speaks of engine {engine} and has {slots}, from 0"))),
+        false => Err(Error::other(format!(
+            "it speaks of engine {engine} and has {slots}, from 0"
+        ))),
     };
     while let Some((message, fd)) = packet::receive::<FromKeeper>(keeper.as_fd())? {
         let input = match (message, fd) {
@@ -752,7 +895,10 @@ fn hear_keeper(
                 let stream = std::os::unix::net::UnixStream::from(fd);
                 stream.set_nonblocking(true)?;
                 let (to_engine, outgoing) = mpsc::unbounded_channel();
-                if inputs.blocking_send(EngineInput::Linked(engine, link, to_engine)).is_err() {
+                if inputs
+                    .blocking_send(EngineInput::Linked(engine, link, to_engine))
+                    .is_err()
+                {
                     return Ok(());
                 }
                 let inputs = inputs.clone();
@@ -768,9 +914,22 @@ fn hear_keeper(
                 return Err(limits::named(rustix::io::Errno::MFILE.into()));
             }
             (FromKeeper::Containment(kind), _) => EngineInput::Containment(kind),
-            (FromKeeper::EngineEnded { engine, attempt, ended, killed, survivors }, _) => {
-                EngineInput::Ended { engine: own(engine)?, attempt, ended, killed, survivors }
-            }
+            (
+                FromKeeper::EngineEnded {
+                    engine,
+                    attempt,
+                    ended,
+                    killed,
+                    survivors,
+                },
+                _,
+            ) => EngineInput::Ended {
+                engine: own(engine)?,
+                attempt,
+                ended,
+                killed,
+                survivors,
+            },
             (FromKeeper::EngineFails { engine, why }, _) => EngineInput::Fails(own(engine)?, why),
         };
         if inputs.blocking_send(input).is_err() {
@@ -788,7 +947,9 @@ async fn talk_to_engine(
     mut outgoing: mpsc::UnboundedReceiver<ToEngine>,
     inputs: &mpsc::Sender<EngineInput>,
 ) {
-    let Ok(mut stream) = UnixStream::from_std(stream) else { return };
+    let Ok(mut stream) = UnixStream::from_std(stream) else {
+        return;
+    };
     let mut incoming = BytesMut::new();
     let mut buffer = Vec::new();
     // Of the outcome that comes next.
@@ -839,7 +1000,8 @@ async fn talk_to_engine(
     }
 }
 
-/// Starts a keeper that shares our fate: embedded runs. `program` is this program's own file, which may have been removed since.
+/// Starts a keeper that shares our fate: embedded runs. `program` is this program's own file, which
+/// may have been removed since.
 ///
 /// # Errors
 /// The keeper cannot be started.
@@ -849,18 +1011,30 @@ pub fn start_embedded_keeper(
     containment: ContainmentWish,
 ) -> Result<(OwnedFd, std::process::Child)> {
     let (ours, theirs) = packet::pair()?;
-    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&*program));
-    let child =
-        keeper_command(path.as_ref(), host, containment).stdin(std::process::Stdio::from(theirs)).spawn().map_err(limits::named)?;
+    let path = format!(
+        "/proc/self/fd/{}",
+        std::os::fd::AsRawFd::as_raw_fd(&*program)
+    );
+    let child = keeper_command(path.as_ref(), host, containment)
+        .stdin(std::process::Stdio::from(theirs))
+        .spawn()
+        .map_err(limits::named)?;
     Ok((ours, child))
 }
 
 /// The command of a keeper, which makes itself a session of its own, away from any terminal.
-pub(crate) fn keeper_command(program: &std::path::Path, host: &str, containment: ContainmentWish) -> std::process::Command {
+pub(crate) fn keeper_command(
+    program: &std::path::Path,
+    host: &str,
+    containment: ContainmentWish,
+) -> std::process::Command {
     use clap::ValueEnum;
     use std::os::unix::process::CommandExt;
     let mut command = std::process::Command::new(program);
-    command.arg0("mezcal-keeper").arg("keeper").args(["--host", host]);
+    command
+        .arg0("mezcal-keeper")
+        .arg("keeper")
+        .args(["--host", host]);
     if let Some(value) = containment.to_possible_value() {
         command.args(["--containment", value.get_name()]);
     }

@@ -1,7 +1,9 @@
-//! Which generation of which coordinator's store this host has met. A store that was restored from a copy and its original give out jobs
-//! without knowing of each other; an agent that has met the newer one works for the other no more.
+//! Which generation of which coordinator's store this host has met. A store that was restored from
+//! a copy and its original give out jobs without knowing of each other; an agent that has met the
+//! newer one works for the other no more.
 //!
-//! It is kept for as long as the host is: an agent that was started again, or rebooted, must not go back. Nothing else of an agent is.
+//! It is kept for as long as the host is: an agent that was started again, or rebooted, must not go
+//! back. Nothing else of an agent is.
 
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::ids::{Generation, StoreId};
@@ -10,7 +12,8 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Restored stores that are remembered: those of one cluster's coordinators, over the years. The newest stay.
+/// Restored stores that are remembered: those of one cluster's coordinators, over the years. The
+/// newest stay.
 const MOST: usize = 64;
 
 /// The generations that were met, of stores that were ever restored.
@@ -43,7 +46,11 @@ impl Met {
     pub fn remember(&mut self, store: StoreId, generation: Generation) {
         self.0.insert(store, generation);
         while self.0.len() > MOST
-            && let Some(oldest) = self.0.iter().min_by_key(|(_, generation)| **generation).map(|(store, _)| *store)
+            && let Some(oldest) = self
+                .0
+                .iter()
+                .min_by_key(|(_, generation)| **generation)
+                .map(|(store, _)| *store)
         {
             self.0.remove(&oldest);
         }
@@ -61,7 +68,10 @@ pub struct Generations {
 impl Generations {
     /// Of an agent that ends with its coordinator, and never meets another one.
     pub fn of_one_life() -> Self {
-        Self { met: Met::default(), file: None }
+        Self {
+            met: Met::default(),
+            file: None,
+        }
     }
 
     /// Those that `file` has; none if it is not there yet.
@@ -76,11 +86,15 @@ impl Generations {
         };
         let mut met = Met::default();
         for line in text.lines() {
-            let (store, generation) =
-                read_line(line).ok_or_else(|| std::io::Error::new(ErrorKind::InvalidData, format!("{line:?} is no generation")))?;
+            let (store, generation) = read_line(line).ok_or_else(|| {
+                std::io::Error::new(ErrorKind::InvalidData, format!("{line:?} is no generation"))
+            })?;
             met.remember(store, generation);
         }
-        Ok(Self { met, file: Some(file) })
+        Ok(Self {
+            met,
+            file: Some(file),
+        })
     }
 
     /// Meets a coordinator. A newer generation is remembered before anything is done for it.
@@ -117,15 +131,28 @@ impl Generations {
 fn read_line(line: &str) -> Option<(StoreId, Generation)> {
     let mut words = line.split_ascii_whitespace();
     let store = StoreId(u64::from_str_radix(words.next()?, 16).ok()?);
-    let (restores, since) = (words.next()?.parse().ok()?, WallTime(words.next()?.parse().ok()?));
-    words.next().is_none().then_some((store, Generation { since, restores }))
+    let (restores, since) = (
+        words.next()?.parse().ok()?,
+        WallTime(words.next()?.parse().ok()?),
+    );
+    words
+        .next()
+        .is_none()
+        .then_some((store, Generation { since, restores }))
 }
 
 fn write(file: &Path, met: &Met) -> std::io::Result<()> {
-    let lines =
-        met.0.iter().map(|(store, generation)| format!("{:016x} {} {}\n", store.0, generation.restores, generation.since.0));
+    let lines = met.0.iter().map(|(store, generation)| {
+        format!(
+            "{:016x} {} {}\n",
+            store.0, generation.restores, generation.since.0
+        )
+    });
     let text: String = lines.collect();
-    let directory = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = file
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     std::fs::create_dir_all(directory)?;
     let new = file.with_extension("new");
     match std::fs::remove_file(&new) {
@@ -133,7 +160,11 @@ fn write(file: &Path, met: &Met) -> std::io::Result<()> {
         Ok(()) | Err(_) => {}
     }
     // A new file follows no link.
-    let mut out = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+    let mut out = std::fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)?;
     out.write_all(text.as_bytes())?;
     out.sync_all()?;
     std::fs::rename(&new, file)?;
@@ -145,7 +176,10 @@ mod tests {
     use super::*;
 
     fn restored(since: i64) -> Generation {
-        Generation { since: WallTime(since), restores: 1 }
+        Generation {
+            since: WallTime(since),
+            restores: 1,
+        }
     }
 
     #[test]
@@ -154,29 +188,47 @@ mod tests {
         let file = dir.path().join("state/generations");
         let store = StoreId(0xfeed_0000_0000_0001);
         let mut generations = Generations::load(file.clone()).expect("there is none yet");
-        generations.meet(store, Generation::default()).expect("an original");
+        generations
+            .meet(store, Generation::default())
+            .expect("an original");
         assert!(!file.exists(), "of originals nothing is kept");
         generations.meet(store, restored(100)).expect("newer");
         let mut again = Generations::load(file.clone()).expect("readable");
         again.meet(store, restored(100)).expect("known");
         for older in [Generation::default(), restored(99)] {
             let said = again.meet(store, older).expect_err("older");
-            assert!(said.contains("only the newest may give out jobs") && said.contains("coordinator restore"), "{said}");
+            assert!(
+                said.contains("only the newest may give out jobs")
+                    && said.contains("coordinator restore"),
+                "{said}"
+            );
         }
-        again.meet(StoreId(5), Generation::default()).expect("another store is another matter");
+        again
+            .meet(StoreId(5), Generation::default())
+            .expect("another store is another matter");
         again.meet(store, restored(101)).expect("newer yet");
         std::fs::write(&file, "nonsense").expect("written");
-        assert!(Generations::load(file).is_err(), "what cannot be read is not taken for nothing");
+        assert!(
+            Generations::load(file).is_err(),
+            "what cannot be read is not taken for nothing"
+        );
     }
 
     #[test]
     fn a_generation_that_cannot_be_remembered_is_not_worked_for() {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::write(dir.path().join("state"), "a file, and no directory").expect("written");
-        let mut generations = Generations { met: Met::default(), file: Some(dir.path().join("state/generations")) };
-        let said = generations.meet(StoreId(1), restored(100)).expect_err("it is forgotten at the next start");
+        let mut generations = Generations {
+            met: Met::default(),
+            file: Some(dir.path().join("state/generations")),
+        };
+        let said = generations
+            .meet(StoreId(1), restored(100))
+            .expect_err("it is forgotten at the next start");
         assert!(said.contains("cannot be remembered in"), "{said}");
-        generations.meet(StoreId(1), Generation::default()).expect("nothing was met");
+        generations
+            .meet(StoreId(1), Generation::default())
+            .expect("nothing was met");
     }
 
     #[test]
@@ -185,6 +237,9 @@ mod tests {
         for n in 0..200 {
             met.remember(StoreId(n), restored(1000 - n as i64));
         }
-        assert_eq!((met.0.len(), met.judge(StoreId(0), Generation::default())), (MOST, Meeting::Older(restored(1000))));
+        assert_eq!(
+            (met.0.len(), met.judge(StoreId(0), Generation::default())),
+            (MOST, Meeting::Older(restored(1000)))
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Whether the coordinator answers and takes a certificate: a connection that says nothing, and leaves.
+//! Whether the coordinator answers and takes a certificate: a connection that says nothing, and
+//! leaves.
 
 use mezcal_common::message::agent::ALPN;
 use mezcal_common::model::escape::chain;
@@ -35,9 +36,11 @@ pub(crate) fn greet(address: &str, credentials: &Credentials) -> Result<Path, Gr
         e if e.needs_a_person() => Greeting::Other(chain(&e)),
         e => Greeting::Lost(chain(&e)),
     };
-    let runtime = mezcal_common::system::runtime::start(None).map_err(|e| Greeting::Lost(format!("{e}: raise that limit")))?;
+    let runtime = mezcal_common::system::runtime::start(None)
+        .map_err(|e| Greeting::Lost(format!("{e}: raise that limit")))?;
     runtime.block_on(async {
-        let connector = Connector::new(credentials, ALPN).map_err(|e| Greeting::Other(chain(&e)))?;
+        let connector =
+            Connector::new(credentials, ALPN).map_err(|e| Greeting::Other(chain(&e)))?;
         let peer = connector.connect(address, PATIENCE).await.map_err(judge)?;
         // A handshake that has come to its end here may still be refused there.
         if tokio::time::timeout(VERDICT, peer.closed()).await.is_ok() {
@@ -45,6 +48,9 @@ pub(crate) fn greet(address: &str, credentials: &Credentials) -> Result<Path, Gr
         }
         let (round_trip, datagram) = peer.path();
         peer.leave(close::DONE, "").await;
-        Ok(Path { round_trip, datagram })
+        Ok(Path {
+            round_trip,
+            datagram,
+        })
     })
 }

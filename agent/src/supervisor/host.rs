@@ -42,7 +42,8 @@ impl Default for Host {
     }
 }
 
-/// CPUs that this process may use: affinity and cgroup quota counted (std's `available_parallelism`).
+/// CPUs that this process may use: affinity and cgroup quota counted (std's
+/// `available_parallelism`).
 pub fn usable_cpus() -> u16 {
     std::thread::available_parallelism().map_or(1, |n| n.get().min(usize::from(u16::MAX)) as u16)
 }

@@ -1,7 +1,8 @@
-//! What jobs of this host have written, for whoever asks: files as they are and grow, and what engines keep of the rest.
+//! What jobs of this host have written, for whoever asks: files as they are and grow, and what
+//! engines keep of the rest.
 //!
-//! Each stream of output goes over a QUIC stream of its own, at the reader's pace; nothing here holds a job up. A file is read by a
-//! thread for blocking work, so a dead mount stops nobody else.
+//! Each stream of output goes over a QUIC stream of its own, at the reader's pace; nothing here
+//! holds a job up. A file is read by a thread for blocking work, so a dead mount stops nobody else.
 
 use crate::kernel::paths;
 use bytes::Bytes;
@@ -22,7 +23,8 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 /// Requests that may be served at a time.
 const MAX_REQUESTS: usize = 64;
-/// Pieces of captured output that may wait for a reader; more is dropped, as an engine keeps only the end of it anyway.
+/// Pieces of captured output that may wait for a reader; more is dropped, as an engine keeps only
+/// the end of it anyway.
 const DEPTH: usize = 64;
 /// Bytes read from a file at a time.
 const CHUNK: usize = 64 * 1024;
@@ -39,7 +41,8 @@ pub(crate) struct Request {
     pub(crate) context: Box<BatchContext>,
     /// What of it.
     pub(crate) wish: LogWish,
-    /// Whose files may be read: of agents that run jobs of others, who choose the paths. None: the jobs are the agent's own.
+    /// Whose files may be read: of agents that run jobs of others, who choose the paths. None: the
+    /// jobs are the agent's own.
     pub(crate) owners: Option<Vec<String>>,
 }
 
@@ -62,10 +65,15 @@ struct Captured {
 
 impl Logs {
     pub(crate) fn new() -> Self {
-        Self { places: Arc::new(Semaphore::new(MAX_REQUESTS)), over: HashMap::new(), captured: HashMap::new() }
+        Self {
+            places: Arc::new(Semaphore::new(MAX_REQUESTS)),
+            over: HashMap::new(),
+            captured: HashMap::new(),
+        }
     }
 
-    /// Begins to serve a request; `engine` has the attempt now, if it is running. True if that engine has to be asked to show it.
+    /// Begins to serve a request; `engine` has the attempt now, if it is running. True if that
+    /// engine has to be asked to show it.
     pub(crate) fn begin(
         &mut self,
         request: Request,
@@ -73,23 +81,45 @@ impl Logs {
         peer: Peer,
         answers: mpsc::Sender<ToCoordinator>,
     ) -> bool {
-        let Request { request, attempt, spec, context, wish, owners } = request;
+        let Request {
+            request,
+            attempt,
+            spec,
+            context,
+            wish,
+            owners,
+        } = request;
         let refuse = |why: String| {
             let answers = answers.clone();
             tokio::spawn(async move {
                 // A connection that has ended needs no answer.
-                let _ = answers.send(ToCoordinator::LogsAnswer { request, streams: Err(why) }).await;
+                let _ = answers
+                    .send(ToCoordinator::LogsAnswer {
+                        request,
+                        streams: Err(why),
+                    })
+                    .await;
             });
             false
         };
         let Ok(place) = self.places.clone().try_acquire_owned() else {
-            return refuse(format!("{MAX_REQUESTS} readers are being served on that host already"));
+            return refuse(format!(
+                "{MAX_REQUESTS} readers are being served on that host already"
+            ));
         };
-        let Ok(spec) = codec::decode_exact::<JobSpec>(&spec) else { return refuse("its description cannot be read there".into()) };
+        let Ok(spec) = codec::decode_exact::<JobSpec>(&spec) else {
+            return refuse("its description cannot be read there".into());
+        };
         let cd = paths::directory(&spec, &context);
-        let (out, err) = (paths::out(&spec, attempt, &context), paths::err(&spec, attempt, &context));
+        let (out, err) = (
+            paths::out(&spec, attempt, &context),
+            paths::err(&spec, attempt, &context),
+        );
         let same = out.is_some() && out == err;
-        let wanted = [(wish.out || (wish.err && same), out, Stream::Out), (wish.err && !same, err, Stream::Err)];
+        let wanted = [
+            (wish.out || (wish.err && same), out, Stream::Out),
+            (wish.err && !same, err, Stream::Err),
+        ];
         let (mut sources, mut senders) = (Vec::new(), [None, None]);
         for (_, file, stream) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
             match (file, engine) {
@@ -103,14 +133,27 @@ impl Logs {
             }
         }
         if sources.is_empty() {
-            return refuse("its output went to no file; the last 4 KiB of it are in its result".into());
+            return refuse(
+                "its output went to no file; the last 4 KiB of it are in its result".into(),
+            );
         }
         let show = senders.iter().any(Option::is_some);
         if show {
-            self.captured.insert(request, Captured { attempt, engine, senders });
+            self.captured.insert(
+                request,
+                Captured {
+                    attempt,
+                    engine,
+                    senders,
+                },
+            );
         }
         let over = match engine.filter(|_| wish.follow) {
-            Some(_) => self.over.entry(attempt).or_insert_with(|| watch::channel(false).0).subscribe(),
+            Some(_) => self
+                .over
+                .entry(attempt)
+                .or_insert_with(|| watch::channel(false).0)
+                .subscribe(),
             None => watch::channel(true).1,
         };
         tokio::spawn(async move {
@@ -120,12 +163,18 @@ impl Logs {
         show
     }
 
-    /// Ends the following of attempts that do not run any more. Those that do and whose readers have left, with their requests.
+    /// Ends the following of attempts that do not run any more. Those that do and whose readers
+    /// have left, with their requests.
     pub(crate) fn settle(&mut self, runs: impl Fn(AttemptId) -> bool) -> Vec<(AttemptId, u64)> {
         let mut left = Vec::new();
-        // What an engine has shown comes before the end of its attempt, and what a dead engine has not shown will not come.
+        // What an engine has shown comes before the end of its attempt, and what a dead engine has
+        // not shown will not come.
         self.captured.retain(|request, captured| {
-            let read = captured.senders.iter().flatten().any(|sender| !sender.is_closed());
+            let read = captured
+                .senders
+                .iter()
+                .flatten()
+                .any(|sender| !sender.is_closed());
             if !read && runs(captured.attempt) {
                 left.push((captured.attempt, *request));
             }
@@ -144,7 +193,10 @@ impl Logs {
 
     /// An engine shows output of an attempt.
     pub(crate) fn shown(&mut self, engine: EngineIndex, request: u64, stream: Stream, data: Bytes) {
-        if let Some(captured) = self.captured.get(&request).filter(|captured| captured.engine == Some(engine))
+        if let Some(captured) = self
+            .captured
+            .get(&request)
+            .filter(|captured| captured.engine == Some(engine))
             && let Some(sender) = &captured.senders[usize::from(stream == Stream::Err)]
         {
             // A reader that is too slow misses some.
@@ -154,7 +206,11 @@ impl Logs {
 
     /// That was all.
     pub(crate) fn shown_all(&mut self, engine: EngineIndex, request: u64) {
-        if self.captured.get(&request).is_some_and(|captured| captured.engine == Some(engine)) {
+        if self
+            .captured
+            .get(&request)
+            .is_some_and(|captured| captured.engine == Some(engine))
+        {
             self.captured.remove(&request);
         }
     }
@@ -186,19 +242,32 @@ async fn serve(
             Source::File(path) => {
                 let owners = owners.clone();
                 let opening = tokio::task::spawn_blocking(move || open(&path, owners.as_deref()));
-                opening.await.unwrap_or_else(|e| Err(e.to_string())).map(|file| (stream, Opened::File(Arc::new(file))))
+                opening
+                    .await
+                    .unwrap_or_else(|e| Err(e.to_string()))
+                    .map(|file| (stream, Opened::File(Arc::new(file))))
             }
         };
         match ready {
             Ok(ready) => opened.push(ready),
             Err(why) => {
                 // A connection that has ended needs no answer.
-                let _ = answers.send(ToCoordinator::LogsAnswer { request, streams: Err(why) }).await;
+                let _ = answers
+                    .send(ToCoordinator::LogsAnswer {
+                        request,
+                        streams: Err(why),
+                    })
+                    .await;
                 return;
             }
         }
     }
-    let _ = answers.send(ToCoordinator::LogsAnswer { request, streams: Ok(opened.len() as u8) }).await;
+    let _ = answers
+        .send(ToCoordinator::LogsAnswer {
+            request,
+            streams: Ok(opened.len() as u8),
+        })
+        .await;
     let mut sending = tokio::task::JoinSet::new();
     for (stream, source) in opened {
         let (peer, over) = (peer.clone(), over.clone());
@@ -232,32 +301,54 @@ enum Opened {
     Captured(mpsc::Receiver<Bytes>),
 }
 
-/// Opens a file for reading, never waiting for a partner; if `owners` are given, only one of theirs, whatever this process may read.
+/// Opens a file for reading, never waiting for a partner; if `owners` are given, only one of
+/// theirs, whatever this process may read.
 fn open(path: &Path, owners: Option<&[String]>) -> Result<OwnedFd, String> {
-    let cannot = |e: rustix::io::Errno| format!("cannot read {}: {}", path.display(), std::io::Error::from(e));
+    let cannot = |e: rustix::io::Errno| {
+        format!(
+            "cannot read {}: {}",
+            path.display(),
+            std::io::Error::from(e)
+        )
+    };
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(cannot)?;
     let found = rustix::fs::fstat(&file).map_err(cannot)?;
     if let Some(owners) = owners
         && !account::of(found.st_uid).is_some_and(|owner| owners.contains(&owner.name))
     {
-        return Err(format!("{} is not a file of {}'s, and is not shown", path.display(), owners.join("'s or ")));
+        return Err(format!(
+            "{} is not a file of {}'s, and is not shown",
+            path.display(),
+            owners.join("'s or ")
+        ));
     }
     let kind = FileType::from_raw_mode(found.st_mode);
     if kind != FileType::RegularFile {
-        return Err(format!("{} is not a regular file: what was written to it is gone", path.display()));
+        return Err(format!(
+            "{} is not a regular file: what was written to it is gone",
+            path.display()
+        ));
     }
     Ok(file)
 }
 
 /// Sends a file to its end; while the attempt runs, its end moves.
-async fn send_file(file: &Arc<OwnedFd>, to: &mut BulkSender, mut over: watch::Receiver<bool>) -> Result<(), CutShort> {
+async fn send_file(
+    file: &Arc<OwnedFd>,
+    to: &mut BulkSender,
+    mut over: watch::Receiver<bool>,
+) -> Result<(), CutShort> {
     let watched = file.clone();
     let ended = *over.borrow();
     let changes = match ended {
         true => None,
         // It may ask the file's server for permission.
-        false => tokio::task::spawn_blocking(move || watch(&watched)).await.ok().flatten().and_then(registered),
+        false => tokio::task::spawn_blocking(move || watch(&watched))
+            .await
+            .ok()
+            .flatten()
+            .and_then(registered),
     };
     let mut at = 0;
     loop {
@@ -268,10 +359,16 @@ async fn send_file(file: &Arc<OwnedFd>, to: &mut BulkSender, mut over: watch::Re
             let mut chunk = vec![0; CHUNK];
             let n = rustix::io::pread(&*reading, &mut chunk, at)?;
             chunk.truncate(n);
-            let size = if n == 0 { rustix::fs::fstat(&*reading)?.st_size as u64 } else { at };
+            let size = if n == 0 {
+                rustix::fs::fstat(&*reading)?.st_size as u64
+            } else {
+                at
+            };
             Ok::<_, rustix::io::Errno>((chunk, size))
         });
-        let Ok(Ok((chunk, size))) = read.await else { return Ok(()) };
+        let Ok(Ok((chunk, size))) = read.await else {
+            return Ok(());
+        };
         if !chunk.is_empty() {
             at += chunk.len() as u64;
             to.write(&chunk).await?;
@@ -293,19 +390,23 @@ async fn send_file(file: &Arc<OwnedFd>, to: &mut BulkSender, mut over: watch::Re
 
 /// Tells of changes to an open file (inotify(7)).
 fn watch(file: &OwnedFd) -> Option<OwnedFd> {
-    let watcher = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
+    let watcher =
+        inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     inotify::add_watch(&watcher, path, inotify::WatchFlags::MODIFY).ok()?;
     Some(watcher)
 }
 
 fn registered(watcher: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
-    // SAFETY: the descriptor is owned by the AsyncFd, so it stays open and the same for as long as it is registered.
+    // SAFETY: the descriptor is owned by the AsyncFd, so it stays open and the same for as long as
+    // it is registered.
     unsafe { AsyncFd::register(watcher) }.ok()
 }
 
 async fn changed(watcher: Option<&AsyncFd<OwnedFd>>) {
-    let Some(watcher) = watcher else { return std::future::pending().await };
+    let Some(watcher) = watcher else {
+        return std::future::pending().await;
+    };
     if let Ok(mut ready) = watcher.readable().await {
         let mut events = [0; 4096];
         while rustix::io::read(watcher.get_ref(), &mut events).is_ok_and(|n| n > 0) {}

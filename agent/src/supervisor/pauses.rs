@@ -1,17 +1,20 @@
 //! How long an agent waits before it tries again to connect, or to have its certificate renewed.
 //!
-//! What passes by itself (no answer, a lost connection) is tried again within a second: a fleet does not wait for its new coordinator. What only
-//! a person can mend (a revoked certificate, another cluster) is tried ever more seldom, until it has worked once. Another certificate in place
-//! begins anew: whoever looks at that file starts over.
+//! What passes by itself (no answer, a lost connection) is tried again within a second: a fleet
+//! does not wait for its new coordinator. What only a person can mend (a revoked certificate,
+//! another cluster) is tried ever more seldom, until it has worked once. Another certificate in
+//! place begins anew: whoever looks at that file starts over.
 
 use std::time::Duration;
 
 /// First pause; doubles, and each is drawn between zero and itself (full jitter).
 const FIRST: Duration = Duration::from_millis(50);
-/// Longest pause for what passes by itself. One second keeps a fleet of dozens from waiting for a new coordinator.
+/// Longest pause for what passes by itself. One second keeps a fleet of dozens from waiting for a
+/// new coordinator.
 const LONGEST: Duration = Duration::from_secs(1);
-/// First pause for what only a person can mend, and the longest: a host that was refused for weeks is there minutes after it is admitted, and
-/// thousands of such hosts cost the coordinator a few handshakes a second.
+/// First pause for what only a person can mend, and the longest: a host that was refused for weeks
+/// is there minutes after it is admitted, and thousands of such hosts cost the coordinator a few
+/// handshakes a second.
 const FIRST_REFUSED: Duration = Duration::from_secs(5);
 const LONGEST_REFUSED: Duration = Duration::from_secs(300);
 
@@ -56,7 +59,8 @@ mod tests {
         let mut pauses = Pauses::default();
         let seconds: Vec<u64> = (0..8).map(|_| pauses.failed(true).as_secs()).collect();
         assert_eq!(seconds, [5, 10, 20, 40, 80, 160, 300, 300]);
-        // A coordinator that is restarted says nothing for a moment, and the certificate is refused all the same.
+        // A coordinator that is restarted says nothing for a moment, and the certificate is refused
+        // all the same.
         assert!(pauses.failed(false) <= LONGEST);
         assert_eq!(pauses.failed(true), LONGEST_REFUSED);
         pauses.worked();

@@ -1,13 +1,16 @@
-//! Engines that an upgrade has not reached, and how it does: set by set, without touching what runs.
+//! Engines that an upgrade has not reached, and how it does: set by set, without touching what
+//! runs.
 //!
 //! ```text
 //!           engines older than the agent             all idle, all acknowledged        new ones are heard
 //!  As it is ───────────────────────────▶ Draining ─────────────────────────▶ Ending ────────────────────▶ Done
 //! ```
 //!
-//! Engines are copies of their keeper and outlive agents. In a set that is drained, an engine that is idle takes no new job; when the last job has
-//! ended, and nothing that the set has said waits for an acknowledgement, its keeper is asked to end: the one that starts next is of the new
-//! program. That is done once: engines that are still old then are used as they are, since something else than this agent starts them.
+//! Engines are copies of their keeper and outlive agents. In a set that is drained, an engine that
+//! is idle takes no new job; when the last job has ended, and nothing that the set has said waits
+//! for an acknowledgement, its keeper is asked to end: the one that starts next is of the new
+//! program. That is done once: engines that are still old then are used as they are, since
+//! something else than this agent starts them.
 
 use super::{Effect, Engine, Slot, Supervisor};
 use mezcal_common::message::agent::{Report, TELLS_ENGINES, ToCoordinator};
@@ -63,9 +66,14 @@ impl Supervisor {
         self
     }
 
-    /// Whether the keeper of the agent's own engines has been asked to end, so that new ones take their place.
+    /// Whether the keeper of the agent's own engines has been asked to end, so that new ones take
+    /// their place.
     pub fn replaces_engines(&self) -> bool {
-        !self.shared && self.sets.iter().any(|set| matches!(set.replacing, Replacing::Ending { .. }))
+        !self.shared
+            && self
+                .sets
+                .iter()
+                .any(|set| matches!(set.replacing, Replacing::Ending { .. }))
     }
 
     /// An engine says what it runs.
@@ -76,22 +84,32 @@ impl Supervisor {
         }
     }
 
-    /// Whether engines of a set take nothing more. A coordinator that cannot be told that a user gets no jobs here for a while is not refused
-    /// any: it would send them again at once.
+    /// Whether engines of a set take nothing more. A coordinator that cannot be told that a user
+    /// gets no jobs here for a while is not refused any: it would send them again at once.
     pub(super) fn holds_back(&self, set: usize) -> bool {
         match self.sets[set].replacing {
             Replacing::No | Replacing::Done => false,
-            Replacing::Draining => !self.shared || self.session.as_ref().is_some_and(|s| s.version >= TELLS_ENGINES),
+            Replacing::Draining => {
+                !self.shared
+                    || self
+                        .session
+                        .as_ref()
+                        .is_some_and(|s| s.version >= TELLS_ENGINES)
+            }
             Replacing::Ending { .. } => true,
         }
     }
 
     /// When the next one is expected no more of keepers that were asked to end.
     pub(super) fn replacements_end(&self) -> Option<BootInstant> {
-        let ends = self.sets.iter().filter(|_| self.shared).filter_map(|set| match set.replacing {
-            Replacing::Ending { until } => Some(until),
-            Replacing::No | Replacing::Draining | Replacing::Done => None,
-        });
+        let ends = self
+            .sets
+            .iter()
+            .filter(|_| self.shared)
+            .filter_map(|set| match set.replacing {
+                Replacing::Ending { until } => Some(until),
+                Replacing::No | Replacing::Draining | Replacing::Done => None,
+            });
         ends.min()
     }
 
@@ -102,12 +120,28 @@ impl Supervisor {
 
     /// Drains sets of old engines, and has those replaced of which nothing is left to do.
     pub(super) fn look_at_programs(&mut self, now: BootInstant) {
-        let Some(own) = self.programs.own.clone() else { return };
+        let Some(own) = self.programs.own.clone() else {
+            return;
+        };
         if std::mem::take(&mut self.programs.changed) {
-            for set in (0..self.sets.len()).filter(|set| self.sets[*set].replacing == Replacing::No).collect::<Vec<_>>() {
-                let old = |engine: &Engine| engine.program.as_deref().is_some_and(|version| is_older(version, &own));
-                if let Some(old) = self.engines[self.engines_of(set)].iter().find(|engine| old(engine)) {
-                    let (user, version) = (&self.sets[set].user, in_words(old.program.as_deref().unwrap_or_default()));
+            for set in (0..self.sets.len())
+                .filter(|set| self.sets[*set].replacing == Replacing::No)
+                .collect::<Vec<_>>()
+            {
+                let old = |engine: &Engine| {
+                    engine
+                        .program
+                        .as_deref()
+                        .is_some_and(|version| is_older(version, &own))
+                };
+                if let Some(old) = self.engines[self.engines_of(set)]
+                    .iter()
+                    .find(|engine| old(engine))
+                {
+                    let (user, version) = (
+                        &self.sets[set].user,
+                        in_words(old.program.as_deref().unwrap_or_default()),
+                    );
                     tracing::info!(
                         user,
                         "the engines are of {version}, and this agent of {own}: new ones take their place when what runs there has ended"
@@ -130,7 +164,10 @@ impl Supervisor {
                 }
             }
         }
-        let has_credit = self.session.as_ref().is_some_and(|s| s.known && s.asked.0 > s.received);
+        let has_credit = self
+            .session
+            .as_ref()
+            .is_some_and(|s| s.known && s.asked.0 > s.received);
         if self.rests_for_engines() && (has_credit || !self.queue.is_empty()) {
             self.give_back();
         }
@@ -141,7 +178,9 @@ impl Supervisor {
         if !self.shared || !self.holds_back(set) || self.queue.is_empty() {
             return;
         }
-        let theirs = |attempt: &AttemptId| self.batches.owner(attempt.key.batch) == Some(&self.sets[set].user);
+        let theirs = |attempt: &AttemptId| {
+            self.batches.owner(attempt.key.batch) == Some(&self.sets[set].user)
+        };
         let waiting: HashSet<AttemptId> = self.queue.attempts().filter(theirs).collect();
         for attempt in self.queue.take_some(&waiting) {
             self.push_report(attempt, Report::Returned);
@@ -153,35 +192,62 @@ impl Supervisor {
         let mine = |of: Option<usize>| !self.shared || of == Some(set);
         self.session.as_ref().is_some_and(|s| s.known)
             && self.sets[set].here
-            && self.engines[self.engines_of(set)].iter().all(|engine| engine.slot == Slot::Idle)
+            && self.engines[self.engines_of(set)]
+                .iter()
+                .all(|engine| engine.slot == Slot::Idle)
             && !self.reports.iter().any(|entry| mine(entry.set))
-            && !self.queue.attempts().any(|attempt| mine(self.owner(attempt)))
+            && !self
+                .queue
+                .attempts()
+                .any(|attempt| mine(self.owner(attempt)))
     }
 
     fn replace(&mut self, set: usize, now: BootInstant) {
-        self.sets[set].replacing = Replacing::Ending { until: now + NEXT_KEEPER };
-        self.effects.push_back(Effect::ToKeeper(set, ToKeeper::Stop));
+        self.sets[set].replacing = Replacing::Ending {
+            until: now + NEXT_KEEPER,
+        };
+        self.effects
+            .push_back(Effect::ToKeeper(set, ToKeeper::Stop));
         if self.shared {
             self.sets[set].here = false;
-            self.leave_out(set, "their engines are being replaced by those of another version".into(), now);
+            self.leave_out(
+                set,
+                "their engines are being replaced by those of another version".into(),
+                now,
+            );
             // Before anything more of theirs comes.
             self.send_inventory();
         }
     }
 
-    /// Tells the coordinator what the engines run, and whose take nothing more, when that has changed.
+    /// Tells the coordinator what the engines run, and whose take nothing more, when that has
+    /// changed.
     fn tell_programs(&mut self) {
-        if !self.session.as_ref().is_some_and(|s| s.known && s.version >= TELLS_ENGINES) {
+        if !self
+            .session
+            .as_ref()
+            .is_some_and(|s| s.known && s.version >= TELLS_ENGINES)
+        {
             return;
         }
         let mut versions: BTreeMap<&str, u16> = BTreeMap::new();
-        for version in self.engines.iter().filter_map(|engine| engine.program.as_deref()) {
+        for version in self
+            .engines
+            .iter()
+            .filter_map(|engine| engine.program.as_deref())
+        {
             *versions.entry(version).or_default() += 1;
         }
-        let versions: Versions =
-            versions.into_iter().take(MOST_VERSIONS).map(|(version, count)| (version.to_owned(), count)).collect();
+        let versions: Versions = versions
+            .into_iter()
+            .take(MOST_VERSIONS)
+            .map(|(version, count)| (version.to_owned(), count))
+            .collect();
         let replaced = |set: &usize| self.shared && self.holds_back(*set);
-        let replacing = (0..self.sets.len()).filter(replaced).map(|set| self.sets[set].user.clone()).collect();
+        let replacing = (0..self.sets.len())
+            .filter(replaced)
+            .map(|set| self.sets[set].user.clone())
+            .collect();
         let now = (versions, replacing);
         if self.programs.told.as_ref() == Some(&now) {
             return;
@@ -189,12 +255,20 @@ impl Supervisor {
         let (versions, replacing) = now.clone();
         // A session that has just begun knows of none.
         if self.programs.told.is_some() || !versions.is_empty() {
-            self.effects.push_back(Effect::ToCoordinator(ToCoordinator::Engines { versions, replacing }));
+            self.effects
+                .push_back(Effect::ToCoordinator(ToCoordinator::Engines {
+                    versions,
+                    replacing,
+                }));
         }
         self.programs.told = Some(now);
     }
 }
 
 fn in_words(version: &str) -> String {
-    if version.is_empty() { "an earlier version".to_owned() } else { format!("version {version}") }
+    if version.is_empty() {
+        "an earlier version".to_owned()
+    } else {
+        format!("version {version}")
+    }
 }

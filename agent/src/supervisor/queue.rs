@@ -30,26 +30,37 @@ impl Queue {
     }
 
     pub(super) fn extend(&mut self, placements: Vec<Placement>) {
-        self.slots += placements.iter().map(|p| usize::from(p.slots)).sum::<usize>();
+        self.slots += placements
+            .iter()
+            .map(|p| usize::from(p.slots))
+            .sum::<usize>();
         self.placements.extend(placements);
     }
 
     /// The first, if it takes no more slots than these. It is not passed by one that takes fewer.
     pub(super) fn next_within(&mut self, free: usize) -> Option<Placement> {
-        let first = self.placements.pop_front_if(|p| usize::from(p.slots) <= free)?;
+        let first = self
+            .placements
+            .pop_front_if(|p| usize::from(p.slots) <= free)?;
         self.slots -= usize::from(first.slots);
         Some(first)
     }
 
     /// All of them.
     pub(super) fn take(&mut self) -> Vec<AttemptId> {
-        std::mem::take(self).placements.into_iter().map(|p| p.attempt).collect()
+        std::mem::take(self)
+            .placements
+            .into_iter()
+            .map(|p| p.attempt)
+            .collect()
     }
 
     /// Those of these that wait.
     pub(super) fn take_some(&mut self, wanted: &HashSet<AttemptId>) -> Vec<AttemptId> {
-        let (taken, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(self).placements.into_iter().partition(|p| wanted.contains(&p.attempt));
+        let (taken, kept): (Vec<_>, Vec<_>) = std::mem::take(self)
+            .placements
+            .into_iter()
+            .partition(|p| wanted.contains(&p.attempt));
         self.extend(kept);
         taken.into_iter().map(|p| p.attempt).collect()
     }

@@ -1,4 +1,5 @@
-//! The engines of users, one set for each: which have been heard, and which are left out, so that nobody waits for them.
+//! The engines of users, one set for each: which have been heard, and which are left out, so that
+//! nobody waits for them.
 //!
 //! ```text
 //!            all heard                  keeper gone, an engine silent for long,
@@ -6,24 +7,27 @@
 //!     └─ not within [`HEARD_WITHIN`] ─┴──────────────▶ Left out
 //! ```
 //!
-//! A user whose set is left out gets no jobs here. What the set was given is fenced by the coordinator: nothing is said of it, and no lease
-//! is renewed for it. An agent that runs only its own jobs has one set, for which it waits as long as it takes.
+//! A user whose set is left out gets no jobs here. What the set was given is fenced by the
+//! coordinator: nothing is said of it, and no lease is renewed for it. An agent that runs only its
+//! own jobs has one set, for which it waits as long as it takes.
 
 use super::programs::Replacing;
 use mezcal_common::model::clock::BootInstant;
 use std::time::Duration;
 
-/// How long the others wait for the engines of one user: starting them takes milliseconds, and a host that is as busy as that is late for
-/// everybody.
+/// How long the others wait for the engines of one user: starting them takes milliseconds, and a
+/// host that is as busy as that is late for everybody.
 pub const HEARD_WITHIN: Duration = Duration::from_secs(3);
-/// A set that was left out comes back after this at the soonest; each time doubles it, up to [`LONGEST_PAUSE`]: sets that come and go at their
-/// user's will must not keep the agent and the coordinator busy.
+/// A set that was left out comes back after this at the soonest; each time doubles it, up to
+/// [`LONGEST_PAUSE`]: sets that come and go at their user's will must not keep the agent and the
+/// coordinator busy.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Long enough to cost nothing, short enough for whoever has mended something.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// A set that has been served for so long begins with [`FIRST_PAUSE`] again.
 const STEADY: Duration = Duration::from_secs(600);
-/// What a set was given is over so long after its lease: the coordinator's margin for killing (`FENCE_MARGIN`).
+/// What a set was given is over so long after its lease: the coordinator's margin for killing
+/// (`FENCE_MARGIN`).
 const OVER_AFTER: Duration = Duration::from_secs(12);
 
 /// How the engines of one user stand.
@@ -77,7 +81,11 @@ impl Set {
 
     /// How it stands, if that is decided.
     pub(super) fn standing(&self) -> Option<Result<(), String>> {
-        if self.served { Some(Ok(())) } else { self.why.clone().map(Err) }
+        if self.served {
+            Some(Ok(()))
+        } else {
+            self.why.clone().map(Err)
+        }
     }
 
     /// It is served from now on, or as soon as it may be.

@@ -1,4 +1,5 @@
-//! A host that lacks what it takes to start anything: after a pause it gets one attempt at a time, until one has started.
+//! A host that lacks what it takes to start anything: after a pause it gets one attempt at a time,
+//! until one has started.
 //!
 //! ```text
 //!           an engine gives one back                    one is given to an engine
@@ -42,7 +43,10 @@ impl Shortage {
     /// An engine has got an attempt.
     pub(super) fn given(&mut self, now: BootInstant) {
         if let Shortage::Waits { pause } = *self {
-            *self = Shortage::Tries { over: now + TRIED, pause };
+            *self = Shortage::Tries {
+                over: now + TRIED,
+                pause,
+            };
         }
     }
 
@@ -51,10 +55,16 @@ impl Shortage {
         let short = outcome.ended == Ended::HostShort;
         let next = match *self {
             _ if outcome.status.is_some() => Shortage::Enough,
-            Shortage::Enough if short => Shortage::Rests { until: now + FIRST, pause: FIRST },
+            Shortage::Enough if short => Shortage::Rests {
+                until: now + FIRST,
+                pause: FIRST,
+            },
             Shortage::Waits { pause } | Shortage::Tries { pause, .. } if short => {
                 let pause = (pause * 2).min(LONGEST);
-                Shortage::Rests { until: now + pause, pause }
+                Shortage::Rests {
+                    until: now + pause,
+                    pause,
+                }
             }
             Shortage::Tries { pause, .. } => Shortage::Waits { pause },
             Shortage::Enough | Shortage::Rests { .. } | Shortage::Waits { .. } => return false,
@@ -75,7 +85,10 @@ impl Shortage {
         match *self {
             Shortage::Rests { until, pause } if until <= now => *self = Shortage::Waits { pause },
             Shortage::Tries { over, .. } if over <= now => *self = Shortage::Enough,
-            Shortage::Enough | Shortage::Rests { .. } | Shortage::Waits { .. } | Shortage::Tries { .. } => {}
+            Shortage::Enough
+            | Shortage::Rests { .. }
+            | Shortage::Waits { .. }
+            | Shortage::Tries { .. } => {}
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The engines of users, where root has enabled some: which there are, and whether they are whose they seem to be.
+//! The engines of users, where root has enabled some: which there are, and whether they are whose
+//! they seem to be.
 //!
 //! ```text
 //!  /run/mezcal/engines/USER/       USER:mezcal-agent 2710: nobody else gets in
@@ -42,7 +43,10 @@ pub fn connect_all(dir: &Path, slots: u16) -> Vec<(String, OwnedFd)> {
         }
     }
     if found.len() > most {
-        tracing::warn!("jobs of {} users are not run: {most} can be served with {slots} slots", found.len() - most);
+        tracing::warn!(
+            "jobs of {} users are not run: {most} can be served with {slots} slots",
+            found.len() - most
+        );
         found.truncate(most);
     }
     found
@@ -60,7 +64,11 @@ pub struct Finder {
 impl Finder {
     /// In this directory, for a host with so many slots.
     pub fn new(dir: &Path, slots: u16) -> Self {
-        Self { dir: dir.into(), most: most(slots), found: HashMap::new() }
+        Self {
+            dir: dir.into(),
+            most: most(slots),
+            found: HashMap::new(),
+        }
     }
 
     /// What tells the place from any other on this boot.
@@ -71,17 +79,30 @@ impl Finder {
     }
 
     /// Hands on the keepers of users who are not `present`, for as long as somebody takes them.
-    pub(crate) async fn look(mut self, present: watch::Receiver<Vec<String>>, inputs: mpsc::Sender<EngineInput>) {
+    pub(crate) async fn look(
+        mut self,
+        present: watch::Receiver<Vec<String>>,
+        inputs: mpsc::Sender<EngineInput>,
+    ) {
         loop {
             tokio::time::sleep(LOOK).await;
             let now = BootInstant::now();
             let known = present.borrow().clone();
             for user in users(&self.dir) {
-                let room = self.found.contains_key(&user) || known.len().max(self.found.len()) < self.most;
-                if known.contains(&user) || !room || self.found.get(&user).is_some_and(|(at, pause)| now.since(*at) < *pause) {
+                let room =
+                    self.found.contains_key(&user) || known.len().max(self.found.len()) < self.most;
+                if known.contains(&user)
+                    || !room
+                    || self
+                        .found
+                        .get(&user)
+                        .is_some_and(|(at, pause)| now.since(*at) < *pause)
+                {
                     continue;
                 }
-                let Some(keeper) = connect(&self.dir, &user) else { continue };
+                let Some(keeper) = connect(&self.dir, &user) else {
+                    continue;
+                };
                 // A keeper that comes and goes is nothing to be busy with.
                 let pause = match self.found.get(&user) {
                     Some((at, pause)) if now.since(*at) < STEADY => (*pause * 2).min(LONGEST_PAUSE),
@@ -99,7 +120,9 @@ impl Finder {
 /// Names of users with a socket.
 fn users(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
     names.sort();
     names
 }

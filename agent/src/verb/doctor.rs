@@ -19,7 +19,8 @@ const SPACE: u64 = 64 << 20;
 /// Check whether this host can run jobs, and say what to do about each fault.
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
-    /// The configuration file (default: /etc/mezcal/agent.toml, or what `agent join` has made without root)
+    /// The configuration file (default: /etc/mezcal/agent.toml, or what `agent join` has made
+    /// without root)
     #[arg(long, env = "MEZCAL_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// One JSON object per finding
@@ -29,13 +30,24 @@ pub struct DoctorArgs {
 
 /// Looks at everything. True if nothing is wrong.
 pub fn run(args: &DoctorArgs) -> bool {
-    let findings = match args.config.clone().map_or_else(crate::config::default_path, Ok) {
+    let findings = match args
+        .config
+        .clone()
+        .map_or_else(crate::config::default_path, Ok)
+    {
         Ok(path) => look(&path),
-        Err(e) => vec![Finding::wrong("configuration", chain(&e), "remove it; mezcal-agent join makes another one")],
+        Err(e) => vec![Finding::wrong(
+            "configuration",
+            chain(&e),
+            "remove it; mezcal-agent join makes another one",
+        )],
     };
     let text = match args.json {
         false => doctor::table(&findings),
-        true => findings.iter().map(|f| serde_json::json!(f).to_string() + "\n").collect(),
+        true => findings
+            .iter()
+            .map(|f| serde_json::json!(f).to_string() + "\n")
+            .collect(),
     };
     match std::io::IsTerminal::is_terminal(&std::io::stdout()) {
         true => print!("{}", mezcal_common::model::escape::json_for_terminal(&text)),
@@ -79,16 +91,29 @@ fn look(path: &Path) -> Vec<Finding> {
 }
 
 fn host() -> [Finding; 4] {
-    [doctor::udp_buffers(), doctor::clock(), doctor::space("space", &std::env::temp_dir(), SPACE), containment()]
+    [
+        doctor::udp_buffers(),
+        doctor::clock(),
+        doctor::space("space", &std::env::temp_dir(), SPACE),
+        containment(),
+    ]
 }
 
 /// What the accounts that need it cannot read.
 fn unreadable(path: &Path, config: &AgentConfig) -> Vec<Finding> {
     let agent = account::named(AGENT).filter(|_| config.run_as == RunAs::User);
     let files = ["ca.pem", "cert.pem", "key.pem"].map(|name| config.identity.join(name));
-    let of_agent = agent.and_then(|_| doctor::unreadable("configuration", AGENT, &[&[path.to_owned()], &files[..]].concat()));
+    let of_agent = agent.and_then(|_| {
+        doctor::unreadable(
+            "configuration",
+            AGENT,
+            &[&[path.to_owned()], &files[..]].concat(),
+        )
+    });
     let engines = [PathBuf::from(crate::verb::engines::DEFAULT_PATH)];
-    let of_users = users(config).into_iter().filter_map(|user| doctor::unreadable("configuration", &user, &engines));
+    let of_users = users(config)
+        .into_iter()
+        .filter_map(|user| doctor::unreadable("configuration", &user, &engines));
     of_agent.into_iter().chain(of_users).collect()
 }
 
@@ -101,7 +126,10 @@ fn owner(config: &AgentConfig) -> Option<Finding> {
         true => Finding::fine("key", format!("{} belongs to mezcal-agent", key.display())),
         false => Finding::wrong(
             "key",
-            format!("{} belongs to uid {uid}, and the agent runs as mezcal-agent", key.display()),
+            format!(
+                "{} belongs to uid {uid}, and the agent runs as mezcal-agent",
+                key.display()
+            ),
             format!("chown -R mezcal-agent: {}", config.identity.display()),
         ),
     })
@@ -114,13 +142,20 @@ fn coordinator(config: &AgentConfig, credentials: &Credentials) -> Finding {
         Ok(path) => {
             let took = path.round_trip.as_secs_f64() * 1000.0;
             let (address, datagram) = (&config.coordinator, path.datagram);
-            Finding::fine(what, format!("{address} answers within {took:.1} ms; datagrams of {datagram} bytes get through"))
+            Finding::fine(
+                what,
+                format!(
+                    "{address} answers within {took:.1} ms; datagrams of {datagram} bytes get through"
+                ),
+            )
         }
-        Err(Greeting::Refused(why) | Greeting::Other(why)) if doctor::speaks_of_time(&why) => Finding::wrong(
-            what,
-            why,
-            "compare the clocks first: `date -u` here and there; `timedatectl set-ntp true` where it is off. If both are right, the certificate is over",
-        ),
+        Err(Greeting::Refused(why) | Greeting::Other(why)) if doctor::speaks_of_time(&why) => {
+            Finding::wrong(
+                what,
+                why,
+                "compare the clocks first: `date -u` here and there; `timedatectl set-ntp true` where it is off. If both are right, the certificate is over",
+            )
+        }
         Err(Greeting::Refused(why)) => Finding::wrong(
             what,
             why,
@@ -136,15 +171,22 @@ fn coordinator(config: &AgentConfig, credentials: &Credentials) -> Finding {
                 mezcal_common::VERSION
             ),
         ),
-        Err(Greeting::Lost(why)) => {
-            Finding::wrong(what, why, "is `coordinator serve` running there, and do the firewalls let UDP through, both ways?")
-        }
+        Err(Greeting::Lost(why)) => Finding::wrong(
+            what,
+            why,
+            "is `coordinator serve` running there, and do the firewalls let UDP through, both ways?",
+        ),
     }
 }
 
 fn users(config: &AgentConfig) -> Vec<String> {
-    let names = std::fs::read_dir(&config.engines).into_iter().flatten().flatten();
-    let mut users: Vec<String> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let names = std::fs::read_dir(&config.engines)
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut users: Vec<String> = names
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
     users.sort();
     users
 }
@@ -152,15 +194,25 @@ fn users(config: &AgentConfig) -> Vec<String> {
 /// Whose jobs run here.
 fn engines(config: &AgentConfig) -> Vec<Finding> {
     if config.run_as == RunAs::Agent {
-        return vec![Finding::fine("engines", "all jobs run as the agent's own account")];
+        return vec![Finding::fine(
+            "engines",
+            "all jobs run as the agent's own account",
+        )];
     }
     let users = users(config);
     let agents = account::named(AGENT).map(|a| a.gid);
     let bound = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let mut all: Vec<Finding> = users.iter().map(|user| engines_of(&config.engines.join(user), user, agents, &bound)).collect();
+    let mut all: Vec<Finding> = users
+        .iter()
+        .map(|user| engines_of(&config.engines.join(user), user, agents, &bound))
+        .collect();
     if all.is_empty() {
         let fix = "systemctl enable --now mezcal-engines@USER.service, for each user whose jobs should run here";
-        all.push(Finding::wrong("engines", "this host runs nobody's jobs", fix));
+        all.push(Finding::wrong(
+            "engines",
+            "this host runs nobody's jobs",
+            fix,
+        ));
     }
     all
 }
@@ -169,17 +221,31 @@ fn engines_of(dir: &Path, user: &str, agents: Option<u32>, bound: &str) -> Findi
     let what = "engines";
     let again = format!("systemctl restart mezcal-engines@{user}.service");
     let Some(account) = account::named(user) else {
-        return Finding::wrong(what, format!("{} is of nobody's", dir.display()), format!("rm -r {}", dir.display()));
+        return Finding::wrong(
+            what,
+            format!("{} is of nobody's", dir.display()),
+            format!("rm -r {}", dir.display()),
+        );
     };
     match std::fs::metadata(dir) {
         Err(e) => Finding::wrong(what, format!("{}: {e}", dir.display()), again),
-        Ok(meta) if meta.uid() != account.uid || Some(meta.gid()) != agents || meta.mode() & 0o007 != 0 => {
-            let seen = format!("{} is open to others, or closed to the agent (mode {:o})", dir.display(), meta.mode() & 0o7777);
+        Ok(meta)
+            if meta.uid() != account.uid
+                || Some(meta.gid()) != agents
+                || meta.mode() & 0o007 != 0 =>
+        {
+            let seen = format!(
+                "{} is open to others, or closed to the agent (mode {:o})",
+                dir.display(),
+                meta.mode() & 0o7777
+            );
             Finding::wrong(what, seen, again)
         }
-        Ok(_) if !bound.contains(&dir.join(SOCKET).display().to_string()) => {
-            Finding::wrong(what, format!("{user}'s do not run"), format!("{again}; `journalctl -u mezcal-engines@{user}` says why"))
-        }
+        Ok(_) if !bound.contains(&dir.join(SOCKET).display().to_string()) => Finding::wrong(
+            what,
+            format!("{user}'s do not run"),
+            format!("{again}; `journalctl -u mezcal-engines@{user}` says why"),
+        ),
         Ok(_) => Finding::fine(what, format!("{user}'s run")),
     }
 }
@@ -187,29 +253,48 @@ fn engines_of(dir: &Path, user: &str, agents: Option<u32>, bound: &str) -> Findi
 fn containment() -> Finding {
     let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
     let mounts = read(Path::new("/proc/self/mounts"));
-    let point =
-        mounts.lines().filter_map(|line| line.split(' ').nth(1).filter(|_| line.contains(" cgroup2 "))).next().map(Path::new);
-    let controllers = |group: &Path| group.join("cgroup.controllers").exists().then(|| read(&group.join("cgroup.controllers")));
+    let point = mounts
+        .lines()
+        .filter_map(|line| {
+            line.split(' ')
+                .nth(1)
+                .filter(|_| line.contains(" cgroup2 "))
+        })
+        .next()
+        .map(Path::new);
+    let controllers = |group: &Path| {
+        group
+            .join("cgroup.controllers")
+            .exists()
+            .then(|| read(&group.join("cgroup.controllers")))
+    };
     contained(
         point.and_then(controllers).as_deref(),
         // That of the engines, if there are any.
-        point.and_then(|point| controllers(&point.join("mezcal.slice/mezcal-jobs.slice"))).as_deref(),
+        point
+            .and_then(|point| controllers(&point.join("mezcal.slice/mezcal-jobs.slice")))
+            .as_deref(),
         &read(Path::new("/proc/cgroups")),
     )
 }
 
-/// From the controllers of the root and of the engines' slice, and from what cgroups(7) says of /proc/cgroups.
+/// From the controllers of the root and of the engines' slice, and from what cgroups(7) says of
+/// /proc/cgroups.
 fn contained(root: Option<&str>, slice: Option<&str>, kernel: &str) -> Finding {
     let what = "containment";
-    let has_memory = |controllers: &str| controllers.split_ascii_whitespace().any(|c| c == "memory");
-    let memory =
-        kernel.lines().find_map(|line| line.strip_prefix("memory")).map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let has_memory =
+        |controllers: &str| controllers.split_ascii_whitespace().any(|c| c == "memory");
+    let memory = kernel
+        .lines()
+        .find_map(|line| line.strip_prefix("memory"))
+        .map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
     let (hierarchy, enabled) = match memory.as_deref() {
         Some([hierarchy, _, enabled]) => (*hierarchy, *enabled == "1"),
         _ => ("0", !kernel.is_empty()),
     };
     let unified = "boot with systemd.unified_cgroup_hierarchy=1";
-    let without = "cgroup2 without the memory controller: results have no peaks of whole jobs, and no `oom`";
+    let without =
+        "cgroup2 without the memory controller: results have no peaks of whole jobs, and no `oom`";
     match (root, slice) {
         (None, _) => Finding::doubtful(
             what,
@@ -224,12 +309,18 @@ fn contained(root: Option<&str>, slice: Option<&str>, kernel: &str) -> Finding {
                 "`systemctl show -p MemoryAccounting mezcal-jobs.slice` should say yes: `systemctl edit mezcal-jobs.slice`, or DefaultMemoryAccounting= in system.conf",
             ),
         },
-        (Some(_), _) if hierarchy != "0" => {
-            Finding::doubtful(what, format!("{without}: control groups of version 1 have it"), unified)
-        }
+        (Some(_), _) if hierarchy != "0" => Finding::doubtful(
+            what,
+            format!("{without}: control groups of version 1 have it"),
+            unified,
+        ),
         (Some(_), _) if !enabled => {
             let fix = "boot with cgroup_enable=memory, and without cgroup_disable=memory";
-            Finding::doubtful(what, format!("{without}: the kernel was started without it"), fix)
+            Finding::doubtful(
+                what,
+                format!("{without}: the kernel was started without it"),
+                fix,
+            )
         }
         (Some(_), _) => Finding::doubtful(
             what,
@@ -252,8 +343,12 @@ fn versions() -> Finding {
         match words.split(|byte| *byte == 0).nth(1) == Some(b"run") {
             true => agent = true,
             false => {
-                let uid = std::fs::metadata(entry.path()).map(|meta| meta.uid()).unwrap_or_default();
-                engines.insert(account::of(uid).map_or_else(|| uid.to_string(), |account| account.name));
+                let uid = std::fs::metadata(entry.path())
+                    .map(|meta| meta.uid())
+                    .unwrap_or_default();
+                engines.insert(
+                    account::of(uid).map_or_else(|| uid.to_string(), |account| account.name),
+                );
             }
         }
     }
@@ -266,17 +361,30 @@ fn older(ours: &str, agent: bool, engines: &[String]) -> Finding {
     if agent {
         fixes.push("systemctl restart mezcal-agent, which no job feels".to_owned());
     }
-    let units: Vec<String> = engines.iter().map(|user| format!("mezcal-engines@{user}")).collect();
+    let units: Vec<String> = engines
+        .iter()
+        .map(|user| format!("mezcal-engines@{user}"))
+        .collect();
     if !units.is_empty() {
-        fixes.push(format!("systemctl restart {}, which ends the jobs there: they run again elsewhere", units.join(" ")));
+        fixes.push(format!(
+            "systemctl restart {}, which ends the jobs there: they run again elsewhere",
+            units.join(" ")
+        ));
     }
     let who = match (agent, engines) {
         (false, []) => return Finding::fine("version", ours),
         (true, []) => "an older agent runs".to_owned(),
         (false, users) => format!("older engines run, of {}", users.join(", ")),
-        (true, users) => format!("an older agent runs, and older engines of {}", users.join(", ")),
+        (true, users) => format!(
+            "an older agent runs, and older engines of {}",
+            users.join(", ")
+        ),
     };
-    Finding::doubtful("version", format!("{ours} is installed, and {who}"), fixes.join("; "))
+    Finding::doubtful(
+        "version",
+        format!("{ours} is installed, and {who}"),
+        fixes.join("; "),
+    )
 }
 
 #[cfg(test)]
@@ -285,11 +393,21 @@ mod tests {
 
     #[test]
     fn each_way_to_be_without_the_memory_controller_has_its_own_way_out() {
-        let kernel = |memory: &str| format!("#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t0\t1\t1\n{memory}");
+        let kernel = |memory: &str| {
+            format!("#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t0\t1\t1\n{memory}")
+        };
         let all = [
             contained(None, None, &kernel("memory\t4\t14\t1\n")),
-            contained(Some("cpu memory\n"), Some("cpu memory\n"), &kernel("memory\t0\t14\t1\n")),
-            contained(Some("cpu memory\n"), Some("cpu\n"), &kernel("memory\t0\t14\t1\n")),
+            contained(
+                Some("cpu memory\n"),
+                Some("cpu memory\n"),
+                &kernel("memory\t0\t14\t1\n"),
+            ),
+            contained(
+                Some("cpu memory\n"),
+                Some("cpu\n"),
+                &kernel("memory\t0\t14\t1\n"),
+            ),
             contained(Some("cpu\n"), None, &kernel("memory\t4\t14\t1\n")),
             contained(Some("cpu\n"), None, &kernel("memory\t0\t14\t0\n")),
             contained(Some("cpu\n"), None, &kernel("memory\t0\t14\t1\n")),
@@ -312,7 +430,12 @@ mod tests {
     #[test]
     fn whoever_is_older_is_named() {
         let users = ["okazaki".to_owned(), "sato".to_owned()];
-        let all = [(false, &users[..0]), (true, &users[..0]), (false, &users[..1]), (true, &users[..])];
+        let all = [
+            (false, &users[..0]),
+            (true, &users[..0]),
+            (false, &users[..1]),
+            (true, &users[..]),
+        ];
         insta::assert_snapshot!(doctor::table(&all.map(|(agent, users)| older("1.2", agent, users))), @r"
         ok    version         1.2
         warn  version         1.2 is installed, and an older agent runs

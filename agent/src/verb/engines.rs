@@ -1,4 +1,5 @@
-//! `agent engines`: what `mezcal-engines@USER.service` runs, as that user: a keeper for the agent, which is another account.
+//! `agent engines`: what `mezcal-engines@USER.service` runs, as that user: a keeper for the agent,
+//! which is another account.
 
 use anyhow::{Context, bail};
 use mezcal_common::system::account;
@@ -49,15 +50,28 @@ pub fn run(args: &EnginesArgs) -> anyhow::Result<()> {
     let name = account::of(uid).map_or_else(|| uid.to_string(), |a| a.name);
     let config = read(&args.config)?;
     if uid == 0 {
-        bail!("jobs never run as root: enable mezcal-engines@USER.service for the users of the cluster");
+        bail!(
+            "jobs never run as root: enable mezcal-engines@USER.service for the users of the cluster"
+        );
     }
     if uid < FIRST_USER && !config.allow_users.contains(&name) {
-        bail!("{name} is a system account (uid {uid}): write `allow_users = [\"{name}\"]` into {}", args.config.display());
+        bail!(
+            "{name} is a system account (uid {uid}): write `allow_users = [\"{name}\"]` into {}",
+            args.config.display()
+        );
     }
-    let agent = account::named(&args.agent).with_context(|| format!("there is no account {}; the package makes it", args.agent))?;
-    let environment = crate::config::job_environment(config.path.as_deref(), config.lang.as_deref());
+    let agent = account::named(&args.agent)
+        .with_context(|| format!("there is no account {}; the package makes it", args.agent))?;
+    let environment =
+        crate::config::job_environment(config.path.as_deref(), config.lang.as_deref());
     let mut keeper = Command::new("/proc/self/exe");
-    keeper.arg0("mezcal-keeper").args(["keeper", "--host", "localhost", "--agent", &agent.uid.to_string()]);
+    keeper.arg0("mezcal-keeper").args([
+        "keeper",
+        "--host",
+        "localhost",
+        "--agent",
+        &agent.uid.to_string(),
+    ]);
     keeper
         .arg("--socket")
         .arg(args.directory.join(crate::supervisor::users::SOCKET))
@@ -75,11 +89,16 @@ fn read(path: &Path) -> anyhow::Result<EnginesConfig> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = match rustix::fs::open(path, flags, Mode::empty()) {
         Err(rustix::io::Errno::NOENT) => return Ok(EnginesConfig::default()),
-        file => std::fs::File::from(file.with_context(|| format!("cannot read {}", path.display()))?),
+        file => {
+            std::fs::File::from(file.with_context(|| format!("cannot read {}", path.display()))?)
+        }
     };
     let meta = file.metadata()?;
     if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
-        bail!("{} must belong to root, and nobody else may write to it", path.display());
+        bail!(
+            "{} must belong to root, and nobody else may write to it",
+            path.display()
+        );
     }
     Ok(mezcal_common::system::config::read_toml(path)?)
 }
@@ -88,21 +107,38 @@ fn read(path: &Path) -> anyhow::Result<EnginesConfig> {
 mod tests {
     use super::*;
 
-    /// The sample that packages install: what is commented out counts, too, and no key of the parser is missing.
+    /// The sample that packages install: what is commented out counts, too, and no key of the
+    /// parser is missing.
     #[test]
     fn the_sample_has_every_key_and_is_read() {
         let sample = include_str!("../../../systemd/samples/engines.toml");
         let whole: String = sample
             .lines()
-            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_owned() + "\n")
+            .map(|line| {
+                line.strip_prefix('#')
+                    .filter(|rest| !rest.starts_with(' '))
+                    .unwrap_or(line)
+                    .to_owned()
+                    + "\n"
+            })
             .collect();
         for text in [sample, &whole] {
             toml::from_str::<EnginesConfig>(text).expect("the sample is read");
         }
         // The parser names all of its keys to whoever writes another one.
-        let said = toml::from_str::<EnginesConfig>("nosuch = 1").expect_err("no such key").to_string();
-        let keys: Vec<&str> = said.split('`').skip(1).step_by(2).filter(|key| *key != "nosuch").collect();
+        let said = toml::from_str::<EnginesConfig>("nosuch = 1")
+            .expect_err("no such key")
+            .to_string();
+        let keys: Vec<&str> = said
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|key| *key != "nosuch")
+            .collect();
         let has = toml::from_str::<toml::Table>(&whole).expect("TOML");
-        assert!(keys.len() == has.len() && keys.iter().all(|key| has.contains_key(*key)), "{keys:?} {has:?}");
+        assert!(
+            keys.len() == has.len() && keys.iter().all(|key| has.contains_key(*key)),
+            "{keys:?} {has:?}"
+        );
     }
 }

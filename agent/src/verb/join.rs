@@ -26,12 +26,13 @@ pub struct JoinArgs {
     /// File that holds the token; - reads it from standard input
     #[arg(long, value_name = "FILE")]
     pub token_file: PathBuf,
-    /// The configuration file, made unless it is there (default: /etc/mezcal/agent.toml; without root
-    /// ~/.local/state/mezcal-agent/HOST/agent.toml, or in /var/tmp if the home is on a network file system)
+    /// The configuration file, made unless it is there (default: /etc/mezcal/agent.toml; without
+    /// root ~/.local/state/mezcal-agent/HOST/agent.toml, or in /var/tmp if the home is on a network
+    /// file system)
     #[arg(long, env = "MEZCAL_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Directory for cert.pem, key.pem and ca.pem (default: what the configuration file says, else /var/lib/mezcal-agent/pki, or
-    /// beside the configuration file without root)
+    /// Directory for cert.pem, key.pem and ca.pem (default: what the configuration file says, else
+    /// /var/lib/mezcal-agent/pki, or beside the configuration file without root)
     #[arg(long, value_name = "DIR")]
     pub identity: Option<PathBuf>,
     /// What this host calls itself (default: its host name); the token decides
@@ -40,7 +41,8 @@ pub struct JoinArgs {
     /// Jobs at a time, for a new configuration file (default: the CPUs)
     #[arg(long, value_name = "N")]
     pub slots: Option<u16>,
-    /// Get a new certificate also if there is a valid one; a token of `coordinator token create --replace` does so by itself
+    /// Get a new certificate also if there is a valid one; a token of `coordinator token create
+    /// --replace` does so by itself
     #[arg(long)]
     pub force: bool,
     /// What was done, as one JSON object
@@ -54,26 +56,44 @@ pub struct JoinArgs {
 /// For the reader.
 pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
     let root = rustix::process::geteuid().is_root();
-    let name = hosts::normalise(&args.name.clone().unwrap_or_else(host_name)).context("this host's name; give it with --name")?;
-    // What this host calls itself, whatever it is called here: its agent looks for its files without being told.
+    let name = hosts::normalise(&args.name.clone().unwrap_or_else(host_name))
+        .context("this host's name; give it with --name")?;
+    // What this host calls itself, whatever it is called here: its agent looks for its files
+    // without being told.
     let own = own_state(&host_name());
     let config = args.config.clone().unwrap_or_else(|| match root {
         true => PathBuf::from(DEFAULT_PATH),
         false => own.join("agent.toml"),
     });
-    let known = config.exists().then(|| read_toml::<AgentConfig>(&config)).transpose()?;
-    let identity =
-        args.identity.clone().or_else(|| known.as_ref().map(|known| known.identity.clone())).unwrap_or_else(|| match root {
+    let known = config
+        .exists()
+        .then(|| read_toml::<AgentConfig>(&config))
+        .transpose()?;
+    let identity = args
+        .identity
+        .clone()
+        .or_else(|| known.as_ref().map(|known| known.identity.clone()))
+        .unwrap_or_else(|| match root {
             true => PathBuf::from(IDENTITY),
             false => own.join("pki"),
         });
-    // What looks good here may have been revoked, and a token may be there to take its place: that is for the coordinator to say.
-    let had = known.as_ref().filter(|_| !args.force).zip(Credentials::load(&identity, Role::Agent).ok());
+    // What looks good here may have been revoked, and a token may be there to take its place: that
+    // is for the coordinator to say.
+    let had = known
+        .as_ref()
+        .filter(|_| !args.force)
+        .zip(Credentials::load(&identity, Role::Agent).ok());
     let token = match (mezcal_certs::read_token(&args.token_file), &had) {
         (Ok(token), _) => token,
         // Whoever says it again may have thrown the token away.
         (Err(_), Some((_, credentials))) => {
-            say(args, false, &credentials.identity().name, &config, &identity);
+            say(
+                args,
+                false,
+                &credentials.identity().name,
+                &config,
+                &identity,
+            );
             return Ok(());
         }
         (Err(why), None) => anyhow::bail!(why),
@@ -87,25 +107,40 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
     }
     let mut keys = Directory::make(&identity, PRIVATE)?;
     if let Some(owner) = owner {
-        keys.give_to(owner).with_context(|| format!("the key is to be {ACCOUNT}'s"))?;
+        keys.give_to(owner)
+            .with_context(|| format!("the key is to be {ACCOUNT}'s"))?;
     }
     keys.try_writing()?;
     let place = match &known {
         Some(_) => None,
         None => {
-            let parent = config.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let parent = config
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty())
+                .unwrap_or(Path::new("."));
             let place = Directory::make(parent, 0o755)?;
             place.try_writing()?;
             Some(place)
         }
     };
     let runtime = mezcal_common::system::runtime::start(None)?;
-    let joined = match runtime.block_on(mezcal_certs::join(&args.address, &token, Role::Agent, Some(name))) {
+    let joined = match runtime.block_on(mezcal_certs::join(
+        &args.address,
+        &token,
+        Role::Agent,
+        Some(name),
+    )) {
         Ok(joined) => joined,
         Err(e) => {
             if let Some((known, credentials)) = &had {
                 return goes_on(known, credentials, e.into()).map(|remark| {
-                    say(args, false, &credentials.identity().name, &config, &identity);
+                    say(
+                        args,
+                        false,
+                        &credentials.identity().name,
+                        &config,
+                        &identity,
+                    );
                     eprintln!("agent: {remark}");
                 });
             }
@@ -117,7 +152,13 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
     keys.sync();
     if let Some(place) = &place {
         let runtime = (!root && args.identity.is_none()).then(|| own.join("run"));
-        let text = configuration(&joined.coordinator, &identity, args.slots, owner.is_some(), runtime.as_deref());
+        let text = configuration(
+            &joined.coordinator,
+            &identity,
+            args.slots,
+            owner.is_some(),
+            runtime.as_deref(),
+        );
         let name = config.file_name().unwrap_or_default().to_string_lossy();
         place.replace(&name, text.as_bytes(), 0o644, None)?;
         place.sync();
@@ -141,31 +182,53 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A token has not helped a host that has a certificate already. That is as it should be unless that certificate counts no more: a remark.
-fn goes_on(known: &AgentConfig, credentials: &Credentials, why: anyhow::Error) -> anyhow::Result<String> {
+/// A token has not helped a host that has a certificate already. That is as it should be unless
+/// that certificate counts no more: a remark.
+fn goes_on(
+    known: &AgentConfig,
+    credentials: &Credentials,
+    why: anyhow::Error,
+) -> anyhow::Result<String> {
     let unused = format!("the token was not used: {}", chain(&*why));
     match greet(&known.coordinator, credentials) {
         Ok(_) => Ok(unused),
-        Err(Greeting::Refused(refused) | Greeting::Other(refused)) => {
-            Err(why.context(format!("this host's certificate is not taken any more: {refused}")))
-        }
-        Err(Greeting::Lost(lost)) => {
-            Ok(format!("{unused}; and the coordinator could not be asked whether the certificate counts: {lost}"))
-        }
+        Err(Greeting::Refused(refused) | Greeting::Other(refused)) => Err(why.context(format!(
+            "this host's certificate is not taken any more: {refused}"
+        ))),
+        Err(Greeting::Lost(lost)) => Ok(format!(
+            "{unused}; and the coordinator could not be asked whether the certificate counts: {lost}"
+        )),
     }
 }
 
-fn configuration(coordinator: &str, identity: &Path, slots: Option<u16>, as_users: bool, runtime: Option<&Path>) -> String {
+fn configuration(
+    coordinator: &str,
+    identity: &Path,
+    slots: Option<u16>,
+    as_users: bool,
+    runtime: Option<&Path>,
+) -> String {
     let quoted = |value: &str| toml::Value::from(value).to_string();
-    let mut text = format!("coordinator = {}\nidentity = {}\n", quoted(coordinator), quoted(&identity.to_string_lossy()));
+    let mut text = format!(
+        "coordinator = {}\nidentity = {}\n",
+        quoted(coordinator),
+        quoted(&identity.to_string_lossy())
+    );
     if let Some(runtime) = runtime {
         // Whatever a login session has for that goes with the session.
-        text.push_str(&format!("runtime = {}\n", quoted(&runtime.to_string_lossy())));
+        text.push_str(&format!(
+            "runtime = {}\n",
+            quoted(&runtime.to_string_lossy())
+        ));
     }
     if as_users {
         text.push_str("run_as = \"user\"   # those whose mezcal-engines@USER.service is enabled\n");
     }
-    text.push_str(&slots.map_or("# slots = 4      # default: the CPUs\n".into(), |slots| format!("slots = {slots}\n")));
+    text.push_str(
+        &slots.map_or("# slots = 4      # default: the CPUs\n".into(), |slots| {
+            format!("slots = {slots}\n")
+        }),
+    );
     text
 }
 
@@ -174,8 +237,15 @@ fn say(args: &JoinArgs, new: bool, name: &str, config: &Path, identity: &Path) {
         let object = serde_json::json!({"host": name, "joined": new, "config": config, "identity": identity});
         println!("{object}");
     } else if new {
-        eprintln!("agent: joined as {name}; configured by {}, key in {}", config.display(), identity.display());
+        eprintln!(
+            "agent: joined as {name}; configured by {}, key in {}",
+            config.display(),
+            identity.display()
+        );
     } else {
-        eprintln!("agent: this host has joined already, as {name} ({}); --force gets another certificate", identity.display());
+        eprintln!(
+            "agent: this host has joined already, as {name} ({}); --force gets another certificate",
+            identity.display()
+        );
     }
 }

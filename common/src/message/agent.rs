@@ -3,7 +3,9 @@
 //! New variants are appended, never inserted: bincode numbers them by place.
 
 use crate::model::clock::{BootInstant, WallTime};
-use crate::model::ids::{AttemptId, BatchSerial, EngineId, EngineIndex, Generation, SessionId, StoreId};
+use crate::model::ids::{
+    AttemptId, BatchSerial, EngineId, EngineIndex, Generation, SessionId, StoreId,
+};
 use crate::model::job::{BatchContext, Stop};
 use crate::model::outcome::{Containment, Outcome};
 use bytes::Bytes;
@@ -16,10 +18,12 @@ pub const ALPN: &[u8] = b"mezcal-agent/1";
 /// The minor versions that this build speaks, first and last.
 pub const VERSIONS: (u16, u16) = (1, 3);
 
-/// From this version on an agent that serves users says user by user what it has ([`ToCoordinator::UserInventory`]).
+/// From this version on an agent that serves users says user by user what it has
+/// ([`ToCoordinator::UserInventory`]).
 pub const SERVES_USERS: u16 = 2;
 
-/// From this version on a coordinator knows attempts that their host was too short of something to start (`Ended::HostShort`).
+/// From this version on a coordinator knows attempts that their host was too short of something to
+/// start (`Ended::HostShort`).
 pub const KNOWS_SHORTAGES: u16 = 2;
 
 /// From this version on a coordinator knows how much attempts have written ([`Report::Counted`]).
@@ -28,7 +32,8 @@ pub const COUNTS_OUTPUT: u16 = 3;
 /// From this version on an agent says which versions its engines have ([`ToCoordinator::Engines`]).
 pub const TELLS_ENGINES: u16 = 3;
 
-/// From this version on an agent says which of its engines can be used ([`ToCoordinator::UsableEngines`]).
+/// From this version on an agent says which of its engines can be used
+/// ([`ToCoordinator::UsableEngines`]).
 pub const ENGINES_FAIL: u16 = 3;
 
 /// What an agent says of itself when it connects.
@@ -38,13 +43,15 @@ pub struct Hello {
     pub versions: (u16, u16),
     /// Version of the program.
     pub program: String,
-    /// Which keeper the agent holds, unique within the boot: only the agent that holds the same one may replace an old session.
+    /// Which keeper the agent holds, unique within the boot: only the agent that holds the same one
+    /// may replace an old session.
     pub keeper: u64,
     /// The kernel's id of this boot: another one proves that whatever ran before is dead.
     pub boot_id: [u8; 16],
     /// Jobs at a time.
     pub slots: u16,
-    /// Other names of the host, beside the one in the certificate. Coordinators from 0.2 on give a host no name because of them.
+    /// Other names of the host, beside the one in the certificate. Coordinators from 0.2 on give a
+    /// host no name because of them.
     pub aliases: Vec<String>,
     /// Logical CPUs.
     pub cpus: u32,
@@ -78,7 +85,8 @@ pub enum Report {
         /// How.
         outcome: Box<Outcome>,
     },
-    /// It is given back unstarted, or by an agent that stops: nothing of it runs, and it is nobody's failure.
+    /// It is given back unstarted, or by an agent that stops: nothing of it runs, and it is
+    /// nobody's failure.
     Returned,
     /// It is over, and its output was counted.
     Counted {
@@ -128,7 +136,8 @@ pub enum ToCoordinator {
         /// Seconds to add to the agent's wall clock to get the coordinator's.
         clock_offset: Option<f64>,
     },
-    /// Credit: the agent takes attempts until this many slots' worth have been sent in this session.
+    /// Credit: the agent takes attempts until this many slots' worth have been sent in this
+    /// session.
     Pull {
         /// Cumulative count of slots; it falls only when the agent is stopping.
         credit: u64,
@@ -137,7 +146,8 @@ pub enum ToCoordinator {
     },
     /// What happened, in sequence.
     Reports(Vec<NumberedReport>),
-    /// The answer to a cancel of an attempt that the agent does not have: nothing of it runs, and none will start.
+    /// The answer to a cancel of an attempt that the agent does not have: nothing of it runs, and
+    /// none will start.
     Absent {
         /// The attempts.
         attempts: Vec<AttemptId>,
@@ -174,8 +184,9 @@ pub enum ToCoordinator {
         /// A certificate signing request (PKCS #10, DER). Only its key counts.
         request: Bytes,
     },
-    /// Everything that the agent still holds for one user, complete: what is not here of that user's, and was not sent in this session, is
-    /// not on this host. What is here of other users' counts as not here.
+    /// Everything that the agent still holds for one user, complete: what is not here of that
+    /// user's, and was not sent in this session, is not on this host. What is here of other users'
+    /// counts as not here.
     UserInventory {
         /// Whose.
         user: String,
@@ -186,7 +197,8 @@ pub enum ToCoordinator {
         /// Over; the reports follow.
         unacknowledged: Vec<AttemptId>,
     },
-    /// Ends the inventories of all users who are served, and is said again when others are: nothing is known of what any other user has here.
+    /// Ends the inventories of all users who are served, and is said again when others are: nothing
+    /// is known of what any other user has here.
     Served {
         /// Whose jobs run here.
         users: Vec<String>,
@@ -197,7 +209,8 @@ pub enum ToCoordinator {
         /// Seconds to add to the agent's wall clock to get the coordinator's.
         clock_offset: Option<f64>,
     },
-    /// Reports about what this agent has not handed out itself, on the word of one user's engines: they count for that user's jobs only.
+    /// Reports about what this agent has not handed out itself, on the word of one user's engines:
+    /// they count for that user's jobs only.
     ReportsOf {
         /// Whose engines say so.
         user: String,
@@ -206,13 +219,15 @@ pub enum ToCoordinator {
     },
     /// What the engines run. Said again when that changes.
     Engines {
-        /// Versions of their program, and how many engines have each; nothing: one that is too old to say.
+        /// Versions of their program, and how many engines have each; nothing: one that is too old
+        /// to say.
         versions: Vec<(String, u16)>,
-        /// Users who get new engines when what runs in theirs has ended, and no new jobs until then.
+        /// Users who get new engines when what runs in theirs has ended, and no new jobs until
+        /// then.
         replacing: Vec<String>,
     },
-    /// So many jobs can run at a time, since other engines die as soon as they are started or cannot be started; said when that changes.
-    /// Until then it is as many as the host has slots.
+    /// So many jobs can run at a time, since other engines die as soon as they are started or
+    /// cannot be started; said when that changes. Until then it is as many as the host has slots.
     UsableEngines {
         /// How many.
         ready: u16,
@@ -263,9 +278,11 @@ pub enum ToAgent {
         program: String,
         /// This session.
         session: SessionId,
-        /// What the numbers of batches and attempts mean is the same in all lives of a coordinator with this store.
+        /// What the numbers of batches and attempts mean is the same in all lives of a coordinator
+        /// with this store.
         store: StoreId,
-        /// How long the agent may run attempts without an acknowledged heartbeat; `None`: it dies with the coordinator.
+        /// How long the agent may run attempts without an acknowledged heartbeat; `None`: it dies
+        /// with the coordinator.
         lease: Option<Duration>,
         /// `engine_id` of the host's first engine; the others follow.
         first_engine: EngineId,
@@ -341,19 +358,20 @@ pub enum ToAgent {
     },
     /// The answer to [`ToCoordinator::Renew`].
     Renewed {
-        /// The certificate and what stands between it and the root, in PEM form; or why there is none.
+        /// The certificate and what stands between it and the root, in PEM form; or why there is
+        /// none.
         cert: Result<String, String>,
     },
-    /// The answer to [`ToCoordinator::UserInventory`]: these are what the user's engines run, and the slots that each takes. Nothing else that
-    /// they say to run is this host's.
+    /// The answer to [`ToCoordinator::UserInventory`]: these are what the user's engines run, and
+    /// the slots that each takes. Nothing else that they say to run is this host's.
     Known {
         /// Whose.
         user: String,
         /// The attempts.
         attempts: Vec<(AttemptId, u16)>,
     },
-    /// The coordinator's store was restored from a copy. Comes before the `Welcome`, and only to agents of version 1.2 and later; without it
-    /// the store is an original.
+    /// The coordinator's store was restored from a copy. Comes before the `Welcome`, and only to
+    /// agents of version 1.2 and later; without it the store is an original.
     Generation {
         /// Of that store. An agent that has met a newer one leaves.
         generation: Generation,

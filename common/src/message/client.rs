@@ -1,4 +1,5 @@
-//! Between client and coordinator: `mezcal-client/1`, one bidirectional stream, opened by the client.
+//! Between client and coordinator: `mezcal-client/1`, one bidirectional stream, opened by the
+//! client.
 
 use crate::message::agent::{Load, LogWish, Stream};
 use crate::model::clock::WallTime;
@@ -15,11 +16,12 @@ pub const ALPN: &[u8] = b"mezcal-client/1";
 /// The minor versions that this build speaks, first and last.
 pub const VERSIONS: (u16, u16) = (1, 3);
 
-/// From this version on a coordinator says whose jobs a host does not run at present ([`ToService::Unserved`]).
+/// From this version on a coordinator says whose jobs a host does not run at present
+/// ([`ToService::Unserved`]).
 pub const UNSERVED: u16 = 2;
 
-/// From this version on it says what a cancel waits for ([`ToService::CancelWaits`]), and answers each word that a batch is whole, also a
-/// repeated one.
+/// From this version on it says what a cancel waits for ([`ToService::CancelWaits`]), and answers
+/// each word that a batch is whole, also a repeated one.
 pub const SAYS_MORE: u16 = 2;
 
 /// From this version on a client understands [`ToClient::HostsPage`].
@@ -28,13 +30,15 @@ pub const HOSTS_IN_PAGES: u16 = 2;
 /// From this version on a client understands [`ToClient::CountedResults`].
 pub const COUNTS_OUTPUT: u16 = 3;
 
-/// From this version on a coordinator says which hosts it has not seen, and which were revoked ([`ToService::Standings`]).
+/// From this version on a coordinator says which hosts it has not seen, and which were revoked
+/// ([`ToService::Standings`]).
 pub const STANDINGS: u16 = 3;
 
 /// From this version on a client understands [`ToClient::BatchesApart`].
 pub const COUNTS_APART: u16 = 3;
 
-/// From this version on a coordinator says which hosts have engines that do not start ([`ToService::Failing`]).
+/// From this version on a coordinator says which hosts have engines that do not start
+/// ([`ToService::Failing`]).
 pub const SAYS_FAILING: u16 = 3;
 
 /// What the scheduler needs to know of a job, and the rest as bytes.
@@ -87,7 +91,11 @@ impl Submission {
 
     /// Bytes that it takes in a message, or a few more.
     pub fn size(&self) -> usize {
-        let texts = [&self.label, &self.stillborn].into_iter().flatten().map(String::len).sum::<usize>();
+        let texts = [&self.label, &self.stillborn]
+            .into_iter()
+            .flatten()
+            .map(String::len)
+            .sum::<usize>();
         // Numbers take five bytes at most.
         64 + self.spec.len() + texts + 5 * self.after.len() + 10 * self.retry_on.len()
     }
@@ -124,7 +132,15 @@ pub struct BatchTerms {
 impl BatchTerms {
     /// A batch with these surroundings that asks for nothing else.
     pub fn new(context: BatchContext, host_timeout: Duration) -> Self {
-        Self { context, host_timeout, once: false, halt: None, time_limit: None, detached: false, name: None }
+        Self {
+            context,
+            host_timeout,
+            once: false,
+            halt: None,
+            time_limit: None,
+            detached: false,
+            name: None,
+        }
     }
 }
 
@@ -185,7 +201,8 @@ pub enum Selector {
 /// What a cancel has come to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancelSummary {
-    /// Jobs that were cancelled by it, or are on hosts that cannot be reached. What ended by itself meanwhile is not among them.
+    /// Jobs that were cancelled by it, or are on hosts that cannot be reached. What ended by itself
+    /// meanwhile is not among them.
     pub jobs: u64,
     /// Processes killed.
     pub killed: u64,
@@ -218,8 +235,8 @@ pub enum ToService {
         /// Version of the program.
         program: String,
     },
-    /// A new batch; precedes its jobs. Said again by the same user it is the same batch, and goes on where it was. Answered by
-    /// [`ToClient::Opened`].
+    /// A new batch; precedes its jobs. Said again by the same user it is the same batch, and goes
+    /// on where it was. Answered by [`ToClient::Opened`].
     Open {
         /// Its terms; they name it.
         terms: BatchTerms,
@@ -247,7 +264,8 @@ pub enum ToService {
         /// Cumulative count.
         results: u64,
     },
-    /// Kill what runs of these and let nothing more of them start. Answered by [`ToClient::Cancelled`] when it is done.
+    /// Kill what runs of these and let nothing more of them start. Answered by
+    /// [`ToClient::Cancelled`] when it is done.
     Cancel {
         /// Comes back in the answer.
         request: u64,
@@ -256,7 +274,8 @@ pub enum ToService {
         /// How.
         stop: Stop,
     },
-    /// Asks for [`ToClient::HostsPage`], or [`ToClient::Hosts`] of a coordinator or for a client that knows no other.
+    /// Asks for [`ToClient::HostsPage`], or [`ToClient::Hosts`] of a coordinator or for a client
+    /// that knows no other.
     Hosts,
     /// The client has taken this much streamed output.
     OutputTaken {
@@ -288,8 +307,8 @@ pub enum ToService {
         /// What of it.
         wish: Attachment,
     },
-    /// Asks for all batches of the user. Answered by [`ToClient::BatchesApart`], or [`ToClient::Batches`] by a coordinator or for a client
-    /// that knows no other.
+    /// Asks for all batches of the user. Answered by [`ToClient::BatchesApart`], or
+    /// [`ToClient::Batches`] by a coordinator or for a client that knows no other.
     Batches {
         /// Comes back in the answer.
         request: u64,
@@ -323,7 +342,8 @@ pub enum ToService {
         /// When what still runs there is taken away; none: never.
         deadline: Option<Duration>,
     },
-    /// Vouches that nothing runs any more on a host that cannot be reached. Answered by [`ToClient::Done`].
+    /// Vouches that nothing runs any more on a host that cannot be reached. Answered by
+    /// [`ToClient::Done`].
     ConfirmDead {
         /// Comes back in the answer.
         request: u64,
@@ -378,21 +398,24 @@ pub enum ToService {
         /// Comes back in the answer.
         request: u64,
     },
-    /// Wants hosts that were taken away known no more, and their certificates to count no more. Answered by [`ToClient::Done`].
+    /// Wants hosts that were taken away known no more, and their certificates to count no more.
+    /// Answered by [`ToClient::Done`].
     ForgetHosts {
         /// Comes back in the answer.
         request: u64,
         /// Their full names.
         hosts: Vec<String>,
     },
-    /// Wants another certificate for whoever asks, for a new key. Answered by [`ToClient::Renewed`].
+    /// Wants another certificate for whoever asks, for a new key. Answered by
+    /// [`ToClient::Renewed`].
     Renew {
         /// Comes back in the answer.
         request: u64,
         /// A certificate signing request (PKCS #10, DER). Only its key counts.
         csr: Bytes,
     },
-    /// Asks for users whose jobs a host does not run although they have engines there. Answered by [`ToClient::Unserved`].
+    /// Asks for users whose jobs a host does not run although they have engines there. Answered by
+    /// [`ToClient::Unserved`].
     Unserved {
         /// Comes back in the answer.
         request: u64,
@@ -402,7 +425,8 @@ pub enum ToService {
         /// The number of the cancel.
         request: u64,
     },
-    /// Wants no certificate of hosts or users to count any more, and what is theirs to end. Answered by [`ToClient::Revoked`].
+    /// Wants no certificate of hosts or users to count any more, and what is theirs to end.
+    /// Answered by [`ToClient::Revoked`].
     RevokeMembers {
         /// Comes back in the answer.
         request: u64,
@@ -420,7 +444,8 @@ pub enum ToService {
         /// Comes back in the answer.
         request: u64,
     },
-    /// Asks which connected hosts have engines that do not start. Answered by [`ToClient::Failing`].
+    /// Asks which connected hosts have engines that do not start. Answered by
+    /// [`ToClient::Failing`].
     Failing {
         /// Comes back in the answer.
         request: u64,
@@ -549,17 +574,21 @@ pub struct BatchStatus {
     pub ended: u64,
     /// Of which have succeeded.
     pub succeeded: u64,
-    /// And of which have neither succeeded nor failed, where that is known: peers of earlier versions do not hear it, and
-    /// [`ToClient::BatchesApart`] has it beside the rest.
+    /// And of which have neither succeeded nor failed, where that is known: peers of earlier
+    /// versions do not hear it, and [`ToClient::BatchesApart`] has it beside the rest.
     #[serde(skip)]
     pub aside: Option<SetAside>,
 }
 
 impl BatchStatus {
-    /// How many have failed; with those that were cancelled or skipped where nobody has said which that are.
+    /// How many have failed; with those that were cancelled or skipped where nobody has said which
+    /// that are.
     pub fn failed(&self) -> u64 {
         let SetAside { cancelled, skipped } = self.aside.unwrap_or_default();
-        self.ended.saturating_sub(self.succeeded).saturating_sub(cancelled).saturating_sub(skipped)
+        self.ended
+            .saturating_sub(self.succeeded)
+            .saturating_sub(cancelled)
+            .saturating_sub(skipped)
     }
 }
 
@@ -590,15 +619,31 @@ mod apart {
 
     type Listed<T> = Result<Vec<T>, String>;
 
-    pub(super) fn serialize<S: Serializer>(batches: &Listed<BatchStatus>, serializer: S) -> Result<S::Ok, S::Error> {
-        let with = |batches: &Vec<BatchStatus>| batches.iter().map(|batch| (batch.clone(), batch.aside)).collect();
-        let listed: Listed<(BatchStatus, Option<SetAside>)> = batches.as_ref().map(with).map_err(String::clone);
+    pub(super) fn serialize<S: Serializer>(
+        batches: &Listed<BatchStatus>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let with = |batches: &Vec<BatchStatus>| {
+            batches
+                .iter()
+                .map(|batch| (batch.clone(), batch.aside))
+                .collect()
+        };
+        let listed: Listed<(BatchStatus, Option<SetAside>)> =
+            batches.as_ref().map(with).map_err(String::clone);
         listed.serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Listed<BatchStatus>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Listed<BatchStatus>, D::Error> {
         let listed = Listed::<(BatchStatus, Option<SetAside>)>::deserialize(deserializer)?;
-        Ok(listed.map(|batches| batches.into_iter().map(|(batch, aside)| BatchStatus { aside, ..batch }).collect()))
+        Ok(listed.map(|batches| {
+            batches
+                .into_iter()
+                .map(|(batch, aside)| BatchStatus { aside, ..batch })
+                .collect()
+        }))
     }
 }
 
@@ -609,7 +654,8 @@ pub struct HostStatus {
     pub name: String,
     /// Whether its agent is connected now.
     pub connected: bool,
-    /// Whether its agent has said what runs there, which it does when it has heard all engines; only then it gets jobs.
+    /// Whether its agent has said what runs there, which it does when it has heard all engines;
+    /// only then it gets jobs.
     pub ready: bool,
     /// Jobs at a time.
     pub slots: u16,
@@ -644,7 +690,8 @@ pub struct HostStatus {
 pub struct HostStanding {
     /// The host's name, from its certificate.
     pub name: String,
-    /// Whether its agent has connected since the coordinator was started. Else its status is what an earlier life has stored.
+    /// Whether its agent has connected since the coordinator was started. Else its status is what
+    /// an earlier life has stored.
     pub seen: bool,
     /// When its certificates were revoked; none: some counts, or nothing is known.
     pub revoked: Option<WallTime>,
@@ -682,7 +729,8 @@ pub enum Notice {
         /// When they end as errors.
         after: Duration,
     },
-    /// A host fails whatever it gets, of this batch or of several users: for a while it gets nothing.
+    /// A host fails whatever it gets, of this batch or of several users: for a while it gets
+    /// nothing.
     Quarantined {
         /// The host.
         host: String,
@@ -890,7 +938,8 @@ pub enum ToClient {
     Renewed {
         /// The request.
         request: u64,
-        /// The certificate and what stands between it and the root, in PEM form; or why there is none.
+        /// The certificate and what stands between it and the root, in PEM form; or why there is
+        /// none.
         cert: Result<String, String>,
     },
     /// The answer to [`ToService::Unserved`].
@@ -938,7 +987,8 @@ pub enum ToClient {
         /// Another message with further ones follows.
         more: bool,
     },
-    /// The answer to [`ToService::Batches`], with cancelled and skipped jobs counted apart from those that failed; oldest first.
+    /// The answer to [`ToService::Batches`], with cancelled and skipped jobs counted apart from
+    /// those that failed; oldest first.
     BatchesApart {
         /// The request.
         request: u64,

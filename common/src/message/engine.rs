@@ -1,4 +1,5 @@
-//! On one host, over unix sockets: agent ↔ keeper (datagram-like packets that may carry a descriptor) and agent ↔ engine (frames).
+//! On one host, over unix sockets: agent ↔ keeper (datagram-like packets that may carry a
+//! descriptor) and agent ↔ engine (frames).
 
 use crate::message::agent::Stream;
 use crate::model::clock::BootInstant;
@@ -8,19 +9,22 @@ use crate::model::outcome::{Containment, Ended, Outcome};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// Streamed output that may be on its way from one engine before the far end has taken it. Bounds what `exec` can put before
-/// other messages on a connection: slots × this.
+/// Streamed output that may be on its way from one engine before the far end has taken it. Bounds
+/// what `exec` can put before other messages on a connection: slots × this.
 pub const OUTPUT_WINDOW: u32 = 64 * 1024;
 
-/// The request of a [`FromEngine::Shown`] that nobody has made: its bytes are an encoded [`crate::model::outcome::Written`], of the outcome that
-/// follows it. Links to engines have no version, and agents that do not know this pass over what nobody has asked for.
+/// The request of a [`FromEngine::Shown`] that nobody has made: its bytes are an encoded
+/// [`crate::model::outcome::Written`], of the outcome that follows it. Links to engines have no
+/// version, and agents that do not know this pass over what nobody has asked for.
 pub const COUNTS: u64 = u64::MAX;
 
-/// The request of a [`FromEngine::Shown`] that nobody has made, and that comes first on a link: its bytes are the version of the engine's program.
+/// The request of a [`FromEngine::Shown`] that nobody has made, and that comes first on a link: its
+/// bytes are the version of the engine's program.
 pub const PROGRAM: u64 = u64::MAX - 1;
 
-/// No engine has this number. An agent that understands [`FromKeeper::EngineFails`] says so by asking for a link to it, of which keepers of
-/// earlier versions make nothing: links to keepers have no version.
+/// No engine has this number. An agent that understands [`FromKeeper::EngineFails`] says so by
+/// asking for a link to it, of which keepers of earlier versions make nothing: links to keepers
+/// have no version.
 pub const TELL_FAILURES: EngineIndex = EngineIndex(u16::MAX);
 
 /// From agent to engine.
@@ -63,7 +67,8 @@ pub enum ToEngine {
         /// Bytes; `u32::MAX`: whatever is on its way.
         bytes: u32,
     },
-    /// Answer with what is kept of the output that no file takes ([`FromEngine::Shown`], [`FromEngine::ShownAll`]).
+    /// Answer with what is kept of the output that no file takes ([`FromEngine::Shown`],
+    /// [`FromEngine::ShownAll`]).
     Show {
         /// Comes back in the answers.
         request: u64,
@@ -80,10 +85,14 @@ pub enum ToEngine {
 }
 
 /// From engine to agent.
-#[expect(clippy::large_enum_variant, reason = "most of them are ends of attempts")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most of them are ends of attempts"
+)]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum FromEngine {
-    /// Ends the greeting on a new link, after the unacknowledged outcomes; and says that a held slot is free again.
+    /// Ends the greeting on a new link, after the unacknowledged outcomes; and says that a held
+    /// slot is free again.
     Ready {
         /// What runs, and how many slots it takes.
         running: Option<(AttemptId, u16)>,
@@ -104,7 +113,8 @@ pub enum FromEngine {
         /// The bytes.
         data: Bytes,
     },
-    /// Output for whoever asked to be shown it. A reader that is too slow misses some; the job never waits for it.
+    /// Output for whoever asked to be shown it. A reader that is too slow misses some; the job
+    /// never waits for it.
     Shown {
         /// The request.
         request: u64,
@@ -151,7 +161,8 @@ pub enum ToKeeper {
         /// The attempt.
         attempt: AttemptId,
     },
-    /// My link to an engine has come to its end: connect me to it again. One whose links do not last is killed.
+    /// My link to an engine has come to its end: connect me to it again. One whose links do not
+    /// last is killed.
     Relink {
         /// Which.
         engine: EngineIndex,
@@ -168,7 +179,8 @@ pub enum FromKeeper {
     },
     /// What holds the processes of attempts together here. The first message on a connection.
     Containment(Containment),
-    /// An engine died. What it left has been killed; a new one takes its place, unless something survives.
+    /// An engine died. What it left has been killed; a new one takes its place, unless something
+    /// survives.
     EngineEnded {
         /// Which engine.
         engine: EngineIndex,
@@ -181,7 +193,8 @@ pub enum FromKeeper {
         /// Processes that did not die.
         survivors: u32,
     },
-    /// An engine has died, or could not be started, as the one before it: why. Precedes its [`FromKeeper::EngineEnded`].
+    /// An engine has died, or could not be started, as the one before it: why. Precedes its
+    /// [`FromKeeper::EngineEnded`].
     EngineFails {
         /// Which engine.
         engine: EngineIndex,
@@ -200,7 +213,8 @@ pub enum KeeperToEngine {
 /// From engine to keeper.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EngineToKeeper {
-    /// This attempt is here. If it still is a while after `until`, end me and what I run. Replaces what was said before.
+    /// This attempt is here. If it still is a while after `until`, end me and what I run. Replaces
+    /// what was said before.
     Watch {
         /// The attempt.
         attempt: AttemptId,

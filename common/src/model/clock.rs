@@ -1,7 +1,8 @@
 //! The two clocks: wall time for what people read, boot time for what is decided.
 //!
-//! `BootInstant` counts suspended time (CLOCK_BOOTTIME, clock_gettime(2)); Rust's `Instant` does not.
-//! Boot times of two hosts are never compared. Pure cores receive their `now`; only drivers call these functions.
+//! `BootInstant` counts suspended time (CLOCK_BOOTTIME, clock_gettime(2)); Rust's `Instant` does
+//! not. Boot times of two hosts are never compared. Pure cores receive their `now`; only drivers
+//! call these functions.
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,9 @@ use std::ops::{Add, Sub};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Time since this host booted, suspended time included.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct BootInstant(pub Duration);
 
 impl BootInstant {
@@ -40,11 +43,14 @@ impl Sub<Duration> for BootInstant {
 }
 
 /// Microseconds since the Unix epoch on some host's wall clock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct WallTime(pub i64);
 
 impl WallTime {
-    /// Reads CLOCK_REALTIME, by way of the C library: whoever interposes another clock there (libfaketime) gets it.
+    /// Reads CLOCK_REALTIME, by way of the C library: whoever interposes another clock there
+    /// (libfaketime) gets it.
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let micros = |d: Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
@@ -68,8 +74,9 @@ impl std::fmt::Display for WallTime {
     }
 }
 
-/// An estimate of the seconds to add to this host's wall clock to get its peer's, from one round trip
-/// (the clock filter of RFC 5905 §10 reduced to its core: the sample with the shortest round trip wins).
+/// An estimate of the seconds to add to this host's wall clock to get its peer's, from one round
+/// trip (the clock filter of RFC 5905 §10 reduced to its core: the sample with the shortest round
+/// trip wins).
 #[derive(Clone, Debug, Default)]
 pub struct OffsetEstimate {
     samples: std::collections::VecDeque<(Duration, f64)>,
@@ -79,19 +86,24 @@ impl OffsetEstimate {
     /// RFC 5905 keeps eight samples.
     const SAMPLES: usize = 8;
 
-    /// Takes one exchange: sent at `sent` (wall and boot clock here), answered at `peer` (their wall clock), heard at `heard`.
+    /// Takes one exchange: sent at `sent` (wall and boot clock here), answered at `peer` (their
+    /// wall clock), heard at `heard`.
     pub fn sample(&mut self, sent: (WallTime, BootInstant), peer: WallTime, heard: BootInstant) {
         let round_trip = heard.since(sent.1);
         let middle = sent.0.0 as f64 / 1e6 + round_trip.as_secs_f64() / 2.0;
         if self.samples.len() == Self::SAMPLES {
             self.samples.pop_front();
         }
-        self.samples.push_back((round_trip, peer.0 as f64 / 1e6 - middle));
+        self.samples
+            .push_back((round_trip, peer.0 as f64 / 1e6 - middle));
     }
 
     /// The offset in seconds, `None` before the first exchange.
     pub fn seconds(&self) -> Option<f64> {
-        self.samples.iter().min_by_key(|(round_trip, _)| *round_trip).map(|(_, offset)| *offset)
+        self.samples
+            .iter()
+            .min_by_key(|(round_trip, _)| *round_trip)
+            .map(|(_, offset)| *offset)
     }
 
     /// The shortest round trip seen among the kept samples.
@@ -110,7 +122,11 @@ mod tests {
         let at = |ms| BootInstant(Duration::from_millis(ms));
         e.sample((WallTime(0), at(0)), WallTime(47_500_000), at(1000));
         assert_eq!(e.seconds(), Some(47.0));
-        e.sample((WallTime(2_000_000), at(2000)), WallTime(49_001_000), at(2002));
+        e.sample(
+            (WallTime(2_000_000), at(2000)),
+            WallTime(49_001_000),
+            at(2002),
+        );
         assert_eq!(e.seconds().map(|s| (s * 1e3).round()), Some(47_000.0));
         assert_eq!(e.round_trip(), Some(Duration::from_millis(2)));
     }

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-/// A year: longer timeouts are a mistake of units, and bounding them keeps deadline arithmetic exact.
+/// A year: longer timeouts are a mistake of units, and bounding them keeps deadline arithmetic
+/// exact.
 pub const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Reads `90`, `0.5`, `90s`, `1h30m`, `1d12h`, `2w`, `PT1H`, `1:30:00` and `1-12:00:00` (days-hours:minutes:seconds, as Slurm writes it). A day is 24
-/// hours, a week 7 days. A number without a unit is seconds.
+/// Reads `90`, `0.5`, `90s`, `1h30m`, `1d12h`, `2w`, `PT1H`, `1:30:00` and `1-12:00:00`
+/// (days-hours:minutes:seconds, as Slurm writes it). A day is 24 hours, a week 7 days. A number
+/// without a unit is seconds.
 ///
 /// # Errors
 /// What is wrong with `text`, as a sentence part.
@@ -15,8 +17,15 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse::<f64>() {
         return from_seconds(seconds);
     }
-    let clock = text.contains(|c: char| c.is_ascii_digit()) && text.chars().all(|c| c.is_ascii_digit() || ":-.".contains(c));
-    let duration = if clock && !text.starts_with('-') { from_clock(text)? } else { from_units(text)? };
+    let clock = text.contains(|c: char| c.is_ascii_digit())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_digit() || ":-.".contains(c));
+    let duration = if clock && !text.starts_with('-') {
+        from_clock(text)?
+    } else {
+        from_units(text)?
+    };
     if duration > MAX_DURATION {
         return Err(format!("{text:?} is longer than a year (365 days)"));
     }
@@ -31,16 +40,24 @@ fn from_units(text: &str) -> Result<Duration, String> {
         return Err(format!("{text:?} is negative"));
     }
     if span.get_years() != 0 || span.get_months() != 0 {
-        return Err(format!("{text:?} has months or years, which differ in length; write days (30d)"));
+        return Err(format!(
+            "{text:?} has months or years, which differ in length; write days (30d)"
+        ));
     }
     // A span that is too long to count in seconds is longer than a year, too.
     let signed = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours());
-    signed.ok().map_or(Ok(Duration::MAX), |signed| Duration::try_from(signed).map_err(|_| odd()))
+    signed.ok().map_or(Ok(Duration::MAX), |signed| {
+        Duration::try_from(signed).map_err(|_| odd())
+    })
 }
 
 /// `H:MM:SS`, `H:MM:SS.5`, `D-HH`, `D-HH:MM` and `D-HH:MM:SS`.
 fn from_clock(text: &str) -> Result<Duration, String> {
-    let odd = || format!("{text:?} is not a duration; write units (1h30m), 1:30:00, or days-hours:minutes:seconds (1-12:00:00)");
+    let odd = || {
+        format!(
+            "{text:?} is not a duration; write units (1h30m), 1:30:00, or days-hours:minutes:seconds (1-12:00:00)"
+        )
+    };
     let (days, clock) = match text.split_once('-') {
         Some((days, clock)) => (Some(days.parse::<u64>().map_err(|_| odd())?), clock),
         None => (None, text),
@@ -55,16 +72,31 @@ fn from_clock(text: &str) -> Result<Duration, String> {
     if (days.is_none() && parts.len() != 3) || parts.len() > 3 {
         return Err(odd());
     }
-    let whole = |part: Option<&&str>| part.map_or(Ok(0), |part| part.parse::<u64>().map_err(|_| odd()));
+    let whole =
+        |part: Option<&&str>| part.map_or(Ok(0), |part| part.parse::<u64>().map_err(|_| odd()));
     let (hours, minutes) = (whole(parts.first())?, whole(parts.get(1))?);
-    let seconds = parts.get(2).map_or(Ok(0.0), |part| part.parse::<f64>().map_err(|_| odd()))?;
-    for (what, value, most) in [("hours", hours as f64, 24.0), ("minutes", minutes as f64, 60.0), ("seconds", seconds, 60.0)] {
+    let seconds = parts
+        .get(2)
+        .map_or(Ok(0.0), |part| part.parse::<f64>().map_err(|_| odd()))?;
+    for (what, value, most) in [
+        ("hours", hours as f64, 24.0),
+        ("minutes", minutes as f64, 60.0),
+        ("seconds", seconds, 60.0),
+    ] {
         if value >= most && (what != "hours" || days.is_some()) {
-            return Err(format!("{text:?} has {value} {what}, which have to be below {most} there; write units (90m, 36h)"));
+            return Err(format!(
+                "{text:?} has {value} {what}, which have to be below {most} there; write units (90m, 36h)"
+            ));
         }
     }
-    let whole = days.unwrap_or(0).saturating_mul(86_400).saturating_add(hours.saturating_mul(3600)).saturating_add(minutes * 60);
-    Duration::try_from_secs_f64(seconds).map(|seconds| Duration::from_secs(whole).saturating_add(seconds)).map_err(|_| odd())
+    let whole = days
+        .unwrap_or(0)
+        .saturating_mul(86_400)
+        .saturating_add(hours.saturating_mul(3600))
+        .saturating_add(minutes * 60);
+    Duration::try_from_secs_f64(seconds)
+        .map(|seconds| Duration::from_secs(whole).saturating_add(seconds))
+        .map_err(|_| odd())
 }
 
 /// A number of seconds as a duration.
@@ -74,13 +106,18 @@ fn from_clock(text: &str) -> Result<Duration, String> {
 pub fn from_seconds(seconds: f64) -> Result<Duration, String> {
     match Duration::try_from_secs_f64(seconds) {
         Ok(d) if d <= MAX_DURATION => Ok(d),
-        _ => Err(format!("{seconds} is not a number of seconds between 0 and a year")),
+        _ => Err(format!(
+            "{seconds} is not a number of seconds between 0 and a year"
+        )),
     }
 }
 
 /// A duration as [`parse_duration`] reads it: `8h`, `1m 30s`, `250ms`.
 pub fn format_duration(duration: Duration) -> String {
-    format!("{:#}", jiff::SignedDuration::try_from(duration.min(MAX_DURATION)).expect("a year fits"))
+    format!(
+        "{:#}",
+        jiff::SignedDuration::try_from(duration.min(MAX_DURATION)).expect("a year fits")
+    )
 }
 
 /// For `#[serde(with)]` on `Option<Duration>` fields of configuration files: a number or a string.
@@ -123,13 +160,23 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        for (millis, text) in [(0, "0s"), (250, "250ms"), (1_500, "1s 500ms"), (28_800_000, "8h"), (5_430_000, "1h 30m 30s")] {
+        for (millis, text) in [
+            (0, "0s"),
+            (250, "250ms"),
+            (1_500, "1s 500ms"),
+            (28_800_000, "8h"),
+            (5_430_000, "1h 30m 30s"),
+        ] {
             let duration = Duration::from_millis(millis);
-            assert_eq!((format_duration(duration).as_str(), parse_duration(text)), (text, Ok(duration)));
+            assert_eq!(
+                (format_duration(duration).as_str(), parse_duration(text)),
+                (text, Ok(duration))
+            );
         }
     }
 
-    /// Spellings of other tools, and what those that take them mean: Slurm 22.05, systemd 252, coreutils 9.1, humantime 2, pytimeparse 1.1.10.
+    /// Spellings of other tools, and what those that take them mean: Slurm 22.05, systemd 252,
+    /// coreutils 9.1, humantime 2, pytimeparse 1.1.10.
     #[test]
     fn what_other_tools_write_means_the_same_or_is_refused() {
         let same = [
@@ -181,7 +228,11 @@ mod tests {
             ("7-00:00:00", 604_800.0),
         ];
         for (text, seconds) in same {
-            assert_eq!(parse_duration(text).map(|d| d.as_secs_f64()), Ok(seconds), "{text}");
+            assert_eq!(
+                parse_duration(text).map(|d| d.as_secs_f64()),
+                Ok(seconds),
+                "{text}"
+            );
         }
         let refused = [
             // Two minutes in Slurm, 90 seconds or 90 minutes elsewhere.
@@ -226,7 +277,13 @@ mod tests {
 
     #[test]
     fn no_text_panics() {
-        for text in ["9".repeat(400), format!("{}:00:00", u64::MAX), format!("0:{}:0", u64::MAX), "1-".repeat(100), "٣d".into()] {
+        for text in [
+            "9".repeat(400),
+            format!("{}:00:00", u64::MAX),
+            format!("0:{}:0", u64::MAX),
+            "1-".repeat(100),
+            "٣d".into(),
+        ] {
             // What it says does not matter here.
             let _ = parse_duration(&text);
         }

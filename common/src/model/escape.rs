@@ -1,7 +1,9 @@
-//! Text on its way to people: a user's on a terminal or in a log line, and errors with their sources.
+//! Text on its way to people: a user's on a terminal or in a log line, and errors with their
+//! sources.
 //!
-//! What a terminal might obey although it is no text, and what makes text look like another, is shown and not sent: control characters, and the
-//! invisible characters of Unicode's bidirectional algorithm (UAX #9), which reorder what follows.
+//! What a terminal might obey although it is no text, and what makes text look like another, is
+//! shown and not sent: control characters, and the invisible characters of Unicode's bidirectional
+//! algorithm (UAX #9), which reorder what follows.
 
 use crate::system::limits;
 use rustix::io::Errno;
@@ -9,24 +11,30 @@ use std::borrow::Cow;
 
 /// C0, DEL and C1; marks, separators, embeddings, overrides and isolates of directions.
 fn harmful(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Replaces control characters and invisible direction changes by `\u{..}`-style escapes, so that a job's text can neither move the cursor nor
-/// forge a line. Printable text of any script passes unchanged.
+/// Replaces control characters and invisible direction changes by `\u{..}`-style escapes, so that a
+/// job's text can neither move the cursor nor forge a line. Printable text of any script passes
+/// unchanged.
 pub fn for_terminal(text: &str) -> Cow<'_, str> {
     if !text.contains(harmful) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 8);
     for c in text.chars() {
-        if harmful(c) { out.extend(c.escape_default()) } else { out.push(c) }
+        if harmful(c) {
+            out.extend(c.escape_default())
+        } else {
+            out.push(c)
+        }
     }
     Cow::Owned(out)
 }
 
-/// The same for JSON, which means the same afterwards: such characters can stand in its strings only, as `\u009b`, or be white space between
-/// its values. Line ends stay.
+/// The same for JSON, which means the same afterwards: such characters can stand in its strings
+/// only, as `\u009b`, or be white space between its values. Line ends stay.
 pub fn json_for_terminal(json: &str) -> Cow<'_, str> {
     let kept = |c: char| c == '\n' || !harmful(c);
     if json.chars().all(kept) {
@@ -44,7 +52,8 @@ pub fn json_for_terminal(json: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Text of several lines on its way to a terminal, as it comes: lines and tabs stay, and the rest is as [`for_terminal`] has it.
+/// Text of several lines on its way to a terminal, as it comes: lines and tabs stay, and the rest
+/// is as [`for_terminal`] has it.
 #[derive(Debug, Default)]
 pub struct TerminalText {
     /// The beginning of a character whose end has not come.
@@ -81,7 +90,8 @@ fn cut_character(bytes: &[u8]) -> usize {
     (1..=3.min(bytes.len()))
         .find(|back| {
             let tail = &bytes[bytes.len() - back..];
-            std::str::from_utf8(tail).is_err_and(|e| e.valid_up_to() == 0 && e.error_len().is_none())
+            std::str::from_utf8(tail)
+                .is_err_and(|e| e.valid_up_to() == 0 && e.error_len().is_none())
         })
         .unwrap_or(0)
 }
@@ -96,7 +106,10 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         // TOML errors span lines; the first says where, the last what.
         text.push_str(e.to_string().trim_end());
         let number = e.downcast_ref().and_then(std::io::Error::raw_os_error);
-        if let Some(limit) = number.map(Errno::from_raw_os_error).and_then(limits::behind) {
+        if let Some(limit) = number
+            .map(Errno::from_raw_os_error)
+            .and_then(limits::behind)
+        {
             text.push_str(&format!(" ({limit})"));
         }
     }
@@ -112,13 +125,22 @@ mod tests {
         assert_eq!(for_terminal("wc -l 東京"), "wc -l 東京");
         assert_eq!(for_terminal("a\x1b[2Jb\n"), "a\\u{1b}[2Jb\\n");
         assert_eq!(for_terminal("x\u{202e}y\u{9b}"), "x\\u{202e}y\\u{9b}");
-        assert_eq!(for_terminal("\u{61c}\u{200e}\u{2067}"), "\\u{61c}\\u{200e}\\u{2067}");
+        assert_eq!(
+            for_terminal("\u{61c}\u{200e}\u{2067}"),
+            "\\u{61c}\\u{200e}\\u{2067}"
+        );
     }
 
     #[test]
     fn json_with_such_characters_means_the_same_and_shows_none() {
-        assert_eq!(json_for_terminal("{\"cmd\": \"wc 東京\"}\n"), "{\"cmd\": \"wc 東京\"}\n");
-        assert_eq!(json_for_terminal("{\"a\u{9b}b\":\t\"\u{202e}\u{7f}\"}\n"), "{\"a\\u009bb\": \"\\u202e\\u007f\"}\n");
+        assert_eq!(
+            json_for_terminal("{\"cmd\": \"wc 東京\"}\n"),
+            "{\"cmd\": \"wc 東京\"}\n"
+        );
+        assert_eq!(
+            json_for_terminal("{\"a\u{9b}b\":\t\"\u{202e}\u{7f}\"}\n"),
+            "{\"a\\u009bb\": \"\\u202e\\u007f\"}\n"
+        );
     }
 
     #[test]
@@ -135,7 +157,10 @@ mod tests {
             b"x",
         ];
         let shown: String = pieces.iter().map(|piece| text.push(piece)).collect();
-        assert_eq!(shown + &text.finish(), "a\tb\n\\u{1b}[2J京\u{fffd}\\u{9b}\u{fffd}\u{fffd}x");
+        assert_eq!(
+            shown + &text.finish(),
+            "a\tb\n\\u{1b}[2J京\u{fffd}\\u{9b}\u{fffd}\u{fffd}x"
+        );
         let mut cut = TerminalText::default();
         assert_eq!(cut.push(&[b'a', 0xe4]) + &cut.finish(), "a\u{fffd}");
     }

@@ -13,7 +13,9 @@ pub enum HostsError {
     #[error("unbalanced brackets in host list {0:?}")]
     Brackets(String),
     /// `[12-01]`, `[a-b]`, `[]`, `[0-10/0]`.
-    #[error("{part:?} is not a range of numbers, in host list {text:?}; write [01-12], [1,3,5], or [0-10/2] for each second one")]
+    #[error(
+        "{part:?} is not a range of numbers, in host list {text:?}; write [01-12], [1,3,5], or [0-10/2] for each second one"
+    )]
     Range {
         /// The range.
         part: String,
@@ -27,18 +29,23 @@ pub enum HostsError {
     #[error("{0:?} is not a host name: letters, digits, '-', '_' and '.' make one")]
     Name(String),
     /// It begins as an option does, or as what some tools leave out of a list.
-    #[error("{0:?} is not a host name, since none begins with '-'; a host that is to be left out is left out of the list")]
+    #[error(
+        "{0:?} is not a host name, since none begins with '-'; a host that is to be left out is left out of the list"
+    )]
     Dash(String),
     /// A colon that belongs to no IPv6 address: a port, most often.
-    #[error("{0:?} is not a host name: a ':' is part of an IPv6 address only; a host is named without a port")]
+    #[error(
+        "{0:?} is not a host name: a ':' is part of an IPv6 address only; a host is named without a port"
+    )]
     Colon(String),
     /// Nothing between two commas.
     #[error("empty name in host list {0:?}")]
     Empty(String),
 }
 
-/// Expands a list with ranges, in order, without repeats: as Slurm, pdsh and ClusterShell's nodeset print them, separated by commas or white space,
-/// with steps (`[0-10/2]`). Zero padding is kept; names come out in lower case.
+/// Expands a list with ranges, in order, without repeats: as Slurm, pdsh and ClusterShell's nodeset
+/// print them, separated by commas or white space, with steps (`[0-10/2]`). Zero padding is kept;
+/// names come out in lower case.
 ///
 /// # Errors
 /// [`HostsError`] names the part that cannot be read.
@@ -50,7 +57,10 @@ pub fn expand(text: &str) -> Result<Vec<String>, HostsError> {
         if item.is_empty() {
             return Err(HostsError::Empty(text.into()));
         }
-        for name in split_outside_brackets(item, char::is_whitespace)?.into_iter().filter(|name| !name.is_empty()) {
+        for name in split_outside_brackets(item, char::is_whitespace)?
+            .into_iter()
+            .filter(|name| !name.is_empty())
+        {
             for name in expand_one(name, text)? {
                 let name = normalise(&name)?;
                 if seen.insert(name.clone()) {
@@ -65,7 +75,8 @@ pub fn expand(text: &str) -> Result<Vec<String>, HostsError> {
     Ok(out)
 }
 
-/// A single name in the form in which names are compared: lower case, no trailing dot; of an IPv6 address the shortest form (RFC 5952).
+/// A single name in the form in which names are compared: lower case, no trailing dot; of an IPv6
+/// address the shortest form (RFC 5952).
 ///
 /// # Errors
 /// [`HostsError::Name`], [`HostsError::Dash`], [`HostsError::Colon`] or [`HostsError::Empty`].
@@ -74,7 +85,11 @@ pub fn normalise(name: &str) -> Result<String, HostsError> {
     if trimmed.is_empty() {
         return Err(HostsError::Empty(name.into()));
     }
-    if trimmed.len() > 253 || !trimmed.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':')) {
+    if trimmed.len() > 253
+        || !trimmed
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':'))
+    {
         return Err(HostsError::Name(name.into()));
     }
     if trimmed.starts_with('-') {
@@ -82,7 +97,9 @@ pub fn normalise(name: &str) -> Result<String, HostsError> {
     }
     if trimmed.contains(':') {
         let address: Result<Ipv6Addr, _> = trimmed.parse();
-        return address.map(|address| address.to_string()).map_err(|_| HostsError::Colon(name.into()));
+        return address
+            .map(|address| address.to_string())
+            .map_err(|_| HostsError::Colon(name.into()));
     }
     Ok(trimmed.to_ascii_lowercase())
 }
@@ -90,15 +107,20 @@ pub fn normalise(name: &str) -> Result<String, HostsError> {
 /// The first label of a name: `mezcal03` of `mezcal03.cl.ecei.tohoku.ac.jp`. Addresses have none.
 pub fn short(name: &str) -> Option<&str> {
     let (first, _) = name.split_once('.')?;
-    (!first.is_empty() && !first.contains(':') && !first.bytes().all(|b| b.is_ascii_digit())).then_some(first)
+    (!first.is_empty() && !first.contains(':') && !first.bytes().all(|b| b.is_ascii_digit()))
+        .then_some(first)
 }
 
-/// Which of the known hosts somebody means by a name, written short or in full: the one of exactly that name; else the one whose full name
-/// begins with it, or whose short name it begins with. `None`: none of them.
+/// Which of the known hosts somebody means by a name, written short or in full: the one of exactly
+/// that name; else the one whose full name begins with it, or whose short name it begins with.
+/// `None`: none of them.
 ///
 /// # Errors
 /// It may be any of these.
-pub fn meant<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Result<Option<&'a str>, Vec<&'a str>> {
+pub fn meant<'a>(
+    wanted: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Result<Option<&'a str>, Vec<&'a str>> {
     let (mut alike, label) = (std::collections::BTreeSet::new(), short(wanted));
     for host in known {
         if host == wanted {
@@ -114,7 +136,10 @@ pub fn meant<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Resu
     }
 }
 
-fn split_outside_brackets(text: &str, separates: impl Fn(char) -> bool) -> Result<Vec<&str>, HostsError> {
+fn split_outside_brackets(
+    text: &str,
+    separates: impl Fn(char) -> bool,
+) -> Result<Vec<&str>, HostsError> {
     let (mut depth, mut from, mut parts) = (0u32, 0, Vec::new());
     for (i, c) in text.char_indices() {
         match c {
@@ -142,7 +167,9 @@ fn expand_one(item: &str, whole: &str) -> Result<Vec<String>, HostsError> {
     let mut names = vec![String::new()];
     let mut rest = item;
     while let Some((before, after)) = rest.split_once('[') {
-        let (ranges, tail) = after.split_once(']').ok_or_else(|| HostsError::Brackets(whole.into()))?;
+        let (ranges, tail) = after
+            .split_once(']')
+            .ok_or_else(|| HostsError::Brackets(whole.into()))?;
         let mut numbers = Vec::new();
         for part in ranges.split(',') {
             numbers.extend(numbers_of(part.trim(), whole)?);
@@ -150,14 +177,20 @@ fn expand_one(item: &str, whole: &str) -> Result<Vec<String>, HostsError> {
                 return Err(HostsError::TooMany(whole.into()));
             }
         }
-        names = names.iter().flat_map(|n| numbers.iter().map(move |d| format!("{n}{before}{d}"))).collect();
+        names = names
+            .iter()
+            .flat_map(|n| numbers.iter().map(move |d| format!("{n}{before}{d}")))
+            .collect();
         rest = tail;
     }
     Ok(names.into_iter().map(|n| n + rest).collect())
 }
 
 fn numbers_of(part: &str, whole: &str) -> Result<Vec<String>, HostsError> {
-    let bad = || HostsError::Range { part: part.into(), text: whole.into() };
+    let bad = || HostsError::Range {
+        part: part.into(),
+        text: whole.into(),
+    };
     let number = |s: &str| -> Result<u64, HostsError> {
         if s.is_empty() || s.len() > 18 || !s.bytes().all(|b| b.is_ascii_digit()) {
             return Err(bad());
@@ -179,7 +212,10 @@ fn numbers_of(part: &str, whole: &str) -> Result<Vec<String>, HostsError> {
     }
     let width = if low.starts_with('0') { low.len() } else { 0 };
     let step = usize::try_from(step).unwrap_or(usize::MAX);
-    Ok((first..=last).step_by(step).map(|n| format!("{n:0width$}")).collect())
+    Ok((first..=last)
+        .step_by(step)
+        .map(|n| format!("{n:0width$}"))
+        .collect())
 }
 
 /// Shows a list of names folded back into ranges where neighbours differ in one run of digits only.
@@ -200,8 +236,13 @@ impl fmt::Display for Folded<'_> {
             let mut last = first;
             let mut j = i + 1;
             while let Some((b, d, a)) = self.0.get(j).and_then(|n| parts(n)) {
-                let follows = last.parse::<u64>().ok().zip(d.parse::<u64>().ok()).is_some_and(|(x, y)| x + 1 == y);
-                let same_width = d.len() == first.len() || !first.starts_with('0') && !d.starts_with('0');
+                let follows = last
+                    .parse::<u64>()
+                    .ok()
+                    .zip(d.parse::<u64>().ok())
+                    .is_some_and(|(x, y)| x + 1 == y);
+                let same_width =
+                    d.len() == first.len() || !first.starts_with('0') && !d.starts_with('0');
                 if b != before || a != after || !follows || !same_width {
                     break;
                 }
@@ -223,7 +264,9 @@ impl fmt::Display for Folded<'_> {
 fn parts(name: &str) -> Option<(&str, &str, &str)> {
     let label = name.find('.').unwrap_or(name.len());
     let end = name[..label].rfind(|c: char| c.is_ascii_digit())? + 1;
-    let start = name[..end].rfind(|c: char| !c.is_ascii_digit()).map_or(0, |i| i + 1);
+    let start = name[..end]
+        .rfind(|c: char| !c.is_ascii_digit())
+        .map_or(0, |i| i + 1);
     (end - start <= 18).then(|| (&name[..start], &name[start..end], &name[end..]))
 }
 
@@ -236,16 +279,36 @@ mod tests {
     fn ranges_keep_their_zero_padding() {
         let names = expand("mezcal[09-11,20].cl.ecei.tohoku.ac.jp, Extra").expect("readable");
         let tail = ".cl.ecei.tohoku.ac.jp";
-        let expected = ["mezcal09", "mezcal10", "mezcal11", "mezcal20"].map(|n| format!("{n}{tail}"));
+        let expected =
+            ["mezcal09", "mezcal10", "mezcal11", "mezcal20"].map(|n| format!("{n}{tail}"));
         assert_eq!(names[..4], expected);
         assert_eq!(names[4], "extra");
-        assert_eq!(Folded(&names).to_string(), "mezcal[09-11].cl.ecei.tohoku.ac.jp,mezcal20.cl.ecei.tohoku.ac.jp,extra");
-        assert_eq!(expand("r[1-2]n[01-02]").expect("readable"), ["r1n01", "r1n02", "r2n01", "r2n02"]);
+        assert_eq!(
+            Folded(&names).to_string(),
+            "mezcal[09-11].cl.ecei.tohoku.ac.jp,mezcal20.cl.ecei.tohoku.ac.jp,extra"
+        );
+        assert_eq!(
+            expand("r[1-2]n[01-02]").expect("readable"),
+            ["r1n01", "r1n02", "r2n01", "r2n02"]
+        );
     }
 
     #[test]
     fn what_is_wrong_is_named() {
-        for bad in ["a[1-", "a]1[", "a[[1]]", "a[2-1]", "a[x]", "a[]", "a,,b", "", " ", "a[0-99999999]", "a[1-300]b[1-300]", "é"] {
+        for bad in [
+            "a[1-",
+            "a]1[",
+            "a[[1]]",
+            "a[2-1]",
+            "a[x]",
+            "a[]",
+            "a,,b",
+            "",
+            " ",
+            "a[0-99999999]",
+            "a[1-300]b[1-300]",
+            "é",
+        ] {
             assert!(expand(bad).is_err(), "{bad}");
         }
         let why = expand("a[0-10/0]").expect_err("no step").to_string();
@@ -255,7 +318,8 @@ mod tests {
         );
     }
 
-    /// Slurm 22.05.8 (`scontrol show hostnames`), pdsh 2.34 and ClusterShell 1.10.1 (`nodeset -e`) read these so; where they differ, as most do.
+    /// Slurm 22.05.8 (`scontrol show hostnames`), pdsh 2.34 and ClusterShell 1.10.1 (`nodeset -e`)
+    /// read these so; where they differ, as most do.
     #[test]
     fn what_other_tools_write_stands_for_the_same_hosts() {
         let table = [
@@ -272,7 +336,10 @@ mod tests {
             ("a[1, 3]", "a1 a3"),
             ("r[1-2]n[01-02]", "r1n01 r1n02 r2n01 r2n02"),
             ("a[1-2][3-4]", "a13 a14 a23 a24"),
-            ("a[1-2]b[1-2]c[1-2]", "a1b1c1 a1b1c2 a1b2c1 a1b2c2 a2b1c1 a2b1c2 a2b2c1 a2b2c2"),
+            (
+                "a[1-2]b[1-2]c[1-2]",
+                "a1b1c1 a1b1c2 a1b2c1 a1b2c2 a2b1c1 a2b1c2 a2b2c1 a2b2c2",
+            ),
             ("a[0-1]-ib", "a0-ib a1-ib"),
             ("a[1-2].x.org", "a1.x.org a2.x.org"),
             ("a[1-3]5", "a15 a25 a35"),
@@ -285,16 +352,38 @@ mod tests {
             // What `nodeset -e`, `scontrol show hostnames` and `$SLURM_JOB_NODELIST` give.
             ("a1 a2 a3", "a1 a2 a3"),
             ("a1\na2\n", "a1 a2"),
-            ("cn[001-003,007],gpu-[1-2],login", "cn001 cn002 cn003 cn007 gpu-1 gpu-2 login"),
+            (
+                "cn[001-003,007],gpu-[1-2],login",
+                "cn001 cn002 cn003 cn007 gpu-1 gpu-2 login",
+            ),
             ("a[1-2] b", "a1 a2 b"),
         ];
         for (text, names) in table {
             assert_eq!(expand(text).expect(text).join(" "), names, "{text:?}");
         }
-        let refused =
-            ["a[0-10/x]", "a[4/2]", "a[1:3]", "a[0:10:2]", "a[3-1]", "a[-1-2]", "a[1-3", "a[1-5]!a3", "a[1-5],-a3", "@all"];
-        let no_hosts =
-            ["user@a[1-2]", "a[1-2]:22", "a1,,a2", ",a1", "a1,", "a[1-70000]", "a[99999999999999999999]", "a[a-c]", "a[1-2/-1]"];
+        let refused = [
+            "a[0-10/x]",
+            "a[4/2]",
+            "a[1:3]",
+            "a[0:10:2]",
+            "a[3-1]",
+            "a[-1-2]",
+            "a[1-3",
+            "a[1-5]!a3",
+            "a[1-5],-a3",
+            "@all",
+        ];
+        let no_hosts = [
+            "user@a[1-2]",
+            "a[1-2]:22",
+            "a1,,a2",
+            ",a1",
+            "a1,",
+            "a[1-70000]",
+            "a[99999999999999999999]",
+            "a[a-c]",
+            "a[1-2/-1]",
+        ];
         for text in refused.into_iter().chain(no_hosts) {
             expand(text).expect_err(text);
         }
@@ -307,7 +396,10 @@ mod tests {
         assert!(why("a[1-5],-a3").contains("\"-a3\""));
         assert!(why("vm:22").contains("without a port"));
         assert!(why("a[1-2]:22").contains("\"a1:22\""));
-        assert_eq!(expand("::1,FE80:0::0:1,a-1").expect("addresses are names"), ["::1", "fe80::1", "a-1"]);
+        assert_eq!(
+            expand("::1,FE80:0::0:1,a-1").expect("addresses are names"),
+            ["::1", "fe80::1", "a-1"]
+        );
     }
 
     proptest! {

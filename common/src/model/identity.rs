@@ -1,9 +1,11 @@
-//! Who a certificate says its holder is: one role URI in the subject alternative names, plus the extended key usage that fits it.
+//! Who a certificate says its holder is: one role URI in the subject alternative names, plus the
+//! extended key usage that fits it.
 
 use std::fmt;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// What a certificate's holder may be. Rights are not in the certificate; the class and the name are.
+/// What a certificate's holder may be. Rights are not in the certificate; the class and the name
+/// are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// A host's agent. Name: the host's.
@@ -25,7 +27,8 @@ impl Role {
     }
 }
 
-/// The identity in a certificate: `spiffe://CLUSTER/agent/HOST`, `spiffe://CLUSTER/user/NAME`, `spiffe://CLUSTER/coordinator`.
+/// The identity in a certificate: `spiffe://CLUSTER/agent/HOST`, `spiffe://CLUSTER/user/NAME`,
+/// `spiffe://CLUSTER/coordinator`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// The cluster's random id.
@@ -46,9 +49,12 @@ pub enum IdentityError {
     #[error("it has {0} role URIs in its subject alternative names; a Mezcal certificate has one")]
     Uris(usize),
     /// The URI is not one of ours.
-    #[error("its role URI {0:?} is not of the form spiffe://CLUSTER/agent/HOST, …/user/NAME or …/coordinator")]
+    #[error(
+        "its role URI {0:?} is not of the form spiffe://CLUSTER/agent/HOST, …/user/NAME or …/coordinator"
+    )]
     Uri(String),
-    /// The key usage does not fit the role: webpki takes an absent usage for every usage, we do not.
+    /// The key usage does not fit the role: webpki takes an absent usage for every usage, we do
+    /// not.
     #[error("its extended key usage does not fit the role {0}")]
     Usage(&'static str),
 }
@@ -57,9 +63,14 @@ impl Identity {
     /// An identity from its parts.
     ///
     /// # Errors
-    /// [`IdentityError::Uri`] if a part has other characters than lower-case letters, digits, `-`, `_` and `.`.
+    /// [`IdentityError::Uri`] if a part has other characters than lower-case letters, digits, `-`,
+    /// `_` and `.`.
     pub fn new(cluster: &str, role: Role, name: &str) -> Result<Self, IdentityError> {
-        let id = Self { cluster: cluster.into(), role, name: name.into() };
+        let id = Self {
+            cluster: cluster.into(),
+            role,
+            name: name.into(),
+        };
         Self::from_uri(&id.uri())
     }
 
@@ -81,7 +92,9 @@ impl Identity {
             (1..=253).contains(&s.len())
                 && !s.starts_with('.')
                 && !s.contains("..")
-                && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'))
+                && s.bytes().all(|b| {
+                    b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.')
+                })
         };
         let rest = uri.strip_prefix("spiffe://").ok_or_else(bad)?;
         let parts: Vec<&str> = rest.split('/').collect();
@@ -95,7 +108,11 @@ impl Identity {
             [_, "coordinator"] => (Role::Coordinator, ""),
             _ => return Err(bad()),
         };
-        Ok(Self { cluster: parts[0].into(), role, name: name.into() })
+        Ok(Self {
+            cluster: parts[0].into(),
+            role,
+            name: name.into(),
+        })
     }
 
     /// Reads the identity of a DER certificate and checks that its key usage fits.
@@ -103,24 +120,42 @@ impl Identity {
     /// # Errors
     /// [`IdentityError`].
     pub fn from_der(der: &[u8]) -> Result<Self, IdentityError> {
-        let (_, cert) = X509Certificate::from_der(der).map_err(|_| IdentityError::NotACertificate)?;
-        let san = cert.subject_alternative_name().map_err(|_| IdentityError::NotACertificate)?;
+        let (_, cert) =
+            X509Certificate::from_der(der).map_err(|_| IdentityError::NotACertificate)?;
+        let san = cert
+            .subject_alternative_name()
+            .map_err(|_| IdentityError::NotACertificate)?;
         let uris: Vec<&str> = san
             .iter()
             .flat_map(|ext| &ext.value.general_names)
-            .filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None })
+            .filter_map(|name| {
+                if let GeneralName::URI(uri) = name {
+                    Some(*uri)
+                } else {
+                    None
+                }
+            })
             .collect();
-        let [uri] = uris[..] else { return Err(IdentityError::Uris(uris.len())) };
+        let [uri] = uris[..] else {
+            return Err(IdentityError::Uris(uris.len()));
+        };
         let id = Self::from_uri(uri)?;
-        let usage = cert.extended_key_usage().map_err(|_| IdentityError::NotACertificate)?;
+        let usage = cert
+            .extended_key_usage()
+            .map_err(|_| IdentityError::NotACertificate)?;
         let fits = usage.is_some_and(|u| match id.role {
             Role::Coordinator => u.value.server_auth && !u.value.client_auth && !u.value.any,
             Role::Agent | Role::User => u.value.client_auth && !u.value.server_auth && !u.value.any,
         });
-        if fits { Ok(id) } else { Err(IdentityError::Usage(id.role.as_str())) }
+        if fits {
+            Ok(id)
+        } else {
+            Err(IdentityError::Usage(id.role.as_str()))
+        }
     }
 
-    /// The constant DNS name of a cluster's coordinator certificate: agents check it instead of an address, so the coordinator can move.
+    /// The constant DNS name of a cluster's coordinator certificate: agents check it instead of an
+    /// address, so the coordinator can move.
     pub fn coordinator_dns(cluster: &str) -> String {
         format!("coordinator.{cluster}.mezcal")
     }
@@ -141,18 +176,25 @@ impl fmt::Display for Identity {
 /// [`IdentityError::NotACertificate`].
 pub fn validity(der: &[u8]) -> Result<(i64, i64), IdentityError> {
     let (_, cert) = X509Certificate::from_der(der).map_err(|_| IdentityError::NotACertificate)?;
-    Ok((cert.validity().not_before.timestamp(), cert.validity().not_after.timestamp()))
+    Ok((
+        cert.validity().not_before.timestamp(),
+        cert.validity().not_after.timestamp(),
+    ))
 }
 
-/// SHA-256 of a DER certificate's public key (its SubjectPublicKeyInfo). None if it is no certificate.
+/// SHA-256 of a DER certificate's public key (its SubjectPublicKeyInfo). None if it is no
+/// certificate.
 pub fn key_hash(der: &[u8]) -> Option<[u8; 32]> {
     let (_, cert) = X509Certificate::from_der(der).ok()?;
     Some(crate::model::token::sha256(cert.public_key().raw))
 }
 
-/// Whether `signature` is one of `message` by the key of this certificate (DER): ECDSA with P-256 and SHA-256, in ASN.1.
+/// Whether `signature` is one of `message` by the key of this certificate (DER): ECDSA with P-256
+/// and SHA-256, in ASN.1.
 pub fn has_signed(der: &[u8], message: &[u8], signature: &[u8]) -> bool {
-    let Ok((_, cert)) = X509Certificate::from_der(der) else { return false };
+    let Ok((_, cert)) = X509Certificate::from_der(der) else {
+        return false;
+    };
     let key = ring::signature::UnparsedPublicKey::new(
         &ring::signature::ECDSA_P256_SHA256_ASN1,
         cert.public_key().subject_public_key.data.as_ref(),
@@ -181,9 +223,18 @@ pub struct Details {
 /// [`IdentityError::NotACertificate`].
 pub fn details(der: &[u8]) -> Result<Details, IdentityError> {
     let (_, cert) = X509Certificate::from_der(der).map_err(|_| IdentityError::NotACertificate)?;
-    let common_name = cert.subject().iter_common_name().find_map(|cn| cn.as_str().ok()).unwrap_or_default().to_owned();
+    let common_name = cert
+        .subject()
+        .iter_common_name()
+        .find_map(|cn| cn.as_str().ok())
+        .unwrap_or_default()
+        .to_owned();
     Ok(Details {
-        serial: cert.raw_serial().iter().map(|b| format!("{b:02x}")).collect(),
+        serial: cert
+            .raw_serial()
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect(),
         subject: cert.subject().to_string(),
         issuer: cert.issuer().to_string(),
         common_name,
@@ -197,7 +248,11 @@ mod tests {
 
     #[test]
     fn uris_of_other_forms_are_refused() {
-        for good in ["spiffe://m-1/agent/mezcal01.cl.ecei.tohoku.ac.jp", "spiffe://m/user/okazaki", "spiffe://m/coordinator"] {
+        for good in [
+            "spiffe://m-1/agent/mezcal01.cl.ecei.tohoku.ac.jp",
+            "spiffe://m/user/okazaki",
+            "spiffe://m/coordinator",
+        ] {
             assert_eq!(Identity::from_uri(good).expect(good).uri(), good);
         }
         for bad in [

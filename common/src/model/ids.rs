@@ -1,4 +1,5 @@
-//! Identifiers. Each id is a type of its own, so that a job number is never taken for an attempt number.
+//! Identifiers. Each id is a type of its own, so that a job number is never taken for an attempt
+//! number.
 
 use crate::model::clock::WallTime;
 use serde::{Deserialize, Serialize};
@@ -19,11 +20,13 @@ macro_rules! number {
 }
 
 number!(
-    /// One life of a coordinator: 64 random bits drawn at its start. Attempts of another epoch are strangers.
+    /// One life of a coordinator: 64 random bits drawn at its start. Attempts of another epoch are
+    /// strangers.
     Epoch(u64)
 );
 number!(
-    /// A coordinator's store: 64 random bits drawn when it was made. What another one has is strange to it.
+    /// A coordinator's store: 64 random bits drawn when it was made. What another one has is
+    /// strange to it.
     StoreId(u64)
 );
 number!(
@@ -73,23 +76,30 @@ pub struct JobKey {
     pub job: JobNumber,
 }
 
-/// Attempts of one job in one generation of its store. A job that fails within milliseconds and is tried for ever has ten million behind it after
-/// a day; and in decimal a generation can be read off: attempt 20000003 is the third one, after two restores.
+/// Attempts of one job in one generation of its store. A job that fails within milliseconds and is
+/// tried for ever has ten million behind it after a day; and in decimal a generation can be read
+/// off: attempt 20000003 is the third one, after two restores.
 const ATTEMPTS: u32 = 10_000_000;
-/// Batches in one generation: one a second for two years. What runs once, as `exec` has it, is a batch, too.
+/// Batches in one generation: one a second for two years. What runs once, as `exec` has it, is a
+/// batch, too.
 const BATCHES: u32 = 1 << 26;
-/// Restores that fit: 64 generations of 2^26 batches are all 2^32 numbers, and 64 × 10,000,000 attempts are less than 2^32.
+/// Restores that fit: 64 generations of 2^26 batches are all 2^32 numbers, and 64 × 10,000,000
+/// attempts are less than 2^32.
 pub const MAX_RESTORES: u32 = u32::MAX / BATCHES;
 
 /// How often a coordinator's store was restored from a copy, and when that was last done.
 ///
-/// After a restore there are two histories of one store: what the original did after the copy was made, and what the copy does. Numbers of
-/// batches and attempts carry the generation in their high part, so that none that a copy gives out is one of the original's, and each of its
-/// attempts has a higher number than any of the original's. Of two generations the younger one counts: agents that have met it refuse the other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// After a restore there are two histories of one store: what the original did after the copy was
+/// made, and what the copy does. Numbers of batches and attempts carry the generation in their high
+/// part, so that none that a copy gives out is one of the original's, and each of its attempts has
+/// a higher number than any of the original's. Of two generations the younger one counts: agents
+/// that have met it refuse the other.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Generation {
-    /// When a copy became it, on the clock of its coordinator; zero for a store that never was one. Of siblings, which come from one
-    /// copy, the younger is newer.
+    /// When a copy became it, on the clock of its coordinator; zero for a store that never was one.
+    /// Of siblings, which come from one copy, the younger is newer.
     pub since: WallTime,
     /// Restores, up to [`MAX_RESTORES`].
     pub restores: u32,
@@ -105,12 +115,23 @@ impl fmt::Display for Generation {
 }
 
 impl Generation {
-    /// The generation of a copy that is taken up at `now`, where `beside` was the last one known at that place. None: there were too many.
+    /// The generation of a copy that is taken up at `now`, where `beside` was the last one known at
+    /// that place. None: there were too many.
     pub fn next(self, beside: Generation, now: WallTime) -> Option<Generation> {
-        let restores = self.restores.max(beside.restores).checked_add(1).filter(|count| *count <= MAX_RESTORES)?;
+        let restores = self
+            .restores
+            .max(beside.restores)
+            .checked_add(1)
+            .filter(|count| *count <= MAX_RESTORES)?;
         // A clock that was set back makes it no older than its parents.
-        let since = now.0.max(self.since.0.saturating_add(1)).max(beside.since.0.saturating_add(1));
-        Some(Generation { since: WallTime(since), restores })
+        let since = now
+            .0
+            .max(self.since.0.saturating_add(1))
+            .max(beside.since.0.saturating_add(1));
+        Some(Generation {
+            since: WallTime(since),
+            restores,
+        })
     }
 
     /// The first number of a batch: all of earlier generations are below it.
@@ -123,10 +144,12 @@ impl Generation {
         BatchSerial(self.restores * BATCHES + (BATCHES - 1))
     }
 
-    /// The number of a job's next attempt after number `last`, zero if it had none. None: that would be a number of the next generation.
+    /// The number of a job's next attempt after number `last`, zero if it had none. None: that
+    /// would be a number of the next generation.
     pub fn next_attempt(self, last: u32) -> Option<u32> {
         let count = attempt_count(last) + 1;
-        (count < ATTEMPTS && last / ATTEMPTS <= self.restores).then(|| self.restores * ATTEMPTS + count)
+        (count < ATTEMPTS && last / ATTEMPTS <= self.restores)
+            .then(|| self.restores * ATTEMPTS + count)
     }
 }
 
@@ -165,25 +188,44 @@ mod tests {
             assert!(first > attempt && generation.first_batch() > batch);
             assert_eq!(generation.next_attempt(first), Some(first + 1));
             // The last one that could have been given out.
-            (attempt, batch) = (generation.restores * ATTEMPTS + (ATTEMPTS - 1), generation.last_batch());
-            assert_eq!(generation.next_attempt(attempt), None, "the next number is the next generation's");
+            (attempt, batch) = (
+                generation.restores * ATTEMPTS + (ATTEMPTS - 1),
+                generation.last_batch(),
+            );
+            assert_eq!(
+                generation.next_attempt(attempt),
+                None,
+                "the next number is the next generation's"
+            );
             let now = WallTime(i64::from(generation.restores));
-            let Some(next) = generation.next(Generation::default(), now) else { break };
+            let Some(next) = generation.next(Generation::default(), now) else {
+                break;
+            };
             assert!(next > generation);
             // As if the copy had been made before the last attempts.
             (generation, attempt) = (next, attempt - 5);
         }
-        assert_eq!((generation.restores, batch), (MAX_RESTORES, BatchSerial(u32::MAX)));
+        assert_eq!(
+            (generation.restores, batch),
+            (MAX_RESTORES, BatchSerial(u32::MAX))
+        );
     }
 
     #[test]
     fn a_job_is_counted_on_after_a_restore() {
-        let restored = Generation { since: WallTime(5), restores: 2 };
+        let restored = Generation {
+            since: WallTime(5),
+            restores: 2,
+        };
         assert_eq!(restored.next_attempt(2), Some(20_000_003));
         assert_eq!(restored.next_attempt(0), Some(20_000_001));
         assert_eq!(attempt_count(20_000_003), 3);
         assert_eq!(Generation::default().next_attempt(2), Some(3));
-        assert_eq!(restored.next_attempt(30_000_001), None, "a number from the future is passed by nobody");
+        assert_eq!(
+            restored.next_attempt(30_000_001),
+            None,
+            "a number from the future is passed by nobody"
+        );
     }
 
     #[test]

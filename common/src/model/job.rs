@@ -5,23 +5,32 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Environment names that Mezcal sets for every job. Setting them in `env` is refused.
-pub const RESERVED_ENV: [&str; 6] =
-    ["MEZCAL_JOB_ID", "MEZCAL_ATTEMPT", "MEZCAL_ENGINE_ID", "MEZCAL_SLOT", "MEZCAL_HOST", "MEZCAL_BATCH"];
+pub const RESERVED_ENV: [&str; 6] = [
+    "MEZCAL_JOB_ID",
+    "MEZCAL_ATTEMPT",
+    "MEZCAL_ENGINE_ID",
+    "MEZCAL_SLOT",
+    "MEZCAL_HOST",
+    "MEZCAL_BATCH",
+];
 
-/// What precedes `cmd` in `bash -c` (compat.md §1.1: on the same line, so that a syntax error is found before `set` runs).
+/// What precedes `cmd` in `bash -c` (compat.md §1.1: on the same line, so that a syntax error is
+/// found before `set` runs).
 pub const SHELL_PREFIX: &str = "set -o pipefail; ";
 
 /// The longest single argument the kernel takes, its NUL included (MAX_ARG_STRLEN, execve(2)).
 pub const MAX_ARG_STRLEN: usize = 128 * 1024;
 
-/// The largest encoded job (`wire::codec::spec_fits`): fits a frame several times over, and holds any command and environment that execve(2) takes in practice.
+/// The largest encoded job (`wire::codec::spec_fits`): fits a frame several times over, and holds
+/// any command and environment that execve(2) takes in practice.
 pub const MAX_SPEC: usize = 384 * 1024;
 
 /// The most jobs that a job comes after: their numbers have to fit a frame beside it.
 pub const MAX_AFTER: usize = 100_000;
 
-/// The largest [`BatchContext`], by the measure of those who decode it (`wire::codec::context_fits`): it goes to an engine in one frame with a
-/// job, and 40 KiB of the frame are left for the rest.
+/// The largest [`BatchContext`], by the measure of those who decode it
+/// (`wire::codec::context_fits`): it goes to an engine in one frame with a job, and 40 KiB of the
+/// frame are left for the rest.
 pub const MAX_CONTEXT: usize = 600 * 1024;
 
 /// Bytes kept of each output stream that no file takes.
@@ -36,8 +45,9 @@ pub enum Command {
     Argv(Vec<String>),
 }
 
-/// What an engine needs to know to run one job. The scheduler looks inside only to forget what has run. Commands, paths and environments
-/// may have bytes in them that are no text ([`octets`](crate::model::octets)).
+/// What an engine needs to know to run one job. The scheduler looks inside only to forget what has
+/// run. Commands, paths and environments may have bytes in them that are no text
+/// ([`octets`](crate::model::octets)).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobSpec {
     /// The user's `id`; without one the job's number serves.
@@ -63,7 +73,17 @@ pub struct JobSpec {
 impl JobSpec {
     /// A job that names nothing but its command.
     pub fn new(command: Command) -> Self {
-        Self { label: None, command, cd: None, out: None, err: None, stdin: None, env: Vec::new(), timeout: None, leftover: None }
+        Self {
+            label: None,
+            command,
+            cd: None,
+            out: None,
+            err: None,
+            stdin: None,
+            env: Vec::new(),
+            timeout: None,
+            leftover: None,
+        }
     }
 }
 
@@ -92,12 +112,19 @@ impl Stop {
 
     /// TERM, and KILL `grace` later.
     pub const fn after(grace: Duration) -> Self {
-        Self { signal: crate::system::signal::TERM, grace }
+        Self {
+            signal: crate::system::signal::TERM,
+            grace,
+        }
     }
 
     /// The stricter of two: the shorter grace, with its signal.
     pub fn stricter(self, other: Self) -> Self {
-        if other.grace < self.grace { other } else { self }
+        if other.grace < self.grace {
+            other
+        } else {
+            self
+        }
     }
 }
 
@@ -129,7 +156,8 @@ pub struct BatchContext {
     pub timeout: Option<Duration>,
     /// Where output goes that no file takes.
     pub capture: Capture,
-    /// What happens to processes that outlive the first process of their job, for jobs without `leftover`.
+    /// What happens to processes that outlive the first process of their job, for jobs without
+    /// `leftover`.
     pub leftover: Leftover,
 }
 
@@ -138,6 +166,16 @@ impl BatchContext {
     pub fn new(batch: BatchId, cd: String, umask: u32) -> Self {
         let capture = Capture::Tail;
         let leftover = Leftover::default();
-        Self { batch, cd, env: Vec::new(), umask, setup: None, output_dir: None, timeout: None, capture, leftover }
+        Self {
+            batch,
+            cd,
+            env: Vec::new(),
+            umask,
+            setup: None,
+            output_dir: None,
+            timeout: None,
+            capture,
+            leftover,
+        }
     }
 }

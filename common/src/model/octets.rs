@@ -1,15 +1,20 @@
-//! Bytes that are no UTF-8 inside text, as names of files have them, and commands and environments with such names.
+//! Bytes that are no UTF-8 inside text, as names of files have them, and commands and environments
+//! with such names.
 //!
-//! JSON has them as Python writes them (PEP 383): a byte from 80 to ff that is part of no character is the lone surrogate `\udc80` to `\udcff`. A
-//! `String` has no place for those. There such a byte is NUL and the character of the same number, `\0é` for e9, and a true NUL is two of them. No
-//! command, path or environment has a NUL, so all other text stands for itself; and whoever does not know this form finds a NUL and starts nothing.
-//! Only what opens files and starts programs takes it apart ([`of`]).
+//! JSON has them as Python writes them (PEP 383): a byte from 80 to ff that is part of no character
+//! is the lone surrogate `\udc80` to `\udcff`. A `String` has no place for those. There such a byte
+//! is NUL and the character of the same number, `\0é` for e9, and a true NUL is two of them. No
+//! command, path or environment has a NUL, so all other text stands for itself; and whoever does
+//! not know this form finds a NUL and starts nothing. Only what opens files and starts programs
+//! takes it apart ([`of`]).
 
 use std::borrow::Cow;
 
 /// The bytes that a text stands for.
 pub fn of(text: &str) -> Cow<'_, [u8]> {
-    let Some((before, mut rest)) = text.split_once('\0') else { return Cow::Borrowed(text.as_bytes()) };
+    let Some((before, mut rest)) = text.split_once('\0') else {
+        return Cow::Borrowed(text.as_bytes());
+    };
     let mut out = before.as_bytes().to_vec();
     loop {
         let mut following = rest.chars();
@@ -40,7 +45,10 @@ pub fn text(bytes: Vec<u8>) -> String {
     let mut out = String::with_capacity(bytes.len() + 8);
     for chunk in bytes.utf8_chunks() {
         out.push_str(&chunk.valid().replace('\0', "\0\0"));
-        chunk.invalid().iter().for_each(|byte| out.extend(['\0', char::from(*byte)]));
+        chunk
+            .invalid()
+            .iter()
+            .for_each(|byte| out.extend(['\0', char::from(*byte)]));
     }
     out
 }
@@ -73,7 +81,11 @@ mod tests {
         for bytes in cases {
             let text = text(bytes.to_vec());
             assert_eq!(of(&text), bytes, "{text:?}");
-            assert_eq!(text.contains('\0'), bytes.contains(&0) || std::str::from_utf8(bytes).is_err(), "{text:?}");
+            assert_eq!(
+                text.contains('\0'),
+                bytes.contains(&0) || std::str::from_utf8(bytes).is_err(),
+                "{text:?}"
+            );
         }
         assert_eq!(shown(&text(b"caf\xe9".to_vec())), "caf\u{fffd}");
         assert_eq!(of("a\0b"), &b"a\0b"[..], "what nobody writes");

@@ -29,7 +29,8 @@ pub enum Ended {
     Lost,
     /// It was killed and did not die.
     Unkillable,
-    /// Its host was short of what it takes to start anything: it has not run, and goes back. No job ends so.
+    /// Its host was short of what it takes to start anything: it has not run, and goes back. No job
+    /// ends so.
     HostShort,
 }
 
@@ -51,7 +52,8 @@ impl Ended {
         }
     }
 
-    /// The word in a result's `status`: `ok` if the command ran to its own end, `aborted` if cancelled, else `error`.
+    /// The word in a result's `status`: `ok` if the command ran to its own end, `aborted` if
+    /// cancelled, else `error`.
     pub fn status(self) -> &'static str {
         match self {
             Ended::Exited | Ended::Signaled => "ok",
@@ -103,7 +105,8 @@ impl WaitStatus {
 /// What holds the processes of an attempt together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Containment {
-    /// A process group, and the engine as the parent of every orphan (PR_SET_CHILD_SUBREAPER of prctl(2)).
+    /// A process group, and the engine as the parent of every orphan (PR_SET_CHILD_SUBREAPER of
+    /// prctl(2)).
     Subreaper,
     /// The same, and a control group of its own that dies at one write (`cgroup.kill`, Linux 5.14).
     Cgroup2,
@@ -148,10 +151,12 @@ pub struct Usage {
     pub system: Duration,
     /// Who says so.
     pub source: UsageSource,
-    /// Largest resident set of any one process, in bytes (`ru_maxrss` of wait4(2)). None when it is not above the engine's own:
-    /// execve(2) passes the memory peak of whoever started a program on to it.
+    /// Largest resident set of any one process, in bytes (`ru_maxrss` of wait4(2)). None when it is
+    /// not above the engine's own: execve(2) passes the memory peak of whoever started a program on
+    /// to it.
     pub max_rss: Option<u64>,
-    /// Largest memory use of all its processes together, page cache included (`memory.peak`, Linux 5.19).
+    /// Largest memory use of all its processes together, page cache included (`memory.peak`, Linux
+    /// 5.19).
     pub memory_peak: Option<u64>,
 }
 
@@ -160,13 +165,15 @@ pub struct Usage {
 pub struct Span {
     /// Wall clock just before the spawn.
     pub started: WallTime,
-    /// Wall clock when the end was seen: of the first process; of all that is waited for (`leftover: wait`), or was killed with it.
+    /// Wall clock when the end was seen: of the first process; of all that is waited for
+    /// (`leftover: wait`), or was killed with it.
     pub completed: WallTime,
     /// Between the two on CLOCK_BOOTTIME, which nobody sets.
     pub elapsed: Duration,
 }
 
-/// How much an attempt has written, as its engine has counted while it read. None where a file took it, or where nobody has said.
+/// How much an attempt has written, as its engine has counted while it read. None where a file took
+/// it, or where nobody has said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
     /// Bytes on standard output.
@@ -183,7 +190,10 @@ impl Written {
 
     /// Whether a stream had more than is kept of it.
     pub fn exceeds_tails(self) -> bool {
-        [self.out, self.err].into_iter().flatten().any(|bytes| bytes > crate::model::job::TAIL_BYTES as u64)
+        [self.out, self.err]
+            .into_iter()
+            .flatten()
+            .any(|bytes| bytes > crate::model::job::TAIL_BYTES as u64)
     }
 }
 
@@ -210,14 +220,16 @@ pub struct Outcome {
     pub stdout_tail: Option<Bytes>,
     /// The last bytes of standard error, if no file took it.
     pub stderr_tail: Option<Bytes>,
-    /// How much of each there was. Peers of earlier versions do not know it, so that it is not in what all of them read: messages for others have
-    /// it beside the rest ([`counted`], [`counted_results`]), and so has the store.
+    /// How much of each there was. Peers of earlier versions do not know it, so that it is not in
+    /// what all of them read: messages for others have it beside the rest ([`counted`],
+    /// [`counted_results`]), and so has the store.
     #[serde(skip)]
     pub written: Written,
 }
 
 impl Outcome {
-    /// An outcome of something that never ran. Of a very long error only the beginning is kept: paths and words in it are a user's.
+    /// An outcome of something that never ran. Of a very long error only the beginning is kept:
+    /// paths and words in it are a user's.
     pub fn never_ran(ended: Ended, error: impl Into<Option<String>>) -> Self {
         Self {
             ended,
@@ -234,11 +246,21 @@ impl Outcome {
         }
     }
 
-    /// The same with texts no longer than an honest engine makes them: many of them have to fit one message.
+    /// The same with texts no longer than an honest engine makes them: many of them have to fit one
+    /// message.
     #[must_use]
     pub fn within_limits(mut self) -> Self {
-        self.error = self.error.map(|text| if text.len() > ERROR_BYTES + CUT.len() { shortened(text) } else { text });
-        for tail in [&mut self.stdout_tail, &mut self.stderr_tail].into_iter().flatten() {
+        self.error = self.error.map(|text| {
+            if text.len() > ERROR_BYTES + CUT.len() {
+                shortened(text)
+            } else {
+                text
+            }
+        });
+        for tail in [&mut self.stdout_tail, &mut self.stderr_tail]
+            .into_iter()
+            .flatten()
+        {
             if tail.len() > crate::model::job::TAIL_BYTES {
                 *tail = tail.slice(tail.len() - crate::model::job::TAIL_BYTES..);
             }
@@ -269,7 +291,10 @@ const CUT: &str = "…";
 
 fn shortened(mut text: String) -> String {
     if text.len() > ERROR_BYTES {
-        let end = (0..=ERROR_BYTES).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        let end = (0..=ERROR_BYTES)
+            .rev()
+            .find(|i| text.is_char_boundary(*i))
+            .unwrap_or(0);
         text.truncate(end);
         text.push_str(CUT);
     }
@@ -313,9 +338,14 @@ pub mod counted {
 
     /// # Errors
     /// Those of the deserializer.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<Outcome>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Box<Outcome>, D::Error> {
         let (outcome, written) = <(Box<Outcome>, Written)>::deserialize(deserializer)?;
-        Ok(Box::new(Outcome { written, ..*outcome }))
+        Ok(Box::new(Outcome {
+            written,
+            ..*outcome
+        }))
     }
 }
 
@@ -327,13 +357,22 @@ pub mod counted_results {
 
     /// # Errors
     /// Those of the serializer.
-    pub fn serialize<S: Serializer>(results: &[(JobNumber, JobResult)], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(results.iter().map(|(job, result)| (job, result, result.outcome.written)))
+    pub fn serialize<S: Serializer>(
+        results: &[(JobNumber, JobResult)],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(
+            results
+                .iter()
+                .map(|(job, result)| (job, result, result.outcome.written)),
+        )
     }
 
     /// # Errors
     /// Those of the deserializer.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(JobNumber, JobResult)>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<(JobNumber, JobResult)>, D::Error> {
         let results = Vec::<(JobNumber, JobResult, Written)>::deserialize(deserializer)?;
         let with = |(job, mut result, written): (JobNumber, JobResult, Written)| {
             result.outcome.written = written;
@@ -377,15 +416,44 @@ mod tests {
         use crate::message::client::ToClient;
         use crate::model::ids::{BatchId, JobNumber};
         use crate::wire::codec::{decode_exact, encode_body};
-        let plain = Outcome { stdout_tail: Some("x".into()), ..Outcome::never_ran(Ended::Exited, None) };
-        let counted = Outcome { written: Written { out: Some(5000), err: None }, ..plain.clone() };
-        assert_eq!(encode_body(&plain).expect("short"), encode_body(&counted).expect("short"));
-        let report = Report::Counted { engine: None, outcome: Box::new(counted.clone()) };
-        assert_eq!(decode_exact::<Report>(&encode_body(&report).expect("short")).expect("the same"), report);
-        let result = JobResult { attempt: 1, place: None, local: None, outcome: counted };
+        let plain = Outcome {
+            stdout_tail: Some("x".into()),
+            ..Outcome::never_ran(Ended::Exited, None)
+        };
+        let counted = Outcome {
+            written: Written {
+                out: Some(5000),
+                err: None,
+            },
+            ..plain.clone()
+        };
+        assert_eq!(
+            encode_body(&plain).expect("short"),
+            encode_body(&counted).expect("short")
+        );
+        let report = Report::Counted {
+            engine: None,
+            outcome: Box::new(counted.clone()),
+        };
+        assert_eq!(
+            decode_exact::<Report>(&encode_body(&report).expect("short")).expect("the same"),
+            report
+        );
+        let result = JobResult {
+            attempt: 1,
+            place: None,
+            local: None,
+            outcome: counted,
+        };
         let batch = BatchId(uuid::Uuid::nil());
-        let results = ToClient::CountedResults { batch, results: vec![(JobNumber(1), result)] };
-        assert_eq!(decode_exact::<ToClient>(&encode_body(&results).expect("short")).expect("the same"), results);
+        let results = ToClient::CountedResults {
+            batch,
+            results: vec![(JobNumber(1), result)],
+        };
+        assert_eq!(
+            decode_exact::<ToClient>(&encode_body(&results).expect("short")).expect("the same"),
+            results
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Join tokens: what a host or a user shows once to get a certificate, and what tells them the right coordinator from any other.
+//! Join tokens: what a host or a user shows once to get a certificate, and what tells them the
+//! right coordinator from any other.
 
 use ring::rand::SecureRandom;
 use std::fmt::{self, Write};
@@ -6,7 +7,8 @@ use std::fmt::{self, Write};
 /// What every token begins with: the version of its form.
 const FORM: &str = "mz1";
 
-/// `mz1.ROOT.ID.SECRET`: whoever has it may join once, under the name that it was made for, and trusts only a coordinator below that root.
+/// `mz1.ROOT.ID.SECRET`: whoever has it may join once, under the name that it was made for, and
+/// trusts only a coordinator below that root.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
     /// SHA-256 of the root's public key (its SubjectPublicKeyInfo, RFC 5280 §4.1): the pin.
@@ -19,7 +21,9 @@ pub struct Token {
 
 /// Why a text is no token.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("that is no join token: it looks like {FORM}.ROOT.ID.SECRET, as `coordinator token create` prints it")]
+#[error(
+    "that is no join token: it looks like {FORM}.ROOT.ID.SECRET, as `coordinator token create` prints it"
+)]
 pub struct NoToken;
 
 impl Token {
@@ -30,7 +34,10 @@ impl Token {
     pub fn new(root: [u8; 32]) -> std::io::Result<Self> {
         let (mut id, mut secret) = ([0; 4], [0; 16]);
         let random = ring::rand::SystemRandom::new();
-        random.fill(&mut id).and_then(|()| random.fill(&mut secret)).map_err(|_| std::io::Error::other("no random numbers"))?;
+        random
+            .fill(&mut id)
+            .and_then(|()| random.fill(&mut secret))
+            .map_err(|_| std::io::Error::other("no random numbers"))?;
         Ok(Self { root, id, secret })
     }
 
@@ -40,8 +47,14 @@ impl Token {
     /// [`NoToken`].
     pub fn parse(text: &str) -> Result<Self, NoToken> {
         let parts: Vec<&str> = text.trim().split('.').collect();
-        let [FORM, root, id, secret] = parts[..] else { return Err(NoToken) };
-        Ok(Self { root: bytes(root)?, id: bytes(id)?, secret: bytes(secret)? })
+        let [FORM, root, id, secret] = parts[..] else {
+            return Err(NoToken);
+        };
+        Ok(Self {
+            root: bytes(root)?,
+            id: bytes(id)?,
+            secret: bytes(secret)?,
+        })
     }
 
     /// Its id as it is shown.
@@ -51,7 +64,12 @@ impl Token {
 
     /// Its id, its secret and the pin, to be handed over once.
     pub fn reveal(&self) -> String {
-        format!("{FORM}.{}.{}.{}", hex(&self.root), hex(&self.id), hex(&self.secret))
+        format!(
+            "{FORM}.{}.{}.{}",
+            hex(&self.root),
+            hex(&self.id),
+            hex(&self.secret)
+        )
     }
 }
 
@@ -70,10 +88,12 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
 
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 fn bytes<const N: usize>(text: &str) -> Result<[u8; N], NoToken> {
@@ -95,8 +115,14 @@ mod tests {
     #[test]
     fn a_token_is_read_as_it_was_shown_and_nothing_else_is_one() {
         let token = Token::new([7; 32]).expect("random numbers");
-        assert_eq!(Token::parse(&format!(" {}\n", token.reveal())), Ok(token.clone()));
-        assert!(!format!("{token:?}").contains(&hex(&token.secret)), "a log never shows it");
+        assert_eq!(
+            Token::parse(&format!(" {}\n", token.reveal())),
+            Ok(token.clone())
+        );
+        assert!(
+            !format!("{token:?}").contains(&hex(&token.secret)),
+            "a log never shows it"
+        );
         let text = token.reveal();
         for bad in [
             "",

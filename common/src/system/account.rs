@@ -18,23 +18,34 @@ pub struct Account {
 /// Looks an account up where every site keeps its own (getpwuid_r(3): files, LDAP, SSSD).
 pub fn of(uid: u32) -> Option<Account> {
     // SAFETY: `look_up` gives pointers that are valid for the call.
-    look_up(|entry, buffer, length, found| unsafe { libc::getpwuid_r(uid, entry, buffer, length, found) })
+    look_up(|entry, buffer, length, found| unsafe {
+        libc::getpwuid_r(uid, entry, buffer, length, found)
+    })
 }
 
 /// The same by its login name (getpwnam_r(3)).
 pub fn named(name: &str) -> Option<Account> {
     let name = std::ffi::CString::new(name).ok()?;
     // SAFETY: as above, and `name` ends with NUL.
-    look_up(|entry, buffer, length, found| unsafe { libc::getpwnam_r(name.as_ptr(), entry, buffer, length, found) })
+    look_up(|entry, buffer, length, found| unsafe {
+        libc::getpwnam_r(name.as_ptr(), entry, buffer, length, found)
+    })
 }
 
 type Found = *mut *mut libc::passwd;
 
-fn look_up(call: impl FnOnce(*mut libc::passwd, *mut libc::c_char, usize, Found) -> libc::c_int) -> Option<Account> {
+fn look_up(
+    call: impl FnOnce(*mut libc::passwd, *mut libc::c_char, usize, Found) -> libc::c_int,
+) -> Option<Account> {
     let mut buffer = vec![0; 16 * 1024];
     let mut entry = std::mem::MaybeUninit::<libc::passwd>::uninit();
     let mut found = std::ptr::null_mut();
-    let code = call(entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &mut found);
+    let code = call(
+        entry.as_mut_ptr(),
+        buffer.as_mut_ptr(),
+        buffer.len(),
+        &mut found,
+    );
     if code != 0 || found.is_null() {
         return None;
     }
@@ -52,8 +63,9 @@ fn look_up(call: impl FnOnce(*mut libc::passwd, *mut libc::c_char, usize, Found)
     }
 }
 
-/// Becomes the owner of a directory for good, if this process is root and it is another account's: whatever lies there, links among it, then
-/// leads to nothing that its owner could not have reached.
+/// Becomes the owner of a directory for good, if this process is root and it is another account's:
+/// whatever lies there, links among it, then leads to nothing that its owner could not have
+/// reached.
 ///
 /// # Errors
 /// Those of stat(2), setgroups(2), setresgid(2) and setresuid(2).
@@ -66,8 +78,15 @@ pub fn act_as_owner(directory: &std::path::Path) -> std::io::Result<()> {
     if !rustix::process::geteuid().is_root() || uid == 0 {
         return Ok(());
     }
-    let done = |code: libc::c_int| if code == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) };
-    // SAFETY: they change nothing but whom this process acts for, in all of its threads (nptl(7)); `gid` is there for the call.
+    let done = |code: libc::c_int| {
+        if code == 0 {
+            Ok(())
+        } else {
+            Err(std::io::Error::last_os_error())
+        }
+    };
+    // SAFETY: they change nothing but whom this process acts for, in all of its threads (nptl(7));
+    // `gid` is there for the call.
     unsafe {
         done(libc::setgroups(1, &gid))?;
         done(libc::setresgid(gid, gid, gid))?;

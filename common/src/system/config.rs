@@ -14,7 +14,8 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// It is not what it should be: syntax, an unknown key, a wrong type. The source has line and column.
+    /// It is not what it should be: syntax, an unknown key, a wrong type. The source has line and
+    /// column.
     #[error("{} is not a valid configuration", path.display())]
     Parse {
         /// The file.
@@ -29,8 +30,14 @@ pub enum ConfigError {
 /// # Errors
 /// [`ConfigError`] names the file and, for its content, line, column and key.
 pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
-    toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.into(),
+        source,
+    })?;
+    toml::from_str(&text).map_err(|source| ConfigError::Parse {
+        path: path.into(),
+        source: Box::new(source),
+    })
 }
 
 /// Replaces a leading `~/` by the home directory.
@@ -41,18 +48,29 @@ pub fn expand_home(path: &Path) -> PathBuf {
     }
 }
 
-/// True on a network file system (statfs(2)): what has to be one host's alone, or needs locks that hold, does not belong there. Of a path that
-/// does not exist yet the nearest parent that does is looked at.
+/// True on a network file system (statfs(2)): what has to be one host's alone, or needs locks that
+/// hold, does not belong there. Of a path that does not exist yet the nearest parent that does is
+/// looked at.
 pub fn is_on_network(path: &Path) -> bool {
     const NFS: i64 = 0x6969;
     const CIFS: i64 = 0xff53_4d42;
     const SMB2: i64 = 0xfe53_4d42;
-    let kind = path.ancestors().find_map(|parent| rustix::fs::statfs(parent).ok()).map_or(0, |stat| stat.f_type);
+    let kind = path
+        .ancestors()
+        .find_map(|parent| rustix::fs::statfs(parent).ok())
+        .map_or(0, |stat| stat.f_type);
     [NFS, CIFS, SMB2].contains(&kind)
 }
 
 /// This host's name as gethostname(2) has it, in lower case.
 pub fn host_name() -> String {
-    let name = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
-    if name.is_empty() { "localhost".into() } else { name }
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .to_ascii_lowercase();
+    if name.is_empty() {
+        "localhost".into()
+    } else {
+        name
+    }
 }

@@ -43,24 +43,45 @@ pub struct Finding {
 impl Finding {
     /// As it should be.
     pub fn fine(what: &'static str, seen: impl Into<String>) -> Self {
-        Self { what, state: State::Fine, seen: seen.into(), fix: None }
+        Self {
+            what,
+            state: State::Fine,
+            seen: seen.into(),
+            fix: None,
+        }
     }
 
     /// It could be better.
     pub fn doubtful(what: &'static str, seen: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { what, state: State::Doubtful, seen: seen.into(), fix: Some(fix.into()) }
+        Self {
+            what,
+            state: State::Doubtful,
+            seen: seen.into(),
+            fix: Some(fix.into()),
+        }
     }
 
     /// It does not work.
     pub fn wrong(what: &'static str, seen: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { what, state: State::Wrong, seen: seen.into(), fix: Some(fix.into()) }
+        Self {
+            what,
+            state: State::Wrong,
+            seen: seen.into(),
+            fix: Some(fix.into()),
+        }
     }
 }
 
 /// The findings for people.
 pub fn table(findings: &[Finding]) -> String {
     let mut text = String::new();
-    for Finding { what, state, seen, fix } in findings {
+    for Finding {
+        what,
+        state,
+        seen,
+        fix,
+    } in findings
+    {
         let word = match state {
             State::Fine => "ok",
             State::Doubtful => "warn",
@@ -82,7 +103,13 @@ pub fn is_well(findings: &[Finding]) -> bool {
 /// Room for bursts of datagrams (udp(7), net.core.rmem_max).
 pub fn udp_buffers() -> Finding {
     const WANTED: u64 = 4 << 20;
-    let read = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/core/{name}")).ok()?.trim().parse::<u64>().ok();
+    let read = |name: &str| {
+        std::fs::read_to_string(format!("/proc/sys/net/core/{name}"))
+            .ok()?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    };
     let (receive, send) = (read("rmem_max").unwrap_or(0), read("wmem_max").unwrap_or(0));
     let seen = format!("net.core.rmem_max = {receive}, net.core.wmem_max = {send}");
     match receive >= WANTED && send >= WANTED {
@@ -118,13 +145,21 @@ pub fn clock() -> Finding {
 pub fn space(what: &'static str, path: &Path, wanted: u64) -> Finding {
     match rustix::fs::statvfs(path) {
         Err(e) if e == rustix::io::Errno::ACCESS => doubtful_for_us(what, path),
-        Err(e) => Finding::wrong(what, format!("{}: {e}", path.display()), "make it, or name another one in the configuration"),
+        Err(e) => Finding::wrong(
+            what,
+            format!("{}: {e}", path.display()),
+            "make it, or name another one in the configuration",
+        ),
         Ok(stat) => {
             let free = stat.f_bavail * stat.f_frsize;
             let seen = format!("{} MiB free in {}", free >> 20, path.display());
             if stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
                 let fix = "`dmesg` says why (a disk with errors is made so); mount -o remount,rw when that is mended";
-                return Finding::wrong(what, format!("the file system of {} is read-only", path.display()), fix);
+                return Finding::wrong(
+                    what,
+                    format!("the file system of {} is read-only", path.display()),
+                    fix,
+                );
             }
             // Some file systems do not count files: they have no limit of them.
             if stat.f_files > 0 && stat.f_favail == 0 {
@@ -137,7 +172,11 @@ pub fn space(what: &'static str, path: &Path, wanted: u64) -> Finding {
             }
             match free >= wanted {
                 true => Finding::fine(what, seen),
-                false => Finding::wrong(what, format!("{seen}, and {} MiB are wanted", wanted >> 20), "make room there"),
+                false => Finding::wrong(
+                    what,
+                    format!("{seen}, and {} MiB are wanted", wanted >> 20),
+                    "make room there",
+                ),
             }
         }
     }
@@ -153,25 +192,54 @@ pub fn doubtful_for_us(what: &'static str, path: &Path) -> Finding {
     )
 }
 
-/// The first of these files that an account cannot read, if root looks; the kernel says so, with groups and access lists.
+/// The first of these files that an account cannot read, if root looks; the kernel says so, with
+/// groups and access lists.
 pub fn unreadable(what: &'static str, account: &str, files: &[PathBuf]) -> Option<Finding> {
     // It prints the first directory that it cannot enter, or the file.
-    const LOOK: &str =
-        "f=$1; shift; for d; do [ -x \"$d\" ] || { printf %s \"$d\"; exit 0; }; done; [ -r \"$f\" ] || printf %s \"$f\"";
+    const LOOK: &str = "f=$1; shift; for d; do [ -x \"$d\" ] || { printf %s \"$d\"; exit 0; }; done; [ -r \"$f\" ] || printf %s \"$f\"";
     if !rustix::process::geteuid().is_root() {
         return None;
     }
     files.iter().filter(|file| file.exists()).find_map(|file| {
-        let mut above: Vec<&Path> = file.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()).collect();
+        let mut above: Vec<&Path> = file
+            .ancestors()
+            .skip(1)
+            .filter(|above| !above.as_os_str().is_empty())
+            .collect();
         above.reverse();
         let mut look = Command::new("setpriv");
-        look.args(["--reuid", account, "--regid", account, "--init-groups", "sh", "-c", LOOK, "sh"]).arg(file).args(above);
-        let out = look.stdin(Stdio::null()).output().ok().filter(|out| out.status.success() && !out.stdout.is_empty())?;
+        look.args([
+            "--reuid",
+            account,
+            "--regid",
+            account,
+            "--init-groups",
+            "sh",
+            "-c",
+            LOOK,
+            "sh",
+        ])
+        .arg(file)
+        .args(above);
+        let out = look
+            .stdin(Stdio::null())
+            .output()
+            .ok()
+            .filter(|out| out.status.success() && !out.stdout.is_empty())?;
         let closed = Path::new(OsStr::from_bytes(&out.stdout)).to_owned();
-        let fix = match (closed == *file, file.file_name().is_some_and(|name| name == "key.pem")) {
-            (false, _) => format!("chmod o+x {0}, or chgrp {account} {0} and chmod g+x {0}", closed.display()),
+        let fix = match (
+            closed == *file,
+            file.file_name().is_some_and(|name| name == "key.pem"),
+        ) {
+            (false, _) => format!(
+                "chmod o+x {0}, or chgrp {account} {0} and chmod g+x {0}",
+                closed.display()
+            ),
             (true, true) => format!("chown {account}: {0} && chmod 600 {0}", closed.display()),
-            (true, false) => format!("chmod o+r {0}, or chgrp {account} {0} and chmod g+r {0}", closed.display()),
+            (true, false) => format!(
+                "chmod o+r {0}, or chgrp {account} {0} and chmod g+r {0}",
+                closed.display()
+            ),
         };
         let seen = format!(
             "{account}, who needs {}, cannot {}",
@@ -189,18 +257,31 @@ pub fn unreadable(what: &'static str, account: &str, files: &[PathBuf]) -> Optio
 pub fn configuration(error: &ConfigError, absent: &str) -> Finding {
     let what = "configuration";
     match error {
-        ConfigError::Read { source, .. } if source.kind() == ErrorKind::NotFound => Finding::wrong(what, chain(error), absent),
-        ConfigError::Read { path, source } if source.kind() == ErrorKind::PermissionDenied => doubtful_for_us(what, path),
-        ConfigError::Read { .. } => Finding::wrong(what, chain(error), "make it a file that can be read"),
-        ConfigError::Parse { .. } => Finding::wrong(what, chain(error), "mend the file; nothing starts with it as it is"),
+        ConfigError::Read { source, .. } if source.kind() == ErrorKind::NotFound => {
+            Finding::wrong(what, chain(error), absent)
+        }
+        ConfigError::Read { path, source } if source.kind() == ErrorKind::PermissionDenied => {
+            doubtful_for_us(what, path)
+        }
+        ConfigError::Read { .. } => {
+            Finding::wrong(what, chain(error), "make it a file that can be read")
+        }
+        ConfigError::Parse { .. } => Finding::wrong(
+            what,
+            chain(error),
+            "mend the file; nothing starts with it as it is",
+        ),
     }
 }
 
 /// A certificate that cannot be used. `anew`: how to get another one.
 pub fn credentials(what: &'static str, error: &CredentialsError, anew: &str) -> Finding {
-    const CLOCK: &str = "look at the clock first (`timedatectl`): what is right when it is set needs nothing else";
+    const CLOCK: &str =
+        "look at the clock first (`timedatectl`): what is right when it is set needs nothing else";
     match error {
-        CredentialsError::Read { path, source } if source.kind() == ErrorKind::PermissionDenied => doubtful_for_us(what, path),
+        CredentialsError::Read { path, source } if source.kind() == ErrorKind::PermissionDenied => {
+            doubtful_for_us(what, path)
+        }
         CredentialsError::KeyMode { path, mode } => Finding::wrong(
             what,
             format!("{} can be read by others (mode {mode:03o})", path.display()),
@@ -208,13 +289,24 @@ pub fn credentials(what: &'static str, error: &CredentialsError, anew: &str) -> 
         ),
         CredentialsError::KeyOwner { path, owner, us } => Finding::wrong(
             what,
-            format!("{} belongs to uid {owner}, and uid {us} needs it", path.display()),
+            format!(
+                "{} belongs to uid {owner}, and uid {us} needs it",
+                path.display()
+            ),
             format!("chown -h {us} {}", path.display()),
         ),
         CredentialsError::Validity { path, when, now } => {
             let early = when.starts_with("is not valid");
-            let fix = if early { CLOCK.to_owned() } else { format!("{CLOCK}; if the clock is right, {anew}") };
-            Finding::wrong(what, format!("{} {when}; it is {now} here", path.display()), fix)
+            let fix = if early {
+                CLOCK.to_owned()
+            } else {
+                format!("{CLOCK}; if the clock is right, {anew}")
+            };
+            Finding::wrong(
+                what,
+                format!("{} {when}; it is {now} here", path.display()),
+                fix,
+            )
         }
         _ => Finding::wrong(what, chain(error), anew),
     }
@@ -222,20 +314,27 @@ pub fn credentials(what: &'static str, error: &CredentialsError, anew: &str) -> 
 
 /// Whether what a peer said of a certificate may come from a wrong clock.
 pub fn speaks_of_time(text: &str) -> bool {
-    ["expired", "not valid yet", "NotValidYet", "not yet valid"].iter().any(|words| text.contains(words))
+    ["expired", "not valid yet", "NotValidYet", "not yet valid"]
+        .iter()
+        .any(|words| text.contains(words))
 }
 
 /// A certificate (DER) that is about to end, or not.
 pub fn certificate_end(what: &'static str, der: &[u8], renews: bool, fix: &str) -> Finding {
-    let Ok((from, until)) = crate::model::identity::validity(der) else { return Finding::wrong(what, "unreadable", fix) };
+    let Ok((from, until)) = crate::model::identity::validity(der) else {
+        return Finding::wrong(what, "unreadable", fix);
+    };
     let now = crate::model::clock::WallTime::now().0 / 1_000_000;
-    let show = jiff::Timestamp::from_second(until).map_or_else(|_| until.to_string(), |t| t.to_string());
+    let show =
+        jiff::Timestamp::from_second(until).map_or_else(|_| until.to_string(), |t| t.to_string());
     let days = (until - now) / 86_400;
     let seen = format!("good until {show} ({days} days)");
     match (until > now, (until - now) * 4 < until - from) {
         (false, _) => Finding::wrong(what, format!("expired at {show}"), fix),
         // Half of its life is when it is renewed.
-        (true, true) if renews => Finding::doubtful(what, format!("{seen}, and has not been renewed"), fix),
+        (true, true) if renews => {
+            Finding::doubtful(what, format!("{seen}, and has not been renewed"), fix)
+        }
         (true, true) => Finding::doubtful(what, seen, fix),
         (true, false) => Finding::fine(what, seen),
     }
@@ -249,32 +348,78 @@ mod tests {
     #[test]
     fn the_way_out_fits_what_is_wrong_with_a_certificate() {
         let path = || PathBuf::from("/pki/key.pem");
-        let read = |kind: ErrorKind| CredentialsError::Read { path: "/pki/cert.pem".into(), source: kind.into() };
-        let validity =
-            |when: &str| CredentialsError::Validity { path: "/pki/cert.pem".into(), when: when.into(), now: "now".into() };
+        let read = |kind: ErrorKind| CredentialsError::Read {
+            path: "/pki/cert.pem".into(),
+            source: kind.into(),
+        };
+        let validity = |when: &str| CredentialsError::Validity {
+            path: "/pki/cert.pem".into(),
+            when: when.into(),
+            now: "now".into(),
+        };
         let all = [
             read(ErrorKind::NotFound),
-            CredentialsError::KeyMode { path: path(), mode: 0o644 },
-            CredentialsError::KeyOwner { path: path(), owner: 0, us: 1000 },
+            CredentialsError::KeyMode {
+                path: path(),
+                mode: 0o644,
+            },
+            CredentialsError::KeyOwner {
+                path: path(),
+                owner: 0,
+                us: 1000,
+            },
             validity("is not valid before 2040 (is this host's clock right?)"),
             validity("expired at 2020"),
-            CredentialsError::Pair { path: "/pki/cert.pem".into(), key: path(), role: Role::Agent },
+            CredentialsError::Pair {
+                path: "/pki/cert.pem".into(),
+                key: path(),
+                role: Role::Agent,
+            },
         ];
-        let ways_out: Vec<String> = all.iter().filter_map(|e| credentials("certificate", e, "join again").fix).collect();
+        let ways_out: Vec<String> = all
+            .iter()
+            .filter_map(|e| credentials("certificate", e, "join again").fix)
+            .collect();
         let clock = "look at the clock first (`timedatectl`): what is right when it is set needs nothing else";
         let over = format!("{clock}; if the clock is right, join again");
-        assert_eq!(ways_out, ["join again", "chmod 600 /pki/key.pem", "chown -h 1000 /pki/key.pem", clock, &over, "join again"]);
-        let denied = credentials("certificate", &read(ErrorKind::PermissionDenied), "join again");
-        assert!(denied.state == State::Doubtful && denied.fix.is_some_and(|fix| fix.contains("as root")));
+        assert_eq!(
+            ways_out,
+            [
+                "join again",
+                "chmod 600 /pki/key.pem",
+                "chown -h 1000 /pki/key.pem",
+                clock,
+                &over,
+                "join again"
+            ]
+        );
+        let denied = credentials(
+            "certificate",
+            &read(ErrorKind::PermissionDenied),
+            "join again",
+        );
+        assert!(
+            denied.state == State::Doubtful
+                && denied.fix.is_some_and(|fix| fix.contains("as root"))
+        );
     }
 
     #[test]
     fn what_is_wrong_with_a_configuration_is_not_always_that_it_is_absent() {
-        let read = |kind: ErrorKind| ConfigError::Read { path: "/etc/x.toml".into(), source: kind.into() };
+        let read = |kind: ErrorKind| ConfigError::Read {
+            path: "/etc/x.toml".into(),
+            source: kind.into(),
+        };
         let fix = |e: &ConfigError| configuration(e, "join").fix.unwrap_or_default();
         assert_eq!(fix(&read(ErrorKind::NotFound)), "join");
         assert!(fix(&read(ErrorKind::PermissionDenied)).contains("as root"));
         let source = Box::new(toml::from_str::<toml::Table>("x").expect_err("no TOML"));
-        assert!(fix(&ConfigError::Parse { path: "/etc/x.toml".into(), source }).contains("mend the file"));
+        assert!(
+            fix(&ConfigError::Parse {
+                path: "/etc/x.toml".into(),
+                source
+            })
+            .contains("mend the file")
+        );
     }
 }

@@ -1,8 +1,10 @@
-//! Files and directories in places where others may write, too: what is made here is not led elsewhere by a link that somebody else has put in
-//! the way, and what others have made there is refused.
+//! Files and directories in places where others may write, too: what is made here is not led
+//! elsewhere by a link that somebody else has put in the way, and what others have made there is
+//! refused.
 //!
-//! Paths are walked name by name, each opened below the one before (openat(2)) without following it. A link is followed by hand where nobody
-//! but root and this account could have made it: `/var/run`, `/lib`, or one's own below the home.
+//! Paths are walked name by name, each opened below the one before (openat(2)) without following
+//! it. A link is followed by hand where nobody but root and this account could have made it:
+//! `/var/run`, `/lib`, or one's own below the home.
 
 use crate::system::account;
 use rustix::fd::{AsFd, OwnedFd};
@@ -72,12 +74,19 @@ type Result<T> = std::result::Result<T, PlaceError>;
 
 fn failed(verb: &'static str, path: &Path) -> impl FnOnce(Errno) -> PlaceError {
     let path = path.to_path_buf();
-    move |e| PlaceError::Failed { verb, path, source: e.into() }
+    move |e| PlaceError::Failed {
+        verb,
+        path,
+        source: e.into(),
+    }
 }
 
 /// An account as people know it.
 fn called(uid: u32) -> String {
-    account::of(uid).map_or_else(|| format!("uid {uid}"), |account| format!("{} (uid {uid})", account.name))
+    account::of(uid).map_or_else(
+        || format!("uid {uid}"),
+        |account| format!("{} (uid {uid})", account.name),
+    )
 }
 
 fn us() -> u32 {
@@ -96,7 +105,8 @@ enum Rule {
     Any,
 }
 
-/// A directory that is open, and known by that: whatever happens to its name meanwhile, files go there.
+/// A directory that is open, and known by that: whatever happens to its name meanwhile, files go
+/// there.
 #[derive(Debug)]
 pub struct Directory {
     fd: OwnedFd,
@@ -107,10 +117,12 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// A directory of this account's that nobody else can write to, for sockets, locks and state. What is missing is made, with mode 0700.
+    /// A directory of this account's that nobody else can write to, for sockets, locks and state.
+    /// What is missing is made, with mode 0700.
     ///
     /// # Errors
-    /// [`PlaceError`] naming the file or directory on the way that is another's, open to others, or another's link.
+    /// [`PlaceError`] naming the file or directory on the way that is another's, open to others, or
+    /// another's link.
     pub fn own(path: &Path) -> Result<Self> {
         Self::walk(path, Rule::Own, Some(PRIVATE))
     }
@@ -123,7 +135,8 @@ impl Directory {
         Self::walk(path, Rule::Own, None)
     }
 
-    /// A directory that somebody has named, whosever it is; without following others' links. What is missing is made with this mode.
+    /// A directory that somebody has named, whosever it is; without following others' links. What
+    /// is missing is made with this mode.
     ///
     /// # Errors
     /// [`PlaceError`].
@@ -161,7 +174,8 @@ impl Directory {
         }
         if (self.stat.st_uid, self.stat.st_gid) != (uid, gid) {
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-            rustix::fs::fchown(&self.fd, Some(uid), Some(gid)).map_err(failed("change the owner of", &self.path))?;
+            rustix::fs::fchown(&self.fd, Some(uid), Some(gid))
+                .map_err(failed("change the owner of", &self.path))?;
             self.stat = rustix::fs::fstat(&self.fd).map_err(failed("look at", &self.path))?;
         }
         Ok(())
@@ -189,13 +203,15 @@ impl Directory {
     /// # Errors
     /// [`PlaceError::Failed`], also if there is something of that name.
     pub fn create_file(&self, name: &str) -> Result<File> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR);
-        file.map(File::from).map_err(failed("make", &self.path.join(name)))
+        file.map(File::from)
+            .map_err(failed("make", &self.path.join(name)))
     }
 
-    /// Puts a file in the place of the one of that name, which is left as it is if that cannot be done; by a rename, so that there always is one.
-    /// With an owner, it belongs to that account.
+    /// Puts a file in the place of the one of that name, which is left as it is if that cannot be
+    /// done; by a rename, so that there always is one. With an owner, it belongs to that account.
     ///
     /// # Errors
     /// [`PlaceError::Failed`].
@@ -213,7 +229,11 @@ impl Directory {
         });
         written.map_err(|source| {
             let _ = rustix::fs::unlinkat(&self.fd, &*beside, AtFlags::empty());
-            PlaceError::Failed { verb: "write", path: self.path.join(name), source }
+            PlaceError::Failed {
+                verb: "write",
+                path: self.path.join(name),
+                source,
+            }
         })
     }
 
@@ -223,24 +243,34 @@ impl Directory {
     /// [`PlaceError`], also if it is a link or another's.
     pub fn lock_file(&self, name: &str) -> Result<File> {
         let path = self.path.join(name);
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR);
         let file = match file {
             // What NOFOLLOW says of a link.
             Err(Errno::LOOP) => {
-                let link = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("look at", &path))?;
-                return Err(PlaceError::Link { path, owner: called(link.st_uid) });
+                let link = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(failed("look at", &path))?;
+                return Err(PlaceError::Link {
+                    path,
+                    owner: called(link.st_uid),
+                });
             }
             file => file.map_err(failed("open", &path))?,
         };
         let stat = rustix::fs::fstat(&file).map_err(failed("look at", &path))?;
         if stat.st_uid != us() {
-            return Err(PlaceError::Foreign { path, owner: called(stat.st_uid), wanted: called(us()) });
+            return Err(PlaceError::Foreign {
+                path,
+                owner: called(stat.st_uid),
+                wanted: called(us()),
+            });
         }
         Ok(file.into())
     }
 
-    /// Makes a file and removes it: whoever is about to ask for something that can be had once has to know that it can be kept.
+    /// Makes a file and removes it: whoever is about to ask for something that can be had once has
+    /// to know that it can be kept.
     ///
     /// # Errors
     /// [`PlaceError::Failed`].
@@ -251,7 +281,11 @@ impl Directory {
         // A full disk shows when something is written.
         let written = (&file).write_all(&[0; 4096]).and_then(|()| file.sync_all());
         let removed = rustix::fs::unlinkat(&self.fd, &*name, AtFlags::empty()).map_err(Into::into);
-        written.and(removed).map_err(|source| PlaceError::Failed { verb: "write", path, source })
+        written.and(removed).map_err(|source| PlaceError::Failed {
+            verb: "write",
+            path,
+            source,
+        })
     }
 
     /// Makes the names in it last (fsync(2)), where the file system can.
@@ -262,7 +296,11 @@ impl Directory {
     fn must_be(&self, wanted: u32) -> Result<()> {
         match self.stat.st_uid == wanted {
             true => Ok(()),
-            false => Err(PlaceError::Foreign { path: self.path.clone(), owner: called(self.stat.st_uid), wanted: called(wanted) }),
+            false => Err(PlaceError::Foreign {
+                path: self.path.clone(),
+                owner: called(self.stat.st_uid),
+                wanted: called(wanted),
+            }),
         }
     }
 
@@ -275,7 +313,12 @@ impl Directory {
         };
         let fd = fd.map_err(failed("open", &path))?;
         let stat = rustix::fs::fstat(&fd).map_err(failed("look at", &path))?;
-        Ok(Self { fd, path, stat, made: None })
+        Ok(Self {
+            fd,
+            path,
+            stat,
+            made: None,
+        })
     }
 
     fn walk(path: &Path, rule: Rule, make: Option<u32>) -> Result<Self> {
@@ -288,7 +331,11 @@ impl Directory {
             found.must_be(us())?;
             let mode = found.stat.st_mode & 0o7777;
             if mode & WRITABLE != 0 {
-                return Err(PlaceError::Open { path: found.path, owner: called(us()), mode });
+                return Err(PlaceError::Open {
+                    path: found.path,
+                    owner: called(us()),
+                    mode,
+                });
             }
         }
         (found.path, found.made) = (path.to_path_buf(), way.made);
@@ -307,26 +354,45 @@ struct Way {
     made: Option<(OwnedFd, OsString)>,
     /// It stands at this account's home, which is trusted whosever it is.
     home: bool,
-    /// Who owns `/` can change everything: root, and where that is not known here (user_namespaces(7)), whoever stands for those who are not.
+    /// Who owns `/` can change everything: root, and where that is not known here
+    /// (user_namespaces(7)), whoever stands for those who are not.
     root: u32,
 }
 
 impl Way {
     fn begin(path: &Path) -> Result<Self> {
-        let whole = std::path::absolute(path).map_err(|source| PlaceError::Failed { verb: "find", path: path.into(), source })?;
+        let whole = std::path::absolute(path).map_err(|source| PlaceError::Failed {
+            verb: "find",
+            path: path.into(),
+            source,
+        })?;
         let (begin, rest, home) = match home_of(&whole) {
             Some((home, rest)) => (home, rest, true),
             None => (PathBuf::from("/"), whole, false),
         };
-        let root = rustix::fs::stat("/").map_err(failed("look at", Path::new("/")))?.st_uid;
+        let root = rustix::fs::stat("/")
+            .map_err(failed("look at", Path::new("/")))?
+            .st_uid;
         let at = Self::open(CWD, begin.as_os_str(), true, &begin)?;
-        let mut way = Self { at, seen: begin, left: Vec::new(), links: 0, made: None, home, root };
+        let mut way = Self {
+            at,
+            seen: begin,
+            left: Vec::new(),
+            links: 0,
+            made: None,
+            home,
+            root,
+        };
         way.push(&rest);
         Ok(way)
     }
 
     fn open(at: impl AsFd, name: &std::ffi::OsStr, follow: bool, path: &Path) -> Result<OwnedFd> {
-        let more = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
+        let more = if follow {
+            OFlags::empty()
+        } else {
+            OFlags::NOFOLLOW
+        };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | more;
         rustix::fs::openat(at, name, flags, Mode::empty()).map_err(failed("open", path))
     }
@@ -351,25 +417,35 @@ impl Way {
         if rule == Rule::Own && !self.home {
             if !self.trusts(dir.st_uid) {
                 let (owner, wanted) = (called(dir.st_uid), called(us()));
-                return Err(PlaceError::Foreign { path: self.seen.clone(), owner, wanted });
+                return Err(PlaceError::Foreign {
+                    path: self.seen.clone(),
+                    owner,
+                    wanted,
+                });
             }
             if mode & OTHERS != 0 && mode & STICKY == 0 {
-                return Err(PlaceError::Open { path: self.seen.clone(), owner: called(dir.st_uid), mode });
+                return Err(PlaceError::Open {
+                    path: self.seen.clone(),
+                    owner: called(dir.st_uid),
+                    mode,
+                });
             }
         }
         let path = self.seen.join(&name);
         let found = match rustix::fs::statat(&self.at, &*name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => match make {
-                Some(mode) => match rustix::fs::mkdirat(&self.at, &*name, Mode::from_raw_mode(mode)) {
-                    // Somebody may have been faster.
-                    made @ (Ok(()) | Err(Errno::EXIST)) => {
-                        let last = made.is_ok() && self.left.is_empty();
-                        let parent = if last { self.at.try_clone().ok() } else { None };
-                        self.made = parent.map(|parent| (parent, name.clone()));
-                        rustix::fs::statat(&self.at, &*name, AtFlags::SYMLINK_NOFOLLOW)
+                Some(mode) => {
+                    match rustix::fs::mkdirat(&self.at, &*name, Mode::from_raw_mode(mode)) {
+                        // Somebody may have been faster.
+                        made @ (Ok(()) | Err(Errno::EXIST)) => {
+                            let last = made.is_ok() && self.left.is_empty();
+                            let parent = if last { self.at.try_clone().ok() } else { None };
+                            self.made = parent.map(|parent| (parent, name.clone()));
+                            rustix::fs::statat(&self.at, &*name, AtFlags::SYMLINK_NOFOLLOW)
+                        }
+                        Err(e) => return Err(failed("make directory", &path)(e)),
                     }
-                    Err(e) => return Err(failed("make directory", &path)(e)),
-                },
+                }
                 None => Err(Errno::NOENT),
             },
             found => found,
@@ -380,19 +456,27 @@ impl Way {
             self.home = false;
             return Ok(());
         }
-        // In a directory that others can write to, links of theirs may lie; and its owner may put any link there.
+        // In a directory that others can write to, links of theirs may lie; and its owner may put
+        // any link there.
         let ours = self.trusts(dir.st_uid) && (mode & WRITABLE == 0 || self.trusts(found.st_uid));
         if !self.home && !ours {
-            return Err(PlaceError::Link { path, owner: called(found.st_uid) });
+            return Err(PlaceError::Link {
+                path,
+                owner: called(found.st_uid),
+            });
         }
         self.links += 1;
         if self.links > MAX_LINKS {
             return Err(failed("open", &path)(Errno::LOOP));
         }
-        let target = rustix::fs::readlinkat(&self.at, &*name, Vec::new()).map_err(failed("read", &path))?;
+        let target =
+            rustix::fs::readlinkat(&self.at, &*name, Vec::new()).map_err(failed("read", &path))?;
         let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
         if target.is_absolute() {
-            (self.at, self.seen) = (Self::open(CWD, "/".as_ref(), true, Path::new("/"))?, "/".into());
+            (self.at, self.seen) = (
+                Self::open(CWD, "/".as_ref(), true, Path::new("/"))?,
+                "/".into(),
+            );
             self.home = false;
         }
         self.push(&target);
@@ -400,14 +484,22 @@ impl Way {
     }
 }
 
-/// The home that a path is below, and the rest of it. Whatever is above a home is its owner's lot (sshd's `StrictModes` ends there, too).
+/// The home that a path is below, and the rest of it. Whatever is above a home is its owner's lot
+/// (sshd's `StrictModes` ends there, too).
 fn home_of(path: &Path) -> Option<(PathBuf, PathBuf)> {
     let uid = us();
     let passwd = account::of(uid).map(|account| PathBuf::from(account.home));
     // Root may have been lent somebody else's by sudo(8).
-    let lent = std::env::var_os("HOME").map(PathBuf::from).filter(|_| uid != 0);
-    let homes = passwd.into_iter().chain(lent).filter(|home| home.is_absolute() && home.parent().is_some());
-    homes.filter_map(|home| Some((home.clone(), path.strip_prefix(&home).ok()?.to_path_buf()))).find(|(home, _)| home.is_dir())
+    let lent = std::env::var_os("HOME")
+        .map(PathBuf::from)
+        .filter(|_| uid != 0);
+    let homes = passwd
+        .into_iter()
+        .chain(lent)
+        .filter(|home| home.is_absolute() && home.parent().is_some());
+    homes
+        .filter_map(|home| Some((home.clone(), path.strip_prefix(&home).ok()?.to_path_buf())))
+        .find(|(home, _)| home.is_dir())
 }
 
 fn fill(mut file: &File, bytes: &[u8], mode: u32, owner: Option<Owner>) -> std::io::Result<()> {
@@ -422,7 +514,9 @@ fn fill(mut file: &File, bytes: &[u8], mode: u32, owner: Option<Owner>) -> std::
 
 /// The directory that something is in.
 pub fn parent(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 /// Whether a directory of this account's is there.
@@ -433,10 +527,19 @@ pub fn is_our_directory(path: &Path) -> Result<bool> {
     match rustix::fs::lstat(path) {
         Err(Errno::NOENT) => Ok(false),
         Err(e) => Err(failed("look at", path)(e)),
-        Ok(stat) if stat.st_uid == us() && FileType::from_raw_mode(stat.st_mode) == FileType::Directory => Ok(true),
+        Ok(stat)
+            if stat.st_uid == us()
+                && FileType::from_raw_mode(stat.st_mode) == FileType::Directory =>
+        {
+            Ok(true)
+        }
         Ok(stat) => {
             let wanted = format!("{} as a directory", called(us()));
-            Err(PlaceError::Foreign { path: path.into(), owner: called(stat.st_uid), wanted })
+            Err(PlaceError::Foreign {
+                path: path.into(),
+                owner: called(stat.st_uid),
+                wanted,
+            })
         }
     }
 }
@@ -444,13 +547,15 @@ pub fn is_our_directory(path: &Path) -> Result<bool> {
 /// A name that nobody can foresee.
 fn unused(stem: &str) -> String {
     let mut random = [0; 8];
-    // A failure only makes it foreseeable: then there may be something of that name, and nothing is made.
+    // A failure only makes it foreseeable: then there may be something of that name, and nothing is
+    // made.
     let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
     format!("{stem}.{:016x}", u64::from_ne_bytes(random))
 }
 
-/// Replaces what is in a file in one step: whoever is interrupted leaves the old one or the new one. Mode, and as root owner, stay as they are.
-/// A link to it is followed, as whoever named it wants; in its directory, where others may write too, nothing is.
+/// Replaces what is in a file in one step: whoever is interrupted leaves the old one or the new
+/// one. Mode, and as root owner, stay as they are. A link to it is followed, as whoever named it
+/// wants; in its directory, where others may write too, nothing is.
 ///
 /// # Errors
 /// Those of the files.
@@ -462,7 +567,8 @@ pub fn rewrite(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(&beside, flags, Mode::RUSR | Mode::WUSR)?);
     let owner = (us() == 0).then_some((before.st_uid, before.st_gid));
-    let written = fill(&file, bytes, before.st_mode & 0o777, owner).and_then(|()| std::fs::rename(&beside, &path));
+    let written = fill(&file, bytes, before.st_mode & 0o777, owner)
+        .and_then(|()| std::fs::rename(&beside, &path));
     written.inspect_err(|_| drop(std::fs::remove_file(&beside)))
 }
 

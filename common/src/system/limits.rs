@@ -1,12 +1,12 @@
-//! The limits under which a process stands: their names in errors, and a look at what is left before something depends on it.
+//! The limits under which a process stands: their names in errors, and a look at what is left
+//! before something depends on it.
 
 use rustix::io::Errno;
 use std::io::Error;
 use std::path::Path;
 
 /// What EAGAIN of fork(2), execve(2) and pthread_create(3) means: they do not say which.
-pub const PROCESSES: &str =
-    "EAGAIN: processes and threads, `ulimit -u` of the account, `pids.max` of its control group, or `sysctl kernel.threads-max`";
+pub const PROCESSES: &str = "EAGAIN: processes and threads, `ulimit -u` of the account, `pids.max` of its control group, or `sysctl kernel.threads-max`";
 
 /// What the host lacks, if that is behind an error of any kind of call.
 pub fn behind(error: Errno) -> Option<&'static str> {
@@ -30,8 +30,9 @@ pub fn named(error: Error) -> Error {
     }
 }
 
-/// The text of an error in which each operating-system error that means a limit is followed by the limit's name, once: for the one place
-/// where a program says why it ends, since errors lose their number on the way there.
+/// The text of an error in which each operating-system error that means a limit is followed by the
+/// limit's name, once: for the one place where a program says why it ends, since errors lose their
+/// number on the way there.
 pub fn named_in(text: &str) -> String {
     let mut named = text.to_owned();
     for error in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
@@ -51,7 +52,9 @@ pub fn named_in(text: &str) -> String {
 /// # Errors
 /// There is no room for one; the limit is named.
 pub fn try_thread() -> std::io::Result<()> {
-    let thread = std::thread::Builder::new().spawn(rustix::thread::gettid).map_err(named)?;
+    let thread = std::thread::Builder::new()
+        .spawn(rustix::thread::gettid)
+        .map_err(named)?;
     if let Ok(id) = thread.join() {
         let task = format!("/proc/self/task/{}", id.as_raw_nonzero());
         while Path::new(&task).exists() {
@@ -70,10 +73,16 @@ mod tests {
     fn a_limit_is_named_once_wherever_its_error_was_written_down() {
         for error in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
             let limit = behind(error).expect("a limit");
-            let bare = format!("the engines' keeper: {}; nothing is started", std::io::Error::from(error));
+            let bare = format!(
+                "the engines' keeper: {}; nothing is started",
+                std::io::Error::from(error)
+            );
             assert_eq!(
                 named_in(&bare),
-                format!("the engines' keeper: {} ({limit}); nothing is started", std::io::Error::from(error))
+                format!(
+                    "the engines' keeper: {} ({limit}); nothing is started",
+                    std::io::Error::from(error)
+                )
             );
             let already = format!("the engines' keeper: {}", named(error.into()));
             assert_eq!(named_in(&already), already);

@@ -5,15 +5,21 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Sends log records to stderr; or to the journal, with a field for each value (`MEZCAL_HOST=`, …), if that is where stderr goes.
-/// `MEZCAL_LOG` (the syntax of tracing's `EnvFilter`) overrides `default`. A second call has no effect.
+/// Sends log records to stderr; or to the journal, with a field for each value (`MEZCAL_HOST=`, …),
+/// if that is where stderr goes. `MEZCAL_LOG` (the syntax of tracing's `EnvFilter`) overrides
+/// `default`. A second call has no effect.
 pub fn init(default: &str) {
-    let filter =
-        std::env::var("MEZCAL_LOG").ok().and_then(|text| EnvFilter::try_new(text).ok()).unwrap_or_else(|| EnvFilter::new(default));
+    let filter = std::env::var("MEZCAL_LOG")
+        .ok()
+        .and_then(|text| EnvFilter::try_new(text).ok())
+        .unwrap_or_else(|| EnvFilter::new(default));
     if stderr_is_the_journal()
         && let Ok(journal) = tracing_journald::layer()
     {
-        let _ = tracing_subscriber::registry().with(filter).with(journal.with_field_prefix(Some("MEZCAL".into()))).try_init();
+        let _ = tracing_subscriber::registry()
+            .with(filter)
+            .with(journal.with_field_prefix(Some("MEZCAL".into())))
+            .try_init();
         return;
     }
     let _ = tracing_subscriber::fmt()
@@ -26,7 +32,8 @@ pub fn init(default: &str) {
         .try_init();
 }
 
-/// Whether standard error still is the stream that systemd has connected to the journal ($JOURNAL_STREAM in systemd.exec(5)).
+/// Whether standard error still is the stream that systemd has connected to the journal
+/// ($JOURNAL_STREAM in systemd.exec(5)).
 fn stderr_is_the_journal() -> bool {
     let Some((device, inode)) = std::env::var("JOURNAL_STREAM").ok().and_then(|text| {
         let (device, inode) = text.split_once(':')?;
@@ -34,5 +41,6 @@ fn stderr_is_the_journal() -> bool {
     }) else {
         return false;
     };
-    std::fs::metadata("/proc/self/fd/2").is_ok_and(|meta| (meta.dev(), meta.ino()) == (device, inode))
+    std::fs::metadata("/proc/self/fd/2")
+        .is_ok_and(|meta| (meta.dev(), meta.ino()) == (device, inode))
 }

@@ -11,8 +11,9 @@ use tokio::runtime::{Builder, Runtime};
 /// Pairs of descriptors that a runtime takes for itself at most.
 const OWN_PAIRS: usize = 4;
 
-/// Starts one, with at most so many threads for what blocks (none given: tokio's 512). The first of them is there from the start, and
-/// stays: what blocks waits for it where others are refused, while without any tokio panics.
+/// Starts one, with at most so many threads for what blocks (none given: tokio's 512). The first of
+/// them is there from the start, and stays: what blocks waits for it where others are refused,
+/// while without any tokio panics.
 ///
 /// # Errors
 /// There is no room for its threads or descriptors; the limit is named.
@@ -33,8 +34,9 @@ pub fn start(blocking: Option<usize>) -> std::io::Result<Runtime> {
     Ok(runtime)
 }
 
-/// Starts its first thread for what blocks. tokio panics if there is no room for it, and whoever else has this account may take that room after any
-/// look at it. Called before anything else goes on in this process whose panic would have to be reported.
+/// Starts its first thread for what blocks. tokio panics if there is no room for it, and whoever
+/// else has this account may take that room after any look at it. Called before anything else goes
+/// on in this process whose panic would have to be reported.
 fn has_begun_to_block(runtime: &Runtime) -> bool {
     let report = take_hook();
     set_hook(Box::new(|_| {}));
@@ -44,5 +46,8 @@ fn has_begun_to_block(runtime: &Runtime) -> bool {
 }
 
 fn no_room(e: Error) -> Error {
-    Error::new(e.kind(), format!("no room for this program to begin: {}", limits::named(e)))
+    Error::new(
+        e.kind(),
+        format!("no room for this program to begin: {}", limits::named(e)),
+    )
 }

@@ -21,7 +21,8 @@ pub fn reloading() {
     }
 }
 
-/// Whether a HUP asks for the configuration to be read again. To a process with a terminal it says that the terminal is gone.
+/// Whether a HUP asks for the configuration to be read again. To a process with a terminal it says
+/// that the terminal is gone.
 pub fn hangup_reloads() -> bool {
     std::fs::File::open("/dev/tty").is_err()
 }

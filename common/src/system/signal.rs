@@ -29,14 +29,21 @@ pub const LAST: i32 = 64;
 /// For the reader.
 pub fn parse(text: &str) -> Result<i32, String> {
     if let Ok(number) = text.parse::<i32>() {
-        return if (1..=LAST).contains(&number) { Ok(number) } else { Err(format!("signals are numbered from 1 to {LAST}")) };
+        return if (1..=LAST).contains(&number) {
+            Ok(number)
+        } else {
+            Err(format!("signals are numbered from 1 to {LAST}"))
+        };
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     let known = NAMES.iter().find(|(known, _)| *known == name);
     known.map(|(_, number)| *number).ok_or_else(|| {
         let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
-        format!("no signal {text:?}: give its number, or one of {}", names.join(", "))
+        format!(
+            "no signal {text:?}: give its number, or one of {}",
+            names.join(", ")
+        )
     })
 }
 

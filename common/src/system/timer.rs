@@ -1,8 +1,12 @@
-//! A timer on CLOCK_BOOTTIME for tokio's loops (timerfd_create(2)): deadlines pass while the host sleeps, too.
+//! A timer on CLOCK_BOOTTIME for tokio's loops (timerfd_create(2)): deadlines pass while the host
+//! sleeps, too.
 
 use crate::model::clock::BootInstant;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 
@@ -19,15 +23,16 @@ impl BootTimer {
     /// timerfd_create(2)'s.
     pub fn new() -> std::io::Result<Self> {
         let fd = new_timerfd()?;
-        // SAFETY: the descriptor is owned by the AsyncFd, so it stays open and the same for as long as it is registered.
+        // SAFETY: the descriptor is owned by the AsyncFd, so it stays open and the same for as long
+        // as it is registered.
         let fd = unsafe { AsyncFd::register(fd) }?;
         Ok(Self { fd, armed: None })
     }
 
     /// Waits until `instant` or a little less, for ever if there is none. Cancel-safe.
     ///
-    /// A timer that is armed for an earlier instant is left alone, and fires then: deadlines that mostly move forward would
-    /// otherwise cost a system call each time.
+    /// A timer that is armed for an earlier instant is left alone, and fires then: deadlines that
+    /// mostly move forward would otherwise cost a system call each time.
     ///
     /// # Errors
     /// timerfd_settime(2)'s.
@@ -55,7 +60,10 @@ impl BootTimer {
 /// # Errors
 /// timerfd_create(2)'s.
 pub fn new_timerfd() -> std::io::Result<OwnedFd> {
-    Ok(timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?)
+    Ok(timerfd_create(
+        TimerfdClockId::Boottime,
+        TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+    )?)
 }
 
 /// About 270 years, in seconds.
@@ -66,13 +74,26 @@ const FAR: u64 = 1 << 33;
 /// # Errors
 /// timerfd_settime(2)'s.
 pub fn arm(fd: impl AsFd, instant: Option<BootInstant>) -> std::io::Result<()> {
-    let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let zero = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // An all-zero value would disarm: an instant in the past is at least a nanosecond after boot.
     let value = instant.map_or(zero, |i| {
         let d = i.0.max(Duration::from_nanos(1));
         // A deadline centuries away is none; the kernel refuses larger numbers.
-        Timespec { tv_sec: d.as_secs().min(FAR) as i64, tv_nsec: i64::from(d.subsec_nanos()) }
+        Timespec {
+            tv_sec: d.as_secs().min(FAR) as i64,
+            tv_nsec: i64::from(d.subsec_nanos()),
+        }
     });
-    timerfd_settime(fd, TimerfdTimerFlags::ABSTIME, &Itimerspec { it_interval: zero, it_value: value })?;
+    timerfd_settime(
+        fd,
+        TimerfdTimerFlags::ABSTIME,
+        &Itimerspec {
+            it_interval: zero,
+            it_value: value,
+        },
+    )?;
     Ok(())
 }

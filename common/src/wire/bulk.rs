@@ -1,6 +1,8 @@
-//! Bulk bytes on unidirectional streams of their own, below the control stream in priority: a header frame, then raw bytes.
+//! Bulk bytes on unidirectional streams of their own, below the control stream in priority: a
+//! header frame, then raw bytes.
 //!
-//! QUIC's flow control is the back-pressure: a sender waits while its reader does. A stream that ends without its `finish` was cut short.
+//! QUIC's flow control is the back-pressure: a sender waits while its reader does. A stream that
+//! ends without its `finish` was cut short.
 
 use super::codec;
 use super::endpoint::{Peer, explain};
@@ -12,7 +14,8 @@ const PRIORITY: i32 = -1;
 /// Bytes taken from a stream at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// The sending end. Dropped without [`BulkSender::finish`], it tells the reader that something is missing.
+/// The sending end. Dropped without [`BulkSender::finish`], it tells the reader that something is
+/// missing.
 pub struct BulkSender {
     stream: quinn::SendStream,
     finished: bool,
@@ -37,13 +40,23 @@ impl Peer {
     /// The connection has ended.
     pub async fn open_bulk<H: Serialize>(&self, header: &H) -> Result<BulkSender, CutShort> {
         let cut = |e: String| CutShort(e);
-        let mut stream = self.connection.open_uni().await.map_err(|e| cut(explain(&e)))?;
+        let mut stream = self
+            .connection
+            .open_uni()
+            .await
+            .map_err(|e| cut(explain(&e)))?;
         // A stream that has ended meanwhile has no priority to set; writing to it says so.
         let _ = stream.set_priority(PRIORITY);
         let mut frame = Vec::new();
         codec::encode_frame(&mut frame, header).map_err(|e| cut(e.to_string()))?;
-        stream.write_all(&frame).await.map_err(|e| cut(e.to_string()))?;
-        Ok(BulkSender { stream, finished: false })
+        stream
+            .write_all(&frame)
+            .await
+            .map_err(|e| cut(e.to_string()))?;
+        Ok(BulkSender {
+            stream,
+            finished: false,
+        })
     }
 
     /// The next stream that the peer opens, with its header.
@@ -51,10 +64,16 @@ impl Peer {
     /// # Errors
     /// The connection has ended, or the header makes no sense.
     pub async fn accept_bulk<H: DeserializeOwned>(&self) -> Result<(H, BulkReceiver), CutShort> {
-        let mut stream = self.connection.accept_uni().await.map_err(|e| CutShort(explain(&e)))?;
+        let mut stream = self
+            .connection
+            .accept_uni()
+            .await
+            .map_err(|e| CutShort(explain(&e)))?;
         let mut rest = BytesMut::new();
         loop {
-            if let Some(header) = codec::decode_frame(&mut rest).map_err(|e| CutShort(e.to_string()))? {
+            if let Some(header) =
+                codec::decode_frame(&mut rest).map_err(|e| CutShort(e.to_string()))?
+            {
                 return Ok((header, BulkReceiver { stream, rest }));
             }
             match stream.read_chunk(CHUNK, true).await {
@@ -72,7 +91,10 @@ impl BulkSender {
     /// # Errors
     /// The reader does not want it any more, or the connection has ended.
     pub async fn write(&mut self, data: &[u8]) -> Result<(), CutShort> {
-        self.stream.write_all(data).await.map_err(|e| CutShort(e.to_string()))
+        self.stream
+            .write_all(data)
+            .await
+            .map_err(|e| CutShort(e.to_string()))
     }
 
     /// That was all.

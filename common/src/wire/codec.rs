@@ -1,13 +1,16 @@
-//! Frames: `u32` length (little endian), one codec byte, a bincode 2 body (`standard()`, limited), nothing after it.
+//! Frames: `u32` length (little endian), one codec byte, a bincode 2 body (`standard()`, limited),
+//! nothing after it.
 //!
-//! Every limit against a hostile peer is here: a frame is at most [`MAX_FRAME`] bytes, decoding allocates no more than the
-//! limit at once, trailing bytes are refused. Wire types hold no `Vec` of zero-sized items, which would escape the limit.
+//! Every limit against a hostile peer is here: a frame is at most [`MAX_FRAME`] bytes, decoding
+//! allocates no more than the limit at once, trailing bytes are refused. Wire types hold no `Vec`
+//! of zero-sized items, which would escape the limit.
 
 use crate::model::job::{BatchContext, JobSpec, MAX_CONTEXT, MAX_SPEC};
 use bytes::{Buf, Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Largest body of a frame: many times the largest job, small enough to buffer for every connection.
+/// Largest body of a frame: many times the largest job, small enough to buffer for every
+/// connection.
 pub const MAX_FRAME: usize = 1 << 20;
 
 /// Bytes before the body.
@@ -16,10 +19,16 @@ const HEADER: usize = 5;
 /// The codec byte of bincode 2 with variable-length integers.
 const BINCODE_2: u8 = 1;
 
-type Limited =
-    bincode::config::Configuration<bincode::config::LittleEndian, bincode::config::Varint, bincode::config::Limit<MAX_FRAME>>;
+type Limited = bincode::config::Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Varint,
+    bincode::config::Limit<MAX_FRAME>,
+>;
 
-#[expect(clippy::disallowed_methods, reason = "the one place that gives it its limit")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that gives it its limit"
+)]
 const CONFIG: Limited = bincode::config::standard().with_limit::<MAX_FRAME>();
 
 /// Why bytes are not a message, or a message not a frame.
@@ -69,7 +78,9 @@ pub fn encode_frame<T: Serialize>(buffer: &mut Vec<u8>, message: &T) -> Result<(
 /// # Errors
 /// Any [`CodecError`] of decoding; the stream is then beyond use.
 pub fn decode_frame<T: DeserializeOwned>(buffer: &mut BytesMut) -> Result<Option<T>, CodecError> {
-    let Some((header, rest)) = buffer.split_at_checked(HEADER) else { return Ok(None) };
+    let Some((header, rest)) = buffer.split_at_checked(HEADER) else {
+        return Ok(None);
+    };
     let body = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
     if body > MAX_FRAME {
         return Err(CodecError::TooLarge(body));
@@ -77,7 +88,9 @@ pub fn decode_frame<T: DeserializeOwned>(buffer: &mut BytesMut) -> Result<Option
     if header[4] != BINCODE_2 {
         return Err(CodecError::UnknownCodec(header[4]));
     }
-    let Some(bytes) = rest.get(..body) else { return Ok(None) };
+    let Some(bytes) = rest.get(..body) else {
+        return Ok(None);
+    };
     let message = decode_exact(bytes)?;
     buffer.advance(HEADER + body);
     Ok(Some(message))
@@ -95,12 +108,18 @@ pub fn encode_body<T: Serialize>(message: &T) -> Result<Bytes, CodecError> {
     Ok(Bytes::from(body))
 }
 
-/// Whether a peer can read `message` within `LIMIT`, by the decoder's own measure: a text counts for the bytes of its length there, and every
-/// number for its full width, so that many short words count for several times the bytes that they take on the way.
+/// Whether a peer can read `message` within `LIMIT`, by the decoder's own measure: a text counts
+/// for the bytes of its length there, and every number for its full width, so that many short words
+/// count for several times the bytes that they take on the way.
 fn fits<T: Serialize + DeserializeOwned, const LIMIT: usize>(message: &T) -> bool {
-    #[expect(clippy::disallowed_methods, reason = "only what we have encoded ourselves is decoded with it")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "only what we have encoded ourselves is decoded with it"
+    )]
     let limited = bincode::config::standard().with_limit::<LIMIT>();
-    let Ok(body) = bincode::serde::encode_to_vec(message, CONFIG) else { return false };
+    let Ok(body) = bincode::serde::encode_to_vec(message, CONFIG) else {
+        return false;
+    };
     body.len() <= LIMIT && bincode::serde::decode_from_slice::<T, _>(&body, limited).is_ok()
 }
 
@@ -110,12 +129,14 @@ pub fn spec_fits(spec: &JobSpec) -> bool {
     encode_body(spec).is_ok_and(|body| body.len() <= MAX_SPEC) && fits::<_, MAX_FRAME>(spec)
 }
 
-/// Whether what the jobs of a batch have in common can be handed to an engine in one message with the largest of them.
+/// Whether what the jobs of a batch have in common can be handed to an engine in one message with
+/// the largest of them.
 pub fn context_fits(context: &BatchContext) -> bool {
     fits::<_, MAX_CONTEXT>(context)
 }
 
-/// Shows what is sent to whoever asks for it (`MEZCAL_LOG=mezcal::wire=trace`), as transcripts are made.
+/// Shows what is sent to whoever asks for it (`MEZCAL_LOG=mezcal::wire=trace`), as transcripts are
+/// made.
 fn record<T>(body: &[u8]) {
     if tracing::enabled!(target: "mezcal::wire", tracing::Level::TRACE) {
         tracing::trace!(target: "mezcal::wire", "sent {} {}", std::any::type_name::<T>(), crate::model::token::hex(body));
@@ -127,7 +148,8 @@ fn record<T>(body: &[u8]) {
 /// # Errors
 /// [`CodecError::Decode`], [`CodecError::Trailing`].
 pub fn decode_exact<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    let (message, used) = bincode::serde::decode_from_slice(bytes, CONFIG).map_err(CodecError::Decode)?;
+    let (message, used) =
+        bincode::serde::decode_from_slice(bytes, CONFIG).map_err(CodecError::Decode)?;
     match bytes.len() - used {
         0 => Ok(message),
         over => Err(CodecError::Trailing(over)),
@@ -173,11 +195,20 @@ mod tests {
     #[test]
     fn oversized_and_padded_frames_are_refused() {
         let mut huge = BytesMut::from(&[0xff, 0xff, 0xff, 0xff, 1][..]);
-        assert!(matches!(decode_frame::<ToAgent>(&mut huge), Err(CodecError::TooLarge(_))));
+        assert!(matches!(
+            decode_frame::<ToAgent>(&mut huge),
+            Err(CodecError::TooLarge(_))
+        ));
         let mut padded = BytesMut::from(&[5, 0, 0, 0, 1, 4, 251, 44, 1, 9][..]);
-        assert!(matches!(decode_frame::<ToAgent>(&mut padded), Err(CodecError::Trailing(1))));
+        assert!(matches!(
+            decode_frame::<ToAgent>(&mut padded),
+            Err(CodecError::Trailing(1))
+        ));
         let mut other = BytesMut::from(&[1, 0, 0, 0, 9, 0][..]);
-        assert!(matches!(decode_frame::<ToAgent>(&mut other), Err(CodecError::UnknownCodec(9))));
+        assert!(matches!(
+            decode_frame::<ToAgent>(&mut other),
+            Err(CodecError::UnknownCodec(9))
+        ));
         // A string that claims 2^46 bytes must be an error, not an allocation.
         let claim = [13, 0, 0, 0, 1, 0, 253, 0, 0, 0, 0, 0, 64, 0, 0, 0, 0, 0];
         assert!(decode_frame::<ToCoordinator>(&mut BytesMut::from(&claim[..])).is_err());
@@ -189,12 +220,19 @@ mod tests {
         let most = MAX_FRAME / (entry(0).0.len() + entry(0).1.len() + 8);
         let of = |entries: usize| {
             let env = (0..entries).map(&entry).collect();
-            BatchContext { env, ..BatchContext::new(BatchId(uuid::Uuid::nil()), "/".into(), 0o22) }
+            BatchContext {
+                env,
+                ..BatchContext::new(BatchId(uuid::Uuid::nil()), "/".into(), 0o22)
+            }
         };
         let (mut fits, mut over) = (0, most);
         while over - fits > 1 {
             let middle = (fits + over) / 2;
-            if context_fits(&of(middle)) { fits = middle } else { over = middle }
+            if context_fits(&of(middle)) {
+                fits = middle
+            } else {
+                over = middle
+            }
         }
         of(fits)
     }
@@ -202,36 +240,77 @@ mod tests {
     fn is_read<T: Serialize + DeserializeOwned>(message: &T) {
         let mut frame = Vec::new();
         encode_frame(&mut frame, message).expect("it can be sent");
-        decode_frame::<T>(&mut BytesMut::from(&frame[..])).expect("it can be read").expect("whole");
+        decode_frame::<T>(&mut BytesMut::from(&frame[..]))
+            .expect("it can be read")
+            .expect("whole");
     }
 
     #[test]
     fn what_fits_is_read_by_everybody_on_its_way() {
-        let shapes: [fn(usize) -> (String, String); 3] =
-            [|_| Default::default(), |n| (format!("N{n}"), "x".into()), |n| (format!("NAME{n}"), "x".repeat(5000))];
+        let shapes: [fn(usize) -> (String, String); 3] = [
+            |_| Default::default(),
+            |n| (format!("N{n}"), "x".into()),
+            |n| (format!("NAME{n}"), "x".repeat(5000)),
+        ];
         for shape in shapes {
             let context = largest(shape);
             let (batch, user) = (BatchSerial(u32::MAX), "u".repeat(253));
-            let key = JobKey { batch, job: JobNumber(u32::MAX) };
-            let attempt = AttemptId { epoch: Epoch(u64::MAX), key, attempt: u32::MAX };
+            let key = JobKey {
+                batch,
+                job: JobNumber(u32::MAX),
+            };
+            let attempt = AttemptId {
+                epoch: Epoch(u64::MAX),
+                key,
+                attempt: u32::MAX,
+            };
             let spec = Bytes::from(vec![0; MAX_SPEC]);
-            let wish = LogWish { out: true, err: true, follow: true };
-            is_read(&ToAgent::Context { batch, context: context.clone(), user });
-            let logs = ToAgent::Logs { request: u64::MAX, attempt, spec: spec.clone(), context: Box::new(context.clone()), wish };
+            let wish = LogWish {
+                out: true,
+                err: true,
+                follow: true,
+            };
+            is_read(&ToAgent::Context {
+                batch,
+                context: context.clone(),
+                user,
+            });
+            let logs = ToAgent::Logs {
+                request: u64::MAX,
+                attempt,
+                spec: spec.clone(),
+                context: Box::new(context.clone()),
+                wish,
+            };
             is_read(&logs);
             let terms = BatchTerms::new(context.clone(), std::time::Duration::MAX);
-            is_read(&ToService::Open { terms, have: u64::MAX });
+            is_read(&ToService::Open {
+                terms,
+                have: u64::MAX,
+            });
             let (context, engine) = (Some(context), EngineId(u32::MAX));
-            is_read(&ToEngine::Run { attempt, spec, context, engine, slots: u16::MAX });
+            is_read(&ToEngine::Run {
+                attempt,
+                spec,
+                context,
+                engine,
+                slots: u16::MAX,
+            });
         }
     }
 
     #[test]
     fn what_nobody_could_read_does_not_fit() {
         let words = |count| JobSpec::new(Command::Argv(vec!["ab".into(); count]));
-        assert!(spec_fits(&words(50_000)) && !spec_fits(&words(110_000)), "as bytes both are smaller than a job may be");
+        assert!(
+            spec_fits(&words(50_000)) && !spec_fits(&words(110_000)),
+            "as bytes both are smaller than a job may be"
+        );
         assert!(encode_body(&words(110_000)).expect("it can be sent").len() < MAX_SPEC);
-        assert!(decode_exact::<JobSpec>(&encode_body(&words(110_000)).expect("it can be sent")).is_err());
+        assert!(
+            decode_exact::<JobSpec>(&encode_body(&words(110_000)).expect("it can be sent"))
+                .is_err()
+        );
     }
 
     proptest! {

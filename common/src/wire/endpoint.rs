@@ -1,7 +1,8 @@
 //! QUIC endpoints and the framed channel on them.
 //!
-//! One long-lived bidirectional stream per connection carries frames both ways. A reader and a writer task stand between it and two
-//! bounded channels; the writer puts everything that waits into one write, which is what makes small messages cheap.
+//! One long-lived bidirectional stream per connection carries frames both ways. A reader and a
+//! writer task stand between it and two bounded channels; the writer puts everything that waits
+//! into one write, which is what makes small messages cheap.
 
 use super::codec::{self, CodecError};
 use super::tls::{Credentials, CredentialsError};
@@ -22,7 +23,8 @@ use tokio::sync::mpsc;
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// The side that connected keeps the connection alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// First guess of the round trip: on a LAN a lost first packet is sent again after three times this.
+/// First guess of the round trip: on a LAN a lost first packet is sent again after three times
+/// this.
 const INITIAL_RTT: Duration = Duration::from_millis(50);
 /// Streams a peer may open; memory is paid for each in advance.
 const MAX_STREAMS: u32 = 16;
@@ -33,17 +35,19 @@ const STREAM_WINDOW: u32 = 2 << 20;
 const WINDOW: u32 = 8 << 20;
 /// Socket buffers asked of the kernel, which clamps them to net.core.{r,w}mem_max.
 const SOCKET_BUFFER: usize = 4 << 20;
-/// Handshakes that may be under way at a listener; beyond this half of them, addresses are validated first (stateless retry).
+/// Handshakes that may be under way at a listener; beyond this half of them, addresses are
+/// validated first (stateless retry).
 const MAX_HANDSHAKES: usize = 1024;
 /// A handshake that takes longer is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages that may wait on one side of a channel.
 const CHANNEL_DEPTH: usize = 1024;
-/// Bytes of their frames on the side that receives, before no more is read: two of the largest, or eight with as many jobs as clients put
-/// into one. One that is larger waits alone.
+/// Bytes of their frames on the side that receives, before no more is read: two of the largest, or
+/// eight with as many jobs as clients put into one. One that is larger waits alone.
 const CHANNEL_BYTES: usize = 2 << 20;
-/// How long the first message of the side that was connected to, or to it, may take. A peer that dies in the middle of a handshake and
-/// comes back answers nothing (stateless resets are for complete ones, RFC 9000 §10.3): without this, it is missed after [`IDLE_TIMEOUT`].
+/// How long the first message of the side that was connected to, or to it, may take. A peer that
+/// dies in the middle of a handshake and comes back answers nothing (stateless resets are for
+/// complete ones, RFC 9000 §10.3): without this, it is missed after [`IDLE_TIMEOUT`].
 pub const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 /// How long the last packet may take to leave.
 const LAST_PACKETS: Duration = Duration::from_millis(10);
@@ -51,11 +55,15 @@ const LAST_PACKETS: Duration = Duration::from_millis(10);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// This host, at a port that the kernel chooses.
 pub const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-/// Bytes of the packets that begin a connection: what every path must take (RFC 9000 §14), and what IPv4 and UDP put before them.
+/// Bytes of the packets that begin a connection: what every path must take (RFC 9000 §14), and what
+/// IPv4 and UDP put before them.
 const DATAGRAM: usize = 1200;
 const HEADERS: usize = 28;
 /// How long a packet may take to itself.
-const ARRIVAL: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
+const ARRIVAL: Timespec = Timespec {
+    tv_sec: 2,
+    tv_nsec: 0,
+};
 /// Bytes gathered into one write.
 const WRITE_BATCH: usize = 256 * 1024;
 
@@ -91,7 +99,9 @@ pub enum ConnectError {
     #[error("no answer from {0}; is a coordinator listening there, and does UDP get through?")]
     NoAnswer(String),
     /// The peer is of another cluster, or not a coordinator.
-    #[error("the coordinator at {address} is not of our cluster: its certificate does not descend from {origin}/ca.pem ({reason})")]
+    #[error(
+        "the coordinator at {address} is not of our cluster: its certificate does not descend from {origin}/ca.pem ({reason})"
+    )]
     Stranger {
         /// Where.
         address: String,
@@ -111,7 +121,9 @@ pub enum ConnectError {
         reason: String,
     },
     /// The peer speaks another protocol.
-    #[error("the peer at {address} speaks no protocol of ours ({reason}); the older of the two sides needs an upgrade")]
+    #[error(
+        "the peer at {address} speaks no protocol of ours ({reason}); the older of the two sides needs an upgrade"
+    )]
     Protocol {
         /// Where.
         address: String,
@@ -135,7 +147,9 @@ pub enum ConnectError {
         port: u16,
     },
     /// Not the coordinator that a token is for.
-    #[error("the coordinator at {address} is not the one that this token is for ({reason}); nothing was sent to it")]
+    #[error(
+        "the coordinator at {address} is not the one that this token is for ({reason}); nothing was sent to it"
+    )]
     Unpinned {
         /// Where.
         address: String,
@@ -214,10 +228,14 @@ pub enum LoopbackError {
     )]
     Small(#[source] std::io::Error),
     /// Sending is forbidden.
-    #[error("a packet filter or a sandbox forbids UDP to 127.0.0.1; let UDP on the loopback interface (lo) through there")]
+    #[error(
+        "a packet filter or a sandbox forbids UDP to 127.0.0.1; let UDP on the loopback interface (lo) through there"
+    )]
     Forbidden(#[source] std::io::Error),
     /// Something else is wrong with sending.
-    #[error("nothing can be sent to 127.0.0.1 by UDP; look at `ip address show lo` and `ip route get 127.0.0.1`")]
+    #[error(
+        "nothing can be sent to 127.0.0.1 by UDP; look at `ip address show lo` and `ip route get 127.0.0.1`"
+    )]
     Sending(#[source] std::io::Error),
     /// It has been sent, and does not come.
     #[error(
@@ -226,8 +244,9 @@ pub enum LoopbackError {
     Dropped,
 }
 
-/// Sends one packet of the size that QUIC needs from a socket of this process to another over 127.0.0.1, and waits until it is there, which
-/// takes no time where it gets through, and two seconds where something drops it.
+/// Sends one packet of the size that QUIC needs from a socket of this process to another over
+/// 127.0.0.1, and waits until it is there, which takes no time where it gets through, and two
+/// seconds where something drops it.
 ///
 /// # Errors
 /// [`LoopbackError`].
@@ -238,13 +257,19 @@ pub fn try_loopback() -> Result<(), LoopbackError> {
         // As QUIC has its sockets: nothing is sent in fragments (RFC 9000 §14).
         quinn::udp::UdpSocketState::new(socket.into()).map_err(LoopbackError::Socket)?;
     }
-    let (from, to) = (near.local_addr().map_err(LoopbackError::Socket)?, far.local_addr().map_err(LoopbackError::Socket)?);
-    near.send_to(&[0; DATAGRAM], as_seen_from(from, to)).map_err(|e| match e.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::NETDOWN | Errno::ADDRNOTAVAIL) => LoopbackError::Down(e),
-        Some(Errno::MSGSIZE) => LoopbackError::Small(e),
-        Some(Errno::PERM | Errno::ACCESS) => LoopbackError::Forbidden(e),
-        _ => LoopbackError::Sending(e),
-    })?;
+    let (from, to) = (
+        near.local_addr().map_err(LoopbackError::Socket)?,
+        far.local_addr().map_err(LoopbackError::Socket)?,
+    );
+    near.send_to(&[0; DATAGRAM], as_seen_from(from, to))
+        .map_err(|e| match e.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::NETDOWN | Errno::ADDRNOTAVAIL) => {
+                LoopbackError::Down(e)
+            }
+            Some(Errno::MSGSIZE) => LoopbackError::Small(e),
+            Some(Errno::PERM | Errno::ACCESS) => LoopbackError::Forbidden(e),
+            _ => LoopbackError::Sending(e),
+        })?;
     let mut arrival = [PollFd::new(&far, PollFlags::IN)];
     match rustix::io::retry_on_intr(|| poll(&mut arrival, Some(&ARRIVAL))) {
         Ok(0) => Err(LoopbackError::Dropped),
@@ -278,18 +303,30 @@ pub struct Listener {
 impl Listener {
     /// Listens on `address` for `protocols` (ALPN names), presenting a coordinator's credentials.
     ///
-    /// Reset and connection-id keys derive from the private key, so peers of a coordinator that died and came back with
-    /// the same key notice at their next packet instead of after the idle timeout.
+    /// Reset and connection-id keys derive from the private key, so peers of a coordinator that
+    /// died and came back with the same key notice at their next packet instead of after the idle
+    /// timeout.
     ///
     /// # Errors
     /// [`ListenError`].
-    pub fn bind(address: SocketAddr, credentials: &Credentials, protocols: &[&[u8]]) -> Result<Self, ListenError> {
-        Ok(Self { endpoint: server_endpoint(address, credentials, credentials.server_config(protocols)?)? })
+    pub fn bind(
+        address: SocketAddr,
+        credentials: &Credentials,
+        protocols: &[&[u8]],
+    ) -> Result<Self, ListenError> {
+        Ok(Self {
+            endpoint: server_endpoint(address, credentials, credentials.server_config(protocols)?)?,
+        })
     }
 
     /// Presents these credentials to whoever connects from now on.
-    pub fn present(&self, credentials: &Credentials, protocols: &[&[u8]]) -> Result<(), CredentialsError> {
-        self.endpoint.set_server_config(Some(server_config(credentials.server_config(protocols)?)));
+    pub fn present(
+        &self,
+        credentials: &Credentials,
+        protocols: &[&[u8]],
+    ) -> Result<(), CredentialsError> {
+        self.endpoint
+            .set_server_config(Some(server_config(credentials.server_config(protocols)?)));
         Ok(())
     }
 
@@ -301,13 +338,17 @@ impl Listener {
         self.endpoint.local_addr()
     }
 
-    /// The next connection attempt; `None` after [`Listener::close`]. Run its handshake in a task of its own.
+    /// The next connection attempt; `None` after [`Listener::close`]. Run its handshake in a task
+    /// of its own.
     pub async fn accept(&self) -> Option<Handshake> {
         loop {
             let incoming = self.endpoint.accept().await?;
-            if self.endpoint.open_connections() > MAX_HANDSHAKES / 2 && incoming.may_retry() && !incoming.remote_address_validated()
+            if self.endpoint.open_connections() > MAX_HANDSHAKES / 2
+                && incoming.may_retry()
+                && !incoming.remote_address_validated()
             {
-                // Unvalidated addresses under load: make them prove that they can receive (RFC 9000 §8.1.2).
+                // Unvalidated addresses under load: make them prove that they can receive (RFC 9000
+                // §8.1.2).
                 let _ = incoming.retry();
                 continue;
             }
@@ -317,7 +358,8 @@ impl Listener {
 
     /// Closes all connections with a reason and gives the packets a moment to leave.
     pub async fn close(&self, reason: &str) {
-        self.endpoint.close(VarInt::from_u32(close::GOING), reason.as_bytes());
+        self.endpoint
+            .close(VarInt::from_u32(close::GOING), reason.as_bytes());
         let _ = tokio::time::timeout(Duration::from_millis(20), self.endpoint.wait_idle()).await;
     }
 }
@@ -338,7 +380,9 @@ impl Handshake {
     pub async fn complete(self) -> Result<Peer, AcceptError> {
         let connection = match tokio::time::timeout(HANDSHAKE_TIMEOUT, self.0).await {
             Err(_) => return Err(AcceptError::Slow),
-            Ok(Err(ConnectionError::ConnectionClosed(c))) if c.error_code == TransportErrorCode::APPLICATION_ERROR => {
+            Ok(Err(ConnectionError::ConnectionClosed(c)))
+                if c.error_code == TransportErrorCode::APPLICATION_ERROR =>
+            {
                 return Err(AcceptError::Abandoned);
             }
             Ok(connected) => connected?,
@@ -354,15 +398,25 @@ impl Handshake {
 }
 
 fn peer_of(connection: quinn::Connection) -> Result<Peer, IdentityError> {
-    let chain = connection.peer_identity().and_then(|any| any.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok());
-    let certificate = chain.and_then(|chain| chain.first().cloned()).ok_or(IdentityError::NotACertificate)?;
+    let chain = connection.peer_identity().and_then(|any| {
+        any.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>()
+            .ok()
+    });
+    let certificate = chain
+        .and_then(|chain| chain.first().cloned())
+        .ok_or(IdentityError::NotACertificate)?;
     let identity = Identity::from_der(&certificate)?;
     let protocol = connection
         .handshake_data()
         .and_then(|any| any.downcast::<HandshakeData>().ok())
         .and_then(|data| data.protocol)
         .unwrap_or_default();
-    Ok(Peer { connection, identity, certificate: certificate.to_vec().into(), protocol })
+    Ok(Peer {
+        connection,
+        identity,
+        certificate: certificate.to_vec().into(),
+        protocol,
+    })
 }
 
 /// An authenticated connection. Dropping the last clone closes it.
@@ -395,7 +449,8 @@ impl Peer {
         self.connection.remote_address()
     }
 
-    /// What is known of the way there: the round trip, and the largest datagram that has got through (RFC 8899).
+    /// What is known of the way there: the round trip, and the largest datagram that has got
+    /// through (RFC 8899).
     pub fn path(&self) -> (Duration, u16) {
         let path = self.connection.stats().path;
         (self.connection.rtt(), path.current_mtu)
@@ -431,11 +486,13 @@ impl Peer {
     pub fn close(&self, code: u32, reason: &str) {
         // quinn would replace the peer's reason by ours.
         if self.connection.close_reason().is_none() {
-            self.connection.close(VarInt::from_u32(code), reason.as_bytes());
+            self.connection
+                .close(VarInt::from_u32(code), reason.as_bytes());
         }
     }
 
-    /// Closes, unless the peer has, and waits until the packet that says so has left, for at most 10 ms.
+    /// Closes, unless the peer has, and waits until the packet that says so has left, for at most
+    /// 10 ms.
     pub async fn leave(&self, code: u32, reason: &str) {
         if self.connection.close_reason().is_some() {
             return;
@@ -477,7 +534,11 @@ where
     S: Serialize + Send + 'static,
     R: DeserializeOwned + Send + 'static,
 {
-    pub(super) fn start(send: quinn::SendStream, recv: quinn::RecvStream, connection: quinn::Connection) -> Self {
+    pub(super) fn start(
+        send: quinn::SendStream,
+        recv: quinn::RecvStream,
+        connection: quinn::Connection,
+    ) -> Self {
         let (sender, outgoing) = mpsc::channel(CHANNEL_DEPTH);
         let (incoming, receiver) = mpsc::channel(CHANNEL_DEPTH);
         tokio::spawn(write_frames(send, outgoing, connection.clone()));
@@ -486,13 +547,18 @@ where
     }
 }
 
-async fn write_frames<S: Serialize>(mut stream: quinn::SendStream, mut outgoing: mpsc::Receiver<S>, connection: quinn::Connection) {
+async fn write_frames<S: Serialize>(
+    mut stream: quinn::SendStream,
+    mut outgoing: mpsc::Receiver<S>,
+    connection: quinn::Connection,
+) {
     let mut buffer = Vec::new();
     while let Some(mut message) = outgoing.recv().await {
         buffer.clear();
         loop {
             if let Err(e) = codec::encode_frame(&mut buffer, &message) {
-                // Our own fault: senders bound what they send. Say it loudly, and end the connection rather than skip a message.
+                // Our own fault: senders bound what they send. Say it loudly, and end the
+                // connection rather than skip a message.
                 tracing::error!(error = %e, "message cannot be sent");
                 connection.close(VarInt::from_u32(close::PROTOCOL), b"message cannot be sent");
                 return;
@@ -517,7 +583,11 @@ async fn write_frames<S: Serialize>(mut stream: quinn::SendStream, mut outgoing:
     let _ = stream.stopped().await;
 }
 
-async fn read_frames<R: DeserializeOwned>(mut stream: quinn::RecvStream, incoming: mpsc::Sender<R>, connection: quinn::Connection) {
+async fn read_frames<R: DeserializeOwned>(
+    mut stream: quinn::RecvStream,
+    incoming: mpsc::Sender<R>,
+    connection: quinn::Connection,
+) {
     let (mut buffer, mut waiting) = (BytesMut::new(), Waiting::default());
     let refused = |e: CodecError| {
         tracing::warn!(peer = %connection.remote_address(), error = %e, "peer breaks the protocol; closing");
@@ -555,13 +625,18 @@ impl Waiting {
         let places = channel.max_capacity();
         self.taken(places - channel.capacity());
         let (mut bytes, mut in_the_way) = (self.bytes, 0);
-        while let Some(oldest) = self.sizes.get(in_the_way).filter(|_| bytes + size > CHANNEL_BYTES) {
+        while let Some(oldest) = self
+            .sizes
+            .get(in_the_way)
+            .filter(|_| bytes + size > CHANNEL_BYTES)
+        {
             bytes -= oldest;
             in_the_way += 1;
         }
         if in_the_way > 0 {
             let left = self.sizes.len() - in_the_way;
-            // The places are given back at once: this only waits. A receiver that has gone is noticed by whoever sends.
+            // The places are given back at once: this only waits. A receiver that has gone is
+            // noticed by whoever sends.
             let _ = channel.reserve_many(places - left).await.map(drop);
             self.taken(left);
         }
@@ -587,7 +662,8 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// A connector for one protocol with a user's or an agent's credentials. It serves IPv4 and IPv6.
+    /// A connector for one protocol with a user's or an agent's credentials. It serves IPv4 and
+    /// IPv6.
     ///
     /// # Errors
     /// [`ConnectError::Socket`], [`ConnectError::Credentials`].
@@ -597,7 +673,14 @@ impl Connector {
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         config.transport_config(Arc::new(transport(Some(KEEP_ALIVE))));
         let endpoint = udp_any()
-            .and_then(|socket| quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, Arc::new(quinn::TokioRuntime)))
+            .and_then(|socket| {
+                quinn::Endpoint::new(
+                    quinn::EndpointConfig::default(),
+                    None,
+                    socket,
+                    Arc::new(quinn::TokioRuntime),
+                )
+            })
             .map_err(ConnectError::Socket)?;
         let cluster = credentials.identity().cluster.clone();
         Ok(Self {
@@ -609,8 +692,8 @@ impl Connector {
         })
     }
 
-    /// Connects, waiting `patience` for a first answer. The peer has not judged our certificate yet when this returns: only its
-    /// first message proves that it did.
+    /// Connects, waiting `patience` for a first answer. The peer has not judged our certificate yet
+    /// when this returns: only its first message proves that it did.
     ///
     /// # Errors
     /// [`ConnectError`].
@@ -619,7 +702,10 @@ impl Connector {
         let mut connecting = self
             .endpoint
             .connect_with(self.config.clone(), target, &self.server_name)
-            .map_err(|e| ConnectError::Lost { address: address.into(), reason: e.to_string() })?;
+            .map_err(|e| ConnectError::Lost {
+                address: address.into(),
+                reason: e.to_string(),
+            })?;
         match tokio::time::timeout(patience, connecting.handshake_data()).await {
             Err(_) => return Err(ConnectError::NoAnswer(address.into())),
             Ok(Err(e)) => return Err(self.classify(address, &e)),
@@ -630,7 +716,9 @@ impl Connector {
             .map_err(|_| ConnectError::NoAnswer(address.into()))?
             .map_err(|e| self.classify(address, &e))?;
         let peer = peer_of(connection).map_err(|e| self.stranger(address, e.to_string()))?;
-        if peer.identity.role != crate::model::identity::Role::Coordinator || peer.identity.cluster != self.cluster {
+        if peer.identity.role != crate::model::identity::Role::Coordinator
+            || peer.identity.cluster != self.cluster
+        {
             return Err(self.stranger(address, format!("it is the {}", peer.identity)));
         }
         Ok(peer)
@@ -640,40 +728,75 @@ impl Connector {
     ///
     /// # Errors
     /// Why it does not come.
-    pub async fn first_message<S, R>(&self, address: &str, peer: &Peer, channel: &mut Channel<S, R>) -> Result<R, ConnectError> {
+    pub async fn first_message<S, R>(
+        &self,
+        address: &str,
+        peer: &Peer,
+        channel: &mut Channel<S, R>,
+    ) -> Result<R, ConnectError> {
         match tokio::time::timeout(FIRST_MESSAGE, channel.receiver.recv()).await {
             Ok(Some(first)) => Ok(first),
             Ok(None) => Err(self.why_lost(address, peer).await),
             Err(_) => {
                 peer.close(close::STALLED, "no first message");
-                Err(ConnectError::Lost { address: address.into(), reason: format!("no message within {FIRST_MESSAGE:?}") })
+                Err(ConnectError::Lost {
+                    address: address.into(),
+                    reason: format!("no message within {FIRST_MESSAGE:?}"),
+                })
             }
         }
     }
 
-    /// Waits until `peer`, whose channel has ended, has ended too, and says why as an error of ours.
+    /// Waits until `peer`, whose channel has ended, has ended too, and says why as an error of
+    /// ours.
     pub async fn why_lost(&self, address: &str, peer: &Peer) -> ConnectError {
-        if tokio::time::timeout(LAST_WORDS, peer.closed()).await.is_err() {
+        if tokio::time::timeout(LAST_WORDS, peer.closed())
+            .await
+            .is_err()
+        {
             peer.close(close::PROTOCOL, "the channel has ended");
         }
         self.classify(address, &peer.connection.closed().await)
     }
 
     fn stranger(&self, address: &str, reason: String) -> ConnectError {
-        ConnectError::Stranger { address: address.into(), origin: self.origin.clone(), reason }
+        ConnectError::Stranger {
+            address: address.into(),
+            origin: self.origin.clone(),
+            reason,
+        }
     }
 
     fn classify(&self, address: &str, error: &ConnectionError) -> ConnectError {
         let (address, origin, reason) = (address.to_owned(), self.origin.clone(), explain(error));
         match error {
-            // A transport error is our own verdict on the peer; a close is the peer's verdict on us.
-            ConnectionError::TransportError(e) if is_alert(e.code) => ConnectError::Stranger { address, origin, reason },
-            ConnectionError::ConnectionClosed(c) if alert(c.error_code) == Some(NO_APPLICATION_PROTOCOL) => {
+            // A transport error is our own verdict on the peer; a close is the peer's verdict on
+            // us.
+            ConnectionError::TransportError(e) if is_alert(e.code) => ConnectError::Stranger {
+                address,
+                origin,
+                reason,
+            },
+            ConnectionError::ConnectionClosed(c)
+                if alert(c.error_code) == Some(NO_APPLICATION_PROTOCOL) =>
+            {
                 ConnectError::Protocol { address, reason }
             }
-            ConnectionError::ConnectionClosed(c) if is_alert(c.error_code) => ConnectError::Refused { address, origin, reason },
-            ConnectionError::ApplicationClosed(c) if c.error_code == VarInt::from_u32(close::REFUSED) => {
-                ConnectError::Refused { address, origin, reason }
+            ConnectionError::ConnectionClosed(c) if is_alert(c.error_code) => {
+                ConnectError::Refused {
+                    address,
+                    origin,
+                    reason,
+                }
+            }
+            ConnectionError::ApplicationClosed(c)
+                if c.error_code == VarInt::from_u32(close::REFUSED) =>
+            {
+                ConnectError::Refused {
+                    address,
+                    origin,
+                    reason,
+                }
             }
             ConnectionError::VersionMismatch => ConnectError::Protocol { address, reason },
             _ => ConnectError::Lost { address, reason },
@@ -682,26 +805,42 @@ impl Connector {
 }
 
 /// Finds HOST:PORT, as a socket of this endpoint has to be told it.
-pub(super) async fn resolve(endpoint: &quinn::Endpoint, address: &str) -> Result<SocketAddr, ConnectError> {
+pub(super) async fn resolve(
+    endpoint: &quinn::Endpoint,
+    address: &str,
+) -> Result<SocketAddr, ConnectError> {
     let failed = |e| ConnectError::Resolve(address.into(), e);
-    let mut found: Vec<SocketAddr> = tokio::net::lookup_host(address).await.map_err(failed)?.collect();
+    let mut found: Vec<SocketAddr> = tokio::net::lookup_host(address)
+        .await
+        .map_err(failed)?
+        .collect();
     found.sort_by_key(|a| a.is_ipv6());
-    let first = *found.first().ok_or_else(|| failed(std::io::Error::other("no address")))?;
-    Ok(endpoint.local_addr().map_or(first, |ours| as_seen_from(ours, first)))
+    let first = *found
+        .first()
+        .ok_or_else(|| failed(std::io::Error::other("no address")))?;
+    Ok(endpoint
+        .local_addr()
+        .map_or(first, |ours| as_seen_from(ours, first)))
 }
 
 /// An address as a socket that has the address `ours` has to be told it.
 fn as_seen_from(ours: SocketAddr, address: SocketAddr) -> SocketAddr {
     match address {
-        SocketAddr::V4(v4) if ours.is_ipv6() => SocketAddr::new(IpAddr::V6(v4.ip().to_ipv6_mapped()), v4.port()),
+        SocketAddr::V4(v4) if ours.is_ipv6() => {
+            SocketAddr::new(IpAddr::V6(v4.ip().to_ipv6_mapped()), v4.port())
+        }
         other => other,
     }
 }
 
 fn server_config(tls: rustls::ServerConfig) -> quinn::ServerConfig {
-    let crypto = QuicServerConfig::try_from(tls).expect("the provider has TLS13_AES_128_GCM_SHA256, which QUIC needs");
+    let crypto = QuicServerConfig::try_from(tls)
+        .expect("the provider has TLS13_AES_128_GCM_SHA256, which QUIC needs");
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    config.migration(false).max_incoming(MAX_HANDSHAKES).transport_config(Arc::new(transport(None)));
+    config
+        .migration(false)
+        .max_incoming(MAX_HANDSHAKES)
+        .transport_config(Arc::new(transport(None)));
     config
 }
 
@@ -717,13 +856,22 @@ pub(super) fn server_endpoint(
         &credentials.derived_secret("mezcal reset key"),
     )));
     let cid = credentials.derived_secret("mezcal connection id key");
-    let cid = u64::from_le_bytes([cid[0], cid[1], cid[2], cid[3], cid[4], cid[5], cid[6], cid[7]]);
-    endpoint_config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(cid)));
+    let cid = u64::from_le_bytes([
+        cid[0], cid[1], cid[2], cid[3], cid[4], cid[5], cid[6], cid[7],
+    ]);
+    endpoint_config
+        .cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(cid)));
     // Every agent of a restarted coordinator wants its reset at once.
     endpoint_config.min_reset_interval(Duration::from_millis(1));
     let bind = |source| ListenError::Bind { address, source };
     let socket = udp_socket(address).map_err(bind)?;
-    quinn::Endpoint::new(endpoint_config, Some(config), socket, Arc::new(quinn::TokioRuntime)).map_err(bind)
+    quinn::Endpoint::new(
+        endpoint_config,
+        Some(config),
+        socket,
+        Arc::new(quinn::TokioRuntime),
+    )
+    .map_err(bind)
 }
 
 /// A socket for whoever connects, to IPv4 and IPv6.
@@ -733,7 +881,11 @@ pub(super) fn udp_any() -> std::io::Result<std::net::UdpSocket> {
 }
 
 fn udp_socket(address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, Some(socket2::Protocol::UDP))?;
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::DGRAM,
+        Some(socket2::Protocol::UDP),
+    )?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
@@ -742,7 +894,11 @@ fn udp_socket(address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
     let got = socket.recv_buffer_size()?;
     if got < SOCKET_BUFFER {
-        tracing::debug!(wanted = SOCKET_BUFFER, got, "UDP receive buffer is clamped by net.core.rmem_max; bursts may be lost");
+        tracing::debug!(
+            wanted = SOCKET_BUFFER,
+            got,
+            "UDP receive buffer is clamped by net.core.rmem_max; bursts may be lost"
+        );
     }
     socket.bind(&address.into())?;
     Ok(socket.into())
@@ -750,16 +906,18 @@ fn udp_socket(address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
 
 pub(super) fn transport(keep_alive: Option<Duration>) -> TransportConfig {
     let mut t = TransportConfig::default();
-    t.max_idle_timeout(Some(IdleTimeout::try_from(IDLE_TIMEOUT).expect("20 s fit a VarInt")))
-        .keep_alive_interval(keep_alive)
-        .max_concurrent_bidi_streams(MAX_STREAMS.into())
-        .max_concurrent_uni_streams(MAX_BULK_STREAMS.into())
-        .stream_receive_window(STREAM_WINDOW.into())
-        .receive_window(WINDOW.into())
-        .send_window(u64::from(WINDOW))
-        .send_fairness(false)
-        .datagram_receive_buffer_size(None)
-        .initial_rtt(INITIAL_RTT);
+    t.max_idle_timeout(Some(
+        IdleTimeout::try_from(IDLE_TIMEOUT).expect("20 s fit a VarInt"),
+    ))
+    .keep_alive_interval(keep_alive)
+    .max_concurrent_bidi_streams(MAX_STREAMS.into())
+    .max_concurrent_uni_streams(MAX_BULK_STREAMS.into())
+    .stream_receive_window(STREAM_WINDOW.into())
+    .receive_window(WINDOW.into())
+    .send_window(u64::from(WINDOW))
+    .send_fairness(false)
+    .datagram_receive_buffer_size(None)
+    .initial_rtt(INITIAL_RTT);
     t
 }
 
@@ -795,7 +953,9 @@ pub(super) fn explain(error: &ConnectionError) -> String {
             Ok("") | Err(_) => format!("closed by the peer (code {})", c.error_code),
             Ok(reason) => crate::model::escape::for_terminal(reason).into_owned(),
         },
-        ConnectionError::ConnectionClosed(c) => alert_text(c.error_code).map_or_else(|| c.to_string(), str::to_owned),
+        ConnectionError::ConnectionClosed(c) => {
+            alert_text(c.error_code).map_or_else(|| c.to_string(), str::to_owned)
+        }
         ConnectionError::TransportError(e) => e.reason.clone(),
         ConnectionError::TimedOut => format!("no packet for {} s", IDLE_TIMEOUT.as_secs()),
         ConnectionError::Reset => "the peer was restarted".into(),
@@ -818,7 +978,12 @@ mod tests {
             sender.send(n).await.expect("it is there");
         }
         let patience = Duration::from_millis(20);
-        assert!(tokio::time::timeout(patience, waiting.make_room(&sender, 1)).await.is_err(), "those two are all that fits");
+        assert!(
+            tokio::time::timeout(patience, waiting.make_room(&sender, 1))
+                .await
+                .is_err(),
+            "those two are all that fits"
+        );
         assert_eq!(receiver.recv().await, Some(0));
         waiting.make_room(&sender, 1).await;
         sender.send(2).await.expect("it is there");

@@ -1,10 +1,13 @@
-//! Between a host or user that joins and the coordinator: `mezcal-enrol/1`, on a port of its own. One question, one answer.
+//! Between a host or user that joins and the coordinator: `mezcal-enrol/1`, on a port of its own.
+//! One question, one answer.
 //!
-//! Whoever joins has no certificate yet. They know the coordinator by their token's pin: the handshake ends in an error, and nothing secret
-//! is sent, unless its certificate descends from the root with that key.
+//! Whoever joins has no certificate yet. They know the coordinator by their token's pin: the
+//! handshake ends in an error, and nothing secret is sent, unless its certificate descends from the
+//! root with that key.
 
 use super::endpoint::{
-    Channel, ConnectError, ListenError, NO_APPLICATION_PROTOCOL, alert, explain, resolve, server_endpoint, transport, udp_any,
+    Channel, ConnectError, ListenError, NO_APPLICATION_PROTOCOL, alert, explain, resolve,
+    server_endpoint, transport, udp_any,
 };
 use super::tls::{Credentials, pinned_client_config};
 use crate::model::identity::Identity;
@@ -39,7 +42,8 @@ pub enum ToEnroller {
         token: [u8; 4],
         /// The token's secret.
         secret: [u8; 16],
-        /// A host's own name, if it is a host: the token's is what counts, and a host that is another one is told so.
+        /// A host's own name, if it is a host: the token's is what counts, and a host that is
+        /// another one is told so.
         host: Option<String>,
         /// A certificate signing request (PKCS #10, DER). Only its key counts.
         request: Bytes,
@@ -89,7 +93,9 @@ impl EnrolListener {
     /// # Errors
     /// [`ListenError`].
     pub fn bind(address: SocketAddr, credentials: &Credentials) -> Result<Self, ListenError> {
-        Ok(Self { endpoint: server_endpoint(address, credentials, credentials.enrol_config(ALPN)?)? })
+        Ok(Self {
+            endpoint: server_endpoint(address, credentials, credentials.enrol_config(ALPN)?)?,
+        })
     }
 
     /// The address in use.
@@ -104,12 +110,16 @@ impl EnrolListener {
     pub async fn accept(&self) -> Option<Applicant> {
         loop {
             let incoming = self.endpoint.accept().await?;
-            // Nobody is in a hurry here: every address proves that it can receive (RFC 9000 §8.1.2).
+            // Nobody is in a hurry here: every address proves that it can receive (RFC 9000
+            // §8.1.2).
             if incoming.may_retry() && !incoming.remote_address_validated() {
                 let _ = incoming.retry();
                 continue;
             }
-            return Some(Applicant { from: incoming.remote_address(), incoming });
+            return Some(Applicant {
+                from: incoming.remote_address(),
+                incoming,
+            });
         }
     }
 
@@ -137,14 +147,27 @@ impl Applicant {
     ///
     /// # Errors
     /// The connection's end, in words.
-    pub async fn serve(self, decide: impl AsyncFnOnce(ToEnroller) -> FromEnroller) -> Result<(), String> {
+    pub async fn serve(
+        self,
+        decide: impl AsyncFnOnce(ToEnroller) -> FromEnroller,
+    ) -> Result<(), String> {
         let late = |_| "too slow".to_owned();
-        let connection = tokio::time::timeout(PATIENCE, self.incoming).await.map_err(late)?.map_err(|e| explain(&e))?;
-        let (send, receive) =
-            tokio::time::timeout(PATIENCE, connection.accept_bi()).await.map_err(late)?.map_err(|e| explain(&e))?;
-        let mut channel = Channel::<FromEnroller, ToEnroller>::start(send, receive, connection.clone());
-        let asked = tokio::time::timeout(PATIENCE, channel.receiver.recv()).await.map_err(late)?;
-        let Some(asked) = asked else { return Err(explain(&connection.closed().await)) };
+        let connection = tokio::time::timeout(PATIENCE, self.incoming)
+            .await
+            .map_err(late)?
+            .map_err(|e| explain(&e))?;
+        let (send, receive) = tokio::time::timeout(PATIENCE, connection.accept_bi())
+            .await
+            .map_err(late)?
+            .map_err(|e| explain(&e))?;
+        let mut channel =
+            Channel::<FromEnroller, ToEnroller>::start(send, receive, connection.clone());
+        let asked = tokio::time::timeout(PATIENCE, channel.receiver.recv())
+            .await
+            .map_err(late)?;
+        let Some(asked) = asked else {
+            return Err(explain(&connection.closed().await));
+        };
         let _ = channel.sender.send(decide(asked).await).await;
         // They close when they have read it.
         let _ = tokio::time::timeout(PATIENCE, connection.closed()).await;
@@ -155,8 +178,14 @@ impl Applicant {
 /// Shows the coordinator at `address` a token.
 ///
 /// # Errors
-/// [`ConnectError::Unpinned`] before anything is sent, if it is not the one that the token is for; the others of [`ConnectError`].
-pub async fn join(address: &str, token: &Token, host: Option<String>, request: Vec<u8>) -> Result<FromEnroller, ConnectError> {
+/// [`ConnectError::Unpinned`] before anything is sent, if it is not the one that the token is for;
+/// the others of [`ConnectError`].
+pub async fn join(
+    address: &str,
+    token: &Token,
+    host: Option<String>,
+    request: Vec<u8>,
+) -> Result<FromEnroller, ConnectError> {
     let ask = ToEnroller::Join {
         versions: VERSIONS,
         program: crate::VERSION.into(),
@@ -168,7 +197,8 @@ pub async fn join(address: &str, token: &Token, host: Option<String>, request: V
     converse(address, token.root, ask).await
 }
 
-/// Shows the coordinator at `address`, whose root has this key hash, a certificate that has expired, and that its key is there.
+/// Shows the coordinator at `address`, whose root has this key hash, a certificate that has
+/// expired, and that its key is there.
 ///
 /// # Errors
 /// As above.
@@ -189,7 +219,11 @@ pub async fn renew(
     converse(address, root, ask).await
 }
 
-async fn converse(address: &str, root: [u8; 32], ask: ToEnroller) -> Result<FromEnroller, ConnectError> {
+async fn converse(
+    address: &str,
+    root: [u8; 32],
+    ask: ToEnroller,
+) -> Result<FromEnroller, ConnectError> {
     let crypto = QuicClientConfig::try_from(pinned_client_config(root, ALPN))
         .expect("the provider has TLS13_AES_128_GCM_SHA256, which QUIC needs");
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
@@ -202,17 +236,32 @@ async fn converse(address: &str, root: [u8; 32], ask: ToEnroller) -> Result<From
     )
     .map_err(ConnectError::Socket)?;
     let target = resolve(&endpoint, address).await?;
-    let lost = |reason: String| ConnectError::Lost { address: address.into(), reason };
+    let lost = |reason: String| ConnectError::Lost {
+        address: address.into(),
+        reason,
+    };
     // The verifier looks for the name that belongs to the pinned root.
-    let connecting = endpoint.connect_with(config, target, &Identity::coordinator_dns("any")).map_err(|e| lost(e.to_string()))?;
+    let connecting = endpoint
+        .connect_with(config, target, &Identity::coordinator_dns("any"))
+        .map_err(|e| lost(e.to_string()))?;
     let connection = match tokio::time::timeout(PATIENCE, connecting).await {
-        Err(_) | Ok(Err(quinn::ConnectionError::TimedOut)) => return Err(ConnectError::NotEnrolling(address.into())),
+        Err(_) | Ok(Err(quinn::ConnectionError::TimedOut)) => {
+            return Err(ConnectError::NotEnrolling(address.into()));
+        }
         Ok(Err(quinn::ConnectionError::TransportError(e))) if u64::from(e.code) & 0x100 != 0 => {
-            return Err(ConnectError::Unpinned { address: address.into(), reason: e.reason });
+            return Err(ConnectError::Unpinned {
+                address: address.into(),
+                reason: e.reason,
+            });
         }
         // A coordinator's other port: whoever listens there speaks with members.
-        Ok(Err(quinn::ConnectionError::ConnectionClosed(c))) if alert(c.error_code) == Some(NO_APPLICATION_PROTOCOL) => {
-            return Err(ConnectError::ForMembers { address: address.into(), port: PORT });
+        Ok(Err(quinn::ConnectionError::ConnectionClosed(c)))
+            if alert(c.error_code) == Some(NO_APPLICATION_PROTOCOL) =>
+        {
+            return Err(ConnectError::ForMembers {
+                address: address.into(),
+                port: PORT,
+            });
         }
         Ok(Err(e)) => return Err(lost(explain(&e))),
         Ok(Ok(connection)) => connection,
@@ -220,7 +269,9 @@ async fn converse(address: &str, root: [u8; 32], ask: ToEnroller) -> Result<From
     let (send, receive) = connection.open_bi().await.map_err(|e| lost(explain(&e)))?;
     let mut channel = Channel::<ToEnroller, FromEnroller>::start(send, receive, connection.clone());
     let _ = channel.sender.send(ask).await;
-    let answer = tokio::time::timeout(PATIENCE, channel.receiver.recv()).await.map_err(|_| lost("no answer in time".into()))?;
+    let answer = tokio::time::timeout(PATIENCE, channel.receiver.recv())
+        .await
+        .map_err(|_| lost("no answer in time".into()))?;
     let answer = match answer {
         Some(answer) => answer,
         None => return Err(lost(explain(&connection.closed().await))),

@@ -1,6 +1,7 @@
 //! TLS 1.3 with certificates on both sides: reading credentials, and the two rustls configurations.
 //!
-//! Tickets, resumption and 0-RTT are off: a resumed session would not verify the client's certificate again.
+//! Tickets, resumption and 0-RTT are off: a resumed session would not verify the client's
+//! certificate again.
 
 use crate::model::identity::{Identity, IdentityError, Role, validity};
 use crate::system::files;
@@ -131,13 +132,16 @@ fn issue(role: Role) -> &'static str {
 /// The way out for whoever has nothing that a new certificate could be made from.
 fn anew(role: Role) -> &'static str {
     match role {
-        Role::Agent => "join again with a token of `coordinator token create --replace --host HOST`",
+        Role::Agent => {
+            "join again with a token of `coordinator token create --replace --host HOST`"
+        }
         Role::User => "join again with a token of `coordinator token create --replace --user NAME`",
         Role::Coordinator => "make new ones with `certs issue coordinator`",
     }
 }
 
-/// What is in the files of one directory, all of one time: a renewal puts another directory in the place of the whole.
+/// What is in the files of one directory, all of one time: a renewal puts another directory in the
+/// place of the whole.
 pub struct IdentityFiles {
     /// Of `cert.pem`.
     pub cert: Vec<u8>,
@@ -148,15 +152,25 @@ pub struct IdentityFiles {
     key_stat: Stat,
 }
 
-/// Where a directory is while another takes its place, for file systems that cannot exchange the two: beside it, with this at its name's end.
+/// Where a directory is while another takes its place, for file systems that cannot exchange the
+/// two: beside it, with this at its name's end.
 pub const SET_ASIDE: &str = "old";
 
-/// Whoever exchanged two directories in steps may have been killed between them: the old one comes back. If they are still at it, theirs fails.
+/// Whoever exchanged two directories in steps may have been killed between them: the old one comes
+/// back. If they are still at it, theirs fails.
 fn put_back(dir: &Path) {
-    let begin = format!(".{}.", dir.file_name().unwrap_or_default().to_string_lossy());
-    for entry in std::fs::read_dir(files::parent(dir)).into_iter().flatten().flatten() {
+    let begin = format!(
+        ".{}.",
+        dir.file_name().unwrap_or_default().to_string_lossy()
+    );
+    for entry in std::fs::read_dir(files::parent(dir))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let path = entry.path();
-        let aside = entry.file_name().to_string_lossy().starts_with(&begin) && path.extension().is_some_and(|e| e == SET_ASIDE);
+        let aside = entry.file_name().to_string_lossy().starts_with(&begin)
+            && path.extension().is_some_and(|e| e == SET_ASIDE);
         if aside && files::is_our_directory(&path).unwrap_or(false) {
             let _ = std::fs::rename(&path, dir);
         }
@@ -169,8 +183,17 @@ impl IdentityFiles {
     /// # Errors
     /// [`CredentialsError::Read`].
     pub fn read(dir: &Path) -> Result<Self, CredentialsError> {
-        let failed = |e: Errno| CredentialsError::Read { path: dir.join("cert.pem"), source: e.into() };
-        let open = || rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let failed = |e: Errno| CredentialsError::Read {
+            path: dir.join("cert.pem"),
+            source: e.into(),
+        };
+        let open = || {
+            rustix::fs::open(
+                dir,
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+        };
         loop {
             let opened = match open() {
                 Err(Errno::NOENT) => {
@@ -181,8 +204,7 @@ impl IdentityFiles {
             };
             let opened = opened.map_err(failed)?;
             let read = Self::read_in(&opened, dir);
-            let gone =
-                |e: &CredentialsError| matches!(e, CredentialsError::Read { source, .. } if source.kind() == ErrorKind::NotFound);
+            let gone = |e: &CredentialsError| matches!(e, CredentialsError::Read { source, .. } if source.kind() == ErrorKind::NotFound);
             if !read.as_ref().is_err_and(gone) {
                 return read;
             }
@@ -198,20 +220,35 @@ impl IdentityFiles {
     fn read_in(opened: &OwnedFd, dir: &Path) -> Result<Self, CredentialsError> {
         let read = |name: &str| {
             let read = || {
-                let mut file = File::from(rustix::fs::openat(opened, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?);
+                let mut file = File::from(rustix::fs::openat(
+                    opened,
+                    name,
+                    OFlags::RDONLY | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )?);
                 let mut bytes = Vec::new();
                 file.read_to_end(&mut bytes)?;
                 Ok((bytes, rustix::fs::fstat(&file)?))
             };
-            read().map_err(|source| CredentialsError::Read { path: dir.join(name), source })
+            read().map_err(|source| CredentialsError::Read {
+                path: dir.join(name),
+                source,
+            })
         };
-        let ((cert, _), (key, key_stat), (ca, _)) = (read("cert.pem")?, read("key.pem")?, read("ca.pem")?);
-        Ok(Self { cert, key, ca, key_stat })
+        let ((cert, _), (key, key_stat), (ca, _)) =
+            (read("cert.pem")?, read("key.pem")?, read("ca.pem")?);
+        Ok(Self {
+            cert,
+            key,
+            ca,
+            key_stat,
+        })
     }
 }
 
 impl Credentials {
-    /// Reads `cert.pem`, `key.pem` and `ca.pem` of `dir`, and checks everything that can be checked without a peer.
+    /// Reads `cert.pem`, `key.pem` and `ca.pem` of `dir`, and checks everything that can be checked
+    /// without a peer.
     ///
     /// # Errors
     /// [`CredentialsError`].
@@ -220,10 +257,17 @@ impl Credentials {
         let (key_path, us) = (dir.join("key.pem"), rustix::process::geteuid().as_raw());
         let (owner, mode) = (files.key_stat.st_uid, files.key_stat.st_mode & 0o777);
         if owner != us && us != 0 {
-            return Err(CredentialsError::KeyOwner { path: key_path, owner, us });
+            return Err(CredentialsError::KeyOwner {
+                path: key_path,
+                owner,
+                us,
+            });
         }
         if mode & 0o077 != 0 {
-            return Err(CredentialsError::KeyMode { path: key_path, mode });
+            return Err(CredentialsError::KeyMode {
+                path: key_path,
+                mode,
+            });
         }
         Self::from_pem(&files.cert, &files.key, &files.ca, role, dir)
     }
@@ -232,36 +276,90 @@ impl Credentials {
     ///
     /// # Errors
     /// [`CredentialsError`].
-    pub fn from_pem(cert: &[u8], key: &[u8], ca: &[u8], role: Role, dir: &Path) -> Result<Self, CredentialsError> {
-        let (cert_path, key_path, ca_path) = (dir.join("cert.pem"), dir.join("key.pem"), dir.join("ca.pem"));
-        let pem = |path: &PathBuf, what| CredentialsError::Pem { path: path.clone(), what };
-        let chain: Vec<_> =
-            CertificateDer::pem_slice_iter(cert).collect::<Result<_, _>>().map_err(|_| pem(&cert_path, "a certificate"))?;
-        let leaf = chain.first().ok_or_else(|| pem(&cert_path, "a certificate"))?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| pem(&key_path, "a private key"))?;
-        let root = CertificateDer::from_pem_slice(ca).map_err(|_| pem(&ca_path, "a certificate"))?;
-        let identity = Identity::from_der(leaf).map_err(|source| CredentialsError::Identity { path: cert_path.clone(), source })?;
+    pub fn from_pem(
+        cert: &[u8],
+        key: &[u8],
+        ca: &[u8],
+        role: Role,
+        dir: &Path,
+    ) -> Result<Self, CredentialsError> {
+        let (cert_path, key_path, ca_path) = (
+            dir.join("cert.pem"),
+            dir.join("key.pem"),
+            dir.join("ca.pem"),
+        );
+        let pem = |path: &PathBuf, what| CredentialsError::Pem {
+            path: path.clone(),
+            what,
+        };
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(cert)
+            .collect::<Result<_, _>>()
+            .map_err(|_| pem(&cert_path, "a certificate"))?;
+        let leaf = chain
+            .first()
+            .ok_or_else(|| pem(&cert_path, "a certificate"))?;
+        let key =
+            PrivateKeyDer::from_pem_slice(key).map_err(|_| pem(&key_path, "a private key"))?;
+        let root =
+            CertificateDer::from_pem_slice(ca).map_err(|_| pem(&ca_path, "a certificate"))?;
+        let identity = Identity::from_der(leaf).map_err(|source| CredentialsError::Identity {
+            path: cert_path.clone(),
+            source,
+        })?;
         if identity.role != role {
             let wanted = match role {
                 Role::Agent => "an agent's",
                 Role::User => "a user's",
                 Role::Coordinator => "a coordinator's",
             };
-            return Err(CredentialsError::Role { path: cert_path, found: identity, wanted, role });
+            return Err(CredentialsError::Role {
+                path: cert_path,
+                found: identity,
+                wanted,
+                role,
+            });
         }
         // Of what is no pair no date is of interest: it cannot be renewed either.
         match CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider()) {
             Ok(_) => {}
-            Err(rustls::Error::InconsistentKeys(_)) => return Err(CredentialsError::Pair { path: cert_path, key: key_path, role }),
-            Err(source) => return Err(CredentialsError::Tls { path: cert_path, source }),
+            Err(rustls::Error::InconsistentKeys(_)) => {
+                return Err(CredentialsError::Pair {
+                    path: cert_path,
+                    key: key_path,
+                    role,
+                });
+            }
+            Err(source) => {
+                return Err(CredentialsError::Tls {
+                    path: cert_path,
+                    source,
+                });
+            }
         }
         check_validity(&cert_path, leaf)?;
         check_validity(&ca_path, &root)?;
-        let links = chain.iter().chain([&root]).map(|der| crate::model::identity::details(der)).collect::<Result<Vec<_>, _>>();
-        if !links.is_ok_and(|links| links.windows(2).all(|pair| pair[0].issuer == pair[1].subject)) {
-            return Err(CredentialsError::Root { path: cert_path, ca: ca_path });
+        let links = chain
+            .iter()
+            .chain([&root])
+            .map(|der| crate::model::identity::details(der))
+            .collect::<Result<Vec<_>, _>>();
+        if !links.is_ok_and(|links| {
+            links
+                .windows(2)
+                .all(|pair| pair[0].issuer == pair[1].subject)
+        }) {
+            return Err(CredentialsError::Root {
+                path: cert_path,
+                ca: ca_path,
+            });
         }
-        Ok(Self { chain, key, root, identity, origin: dir.display().to_string() })
+        Ok(Self {
+            chain,
+            key,
+            root,
+            identity,
+            origin: dir.display().to_string(),
+        })
     }
 
     /// Who these credentials make us.
@@ -274,9 +372,14 @@ impl Credentials {
         &self.chain[0]
     }
 
-    /// When the first of its certificates ends, from the leaf up to the root; in seconds since the Unix epoch.
+    /// When the first of its certificates ends, from the leaf up to the root; in seconds since the
+    /// Unix epoch.
     pub fn until(&self) -> i64 {
-        let ends = self.chain.iter().chain([&self.root]).filter_map(|der| validity(der).ok());
+        let ends = self
+            .chain
+            .iter()
+            .chain([&self.root])
+            .filter_map(|der| validity(der).ok());
         ends.map(|(_, until)| until).min().unwrap_or_default()
     }
 
@@ -285,7 +388,8 @@ impl Credentials {
         &self.origin
     }
 
-    /// A secret that stays the same as long as the key does, different for each `purpose` (HMAC-SHA256 with the private key).
+    /// A secret that stays the same as long as the key does, different for each `purpose`
+    /// (HMAC-SHA256 with the private key).
     pub(super) fn derived_secret(&self, purpose: &str) -> [u8; 32] {
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, self.key.secret_der());
         let mut out = [0; 32];
@@ -300,14 +404,23 @@ impl Credentials {
     }
 
     fn unusable(&self, source: rustls::Error) -> CredentialsError {
-        CredentialsError::Tls { path: Path::new(&self.origin).join("cert.pem"), source }
+        CredentialsError::Tls {
+            path: Path::new(&self.origin).join("cert.pem"),
+            source,
+        }
     }
 
-    pub(super) fn server_config(&self, protocols: &[&[u8]]) -> Result<ServerConfig, CredentialsError> {
+    pub(super) fn server_config(
+        &self,
+        protocols: &[&[u8]],
+    ) -> Result<ServerConfig, CredentialsError> {
         let build = || {
-            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(self.roots()?, provider())
-                .build()
-                .map_err(|e| rustls::Error::General(e.to_string()))?;
+            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+                self.roots()?,
+                provider(),
+            )
+            .build()
+            .map_err(|e| rustls::Error::General(e.to_string()))?;
             let tls = ServerConfig::builder_with_provider(provider())
                 .with_protocol_versions(&[&rustls::version::TLS13])?
                 .with_client_cert_verifier(verifier)
@@ -375,8 +488,8 @@ fn connecting(mut tls: ClientConfig, protocol: &[u8]) -> ClientConfig {
     tls
 }
 
-/// Accepts the coordinator of the cluster whose root has a public key with this hash: the usual checks, with that root found by its hash among
-/// what the peer shows.
+/// Accepts the coordinator of the cluster whose root has a public key with this hash: the usual
+/// checks, with that root found by its hash among what the peer shows.
 #[derive(Debug)]
 struct Pinned {
     pin: [u8; 32],
@@ -391,18 +504,27 @@ impl rustls::client::danger::ServerCertVerifier for Pinned {
         ocsp: &[u8],
         now: rustls::pki_types::UnixTime,
     ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        let pinned = |der: &&CertificateDer<'_>| crate::model::identity::key_hash(der) == Some(self.pin);
-        let root = others.iter().find(pinned).ok_or_else(|| rustls::Error::General("its root has another key".into()))?;
+        let pinned =
+            |der: &&CertificateDer<'_>| crate::model::identity::key_hash(der) == Some(self.pin);
+        let root = others
+            .iter()
+            .find(pinned)
+            .ok_or_else(|| rustls::Error::General("its root has another key".into()))?;
         let of = Identity::from_der(leaf).map_err(|e| rustls::Error::General(e.to_string()))?;
         if of.role != Role::Coordinator {
             return Err(rustls::Error::General(format!("it is the {of}")));
         }
         let mut roots = RootCertStore::empty();
         roots.add(root.clone().into_owned())?;
-        let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
-            .build()
-            .map_err(|e| rustls::Error::General(e.to_string()))?;
-        let name = Identity::coordinator_dns(&of.cluster).try_into().map_err(|_| rustls::Error::General("no name".into()))?;
+        let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(
+            Arc::new(roots),
+            provider(),
+        )
+        .build()
+        .map_err(|e| rustls::Error::General(e.to_string()))?;
+        let name = Identity::coordinator_dns(&of.cluster)
+            .try_into()
+            .map_err(|_| rustls::Error::General("no name".into()))?;
         verifier.verify_server_cert(leaf, others, &name, ocsp, now)
     }
 
@@ -421,17 +543,26 @@ impl rustls::client::danger::ServerCertVerifier for Pinned {
         leaf: &CertificateDer<'_>,
         signature: &rustls::DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, leaf, signature, &provider().signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            leaf,
+            signature,
+            &provider().signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
+        provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
 /// The first certificate of a PEM text, as DER.
 pub fn first_certificate(pem: &[u8]) -> Option<Vec<u8>> {
-    CertificateDer::from_pem_slice(pem).ok().map(|der| der.to_vec())
+    CertificateDer::from_pem_slice(pem)
+        .ok()
+        .map(|der| der.to_vec())
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
@@ -439,15 +570,28 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 }
 
 fn check_validity(path: &Path, der: &[u8]) -> Result<(), CredentialsError> {
-    let (from, until) = validity(der).map_err(|source| CredentialsError::Identity { path: path.into(), source })?;
-    let show = |seconds: i64| jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |t| t.to_string());
+    let (from, until) = validity(der).map_err(|source| CredentialsError::Identity {
+        path: path.into(),
+        source,
+    })?;
+    let show = |seconds: i64| {
+        jiff::Timestamp::from_second(seconds)
+            .map_or_else(|_| seconds.to_string(), |t| t.to_string())
+    };
     let now = jiff::Timestamp::now().as_second();
     let when = if now > until {
         format!("expired at {}", show(until))
     } else if now < from {
-        format!("is not valid before {} (is this host's clock right?)", show(from))
+        format!(
+            "is not valid before {} (is this host's clock right?)",
+            show(from)
+        )
     } else {
         return Ok(());
     };
-    Err(CredentialsError::Validity { path: path.into(), when, now: show(now) })
+    Err(CredentialsError::Validity {
+        path: path.into(),
+        when,
+        now: show(now),
+    })
 }

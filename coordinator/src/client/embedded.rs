@@ -1,7 +1,8 @@
-//! An agent of our own: an embedded run has coordinator, agent and engines in and below one process.
+//! An agent of our own: an embedded run has coordinator, agent and engines in and below one
+//! process.
 //!
-//! The same code and the same protocol as on a cluster, over loopback QUIC with certificates that never leave memory. The only code
-//! that names the agent crate.
+//! The same code and the same protocol as on a cluster, over loopback QUIC with certificates that
+//! never leave memory. The only code that names the agent crate.
 
 use crate::exit::{Exit, chain};
 use crate::scheduler::Aliases;
@@ -40,24 +41,41 @@ pub struct Keeper {
 /// Starts the keeper of an embedded run, if there is a way from this host to itself.
 ///
 /// # Errors
-/// Exit 2: this program's own file cannot be run again. Exit 3: the agent would not reach the coordinator, both of which are here.
+/// Exit 2: this program's own file cannot be run again. Exit 3: the agent would not reach the
+/// coordinator, both of which are here.
 pub fn start_keeper(containment: ContainmentWish) -> Result<Keeper, Exit> {
     try_loopback().map_err(|e| Exit::unreachable(format!("nothing is started: {}", chain(&e))))?;
     let host = mezcal_common::system::config::host_name();
-    let program =
-        std::fs::File::open("/proc/self/exe").map_err(|e| Exit::usage(format!("cannot open this program's own file: {e}")))?;
-    let (socket, child) = driver::start_embedded_keeper(Arc::new(program.into()), &host, containment)
-        .map_err(|e| Exit::usage(format!("cannot start the engines' keeper: {e}")))?;
-    Ok(Keeper { socket, child, host })
+    let program = std::fs::File::open("/proc/self/exe")
+        .map_err(|e| Exit::usage(format!("cannot open this program's own file: {e}")))?;
+    let (socket, child) =
+        driver::start_embedded_keeper(Arc::new(program.into()), &host, containment)
+            .map_err(|e| Exit::usage(format!("cannot start the engines' keeper: {e}")))?;
+    Ok(Keeper {
+        socket,
+        child,
+        host,
+    })
 }
 
 impl Keeper {
     /// By which names jobs may ask for this host, whichever of two it gets in its certificate.
     pub fn aliases(&self) -> Aliases {
-        let named = |name: &str| (name.to_owned(), [mezcal_agent::config::aliases(name), vec!["localhost".into()]].concat());
+        let named = |name: &str| {
+            (
+                name.to_owned(),
+                [
+                    mezcal_agent::config::aliases(name),
+                    vec!["localhost".into()],
+                ]
+                .concat(),
+            )
+        };
         // A host name that no certificate may hold is none in a job list either.
         let of_both = Aliases::try_from(BTreeMap::from([named(&self.host)]));
-        of_both.or_else(|_| Aliases::try_from(BTreeMap::from([named("localhost")]))).unwrap_or_default()
+        of_both
+            .or_else(|_| Aliases::try_from(BTreeMap::from([named("localhost")])))
+            .unwrap_or_default()
     }
 }
 
@@ -73,18 +91,32 @@ pub struct EmbeddedAgent {
 ///
 /// # Errors
 /// Exit 3: no certificates, no socket.
-pub async fn start(service: &ServiceHandle, keeper: Keeper, slots: u16) -> Result<EmbeddedAgent, Exit> {
+pub async fn start(
+    service: &ServiceHandle,
+    keeper: Keeper,
+    slots: u16,
+) -> Result<EmbeddedAgent, Exit> {
     let made = |e: CertsError| Exit::unreachable(chain(&e));
     let (authority, _) = Authority::create("embedded").map_err(made)?;
-    let ours = credentials(authority.issue(Role::Coordinator, "", 1).map_err(made)?, Role::Coordinator)?;
+    let ours = credentials(
+        authority.issue(Role::Coordinator, "", 1).map_err(made)?,
+        Role::Coordinator,
+    )?;
     // The certificate's form allows fewer names than gethostname(2) does.
-    let name = authority.issue(Role::Agent, &keeper.host, 1).map(|_| keeper.host.as_str()).unwrap_or("localhost");
-    let agents = credentials(authority.issue(Role::Agent, name, 1).map_err(made)?, Role::Agent)?;
-    let listener = Listener::bind(LOOPBACK, &ours, &PROTOCOLS).map_err(|e| Exit::unreachable(chain(&e)))?;
+    let name = authority
+        .issue(Role::Agent, &keeper.host, 1)
+        .map(|_| keeper.host.as_str())
+        .unwrap_or("localhost");
+    let agents = credentials(
+        authority.issue(Role::Agent, name, 1).map_err(made)?,
+        Role::Agent,
+    )?;
+    let listener =
+        Listener::bind(LOOPBACK, &ours, &PROTOCOLS).map_err(|e| Exit::unreachable(chain(&e)))?;
     let address = listener.local_addr().map_err(Exit::unreachable)?;
     tokio::spawn(service.clone().listen(Arc::new(listener)));
-    let engines =
-        driver::engines_of(vec![keeper.socket], slots, name).map_err(|e| Exit::unreachable(format!("the engines' keeper: {e}")))?;
+    let engines = driver::engines_of(vec![keeper.socket], slots, name)
+        .map_err(|e| Exit::unreachable(format!("the engines' keeper: {e}")))?;
     let parts = AgentParts {
         name: name.to_owned(),
         aliases: Vec::new(),
@@ -104,13 +136,19 @@ pub async fn start(service: &ServiceHandle, keeper: Keeper, slots: u16) -> Resul
         let _ = stopped.await;
     };
     let task = tokio::spawn(driver::run(parts, engines, stopped, std::future::pending()));
-    Ok(EmbeddedAgent { stop, task: Some(task), child: keeper.child })
+    Ok(EmbeddedAgent {
+        stop,
+        task: Some(task),
+        child: keeper.child,
+    })
 }
 
 impl EmbeddedAgent {
     /// Waits until the agent ends by itself, which it should not, and says why. Cancel-safe.
     pub async fn ended(&mut self) -> String {
-        let Some(task) = &mut self.task else { return std::future::pending().await };
+        let Some(task) = &mut self.task else {
+            return std::future::pending().await;
+        };
         let ended = task.await;
         self.task = None;
         match ended {
@@ -137,6 +175,12 @@ impl EmbeddedAgent {
 }
 
 fn credentials(issued: Issued, role: Role) -> Result<Credentials, Exit> {
-    Credentials::from_pem(issued.cert.as_bytes(), issued.key.as_bytes(), issued.ca.as_bytes(), role, Path::new("(embedded)"))
-        .map_err(|e| Exit::unreachable(chain(&e)))
+    Credentials::from_pem(
+        issued.cert.as_bytes(),
+        issued.key.as_bytes(),
+        issued.ca.as_bytes(),
+        role,
+        Path::new("(embedded)"),
+    )
+    .map_err(|e| Exit::unreachable(chain(&e)))
 }

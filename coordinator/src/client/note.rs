@@ -1,7 +1,9 @@
-//! A note beside a results file: which batch its results come from, while that may run without whoever has submitted it.
+//! A note beside a results file: which batch its results come from, while that may run without
+//! whoever has submitted it.
 //!
-//! It is written, and synced, before the first job is handed over, and removed when all results are in the file. So `--resume` after a client's
-//! sudden end takes that batch up again instead of running beside it what still runs.
+//! It is written, and synced, before the first job is handed over, and removed when all results are
+//! in the file. So `--resume` after a client's sudden end takes that batch up again instead of
+//! running beside it what still runs.
 
 use crate::client::converse;
 use crate::client::profile::ProfileArgs;
@@ -31,7 +33,8 @@ pub struct Note {
     before: Fingerprint,
 }
 
-/// A text, known again. The hash is one of this program's; where another version's differs, texts do.
+/// A text, known again. The hash is one of this program's; where another version's differs, texts
+/// do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Fingerprint {
     bytes: u64,
@@ -45,7 +48,10 @@ impl Fingerprint {
             text.as_ref().hash(&mut hasher);
             bytes += text.as_ref().len() as u64;
         }
-        Self { bytes, hash: hasher.finish() }
+        Self {
+            bytes,
+            hash: hasher.finish(),
+        }
     }
 }
 
@@ -54,8 +60,15 @@ fn fingerprint_of(jobs: &Jobs) -> Fingerprint {
 }
 
 impl Note {
-    /// For those jobs of the whole list that are to be kept, with what the results file will have before their results.
-    pub fn new(batch: BatchId, coordinator: &str, list: &Jobs, keep: &[bool], before: &str) -> Self {
+    /// For those jobs of the whole list that are to be kept, with what the results file will have
+    /// before their results.
+    pub fn new(
+        batch: BatchId,
+        coordinator: &str,
+        list: &Jobs,
+        keep: &[bool],
+        before: &str,
+    ) -> Self {
         let mut jobs: Vec<(u32, u32)> = Vec::new();
         for (number, _) in (1..).zip(keep).filter(|(_, keep)| **keep) {
             match jobs.last_mut() {
@@ -63,19 +76,27 @@ impl Note {
                 _ => jobs.push((number, number)),
             }
         }
-        Self { batch, coordinator: coordinator.to_owned(), jobs, list: fingerprint_of(list), before: Fingerprint::of([before]) }
+        Self {
+            batch,
+            coordinator: coordinator.to_owned(),
+            jobs,
+            list: fingerprint_of(list),
+            before: Fingerprint::of([before]),
+        }
     }
 
     /// Which jobs of a list are those of the batch; none: it is another list.
     pub fn jobs_of(&self, list: &Jobs) -> Option<Vec<bool>> {
         let mut keep = vec![false; list.len()];
         for (first, last) in &self.jobs {
-            keep.get_mut(first.checked_sub(1)? as usize..*last as usize)?.fill(true);
+            keep.get_mut(first.checked_sub(1)? as usize..*last as usize)?
+                .fill(true);
         }
         (fingerprint_of(list) == self.list).then_some(keep)
     }
 
-    /// What of a results file has come from the batch; none: nothing yet, and the file is as it was before.
+    /// What of a results file has come from the batch; none: nothing yet, and the file is as it was
+    /// before.
     pub fn results_in<'t>(&self, text: &'t str) -> Option<&'t str> {
         let (before, own) = text.split_at_checked(usize::try_from(self.before.bytes).ok()?)?;
         (Fingerprint::of([before]) == self.before).then_some(own)
@@ -96,7 +117,9 @@ pub fn beside(results: &Path) -> PathBuf {
 pub fn read(path: &Path) -> Result<Option<Note>, Exit> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         Err(e) => return Err(Exit::usage(format!("cannot read {}: {e}", path.display()))),
     };
     let note = serde_json::from_slice(&text).map_err(|e| {
@@ -120,7 +143,9 @@ pub fn write(path: &Path, note: &Note) -> std::io::Result<()> {
     let _ = std::fs::remove_file(&beside);
     let mut file = File::create_new(&beside)?;
     let text = serde_json::to_vec(note).map_err(std::io::Error::other)?;
-    file.write_all(&text).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&beside, path))?;
+    file.write_all(&text)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::rename(&beside, path))?;
     File::open(files::parent(path))?.sync_all()
 }
 
@@ -130,7 +155,11 @@ pub fn write(path: &Path, note: &Note) -> std::io::Result<()> {
 /// Exit 3: it cannot be asked.
 pub fn ask(profile: &ProfileArgs, batch: BatchId) -> Result<Option<BatchStatus>, Exit> {
     converse(profile, async |remote| {
-        let question = ToService::Attach { request: 1, batch: batch.to_string(), wish: Attachment::End };
+        let question = ToService::Attach {
+            request: 1,
+            batch: batch.to_string(),
+            wish: Attachment::End,
+        };
         let _ = remote.port.requests.send(question).await;
         while let Some(answer) = remote.port.answers.recv().await {
             match answer {
@@ -168,8 +197,16 @@ mod tests {
         assert_eq!(again.jobs_of(&list("a\nb\nc\nd\n")), None);
         assert_eq!(again.jobs_of(&list("a\nb\nc\nd\nE\n")), None);
         assert_eq!(again.results_in("one\ntwo\n"), Some("two\n"));
-        assert_eq!((again.results_in("One\ntwo\n"), again.results_in("on")), (None, None));
+        assert_eq!(
+            (again.results_in("One\ntwo\n"), again.results_in("on")),
+            (None, None)
+        );
         std::fs::write(&path, "{}").expect("written");
-        assert!(read(&path).expect_err("no note").message.contains("is no note of a batch"));
+        assert!(
+            read(&path)
+                .expect_err("no note")
+                .message
+                .contains("is no note of a batch")
+        );
     }
 }

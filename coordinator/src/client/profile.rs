@@ -22,7 +22,8 @@ pub struct ProfileFile {
     pub identity: Option<PathBuf>,
     /// A line of bash before every `cmd`.
     pub setup: Option<String>,
-    /// A command that reads paths on standard input and writes lines `path host…`: where the `inputs` of jobs are.
+    /// A command that reads paths on standard input and writes lines `path host…`: where the
+    /// `inputs` of jobs are.
     pub locate: Option<String>,
     /// A table of environment variables for every job.
     #[serde(default)]
@@ -67,7 +68,13 @@ pub struct Profile {
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ProfileArgs {
     /// Profile: ~/.config/mezcal/profiles/NAME.toml
-    #[arg(help_heading = "Cluster", short, long, env = "MEZCAL_PROFILE", value_name = "NAME")]
+    #[arg(
+        help_heading = "Cluster",
+        short,
+        long,
+        env = "MEZCAL_PROFILE",
+        value_name = "NAME"
+    )]
     pub profile: Option<String>,
     /// Directory of cert.pem, key.pem and ca.pem, instead of the profile's
     #[arg(help_heading = "Cluster", long, value_name = "DIR")]
@@ -75,7 +82,8 @@ pub struct ProfileArgs {
 }
 
 impl ProfileArgs {
-    /// Reads the profile; `listen` overrides what it says of the cluster, and `local` asks for an embedded run.
+    /// Reads the profile; `listen` overrides what it says of the cluster, and `local` asks for an
+    /// embedded run.
     ///
     /// # Errors
     /// Exit 2 naming the file and what is wrong, with the profiles that there are.
@@ -86,21 +94,40 @@ impl ProfileArgs {
         let file = if path.exists() {
             read_toml::<ProfileFile>(&path).map_err(|e| Exit::usage(chain(&e)))?
         } else if self.profile.is_some() && name != DEFAULT {
-            return Err(Exit::usage(format!("no profile {name:?}: {} does not exist; {}", path.display(), known_profiles(&dir))));
+            return Err(Exit::usage(format!(
+                "no profile {name:?}: {} does not exist; {}",
+                path.display(),
+                known_profiles(&dir)
+            )));
         } else {
             ProfileFile::default()
         };
-        let identity = self.identity.clone().or(file.identity).map_or_else(|| config_dir().join(name), |dir| expand_home(&dir));
+        let identity = self
+            .identity
+            .clone()
+            .or(file.identity)
+            .map_or_else(|| config_dir().join(name), |dir| expand_home(&dir));
         let cluster = match (local, listen.or(file.listen), file.coordinator) {
             (true, _, _) => Cluster::Embedded,
             (false, Some(_), Some(_)) if listen.is_none() => {
-                return Err(Exit::usage(format!("{} has both `coordinator` and `listen`; one of them decides", path.display())));
+                return Err(Exit::usage(format!(
+                    "{} has both `coordinator` and `listen`; one of them decides",
+                    path.display()
+                )));
             }
             (false, Some(address), _) => Cluster::Listen { address, identity },
-            (false, None, Some(coordinator)) => Cluster::Remote { coordinator, identity },
+            (false, None, Some(coordinator)) => Cluster::Remote {
+                coordinator,
+                identity,
+            },
             (false, None, None) => Cluster::Embedded,
         };
-        Ok(Profile { cluster, setup: file.setup, locate: file.locate, env: file.env.into_iter().collect() })
+        Ok(Profile {
+            cluster,
+            setup: file.setup,
+            locate: file.locate,
+            env: file.env.into_iter().collect(),
+        })
     }
 
     /// The running coordinator that verbs without an embedded form need.
@@ -109,7 +136,10 @@ impl ProfileArgs {
     /// Exit 2 if the profile names none.
     pub fn remote(&self) -> Result<(String, PathBuf), Exit> {
         match self.resolve(false, None)?.cluster {
-            Cluster::Remote { coordinator, identity } => Ok((coordinator, identity)),
+            Cluster::Remote {
+                coordinator,
+                identity,
+            } => Ok((coordinator, identity)),
             Cluster::Embedded | Cluster::Listen { .. } => {
                 let dir = profiles_dir();
                 let name = self.profile.as_deref().unwrap_or(DEFAULT);
@@ -129,7 +159,9 @@ impl ProfileArgs {
 /// Exit 2: no file can be called so.
 pub(crate) fn file(name: &str) -> Result<PathBuf, Exit> {
     if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
-        return Err(Exit::usage(format!("{name:?} cannot be the name of a profile: it is that of a file, without a path")));
+        return Err(Exit::usage(format!(
+            "{name:?} cannot be the name of a profile: it is that of a file, without a path"
+        )));
     }
     Ok(profiles_dir().join(format!("{name}.toml")))
 }
@@ -155,8 +187,11 @@ pub(crate) fn place_of(name: &str, file: &Path) -> Result<(PathBuf, bool), Exit>
 }
 
 fn config_dir() -> PathBuf {
-    let base = std::env::var_os("XDG_CONFIG_HOME").filter(|d| Path::new(d).is_absolute()).map(PathBuf::from);
-    base.unwrap_or_else(|| expand_home(Path::new("~/.config"))).join("mezcal")
+    let base = std::env::var_os("XDG_CONFIG_HOME")
+        .filter(|d| Path::new(d).is_absolute())
+        .map(PathBuf::from);
+    base.unwrap_or_else(|| expand_home(Path::new("~/.config")))
+        .join("mezcal")
 }
 
 fn profiles_dir() -> PathBuf {
@@ -167,8 +202,21 @@ fn known_profiles(dir: &Path) -> String {
     let mut names: Vec<String> = std::fs::read_dir(dir)
         .into_iter()
         .flatten()
-        .filter_map(|entry| Some(entry.ok()?.file_name().to_str()?.strip_suffix(".toml")?.to_owned()))
+        .filter_map(|entry| {
+            Some(
+                entry
+                    .ok()?
+                    .file_name()
+                    .to_str()?
+                    .strip_suffix(".toml")?
+                    .to_owned(),
+            )
+        })
         .collect();
     names.sort();
-    if names.is_empty() { format!("there are none in {}", dir.display()) } else { format!("there are: {}", names.join(", ")) }
+    if names.is_empty() {
+        format!("there are none in {}", dir.display())
+    } else {
+        format!("there are: {}", names.join(", "))
+    }
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 pub const SUBMIT_JOBS: usize = 4096;
 pub(crate) const SUBMIT_BYTES: usize = 256 * 1024;
 
-/// Whether another job goes into a message beside these, of so many `bytes`, which are those with it from then on. One that is too long alone is
-/// sent alone.
+/// Whether another job goes into a message beside these, of so many `bytes`, which are those with
+/// it from then on. One that is too long alone is sent alone.
 pub(crate) fn fits(next: &Submission, jobs: &[Submission], bytes: &mut usize) -> bool {
     *bytes += next.size();
     jobs.is_empty() || (jobs.len() < SUBMIT_JOBS && *bytes <= SUBMIT_BYTES)
@@ -33,13 +33,23 @@ pub struct Submitter {
 impl Submitter {
     /// Waits for the coordinator to say what it has of the batch.
     pub fn new(jobs: Arc<Jobs>, batch: BatchId) -> Self {
-        Self { jobs, batch, sets: VecDeque::new(), next: 1, closed: false, ready: false }
+        Self {
+            jobs,
+            batch,
+            sets: VecDeque::new(),
+            next: 1,
+            closed: false,
+            ready: false,
+        }
     }
 
     /// It has so many host sets and jobs.
     pub fn opened(&mut self, host_sets: u64, jobs: u64, closed: bool) {
         let sets = self.jobs.host_sets();
-        self.sets = sets.into_iter().skip(usize::try_from(host_sets).unwrap_or(usize::MAX)).collect();
+        self.sets = sets
+            .into_iter()
+            .skip(usize::try_from(host_sets).unwrap_or(usize::MAX))
+            .collect();
         // What it has more than we do cannot be.
         self.next = jobs.min(self.jobs.len() as u64) as u32 + 1;
         (self.closed, self.ready) = (closed, true);
@@ -71,7 +81,11 @@ impl Submitter {
             host_sets.push(set);
         }
         if !host_sets.is_empty() {
-            return ToService::Submit { batch, host_sets, jobs: Vec::new() };
+            return ToService::Submit {
+                batch,
+                host_sets,
+                jobs: Vec::new(),
+            };
         }
         let mut jobs: Vec<Submission> = Vec::new();
         while self.next as usize <= self.jobs.len() {
@@ -88,7 +102,11 @@ impl Submitter {
             self.closed = true;
             return ToService::Close { batch };
         }
-        ToService::Submit { batch, host_sets: Vec::new(), jobs }
+        ToService::Submit {
+            batch,
+            host_sets: Vec::new(),
+            jobs,
+        }
     }
 }
 
@@ -109,15 +127,24 @@ mod tests {
     /// So many jobs, and then so many that come after all of those.
     fn after(first: usize, then: usize) -> String {
         let all: Vec<String> = (1..=first).map(|n| format!("\"{n}\"")).collect();
-        "{\"cmd\": \"true\"}\n".repeat(first) + &format!("{{\"cmd\": \"true\", \"after\": [{}]}}\n", all.join(", ")).repeat(then)
+        "{\"cmd\": \"true\"}\n".repeat(first)
+            + &format!("{{\"cmd\": \"true\", \"after\": [{}]}}\n", all.join(", ")).repeat(then)
     }
 
     #[test]
     fn every_message_fits_a_frame() {
         for (first, then) in [(700, 700), (MAX_AFTER, 1)] {
             let messages = messages(after(first, then)).expect("good jobs");
-            assert!(messages.iter().all(|message| decode_exact::<ToService>(&encode_body(message).expect("it fits")).is_ok()));
-            let jobs = messages.iter().map(|message| if let ToService::Submit { jobs, .. } = message { jobs.len() } else { 0 });
+            assert!(messages.iter().all(|message| {
+                decode_exact::<ToService>(&encode_body(message).expect("it fits")).is_ok()
+            }));
+            let jobs = messages.iter().map(|message| {
+                if let ToService::Submit { jobs, .. } = message {
+                    jobs.len()
+                } else {
+                    0
+                }
+            });
             assert_eq!(jobs.sum::<usize>(), first + then);
         }
         let refused = messages(after(MAX_AFTER + 1, 1)).expect_err("it would not fit");

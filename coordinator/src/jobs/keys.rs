@@ -1,4 +1,5 @@
-//! The names of a job's keys: those that mean something, those that other programs know, and those that look like a slip.
+//! The names of a job's keys: those that mean something, those that other programs know, and those
+//! that look like a slip.
 
 use std::collections::BTreeMap;
 
@@ -26,24 +27,43 @@ const KNOWN: [&str; 20] = [
     "slots",
 ];
 
-/// Keys that mean something in Slurm, Nomad, HyperQueue or later versions of this program, and what does it here.
+/// Keys that mean something in Slurm, Nomad, HyperQueue or later versions of this program, and what
+/// does it here.
 const FOREIGN: [(&str, &str); 20] = [
     ("memory", "nothing limits memory yet"),
     ("mem", "nothing limits memory yet"),
     ("memory_grow", "nothing limits memory yet"),
     ("memory_max", "nothing limits memory yet"),
-    ("gpus", "nothing hands out GPUs yet; `host` names hosts that have them"),
-    ("gpu", "nothing hands out GPUs yet; `host` names hosts that have them"),
+    (
+        "gpus",
+        "nothing hands out GPUs yet; `host` names hosts that have them",
+    ),
+    (
+        "gpu",
+        "nothing hands out GPUs yet; `host` names hosts that have them",
+    ),
     ("cpus", "`slots` says how many slots a job takes"),
     ("time", "`timeout` ends a job that takes longer"),
     ("walltime", "`timeout` ends a job that takes longer"),
     ("time_grow", "`timeout` ends a job that takes longer"),
     ("array", "write one job for each member"),
-    ("nodes", "`host` names the hosts that may run a job, each job runs on one"),
-    ("depends", "`after` names the jobs that have to succeed first"),
-    ("use", "nothing counts named resources yet; `slots` says how many slots a job takes"),
+    (
+        "nodes",
+        "`host` names the hosts that may run a job, each job runs on one",
+    ),
+    (
+        "depends",
+        "`after` names the jobs that have to succeed first",
+    ),
+    (
+        "use",
+        "nothing counts named resources yet; `slots` says how many slots a job takes",
+    ),
     ("nice", "write it into the command (`nice -n 10 …`)"),
-    ("signal", "`coordinator cancel --signal` sends another signal than TERM"),
+    (
+        "signal",
+        "`coordinator cancel --signal` sends another signal than TERM",
+    ),
     ("send", "files are not sent yet; use a shared directory"),
     ("fetch", "files are not fetched yet; use a shared directory"),
     ("call", "write a command"),
@@ -53,7 +73,9 @@ const FOREIGN: [(&str, &str); 20] = [
 /// Why a key that means nothing here must not be passed over: who wrote it relies on it.
 pub(super) fn foreign(key: &str) -> Option<String> {
     let (_, instead) = FOREIGN.iter().find(|(foreign, _)| *foreign == key)?;
-    Some(format!("means nothing here: {instead}; as a note of your own call it \"x_{key}\""))
+    Some(format!(
+        "means nothing here: {instead}; as a note of your own call it \"x_{key}\""
+    ))
 }
 
 /// Distinct unknown keys that are looked at: a list has a few, not thousands.
@@ -77,7 +99,9 @@ impl Strangers {
         let warn = |(key, jobs): (&String, &u64)| {
             let meant = near(key)?;
             let jobs = crate::report::format::counted(*jobs, "job", "jobs");
-            Some(format!("key {key:?} in {jobs} means nothing; is {meant:?} meant? (\"x_{key}\" is always yours)"))
+            Some(format!(
+                "key {key:?} in {jobs} means nothing; is {meant:?} meant? (\"x_{key}\" is always yours)"
+            ))
         };
         self.0.iter().filter_map(warn).collect()
     }
@@ -88,7 +112,9 @@ fn near(key: &str) -> Option<&'static str> {
     if key.chars().count() < 4 || key.starts_with("x_") {
         return None;
     }
-    KNOWN.into_iter().find(|known| strsim::osa_distance(key, known) == 1)
+    KNOWN
+        .into_iter()
+        .find(|known| strsim::osa_distance(key, known) == 1)
 }
 
 #[cfg(test)]
@@ -107,7 +133,9 @@ mod tests {
         ] {
             assert_eq!(near(key), Some(meant), "{key}");
         }
-        for own in ["x_timout", "cmdx2", "sample", "ids", "key", "ou", "result", "comment", "end"] {
+        for own in [
+            "x_timout", "cmdx2", "sample", "ids", "key", "ou", "result", "comment", "end",
+        ] {
             assert_eq!(near(own), None, "{own}");
         }
     }

@@ -1,8 +1,10 @@
-//! Where the inputs of jobs are: a command of the user's answers, and what it says becomes preferred hosts.
+//! Where the inputs of jobs are: a command of the user's answers, and what it says becomes
+//! preferred hosts.
 //!
-//! The command (`locate` of the profile, run by `sh -c`) reads paths on standard input, one a line, and writes lines of a path and the hosts that
-//! have it, `path host…`, best first or with weights as `host=BYTES`. Each path is asked for once. It is soft: what is not answered, or not in
-//! time, has no place.
+//! The command (`locate` of the profile, run by `sh -c`) reads paths on standard input, one a line,
+//! and writes lines of a path and the hosts that have it, `path host…`, best first or with weights
+//! as `host=BYTES`. Each path is asked for once. It is soft: what is not answered, or not in time,
+//! has no place.
 
 use mezcal_common::model::octets;
 use mezcal_common::system::limits;
@@ -12,7 +14,8 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// How long all answers may take: a run should not wait longer to find its data than a few jobs take to fetch it.
+/// How long all answers may take: a run should not wait longer to find its data than a few jobs
+/// take to fetch it.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Paths in one process.
 const AT_A_TIME: usize = 10_000;
@@ -25,7 +28,8 @@ pub type Places = HashMap<String, Vec<(String, f64)>>;
 /// Asks for all of these.
 ///
 /// # Errors
-/// For the reader: the command cannot be run, fails, or takes too long. What it had said until then is lost.
+/// For the reader: the command cannot be run, fails, or takes too long. What it had said until then
+/// is lost.
 pub fn ask(command: &str, paths: &HashSet<String>) -> Result<Places, String> {
     let deadline = Instant::now() + PATIENCE;
     let mut sorted: Vec<&String> = paths.iter().filter(|path| !path.contains('\n')).collect();
@@ -44,13 +48,23 @@ pub fn ask(command: &str, paths: &HashSet<String>) -> Result<Places, String> {
 
 fn ask_some(command: &str, paths: &[&String], deadline: Instant) -> Result<String, String> {
     let cannot = |e: std::io::Error| format!("cannot run {command:?}: {}", limits::named(e));
-    let mut child =
-        Command::new("/bin/sh").args(["-c", command]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(cannot)?;
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", command])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(cannot)?;
     let (mut stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    let text: Vec<u8> = paths.iter().flat_map(|path| [&octets::of(path)[..], b"\n"].concat()).collect();
-    // Both ways at once: it may answer before it has read everything. What it does not read it does not want.
+    let text: Vec<u8> = paths
+        .iter()
+        .flat_map(|path| [&octets::of(path)[..], b"\n"].concat())
+        .collect();
+    // Both ways at once: it may answer before it has read everything. What it does not read it does
+    // not want.
     let thread = || std::thread::Builder::new();
-    thread().spawn(move || stdin.take().map(|mut stdin| stdin.write_all(&text))).map_err(cannot)?;
+    thread()
+        .spawn(move || stdin.take().map(|mut stdin| stdin.write_all(&text)))
+        .map_err(cannot)?;
     let (sender, answer) = mpsc::channel();
     let read = move || {
         let mut text = Vec::new();
@@ -76,13 +90,22 @@ fn ask_some(command: &str, paths: &[&String], deadline: Instant) -> Result<Strin
 
 /// A line of an answer: a path may have spaces, so it is the longest beginning that was asked for.
 fn split(line: &str, asked: &HashSet<String>) -> Option<(String, Vec<(String, f64)>)> {
-    let ends = line.char_indices().rev().filter(|(_, c)| *c == ' ' || *c == '\t').map(|(at, _)| at);
-    let end = std::iter::once(line.len()).chain(ends).find(|at| asked.contains(&line[..*at]))?;
-    let hosts = line[end..].split_ascii_whitespace().enumerate().map(|(i, word)| match word.split_once('=') {
-        Some((host, weight)) => (host.to_owned(), weight.parse().unwrap_or(1.0)),
-        // Best first: each is worth a little less than the one before.
-        None => (word.to_owned(), 1.0 - i as f64 * 1e-3),
-    });
+    let ends = line
+        .char_indices()
+        .rev()
+        .filter(|(_, c)| *c == ' ' || *c == '\t')
+        .map(|(at, _)| at);
+    let end = std::iter::once(line.len())
+        .chain(ends)
+        .find(|at| asked.contains(&line[..*at]))?;
+    let hosts = line[end..]
+        .split_ascii_whitespace()
+        .enumerate()
+        .map(|(i, word)| match word.split_once('=') {
+            Some((host, weight)) => (host.to_owned(), weight.parse().unwrap_or(1.0)),
+            // Best first: each is worth a little less than the one before.
+            None => (word.to_owned(), 1.0 - i as f64 * 1e-3),
+        });
     Some((line[..end].to_owned(), hosts.collect()))
 }
 
@@ -96,7 +119,11 @@ pub fn best_hosts(inputs: &[String], places: &Places) -> Vec<String> {
     }
     let mut hosts: Vec<(String, f64)> = weights.into_iter().collect();
     hosts.sort_by(|a, b| b.1.total_cmp(&a.1));
-    hosts.into_iter().take(MAX_HOSTS).map(|(name, _)| name).collect()
+    hosts
+        .into_iter()
+        .take(MAX_HOSTS)
+        .map(|(name, _)| name)
+        .collect()
 }
 
 #[cfg(test)]
@@ -110,7 +137,13 @@ mod tests {
     #[test]
     fn answers_are_matched_with_what_was_asked() {
         let asked = set(&["/a", "/a b", "/c"]);
-        assert_eq!(split("/a b h1 h2=500", &asked), Some(("/a b".into(), vec![("h1".into(), 1.0), ("h2".into(), 500.0)])));
+        assert_eq!(
+            split("/a b h1 h2=500", &asked),
+            Some((
+                "/a b".into(),
+                vec![("h1".into(), 1.0), ("h2".into(), 500.0)]
+            ))
+        );
         assert_eq!(split("/a", &asked), Some(("/a".into(), vec![])));
         assert_eq!(split("/d h1", &asked), None);
         assert_eq!(split("", &asked), None);
@@ -119,16 +152,27 @@ mod tests {
     #[test]
     fn the_host_with_most_of_the_data_is_best() {
         let places = Places::from([
-            ("/a".to_owned(), vec![("h1".to_owned(), 100.0), ("h2".to_owned(), 10.0)]),
+            (
+                "/a".to_owned(),
+                vec![("h1".to_owned(), 100.0), ("h2".to_owned(), 10.0)],
+            ),
             ("/b".to_owned(), vec![("H2.".to_owned(), 200.0)]),
         ]);
-        assert_eq!(best_hosts(&["/a".into(), "/b".into(), "/c".into()], &places), ["h2", "h1"]);
+        assert_eq!(
+            best_hosts(&["/a".into(), "/b".into(), "/c".into()], &places),
+            ["h2", "h1"]
+        );
     }
 
     #[test]
     fn a_command_is_asked_and_its_failures_are_said() {
-        let places = ask("while read -r p; do echo \"$p h1\"; done", &set(&["/x y"])).expect("answered");
+        let places =
+            ask("while read -r p; do echo \"$p h1\"; done", &set(&["/x y"])).expect("answered");
         assert_eq!(places["/x y"][0].0, "h1");
-        assert!(ask("exit 3", &set(&["/x"])).expect_err("it fails").contains("exit status: 3"));
+        assert!(
+            ask("exit 3", &set(&["/x"]))
+                .expect_err("it fails")
+                .contains("exit status: 3")
+        );
     }
 }

@@ -1,15 +1,17 @@
-//! JSON objects as text: their members in order, and the same text written in one line with every number untouched.
+//! JSON objects as text: their members in order, and the same text written in one line with every
+//! number untouched.
 
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// Members from which on a table finds those that are repeated: nearly all objects have fewer, and are looked through faster.
+/// Members from which on a table finds those that are repeated: nearly all objects have fewer, and
+/// are looked through faster.
 const MANY: usize = 32;
 
-/// The members of a JSON object in their order, values as text. Of a repeated key the last value stands, at the first place, as in Python; `twice`
-/// hears of it, with that value.
+/// The members of a JSON object in their order, values as text. Of a repeated key the last value
+/// stands, at the first place, as in Python; `twice` hears of it, with that value.
 ///
 /// # Errors
 /// serde_json's, with line and column within `text`.
@@ -30,7 +32,11 @@ pub(crate) fn members_with<'t>(
             let mut places: HashMap<Cow<'de, str>, usize> = HashMap::new();
             while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
                 if out.len() == MANY && places.is_empty() {
-                    places.extend(out.iter().enumerate().map(|(place, (key, _))| (key.clone(), place)));
+                    places.extend(
+                        out.iter()
+                            .enumerate()
+                            .map(|(place, (key, _))| (key.clone(), place)),
+                    );
                 }
                 let known = match places.is_empty() {
                     true => out.iter().position(|(known, _)| *known == key),
@@ -71,8 +77,9 @@ pub fn members(text: &str) -> Result<Vec<(Cow<'_, str>, &RawValue)>, serde_json:
 #[derive(serde::Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Appends valid JSON `text` to `out` on one line, with one space after `,` and `:` as Python's `json.dumps` has it. Numbers and
-/// strings keep their text; with `ascii`, strings are written as Python writes them: every other character as `\uXXXX`.
+/// Appends valid JSON `text` to `out` on one line, with one space after `,` and `:` as Python's
+/// `json.dumps` has it. Numbers and strings keep their text; with `ascii`, strings are written as
+/// Python writes them: every other character as `\uXXXX`.
 pub fn write_json(out: &mut Vec<u8>, text: &str, ascii: bool) {
     let bytes = text.as_bytes();
     let mut i = 0;
@@ -109,7 +116,8 @@ pub(crate) fn write_string(out: &mut Vec<u8>, value: &str, ascii: bool) {
     }
 }
 
-/// Appends a text that stands for bytes ([`octets`](mezcal_common::model::octets)) as a JSON string, in which each byte of no character is a lone surrogate.
+/// Appends a text that stands for bytes ([`octets`](mezcal_common::model::octets)) as a JSON
+/// string, in which each byte of no character is a lone surrogate.
 pub(crate) fn write_octets(out: &mut Vec<u8>, text: &str) {
     let json = serde_json::to_string(text).unwrap_or_else(|_| "\"\"".to_owned());
     out.extend_from_slice(super::surrogates::to_json(json).as_bytes());

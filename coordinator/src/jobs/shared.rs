@@ -23,7 +23,11 @@ pub(super) struct SharedOutputs {
 
 impl SharedOutputs {
     pub(super) fn add(&mut self, number: u32, job: &Job) {
-        let own: HashSet<PathBuf> = [&job.spec.out, &job.spec.err].into_iter().flatten().map(|path| place(job, path)).collect();
+        let own: HashSet<PathBuf> = [&job.spec.out, &job.spec.err]
+            .into_iter()
+            .flatten()
+            .map(|path| place(job, path))
+            .collect();
         for path in own {
             let mut hasher = DefaultHasher::new();
             // The same path on another host may be another file.
@@ -31,14 +35,19 @@ impl SharedOutputs {
             if let Some(before) = self.writers.insert(hasher.finish(), number)
                 && self.pairs.len() < MAX_PAIRS
             {
-                self.pairs.push((before, number, path.display().to_string()));
+                self.pairs
+                    .push((before, number, path.display().to_string()));
             }
         }
     }
 
-    /// A line that names two of them, if any may run at the same time. `after`: the jobs that each one comes after.
+    /// A line that names two of them, if any may run at the same time. `after`: the jobs that each
+    /// one comes after.
     pub(super) fn warning(&self, after: &HashMap<u32, Vec<JobNumber>>) -> Option<String> {
-        let mut together = self.pairs.iter().filter(|(a, b, _)| !comes_after(*b, *a, after) && !comes_after(*a, *b, after));
+        let mut together = self
+            .pairs
+            .iter()
+            .filter(|(a, b, _)| !comes_after(*b, *a, after) && !comes_after(*a, *b, after));
         let (first, second, path) = together.next()?;
         let path = mezcal_common::model::octets::shown(path);
         let path = mezcal_common::model::escape::for_terminal(&path);
@@ -46,14 +55,18 @@ impl SharedOutputs {
             0 => String::new(),
             more => format!(", and {more} more pairs of jobs share files"),
         };
-        Some(format!("jobs {first} and {second} both write {path} and may run at the same time: output will be lost{more}"))
+        Some(format!(
+            "jobs {first} and {second} both write {path} and may run at the same time: output will be lost{more}"
+        ))
     }
 }
 
 /// The file, as far as it can be told from here.
 fn place(job: &Job, path: &str) -> PathBuf {
     let path = Path::new(job.spec.cd.as_deref().unwrap_or_default()).join(path);
-    path.components().filter(|part| *part != Component::CurDir).collect()
+    path.components()
+        .filter(|part| *part != Component::CurDir)
+        .collect()
 }
 
 fn comes_after(job: u32, before: u32, after: &HashMap<u32, Vec<JobNumber>>) -> bool {

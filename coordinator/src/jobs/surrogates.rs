@@ -1,13 +1,19 @@
-//! Texts that stand for bytes ([`octets`](mezcal_common::model::octets)) in JSON: with lone surrogates, as Python has them (PEP 383).
+//! Texts that stand for bytes ([`octets`](mezcal_common::model::octets)) in JSON: with lone
+//! surrogates, as Python has them (PEP 383).
 
 use std::borrow::Cow;
 
-/// A JSON value whose strings are texts that stand for bytes, from one that has them as lone surrogates.
+/// A JSON value whose strings are texts that stand for bytes, from one that has them as lone
+/// surrogates.
 ///
 /// # Errors
 /// A lone surrogate that stands for no byte.
 pub(crate) fn from_json(json: &str) -> Result<Cow<'_, str>, u16> {
-    let unit = |at: usize| json.get(at..at + 6)?.strip_prefix("\\u").and_then(|digits| u16::from_str_radix(digits, 16).ok());
+    let unit = |at: usize| {
+        json.get(at..at + 6)?
+            .strip_prefix("\\u")
+            .and_then(|digits| u16::from_str_radix(digits, 16).ok())
+    };
     let (mut out, mut copied, mut at) = (String::new(), 0, 0);
     while let Some(next) = json[at..].find('\\') {
         at += next;
@@ -17,8 +23,12 @@ pub(crate) fn from_json(json: &str) -> Result<Cow<'_, str>, u16> {
             Some(byte @ 0xdc80..=0xdcff) => (6, Some(format!("\\u0000\\u{:04x}", byte & 0xff))),
             Some(other @ 0xd800..=0xdfff) => return Err(other),
             Some(_) => (6, None),
-            // A backslash and what it escapes; at the end of something that is no JSON, nothing follows.
-            None => (1 + json[at + 1..].chars().next().map_or(0, char::len_utf8), None),
+            // A backslash and what it escapes; at the end of something that is no JSON, nothing
+            // follows.
+            None => (
+                1 + json[at + 1..].chars().next().map_or(0, char::len_utf8),
+                None,
+            ),
         };
         if let Some(instead) = instead {
             out.push_str(&json[copied..at]);
@@ -43,7 +53,10 @@ pub(crate) fn to_json(json: String) -> String {
     let (mut out, mut rest) = (String::with_capacity(json.len()), json.as_str());
     while let Some((before, after)) = rest.split_once('\\') {
         out.push_str(before);
-        rest = match after.strip_prefix(&NUL[1..]).map(|after| (after, after.chars().next())) {
+        rest = match after
+            .strip_prefix(&NUL[1..])
+            .map(|after| (after, after.chars().next()))
+        {
             Some((after, Some(c @ '\u{80}'..='\u{ff}'))) => {
                 out.push_str(&format!("\\udc{:02x}", c as u8));
                 &after[c.len_utf8()..]
@@ -53,7 +66,8 @@ pub(crate) fn to_json(json: String) -> String {
                 after.strip_prefix(NUL).unwrap_or(after)
             }
             None => {
-                let (escaped, after) = after.split_at(after.chars().next().map_or(0, char::len_utf8));
+                let (escaped, after) =
+                    after.split_at(after.chars().next().map_or(0, char::len_utf8));
                 out.extend(["\\", escaped]);
                 after
             }
@@ -83,10 +97,16 @@ mod tests {
             assert_eq!(octets::of(&text), bytes, "{json}");
             assert_eq!(to_json(serde_json::to_string(&text).expect("JSON")), json);
         }
-        assert_eq!(octets::of(&read(r#""\ud83d\ude00\uDCFF\u00e9""#)), ["😀".as_bytes(), b"\xff", "é".as_bytes()].concat());
-        for (json, odd) in
-            [(r#""\ud800""#, 0xd800), (r#""\udc7f""#, 0xdc7f), (r#""\udd00""#, 0xdd00), (r#""\ud83d\u0041""#, 0xd83d)]
-        {
+        assert_eq!(
+            octets::of(&read(r#""\ud83d\ude00\uDCFF\u00e9""#)),
+            ["😀".as_bytes(), b"\xff", "é".as_bytes()].concat()
+        );
+        for (json, odd) in [
+            (r#""\ud800""#, 0xd800),
+            (r#""\udc7f""#, 0xdc7f),
+            (r#""\udd00""#, 0xdd00),
+            (r#""\ud83d\u0041""#, 0xd83d),
+        ] {
             assert_eq!(from_json(json), Err(odd));
         }
     }
@@ -95,12 +115,21 @@ mod tests {
     fn a_nul_before_a_letter_is_no_byte() {
         let text = read(r#""\u0000\u00e9 \u0000é""#);
         assert_eq!(octets::of(&text), "\0é \0é".as_bytes());
-        assert_eq!(to_json(serde_json::to_string(&text).expect("JSON")), r#""\u0000é \u0000é""#);
+        assert_eq!(
+            to_json(serde_json::to_string(&text).expect("JSON")),
+            r#""\u0000é \u0000é""#
+        );
     }
 
     #[test]
     fn all_other_json_is_as_it_was() {
-        for same in [r#"{"a": "\\u0000é", "b": ["\n\"", "\u0041"]}"#, "\"東\\/\"", "\"cut\\", "\"cut\\u00", "\\"] {
+        for same in [
+            r#"{"a": "\\u0000é", "b": ["\n\"", "\u0041"]}"#,
+            "\"東\\/\"",
+            "\"cut\\",
+            "\"cut\\u00",
+            "\\",
+        ] {
             assert!(matches!(from_json(same), Ok(Cow::Borrowed(_))), "{same}");
             assert_eq!(to_json(same.to_owned()), same);
         }

@@ -18,17 +18,33 @@ fn every_key_is_understood() {
          \"stdin\":\"i\",\"timeout\":\"1m30s\",\"retries\":2,\"priority\":-5,\"slots\":4,\"name\":\"n\",\"other\":[1]}",
     );
     assert_eq!(job.spec.command, Command::Shell("x".into()));
-    assert_eq!(job.hosts, Some(vec!["b1".into(), "b2".into(), "a.x".into()]));
-    assert_eq!((job.priority, job.retries, job.spec.timeout), (-5, Some(2), Some(Duration::from_secs(90))));
-    assert_eq!((job.spec.label.as_deref(), job.spec.env), (Some("12"), vec![("K".into(), "v".into())]));
-    assert_eq!(one("{\"cmd\":\"x\",\"timeout\":0.5}").spec.timeout, Some(Duration::from_millis(500)));
-    assert_eq!(one("{\"argv\":[\"a\",\"b c\"]}").spec.command, Command::Argv(vec!["a".into(), "b c".into()]));
+    assert_eq!(
+        job.hosts,
+        Some(vec!["b1".into(), "b2".into(), "a.x".into()])
+    );
+    assert_eq!(
+        (job.priority, job.retries, job.spec.timeout),
+        (-5, Some(2), Some(Duration::from_secs(90)))
+    );
+    assert_eq!(
+        (job.spec.label.as_deref(), job.spec.env),
+        (Some("12"), vec![("K".into(), "v".into())])
+    );
+    assert_eq!(
+        one("{\"cmd\":\"x\",\"timeout\":0.5}").spec.timeout,
+        Some(Duration::from_millis(500))
+    );
+    assert_eq!(
+        one("{\"argv\":[\"a\",\"b c\"]}").spec.command,
+        Command::Argv(vec!["a".into(), "b c".into()])
+    );
 }
 
 #[test]
 fn bakaparas_format_gives_meaning_to_five_keys_only() {
     let text = "{\"cmd\":\"x\",\"argv\":1,\"timeout\":\"never\",\"after\":[],\"host\":{\"h1\":1}}";
-    let jobs = Jobs::read("in", text.as_bytes().to_vec(), Format::Bakapara, 0).expect("unknown keys are echoed");
+    let jobs = Jobs::read("in", text.as_bytes().to_vec(), Format::Bakapara, 0)
+        .expect("unknown keys are echoed");
     assert_eq!(jobs.parse(1).expect("a job").hosts, Some(vec!["h1".into()]));
 }
 
@@ -38,7 +54,8 @@ fn places_count_lines_and_characters() {
     assert_eq!(said, "in:3:22: key \"cmd\": must be a string, not a number");
     let said = read("[\n{\"cmd\": \"x\"},\n {\"cmd\": null}]").expect_err("wrong");
     assert_eq!(said, "in:3:10: key \"cmd\": must be a string, not null");
-    let said = Jobs::read("in", b"{\"cmd\": \"\xff\"}".to_vec(), Format::Json, 0).expect_err("wrong");
+    let said =
+        Jobs::read("in", b"{\"cmd\": \"\xff\"}".to_vec(), Format::Json, 0).expect_err("wrong");
     assert_eq!(said, "in:1:10: not UTF-8 text");
 }
 
@@ -53,7 +70,10 @@ fn many_errors_are_counted_not_listed() {
 fn a_repeated_key_is_pythons_last_one() {
     let text = b"{\"cmd\":\"first\",\"cmd\":\"last\"}".to_vec();
     let jobs = Jobs::read("in", text, Format::Bakapara, 0).expect("as Bakapara took it");
-    assert_eq!(jobs.parse(1).expect("a job").spec.command, Command::Shell("last".into()));
+    assert_eq!(
+        jobs.parse(1).expect("a job").spec.command,
+        Command::Shell("last".into())
+    );
 }
 
 #[test]
@@ -84,14 +104,21 @@ fn all_mistakes_of_a_list_are_told_at_once_and_in_order() {
         ("in:5:9: ", "131072 bytes long"),
         ("in:6:1: ", "id \"a\" is used twice"),
         ("in:6:27: ", "NUL byte"),
-        ("in:7:29: ", "comes after itself, in a circle among jobs 7, 8"),
+        (
+            "in:7:29: ",
+            "comes after itself, in a circle among jobs 7, 8",
+        ),
         ("in:9:21: ", "\"x_memory\""),
         ("in:9:34: ", "\"x_gpus\""),
         ("in:10:23: ", "key \"cmd\": it is there twice"),
         ("in:10:56: ", "key \"env\": \"A\" is there twice"),
     ];
     for (place, what) in wanted {
-        assert!(said.iter().any(|line| line.starts_with(place) && line.contains(what)), "{place}{what}\n{said:#?}");
+        assert!(
+            said.iter()
+                .any(|line| line.starts_with(place) && line.contains(what)),
+            "{place}{what}\n{said:#?}"
+        );
     }
     assert_eq!(said.len(), wanted.len(), "{said:#?}");
 }
@@ -100,7 +127,10 @@ fn all_mistakes_of_a_list_are_told_at_once_and_in_order() {
 fn bakaparas_list_is_taken_as_bakapara_took_it() {
     let text = "{\"cmd\":\"a\\u0000\",\"host\":[],\"memory\":1,\"timout\":2}\n";
     let jobs = Jobs::read("in", text.as_bytes().to_vec(), Format::Bakapara, 0).expect("taken");
-    assert!(jobs.submission(1).is_some_and(|job| job.stillborn.is_some()));
+    assert!(
+        jobs.submission(1)
+            .is_some_and(|job| job.stillborn.is_some())
+    );
     assert!(jobs.warnings().is_empty());
 }
 
@@ -111,22 +141,44 @@ fn minus_zero_is_zero_wherever_a_number_is_read() {
 {"cmd":"y","after":-0}"#,
     )
     .expect("taken");
-    assert_eq!(jobs.parse(1).expect("a job").retry_on, [RetryOn::Code(0), RetryOn::Code(-9)]);
+    assert_eq!(
+        jobs.parse(1).expect("a job").retry_on,
+        [RetryOn::Code(0), RetryOn::Code(-9)]
+    );
     let far = read(r#"{"cmd":"y","after":123456789012345678901}"#).expect_err("no such job");
-    assert!(far.contains("there is no job \"123456789012345678901\""), "{far}");
+    assert!(
+        far.contains("there is no job \"123456789012345678901\""),
+        "{far}"
+    );
 }
 
 #[test]
 fn slips_are_warned_of_once_with_their_count() {
-    let jobs = read(&"{\"cmd\":\"x\",\"timout\":1,\"x_timout\":1,\"comment\":\"mine\"}\n".repeat(3)).expect("taken");
-    let [warning] = jobs.warnings() else { panic!("{:?}", jobs.warnings()) };
-    assert!(warning.contains("\"timout\" in 3 jobs") && warning.contains("\"timeout\""), "{warning}");
+    let jobs =
+        read(&"{\"cmd\":\"x\",\"timout\":1,\"x_timout\":1,\"comment\":\"mine\"}\n".repeat(3))
+            .expect("taken");
+    let [warning] = jobs.warnings() else {
+        panic!("{:?}", jobs.warnings())
+    };
+    assert!(
+        warning.contains("\"timout\" in 3 jobs") && warning.contains("\"timeout\""),
+        "{warning}"
+    );
 }
 
 #[test]
 fn jobs_that_write_one_file_at_once_are_named() {
-    let warning = |list: &[&str]| read(&list.join("\n")).expect("taken").warnings().first().cloned();
-    let (a, b) = (r#"{"cmd":"a","id":"a","out":"log"}"#, r#"{"cmd":"b","err":"./log"}"#);
+    let warning = |list: &[&str]| {
+        read(&list.join("\n"))
+            .expect("taken")
+            .warnings()
+            .first()
+            .cloned()
+    };
+    let (a, b) = (
+        r#"{"cmd":"a","id":"a","out":"log"}"#,
+        r#"{"cmd":"b","err":"./log"}"#,
+    );
     assert!(warning(&[a, b]).is_some_and(|said| said.contains("jobs 1 and 2 both write log")));
     let apart = [
         r#"{"cmd":"b","err":"log","after":"a"}"#,
@@ -137,14 +189,26 @@ fn jobs_that_write_one_file_at_once_are_named() {
     for apart in apart {
         assert_eq!(warning(&[a, apart]), None, "{apart}");
     }
-    let chain = [a, r#"{"cmd":"m","id":"m","after":"a"}"#, r#"{"cmd":"b","out":"log","after":"m"}"#];
-    assert_eq!(warning(&chain), None, "one comes after the other by way of a third");
+    let chain = [
+        a,
+        r#"{"cmd":"m","id":"m","after":"a"}"#,
+        r#"{"cmd":"b","out":"log","after":"m"}"#,
+    ];
+    assert_eq!(
+        warning(&chain),
+        None,
+        "one comes after the other by way of a third"
+    );
 }
 
 #[test]
 fn python_writes_strings_like_this() {
     let mut out = Vec::new();
-    write_json(&mut out, "{\"a\":\"\\u6771\u{4eac}\\/\\n\u{1f600}\u{7f}\",\"n\" : [1.50 ,-0,1E3]}", true);
+    write_json(
+        &mut out,
+        "{\"a\":\"\\u6771\u{4eac}\\/\\n\u{1f600}\u{7f}\",\"n\" : [1.50 ,-0,1E3]}",
+        true,
+    );
     let expected = "{\"a\": \"\\u6771\\u4eac/\\n\\ud83d\\ude00\\u007f\", \"n\": [1.50, -0, 1E3]}";
     assert_eq!(String::from_utf8(out).expect("ASCII"), expected);
 }
@@ -200,10 +264,17 @@ fn an_object_of_many_keys_is_read_as_fast_as_one_of_few() {
     let begin = std::time::Instant::now();
     let members = members(&text).expect("an object");
     // A look at all that came before for each of them would take a minute and more.
-    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begin.elapsed()
+    );
     assert_eq!(members.len(), 200_000);
     // The last value stands, at the first place, however the key is written.
     assert_eq!((&*members[7].0, members[7].1.get()), ("k7", "\"again\""));
     assert_eq!((&*members[8].0, members[8].1.get()), ("k8", "\"too\""));
-    assert_eq!((&*members[199_999].0, members[199_999].1.get()), ("k199999", "199999"));
+    assert_eq!(
+        (&*members[199_999].0, members[199_999].1.get()),
+        ("k199999", "199999")
+    );
 }

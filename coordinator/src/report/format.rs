@@ -24,14 +24,21 @@ pub(crate) fn counted(n: impl Into<u64>, one: &str, many: &str) -> String {
     }
 }
 
-/// Puts on standard output what a verb has to say: JSON, or lines whose cells are safe. A terminal gets no character that it might obey.
+/// Puts on standard output what a verb has to say: JSON, or lines whose cells are safe. A terminal
+/// gets no character that it might obey.
 ///
 /// # Errors
 /// Exit 74: it cannot be written.
 pub(crate) fn show(text: &str) -> Result<(), Exit> {
     let mut out = std::io::stdout().lock();
-    let text = if out.is_terminal() { json_for_terminal(text) } else { text.into() };
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Exit::output)
+    let text = if out.is_terminal() {
+        json_for_terminal(text)
+    } else {
+        text.into()
+    };
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(Exit::output)
 }
 
 /// Writes result lines.
@@ -53,16 +60,28 @@ pub struct ClientTimes {
 impl ResultFormat {
     /// With `compat`, exactly what Bakapara wrote: naive local times, the twelve keys, ASCII.
     pub fn new(compat: bool) -> Self {
-        Self { compat, terminal: false, zone: TimeZone::system() }
+        Self {
+            compat,
+            terminal: false,
+            zone: TimeZone::system(),
+        }
     }
 
-    /// For lines that go to a terminal, which must not obey what jobs have written: `\u009b` means the same in JSON.
+    /// For lines that go to a terminal, which must not obey what jobs have written: `\u009b` means
+    /// the same in JSON.
     pub fn on_terminal(self, terminal: bool) -> Self {
         Self { terminal, ..self }
     }
 
     /// Appends the line of a job: its own object with `result` set.
-    pub fn line(&self, out: &mut Vec<u8>, jobs: &Jobs, number: u32, result: &JobResult, times: ClientTimes) {
+    pub fn line(
+        &self,
+        out: &mut Vec<u8>,
+        jobs: &Jobs,
+        number: u32,
+        result: &JobResult,
+        times: ClientTimes,
+    ) {
         let (text, start) = (jobs.object(number), out.len());
         if jobs.format().is_commands() {
             out.extend_from_slice(b"{\"cmd\": ");
@@ -75,7 +94,13 @@ impl ResultFormat {
     }
 
     /// The same for a job whose object is `text`.
-    pub fn object_line(&self, out: &mut Vec<u8>, text: &str, result: &JobResult, times: ClientTimes) {
+    pub fn object_line(
+        &self,
+        out: &mut Vec<u8>,
+        text: &str,
+        result: &JobResult,
+        times: ClientTimes,
+    ) {
         let start = out.len();
         out.push(b'{');
         // It was readable when it was checked.
@@ -106,11 +131,19 @@ impl ResultFormat {
 
     fn result(&self, out: &mut Vec<u8>, result: &JobResult, times: ClientTimes) {
         let outcome = &result.outcome;
-        // What never ran is nowhere for Bakapara; whoever looks for the cause of a failed start needs the place.
+        // What never ran is nowhere for Bakapara; whoever looks for the cause of a failed start
+        // needs the place.
         let tried = !self.compat && outcome.ended == Ended::StartFailed;
-        let place = result.place.as_ref().filter(|_| outcome.span.is_some() || tried);
+        let place = result
+            .place
+            .as_ref()
+            .filter(|_| outcome.span.is_some() || tried);
         let span = outcome.span;
-        let mut object = Object { out, first: true, ascii: self.compat };
+        let mut object = Object {
+            out,
+            first: true,
+            ascii: self.compat,
+        };
         object.out.push(b'{');
         object.string("status", outcome.ended.status());
         object.string("received", &self.time(times.received));
@@ -128,12 +161,15 @@ impl ResultFormat {
         object.text("elapsed", span.map(|s| elapsed(s.elapsed)));
         object.raw("pyout", None);
         match (&outcome.error, &result.place) {
-            (Some(error), Some(tried)) if place.is_none() => object.string("error", &format!("{error} (on {})", tried.host)),
+            (Some(error), Some(tried)) if place.is_none() => {
+                object.string("error", &format!("{error} (on {})", tried.host))
+            }
             (Some(error), _) => object.string("error", error),
             (None, _) if self.compat => {}
             (None, _) => object.raw("error", None),
         }
-        // Each line has all keys, whatever became of its job: programs that read tables take them from the first lines.
+        // Each line has all keys, whatever became of its job: programs that read tables take them
+        // from the first lines.
         if !self.compat {
             object.raw("elapsed_seconds", span.map(|s| seconds(s.elapsed)));
             let signal = match outcome.status {
@@ -143,24 +179,71 @@ impl ResultFormat {
             object.raw("signal", signal);
             object.raw("attempt", Some(result.attempt.to_string()));
             object.string("outcome", outcome.ended.as_str());
-            object.text("locality", result.local.map(|local| if local { "local" } else { "any" }.to_owned()));
+            object.text(
+                "locality",
+                result
+                    .local
+                    .map(|local| if local { "local" } else { "any" }.to_owned()),
+            );
             object.raw("user_seconds", outcome.usage.map(|u| seconds(u.user)));
             object.raw("system_seconds", outcome.usage.map(|u| seconds(u.system)));
-            object.text("usage_source", outcome.usage.map(|u| u.source.as_str().to_owned()));
-            object.raw("max_rss_bytes", outcome.usage.and_then(|u| u.max_rss).map(|bytes| bytes.to_string()));
-            object.raw("memory_peak_bytes", outcome.usage.and_then(|u| u.memory_peak).map(|bytes| bytes.to_string()));
-            object.text("containment", outcome.containment.map(|c| c.as_str().to_owned()));
+            object.text(
+                "usage_source",
+                outcome.usage.map(|u| u.source.as_str().to_owned()),
+            );
+            object.raw(
+                "max_rss_bytes",
+                outcome
+                    .usage
+                    .and_then(|u| u.max_rss)
+                    .map(|bytes| bytes.to_string()),
+            );
+            object.raw(
+                "memory_peak_bytes",
+                outcome
+                    .usage
+                    .and_then(|u| u.memory_peak)
+                    .map(|bytes| bytes.to_string()),
+            );
+            object.text(
+                "containment",
+                outcome.containment.map(|c| c.as_str().to_owned()),
+            );
             // After an end of its own, all that was killed are leftovers.
-            let own_end = matches!(outcome.ended, Ended::Exited | Ended::Signaled | Ended::OutOfMemory);
+            let own_end = matches!(
+                outcome.ended,
+                Ended::Exited | Ended::Signaled | Ended::OutOfMemory
+            );
             let counted = |n: u32| (outcome.containment.is_some() || n > 0).then(|| n.to_string());
-            object.raw("leftovers_killed", counted(outcome.killed).filter(|_| own_end));
+            object.raw(
+                "leftovers_killed",
+                counted(outcome.killed).filter(|_| own_end),
+            );
             object.raw("killed", counted(outcome.killed).filter(|_| !own_end));
             object.raw("survivors", counted(outcome.survivors));
-            object.raw("clock_offset", place.and_then(|p| p.clock_offset).map(|o| format!("{o:.6}")));
-            object.raw("stdout_bytes", outcome.written.out.map(|bytes| bytes.to_string()));
-            object.raw("stderr_bytes", outcome.written.err.map(|bytes| bytes.to_string()));
-            for (key, tail) in [("stdout_tail", &outcome.stdout_tail), ("stderr_tail", &outcome.stderr_tail)] {
-                object.text(key, tail.as_ref().map(|tail| String::from_utf8_lossy(tail).into_owned()));
+            object.raw(
+                "clock_offset",
+                place
+                    .and_then(|p| p.clock_offset)
+                    .map(|o| format!("{o:.6}")),
+            );
+            object.raw(
+                "stdout_bytes",
+                outcome.written.out.map(|bytes| bytes.to_string()),
+            );
+            object.raw(
+                "stderr_bytes",
+                outcome.written.err.map(|bytes| bytes.to_string()),
+            );
+            for (key, tail) in [
+                ("stdout_tail", &outcome.stdout_tail),
+                ("stderr_tail", &outcome.stderr_tail),
+            ] {
+                object.text(
+                    key,
+                    tail.as_ref()
+                        .map(|tail| String::from_utf8_lossy(tail).into_owned()),
+                );
             }
         }
         object.out.push(b'}');
@@ -168,19 +251,30 @@ impl ResultFormat {
 
     /// A wall time: RFC 3339 with microseconds and offset, or as Python's naive `isoformat()`.
     pub fn time(&self, at: WallTime) -> String {
-        let Ok(stamp) = Timestamp::from_microsecond(at.0) else { return at.0.to_string() };
+        let Ok(stamp) = Timestamp::from_microsecond(at.0) else {
+            return at.0.to_string();
+        };
         if !self.compat {
             return RFC_3339.timestamp_with_offset_to_string(&stamp, self.zone.to_offset(stamp));
         }
         // Python leaves the fraction out when it is zero.
-        let form = if at.0.rem_euclid(1_000_000) == 0 { "%Y-%m-%dT%H:%M:%S" } else { "%Y-%m-%dT%H:%M:%S.%6f" };
+        let form = if at.0.rem_euclid(1_000_000) == 0 {
+            "%Y-%m-%dT%H:%M:%S"
+        } else {
+            "%Y-%m-%dT%H:%M:%S.%6f"
+        };
         stamp.to_zoned(self.zone.clone()).strftime(form).to_string()
     }
 
     /// The time at the start of a log line, as Python's logging has it.
     pub fn log_time(&self, at: WallTime) -> String {
-        let Ok(stamp) = Timestamp::from_microsecond(at.0) else { return at.0.to_string() };
-        stamp.to_zoned(self.zone.clone()).strftime("%Y-%m-%d %H:%M:%S,%3f").to_string()
+        let Ok(stamp) = Timestamp::from_microsecond(at.0) else {
+            return at.0.to_string();
+        };
+        stamp
+            .to_zoned(self.zone.clone())
+            .strftime("%Y-%m-%d %H:%M:%S,%3f")
+            .to_string()
     }
 }
 
@@ -195,7 +289,13 @@ pub fn elapsed(d: Duration) -> String {
         n => format!("{n} days, "),
     };
     // Writing to a string cannot fail.
-    let _ = write!(text, "{}:{:02}:{:02}", rest / 3600, rest % 3600 / 60, rest % 60);
+    let _ = write!(
+        text,
+        "{}:{:02}:{:02}",
+        rest / 3600,
+        rest % 3600 / 60,
+        rest % 60
+    );
     if micros != 0 {
         let _ = write!(text, ".{micros:06}");
     }
@@ -224,7 +324,8 @@ impl Object<'_> {
 
     fn raw(&mut self, key: &str, value: Option<String>) {
         self.key(key);
-        self.out.extend_from_slice(value.as_deref().unwrap_or("null").as_bytes());
+        self.out
+            .extend_from_slice(value.as_deref().unwrap_or("null").as_bytes());
     }
 
     fn string(&mut self, key: &str, value: &str) {
@@ -251,11 +352,21 @@ mod tests {
         let text = "{\"cmd\": \"echo \u{9b}2J\u{202e}\", \"k\u{2066}\": [\"\u{61c}\"]}";
         let mut outcome = Outcome::never_ran(Ended::StartFailed, "no \u{9b}A".to_owned());
         outcome.stdout_tail = Some("東京\u{9b}31m\u{200f}".into());
-        let result = JobResult { attempt: 1, place: None, local: None, outcome };
-        let times = ClientTimes { submitted: WallTime(0), received: WallTime(0) };
+        let result = JobResult {
+            attempt: 1,
+            place: None,
+            local: None,
+            outcome,
+        };
+        let times = ClientTimes {
+            submitted: WallTime(0),
+            received: WallTime(0),
+        };
         let line = |terminal| {
             let mut out = b"before \xc2\x9b".to_vec();
-            ResultFormat::new(false).on_terminal(terminal).object_line(&mut out, text, &result, times);
+            ResultFormat::new(false)
+                .on_terminal(terminal)
+                .object_line(&mut out, text, &result, times);
             let line = String::from_utf8(out.split_off(b"before \xc2\x9b".len())).expect("text");
             let mut value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
             // Each line has a new one.
@@ -264,15 +375,31 @@ mod tests {
         };
         let ((plain, as_is), (shown, escaped)) = (line(false), line(true));
         assert_eq!(as_is, escaped);
-        assert!(plain.contains('\u{9b}') && plain.contains('\u{202e}'), "elsewhere nothing is changed");
-        let odd = |c: char| c != '\n' && (c.is_control() || "\u{61c}\u{200f}\u{202e}\u{2066}".contains(c));
-        assert!(!shown.contains(odd) && shown.contains("\\u009b2J\\u202e") && shown.contains("東京"), "{shown}");
+        assert!(
+            plain.contains('\u{9b}') && plain.contains('\u{202e}'),
+            "elsewhere nothing is changed"
+        );
+        let odd = |c: char| {
+            c != '\n' && (c.is_control() || "\u{61c}\u{200f}\u{202e}\u{2066}".contains(c))
+        };
+        assert!(
+            !shown.contains(odd) && shown.contains("\\u009b2J\\u202e") && shown.contains("東京"),
+            "{shown}"
+        );
     }
 
     #[test]
     fn lines_of_all_kinds_have_the_same_keys_in_the_same_order() {
-        let span = Span { started: WallTime(0), completed: WallTime(1_500_000), elapsed: Duration::from_micros(1_500_000) };
-        let place = Place { host: "a.x".into(), engine: EngineId(3), clock_offset: None };
+        let span = Span {
+            started: WallTime(0),
+            completed: WallTime(1_500_000),
+            elapsed: Duration::from_micros(1_500_000),
+        };
+        let place = Place {
+            host: "a.x".into(),
+            engine: EngineId(3),
+            clock_offset: None,
+        };
         let ran = Outcome {
             status: Some(WaitStatus::Exited(0)),
             span: Some(span),
@@ -281,36 +408,75 @@ mod tests {
             stdout_tail: Some("x".into()),
             ..Outcome::never_ran(Ended::Exited, None)
         };
-        let killed = Outcome { ended: Ended::Cancelled, status: Some(WaitStatus::Signaled(9)), killed: 2, ..ran.clone() };
+        let killed = Outcome {
+            ended: Ended::Cancelled,
+            status: Some(WaitStatus::Signaled(9)),
+            killed: 2,
+            ..ran.clone()
+        };
         let outcomes = [
             (Some(&place), Some(true), ran),
             (Some(&place), None, killed),
-            (Some(&place), None, Outcome::never_ran(Ended::StartFailed, "no such file".to_owned())),
-            (None, None, Outcome::never_ran(Ended::Skipped, "job 1 failed".to_owned())),
+            (
+                Some(&place),
+                None,
+                Outcome::never_ran(Ended::StartFailed, "no such file".to_owned()),
+            ),
+            (
+                None,
+                None,
+                Outcome::never_ran(Ended::Skipped, "job 1 failed".to_owned()),
+            ),
             (None, None, Outcome::never_ran(Ended::Cancelled, None)),
         ];
-        let times = ClientTimes { submitted: WallTime(0), received: WallTime(0) };
+        let times = ClientTimes {
+            submitted: WallTime(0),
+            received: WallTime(0),
+        };
         let lines = outcomes.map(|(place, local, outcome)| {
             let mut out = Vec::new();
-            let result = JobResult { attempt: 1, place: place.cloned(), local, outcome };
+            let result = JobResult {
+                attempt: 1,
+                place: place.cloned(),
+                local,
+                outcome,
+            };
             ResultFormat::new(false).object_line(&mut out, "{}", &result, times);
             serde_json::from_slice::<serde_json::Value>(&out).expect("JSON")["result"].clone()
         });
-        let keys = |line: &serde_json::Value| line.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
+        let keys = |line: &serde_json::Value| {
+            line.as_object()
+                .expect("an object")
+                .keys()
+                .cloned()
+                .collect::<Vec<_>>()
+        };
         for line in &lines {
             assert_eq!(keys(line), keys(&lines[0]));
         }
         assert_eq!(
-            (&lines[0]["elapsed_seconds"], &lines[0]["leftovers_killed"], &lines[0]["killed"]),
+            (
+                &lines[0]["elapsed_seconds"],
+                &lines[0]["leftovers_killed"],
+                &lines[0]["killed"]
+            ),
             (&1.5.into(), &0.into(), &().into())
         );
         assert_eq!(
-            (&lines[1]["leftovers_killed"], &lines[1]["killed"], &lines[1]["survivors"]),
+            (
+                &lines[1]["leftovers_killed"],
+                &lines[1]["killed"],
+                &lines[1]["survivors"]
+            ),
             (&().into(), &2.into(), &0.into())
         );
         let start_failed = &lines[2];
         assert_eq!(
-            (&start_failed["host"], &start_failed["engine_id"], &start_failed["started"]),
+            (
+                &start_failed["host"],
+                &start_failed["engine_id"],
+                &start_failed["started"]
+            ),
             (&"a.x".into(), &3.into(), &().into())
         );
         assert_eq!(start_failed["error"], "no such file");

@@ -1,7 +1,8 @@
-//! The output thread: result lines, log lines and progress, away from the loop that talks to the coordinator.
+//! The output thread: result lines, log lines and progress, away from the loop that talks to the
+//! coordinator.
 //!
-//! Writing may block for as long as a reader likes (`| less`): results then wait at the coordinator, because they are acknowledged
-//! only after they have been written.
+//! Writing may block for as long as a reader likes (`| less`): results then wait at the
+//! coordinator, because they are acknowledged only after they have been written.
 
 use crate::jobs::Jobs;
 use crate::report::format::{ClientTimes, ResultFormat};
@@ -57,7 +58,8 @@ pub struct OutputThread {
     thread: std::thread::JoinHandle<Counts>,
 }
 
-/// Starts it. Lines are as `compat` has them, or for people at a `terminal`. `watched` is a pipe whose reader's departure should be noticed even while nothing is written.
+/// Starts it. Lines are as `compat` has them, or for people at a `terminal`. `watched` is a pipe
+/// whose reader's departure should be noticed even while nothing is written.
 ///
 /// # Errors
 /// No thread.
@@ -86,13 +88,23 @@ pub fn start(
         submitted: WallTime::now(),
         failed: false,
     };
-    let thread =
-        std::thread::Builder::new().name("output".into()).spawn(move || output.run(receiver, &answering)).map_err(limits::named)?;
-    Ok(OutputThread { sender, answers, thread })
+    let thread = std::thread::Builder::new()
+        .name("output".into())
+        .spawn(move || output.run(receiver, &answering))
+        .map_err(limits::named)?;
+    Ok(OutputThread {
+        sender,
+        answers,
+        thread,
+    })
 }
 
-/// Answers with a broken pipe as soon as nobody reads `pipe` any more (poll(2): POLLERR on the write end).
-fn watch_reader(pipe: Option<OwnedFd>, answers: mpsc::UnboundedSender<FromOutput>) -> std::io::Result<()> {
+/// Answers with a broken pipe as soon as nobody reads `pipe` any more (poll(2): POLLERR on the
+/// write end).
+fn watch_reader(
+    pipe: Option<OwnedFd>,
+    answers: mpsc::UnboundedSender<FromOutput>,
+) -> std::io::Result<()> {
     let Some(pipe) = pipe else { return Ok(()) };
     let watch = move || {
         loop {
@@ -107,11 +119,16 @@ fn watch_reader(pipe: Option<OwnedFd>, answers: mpsc::UnboundedSender<FromOutput
         }
     };
     // It ends with the process.
-    std::thread::Builder::new().name("output reader".into()).spawn(watch).map(|_| ()).map_err(limits::named)
+    std::thread::Builder::new()
+        .name("output reader".into())
+        .spawn(watch)
+        .map(|_| ())
+        .map_err(limits::named)
 }
 
 impl OutputThread {
-    /// Lets it write what it has, and waits for its end: how the jobs ended, and what could not be written since the last answer taken.
+    /// Lets it write what it has, and waits for its end: how the jobs ended, and what could not be
+    /// written since the last answer taken.
     pub fn finish(mut self) -> (Counts, Option<std::io::Error>) {
         drop(self.sender);
         // A panic there has been reported by the hook already.
@@ -143,7 +160,11 @@ struct Output {
 }
 
 impl Output {
-    fn run(mut self, mut messages: mpsc::Receiver<ToOutput>, answers: &mpsc::UnboundedSender<FromOutput>) -> Counts {
+    fn run(
+        mut self,
+        mut messages: mpsc::Receiver<ToOutput>,
+        answers: &mpsc::UnboundedSender<FromOutput>,
+    ) -> Counts {
         while let Some(message) = messages.blocking_recv() {
             match message {
                 ToOutput::Begin { engines, submitted } => {
@@ -176,12 +197,15 @@ impl Output {
     fn result(&mut self, number: u32, result: JobResult, received: WallTime) {
         self.counts.add(&result);
         let jobs = self.jobs.clone();
-        self.progress.job(self.counts, &result, || jobs.title(number));
+        self.progress
+            .job(self.counts, &result, || jobs.title(number));
         match &mut self.held {
             None => self.line(number, &result, received),
             Some(held) => {
                 held.insert(number, (result, received));
-                while let Some((result, received)) = self.held.as_mut().and_then(|held| held.remove(&self.next)) {
+                while let Some((result, received)) =
+                    self.held.as_mut().and_then(|held| held.remove(&self.next))
+                {
                     self.line(self.next, &result, received);
                     self.next += 1;
                 }
@@ -189,7 +213,8 @@ impl Output {
         }
     }
 
-    /// At the end of a run that was cut short, what waits for lost predecessors is written all the same.
+    /// At the end of a run that was cut short, what waits for lost predecessors is written all the
+    /// same.
     fn release_held(&mut self) {
         for (number, (result, received)) in self.held.take().into_iter().flatten() {
             self.line(number, &result, received);
@@ -200,14 +225,21 @@ impl Output {
         if !self.known.is_empty() && self.known.remove(&number) {
             return;
         }
-        let times = ClientTimes { submitted: self.submitted, received };
-        self.format.line(&mut self.buffer, &self.jobs, number, result, times);
+        let times = ClientTimes {
+            submitted: self.submitted,
+            received,
+        };
+        self.format
+            .line(&mut self.buffer, &self.jobs, number, result, times);
     }
 
     fn flush(&mut self, answers: &mpsc::UnboundedSender<FromOutput>) {
         if !self.failed && !self.buffer.is_empty() {
             let (writer, buffer) = (&mut self.writer, &self.buffer);
-            if let Err(e) = self.progress.aside(|| writer.write_all(buffer).and_then(|()| writer.flush())) {
+            if let Err(e) = self
+                .progress
+                .aside(|| writer.write_all(buffer).and_then(|()| writer.flush()))
+            {
                 self.failed = true;
                 let _ = answers.send(FromOutput::Failed(e));
             }

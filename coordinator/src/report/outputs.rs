@@ -1,6 +1,8 @@
-//! The files that a run writes: compared with each other and with what it reads, and opened only when the job list has been accepted.
+//! The files that a run writes: compared with each other and with what it reads, and opened only
+//! when the job list has been accepted.
 //!
-//! Files are compared, not spellings: `./x`, a link to `x` and `x` as standard input are one file. A results file has one writer at a time.
+//! Files are compared, not spellings: `./x`, a link to `x` and `x` as standard input are one file.
+//! A results file has one writer at a time.
 
 use crate::exit::Exit;
 use crate::report::resume::Rewritten;
@@ -12,7 +14,8 @@ use std::io::{IsTerminal, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Links that are followed to where a file would be made; as many as the kernel follows (path_resolution(7)).
+/// Links that are followed to where a file would be made; as many as the kernel follows
+/// (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
 /// What a run is told to write, and what it reads.
@@ -57,18 +60,26 @@ impl Which {
             Err(_) => {
                 let mut path = path.to_owned();
                 for _ in 0..MAX_LINKS {
-                    let Ok(target) = std::fs::read_link(&path) else { break };
+                    let Ok(target) = std::fs::read_link(&path) else {
+                        break;
+                    };
                     path = path.parent().unwrap_or(Path::new("")).join(target);
                 }
-                let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                Some(Self::New(parent.canonicalize().ok()?.join(path.file_name()?)))
+                let parent = path
+                    .parent()
+                    .filter(|p| !p.as_os_str().is_empty())
+                    .unwrap_or(Path::new("."));
+                Some(Self::New(
+                    parent.canonicalize().ok()?.join(path.file_name()?),
+                ))
             }
         }
     }
 
     fn of_open(fd: impl AsFd) -> Option<Self> {
         let stat = rustix::fs::fstat(fd).ok()?;
-        (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some(Self::There(stat.st_dev, stat.st_ino))
+        (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
+            .then_some(Self::There(stat.st_dev, stat.st_ino))
     }
 }
 
@@ -77,10 +88,12 @@ fn named(path: Option<&Path>) -> Option<&Path> {
     path.filter(|path| path.as_os_str() != "-")
 }
 
-/// The mode of a new file that has texts of jobs from `source`: whoever may not read them there may not read them here. The umask takes its
-/// share, as everywhere.
+/// The mode of a new file that has texts of jobs from `source`: whoever may not read them there may
+/// not read them here. The umask takes its share, as everywhere.
 fn mode_like(source: Option<&Path>) -> u32 {
-    let file = named(source).and_then(|path| std::fs::metadata(path).ok()).filter(std::fs::Metadata::is_file);
+    let file = named(source)
+        .and_then(|path| std::fs::metadata(path).ok())
+        .filter(std::fs::Metadata::is_file);
     file.map_or(0o666, |meta| (meta.mode() & 0o666) | 0o600)
 }
 
@@ -96,7 +109,10 @@ impl Wishes<'_> {
         };
         let (results, shown) = match named(self.results) {
             Some(path) => (Which::of(path), path.display().to_string()),
-            None => (Which::of_open(std::io::stdout()), "standard output".to_owned()),
+            None => (
+                Which::of_open(std::io::stdout()),
+                "standard output".to_owned(),
+            ),
         };
         let log = named(self.log).map(|path| (Which::of(path), path.display()));
         let same = |a: &Option<Which>, b: &Option<Which>| a.is_some() && a == b;
@@ -120,16 +136,25 @@ impl Wishes<'_> {
         Ok(())
     }
 
-    /// Opens the results file. It is emptied only by [`Results::open`], when everything else is ready.
+    /// Opens the results file. It is emptied only by [`Results::open`], when everything else is
+    /// ready.
     ///
     /// # Errors
     /// Exit 2: it cannot be written, it has results, or another run writes it.
     pub fn results(&self, kept: Option<Vec<u8>>) -> Result<Results, Exit> {
-        let Some(path) = named(self.results) else { return Ok(Results::Stdout) };
+        let Some(path) = named(self.results) else {
+            return Ok(Results::Stdout);
+        };
         let shown = path.display();
         let file = loop {
             let mode = mode_like(self.input);
-            let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(mode).open(path);
+            let open = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(mode)
+                .open(path);
             // A device or a pipe may be writable and no more.
             let open = open.or_else(|_| OpenOptions::new().write(true).open(path));
             let file = open.map_err(|e| Exit::usage(format!("cannot write {shown}: {e}")))?;
@@ -142,11 +167,20 @@ impl Wishes<'_> {
                 break file;
             }
         };
-        let meta = file.metadata().map_err(|e| Exit::usage(format!("cannot look at {shown}: {e}")))?;
+        let meta = file
+            .metadata()
+            .map_err(|e| Exit::usage(format!("cannot look at {shown}: {e}")))?;
         if meta.is_file() && meta.len() > 0 && self.old == Old::Refused {
-            return Err(Exit::usage(format!("{shown} is not empty; --force overwrites it, and --resume goes on with it")));
+            return Err(Exit::usage(format!(
+                "{shown} is not empty; --force overwrites it, and --resume goes on with it"
+            )));
         }
-        Ok(Results::File { file, path: path.to_owned(), append: self.old == Old::Kept, kept })
+        Ok(Results::File {
+            file,
+            path: path.to_owned(),
+            append: self.old == Old::Kept,
+            kept,
+        })
     }
 
     /// Opens the log.
@@ -154,7 +188,9 @@ impl Wishes<'_> {
     /// # Errors
     /// Exit 2: it cannot be written.
     pub fn log(&self) -> Result<Option<File>, Exit> {
-        let Some(path) = named(self.log) else { return Ok(None) };
+        let Some(path) = named(self.log) else {
+            return Ok(None);
+        };
         let mut options = OpenOptions::new();
         let options = match self.old {
             Old::Emptied => options.write(true).truncate(true),
@@ -180,26 +216,36 @@ pub(crate) fn lock(file: &File, path: &Path) -> Result<(), Exit> {
                 |pid| {
                     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
                     let line = String::from_utf8_lossy(&line).replace('\0', " ");
-                    format!("process {pid} ({})", mezcal_common::model::escape::for_terminal(line.trim()))
+                    format!(
+                        "process {pid} ({})",
+                        mezcal_common::model::escape::for_terminal(line.trim())
+                    )
                 },
             );
-            Err(Exit::usage(format!("{shown} is being written by {holder}; wait for its end, or choose another file")))
+            Err(Exit::usage(format!(
+                "{shown} is being written by {holder}; wait for its end, or choose another file"
+            )))
         }
         // Some network file systems have no locks.
         Err(e) => {
-            tell!("coordinator: {shown} cannot be locked ({e}): take care that no other run writes it");
+            tell!(
+                "coordinator: {shown} cannot be locked ({e}): take care that no other run writes it"
+            );
             Ok(())
         }
     }
 }
 
-/// Who has locked a file, as /proc/locks has it (proc_locks(5)): `1: FLOCK  ADVISORY  WRITE 708 00:21:1233 0 EOF`.
+/// Who has locked a file, as /proc/locks has it (proc_locks(5)): `1: FLOCK  ADVISORY  WRITE 708
+/// 00:21:1233 0 EOF`.
 fn holder_of(file: &File) -> Option<i32> {
     let meta = file.metadata().ok()?;
     let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
     let place = format!("{major:02x}:{minor:02x}:{}", meta.ino());
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    let fields = locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let fields = locks
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
     fields
         .filter(|line| line.get(1) == Some(&"FLOCK") && line.get(5) == Some(&place.as_str()))
         .find_map(|line| line.get(4)?.parse().ok())
@@ -226,9 +272,13 @@ impl Results {
     /// Standard output, if it is a pipe.
     pub fn pipe(&self) -> Option<OwnedFd> {
         let stdout = std::io::stdout();
-        let kind = rustix::fs::fstat(&stdout).ok().map(|s| FileType::from_raw_mode(s.st_mode));
+        let kind = rustix::fs::fstat(&stdout)
+            .ok()
+            .map(|s| FileType::from_raw_mode(s.st_mode));
         match self {
-            Results::Stdout if kind == Some(FileType::Fifo) => stdout.as_fd().try_clone_to_owned().ok(),
+            Results::Stdout if kind == Some(FileType::Fifo) => {
+                stdout.as_fd().try_clone_to_owned().ok()
+            }
             Results::Stdout | Results::File { .. } => None,
         }
     }
@@ -248,15 +298,32 @@ impl Results {
     pub fn open(self) -> Result<Box<dyn Write + Send>, Exit> {
         match self {
             Results::Stdout => Ok(Box::new(std::io::stdout())),
-            Results::File { file, path, append: true, kept: Some(kept) } => Ok(Box::new(Rewritten::new(file, path, kept))),
-            Results::File { mut file, path, append: true, kept: None } => {
+            Results::File {
+                file,
+                path,
+                append: true,
+                kept: Some(kept),
+            } => Ok(Box::new(Rewritten::new(file, path, kept))),
+            Results::File {
+                mut file,
+                path,
+                append: true,
+                kept: None,
+            } => {
                 let end = file.seek(SeekFrom::End(0));
                 end.map_err(|e| Exit::output(format!("cannot append to {}: {e}", path.display())))?;
                 Ok(Box::new(file))
             }
-            Results::File { file, path, append: false, .. } => {
+            Results::File {
+                file,
+                path,
+                append: false,
+                ..
+            } => {
                 if file.metadata().is_ok_and(|m| m.is_file()) {
-                    file.set_len(0).map_err(|e| Exit::output(format!("cannot empty {}: {e}", path.display())))?;
+                    file.set_len(0).map_err(|e| {
+                        Exit::output(format!("cannot empty {}: {e}", path.display()))
+                    })?;
                 }
                 Ok(Box::new(file))
             }
@@ -270,7 +337,12 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     fn wishes<'a>(input: &'a Path, results: Option<&'a Path>, log: Option<&'a Path>) -> Wishes<'a> {
-        Wishes { input: Some(input), results, log, old: Old::Replaced }
+        Wishes {
+            input: Some(input),
+            results,
+            log,
+            old: Old::Replaced,
+        }
     }
 
     #[test]
@@ -284,29 +356,65 @@ mod tests {
         symlink("nowhere", at("dangling")).expect("linked");
         let (jobs, other) = (at("jobs"), at("other"));
         for spelling in ["jobs", "./jobs", "sub/../jobs", "link", "hard"].map(at) {
-            assert!(wishes(&jobs, Some(&spelling), None).check().is_err(), "{spelling:?} as results");
-            assert!(wishes(&jobs, Some(&other), Some(&spelling)).check().is_err(), "{spelling:?} as log");
-            assert!(wishes(&spelling, Some(&jobs), None).check().is_err(), "{spelling:?} as input");
+            assert!(
+                wishes(&jobs, Some(&spelling), None).check().is_err(),
+                "{spelling:?} as results"
+            );
+            assert!(
+                wishes(&jobs, Some(&other), Some(&spelling))
+                    .check()
+                    .is_err(),
+                "{spelling:?} as log"
+            );
+            assert!(
+                wishes(&spelling, Some(&jobs), None).check().is_err(),
+                "{spelling:?} as input"
+            );
         }
-        for (results, log) in [("new", "./new"), ("new", "sub/../new"), ("nowhere", "dangling"), ("dangling", "sub/../nowhere")] {
+        for (results, log) in [
+            ("new", "./new"),
+            ("new", "sub/../new"),
+            ("nowhere", "dangling"),
+            ("dangling", "sub/../nowhere"),
+        ] {
             let refused = wishes(&jobs, Some(&at(results)), Some(&at(log))).check();
             assert!(refused.is_err(), "{results} and {log}");
         }
-        assert!(wishes(&jobs, Some(&at("new")), Some(&at("newer"))).check().is_ok());
+        assert!(
+            wishes(&jobs, Some(&at("new")), Some(&at("newer")))
+                .check()
+                .is_ok()
+        );
         let null = Path::new("/dev/null");
-        assert!(wishes(&jobs, Some(null), Some(null)).check().is_ok(), "a device takes everything");
-        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 5, "nothing was made");
+        assert!(
+            wishes(&jobs, Some(null), Some(null)).check().is_ok(),
+            "a device takes everything"
+        );
+        assert_eq!(
+            std::fs::read_dir(dir.path()).expect("readable").count(),
+            5,
+            "nothing was made"
+        );
     }
 
     #[test]
     fn a_results_file_has_one_writer_and_the_other_is_told_who() {
         let dir = tempfile::tempdir().expect("a directory");
         let (jobs, path) = (dir.path().join("jobs"), dir.path().join("results"));
-        let wishes = Wishes { old: Old::Kept, ..wishes(&jobs, Some(&path), None) };
+        let wishes = Wishes {
+            old: Old::Kept,
+            ..wishes(&jobs, Some(&path), None)
+        };
         let first = wishes.results(None).expect("free");
         let refused = wishes.results(None).err().expect("it is taken");
         assert_eq!(refused.status, crate::exit::USAGE);
-        assert!(refused.message.contains(&format!("process {}", std::process::id())), "{}", refused.message);
+        assert!(
+            refused
+                .message
+                .contains(&format!("process {}", std::process::id())),
+            "{}",
+            refused.message
+        );
         drop(first);
         assert!(wishes.results(None).is_ok());
     }
@@ -318,10 +426,24 @@ mod tests {
         std::fs::write(&log, "old\n").expect("written");
         let wishes = wishes(&jobs, None, Some(&log));
         writeln!(wishes.log().expect("opened").expect("a file"), "new").expect("written");
-        assert_eq!(std::fs::read_to_string(&log).expect("readable"), "old\nnew\n");
-        let emptied = Wishes { old: Old::Emptied, ..wishes };
+        assert_eq!(
+            std::fs::read_to_string(&log).expect("readable"),
+            "old\nnew\n"
+        );
+        let emptied = Wishes {
+            old: Old::Emptied,
+            ..wishes
+        };
         drop(emptied.log().expect("opened"));
         assert_eq!(std::fs::read_to_string(&log).expect("readable"), "");
-        assert!(Wishes { log: Some(Path::new("-")), ..wishes }.log().expect("standard error").is_none());
+        assert!(
+            Wishes {
+                log: Some(Path::new("-")),
+                ..wishes
+            }
+            .log()
+            .expect("standard error")
+            .is_none()
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Progress for people: a bar on a terminal, Bakapara's log lines elsewhere, JSON lines for programs.
+//! Progress for people: a bar on a terminal, Bakapara's log lines elsewhere, JSON lines for
+//! programs.
 
 use crate::report::format::{ResultFormat, counted, elapsed};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -70,13 +71,21 @@ impl Counts {
 
     /// `, 2 failed, 1 skipped`, without those of which there is none.
     fn others(&self) -> String {
-        others([(self.failed, "failed"), (self.cancelled, "cancelled"), (self.skipped, "skipped")])
+        others([
+            (self.failed, "failed"),
+            (self.cancelled, "cancelled"),
+            (self.skipped, "skipped"),
+        ])
     }
 }
 
 /// `, 2 failed, 1 skipped`, without those of which there is none.
 pub(crate) fn others<const N: usize>(counts: [(u64, &str); N]) -> String {
-    counts.into_iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(", {n} {what}")).collect()
+    counts
+        .into_iter()
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, what)| format!(", {n} {what}"))
+        .collect()
 }
 
 /// Columns of the terminal at standard error.
@@ -84,14 +93,19 @@ fn columns() -> usize {
     rustix::termios::tcgetwinsize(std::io::stderr()).map_or(80, |size| size.ws_col.into())
 }
 
-/// What stands beside the bar, as much as fits; `pace`: jobs in a second, and how long the rest may take.
+/// What stands beside the bar, as much as fits; `pace`: jobs in a second, and how long the rest may
+/// take.
 fn bar_text(counts: Counts, total: u64, pace: Option<(f64, Duration)>, columns: usize) -> String {
     let done = format!("{}/{total} done", counts.done);
     let all = format!("{done}{}", counts.others());
     let paced = pace.map(|(rate, eta)| format!("{all}, {rate:.1}/s, ETA {}", elapsed(eta)));
     // A column for the bar at least, and one between.
     let fits = |text: &String| text.len() + 2 <= columns;
-    paced.filter(fits).or(Some(all).filter(fits)).or(Some(done).filter(fits)).unwrap_or_default()
+    paced
+        .filter(fits)
+        .or(Some(all).filter(fits))
+        .or(Some(done).filter(fits))
+        .unwrap_or_default()
 }
 
 /// Shows progress on stderr, and writes log lines where they are wanted.
@@ -109,7 +123,13 @@ pub struct Progress {
 
 impl Progress {
     /// `log_file` takes log lines whatever is shown; `quiet` shows nothing.
-    pub fn new(kind: ProgressKind, quiet: bool, log_file: Option<std::fs::File>, total: u64, compat: bool) -> Self {
+    pub fn new(
+        kind: ProgressKind,
+        quiet: bool,
+        log_file: Option<std::fs::File>,
+        total: u64,
+        compat: bool,
+    ) -> Self {
         let stderr = std::io::stderr();
         let kind = match kind {
             _ if quiet => ProgressKind::None,
@@ -119,19 +139,28 @@ impl Progress {
             chosen => chosen,
         };
         let bar = (kind == ProgressKind::Bar).then(|| {
-            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(BAR_HZ));
+            let bar = ProgressBar::with_draw_target(
+                Some(total),
+                ProgressDrawTarget::stderr_with_hz(BAR_HZ),
+            );
             let template = "{wide_bar} {text}";
-            // The template is a constant that indicatif accepts; its own default serves if it ever does not.
-            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            // The template is a constant that indicatif accepts; its own default serves if it ever
+            // does not.
+            let style = ProgressStyle::with_template(template)
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
             let shown = Arc::new(Mutex::new(Counts::default()));
             let counts = shown.clone();
-            bar.set_style(style.with_key("text", move |state: &ProgressState, text: &mut dyn std::fmt::Write| {
-                let counts = *counts.lock().unwrap_or_else(PoisonError::into_inner);
-                // Before anything has ended there is nothing to reckon from.
-                let pace = (state.pos() > 0).then(|| (state.per_sec(), Duration::from_secs(state.eta().as_secs())));
-                // Nothing can be done about a bar that cannot be drawn.
-                let _ = text.write_str(&bar_text(counts, total, pace, columns()));
-            }));
+            bar.set_style(style.with_key(
+                "text",
+                move |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+                    let counts = *counts.lock().unwrap_or_else(PoisonError::into_inner);
+                    // Before anything has ended there is nothing to reckon from.
+                    let pace = (state.pos() > 0)
+                        .then(|| (state.per_sec(), Duration::from_secs(state.eta().as_secs())));
+                    // Nothing can be done about a bar that cannot be drawn.
+                    let _ = text.write_str(&bar_text(counts, total, pace, columns()));
+                },
+            ));
             bar.enable_steady_tick(Duration::from_millis(250));
             (bar, shown)
         });
@@ -141,7 +170,15 @@ impl Progress {
             None => None,
         };
         let json = (kind == ProgressKind::Json).then(Instant::now);
-        Self { total, started: Instant::now(), bar, json, log, format: ResultFormat::new(compat), compat }
+        Self {
+            total,
+            started: Instant::now(),
+            bar,
+            json,
+            log,
+            format: ResultFormat::new(compat),
+            compat,
+        }
     }
 
     /// Agents are there and jobs begin.
@@ -166,8 +203,14 @@ impl Progress {
                 }
                 (_, _, host) => {
                     let on = host.map_or(String::new(), |h| format!(" on {h}"));
-                    let why = outcome.error.as_deref().map_or(String::new(), |e| format!(" ({})", for_terminal(e)));
-                    format!("[{done}/{total}] {}{on}{why}: {title}", outcome.ended.as_str())
+                    let why = outcome
+                        .error
+                        .as_deref()
+                        .map_or(String::new(), |e| format!(" ({})", for_terminal(e)));
+                    format!(
+                        "[{done}/{total}] {}{on}{why}: {title}",
+                        outcome.ended.as_str()
+                    )
                 }
             };
             self.log_line(&line);
@@ -176,7 +219,10 @@ impl Progress {
             *shown.lock().unwrap_or_else(PoisonError::into_inner) = counts;
             bar.set_position(counts.ended());
         }
-        if self.json.is_some_and(|last| last.elapsed() >= JSON_INTERVAL) {
+        if self
+            .json
+            .is_some_and(|last| last.elapsed() >= JSON_INTERVAL)
+        {
             self.json_line(counts);
         }
     }
@@ -221,9 +267,20 @@ impl Progress {
         }
         if let Some((bar, _)) = self.bar.take() {
             bar.finish_and_clear();
-            let took = elapsed(Duration::from_millis(self.started.elapsed().as_millis() as u64));
-            let took = if took.contains('.') { took.trim_end_matches('0') } else { &took };
-            tell!("{}/{} jobs done{} in {took}", counts.done, self.total, counts.others());
+            let took = elapsed(Duration::from_millis(
+                self.started.elapsed().as_millis() as u64
+            ));
+            let took = if took.contains('.') {
+                took.trim_end_matches('0')
+            } else {
+                &took
+            };
+            tell!(
+                "{}/{} jobs done{} in {took}",
+                counts.done,
+                self.total,
+                counts.others()
+            );
         }
         if self.json.is_some() {
             self.json_line(counts);
@@ -255,12 +312,24 @@ mod tests {
 
     #[test]
     fn a_bar_says_what_fits_its_terminal() {
-        let counts = Counts { done: 7, failed: 2, cancelled: 1, ..Counts::default() };
+        let counts = Counts {
+            done: 7,
+            failed: 2,
+            cancelled: 1,
+            ..Counts::default()
+        };
         let text = |columns| bar_text(counts, 20, Some((1.25, Duration::from_secs(8))), columns);
-        assert_eq!(text(80), "7/20 done, 2 failed, 1 cancelled, 1.2/s, ETA 0:00:08");
+        assert_eq!(
+            text(80),
+            "7/20 done, 2 failed, 1 cancelled, 1.2/s, ETA 0:00:08"
+        );
         assert_eq!(text(40), "7/20 done, 2 failed, 1 cancelled");
         assert_eq!((text(20), text(5)), ("7/20 done".to_owned(), String::new()));
-        assert_eq!(bar_text(Counts::default(), 20, None, 80), "0/20 done", "nothing to reckon from");
+        assert_eq!(
+            bar_text(Counts::default(), 20, None, 80),
+            "0/20 done",
+            "nothing to reckon from"
+        );
         assert!((0..80).all(|columns| text(columns).len() + 2 <= columns.max(2)));
     }
 }

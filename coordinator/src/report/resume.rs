@@ -1,7 +1,7 @@
 //! `coordinator run --resume`: what a results file already has need not run again.
 //!
-//! Jobs are known by their content: the object less `result`, whatever the order of its keys and of the lines. Of jobs that are alike as many
-//! are done as there are results.
+//! Jobs are known by their content: the object less `result`, whatever the order of its keys and of
+//! the lines. Of jobs that are alike as many are done as there are results.
 
 use crate::exit::Exit;
 use crate::jobs::{Jobs, members, write_json, write_string};
@@ -28,7 +28,8 @@ pub enum Resume {
 pub struct Plan {
     /// Of each job, whether it is to run.
     pub keep: Vec<bool>,
-    /// What is to stay of the file, if not all of it: without what will be written again, and without a last line that is torn.
+    /// What is to stay of the file, if not all of it: without what will be written again, and
+    /// without a last line that is torn.
     pub kept: Option<String>,
 }
 
@@ -39,7 +40,9 @@ pub struct Plan {
 pub fn read(path: &Path) -> Result<String, Exit> {
     let shown = path.display();
     if path.exists() && !path.is_file() {
-        return Err(Exit::usage(format!("{shown} is not a regular file: there is nothing to go on with")));
+        return Err(Exit::usage(format!(
+            "{shown} is not a regular file: there is nothing to go on with"
+        )));
     }
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(text),
@@ -48,11 +51,12 @@ pub fn read(path: &Path) -> Result<String, Exit> {
     }
 }
 
-/// What is to run of `jobs`, whose results are in `text`, the file at `path`. The file stays as it is: until the jobs can run, what it says of them
-/// is all that there is.
+/// What is to run of `jobs`, whose results are in `text`, the file at `path`. The file stays as it
+/// is: until the jobs can run, what it says of them is all that there is.
 ///
 /// # Errors
-/// Exit 2 naming the line that is no result, or a job that would run before one that it comes after.
+/// Exit 2 naming the line that is no result, or a job that would run before one that it comes
+/// after.
 pub fn plan(jobs: &Jobs, path: &Path, text: &str, what: Resume) -> Result<Plan, Exit> {
     let lines = lines_of(text, path)?;
     let fates = fates(jobs, &lines);
@@ -63,7 +67,8 @@ pub fn plan(jobs: &Jobs, path: &Path, text: &str, what: Resume) -> Result<Plan, 
     let keep: Vec<bool> = keep.collect();
     for (number, _) in (1..).zip(&keep).filter(|(_, keep)| **keep) {
         let index = |before: &JobNumber| before.0 as usize - 1;
-        let missing = |before: &&JobNumber| !keep[index(before)] && fates[index(before)] != Fate::Succeeded;
+        let missing =
+            |before: &&JobNumber| !keep[index(before)] && fates[index(before)] != Fate::Succeeded;
         if let Some(before) = jobs.comes_after(number).iter().find(missing) {
             return Err(Exit::usage(format!(
                 "job {number} comes after job {before}, which has no result in {}; --resume runs both",
@@ -88,25 +93,42 @@ pub struct TakenUp {
 ///
 /// # Errors
 /// As above.
-pub fn take_up(jobs: &Jobs, path: &Path, text: &str, own: Option<&str>, keep: &[bool]) -> Result<TakenUp, Exit> {
+pub fn take_up(
+    jobs: &Jobs,
+    path: &Path,
+    text: &str,
+    own: Option<&str>,
+    keep: &[bool],
+) -> Result<TakenUp, Exit> {
     let lines = lines_of(text, path)?;
     Ok(match own {
         Some(own) => {
-            let (mut written, mut kept) = (Written::default(), text[..text.len() - own.len()].to_owned());
+            let (mut written, mut kept) = (
+                Written::default(),
+                text[..text.len() - own.len()].to_owned(),
+            );
             // What was written off when the coordinator was out of reach has its own result still.
             for (line, (key, _)) in lines_of(own, path)? {
                 match Told::of(line) {
-                    Some(told) if told.attempt == 0 && told.outcome == Ended::Lost.as_str() => continue,
+                    Some(told) if told.attempt == 0 && told.outcome == Ended::Lost.as_str() => {
+                        continue;
+                    }
                     Some(told) => written.0.entry(key).or_default().push(told),
                     None => {}
                 }
                 kept.push_str(line);
             }
-            TakenUp { kept: (kept != text).then_some(kept), written }
+            TakenUp {
+                kept: (kept != text).then_some(kept),
+                written,
+            }
         }
         None => {
             let fates = fates(jobs, &lines);
-            TakenUp { kept: without_failures(jobs, text, &lines, &fates, keep), written: Written::default() }
+            TakenUp {
+                kept: without_failures(jobs, text, &lines, &fates, keep),
+                written: Written::default(),
+            }
         }
     })
 }
@@ -137,9 +159,21 @@ impl Told {
             outcome: String,
             attempt: u32,
         }
-        let Line { result: Result { started, outcome, attempt } } = serde_json::from_str(line).ok()?;
-        let started = started.and_then(|text| Some(text.parse::<jiff::Timestamp>().ok()?.as_microsecond()));
-        Some(Self { started, outcome, attempt })
+        let Line {
+            result:
+                Result {
+                    started,
+                    outcome,
+                    attempt,
+                },
+        } = serde_json::from_str(line).ok()?;
+        let started =
+            started.and_then(|text| Some(text.parse::<jiff::Timestamp>().ok()?.as_microsecond()));
+        Some(Self {
+            started,
+            outcome,
+            attempt,
+        })
     }
 }
 
@@ -160,8 +194,12 @@ impl Written {
             outcome: outcome.ended.as_str().to_owned(),
             attempt: result.attempt,
         };
-        let Some(key) = key_of(&object()) else { return false };
-        let Some(known) = self.0.get_mut(&key) else { return false };
+        let Some(key) = key_of(&object()) else {
+            return false;
+        };
+        let Some(known) = self.0.get_mut(&key) else {
+            return false;
+        };
         let place = known.iter().position(|known| *known == told);
         place.map(|place| known.swap_remove(place)).is_some()
     }
@@ -201,9 +239,12 @@ enum Fate {
 }
 
 fn fates(jobs: &Jobs, lines: &[ResultLine<'_>]) -> Vec<Fate> {
-    let (mut succeeded, mut failed): (HashMap<&str, usize>, HashMap<&str, usize>) = (HashMap::new(), HashMap::new());
+    let (mut succeeded, mut failed): (HashMap<&str, usize>, HashMap<&str, usize>) =
+        (HashMap::new(), HashMap::new());
     for (key, ok) in lines.iter().map(|(_, result)| result) {
-        *if *ok { &mut succeeded } else { &mut failed }.entry(key).or_default() += 1;
+        *if *ok { &mut succeeded } else { &mut failed }
+            .entry(key)
+            .or_default() += 1;
     }
     let take = |counts: &mut HashMap<&str, usize>, key: &str| match counts.get_mut(key) {
         Some(left) if *left > 0 => {
@@ -224,10 +265,21 @@ fn fates(jobs: &Jobs, lines: &[ResultLine<'_>]) -> Vec<Fate> {
 }
 
 /// The text without results of what runs again; none: all of it stays.
-fn without_failures(jobs: &Jobs, text: &str, lines: &[ResultLine<'_>], fates: &[Fate], keep: &[bool]) -> Option<String> {
+fn without_failures(
+    jobs: &Jobs,
+    text: &str,
+    lines: &[ResultLine<'_>],
+    fates: &[Fate],
+    keep: &[bool],
+) -> Option<String> {
     let mut redone: HashMap<String, usize> = HashMap::new();
-    for (number, _) in (1..).zip(fates.iter().zip(keep)).filter(|(_, (fate, keep))| **keep && **fate == Fate::Failed) {
-        *redone.entry(key_of(&jobs.as_object(number)).unwrap_or_default()).or_default() += 1;
+    for (number, _) in (1..)
+        .zip(fates.iter().zip(keep))
+        .filter(|(_, (fate, keep))| **keep && **fate == Fate::Failed)
+    {
+        *redone
+            .entry(key_of(&jobs.as_object(number)).unwrap_or_default())
+            .or_default() += 1;
     }
     let mut kept = String::with_capacity(text.len());
     for (line, (key, ok)) in lines {
@@ -252,7 +304,12 @@ pub struct Rewritten {
 impl Rewritten {
     /// Of `old`, which is at `path`, this is to stay.
     pub fn new(old: File, path: PathBuf, kept: Vec<u8>) -> Self {
-        Self { path, kept, old: Some(old), file: None }
+        Self {
+            path,
+            kept,
+            old: Some(old),
+            file: None,
+        }
     }
 }
 
@@ -263,7 +320,8 @@ impl Write for Rewritten {
             None => {
                 files::rewrite(&self.path, &self.kept)?;
                 let file = File::options().append(true).open(&self.path)?;
-                lock(&file, &self.path).map_err(|refused| std::io::Error::other(refused.message))?;
+                lock(&file, &self.path)
+                    .map_err(|refused| std::io::Error::other(refused.message))?;
                 drop(self.old.take());
                 self.kept = Vec::new();
                 self.file.insert(file)
@@ -289,7 +347,10 @@ fn result_of(line: &str) -> Option<(String, bool)> {
         code: Option<i64>,
     }
     let Line { result } = serde_json::from_str(line).ok()?;
-    Some((key_of(line)?, result.status == "ok" && result.code == Some(0)))
+    Some((
+        key_of(line)?,
+        result.status == "ok" && result.code == Some(0),
+    ))
 }
 
 /// What a job is known by.

@@ -1,6 +1,8 @@
-//! Jobs that wait: for others of their batch to succeed (`after`), or for their next attempt (`retry_delay`).
+//! Jobs that wait: for others of their batch to succeed (`after`), or for their next attempt
+//! (`retry_delay`).
 //!
-//! What a job's end means for others is worked off from a list, not by recursion: chains may be as long as a batch.
+//! What a job's end means for others is worked off from a list, not by recursion: chains may be as
+//! long as a batch.
 
 use super::{JobState, Scheduler};
 use mezcal_common::message::client::RetryOn;
@@ -31,7 +33,11 @@ impl Order {
 
     /// What a job waits for.
     pub(super) fn before(&self, job: JobNumber) -> Vec<JobNumber> {
-        self.dependants.iter().filter(|(_, dependants)| dependants.contains(&job)).map(|(before, _)| *before).collect()
+        self.dependants
+            .iter()
+            .filter(|(_, dependants)| dependants.contains(&job))
+            .map(|(before, _)| *before)
+            .collect()
     }
 }
 
@@ -50,17 +56,28 @@ impl Scheduler {
         if after.is_empty() {
             return false;
         }
-        let Some(batch) = self.batches.get_mut(&key.batch) else { return false };
+        let Some(batch) = self.batches.get_mut(&key.batch) else {
+            return false;
+        };
         let mut open = 0;
         for before in after {
-            match batch.jobs.get((before.0 as usize).wrapping_sub(1)).map(|job| (job.state, job.succeeded)) {
+            match batch
+                .jobs
+                .get((before.0 as usize).wrapping_sub(1))
+                .map(|job| (job.state, job.succeeded))
+            {
                 Some((JobState::Done, true)) => {}
                 Some((JobState::Done, false)) => {
                     self.to_skip.push_back((key, *before));
                     open += 1;
                 }
                 Some(_) | None => {
-                    batch.order.dependants.entry(*before).or_default().push(key.job);
+                    batch
+                        .order
+                        .dependants
+                        .entry(*before)
+                        .or_default()
+                        .push(key.job);
                     open += 1;
                 }
             }
@@ -76,10 +93,17 @@ impl Scheduler {
 
     /// A job is over: those that come after it may start, or are skipped.
     pub(super) fn order_ended(&mut self, key: JobKey, succeeded: bool) {
-        let Some(batch) = self.batches.get_mut(&key.batch) else { return };
+        let Some(batch) = self.batches.get_mut(&key.batch) else {
+            return;
+        };
         for job in batch.order.dependants.remove(&key.job).unwrap_or_default() {
-            let dependant = JobKey { batch: key.batch, job };
-            let Some(open) = batch.order.waiting.get_mut(&job) else { continue };
+            let dependant = JobKey {
+                batch: key.batch,
+                job,
+            };
+            let Some(open) = batch.order.waiting.get_mut(&job) else {
+                continue;
+            };
             if !succeeded {
                 self.to_skip.push_back((dependant, key.job));
                 continue;
@@ -94,19 +118,31 @@ impl Scheduler {
 
     /// A detached batch is whole: its jobs may start, but for those that come after others.
     pub(super) fn release_the_whole(&mut self, serial: BatchSerial) {
-        let Some(batch) = self.batches.get(&serial) else { return };
-        let held =
-            (1..).map(JobNumber).zip(&batch.jobs).filter(|(_, job)| job.state == JobState::Waiting).map(|(number, _)| number);
+        let Some(batch) = self.batches.get(&serial) else {
+            return;
+        };
+        let held = (1..)
+            .map(JobNumber)
+            .zip(&batch.jobs)
+            .filter(|(_, job)| job.state == JobState::Waiting)
+            .map(|(number, _)| number);
         let held = held.filter(|number| !batch.order.has(*number));
-        self.released.extend(held.map(|job| JobKey { batch: serial, job }));
+        self.released
+            .extend(held.map(|job| JobKey { batch: serial, job }));
     }
 
     /// No more jobs will come: what waits for one that never came is skipped.
     pub(super) fn order_is_complete(&mut self, serial: BatchSerial) {
-        let Some(batch) = self.batches.get_mut(&serial) else { return };
+        let Some(batch) = self.batches.get_mut(&serial) else {
+            return;
+        };
         let first_missing = JobNumber(batch.jobs.len() as u32 + 1);
         for (missing, dependants) in batch.order.dependants.split_off(&first_missing) {
-            self.to_skip.extend(dependants.into_iter().map(|job| (JobKey { batch: serial, job }, missing)));
+            self.to_skip.extend(
+                dependants
+                    .into_iter()
+                    .map(|job| (JobKey { batch: serial, job }, missing)),
+            );
         }
     }
 
@@ -116,7 +152,10 @@ impl Scheduler {
             if let Some(key) = self.released.pop_front() {
                 self.release(key);
             } else if let Some((key, before)) = self.to_skip.pop_front() {
-                if self.job(key).is_some_and(|job| job.state == JobState::Waiting) {
+                if self
+                    .job(key)
+                    .is_some_and(|job| job.state == JobState::Waiting)
+                {
                     let why = format!("job {before}, which it comes after, did not succeed");
                     self.finish(key, None, Outcome::never_ran(Ended::Skipped, why), now);
                 }
@@ -127,8 +166,16 @@ impl Scheduler {
     }
 
     fn release(&mut self, key: JobKey) {
-        let Some(batch) = self.batches.get_mut(&key.batch) else { return };
-        let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1).filter(|job| job.state == JobState::Waiting) else { return };
+        let Some(batch) = self.batches.get_mut(&key.batch) else {
+            return;
+        };
+        let Some(job) = batch
+            .jobs
+            .get_mut(key.job.0 as usize - 1)
+            .filter(|job| job.state == JobState::Waiting)
+        else {
+            return;
+        };
         job.state = JobState::Queued;
         self.enqueue(key);
     }

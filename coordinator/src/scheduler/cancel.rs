@@ -1,4 +1,5 @@
-//! Cancelling, and the proof of it: a request is answered when nothing that it names can be alive or start any more.
+//! Cancelling, and the proof of it: a request is answered when nothing that it names can be alive
+//! or start any more.
 
 use super::queues::QueueKey;
 use super::{Effect, JobState, Record, Scheduler, Wanted, WantedJob};
@@ -12,12 +13,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// For so long after a restart the agents of hosts where something may run are expected to come back: they notice within seconds, also after
-/// the 20 s that a connection may be silent, and try every second. Until then a cancel waits for their proof; later such a host is out of
-/// reach, and that is said.
+/// For so long after a restart the agents of hosts where something may run are expected to come
+/// back: they notice within seconds, also after the 20 s that a connection may be silent, and try
+/// every second. Until then a cancel waits for their proof; later such a host is out of reach, and
+/// that is said.
 pub(super) const RETURN: Duration = Duration::from_secs(30);
 
-/// Hosts that are named to somebody who asks what a cancel waits for: more than anybody reads, and they fit a message.
+/// Hosts that are named to somebody who asks what a cancel waits for: more than anybody reads, and
+/// they fit a message.
 const MOST_WAITS: usize = 1000;
 
 /// A placed job that is being killed, and who waits for that.
@@ -31,7 +34,11 @@ pub(super) struct Cancelling {
 impl Cancelling {
     /// One that nobody waits for.
     pub(super) fn silent(stop: Stop) -> Self {
-        Self { stop, why: None, requests: Vec::new() }
+        Self {
+            stop,
+            why: None,
+            requests: Vec::new(),
+        }
     }
 }
 
@@ -46,7 +53,14 @@ pub(super) struct CancelRequest {
 }
 
 impl Scheduler {
-    pub(super) fn cancel(&mut self, request: Option<u64>, what: &[Wanted], stop: Stop, why: Option<Arc<str>>, now: BootInstant) {
+    pub(super) fn cancel(
+        &mut self,
+        request: Option<u64>,
+        what: &[Wanted],
+        stop: Stop,
+        why: Option<Arc<str>>,
+        now: BootInstant,
+    ) {
         let (mut batches, mut jobs) = (Vec::new(), Vec::new());
         for wanted in what {
             match self.resolve(wanted) {
@@ -55,16 +69,33 @@ impl Scheduler {
                 // A whole batch that has just ended needs no cancel.
                 Err(_) if wanted.job.is_none() => {}
                 Err(reason) => {
-                    self.effects.extend(request.map(|request| Effect::Cancelled { request, result: Err(reason) }));
+                    self.effects
+                        .extend(request.map(|request| Effect::Cancelled {
+                            request,
+                            result: Err(reason),
+                        }));
                     return;
                 }
             }
         }
         if let Some(request) = request {
             // One more than there are jobs, until all of them have been looked at.
-            let named = batches.iter().copied().chain(jobs.iter().map(|key| key.batch));
-            let held = named.filter_map(|batch| self.held_until(batch)).max().map(|until| until.since(now));
-            self.requests.insert(request, CancelRequest { waiting: 1, summary: CancelSummary::default(), held });
+            let named = batches
+                .iter()
+                .copied()
+                .chain(jobs.iter().map(|key| key.batch));
+            let held = named
+                .filter_map(|batch| self.held_until(batch))
+                .max()
+                .map(|until| until.since(now));
+            self.requests.insert(
+                request,
+                CancelRequest {
+                    waiting: 1,
+                    summary: CancelSummary::default(),
+                    held,
+                },
+            );
         }
         for serial in batches {
             if let Some(batch) = self.batches.get_mut(&serial)
@@ -89,7 +120,10 @@ impl Scheduler {
         }
         for (queue, jobs) in queued {
             self.queues.take(queue, &jobs);
-            waiting.extend(jobs.into_iter().map(|job| JobKey { batch: queue.batch, job }));
+            waiting.extend(jobs.into_iter().map(|job| JobKey {
+                batch: queue.batch,
+                job,
+            }));
         }
         self.count_cancelled(request, waiting.len() as u64);
         for key in waiting {
@@ -103,27 +137,56 @@ impl Scheduler {
     }
 
     /// Cancels all of a batch, and whatever is still to come of it.
-    pub(super) fn cancel_batch(&mut self, serial: BatchSerial, request: Option<u64>, stop: Stop, now: BootInstant) {
-        let Some(batch) = self.batches.get_mut(&serial) else { return };
+    pub(super) fn cancel_batch(
+        &mut self,
+        serial: BatchSerial,
+        request: Option<u64>,
+        stop: Stop,
+        now: BootInstant,
+    ) {
+        let Some(batch) = self.batches.get_mut(&serial) else {
+            return;
+        };
         batch.cancelled = Some(stop);
         let why = batch.why.clone();
-        self.persist(|| Record::Stopped { batch: serial, stop: Some(stop), why: why.clone() });
+        self.persist(|| Record::Stopped {
+            batch: serial,
+            stop: Some(stop),
+            why: why.clone(),
+        });
         let attempts = self.hosts.values().flat_map(|h| h.attempts.keys());
-        let placed = attempts.filter(|a| a.key.batch == serial && !self.is_superseded(**a)).map(|a| a.key).collect();
+        let placed = attempts
+            .filter(|a| a.key.batch == serial && !self.is_superseded(**a))
+            .map(|a| a.key)
+            .collect();
         // Before the queue is emptied: that may be the end of the batch.
         self.cancel_placed(placed, request, stop, why, now);
         let dropped = self.drop_queued(serial, now);
         self.count_cancelled(request, dropped);
     }
 
-    fn cancel_placed(&mut self, keys: Vec<JobKey>, request: Option<u64>, stop: Stop, why: Option<Arc<str>>, now: BootInstant) {
+    fn cancel_placed(
+        &mut self,
+        keys: Vec<JobKey>,
+        request: Option<u64>,
+        stop: Stop,
+        why: Option<Arc<str>>,
+        now: BootInstant,
+    ) {
         let mut by_host: BTreeMap<(Arc<str>, Duration, i32), Vec<AttemptId>> = BTreeMap::new();
         for key in keys {
             let Some(job) = self.job(key) else { continue };
-            let Some(host) = self.host_at(job.host) else { continue };
-            let Some(attempt) = host.attempt(self.epoch, key, job.attempt) else { continue };
+            let Some(host) = self.host_at(job.host) else {
+                continue;
+            };
+            let Some(attempt) = host.attempt(self.epoch, key, job.attempt) else {
+                continue;
+            };
             let name = host.name.clone();
-            let entry = self.cancelling.entry(key).or_insert_with(|| Cancelling::silent(stop));
+            let entry = self
+                .cancelling
+                .entry(key)
+                .or_insert_with(|| Cancelling::silent(stop));
             entry.stop = entry.stop.stricter(stop);
             entry.why = entry.why.take().or_else(|| why.clone());
             let told = entry.stop;
@@ -133,12 +196,23 @@ impl Scheduler {
                     open.waiting += 1;
                 }
             }
-            by_host.entry((name, told.grace, stop.signal)).or_default().push(attempt);
+            by_host
+                .entry((name, told.grace, stop.signal))
+                .or_default()
+                .push(attempt);
         }
         for ((name, grace, signal), attempts) in by_host {
-            let Some(host) = self.hosts.get(&name) else { continue };
+            let Some(host) = self.hosts.get(&name) else {
+                continue;
+            };
             if host.session.is_some() {
-                self.tell_agent(&name, ToAgent::Cancel { attempts, stop: Stop { signal, grace } });
+                self.tell_agent(
+                    &name,
+                    ToAgent::Cancel {
+                        attempts,
+                        stop: Stop { signal, grace },
+                    },
+                );
             } else if self.losses.is_new(host.index) {
                 // It may be there again in a moment.
             } else if host.seen {
@@ -149,13 +223,17 @@ impl Scheduler {
         }
     }
 
-    /// Hosts that have not come back after a restart are out of reach for those who wait for a cancel.
+    /// Hosts that have not come back after a restart are out of reach for those who wait for a
+    /// cancel.
     pub(super) fn expect_no_more(&mut self, now: BootInstant) {
         if self.expected_until.is_none_or(|until| until > now) {
             return;
         }
         self.expected_until = None;
-        let hosts = self.hosts_in_order().into_iter().filter(|host| host.session.is_none() && !host.seen);
+        let hosts = self
+            .hosts_in_order()
+            .into_iter()
+            .filter(|host| host.session.is_none() && !host.seen);
         for name in hosts.map(|host| host.name.clone()).collect::<Vec<_>>() {
             self.abandon_asked(&name, now);
         }
@@ -166,20 +244,27 @@ impl Scheduler {
         self.abandon(name, |_| true, now);
     }
 
-    /// The same for those that somebody waits for. The others end with a proof: their host's word, or the end of its lease.
+    /// The same for those that somebody waits for. The others end with a proof: their host's word,
+    /// or the end of its lease.
     fn abandon_asked(&mut self, name: &str, now: BootInstant) {
         self.abandon(name, |cancelling| !cancelling.requests.is_empty(), now);
     }
 
     fn abandon(&mut self, name: &str, which: impl Fn(&Cancelling) -> bool, now: BootInstant) {
-        let Some(host) = self.hosts.get(name).filter(|h| h.session.is_none()) else { return };
-        let left = self.fence(host).map_or(Duration::ZERO, |until| until.since(now));
+        let Some(host) = self.hosts.get(name).filter(|h| h.session.is_none()) else {
+            return;
+        };
+        let left = self
+            .fence(host)
+            .map_or(Duration::ZERO, |until| until.since(now));
         let attempts: Vec<AttemptId> = host.attempts.keys().copied().collect();
         for attempt in attempts {
-            if self.cancelling.get(&attempt.key).is_some_and(&which) && !self.is_superseded(attempt) {
+            if self.cancelling.get(&attempt.key).is_some_and(&which) && !self.is_superseded(attempt)
+            {
                 let seconds = left.as_secs();
-                let why =
-                    format!("cancelled while {name} was out of reach: it may go on there until its lease ends, within {seconds} s");
+                let why = format!(
+                    "cancelled while {name} was out of reach: it may go on there until its lease ends, within {seconds} s"
+                );
                 self.cancel_unreachable(attempt.key, left);
                 self.finish(attempt.key, None, Outcome::never_ran(Ended::Lost, why), now);
             }
@@ -189,14 +274,25 @@ impl Scheduler {
     /// What a cancel still waits for, by host: the first of them in order of their names.
     pub fn cancel_waits(&self, request: u64, now: BootInstant) -> Vec<CancelWait> {
         let mut by_host: BTreeMap<Arc<str>, CancelWait> = BTreeMap::new();
-        for (key, _) in self.cancelling.iter().filter(|(_, cancelling)| cancelling.requests.contains(&request)) {
-            let Some(host) = self.job(*key).and_then(|job| self.host_at(job.host)) else { continue };
+        for (key, _) in self
+            .cancelling
+            .iter()
+            .filter(|(_, cancelling)| cancelling.requests.contains(&request))
+        {
+            let Some(host) = self.job(*key).and_then(|job| self.host_at(job.host)) else {
+                continue;
+            };
             let connected = host.session.is_some();
-            let wait = by_host.entry(host.name.clone()).or_insert_with(|| CancelWait {
-                host: host.name.to_string(),
-                attempts: 0,
-                fenced_for: self.fence(host).filter(|_| !connected).map(|until| until.since(now)),
-            });
+            let wait = by_host
+                .entry(host.name.clone())
+                .or_insert_with(|| CancelWait {
+                    host: host.name.to_string(),
+                    attempts: 0,
+                    fenced_for: self
+                        .fence(host)
+                        .filter(|_| !connected)
+                        .map(|until| until.since(now)),
+                });
             wait.attempts += 1;
         }
         by_host.into_values().take(MOST_WAITS).collect()
@@ -210,7 +306,9 @@ impl Scheduler {
 
     /// A job is over: so much of what waits for it is done.
     pub(super) fn cancel_done(&mut self, key: JobKey, ended: Ended, killed: u32, survivors: u32) {
-        let Some(done) = self.cancelling.remove(&key) else { return };
+        let Some(done) = self.cancelling.remove(&key) else {
+            return;
+        };
         for request in done.requests {
             if let Some(open) = self.requests.get_mut(&request) {
                 // One may have ended by itself meanwhile.
@@ -224,7 +322,12 @@ impl Scheduler {
 
     /// A job's host cannot be reached: it is dead when its lease has ended.
     pub(super) fn cancel_unreachable(&mut self, key: JobKey, fenced_for: Duration) {
-        for request in self.cancelling.get(&key).map(|c| c.requests.as_slice()).unwrap_or_default() {
+        for request in self
+            .cancelling
+            .get(&key)
+            .map(|c| c.requests.as_slice())
+            .unwrap_or_default()
+        {
             if let Some(open) = self.requests.get_mut(request) {
                 open.summary.jobs += 1;
                 open.summary.unreachable += 1;
@@ -234,16 +337,24 @@ impl Scheduler {
     }
 
     fn request_done(&mut self, request: u64) {
-        let Some(open) = self.requests.get_mut(&request) else { return };
+        let Some(open) = self.requests.get_mut(&request) else {
+            return;
+        };
         open.waiting -= 1;
         if open.waiting == 0
-            && let Some(CancelRequest { mut summary, held, .. }) = self.requests.remove(&request)
+            && let Some(CancelRequest {
+                mut summary, held, ..
+            }) = self.requests.remove(&request)
         {
             if let Some(left) = held {
                 // No proof can be had of what another coordinator has placed.
-                (summary.unreachable, summary.fenced_for) = (summary.jobs, summary.fenced_for.max(left));
+                (summary.unreachable, summary.fenced_for) =
+                    (summary.jobs, summary.fenced_for.max(left));
             }
-            self.effects.push_back(Effect::Cancelled { request, result: Ok(summary) });
+            self.effects.push_back(Effect::Cancelled {
+                request,
+                result: Ok(summary),
+            });
         }
     }
 
@@ -251,14 +362,19 @@ impl Scheduler {
         let serial = self.serial(wanted.batch)?;
         let number = |job: &WantedJob| match job {
             WantedJob::Named(name) => self.job_number(serial, name),
-            WantedJob::Number(number) => self.existing(serial, *number).ok_or_else(|| self.no_job(serial, &number.to_string())),
+            WantedJob::Number(number) => self
+                .existing(serial, *number)
+                .ok_or_else(|| self.no_job(serial, &number.to_string())),
         };
         let job = wanted.job.as_ref().map(number).transpose()?;
         Ok((serial, job))
     }
 
     pub(super) fn serial(&self, batch: BatchId) -> Result<BatchSerial, String> {
-        self.serials.get(&batch).copied().ok_or_else(|| format!("batch {batch} has ended"))
+        self.serials
+            .get(&batch)
+            .copied()
+            .ok_or_else(|| format!("batch {batch} has ended"))
     }
 
     /// A job by the `id` that its user gave it, or else by its number.
@@ -267,7 +383,10 @@ impl Scheduler {
         if let Some(number) = batch.labels.get(name) {
             return Ok(*number);
         }
-        let number = name.parse().ok().and_then(|number| self.existing(serial, JobNumber(number)));
+        let number = name
+            .parse()
+            .ok()
+            .and_then(|number| self.existing(serial, JobNumber(number)));
         number.ok_or_else(|| self.no_job(serial, name))
     }
 
@@ -277,37 +396,74 @@ impl Scheduler {
     }
 
     fn no_job(&self, serial: BatchSerial, name: &str) -> String {
-        let Some(batch) = self.batches.get(&serial) else { return "that batch has ended".into() };
+        let Some(batch) = self.batches.get(&serial) else {
+            return "that batch has ended".into();
+        };
         let jobs = batch.jobs.len();
-        format!("batch {} has no job {name:?}: it has {jobs} jobs, named by their `id` or their number", batch.id)
+        format!(
+            "batch {} has no job {name:?}: it has {jobs} jobs, named by their `id` or their number",
+            batch.id
+        )
     }
 
     /// Asks the host of a job for its output.
     pub(super) fn logs(&mut self, request: u64, batch: BatchId, job: &str, wish: LogWish) {
         if let Err(why) = self.ask_for_logs(request, batch, job, wish) {
-            self.effects.push_back(Effect::LogsAnswer { request, streams: Err(why) });
+            self.effects.push_back(Effect::LogsAnswer {
+                request,
+                streams: Err(why),
+            });
         }
     }
 
-    fn ask_for_logs(&mut self, request: u64, id: BatchId, name: &str, wish: LogWish) -> Result<(), String> {
+    fn ask_for_logs(
+        &mut self,
+        request: u64,
+        id: BatchId,
+        name: &str,
+        wish: LogWish,
+    ) -> Result<(), String> {
         let serial = self.serial(id)?;
-        let key = JobKey { batch: serial, job: self.job_number(serial, name)? };
-        let (job, batch) = self.job(key).zip(self.batches.get(&serial)).ok_or("that batch has ended")?;
+        let key = JobKey {
+            batch: serial,
+            job: self.job_number(serial, name)?,
+        };
+        let (job, batch) = self
+            .job(key)
+            .zip(self.batches.get(&serial))
+            .ok_or("that batch has ended")?;
         if job.attempt == 0 {
             return Err(match job.state {
                 JobState::Done => format!("job {name} was never started"),
-                JobState::Waiting | JobState::Queued | JobState::Placed => format!("job {name} has not started yet"),
+                JobState::Waiting | JobState::Queued | JobState::Placed => {
+                    format!("job {name} has not started yet")
+                }
             });
         }
         let at = self.host_at(job.host).ok_or("its host is unknown")?;
         let host = at.name.clone();
         if at.session.is_none() {
-            return Err(format!("{host}, where job {name} runs or ran, is not connected"));
+            return Err(format!(
+                "{host}, where job {name} runs or ran, is not connected"
+            ));
         }
-        let own = AttemptId { epoch: self.epoch, key, attempt: job.attempt };
+        let own = AttemptId {
+            epoch: self.epoch,
+            key,
+            attempt: job.attempt,
+        };
         let attempt = at.attempt(self.epoch, key, job.attempt).unwrap_or(own);
         let (spec, context) = (job.spec.clone(), Box::new(batch.context.clone()));
-        self.tell_agent(&host, ToAgent::Logs { request, attempt, spec, context, wish });
+        self.tell_agent(
+            &host,
+            ToAgent::Logs {
+                request,
+                attempt,
+                spec,
+                context,
+                wish,
+            },
+        );
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
-//! Hosts that are being drained: they keep what they have, and get nothing more. After a deadline what still runs there is taken away, too,
-//! and is placed elsewhere; none of that counts as a failure or a loss.
+//! Hosts that are being drained: they keep what they have, and get nothing more. After a deadline
+//! what still runs there is taken away, too, and is placed elsewhere; none of that counts as a
+//! failure or a loss.
 
 use super::halt::GRACE;
 use super::{Effect, Record, Scheduler};
@@ -31,22 +32,40 @@ impl Scheduler {
                     continue;
                 }
             };
-            let Some(index) = self.hosts.get(&name).map(|host| host.index) else { continue };
+            let Some(index) = self.hosts.get(&name).map(|host| host.index) else {
+                continue;
+            };
             self.set_drained(&name, reason.map(Arc::from));
             // Whoever says it again without a deadline does not take away the one that there is.
-            let left = self.evictions.iter().find(|(_, evicted)| *evicted == index).map(|(at, _)| at.since(now));
+            let left = self
+                .evictions
+                .iter()
+                .find(|(_, evicted)| *evicted == index)
+                .map(|(at, _)| at.since(now));
             let before = left.or_else(|| self.overdue.contains(&index).then_some(Duration::ZERO));
             let deadline = deadline.or(before).filter(|_| reason.is_some());
-            self.persist(|| Record::Drained { host: name.clone(), reason: reason.map(Arc::from), deadline });
+            self.persist(|| Record::Drained {
+                host: name.clone(),
+                reason: reason.map(Arc::from),
+                deadline,
+            });
             self.forget_eviction(index);
             if reason.is_none() {
                 self.unserved = true;
                 continue;
             }
-            self.evictions.extend(deadline.map(|limit| (now + limit, index)));
+            self.evictions
+                .extend(deadline.map(|limit| (now + limit, index)));
             // What has not started there starts elsewhere.
-            let on = self.hosts.get(&name).map(|host| &host.attempts).into_iter().flatten();
-            let unstarted = on.filter(|(_, on)| !on.started).map(|(attempt, _)| *attempt);
+            let on = self
+                .hosts
+                .get(&name)
+                .map(|host| &host.attempts)
+                .into_iter()
+                .flatten();
+            let unstarted = on
+                .filter(|(_, on)| !on.started)
+                .map(|(attempt, _)| *attempt);
             let attempts: Vec<AttemptId> = unstarted.collect();
             self.keep_nothing(&name);
             if !attempts.is_empty() {
@@ -54,17 +73,28 @@ impl Scheduler {
             }
         }
         self.settle(now);
-        if unknown.is_empty() { Ok(()) } else { Err(unknown) }
+        if unknown.is_empty() {
+            Ok(())
+        } else {
+            Err(unknown)
+        }
     }
 
-    /// Somebody vouches that nothing runs on a host any more that cannot be reached: its jobs need not wait for its lease.
+    /// Somebody vouches that nothing runs on a host any more that cannot be reached: its jobs need
+    /// not wait for its lease.
     ///
     /// # Errors
     /// No such host, or it is connected and can speak for itself.
     pub fn confirm_dead(&mut self, wanted: &str, now: BootInstant) -> Result<(), String> {
         let name = self.host_named(wanted)?;
-        if self.hosts.get(&name).is_some_and(|host| host.session.is_some()) {
-            return Err(format!("{wanted} is connected; stop its agent, or cut it off, first"));
+        if self
+            .hosts
+            .get(&name)
+            .is_some_and(|host| host.session.is_some())
+        {
+            return Err(format!(
+                "{wanted} is connected; stop its agent, or cut it off, first"
+            ));
         }
         tracing::warn!(host = &*name, "{name} is confirmed dead by an admin");
         self.lose_attempts(&name, |_| true, "its host was confirmed to be dead", now);
@@ -78,12 +108,17 @@ impl Scheduler {
     /// No such host, or it is not gone.
     pub fn forget_host(&mut self, wanted: &str, now: BootInstant) -> Result<Arc<str>, String> {
         let host = self.host_named(wanted)?;
-        let host = self.hosts.get(&host).ok_or_else(|| format!("no agent of {wanted} has ever connected"))?;
+        let host = self
+            .hosts
+            .get(&host)
+            .ok_or_else(|| format!("no agent of {wanted} has ever connected"))?;
         if host.session.is_some() {
             return Err(format!("{wanted} is connected; stop its agent first"));
         }
         if !host.attempts.is_empty() {
-            return Err(format!("jobs may still run on {wanted}; `coordinator confirm-dead {wanted}` first, if it is gone"));
+            return Err(format!(
+                "jobs may still run on {wanted}; `coordinator confirm-dead {wanted}` first, if it is gone"
+            ));
         }
         let (name, index) = (host.name.clone(), host.index);
         self.persist(|| Record::HostForgotten { host: name.clone() });
@@ -117,12 +152,24 @@ impl Scheduler {
 
     /// The same for one of them, if it has come: that host may have been out of reach then.
     pub(super) fn evict_overdue(&mut self, index: u32) {
-        let Some(host) = self.host_at(index).filter(|host| host.drained.is_some() && self.overdue.contains(&index)) else { return };
+        let Some(host) = self
+            .host_at(index)
+            .filter(|host| host.drained.is_some() && self.overdue.contains(&index))
+        else {
+            return;
+        };
         // What is cancelled ends anyway, and as that.
-        let attempts = host.attempts.keys().copied().filter(|attempt| !self.cancelling.contains_key(&attempt.key));
+        let attempts = host
+            .attempts
+            .keys()
+            .copied()
+            .filter(|attempt| !self.cancelling.contains_key(&attempt.key));
         let attempts: Vec<AttemptId> = attempts.collect();
         if let (Some(session), false) = (host.session, attempts.is_empty()) {
-            let evict = ToAgent::Evict { attempts, stop: Stop::after(GRACE) };
+            let evict = ToAgent::Evict {
+                attempts,
+                stop: Stop::after(GRACE),
+            };
             self.effects.push_back(Effect::ToAgent(session, evict));
         }
     }

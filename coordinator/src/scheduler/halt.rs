@@ -1,4 +1,5 @@
-//! Giving a batch up before all its jobs have ended: `--halt` as GNU Parallel has it, and its time limit.
+//! Giving a batch up before all its jobs have ended: `--halt` as GNU Parallel has it, and its time
+//! limit.
 
 use super::{Effect, Job, JobState, Mistake, Record, Scheduler};
 use mezcal_common::message::agent::ToAgent;
@@ -13,7 +14,8 @@ use std::time::Duration;
 /// Between TERM and KILL when a batch is given up.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
 
-/// How the jobs of a batch have ended by themselves. What was cancelled or never tried does not count.
+/// How the jobs of a batch have ended by themselves. What was cancelled or never tried does not
+/// count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     succeeded: u64,
@@ -46,7 +48,9 @@ impl Counts {
         let enough = match halt.count {
             HaltCount::Jobs(jobs) => jobs,
             // A share of something is at least one.
-            HaltCount::Share(hundredths) => (total? * u64::from(hundredths)).div_ceil(10_000).max(1),
+            HaltCount::Share(hundredths) => {
+                (total? * u64::from(hundredths)).div_ceil(10_000).max(1)
+            }
         };
         (count >= enough).then_some(count)
     }
@@ -55,10 +59,19 @@ impl Counts {
 impl Scheduler {
     /// Gives the rest of a batch up if its halt has come about.
     pub(super) fn check_halt(&mut self, serial: BatchSerial, now: BootInstant) {
-        let Some(batch) = self.batches.get_mut(&serial) else { return };
+        let Some(batch) = self.batches.get_mut(&serial) else {
+            return;
+        };
         let total = (!batch.open).then_some(batch.jobs.len() as u64);
-        let Some(halt) = batch.halt.filter(|_| !batch.halted && batch.cancelled.is_none()) else { return };
-        let Some(count) = batch.counts.reached(halt, total) else { return };
+        let Some(halt) = batch
+            .halt
+            .filter(|_| !batch.halted && batch.cancelled.is_none())
+        else {
+            return;
+        };
+        let Some(count) = batch.counts.reached(halt, total) else {
+            return;
+        };
         batch.halted = true;
         let (what, verb) = match halt.why {
             HaltWhy::Fail => ("failed", "halted"),
@@ -67,19 +80,39 @@ impl Scheduler {
         };
         batch.why = Some(format!("{verb}: {count} of the batch's jobs {what} (--halt)").into());
         let (id, why) = (batch.id, batch.why.clone());
-        self.persist(|| Record::Stopped { batch: serial, stop: None, why });
-        self.effects.push_back(Effect::Notice { batch: id, notice: Notice::Halted { why: halt.why, count } });
+        self.persist(|| Record::Stopped {
+            batch: serial,
+            stop: None,
+            why,
+        });
+        self.effects.push_back(Effect::Notice {
+            batch: id,
+            notice: Notice::Halted {
+                why: halt.why,
+                count,
+            },
+        });
         if halt.now {
             self.cancel_batch(serial, None, Stop::after(GRACE), now);
             return;
         }
         self.drop_queued(serial, now);
         // What waits on agents comes back; what runs there goes on.
-        let hosts = self.hosts_in_order().into_iter().filter(|h| h.session.is_some());
+        let hosts = self
+            .hosts_in_order()
+            .into_iter()
+            .filter(|h| h.session.is_some());
         let hosts: Vec<_> = hosts.map(|h| h.name.clone()).collect();
         for name in hosts {
-            let Some(host) = self.hosts.get(&name) else { continue };
-            let attempts: Vec<_> = host.attempts.keys().filter(|a| a.key.batch == serial).copied().collect();
+            let Some(host) = self.hosts.get(&name) else {
+                continue;
+            };
+            let attempts: Vec<_> = host
+                .attempts
+                .keys()
+                .filter(|a| a.key.batch == serial)
+                .copied()
+                .collect();
             if !attempts.is_empty() {
                 self.tell_agent(&name, ToAgent::Retract { attempts });
             }
@@ -88,23 +121,43 @@ impl Scheduler {
 
     /// The batch has used up its time.
     pub(super) fn time_is_up(&mut self, serial: BatchSerial, now: BootInstant) {
-        let Some(batch) = self.batches.get_mut(&serial) else { return };
+        let Some(batch) = self.batches.get_mut(&serial) else {
+            return;
+        };
         let limit = batch.time_limit.unwrap_or_default();
-        batch.why = Some(format!("cancelled: the batch was not done within its time limit of {}", format_duration(limit)).into());
+        batch.why = Some(
+            format!(
+                "cancelled: the batch was not done within its time limit of {}",
+                format_duration(limit)
+            )
+            .into(),
+        );
         self.cancel_batch(serial, None, Stop::after(GRACE), now);
     }
 
-    /// Ends what has not been placed: by what its state is, not by where it waits, since a job may be between two places just now.
+    /// Ends what has not been placed: by what its state is, not by where it waits, since a job may
+    /// be between two places just now.
     pub(super) fn drop_queued(&mut self, serial: BatchSerial, now: BootInstant) -> u64 {
-        let Some(batch) = self.batches.get(&serial) else { return 0 };
+        let Some(batch) = self.batches.get(&serial) else {
+            return 0;
+        };
         let waits = |job: &Job| match job.state {
             JobState::Waiting | JobState::Queued => true,
             JobState::Placed | JobState::Done => false,
         };
-        let mut left: Vec<JobNumber> =
-            (1..).map(JobNumber).zip(&batch.jobs).filter(|(_, job)| waits(job)).map(|(number, _)| number).collect();
+        let mut left: Vec<JobNumber> = (1..)
+            .map(JobNumber)
+            .zip(&batch.jobs)
+            .filter(|(_, job)| waits(job))
+            .map(|(number, _)| number)
+            .collect();
         if self.mistake == Some(Mistake::OverlooksReleased) {
-            left.retain(|job| !self.released.contains(&JobKey { batch: serial, job: *job }));
+            left.retain(|job| {
+                !self.released.contains(&JobKey {
+                    batch: serial,
+                    job: *job,
+                })
+            });
         }
         self.delayed.retain(|(_, key)| key.batch != serial);
         for key in self.queues.of_batch(serial) {
@@ -112,7 +165,15 @@ impl Scheduler {
             self.queues.take_all(key);
         }
         for job in &left {
-            self.finish(JobKey { batch: serial, job: *job }, None, Outcome::never_ran(Ended::Cancelled, None), now);
+            self.finish(
+                JobKey {
+                    batch: serial,
+                    job: *job,
+                },
+                None,
+                Outcome::never_ran(Ended::Cancelled, None),
+                now,
+            );
         }
         left.len() as u64
     }
@@ -124,14 +185,43 @@ mod tests {
 
     #[test]
     fn a_share_is_of_all_jobs_and_at_least_one() {
-        let halt = |why, count| Halt { now: true, why, count };
-        let counts = Counts { succeeded: 5, failed: 2 };
-        assert_eq!(counts.reached(halt(HaltWhy::Fail, HaltCount::Jobs(2)), None), Some(2));
-        assert_eq!(counts.reached(halt(HaltWhy::Fail, HaltCount::Jobs(3)), None), None);
-        assert_eq!(counts.reached(halt(HaltWhy::Success, HaltCount::Jobs(1)), None), Some(5));
-        assert_eq!(counts.reached(halt(HaltWhy::Done, HaltCount::Share(5000)), None), None, "how many are half is not known yet");
-        assert_eq!(counts.reached(halt(HaltWhy::Done, HaltCount::Share(5000)), Some(14)), Some(7));
-        assert_eq!(counts.reached(halt(HaltWhy::Done, HaltCount::Share(5000)), Some(15)), None);
-        assert_eq!(Counts::default().reached(halt(HaltWhy::Fail, HaltCount::Share(1)), Some(10)), None);
+        let halt = |why, count| Halt {
+            now: true,
+            why,
+            count,
+        };
+        let counts = Counts {
+            succeeded: 5,
+            failed: 2,
+        };
+        assert_eq!(
+            counts.reached(halt(HaltWhy::Fail, HaltCount::Jobs(2)), None),
+            Some(2)
+        );
+        assert_eq!(
+            counts.reached(halt(HaltWhy::Fail, HaltCount::Jobs(3)), None),
+            None
+        );
+        assert_eq!(
+            counts.reached(halt(HaltWhy::Success, HaltCount::Jobs(1)), None),
+            Some(5)
+        );
+        assert_eq!(
+            counts.reached(halt(HaltWhy::Done, HaltCount::Share(5000)), None),
+            None,
+            "how many are half is not known yet"
+        );
+        assert_eq!(
+            counts.reached(halt(HaltWhy::Done, HaltCount::Share(5000)), Some(14)),
+            Some(7)
+        );
+        assert_eq!(
+            counts.reached(halt(HaltWhy::Done, HaltCount::Share(5000)), Some(15)),
+            None
+        );
+        assert_eq!(
+            Counts::default().reached(halt(HaltWhy::Fail, HaltCount::Share(1)), Some(10)),
+            None
+        );
     }
 }

@@ -1,8 +1,9 @@
-//! Batches of a copy: what their original has placed since the copy was made is unknown here, so nothing of them is placed until all that is
-//! surely over.
+//! Batches of a copy: what their original has placed since the copy was made is unknown here, so
+//! nothing of them is placed until all that is surely over.
 //!
-//! Whatever the original has placed ends when its hosts have not heard from it for a lease; they hear from it no more when it is dead, or when they
-//! have met this store, whose generation is newer. Jobs that are held wait among those that are tried again later.
+//! Whatever the original has placed ends when its hosts have not heard from it for a lease; they
+//! hear from it no more when it is dead, or when they have met this store, whose generation is
+//! newer. Jobs that are held wait among those that are tried again later.
 
 use super::{FENCE_MARGIN, Record, Scheduler};
 use mezcal_common::model::clock::BootInstant;
@@ -30,10 +31,15 @@ impl Scheduler {
         self
     }
 
-    /// Batches before `below` may run for another coordinator, for `lease` without a word at least: the store is a copy of that one's.
+    /// Batches before `below` may run for another coordinator, for `lease` without a word at least:
+    /// the store is a copy of that one's.
     #[must_use]
     pub fn holding(mut self, below: BatchSerial, lease: Option<Duration>) -> Self {
-        self.hold = Some(Hold { below, lease, until: None });
+        self.hold = Some(Hold {
+            below,
+            lease,
+            until: None,
+        });
         self
     }
 
@@ -60,7 +66,9 @@ impl Scheduler {
 
     /// What may run elsewhere waits, and true; false: it does not.
     pub(super) fn is_held_back(&mut self, key: JobKey) -> bool {
-        let Some(until) = self.held_until(key.batch) else { return false };
+        let Some(until) = self.held_until(key.batch) else {
+            return false;
+        };
         self.delay(key, until);
         true
     }
@@ -79,7 +87,8 @@ impl Scheduler {
     }
 }
 
-/// An end that this coordinator has decided, of a job that may run for another one until then, says so.
+/// An end that this coordinator has decided, of a job that may run for another one until then, says
+/// so.
 pub(super) fn admit_ignorance(outcome: &mut Outcome, until: BootInstant, now: BootInstant) {
     match outcome.ended {
         Ended::Cancelled | Ended::Lost | Ended::NoHost | Ended::Skipped | Ended::StartFailed => {
@@ -87,10 +96,18 @@ pub(super) fn admit_ignorance(outcome: &mut Outcome, until: BootInstant, now: Bo
             let text = format!(
                 "what the original of this restored store has placed since may go on, out of reach, until its lease ends, within {seconds} s"
             );
-            let said = outcome.error.take().map_or(text.clone(), |said| format!("{said}; {text}"));
+            let said = outcome
+                .error
+                .take()
+                .map_or(text.clone(), |said| format!("{said}; {text}"));
             outcome.error = Some(said);
         }
         // That is what a host has seen.
-        Ended::Exited | Ended::Signaled | Ended::Timeout | Ended::OutOfMemory | Ended::Unkillable | Ended::HostShort => {}
+        Ended::Exited
+        | Ended::Signaled
+        | Ended::Timeout
+        | Ended::OutOfMemory
+        | Ended::Unkillable
+        | Ended::HostShort => {}
     }
 }

@@ -1,7 +1,8 @@
 //! Hosts whose agents have gone: it counts as a loss for people only when it lasts.
 //!
-//! An agent that renews its certificate, is upgraded or has its configuration reread leaves and comes again at once. Nobody has to hear of that, and
-//! a cancel that its host is about to prove is no cancel out of reach. What is fenced, and until when, does not depend on it.
+//! An agent that renews its certificate, is upgraded or has its configuration reread leaves and
+//! comes again at once. Nobody has to hear of that, and a cancel that its host is about to prove is
+//! no cancel out of reach. What is fenced, and until when, does not depend on it.
 
 use super::Scheduler;
 use mezcal_common::message::client::Notice;
@@ -11,7 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long an agent may be away before anybody hears of it: twice the longest pause that an agent makes before it tries again.
+/// How long an agent may be away before anybody hears of it: twice the longest pause that an agent
+/// makes before it tries again.
 pub(super) const LOSS_GRACE: Duration = Duration::from_secs(2);
 
 /// Agents that have gone and may come again at once: until when, and the host's index.
@@ -41,7 +43,8 @@ impl Losses {
 }
 
 impl Scheduler {
-    /// Says of the hosts whose agents have stayed away that they are lost, to whoever has jobs there or waits for a cancel.
+    /// Says of the hosts whose agents have stayed away that they are lost, to whoever has jobs
+    /// there or waits for a cancel.
     pub(super) fn say_losses(&mut self, now: BootInstant) {
         while let Some((at, index)) = self.losses.0.first().copied().filter(|(at, _)| *at <= now) {
             self.losses.0.remove(&(at, index));
@@ -52,16 +55,27 @@ impl Scheduler {
     }
 
     fn say_loss(&mut self, name: &Arc<str>, now: BootInstant) {
-        let Some(host) = self.hosts.get(name).filter(|host| host.session.is_none()) else { return };
-        let fenced_for = self.fence(host).map_or(Duration::ZERO, |until| until.since(now));
+        let Some(host) = self.hosts.get(name).filter(|host| host.session.is_none()) else {
+            return;
+        };
+        let fenced_for = self
+            .fence(host)
+            .map_or(Duration::ZERO, |until| until.since(now));
         let mut held: BTreeMap<BatchSerial, u64> = BTreeMap::new();
         for attempt in host.attempts.keys() {
             *held.entry(attempt.key.batch).or_default() += 1;
         }
         for (serial, jobs) in held {
             if let Some(batch) = self.batches.get(&serial) {
-                let notice = Notice::AgentLost { host: name.to_string(), jobs, fenced_for };
-                self.effects.push_back(super::Effect::Notice { batch: batch.id, notice });
+                let notice = Notice::AgentLost {
+                    host: name.to_string(),
+                    jobs,
+                    fenced_for,
+                };
+                self.effects.push_back(super::Effect::Notice {
+                    batch: batch.id,
+                    notice,
+                });
             }
         }
         self.abandon_cancelled(name, now);

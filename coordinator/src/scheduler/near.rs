@@ -1,4 +1,5 @@
-//! Locality on hosts that have been idle for long: such a host takes jobs that prefer another one only if no slot there could take them now.
+//! Locality on hosts that have been idle for long: such a host takes jobs that prefer another one
+//! only if no slot there could take them now.
 
 use super::queues::QueueKey;
 use super::{Host, Mistake, Scheduler};
@@ -12,17 +13,26 @@ pub(super) struct Watch {
 }
 
 impl Scheduler {
-    /// Lets the idle slots that these jobs prefer be served first, by the order of service there. True if one of them got something.
+    /// Lets the idle slots that these jobs prefer be served first, by the order of service there.
+    /// True if one of them got something.
     pub(super) fn serve_nearer(&mut self, key: QueueKey, now: BootInstant) -> bool {
         let preferred = match self.mistake {
             Some(Mistake::TakesFromNear) => Vec::new(),
-            _ => self.queues.preferred(key).iter().filter_map(|name| self.near(name, key, now)).collect(),
+            _ => self
+                .queues
+                .preferred(key)
+                .iter()
+                .filter_map(|name| self.near(name, key, now))
+                .collect(),
         };
         // One that has begun to keep its slots for a wider job gets nothing now.
         let served = preferred.iter().any(|name| self.serve(name, 1, now));
         if !served && self.watch.is_some() {
             let in_vain = self.is_far_in_vain(key, now);
-            self.watch.as_mut().into_iter().for_each(|watch| watch.in_vain = watch.in_vain.take().or(in_vain.clone()));
+            self.watch
+                .as_mut()
+                .into_iter()
+                .for_each(|watch| watch.in_vain = watch.in_vain.take().or(in_vain.clone()));
         }
         served
     }
@@ -33,8 +43,9 @@ impl Scheduler {
         self.could_take(host, key, now).then(|| host.name.clone())
     }
 
-    /// Whether idle slots of a host could take one of these jobs: it is connected and known, has asked for jobs, is neither avoided nor drained,
-    /// serves their user, and keeps those slots for no others.
+    /// Whether idle slots of a host could take one of these jobs: it is connected and known, has
+    /// asked for jobs, is neither avoided nor drained, serves their user, and keeps those slots for
+    /// no others.
     pub(super) fn could_take(&self, host: &Host, key: QueueKey, now: BootInstant) -> bool {
         host.session.is_some()
             && host.is_willing()
@@ -53,7 +64,8 @@ impl Scheduler {
         self
     }
 
-    /// P4: a job that was placed elsewhere, though a slot that it prefers was idle at that moment and could have taken it.
+    /// P4: a job that was placed elsewhere, though a slot that it prefers was idle at that moment
+    /// and could have taken it.
     #[doc(hidden)]
     pub fn placed_far_in_vain(&self) -> Option<&str> {
         self.watch.as_ref()?.in_vain.as_deref()
@@ -68,7 +80,14 @@ impl Scheduler {
             let wanted = |set: &[Arc<str>]| names.iter().any(|name| set.contains(name));
             wanted(&preferred) && required.as_deref().is_none_or(wanted)
         };
-        let idle = self.hosts.values().filter(near).find(|host| self.could_take(host, key, now))?;
-        Some(format!("one of {key:?} goes elsewhere, though {} has an idle slot for it", idle.name))
+        let idle = self
+            .hosts
+            .values()
+            .filter(near)
+            .find(|host| self.could_take(host, key, now))?;
+        Some(format!(
+            "one of {key:?} goes elsewhere, though {} has an idle slot for it",
+            idle.name
+        ))
     }
 }

@@ -1,13 +1,17 @@
-//! Hosts that fail whatever they get: a full disk, a missing mount or a broken library turns a host into the fastest one of the cluster, and it
-//! eats the queue.
+//! Hosts that fail whatever they get: a full disk, a missing mount or a broken library turns a host
+//! into the fastest one of the cluster, and it eats the queue.
 //!
-//! Suspicion belongs to a batch: its own mistakes must not touch others. What counts are quick failures of different jobs that could have run
-//! anywhere, in a row on one host, beside successes of the same batch elsewhere that began after that row did. The more of the batch fails
-//! elsewhere, too, and the longer the rows are that end with a success, the longer the row has to be. Of a batch that runs nowhere else the row
-//! alone counts if another batch of the same user suspects the host. A suspected host is on probation for that batch: one of its jobs at a time, after each
-//! failure a longer pause; a success ends it, and so does what happens elsewhere if it makes the row likely.
+//! Suspicion belongs to a batch: its own mistakes must not touch others. What counts are quick
+//! failures of different jobs that could have run anywhere, in a row on one host, beside successes
+//! of the same batch elsewhere that began after that row did. The more of the batch fails
+//! elsewhere, too, and the longer the rows are that end with a success, the longer the row has to
+//! be. Of a batch that runs nowhere else the row alone counts if another batch of the same user
+//! suspects the host. A suspected host is on probation for that batch: one of its jobs at a time,
+//! after each failure a longer pause; a success ends it, and so does what happens elsewhere if it
+//! makes the row likely.
 //!
-//! A host that batches of two users suspect at the same time is quarantined: for a while it gets nothing of anybody's.
+//! A host that batches of two users suspect at the same time is quarantined: for a while it gets
+//! nothing of anybody's.
 
 use super::queues::QueueKey;
 use super::{Effect, Host, Scheduler};
@@ -23,7 +27,8 @@ use std::time::Duration;
 const STREAK: u32 = 10;
 /// A failure that took longer has done some work: it may well be the job's own.
 const QUICK: Duration = Duration::from_secs(1);
-/// A host is suspected if one that is like the others would have failed so often in a row with less than this probability.
+/// A host is suspected if one that is like the others would have failed so often in a row with less
+/// than this probability.
 const UNLIKELY: f64 = 1e-6;
 /// The suspicion ends if the others turn out to be such that the probability is more than this.
 const LIKELY: f64 = 1e-3;
@@ -75,7 +80,8 @@ impl Record {
 pub(super) struct Ends {
     /// The last ones: where, since when, and whether with success.
     last: VecDeque<(u32, BootInstant, bool)>,
-    /// The longest row of failures on a host that a success has ended: the batch makes such rows by itself.
+    /// The longest row of failures on a host that a success has ended: the batch makes such rows by
+    /// itself.
     longest: u32,
     /// Hosts with so many failures in a row that they may be suspected.
     doubtful: BTreeSet<u32>,
@@ -89,23 +95,34 @@ impl Ends {
         self.last.push_back((host, began, well));
     }
 
-    /// What this streak makes of a host, which is `suspected` or not; none: nothing new. `known`: another batch of this user's suspects it, which
-    /// counts where nothing has run elsewhere.
+    /// What this streak makes of a host, which is `suspected` or not; none: nothing new. `known`:
+    /// another batch of this user's suspects it, which counts where nothing has run elsewhere.
     fn judge(&self, host: u32, streak: &Streak, suspected: bool, known: bool) -> Option<Verdict> {
         let enough = streak.length >= STREAK.max(2 * self.longest);
         let chance = self.chance(host, streak);
         match suspected {
-            true if !enough || chance.is_some_and(|chance| chance > LIKELY) => Some(Verdict::Innocent),
-            false if enough && chance.map_or(known, |chance| chance < UNLIKELY) => Some(Verdict::Suspect),
+            true if !enough || chance.is_some_and(|chance| chance > LIKELY) => {
+                Some(Verdict::Innocent)
+            }
+            false if enough && chance.map_or(known, |chance| chance < UNLIKELY) => {
+                Some(Verdict::Suspect)
+            }
             true | false => None,
         }
     }
 
-    /// The probability of such a streak on this host if it were like the others; none: nothing is known of them.
+    /// The probability of such a streak on this host if it were like the others; none: nothing is
+    /// known of them.
     fn chance(&self, host: u32, streak: &Streak) -> Option<f64> {
-        let elsewhere = self.last.iter().filter(|(other, began, _)| *other != host && *began >= streak.began);
-        let (ends, failures) = elsewhere.fold((0u32, 0u32), |(n, failed), (.., well)| (n + 1, failed + u32::from(!well)));
-        (ends > 0).then(|| (f64::from(failures) / f64::from(ends)).powi(streak.length.min(10_000) as i32))
+        let elsewhere = self
+            .last
+            .iter()
+            .filter(|(other, began, _)| *other != host && *began >= streak.began);
+        let (ends, failures) = elsewhere.fold((0u32, 0u32), |(n, failed), (.., well)| {
+            (n + 1, failed + u32::from(!well))
+        });
+        (ends > 0)
+            .then(|| (f64::from(failures) / f64::from(ends)).powi(streak.length.min(10_000) as i32))
     }
 }
 
@@ -124,36 +141,60 @@ impl Scheduler {
         let anywhere = self.job(key).is_some_and(|job| job.queue.hosts.is_none());
         let elapsed = outcome.span.map_or(Duration::ZERO, |span| span.elapsed);
         let well = outcome.succeeded();
-        let failed = matches!(outcome.ended, Ended::Exited | Ended::Signaled | Ended::StartFailed);
+        let failed = matches!(
+            outcome.ended,
+            Ended::Exited | Ended::Signaled | Ended::StartFailed
+        );
         let counts = well || failed && anywhere && elapsed < QUICK;
         if !counts {
             return;
         }
-        let (Some(host), Some(batch)) = (self.hosts.get_mut(name), self.batches.get_mut(&key.batch)) else { return };
+        let (Some(host), Some(batch)) =
+            (self.hosts.get_mut(name), self.batches.get_mut(&key.batch))
+        else {
+            return;
+        };
         let began = BootInstant(now.0.saturating_sub(elapsed));
         batch.ends.add(host.index, began, well);
         if well {
             batch.ends.doubtful.remove(&host.index);
-            let ended = host.record.streaks.remove(&key.batch).map_or(0, |streak| streak.length);
+            let ended = host
+                .record
+                .streaks
+                .remove(&key.batch)
+                .map_or(0, |streak| streak.length);
             batch.ends.longest = batch.ends.longest.max(ended);
             (host.record.times, host.record.until) = (0, None);
             // What it may have of the batch it asks for, or has asked for already.
             self.unserved |= host.record.suspicions.remove(&key.batch).is_some();
         } else {
             let streak = host.record.streaks.entry(key.batch);
-            let streak =
-                streak.and_modify(|s| s.length += u32::from(s.last != key)).or_insert(Streak { length: 1, began, last: key });
+            let streak = streak
+                .and_modify(|s| s.length += u32::from(s.last != key))
+                .or_insert(Streak {
+                    length: 1,
+                    began,
+                    last: key,
+                });
             streak.last = key;
             if streak.length >= STREAK {
                 batch.ends.doubtful.insert(host.index);
             }
             if let Some(suspicion) = host.record.suspicions.get_mut(&key.batch) {
-                let (length, id, host_name) = (pause(suspicion.times), batch.id, host.name.to_string());
+                let (length, id, host_name) =
+                    (pause(suspicion.times), batch.id, host.name.to_string());
                 (suspicion.times, suspicion.until) = (suspicion.times + 1, Some(now + length));
                 self.quarantines.insert((now + length, host.index));
-                let reason = format!("one of this batch's jobs has failed there again; {SUSPECTED}");
-                self.effects
-                    .push_back(Effect::Notice { batch: id, notice: Notice::Quarantined { host: host_name, length, reason } });
+                let reason =
+                    format!("one of this batch's jobs has failed there again; {SUSPECTED}");
+                self.effects.push_back(Effect::Notice {
+                    batch: id,
+                    notice: Notice::Quarantined {
+                        host: host_name,
+                        length,
+                        reason,
+                    },
+                });
             }
         }
         self.weigh(key.batch, now);
@@ -161,13 +202,24 @@ impl Scheduler {
 
     /// Looks at what the ends of a batch say of hosts where many failed in a row.
     fn weigh(&mut self, serial: BatchSerial, now: BootInstant) {
-        let Some(batch) = self.batches.get(&serial) else { return };
+        let Some(batch) = self.batches.get(&serial) else {
+            return;
+        };
         let verdicts = batch.ends.doubtful.iter().filter_map(|index| {
             let host = self.host_at(*index)?;
             let suspected = host.record.suspicions.contains_key(&serial);
-            let mut others = host.record.suspicions.keys().filter_map(|other| self.batches.get(other));
+            let mut others = host
+                .record
+                .suspicions
+                .keys()
+                .filter_map(|other| self.batches.get(other));
             let known = others.any(|other| other.user == batch.user);
-            Some((host.name.clone(), batch.ends.judge(*index, host.record.streaks.get(&serial)?, suspected, known)?))
+            Some((
+                host.name.clone(),
+                batch
+                    .ends
+                    .judge(*index, host.record.streaks.get(&serial)?, suspected, known)?,
+            ))
         });
         for (name, verdict) in verdicts.collect::<Vec<_>>() {
             match verdict {
@@ -183,16 +235,33 @@ impl Scheduler {
     }
 
     fn suspect(&mut self, name: &str, serial: BatchSerial, now: BootInstant) {
-        let (Some(host), Some(batch)) = (self.hosts.get_mut(name), self.batches.get(&serial)) else { return };
+        let (Some(host), Some(batch)) = (self.hosts.get_mut(name), self.batches.get(&serial))
+        else {
+            return;
+        };
         host.record.suspicions.insert(serial, Suspicion::default());
         let (host_name, user) = (host.name.to_string(), batch.user);
         tracing::warn!(host = host_name, batch = %batch.id, "{host_name} is suspected by a batch: {SUSPECTED}");
-        let notice = Notice::Quarantined { host: host_name, length: Duration::ZERO, reason: SUSPECTED.into() };
-        self.effects.push_back(Effect::Notice { batch: batch.id, notice });
+        let notice = Notice::Quarantined {
+            host: host_name,
+            length: Duration::ZERO,
+            reason: SUSPECTED.into(),
+        };
+        self.effects.push_back(Effect::Notice {
+            batch: batch.id,
+            notice,
+        });
         // What it was handed in advance.
-        let unstarted = host.attempts.iter().filter(|(attempt, on)| attempt.key.batch == serial && !on.started);
+        let unstarted = host
+            .attempts
+            .iter()
+            .filter(|(attempt, on)| attempt.key.batch == serial && !on.started);
         let attempts: Vec<AttemptId> = unstarted.map(|(attempt, _)| *attempt).collect();
-        let others = host.record.suspicions.keys().filter_map(|other| self.batches.get(other));
+        let others = host
+            .record
+            .suspicions
+            .keys()
+            .filter_map(|other| self.batches.get(other));
         let agree = others.into_iter().any(|other| other.user != user);
         if !attempts.is_empty() {
             self.tell_agent(name, ToAgent::Retract { attempts });
@@ -204,23 +273,47 @@ impl Scheduler {
 
     /// Nobody's jobs go to a host for a while.
     fn quarantine(&mut self, name: &str, now: BootInstant) {
-        let Some(host) = self.hosts.get_mut(name).filter(|host| host.record.until.is_none()) else { return };
+        let Some(host) = self
+            .hosts
+            .get_mut(name)
+            .filter(|host| host.record.until.is_none())
+        else {
+            return;
+        };
         let length = pause(host.record.times);
         (host.record.times, host.record.until) = (host.record.times + 1, Some(now + length));
         let host_name = host.name.to_string();
-        tracing::warn!(host = host_name, ?length, "{host_name} is quarantined: {REASON}");
+        tracing::warn!(
+            host = host_name,
+            ?length,
+            "{host_name} is quarantined: {REASON}"
+        );
         self.quarantines.insert((now + length, host.index));
         for batch in self.batches.values() {
-            let notice = Notice::Quarantined { host: host_name.clone(), length, reason: REASON.into() };
-            self.effects.push_back(Effect::Notice { batch: batch.id, notice });
+            let notice = Notice::Quarantined {
+                host: host_name.clone(),
+                length,
+                reason: REASON.into(),
+            };
+            self.effects.push_back(Effect::Notice {
+                batch: batch.id,
+                notice,
+            });
         }
     }
 
     /// Ends the pauses and quarantines that are over.
     pub(super) fn release_quarantined(&mut self, now: BootInstant) {
-        while let Some((at, index)) = self.quarantines.first().copied().filter(|(at, _)| *at <= now) {
+        while let Some((at, index)) = self
+            .quarantines
+            .first()
+            .copied()
+            .filter(|(at, _)| *at <= now)
+        {
             self.quarantines.remove(&(at, index));
-            let Some(name) = self.name_at(index) else { continue };
+            let Some(name) = self.name_at(index) else {
+                continue;
+            };
             if let Some(host) = self.hosts.get_mut(&name) {
                 host.record.until = host.record.until.filter(|until| *until > now);
             }
@@ -232,15 +325,25 @@ impl Scheduler {
     pub(super) fn barred(&self, host: &Host, now: BootInstant) -> Vec<BatchSerial> {
         let suspicions = host.record.suspicions.iter();
         let barred = suspicions.filter(|(batch, suspicion)| {
-            suspicion.until.is_some_and(|until| until > now) || host.attempts.keys().any(|attempt| attempt.key.batch == **batch)
+            suspicion.until.is_some_and(|until| until > now)
+                || host
+                    .attempts
+                    .keys()
+                    .any(|attempt| attempt.key.batch == **batch)
         });
         barred.map(|(batch, _)| *batch).collect()
     }
 
     /// Whether jobs are kept from a host by what their batch suspects; until when, if it is known.
-    pub(super) fn is_barred(&self, host: &Host, key: QueueKey, now: BootInstant) -> Option<Option<BootInstant>> {
+    pub(super) fn is_barred(
+        &self,
+        host: &Host,
+        key: QueueKey,
+        now: BootInstant,
+    ) -> Option<Option<BootInstant>> {
         let suspicion = host.record.suspicions.get(&key.batch)?;
-        (key.hosts.is_none() && self.barred(host, now).contains(&key.batch)).then_some(suspicion.until)
+        (key.hosts.is_none() && self.barred(host, now).contains(&key.batch))
+            .then_some(suspicion.until)
     }
 }
 

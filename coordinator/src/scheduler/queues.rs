@@ -1,4 +1,5 @@
-//! Waiting jobs by user, width, priority, batch, required hosts and preferred hosts, with an index by host name.
+//! Waiting jobs by user, width, priority, batch, required hosts and preferred hosts, with an index
+//! by host name.
 //!
 //! ```text
 //!  pass 1   jobs that prefer this host            `local`, by name
@@ -6,9 +7,11 @@
 //!  pass 3   jobs that prefer another host         `elsewhere`: the same; only for slots that have been idle for long
 //! ```
 //!
-//! Finding the best job for a host looks, for each user who has jobs waiting and each number of slots that they take, at the first queue of
-//! each of its names and of the whole: the cost does not grow with the number of jobs, hosts or sets. Of the jobs with the highest priority
-//! it is one of the user who has least running. What a priority is above [`Queues::limit`] counts among the jobs of one user only. A host that comes or goes touches the queues that name it, and no others.
+//! Finding the best job for a host looks, for each user who has jobs waiting and each number of
+//! slots that they take, at the first queue of each of its names and of the whole: the cost does
+//! not grow with the number of jobs, hosts or sets. Of the jobs with the highest priority it is one
+//! of the user who has least running. What a priority is above [`Queues::limit`] counts among the
+//! jobs of one user only. A host that comes or goes touches the queues that name it, and no others.
 
 use mezcal_common::message::client::Submission;
 use mezcal_common::model::hosts;
@@ -43,7 +46,14 @@ impl QueueKey {
     /// The queue for a job of this batch.
     pub(super) fn new(user: u32, batch: BatchSerial, job: &Submission) -> Self {
         let (priority, wide) = (Reverse(job.priority), Reverse(job.slots));
-        Self { priority, user, batch, wide, hosts: job.hosts, prefer: job.prefer }
+        Self {
+            priority,
+            user,
+            batch,
+            wide,
+            hosts: job.hosts,
+            prefer: job.prefer,
+        }
     }
 
     /// Slots that each of its jobs takes.
@@ -62,7 +72,8 @@ type Part = (u32, u16);
 /// The best queue of a user: its priority, and by which pass it was found.
 type Best = (Reverse<i32>, u8, QueueKey);
 
-/// The same among users: the priority as far as it counts there, how many slots the user has, the pass, and the user.
+/// The same among users: the priority as far as it counts there, how many slots the user has, the
+/// pass, and the user.
 type First = (Reverse<i32>, u64, u8, u32, QueueKey);
 
 /// What a host serves next.
@@ -85,7 +96,8 @@ pub(super) struct Queues {
     /// What users may raise their jobs to before others', and who may do so without a limit.
     most: i32,
     unlimited: HashSet<u32>,
-    /// Queues that have come into being, or ceased to be, or whose required hosts have come or gone.
+    /// Queues that have come into being, or ceased to be, or whose required hosts have come or
+    /// gone.
     changed: BTreeSet<QueueKey>,
 }
 
@@ -142,23 +154,33 @@ impl Index {
         }
     }
 
-    /// The first one that a host with these names may serve; among equals, one that only some hosts may.
+    /// The first one that a host with these names may serve; among equals, one that only some hosts
+    /// may.
     fn first(&self, names: &[Arc<str>], barred: &[BatchSerial]) -> Option<QueueKey> {
-        let own = names.iter().filter_map(|name| self.by_name.get(name)?.first());
-        own.chain(self.anywhere.iter().find(|key| !barred.contains(&key.batch)))
-            .min_by_key(|k| (k.priority, k.batch, k.hosts.is_none(), **k))
-            .copied()
+        let own = names
+            .iter()
+            .filter_map(|name| self.by_name.get(name)?.first());
+        own.chain(
+            self.anywhere
+                .iter()
+                .find(|key| !barred.contains(&key.batch)),
+        )
+        .min_by_key(|k| (k.priority, k.batch, k.hosts.is_none(), **k))
+        .copied()
     }
 }
 
 impl Queue {
     /// Whether its jobs may run on a host with these names.
     fn may_use(&self, names: &[Arc<str>]) -> bool {
-        self.required.as_ref().is_none_or(|set| names.iter().any(|name| set.contains(name)))
+        self.required
+            .as_ref()
+            .is_none_or(|set| names.iter().any(|name| set.contains(name)))
     }
 }
 
-/// Whether two names may be those of one host: they are the same, or one is the first label of the other.
+/// Whether two names may be those of one host: they are the same, or one is the first label of the
+/// other.
 fn may_be_one(name: &str, other: &str) -> bool {
     let is_short_for = |a: &str, b: &str| hosts::short(b) == Some(a);
     name == other || is_short_for(name, other) || is_short_for(other, name)
@@ -186,7 +208,9 @@ impl Queues {
 
     /// Whether jobs wait that prefer a host that is connected.
     pub(super) fn any_elsewhere(&self) -> bool {
-        self.parts.values().any(|part| !part.elsewhere.anywhere.is_empty() || !part.elsewhere.by_name.is_empty())
+        self.parts
+            .values()
+            .any(|part| !part.elsewhere.anywhere.is_empty() || !part.elsewhere.by_name.is_empty())
     }
 
     /// The hosts that a queue's jobs prefer of those that they may use, best first.
@@ -204,32 +228,66 @@ impl Queues {
     }
 
     /// Appends a job; the sets are those that `key` stands for.
-    pub(super) fn push(&mut self, key: QueueKey, job: JobNumber, required: Option<Names>, prefer: Option<Names>) {
+    pub(super) fn push(
+        &mut self,
+        key: QueueKey,
+        job: JobNumber,
+        required: Option<Names>,
+        prefer: Option<Names>,
+    ) {
         let part = self.parts.entry(key.part()).or_default();
         if let Some(queue) = part.queues.get_mut(&key) {
             queue.jobs.push_back(job);
             return;
         }
         // By either of its two names; that the host may be used at all is looked at when it asks.
-        let allowed = |name: &&Arc<str>| required.as_ref().is_none_or(|set| set.iter().any(|other| may_be_one(name, other)));
-        let preferred: Vec<Arc<str>> = prefer.iter().flat_map(|set| set.iter()).filter(allowed).cloned().collect();
-        let present = preferred.iter().filter(|name| self.there.contains(*name)).count();
-        let required_present = required.iter().flat_map(|set| set.iter()).filter(|name| self.there.contains(*name)).count();
-        part.insert(key, Queue { jobs: VecDeque::from([job]), required, required_present, preferred, present });
+        let allowed = |name: &&Arc<str>| {
+            required
+                .as_ref()
+                .is_none_or(|set| set.iter().any(|other| may_be_one(name, other)))
+        };
+        let preferred: Vec<Arc<str>> = prefer
+            .iter()
+            .flat_map(|set| set.iter())
+            .filter(allowed)
+            .cloned()
+            .collect();
+        let present = preferred
+            .iter()
+            .filter(|name| self.there.contains(*name))
+            .count();
+        let required_present = required
+            .iter()
+            .flat_map(|set| set.iter())
+            .filter(|name| self.there.contains(*name))
+            .count();
+        part.insert(
+            key,
+            Queue {
+                jobs: VecDeque::from([job]),
+                required,
+                required_present,
+                preferred,
+                present,
+            },
+        );
         if key.hosts.is_some() || key.slots() > 1 {
             self.changed.insert(key);
         }
     }
 
-    /// Jobs of others go before those whose priority is above `most`, but for those of `unlimited` users.
+    /// Jobs of others go before those whose priority is above `most`, but for those of `unlimited`
+    /// users.
     pub(super) fn limit(&mut self, most: i32, unlimited: HashSet<u32>) {
         (self.most, self.unlimited) = (most, unlimited);
     }
 
-    /// The best queue for a host with these names: of each user the one with the highest priority, then by pass, then of the oldest batch; of
-    /// these the one with the highest priority as far as that counts before others', then of the user who has least `running`. Of those whose jobs take `widest` slots at most and whose batch is not `barred` where they require no
-    /// certain hosts, and of users who have some `running` count on that host. `steal`: the
-    /// third pass, too.
+    /// The best queue for a host with these names: of each user the one with the highest priority,
+    /// then by pass, then of the oldest batch; of these the one with the highest priority as far as
+    /// that counts before others', then of the user who has least `running`. Of those whose jobs
+    /// take `widest` slots at most and whose batch is not `barred` where they require no certain
+    /// hosts, and of users who have some `running` count on that host. `steal`: the third pass,
+    /// too.
     pub(super) fn best(
         &self,
         names: &[Arc<str>],
@@ -241,19 +299,29 @@ impl Queues {
         // The parts of one user follow each other.
         let (mut best, mut own) = (None, None::<(u32, u64, Best)>);
         for ((user, _), queues) in self.parts.iter().filter(|((_, slots), _)| *slots <= widest) {
-            let (Some(running), Some(found)) = (running(*user), queues.best(names, steal, barred)) else { continue };
+            let (Some(running), Some(found)) = (running(*user), queues.best(names, steal, barred))
+            else {
+                continue;
+            };
             match &mut own {
                 Some((of, _, best)) if of == user => *best = (*best).min(found),
                 own => best = self.better(best, own.replace((*user, running, found))),
             }
         }
-        self.better(best, own).map(|(_, _, pass, _, key)| Next { key, elsewhere: pass == ELSEWHERE })
+        self.better(best, own).map(|(_, _, pass, _, key)| Next {
+            key,
+            elsewhere: pass == ELSEWHERE,
+        })
     }
 
     /// Which of two users' best queues goes first.
     fn better(&self, best: Option<First>, other: Option<(u32, u64, Best)>) -> Option<First> {
         let other = other.map(|(user, running, (Reverse(priority), pass, key))| {
-            let most = if self.unlimited.contains(&user) { i32::MAX } else { self.most };
+            let most = if self.unlimited.contains(&user) {
+                i32::MAX
+            } else {
+                self.most
+            };
             (Reverse(priority.min(most)), running, pass, user, key)
         });
         best.into_iter().chain(other).min()
@@ -272,7 +340,9 @@ impl Queues {
     /// A name is connected now.
     pub(super) fn comes(&mut self, name: &Arc<str>) {
         if self.there.insert(name.clone()) {
-            self.parts.values_mut().for_each(|part| part.comes(name, &mut self.changed));
+            self.parts
+                .values_mut()
+                .for_each(|part| part.comes(name, &mut self.changed));
         }
     }
 
@@ -280,7 +350,9 @@ impl Queues {
     pub(super) fn goes(&mut self, name: &Arc<str>) -> bool {
         let mut freed = false;
         if self.there.remove(name) {
-            self.parts.values_mut().for_each(|part| freed |= part.goes(name, &mut self.changed));
+            self.parts
+                .values_mut()
+                .for_each(|part| freed |= part.goes(name, &mut self.changed));
         }
         freed
     }
@@ -302,26 +374,31 @@ impl Queues {
         self.changed.insert(key);
     }
 
-    /// Queues that require this name have to be looked at: it belongs to another host, or to none any more.
+    /// Queues that require this name have to be looked at: it belongs to another host, or to none
+    /// any more.
     pub(super) fn look_at_name(&mut self, name: &Arc<str>) {
-        self.changed.extend(self.parts.values().flat_map(|part| part.requiring(name)));
+        self.changed
+            .extend(self.parts.values().flat_map(|part| part.requiring(name)));
     }
 
     /// All queues of this user have to be looked at: hosts that run their jobs have come or gone.
     pub(super) fn look_at_user(&mut self, user: u32) {
         let own = self.parts.iter().filter(|((of, _), _)| *of == user);
-        self.changed.extend(own.flat_map(|(_, part)| part.queues.keys()));
+        self.changed
+            .extend(own.flat_map(|(_, part)| part.queues.keys()));
     }
 
     /// Queues of jobs that take several slots have to be looked at: hosts have come or gone.
     pub(super) fn look_at_wide(&mut self) {
         let wide = self.parts.iter().filter(|((_, slots), _)| *slots > 1);
-        self.changed.extend(wide.flat_map(|(_, part)| part.queues.keys()));
+        self.changed
+            .extend(wide.flat_map(|(_, part)| part.queues.keys()));
     }
 
     /// Whether a queue requires hosts of which none is connected.
     pub(super) fn is_homeless(&self, key: QueueKey) -> bool {
-        self.queue(key).is_some_and(|queue| queue.required.is_some() && queue.required_present == 0)
+        self.queue(key)
+            .is_some_and(|queue| queue.required.is_some() && queue.required_present == 0)
     }
 
     /// Empties a queue.
@@ -331,7 +408,13 @@ impl Queues {
 
     /// Takes single jobs out of a queue.
     pub(super) fn take(&mut self, key: QueueKey, jobs: &HashSet<JobNumber>) {
-        let Some(queue) = self.parts.get_mut(&key.part()).and_then(|part| part.queues.get_mut(&key)) else { return };
+        let Some(queue) = self
+            .parts
+            .get_mut(&key.part())
+            .and_then(|part| part.queues.get_mut(&key))
+        else {
+            return;
+        };
         queue.jobs.retain(|job| !jobs.contains(job));
         if queue.jobs.is_empty() {
             self.remove(key);
@@ -374,40 +457,73 @@ impl Queues {
 impl Queued {
     fn insert(&mut self, key: QueueKey, queue: Queue) {
         for (rank, name) in queue.preferred.iter().enumerate() {
-            self.local.entry(name.clone()).or_default().insert((key.priority, rank, key));
+            self.local
+                .entry(name.clone())
+                .or_default()
+                .insert((key.priority, rank, key));
         }
-        self.index(queue.present).insert(key, queue.required.as_ref());
+        self.index(queue.present)
+            .insert(key, queue.required.as_ref());
         self.queues.insert(key, queue);
     }
 
     fn index(&mut self, present: usize) -> &mut Index {
-        if present == 0 { &mut self.free } else { &mut self.elsewhere }
+        if present == 0 {
+            &mut self.free
+        } else {
+            &mut self.elsewhere
+        }
     }
 
     /// The first queue for a host with these names, with its pass.
     fn best(&self, names: &[Arc<str>], steal: bool, barred: &[BatchSerial]) -> Option<Best> {
         let allowed = |(.., key): &&Ranked| match key.hosts {
             None => !barred.contains(&key.batch),
-            Some(_) => self.queues.get(key).is_some_and(|queue| queue.may_use(names)),
+            Some(_) => self
+                .queues
+                .get(key)
+                .is_some_and(|queue| queue.may_use(names)),
         };
-        let local = names.iter().filter_map(|name| self.local.get(name)?.iter().find(allowed)).min();
+        let local = names
+            .iter()
+            .filter_map(|name| self.local.get(name)?.iter().find(allowed))
+            .min();
         let local = local.map(|(.., key)| (key.priority, LOCAL, *key));
-        let free = self.free.first(names, barred).map(|key| (key.priority, FREE, key));
-        let other = steal.then(|| self.elsewhere.first(names, barred)).flatten().map(|key| (key.priority, ELSEWHERE, key));
+        let free = self
+            .free
+            .first(names, barred)
+            .map(|key| (key.priority, FREE, key));
+        let other = steal
+            .then(|| self.elsewhere.first(names, barred))
+            .flatten()
+            .map(|key| (key.priority, ELSEWHERE, key));
         [local, free, other].into_iter().flatten().min()
     }
 
     fn preferring(&self, name: &Arc<str>) -> Vec<QueueKey> {
-        self.local.get(name).into_iter().flatten().map(|(.., key)| *key).collect()
+        self.local
+            .get(name)
+            .into_iter()
+            .flatten()
+            .map(|(.., key)| *key)
+            .collect()
     }
 
     fn requiring(&self, name: &Arc<str>) -> Vec<QueueKey> {
-        [&self.free, &self.elsewhere].into_iter().filter_map(|index| index.by_name.get(name)).flatten().copied().collect()
+        [&self.free, &self.elsewhere]
+            .into_iter()
+            .filter_map(|index| index.by_name.get(name))
+            .flatten()
+            .copied()
+            .collect()
     }
 
     fn comes(&mut self, name: &Arc<str>, changed: &mut BTreeSet<QueueKey>) {
         for key in self.requiring(name) {
-            self.queues.get_mut(&key).into_iter().for_each(|queue| queue.required_present += 1);
+            self.queues
+                .get_mut(&key)
+                .into_iter()
+                .for_each(|queue| queue.required_present += 1);
             changed.insert(key);
         }
         for key in self.preferring(name) {
@@ -418,7 +534,10 @@ impl Queued {
     /// True if queues are left that prefer nobody who is there.
     fn goes(&mut self, name: &Arc<str>, changed: &mut BTreeSet<QueueKey>) -> bool {
         for key in self.requiring(name) {
-            self.queues.get_mut(&key).into_iter().for_each(|queue| queue.required_present -= 1);
+            self.queues
+                .get_mut(&key)
+                .into_iter()
+                .for_each(|queue| queue.required_present -= 1);
             changed.insert(key);
         }
         let mut freed = false;
@@ -429,7 +548,9 @@ impl Queued {
     }
 
     fn change(&mut self, key: QueueKey, to: impl Fn(usize) -> usize) -> usize {
-        let Some(queue) = self.queues.get_mut(&key) else { return 0 };
+        let Some(queue) = self.queues.get_mut(&key) else {
+            return 0;
+        };
         let (was, is) = (queue.present, to(queue.present));
         queue.present = is;
         let required = queue.required.clone();
@@ -445,7 +566,8 @@ impl Queued {
         for (rank, name) in queue.preferred.iter().enumerate() {
             remove_from(&mut self.local, name, &(key.priority, rank, key));
         }
-        self.index(queue.present).remove(key, queue.required.as_ref());
+        self.index(queue.present)
+            .remove(key, queue.required.as_ref());
         Some(queue)
     }
 
@@ -454,23 +576,52 @@ impl Queued {
         for (key, queue) in &self.queues {
             assert!(!queue.jobs.is_empty() && key.part() == part, "{key:?}");
             let required = queue.required.iter().flat_map(|set| set.iter());
-            assert_eq!(queue.required_present, required.filter(|name| there.contains(*name)).count(), "{key:?}");
-            assert_eq!(queue.present, queue.preferred.iter().filter(|name| there.contains(*name)).count(), "{key:?}");
-            let (index, other) = if queue.present == 0 { (&self.free, &self.elsewhere) } else { (&self.elsewhere, &self.free) };
+            assert_eq!(
+                queue.required_present,
+                required.filter(|name| there.contains(*name)).count(),
+                "{key:?}"
+            );
+            assert_eq!(
+                queue.present,
+                queue
+                    .preferred
+                    .iter()
+                    .filter(|name| there.contains(*name))
+                    .count(),
+                "{key:?}"
+            );
+            let (index, other) = if queue.present == 0 {
+                (&self.free, &self.elsewhere)
+            } else {
+                (&self.elsewhere, &self.free)
+            };
             match &queue.required {
-                None => assert!(index.anywhere.contains(key) && !other.anywhere.contains(key), "{key:?}"),
+                None => assert!(
+                    index.anywhere.contains(key) && !other.anywhere.contains(key),
+                    "{key:?}"
+                ),
                 Some(names) => names.iter().for_each(|name| {
                     assert!(
-                        index.by_name[name].contains(key) && !other.by_name.get(name).is_some_and(|s| s.contains(key)),
+                        index.by_name[name].contains(key)
+                            && !other.by_name.get(name).is_some_and(|s| s.contains(key)),
                         "{key:?}"
                     );
                 }),
             }
             for (rank, name) in queue.preferred.iter().enumerate() {
-                assert!(self.local[name].contains(&(key.priority, rank, *key)), "{key:?} at {name}");
+                assert!(
+                    self.local[name].contains(&(key.priority, rank, *key)),
+                    "{key:?} at {name}"
+                );
             }
         }
         let indexed: usize = self.local.values().map(BTreeSet::len).sum();
-        assert_eq!(indexed, self.queues.values().map(|q| q.preferred.len()).sum::<usize>());
+        assert_eq!(
+            indexed,
+            self.queues
+                .values()
+                .map(|q| q.preferred.len())
+                .sum::<usize>()
+        );
     }
 }

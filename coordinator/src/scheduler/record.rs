@@ -1,8 +1,10 @@
 //! What has to survive the coordinator, as the scheduler tells it and takes it back.
 //!
-//! A [`Record`] comes out as [`super::Effect::Persist`] before whatever depends on it. After a restart a new scheduler is given the records
-//! of all batches that have not ended, by [`Scheduler::replay`], and then continues with [`Scheduler::restored`]. Records of one batch come
-//! in this order: `Opened`, `HostSets`, `Submitted`, then the others, of which each kind keeps its own order.
+//! A [`Record`] comes out as [`super::Effect::Persist`] before whatever depends on it. After a
+//! restart a new scheduler is given the records of all batches that have not ended, by
+//! [`Scheduler::replay`], and then continues with [`Scheduler::restored`]. Records of one batch
+//! come in this order: `Opened`, `HostSets`, `Submitted`, then the others, of which each kind keeps
+//! its own order.
 
 use super::cancel::Cancelling;
 use super::{Effect, JobState, Scheduler};
@@ -132,7 +134,8 @@ pub(super) struct Restoring {
 }
 
 impl Scheduler {
-    /// Has every decision recorded from now on. Job specs are then the store's to keep: placements come without them.
+    /// Has every decision recorded from now on. Job specs are then the store's to keep: placements
+    /// come without them.
     ///
     /// A batch that is not detached is cancelled when it has been unattended for `client_lease`.
     #[must_use]
@@ -160,14 +163,18 @@ impl Scheduler {
                 attempts.retain(|attempt| stored(attempt.key.batch));
                 !attempts.is_empty()
             }
-            Record::Engines { .. } | Record::Drained { .. } | Record::HostForgotten { .. } | Record::Released => true,
+            Record::Engines { .. }
+            | Record::Drained { .. }
+            | Record::HostForgotten { .. }
+            | Record::Released => true,
         };
         if worth {
             self.effects.push_back(Effect::Persist(record));
         }
     }
 
-    /// Whether a batch is recorded. What runs once on a host, as `exec` has it, ends with its client, and so with us.
+    /// Whether a batch is recorded. What runs once on a host, as `exec` has it, ends with its
+    /// client, and so with us.
     pub(super) fn is_stored(&self, batch: BatchSerial) -> bool {
         self.durable && self.batches.get(&batch).is_some_and(|batch| !batch.once)
     }
@@ -180,7 +187,12 @@ impl Scheduler {
     /// Takes back a record of an earlier life.
     pub fn replay(&mut self, record: Record, now: BootInstant) {
         match record {
-            Record::Opened { batch, user, terms, age } => {
+            Record::Opened {
+                batch,
+                user,
+                terms,
+                age,
+            } => {
                 self.numbers_in_use(batch);
                 self.add_batch(batch, user, *terms, age, now);
             }
@@ -202,7 +214,11 @@ impl Scheduler {
                     batch.why = batch.why.take().or(why);
                 }
             }
-            Record::Placed { host, lease, attempts } => {
+            Record::Placed {
+                host,
+                lease,
+                attempts,
+            } => {
                 // Whoever still runs under an earlier, longer lease has to be waited for.
                 self.lease = self.lease.max(lease);
                 self.placed_under(lease);
@@ -212,17 +228,32 @@ impl Scheduler {
                         && attempt.attempt > job.attempt
                         && job.state != JobState::Done
                     {
-                        (job.attempt, job.host, job.state) = (attempt.attempt, index, JobState::Placed);
-                        self.restoring.placements.insert(attempt.key, (attempt, lease));
-                    } else if let Some((_, known)) = self.restoring.placements.get_mut(&attempt.key).filter(|(a, _)| *a == attempt)
+                        (job.attempt, job.host, job.state) =
+                            (attempt.attempt, index, JobState::Placed);
+                        self.restoring
+                            .placements
+                            .insert(attempt.key, (attempt, lease));
+                    } else if let Some((_, known)) = self
+                        .restoring
+                        .placements
+                        .get_mut(&attempt.key)
+                        .filter(|(a, _)| *a == attempt)
                     {
                         // A later life gave longer leases.
                         *known = (*known).max(lease);
                     }
                 }
             }
-            Record::Again { attempt, retries, losses, .. } => {
-                if let Some(job) = self.job_mut(attempt.key).filter(|job| job.state != JobState::Done) {
+            Record::Again {
+                attempt,
+                retries,
+                losses,
+                ..
+            } => {
+                if let Some(job) = self
+                    .job_mut(attempt.key)
+                    .filter(|job| job.state != JobState::Done)
+                {
                     let failed = retries < job.retries;
                     (job.retries, job.losses) = (job.retries.min(retries), job.losses.max(losses));
                     if job.attempt == attempt.attempt {
@@ -234,10 +265,15 @@ impl Scheduler {
                     }
                 }
             }
-            Record::Ended { batch, job, result, .. } => {
+            Record::Ended {
+                batch, job, result, ..
+            } => {
                 let key = JobKey { batch, job };
-                let Some(ended) = self.job_mut(key) else { return };
-                (ended.state, ended.succeeded, ended.attempt) = (JobState::Done, result.outcome.succeeded(), result.attempt);
+                let Some(ended) = self.job_mut(key) else {
+                    return;
+                };
+                (ended.state, ended.succeeded, ended.attempt) =
+                    (JobState::Done, result.outcome.succeeded(), result.attempt);
                 self.restoring.placements.remove(&key);
                 if let Some(batch) = self.batches.get_mut(&batch) {
                     batch.done += 1;
@@ -246,10 +282,15 @@ impl Scheduler {
             }
             // It is not among what is replayed.
             Record::Done { .. } | Record::HostForgotten { .. } | Record::Released => {}
-            Record::Drained { host, reason, deadline } => {
+            Record::Drained {
+                host,
+                reason,
+                deadline,
+            } => {
                 let index = self.known_host(&host, now);
                 self.set_drained(&host, reason);
-                self.evictions.extend(deadline.map(|limit| (now + limit, index)));
+                self.evictions
+                    .extend(deadline.map(|limit| (now + limit, index)));
             }
             Record::Engines { host, first, slots } => {
                 self.next_engine = self.next_engine.max(first.0 + u32::from(slots));
@@ -263,7 +304,10 @@ impl Scheduler {
 
     fn replay_jobs(&mut self, batch: BatchSerial, jobs: Vec<Submission>) {
         for mut submission in jobs {
-            let key = JobKey { batch, job: submission.job };
+            let key = JobKey {
+                batch,
+                job: submission.job,
+            };
             let after = std::mem::take(&mut submission.after);
             if !after.is_empty() {
                 self.restoring.comes_after.insert(key, after);
@@ -274,16 +318,30 @@ impl Scheduler {
         }
     }
 
-    /// All records have been taken back: what surely does not run may start, what may run is waited for.
+    /// All records have been taken back: what surely does not run may start, what may run is waited
+    /// for.
     pub fn restored(&mut self, now: BootInstant) {
-        let Restoring { placements, mut comes_after, failed, .. } = std::mem::take(&mut self.restoring);
+        let Restoring {
+            placements,
+            mut comes_after,
+            failed,
+            ..
+        } = std::mem::take(&mut self.restoring);
         self.expected_until = (!placements.is_empty()).then(|| now + super::cancel::RETURN);
         let mut longer: BTreeMap<Arc<str>, Vec<AttemptId>> = BTreeMap::new();
         for (key, (attempt, recorded)) in placements {
-            let placed = self.job(key).filter(|job| job.state == JobState::Placed).map(|job| (job.host, job.queue));
-            let Some((host, queue)) = placed else { continue };
+            let placed = self
+                .job(key)
+                .filter(|job| job.state == JobState::Placed)
+                .map(|job| (job.host, job.queue));
+            let Some((host, queue)) = placed else {
+                continue;
+            };
             self.running[queue.user as usize] += u64::from(queue.slots());
-            self.batches.get_mut(&key.batch).into_iter().for_each(|batch| batch.placed += 1);
+            self.batches
+                .get_mut(&key.batch)
+                .into_iter()
+                .for_each(|batch| batch.placed += 1);
             let name = self.host_names.get(host as usize);
             if let Some(host) = name.and_then(|name| self.hosts.get_mut(name)) {
                 host.add(attempt, queue.user, queue.slots(), None);
@@ -292,24 +350,38 @@ impl Scheduler {
                 }
             }
             // Its host is told when it has said what it has.
-            if let Some(stop) = self.batches.get(&key.batch).and_then(|batch| batch.cancelled) {
+            if let Some(stop) = self
+                .batches
+                .get(&key.batch)
+                .and_then(|batch| batch.cancelled)
+            {
                 self.cancelling.insert(key, Cancelling::silent(stop));
             }
         }
-        // Agents renew them for longer from now on, and whoever comes after us has to wait for that.
+        // Agents renew them for longer from now on, and whoever comes after us has to wait for
+        // that.
         self.leases_grow = !longer.is_empty();
         for (host, attempts) in longer {
             let lease = self.lease;
-            self.persist(|| Record::Placed { host, lease, attempts });
+            self.persist(|| Record::Placed {
+                host,
+                lease,
+                attempts,
+            });
         }
         self.lease_begins(now);
         self.hold_begins(now);
         let mut serials: Vec<BatchSerial> = self.batches.keys().copied().collect();
         serials.sort();
         for batch in serials {
-            let Some(b) = self.batches.get(&batch) else { continue };
+            let Some(b) = self.batches.get(&batch) else {
+                continue;
+            };
             let (given_up, held) = (b.is_given_up(), b.is_held());
-            let queued = (1..).zip(&b.jobs).filter(|(_, job)| job.state == JobState::Queued).map(|(number, _)| JobNumber(number));
+            let queued = (1..)
+                .zip(&b.jobs)
+                .filter(|(_, job)| job.state == JobState::Queued)
+                .map(|(number, _)| JobNumber(number));
             for job in queued.collect::<Vec<_>>() {
                 let key = JobKey { batch, job };
                 let before = comes_after.remove(&key).unwrap_or_default();

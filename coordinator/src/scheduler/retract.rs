@@ -1,6 +1,8 @@
-//! Taking back what was handed out in advance: a job must not wait behind a long one on a full host while another host has an idle slot for it.
+//! Taking back what was handed out in advance: a job must not wait behind a long one on a full host
+//! while another host has an idle slot for it.
 //!
-//! An agent gives back what it has not started and leaves the rest alone, so asking too often costs messages and nothing else.
+//! An agent gives back what it has not started and leaves the rest alone, so asking too often costs
+//! messages and nothing else.
 
 use super::queues::QueueKey;
 use super::{Host, Job, Scheduler};
@@ -11,7 +13,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A slot is idle for so long before work is looked for elsewhere: short jobs that were handed out in advance have ended by then.
+/// A slot is idle for so long before work is looked for elsewhere: short jobs that were handed out
+/// in advance have ended by then.
 const FIRST: Duration = Duration::from_millis(50);
 /// Between two times that the same hosts are asked.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -30,7 +33,10 @@ impl Scheduler {
             return;
         }
         self.retract_at = None;
-        let hosts = self.idle.iter().filter_map(|(_, index)| self.host_at(*index));
+        let hosts = self
+            .idle
+            .iter()
+            .filter_map(|(_, index)| self.host_at(*index));
         let free = hosts.filter(|h| h.credit > h.sent && h.is_willing() && h.kept.is_none());
         let free: Vec<&Host> = free.collect();
         let mut idle: u64 = free.iter().map(|h| h.idle_since.len() as u64).sum();
@@ -39,13 +45,20 @@ impl Scheduler {
         }
         let mut has_a_slot: BTreeMap<QueueKey, bool> = BTreeMap::new();
         let mut taken: Vec<(Arc<str>, Vec<AttemptId>)> = Vec::new();
-        for host in self.overfull.iter().filter_map(|index| self.host_at(*index)) {
+        for host in self
+            .overfull
+            .iter()
+            .filter_map(|index| self.host_at(*index))
+        {
             let mut over = host.taken.saturating_sub(u64::from(host.slots())).min(idle);
             // The newest ones are the last in its queue.
             let unstarted = host.attempts.iter().rev().filter(|(_, on)| !on.started);
             let useful = unstarted.filter(|(attempt, _)| {
                 self.job(attempt.key).is_some_and(|Job { queue, .. }| {
-                    *has_a_slot.entry(*queue).or_insert_with(|| free.iter().any(|host| self.has_a_slot_for(host, *queue, now)))
+                    *has_a_slot.entry(*queue).or_insert_with(|| {
+                        free.iter()
+                            .any(|host| self.has_a_slot_for(host, *queue, now))
+                    })
                 })
             });
             let attempts = useful.map_while(|(attempt, on)| {
@@ -58,7 +71,10 @@ impl Scheduler {
                 break;
             }
         }
-        for (name, attempts) in taken.into_iter().filter(|(_, attempts)| !attempts.is_empty()) {
+        for (name, attempts) in taken
+            .into_iter()
+            .filter(|(_, attempts)| !attempts.is_empty())
+        {
             self.tell_agent(&name, ToAgent::Retract { attempts });
         }
         if !self.overfull.is_empty() {
@@ -66,13 +82,30 @@ impl Scheduler {
         }
     }
 
-    /// Whether a host with idle slots would get a job of this queue. Otherwise it would only go back to where it waits now.
+    /// Whether a host with idle slots would get a job of this queue. Otherwise it would only go
+    /// back to where it waits now.
     fn has_a_slot_for(&self, host: &Host, key: QueueKey, now: BootInstant) -> bool {
-        let (names, required, preferred) = (self.names_of(host), self.set_of(key), self.preferred_by(key).unwrap_or_default());
-        let allows = |names: &[Arc<str>]| required.as_ref().is_none_or(|set| names.iter().any(|name| set.contains(name)));
+        let (names, required, preferred) = (
+            self.names_of(host),
+            self.set_of(key),
+            self.preferred_by(key).unwrap_or_default(),
+        );
+        let allows = |names: &[Arc<str>]| {
+            required
+                .as_ref()
+                .is_none_or(|set| names.iter().any(|name| set.contains(name)))
+        };
         let owner = |name: &Arc<str>| self.host_at(self.names.host(name)?);
-        let better = || preferred.iter().filter_map(owner).any(|host| allows(&self.names_of(host)));
-        let patient = host.idle_since.front().is_some_and(|since| *since + self.locality_wait <= now);
+        let better = || {
+            preferred
+                .iter()
+                .filter_map(owner)
+                .any(|host| allows(&self.names_of(host)))
+        };
+        let patient = host
+            .idle_since
+            .front()
+            .is_some_and(|since| *since + self.locality_wait <= now);
         self.could_take(host, key, now)
             && allows(&names)
             && (patient || names.iter().any(|name| preferred.contains(name)) || !better())

@@ -1,5 +1,6 @@
-//! Hosts that lack what it takes to start anything: processes, descriptors, memory. That is no fault of the job's, and it may pass, so the
-//! attempt goes back to the queue. It ends only if nothing of its batch has been started there for the host timeout, and nobody else may take it.
+//! Hosts that lack what it takes to start anything: processes, descriptors, memory. That is no
+//! fault of the job's, and it may pass, so the attempt goes back to the queue. It ends only if
+//! nothing of its batch has been started there for the host timeout, and nobody else may take it.
 
 use super::{Host, Scheduler};
 use mezcal_common::model::clock::BootInstant;
@@ -38,32 +39,55 @@ impl Scheduler {
             return;
         }
         let asked = self.cancelling.contains_key(&attempt.key);
-        let Some(batch) = self.batches.get_mut(&attempt.key.batch) else { return };
+        let Some(batch) = self.batches.get_mut(&attempt.key.batch) else {
+            return;
+        };
         batch.short.0.entry(host).or_insert(now);
-        let (wanted, once, patience) = (!asked && !batch.is_given_up(), batch.once, batch.host_timeout);
-        if !wanted || !once && (!batch.short.lasts(host, patience, now) || self.may_start_elsewhere(host, attempt, now)) {
+        let (wanted, once, patience) = (
+            !asked && !batch.is_given_up(),
+            batch.once,
+            batch.host_timeout,
+        );
+        if !wanted
+            || !once
+                && (!batch.short.lasts(host, patience, now)
+                    || self.may_start_elsewhere(host, attempt, now))
+        {
             return self.returned(attempt, now);
         }
         outcome.ended = Ended::StartFailed;
         if !once {
             let why = outcome.error.take().unwrap_or_default();
             let time = format_duration(patience);
-            outcome.error = Some(format!("{why}; nothing of its batch could be started there within the host timeout of {time}"));
+            outcome.error = Some(format!(
+                "{why}; nothing of its batch could be started there within the host timeout of {time}"
+            ));
         }
         self.finish(attempt.key, place, outcome, now);
     }
 
     /// Whether another host may take it that is not known to be as short of something.
     fn may_start_elsewhere(&self, short: u32, attempt: AttemptId, now: BootInstant) -> bool {
-        let Some((job, batch)) = self.job(attempt.key).zip(self.batches.get(&attempt.key.batch)) else { return false };
+        let Some((job, batch)) = self
+            .job(attempt.key)
+            .zip(self.batches.get(&attempt.key.batch))
+        else {
+            return false;
+        };
         let key = job.queue;
         let may = |host: &Host| {
-            let fits = host.known && host.drained.is_none() && host.slots() >= key.slots() && self.serves(host, key.user);
+            let fits = host.known
+                && host.drained.is_none()
+                && host.slots() >= key.slots()
+                && self.serves(host, key.user);
             fits && host.index != short && !batch.short.lasts(host.index, batch.host_timeout, now)
         };
         match self.set_of(key) {
             None => self.hosts.values().any(may),
-            Some(set) => set.iter().filter_map(|name| self.host_at(self.names.host(name)?)).any(may),
+            Some(set) => set
+                .iter()
+                .filter_map(|name| self.host_at(self.names.host(name)?))
+                .any(may),
         }
     }
 }

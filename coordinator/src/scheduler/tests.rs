@@ -34,10 +34,24 @@ fn cancel(request: Option<u64>, grace: Duration) -> Event {
 
 fn cancel_jobs(request: Option<u64>, grace: Duration, jobs: &[&str]) -> Event {
     let what = match jobs {
-        [] => vec![Wanted { batch: batch(1), job: None }],
-        jobs => jobs.iter().map(|job| Wanted { batch: batch(1), job: Some(WantedJob::Named((*job).to_owned())) }).collect(),
+        [] => vec![Wanted {
+            batch: batch(1),
+            job: None,
+        }],
+        jobs => jobs
+            .iter()
+            .map(|job| Wanted {
+                batch: batch(1),
+                job: Some(WantedJob::Named((*job).to_owned())),
+            })
+            .collect(),
     };
-    Event::Cancel { request, what, stop: Stop::after(grace), why: None }
+    Event::Cancel {
+        request,
+        what,
+        stop: Stop::after(grace),
+        why: None,
+    }
 }
 
 fn script() -> Script {
@@ -45,7 +59,11 @@ fn script() -> Script {
 }
 
 fn script_with(lease: Option<Duration>) -> Script {
-    Script { scheduler: Scheduler::new(Epoch(7), StoreId(1), lease, WAIT), now: BootInstant(Duration::from_secs(1000)), seq: 0 }
+    Script {
+        scheduler: Scheduler::new(Epoch(7), StoreId(1), lease, WAIT),
+        now: BootInstant(Duration::from_secs(1000)),
+        seq: 0,
+    }
 }
 
 fn batch(n: u128) -> BatchId {
@@ -53,11 +71,21 @@ fn batch(n: u128) -> BatchId {
 }
 
 fn attempt(batch: u32, job: u32, attempt: u32) -> AttemptId {
-    AttemptId { epoch: Epoch(7), key: JobKey { batch: BatchSerial(batch), job: JobNumber(job) }, attempt }
+    AttemptId {
+        epoch: Epoch(7),
+        key: JobKey {
+            batch: BatchSerial(batch),
+            job: JobNumber(job),
+        },
+        attempt,
+    }
 }
 
 fn exited(code: i32) -> Outcome {
-    Outcome { status: Some(WaitStatus::Exited(code)), ..Outcome::never_ran(Ended::Exited, None) }
+    Outcome {
+        status: Some(WaitStatus::Exited(code)),
+        ..Outcome::never_ran(Ended::Exited, None)
+    }
 }
 
 impl Script {
@@ -68,7 +96,11 @@ impl Script {
 
     fn pass(&mut self, seconds: u64) -> String {
         self.now = self.now + Duration::from_secs(seconds);
-        while self.scheduler.poll_timeout().is_some_and(|at| at <= self.now) {
+        while self
+            .scheduler
+            .poll_timeout()
+            .is_some_and(|at| at <= self.now)
+        {
             let due = self.scheduler.poll_timeout();
             self.scheduler.handle_timeout(self.now);
             assert!(
@@ -90,7 +122,13 @@ impl Script {
         self.hello_for(session, name, boot, None)
     }
 
-    fn hello_for(&mut self, session: u64, name: &str, boot: u8, users: Option<Vec<String>>) -> String {
+    fn hello_for(
+        &mut self,
+        session: u64,
+        name: &str,
+        boot: u8,
+        users: Option<Vec<String>>,
+    ) -> String {
         let hello = Hello {
             versions: (1, 1),
             program: "test".into(),
@@ -102,7 +140,11 @@ impl Script {
             memory: 0,
             users,
         };
-        self.event(Event::AgentHello { session: SessionId(session), name: name.into(), hello })
+        self.event(Event::AgentHello {
+            session: SessionId(session),
+            name: name.into(),
+            hello,
+        })
     }
 
     fn inventory(&mut self, session: u64, running: &[AttemptId]) -> String {
@@ -117,19 +159,35 @@ impl Script {
     }
 
     fn pull(&mut self, session: u64, credit: u64, idle: u16) -> String {
-        self.event(Event::Agent(SessionId(session), ToCoordinator::Pull { credit, idle }))
+        self.event(Event::Agent(
+            SessionId(session),
+            ToCoordinator::Pull { credit, idle },
+        ))
     }
 
     fn report(&mut self, session: u64, attempt: AttemptId, outcome: Outcome) -> String {
         self.seq += 1;
-        let report = Report::Finished { engine: Some(EngineIndex(0)), outcome: Box::new(outcome) };
-        let reports = vec![NumberedReport { seq: self.seq, attempt, report }];
-        self.event(Event::Agent(SessionId(session), ToCoordinator::Reports(reports)))
+        let report = Report::Finished {
+            engine: Some(EngineIndex(0)),
+            outcome: Box::new(outcome),
+        };
+        let reports = vec![NumberedReport {
+            seq: self.seq,
+            attempt,
+            report,
+        }];
+        self.event(Event::Agent(
+            SessionId(session),
+            ToCoordinator::Reports(reports),
+        ))
     }
 
     fn open(&mut self, n: u128) {
         let context = BatchContext::new(batch(n), "/".into(), 0o22);
-        self.event(Event::Open { user: "okazaki".into(), terms: Box::new(BatchTerms::new(context, Duration::from_secs(60))) });
+        self.event(Event::Open {
+            user: "okazaki".into(),
+            terms: Box::new(BatchTerms::new(context, Duration::from_secs(60))),
+        });
     }
 
     /// Submits jobs, each given by its hosts, priority and retries, and closes the batch.
@@ -143,10 +201,23 @@ impl Script {
             });
             let spec = Bytes::from_static(b"x");
             let job = JobNumber(i as u32 + 1);
-            submissions.push(Submission { hosts, priority: *priority, retries: *retries, ..Submission::new(job, spec) });
+            submissions.push(Submission {
+                hosts,
+                priority: *priority,
+                retries: *retries,
+                ..Submission::new(job, spec)
+            });
         }
-        self.scheduler.handle(Event::Submit { batch: batch(n), host_sets, jobs: submissions }, self.now);
-        self.scheduler.handle(Event::Close { batch: batch(n) }, self.now);
+        self.scheduler.handle(
+            Event::Submit {
+                batch: batch(n),
+                host_sets,
+                jobs: submissions,
+            },
+            self.now,
+        );
+        self.scheduler
+            .handle(Event::Close { batch: batch(n) }, self.now);
         self.trace()
     }
 
@@ -156,32 +227,64 @@ impl Script {
             let line = match effect {
                 Effect::Persist(record) => format!("persist {record:?}"),
                 Effect::ToAgent(s, ToAgent::Welcome { first_engine, .. })
-                | Effect::Greet(s, ToAgent::Welcome { first_engine, .. }) => format!("{s} < welcome, engines from {first_engine}"),
-                Effect::ToAgent(s, ToAgent::Context { batch, .. }) => format!("{s} < context of batch {batch}"),
+                | Effect::Greet(s, ToAgent::Welcome { first_engine, .. }) => {
+                    format!("{s} < welcome, engines from {first_engine}")
+                }
+                Effect::ToAgent(s, ToAgent::Context { batch, .. }) => {
+                    format!("{s} < context of batch {batch}")
+                }
                 Effect::ToAgent(s, ToAgent::Run(run)) => {
-                    let ids: Vec<String> = run.iter().map(|p| format!("{}/{}", p.attempt.key.batch, p.attempt)).collect();
+                    let ids: Vec<String> = run
+                        .iter()
+                        .map(|p| format!("{}/{}", p.attempt.key.batch, p.attempt))
+                        .collect();
                     format!("{s} < run {}", ids.join(" "))
                 }
                 Effect::ToAgent(s, ToAgent::Cancel { attempts, stop }) => {
                     let ids: Vec<String> = attempts.iter().map(ToString::to_string).collect();
                     format!("{s} < cancel {} with grace {:?}", ids.join(" "), stop.grace)
                 }
-                Effect::ToAgent(s, ToAgent::Acknowledge { through }) => format!("{s} < acknowledge {through}"),
-                Effect::ToAgent(s, ToAgent::HeartbeatSeen { .. }) => format!("{s} < heartbeat seen"),
-                Effect::ToAgent(s, ToAgent::Forget { batch }) => format!("{s} < forget batch {batch}"),
-                Effect::ToAgent(s, ToAgent::OutputTaken { bytes, .. }) => format!("{s} < output taken {bytes}"),
-                Effect::CloseSession { session, refused, reason } => format!("close {session} (refused: {refused}): {reason}"),
+                Effect::ToAgent(s, ToAgent::Acknowledge { through }) => {
+                    format!("{s} < acknowledge {through}")
+                }
+                Effect::ToAgent(s, ToAgent::HeartbeatSeen { .. }) => {
+                    format!("{s} < heartbeat seen")
+                }
+                Effect::ToAgent(s, ToAgent::Forget { batch }) => {
+                    format!("{s} < forget batch {batch}")
+                }
+                Effect::ToAgent(s, ToAgent::OutputTaken { bytes, .. }) => {
+                    format!("{s} < output taken {bytes}")
+                }
+                Effect::CloseSession {
+                    session,
+                    refused,
+                    reason,
+                } => format!("close {session} (refused: {refused}): {reason}"),
                 Effect::Result { job, result, .. } => {
-                    let local = result.local.map_or("", |local| if local { ", local" } else { ", elsewhere" });
-                    let on = result.place.map_or(String::new(), |p| format!(" on {}{local}", p.host));
-                    let error = result.outcome.error.map_or(String::new(), |e| format!(": {e}"));
-                    format!("result {job}.{} {}{on}{error}", result.attempt, result.outcome.ended.as_str())
+                    let local = result
+                        .local
+                        .map_or("", |local| if local { ", local" } else { ", elsewhere" });
+                    let on = result
+                        .place
+                        .map_or(String::new(), |p| format!(" on {}{local}", p.host));
+                    let error = result
+                        .outcome
+                        .error
+                        .map_or(String::new(), |e| format!(": {e}"));
+                    format!(
+                        "result {job}.{} {}{on}{error}",
+                        result.attempt,
+                        result.outcome.ended.as_str()
+                    )
                 }
                 Effect::Accepted { closed: true, .. } => continue,
                 Effect::Accepted { jobs, .. } => format!("accepted {jobs}"),
                 Effect::Refused { reason, .. } => format!("refused: {reason}"),
                 Effect::BatchDone { batch } => format!("batch {} done", batch.0.as_u128()),
-                Effect::Notice { notice, .. } => format!("notice: {}", crate::verb::run::describe(&notice)),
+                Effect::Notice { notice, .. } => {
+                    format!("notice: {}", crate::verb::run::describe(&notice))
+                }
                 Effect::ToAgent(s, ToAgent::Retract { attempts }) => {
                     let ids: Vec<String> = attempts.iter().map(ToString::to_string).collect();
                     format!("{s} < retract {}", ids.join(" "))
@@ -190,24 +293,45 @@ impl Script {
                     let ids: Vec<String> = attempts.iter().map(ToString::to_string).collect();
                     format!("{s} < evict {}", ids.join(" "))
                 }
-                Effect::ToAgent(s, ToAgent::Generation { generation }) | Effect::Greet(s, ToAgent::Generation { generation }) => {
+                Effect::ToAgent(s, ToAgent::Generation { generation })
+                | Effect::Greet(s, ToAgent::Generation { generation }) => {
                     format!("{s} < {generation}")
                 }
                 Effect::ToAgent(s, ToAgent::Known { user, attempts }) => {
-                    let ids: Vec<String> = attempts.iter().map(|(attempt, slots)| format!(" {attempt} takes {slots}")).collect();
+                    let ids: Vec<String> = attempts
+                        .iter()
+                        .map(|(attempt, slots)| format!(" {attempt} takes {slots}"))
+                        .collect();
                     format!("{s} < known of {user}:{}", ids.join(""))
                 }
                 Effect::Greet(s, message) => panic!("{s} is greeted with {message:?}"),
-                Effect::ToAgent(s, ToAgent::Renewed { .. }) => panic!("the scheduler renews nothing for {s}"),
-                Effect::ToAgent(s, ToAgent::Logs { request, attempt, .. }) => format!("{s} < logs of {attempt}, request {request}"),
-                Effect::Cancelled { request, result: Ok(done) } => format!(
+                Effect::ToAgent(s, ToAgent::Renewed { .. }) => {
+                    panic!("the scheduler renews nothing for {s}")
+                }
+                Effect::ToAgent(
+                    s,
+                    ToAgent::Logs {
+                        request, attempt, ..
+                    },
+                ) => format!("{s} < logs of {attempt}, request {request}"),
+                Effect::Cancelled {
+                    request,
+                    result: Ok(done),
+                } => format!(
                     "request {request} done: {} jobs, {} killed, {} alive, {} out of reach for {:?}",
                     done.jobs, done.killed, done.survivors, done.unreachable, done.fenced_for
                 ),
-                Effect::Cancelled { request, result: Err(why) } => format!("request {request} refused: {why}"),
+                Effect::Cancelled {
+                    request,
+                    result: Err(why),
+                } => format!("request {request} refused: {why}"),
                 Effect::LogsAnswer { request, streams } => format!("logs {request}: {streams:?}"),
-                Effect::Output { job, data, .. } => format!("output of {job}: {} bytes", data.len()),
-                Effect::Fleet { agents, engines } => format!("fleet {agents} agents, {engines} engines"),
+                Effect::Output { job, data, .. } => {
+                    format!("output of {job}: {} bytes", data.len())
+                }
+                Effect::Fleet { agents, engines } => {
+                    format!("fleet {agents} agents, {engines} engines")
+                }
             };
             lines.push(line);
         }
@@ -220,49 +344,123 @@ impl Script {
         self.scheduler.queues.check();
         for host in self.scheduler.hosts.values() {
             let there = host.known && host.session.is_some();
-            assert_eq!(self.scheduler.wanting.contains(&host.index), there && host.credit > host.sent, "{}", host.name);
-            assert_eq!(host.taken, host.attempts.values().map(|on| u64::from(on.slots)).sum::<u64>(), "{}", host.name);
+            assert_eq!(
+                self.scheduler.wanting.contains(&host.index),
+                there && host.credit > host.sent,
+                "{}",
+                host.name
+            );
+            assert_eq!(
+                host.taken,
+                host.attempts
+                    .values()
+                    .map(|on| u64::from(on.slots))
+                    .sum::<u64>(),
+                "{}",
+                host.name
+            );
             let full = there && host.taken > u64::from(host.slots());
-            assert_eq!(self.scheduler.overfull.contains(&host.index), full, "{}", host.name);
+            assert_eq!(
+                self.scheduler.overfull.contains(&host.index),
+                full,
+                "{}",
+                host.name
+            );
             let idle = host.idle_since.front().filter(|_| there);
-            let indexed = self.scheduler.idle.iter().find(|(_, index)| *index == host.index).map(|(since, _)| since);
+            let indexed = self
+                .scheduler
+                .idle
+                .iter()
+                .find(|(_, index)| *index == host.index)
+                .map(|(since, _)| since);
             assert_eq!(indexed, idle, "{}", host.name);
             let fence = self.scheduler.fence(host);
             let users = host.fenced.values().min().copied();
-            assert!(users.is_none() || self.scheduler.look_at_leases <= users, "users' leases on {} are, too", host.name);
-            assert!(fence.is_none() || self.scheduler.look_at_leases <= fence, "the lease of {} is looked at in time", host.name);
+            assert!(
+                users.is_none() || self.scheduler.look_at_leases <= users,
+                "users' leases on {} are, too",
+                host.name
+            );
+            assert!(
+                fence.is_none() || self.scheduler.look_at_leases <= fence,
+                "the lease of {} is looked at in time",
+                host.name
+            );
         }
         for (key, hosts) in &self.scheduler.keeping.hosts {
-            let keeping = self.scheduler.hosts.values().filter(|h| h.kept.is_some_and(|kept| kept.key == *key));
+            let keeping = self
+                .scheduler
+                .hosts
+                .values()
+                .filter(|h| h.kept.is_some_and(|kept| kept.key == *key));
             assert_eq!(*hosts, keeping.map(|h| h.index).collect::<BTreeSet<_>>());
             assert!(self.scheduler.queues.len_of(*key) >= hosts.len(), "{key:?}");
         }
         assert_eq!(
             self.scheduler.keeping.until.len(),
-            self.scheduler.hosts.values().filter(|h| h.kept.is_some()).count(),
+            self.scheduler
+                .hosts
+                .values()
+                .filter(|h| h.kept.is_some())
+                .count(),
             "what is kept is given up in time"
         );
-        let ready = self.scheduler.hosts.values().filter(|h| h.known && h.slots() > 0);
-        let fleet = ready.fold((0, 0), |(agents, slots), h| (agents + 1, slots + u32::from(h.slots())));
+        let ready = self
+            .scheduler
+            .hosts
+            .values()
+            .filter(|h| h.known && h.slots() > 0);
+        let fleet = ready.fold((0, 0), |(agents, slots), h| {
+            (agents + 1, slots + u32::from(h.slots()))
+        });
         assert_eq!(self.scheduler.fleet(), fleet);
-        let placed: Vec<AttemptId> = self.scheduler.hosts.values().flat_map(|h| h.attempts.keys().copied()).collect();
+        let placed: Vec<AttemptId> = self
+            .scheduler
+            .hosts
+            .values()
+            .flat_map(|h| h.attempts.keys().copied())
+            .collect();
         for user in 0..self.scheduler.users.len() as u32 {
-            let jobs = self.scheduler.batches.values().filter(|b| b.user == user).flat_map(|b| &b.jobs);
-            let slots = jobs.filter(|j| j.state == JobState::Placed).map(|j| u64::from(j.queue.slots())).sum::<u64>();
+            let jobs = self
+                .scheduler
+                .batches
+                .values()
+                .filter(|b| b.user == user)
+                .flat_map(|b| &b.jobs);
+            let slots = jobs
+                .filter(|j| j.state == JobState::Placed)
+                .map(|j| u64::from(j.queue.slots()))
+                .sum::<u64>();
             assert_eq!(self.scheduler.running[user as usize], slots);
         }
         for (serial, batch) in &self.scheduler.batches {
-            let queued: usize = self.scheduler.queues.of_batch(*serial).iter().map(|k| self.scheduler.queues.len_of(*k)).sum();
+            let queued: usize = self
+                .scheduler
+                .queues
+                .of_batch(*serial)
+                .iter()
+                .map(|k| self.scheduler.queues.len_of(*k))
+                .sum();
             let count = |state| batch.jobs.iter().filter(|j| j.state == state).count();
             assert_eq!(queued, count(JobState::Queued));
             assert_eq!(batch.done, count(JobState::Done));
             assert_eq!(batch.placed, count(JobState::Placed) as u64);
             if batch.halted || batch.cancelled.is_some() {
-                assert_eq!(count(JobState::Queued) + count(JobState::Waiting), 0, "nothing of what is given up can start");
+                assert_eq!(
+                    count(JobState::Queued) + count(JobState::Waiting),
+                    0,
+                    "nothing of what is given up can start"
+                );
             }
             for (i, job) in batch.jobs.iter().enumerate() {
-                let key = JobKey { batch: *serial, job: JobNumber(i as u32 + 1) };
-                let live = placed.iter().filter(|a| a.key == key && a.attempt == job.attempt).count();
+                let key = JobKey {
+                    batch: *serial,
+                    job: JobNumber(i as u32 + 1),
+                };
+                let live = placed
+                    .iter()
+                    .filter(|a| a.key == key && a.attempt == job.attempt)
+                    .count();
                 assert_eq!(live, usize::from(job.state == JobState::Placed), "{key:?}");
             }
         }
@@ -318,11 +516,30 @@ fn what_was_handed_out_in_advance_does_not_run() {
     s.pull(1, 6, 2);
     s.submit(1, &[(NOWHERE, 0, 0); 3]);
     s.submit(2, &[(NOWHERE, 0, 0); 3]);
-    assert_eq!(s.scheduler.left_of(batch(2)), Some((3, 0)), "all are on the host, which has two slots");
-    assert_eq!(s.scheduler.running_by_batch(), HashMap::from([(BatchSerial(1), 2)]));
-    let started = NumberedReport { seq: 1, attempt: attempt(2, 3, 1), report: Report::Started { engine: EngineIndex(1) } };
-    s.event(Event::Agent(SessionId(1), ToCoordinator::Reports(vec![started])));
-    assert_eq!(s.scheduler.running_by_batch(), HashMap::from([(BatchSerial(1), 1), (BatchSerial(2), 1)]));
+    assert_eq!(
+        s.scheduler.left_of(batch(2)),
+        Some((3, 0)),
+        "all are on the host, which has two slots"
+    );
+    assert_eq!(
+        s.scheduler.running_by_batch(),
+        HashMap::from([(BatchSerial(1), 2)])
+    );
+    let started = NumberedReport {
+        seq: 1,
+        attempt: attempt(2, 3, 1),
+        report: Report::Started {
+            engine: EngineIndex(1),
+        },
+    };
+    s.event(Event::Agent(
+        SessionId(1),
+        ToCoordinator::Reports(vec![started]),
+    ));
+    assert_eq!(
+        s.scheduler.running_by_batch(),
+        HashMap::from([(BatchSerial(1), 1), (BatchSerial(2), 1)])
+    );
 }
 
 #[test]
@@ -385,10 +602,17 @@ fn a_lost_host_gives_its_jobs_back_only_after_lease_and_margin() {
     s.agent(1, "a.x", 2);
     s.submit(1, &[(&[], 0, 0)]);
     s.agent(2, "b.x", 2);
-    assert_eq!(s.event(Event::AgentGone(SessionId(1))), "fleet 1 agents, 2 engines");
+    assert_eq!(
+        s.event(Event::AgentGone(SessionId(1))),
+        "fleet 1 agents, 2 engines"
+    );
     insta::assert_snapshot!(s.pass(2), @"notice: lost the agent of a.x with 1 job; unless it comes back, they are given up there in 0:10:10");
     let beat = |s: &mut Script| {
-        let message = ToCoordinator::Heartbeat { sent: s.now, load: Load::default(), clock_offset: None };
+        let message = ToCoordinator::Heartbeat {
+            sent: s.now,
+            load: Load::default(),
+            clock_offset: None,
+        };
         s.event(Event::Agent(SessionId(2), message))
     };
     s.pass(598);
@@ -448,7 +672,10 @@ fn a_copied_certificate_is_refused_and_a_restarted_agent_is_not() {
 fn strangers_in_an_inventory_are_killed_and_their_reports_forgotten() {
     let mut s = script();
     s.hello(1, "a.x", 1);
-    let old = AttemptId { epoch: Epoch(6), ..attempt(1, 1, 1) };
+    let old = AttemptId {
+        epoch: Epoch(6),
+        ..attempt(1, 1, 1)
+    };
     insta::assert_snapshot!(s.inventory(1, &[old]), @r"
     1 < cancel 1.1 with grace 0ns
     fleet 1 agents, 2 engines
@@ -485,7 +712,11 @@ fn a_cancel_drops_what_waits_and_kills_what_runs() {
     result 2.0 cancelled
     result 3.0 cancelled
     ");
-    let killed = Outcome { ended: Ended::Cancelled, status: Some(WaitStatus::Signaled(15)), ..exited(0) };
+    let killed = Outcome {
+        ended: Ended::Cancelled,
+        status: Some(WaitStatus::Signaled(15)),
+        ..exited(0)
+    };
     insta::assert_snapshot!(s.report(1, attempt(1, 1, 1), killed), @r"
     result 1.1 cancelled on a.x
     batch 1 done
@@ -512,7 +743,10 @@ fn an_agent_that_leaves_and_comes_again_at_once_alarms_nobody() {
     let mut s = script();
     s.agent(1, "a.x", 1);
     s.submit(1, &[(&[], 0, 0)]);
-    assert_eq!(s.event(Event::AgentGone(SessionId(1))), "fleet 0 agents, 0 engines");
+    assert_eq!(
+        s.event(Event::AgentGone(SessionId(1))),
+        "fleet 0 agents, 0 engines"
+    );
     s.pass(1);
     // What is cancelled meanwhile waits for it, too, and not for long.
     assert_eq!(s.event(cancel(Some(1), Duration::ZERO)), "");
@@ -554,8 +788,17 @@ fn a_cancel_does_not_wait_for_long_for_an_agent_that_may_come_again() {
 fn jobs_that_do_not_continue_a_batch_are_refused() {
     let mut s = script();
     s.open(1);
-    let job = |n, hosts| Submission { hosts, ..Submission::new(JobNumber(n), Bytes::new()) };
-    let submit = |s: &mut Script, jobs| s.event(Event::Submit { batch: batch(1), host_sets: vec![], jobs });
+    let job = |n, hosts| Submission {
+        hosts,
+        ..Submission::new(JobNumber(n), Bytes::new())
+    };
+    let submit = |s: &mut Script, jobs| {
+        s.event(Event::Submit {
+            batch: batch(1),
+            host_sets: vec![],
+            jobs,
+        })
+    };
     insta::assert_snapshot!(submit(&mut s, vec![job(1, None), job(3, None)]), @r"
     accepted 1
     refused: job 3 does not continue the batch
@@ -587,15 +830,25 @@ fn what_a_stopping_agent_gives_back_goes_elsewhere_and_is_no_loss() {
     s.submit(1, &[(&[], 0, 0)]);
     s.pull(1, 1, 0);
     let returned = |s: &mut Script, session, n| {
-        let report = NumberedReport { seq: 1, attempt: attempt(1, 1, n), report: Report::Returned };
-        s.event(Event::Agent(SessionId(session), ToCoordinator::Reports(vec![report])))
+        let report = NumberedReport {
+            seq: 1,
+            attempt: attempt(1, 1, n),
+            report: Report::Returned,
+        };
+        s.event(Event::Agent(
+            SessionId(session),
+            ToCoordinator::Reports(vec![report]),
+        ))
     };
     insta::assert_snapshot!(returned(&mut s, 1, 1), @"1 < acknowledge 1");
     for n in 2..9 {
         s.agent(u64::from(n), "b.x", 1);
         s.pull(u64::from(n), 1, 0);
         returned(&mut s, u64::from(n), n);
-        s.event(Event::Agent(SessionId(u64::from(n)), ToCoordinator::Goodbye));
+        s.event(Event::Agent(
+            SessionId(u64::from(n)),
+            ToCoordinator::Goodbye,
+        ));
         s.event(Event::AgentGone(SessionId(u64::from(n))));
     }
     insta::assert_snapshot!(s.agent(20, "c.x", 1), @r"
@@ -630,7 +883,10 @@ fn a_cancel_of_jobs_is_answered_when_the_last_of_them_is_over() {
     ");
     // A second cancel of the same job shortens the grace, and both are answered.
     insta::assert_snapshot!(s.event(cancel_jobs(Some(9), Duration::ZERO, &["1"])), @"1 < cancel 1.1 with grace 0ns");
-    let killed = |killed| Outcome { killed, ..Outcome::never_ran(Ended::Cancelled, None) };
+    let killed = |killed| Outcome {
+        killed,
+        ..Outcome::never_ran(Ended::Cancelled, None)
+    };
     insta::assert_snapshot!(s.report(1, attempt(1, 1, 1), killed(3)), @r"
     result 1.1 cancelled on a.x
     request 9 done: 1 jobs, 3 killed, 0 alive, 0 out of reach for 0ns
@@ -650,18 +906,58 @@ fn a_cancel_of_jobs_is_answered_when_the_last_of_them_is_over() {
 fn a_deadline_of_a_drain_holds_across_restarts_and_for_hosts_that_come_back_later() {
     let mut s = script();
     for (host, first) in [("a.x", 0), ("b.x", 2)] {
-        s.scheduler.replay(Record::Engines { host: host.into(), first: EngineId(first), slots: 2 }, s.now);
+        s.scheduler.replay(
+            Record::Engines {
+                host: host.into(),
+                first: EngineId(first),
+                slots: 2,
+            },
+            s.now,
+        );
         let (reason, deadline) = (Some("new disks".into()), Some(Duration::from_secs(600)));
-        s.scheduler.replay(Record::Drained { host: host.into(), reason, deadline }, s.now);
+        s.scheduler.replay(
+            Record::Drained {
+                host: host.into(),
+                reason,
+                deadline,
+            },
+            s.now,
+        );
     }
-    let terms = Box::new(BatchTerms::new(BatchContext::new(batch(1), "/".into(), 0o22), Duration::from_secs(60)));
-    let opened = Record::Opened { batch: BatchSerial(1), user: "okazaki".into(), terms, age: Duration::ZERO };
+    let terms = Box::new(BatchTerms::new(
+        BatchContext::new(batch(1), "/".into(), 0o22),
+        Duration::from_secs(60),
+    ));
+    let opened = Record::Opened {
+        batch: BatchSerial(1),
+        user: "okazaki".into(),
+        terms,
+        age: Duration::ZERO,
+    };
     s.scheduler.replay(opened, s.now);
-    let jobs = [1, 2].map(|n| Submission::new(JobNumber(n), Bytes::from_static(b"x"))).into();
-    s.scheduler.replay(Record::Submitted { batch: BatchSerial(1), jobs }, s.now);
-    let earlier = |job| AttemptId { epoch: Epoch(6), ..attempt(1, job, 1) };
+    let jobs = [1, 2]
+        .map(|n| Submission::new(JobNumber(n), Bytes::from_static(b"x")))
+        .into();
+    s.scheduler.replay(
+        Record::Submitted {
+            batch: BatchSerial(1),
+            jobs,
+        },
+        s.now,
+    );
+    let earlier = |job| AttemptId {
+        epoch: Epoch(6),
+        ..attempt(1, job, 1)
+    };
     for (host, job) in [("a.x", 1), ("b.x", 2)] {
-        s.scheduler.replay(Record::Placed { host: host.into(), lease: Some(LEASE), attempts: vec![earlier(job)] }, s.now);
+        s.scheduler.replay(
+            Record::Placed {
+                host: host.into(),
+                lease: Some(LEASE),
+                attempts: vec![earlier(job)],
+            },
+            s.now,
+        );
     }
     s.scheduler.restored(s.now);
     s.hello(1, "a.x", 1);
@@ -675,9 +971,14 @@ fn a_deadline_of_a_drain_holds_across_restarts_and_for_hosts_that_come_back_late
     let cancelled = Outcome::never_ran(Ended::Cancelled, None);
     assert_eq!(s.report(1, earlier(1), cancelled), "1 < acknowledge 1");
     let said = s.agent(9, "c.x", 1);
-    assert!(said.contains("9 < run 1/1.2"), "it runs again elsewhere: {said}");
+    assert!(
+        said.contains("9 < run 1/1.2"),
+        "it runs again elsewhere: {said}"
+    );
     // With the drain it is over.
-    s.scheduler.drain(&["b.x".into()], None, None, s.now).expect("a known host");
+    s.scheduler
+        .drain(&["b.x".into()], None, None, s.now)
+        .expect("a known host");
     assert_eq!(s.pass(3), "");
     s.hello(3, "b.x", 1);
     assert!(!s.inventory(3, &[earlier(2)]).contains("evict"));
@@ -687,14 +988,32 @@ fn a_deadline_of_a_drain_holds_across_restarts_and_for_hosts_that_come_back_late
 fn a_number_is_a_number_whatever_ids_look_like() {
     let mut s = script();
     s.open(1);
-    let job = |n: u32| Submission { label: Some((n - 1).to_string()), ..Submission::new(JobNumber(n), Bytes::from_static(b"x")) };
-    s.event(Event::Submit { batch: batch(1), host_sets: vec![], jobs: vec![job(1), job(2), job(3)] });
+    let job = |n: u32| Submission {
+        label: Some((n - 1).to_string()),
+        ..Submission::new(JobNumber(n), Bytes::from_static(b"x"))
+    };
+    s.event(Event::Submit {
+        batch: batch(1),
+        host_sets: vec![],
+        jobs: vec![job(1), job(2), job(3)],
+    });
     let mut cancelled = |job| {
-        let what = vec![Wanted { batch: batch(1), job: Some(job) }];
-        s.event(Event::Cancel { request: None, what, stop: Stop::NOW, why: None })
+        let what = vec![Wanted {
+            batch: batch(1),
+            job: Some(job),
+        }];
+        s.event(Event::Cancel {
+            request: None,
+            what,
+            stop: Stop::NOW,
+            why: None,
+        })
     };
     assert!(cancelled(WantedJob::Number(JobNumber(2))).starts_with("result 2.0 cancelled"));
-    assert!(cancelled(WantedJob::Named("2".into())).starts_with("result 3.0 cancelled"), "it has that id");
+    assert!(
+        cancelled(WantedJob::Named("2".into())).starts_with("result 3.0 cancelled"),
+        "it has that id"
+    );
 }
 
 #[test]
@@ -705,7 +1024,10 @@ fn a_cancel_of_what_cannot_be_reached_says_for_how_long() {
     s.event(cancel(Some(1), Duration::from_secs(2)));
     s.pass(12);
     // The connection is lost before the proof has come.
-    assert_eq!(s.event(Event::AgentGone(SessionId(1))), "fleet 0 agents, 0 engines");
+    assert_eq!(
+        s.event(Event::AgentGone(SessionId(1))),
+        "fleet 0 agents, 0 engines"
+    );
     insta::assert_snapshot!(s.pass(2), @"
     notice: lost the agent of a.x with 1 job; unless it comes back, they are given up there in 0:09:58
     result 1.1 lost: cancelled while a.x was out of reach: it may go on there until its lease ends, within 598 s
@@ -718,8 +1040,15 @@ fn a_cancel_of_what_cannot_be_reached_says_for_how_long() {
 fn a_job_may_be_named_by_its_users_id() {
     let mut s = script();
     s.open(1);
-    let job = |n, label: &str| Submission { label: Some(label.into()), ..Submission::new(JobNumber(n), Bytes::new()) };
-    s.event(Event::Submit { batch: batch(1), host_sets: vec![], jobs: vec![job(1, "2"), job(2, "two")] });
+    let job = |n, label: &str| Submission {
+        label: Some(label.into()),
+        ..Submission::new(JobNumber(n), Bytes::new())
+    };
+    s.event(Event::Submit {
+        batch: batch(1),
+        host_sets: vec![],
+        jobs: vec![job(1, "2"), job(2, "two")],
+    });
     // An `id` goes before a number.
     insta::assert_snapshot!(s.event(cancel_jobs(Some(1), Duration::ZERO, &["2"])), @r"
     result 1.0 cancelled
@@ -734,8 +1063,14 @@ fn halt(s: &mut Script, now: bool, why: HaltWhy, count: HaltCount) {
 fn halt_batch(s: &mut Script, number: u128, now: bool, why: HaltWhy, count: HaltCount) {
     let context = BatchContext::new(batch(number), "/".into(), 0o22);
     let halt = Some(Halt { now, why, count });
-    let terms = BatchTerms { halt, ..BatchTerms::new(context, Duration::from_secs(60)) };
-    s.event(Event::Open { user: "okazaki".into(), terms: Box::new(terms) });
+    let terms = BatchTerms {
+        halt,
+        ..BatchTerms::new(context, Duration::from_secs(60))
+    };
+    s.event(Event::Open {
+        user: "okazaki".into(),
+        terms: Box::new(terms),
+    });
 }
 
 #[test]
@@ -751,7 +1086,11 @@ fn a_batch_that_halts_soon_lets_run_what_runs() {
     1 < retract 2.1 3.1
     1 < acknowledge 1
     ");
-    let returned = vec![NumberedReport { seq: 2, attempt: attempt(1, 3, 1), report: Report::Returned }];
+    let returned = vec![NumberedReport {
+        seq: 2,
+        attempt: attempt(1, 3, 1),
+        report: Report::Returned,
+    }];
     insta::assert_snapshot!(s.event(Event::Agent(SessionId(1), ToCoordinator::Reports(returned))), @r"
     result 3.1 cancelled: halted: 1 of the batch's jobs failed (--halt)
     1 < acknowledge 2
@@ -788,9 +1127,23 @@ fn a_job_that_cannot_run_halts_those_behind_it() {
     for (number, now) in [(1, true), (2, false)] {
         halt_batch(&mut s, number, now, HaltWhy::Fail, HaltCount::Jobs(1));
         let job = |n| Submission::new(JobNumber(n), Bytes::from_static(b"x"));
-        let jobs = vec![Submission { stillborn: Some("too long".into()), ..job(1) }, job(2), job(3)];
-        let said = s.event(Event::Submit { batch: batch(number), host_sets: vec![], jobs });
-        assert!(!said.contains("< run") && said.contains("result 3.0 cancelled"), "{said}");
+        let jobs = vec![
+            Submission {
+                stillborn: Some("too long".into()),
+                ..job(1)
+            },
+            job(2),
+            job(3),
+        ];
+        let said = s.event(Event::Submit {
+            batch: batch(number),
+            host_sets: vec![],
+            jobs,
+        });
+        assert!(
+            !said.contains("< run") && said.contains("result 3.0 cancelled"),
+            "{said}"
+        );
     }
 }
 
@@ -799,8 +1152,14 @@ fn a_batch_has_so_much_time_and_no_more() {
     let mut s = script();
     let context = BatchContext::new(batch(1), "/".into(), 0o22);
     let time_limit = Some(Duration::from_secs(30));
-    let terms = BatchTerms { time_limit, ..BatchTerms::new(context, Duration::from_secs(60)) };
-    s.event(Event::Open { user: "okazaki".into(), terms: Box::new(terms) });
+    let terms = BatchTerms {
+        time_limit,
+        ..BatchTerms::new(context, Duration::from_secs(60))
+    };
+    s.event(Event::Open {
+        user: "okazaki".into(),
+        terms: Box::new(terms),
+    });
     s.agent(1, "a.x", 1);
     s.submit(1, &[(&[], 0, 0), (&[], 0, 0)]);
     assert_eq!(s.pass(29), "");
@@ -815,14 +1174,36 @@ fn the_time_of_a_batch_goes_on_across_restarts() {
     let mut s = script();
     for (number, age) in [(1, 10), (2, 3600)] {
         let context = BatchContext::new(batch(number.into()), "/".into(), 0o22);
-        let terms = BatchTerms { time_limit: Some(Duration::from_secs(30)), ..BatchTerms::new(context, Duration::from_secs(60)) };
-        let (batch, user, age) = (BatchSerial(number), "okazaki".to_owned(), Duration::from_secs(age));
-        s.scheduler.replay(Record::Opened { batch, user, terms: Box::new(terms), age }, s.now);
+        let terms = BatchTerms {
+            time_limit: Some(Duration::from_secs(30)),
+            ..BatchTerms::new(context, Duration::from_secs(60))
+        };
+        let (batch, user, age) = (
+            BatchSerial(number),
+            "okazaki".to_owned(),
+            Duration::from_secs(age),
+        );
+        s.scheduler.replay(
+            Record::Opened {
+                batch,
+                user,
+                terms: Box::new(terms),
+                age,
+            },
+            s.now,
+        );
     }
     s.scheduler.restored(s.now);
-    assert_eq!(s.scheduler.poll_timeout(), Some(s.now), "one of them has no time left");
+    assert_eq!(
+        s.scheduler.poll_timeout(),
+        Some(s.now),
+        "one of them has no time left"
+    );
     s.pass(0);
-    assert_eq!(s.scheduler.poll_timeout(), Some(s.now + Duration::from_secs(20)));
+    assert_eq!(
+        s.scheduler.poll_timeout(),
+        Some(s.now + Duration::from_secs(20))
+    );
 }
 
 #[test]
@@ -830,8 +1211,17 @@ fn logs_are_asked_of_the_host_that_has_them() {
     let mut s = script();
     s.agent(1, "a.x", 1);
     s.submit(1, &[(&[], 0, 0), (&[], 0, 0)]);
-    let wish = LogWish { out: true, err: true, follow: false };
-    let logs = |job: &str| Event::Logs { request: 5, batch: batch(1), job: job.into(), wish };
+    let wish = LogWish {
+        out: true,
+        err: true,
+        follow: false,
+    };
+    let logs = |job: &str| Event::Logs {
+        request: 5,
+        batch: batch(1),
+        job: job.into(),
+        wish,
+    };
     insta::assert_snapshot!(s.event(logs("1")), @"1 < logs of 1.1, request 5");
     insta::assert_snapshot!(s.event(logs("2")), @r#"logs 5: Err("job 2 has not started yet")"#);
     s.report(1, attempt(1, 1, 1), exited(0));
@@ -850,9 +1240,19 @@ fn choosy(s: &mut Script, jobs: &[&[&str]]) -> String {
             host_sets.len() as u32 - 1
         });
         let (job, spec) = (JobNumber(i as u32 + 1), Bytes::from_static(b"x"));
-        submissions.push(Submission { prefer, ..Submission::new(job, spec) });
+        submissions.push(Submission {
+            prefer,
+            ..Submission::new(job, spec)
+        });
     }
-    s.scheduler.handle(Event::Submit { batch: batch(1), host_sets, jobs: submissions }, s.now);
+    s.scheduler.handle(
+        Event::Submit {
+            batch: batch(1),
+            host_sets,
+            jobs: submissions,
+        },
+        s.now,
+    );
     s.event(Event::Close { batch: batch(1) })
 }
 
@@ -874,7 +1274,10 @@ fn jobs_go_to_the_hosts_that_they_prefer_and_then_to_whoever_is_free() {
     s.report(1, attempt(1, 3, 1), exited(0));
     insta::assert_snapshot!(s.pull(1, 2, 1), @"1 < run 1/4.1");
     let results = s.report(2, attempt(1, 2, 1), exited(0));
-    assert!(results.starts_with("result 2.1 exited on b.x, local"), "{results}");
+    assert!(
+        results.starts_with("result 2.1 exited on b.x, local"),
+        "{results}"
+    );
 }
 
 #[test]
@@ -899,7 +1302,10 @@ fn an_idle_slot_waits_for_its_own_so_long_and_no_longer() {
     ");
     // It is counted for each slot: one that has just fallen idle waits.
     let results = s.report(2, attempt(1, 3, 1), exited(0));
-    assert!(results.starts_with("result 3.1 exited on b.x, elsewhere"), "{results}");
+    assert!(
+        results.starts_with("result 3.1 exited on b.x, elsewhere"),
+        "{results}"
+    );
     assert_eq!(s.pull(2, 3, 1), "");
     insta::assert_snapshot!(s.pass(3), @"2 < run 1/5.1");
 }
@@ -922,10 +1328,24 @@ fn ordered(s: &mut Script, after: &[&[u32]]) -> String {
     s.open(1);
     let job = |i: usize, after: &[u32]| {
         let after = after.iter().map(|n| JobNumber(*n)).collect();
-        Submission { after, ..Submission::new(JobNumber(i as u32 + 1), Bytes::from_static(b"x")) }
+        Submission {
+            after,
+            ..Submission::new(JobNumber(i as u32 + 1), Bytes::from_static(b"x"))
+        }
     };
-    let jobs = after.iter().enumerate().map(|(i, after)| job(i, after)).collect();
-    s.scheduler.handle(Event::Submit { batch: batch(1), host_sets: vec![], jobs }, s.now);
+    let jobs = after
+        .iter()
+        .enumerate()
+        .map(|(i, after)| job(i, after))
+        .collect();
+    s.scheduler.handle(
+        Event::Submit {
+            batch: batch(1),
+            host_sets: vec![],
+            jobs,
+        },
+        s.now,
+    );
     s.event(Event::Close { batch: batch(1) })
 }
 
@@ -984,19 +1404,40 @@ fn what_comes_after_nothing_that_ever_comes_is_skipped() {
 fn a_chain_as_long_as_a_batch_is_skipped_without_recursion() {
     let mut s = script();
     s.agent(1, "a.x", 1);
-    let after: Vec<Vec<u32>> = (0..50_000).map(|n| if n == 0 { vec![] } else { vec![n] }).collect();
+    let after: Vec<Vec<u32>> = (0..50_000)
+        .map(|n| if n == 0 { vec![] } else { vec![n] })
+        .collect();
     let after: Vec<&[u32]> = after.iter().map(Vec::as_slice).collect();
     s.open(1);
     let job = |i: usize, after: &[u32]| {
         let after = after.iter().map(|n| JobNumber(*n)).collect();
-        Submission { after, ..Submission::new(JobNumber(i as u32 + 1), Bytes::new()) }
+        Submission {
+            after,
+            ..Submission::new(JobNumber(i as u32 + 1), Bytes::new())
+        }
     };
-    let jobs = after.iter().enumerate().map(|(i, after)| job(i, after)).collect();
-    s.scheduler.handle(Event::Submit { batch: batch(1), host_sets: vec![], jobs }, s.now);
+    let jobs = after
+        .iter()
+        .enumerate()
+        .map(|(i, after)| job(i, after))
+        .collect();
+    s.scheduler.handle(
+        Event::Submit {
+            batch: batch(1),
+            host_sets: vec![],
+            jobs,
+        },
+        s.now,
+    );
     s.scheduler.handle(Event::Close { batch: batch(1) }, s.now);
-    s.scheduler.handle(cancel_jobs(None, Duration::ZERO, &["2"]), s.now);
+    s.scheduler
+        .handle(cancel_jobs(None, Duration::ZERO, &["2"]), s.now);
     while s.scheduler.poll_effect().is_some() {}
-    assert_eq!(s.scheduler.batches[&BatchSerial(1)].done, 49_999, "all but the one that runs");
+    assert_eq!(
+        s.scheduler.batches[&BatchSerial(1)].done,
+        49_999,
+        "all but the one that runs"
+    );
 }
 
 #[test]
@@ -1023,17 +1464,27 @@ fn only_failures_that_are_worth_it_are_tried_again_and_not_at_once() {
         retry_delay: Duration::from_secs(10),
         ..Submission::new(JobNumber(n), Bytes::new())
     };
-    s.event(Event::Submit { batch: batch(1), host_sets: vec![], jobs: vec![job(1), job(2)] });
+    s.event(Event::Submit {
+        batch: batch(1),
+        host_sets: vec![],
+        jobs: vec![job(1), job(2)],
+    });
     s.event(Event::Close { batch: batch(1) });
     insta::assert_snapshot!(s.report(1, attempt(1, 2, 1), exited(1)), @r"
     result 2.1 exited on a.x
     1 < acknowledge 1
     ");
-    assert_eq!(s.report(1, attempt(1, 1, 1), exited(75)), "1 < acknowledge 2");
+    assert_eq!(
+        s.report(1, attempt(1, 1, 1), exited(75)),
+        "1 < acknowledge 2"
+    );
     s.pull(1, 4, 2);
     assert_eq!(s.pass(9), "");
     assert_eq!(s.pass(1), "1 < run 1/1.2");
-    let timeout = Outcome { ended: Ended::Timeout, ..exited(0) };
+    let timeout = Outcome {
+        ended: Ended::Timeout,
+        ..exited(0)
+    };
     s.report(1, attempt(1, 1, 2), timeout);
     assert_eq!(s.pass(19), "");
     assert_eq!(s.pass(1), "1 < run 1/1.3", "twice as long");
@@ -1045,10 +1496,23 @@ fn why_a_job_does_not_run_is_said_host_by_host() {
     s.agent(1, "a.x", 1);
     s.agent(2, "b.x", 1);
     s.agent(3, "c.x", 1);
-    s.submit(1, &[(&["a"], 0, 0), (&["a", "b", "z"], 0, 0), (&["a", "b", "z"], 0, 0), (&["c"], 0, 0)]);
+    s.submit(
+        1,
+        &[
+            (&["a"], 0, 0),
+            (&["a", "b", "z"], 0, 0),
+            (&["a", "b", "z"], 0, 0),
+            (&["c"], 0, 0),
+        ],
+    );
     s.event(Event::AgentGone(SessionId(3)));
     s.pass(7);
-    let why = |s: &Script, job: &str| s.scheduler.why(batch(1), job, s.now).expect("a job").join("\n");
+    let why = |s: &Script, job: &str| {
+        s.scheduler
+            .why(batch(1), job, s.now)
+            .expect("a job")
+            .join("\n")
+    };
     insta::assert_snapshot!(why(&s, "3"), @r"
     job 3 waits
     a.x: all 2 slots are busy
@@ -1081,10 +1545,28 @@ fn why_a_job_waits_for_others_or_for_better_places() {
 
 /// Opens batch `n` of a user with so many jobs of a priority, and closes it.
 fn of_user(s: &mut Script, n: u128, user: &str, jobs: u32, priority: i32) -> String {
-    let terms = BatchTerms::new(BatchContext::new(batch(n), "/".into(), 0o22), Duration::from_secs(60));
-    s.event(Event::Open { user: user.into(), terms: Box::new(terms) });
-    let jobs = (1..=jobs).map(|n| Submission { priority, ..Submission::new(JobNumber(n), Bytes::new()) }).collect();
-    s.scheduler.handle(Event::Submit { batch: batch(n), host_sets: vec![], jobs }, s.now);
+    let terms = BatchTerms::new(
+        BatchContext::new(batch(n), "/".into(), 0o22),
+        Duration::from_secs(60),
+    );
+    s.event(Event::Open {
+        user: user.into(),
+        terms: Box::new(terms),
+    });
+    let jobs = (1..=jobs)
+        .map(|n| Submission {
+            priority,
+            ..Submission::new(JobNumber(n), Bytes::new())
+        })
+        .collect();
+    s.scheduler.handle(
+        Event::Submit {
+            batch: batch(n),
+            host_sets: vec![],
+            jobs,
+        },
+        s.now,
+    );
     s.event(Event::Close { batch: batch(n) })
 }
 
@@ -1094,7 +1576,9 @@ fn order_of(s: &mut Script, jobs: u64) -> Vec<String> {
     s.inventory(1, &[]);
     let ran = (1..=jobs).flat_map(|credit| {
         let said = s.pull(1, credit, 1);
-        said.lines().filter_map(|line| Some(line.split_once("< run ")?.1.to_owned())).collect::<Vec<_>>()
+        said.lines()
+            .filter_map(|line| Some(line.split_once("< run ")?.1.to_owned()))
+            .collect::<Vec<_>>()
     });
     ran.collect()
 }
@@ -1105,7 +1589,11 @@ fn a_priority_above_the_limit_goes_before_its_users_own_jobs_and_not_before_othe
     of_user(&mut s, 1, "hog", 2, 0);
     of_user(&mut s, 2, "hog", 2, i32::MAX);
     of_user(&mut s, 3, "sato", 2, 0);
-    assert_eq!(order_of(&mut s, 6), ["2/1.1", "3/1.1", "2/2.1", "3/2.1", "1/1.1", "1/2.1"], "they share equally");
+    assert_eq!(
+        order_of(&mut s, 6),
+        ["2/1.1", "3/1.1", "2/2.1", "3/2.1", "1/1.1", "1/2.1"],
+        "they share equally"
+    );
     // Up to the limit they may, and below everybody may lower theirs.
     let mut s = script();
     s.scheduler.set_max_priority(5, &[]);
@@ -1113,7 +1601,11 @@ fn a_priority_above_the_limit_goes_before_its_users_own_jobs_and_not_before_othe
     of_user(&mut s, 2, "sato", 2, 0);
     of_user(&mut s, 3, "hog", 2, 5);
     of_user(&mut s, 4, "mori", 1, i32::MAX);
-    assert_eq!(order_of(&mut s, 6), ["3/1.1", "4/1.1", "3/2.1", "2/1.1", "2/2.1", "1/1.1"], "none counts for more than 5");
+    assert_eq!(
+        order_of(&mut s, 6),
+        ["3/1.1", "4/1.1", "3/2.1", "2/1.1", "2/2.1", "1/1.1"],
+        "none counts for more than 5"
+    );
 }
 
 #[test]
@@ -1126,7 +1618,11 @@ fn who_has_nothing_running_is_served_at_once_and_an_admin_before_everybody() {
     of_user(&mut s, 2, "sato", 1, i32::MAX);
     of_user(&mut s, 3, "root", 2, i32::MAX);
     of_user(&mut s, 4, "ito", 1, 0);
-    let runs = |said: String| said.lines().filter_map(|line| Some(line.split_once("< run ")?.1.to_owned())).collect::<Vec<_>>();
+    let runs = |said: String| {
+        said.lines()
+            .filter_map(|line| Some(line.split_once("< run ")?.1.to_owned()))
+            .collect::<Vec<_>>()
+    };
     assert_eq!(runs(s.pull(1, 4, 2)), ["3/1.1 3/2.1"]);
     assert_eq!(runs(s.pull(1, 6, 2)), ["2/1.1", "4/1.1"]);
     assert_eq!(s.pull(1, 7, 1), "1 < run 1/3.1");
@@ -1138,12 +1634,27 @@ fn users_share_equally_however_much_each_has_waiting() {
     s.submit(1, &[(NOWHERE, 0, 0); 20]);
     let context = BatchContext::new(batch(2), "/".into(), 0o22);
     let terms = BatchTerms::new(context, Duration::from_secs(60));
-    s.event(Event::Open { user: "sato".into(), terms: Box::new(terms) });
-    let jobs = (1..=6).map(|n| Submission { priority: i32::from(n == 6), ..Submission::new(JobNumber(n), Bytes::new()) }).collect();
-    s.event(Event::Submit { batch: batch(2), host_sets: vec![], jobs });
+    s.event(Event::Open {
+        user: "sato".into(),
+        terms: Box::new(terms),
+    });
+    let jobs = (1..=6)
+        .map(|n| Submission {
+            priority: i32::from(n == 6),
+            ..Submission::new(JobNumber(n), Bytes::new())
+        })
+        .collect();
+    s.event(Event::Submit {
+        batch: batch(2),
+        host_sets: vec![],
+        jobs,
+    });
     // Priority goes first; then whoever has less running.
     let placed = s.agent(1, "a.x", 7);
-    assert!(placed.contains("run 2/6.1") && placed.contains("1/1.1"), "{placed}");
+    assert!(
+        placed.contains("run 2/6.1") && placed.contains("1/1.1"),
+        "{placed}"
+    );
     let count = |s: &Script, user: u32| s.scheduler.running[user as usize];
     assert_eq!((count(&s, 0), count(&s, 1)), (4, 3));
     // A slot that becomes free goes to whoever is behind.
@@ -1162,7 +1673,11 @@ fn what_waits_on_a_full_host_goes_to_an_idle_slot_elsewhere() {
     s.now = s.now + Duration::from_millis(50);
     s.scheduler.handle_timeout(s.now);
     insta::assert_snapshot!(s.trace(), @"1 < retract 5.1 4.1");
-    let back = |n: u32, seq| NumberedReport { seq, attempt: attempt(1, n, 1), report: Report::Returned };
+    let back = |n: u32, seq| NumberedReport {
+        seq,
+        attempt: attempt(1, n, 1),
+        report: Report::Returned,
+    };
     insta::assert_snapshot!(s.event(Event::Agent(SessionId(1), ToCoordinator::Reports(vec![back(4, 1), back(5, 2)]))), @"
     1 < acknowledge 2
     2 < context of batch 1
@@ -1177,19 +1692,57 @@ fn what_waits_on_a_full_host_stays_there_if_no_idle_slot_may_have_it() {
     let job = |n| Submission::new(JobNumber(n), Bytes::new());
     let taken_back = "1 < retract 5.1 4.1";
     for (job, users, silent, then) in [
-        (Submission { hosts: Some(0), ..job(1) }, None, 10, ""),
+        (
+            Submission {
+                hosts: Some(0),
+                ..job(1)
+            },
+            None,
+            10,
+            "",
+        ),
         (job(1), Some(vec!["sato".to_owned()]), 10, ""),
         // When the slot has been idle for the locality wait it gets them.
-        (Submission { prefer: Some(0), ..job(1) }, None, WAIT.as_secs() - 1, taken_back),
+        (
+            Submission {
+                prefer: Some(0),
+                ..job(1)
+            },
+            None,
+            WAIT.as_secs() - 1,
+            taken_back,
+        ),
         // Nobody is there who would be better for them.
-        (Submission { prefer: Some(1), ..job(1) }, None, 0, taken_back),
+        (
+            Submission {
+                prefer: Some(1),
+                ..job(1)
+            },
+            None,
+            0,
+            taken_back,
+        ),
     ] {
         let mut s = script();
         s.agent(1, "a.x", 5);
         s.open(1);
-        let (host_sets, jobs) = ([["a"], ["z"]].map(|set| set.map(str::to_owned).to_vec()).to_vec(), 1..=5);
-        let jobs = jobs.map(|n| Submission { job: JobNumber(n), ..job.clone() }).collect();
-        s.event(Event::Submit { batch: batch(1), host_sets, jobs });
+        let (host_sets, jobs) = (
+            [["a"], ["z"]]
+                .map(|set| set.map(str::to_owned).to_vec())
+                .to_vec(),
+            1..=5,
+        );
+        let jobs = jobs
+            .map(|n| Submission {
+                job: JobNumber(n),
+                ..job.clone()
+            })
+            .collect();
+        s.event(Event::Submit {
+            batch: batch(1),
+            host_sets,
+            jobs,
+        });
         s.hello_for(2, "b.x", 1, users);
         s.inventory(2, &[]);
         s.pull(2, 2, 2);
@@ -1203,13 +1756,31 @@ fn only_failures_make_the_pause_before_the_next_try_longer() {
     let mut s = script();
     s.agent(1, "a.x", 9);
     s.open(1);
-    let job = Submission { retries: 5, retry_delay: Duration::from_secs(10), ..Submission::new(JobNumber(1), Bytes::new()) };
-    s.event(Event::Submit { batch: batch(1), host_sets: vec![], jobs: vec![job] });
+    let job = Submission {
+        retries: 5,
+        retry_delay: Duration::from_secs(10),
+        ..Submission::new(JobNumber(1), Bytes::new())
+    };
+    s.event(Event::Submit {
+        batch: batch(1),
+        host_sets: vec![],
+        jobs: vec![job],
+    });
     for n in 1..4 {
-        let back = NumberedReport { seq: u64::from(n), attempt: attempt(1, 1, n), report: Report::Returned };
-        s.event(Event::Agent(SessionId(1), ToCoordinator::Reports(vec![back])));
+        let back = NumberedReport {
+            seq: u64::from(n),
+            attempt: attempt(1, 1, n),
+            report: Report::Returned,
+        };
+        s.event(Event::Agent(
+            SessionId(1),
+            ToCoordinator::Reports(vec![back]),
+        ));
     }
-    assert_eq!(s.report(1, attempt(1, 1, 4), exited(1)), "1 < acknowledge 1");
+    assert_eq!(
+        s.report(1, attempt(1, 1, 4), exited(1)),
+        "1 < acknowledge 1"
+    );
     assert_eq!(s.pass(9), "");
     assert_eq!(s.pass(1), "1 < run 1/1.5");
 }
@@ -1232,7 +1803,10 @@ fn a_cancel_of_what_an_agent_that_returns_has_waits_for_the_proof() {
 #[test]
 fn a_host_gets_jobs_of_the_users_whose_engines_are_there() {
     let mut s = script();
-    for (session, name, users) in [(1, "a.x", vec!["sato".to_owned()]), (2, "b.x", vec!["okazaki".to_owned(), "sato".to_owned()])] {
+    for (session, name, users) in [
+        (1, "a.x", vec!["sato".to_owned()]),
+        (2, "b.x", vec!["okazaki".to_owned(), "sato".to_owned()]),
+    ] {
         s.hello_for(session, name, 1, Some(users));
         s.inventory(session, &[]);
         s.pull(session, 1, 1);
@@ -1242,7 +1816,11 @@ fn a_host_gets_jobs_of_the_users_whose_engines_are_there() {
     2 < context of batch 1
     2 < run 1/1.1
     ");
-    let why = s.scheduler.why(batch(1), "2", s.now).expect("a job").join("\n");
+    let why = s
+        .scheduler
+        .why(batch(1), "2", s.now)
+        .expect("a job")
+        .join("\n");
     insta::assert_snapshot!(why, @"
     job 2 waits
     a.x: runs no jobs of okazaki: its root has not enabled mezcal-engines@okazaki.service
@@ -1255,7 +1833,10 @@ fn a_user_whose_engines_are_replaced_gets_no_jobs_there_meanwhile_and_is_not_ala
     let mut s = script();
     let served = |users: &[&str], unheard: &[&str]| ToCoordinator::Served {
         users: users.iter().map(|user| user.to_string()).collect(),
-        unheard: unheard.iter().map(|user| (user.to_string(), "their engines are being replaced".into())).collect(),
+        unheard: unheard
+            .iter()
+            .map(|user| (user.to_string(), "their engines are being replaced".into()))
+            .collect(),
         containment: Containment::Subreaper,
         clock_offset: None,
     };
@@ -1269,9 +1850,19 @@ fn a_user_whose_engines_are_replaced_gets_no_jobs_there_meanwhile_and_is_not_ala
     // Nobody else's jobs are held back by what an agent says.
     say(&mut s, engines(&["okazaki", "sato"]));
     s.pull(1, 2, 2);
-    assert_eq!(s.scheduler.host_standings()[0].engines, [(String::new(), 2)]);
-    assert_eq!(s.submit(1, &[(NOWHERE, 0, 0), (&["a.x"], 0, 0)]), "accepted 2");
-    let why = s.scheduler.why(batch(1), "1", s.now).expect("a job").join("\n");
+    assert_eq!(
+        s.scheduler.host_standings()[0].engines,
+        [(String::new(), 2)]
+    );
+    assert_eq!(
+        s.submit(1, &[(NOWHERE, 0, 0), (&["a.x"], 0, 0)]),
+        "accepted 2"
+    );
+    let why = s
+        .scheduler
+        .why(batch(1), "1", s.now)
+        .expect("a job")
+        .join("\n");
     insta::assert_snapshot!(why, @"
     job 1 waits
     a.x: takes no jobs of okazaki until what runs there has ended: their engines are of another version than its agent, and are replaced then
@@ -1338,7 +1929,9 @@ fn an_agent_reports_on_its_own_attempts_and_on_nobody_elses() {
     s.agent(2, "b.x", 1);
     let said = s.report(2, attempt(1, 1, 1), exited(0));
     assert!(!said.contains("result"), "{said}");
-    let absent = ToCoordinator::Absent { attempts: vec![attempt(1, 1, 1)] };
+    let absent = ToCoordinator::Absent {
+        attempts: vec![attempt(1, 1, 1)],
+    };
     let said = s.event(Event::Agent(SessionId(2), absent));
     assert!(!said.contains("run") && !said.contains("result"), "{said}");
     s.seq = 0;
@@ -1376,7 +1969,12 @@ fn what_waits_behind_long_jobs_on_a_host_that_comes_back_goes_to_idle_slots() {
 impl Script {
     /// A host of these users with two slots, which takes two jobs.
     fn host_of(&mut self, session: u64, name: &str, users: &[&str]) {
-        self.hello_for(session, name, 1, Some(users.iter().map(|user| user.to_string()).collect()));
+        self.hello_for(
+            session,
+            name,
+            1,
+            Some(users.iter().map(|user| user.to_string()).collect()),
+        );
         self.served(session, users, &[]);
         self.pull(session, 2, 2);
     }
@@ -1384,14 +1982,23 @@ impl Script {
     fn served(&mut self, session: u64, users: &[&str], unheard: &[&str]) -> String {
         let served = ToCoordinator::Served {
             users: users.iter().map(|user| user.to_string()).collect(),
-            unheard: unheard.iter().map(|user| (user.to_string(), "their keeper is silent".to_owned())).collect(),
+            unheard: unheard
+                .iter()
+                .map(|user| (user.to_string(), "their keeper is silent".to_owned()))
+                .collect(),
             containment: Containment::Subreaper,
             clock_offset: None,
         };
         self.event(Event::Agent(SessionId(session), served))
     }
 
-    fn has(&mut self, session: u64, user: &str, running: &[AttemptId], over: &[AttemptId]) -> String {
+    fn has(
+        &mut self,
+        session: u64,
+        user: &str,
+        running: &[AttemptId],
+        over: &[AttemptId],
+    ) -> String {
         let inventory = ToCoordinator::UserInventory {
             user: user.into(),
             queued: vec![],
@@ -1401,11 +2008,30 @@ impl Script {
         self.event(Event::Agent(SessionId(session), inventory))
     }
 
-    fn report_of(&mut self, user: &str, session: u64, attempt: AttemptId, outcome: Outcome) -> String {
+    fn report_of(
+        &mut self,
+        user: &str,
+        session: u64,
+        attempt: AttemptId,
+        outcome: Outcome,
+    ) -> String {
         self.seq += 1;
-        let report = Report::Finished { engine: Some(EngineIndex(0)), outcome: Box::new(outcome) };
-        let reports = vec![NumberedReport { seq: self.seq, attempt, report }];
-        self.event(Event::Agent(SessionId(session), ToCoordinator::ReportsOf { user: user.into(), reports }))
+        let report = Report::Finished {
+            engine: Some(EngineIndex(0)),
+            outcome: Box::new(outcome),
+        };
+        let reports = vec![NumberedReport {
+            seq: self.seq,
+            attempt,
+            report,
+        }];
+        self.event(Event::Agent(
+            SessionId(session),
+            ToCoordinator::ReportsOf {
+                user: user.into(),
+                reports,
+            },
+        ))
     }
 }
 
@@ -1414,7 +2040,10 @@ fn what_one_users_engines_say_counts_for_that_users_jobs_only() {
     let mut s = script();
     s.host_of(1, "a.x", &["okazaki", "sato"]);
     let placed = s.submit(1, &[(NOWHERE, 0, 0); 2]);
-    assert!(placed.contains("1/1.1") && placed.contains("1/2.1"), "{placed}");
+    assert!(
+        placed.contains("1/1.1") && placed.contains("1/2.1"),
+        "{placed}"
+    );
     s.hello_for(2, "a.x", 1, Some(vec!["okazaki".into(), "sato".into()]));
     let (first, second) = (attempt(1, 1, 1), attempt(1, 2, 1));
     insta::assert_snapshot!(s.has(2, "okazaki", &[first, second], &[]), @"2 < known of okazaki: 1.1 takes 1 2.1 takes 1");
@@ -1430,7 +2059,11 @@ fn what_one_users_engines_say_counts_for_that_users_jobs_only() {
     s.hello_for(3, "a.x", 1, Some(vec!["okazaki".into(), "sato".into()]));
     s.has(3, "sato", &[second], &[]);
     insta::assert_snapshot!(s.has(3, "okazaki", &[], &[]), @"3 < known of okazaki:");
-    let why = s.scheduler.why(batch(1), "2", s.now).expect("a job").join("\n");
+    let why = s
+        .scheduler
+        .why(batch(1), "2", s.now)
+        .expect("a job")
+        .join("\n");
     assert!(why.starts_with("job 2 waits"), "{why}");
 }
 
@@ -1441,9 +2074,17 @@ fn of_users_who_are_not_heard_nothing_is_lost_before_their_leases_are_over() {
     s.submit(1, &[(NOWHERE, 0, 0)]);
     s.hello_for(2, "a.x", 1, Some(vec!["okazaki".into(), "sato".into()]));
     s.has(2, "sato", &[], &[]);
-    assert_eq!(s.served(2, &["sato"], &["okazaki"]), "fleet 1 agents, 2 engines", "its absence is no proof");
+    assert_eq!(
+        s.served(2, &["sato"], &["okazaki"]),
+        "fleet 1 agents, 2 engines",
+        "its absence is no proof"
+    );
     s.host_of(3, "b.x", &["okazaki"]);
-    let beat = |sent| ToCoordinator::Heartbeat { sent, load: Load::default(), clock_offset: None };
+    let beat = |sent| ToCoordinator::Heartbeat {
+        sent,
+        load: Load::default(),
+        clock_offset: None,
+    };
     let (begin, mut said) = (s.now, String::new());
     while said.is_empty() {
         for session in [2, 3] {
@@ -1458,7 +2099,11 @@ fn of_users_who_are_not_heard_nothing_is_lost_before_their_leases_are_over() {
     ");
     // The host goes on with others, and says why.
     s.submit(2, &[(NOWHERE, 0, 0); 3]);
-    let why = s.scheduler.why(batch(2), "3", s.now).expect("a job").join("\n");
+    let why = s
+        .scheduler
+        .why(batch(2), "3", s.now)
+        .expect("a job")
+        .join("\n");
     insta::assert_snapshot!(why, @"
     job 3 waits
     a.x: runs no jobs of okazaki at present: their keeper is silent
@@ -1483,14 +2128,39 @@ fn what_was_sent_in_a_session_is_not_missed_in_an_inventory_of_the_same_one() {
 fn longer_leases_are_recorded_for_what_an_earlier_life_placed_before_an_agent_hears_of_them() {
     let mut s = script();
     s.scheduler = Scheduler::new(Epoch(8), StoreId(1), Some(2 * LEASE), WAIT).durable(2 * LEASE);
-    s.scheduler.replay(Record::Engines { host: "a.x".into(), first: EngineId(0), slots: 2 }, s.now);
-    let terms = Box::new(BatchTerms::new(BatchContext::new(batch(1), "/".into(), 0o22), LEASE));
-    s.scheduler.replay(Record::Opened { batch: BatchSerial(1), user: "okazaki".into(), terms, age: Duration::ZERO }, s.now);
     s.scheduler.replay(
-        Record::Submitted { batch: BatchSerial(1), jobs: vec![Submission::new(JobNumber(1), Bytes::from_static(b"x"))] },
+        Record::Engines {
+            host: "a.x".into(),
+            first: EngineId(0),
+            slots: 2,
+        },
         s.now,
     );
-    let placed = |lease| Record::Placed { host: "a.x".into(), lease: Some(lease), attempts: vec![attempt(1, 1, 1)] };
+    let terms = Box::new(BatchTerms::new(
+        BatchContext::new(batch(1), "/".into(), 0o22),
+        LEASE,
+    ));
+    s.scheduler.replay(
+        Record::Opened {
+            batch: BatchSerial(1),
+            user: "okazaki".into(),
+            terms,
+            age: Duration::ZERO,
+        },
+        s.now,
+    );
+    s.scheduler.replay(
+        Record::Submitted {
+            batch: BatchSerial(1),
+            jobs: vec![Submission::new(JobNumber(1), Bytes::from_static(b"x"))],
+        },
+        s.now,
+    );
+    let placed = |lease| Record::Placed {
+        host: "a.x".into(),
+        lease: Some(lease),
+        attempts: vec![attempt(1, 1, 1)],
+    };
     s.scheduler.replay(placed(LEASE), s.now);
     s.scheduler.restored(s.now);
     let first = s.scheduler.poll_effect();
@@ -1506,16 +2176,44 @@ fn longer_leases_are_recorded_for_what_an_earlier_life_placed_before_an_agent_he
         memory: 0,
         users: None,
     };
-    s.scheduler.handle(Event::AgentHello { session: SessionId(1), name: "a.x".into(), hello }, s.now);
-    let welcome = std::iter::from_fn(|| s.scheduler.poll_effect())
-        .find(|e| matches!(e, Effect::Greet(_, ToAgent::Welcome { .. }) | Effect::ToAgent(_, ToAgent::Welcome { .. })));
-    assert!(!welcome.expect("a welcome").overtakes_the_store(), "it waits for the store");
+    s.scheduler.handle(
+        Event::AgentHello {
+            session: SessionId(1),
+            name: "a.x".into(),
+            hello,
+        },
+        s.now,
+    );
+    let welcome = std::iter::from_fn(|| s.scheduler.poll_effect()).find(|e| {
+        matches!(
+            e,
+            Effect::Greet(_, ToAgent::Welcome { .. }) | Effect::ToAgent(_, ToAgent::Welcome { .. })
+        )
+    });
+    assert!(
+        !welcome.expect("a welcome").overtakes_the_store(),
+        "it waits for the store"
+    );
     // The next life, with a shorter one, has to wait for the longest.
     let mut next = Scheduler::new(Epoch(9), StoreId(1), Some(LEASE / 2), WAIT).durable(LEASE);
-    let terms = Box::new(BatchTerms::new(BatchContext::new(batch(1), "/".into(), 0o22), LEASE));
-    next.replay(Record::Opened { batch: BatchSerial(1), user: "okazaki".into(), terms, age: Duration::ZERO }, s.now);
+    let terms = Box::new(BatchTerms::new(
+        BatchContext::new(batch(1), "/".into(), 0o22),
+        LEASE,
+    ));
     next.replay(
-        Record::Submitted { batch: BatchSerial(1), jobs: vec![Submission::new(JobNumber(1), Bytes::from_static(b"x"))] },
+        Record::Opened {
+            batch: BatchSerial(1),
+            user: "okazaki".into(),
+            terms,
+            age: Duration::ZERO,
+        },
+        s.now,
+    );
+    next.replay(
+        Record::Submitted {
+            batch: BatchSerial(1),
+            jobs: vec![Submission::new(JobNumber(1), Bytes::from_static(b"x"))],
+        },
         s.now,
     );
     next.replay(placed(LEASE), s.now);

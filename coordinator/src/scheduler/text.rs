@@ -1,4 +1,5 @@
-//! What stays of the text of a job that has ended and is in no store: where its output went, for whoever asks for that.
+//! What stays of the text of a job that has ended and is in no store: where its output went, for
+//! whoever asks for that.
 
 use bytes::Bytes;
 use mezcal_common::model::job::{Command, JobSpec};
@@ -13,8 +14,24 @@ pub(super) fn ended(text: &Bytes) -> Bytes {
         return text.clone();
     }
     // One that cannot be read has not run, and has no output.
-    let Ok(JobSpec { label, cd, out, err, .. }) = codec::decode_exact(text) else { return Bytes::new() };
-    codec::encode_body(&JobSpec { label, cd, out, err, ..JobSpec::new(Command::Shell(String::new())) }).unwrap_or_default()
+    let Ok(JobSpec {
+        label,
+        cd,
+        out,
+        err,
+        ..
+    }) = codec::decode_exact(text)
+    else {
+        return Bytes::new();
+    };
+    codec::encode_body(&JobSpec {
+        label,
+        cd,
+        out,
+        err,
+        ..JobSpec::new(Command::Shell(String::new()))
+    })
+    .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -38,8 +55,15 @@ mod tests {
         };
         let text = ended(&codec::encode_body(&long).expect("small"));
         assert!(text.len() < 50, "{}", text.len());
-        assert_eq!(codec::decode_exact::<JobSpec>(&text).expect("a job"), whereabouts);
-        let short = codec::encode_body(&JobSpec { command: Command::Shell("true".into()), ..whereabouts }).expect("small");
+        assert_eq!(
+            codec::decode_exact::<JobSpec>(&text).expect("a job"),
+            whereabouts
+        );
+        let short = codec::encode_body(&JobSpec {
+            command: Command::Shell("true".into()),
+            ..whereabouts
+        })
+        .expect("small");
         assert_eq!(ended(&short), short);
         assert_eq!(ended(&vec![255; 1000].into()), Bytes::new());
     }

@@ -16,8 +16,14 @@ impl Scheduler {
     /// There is no such job.
     pub fn why(&self, batch: BatchId, name: &str, now: BootInstant) -> Result<Vec<String>, String> {
         let serial = self.serial(batch)?;
-        let key = JobKey { batch: serial, job: self.job_number(serial, name)? };
-        let (job, batch) = self.job(key).zip(self.batches.get(&serial)).ok_or("that batch has ended")?;
+        let key = JobKey {
+            batch: serial,
+            job: self.job_number(serial, name)?,
+        };
+        let (job, batch) = self
+            .job(key)
+            .zip(self.batches.get(&serial))
+            .ok_or("that batch has ended")?;
         let mut lines = match job.state {
             JobState::Done => vec![format!("job {name} has ended")],
             JobState::Placed => vec![self.why_placed(key, name)],
@@ -41,21 +47,66 @@ impl Scheduler {
     }
 
     fn why_placed(&self, key: JobKey, name: &str) -> String {
-        let Some(job) = self.job(key) else { return String::new() };
-        let Some(host) = self.host_at(job.host) else { return format!("job {name} is on a host that has gone") };
+        let Some(job) = self.job(key) else {
+            return String::new();
+        };
+        let Some(host) = self.host_at(job.host) else {
+            return format!("job {name} is on a host that has gone");
+        };
         let at = host.attempts.iter().find(|(a, _)| a.key == key);
         match (at, host.session) {
-            (Some((attempt, OnHost { engine: Some(engine), .. })), Some(_)) => {
-                format!("job {name} runs on {} in slot {engine}, attempt {}", host.name, attempt.attempt)
+            (
+                Some((
+                    attempt,
+                    OnHost {
+                        engine: Some(engine),
+                        ..
+                    },
+                )),
+                Some(_),
+            ) => {
+                format!(
+                    "job {name} runs on {} in slot {engine}, attempt {}",
+                    host.name, attempt.attempt
+                )
             }
-            (Some((attempt, OnHost { engine: None, started: true, .. })), Some(_)) => {
-                format!("job {name} runs on {}, attempt {}", host.name, attempt.attempt)
+            (
+                Some((
+                    attempt,
+                    OnHost {
+                        engine: None,
+                        started: true,
+                        ..
+                    },
+                )),
+                Some(_),
+            ) => {
+                format!(
+                    "job {name} runs on {}, attempt {}",
+                    host.name, attempt.attempt
+                )
             }
-            (Some((attempt, OnHost { engine: None, started: false, .. })), Some(_)) => {
-                format!("job {name} is on {}, attempt {}: it has just started, or is next there", host.name, attempt.attempt)
+            (
+                Some((
+                    attempt,
+                    OnHost {
+                        engine: None,
+                        started: false,
+                        ..
+                    },
+                )),
+                Some(_),
+            ) => {
+                format!(
+                    "job {name} is on {}, attempt {}: it has just started, or is next there",
+                    host.name, attempt.attempt
+                )
             }
             (_, _) => {
-                format!("job {name} is on {}, which is out of reach: it is given up there when its lease is surely over", host.name)
+                format!(
+                    "job {name} is on {}, which is out of reach: it is given up there when its lease is surely over",
+                    host.name
+                )
             }
         }
     }
@@ -71,20 +122,39 @@ impl Scheduler {
                 None => format!("job {name} is tried again in {left} s (retry_delay)"),
             }];
         }
-        if self.batches.get(&key.batch).is_some_and(|batch| batch.is_held() && !batch.order.has(key.job)) {
+        if self
+            .batches
+            .get(&key.batch)
+            .is_some_and(|batch| batch.is_held() && !batch.order.has(key.job))
+        {
             return vec![format!(
                 "job {name} waits for the rest of its batch, which is detached and has not been handed over whole"
             )];
         }
-        let before = self.batches.get(&key.batch).map(|batch| batch.order.before(key.job)).unwrap_or_default();
+        let before = self
+            .batches
+            .get(&key.batch)
+            .map(|batch| batch.order.before(key.job))
+            .unwrap_or_default();
         let names: Vec<String> = before.iter().take(MOST).map(ToString::to_string).collect();
-        vec![format!("job {name} comes after {} jobs that have not ended: {}", before.len(), names.join(", "))]
+        vec![format!(
+            "job {name} comes after {} jobs that have not ended: {}",
+            before.len(),
+            names.join(", ")
+        )]
     }
 
     fn why_hosts(&self, key: JobKey, now: BootInstant) -> Vec<String> {
-        let Some(job) = self.job(key) else { return Vec::new() };
-        let (required, preferred) = (self.set_of(job.queue), self.preferred_by(job.queue).unwrap_or_default());
-        let among = |host: &Host, set: &[Arc<str>]| self.names_of(host).iter().any(|name| set.contains(name));
+        let Some(job) = self.job(key) else {
+            return Vec::new();
+        };
+        let (required, preferred) = (
+            self.set_of(job.queue),
+            self.preferred_by(job.queue).unwrap_or_default(),
+        );
+        let among = |host: &Host, set: &[Arc<str>]| {
+            self.names_of(host).iter().any(|name| set.contains(name))
+        };
         let slots = job.queue.slots();
         let mut lines = Vec::new();
         let mut unsuitable = 0;
@@ -94,21 +164,43 @@ impl Scheduler {
                 continue;
             }
             let idle = host.idle_since.front().map(|since| now.since(*since));
-            let better = !preferred.is_empty() && !among(host, &preferred) && self.queues.is_elsewhere(job.queue);
+            let better = !preferred.is_empty()
+                && !among(host, &preferred)
+                && self.queues.is_elsewhere(job.queue);
             let barred = self.is_barred(host, job.queue, now);
             let reason = match idle {
-                _ if host.session.is_none() => format!("not connected for {} s", now.since(host.since).as_secs()),
+                _ if host.session.is_none() => {
+                    format!("not connected for {} s", now.since(host.since).as_secs())
+                }
                 _ if host.record.until.is_some() => {
-                    let left = host.record.until.map_or(0, |until| until.since(now).as_secs() + 1);
-                    format!("quarantined for another {left} s: {}", super::quarantine::REASON)
+                    let left = host
+                        .record
+                        .until
+                        .map_or(0, |until| until.since(now).as_secs() + 1);
+                    format!(
+                        "quarantined for another {left} s: {}",
+                        super::quarantine::REASON
+                    )
                 }
                 _ if barred.is_some() => {
                     let until = barred.flatten().filter(|until| *until > now);
-                    let left = until.map_or(String::new(), |until| format!(" for {} s yet", until.since(now).as_secs() + 1));
-                    format!("avoided by this batch{left}: {}", super::quarantine::SUSPECTED)
+                    let left = until.map_or(String::new(), |until| {
+                        format!(" for {} s yet", until.since(now).as_secs() + 1)
+                    });
+                    format!(
+                        "avoided by this batch{left}: {}",
+                        super::quarantine::SUSPECTED
+                    )
                 }
-                _ if host.drained.is_some() => format!("is being drained: {}", host.drained.as_deref().unwrap_or_default()),
-                _ if host.width == 0 => format!("is failing: {}", host.trouble().unwrap_or_else(|| "it has no slots".to_owned())),
+                _ if host.drained.is_some() => format!(
+                    "is being drained: {}",
+                    host.drained.as_deref().unwrap_or_default()
+                ),
+                _ if host.width == 0 => format!(
+                    "is failing: {}",
+                    host.trouble()
+                        .unwrap_or_else(|| "it has no slots".to_owned())
+                ),
                 _ if !host.known => "has just connected".into(),
                 _ if self.is_replacing(host, job.queue.user) => {
                     let user = &self.user_names[job.queue.user as usize];
@@ -125,11 +217,18 @@ impl Scheduler {
                     )
                 }
                 _ if host.slots() < slots => {
-                    let failing = host.trouble().map_or(String::new(), |why| format!(" ({why})"));
-                    format!("has {} slots, and the job takes {slots}{failing}", host.slots())
+                    let failing = host
+                        .trouble()
+                        .map_or(String::new(), |why| format!(" ({why})"));
+                    format!(
+                        "has {} slots, and the job takes {slots}{failing}",
+                        host.slots()
+                    )
                 }
                 None => {
-                    let failing = host.trouble().map_or(String::new(), |why| format!(" ({why})"));
+                    let failing = host
+                        .trouble()
+                        .map_or(String::new(), |why| format!(" ({why})"));
                     format!("all {} slots are busy{failing}", host.slots())
                 }
                 Some(idle) if better && idle < self.locality_wait => format!(
@@ -138,19 +237,42 @@ impl Scheduler {
                     (self.locality_wait - idle).as_secs() + 1
                 ),
                 Some(_) if host.idle_since.len() < usize::from(slots) => {
-                    let kept = host.kept.filter(|kept| kept.key == job.queue).map_or("", |_| "; they are kept for it, or its like");
-                    format!("has {} idle slots, and the job takes {slots}{kept}", host.idle_since.len())
+                    let kept = host
+                        .kept
+                        .filter(|kept| kept.key == job.queue)
+                        .map_or("", |_| "; they are kept for it, or its like");
+                    format!(
+                        "has {} idle slots, and the job takes {slots}{kept}",
+                        host.idle_since.len()
+                    )
                 }
-                Some(_) if host.kept.is_some_and(|kept| kept.key != job.queue) => self.kept_in_words(host).unwrap_or_default(),
-                Some(_) if host.credit <= host.sent => "has an idle slot and has not asked for more".into(),
-                Some(_) => "has an idle slot: others of higher priority or of older batches go first".into(),
+                Some(_) if host.kept.is_some_and(|kept| kept.key != job.queue) => {
+                    self.kept_in_words(host).unwrap_or_default()
+                }
+                Some(_) if host.credit <= host.sent => {
+                    "has an idle slot and has not asked for more".into()
+                }
+                Some(_) => {
+                    "has an idle slot: others of higher priority or of older batches go first"
+                        .into()
+                }
             };
             lines.push(format!("{}: {reason}", host.name));
         }
-        let known: BTreeSet<Arc<str>> = self.hosts.values().flat_map(|host| self.names_of(host)).collect();
-        let wanted = required.iter().chain(Some(&preferred)).flat_map(|set| set.iter());
+        let known: BTreeSet<Arc<str>> = self
+            .hosts
+            .values()
+            .flat_map(|host| self.names_of(host))
+            .collect();
+        let wanted = required
+            .iter()
+            .chain(Some(&preferred))
+            .flat_map(|set| set.iter());
         lines.extend(wanted.filter_map(|name| self.several_called(name)));
-        let never = required.iter().flat_map(|set| set.iter()).filter(|name| !known.contains(*name));
+        let never = required
+            .iter()
+            .flat_map(|set| set.iter())
+            .filter(|name| !known.contains(*name));
         let never = never.filter(|name| self.several_called(name).is_none());
         lines.extend(never.map(|name| format!("{name}: has never been seen here")));
         let over = lines.len().saturating_sub(MOST);
@@ -159,7 +281,9 @@ impl Scheduler {
             lines.push(format!("and {over} more hosts"));
         }
         if unsuitable > 0 {
-            lines.push(format!("{unsuitable} hosts are not among those that it requires"));
+            lines.push(format!(
+                "{unsuitable} hosts are not among those that it requires"
+            ));
         }
         if self.hosts.is_empty() {
             lines.push("no agent has ever connected".into());

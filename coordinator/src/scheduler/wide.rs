@@ -1,14 +1,17 @@
-//! Jobs that take several slots: where narrower ones would keep a host full for ever, its idle slots are kept for a wide one, for a while.
+//! Jobs that take several slots: where narrower ones would keep a host full for ever, its idle
+//! slots are kept for a wide one, for a while.
 //!
-//! A host keeps slots when a job that takes more than are idle there is next by the order of service. Of the hosts, only as many keep slots
-//! for a queue as it has jobs. A host that has kept slots in vain gives them to others, and rests for as long as it has kept them; slots
-//! are kept for that queue twice as long the next time, from the moment on that the rest is over. So of the time that a wide job waits in
-//! vain a host's idle slots wait at most half.
+//! A host keeps slots when a job that takes more than are idle there is next by the order of
+//! service. Of the hosts, only as many keep slots for a queue as it has jobs. A host that has kept
+//! slots in vain gives them to others, and rests for as long as it has kept them; slots are kept
+//! for that queue twice as long the next time, from the moment on that the rest is over. So of the
+//! time that a wide job waits in vain a host's idle slots wait at most half.
 //!
-//! Hence a bound. Let no job that runs there take longer than T. The first slot falls idle within T. Each time in vain was shorter than T,
-//! since otherwise all that ran when it began would have ended: with [`KEEP`] doubling, they and their rests together are shorter than 4 T.
-//! The last one takes T at most. So a wide job that is next starts within [`WIDE_WAIT`] × T, on any host that fits and is there; where T
-//! is below [`KEEP`], within 2 T.
+//! Hence a bound. Let no job that runs there take longer than T. The first slot falls idle within
+//! T. Each time in vain was shorter than T, since otherwise all that ran when it began would have
+//! ended: with [`KEEP`] doubling, they and their rests together are shorter than 4 T. The last one
+//! takes T at most. So a wide job that is next starts within [`WIDE_WAIT`] × T, on any host that
+//! fits and is there; where T is below [`KEEP`], within 2 T.
 
 use super::queues::{Next, QueueKey};
 use super::{Host, Mistake, Scheduler};
@@ -19,12 +22,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a host keeps idle slots for a job that takes several, the first time: worth it while jobs are short, and little of the length of
-/// long ones.
+/// How long a host keeps idle slots for a job that takes several, the first time: worth it while
+/// jobs are short, and little of the length of long ones.
 pub(super) const KEEP: Duration = Duration::from_secs(60);
-/// A job that takes several slots starts within so many times the longest run of the jobs before it, when it is next by the order of service.
+/// A job that takes several slots starts within so many times the longest run of the jobs before
+/// it, when it is next by the order of service.
 pub const WIDE_WAIT: u32 = 6;
-/// Slots are kept twice as long after each time in vain, so often: that is for two years, longer than any job runs.
+/// Slots are kept twice as long after each time in vain, so often: that is for two years, longer
+/// than any job runs.
 const MAX_DOUBLINGS: u32 = 20;
 
 /// Idle slots that a host keeps.
@@ -52,28 +57,48 @@ pub(super) struct Keeping {
 impl Keeping {
     /// The next moment when something of it changes.
     pub(super) fn changes(&self) -> Option<BootInstant> {
-        self.until.first().into_iter().chain(self.rested.first()).map(|(at, _)| *at).min()
+        self.until
+            .first()
+            .into_iter()
+            .chain(self.rested.first())
+            .map(|(at, _)| *at)
+            .min()
     }
 
     /// How long slots are kept for these jobs now.
     fn length(&self, key: QueueKey) -> Duration {
-        let doublings = self.in_vain.get(&key).copied().unwrap_or(0).min(MAX_DOUBLINGS);
+        let doublings = self
+            .in_vain
+            .get(&key)
+            .copied()
+            .unwrap_or(0)
+            .min(MAX_DOUBLINGS);
         KEEP * 2u32.pow(doublings)
     }
 }
 
 impl Scheduler {
     /// The queue that a host serves next, if it gets anything now.
-    pub(super) fn next_queue(&mut self, name: &Arc<str>, names: &[Arc<str>], now: BootInstant) -> Option<Next> {
+    pub(super) fn next_queue(
+        &mut self,
+        name: &Arc<str>,
+        names: &[Arc<str>],
+        now: BootInstant,
+    ) -> Option<Next> {
         let host = self.hosts.get(name)?;
         if host.credit <= host.sent {
             return None;
         }
-        let steal = host.idle_since.front().is_some_and(|since| *since + self.locality_wait <= now);
+        let steal = host
+            .idle_since
+            .front()
+            .is_some_and(|since| *since + self.locality_wait <= now);
         let widest_now = host.room().max(1);
         let running = |user: u32| self.serves(host, user).then(|| self.running[user as usize]);
         let barred = self.barred(host, now);
-        let best = self.queues.best(names, steal, host.slots(), &barred, running)?;
+        let best = self
+            .queues
+            .best(names, steal, host.slots(), &barred, running)?;
         if host.has_asked_for(best.key.slots()) {
             return Some(best);
         }
@@ -81,31 +106,45 @@ impl Scheduler {
             return None;
         }
         let host = self.hosts.get(name)?;
-        self.queues.best(names, steal, widest_now, &barred, |user| self.serves(host, user).then(|| self.running[user as usize]))
+        self.queues.best(names, steal, widest_now, &barred, |user| {
+            self.serves(host, user).then(|| self.running[user as usize])
+        })
     }
 
-    /// P4, re-derived: a host whose slot has been idle for longer than `wait`, though it has asked for jobs and one is waiting that it could
-    /// run.
+    /// P4, re-derived: a host whose slot has been idle for longer than `wait`, though it has asked
+    /// for jobs and one is waiting that it could run.
     pub fn idle_in_vain(&self, wait: Duration, now: BootInstant) -> Option<String> {
         let idle = |host: &&Host| {
             host.is_willing()
                 && host.kept.is_none()
                 && host.credit > host.sent
-                && host.idle_since.front().is_some_and(|since| *since + wait < now)
+                && host
+                    .idle_since
+                    .front()
+                    .is_some_and(|since| *since + wait < now)
         };
         self.hosts.values().filter(idle).find_map(|host| {
             let widest = host.room().max(1);
-            let next = self
-                .queues
-                .best(&self.names_of(host), true, widest, &self.barred(host, now), |user| self.serves(host, user).then_some(0))?;
-            Some(format!("{} has an idle slot, and {:?} waits", host.name, next.key))
+            let next = self.queues.best(
+                &self.names_of(host),
+                true,
+                widest,
+                &self.barred(host, now),
+                |user| self.serves(host, user).then_some(0),
+            )?;
+            Some(format!(
+                "{} has an idle slot, and {:?} waits",
+                host.name, next.key
+            ))
         })
     }
 
     /// Whether a host leaves its slots idle for the sake of these jobs.
     fn keeps(&mut self, name: &Arc<str>, key: QueueKey, now: BootInstant) -> bool {
         let jobs = self.queues.len_of(key);
-        let Some(host) = self.hosts.get(name) else { return false };
+        let Some(host) = self.hosts.get(name) else {
+            return false;
+        };
         match host.kept {
             Some(kept) if kept.until <= now => self.has_kept_in_vain(name, now),
             Some(kept) if kept.key == key => return true,
@@ -113,7 +152,9 @@ impl Scheduler {
             None => {}
         }
         let length = self.keeping.length(key);
-        let Some(host) = self.hosts.get_mut(name) else { return false };
+        let Some(host) = self.hosts.get_mut(name) else {
+            return false;
+        };
         let keepers = self.keeping.hosts.get(&key).map_or(0, BTreeSet::len);
         if keepers >= jobs || host.no_more_before.is_some_and(|at| at > now) {
             return false;
@@ -123,7 +164,11 @@ impl Scheduler {
         self.keeping.hosts.entry(key).or_default().insert(index);
         self.keeping.until.insert((until, index));
         // What was handed out in advance would take the slots that fall idle.
-        let unstarted = host.attempts.iter().filter(|(_, on)| !on.started).map(|(attempt, _)| *attempt);
+        let unstarted = host
+            .attempts
+            .iter()
+            .filter(|(_, on)| !on.started)
+            .map(|(attempt, _)| *attempt);
         let attempts: Vec<AttemptId> = unstarted.collect();
         if host.is_overfull() && !attempts.is_empty() {
             self.tell_agent(name, ToAgent::Retract { attempts });
@@ -133,8 +178,12 @@ impl Scheduler {
 
     /// A host uses its slots for whatever comes.
     pub(super) fn keep_nothing(&mut self, name: &str) {
-        let Some(host) = self.hosts.get_mut(name) else { return };
-        let (index, Some(Kept { key, until, .. })) = (host.index, host.kept.take()) else { return };
+        let Some(host) = self.hosts.get_mut(name) else {
+            return;
+        };
+        let (index, Some(Kept { key, until, .. })) = (host.index, host.kept.take()) else {
+            return;
+        };
         self.keeping.until.remove(&(until, index));
         if let Some(hosts) = self.keeping.hosts.get_mut(&key) {
             hosts.remove(&index);
@@ -144,10 +193,15 @@ impl Scheduler {
         }
     }
 
-    /// It has kept them for as long as it may: it rests for as long, and whoever keeps slots for these jobs next does so for longer.
+    /// It has kept them for as long as it may: it rests for as long, and whoever keeps slots for
+    /// these jobs next does so for longer.
     fn has_kept_in_vain(&mut self, name: &str, now: BootInstant) {
-        let Some(host) = self.hosts.get_mut(name) else { return };
-        let (index, Some(Kept { key, length, .. })) = (host.index, host.kept) else { return };
+        let Some(host) = self.hosts.get_mut(name) else {
+            return;
+        };
+        let (index, Some(Kept { key, length, .. })) = (host.index, host.kept) else {
+            return;
+        };
         host.no_more_before = Some(now + length);
         self.keeping.rested.insert((now + length, index));
         if self.mistake != Some(Mistake::KeepsNoLonger) {
@@ -169,10 +223,16 @@ impl Scheduler {
 
     /// One of these jobs has been placed: one host fewer has to keep slots for them.
     pub(super) fn wide_is_placed(&mut self, name: &str, key: QueueKey) {
-        if self.hosts.get(name).is_some_and(|host| host.kept.is_some_and(|kept| kept.key == key)) {
+        if self
+            .hosts
+            .get(name)
+            .is_some_and(|host| host.kept.is_some_and(|kept| kept.key == key))
+        {
             self.keep_nothing(name);
         }
-        let Some(hosts) = self.keeping.hosts.get(&key) else { return };
+        let Some(hosts) = self.keeping.hosts.get(&key) else {
+            return;
+        };
         if hosts.len() > self.queues.len_of(key)
             && let Some(name) = hosts.last().and_then(|index| self.name_at(*index))
         {
@@ -181,16 +241,29 @@ impl Scheduler {
         }
     }
 
-    /// Hosts that have kept slots for long enough give them to others, and those that have rested begin again.
+    /// Hosts that have kept slots for long enough give them to others, and those that have rested
+    /// begin again.
     pub(super) fn keep_in_turn(&mut self, now: BootInstant) {
-        while let Some((at, index)) = self.keeping.until.first().copied().filter(|(at, _)| *at <= now) {
+        while let Some((at, index)) = self
+            .keeping
+            .until
+            .first()
+            .copied()
+            .filter(|(at, _)| *at <= now)
+        {
             self.keeping.until.remove(&(at, index));
             if let Some(name) = self.name_at(index) {
                 self.has_kept_in_vain(&name, now);
                 self.serve(&name, usize::MAX, now);
             }
         }
-        while let Some((at, index)) = self.keeping.rested.first().copied().filter(|(at, _)| *at <= now) {
+        while let Some((at, index)) = self
+            .keeping
+            .rested
+            .first()
+            .copied()
+            .filter(|(at, _)| *at <= now)
+        {
             self.keeping.rested.remove(&(at, index));
             if let Some(name) = self.name_at(index) {
                 self.keep_after_a_rest(&name, now);
@@ -200,10 +273,24 @@ impl Scheduler {
 
     /// A host begins to keep slots before one falls idle: the time counts from then on.
     fn keep_after_a_rest(&mut self, name: &Arc<str>, now: BootInstant) {
-        let Some(host) = self.hosts.get(name).filter(|host| host.is_willing() && host.kept.is_none()) else { return };
+        let Some(host) = self
+            .hosts
+            .get(name)
+            .filter(|host| host.is_willing() && host.kept.is_none())
+        else {
+            return;
+        };
         let running = |user: u32| self.serves(host, user).then(|| self.running[user as usize]);
-        let next =
-            self.queues.best(&self.names_of(host), true, host.slots(), &self.barred(host, now), running).map(|next| next.key);
+        let next = self
+            .queues
+            .best(
+                &self.names_of(host),
+                true,
+                host.slots(),
+                &self.barred(host, now),
+                running,
+            )
+            .map(|next| next.key);
         if let Some(key) = next.filter(|key| key.slots() > 1 && key.slots() > host.room()) {
             self.keeps(name, key, now);
         }
@@ -213,6 +300,10 @@ impl Scheduler {
     pub(super) fn kept_in_words(&self, host: &Host) -> Option<String> {
         let kept = host.kept?;
         let batch = self.batches.get(&kept.key.batch)?;
-        Some(format!("its idle slots are kept for a job of batch {} that takes {}", batch.id, kept.key.slots()))
+        Some(format!(
+            "its idle slots are kept for a job of batch {} that takes {}",
+            batch.id,
+            kept.key.slots()
+        ))
     }
 }

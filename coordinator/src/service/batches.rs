@@ -1,5 +1,5 @@
-//! The batches that a service knows: by their ids, by the beginnings of these, and by their users. Whoever names one is not the longer about
-//! it the more there are.
+//! The batches that a service knows: by their ids, by the beginnings of these, and by their users.
+//! Whoever names one is not the longer about it the more there are.
 
 use super::delivery::Batch;
 use mezcal_common::model::ids::BatchId;
@@ -31,8 +31,12 @@ impl Batches {
     }
 
     pub(super) fn remove(&mut self, id: BatchId) {
-        let Some(batch) = self.all.remove(&id) else { return };
-        let Some(own) = self.by_user.get_mut(&batch.owner) else { return };
+        let Some(batch) = self.all.remove(&id) else {
+            return;
+        };
+        let Some(own) = self.by_user.get_mut(&batch.owner) else {
+            return;
+        };
         own.all.remove(&id);
         own.running.remove(&id);
         if own.all.is_empty() {
@@ -73,15 +77,27 @@ impl Batches {
     /// Those of a user that have jobs which are not over.
     pub(super) fn running(&self, user: &str) -> impl ExactSizeIterator<Item = BatchId> {
         const NONE: &BTreeSet<BatchId> = &BTreeSet::new();
-        self.by_user.get(user).map_or(NONE, |own| &own.running).iter().copied()
+        self.by_user
+            .get(user)
+            .map_or(NONE, |own| &own.running)
+            .iter()
+            .copied()
     }
 
     /// Those whose ids begin so, of this user or of everybody.
     pub(super) fn beginning_with(&self, text: &str, user: Option<&str>) -> Vec<BatchId> {
-        let Some(range) = ids(text) else { return Vec::new() };
+        let Some(range) = ids(text) else {
+            return Vec::new();
+        };
         match user {
             None => self.all.range(range).map(|(id, _)| *id).collect(),
-            Some(user) => self.by_user.get(user).into_iter().flat_map(|own| own.all.range(range.clone())).copied().collect(),
+            Some(user) => self
+                .by_user
+                .get(user)
+                .into_iter()
+                .flat_map(|own| own.all.range(range.clone()))
+                .copied()
+                .collect(),
         }
     }
 }
@@ -91,11 +107,18 @@ fn ids(text: &str) -> Option<RangeInclusive<BatchId>> {
     let filled = |rest: &str| {
         let text = text.to_ascii_lowercase() + rest.get(text.len()..)?;
         // Other spellings of a UUID are not what is shown.
-        let is_one = text.len() == rest.len() && text.bytes().zip(rest.bytes()).all(|(a, b)| (a == b'-') == (b == b'-'));
+        let is_one = text.len() == rest.len()
+            && text
+                .bytes()
+                .zip(rest.bytes())
+                .all(|(a, b)| (a == b'-') == (b == b'-'));
         let id = uuid::Uuid::try_parse(&text).ok().filter(|_| is_one)?;
         Some(BatchId(id))
     };
-    Some(filled("00000000-0000-0000-0000-000000000000")?..=filled("ffffffff-ffff-ffff-ffff-ffffffffffff")?)
+    Some(
+        filled("00000000-0000-0000-0000-000000000000")?
+            ..=filled("ffffffff-ffff-ffff-ffff-ffffffffffff")?,
+    )
 }
 
 #[cfg(test)]
@@ -106,7 +129,9 @@ mod tests {
 
     fn id(n: u128) -> BatchId {
         // Spread, as random ones are.
-        BatchId(uuid::Uuid::from_u128(n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)))
+        BatchId(uuid::Uuid::from_u128(
+            n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835),
+        ))
     }
 
     fn batches(count: u128) -> Batches {
@@ -123,19 +148,39 @@ mod tests {
         let all = batches(2000);
         for n in [0, 1, 77, 1999] {
             let text = id(n).to_string();
-            let (own, other) = if n % 2 == 0 { ("okazaki", "sato") } else { ("sato", "okazaki") };
+            let (own, other) = if n % 2 == 0 {
+                ("okazaki", "sato")
+            } else {
+                ("sato", "okazaki")
+            };
             for length in 0..=text.len() {
                 let wanted = |user: Option<&str>| -> Vec<BatchId> {
-                    let seen = all.iter().filter(|(_, batch)| user.is_none_or(|user| batch.owner == user)).map(|(id, _)| *id);
-                    seen.filter(|id| id.to_string().starts_with(&text[..length])).collect()
+                    let seen = all
+                        .iter()
+                        .filter(|(_, batch)| user.is_none_or(|user| batch.owner == user))
+                        .map(|(id, _)| *id);
+                    seen.filter(|id| id.to_string().starts_with(&text[..length]))
+                        .collect()
                 };
                 for user in [None, Some(own), Some(other)] {
-                    assert_eq!(all.beginning_with(&text[..length].to_uppercase(), user), wanted(user), "{text} {length}");
+                    assert_eq!(
+                        all.beginning_with(&text[..length].to_uppercase(), user),
+                        wanted(user),
+                        "{text} {length}"
+                    );
                 }
             }
         }
         let text = id(4).to_string();
-        for no_beginning in ["x", "-", "0000000g", &text.replace('-', ""), &format!("{text}0"), &format!("{{{text}}}"), "é"] {
+        for no_beginning in [
+            "x",
+            "-",
+            "0000000g",
+            &text.replace('-', ""),
+            &format!("{text}0"),
+            &format!("{{{text}}}"),
+            "é",
+        ] {
             assert_eq!(all.beginning_with(no_beginning, None), [], "{no_beginning}");
         }
     }
@@ -147,7 +192,10 @@ mod tests {
         all.ended(id(0));
         assert_eq!(all.running("okazaki").collect::<Vec<_>>(), [id(2)]);
         all.remove(id(2));
-        assert_eq!((all.running("okazaki").len(), all.running("nobody").len()), (0, 0));
+        assert_eq!(
+            (all.running("okazaki").len(), all.running("nobody").len()),
+            (0, 0)
+        );
         assert_eq!(all.beginning_with("", Some("okazaki")), [id(0)]);
     }
 
@@ -156,9 +204,19 @@ mod tests {
         let all = batches(100_000);
         let begin = Instant::now();
         for n in 0..20_000 {
-            assert_eq!(all.beginning_with(&id(n).to_string()[..20], Some(if n % 2 == 0 { "okazaki" } else { "sato" })), [id(n)]);
+            assert_eq!(
+                all.beginning_with(
+                    &id(n).to_string()[..20],
+                    Some(if n % 2 == 0 { "okazaki" } else { "sato" })
+                ),
+                [id(n)]
+            );
         }
         // A look at each of them for each of these would take minutes.
-        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+        assert!(
+            begin.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            begin.elapsed()
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Results on their way to whoever follows a batch: from memory while they are new, else from the store, and no more at a time than the
-//! client has room for.
+//! Results on their way to whoever follows a batch: from memory while they are new, else from the
+//! store, and no more at a time than the client has room for.
 
 use super::outlet::Outlet;
 use super::state::Service;
@@ -12,11 +12,14 @@ use mezcal_common::model::outcome::JobResult;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Results that a client may have on its way without having taken them, and that are kept in memory beside a store.
+/// Results that a client may have on its way without having taken them, and that are kept in memory
+/// beside a store.
 pub(super) const RESULT_WINDOW: u64 = 8192;
-/// And their bytes, of each batch: those of a full window with a few lines of output each. What is older is read from the store again.
+/// And their bytes, of each batch: those of a full window with a few lines of output each. What is
+/// older is read from the store again.
 const TAIL_BYTES: usize = 4 << 20;
-/// Before results that could not be read are asked for again: a disk that does not answer, or too many open files.
+/// Before results that could not be read are asked for again: a disk that does not answer, or too
+/// many open files.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 /// Bytes of results in one message, roughly; several times this fits a frame.
 pub(super) const RESULT_BYTES: usize = 256 * 1024;
@@ -39,7 +42,8 @@ pub(super) struct Batch {
     pub(super) aside: SetAside,
     /// All its jobs are over.
     pub(super) done: bool,
-    /// Names in its host sets, jobs, and bytes of their texts, as far as they have come in this life of the coordinator.
+    /// Names in its host sets, jobs, and bytes of their texts, as far as they have come in this
+    /// life of the coordinator.
     pub(super) host_names: usize,
     pub(super) jobs: usize,
     pub(super) texts: usize,
@@ -73,9 +77,19 @@ impl Batch {
 
     pub(super) fn stored(row: &BatchRow) -> Self {
         let BatchRow { serial, status } = row;
-        let (results, failed, done) = (status.ended, status.ended - status.succeeded, status.done.is_some());
+        let (results, failed, done) = (
+            status.ended,
+            status.ended - status.succeeded,
+            status.done.is_some(),
+        );
         let aside = status.aside.unwrap_or_default();
-        Self { results, failed, aside, done, ..Self::new(*serial, status.user.clone(), true).named(status.name.clone()) }
+        Self {
+            results,
+            failed,
+            aside,
+            done,
+            ..Self::new(*serial, status.user.clone(), true).named(status.name.clone())
+        }
     }
 
     /// Results before the first one that is in memory.
@@ -108,11 +122,25 @@ enum Wish {
 impl Watch {
     /// That of whoever has opened the batch, and has so many results.
     pub(super) fn of_owner(have: u64) -> Self {
-        Self { owner: true, wish: Wish::Results, sent: have, taken: have, reading: false, ended: false }
+        Self {
+            owner: true,
+            wish: Wish::Results,
+            sent: have,
+            taken: have,
+            reading: false,
+            ended: false,
+        }
     }
 
     pub(super) fn attached(wish: Attachment) -> Self {
-        Self { owner: false, wish: Wish::Attached(wish), sent: 0, taken: 0, reading: false, ended: false }
+        Self {
+            owner: false,
+            wish: Wish::Attached(wish),
+            sent: 0,
+            taken: 0,
+            reading: false,
+            ended: false,
+        }
     }
 
     /// What the client says that it has kept.
@@ -145,7 +173,10 @@ pub(super) struct NotRead {
 
 impl From<StoreError> for NotRead {
     fn from(e: StoreError) -> Self {
-        Self { why: crate::exit::chain(&e), passes: e.passes() }
+        Self {
+            why: crate::exit::chain(&e),
+            passes: e.passes(),
+        }
     }
 }
 
@@ -158,9 +189,17 @@ pub(super) struct Page {
 
 impl Service {
     /// A job is over, and that is safe.
-    pub(super) fn has_result(&mut self, batch: BatchId, seq: u64, job: JobNumber, result: JobResult) {
+    pub(super) fn has_result(
+        &mut self,
+        batch: BatchId,
+        seq: u64,
+        job: JobNumber,
+        result: JobResult,
+    ) {
         let id = batch;
-        let Some(batch) = self.batches.get_mut(batch) else { return };
+        let Some(batch) = self.batches.get_mut(batch) else {
+            return;
+        };
         // One that came back from the store has been counted.
         if seq <= batch.results {
             return;
@@ -173,28 +212,48 @@ impl Service {
         batch.aside.add(&result.outcome);
         batch.tail_bytes += size_estimate(&result);
         batch.tail.push_back((job, result));
-        while batch.stored && (batch.tail.len() as u64 > RESULT_WINDOW || batch.tail_bytes > TAIL_BYTES) {
-            batch.tail_bytes -= batch.tail.pop_front().map_or(0, |(_, result)| size_estimate(&result));
+        while batch.stored
+            && (batch.tail.len() as u64 > RESULT_WINDOW || batch.tail_bytes > TAIL_BYTES)
+        {
+            batch.tail_bytes -= batch
+                .tail
+                .pop_front()
+                .map_or(0, |(_, result)| size_estimate(&result));
         }
     }
 
     /// Nobody may be waiting for the results of a batch any more: then they need not be in memory.
     pub(super) fn let_go(&mut self, id: BatchId) {
-        let Some(batch) = self.batches.get_mut(id).filter(|batch| batch.done && batch.stored) else { return };
-        if !self.clients.values().any(|client| client.watches.contains_key(&id)) {
+        let Some(batch) = self
+            .batches
+            .get_mut(id)
+            .filter(|batch| batch.done && batch.stored)
+        else {
+            return;
+        };
+        if !self
+            .clients
+            .values()
+            .any(|client| client.watches.contains_key(&id))
+        {
             (batch.tail, batch.tail_bytes) = (VecDeque::new(), 0);
         }
     }
 
-    /// Hands clients what they have room for. What stays is tried again at their next acknowledgement.
+    /// Hands clients what they have room for. What stays is tried again at their next
+    /// acknowledgement.
     pub(super) fn deliver(&mut self) {
         let mut reads = Vec::new();
         for (id, client) in &mut self.clients {
             // Output and notices that came before a result reach the client before it.
             if client.pass_on() {
                 for (name, watch) in &mut client.watches {
-                    let Some(batch) = self.batches.get_mut(*name) else { continue };
-                    if let Some(read) = next_results(*name, batch, watch, client.version, &mut client.outlet) {
+                    let Some(batch) = self.batches.get_mut(*name) else {
+                        continue;
+                    };
+                    if let Some(read) =
+                        next_results(*name, batch, watch, client.version, &mut client.outlet)
+                    {
                         reads.push((*id, *name, read));
                     }
                     say_end(*name, batch, watch, &mut client.outlet);
@@ -216,29 +275,53 @@ impl Service {
         }
     }
 
-    /// Reads the next results for a client, beside the loop and after a pause, unless that is being done for somebody else.
+    /// Reads the next results for a client, beside the loop and after a pause, unless that is being
+    /// done for somebody else.
     fn read(&mut self, id: ClientId, batch: BatchId, after: u64, pause: Duration) {
-        let (Some(kept), Some(known)) = (&self.kept, self.batches.get(batch)) else { return };
-        let Some(watch) = self.clients.get_mut(&id).and_then(|client| client.watches.get_mut(&batch)) else { return };
+        let (Some(kept), Some(known)) = (&self.kept, self.batches.get(batch)) else {
+            return;
+        };
+        let Some(watch) = self
+            .clients
+            .get_mut(&id)
+            .and_then(|client| client.watches.get_mut(&batch))
+        else {
+            return;
+        };
         watch.reading = true;
         let described = match watch.wish {
             Wish::Attached(Attachment::Results { failed, .. }) => Some(failed),
             Wish::Results | Wish::Attached(Attachment::End) => None,
         };
-        let what = Reading { batch, after, described };
+        let what = Reading {
+            batch,
+            after,
+            described,
+        };
         if let Some(others) = self.readings.get_mut(&what) {
             return others.push(id);
         }
         self.readings.insert(what, vec![id]);
-        let (places, reader, serial, so_far) = (kept.readers.clone(), kept.beside.clone(), known.serial, known.results);
+        let (places, reader, serial, so_far) = (
+            kept.readers.clone(),
+            kept.beside.clone(),
+            known.serial,
+            known.results,
+        );
         let inputs = self.inputs.clone();
         tokio::spawn(async move {
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
             }
             let _place = places.acquire().await;
-            let page = tokio::task::spawn_blocking(move || what.read(&reader, serial, so_far)).await;
-            let page = page.unwrap_or_else(|e| Err(NotRead { why: e.to_string(), passes: false }));
+            let page =
+                tokio::task::spawn_blocking(move || what.read(&reader, serial, so_far)).await;
+            let page = page.unwrap_or_else(|e| {
+                Err(NotRead {
+                    why: e.to_string(),
+                    passes: false,
+                })
+            });
             if let Some(inputs) = inputs.upgrade() {
                 // A service that has ended needs it no more.
                 let _ = inputs.send(Input::Read(what, page)).await;
@@ -252,9 +335,17 @@ impl Service {
             tracing::warn!(why, "results cannot be read, and are read again");
         }
         for id in self.readings.remove(&what).unwrap_or_default() {
-            let Some(client) = self.clients.get_mut(&id) else { continue };
+            let Some(client) = self.clients.get_mut(&id) else {
+                continue;
+            };
             // One that follows it no more, or from elsewhere, needs none of it.
-            let Some(watch) = client.watches.get_mut(&batch).filter(|watch| watch.reading && watch.sent == after) else { continue };
+            let Some(watch) = client
+                .watches
+                .get_mut(&batch)
+                .filter(|watch| watch.reading && watch.sent == after)
+            else {
+                continue;
+            };
             watch.reading = false;
             match page {
                 Ok(page) => {
@@ -267,7 +358,9 @@ impl Service {
                 Err(NotRead { passes: true, .. }) => self.read(id, batch, after, READ_AGAIN),
                 Err(NotRead { why, passes: false }) => {
                     client.watches.remove(&batch);
-                    client.tell(ToClient::Refused { reason: why.clone() });
+                    client.tell(ToClient::Refused {
+                        reason: why.clone(),
+                    });
                 }
             }
         }
@@ -277,19 +370,32 @@ impl Service {
 impl Reading {
     /// Reads it. `so_far` results are in the store at least.
     fn read(self, reader: &Reader, serial: BatchSerial, so_far: u64) -> Result<Page, NotRead> {
-        let Self { batch, after, described } = self;
+        let Self {
+            batch,
+            after,
+            described,
+        } = self;
         let Some(failed) = described else {
             let results = reader.results(serial, after, RESULT_BYTES)?;
             if results.is_empty() {
-                return Err(NotRead { why: "the store does not have the results of that batch".into(), passes: false });
+                return Err(NotRead {
+                    why: "the store does not have the results of that batch".into(),
+                    passes: false,
+                });
             }
             let through = after + results.len() as u64;
-            return Ok(Page { messages: vec![ToClient::Results { batch, results }], through });
+            return Ok(Page {
+                messages: vec![ToClient::Results { batch, results }],
+                through,
+            });
         };
         let cd = reader.terms(serial)?.context.cd;
         let jobs = reader.ended(serial, after, failed, RESULT_BYTES)?;
         // Those in between are not wanted.
-        let through = jobs.last().and_then(|job| job.ended.as_ref()).map_or(so_far, |(seq, _)| *seq);
+        let through = jobs
+            .last()
+            .and_then(|job| job.ended.as_ref())
+            .map_or(so_far, |(seq, _)| *seq);
         // Written out, a job may be many times as long as it is kept.
         let (mut messages, mut texts, mut bytes) = (Vec::new(), Vec::new(), 0);
         for job in &jobs {
@@ -297,19 +403,31 @@ impl Reading {
             bytes += text.len();
             if bytes > RESULT_BYTES && !texts.is_empty() {
                 bytes = text.len();
-                messages.push(ToClient::Described { batch, jobs: std::mem::take(&mut texts) });
+                messages.push(ToClient::Described {
+                    batch,
+                    jobs: std::mem::take(&mut texts),
+                });
             }
             texts.push((job.submission.job, text));
         }
         messages.push(ToClient::Described { batch, jobs: texts });
-        let results = jobs.into_iter().filter_map(|job: Described| Some((job.submission.job, job.ended?.1))).collect();
+        let results = jobs
+            .into_iter()
+            .filter_map(|job: Described| Some((job.submission.job, job.ended?.1)))
+            .collect();
         messages.push(ToClient::Results { batch, results });
         Ok(Page { messages, through })
     }
 }
 
 /// Sends results that are in memory. Gives back after how many the store has to be asked for more.
-fn next_results(name: BatchId, batch: &mut Batch, watch: &mut Watch, version: u16, outlet: &mut Outlet<ToClient>) -> Option<u64> {
+fn next_results(
+    name: BatchId,
+    batch: &mut Batch,
+    watch: &mut Watch,
+    version: u16,
+    outlet: &mut Outlet<ToClient>,
+) -> Option<u64> {
     let described = match watch.wish {
         Wish::Results => false,
         Wish::Attached(Attachment::Results { .. }) => true,
@@ -325,10 +443,14 @@ fn next_results(name: BatchId, batch: &mut Batch, watch: &mut Watch, version: u1
         let room = (watch.taken + RESULT_WINDOW - watch.sent) as usize;
         let first = (watch.sent - batch.before_tail()) as usize;
         let mut bytes = 0;
-        let fits = batch.tail.range(first..).take(room).take_while(|(_, result)| {
-            bytes += size_estimate(result);
-            bytes <= RESULT_BYTES
-        });
+        let fits = batch
+            .tail
+            .range(first..)
+            .take(room)
+            .take_while(|(_, result)| {
+                bytes += size_estimate(result);
+                bytes <= RESULT_BYTES
+            });
         let count = fits.count().max(1);
         let results: Vec<_> = if batch.stored {
             batch.tail.range(first..first + count).cloned().collect()
@@ -336,10 +458,25 @@ fn next_results(name: BatchId, batch: &mut Batch, watch: &mut Watch, version: u1
             // Nobody else will ask for them.
             batch.tail.drain(first..first + count).collect()
         };
-        batch.tail_bytes -= if batch.stored { 0 } else { results.iter().map(|(_, result)| size_estimate(result)).sum() };
+        batch.tail_bytes -= if batch.stored {
+            0
+        } else {
+            results
+                .iter()
+                .map(|(_, result)| size_estimate(result))
+                .sum()
+        };
         watch.sent += results.len() as u64;
         // A client that is gone needs them no more.
-        outlet.try_send(as_client_knows(ToClient::Results { batch: name, results }, version)).ok()?;
+        outlet
+            .try_send(as_client_knows(
+                ToClient::Results {
+                    batch: name,
+                    results,
+                },
+                version,
+            ))
+            .ok()?;
     }
     None
 }
@@ -347,7 +484,9 @@ fn next_results(name: BatchId, batch: &mut Batch, watch: &mut Watch, version: u1
 /// Results with what jobs have written, for a client that understands it.
 fn as_client_knows(message: ToClient, version: u16) -> ToClient {
     match message {
-        ToClient::Results { batch, results } if version >= COUNTS_OUTPUT => ToClient::CountedResults { batch, results },
+        ToClient::Results { batch, results } if version >= COUNTS_OUTPUT => {
+            ToClient::CountedResults { batch, results }
+        }
         message => message,
     }
 }
@@ -362,13 +501,22 @@ fn say_end(name: BatchId, batch: &Batch, watch: &mut Watch, outlet: &mut Outlet<
         }
     };
     if over && !watch.ended {
-        watch.ended = outlet.try_send(ToClient::Ended { batch: name, failed: batch.failed }).is_ok();
+        watch.ended = outlet
+            .try_send(ToClient::Ended {
+                batch: name,
+                failed: batch.failed,
+            })
+            .is_ok();
     }
 }
 
 pub(super) fn size_estimate(result: &JobResult) -> usize {
     let outcome = &result.outcome;
-    let tails = [&outcome.stdout_tail, &outcome.stderr_tail].into_iter().flatten().map(bytes::Bytes::len).sum::<usize>();
+    let tails = [&outcome.stdout_tail, &outcome.stderr_tail]
+        .into_iter()
+        .flatten()
+        .map(bytes::Bytes::len)
+        .sum::<usize>();
     128 + tails + outcome.error.as_ref().map_or(0, String::len)
 }
 
@@ -378,8 +526,17 @@ mod tests {
 
     #[test]
     fn a_client_of_an_earlier_version_is_sent_results_that_it_can_read() {
-        let results = || ToClient::Results { batch: BatchId(uuid::Uuid::nil()), results: Vec::new() };
-        assert!(matches!(as_client_knows(results(), COUNTS_OUTPUT - 1), ToClient::Results { .. }));
-        assert!(matches!(as_client_knows(results(), COUNTS_OUTPUT), ToClient::CountedResults { .. }));
+        let results = || ToClient::Results {
+            batch: BatchId(uuid::Uuid::nil()),
+            results: Vec::new(),
+        };
+        assert!(matches!(
+            as_client_knows(results(), COUNTS_OUTPUT - 1),
+            ToClient::Results { .. }
+        ));
+        assert!(matches!(
+            as_client_knows(results(), COUNTS_OUTPUT),
+            ToClient::CountedResults { .. }
+        ));
     }
 }

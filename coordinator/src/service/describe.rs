@@ -1,4 +1,5 @@
-//! A stored job as the JSON object that it could have been read from. Keys that meant nothing have never left their client.
+//! A stored job as the JSON object that it could have been read from. Keys that meant nothing have
+//! never left their client.
 
 use crate::jobs::surrogates;
 use crate::store::Described;
@@ -22,14 +23,35 @@ pub fn describe_job(job: &Described, batch_cd: &str) -> String {
             Command::Argv(words) => set("argv", json!(words)),
         }
         // A slash is one in the form of `octets`, too.
-        set("cd", json!(Path::new(batch_cd).join(spec.cd.as_deref().unwrap_or_default()).to_string_lossy()));
-        for (key, value) in [("out", &spec.out), ("err", &spec.err), ("stdin", &spec.stdin)] {
+        set(
+            "cd",
+            json!(
+                Path::new(batch_cd)
+                    .join(spec.cd.as_deref().unwrap_or_default())
+                    .to_string_lossy()
+            ),
+        );
+        for (key, value) in [
+            ("out", &spec.out),
+            ("err", &spec.err),
+            ("stdin", &spec.stdin),
+        ] {
             value.iter().for_each(|path| set(key, json!(path)));
         }
         if !spec.env.is_empty() {
-            set("env", Value::Object(spec.env.iter().map(|(name, value)| (name.clone(), json!(value))).collect()));
+            set(
+                "env",
+                Value::Object(
+                    spec.env
+                        .iter()
+                        .map(|(name, value)| (name.clone(), json!(value)))
+                        .collect(),
+                ),
+            );
         }
-        spec.timeout.iter().for_each(|timeout| set("timeout", seconds(*timeout)));
+        spec.timeout
+            .iter()
+            .for_each(|timeout| set("timeout", seconds(*timeout)));
         match spec.leftover {
             Some(Leftover::Kill) => set("leftover", json!("kill")),
             Some(Leftover::Wait) => set("leftover", json!("wait")),
@@ -37,9 +59,15 @@ pub fn describe_job(job: &Described, batch_cd: &str) -> String {
         }
     }
     let submission = &job.submission;
-    job.hosts.0.iter().for_each(|hosts| set("host", json!(Folded(hosts).to_string())));
+    job.hosts
+        .0
+        .iter()
+        .for_each(|hosts| set("host", json!(Folded(hosts).to_string())));
     // Their order means something.
-    job.hosts.1.iter().for_each(|hosts| set("prefer", json!(hosts)));
+    job.hosts
+        .1
+        .iter()
+        .for_each(|hosts| set("prefer", json!(hosts)));
     if submission.priority != 0 {
         set("priority", json!(submission.priority));
     }
@@ -54,7 +82,10 @@ pub fn describe_job(job: &Described, batch_cd: &str) -> String {
             RetryOn::Code(code) => json!(code),
             RetryOn::Outcome(ended) => json!(ended.as_str()),
         };
-        set("retry_on", Value::Array(submission.retry_on.iter().map(rule).collect()));
+        set(
+            "retry_on",
+            Value::Array(submission.retry_on.iter().map(rule).collect()),
+        );
     }
     if !submission.retry_delay.is_zero() {
         set("retry_delay", seconds(submission.retry_delay));
@@ -64,7 +95,11 @@ pub fn describe_job(job: &Described, batch_cd: &str) -> String {
 
 fn seconds(duration: Duration) -> Value {
     let whole = duration.subsec_nanos() == 0;
-    if whole { json!(duration.as_secs()) } else { json!(duration.as_secs_f64()) }
+    if whole {
+        json!(duration.as_secs())
+    } else {
+        json!(duration.as_secs_f64())
+    }
 }
 
 #[cfg(test)]
@@ -79,9 +114,18 @@ mod tests {
     fn names_that_are_no_utf_8_are_as_they_were_given() {
         let name = octets::text(b"caf\xe9".to_vec());
         let command = Command::Argv(vec!["cat".into(), name.clone()]);
-        let spec = JobSpec { cd: Some(name.clone()), env: vec![("V".into(), name)], ..JobSpec::new(command) };
+        let spec = JobSpec {
+            cd: Some(name.clone()),
+            env: vec![("V".into(), name)],
+            ..JobSpec::new(command)
+        };
         let submission = Submission::new(JobNumber(1), bytes::Bytes::new());
-        let job = Described { submission, spec: Some(spec), hosts: (None, None), ended: None };
+        let job = Described {
+            submission,
+            spec: Some(spec),
+            hosts: (None, None),
+            ended: None,
+        };
         let text = r#"{"argv":["cat","caf\udce9"],"cd":"/home/caf\udce9","env":{"V":"caf\udce9"}}"#;
         assert_eq!(describe_job(&job, "/home"), text);
     }

@@ -51,14 +51,21 @@ pub struct Issuer {
 impl Issuer {
     /// A certificate for the key of a request, in PEM form.
     fn sign(&self, role: Role, name: &str, request: &[u8]) -> Result<String, String> {
-        self.authority.sign(role, name, self.life, request).map(|signed| signed.cert).map_err(|e| chain(&e))
+        self.authority
+            .sign(role, name, self.life, request)
+            .map(|signed| signed.cert)
+            .map_err(|e| chain(&e))
     }
 }
 
 impl Enrolment {
     /// Without an issuer nobody can join.
     pub fn new(registry: Registry, issuer: Option<Issuer>) -> Self {
-        Self { registry, issuer, guesses: Mutex::default() }
+        Self {
+            registry,
+            issuer,
+            guesses: Mutex::default(),
+        }
     }
 
     /// When the issuer's own certificate ends, in seconds since the Unix epoch.
@@ -85,16 +92,31 @@ impl Enrolment {
             Role::User | Role::Coordinator => names.iter().cloned().map(Ok).collect(),
         };
         let meant = names.iter().zip(meant).map(|(name, meant)| match meant {
-            // A new host may have a full name of which a known one is the short name: only one that is replaced is known for sure.
-            Ok(meant) if !replace && mezcal_common::model::hosts::short(name) == Some(&meant) => Ok(name.clone()),
+            // A new host may have a full name of which a known one is the short name: only one that
+            // is replaced is known for sure.
+            Ok(meant) if !replace && mezcal_common::model::hosts::short(name) == Some(&meant) => {
+                Ok(name.clone())
+            }
             meant => meant,
         });
         let names = &meant.collect::<Result<Vec<String>, String>>()?;
         for name in names {
-            Identity::new(issuer.authority.cluster(), role, name).map_err(|e| format!("{name:?}: {e}"))?;
+            Identity::new(issuer.authority.cluster(), role, name)
+                .map_err(|e| format!("{name:?}: {e}"))?;
         }
-        let tokens = self.registry.create_tokens(issuer.root, role, names, ttl, replace).map_err(|e| chain(&e))?;
-        Ok(names.iter().cloned().zip(tokens.iter().map(mezcal_common::model::token::Token::reveal)).collect())
+        let tokens = self
+            .registry
+            .create_tokens(issuer.root, role, names, ttl, replace)
+            .map_err(|e| chain(&e))?;
+        Ok(names
+            .iter()
+            .cloned()
+            .zip(
+                tokens
+                    .iter()
+                    .map(mezcal_common::model::token::Token::reveal),
+            )
+            .collect())
     }
 
     /// Another certificate for the holder of this one (DER), in PEM form.
@@ -102,12 +124,22 @@ impl Enrolment {
     /// # Errors
     /// In words.
     pub fn renew(&self, old: &[u8], holder: &Identity, request: &[u8]) -> Result<String, String> {
-        let issuer = self.issuer.as_ref().ok_or("this coordinator has no issuer: `certs issue` makes new certificates")?;
-        self.registry.renew(old, holder, |role, name| issuer.sign(role, name, request)).map_err(|e| chain(&e))
+        let issuer = self
+            .issuer
+            .as_ref()
+            .ok_or("this coordinator has no issuer: `certs issue` makes new certificates")?;
+        self.registry
+            .renew(old, holder, |role, name| issuer.sign(role, name, request))
+            .map_err(|e| chain(&e))
     }
 
-    /// Listens on `address` whenever there is a token, for ever, with the newest of these credentials.
-    pub async fn run(self: Arc<Self>, address: SocketAddr, mut credentials: watch::Receiver<Arc<Credentials>>) {
+    /// Listens on `address` whenever there is a token, for ever, with the newest of these
+    /// credentials.
+    pub async fn run(
+        self: Arc<Self>,
+        address: SocketAddr,
+        mut credentials: watch::Receiver<Arc<Credentials>>,
+    ) {
         let mut changes = self.registry.changes();
         loop {
             changes.mark_unchanged();
@@ -147,10 +179,20 @@ impl Enrolment {
         });
         let Some(until) = until else {
             // For those who were away when their certificates expired.
-            return self.registry.any_renewable().unwrap_or(false).then_some(EXPIRY_LOOK);
+            return self
+                .registry
+                .any_renewable()
+                .unwrap_or(false)
+                .then_some(EXPIRY_LOOK);
         };
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Some(Duration::from_secs(until.max(0) as u64).saturating_sub(now).max(Duration::from_secs(1)))
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        Some(
+            Duration::from_secs(until.max(0) as u64)
+                .saturating_sub(now)
+                .max(Duration::from_secs(1)),
+        )
     }
 
     fn guesses(&self) -> std::sync::MutexGuard<'_, Guesses> {
@@ -198,44 +240,76 @@ impl Enrolment {
         let served = applicant.serve(async |asked| {
             let me = self.clone();
             // It writes to the store, and waits until that is safe.
-            let decided = tokio::task::spawn_blocking(move || me.decide(asked, from, Instant::now())).await;
-            decided.unwrap_or_else(|e| FromEnroller::Refused { reason: e.to_string() })
+            let decided =
+                tokio::task::spawn_blocking(move || me.decide(asked, from, Instant::now())).await;
+            decided.unwrap_or_else(|e| FromEnroller::Refused {
+                reason: e.to_string(),
+            })
         });
         if let Err(why) = served.await {
             tracing::warn!(%from, "somebody who wants to join: {why}");
         }
     }
 
-    fn renew_expired(&self, certificate: &[u8], request: &[u8], signature: &[u8]) -> Result<String, Refusal> {
-        let holder = Identity::from_der(certificate)
-            .map_err(|e| Refusal::No(format!("what should be renewed is not a host's or user's certificate: {e}")))?;
+    fn renew_expired(
+        &self,
+        certificate: &[u8],
+        request: &[u8],
+        signature: &[u8],
+    ) -> Result<String, Refusal> {
+        let holder = Identity::from_der(certificate).map_err(|e| {
+            Refusal::No(format!(
+                "what should be renewed is not a host's or user's certificate: {e}"
+            ))
+        })?;
         if !has_signed(certificate, request, signature) {
             return Err(Refusal::No(format!(
                 "the key that was used is not that of the certificate of the {holder}: {}",
                 way_back(&holder)
             )));
         }
-        // That it was the list's key says that it was this cluster's certificate; its own dates say nothing any more.
+        // That it was the list's key says that it was this cluster's certificate; its own dates say
+        // nothing any more.
         self.registry.is_renewable(certificate, &holder)?;
         // It may never have come with this one: all the same it is what it has.
         self.registry.used(certificate)?;
-        let cert = self.renew(certificate, &holder, request).map_err(Refusal::No)?;
+        let cert = self
+            .renew(certificate, &holder, request)
+            .map_err(Refusal::No)?;
         tracing::info!("a new certificate for the {holder}, whose old one had expired");
         Ok(cert)
     }
 
-    /// The answer. Whoever has shown tokens that do not exist is not heard about tokens for a while; about their certificate they are.
+    /// The answer. Whoever has shown tokens that do not exist is not heard about tokens for a
+    /// while; about their certificate they are.
     fn decide(&self, asked: ToEnroller, from: SocketAddr, now: Instant) -> FromEnroller {
         let (ToEnroller::Join { versions, .. } | ToEnroller::Renew { versions, .. }) = &asked;
         let refused = |reason: String| FromEnroller::Refused { reason };
         if let Err(reason) = common_version(*versions, VERSIONS) {
             return refused(reason);
         }
-        let Some(issuer) = &self.issuer else { return refused("this coordinator has no issuer".into()) };
-        let joined = |cert: String| FromEnroller::Joined { cert, ca: issuer.authority.root().to_owned(), port: issuer.port };
+        let Some(issuer) = &self.issuer else {
+            return refused("this coordinator has no issuer".into());
+        };
+        let joined = |cert: String| FromEnroller::Joined {
+            cert,
+            ca: issuer.authority.root().to_owned(),
+            port: issuer.port,
+        };
         let (token, secret, host, request) = match asked {
-            ToEnroller::Join { token, secret, host, request, .. } => (token, secret, host, request),
-            ToEnroller::Renew { certificate, request, signature, .. } => {
+            ToEnroller::Join {
+                token,
+                secret,
+                host,
+                request,
+                ..
+            } => (token, secret, host, request),
+            ToEnroller::Renew {
+                certificate,
+                request,
+                signature,
+                ..
+            } => {
                 return match self.renew_expired(&certificate, &request, &signature) {
                     Ok(cert) => joined(cert),
                     Err(e) => {
@@ -247,9 +321,15 @@ impl Enrolment {
         };
         if let Some(left) = self.guesses().wait(from.ip(), now) {
             let left = left.as_secs() + 1;
-            return refused(format!("tokens that do not exist were shown from this address: try again in {left} s"));
+            return refused(format!(
+                "tokens that do not exist were shown from this address: try again in {left} s"
+            ));
         }
-        match self.registry.join(token, secret, host.as_deref(), |role, name| issuer.sign(role, name, &request)) {
+        match self
+            .registry
+            .join(token, secret, host.as_deref(), |role, name| {
+                issuer.sign(role, name, &request)
+            }) {
             Ok((role, name, cert)) => {
                 tracing::info!(%from, role = role.as_str(), name, "joined");
                 joined(cert)
@@ -270,10 +350,21 @@ mod tests {
     use super::*;
     use crate::store::Store;
 
-    fn join(host: &str, token: &mezcal_common::model::token::Token, secret: [u8; 16]) -> ToEnroller {
+    fn join(
+        host: &str,
+        token: &mezcal_common::model::token::Token,
+        secret: [u8; 16],
+    ) -> ToEnroller {
         let (_, request) = mezcal_certs::request().expect("a key");
         let (token, program) = (token.id, String::new());
-        ToEnroller::Join { versions: VERSIONS, program, token, secret, host: Some(host.into()), request: request.into() }
+        ToEnroller::Join {
+            versions: VERSIONS,
+            program,
+            token,
+            secret,
+            host: Some(host.into()),
+            request: request.into(),
+        }
     }
 
     fn refusal(answer: FromEnroller) -> Option<String> {
@@ -289,48 +380,86 @@ mod tests {
         let (authority, _) = Authority::create("mezcal").expect("created");
         let expired = authority.issue(Role::Agent, "h9", 1).expect("issued");
         let store = Store::open(dir.path()).expect("a store");
-        let issuer = Issuer { authority, root: [7; 32], life: LEAF_LIFE, port: 7433 };
+        let issuer = Issuer {
+            authority,
+            root: [7; 32],
+            life: LEAF_LIFE,
+            port: 7433,
+        };
         let me = Enrolment::new(store.registry(true).expect("a registry"), Some(issuer));
-        let tokens = me.create_tokens(Role::Agent, &["h1".into(), "h2".into()], Duration::from_secs(3600), false).expect("made");
-        let tokens: Vec<_> =
-            tokens.iter().map(|(_, token)| mezcal_common::model::token::Token::parse(token).expect("a token")).collect();
+        let tokens = me
+            .create_tokens(
+                Role::Agent,
+                &["h1".into(), "h2".into()],
+                Duration::from_secs(3600),
+                false,
+            )
+            .expect("made");
+        let tokens: Vec<_> = tokens
+            .iter()
+            .map(|(_, token)| mezcal_common::model::token::Token::parse(token).expect("a token"))
+            .collect();
         let address = |text: &str| SocketAddr::new(text.parse().expect("an address"), 1);
         let (bad, good, begin) = (address("192.0.2.1"), address("192.0.2.2"), Instant::now());
         let mut now = begin;
         for _ in 0..20 {
-            let why = refusal(me.decide(join("h1", &tokens[0], [0; 16]), bad, now)).expect("there is no such token");
+            let why = refusal(me.decide(join("h1", &tokens[0], [0; 16]), bad, now))
+                .expect("there is no such token");
             assert!(why.contains("no such token"), "{why}");
             // At once again it is not even looked at, right or wrong.
-            let why = refusal(me.decide(join("h1", &tokens[0], tokens[0].secret), bad, now)).expect("not now");
+            let why = refusal(me.decide(join("h1", &tokens[0], tokens[0].secret), bad, now))
+                .expect("not now");
             assert!(why.contains("try again in"), "{why}");
             now += Duration::from_secs(60);
         }
         assert!(now - begin > Duration::from_secs(600));
-        let why = refusal(me.decide(join("h1", &tokens[0], [0; 16]), bad, now)).expect("there is no such token");
+        let why = refusal(me.decide(join("h1", &tokens[0], [0; 16]), bad, now))
+            .expect("there is no such token");
         assert!(why.contains("no such token"), "{why}");
         assert_eq!(
             refusal(me.decide(join("h1", &tokens[0], tokens[0].secret), good, now)),
             None,
             "elsewhere it is as good as ever"
         );
-        // A certificate that has expired is looked at, wherever it comes from, and what is said is about that.
+        // A certificate that has expired is looked at, wherever it comes from, and what is said is
+        // about that.
         let renew = |certificate: Vec<u8>, key: &str| {
             let (_, request) = mezcal_certs::request().expect("a key");
             let signature = mezcal_certs::sign(key, &request).expect("signed").into();
-            let (certificate, request, program) = (certificate.into(), request.into(), String::new());
-            let asked = ToEnroller::Renew { versions: VERSIONS, program, certificate, request, signature };
+            let (certificate, request, program) =
+                (certificate.into(), request.into(), String::new());
+            let asked = ToEnroller::Renew {
+                versions: VERSIONS,
+                program,
+                certificate,
+                request,
+                signature,
+            };
             refusal(me.decide(asked, bad, now))
         };
         let certificate = mezcal_certs::der_of(&expired.cert).expect("a certificate");
         let (other, _) = mezcal_certs::request().expect("a key");
         let back = "`coordinator token create --host h9 --replace`";
         let why = renew(certificate.clone(), &other).expect("of another key");
-        assert!(why.contains("not that of the certificate of the agent h9") && why.contains(back), "{why}");
+        assert!(
+            why.contains("not that of the certificate of the agent h9") && why.contains(back),
+            "{why}"
+        );
         let why = renew(vec![1, 2, 3], &expired.key).expect("no certificate");
         assert!(why.contains("not a host's or user's certificate"), "{why}");
         let why = renew(certificate.clone(), &expired.key).expect("unknown");
-        assert!(why.contains("not on this coordinator's list") && why.contains(back), "{why}");
+        assert!(
+            why.contains("not on this coordinator's list") && why.contains(back),
+            "{why}"
+        );
         // And a minute later they may join, too.
-        assert_eq!(refusal(me.decide(join("h2", &tokens[1], tokens[1].secret), bad, now + Duration::from_secs(60))), None);
+        assert_eq!(
+            refusal(me.decide(
+                join("h2", &tokens[1], tokens[1].secret),
+                bad,
+                now + Duration::from_secs(60)
+            )),
+            None
+        );
     }
 }

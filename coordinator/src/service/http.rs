@@ -1,7 +1,9 @@
-//! `--http`: metrics, health and the dashboard, to be looked at and nothing else. The only code that names axum.
+//! `--http`: metrics, health and the dashboard, to be looked at and nothing else. The only code
+//! that names axum.
 //!
-//! Whoever can reach the address sees everybody's batches and what failing jobs wrote: it should be loopback, or behind something that asks
-//! who is there. Requests that call it by another name are refused, so that no page from elsewhere can have a browser read it (DNS rebinding).
+//! Whoever can reach the address sees everybody's batches and what failing jobs wrote: it should be
+//! loopback, or behind something that asks who is there. Requests that call it by another name are
+//! refused, so that no page from elsewhere can have a browser read it (DNS rebinding).
 
 mod connections;
 
@@ -73,9 +75,18 @@ impl Listener for Connections {
 
 /// Lets requests through that name the server as somebody would who wants it.
 async fn by_its_own_name(State(site): State<Site>, request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name =
-        host.rsplit_once(':').map_or(host, |(name, port)| if port.bytes().all(|b| b.is_ascii_digit()) { name } else { host });
+    let host = request
+        .headers()
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
+        if port.bytes().all(|b| b.is_ascii_digit()) {
+            name
+        } else {
+            host
+        }
+    });
     let loopback = matches!(name, "localhost" | "127.0.0.1" | "[::1]");
     let own = name.trim_matches(['[', ']']) == site.address.ip().to_string();
     // On a public address it may be called by any name that leads there.
@@ -85,8 +96,14 @@ async fn by_its_own_name(State(site): State<Site>, request: Request, next: Next)
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:";
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(policy),
+    );
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     response
 }
 
@@ -98,35 +115,52 @@ async fn metrics(State(site): State<Site>) -> Response {
     const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     match tokio::time::timeout(PATIENCE, site.service.metrics()).await {
         Ok(Some(text)) => ([(header::CONTENT_TYPE, TEXT)], text).into_response(),
-        Ok(None) | Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the service does not answer\n").into_response(),
+        Ok(None) | Err(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the service does not answer\n",
+        )
+            .into_response(),
     }
 }
 
 async fn livez(State(site): State<Site>) -> Response {
     match tokio::time::timeout(PATIENCE, site.service.trouble()).await {
         Ok(Some(_)) => "ok\n".into_response(),
-        Ok(None) | Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the service does not answer\n").into_response(),
+        Ok(None) | Err(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the service does not answer\n",
+        )
+            .into_response(),
     }
 }
 
 async fn readyz(State(site): State<Site>) -> Response {
     match tokio::time::timeout(PATIENCE, site.service.trouble()).await {
         Ok(Some(None)) => "ok\n".into_response(),
-        Ok(Some(Some(why))) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
-        Ok(None) | Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the service does not answer\n").into_response(),
+        Ok(Some(Some(why))) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response()
+        }
+        Ok(None) | Err(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the service does not answer\n",
+        )
+            .into_response(),
     }
 }
 
 /// Pictures of the service, one after the other, until the viewer or the service leaves.
 async fn events(State(site): State<Site>) -> impl IntoResponse {
-    let pictures = stream::unfold((site.service, 0, true), |(service, since, first)| async move {
-        if !first {
-            tokio::time::sleep(EVERY).await;
-        }
-        let view = service.view(since).await?;
-        let seq = view.seq;
-        let event = Event::default().data(serde_json::to_string(&view).ok()?);
-        Some((Ok::<_, Infallible>(event), (service, seq, false)))
-    });
+    let pictures = stream::unfold(
+        (site.service, 0, true),
+        |(service, since, first)| async move {
+            if !first {
+                tokio::time::sleep(EVERY).await;
+            }
+            let view = service.view(since).await?;
+            let seq = view.seq;
+            let event = Event::default().data(serde_json::to_string(&view).ok()?);
+            Some((Ok::<_, Infallible>(event), (service, seq, false)))
+        },
+    );
     Sse::new(pictures).keep_alive(KeepAlive::default())
 }

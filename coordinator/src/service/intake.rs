@@ -1,7 +1,9 @@
-//! How much a user and a connection may have under way, so that nobody's requests are in the way of others'.
+//! How much a user and a connection may have under way, so that nobody's requests are in the way of
+//! others'.
 //!
-//! A request takes a place of its connection until it has been handled and its answer has found room. So a client that does not read its
-//! answers is not read itself, and what it goes on sending stays with it (flow control of QUIC).
+//! A request takes a place of its connection until it has been handled and its answer has found
+//! room. So a client that does not read its answers is not read itself, and what it goes on sending
+//! stays with it (flow control of QUIC).
 
 use mezcal_common::message::client::{Submission, ToService};
 use std::collections::HashMap;
@@ -11,21 +13,26 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// Connections that a user may have at a time: several hundred commands that wait for a batch, each of which costs its buffers. Fewer than
-/// would make [`UNREAD_PER_USER`] less for each than what a client may be owed that has filled its own channels.
+/// Connections that a user may have at a time: several hundred commands that wait for a batch, each
+/// of which costs its buffers. Fewer than would make [`UNREAD_PER_USER`] less for each than what a
+/// client may be owed that has filled its own channels.
 const MAX_CONNECTIONS: usize = 400;
-/// Bytes of answers that wait for all connections of a user together, twice: in their channels, and beside these. Beyond its part of them a
-/// connection is not read.
+/// Bytes of answers that wait for all connections of a user together, twice: in their channels, and
+/// beside these. Beyond its part of them a connection is not read.
 const UNREAD_PER_USER: usize = 64 << 20;
-/// The part of a connection that is one of few: several messages of the largest usual kind, enough to keep it busy.
+/// The part of a connection that is one of few: several messages of the largest usual kind, enough
+/// to keep it busy.
 const MOST_UNREAD: usize = 1 << 20;
-/// Requests of one connection that wait for the loop at a time: enough for it to have something to do while they come in.
+/// Requests of one connection that wait for the loop at a time: enough for it to have something to
+/// do while they come in.
 const IN_HAND: u32 = 64;
-/// Questions of a user that are answered at once, and how many more each second. People and their scripts ask some dozens; one that asks about
-/// ten thousand hosts takes milliseconds of the one thread that serves everybody. Whoever asks more waits.
+/// Questions of a user that are answered at once, and how many more each second. People and their
+/// scripts ask some dozens; one that asks about ten thousand hosts takes milliseconds of the one
+/// thread that serves everybody. Whoever asks more waits.
 const BURST: u32 = 1000;
 const PER_SECOND: u32 = 100;
-/// KiB of jobs that are between their connections and the store, of all users together: some hundred messages of the usual size.
+/// KiB of jobs that are between their connections and the store, of all users together: some
+/// hundred messages of the usual size.
 const JOBS_IN_HAND: u32 = 32 << 10;
 
 /// What all users have under way.
@@ -66,7 +73,10 @@ impl InHand {
 
 impl Intake {
     pub(super) fn new() -> Self {
-        Self { users: Arc::default(), jobs: Arc::new(Semaphore::new(JOBS_IN_HAND as usize)) }
+        Self {
+            users: Arc::default(),
+            jobs: Arc::new(Semaphore::new(JOBS_IN_HAND as usize)),
+        }
     }
 
     /// Another connection of this user.
@@ -74,10 +84,18 @@ impl Intake {
     /// # Errors
     /// There are too many, in words.
     pub(super) fn connect(&self, user: &str) -> Result<Connected, String> {
-        let load = self.users.lock().unwrap_or_else(PoisonError::into_inner).entry(user.to_owned()).or_default().clone();
+        let load = self
+            .users
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(user.to_owned())
+            .or_default()
+            .clone();
         if load.connections.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
             load.connections.fetch_sub(1, Ordering::Relaxed);
-            return Err(format!("{user} has {MAX_CONNECTIONS} connections to this coordinator, and more are not served; end some"));
+            return Err(format!(
+                "{user} has {MAX_CONNECTIONS} connections to this coordinator, and more are not served; end some"
+            ));
         }
         Ok(self.place(load))
     }
@@ -90,13 +108,20 @@ impl Intake {
     }
 
     fn place(&self, load: Arc<Load>) -> Connected {
-        Connected { load, requests: Arc::new(Semaphore::new(IN_HAND as usize)), jobs: self.jobs.clone() }
+        Connected {
+            load,
+            requests: Arc::new(Semaphore::new(IN_HAND as usize)),
+            jobs: self.jobs.clone(),
+        }
     }
 }
 
 impl Default for Load {
     fn default() -> Self {
-        Self { connections: AtomicUsize::new(0), paid: Mutex::new(Instant::now()) }
+        Self {
+            connections: AtomicUsize::new(0),
+            paid: Mutex::new(Instant::now()),
+        }
     }
 }
 
@@ -135,20 +160,33 @@ impl Connected {
             ToService::Submit { jobs, .. } => Some(acquire(&self.jobs, kibibytes(jobs)).await),
             _ => None,
         };
-        InHand { _places: acquire(&self.requests, places).await, jobs }
+        InHand {
+            _places: acquire(&self.requests, places).await,
+            jobs,
+        }
     }
 }
 
 async fn acquire(places: &Arc<Semaphore>, count: u32) -> OwnedSemaphorePermit {
-    places.clone().acquire_many_owned(count).await.expect("never closed")
+    places
+        .clone()
+        .acquire_many_owned(count)
+        .await
+        .expect("never closed")
 }
 
 fn kibibytes(jobs: &[Submission]) -> u32 {
-    let bytes: usize = jobs.iter().map(|job| size_of::<Submission>() + job.size()).sum();
-    u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX).min(JOBS_IN_HAND)
+    let bytes: usize = jobs
+        .iter()
+        .map(|job| size_of::<Submission>() + job.size())
+        .sum();
+    u32::try_from(bytes / 1024 + 1)
+        .unwrap_or(u32::MAX)
+        .min(JOBS_IN_HAND)
 }
 
-/// Whether it asks for an answer of its own. The others carry a batch forward, and are bounded by its jobs.
+/// Whether it asks for an answer of its own. The others carry a batch forward, and are bounded by
+/// its jobs.
 fn is_question(message: &ToService) -> bool {
     match message {
         ToService::Hello { .. }
@@ -189,14 +227,23 @@ mod tests {
     #[test]
     fn a_user_has_so_many_connections_and_others_have_theirs() {
         let intake = Intake::new();
-        let all: Vec<Connected> = (0..MAX_CONNECTIONS).map(|_| intake.connect("okazaki").expect("there is room")).collect();
+        let all: Vec<Connected> = (0..MAX_CONNECTIONS)
+            .map(|_| intake.connect("okazaki").expect("there is room"))
+            .collect();
         let refused = intake.connect("okazaki").err().expect("there is none");
         assert!(refused.contains("okazaki has 400 connections"), "{refused}");
         let other = intake.connect("sato").expect("that is somebody else");
         assert_eq!(other.load.share(), MOST_UNREAD);
         assert_eq!(all[0].load.share(), UNREAD_PER_USER / MAX_CONNECTIONS);
         drop(all);
-        assert_eq!(intake.connect("okazaki").expect("they have gone").load.share(), MOST_UNREAD);
+        assert_eq!(
+            intake
+                .connect("okazaki")
+                .expect("they have gone")
+                .load
+                .share(),
+            MOST_UNREAD
+        );
     }
 
     #[test]
@@ -204,23 +251,49 @@ mod tests {
         let (load, begin) = (Load::default(), Instant::now());
         assert!((0..BURST).all(|_| load.ask(begin).is_zero()));
         let (first, second) = (load.ask(begin), load.ask(begin));
-        assert_eq!([first, second], [Duration::from_millis(10), Duration::from_millis(20)]);
-        assert!(load.ask(begin + Duration::from_secs(60)).is_zero(), "a minute later it has been forgotten");
+        assert_eq!(
+            [first, second],
+            [Duration::from_millis(10), Duration::from_millis(20)]
+        );
+        assert!(
+            load.ask(begin + Duration::from_secs(60)).is_zero(),
+            "a minute later it has been forgotten"
+        );
     }
 
     #[tokio::test]
     async fn a_question_is_alone_in_its_connection_and_jobs_are_counted_by_their_bytes() {
-        let (intake, taken) = (Intake::new(), ToService::Taken { batch: mezcal_common::model::ids::BatchId::random(), results: 1 });
+        let (intake, taken) = (
+            Intake::new(),
+            ToService::Taken {
+                batch: mezcal_common::model::ids::BatchId::random(),
+                results: 1,
+            },
+        );
         let connected = intake.connect("okazaki").expect("there is room");
         let small = [connected.take(&taken).await, connected.take(&taken).await];
-        let asks = async |message: &ToService| tokio::time::timeout(Duration::from_millis(20), connected.take(message)).await.ok();
-        assert!(asks(&ToService::Hosts).await.is_none(), "others are before it");
+        let asks = async |message: &ToService| {
+            tokio::time::timeout(Duration::from_millis(20), connected.take(message))
+                .await
+                .ok()
+        };
+        assert!(
+            asks(&ToService::Hosts).await.is_none(),
+            "others are before it"
+        );
         drop(small);
         let question = asks(&ToService::Hosts).await.expect("it is alone");
         assert!(asks(&taken).await.is_none(), "it is alone");
         drop(question);
-        let jobs = vec![Submission::new(mezcal_common::model::ids::JobNumber(1), vec![0; 20 << 20].into())];
-        let submit = ToService::Submit { batch: mezcal_common::model::ids::BatchId::random(), host_sets: Vec::new(), jobs };
+        let jobs = vec![Submission::new(
+            mezcal_common::model::ids::JobNumber(1),
+            vec![0; 20 << 20].into(),
+        )];
+        let submit = ToService::Submit {
+            batch: mezcal_common::model::ids::BatchId::random(),
+            host_sets: Vec::new(),
+            jobs,
+        };
         let first = asks(&submit).await.expect("there is room");
         assert!(asks(&submit).await.is_none() && asks(&taken).await.is_some());
         drop(first);

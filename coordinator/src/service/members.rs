@@ -5,7 +5,9 @@ use super::{ClientId, Input};
 use crate::exit::chain;
 use crate::service::enrol::Enrolment;
 use crate::store::{CertificateRow, Refusal, TokenRow};
-use mezcal_common::message::client::{CertificateStatus, HostStanding, Member, ToClient, ToService, TokenStatus};
+use mezcal_common::message::client::{
+    CertificateStatus, HostStanding, Member, ToClient, ToService, TokenStatus,
+};
 use mezcal_common::model::clock::{BootInstant, WallTime};
 use mezcal_common::model::identity::{self, Role};
 use mezcal_common::wire::codec;
@@ -16,9 +18,11 @@ use std::time::{Duration, SystemTime};
 
 /// Longest wait between two looks at the clock, which may have been set.
 const LOOK: Duration = Duration::from_secs(60);
-/// Between two looks at whether somebody who has revoked their own certificate has heard the answer.
+/// Between two looks at whether somebody who has revoked their own certificate has heard the
+/// answer.
 const LEAVING_LOOK: Duration = Duration::from_millis(100);
-/// Tokens, certificates, batches or hosts in one message, a few hundred bytes each; and their bytes, for those that somebody has given long names.
+/// Tokens, certificates, batches or hosts in one message, a few hundred bytes each; and their
+/// bytes, for those that somebody has given long names.
 const ROWS_PER_MESSAGE: usize = 1000;
 const BYTES_PER_MESSAGE: usize = 256 * 1024;
 /// Names in one request.
@@ -28,20 +32,39 @@ const MAX_TTL: Duration = Duration::from_secs(30 * 86_400);
 
 /// Lets in whose certificate counts. Whoever comes while the list cannot be read may come again.
 pub(super) fn admit(enrolment: Option<&Arc<Enrolment>>, peer: &Peer) -> Result<(), String> {
-    let Some(enrolment) = enrolment else { return Ok(()) };
-    enrolment.registry.admits(peer.certificate(), peer.identity()).map_err(|refusal| {
-        let code = if matches!(refusal, Refusal::Store(_)) { close::GOING } else { close::REFUSED };
-        let reason = chain(&refusal);
-        peer.close(code, &reason);
-        let (enrolment, peer) = (enrolment.clone(), peer.clone());
-        // One that is not remembered comes again.
-        tokio::task::spawn_blocking(move || drop(enrolment.registry.was_refused(peer.certificate(), peer.identity())));
-        reason
-    })
+    let Some(enrolment) = enrolment else {
+        return Ok(());
+    };
+    enrolment
+        .registry
+        .admits(peer.certificate(), peer.identity())
+        .map_err(|refusal| {
+            let code = if matches!(refusal, Refusal::Store(_)) {
+                close::GOING
+            } else {
+                close::REFUSED
+            };
+            let reason = chain(&refusal);
+            peer.close(code, &reason);
+            let (enrolment, peer) = (enrolment.clone(), peer.clone());
+            // One that is not remembered comes again.
+            tokio::task::spawn_blocking(move || {
+                drop(
+                    enrolment
+                        .registry
+                        .was_refused(peer.certificate(), peer.identity()),
+                )
+            });
+            reason
+        })
 }
 
 /// Another certificate for a peer, beside the loop.
-pub(super) async fn renew(enrolment: Option<Arc<Enrolment>>, peer: Peer, request: bytes::Bytes) -> Result<String, String> {
+pub(super) async fn renew(
+    enrolment: Option<Arc<Enrolment>>,
+    peer: Peer,
+    request: bytes::Bytes,
+) -> Result<String, String> {
     let enrolment = enrolment.ok_or("this coordinator issues no certificates")?;
     let renewing = tokio::task::spawn_blocking(move || {
         let cert = enrolment.renew(peer.certificate(), peer.identity(), &request);
@@ -57,9 +80,13 @@ pub(super) async fn renew(enrolment: Option<Arc<Enrolment>>, peer: Peer, request
 /// A certificate is in use. Whatever it replaces counts no more.
 pub(super) async fn used(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
     let Some(enrolment) = enrolment else { return };
-    let told = tokio::task::spawn_blocking(move || enrolment.registry.used(peer.certificate())).await;
+    let told =
+        tokio::task::spawn_blocking(move || enrolment.registry.used(peer.certificate())).await;
     if let Ok(Err(e)) = told {
-        tracing::error!("a replaced certificate counts for longer than it should: {}", chain(&e));
+        tracing::error!(
+            "a replaced certificate counts for longer than it should: {}",
+            chain(&e)
+        );
     }
 }
 
@@ -69,16 +96,21 @@ pub(super) async fn guard(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
     let serial = crate::store::serial(peer.certificate()).unwrap_or_default();
     let mut ended = enrolment.as_ref().map(|e| e.registry.ended());
     // It may have been revoked since it was admitted.
-    ended.iter_mut().for_each(tokio::sync::watch::Receiver::mark_changed);
+    ended
+        .iter_mut()
+        .for_each(tokio::sync::watch::Receiver::mark_changed);
     loop {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         let left = Duration::from_secs(until.max(0) as u64).saturating_sub(now);
         if left.is_zero() {
             let reason = format!("the certificate of the {} has expired", peer.identity());
             tracing::warn!(from = %peer.remote_addr(), "{reason}");
             return peer.close(close::REFUSED, &reason);
         }
-        // Each connection has one of these, on the coordinator's thread: it must not look into the store.
+        // Each connection has one of these, on the coordinator's thread: it must not look into the
+        // store.
         let has_ended = async {
             if let Some(ended) = &mut ended
                 && ended.changed().await.is_ok()
@@ -127,8 +159,13 @@ fn wall(seconds: i64) -> WallTime {
 }
 
 impl Service {
-    /// Hosts that were taken away: each on its own, so that one that is still there does not save the others.
-    pub(super) fn forget_hosts(&mut self, hosts: &[String], now: BootInstant) -> Result<(), String> {
+    /// Hosts that were taken away: each on its own, so that one that is still there does not save
+    /// the others.
+    pub(super) fn forget_hosts(
+        &mut self,
+        hosts: &[String],
+        now: BootInstant,
+    ) -> Result<(), String> {
         let mut failed = Vec::new();
         for host in hosts {
             match self.scheduler.forget_host(host, now) {
@@ -138,29 +175,50 @@ impl Service {
                     self.arrivals.forget(&name);
                     if let Some(enrolment) = self.enrolment.clone() {
                         // Many have a certificate that is on no list.
-                        tokio::task::spawn_blocking(move || drop(enrolment.registry.revoke(Role::Agent, &name, None)));
+                        tokio::task::spawn_blocking(move || {
+                            drop(enrolment.registry.revoke(Role::Agent, &name, None))
+                        });
                     }
                 }
             }
         }
-        if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(failed.join("\n"))
+        }
     }
 
-    /// What is known of hosts beside their status: the list of certificates says of it which were revoked, beside the loop.
+    /// What is known of hosts beside their status: the list of certificates says of it which were
+    /// revoked, beside the loop.
     pub(super) fn ask_standings(&mut self, id: ClientId, request: u64) {
         let hosts = self.scheduler.host_standings();
         let enrolment = self.enrolment.clone();
-        let (inputs, in_hand) = (self.inputs.clone(), self.clients.get_mut(&id).and_then(|client| client.in_hand.take()));
+        let (inputs, in_hand) = (
+            self.inputs.clone(),
+            self.clients
+                .get_mut(&id)
+                .and_then(|client| client.in_hand.take()),
+        );
         tokio::spawn(async move {
             let answers = tokio::task::spawn_blocking(move || {
-                let revoked = enrolment.map_or_else(|| Ok(HashMap::new()), |e| e.registry.revoked_hosts().map_err(|e| chain(&e)));
+                let revoked = enrolment.map_or_else(
+                    || Ok(HashMap::new()),
+                    |e| e.registry.revoked_hosts().map_err(|e| chain(&e)),
+                );
                 let (hosts, revoked) = match revoked {
                     Ok(revoked) => (Ok(hosts), revoked),
                     Err(why) => (Err(why), HashMap::new()),
                 };
-                let standing =
-                    |host: &HostStanding| HostStanding { revoked: revoked.get(&host.name).copied().map(wall), ..host.clone() };
-                paged(hosts, standing, |hosts, more| ToClient::Standings { request, hosts, more })
+                let standing = |host: &HostStanding| HostStanding {
+                    revoked: revoked.get(&host.name).copied().map(wall),
+                    ..host.clone()
+                };
+                paged(hosts, standing, |hosts, more| ToClient::Standings {
+                    request,
+                    hosts,
+                    more,
+                })
             });
             // A service that has ended has nobody to answer.
             if let (Ok(answers), Some(inputs)) = (answers.await, inputs.upgrade()) {
@@ -177,7 +235,10 @@ impl Service {
             (Some(enrolment), true) => Ok(enrolment.clone()),
         };
         let (inputs, by) = (self.inputs.clone(), user.to_owned());
-        let in_hand = self.clients.get_mut(&id).and_then(|client| client.in_hand.take());
+        let in_hand = self
+            .clients
+            .get_mut(&id)
+            .and_then(|client| client.in_hand.take());
         let Ok(enrolment) = allowed else {
             for answer in answers(allowed, user, message) {
                 self.tell_client(id, answer);
@@ -185,8 +246,12 @@ impl Service {
             return;
         };
         tokio::spawn(async move {
-            let answers = tokio::task::spawn_blocking(move || answers(Ok(enrolment), &by, message)).await.unwrap_or_default();
-            let Some(inputs) = inputs.upgrade() else { return };
+            let answers = tokio::task::spawn_blocking(move || answers(Ok(enrolment), &by, message))
+                .await
+                .unwrap_or_default();
+            let Some(inputs) = inputs.upgrade() else {
+                return;
+            };
             // A service that has ended has nobody to answer.
             let _ = inputs.send(Input::Answer(id, answers, in_hand)).await;
         });
@@ -195,10 +260,18 @@ impl Service {
 
 fn answers(allowed: Result<Arc<Enrolment>, String>, by: &str, message: ToService) -> Vec<ToClient> {
     match message {
-        ToService::CreateTokens { request, member, names, ttl, replace } => {
+        ToService::CreateTokens {
+            request,
+            member,
+            names,
+            ttl,
+            replace,
+        } => {
             let tokens = allowed.and_then(|enrolment| {
                 if names.len() > NAMES || ttl > MAX_TTL {
-                    return Err(format!("at most {NAMES} names at once, and tokens for at most 30 days"));
+                    return Err(format!(
+                        "at most {NAMES} names at once, and tokens for at most 30 days"
+                    ));
                 }
                 let tokens = enrolment.create_tokens(role(member), &names, ttl, replace)?;
                 tracing::info!(by, tokens = tokens.len(), "join tokens made");
@@ -208,7 +281,11 @@ fn answers(allowed: Result<Arc<Enrolment>, String>, by: &str, message: ToService
         }
         ToService::Tokens { request } => {
             let rows = allowed.and_then(|e| e.registry.tokens().map_err(|e| chain(&e)));
-            paged(rows, token_status, |tokens, more| ToClient::Tokens { request, tokens, more })
+            paged(rows, token_status, |tokens, more| ToClient::Tokens {
+                request,
+                tokens,
+                more,
+            })
         }
         ToService::DeleteToken { request, id } => {
             let result = allowed.and_then(|e| e.registry.delete_token(&id).map_err(|e| chain(&e)));
@@ -216,13 +293,20 @@ fn answers(allowed: Result<Arc<Enrolment>, String>, by: &str, message: ToService
         }
         ToService::Certificates { request } => {
             let rows = allowed.and_then(|e| e.registry.certificates().map_err(|e| chain(&e)));
-            paged(rows, certificate_status, |certificates, more| ToClient::Certificates { request, certificates, more })
+            paged(rows, certificate_status, |certificates, more| {
+                ToClient::Certificates {
+                    request,
+                    certificates,
+                    more,
+                }
+            })
         }
         _ => Vec::new(),
     }
 }
 
-/// Rows in messages that fit a frame. A row that is too long alone is left out: it would end the connection.
+/// Rows in messages that fit a frame. A row that is too long alone is left out: it would end the
+/// connection.
 pub(super) fn paged<R, S: serde::Serialize>(
     rows: Result<Vec<R>, String>,
     status: impl Fn(&R) -> S,
@@ -234,7 +318,9 @@ pub(super) fn paged<R, S: serde::Serialize>(
     };
     let (mut pages, mut page, mut bytes) = (Vec::new(), Vec::new(), 0);
     for row in rows.iter().map(status) {
-        let Ok(size) = codec::encode_body(&row).map(|body| body.len()) else { continue };
+        let Ok(size) = codec::encode_body(&row).map(|body| body.len()) else {
+            continue;
+        };
         bytes += size;
         if !page.is_empty() && (page.len() == ROWS_PER_MESSAGE || bytes > BYTES_PER_MESSAGE) {
             bytes = size;
@@ -247,11 +333,37 @@ pub(super) fn paged<R, S: serde::Serialize>(
 }
 
 fn token_status(row: &TokenRow) -> TokenStatus {
-    let TokenRow { id, role, name, expires, used, replace } = row.clone();
-    TokenStatus { id, member: member(role), name, expires: wall(expires), used: used.map(wall), replace }
+    let TokenRow {
+        id,
+        role,
+        name,
+        expires,
+        used,
+        replace,
+    } = row.clone();
+    TokenStatus {
+        id,
+        member: member(role),
+        name,
+        expires: wall(expires),
+        used: used.map(wall),
+        replace,
+    }
 }
 
 fn certificate_status(row: &CertificateRow) -> CertificateStatus {
-    let CertificateRow { serial, role, name, expires, revoked } = row.clone();
-    CertificateStatus { serial, member: member(role), name, expires: wall(expires), revoked: revoked.map(wall) }
+    let CertificateRow {
+        serial,
+        role,
+        name,
+        expires,
+        revoked,
+    } = row.clone();
+    CertificateStatus {
+        serial,
+        member: member(role),
+        name,
+        expires: wall(expires),
+        revoked: revoked.map(wall),
+    }
 }

@@ -1,4 +1,5 @@
-//! What can be seen of a running service: counters for Prometheus, and a picture of the moment with the newest ends for the dashboard.
+//! What can be seen of a running service: counters for Prometheus, and a picture of the moment with
+//! the newest ends for the dashboard.
 
 use super::delivery::Batch;
 use super::state::Service;
@@ -66,7 +67,8 @@ struct Version {
 
 type Real = Gauge<f64, AtomicU64>;
 
-/// An attempt that has ended, for the timeline. Times are milliseconds since the Unix epoch on the coordinator's clock.
+/// An attempt that has ended, for the timeline. Times are milliseconds since the Unix epoch on the
+/// coordinator's clock.
 #[derive(Clone, Debug, Serialize)]
 struct Recent {
     seq: u64,
@@ -121,7 +123,10 @@ impl Observed {
         // From a millisecond to a day and a half.
         let durations = Histogram::new(exponential_buckets(0.001, 4.0, 14));
         let info = Family::<Version, Gauge>::default();
-        info.get_or_create(&Version { version: mezcal_common::VERSION }).set(1);
+        info.get_or_create(&Version {
+            version: mezcal_common::VERSION,
+        })
+        .set(1);
         let me = Self {
             attempts: Family::default(),
             durations,
@@ -144,29 +149,69 @@ impl Observed {
         };
         registry.register("build_info", "Version of the coordinator", info);
         registry.register("attempts", "Attempts that have ended", me.attempts.clone());
-        registry.register("attempt_duration_seconds", "How long attempts have run", me.durations.clone());
-        registry.register("leftover_processes", "Processes that outlived their jobs and were killed", me.leftovers.clone());
-        registry.register("agents_connected", "Agents that can be given jobs", me.agents.clone());
+        registry.register(
+            "attempt_duration_seconds",
+            "How long attempts have run",
+            me.durations.clone(),
+        );
+        registry.register(
+            "leftover_processes",
+            "Processes that outlived their jobs and were killed",
+            me.leftovers.clone(),
+        );
+        registry.register(
+            "agents_connected",
+            "Agents that can be given jobs",
+            me.agents.clone(),
+        );
         registry.register("slots", "Slots of connected agents", me.slots.clone());
         registry.register("jobs", "Jobs that have not ended", me.jobs.clone());
         registry.register("batches", "Batches that are kept", me.batches.clone());
-        registry.register("host_state", "1 for the state that a host is in", me.host_states.clone());
-        registry.register("agent_clock_skew_seconds", "To be added to a host's clock to get the coordinator's", me.skew.clone());
+        registry.register(
+            "host_state",
+            "1 for the state that a host is in",
+            me.host_states.clone(),
+        );
+        registry.register(
+            "agent_clock_skew_seconds",
+            "To be added to a host's clock to get the coordinator's",
+            me.skew.clone(),
+        );
         registry.register(
             "certificate_expiry_timestamp_seconds",
             "When the certificates in use end: the coordinator's, the issuer's, those of connected agents",
             me.expiry.clone(),
         );
-        registry.register("store_unsaved_records", "Records on their way into the store", me.unsaved.clone());
-        registry.register("store_writable", "0 while the store cannot be written", me.writable.clone());
-        registry.sub_registry_with_prefix("process").register("resident_memory_bytes", "Resident set", me.resident.clone());
-        registry.sub_registry_with_prefix("process").register("cpu_seconds", "User and system CPU time", me.cpu.clone());
+        registry.register(
+            "store_unsaved_records",
+            "Records on their way into the store",
+            me.unsaved.clone(),
+        );
+        registry.register(
+            "store_writable",
+            "0 while the store cannot be written",
+            me.writable.clone(),
+        );
+        registry.sub_registry_with_prefix("process").register(
+            "resident_memory_bytes",
+            "Resident set",
+            me.resident.clone(),
+        );
+        registry.sub_registry_with_prefix("process").register(
+            "cpu_seconds",
+            "User and system CPU time",
+            me.cpu.clone(),
+        );
         Self { registry, ..me }
     }
 
     /// An attempt is over, its job perhaps not.
     pub(super) fn attempt(&self, outcome: &Outcome) {
-        self.attempts.get_or_create(&ByOutcome { outcome: outcome.ended.as_str() }).inc();
+        self.attempts
+            .get_or_create(&ByOutcome {
+                outcome: outcome.ended.as_str(),
+            })
+            .inc();
         if let Some(span) = outcome.span {
             self.durations.observe(span.elapsed.as_secs_f64());
         }
@@ -202,7 +247,10 @@ impl Observed {
             if self.failing.len() == FAILING {
                 self.failing.pop_back();
             }
-            let tail = outcome.stderr_tail.as_ref().map(|bytes| last_words(&String::from_utf8_lossy(bytes)));
+            let tail = outcome
+                .stderr_tail
+                .as_ref()
+                .map(|bytes| last_words(&String::from_utf8_lossy(bytes)));
             self.failing.push_front(Failing {
                 batch,
                 job,
@@ -221,7 +269,10 @@ impl Observed {
 fn last_words(text: &str) -> String {
     let skip = text.chars().count().saturating_sub(TAIL);
     let end: String = text.chars().skip(skip).collect();
-    end.lines().map(|line| for_terminal(line).into_owned()).collect::<Vec<_>>().join("\n")
+    end.lines()
+        .map(|line| for_terminal(line).into_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// A picture of the moment.
@@ -285,8 +336,12 @@ impl Service {
         let observed = self.observed.as_ref()?;
         let now = BootInstant::now();
         let running = self.running_by_host();
-        let failing: HashMap<String, String> =
-            self.scheduler.failing_hosts().into_iter().map(|host| (host.name, host.why)).collect();
+        let failing: HashMap<String, String> = self
+            .scheduler
+            .failing_hosts()
+            .into_iter()
+            .map(|host| (host.name, host.why))
+            .collect();
         let hosts = self.scheduler.host_status(now).into_iter().map(|host| {
             let (first_engine, on) = running.get(&host.name).cloned().unwrap_or_default();
             let mut engines: Vec<Option<Running>> = (0..host.slots).map(|_| None).collect();
@@ -296,25 +351,45 @@ impl Service {
                 }
             }
             let (state, why) = state_of(&host, failing.get(&host.name));
-            HostView { name: host.name, state, why, first_engine, busy: host.busy, load: host.load.one_minute, engines }
+            HostView {
+                name: host.name,
+                state,
+                why,
+                first_engine,
+                busy: host.busy,
+                load: host.load.one_minute,
+                engines,
+            }
         });
         let mut batches: Vec<(&BatchId, &Batch)> = self.batches.iter().collect();
         batches.sort_by_key(|(_, batch)| (batch.done, std::cmp::Reverse(batch.serial)));
-        let open = batches.iter().filter(|(_, batch)| !batch.done).count().min(BATCHES);
+        let open = batches
+            .iter()
+            .filter(|(_, batch)| !batch.done)
+            .count()
+            .min(BATCHES);
         let running = self.scheduler.running_by_batch();
-        let shown = batches.into_iter().take(open + ENDED_BATCHES).map(|(id, batch)| BatchView {
-            id: *id,
-            user: batch.owner.clone(),
-            name: batch.name.clone(),
-            jobs: jobs_of(&self.scheduler, id, batch),
-            running: running.get(&batch.serial).copied().unwrap_or(0),
-            ended: batch.results,
-            failed: failed_of(batch),
-            cancelled: batch.aside.cancelled,
-            skipped: batch.aside.skipped,
-            done: batch.done,
-        });
-        let new = observed.recent.iter().rev().take_while(|recent| recent.seq > since).take(RECENT_AT_ONCE);
+        let shown = batches
+            .into_iter()
+            .take(open + ENDED_BATCHES)
+            .map(|(id, batch)| BatchView {
+                id: *id,
+                user: batch.owner.clone(),
+                name: batch.name.clone(),
+                jobs: jobs_of(&self.scheduler, id, batch),
+                running: running.get(&batch.serial).copied().unwrap_or(0),
+                ended: batch.results,
+                failed: failed_of(batch),
+                cancelled: batch.aside.cancelled,
+                skipped: batch.aside.skipped,
+                done: batch.done,
+            });
+        let new = observed
+            .recent
+            .iter()
+            .rev()
+            .take_while(|recent| recent.seq > since)
+            .take(RECENT_AT_ONCE);
         let mut recent: Vec<Recent> = new.cloned().collect();
         recent.reverse();
         Some(View {
@@ -324,8 +399,16 @@ impl Service {
             batches: shown.collect(),
             ended: self.batches.iter().map(|(_, batch)| batch.results).sum(),
             failed: self.batches.iter().map(|(_, batch)| failed_of(batch)).sum(),
-            cancelled: self.batches.iter().map(|(_, batch)| batch.aside.cancelled).sum(),
-            skipped: self.batches.iter().map(|(_, batch)| batch.aside.skipped).sum(),
+            cancelled: self
+                .batches
+                .iter()
+                .map(|(_, batch)| batch.aside.cancelled)
+                .sum(),
+            skipped: self
+                .batches
+                .iter()
+                .map(|(_, batch)| batch.aside.skipped)
+                .sum(),
             recent,
             seq: observed.seq,
             failing: observed.failing.iter().cloned().collect(),
@@ -336,9 +419,15 @@ impl Service {
     /// What is known to run where: by host its first engine's number, and engine, batch and job.
     #[expect(clippy::type_complexity, reason = "a table that lives for one picture")]
     fn running_by_host(&self) -> HashMap<String, (u32, Vec<(u16, BatchId, JobNumber)>)> {
-        let names: BTreeMap<_, BatchId> = self.batches.iter().filter(|(_, b)| !b.done).map(|(id, b)| (b.serial, *id)).collect();
+        let names: BTreeMap<_, BatchId> = self
+            .batches
+            .iter()
+            .filter(|(_, b)| !b.done)
+            .map(|(id, b)| (b.serial, *id))
+            .collect();
         let hosts = self.scheduler.running().map(|(host, first, on)| {
-            let known = on.filter_map(|(engine, key)| Some((engine, *names.get(&key.batch)?, key.job)));
+            let known =
+                on.filter_map(|(engine, key)| Some((engine, *names.get(&key.batch)?, key.job)));
             (host.to_owned(), (first.0, known.collect()))
         });
         hosts.collect()
@@ -349,14 +438,28 @@ impl Service {
         let hosts = self.scheduler.host_status(BootInstant::now());
         let live = || self.batches.iter().filter(|(_, batch)| !batch.done);
         let running: u64 = self.scheduler.running_by_batch().values().sum();
-        let open: u64 = live().map(|(id, batch)| jobs_of(&self.scheduler, id, batch).saturating_sub(batch.results)).sum();
+        let open: u64 = live()
+            .map(|(id, batch)| jobs_of(&self.scheduler, id, batch).saturating_sub(batch.results))
+            .sum();
         let (agents, engines) = self.scheduler.fleet();
-        let busy: i64 = hosts.iter().filter(|h| h.ready).map(|h| i64::from(h.busy)).sum();
+        let busy: i64 = hosts
+            .iter()
+            .filter(|h| h.ready)
+            .map(|h| i64::from(h.busy))
+            .sum();
         let unsaved = self.kept.as_ref().map_or(0, super::state::Kept::unsaved);
-        let trouble = self.kept.as_ref().is_some_and(|kept| kept.trouble.is_some());
+        let trouble = self
+            .kept
+            .as_ref()
+            .is_some_and(|kept| kept.trouble.is_some());
         let (unfinished, all) = (live().count() as i64, self.batches.len() as i64);
-        let own = self.certificate_until.map(|until| ("coordinator", String::new(), until));
-        let issuer = self.enrolment.as_ref().and_then(|enrolment| enrolment.issuer_until());
+        let own = self
+            .certificate_until
+            .map(|until| ("coordinator", String::new(), until));
+        let issuer = self
+            .enrolment
+            .as_ref()
+            .and_then(|enrolment| enrolment.issuer_until());
         let agents_own = self.agents.values().filter_map(|link| {
             let (_, until) = identity::validity(link.peer.certificate()).ok()?;
             Some(("agent", link.peer.identity().name.clone(), until))
@@ -365,23 +468,55 @@ impl Service {
         let expiries: Vec<_> = own.into_iter().chain(issuers).chain(agents_own).collect();
         let observed = self.observed.as_mut()?;
         observed.agents.set(i64::from(agents));
-        observed.slots.get_or_create(&ByState { state: "busy" }).set(busy);
-        observed.slots.get_or_create(&ByState { state: "idle" }).set(i64::from(engines) - busy);
-        observed.jobs.get_or_create(&ByState { state: "running" }).set(running as i64);
-        observed.jobs.get_or_create(&ByState { state: "waiting" }).set(open.saturating_sub(running) as i64);
-        observed.batches.get_or_create(&ByState { state: "running" }).set(unfinished);
-        observed.batches.get_or_create(&ByState { state: "ended" }).set(all - unfinished);
+        observed
+            .slots
+            .get_or_create(&ByState { state: "busy" })
+            .set(busy);
+        observed
+            .slots
+            .get_or_create(&ByState { state: "idle" })
+            .set(i64::from(engines) - busy);
+        observed
+            .jobs
+            .get_or_create(&ByState { state: "running" })
+            .set(running as i64);
+        observed
+            .jobs
+            .get_or_create(&ByState { state: "waiting" })
+            .set(open.saturating_sub(running) as i64);
+        observed
+            .batches
+            .get_or_create(&ByState { state: "running" })
+            .set(unfinished);
+        observed
+            .batches
+            .get_or_create(&ByState { state: "ended" })
+            .set(all - unfinished);
         observed.host_states.clear();
         for host in &hosts {
             let state = state_of(host, None).0;
-            observed.host_states.get_or_create(&OfHost { host: host.name.clone(), state }).set(1);
+            observed
+                .host_states
+                .get_or_create(&OfHost {
+                    host: host.name.clone(),
+                    state,
+                })
+                .set(1);
             if let Some(offset) = host.clock_offset {
-                observed.skew.get_or_create(&ByHost { host: host.name.clone() }).set(offset);
+                observed
+                    .skew
+                    .get_or_create(&ByHost {
+                        host: host.name.clone(),
+                    })
+                    .set(offset);
             }
         }
         observed.expiry.clear();
         for (role, host, until) in expiries {
-            observed.expiry.get_or_create(&ByHolder { role, host }).set(until);
+            observed
+                .expiry
+                .get_or_create(&ByHolder { role, host })
+                .set(until);
         }
         observed.unsaved.set(unsaved as i64);
         observed.writable.set(i64::from(!trouble));
@@ -394,14 +529,22 @@ impl Service {
 }
 
 fn jobs_of(scheduler: &Scheduler, id: &BatchId, batch: &Batch) -> u64 {
-    scheduler.batch_so_far(*id).map_or(batch.results, |(_, _, jobs, _)| jobs)
+    scheduler
+        .batch_so_far(*id)
+        .map_or(batch.results, |(_, _, jobs, _)| jobs)
 }
 
-fn state_of(host: &mezcal_common::message::client::HostStatus, failing: Option<&String>) -> (&'static str, Option<String>) {
+fn state_of(
+    host: &mezcal_common::message::client::HostStatus,
+    failing: Option<&String>,
+) -> (&'static str, Option<String>) {
     match host {
         _ if !host.connected => ("lost", None),
         _ if host.drained.is_some() => ("drained", host.drained.clone()),
-        _ if host.quarantined.is_some() => ("quarantined", host.quarantined.as_ref().map(|(_, why)| why.clone())),
+        _ if host.quarantined.is_some() => (
+            "quarantined",
+            host.quarantined.as_ref().map(|(_, why)| why.clone()),
+        ),
         _ if !host.ready => ("not_ready", failing.cloned()),
         _ if failing.is_some() => ("ready", failing.map(|why| format!("failing: {why}"))),
         _ => ("ready", None),
@@ -411,13 +554,24 @@ fn state_of(host: &mezcal_common::message::client::HostStatus, failing: Option<&
 /// CPU time of this process so far (proc_pid_stat(5), fields 14 and 15).
 fn cpu_seconds() -> Option<f64> {
     let text = std::fs::read_to_string("/proc/self/stat").ok()?;
-    let ticks =
-        text.rsplit(')').next()?.split_ascii_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum::<u64>();
+    let ticks = text
+        .rsplit(')')
+        .next()?
+        .split_ascii_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|n| n.parse::<u64>().ok())
+        .sum::<u64>();
     Some(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
 /// Bytes of this process in memory (proc_pid_statm(5)).
 fn resident() -> Option<i64> {
-    let pages: i64 = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+    let pages: i64 = std::fs::read_to_string("/proc/self/statm")
+        .ok()?
+        .split(' ')
+        .nth(1)?
+        .parse()
+        .ok()?;
     Some(pages * rustix::param::page_size() as i64)
 }

@@ -1,4 +1,5 @@
-//! What waits for a peer to read it, measured in bytes: a channel that says when it is full, and when there is room again.
+//! What waits for a peer to read it, measured in bytes: a channel that says when it is full, and
+//! when there is room again.
 
 use super::delivery::size_estimate;
 use mezcal_common::message::client::{BatchStatus, HostStatus, ToClient};
@@ -17,8 +18,8 @@ pub(super) struct Outlet<T> {
     sender: mpsc::Sender<T>,
     /// How many of them.
     most: usize,
-    /// What those weigh that are in the channel, oldest first, and their sum. Others may put messages there, too: then these are counted
-    /// for somewhat too long.
+    /// What those weigh that are in the channel, oldest first, and their sum. Others may put
+    /// messages there, too: then these are counted for somewhat too long.
     weights: VecDeque<usize>,
     bytes: usize,
 }
@@ -26,7 +27,12 @@ pub(super) struct Outlet<T> {
 impl<T: Weight + Send + 'static> Outlet<T> {
     /// An empty one that takes no more once there are `most` bytes in it.
     pub(super) fn new(sender: mpsc::Sender<T>, most: usize) -> Self {
-        Self { sender, most, weights: VecDeque::new(), bytes: 0 }
+        Self {
+            sender,
+            most,
+            weights: VecDeque::new(),
+            bytes: 0,
+        }
     }
 
     /// Bytes that the peer has not begun to read.
@@ -43,7 +49,8 @@ impl<T: Weight + Send + 'static> Outlet<T> {
         self.sender.is_closed() || (self.unread() < self.most && self.sender.capacity() > 0)
     }
 
-    /// Puts a message in, or gives it back if there is not enough room. One that is too large alone goes in alone.
+    /// Puts a message in, or gives it back if there is not enough room. One that is too large alone
+    /// goes in alone.
     pub(super) fn try_send(&mut self, message: T) -> Result<(), TrySendError<T>> {
         if !self.has_room() {
             return Err(TrySendError::Full(message));
@@ -55,7 +62,8 @@ impl<T: Weight + Send + 'static> Outlet<T> {
         Ok(())
     }
 
-    /// Resolves when half of what is in the channel now has been taken out, or nobody will. Nothing goes in before.
+    /// Resolves when half of what is in the channel now has been taken out, or nobody will. Nothing
+    /// goes in before.
     pub(super) fn drained(&self) -> impl Future<Output = ()> + Send + 'static {
         let (sender, places) = (self.sender.clone(), self.sender.max_capacity());
         let inside = places - sender.capacity();
@@ -77,37 +85,58 @@ impl Weight for ToClient {
         let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let status = |b: &BatchStatus| b.user.len() + text(&b.name) + text(&b.stopped);
         let host = |h: &HostStatus| {
-            h.name.len() + h.program.len() + text(&h.drained) + h.quarantined.as_ref().map_or(0, |(_, why)| why.len())
+            h.name.len()
+                + h.program.len()
+                + text(&h.drained)
+                + h.quarantined.as_ref().map_or(0, |(_, why)| why.len())
         };
         let beside = match self {
             ToClient::Results { results, .. } | ToClient::CountedResults { results, .. } => {
-                each(results, |(_, result): &(_, JobResult)| size_estimate(result))
+                each(results, |(_, result): &(_, JobResult)| {
+                    size_estimate(result)
+                })
             }
             ToClient::Described { jobs, .. } => each(jobs, |(_, text)| text.len()),
             ToClient::Hosts(hosts) | ToClient::HostsPage { hosts, .. } => each(hosts, host),
             ToClient::Batches { batches, .. } | ToClient::BatchesApart { batches, .. } => {
                 of(batches, |batches| each(batches, status))
             }
-            ToClient::Attached { batch, .. } => of(batch, |batch| size_of::<BatchStatus>() + status(batch)),
+            ToClient::Attached { batch, .. } => {
+                of(batch, |batch| size_of::<BatchStatus>() + status(batch))
+            }
             ToClient::Output { data, .. } => data.len(),
             ToClient::Refused { reason } => reason.len(),
             ToClient::Why { reasons, .. } => match reasons {
                 Ok(lines) => each(lines, String::len),
                 Err(why) => why.len(),
             },
-            ToClient::Unserved { users, .. } => each(users, |(host, user, why)| host.len() + user.len() + why.len()),
+            ToClient::Unserved { users, .. } => each(users, |(host, user, why)| {
+                host.len() + user.len() + why.len()
+            }),
             ToClient::Failing { hosts, .. } => each(hosts, |host| host.name.len() + host.why.len()),
-            ToClient::Standings { hosts, .. } => {
-                of(hosts, |hosts| each(hosts, |host| host.name.len() + each(&host.engines, |(version, _)| version.len())))
+            ToClient::Standings { hosts, .. } => of(hosts, |hosts| {
+                each(hosts, |host| {
+                    host.name.len() + each(&host.engines, |(version, _)| version.len())
+                })
+            }),
+            ToClient::TokensCreated { tokens, .. } => of(tokens, |tokens| {
+                each(tokens, |(name, token)| name.len() + token.len())
+            }),
+            ToClient::Tokens { tokens, .. } => {
+                of(tokens, |tokens| each(tokens, |t| t.id.len() + t.name.len()))
             }
-            ToClient::TokensCreated { tokens, .. } => of(tokens, |tokens| each(tokens, |(name, token)| name.len() + token.len())),
-            ToClient::Tokens { tokens, .. } => of(tokens, |tokens| each(tokens, |t| t.id.len() + t.name.len())),
-            ToClient::Certificates { certificates, .. } => of(certificates, |all| each(all, |c| c.serial.len() + c.name.len())),
-            ToClient::Revoked { members, .. } => of(members, |all| each(all, |m| m.name.len() + text(&m.failed))),
+            ToClient::Certificates { certificates, .. } => of(certificates, |all| {
+                each(all, |c| c.serial.len() + c.name.len())
+            }),
+            ToClient::Revoked { members, .. } => {
+                of(members, |all| each(all, |m| m.name.len() + text(&m.failed)))
+            }
             ToClient::Renewed { cert, .. } => cert.as_ref().map_or_else(String::len, String::len),
             ToClient::Done { result, .. } => result.as_ref().map_or_else(String::len, |()| 0),
             ToClient::Retried { batch, .. } => batch.as_ref().map_or_else(String::len, |_| 0),
-            ToClient::LogsAnswer { streams, .. } => streams.as_ref().map_or_else(String::len, |_| 0),
+            ToClient::LogsAnswer { streams, .. } => {
+                streams.as_ref().map_or_else(String::len, |_| 0)
+            }
             ToClient::CancelWaits { hosts, .. } => each(hosts, |wait| wait.host.len()),
             ToClient::Welcome { .. }
             | ToClient::Fleet { .. }
@@ -128,7 +157,9 @@ mod tests {
     const MOST: usize = 1 << 20;
 
     fn refused(bytes: usize) -> ToClient {
-        ToClient::Refused { reason: "x".repeat(bytes) }
+        ToClient::Refused {
+            reason: "x".repeat(bytes),
+        }
     }
 
     #[tokio::test]
@@ -139,7 +170,10 @@ mod tests {
         while outlet.try_send(refused(MOST / 4)).is_ok() {
             went += 1;
         }
-        assert_eq!(went, 4, "not the thousand messages for which there are places");
+        assert_eq!(
+            went, 4,
+            "not the thousand messages for which there are places"
+        );
         let drained = tokio::spawn(outlet.drained());
         for _ in 0..2 {
             assert!(!drained.is_finished());
@@ -163,6 +197,9 @@ mod tests {
         let drained = outlet.drained();
         drop(receiver);
         drained.await;
-        assert!(matches!(outlet.try_send(refused(1)), Err(TrySendError::Closed(_))));
+        assert!(matches!(
+            outlet.try_send(refused(1)),
+            Err(TrySendError::Closed(_))
+        ));
     }
 }

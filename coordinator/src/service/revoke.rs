@@ -1,5 +1,5 @@
-//! Hosts and users who do not belong to the cluster any more: their certificates, connections, tokens and batches end, and whoever revokes them
-//! hears what has ended.
+//! Hosts and users who do not belong to the cluster any more: their certificates, connections,
+//! tokens and batches end, and whoever revokes them hears what has ended.
 //!
 //! ```text
 //!  one transaction: certificates, tokens, and the word in the store that the batches are stopped
@@ -86,7 +86,9 @@ impl Service {
     pub(super) fn revoke(&mut self, user: &str, mut asked: Request) {
         let enrolment = match (&self.enrolment, self.is_admin(user)) {
             (_, false) => {
-                let why = format!("only an admin can do this, and {user} is not one (see `admins` in coordinator.toml)");
+                let why = format!(
+                    "only an admin can do this, and {user} is not one (see `admins` in coordinator.toml)"
+                );
                 return self.refuse_revocation(&asked, why);
             }
             (None, true) => {
@@ -111,24 +113,39 @@ impl Service {
         if let Some(why) = self.nobody_would_be_left(&enrolment, &asked) {
             return self.refuse_revocation(&asked, why);
         }
-        let own = self.clients.get(&asked.client).and_then(|client| client.peer.clone());
-        let own = own.filter(|_| asked.member == Member::User && asked.names.iter().any(|name| name == user));
+        let own = self
+            .clients
+            .get(&asked.client)
+            .and_then(|client| client.peer.clone());
+        let own = own.filter(|_| {
+            asked.member == Member::User && asked.names.iter().any(|name| name == user)
+        });
         if let Some(peer) = &own {
             enrolment.registry.let_finish(peer.certificate());
         }
-        let rows = asked.names.iter().zip(unclear).map(|(name, failed)| RevokedMember {
-            connections: self.connections(asked.member, name),
-            failed,
-            ..empty(name)
-        });
-        let mut revoking = Revoking { rows: rows.collect(), asked, waiting: 0, own };
+        let rows = asked
+            .names
+            .iter()
+            .zip(unclear)
+            .map(|(name, failed)| RevokedMember {
+                connections: self.connections(asked.member, name),
+                failed,
+                ..empty(name)
+            });
+        let mut revoking = Revoking {
+            rows: rows.collect(),
+            asked,
+            waiting: 0,
+            own,
+        };
         let (inputs, by) = (self.inputs.clone(), user.to_owned());
         tokio::spawn(async move {
             let listed = tokio::task::spawn_blocking(move || {
                 ask_the_list(&enrolment, &by, &mut revoking);
                 Listed(revoking)
             });
-            // A service that has ended has nobody to answer, and its successor finds what the store says.
+            // A service that has ended has nobody to answer, and its successor finds what the store
+            // says.
             if let (Ok(listed), Some(inputs)) = (listed.await, inputs.upgrade()) {
                 let _ = inputs.send(Input::Revoked(Box::new(listed))).await;
             }
@@ -142,7 +159,13 @@ impl Service {
             return None;
         }
         // If the list cannot be read, the revocation itself says so.
-        let stays = |admin: &&String| !goes(admin) && enrolment.registry.is_member(Role::User, admin).unwrap_or(true);
+        let stays = |admin: &&String| {
+            !goes(admin)
+                && enrolment
+                    .registry
+                    .is_member(Role::User, admin)
+                    .unwrap_or(true)
+        };
         if self.admins.iter().find(stays).is_some() {
             return None;
         }
@@ -155,8 +178,16 @@ impl Service {
 
     fn connections(&self, member: Member, name: &str) -> u64 {
         let count = match member {
-            Member::Host => self.agents.values().filter(|link| link.peer.identity().name == name).count(),
-            Member::User => self.clients.values().filter(|client| client.peer.is_some() && client.user == name).count(),
+            Member::Host => self
+                .agents
+                .values()
+                .filter(|link| link.peer.identity().name == name)
+                .count(),
+            Member::User => self
+                .clients
+                .values()
+                .filter(|client| client.peer.is_some() && client.user == name)
+                .count(),
         };
         count as u64
     }
@@ -168,16 +199,31 @@ impl Service {
         self.revocations.next += 1;
         let why: Option<Arc<str>> = Some("its user's certificates were revoked".into());
         let mut cancels = Vec::new();
-        for (row, revoked) in revoking.rows.iter_mut().enumerate().filter(|(_, row)| row.failed.is_none()) {
+        for (row, revoked) in revoking
+            .rows
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, row)| row.failed.is_none())
+        {
             match revoking.asked.member {
-                Member::Host => (revoked.held, revoked.held_for) = self.scheduler.attempts_on(&revoked.name, now),
+                Member::Host => {
+                    (revoked.held, revoked.held_for) =
+                        self.scheduler.attempts_on(&revoked.name, now)
+                }
                 Member::User => {
-                    let own = self.clients.iter().filter(|(_, client)| client.peer.is_some() && client.user == revoked.name);
+                    let own = self
+                        .clients
+                        .iter()
+                        .filter(|(_, client)| client.peer.is_some() && client.user == revoked.name);
                     self.revocations.out.extend(own.map(|(id, _)| *id));
                     let batches: Vec<BatchId> = self.batches.running(&revoked.name).collect();
                     revoked.batches = batches.len() as u64;
-                    for (running, waiting) in batches.iter().filter_map(|batch| self.scheduler.left_of(*batch)) {
-                        (revoked.running, revoked.waiting) = (revoked.running + running, revoked.waiting + waiting);
+                    for (running, waiting) in batches
+                        .iter()
+                        .filter_map(|batch| self.scheduler.left_of(*batch))
+                    {
+                        (revoked.running, revoked.waiting) =
+                            (revoked.running + running, revoked.waiting + waiting);
                     }
                     if !revoking.asked.keep_batches && !batches.is_empty() {
                         cancels.push((row, batches));
@@ -191,9 +237,23 @@ impl Service {
             let request = self.next_request;
             self.next_request += 1;
             self.revocations.cancels.insert(request, (number, row));
-            let what = batches.iter().map(|batch| Wanted { batch: *batch, job: None }).collect();
+            let what = batches
+                .iter()
+                .map(|batch| Wanted {
+                    batch: *batch,
+                    job: None,
+                })
+                .collect();
             let stop = Stop::after(GRACE);
-            self.scheduler.handle(Event::Cancel { request: Some(request), what, stop, why: why.clone() }, now);
+            self.scheduler.handle(
+                Event::Cancel {
+                    request: Some(request),
+                    what,
+                    stop,
+                    why: why.clone(),
+                },
+                now,
+            );
             for batch in batches {
                 self.scheduler.handle(Event::Close { batch }, now);
             }
@@ -202,8 +262,14 @@ impl Service {
     }
 
     /// A cancel is done. True if it was one of these.
-    pub(super) fn revocation_cancelled(&mut self, request: u64, result: &Result<CancelSummary, String>) -> bool {
-        let Some((number, row)) = self.revocations.cancels.remove(&request) else { return false };
+    pub(super) fn revocation_cancelled(
+        &mut self,
+        request: u64,
+        result: &Result<CancelSummary, String>,
+    ) -> bool {
+        let Some((number, row)) = self.revocations.cancels.remove(&request) else {
+            return false;
+        };
         if let Some(revoking) = self.revocations.under_way.get_mut(&number) {
             revoking.waiting -= 1;
             match (revoking.rows.get_mut(row), result) {
@@ -217,10 +283,20 @@ impl Service {
     }
 
     fn answer_if_revoked(&mut self, number: u64) {
-        if self.revocations.under_way.get(&number).is_none_or(|revoking| revoking.waiting > 0) {
+        if self
+            .revocations
+            .under_way
+            .get(&number)
+            .is_none_or(|revoking| revoking.waiting > 0)
+        {
             return;
         }
-        let Some(Revoking { asked, rows, own, .. }) = self.revocations.under_way.remove(&number) else { return };
+        let Some(Revoking {
+            asked, rows, own, ..
+        }) = self.revocations.under_way.remove(&number)
+        else {
+            return;
+        };
         self.tell_client(asked.client, answer(&asked, Ok(rows)));
         if let Some((peer, enrolment)) = own.zip(self.enrolment.clone()) {
             tokio::spawn(async move {
@@ -255,14 +331,31 @@ fn empty(name: &str) -> RevokedMember {
 
 /// Each on its own: one that is unknown does not save the others.
 fn ask_the_list(enrolment: &Enrolment, by: &str, revoking: &mut Revoking) {
-    let Request { member, keep_batches, .. } = revoking.asked;
-    let why = (member == Member::User && !keep_batches).then_some("its user's certificates were revoked");
+    let Request {
+        member,
+        keep_batches,
+        ..
+    } = revoking.asked;
+    let why =
+        (member == Member::User && !keep_batches).then_some("its user's certificates were revoked");
     for row in revoking.rows.iter_mut().filter(|row| row.failed.is_none()) {
-        match enrolment.registry.revoke(role(member), &row.name, why.map(|why| (Stop::after(GRACE), why))) {
+        match enrolment.registry.revoke(
+            role(member),
+            &row.name,
+            why.map(|why| (Stop::after(GRACE), why)),
+        ) {
             Ok(revoked) => {
                 (row.certificates, row.tokens) = (revoked.certificates, revoked.tokens);
-                row.before = revoked.before.map(|seconds| WallTime(seconds.saturating_mul(1_000_000)));
-                tracing::warn!(by, name = row.name, certificates = row.certificates, tokens = row.tokens, "revoked");
+                row.before = revoked
+                    .before
+                    .map(|seconds| WallTime(seconds.saturating_mul(1_000_000)));
+                tracing::warn!(
+                    by,
+                    name = row.name,
+                    certificates = row.certificates,
+                    tokens = row.tokens,
+                    "revoked"
+                );
             }
             Err(e) => row.failed = Some(chain(&e)),
         }
@@ -272,11 +365,18 @@ fn ask_the_list(enrolment: &Enrolment, by: &str, revoking: &mut Revoking) {
 fn answer(asked: &Request, result: Result<Vec<RevokedMember>, String>) -> ToClient {
     let request = asked.request;
     if asked.told {
-        return ToClient::Revoked { request, members: result };
+        return ToClient::Revoked {
+            request,
+            members: result,
+        };
     }
     let result = result.and_then(|rows| {
         let failed: Vec<String> = rows.into_iter().filter_map(|row| row.failed).collect();
-        if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(failed.join("\n"))
+        }
     });
     ToClient::Done { request, result }
 }

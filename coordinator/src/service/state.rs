@@ -1,4 +1,5 @@
-//! The loop and what it holds: events in, effects performed, and those held back that wait for the store.
+//! The loop and what it holds: events in, effects performed, and those held back that wait for the
+//! store.
 
 use super::arrivals::Arrivals;
 use super::batches::Batches;
@@ -27,8 +28,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-/// Events handled between two rounds of sending, and how long that may take: one of them can place hundreds of jobs, and connections
-/// share the thread.
+/// Events handled between two rounds of sending, and how long that may take: one of them can place
+/// hundreds of jobs, and connections share the thread.
 const TURN: usize = 256;
 const TURN_TIME: Duration = Duration::from_millis(4);
 /// Grace for the jobs of a client that is gone, and of a coordinator without a store that stops.
@@ -37,11 +38,14 @@ const GONE_GRACE: Duration = Duration::from_secs(2);
 const MAX_UNSTORED_JOBS: usize = 32_768;
 /// And their texts, in bytes: as much as a slow disk takes in a second.
 const MAX_UNSTORED_BYTES: usize = 32 << 20;
-/// After so many bytes of texts the heap is given back once all of them are safe: what they have left in it.
+/// After so many bytes of texts the heap is given back once all of them are safe: what they have
+/// left in it.
 const LARGE_TEXTS: usize = 64 << 20;
-/// Bytes that wait for a client beside what it has asked for, mostly output of its jobs, before it is given up: it does not read at all.
+/// Bytes that wait for a client beside what it has asked for, mostly output of its jobs, before it
+/// is given up: it does not read at all.
 const MOST_WAITING: usize = 64 << 20;
-/// A store that cannot be written for longer than this refuses what has just come and has not begun; until then it waits, too.
+/// A store that cannot be written for longer than this refuses what has just come and has not
+/// begun; until then it waits, too.
 const PASSING: Duration = Duration::from_secs(8);
 /// After this those who wait are told why.
 const SAID_AFTER: Duration = Duration::from_secs(1);
@@ -53,7 +57,8 @@ pub(super) struct AgentLink {
     pub(super) peer: Peer,
 }
 
-/// Bytes of a refusal: it may name everything that a request has named, each with why, and has to fit a frame with room to spare.
+/// Bytes of a refusal: it may name everything that a request has named, each with why, and has to
+/// fit a frame with room to spare.
 const MOST_WORDS: usize = 64 * 1024;
 
 /// Cuts words for people that are too long for a message.
@@ -66,10 +71,25 @@ fn shorten(message: &mut ToClient) {
         }
     };
     match message {
-        ToClient::Done { result: Err(text), .. } | ToClient::Refused { reason: text } => cut(text),
-        ToClient::Why { reasons: Err(text), .. } | ToClient::LogsAnswer { streams: Err(text), .. } => cut(text),
-        ToClient::Attached { batch: Err(text), .. } | ToClient::TokensCreated { tokens: Err(text), .. } => cut(text),
-        ToClient::Why { reasons: Ok(lines), .. } => {
+        ToClient::Done {
+            result: Err(text), ..
+        }
+        | ToClient::Refused { reason: text } => cut(text),
+        ToClient::Why {
+            reasons: Err(text), ..
+        }
+        | ToClient::LogsAnswer {
+            streams: Err(text), ..
+        } => cut(text),
+        ToClient::Attached {
+            batch: Err(text), ..
+        }
+        | ToClient::TokensCreated {
+            tokens: Err(text), ..
+        } => cut(text),
+        ToClient::Why {
+            reasons: Ok(lines), ..
+        } => {
             let mut bytes = 0;
             let fit = lines.iter().take_while(|line| {
                 bytes += line.len() + size_of::<String>();
@@ -106,7 +126,13 @@ pub(super) struct Client {
 }
 
 impl Client {
-    fn new(sender: mpsc::Sender<ToClient>, user: String, peer: Option<Peer>, load: Arc<Load>, version: u16) -> Self {
+    fn new(
+        sender: mpsc::Sender<ToClient>,
+        user: String,
+        peer: Option<Peer>,
+        load: Arc<Load>,
+        version: u16,
+    ) -> Self {
         Self {
             outlet: Outlet::new(sender, load.share()),
             outbox: VecDeque::new(),
@@ -141,14 +167,16 @@ impl Client {
         self.tell(message);
     }
 
-    /// A request has been handled: it gives its place back, unless the client has not read the answers to earlier ones.
+    /// A request has been handled: it gives its place back, unless the client has not read the
+    /// answers to earlier ones.
     fn handled(&mut self, in_hand: Option<InHand>) {
         if self.waiting > self.load.share() {
             self.unread.extend(in_hand.map(InHand::without_jobs));
         }
     }
 
-    /// Moves what waits to where it is read, as far as there is room. True if nothing is left, so that more may follow.
+    /// Moves what waits to where it is read, as far as there is room. True if nothing is left, so
+    /// that more may follow.
     pub(super) fn pass_on(&mut self) -> bool {
         while let Some(message) = self.outbox.pop_front() {
             let weight = message.weight();
@@ -201,7 +229,8 @@ pub(super) struct Kept {
     since: Option<(BootInstant, bool)>,
     /// Batches of which the store has nothing yet, by the number of the record that opens them.
     opening: VecDeque<(u64, BatchId)>,
-    /// Jobs that are not safe yet, by the number of the record that has them, with the bytes of their texts; and all of them.
+    /// Jobs that are not safe yet, by the number of the record that has them, with the bytes of
+    /// their texts; and all of them.
     jobs: VecDeque<(u64, usize, usize)>,
     unsafe_jobs: usize,
     unsafe_bytes: usize,
@@ -252,8 +281,13 @@ impl Kept {
 
     fn committed(&mut self, through: u64) {
         self.committed = through;
-        while self.opening.pop_front_if(|(number, _)| *number <= through).is_some() {}
-        while let Some((_, jobs, bytes)) = self.jobs.pop_front_if(|(number, ..)| *number <= through) {
+        while self
+            .opening
+            .pop_front_if(|(number, _)| *number <= through)
+            .is_some()
+        {}
+        while let Some((_, jobs, bytes)) = self.jobs.pop_front_if(|(number, ..)| *number <= through)
+        {
             self.unsafe_jobs -= jobs;
             self.unsafe_bytes -= bytes;
             self.passed += bytes;
@@ -263,10 +297,12 @@ impl Kept {
             crate::service::memory::give_back();
         }
         let is = self.is_behind();
-        self.behind.send_if_modified(|was| std::mem::replace(was, is) != is);
+        self.behind
+            .send_if_modified(|was| std::mem::replace(was, is) != is);
     }
 
-    /// The text of a job that is sent; one that was placed again before it was sent once is sent as often.
+    /// The text of a job that is sent; one that was placed again before it was sent once is sent as
+    /// often.
     fn text(&mut self, key: JobKey) -> Option<Bytes> {
         let (text, times) = self.specs.get_mut(&key)?;
         *times -= 1;
@@ -277,11 +313,19 @@ impl Kept {
         Some(text)
     }
 
-    /// False for a greeting with engine numbers that are on their way themselves: an earlier one with them waits.
+    /// False for a greeting with engine numbers that are on their way themselves: an earlier one
+    /// with them waits.
     fn may_greet(&self, effect: &Effect) -> bool {
-        let numbers =
-            |message: &ToAgent| if let ToAgent::Welcome { first_engine, .. } = message { Some(*first_engine) } else { None };
-        let Effect::Greet(_, greeting) = effect else { return true };
+        let numbers = |message: &ToAgent| {
+            if let ToAgent::Welcome { first_engine, .. } = message {
+                Some(*first_engine)
+            } else {
+                None
+            }
+        };
+        let Effect::Greet(_, greeting) = effect else {
+            return true;
+        };
         !self.held.iter().any(|(_, held)| {
             matches!(held, Effect::ToAgent(_, message) | Effect::Greet(_, message) if numbers(message).is_some_and(|n| Some(n) == numbers(greeting)))
         })
@@ -309,7 +353,8 @@ pub(super) struct Service {
     /// By the scheduler's number.
     pub(super) asked: HashMap<u64, Asked>,
     pub(super) next_request: u64,
-    /// Batches that were made of ended ones, until they are safe: who asked, by which request, and for how many jobs.
+    /// Batches that were made of ended ones, until they are safe: who asked, by which request, and
+    /// for how many jobs.
     pub(super) retried: HashMap<BatchId, (ClientId, u64, u64)>,
     /// What is being read, and for whom.
     pub(super) readings: BTreeMap<Reading, Vec<ClientId>>,
@@ -334,7 +379,13 @@ impl Service {
         idle: watch::Sender<bool>,
     ) -> Result<Self, crate::store::StoreError> {
         let mut batches = Batches::default();
-        for row in kept.as_ref().map(|kept| kept.reader.batches()).transpose()?.into_iter().flatten() {
+        for row in kept
+            .as_ref()
+            .map(|kept| kept.reader.batches())
+            .transpose()?
+            .into_iter()
+            .flatten()
+        {
             batches.insert(row.status.id, Batch::stored(&row));
         }
         Ok(Self {
@@ -401,7 +452,8 @@ impl Service {
             if self.stopping && self.nothing_is_left() {
                 let _ = self.idle.send(true);
             }
-            // Connections share this thread: new ones must not wait until there is nothing left to do here.
+            // Connections share this thread: new ones must not wait until there is nothing left to
+            // do here.
             tokio::task::yield_now().await;
         }
     }
@@ -410,11 +462,20 @@ impl Service {
         if !self.arrivals.is_awaited(session) {
             return;
         }
-        let Some(host) = self.agents.get(&session).map(|link| link.peer.identity().name.clone()) else { return };
+        let Some(host) = self
+            .agents
+            .get(&session)
+            .map(|link| link.peer.identity().name.clone())
+        else {
+            return;
+        };
         if !self.scheduler.is_ready(&host) {
             return;
         }
-        if let Some(said) = self.arrivals.told(session, &host, self.scheduler.attempts_on(&host, now).0) {
+        if let Some(said) =
+            self.arrivals
+                .told(session, &host, self.scheduler.attempts_on(&host, now).0)
+        {
             tracing::info!(host, "{said}");
         }
     }
@@ -429,21 +490,48 @@ impl Service {
     fn handle(&mut self, input: Input) {
         let now = BootInstant::now();
         match input {
-            Input::AgentHello { session, name, hello, sender, peer } => {
+            Input::AgentHello {
+                session,
+                name,
+                hello,
+                sender,
+                peer,
+            } => {
                 // It may have been revoked on its way here.
                 if members::admit(self.enrolment.as_ref(), &peer).is_err() {
                     return;
                 }
                 let held = self.scheduler.attempts_on(&name, now).0;
-                if let Some(said) = self.arrivals.came(session, &name, self.scheduler.session_of(&name).is_some(), held, now) {
-                    tracing::info!(host = name, slots = hello.slots, version = hello.program, "{said}");
+                if let Some(said) = self.arrivals.came(
+                    session,
+                    &name,
+                    self.scheduler.session_of(&name).is_some(),
+                    held,
+                    now,
+                ) {
+                    tracing::info!(
+                        host = name,
+                        slots = hello.slots,
+                        version = hello.program,
+                        "{said}"
+                    );
                 }
                 self.agents.insert(session, AgentLink { sender, peer });
-                self.scheduler.handle(Event::AgentHello { session, name, hello: *hello }, now);
+                self.scheduler.handle(
+                    Event::AgentHello {
+                        session,
+                        name,
+                        hello: *hello,
+                    },
+                    now,
+                );
             }
             // Only the agent that was asked may answer.
             Input::Agent(session, ToCoordinator::LogsAnswer { request, .. })
-                if self.asked.get(&request).is_none_or(|asked| asked.session != Some(session)) => {}
+                if self
+                    .asked
+                    .get(&request)
+                    .is_none_or(|asked| asked.session != Some(session)) => {}
             Input::Agent(session, message) => {
                 self.scheduler.handle(Event::Agent(session, message), now);
                 self.say_who_is_back(session, now);
@@ -451,21 +539,38 @@ impl Service {
             Input::AgentGone(session, reason) => {
                 if let Some(AgentLink { peer, .. }) = self.agents.remove(&session) {
                     let host = &peer.identity().name;
-                    let here = self.scheduler.session_of(host).is_some_and(|other| other != session);
+                    let here = self
+                        .scheduler
+                        .session_of(host)
+                        .is_some_and(|other| other != session);
                     let is_gone = self.arrivals.went(session, host, here, now);
                     match (peer.was_refused(), is_gone) {
                         // It knows what we cannot: that this store is not the newest.
-                        (true, _) => tracing::error!(host, reason, "{host}: the agent refuses this coordinator: {reason}"),
-                        (false, true) => tracing::info!(host, reason, "agent disconnected: {host}: {reason}"),
+                        (true, _) => tracing::error!(
+                            host,
+                            reason,
+                            "{host}: the agent refuses this coordinator: {reason}"
+                        ),
+                        (false, true) => {
+                            tracing::info!(host, reason, "agent disconnected: {host}: {reason}")
+                        }
                         (false, false) => {}
                     }
                 }
-                let unanswered = self.asked.values().filter(|a| a.session == Some(session) && !a.answered);
-                for Asked { client, request, .. } in unanswered.copied().collect::<Vec<_>>() {
+                let unanswered = self
+                    .asked
+                    .values()
+                    .filter(|a| a.session == Some(session) && !a.answered);
+                for Asked {
+                    client, request, ..
+                } in unanswered.copied().collect::<Vec<_>>()
+                {
                     let streams = Err("its host was lost before it answered".into());
                     self.tell_client(client, ToClient::LogsAnswer { request, streams });
                 }
-                for (_, Asked { client, .. }) in self.asked.extract_if(|_, a| a.session == Some(session)) {
+                for (_, Asked { client, .. }) in
+                    self.asked.extract_if(|_, a| a.session == Some(session))
+                {
                     if let Some(client) = self.clients.get_mut(&client) {
                         client.asked -= 1;
                     }
@@ -475,7 +580,9 @@ impl Service {
             Input::LogStream(session, header, stream) => self.relay(session, header, stream),
             Input::Answer(client, messages, in_hand) => {
                 if let Some(client) = self.clients.get_mut(&client) {
-                    messages.into_iter().for_each(|message| client.tell(message));
+                    messages
+                        .into_iter()
+                        .for_each(|message| client.tell(message));
                     client.handled(in_hand);
                 }
             }
@@ -485,8 +592,18 @@ impl Service {
                 }
             }
             Input::Read(what, page) => self.page_read(what, &page),
-            Input::ClientConnected { client, user, sender, peer, load, version } => {
-                if peer.as_ref().is_some_and(|peer| members::admit(self.enrolment.as_ref(), peer).is_err()) {
+            Input::ClientConnected {
+                client,
+                user,
+                sender,
+                peer,
+                load,
+                version,
+            } => {
+                if peer
+                    .as_ref()
+                    .is_some_and(|peer| members::admit(self.enrolment.as_ref(), peer).is_err())
+                {
                     return;
                 }
                 let (agents, engines) = self.scheduler.fleet();
@@ -516,7 +633,13 @@ impl Service {
             Input::Trouble(reply) => {
                 let _ = reply.send(self.kept.as_ref().and_then(|kept| kept.trouble.clone()));
             }
-            Input::Reload(Adjustable { locality_wait, admins, max_priority, aliases, certificate_until }) => {
+            Input::Reload(Adjustable {
+                locality_wait,
+                admins,
+                max_priority,
+                aliases,
+                certificate_until,
+            }) => {
                 self.scheduler.set_max_priority(max_priority, &admins);
                 self.scheduler.set_locality_wait(locality_wait);
                 self.scheduler.set_aliases(aliases, now);
@@ -537,7 +660,9 @@ impl Service {
             Input::Revoked(listed) => self.listed(*listed, now),
             Input::ClientGone(client) => {
                 self.revocations.client_gone(client);
-                let Some(gone) = self.clients.remove(&client) else { return };
+                let Some(gone) = self.clients.remove(&client) else {
+                    return;
+                };
                 self.asked.retain(|_, asked| asked.client != client);
                 for (batch, watch) in gone.watches {
                     if watch.owner {
@@ -551,7 +676,11 @@ impl Service {
 
     /// A client that looked after a batch is gone.
     pub(super) fn client_left(&mut self, batch: BatchId, now: BootInstant) {
-        if self.clients.values().any(|client| client.watches.get(&batch).is_some_and(|watch| watch.owner)) {
+        if self
+            .clients
+            .values()
+            .any(|client| client.watches.get(&batch).is_some_and(|watch| watch.owner))
+        {
             return;
         }
         if self.kept.is_some() && self.batches.get(batch).is_some_and(|b| b.stored) {
@@ -565,13 +694,23 @@ impl Service {
     /// Nobody is there for it any more.
     fn end_batch(&mut self, batch: BatchId, why: Option<Arc<str>>, now: BootInstant) {
         let what = vec![Wanted { batch, job: None }];
-        self.scheduler.handle(Event::Cancel { request: None, what, stop: Stop::after(GONE_GRACE), why }, now);
+        self.scheduler.handle(
+            Event::Cancel {
+                request: None,
+                what,
+                stop: Stop::after(GONE_GRACE),
+                why,
+            },
+            now,
+        );
         self.scheduler.handle(Event::Close { batch }, now);
     }
 
     /// False if the service has to end.
     fn store_said(&mut self, said: FromStore) -> bool {
-        let Some(kept) = &mut self.kept else { return true };
+        let Some(kept) = &mut self.kept else {
+            return true;
+        };
         match said {
             FromStore::Committed { through, specs } => {
                 let told = kept.since.take().is_some_and(|(_, told)| told);
@@ -585,25 +724,35 @@ impl Service {
                 if told {
                     self.tell_all_who_wait(&Notice::StoreTrouble { why: None });
                 }
-                std::mem::take(&mut self.too_early).into_iter().for_each(|asked| self.attach(asked));
+                std::mem::take(&mut self.too_early)
+                    .into_iter()
+                    .for_each(|asked| self.attach(asked));
             }
             FromStore::Trouble(why) => {
                 if kept.trouble.as_ref() != Some(&why) {
-                    tracing::error!(why, "the store cannot be written; running jobs go on, and nothing new is accepted");
+                    tracing::error!(
+                        why,
+                        "the store cannot be written; running jobs go on, and nothing new is accepted"
+                    );
                 }
                 kept.trouble = Some(why.clone());
                 let now = BootInstant::now();
                 let (since, told) = kept.since.get_or_insert((now, false));
                 let lasted = now.since(*since);
                 if lasted >= SAID_AFTER && !std::mem::replace(told, true) {
-                    self.tell_all_who_wait(&Notice::StoreTrouble { why: Some(why.clone()) });
+                    self.tell_all_who_wait(&Notice::StoreTrouble {
+                        why: Some(why.clone()),
+                    });
                 }
                 if lasted >= PASSING {
                     self.refuse_what_is_new(&not_stored(&why), now);
                 }
             }
             FromStore::Broken(why) => {
-                tracing::error!(why, "the store is of no more use; the coordinator ends, and running jobs go on");
+                tracing::error!(
+                    why,
+                    "the store is of no more use; the coordinator ends, and running jobs go on"
+                );
                 return false;
             }
         }
@@ -613,28 +762,57 @@ impl Service {
     /// Everybody who waits for results hears why they do not come, or that they do again.
     fn tell_all_who_wait(&mut self, notice: &Notice) {
         for client in self.clients.values_mut() {
-            let batches = client.watches.keys().filter(|batch| self.batches.get(**batch).is_some_and(|known| !known.done));
+            let batches = client
+                .watches
+                .keys()
+                .filter(|batch| self.batches.get(**batch).is_some_and(|known| !known.done));
             for batch in batches.copied().collect::<Vec<_>>() {
-                client.tell(ToClient::Notice { batch, notice: notice.clone() });
+                client.tell(ToClient::Notice {
+                    batch,
+                    notice: notice.clone(),
+                });
             }
         }
     }
 
-    /// Whoever waits for the word that a new batch is safe hears that it is not, and nothing of it runs. A batch that is known goes on waiting.
+    /// Whoever waits for the word that a new batch is safe hears that it is not, and nothing of it
+    /// runs. A batch that is known goes on waiting.
     fn refuse_what_is_new(&mut self, reason: &str, now: BootInstant) {
         let Some(kept) = &mut self.kept else { return };
         let mut new: BTreeSet<BatchId> = kept.opening.drain(..).map(|(_, batch)| batch).collect();
         // A batch that ends with its client is in no record.
         let held = kept.held.iter().filter_map(|(_, held)| match held {
-            Effect::Accepted { batch, closed: false, .. } => Some(*batch),
+            Effect::Accepted {
+                batch,
+                closed: false,
+                ..
+            } => Some(*batch),
             _ => None,
         });
-        new.extend(held.filter(|batch| self.batches.get(*batch).is_some_and(|known| !known.stored && !known.begun)));
-        for Follow { client, request, .. } in std::mem::take(&mut self.too_early) {
-            self.tell_client(client, ToClient::Attached { request, batch: Err(reason.to_owned()) });
+        new.extend(held.filter(|batch| {
+            self.batches
+                .get(*batch)
+                .is_some_and(|known| !known.stored && !known.begun)
+        }));
+        for Follow {
+            client, request, ..
+        } in std::mem::take(&mut self.too_early)
+        {
+            self.tell_client(
+                client,
+                ToClient::Attached {
+                    request,
+                    batch: Err(reason.to_owned()),
+                },
+            );
         }
         for batch in new {
-            self.tell_watchers(batch, &ToClient::Refused { reason: reason.to_owned() });
+            self.tell_watchers(
+                batch,
+                &ToClient::Refused {
+                    reason: reason.to_owned(),
+                },
+            );
             self.is_retried(batch, Err(reason.to_owned()));
             self.end_batch(batch, Some(reason.into()), now);
         }
@@ -646,14 +824,22 @@ impl Service {
         while let Some(effect) = self.scheduler.poll_effect() {
             match (&mut self.kept, effect) {
                 (Some(kept), Effect::Persist(record)) => {
-                    if let (Some(observed), Record::Again { outcome: Some(outcome), .. }) = (&self.observed, &record) {
+                    if let (
+                        Some(observed),
+                        Record::Again {
+                            outcome: Some(outcome),
+                            ..
+                        },
+                    ) = (&self.observed, &record)
+                    {
                         observed.attempt(outcome);
                     }
                     kept.issue(&record);
                     records.push(record);
                 }
                 (Some(kept), effect)
-                    if kept.issued > kept.committed && !(effect.overtakes_the_store() && kept.may_greet(&effect)) =>
+                    if kept.issued > kept.committed
+                        && !(effect.overtakes_the_store() && kept.may_greet(&effect)) =>
                 {
                     kept.held.push_back((kept.issued, effect));
                 }
@@ -668,7 +854,9 @@ impl Service {
     /// Performs what the store has made safe.
     fn release(&mut self) {
         while let Some(kept) = &mut self.kept
-            && let Some((_, effect)) = kept.held.pop_front_if(|(after, _)| *after <= kept.committed)
+            && let Some((_, effect)) = kept
+                .held
+                .pop_front_if(|(after, _)| *after <= kept.committed)
         {
             self.carry_out(effect);
         }
@@ -677,30 +865,78 @@ impl Service {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Persist(_) => {}
-            Effect::ToAgent(session, message) | Effect::Greet(session, message) => self.tell_agent(session, message),
-            Effect::CloseSession { session, refused, reason } => {
+            Effect::ToAgent(session, message) | Effect::Greet(session, message) => {
+                self.tell_agent(session, message)
+            }
+            Effect::CloseSession {
+                session,
+                refused,
+                reason,
+            } => {
                 if let Some(link) = self.agents.remove(&session) {
-                    link.peer.close(if refused { close::REFUSED } else { close::DONE }, &reason);
+                    link.peer
+                        .close(if refused { close::REFUSED } else { close::DONE }, &reason);
                 }
             }
-            Effect::Result { batch, job, result, seq } => self.has_result(batch, seq, job, result),
-            Effect::Accepted { batch, jobs, closed } => {
-                self.batches.get_mut(batch).into_iter().for_each(|known| known.begun = true);
+            Effect::Result {
+                batch,
+                job,
+                result,
+                seq,
+            } => self.has_result(batch, seq, job, result),
+            Effect::Accepted {
+                batch,
+                jobs,
+                closed,
+            } => {
+                self.batches
+                    .get_mut(batch)
+                    .into_iter()
+                    .for_each(|known| known.begun = true);
                 if closed {
                     self.is_retried(batch, Ok(()));
                 }
-                self.tell_owners(batch, &ToClient::Accepted { batch, jobs, closed });
+                self.tell_owners(
+                    batch,
+                    &ToClient::Accepted {
+                        batch,
+                        jobs,
+                        closed,
+                    },
+                );
             }
-            Effect::Refused { batch, reason } => self.tell_owners(batch, &ToClient::Refused { reason }),
-            Effect::Notice { batch, notice } => self.tell_watchers(batch, &ToClient::Notice { batch, notice }),
-            Effect::Output { batch, job, host, stream, data } => {
-                self.tell_owners(batch, &ToClient::Output { batch, job, host, stream, data });
+            Effect::Refused { batch, reason } => {
+                self.tell_owners(batch, &ToClient::Refused { reason })
+            }
+            Effect::Notice { batch, notice } => {
+                self.tell_watchers(batch, &ToClient::Notice { batch, notice })
+            }
+            Effect::Output {
+                batch,
+                job,
+                host,
+                stream,
+                data,
+            } => {
+                self.tell_owners(
+                    batch,
+                    &ToClient::Output {
+                        batch,
+                        job,
+                        host,
+                        stream,
+                        data,
+                    },
+                );
             }
             Effect::Cancelled { request, result } => {
                 if self.revocation_cancelled(request, &result) {
                     return;
                 }
-                if let Some(Asked { client, request, .. }) = self.asked.remove(&request) {
+                if let Some(Asked {
+                    client, request, ..
+                }) = self.asked.remove(&request)
+                {
                     if let Some(client) = self.clients.get_mut(&client) {
                         client.asked -= 1;
                     }
@@ -719,12 +955,18 @@ impl Service {
                     asked.answered = true;
                     *asked
                 });
-                if let Some(Asked { client, request, .. }) = asked {
+                if let Some(Asked {
+                    client, request, ..
+                }) = asked
+                {
                     self.tell_client(client, ToClient::LogsAnswer { request, streams });
                 }
             }
             Effect::BatchDone { batch } => {
-                let large = self.batches.ended(batch).is_some_and(|batch| batch.results >= LARGE_BATCH);
+                let large = self
+                    .batches
+                    .ended(batch)
+                    .is_some_and(|batch| batch.results >= LARGE_BATCH);
                 self.let_go(batch);
                 if large {
                     crate::service::memory::give_back();
@@ -741,7 +983,13 @@ impl Service {
     /// Tells whoever wanted an ended batch to run again what has become of it.
     fn is_retried(&mut self, batch: BatchId, result: Result<(), String>) {
         if let Some((client, request, jobs)) = self.retried.remove(&batch) {
-            self.tell_client(client, ToClient::Retried { request, batch: result.map(|()| (batch, jobs)) });
+            self.tell_client(
+                client,
+                ToClient::Retried {
+                    request,
+                    batch: result.map(|()| (batch, jobs)),
+                },
+            );
         }
     }
 
@@ -753,21 +1001,50 @@ impl Service {
             asked.session = Some(session);
         }
         let message = match message {
-            ToAgent::Welcome { version, program, session, store, lease, first_engine, clock: _ } => {
-                ToAgent::Welcome { version, program, session, store, lease, first_engine, clock }
-            }
+            ToAgent::Welcome {
+                version,
+                program,
+                session,
+                store,
+                lease,
+                first_engine,
+                clock: _,
+            } => ToAgent::Welcome {
+                version,
+                program,
+                session,
+                store,
+                lease,
+                first_engine,
+                clock,
+            },
             ToAgent::HeartbeatSeen { sent, clock: _ } => ToAgent::HeartbeatSeen { sent, clock },
             ToAgent::Run(mut run) => {
                 for placement in run.iter_mut().filter(|p| p.spec.is_empty()) {
-                    let text = self.kept.as_mut().and_then(|kept| kept.text(placement.attempt.key));
+                    let text = self
+                        .kept
+                        .as_mut()
+                        .and_then(|kept| kept.text(placement.attempt.key));
                     placement.spec = text.unwrap_or_default();
                 }
                 ToAgent::Run(run)
             }
-            ToAgent::Logs { request, attempt, spec, context, wish } if spec.is_empty() => {
+            ToAgent::Logs {
+                request,
+                attempt,
+                spec,
+                context,
+                wish,
+            } if spec.is_empty() => {
                 let stored = self.kept.as_ref().map(|kept| kept.reader.spec(attempt.key));
                 let spec = stored.and_then(Result::ok).unwrap_or_default();
-                ToAgent::Logs { request, attempt, spec, context, wish }
+                ToAgent::Logs {
+                    request,
+                    attempt,
+                    spec,
+                    context,
+                    wish,
+                }
             }
             other => other,
         };
@@ -775,7 +1052,10 @@ impl Service {
             && let Err(mpsc::error::TrySendError::Full(_)) = link.sender.try_send(message)
         {
             let host = &link.peer.identity().name;
-            tracing::warn!(host, "the agent of {host} does not read; closing its session");
+            tracing::warn!(
+                host,
+                "the agent of {host} does not read; closing its session"
+            );
             link.peer.close(close::STALLED, "too many unread messages");
             self.agents.remove(&session);
         }
@@ -789,14 +1069,19 @@ impl Service {
 
     /// Tells whoever follows a batch.
     fn tell_watchers(&mut self, batch: BatchId, message: &ToClient) {
-        for client in self.clients.values_mut().filter(|client| client.watches.contains_key(&batch)) {
+        for client in self
+            .clients
+            .values_mut()
+            .filter(|client| client.watches.contains_key(&batch))
+        {
             client.tell(message.clone());
         }
     }
 
     /// Tells whoever has opened a batch.
     fn tell_owners(&mut self, batch: BatchId, message: &ToClient) {
-        let owns = |client: &&mut Client| client.watches.get(&batch).is_some_and(|watch| watch.owner);
+        let owns =
+            |client: &&mut Client| client.watches.get(&batch).is_some_and(|watch| watch.owner);
         for client in self.clients.values_mut().filter(owns) {
             client.tell(message.clone());
             if client.waiting > MOST_WAITING
@@ -812,9 +1097,24 @@ impl Service {
 
     /// Passes a stream of output on to whoever asked for it.
     fn relay(&mut self, session: SessionId, header: LogHeader, mut from: BulkReceiver) {
-        let Some(asked) = self.asked.get(&header.request).filter(|a| a.session == Some(session)) else { return };
-        let Some(peer) = self.clients.get(&asked.client).and_then(|client| client.peer.clone()) else { return };
-        let header = LogHeader { request: asked.request, stream: header.stream };
+        let Some(asked) = self
+            .asked
+            .get(&header.request)
+            .filter(|a| a.session == Some(session))
+        else {
+            return;
+        };
+        let Some(peer) = self
+            .clients
+            .get(&asked.client)
+            .and_then(|client| client.peer.clone())
+        else {
+            return;
+        };
+        let header = LogHeader {
+            request: asked.request,
+            stream: header.stream,
+        };
         tokio::spawn(async move {
             let mut to = peer.open_bulk(&header).await?;
             loop {

@@ -1,13 +1,15 @@
 //! How the connections of one process to a store are opened.
 //!
-//! Even a reader of a log needs an index of it, which SQLite keeps in a file (`-shm`) that all processes share, and which is gone after an
-//! orderly end. On a disk without room for that file, the index is in the memory of this process, and then no other can have the store.
+//! Even a reader of a log needs an index of it, which SQLite keeps in a file (`-shm`) that all
+//! processes share, and which is gone after an orderly end. On a disk without room for that file,
+//! the index is in the memory of this process, and then no other can have the store.
 
 use super::{BUSY, StoreError, lacks_room};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::path::{Path, PathBuf};
 
-/// Of SQLite's ways to the files (vfs.html, "unix-excl"), the one that takes a file for one process alone and shares nothing by files.
+/// Of SQLite's ways to the files (vfs.html, "unix-excl"), the one that takes a file for one process
+/// alone and shares nothing by files.
 const ALONE: &std::ffi::CStr = c"unix-excl";
 /// Each connection is used by one thread at a time.
 const READING: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
@@ -23,21 +25,31 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// Opens the database, which is there, and looks into it. The connection must outlive those that are made later: it holds the lock for all.
+    /// Opens the database, which is there, and looks into it. The connection must outlive those
+    /// that are made later: it holds the lock for all.
     ///
     /// # Errors
     /// [`StoreError`].
     pub(super) fn open(path: &Path) -> Result<(Self, Connection), StoreError> {
-        let shared = Self { path: path.into(), alone: false };
+        let shared = Self {
+            path: path.into(),
+            alone: false,
+        };
         let opened = match shared.look_into() {
             Err(e) if lacks_room(&e) => {
-                let alone = Self { alone: true, ..shared };
+                let alone = Self {
+                    alone: true,
+                    ..shared
+                };
                 alone.look_into().map(|connection| (alone, connection))
             }
             opened => opened.map(|connection| (shared, connection)),
         };
         opened.map_err(|e| match e.sqlite_error_code() {
-            Some(ErrorCode::DatabaseBusy) => StoreError::Alone { path: path.into(), source: e },
+            Some(ErrorCode::DatabaseBusy) => StoreError::Alone {
+                path: path.into(),
+                source: e,
+            },
             _ => StoreError::database(path, e),
         })
     }

@@ -1,7 +1,8 @@
 //! How long ago something was, across lives of a coordinator.
 //!
-//! A wall clock may be set. While the host has not been started again its boot clock tells the time that has passed, and nothing else does.
-//! Across boots there is only the wall clock: what it says is believed, but never that less than no time has passed.
+//! A wall clock may be set. While the host has not been started again its boot clock tells the time
+//! that has passed, and nothing else does. Across boots there is only the wall clock: what it says
+//! is believed, but never that less than no time has passed.
 
 use mezcal_common::model::clock::{BootInstant, WallTime};
 use mezcal_common::system::proc::boot_id;
@@ -24,26 +25,37 @@ pub(super) struct Moment {
 
 impl Moment {
     pub(super) fn now() -> Self {
-        Self { wall: WallTime::now(), up: Some((*BOOT, BootInstant::now())) }
+        Self {
+            wall: WallTime::now(),
+            up: Some((*BOOT, BootInstant::now())),
+        }
     }
 
     /// As it is stored: the wall clock, the boot, and microseconds of its clock.
     pub(super) fn stored(wall: i64, boot: Option<&[u8]>, up: Option<i64>) -> Self {
         let boot = boot.and_then(|boot| boot.try_into().ok());
-        let up = up.and_then(|up| u64::try_from(up).ok()).map(|up| BootInstant(Duration::from_micros(up)));
-        Self { wall: WallTime(wall), up: boot.zip(up) }
+        let up = up
+            .and_then(|up| u64::try_from(up).ok())
+            .map(|up| BootInstant(Duration::from_micros(up)));
+        Self {
+            wall: WallTime(wall),
+            up: boot.zip(up),
+        }
     }
 
     /// The parts that are stored beside the wall clock.
     pub(super) fn columns(&self) -> (Option<[u8; 16]>, Option<i64>) {
         let micros = |up: BootInstant| i64::try_from(up.0.as_micros()).unwrap_or(i64::MAX);
-        self.up.map_or((None, None), |(boot, up)| (Some(boot), Some(micros(up))))
+        self.up
+            .map_or((None, None), |(boot, up)| (Some(boot), Some(micros(up))))
     }
 
     /// How long ago it was, `now`.
     pub(super) fn age(&self, now: &Self) -> Duration {
         match (self.up, now.up) {
-            (Some((then, up)), Some((boot, now))) if then == boot && boot != UNKNOWN => now.since(up),
+            (Some((then, up)), Some((boot, now))) if then == boot && boot != UNKNOWN => {
+                now.since(up)
+            }
             _ => Duration::try_from_secs_f64(now.wall.seconds_since(self.wall)).unwrap_or_default(),
         }
     }
@@ -54,21 +66,43 @@ mod tests {
     use super::*;
 
     fn moment(wall: i64, boot: u8, up: u64) -> Moment {
-        Moment { wall: WallTime(wall * 1_000_000), up: Some(([boot; 16], BootInstant(Duration::from_secs(up)))) }
+        Moment {
+            wall: WallTime(wall * 1_000_000),
+            up: Some(([boot; 16], BootInstant(Duration::from_secs(up)))),
+        }
     }
 
     #[test]
     fn on_the_same_boot_its_clock_decides_and_across_boots_the_wall_clock_does() {
         let seconds = Duration::from_secs;
         let then = moment(1000, 1, 50);
-        assert_eq!(then.age(&moment(8200, 1, 60)), seconds(10), "the wall clock was set two hours ahead");
+        assert_eq!(
+            then.age(&moment(8200, 1, 60)),
+            seconds(10),
+            "the wall clock was set two hours ahead"
+        );
         assert_eq!(then.age(&moment(0, 1, 60)), seconds(10), "and back");
         assert_eq!(then.age(&moment(1500, 2, 7)), seconds(500));
-        assert_eq!(then.age(&moment(900, 2, 7)), seconds(0), "never less than none");
-        assert_eq!(moment(1000, 0, 50).age(&moment(1500, 0, 60)), seconds(500), "without a boot's id it may be any boot");
-        assert_eq!(Moment { up: None, ..then }.age(&moment(1500, 1, 60)), seconds(500), "written by an earlier version");
+        assert_eq!(
+            then.age(&moment(900, 2, 7)),
+            seconds(0),
+            "never less than none"
+        );
+        assert_eq!(
+            moment(1000, 0, 50).age(&moment(1500, 0, 60)),
+            seconds(500),
+            "without a boot's id it may be any boot"
+        );
+        assert_eq!(
+            Moment { up: None, ..then }.age(&moment(1500, 1, 60)),
+            seconds(500),
+            "written by an earlier version"
+        );
         let (boot, up) = then.columns();
-        assert_eq!(Moment::stored(then.wall.0, boot.as_ref().map(|boot| &boot[..]), up), then);
+        assert_eq!(
+            Moment::stored(then.wall.0, boot.as_ref().map(|boot| &boot[..]), up),
+            then
+        );
         assert_eq!(Moment::stored(1, Some(&[1, 2]), Some(-7)).up, None);
     }
 }

@@ -1,7 +1,8 @@
 //! Copies of a store: making one while it is in use, putting one in its place, and taking one up.
 //!
-//! A copy is marked as one, with its date, before it has its name: what a coordinator finds under that name is never a copy that looks like its
-//! original. The mark goes when a coordinator takes the copy up, and with the same transaction the store is of a new [`Generation`].
+//! A copy is marked as one, with its date, before it has its name: what a coordinator finds under
+//! that name is never a copy that looks like its original. The mark goes when a coordinator takes
+//! the copy up, and with the same transaction the store is of a new [`Generation`].
 
 use super::access::Access;
 use super::life::{Header, Life, Note, beside, look, new_file, number, sync_directory_of};
@@ -46,40 +47,67 @@ pub struct Restored {
 }
 
 /// What is kept in the table `meta`.
-pub(super) fn meta<T: rusqlite::types::FromSql>(db: &Connection, key: &str) -> rusqlite::Result<Option<T>> {
-    let found = db.query_row("SELECT value FROM meta WHERE key = ?", [key], |row| row.get::<_, Option<T>>(0)).optional()?;
+pub(super) fn meta<T: rusqlite::types::FromSql>(
+    db: &Connection,
+    key: &str,
+) -> rusqlite::Result<Option<T>> {
+    let found = db
+        .query_row("SELECT value FROM meta WHERE key = ?", [key], |row| {
+            row.get::<_, Option<T>>(0)
+        })
+        .optional()?;
     Ok(found.flatten())
 }
 
 pub(super) fn set_meta(db: &Connection, key: &str, value: Option<i64>) -> rusqlite::Result<()> {
-    let sql = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    let sql =
+        "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
     db.execute(sql, params![key, value]).map(drop)
 }
 
 fn is_marked(db: &Connection) -> rusqlite::Result<bool> {
-    db.query_row("SELECT count(*) FROM meta WHERE key = 'copied'", [], |row| row.get(0))
+    db.query_row(
+        "SELECT count(*) FROM meta WHERE key = 'copied'",
+        [],
+        |row| row.get(0),
+    )
 }
 
 fn copied(db: &Connection) -> rusqlite::Result<Copied> {
-    Ok(Copied { made: meta(db, "copied")?.map(WallTime), after: meta(db, "life_at")?.map(WallTime) })
+    Ok(Copied {
+        made: meta(db, "copied")?.map(WallTime),
+        after: meta(db, "life_at")?.map(WallTime),
+    })
 }
 
 /// The generation that a database says it is of.
 pub(super) fn generation(db: &Connection) -> rusqlite::Result<Generation> {
-    let (since, restores) = (meta(db, "since")?.unwrap_or(0), meta(db, "restores")?.unwrap_or(0));
-    Ok(Generation { since: WallTime(since), restores })
+    let (since, restores) = (
+        meta(db, "since")?.unwrap_or(0),
+        meta(db, "restores")?.unwrap_or(0),
+    );
+    Ok(Generation {
+        since: WallTime(since),
+        restores,
+    })
 }
 
 impl Store {
-    /// Begins a life of a coordinator with this store. A copy becomes a store of its own, of a new generation: its tokens are void, and batches
-    /// that it has may run for its original, unless somebody vouches that `nothing_runs`. Gives back what it was a copy of, if it was one.
+    /// Begins a life of a coordinator with this store. A copy becomes a store of its own, of a new
+    /// generation: its tokens are void, and batches that it has may run for its original, unless
+    /// somebody vouches that `nothing_runs`. Gives back what it was a copy of, if it was one.
     ///
-    /// `lease`: how long what this life places may run without a word; it is kept for whoever takes up a copy of this store.
+    /// `lease`: how long what this life places may run without a word; it is kept for whoever takes
+    /// up a copy of this store.
     ///
     /// # Errors
-    /// [`StoreError`]. A store that is no copy may be on a full disk, or be written by somebody else just now: then its life begins as soon as it
-    /// can, before anything else is written.
-    pub fn take_up(&mut self, nothing_runs: bool, lease: Duration) -> Result<Option<Copied>, StoreError> {
+    /// [`StoreError`]. A store that is no copy may be on a full disk, or be written by somebody
+    /// else just now: then its life begins as soon as it can, before anything else is written.
+    pub fn take_up(
+        &mut self,
+        nothing_runs: bool,
+        lease: Duration,
+    ) -> Result<Option<Copied>, StoreError> {
         let marked = is_marked(&self.connection).map_err(|e| self.broken(e))?;
         let was = match self.found.foreign || marked {
             true => Some(self.become_an_original()?),
@@ -89,14 +117,27 @@ impl Store {
             self.hold = None;
         }
         // While old batches are held, the longest lease counts that they may run under.
-        let longest = self.lease.filter(|_| self.hold.is_some()).map_or(lease, |old| old.max(lease));
+        let longest = self
+            .lease
+            .filter(|_| self.hold.is_some())
+            .map_or(lease, |old| old.max(lease));
         let (path, generation, vouched) = (self.access.path.clone(), self.generation, nothing_runs);
-        let life = Life { path, before: self.found.life, number: number(), generation, lease: longest, vouched };
+        let life = Life {
+            path,
+            before: self.found.life,
+            number: number(),
+            generation,
+            lease: longest,
+            vouched,
+        };
         match life.begin(&mut self.connection) {
             Ok(()) => {}
             Err(e) if e.waits() => self.waiting = Some(life),
             Err(e @ StoreError::Directory { .. }) => {
-                tracing::warn!("this life of the store has no number of its own: {}", crate::exit::chain(&e));
+                tracing::warn!(
+                    "this life of the store has no number of its own: {}",
+                    crate::exit::chain(&e)
+                );
             }
             Err(e) => return Err(e),
         }
@@ -106,16 +147,26 @@ impl Store {
     fn become_an_original(&mut self) -> Result<Copied, StoreError> {
         let path = self.access.path.clone();
         let broken = |source| StoreError::database(&path, source);
-        let next = self.generation.next(self.found.note.generation, WallTime::now());
+        let next = self
+            .generation
+            .next(self.found.note.generation, WallTime::now());
         let generation = next.ok_or_else(|| StoreError::WornOut(path.clone()))?;
         let first = generation.first_batch();
         let transaction = self.connection.transaction().map_err(broken)?;
         let was = (|| {
             let was = copied(&transaction)?;
-            set_meta(&transaction, "restores", Some(i64::from(generation.restores)))?;
+            set_meta(
+                &transaction,
+                "restores",
+                Some(i64::from(generation.restores)),
+            )?;
             set_meta(&transaction, "since", Some(generation.since.0))?;
             set_meta(&transaction, "hold", Some(i64::from(first.0)))?;
-            set_meta(&transaction, "copy_of", was.made.or(was.after).map(|at| at.0))?;
+            set_meta(
+                &transaction,
+                "copy_of",
+                was.made.or(was.after).map(|at| at.0),
+            )?;
             transaction.execute("DELETE FROM meta WHERE key = 'copied'", [])?;
             // Whoever has used one since can use it again otherwise.
             transaction.execute("DELETE FROM token", [])?;
@@ -129,26 +180,40 @@ impl Store {
     }
 }
 
-/// Copies the store in `directory` to `target`, which must not exist, while a coordinator may be using it. Whoever may read the copy may read the
-/// store: it has the same mode.
+/// Copies the store in `directory` to `target`, which must not exist, while a coordinator may be
+/// using it. Whoever may read the copy may read the store: it has the same mode.
 ///
 /// # Errors
 /// [`StoreError`].
 pub fn backup(directory: &Path, target: &Path) -> Result<(), StoreError> {
-    let failed = |source| StoreError::Copy { path: target.into(), source };
+    let failed = |source| StoreError::Copy {
+        path: target.into(),
+        source,
+    };
     let part = beside(target, ".part");
-    let mut file = new_file(&part).map_err(|source| StoreError::Copy { path: part.clone(), source })?;
+    let mut file = new_file(&part).map_err(|source| StoreError::Copy {
+        path: part.clone(),
+        source,
+    })?;
     let copied = (|| {
         if owner_of(directory).is_some() {
-            // Only that account may touch the store, and it need not be able to write where the copy goes.
-            let near = beside(&directory.join("store.db"), &format!(".backup-{}", std::process::id()));
+            // Only that account may touch the store, and it need not be able to write where the
+            // copy goes.
+            let near = beside(
+                &directory.join("store.db"),
+                &format!(".backup-{}", std::process::id()),
+            );
             let make = || {
-                let made = new_file(&near).map_err(failed).and_then(|file| copy_to(directory, &near).map(|()| file));
+                let made = new_file(&near)
+                    .map_err(failed)
+                    .and_then(|file| copy_to(directory, &near).map(|()| file));
                 let _ = std::fs::remove_file(&near);
                 made
             };
             let mut copy = as_owner_of(directory, make).map_err(failed)??;
-            copy.seek(SeekFrom::Start(0)).and_then(|_| std::io::copy(&mut copy, &mut file)).map_err(failed)?;
+            copy.seek(SeekFrom::Start(0))
+                .and_then(|_| std::io::copy(&mut copy, &mut file))
+                .map_err(failed)?;
         } else {
             copy_to(directory, &part)?;
         }
@@ -168,16 +233,32 @@ fn copy_to(directory: &Path, target: &Path) -> Result<(), StoreError> {
     let name = target.to_string_lossy().into_owned();
     let now = WallTime::now();
     let copied = connection.execute("VACUUM INTO ?", params![Value::Text(name)]);
-    copied.map_err(|e| if lacks_room(&e) { no_room_for(target) } else { broken(e) })?;
-    mark(target, Some(now)).map_err(|e| if lacks_room(&e) { no_room_for(target) } else { StoreError::database(target, e) })
+    copied.map_err(|e| {
+        if lacks_room(&e) {
+            no_room_for(target)
+        } else {
+            broken(e)
+        }
+    })?;
+    mark(target, Some(now)).map_err(|e| {
+        if lacks_room(&e) {
+            no_room_for(target)
+        } else {
+            StoreError::database(target, e)
+        }
+    })
 }
 
 /// SQLite does not say which disk is full when it copies.
 fn no_room_for(copy: &Path) -> StoreError {
-    StoreError::Copy { path: copy.into(), source: std::io::ErrorKind::StorageFull.into() }
+    StoreError::Copy {
+        path: copy.into(),
+        source: std::io::ErrorKind::StorageFull.into(),
+    }
 }
 
-/// Says in a copy that it is one. Without a journal: one that is interrupted is no copy, and has no name yet.
+/// Says in a copy that it is one. Without a journal: one that is interrupted is no copy, and has no
+/// name yet.
 fn mark(copy: &Path, made: Option<WallTime>) -> rusqlite::Result<()> {
     let db = Connection::open_with_flags(copy, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     db.pragma_update(None, "journal_mode", "OFF")?;
@@ -197,7 +278,8 @@ fn name_it(part: &Path, target: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Puts the copy `file` in the place of the store in `directory`, which no coordinator may be using. The store that was there is kept.
+/// Puts the copy `file` in the place of the store in `directory`, which no coordinator may be
+/// using. The store that was there is kept.
 ///
 /// # Errors
 /// [`StoreError`]; the store is as it was then, but for [`StoreError::Interrupted`].
@@ -208,7 +290,9 @@ pub fn restore(directory: &Path, mut file: &File, origin: &Path) -> Result<Resto
     // One that was interrupted is done again.
     let note = match look(&path) {
         Ok(found) => found.note,
-        Err(StoreError::Mixed { .. } | StoreError::Interrupted(_)) => Note::read(&path).map_err(failed)?,
+        Err(StoreError::Mixed { .. } | StoreError::Interrupted(_)) => {
+            Note::read(&path).map_err(failed)?
+        }
         Err(e) => return Err(e),
     };
     let new = beside(&path, ".restoring");
@@ -222,11 +306,34 @@ pub fn restore(directory: &Path, mut file: &File, origin: &Path) -> Result<Resto
         Ok(copied)
     })();
     let (copied, life) = copied.inspect_err(|_| drop(std::fs::remove_file(&new)))?;
-    // From here to the end whoever finds the directory knows that its parts may not belong together.
-    Note { restoring: true, ..note.clone() }.write(&path).map_err(failed)?;
-    let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
-    let aside = (0..).map(|n| beside(&path, &format!(".before-{stamp}{}", if n == 0 { String::new() } else { format!("-{n}") })));
-    let aside = aside.into_iter().find(|name| !name.exists()).unwrap_or_else(|| beside(&path, ".before"));
+    // From here to the end whoever finds the directory knows that its parts may not belong
+    // together.
+    Note {
+        restoring: true,
+        ..note.clone()
+    }
+    .write(&path)
+    .map_err(failed)?;
+    let stamp = jiff::Timestamp::now()
+        .strftime("%Y%m%dT%H%M%SZ")
+        .to_string();
+    let aside = (0..).map(|n| {
+        beside(
+            &path,
+            &format!(
+                ".before-{stamp}{}",
+                if n == 0 {
+                    String::new()
+                } else {
+                    format!("-{n}")
+                }
+            ),
+        )
+    });
+    let aside = aside
+        .into_iter()
+        .find(|name| !name.exists())
+        .unwrap_or_else(|| beside(&path, ".before"));
     let mut kept = None;
     for suffix in ["", "-wal", "-journal", "-shm"] {
         match std::fs::rename(beside(&path, suffix), beside(&aside, suffix)) {
@@ -238,13 +345,23 @@ pub fn restore(directory: &Path, mut file: &File, origin: &Path) -> Result<Resto
     }
     std::fs::rename(&new, &path).map_err(failed)?;
     sync_directory_of(&path).map_err(failed)?;
-    Note { lives: vec![life], generation: note.generation, restoring: false }.write(&path).map_err(failed)?;
+    Note {
+        lives: vec![life],
+        generation: note.generation,
+        restoring: false,
+    }
+    .write(&path)
+    .map_err(failed)?;
     Ok(Restored { copied, kept })
 }
 
-/// Whether a file is a whole store of ours; marks it as a copy. Gives back the number in its header, too.
+/// Whether a file is a whole store of ours; marks it as a copy. Gives back the number in its
+/// header, too.
 fn checked(new: &Path, origin: &Path) -> Result<(Copied, u32), StoreError> {
-    let not = |why: String| StoreError::NoStore { path: origin.into(), why };
+    let not = |why: String| StoreError::NoStore {
+        path: origin.into(),
+        why,
+    };
     let log = std::fs::symlink_metadata(beside(origin, "-wal"));
     if log.is_ok_and(|log| log.len() > 0) {
         return Err(not("a log lies beside it, so it is not whole without that: `coordinator backup` makes one file of both \
@@ -255,17 +372,23 @@ fn checked(new: &Path, origin: &Path) -> Result<(Copied, u32), StoreError> {
         let db = Connection::open_with_flags(new, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         db.pragma_update(None, "journal_mode", "OFF")?;
         let found: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        let tables =
-            "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('meta', 'batch', 'job', 'result', 'placed')";
+        let tables = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('meta', 'batch', 'job', 'result', 'placed')";
         let tables: u32 = db.query_row(tables, [], |row| row.get(0))?;
         let whole: String = db.pragma_query_value(None, "integrity_check", |row| row.get(0))?;
         Ok::<_, rusqlite::Error>((found, tables == 5, whole))
     };
     match tried() {
         Err(e) => return Err(not(format!("it is no database, or is damaged ({e})"))),
-        Ok((found, true, _)) if found > VERSION => return Err(StoreError::Newer { path: origin.into(), found }),
+        Ok((found, true, _)) if found > VERSION => {
+            return Err(StoreError::Newer {
+                path: origin.into(),
+                found,
+            });
+        }
         Ok((_, false, _)) => return Err(not("it is a database of something else".into())),
-        Ok((_, true, whole)) if whole != "ok" => return Err(not(format!("it is damaged ({whole})"))),
+        Ok((_, true, whole)) if whole != "ok" => {
+            return Err(not(format!("it is damaged ({whole})")));
+        }
         Ok((_, true, _)) => {}
     }
     let failed = |source| StoreError::database(origin, source);
@@ -274,7 +397,10 @@ fn checked(new: &Path, origin: &Path) -> Result<(Copied, u32), StoreError> {
     drop(db);
     // A plain copy of a store's file gets the mark here.
     mark(new, copied.made).map_err(failed)?;
-    let header = Header::read(new).map_err(|source| StoreError::Copy { path: new.into(), source })?;
+    let header = Header::read(new).map_err(|source| StoreError::Copy {
+        path: new.into(),
+        source,
+    })?;
     Ok((copied, header.map_or(0, |header| header.life)))
 }
 
@@ -284,17 +410,25 @@ fn owner_of(directory: &Path) -> Option<(u32, u32)> {
     (rustix::process::geteuid().is_root() && meta.uid() != 0).then(|| (meta.uid(), meta.gid()))
 }
 
-/// Does something as the account that owns a directory, if we are root: root follows no link that this account has laid there, and leaves no
-/// file that it cannot use.
+/// Does something as the account that owns a directory, if we are root: root follows no link that
+/// this account has laid there, and leaves no file that it cannot use.
 ///
 /// # Errors
 /// This root may not be anybody, as in some containers.
-pub fn as_owner_of<T: Send>(directory: &Path, act: impl FnOnce() -> T + Send) -> std::io::Result<T> {
-    let Some((uid, gid)) = owner_of(directory) else { return Ok(act()) };
+pub fn as_owner_of<T: Send>(
+    directory: &Path,
+    act: impl FnOnce() -> T + Send,
+) -> std::io::Result<T> {
+    let Some((uid, gid)) = owner_of(directory) else {
+        return Ok(act());
+    };
     // Of one thread: Linux keeps who one is for each.
     let acting = std::thread::scope(|scope| {
         let become_and_act = || {
-            let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+            let (uid, gid) = (
+                rustix::fs::Uid::from_raw(uid),
+                rustix::fs::Gid::from_raw(gid),
+            );
             rustix::thread::set_thread_groups(&[gid])?;
             rustix::thread::set_thread_res_gid(gid, gid, gid)?;
             rustix::thread::set_thread_res_uid(uid, uid, uid)?;
@@ -310,7 +444,9 @@ pub fn as_owner_of<T: Send>(directory: &Path, act: impl FnOnce() -> T + Send) ->
 
 /// The first batch that is the store's own, where older ones are held.
 pub(super) fn hold(db: &Connection) -> rusqlite::Result<Option<BatchSerial>> {
-    Ok(meta::<i64>(db, "hold")?.and_then(|first| u32::try_from(first).ok()).map(BatchSerial))
+    Ok(meta::<i64>(db, "hold")?
+        .and_then(|first| u32::try_from(first).ok())
+        .map(BatchSerial))
 }
 
 /// For the message of [`StoreError::WornOut`].

@@ -1,8 +1,9 @@
-//! Which files make one store: SQLite replays any `-wal` that lies beside a database if only its own checksums are right, also one of
-//! another file.
+//! Which files make one store: SQLite replays any `-wal` that lies beside a database if only its
+//! own checksums are right, also one of another file.
 //!
-//! Each life of a coordinator writes a number of its own into the database's header (`application_id`), and beside it, into `store.db-id`. A log
-//! belongs to the database whose number the note has; a database with another number was put there by hand, and is a copy.
+//! Each life of a coordinator writes a number of its own into the database's header
+//! (`application_id`), and beside it, into `store.db-id`. A log belongs to the database whose
+//! number the note has; a database with another number was put there by hand, and is a copy.
 //!
 //! ```text
 //!  note: old, new ──▶ header: new (in the log) ──▶ log into the database, emptied ──▶ note: new
@@ -20,12 +21,14 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// SQLite's file format, §1.3: where the header says how it is to be written (2: with a log), and where the application's own number is.
+/// SQLite's file format, §1.3: where the header says how it is to be written (2: with a log), and
+/// where the application's own number is.
 const HEADER: usize = 100;
 const MAGIC: &[u8] = b"SQLite format 3\0";
 const WRITE_VERSION: usize = 18;
 const APPLICATION_ID: usize = 68;
-/// The header of a log, before its first frame: with no more than that there is nothing in it (file format, §4.1).
+/// The header of a log, before its first frame: with no more than that there is nothing in it (file
+/// format, §4.1).
 const LOG_HEADER: u64 = 32;
 /// A note has a few lines.
 const MAX_NOTE: u64 = 4096;
@@ -61,30 +64,41 @@ pub(super) struct Life {
     /// Its own.
     pub(super) number: u32,
     pub(super) generation: Generation,
-    /// For how long what is placed in it may run without a word, and what an original of this store has placed.
+    /// For how long what is placed in it may run without a word, and what an original of this store
+    /// has placed.
     pub(super) lease: Duration,
     /// Nothing runs that an original of this store has placed.
     pub(super) vouched: bool,
 }
 
-/// A number for one life: not that of any other, and never zero, which stores of the first version have.
+/// A number for one life: not that of any other, and never zero, which stores of the first version
+/// have.
 pub(super) fn number() -> u32 {
     (uuid::Uuid::new_v4().as_u64_pair().0 as u32).max(1)
 }
 
 impl Life {
-    /// Gives the database and what is beside it the number of this life, and keeps there what whoever takes up a copy has to know. May be tried
-    /// again.
+    /// Gives the database and what is beside it the number of this life, and keeps there what
+    /// whoever takes up a copy has to know. May be tried again.
     ///
     /// # Errors
     /// [`StoreError`]; the parts of the store belong together as before.
     pub(super) fn begin(&self, db: &mut Connection) -> Result<(), StoreError> {
         let failed = |source| StoreError::file(&self.path, source);
         let broken = |source| StoreError::database(&self.path, source);
-        let note = |lives| Note { lives, generation: self.generation, restoring: false };
-        // The log may have another number than the header yet, and bring it there at any time: of an end in the middle of this.
-        let logged: i64 = db.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(broken)?;
-        note(vec![self.before, logged as u32, self.number]).write(&self.path).map_err(failed)?;
+        let note = |lives| Note {
+            lives,
+            generation: self.generation,
+            restoring: false,
+        };
+        // The log may have another number than the header yet, and bring it there at any time: of
+        // an end in the middle of this.
+        let logged: i64 = db
+            .pragma_query_value(None, "application_id", |row| row.get(0))
+            .map_err(broken)?;
+        note(vec![self.before, logged as u32, self.number])
+            .write(&self.path)
+            .map_err(failed)?;
         let transaction = db.transaction().map_err(broken)?;
         let began = (|| {
             transaction.pragma_update(None, "application_id", self.number as i32)?;
@@ -96,8 +110,11 @@ impl Life {
             transaction.commit()
         })();
         began.map_err(broken)?;
-        // While somebody reads, or there is no room for all that is in the log, the header may have an old number: the note has that.
-        let emptied = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0).map(|busy: bool| !busy));
+        // While somebody reads, or there is no room for all that is in the log, the header may have
+        // an old number: the note has that.
+        let emptied = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+            row.get(0).map(|busy: bool| !busy)
+        });
         if emptied.unwrap_or(false) {
             note(vec![self.number]).write(&self.path).map_err(failed)?;
         }
@@ -106,12 +123,16 @@ impl Life {
 }
 
 impl StoreError {
-    /// Whether a store that can be read may be written when there is room, or when somebody else is done with it.
+    /// Whether a store that can be read may be written when there is room, or when somebody else is
+    /// done with it.
     pub(super) fn waits(&self) -> bool {
         match self {
             StoreError::Full { .. } => true,
             StoreError::Database { source, .. } => {
-                matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::SystemIoFailure))
+                matches!(
+                    source.sqlite_error_code(),
+                    Some(ErrorCode::DatabaseBusy | ErrorCode::SystemIoFailure)
+                )
             }
             _ => false,
         }
@@ -125,8 +146,8 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Looks at the parts of the store `path`. Never in a process that has it open: closing a file ends all locks of the process on it
-/// (fcntl(2)), SQLite's too.
+/// Looks at the parts of the store `path`. Never in a process that has it open: closing a file ends
+/// all locks of the process on it (fcntl(2)), SQLite's too.
 ///
 /// # Errors
 /// Parts are missing, or do not belong together.
@@ -143,16 +164,36 @@ pub(super) fn look(path: &Path) -> Result<Found, StoreError> {
     };
     let Some(header) = Header::read(path).map_err(failed)? else {
         return match log {
-            true => Err(StoreError::Mixed { path: path.into(), why: "its log is there and the database is not" }),
-            false => Ok(Found { note, unclosed: false, foreign: false, life: 0 }),
+            true => Err(StoreError::Mixed {
+                path: path.into(),
+                why: "its log is there and the database is not",
+            }),
+            false => Ok(Found {
+                note,
+                unclosed: false,
+                foreign: false,
+                life: 0,
+            }),
         };
     };
     // Stores of the first version have no number, and no note.
-    let known = if note.lives.is_empty() { header.life == 0 } else { note.lives.contains(&header.life) };
+    let known = if note.lives.is_empty() {
+        header.life == 0
+    } else {
+        note.lives.contains(&header.life)
+    };
     if log && !(known && header.logged) {
-        return Err(StoreError::Mixed { path: path.into(), why: "its log belongs to another database" });
+        return Err(StoreError::Mixed {
+            path: path.into(),
+            why: "its log belongs to another database",
+        });
     }
-    Ok(Found { note, unclosed: log, foreign: !known || !header.logged, life: header.life })
+    Ok(Found {
+        note,
+        unclosed: log,
+        foreign: !known || !header.logged,
+        life: header.life,
+    })
 }
 
 /// What a database's file says of itself, without its log.
@@ -177,7 +218,10 @@ impl Header {
             Err(e) => return Err(e),
         }
         let life = u32::from_be_bytes([0, 1, 2, 3].map(|at| bytes[APPLICATION_ID + at]));
-        Ok(bytes.starts_with(MAGIC).then_some(Self { life, logged: bytes[WRITE_VERSION] == 2 }))
+        Ok(bytes.starts_with(MAGIC).then_some(Self {
+            life,
+            logged: bytes[WRITE_VERSION] == 2,
+        }))
     }
 }
 
@@ -186,7 +230,8 @@ impl Note {
         beside(store, "-id")
     }
 
-    /// The note beside a store. Lines that mean nothing are left out: then the store counts as one that was put there by hand.
+    /// The note beside a store. Lines that mean nothing are left out: then the store counts as one
+    /// that was put there by hand.
     pub(super) fn read(store: &Path) -> std::io::Result<Self> {
         let mut text = String::new();
         match std::fs::File::open(Self::path(store)) {
@@ -198,10 +243,15 @@ impl Note {
         for line in text.lines() {
             let words: Vec<&str> = line.split_ascii_whitespace().collect();
             match words.as_slice() {
-                ["life", lives @ ..] => note.lives.extend(lives.iter().filter_map(|life| life.parse::<u32>().ok())),
+                ["life", lives @ ..] => note
+                    .lives
+                    .extend(lives.iter().filter_map(|life| life.parse::<u32>().ok())),
                 ["generation", restores, since] => {
                     if let (Ok(restores), Ok(since)) = (restores.parse(), since.parse()) {
-                        note.generation = Generation { since: WallTime(since), restores };
+                        note.generation = Generation {
+                            since: WallTime(since),
+                            restores,
+                        };
                     }
                 }
                 ["restoring"] => note.restoring = true,
@@ -216,7 +266,11 @@ impl Note {
         let lives: Vec<String> = self.lives.iter().map(u32::to_string).collect();
         let Generation { since, restores } = self.generation;
         let restoring = if self.restoring { "restoring\n" } else { "" };
-        let text = format!("life {}\ngeneration {restores} {}\n{restoring}", lives.join(" "), since.0);
+        let text = format!(
+            "life {}\ngeneration {restores} {}\n{restoring}",
+            lives.join(" "),
+            since.0
+        );
         let new = beside(store, "-id.new");
         match std::fs::remove_file(&new) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
@@ -224,12 +278,18 @@ impl Note {
         }
         let mut file = new_file(&new)?;
         if rustix::process::geteuid().is_root() {
-            // As SQLite does with a log that root makes: the store's account has to be able to read it.
-            let owner = std::fs::metadata(store).or_else(|_| std::fs::metadata(store.parent().unwrap_or(Path::new("."))))?;
+            // As SQLite does with a log that root makes: the store's account has to be able to read
+            // it.
+            let owner = std::fs::metadata(store)
+                .or_else(|_| std::fs::metadata(store.parent().unwrap_or(Path::new("."))))?;
             std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
         }
-        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
-        written.and_then(|()| std::fs::rename(&new, Self::path(store))).inspect_err(|_| drop(std::fs::remove_file(&new)))?;
+        let written = file
+            .write_all(text.as_bytes())
+            .and_then(|()| file.sync_all());
+        written
+            .and_then(|()| std::fs::rename(&new, Self::path(store)))
+            .inspect_err(|_| drop(std::fs::remove_file(&new)))?;
         sync_directory_of(store)
     }
 }
@@ -238,11 +298,20 @@ impl Note {
 pub(super) fn new_file(path: &Path) -> std::io::Result<std::fs::File> {
     let flags = (OFlags::NOFOLLOW | OFlags::CLOEXEC).bits() as i32;
     let mode = (Mode::RUSR | Mode::WUSR).bits();
-    std::fs::File::options().read(true).write(true).create_new(true).mode(mode).custom_flags(flags).open(path)
+    std::fs::File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .custom_flags(flags)
+        .open(path)
 }
 
 /// Makes names in the directory of `path` safe.
 pub(super) fn sync_directory_of(path: &Path) -> std::io::Result<()> {
-    let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = path
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     std::fs::File::open(directory)?.sync_all()
 }

@@ -1,5 +1,6 @@
-//! What is committed, for whoever asks, over a few connections: whoever finds none idle waits for one. SQLite keeps the descriptor of a
-//! connection that is closed while others have the file, so none is.
+//! What is committed, for whoever asks, over a few connections: whoever finds none idle waits for
+//! one. SQLite keeps the descriptor of a connection that is closed while others have the file, so
+//! none is.
 
 use super::access::Access;
 use super::{StoreError, id_bytes, unpack, unpack_result};
@@ -16,7 +17,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// The columns that [`batch_row`] reads.
 const BATCHES: &str = "SELECT serial, id, user, name, detached, open, stopped, why, opened_at, done_at, jobs, ended, succeeded,
     cancelled, skipped FROM batch";
-/// Who reads at a time, over as many connections: more only wait for the same disk, and each costs three descriptors.
+/// Who reads at a time, over as many connections: more only wait for the same disk, and each costs
+/// three descriptors.
 pub const READERS: usize = 4;
 
 /// Reads a store.
@@ -41,7 +43,9 @@ struct Connections {
 
 impl Pool {
     fn lock(&self) -> MutexGuard<'_, Connections> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -86,7 +90,10 @@ pub struct Described {
 
 impl Reader {
     pub(super) fn new(access: Access) -> Self {
-        Self { access, pool: Arc::default() }
+        Self {
+            access,
+            pool: Arc::default(),
+        }
     }
 
     /// Another one for the same store, which waits for nobody that this one waits for.
@@ -99,15 +106,24 @@ impl Reader {
         let mut connections = self.pool.lock();
         loop {
             if let Some(idle) = connections.idle.pop() {
-                return Ok(Borrowed { pool: &self.pool, connection: Some(idle) });
+                return Ok(Borrowed {
+                    pool: &self.pool,
+                    connection: Some(idle),
+                });
             }
             if let Some(source) = refused.take_if(|_| connections.open == 0) {
-                return Err(StoreError::Reader { path: self.access.path.clone(), source });
+                return Err(StoreError::Reader {
+                    path: self.access.path.clone(),
+                    source,
+                });
             }
             if connections.open < READERS && refused.is_none() {
                 connections.open += 1;
                 drop(connections);
-                let mut new = Borrowed { pool: &self.pool, connection: None };
+                let mut new = Borrowed {
+                    pool: &self.pool,
+                    connection: None,
+                };
                 match self.access.reading() {
                     Ok(connection) => {
                         new.connection = Some(connection);
@@ -120,13 +136,23 @@ impl Reader {
                 connections = self.pool.lock();
                 continue;
             }
-            connections = self.pool.returned.wait(connections).unwrap_or_else(PoisonError::into_inner);
+            connections = self
+                .pool
+                .returned
+                .wait(connections)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn with<T>(&self, read: impl FnOnce(&Connection) -> Result<T, ReadError>) -> Result<T, StoreError> {
+    fn with<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, ReadError>,
+    ) -> Result<T, StoreError> {
         let borrowed = self.borrow()?;
-        let connection = borrowed.connection.as_ref().expect("it was borrowed with one");
+        let connection = borrowed
+            .connection
+            .as_ref()
+            .expect("it was borrowed with one");
         read(connection).map_err(|e| match e {
             ReadError::Database(source) => StoreError::database(&self.access.path, source),
             ReadError::Value(e) => e,
@@ -162,7 +188,11 @@ impl Reader {
     /// [`StoreError`].
     pub fn terms(&self, batch: BatchSerial) -> Result<BatchTerms, StoreError> {
         self.with(|db| {
-            let terms: Vec<u8> = db.query_row("SELECT terms FROM batch WHERE serial = ?", [batch.0], |row| row.get(0))?;
+            let terms: Vec<u8> = db.query_row(
+                "SELECT terms FROM batch WHERE serial = ?",
+                [batch.0],
+                |row| row.get(0),
+            )?;
             Ok(unpack("batch", &terms)?)
         })
     }
@@ -179,11 +209,17 @@ impl Reader {
         })
     }
 
-    /// Results after the first `after` of a batch, at least one if there is one, then up to `bytes` of them.
+    /// Results after the first `after` of a batch, at least one if there is one, then up to `bytes`
+    /// of them.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn results(&self, batch: BatchSerial, after: u64, bytes: usize) -> Result<Vec<(JobNumber, JobResult)>, StoreError> {
+    pub fn results(
+        &self,
+        batch: BatchSerial,
+        after: u64,
+        bytes: usize,
+    ) -> Result<Vec<(JobNumber, JobResult)>, StoreError> {
         self.with(|db| {
             let sql = "SELECT job, result, out_bytes, err_bytes FROM result WHERE batch = ? AND seq > ? ORDER BY seq";
             let mut statement = db.prepare_cached(sql)?;
@@ -204,7 +240,13 @@ impl Reader {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn ended(&self, batch: BatchSerial, after: u64, failed: bool, bytes: usize) -> Result<Vec<Described>, StoreError> {
+    pub fn ended(
+        &self,
+        batch: BatchSerial,
+        after: u64,
+        failed: bool,
+        bytes: usize,
+    ) -> Result<Vec<Described>, StoreError> {
         let sql = "SELECT j.submission, j.spec, r.seq, r.result, r.out_bytes, r.err_bytes FROM result r JOIN job j ON j.batch = r.batch AND j.job = r.job
                    WHERE r.batch = ?1 AND r.seq > ?2 AND (r.ok = 0 OR NOT ?3) ORDER BY r.seq";
         self.described(sql, params![batch.0, after, failed], batch, bytes)
@@ -214,7 +256,12 @@ impl Reader {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn jobs(&self, batch: BatchSerial, after: JobNumber, bytes: usize) -> Result<Vec<Described>, StoreError> {
+    pub fn jobs(
+        &self,
+        batch: BatchSerial,
+        after: JobNumber,
+        bytes: usize,
+    ) -> Result<Vec<Described>, StoreError> {
         let sql = "SELECT submission, spec, NULL, NULL, NULL, NULL FROM job WHERE batch = ? AND job > ? ORDER BY job";
         self.described(sql, params![batch.0, after.0], batch, bytes)
     }
@@ -233,16 +280,34 @@ impl Reader {
             while let Some(row) = rows.next()? {
                 let (packed, spec): (Vec<u8>, Vec<u8>) = (row.get(0)?, row.get(1)?);
                 let (seq, result): (Option<u64>, Option<Vec<u8>>) = (row.get(2)?, row.get(3)?);
-                let written = Written { out: row.get(4)?, err: row.get(5)? };
+                let written = Written {
+                    out: row.get(4)?,
+                    err: row.get(5)?,
+                };
                 let size = packed.len() + spec.len() + result.as_ref().map_or(0, Vec::len) + ROW;
                 let submission: Submission = unpack("job", &packed)?;
-                let result = result.map(|result| unpack_result(&result, written)).transpose()?;
-                let hosts = (host_set(db, batch, submission.hosts)?, host_set(db, batch, submission.prefer)?);
+                let result = result
+                    .map(|result| unpack_result(&result, written))
+                    .transpose()?;
+                let hosts = (
+                    host_set(db, batch, submission.hosts)?,
+                    host_set(db, batch, submission.prefer)?,
+                );
                 // A job that could not even be sent has none.
                 let parsed = codec::decode_exact(&spec).ok();
-                let submission = Submission { spec: spec.into(), ..submission };
-                jobs.push(Described { submission, spec: parsed, hosts, ended: seq.zip(result) });
-                let Some(left) = room.checked_sub(size) else { break };
+                let submission = Submission {
+                    spec: spec.into(),
+                    ..submission
+                };
+                jobs.push(Described {
+                    submission,
+                    spec: parsed,
+                    hosts,
+                    ended: seq.zip(result),
+                });
+                let Some(left) = room.checked_sub(size) else {
+                    break;
+                };
                 room = left;
             }
             Ok(jobs)
@@ -253,9 +318,14 @@ impl Reader {
 /// What a row costs beside its values.
 const ROW: usize = 64;
 
-fn host_set(db: &Connection, batch: BatchSerial, place: Option<u32>) -> Result<Option<Vec<String>>, ReadError> {
+fn host_set(
+    db: &Connection,
+    batch: BatchSerial,
+    place: Option<u32>,
+) -> Result<Option<Vec<String>>, ReadError> {
     let Some(place) = place else { return Ok(None) };
-    let mut statement = db.prepare_cached("SELECT hosts FROM host_set WHERE batch = ? AND place = ?")?;
+    let mut statement =
+        db.prepare_cached("SELECT hosts FROM host_set WHERE batch = ? AND place = ?")?;
     let packed: Vec<u8> = statement.query_row([batch.0, place], |row| row.get(0))?;
     Ok(Some(unpack("host set", &packed)?))
 }
@@ -276,9 +346,15 @@ fn batch_row(row: &Row<'_>) -> rusqlite::Result<BatchRow> {
         placed: 0,
         ended: row.get(11)?,
         succeeded: row.get(12)?,
-        aside: Some(SetAside { cancelled: row.get(13)?, skipped: row.get(14)? }),
+        aside: Some(SetAside {
+            cancelled: row.get(13)?,
+            skipped: row.get(14)?,
+        }),
     };
-    Ok(BatchRow { serial: BatchSerial(row.get(0)?), status })
+    Ok(BatchRow {
+        serial: BatchSerial(row.get(0)?),
+        status,
+    })
 }
 
 enum ReadError {
@@ -307,15 +383,29 @@ mod tests {
     fn many_who_read_share_a_few_connections_and_none_is_closed() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("store.db");
-        Connection::open(&path).expect("opened").execute_batch("CREATE TABLE t (x)").expect("made");
-        let access = Access { path: path.clone(), alone: false };
-        let (reader, reading, most) = (Reader::new(access), AtomicUsize::new(0), AtomicUsize::new(0));
+        Connection::open(&path)
+            .expect("opened")
+            .execute_batch("CREATE TABLE t (x)")
+            .expect("made");
+        let access = Access {
+            path: path.clone(),
+            alone: false,
+        };
+        let (reader, reading, most) = (
+            Reader::new(access),
+            AtomicUsize::new(0),
+            AtomicUsize::new(0),
+        );
         std::thread::scope(|scope| {
             for _ in 0..50 {
                 scope.spawn(|| {
                     let counted = reader.with(|db| {
-                        most.fetch_max(reading.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                        let count: u64 = db.query_row("SELECT count(*) FROM t", [], |row| row.get(0))?;
+                        most.fetch_max(
+                            reading.fetch_add(1, Ordering::SeqCst) + 1,
+                            Ordering::SeqCst,
+                        );
+                        let count: u64 =
+                            db.query_row("SELECT count(*) FROM t", [], |row| row.get(0))?;
                         std::thread::yield_now();
                         reading.fetch_sub(1, Ordering::SeqCst);
                         Ok(count)
@@ -324,14 +414,25 @@ mod tests {
                 });
             }
         });
-        assert!((1..=READERS).contains(&most.load(Ordering::SeqCst)), "{most:?}");
+        assert!(
+            (1..=READERS).contains(&most.load(Ordering::SeqCst)),
+            "{most:?}"
+        );
         let open = reader.pool.lock();
         assert_eq!(open.open, open.idle.len());
         drop(open);
-        // Whoever cannot have another connection waits for one of those, and is refused if there is none.
+        // Whoever cannot have another connection waits for one of those, and is refused if there is
+        // none.
         std::fs::remove_file(&path).expect("removed");
         assert!(reader.with(|_| Ok(())).is_ok());
-        let refused = reader.apart().with(|_| Ok(())).expect_err("nothing can be opened").to_string();
-        assert!(refused.contains("open files") && !refused.contains("backup"), "{refused}");
+        let refused = reader
+            .apart()
+            .with(|_| Ok(()))
+            .expect_err("nothing can be opened")
+            .to_string();
+        assert!(
+            refused.contains("open files") && !refused.contains("backup"),
+            "{refused}"
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! Who may join, and who has: join tokens, and the certificates that count.
 //!
-//! It has a connection of its own beside the writer's: what is decided here has to be decided in one transaction, and nobody waits for it
-//! but whoever asked. Times are seconds since the Unix epoch, as in certificates.
+//! It has a connection of its own beside the writer's: what is decided here has to be decided in
+//! one transaction, and nobody waits for it but whoever asked. Times are seconds since the Unix
+//! epoch, as in certificates.
 
 use super::access::Access;
 use super::{StoreError, pack};
@@ -18,21 +19,24 @@ use tokio::sync::watch;
 
 /// Tokens that may be alive at a time: more than a large site provisions at once.
 const MAX_TOKENS: u64 = 10_000;
-/// Seconds after its end in which a certificate can be renewed by whoever has its key: a host that was off for a summer.
+/// Seconds after its end in which a certificate can be renewed by whoever has its key: a host that
+/// was off for a summer.
 const RENEWABLE: i64 = 90 * 86_400;
-/// Certificates of one host that are remembered when they were refused: it has one, and a thief may have another.
+/// Certificates of one host that are remembered when they were refused: it has one, and a thief may
+/// have another.
 const MAX_STRANGERS: u32 = 4;
 /// How long a token that was used or is over can still be seen in the list.
 const TOKEN_HISTORY: i64 = 7 * 86_400;
-/// Between two renewals of one holder, and the part of the old certificate's life that it is at most: an answer that was lost is asked for
-/// again long before the end, which is half a life away, and a holder who asks without end has a few thousand rows in the list, not millions.
+/// Between two renewals of one holder, and the part of the old certificate's life that it is at
+/// most: an answer that was lost is asked for again long before the end, which is half a life away,
+/// and a holder who asks without end has a few thousand rows in the list, not millions.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(300);
 const RENEWALS_PER_LIFE: u32 = 16;
-/// Certificates of one user that count at a time: those of commands that are running, and of copies of their files on several machines. A
-/// new one ends the one that would have ended first.
+/// Certificates of one user that count at a time: those of commands that are running, and of copies
+/// of their files on several machines. A new one ends the one that would have ended first.
 const OF_ONE_USER: u32 = 8;
-/// Certificates that count of those which a host has asked for with one that it has, and not come with: whichever answer it had is good, and
-/// several may be on their way to it.
+/// Certificates that count of those which a host has asked for with one that it has, and not come
+/// with: whichever answer it had is good, and several may be on their way to it.
 const ON_THEIR_WAY: u32 = 4;
 
 /// Tokens and certificates.
@@ -43,7 +47,8 @@ pub struct Registry {
     access: Access,
     /// Only listed certificates count; otherwise all of the cluster's that have not been revoked.
     listed: bool,
-    /// When the copy was made that this store was restored from, in microseconds since the Unix epoch; zero: nobody knows.
+    /// When the copy was made that this store was restored from, in microseconds since the Unix
+    /// epoch; zero: nobody knows.
     copy_of: Option<i64>,
     changed: watch::Sender<u64>,
     ended: watch::Sender<Ended>,
@@ -99,7 +104,8 @@ pub struct CertificateRow {
     pub revoked: Option<i64>,
 }
 
-/// A certificate of a known host or user that is on no list: of a renewal after the copy was made that this store was restored from.
+/// A certificate of a known host or user that is on no list: of a renewal after the copy was made
+/// that this store was restored from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stranger {
     /// Hexadecimal.
@@ -125,12 +131,21 @@ pub enum Refusal {
 }
 
 impl Registry {
-    pub(super) fn new(access: Access, writing: Connection, listed: bool) -> Result<Self, StoreError> {
+    pub(super) fn new(
+        access: Access,
+        writing: Connection,
+        listed: bool,
+    ) -> Result<Self, StoreError> {
         let broken = |source| StoreError::database(&access.path, source);
-        writing.pragma_update(None, "synchronous", "FULL").map_err(broken)?;
+        writing
+            .pragma_update(None, "synchronous", "FULL")
+            .map_err(broken)?;
         let reading = access.reading().map_err(broken)?;
         let copy_of = "SELECT coalesce(value, 0) FROM meta WHERE key = 'copy_of'";
-        let copy_of = reading.query_row(copy_of, [], |row| row.get(0)).optional().map_err(broken)?;
+        let copy_of = reading
+            .query_row(copy_of, [], |row| row.get(0))
+            .optional()
+            .map_err(broken)?;
         Ok(Self {
             writing: Mutex::new(writing),
             reading: Mutex::new(reading),
@@ -149,7 +164,8 @@ impl Registry {
         self.changed.subscribe()
     }
 
-    /// Tells when certificates do not count any more, and which, without another look into the store.
+    /// Tells when certificates do not count any more, and which, without another look into the
+    /// store.
     pub fn ended(&self) -> watch::Receiver<Ended> {
         self.ended.subscribe()
     }
@@ -166,7 +182,13 @@ impl Registry {
         ttl: Duration,
         replace: bool,
     ) -> Result<Vec<Token>, Refusal> {
-        let (now, tokens) = (now(), names.iter().map(|_| Token::new(root)).collect::<Result<Vec<_>, _>>());
+        let (now, tokens) = (
+            now(),
+            names
+                .iter()
+                .map(|_| Token::new(root))
+                .collect::<Result<Vec<_>, _>>(),
+        );
         let tokens = tokens.map_err(|e| Refusal::No(e.to_string()))?;
         let expires = now.saturating_add_unsigned(ttl.as_secs());
         self.change(|db| {
@@ -191,16 +213,19 @@ impl Registry {
     /// # Errors
     /// [`StoreError`].
     pub fn tokens(&self) -> Result<Vec<TokenRow>, StoreError> {
-        self.rows("SELECT id, role, name, expires, used, replace FROM token ORDER BY expires, name", |row| {
-            Ok(TokenRow {
-                id: row.get(0)?,
-                role: role(&row.get::<_, String>(1)?),
-                name: row.get(2)?,
-                expires: row.get(3)?,
-                used: row.get(4)?,
-                replace: row.get(5)?,
-            })
-        })
+        self.rows(
+            "SELECT id, role, name, expires, used, replace FROM token ORDER BY expires, name",
+            |row| {
+                Ok(TokenRow {
+                    id: row.get(0)?,
+                    role: role(&row.get::<_, String>(1)?),
+                    name: row.get(2)?,
+                    expires: row.get(3)?,
+                    used: row.get(4)?,
+                    replace: row.get(5)?,
+                })
+            },
+        )
     }
 
     /// When the last token that is alive will be over; none: nobody can join.
@@ -219,11 +244,16 @@ impl Registry {
     pub fn delete_token(&self, id: &str) -> Result<(), Refusal> {
         self.change(|db| {
             let gone = db.execute("DELETE FROM token WHERE id = ? AND used IS NULL", [id])?;
-            Ok(if gone == 1 { Ok(()) } else { Err(Refusal::No(format!("there is no unused token {id}"))) })
+            Ok(if gone == 1 {
+                Ok(())
+            } else {
+                Err(Refusal::No(format!("there is no unused token {id}")))
+            })
         })
     }
 
-    /// Uses a token up, for the certificate that `sign` makes (in PEM form). One transaction: of many who show the same token, one gets it.
+    /// Uses a token up, for the certificate that `sign` makes (in PEM form). One transaction: of
+    /// many who show the same token, one gets it.
     ///
     /// # Errors
     /// [`Refusal`]; the token is unused then.
@@ -244,7 +274,8 @@ impl Registry {
                 })
                 .optional()?;
             let Some((hash, kind, name, expires, used, replace)) = found else { return Ok(Err(Refusal::Unknown)) };
-            // Hashes of 128 random bits: how long it takes to compare them says nothing about the secret.
+            // Hashes of 128 random bits: how long it takes to compare them says nothing about the
+            // secret.
             if hash != hex(&sha256(&secret)) {
                 return Ok(Err(Refusal::Unknown));
             }
@@ -296,9 +327,11 @@ impl Registry {
         })
     }
 
-    /// A new certificate (in PEM form) beside the one that its holder has. An agent's old one, and others that were asked for with that, count
-    /// until a new one has been used: an answer that is lost or late locks nobody out. A user's old one counts until it ends, or several others have come after it: others of the user's commands,
-    /// which run meanwhile, have it. The next one is not to be had for a while.
+    /// A new certificate (in PEM form) beside the one that its holder has. An agent's old one, and
+    /// others that were asked for with that, count until a new one has been used: an answer that is
+    /// lost or late locks nobody out. A user's old one counts until it ends, or several others have
+    /// come after it: others of the user's commands, which run meanwhile, have it. The next one is
+    /// not to be had for a while.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -324,7 +357,11 @@ impl Registry {
         let pause = RENEWAL_PAUSE.min(life / RENEWALS_PER_LIFE);
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (holder.role, holder.name.clone());
-        if let Some(ago) = renewed.get(&key).map(|last| now.saturating_duration_since(*last)).filter(|ago| *ago < pause) {
+        if let Some(ago) = renewed
+            .get(&key)
+            .map(|last| now.saturating_duration_since(*last))
+            .filter(|ago| *ago < pause)
+        {
             let (ago, pause) = (ago.as_secs(), pause.as_secs_f64());
             return Err(Refusal::No(format!(
                 "the {holder} was given another certificate {ago} s ago, and gets one in {pause} s; use that one, or try again later"
@@ -343,10 +380,12 @@ impl Registry {
         sign: impl FnOnce(Role, &str) -> Result<String, String>,
     ) -> Result<String, Refusal> {
         let no = |text: &str| Refusal::No(text.into());
-        let (old, _) = serial_and_end(old).ok_or_else(|| no("the old certificate cannot be read"))?;
+        let (old, _) =
+            serial_and_end(old).ok_or_else(|| no("the old certificate cannot be read"))?;
         let pem = sign(holder.role, &holder.name).map_err(Refusal::No)?;
         let der = mezcal_certs::der_of(&pem).unwrap_or_default();
-        let (serial, expires) = serial_and_end(&der).ok_or_else(|| no("the new certificate cannot be read"))?;
+        let (serial, expires) =
+            serial_and_end(&der).ok_or_else(|| no("the new certificate cannot be read"))?;
         self.change(|db| {
             let sql = "SELECT count(*) FROM certificate WHERE serial = ? AND role = ? AND name = ? AND revoked IS NULL";
             let counts: u64 = db.query_row(sql, params![old, holder.role.as_str(), holder.name], |row| row.get(0))?;
@@ -372,8 +411,8 @@ impl Registry {
         Ok(pem)
     }
 
-    /// Whether an expired certificate can be renewed by whoever has its key: it is on the list with that key, has not been revoked, and has
-    /// been over for no more than ninety days.
+    /// Whether an expired certificate can be renewed by whoever has its key: it is on the list with
+    /// that key, has not been revoked, and has been over for no more than ninety days.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -383,8 +422,12 @@ impl Registry {
         };
         let sql = "SELECT expires, revoked FROM certificate WHERE serial = ? AND role = ? AND name = ? AND key = ?";
         let values = params![serial, holder.role.as_str(), holder.name, hex(&key)];
-        let found: Option<(i64, Option<i64>)> =
-            self.with(|db| db.query_row(sql, values, |row| Ok((row.get(0)?, row.get(1)?))).optional()).map_err(Refusal::Store)?;
+        let found: Option<(i64, Option<i64>)> = self
+            .with(|db| {
+                db.query_row(sql, values, |row| Ok((row.get(0)?, row.get(1)?)))
+                    .optional()
+            })
+            .map_err(Refusal::Store)?;
         match found {
             None => Err(Refusal::No(format!(
                 "the certificate of the {holder} is not on this coordinator's list, or has never been used here: {}",
@@ -394,15 +437,16 @@ impl Registry {
                 "the certificate of the {holder} was revoked or replaced; if it should count, {}",
                 way_back(holder)
             ))),
-            Some((expires, None)) if expires + RENEWABLE < now() => {
-                Err(Refusal::No(format!("the certificate of the {holder} has been over for too long: {}", way_back(holder))))
-            }
+            Some((expires, None)) if expires + RENEWABLE < now() => Err(Refusal::No(format!(
+                "the certificate of the {holder} has been over for too long: {}",
+                way_back(holder)
+            ))),
             Some(_) => Ok(()),
         }
     }
 
-    /// Whether somebody may come with a certificate that has expired: nobody of their name has come with a newer one. That it was made says
-    /// little, since the answer may have been lost.
+    /// Whether somebody may come with a certificate that has expired: nobody of their name has come
+    /// with a newer one. That it was made says little, since the answer may have been lost.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -415,18 +459,25 @@ impl Registry {
         Ok(count > 0)
     }
 
-    /// A certificate is in use: its key is known from now on, and of an agent the one that it replaces counts no more, nor do others that were
-    /// asked for with that.
+    /// A certificate is in use: its key is known from now on, and of an agent the one that it
+    /// replaces counts no more, nor do others that were asked for with that.
     ///
     /// # Errors
     /// [`Refusal`].
     pub fn used(&self, der: &[u8]) -> Result<(), Refusal> {
-        let Some((serial, _)) = serial_and_end(der) else { return Ok(()) };
+        let Some((serial, _)) = serial_and_end(der) else {
+            return Ok(());
+        };
         let sql = "SELECT replaces, key IS NULL FROM certificate WHERE serial = ?";
         let found: Option<(Option<String>, bool)> = self
-            .with(|db| db.query_row(sql, [&serial], |row| Ok((row.get(0)?, row.get(1)?))).optional())
+            .with(|db| {
+                db.query_row(sql, [&serial], |row| Ok((row.get(0)?, row.get(1)?)))
+                    .optional()
+            })
             .map_err(Refusal::Store)?;
-        let Some((old, first)) = found.filter(|(old, first)| old.is_some() || *first) else { return Ok(()) };
+        let Some((old, first)) = found.filter(|(old, first)| old.is_some() || *first) else {
+            return Ok(());
+        };
         self.change(|db| {
             if first {
                 remember_key(db, &serial, der)?;
@@ -438,15 +489,16 @@ impl Registry {
         })
     }
 
-    /// Whether somebody of this name may still come: some certificate of theirs counts, or could be renewed. Without a list that is so unless all
-    /// that are known were revoked.
+    /// Whether somebody of this name may still come: some certificate of theirs counts, or could be
+    /// renewed. Without a list that is so unless all that are known were revoked.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn is_member(&self, role: Role, name: &str) -> Result<bool, StoreError> {
         let sql = "SELECT count(*), coalesce(sum(revoked IS NULL AND expires + ?3 > ?4), 0) FROM certificate WHERE role = ?1 AND name = ?2";
         let values = params![role.as_str(), name, RENEWABLE, now()];
-        let (known, good): (u64, u64) = self.with(|db| db.query_row(sql, values, |row| Ok((row.get(0)?, row.get(1)?))))?;
+        let (known, good): (u64, u64) =
+            self.with(|db| db.query_row(sql, values, |row| Ok((row.get(0)?, row.get(1)?))))?;
         Ok(good > 0 || known == 0 && !self.listed)
     }
 
@@ -456,23 +508,37 @@ impl Registry {
     /// [`Refusal`].
     pub fn admits(&self, der: &[u8], holder: &Identity) -> Result<(), Refusal> {
         let no = |text: String| Err(Refusal::No(text));
-        let Some((serial, _)) = serial_and_end(der) else { return no("its certificate has no serial number".into()) };
+        let Some((serial, _)) = serial_and_end(der) else {
+            return no("its certificate has no serial number".into());
+        };
         let sql = "SELECT role, name, revoked FROM certificate WHERE serial = ?";
         let found: Option<(String, String, Option<i64>)> = self
-            .with(|db| db.query_row(sql, [&serial], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional())
+            .with(|db| {
+                db.query_row(sql, [&serial], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                })
+                .optional()
+            })
             .map_err(Refusal::Store)?;
         match found {
-            Some((_, _, Some(_))) => no(format!("the certificate of the {holder} was revoked or replaced")),
+            Some((_, _, Some(_))) => no(format!(
+                "the certificate of the {holder} was revoked or replaced"
+            )),
             Some((role, name, None)) if role != holder.role.as_str() || name != holder.name => {
                 no("that serial number is somebody else's".into())
             }
             None if self.listed && self.copy_of.is_some() && self.knows(holder) => {
-                let of =
-                    self.copy_of.filter(|at| *at != 0).map_or_else(|| "a copy".into(), |at| format!("a copy of {}", WallTime(at)));
+                let of = self.copy_of.filter(|at| *at != 0).map_or_else(
+                    || "a copy".into(),
+                    |at| format!("a copy of {}", WallTime(at)),
+                );
                 let way_out = match holder.role {
                     Role::User => way_back(holder),
                     Role::Agent | Role::Coordinator => {
-                        format!("`coordinator certs adopt {}`, on the coordinator's host, admits it", holder.name)
+                        format!(
+                            "`coordinator certs adopt {}`, on the coordinator's host, admits it",
+                            holder.name
+                        )
                     }
                 };
                 no(format!(
@@ -490,21 +556,34 @@ impl Registry {
     /// Whether this host or user has ever had a certificate that is on the list.
     fn knows(&self, holder: &Identity) -> bool {
         let sql = "SELECT count(*) FROM certificate WHERE role = ? AND name = ?";
-        let known = self.with(|db| db.query_row(sql, params![holder.role.as_str(), holder.name], |row| row.get::<_, u64>(0)));
+        let known = self.with(|db| {
+            db.query_row(sql, params![holder.role.as_str(), holder.name], |row| {
+                row.get::<_, u64>(0)
+            })
+        });
         known.is_ok_and(|count| count > 0)
     }
 
-    /// Remembers a certificate that was refused, for whoever adopts it: of a host that is known, and on no list since the store was restored.
+    /// Remembers a certificate that was refused, for whoever adopts it: of a host that is known,
+    /// and on no list since the store was restored.
     ///
     /// # Errors
     /// [`Refusal`].
     pub fn was_refused(&self, der: &[u8], holder: &Identity) -> Result<(), Refusal> {
-        let Some((serial, expires)) = serial_and_end(der) else { return Ok(()) };
-        if holder.role != Role::Agent || !self.listed || self.copy_of.is_none() || !self.knows(holder) {
+        let Some((serial, expires)) = serial_and_end(der) else {
+            return Ok(());
+        };
+        if holder.role != Role::Agent
+            || !self.listed
+            || self.copy_of.is_none()
+            || !self.knows(holder)
+        {
             return Ok(());
         }
         let sql = "SELECT (SELECT count(*) FROM certificate WHERE serial = ?1) + (SELECT count(*) FROM stranger WHERE serial = ?1)";
-        let known: u64 = self.with(|db| db.query_row(sql, [&serial], |row| row.get(0))).map_err(Refusal::Store)?;
+        let known: u64 = self
+            .with(|db| db.query_row(sql, [&serial], |row| row.get(0)))
+            .map_err(Refusal::Store)?;
         if known > 0 {
             return Ok(());
         }
@@ -529,7 +608,8 @@ impl Registry {
         })
     }
 
-    /// Puts a certificate that was refused on the list, in the place of those that its host has there.
+    /// Puts a certificate that was refused on the list, in the place of those that its host has
+    /// there.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -553,13 +633,21 @@ impl Registry {
         })
     }
 
-    /// Lets no certificate and no token of this name count any more. `stop`: in the same transaction it is remembered that all batches of the
-    /// user of this name are stopped, how, and why.
+    /// Lets no certificate and no token of this name count any more. `stop`: in the same
+    /// transaction it is remembered that all batches of the user of this name are stopped, how, and
+    /// why.
     ///
     /// # Errors
     /// [`Refusal`]: nothing is known of that name.
-    pub fn revoke(&self, role: Role, name: &str, stop: Option<(Stop, &str)>) -> Result<Revoked, Refusal> {
-        let stop = stop.map(|(stop, why)| Ok::<_, CodecError>((pack(&stop)?, why))).transpose();
+    pub fn revoke(
+        &self,
+        role: Role,
+        name: &str,
+        stop: Option<(Stop, &str)>,
+    ) -> Result<Revoked, Refusal> {
+        let stop = stop
+            .map(|(stop, why)| Ok::<_, CodecError>((pack(&stop)?, why)))
+            .transpose();
         let stop = stop.map_err(|e| Refusal::No(e.to_string()))?;
         self.change(|db| {
             let sql = "SELECT max(revoked) FROM certificate WHERE role = ? AND name = ?";
@@ -589,7 +677,11 @@ impl Registry {
     /// [`StoreError`].
     pub fn revoked_hosts(&self) -> Result<HashMap<String, i64>, StoreError> {
         let sql = "SELECT name, max(revoked) FROM certificate WHERE role = 'agent' GROUP BY name HAVING count(*) = count(revoked)";
-        self.with(|db| db.prepare_cached(sql)?.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
+        self.with(|db| {
+            db.prepare_cached(sql)?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })
     }
 
     /// Whoever has this certificate (DER) has revoked it, and is still to hear the answer.
@@ -611,13 +703,17 @@ impl Registry {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The hosts on the list that are meant by these names, each short or in full; a name that none of them has stands for itself.
+    /// The hosts on the list that are meant by these names, each short or in full; a name that none
+    /// of them has stands for itself.
     ///
     /// # Errors
     /// For a name: it may be any of several, in words.
     pub fn hosts_meant(&self, names: &[String]) -> Vec<Result<String, String>> {
         // If the list cannot be read, whatever is done next says so.
-        let known = self.rows("SELECT DISTINCT name FROM certificate WHERE role = 'agent'", |row| row.get::<_, String>(0));
+        let known = self.rows(
+            "SELECT DISTINCT name FROM certificate WHERE role = 'agent'",
+            |row| row.get::<_, String>(0),
+        );
         let known: HashSet<String> = known.unwrap_or_default().into_iter().collect();
         let meant = |name: &String| {
             if known.contains(name) {
@@ -625,7 +721,10 @@ impl Registry {
             }
             match mezcal_common::model::hosts::meant(name, known.iter().map(String::as_str)) {
                 Ok(meant) => Ok(meant.unwrap_or(name).to_owned()),
-                Err(several) => Err(format!("{name} may be any of {}; write the full name", several.join(","))),
+                Err(several) => Err(format!(
+                    "{name} may be any of {}; write the full name",
+                    several.join(",")
+                )),
             }
         };
         names.iter().map(meant).collect()
@@ -647,7 +746,8 @@ impl Registry {
         })
     }
 
-    /// Admits certificates that were made elsewhere, and gives back how many of them were new. What was revoked stays so.
+    /// Admits certificates that were made elsewhere, and gives back how many of them were new. What
+    /// was revoked stays so.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -661,14 +761,24 @@ impl Registry {
         })
     }
 
-    fn change<T>(&self, change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Result<T, Refusal>>) -> Result<T, Refusal> {
+    fn change<T>(
+        &self,
+        change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
         let mut connection = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let broken = |source| Refusal::Store(StoreError::database(&self.access.path, source));
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(broken)?;
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(broken)?;
         let result = change(&transaction).map_err(broken)??;
         let ended = transaction
-            .prepare_cached("SELECT serial FROM certificate WHERE revoked IS NOT NULL AND expires > ?")
-            .and_then(|mut rows| rows.query_map([now()], |row| row.get(0))?.collect::<rusqlite::Result<HashSet<String>>>())
+            .prepare_cached(
+                "SELECT serial FROM certificate WHERE revoked IS NOT NULL AND expires > ?",
+            )
+            .and_then(|mut rows| {
+                rows.query_map([now()], |row| row.get(0))?
+                    .collect::<rusqlite::Result<HashSet<String>>>()
+            })
             .map_err(broken)?;
         transaction.commit().map_err(broken)?;
         self.changed.send_modify(|generation| *generation += 1);
@@ -682,17 +792,25 @@ impl Registry {
         Ok(result)
     }
 
-    fn with<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+    fn with<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
         let connection = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         read(&connection).map_err(|source| StoreError::database(&self.access.path, source))
     }
 
-    fn rows<T>(&self, sql: &str, read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>, StoreError> {
+    fn rows<T>(
+        &self,
+        sql: &str,
+        read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, StoreError> {
         self.with(|db| db.prepare_cached(sql)?.query_map([], read)?.collect())
     }
 }
 
-/// Certificates that are over are forgotten: those that did not count any more, and those that cannot be renewed any more.
+/// Certificates that are over are forgotten: those that did not count any more, and those that
+/// cannot be renewed any more.
 fn forget_over(db: &Transaction<'_>) -> rusqlite::Result<usize> {
     let sql = "DELETE FROM certificate WHERE (revoked IS NOT NULL AND expires <= ?1) OR expires + ?2 < ?1";
     db.execute(sql, [now(), RENEWABLE])
@@ -705,7 +823,10 @@ pub(crate) fn way_back(holder: &Identity) -> String {
         Role::User => "user",
         Role::Coordinator => return "`certs issue coordinator` makes another".into(),
     };
-    format!("an admin's `coordinator token create --{kind} {} --replace` makes a token to join again", holder.name)
+    format!(
+        "an admin's `coordinator token create --{kind} {} --replace` makes a token to join again",
+        holder.name
+    )
 }
 
 /// The serial number of a certificate (DER).
@@ -716,16 +837,28 @@ pub(crate) fn serial(der: &[u8]) -> Option<String> {
 /// The hash of a certificate's key, by which its holder is known when it has expired.
 fn remember_key(db: &Transaction<'_>, serial: &str, der: &[u8]) -> rusqlite::Result<usize> {
     let key = identity::key_hash(der).map(|hash| hex(&hash));
-    db.execute("UPDATE certificate SET key = ? WHERE serial = ?", params![key, serial])
+    db.execute(
+        "UPDATE certificate SET key = ? WHERE serial = ?",
+        params![key, serial],
+    )
 }
 
-fn admit(db: &Transaction<'_>, serial: &str, role: Role, name: &str, expires: i64) -> rusqlite::Result<usize> {
+fn admit(
+    db: &Transaction<'_>,
+    serial: &str,
+    role: Role,
+    name: &str,
+    expires: i64,
+) -> rusqlite::Result<usize> {
     let sql = "INSERT INTO certificate (serial, role, name, expires) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING";
     db.execute(sql, params![serial, role.as_str(), name, expires])
 }
 
 fn serial_and_end(der: &[u8]) -> Option<(String, i64)> {
-    Some((identity::details(der).ok()?.serial, identity::validity(der).ok()?.1))
+    Some((
+        identity::details(der).ok()?.serial,
+        identity::validity(der).ok()?.1,
+    ))
 }
 
 /// As [`Role::as_str`] wrote it.
@@ -738,7 +871,9 @@ fn role(text: &str) -> Role {
 }
 
 fn now() -> i64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs() as i64)
 }
 
 #[cfg(test)]
@@ -757,13 +892,24 @@ mod tests {
         fn new() -> Self {
             let dir = tempfile::tempdir().expect("a directory");
             let (authority, _) = Authority::create("mezcal").expect("created");
-            let registry = Store::open(dir.path()).expect("a store").registry(true).expect("a registry");
-            Self { registry, authority, _dir: dir }
+            let registry = Store::open(dir.path())
+                .expect("a store")
+                .registry(true)
+                .expect("a registry");
+            Self {
+                registry,
+                authority,
+                _dir: dir,
+            }
         }
 
         fn certificate(&self, role: Role, name: &str, life: Duration) -> Vec<u8> {
             let (_, request) = mezcal_certs::request().expect("a key");
-            let pem = self.authority.sign(role, name, life, &request).expect("signed").cert;
+            let pem = self
+                .authority
+                .sign(role, name, life, &request)
+                .expect("signed")
+                .cert;
             mezcal_certs::der_of(&pem).expect("a certificate")
         }
 
@@ -771,7 +917,13 @@ mod tests {
         fn listed(&self, role: Role, name: &str, life: Duration) -> Vec<u8> {
             let der = self.certificate(role, name, life);
             let (serial, expires) = serial_and_end(&der).expect("readable");
-            let row = CertificateRow { serial, role, name: name.into(), expires, revoked: None };
+            let row = CertificateRow {
+                serial,
+                role,
+                name: name.into(),
+                expires,
+                revoked: None,
+            };
             self.registry.import(&[row]).expect("imported");
             der
         }
@@ -780,13 +932,20 @@ mod tests {
             let holder = Identity::from_der(old).expect("an identity");
             let sign = |role, name: &str| {
                 let (_, request) = mezcal_certs::request().expect("a key");
-                self.authority.sign(role, name, life, &request).map(|signed| signed.cert).map_err(|e| e.to_string())
+                self.authority
+                    .sign(role, name, life, &request)
+                    .map(|signed| signed.cert)
+                    .map_err(|e| e.to_string())
             };
-            self.registry.renew_at(now, old, &holder, sign).map(|pem| mezcal_certs::der_of(&pem).expect("a certificate"))
+            self.registry
+                .renew_at(now, old, &holder, sign)
+                .map(|pem| mezcal_certs::der_of(&pem).expect("a certificate"))
         }
 
         fn counts(&self, der: &[u8]) -> bool {
-            self.registry.admits(der, &Identity::from_der(der).expect("an identity")).is_ok()
+            self.registry
+                .admits(der, &Identity::from_der(der).expect("an identity"))
+                .is_ok()
         }
     }
 
@@ -795,17 +954,46 @@ mod tests {
     #[test]
     fn a_holder_gets_one_certificate_in_a_while() {
         let site = Site::new();
-        let (okazaki, sato) = (site.listed(Role::User, "okazaki", 30 * DAY), site.listed(Role::User, "sato", 30 * DAY));
+        let (okazaki, sato) = (
+            site.listed(Role::User, "okazaki", 30 * DAY),
+            site.listed(Role::User, "sato", 30 * DAY),
+        );
         let begin = Instant::now();
-        let made = (0..1000).filter(|n| site.renew(begin + Duration::from_millis(*n), &okazaki, 30 * DAY).is_ok()).count();
+        let made = (0..1000)
+            .filter(|n| {
+                site.renew(begin + Duration::from_millis(*n), &okazaki, 30 * DAY)
+                    .is_ok()
+            })
+            .count();
         assert_eq!(made, 1);
-        assert!(site.renew(begin, &sato, 30 * DAY).is_ok(), "that is somebody else");
-        assert!(site.renew(begin + RENEWAL_PAUSE, &okazaki, 30 * DAY).is_ok());
-        // One whose life is a minute has to have another in half of that, even if an answer is lost.
+        assert!(
+            site.renew(begin, &sato, 30 * DAY).is_ok(),
+            "that is somebody else"
+        );
+        assert!(
+            site.renew(begin + RENEWAL_PAUSE, &okazaki, 30 * DAY)
+                .is_ok()
+        );
+        // One whose life is a minute has to have another in half of that, even if an answer is
+        // lost.
         let short = site.listed(Role::Agent, "h1", Duration::from_secs(60));
         assert!(site.renew(begin, &short, Duration::from_secs(60)).is_ok());
-        assert!(site.renew(begin + Duration::from_secs(1), &short, Duration::from_secs(60)).is_err());
-        assert!(site.renew(begin + Duration::from_secs(5), &short, Duration::from_secs(60)).is_ok());
+        assert!(
+            site.renew(
+                begin + Duration::from_secs(1),
+                &short,
+                Duration::from_secs(60)
+            )
+            .is_err()
+        );
+        assert!(
+            site.renew(
+                begin + Duration::from_secs(5),
+                &short,
+                Duration::from_secs(60)
+            )
+            .is_ok()
+        );
     }
 
     #[test]
@@ -815,26 +1003,50 @@ mod tests {
         let (mut now, mut all) = (Instant::now(), vec![first.clone()]);
         for n in 1..=20 {
             now += RENEWAL_PAUSE;
-            all.push(site.renew(now, &first, (10 + n) * DAY).expect("another one"));
+            all.push(
+                site.renew(now, &first, (10 + n) * DAY)
+                    .expect("another one"),
+            );
         }
         let counting: Vec<usize> = (0..all.len()).filter(|n| site.counts(&all[*n])).collect();
-        assert_eq!(counting, [0, 14, 15, 16, 17, 18, 19, 20], "that with which they were asked for, and the newest");
+        assert_eq!(
+            counting,
+            [0, 14, 15, 16, 17, 18, 19, 20],
+            "that with which they were asked for, and the newest"
+        );
     }
 
     #[test]
     fn whichever_answer_a_host_had_is_good() {
         let site = Site::new();
         let old = site.listed(Role::Agent, "h1", 30 * DAY);
-        let ask = |n: u32| site.renew(Instant::now() + n * RENEWAL_PAUSE, &old, 30 * DAY).expect("another one");
+        let ask = |n: u32| {
+            site.renew(Instant::now() + n * RENEWAL_PAUSE, &old, 30 * DAY)
+                .expect("another one")
+        };
         let asked: Vec<_> = (0..ON_THEIR_WAY).map(ask).collect();
         assert!(asked.iter().chain([&old]).all(|der| site.counts(der)));
         site.registry.used(&asked[0]).expect("the first was late");
-        assert!(site.counts(&asked[0]) && !asked[1..].iter().chain([&old]).any(|der| site.counts(der)), "of one host one counts");
-        assert!(site.renew(Instant::now() + 9 * RENEWAL_PAUSE, &old, DAY).is_err(), "nor does what is asked for with an old one");
+        assert!(
+            site.counts(&asked[0]) && !asked[1..].iter().chain([&old]).any(|der| site.counts(der)),
+            "of one host one counts"
+        );
+        assert!(
+            site.renew(Instant::now() + 9 * RENEWAL_PAUSE, &old, DAY)
+                .is_err(),
+            "nor does what is asked for with an old one"
+        );
         // Whoever asks without end has few.
-        let many: Vec<_> =
-            (20..40).map(|n| site.renew(Instant::now() + n * RENEWAL_PAUSE, &asked[0], n * DAY).expect("made")).collect();
-        assert_eq!(many.iter().filter(|der| site.counts(der)).count(), ON_THEIR_WAY as usize);
+        let many: Vec<_> = (20..40)
+            .map(|n| {
+                site.renew(Instant::now() + n * RENEWAL_PAUSE, &asked[0], n * DAY)
+                    .expect("made")
+            })
+            .collect();
+        assert_eq!(
+            many.iter().filter(|der| site.counts(der)).count(),
+            ON_THEIR_WAY as usize
+        );
         assert!(site.counts(&many[19]) && site.counts(&asked[0]));
     }
 
@@ -844,32 +1056,56 @@ mod tests {
             let site = Site::new();
             let old = site.listed(role, "okazaki", Duration::ZERO);
             let holder = Identity::from_der(&old).expect("an identity");
-            assert!(site.registry.is_renewable(&old, &holder).is_err(), "its key has not been seen");
+            assert!(
+                site.registry.is_renewable(&old, &holder).is_err(),
+                "its key has not been seen"
+            );
             site.registry.used(&old).expect("it comes");
             assert!(site.registry.any_renewable().expect("readable"));
             let mut now = Instant::now();
             for _ in 0..3 {
                 now += RENEWAL_PAUSE;
                 let lost = site.renew(now, &old, 30 * DAY).expect("another one");
-                assert!(site.counts(&lost) && site.registry.any_renewable().expect("readable"), "it may not have it: {role:?}");
-                site.registry.is_renewable(&old, &holder).expect("nor anything else");
+                assert!(
+                    site.counts(&lost) && site.registry.any_renewable().expect("readable"),
+                    "it may not have it: {role:?}"
+                );
+                site.registry
+                    .is_renewable(&old, &holder)
+                    .expect("nor anything else");
             }
-            let new = site.renew(now + RENEWAL_PAUSE, &old, 30 * DAY).expect("another one");
+            let new = site
+                .renew(now + RENEWAL_PAUSE, &old, 30 * DAY)
+                .expect("another one");
             site.registry.used(&new).expect("it comes with it");
-            assert!(!site.registry.any_renewable().expect("readable"), "nobody is missing: {role:?}");
+            assert!(
+                !site.registry.any_renewable().expect("readable"),
+                "nobody is missing: {role:?}"
+            );
         }
     }
 
     #[test]
     fn connections_hear_of_what_has_ended_and_of_nothing_else() {
         let site = Site::new();
-        let (okazaki, sato) = (site.listed(Role::User, "okazaki", DAY), site.listed(Role::User, "sato", DAY));
+        let (okazaki, sato) = (
+            site.listed(Role::User, "okazaki", DAY),
+            site.listed(Role::User, "sato", DAY),
+        );
         let mut ended = site.registry.ended();
-        site.registry.create_tokens([0; 32], Role::Agent, &["h1".into()], DAY, false).expect("made");
+        site.registry
+            .create_tokens([0; 32], Role::Agent, &["h1".into()], DAY, false)
+            .expect("made");
         site.listed(Role::User, "endo", DAY);
-        site.renew(Instant::now(), &okazaki, DAY).expect("another one");
-        assert!(!ended.has_changed().expect("it is there"), "none of these ends a connection");
-        site.registry.revoke(Role::User, "sato", None).expect("revoked");
+        site.renew(Instant::now(), &okazaki, DAY)
+            .expect("another one");
+        assert!(
+            !ended.has_changed().expect("it is there"),
+            "none of these ends a connection"
+        );
+        site.registry
+            .revoke(Role::User, "sato", None)
+            .expect("revoked");
         assert!(ended.has_changed().expect("it is there"));
         let ended = ended.borrow_and_update();
         let has = |der: &[u8]| ended.contains(&serial(der).expect("readable"));
@@ -887,12 +1123,27 @@ mod tests {
             expires: now() + expires,
             revoked: None,
         };
-        site.registry.import(&[row("01", -1), row("02", -RENEWABLE - 10)]).expect("imported");
+        site.registry
+            .import(&[row("01", -1), row("02", -RENEWABLE - 10)])
+            .expect("imported");
         site.renew(Instant::now(), &good, DAY).expect("another one");
-        let serials = || -> Vec<String> { site.registry.certificates().expect("a list").into_iter().map(|c| c.serial).collect() };
-        assert!(serials().contains(&"01".into()) && !serials().contains(&"02".into()), "the first can be renewed yet");
-        site.registry.revoke(Role::User, "sato", None).expect("revoked");
-        site.renew(Instant::now() + RENEWAL_PAUSE, &good, DAY).expect("another one");
+        let serials = || -> Vec<String> {
+            site.registry
+                .certificates()
+                .expect("a list")
+                .into_iter()
+                .map(|c| c.serial)
+                .collect()
+        };
+        assert!(
+            serials().contains(&"01".into()) && !serials().contains(&"02".into()),
+            "the first can be renewed yet"
+        );
+        site.registry
+            .revoke(Role::User, "sato", None)
+            .expect("revoked");
+        site.renew(Instant::now() + RENEWAL_PAUSE, &good, DAY)
+            .expect("another one");
         assert!(!serials().contains(&"01".into()));
     }
 }

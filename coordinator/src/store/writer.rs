@@ -21,8 +21,9 @@ use tokio::sync::mpsc;
 const GROUP: usize = 16_384;
 /// Rows of a forgotten batch that are deleted at a time.
 const TIDY_ROWS: usize = 20_000;
-/// Between two tries while the disk is full or busy: most of that passes at once, so the first pause is short, and each is twice as long as the
-/// one before, up to what somebody who has made room does not mind to wait.
+/// Between two tries while the disk is full or busy: most of that passes at once, so the first
+/// pause is short, and each is twice as long as the one before, up to what somebody who has made
+/// room does not mind to wait.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -36,7 +37,8 @@ pub enum FromStore {
         /// By job.
         specs: Vec<(JobKey, Bytes)>,
     },
-    /// Nothing can be written at present, and why; said again after each try. Nothing that was committed is lost, and what was handed over waits.
+    /// Nothing can be written at present, and why; said again after each try. Nothing that was
+    /// committed is lost, and what was handed over waits.
     Trouble(String),
     /// It can go on no more: the file is damaged, or somebody else has changed it.
     Broken(String),
@@ -65,7 +67,9 @@ impl Writer {
             let _lock = lock;
             run(connection, life, &received, &answers);
         };
-        thread.spawn(run).map_err(mezcal_common::system::limits::named)?;
+        thread
+            .spawn(run)
+            .map_err(mezcal_common::system::limits::named)?;
         Ok(Self { writes })
     }
 
@@ -82,7 +86,12 @@ impl Writer {
 }
 
 /// `life`: one that has not begun, and does before anything else is written.
-fn run(mut connection: Connection, mut life: Option<Life>, writes: &Receiver<Write>, answers: &mpsc::Sender<FromStore>) {
+fn run(
+    mut connection: Connection,
+    mut life: Option<Life>,
+    writes: &Receiver<Write>,
+    answers: &mpsc::Sender<FromStore>,
+) {
     let mut through = 0;
     // Space of forgotten batches is given back bit by bit while there is nothing else to do.
     let mut untidy = true;
@@ -90,7 +99,11 @@ fn run(mut connection: Connection, mut life: Option<Life>, writes: &Receiver<Wri
         let mut group = Vec::new();
         // Without anything to write it is tried, too: so it is known whether anything can be.
         if life.is_none() {
-            match if untidy { writes.try_recv() } else { writes.recv().map_err(|_| TryRecvError::Disconnected) } {
+            match if untidy {
+                writes.try_recv()
+            } else {
+                writes.recv().map_err(|_| TryRecvError::Disconnected)
+            } {
                 Ok(first) => group.push(first),
                 Err(TryRecvError::Disconnected) => return,
                 Err(TryRecvError::Empty) => {
@@ -100,7 +113,13 @@ fn run(mut connection: Connection, mut life: Option<Life>, writes: &Receiver<Wri
                 }
             }
         }
-        let size = |write: &Write| if let Write::Records(records) = write { records.len() } else { 1 };
+        let size = |write: &Write| {
+            if let Write::Records(records) = write {
+                records.len()
+            } else {
+                1
+            }
+        };
         let mut count: usize = group.iter().map(size).sum();
         while count < GROUP
             && let Ok(next) = writes.try_recv()
@@ -115,20 +134,40 @@ fn run(mut connection: Connection, mut life: Option<Life>, writes: &Receiver<Wri
             }
             apply(&mut connection, group)
         };
-        let Some(placed) = persist(work, &mut group, writes, answers) else { return };
-        untidy |= group.iter().any(|write| matches!(write, Write::Forget(_)));
-        through += group.iter().map(|w| if let Write::Records(r) = w { r.len() as u64 } else { 0 }).sum::<u64>();
-        // What comes until they are read is of the next group.
-        let Some(specs) = persist(|_| specs(&connection, &placed).map_err(Failure::from), &mut Vec::new(), writes, answers) else {
+        let Some(placed) = persist(work, &mut group, writes, answers) else {
             return;
         };
-        if answers.blocking_send(FromStore::Committed { through, specs }).is_err() {
+        untidy |= group.iter().any(|write| matches!(write, Write::Forget(_)));
+        through += group
+            .iter()
+            .map(|w| {
+                if let Write::Records(r) = w {
+                    r.len() as u64
+                } else {
+                    0
+                }
+            })
+            .sum::<u64>();
+        // What comes until they are read is of the next group.
+        let Some(specs) = persist(
+            |_| specs(&connection, &placed).map_err(Failure::from),
+            &mut Vec::new(),
+            writes,
+            answers,
+        ) else {
+            return;
+        };
+        if answers
+            .blocking_send(FromStore::Committed { through, specs })
+            .is_err()
+        {
             return;
         }
     }
 }
 
-/// Does something with a group until it works. None: it cannot work, which has been said, or nobody is there any more for whom it would.
+/// Does something with a group until it works. None: it cannot work, which has been said, or nobody
+/// is there any more for whom it would.
 fn persist<T>(
     mut work: impl FnMut(&[Write]) -> Result<T, Failure>,
     group: &mut Vec<Write>,
@@ -148,7 +187,10 @@ fn persist<T>(
         }
         // What comes meanwhile belongs to the same group.
         let next = Instant::now() + pause;
-        while let Some(left) = next.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        while let Some(left) = next
+            .checked_duration_since(Instant::now())
+            .filter(|left| !left.is_zero())
+        {
             match writes.recv_timeout(left) {
                 Ok(more) => group.push(more),
                 Err(RecvTimeoutError::Timeout) => break,
@@ -167,7 +209,11 @@ enum Failure {
 
 impl From<rusqlite::Error> for Failure {
     fn from(e: rusqlite::Error) -> Self {
-        if passes(&e) { Failure::Passing(e.to_string()) } else { Failure::Lasting(e.to_string()) }
+        if passes(&e) {
+            Failure::Passing(e.to_string())
+        } else {
+            Failure::Lasting(e.to_string())
+        }
     }
 }
 
@@ -184,8 +230,11 @@ fn passes(e: &rusqlite::Error) -> bool {
             | ErrorCode::PermissionDenied
             | ErrorCode::FileLockingProtocolFailed,
         ) => true,
-        // A file system that was remounted for reading alone may be remounted again; a file that has another name now has no way back.
-        Some(ErrorCode::ReadOnly) => e.sqlite_error().is_none_or(|e| e.extended_code != ffi::SQLITE_READONLY_DBMOVED),
+        // A file system that was remounted for reading alone may be remounted again; a file that
+        // has another name now has no way back.
+        Some(ErrorCode::ReadOnly) => e
+            .sqlite_error()
+            .is_none_or(|e| e.extended_code != ffi::SQLITE_READONLY_DBMOVED),
         _ => false,
     }
 }
@@ -241,10 +290,22 @@ fn apply(connection: &mut Connection, group: &[Write]) -> Result<Vec<AttemptId>,
             Write::Forget(batch) => forget(&transaction, *batch)?,
         }
     }
-    for (batch, Counts { jobs, ended, succeeded, aside: SetAside { cancelled, skipped } }) in counts {
-        let sql = "UPDATE batch SET jobs = jobs + ?2, ended = ended + ?3, succeeded = succeeded + ?4,
+    for (
+        batch,
+        Counts {
+            jobs,
+            ended,
+            succeeded,
+            aside: SetAside { cancelled, skipped },
+        },
+    ) in counts
+    {
+        let sql =
+            "UPDATE batch SET jobs = jobs + ?2, ended = ended + ?3, succeeded = succeeded + ?4,
                    cancelled = cancelled + ?5, skipped = skipped + ?6 WHERE serial = ?1";
-        transaction.prepare_cached(sql)?.execute(params![batch.0, jobs, ended, succeeded, cancelled, skipped])?;
+        transaction
+            .prepare_cached(sql)?
+            .execute(params![batch.0, jobs, ended, succeeded, cancelled, skipped])?;
     }
     transaction.commit()?;
     Ok(placed)
@@ -256,15 +317,35 @@ fn insert(
     placed: &mut Vec<AttemptId>,
     counts: &mut BTreeMap<BatchSerial, Counts>,
 ) -> Result<(), Failure> {
-    let run = |sql: &str, params: &[&dyn rusqlite::ToSql]| db.prepare_cached(sql)?.execute(params).map(|_| ());
+    let run = |sql: &str, params: &[&dyn rusqlite::ToSql]| {
+        db.prepare_cached(sql)?.execute(params).map(|_| ())
+    };
     match record {
-        Record::Opened { batch, user, terms, age: _ } => {
+        Record::Opened {
+            batch,
+            user,
+            terms,
+            age: _,
+        } => {
             let id = id_bytes(terms.context.batch);
             let opened = Moment::now();
             let (boot, up) = opened.columns();
             let sql = "INSERT INTO batch (serial, id, user, name, detached, terms, opened_at, opened_boot, opened_up) \
                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
-            run(sql, params![batch.0, id, user, terms.name, terms.detached, pack(&**terms)?, opened.wall.0, boot, up])?;
+            run(
+                sql,
+                params![
+                    batch.0,
+                    id,
+                    user,
+                    terms.name,
+                    terms.detached,
+                    pack(&**terms)?,
+                    opened.wall.0,
+                    boot,
+                    up
+                ],
+            )?;
             run(
                 "INSERT INTO meta VALUES ('last_batch', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                 params![batch.0],
@@ -280,17 +361,30 @@ fn insert(
             counts.entry(*batch).or_default().jobs += jobs.len() as u64;
             for job in jobs {
                 let number = job.job.0;
-                let without = Submission { spec: Bytes::new(), ..job.clone() };
-                run("INSERT INTO job VALUES (?, ?, ?, ?)", params![batch.0, number, pack(&without)?, job.spec.as_ref()])?;
+                let without = Submission {
+                    spec: Bytes::new(),
+                    ..job.clone()
+                };
+                run(
+                    "INSERT INTO job VALUES (?, ?, ?, ?)",
+                    params![batch.0, number, pack(&without)?, job.spec.as_ref()],
+                )?;
             }
         }
-        Record::Closed { batch } => run("UPDATE batch SET open = 0 WHERE serial = ?", params![batch.0])?,
+        Record::Closed { batch } => run(
+            "UPDATE batch SET open = 0 WHERE serial = ?",
+            params![batch.0],
+        )?,
         Record::Stopped { batch, stop, why } => {
             let stop = stop.as_ref().map(pack).transpose()?;
             let sql = "UPDATE batch SET stopped = 1, stop = COALESCE(?2, stop), why = COALESCE(?3, why) WHERE serial = ?1";
             run(sql, params![batch.0, stop, why.as_deref()])?;
         }
-        Record::Placed { host, lease, attempts } => {
+        Record::Placed {
+            host,
+            lease,
+            attempts,
+        } => {
             placed.extend(attempts);
             let lease = lease.map(|lease| lease.as_millis() as i64);
             for one in attempts.chunk_by(|a, b| a.key.batch == b.key.batch) {
@@ -298,12 +392,28 @@ fn insert(
                 run("INSERT INTO placed VALUES (?, ?, ?, ?)", values)?;
             }
         }
-        Record::Again { attempt, retries, losses, outcome } => {
+        Record::Again {
+            attempt,
+            retries,
+            losses,
+            outcome,
+        } => {
             let outcome = outcome.as_ref().map(|o| pack(&**o)).transpose()?;
-            let values = params![attempt.key.batch.0, pack(attempt)?, retries, losses, outcome];
+            let values = params![
+                attempt.key.batch.0,
+                pack(attempt)?,
+                retries,
+                losses,
+                outcome
+            ];
             run("INSERT INTO again VALUES (?, ?, ?, ?, ?)", values)?;
         }
-        Record::Ended { batch, seq, job, result } => {
+        Record::Ended {
+            batch,
+            seq,
+            job,
+            result,
+        } => {
             let result: &JobResult = result;
             let ok = result.outcome.succeeded();
             let count = counts.entry(*batch).or_default();
@@ -311,29 +421,42 @@ fn insert(
             count.aside.add(&result.outcome);
             // Engines count, and one that is somebody else's may say anything.
             let count = |bytes: Option<u64>| bytes.and_then(|bytes| i64::try_from(bytes).ok());
-            let (out, err) = (count(result.outcome.written.out), count(result.outcome.written.err));
+            let (out, err) = (
+                count(result.outcome.written.out),
+                count(result.outcome.written.err),
+            );
             let values = params![batch.0, seq, job.0, ok, pack(result)?, out, err];
             run("INSERT INTO result VALUES (?, ?, ?, ?, ?, ?, ?)", values)?;
         }
         Record::Done { batch } => {
-            run("UPDATE batch SET done_at = ?2 WHERE serial = ?1", params![batch.0, WallTime::now().0])?;
+            run(
+                "UPDATE batch SET done_at = ?2 WHERE serial = ?1",
+                params![batch.0, WallTime::now().0],
+            )?;
             run("DELETE FROM placed WHERE batch = ?", params![batch.0])?;
         }
         Record::Engines { host, first, slots } => {
-            let sql =
-                "INSERT INTO host (host, first, slots) VALUES (?1, ?2, ?3) ON CONFLICT (host) DO UPDATE SET first = ?2, slots = ?3";
+            let sql = "INSERT INTO host (host, first, slots) VALUES (?1, ?2, ?3) ON CONFLICT (host) DO UPDATE SET first = ?2, slots = ?3";
             run(sql, params![&**host, first.0, slots])?;
         }
         Record::Released => run("DELETE FROM meta WHERE key = 'hold'", &[])?,
         Record::HostForgotten { host } => run("DELETE FROM host WHERE host = ?", params![&**host])?,
-        Record::Drained { host, reason, deadline } => {
+        Record::Drained {
+            host,
+            reason,
+            deadline,
+        } => {
             let now = Moment::now();
             let (boot, up) = now.columns();
-            let evict_after = deadline.map(|limit| i64::try_from(limit.as_micros()).unwrap_or(i64::MAX));
+            let evict_after =
+                deadline.map(|limit| i64::try_from(limit.as_micros()).unwrap_or(i64::MAX));
             let evict_at = evict_after.map(|limit| now.wall.0.saturating_add(limit));
             let sql = "INSERT INTO host (host, drained, evict_at, evict_after, drained_boot, drained_up) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
                 ON CONFLICT (host) DO UPDATE SET drained = ?2, evict_at = ?3, evict_after = ?4, drained_boot = ?5, drained_up = ?6";
-            run(sql, params![&**host, reason.as_deref(), evict_at, evict_after, boot, up])?;
+            run(
+                sql,
+                params![&**host, reason.as_deref(), evict_at, evict_after, boot, up],
+            )?;
         }
     }
     Ok(())
@@ -346,14 +469,24 @@ fn forget(db: &Transaction<'_>, batch: BatchSerial) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Deletes some of what belongs to a forgotten batch, or gives some free pages back to the file system. False if nothing was left to do.
+/// Deletes some of what belongs to a forgotten batch, or gives some free pages back to the file
+/// system. False if nothing was left to do.
 fn tidy_up(connection: &mut Connection) -> rusqlite::Result<bool> {
-    let batch: Option<u32> = connection.query_row("SELECT batch FROM forgotten LIMIT 1", [], |row| row.get(0)).optional()?;
+    let batch: Option<u32> = connection
+        .query_row("SELECT batch FROM forgotten LIMIT 1", [], |row| row.get(0))
+        .optional()?;
     if let Some(batch) = batch {
         let transaction = connection.transaction()?;
         let mut room = TIDY_ROWS;
-        for (table, key) in [("job", "job"), ("result", "seq"), ("host_set", "place"), ("placed", "rowid"), ("again", "rowid")] {
-            let some = format!("SELECT {key} FROM {table} WHERE batch = ?1 ORDER BY {key} LIMIT ?2");
+        for (table, key) in [
+            ("job", "job"),
+            ("result", "seq"),
+            ("host_set", "place"),
+            ("placed", "rowid"),
+            ("again", "rowid"),
+        ] {
+            let some =
+                format!("SELECT {key} FROM {table} WHERE batch = ?1 ORDER BY {key} LIMIT ?2");
             let sql = format!("DELETE FROM {table} WHERE batch = ?1 AND {key} IN ({some})");
             room -= transaction.execute(&sql, params![batch, room])?.min(room);
         }
@@ -376,7 +509,8 @@ fn tidy_up(connection: &mut Connection) -> rusqlite::Result<bool> {
 }
 
 fn specs(connection: &Connection, placed: &[AttemptId]) -> rusqlite::Result<Vec<(JobKey, Bytes)>> {
-    let mut statement = connection.prepare_cached("SELECT spec FROM job WHERE batch = ? AND job = ?")?;
+    let mut statement =
+        connection.prepare_cached("SELECT spec FROM job WHERE batch = ? AND job = ?")?;
     let read = |attempt: &AttemptId| {
         let key = attempt.key;
         let spec: Vec<u8> = statement.query_row([key.batch.0, key.job.0], |row| row.get(0))?;

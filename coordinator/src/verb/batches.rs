@@ -31,7 +31,8 @@ pub struct BatchesArgs {
     pub profile: ProfileArgs,
 }
 
-/// Show on one screen how the cluster, or one batch, is doing: an admin sees everybody's batches, everybody else their own.
+/// Show on one screen how the cluster, or one batch, is doing: an admin sees everybody's batches,
+/// everybody else their own.
 #[derive(Debug, clap::Args)]
 pub struct StatusArgs {
     /// The id of a batch, or the beginning of it
@@ -52,7 +53,11 @@ pub struct StatusArgs {
 pub fn run(args: &BatchesArgs) -> Result<u8, Exit> {
     let mut batches = converse(&args.profile, async |remote| ask(remote, args.all).await)?;
     batches.retain(|batch| !args.running || batch.done.is_none());
-    let text = if args.json { batches.iter().map(|b| json(b).to_string() + "\n").collect() } else { listing(&batches) };
+    let text = if args.json {
+        batches.iter().map(|b| json(b).to_string() + "\n").collect()
+    } else {
+        listing(&batches)
+    };
     show(&text)?;
     Ok(0)
 }
@@ -64,13 +69,19 @@ pub fn run(args: &BatchesArgs) -> Result<u8, Exit> {
 pub fn status(args: &StatusArgs) -> Result<u8, Exit> {
     let ((batches, everybodys), hosts) = converse(&args.profile, async |remote| {
         // Of one batch the hosts do not matter.
-        let hosts = if args.batch.is_none() { crate::verb::hosts::ask(remote).await? } else { Vec::new() };
+        let hosts = if args.batch.is_none() {
+            crate::verb::hosts::ask(remote).await?
+        } else {
+            Vec::new()
+        };
         Ok((all_that_one_may_see(remote).await?, hosts))
     })?;
     let text = match &args.batch {
         Some(name) => {
-            let found: Vec<&BatchStatus> =
-                batches.iter().filter(|b| b.id.to_string().starts_with(&name.to_ascii_lowercase())).collect();
+            let found: Vec<&BatchStatus> = batches
+                .iter()
+                .filter(|b| b.id.to_string().starts_with(&name.to_ascii_lowercase()))
+                .collect();
             let [batch] = found[..] else {
                 return Err(Exit::usage(format!(
                     "{} batches{} begin with {name:?}; `coordinator batches{}` lists them",
@@ -79,7 +90,11 @@ pub fn status(args: &StatusArgs) -> Result<u8, Exit> {
                     if everybodys { " --all" } else { "" }
                 )));
             };
-            if args.json { json(batch).to_string() + "\n" } else { details(batch) }
+            if args.json {
+                json(batch).to_string() + "\n"
+            } else {
+                details(batch)
+            }
         }
         None if args.json => summary_json(&batches, everybodys, &hosts).to_string() + "\n",
         None => summary(&batches, everybodys, &hosts),
@@ -88,21 +103,40 @@ pub fn status(args: &StatusArgs) -> Result<u8, Exit> {
     Ok(0)
 }
 
-/// Everybody's batches if the coordinator takes this user for an admin, else the user's own; and which of the two.
+/// Everybody's batches if the coordinator takes this user for an admin, else the user's own; and
+/// which of the two.
 async fn all_that_one_may_see(remote: &mut Remote) -> Result<(Vec<BatchStatus>, bool), Exit> {
     match ask(remote, true).await {
-        Err(Exit { status: exit::USAGE, .. }) => Ok((ask(remote, false).await?, false)),
+        Err(Exit {
+            status: exit::USAGE,
+            ..
+        }) => Ok((ask(remote, false).await?, false)),
         all => Ok((all?, true)),
     }
 }
 
 /// Asks for the batches, passing over whatever else is said.
 pub(crate) async fn ask(remote: &mut Remote, all: bool) -> Result<Vec<BatchStatus>, Exit> {
-    let _ = remote.port.requests.send(ToService::Batches { request: 1, all }).await;
+    let _ = remote
+        .port
+        .requests
+        .send(ToService::Batches { request: 1, all })
+        .await;
     let mut batches = Vec::new();
     loop {
         match remote.port.answers.recv().await {
-            Some(ToClient::Batches { batches: part, more, .. } | ToClient::BatchesApart { batches: part, more, .. }) => {
+            Some(
+                ToClient::Batches {
+                    batches: part,
+                    more,
+                    ..
+                }
+                | ToClient::BatchesApart {
+                    batches: part,
+                    more,
+                    ..
+                },
+            ) => {
                 batches.extend(part.map_err(Exit::usage)?);
                 if !more {
                     return Ok(batches);
@@ -116,7 +150,11 @@ pub(crate) async fn ask(remote: &mut Remote, all: bool) -> Result<Vec<BatchStatu
 
 /// What a batch is doing, in a word.
 fn state(batch: &BatchStatus) -> &'static str {
-    match (batch.done.is_some(), batch.stopped.is_some(), batch.ended == batch.succeeded) {
+    match (
+        batch.done.is_some(),
+        batch.stopped.is_some(),
+        batch.ended == batch.succeeded,
+    ) {
         (true, true, _) => "stopped",
         (true, false, true) => "succeeded",
         (true, false, false) => "failed",
@@ -138,13 +176,31 @@ fn json(batch: &BatchStatus) -> serde_json::Value {
 }
 
 fn age(at: WallTime) -> String {
-    span(Duration::from_secs_f64(WallTime::now().seconds_since(at).max(0.0)))
+    span(Duration::from_secs_f64(
+        WallTime::now().seconds_since(at).max(0.0),
+    ))
 }
 
 fn listing(batches: &[BatchStatus]) -> String {
-    let head = ["BATCH", "USER", "STATE", "JOBS", "RUNNING", "DONE", "FAILED", "CANCELLED", "SKIPPED", "AGE", "NAME"];
+    let head = [
+        "BATCH",
+        "USER",
+        "STATE",
+        "JOBS",
+        "RUNNING",
+        "DONE",
+        "FAILED",
+        "CANCELLED",
+        "SKIPPED",
+        "AGE",
+        "NAME",
+    ];
     let row = |batch: &BatchStatus| {
-        let aside = |count: fn(SetAside) -> u64| batch.aside.map_or_else(|| "-".to_owned(), |aside| count(aside).to_string());
+        let aside = |count: fn(SetAside) -> u64| {
+            batch
+                .aside
+                .map_or_else(|| "-".to_owned(), |aside| count(aside).to_string())
+        };
         [
             batch.id.to_string(),
             batch.user.clone(),
@@ -164,10 +220,17 @@ fn listing(batches: &[BatchStatus]) -> String {
 
 fn details(batch: &BatchStatus) -> String {
     let waiting = batch.jobs.saturating_sub(batch.ended + batch.placed);
-    let percent = if batch.jobs == 0 { 100.0 } else { 100.0 * batch.ended as f64 / batch.jobs as f64 };
+    let percent = if batch.jobs == 0 {
+        100.0
+    } else {
+        100.0 * batch.ended as f64 / batch.jobs as f64
+    };
     let SetAside { cancelled, skipped } = batch.aside.unwrap_or_default();
     let mut text = format!("batch {} of {}: {}\n", batch.id, batch.user, state(batch));
-    batch.name.iter().for_each(|name| text.push_str(&format!("name: {}\n", for_terminal(name))));
+    batch
+        .name
+        .iter()
+        .for_each(|name| text.push_str(&format!("name: {}\n", for_terminal(name))));
     text.push_str(&format!(
         "{}: {} succeeded, {} failed{}, {} running, {waiting} waiting; {percent:.1} % ended\n",
         counted(batch.jobs, "job", "jobs"),
@@ -176,14 +239,28 @@ fn details(batch: &BatchStatus) -> String {
         others([(cancelled, "cancelled"), (skipped, "skipped")]),
         batch.placed
     ));
-    let attended = if batch.detached { "goes on without its client" } else { "lives with its client" };
+    let attended = if batch.detached {
+        "goes on without its client"
+    } else {
+        "lives with its client"
+    };
     text.push_str(&format!(
         "opened {} ago; {attended}{}\n",
         age(batch.opened),
-        if batch.open { "; more jobs may come" } else { "" }
+        if batch.open {
+            "; more jobs may come"
+        } else {
+            ""
+        }
     ));
-    batch.done.iter().for_each(|done| text.push_str(&format!("its last job ended {} ago\n", age(*done))));
-    batch.stopped.iter().for_each(|why| text.push_str(&format!("stopped: {}\n", for_terminal(why))));
+    batch
+        .done
+        .iter()
+        .for_each(|done| text.push_str(&format!("its last job ended {} ago\n", age(*done))));
+    batch
+        .stopped
+        .iter()
+        .for_each(|why| text.push_str(&format!("stopped: {}\n", for_terminal(why))));
     text
 }
 
@@ -200,19 +277,44 @@ struct Sums {
 
 fn sums(batches: &[BatchStatus], hosts: &[HostStatus]) -> Sums {
     let connected = hosts.iter().filter(|h| h.connected);
-    let running: Vec<BatchStatus> = batches.iter().filter(|b| b.done.is_none()).cloned().collect();
+    let running: Vec<BatchStatus> = batches
+        .iter()
+        .filter(|b| b.done.is_none())
+        .cloned()
+        .collect();
     Sums {
         connected: connected.clone().count(),
         slots: connected.clone().map(|h| u64::from(h.slots)).sum(),
         busy: connected.map(|h| u64::from(h.busy)).sum(),
-        users: running.iter().map(|b| b.user.as_str()).collect::<BTreeSet<_>>().len(),
-        jobs: (running.iter().map(|b| b.placed).sum(), running.iter().map(|b| b.jobs.saturating_sub(b.ended + b.placed)).sum()),
+        users: running
+            .iter()
+            .map(|b| b.user.as_str())
+            .collect::<BTreeSet<_>>()
+            .len(),
+        jobs: (
+            running.iter().map(|b| b.placed).sum(),
+            running
+                .iter()
+                .map(|b| b.jobs.saturating_sub(b.ended + b.placed))
+                .sum(),
+        ),
         running,
     }
 }
 
-fn summary_json(batches: &[BatchStatus], everybodys: bool, hosts: &[HostStatus]) -> serde_json::Value {
-    let Sums { connected, slots, busy, running, users, jobs: (jobs_running, waiting) } = sums(batches, hosts);
+fn summary_json(
+    batches: &[BatchStatus],
+    everybodys: bool,
+    hosts: &[HostStatus],
+) -> serde_json::Value {
+    let Sums {
+        connected,
+        slots,
+        busy,
+        running,
+        users,
+        jobs: (jobs_running, waiting),
+    } = sums(batches, hosts);
     serde_json::json!({
         "hosts": hosts.len(), "hosts_connected": connected, "slots": slots, "slots_busy": busy, "batches_running": running.len(),
         "everybody": everybodys, "users": users, "jobs_running": jobs_running, "jobs_waiting": waiting, "batches": running.iter().map(json).collect::<Vec<_>>(),
@@ -220,21 +322,45 @@ fn summary_json(batches: &[BatchStatus], everybodys: bool, hosts: &[HostStatus])
 }
 
 fn summary(batches: &[BatchStatus], everybodys: bool, hosts: &[HostStatus]) -> String {
-    let Sums { connected, slots, busy, running, users, jobs: (jobs_running, waiting) } = sums(batches, hosts);
-    let mut text = format!("{connected} of {} hosts are connected; {busy} of {slots} slots are busy\n", hosts.len());
+    let Sums {
+        connected,
+        slots,
+        busy,
+        running,
+        users,
+        jobs: (jobs_running, waiting),
+    } = sums(batches, hosts);
+    let mut text = format!(
+        "{connected} of {} hosts are connected; {busy} of {slots} slots are busy\n",
+        hosts.len()
+    );
     for host in hosts.iter().filter(|h| h.connected) {
         if let Some(why) = &host.drained {
-            text.push_str(&format!("{} is being drained: {}\n", host.name, for_terminal(why)));
+            text.push_str(&format!(
+                "{} is being drained: {}\n",
+                host.name,
+                for_terminal(why)
+            ));
         }
         if let Some((_, why)) = &host.quarantined {
-            text.push_str(&format!("{} is quarantined: {}\n", host.name, for_terminal(why)));
+            text.push_str(&format!(
+                "{} is quarantined: {}\n",
+                host.name,
+                for_terminal(why)
+            ));
         }
     }
     let whose = match everybodys {
-        true => format!("{} of {}", counted(running.len() as u64, "batch", "batches"), counted(users as u64, "user", "users")),
+        true => format!(
+            "{} of {}",
+            counted(running.len() as u64, "batch", "batches"),
+            counted(users as u64, "user", "users")
+        ),
         false => format!("{} of your batches", running.len()),
     };
-    text.push_str(&format!("{whose} have not ended; {jobs_running} of their jobs run, {waiting} wait\n"));
+    text.push_str(&format!(
+        "{whose} have not ended; {jobs_running} of their jobs run, {waiting} wait\n"
+    ));
     if !running.is_empty() {
         text.push('\n');
         text.push_str(&listing(&running));

@@ -7,7 +7,9 @@ use crate::report::format::counted;
 use crate::verb::complete;
 use crate::verb::run::GRACE;
 use clap_complete::ArgValueCompleter;
-use mezcal_common::message::client::{BatchStatus, CancelSummary, CancelWait, SAYS_MORE, Selector, ToClient, ToService};
+use mezcal_common::message::client::{
+    BatchStatus, CancelSummary, CancelWait, SAYS_MORE, Selector, ToClient, ToService,
+};
 use mezcal_common::model::duration::{format_duration, parse_duration};
 use mezcal_common::model::job::Stop;
 use mezcal_common::system::signal;
@@ -19,7 +21,8 @@ use tokio::time::{Instant, interval_at};
 const CANCEL: u64 = 1;
 /// Our number for the question which batches there are.
 const BATCHES: u64 = 2;
-/// After so long without an answer it is said what is waited for: longer than the default grace and what a kill takes.
+/// After so long without an answer it is said what is waited for: longer than the default grace and
+/// what a kill takes.
 const SILENCE: Duration = Duration::from_secs(5);
 /// And again so often.
 const REMINDER: Duration = Duration::from_secs(30);
@@ -29,7 +32,8 @@ const MOST: usize = 10;
 /// Kill jobs, and wait for the proof that no process of them is left.
 #[derive(Debug, clap::Args)]
 pub struct CancelArgs {
-    /// BATCH/JOB, where JOB is its `id` or its number and BATCH as much of the id as is needed; only JOB when you have one batch
+    /// BATCH/JOB, where JOB is its `id` or its number and BATCH as much of the id as is needed;
+    /// only JOB when you have one batch
     #[arg(value_name = "JOB", required_unless_present_any = ["batch", "all"], conflicts_with_all = ["batch", "all"])]
     pub jobs: Vec<String>,
     /// A whole batch
@@ -72,20 +76,42 @@ pub fn run(args: &CancelArgs) -> Result<u8, Exit> {
         let (batch, job) = split_job(text);
         Selector::Job { batch, job }
     });
-    let mut what: Vec<Selector> = args.batch.iter().cloned().map(Selector::Batch).chain(jobs).collect();
+    let mut what: Vec<Selector> = args
+        .batch
+        .iter()
+        .cloned()
+        .map(Selector::Batch)
+        .chain(jobs)
+        .collect();
     if args.all {
         what.push(Selector::Mine);
     }
-    let stop = Stop { signal: args.signal, grace: args.grace.unwrap_or(GRACE) };
+    let stop = Stop {
+        signal: args.signal,
+        grace: args.grace.unwrap_or(GRACE),
+    };
     // As long as it takes: the answer is the proof.
     let patience = args.reconnect.reconnect;
-    let (summary, again) = converse(&args.profile, async |remote| answered(remote, what, stop, patience).await)?;
-    let text = if args.json { json(&summary, again) } else { words(&summary, again) };
-    std::io::stdout().write_all(text.as_bytes()).map_err(Exit::output)?;
-    Ok(if summary.survivors + summary.unreachable > 0 { exit::FAILED } else { 0 })
+    let (summary, again) = converse(&args.profile, async |remote| {
+        answered(remote, what, stop, patience).await
+    })?;
+    let text = if args.json {
+        json(&summary, again)
+    } else {
+        words(&summary, again)
+    };
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(Exit::output)?;
+    Ok(if summary.survivors + summary.unreachable > 0 {
+        exit::FAILED
+    } else {
+        0
+    })
 }
 
-/// The answer to a cancel, whatever restarts of the coordinator come between; and whether any did, so that it counts from the last one on.
+/// The answer to a cancel, whatever restarts of the coordinator come between; and whether any did,
+/// so that it counts from the last one on.
 async fn answered(
     remote: &mut Remote,
     mut what: Vec<Selector>,
@@ -99,7 +125,10 @@ async fn answered(
             Some(Ok(summary)) => return Ok((summary, again)),
             Some(Err(reason)) if again => {
                 let message = format!("since the coordinator is there again, it says: {reason}");
-                return Err(Exit { status: exit::FAILED, message });
+                return Err(Exit {
+                    status: exit::FAILED,
+                    message,
+                });
             }
             Some(Err(reason)) => return Err(Exit::usage(reason)),
             None => {}
@@ -111,8 +140,9 @@ async fn answered(
         let tried = format_duration(patience);
         eprintln!("{why}; what was cancelled stays so; trying to reach it again for {tried}");
         if !remote.reach_again(patience).await {
-            let message =
-                format!("{why}, and it was not reached again within {tried}; what it had taken of the cancel is carried out");
+            let message = format!(
+                "{why}, and it was not reached again within {tried}; what it had taken of the cancel is carried out"
+            );
             return Err(Exit::unreachable(message));
         }
         eprintln!("the coordinator at {} is there again", remote.address);
@@ -131,10 +161,18 @@ async fn by_id(remote: &mut Remote, what: &[Selector]) -> Result<Vec<Selector>, 
         return Ok(what.to_vec());
     }
     let mut own: Vec<BatchStatus> = Vec::new();
-    let _ = remote.port.requests.send(ToService::Batches { request: BATCHES, all: false }).await;
+    let _ = remote
+        .port
+        .requests
+        .send(ToService::Batches {
+            request: BATCHES,
+            all: false,
+        })
+        .await;
     loop {
         let pick = |said| match said {
-            ToClient::Batches { batches, more, .. } | ToClient::BatchesApart { batches, more, .. } => Some((batches, more)),
+            ToClient::Batches { batches, more, .. }
+            | ToClient::BatchesApart { batches, more, .. } => Some((batches, more)),
             _ => None,
         };
         match remote.next(pick).await? {
@@ -148,20 +186,49 @@ async fn by_id(remote: &mut Remote, what: &[Selector]) -> Result<Vec<Selector>, 
             (Err(_), _) => return Ok(what.to_vec()),
         }
     }
-    let only = || if let [only] = own.as_slice() { only.id.to_string() } else { String::new() };
+    let only = || {
+        if let [only] = own.as_slice() {
+            only.id.to_string()
+        } else {
+            String::new()
+        }
+    };
     let names = what.iter().flat_map(|selector| match selector {
-        Selector::Mine => own.iter().map(|batch| Selector::Batch(batch.id.to_string())).collect(),
-        Selector::Job { batch, job } if batch.is_empty() => vec![Selector::Job { batch: only(), job: job.clone() }],
-        Selector::Number { batch, job } if batch.is_empty() => vec![Selector::Number { batch: only(), job: *job }],
-        Selector::Batch(_) | Selector::Job { .. } | Selector::Number { .. } => vec![selector.clone()],
+        Selector::Mine => own
+            .iter()
+            .map(|batch| Selector::Batch(batch.id.to_string()))
+            .collect(),
+        Selector::Job { batch, job } if batch.is_empty() => vec![Selector::Job {
+            batch: only(),
+            job: job.clone(),
+        }],
+        Selector::Number { batch, job } if batch.is_empty() => vec![Selector::Number {
+            batch: only(),
+            job: *job,
+        }],
+        Selector::Batch(_) | Selector::Job { .. } | Selector::Number { .. } => {
+            vec![selector.clone()]
+        }
     });
     Ok(names.collect())
 }
 
 /// One answer, or a refusal; none: the connection is gone. Says what is waited for.
-async fn answer(remote: &mut Remote, what: Vec<Selector>, stop: Stop) -> Option<Result<CancelSummary, String>> {
+async fn answer(
+    remote: &mut Remote,
+    what: Vec<Selector>,
+    stop: Stop,
+) -> Option<Result<CancelSummary, String>> {
     // A connection that is gone shows as the end of the answers.
-    let _ = remote.port.requests.send(ToService::Cancel { request: CANCEL, what, stop }).await;
+    let _ = remote
+        .port
+        .requests
+        .send(ToService::Cancel {
+            request: CANCEL,
+            what,
+            stop,
+        })
+        .await;
     let mut reminder = interval_at(Instant::now() + SILENCE, REMINDER);
     loop {
         tokio::select! {
@@ -190,10 +257,23 @@ fn waits(hosts: &[CancelWait]) -> String {
         }
     }).collect();
     if hosts.len() > MOST {
-        let (more, attempts) = (hosts.len() - MOST, hosts.iter().skip(MOST).map(|wait| wait.attempts).sum::<u64>());
-        parts.push(format!("{} on {more} more hosts", counted(attempts, "attempt", "attempts")));
+        let (more, attempts) = (
+            hosts.len() - MOST,
+            hosts
+                .iter()
+                .skip(MOST)
+                .map(|wait| wait.attempts)
+                .sum::<u64>(),
+        );
+        parts.push(format!(
+            "{} on {more} more hosts",
+            counted(attempts, "attempt", "attempts")
+        ));
     }
-    format!("waiting for the proof that nothing is left of {}", parts.join("; "))
+    format!(
+        "waiting for the proof that nothing is left of {}",
+        parts.join("; ")
+    )
 }
 
 fn json(s: &CancelSummary, again: bool) -> String {
@@ -215,12 +295,18 @@ fn words(s: &CancelSummary, again: bool) -> String {
     let mut text = format!(
         "{}{}; {} had to be killed, {}\n",
         counted(done, "job cancelled", "jobs cancelled"),
-        if again { " since the coordinator is there again" } else { "" },
+        if again {
+            " since the coordinator is there again"
+        } else {
+            ""
+        },
         counted(killed, "process", "processes"),
         counted(alive, "is alive", "are alive")
     );
     if s.survivors > 0 {
-        text.push_str("what is alive does not die (`unkillable` in the results); its slots stay held\n");
+        text.push_str(
+            "what is alive does not die (`unkillable` in the results); its slots stay held\n",
+        );
     }
     if s.unreachable > 0 {
         let seconds = s.fenced_for.as_secs();

@@ -19,8 +19,8 @@ enum Handed {
     Signal(u8),
 }
 
-/// Returns when the coordinator has everything and will not lose it. Prints the batch's id; an error names it, too. A connection that is lost
-/// is made again for as long as `patience`.
+/// Returns when the coordinator has everything and will not lose it. Prints the batch's id; an
+/// error names it, too. A connection that is lost is made again for as long as `patience`.
 ///
 /// # Errors
 /// Exit 3: refused, or the coordinator was lost for longer than that.
@@ -32,14 +32,23 @@ pub(crate) async fn submit(
     patience: Duration,
 ) -> Result<u8, Exit> {
     let batch = terms.context.batch;
-    let terms = BatchTerms { detached: true, ..terms };
+    let terms = BatchTerms {
+        detached: true,
+        ..terms
+    };
     let mut submitter = Submitter::new(jobs, batch);
-    let unfinished = format!("nothing of batch {batch} starts unless it was handed over whole (`coordinator batches`)");
+    let unfinished = format!(
+        "nothing of batch {batch} starts unless it was handed over whole (`coordinator batches`)"
+    );
     loop {
         let why = match hand_over(&mut remote, &terms, &mut submitter, &mut signals).await {
             Handed::Over => break,
             Handed::Lost => remote.why_lost().await,
-            Handed::Refused(reason) => return Err(Exit::unreachable(format!("the coordinator refused: {reason}; {unfinished}"))),
+            Handed::Refused(reason) => {
+                return Err(Exit::unreachable(format!(
+                    "the coordinator refused: {reason}; {unfinished}"
+                )));
+            }
             Handed::Signal(number) => {
                 eprintln!("{unfinished}");
                 return Ok(128 + number);
@@ -50,7 +59,9 @@ pub(crate) async fn submit(
             return Err(Exit::unreachable(format!("{why}; {unfinished}")));
         }
         let tried = format_duration(patience);
-        eprintln!("{why}; trying to reach it again for {tried}, to hand over the rest of batch {batch}");
+        eprintln!(
+            "{why}; trying to reach it again for {tried}, to hand over the rest of batch {batch}"
+        );
         let reached = tokio::select! {
             reached = remote.reach_again(patience) => reached,
             number = signals.next() => {
@@ -59,7 +70,9 @@ pub(crate) async fn submit(
             }
         };
         if !reached {
-            return Err(Exit::unreachable(format!("{why}, and it was not reached again within {tried}; {unfinished}")));
+            return Err(Exit::unreachable(format!(
+                "{why}, and it was not reached again within {tried}; {unfinished}"
+            )));
         }
     }
     remote.leave().await;
@@ -68,11 +81,21 @@ pub(crate) async fn submit(
 }
 
 /// Hands over what the coordinator does not have yet, by one connection.
-async fn hand_over(remote: &mut Remote, terms: &BatchTerms, submitter: &mut Submitter, signals: &mut Signals) -> Handed {
+async fn hand_over(
+    remote: &mut Remote,
+    terms: &BatchTerms,
+    submitter: &mut Submitter,
+    signals: &mut Signals,
+) -> Handed {
     let batch = terms.context.batch;
     let requests = remote.port.requests.clone();
     // A connection that is gone shows as the end of the answers.
-    let _ = requests.send(ToService::Open { terms: terms.clone(), have: 0 }).await;
+    let _ = requests
+        .send(ToService::Open {
+            terms: terms.clone(),
+            have: 0,
+        })
+        .await;
     loop {
         tokio::select! {
             // What was handed over without its end is cancelled when its client lease is over.

@@ -1,4 +1,5 @@
-//! `coordinator doctor`: whether the coordinator of this host, and the cluster that it sees, are well. It only looks.
+//! `coordinator doctor`: whether the coordinator of this host, and the cluster that it sees, are
+//! well. It only looks.
 
 use crate::client::converse_for;
 use crate::client::profile::ProfileArgs;
@@ -24,9 +25,11 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Room that a store should have.
 const SPACE: u64 = 1 << 30;
-/// What every Ethernet carries, and tunnels over it: QUIC looks for more than its 1200 bytes (RFC 9000 §14) and settles on what gets through.
+/// What every Ethernet carries, and tunnels over it: QUIC looks for more than its 1200 bytes (RFC
+/// 9000 §14) and settles on what gets through.
 const DATAGRAM: u16 = 1300;
-/// A clock that is further off makes times of results hard to compare, and certificates early or late.
+/// A clock that is further off makes times of results hard to compare, and certificates early or
+/// late.
 const CLOCK: f64 = 2.0;
 
 /// Check the coordinator of this host and its cluster, and say what to do about each fault.
@@ -52,34 +55,61 @@ pub fn run(args: &DoctorArgs) -> Result<u8, Exit> {
     if args.config.exists() {
         findings.extend(service(&args.config));
     } else {
-        findings
-            .push(Finding::fine("configuration", format!("{} does not exist: no coordinator of this host", args.config.display())));
+        findings.push(Finding::fine(
+            "configuration",
+            format!(
+                "{} does not exist: no coordinator of this host",
+                args.config.display()
+            ),
+        ));
     }
     findings.extend(cluster(&args.profile));
     let text = match args.json {
         false => doctor::table(&findings),
-        true => findings.iter().map(|f| serde_json::json!(f).to_string() + "\n").collect(),
+        true => findings
+            .iter()
+            .map(|f| serde_json::json!(f).to_string() + "\n")
+            .collect(),
     };
     show(&text)?;
-    Ok(if doctor::is_well(&findings) { 0 } else { FAILED })
+    Ok(if doctor::is_well(&findings) {
+        0
+    } else {
+        FAILED
+    })
 }
 
 /// The coordinator of this host.
 fn service(path: &Path) -> Vec<Finding> {
     let config: CoordinatorConfig = match read_toml(path) {
         Ok(config) => config,
-        Err(e) => return vec![doctor::configuration(&e, "the README has one to begin with")],
+        Err(e) => {
+            return vec![doctor::configuration(
+                &e,
+                "the README has one to begin with",
+            )];
+        }
     };
     let mut all = vec![Finding::fine("configuration", path.display().to_string())];
     let identity = expand_home(&config.identity);
     let state = config.state_dir();
     // Whoever runs the service owns its state.
-    let owner = std::fs::metadata(&state).ok().map(|meta| meta.uid()).filter(|uid| *uid != 0).and_then(account::of);
+    let owner = std::fs::metadata(&state)
+        .ok()
+        .map(|meta| meta.uid())
+        .filter(|uid| *uid != 0)
+        .and_then(account::of);
     let issuer = config.issuer.as_ref().map(|dir| expand_home(dir));
     if let Some(owner) = &owner {
         let own = ["ca.pem", "cert.pem", "key.pem"].map(|name| identity.join(name));
-        let issuers = issuer.iter().flat_map(|dir| ["cert.pem", "key.pem"].map(|name| dir.join(name)));
-        let files: Vec<PathBuf> = [path.to_owned()].into_iter().chain(own).chain(issuers).collect();
+        let issuers = issuer
+            .iter()
+            .flat_map(|dir| ["cert.pem", "key.pem"].map(|name| dir.join(name)));
+        let files: Vec<PathBuf> = [path.to_owned()]
+            .into_iter()
+            .chain(own)
+            .chain(issuers)
+            .collect();
         all.extend(doctor::unreadable("configuration", &owner.name, &files));
     }
     match Credentials::load(&identity, Role::Coordinator) {
@@ -103,10 +133,20 @@ fn service(path: &Path) -> Vec<Finding> {
             all.push(match std::fs::read(&file) {
                 Ok(pem) => match first_certificate(&pem) {
                     Some(der) => doctor::certificate_end("issuer", &der, false, anew),
-                    None => Finding::wrong("issuer", format!("{} holds no certificate in PEM form", file.display()), anew),
+                    None => Finding::wrong(
+                        "issuer",
+                        format!("{} holds no certificate in PEM form", file.display()),
+                        anew,
+                    ),
                 },
-                Err(e) if e.kind() == ErrorKind::PermissionDenied => doctor::doubtful_for_us("issuer", &file),
-                Err(e) => Finding::wrong("issuer", format!("cannot read {}: {e}", file.display()), anew),
+                Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+                    doctor::doubtful_for_us("issuer", &file)
+                }
+                Err(e) => Finding::wrong(
+                    "issuer",
+                    format!("cannot read {}: {e}", file.display()),
+                    anew,
+                ),
             });
         }
     }
@@ -128,23 +168,43 @@ fn service(path: &Path) -> Vec<Finding> {
 fn cluster(profile: &ProfileArgs) -> Vec<Finding> {
     let (address, identity) = match profile.remote() {
         Ok(remote) => remote,
-        Err(e) => return vec![Finding::doubtful("profile", e.message, "coordinator join with a token makes one")],
+        Err(e) => {
+            return vec![Finding::doubtful(
+                "profile",
+                e.message,
+                "coordinator join with a token makes one",
+            )];
+        }
     };
     let mut all = Vec::new();
     match Credentials::load(&identity, Role::User) {
-        Ok(own) => {
-            all.push(doctor::certificate_end("profile", own.certificate(), true, "coordinator join with a token gets another one"))
-        }
-        Err(e) => all.push(doctor::credentials("profile", &e, "coordinator join with a token gets another one")),
+        Ok(own) => all.push(doctor::certificate_end(
+            "profile",
+            own.certificate(),
+            true,
+            "coordinator join with a token gets another one",
+        )),
+        Err(e) => all.push(doctor::credentials(
+            "profile",
+            &e,
+            "coordinator join with a token gets another one",
+        )),
     }
-    match converse_for(PATIENCE, profile, async |remote| Ok((hosts::ask(remote).await?, hosts::ask_standings(remote).await?))) {
+    match converse_for(PATIENCE, profile, async |remote| {
+        Ok((
+            hosts::ask(remote).await?,
+            hosts::ask_standings(remote).await?,
+        ))
+    }) {
         Ok((hosts, standings)) => all.extend(fleet(&address, &hosts, &standings)),
         Err(e) => {
             let fix = match doctor::speaks_of_time(&e.message) {
                 true => {
                     "compare the clocks: `date -u` here and there; `timedatectl set-ntp true` where it is off. If both are right, a certificate is over"
                 }
-                false if e.message.contains("refused") => "coordinator join with a token gets another certificate",
+                false if e.message.contains("refused") => {
+                    "coordinator join with a token gets another certificate"
+                }
                 false => "is `coordinator serve` running there, and does UDP get through?",
             };
             all.push(Finding::wrong("coordinator", e.message, fix));
@@ -155,15 +215,27 @@ fn cluster(profile: &ProfileArgs) -> Vec<Finding> {
 
 fn fleet(address: &str, all_hosts: &[HostStatus], standings: &Standings) -> Vec<Finding> {
     let names = |pick: &dyn Fn(&HostStatus) -> bool| -> Vec<String> {
-        all_hosts.iter().filter(|h| pick(h)).map(|h| h.name.clone()).collect()
+        all_hosts
+            .iter()
+            .filter(|h| pick(h))
+            .map(|h| h.name.clone())
+            .collect()
     };
     let mut all = vec![Finding::fine(
         "coordinator",
-        format!("{address} answers; {} of {} hosts are connected", names(&|h| h.connected).len(), all_hosts.len()),
+        format!(
+            "{address} answers; {} of {} hosts are connected",
+            names(&|h| h.connected).len(),
+            all_hosts.len()
+        ),
     )];
     let mut say = |what, hosts: Vec<String>, seen: &str, fix: &str| {
         if !hosts.is_empty() {
-            all.push(Finding::doubtful(what, format!("{seen}: {}", Folded(&hosts)), fix));
+            all.push(Finding::doubtful(
+                what,
+                format!("{seen}: {}", Folded(&hosts)),
+                fix,
+            ));
         }
     };
     let standing = |h: &HostStatus| standings.get(&h.name);
@@ -189,15 +261,34 @@ fn fleet(address: &str, all_hosts: &[HostStatus], standings: &Standings) -> Vec<
         "`mezcal-agent doctor` there says why; if they are gone for good, `coordinator confirm-dead` gives their jobs to others at once, and \
          `coordinator forget-host` takes them off the list",
     );
-    say("hosts", names(&|h| h.drained.is_some()), "being drained", "`coordinator undrain` when they are well again");
-    say("hosts", names(&|h| h.quarantined.is_some()), "fail whatever they get", "`coordinator hosts` shows why");
-    let off = |h: &HostStatus| h.connected && h.clock_offset.is_some_and(|offset| offset.abs() > CLOCK);
-    let (wrong, timed) = (names(&off), names(&|h| h.connected && h.clock_offset.is_some()).len());
+    say(
+        "hosts",
+        names(&|h| h.drained.is_some()),
+        "being drained",
+        "`coordinator undrain` when they are well again",
+    );
+    say(
+        "hosts",
+        names(&|h| h.quarantined.is_some()),
+        "fail whatever they get",
+        "`coordinator hosts` shows why",
+    );
+    let off =
+        |h: &HostStatus| h.connected && h.clock_offset.is_some_and(|offset| offset.abs() > CLOCK);
+    let (wrong, timed) = (
+        names(&off),
+        names(&|h| h.connected && h.clock_offset.is_some()).len(),
+    );
     let fix = match wrong.len() > 1 && wrong.len() == timed {
         true => "all of them: it is the coordinator's own clock; `timedatectl set-ntp true` there",
         false => "`timedatectl set-ntp true` there, or start the site's time service",
     };
-    say("clocks", wrong, &format!("more than {CLOCK} s off the coordinator's"), fix);
+    say(
+        "clocks",
+        wrong,
+        &format!("more than {CLOCK} s off the coordinator's"),
+        fix,
+    );
     let loose = |h: &HostStatus| h.connected && h.containment == Containment::Subreaper;
     say(
         "containment",

@@ -24,7 +24,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long what has been begun may take to end when the rest cannot be had, or nobody reads its output.
+/// How long what has been begun may take to end when the rest cannot be had, or nobody reads its
+/// output.
 const GIVE_UP: Duration = Duration::from_secs(10);
 
 /// Run one command once on each named host.
@@ -56,7 +57,8 @@ pub struct ExecArgs {
     pub profile: ProfileArgs,
 }
 
-/// Before everything else that its user may have queued; before others' jobs only as far as `max_priority` of the coordinator allows.
+/// Before everything else that its user may have queued; before others' jobs only as far as
+/// `max_priority` of the coordinator allows.
 const PRIORITY: i32 = i32::MAX;
 
 /// Runs the verb; 0 only if the command ended with 0 on every host.
@@ -65,19 +67,39 @@ const PRIORITY: i32 = i32::MAX;
 /// [`Exit`].
 pub fn run(args: &ExecArgs) -> Result<u8, Exit> {
     let (address, identity) = args.profile.remote()?;
-    let hosts = args.hosts.as_deref().map(names::expand).transpose().map_err(Exit::usage)?;
-    let words: Vec<_> = args.command.iter().map(|word| octets::text(word.as_bytes().to_vec())).collect();
-    let command = if args.shell { Command::Shell(words.join(" ")) } else { Command::Argv(words) };
+    let hosts = args
+        .hosts
+        .as_deref()
+        .map(names::expand)
+        .transpose()
+        .map_err(Exit::usage)?;
+    let words: Vec<_> = args
+        .command
+        .iter()
+        .map(|word| octets::text(word.as_bytes().to_vec()))
+        .collect();
+    let command = if args.shell {
+        Command::Shell(words.join(" "))
+    } else {
+        Command::Argv(words)
+    };
     let runtime = mezcal_common::system::runtime::start(None).map_err(Exit::usage)?;
     runtime.block_on(async {
         let signals = Signals::new()?;
         let mut remote = Remote::connect(&address, &identity).await?;
         let hosts = match hosts {
             Some(hosts) => hosts,
-            None => crate::verb::hosts::ask(&mut remote).await?.into_iter().filter(|h| h.connected).map(|h| h.name).collect(),
+            None => crate::verb::hosts::ask(&mut remote)
+                .await?
+                .into_iter()
+                .filter(|h| h.connected)
+                .map(|h| h.name)
+                .collect(),
         };
         if hosts.is_empty() {
-            return Err(Exit::unreachable(format!("no host is connected to the coordinator at {address}")));
+            return Err(Exit::unreachable(format!(
+                "no host is connected to the coordinator at {address}"
+            )));
         }
         let mut exec = Exec::new(hosts);
         let status = exec.drive(&mut remote, signals, args, command).await?;
@@ -102,26 +124,56 @@ impl Exec {
     fn new(hosts: Vec<String>) -> Self {
         let width = hosts.iter().map(|h| h.chars().count()).max().unwrap_or(0);
         let partial = hosts.iter().map(|_| [Vec::new(), Vec::new()]).collect();
-        Self { batch: BatchId::random(), hosts, width, partial, done: 0, failed: false, muted: false }
+        Self {
+            batch: BatchId::random(),
+            hosts,
+            width,
+            partial,
+            done: 0,
+            failed: false,
+            muted: false,
+        }
     }
 
-    async fn drive(&mut self, remote: &mut Remote, mut signals: Signals, args: &ExecArgs, command: Command) -> Result<u8, Exit> {
+    async fn drive(
+        &mut self,
+        remote: &mut Remote,
+        mut signals: Signals,
+        args: &ExecArgs,
+        command: Command,
+    ) -> Result<u8, Exit> {
         let cd = absolute(args.cd.as_deref().unwrap_or(Path::new("")))?;
-        let context =
-            BatchContext { timeout: args.timeout, capture: Capture::Stream, ..BatchContext::new(self.batch, cd, current_umask()) };
+        let context = BatchContext {
+            timeout: args.timeout,
+            capture: Capture::Stream,
+            ..BatchContext::new(self.batch, cd, current_umask())
+        };
         if !codec::spec_fits(&JobSpec::new(command.clone())) {
-            return Err(Exit::usage("the command is too long, or has too many words; put data into files"));
+            return Err(Exit::usage(
+                "the command is too long, or has too many words; put data into files",
+            ));
         }
         let requests = remote.port.requests.clone();
-        let terms = BatchTerms { once: true, ..BatchTerms::new(context, args.host_timeout) };
+        let terms = BatchTerms {
+            once: true,
+            ..BatchTerms::new(context, args.host_timeout)
+        };
         let _ = requests.send(ToService::Open { terms, have: 0 }).await;
         for (i, host) in self.hosts.iter().enumerate() {
             let spec = codec::encode_body(&JobSpec::new(command.clone()))
                 .map_err(|e| Exit::usage(format!("the command is too long: {e}")))?;
             let job = JobNumber(i as u32 + 1);
             let hosts = Some(i as u32);
-            let submission = Submission { hosts, priority: PRIORITY, ..Submission::new(job, spec) };
-            let message = ToService::Submit { batch: self.batch, host_sets: vec![vec![host.clone()]], jobs: vec![submission] };
+            let submission = Submission {
+                hosts,
+                priority: PRIORITY,
+                ..Submission::new(job, spec)
+            };
+            let message = ToService::Submit {
+                batch: self.batch,
+                host_sets: vec![vec![host.clone()]],
+                jobs: vec![submission],
+            };
             let _ = requests.send(message).await;
         }
         let _ = requests.send(ToService::Close { batch: self.batch }).await;
@@ -140,7 +192,8 @@ impl Exec {
                             let _ = requests.send(reply).await;
                         }
                         Ok(None) => {}
-                        // The word that something is refused comes for each request: one of them ends what has been begun.
+                        // The word that something is refused comes for each request: one of them
+                        // ends what has been begun.
                         Err(_) if failure.is_some() => {}
                         Err(e) => {
                             // Nobody reads the output any more: end the commands, then ourselves.
@@ -167,27 +220,50 @@ impl Exec {
 
     /// Results tell what it has come to.
     fn cancel(&self, stop: Stop) -> ToService {
-        ToService::Cancel { request: 0, what: vec![Selector::Batch(self.batch.to_string())], stop }
+        ToService::Cancel {
+            request: 0,
+            what: vec![Selector::Batch(self.batch.to_string())],
+            stop,
+        }
     }
 
-    async fn answer(&mut self, answer: ToClient, signals: &mut Signals) -> Result<Option<ToService>, Exit> {
+    async fn answer(
+        &mut self,
+        answer: ToClient,
+        signals: &mut Signals,
+    ) -> Result<Option<ToService>, Exit> {
         match answer {
-            ToClient::Output { batch, job, stream, data, .. } => {
+            ToClient::Output {
+                batch,
+                job,
+                stream,
+                data,
+                ..
+            } => {
                 self.print(job, stream, &data, signals).await?;
-                Ok(Some(ToService::OutputTaken { batch, job, bytes: data.len() as u32 }))
+                Ok(Some(ToService::OutputTaken {
+                    batch,
+                    job,
+                    bytes: data.len() as u32,
+                }))
             }
             ToClient::Results { batch, results } | ToClient::CountedResults { batch, results } => {
                 for (job, result) in results {
                     self.done += 1;
                     self.result(job, &result, signals).await?;
                 }
-                Ok(Some(ToService::Taken { batch, results: self.done as u64 }))
+                Ok(Some(ToService::Taken {
+                    batch,
+                    results: self.done as u64,
+                }))
             }
             ToClient::Notice { notice, .. } => {
                 tell!("coordinator: {}", for_terminal(&describe(&notice)));
                 Ok(None)
             }
-            ToClient::Refused { reason } => Err(Exit::unreachable(format!("the coordinator refused a request: {reason}"))),
+            ToClient::Refused { reason } => Err(Exit::unreachable(format!(
+                "the coordinator refused a request: {reason}"
+            ))),
             ToClient::Welcome { .. }
             | ToClient::Fleet { .. }
             | ToClient::Accepted { .. }
@@ -216,10 +292,19 @@ impl Exec {
         }
     }
 
-    /// Prints whole lines, each with the host before it; a job's lines are never mixed within themselves.
-    async fn print(&mut self, job: JobNumber, stream: Stream, data: &[u8], signals: &mut Signals) -> Result<(), Exit> {
+    /// Prints whole lines, each with the host before it; a job's lines are never mixed within
+    /// themselves.
+    async fn print(
+        &mut self,
+        job: JobNumber,
+        stream: Stream,
+        data: &[u8],
+        signals: &mut Signals,
+    ) -> Result<(), Exit> {
         let index = job.0 as usize - 1;
-        let Some(partial) = self.partial.get_mut(index) else { return Ok(()) };
+        let Some(partial) = self.partial.get_mut(index) else {
+            return Ok(());
+        };
         let partial = &mut partial[usize::from(stream == Stream::Err)];
         partial.extend_from_slice(data);
         let end = match partial.iter().rposition(|b| *b == b'\n') {
@@ -233,22 +318,34 @@ impl Exec {
     }
 
     /// Writes away from the loop, which keeps the connection alive while a reader takes its time.
-    async fn write(&self, index: usize, stream: Stream, lines: &[u8], signals: &mut Signals) -> Result<(), Exit> {
+    async fn write(
+        &self,
+        index: usize,
+        stream: Stream,
+        lines: &[u8],
+        signals: &mut Signals,
+    ) -> Result<(), Exit> {
         if self.muted {
             return Ok(());
         }
         let text = self.prefixed(index, stream, lines);
         let writing = tokio::task::spawn_blocking(move || match stream {
-            Stream::Out => std::io::stdout().write_all(&text).and_then(|()| std::io::stdout().flush()),
+            Stream::Out => std::io::stdout()
+                .write_all(&text)
+                .and_then(|()| std::io::stdout().flush()),
             Stream::Err => std::io::stderr().write_all(&text),
         });
         let written = tokio::select! {
             written = writing => written.unwrap_or(Ok(())),
-            // The reader holds everything up: leave, and the coordinator cancels what a vanished client has left.
+            // The reader holds everything up: leave, and the coordinator cancels what a vanished
+            // client has left.
             number = signals.next() => std::process::exit(128 + i32::from(number)),
         };
         written.map_err(|e| match e.kind() {
-            std::io::ErrorKind::BrokenPipe => Exit { status: exit::PIPE, message: String::new() },
+            std::io::ErrorKind::BrokenPipe => Exit {
+                status: exit::PIPE,
+                message: String::new(),
+            },
             _ => Exit::output(format!("cannot write output: {e}")),
         })
     }
@@ -261,7 +358,9 @@ impl Exec {
         let mut text = Vec::with_capacity(lines.len() * 2);
         for line in lines.split_inclusive(|b| *b == b'\n') {
             let line = line.strip_suffix(b"\n").unwrap_or(line);
-            text.extend_from_slice(format!("{:<width$}: ", self.hosts[index], width = self.width).as_bytes());
+            text.extend_from_slice(
+                format!("{:<width$}: ", self.hosts[index], width = self.width).as_bytes(),
+            );
             if terminal {
                 text.extend_from_slice(for_terminal(&String::from_utf8_lossy(line)).as_bytes());
             } else {
@@ -272,10 +371,18 @@ impl Exec {
         text
     }
 
-    async fn result(&mut self, job: JobNumber, result: &JobResult, signals: &mut Signals) -> Result<(), Exit> {
+    async fn result(
+        &mut self,
+        job: JobNumber,
+        result: &JobResult,
+        signals: &mut Signals,
+    ) -> Result<(), Exit> {
         let index = job.0 as usize - 1;
         for stream in [Stream::Out, Stream::Err] {
-            let rest = self.partial.get_mut(index).map(|p| std::mem::take(&mut p[usize::from(stream == Stream::Err)]));
+            let rest = self
+                .partial
+                .get_mut(index)
+                .map(|p| std::mem::take(&mut p[usize::from(stream == Stream::Err)]));
             if let Some(rest) = rest.filter(|r| !r.is_empty()) {
                 self.write(index, stream, &rest, signals).await?;
             }

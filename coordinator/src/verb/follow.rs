@@ -81,8 +81,17 @@ pub struct WaitArgs {
 /// # Errors
 /// Exit 2 and 3 as everywhere, 74 for the output.
 pub fn attach(args: &AttachArgs) -> Result<u8, Exit> {
-    let wish = Attachment::Results { failed: false, follow: true };
-    follow(&args.profile, &args.reconnect, &args.batch, wish, Some((args.output.as_ref(), args.force)))
+    let wish = Attachment::Results {
+        failed: false,
+        follow: true,
+    };
+    follow(
+        &args.profile,
+        &args.reconnect,
+        &args.batch,
+        wish,
+        Some((args.output.as_ref(), args.force)),
+    )
 }
 
 /// Runs `results`. Status 0, whatever they are.
@@ -90,8 +99,18 @@ pub fn attach(args: &AttachArgs) -> Result<u8, Exit> {
 /// # Errors
 /// As [`attach`].
 pub fn results(args: &ResultsArgs) -> Result<u8, Exit> {
-    let wish = Attachment::Results { failed: args.failed, follow: false };
-    follow(&args.profile, &args.reconnect, &args.batch, wish, Some((args.output.as_ref(), args.force))).map(|_| 0)
+    let wish = Attachment::Results {
+        failed: args.failed,
+        follow: false,
+    };
+    follow(
+        &args.profile,
+        &args.reconnect,
+        &args.batch,
+        wish,
+        Some((args.output.as_ref(), args.force)),
+    )
+    .map(|_| 0)
 }
 
 /// Runs `wait`. Status 0 if all jobs ended with 0, else 1.
@@ -99,32 +118,49 @@ pub fn results(args: &ResultsArgs) -> Result<u8, Exit> {
 /// # Errors
 /// As [`attach`].
 pub fn wait(args: &WaitArgs) -> Result<u8, Exit> {
-    follow(&args.profile, &args.reconnect, &args.batch, Attachment::End, None)
+    follow(
+        &args.profile,
+        &args.reconnect,
+        &args.batch,
+        Attachment::End,
+        None,
+    )
 }
 
 /// Where results go, and whether that is a terminal.
 fn open((path, force): (Option<&PathBuf>, bool)) -> Result<(Box<dyn Write>, bool), Exit> {
     match path.filter(|path| path.as_os_str() != "-") {
-        None => Ok((Box::new(std::io::stdout().lock()), std::io::stdout().is_terminal())),
+        None => Ok((
+            Box::new(std::io::stdout().lock()),
+            std::io::stdout().is_terminal(),
+        )),
         Some(path) => {
-            if !force && std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() > 0) {
-                return Err(Exit::usage(format!("{} is not empty; --force overwrites it", path.display())));
+            if !force && std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() > 0)
+            {
+                return Err(Exit::usage(format!(
+                    "{} is not empty; --force overwrites it",
+                    path.display()
+                )));
             }
             let mut options = std::fs::File::options();
             // It has texts of jobs from the coordinator's store, and that is for nobody else.
             options.write(true).create(true).truncate(true).mode(0o600);
-            let file = options.open(path).map_err(|e| Exit::usage(format!("cannot write {}: {e}", path.display())))?;
+            let file = options
+                .open(path)
+                .map_err(|e| Exit::usage(format!("cannot write {}: {e}", path.display())))?;
             let terminal = file.is_terminal();
             Ok((Box::new(std::io::BufWriter::new(file)), terminal))
         }
     }
 }
 
-/// Follows a batch, across restarts of its coordinator; `output` says where results go, if they are wanted, and whether they may replace
-/// others.
+/// Follows a batch, across restarts of its coordinator; `output` says where results go, if they are
+/// wanted, and whether they may replace others.
 fn follow(
     profile: &ProfileArgs,
-    ReconnectArgs { reconnect: patience }: &ReconnectArgs,
+    ReconnectArgs {
+        reconnect: patience,
+    }: &ReconnectArgs,
     batch: &str,
     wish: Attachment,
     output: Option<(Option<&PathBuf>, bool)>,
@@ -176,19 +212,38 @@ struct Follower<'a> {
     output: Option<Box<dyn Write>>,
     format: ResultFormat,
     texts: HashMap<JobNumber, String>,
-    /// Results that any connection has brought. They come in the order in which they were stored, each time.
+    /// Results that any connection has brought. They come in the order in which they were stored,
+    /// each time.
     written: u64,
 }
 
 impl<'a> Follower<'a> {
     fn new(batch: &str, wish: Attachment, wanted: Option<(Option<&'a PathBuf>, bool)>) -> Self {
         let (format, texts) = (ResultFormat::new(false), HashMap::new());
-        Self { batch: batch.into(), wish, submitted: WallTime::now(), wanted, output: None, format, texts, written: 0 }
+        Self {
+            batch: batch.into(),
+            wish,
+            submitted: WallTime::now(),
+            wanted,
+            output: None,
+            format,
+            texts,
+            written: 0,
+        }
     }
 
-    /// Follows the batch to its end, and gives back how many of its jobs did not succeed; or to the end of the connection.
+    /// Follows the batch to its end, and gives back how many of its jobs did not succeed; or to the
+    /// end of the connection.
     async fn drive(&mut self, remote: &mut Remote) -> Result<Option<u64>, Exit> {
-        let _ = remote.port.requests.send(ToService::Attach { request: 1, batch: self.batch.clone(), wish: self.wish }).await;
+        let _ = remote
+            .port
+            .requests
+            .send(ToService::Attach {
+                request: 1,
+                batch: self.batch.clone(),
+                wish: self.wish,
+            })
+            .await;
         // Results that this connection has brought.
         let mut taken = 0;
         while let Some(answer) = remote.port.answers.recv().await {
@@ -204,16 +259,30 @@ impl<'a> Follower<'a> {
                     }
                 }
                 ToClient::Described { jobs, .. } => self.texts.extend(jobs),
-                ToClient::Results { batch, mut results } | ToClient::CountedResults { batch, mut results } => {
-                    let new = results.split_off((self.written.saturating_sub(taken) as usize).min(results.len()));
-                    results.iter().for_each(|(job, _)| drop(self.texts.remove(job)));
+                ToClient::Results { batch, mut results }
+                | ToClient::CountedResults { batch, mut results } => {
+                    let new = results.split_off(
+                        (self.written.saturating_sub(taken) as usize).min(results.len()),
+                    );
+                    results
+                        .iter()
+                        .for_each(|(job, _)| drop(self.texts.remove(job)));
                     taken += (results.len() + new.len()) as u64;
                     self.written = self.written.max(taken);
                     self.write(new)?;
-                    let _ = remote.port.requests.send(ToService::Taken { batch, results: taken }).await;
+                    let _ = remote
+                        .port
+                        .requests
+                        .send(ToService::Taken {
+                            batch,
+                            results: taken,
+                        })
+                        .await;
                 }
                 ToClient::Ended { failed, .. } => return Ok(Some(failed)),
-                ToClient::Notice { notice, .. } => tell!("coordinator: {}", for_terminal(&describe(&notice))),
+                ToClient::Notice { notice, .. } => {
+                    tell!("coordinator: {}", for_terminal(&describe(&notice)))
+                }
                 ToClient::Refused { reason } => return Err(Exit::unreachable(reason)),
                 _ => {}
             }
@@ -222,16 +291,24 @@ impl<'a> Follower<'a> {
     }
 
     fn write(&mut self, results: Vec<(JobNumber, JobResult)>) -> Result<(), Exit> {
-        let Some(output) = &mut self.output else { return Ok(()) };
+        let Some(output) = &mut self.output else {
+            return Ok(());
+        };
         let (mut lines, received) = (Vec::new(), WallTime::now());
         for (job, result) in results {
             let text = self.texts.remove(&job).unwrap_or_else(|| "{}".into());
-            let times = ClientTimes { submitted: self.submitted, received };
+            let times = ClientTimes {
+                submitted: self.submitted,
+                received,
+            };
             self.format.object_line(&mut lines, &text, &result, times);
         }
         let written = output.write_all(&lines).and_then(|()| output.flush());
         written.map_err(|e| match e.kind() {
-            std::io::ErrorKind::BrokenPipe => Exit { status: exit::PIPE, message: String::new() },
+            std::io::ErrorKind::BrokenPipe => Exit {
+                status: exit::PIPE,
+                message: String::new(),
+            },
             _ => Exit::output(e),
         })
     }

@@ -13,7 +13,8 @@ use std::io::{ErrorKind, IsTerminal, Write};
 /// Show what a job has written.
 #[derive(Debug, clap::Args)]
 pub struct LogsArgs {
-    /// BATCH/JOB, where JOB is its `id` or its number and BATCH as much of the id as is needed; only JOB when you have one batch
+    /// BATCH/JOB, where JOB is its `id` or its number and BATCH as much of the id as is needed;
+    /// only JOB when you have one batch
     #[arg(value_name = "JOB")]
     pub job: String,
     /// Go on until the job ends
@@ -30,23 +31,45 @@ pub struct LogsArgs {
     pub profile: ProfileArgs,
 }
 
-/// Runs the verb. The job's standard output comes on standard output, its standard error on standard error.
+/// Runs the verb. The job's standard output comes on standard output, its standard error on
+/// standard error.
 ///
 /// # Errors
-/// [`Exit`]: 1 if there is nothing to show or it was cut short, 3 without a coordinator, 141 when the reader leaves.
+/// [`Exit`]: 1 if there is nothing to show or it was cut short, 3 without a coordinator, 141 when
+/// the reader leaves.
 pub fn run(args: &LogsArgs) -> Result<u8, Exit> {
     let (address, identity) = args.profile.remote()?;
     let (batch, job) = split_job(&args.job);
-    let wish = LogWish { out: !args.err, err: !args.out, follow: args.follow };
+    let wish = LogWish {
+        out: !args.err,
+        err: !args.out,
+        follow: args.follow,
+    };
     let runtime = mezcal_common::system::runtime::start(None).map_err(Exit::usage)?;
     let status = runtime.block_on(async {
         let mut remote = Remote::connect(&address, &identity).await?;
         let pick = |said| match said {
-            ToClient::LogsAnswer { request: 1, streams } => Some(streams),
+            ToClient::LogsAnswer {
+                request: 1,
+                streams,
+            } => Some(streams),
             _ => None,
         };
-        let streams = remote.ask(ToService::Logs { request: 1, batch, job, wish }, pick).await?;
-        let count = streams.map_err(|why| Exit { status: exit::FAILED, message: why })?;
+        let streams = remote
+            .ask(
+                ToService::Logs {
+                    request: 1,
+                    batch,
+                    job,
+                    wish,
+                },
+                pick,
+            )
+            .await?;
+        let count = streams.map_err(|why| Exit {
+            status: exit::FAILED,
+            message: why,
+        })?;
         let mut printing = tokio::task::JoinSet::new();
         for _ in 0..count {
             let (header, stream) = remote.bulk::<LogHeader>().await.map_err(cut_short)?;
@@ -71,7 +94,13 @@ async fn print(stream: Stream, mut from: BulkReceiver) -> Result<(), Exit> {
     // A job may be anybody's, and a terminal obeys whoever writes to it.
     let mut shown = terminal.then(TerminalText::default);
     while let Some(data) = from.read().await.map_err(cut_short)? {
-        write(stream, shown.as_mut().map_or_else(|| data.to_vec(), |shown| shown.push(&data).into_bytes())).await?;
+        write(
+            stream,
+            shown
+                .as_mut()
+                .map_or_else(|| data.to_vec(), |shown| shown.push(&data).into_bytes()),
+        )
+        .await?;
     }
     match shown {
         Some(shown) => write(stream, shown.finish().into_bytes()).await,
@@ -81,15 +110,26 @@ async fn print(stream: Stream, mut from: BulkReceiver) -> Result<(), Exit> {
 
 async fn write(stream: Stream, data: Vec<u8>) -> Result<(), Exit> {
     let writing = tokio::task::spawn_blocking(move || match stream {
-        Stream::Out => std::io::stdout().write_all(&data).and_then(|()| std::io::stdout().flush()),
+        Stream::Out => std::io::stdout()
+            .write_all(&data)
+            .and_then(|()| std::io::stdout().flush()),
         Stream::Err => std::io::stderr().write_all(&data),
     });
-    writing.await.map_err(Exit::output)?.map_err(|e| match e.kind() {
-        ErrorKind::BrokenPipe => Exit { status: exit::PIPE, message: String::new() },
-        _ => Exit::output(format!("cannot write output: {e}")),
-    })
+    writing
+        .await
+        .map_err(Exit::output)?
+        .map_err(|e| match e.kind() {
+            ErrorKind::BrokenPipe => Exit {
+                status: exit::PIPE,
+                message: String::new(),
+            },
+            _ => Exit::output(format!("cannot write output: {e}")),
+        })
 }
 
 fn cut_short(e: CutShort) -> Exit {
-    Exit { status: exit::FAILED, message: e.to_string() }
+    Exit {
+        status: exit::FAILED,
+        message: e.to_string(),
+    }
 }

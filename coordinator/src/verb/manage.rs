@@ -1,4 +1,5 @@
-//! `coordinator retry`, `forget`, `drain`, `undrain`, `confirm-dead`, `forget-host`, `backup` and `restore`: one request, one answer.
+//! `coordinator retry`, `forget`, `drain`, `undrain`, `confirm-dead`, `forget-host`, `backup` and
+//! `restore`: one request, one answer.
 
 use crate::client::converse;
 use crate::client::profile::ProfileArgs;
@@ -50,7 +51,12 @@ pub struct DrainArgs {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub deadline: Option<Duration>,
     /// The reason, shown by `hosts` and `why`
-    #[arg(short, long, value_name = "TEXT", default_value = "no reason was given")]
+    #[arg(
+        short,
+        long,
+        value_name = "TEXT",
+        default_value = "no reason was given"
+    )]
     pub message: String,
     /// Which cluster
     #[command(flatten)]
@@ -101,7 +107,8 @@ pub struct BackupArgs {
     pub config: PathBuf,
 }
 
-/// Replace the store of the coordinator on this host by a copy that `backup` made; the coordinator must be stopped.
+/// Replace the store of the coordinator on this host by a copy that `backup` made; the coordinator
+/// must be stopped.
 #[derive(Debug, clap::Args)]
 pub struct RestoreArgs {
     /// The copy
@@ -117,7 +124,11 @@ pub struct RestoreArgs {
 /// # Errors
 /// Exit 2 and 3 as everywhere.
 pub fn retry(args: &RetryArgs) -> Result<u8, Exit> {
-    let request = ToService::Retry { request: 1, batch: args.batch.clone(), failed: args.failed };
+    let request = ToService::Retry {
+        request: 1,
+        batch: args.batch.clone(),
+        failed: args.failed,
+    };
     let retried = ask(&args.profile, request, |said| match said {
         ToClient::Retried { batch, .. } => Some(batch),
         _ => None,
@@ -134,7 +145,13 @@ pub fn retry(args: &RetryArgs) -> Result<u8, Exit> {
 /// # Errors
 /// Exit 2 and 3 as everywhere.
 pub fn forget(args: &ForgetArgs) -> Result<u8, Exit> {
-    done(&args.profile, ToService::Forget { request: 1, batch: args.batch.clone() })
+    done(
+        &args.profile,
+        ToService::Forget {
+            request: 1,
+            batch: args.batch.clone(),
+        },
+    )
 }
 
 /// Runs `drain`.
@@ -143,7 +160,15 @@ pub fn forget(args: &ForgetArgs) -> Result<u8, Exit> {
 /// Exit 2 and 3 as everywhere.
 pub fn drain(args: &DrainArgs) -> Result<u8, Exit> {
     let (hosts, reason) = (expand(&args.hosts)?, Some(args.message.clone()));
-    done(&args.profile, ToService::Drain { request: 1, hosts, reason, deadline: args.deadline })
+    done(
+        &args.profile,
+        ToService::Drain {
+            request: 1,
+            hosts,
+            reason,
+            deadline: args.deadline,
+        },
+    )
 }
 
 /// Runs `undrain`.
@@ -151,7 +176,15 @@ pub fn drain(args: &DrainArgs) -> Result<u8, Exit> {
 /// # Errors
 /// Exit 2 and 3 as everywhere.
 pub fn undrain(args: &UndrainArgs) -> Result<u8, Exit> {
-    done(&args.profile, ToService::Drain { request: 1, hosts: expand(&args.hosts)?, reason: None, deadline: None })
+    done(
+        &args.profile,
+        ToService::Drain {
+            request: 1,
+            hosts: expand(&args.hosts)?,
+            reason: None,
+            deadline: None,
+        },
+    )
 }
 
 /// Runs `confirm-dead`.
@@ -159,7 +192,13 @@ pub fn undrain(args: &UndrainArgs) -> Result<u8, Exit> {
 /// # Errors
 /// Exit 2 and 3 as everywhere.
 pub fn confirm_dead(args: &ConfirmDeadArgs) -> Result<u8, Exit> {
-    done(&args.profile, ToService::ConfirmDead { request: 1, host: args.host.clone() })
+    done(
+        &args.profile,
+        ToService::ConfirmDead {
+            request: 1,
+            host: args.host.clone(),
+        },
+    )
 }
 
 /// Runs `forget-host`.
@@ -167,7 +206,13 @@ pub fn confirm_dead(args: &ConfirmDeadArgs) -> Result<u8, Exit> {
 /// # Errors
 /// Exit 2 and 3 as everywhere.
 pub fn forget_host(args: &ForgetHostArgs) -> Result<u8, Exit> {
-    done(&args.profile, ToService::ForgetHosts { request: 1, hosts: expand(&args.hosts)? })
+    done(
+        &args.profile,
+        ToService::ForgetHosts {
+            request: 1,
+            hosts: expand(&args.hosts)?,
+        },
+    )
 }
 
 /// Runs `backup`.
@@ -177,7 +222,10 @@ pub fn forget_host(args: &ForgetHostArgs) -> Result<u8, Exit> {
 pub fn backup(args: &BackupArgs) -> Result<u8, Exit> {
     let config: CoordinatorConfig = read_toml(&args.config).map_err(|e| Exit::usage(chain(&e)))?;
     if args.file.symlink_metadata().is_ok() {
-        return Err(Exit::usage(format!("{} exists; a backup overwrites nothing", args.file.display())));
+        return Err(Exit::usage(format!(
+            "{} exists; a backup overwrites nothing",
+            args.file.display()
+        )));
     }
     store::backup(&config.state_dir(), &args.file).map_err(|e| Exit::usage(chain(&e)))?;
     Ok(0)
@@ -189,23 +237,33 @@ pub fn backup(args: &BackupArgs) -> Result<u8, Exit> {
 /// Exit 2: no such configuration or copy; 3: a coordinator is running.
 pub fn restore(args: &RestoreArgs) -> Result<u8, Exit> {
     let config: CoordinatorConfig = read_toml(&args.config).map_err(|e| Exit::usage(chain(&e)))?;
-    let failed = |e: std::io::Error| Exit::usage(format!("cannot read {}: {e}", args.file.display()));
+    let failed =
+        |e: std::io::Error| Exit::usage(format!("cannot read {}: {e}", args.file.display()));
     // As whoever we are: the store's account need not be able to read it.
     let file = std::fs::File::open(&args.file).map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
-        return Err(Exit::usage(format!("{} is not a file", args.file.display())));
+        return Err(Exit::usage(format!(
+            "{} is not a file",
+            args.file.display()
+        )));
     }
     let directory = config.state_dir();
-    let no_directory = |e: std::io::Error| Exit::usage(format!("cannot use {}: {e}", directory.display()));
+    let no_directory =
+        |e: std::io::Error| Exit::usage(format!("cannot use {}: {e}", directory.display()));
     let mut builder = std::fs::DirBuilder::new();
     std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700);
     builder.create(&directory).map_err(no_directory)?;
-    let restored = store::as_owner_of(&directory, || store::restore(&directory, &file, &args.file)).map_err(no_directory)?;
+    let restored = store::as_owner_of(&directory, || store::restore(&directory, &file, &args.file))
+        .map_err(no_directory)?;
     let Restored { copied, kept } = restored.map_err(|e| match e {
         StoreError::Held { .. } => Exit::unreachable(format!("{}: stop it first", chain(&e))),
         e => Exit::usage(chain(&e)),
     })?;
-    tell!("{} holds {} now, {copied}", directory.display(), args.file.display());
+    tell!(
+        "{} holds {} now, {copied}",
+        directory.display(),
+        args.file.display()
+    );
     if let Some(kept) = kept {
         tell!("the store that was there is kept as {}", kept.display());
     }
@@ -218,7 +276,10 @@ pub fn restore(args: &RestoreArgs) -> Result<u8, Exit> {
 
 /// Names and ranges, one by one.
 pub(crate) fn expand(names: &[String]) -> Result<Vec<String>, Exit> {
-    let expanded = names.iter().map(|name| hosts::expand(name)).collect::<Result<Vec<_>, _>>();
+    let expanded = names
+        .iter()
+        .map(|name| hosts::expand(name))
+        .collect::<Result<Vec<_>, _>>();
     expanded.map(|lists| lists.concat()).map_err(Exit::usage)
 }
 
@@ -232,6 +293,10 @@ pub(crate) fn done(profile: &ProfileArgs, request: ToService) -> Result<u8, Exit
 }
 
 /// Makes a request, and takes what `pick` does of the answers.
-pub(crate) fn ask<T>(profile: &ProfileArgs, request: ToService, pick: impl Fn(ToClient) -> Option<T>) -> Result<T, Exit> {
+pub(crate) fn ask<T>(
+    profile: &ProfileArgs,
+    request: ToService,
+    pick: impl Fn(ToClient) -> Option<T>,
+) -> Result<T, Exit> {
     converse(profile, async |remote| remote.ask(request, pick).await)
 }

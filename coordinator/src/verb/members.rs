@@ -9,7 +9,9 @@ use crate::store::{self, CertificateRow, Refusal, Registry};
 use crate::verb::manage::{ask, done, expand};
 use crate::verb::serve::{CoordinatorConfig, DEFAULT_PATH};
 use clap::Subcommand;
-use mezcal_common::message::client::{CancelSummary, CertificateStatus, Member, RevokedMember, ToClient, ToService};
+use mezcal_common::message::client::{
+    CancelSummary, CertificateStatus, Member, RevokedMember, ToClient, ToService,
+};
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::duration::{format_duration, parse_duration};
 use mezcal_common::model::escape::for_terminal;
@@ -34,7 +36,8 @@ pub struct TokenArgs {
 enum TokenVerb {
     /// Make a token for each host or user; it is shown only once
     Create {
-        /// For hosts, as names or ranges: new ones by the full names that their jobs will be sent to, as mezcal[01-12].example.org
+        /// For hosts, as names or ranges: new ones by the full names that their jobs will be sent
+        /// to, as mezcal[01-12].example.org
         #[arg(long, value_name = "HOST", required_unless_present = "user")]
         host: Vec<String>,
         /// For users
@@ -43,7 +46,8 @@ enum TokenVerb {
         /// How long it is valid
         #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
         ttl: Duration,
-        /// It replaces the certificate that the host or user has: for a machine that was installed anew
+        /// It replaces the certificate that the host or user has: for a machine that was installed
+        /// anew
         #[arg(long)]
         replace: bool,
         /// One JSON object per token
@@ -72,7 +76,8 @@ enum TokenVerb {
     },
 }
 
-/// Revoke all certificates of hosts or users: their connections end at once, and the batches of users are cancelled.
+/// Revoke all certificates of hosts or users: their connections end at once, and the batches of
+/// users are cancelled.
 #[derive(Debug, clap::Args)]
 pub struct RevokeArgs {
     /// Hosts, as names or ranges
@@ -113,7 +118,8 @@ enum CertsVerb {
         #[command(flatten)]
         profile: ProfileArgs,
     },
-    /// After a restore, on the coordinator's host: admit the certificate of a host that was renewed since the copy was made
+    /// After a restore, on the coordinator's host: admit the certificate of a host that was renewed
+    /// since the copy was made
     Adopt {
         /// Its name; without a name, refused certificates are listed
         #[arg(value_name = "HOST")]
@@ -127,7 +133,8 @@ enum CertsVerb {
     },
     /// On the coordinator's host: admit certificates that `certs issue` made
     Import {
-        /// The list of issued certificates that `certs issue` keeps (issued.jsonl); - is standard input
+        /// The list of issued certificates that `certs issue` keeps (issued.jsonl); - is standard
+        /// input
         #[arg(value_name = "FILE")]
         file: PathBuf,
         /// The coordinator's configuration file
@@ -159,9 +166,22 @@ pub struct JoinArgs {
 /// Exit 2 and 3 as everywhere.
 pub fn token(args: &TokenArgs) -> Result<u8, Exit> {
     match &args.verb {
-        TokenVerb::Create { host, user, ttl, replace, json, profile } => {
+        TokenVerb::Create {
+            host,
+            user,
+            ttl,
+            replace,
+            json,
+            profile,
+        } => {
             let (member, names) = members(host, user)?;
-            let request = ToService::CreateTokens { request: 1, member, names, ttl: *ttl, replace: *replace };
+            let request = ToService::CreateTokens {
+                request: 1,
+                member,
+                names,
+                ttl: *ttl,
+                replace: *replace,
+            };
             let tokens = ask(profile, request, |said| match said {
                 ToClient::TokensCreated { tokens, .. } => Some(tokens),
                 _ => None,
@@ -180,10 +200,14 @@ pub fn token(args: &TokenArgs) -> Result<u8, Exit> {
             }))
         }
         TokenVerb::List { json, profile } => {
-            let rows = ask_all(profile, ToService::Tokens { request: 1 }, |said| match said {
-                ToClient::Tokens { tokens, more, .. } => Some((tokens, more)),
-                _ => None,
-            })?;
+            let rows = ask_all(
+                profile,
+                ToService::Tokens { request: 1 },
+                |said| match said {
+                    ToClient::Tokens { tokens, more, .. } => Some((tokens, more)),
+                    _ => None,
+                },
+            )?;
             let now = WallTime::now();
             if *json {
                 return print(rows.iter().map(|t| {
@@ -205,7 +229,13 @@ pub fn token(args: &TokenArgs) -> Result<u8, Exit> {
                 }),
             )
         }
-        TokenVerb::Delete { id, profile } => done(profile, ToService::DeleteToken { request: 1, id: id.clone() }),
+        TokenVerb::Delete { id, profile } => done(
+            profile,
+            ToService::DeleteToken {
+                request: 1,
+                id: id.clone(),
+            },
+        ),
     }
 }
 
@@ -218,14 +248,22 @@ pub fn revoke(args: &RevokeArgs) -> Result<u8, Exit> {
     let (keep_batches, force) = (args.keep_batches, args.force);
     let mut revoked = Vec::new();
     for names in names.chunks(REVOKED_AT_ONCE) {
-        let request = ToService::RevokeMembers { request: 1, member, names: names.to_vec(), keep_batches, force };
+        let request = ToService::RevokeMembers {
+            request: 1,
+            member,
+            names: names.to_vec(),
+            keep_batches,
+            force,
+        };
         let members = ask(&args.profile, request, |said| match said {
             ToClient::Revoked { members, .. } => Some(members),
             _ => None,
         });
         revoked.extend(members?.map_err(Exit::usage)?);
     }
-    let (failed, ended): (Vec<_>, Vec<_>) = revoked.into_iter().partition(|row: &RevokedMember| row.failed.is_some());
+    let (failed, ended): (Vec<_>, Vec<_>) = revoked
+        .into_iter()
+        .partition(|row: &RevokedMember| row.failed.is_some());
     let now = WallTime::now();
     print(ended.iter().map(|row| match args.json {
         true => revoked_json(member, row),
@@ -235,7 +273,9 @@ pub fn revoke(args: &RevokeArgs) -> Result<u8, Exit> {
         let reasons: Vec<String> = failed.into_iter().filter_map(|row| row.failed).collect();
         return Err(Exit::usage(reasons.join("\n")));
     }
-    let alive = ended.iter().any(|row| row.cancel.survivors > 0 || row.cancel.unreachable > 0);
+    let alive = ended
+        .iter()
+        .any(|row| row.cancel.survivors > 0 || row.cancel.unreachable > 0);
     Ok(if alive { exit::FAILED } else { 0 })
 }
 
@@ -255,31 +295,60 @@ fn revoked_in_words(member: Member, row: &RevokedMember, kept: bool, now: WallTi
     match (row.certificates, row.before) {
         (0, Some(before)) => parts.push(format!("was revoked already, at {}", time(before))),
         (0, None) => parts.push("it had no certificate".to_owned()),
-        (count, _) => parts.push(counted(count, "certificate counts no more", "certificates count no more")),
+        (count, _) => parts.push(counted(
+            count,
+            "certificate counts no more",
+            "certificates count no more",
+        )),
     }
     if row.tokens > 0 {
-        parts.push(counted(row.tokens, "join token is void", "join tokens are void"));
+        parts.push(counted(
+            row.tokens,
+            "join token is void",
+            "join tokens are void",
+        ));
     }
     if row.connections > 0 {
-        parts.push(counted(row.connections, "connection has ended", "connections have ended"));
+        parts.push(counted(
+            row.connections,
+            "connection has ended",
+            "connections have ended",
+        ));
     }
     let jobs = format!("{} on hosts and {} waiting", row.running, row.waiting);
     match (row.batches, kept) {
         (0, _) => {}
-        (batches, true) => parts.push(format!("{} ({jobs})", counted(batches, "batch goes on", "batches go on"))),
+        (batches, true) => parts.push(format!(
+            "{} ({jobs})",
+            counted(batches, "batch goes on", "batches go on")
+        )),
         (batches, false) => {
-            let CancelSummary { killed, survivors, unreachable, fenced_for, .. } = row.cancel;
+            let CancelSummary {
+                killed,
+                survivors,
+                unreachable,
+                fenced_for,
+                ..
+            } = row.cancel;
             let batches = counted(batches, "batch was cancelled", "batches were cancelled");
-            let mut text = format!("{batches}: jobs {jobs}, {killed} processes killed, {survivors} alive");
+            let mut text =
+                format!("{batches}: jobs {jobs}, {killed} processes killed, {survivors} alive");
             if unreachable > 0 {
                 let span = format_duration(Duration::from_secs(fenced_for.as_secs()));
-                let _ = write!(text, "; {} out of reach and may go on for {span}", counted(unreachable, "is", "are"));
+                let _ = write!(
+                    text,
+                    "; {} out of reach and may go on for {span}",
+                    counted(unreachable, "is", "are")
+                );
             }
             parts.push(text);
         }
     }
     if row.held > 0 {
-        let until = WallTime(now.0.saturating_add(row.held_for.as_micros().min(i64::MAX as u128) as i64));
+        let until = WallTime(
+            now.0
+                .saturating_add(row.held_for.as_micros().min(i64::MAX as u128) as i64),
+        );
         parts.push(format!(
             "{} until {}, when its lease is surely over; then their jobs run elsewhere, or after `coordinator confirm-dead {name}`",
             counted(row.held, "attempt may run there", "attempts may run there"),
@@ -314,36 +383,67 @@ pub fn certs(args: &CertsArgs) -> Result<u8, Exit> {
                         (None, true) => format!("until {}", time(c.expires)),
                         (None, false) => format!("expired {}", time(c.expires)),
                     };
-                    [c.serial.clone(), word(c.member).into(), c.name.clone(), state]
+                    [
+                        c.serial.clone(),
+                        word(c.member).into(),
+                        c.name.clone(),
+                        state,
+                    ]
                 }),
             )
         }
-        CertsVerb::Adopt { host, serial, config } => adopt(host.as_deref(), serial.as_deref(), config),
+        CertsVerb::Adopt {
+            host,
+            serial,
+            config,
+        } => adopt(host.as_deref(), serial.as_deref(), config),
         CertsVerb::Import { file, config } => import(file, config),
     }
 }
 
 /// The coordinator's list.
 pub(crate) fn certificates(profile: &ProfileArgs) -> Result<Vec<CertificateStatus>, Exit> {
-    ask_all(profile, ToService::Certificates { request: 1 }, |said| match said {
-        ToClient::Certificates { certificates, more, .. } => Some((certificates, more)),
-        _ => None,
-    })
+    ask_all(
+        profile,
+        ToService::Certificates { request: 1 },
+        |said| match said {
+            ToClient::Certificates {
+                certificates, more, ..
+            } => Some((certificates, more)),
+            _ => None,
+        },
+    )
 }
 
 fn adopt(host: Option<&str>, serial: Option<&str>, config: &Path) -> Result<u8, Exit> {
     let config: CoordinatorConfig = read_toml(config).map_err(|e| Exit::usage(chain(&e)))?;
-    let refused = with_registry(&config, |registry| registry.strangers().map_err(Refusal::Store))?;
+    let refused = with_registry(&config, |registry| {
+        registry.strangers().map_err(Refusal::Store)
+    })?;
     let wall = |seconds: i64| WallTime(seconds.saturating_mul(1_000_000));
     let Some(host) = host else {
-        let rows = refused.iter().map(|(name, s)| [name.clone(), s.serial.clone(), time(wall(s.expires)), time(wall(s.seen))]);
+        let rows = refused.iter().map(|(name, s)| {
+            [
+                name.clone(),
+                s.serial.clone(),
+                time(wall(s.expires)),
+                time(wall(s.seen)),
+            ]
+        });
         return table(["HOST", "SERIAL", "UNTIL", "REFUSED"], rows);
     };
     let known = refused.iter().map(|(name, _)| name.as_str());
-    let meant = mezcal_common::model::hosts::meant(host, known)
-        .map_err(|several| Exit::usage(format!("{host} may be any of {}; write the full name", several.join(","))))?;
+    let meant = mezcal_common::model::hosts::meant(host, known).map_err(|several| {
+        Exit::usage(format!(
+            "{host} may be any of {}; write the full name",
+            several.join(",")
+        ))
+    })?;
     let meant = meant.unwrap_or(host);
-    let own: Vec<_> = refused.iter().filter(|(name, s)| *name == meant && serial.is_none_or(|serial| serial == s.serial)).collect();
+    let own: Vec<_> = refused
+        .iter()
+        .filter(|(name, s)| *name == meant && serial.is_none_or(|serial| serial == s.serial))
+        .collect();
     let [(_, stranger)] = own.as_slice() else {
         return Err(Exit::usage(match own.is_empty() {
             true => format!(
@@ -384,8 +484,14 @@ fn import(file: &Path, config: &Path) -> Result<u8, Exit> {
     };
     let text = read.map_err(|e| Exit::usage(format!("cannot read {}: {e}", file.display())))?;
     let mut rows = Vec::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let at = |e: &dyn std::fmt::Display| Exit::usage(format!("{}:{}: {e}", file.display(), number + 1));
+    for (number, line) in text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+    {
+        let at = |e: &dyn std::fmt::Display| {
+            Exit::usage(format!("{}:{}: {e}", file.display(), number + 1))
+        };
         let issued: IssuedLine = serde_json::from_str(line).map_err(|e| at(&e))?;
         let expires: jiff::Timestamp = issued.expires.parse().map_err(|e| at(&e))?;
         let role = match issued.role.as_str() {
@@ -394,18 +500,35 @@ fn import(file: &Path, config: &Path) -> Result<u8, Exit> {
             // A coordinator and an issuer prove themselves by the root.
             _ => continue,
         };
-        rows.push(CertificateRow { serial: issued.serial, role, name: issued.name, expires: expires.as_second(), revoked: None });
+        rows.push(CertificateRow {
+            serial: issued.serial,
+            role,
+            name: issued.name,
+            expires: expires.as_second(),
+            revoked: None,
+        });
     }
     let new = with_registry(&config, |registry| registry.import(&rows))?;
-    tell!("{new} of {} certificates are new on the coordinator's list", rows.len());
+    tell!(
+        "{new} of {} certificates are new on the coordinator's list",
+        rows.len()
+    );
     Ok(0)
 }
 
 /// Does something with the list of the coordinator of this host, as the account that it belongs to.
-fn with_registry<T>(config: &CoordinatorConfig, act: impl FnOnce(&Registry) -> Result<T, Refusal>) -> Result<T, Exit> {
+fn with_registry<T>(
+    config: &CoordinatorConfig,
+    act: impl FnOnce(&Registry) -> Result<T, Refusal>,
+) -> Result<T, Exit> {
     let state = config.state_dir();
     // What root made there, the coordinator could not use.
-    account::act_as_owner(&state).map_err(|e| Exit::usage(format!("cannot act as the owner of {}: {e}", state.display())))?;
+    account::act_as_owner(&state).map_err(|e| {
+        Exit::usage(format!(
+            "cannot act as the owner of {}: {e}",
+            state.display()
+        ))
+    })?;
     let registry = store::registry(&state).map_err(|e| Exit::usage(chain(&e)))?;
     act(&registry).map_err(|e| Exit::usage(chain(&e)))
 }
@@ -418,7 +541,10 @@ pub fn join(args: &JoinArgs) -> Result<u8, Exit> {
     let file = profile::file(&args.profile)?;
     let (dir, known) = profile::place_of(&args.profile, &file)?;
     if !args.force && file.exists() && Credentials::load(&dir, Role::User).is_ok() {
-        tell!("coordinator: the profile {} has a certificate that is good; --force gets another one", args.profile);
+        tell!(
+            "coordinator: the profile {} has a certificate that is good; --force gets another one",
+            args.profile
+        );
         return Ok(0);
     }
     let token = mezcal_certs::read_token(&args.token_file).map_err(Exit::usage)?;
@@ -439,12 +565,17 @@ pub fn join(args: &JoinArgs) -> Result<u8, Exit> {
             return Err(Exit::unreachable(chain(&e)));
         }
     };
-    joined.issued.write_into(&keys, None).map_err(|e| Exit::usage(chain(&e)))?;
+    joined
+        .issued
+        .write_into(&keys, None)
+        .map_err(|e| Exit::usage(chain(&e)))?;
     // What a person has written there stays.
     if !known {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let text = format!("coordinator = \"{}\"\n", joined.coordinator);
-        profiles.replace(&name, text.as_bytes(), 0o644, None).map_err(cannot)?;
+        profiles
+            .replace(&name, text.as_bytes(), 0o644, None)
+            .map_err(cannot)?;
     }
     tell!(
         "coordinator: joined as {}; `coordinator hosts{}` shows the hosts",
@@ -484,9 +615,17 @@ fn print(lines: impl Iterator<Item = String>) -> Result<u8, Exit> {
     Ok(0)
 }
 
-fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> Result<u8, Exit> {
+fn table<const N: usize>(
+    head: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+) -> Result<u8, Exit> {
     let rows: Vec<[String; N]> = [head.map(str::to_owned)].into_iter().chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..N).map(width).collect();
     print(rows.iter().map(|row| {
         let mut line = String::new();

@@ -1,6 +1,7 @@
-//! `coordinator provision`: hosts from nothing to connected, over plain ssh. Every step looks first whether it is needed, so that it can be
-//! run again after whatever went wrong. What is under way goes to standard error, a line for each step; a host's own line goes to standard
-//! output when it is connected, or will not be.
+//! `coordinator provision`: hosts from nothing to connected, over plain ssh. Every step looks first
+//! whether it is needed, so that it can be run again after whatever went wrong. What is under way
+//! goes to standard error, a line for each step; a host's own line goes to standard output when it
+//! is connected, or will not be.
 
 use crate::client::converse;
 use crate::client::profile::ProfileArgs;
@@ -26,7 +27,8 @@ use std::time::{Duration, Instant};
 const TOKEN_LIFE: Duration = Duration::from_secs(600);
 /// Between two looks at which hosts are there.
 const LOOK: Duration = Duration::from_millis(200);
-/// From which archive the host's files came, by its hash. It may have got others since: the program itself is looked at, too.
+/// From which archive the host's files came, by its hash. It may have got others since: the program
+/// itself is looked at, too.
 const INSTALLED: &str = "/usr/lib/mezcal/archive";
 /// The program that it installs.
 const AGENT: &str = "/usr/bin/mezcal-agent";
@@ -48,13 +50,15 @@ pub struct ProvisionArgs {
     /// Users whose jobs the hosts run: their engines are enabled. They need accounts on the hosts
     #[arg(long, value_name = "NAME", conflicts_with = "home")]
     pub user: Vec<String>,
-    /// Without root: into the home of the account that ssh logs in as, which many hosts may share; all jobs run as that account
+    /// Without root: into the home of the account that ssh logs in as, which many hosts may share;
+    /// all jobs run as that account
     #[arg(long)]
     pub home: bool,
     /// Jobs at a time on each host, for hosts that join now (default: their CPUs)
     #[arg(long, value_name = "N")]
     pub slots: Option<u16>,
-    /// The coordinator's host as the hosts know it, and its port for joining if that is not 7434 (default: the profile's)
+    /// The coordinator's host as the hosts know it, and its port for joining if that is not 7434
+    /// (default: the profile's)
     #[arg(long, value_name = "HOST[:PORT]")]
     pub coordinator: Option<String>,
     /// Hosts that were revoked or set up anew join again, in the place of their old certificates
@@ -127,10 +131,21 @@ impl Members {
     fn ask(profile: &ProfileArgs) -> Result<Self, Exit> {
         // A coordinator that is not there is noticed before anything is touched.
         let hosts = converse(profile, hosts::ask)?;
-        let connected = hosts.into_iter().filter(|host| host.connected).map(|host| host.name).collect();
-        let mut me = Self { connected, ..Self::default() };
+        let connected = hosts
+            .into_iter()
+            .filter(|host| host.connected)
+            .map(|host| host.name)
+            .collect();
+        let mut me = Self {
+            connected,
+            ..Self::default()
+        };
         // One that is asked by somebody who is no admin says no more when a token is needed.
-        for row in certificates(profile).unwrap_or_default().into_iter().filter(|row| row.member == Member::Host) {
+        for row in certificates(profile)
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|row| row.member == Member::Host)
+        {
             match row.revoked {
                 Some(at) => {
                     let last = me.revoked.entry(row.name).or_insert(at);
@@ -146,12 +161,26 @@ impl Members {
 
     /// The name under which the coordinator knows a host that calls itself so.
     fn name_of(&self, own: &str) -> String {
-        let known = self.connected.iter().chain(&self.counted).chain(self.revoked.keys()).map(String::as_str);
-        mezcal_common::model::hosts::meant(own, known).ok().flatten().unwrap_or(own).to_owned()
+        let known = self
+            .connected
+            .iter()
+            .chain(&self.counted)
+            .chain(self.revoked.keys())
+            .map(String::as_str);
+        mezcal_common::model::hosts::meant(own, known)
+            .ok()
+            .flatten()
+            .unwrap_or(own)
+            .to_owned()
     }
 
     /// Whether a host has to join, and with which words.
-    fn joins(&self, name: &str, joined: bool, replace: bool) -> Result<Option<&'static str>, String> {
+    fn joins(
+        &self,
+        name: &str,
+        joined: bool,
+        replace: bool,
+    ) -> Result<Option<&'static str>, String> {
         let (here, counts) = (self.connected.contains(name), self.counted.contains(name));
         match (joined, self.revoked.get(name)) {
             (true, _) if here => Ok(None),
@@ -159,7 +188,10 @@ impl Members {
                 "an agent is connected as {name}, and it is not that of this installation: stop it first, if this is its host"
             )),
             (_, Some(_)) if replace => Ok(Some("joined again")),
-            (_, Some(at)) => Err(format!("its certificate was revoked at {}; with --replace it joins again", time(*at))),
+            (_, Some(at)) => Err(format!(
+                "its certificate was revoked at {}; with --replace it joins again",
+                time(*at)
+            )),
             (true, None) => Ok(replace.then_some("joined again")),
             (false, None) if counts && !replace => Err(format!(
                 "{name} has joined before it was set up anew; with --replace it joins again, and its old certificate counts no more"
@@ -175,17 +207,42 @@ impl Members {
 /// Exit 2 and 3 as everywhere; 1 if some host is not connected at the end.
 pub fn run(args: &ProvisionArgs) -> Result<u8, Exit> {
     let names = expand(&args.hosts)?;
-    let archive = std::fs::read(&args.archive).map_err(|e| Exit::usage(format!("cannot read {}: {e}", args.archive.display())))?;
+    let archive = std::fs::read(&args.archive)
+        .map_err(|e| Exit::usage(format!("cannot read {}: {e}", args.archive.display())))?;
     let (address, _) = args.profile.remote()?;
-    let place = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
-    let join = args.coordinator.clone().unwrap_or_else(|| format!("{place}:{}", enrol::PORT));
+    let place = address
+        .rsplit_once(':')
+        .map_or(address.as_str(), |(host, _)| host);
+    let join = args
+        .coordinator
+        .clone()
+        .unwrap_or_else(|| format!("{place}:{}", enrol::PORT));
     let mut units = vec!["mezcal-agent.service".to_owned()];
-    units.extend(args.user.iter().map(|user| format!("mezcal-engines@{user}.service")));
-    if let Some(odd) = [&join].into_iter().chain(&args.user).find(|text| !plain(text)) {
-        return Err(Exit::usage(format!("{odd:?} has a character that names cannot have")));
+    units.extend(
+        args.user
+            .iter()
+            .map(|user| format!("mezcal-engines@{user}.service")),
+    );
+    if let Some(odd) = [&join]
+        .into_iter()
+        .chain(&args.user)
+        .find(|text| !plain(text))
+    {
+        return Err(Exit::usage(format!(
+            "{odd:?} has a character that names cannot have"
+        )));
     }
     let (agent, members) = (agent_in(&args.archive)?, Members::ask(&args.profile)?);
-    let plan = Plan { args: &args.profile, all: args, hash: hex(&sha256(&archive)), archive, agent, join, units, members };
+    let plan = Plan {
+        args: &args.profile,
+        all: args,
+        hash: hex(&sha256(&archive)),
+        archive,
+        agent,
+        join,
+        units,
+        members,
+    };
 
     let count = names.len();
     let waiting = Mutex::new(names.into_iter().collect::<VecDeque<String>>());
@@ -215,13 +272,18 @@ pub fn run(args: &ProvisionArgs) -> Result<u8, Exit> {
         Ok::<_, Exit>(())
     })?;
     if !set_up.is_empty() {
-        tell!("{} of {count} hosts are set up; waiting until they are connected", set_up.len());
+        tell!(
+            "{} of {count} hosts are set up; waiting until they are connected",
+            set_up.len()
+        );
         failed += plan.wait(set_up)?;
     }
     if failed > 0 {
         return Err(Exit {
             status: FAILED,
-            message: format!("{failed} of {count} hosts are not ready; run it again when that is mended"),
+            message: format!(
+                "{failed} of {count} hosts are not ready; run it again when that is mended"
+            ),
         });
     }
     Ok(0)
@@ -229,18 +291,37 @@ pub fn run(args: &ProvisionArgs) -> Result<u8, Exit> {
 
 /// The hash of the agent within an archive.
 fn agent_in(archive: &Path) -> Result<String, Exit> {
-    let cannot = |why: &str| Exit::usage(format!("{} is no archive of systemd/pack.sh: {why}", archive.display()));
-    let out = Command::new("tar").arg("-xzOf").arg(archive).args(["--wildcards", "mezcal-*/agent"]).stdin(Stdio::null()).output();
+    let cannot = |why: &str| {
+        Exit::usage(format!(
+            "{} is no archive of systemd/pack.sh: {why}",
+            archive.display()
+        ))
+    };
+    let out = Command::new("tar")
+        .arg("-xzOf")
+        .arg(archive)
+        .args(["--wildcards", "mezcal-*/agent"])
+        .stdin(Stdio::null())
+        .output();
     let out = out.map_err(|e| cannot(&format!("cannot start tar: {e}")))?;
     match out.status.success() && !out.stdout.is_empty() {
         true => Ok(hex(&sha256(&out.stdout))),
-        false => Err(cannot(String::from_utf8_lossy(&out.stderr).lines().next().unwrap_or("there is no agent in it"))),
+        false => Err(cannot(
+            String::from_utf8_lossy(&out.stderr)
+                .lines()
+                .next()
+                .unwrap_or("there is no agent in it"),
+        )),
     }
 }
 
 /// Text that needs no quotes in a shell.
 fn plain(text: &str) -> bool {
-    !text.is_empty() && !text.starts_with('-') && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:@[]".contains(&b))
+    !text.is_empty()
+        && !text.starts_with('-')
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-:@[]".contains(&b))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -282,7 +363,13 @@ impl Plan<'_> {
 
     fn host(&self, host: String) -> Row {
         let begin = Instant::now();
-        let mut row = Row { host, name: String::new(), did: Vec::new(), failed: None, seconds: 0.0 };
+        let mut row = Row {
+            host,
+            name: String::new(),
+            did: Vec::new(),
+            failed: None,
+            seconds: 0.0,
+        };
         if let Err(why) = self.steps(&mut row) {
             row.failed = Some(why);
         }
@@ -296,10 +383,21 @@ impl Plan<'_> {
         }
         let found = self.look(&row.host)?;
         row.name = self.members.name_of(&found.name);
-        let joins = self.members.joins(&row.name, found.joined, self.all.replace)?;
+        let joins = self
+            .members
+            .joins(&row.name, found.joined, self.all.replace)?;
         let sudo = if found.root { "" } else { "sudo -n " };
-        let installs = found.agent != self.agent || !found.archive.is_empty() && found.archive != self.hash;
-        if installs && self.step(row, "installed", &format!("installing {:.1} MiB", self.archive.len() as f64 / f64::from(1 << 20)))
+        let installs =
+            found.agent != self.agent || !found.archive.is_empty() && found.archive != self.hash;
+        if installs
+            && self.step(
+                row,
+                "installed",
+                &format!(
+                    "installing {:.1} MiB",
+                    self.archive.len() as f64 / f64::from(1 << 20)
+                ),
+            )
         {
             // What arrives is what was sent, or nothing is run of it.
             let script = format!(
@@ -316,23 +414,43 @@ impl Plan<'_> {
         {
             let (name, token) = self.token(&found.name)?;
             row.name = name;
-            let slots = self.all.slots.map_or(String::new(), |n| format!(" --slots {n}"));
-            let script = format!("mezcal-agent join {} --token-file - --name {}{slots}", self.join, found.name);
+            let slots = self
+                .all
+                .slots
+                .map_or(String::new(), |n| format!(" --slots {n}"));
+            let script = format!(
+                "mezcal-agent join {} --token-file - --name {}{slots}",
+                self.join, found.name
+            );
             self.ssh(&row.host, sudo, &script, token.as_bytes())?;
         }
         if (!found.idle.is_empty() || !found.joined) && self.step(row, "started", "starting") {
-            self.ssh(&row.host, sudo, &format!("systemctl enable --now {}", self.units.join(" ")), b"")?;
+            self.ssh(
+                &row.host,
+                sudo,
+                &format!("systemctl enable --now {}", self.units.join(" ")),
+                b"",
+            )?;
         }
         // Whoever installs restarts what runs.
         if found.old && !installs && self.step(row, "restarted", "restarting an older agent") {
-            self.ssh(&row.host, sudo, "systemctl restart mezcal-agent.service", b"")?;
+            self.ssh(
+                &row.host,
+                sudo,
+                "systemctl restart mezcal-agent.service",
+                b"",
+            )?;
         }
         Ok(())
     }
 
-    /// The same for an account without root: programs in its home, once for all hosts that share it; keys, state and sockets by host.
+    /// The same for an account without root: programs in its home, once for all hosts that share
+    /// it; keys, state and sockets by host.
     fn steps_at_home(&self, row: &mut Row) -> Result<(), String> {
-        let (dir, join) = (format!("$HOME/.local/lib/mezcal/{}", &self.hash[..16]), &self.join);
+        let (dir, join) = (
+            format!("$HOME/.local/lib/mezcal/{}", &self.hash[..16]),
+            &self.join,
+        );
         let look = format!(
             "set -eu; echo name=$(hostname -f 2>/dev/null || hostname); echo uid=$(id -u); a=\"{dir}/agent\"; \
              if [ -x \"$a\" ]; then echo installed=yes; \
@@ -343,8 +461,12 @@ impl Plan<'_> {
         );
         let said = self.ssh(&row.host, "", &look, b"")?;
         let has = |line: &str| said.lines().any(|l| l == line);
-        let name = said.lines().find_map(|line| line.strip_prefix("name=")).unwrap_or_default();
-        let name = mezcal_common::model::hosts::normalise(name).map_err(|e| format!("it calls itself {name:?}: {e}"))?;
+        let name = said
+            .lines()
+            .find_map(|line| line.strip_prefix("name="))
+            .unwrap_or_default();
+        let name = mezcal_common::model::hosts::normalise(name)
+            .map_err(|e| format!("it calls itself {name:?}: {e}"))?;
         if !plain(&name) {
             return Err(format!("it calls itself {name:?}"));
         }
@@ -353,10 +475,12 @@ impl Plan<'_> {
         }
         row.name = self.members.name_of(&name);
         // Of a program that is not there yet nothing is known but what the coordinator knows.
-        let joined = has("joined=yes") || !has("installed=yes") && self.members.connected.contains(&row.name);
+        let joined = has("joined=yes")
+            || !has("installed=yes") && self.members.connected.contains(&row.name);
         let joins = self.members.joins(&row.name, joined, self.all.replace)?;
         if !has("installed=yes") && self.step(row, "installed", "installing") {
-            // Others may do the same in the same home: whoever is last puts the same thing in place.
+            // Others may do the same in the same home: whoever is last puts the same thing in
+            // place.
             let script = format!(
                 "set -eu; umask 077; mkdir -p $HOME/.local/lib/mezcal; d=$(mktemp -d $HOME/.local/lib/mezcal/new.XXXXXX); \
                  trap \"rm -rf $d\" EXIT; cat > $d/a.tar.gz; echo \"{hash}  $d/a.tar.gz\" | sha256sum -c --quiet; \
@@ -370,7 +494,10 @@ impl Plan<'_> {
         {
             let (known, token) = self.token(&name)?;
             row.name = known;
-            let slots = self.all.slots.map_or(String::new(), |n| format!(" --slots {n}"));
+            let slots = self
+                .all
+                .slots
+                .map_or(String::new(), |n| format!(" --slots {n}"));
             let script = format!("\"{dir}/agent\" join {join} --token-file - --name {name}{slots}");
             self.ssh(&row.host, "", &script, token.as_bytes())?;
         }
@@ -385,7 +512,12 @@ impl Plan<'_> {
         }
         if !has("boots=yes") && !self.all.dry_run {
             // Where that cannot be had it runs all the same.
-            let said = self.ssh(&row.host, "", &format!("\"{dir}/agent\" at-boot 2>&1 || :"), b"")?;
+            let said = self.ssh(
+                &row.host,
+                "",
+                &format!("\"{dir}/agent\" at-boot 2>&1 || :"),
+                b"",
+            )?;
             tell!("{:20} {}", row.host, for_terminal(said.trim()));
         }
         Ok(())
@@ -411,9 +543,15 @@ impl Plan<'_> {
         for (key, value) in said.lines().filter_map(|line| line.split_once('=')) {
             values.entry(key).or_default().push(value);
         }
-        let one = |key: &str| values.get(key).and_then(|all| all.first()).copied().unwrap_or_default();
-        let name =
-            mezcal_common::model::hosts::normalise(one("name")).map_err(|e| format!("it calls itself {:?}: {e}", one("name")))?;
+        let one = |key: &str| {
+            values
+                .get(key)
+                .and_then(|all| all.first())
+                .copied()
+                .unwrap_or_default()
+        };
+        let name = mezcal_common::model::hosts::normalise(one("name"))
+            .map_err(|e| format!("it calls itself {:?}: {e}", one("name")))?;
         if !plain(&name) {
             return Err(format!("it calls itself {name:?}"));
         }
@@ -424,7 +562,10 @@ impl Plan<'_> {
             return Err(format!("it has no {}", missing.join(", no ")));
         }
         if let Some(nobody) = values.get("nobody") {
-            let (accounts, them) = (nobody.join(", "), if nobody.len() == 1 { "it" } else { "them" });
+            let (accounts, them) = (
+                nobody.join(", "),
+                if nobody.len() == 1 { "it" } else { "them" },
+            );
             return Err(format!(
                 "it has no account {accounts}: make {them} there, or leave --user {them} out; nothing was done",
                 them = them
@@ -437,7 +578,12 @@ impl Plan<'_> {
             agent: one("agent").to_owned(),
             joined: one("joined") == "yes",
             old: one("old") == "yes",
-            idle: values.get("idle").into_iter().flatten().map(|unit| (*unit).to_owned()).collect(),
+            idle: values
+                .get("idle")
+                .into_iter()
+                .flatten()
+                .map(|unit| (*unit).to_owned())
+                .collect(),
         })
     }
 
@@ -446,7 +592,9 @@ impl Plan<'_> {
         let mut words = self.all.ssh.split_ascii_whitespace();
         let program = words.next().unwrap_or("ssh");
         let mut command = Command::new(program);
-        command.args(words).args(["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "--", host]);
+        command
+            .args(words)
+            .args(["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "--", host]);
         // Whatever the login shell is, this is read by sh.
         command.arg(format!("{sudo}sh -c '{}'", script.replace('\'', "'\\''")));
         let mut child = command
@@ -466,7 +614,10 @@ impl Plan<'_> {
         let out = out.map_err(|e| e.to_string())?;
         if !out.status.success() {
             let said = String::from_utf8_lossy(&out.stderr);
-            let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+            let last = said
+                .lines()
+                .rfind(|line| !line.trim().is_empty())
+                .unwrap_or("it said nothing");
             return Err(format!("{last} ({program}: {})", out.status));
         }
         Ok(String::from_utf8_lossy(&out.stdout).into_owned())
@@ -476,21 +627,35 @@ impl Plan<'_> {
     fn token(&self, name: &str) -> Result<(String, String), String> {
         let names = vec![name.to_owned()];
         let (ttl, replace) = (TOKEN_LIFE, self.all.replace);
-        let request = ToService::CreateTokens { request: 1, member: Member::Host, names, ttl, replace };
+        let request = ToService::CreateTokens {
+            request: 1,
+            member: Member::Host,
+            names,
+            ttl,
+            replace,
+        };
         let pick = |said| match said {
             ToClient::TokensCreated { tokens, .. } => Some(tokens),
             _ => None,
         };
         let tokens = ask(self.args, request, pick).map_err(|e| e.message)??;
-        tokens.into_iter().next().ok_or_else(|| "the coordinator made no token".into())
+        tokens
+            .into_iter()
+            .next()
+            .ok_or_else(|| "the coordinator made no token".into())
     }
 
-    /// Waits until the coordinator has all of these, and prints each when it is there. Those that are not in time are counted.
+    /// Waits until the coordinator has all of these, and prints each when it is there. Those that
+    /// are not in time are counted.
     fn wait(&self, mut rows: Vec<Row>) -> Result<usize, Exit> {
         let begin = Instant::now();
         loop {
             let there = converse(self.args, hosts::ask)?;
-            let ready: HashSet<&str> = there.iter().filter(|h| h.ready).map(|h| h.name.as_str()).collect();
+            let ready: HashSet<&str> = there
+                .iter()
+                .filter(|h| h.ready)
+                .map(|h| h.name.as_str())
+                .collect();
             for mut row in rows.extract_if(.., |row| ready.contains(row.name.as_str())) {
                 row.seconds += begin.elapsed().as_secs_f64();
                 self.print(&row)?;
@@ -503,7 +668,10 @@ impl Plan<'_> {
             }
             std::thread::sleep(LOOK);
         }
-        tell!("asking {} why they are not connected", counted(rows.len() as u64, "host", "hosts"));
+        tell!(
+            "asking {} why they are not connected",
+            counted(rows.len() as u64, "host", "hosts")
+        );
         let next = Mutex::new(rows.iter_mut());
         std::thread::scope(|scope| {
             for _ in 0..self.all.jobs {
@@ -522,19 +690,35 @@ impl Plan<'_> {
     /// What the agent's own doctor says of a host that has not come.
     fn why_absent(&self, row: &Row) -> String {
         let doctor = match self.all.home {
-            true => format!("\"$HOME/.local/lib/mezcal/{}/agent\" doctor --json || :", &self.hash[..16]),
-            false => "s=; [ $(id -u) = 0 ] || s=\"sudo -n\"; $s mezcal-agent doctor --json || :".to_owned(),
+            true => format!(
+                "\"$HOME/.local/lib/mezcal/{}/agent\" doctor --json || :",
+                &self.hash[..16]
+            ),
+            false => "s=; [ $(id -u) = 0 ] || s=\"sudo -n\"; $s mezcal-agent doctor --json || :"
+                .to_owned(),
         };
         let said = self.ssh(&row.host, "", &doctor, b"").unwrap_or_default();
-        let text = |finding: &serde_json::Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
+        let text = |finding: &serde_json::Value, key: &str| {
+            finding[key].as_str().unwrap_or_default().to_owned()
+        };
         let wrong: Vec<String> = said
             .lines()
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
             .filter(|finding| finding["state"] == "fail")
-            .map(|f| format!("{}: {} -> {}", text(&f, "check"), text(&f, "seen"), text(&f, "fix")))
+            .map(|f| {
+                format!(
+                    "{}: {} -> {}",
+                    text(&f, "check"),
+                    text(&f, "seen"),
+                    text(&f, "fix")
+                )
+            })
             .collect();
         match wrong.is_empty() {
-            true => format!("it has not connected as {}; `journalctl -u mezcal-agent` there says why", row.name),
+            true => format!(
+                "it has not connected as {}; `journalctl -u mezcal-agent` there says why",
+                row.name
+            ),
             false => format!("it has not connected as {}; {}", row.name, wrong.join("; ")),
         }
     }
@@ -546,7 +730,12 @@ mod tests {
 
     #[test]
     fn a_host_joins_when_it_has_to_and_says_what_lets_it() {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let names = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect::<BTreeSet<_>>()
+        };
         let members = Members {
             connected: names(&["there.x"]),
             counted: names(&["there.x", "away.x"]),
@@ -554,18 +743,37 @@ mod tests {
         };
         let joins = |name, joined, replace| members.joins(name, joined, replace);
         for replace in [false, true] {
-            assert_eq!(joins("there.x", true, replace), Ok(None), "whoever is connected is left alone");
-            assert!(joins("there.x", false, replace).expect_err("somebody else's").contains("stop it first"));
+            assert_eq!(
+                joins("there.x", true, replace),
+                Ok(None),
+                "whoever is connected is left alone"
+            );
+            assert!(
+                joins("there.x", false, replace)
+                    .expect_err("somebody else's")
+                    .contains("stop it first")
+            );
             assert_eq!(joins("new.x", false, replace), Ok(Some("joined")));
         }
         assert_eq!(joins("away.x", true, false), Ok(None));
         assert_eq!(joins("away.x", true, true), Ok(Some("joined again")));
-        assert!(joins("away.x", false, false).expect_err("set up anew").contains("--replace"));
+        assert!(
+            joins("away.x", false, false)
+                .expect_err("set up anew")
+                .contains("--replace")
+        );
         assert_eq!(joins("away.x", false, true), Ok(Some("joined again")));
         for joined in [false, true] {
-            assert!(joins("out.x", joined, false).expect_err("revoked").contains("revoked at 1970"));
+            assert!(
+                joins("out.x", joined, false)
+                    .expect_err("revoked")
+                    .contains("revoked at 1970")
+            );
             assert_eq!(joins("out.x", joined, true), Ok(Some("joined again")));
         }
-        assert_eq!(["there", "out", "new", "away.x"].map(|name| members.name_of(name)), ["there.x", "out.x", "new", "away.x"]);
+        assert_eq!(
+            ["there", "out", "new", "away.x"].map(|name| members.name_of(name)),
+            ["there.x", "out.x", "new", "away.x"]
+        );
     }
 }

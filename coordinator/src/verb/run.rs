@@ -16,7 +16,9 @@ use crate::report::resume::{self, Plan, Resume, TakenUp, Written};
 use crate::service::{self, Adjustable, ClientPort, Settings};
 use crate::verb::serve;
 use clap::builder::TypedValueParser;
-use mezcal_common::message::client::{BatchTerms, Halt, HaltWhy, Notice, Selector, ToClient, ToService};
+use mezcal_common::message::client::{
+    BatchTerms, Halt, HaltWhy, Notice, Selector, ToClient, ToService,
+};
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::duration::{format_duration, parse_duration};
 use mezcal_common::model::ids::{BatchId, JobNumber};
@@ -72,15 +74,22 @@ pub struct RunArgs {
     #[arg(help_heading = "Where jobs run", long, conflicts_with = "listen")]
     pub local: bool,
     /// Start when this many agents are connected
-    #[arg(help_heading = "Where jobs run", long, value_name = "N", default_value_t = 1)]
+    #[arg(
+        help_heading = "Where jobs run",
+        long,
+        value_name = "N",
+        default_value_t = 1
+    )]
     pub min_agents: u32,
-    /// Give up if they are not connected after this long (default: never on a terminal, otherwise 5m)
+    /// Give up if they are not connected after this long (default: never on a terminal, otherwise
+    /// 5m)
     #[arg(help_heading = "Where jobs run", long, value_name = "DURATION", value_parser = parse_duration)]
     pub wait_agents: Option<Duration>,
     /// How long a job waits for a host that is not connected
     #[arg(help_heading = "Where jobs run", long, value_name = "DURATION", value_parser = parse_duration, default_value = "5m")]
     pub host_timeout: Duration,
-    /// How long a slot is idle before it gets a job that prefers another host; for a run that is its own coordinator [default: 3s]
+    /// How long a slot is idle before it gets a job that prefers another host; for a run that is
+    /// its own coordinator [default: 3s]
     #[arg(help_heading = "Where jobs run", long, value_name = "DURATION", value_parser = parse_duration)]
     pub locality_wait: Option<Duration>,
     /// Hand the jobs over, print the batch's id, and leave them to the coordinator
@@ -92,10 +101,12 @@ pub struct RunArgs {
     /// What to do about a lost connection
     #[command(flatten)]
     pub reconnect: ReconnectArgs,
-    /// Run jobs as they come on standard input, with results and events on standard output (docs/stream.md)
+    /// Run jobs as they come on standard input, with results and events on standard output
+    /// (docs/stream.md)
     #[arg(help_heading = "Input", long, conflicts_with_all = ["detach", "input", "output", "logging", "lines", "keep_order", "resume", "resume_failed", "progress", "min_agents"])]
     pub stream: bool,
-    /// Cancel everything when standard input ends before the run does, because the program at the other end is gone
+    /// Cancel everything when standard input ends before the run does, because the program at the
+    /// other end is gone
     #[arg(help_heading = "Input", long, requires = "stream")]
     pub attended: bool,
     /// Write results in the order of the input
@@ -122,19 +133,33 @@ pub struct RunArgs {
     /// Cancel all jobs that have not ended this long after the start of the run
     #[arg(help_heading = "The run", long, value_name = "DURATION", value_parser = some_time)]
     pub time_limit: Option<Duration>,
-    /// Give up early, as GNU Parallel: WHEN,WHY=N or N%, with soon or now, and fail, success or done
+    /// Give up early, as GNU Parallel: WHEN,WHY=N or N%, with soon or now, and fail, success or
+    /// done
     #[arg(help_heading = "The run", long, value_name = "RULE", value_parser = crate::halt::parse, default_value = "never")]
     pub halt: HaltRule,
-    /// What happens to processes that outlive the first process of their job, for jobs without `leftover`
-    #[arg(help_heading = "Jobs", long, value_name = "WHAT", default_value = "kill")]
+    /// What happens to processes that outlive the first process of their job, for jobs without
+    /// `leftover`
+    #[arg(
+        help_heading = "Jobs",
+        long,
+        value_name = "WHAT",
+        default_value = "kill"
+    )]
     pub leftover: LeftoverArg,
     /// What holds the processes of a job together in an embedded run
-    #[arg(help_heading = "Where jobs run", long, value_name = "KIND", default_value = "auto")]
+    #[arg(
+        help_heading = "Where jobs run",
+        long,
+        value_name = "KIND",
+        default_value = "auto"
+    )]
     pub containment: ContainmentWish,
     /// Further attempts of failing jobs without `retries`
     #[arg(help_heading = "Jobs", long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub retries: u32,
-    /// Write output of jobs that name no files to DIR/ID.out and DIR/ID.err, on the hosts where they run; ids with other characters than a-z, 0-9, ., _ and - get a suffix after a ~, so that no two jobs share a file
+    /// Write output of jobs that name no files to DIR/ID.out and DIR/ID.err, on the hosts where
+    /// they run; ids with other characters than a-z, 0-9, ., _ and - get a suffix after a ~, so
+    /// that no two jobs share a file
     #[arg(help_heading = "Jobs", long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
     /// Run only jobs without a successful result in the file of -o, and append to it
@@ -150,19 +175,34 @@ pub struct RunArgs {
     #[arg(help_heading = "Messages", short, long)]
     pub quiet: bool,
     /// Progress on standard error
-    #[arg(help_heading = "Messages", long, value_name = "KIND", default_value = "auto")]
+    #[arg(
+        help_heading = "Messages",
+        long,
+        value_name = "KIND",
+        default_value = "auto"
+    )]
     pub progress: ProgressKind,
 }
 
 /// A duration that is greater than zero.
 fn some_time(text: &str) -> Result<Duration, String> {
-    parse_duration(text).and_then(|d| if d.is_zero() { Err("it must be greater than zero".into()) } else { Ok(d) })
+    parse_duration(text).and_then(|d| {
+        if d.is_zero() {
+            Err("it must be greater than zero".into())
+        } else {
+            Ok(d)
+        }
+    })
 }
 
 /// A name that fits a line.
 fn batch_name(text: &str) -> Result<String, String> {
     let fits = (1..=64).contains(&text.chars().count()) && !text.chars().any(char::is_control);
-    if fits { Ok(text.into()) } else { Err("it must have 1 to 64 characters, none of them control characters".into()) }
+    if fits {
+        Ok(text.into())
+    } else {
+        Err("it must have 1 to 64 characters, none of them control characters".into())
+    }
 }
 
 /// `--halt`; none: never.
@@ -201,13 +241,19 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
         ));
     }
     if profile.cluster == Cluster::Embedded && args.min_agents > 1 {
-        return Err(Exit::usage("--min-agents: a run on this host has one agent; name a cluster with -p or --listen"));
+        return Err(Exit::usage(
+            "--min-agents: a run on this host has one agent; name a cluster with -p or --listen",
+        ));
     }
     if profile.cluster != Cluster::Embedded && args.containment != ContainmentWish::Auto {
-        return Err(Exit::usage("--containment is for a run on this host; on a cluster each agent has its own (agent.toml)"));
+        return Err(Exit::usage(
+            "--containment is for a run on this host; on a cluster each agent has its own (agent.toml)",
+        ));
     }
     if args.detach && !matches!(profile.cluster, Cluster::Remote { .. }) {
-        return Err(Exit::usage("--detach leaves the jobs to a running coordinator; name one with -p"));
+        return Err(Exit::usage(
+            "--detach leaves the jobs to a running coordinator; name one with -p",
+        ));
     }
     let outputs = outputs(args);
     if !args.stream {
@@ -226,25 +272,48 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
         && let Some(number) = jobs.first_without_directory()
         && let Err(why) = absolute(Path::new(""))
     {
-        return Err(Exit::usage(format!("job {number} has no absolute `cd`, and {}", why.message)));
+        return Err(Exit::usage(format!(
+            "job {number} has no absolute `cd`, and {}",
+            why.message
+        )));
     }
-    let Begun { batch, kept, written, noted } = begin(args, &profile, &mut jobs, context.batch)?;
+    let Begun {
+        batch,
+        kept,
+        written,
+        noted,
+    } = begin(args, &profile, &mut jobs, context.batch)?;
     let context = BatchContext { batch, ..context };
-    if let (true, true, Some(path)) = (jobs.is_empty(), args.resume || args.resume_failed, &args.output) {
+    if let (true, true, Some(path)) = (
+        jobs.is_empty(),
+        args.resume || args.resume_failed,
+        &args.output,
+    ) {
         // Perhaps a last line that is torn.
         let cannot = |e| Exit::output(format!("cannot write {}: {e}", path.display()));
-        kept.map_or(Ok(()), |kept| mezcal_common::system::files::rewrite(path, &kept)).map_err(cannot)?;
-        noted.into_iter().for_each(|noted| drop(std::fs::remove_file(noted.path)));
+        kept.map_or(Ok(()), |kept| {
+            mezcal_common::system::files::rewrite(path, &kept)
+        })
+        .map_err(cannot)?;
+        noted
+            .into_iter()
+            .for_each(|noted| drop(std::fs::remove_file(noted.path)));
         return Ok(0);
     }
     let slots = args.slots.unwrap_or_else(embedded::usable_cpus);
     let (most, number) = jobs.widest();
     if profile.cluster == Cluster::Embedded && most > slots {
-        return Err(Exit::usage(format!("job {number} takes {most} slots, and this run has {slots}; -j {most} gives it as many")));
+        return Err(Exit::usage(format!(
+            "job {number} takes {most} slots, and this run has {slots}; -j {most} gives it as many"
+        )));
     }
     find_inputs(&mut jobs, args, &profile, &context.cd);
     let jobs = Arc::new(jobs);
-    let results = if args.detach { None } else { Some(outputs.results(kept)?) };
+    let results = if args.detach {
+        None
+    } else {
+        Some(outputs.results(kept)?)
+    };
     let log = outputs.log()?;
     let runtime = mezcal_common::system::runtime::start(None).map_err(Exit::usage)?;
     let status = runtime.block_on(async {
@@ -258,13 +327,30 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
         match (results, connected) {
             (Some(results), connected) => {
                 let run = Run::new(args, jobs, terms, results, log, connected, signals)?;
-                Run { written, noted, ..run }.drive().await
+                Run {
+                    written,
+                    noted,
+                    ..run
+                }
+                .drive()
+                .await
             }
-            (None, Connected { remote: Some(mut remote), port, .. }) => {
+            (
+                None,
+                Connected {
+                    remote: Some(mut remote),
+                    port,
+                    ..
+                },
+            ) => {
                 remote.port = port;
-                crate::verb::detach::submit(remote, jobs, terms, signals, args.reconnect.reconnect).await
+                crate::verb::detach::submit(remote, jobs, terms, signals, args.reconnect.reconnect)
+                    .await
             }
-            (None, _) => Err(Exit { status: exit::BUG, message: "nobody to leave the jobs to".into() }),
+            (None, _) => Err(Exit {
+                status: exit::BUG,
+                message: "nobody to leave the jobs to".into(),
+            }),
         }
     });
     // Reads of stdin and the like may still block a thread of the runtime.
@@ -288,8 +374,14 @@ struct Noted {
     note: Option<Note>,
 }
 
-/// Takes out of a list what need not run, or what does not belong to the batch that an earlier run has left.
-fn begin(args: &RunArgs, profile: &Profile, jobs: &mut Jobs, batch: BatchId) -> Result<Begun, Exit> {
+/// Takes out of a list what need not run, or what does not belong to the batch that an earlier run
+/// has left.
+fn begin(
+    args: &RunArgs,
+    profile: &Profile,
+    jobs: &mut Jobs,
+    batch: BatchId,
+) -> Result<Begun, Exit> {
     let again = match (args.resume, args.resume_failed) {
         (true, _) => Some(Resume::Unfinished),
         (_, true) => Some(Resume::Failed),
@@ -299,7 +391,12 @@ fn begin(args: &RunArgs, profile: &Profile, jobs: &mut Jobs, batch: BatchId) -> 
         let stays = path.as_os_str() != "-" && (path.is_file() || !path.exists());
         stays && args.compat.is_none() && !args.detach
     });
-    let anew = Begun { batch, kept: None, written: Written::default(), noted: None };
+    let anew = Begun {
+        batch,
+        kept: None,
+        written: Written::default(),
+        noted: None,
+    };
     let Some(path) = results else {
         // Whoever goes on needs a file; what is none is refused with a reason.
         return match (again, &args.output) {
@@ -311,13 +408,22 @@ fn begin(args: &RunArgs, profile: &Profile, jobs: &mut Jobs, batch: BatchId) -> 
     let left = if args.force { None } else { note::read(&note)? };
     let going_on = match (&left, again, &profile.cluster) {
         (None, ..) => None,
-        (Some(left), Some(_), Cluster::Remote { coordinator, .. }) if *coordinator == left.coordinator => {
+        (Some(left), Some(_), Cluster::Remote { coordinator, .. })
+            if *coordinator == left.coordinator =>
+        {
             note::ask(&args.profile, left.batch)?
         }
-        (Some(Note { batch, coordinator, .. }), ..) => {
+        (
+            Some(Note {
+                batch, coordinator, ..
+            }),
+            ..,
+        ) => {
             let way = match again {
                 Some(_) => "resume with a profile that names this coordinator".to_owned(),
-                None => format!("--resume goes on with it, --force leaves it alone (`coordinator cancel {batch}` ends it)"),
+                None => format!(
+                    "--resume goes on with it, --force leaves it alone (`coordinator cancel {batch}` ends it)"
+                ),
             };
             return Err(Exit::usage(format!(
                 "batch {batch} at {coordinator}, whose results go to {}, may still run ({} says so): {way}; or remove that note",
@@ -338,23 +444,41 @@ fn begin(args: &RunArgs, profile: &Profile, jobs: &mut Jobs, batch: BatchId) -> 
                 note.display()
             ))
         })?;
-        let TakenUp { kept, written } = resume::take_up(jobs, path, &text, left.results_in(&text), &keep)?;
+        let TakenUp { kept, written } =
+            resume::take_up(jobs, path, &text, left.results_in(&text), &keep)?;
         // With all of them here it is as if it had never been interrupted.
         if status.done.is_none() || (written.count() as u64) < status.jobs {
             jobs.retain(&keep);
             if !args.quiet {
                 let have = written.count();
-                tell!("coordinator: batch {} goes on; {have} of its {} results are in {}", left.batch, jobs.len(), path.display());
+                tell!(
+                    "coordinator: batch {} goes on; {have} of its {} results are in {}",
+                    left.batch,
+                    jobs.len(),
+                    path.display()
+                );
             }
             let kept = kept.map(String::into_bytes);
-            return Ok(Begun { batch: left.batch, kept, written, noted: Some(Noted { path: note, note: None }) });
+            return Ok(Begun {
+                batch: left.batch,
+                kept,
+                written,
+                noted: Some(Noted {
+                    path: note,
+                    note: None,
+                }),
+            });
         }
     }
     let (keep, kept) = match again {
         Some(what) => {
             let Plan { keep, kept } = resume::plan(jobs, path, &text, what)?;
             if !args.quiet {
-                let done = counted(keep.iter().filter(|keep| !**keep).count() as u64, "job", "jobs");
+                let done = counted(
+                    keep.iter().filter(|keep| !**keep).count() as u64,
+                    "job",
+                    "jobs",
+                );
                 tell!("coordinator: {done} need not run ({})", path.display());
             }
             (keep, kept)
@@ -363,8 +487,17 @@ fn begin(args: &RunArgs, profile: &Profile, jobs: &mut Jobs, batch: BatchId) -> 
     };
     let noted = match &profile.cluster {
         Cluster::Remote { coordinator, .. } => {
-            let says = Note::new(batch, coordinator, jobs, &keep, kept.as_deref().unwrap_or(&text));
-            Some(Noted { path: note, note: Some(says) })
+            let says = Note::new(
+                batch,
+                coordinator,
+                jobs,
+                &keep,
+                kept.as_deref().unwrap_or(&text),
+            );
+            Some(Noted {
+                path: note,
+                note: Some(says),
+            })
         }
         // Its jobs end with it.
         Cluster::Embedded | Cluster::Listen { .. } => None,
@@ -372,13 +505,28 @@ fn begin(args: &RunArgs, profile: &Profile, jobs: &mut Jobs, batch: BatchId) -> 
     if again.is_some() {
         jobs.retain(&keep);
     }
-    Ok(Begun { kept: kept.map(String::into_bytes), noted, ..anew })
+    Ok(Begun {
+        kept: kept.map(String::into_bytes),
+        noted,
+        ..anew
+    })
 }
 
 /// Runs jobs that come while others run.
-fn stream(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Keeper>, context: BatchContext) -> Result<u8, Exit> {
-    if args.file.as_ref().is_some_and(|file| file.as_os_str() != "-") {
-        return Err(Exit::usage("--stream reads standard input; a file of jobs needs no stream"));
+fn stream(
+    args: &RunArgs,
+    profile: &Profile,
+    keeper: Option<embedded::Keeper>,
+    context: BatchContext,
+) -> Result<u8, Exit> {
+    if args
+        .file
+        .as_ref()
+        .is_some_and(|file| file.as_os_str() != "-")
+    {
+        return Err(Exit::usage(
+            "--stream reads standard input; a file of jobs needs no stream",
+        ));
     }
     let widest = match profile.cluster {
         Cluster::Embedded => args.slots.unwrap_or_else(embedded::usable_cpus),
@@ -400,15 +548,25 @@ fn stream(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Keeper>, c
 
 fn terms(args: &RunArgs, context: BatchContext) -> BatchTerms {
     let (halt, time_limit, name) = (args.halt, args.time_limit, args.name.clone());
-    BatchTerms { halt, time_limit, name, ..BatchTerms::new(context, args.host_timeout) }
+    BatchTerms {
+        halt,
+        time_limit,
+        name,
+        ..BatchTerms::new(context, args.host_timeout)
+    }
 }
 
 fn read_jobs(args: &RunArgs) -> Result<Jobs, Exit> {
-    let path = args.file.as_ref().or(args.input.as_ref()).filter(|p| p.as_os_str() != "-");
+    let path = args
+        .file
+        .as_ref()
+        .or(args.input.as_ref())
+        .filter(|p| p.as_os_str() != "-");
     let (name, bytes) = match path {
         Some(path) => {
             let name = path.display().to_string();
-            let bytes = std::fs::read(path).map_err(|e| Exit::usage(format!("cannot read {name}: {e}")))?;
+            let bytes =
+                std::fs::read(path).map_err(|e| Exit::usage(format!("cannot read {name}: {e}")))?;
             (name, bytes)
         }
         None => {
@@ -416,7 +574,10 @@ fn read_jobs(args: &RunArgs) -> Result<Jobs, Exit> {
             if std::io::stdin().is_terminal() && !args.quiet {
                 tell!("coordinator: reading jobs from the terminal; end with Ctrl-D");
             }
-            std::io::stdin().lock().read_to_end(&mut bytes).map_err(|e| Exit::usage(format!("cannot read standard input: {e}")))?;
+            std::io::stdin()
+                .lock()
+                .read_to_end(&mut bytes)
+                .map_err(|e| Exit::usage(format!("cannot read standard input: {e}")))?;
             ("standard input".to_owned(), bytes)
         }
     };
@@ -428,7 +589,9 @@ fn read_jobs(args: &RunArgs) -> Result<Jobs, Exit> {
     };
     let jobs = Jobs::read(&name, bytes, format, args.retries).map_err(Exit::usage)?;
     if !args.quiet {
-        jobs.warnings().iter().for_each(|warning| tell!("coordinator: {name}: {warning}"));
+        jobs.warnings()
+            .iter()
+            .for_each(|warning| tell!("coordinator: {name}: {warning}"));
     }
     Ok(jobs)
 }
@@ -446,7 +609,10 @@ fn find_inputs(jobs: &mut Jobs, args: &RunArgs, profile: &Profile, cd: &str) {
     match found {
         Ok(places) => jobs.locate(cd, &places),
         Err(why) if !args.quiet => {
-            tell!("coordinator: jobs with `inputs` run anywhere: {}", mezcal_common::model::escape::for_terminal(&why));
+            tell!(
+                "coordinator: jobs with `inputs` run anywhere: {}",
+                mezcal_common::model::escape::for_terminal(&why)
+            );
         }
         Err(_) => {}
     }
@@ -458,7 +624,11 @@ fn as_text(bytes: OsString) -> String {
 }
 
 fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit> {
-    let mut env: Vec<_> = profile.env.iter().map(|(name, value)| (name.clone(), as_text(value.into()))).collect();
+    let mut env: Vec<_> = profile
+        .env
+        .iter()
+        .map(|(name, value)| (name.clone(), as_text(value.into())))
+        .collect();
     for item in &args.env {
         let name = item.split_once('=').map_or(item.as_str(), |(name, _)| name);
         check_env_name(name).map_err(|e| Exit::usage(format!("--env {item:?}: {e}")))?;
@@ -467,9 +637,12 @@ fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit
             None => {
                 // A function that bash has exported is a variable of this name.
                 let names = [item.clone(), format!("BASH_FUNC_{item}%%")];
-                let found = names
-                    .into_iter()
-                    .find_map(|name| Some((as_text(std::env::var_os(OsStr::from_bytes(&octets::of(&name)))?), name)));
+                let found = names.into_iter().find_map(|name| {
+                    Some((
+                        as_text(std::env::var_os(OsStr::from_bytes(&octets::of(&name)))?),
+                        name,
+                    ))
+                });
                 let (value, name) = found.ok_or_else(|| {
                     let item = octets::shown(item);
                     Exit::usage(format!(
@@ -502,7 +675,8 @@ fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit
     too_large(&context).map_or(Ok(context), |why| Err(Exit::usage(why)))
 }
 
-/// A path on whatever host, seen from the directory in which this process is, as a text that stands for its bytes.
+/// A path on whatever host, seen from the directory in which this process is, as a text that stands
+/// for its bytes.
 pub(crate) fn absolute(path: &Path) -> Result<String, Exit> {
     let path = match path.is_absolute() {
         true => path.to_owned(),
@@ -512,7 +686,9 @@ pub(crate) fn absolute(path: &Path) -> Result<String, Exit> {
             ))
         })?,
     };
-    Ok(mezcal_common::model::octets::text(path.into_os_string().into_vec()))
+    Ok(mezcal_common::model::octets::text(
+        path.into_os_string().into_vec(),
+    ))
 }
 
 /// umask(2) can only be read by setting it; nothing else runs yet.
@@ -562,9 +738,12 @@ impl Connected {
         self.remote.as_ref().is_none_or(Remote::is_lost_for_good)
     }
 
-    /// Reaches a coordinator again that was lost, within so long. False if that has been in vain. Cancel-safe.
+    /// Reaches a coordinator again that was lost, within so long. False if that has been in vain.
+    /// Cancel-safe.
     pub(crate) async fn reach_again(&mut self, patience: Duration) -> bool {
-        let Some(remote) = &mut self.remote else { return false };
+        let Some(remote) = &mut self.remote else {
+            return false;
+        };
         let reached = remote.reach_again(patience).await;
         if reached {
             std::mem::swap(&mut self.port, &mut remote.port);
@@ -587,38 +766,97 @@ impl Connected {
     }
 }
 
-async fn connect(args: &RunArgs, profile: &Profile, keeper: Option<embedded::Keeper>) -> Result<Connected, Exit> {
+async fn connect(
+    args: &RunArgs,
+    profile: &Profile,
+    keeper: Option<embedded::Keeper>,
+) -> Result<Connected, Exit> {
     let user = mezcal_common::system::account::own_name();
     let locality_wait = args.locality_wait.unwrap_or(service::LOCALITY_WAIT);
-    let adjustable = Adjustable { locality_wait, ..Adjustable::default() };
+    let adjustable = Adjustable {
+        locality_wait,
+        ..Adjustable::default()
+    };
     let no_timer = |e| Exit::usage(exit::chain(&e));
     match (&profile.cluster, keeper) {
-        (Cluster::Remote { coordinator, identity }, _) => {
+        (
+            Cluster::Remote {
+                coordinator,
+                identity,
+            },
+            _,
+        ) => {
             let mut remote = Remote::connect(coordinator, identity).await?;
-            let (unused, empty) = (tokio::sync::mpsc::channel(1).0, tokio::sync::mpsc::channel(1).1);
-            let port = std::mem::replace(&mut remote.port, ClientPort { requests: unused, answers: empty });
+            let (unused, empty) = (
+                tokio::sync::mpsc::channel(1).0,
+                tokio::sync::mpsc::channel(1).1,
+            );
+            let port = std::mem::replace(
+                &mut remote.port,
+                ClientPort {
+                    requests: unused,
+                    answers: empty,
+                },
+            );
             let waiting_for = format!("no agent is connected to the coordinator at {coordinator}");
-            tokio::spawn(client::keep_certificate(coordinator.clone(), identity.clone()));
-            Ok(Connected { port, remote: Some(remote), agent: None, listener: None, waiting_for })
+            tokio::spawn(client::keep_certificate(
+                coordinator.clone(),
+                identity.clone(),
+            ));
+            Ok(Connected {
+                port,
+                remote: Some(remote),
+                agent: None,
+                listener: None,
+                waiting_for,
+            })
         }
         (Cluster::Listen { address, identity }, _) => {
-            let settings = Settings { adjustable, ..Settings::new(Some(service::LEASE)) };
+            let settings = Settings {
+                adjustable,
+                ..Settings::new(Some(service::LEASE))
+            };
             let service = service::start(settings, None).map_err(no_timer)?;
             let listener = serve::listen(*address, &serve::credentials(identity)?)?;
             let local = listener.local_addr().map_err(Exit::unreachable)?;
             tokio::spawn(service.clone().listen(listener.clone()));
             let waiting_for = format!("no agent has connected yet; listening on udp {local}");
-            Ok(Connected { port: service.attach(&user).await, remote: None, agent: None, listener: Some(listener), waiting_for })
+            Ok(Connected {
+                port: service.attach(&user).await,
+                remote: None,
+                agent: None,
+                listener: Some(listener),
+                waiting_for,
+            })
         }
         (Cluster::Embedded, Some(keeper)) => {
-            let adjustable = Adjustable { aliases: keeper.aliases(), ..adjustable };
-            let service = service::start(Settings { adjustable, ..Settings::new(None) }, None).map_err(no_timer)?;
+            let adjustable = Adjustable {
+                aliases: keeper.aliases(),
+                ..adjustable
+            };
+            let service = service::start(
+                Settings {
+                    adjustable,
+                    ..Settings::new(None)
+                },
+                None,
+            )
+            .map_err(no_timer)?;
             let slots = args.slots.unwrap_or_else(embedded::usable_cpus);
             let agent = embedded::start(&service, keeper, slots).await?;
             let waiting_for = "the engines of this host are not ready yet".to_owned();
-            Ok(Connected { port: service.attach(&user).await, remote: None, agent: Some(agent), listener: None, waiting_for })
+            Ok(Connected {
+                port: service.attach(&user).await,
+                remote: None,
+                agent: Some(agent),
+                listener: None,
+                waiting_for,
+            })
         }
-        (Cluster::Embedded, None) => Err(Exit { status: exit::BUG, message: "an embedded run without a keeper".into() }),
+        (Cluster::Embedded, None) => Err(Exit {
+            status: exit::BUG,
+            message: "an embedded run without a keeper".into(),
+        }),
     }
 }
 
@@ -666,8 +904,15 @@ impl<'a> Run<'a> {
         let progress = Progress::new(args.progress, args.quiet, log, jobs.len() as u64, compat);
         let watched = results.pipe();
         let form = (compat, results.is_terminal());
-        let output = output::start(jobs.clone(), results.open()?, watched, progress, form, args.keep_order)
-            .map_err(|e| Exit::usage(format!("cannot start the thread that writes results: {e}")))?;
+        let output = output::start(
+            jobs.clone(),
+            results.open()?,
+            watched,
+            progress,
+            form,
+            args.keep_order,
+        )
+        .map_err(|e| Exit::usage(format!("cannot start the thread that writes results: {e}")))?;
         let answered = vec![false; jobs.len()];
         let batch = terms.context.batch;
         Ok(Self {
@@ -700,13 +945,28 @@ impl<'a> Run<'a> {
             self.run_batch().await;
         }
         // All results are here, or the coordinator has taken none of the jobs.
-        let nothing_is_left = self.received >= self.jobs.len() as u64 || self.turned_away && self.accepted == 0;
-        let Run { args, jobs, connected, output, for_output, mut signals, signalled, halted, mut failure, noted, .. } = self;
+        let nothing_is_left =
+            self.received >= self.jobs.len() as u64 || self.turned_away && self.accepted == 0;
+        let Run {
+            args,
+            jobs,
+            connected,
+            output,
+            for_output,
+            mut signals,
+            signalled,
+            halted,
+            mut failure,
+            noted,
+            ..
+        } = self;
         let finishing = async {
             for message in for_output {
                 let _ = output.sender.send(message).await;
             }
-            tokio::task::spawn_blocking(move || output.finish()).await.unwrap_or_default()
+            tokio::task::spawn_blocking(move || output.finish())
+                .await
+                .unwrap_or_default()
         };
         let (counts, unwritten) = tokio::select! {
             finished = finishing => finished,
@@ -715,7 +975,9 @@ impl<'a> Run<'a> {
         };
         match unwritten {
             Some(e) => drop(failure.get_or_insert(not_writable(&e))),
-            None if nothing_is_left => noted.into_iter().for_each(|noted| drop(std::fs::remove_file(noted.path))),
+            None if nothing_is_left => noted
+                .into_iter()
+                .for_each(|noted| drop(std::fs::remove_file(noted.path))),
             None => {}
         }
         connected.end().await;
@@ -725,7 +987,9 @@ impl<'a> Run<'a> {
             (None, _) if args.compat.is_some() => Ok(0),
             // What was looked for has been found, and what was not needed any more does not count.
             (None, _) if halted == Some(HaltWhy::Success) => Ok(0),
-            (None, _) if halted == Some(HaltWhy::Done) && counts.failed + counts.skipped == 0 => Ok(0),
+            (None, _) if halted == Some(HaltWhy::Done) && counts.failed + counts.skipped == 0 => {
+                Ok(0)
+            }
             (None, _) if counts.done < jobs.len() as u64 => Ok(exit::FAILED),
             (None, _) => Ok(0),
         }
@@ -733,7 +997,10 @@ impl<'a> Run<'a> {
 
     /// True when enough agents are there.
     async fn wait_for_agents(&mut self) -> bool {
-        let patience = self.args.wait_agents.or_else(|| (!std::io::stderr().is_terminal()).then_some(UNWATCHED_WAIT));
+        let patience = self
+            .args
+            .wait_agents
+            .or_else(|| (!std::io::stderr().is_terminal()).then_some(UNWATCHED_WAIT));
         let give_up = patience.map(|p| Instant::now() + p);
         let wanted = self.args.min_agents.max(1);
         let to_output = self.output.sender.clone();
@@ -779,10 +1046,18 @@ impl<'a> Run<'a> {
 
     /// Says beside the results file which batch they come from, before there is one.
     fn note(&mut self) {
-        let Some((path, note)) = self.noted.as_ref().and_then(|noted| Some((&noted.path, noted.note.as_ref()?))) else { return };
+        let Some((path, note)) = self
+            .noted
+            .as_ref()
+            .and_then(|noted| Some((&noted.path, noted.note.as_ref()?)))
+        else {
+            return;
+        };
         if let Err(e) = note::write(path, note) {
-            let text =
-                format!("cannot write {}: {e}; if this run is killed, --resume would not know what still runs", path.display());
+            let text = format!(
+                "cannot write {}: {e}; if this run is killed, --resume would not know what still runs",
+                path.display()
+            );
             self.say(text);
         }
     }
@@ -791,7 +1066,10 @@ impl<'a> Run<'a> {
         if self.connected.agent.is_none() && self.args.compat.is_none() {
             self.say(format!("this is batch {}", self.batch));
         }
-        self.for_output.push_back(ToOutput::Begin { engines: self.fleet.1, submitted: WallTime::now() });
+        self.for_output.push_back(ToOutput::Begin {
+            engines: self.fleet.1,
+            submitted: WallTime::now(),
+        });
         let mut requests = self.open().await;
         let total = self.jobs.len() as u64;
         let to_output = self.output.sender.clone();
@@ -828,11 +1106,17 @@ impl<'a> Run<'a> {
     /// Opens the batch, or goes on with it after a connection was lost.
     async fn open(&mut self) -> Sender<ToService> {
         let requests = self.connected.port.requests.clone();
-        let _ = requests.send(ToService::Open { terms: self.terms.clone(), have: self.received }).await;
+        let _ = requests
+            .send(ToService::Open {
+                terms: self.terms.clone(),
+                have: self.received,
+            })
+            .await;
         requests
     }
 
-    /// Reaches the coordinator again after the connection was lost: what it has goes on meanwhile. False if that is hopeless.
+    /// Reaches the coordinator again after the connection was lost: what it has goes on meanwhile.
+    /// False if that is hopeless.
     async fn reattach(&mut self) -> bool {
         self.submitter.interrupted();
         if self.connected.is_lost_for_good() {
@@ -841,9 +1125,18 @@ impl<'a> Run<'a> {
         }
         let patience = self.args.reconnect.reconnect;
         let why = self.connected.why_lost().await;
-        self.say(format!("{why}; its jobs go on; trying to reach it again for {}", format_duration(patience)));
+        self.say(format!(
+            "{why}; its jobs go on; trying to reach it again for {}",
+            format_duration(patience)
+        ));
         let reaching = self.connected.reach_again(patience);
-        let reached = beside(reaching, &self.output.sender, &mut self.for_output, &mut self.signals).await;
+        let reached = beside(
+            reaching,
+            &self.output.sender,
+            &mut self.for_output,
+            &mut self.signals,
+        )
+        .await;
         match reached {
             Ok(true) => {}
             Ok(false) => {
@@ -854,7 +1147,12 @@ impl<'a> Run<'a> {
         }
         self.say("connected again".into());
         if self.signalled.0 > 0 {
-            self.cancel(if self.signalled.0 == 1 { GRACE } else { Duration::ZERO }).await;
+            self.cancel(if self.signalled.0 == 1 {
+                GRACE
+            } else {
+                Duration::ZERO
+            })
+            .await;
         }
         true
     }
@@ -864,7 +1162,10 @@ impl<'a> Run<'a> {
         self.signalled = (1, number);
         let why = "the coordinator was out of reach when the run was interrupted";
         self.answer_the_rest(why);
-        self.say(format!("left; batch {} is cancelled when its client lease is over, or by `coordinator cancel`", self.batch));
+        self.say(format!(
+            "left; batch {} is cancelled when its client lease is over, or by `coordinator cancel`",
+            self.batch
+        ));
         false
     }
 
@@ -878,12 +1179,15 @@ impl<'a> Run<'a> {
                         *answered = true;
                     }
                 }
-                let known = results.iter().filter(|(job, result)| self.written.take(|| self.jobs.as_object(job.0), result));
+                let known = results.iter().filter(|(job, result)| {
+                    self.written.take(|| self.jobs.as_object(job.0), result)
+                });
                 let known: Vec<u32> = known.map(|(job, _)| job.0).collect();
                 if !known.is_empty() {
                     self.for_output.push_back(ToOutput::Known(known));
                 }
-                self.for_output.push_back(ToOutput::Results(results, WallTime::now()));
+                self.for_output
+                    .push_back(ToOutput::Results(results, WallTime::now()));
             }
             ToClient::Notice { notice, .. } => {
                 if let Notice::Halted { why, .. } = notice {
@@ -893,19 +1197,28 @@ impl<'a> Run<'a> {
             }
             ToClient::Refused { reason } => {
                 let first = self.failure.is_none();
-                self.failure.get_or_insert(Exit::unreachable(format!("the coordinator refused a request: {reason}")));
+                self.failure.get_or_insert(Exit::unreachable(format!(
+                    "the coordinator refused a request: {reason}"
+                )));
                 // Without its word that it has all of them there is nothing to wait for.
                 if self.accepted < self.jobs.len() as u64 && !self.turned_away {
                     self.turned_away = true;
                     if self.accepted > 0 {
-                        self.answer_with(&format!("the coordinator refused a part of the batch: {reason}"));
+                        self.answer_with(&format!(
+                            "the coordinator refused a part of the batch: {reason}"
+                        ));
                     }
                 }
                 if first {
                     self.cancel(Duration::ZERO).await;
                 }
             }
-            ToClient::Opened { host_sets, jobs, closed, .. } => {
+            ToClient::Opened {
+                host_sets,
+                jobs,
+                closed,
+                ..
+            } => {
                 self.accepted = self.accepted.max(jobs);
                 self.submitter.opened(host_sets, jobs, closed);
             }
@@ -939,7 +1252,15 @@ impl<'a> Run<'a> {
     async fn on_output(&mut self, answer: FromOutput) {
         match answer {
             FromOutput::Written(results) => {
-                let _ = self.connected.port.requests.send(ToService::Taken { batch: self.batch, results }).await;
+                let _ = self
+                    .connected
+                    .port
+                    .requests
+                    .send(ToService::Taken {
+                        batch: self.batch,
+                        results,
+                    })
+                    .await;
             }
             FromOutput::Failed(e) => {
                 self.failure = Some(not_writable(&e));
@@ -949,7 +1270,14 @@ impl<'a> Run<'a> {
     }
 
     async fn signal(&mut self, number: u8) {
-        self.signalled = (self.signalled.0 + 1, if self.signalled.0 == 0 { number } else { self.signalled.1 });
+        self.signalled = (
+            self.signalled.0 + 1,
+            if self.signalled.0 == 0 {
+                number
+            } else {
+                self.signalled.1
+            },
+        );
         match self.signalled.0 {
             1 => {
                 self.say("cancelling: TERM now, KILL in 2 s; once more to kill at once".into());
@@ -966,7 +1294,16 @@ impl<'a> Run<'a> {
     async fn cancel(&mut self, grace: Duration) {
         // Results tell what it has come to.
         let what = vec![Selector::Batch(self.batch.to_string())];
-        let _ = self.connected.port.requests.send(ToService::Cancel { request: 0, what, stop: Stop::after(grace) }).await;
+        let _ = self
+            .connected
+            .port
+            .requests
+            .send(ToService::Cancel {
+                request: 0,
+                what,
+                stop: Stop::after(grace),
+            })
+            .await;
     }
 
     async fn lost(&mut self) {
@@ -988,13 +1325,28 @@ impl<'a> Run<'a> {
     }
 
     fn answer_with(&mut self, error: &str) {
-        let open: Vec<u32> = (1..).zip(&self.answered).filter(|(_, answered)| !**answered).map(|(number, _)| number).collect();
+        let open: Vec<u32> = (1..)
+            .zip(&self.answered)
+            .filter(|(_, answered)| !**answered)
+            .map(|(number, _)| number)
+            .collect();
         for numbers in open.chunks(SUBMIT_JOBS) {
             let lost = |number: &u32| {
                 let outcome = Outcome::never_ran(Ended::Lost, error.to_owned());
-                (JobNumber(*number), JobResult { attempt: 0, place: None, local: None, outcome })
+                (
+                    JobNumber(*number),
+                    JobResult {
+                        attempt: 0,
+                        place: None,
+                        local: None,
+                        outcome,
+                    },
+                )
             };
-            self.for_output.push_back(ToOutput::Results(numbers.iter().map(lost).collect(), WallTime::now()));
+            self.for_output.push_back(ToOutput::Results(
+                numbers.iter().map(lost).collect(),
+                WallTime::now(),
+            ));
         }
     }
 
@@ -1008,7 +1360,8 @@ impl<'a> Run<'a> {
 /// Messages that may wait for the output thread before answers are left unread.
 const BEHIND: usize = 64;
 
-/// Hands one waiting message over. A thread that has ended takes none; its end is noticed elsewhere.
+/// Hands one waiting message over. A thread that has ended takes none; its end is noticed
+/// elsewhere.
 pub(crate) fn pass_on<T>(permit: Result<Permit<'_, T>, SendError<()>>, waiting: &mut VecDeque<T>) {
     if let (Ok(permit), Some(message)) = (permit, waiting.pop_front()) {
         permit.send(message);
@@ -1035,8 +1388,13 @@ pub(crate) async fn beside<T, R>(
 /// A reader that has left is no error to talk about.
 pub(crate) fn not_writable(e: &std::io::Error) -> Exit {
     match e.kind() {
-        ErrorKind::BrokenPipe => Exit { status: exit::PIPE, message: String::new() },
-        _ => Exit::output(format!("cannot write results: {e}; jobs that had not ended were cancelled")),
+        ErrorKind::BrokenPipe => Exit {
+            status: exit::PIPE,
+            message: String::new(),
+        },
+        _ => Exit::output(format!(
+            "cannot write results: {e}; jobs that had not ended were cancelled"
+        )),
     }
 }
 
@@ -1072,7 +1430,12 @@ pub(crate) fn describe(notice: &Notice) -> String {
             counted(*jobs, "job waits", "jobs wait"),
             elapsed(*after)
         ),
-        Notice::Ambiguous { names, hosts, jobs, after } => format!(
+        Notice::Ambiguous {
+            names,
+            hosts,
+            jobs,
+            after,
+        } => format!(
             "{} for {names}, which may be any of {hosts} and so stands for none of them: write the full name; they end as errors after {}",
             counted(*jobs, "job waits", "jobs wait"),
             elapsed(*after)
@@ -1081,13 +1444,25 @@ pub(crate) fn describe(notice: &Notice) -> String {
             "the coordinator's store cannot be written ({why}): what runs goes on, and results and new jobs wait until it can; it tries again"
         ),
         Notice::StoreTrouble { why: None } => "the coordinator's store can be written again".into(),
-        Notice::AgentLost { host, jobs, fenced_for } => format!(
+        Notice::AgentLost {
+            host,
+            jobs,
+            fenced_for,
+        } => format!(
             "lost the agent of {host} with {}; unless it comes back, they are given up there in {}",
             counted(*jobs, "job", "jobs"),
             elapsed(Duration::from_secs(fenced_for.as_secs()))
         ),
-        Notice::Quarantined { host, length: Duration::ZERO, reason } => format!("{host} is suspected: {reason}"),
-        Notice::Quarantined { host, length, reason } => {
+        Notice::Quarantined {
+            host,
+            length: Duration::ZERO,
+            reason,
+        } => format!("{host} is suspected: {reason}"),
+        Notice::Quarantined {
+            host,
+            length,
+            reason,
+        } => {
             format!("{host} gets no jobs for {} s: {reason}", length.as_secs())
         }
         Notice::Halted { why, count } => {
@@ -1096,7 +1471,10 @@ pub(crate) fn describe(notice: &Notice) -> String {
                 HaltWhy::Success => "succeeded",
                 HaltWhy::Done => "ended",
             };
-            format!("{} {what}: nothing more of the batch starts (--halt)", counted(*count, "job has", "jobs have"))
+            format!(
+                "{} {what}: nothing more of the batch starts (--halt)",
+                counted(*count, "job has", "jobs have")
+            )
         }
     }
 }

@@ -1,4 +1,5 @@
-//! `coordinator serve`: the long-lived coordinator. What it knows is in its store, and it goes on where an earlier life was ended.
+//! `coordinator serve`: the long-lived coordinator. What it knows is in its store, and it goes on
+//! where an earlier life was ended.
 
 use crate::client::signals::Signals;
 use crate::exit::{Exit, chain};
@@ -30,10 +31,12 @@ pub struct ServeArgs {
     /// The configuration file
     #[arg(long, default_value = DEFAULT_PATH, env = "MEZCAL_CONFIG", value_name = "FILE")]
     pub config: PathBuf,
-    /// Serve the dashboard, metrics and health checks on this address, for example 127.0.0.1:7480; everybody who can reach it sees all batches
+    /// Serve the dashboard, metrics and health checks on this address, for example 127.0.0.1:7480;
+    /// everybody who can reach it sees all batches
     #[arg(long, value_name = "ADDR")]
     pub http: Option<SocketAddr>,
-    /// After a restore: say that no job of the old store runs any more; a job that does run will run twice
+    /// After a restore: say that no job of the old store runs any more; a job that does run will
+    /// run twice
     #[arg(long)]
     pub nothing_runs: bool,
 }
@@ -47,36 +50,53 @@ pub struct CoordinatorConfig {
     pub listen: SocketAddr,
     /// Directory of cert.pem, key.pem and ca.pem.
     pub identity: PathBuf,
-    /// How long an agent may run jobs without hearing from the coordinator; default: `10m`, at least `15s`.
-    #[serde(default, deserialize_with = "mezcal_common::model::duration::serde_text::deserialize")]
+    /// How long an agent may run jobs without hearing from the coordinator; default: `10m`, at
+    /// least `15s`.
+    #[serde(
+        default,
+        deserialize_with = "mezcal_common::model::duration::serde_text::deserialize"
+    )]
     pub lease: Option<Duration>,
     /// How long a slot is idle before it gets a job that prefers another host; default: `3s`.
-    #[serde(default, deserialize_with = "mezcal_common::model::duration::serde_text::deserialize")]
+    #[serde(
+        default,
+        deserialize_with = "mezcal_common::model::duration::serde_text::deserialize"
+    )]
     pub locality_wait: Option<Duration>,
-    /// Directory of the store; default: `/var/lib/mezcal-coordinator` as root and as the service, else `~/.local/state/mezcal-coordinator`.
+    /// Directory of the store; default: `/var/lib/mezcal-coordinator` as root and as the service,
+    /// else `~/.local/state/mezcal-coordinator`.
     pub state: Option<PathBuf>,
     /// How long a batch goes on when its client is gone, unless it is detached; default: `10m`.
-    #[serde(default, deserialize_with = "mezcal_common::model::duration::serde_text::deserialize")]
+    #[serde(
+        default,
+        deserialize_with = "mezcal_common::model::duration::serde_text::deserialize"
+    )]
     pub client_lease: Option<Duration>,
-    /// Address of the dashboard, the metrics and the health checks, for example `127.0.0.1:7480`; default: none.
+    /// Address of the dashboard, the metrics and the health checks, for example `127.0.0.1:7480`;
+    /// default: none.
     pub http: Option<SocketAddr>,
-    /// Users who may see and cancel everybody's batches, and decide who is in the cluster; default: none.
+    /// Users who may see and cancel everybody's batches, and decide who is in the cluster; default:
+    /// none.
     #[serde(default)]
     pub admins: Vec<String>,
     /// A table of further names of hosts, by the full names in their certificates.
     #[serde(default)]
     pub aliases: Aliases,
-    /// The highest priority that counts before other users' jobs; above it, a priority orders only the user's own jobs. Priorities of admins are
-    /// not limited. Default: `0`.
+    /// The highest priority that counts before other users' jobs; above it, a priority orders only
+    /// the user's own jobs. Priorities of admins are not limited. Default: `0`.
     #[serde(default)]
     pub max_priority: i32,
-    /// Directory of the issuer that `mezcal-certs issue issuer` made: with it, hosts and users can join by tokens, and only certificates on the
-    /// coordinator's list are valid. Default: none.
+    /// Directory of the issuer that `mezcal-certs issue issuer` made: with it, hosts and users can
+    /// join by tokens, and only certificates on the coordinator's list are valid. Default: none.
     pub issuer: Option<PathBuf>,
-    /// Address on which hosts and users join, open while there are tokens; default: port 7434 beside `listen`.
+    /// Address on which hosts and users join, open while there are tokens; default: port 7434
+    /// beside `listen`.
     pub enrol: Option<SocketAddr>,
     /// How long the certificates of joined hosts and users are valid; default: `30d`.
-    #[serde(default, deserialize_with = "mezcal_common::model::duration::serde_text::deserialize")]
+    #[serde(
+        default,
+        deserialize_with = "mezcal_common::model::duration::serde_text::deserialize"
+    )]
     pub certificate_life: Option<Duration>,
 }
 
@@ -103,18 +123,29 @@ impl CoordinatorConfig {
             ("http", self.http != new.http),
             ("issuer", self.issuer != new.issuer),
             ("enrol", self.enrol != new.enrol),
-            ("certificate_life", self.certificate_life != new.certificate_life),
+            (
+                "certificate_life",
+                self.certificate_life != new.certificate_life,
+            ),
         ];
-        keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+        keys.into_iter()
+            .filter(|(_, differs)| *differs)
+            .map(|(key, _)| key)
+            .collect()
     }
 
-    /// Where the store is: what the file says, or what systemd has given the service (`STATE_DIRECTORY`), where root looks, too.
+    /// Where the store is: what the file says, or what systemd has given the service
+    /// (`STATE_DIRECTORY`), where root looks, too.
     pub fn state_dir(&self) -> PathBuf {
         match &self.state {
             Some(dir) => expand_home(dir),
             None => {
                 let root = rustix::process::geteuid().is_root();
-                default_state(std::env::var_os("STATE_DIRECTORY"), root, &expand_home(Path::new("~")))
+                default_state(
+                    std::env::var_os("STATE_DIRECTORY"),
+                    root,
+                    &expand_home(Path::new("~")),
+                )
             }
         }
     }
@@ -126,7 +157,9 @@ const DEFAULT_USER_STATE: &str = ".local/state/mezcal-coordinator";
 
 fn default_state(given: Option<std::ffi::OsString>, root: bool, home: &Path) -> PathBuf {
     // Of several, the first: the unit has one (systemd.exec(5), StateDirectory=).
-    let given = given.and_then(|dirs| std::env::split_paths(&dirs).next()).filter(|dir| dir.is_absolute());
+    let given = given
+        .and_then(|dirs| std::env::split_paths(&dirs).next())
+        .filter(|dir| dir.is_absolute());
     // The service's account has its home there, by whatever way one has become it (runuser).
     let is_service = root || home == Path::new(DEFAULT_STATE);
     let Some(service) = given.or_else(|| is_service.then(|| PathBuf::from(DEFAULT_STATE))) else {
@@ -135,7 +168,11 @@ fn default_state(given: Option<std::ffi::OsString>, root: bool, home: &Path) -> 
     // Where nothing told it of the directory its store was below its home.
     let below = service.join(DEFAULT_USER_STATE);
     let has_store = |dir: &Path| dir.join("store.db").symlink_metadata().is_ok();
-    if !has_store(&service) && has_store(&below) { below } else { service }
+    if !has_store(&service) && has_store(&below) {
+        below
+    } else {
+        service
+    }
 }
 
 fn default_listen() -> SocketAddr {
@@ -146,8 +183,8 @@ fn default_listen() -> SocketAddr {
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two signs of life for the service manager.
 const ALIVE: Duration = Duration::from_secs(10);
-/// Threads for what waits for a disk: several times those who read the store, and those who write to the list of certificates wait for each
-/// other anyway. The rest waits for its turn.
+/// Threads for what waits for a disk: several times those who read the store, and those who write
+/// to the list of certificates wait for each other anyway. The rest waits for its turn.
 const BLOCKING: usize = 16;
 /// Shortest lease: several heartbeats must fit.
 const MIN_LEASE: Duration = Duration::from_secs(15);
@@ -162,7 +199,11 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
     let config: CoordinatorConfig = read_toml(&args.config).map_err(|e| Exit::usage(chain(&e)))?;
     let lease = config.lease.unwrap_or(service::LEASE);
     if lease < MIN_LEASE {
-        return Err(Exit::usage(format!("`lease` in {} must be at least {}", args.config.display(), format_duration(MIN_LEASE))));
+        return Err(Exit::usage(format!(
+            "`lease` in {} must be at least {}",
+            args.config.display(),
+            format_duration(MIN_LEASE)
+        )));
     }
     let runtime = mezcal_common::system::runtime::start(Some(BLOCKING)).map_err(Exit::usage)?;
     runtime.block_on(async {
@@ -226,7 +267,8 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
     })
 }
 
-/// Takes up what may change in a running coordinator. What cannot be used is said, and changes nothing.
+/// Takes up what may change in a running coordinator. What cannot be used is said, and changes
+/// nothing.
 async fn reload(
     path: &Path,
     started: &CoordinatorConfig,
@@ -239,15 +281,18 @@ async fn reload(
         Err(e) => return tracing::error!("everything stays as it is: {}", chain(&e)),
     };
     let identity = expand_home(&started.identity);
-    let presented =
-        Credentials::load(&identity, Role::Coordinator).and_then(|own| listener.present(&own, &PROTOCOLS).map(|()| own));
+    let presented = Credentials::load(&identity, Role::Coordinator)
+        .and_then(|own| listener.present(&own, &PROTOCOLS).map(|()| own));
     let own = match presented {
         Ok(own) => own,
         Err(e) => return tracing::error!("everything stays as it is: {}", chain(&e)),
     };
     let later = started.differs_for_good(&new);
     if !later.is_empty() {
-        tracing::warn!("these keys are different now, and take effect when the coordinator is started again: {}", later.join(", "));
+        tracing::warn!(
+            "these keys are different now, and take effect when the coordinator is started again: {}",
+            later.join(", ")
+        );
     }
     service.adjust(new.adjustable(&own)).await;
     to_enrol.send_replace(Arc::new(own));
@@ -277,7 +322,11 @@ fn take_up(directory: &Path, nothing_runs: bool, lease: Duration) -> Result<Stor
             store.generation
         );
     } else if store.hold.is_some() {
-        tracing::warn!("the store in {} was {}: {held}", directory.display(), store.generation);
+        tracing::warn!(
+            "the store in {} was {}: {held}",
+            directory.display(),
+            store.generation
+        );
     }
     if store.is_alone() {
         tracing::warn!(
@@ -291,12 +340,21 @@ fn take_up(directory: &Path, nothing_runs: bool, lease: Duration) -> Result<Stor
 
 /// Tokens and certificates, and what makes them.
 fn enrolment(config: &CoordinatorConfig, store: &Store) -> Result<Enrolment, Exit> {
-    let registry = store.registry(config.issuer.is_some()).map_err(|e| Exit::unreachable(chain(&e)))?;
-    let Some(dir) = &config.issuer else { return Ok(Enrolment::new(registry, None)) };
+    let registry = store
+        .registry(config.issuer.is_some())
+        .map_err(|e| Exit::unreachable(chain(&e)))?;
+    let Some(dir) = &config.issuer else {
+        return Ok(Enrolment::new(registry, None));
+    };
     let authority = Authority::load(&expand_home(dir)).map_err(|e| Exit::unreachable(chain(&e)))?;
     let root = first_certificate(authority.root().as_bytes()).and_then(|der| key_hash(&der));
     let issuer = Issuer {
-        root: root.ok_or_else(|| Exit::unreachable(format!("{} holds no root certificate", dir.join("ca.pem").display())))?,
+        root: root.ok_or_else(|| {
+            Exit::unreachable(format!(
+                "{} holds no root certificate",
+                dir.join("ca.pem").display()
+            ))
+        })?,
         life: config.certificate_life.unwrap_or(LEAF_LIFE),
         port: config.listen.port(),
         authority,
@@ -317,55 +375,97 @@ pub fn credentials(identity: &Path) -> Result<Credentials, Exit> {
 /// # Errors
 /// Exit 3 naming whoever holds the address.
 pub fn listen(address: SocketAddr, credentials: &Credentials) -> Result<Arc<Listener>, Exit> {
-    Listener::bind(address, credentials, &PROTOCOLS).map(Arc::new).map_err(|e| {
-        let holder = match &e {
-            ListenError::Bind { source, .. } if source.kind() == ErrorKind::AddrInUse => holder_of(address.port()),
-            ListenError::Bind { .. } | ListenError::Credentials(_) => None,
-        };
-        Exit::unreachable(format!("{}{}", chain(&e), holder.map_or(String::new(), |h| format!("; held by {h}"))))
-    })
+    Listener::bind(address, credentials, &PROTOCOLS)
+        .map(Arc::new)
+        .map_err(|e| {
+            let holder = match &e {
+                ListenError::Bind { source, .. } if source.kind() == ErrorKind::AddrInUse => {
+                    holder_of(address.port())
+                }
+                ListenError::Bind { .. } | ListenError::Credentials(_) => None,
+            };
+            Exit::unreachable(format!(
+                "{}{}",
+                chain(&e),
+                holder.map_or(String::new(), |h| format!("; held by {h}"))
+            ))
+        })
 }
 
-/// Who has a UDP port, as far as /proc lets us see: the socket's inode from /proc/net/udp{,6}, then who has it open.
+/// Who has a UDP port, as far as /proc lets us see: the socket's inode from /proc/net/udp{,6}, then
+/// who has it open.
 pub(crate) fn holder_of(port: u16) -> Option<String> {
-    let tables = ["/proc/net/udp", "/proc/net/udp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
-    let inode = tables.iter().flat_map(|t| t.lines().skip(1)).find_map(|line| {
-        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        let local = fields.get(1)?.rsplit_once(':')?.1;
-        (u16::from_str_radix(local, 16) == Ok(port)).then(|| fields.get(9).map(|i| (*i).to_owned()))?
-    })?;
+    let tables = ["/proc/net/udp", "/proc/net/udp6"]
+        .map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    let inode = tables
+        .iter()
+        .flat_map(|t| t.lines().skip(1))
+        .find_map(|line| {
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            let local = fields.get(1)?.rsplit_once(':')?.1;
+            (u16::from_str_radix(local, 16) == Ok(port))
+                .then(|| fields.get(9).map(|i| (*i).to_owned()))?
+        })?;
     let wanted = format!("socket:[{inode}]");
-    let pid = std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let mut open = std::fs::read_dir(entry.path().join("fd")).ok()?.flatten();
-        open.any(|fd| std::fs::read_link(fd.path()).is_ok_and(|l| l.as_os_str() == wanted.as_str())).then_some(pid)
-    });
-    let Some(pid) = pid else { return Some("a process of another user".into()) };
+    let pid = std::fs::read_dir("/proc")
+        .ok()?
+        .flatten()
+        .find_map(|entry| {
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let mut open = std::fs::read_dir(entry.path().join("fd")).ok()?.flatten();
+            open.any(|fd| {
+                std::fs::read_link(fd.path()).is_ok_and(|l| l.as_os_str() == wanted.as_str())
+            })
+            .then_some(pid)
+        });
+    let Some(pid) = pid else {
+        return Some("a process of another user".into());
+    };
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words = String::from_utf8_lossy(&command).replace('\0', " ");
-    Some(format!("process {pid} ({})", mezcal_common::model::escape::for_terminal(words.trim_end())))
+    Some(format!(
+        "process {pid} ({})",
+        mezcal_common::model::escape::for_terminal(words.trim_end())
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The sample that packages install: what is commented out counts, too, and no key of the parser is missing.
+    /// The sample that packages install: what is commented out counts, too, and no key of the
+    /// parser is missing.
     #[test]
     fn the_sample_has_every_key_and_is_read() {
         let sample = include_str!("../../../systemd/samples/coordinator.toml");
         let whole: String = sample
             .lines()
-            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_owned() + "\n")
+            .map(|line| {
+                line.strip_prefix('#')
+                    .filter(|rest| !rest.starts_with(' '))
+                    .unwrap_or(line)
+                    .to_owned()
+                    + "\n"
+            })
             .collect();
         for text in [sample, &whole] {
             toml::from_str::<CoordinatorConfig>(text).expect("the sample is read");
         }
         // The parser names all of its keys to whoever writes another one.
-        let said = toml::from_str::<CoordinatorConfig>("nosuch = 1").expect_err("no such key").to_string();
-        let keys: Vec<&str> = said.split('`').skip(1).step_by(2).filter(|key| *key != "nosuch").collect();
+        let said = toml::from_str::<CoordinatorConfig>("nosuch = 1")
+            .expect_err("no such key")
+            .to_string();
+        let keys: Vec<&str> = said
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|key| *key != "nosuch")
+            .collect();
         let has = toml::from_str::<toml::Table>(&whole).expect("TOML");
-        assert!(keys.len() == has.len() && keys.iter().all(|key| has.contains_key(*key)), "{keys:?} {has:?}");
+        assert!(
+            keys.len() == has.len() && keys.iter().all(|key| has.contains_key(*key)),
+            "{keys:?} {has:?}"
+        );
     }
 
     #[test]
@@ -376,14 +476,31 @@ mod tests {
         let home = Path::new("/home/okazaki");
         // Nothing of this machine's may be there.
         if !Path::new(DEFAULT_STATE).exists() {
-            assert_eq!(default_state(None, true, Path::new("/root")), Path::new(DEFAULT_STATE));
-            assert_eq!(default_state(None, false, Path::new(DEFAULT_STATE)), Path::new(DEFAULT_STATE), "its account, by runuser");
+            assert_eq!(
+                default_state(None, true, Path::new("/root")),
+                Path::new(DEFAULT_STATE)
+            );
+            assert_eq!(
+                default_state(None, false, Path::new(DEFAULT_STATE)),
+                Path::new(DEFAULT_STATE),
+                "its account, by runuser"
+            );
         }
-        assert_eq!(default_state(None, false, home), home.join(DEFAULT_USER_STATE));
+        assert_eq!(
+            default_state(None, false, home),
+            home.join(DEFAULT_USER_STATE)
+        );
         let default_state = |given, root| default_state(given, root, home);
         assert_eq!(default_state(given(), false), service);
-        assert_eq!(default_state(Some(format!("{}:/var/lib/other", service.display()).into()), true), service);
-        // A store of a version that knew only the account's home is found, until there is one at the new place.
+        assert_eq!(
+            default_state(
+                Some(format!("{}:/var/lib/other", service.display()).into()),
+                true
+            ),
+            service
+        );
+        // A store of a version that knew only the account's home is found, until there is one at
+        // the new place.
         let below = service.join(DEFAULT_USER_STATE);
         std::fs::create_dir_all(&below).expect("made");
         std::fs::write(below.join("store.db"), "").expect("written");

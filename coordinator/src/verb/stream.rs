@@ -1,14 +1,19 @@
-//! `coordinator run --stream`: jobs arrive on standard input while others run, results leave on standard output as they come. The
-//! interface for programs; docs/stream.md describes its lines.
+//! `coordinator run --stream`: jobs arrive on standard input while others run, results leave on
+//! standard output as they come. The interface for programs; docs/stream.md describes its lines.
 
 use crate::client::signals::Signals;
 use crate::client::submit::{SUBMIT_BYTES, fits};
 use crate::exit::{self, Exit};
 use crate::jobs::{Format, Jobs, members};
 use crate::report::format::{ClientTimes, ResultFormat};
-use crate::verb::run::{Connected, GRACE, RunArgs, UNWATCHED_WAIT, agent_ended, beside, describe, not_writable, pass_on, until};
+use crate::verb::run::{
+    Connected, GRACE, RunArgs, UNWATCHED_WAIT, agent_ended, beside, describe, not_writable,
+    pass_on, until,
+};
 use bytes::Bytes;
-use mezcal_common::message::client::{BatchTerms, CancelSummary, HostStatus, Selector, Submission, ToClient, ToService};
+use mezcal_common::message::client::{
+    BatchTerms, CancelSummary, HostStatus, Selector, Submission, ToClient, ToService,
+};
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::duration::parse_duration;
 use mezcal_common::model::escape::json_for_terminal;
@@ -45,7 +50,12 @@ enum Control {
     /// No more jobs will come.
     Close,
     /// These jobs, or all, are killed. The answer repeats `request`.
-    Cancel { jobs: Option<Vec<u32>>, grace: Option<String>, signal: Option<String>, request: Option<Value> },
+    Cancel {
+        jobs: Option<Vec<u32>>,
+        grace: Option<String>,
+        signal: Option<String>,
+        request: Option<Value>,
+    },
     /// What hosts there are; the same of the answer.
     Hosts { request: Option<Value> },
 }
@@ -83,7 +93,8 @@ struct Stream<'a> {
     connected: Connected,
     terms: BatchTerms,
     batch: BatchId,
-    /// When jobs came: by the first of those that came together, with how many of them have no result yet.
+    /// When jobs came: by the first of those that came together, with how many of them have no
+    /// result yet.
     submitted: BTreeMap<u32, (WallTime, usize)>,
     format: ResultFormat,
     /// The batch's table of host sets, where each is in it, and how many the coordinator has.
@@ -100,12 +111,14 @@ struct Stream<'a> {
     given: u64,
     received: u64,
     failed: u64,
-    /// Whether no more jobs will come, whether the input has ended, and whether the coordinator knows.
+    /// Whether no more jobs will come, whether the input has ended, and whether the coordinator
+    /// knows.
     closing: bool,
     over: bool,
     closed: bool,
     next_request: u64,
-    /// Questions for the hosts that have not been answered, by what each answer repeats, and cancels by their request.
+    /// Questions for the hosts that have not been answered, by what each answer repeats, and
+    /// cancels by their request.
     hosts_asked: VecDeque<Option<Value>>,
     /// Hosts of an answer that is not complete yet.
     hosts: Vec<HostStatus>,
@@ -128,15 +141,45 @@ pub(crate) async fn run(
 ) -> Result<u8, Exit> {
     let compat = args.compat.is_some();
     let (to_stream, mut input) = mpsc::channel(DEPTH);
-    let format = if compat { Format::Bakapara } else { Format::Json };
+    let format = if compat {
+        Format::Bakapara
+    } else {
+        Format::Json
+    };
     let retries = args.retries;
-    let thread = |e| Exit::usage(format!("cannot read jobs or write results: {}", limits::named(e)));
-    let stdin = std::io::stdin().as_fd().try_clone_to_owned().map(std::fs::File::from).map_err(thread)?;
-    let reader = move || read(stdin, &to_stream, Parser { format, retries, widest, number: 0 });
-    std::thread::Builder::new().name("input".into()).spawn(reader).map_err(thread)?;
+    let thread = |e| {
+        Exit::usage(format!(
+            "cannot read jobs or write results: {}",
+            limits::named(e)
+        ))
+    };
+    let stdin = std::io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .map(std::fs::File::from)
+        .map_err(thread)?;
+    let reader = move || {
+        read(
+            stdin,
+            &to_stream,
+            Parser {
+                format,
+                retries,
+                widest,
+                number: 0,
+            },
+        )
+    };
+    std::thread::Builder::new()
+        .name("input".into())
+        .spawn(reader)
+        .map_err(thread)?;
     let (writer, to_write) = mpsc::channel(DEPTH);
     let (acknowledge, mut written) = mpsc::unbounded_channel();
-    std::thread::Builder::new().name("output".into()).spawn(move || write(to_write, &acknowledge)).map_err(thread)?;
+    std::thread::Builder::new()
+        .name("output".into())
+        .spawn(move || write(to_write, &acknowledge))
+        .map_err(thread)?;
     let mut me = Stream {
         args,
         batch: terms.context.batch,
@@ -166,8 +209,10 @@ pub(crate) async fn run(
         failure: None,
     };
     me.say(json!({"event": "batch", "batch": me.batch.to_string()}));
-    me.drive(&mut input, &writer, &mut written, &mut signals).await;
-    let end = json!({"event": "end", "jobs": me.given, "received": me.received, "failed": me.failed});
+    me.drive(&mut input, &writer, &mut written, &mut signals)
+        .await;
+    let end =
+        json!({"event": "end", "jobs": me.given, "received": me.received, "failed": me.failed});
     me.say(end);
     // What is still to be written: whoever reads slowly is waited for, and whoever has left is not.
     let chunks = std::mem::take(&mut me.output);
@@ -189,12 +234,22 @@ pub(crate) async fn run(
     if let Some(e) = failed {
         me.failure.get_or_insert(not_writable(&e));
     }
-    let Stream { connected, failure, signalled, failed, .. } = me;
+    let Stream {
+        connected,
+        failure,
+        signalled,
+        failed,
+        ..
+    } = me;
     connected.end().await;
     match (failure, signalled) {
         (Some(failure), _) => Err(failure),
         (None, (1.., number)) => Ok(128 + number),
-        (None, _) => Ok(if failed > 0 && !compat { exit::FAILED } else { 0 }),
+        (None, _) => Ok(if failed > 0 && !compat {
+            exit::FAILED
+        } else {
+            0
+        }),
     }
 }
 
@@ -264,11 +319,20 @@ impl Stream<'_> {
     /// Opens the batch, or goes on with it after a connection was lost.
     async fn open(&mut self) -> mpsc::Sender<ToService> {
         let requests = self.connected.port.requests.clone();
-        let _ = requests.send(ToService::Open { terms: self.terms.clone(), have: self.received }).await;
+        let _ = requests
+            .send(ToService::Open {
+                terms: self.terms.clone(),
+                have: self.received,
+            })
+            .await;
         requests
     }
 
-    async fn reattach(&mut self, signals: &mut Signals, writer: &mpsc::Sender<(Vec<u8>, u64)>) -> bool {
+    async fn reattach(
+        &mut self,
+        signals: &mut Signals,
+        writer: &mpsc::Sender<(Vec<u8>, u64)>,
+    ) -> bool {
         self.ready = false;
         let why = self.connected.why_lost().await;
         if self.connected.is_lost_for_good() {
@@ -292,7 +356,10 @@ impl Stream<'_> {
         let before = self.given;
         inputs.into_iter().for_each(|input| self.input(input));
         if self.given > before {
-            self.submitted.insert(before as u32 + 1, (WallTime::now(), (self.given - before) as usize));
+            self.submitted.insert(
+                before as u32 + 1,
+                (WallTime::now(), (self.given - before) as usize),
+            );
         }
     }
 
@@ -315,7 +382,9 @@ impl Stream<'_> {
             Input::Job(mut job, sets) => {
                 self.given += 1;
                 let places: Vec<u32> = sets.into_iter().map(|set| self.place(set)).collect();
-                let of = |index: Option<u32>| index.and_then(|index| places.get(index as usize).copied());
+                let of = |index: Option<u32>| {
+                    index.and_then(|index| places.get(index as usize).copied())
+                };
                 (job.hosts, job.prefer) = (of(job.hosts), of(job.prefer));
                 self.items.push_back(Item::Job(job));
             }
@@ -324,19 +393,36 @@ impl Stream<'_> {
                 self.hosts_asked.push_back(request);
                 self.items.push_back(Item::Say(Box::new(ToService::Hosts)));
             }
-            Input::Control(Control::Cancel { jobs, grace, signal, request }) => {
+            Input::Control(Control::Cancel {
+                jobs,
+                grace,
+                signal,
+                request,
+            }) => {
                 let stop = match stop(grace.as_deref(), signal.as_deref()) {
                     Ok(stop) => stop,
-                    Err(why) => return self.say(answer(json!({"event": "refused", "text": why}), request)),
+                    Err(why) => {
+                        return self.say(answer(json!({"event": "refused", "text": why}), request));
+                    }
                 };
-                if let Some(job) = jobs.iter().flatten().find(|job| **job == 0 || u64::from(**job) > self.given) {
+                if let Some(job) = jobs
+                    .iter()
+                    .flatten()
+                    .find(|job| **job == 0 || u64::from(**job) > self.given)
+                {
                     let refused = json!({"event": "refused", "job": job, "text": "no job with this number has come"});
                     return self.say(answer(refused, request));
                 }
                 let batch = self.batch.to_string();
                 let what = match jobs {
                     None => vec![Selector::Batch(batch)],
-                    Some(jobs) => jobs.iter().map(|job| Selector::Number { batch: batch.clone(), job: JobNumber(*job) }).collect(),
+                    Some(jobs) => jobs
+                        .iter()
+                        .map(|job| Selector::Number {
+                            batch: batch.clone(),
+                            job: JobNumber(*job),
+                        })
+                        .collect(),
                 };
                 self.cancel(request, what, stop);
             }
@@ -348,7 +434,8 @@ impl Stream<'_> {
         }
     }
 
-    /// With somebody who attends to the run, more than the word that there are no more jobs: nobody is there any more.
+    /// With somebody who attends to the run, more than the word that there are no more jobs: nobody
+    /// is there any more.
     fn end_of_input(&mut self) {
         (self.closing, self.over) = (true, true);
         if self.args.attended {
@@ -368,22 +455,45 @@ impl Stream<'_> {
     /// Nothing more is read, and everything is killed.
     fn cancel_all(&mut self, grace: Duration) {
         self.closing = true;
-        self.cancel(None, vec![Selector::Batch(self.batch.to_string())], Stop::after(grace));
+        self.cancel(
+            None,
+            vec![Selector::Batch(self.batch.to_string())],
+            Stop::after(grace),
+        );
     }
 
     fn cancel(&mut self, name: Option<Value>, what: Vec<Selector>, stop: Stop) {
         let request = self.next_request;
         self.next_request += 1;
-        self.cancels.insert(request, Cancelling { name, what, stop, left: 0, sum: CancelSummary::default() });
+        self.cancels.insert(
+            request,
+            Cancelling {
+                name,
+                what,
+                stop,
+                left: 0,
+                sum: CancelSummary::default(),
+            },
+        );
         self.send_cancel(request);
     }
 
-    /// In as many messages as it takes, all of the same request, behind the jobs that have come before it.
+    /// In as many messages as it takes, all of the same request, behind the jobs that have come
+    /// before it.
     fn send_cancel(&mut self, request: u64) {
-        let Some(cancelling) = self.cancels.get_mut(&request) else { return };
-        (cancelling.left, cancelling.sum) = (cancelling.what.len().div_ceil(CANCELS), CancelSummary::default());
+        let Some(cancelling) = self.cancels.get_mut(&request) else {
+            return;
+        };
+        (cancelling.left, cancelling.sum) = (
+            cancelling.what.len().div_ceil(CANCELS),
+            CancelSummary::default(),
+        );
         for what in cancelling.what.chunks(CANCELS) {
-            let message = ToService::Cancel { request, what: what.to_vec(), stop: cancelling.stop };
+            let message = ToService::Cancel {
+                request,
+                what: what.to_vec(),
+                stop: cancelling.stop,
+            };
             self.items.push_back(Item::Say(Box::new(message)));
         }
         self.answer_cancel(request);
@@ -391,7 +501,9 @@ impl Stream<'_> {
 
     /// One of its messages has been answered.
     fn cancelled(&mut self, request: u64, answer: &CancelSummary) {
-        let Some(Cancelling { left, sum, .. }) = self.cancels.get_mut(&request) else { return };
+        let Some(Cancelling { left, sum, .. }) = self.cancels.get_mut(&request) else {
+            return;
+        };
         *left = left.saturating_sub(1);
         sum.jobs += answer.jobs;
         sum.killed += answer.killed;
@@ -402,7 +514,11 @@ impl Stream<'_> {
 
     /// Says what a cancel has come to, if all is known.
     fn answer_cancel(&mut self, request: u64) {
-        if self.cancels.get(&request).is_none_or(|cancelling| cancelling.left > 0) {
+        if self
+            .cancels
+            .get(&request)
+            .is_none_or(|cancelling| cancelling.left > 0)
+        {
             return;
         }
         if let Some(Cancelling { name, sum, .. }) = self.cancels.remove(&request) {
@@ -421,11 +537,14 @@ impl Stream<'_> {
             self.items.push_back(Item::Say(Box::new(ToService::Hosts)));
         }
         let requests: Vec<u64> = self.cancels.keys().copied().collect();
-        requests.into_iter().for_each(|request| self.send_cancel(request));
+        requests
+            .into_iter()
+            .for_each(|request| self.send_cancel(request));
     }
 
     fn has_more(&self) -> bool {
-        self.ready && (self.sent < self.items.len() || (self.closing && !self.closed && self.given > 0))
+        self.ready
+            && (self.sent < self.items.len() || (self.closing && !self.closed && self.given > 0))
     }
 
     /// Host sets first, then jobs and requests in order, then the word that there are no more.
@@ -437,11 +556,23 @@ impl Stream<'_> {
                 bytes += set.iter().map(|name| name.len() + 8).sum::<usize>();
                 bytes < SUBMIT_BYTES
             };
-            let host_sets: Vec<Vec<String>> = self.sets[self.sets_sent..].iter().take_while(fits).cloned().collect();
+            let host_sets: Vec<Vec<String>> = self.sets[self.sets_sent..]
+                .iter()
+                .take_while(fits)
+                .cloned()
+                .collect();
             // One that is too long alone is sent alone.
-            let host_sets = if host_sets.is_empty() { vec![self.sets[self.sets_sent].clone()] } else { host_sets };
+            let host_sets = if host_sets.is_empty() {
+                vec![self.sets[self.sets_sent].clone()]
+            } else {
+                host_sets
+            };
             self.sets_sent += host_sets.len();
-            return Some(ToService::Submit { batch, host_sets, jobs: Vec::new() });
+            return Some(ToService::Submit {
+                batch,
+                host_sets,
+                jobs: Vec::new(),
+            });
         }
         if let Some(Item::Say(_)) = self.items.get(self.sent) {
             return match self.items.remove(self.sent) {
@@ -460,7 +591,11 @@ impl Stream<'_> {
             self.closed = true;
             return Some(ToService::Close { batch });
         }
-        Some(ToService::Submit { batch, host_sets: Vec::new(), jobs })
+        Some(ToService::Submit {
+            batch,
+            host_sets: Vec::new(),
+            jobs,
+        })
     }
 
     /// The coordinator has the jobs up to this one for good.
@@ -479,23 +614,41 @@ impl Stream<'_> {
                 self.seen_agents |= agents > 0;
                 self.say(json!({"event": "fleet", "agents": agents, "engines": engines}));
             }
-            ToClient::Opened { host_sets, jobs, closed, .. } => {
+            ToClient::Opened {
+                host_sets,
+                jobs,
+                closed,
+                ..
+            } => {
                 self.accepted(jobs);
                 (self.sent, self.ready, self.closed) = (0, true, closed);
                 self.ask_again();
-                self.sets_sent = usize::try_from(host_sets).map_or(self.sets.len(), |n| n.min(self.sets.len()));
+                self.sets_sent =
+                    usize::try_from(host_sets).map_or(self.sets.len(), |n| n.min(self.sets.len()));
             }
             ToClient::Accepted { jobs, .. } => self.accepted(jobs),
-            ToClient::Results { results, .. } | ToClient::CountedResults { results, .. } => self.results(results),
-            ToClient::Notice { notice, .. } => self.say(json!({"event": "notice", "text": describe(&notice)})),
+            ToClient::Results { results, .. } | ToClient::CountedResults { results, .. } => {
+                self.results(results)
+            }
+            ToClient::Notice { notice, .. } => {
+                self.say(json!({"event": "notice", "text": describe(&notice)}))
+            }
             ToClient::Hosts(hosts) => self.hosts(hosts, false),
             ToClient::HostsPage { hosts, more } => self.hosts(hosts, more),
             ToClient::Cancelled { request, summary } => self.cancelled(request, &summary),
             ToClient::Refused { reason } => {
                 self.say(json!({"event": "refused", "text": reason}));
-                self.failure.get_or_insert(Exit::unreachable(format!("the coordinator refused a request: {reason}")));
+                self.failure.get_or_insert(Exit::unreachable(format!(
+                    "the coordinator refused a request: {reason}"
+                )));
                 // Of what it has not taken there will be no results.
-                let first = self.items.iter().find_map(|item| if let Item::Job(job) = item { Some(job.job.0) } else { None });
+                let first = self.items.iter().find_map(|item| {
+                    if let Item::Job(job) = item {
+                        Some(job.job.0)
+                    } else {
+                        None
+                    }
+                });
                 self.given = first.map_or(self.given, |first| u64::from(first) - 1);
                 self.items.clear();
                 self.sent = 0;
@@ -539,14 +692,23 @@ impl Stream<'_> {
         self.received += count;
         for (job, result) in results {
             self.failed += u64::from(!result.outcome.succeeded());
-            let times = ClientTimes { submitted: self.submitted(job).unwrap_or(received), received };
-            self.format.object_line(&mut lines, &format!("{{\"job\": {}}}", job.0), &result, times);
+            let times = ClientTimes {
+                submitted: self.submitted(job).unwrap_or(received),
+                received,
+            };
+            self.format.object_line(
+                &mut lines,
+                &format!("{{\"job\": {}}}", job.0),
+                &result,
+                times,
+            );
         }
         self.output.push_back((lines, count));
     }
 
     fn say(&mut self, line: Value) {
-        self.output.push_back(((line.to_string() + "\n").into_bytes(), 0));
+        self.output
+            .push_back(((line.to_string() + "\n").into_bytes(), 0));
     }
 }
 
@@ -560,10 +722,20 @@ fn answer(mut line: Value, name: Option<Value>) -> Value {
 
 /// How jobs are to be killed.
 fn stop(grace: Option<&str>, signal: Option<&str>) -> Result<Stop, String> {
-    let grace = grace.map(parse_duration).transpose().map_err(|why| format!("\"grace\": {why}"))?.unwrap_or(GRACE);
-    let signal = signal.map(mezcal_common::system::signal::parse).transpose().map_err(|why| format!("\"signal\": {why}"))?;
+    let grace = grace
+        .map(parse_duration)
+        .transpose()
+        .map_err(|why| format!("\"grace\": {why}"))?
+        .unwrap_or(GRACE);
+    let signal = signal
+        .map(mezcal_common::system::signal::parse)
+        .transpose()
+        .map_err(|why| format!("\"signal\": {why}"))?;
     let stop = Stop::after(grace);
-    Ok(Stop { signal: signal.unwrap_or(stop.signal), ..stop })
+    Ok(Stop {
+        signal: signal.unwrap_or(stop.signal),
+        ..stop
+    })
 }
 
 fn hosts_event(hosts: &[HostStatus]) -> Value {
@@ -585,7 +757,8 @@ struct Parser {
 }
 
 impl Parser {
-    /// What a line says. One that is no control line is a job: whatever is wrong with it will be its result.
+    /// What a line says. One that is no control line is a job: whatever is wrong with it will be
+    /// its result.
     fn parse(&mut self, line: Vec<u8>) -> Input {
         match control(&line) {
             Some(Ok(control)) => return Input::Control(control),
@@ -596,7 +769,13 @@ impl Parser {
         let job = JobNumber(self.number);
         match self.job(line) {
             Ok((submission, sets)) => Input::Job(Box::new(Submission { job, ..submission }), sets),
-            Err(why) => Input::Job(Box::new(Submission { stillborn: Some(why), ..Submission::new(job, Bytes::new()) }), Vec::new()),
+            Err(why) => Input::Job(
+                Box::new(Submission {
+                    stillborn: Some(why),
+                    ..Submission::new(job, Bytes::new())
+                }),
+                Vec::new(),
+            ),
         }
     }
 
@@ -607,7 +786,10 @@ impl Parser {
         let jobs = Jobs::read_next(self.number, line, self.format, self.retries)?;
         let (slots, _) = jobs.widest();
         if slots > self.widest {
-            return Err(format!("it takes {slots} slots, and this run has {}; -j {slots} gives it as many", self.widest));
+            return Err(format!(
+                "it takes {slots} slots, and this run has {}; -j {slots} gives it as many",
+                self.widest
+            ));
         }
         let submission = jobs.submission(1).ok_or("it cannot be read")?;
         Ok((submission, jobs.host_sets()))
@@ -617,7 +799,9 @@ impl Parser {
 /// A control line, or what is wrong with it, if it is one: it has the key `control` and no command.
 fn control(line: &[u8]) -> Option<Result<Control, String>> {
     // Nearly all lines are jobs, and say nothing of it.
-    let text = std::str::from_utf8(line).ok().filter(|text| text.contains("\"control\""))?;
+    let text = std::str::from_utf8(line)
+        .ok()
+        .filter(|text| text.contains("\"control\""))?;
     let keys = members(text).ok()?;
     let has = |wanted: &str| keys.iter().any(|(key, _)| key == wanted);
     if !has("control") || has("cmd") || has("argv") {
@@ -635,7 +819,10 @@ fn read(input: impl Read, to: &mpsc::Sender<Vec<Input>>, mut parser: Parser) {
         let read = input.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
         let broken = match &read {
             Err(e) => Some(format!("cannot read standard input: {e}")),
-            Ok(n) if *n as u64 == MAX_LINE => Some(format!("a line after job {} is longer than {MAX_LINE} bytes", parser.number)),
+            Ok(n) if *n as u64 == MAX_LINE => Some(format!(
+                "a line after job {} is longer than {MAX_LINE} bytes",
+                parser.number
+            )),
             Ok(_) => None,
         };
         let over = broken.is_some() || line.is_empty();
@@ -646,7 +833,8 @@ fn read(input: impl Read, to: &mpsc::Sender<Vec<Input>>, mut parser: Parser) {
         }
         // Whoever waits for a result before the next line must not wait for company.
         let waiting = over || handful.len() == LINES || !input.buffer().contains(&b'\n');
-        if waiting && !handful.is_empty() && to.blocking_send(std::mem::take(&mut handful)).is_err() {
+        if waiting && !handful.is_empty() && to.blocking_send(std::mem::take(&mut handful)).is_err()
+        {
             return;
         }
         if over {
@@ -656,12 +844,17 @@ fn read(input: impl Read, to: &mpsc::Sender<Vec<Input>>, mut parser: Parser) {
 }
 
 /// Writes what comes, and says how many results have been written.
-fn write(mut from: mpsc::Receiver<(Vec<u8>, u64)>, to: &mpsc::UnboundedSender<std::io::Result<u64>>) {
+fn write(
+    mut from: mpsc::Receiver<(Vec<u8>, u64)>,
+    to: &mpsc::UnboundedSender<std::io::Result<u64>>,
+) {
     let mut output = std::io::stdout().lock();
     let terminal = output.is_terminal();
     while let Some((lines, results)) = from.blocking_recv() {
         let written = match terminal {
-            true => output.write_all(json_for_terminal(&String::from_utf8_lossy(&lines)).as_bytes()),
+            true => {
+                output.write_all(json_for_terminal(&String::from_utf8_lossy(&lines)).as_bytes())
+            }
             false => output.write_all(&lines),
         };
         let written = written.and_then(|()| output.flush());

@@ -11,7 +11,8 @@ use mezcal_common::model::escape::for_terminal;
 /// Say why a job does not run, host by host.
 #[derive(Debug, clap::Args)]
 pub struct WhyArgs {
-    /// BATCH/JOB, where JOB is its `id` or its number and BATCH as much of the id as is needed; only JOB when you have one batch
+    /// BATCH/JOB, where JOB is its `id` or its number and BATCH as much of the id as is needed;
+    /// only JOB when you have one batch
     #[arg(value_name = "JOB")]
     pub job: String,
     /// A JSON list of the reasons
@@ -29,14 +30,31 @@ pub struct WhyArgs {
 pub fn run(args: &WhyArgs) -> Result<u8, Exit> {
     let (batch, job) = split_job(&args.job);
     let pick = |said| match said {
-        ToClient::Why { request: 1, reasons } => Some(reasons),
+        ToClient::Why {
+            request: 1,
+            reasons,
+        } => Some(reasons),
         _ => None,
     };
-    let asked = converse(&args.profile, async |remote| remote.ask(ToService::Why { request: 1, batch, job }, pick).await);
+    let asked = converse(&args.profile, async |remote| {
+        remote
+            .ask(
+                ToService::Why {
+                    request: 1,
+                    batch,
+                    job,
+                },
+                pick,
+            )
+            .await
+    });
     let reasons = asked?.map_err(Exit::usage)?;
     let text = match args.json {
         true => serde_json::json!(reasons).to_string() + "\n",
-        false => reasons.iter().map(|line| format!("{}\n", for_terminal(line))).collect(),
+        false => reasons
+            .iter()
+            .map(|line| format!("{}\n", for_terminal(line)))
+            .collect(),
     };
     show(&text)?;
     Ok(0)

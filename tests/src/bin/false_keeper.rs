@@ -1,8 +1,10 @@
-//! A user's own program in place of the keeper of that user's engines. `false_keeper SOCKET HEARD`: listens where the keeper would, does what
-//! the file `SOCKET.wish` says (`honest`, `forge`, `steal`, `silent`, `broken`), and appends to HEARD whatever the agent says to anything that is
+//! A user's own program in place of the keeper of that user's engines. `false_keeper SOCKET HEARD`:
+//! listens where the keeper would, does what the file `SOCKET.wish` says (`honest`, `forge`,
+//! `steal`, `silent`, `broken`), and appends to HEARD whatever the agent says to anything that is
 //! not of its own set.
 //!
-//! It stands for whoever has an account with engines on a host and wants to have what others have there.
+//! It stands for whoever has an account with engines on a host and wants to have what others have
+//! there.
 
 use bytes::BytesMut;
 use mezcal_agent::kernel::packet;
@@ -22,7 +24,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Between two looks at what is wished.
-const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+const LOOK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 50_000_000,
+};
 /// Nothing here outlives this.
 const LIFE: Duration = Duration::from_secs(600);
 /// Numbers of batches and jobs that it tries.
@@ -52,7 +57,15 @@ fn main() -> Result<()> {
         let agent = rustix::net::accept_with(&listener, SocketFlags::CLOEXEC)?;
         let heard = File::options().create(true).append(true).open(&heard)?;
         let wish = socket.with_extension("wish");
-        let mut keeper = False { wish, heard, agent, slots: 0, links: Vec::new(), own: None, done: None };
+        let mut keeper = False {
+            wish,
+            heard,
+            agent,
+            slots: 0,
+            links: Vec::new(),
+            own: None,
+            done: None,
+        };
         // An agent that hangs up may come again.
         if let Err(e) = keeper.serve(end) {
             writeln!(keeper.heard, "ended: {e}")?;
@@ -64,7 +77,12 @@ fn main() -> Result<()> {
 fn listen(path: &Path) -> Result<OwnedFd> {
     // What an earlier one has left.
     let _ = std::fs::remove_file(path);
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o660))?;
     rustix::net::listen(&socket, 8)?;
@@ -73,23 +91,43 @@ fn listen(path: &Path) -> Result<OwnedFd> {
 
 fn exited() -> Outcome {
     let now = WallTime::now();
-    let span = Span { started: now, completed: now, elapsed: Duration::from_secs(1) };
+    let span = Span {
+        started: now,
+        completed: now,
+        elapsed: Duration::from_secs(1),
+    };
     let tail = Some("forged\n".into());
-    Outcome { status: Some(WaitStatus::Exited(0)), span: Some(span), stdout_tail: tail, ..Outcome::never_ran(Ended::Exited, None) }
+    Outcome {
+        status: Some(WaitStatus::Exited(0)),
+        span: Some(span),
+        stdout_tail: tail,
+        ..Outcome::never_ran(Ended::Exited, None)
+    }
 }
 
 impl False {
     fn serve(&mut self, end: BootInstant) -> Result<()> {
-        packet::send(&self.agent, &FromKeeper::Containment(Containment::Subreaper), None)?;
+        packet::send(
+            &self.agent,
+            &FromKeeper::Containment(Containment::Subreaper),
+            None,
+        )?;
         while BootInstant::now() < end {
-            let wish = std::fs::read_to_string(&self.wish).unwrap_or_default().trim().to_owned();
+            let wish = std::fs::read_to_string(&self.wish)
+                .unwrap_or_default()
+                .trim()
+                .to_owned();
             if wish == "silent" {
                 // It does not even read.
                 let _ = poll(&mut [], Some(&LOOK));
                 continue;
             }
             let mut fds = vec![PollFd::new(&self.agent, PollFlags::IN)];
-            fds.extend(self.links.iter().map(|(_, link, _)| PollFd::new(link, PollFlags::IN)));
+            fds.extend(
+                self.links
+                    .iter()
+                    .map(|(_, link, _)| PollFd::new(link, PollFlags::IN)),
+            );
             poll(&mut fds, Some(&LOOK))?;
             let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
             drop(fds);
@@ -99,10 +137,15 @@ impl False {
                 };
                 if let ToKeeper::Engines { count, .. } = message {
                     self.slots = count;
-                    (0..count).try_for_each(|engine| self.link(engine, &[FromEngine::Ready { running: None }]))?;
+                    (0..count).try_for_each(|engine| {
+                        self.link(engine, &[FromEngine::Ready { running: None }])
+                    })?;
                 }
             }
-            for at in (0..self.links.len()).filter(|at| ready.get(at + 1) == Some(&true)).rev() {
+            for at in (0..self.links.len())
+                .filter(|at| ready.get(at + 1) == Some(&true))
+                .rev()
+            {
                 if !self.listen_to(at)? {
                     self.links.remove(at);
                 }
@@ -118,9 +161,17 @@ impl False {
     /// Links an engine, which says this first.
     fn link(&mut self, engine: u16, greeting: &[FromEngine]) -> Result<()> {
         let (near, far) = UnixStream::pair()?;
-        packet::send(&self.agent, &FromKeeper::Link { engine: EngineIndex(engine) }, Some(near.as_fd()))?;
+        packet::send(
+            &self.agent,
+            &FromKeeper::Link {
+                engine: EngineIndex(engine),
+            },
+            Some(near.as_fd()),
+        )?;
         self.links.push((EngineIndex(engine), far, BytesMut::new()));
-        greeting.iter().try_for_each(|message| self.say(self.links.len() - 1, message))
+        greeting
+            .iter()
+            .try_for_each(|message| self.say(self.links.len() - 1, message))
     }
 
     fn say(&self, at: usize, message: &FromEngine) -> Result<()> {
@@ -134,17 +185,37 @@ impl False {
         let mut bytes = [0; 64 * 1024];
         let (engine, link, incoming) = &mut self.links[at];
         let engine = *engine;
-        let Ok(n @ 1..) = link.read(&mut bytes) else { return Ok(false) };
+        let Ok(n @ 1..) = link.read(&mut bytes) else {
+            return Ok(false);
+        };
         incoming.extend_from_slice(&bytes[..n]);
         while let Ok(Some(message)) = codec::decode_frame::<ToEngine>(&mut self.links[at].2) {
             if engine.0 >= self.slots {
-                writeln!(self.heard, "engine {engine} of another set was told {message:?}")?;
+                writeln!(
+                    self.heard,
+                    "engine {engine} of another set was told {message:?}"
+                )?;
             }
-            if let ToEngine::Run { attempt, spec, context, .. } = message {
+            if let ToEngine::Run {
+                attempt,
+                spec,
+                context,
+                ..
+            } = message
+            {
                 self.own = Some(attempt);
                 // What it is given it does at once, as far as anybody can see.
-                writeln!(self.heard, "engine {engine} was given {attempt} {spec:?} {context:?}")?;
-                self.say(at, &FromEngine::Finished { attempt, outcome: exited() })?;
+                writeln!(
+                    self.heard,
+                    "engine {engine} was given {attempt} {spec:?} {context:?}"
+                )?;
+                self.say(
+                    at,
+                    &FromEngine::Finished {
+                        attempt,
+                        outcome: exited(),
+                    },
+                )?;
             }
         }
         Ok(true)
@@ -152,10 +223,24 @@ impl False {
 
     /// Attempts of others, as they might be numbered.
     fn guesses(&self) -> Vec<AttemptId> {
-        let Some(own) = self.own else { return Vec::new() };
-        let batches = (1..=GUESSES).map(BatchSerial).filter(|batch| *batch != own.key.batch);
-        let keys = batches.flat_map(|batch| (1..=GUESSES * 4).map(move |job| JobKey { batch, job: JobNumber(job) }));
-        keys.map(|key| AttemptId { key, attempt: 1, ..own }).collect()
+        let Some(own) = self.own else {
+            return Vec::new();
+        };
+        let batches = (1..=GUESSES)
+            .map(BatchSerial)
+            .filter(|batch| *batch != own.key.batch);
+        let keys = batches.flat_map(|batch| {
+            (1..=GUESSES * 4).map(move |job| JobKey {
+                batch,
+                job: JobNumber(job),
+            })
+        });
+        keys.map(|key| AttemptId {
+            key,
+            attempt: 1,
+            ..own
+        })
+        .collect()
     }
 
     fn carry_out(&mut self, wish: &str) -> Result<()> {
@@ -165,14 +250,41 @@ impl False {
                 let guesses = self.guesses();
                 writeln!(self.heard, "forging {}", guesses.len())?;
                 for attempt in &guesses {
-                    self.say(0, &FromEngine::Finished { attempt: *attempt, outcome: exited() })?;
-                    self.say(0, &FromEngine::Output { attempt: *attempt, stream: Stream::Out, data: "forged\n".into() })?;
-                    self.say(0, &FromEngine::Shown { request: 1, stream: Stream::Out, data: "forged\n".into() })?;
+                    self.say(
+                        0,
+                        &FromEngine::Finished {
+                            attempt: *attempt,
+                            outcome: exited(),
+                        },
+                    )?;
+                    self.say(
+                        0,
+                        &FromEngine::Output {
+                            attempt: *attempt,
+                            stream: Stream::Out,
+                            data: "forged\n".into(),
+                        },
+                    )?;
+                    self.say(
+                        0,
+                        &FromEngine::Shown {
+                            request: 1,
+                            stream: Stream::Out,
+                            data: "forged\n".into(),
+                        },
+                    )?;
                 }
                 // As an engine would that an earlier agent has given them.
-                let mut greeting: Vec<FromEngine> =
-                    guesses.iter().map(|attempt| FromEngine::Finished { attempt: *attempt, outcome: exited() }).collect();
-                greeting.push(FromEngine::Ready { running: guesses.first().map(|attempt| (*attempt, u16::MAX)) });
+                let mut greeting: Vec<FromEngine> = guesses
+                    .iter()
+                    .map(|attempt| FromEngine::Finished {
+                        attempt: *attempt,
+                        outcome: exited(),
+                    })
+                    .collect();
+                greeting.push(FromEngine::Ready {
+                    running: guesses.first().map(|attempt| (*attempt, u16::MAX)),
+                });
                 self.link(0, &greeting)?;
                 for attempt in guesses {
                     let end = |survivors| FromKeeper::EngineEnded {

@@ -1,4 +1,5 @@
-//! A job that does not want to die, in a dozen ways. `hostile KIND MARK`: every process of it carries MARK in its command line.
+//! A job that does not want to die, in a dozen ways. `hostile KIND MARK`: every process of it
+//! carries MARK in its command line.
 //!
 //! All kinds are bounded: none makes more than [`MOST`] processes or lives longer than [`LIFE`].
 
@@ -27,7 +28,13 @@ fn main() {
             child(|| wait_for_death(end));
         }),
         "deaf" => {
-            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1] {
+            for signal in [
+                libc::SIGTERM,
+                libc::SIGINT,
+                libc::SIGHUP,
+                libc::SIGQUIT,
+                libc::SIGUSR1,
+            ] {
                 // SAFETY: SIG_IGN is a valid disposition.
                 unsafe { libc::signal(signal, libc::SIG_IGN) };
             }
@@ -72,7 +79,8 @@ fn main() {
             // SAFETY: setpgid(2) of this process.
             unsafe { libc::setpgid(0, 0) };
             child(|| {
-                // SAFETY: as above: into the group of whoever started the job, if that were possible.
+                // SAFETY: as above: into the group of whoever started the job, if that were
+                // possible.
                 unsafe { libc::setpgid(0, libc::getpgid(libc::getppid())) };
                 wait_for_death(end);
             });
@@ -124,7 +132,8 @@ fn bomb(left: u32, end: Instant) {
     wait_for_death(end);
 }
 
-/// Each process makes its successor in another session and ends: none is there for longer than a moment.
+/// Each process makes its successor in another session and ends: none is there for longer than a
+/// moment.
 fn chain(left: u32, end: Instant) {
     block_all();
     child(|| {

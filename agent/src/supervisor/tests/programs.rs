@@ -6,7 +6,13 @@ use mezcal_common::message::agent::TELLS_ENGINES;
 impl Script {
     fn meet(&mut self, version: u16) -> String {
         let (lease, hello_sent) = (Some(LEASE), self.now);
-        self.event(Event::Welcomed { version, store: StoreId(1), lease, first_engine: EngineId(40), hello_sent })
+        self.event(Event::Welcomed {
+            version,
+            store: StoreId(1),
+            lease,
+            first_engine: EngineId(40),
+            hello_sent,
+        })
     }
 
     /// An engine of this version is heard for the first time.
@@ -27,7 +33,11 @@ impl Script {
 }
 
 fn without_leases(trace: &str) -> String {
-    trace.lines().filter(|line| !line.contains(" < lease until ")).collect::<Vec<_>>().join("\n")
+    trace
+        .lines()
+        .filter(|line| !line.contains(" < lease until "))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// An agent of 0.2.0 with two engines of its own.
@@ -46,12 +56,19 @@ fn old_engines_take_no_job_once_idle_and_are_replaced_when_the_last_has_ended() 
     inventory: queued [] running [5.1] unacknowledged []
     Engines { versions: [("", 2)], replacing: [] }
     "#);
-    assert_eq!(s.run(&[6]).lines().last(), Some("report #1 6.1 returned"), "one that was on its way runs elsewhere");
+    assert_eq!(
+        s.run(&[6]).lines().last(),
+        Some("report #1 6.1 returned"),
+        "one that was on its way runs elsewhere"
+    );
     assert_eq!(s.kept(1), "");
     insta::assert_snapshot!(s.finished(0, 5, Duration::from_secs(1)), @"report #2 5.1 exited");
     insta::assert_snapshot!(s.kept(2), @"keeper of set 0 < stop");
     assert!(s.supervisor.replaces_engines());
-    assert!(!s.pass(Duration::from_secs(5)).contains("stop"), "it is said once");
+    assert!(
+        !s.pass(Duration::from_secs(5)).contains("stop"),
+        "it is said once"
+    );
 }
 
 #[test]
@@ -61,7 +78,10 @@ fn what_an_engine_has_said_is_acknowledged_before_it_is_replaced() {
     s.engine(1, "0.1.9", None);
     s.finished(0, 5, Duration::from_secs(1));
     s.event(Event::Disconnected);
-    assert!(!s.supervisor.replaces_engines(), "nobody has the outcome but these two");
+    assert!(
+        !s.supervisor.replaces_engines(),
+        "nobody has the outcome but these two"
+    );
     s.meet(TELLS_ENGINES);
     assert!(!s.supervisor.replaces_engines());
     assert!(s.kept(1).contains("keeper of set 0 < stop"));
@@ -73,7 +93,11 @@ fn engines_of_the_agents_version_or_a_newer_one_are_left_alone() {
         let mut s = upgraded();
         s.engine(0, version, None);
         let said = s.engine(1, version, None);
-        assert!(said.contains(&format!("versions: [(\"{version}\", 2)]")) && said.contains("pull to 2, 2 idle"), "{said}");
+        assert!(
+            said.contains(&format!("versions: [(\"{version}\", 2)]"))
+                && said.contains("pull to 2, 2 idle"),
+            "{said}"
+        );
         assert!(!s.supervisor.replaces_engines());
     }
 }
@@ -85,7 +109,9 @@ fn what_is_replaced_once_is_used_as_it_comes_back() {
     assert!(s.supervisor.replaces_engines());
     // Somebody else starts them, from a program that is as old.
     let carried = s.supervisor.leave();
-    s.supervisor = Supervisor::new(2, None).carrying(carried).of_version("0.2.0");
+    s.supervisor = Supervisor::new(2, None)
+        .carrying(carried)
+        .of_version("0.2.0");
     s.meet(TELLS_ENGINES);
     s.engine(0, "", None);
     assert!(s.engine(1, "", None).contains("pull to 2, 2 idle"));
@@ -101,7 +127,10 @@ fn upgraded_for_users(version: u16) -> Script {
     s.engine(1, "", Some(of(1, 5)));
     s.engine(2, "0.2.0", None);
     s.engine(3, "0.2.0", None);
-    s.event(Event::Coordinator(ToAgent::Known { user: "okazaki".into(), attempts: vec![(of(1, 5), 1)] }));
+    s.event(Event::Coordinator(ToAgent::Known {
+        user: "okazaki".into(),
+        attempts: vec![(of(1, 5), 1)],
+    }));
     s.contexts();
     s
 }
@@ -123,7 +152,9 @@ fn users_get_new_engines_one_by_one_and_nobody_else_is_disturbed() {
     served: sato; not okazaki: their engines are being replaced by those of another version
     ");
     insta::assert_snapshot!(s.event(Event::KeeperGone { set: 0, why: "their keeper is gone".into() }), @r#"Engines { versions: [("0.2.0", 2)], replacing: ["okazaki"] }"#);
-    s.event(Event::KeeperHere { user: "okazaki".into() });
+    s.event(Event::KeeperHere {
+        user: "okazaki".into(),
+    });
     s.engine(0, "0.2.0", None);
     s.engine(1, "0.2.0", None);
     insta::assert_snapshot!(without_leases(&s.pass(Duration::from_secs(1))), @r#"
@@ -146,7 +177,8 @@ fn a_coordinator_that_cannot_be_told_is_refused_nothing() {
     s.says_over(0, of(1, 6));
     let said = s.kept(2);
     assert!(
-        said.contains("keeper of set 0 < stop") && said.contains("served: sato; not okazaki: their engines are being replaced"),
+        said.contains("keeper of set 0 < stop")
+            && said.contains("served: sato; not okazaki: their engines are being replaced"),
         "{said}"
     );
 }

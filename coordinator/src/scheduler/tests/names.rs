@@ -7,21 +7,44 @@ impl Script {
     fn agent_called(&mut self, session: u64, name: &str, aliases: &[&str]) {
         let aliases = aliases.iter().map(|alias| (*alias).to_owned()).collect();
         let (versions, boot_id, program) = ((1, 1), [1; 16], "test".into());
-        let hello = Hello { versions, program, keeper: 1, boot_id, slots: 2, aliases, cpus: 2, memory: 0, users: None };
-        self.event(Event::AgentHello { session: SessionId(session), name: name.into(), hello });
+        let hello = Hello {
+            versions,
+            program,
+            keeper: 1,
+            boot_id,
+            slots: 2,
+            aliases,
+            cpus: 2,
+            memory: 0,
+            users: None,
+        };
+        self.event(Event::AgentHello {
+            session: SessionId(session),
+            name: name.into(),
+            hello,
+        });
         self.inventory(session, &[]);
         self.pull(session, 2, 2);
     }
 
     fn admit(&mut self, aliases: &[(&str, &[&str])]) -> String {
-        let written = aliases.iter().map(|(host, names)| ((*host).to_owned(), names.iter().map(|n| (*n).to_owned()).collect()));
-        let aliases = Aliases::try_from(written.collect::<BTreeMap<_, _>>()).expect("names of one host each");
+        let written = aliases.iter().map(|(host, names)| {
+            (
+                (*host).to_owned(),
+                names.iter().map(|n| (*n).to_owned()).collect(),
+            )
+        });
+        let aliases =
+            Aliases::try_from(written.collect::<BTreeMap<_, _>>()).expect("names of one host each");
         self.scheduler.set_aliases(aliases, self.now);
         self.trace()
     }
 
     fn why(&self, n: u128) -> String {
-        self.scheduler.why(batch(n), "1", self.now).expect("a job").join("\n")
+        self.scheduler
+            .why(batch(n), "1", self.now)
+            .expect("a job")
+            .join("\n")
     }
 }
 
@@ -95,19 +118,42 @@ fn verbs_that_name_a_host_ambiguously_are_told_so_at_once() {
     s.agent(1, "node1.a", 2);
     s.agent(2, "node1.b", 2);
     let context = BatchContext::new(batch(1), "/".into(), 0o22);
-    let terms = BatchTerms { once: true, ..BatchTerms::new(context, Duration::from_secs(300)) };
-    s.event(Event::Open { user: "okazaki".into(), terms: Box::new(terms) });
-    let job = Submission { hosts: Some(0), ..Submission::new(JobNumber(1), Bytes::from_static(b"x")) };
-    s.event(Event::Submit { batch: batch(1), host_sets: vec![vec!["node1".into()]], jobs: vec![job] });
+    let terms = BatchTerms {
+        once: true,
+        ..BatchTerms::new(context, Duration::from_secs(300))
+    };
+    s.event(Event::Open {
+        user: "okazaki".into(),
+        terms: Box::new(terms),
+    });
+    let job = Submission {
+        hosts: Some(0),
+        ..Submission::new(JobNumber(1), Bytes::from_static(b"x"))
+    };
+    s.event(Event::Submit {
+        batch: batch(1),
+        host_sets: vec![vec!["node1".into()]],
+        jobs: vec![job],
+    });
     insta::assert_snapshot!(s.pass(0), @"result 1.0 no_host: node1 may be any of node1.a,node1.b, and so stands for none of them; write the full name");
     let names = ["node1".to_owned(), "node2".to_owned(), "node1.b".to_owned()];
-    let unknown = s.scheduler.drain(&names, Some("new disks"), None, s.now).expect_err("two of them are nobody's");
+    let unknown = s
+        .scheduler
+        .drain(&names, Some("new disks"), None, s.now)
+        .expect_err("two of them are nobody's");
     insta::assert_snapshot!(unknown.join("\n"), @r"
     node1 may be any of node1.a,node1.b, and so stands for none of them; write the full name
     no agent of node2 has ever connected
     ");
-    let drained = s.scheduler.host_status(s.now).into_iter().filter(|host| host.drained.is_some());
-    assert_eq!(drained.map(|host| host.name).collect::<Vec<_>>(), ["node1.b"]);
+    let drained = s
+        .scheduler
+        .host_status(s.now)
+        .into_iter()
+        .filter(|host| host.drained.is_some());
+    assert_eq!(
+        drained.map(|host| host.name).collect::<Vec<_>>(),
+        ["node1.b"]
+    );
 }
 
 #[test]
@@ -117,10 +163,21 @@ fn a_command_for_a_host_that_was_never_seen_ends_at_once_and_one_that_is_away_is
     s.agent(2, "b.x", 2);
     s.event(Event::AgentGone(SessionId(2)));
     let context = BatchContext::new(batch(1), "/".into(), 0o22);
-    let terms = BatchTerms { once: true, ..BatchTerms::new(context, Duration::from_secs(300)) };
-    s.event(Event::Open { user: "okazaki".into(), terms: Box::new(terms) });
-    let job = |n| Submission { hosts: Some(n - 1), ..Submission::new(JobNumber(n), Bytes::from_static(b"x")) };
-    let host_sets = [["nosuch"], ["b"]].map(|set| set.map(String::from).to_vec()).to_vec();
+    let terms = BatchTerms {
+        once: true,
+        ..BatchTerms::new(context, Duration::from_secs(300))
+    };
+    s.event(Event::Open {
+        user: "okazaki".into(),
+        terms: Box::new(terms),
+    });
+    let job = |n| Submission {
+        hosts: Some(n - 1),
+        ..Submission::new(JobNumber(n), Bytes::from_static(b"x"))
+    };
+    let host_sets = [["nosuch"], ["b"]]
+        .map(|set| set.map(String::from).to_vec())
+        .to_vec();
     insta::assert_snapshot!(s.event(Event::Submit { batch: batch(1), host_sets, jobs: vec![job(1), job(2)] }), @r"
     accepted 2
     notice: 1 job waits for a host that is not connected: b; they end as errors after 0:05:00
@@ -142,9 +199,13 @@ fn what_waits_for_a_name_starts_when_the_name_gets_an_owner() {
     insta::assert_snapshot!(s.admit(&[]), @"");
     s.submit(2, &[(&["node1"], 0, 0)]);
     s.event(Event::AgentGone(SessionId(2)));
-    s.scheduler.confirm_dead("node1.b", s.now).expect("it is gone");
+    s.scheduler
+        .confirm_dead("node1.b", s.now)
+        .expect("it is gone");
     s.trace();
-    s.scheduler.forget_host("node1.b", s.now).expect("nothing is there");
+    s.scheduler
+        .forget_host("node1.b", s.now)
+        .expect("nothing is there");
     insta::assert_snapshot!(s.trace(), @r"
     1 < context of batch 1
     1 < run 1/1.2
@@ -183,10 +244,15 @@ fn a_full_name_is_its_hosts_whatever_else_is_called_so() {
 #[test]
 fn an_alias_is_given_to_one_host_only() {
     let two = |one: &str, other: &str| {
-        let hosts = [("a", one), ("b", other)].map(|(host, name)| (host.to_owned(), vec![name.to_owned()]));
+        let hosts =
+            [("a", one), ("b", other)].map(|(host, name)| (host.to_owned(), vec![name.to_owned()]));
         Aliases::try_from(BTreeMap::from(hosts))
     };
     insta::assert_snapshot!(two("gpu", "GPU.").expect_err("the same name"), @"the alias gpu is given to a and to b; a name can be that of one host only");
-    assert!(two("gpu", "-x").expect_err("no name").contains("begins with '-'"));
+    assert!(
+        two("gpu", "-x")
+            .expect_err("no name")
+            .contains("begins with '-'")
+    );
     assert!(two("gpu1", "gpu2").is_ok());
 }

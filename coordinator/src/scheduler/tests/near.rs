@@ -11,7 +11,12 @@ struct Wish {
     after: &'static [u32],
 }
 
-const NOTHING: Wish = Wish { host: &[], prefer: &[], slots: 1, after: &[] };
+const NOTHING: Wish = Wish {
+    host: &[],
+    prefer: &[],
+    slots: 1,
+    after: &[],
+};
 
 fn near(prefer: &'static [&'static str]) -> Wish {
     Wish { prefer, ..NOTHING }
@@ -35,7 +40,11 @@ fn submit(s: &mut Script, n: u128, wishes: &[Wish]) -> String {
         ..Submission::new(JobNumber(number), Bytes::from_static(b"x"))
     });
     let jobs = jobs.collect();
-    s.event(Event::Submit { batch: batch(n), host_sets, jobs })
+    s.event(Event::Submit {
+        batch: batch(n),
+        host_sets,
+        jobs,
+    })
 }
 
 /// Three hosts of two slots each, idle for longer than the locality wait.
@@ -86,8 +95,16 @@ fn what_finds_no_idle_slot_that_it_prefers_takes_another_at_once() {
 #[test]
 fn one_host_is_preferred_by_either_of_its_names() {
     let mut s = idle();
-    let wish = Wish { host: &["a.x", "c.x"], prefer: &["c"], ..NOTHING };
-    let other = Wish { host: &["a", "b"], prefer: &["b.x", "c.x"], ..NOTHING };
+    let wish = Wish {
+        host: &["a.x", "c.x"],
+        prefer: &["c"],
+        ..NOTHING
+    };
+    let other = Wish {
+        host: &["a", "b"],
+        prefer: &["b.x", "c.x"],
+        ..NOTHING
+    };
     insta::assert_snapshot!(submit(&mut s, 1, &[wish, other]), @r"
     accepted 2
     3 < context of batch 1
@@ -103,7 +120,11 @@ fn a_name_of_two_hosts_does_not_bring_a_job_where_it_may_not_run() {
     s.agent(1, "h.a", 2);
     s.agent(2, "b.x", 2);
     s.pass(4);
-    let wish = Wish { host: &["h.b", "b.x"], prefer: &["h"], ..NOTHING };
+    let wish = Wish {
+        host: &["h.b", "b.x"],
+        prefer: &["h"],
+        ..NOTHING
+    };
     insta::assert_snapshot!(submit(&mut s, 1, &[wish]), @r"
     accepted 1
     2 < context of batch 1
@@ -114,7 +135,10 @@ fn a_name_of_two_hosts_does_not_bring_a_job_where_it_may_not_run() {
 #[test]
 fn a_job_of_two_slots_goes_where_both_are_idle() {
     let mut s = idle();
-    let wide = |prefer| Wish { slots: 2, ..near(prefer) };
+    let wide = |prefer| Wish {
+        slots: 2,
+        ..near(prefer)
+    };
     insta::assert_snapshot!(submit(&mut s, 1, &[near(&["c"]), wide(&["c"]), wide(&["b"])]), @r"
     accepted 3
     3 < context of batch 1
@@ -129,7 +153,10 @@ fn a_job_of_two_slots_goes_where_both_are_idle() {
 #[test]
 fn what_comes_after_another_goes_to_the_idle_slots_that_it_prefers() {
     let mut s = idle();
-    let second = Wish { after: &[1], ..near(&["c"]) };
+    let second = Wish {
+        after: &[1],
+        ..near(&["c"])
+    };
     submit(&mut s, 1, &[near(&["b"]), second]);
     s.pass(60);
     insta::assert_snapshot!(s.report(2, attempt(1, 1, 1), exited(0)), @r"
@@ -143,7 +170,9 @@ fn what_comes_after_another_goes_to_the_idle_slots_that_it_prefers() {
 #[test]
 fn hosts_that_cannot_take_it_keep_no_job_from_others() {
     let mut s = idle();
-    s.scheduler.drain(&["c.x".into()], Some("repair"), None, s.now).expect("a known host");
+    s.scheduler
+        .drain(&["c.x".into()], Some("repair"), None, s.now)
+        .expect("a known host");
     insta::assert_snapshot!(submit(&mut s, 1, &[near(&["c"])]), @r"
     accepted 1
     1 < context of batch 1

@@ -7,13 +7,30 @@ fn after_a_restart(time_limit: Option<u64>, age: u64) -> Script {
     let mut s = script();
     s.scheduler = s.scheduler.durable(Duration::from_secs(3600));
     let context = BatchContext::new(batch(1), "/".into(), 0o22);
-    let terms = BatchTerms { time_limit: time_limit.map(Duration::from_secs), ..BatchTerms::new(context, Duration::from_secs(60)) };
+    let terms = BatchTerms {
+        time_limit: time_limit.map(Duration::from_secs),
+        ..BatchTerms::new(context, Duration::from_secs(60))
+    };
     let (serial, age) = (BatchSerial(1), Duration::from_secs(age));
-    let jobs = (1..=2).map(|n| Submission::new(JobNumber(n), Bytes::from_static(b"x"))).collect();
+    let jobs = (1..=2)
+        .map(|n| Submission::new(JobNumber(n), Bytes::from_static(b"x")))
+        .collect();
     for record in [
-        Record::Opened { batch: serial, user: "okazaki".into(), terms: Box::new(terms), age },
-        Record::Submitted { batch: serial, jobs },
-        Record::Placed { host: "a.x".into(), lease: Some(LEASE), attempts: vec![old(1), old(2)] },
+        Record::Opened {
+            batch: serial,
+            user: "okazaki".into(),
+            terms: Box::new(terms),
+            age,
+        },
+        Record::Submitted {
+            batch: serial,
+            jobs,
+        },
+        Record::Placed {
+            host: "a.x".into(),
+            lease: Some(LEASE),
+            attempts: vec![old(1), old(2)],
+        },
         Record::Closed { batch: serial },
     ] {
         s.scheduler.replay(record, s.now);
@@ -25,16 +42,26 @@ fn after_a_restart(time_limit: Option<u64>, age: u64) -> Script {
 
 /// An attempt of the life before.
 fn old(job: u32) -> AttemptId {
-    AttemptId { epoch: Epoch(6), ..attempt(1, job, 1) }
+    AttemptId {
+        epoch: Epoch(6),
+        ..attempt(1, job, 1)
+    }
 }
 
 fn killed(processes: u32) -> Outcome {
-    Outcome { killed: processes, ..Outcome::never_ran(Ended::Cancelled, None) }
+    Outcome {
+        killed: processes,
+        ..Outcome::never_ran(Ended::Cancelled, None)
+    }
 }
 
 /// Results and answers of a trace, without what is only recorded.
 fn said(trace: &str) -> String {
-    trace.lines().filter(|line| !line.starts_with("persist")).collect::<Vec<_>>().join("\n")
+    trace
+        .lines()
+        .filter(|line| !line.starts_with("persist"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[test]
@@ -69,12 +96,25 @@ fn a_time_limit_that_passed_meanwhile_waits_for_the_lease_of_a_host_that_stays_a
 fn a_cancel_soon_after_a_restart_waits_for_the_host() {
     let mut s = after_a_restart(None, 0);
     assert_eq!(said(&s.event(cancel(Some(1), Duration::ZERO))), "");
-    let wait = |attempts, fenced_for| vec![CancelWait { host: "a.x".into(), attempts, fenced_for }];
+    let wait = |attempts, fenced_for| {
+        vec![CancelWait {
+            host: "a.x".into(),
+            attempts,
+            fenced_for,
+        }]
+    };
     s.pass(2);
-    assert_eq!(s.scheduler.cancel_waits(1, s.now), wait(2, Some(Duration::from_secs(610))));
+    assert_eq!(
+        s.scheduler.cancel_waits(1, s.now),
+        wait(2, Some(Duration::from_secs(610)))
+    );
     s.hello(1, "a.x", 1);
     s.inventory(1, &[old(1), old(2)]);
-    assert_eq!(s.scheduler.cancel_waits(1, s.now), wait(2, None), "it is there, and only its word counts");
+    assert_eq!(
+        s.scheduler.cancel_waits(1, s.now),
+        wait(2, None),
+        "it is there, and only its word counts"
+    );
     s.report(1, old(1), killed(3));
     assert_eq!(s.scheduler.cancel_waits(1, s.now), wait(1, None));
     insta::assert_snapshot!(said(&s.report(1, old(2), killed(1))), @"
@@ -96,13 +136,23 @@ result 1.1 lost: cancelled while a.x was out of reach: it may go on there until 
 result 2.1 lost: cancelled while a.x was out of reach: it may go on there until its lease ends, within 582 s
 request 1 done: 2 jobs, 0 killed, 0 alive, 2 out of reach for 582s
 batch 1 done";
-    let mut lines: Vec<String> = s.pass(1).lines().map(str::to_owned).filter(|line| !line.starts_with("persist")).collect();
+    let mut lines: Vec<String> = s
+        .pass(1)
+        .lines()
+        .map(str::to_owned)
+        .filter(|line| !line.starts_with("persist"))
+        .collect();
     lines.sort_by_key(|line| line.starts_with("batch"));
     assert_eq!(lines.join("\n"), out_of_reach);
     // One that comes later does not wait.
     let mut s = after_a_restart(None, 0);
     s.pass(30);
-    assert_eq!(said(&s.event(cancel(Some(1), Duration::ZERO))).lines().count(), 4);
+    assert_eq!(
+        said(&s.event(cancel(Some(1), Duration::ZERO)))
+            .lines()
+            .count(),
+        4
+    );
 }
 
 #[test]
@@ -126,13 +176,37 @@ fn a_job_that_has_failed_before_a_restart_waits_before_its_next_try() {
     let mut s = script();
     s.scheduler = s.scheduler.durable(Duration::from_secs(3600));
     let serial = BatchSerial(1);
-    let terms = BatchTerms::new(BatchContext::new(batch(1), "/".into(), 0o22), Duration::from_secs(60));
-    let job = |n| Submission { retries: 5, retry_delay: Duration::from_secs(10), ..Submission::new(JobNumber(n), Bytes::new()) };
-    let again = |n, job, retries| Record::Again { attempt: attempt(1, job, n), retries, losses: 0, outcome: None };
-    let placed = |n| Record::Placed { host: "a.x".into(), lease: None, attempts: vec![attempt(1, 1, n), attempt(1, 2, n)] };
+    let terms = BatchTerms::new(
+        BatchContext::new(batch(1), "/".into(), 0o22),
+        Duration::from_secs(60),
+    );
+    let job = |n| Submission {
+        retries: 5,
+        retry_delay: Duration::from_secs(10),
+        ..Submission::new(JobNumber(n), Bytes::new())
+    };
+    let again = |n, job, retries| Record::Again {
+        attempt: attempt(1, job, n),
+        retries,
+        losses: 0,
+        outcome: None,
+    };
+    let placed = |n| Record::Placed {
+        host: "a.x".into(),
+        lease: None,
+        attempts: vec![attempt(1, 1, n), attempt(1, 2, n)],
+    };
     for record in [
-        Record::Opened { batch: serial, user: "okazaki".into(), terms: Box::new(terms), age: Duration::ZERO },
-        Record::Submitted { batch: serial, jobs: vec![job(1), job(2)] },
+        Record::Opened {
+            batch: serial,
+            user: "okazaki".into(),
+            terms: Box::new(terms),
+            age: Duration::ZERO,
+        },
+        Record::Submitted {
+            batch: serial,
+            jobs: vec![job(1), job(2)],
+        },
         placed(1),
         placed(2),
         again(1, 1, 4),

@@ -21,7 +21,10 @@ fn what_a_host_is_too_short_of_something_to_start_goes_back_and_costs_nothing() 
         assert!(again.contains(&format!("1 < run 1/1.{}", n + 1)), "{again}");
         s.pass(5);
     }
-    assert!(s.report(1, job(1, 8), exited(0)).contains("result 1.8 exited"));
+    assert!(
+        s.report(1, job(1, 8), exited(0))
+            .contains("result 1.8 exited")
+    );
 }
 
 #[test]
@@ -53,7 +56,10 @@ fn what_another_host_may_start_does_not_end() {
     s.report(1, job(1, 1), short());
     s.pass(60);
     let again = s.report(1, job(1, 2), short());
-    assert!(again.contains("run 1/1.3"), "the other one is only busy: {again}");
+    assert!(
+        again.contains("run 1/1.3"),
+        "the other one is only busy: {again}"
+    );
     s.event(Event::AgentGone(SessionId(2)));
     let ended = s.report(1, job(1, 3), short());
     assert!(ended.contains("result 1.3 start_failed"), "{ended}");

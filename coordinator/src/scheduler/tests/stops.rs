@@ -1,4 +1,5 @@
-//! Batches that are halted or cancelled: nothing of them starts any more, wherever it was just then.
+//! Batches that are halted or cancelled: nothing of them starts any more, wherever it was just
+//! then.
 
 use super::*;
 
@@ -16,10 +17,20 @@ const HALTS: [(bool, HaltWhy); 6] = [
 fn submit(s: &mut Script, after: &[&[u32]]) -> String {
     let job = |(i, after): (usize, &&[u32])| {
         let after = after.iter().map(|n| JobNumber(*n)).collect();
-        Submission { after, ..Submission::new(JobNumber(i as u32 + 1), Bytes::from_static(b"x")) }
+        Submission {
+            after,
+            ..Submission::new(JobNumber(i as u32 + 1), Bytes::from_static(b"x"))
+        }
     };
     let jobs = after.iter().enumerate().map(job).collect();
-    s.scheduler.handle(Event::Submit { batch: batch(1), host_sets: vec![], jobs }, s.now);
+    s.scheduler.handle(
+        Event::Submit {
+            batch: batch(1),
+            host_sets: vec![],
+            jobs,
+        },
+        s.now,
+    );
     s.event(Event::Close { batch: batch(1) })
 }
 
@@ -30,14 +41,18 @@ fn ends(s: &mut Script, ends: &[(u32, i32)]) -> String {
     let report = |(seq, (job, code)): (u64, &(u32, i32))| NumberedReport {
         seq,
         attempt: attempt(1, *job, 1),
-        report: Report::Finished { engine: Some(EngineIndex(0)), outcome: Box::new(exited(*code)) },
+        report: Report::Finished {
+            engine: Some(EngineIndex(0)),
+            outcome: Box::new(exited(*code)),
+        },
     };
     let reports = (first..).zip(ends).map(report).collect();
     s.event(Event::Agent(SessionId(1), ToCoordinator::Reports(reports)))
 }
 
 fn result_of(said: &str, job: u32) -> Option<&str> {
-    said.lines().find(|line| line.starts_with(&format!("result {job}.")))
+    said.lines()
+        .find(|line| line.starts_with(&format!("result {job}.")))
 }
 
 #[test]
@@ -50,7 +65,10 @@ fn what_comes_after_the_job_that_halts_a_batch_does_not_start() {
         let said = ends(&mut s, &[(1, 0)]);
         assert!(!said.contains("< run"), "{now} {why:?}: {said}");
         for job in [2, 3] {
-            assert!(result_of(&said, job).is_some_and(|line| line.contains("cancelled")), "{now} {why:?}: {said}");
+            assert!(
+                result_of(&said, job).is_some_and(|line| line.contains("cancelled")),
+                "{now} {why:?}: {said}"
+            );
         }
         assert!(said.contains("batch 1 done"), "{now} {why:?}: {said}");
     }
@@ -67,29 +85,55 @@ fn nothing_that_an_end_has_released_starts_when_a_later_one_in_the_same_message_
         let code = if why == HaltWhy::Success { 0 } else { 1 };
         let said = ends(&mut s, &[(1, 0), (2, code)]);
         assert!(!said.contains("< run"), "{now} {why:?}: {said}");
-        assert!(result_of(&said, 3).is_some_and(|line| line.contains("cancelled")), "{now} {why:?}: {said}");
+        assert!(
+            result_of(&said, 3).is_some_and(|line| line.contains("cancelled")),
+            "{now} {why:?}: {said}"
+        );
         assert!(said.contains("batch 1 done"), "{now} {why:?}: {said}");
     }
 }
 
 /// A batch with one job on a host that is tried again in ten seconds.
 fn tried_again_in_ten_seconds(s: &mut Script, terms: BatchTerms) {
-    s.event(Event::Open { user: "okazaki".into(), terms: Box::new(terms) });
+    s.event(Event::Open {
+        user: "okazaki".into(),
+        terms: Box::new(terms),
+    });
     s.agent(1, "a.x", 9);
-    let again = Submission { retries: 5, retry_delay: Duration::from_secs(10), ..Submission::new(JobNumber(1), Bytes::new()) };
-    s.event(Event::Submit { batch: batch(1), host_sets: vec![], jobs: vec![again] });
-    assert_eq!(s.report(1, attempt(1, 1, 1), exited(1)), "1 < acknowledge 1");
+    let again = Submission {
+        retries: 5,
+        retry_delay: Duration::from_secs(10),
+        ..Submission::new(JobNumber(1), Bytes::new())
+    };
+    s.event(Event::Submit {
+        batch: batch(1),
+        host_sets: vec![],
+        jobs: vec![again],
+    });
+    assert_eq!(
+        s.report(1, attempt(1, 1, 1), exited(1)),
+        "1 < acknowledge 1"
+    );
 }
 
 fn terms() -> BatchTerms {
-    BatchTerms::new(BatchContext::new(batch(1), "/".into(), 0o22), Duration::from_secs(60))
+    BatchTerms::new(
+        BatchContext::new(batch(1), "/".into(), 0o22),
+        Duration::from_secs(60),
+    )
 }
 
 #[test]
 fn a_job_whose_next_try_is_due_when_its_batch_is_deserted_does_not_start() {
     let mut s = script();
     s.scheduler = s.scheduler.durable(Duration::from_secs(10));
-    tried_again_in_ten_seconds(&mut s, BatchTerms { once: true, ..terms() });
+    tried_again_in_ten_seconds(
+        &mut s,
+        BatchTerms {
+            once: true,
+            ..terms()
+        },
+    );
     s.event(Event::Unattended { batch: batch(1) });
     insta::assert_snapshot!(s.pass(10), @"
     result 1.1 cancelled: its client was gone for longer than 10s
@@ -101,7 +145,13 @@ fn a_job_whose_next_try_is_due_when_its_batch_is_deserted_does_not_start() {
 #[test]
 fn a_job_whose_next_try_is_due_when_the_time_of_its_batch_is_up_does_not_start() {
     let mut s = script();
-    tried_again_in_ten_seconds(&mut s, BatchTerms { time_limit: Some(Duration::from_secs(10)), ..terms() });
+    tried_again_in_ten_seconds(
+        &mut s,
+        BatchTerms {
+            time_limit: Some(Duration::from_secs(10)),
+            ..terms()
+        },
+    );
     insta::assert_snapshot!(s.pass(10), @"
     result 1.1 cancelled: cancelled: the batch was not done within its time limit of 10s
     ");
@@ -111,13 +161,34 @@ fn a_job_whose_next_try_is_due_when_the_time_of_its_batch_is_up_does_not_start()
 fn jobs_that_no_host_may_run_halt_those_beside_them() {
     let mut s = script();
     halt(&mut s, true, HaltWhy::Fail, HaltCount::Jobs(1));
-    let jobs = (1..=3).map(|n| Submission { hosts: Some(0), ..Submission::new(JobNumber(n), Bytes::new()) });
-    let jobs = jobs.chain([Submission { after: vec![JobNumber(9)], ..Submission::new(JobNumber(4), Bytes::new()) }]).collect();
-    s.event(Event::Submit { batch: batch(1), host_sets: vec![vec!["b.x".into()]], jobs });
+    let jobs = (1..=3).map(|n| Submission {
+        hosts: Some(0),
+        ..Submission::new(JobNumber(n), Bytes::new())
+    });
+    let jobs = jobs
+        .chain([Submission {
+            after: vec![JobNumber(9)],
+            ..Submission::new(JobNumber(4), Bytes::new())
+        }])
+        .collect();
+    s.event(Event::Submit {
+        batch: batch(1),
+        host_sets: vec![vec!["b.x".into()]],
+        jobs,
+    });
     s.event(Event::Close { batch: batch(1) });
     let said = s.pass(60);
-    assert_eq!(said.lines().filter(|line| line.starts_with("result")).count(), 3, "{said}");
-    assert!(result_of(&said, 1).is_some_and(|line| line.contains("no_host")), "{said}");
+    assert_eq!(
+        said.lines()
+            .filter(|line| line.starts_with("result"))
+            .count(),
+        3,
+        "{said}"
+    );
+    assert!(
+        result_of(&said, 1).is_some_and(|line| line.contains("no_host")),
+        "{said}"
+    );
     assert!(said.contains("batch 1 done"), "{said}");
 }
 
@@ -129,13 +200,30 @@ fn what_a_drained_host_gives_back_of_a_halted_batch_does_not_start_elsewhere() {
         s.agent(1, "a.x", 3);
         submit(&mut s, &[&[], &[], &[], &[2]]);
         s.agent(2, "b.x", 2);
-        s.scheduler.drain(&["a.x".into()], Some("repair"), Some(Duration::from_secs(5)), s.now).expect("a known host");
+        s.scheduler
+            .drain(
+                &["a.x".into()],
+                Some("repair"),
+                Some(Duration::from_secs(5)),
+                s.now,
+            )
+            .expect("a known host");
         s.trace();
         ends(&mut s, &[(1, 1)]);
         s.pass(5);
-        let back = |seq, job| NumberedReport { seq, attempt: attempt(1, job, 1), report: Report::Returned };
-        let said = s.event(Event::Agent(SessionId(1), ToCoordinator::Reports(vec![back(2, 2), back(3, 3)])));
-        assert!(!said.contains("< run") && said.contains("batch 1 done"), "{said}");
+        let back = |seq, job| NumberedReport {
+            seq,
+            attempt: attempt(1, job, 1),
+            report: Report::Returned,
+        };
+        let said = s.event(Event::Agent(
+            SessionId(1),
+            ToCoordinator::Reports(vec![back(2, 2), back(3, 3)]),
+        ));
+        assert!(
+            !said.contains("< run") && said.contains("batch 1 done"),
+            "{said}"
+        );
     }
 }
 
@@ -145,7 +233,14 @@ fn a_drain_that_is_said_again_keeps_its_deadline_unless_it_names_one() {
     s.agent(1, "a.x", 1);
     s.submit(1, &[(NOWHERE, 0, 0)]);
     let drain = |s: &mut Script, reason, deadline: Option<u64>| {
-        s.scheduler.drain(&["a.x".into()], reason, deadline.map(Duration::from_secs), s.now).expect("a known host");
+        s.scheduler
+            .drain(
+                &["a.x".into()],
+                reason,
+                deadline.map(Duration::from_secs),
+                s.now,
+            )
+            .expect("a known host");
         s.trace()
     };
     drain(&mut s, Some("repair"), Some(10));
@@ -166,38 +261,81 @@ fn a_drain_that_is_said_again_keeps_its_deadline_unless_it_names_one() {
 fn a_detached_batch_starts_when_it_is_whole() {
     let mut s = script();
     s.agent(1, "a.x", 9);
-    s.event(Event::Open { user: "okazaki".into(), terms: Box::new(BatchTerms { detached: true, ..terms() }) });
+    s.event(Event::Open {
+        user: "okazaki".into(),
+        terms: Box::new(BatchTerms {
+            detached: true,
+            ..terms()
+        }),
+    });
     let job = |n, after: &[u32]| Submission {
         after: after.iter().map(|n| JobNumber(*n)).collect(),
         ..Submission::new(JobNumber(n), Bytes::from_static(b"x"))
     };
-    let some = Event::Submit { batch: batch(1), host_sets: vec![], jobs: vec![job(1, &[]), job(2, &[1])] };
+    let some = Event::Submit {
+        batch: batch(1),
+        host_sets: vec![],
+        jobs: vec![job(1, &[]), job(2, &[1])],
+    };
     assert_eq!(s.event(some), "accepted 2");
     assert_eq!(s.pass(5), "");
     assert!(s.scheduler.why(batch(1), "1", s.now).expect("a job")[0].contains("handed over whole"));
     assert!(s.scheduler.why(batch(1), "2", s.now).expect("a job")[0].contains("comes after"));
-    assert_eq!(s.event(Event::Submit { batch: batch(1), host_sets: vec![], jobs: vec![job(3, &[])] }), "accepted 3");
+    assert_eq!(
+        s.event(Event::Submit {
+            batch: batch(1),
+            host_sets: vec![],
+            jobs: vec![job(3, &[])]
+        }),
+        "accepted 3"
+    );
     insta::assert_snapshot!(s.event(Event::Close { batch: batch(1) }), @"
     1 < context of batch 1
     1 < run 1/1.1
     1 < run 1/3.1
     ");
     s.scheduler.handle(Event::Close { batch: batch(1) }, s.now);
-    assert!(matches!(s.scheduler.poll_effect(), Some(Effect::Accepted { jobs: 3, closed: true, .. })), "it is said again");
+    assert!(
+        matches!(
+            s.scheduler.poll_effect(),
+            Some(Effect::Accepted {
+                jobs: 3,
+                closed: true,
+                ..
+            })
+        ),
+        "it is said again"
+    );
 }
 
 #[test]
 fn a_detached_batch_that_was_not_whole_when_the_coordinator_died_is_still_not_started() {
     let open = |records: Vec<Record>| {
-        records.into_iter().filter(|record| !matches!(record, Record::Closed { .. } | Record::Placed { .. } | Record::Ended { .. }))
+        records.into_iter().filter(|record| {
+            !matches!(
+                record,
+                Record::Closed { .. } | Record::Placed { .. } | Record::Ended { .. }
+            )
+        })
     };
     let mut s = script();
     s.scheduler = s.scheduler.durable(Duration::from_secs(600));
     for record in open(in_the_store(None, None, 0)) {
         let record = match record {
-            Record::Opened { batch, user, terms, age } => {
-                Record::Opened { batch, user, terms: Box::new(BatchTerms { detached: true, ..*terms }), age }
-            }
+            Record::Opened {
+                batch,
+                user,
+                terms,
+                age,
+            } => Record::Opened {
+                batch,
+                user,
+                terms: Box::new(BatchTerms {
+                    detached: true,
+                    ..*terms
+                }),
+                age,
+            },
             other => other,
         };
         s.scheduler.replay(record, s.now);
@@ -206,7 +344,10 @@ fn a_detached_batch_that_was_not_whole_when_the_coordinator_died_is_still_not_st
     s.trace();
     assert!(!s.agent(1, "a.x", 9).contains("< run"));
     let said = s.event(Event::Close { batch: batch(1) });
-    assert!(said.contains("< run 1/1.1") && said.contains("< run 1/4.1"), "{said}");
+    assert!(
+        said.contains("< run 1/1.1") && said.contains("< run 1/4.1"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -214,46 +355,100 @@ fn a_detached_batch_that_never_becomes_whole_ends_with_its_clients_lease() {
     let mut s = script();
     s.scheduler = s.scheduler.durable(Duration::from_secs(600));
     s.agent(1, "a.x", 9);
-    s.event(Event::Open { user: "okazaki".into(), terms: Box::new(BatchTerms { detached: true, ..terms() }) });
+    s.event(Event::Open {
+        user: "okazaki".into(),
+        terms: Box::new(BatchTerms {
+            detached: true,
+            ..terms()
+        }),
+    });
     let jobs = vec![Submission::new(JobNumber(1), Bytes::from_static(b"x"))];
-    s.event(Event::Submit { batch: batch(1), host_sets: vec![], jobs });
+    s.event(Event::Submit {
+        batch: batch(1),
+        host_sets: vec![],
+        jobs,
+    });
     s.event(Event::Unattended { batch: batch(1) });
     let said = s.pass(600);
-    assert!(!said.contains("< run") && said.contains("result 1.0 cancelled") && said.contains("batch 1 done"), "{said}");
+    assert!(
+        !said.contains("< run")
+            && said.contains("result 1.0 cancelled")
+            && said.contains("batch 1 done"),
+        "{said}"
+    );
 }
 
-/// What a store has of a batch of four jobs: the first has ended, two come after it, one is on a host.
+/// What a store has of a batch of four jobs: the first has ended, two come after it, one is on a
+/// host.
 fn in_the_store(halt: Option<Halt>, stopped: Option<Record>, code: i32) -> Vec<Record> {
     let serial = BatchSerial(1);
     let job = |n, after: &[u32]| Submission {
         after: after.iter().map(|n| JobNumber(*n)).collect(),
         ..Submission::new(JobNumber(n), Bytes::from_static(b"x"))
     };
-    let result = JobResult { attempt: 1, place: None, local: None, outcome: exited(code) };
+    let result = JobResult {
+        attempt: 1,
+        place: None,
+        local: None,
+        outcome: exited(code),
+    };
     let age = Duration::ZERO;
     let records = [
-        Record::Opened { batch: serial, user: "okazaki".into(), terms: Box::new(BatchTerms { halt, ..terms() }), age },
-        Record::Submitted { batch: serial, jobs: vec![job(1, &[]), job(2, &[1]), job(3, &[1]), job(4, &[])] },
-        Record::Placed { host: "a.x".into(), lease: Some(LEASE), attempts: vec![attempt(1, 1, 1), attempt(1, 4, 1)] },
-        Record::Ended { batch: serial, seq: 1, job: JobNumber(1), result: Box::new(result) },
+        Record::Opened {
+            batch: serial,
+            user: "okazaki".into(),
+            terms: Box::new(BatchTerms { halt, ..terms() }),
+            age,
+        },
+        Record::Submitted {
+            batch: serial,
+            jobs: vec![job(1, &[]), job(2, &[1]), job(3, &[1]), job(4, &[])],
+        },
+        Record::Placed {
+            host: "a.x".into(),
+            lease: Some(LEASE),
+            attempts: vec![attempt(1, 1, 1), attempt(1, 4, 1)],
+        },
+        Record::Ended {
+            batch: serial,
+            seq: 1,
+            job: JobNumber(1),
+            result: Box::new(result),
+        },
     ];
-    records.into_iter().chain(stopped).chain([Record::Closed { batch: serial }]).collect()
+    records
+        .into_iter()
+        .chain(stopped)
+        .chain([Record::Closed { batch: serial }])
+        .collect()
 }
 
 #[test]
 fn nothing_of_a_batch_that_is_given_up_starts_after_a_restart() {
-    let stopped = |stop| Record::Stopped { batch: BatchSerial(1), stop, why: None };
+    let stopped = |stop| Record::Stopped {
+        batch: BatchSerial(1),
+        stop,
+        why: None,
+    };
     for (now, why) in HALTS {
-        let halt = Some(Halt { now, why, count: HaltCount::Jobs(1) });
+        let halt = Some(Halt {
+            now,
+            why,
+            count: HaltCount::Jobs(1),
+        });
         let code = if why == HaltWhy::Fail { 1 } else { 0 };
         let stop = stopped(now.then_some(Stop::NOW));
         // The store has the end that halts it, and may have the halt.
-        for records in
-            [in_the_store(halt, None, code), in_the_store(halt, Some(stop.clone()), code), in_the_store(None, Some(stop), code)]
-        {
+        for records in [
+            in_the_store(halt, None, code),
+            in_the_store(halt, Some(stop.clone()), code),
+            in_the_store(None, Some(stop), code),
+        ] {
             let mut s = script();
             s.scheduler = s.scheduler.durable(Duration::from_secs(600));
-            records.into_iter().for_each(|record| s.scheduler.replay(record, s.now));
+            records
+                .into_iter()
+                .for_each(|record| s.scheduler.replay(record, s.now));
             s.scheduler.restored(s.now);
             let mut said = s.trace();
             for message in [s.agent(1, "a.x", 9), s.agent(2, "b.x", 9), s.pass(700)] {

@@ -32,7 +32,17 @@ impl<'a> Cluster<'a> {
         let credit = vec![slots; hosts as usize];
         let failures = vec![0; hosts as usize];
         let running = BinaryHeap::new();
-        Self { script, slots, credit, running, ends, told: true, failures, notices: Vec::new(), last: Duration::ZERO }
+        Self {
+            script,
+            slots,
+            credit,
+            running,
+            ends,
+            told: true,
+            failures,
+            notices: Vec::new(),
+            last: Duration::ZERO,
+        }
     }
 
     fn submit(&mut self, n: u128, user: &str, jobs: u32) {
@@ -46,25 +56,42 @@ impl<'a> Cluster<'a> {
             if let Some(notice) = line.strip_prefix("notice: ") {
                 self.notices.push(notice.to_owned());
             }
-            let Some((session, run)) = line.split_once(" < run ") else { continue };
+            let Some((session, run)) = line.split_once(" < run ") else {
+                continue;
+            };
             let host = session.parse().expect("a session");
             for word in run.split(' ') {
-                let parts: Vec<u32> = word.split(['/', '.']).map(|part| part.parse().expect("a number")).collect();
+                let parts: Vec<u32> = word
+                    .split(['/', '.'])
+                    .map(|part| part.parse().expect("a number"))
+                    .collect();
                 let attempt = attempt(parts[0], parts[1], parts[2]);
                 let (length, _) = (self.ends)(host, attempt.key);
-                self.running.push(Reverse((self.script.now.0 + length, host, attempt)));
+                self.running
+                    .push(Reverse((self.script.now.0 + length, host, attempt)));
             }
         }
         for host in 0..self.credit.len() as u64 {
-            let running = self.running.iter().filter(|Reverse((_, on, _))| *on == host).count() as u64;
+            let running = self
+                .running
+                .iter()
+                .filter(|Reverse((_, on, _))| *on == host)
+                .count() as u64;
             assert!(running <= self.slots, "h{host} runs {running}");
         }
     }
 
     /// Lets the next thing happen. False: nothing more does.
     fn step(&mut self) -> bool {
-        let Some(Reverse((at, host, attempt))) = self.running.peek().copied() else { return false };
-        if let Some(due) = self.script.scheduler.poll_timeout().filter(|due| due.0 < at) {
+        let Some(Reverse((at, host, attempt))) = self.running.peek().copied() else {
+            return false;
+        };
+        if let Some(due) = self
+            .script
+            .scheduler
+            .poll_timeout()
+            .filter(|due| due.0 < at)
+        {
             self.script.now = self.script.now.max(due);
             self.script.scheduler.handle_timeout(self.script.now);
             let said = self.script.trace();
@@ -75,8 +102,19 @@ impl<'a> Cluster<'a> {
         (self.script.now, self.last) = (BootInstant(at), at);
         let (elapsed, well) = (self.ends)(host, attempt.key);
         self.failures[host as usize] += u64::from(!well);
-        let span = Some(Span { started: WallTime(0), completed: WallTime(1), elapsed });
-        let said = self.script.report(host, attempt, Outcome { span, ..exited(i32::from(!well && self.told)) });
+        let span = Some(Span {
+            started: WallTime(0),
+            completed: WallTime(1),
+            elapsed,
+        });
+        let said = self.script.report(
+            host,
+            attempt,
+            Outcome {
+                span,
+                ..exited(i32::from(!well && self.told))
+            },
+        );
         self.take(&said);
         self.credit[host as usize] += 1;
         let said = self.script.pull(host, self.credit[host as usize], 1);
@@ -86,7 +124,10 @@ impl<'a> Cluster<'a> {
 
     fn run(mut self) -> Self {
         while self.step() {}
-        assert!(self.script.scheduler.batches.is_empty(), "all jobs have ended");
+        assert!(
+            self.script.scheduler.batches.is_empty(),
+            "all jobs have ended"
+        );
         self
     }
 }
@@ -118,14 +159,36 @@ fn one_users_broken_batch_keeps_no_slot_from_anybody_else() {
     cluster.submit(2, "sato", 100);
     let mut waits = 0;
     while cluster.step() {
-        let waiting = cluster.script.scheduler.queues.of_batch(BatchSerial(2)).iter().any(|_| true);
-        let idle: usize = cluster.script.scheduler.hosts.values().map(|host| host.idle_since.len()).sum();
+        let waiting = cluster
+            .script
+            .scheduler
+            .queues
+            .of_batch(BatchSerial(2))
+            .iter()
+            .any(|_| true);
+        let idle: usize = cluster
+            .script
+            .scheduler
+            .hosts
+            .values()
+            .map(|host| host.idle_since.len())
+            .sum();
         assert!(!waiting || idle == 0, "{idle} slots are idle");
         waits += u32::from(waiting);
     }
-    assert!(waits > 50, "sato's jobs waited for slots meanwhile: {waits}");
+    assert!(
+        waits > 50,
+        "sato's jobs waited for slots meanwhile: {waits}"
+    );
     assert_eq!(cluster.notices, [""; 0], "the jobs are to blame");
-    assert!(cluster.script.scheduler.host_status(cluster.script.now).iter().all(|host| host.quarantined.is_none()));
+    assert!(
+        cluster
+            .script
+            .scheduler
+            .host_status(cluster.script.now)
+            .iter()
+            .all(|host| host.quarantined.is_none())
+    );
 }
 
 #[test]
@@ -144,7 +207,10 @@ fn a_host_that_fails_everything_fails_ten_jobs_and_what_it_had_in_hand() {
         cluster.submit(1, "okazaki", 60 + chance.below(40) as u32);
         let cluster = cluster.run();
         let failed: u64 = cluster.failures.iter().sum();
-        assert!(failed <= 10 + slots, "seed {seed}: {failed} failed, with {slots} slots");
+        assert!(
+            failed <= 10 + slots,
+            "seed {seed}: {failed} failed, with {slots} slots"
+        );
     }
 }
 
@@ -152,7 +218,11 @@ fn a_host_that_fails_everything_fails_ten_jobs_and_what_it_had_in_hand() {
 fn whatever_fails_on_healthy_hosts_takes_no_longer_for_being_suspicious() {
     for seed in 20..60 {
         let mut chance = Chance(seed * 0x9e37_79b9);
-        let (hosts, slots, jobs) = (2 + chance.below(5), 1 + chance.below(2), 200 + chance.below(600));
+        let (hosts, slots, jobs) = (
+            2 + chance.below(5),
+            1 + chance.below(2),
+            200 + chance.below(600),
+        );
         let percent = [2, 10, 30, 50, 70, 90, 98][chance.below(7) as usize];
         let (long, run) = (1 + chance.below(5000), 1 + chance.below(60));
         let mut fates: Vec<(Duration, bool)> = Vec::new();
@@ -160,7 +230,11 @@ fn whatever_fails_on_healthy_hosts_takes_no_longer_for_being_suspicious() {
             // Failures come one by one, or many in a row.
             let well = chance.below(100) >= percent;
             for _ in 0..1 + chance.below(run) {
-                let length = if well { 1 + chance.below(long) } else { 1 + chance.below(999) };
+                let length = if well {
+                    1 + chance.below(long)
+                } else {
+                    1 + chance.below(999)
+                };
                 fates.push((millis(length), well));
             }
         }
@@ -173,7 +247,10 @@ fn whatever_fails_on_healthy_hosts_takes_no_longer_for_being_suspicious() {
         cluster.submit(1, "okazaki", fates.len() as u32);
         let without = cluster.run();
         let began = script().now.0;
-        let (with, ratio) = (with.notices, (with.last - began).as_secs_f64() / (without.last - began).as_secs_f64());
+        let (with, ratio) = (
+            with.notices,
+            (with.last - began).as_secs_f64() / (without.last - began).as_secs_f64(),
+        );
         assert!(ratio <= 1.1, "seed {seed}: {ratio} times as long; {with:?}");
     }
 }
@@ -187,7 +264,13 @@ fn a_suspected_host_gets_one_job_of_that_batch_at_a_time_until_one_succeeds() {
     while cluster.notices.is_empty() {
         assert!(cluster.step());
     }
-    let on = |cluster: &Cluster<'_>| cluster.running.iter().filter(|Reverse((_, host, _))| *host == 0).count();
+    let on = |cluster: &Cluster<'_>| {
+        cluster
+            .running
+            .iter()
+            .filter(|Reverse((_, host, _))| *host == 0)
+            .count()
+    };
     insta::assert_snapshot!(cluster.notices[0], @"h0.x is suspected: ten or more jobs of this batch in a row have failed there within a second each, while others succeed elsewhere; it gets one at a time until one succeeds");
     assert!(cluster.failures[0] >= 10);
     insta::assert_snapshot!(cluster.script.scheduler.why(batch(1), "399", cluster.script.now).expect("a job").join("\n"), @r"
@@ -205,7 +288,11 @@ fn a_suspected_host_gets_one_job_of_that_batch_at_a_time_until_one_succeeds() {
     while on(&cluster) == 0 {
         assert!(cluster.step());
     }
-    assert_eq!((cluster.script.now, cluster.failures[0], on(&cluster)), (until, failed, 1), "then one at a time");
+    assert_eq!(
+        (cluster.script.now, cluster.failures[0], on(&cluster)),
+        (until, failed, 1),
+        "then one at a time"
+    );
     mends.set(true);
     while on(&cluster) == 1 {
         assert!(cluster.step());
@@ -221,15 +308,27 @@ fn a_host_that_batches_of_two_users_suspect_gets_nothing_of_anybody() {
     cluster.submit(2, "okazaki", 200);
     let quarantined = |cluster: &Cluster<'_>| {
         let hosts = cluster.script.scheduler.host_status(cluster.script.now);
-        hosts.into_iter().find(|host| host.quarantined.is_some()).map(|host| host.name)
+        hosts
+            .into_iter()
+            .find(|host| host.quarantined.is_some())
+            .map(|host| host.name)
     };
     while cluster.failures[0] < 20 {
         assert!(cluster.step());
-        assert_eq!(quarantined(&cluster), None, "two batches of one user do not count for two");
+        assert_eq!(
+            quarantined(&cluster),
+            None,
+            "two batches of one user do not count for two"
+        );
     }
     cluster.submit(3, "sato", 200);
     while quarantined(&cluster).is_none() {
-        assert!(cluster.step(), "{:?} {:?}", cluster.notices, cluster.failures);
+        assert!(
+            cluster.step(),
+            "{:?} {:?}",
+            cluster.notices,
+            cluster.failures
+        );
     }
     assert_eq!(quarantined(&cluster).as_deref(), Some("h0.x"));
     let until = cluster.script.now + Duration::from_secs(59);
@@ -237,7 +336,12 @@ fn a_host_that_batches_of_two_users_suspect_gets_nothing_of_anybody() {
     let before = cluster.failures[0];
     while cluster.script.now < until {
         assert!(cluster.step());
-        assert!(cluster.running.iter().all(|Reverse((_, host, attempt))| *host != 0 || attempt.key.batch.0 < 4));
+        assert!(
+            cluster
+                .running
+                .iter()
+                .all(|Reverse((_, host, attempt))| *host != 0 || attempt.key.batch.0 < 4)
+        );
     }
     assert!(cluster.failures[0] <= before + 2, "but what was there");
     cluster.run();

@@ -7,10 +7,21 @@ fn submit(s: &mut Script, n: u128, slots: &[u16], priority: i32) -> String {
     s.open(n);
     let jobs = slots.iter().enumerate().map(|(i, slots)| {
         let job = Submission::new(JobNumber(i as u32 + 1), Bytes::from_static(b"x"));
-        Submission { slots: *slots, priority, ..job }
+        Submission {
+            slots: *slots,
+            priority,
+            ..job
+        }
     });
     let jobs = jobs.collect();
-    s.scheduler.handle(Event::Submit { batch: batch(n), host_sets: vec![], jobs }, s.now);
+    s.scheduler.handle(
+        Event::Submit {
+            batch: batch(n),
+            host_sets: vec![],
+            jobs,
+        },
+        s.now,
+    );
     s.event(Event::Close { batch: batch(n) })
 }
 
@@ -34,7 +45,11 @@ fn idle_slots_are_kept_for_a_wide_job_and_used_again_after_it() {
     submit(&mut s, 1, &[1, 1, 1, 1], 0);
     submit(&mut s, 2, &[2], 5);
     s.report(1, attempt(1, 1, 1), exited(0));
-    assert_eq!(s.pull(1, 3, 1), "", "the first idle slot waits for the second");
+    assert_eq!(
+        s.pull(1, 3, 1),
+        "",
+        "the first idle slot waits for the second"
+    );
     insta::assert_snapshot!(s.scheduler.why(batch(2), "1", s.now).expect("a job").join("\n"), @"
     job 1 waits
     a.x: has 1 idle slots, and the job takes 2; they are kept for it, or its like
@@ -64,11 +79,26 @@ fn a_wide_job_goes_at_once_where_what_was_on_its_way_has_ended() {
     s.pull(2, 4, 2);
     submit(&mut s, 2, &[2], 5);
     let on = |s: &Script, session| {
-        s.scheduler.hosts.values().find(|h| h.session == Some(SessionId(session))).expect("there").attempts.len()
+        s.scheduler
+            .hosts
+            .values()
+            .find(|h| h.session == Some(SessionId(session)))
+            .expect("there")
+            .attempts
+            .len()
     };
-    assert_eq!((on(&s, 1), on(&s, 2)), (1, 2), "the first host keeps its slot, and the second one has no room");
-    let on_b: Vec<AttemptId> =
-        s.scheduler.hosts.values().filter(|h| &*h.name == "b.x").flat_map(|h| h.attempts.keys().copied()).collect();
+    assert_eq!(
+        (on(&s, 1), on(&s, 2)),
+        (1, 2),
+        "the first host keeps its slot, and the second one has no room"
+    );
+    let on_b: Vec<AttemptId> = s
+        .scheduler
+        .hosts
+        .values()
+        .filter(|h| &*h.name == "b.x")
+        .flat_map(|h| h.attempts.keys().copied())
+        .collect();
     s.report(2, on_b[0], exited(0));
     let said = s.report(2, on_b[1], exited(0));
     assert!(said.contains("2 < run 2/1.1"), "{said}");
@@ -101,7 +131,11 @@ fn what_was_handed_out_in_advance_makes_room_for_a_wide_job() {
     submit(&mut s, 2, &[2], 5);
     s.report(1, attempt(1, 1, 1), exited(0));
     insta::assert_snapshot!(s.pull(1, 5, 0), @"1 < retract 2.1 3.1 4.1");
-    let back = |n: u32, seq| NumberedReport { seq, attempt: attempt(1, n, 1), report: Report::Returned };
+    let back = |n: u32, seq| NumberedReport {
+        seq,
+        attempt: attempt(1, n, 1),
+        report: Report::Returned,
+    };
     let reports = ToCoordinator::Reports(vec![back(3, 2), back(4, 3)]);
     insta::assert_snapshot!(s.event(Event::Agent(SessionId(1), reports)), @"1 < acknowledge 3");
 }
@@ -137,7 +171,10 @@ fn no_more_hosts_keep_slots_than_there_are_wide_jobs() {
     s.report(2, attempt(1, 2, 1), exited(0));
     insta::assert_snapshot!(s.pull(2, 3, 1), @"2 < run 1/5.1");
     // The wide one is cancelled: the slot is of use again at once.
-    let what = vec![Wanted { batch: batch(2), job: None }];
+    let what = vec![Wanted {
+        batch: batch(2),
+        job: None,
+    }];
     insta::assert_snapshot!(s.event(Event::Cancel { request: None, what, stop: Stop::NOW, why: None }), @"
     result 1.0 cancelled
     batch 2 done
@@ -175,14 +212,16 @@ fn a_larger_host_ends_the_wait_of_a_wide_job() {
     ");
 }
 
-/// Narrow jobs of `run` seconds each that start in turn on two slots, half of that apart, and without end; after so many seconds a wide job
-/// that is next. How long that waits, and for how long of that slots were idle.
+/// Narrow jobs of `run` seconds each that start in turn on two slots, half of that apart, and
+/// without end; after so many seconds a wide job that is next. How long that waits, and for how
+/// long of that slots were idle.
 fn starves(run: u64) -> (u64, u64) {
     let mut s = script_with(None);
     s.agent(1, "a.x", 1);
     submit(&mut s, 1, &[1; 200], 0);
     // When the jobs end that run, and how many slots were asked for.
-    let (mut ends, mut credit, mut idle, mut waited) = (BTreeMap::from([(run / 2, 1)]), 1, 1, None::<(u64, u64)>);
+    let (mut ends, mut credit, mut idle, mut waited) =
+        (BTreeMap::from([(run / 2, 1)]), 1, 1, None::<(u64, u64)>);
     for second in 1.. {
         let mut said = s.pass(1);
         if let Some(job) = ends.remove(&second) {
@@ -199,12 +238,19 @@ fn starves(run: u64) -> (u64, u64) {
             said.push_str(&submit(&mut s, 2, &[2], 5));
             waited = Some((second, 0));
         }
-        let started = said.split_whitespace().filter_map(|word| word.strip_prefix("1/")?.strip_suffix(".1")?.parse::<u32>().ok());
+        let started = said.split_whitespace().filter_map(|word| {
+            word.strip_prefix("1/")?
+                .strip_suffix(".1")?
+                .parse::<u32>()
+                .ok()
+        });
         for job in started {
             ends.insert(second + run, job);
             idle -= 1;
         }
-        let Some((since, vain)) = &mut waited else { continue };
+        let Some((since, vain)) = &mut waited else {
+            continue;
+        };
         if said.contains("2/1.1") || second > *since + 100 * run {
             return (second - *since, *vain);
         }
@@ -217,8 +263,14 @@ fn starves(run: u64) -> (u64, u64) {
 fn a_wide_job_starts_within_its_bound_however_long_the_jobs_before_it_are() {
     for run in [10, 100, 150, 500, 3600] {
         let (waited, vain) = starves(run);
-        assert!(waited <= u64::from(WIDE_WAIT) * run, "jobs of {run} s: it waited for {waited} s");
-        assert!(vain <= waited / 2 + run, "jobs of {run} s: a slot was idle for {vain} s of {waited} s");
+        assert!(
+            waited <= u64::from(WIDE_WAIT) * run,
+            "jobs of {run} s: it waited for {waited} s"
+        );
+        assert!(
+            vain <= waited / 2 + run,
+            "jobs of {run} s: a slot was idle for {vain} s of {waited} s"
+        );
     }
 }
 
@@ -234,7 +286,11 @@ fn slots_are_kept_twice_as_long_after_each_time_in_vain_and_rest_as_long() {
     };
     assert_eq!(end(&mut s, 1, 3), "");
     insta::assert_snapshot!(s.pass(60), @"1 < run 1/3.1");
-    assert_eq!(s.pass(60), "", "it has rested, and keeps what falls idle for two minutes from now on");
+    assert_eq!(
+        s.pass(60),
+        "",
+        "it has rested, and keeps what falls idle for two minutes from now on"
+    );
     assert_eq!(s.pass(50), "");
     assert_eq!(end(&mut s, 3, 4), "");
     assert_eq!(s.pass(69), "");

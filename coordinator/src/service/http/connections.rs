@@ -1,8 +1,10 @@
-//! Connections of the HTTP server: how many there may be, and how long one may go on without an answer.
+//! Connections of the HTTP server: how many there may be, and how long one may go on without an
+//! answer.
 //!
-//! One rule is for all of them: a connection on which nothing has been written for a while ends, whether its request does not come to an end,
-//! does not come at all, or its answer is not read. When there are too many, the one ends that has been so for longest, so that whoever asks
-//! now is answered now.
+//! One rule is for all of them: a connection on which nothing has been written for a while ends,
+//! whether its request does not come to an end, does not come at all, or its answer is not read.
+//! When there are too many, the one ends that has been so for longest, so that whoever asks now is
+//! answered now.
 
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::net::SocketAddr;
@@ -15,14 +17,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
-/// A connection ends on which nothing has been written for so long: many times what any answer takes, and what a person notices least. Viewers
-/// of the dashboard are written to twice a second.
+/// A connection ends on which nothing has been written for so long: many times what any answer
+/// takes, and what a person notices least. Viewers of the dashboard are written to twice a second.
 const SILENCE: Duration = Duration::from_secs(10);
-/// Connections at a time: more viewers than a site has. Each takes a descriptor and some ten kilobytes.
+/// Connections at a time: more viewers than a site has. Each takes a descriptor and some ten
+/// kilobytes.
 const MOST: usize = 256;
-/// Of the descriptors that the process may have, those that are left to the store, and to agents and clients.
+/// Of the descriptors that the process may have, those that are left to the store, and to agents
+/// and clients.
 const SHARE_OF_DESCRIPTORS: u64 = 4;
-/// Before another try to accept a connection that has failed, which ends with some descriptor given back.
+/// Before another try to accept a connection that has failed, which ends with some descriptor given
+/// back.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Where connections come from, and those that there are.
@@ -41,8 +46,14 @@ struct Open {
 impl Connections {
     pub(super) fn new(listener: TcpListener) -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let most = limit.map_or(MOST, |limit| MOST.min((limit / SHARE_OF_DESCRIPTORS) as usize).max(1));
-        Self { listener, most, open: Vec::new() }
+        let most = limit.map_or(MOST, |limit| {
+            MOST.min((limit / SHARE_OF_DESCRIPTORS) as usize).max(1)
+        });
+        Self {
+            listener,
+            most,
+            open: Vec::new(),
+        }
     }
 
     pub(super) fn local_addr(&self) -> Result<SocketAddr> {
@@ -68,14 +79,27 @@ impl Connections {
         }
         let (end, ended) = oneshot::channel();
         let written = Arc::new(Mutex::new(Instant::now()));
-        self.open.push(Open { end, written: written.clone() });
-        (Connection { stream, ended, written, silence: Box::pin(tokio::time::sleep(SILENCE)) }, address)
+        self.open.push(Open {
+            end,
+            written: written.clone(),
+        });
+        (
+            Connection {
+                stream,
+                ended,
+                written,
+                silence: Box::pin(tokio::time::sleep(SILENCE)),
+            },
+            address,
+        )
     }
 
     /// Ends the connection that has been silent for longest.
     fn end_one(&mut self) {
         let silent =
-            self.open.iter().enumerate().min_by_key(|(_, open)| *open.written.lock().unwrap_or_else(PoisonError::into_inner));
+            self.open.iter().enumerate().min_by_key(|(_, open)| {
+                *open.written.lock().unwrap_or_else(PoisonError::into_inner)
+            });
         if let Some((index, _)) = silent {
             // One that has just ended needs no word.
             let _ = self.open.swap_remove(index).end.send(());
@@ -95,13 +119,23 @@ impl Connection {
     /// What comes of waiting: nothing yet, or the end.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
         if Pin::new(&mut self.ended).poll(cx).is_ready() {
-            return Poll::Ready(Error::new(ErrorKind::ConnectionAborted, "others need its place"));
+            return Poll::Ready(Error::new(
+                ErrorKind::ConnectionAborted,
+                "others need its place",
+            ));
         }
         ready!(self.silence.as_mut().poll(cx));
-        Poll::Ready(Error::new(ErrorKind::TimedOut, "nothing was answered for too long"))
+        Poll::Ready(Error::new(
+            ErrorKind::TimedOut,
+            "nothing was answered for too long",
+        ))
     }
 
-    fn written(&mut self, cx: &mut Context<'_>, result: Poll<Result<usize>>) -> Poll<Result<usize>> {
+    fn written(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<Result<usize>>,
+    ) -> Poll<Result<usize>> {
         match result {
             Poll::Ready(Ok(bytes)) => {
                 let now = Instant::now();
@@ -116,7 +150,11 @@ impl Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<Result<()>> {
         match Pin::new(&mut self.stream).poll_read(cx, buffer) {
             Poll::Pending => self.wait(cx).map(Err),
             read @ Poll::Ready(_) => read,
@@ -125,12 +163,20 @@ impl AsyncRead for Connection {
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.written(cx, result)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
         self.written(cx, result)
     }
