@@ -14,7 +14,6 @@ macro_rules! tell {
 pub mod cli;
 pub mod client;
 pub mod exit;
-pub mod halt;
 pub mod jobs;
 pub mod report;
 pub mod scheduler;

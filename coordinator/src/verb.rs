@@ -3,7 +3,6 @@
 pub mod batches;
 pub mod cancel;
 pub mod complete;
-pub mod detach;
 pub mod doctor;
 pub mod exec;
 pub mod follow;
@@ -14,5 +13,4 @@ pub mod members;
 pub mod provision;
 pub mod run;
 pub mod serve;
-pub(crate) mod stream;
 pub mod why;

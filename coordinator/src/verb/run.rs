@@ -1,5 +1,9 @@
 //! `coordinator run`: a job list in, results out.
 
+mod detach;
+mod halt;
+mod stream;
+
 use crate::client::embedded::{self, ContainmentWish, EmbeddedAgent};
 use crate::client::note::{self, Note};
 use crate::client::profile::{Cluster, Profile, ProfileArgs};
@@ -135,7 +139,7 @@ pub struct RunArgs {
     pub time_limit: Option<Duration>,
     /// Give up early, as GNU Parallel: WHEN,WHY=N or N%, with soon or now, and fail, success or
     /// done
-    #[arg(help_heading = "The run", long, value_name = "RULE", value_parser = crate::halt::parse, default_value = "never")]
+    #[arg(help_heading = "The run", long, value_name = "RULE", value_parser = halt::parse, default_value = "never")]
     pub halt: HaltRule,
     /// What happens to processes that outlive the first process of their job, for jobs without
     /// `leftover`
@@ -344,8 +348,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
                 },
             ) => {
                 remote.port = port;
-                crate::verb::detach::submit(remote, jobs, terms, signals, args.reconnect.reconnect)
-                    .await
+                detach::submit(remote, jobs, terms, signals, args.reconnect.reconnect).await
             }
             (None, _) => Err(Exit {
                 status: exit::BUG,
@@ -539,7 +542,7 @@ fn stream(
             connected = connect(args, profile, keeper) => connected?,
             number = signals.next() => return Ok(128 + number),
         };
-        crate::verb::stream::run(args, connected, terms(args, context), widest, signals).await
+        stream::run(args, connected, terms(args, context), widest, signals).await
     });
     // The thread that reads may wait for a line for ever.
     runtime.shutdown_background();

@@ -7,7 +7,7 @@ use mezcal_common::message::client::{Halt, HaltCount, HaltWhy};
 ///
 /// # Errors
 /// For the reader.
-pub fn parse(text: &str) -> Result<Option<Halt>, String> {
+pub(crate) fn parse(text: &str) -> Result<Option<Halt>, String> {
     let text = match text {
         "never" | "0" => return Ok(None),
         "1" => "soon,fail=1",
