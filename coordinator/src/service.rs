@@ -8,11 +8,13 @@
 
 mod arrivals;
 mod batches;
+pub mod config;
 mod delivery;
 pub mod describe;
 pub mod enrol;
 pub mod http;
 mod intake;
+pub mod listen;
 mod members;
 pub(crate) mod memory;
 mod observe;

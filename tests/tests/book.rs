@@ -136,7 +136,7 @@ fn the_page_of_configuration_keys_says_what_their_types_say() {
     for (title, source, name) in [
         (
             "`/etc/mezcal/coordinator.toml`",
-            "coordinator/src/verb/serve.rs",
+            "coordinator/src/service/config.rs",
             "CoordinatorConfig",
         ),
         (

@@ -5,9 +5,9 @@ use crate::client::profile::{self, ProfileArgs};
 use crate::exit::{self, Exit, chain};
 use crate::report::format::{counted, show};
 use crate::service::REVOKED_AT_ONCE;
+use crate::service::config::{CoordinatorConfig, DEFAULT_PATH};
 use crate::store::{self, CertificateRow, Refusal, Registry};
 use crate::verb::manage::{ask, done, expand};
-use crate::verb::serve::{CoordinatorConfig, DEFAULT_PATH};
 use clap::Subcommand;
 use mezcal_common::message::client::{
     CancelSummary, CertificateStatus, Member, RevokedMember, ToClient, ToService,

@@ -17,8 +17,8 @@ use crate::report::output::{self, FromOutput, OutputThread, ToOutput};
 use crate::report::outputs::{Old, Results, Wishes};
 use crate::report::progress::{Progress, ProgressKind};
 use crate::report::resume::{self, Plan, Resume, TakenUp, Written};
+use crate::service::listen::{credentials, listen};
 use crate::service::{self, Adjustable, ClientPort, Settings};
-use crate::verb::serve;
 use clap::builder::TypedValueParser;
 use mezcal_common::message::client::{
     BatchTerms, Halt, HaltWhy, Notice, Selector, ToClient, ToService,
@@ -820,7 +820,7 @@ async fn connect(
                 ..Settings::new(Some(service::LEASE))
             };
             let service = service::start(settings, None).map_err(no_timer)?;
-            let listener = serve::listen(*address, &serve::credentials(identity)?)?;
+            let listener = listen(*address, &credentials(identity)?)?;
             let local = listener.local_addr().map_err(Exit::unreachable)?;
             tokio::spawn(service.clone().listen(listener.clone()));
             let waiting_for = format!("no agent has connected yet; listening on udp {local}");

@@ -3,27 +3,24 @@
 
 use crate::client::signals::Signals;
 use crate::exit::{Exit, chain};
-use crate::scheduler::{Aliases, FENCE_MARGIN};
+use crate::scheduler::FENCE_MARGIN;
+use crate::service::config::{CoordinatorConfig, DEFAULT_PATH};
 use crate::service::enrol::{Enrolment, Issuer, LEAF_LIFE};
-use crate::service::{self, Adjustable, PROTOCOLS, ServiceHandle, Settings};
+use crate::service::listen::{credentials, listen};
+use crate::service::{self, PROTOCOLS, ServiceHandle, Settings};
 use crate::store::{Store, StoreError};
 use mezcal_certs::Authority;
 use mezcal_common::model::duration::format_duration;
 use mezcal_common::model::identity::{Role, key_hash};
 use mezcal_common::system::config::{expand_home, read_toml};
 use mezcal_common::system::service_manager;
-use mezcal_common::wire::endpoint::{ListenError, Listener};
+use mezcal_common::wire::endpoint::Listener;
 use mezcal_common::wire::enrol;
 use mezcal_common::wire::tls::{Credentials, first_certificate};
-use serde::Deserialize;
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Default configuration file.
-pub const DEFAULT_PATH: &str = "/etc/mezcal/coordinator.toml";
 
 /// Be the cluster's coordinator.
 #[derive(Debug, clap::Args)]
@@ -39,144 +36,6 @@ pub struct ServeArgs {
     /// run twice
     #[arg(long)]
     pub nothing_runs: bool,
-}
-
-/// `coordinator.toml`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CoordinatorConfig {
-    /// Address on which agents and clients connect (UDP); default: `0.0.0.0:7433`.
-    #[serde(default = "default_listen")]
-    pub listen: SocketAddr,
-    /// Directory of cert.pem, key.pem and ca.pem.
-    pub identity: PathBuf,
-    /// How long an agent may run jobs without hearing from the coordinator; default: `10m`, at
-    /// least `15s`.
-    #[serde(
-        default,
-        deserialize_with = "mezcal_common::model::duration::serde_text::deserialize"
-    )]
-    pub lease: Option<Duration>,
-    /// How long a slot is idle before it gets a job that prefers another host; default: `3s`.
-    #[serde(
-        default,
-        deserialize_with = "mezcal_common::model::duration::serde_text::deserialize"
-    )]
-    pub locality_wait: Option<Duration>,
-    /// Directory of the store; default: `/var/lib/mezcal-coordinator` as root and as the service,
-    /// else `~/.local/state/mezcal-coordinator`.
-    pub state: Option<PathBuf>,
-    /// How long a batch goes on when its client is gone, unless it is detached; default: `10m`.
-    #[serde(
-        default,
-        deserialize_with = "mezcal_common::model::duration::serde_text::deserialize"
-    )]
-    pub client_lease: Option<Duration>,
-    /// Address of the dashboard, the metrics and the health checks, for example `127.0.0.1:7480`;
-    /// default: none.
-    pub http: Option<SocketAddr>,
-    /// Users who may see and cancel everybody's batches, and decide who is in the cluster; default:
-    /// none.
-    #[serde(default)]
-    pub admins: Vec<String>,
-    /// A table of further names of hosts, by the full names in their certificates.
-    #[serde(default)]
-    pub aliases: Aliases,
-    /// The highest priority that counts before other users' jobs; above it, a priority orders only
-    /// the user's own jobs. Priorities of admins are not limited. Default: `0`.
-    #[serde(default)]
-    pub max_priority: i32,
-    /// Directory of the issuer that `mezcal-certs issue issuer` made: with it, hosts and users can
-    /// join by tokens, and only certificates on the coordinator's list are valid. Default: none.
-    pub issuer: Option<PathBuf>,
-    /// Address on which hosts and users join, open while there are tokens; default: port 7434
-    /// beside `listen`.
-    pub enrol: Option<SocketAddr>,
-    /// How long the certificates of joined hosts and users are valid; default: `30d`.
-    #[serde(
-        default,
-        deserialize_with = "mezcal_common::model::duration::serde_text::deserialize"
-    )]
-    pub certificate_life: Option<Duration>,
-}
-
-impl CoordinatorConfig {
-    /// What may change while a coordinator runs.
-    fn adjustable(&self, own: &Credentials) -> Adjustable {
-        Adjustable {
-            locality_wait: self.locality_wait.unwrap_or(service::LOCALITY_WAIT),
-            admins: self.admins.clone(),
-            max_priority: self.max_priority,
-            aliases: self.aliases.clone(),
-            certificate_until: Some(own.until()),
-        }
-    }
-
-    /// Keys with other values in `new` that a running coordinator cannot take up.
-    fn differs_for_good(&self, new: &Self) -> Vec<&'static str> {
-        let keys = [
-            ("listen", self.listen != new.listen),
-            ("identity", self.identity != new.identity),
-            ("lease", self.lease != new.lease),
-            ("state", self.state != new.state),
-            ("client_lease", self.client_lease != new.client_lease),
-            ("http", self.http != new.http),
-            ("issuer", self.issuer != new.issuer),
-            ("enrol", self.enrol != new.enrol),
-            (
-                "certificate_life",
-                self.certificate_life != new.certificate_life,
-            ),
-        ];
-        keys.into_iter()
-            .filter(|(_, differs)| *differs)
-            .map(|(key, _)| key)
-            .collect()
-    }
-
-    /// Where the store is: what the file says, or what systemd has given the service
-    /// (`STATE_DIRECTORY`), where root looks, too.
-    pub fn state_dir(&self) -> PathBuf {
-        match &self.state {
-            Some(dir) => expand_home(dir),
-            None => {
-                let root = rustix::process::geteuid().is_root();
-                default_state(
-                    std::env::var_os("STATE_DIRECTORY"),
-                    root,
-                    &expand_home(Path::new("~")),
-                )
-            }
-        }
-    }
-}
-
-/// Where the store is by default: the service's and root's, and anybody else's below their home.
-const DEFAULT_STATE: &str = "/var/lib/mezcal-coordinator";
-const DEFAULT_USER_STATE: &str = ".local/state/mezcal-coordinator";
-
-fn default_state(given: Option<std::ffi::OsString>, root: bool, home: &Path) -> PathBuf {
-    // Of several, the first: the unit has one (systemd.exec(5), StateDirectory=).
-    let given = given
-        .and_then(|dirs| std::env::split_paths(&dirs).next())
-        .filter(|dir| dir.is_absolute());
-    // The service's account has its home there, by whatever way one has become it (runuser).
-    let is_service = root || home == Path::new(DEFAULT_STATE);
-    let Some(service) = given.or_else(|| is_service.then(|| PathBuf::from(DEFAULT_STATE))) else {
-        return home.join(DEFAULT_USER_STATE);
-    };
-    // Where nothing told it of the directory its store was below its home.
-    let below = service.join(DEFAULT_USER_STATE);
-    let has_store = |dir: &Path| dir.join("store.db").symlink_metadata().is_ok();
-    if !has_store(&service) && has_store(&below) {
-        below
-    } else {
-        service
-    }
-}
-
-fn default_listen() -> SocketAddr {
-    SocketAddr::from(([0, 0, 0, 0], 7433))
 }
 
 /// How long killing everything may take at a stop: the grace, the kill, and the way of the results.
@@ -360,153 +219,4 @@ fn enrolment(config: &CoordinatorConfig, store: &Store) -> Result<Enrolment, Exi
         authority,
     };
     Ok(Enrolment::new(registry, Some(issuer)))
-}
-
-/// A coordinator's credentials.
-///
-/// # Errors
-/// Exit 3 naming the file.
-pub fn credentials(identity: &Path) -> Result<Credentials, Exit> {
-    Credentials::load(identity, Role::Coordinator).map_err(|e| Exit::unreachable(chain(&e)))
-}
-
-/// Listens for agents and clients with them.
-///
-/// # Errors
-/// Exit 3 naming whoever holds the address.
-pub fn listen(address: SocketAddr, credentials: &Credentials) -> Result<Arc<Listener>, Exit> {
-    Listener::bind(address, credentials, &PROTOCOLS)
-        .map(Arc::new)
-        .map_err(|e| {
-            let holder = match &e {
-                ListenError::Bind { source, .. } if source.kind() == ErrorKind::AddrInUse => {
-                    holder_of(address.port())
-                }
-                ListenError::Bind { .. } | ListenError::Credentials(_) => None,
-            };
-            Exit::unreachable(format!(
-                "{}{}",
-                chain(&e),
-                holder.map_or(String::new(), |h| format!("; held by {h}"))
-            ))
-        })
-}
-
-/// Who has a UDP port, as far as /proc lets us see: the socket's inode from /proc/net/udp{,6}, then
-/// who has it open.
-pub(crate) fn holder_of(port: u16) -> Option<String> {
-    let tables = ["/proc/net/udp", "/proc/net/udp6"]
-        .map(|path| std::fs::read_to_string(path).unwrap_or_default());
-    let inode = tables
-        .iter()
-        .flat_map(|t| t.lines().skip(1))
-        .find_map(|line| {
-            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-            let local = fields.get(1)?.rsplit_once(':')?.1;
-            (u16::from_str_radix(local, 16) == Ok(port))
-                .then(|| fields.get(9).map(|i| (*i).to_owned()))?
-        })?;
-    let wanted = format!("socket:[{inode}]");
-    let pid = std::fs::read_dir("/proc")
-        .ok()?
-        .flatten()
-        .find_map(|entry| {
-            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-            let mut open = std::fs::read_dir(entry.path().join("fd")).ok()?.flatten();
-            open.any(|fd| {
-                std::fs::read_link(fd.path()).is_ok_and(|l| l.as_os_str() == wanted.as_str())
-            })
-            .then_some(pid)
-        });
-    let Some(pid) = pid else {
-        return Some("a process of another user".into());
-    };
-    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let words = String::from_utf8_lossy(&command).replace('\0', " ");
-    Some(format!(
-        "process {pid} ({})",
-        mezcal_common::model::escape::for_terminal(words.trim_end())
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The sample that packages install: what is commented out counts, too, and no key of the
-    /// parser is missing.
-    #[test]
-    fn the_sample_has_every_key_and_is_read() {
-        let sample = include_str!("../../../systemd/samples/coordinator.toml");
-        let whole: String = sample
-            .lines()
-            .map(|line| {
-                line.strip_prefix('#')
-                    .filter(|rest| !rest.starts_with(' '))
-                    .unwrap_or(line)
-                    .to_owned()
-                    + "\n"
-            })
-            .collect();
-        for text in [sample, &whole] {
-            toml::from_str::<CoordinatorConfig>(text).expect("the sample is read");
-        }
-        // The parser names all of its keys to whoever writes another one.
-        let said = toml::from_str::<CoordinatorConfig>("nosuch = 1")
-            .expect_err("no such key")
-            .to_string();
-        let keys: Vec<&str> = said
-            .split('`')
-            .skip(1)
-            .step_by(2)
-            .filter(|key| *key != "nosuch")
-            .collect();
-        let has = toml::from_str::<toml::Table>(&whole).expect("TOML");
-        assert!(
-            keys.len() == has.len() && keys.iter().all(|key| has.contains_key(*key)),
-            "{keys:?} {has:?}"
-        );
-    }
-
-    #[test]
-    fn root_and_the_service_look_for_the_store_at_the_same_place() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let service = dir.path().join("mezcal-coordinator");
-        let given = || Some(service.clone().into_os_string());
-        let home = Path::new("/home/okazaki");
-        // Nothing of this machine's may be there.
-        if !Path::new(DEFAULT_STATE).exists() {
-            assert_eq!(
-                default_state(None, true, Path::new("/root")),
-                Path::new(DEFAULT_STATE)
-            );
-            assert_eq!(
-                default_state(None, false, Path::new(DEFAULT_STATE)),
-                Path::new(DEFAULT_STATE),
-                "its account, by runuser"
-            );
-        }
-        assert_eq!(
-            default_state(None, false, home),
-            home.join(DEFAULT_USER_STATE)
-        );
-        let default_state = |given, root| default_state(given, root, home);
-        assert_eq!(default_state(given(), false), service);
-        assert_eq!(
-            default_state(
-                Some(format!("{}:/var/lib/other", service.display()).into()),
-                true
-            ),
-            service
-        );
-        // A store of a version that knew only the account's home is found, until there is one at
-        // the new place.
-        let below = service.join(DEFAULT_USER_STATE);
-        std::fs::create_dir_all(&below).expect("made");
-        std::fs::write(below.join("store.db"), "").expect("written");
-        assert_eq!(default_state(given(), false), below);
-        assert_eq!(default_state(given(), true), below);
-        std::fs::write(service.join("store.db"), "").expect("written");
-        assert_eq!(default_state(given(), true), service);
-    }
 }
