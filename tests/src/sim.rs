@@ -381,13 +381,26 @@ impl Plan {
     }
 }
 
+/// What a run has done, line by line, and how it has ended.
+pub struct Played {
+    /// Every step and what followed from it; in the end how much chance it took.
+    pub log: Vec<String>,
+    /// The promise that was broken, with what led to it.
+    pub end: Result<(), String>,
+}
+
 /// Runs a plan to its end.
 ///
 /// # Errors
 /// The promise that was broken, with what led to it.
 pub fn run(plan: Plan) -> Result<(), String> {
+    play(plan).end
+}
+
+/// Runs a plan to its end and keeps what it has done.
+pub fn play(plan: Plan) -> Played {
     let mut world = World::new(plan);
-    world.run().map_err(|broken| {
+    let end = world.run().map_err(|broken| {
         let tail = world.log.len().saturating_sub(
             std::env::var("MEZCAL_SIM_LOG")
                 .ok()
@@ -399,7 +412,10 @@ pub fn run(plan: Plan) -> Result<(), String> {
             world.now,
             world.log[tail..].join("\n")
         )
-    })
+    });
+    let mut log = world.log;
+    log.push(format!("{:?} over: {:x}", world.now, world.chance.0));
+    Played { log, end }
 }
 
 impl World {

@@ -4,7 +4,7 @@
 //! and `MEZCAL_SIM_SEED=N` runs that one again.
 
 use mezcal_coordinator::scheduler::WIDE_WAIT;
-use mezcal_tests::sim::{Mutant, Plan, run};
+use mezcal_tests::sim::{Mutant, Plan, play, run};
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| {
@@ -73,6 +73,14 @@ fn promises_hold_under_every_fault() {
             .collect()
     });
     assert!(all.is_empty(), "{}", all.join("\n"));
+}
+
+/// A failure can be looked at again only as long as nothing but the seed decides.
+#[test]
+fn a_seed_does_exactly_the_same_again() {
+    for plan in (0..8).map(|seed| plan(seed, None)).chain([crowd(1, None)]) {
+        assert_eq!(play(plan).log, play(plan).log, "{plan:?}");
+    }
 }
 
 /// Seeds beyond those that every run tries: users whose engines claim each other's attempts, an
