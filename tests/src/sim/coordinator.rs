@@ -1,0 +1,313 @@
+//! A coordinator with its store: the driver of a real scheduler.
+
+use super::mutants::Mutant;
+use super::plan::{BATCH, CLIENT_LEASE, LEASES, LOCALITY_WAIT};
+use super::steps::Step;
+use super::world::World;
+use mezcal_common::message::agent::{NumberedReport, Placement, Report, ToAgent, ToCoordinator};
+use mezcal_common::model::clock::{BootInstant, WallTime};
+use mezcal_common::model::ids::{AttemptId, Epoch, Generation, JobNumber, SessionId, StoreId};
+use mezcal_coordinator::scheduler;
+use mezcal_coordinator::scheduler::{Mistake, Record, Scheduler};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// A coordinator with its store.
+pub(super) struct Coordinator {
+    pub(super) scheduler: Scheduler,
+    /// Counts lives of the coordinator; each has an epoch of its own.
+    pub(super) life: u64,
+    pub(super) down: bool,
+    pub(super) stored: Vec<Record>,
+    /// On its way into the store, and how much ever was and has arrived.
+    pub(super) unstored: VecDeque<Record>,
+    pub(super) issued: u64,
+    pub(super) committed: u64,
+    /// Effects that wait for the store.
+    pub(super) held: VecDeque<(u64, scheduler::Effect)>,
+    /// Of its store.
+    pub(super) generation: Generation,
+}
+
+impl Coordinator {
+    pub(super) fn new(
+        scheduler: Scheduler,
+        life: u64,
+        stored: Vec<Record>,
+        generation: Generation,
+    ) -> Self {
+        let (unstored, held) = (VecDeque::new(), VecDeque::new());
+        Self {
+            scheduler,
+            life,
+            down: false,
+            stored,
+            unstored,
+            issued: 0,
+            committed: 0,
+            held,
+            generation,
+        }
+    }
+}
+
+/// A life of the coordinator.
+pub(super) fn scheduler_of(life: u64, lease: Duration, mutant: Option<Mutant>) -> Scheduler {
+    let wait = if mutant == Some(Mutant::LongWait) {
+        2 * LOCALITY_WAIT
+    } else {
+        LOCALITY_WAIT
+    };
+    let mistake = match mutant {
+        Some(Mutant::OverlooksReleased) => Some(Mistake::OverlooksReleased),
+        Some(Mutant::KeepsNoLonger) => Some(Mistake::KeepsNoLonger),
+        Some(Mutant::TakesFromNear) => Some(Mistake::TakesFromNear),
+        _ => None,
+    };
+    Scheduler::new(Epoch(7 + life), StoreId(1), Some(lease), wait)
+        .durable(CLIENT_LEASE)
+        .with_mistake(mistake)
+        .watched()
+}
+
+impl World {
+    pub(super) fn tell_scheduler(&mut self, event: scheduler::Event) {
+        if !self.serving.down {
+            self.serving.scheduler.handle(event, BootInstant(self.now));
+        }
+    }
+
+    /// Moves the scheduler's effects to where they wait for the store.
+    pub(super) fn take_effects(&mut self) {
+        let before = self.serving.issued;
+        while let Some(effect) = self.serving.scheduler.poll_effect() {
+            if let scheduler::Effect::Persist(record) = effect {
+                match &record {
+                    Record::Stopped { .. } if !self.of_original => self.given_up = true,
+                    Record::Placed { attempts, .. } if self.given_up && !self.of_original => {
+                        // What was placed before is recorded again when its lease grows.
+                        let recorded = |attempt: &AttemptId| {
+                            let mut earlier =
+                                self.serving.stored.iter().chain(&self.serving.unstored);
+                            earlier.any(|record| matches!(record, Record::Placed { attempts, .. } if attempts.contains(attempt)))
+                        };
+                        let new: Vec<&AttemptId> = attempts
+                            .iter()
+                            .filter(|attempt| !recorded(attempt))
+                            .collect();
+                        if !new.is_empty() {
+                            self.placed_in_vain
+                                .get_or_insert(format!("given up: {new:?} are placed after that"));
+                        }
+                    }
+                    _ => {}
+                }
+                self.serving.unstored.push_back(record);
+                self.serving.issued += 1;
+            } else {
+                self.serving.held.push_back((self.serving.issued, effect));
+            }
+        }
+        if self.serving.issued > before {
+            // A disk stalls at times.
+            let most = if self.chance.one_in(16) { 2000 } else { 20 };
+            let wait = self.chance.millis(most);
+            let (life, through) = (self.serving.life, self.serving.issued);
+            self.after(wait, Step::Commit { life, through });
+        }
+    }
+
+    pub(super) fn commit(&mut self, through: u64) {
+        while self.serving.committed < through
+            && let Some(record) = self.serving.unstored.pop_front()
+        {
+            self.serving.stored.push(record);
+            self.serving.committed += 1;
+        }
+    }
+
+    /// The coordinator dies, and with it what its store does not have.
+    pub(super) fn coordinator_dies(&mut self) {
+        self.serving.down = true;
+        self.serving.unstored.clear();
+        self.serving.held.clear();
+        (self.serving.issued, self.serving.committed) = (0, 0);
+        self.serving.life += 1;
+        for c in self
+            .connections
+            .values_mut()
+            .filter(|c| c.coordinator_open && c.original == self.of_original)
+        {
+            c.coordinator_open = false;
+            c.to_agent.clear();
+        }
+        let wait = self
+            .chance
+            .millis(if self.chance.0 & 1 == 0 { 3000 } else { 60_000 });
+        let life = self.serving.life;
+        self.after(wait, Step::CoordinatorUp(life));
+    }
+
+    pub(super) fn coordinator_comes_back(&mut self) -> Result<(), String> {
+        self.serving.down = false;
+        let lease = LEASES[self.chance.below(LEASES.len() as u64) as usize];
+        self.serving.scheduler = scheduler_of(self.serving.life, lease, self.plan.mutant)
+            .of_generation(self.serving.generation);
+        if self.is_copy() && !self.is_released() && self.plan.mutant != Some(Mutant::HastyRestore) {
+            // Whoever restores it knows how long leases were since, from the configuration.
+            let first = Generation::default()
+                .next(Generation::default(), WallTime(1))
+                .expect("one of few")
+                .first_batch();
+            let scheduler =
+                std::mem::replace(&mut self.serving.scheduler, scheduler_of(0, lease, None));
+            self.serving.scheduler = scheduler.holding(first, LEASES.into_iter().max());
+        }
+        let now = BootInstant(self.now);
+        // What the original has given up the copy may go on with.
+        if !self.of_original {
+            self.given_up = self
+                .serving
+                .stored
+                .iter()
+                .any(|record| matches!(record, Record::Stopped { .. }));
+        }
+        for record in self.serving.stored.clone() {
+            // Its client attaches again and takes what it has missed.
+            if let Record::Ended { job, result, .. } = &record
+                && !self.results.contains_key(&job.0)
+            {
+                self.result(job.0, (**result).clone())?;
+            }
+            self.serving.scheduler.replay(record, now);
+        }
+        self.serving.scheduler.restored(now);
+        if !self.client_is_gone {
+            self.tell_scheduler(scheduler::Event::Attended { batch: BATCH });
+        }
+        // Connections of the life before are reset at the next packet.
+        let ids: Vec<u64> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| c.agent_open && !c.coordinator_open && !c.cut)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            let wait = self.chance.millis(5000);
+            self.after(wait, Step::AgentSeesEnd(id));
+        }
+        Ok(())
+    }
+
+    /// Performs what a coordinator has decided, as far as its store has it. True if there was
+    /// anything to do.
+    pub(super) fn coordinator_effects(&mut self) -> Result<bool, String> {
+        let mut any = false;
+        self.take_effects();
+        for (after, effect) in std::mem::take(&mut self.serving.held) {
+            let hasty = self.plan.mutant == Some(Mutant::HastyStore);
+            // Whatever waits keeps its order.
+            let waits = after > self.serving.committed && !hasty && !effect.overtakes_the_store();
+            if waits {
+                self.serving.held.push_back((after, effect));
+            } else {
+                any = true;
+                self.scheduler_effect(effect)?;
+            }
+        }
+        Ok(any)
+    }
+
+    pub(super) fn scheduler_effect(&mut self, effect: scheduler::Effect) -> Result<(), String> {
+        match effect {
+            scheduler::Effect::ToAgent(SessionId(id), message)
+            | scheduler::Effect::Greet(SessionId(id), message) => {
+                if let (Some(Mutant::HastyRetract), ToAgent::Retract { attempts }) =
+                    (self.plan.mutant, &message)
+                {
+                    for attempt in attempts.iter().copied() {
+                        let reports = vec![NumberedReport {
+                            seq: u64::MAX,
+                            attempt,
+                            report: Report::Returned,
+                        }];
+                        let event =
+                            scheduler::Event::Agent(SessionId(id), ToCoordinator::Reports(reports));
+                        self.tell_scheduler(event);
+                    }
+                }
+                if let ToAgent::Run(run) = &message {
+                    for AttemptId { key, attempt, .. } in run.iter().map(|p| p.attempt) {
+                        if let Some((n, slot, life)) = self
+                            .kept
+                            .remove(&(key, attempt - 1))
+                            .filter(|_| !self.of_original)
+                            && self.hosts[n].slots[slot].life == life
+                            && self.now - self.heard[n] <= self.hosts[n].lease
+                        {
+                            let last = attempt - 1;
+                            return Err(format!(
+                                "P2: {}.{last} had ended on h{n}, which is there, and its job runs again",
+                                key.job
+                            ));
+                        }
+                        self.placed.insert(key, (attempt, id));
+                    }
+                }
+                let spec = self.spec.clone();
+                let message = match message {
+                    ToAgent::Run(run) => ToAgent::Run(
+                        run.into_iter()
+                            .map(|p| Placement {
+                                spec: spec.clone(),
+                                ..p
+                            })
+                            .collect(),
+                    ),
+                    other => other,
+                };
+                if let Some(c) = self.connections.get_mut(&id).filter(|c| c.coordinator_open) {
+                    c.to_agent.push_back(message);
+                    // In order: each step takes the first one that waits.
+                    let wait = self.chance.millis(40);
+                    self.after(wait, Step::ToAgent(id));
+                }
+            }
+            scheduler::Effect::CloseSession {
+                session: SessionId(id),
+                ..
+            } => {
+                if let Some(c) = self.connections.get_mut(&id) {
+                    c.coordinator_open = false;
+                }
+                let wait = self.chance.millis(50);
+                self.after(wait, Step::AgentSeesEnd(id));
+            }
+            scheduler::Effect::Result {
+                job: JobNumber(job),
+                result,
+                ..
+            } => {
+                self.result(job, result)?;
+            }
+            scheduler::Effect::Cancelled {
+                request,
+                result: Ok(summary),
+            } => {
+                if summary.unreachable == 0 && !self.of_original {
+                    self.proven.insert(request as u32);
+                }
+            }
+            scheduler::Effect::Persist(_)
+            | scheduler::Effect::Cancelled { .. }
+            | scheduler::Effect::Accepted { .. }
+            | scheduler::Effect::Refused { .. }
+            | scheduler::Effect::BatchDone { .. }
+            | scheduler::Effect::Notice { .. }
+            | scheduler::Effect::Output { .. }
+            | scheduler::Effect::LogsAnswer { .. }
+            | scheduler::Effect::Fleet { .. } => {}
+        }
+        Ok(())
+    }
+}

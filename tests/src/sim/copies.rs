@@ -1,0 +1,98 @@
+//! A store that is copied and served again, while its original is dead or alive.
+
+use super::coordinator::{Coordinator, scheduler_of};
+use super::mutants::Mutant;
+use super::plan::LEASE;
+use super::world::World;
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::ids::{Generation, JobKey};
+use mezcal_coordinator::scheduler::Record;
+use std::collections::BTreeSet;
+
+impl World {
+    /// What is served was a copy once.
+    pub(super) fn is_copy(&self) -> bool {
+        self.copied && !self.of_original
+    }
+
+    /// Nothing of the original can run any more.
+    pub(super) fn is_released(&self) -> bool {
+        self.serving.stored.contains(&Record::Released)
+    }
+
+    /// Does something with the original, if it is alive.
+    pub(super) fn for_original(
+        &mut self,
+        act: impl FnOnce(&mut Self) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let Some(original) = self.original.take() else {
+            return Ok(());
+        };
+        let copy = std::mem::replace(&mut self.serving, original);
+        self.of_original = true;
+        let done = act(self);
+        self.of_original = false;
+        self.original = Some(std::mem::replace(&mut self.serving, copy));
+        done
+    }
+
+    /// Does something at the far end of a connection.
+    pub(super) fn at_coordinator_of(&mut self, id: u64, act: impl FnOnce(&mut Self)) {
+        let act = |world: &mut Self| {
+            act(world);
+            Ok(())
+        };
+        let done = match self.connections.get(&id).is_some_and(|c| c.original) {
+            true => self.for_original(act),
+            false => act(self),
+        };
+        done.expect("it cannot fail");
+    }
+
+    /// The copy is served from now on. Where hosts found the original they find it; what they have
+    /// sent there, and what comes from there, is lost.
+    pub(super) fn restore(&mut self, alive: bool) -> Result<(), String> {
+        let Some(copy) = self.copy.take() else {
+            return Ok(());
+        };
+        self.log.push(format!(
+            "{:?} restored; the original is {}",
+            self.now,
+            if alive { "alive" } else { "dead" }
+        ));
+        if !alive {
+            self.coordinator_dies();
+        }
+        for c in self.connections.values_mut() {
+            (c.original, c.cut) = (true, true);
+        }
+        // Of ends that the copy does not know of it knows nothing to keep.
+        let placed = copy.iter().filter_map(|record| {
+            if let Record::Placed { attempts, .. } = record {
+                Some(attempts)
+            } else {
+                None
+            }
+        });
+        let known: BTreeSet<(JobKey, u32)> = placed
+            .flatten()
+            .map(|attempt| (attempt.key, attempt.attempt))
+            .collect();
+        self.kept.retain(|attempt, _| known.contains(attempt));
+        let generation = match self.plan.mutant {
+            Some(Mutant::SameGeneration) => Generation::default(),
+            _ => Generation::default()
+                .next(Generation::default(), WallTime(1))
+                .ok_or("no generation is left")?,
+        };
+        let life = self.serving.life + 1000;
+        let served = Coordinator::new(scheduler_of(life, LEASE, None), life, copy, generation);
+        let original = std::mem::replace(&mut self.serving, served);
+        self.original = Some(original).filter(|_| alive);
+        self.copied = true;
+        // What was said since the copy was made is forgotten.
+        self.results.clear();
+        self.proven.clear();
+        self.coordinator_comes_back()
+    }
+}

@@ -1,0 +1,176 @@
+//! A host with its clock and its agent: the driver of a real supervisor.
+
+use super::chance::Chance;
+use super::mutants::Mutant;
+use super::plan::{LEASE, WORD};
+use super::slot::Slot;
+use super::steps::Step;
+use super::world::World;
+use mezcal_agent::supervisor;
+use mezcal_agent::supervisor::Supervisor;
+use mezcal_agent::supervisor::generations::Met;
+use mezcal_common::message::agent::{Report, ToCoordinator};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::{AttemptId, EngineIndex};
+use mezcal_common::model::outcome::Ended;
+use std::time::Duration;
+
+pub(super) struct Host {
+    pub(super) supervisor: Option<Supervisor>,
+    pub(super) agent: u64,
+    pub(super) slots: Vec<Slot>,
+    pub(super) boot: u8,
+    pub(super) keeper: u64,
+    pub(super) up: bool,
+    /// Its agent is stopped; so is everything else on it.
+    pub(super) agent_stopped: bool,
+    pub(super) suspended: bool,
+    /// Its keeper is dead, and what that left is dying.
+    pub(super) keeper_dying: bool,
+    /// Which generations it has met, as it remembers; and whether it has met the copy.
+    pub(super) met: Met,
+    pub(super) met_copy: bool,
+    /// What its agent was told of leases: by the newest coordinator, and at most.
+    pub(super) lease: Duration,
+    pub(super) longest_lease: Duration,
+    /// Which ways packets go: to the coordinator, from it.
+    pub(super) links: (bool, bool),
+    pub(super) connection: Option<u64>,
+    /// This host's clock: when it is zero, and microseconds per second that it is fast.
+    pub(super) zero: Duration,
+    pub(super) drift: i64,
+    /// Ends of engines that no agent has had acknowledged.
+    pub(super) ends: Vec<(usize, Option<AttemptId>)>,
+}
+
+impl Host {
+    pub(super) fn new(chance: &mut Chance, slots: usize) -> Self {
+        Self {
+            supervisor: None,
+            agent: 0,
+            slots: (0..slots).map(|_| Slot::new()).collect(),
+            boot: 1,
+            keeper: 1,
+            up: true,
+            agent_stopped: false,
+            suspended: false,
+            keeper_dying: false,
+            met: Met::default(),
+            met_copy: false,
+            lease: LEASE,
+            longest_lease: LEASE,
+            links: (true, true),
+            connection: None,
+            zero: chance.millis(1_000_000),
+            // Up to 200 ppm fast or slow: two clocks differ by less than the 500 ppm that the
+            // margin allows for.
+            drift: chance.below(400) as i64 - 200,
+            ends: Vec::new(),
+        }
+    }
+}
+
+impl World {
+    /// A host's clock, now.
+    pub(super) fn at(&self, host: usize) -> BootInstant {
+        let host = &self.hosts[host];
+        let drift = self.now.as_micros() as i64 / 1_000_000 * host.drift;
+        BootInstant(host.zero + Duration::from_micros((self.now.as_micros() as i64 + drift) as u64))
+    }
+
+    /// When that clock shows this, or a little later.
+    pub(super) fn when(&self, host: usize, at: BootInstant) -> Duration {
+        let left = at.0.saturating_sub(self.at(host).0);
+        self.now + left + left / 5000 + Duration::from_micros(1)
+    }
+
+    pub(super) fn agent_starts(&mut self, n: usize) {
+        if !self.hosts[n].up || self.hosts[n].keeper_dying || self.hosts[n].supervisor.is_some() {
+            return;
+        }
+        let at = self.at(n);
+        let slots = self.plan.slots;
+        let users = self.plan.users();
+        let shared = users.is_some();
+        let late = shared && self.chance.one_in(3);
+        let host = &mut self.hosts[n];
+        if self.plan.mutant == Some(Mutant::ForgetfulAgent) {
+            host.met = Met::default();
+        }
+        let agent = host.agent;
+        let mut supervisor = Supervisor::new(slots as u16, users);
+        // The keeper tells what its last agent has not seen acknowledged, then links.
+        for (slot, attempt) in &host.ends {
+            let (engine, attempt) = (EngineIndex(*slot as u16), *attempt);
+            supervisor.handle(
+                supervisor::Event::EngineEnded {
+                    engine,
+                    attempt,
+                    ended: Ended::Lost,
+                    killed: 0,
+                    survivors: 0,
+                },
+                at,
+            );
+        }
+        host.supervisor = Some(supervisor);
+        if shared {
+            let wait = self.chance.millis(WORD.as_millis() as u64);
+            self.after(wait, Step::Hostile { host: n, agent });
+        }
+        if late {
+            // Its keeper was stopped.
+            let wait = self.chance.millis(10_000);
+            self.after(wait, Step::Relink { host: n, agent });
+        } else {
+            self.hosts[n]
+                .slots
+                .iter_mut()
+                .filter(|s| !s.dead)
+                .for_each(|slot| slot.relink(at));
+        }
+    }
+
+    pub(super) fn supervisor_effect(&mut self, n: usize, effect: supervisor::Effect) {
+        match effect {
+            supervisor::Effect::ToCoordinator(message) => {
+                if let ToCoordinator::Reports(reports) = &message {
+                    for report in reports
+                        .iter()
+                        .filter(|r| !matches!(r.report, Report::Started { .. }))
+                    {
+                        self.log.push(format!(
+                            "{:?} h{n} reports {} as {:?}",
+                            self.now, report.attempt, report.report
+                        ));
+                    }
+                }
+                if let Some(id) = self.hosts[n].connection
+                    && let Some(c) = self.connections.get_mut(&id).filter(|c| c.agent_open)
+                {
+                    c.to_coordinator.push_back(message);
+                    let wait = self.chance.millis(40);
+                    self.after(wait, Step::ToCoordinator(id));
+                }
+            }
+            // Nobody knows what those make of it.
+            supervisor::Effect::ToEngine(index, _) if usize::from(index.0) >= self.plan.slots => {}
+            supervisor::Effect::ToEngine(index, message) => {
+                let slot = &mut self.hosts[n].slots[usize::from(index.0)];
+                if !slot.dead {
+                    slot.to.push_back(message);
+                    let link = slot.link;
+                    let wait = self.chance.millis(4);
+                    self.after(wait, Step::ToEngine(n, usize::from(index.0), link));
+                }
+            }
+            supervisor::Effect::ToKeeper(
+                _,
+                mezcal_common::message::engine::ToKeeper::EndSeen { attempt },
+            ) => {
+                self.hosts[n].ends.retain(|(_, a)| *a != Some(attempt));
+            }
+            supervisor::Effect::ToKeeper(..) | supervisor::Effect::Exit => {}
+        }
+    }
+}

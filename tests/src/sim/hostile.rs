@@ -1,0 +1,110 @@
+//! Keepers and engines of a user who has no jobs, and what those say of others' attempts.
+
+use super::chance::Chance;
+use super::plan::{CALM, HOSTILE, WORD};
+use super::steps::Step;
+use super::world::World;
+use mezcal_agent::supervisor;
+use mezcal_common::message::engine::FromEngine;
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::ids::{AttemptId, EngineIndex, Epoch, JobKey};
+use mezcal_common::model::outcome::{Ended, Outcome, Span, WaitStatus};
+use std::time::Duration;
+
+impl World {
+    /// One user's keeper and engines say something, which may be true.
+    pub(super) fn hostile(&mut self, n: usize, agent: u64) {
+        let at = self.at(n);
+        let known: Vec<(JobKey, u32)> = self
+            .placed
+            .iter()
+            .map(|(key, (attempt, _))| (*key, *attempt))
+            .collect();
+        let life = self.chance.below(self.serving.life + 1);
+        let some = |chance: &mut Chance| {
+            let (key, attempt) = *known.get(chance.below(known.len().max(1) as u64) as usize)?;
+            Some(AttemptId {
+                epoch: Epoch(7 + life),
+                key,
+                attempt,
+            })
+        };
+        let (attempt, slot) = (
+            some(&mut self.chance),
+            self.chance.below(self.plan.slots as u64) as usize,
+        );
+        let (first, word) = (self.plan.slots, self.chance.below(12));
+        let takes = if self.chance.one_in(2) { 1 } else { u16::MAX };
+        let host = &mut self.hosts[n];
+        let Some(supervisor) = host.supervisor.as_mut().filter(|_| host.agent == agent) else {
+            return;
+        };
+        let engine = EngineIndex((first + slot) as u16);
+        let outcome = || {
+            let span = Span {
+                started: WallTime(0),
+                completed: WallTime(1),
+                elapsed: Duration::from_micros(1),
+            };
+            Outcome {
+                status: Some(WaitStatus::Exited(0)),
+                span: Some(span),
+                ..Outcome::never_ran(Ended::Exited, None)
+            }
+        };
+        let say = |message| supervisor::Event::Engine(engine, message);
+        let ended = |attempt, survivors| supervisor::Event::EngineEnded {
+            engine,
+            attempt,
+            ended: Ended::Lost,
+            killed: 0,
+            survivors,
+        };
+        let events = match (word, attempt) {
+            (0 | 1, Some(attempt)) => vec![say(FromEngine::Finished {
+                attempt,
+                outcome: outcome(),
+            })],
+            // As of an engine that has just been linked.
+            (2 | 3, Some(attempt)) => {
+                vec![
+                    supervisor::Event::LinkLost(engine),
+                    say(FromEngine::Finished {
+                        attempt,
+                        outcome: outcome(),
+                    }),
+                ]
+            }
+            (4, Some(attempt)) => vec![say(FromEngine::Ready {
+                running: Some((attempt, takes)),
+            })],
+            (5, attempt) => vec![ended(attempt, u32::from(takes == 1))],
+            (6, _) => vec![supervisor::Event::KeeperGone {
+                set: 1,
+                why: "gone".into(),
+            }],
+            (7, _) => vec![supervisor::Event::KeeperHere {
+                user: HOSTILE.into(),
+            }],
+            (8, _) => vec![supervisor::Event::LinkLost(engine)],
+            // All of them are honest for once.
+            _ => {
+                let ready = FromEngine::Ready { running: None };
+                (first..2 * first)
+                    .map(|i| supervisor::Event::Engine(EngineIndex(i as u16), ready.clone()))
+                    .collect()
+            }
+        };
+        for event in events {
+            self.log.push(format!(
+                "{:?} h{n} hears of {HOSTILE}'s engines: {event:?}",
+                self.now
+            ));
+            supervisor.handle(event, at);
+        }
+        if self.now < CALM {
+            let wait = self.chance.millis(WORD.as_millis() as u64);
+            self.after(wait, Step::Hostile { host: n, agent });
+        }
+    }
+}

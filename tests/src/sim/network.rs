@@ -1,0 +1,378 @@
+//! Connections between agents and coordinators, with what is on its way on them, and how they
+//! break at their two ends.
+
+use super::mutants::Mutant;
+use super::plan::USER;
+use super::steps::Step;
+use super::world::World;
+use mezcal_agent::supervisor;
+use mezcal_agent::supervisor::generations::Meeting;
+use mezcal_common::message::agent::{Hello, NumberedReport, ToAgent, ToCoordinator, VERSIONS};
+use mezcal_common::message::engine::FromEngine;
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::{AttemptId, EngineIndex, Generation, SessionId};
+use mezcal_common::wire::endpoint::IDLE_TIMEOUT;
+use mezcal_coordinator::scheduler;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+pub(super) struct Connection {
+    pub(super) host: usize,
+    /// It is to the original of what is served now.
+    pub(super) original: bool,
+    /// Whoever was there before a restore is not found any more at the place that this goes to.
+    pub(super) cut: bool,
+    /// What the coordinator has said of its store.
+    pub(super) generation: Generation,
+    /// The agent's incarnation that made it.
+    pub(super) agent: u64,
+    pub(super) hello_sent: BootInstant,
+    pub(super) agent_open: bool,
+    pub(super) coordinator_open: bool,
+    pub(super) to_agent: VecDeque<ToAgent>,
+    pub(super) to_coordinator: VecDeque<ToCoordinator>,
+    pub(super) agent_heard: Duration,
+    pub(super) coordinator_heard: Duration,
+}
+
+impl World {
+    /// Time-outs of connections, and new ones.
+    pub(super) fn look(&mut self, n: usize) {
+        let links = self.hosts[n].links;
+        let up = self.hosts[n].up;
+        let ids: Vec<u64> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| c.host == n)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            let now = self.now;
+            let Some(c) = self.connections.get_mut(&id) else {
+                continue;
+            };
+            let up = up && !self.hosts[n].agent_stopped && !self.hosts[n].suspended;
+            // Keep-alives: what gets through is heard.
+            let links = if c.cut { (false, false) } else { links };
+            if up && c.agent_open && links.0 && c.coordinator_open {
+                c.coordinator_heard = now;
+            }
+            if up && c.coordinator_open && links.1 && c.agent_open && links.0 {
+                c.agent_heard = now;
+            }
+            let (agent, coordinator) = (
+                up && c.agent_open && now - c.agent_heard > IDLE_TIMEOUT,
+                c.coordinator_open && now - c.coordinator_heard > IDLE_TIMEOUT,
+            );
+            if agent {
+                self.agent_lost(id);
+            }
+            if coordinator {
+                self.coordinator_lost(id);
+            }
+        }
+        // Until a host has met the copy it finds that one where it looks; later on either.
+        let alive = self
+            .original
+            .as_ref()
+            .is_some_and(|original| !original.down)
+            && self.hosts[n].met_copy;
+        let to_original = alive && self.chance.one_in(2);
+        let up = up
+            && (to_original || !self.serving.down)
+            && !self.hosts[n].agent_stopped
+            && !self.hosts[n].suspended;
+        if up
+            && links == (true, true)
+            && self.hosts[n].supervisor.is_some()
+            && self.hosts[n].connection.is_none()
+        {
+            self.next += 1;
+            let (id, hello_sent) = (self.next, self.at(n));
+            let (agent, now) = (self.hosts[n].agent, self.now);
+            let connection = Connection {
+                host: n,
+                original: to_original,
+                cut: false,
+                generation: Generation::default(),
+                agent,
+                hello_sent,
+                agent_open: true,
+                coordinator_open: true,
+                to_agent: VecDeque::new(),
+                to_coordinator: VecDeque::new(),
+                agent_heard: now,
+                coordinator_heard: now,
+            };
+            self.connections.insert(id, connection);
+            self.hosts[n].connection = Some(id);
+            let hello = Hello {
+                versions: VERSIONS,
+                program: "simulation".into(),
+                keeper: self.hosts[n].keeper,
+                boot_id: [self.hosts[n].boot; 16],
+                slots: self.plan.slots as u16,
+                aliases: vec![],
+                cpus: 1,
+                memory: 0,
+                users: self.plan.users(),
+            };
+            let event = scheduler::Event::AgentHello {
+                session: SessionId(id),
+                name: format!("h{n}"),
+                hello,
+            };
+            self.at_coordinator_of(id, |world| world.tell_scheduler(event));
+        }
+    }
+
+    /// A host renews its leases. After a silence as long as the lease it may have given up what was
+    /// there.
+    pub(super) fn hear(&mut self, n: usize) {
+        if self.now - self.heard[n] > self.hosts[n].lease {
+            self.kept.retain(|_, (host, ..)| *host != n);
+        }
+        self.heard[n] = self.now;
+    }
+
+    pub(super) fn agent_lost(&mut self, id: u64) {
+        let Some(c) = self.connections.get_mut(&id) else {
+            return;
+        };
+        if !std::mem::replace(&mut c.agent_open, false) {
+            return;
+        }
+        let (n, agent) = (c.host, c.agent);
+        let at = self.at(n);
+        let host = &mut self.hosts[n];
+        if host.connection == Some(id) {
+            host.connection = None;
+        }
+        if host.agent == agent
+            && let Some(supervisor) = &mut host.supervisor
+        {
+            supervisor.handle(supervisor::Event::Disconnected, at);
+        }
+        let cut = self.connections.get(&id).is_some_and(|c| c.cut);
+        if self.hosts[n].links.0 && !cut {
+            let wait = self.chance.millis(50);
+            self.after(wait, Step::CoordinatorSeesEnd(id));
+        }
+    }
+
+    pub(super) fn coordinator_lost(&mut self, id: u64) {
+        let Some(c) = self.connections.get_mut(&id) else {
+            return;
+        };
+        if !std::mem::replace(&mut c.coordinator_open, false) {
+            return;
+        }
+        let (n, cut) = (c.host, c.cut);
+        self.at_coordinator_of(id, |world| {
+            world.tell_scheduler(scheduler::Event::AgentGone(SessionId(id)))
+        });
+        if self.hosts[n].links.1 && !cut {
+            let wait = self.chance.millis(50);
+            self.after(wait, Step::AgentSeesEnd(id));
+        }
+    }
+
+    /// The agent's end of its connection is gone; the other end may hear of it.
+    pub(super) fn drop_agent_side(&mut self, n: usize) {
+        if let Some(id) = self.hosts[n].connection.take() {
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.agent_open = false;
+            }
+            let cut = self.connections.get(&id).is_some_and(|c| c.cut);
+            if self.hosts[n].links.0 && self.hosts[n].up && !cut && self.chance.one_in(2) {
+                let wait = self.chance.millis(50);
+                self.after(wait, Step::CoordinatorSeesEnd(id));
+            }
+        }
+    }
+
+    pub(super) fn deliver_to_agent(&mut self, id: u64) {
+        let Some(c) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let n = c.host;
+        if !c.agent_open || !self.hosts[n].up {
+            return;
+        }
+        if !self.hosts[n].links.1 || c.cut {
+            // Sent again until it arrives or the connection is given up.
+            return self.after(Duration::from_millis(200), Step::ToAgent(id));
+        }
+        let Some(c) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let Some(message) = c.to_agent.pop_front() else {
+            return;
+        };
+        c.agent_heard = self.now;
+        if let ToAgent::Generation { generation } = message {
+            c.generation = generation;
+            return;
+        }
+        if let ToAgent::Welcome { store, .. } = message {
+            let (generation, of_copy) = (c.generation, self.copied && !c.original);
+            let host = &mut self.hosts[n];
+            match host.met.judge(store, generation) {
+                Meeting::Known => {}
+                Meeting::Newer => host.met.remember(store, generation),
+                // It leaves.
+                Meeting::Older(_) => return self.agent_lost(id),
+            }
+            host.met_copy |= of_copy;
+        }
+        let Some(c) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let hello_sent = c.hello_sent;
+        let at = self.at(n);
+        let mutant = self.plan.mutant;
+        let host = &mut self.hosts[n];
+        let Some(supervisor) = &mut host.supervisor else {
+            return;
+        };
+        let welcome = matches!(message, ToAgent::Welcome { .. });
+        let event = match message {
+            ToAgent::Welcome {
+                version,
+                store,
+                lease,
+                first_engine,
+                ..
+            } => {
+                // As if the coordinator's waiting and the agent's running were of the same length,
+                // counted from their own ends.
+                let extra = if mutant == Some(Mutant::NoMargin) {
+                    scheduler::FENCE_MARGIN
+                } else {
+                    Duration::ZERO
+                };
+                if let Some(lease) = lease {
+                    // What may have been given up under the lease before is not safer under this
+                    // one.
+                    if self.now - self.heard[n] > host.lease {
+                        self.kept.retain(|_, (host, ..)| *host != n);
+                    }
+                    (host.lease, host.longest_lease) = (lease, host.longest_lease.max(lease));
+                }
+                let lease = if mutant == Some(Mutant::LongestLease) {
+                    lease.map(|_| host.longest_lease)
+                } else {
+                    lease
+                };
+                supervisor::Event::Welcomed {
+                    version,
+                    store,
+                    lease: lease.map(|l| l + extra),
+                    first_engine,
+                    hello_sent,
+                }
+            }
+            other => supervisor::Event::Coordinator(other),
+        };
+        supervisor.handle(event, at);
+        if mutant == Some(Mutant::EarlyInventory) && welcome {
+            for slot in 0..self.plan.slots {
+                let unheard = supervisor::Event::Engine(
+                    EngineIndex(slot as u16),
+                    FromEngine::Ready { running: None },
+                );
+                supervisor.handle(unheard, at);
+            }
+        }
+    }
+
+    pub(super) fn deliver_to_coordinator(&mut self, id: u64) {
+        let Some(c) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let n = c.host;
+        if !c.coordinator_open || self.serving.down {
+            return;
+        }
+        if !self.hosts[n].links.0 || !self.hosts[n].up || c.cut {
+            if !c.agent_open {
+                return;
+            }
+            return self.after(Duration::from_millis(200), Step::ToCoordinator(id));
+        }
+        let Some(message) = c.to_coordinator.pop_front() else {
+            return;
+        };
+        c.coordinator_heard = self.now;
+        if let ToCoordinator::Heartbeat { .. }
+        | ToCoordinator::Inventory { .. }
+        | ToCoordinator::Served { .. } = message
+        {
+            self.hear(n);
+        }
+        let message = match message {
+            ToCoordinator::Served {
+                users,
+                unheard,
+                containment,
+                clock_offset,
+            } => {
+                if !users.iter().any(|user| user == USER) {
+                    // It may come back too late for what it had.
+                    self.kept.retain(|_, (host, ..)| *host != n);
+                    if self.plan.mutant == Some(Mutant::SilenceIsAbsence) {
+                        let (queued, running, unacknowledged) = (vec![], vec![], vec![]);
+                        let nothing = ToCoordinator::UserInventory {
+                            user: USER.into(),
+                            queued,
+                            running,
+                            unacknowledged,
+                        };
+                        self.tell_scheduler(scheduler::Event::Agent(SessionId(id), nothing));
+                    }
+                }
+                ToCoordinator::Served {
+                    users,
+                    unheard,
+                    containment,
+                    clock_offset,
+                }
+            }
+            ToCoordinator::ReportsOf { reports, .. }
+                if self.plan.mutant == Some(Mutant::BelievesAnybody) =>
+            {
+                ToCoordinator::Reports(reports)
+            }
+            other => other,
+        };
+        if let (Some(Mutant::StaleReport), ToCoordinator::Reports(reports)) =
+            (self.plan.mutant, &message)
+        {
+            for report in reports {
+                if let Some((attempt, session)) = self
+                    .placed
+                    .get(&report.attempt.key)
+                    .filter(|(a, _)| *a > report.attempt.attempt)
+                {
+                    // As if it did not matter which attempt a report is about, and who reports it.
+                    let (attempt, session) = (
+                        AttemptId {
+                            attempt: *attempt,
+                            ..report.attempt
+                        },
+                        SessionId(*session),
+                    );
+                    let stale = NumberedReport {
+                        seq: u64::MAX,
+                        attempt,
+                        report: report.report.clone(),
+                    };
+                    let event =
+                        scheduler::Event::Agent(session, ToCoordinator::Reports(vec![stale]));
+                    self.tell_scheduler(event);
+                }
+            }
+        }
+        self.tell_scheduler(scheduler::Event::Agent(SessionId(id), message));
+    }
+}

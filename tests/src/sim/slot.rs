@@ -1,0 +1,260 @@
+//! An engine and the process that it runs: the driver of a real engine.
+
+use super::mutants::Mutant;
+use super::plan::SLOW_DEATH;
+use super::steps::Step;
+use super::world::World;
+use mezcal_agent::engine::{Engine, Exit, Swept};
+use mezcal_agent::{engine, supervisor};
+use mezcal_common::message::engine::{FromEngine, ToEngine};
+use mezcal_common::model::clock::{BootInstant, WallTime};
+use mezcal_common::model::ids::{AttemptId, EngineIndex};
+use mezcal_common::model::job::BatchContext;
+use mezcal_common::model::outcome::{Containment, Ended, Span, WaitStatus};
+use mezcal_common::wire::codec;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(super) struct Slot {
+    pub(super) engine: Engine,
+    /// Counts engines of this slot, so that what was meant for a dead one is dropped.
+    pub(super) life: u64,
+    /// Counts links, likewise.
+    pub(super) link: u64,
+    pub(super) to: VecDeque<ToEngine>,
+    pub(super) from: VecDeque<FromEngine>,
+    pub(super) context: Option<Arc<BatchContext>>,
+    pub(super) alive: Option<AttemptId>,
+    pub(super) spawning: Option<AttemptId>,
+    pub(super) ended: bool,
+    /// When what is being killed is dead: some of it takes its time.
+    pub(super) dies_at: Option<Duration>,
+    /// The engine is dead and what it left is being swept.
+    pub(super) dead: bool,
+}
+
+impl Slot {
+    pub(super) fn new() -> Self {
+        Self {
+            engine: Engine::new(false, Containment::Subreaper),
+            life: 0,
+            link: 0,
+            to: VecDeque::new(),
+            from: VecDeque::new(),
+            context: None,
+            alive: None,
+            spawning: None,
+            ended: false,
+            dies_at: None,
+            dead: false,
+        }
+    }
+
+    /// A new link to an agent: what was on the old one is lost.
+    pub(super) fn relink(&mut self, at: BootInstant) {
+        self.link += 1;
+        self.to.clear();
+        self.from.clear();
+        self.engine.handle(engine::Event::Linked, at);
+    }
+}
+
+impl World {
+    pub(super) fn engine_swept(&mut self, n: usize, index: usize, life: u64) {
+        let at = self.at(n);
+        let host = &mut self.hosts[n];
+        if host.slots[index].life != life || !host.up {
+            return;
+        }
+        let attempt = host.slots[index].alive;
+        let link = host.slots[index].link;
+        host.slots[index] = Slot {
+            life: life + 1,
+            link,
+            ..Slot::new()
+        };
+        host.ends.extend(attempt.map(|a| (index, Some(a))));
+        if let Some(supervisor) = &mut host.supervisor {
+            let engine = EngineIndex(index as u16);
+            supervisor.handle(
+                supervisor::Event::EngineEnded {
+                    engine,
+                    attempt,
+                    ended: Ended::Lost,
+                    killed: 1,
+                    survivors: 0,
+                },
+                at,
+            );
+            host.slots[index].relink(at);
+        }
+    }
+
+    pub(super) fn deliver_to_engine(&mut self, n: usize, index: usize, link: u64) {
+        let at = self.at(n);
+        let slot = &mut self.hosts[n].slots[index];
+        if slot.link != link || slot.dead {
+            return;
+        }
+        let Some(message) = slot.to.pop_front() else {
+            return;
+        };
+        let event = match message {
+            ToEngine::Run {
+                attempt,
+                spec,
+                context,
+                engine,
+                slots,
+            } => {
+                slot.context = context.map(Arc::new).or_else(|| slot.context.take());
+                let Some(context) = slot.context.clone() else {
+                    return;
+                };
+                let spec = codec::decode_exact(&spec)
+                    .map(Box::new)
+                    .map_err(|e| e.to_string());
+                engine::Event::Run {
+                    attempt,
+                    spec,
+                    context,
+                    engine,
+                    slots,
+                }
+            }
+            ToEngine::Cancel { attempt, stop } => engine::Event::Cancel { attempt, stop },
+            ToEngine::Acknowledge { attempts } => engine::Event::Acknowledge { attempts },
+            ToEngine::Lease { .. } if self.plan.mutant == Some(Mutant::NoDeadline) => return,
+            ToEngine::Lease { until } => engine::Event::Lease { until },
+            ToEngine::OutputTaken { .. } | ToEngine::Show { .. } | ToEngine::Hide { .. } => return,
+        };
+        slot.engine.handle(event, at);
+    }
+
+    pub(super) fn engine_effect(&mut self, n: usize, index: usize, effect: engine::Effect) {
+        let at = self.at(n);
+        let life = self.hosts[n].slots[index].life;
+        match effect {
+            engine::Effect::Spawn { attempt, .. } | engine::Effect::SpawnAgain { attempt } => {
+                let again = matches!(effect, engine::Effect::SpawnAgain { .. });
+                let slot = &mut self.hosts[n].slots[index];
+                // The process may be there before its engine knows.
+                (slot.alive, slot.spawning, slot.ended, slot.dies_at) =
+                    (Some(attempt), Some(attempt), false, None);
+                let (spawn, fails) = (self.chance.millis(30), self.chance.one_in(40));
+                // Some shortages pass soon, and others do not.
+                let result = match attempt.key.job.0 % 4 {
+                    0 if again => Err(engine::NotStarted::Short("no processes".into())),
+                    0 | 1 if fails => Err(engine::NotStarted::Short("no processes".into())),
+                    2.. if fails => Err(engine::NotStarted::Job("no such file".into())),
+                    _ => Ok(()),
+                };
+                self.after(
+                    spawn,
+                    Step::Spawned {
+                        host: n,
+                        slot: index,
+                        life,
+                        result,
+                    },
+                );
+                // Every third run is of short jobs, which are handed out in advance, and a few long
+                // ones.
+                let lengths = if self.plan.seed.is_multiple_of(3) {
+                    [20, 20, 60, 20_000]
+                } else {
+                    [50, 2_000, 20_000, 90_000]
+                };
+                let most = lengths[if self.chance.one_in(3) {
+                    3
+                } else {
+                    self.chance.below(3) as usize
+                }];
+                let run = match self.plan.crowd {
+                    true if attempt.key.job.0 < self.plan.jobs => {
+                        self.longest / 2 + self.chance.millis(self.longest.as_millis() as u64 / 2)
+                    }
+                    true | false => self.chance.millis(most),
+                };
+                self.after(
+                    spawn + run,
+                    Step::JobEnds {
+                        host: n,
+                        slot: index,
+                        attempt,
+                        life,
+                    },
+                );
+            }
+            engine::Effect::Send(message) => {
+                let forgets = self.plan.mutant == Some(Mutant::ForgetsEarly);
+                let slot = &mut self.hosts[n].slots[index];
+                if let (true, FromEngine::Finished { attempt, .. }) = (forgets, &message) {
+                    slot.engine.handle(
+                        engine::Event::Acknowledge {
+                            attempts: vec![*attempt],
+                        },
+                        at,
+                    );
+                }
+                slot.from.push_back(message);
+                let link = slot.link;
+                let wait = self.chance.millis(4);
+                self.after(wait, Step::FromEngine(n, index, link));
+            }
+            engine::Effect::Probe => {
+                self.hosts[n].slots[index]
+                    .engine
+                    .handle(engine::Event::Probed { others: false }, at);
+            }
+            engine::Effect::Sweep { .. } => {
+                let patience = if self.chance.one_in(6) {
+                    SLOW_DEATH.as_millis() as u64
+                } else {
+                    3
+                };
+                let dies = self.now + self.chance.millis(patience);
+                let now = self.now;
+                let slot = &mut self.hosts[n].slots[index];
+                let dies = *slot
+                    .dies_at
+                    .get_or_insert(if slot.ended { now } else { dies });
+                if now < dies {
+                    slot.engine.handle(
+                        engine::Event::Swept(Swept {
+                            alive: 1,
+                            ..Swept::default()
+                        }),
+                        at,
+                    );
+                    return;
+                }
+                let fails = slot
+                    .alive
+                    .is_some_and(|attempt| self.failing.contains(&attempt.key.job.0));
+                (slot.alive, slot.dies_at) = (None, None);
+                let status = if slot.ended {
+                    WaitStatus::Exited(i32::from(fails))
+                } else {
+                    WaitStatus::Signaled(9)
+                };
+                let span = Span {
+                    started: WallTime(0),
+                    completed: WallTime(1),
+                    elapsed: Duration::from_micros(1),
+                };
+                slot.engine.handle(
+                    engine::Event::Swept(Swept {
+                        exit: Some(Exit { status, span }),
+                        ..Swept::default()
+                    }),
+                    at,
+                );
+            }
+            engine::Effect::Terminate { .. }
+            | engine::Effect::ToKeeper(_)
+            | engine::Effect::Exit => {}
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! The state of a run, its clock, and the loop that takes one step after another.
+
+use super::chance::Chance;
+use super::coordinator::{Coordinator, scheduler_of};
+use super::host::Host;
+use super::network::Connection;
+use super::plan::{BATCH, CALM, END, END_OF_CROWD, GIVEN_UP, LEASE, LOOK, Plan, RESTORES, USER};
+use super::steps::Step;
+use mezcal_agent::supervisor::Supervisor;
+use mezcal_common::message::client::{BatchTerms, Submission};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::{Generation, JobKey, JobNumber};
+use mezcal_common::model::job::{BatchContext, Command, JobSpec};
+use mezcal_common::model::outcome::JobResult;
+use mezcal_common::wire::codec;
+use mezcal_coordinator::scheduler;
+use mezcal_coordinator::scheduler::Record;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::time::Duration;
+
+/// A run under way.
+pub(super) struct World {
+    pub(super) plan: Plan,
+    pub(super) now: Duration,
+    pub(super) chance: Chance,
+    pub(super) steps: BinaryHeap<Reverse<(Duration, u64)>>,
+    pub(super) todo: BTreeMap<u64, Step>,
+    pub(super) next: u64,
+    /// The coordinator that counts: after a restore, the one with the copy.
+    pub(super) serving: Coordinator,
+    /// The original of a copy that is being served, if it is still alive.
+    pub(super) original: Option<Coordinator>,
+    /// What is being done is the original's doing: `serving` and `original` have changed places.
+    pub(super) of_original: bool,
+    /// A copy of the store that nobody serves yet; and whether one is served.
+    pub(super) copy: Option<Vec<Record>>,
+    pub(super) copied: bool,
+    pub(super) spec: bytes::Bytes,
+    pub(super) hosts: Vec<Host>,
+    pub(super) connections: BTreeMap<u64, Connection>,
+    /// The present attempt of each job, and the session that it was placed in.
+    pub(super) placed: BTreeMap<JobKey, (u32, u64)>,
+    /// Attempts that ended by themselves.
+    pub(super) ended: BTreeSet<(JobKey, u32)>,
+    /// Those whose engines have to keep them: host, slot and life of the engine.
+    pub(super) kept: BTreeMap<(JobKey, u32), (usize, usize, u64)>,
+    /// When each host has last renewed its leases.
+    pub(super) heard: Vec<Duration>,
+    pub(super) results: BTreeMap<u32, JobResult>,
+    pub(super) cancelled: BTreeSet<u32>,
+    pub(super) slots_by_job: BTreeMap<u32, u16>,
+    /// The hosts of jobs that may run on one only.
+    pub(super) required: BTreeMap<u32, usize>,
+    /// Said to be over for good: not a process of theirs may be alive any more.
+    pub(super) proven: BTreeSet<u32>,
+    /// Those that exit with 1.
+    pub(super) failing: BTreeSet<u32>,
+    pub(super) client_is_gone: bool,
+    /// The scheduler has decided that nothing of the batch starts any more; and what it has placed
+    /// since.
+    pub(super) given_up: bool,
+    pub(super) placed_in_vain: Option<String>,
+    /// The longest run of a job in a crowd.
+    pub(super) longest: Duration,
+    /// Until when the wide job has to have started.
+    pub(super) wide_until: Option<Duration>,
+    pub(super) log: Vec<String>,
+}
+
+impl World {
+    pub(super) fn new(plan: Plan) -> Self {
+        let mut chance = Chance(plan.seed);
+        let hosts = (0..plan.hosts)
+            .map(|_| Host::new(&mut chance, plan.slots))
+            .collect();
+        let mut world = Self {
+            plan,
+            now: Duration::ZERO,
+            chance,
+            steps: BinaryHeap::new(),
+            todo: BTreeMap::new(),
+            next: 0,
+            serving: Coordinator::new(
+                scheduler_of(0, LEASE, plan.mutant),
+                0,
+                Vec::new(),
+                Generation::default(),
+            ),
+            original: None,
+            of_original: false,
+            copy: None,
+            copied: false,
+            spec: codec::encode_body(&JobSpec::new(Command::Shell("true".into()))).expect("small"),
+            hosts,
+            connections: BTreeMap::new(),
+            placed: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            kept: BTreeMap::new(),
+            heard: vec![Duration::ZERO; plan.hosts],
+            results: BTreeMap::new(),
+            cancelled: BTreeSet::new(),
+            slots_by_job: BTreeMap::new(),
+            required: BTreeMap::new(),
+            proven: BTreeSet::new(),
+            failing: BTreeSet::new(),
+            client_is_gone: false,
+            given_up: false,
+            placed_in_vain: None,
+            longest: Duration::ZERO,
+            wide_until: None,
+            log: Vec::new(),
+        };
+        let context = BatchContext::new(BATCH, "/".into(), 0o22);
+        let mut terms = BatchTerms::new(context, END);
+        let spec = world.spec.clone();
+        let sets = (0..plan.hosts).map(|n| vec![format!("h{n}")]).collect();
+        let jobs = (1..=plan.jobs).map(|n| {
+            let prefer = world
+                .chance
+                .one_in(3)
+                .then(|| world.chance.below(plan.hosts as u64) as u32);
+            let slots = if world.chance.one_in(5) {
+                plan.slots as u16
+            } else {
+                1
+            };
+            world.slots_by_job.insert(n, slots);
+            let hosts = world
+                .chance
+                .one_in(6)
+                .then(|| world.chance.below(plan.hosts as u64) as u32);
+            world.required.extend(hosts.map(|host| (n, host as usize)));
+            Submission {
+                prefer,
+                hosts,
+                slots,
+                ..Submission::new(JobNumber(n), spec.clone())
+            }
+        });
+        let mut jobs: Vec<Submission> = jobs.collect();
+        if plan.crowd {
+            world.crowd(&mut jobs);
+        } else if plan.seed % GIVEN_UP == GIVEN_UP - 1 {
+            world.give_up(&mut terms, &mut jobs);
+        }
+        for event in [
+            scheduler::Event::Open {
+                user: USER.into(),
+                terms: Box::new(terms),
+            },
+            scheduler::Event::Submit {
+                batch: BATCH,
+                host_sets: sets,
+                jobs,
+            },
+        ] {
+            world.tell_scheduler(event);
+        }
+        if !plan.crowd {
+            world.tell_scheduler(scheduler::Event::Close { batch: BATCH });
+        }
+        // The client has heard that its jobs are accepted.
+        world.take_effects();
+        world.commit(u64::MAX);
+        for host in 0..plan.hosts {
+            let wait = world.chance.millis(2000);
+            world.after(wait, Step::AgentStarts(host));
+            world.after(wait + LOOK, Step::Look(host));
+        }
+        for _ in 0..plan.faults {
+            let at = world.chance.millis(CALM.as_millis() as u64 - 100_000);
+            world.after(at, Step::Fault);
+        }
+        // Chances of their own: what else happens with a seed stays the same.
+        let mut chance = Chance(plan.seed ^ RESTORES);
+        if !plan.crowd && chance.one_in(3) {
+            let backup = chance.millis(150_000);
+            world.after(backup, Step::Backup);
+            world.after(
+                backup + chance.millis(100_000),
+                Step::Restore {
+                    alive: chance.one_in(2),
+                },
+            );
+        }
+        for job in 1..=plan.jobs {
+            if !plan.crowd && world.chance.one_in(6) {
+                let at = world.chance.millis(CALM.as_millis() as u64);
+                world.after(at, Step::Cancel(job));
+            }
+        }
+        world
+    }
+
+    pub(super) fn after(&mut self, wait: Duration, step: Step) {
+        self.next += 1;
+        self.steps.push(Reverse((self.now + wait, self.next)));
+        self.todo.insert(self.next, step);
+    }
+
+    pub(super) fn run(&mut self) -> Result<(), String> {
+        self.perform()?;
+        let end = if self.plan.crowd { END_OF_CROWD } else { END };
+        while !self.is_over() {
+            let step = self.steps.peek().map(|Reverse((at, _))| *at);
+            let timer = self.next_timer();
+            let at = step
+                .into_iter()
+                .chain(timer)
+                .min()
+                .ok_or("nothing is left to happen, and jobs have no result")?;
+            if at > end {
+                let open: Vec<u32> = (1..=self.plan.jobs)
+                    .filter(|n| !self.results.contains_key(n))
+                    .collect();
+                return Err(format!("in the end these jobs have no result: {open:?}"));
+            }
+            self.now = self.now.max(at);
+            if step == Some(at) {
+                let Some(Reverse((_, id))) = self.steps.pop() else {
+                    continue;
+                };
+                if let Some(step) = self.todo.remove(&id) {
+                    self.log.push(format!("{:?} {step:?}", self.now));
+                    self.step(step)?;
+                }
+            } else {
+                self.timers();
+            }
+            self.perform()?;
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.results.len() == self.plan.jobs as usize
+            || (self.plan.crowd && self.results.contains_key(&self.plan.jobs))
+    }
+
+    pub(super) fn key(&self, job: u32) -> JobKey {
+        JobKey {
+            batch: mezcal_common::model::ids::BatchSerial(1),
+            job: JobNumber(job),
+        }
+    }
+
+    pub(super) fn next_timer(&self) -> Option<Duration> {
+        let coordinators = [Some(&self.serving), self.original.as_ref()]
+            .into_iter()
+            .flatten()
+            .filter(|c| !c.down);
+        let own = coordinators
+            .filter_map(|c| c.scheduler.poll_timeout())
+            .map(|at| at.0)
+            .min();
+        let hosts = self
+            .hosts
+            .iter()
+            .enumerate()
+            .filter(|(_, host)| host.up && !host.suspended)
+            .flat_map(|(n, host)| {
+                let agent = host
+                    .supervisor
+                    .as_ref()
+                    .filter(|_| !host.agent_stopped)
+                    .and_then(Supervisor::poll_timeout);
+                let engines = host
+                    .slots
+                    .iter()
+                    .filter(|s| !s.dead)
+                    .filter_map(|s| s.engine.poll_timeout());
+                agent.into_iter().chain(engines).map(move |at| (n, at))
+            });
+        hosts
+            .map(|(n, at)| {
+                if at <= self.at(n) {
+                    self.now
+                } else {
+                    self.when(n, at)
+                }
+            })
+            .chain(own)
+            .min()
+    }
+
+    pub(super) fn timers(&mut self) {
+        for coordinator in [Some(&mut self.serving), self.original.as_mut()]
+            .into_iter()
+            .flatten()
+            .filter(|c| !c.down)
+        {
+            coordinator.scheduler.handle_timeout(BootInstant(self.now));
+        }
+        for n in 0..self.hosts.len() {
+            let at = self.at(n);
+            let host = &mut self.hosts[n];
+            if !host.up || host.suspended {
+                continue;
+            }
+            let agent = host.supervisor.as_mut().filter(|_| !host.agent_stopped);
+            if let Some(supervisor) = agent.filter(|s| s.poll_timeout().is_some_and(|t| t <= at)) {
+                supervisor.handle_timeout(at);
+            }
+            for slot in host
+                .slots
+                .iter_mut()
+                .filter(|s| !s.dead && s.engine.poll_timeout().is_some_and(|t| t <= at))
+            {
+                slot.engine.handle_timeout(at);
+            }
+        }
+    }
+
+    /// Performs all effects of all cores.
+    pub(super) fn perform(&mut self) -> Result<(), String> {
+        loop {
+            let mut any = false;
+            any |= self.coordinator_effects()?;
+            self.for_original(|world| {
+                any |= world.coordinator_effects()?;
+                Ok(())
+            })?;
+            for n in 0..self.hosts.len() {
+                while let Some(effect) = self.hosts[n]
+                    .supervisor
+                    .as_mut()
+                    .and_then(Supervisor::poll_effect)
+                {
+                    any = true;
+                    self.supervisor_effect(n, effect);
+                }
+                for slot in 0..self.plan.slots {
+                    while let Some(effect) = self.hosts[n].slots[slot].engine.poll_effect() {
+                        any = true;
+                        if !self.hosts[n].slots[slot].dead {
+                            self.engine_effect(n, slot, effect);
+                        }
+                    }
+                }
+            }
+            if !any {
+                return Ok(());
+            }
+        }
+    }
+}
