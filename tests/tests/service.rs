@@ -1587,6 +1587,32 @@ fn a_stream_survives_its_coordinator() {
 }
 
 #[test]
+fn a_stream_leaves_no_batch_open() {
+    let cluster = Cluster::running(1, 2);
+    for round in 0..6u32 {
+        let mut stream = Stream::start(&cluster, &["--attended"]);
+        let (begun, _) = stream.until("its batch", |line| line["event"] == "batch");
+        let batch = begun["batch"].as_str().expect("an id").to_owned();
+        // As a program that ends: both of its ends are gone, at any time.
+        if round % 2 == 1 {
+            stream.say(&[json!({"cmd": "true"})]);
+            stream.until("its result", |line| line["job"] == 1);
+        }
+        stream.input = None;
+        drop(stream.output);
+        let _ = stream.child.wait();
+        let state =
+            |json: &str| serde_json::from_str::<Value>(json).expect("JSON")["state"].clone();
+        wait_for("the batch ends", PATIENCE, || {
+            let out = cluster.command(&["status", "-p", "mezcal", &batch, "--json"]);
+            let out = { out }.output().expect("it runs");
+            (state(&text(&out.stdout)) == "succeeded").then_some(())
+        });
+    }
+    cluster.finish();
+}
+
+#[test]
 fn a_stream_ends_with_whoever_attends_to_it() {
     let cluster = Cluster::running(1, 2);
     let mark = format!("600.{}", std::process::id());

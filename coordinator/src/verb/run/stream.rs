@@ -111,11 +111,16 @@ struct Stream<'a> {
     given: u64,
     received: u64,
     failed: u64,
-    /// Whether no more jobs will come, whether the input has ended, and whether the coordinator
-    /// knows.
+    /// No more jobs will come.
     closing: bool,
+    /// The input has ended.
     over: bool,
+    /// The coordinator has been told that no more jobs come, over this connection.
+    close_sent: bool,
+    /// It has acknowledged that.
     closed: bool,
+    /// It has refused something, and takes no more.
+    refused: bool,
     next_request: u64,
     /// Questions for the hosts that have not been answered, by what each answer repeats, and
     /// cancels by their request.
@@ -199,7 +204,9 @@ pub(crate) async fn run(
         failed: 0,
         closing: false,
         over: false,
+        close_sent: false,
         closed: false,
+        refused: false,
         next_request: 1,
         hosts_asked: VecDeque::new(),
         hosts: Vec::new(),
@@ -264,7 +271,7 @@ impl Stream<'_> {
         let mut requests = self.open().await;
         let mut taken = 0;
         let give_up = Instant::now() + self.args.wait_agents.unwrap_or(UNWATCHED_WAIT);
-        while !(self.closing && self.received >= self.given && (self.closed || self.given == 0)) {
+        while !self.is_through() {
             let (sending, writing) = (requests.clone(), writer.clone());
             tokio::select! {
                 number = signals.next() => {
@@ -295,7 +302,7 @@ impl Stream<'_> {
                     Err(e) => {
                         if self.failure.is_none() {
                             self.failure = Some(not_writable(&e));
-                            self.cancel_all(GRACE);
+                            self.give_up();
                         }
                     }
                 },
@@ -314,6 +321,12 @@ impl Stream<'_> {
                 }
             }
         }
+    }
+
+    /// Whether all is done that was wanted, and the coordinator has been told so: a batch that is
+    /// left open stays until its client lease ends.
+    fn is_through(&self) -> bool {
+        self.closing && self.received >= self.given && (self.closed || self.refused)
     }
 
     /// Opens the batch, or goes on with it after a connection was lost.
@@ -434,11 +447,19 @@ impl Stream<'_> {
         }
     }
 
-    /// With somebody who attends to the run, more than the word that there are no more jobs: nobody
-    /// is there any more.
+    /// In an attended run this means that the program at the other end is gone: what has not ended
+    /// is cancelled.
     fn end_of_input(&mut self) {
         (self.closing, self.over) = (true, true);
         if self.args.attended {
+            self.give_up();
+        }
+    }
+
+    /// Cancels jobs that have not ended, if there are any.
+    fn give_up(&mut self) {
+        self.closing = true;
+        if self.received < self.given {
             self.cancel_all(GRACE);
         }
     }
@@ -543,8 +564,7 @@ impl Stream<'_> {
     }
 
     fn has_more(&self) -> bool {
-        self.ready
-            && (self.sent < self.items.len() || (self.closing && !self.closed && self.given > 0))
+        self.ready && (self.sent < self.items.len() || (self.closing && !self.close_sent))
     }
 
     /// Host sets first, then jobs and requests in order, then the word that there are no more.
@@ -588,7 +608,7 @@ impl Stream<'_> {
             self.sent += 1;
         }
         if jobs.is_empty() {
-            self.closed = true;
+            self.close_sent = true;
             return Some(ToService::Close { batch });
         }
         Some(ToService::Submit {
@@ -621,12 +641,16 @@ impl Stream<'_> {
                 ..
             } => {
                 self.accepted(jobs);
-                (self.sent, self.ready, self.closed) = (0, true, closed);
+                (self.sent, self.ready) = (0, true);
+                (self.close_sent, self.closed) = (closed, closed);
                 self.ask_again();
                 self.sets_sent =
                     usize::try_from(host_sets).map_or(self.sets.len(), |n| n.min(self.sets.len()));
             }
-            ToClient::Accepted { jobs, .. } => self.accepted(jobs),
+            ToClient::Accepted { jobs, closed, .. } => {
+                self.accepted(jobs);
+                self.closed |= closed;
+            }
             ToClient::Results { results, .. } | ToClient::CountedResults { results, .. } => {
                 self.results(results)
             }
@@ -641,6 +665,7 @@ impl Stream<'_> {
                 self.failure.get_or_insert(Exit::unreachable(format!(
                     "the coordinator refused a request: {reason}"
                 )));
+                self.refused = true;
                 // Of what it has not taken there will be no results.
                 let first = self.items.iter().find_map(|item| {
                     if let Item::Job(job) = item {
