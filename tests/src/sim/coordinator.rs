@@ -1,6 +1,6 @@
 //! A coordinator with its store: the driver of a real scheduler.
 
-use super::mutants::Mutant;
+use super::mutants::Mutants;
 use super::plan::{BATCH, CLIENT_LEASE, LEASES, LOCALITY_WAIT};
 use super::steps::Step;
 use super::world::World;
@@ -8,7 +8,7 @@ use mezcal_common::message::agent::{NumberedReport, Placement, Report, ToAgent, 
 use mezcal_common::model::clock::{BootInstant, WallTime};
 use mezcal_common::model::ids::{AttemptId, Epoch, Generation, JobNumber, SessionId, StoreId};
 use mezcal_coordinator::scheduler;
-use mezcal_coordinator::scheduler::{Mistake, Record, Scheduler};
+use mezcal_coordinator::scheduler::{Record, Scheduler};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -52,21 +52,11 @@ impl Coordinator {
 }
 
 /// A life of the coordinator.
-pub(super) fn scheduler_of(life: u64, lease: Duration, mutant: Option<Mutant>) -> Scheduler {
-    let wait = if mutant == Some(Mutant::LongWait) {
-        2 * LOCALITY_WAIT
-    } else {
-        LOCALITY_WAIT
-    };
-    let mistake = match mutant {
-        Some(Mutant::OverlooksReleased) => Some(Mistake::OverlooksReleased),
-        Some(Mutant::KeepsNoLonger) => Some(Mistake::KeepsNoLonger),
-        Some(Mutant::TakesFromNear) => Some(Mistake::TakesFromNear),
-        _ => None,
-    };
+pub(super) fn scheduler_of(life: u64, lease: Duration, mutants: Mutants) -> Scheduler {
+    let wait = mutants.wait_for_locality(LOCALITY_WAIT);
     Scheduler::new(Epoch(7 + life), StoreId(1), Some(lease), wait)
         .durable(CLIENT_LEASE)
-        .with_mistake(mistake)
+        .with_mistake(mutants.of_the_scheduler())
         .watched()
 }
 
@@ -151,16 +141,18 @@ impl World {
     pub(super) fn coordinator_comes_back(&mut self) -> Result<(), String> {
         self.serving.down = false;
         let lease = LEASES[self.chance.below(LEASES.len() as u64) as usize];
-        self.serving.scheduler = scheduler_of(self.serving.life, lease, self.plan.mutant)
+        self.serving.scheduler = scheduler_of(self.serving.life, lease, self.mutants)
             .of_generation(self.serving.generation);
-        if self.is_copy() && !self.is_released() && self.plan.mutant != Some(Mutant::HastyRestore) {
+        if self.is_copy() && !self.is_released() && !self.mutants.restores_without_waiting() {
             // Whoever restores it knows how long leases were since, from the configuration.
             let first = Generation::default()
                 .next(Generation::default(), WallTime(1))
                 .expect("one of few")
                 .first_batch();
-            let scheduler =
-                std::mem::replace(&mut self.serving.scheduler, scheduler_of(0, lease, None));
+            let scheduler = std::mem::replace(
+                &mut self.serving.scheduler,
+                scheduler_of(0, lease, self.mutants),
+            );
             self.serving.scheduler = scheduler.holding(first, LEASES.into_iter().max());
         }
         let now = BootInstant(self.now);
@@ -205,7 +197,7 @@ impl World {
         let mut any = false;
         self.take_effects();
         for (after, effect) in std::mem::take(&mut self.serving.held) {
-            let hasty = self.plan.mutant == Some(Mutant::HastyStore);
+            let hasty = self.mutants.acts_before_its_store();
             // Whatever waits keeps its order.
             let waits = after > self.serving.committed && !hasty && !effect.overtakes_the_store();
             if waits {
@@ -222,8 +214,8 @@ impl World {
         match effect {
             scheduler::Effect::ToAgent(SessionId(id), message)
             | scheduler::Effect::Greet(SessionId(id), message) => {
-                if let (Some(Mutant::HastyRetract), ToAgent::Retract { attempts }) =
-                    (self.plan.mutant, &message)
+                if let ToAgent::Retract { attempts } = &message
+                    && self.mutants.takes_back_without_an_answer()
                 {
                     for attempt in attempts.iter().copied() {
                         let reports = vec![NumberedReport {

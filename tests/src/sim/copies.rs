@@ -1,11 +1,9 @@
 //! A store that is copied and served again, while its original is dead or alive.
 
 use super::coordinator::{Coordinator, scheduler_of};
-use super::mutants::Mutant;
 use super::plan::LEASE;
 use super::world::World;
-use mezcal_common::model::clock::WallTime;
-use mezcal_common::model::ids::{Generation, JobKey};
+use mezcal_common::model::ids::JobKey;
 use mezcal_coordinator::scheduler::Record;
 use std::collections::BTreeSet;
 
@@ -79,14 +77,14 @@ impl World {
             .map(|attempt| (attempt.key, attempt.attempt))
             .collect();
         self.kept.retain(|attempt, _| known.contains(attempt));
-        let generation = match self.plan.mutant {
-            Some(Mutant::SameGeneration) => Generation::default(),
-            _ => Generation::default()
-                .next(Generation::default(), WallTime(1))
-                .ok_or("no generation is left")?,
-        };
+        let generation = self.mutants.generation_of_the_copy();
         let life = self.serving.life + 1000;
-        let served = Coordinator::new(scheduler_of(life, LEASE, None), life, copy, generation);
+        let served = Coordinator::new(
+            scheduler_of(life, LEASE, self.mutants),
+            life,
+            copy,
+            generation,
+        );
         let original = std::mem::replace(&mut self.serving, served);
         self.original = Some(original).filter(|_| alive);
         self.copied = true;

@@ -1,7 +1,6 @@
 //! A host with its clock and its agent: the driver of a real supervisor.
 
 use super::chance::Chance;
-use super::mutants::Mutant;
 use super::plan::{LEASE, WORD};
 use super::slot::Slot;
 use super::steps::Step;
@@ -94,7 +93,7 @@ impl World {
         let shared = users.is_some();
         let late = shared && self.chance.one_in(3);
         let host = &mut self.hosts[n];
-        if self.plan.mutant == Some(Mutant::ForgetfulAgent) {
+        if self.mutants.forgets_generations() {
             host.met = Met::default();
         }
         let agent = host.agent;

@@ -1,42 +1,193 @@
 //! Mistakes that are planted, to show that the checks find them.
+//!
+//! A mistake is a [`Mutant`], which says what is wrong and which promise has to break. Everything
+//! else asks [`Mutants`] whether it has to do something wrong.
+
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::ids::Generation;
+use mezcal_coordinator::scheduler::{FENCE_MARGIN, Mistake};
+use std::time::Duration;
 
 /// A planted mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
-    /// The coordinator waits no longer for a lost host than its attempts may run.
+    /// The coordinator waits no longer for a lost host than its attempts may run: a job runs on a
+    /// second host while it still runs on the first (P1).
     NoMargin,
-    /// An engine that never hears of a lease.
+    /// An engine that never hears of a lease: it goes on with what has been placed again (P1).
     NoDeadline,
-    /// An engine that forgets an outcome as soon as it has sent it.
+    /// An engine that forgets an outcome as soon as it has sent it: the job has no result, or runs
+    /// again though it had ended (the end, P2, P7).
     ForgetsEarly,
-    /// An inventory that is sent before the engines have been heard.
+    /// An inventory that is sent before the engines have been heard: what they run is taken for
+    /// gone, and its slots for idle (P1, P2, P3, slots).
     EarlyInventory,
-    /// A report of an earlier attempt that counts for the present one.
+    /// A report of an earlier attempt that counts for the present one: that one is over before it
+    /// has ended (P1, P3, P7).
     StaleReport,
-    /// A cancel that is answered when it is sent.
+    /// A cancel that is answered when it is sent: the job is said to be over and lives (P3).
     HastyCancel,
-    /// A job that is taken back is placed elsewhere before its agent has answered.
+    /// A job that is taken back is placed elsewhere before its agent has answered: it may have
+    /// started there (P1, P2, P3).
     HastyRetract,
-    /// The coordinator acts on what its store does not have yet.
+    /// The coordinator acts on what its store does not have yet: after its death it does so again
+    /// (P1, P2, P7).
     HastyStore,
-    /// A slot waits for its own jobs for longer than it may.
+    /// A slot waits for its own jobs for longer than it may (P4).
     LongWait,
-    /// An agent that holds on to the longest lease that it was ever given.
+    /// An agent that holds on to the longest lease that it was ever given: it outlives what the
+    /// coordinator waits (P1).
     LongestLease,
-    /// A batch that is given up keeps those of its jobs that have just been released.
+    /// A batch that is given up keeps those of its jobs that have just been released: they are
+    /// placed all the same (given up).
     OverlooksReleased,
-    /// Idle slots are kept for a wide job as long the next time as the last.
+    /// Idle slots are kept for a wide job as long the next time as the last: in a crowd it starts
+    /// after its bound (wide).
     KeepsNoLonger,
-    /// Slots that have been idle for long take jobs though a slot that those prefer is idle, too.
+    /// Slots that have been idle for long take jobs though a slot that those prefer is idle, too
+    /// (P4).
     TakesFromNear,
-    /// What one user's engines say of another's attempts counts.
+    /// What one user's engines say of another's attempts counts: results that nothing ran for (P1,
+    /// P3, P7).
     BelievesAnybody,
-    /// What engines have that were not heard counts as absent.
+    /// What engines have that were not heard counts as absent: it runs again beside itself (P1, P2,
+    /// P3).
     SilenceIsAbsence,
-    /// A copy of the store whose batches are placed at once.
+    /// A copy of the store whose batches are placed at once: what the original placed lives yet
+    /// (P1).
     HastyRestore,
-    /// A copy of the store that passes for its original.
+    /// A copy of the store that passes for its original: hosts serve both (P1, P2, P3).
     SameGeneration,
-    /// An agent that forgets which generations it has met when it is started again.
+    /// An agent that forgets which generations it has met when it is started again: it goes back to
+    /// the original (P1, P3).
     ForgetfulAgent,
+}
+
+impl Mutant {
+    /// How an error begins that may be the first to tell of it.
+    pub fn breaks(self) -> &'static [&'static str] {
+        match self {
+            Self::NoMargin | Self::NoDeadline | Self::LongestLease | Self::HastyRestore => &["P1"],
+            Self::HastyCancel => &["P3"],
+            Self::LongWait | Self::TakesFromNear => &["P4"],
+            Self::ForgetfulAgent => &["P1", "P3"],
+            Self::HastyRetract | Self::SilenceIsAbsence | Self::SameGeneration => {
+                &["P1", "P2", "P3"]
+            }
+            Self::EarlyInventory => &["P1", "P2", "P3", "slots"],
+            Self::StaleReport | Self::BelievesAnybody => &["P1", "P3", "P7"],
+            Self::HastyStore => &["P1", "P2", "P7"],
+            Self::ForgetsEarly => &["in the end", "P2", "P7"],
+            Self::OverlooksReleased => &["given up"],
+            Self::KeepsNoLonger => &["wide"],
+        }
+    }
+}
+
+/// What is wrong on purpose in a run, if anything.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mutants(pub(super) Option<Mutant>);
+
+impl Mutants {
+    fn has(self, mutant: Mutant) -> bool {
+        self.0 == Some(mutant)
+    }
+
+    /// How much longer an agent takes its lease for than it is: as if the coordinator's waiting and
+    /// the agent's running were of the same length, counted from their own ends.
+    pub(super) fn forgotten_margin(self) -> Duration {
+        match self.has(Mutant::NoMargin) {
+            true => FENCE_MARGIN,
+            false => Duration::ZERO,
+        }
+    }
+
+    /// Whether engines hear of no lease.
+    pub(super) fn keeps_leases_from_engines(self) -> bool {
+        self.has(Mutant::NoDeadline)
+    }
+
+    /// Whether an engine takes what it has sent for acknowledged.
+    pub(super) fn forgets_what_it_has_sent(self) -> bool {
+        self.has(Mutant::ForgetsEarly)
+    }
+
+    /// Whether an agent takes engines for idle that it has not heard.
+    pub(super) fn takes_unheard_engines_for_idle(self) -> bool {
+        self.has(Mutant::EarlyInventory)
+    }
+
+    /// Whether reports count for whatever attempt of the job is the present one.
+    pub(super) fn takes_stale_reports(self) -> bool {
+        self.has(Mutant::StaleReport)
+    }
+
+    /// Whether a cancelled job is said to be over at once.
+    pub(super) fn answers_cancels_at_once(self) -> bool {
+        self.has(Mutant::HastyCancel)
+    }
+
+    /// Whether jobs are taken back without their agent's answer.
+    pub(super) fn takes_back_without_an_answer(self) -> bool {
+        self.has(Mutant::HastyRetract)
+    }
+
+    /// Whether effects do not wait for the store.
+    pub(super) fn acts_before_its_store(self) -> bool {
+        self.has(Mutant::HastyStore)
+    }
+
+    /// How long a slot waits for jobs that prefer it, of what it may.
+    pub(super) fn wait_for_locality(self, most: Duration) -> Duration {
+        match self.has(Mutant::LongWait) {
+            true => 2 * most,
+            false => most,
+        }
+    }
+
+    /// Whether an agent ignores leases that are shorter than an earlier one.
+    pub(super) fn holds_on_to_the_longest_lease(self) -> bool {
+        self.has(Mutant::LongestLease)
+    }
+
+    /// What the scheduler itself does wrong.
+    pub(super) fn of_the_scheduler(self) -> Option<Mistake> {
+        match self.0 {
+            Some(Mutant::OverlooksReleased) => Some(Mistake::OverlooksReleased),
+            Some(Mutant::KeepsNoLonger) => Some(Mistake::KeepsNoLonger),
+            Some(Mutant::TakesFromNear) => Some(Mistake::TakesFromNear),
+            _ => None,
+        }
+    }
+
+    /// Whether it does not matter whose engines a report comes from.
+    pub(super) fn believes_anybody(self) -> bool {
+        self.has(Mutant::BelievesAnybody)
+    }
+
+    /// Whether engines that were not heard count as engines that have nothing.
+    pub(super) fn takes_silence_for_absence(self) -> bool {
+        self.has(Mutant::SilenceIsAbsence)
+    }
+
+    /// Whether a copy of the store waits for nothing of its original.
+    pub(super) fn restores_without_waiting(self) -> bool {
+        self.has(Mutant::HastyRestore)
+    }
+
+    /// The generation of a store that is restored.
+    pub(super) fn generation_of_the_copy(self) -> Generation {
+        let original = Generation::default();
+        match self.has(Mutant::SameGeneration) {
+            true => original,
+            false => original
+                .next(original, WallTime(1))
+                .expect("the first of many"),
+        }
+    }
+
+    /// Whether an agent that starts has met nothing.
+    pub(super) fn forgets_generations(self) -> bool {
+        self.has(Mutant::ForgetfulAgent)
+    }
 }

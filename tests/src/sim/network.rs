@@ -1,7 +1,6 @@
 //! Connections between agents and coordinators, with what is on its way on them, and how they
 //! break at their two ends.
 
-use super::mutants::Mutant;
 use super::plan::USER;
 use super::steps::Step;
 use super::world::World;
@@ -230,7 +229,6 @@ impl World {
         };
         let hello_sent = c.hello_sent;
         let at = self.at(n);
-        let mutant = self.plan.mutant;
         let host = &mut self.hosts[n];
         let Some(supervisor) = &mut host.supervisor else {
             return;
@@ -244,13 +242,6 @@ impl World {
                 first_engine,
                 ..
             } => {
-                // As if the coordinator's waiting and the agent's running were of the same length,
-                // counted from their own ends.
-                let extra = if mutant == Some(Mutant::NoMargin) {
-                    scheduler::FENCE_MARGIN
-                } else {
-                    Duration::ZERO
-                };
                 if let Some(lease) = lease {
                     // What may have been given up under the lease before is not safer under this
                     // one.
@@ -259,7 +250,7 @@ impl World {
                     }
                     (host.lease, host.longest_lease) = (lease, host.longest_lease.max(lease));
                 }
-                let lease = if mutant == Some(Mutant::LongestLease) {
+                let lease = if self.mutants.holds_on_to_the_longest_lease() {
                     lease.map(|_| host.longest_lease)
                 } else {
                     lease
@@ -267,7 +258,7 @@ impl World {
                 supervisor::Event::Welcomed {
                     version,
                     store,
-                    lease: lease.map(|l| l + extra),
+                    lease: lease.map(|l| l + self.mutants.forgotten_margin()),
                     first_engine,
                     hello_sent,
                 }
@@ -275,7 +266,7 @@ impl World {
             other => supervisor::Event::Coordinator(other),
         };
         supervisor.handle(event, at);
-        if mutant == Some(Mutant::EarlyInventory) && welcome {
+        if self.mutants.takes_unheard_engines_for_idle() && welcome {
             for slot in 0..self.plan.slots {
                 let unheard = supervisor::Event::Engine(
                     EngineIndex(slot as u16),
@@ -320,7 +311,7 @@ impl World {
                 if !users.iter().any(|user| user == USER) {
                     // It may come back too late for what it had.
                     self.kept.retain(|_, (host, ..)| *host != n);
-                    if self.plan.mutant == Some(Mutant::SilenceIsAbsence) {
+                    if self.mutants.takes_silence_for_absence() {
                         let (queued, running, unacknowledged) = (vec![], vec![], vec![]);
                         let nothing = ToCoordinator::UserInventory {
                             user: USER.into(),
@@ -338,15 +329,13 @@ impl World {
                     clock_offset,
                 }
             }
-            ToCoordinator::ReportsOf { reports, .. }
-                if self.plan.mutant == Some(Mutant::BelievesAnybody) =>
-            {
+            ToCoordinator::ReportsOf { reports, .. } if self.mutants.believes_anybody() => {
                 ToCoordinator::Reports(reports)
             }
             other => other,
         };
-        if let (Some(Mutant::StaleReport), ToCoordinator::Reports(reports)) =
-            (self.plan.mutant, &message)
+        if let ToCoordinator::Reports(reports) = &message
+            && self.mutants.takes_stale_reports()
         {
             for report in reports {
                 if let Some((attempt, session)) = self

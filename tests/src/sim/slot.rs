@@ -1,6 +1,5 @@
 //! An engine and the process that it runs: the driver of a real engine.
 
-use super::mutants::Mutant;
 use super::plan::SLOW_DEATH;
 use super::steps::Step;
 use super::world::World;
@@ -125,7 +124,7 @@ impl World {
             }
             ToEngine::Cancel { attempt, stop } => engine::Event::Cancel { attempt, stop },
             ToEngine::Acknowledge { attempts } => engine::Event::Acknowledge { attempts },
-            ToEngine::Lease { .. } if self.plan.mutant == Some(Mutant::NoDeadline) => return,
+            ToEngine::Lease { .. } if self.mutants.keeps_leases_from_engines() => return,
             ToEngine::Lease { until } => engine::Event::Lease { until },
             ToEngine::OutputTaken { .. } | ToEngine::Show { .. } | ToEngine::Hide { .. } => return,
         };
@@ -188,7 +187,7 @@ impl World {
                 );
             }
             engine::Effect::Send(message) => {
-                let forgets = self.plan.mutant == Some(Mutant::ForgetsEarly);
+                let forgets = self.mutants.forgets_what_it_has_sent();
                 let slot = &mut self.hosts[n].slots[index];
                 if let (true, FromEngine::Finished { attempt, .. }) = (forgets, &message) {
                     slot.engine.handle(

@@ -1,6 +1,5 @@
 //! What can happen, and what each step does.
 
-use super::mutants::Mutant;
 use super::plan::{BATCH, LOOK};
 use super::slot::Slot;
 use super::world::World;
@@ -263,7 +262,7 @@ impl World {
                     why: None,
                 };
                 self.tell_scheduler(event);
-                if self.plan.mutant == Some(Mutant::HastyCancel) {
+                if self.mutants.answers_cancels_at_once() {
                     self.proven.insert(job);
                 }
             }

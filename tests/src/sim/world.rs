@@ -3,6 +3,7 @@
 use super::chance::Chance;
 use super::coordinator::{Coordinator, scheduler_of};
 use super::host::Host;
+use super::mutants::Mutants;
 use super::network::Connection;
 use super::plan::{BATCH, CALM, END, END_OF_CROWD, GIVEN_UP, LEASE, LOOK, Plan, RESTORES, USER};
 use super::steps::Step;
@@ -22,6 +23,7 @@ use std::time::Duration;
 /// A run under way.
 pub(super) struct World {
     pub(super) plan: Plan,
+    pub(super) mutants: Mutants,
     pub(super) now: Duration,
     pub(super) chance: Chance,
     pub(super) steps: BinaryHeap<Reverse<(Duration, u64)>>,
@@ -71,18 +73,20 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(plan: Plan) -> Self {
         let mut chance = Chance(plan.seed);
+        let mutants = Mutants(plan.mutant);
         let hosts = (0..plan.hosts)
             .map(|_| Host::new(&mut chance, plan.slots))
             .collect();
         let mut world = Self {
             plan,
+            mutants,
             now: Duration::ZERO,
             chance,
             steps: BinaryHeap::new(),
             todo: BTreeMap::new(),
             next: 0,
             serving: Coordinator::new(
-                scheduler_of(0, LEASE, plan.mutant),
+                scheduler_of(0, LEASE, mutants),
                 0,
                 Vec::new(),
                 Generation::default(),
