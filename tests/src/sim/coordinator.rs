@@ -230,18 +230,9 @@ impl World {
                 }
                 if let ToAgent::Run(run) = &message {
                     for AttemptId { key, attempt, .. } in run.iter().map(|p| p.attempt) {
-                        if let Some((n, slot, life)) = self
-                            .kept
-                            .remove(&(key, attempt - 1))
-                            .filter(|_| !self.of_original)
-                            && self.hosts[n].slots[slot].life == life
-                            && self.now - self.heard[n] <= self.hosts[n].lease
-                        {
-                            let last = attempt - 1;
-                            return Err(format!(
-                                "P2: {}.{last} had ended on h{n}, which is there, and its job runs again",
-                                key.job
-                            ));
+                        let last = (key, attempt - 1);
+                        if let Some(place) = self.kept.remove(&last) {
+                            self.what_has_ended_does_not_run_again(last, place)?;
                         }
                         self.placed.insert(key, (attempt, id));
                     }

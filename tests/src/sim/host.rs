@@ -67,6 +67,11 @@ impl Host {
             ends: Vec::new(),
         }
     }
+
+    /// What has a process here.
+    pub(super) fn attempts(&self) -> impl Iterator<Item = AttemptId> {
+        self.slots.iter().filter_map(|slot| slot.alive)
+    }
 }
 
 impl World {

@@ -245,7 +245,6 @@ impl World {
                 });
             }
             Step::Cancel(job) => {
-                self.cancelled.insert(job);
                 let what = vec![Wanted {
                     batch: BATCH,
                     job: Some(WantedJob::Number(JobNumber(job))),

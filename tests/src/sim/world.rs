@@ -50,7 +50,6 @@ pub(super) struct World {
     /// When each host has last renewed its leases.
     pub(super) heard: Vec<Duration>,
     pub(super) results: BTreeMap<u32, JobResult>,
-    pub(super) cancelled: BTreeSet<u32>,
     pub(super) slots_by_job: BTreeMap<u32, u16>,
     /// The hosts of jobs that may run on one only.
     pub(super) required: BTreeMap<u32, usize>,
@@ -103,7 +102,6 @@ impl World {
             kept: BTreeMap::new(),
             heard: vec![Duration::ZERO; plan.hosts],
             results: BTreeMap::new(),
-            cancelled: BTreeSet::new(),
             slots_by_job: BTreeMap::new(),
             required: BTreeMap::new(),
             proven: BTreeSet::new(),
@@ -215,10 +213,7 @@ impl World {
                 .min()
                 .ok_or("nothing is left to happen, and jobs have no result")?;
             if at > end {
-                let open: Vec<u32> = (1..=self.plan.jobs)
-                    .filter(|n| !self.results.contains_key(n))
-                    .collect();
-                return Err(format!("in the end these jobs have no result: {open:?}"));
+                return self.in_the_end_every_job_has_a_result();
             }
             self.now = self.now.max(at);
             if step == Some(at) {
