@@ -1,114 +1,98 @@
-//! What fails.
+//! What fails: one fault at a time, drawn by its weight.
 
+use super::chance::Chance;
 use super::plan::SLOW_DEATH;
 use super::slot::Slot;
 use super::steps::Step;
 use super::world::World;
 use mezcal_agent::engine;
 
+/// Something that fails, on a host or at the coordinator.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// Nothing gets through between a host and any coordinator.
+    LinkIsCut,
+    /// Nothing gets through from a host.
+    LinkIsCutFromHost,
+    /// Nothing gets through to a host.
+    LinkIsCutToHost,
+    /// The agent dies and comes back; its engines go on.
+    AgentDies,
+    /// The host goes down, and with it everything on it; it comes back with a clock of its own.
+    HostGoesDown,
+    /// An engine dies; its keeper sweeps what it leaves.
+    EngineDies,
+    /// The coordinator dies, and with it what its store does not have. An engine dies instead while
+    /// it is down.
+    CoordinatorDies,
+    /// The agent does nothing for a while; its engines go on.
+    AgentIsStopped,
+    /// The host does nothing for a while, and its clock goes on.
+    HostIsSuspended,
+    /// The keeper dies: its engines kill what they have and go; the agent leaves and comes back
+    /// with another one.
+    KeeperDies,
+}
+
+/// How often each comes, of the sum of all weights. The order is part of what a seed means: a new row
+/// goes to the end, and engines have two for that reason.
+const WEIGHTS: [(Fault, u64); 11] = [
+    (Fault::LinkIsCut, 1),
+    (Fault::LinkIsCutFromHost, 1),
+    (Fault::LinkIsCutToHost, 1),
+    (Fault::AgentDies, 1),
+    (Fault::HostGoesDown, 1),
+    (Fault::EngineDies, 3),
+    (Fault::CoordinatorDies, 2),
+    (Fault::AgentIsStopped, 1),
+    (Fault::HostIsSuspended, 1),
+    (Fault::KeeperDies, 1),
+    (Fault::EngineDies, 1),
+];
+
+impl Fault {
+    fn drawn(chance: &mut Chance) -> Self {
+        let mut left = chance.below(WEIGHTS.iter().map(|(_, weight)| weight).sum());
+        for (fault, weight) in WEIGHTS {
+            match left.checked_sub(weight) {
+                None => return fault,
+                Some(rest) => left = rest,
+            }
+        }
+        unreachable!("what is drawn is below the sum of all weights")
+    }
+}
+
 impl World {
+    /// Something fails, and what it takes to be well again is on its way.
     pub(super) fn fault(&mut self) {
         let n = self.chance.below(self.hosts.len() as u64) as usize;
-        match self.chance.below(14) {
-            8 | 9 if !self.serving.down => self.coordinator_dies(),
-            10 => {
+        match Fault::drawn(&mut self.chance) {
+            Fault::LinkIsCut => self.cut(n, (false, false)),
+            Fault::LinkIsCutFromHost => self.cut(n, (false, true)),
+            Fault::LinkIsCutToHost => self.cut(n, (true, false)),
+            Fault::AgentDies => self.agent_dies(n),
+            Fault::HostGoesDown => self.host_goes_down(n),
+            Fault::CoordinatorDies if !self.serving.down => self.coordinator_dies(),
+            Fault::EngineDies | Fault::CoordinatorDies => self.engine_dies(n),
+            Fault::AgentIsStopped => {
                 self.hosts[n].agent_stopped = true;
                 let wait = self.chance.millis(60_000);
                 self.after(wait, Step::AgentContinues(n));
             }
-            11 => {
+            Fault::HostIsSuspended => {
                 // For less than the margin has to spare: a host that sleeps through its own
                 // deadline is outside of P1.
                 self.hosts[n].suspended = true;
                 let wait = self.chance.millis(2000);
                 self.after(wait, Step::HostContinues(n));
             }
-            12 => {
-                // The keeper dies: its engines kill what they have and go; the agent leaves and
-                // comes back with another one.
-                let host = &mut self.hosts[n];
-                if !host.up || host.supervisor.is_none() {
-                    return;
-                }
-                (host.supervisor, host.agent, host.keeper, host.keeper_dying) =
-                    (None, host.agent + 1, host.keeper + 1, true);
-                host.ends.clear();
-                for slot in &mut host.slots {
-                    slot.dead = true;
-                    slot.life += 1;
-                    slot.link += 1;
-                }
-                let keeper = host.keeper;
-                self.kept.retain(|_, (host, ..)| *host != n);
-                self.drop_agent_side(n);
-                let wait = self.chance.millis(SLOW_DEATH.as_millis() as u64);
-                self.after(wait, Step::KeeperSwept { host: n, keeper });
-            }
-            0 => self.cut(n, (false, false)),
-            1 => self.cut(n, (false, true)),
-            2 => self.cut(n, (true, false)),
-            3 => {
-                // The agent dies; its engines go on.
-                self.hosts[n].supervisor = None;
-                self.hosts[n].agent += 1;
-                self.drop_agent_side(n);
-                let at = self.at(n);
-                for slot in self.hosts[n].slots.iter_mut().filter(|s| !s.dead) {
-                    slot.link += 1;
-                    slot.engine.handle(engine::Event::Unlinked, at);
-                }
-                let wait = self
-                    .chance
-                    .millis(if self.chance.0 & 1 == 0 { 3000 } else { 60_000 });
-                self.after(wait, Step::AgentStarts(n));
-            }
-            4 => {
-                // The host goes down, and with it everything on it.
-                let zero = self.chance.millis(1_000_000);
-                let host = &mut self.hosts[n];
-                if !host.up {
-                    return;
-                }
-                (host.up, host.supervisor, host.zero, host.keeper_dying) =
-                    (false, None, zero, false);
-                (host.agent, host.boot, host.keeper) =
-                    (host.agent + 1, host.boot + 1, host.keeper + 1);
-                host.ends.clear();
-                for slot in &mut host.slots {
-                    *slot = Slot {
-                        life: slot.life + 1,
-                        link: slot.link + 1,
-                        ..Slot::new()
-                    };
-                }
-                self.drop_agent_side(n);
-                let wait = self.chance.millis(60_000);
-                self.after(wait, Step::HostUp(n));
-            }
-            _ => {
-                // An engine dies; its keeper sweeps what it leaves.
-                let slot = self.chance.below(self.plan.slots as u64) as usize;
-                let place = &mut self.hosts[n].slots[slot];
-                if !place.dead && self.hosts[n].up {
-                    let place = &mut self.hosts[n].slots[slot];
-                    place.dead = true;
-                    place.link += 1;
-                    let life = place.life;
-                    let wait = self.chance.millis(400);
-                    self.after(
-                        wait,
-                        Step::EngineSwept {
-                            host: n,
-                            slot,
-                            life,
-                        },
-                    );
-                }
-            }
+            Fault::KeeperDies => self.keeper_dies(n),
         }
     }
 
-    pub(super) fn cut(&mut self, n: usize, links: (bool, bool)) {
+    /// Which ways packets go from now on: to the coordinator, from it.
+    fn cut(&mut self, n: usize, links: (bool, bool)) {
         self.hosts[n].links = links;
         let most = if self.chance.one_in(2) {
             15_000
@@ -117,5 +101,74 @@ impl World {
         };
         let wait = self.chance.millis(most);
         self.after(wait, Step::LinkUp(n));
+    }
+
+    fn agent_dies(&mut self, n: usize) {
+        self.hosts[n].supervisor = None;
+        self.hosts[n].agent += 1;
+        self.drop_agent_side(n);
+        let at = self.at(n);
+        for slot in self.hosts[n].slots.iter_mut().filter(|s| !s.dead) {
+            slot.link += 1;
+            slot.engine.handle(engine::Event::Unlinked, at);
+        }
+        let wait = self
+            .chance
+            .millis(if self.chance.0 & 1 == 0 { 3000 } else { 60_000 });
+        self.after(wait, Step::AgentStarts(n));
+    }
+
+    fn host_goes_down(&mut self, n: usize) {
+        let zero = self.chance.millis(1_000_000);
+        let host = &mut self.hosts[n];
+        if !host.up {
+            return;
+        }
+        (host.up, host.supervisor, host.zero, host.keeper_dying) = (false, None, zero, false);
+        (host.agent, host.boot, host.keeper) = (host.agent + 1, host.boot + 1, host.keeper + 1);
+        host.ends.clear();
+        host.slots.iter_mut().for_each(Slot::start_anew);
+        self.drop_agent_side(n);
+        let wait = self.chance.millis(60_000);
+        self.after(wait, Step::HostUp(n));
+    }
+
+    fn engine_dies(&mut self, n: usize) {
+        let slot = self.chance.below(self.plan.slots as u64) as usize;
+        let up = self.hosts[n].up;
+        let place = &mut self.hosts[n].slots[slot];
+        if !up || place.dead {
+            return;
+        }
+        place.dead = true;
+        place.link += 1;
+        let life = place.life;
+        let wait = self.chance.millis(400);
+        let swept = Step::EngineSwept {
+            host: n,
+            slot,
+            life,
+        };
+        self.after(wait, swept);
+    }
+
+    fn keeper_dies(&mut self, n: usize) {
+        let host = &mut self.hosts[n];
+        if !host.up || host.supervisor.is_none() {
+            return;
+        }
+        (host.supervisor, host.agent, host.keeper, host.keeper_dying) =
+            (None, host.agent + 1, host.keeper + 1, true);
+        host.ends.clear();
+        for slot in &mut host.slots {
+            slot.dead = true;
+            slot.life += 1;
+            slot.link += 1;
+        }
+        let keeper = host.keeper;
+        self.kept.retain(|_, (host, ..)| *host != n);
+        self.drop_agent_side(n);
+        let wait = self.chance.millis(SLOW_DEATH.as_millis() as u64);
+        self.after(wait, Step::KeeperSwept { host: n, keeper });
     }
 }

@@ -50,6 +50,15 @@ impl Slot {
         }
     }
 
+    /// A new engine in the place of one that is gone with everything it had.
+    pub(super) fn start_anew(&mut self) {
+        *self = Self {
+            life: self.life + 1,
+            link: self.link + 1,
+            ..Self::new()
+        };
+    }
+
     /// A new link to an agent: what was on the old one is lost.
     pub(super) fn relink(&mut self, at: BootInstant) {
         self.link += 1;

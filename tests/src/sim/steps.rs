@@ -218,13 +218,7 @@ impl World {
                 let place = &mut self.hosts[host];
                 if place.up && place.keeper == keeper {
                     place.keeper_dying = false;
-                    for slot in &mut place.slots {
-                        *slot = Slot {
-                            life: slot.life + 1,
-                            link: slot.link + 1,
-                            ..Slot::new()
-                        };
-                    }
+                    place.slots.iter_mut().for_each(Slot::start_anew);
                     self.agent_starts(host);
                 }
             }
