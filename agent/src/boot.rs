@@ -29,11 +29,11 @@ struct Units {
     wanted: PathBuf,
 }
 
-/// True if it comes back. Says how, or what to do.
+/// True if it comes back. Says how, or what to do. `called` is the name of the program that this is.
 ///
 /// # Errors
 /// For the reader.
-pub fn run(args: &BootArgs) -> anyhow::Result<bool> {
+pub fn run(called: &str, args: &BootArgs) -> anyhow::Result<bool> {
     let uid = rustix::process::geteuid();
     if uid.is_root() {
         bail!("root's agent is started by its unit: systemctl enable mezcal-agent.service");
@@ -50,6 +50,7 @@ pub fn run(args: &BootArgs) -> anyhow::Result<bool> {
                 program.display()
             )
         })?;
+    let program = &command(called, program);
     let own = Path::new(&account.home).join(".config/systemd/user");
     let units = Units {
         unit: own.join(UNIT),
@@ -102,6 +103,16 @@ pub fn run(args: &BootArgs) -> anyhow::Result<bool> {
         account.name, account.name
     );
     Ok(false)
+}
+
+/// The command line that is the agent in any case, before the verb. Where a program was called by a
+/// link to it the kernel knows only the file, and that may be all programs.
+fn command(called: &str, program: &str) -> String {
+    let file = program.rsplit('/').next().unwrap_or(program);
+    match called == "agent" || ["agent", "mezcal-agent"].contains(&file) {
+        true => program.to_owned(),
+        false => format!("{program} agent"),
+    }
 }
 
 /// Text that means itself in a unit and in a crontab.
@@ -198,6 +209,14 @@ mod tests {
             format!("0 1 * * * backup\n{}\n", line("/new/agent"))
         );
         assert_eq!(with_line("", "x"), "x\n");
+        for (called, program, line) in [
+            ("agent", "/opt/other", "/opt/other"),
+            ("mezcal-agent", "/lib/mezcal", "/lib/mezcal agent"),
+            ("mezcal agent", "/lib/mezcal", "/lib/mezcal agent"),
+            ("mezcal-agent", "/bin/mezcal-agent", "/bin/mezcal-agent"),
+        ] {
+            assert_eq!(command(called, program), line);
+        }
         assert!(
             is_plain("/home/a/.local/lib/mezcal/0123/agent")
                 && !is_plain("/home/a b/agent")

@@ -156,7 +156,7 @@ pub fn main(name: &'static str, args: impl Iterator<Item = OsString>) -> ExitCod
         }
         Verb::AtBoot(args) => {
             mezcal_common::system::logging::init("error");
-            match crate::boot::run(&args) {
+            match crate::boot::run(name, &args) {
                 Ok(true) => ExitCode::SUCCESS,
                 Ok(false) => ExitCode::FAILURE,
                 Err(e) => ended(Err(e)),

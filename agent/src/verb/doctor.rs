@@ -336,13 +336,10 @@ fn versions() -> Finding {
     let (mut agent, mut engines) = (false, std::collections::BTreeSet::new());
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let exe = std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
-        if !exe.to_string_lossy().ends_with("/mezcal-agent (deleted)") {
-            continue;
-        }
         let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        match words.split(|byte| *byte == 0).nth(1) == Some(b"run") {
-            true => agent = true,
-            false => {
+        match replaced(&exe.to_string_lossy(), &words) {
+            Some(Part::Agent) => agent = true,
+            Some(Part::Engines) => {
                 let uid = std::fs::metadata(entry.path())
                     .map(|meta| meta.uid())
                     .unwrap_or_default();
@@ -350,9 +347,33 @@ fn versions() -> Finding {
                     account::of(uid).map_or_else(|| uid.to_string(), |account| account.name),
                 );
             }
+            None => {}
         }
     }
     older(ours, agent, &engines.into_iter().collect::<Vec<_>>())
+}
+
+/// What a process may be that runs from a replaced program.
+#[derive(Debug, PartialEq, Eq)]
+enum Part {
+    Agent,
+    Engines,
+}
+
+/// What a process with this program and these words is, if the program has been replaced. All
+/// programs may be one file: commands and the engines of their own runs are none of this.
+fn replaced(exe: &str, words: &[u8]) -> Option<Part> {
+    let file = exe.strip_suffix(" (deleted)")?.rsplit('/').next()?;
+    if !["mezcal", "mezcal-agent"].contains(&file) {
+        return None;
+    }
+    let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
+    match words.as_slice() {
+        [_, b"agent", b"run", ..] => Some(Part::Agent),
+        [called, b"run", ..] if called.ends_with(b"mezcal-agent") => Some(Part::Agent),
+        [_, b"keeper", rest @ ..] if rest.contains(&&b"--socket"[..]) => Some(Part::Engines),
+        _ => None,
+    }
 }
 
 /// What runs from a program that is not there any more.
@@ -425,6 +446,32 @@ mod tests {
         warn  containment     cgroup2 without the memory controller: results have no peaks of whole jobs, and no `oom`: this system was not given it
                               -> in a container: whoever starts it has to delegate the controller; else boot with cgroup_enable=memory
         ");
+    }
+
+    #[test]
+    fn what_runs_from_a_replaced_program_is_told_from_commands_in_the_same_file() {
+        let part = |exe: &str, words: &str| replaced(exe, words.replace(' ', "\0").as_bytes());
+        let (one, old) = (
+            "/usr/bin/mezcal (deleted)",
+            "/usr/bin/mezcal-agent (deleted)",
+        );
+        let agent = "/usr/bin/mezcal-agent run --config x";
+        let installed = "mezcal-keeper keeper --host localhost --agent 7 --socket s";
+        for exe in [one, old] {
+            assert_eq!(part(exe, agent), Some(Part::Agent));
+            assert_eq!(part(exe, installed), Some(Part::Engines));
+        }
+        assert_eq!(part(one, "mezcal agent run"), Some(Part::Agent));
+        for other in [
+            "/usr/bin/coordinator serve",
+            "mezcal run jobs",
+            "coordinator run jobs",
+            "mezcal-keeper keeper --host localhost",
+        ] {
+            assert_eq!(part(one, other), None, "{other}");
+        }
+        assert_eq!(part("/usr/bin/mezcal", agent), None);
+        assert_eq!(part("/usr/bin/other (deleted)", agent), None);
     }
 
     #[test]

@@ -166,7 +166,7 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
     say(args, true, &joined.name, &config, &identity);
     if !root {
         eprintln!(
-            "agent: `agent at-boot` has it started when this host is, or says what that takes; without it this agent does not come back"
+            "agent: `mezcal agent at-boot` has it started when this host is, or says what that takes; without it this agent does not come back"
         );
     }
     if let Some(known) = known.filter(|known| known.coordinator != joined.coordinator) {
