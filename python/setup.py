@@ -1,4 +1,4 @@
-"""Wheels that hold the coordinator, if `MEZCAL_PROGRAMS` names the directory where it was built."""
+"""Wheels that hold the program `mezcal`, if `MEZCAL_PROGRAMS` names the directory where it was built."""
 
 import os
 import shutil
@@ -23,9 +23,9 @@ class BuildWithProgram(build_py):
     def run(self) -> None:
         super().run()
         if PROGRAMS:
-            target = Path(self.build_lib, "bakapara", "bin", "coordinator")
+            target = Path(self.build_lib, "bakapara", "bin", "mezcal")
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(Path(PROGRAMS, "coordinator"), target)
+            shutil.copy2(Path(PROGRAMS, "mezcal"), target)
             if shutil.which("strip"):
                 # Without what only a debugger reads it is a tenth of the size.
                 subprocess.run(["strip", str(target)], check=False)

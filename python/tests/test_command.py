@@ -5,6 +5,10 @@ import re
 import subprocess
 import sys
 
+import pytest
+
+from bakapara._process import BakaparaError, program
+
 JOBS = '{"cmd": "exit 3", "z": null, "id": 7}\n{"cmd": "kill -9 $$"}\n{"cmd": "echo \\u00e9"}\n'
 TIME = r'"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?"'
 UUID = r'"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"'
@@ -39,3 +43,13 @@ def test_files_by_their_old_flags(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert len((tmp_path / "results").read_text().splitlines()) == 3
     assert (tmp_path / "log").read_text().splitlines()[-1].endswith(" completed")
+
+
+def test_the_program_is_looked_for_by_its_name_and_then_by_its_older_one(monkeypatch, tmp_path):
+    monkeypatch.delenv("MEZCAL_COORDINATOR", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BakaparaError, match="no program `mezcal` on PATH"):
+        program()
+    for name in ("coordinator", "mezcal"):
+        (tmp_path / name).touch(mode=0o755)
+        assert program() == str(tmp_path / name)

@@ -37,7 +37,8 @@ class NoEngines(BakaparaError):
 
 
 def program() -> str:
-    """Path of the coordinator program: ``MEZCAL_COORDINATOR``, or the one in this package, or the one on ``PATH``.
+    """Path of the program: ``MEZCAL_COORDINATOR``, or ``mezcal`` in this package or on ``PATH``, or ``coordinator`` there: a link to it, or
+    a file of its own before version 0.2.
 
     Raises:
         BakaparaError: There is none.
@@ -45,13 +46,13 @@ def program() -> str:
     named = os.environ.get("MEZCAL_COORDINATOR")
     if named:
         return named
-    bundled = Path(__file__).with_name("bin") / "coordinator"
+    bundled = Path(__file__).with_name("bin") / "mezcal"
     if bundled.exists():
         return str(bundled)
-    found = shutil.which("coordinator")
+    found = shutil.which("mezcal") or shutil.which("coordinator")
     if found is None:
         raise BakaparaError(
-            "no program `coordinator` on PATH: install Mezcal, or set MEZCAL_COORDINATOR to where the program is"
+            "no program `mezcal` on PATH: install Mezcal, or set MEZCAL_COORDINATOR to where the program is"
         )
     return found
 
