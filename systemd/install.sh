@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what lies beside it, or what was built: programs, units, accounts, settings. Run again it brings them up to date.
+# Installs what lies beside it, or what was built: the program with links to it, units, accounts, settings. Run again it brings them up to date.
 #   install.sh [--programs DIR] [--destdir DIR] [--coordinator]
 # Without --coordinator only the agent's half is installed. Certificates and configuration come from `mezcal-agent join`.
 set -eu
@@ -18,8 +18,12 @@ if [ -z "$destdir" ] && [ "$(id -u)" != 0 ]; then
     exit 2
 fi
 # Before what works is replaced.
-if [ -z "$destdir" ] && ! why=$("$programs/agent" --version 2>&1); then
-    echo "install.sh: $programs/agent does not run on this host ($(uname -m)), which needs programs built for its like (--programs DIR): $why" >&2
+if [ ! -e "$programs/mezcal" ]; then
+    echo "install.sh: there is no program mezcal in $programs (--programs DIR); cargo build --release makes it" >&2
+    exit 1
+fi
+if [ -z "$destdir" ] && ! why=$("$programs/mezcal" --version 2>&1); then
+    echo "install.sh: $programs/mezcal does not run on this host ($(uname -m)), which needs programs built for its like (--programs DIR): $why" >&2
     exit 1
 fi
 
@@ -27,38 +31,55 @@ put() { # put MODE FILE TARGET: by a rename, so that what runs is not written to
     install -D -m "$1" "$2" "$destdir$3.new"
     mv -f "$destdir$3.new" "$destdir$3"
 }
+name() { # name NAME: the program is called so, too. Until version 0.1 each was a file of its own
+    ln -sf mezcal "$destdir/usr/bin/$1.new"
+    mv -f "$destdir/usr/bin/$1.new" "$destdir/usr/bin/$1"
+}
 keep() { # keep FILE TARGET: what an administrator may have changed stays
     [ -e "$destdir$2" ] || put 0644 "$1" "$2"
 }
 
 units=/usr/lib/systemd/system
-put 0755 "$programs/agent" /usr/bin/mezcal-agent
+made=$(mktemp -d)
+trap 'rm -rf "$made"' EXIT
+program=$programs/mezcal
+# That of an archive is stripped: what is installed is what was packed.
+if [ "$programs" != "$here" ] && strip -o "$made/mezcal" "$program" 2>/dev/null; then program=$made/mezcal; fi
+put 0755 "$program" /usr/bin/mezcal
+name mezcal-agent
 for unit in mezcal-agent.service mezcal-engines@.service mezcal-jobs.slice; do put 0644 "$here/$unit" "$units/$unit"; done
 keep "$here/default/mezcal-agent" /etc/default/mezcal-agent
 if [ -n "$coordinator" ]; then
-    put 0755 "$programs/coordinator" /usr/bin/coordinator
-    put 0755 "$programs/certs" /usr/bin/mezcal-certs
+    name coordinator
+    name mezcal-certs
     put 0644 "$here/mezcal-coordinator.service" "$units/mezcal-coordinator.service"
     keep "$here/default/mezcal-coordinator" /etc/default/mezcal-coordinator
 fi
 # An archive has them; what was only built makes them.
 manual=$here
 if [ ! -d "$manual/man" ]; then
-    made=$(mktemp -d) && manual=$made
-    trap 'rm -rf "$made"' EXIT
-    # Programs for another processor cannot.
-    "$here/manual.sh" "$programs" "$manual" $coordinator || { echo "install.sh: no manual pages: $programs does not run here" >&2; manual=; }
+    manual=$made
+    # A program for another processor cannot.
+    "$here/manual.sh" "$programs" "$manual" || { echo "install.sh: no manual pages: $programs/mezcal does not run here" >&2; manual=; }
 fi
 if [ -n "$manual" ]; then
     pages() { # pages FILE…: into their sections
         for page in "$@"; do put 0644 "$page" "/usr/share/man/man${page##*.}/$(basename "$page")"; done
     }
-    pages "$manual"/man/mezcal-agent*.[15] "$manual/man/mezcal-engines.toml.5"
+    completions() { # completions NAME
+        put 0644 "$manual/completions/$1.bash" "/usr/share/bash-completion/completions/$1"
+        put 0644 "$manual/completions/$1.zsh" "/usr/share/zsh/vendor-completions/_$1"
+        put 0644 "$manual/completions/$1.fish" "/usr/share/fish/vendor_completions.d/$1.fish"
+    }
+    # All of section 1 but what only links have that are installed with the coordinator.
+    for page in "$manual"/man/mezcal*.1; do
+        case $page in */mezcal-certs*) ;; *) pages "$page" ;; esac
+    done
+    pages "$manual/man/mezcal-agent.toml.5" "$manual/man/mezcal-engines.toml.5"
+    completions mezcal
     if [ -n "$coordinator" ]; then
         pages "$manual"/man/coordinator*.1 "$manual"/man/mezcal-certs*.1 "$manual/man/mezcal-coordinator.toml.5"
-        put 0644 "$manual/completions/bash" /usr/share/bash-completion/completions/coordinator
-        put 0644 "$manual/completions/zsh" /usr/share/zsh/vendor-completions/_coordinator
-        put 0644 "$manual/completions/fish" /usr/share/fish/vendor_completions.d/coordinator.fish
+        completions coordinator
     fi
 fi
 for sample in agent.toml engines.toml; do put 0644 "$here/samples/$sample" "/usr/share/doc/mezcal-agent/examples/$sample"; done

@@ -12,9 +12,10 @@ while [ $# -gt 0 ]; do
     *) out=$1; shift ;;
     esac
 done
-version=$("$programs/coordinator" --version | cut -d' ' -f2)
-# Static programs (musl) run wherever the kernel does, and know no accounts but those in /etc/passwd.
-case $(ldd "$programs/coordinator" 2>&1) in
+[ -x "$programs/mezcal" ] || { echo "pack.sh: there is no program mezcal in $programs; cargo build --release makes it" >&2; exit 1; }
+version=$("$programs/mezcal" --version | cut -d' ' -f2)
+# A static program (musl) runs wherever the kernel does, and knows no accounts but those in /etc/passwd.
+case $(ldd "$programs/mezcal" 2>&1) in
 *"statically linked"* | *"not a dynamic"*) kind=-static ;;
 *) kind= ;;
 esac
@@ -23,11 +24,9 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 mkdir -p "$tmp/$name" "$out"
 cp -r "$here"/*.service "$here"/*.slice "$here"/*.d "$here/default" "$here/samples" "$here/install.sh" "$tmp/$name/"
-for program in agent coordinator certs; do
-    # Without what only a debugger reads it is a tenth of the size.
-    strip -o "$tmp/$name/$program" "$programs/$program" 2>/dev/null || cp "$programs/$program" "$tmp/$name/$program"
-done
-"$here/manual.sh" "$programs" "$tmp/$name" all
+# Without what only a debugger reads it is a tenth of the size.
+strip -o "$tmp/$name/mezcal" "$programs/mezcal" 2>/dev/null || cp "$programs/mezcal" "$tmp/$name/mezcal"
+"$here/manual.sh" "$programs" "$tmp/$name"
 # The same content makes the same archive.
 tar -C "$tmp" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cf - "$name" | gzip -n > "$out/$name.tar.gz"
 echo "$out/$name.tar.gz"

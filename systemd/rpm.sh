@@ -7,7 +7,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/staged.sh"
 
 files() { # files PART: what RPM has to know about each
-    (cd "$tmp/$1" && find . -type f | sed 's,^\.,,' | sort) | sed 's,^/etc/,%config(noreplace) /etc/,; s,^\(.*/man[15]/.*\)$,%doc \1,'
+    (cd "$tmp/$1" && find . ! -type d | sed 's,^\.,,' | sort) | sed 's,^/etc/,%config(noreplace) /etc/,; s,^\(.*/man[15]/.*\)$,%doc \1,'
 }
 scripts() { # scripts PACKAGE UNIT ALSO: $1 of the scriptlets is how many versions of it are there afterwards
     cat <<X
@@ -66,7 +66,7 @@ $(files agent)
 %files -n mezcal-coordinator
 $(files coordinator)
 X
-# The programs are stripped and the pages compressed where they should be: nothing is left to do to them.
+# The program is stripped and the pages compressed where they should be: nothing is left to do to them.
 rpmbuild --quiet -bb --define "_topdir $tmp/build" --define "_rpmdir $tmp/rpms" --define "__os_install_post %{nil}" \
     --define "debug_package %{nil}" --define "_build_id_links none" "$tmp/mezcal.spec" >&2
 for package in "$tmp"/rpms/*/*.rpm; do

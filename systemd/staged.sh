@@ -14,11 +14,11 @@ trap 'rm -rf "$tmp"' EXIT
 archive=$("$here/pack.sh" --programs "$programs" "$tmp")
 tar -xzf "$archive" -C "$tmp"
 unpacked=$(find "$tmp" -maxdepth 1 -name 'mezcal-*' -type d)
-version=$("$programs/coordinator" --version | cut -d' ' -f2)
+version=$("$unpacked/mezcal" --version | cut -d' ' -f2)
 mkdir -p "$out"
 
 "$unpacked/install.sh" --destdir "$tmp/agent"
 "$unpacked/install.sh" --destdir "$tmp/coordinator" --coordinator
 # What the agent's package has comes with that.
-(cd "$tmp/agent" && find . -type f) | while read -r file; do rm -f "$tmp/coordinator/$file"; done
+(cd "$tmp/agent" && find . ! -type d) | while read -r file; do rm -f "$tmp/coordinator/$file"; done
 find "$tmp/coordinator" -type d -empty -delete

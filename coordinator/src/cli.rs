@@ -172,7 +172,7 @@ pub fn main(stdout_was_closed: bool, command: fn() -> clap::Command) -> ExitCode
         Verb::Certs(args) => members::certs(&args),
         Verb::Join(args) => members::join(&args),
         Verb::Serve(args) => serve::run(&args),
-        Verb::Manual { dir } => clap_mangen::generate_to(Cli::command(), dir)
+        Verb::Manual { dir } => clap_mangen::generate_to(command(), dir)
             .map(|()| 0)
             .map_err(Exit::output),
     };

@@ -90,6 +90,35 @@ fn jobs_run_by_either_name() {
 }
 
 #[test]
+fn it_writes_manual_pages_and_completions_for_its_own_name() {
+    let dir = installed();
+    for (name, page, usage) in [
+        ("mezcal", "mezcal-run.1", "mezcal run"),
+        ("coordinator", "coordinator-run.1", "coordinator run"),
+        ("mezcal-agent", "mezcal-agent-join.1", "mezcal-agent join"),
+        ("mezcal-certs", "mezcal-certs-init.1", "mezcal-certs init"),
+    ] {
+        let out = call(dir.path(), name, &["manual", "."]);
+        assert!(out.status.success(), "{}", said(&out));
+        let text = std::fs::read_to_string(dir.path().join(page)).expect("a page");
+        let synopsis = format!("\\fB{usage}\\fR");
+        assert!(
+            text.replace("\\-", "-").contains(&synopsis),
+            "{page}: {text}"
+        );
+    }
+    for name in ["mezcal", "coordinator"] {
+        let out = Command::new(dir.path().join(name))
+            .env("MEZCAL_COMPLETE", "fish")
+            .current_dir(dir.path())
+            .output()
+            .expect("it runs");
+        let text = said(&out);
+        assert!(text.contains(&format!("--command {name} ")), "{text}");
+    }
+}
+
+#[test]
 fn certificates_are_made_and_listed_under_one_verb() {
     let dir = installed();
     let out = call(

@@ -6,7 +6,14 @@ use std::sync::OnceLock;
 use std::time::SystemTime;
 
 /// The programs of this workspace.
-const NAMES: [&str; 5] = ["coordinator", "agent", "certs", "hostile", "false_keeper"];
+const NAMES: [&str; 6] = [
+    "mezcal",
+    "coordinator",
+    "agent",
+    "certs",
+    "hostile",
+    "false_keeper",
+];
 
 /// What the program `hostile` can be, by its first argument.
 pub const HOSTILE_KINDS: [&str; 12] = [

@@ -35,7 +35,7 @@ fn script(name: &str) -> Command {
             .join(name),
     );
     let built = || {
-        program("agent")
+        program("mezcal")
             .parent()
             .expect("a directory")
             .as_os_str()
@@ -552,7 +552,6 @@ fn a_host_shuts_down_in_seconds_however_its_agents_were_started() {
     let machine = site.join(1);
     machine.ok(&["mkdir", "-p", "/var/log/journal"]);
     machine.ok(&["systemctl", "restart", "systemd-journald.service"]);
-    std::fs::copy(program("coordinator"), machine.path("/usr/bin/coordinator")).expect("copied");
     site.wait_ready(1);
     // By hand, with a keeper of its own. A session's scope is ended as such a unit is: TERM to all,
     // and KILL after a minute and a half.
@@ -614,7 +613,7 @@ fn a_host_shuts_down_in_seconds_however_its_agents_were_started() {
     start(
         "embedded",
         &[
-            "coordinator",
+            "mezcal",
             "run",
             "/home/okazaki/own.json",
             "-j",
@@ -889,23 +888,24 @@ fn a_host_comes_back_by_one_command_whatever_has_become_of_it() {
     did(&["--replace"], "joined again");
     site.wait_ready(1);
     did(&["--replace"], "nothing to do");
-    // The program was taken away, as by `dpkg -P`; or another one was put there, as by a package.
-    machine.ok(&["rm", "/usr/bin/mezcal-agent"]);
-    did(&[], "installed");
-    machine.ok(&[
-        "sh",
-        "-ec",
-        "cd /usr/bin; cp mezcal-agent x; echo other >> x; mv x mezcal-agent",
-    ]);
-    did(&[], "installed");
-    did(&[], "nothing to do");
     let pid = || machine.ok(&["systemctl", "show", "-P", "MainPID", "mezcal-agent.service"]);
+    // The program was taken away, as by `dpkg -P`; or another one was put there, as by a package, or
+    // the agent's own file of version 0.1.
+    machine.ok(&["rm", "/usr/bin/mezcal"]);
+    did(&[], "installed");
+    let change = |script: &str| drop(machine.ok(&["sh", "-ec", &format!("cd /usr/bin; {script}")]));
+    change("cp mezcal x; echo other >> x; mv x mezcal");
+    did(&[], "installed");
+    three_files(machine);
+    machine.ok(&["systemctl", "restart", "mezcal-agent.service"]);
+    let exe = || machine.ok(&["readlink", &format!("/proc/{}/exe", pid())]);
+    assert_eq!(exe(), "/usr/bin/mezcal-agent");
+    did(&[], "installed");
+    is_one_file(machine, &["mezcal-agent"]);
+    assert_eq!(exe(), "/usr/bin/mezcal");
+    did(&[], "nothing to do");
     let before = pid();
-    machine.ok(&[
-        "sh",
-        "-ec",
-        "cd /usr/bin; cp mezcal-agent x; mv x mezcal-agent",
-    ]);
+    change("cp mezcal x; mv x mezcal");
     did(&[], "restarted");
     assert_ne!(pid(), before, "what runs is what is installed");
     site.wait_ready(1);
@@ -1134,6 +1134,9 @@ fn a_coordinator_is_set_up_as_the_readme_says() {
         ])
     };
     sh("tar -xzf mezcal.tar.gz; mezcal-*/install.sh --coordinator");
+    has_everything(machine);
+    // It goes on with the programs of version 0.1, until it is upgraded.
+    three_files(machine);
     sh("mezcal-certs init pki --cluster mezcal");
     sh("mezcal-certs issue coordinator --dir pki --out /var/lib/mezcal-coordinator/pki");
     sh("mezcal-certs issue issuer --dir pki --out /var/lib/mezcal-coordinator/issuer");
@@ -1166,7 +1169,22 @@ fn a_coordinator_is_set_up_as_the_readme_says() {
     let pids =
         || sh("systemctl show -P MainPID mezcal-agent mezcal-coordinator mezcal-engines@admin");
     let before = pids();
+    // A program that does not run here, or none, replaces nothing.
+    let files = || sh("cd /usr/bin; ls mezcal*; sha256sum mezcal-agent coordinator mezcal-certs");
+    let there = files();
+    sh("mkdir none other; printf '\\177ELF' > other/mezcal; chmod +x other/mezcal");
+    for (from, why) in [
+        ("other", "does not run on this host"),
+        ("none", "no program mezcal"),
+    ] {
+        let said = sh(&format!(
+            "! mezcal-*/install.sh --coordinator --programs {from} 2>&1"
+        ));
+        assert!(said.contains(why), "{said}");
+    }
+    assert_eq!((files(), pids()), (there, before.clone()));
     sh("mezcal-*/install.sh --coordinator");
+    is_one_file(machine, &LINKS);
     let (before, after) = (
         before
             .split_whitespace()
@@ -1213,16 +1231,61 @@ fn a_coordinator_is_set_up_as_the_readme_says() {
     eprintln!("{}", exposure.lines().last().unwrap_or_default());
 }
 
-/// Programs, manual pages and units of both packages are there.
+/// The names of the program beside its own.
+const LINKS: [&str; 3] = ["mezcal-agent", "coordinator", "mezcal-certs"];
+
+/// Puts programs that are files of their own, as version 0.1 had them, in the place of the one that
+/// is installed.
+fn three_files(machine: &Machine) {
+    for name in LINKS {
+        let at = machine.path(&format!("/usr/bin/{name}"));
+        if at.exists() {
+            std::fs::remove_file(&at).expect("removed");
+            std::fs::copy(program(name.trim_start_matches("mezcal-")), at).expect("copied");
+        }
+    }
+    machine.ok(&["rm", "/usr/bin/mezcal"]);
+}
+
+/// One stripped file is installed, and these are links to it.
+fn is_one_file(machine: &Machine, links: &[&str]) {
+    let file = machine.path("/usr/bin/mezcal");
+    let meta = file.symlink_metadata().expect("it is there");
+    let built = std::fs::metadata(program("mezcal")).expect("it is there");
+    assert!(
+        meta.is_file() && meta.len() < built.len(),
+        "{meta:?} {built:?}"
+    );
+    for name in links {
+        let link = machine.path(&format!("/usr/bin/{name}"));
+        assert_eq!(
+            std::fs::read_link(&link).ok(),
+            Some("mezcal".into()),
+            "{name}"
+        );
+        let said = machine.ok(&[name, "--version"]);
+        assert!(said.starts_with(&format!("{name} ")), "{said}");
+    }
+}
+
+/// The program, manual pages, completions and units of both packages are there.
 fn has_everything(machine: &Machine) {
-    for file in [
-        "/usr/bin/mezcal-agent",
-        "/usr/bin/coordinator",
-        "/usr/bin/mezcal-certs",
-    ] {
-        assert!(machine.path(file).exists(), "{file}");
+    is_one_file(machine, &LINKS);
+    for name in ["mezcal", "coordinator"] {
+        for file in [
+            format!("/usr/share/bash-completion/completions/{name}"),
+            format!("/usr/share/zsh/vendor-completions/_{name}"),
+            format!("/usr/share/fish/vendor_completions.d/{name}.fish"),
+        ] {
+            let script = std::fs::read_to_string(machine.path(&file)).expect("it is there");
+            assert!(script.contains(name), "{file}: {script}");
+        }
     }
     for page in [
+        "man1/mezcal.1",
+        "man1/mezcal-run.1",
+        "man1/mezcal-agent-join.1",
+        "man1/mezcal-certs-init.1",
         "man1/coordinator-run.1",
         "man5/mezcal-agent.toml.5",
         "man5/mezcal-engines.toml.5",
@@ -1254,6 +1317,20 @@ fn has_everything(machine: &Machine) {
     ]);
 }
 
+/// Makes of the packages in a directory, with the programs of a build, such as version 0.1 had.
+const OLD_PACKAGES: &str = r#"
+cd "$1"; mkdir old
+for part in agent coordinator; do
+    dpkg-deb -R mezcal-${part}_*.deb old/$part
+    sed -i 's/^Version: .*/Version: 0.0.1/; s/mezcal-agent (= [^)]*)/mezcal-agent (= 0.0.1)/' old/$part/DEBIAN/control
+    rm -f old/$part/usr/bin/*
+done
+strip -o old/agent/usr/bin/mezcal-agent "$2/agent"
+strip -o old/coordinator/usr/bin/coordinator "$2/coordinator"
+strip -o old/coordinator/usr/bin/mezcal-certs "$2/certs"
+for part in agent coordinator; do dpkg-deb -Zgzip -z1 --root-owner-group -b old/$part old/mezcal-$part.deb; done
+"#;
+
 #[test]
 fn a_package_brings_everything_and_its_purge_takes_the_keys_away() {
     let Some(site) = Installed::with("packages", 1, false) else {
@@ -1283,12 +1360,51 @@ fn a_package_brings_everything_and_its_purge_takes_the_keys_away() {
     } else {
         mezcal_tests::say_skipped("packages: what lintian says of them (package lintian)");
     }
+    // The packages of an older version, which have three programs.
+    let old = Command::new("sh")
+        .args(["-ec", OLD_PACKAGES, "sh"])
+        .arg(machine.path("/root"))
+        .arg(program("mezcal").parent().expect("a directory"))
+        .output()
+        .expect("it starts");
+    assert!(old.status.success(), "{}", text(&old.stderr));
+    machine.ok(&[
+        "sh",
+        "-ec",
+        "dpkg -i /root/old/mezcal-agent.deb /root/old/mezcal-coordinator.deb 2>&1",
+    ]);
+    assert!(
+        !machine.path("/usr/bin/mezcal").exists()
+            && LINKS.iter().all(|name| {
+                let file = machine.path(&format!("/usr/bin/{name}"));
+                file.symlink_metadata().is_ok_and(|meta| meta.is_file())
+            })
+    );
+    site.join(1);
+    site.wait_ready(1);
+    let job =
+        "{\"cmd\": \"echo $MEZCAL_ATTEMPT >> ~/tries; until test -e ~/go; do sleep 0.1; done\"}\n";
+    std::fs::write(site.dir.path().join("long.json"), job).expect("written");
+    let batch = site.ok("okazaki", &["run", "--detach", "--cd", "/", "long.json"]);
+    wait_for("it runs", PATIENCE, || {
+        machine.path("/home/okazaki/tries").exists().then_some(())
+    });
     machine.ok(&[
         "sh",
         "-ec",
         "dpkg -i /root/mezcal-agent_*.deb /root/mezcal-coordinator_*.deb 2>&1",
     ]);
     has_everything(machine);
+    site.wait_ready(1);
+    let doctor = text(&machine.exec(&["mezcal-agent", "doctor"]).stdout);
+    assert!(
+        doctor.contains("systemctl restart mezcal-engines@okazaki"),
+        "the engines are still the old ones: {doctor}"
+    );
+    machine.ok(&["touch", "/home/okazaki/go"]);
+    site.ok("okazaki", &["wait", &batch]);
+    let tries = std::fs::read_to_string(machine.path("/home/okazaki/tries"));
+    assert_eq!(tries.expect("it is there"), "1\n", "the job went on");
     let manual = machine.ok(&[
         "sh",
         "-ec",
@@ -1298,8 +1414,6 @@ fn a_package_brings_everything_and_its_purge_takes_the_keys_away() {
         manual.contains("keep") && manual.contains(".TH"),
         "{manual}"
     );
-    site.join(1);
-    site.wait_ready(1);
     // Installing it again is an upgrade: what was configured stays, and the agent comes back.
     machine.ok(&[
         "sh",
@@ -1331,6 +1445,42 @@ fn a_package_brings_everything_and_its_purge_takes_the_keys_away() {
     );
 }
 
+/// Makes RPM packages of the programs of a build, such as version 0.1 had.
+const OLD_RPMS: &str = r#"
+cd "$1"; mkdir -p old/files
+strip -o old/files/mezcal-agent "$2/agent"
+strip -o old/files/coordinator "$2/coordinator"
+strip -o old/files/mezcal-certs "$2/certs"
+cat > old/spec <<X
+Name: mezcal
+Version: 0.0.1
+Release: 1
+Summary: Old
+License: MIT
+%description
+Old.
+%package -n mezcal-agent
+Summary: Old
+%description -n mezcal-agent
+Old.
+%package -n mezcal-coordinator
+Summary: Old
+%description -n mezcal-coordinator
+Old.
+%install
+mkdir -p %{buildroot}/usr/bin
+cp $PWD/old/files/* %{buildroot}/usr/bin/
+%files -n mezcal-agent
+/usr/bin/mezcal-agent
+%files -n mezcal-coordinator
+/usr/bin/coordinator
+/usr/bin/mezcal-certs
+X
+rpmbuild --quiet -bb --define "_topdir $PWD/old/build" --define "_rpmdir $PWD/old" --define "__os_install_post %{nil}" \
+    --define "debug_package %{nil}" --define "_build_id_links none" --define "_binary_payload w1.gzdio" old/spec
+mv old/*/mezcal-*.rpm old/
+"#;
+
 #[test]
 fn an_rpm_brings_everything_and_its_erasure_keeps_the_keys() {
     let Some(site) = Installed::with("RPM packages", 1, false) else {
@@ -1346,14 +1496,24 @@ fn an_rpm_brings_everything_and_its_erasure_keeps_the_keys() {
         .expect("it starts");
     assert!(made.status.success(), "{}", text(&made.stderr));
     // Debian's libraries are there, and RPM does not know.
-    let rpm = |how: &str| {
+    let rpm = |how: &str, files: &str| {
         machine.ok(&[
             "sh",
             "-ec",
-            &format!("rpm {how} --force-debian --nodeps /root/mezcal-*.rpm 2>&1"),
+            &format!("rpm {how} --force-debian --nodeps /root/{files}mezcal-*.rpm 2>&1"),
         ])
     };
-    rpm("-i");
+    // Three programs, as version 0.1 had them.
+    let old = Command::new("sh")
+        .args(["-ec", OLD_RPMS, "sh"])
+        .arg(machine.path("/root"))
+        .arg(program("mezcal").parent().expect("a directory"))
+        .output()
+        .expect("it starts");
+    assert!(old.status.success(), "{}", text(&old.stderr));
+    rpm("-i", "old/");
+    assert!(!machine.path("/usr/bin/mezcal").exists());
+    rpm("-U", "");
     has_everything(machine);
     site.join(1);
     site.wait_ready(1);
@@ -1364,7 +1524,7 @@ fn an_rpm_brings_everything_and_its_erasure_keeps_the_keys() {
     ]);
     let pid = || machine.ok(&["systemctl", "show", "-P", "MainPID", "mezcal-agent.service"]);
     let before = pid();
-    rpm("-U --force");
+    rpm("-U --force", "");
     assert!(
         machine
             .ok(&["cat", "/etc/default/mezcal-agent"])
@@ -1385,7 +1545,9 @@ fn an_rpm_brings_everything_and_its_erasure_keeps_the_keys() {
     );
     assert!(
         machine.path("/var/lib/mezcal-agent/pki/key.pem").exists()
-            && !machine.path("/usr/bin/mezcal-agent").exists()
+            && ["mezcal", "mezcal-agent", "coordinator"]
+                .iter()
+                .all(|name| !machine.path(&format!("/usr/bin/{name}")).exists())
     );
 }
 
@@ -1516,6 +1678,44 @@ fn hosts_that_share_a_home_are_provisioned_without_root() {
         text(&again.stdout),
         text(&again.stderr)
     );
+    // An agent of version 0.1, a file of its own, makes room for the one that is installed.
+    let old = home.join(".local/lib/mezcal/0123456789abcdef");
+    std::fs::create_dir_all(&old).expect("made");
+    std::fs::copy(program("agent"), old.join("agent")).expect("copied");
+    let at_home = |script: &str| {
+        site.machines[1].ok(&[
+            "runuser",
+            "-u",
+            "okazaki",
+            "--",
+            "env",
+            "HOME=/home/shared",
+            "sh",
+            "-ec",
+            &format!(
+                "cd; o=$HOME/.local/lib/mezcal/0123456789abcdef/agent; eval \"$($o paths)\"; {script}"
+            ),
+        ])
+    };
+    site.machines[1].ok(&["chown", "-R", "okazaki:", "/home/shared/.local/lib/mezcal"]);
+    at_home(
+        "kill -KILL $(cat \"$lock\"); setsid -f $o run --config \"$config\" > /dev/null 2>&1 < /dev/null",
+    );
+    let running = || at_home("readlink /proc/$(cat \"$lock\")/exe || :");
+    wait_for("the old agent runs", PATIENCE, || {
+        running().ends_with("0123456789abcdef/agent").then_some(())
+    });
+    let upgraded = provision();
+    assert!(
+        upgraded.status.success()
+            && text(&upgraded.stdout)
+                .lines()
+                .any(|row| row.starts_with("mezcal02") && row.ends_with("started")),
+        "{}{}",
+        text(&upgraded.stdout),
+        text(&upgraded.stderr)
+    );
+    assert!(running().ends_with("/mezcal"), "{}", running());
     site.machines[0].crash();
     wait_for("it is gone", PATIENCE, || {
         site.ok("admin", &["hosts", "--json"])

@@ -30,7 +30,8 @@ const LOOK: Duration = Duration::from_millis(200);
 /// From which archive the host's files came, by its hash. It may have got others since: the program
 /// itself is looked at, too.
 const INSTALLED: &str = "/usr/lib/mezcal/archive";
-/// The program that it installs.
+/// The program that it installs: a link to the file that is all programs, or a file of its own from
+/// before there was that one.
 const AGENT: &str = "/usr/bin/mezcal-agent";
 /// Where packages and archives put their units.
 const UNITS: &str = "/usr/lib/systemd/system";
@@ -110,8 +111,8 @@ struct Plan<'a> {
     all: &'a ProvisionArgs,
     archive: Vec<u8>,
     hash: String,
-    /// Of the agent in the archive.
-    agent: String,
+    /// Of the program in the archive.
+    program: String,
     join: String,
     units: Vec<String>,
     members: Members,
@@ -232,13 +233,13 @@ pub fn run(args: &ProvisionArgs) -> Result<u8, Exit> {
             "{odd:?} has a character that names cannot have"
         )));
     }
-    let (agent, members) = (agent_in(&args.archive)?, Members::ask(&args.profile)?);
+    let (program, members) = (program_in(&args.archive)?, Members::ask(&args.profile)?);
     let plan = Plan {
         args: &args.profile,
         all: args,
         hash: hex(&sha256(&archive)),
         archive,
-        agent,
+        program,
         join,
         units,
         members,
@@ -289,18 +290,22 @@ pub fn run(args: &ProvisionArgs) -> Result<u8, Exit> {
     Ok(0)
 }
 
-/// The hash of the agent within an archive.
-fn agent_in(archive: &Path) -> Result<String, Exit> {
+/// The hash of the program within an archive.
+fn program_in(archive: &Path) -> Result<String, Exit> {
     let cannot = |why: &str| {
         Exit::usage(format!(
-            "{} is no archive of systemd/pack.sh: {why}",
+            "{} is no archive of systemd/pack.sh of this version: {why}; make one from the build that this coordinator is of",
             archive.display()
         ))
     };
     let out = Command::new("tar")
         .arg("-xzOf")
         .arg(archive)
-        .args(["--wildcards", "mezcal-*/agent"])
+        .args([
+            "--wildcards",
+            "--no-wildcards-match-slash",
+            "mezcal-*/mezcal",
+        ])
         .stdin(Stdio::null())
         .output();
     let out = out.map_err(|e| cannot(&format!("cannot start tar: {e}")))?;
@@ -310,7 +315,7 @@ fn agent_in(archive: &Path) -> Result<String, Exit> {
             String::from_utf8_lossy(&out.stderr)
                 .lines()
                 .next()
-                .unwrap_or("there is no agent in it"),
+                .unwrap_or("there is no program `mezcal` in it"),
         )),
     }
 }
@@ -388,7 +393,7 @@ impl Plan<'_> {
             .joins(&row.name, found.joined, self.all.replace)?;
         let sudo = if found.root { "" } else { "sudo -n " };
         let installs =
-            found.agent != self.agent || !found.archive.is_empty() && found.archive != self.hash;
+            found.agent != self.program || !found.archive.is_empty() && found.archive != self.hash;
         if installs
             && self.step(
                 row,
@@ -452,7 +457,7 @@ impl Plan<'_> {
             &self.join,
         );
         let look = format!(
-            "set -eu; echo name=$(hostname -f 2>/dev/null || hostname); echo uid=$(id -u); a=\"{dir}/agent\"; \
+            "set -eu; echo name=$(hostname -f 2>/dev/null || hostname); echo uid=$(id -u); a=\"{dir}/mezcal-agent\"; \
              if [ -x \"$a\" ]; then echo installed=yes; \
              if \"$a\" at-boot --check >/dev/null 2>&1; then echo boots=yes; fi; \
              if \"$a\" join {join} --token-file /dev/null >/dev/null 2>&1; then echo joined=yes; eval \"$(\"$a\" paths)\"; \
@@ -484,7 +489,8 @@ impl Plan<'_> {
             let script = format!(
                 "set -eu; umask 077; mkdir -p $HOME/.local/lib/mezcal; d=$(mktemp -d $HOME/.local/lib/mezcal/new.XXXXXX); \
                  trap \"rm -rf $d\" EXIT; cat > $d/a.tar.gz; echo \"{hash}  $d/a.tar.gz\" | sha256sum -c --quiet; \
-                 tar -xzf $d/a.tar.gz -C $d; mkdir -p \"{dir}\"; mv -f $d/mezcal-*/agent \"{dir}/agent\"",
+                 tar -xzf $d/a.tar.gz -C $d; mkdir -p \"{dir}\"; mv -f $d/mezcal-*/mezcal \"{dir}/mezcal\"; \
+                 ln -s mezcal $d/link; mv -f $d/link \"{dir}/mezcal-agent\"",
                 hash = self.hash
             );
             self.ssh(&row.host, "", &script, &self.archive)?;
@@ -498,14 +504,15 @@ impl Plan<'_> {
                 .all
                 .slots
                 .map_or(String::new(), |n| format!(" --slots {n}"));
-            let script = format!("\"{dir}/agent\" join {join} --token-file - --name {name}{slots}");
+            let script =
+                format!("\"{dir}/mezcal-agent\" join {join} --token-file - --name {name}{slots}");
             self.ssh(&row.host, "", &script, token.as_bytes())?;
         }
         if !has("running=yes") && self.step(row, "started", "starting") {
             // An older one makes room; its keeper and its jobs stay, and the new one takes them up.
             let script = format!(
-                "set -eu; a=\"{dir}/agent\"; eval \"$(\"$a\" paths)\"; pid=$(cat \"$lock\" 2>/dev/null || :); \
-                 if [ -n \"$pid\" ]; then case $(readlink /proc/$pid/exe 2>/dev/null || :) in *mezcal*/agent*) kill -KILL $pid;; esac; fi; \
+                "set -eu; a=\"{dir}/mezcal-agent\"; eval \"$(\"$a\" paths)\"; pid=$(cat \"$lock\" 2>/dev/null || :); \
+                 if [ -n \"$pid\" ]; then case $(readlink /proc/$pid/exe 2>/dev/null || :) in *mezcal*/agent*|*mezcal*/mezcal*) kill -KILL $pid;; esac; fi; \
                  setsid -f \"$a\" run --config \"$config\" >> \"$log\" 2>&1 < /dev/null"
             );
             self.ssh(&row.host, "", &script, b"")?;
@@ -515,7 +522,7 @@ impl Plan<'_> {
             let said = self.ssh(
                 &row.host,
                 "",
-                &format!("\"{dir}/agent\" at-boot 2>&1 || :"),
+                &format!("\"{dir}/mezcal-agent\" at-boot 2>&1 || :"),
                 b"",
             )?;
             tell!("{:20} {}", row.host, for_terminal(said.trim()));
@@ -556,7 +563,7 @@ impl Plan<'_> {
             return Err(format!("it calls itself {name:?}"));
         }
         if one("systemd") != "yes" {
-            return Err("it does not run systemd; copy the archive there and start `agent run` by other means".into());
+            return Err("it does not run systemd; copy the archive there and start `mezcal agent run` by other means".into());
         }
         if let Some(missing) = values.get("missing") {
             return Err(format!("it has no {}", missing.join(", no ")));
@@ -691,7 +698,7 @@ impl Plan<'_> {
     fn why_absent(&self, row: &Row) -> String {
         let doctor = match self.all.home {
             true => format!(
-                "\"$HOME/.local/lib/mezcal/{}/agent\" doctor --json || :",
+                "\"$HOME/.local/lib/mezcal/{}/mezcal-agent\" doctor --json || :",
                 &self.hash[..16]
             ),
             false => "s=; [ $(id -u) = 0 ] || s=\"sudo -n\"; $s mezcal-agent doctor --json || :"
