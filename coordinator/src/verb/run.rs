@@ -323,38 +323,26 @@ pub fn run(args: &RunArgs) -> Result<u8, Exit> {
     let status = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let connected = tokio::select! {
-            connected = connect(args, &profile, keeper) => connected?,
+            connected = connect(&profile, keeper, args.slots, args.locality_wait) => connected?,
             // Nothing has been started yet.
             number = signals.next() => return Ok(128 + number),
         };
         let terms = terms(args, context);
-        match (results, connected) {
-            (Some(results), connected) => {
-                let run = Run::new(args, jobs, terms, results, log, connected, signals)?;
-                Run {
-                    written,
-                    noted,
-                    ..run
-                }
-                .drive()
-                .await
-            }
-            (
-                None,
-                Connected {
-                    remote: Some(mut remote),
-                    port,
-                    ..
-                },
-            ) => {
-                remote.port = port;
-                detach::submit(remote, jobs, terms, signals, args.reconnect.reconnect).await
-            }
-            (None, _) => Err(Exit {
+        let Some(results) = results else {
+            let remote = connected.into_remote().ok_or_else(|| Exit {
                 status: exit::BUG,
                 message: "nobody to leave the jobs to".into(),
-            }),
+            })?;
+            return detach::submit(remote, jobs, terms, signals, args.reconnect.reconnect).await;
+        };
+        let run = Run::new(args, jobs, terms, results, log, connected, signals)?;
+        Run {
+            written,
+            noted,
+            ..run
         }
+        .drive()
+        .await
     });
     // Reads of stdin and the like may still block a thread of the runtime.
     runtime.shutdown_background();
@@ -539,7 +527,7 @@ fn stream(
     let status = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let connected = tokio::select! {
-            connected = connect(args, profile, keeper) => connected?,
+            connected = connect(profile, keeper, args.slots, args.locality_wait) => connected?,
             number = signals.next() => return Ok(128 + number),
         };
         stream::run(args, connected, terms(args, context), widest, signals).await
@@ -754,6 +742,13 @@ impl Connected {
         reached
     }
 
+    /// The connection itself, to a coordinator that is not this process.
+    pub(crate) fn into_remote(self) -> Option<Remote> {
+        let mut remote = self.remote?;
+        remote.port = self.port;
+        Some(remote)
+    }
+
     /// Leaves, and ends what this process has of a cluster.
     pub(crate) async fn end(self) {
         drop(self.port);
@@ -769,13 +764,19 @@ impl Connected {
     }
 }
 
+/// Reaches the profile's coordinator, or becomes one, which has these slots of its own and gives
+/// jobs to hosts that they do not prefer after this long.
+///
+/// # Errors
+/// Exit 3 without a coordinator, and what keeps this process from being one.
 async fn connect(
-    args: &RunArgs,
     profile: &Profile,
     keeper: Option<embedded::Keeper>,
+    slots: Option<u16>,
+    locality_wait: Option<Duration>,
 ) -> Result<Connected, Exit> {
     let user = mezcal_common::system::account::own_name();
-    let locality_wait = args.locality_wait.unwrap_or(service::LOCALITY_WAIT);
+    let locality_wait = locality_wait.unwrap_or(service::LOCALITY_WAIT);
     let adjustable = Adjustable {
         locality_wait,
         ..Adjustable::default()
@@ -845,7 +846,7 @@ async fn connect(
                 None,
             )
             .map_err(no_timer)?;
-            let slots = args.slots.unwrap_or_else(embedded::usable_cpus);
+            let slots = slots.unwrap_or_else(embedded::usable_cpus);
             let agent = embedded::start(&service, keeper, slots).await?;
             let waiting_for = "the engines of this host are not ready yet".to_owned();
             Ok(Connected {
