@@ -1,6 +1,11 @@
 //! Reaching a running coordinator.
 
+pub(crate) mod ask;
+pub(crate) mod beside;
+pub(crate) mod cluster;
+pub(crate) mod context;
 pub mod embedded;
+pub(crate) mod names;
 pub mod note;
 pub mod profile;
 pub(crate) mod signals;

@@ -1,7 +1,9 @@
 //! What people and files are told: result lines, progress, and the files that a run writes.
 
 pub mod format;
+pub(crate) mod notice;
 pub mod output;
 pub mod outputs;
 pub mod progress;
 pub mod resume;
+pub(crate) mod table;

@@ -2,7 +2,6 @@
 
 pub mod batches;
 pub mod cancel;
-pub mod complete;
 pub mod doctor;
 pub mod exec;
 pub mod follow;

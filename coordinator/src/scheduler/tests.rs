@@ -283,7 +283,7 @@ impl Script {
                 Effect::Refused { reason, .. } => format!("refused: {reason}"),
                 Effect::BatchDone { batch } => format!("batch {} done", batch.0.as_u128()),
                 Effect::Notice { notice, .. } => {
-                    format!("notice: {}", crate::verb::run::describe(&notice))
+                    format!("notice: {}", crate::report::notice::describe(&notice))
                 }
                 Effect::ToAgent(s, ToAgent::Retract { attempts }) => {
                     let ids: Vec<String> = attempts.iter().map(ToString::to_string).collect();

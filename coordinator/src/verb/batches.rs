@@ -1,14 +1,15 @@
 //! `coordinator batches` and `status`: what the coordinator has, in a table or as JSON lines.
 
+use crate::client::ask;
+use crate::client::names;
 use crate::client::profile::ProfileArgs;
 use crate::client::{Remote, converse};
 use crate::exit::{self, Exit};
 use crate::report::format::{ResultFormat, counted, show};
 use crate::report::progress::others;
-use crate::verb::complete;
-use crate::verb::hosts::{span, table};
+use crate::report::table::{span, table};
 use clap_complete::ArgValueCompleter;
-use mezcal_common::message::client::{BatchStatus, HostStatus, SetAside, ToClient, ToService};
+use mezcal_common::message::client::{BatchStatus, HostStatus, SetAside};
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::escape::for_terminal;
 use std::collections::BTreeSet;
@@ -36,7 +37,7 @@ pub struct BatchesArgs {
 #[derive(Debug, clap::Args)]
 pub struct StatusArgs {
     /// The id of a batch, or the beginning of it
-    #[arg(value_name = "BATCH", add = ArgValueCompleter::new(complete::batches))]
+    #[arg(value_name = "BATCH", add = ArgValueCompleter::new(names::batches))]
     pub batch: Option<String>,
     /// One JSON object
     #[arg(long)]
@@ -51,7 +52,9 @@ pub struct StatusArgs {
 /// # Errors
 /// Exit 2 and 3 as everywhere.
 pub fn run(args: &BatchesArgs) -> Result<u8, Exit> {
-    let mut batches = converse(&args.profile, async |remote| ask(remote, args.all).await)?;
+    let mut batches = converse(&args.profile, async |remote| {
+        ask::batches(remote, args.all).await
+    })?;
     batches.retain(|batch| !args.running || batch.done.is_none());
     let text = if args.json {
         batches.iter().map(|b| json(b).to_string() + "\n").collect()
@@ -70,7 +73,7 @@ pub fn status(args: &StatusArgs) -> Result<u8, Exit> {
     let ((batches, everybodys), hosts) = converse(&args.profile, async |remote| {
         // Of one batch the hosts do not matter.
         let hosts = if args.batch.is_none() {
-            crate::verb::hosts::ask(remote).await?
+            ask::hosts(remote).await?
         } else {
             Vec::new()
         };
@@ -106,45 +109,12 @@ pub fn status(args: &StatusArgs) -> Result<u8, Exit> {
 /// Everybody's batches if the coordinator takes this user for an admin, else the user's own; and
 /// which of the two.
 async fn all_that_one_may_see(remote: &mut Remote) -> Result<(Vec<BatchStatus>, bool), Exit> {
-    match ask(remote, true).await {
+    match ask::batches(remote, true).await {
         Err(Exit {
             status: exit::USAGE,
             ..
-        }) => Ok((ask(remote, false).await?, false)),
+        }) => Ok((ask::batches(remote, false).await?, false)),
         all => Ok((all?, true)),
-    }
-}
-
-/// Asks for the batches, passing over whatever else is said.
-pub(crate) async fn ask(remote: &mut Remote, all: bool) -> Result<Vec<BatchStatus>, Exit> {
-    let _ = remote
-        .port
-        .requests
-        .send(ToService::Batches { request: 1, all })
-        .await;
-    let mut batches = Vec::new();
-    loop {
-        match remote.port.answers.recv().await {
-            Some(
-                ToClient::Batches {
-                    batches: part,
-                    more,
-                    ..
-                }
-                | ToClient::BatchesApart {
-                    batches: part,
-                    more,
-                    ..
-                },
-            ) => {
-                batches.extend(part.map_err(Exit::usage)?);
-                if !more {
-                    return Ok(batches);
-                }
-            }
-            Some(_) => {}
-            None => return Err(Exit::unreachable(remote.why_lost().await)),
-        }
     }
 }
 

@@ -1,11 +1,11 @@
 //! `coordinator cancel`: jobs or batches, here or on the other side of the room, with the proof.
 
+use crate::client::context::GRACE;
+use crate::client::names::{self, split_job};
 use crate::client::profile::ProfileArgs;
 use crate::client::{ReconnectArgs, Remote, converse};
 use crate::exit::{self, Exit};
 use crate::report::format::counted;
-use crate::verb::complete;
-use crate::verb::run::GRACE;
 use clap_complete::ArgValueCompleter;
 use mezcal_common::message::client::{
     BatchStatus, CancelSummary, CancelWait, SAYS_MORE, Selector, ToClient, ToService,
@@ -37,7 +37,7 @@ pub struct CancelArgs {
     #[arg(value_name = "JOB", required_unless_present_any = ["batch", "all"], conflicts_with_all = ["batch", "all"])]
     pub jobs: Vec<String>,
     /// A whole batch
-    #[arg(long, value_name = "BATCH", value_parser = clap::builder::NonEmptyStringValueParser::new(), conflicts_with = "all", add = ArgValueCompleter::new(complete::batches))]
+    #[arg(long, value_name = "BATCH", value_parser = clap::builder::NonEmptyStringValueParser::new(), conflicts_with = "all", add = ArgValueCompleter::new(names::batches))]
     pub batch: Vec<String>,
     /// All batches of yours
     #[arg(long)]
@@ -57,14 +57,6 @@ pub struct CancelArgs {
     /// Which cluster
     #[command(flatten)]
     pub profile: ProfileArgs,
-}
-
-/// BATCH/JOB, or JOB alone.
-pub(crate) fn split_job(text: &str) -> (String, String) {
-    match text.split_once('/') {
-        Some((batch, job)) => (batch.to_owned(), job.to_owned()),
-        None => (String::new(), text.to_owned()),
-    }
 }
 
 /// Runs the verb: 0 when nothing is left, 1 when something may be alive.

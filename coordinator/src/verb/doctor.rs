@@ -1,13 +1,13 @@
 //! `coordinator doctor`: whether the coordinator of this host, and the cluster that it sees, are
 //! well. It only looks.
 
+use crate::client::ask::{self, Standings};
 use crate::client::converse_for;
 use crate::client::profile::ProfileArgs;
 use crate::exit::{Exit, FAILED};
 use crate::report::format::show;
 use crate::service::config::{CoordinatorConfig, DEFAULT_PATH};
 use crate::service::listen::holder_of;
-use crate::verb::hosts::{self, Standings};
 use mezcal_common::message::client::HostStatus;
 use mezcal_common::model::hosts::Folded;
 use mezcal_common::model::identity::Role;
@@ -192,10 +192,7 @@ fn cluster(profile: &ProfileArgs) -> Vec<Finding> {
         )),
     }
     match converse_for(PATIENCE, profile, async |remote| {
-        Ok((
-            hosts::ask(remote).await?,
-            hosts::ask_standings(remote).await?,
-        ))
+        Ok((ask::hosts(remote).await?, ask::standings(remote).await?))
     }) {
         Ok((hosts, standings)) => all.extend(fleet(&address, &hosts, &standings)),
         Err(e) => {
@@ -307,7 +304,7 @@ fn fleet(address: &str, all_hosts: &[HostStatus], standings: &Standings) -> Vec<
     );
     let old = |h: &HostStatus| {
         let engines = standing(h).map_or(&[][..], |standing| &standing.engines);
-        h.connected && hosts::others(h, engines).any(|version| is_older(version, &h.program))
+        h.connected && ask::others(h, engines).any(|version| is_older(version, &h.program))
     };
     say(
         "engines",

@@ -1,17 +1,20 @@
 //! `coordinator exec`: one command, once on each named host, with its output as it comes.
 
 use crate::client::Remote;
+use crate::client::ask;
+use crate::client::beside::until;
+use crate::client::context::{GRACE, absolute, current_umask};
+use crate::client::names;
 use crate::client::profile::ProfileArgs;
 use crate::client::signals::Signals;
 use crate::exit::{self, Exit};
-use crate::verb::complete;
-use crate::verb::run::{GRACE, absolute, current_umask, describe, until};
+use crate::report::notice::describe;
 use clap_complete::ArgValueCompleter;
 use mezcal_common::message::agent::Stream;
 use mezcal_common::message::client::{BatchTerms, Selector, Submission, ToClient, ToService};
 use mezcal_common::model::duration::parse_duration;
 use mezcal_common::model::escape::for_terminal;
-use mezcal_common::model::hosts as names;
+use mezcal_common::model::hosts;
 use mezcal_common::model::ids::{BatchId, JobNumber};
 use mezcal_common::model::job::{BatchContext, Capture, Command, JobSpec, Stop};
 use mezcal_common::model::octets;
@@ -32,7 +35,7 @@ const GIVE_UP: Duration = Duration::from_secs(10);
 #[derive(Debug, clap::Args)]
 pub struct ExecArgs {
     /// Hosts or ranges: mezcal[01-12]; with --all the command begins here
-    #[arg(value_name = "HOSTS", required_unless_present = "all", add = ArgValueCompleter::new(complete::hosts))]
+    #[arg(value_name = "HOSTS", required_unless_present = "all", add = ArgValueCompleter::new(names::hosts))]
     pub hosts: Option<String>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
@@ -70,7 +73,7 @@ pub fn run(args: &ExecArgs) -> Result<u8, Exit> {
     let hosts = args
         .hosts
         .as_deref()
-        .map(names::expand)
+        .map(hosts::expand)
         .transpose()
         .map_err(Exit::usage)?;
     let words: Vec<_> = args
@@ -89,7 +92,7 @@ pub fn run(args: &ExecArgs) -> Result<u8, Exit> {
         let mut remote = Remote::connect(&address, &identity).await?;
         let hosts = match hosts {
             Some(hosts) => hosts,
-            None => crate::verb::hosts::ask(&mut remote)
+            None => ask::hosts(&mut remote)
                 .await?
                 .into_iter()
                 .filter(|h| h.connected)

@@ -1,12 +1,12 @@
 //! `coordinator attach`, `results` and `wait`: batches that were left to the coordinator.
 
+use crate::client::names;
 use crate::client::profile::ProfileArgs;
 use crate::client::signals::Signals;
 use crate::client::{ReconnectArgs, Remote, keep_certificate};
 use crate::exit::{self, Exit};
 use crate::report::format::{ClientTimes, ResultFormat};
-use crate::verb::complete;
-use crate::verb::run::describe;
+use crate::report::notice::describe;
 use clap_complete::ArgValueCompleter;
 use mezcal_common::message::client::{Attachment, ToClient, ToService};
 use mezcal_common::model::clock::WallTime;
@@ -23,7 +23,7 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Args)]
 pub struct AttachArgs {
     /// Its id, or the beginning of it
-    #[arg(value_name = "BATCH", add = ArgValueCompleter::new(complete::batches))]
+    #[arg(value_name = "BATCH", add = ArgValueCompleter::new(names::batches))]
     pub batch: String,
     /// Where results go (default: standard output)
     #[arg(short, long, value_name = "FILE")]
@@ -43,7 +43,7 @@ pub struct AttachArgs {
 #[derive(Debug, clap::Args)]
 pub struct ResultsArgs {
     /// Its id, or the beginning of it
-    #[arg(value_name = "BATCH", add = ArgValueCompleter::new(complete::batches))]
+    #[arg(value_name = "BATCH", add = ArgValueCompleter::new(names::batches))]
     pub batch: String,
     /// Only of jobs that did not succeed
     #[arg(long)]
@@ -66,7 +66,7 @@ pub struct ResultsArgs {
 #[derive(Debug, clap::Args)]
 pub struct WaitArgs {
     /// Its id, or the beginning of it
-    #[arg(value_name = "BATCH", add = ArgValueCompleter::new(complete::batches))]
+    #[arg(value_name = "BATCH", add = ArgValueCompleter::new(names::batches))]
     pub batch: String,
     /// What to do about a lost connection
     #[command(flatten)]

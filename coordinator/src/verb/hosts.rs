@@ -1,17 +1,13 @@
 //! `coordinator hosts`: the hosts that a running coordinator knows.
 
+use crate::client::ask::{self, Standings, Unserved, others};
+use crate::client::converse;
 use crate::client::profile::ProfileArgs;
-use crate::client::{Remote, converse};
 use crate::exit::Exit;
 use crate::report::format::show;
-use crate::verb::members::time;
-use mezcal_common::message::client::{
-    FailingHost, HostStanding, HostStatus, SAYS_FAILING, STANDINGS, ToClient, ToService, UNSERVED,
-};
+use crate::report::table::{gib, span, table, time};
+use mezcal_common::message::client::{FailingHost, HostStatus};
 use mezcal_common::model::clock::WallTime;
-use mezcal_common::model::escape::for_terminal;
-use std::collections::HashMap;
-use std::time::Duration;
 
 /// Show the hosts of a running coordinator.
 #[derive(Debug, clap::Args)]
@@ -24,23 +20,20 @@ pub struct HostsArgs {
     pub json: bool,
 }
 
-/// How long the coordinator may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// Runs the verb.
 ///
 /// # Errors
 /// Exit 2 without a profile, 3 without a coordinator.
 pub fn run(args: &HostsArgs) -> Result<u8, Exit> {
     let (hosts, beside) = converse(&args.profile, async |remote| {
-        let hosts = ask(remote).await?;
-        let (unserved, standings) = (ask_unserved(remote).await?, ask_standings(remote).await?);
+        let hosts = ask::hosts(remote).await?;
+        let (unserved, standings) = (ask::unserved(remote).await?, ask::standings(remote).await?);
         Ok((
             hosts,
             Beside {
                 unserved,
                 standings,
-                failing: ask_failing(remote).await?,
+                failing: ask::failing(remote).await?,
             },
         ))
     })?;
@@ -52,117 +45,6 @@ pub fn run(args: &HostsArgs) -> Result<u8, Exit> {
     show(&text)?;
     Ok(0)
 }
-
-/// Asks for the hosts, passing over whatever else is said.
-pub(crate) async fn ask(remote: &mut Remote) -> Result<Vec<HostStatus>, Exit> {
-    let silent = Exit::unreachable(format!(
-        "the coordinator at {} does not answer",
-        remote.address
-    ));
-    let pick = |said| match said {
-        ToClient::Hosts(hosts) => Some((hosts, false)),
-        ToClient::HostsPage { hosts, more } => Some((hosts, more)),
-        _ => None,
-    };
-    let asking = async {
-        let (mut hosts, mut more) = remote.ask(ToService::Hosts, pick).await?;
-        while more {
-            let next;
-            (next, more) = remote.next(pick).await?;
-            hosts.extend(next);
-        }
-        Ok(hosts)
-    };
-    tokio::time::timeout(PATIENCE, asking)
-        .await
-        .unwrap_or(Err(silent))
-}
-
-/// A host, a user whose jobs it does not run at present, and why.
-type Unserved = (String, String, String);
-
-/// Asks whom hosts do not serve. A coordinator of an earlier version does not know.
-async fn ask_unserved(remote: &mut Remote) -> Result<Vec<Unserved>, Exit> {
-    if remote.version < UNSERVED {
-        return Ok(Vec::new());
-    }
-    let silent = Exit::unreachable(format!(
-        "the coordinator at {} does not answer",
-        remote.address
-    ));
-    let pick = |said| match said {
-        ToClient::Unserved { users, .. } => Some(users),
-        _ => None,
-    };
-    tokio::time::timeout(
-        PATIENCE,
-        remote.ask(ToService::Unserved { request: 0 }, pick),
-    )
-    .await
-    .unwrap_or(Err(silent))
-}
-
-/// Asks which hosts were revoked or have not been seen, by name. A coordinator of an earlier
-/// version does not know.
-pub(crate) async fn ask_standings(remote: &mut Remote) -> Result<Standings, Exit> {
-    let mut all = Standings::new();
-    if remote.version < STANDINGS {
-        return Ok(all);
-    }
-    let silent = Exit::unreachable(format!(
-        "the coordinator at {} does not answer",
-        remote.address
-    ));
-    let pick = |said| match said {
-        ToClient::Standings { hosts, more, .. } => Some((hosts, more)),
-        _ => None,
-    };
-    let asking = async {
-        let (mut hosts, mut more) = remote
-            .ask(ToService::Standings { request: 0 }, pick)
-            .await?;
-        loop {
-            all.extend(
-                hosts
-                    .map_err(Exit::unreachable)?
-                    .into_iter()
-                    .map(|host| (host.name.clone(), host)),
-            );
-            if !more {
-                return Ok(all);
-            }
-            (hosts, more) = remote.next(pick).await?;
-        }
-    };
-    tokio::time::timeout(PATIENCE, asking)
-        .await
-        .unwrap_or(Err(silent))
-}
-
-/// Asks which hosts have engines that do not start. A coordinator of an earlier version does not
-/// know.
-pub(crate) async fn ask_failing(remote: &mut Remote) -> Result<Vec<FailingHost>, Exit> {
-    if remote.version < SAYS_FAILING {
-        return Ok(Vec::new());
-    }
-    let silent = Exit::unreachable(format!(
-        "the coordinator at {} does not answer",
-        remote.address
-    ));
-    let pick = |said| match said {
-        ToClient::Failing { hosts, .. } => Some(hosts),
-        _ => None,
-    };
-    tokio::time::timeout(
-        PATIENCE,
-        remote.ask(ToService::Failing { request: 0 }, pick),
-    )
-    .await
-    .unwrap_or(Err(silent))
-}
-
-/// What is known of hosts beside their status, by their names.
-pub(crate) type Standings = HashMap<String, HostStanding>;
 
 /// What is said of hosts beside their status.
 struct Beside {
@@ -203,17 +85,6 @@ impl Beside {
             .get(&host.name)
             .and_then(|standing| standing.revoked)
     }
-}
-
-/// Versions of engines that are not their agent's: empty where one is too old to say.
-pub(crate) fn others<'a>(
-    host: &'a HostStatus,
-    engines: &'a [(String, u16)],
-) -> impl Iterator<Item = &'a str> {
-    engines
-        .iter()
-        .map(|(version, _)| version.as_str())
-        .filter(|version| *version != host.program)
 }
 
 fn json(hosts: &[HostStatus], beside: &Beside) -> String {
@@ -312,53 +183,4 @@ fn host_table(hosts: &[HostStatus], beside: &Beside) -> String {
         ]
     });
     table(head, rows, 1..6)
-}
-
-/// Rows below a head; those in `right` are numbers.
-pub(crate) fn table<const N: usize>(
-    head: [String; N],
-    rows: impl Iterator<Item = [String; N]>,
-    right: std::ops::Range<usize>,
-) -> String {
-    // Names, versions and reasons are what others have said.
-    let safe = |row: [String; N]| row.map(|cell| for_terminal(&cell).into_owned());
-    let rows: Vec<[String; N]> = std::iter::once(head).chain(rows).map(safe).collect();
-    let width = |column: usize| {
-        rows.iter()
-            .map(|r| r[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let cells: Vec<String> = row
-            .iter()
-            .enumerate()
-            .map(|(i, cell)| {
-                if right.contains(&i) {
-                    format!("{cell:>0$}", widths[i])
-                } else {
-                    format!("{cell:<0$}", widths[i])
-                }
-            })
-            .collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-fn gib(bytes: u64) -> String {
-    format!("{:.1}G", bytes as f64 / f64::from(1 << 30))
-}
-
-pub(crate) fn span(d: Duration) -> String {
-    let s = d.as_secs();
-    match s {
-        0..60 => format!("{s}s"),
-        60..3600 => format!("{}m{:02}s", s / 60, s % 60),
-        3600..86_400 => format!("{}h{:02}m", s / 3600, s % 3600 / 60),
-        _ => format!("{}d{:02}h", s / 86_400, s % 86_400 / 3600),
-    }
 }

@@ -1,9 +1,9 @@
 //! `coordinator logs`: what a job has written, from the host where it runs or ran.
 
 use crate::client::Remote;
+use crate::client::names::split_job;
 use crate::client::profile::ProfileArgs;
 use crate::exit::{self, Exit};
-use crate::verb::cancel::split_job;
 use mezcal_common::message::agent::{LogHeader, LogWish, Stream};
 use mezcal_common::message::client::{ToClient, ToService};
 use mezcal_common::model::escape::TerminalText;

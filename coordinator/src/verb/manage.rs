@@ -1,17 +1,16 @@
 //! `coordinator retry`, `forget`, `drain`, `undrain`, `confirm-dead`, `forget-host`, `backup` and
 //! `restore`: one request, one answer.
 
-use crate::client::converse;
+use crate::client::ask::{self, done};
+use crate::client::names::{self, expand};
 use crate::client::profile::ProfileArgs;
 use crate::exit::{Exit, chain};
 use crate::report::format::counted;
 use crate::service::config::{CoordinatorConfig, DEFAULT_PATH};
 use crate::store::{self, Restored, StoreError};
-use crate::verb::complete;
 use clap_complete::ArgValueCompleter;
 use mezcal_common::message::client::{ToClient, ToService};
 use mezcal_common::model::duration::parse_duration;
-use mezcal_common::model::hosts;
 use mezcal_common::system::config::read_toml;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,7 +19,7 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub struct RetryArgs {
     /// The batch's id, or the beginning of it
-    #[arg(value_name = "BATCH", add = ArgValueCompleter::new(complete::batches))]
+    #[arg(value_name = "BATCH", add = ArgValueCompleter::new(names::batches))]
     pub batch: String,
     /// Only jobs that did not succeed
     #[arg(long)]
@@ -34,7 +33,7 @@ pub struct RetryArgs {
 #[derive(Debug, clap::Args)]
 pub struct ForgetArgs {
     /// The batch's id, or the beginning of it
-    #[arg(value_name = "BATCH", add = ArgValueCompleter::new(complete::batches))]
+    #[arg(value_name = "BATCH", add = ArgValueCompleter::new(names::batches))]
     pub batch: String,
     /// Which cluster
     #[command(flatten)]
@@ -45,7 +44,7 @@ pub struct ForgetArgs {
 #[derive(Debug, clap::Args)]
 pub struct DrainArgs {
     /// Hosts, as names or ranges
-    #[arg(value_name = "HOST", required = true, add = ArgValueCompleter::new(complete::hosts))]
+    #[arg(value_name = "HOST", required = true, add = ArgValueCompleter::new(names::hosts))]
     pub hosts: Vec<String>,
     /// End jobs that still run there after this long; they run again elsewhere
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
@@ -67,7 +66,7 @@ pub struct DrainArgs {
 #[derive(Debug, clap::Args)]
 pub struct UndrainArgs {
     /// Hosts, as names or ranges
-    #[arg(value_name = "HOST", required = true, add = ArgValueCompleter::new(complete::hosts))]
+    #[arg(value_name = "HOST", required = true, add = ArgValueCompleter::new(names::hosts))]
     pub hosts: Vec<String>,
     /// Which cluster
     #[command(flatten)]
@@ -78,7 +77,7 @@ pub struct UndrainArgs {
 #[derive(Debug, clap::Args)]
 pub struct ConfirmDeadArgs {
     /// Its name, short or in full. Jobs that do still run there will run twice
-    #[arg(value_name = "HOST", add = ArgValueCompleter::new(complete::hosts))]
+    #[arg(value_name = "HOST", add = ArgValueCompleter::new(names::hosts))]
     pub host: String,
     /// Which cluster
     #[command(flatten)]
@@ -89,7 +88,7 @@ pub struct ConfirmDeadArgs {
 #[derive(Debug, clap::Args)]
 pub struct ForgetHostArgs {
     /// Hosts that are not connected, as names or ranges
-    #[arg(value_name = "HOST", required = true, add = ArgValueCompleter::new(complete::hosts))]
+    #[arg(value_name = "HOST", required = true, add = ArgValueCompleter::new(names::hosts))]
     pub hosts: Vec<String>,
     /// Which cluster
     #[command(flatten)]
@@ -129,7 +128,7 @@ pub fn retry(args: &RetryArgs) -> Result<u8, Exit> {
         batch: args.batch.clone(),
         failed: args.failed,
     };
-    let retried = ask(&args.profile, request, |said| match said {
+    let retried = ask::once(&args.profile, request, |said| match said {
         ToClient::Retried { batch, .. } => Some(batch),
         _ => None,
     });
@@ -272,31 +271,4 @@ pub fn restore(args: &RestoreArgs) -> Result<u8, Exit> {
          that nothing does); tokens are void; then look at `coordinator certs list`"
     );
     Ok(0)
-}
-
-/// Names and ranges, one by one.
-pub(crate) fn expand(names: &[String]) -> Result<Vec<String>, Exit> {
-    let expanded = names
-        .iter()
-        .map(|name| hosts::expand(name))
-        .collect::<Result<Vec<_>, _>>();
-    expanded.map(|lists| lists.concat()).map_err(Exit::usage)
-}
-
-/// Makes a request that has no answer but that it is done.
-pub(crate) fn done(profile: &ProfileArgs, request: ToService) -> Result<u8, Exit> {
-    let result = ask(profile, request, |said| match said {
-        ToClient::Done { result, .. } => Some(result),
-        _ => None,
-    });
-    result?.map(|()| 0).map_err(Exit::usage)
-}
-
-/// Makes a request, and takes what `pick` does of the answers.
-pub(crate) fn ask<T>(
-    profile: &ProfileArgs,
-    request: ToService,
-    pick: impl Fn(ToClient) -> Option<T>,
-) -> Result<T, Exit> {
-    converse(profile, async |remote| remote.ask(request, pick).await)
 }

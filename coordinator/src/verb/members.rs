@@ -1,17 +1,16 @@
 //! `coordinator token`, `revoke`, `certs` and `join`: who is in the cluster.
 
-use crate::client::converse;
+use crate::client::ask::{self, done};
+use crate::client::names::expand;
 use crate::client::profile::{self, ProfileArgs};
 use crate::exit::{self, Exit, chain};
 use crate::report::format::{counted, show};
+use crate::report::table::time;
 use crate::service::REVOKED_AT_ONCE;
 use crate::service::config::{CoordinatorConfig, DEFAULT_PATH};
 use crate::store::{self, CertificateRow, Refusal, Registry};
-use crate::verb::manage::{ask, done, expand};
 use clap::Subcommand;
-use mezcal_common::message::client::{
-    CancelSummary, CertificateStatus, Member, RevokedMember, ToClient, ToService,
-};
+use mezcal_common::message::client::{CancelSummary, Member, RevokedMember, ToClient, ToService};
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::duration::{format_duration, parse_duration};
 use mezcal_common::model::escape::for_terminal;
@@ -182,7 +181,7 @@ pub fn token(args: &TokenArgs) -> Result<u8, Exit> {
                 ttl: *ttl,
                 replace: *replace,
             };
-            let tokens = ask(profile, request, |said| match said {
+            let tokens = ask::once(profile, request, |said| match said {
                 ToClient::TokensCreated { tokens, .. } => Some(tokens),
                 _ => None,
             });
@@ -200,7 +199,7 @@ pub fn token(args: &TokenArgs) -> Result<u8, Exit> {
             }))
         }
         TokenVerb::List { json, profile } => {
-            let rows = ask_all(
+            let rows = ask::pages(
                 profile,
                 ToService::Tokens { request: 1 },
                 |said| match said {
@@ -255,7 +254,7 @@ pub fn revoke(args: &RevokeArgs) -> Result<u8, Exit> {
             keep_batches,
             force,
         };
-        let members = ask(&args.profile, request, |said| match said {
+        let members = ask::once(&args.profile, request, |said| match said {
             ToClient::Revoked { members, .. } => Some(members),
             _ => None,
         });
@@ -365,7 +364,7 @@ fn revoked_in_words(member: Member, row: &RevokedMember, kept: bool, now: WallTi
 pub fn certs(args: &CertsArgs) -> Result<u8, Exit> {
     match &args.verb {
         CertsVerb::List { json, profile } => {
-            let rows = certificates(profile)?;
+            let rows = ask::certificates(profile)?;
             let now = WallTime::now();
             if *json {
                 return print(rows.iter().map(|c| {
@@ -399,20 +398,6 @@ pub fn certs(args: &CertsArgs) -> Result<u8, Exit> {
         } => adopt(host.as_deref(), serial.as_deref(), config),
         CertsVerb::Import { file, config } => import(file, config),
     }
-}
-
-/// The coordinator's list.
-pub(crate) fn certificates(profile: &ProfileArgs) -> Result<Vec<CertificateStatus>, Exit> {
-    ask_all(
-        profile,
-        ToService::Certificates { request: 1 },
-        |said| match said {
-            ToClient::Certificates {
-                certificates, more, ..
-            } => Some((certificates, more)),
-            _ => None,
-        },
-    )
 }
 
 fn adopt(host: Option<&str>, serial: Option<&str>, config: &Path) -> Result<u8, Exit> {
@@ -605,10 +590,6 @@ fn word(member: Member) -> &'static str {
     }
 }
 
-pub(crate) fn time(at: WallTime) -> String {
-    jiff::Timestamp::from_microsecond(at.0).map_or_else(|_| at.0.to_string(), |t| t.to_string())
-}
-
 fn print(lines: impl Iterator<Item = String>) -> Result<u8, Exit> {
     let text: String = lines.flat_map(|line| [line, "\n".into()]).collect();
     show(&text)?;
@@ -634,22 +615,4 @@ fn table<const N: usize>(
         }
         line.trim_end().to_owned()
     }))
-}
-
-/// Asks for what comes in several messages.
-fn ask_all<T>(
-    profile: &ProfileArgs,
-    request: ToService,
-    pick: impl Fn(ToClient) -> Option<(Result<Vec<T>, String>, bool)>,
-) -> Result<Vec<T>, Exit> {
-    converse(profile, async |remote| {
-        let (mut all, mut message) = (Vec::new(), remote.ask(request, &pick).await?);
-        loop {
-            all.extend(message.0.map_err(Exit::usage)?);
-            if !message.1 {
-                return Ok(all);
-            }
-            message = remote.next(&pick).await?;
-        }
-    })
 }

@@ -3,13 +3,13 @@
 //! goes to standard error, a line for each step; a host's own line goes to standard output when it
 //! is connected, or will not be.
 
+use crate::client::ask;
 use crate::client::converse;
+use crate::client::names::expand;
 use crate::client::profile::ProfileArgs;
 use crate::exit::{Exit, FAILED};
 use crate::report::format::{counted, show};
-use crate::verb::hosts;
-use crate::verb::manage::{ask, expand};
-use crate::verb::members::{certificates, time};
+use crate::report::table::time;
 use mezcal_common::message::client::{Member, ToClient, ToService};
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::duration::parse_duration;
@@ -131,7 +131,7 @@ struct Members {
 impl Members {
     fn ask(profile: &ProfileArgs) -> Result<Self, Exit> {
         // A coordinator that is not there is noticed before anything is touched.
-        let hosts = converse(profile, hosts::ask)?;
+        let hosts = converse(profile, ask::hosts)?;
         let connected = hosts
             .into_iter()
             .filter(|host| host.connected)
@@ -142,7 +142,7 @@ impl Members {
             ..Self::default()
         };
         // One that is asked by somebody who is no admin says no more when a token is needed.
-        for row in certificates(profile)
+        for row in ask::certificates(profile)
             .unwrap_or_default()
             .into_iter()
             .filter(|row| row.member == Member::Host)
@@ -645,7 +645,7 @@ impl Plan<'_> {
             ToClient::TokensCreated { tokens, .. } => Some(tokens),
             _ => None,
         };
-        let tokens = ask(self.args, request, pick).map_err(|e| e.message)??;
+        let tokens = ask::once(self.args, request, pick).map_err(|e| e.message)??;
         tokens
             .into_iter()
             .next()
@@ -657,7 +657,7 @@ impl Plan<'_> {
     fn wait(&self, mut rows: Vec<Row>) -> Result<usize, Exit> {
         let begin = Instant::now();
         loop {
-            let there = converse(self.args, hosts::ask)?;
+            let there = converse(self.args, ask::hosts)?;
             let ready: HashSet<&str> = there
                 .iter()
                 .filter(|h| h.ready)

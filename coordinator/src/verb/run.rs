@@ -4,21 +4,23 @@ mod detach;
 mod halt;
 mod stream;
 
-use crate::client::embedded::{self, ContainmentWish, EmbeddedAgent};
+use crate::client::ReconnectArgs;
+use crate::client::beside::{beside, pass_on, until};
+use crate::client::cluster::{Connected, UNWATCHED_WAIT, agent_ended, connect};
+use crate::client::context::{GRACE, absolute, current_umask};
+use crate::client::embedded::{self, ContainmentWish};
 use crate::client::note::{self, Note};
 use crate::client::profile::{Cluster, Profile, ProfileArgs};
 use crate::client::signals::Signals;
 use crate::client::submit::{SUBMIT_JOBS, Submitter};
-use crate::client::{self, ReconnectArgs, Remote};
 use crate::exit::{self, Exit};
 use crate::jobs::{Format, Jobs, check_env_name, too_large};
-use crate::report::format::{counted, elapsed};
-use crate::report::output::{self, FromOutput, OutputThread, ToOutput};
+use crate::report::format::counted;
+use crate::report::notice::describe;
+use crate::report::output::{self, FromOutput, OutputThread, ToOutput, not_writable};
 use crate::report::outputs::{Old, Results, Wishes};
 use crate::report::progress::{Progress, ProgressKind};
 use crate::report::resume::{self, Plan, Resume, TakenUp, Written};
-use crate::service::listen::{credentials, listen};
-use crate::service::{self, Adjustable, ClientPort, Settings};
 use clap::builder::TypedValueParser;
 use mezcal_common::message::client::{
     BatchTerms, Halt, HaltWhy, Notice, Selector, ToClient, ToService,
@@ -29,26 +31,20 @@ use mezcal_common::model::ids::{BatchId, JobNumber};
 use mezcal_common::model::job::{BatchContext, Leftover, Stop};
 use mezcal_common::model::octets;
 use mezcal_common::model::outcome::{Ended, JobResult, Outcome};
-use mezcal_common::wire::endpoint::Listener;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{ErrorKind, IsTerminal, Read};
+use std::io::{IsTerminal, Read};
 use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc::error::SendError;
-use tokio::sync::mpsc::{Permit, Sender};
+use tokio::sync::mpsc::Sender;
 use tokio::time::Instant;
 
-/// Between TERM and KILL after a first Ctrl-C.
-pub const GRACE: Duration = Duration::from_secs(2);
 /// Between two reminders that no agent is there.
 const REMINDER: Duration = Duration::from_secs(5);
-/// How long to wait for agents where nobody watches.
-pub(crate) const UNWATCHED_WAIT: Duration = Duration::from_secs(300);
 
 /// Run a list of jobs and stream their results.
 #[derive(Debug, clap::Args)]
@@ -666,29 +662,6 @@ fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit
     too_large(&context).map_or(Ok(context), |why| Err(Exit::usage(why)))
 }
 
-/// A path on whatever host, seen from the directory in which this process is, as a text that stands
-/// for its bytes.
-pub(crate) fn absolute(path: &Path) -> Result<String, Exit> {
-    let path = match path.is_absolute() {
-        true => path.to_owned(),
-        false => std::env::current_dir().map(|here| here.join(path)).map_err(|e| {
-            Exit::usage(format!(
-                "this directory has no name ({e}; was it removed?): go to another one, or give --cd an absolute path"
-            ))
-        })?,
-    };
-    Ok(mezcal_common::model::octets::text(
-        path.into_os_string().into_vec(),
-    ))
-}
-
-/// umask(2) can only be read by setting it; nothing else runs yet.
-pub(crate) fn current_umask() -> u32 {
-    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    rustix::process::umask(mask);
-    mask.as_raw_mode()
-}
-
 /// The files of a run.
 fn outputs(args: &RunArgs) -> Wishes<'_> {
     Wishes {
@@ -701,166 +674,6 @@ fn outputs(args: &RunArgs) -> Wishes<'_> {
             () if args.force => Old::Replaced,
             () => Old::Refused,
         },
-    }
-}
-
-/// A way to a coordinator, and what has to be ended with it.
-pub(crate) struct Connected {
-    pub(crate) port: ClientPort,
-    /// Whose port that is, unless it is this very process's.
-    remote: Option<Remote>,
-    pub(crate) agent: Option<EmbeddedAgent>,
-    listener: Option<Arc<Listener>>,
-    /// What to say while no agent is there.
-    pub(crate) waiting_for: String,
-}
-
-impl Connected {
-    /// Why the connection ended.
-    pub(crate) async fn why_lost(&self) -> String {
-        match &self.remote {
-            Some(remote) => remote.why_lost().await,
-            None => "the coordinator within this process has ended".into(),
-        }
-    }
-
-    /// Whether there is no use in trying again.
-    pub(crate) fn is_lost_for_good(&self) -> bool {
-        self.remote.as_ref().is_none_or(Remote::is_lost_for_good)
-    }
-
-    /// Reaches a coordinator again that was lost, within so long. False if that has been in vain.
-    /// Cancel-safe.
-    pub(crate) async fn reach_again(&mut self, patience: Duration) -> bool {
-        let Some(remote) = &mut self.remote else {
-            return false;
-        };
-        let reached = remote.reach_again(patience).await;
-        if reached {
-            std::mem::swap(&mut self.port, &mut remote.port);
-        }
-        reached
-    }
-
-    /// The connection itself, to a coordinator that is not this process.
-    pub(crate) fn into_remote(self) -> Option<Remote> {
-        let mut remote = self.remote?;
-        remote.port = self.port;
-        Some(remote)
-    }
-
-    /// Leaves, and ends what this process has of a cluster.
-    pub(crate) async fn end(self) {
-        drop(self.port);
-        if let Some(remote) = self.remote {
-            remote.leave().await;
-        }
-        if let Some(agent) = self.agent {
-            agent.end().await;
-        }
-        if let Some(listener) = self.listener {
-            listener.close("the run is over").await;
-        }
-    }
-}
-
-/// Reaches the profile's coordinator, or becomes one, which has these slots of its own and gives
-/// jobs to hosts that they do not prefer after this long.
-///
-/// # Errors
-/// Exit 3 without a coordinator, and what keeps this process from being one.
-async fn connect(
-    profile: &Profile,
-    keeper: Option<embedded::Keeper>,
-    slots: Option<u16>,
-    locality_wait: Option<Duration>,
-) -> Result<Connected, Exit> {
-    let user = mezcal_common::system::account::own_name();
-    let locality_wait = locality_wait.unwrap_or(service::LOCALITY_WAIT);
-    let adjustable = Adjustable {
-        locality_wait,
-        ..Adjustable::default()
-    };
-    let no_timer = |e| Exit::usage(exit::chain(&e));
-    match (&profile.cluster, keeper) {
-        (
-            Cluster::Remote {
-                coordinator,
-                identity,
-            },
-            _,
-        ) => {
-            let mut remote = Remote::connect(coordinator, identity).await?;
-            let (unused, empty) = (
-                tokio::sync::mpsc::channel(1).0,
-                tokio::sync::mpsc::channel(1).1,
-            );
-            let port = std::mem::replace(
-                &mut remote.port,
-                ClientPort {
-                    requests: unused,
-                    answers: empty,
-                },
-            );
-            let waiting_for = format!("no agent is connected to the coordinator at {coordinator}");
-            tokio::spawn(client::keep_certificate(
-                coordinator.clone(),
-                identity.clone(),
-            ));
-            Ok(Connected {
-                port,
-                remote: Some(remote),
-                agent: None,
-                listener: None,
-                waiting_for,
-            })
-        }
-        (Cluster::Listen { address, identity }, _) => {
-            let settings = Settings {
-                adjustable,
-                ..Settings::new(Some(service::LEASE))
-            };
-            let service = service::start(settings, None).map_err(no_timer)?;
-            let listener = listen(*address, &credentials(identity)?)?;
-            let local = listener.local_addr().map_err(Exit::unreachable)?;
-            tokio::spawn(service.clone().listen(listener.clone()));
-            let waiting_for = format!("no agent has connected yet; listening on udp {local}");
-            Ok(Connected {
-                port: service.attach(&user).await,
-                remote: None,
-                agent: None,
-                listener: Some(listener),
-                waiting_for,
-            })
-        }
-        (Cluster::Embedded, Some(keeper)) => {
-            let adjustable = Adjustable {
-                aliases: keeper.aliases(),
-                ..adjustable
-            };
-            let service = service::start(
-                Settings {
-                    adjustable,
-                    ..Settings::new(None)
-                },
-                None,
-            )
-            .map_err(no_timer)?;
-            let slots = slots.unwrap_or_else(embedded::usable_cpus);
-            let agent = embedded::start(&service, keeper, slots).await?;
-            let waiting_for = "the engines of this host are not ready yet".to_owned();
-            Ok(Connected {
-                port: service.attach(&user).await,
-                remote: None,
-                agent: Some(agent),
-                listener: None,
-                waiting_for,
-            })
-        }
-        (Cluster::Embedded, None) => Err(Exit {
-            status: exit::BUG,
-            message: "an embedded run without a keeper".into(),
-        }),
     }
 }
 
@@ -1363,122 +1176,3 @@ impl<'a> Run<'a> {
 
 /// Messages that may wait for the output thread before answers are left unread.
 const BEHIND: usize = 64;
-
-/// Hands one waiting message over. A thread that has ended takes none; its end is noticed
-/// elsewhere.
-pub(crate) fn pass_on<T>(permit: Result<Permit<'_, T>, SendError<()>>, waiting: &mut VecDeque<T>) {
-    if let (Ok(permit), Some(message)) = (permit, waiting.pop_front()) {
-        permit.send(message);
-    }
-}
-
-/// Waits for `work`, or for a signal, while what is to be written goes on being written.
-pub(crate) async fn beside<T, R>(
-    work: impl Future<Output = R>,
-    to: &Sender<T>,
-    waiting: &mut VecDeque<T>,
-    signals: &mut Signals,
-) -> Result<R, u8> {
-    let mut work = std::pin::pin!(work);
-    loop {
-        tokio::select! {
-            done = &mut work => return Ok(done),
-            permit = to.reserve(), if !waiting.is_empty() => pass_on(permit, waiting),
-            number = signals.next() => return Err(number),
-        }
-    }
-}
-
-/// A reader that has left is no error to talk about.
-pub(crate) fn not_writable(e: &std::io::Error) -> Exit {
-    match e.kind() {
-        ErrorKind::BrokenPipe => Exit {
-            status: exit::PIPE,
-            message: String::new(),
-        },
-        _ => Exit::output(format!(
-            "cannot write results: {e}; jobs that had not ended were cancelled"
-        )),
-    }
-}
-
-pub(crate) async fn agent_ended(agent: &mut Option<EmbeddedAgent>) -> String {
-    match agent {
-        Some(agent) => agent.ended().await,
-        None => std::future::pending().await,
-    }
-}
-
-pub(crate) async fn until(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// A notice in words.
-pub(crate) fn describe(notice: &Notice) -> String {
-    match notice {
-        Notice::HostsAbsent { hosts, jobs, after } => format!(
-            "{} for a host that is not connected: {hosts}; they end as errors after {}",
-            counted(*jobs, "job waits", "jobs wait"),
-            elapsed(*after)
-        ),
-        Notice::TooWide { slots, jobs, after } => format!(
-            "{} {slots} slots, and no host is connected that has so many for them; they end as errors after {}",
-            counted(*jobs, "job takes", "jobs take"),
-            elapsed(*after)
-        ),
-        Notice::Unserved { user, jobs, after } => format!(
-            "{} for a host that runs jobs of {user}: root enables mezcal-engines@{user}.service there; they end as errors after {}",
-            counted(*jobs, "job waits", "jobs wait"),
-            elapsed(*after)
-        ),
-        Notice::Ambiguous {
-            names,
-            hosts,
-            jobs,
-            after,
-        } => format!(
-            "{} for {names}, which may be any of {hosts} and so stands for none of them: write the full name; they end as errors after {}",
-            counted(*jobs, "job waits", "jobs wait"),
-            elapsed(*after)
-        ),
-        Notice::StoreTrouble { why: Some(why) } => format!(
-            "the coordinator's store cannot be written ({why}): what runs goes on, and results and new jobs wait until it can; it tries again"
-        ),
-        Notice::StoreTrouble { why: None } => "the coordinator's store can be written again".into(),
-        Notice::AgentLost {
-            host,
-            jobs,
-            fenced_for,
-        } => format!(
-            "lost the agent of {host} with {}; unless it comes back, they are given up there in {}",
-            counted(*jobs, "job", "jobs"),
-            elapsed(Duration::from_secs(fenced_for.as_secs()))
-        ),
-        Notice::Quarantined {
-            host,
-            length: Duration::ZERO,
-            reason,
-        } => format!("{host} is suspected: {reason}"),
-        Notice::Quarantined {
-            host,
-            length,
-            reason,
-        } => {
-            format!("{host} gets no jobs for {} s: {reason}", length.as_secs())
-        }
-        Notice::Halted { why, count } => {
-            let what = match why {
-                HaltWhy::Fail => "failed",
-                HaltWhy::Success => "succeeded",
-                HaltWhy::Done => "ended",
-            };
-            format!(
-                "{} {what}: nothing more of the batch starts (--halt)",
-                counted(*count, "job has", "jobs have")
-            )
-        }
-    }
-}

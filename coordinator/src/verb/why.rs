@@ -1,10 +1,10 @@
 //! `coordinator why`: why a job does not run.
 
 use crate::client::converse;
+use crate::client::names::split_job;
 use crate::client::profile::ProfileArgs;
 use crate::exit::Exit;
 use crate::report::format::show;
-use crate::verb::cancel::split_job;
 use mezcal_common::message::client::{ToClient, ToService};
 use mezcal_common::model::escape::for_terminal;
 

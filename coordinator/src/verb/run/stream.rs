@@ -1,15 +1,17 @@
 //! `coordinator run --stream`: jobs arrive on standard input while others run, results leave on
 //! standard output as they come. The interface for programs; docs/stream.md describes its lines.
 
+use crate::client::beside::{beside, pass_on, until};
+use crate::client::cluster::{Connected, UNWATCHED_WAIT, agent_ended};
+use crate::client::context::GRACE;
 use crate::client::signals::Signals;
 use crate::client::submit::{SUBMIT_BYTES, fits};
 use crate::exit::{self, Exit};
 use crate::jobs::{Format, Jobs, members};
 use crate::report::format::{ClientTimes, ResultFormat};
-use crate::verb::run::{
-    Connected, GRACE, RunArgs, UNWATCHED_WAIT, agent_ended, beside, describe, not_writable,
-    pass_on, until,
-};
+use crate::report::notice::describe;
+use crate::report::output::not_writable;
+use crate::verb::run::RunArgs;
 use bytes::Bytes;
 use mezcal_common::message::client::{
     BatchTerms, CancelSummary, HostStatus, Selector, Submission, ToClient, ToService,

@@ -1,11 +1,11 @@
-//! Completion of names on the command line: batches and hosts, as the running coordinator knows
-//! them.
+//! Names on the command line: of hosts, one by one or as ranges, of batches, of jobs; and their
+//! completion, as the running coordinator knows them.
 //!
 //! `source <(MEZCAL_COMPLETE=bash coordinator)` and its like for zsh and fish set it up. Whatever
 //! goes wrong, there are no candidates.
 
 use crate::client::profile::ProfileArgs;
-use crate::client::{Remote, converse_for};
+use crate::client::{Remote, ask, converse_for};
 use crate::exit::Exit;
 use clap_complete::engine::CompletionCandidate;
 use mezcal_common::message::client::BatchStatus;
@@ -18,8 +18,8 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Batches of the user, those that run first.
-pub fn batches(current: &OsStr) -> Vec<CompletionCandidate> {
-    let found = ask(async |remote| crate::verb::batches::ask(remote, false).await);
+pub(crate) fn batches(current: &OsStr) -> Vec<CompletionCandidate> {
+    let found = known(async |remote| ask::batches(remote, false).await);
     let wanted = current.to_string_lossy().to_lowercase();
     let mut found: Vec<_> = found
         .into_iter()
@@ -40,8 +40,8 @@ pub fn batches(current: &OsStr) -> Vec<CompletionCandidate> {
 }
 
 /// Hosts by their short names where that is enough.
-pub fn hosts(current: &OsStr) -> Vec<CompletionCandidate> {
-    let found: Vec<String> = ask(crate::verb::hosts::ask)
+pub(crate) fn hosts(current: &OsStr) -> Vec<CompletionCandidate> {
+    let found: Vec<String> = known(ask::hosts)
         .into_iter()
         .map(|host| host.name)
         .collect();
@@ -67,7 +67,7 @@ pub fn hosts(current: &OsStr) -> Vec<CompletionCandidate> {
 }
 
 /// Asks the coordinator of the line that is being completed. Nothing if it does not answer soon.
-fn ask<T: Default>(talk: impl AsyncFnOnce(&mut Remote) -> Result<T, Exit>) -> T {
+fn known<T: Default>(talk: impl AsyncFnOnce(&mut Remote) -> Result<T, Exit>) -> T {
     // The words of that line come after `--`.
     let words: Vec<String> = std::env::args().skip_while(|word| word != "--").collect();
     let named = words
@@ -84,4 +84,21 @@ fn ask<T: Default>(talk: impl AsyncFnOnce(&mut Remote) -> Result<T, Exit>) -> T 
         talk,
     )
     .unwrap_or_default()
+}
+
+/// Names and ranges, one by one.
+pub(crate) fn expand(names: &[String]) -> Result<Vec<String>, Exit> {
+    let expanded = names
+        .iter()
+        .map(|name| mezcal_common::model::hosts::expand(name))
+        .collect::<Result<Vec<_>, _>>();
+    expanded.map(|lists| lists.concat()).map_err(Exit::usage)
+}
+
+/// BATCH/JOB, or JOB alone.
+pub(crate) fn split_job(text: &str) -> (String, String) {
+    match text.split_once('/') {
+        Some((batch, job)) => (batch.to_owned(), job.to_owned()),
+        None => (String::new(), text.to_owned()),
+    }
 }

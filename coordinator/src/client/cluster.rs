@@ -1,0 +1,180 @@
+//! The way of a run to its coordinator, whichever it is: one that runs somewhere, this process for
+//! agents that connect to it, or this process with an agent of its own.
+
+use crate::client::embedded::{self, EmbeddedAgent};
+use crate::client::profile::{Cluster, Profile};
+use crate::client::{Remote, keep_certificate};
+use crate::exit::{self, Exit};
+use crate::service::listen::{credentials, listen};
+use crate::service::{self, Adjustable, ClientPort, Settings};
+use mezcal_common::wire::endpoint::Listener;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long to wait for agents where nobody watches.
+pub(crate) const UNWATCHED_WAIT: Duration = Duration::from_secs(300);
+
+/// A way to a coordinator, and what has to be ended with it.
+pub(crate) struct Connected {
+    pub(crate) port: ClientPort,
+    /// Whose port that is, unless it is this very process's.
+    remote: Option<Remote>,
+    pub(crate) agent: Option<EmbeddedAgent>,
+    listener: Option<Arc<Listener>>,
+    /// What to say while no agent is there.
+    pub(crate) waiting_for: String,
+}
+
+impl Connected {
+    /// Why the connection ended.
+    pub(crate) async fn why_lost(&self) -> String {
+        match &self.remote {
+            Some(remote) => remote.why_lost().await,
+            None => "the coordinator within this process has ended".into(),
+        }
+    }
+
+    /// Whether there is no use in trying again.
+    pub(crate) fn is_lost_for_good(&self) -> bool {
+        self.remote.as_ref().is_none_or(Remote::is_lost_for_good)
+    }
+
+    /// Reaches a coordinator again that was lost, within so long. False if that has been in vain.
+    /// Cancel-safe.
+    pub(crate) async fn reach_again(&mut self, patience: Duration) -> bool {
+        let Some(remote) = &mut self.remote else {
+            return false;
+        };
+        let reached = remote.reach_again(patience).await;
+        if reached {
+            std::mem::swap(&mut self.port, &mut remote.port);
+        }
+        reached
+    }
+
+    /// The connection itself, to a coordinator that is not this process.
+    pub(crate) fn into_remote(self) -> Option<Remote> {
+        let mut remote = self.remote?;
+        remote.port = self.port;
+        Some(remote)
+    }
+
+    /// Leaves, and ends what this process has of a cluster.
+    pub(crate) async fn end(self) {
+        drop(self.port);
+        if let Some(remote) = self.remote {
+            remote.leave().await;
+        }
+        if let Some(agent) = self.agent {
+            agent.end().await;
+        }
+        if let Some(listener) = self.listener {
+            listener.close("the run is over").await;
+        }
+    }
+}
+
+/// Reaches the profile's coordinator, or becomes one, which has these slots of its own and gives
+/// jobs to hosts that they do not prefer after this long.
+///
+/// # Errors
+/// Exit 3 without a coordinator, and what keeps this process from being one.
+pub(crate) async fn connect(
+    profile: &Profile,
+    keeper: Option<embedded::Keeper>,
+    slots: Option<u16>,
+    locality_wait: Option<Duration>,
+) -> Result<Connected, Exit> {
+    let user = mezcal_common::system::account::own_name();
+    let locality_wait = locality_wait.unwrap_or(service::LOCALITY_WAIT);
+    let adjustable = Adjustable {
+        locality_wait,
+        ..Adjustable::default()
+    };
+    let no_timer = |e| Exit::usage(exit::chain(&e));
+    match (&profile.cluster, keeper) {
+        (
+            Cluster::Remote {
+                coordinator,
+                identity,
+            },
+            _,
+        ) => {
+            let mut remote = Remote::connect(coordinator, identity).await?;
+            let (unused, empty) = (
+                tokio::sync::mpsc::channel(1).0,
+                tokio::sync::mpsc::channel(1).1,
+            );
+            let port = std::mem::replace(
+                &mut remote.port,
+                ClientPort {
+                    requests: unused,
+                    answers: empty,
+                },
+            );
+            let waiting_for = format!("no agent is connected to the coordinator at {coordinator}");
+            tokio::spawn(keep_certificate(coordinator.clone(), identity.clone()));
+            Ok(Connected {
+                port,
+                remote: Some(remote),
+                agent: None,
+                listener: None,
+                waiting_for,
+            })
+        }
+        (Cluster::Listen { address, identity }, _) => {
+            let settings = Settings {
+                adjustable,
+                ..Settings::new(Some(service::LEASE))
+            };
+            let service = service::start(settings, None).map_err(no_timer)?;
+            let listener = listen(*address, &credentials(identity)?)?;
+            let local = listener.local_addr().map_err(Exit::unreachable)?;
+            tokio::spawn(service.clone().listen(listener.clone()));
+            let waiting_for = format!("no agent has connected yet; listening on udp {local}");
+            Ok(Connected {
+                port: service.attach(&user).await,
+                remote: None,
+                agent: None,
+                listener: Some(listener),
+                waiting_for,
+            })
+        }
+        (Cluster::Embedded, Some(keeper)) => {
+            let adjustable = Adjustable {
+                aliases: keeper.aliases(),
+                ..adjustable
+            };
+            let service = service::start(
+                Settings {
+                    adjustable,
+                    ..Settings::new(None)
+                },
+                None,
+            )
+            .map_err(no_timer)?;
+            let slots = slots.unwrap_or_else(embedded::usable_cpus);
+            let agent = embedded::start(&service, keeper, slots).await?;
+            let waiting_for = "the engines of this host are not ready yet".to_owned();
+            Ok(Connected {
+                port: service.attach(&user).await,
+                remote: None,
+                agent: Some(agent),
+                listener: None,
+                waiting_for,
+            })
+        }
+        (Cluster::Embedded, None) => Err(Exit {
+            status: exit::BUG,
+            message: "an embedded run without a keeper".into(),
+        }),
+    }
+}
+
+/// Waits until the agent within this process has ended, and says why; for ever, if there is none.
+pub(crate) async fn agent_ended(agent: &mut Option<EmbeddedAgent>) -> String {
+    match agent {
+        Some(agent) => agent.ended().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,60 @@
+//! Tables for people, and what stands in their cells: spans of time, instants, sizes.
+
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::escape::for_terminal;
+use std::time::Duration;
+
+/// Rows below a head; those in `right` are numbers.
+pub(crate) fn table<const N: usize>(
+    head: [String; N],
+    rows: impl Iterator<Item = [String; N]>,
+    right: std::ops::Range<usize>,
+) -> String {
+    // Names, versions and reasons are what others have said.
+    let safe = |row: [String; N]| row.map(|cell| for_terminal(&cell).into_owned());
+    let rows: Vec<[String; N]> = std::iter::once(head).chain(rows).map(safe).collect();
+    let width = |column: usize| {
+        rows.iter()
+            .map(|r| r[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells: Vec<String> = row
+            .iter()
+            .enumerate()
+            .map(|(i, cell)| {
+                if right.contains(&i) {
+                    format!("{cell:>0$}", widths[i])
+                } else {
+                    format!("{cell:<0$}", widths[i])
+                }
+            })
+            .collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+pub(crate) fn gib(bytes: u64) -> String {
+    format!("{:.1}G", bytes as f64 / f64::from(1 << 30))
+}
+
+/// A span of time, by its two greatest units.
+pub(crate) fn span(d: Duration) -> String {
+    let s = d.as_secs();
+    match s {
+        0..60 => format!("{s}s"),
+        60..3600 => format!("{}m{:02}s", s / 60, s % 60),
+        3600..86_400 => format!("{}h{:02}m", s / 3600, s % 3600 / 60),
+        _ => format!("{}d{:02}h", s / 86_400, s % 86_400 / 3600),
+    }
+}
+
+/// An instant, as RFC 3339 has it.
+pub(crate) fn time(at: WallTime) -> String {
+    jiff::Timestamp::from_microsecond(at.0).map_or_else(|_| at.0.to_string(), |t| t.to_string())
+}
