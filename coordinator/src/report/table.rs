@@ -2,17 +2,24 @@
 
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::escape::for_terminal;
+use std::ops::Range;
 use std::time::Duration;
 
-/// Rows below a head; those in `right` are numbers.
+/// Of a table in which no column is one of numbers.
+pub(crate) const NO_NUMBERS: Range<usize> = 0..0;
+
+/// Rows below a head; the columns in `right` are numbers.
 pub(crate) fn table<const N: usize>(
-    head: [String; N],
+    head: [&str; N],
     rows: impl Iterator<Item = [String; N]>,
-    right: std::ops::Range<usize>,
+    right: Range<usize>,
 ) -> String {
     // Names, versions and reasons are what others have said.
     let safe = |row: [String; N]| row.map(|cell| for_terminal(&cell).into_owned());
-    let rows: Vec<[String; N]> = std::iter::once(head).chain(rows).map(safe).collect();
+    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned))
+        .chain(rows)
+        .map(safe)
+        .collect();
     let width = |column: usize| {
         rows.iter()
             .map(|r| r[column].chars().count())
@@ -57,4 +64,24 @@ pub(crate) fn span(d: Duration) -> String {
 /// An instant, as RFC 3339 has it.
 pub(crate) fn time(at: WallTime) -> String {
     jiff::Timestamp::from_microsecond(at.0).map_or_else(|_| at.0.to_string(), |t| t.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_what_is_shown_of_their_cells() {
+        let rows = [["7", "okazaki", "good"], ["12", "a\x1bb", "revoked"]];
+        let rows = || rows.map(|row| row.map(str::to_owned)).into_iter();
+        let head = ["N", "NAME", "STATE"];
+        assert_eq!(
+            table(head, rows(), 0..1),
+            " N  NAME      STATE\n 7  okazaki   good\n12  a\\u{1b}b  revoked\n"
+        );
+        assert_eq!(
+            table(head, rows(), NO_NUMBERS),
+            "N   NAME      STATE\n7   okazaki   good\n12  a\\u{1b}b  revoked\n"
+        );
+    }
 }

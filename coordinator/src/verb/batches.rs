@@ -185,7 +185,7 @@ fn listing(batches: &[BatchStatus]) -> String {
             batch.name.clone().unwrap_or_default(),
         ]
     };
-    table(head.map(String::from), batches.iter().map(row), 3..10)
+    table(head, batches.iter().map(row), 3..10)
 }
 
 fn details(batch: &BatchStatus) -> String {

@@ -141,8 +141,7 @@ fn host_table(hosts: &[HostStatus], beside: &Beside) -> String {
         "CONTAINMENT",
         "VERSION",
         "CONNECTED",
-    ]
-    .map(String::from);
+    ];
     let rows = hosts.iter().map(|h| {
         let unseen = beside.is_unseen(h);
         let known = |text: String| if unseen { "-".to_owned() } else { text };

@@ -5,7 +5,7 @@ use crate::client::names::expand;
 use crate::client::profile::{self, ProfileArgs};
 use crate::exit::{self, Exit, chain};
 use crate::report::format::{counted, show};
-use crate::report::table::time;
+use crate::report::table::{NO_NUMBERS, table, time};
 use crate::service::REVOKED_AT_ONCE;
 use crate::service::config::{CoordinatorConfig, DEFAULT_PATH};
 use crate::store::{self, CertificateRow, Refusal, Registry};
@@ -216,7 +216,7 @@ pub fn token(args: &TokenArgs) -> Result<u8, Exit> {
                     .to_string()
                 }));
             }
-            table(
+            listing(
                 ["ID", "FOR", "NAME", "STATE"],
                 rows.iter().map(|t| {
                     let state = match (t.used, t.expires > now) {
@@ -374,7 +374,7 @@ pub fn certs(args: &CertsArgs) -> Result<u8, Exit> {
                     .to_string()
                 }));
             }
-            table(
+            listing(
                 ["SERIAL", "OF", "NAME", "STATE"],
                 rows.iter().map(|c| {
                     let state = match (c.revoked, c.expires > now) {
@@ -415,7 +415,7 @@ fn adopt(host: Option<&str>, serial: Option<&str>, config: &Path) -> Result<u8, 
                 time(wall(s.seen)),
             ]
         });
-        return table(["HOST", "SERIAL", "UNTIL", "REFUSED"], rows);
+        return listing(["HOST", "SERIAL", "UNTIL", "REFUSED"], rows);
     };
     let known = refused.iter().map(|(name, _)| name.as_str());
     let meant = mezcal_common::model::hosts::meant(host, known).map_err(|several| {
@@ -596,23 +596,10 @@ fn print(lines: impl Iterator<Item = String>) -> Result<u8, Exit> {
     Ok(0)
 }
 
-fn table<const N: usize>(
+fn listing<const N: usize>(
     head: [&str; N],
     rows: impl Iterator<Item = [String; N]>,
 ) -> Result<u8, Exit> {
-    let rows: Vec<[String; N]> = [head.map(str::to_owned)].into_iter().chain(rows).collect();
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    print(rows.iter().map(|row| {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            let _ = write!(line, "{:width$}  ", for_terminal(cell));
-        }
-        line.trim_end().to_owned()
-    }))
+    show(&table(head, rows, NO_NUMBERS))?;
+    Ok(0)
 }
