@@ -1,6 +1,7 @@
-//! Rules about the source itself: arrows between crates, one owner for each outside dependency,
-//! pure cores.
+//! Rules about the source itself: one owner for each outside dependency, arrows between the wings of
+//! the coordinator, verbs that stand alone, pure cores.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
@@ -84,16 +85,140 @@ fn each_outside_dependency_has_one_owner() {
     }
 }
 
+/// The first names of the paths in `code` that begin with `start`: of `crate::verb::run` and the
+/// like with `crate::` it is `verb`. A group in braces has no name.
+fn named_below<'a>(code: &'a str, start: &'a str) -> impl Iterator<Item = &'a str> {
+    code.split(start).skip(1).map(|rest| {
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
+        &rest[..end.unwrap_or(rest.len())]
+    })
+}
+
+/// Whether a file has tests and nothing else.
+fn is_of_tests(name: &str) -> bool {
+    name.contains("/tests/")
+}
+
+#[test]
+fn no_verb_knows_another_one() {
+    for (name, text) in sources("coordinator/src/verb") {
+        let (below, code) = (&name["coordinator/src/verb/".len()..], code(&text));
+        let own = below.split(['/', '.']).next();
+        for other in named_below(&code, "crate::verb::") {
+            assert!(
+                own == Some(other),
+                "{name} names the verb {other:?}: what two verbs need lies in client, report or jobs"
+            );
+        }
+        let others = if below.contains('/') {
+            "super::super::"
+        } else {
+            "super::"
+        };
+        assert!(
+            !code.contains(others),
+            "{name} looks at other verbs by {others}"
+        );
+    }
+}
+
+/// The wings of the coordinator, and which of the others each may name.
+const WINGS: [(&str, &[&str]); 9] = [
+    ("cli", &["client", "exit", "verb"]),
+    ("verb", &["client", "exit", "jobs", "report"]),
+    ("client", &["exit", "jobs"]),
+    ("report", &["exit", "jobs"]),
+    ("jobs", &[]),
+    ("service", &["exit", "jobs", "scheduler", "store"]),
+    ("store", &["exit", "scheduler"]),
+    ("scheduler", &[]),
+    ("exit", &[]),
+];
+
+/// Files that may name more: where a client has a coordinator in its own process, or on its own
+/// host.
+const DOORS: [(&str, &[&str]); 7] = [
+    ("client.rs", &["service"]),
+    ("client/cluster.rs", &["service"]),
+    ("client/embedded.rs", &["scheduler", "service"]),
+    ("verb/doctor.rs", &["service"]),
+    ("verb/manage.rs", &["service", "store"]),
+    ("verb/members.rs", &["service", "store"]),
+    ("verb/serve.rs", &["scheduler", "service", "store"]),
+];
+
+#[test]
+fn the_wings_of_the_coordinator_name_only_those_below_them() {
+    let mut used = BTreeSet::new();
+    let files = sources("coordinator/src").into_iter();
+    for (name, text) in files.filter(|(name, _)| !is_of_tests(name)) {
+        let file = &name["coordinator/src/".len()..];
+        // Programs, and the list of wings.
+        if ["main.rs", "lib.rs", "early.rs", "bin/mezcal.rs"].contains(&file) {
+            continue;
+        }
+        let wing = file.split(['/', '.']).next().unwrap_or_default();
+        let (_, below) = WINGS
+            .iter()
+            .find(|(known, _)| *known == wing)
+            .unwrap_or_else(|| panic!("{name} is in no wing"));
+        let doors = DOORS.iter().find(|(door, _)| *door == file);
+        for other in named_below(&code(&text), "crate::").filter(|other| *other != wing) {
+            let by_door = doors.is_some_and(|(_, more)| more.contains(&other));
+            used.extend(by_door.then(|| (file.to_owned(), other.to_owned())));
+            assert!(
+                below.contains(&other) || by_door,
+                "{name} names {other:?}, which is not below {wing} (ARCHITECTURE.md)"
+            );
+        }
+    }
+    for (file, more) in DOORS {
+        for other in more {
+            let pair = (file.to_owned(), (*other).to_owned());
+            assert!(
+                used.contains(&pair),
+                "{file} does not name {other} any more"
+            );
+        }
+    }
+}
+
+/// What has a core: the file of this name and the folder beside it.
+const CORES: [&str; 4] = [
+    "agent/src/engine",
+    "agent/src/keeper",
+    "agent/src/supervisor",
+    "coordinator/src/scheduler",
+];
+
+/// Files in the folders of cores that drive them, or ask the kernel for them.
+const DRIVERS: [&str; 12] = [
+    "agent/src/engine/clone.rs",
+    "agent/src/engine/driver.rs",
+    "agent/src/engine/processes.rs",
+    "agent/src/engine/spawn.rs",
+    "agent/src/keeper/driver.rs",
+    "agent/src/supervisor/driver.rs",
+    "agent/src/supervisor/generations.rs",
+    "agent/src/supervisor/greeting.rs",
+    "agent/src/supervisor/host.rs",
+    "agent/src/supervisor/logs.rs",
+    "agent/src/supervisor/renewal.rs",
+    "agent/src/supervisor/users.rs",
+];
+
 #[test]
 fn cores_have_no_clock_no_lock_and_no_io() {
-    let cores = [
-        "agent/src/engine.rs",
-        "agent/src/keeper.rs",
-        "agent/src/supervisor.rs",
-        "coordinator/src/scheduler.rs",
-    ];
-    let is_core =
-        |name: &str| cores.contains(&name) || name.starts_with("coordinator/src/scheduler/");
+    for driver in DRIVERS {
+        assert!(root().join(driver).exists(), "{driver} is not there");
+    }
+    let is_core = |name: &str| {
+        let of = |core: &&str| {
+            let rest = name.strip_prefix(*core);
+            rest.is_some_and(|rest| rest.starts_with(['.', '/']))
+        };
+        CORES.iter().any(of) && !DRIVERS.contains(&name)
+    };
     let forbidden = [
         "::now()",
         "std::fs",

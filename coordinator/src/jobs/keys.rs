@@ -98,7 +98,10 @@ impl Strangers {
     pub(super) fn warnings(&self) -> Vec<String> {
         let warn = |(key, jobs): (&String, &u64)| {
             let meant = near(key)?;
-            let jobs = crate::report::format::counted(*jobs, "job", "jobs");
+            let jobs = match jobs {
+                1 => "1 job".to_owned(),
+                n => format!("{n} jobs"),
+            };
             Some(format!(
                 "key {key:?} in {jobs} means nothing; is {meant:?} meant? (\"x_{key}\" is always yours)"
             ))
