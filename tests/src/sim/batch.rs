@@ -1,15 +1,77 @@
 //! The jobs of a run, and how their batch may be given up.
 
-use super::plan::CALM;
+use super::chance::Chance;
+use super::plan::{BATCH, CALM, END, GIVEN_UP, Plan, USER};
 use super::steps::Step;
 use super::world::World;
 use mezcal_common::message::client::{BatchTerms, Halt, HaltCount, HaltWhy, Submission};
 use mezcal_common::model::ids::JobNumber;
+use mezcal_common::model::job::{BatchContext, Stop};
+use mezcal_coordinator::scheduler;
+use mezcal_coordinator::scheduler::{Wanted, WantedJob};
 use std::time::Duration;
 
 impl World {
+    /// The batch is open, and its client has heard that its jobs are accepted.
+    pub(super) fn accept_the_batch(&mut self) {
+        let Plan {
+            seed, hosts, crowd, ..
+        } = self.plan;
+        let context = BatchContext::new(BATCH, "/".into(), 0o22);
+        let mut terms = BatchTerms::new(context, END);
+        let mut jobs = self.submissions();
+        if crowd {
+            self.crowd(&mut jobs);
+        } else if seed % GIVEN_UP == GIVEN_UP - 1 {
+            self.give_up(&mut terms, &mut jobs);
+        }
+        self.tell_scheduler(scheduler::Event::Open {
+            user: USER.into(),
+            terms: Box::new(terms),
+        });
+        self.tell_scheduler(scheduler::Event::Submit {
+            batch: BATCH,
+            host_sets: (0..hosts).map(|n| vec![format!("h{n}")]).collect(),
+            jobs,
+        });
+        if !crowd {
+            self.tell_scheduler(scheduler::Event::Close { batch: BATCH });
+        }
+        self.take_effects();
+        self.commit(u64::MAX);
+    }
+
+    /// Jobs of which some prefer a host, some take all slots of one, and some may run on one only.
+    fn submissions(&mut self) -> Vec<Submission> {
+        let Plan {
+            hosts, slots, jobs, ..
+        } = self.plan;
+        let submission = |n| {
+            let some_host = |chance: &mut Chance, n| {
+                let some = chance.one_in(n);
+                some.then(|| chance.below(hosts as u64) as u32)
+            };
+            let prefer = some_host(&mut self.chance, 3);
+            let slots = if self.chance.one_in(5) {
+                slots as u16
+            } else {
+                1
+            };
+            self.slots_by_job.insert(n, slots);
+            let hosts = some_host(&mut self.chance, 6);
+            self.required.extend(hosts.map(|host| (n, host as usize)));
+            Submission {
+                prefer,
+                hosts,
+                slots,
+                ..Submission::new(JobNumber(n), self.spec.clone())
+            }
+        };
+        (1..=jobs).map(submission).collect()
+    }
+
     /// Many narrow jobs that are long, and a wide one that comes when they are well under way.
-    pub(super) fn crowd(&mut self, jobs: &mut Vec<Submission>) {
+    fn crowd(&mut self, jobs: &mut Vec<Submission>) {
         self.longest = Duration::from_secs(70) + self.chance.millis(230_000);
         self.required.clear();
         for job in jobs.iter_mut() {
@@ -35,7 +97,7 @@ impl World {
 
     /// Ways in which the batch may be given up, and jobs that are on their way from one place to
     /// another when that happens.
-    pub(super) fn give_up(&mut self, terms: &mut BatchTerms, jobs: &mut [Submission]) {
+    fn give_up(&mut self, terms: &mut BatchTerms, jobs: &mut [Submission]) {
         for job in jobs {
             let n = job.job.0;
             if n > 1 && self.chance.one_in(2) {
@@ -61,6 +123,42 @@ impl World {
                     count,
                 });
             }
+        }
+    }
+
+    /// The wide job of a crowd comes.
+    pub(super) fn wide_comes(&mut self) {
+        self.wide_until = Some(self.now + scheduler::WIDE_WAIT * self.longest);
+        let wide = Submission {
+            slots: self.plan.slots as u16,
+            ..Submission::new(JobNumber(self.plan.jobs), self.spec.clone())
+        };
+        self.tell_scheduler(scheduler::Event::Submit {
+            batch: BATCH,
+            host_sets: Vec::new(),
+            jobs: vec![wide],
+        });
+    }
+
+    /// Somebody cancels a job.
+    pub(super) fn cancel(&mut self, job: u32) {
+        let what = vec![Wanted {
+            batch: BATCH,
+            job: Some(WantedJob::Number(JobNumber(job))),
+        }];
+        let grace = if self.chance.one_in(2) {
+            Duration::ZERO
+        } else {
+            Duration::from_secs(2)
+        };
+        self.tell_scheduler(scheduler::Event::Cancel {
+            request: Some(u64::from(job)),
+            what,
+            stop: Stop::after(grace),
+            why: None,
+        });
+        if self.mutants.answers_cancels_at_once() {
+            self.proven.insert(job);
         }
     }
 }

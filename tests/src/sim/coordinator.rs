@@ -4,7 +4,7 @@ use super::mutants::Mutants;
 use super::plan::{BATCH, CLIENT_LEASE, LEASES, LOCALITY_WAIT};
 use super::steps::Step;
 use super::world::World;
-use mezcal_common::message::agent::{NumberedReport, Placement, Report, ToAgent, ToCoordinator};
+use mezcal_common::message::agent::{NumberedReport, Report, ToAgent, ToCoordinator};
 use mezcal_common::model::clock::{BootInstant, WallTime};
 use mezcal_common::model::ids::{AttemptId, Epoch, Generation, JobNumber, SessionId, StoreId};
 use mezcal_coordinator::scheduler;
@@ -210,51 +210,11 @@ impl World {
         Ok(any)
     }
 
-    pub(super) fn scheduler_effect(&mut self, effect: scheduler::Effect) -> Result<(), String> {
+    fn scheduler_effect(&mut self, effect: scheduler::Effect) -> Result<(), String> {
         match effect {
             scheduler::Effect::ToAgent(SessionId(id), message)
             | scheduler::Effect::Greet(SessionId(id), message) => {
-                if let ToAgent::Retract { attempts } = &message
-                    && self.mutants.takes_back_without_an_answer()
-                {
-                    for attempt in attempts.iter().copied() {
-                        let reports = vec![NumberedReport {
-                            seq: u64::MAX,
-                            attempt,
-                            report: Report::Returned,
-                        }];
-                        let event =
-                            scheduler::Event::Agent(SessionId(id), ToCoordinator::Reports(reports));
-                        self.tell_scheduler(event);
-                    }
-                }
-                if let ToAgent::Run(run) = &message {
-                    for AttemptId { key, attempt, .. } in run.iter().map(|p| p.attempt) {
-                        let last = (key, attempt - 1);
-                        if let Some(place) = self.kept.remove(&last) {
-                            self.what_has_ended_does_not_run_again(last, place)?;
-                        }
-                        self.placed.insert(key, (attempt, id));
-                    }
-                }
-                let spec = self.spec.clone();
-                let message = match message {
-                    ToAgent::Run(run) => ToAgent::Run(
-                        run.into_iter()
-                            .map(|p| Placement {
-                                spec: spec.clone(),
-                                ..p
-                            })
-                            .collect(),
-                    ),
-                    other => other,
-                };
-                if let Some(c) = self.connections.get_mut(&id).filter(|c| c.coordinator_open) {
-                    c.to_agent.push_back(message);
-                    // In order: each step takes the first one that waits.
-                    let wait = self.chance.millis(40);
-                    self.after(wait, Step::ToAgent(id));
-                }
+                return self.send_to_agent(id, message);
             }
             scheduler::Effect::CloseSession {
                 session: SessionId(id),
@@ -270,9 +230,7 @@ impl World {
                 job: JobNumber(job),
                 result,
                 ..
-            } => {
-                self.result(job, result)?;
-            }
+            } => return self.result(job, result),
             scheduler::Effect::Cancelled {
                 request,
                 result: Ok(summary),
@@ -292,5 +250,62 @@ impl World {
             | scheduler::Effect::Fleet { .. } => {}
         }
         Ok(())
+    }
+
+    /// A message is on its way to an agent; with it, jobs are placed.
+    fn send_to_agent(&mut self, id: u64, mut message: ToAgent) -> Result<(), String> {
+        if let ToAgent::Retract { attempts } = &message
+            && self.mutants.takes_back_without_an_answer()
+        {
+            for attempt in attempts.iter().copied() {
+                let reports = vec![NumberedReport {
+                    seq: u64::MAX,
+                    attempt,
+                    report: Report::Returned,
+                }];
+                let answer = ToCoordinator::Reports(reports);
+                self.tell_scheduler(scheduler::Event::Agent(SessionId(id), answer));
+            }
+        }
+        if let ToAgent::Run(run) = &mut message {
+            for placement in run {
+                let AttemptId { key, attempt, .. } = placement.attempt;
+                let last = (key, attempt - 1);
+                if let Some(place) = self.kept.remove(&last) {
+                    self.what_has_ended_does_not_run_again(last, place)?;
+                }
+                self.placed.insert(key, (attempt, id));
+                placement.spec = self.spec.clone();
+            }
+        }
+        if let Some(c) = self.connections.get_mut(&id).filter(|c| c.coordinator_open) {
+            c.to_agent.push_back(message);
+            // In order: each step takes the first one that waits.
+            let wait = self.chance.millis(40);
+            self.after(wait, Step::ToAgent(id));
+        }
+        Ok(())
+    }
+
+    /// What a life of a coordinator has told its store up to here is safe.
+    pub(super) fn store_has(&mut self, life: u64, through: u64) -> Result<(), String> {
+        let commit = |world: &mut Self| {
+            if life == world.serving.life && !world.serving.down {
+                world.commit(through);
+            }
+            Ok(())
+        };
+        commit(self)?;
+        self.for_original(commit)
+    }
+
+    /// The next life of a coordinator begins.
+    pub(super) fn coordinator_is_up(&mut self, life: u64) -> Result<(), String> {
+        let back = |world: &mut Self| match world.serving.life == life && world.serving.down {
+            true => world.coordinator_comes_back(),
+            false => Ok(()),
+        };
+        back(self)?;
+        self.for_original(back)
     }
 }

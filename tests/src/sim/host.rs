@@ -68,6 +68,17 @@ impl Host {
         }
     }
 
+    /// Whether its agent does anything, if it has one.
+    pub(super) fn can_act(&self) -> bool {
+        self.up && !self.agent_stopped && !self.suspended
+    }
+
+    /// New links between the agent and all engines that live.
+    fn relink(&mut self, at: BootInstant) {
+        let live = self.slots.iter_mut().filter(|slot| !slot.dead);
+        live.for_each(|slot| slot.relink(at));
+    }
+
     /// What has a process here.
     pub(super) fn attempts(&self) -> impl Iterator<Item = AttemptId> {
         self.slots.iter().filter_map(|slot| slot.alive)
@@ -88,6 +99,7 @@ impl World {
         self.now + left + left / 5000 + Duration::from_micros(1)
     }
 
+    /// A host that is up has an agent again, which its keeper links to the engines.
     pub(super) fn agent_starts(&mut self, n: usize) {
         if !self.hosts[n].up || self.hosts[n].keeper_dying || self.hosts[n].supervisor.is_some() {
             return;
@@ -127,11 +139,7 @@ impl World {
             let wait = self.chance.millis(10_000);
             self.after(wait, Step::Relink { host: n, agent });
         } else {
-            self.hosts[n]
-                .slots
-                .iter_mut()
-                .filter(|s| !s.dead)
-                .for_each(|slot| slot.relink(at));
+            self.hosts[n].relink(at);
         }
     }
 
@@ -175,6 +183,40 @@ impl World {
                 self.hosts[n].ends.retain(|(_, a)| *a != Some(attempt));
             }
             supervisor::Effect::ToKeeper(..) | supervisor::Effect::Exit => {}
+        }
+    }
+
+    /// Something that an engine has said reaches its agent.
+    pub(super) fn deliver_from_engine(&mut self, n: usize, slot: usize, link: u64) {
+        let at = self.at(n);
+        let place = &mut self.hosts[n];
+        if place.slots[slot].link != link {
+            return;
+        }
+        if let Some(message) = place.slots[slot].from.pop_front()
+            && let Some(supervisor) = &mut place.supervisor
+        {
+            let engine = EngineIndex(slot as u16);
+            supervisor.handle(supervisor::Event::Engine(engine, message), at);
+        }
+    }
+
+    /// A keeper that was late links the engines to an agent that is still there.
+    pub(super) fn keeper_links(&mut self, n: usize, agent: u64) {
+        let at = self.at(n);
+        let host = &mut self.hosts[n];
+        if host.up && host.agent == agent && host.supervisor.is_some() {
+            host.relink(at);
+        }
+    }
+
+    /// What a dead keeper left is dead: there is another one, and an agent.
+    pub(super) fn keeper_swept(&mut self, n: usize, keeper: u64) {
+        let host = &mut self.hosts[n];
+        if host.up && host.keeper == keeper {
+            host.keeper_dying = false;
+            host.slots.iter_mut().for_each(Slot::start_anew);
+            self.agent_starts(n);
         }
     }
 }

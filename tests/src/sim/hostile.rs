@@ -29,73 +29,16 @@ impl World {
                 attempt,
             })
         };
-        let (attempt, slot) = (
-            some(&mut self.chance),
-            self.chance.below(self.plan.slots as u64) as usize,
-        );
-        let (first, word) = (self.plan.slots, self.chance.below(12));
+        let slots = self.plan.slots;
+        let attempt = some(&mut self.chance);
+        let engine = slots + self.chance.below(slots as u64) as usize;
+        let word = self.chance.below(12);
         let takes = if self.chance.one_in(2) { 1 } else { u16::MAX };
         let host = &mut self.hosts[n];
         let Some(supervisor) = host.supervisor.as_mut().filter(|_| host.agent == agent) else {
             return;
         };
-        let engine = EngineIndex((first + slot) as u16);
-        let outcome = || {
-            let span = Span {
-                started: WallTime(0),
-                completed: WallTime(1),
-                elapsed: Duration::from_micros(1),
-            };
-            Outcome {
-                status: Some(WaitStatus::Exited(0)),
-                span: Some(span),
-                ..Outcome::never_ran(Ended::Exited, None)
-            }
-        };
-        let say = |message| supervisor::Event::Engine(engine, message);
-        let ended = |attempt, survivors| supervisor::Event::EngineEnded {
-            engine,
-            attempt,
-            ended: Ended::Lost,
-            killed: 0,
-            survivors,
-        };
-        let events = match (word, attempt) {
-            (0 | 1, Some(attempt)) => vec![say(FromEngine::Finished {
-                attempt,
-                outcome: outcome(),
-            })],
-            // As of an engine that has just been linked.
-            (2 | 3, Some(attempt)) => {
-                vec![
-                    supervisor::Event::LinkLost(engine),
-                    say(FromEngine::Finished {
-                        attempt,
-                        outcome: outcome(),
-                    }),
-                ]
-            }
-            (4, Some(attempt)) => vec![say(FromEngine::Ready {
-                running: Some((attempt, takes)),
-            })],
-            (5, attempt) => vec![ended(attempt, u32::from(takes == 1))],
-            (6, _) => vec![supervisor::Event::KeeperGone {
-                set: 1,
-                why: "gone".into(),
-            }],
-            (7, _) => vec![supervisor::Event::KeeperHere {
-                user: HOSTILE.into(),
-            }],
-            (8, _) => vec![supervisor::Event::LinkLost(engine)],
-            // All of them are honest for once.
-            _ => {
-                let ready = FromEngine::Ready { running: None };
-                (first..2 * first)
-                    .map(|i| supervisor::Event::Engine(EngineIndex(i as u16), ready.clone()))
-                    .collect()
-            }
-        };
-        for event in events {
+        for event in said(word, EngineIndex(engine as u16), attempt, takes, slots) {
             self.log.push(format!(
                 "{:?} h{n} hears of {HOSTILE}'s engines: {event:?}",
                 self.now
@@ -106,5 +49,64 @@ impl World {
             let wait = self.chance.millis(WORD.as_millis() as u64);
             self.after(wait, Step::Hostile { host: n, agent });
         }
+    }
+}
+
+/// What an agent hears: of an engine, about an attempt of somebody else's.
+fn said(
+    word: u64,
+    engine: EngineIndex,
+    attempt: Option<AttemptId>,
+    takes: u16,
+    slots: usize,
+) -> Vec<supervisor::Event> {
+    let say = |message| supervisor::Event::Engine(engine, message);
+    let finished = |attempt| {
+        let outcome = made_up_outcome();
+        say(FromEngine::Finished { attempt, outcome })
+    };
+    match (word, attempt) {
+        (0 | 1, Some(attempt)) => vec![finished(attempt)],
+        // As of an engine that has just been linked.
+        (2 | 3, Some(attempt)) => vec![supervisor::Event::LinkLost(engine), finished(attempt)],
+        (4, Some(attempt)) => vec![say(FromEngine::Ready {
+            running: Some((attempt, takes)),
+        })],
+        (5, attempt) => vec![supervisor::Event::EngineEnded {
+            engine,
+            attempt,
+            ended: Ended::Lost,
+            killed: 0,
+            survivors: u32::from(takes == 1),
+        }],
+        (6, _) => vec![supervisor::Event::KeeperGone {
+            set: 1,
+            why: "gone".into(),
+        }],
+        (7, _) => vec![supervisor::Event::KeeperHere {
+            user: HOSTILE.into(),
+        }],
+        (8, _) => vec![supervisor::Event::LinkLost(engine)],
+        // All of them are honest for once.
+        _ => {
+            let ready = FromEngine::Ready { running: None };
+            (slots..2 * slots)
+                .map(|i| supervisor::Event::Engine(EngineIndex(i as u16), ready.clone()))
+                .collect()
+        }
+    }
+}
+
+/// As of a job that has ended well.
+fn made_up_outcome() -> Outcome {
+    let span = Span {
+        started: WallTime(0),
+        completed: WallTime(1),
+        elapsed: Duration::from_micros(1),
+    };
+    Outcome {
+        status: Some(WaitStatus::Exited(0)),
+        span: Some(span),
+        ..Outcome::never_ran(Ended::Exited, None)
     }
 }

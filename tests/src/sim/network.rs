@@ -1,7 +1,7 @@
 //! Connections between agents and coordinators, with what is on its way on them, and how they
 //! break at their two ends.
 
-use super::plan::USER;
+use super::plan::{LOOK, USER};
 use super::steps::Step;
 use super::world::World;
 use mezcal_agent::supervisor;
@@ -35,10 +35,8 @@ pub(super) struct Connection {
 }
 
 impl World {
-    /// Time-outs of connections, and new ones.
+    /// Looks for connections of a host that have timed out, and makes one if there is none.
     pub(super) fn look(&mut self, n: usize) {
-        let links = self.hosts[n].links;
-        let up = self.hosts[n].up;
         let ids: Vec<u64> = self
             .connections
             .iter()
@@ -46,83 +44,91 @@ impl World {
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
-            let now = self.now;
-            let Some(c) = self.connections.get_mut(&id) else {
-                continue;
-            };
-            let up = up && !self.hosts[n].agent_stopped && !self.hosts[n].suspended;
-            // Keep-alives: what gets through is heard.
-            let links = if c.cut { (false, false) } else { links };
-            if up && c.agent_open && links.0 && c.coordinator_open {
-                c.coordinator_heard = now;
-            }
-            if up && c.coordinator_open && links.1 && c.agent_open && links.0 {
-                c.agent_heard = now;
-            }
-            let (agent, coordinator) = (
-                up && c.agent_open && now - c.agent_heard > IDLE_TIMEOUT,
-                c.coordinator_open && now - c.coordinator_heard > IDLE_TIMEOUT,
-            );
-            if agent {
-                self.agent_lost(id);
-            }
-            if coordinator {
-                self.coordinator_lost(id);
-            }
+            self.look_at_connection(id);
         }
         // Until a host has met the copy it finds that one where it looks; later on either.
-        let alive = self
-            .original
-            .as_ref()
-            .is_some_and(|original| !original.down)
-            && self.hosts[n].met_copy;
+        let original = self.original.as_ref().filter(|original| !original.down);
+        let alive = original.is_some() && self.hosts[n].met_copy;
         let to_original = alive && self.chance.one_in(2);
-        let up = up
+        let host = &self.hosts[n];
+        if host.can_act()
             && (to_original || !self.serving.down)
-            && !self.hosts[n].agent_stopped
-            && !self.hosts[n].suspended;
-        if up
-            && links == (true, true)
-            && self.hosts[n].supervisor.is_some()
-            && self.hosts[n].connection.is_none()
+            && host.links == (true, true)
+            && host.supervisor.is_some()
+            && host.connection.is_none()
         {
-            self.next += 1;
-            let (id, hello_sent) = (self.next, self.at(n));
-            let (agent, now) = (self.hosts[n].agent, self.now);
-            let connection = Connection {
-                host: n,
-                original: to_original,
-                cut: false,
-                generation: Generation::default(),
-                agent,
-                hello_sent,
-                agent_open: true,
-                coordinator_open: true,
-                to_agent: VecDeque::new(),
-                to_coordinator: VecDeque::new(),
-                agent_heard: now,
-                coordinator_heard: now,
-            };
-            self.connections.insert(id, connection);
-            self.hosts[n].connection = Some(id);
-            let hello = Hello {
-                versions: VERSIONS,
-                program: "simulation".into(),
-                keeper: self.hosts[n].keeper,
-                boot_id: [self.hosts[n].boot; 16],
-                slots: self.plan.slots as u16,
-                aliases: vec![],
-                cpus: 1,
-                memory: 0,
-                users: self.plan.users(),
-            };
-            let event = scheduler::Event::AgentHello {
-                session: SessionId(id),
-                name: format!("h{n}"),
-                hello,
-            };
-            self.at_coordinator_of(id, |world| world.tell_scheduler(event));
+            self.connect(n, to_original);
         }
+        let wait = LOOK + self.chance.millis(300);
+        self.after(wait, Step::Look(n));
+    }
+
+    /// Keep-alives go both ways as long as they get through; each end gives up for itself.
+    fn look_at_connection(&mut self, id: u64) {
+        let now = self.now;
+        let Some(c) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let host = &self.hosts[c.host];
+        let up = host.can_act();
+        let links = if c.cut { (false, false) } else { host.links };
+        if up && c.agent_open && links.0 && c.coordinator_open {
+            c.coordinator_heard = now;
+        }
+        if up && c.coordinator_open && links.1 && c.agent_open && links.0 {
+            c.agent_heard = now;
+        }
+        let (agent, coordinator) = (
+            up && c.agent_open && now - c.agent_heard > IDLE_TIMEOUT,
+            c.coordinator_open && now - c.coordinator_heard > IDLE_TIMEOUT,
+        );
+        if agent {
+            self.agent_lost(id);
+        }
+        if coordinator {
+            self.coordinator_lost(id);
+        }
+    }
+
+    /// An agent makes a connection and says who it is.
+    fn connect(&mut self, n: usize, original: bool) {
+        self.next += 1;
+        let (id, hello_sent) = (self.next, self.at(n));
+        let now = self.now;
+        let host = &mut self.hosts[n];
+        let connection = Connection {
+            host: n,
+            original,
+            cut: false,
+            generation: Generation::default(),
+            agent: host.agent,
+            hello_sent,
+            agent_open: true,
+            coordinator_open: true,
+            to_agent: VecDeque::new(),
+            to_coordinator: VecDeque::new(),
+            agent_heard: now,
+            coordinator_heard: now,
+        };
+        self.connections.insert(id, connection);
+        host.connection = Some(id);
+        let hello = Hello {
+            versions: VERSIONS,
+            program: "simulation".into(),
+            keeper: host.keeper,
+            boot_id: [host.boot; 16],
+            slots: self.plan.slots as u16,
+            aliases: vec![],
+            cpus: 1,
+            memory: 0,
+            users: self.plan.users(),
+        };
+        let event = scheduler::Event::AgentHello {
+            session: SessionId(id),
+            name: format!("h{n}"),
+            hello,
+        };
+        self.at_coordinator_of(id, |world| world.tell_scheduler(event));
     }
 
     /// A host renews its leases. After a silence as long as the lease it may have given up what was
@@ -190,6 +196,7 @@ impl World {
         }
     }
 
+    /// The next message to an agent arrives, or is sent again.
     pub(super) fn deliver_to_agent(&mut self, id: u64) {
         let Some(c) = self.connections.get_mut(&id) else {
             return;
@@ -202,81 +209,83 @@ impl World {
             // Sent again until it arrives or the connection is given up.
             return self.after(Duration::from_millis(200), Step::ToAgent(id));
         }
-        let Some(c) = self.connections.get_mut(&id) else {
-            return;
-        };
         let Some(message) = c.to_agent.pop_front() else {
             return;
         };
         c.agent_heard = self.now;
-        if let ToAgent::Generation { generation } = message {
-            c.generation = generation;
-            return;
+        match message {
+            ToAgent::Generation { generation } => c.generation = generation,
+            welcome @ ToAgent::Welcome { .. } => self.welcomed(id, welcome),
+            other => self.tell_agent(n, supervisor::Event::Coordinator(other)),
         }
-        if let ToAgent::Welcome { store, .. } = message {
-            let (generation, of_copy) = (c.generation, self.copied && !c.original);
-            let host = &mut self.hosts[n];
-            match host.met.judge(store, generation) {
-                Meeting::Known => {}
-                Meeting::Newer => host.met.remember(store, generation),
-                // It leaves.
-                Meeting::Older(_) => return self.agent_lost(id),
-            }
-            host.met_copy |= of_copy;
-        }
-        let Some(c) = self.connections.get_mut(&id) else {
-            return;
-        };
-        let hello_sent = c.hello_sent;
+    }
+
+    fn tell_agent(&mut self, n: usize, event: supervisor::Event) {
         let at = self.at(n);
-        let host = &mut self.hosts[n];
-        let Some(supervisor) = &mut host.supervisor else {
+        if let Some(supervisor) = &mut self.hosts[n].supervisor {
+            supervisor.handle(event, at);
+        }
+    }
+
+    /// An agent hears whose coordinator it has found, and of its lease.
+    fn welcomed(&mut self, id: u64, welcome: ToAgent) {
+        let Some(c) = self.connections.get(&id) else {
             return;
         };
-        let welcome = matches!(message, ToAgent::Welcome { .. });
-        let event = match message {
-            ToAgent::Welcome {
-                version,
-                store,
-                lease,
-                first_engine,
-                ..
-            } => {
-                if let Some(lease) = lease {
-                    // What may have been given up under the lease before is not safer under this
-                    // one.
-                    if self.now - self.heard[n] > host.lease {
-                        self.kept.retain(|_, (host, ..)| *host != n);
-                    }
-                    (host.lease, host.longest_lease) = (lease, host.longest_lease.max(lease));
-                }
-                let lease = if self.mutants.holds_on_to_the_longest_lease() {
-                    lease.map(|_| host.longest_lease)
-                } else {
-                    lease
-                };
-                supervisor::Event::Welcomed {
-                    version,
-                    store,
-                    lease: lease.map(|l| l + self.mutants.forgotten_margin()),
-                    first_engine,
-                    hello_sent,
-                }
-            }
-            other => supervisor::Event::Coordinator(other),
+        let ToAgent::Welcome {
+            version,
+            store,
+            lease,
+            first_engine,
+            ..
+        } = welcome
+        else {
+            return;
         };
-        supervisor.handle(event, at);
-        if self.mutants.takes_unheard_engines_for_idle() && welcome {
+        let (n, hello_sent) = (c.host, c.hello_sent);
+        let (generation, of_copy) = (c.generation, self.copied && !c.original);
+        let host = &mut self.hosts[n];
+        match host.met.judge(store, generation) {
+            Meeting::Known => {}
+            Meeting::Newer => host.met.remember(store, generation),
+            // It leaves.
+            Meeting::Older(_) => return self.agent_lost(id),
+        }
+        host.met_copy |= of_copy;
+        if host.supervisor.is_none() {
+            return;
+        }
+        if let Some(lease) = lease {
+            // What may have been given up under the lease before is not safer under this one.
+            if self.now - self.heard[n] > host.lease {
+                self.kept.retain(|_, (host, ..)| *host != n);
+            }
+            (host.lease, host.longest_lease) = (lease, host.longest_lease.max(lease));
+        }
+        let lease = match self.mutants.holds_on_to_the_longest_lease() {
+            true => lease.map(|_| host.longest_lease),
+            false => lease,
+        };
+        let event = supervisor::Event::Welcomed {
+            version,
+            store,
+            lease: lease.map(|l| l + self.mutants.forgotten_margin()),
+            first_engine,
+            hello_sent,
+        };
+        self.tell_agent(n, event);
+        if self.mutants.takes_unheard_engines_for_idle() {
             for slot in 0..self.plan.slots {
-                let unheard = supervisor::Event::Engine(
+                let (engine, ready) = (
                     EngineIndex(slot as u16),
                     FromEngine::Ready { running: None },
                 );
-                supervisor.handle(unheard, at);
+                self.tell_agent(n, supervisor::Event::Engine(engine, ready));
             }
         }
     }
 
+    /// The next message to a coordinator arrives, or is sent again as long as somebody sends.
     pub(super) fn deliver_to_coordinator(&mut self, id: u64) {
         let Some(c) = self.connections.get_mut(&id) else {
             return;
@@ -301,34 +310,12 @@ impl World {
         {
             self.hear(n);
         }
+        if let ToCoordinator::Served { users, .. } = &message
+            && !users.iter().any(|user| user == USER)
+        {
+            self.user_is_unheard(id, n);
+        }
         let message = match message {
-            ToCoordinator::Served {
-                users,
-                unheard,
-                containment,
-                clock_offset,
-            } => {
-                if !users.iter().any(|user| user == USER) {
-                    // It may come back too late for what it had.
-                    self.kept.retain(|_, (host, ..)| *host != n);
-                    if self.mutants.takes_silence_for_absence() {
-                        let (queued, running, unacknowledged) = (vec![], vec![], vec![]);
-                        let nothing = ToCoordinator::UserInventory {
-                            user: USER.into(),
-                            queued,
-                            running,
-                            unacknowledged,
-                        };
-                        self.tell_scheduler(scheduler::Event::Agent(SessionId(id), nothing));
-                    }
-                }
-                ToCoordinator::Served {
-                    users,
-                    unheard,
-                    containment,
-                    clock_offset,
-                }
-            }
             ToCoordinator::ReportsOf { reports, .. } if self.mutants.believes_anybody() => {
                 ToCoordinator::Reports(reports)
             }
@@ -337,31 +324,47 @@ impl World {
         if let ToCoordinator::Reports(reports) = &message
             && self.mutants.takes_stale_reports()
         {
-            for report in reports {
-                if let Some((attempt, session)) = self
-                    .placed
-                    .get(&report.attempt.key)
-                    .filter(|(a, _)| *a > report.attempt.attempt)
-                {
-                    // As if it did not matter which attempt a report is about, and who reports it.
-                    let (attempt, session) = (
-                        AttemptId {
-                            attempt: *attempt,
-                            ..report.attempt
-                        },
-                        SessionId(*session),
-                    );
-                    let stale = NumberedReport {
-                        seq: u64::MAX,
-                        attempt,
-                        report: report.report.clone(),
-                    };
-                    let event =
-                        scheduler::Event::Agent(session, ToCoordinator::Reports(vec![stale]));
-                    self.tell_scheduler(event);
-                }
-            }
+            self.count_stale_reports(reports);
         }
         self.tell_scheduler(scheduler::Event::Agent(SessionId(id), message));
+    }
+
+    /// A host does not know what its engines have.
+    fn user_is_unheard(&mut self, id: u64, n: usize) {
+        // It may come back too late for what it had.
+        self.kept.retain(|_, (host, ..)| *host != n);
+        if self.mutants.takes_silence_for_absence() {
+            let (queued, running, unacknowledged) = (vec![], vec![], vec![]);
+            let nothing = ToCoordinator::UserInventory {
+                user: USER.into(),
+                queued,
+                running,
+                unacknowledged,
+            };
+            self.tell_scheduler(scheduler::Event::Agent(SessionId(id), nothing));
+        }
+    }
+
+    /// As if it did not matter which attempt a report is about, and who reports it.
+    fn count_stale_reports(&mut self, reports: &[NumberedReport]) {
+        for NumberedReport {
+            attempt, report, ..
+        } in reports
+        {
+            let placed = self.placed.get(&attempt.key).copied();
+            if let Some((later, session)) = placed.filter(|(a, _)| *a > attempt.attempt) {
+                let attempt = AttemptId {
+                    attempt: later,
+                    ..*attempt
+                };
+                let stale = NumberedReport {
+                    seq: u64::MAX,
+                    attempt,
+                    report: report.clone(),
+                };
+                let message = ToCoordinator::Reports(vec![stale]);
+                self.tell_scheduler(scheduler::Event::Agent(SessionId(session), message));
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ use mezcal_agent::engine::{Engine, Exit, Swept};
 use mezcal_agent::{engine, supervisor};
 use mezcal_common::message::engine::{FromEngine, ToEngine};
 use mezcal_common::model::clock::{BootInstant, WallTime};
-use mezcal_common::model::ids::{AttemptId, EngineIndex};
+use mezcal_common::model::ids::{AttemptId, EngineIndex, JobNumber};
 use mezcal_common::model::job::BatchContext;
 use mezcal_common::model::outcome::{Containment, Ended, Span, WaitStatus};
 use mezcal_common::wire::codec;
@@ -140,129 +140,171 @@ impl World {
         slot.engine.handle(event, at);
     }
 
+    /// Performs what an engine has decided.
     pub(super) fn engine_effect(&mut self, n: usize, index: usize, effect: engine::Effect) {
         let at = self.at(n);
-        let life = self.hosts[n].slots[index].life;
         match effect {
-            engine::Effect::Spawn { attempt, .. } | engine::Effect::SpawnAgain { attempt } => {
-                let again = matches!(effect, engine::Effect::SpawnAgain { .. });
-                let slot = &mut self.hosts[n].slots[index];
-                // The process may be there before its engine knows.
-                (slot.alive, slot.spawning, slot.ended, slot.dies_at) =
-                    (Some(attempt), Some(attempt), false, None);
-                let (spawn, fails) = (self.chance.millis(30), self.chance.one_in(40));
-                // Some shortages pass soon, and others do not.
-                let result = match attempt.key.job.0 % 4 {
-                    0 if again => Err(engine::NotStarted::Short("no processes".into())),
-                    0 | 1 if fails => Err(engine::NotStarted::Short("no processes".into())),
-                    2.. if fails => Err(engine::NotStarted::Job("no such file".into())),
-                    _ => Ok(()),
-                };
-                self.after(
-                    spawn,
-                    Step::Spawned {
-                        host: n,
-                        slot: index,
-                        life,
-                        result,
-                    },
-                );
-                // Every third run is of short jobs, which are handed out in advance, and a few long
-                // ones.
-                let lengths = if self.plan.seed.is_multiple_of(3) {
-                    [20, 20, 60, 20_000]
-                } else {
-                    [50, 2_000, 20_000, 90_000]
-                };
-                let most = lengths[if self.chance.one_in(3) {
-                    3
-                } else {
-                    self.chance.below(3) as usize
-                }];
-                let run = match self.plan.crowd {
-                    true if attempt.key.job.0 < self.plan.jobs => {
-                        self.longest / 2 + self.chance.millis(self.longest.as_millis() as u64 / 2)
-                    }
-                    true | false => self.chance.millis(most),
-                };
-                self.after(
-                    spawn + run,
-                    Step::JobEnds {
-                        host: n,
-                        slot: index,
-                        attempt,
-                        life,
-                    },
-                );
-            }
-            engine::Effect::Send(message) => {
-                let forgets = self.mutants.forgets_what_it_has_sent();
-                let slot = &mut self.hosts[n].slots[index];
-                if let (true, FromEngine::Finished { attempt, .. }) = (forgets, &message) {
-                    slot.engine.handle(
-                        engine::Event::Acknowledge {
-                            attempts: vec![*attempt],
-                        },
-                        at,
-                    );
-                }
-                slot.from.push_back(message);
-                let link = slot.link;
-                let wait = self.chance.millis(4);
-                self.after(wait, Step::FromEngine(n, index, link));
-            }
+            engine::Effect::Spawn { attempt, .. } => self.spawn(n, index, attempt, false),
+            engine::Effect::SpawnAgain { attempt } => self.spawn(n, index, attempt, true),
+            engine::Effect::Send(message) => self.engine_says(n, index, message),
             engine::Effect::Probe => {
-                self.hosts[n].slots[index]
-                    .engine
-                    .handle(engine::Event::Probed { others: false }, at);
+                let engine = &mut self.hosts[n].slots[index].engine;
+                engine.handle(engine::Event::Probed { others: false }, at);
             }
-            engine::Effect::Sweep { .. } => {
-                let patience = if self.chance.one_in(6) {
-                    SLOW_DEATH.as_millis() as u64
-                } else {
-                    3
-                };
-                let dies = self.now + self.chance.millis(patience);
-                let now = self.now;
-                let slot = &mut self.hosts[n].slots[index];
-                let dies = *slot
-                    .dies_at
-                    .get_or_insert(if slot.ended { now } else { dies });
-                if now < dies {
-                    slot.engine.handle(
-                        engine::Event::Swept(Swept {
-                            alive: 1,
-                            ..Swept::default()
-                        }),
-                        at,
-                    );
-                    return;
-                }
-                let fails = slot
-                    .alive
-                    .is_some_and(|attempt| self.failing.contains(&attempt.key.job.0));
-                (slot.alive, slot.dies_at) = (None, None);
-                let status = if slot.ended {
-                    WaitStatus::Exited(i32::from(fails))
-                } else {
-                    WaitStatus::Signaled(9)
-                };
-                let span = Span {
-                    started: WallTime(0),
-                    completed: WallTime(1),
-                    elapsed: Duration::from_micros(1),
-                };
-                slot.engine.handle(
-                    engine::Event::Swept(Swept {
-                        exit: Some(Exit { status, span }),
-                        ..Swept::default()
-                    }),
-                    at,
-                );
-            }
+            engine::Effect::Sweep { .. } => self.sweep(n, index),
             engine::Effect::Terminate { .. }
             | engine::Effect::ToKeeper(_)
             | engine::Effect::Exit => {}
         }
+    }
+
+    /// A process is there from now on, and its engine hears of it a little later; or it has never
+    /// been there.
+    fn spawn(&mut self, host: usize, slot: usize, attempt: AttemptId, again: bool) {
+        let place = &mut self.hosts[host].slots[slot];
+        let life = place.life;
+        // The process may be there before its engine knows.
+        (place.alive, place.spawning, place.ended, place.dies_at) =
+            (Some(attempt), Some(attempt), false, None);
+        let (spawn, fails) = (self.chance.millis(30), self.chance.one_in(40));
+        // Some shortages pass soon, and others do not.
+        let result = match attempt.key.job.0 % 4 {
+            0 if again => Err(engine::NotStarted::Short("no processes".into())),
+            0 | 1 if fails => Err(engine::NotStarted::Short("no processes".into())),
+            2.. if fails => Err(engine::NotStarted::Job("no such file".into())),
+            _ => Ok(()),
+        };
+        let spawned = Step::Spawned {
+            host,
+            slot,
+            life,
+            result,
+        };
+        self.after(spawn, spawned);
+        let run = self.length_of_run(attempt.key.job);
+        let ends = Step::JobEnds {
+            host,
+            slot,
+            attempt,
+            life,
+        };
+        self.after(spawn + run, ends);
+    }
+
+    /// How long a job runs if nobody ends it.
+    fn length_of_run(&mut self, job: JobNumber) -> Duration {
+        // Every third run is of short jobs, which are handed out in advance, and a few long ones.
+        let lengths = if self.plan.seed.is_multiple_of(3) {
+            [20, 20, 60, 20_000]
+        } else {
+            [50, 2_000, 20_000, 90_000]
+        };
+        let most = lengths[if self.chance.one_in(3) {
+            3
+        } else {
+            self.chance.below(3) as usize
+        }];
+        match self.plan.crowd && job.0 < self.plan.jobs {
+            true => self.longest / 2 + self.chance.millis(self.longest.as_millis() as u64 / 2),
+            false => self.chance.millis(most),
+        }
+    }
+
+    /// A process is there, for all that its engine knows, or is not.
+    pub(super) fn spawned(
+        &mut self,
+        host: usize,
+        slot: usize,
+        life: u64,
+        result: Result<(), engine::NotStarted>,
+    ) {
+        let at = self.at(host);
+        let place = &mut self.hosts[host].slots[slot];
+        if place.life == life && place.spawning.take().is_some() {
+            if result.is_err() {
+                place.alive = None;
+            }
+            place.engine.handle(engine::Event::Spawned(result), at);
+        }
+    }
+
+    /// A process ends by itself, unless something else has ended it before.
+    pub(super) fn job_ends(&mut self, host: usize, slot: usize, attempt: AttemptId, life: u64) {
+        let at = self.at(host);
+        let place = &mut self.hosts[host].slots[slot];
+        // Both were delayed on a suspended host: it cannot end before it has begun.
+        if place.life == life && place.spawning == Some(attempt) {
+            let again = Step::JobEnds {
+                host,
+                slot,
+                attempt,
+                life,
+            };
+            return self.after(Duration::from_millis(1), again);
+        }
+        let runs = place.alive == Some(attempt) && place.spawning.is_none() && !place.ended;
+        if place.life == life && runs && place.dies_at.is_none() && !place.dead {
+            place.ended = true;
+            let attempt = (attempt.key, attempt.attempt);
+            self.ended.insert(attempt);
+            self.kept.insert(attempt, (host, slot, life));
+            place.engine.handle(engine::Event::FirstEnded, at);
+        }
+    }
+
+    fn engine_says(&mut self, n: usize, index: usize, message: FromEngine) {
+        let at = self.at(n);
+        let slot = &mut self.hosts[n].slots[index];
+        if let FromEngine::Finished { attempt, .. } = &message
+            && self.mutants.forgets_what_it_has_sent()
+        {
+            let attempts = vec![*attempt];
+            let acknowledged = engine::Event::Acknowledge { attempts };
+            slot.engine.handle(acknowledged, at);
+        }
+        slot.from.push_back(message);
+        let link = slot.link;
+        let wait = self.chance.millis(4);
+        self.after(wait, Step::FromEngine(n, index, link));
+    }
+
+    /// What an engine kills is dead at once, or some seconds later.
+    fn sweep(&mut self, n: usize, index: usize) {
+        let at = self.at(n);
+        let patience = if self.chance.one_in(6) {
+            SLOW_DEATH.as_millis() as u64
+        } else {
+            3
+        };
+        let now = self.now;
+        let dies = now + self.chance.millis(patience);
+        let slot = &mut self.hosts[n].slots[index];
+        let dies = if slot.ended { now } else { dies };
+        let dies = *slot.dies_at.get_or_insert(dies);
+        let swept = if now < dies {
+            Swept {
+                alive: 1,
+                ..Swept::default()
+            }
+        } else {
+            let fails = |attempt: AttemptId| self.failing.contains(&attempt.key.job.0);
+            let fails = slot.alive.is_some_and(fails);
+            (slot.alive, slot.dies_at) = (None, None);
+            let status = if slot.ended {
+                WaitStatus::Exited(i32::from(fails))
+            } else {
+                WaitStatus::Signaled(9)
+            };
+            let span = Span {
+                started: WallTime(0),
+                completed: WallTime(1),
+                elapsed: Duration::from_micros(1),
+            };
+            Swept {
+                exit: Some(Exit { status, span }),
+                ..Swept::default()
+            }
+        };
+        slot.engine.handle(engine::Event::Swept(swept), at);
     }
 }

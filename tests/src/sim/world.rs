@@ -5,16 +5,14 @@ use super::coordinator::{Coordinator, scheduler_of};
 use super::host::Host;
 use super::mutants::Mutants;
 use super::network::Connection;
-use super::plan::{BATCH, CALM, END, END_OF_CROWD, GIVEN_UP, LEASE, LOOK, Plan, RESTORES, USER};
+use super::plan::{CALM, END, END_OF_CROWD, LEASE, LOOK, Plan, RESTORES};
 use super::steps::Step;
 use mezcal_agent::supervisor::Supervisor;
-use mezcal_common::message::client::{BatchTerms, Submission};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{Generation, JobKey, JobNumber};
-use mezcal_common::model::job::{BatchContext, Command, JobSpec};
+use mezcal_common::model::job::{Command, JobSpec};
 use mezcal_common::model::outcome::JobResult;
 use mezcal_common::wire::codec;
-use mezcal_coordinator::scheduler;
 use mezcal_coordinator::scheduler::Record;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -113,88 +111,43 @@ impl World {
             wide_until: None,
             log: Vec::new(),
         };
-        let context = BatchContext::new(BATCH, "/".into(), 0o22);
-        let mut terms = BatchTerms::new(context, END);
-        let spec = world.spec.clone();
-        let sets = (0..plan.hosts).map(|n| vec![format!("h{n}")]).collect();
-        let jobs = (1..=plan.jobs).map(|n| {
-            let prefer = world
-                .chance
-                .one_in(3)
-                .then(|| world.chance.below(plan.hosts as u64) as u32);
-            let slots = if world.chance.one_in(5) {
-                plan.slots as u16
-            } else {
-                1
-            };
-            world.slots_by_job.insert(n, slots);
-            let hosts = world
-                .chance
-                .one_in(6)
-                .then(|| world.chance.below(plan.hosts as u64) as u32);
-            world.required.extend(hosts.map(|host| (n, host as usize)));
-            Submission {
-                prefer,
-                hosts,
-                slots,
-                ..Submission::new(JobNumber(n), spec.clone())
-            }
-        });
-        let mut jobs: Vec<Submission> = jobs.collect();
-        if plan.crowd {
-            world.crowd(&mut jobs);
-        } else if plan.seed % GIVEN_UP == GIVEN_UP - 1 {
-            world.give_up(&mut terms, &mut jobs);
-        }
-        for event in [
-            scheduler::Event::Open {
-                user: USER.into(),
-                terms: Box::new(terms),
-            },
-            scheduler::Event::Submit {
-                batch: BATCH,
-                host_sets: sets,
-                jobs,
-            },
-        ] {
-            world.tell_scheduler(event);
-        }
-        if !plan.crowd {
-            world.tell_scheduler(scheduler::Event::Close { batch: BATCH });
-        }
-        // The client has heard that its jobs are accepted.
-        world.take_effects();
-        world.commit(u64::MAX);
-        for host in 0..plan.hosts {
-            let wait = world.chance.millis(2000);
-            world.after(wait, Step::AgentStarts(host));
-            world.after(wait + LOOK, Step::Look(host));
-        }
-        for _ in 0..plan.faults {
-            let at = world.chance.millis(CALM.as_millis() as u64 - 100_000);
-            world.after(at, Step::Fault);
-        }
-        // Chances of their own: what else happens with a seed stays the same.
-        let mut chance = Chance(plan.seed ^ RESTORES);
-        if !plan.crowd && chance.one_in(3) {
-            let backup = chance.millis(150_000);
-            world.after(backup, Step::Backup);
-            world.after(
-                backup + chance.millis(100_000),
-                Step::Restore {
-                    alive: chance.one_in(2),
-                },
-            );
-        }
-        for job in 1..=plan.jobs {
-            if !plan.crowd && world.chance.one_in(6) {
-                let at = world.chance.millis(CALM.as_millis() as u64);
-                world.after(at, Step::Cancel(job));
-            }
-        }
+        world.accept_the_batch();
+        world.lay_out();
         world
     }
 
+    /// What is going to happen whatever else does.
+    fn lay_out(&mut self) {
+        let Plan {
+            seed, jobs, crowd, ..
+        } = self.plan;
+        for host in 0..self.plan.hosts {
+            let wait = self.chance.millis(2000);
+            self.after(wait, Step::AgentStarts(host));
+            self.after(wait + LOOK, Step::Look(host));
+        }
+        for _ in 0..self.plan.faults {
+            let at = self.chance.millis(CALM.as_millis() as u64 - 100_000);
+            self.after(at, Step::Fault);
+        }
+        // Chances of their own: what else happens with a seed stays the same.
+        let mut chance = Chance(seed ^ RESTORES);
+        if !crowd && chance.one_in(3) {
+            let backup = chance.millis(150_000);
+            self.after(backup, Step::Backup);
+            let restore = backup + chance.millis(100_000);
+            let alive = chance.one_in(2);
+            self.after(restore, Step::Restore { alive });
+        }
+        for job in 1..=jobs {
+            if !crowd && self.chance.one_in(6) {
+                let at = self.chance.millis(CALM.as_millis() as u64);
+                self.after(at, Step::Cancel(job));
+            }
+        }
+    }
+
+    /// Something happens after a while.
     pub(super) fn after(&mut self, wait: Duration, step: Step) {
         self.next += 1;
         self.steps.push(Reverse((self.now + wait, self.next)));
