@@ -1,6 +1,7 @@
 //! `coordinator run --stream`: jobs arrive on standard input while others run, results leave on
 //! standard output as they come. The interface for programs; docs/stream.md describes its lines.
 
+use super::args::RunArgs;
 use crate::client::beside::{beside, pass_on, until};
 use crate::client::cluster::{Connected, UNWATCHED_WAIT, agent_ended};
 use crate::client::context::GRACE;
@@ -11,7 +12,6 @@ use crate::jobs::{Format, Jobs, members};
 use crate::report::format::{ClientTimes, ResultFormat};
 use crate::report::notice::describe;
 use crate::report::output::not_writable;
-use crate::verb::run::RunArgs;
 use bytes::Bytes;
 use mezcal_common::message::client::{
     BatchTerms, CancelSummary, HostStatus, Selector, Submission, ToClient, ToService,

@@ -1,0 +1,199 @@
+//! What the command line of `coordinator run` says.
+
+use super::halt;
+use crate::client::ReconnectArgs;
+use crate::client::embedded::ContainmentWish;
+use crate::client::profile::ProfileArgs;
+use crate::report::progress::ProgressKind;
+use clap::builder::TypedValueParser;
+use mezcal_common::message::client::Halt;
+use mezcal_common::model::duration::parse_duration;
+use mezcal_common::model::octets;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Run a list of jobs and stream their results.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// The job list: JSON Lines or one JSON array; - or nothing: standard input
+    #[arg(value_name = "FILE", conflicts_with = "input")]
+    pub file: Option<PathBuf>,
+    /// The job list, under the name of Bakapara's option
+    #[arg(help_heading = "Input", short, long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// Where results go (default: standard output)
+    #[arg(help_heading = "Results", short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Where log lines go (default: standard error)
+    #[arg(help_heading = "Messages", short, long, value_name = "FILE")]
+    pub logging: Option<PathBuf>,
+    /// Which cluster
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+    /// Jobs at a time in an embedded run (default: the CPUs)
+    #[arg(help_heading = "Where jobs run", short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub slots: Option<u16>,
+    /// Be the coordinator for this run: agents connect to ADDR, for example 0.0.0.0:7433
+    #[arg(help_heading = "Where jobs run", long, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Run here, whatever the profile says
+    #[arg(help_heading = "Where jobs run", long, conflicts_with = "listen")]
+    pub local: bool,
+    /// Start when this many agents are connected
+    #[arg(
+        help_heading = "Where jobs run",
+        long,
+        value_name = "N",
+        default_value_t = 1
+    )]
+    pub min_agents: u32,
+    /// Give up if they are not connected after this long (default: never on a terminal, otherwise
+    /// 5m)
+    #[arg(help_heading = "Where jobs run", long, value_name = "DURATION", value_parser = parse_duration)]
+    pub wait_agents: Option<Duration>,
+    /// How long a job waits for a host that is not connected
+    #[arg(help_heading = "Where jobs run", long, value_name = "DURATION", value_parser = parse_duration, default_value = "5m")]
+    pub host_timeout: Duration,
+    /// How long a slot is idle before it gets a job that prefers another host; for a run that is
+    /// its own coordinator [default: 3s]
+    #[arg(help_heading = "Where jobs run", long, value_name = "DURATION", value_parser = parse_duration)]
+    pub locality_wait: Option<Duration>,
+    /// Hand the jobs over, print the batch's id, and leave them to the coordinator
+    #[arg(help_heading = "The run", long, conflicts_with_all = ["output", "local", "listen", "keep_order", "compat", "min_agents"])]
+    pub detach: bool,
+    /// What to call the batch
+    #[arg(help_heading = "The run", long, value_name = "NAME", value_parser = batch_name)]
+    pub name: Option<String>,
+    /// What to do about a lost connection
+    #[command(flatten)]
+    pub reconnect: ReconnectArgs,
+    /// Run jobs as they come on standard input, with results and events on standard output
+    /// (docs/stream.md)
+    #[arg(help_heading = "Input", long, conflicts_with_all = ["detach", "input", "output", "logging", "lines", "keep_order", "resume", "resume_failed", "progress", "min_agents"])]
+    pub stream: bool,
+    /// Cancel everything when standard input ends before the run does, because the program at the
+    /// other end is gone
+    #[arg(help_heading = "Input", long, requires = "stream")]
+    pub attended: bool,
+    /// Write results in the order of the input
+    #[arg(help_heading = "Results", long)]
+    pub keep_order: bool,
+    /// Read and write exactly as another program did
+    #[arg(help_heading = "Input", long, value_name = "PROGRAM")]
+    pub compat: Option<Compat>,
+    /// One shell command per line instead of JSON
+    #[arg(help_heading = "Input", long, conflicts_with = "compat")]
+    pub lines: bool,
+    /// The commands of --lines are separated by NUL bytes, and may contain line breaks
+    #[arg(help_heading = "Input", short = '0', long, requires = "lines")]
+    pub null: bool,
+    /// Directory in which jobs without `cd` start (default: this one)
+    #[arg(help_heading = "Jobs", long, value_name = "DIR")]
+    pub cd: Option<PathBuf>,
+    /// Environment for every job; without a value, this process's
+    #[arg(help_heading = "Jobs", long = "env", value_name = "NAME[=VALUE]", value_parser = clap::builder::OsStringValueParser::new().map(as_text))]
+    pub env: Vec<String>,
+    /// Longest run of jobs without `timeout`
+    #[arg(help_heading = "Jobs", long, value_name = "DURATION", value_parser = some_time)]
+    pub timeout: Option<Duration>,
+    /// Cancel all jobs that have not ended this long after the start of the run
+    #[arg(help_heading = "The run", long, value_name = "DURATION", value_parser = some_time)]
+    pub time_limit: Option<Duration>,
+    /// Give up early, as GNU Parallel: WHEN,WHY=N or N%, with soon or now, and fail, success or
+    /// done
+    #[arg(help_heading = "The run", long, value_name = "RULE", value_parser = halt::parse, default_value = "never")]
+    pub halt: HaltRule,
+    /// What happens to processes that outlive the first process of their job, for jobs without
+    /// `leftover`
+    #[arg(
+        help_heading = "Jobs",
+        long,
+        value_name = "WHAT",
+        default_value = "kill"
+    )]
+    pub leftover: LeftoverArg,
+    /// What holds the processes of a job together in an embedded run
+    #[arg(
+        help_heading = "Where jobs run",
+        long,
+        value_name = "KIND",
+        default_value = "auto"
+    )]
+    pub containment: ContainmentWish,
+    /// Further attempts of failing jobs without `retries`
+    #[arg(help_heading = "Jobs", long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub retries: u32,
+    /// Write output of jobs that name no files to DIR/ID.out and DIR/ID.err, on the hosts where
+    /// they run; ids with other characters than a-z, 0-9, ., _ and - get a suffix after a ~, so
+    /// that no two jobs share a file
+    #[arg(help_heading = "Jobs", long, value_name = "DIR")]
+    pub output_dir: Option<PathBuf>,
+    /// Run only jobs without a successful result in the file of -o, and append to it
+    #[arg(help_heading = "Results", long, requires = "output", conflicts_with_all = ["force", "detach", "compat"])]
+    pub resume: bool,
+    /// Run only jobs whose result in the file of -o is a failure, and replace that result
+    #[arg(help_heading = "Results", long, requires = "output", conflicts_with_all = ["resume", "force", "detach", "compat"])]
+    pub resume_failed: bool,
+    /// Overwrite a results file that is not empty
+    #[arg(help_heading = "Results", long)]
+    pub force: bool,
+    /// Print only errors
+    #[arg(help_heading = "Messages", short, long)]
+    pub quiet: bool,
+    /// Progress on standard error
+    #[arg(
+        help_heading = "Messages",
+        long,
+        value_name = "KIND",
+        default_value = "auto"
+    )]
+    pub progress: ProgressKind,
+}
+
+/// A duration that is greater than zero.
+fn some_time(text: &str) -> Result<Duration, String> {
+    parse_duration(text).and_then(|d| {
+        if d.is_zero() {
+            Err("it must be greater than zero".into())
+        } else {
+            Ok(d)
+        }
+    })
+}
+
+/// A name that fits a line.
+fn batch_name(text: &str) -> Result<String, String> {
+    let fits = (1..=64).contains(&text.chars().count()) && !text.chars().any(char::is_control);
+    if fits {
+        Ok(text.into())
+    } else {
+        Err("it must have 1 to 64 characters, none of them control characters".into())
+    }
+}
+
+/// A text that stands for any bytes.
+pub(super) fn as_text(bytes: OsString) -> String {
+    octets::text(bytes.into_vec())
+}
+
+/// `--halt`; none: never.
+type HaltRule = Option<Halt>;
+
+/// `--leftover`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LeftoverArg {
+    /// They are killed, and counted in the result.
+    Kill,
+    /// The job goes on until they have ended, too.
+    Wait,
+}
+
+/// Programs whose ways can be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Compat {
+    /// bakapara.py: five keys, twelve result keys, naive local times, exit status 0.
+    Bakapara,
+}

@@ -1,0 +1,534 @@
+//! A run of one list of jobs as one batch: from the first agent to the last result, whatever comes
+//! between.
+
+use super::args::RunArgs;
+use super::resume::Noted;
+use crate::client::beside::{beside, pass_on, until};
+use crate::client::cluster::{Connected, UNWATCHED_WAIT, agent_ended};
+use crate::client::context::GRACE;
+use crate::client::note;
+use crate::client::signals::Signals;
+use crate::client::submit::{SUBMIT_JOBS, Submitter};
+use crate::exit::{self, Exit};
+use crate::jobs::Jobs;
+use crate::report::notice::describe;
+use crate::report::output::{self, FromOutput, OutputThread, ToOutput, not_writable};
+use crate::report::outputs::Results;
+use crate::report::progress::Progress;
+use crate::report::resume::Written;
+use mezcal_common::message::client::{BatchTerms, HaltWhy, Notice, Selector, ToClient, ToService};
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::duration::format_duration;
+use mezcal_common::model::ids::{BatchId, JobNumber};
+use mezcal_common::model::job::Stop;
+use mezcal_common::model::outcome::{Ended, JobResult, Outcome};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::Sender;
+use tokio::time::Instant;
+
+/// Between two reminders that no agent is there.
+const REMINDER: Duration = Duration::from_secs(5);
+
+/// Messages that may wait for the output thread before answers are left unread.
+const BEHIND: usize = 64;
+
+pub(super) struct Run<'a> {
+    args: &'a RunArgs,
+    jobs: Arc<Jobs>,
+    terms: BatchTerms,
+    batch: BatchId,
+    connected: Connected,
+    signals: Signals,
+    output: OutputThread,
+    /// Connected agents and their engines, as far as we have heard.
+    fleet: (u32, u32),
+    submitter: Submitter,
+    received: u64,
+    /// So many jobs the coordinator has for good; or it does not want them all.
+    accepted: u64,
+    turned_away: bool,
+    /// Which jobs have a result.
+    answered: Vec<bool>,
+    /// Results that an earlier run of the same batch has written.
+    pub(super) written: Written,
+    pub(super) noted: Option<Noted>,
+    /// What the output thread has not taken yet.
+    for_output: VecDeque<ToOutput>,
+    /// How many signals have come, and the first one.
+    signalled: (u32, u8),
+    /// The batch was given up early, and for what.
+    halted: Option<HaltWhy>,
+    /// What will be the exit status when everything has been cleaned up.
+    failure: Option<Exit>,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(
+        args: &'a RunArgs,
+        jobs: Arc<Jobs>,
+        terms: BatchTerms,
+        results: Results,
+        log: Option<File>,
+        connected: Connected,
+        signals: Signals,
+    ) -> Result<Self, Exit> {
+        let compat = args.compat.is_some();
+        let progress = Progress::new(args.progress, args.quiet, log, jobs.len() as u64, compat);
+        let watched = results.pipe();
+        let form = (compat, results.is_terminal());
+        let output = output::start(
+            jobs.clone(),
+            results.open()?,
+            watched,
+            progress,
+            form,
+            args.keep_order,
+        )
+        .map_err(|e| Exit::usage(format!("cannot start the thread that writes results: {e}")))?;
+        let answered = vec![false; jobs.len()];
+        let batch = terms.context.batch;
+        Ok(Self {
+            args,
+            jobs: jobs.clone(),
+            terms,
+            batch,
+            connected,
+            signals,
+            output,
+            fleet: (0, 0),
+            submitter: Submitter::new(jobs.clone(), batch),
+            received: 0,
+            accepted: 0,
+            turned_away: false,
+            answered,
+            written: Written::default(),
+            noted: None,
+            for_output: VecDeque::new(),
+            signalled: (0, 0),
+            halted: None,
+            failure: None,
+        })
+    }
+
+    /// Everything from the first agent to the last result, and the clean-up.
+    pub(super) async fn drive(mut self) -> Result<u8, Exit> {
+        if self.wait_for_agents().await {
+            self.note();
+            self.run_batch().await;
+        }
+        // All results are here, or the coordinator has taken none of the jobs.
+        let nothing_is_left =
+            self.received >= self.jobs.len() as u64 || self.turned_away && self.accepted == 0;
+        let Run {
+            args,
+            jobs,
+            connected,
+            output,
+            for_output,
+            mut signals,
+            signalled,
+            halted,
+            mut failure,
+            noted,
+            ..
+        } = self;
+        let finishing = async {
+            for message in for_output {
+                let _ = output.sender.send(message).await;
+            }
+            tokio::task::spawn_blocking(move || output.finish())
+                .await
+                .unwrap_or_default()
+        };
+        let (counts, unwritten) = tokio::select! {
+            finished = finishing => finished,
+            // Everything has ended; only the reader of our output is in the way.
+            number = signals.next() => std::process::exit(128 + i32::from(number)),
+        };
+        match unwritten {
+            Some(e) => drop(failure.get_or_insert(not_writable(&e))),
+            None if nothing_is_left => noted
+                .into_iter()
+                .for_each(|noted| drop(std::fs::remove_file(noted.path))),
+            None => {}
+        }
+        connected.end().await;
+        match (failure, signalled) {
+            (Some(failure), _) => Err(failure),
+            (None, (1.., number)) => Ok(128 + number),
+            (None, _) if args.compat.is_some() => Ok(0),
+            // What was looked for has been found, and what was not needed any more does not count.
+            (None, _) if halted == Some(HaltWhy::Success) => Ok(0),
+            (None, _) if halted == Some(HaltWhy::Done) && counts.failed + counts.skipped == 0 => {
+                Ok(0)
+            }
+            (None, _) if counts.done < jobs.len() as u64 => Ok(exit::FAILED),
+            (None, _) => Ok(0),
+        }
+    }
+
+    /// True when enough agents are there.
+    async fn wait_for_agents(&mut self) -> bool {
+        let patience = self
+            .args
+            .wait_agents
+            .or_else(|| (!std::io::stderr().is_terminal()).then_some(UNWATCHED_WAIT));
+        let give_up = patience.map(|p| Instant::now() + p);
+        let wanted = self.args.min_agents.max(1);
+        let to_output = self.output.sender.clone();
+        let mut reminder = tokio::time::interval_at(Instant::now() + REMINDER / 4, REMINDER);
+        while self.fleet.0 < wanted {
+            tokio::select! {
+                answer = self.connected.port.answers.recv() => match answer {
+                    Some(answer) => self.answer(answer).await,
+                    None => {
+                        self.lost().await;
+                        return false;
+                    }
+                },
+                why = agent_ended(&mut self.connected.agent) => {
+                    self.failure = Some(Exit::unreachable(why));
+                    return false;
+                }
+                permit = to_output.reserve(), if !self.for_output.is_empty() => pass_on(permit, &mut self.for_output),
+                number = self.signals.next() => {
+                    self.signalled = (1, number);
+                    return false;
+                }
+                _ = reminder.tick() => {
+                    let text = match self.fleet.0 {
+                        0 => self.connected.waiting_for.clone(),
+                        n => format!("{n} of {wanted} agents are connected"),
+                    };
+                    self.say(text);
+                }
+                () = until(give_up) => {
+                    let missing = match self.fleet.0 {
+                        0 => self.connected.waiting_for.clone(),
+                        n => format!("only {n} of {wanted} agents are connected"),
+                    };
+                    let why = format!("{missing}, after {} (--wait-agents)", format_duration(patience.unwrap_or_default()));
+                    self.failure = Some(Exit::unreachable(why));
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Says beside the results file which batch they come from, before there is one.
+    fn note(&mut self) {
+        let Some((path, note)) = self
+            .noted
+            .as_ref()
+            .and_then(|noted| Some((&noted.path, noted.note.as_ref()?)))
+        else {
+            return;
+        };
+        if let Err(e) = note::write(path, note) {
+            let text = format!(
+                "cannot write {}: {e}; if this run is killed, --resume would not know what still runs",
+                path.display()
+            );
+            self.say(text);
+        }
+    }
+
+    async fn run_batch(&mut self) {
+        if self.connected.agent.is_none() && self.args.compat.is_none() {
+            self.say(format!("this is batch {}", self.batch));
+        }
+        self.for_output.push_back(ToOutput::Begin {
+            engines: self.fleet.1,
+            submitted: WallTime::now(),
+        });
+        let mut requests = self.open().await;
+        let total = self.jobs.len() as u64;
+        let to_output = self.output.sender.clone();
+        let mut reminder = tokio::time::interval_at(Instant::now() + REMINDER, REMINDER);
+        while self.received < total && !self.turned_away {
+            let submitting = requests.clone();
+            tokio::select! {
+                number = self.signals.next() => self.signal(number).await,
+                // With the output thread behind, answers wait at the coordinator; signals do not.
+                answer = self.connected.port.answers.recv(), if self.for_output.len() < BEHIND => match answer {
+                    Some(answer) => self.answer(answer).await,
+                    None => match self.reattach().await {
+                        true => requests = self.open().await,
+                        false => return,
+                    },
+                },
+                permit = to_output.reserve(), if !self.for_output.is_empty() => pass_on(permit, &mut self.for_output),
+                why = agent_ended(&mut self.connected.agent) => {
+                    self.answer_the_rest(&why);
+                    self.failure = Some(Exit::unreachable(why));
+                    return;
+                }
+                Some(answer) = self.output.answers.recv() => self.on_output(answer).await,
+                Ok(permit) = submitting.reserve(), if self.submitter.has_more() => permit.send(self.submitter.next_message()),
+                _ = reminder.tick() => {
+                    if self.fleet.0 == 0 {
+                        self.say(self.connected.waiting_for.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Opens the batch, or goes on with it after a connection was lost.
+    async fn open(&mut self) -> Sender<ToService> {
+        let requests = self.connected.port.requests.clone();
+        let _ = requests
+            .send(ToService::Open {
+                terms: self.terms.clone(),
+                have: self.received,
+            })
+            .await;
+        requests
+    }
+
+    /// Reaches the coordinator again after the connection was lost: what it has goes on meanwhile.
+    /// False if that is hopeless.
+    async fn reattach(&mut self) -> bool {
+        self.submitter.interrupted();
+        if self.connected.is_lost_for_good() {
+            self.lost().await;
+            return false;
+        }
+        let patience = self.args.reconnect.reconnect;
+        let why = self.connected.why_lost().await;
+        self.say(format!(
+            "{why}; its jobs go on; trying to reach it again for {}",
+            format_duration(patience)
+        ));
+        let reaching = self.connected.reach_again(patience);
+        let reached = beside(
+            reaching,
+            &self.output.sender,
+            &mut self.for_output,
+            &mut self.signals,
+        )
+        .await;
+        match reached {
+            Ok(true) => {}
+            Ok(false) => {
+                self.lost().await;
+                return false;
+            }
+            Err(number) => return self.leave(number),
+        }
+        self.say("connected again".into());
+        if self.signalled.0 > 0 {
+            self.cancel(if self.signalled.0 == 1 {
+                GRACE
+            } else {
+                Duration::ZERO
+            })
+            .await;
+        }
+        true
+    }
+
+    /// Somebody wants to go while the coordinator is out of reach: nothing can be cancelled.
+    fn leave(&mut self, number: u8) -> bool {
+        self.signalled = (1, number);
+        let why = "the coordinator was out of reach when the run was interrupted";
+        self.answer_the_rest(why);
+        self.say(format!(
+            "left; batch {} is cancelled when its client lease is over, or by `coordinator cancel`",
+            self.batch
+        ));
+        false
+    }
+
+    async fn answer(&mut self, answer: ToClient) {
+        match answer {
+            ToClient::Fleet { agents, engines } => self.fleet = (agents, engines),
+            ToClient::Results { results, .. } | ToClient::CountedResults { results, .. } => {
+                self.received += results.len() as u64;
+                for (job, _) in &results {
+                    if let Some(answered) = self.answered.get_mut(job.0 as usize - 1) {
+                        *answered = true;
+                    }
+                }
+                let known = results.iter().filter(|(job, result)| {
+                    self.written.take(|| self.jobs.as_object(job.0), result)
+                });
+                let known: Vec<u32> = known.map(|(job, _)| job.0).collect();
+                if !known.is_empty() {
+                    self.for_output.push_back(ToOutput::Known(known));
+                }
+                self.for_output
+                    .push_back(ToOutput::Results(results, WallTime::now()));
+            }
+            ToClient::Notice { notice, .. } => {
+                if let Notice::Halted { why, .. } = notice {
+                    self.halted = Some(why);
+                }
+                self.say(describe(&notice));
+            }
+            ToClient::Refused { reason } => {
+                let first = self.failure.is_none();
+                self.failure.get_or_insert(Exit::unreachable(format!(
+                    "the coordinator refused a request: {reason}"
+                )));
+                // Without its word that it has all of them there is nothing to wait for.
+                if self.accepted < self.jobs.len() as u64 && !self.turned_away {
+                    self.turned_away = true;
+                    if self.accepted > 0 {
+                        self.answer_with(&format!(
+                            "the coordinator refused a part of the batch: {reason}"
+                        ));
+                    }
+                }
+                if first {
+                    self.cancel(Duration::ZERO).await;
+                }
+            }
+            ToClient::Opened {
+                host_sets,
+                jobs,
+                closed,
+                ..
+            } => {
+                self.accepted = self.accepted.max(jobs);
+                self.submitter.opened(host_sets, jobs, closed);
+            }
+            ToClient::Accepted { jobs, .. } => self.accepted = self.accepted.max(jobs),
+            ToClient::Welcome { .. }
+            | ToClient::Hosts(_)
+            | ToClient::HostsPage { .. }
+            | ToClient::Output { .. }
+            | ToClient::Cancelled { .. }
+            | ToClient::LogsAnswer { .. }
+            | ToClient::Attached { .. }
+            | ToClient::Described { .. }
+            | ToClient::Ended { .. }
+            | ToClient::Batches { .. }
+            | ToClient::BatchesApart { .. }
+            | ToClient::Retried { .. }
+            | ToClient::Done { .. }
+            | ToClient::Why { .. }
+            | ToClient::Unserved { .. }
+            | ToClient::Standings { .. }
+            | ToClient::Failing { .. }
+            | ToClient::TokensCreated { .. }
+            | ToClient::Tokens { .. }
+            | ToClient::Certificates { .. }
+            | ToClient::Renewed { .. }
+            | ToClient::CancelWaits { .. }
+            | ToClient::Revoked { .. } => {}
+        }
+    }
+
+    async fn on_output(&mut self, answer: FromOutput) {
+        match answer {
+            FromOutput::Written(results) => {
+                let _ = self
+                    .connected
+                    .port
+                    .requests
+                    .send(ToService::Taken {
+                        batch: self.batch,
+                        results,
+                    })
+                    .await;
+            }
+            FromOutput::Failed(e) => {
+                self.failure = Some(not_writable(&e));
+                self.cancel(GRACE).await;
+            }
+        }
+    }
+
+    async fn signal(&mut self, number: u8) {
+        self.signalled = (
+            self.signalled.0 + 1,
+            if self.signalled.0 == 0 {
+                number
+            } else {
+                self.signalled.1
+            },
+        );
+        match self.signalled.0 {
+            1 => {
+                self.say("cancelling: TERM now, KILL in 2 s; once more to kill at once".into());
+                self.cancel(GRACE).await;
+            }
+            2 => {
+                self.say("killing; once more to leave without waiting".into());
+                self.cancel(Duration::ZERO).await;
+            }
+            _ => std::process::exit(128 + i32::from(number)),
+        }
+    }
+
+    async fn cancel(&mut self, grace: Duration) {
+        // Results tell what it has come to.
+        let what = vec![Selector::Batch(self.batch.to_string())];
+        let _ = self
+            .connected
+            .port
+            .requests
+            .send(ToService::Cancel {
+                request: 0,
+                what,
+                stop: Stop::after(grace),
+            })
+            .await;
+    }
+
+    async fn lost(&mut self) {
+        let why = self.connected.why_lost().await;
+        if self.submitter.has_begun() {
+            self.answer_the_rest(&why);
+        }
+        self.failure = Some(Exit::unreachable(why));
+    }
+
+    /// Every job gets a result: what the coordinator still had is lost to us.
+    fn answer_the_rest(&mut self, why: &str) {
+        let error = match &self.connected.agent {
+            // Its engines end with it.
+            Some(_) => why.to_owned(),
+            None => format!("{why}; it may run on until a coordinator is back or its lease ends"),
+        };
+        self.answer_with(&error);
+    }
+
+    fn answer_with(&mut self, error: &str) {
+        let open: Vec<u32> = (1..)
+            .zip(&self.answered)
+            .filter(|(_, answered)| !**answered)
+            .map(|(number, _)| number)
+            .collect();
+        for numbers in open.chunks(SUBMIT_JOBS) {
+            let lost = |number: &u32| {
+                let outcome = Outcome::never_ran(Ended::Lost, error.to_owned());
+                (
+                    JobNumber(*number),
+                    JobResult {
+                        attempt: 0,
+                        place: None,
+                        local: None,
+                        outcome,
+                    },
+                )
+            };
+            self.for_output.push_back(ToOutput::Results(
+                numbers.iter().map(lost).collect(),
+                WallTime::now(),
+            ));
+        }
+    }
+
+    fn say(&mut self, text: String) {
+        if !self.args.quiet {
+            self.for_output.push_back(ToOutput::Say(text));
+        }
+    }
+}
