@@ -3,7 +3,9 @@
 use super::halt;
 use crate::client::ReconnectArgs;
 use crate::client::embedded::ContainmentWish;
-use crate::client::profile::ProfileArgs;
+use crate::client::profile::{Cluster, Profile, ProfileArgs};
+use crate::exit::Exit;
+use crate::report::outputs::{Old, Wishes};
 use crate::report::progress::ProgressKind;
 use clap::builder::TypedValueParser;
 use mezcal_common::message::client::Halt;
@@ -151,6 +153,56 @@ pub struct RunArgs {
         default_value = "auto"
     )]
     pub progress: ProgressKind,
+}
+
+impl RunArgs {
+    /// What has no meaning in a run of this kind.
+    ///
+    /// # Errors
+    /// Exit 2.
+    pub(super) fn check(&self, profile: &Profile) -> Result<(), Exit> {
+        if profile.cluster != Cluster::Embedded && self.slots.is_some() {
+            return Err(Exit::usage(
+                "-j sets the slots of a run on this host; on a cluster each agent has its own (`slots` in agent.toml)",
+            ));
+        }
+        if matches!(profile.cluster, Cluster::Remote { .. }) && self.locality_wait.is_some() {
+            return Err(Exit::usage(
+                "--locality-wait is for a run that is its own coordinator; that of a cluster has `locality_wait` in coordinator.toml",
+            ));
+        }
+        if profile.cluster == Cluster::Embedded && self.min_agents > 1 {
+            return Err(Exit::usage(
+                "--min-agents: a run on this host has one agent; name a cluster with -p or --listen",
+            ));
+        }
+        if profile.cluster != Cluster::Embedded && self.containment != ContainmentWish::Auto {
+            return Err(Exit::usage(
+                "--containment is for a run on this host; on a cluster each agent has its own (agent.toml)",
+            ));
+        }
+        if self.detach && !matches!(profile.cluster, Cluster::Remote { .. }) {
+            return Err(Exit::usage(
+                "--detach leaves the jobs to a running coordinator; name one with -p",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The files of a run.
+    pub(super) fn outputs(&self) -> Wishes<'_> {
+        Wishes {
+            input: self.file.as_deref().or(self.input.as_deref()),
+            results: self.output.as_deref(),
+            log: self.logging.as_deref(),
+            old: match () {
+                () if self.compat.is_some() => Old::Emptied,
+                () if self.resume || self.resume_failed => Old::Kept,
+                () if self.force => Old::Replaced,
+                () => Old::Refused,
+            },
+        }
+    }
 }
 
 /// A duration that is greater than zero.

@@ -1,7 +1,7 @@
 //! A run of one list of jobs as one batch: from the first agent to the last result, whatever comes
 //! between.
 
-use super::args::RunArgs;
+use super::input::{List, Manner};
 use super::resume::Noted;
 use crate::client::beside::{beside, pass_on, until};
 use crate::client::cluster::{Connected, UNWATCHED_WAIT, agent_ended};
@@ -13,7 +13,6 @@ use crate::exit::{self, Exit};
 use crate::jobs::Jobs;
 use crate::report::notice::describe;
 use crate::report::output::{self, FromOutput, OutputThread, ToOutput, not_writable};
-use crate::report::outputs::Results;
 use crate::report::progress::Progress;
 use crate::report::resume::Written;
 use mezcal_common::message::client::{BatchTerms, HaltWhy, Notice, Selector, ToClient, ToService};
@@ -23,7 +22,6 @@ use mezcal_common::model::ids::{BatchId, JobNumber};
 use mezcal_common::model::job::Stop;
 use mezcal_common::model::outcome::{Ended, JobResult, Outcome};
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,8 +34,8 @@ const REMINDER: Duration = Duration::from_secs(5);
 /// Messages that may wait for the output thread before answers are left unread.
 const BEHIND: usize = 64;
 
-pub(super) struct Run<'a> {
-    args: &'a RunArgs,
+pub(super) struct Run {
+    manner: Manner,
     jobs: Arc<Jobs>,
     terms: BatchTerms,
     batch: BatchId,
@@ -54,8 +52,8 @@ pub(super) struct Run<'a> {
     /// Which jobs have a result.
     answered: Vec<bool>,
     /// Results that an earlier run of the same batch has written.
-    pub(super) written: Written,
-    pub(super) noted: Option<Noted>,
+    written: Written,
+    noted: Option<Noted>,
     /// What the output thread has not taken yet.
     for_output: VecDeque<ToOutput>,
     /// How many signals have come, and the first one.
@@ -66,18 +64,25 @@ pub(super) struct Run<'a> {
     failure: Option<Exit>,
 }
 
-impl<'a> Run<'a> {
+impl Run {
     pub(super) fn new(
-        args: &'a RunArgs,
-        jobs: Arc<Jobs>,
+        list: List,
         terms: BatchTerms,
-        results: Results,
-        log: Option<File>,
+        manner: Manner,
         connected: Connected,
         signals: Signals,
     ) -> Result<Self, Exit> {
-        let compat = args.compat.is_some();
-        let progress = Progress::new(args.progress, args.quiet, log, jobs.len() as u64, compat);
+        let List {
+            jobs,
+            results,
+            log,
+            written,
+            noted,
+            keep_order,
+            progress,
+        } = list;
+        let compat = manner.compat;
+        let progress = Progress::new(progress, manner.quiet, log, jobs.len() as u64, compat);
         let watched = results.pipe();
         let form = (compat, results.is_terminal());
         let output = output::start(
@@ -86,13 +91,13 @@ impl<'a> Run<'a> {
             watched,
             progress,
             form,
-            args.keep_order,
+            keep_order,
         )
         .map_err(|e| Exit::usage(format!("cannot start the thread that writes results: {e}")))?;
         let answered = vec![false; jobs.len()];
         let batch = terms.context.batch;
         Ok(Self {
-            args,
+            manner,
             jobs: jobs.clone(),
             terms,
             batch,
@@ -105,8 +110,8 @@ impl<'a> Run<'a> {
             accepted: 0,
             turned_away: false,
             answered,
-            written: Written::default(),
-            noted: None,
+            written,
+            noted,
             for_output: VecDeque::new(),
             signalled: (0, 0),
             halted: None,
@@ -124,7 +129,7 @@ impl<'a> Run<'a> {
         let nothing_is_left =
             self.received >= self.jobs.len() as u64 || self.turned_away && self.accepted == 0;
         let Run {
-            args,
+            manner,
             jobs,
             connected,
             output,
@@ -160,7 +165,7 @@ impl<'a> Run<'a> {
         match (failure, signalled) {
             (Some(failure), _) => Err(failure),
             (None, (1.., number)) => Ok(128 + number),
-            (None, _) if args.compat.is_some() => Ok(0),
+            (None, _) if manner.compat => Ok(0),
             // What was looked for has been found, and what was not needed any more does not count.
             (None, _) if halted == Some(HaltWhy::Success) => Ok(0),
             (None, _) if halted == Some(HaltWhy::Done) && counts.failed + counts.skipped == 0 => {
@@ -174,11 +179,11 @@ impl<'a> Run<'a> {
     /// True when enough agents are there.
     async fn wait_for_agents(&mut self) -> bool {
         let patience = self
-            .args
+            .manner
             .wait_agents
             .or_else(|| (!std::io::stderr().is_terminal()).then_some(UNWATCHED_WAIT));
         let give_up = patience.map(|p| Instant::now() + p);
-        let wanted = self.args.min_agents.max(1);
+        let wanted = self.manner.min_agents.max(1);
         let to_output = self.output.sender.clone();
         let mut reminder = tokio::time::interval_at(Instant::now() + REMINDER / 4, REMINDER);
         while self.fleet.0 < wanted {
@@ -239,7 +244,7 @@ impl<'a> Run<'a> {
     }
 
     async fn run_batch(&mut self) {
-        if self.connected.agent.is_none() && self.args.compat.is_none() {
+        if self.connected.agent.is_none() && !self.manner.compat {
             self.say(format!("this is batch {}", self.batch));
         }
         self.for_output.push_back(ToOutput::Begin {
@@ -299,7 +304,7 @@ impl<'a> Run<'a> {
             self.lost().await;
             return false;
         }
-        let patience = self.args.reconnect.reconnect;
+        let patience = self.manner.patience;
         let why = self.connected.why_lost().await;
         self.say(format!(
             "{why}; its jobs go on; trying to reach it again for {}",
@@ -527,7 +532,7 @@ impl<'a> Run<'a> {
     }
 
     fn say(&mut self, text: String) {
-        if !self.args.quiet {
+        if !self.manner.quiet {
             self.for_output.push_back(ToOutput::Say(text));
         }
     }

@@ -1,20 +1,192 @@
 //! What a run takes in: the job list, where its inputs are, and what all of its jobs have in common.
 
 use super::args::{Compat, LeftoverArg, RunArgs, as_text};
+use super::resume::{Begun, Noted, begin};
 use crate::client::context::{absolute, current_umask};
-use crate::client::profile::Profile;
+use crate::client::embedded;
+use crate::client::profile::{Cluster, Profile};
 use crate::exit::Exit;
 use crate::jobs::{Format, Jobs, check_env_name, too_large};
+use crate::report::outputs::{Results, Wishes};
+use crate::report::progress::ProgressKind;
+use crate::report::resume::Written;
 use mezcal_common::message::client::BatchTerms;
 use mezcal_common::model::ids::BatchId;
 use mezcal_common::model::job::{BatchContext, Leftover};
 use mezcal_common::model::octets;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-pub(super) fn terms(args: &RunArgs, context: BatchContext) -> BatchTerms {
+/// What a run is to do, read and checked: of its command line no more is asked.
+pub(super) struct Prepared {
+    pub(super) work: Work,
+    pub(super) terms: BatchTerms,
+    pub(super) manner: Manner,
+}
+
+/// Whence the jobs of a run come, and where their results go.
+pub(super) enum Work {
+    /// A list, whose results are written.
+    List(Box<List>),
+    /// A list that is left to the coordinator.
+    Left(Arc<Jobs>),
+    /// Jobs that come while others run.
+    Stream(Lines),
+}
+
+/// A list of jobs whose results are written.
+pub(super) struct List {
+    pub(super) jobs: Arc<Jobs>,
+    pub(super) results: Results,
+    pub(super) log: Option<File>,
+    /// Results that an earlier run of the same batch has written.
+    pub(super) written: Written,
+    pub(super) noted: Option<Noted>,
+    pub(super) keep_order: bool,
+    pub(super) progress: ProgressKind,
+}
+
+/// How jobs come on standard input.
+pub(super) struct Lines {
+    /// Slots that a job can take.
+    pub(super) widest: u16,
+    /// Further attempts of jobs that do not say it.
+    pub(super) retries: u32,
+    /// With the end of the input everything is cancelled.
+    pub(super) attended: bool,
+}
+
+/// How a run deals with its coordinator, and with people.
+#[derive(Clone, Copy)]
+pub(super) struct Manner {
+    /// As bakapara.py did.
+    pub(super) compat: bool,
+    pub(super) quiet: bool,
+    /// So many agents are waited for, and for how long, unless that depends on who watches.
+    pub(super) min_agents: u32,
+    pub(super) wait_agents: Option<Duration>,
+    /// How long a lost coordinator is looked for.
+    pub(super) patience: Duration,
+}
+
+/// Reads the jobs, unless they come while others run, and opens the files for their results. None:
+/// all of them have one.
+///
+/// # Errors
+/// [`Exit`]: something of it cannot be used.
+pub(super) fn prepare(
+    args: &RunArgs,
+    profile: &Profile,
+    outputs: &Wishes<'_>,
+) -> Result<Option<Prepared>, Exit> {
+    let context = batch_context(args, profile)?;
+    let manner = Manner {
+        compat: args.compat.is_some(),
+        quiet: args.quiet,
+        min_agents: args.min_agents,
+        wait_agents: args.wait_agents,
+        patience: args.reconnect.reconnect,
+    };
+    if args.stream {
+        return Ok(Some(Prepared {
+            work: Work::Stream(lines(args, profile)?),
+            terms: terms(args, context),
+            manner,
+        }));
+    }
+    let mut jobs = read_jobs(args)?;
+    if context.cd.is_empty()
+        && let Some(number) = jobs.first_without_directory()
+        && let Err(why) = absolute(Path::new(""))
+    {
+        return Err(Exit::usage(format!(
+            "job {number} has no absolute `cd`, and {}",
+            why.message
+        )));
+    }
+    let Begun {
+        batch,
+        kept,
+        written,
+        noted,
+    } = begin(args, profile, &mut jobs, context.batch)?;
+    let context = BatchContext { batch, ..context };
+    if let (true, true, Some(path)) = (
+        jobs.is_empty(),
+        args.resume || args.resume_failed,
+        &args.output,
+    ) {
+        // Perhaps a last line that is torn.
+        let cannot = |e| Exit::output(format!("cannot write {}: {e}", path.display()));
+        kept.map_or(Ok(()), |kept| {
+            mezcal_common::system::files::rewrite(path, &kept)
+        })
+        .map_err(cannot)?;
+        noted
+            .into_iter()
+            .for_each(|noted| drop(std::fs::remove_file(noted.path)));
+        return Ok(None);
+    }
+    let slots = args.slots.unwrap_or_else(embedded::usable_cpus);
+    let (most, number) = jobs.widest();
+    if profile.cluster == Cluster::Embedded && most > slots {
+        return Err(Exit::usage(format!(
+            "job {number} takes {most} slots, and this run has {slots}; -j {most} gives it as many"
+        )));
+    }
+    find_inputs(&mut jobs, args, profile, &context.cd);
+    let jobs = Arc::new(jobs);
+    let results = if args.detach {
+        None
+    } else {
+        Some(outputs.results(kept)?)
+    };
+    let log = outputs.log()?;
+    let work = match results {
+        None => Work::Left(jobs),
+        Some(results) => Work::List(Box::new(List {
+            jobs,
+            results,
+            log,
+            written,
+            noted,
+            keep_order: args.keep_order,
+            progress: args.progress,
+        })),
+    };
+    Ok(Some(Prepared {
+        work,
+        terms: terms(args, context),
+        manner,
+    }))
+}
+
+fn lines(args: &RunArgs, profile: &Profile) -> Result<Lines, Exit> {
+    if args
+        .file
+        .as_ref()
+        .is_some_and(|file| file.as_os_str() != "-")
+    {
+        return Err(Exit::usage(
+            "--stream reads standard input; a file of jobs needs no stream",
+        ));
+    }
+    Ok(Lines {
+        widest: match profile.cluster {
+            Cluster::Embedded => args.slots.unwrap_or_else(embedded::usable_cpus),
+            Cluster::Listen { .. } | Cluster::Remote { .. } => u16::MAX,
+        },
+        retries: args.retries,
+        attended: args.attended,
+    })
+}
+
+fn terms(args: &RunArgs, context: BatchContext) -> BatchTerms {
     let (halt, time_limit, name) = (args.halt, args.time_limit, args.name.clone());
     BatchTerms {
         halt,
@@ -24,7 +196,7 @@ pub(super) fn terms(args: &RunArgs, context: BatchContext) -> BatchTerms {
     }
 }
 
-pub(super) fn read_jobs(args: &RunArgs) -> Result<Jobs, Exit> {
+fn read_jobs(args: &RunArgs) -> Result<Jobs, Exit> {
     let path = args
         .file
         .as_ref()
@@ -65,7 +237,7 @@ pub(super) fn read_jobs(args: &RunArgs) -> Result<Jobs, Exit> {
 }
 
 /// Asks where the inputs of jobs are. Whatever goes wrong, they can run anywhere.
-pub(super) fn find_inputs(jobs: &mut Jobs, args: &RunArgs, profile: &Profile, cd: &str) {
+fn find_inputs(jobs: &mut Jobs, args: &RunArgs, profile: &Profile, cd: &str) {
     let paths = jobs.inputs(cd);
     if paths.is_empty() {
         return;
@@ -86,7 +258,7 @@ pub(super) fn find_inputs(jobs: &mut Jobs, args: &RunArgs, profile: &Profile, cd
     }
 }
 
-pub(super) fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit> {
+fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit> {
     let mut env: Vec<_> = profile
         .env
         .iter()

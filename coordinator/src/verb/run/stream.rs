@@ -1,7 +1,7 @@
 //! `coordinator run --stream`: jobs arrive on standard input while others run, results leave on
 //! standard output as they come. The interface for programs; docs/stream.md describes its lines.
 
-use super::args::RunArgs;
+use super::input::{Lines, Manner};
 use crate::client::beside::{beside, pass_on, until};
 use crate::client::cluster::{Connected, UNWATCHED_WAIT, agent_ended};
 use crate::client::context::GRACE;
@@ -90,8 +90,9 @@ struct Cancelling {
     sum: CancelSummary,
 }
 
-struct Stream<'a> {
-    args: &'a RunArgs,
+struct Stream {
+    manner: Manner,
+    attended: bool,
     connected: Connected,
     terms: BatchTerms,
     batch: BatchId,
@@ -139,21 +140,24 @@ struct Stream<'a> {
 ///
 /// # Errors
 /// [`Exit`] with the status and a message.
-pub(crate) async fn run(
-    args: &RunArgs,
-    connected: Connected,
+pub(super) async fn run(
+    Lines {
+        widest,
+        retries,
+        attended,
+    }: Lines,
     terms: BatchTerms,
-    widest: u16,
+    manner: Manner,
+    connected: Connected,
     mut signals: Signals,
 ) -> Result<u8, Exit> {
-    let compat = args.compat.is_some();
+    let compat = manner.compat;
     let (to_stream, mut input) = mpsc::channel(DEPTH);
     let format = if compat {
         Format::Bakapara
     } else {
         Format::Json
     };
-    let retries = args.retries;
     let thread = |e| {
         Exit::usage(format!(
             "cannot read jobs or write results: {}",
@@ -188,7 +192,8 @@ pub(crate) async fn run(
         .spawn(move || write(to_write, &acknowledge))
         .map_err(thread)?;
     let mut me = Stream {
-        args,
+        manner,
+        attended,
         batch: terms.context.batch,
         connected,
         terms,
@@ -262,7 +267,7 @@ pub(crate) async fn run(
     }
 }
 
-impl Stream<'_> {
+impl Stream {
     async fn drive(
         &mut self,
         input: &mut mpsc::Receiver<Vec<Input>>,
@@ -272,7 +277,7 @@ impl Stream<'_> {
     ) {
         let mut requests = self.open().await;
         let mut taken = 0;
-        let give_up = Instant::now() + self.args.wait_agents.unwrap_or(UNWATCHED_WAIT);
+        let give_up = Instant::now() + self.manner.wait_agents.unwrap_or(UNWATCHED_WAIT);
         while !self.is_through() {
             let (sending, writing) = (requests.clone(), writer.clone());
             tokio::select! {
@@ -355,7 +360,7 @@ impl Stream<'_> {
             return false;
         }
         self.say(json!({"event": "lost", "text": why}));
-        let reaching = self.connected.reach_again(self.args.reconnect.reconnect);
+        let reaching = self.connected.reach_again(self.manner.patience);
         match beside(reaching, writer, &mut self.output, signals).await {
             Ok(true) => {
                 self.say(json!({"event": "connected"}));
@@ -453,7 +458,7 @@ impl Stream<'_> {
     /// is cancelled.
     fn end_of_input(&mut self) {
         (self.closing, self.over) = (true, true);
-        if self.args.attended {
+        if self.attended {
             self.give_up();
         }
     }
