@@ -119,6 +119,36 @@ fn it_writes_manual_pages_and_completions_for_its_own_name() {
 }
 
 #[test]
+fn an_archive_of_three_programs_is_refused_before_any_host_is_touched() {
+    let dir = installed();
+    let make = "mkdir -p config/mezcal/profiles mezcal-0.1.0/man; echo x > mezcal-0.1.0/agent; echo x > mezcal-0.1.0/man/mezcal; \
+                tar -czf old.tar.gz mezcal-0.1.0; \
+                printf 'coordinator = \"127.0.0.1:1\"\\nidentity = \"none\"\\n' > config/mezcal/profiles/default.toml";
+    let made = Command::new("sh")
+        .args(["-ec", make])
+        .current_dir(dir.path())
+        .status()
+        .expect("it runs");
+    assert!(made.success());
+    let out = Command::new(dir.path().join("mezcal"))
+        .args(["provision", "host", "--ssh", "false"])
+        .args(["--archive", "old.tar.gz"])
+        .env_remove("MEZCAL_PROFILE")
+        .env("XDG_CONFIG_HOME", dir.path().join("config"))
+        .current_dir(dir.path())
+        .output()
+        .expect("it runs");
+    let text = said(&out);
+    assert!(
+        out.status.code() == Some(2)
+            && text.contains("old.tar.gz is no archive of systemd/pack.sh of this version")
+            && text.contains("make one from the build"),
+        "{:?} {text}",
+        out.status
+    );
+}
+
+#[test]
 fn certificates_are_made_and_listed_under_one_verb() {
     let dir = installed();
     let out = call(
