@@ -16,6 +16,8 @@
 //! In every fourth run the hosts serve two users, of whom one has no jobs and engines of their own
 //! making: those say of others' attempts what comes to their mind, or nothing at all.
 //!
+//! A run that breaks a promise shows its last lines; the same plan does exactly the same again.
+//!
 //! A [`Mutant`] plants a known mistake. The tests show that the checks find each.
 
 mod batch;
@@ -25,6 +27,7 @@ mod copies;
 mod faults;
 mod host;
 mod hostile;
+mod log;
 mod mutants;
 mod network;
 mod plan;
@@ -59,19 +62,15 @@ pub fn run(plan: Plan) -> Result<(), String> {
 pub fn play(plan: Plan) -> Played {
     let mut world = World::new(plan);
     let end = world.run().map_err(|broken| {
-        let tail = world.log.len().saturating_sub(
-            std::env::var("MEZCAL_SIM_LOG")
-                .ok()
-                .and_then(|n| n.parse().ok())
-                .unwrap_or(60),
-        );
         format!(
             "{broken}\n  with {plan:?}, at {:?}\n{}",
-            world.now,
-            world.log[tail..].join("\n")
+            world.now, world.log
         )
     });
-    let mut log = world.log;
-    log.push(format!("{:?} over: {:x}", world.now, world.chance.0));
+    let World {
+        log, chance, now, ..
+    } = &mut world;
+    log.line(*now, format_args!("over: {:x}", chance.0));
+    let log = world.log.0;
     Played { log, end }
 }

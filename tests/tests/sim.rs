@@ -1,7 +1,7 @@
 //! The simulation ring: thousands of seeds, and mistakes that it must find.
 //!
-//! `MEZCAL_SIM_SEEDS=N` runs more of them, from `MEZCAL_SIM_FIRST` on; a failure prints its seed,
-//! and `MEZCAL_SIM_SEED=N` runs that one again.
+//! `MEZCAL_SIM_SEEDS=N` runs more of them, from `MEZCAL_SIM_FIRST` on; a failure prints the command
+//! that runs its seed again and shows all that led there.
 
 use mezcal_coordinator::scheduler::WIDE_WAIT;
 use mezcal_tests::sim::{Mutant, Plan, play, run};
@@ -46,11 +46,17 @@ fn crowd(seed: u64, mutant: Option<Mutant>) -> Plan {
     }
 }
 
+/// The command that does again what has failed in a test, and shows all of it.
+fn again(seed: Option<u64>, test: &str) -> String {
+    let seed = seed.map_or(String::new(), |seed| format!("MEZCAL_SIM_SEED={seed} "));
+    format!("{seed}MEZCAL_SIM_LOG=100000 cargo test -p mezcal-tests --test sim -- --exact {test}")
+}
+
 /// What is wrong with a seed, if anything.
 fn broken(seed: u64) -> Option<String> {
-    run(plan(seed, None))
-        .err()
-        .map(|broken| format!("MEZCAL_SIM_SEED={seed}: {broken}"))
+    let again = again(Some(seed), "promises_hold_under_every_fault");
+    let broken = run(plan(seed, None)).err();
+    broken.map(|broken| format!("{broken}\nTo see all of it: {again}"))
 }
 
 #[test]
@@ -108,7 +114,8 @@ fn found(mutant: Mutant) {
         if let Err(broken) = run(plan(seed, Some(mutant))) {
             assert!(
                 breaks(mutant, &broken),
-                "seed {seed} finds {mutant:?} as something else: {broken}"
+                "seed {seed} finds {mutant:?} as something else: {broken}\nTo see all of it: {}",
+                again(None, std::thread::current().name().unwrap_or_default())
             );
             return;
         }
@@ -203,10 +210,20 @@ fn a_slot_that_takes_a_job_from_one_that_it_prefers_is_found() {
 
 #[test]
 fn a_wide_job_among_narrow_ones_starts_within_its_bound() {
-    // The last two have once broken it.
-    for seed in (0..number("MEZCAL_SIM_SEEDS").unwrap_or(2000) / 50).chain([56, 1557]) {
+    let seeds: Vec<u64> = match number("MEZCAL_SIM_SEED") {
+        Some(seed) => vec![seed],
+        // The last two have once broken it.
+        None => (0..number("MEZCAL_SIM_SEEDS").unwrap_or(2000) / 50)
+            .chain([56, 1557])
+            .collect(),
+    };
+    for seed in seeds {
         if let Err(broken) = run(crowd(seed, None)) {
-            panic!("seed {seed}: {broken}");
+            let again = again(
+                Some(seed),
+                "a_wide_job_among_narrow_ones_starts_within_its_bound",
+            );
+            panic!("{broken}\nTo see all of it: {again}");
         }
     }
 }

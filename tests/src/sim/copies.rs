@@ -53,11 +53,13 @@ impl World {
         let Some(copy) = self.copy.take() else {
             return Ok(());
         };
-        self.log.push(format!(
-            "{:?} restored; the original is {}",
+        self.log.line(
             self.now,
-            if alive { "alive" } else { "dead" }
-        ));
+            format_args!(
+                "restored; the original is {}",
+                if alive { "alive" } else { "dead" }
+            ),
+        );
         if !alive {
             self.coordinator_dies();
         }

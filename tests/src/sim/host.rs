@@ -151,10 +151,10 @@ impl World {
                         .iter()
                         .filter(|r| !matches!(r.report, Report::Started { .. }))
                     {
-                        self.log.push(format!(
-                            "{:?} h{n} reports {} as {:?}",
-                            self.now, report.attempt, report.report
-                        ));
+                        self.log.line(
+                            self.now,
+                            format_args!("h{n} reports {} as {:?}", report.attempt, report.report),
+                        );
                     }
                 }
                 if let Some(id) = self.hosts[n].connection

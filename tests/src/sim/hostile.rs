@@ -39,10 +39,10 @@ impl World {
             return;
         };
         for event in said(word, EngineIndex(engine as u16), attempt, takes, slots) {
-            self.log.push(format!(
-                "{:?} h{n} hears of {HOSTILE}'s engines: {event:?}",
-                self.now
-            ));
+            self.log.line(
+                self.now,
+                format_args!("h{n} hears of {HOSTILE}'s engines: {event:?}"),
+            );
             supervisor.handle(event, at);
         }
         if self.now < CALM {

@@ -168,10 +168,13 @@ impl World {
 
     /// A client hears how its job has ended.
     pub(super) fn result(&mut self, job: u32, result: JobResult) -> Result<(), String> {
-        self.log.push(format!(
-            "{:?} result of {job}.{}: {:?}",
-            self.now, result.attempt, result.outcome.ended
-        ));
+        self.log.line(
+            self.now,
+            format_args!(
+                "result of {job}.{}: {:?}",
+                result.attempt, result.outcome.ended
+            ),
+        );
         if self.of_original {
             // Nobody asks it any more.
             return Ok(());

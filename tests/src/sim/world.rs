@@ -3,6 +3,7 @@
 use super::chance::Chance;
 use super::coordinator::{Coordinator, scheduler_of};
 use super::host::Host;
+use super::log::Log;
 use super::mutants::Mutants;
 use super::network::Connection;
 use super::plan::{CALM, END, END_OF_CROWD, LEASE, LOOK, Plan, RESTORES};
@@ -64,7 +65,7 @@ pub(super) struct World {
     pub(super) longest: Duration,
     /// Until when the wide job has to have started.
     pub(super) wide_until: Option<Duration>,
-    pub(super) log: Vec<String>,
+    pub(super) log: Log,
 }
 
 impl World {
@@ -109,7 +110,7 @@ impl World {
             placed_in_vain: None,
             longest: Duration::ZERO,
             wide_until: None,
-            log: Vec::new(),
+            log: Log::default(),
         };
         world.accept_the_batch();
         world.lay_out();
@@ -174,7 +175,7 @@ impl World {
                     continue;
                 };
                 if let Some(step) = self.todo.remove(&id) {
-                    self.log.push(format!("{:?} {step:?}", self.now));
+                    self.log.line(self.now, format_args!("{step:?}"));
                     self.step(step)?;
                 }
             } else {
