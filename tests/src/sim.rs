@@ -16,6 +16,9 @@
 //! In every fourth run the hosts serve two users, of whom one has no jobs and engines of their own
 //! making: those say of others' attempts what comes to their mind, or nothing at all.
 //!
+//! In runs of their own the hosts are upgraded one after another: their agents are newer then than
+//! their engines, which are replaced once they are idle.
+//!
 //! A run that breaks a promise shows its last lines; the same plan does exactly the same again.
 //!
 //! A [`Mutant`] plants a known mistake. The tests show that the checks find each.
@@ -34,6 +37,7 @@ mod plan;
 mod promises;
 mod slot;
 mod steps;
+mod upgrades;
 mod world;
 
 pub use chance::Chance;

@@ -26,7 +26,16 @@ fn plan(seed: u64, mutant: Option<Mutant>) -> Plan {
         jobs,
         faults: 12,
         crowd: false,
+        upgraded: false,
         mutant,
+    }
+}
+
+/// The same with hosts that are upgraded on the way.
+fn upgraded(seed: u64, mutant: Option<Mutant>) -> Plan {
+    Plan {
+        upgraded: true,
+        ..plan(seed, mutant)
     }
 }
 
@@ -42,6 +51,7 @@ fn crowd(seed: u64, mutant: Option<Mutant>) -> Plan {
         jobs,
         faults: 0,
         crowd: true,
+        upgraded: false,
         mutant,
     }
 }
@@ -84,7 +94,10 @@ fn promises_hold_under_every_fault() {
 /// A failure can be looked at again only as long as nothing but the seed decides.
 #[test]
 fn a_seed_does_exactly_the_same_again() {
-    for plan in (0..8).map(|seed| plan(seed, None)).chain([crowd(1, None)]) {
+    for plan in (0..8)
+        .map(|seed| plan(seed, None))
+        .chain([upgraded(1, None), crowd(1, None)])
+    {
         assert_eq!(play(plan).log, play(plan).log, "{plan:?}");
     }
 }
@@ -110,6 +123,10 @@ fn breaks(mutant: Mutant, broken: &str) -> bool {
 
 /// The first seed that finds the mistake, and the promise that it breaks.
 fn found(mutant: Mutant) {
+    found_in(plan, mutant);
+}
+
+fn found_in(plan: fn(u64, Option<Mutant>) -> Plan, mutant: Mutant) {
     for seed in 0..3000 {
         if let Err(broken) = run(plan(seed, Some(mutant))) {
             assert!(
@@ -206,6 +223,30 @@ fn a_batch_that_is_given_up_and_starts_a_job_all_the_same_is_found() {
 #[test]
 fn a_slot_that_takes_a_job_from_one_that_it_prefers_is_found() {
     found(Mutant::TakesFromNear);
+}
+
+#[test]
+fn promises_hold_while_engines_are_replaced() {
+    let seeds = match number("MEZCAL_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("MEZCAL_SIM_SEEDS").unwrap_or(2000) / 10,
+    };
+    for seed in seeds {
+        if let Err(broken) = run(upgraded(seed, None)) {
+            let again = again(Some(seed), "promises_hold_while_engines_are_replaced");
+            panic!("{broken}\nTo see all of it: {again}");
+        }
+    }
+}
+
+#[test]
+fn engines_that_stay_old_are_found() {
+    found_in(upgraded, Mutant::DeafKeeper);
+}
+
+#[test]
+fn engines_that_are_replaced_while_they_run_something_are_found() {
+    found_in(upgraded, Mutant::HastyReplacement);
 }
 
 #[test]

@@ -103,7 +103,7 @@ impl World {
         self.after(wait, Step::LinkUp(n));
     }
 
-    fn agent_dies(&mut self, n: usize) {
+    pub(super) fn agent_dies(&mut self, n: usize) {
         self.hosts[n].supervisor = None;
         self.hosts[n].agent += 1;
         self.drop_agent_side(n);
@@ -127,6 +127,7 @@ impl World {
         (host.up, host.supervisor, host.zero, host.keeper_dying) = (false, None, zero, false);
         (host.agent, host.boot, host.keeper) = (host.agent + 1, host.boot + 1, host.keeper + 1);
         host.ends.clear();
+        host.has_old_engines &= !host.is_upgraded;
         host.slots.iter_mut().for_each(Slot::start_anew);
         self.drop_agent_side(n);
         let wait = self.chance.millis(60_000);
@@ -154,9 +155,15 @@ impl World {
 
     fn keeper_dies(&mut self, n: usize) {
         let host = &mut self.hosts[n];
-        if !host.up || host.supervisor.is_none() {
-            return;
+        if host.up && host.supervisor.is_some() {
+            self.keeper_is_gone(n);
         }
+    }
+
+    /// What a keeper leaves is dying, and the agent has left.
+    pub(super) fn keeper_is_gone(&mut self, n: usize) {
+        let host = &mut self.hosts[n];
+        host.has_old_engines &= !host.is_upgraded;
         (host.supervisor, host.agent, host.keeper, host.keeper_dying) =
             (None, host.agent + 1, host.keeper + 1, true);
         host.ends.clear();

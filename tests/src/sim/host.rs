@@ -1,14 +1,16 @@
 //! A host with its clock and its agent: the driver of a real supervisor.
 
 use super::chance::Chance;
-use super::plan::{LEASE, WORD};
+use super::plan::{LEASE, Plan, WORD};
 use super::slot::Slot;
 use super::steps::Step;
+use super::upgrades::{NEW, OLD};
 use super::world::World;
 use mezcal_agent::supervisor;
 use mezcal_agent::supervisor::Supervisor;
 use mezcal_agent::supervisor::generations::Met;
 use mezcal_common::message::agent::{Report, ToCoordinator};
+use mezcal_common::message::engine::ToKeeper;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, EngineIndex};
 use mezcal_common::model::outcome::Ended;
@@ -24,7 +26,12 @@ pub(super) struct Host {
     /// Its agent is stopped; so is everything else on it.
     pub(super) agent_stopped: bool,
     pub(super) suspended: bool,
-    /// Its keeper is dead, and what that left is dying.
+    /// Its agents mind what its engines run; and the next ones are of the newer version.
+    pub(super) minds_versions: bool,
+    pub(super) is_upgraded: bool,
+    /// Its keeper and engines have not been started since it was upgraded.
+    pub(super) has_old_engines: bool,
+    /// Its keeper is dead or about to end, and what that left is dying.
     pub(super) keeper_dying: bool,
     /// Which generations it has met, as it remembers; and whether it has met the copy.
     pub(super) met: Met,
@@ -43,17 +50,20 @@ pub(super) struct Host {
 }
 
 impl Host {
-    pub(super) fn new(chance: &mut Chance, slots: usize) -> Self {
+    pub(super) fn new(chance: &mut Chance, plan: &Plan) -> Self {
         Self {
             supervisor: None,
             agent: 0,
-            slots: (0..slots).map(|_| Slot::new()).collect(),
+            slots: (0..plan.slots).map(|_| Slot::new()).collect(),
             boot: 1,
             keeper: 1,
             up: true,
             agent_stopped: false,
             suspended: false,
             keeper_dying: false,
+            minds_versions: plan.upgraded,
+            is_upgraded: false,
+            has_old_engines: plan.upgraded,
             met: Met::default(),
             met_copy: false,
             lease: LEASE,
@@ -74,9 +84,23 @@ impl Host {
     }
 
     /// New links between the agent and all engines that live.
-    fn relink(&mut self, at: BootInstant) {
-        let live = self.slots.iter_mut().filter(|slot| !slot.dead);
-        live.for_each(|slot| slot.relink(at));
+    pub(super) fn relink(&mut self, at: BootInstant) {
+        for slot in (0..self.slots.len())
+            .filter(|slot| !self.slots[*slot].dead)
+            .collect::<Vec<_>>()
+        {
+            self.relink_engine(slot, at);
+        }
+    }
+
+    /// A new link between the agent and an engine, which says what it runs.
+    pub(super) fn relink_engine(&mut self, slot: usize, at: BootInstant) {
+        self.slots[slot].relink(at);
+        if let Some(supervisor) = self.supervisor.as_mut().filter(|_| self.minds_versions) {
+            let version = if self.has_old_engines { OLD } else { NEW };
+            let engine = EngineIndex(slot as u16);
+            supervisor.handle(supervisor::Event::Runs(engine, version.to_owned()), at);
+        }
     }
 
     /// What has a process here.
@@ -115,6 +139,10 @@ impl World {
         }
         let agent = host.agent;
         let mut supervisor = Supervisor::new(slots as u16, users);
+        if host.minds_versions {
+            supervisor = supervisor.of_version(if host.is_upgraded { NEW } else { OLD });
+        }
+
         // The keeper tells what its last agent has not seen acknowledged, then links.
         for (slot, attempt) in &host.ends {
             let (engine, attempt) = (EngineIndex(*slot as u16), *attempt);
@@ -176,12 +204,10 @@ impl World {
                     self.after(wait, Step::ToEngine(n, usize::from(index.0), link));
                 }
             }
-            supervisor::Effect::ToKeeper(
-                _,
-                mezcal_common::message::engine::ToKeeper::EndSeen { attempt },
-            ) => {
+            supervisor::Effect::ToKeeper(_, ToKeeper::EndSeen { attempt }) => {
                 self.hosts[n].ends.retain(|(_, a)| *a != Some(attempt));
             }
+            supervisor::Effect::ToKeeper(0, ToKeeper::Stop) => self.ask_keeper_to_end(n),
             supervisor::Effect::ToKeeper(..) | supervisor::Effect::Exit => {}
         }
     }

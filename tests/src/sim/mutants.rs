@@ -61,6 +61,11 @@ pub enum Mutant {
     /// An agent that forgets which generations it has met when it is started again: it goes back to
     /// the original (P1, P3).
     ForgetfulAgent,
+    /// A keeper that goes on though its agent has asked it to end: its engines stay what they are
+    /// (the end).
+    DeafKeeper,
+    /// A keeper whose engines are replaced though they run something: that dies (replaced).
+    HastyReplacement,
 }
 
 impl Mutant {
@@ -77,6 +82,8 @@ impl Mutant {
             Self::EarlyInventory => &["P1", "P2", "P3", "slots"],
             Self::StaleReport | Self::BelievesAnybody => &["P1", "P3", "P7"],
             Self::HastyStore => &["P1", "P2", "P7"],
+            Self::DeafKeeper => &["in the end these hosts"],
+            Self::HastyReplacement => &["replaced"],
             Self::ForgetsEarly => &["in the end", "P2", "P7"],
             Self::OverlooksReleased => &["given up"],
             Self::KeepsNoLonger => &["wide"],
@@ -184,6 +191,16 @@ impl Mutants {
                 .next(original, WallTime(1))
                 .expect("the first of many"),
         }
+    }
+
+    /// Whether keepers go on that were asked to end.
+    pub(super) fn ignores_that_keepers_have_to_end(self) -> bool {
+        self.has(Mutant::DeafKeeper)
+    }
+
+    /// Whether keepers of old engines end without being asked.
+    pub(super) fn replaces_engines_that_run_something(self) -> bool {
+        self.has(Mutant::HastyReplacement)
     }
 
     /// Whether an agent that starts has met nothing.

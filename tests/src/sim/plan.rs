@@ -20,6 +20,9 @@ pub struct Plan {
     /// All jobs but the last take one slot and some minutes, and the last takes all slots of a host
     /// and comes while those go on: it has to start within its bound, and with it the run ends.
     pub crowd: bool,
+    /// Hosts are upgraded while jobs run: engines of before have to be replaced, without touching
+    /// what they run, and with that the run ends.
+    pub upgraded: bool,
     /// What is wrong on purpose.
     pub mutant: Option<Mutant>,
 }
@@ -53,6 +56,8 @@ pub(super) const HOSTILE: &str = "mallory";
 pub(super) const WORD: Duration = Duration::from_secs(4);
 /// Chances of whether and when a copy is served are drawn apart from all others.
 pub(super) const RESTORES: u64 = 0x7265_7374_6f72_6573;
+/// Chances of when hosts are upgraded, likewise.
+pub(super) const PROGRAMS: u64 = 0x7067_6d73_7067_6d73;
 pub(super) const BATCH: BatchId = BatchId(uuid::Uuid::from_u128(1));
 
 impl Plan {

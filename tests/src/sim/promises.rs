@@ -160,6 +160,27 @@ impl World {
         }
     }
 
+    /// Likewise, of a run whose jobs are all over.
+    pub(super) fn in_the_end_no_idle_engine_is_old(&self) -> Result<(), String> {
+        let hosts = self.hosts_with_old_engines();
+        match hosts.is_empty() {
+            true => Ok(()),
+            false => Err(format!(
+                "in the end these hosts have old engines: {hosts:?}"
+            )),
+        }
+    }
+
+    /// Asked for when a keeper ends so that newer engines take their place.
+    pub(super) fn engines_that_are_replaced_run_nothing(&self, n: usize) -> Result<(), String> {
+        match self.hosts[n].attempts().next() {
+            Some(attempt) => Err(format!(
+                "replaced: {attempt} ran on h{n} when its engines were replaced"
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// What has a process. What is suspended does nothing.
     fn live(&self) -> impl Iterator<Item = AttemptId> {
         let awake = self.hosts.iter().filter(|h| h.up && !h.suspended);

@@ -95,7 +95,7 @@ impl World {
                 },
                 at,
             );
-            host.slots[index].relink(at);
+            host.relink_engine(index, at);
         }
     }
 

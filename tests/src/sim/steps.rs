@@ -60,6 +60,17 @@ pub(super) enum Step {
         host: usize,
         keeper: u64,
     },
+    /// A host has programs of a newer version.
+    Upgrade(usize),
+    /// A keeper ends that was asked to, and the next one of a user comes.
+    KeeperEnds {
+        host: usize,
+        keeper: u64,
+    },
+    KeeperComes {
+        host: usize,
+        keeper: u64,
+    },
     Relink {
         host: usize,
         agent: u64,
@@ -80,6 +91,8 @@ impl World {
             | Step::Spawned { host, .. }
             | Step::JobEnds { host, .. }
             | Step::EngineSwept { host, .. }
+            | Step::KeeperEnds { host, .. }
+            | Step::KeeperComes { host, .. }
             | Step::KeeperSwept { host, .. } => Some(*host),
             _ => None,
         }
@@ -115,6 +128,9 @@ impl World {
             } => self.job_ends(host, slot, attempt, life),
             Step::EngineSwept { host, slot, life } => self.engine_swept(host, slot, life),
             Step::KeeperSwept { host, keeper } => self.keeper_swept(host, keeper),
+            Step::Upgrade(host) => self.upgrade(host),
+            Step::KeeperEnds { host, keeper } => self.keeper_ends(host, keeper)?,
+            Step::KeeperComes { host, keeper } => self.keeper_comes(host, keeper),
             Step::Relink { host, agent } => self.keeper_links(host, agent),
             Step::Hostile { host, agent } => self.hostile(host, agent),
             Step::AgentStarts(host) => self.agent_starts(host),

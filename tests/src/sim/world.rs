@@ -73,7 +73,7 @@ impl World {
         let mut chance = Chance(plan.seed);
         let mutants = Mutants(plan.mutant);
         let hosts = (0..plan.hosts)
-            .map(|_| Host::new(&mut chance, plan.slots))
+            .map(|_| Host::new(&mut chance, &plan))
             .collect();
         let mut world = Self {
             plan,
@@ -127,6 +127,9 @@ impl World {
             self.after(wait, Step::AgentStarts(host));
             self.after(wait + LOOK, Step::Look(host));
         }
+        if self.plan.upgraded {
+            self.plan_upgrades();
+        }
         for _ in 0..self.plan.faults {
             let at = self.chance.millis(CALM.as_millis() as u64 - 100_000);
             self.after(at, Step::Fault);
@@ -167,7 +170,8 @@ impl World {
                 .min()
                 .ok_or("nothing is left to happen, and jobs have no result")?;
             if at > end {
-                return self.in_the_end_every_job_has_a_result();
+                self.in_the_end_every_job_has_a_result()?;
+                return self.in_the_end_no_idle_engine_is_old();
             }
             self.now = self.now.max(at);
             if step == Some(at) {
@@ -188,7 +192,8 @@ impl World {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.results.len() == self.plan.jobs as usize
+        let replaced = self.hosts.iter().all(|host| !host.has_old_engines);
+        (self.results.len() == self.plan.jobs as usize && replaced)
             || (self.plan.crowd && self.results.contains_key(&self.plan.jobs))
     }
 
