@@ -77,6 +77,8 @@ pub struct Jobs {
     format: Format,
     /// Places in the input, where some jobs of it have been taken out.
     places: Option<Vec<u32>>,
+    /// Where output of jobs goes that name no files, as [`octets`] has it.
+    output_dir: Option<String>,
     /// Retries of jobs that name none.
     retries: u32,
     /// The most slots that a job takes, and the first one that does.
@@ -237,6 +239,7 @@ impl Jobs {
             format,
             retries,
             places: None,
+            output_dir: None,
             widest: (1, 1),
             stillborn: HashMap::new(),
             warnings: Vec::new(),
@@ -245,14 +248,19 @@ impl Jobs {
             inputs: BTreeMap::new(),
         };
         let mut labels: HashMap<String, u32> = HashMap::new();
-        let mut comes_after: Vec<(u32, Vec<String>, usize)> = Vec::new();
+        let mut comes_after: Vec<Follower> = Vec::new();
         // By their place in the text.
         let mut faults: Vec<(usize, String)> = Vec::new();
         let (mut json_seen, mut ids_are_known) = (false, true);
         let (mut strangers, mut shared) = (Strangers::default(), SharedOutputs::default());
         for index in 0..jobs.spans.len() {
             let (number, start) = (index as u32 + 1, jobs.spans[index].0);
-            let job = match jobs.parse_with(number, &mut |key| strangers.count(key)) {
+            let mut has_run = false;
+            let mut stranger = |key: &str| {
+                has_run |= key == "result";
+                strangers.count(key);
+            };
+            let job = match jobs.parse_with(number, &mut stranger) {
                 Ok(job) => job,
                 Err(Unread {
                     faults: found,
@@ -292,7 +300,13 @@ impl Jobs {
                 jobs.inputs.insert(number, Vec::new());
             }
             if !job.after.is_empty() {
-                comes_after.push((number, job.after, start + job.after_at));
+                let (names, at) = (job.after, start + job.after_at);
+                comes_after.push(Follower {
+                    number,
+                    names,
+                    at,
+                    has_run,
+                });
             }
             if let Some(label) = job.spec.label {
                 match labels.entry(label) {
@@ -310,7 +324,7 @@ impl Jobs {
                 .map(|(at, why)| (at, format!("key \"after\": {why}"))),
         );
         if faults.is_empty() {
-            jobs.warnings = strangers.warnings();
+            jobs.warnings.extend(strangers.warnings());
             jobs.warnings.extend(shared.warning(&jobs.after));
             return Ok(jobs);
         }
@@ -358,12 +372,19 @@ impl Jobs {
         &mut self,
         earlier: Option<u32>,
         labels: &HashMap<String, u32>,
-        wanted: Vec<(u32, Vec<String>, usize)>,
+        wanted: Vec<Follower>,
         ids_are_known: bool,
     ) -> Vec<(usize, String)> {
         let count = self.spans.len() as u32;
         let (mut wrong, mut places) = (Vec::new(), HashMap::new());
-        for (number, names, at) in wanted {
+        let mut elsewhere = 0u64;
+        for Follower {
+            number,
+            names,
+            at,
+            has_run,
+        } in wanted
+        {
             places.insert(number, at);
             let (mut before, mut seen) = (Vec::new(), HashSet::new());
             for name in names {
@@ -374,6 +395,14 @@ impl Jobs {
                 } else {
                     None
                 };
+                if label.is_none() && has_run && earlier.is_none() {
+                    // What it came after is in the list that it ran in.
+                    match name.parse::<u32>() {
+                        Ok(_) => wrong.push((at, NUMBER_OF_ANOTHER_LIST.to_owned())),
+                        Err(_) => elsewhere += 1,
+                    }
+                    continue;
+                }
                 let found = label.or_else(|| {
                     name.parse()
                         .ok()
@@ -402,6 +431,10 @@ impl Jobs {
         }
         if earlier.is_some() {
             return wrong;
+        }
+        if elsewhere > 0 {
+            let names = if elsewhere == 1 { "name" } else { "names" };
+            self.warnings.push(format!("{elsewhere} {names} in `after` of jobs with results: no such job is in this list, so they are taken to have succeeded"));
         }
         // Kahn's algorithm (CACM 1962) over the jobs that come after others.
         let mut open: HashMap<u32, usize> = HashMap::new();
@@ -564,6 +597,11 @@ impl Jobs {
         self.places = Some(kept.into_iter().map(place).collect());
     }
 
+    /// Has jobs that have lost their places keep the names of their files in this directory.
+    pub fn keep_names_in(&mut self, output_dir: Option<String>) {
+        self.output_dir = output_dir;
+    }
+
     /// The jobs that one comes after.
     pub fn comes_after(&self, number: u32) -> &[JobNumber] {
         self.after.get(&number).map_or(&[], Vec::as_slice)
@@ -602,7 +640,17 @@ impl Jobs {
             .places
             .as_ref()
             .and_then(|places| places.get(number as usize - 1));
-        parsed.spec.label = parsed.spec.label.or(place.map(ToString::to_string));
+        if let (None, Some(place)) = (&parsed.spec.label, place) {
+            // Its output goes where that of the list as it was has gone.
+            for (file, extension) in [(&mut parsed.spec.out, "out"), (&mut parsed.spec.err, "err")]
+            {
+                let dir = self.output_dir.as_ref().filter(|_| file.is_none());
+                *file = dir
+                    .map(|dir| format!("{dir}/{place}.{extension}"))
+                    .or(file.take());
+            }
+            parsed.spec.label = Some(place.to_string());
+        }
         let stillborn = self.stillborn.get(&number).cloned();
         let spec = if stillborn.is_some() {
             Bytes::new()
@@ -712,6 +760,20 @@ fn without_place(e: &serde_json::Error) -> String {
     let text = e.to_string();
     text.split(" at line ").next().unwrap_or(&text).to_owned()
 }
+
+/// A job that comes after others, as it was read.
+struct Follower {
+    number: u32,
+    names: Vec<String>,
+    /// Where they stand in the text, in bytes.
+    at: usize,
+    /// It has a result, of another list.
+    has_run: bool,
+}
+
+/// Results come in the order in which jobs end.
+const NUMBER_OF_ANOTHER_LIST: &str = "the number means a place in the list that this result is of; \
+    give the jobs of that list an `id`, or run that list again with --resume or --resume-failed";
 
 /// Why what the jobs of a batch have in common cannot be handed to an engine.
 pub fn too_large(context: &BatchContext) -> Option<String> {
@@ -836,7 +898,7 @@ fn parse_object(text: &str, modern: bool, stranger: &mut dyn FnMut(&str)) -> Res
         }) => {}
         None => faults.push(Fault {
             at: 0,
-            text: "no `cmd` in this job".into(),
+            text: "no `cmd` in this job, and no `argv` (a list of words)".into(),
         }),
     }
     if faults.is_empty() {

@@ -1868,6 +1868,99 @@ fn names_that_are_not_utf_8_pass_through_as_python_writes_them() {
 }
 
 #[test]
+fn what_is_taken_from_a_results_file_may_come_after_what_is_not_in_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let jobs = concat!(
+        "{\"cmd\": \"true\", \"id\": \"a\"}\n",
+        "{\"cmd\": \"test -e there\", \"id\": \"b\", \"after\": [\"a\"]}\n",
+        "{\"cmd\": \"true\", \"id\": \"c\", \"after\": \"b\"}\n"
+    );
+    let out = run_in(dir.path(), jobs, &[]);
+    let failed: Vec<&str> = std::str::from_utf8(&out.stdout)
+        .expect("UTF-8")
+        .lines()
+        .filter(|line| !line.contains("\"code\": 0"))
+        .collect();
+    assert_eq!(failed.len(), 2, "{failed:?}");
+    std::fs::write(dir.path().join("there"), "").expect("written");
+    let again = run_in(dir.path(), &failed.join("\n"), &[]);
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert_eq!(again.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("1 name in `after`") && said.contains("taken to have succeeded"),
+        "{said}"
+    );
+    // A number would mean the job at that place of this list.
+    let numbered = failed.join("\n").replace("[\"a\"]", "[1]");
+    let refused = run_in(dir.path(), &numbered, &[]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        refused.status.code() == Some(2) && said.contains("--resume-failed"),
+        "{said}"
+    );
+}
+
+#[test]
+fn what_is_run_again_writes_to_the_files_that_it_had() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let jobs = "{\"cmd\": \"echo A\"}\n{\"cmd\": \"echo B; test -e there\"}\n";
+    let options = ["--output-dir", "outputs", "-o", "results"];
+    assert_eq!(run_in(dir.path(), jobs, &options).status.code(), Some(1));
+    std::fs::remove_dir_all(dir.path().join("outputs")).expect("it was there");
+    std::fs::write(dir.path().join("there"), "").expect("written");
+    let again = run_in(dir.path(), jobs, &[&options[..], &["--resume"]].concat());
+    assert_eq!(
+        again.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&again.stderr)
+    );
+    let names = || {
+        std::fs::read_dir(dir.path().join("outputs"))
+            .expect("readable")
+            .flatten()
+    };
+    let mut found: Vec<_> = names().map(|entry| entry.file_name()).collect();
+    found.sort();
+    assert_eq!(found, ["2.err", "2.out"]);
+    assert_eq!(
+        std::fs::read(dir.path().join("outputs/2.out")).expect("readable"),
+        b"B\n"
+    );
+}
+
+#[test]
+fn nothing_to_run_from_a_pipe_is_no_mistake() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let run = |args: &[&str]| {
+        let mut command = coordinator(dir.path());
+        command
+            .arg("run")
+            .args(args)
+            .stdin(std::process::Stdio::null());
+        let out = command.output().expect("it runs");
+        (
+            out.status.code(),
+            String::from_utf8_lossy(&out.stderr).into_owned(),
+        )
+    };
+    for args in [&["-"][..], &["--lines"], &["--lines", "-0", "-"]] {
+        let (status, said) = run(args);
+        assert!(
+            status == Some(0) && said.contains("nothing was run"),
+            "{args:?} {said}"
+        );
+    }
+    for slots in ["+1", "50%", "0", "4097"] {
+        let (status, said) = run(&["-j", slots]);
+        assert!(
+            status == Some(2) && said.contains("from 1 to 4096"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn lists_of_commands_and_directories_need_not_be_utf_8() {
     use std::os::unix::ffi::OsStrExt;
     let name = |bytes: &'static [u8]| std::ffi::OsStr::from_bytes(bytes);

@@ -67,13 +67,15 @@ fn file(
     attempt: AttemptId,
     context: &BatchContext,
 ) -> Option<OutputFile> {
-    if let Some(own) = own {
+    let dir = context.output_dir.as_deref().map(path);
+    if let Some(own) = own.map(path) {
         return Some(OutputFile {
-            dir: None,
-            path: path(own),
+            // A job that is run again may be told the name that it had in the batch's directory.
+            dir: dir.filter(|dir| own.parent() == Some(dir)),
+            path: own,
         });
     }
-    let dir = path(context.output_dir.as_ref()?);
+    let dir = dir?;
     let name = stem(spec.label.as_deref(), attempt.key.job);
     Some(OutputFile {
         path: dir.join(format!("{name}.{extension}")),

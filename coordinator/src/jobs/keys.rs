@@ -70,6 +70,25 @@ const FOREIGN: [(&str, &str); 20] = [
     ("worker", "write a command"),
 ];
 
+/// Keys by which other programs call what has another name here. They may be notes of the user's,
+/// so they are warned of only.
+const SYNONYMS: [(&str, &str); 14] = [
+    ("cwd", "cd"),
+    ("chdir", "cd"),
+    ("workdir", "cd"),
+    ("working_directory", "cd"),
+    ("stdout", "out"),
+    ("stderr", "err"),
+    ("args", "argv"),
+    ("command", "cmd"),
+    ("deps", "after"),
+    ("depends_on", "after"),
+    ("dependencies", "after"),
+    ("environment", "env"),
+    ("retry", "retries"),
+    ("time_limit", "timeout"),
+];
+
 /// Why a key that means nothing here must not be passed over: who wrote it relies on it.
 pub(super) fn foreign(key: &str) -> Option<String> {
     let (_, instead) = FOREIGN.iter().find(|(foreign, _)| *foreign == key)?;
@@ -110,8 +129,16 @@ impl Strangers {
     }
 }
 
-/// The known key that one insertion, deletion, change or exchange of neighbours away is meant.
+/// The known key that is meant: another program's name for it, another case, or one insertion,
+/// deletion, change or exchange of neighbours away.
 fn near(key: &str) -> Option<&'static str> {
+    let folded = key.to_ascii_lowercase();
+    if let Some((_, meant)) = SYNONYMS.iter().find(|(synonym, _)| *synonym == folded) {
+        return Some(meant);
+    }
+    if folded != key && KNOWN.contains(&folded.as_str()) {
+        return KNOWN.into_iter().find(|known| *known == folded);
+    }
     if key.chars().count() < 4 || key.starts_with("x_") {
         return None;
     }
@@ -133,6 +160,10 @@ mod tests {
             ("hosts", "host"),
             ("argvs", "argv"),
             ("Slots", "slots"),
+            ("CD", "cd"),
+            ("Cmd", "cmd"),
+            ("cwd", "cd"),
+            ("Depends_On", "after"),
         ] {
             assert_eq!(near(key), Some(meant), "{key}");
         }

@@ -5,7 +5,7 @@ use crate::report::format::{ResultFormat, counted, elapsed};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::escape::for_terminal;
-use mezcal_common::model::outcome::{JobResult, WaitStatus, Way};
+use mezcal_common::model::outcome::{Ended, JobResult, WaitStatus, Way};
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -197,7 +197,10 @@ impl Progress {
             let title = title();
             let title = for_terminal(&title);
             let line = match (outcome.status, outcome.span, host) {
-                (Some(status), Some(span), Some(host)) if outcome.error.is_none() => {
+                (Some(status), Some(span), Some(host))
+                    if outcome.error.is_none()
+                        && matches!(outcome.ended, Ended::Exited | Ended::Signaled) =>
+                {
                     let (code, took) = (WaitStatus::code(status), elapsed(span.elapsed));
                     format!("[{done}/{total}] returned {code} in {took} sec on {host}: {title}")
                 }

@@ -33,11 +33,14 @@ const GIVE_UP: Duration = Duration::from_secs(10);
 
 /// Run one command once on each named host.
 #[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "coordinator exec [OPTIONS] <HOSTS> -- <CMD>...\n       coordinator exec [OPTIONS] --all -- <CMD>..."
+)]
 pub struct ExecArgs {
-    /// Hosts or ranges: mezcal[01-12]; with --all the command begins here
+    /// Hosts or ranges: mezcal[01-12]
     #[arg(value_name = "HOSTS", required_unless_present = "all", add = ArgValueCompleter::new(names::hosts))]
     pub hosts: Option<String>,
-    /// The command and its arguments
+    /// The command and its arguments, after `--`
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<OsString>,
     /// On every connected host

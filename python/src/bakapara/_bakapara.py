@@ -539,6 +539,9 @@ def _before(jobs: Sequence[Job]) -> Dict[int, List[int]]:
             place = places.get(name, [])
             if not place and re.fullmatch("[0-9]+", name) and 1 <= int(name) <= len(jobs):
                 place = [int(name) - 1]
+            if not place and "result" in job:
+                # What it came after has run before, and is not to run again.
+                continue
             if len(place) != 1:
                 why = f"several jobs of this list have the id {name!r}" if place else f"there is no job {name!r} in this list"
                 raise ValueError(f"job {index + 1}: key 'after': {why}")

@@ -36,7 +36,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub profile: ProfileArgs,
     /// Jobs at a time in an embedded run (default: the CPUs)
-    #[arg(help_heading = "Where jobs run", short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(help_heading = "Where jobs run", short = 'j', short_alias = 'P', long, alias = "jobs", value_name = "N", value_parser = slots)]
     pub slots: Option<u16>,
     /// Be the coordinator for this run: agents connect to ADDR, for example 0.0.0.0:7433
     #[arg(help_heading = "Where jobs run", long, value_name = "ADDR")]
@@ -81,7 +81,7 @@ pub struct RunArgs {
     #[arg(help_heading = "Input", long, requires = "stream")]
     pub attended: bool,
     /// Write results in the order of the input
-    #[arg(help_heading = "Results", long)]
+    #[arg(help_heading = "Results", short = 'k', long)]
     pub keep_order: bool,
     /// Read and write exactly as another program did
     #[arg(help_heading = "Input", long, value_name = "PROGRAM")]
@@ -133,7 +133,8 @@ pub struct RunArgs {
     /// that no two jobs share a file
     #[arg(help_heading = "Jobs", long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
-    /// Run only jobs without a successful result in the file of -o, and append to it
+    /// Run only jobs without a successful result in the file of -o; new results are added to it, in
+    /// the place of failed ones
     #[arg(help_heading = "Results", long, requires = "output", conflicts_with_all = ["force", "detach", "compat"])]
     pub resume: bool,
     /// Run only jobs whose result in the file of -o is a failure, and replace that result
@@ -213,6 +214,14 @@ fn some_time(text: &str) -> Result<Duration, String> {
         } else {
             Ok(d)
         }
+    })
+}
+
+fn slots(text: &str) -> Result<u16, String> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    let number = if digits { text.parse().ok() } else { None };
+    number.filter(|n| (1..=4096).contains(n)).ok_or_else(|| {
+        "give a number from 1 to 4096 (GNU Parallel's +N and N% are not known here)".to_owned()
     })
 }
 

@@ -139,6 +139,7 @@ pub(super) fn prepare(
             "job {number} takes {most} slots, and this run has {slots}; -j {most} gives it as many"
         )));
     }
+    jobs.keep_names_in(context.output_dir.clone());
     find_inputs(&mut jobs, args, profile, &context.cd);
     let jobs = Arc::new(jobs);
     let results = if args.detach {
@@ -218,6 +219,11 @@ fn read_jobs(args: &RunArgs) -> Result<Jobs, Exit> {
                 .lock()
                 .read_to_end(&mut bytes)
                 .map_err(|e| Exit::usage(format!("cannot read standard input: {e}")))?;
+            if bytes.trim_ascii().is_empty() {
+                // As a filter that had nothing to pass on leaves it.
+                let message = "no jobs in standard input, so nothing was run".to_owned();
+                return Err(Exit { status: 0, message });
+            }
             ("standard input".to_owned(), bytes)
         }
     };
