@@ -132,19 +132,7 @@ impl AgentConfig {
     /// [`AgentConfigError`].
     pub fn load(path: &Path) -> Result<Self, AgentConfigError> {
         let config: Self = mezcal_common::system::config::read_toml(path)?;
-        if config.slots.is_some_and(|s| s == 0 || s > MAX_SLOTS) {
-            return Err(AgentConfigError::Slots(path.into()));
-        }
-        let has_port = config
-            .coordinator
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-        if !has_port {
-            return Err(AgentConfigError::Coordinator {
-                path: path.into(),
-                text: config.coordinator,
-            });
-        }
+        config.check(path)?;
         if rustix::process::geteuid().is_root()
             && !config.allow_root_jobs
             && config.run_as == RunAs::Agent
@@ -152,6 +140,27 @@ impl AgentConfig {
             return Err(AgentConfigError::Root(path.into()));
         }
         Ok(config)
+    }
+
+    /// Checks values that have the right type, whoever asks.
+    ///
+    /// # Errors
+    /// [`AgentConfigError`].
+    pub fn check(&self, path: &Path) -> Result<(), AgentConfigError> {
+        if self.slots.is_some_and(|s| s == 0 || s > MAX_SLOTS) {
+            return Err(AgentConfigError::Slots(path.into()));
+        }
+        let has_port = self
+            .coordinator
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        if !has_port {
+            return Err(AgentConfigError::Coordinator {
+                path: path.into(),
+                text: self.coordinator.clone(),
+            });
+        }
+        Ok(())
     }
 
     /// Where the coordinator renews certificates that have expired.

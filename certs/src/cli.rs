@@ -52,7 +52,7 @@ enum Verb {
 
 #[derive(clap::Args)]
 struct Common {
-    /// The cluster's directory, as given to `certs init`.
+    /// The cluster's directory, as given to `mezcal certs init`.
     #[arg(long, default_value = ".", env = "MEZCAL_PKI")]
     dir: PathBuf,
     /// Days until the certificate expires (default: 30, a coordinator's 90, an issuer's 365).

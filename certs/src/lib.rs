@@ -66,7 +66,7 @@ pub enum CertsError {
     #[error("{} exists: this directory holds a cluster already; choose another one", .0.display())]
     Exists(PathBuf),
     /// No cluster is there.
-    #[error("{} holds no cluster: make one with `certs init {} --cluster NAME`", .0.display(), .0.display())]
+    #[error("{} holds no cluster: make one with `mezcal certs init {} --cluster NAME`", .0.display(), .0.display())]
     NoCluster(PathBuf),
     /// A name that no certificate may carry.
     #[error(
@@ -77,7 +77,7 @@ pub enum CertsError {
     #[error("cannot make a certificate")]
     Make(#[from] rcgen::Error),
     /// The issuer's own files.
-    #[error("{} holds no issuer; `certs issue issuer` makes cert.pem, key.pem and ca.pem", .0.display())]
+    #[error("{} holds no issuer; `mezcal certs issue issuer` makes cert.pem, key.pem and ca.pem", .0.display())]
     NoIssuer(PathBuf),
     /// What it signed nobody would accept.
     #[error(
@@ -85,7 +85,9 @@ pub enum CertsError {
     )]
     Pair,
     /// An issuer that is over cannot make anything that lasts.
-    #[error("the issuer's own certificate has expired: make a new one with `certs issue issuer`")]
+    #[error(
+        "the issuer's own certificate has expired: make a new one with `mezcal certs issue issuer`"
+    )]
     Expired,
     /// What should be signed is no request, or not signed with its own key.
     #[error("not a certificate signing request that its own key has signed")]

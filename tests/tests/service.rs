@@ -1144,6 +1144,12 @@ fn a_full_disk_refuses_what_is_new_and_loses_nothing() {
             && said.contains("the coordinator's store cannot be written"),
         "{said}"
     );
+    let drained = run(&cluster, &["drain", "agent01"]);
+    let said = text(&drained.stderr);
+    assert!(
+        !drained.status.success() && said.contains("store cannot be written"),
+        "it would be forgotten: {said}"
+    );
     // Whoever was connected comes back, or its lease would end what runs there.
     let welcomes = |cluster: &Cluster| {
         cluster

@@ -67,7 +67,14 @@ fn look(path: &Path) -> Vec<Finding> {
             return all;
         }
     };
-    all.push(Finding::fine("configuration", path.display().to_string()));
+    all.push(match config.check(path) {
+        Ok(()) => Finding::fine("configuration", path.display().to_string()),
+        Err(e) => Finding::wrong(
+            "configuration",
+            mezcal_common::model::escape::chain(&e),
+            "the agent does not start with this: change it",
+        ),
+    });
     all.extend(unreadable(path, &config));
     match Credentials::load(&config.identity, Role::Agent) {
         Ok(credentials) => {

@@ -30,7 +30,7 @@ pub struct Credentials {
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// A file cannot be read.
-    #[error("cannot read {}; `certs issue` makes cert.pem, key.pem and ca.pem", path.display())]
+    #[error("cannot read {}; `mezcal certs issue` makes cert.pem, key.pem and ca.pem", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -72,7 +72,7 @@ pub enum CredentialsError {
         source: IdentityError,
     },
     /// The certificate is for something else.
-    #[error("{} is the certificate of the {found}, but {wanted} certificate is needed here: make one with `certs issue {}`", path.display(), issue(*role))]
+    #[error("{} is the certificate of the {found}, but {wanted} certificate is needed here: make one with `mezcal certs issue {}`", path.display(), issue(*role))]
     Role {
         /// The certificate file.
         path: PathBuf,
@@ -94,7 +94,7 @@ pub enum CredentialsError {
         role: Role,
     },
     /// Before or after its time.
-    #[error("{} {}: make a new one with `certs issue` (now: {now})", path.display(), when)]
+    #[error("{} {}: make a new one with `mezcal certs issue` (now: {now})", path.display(), when)]
     Validity {
         /// The certificate file.
         path: PathBuf,
@@ -136,7 +136,7 @@ fn anew(role: Role) -> &'static str {
             "join again with a token of `coordinator token create --replace --host HOST`"
         }
         Role::User => "join again with a token of `coordinator token create --replace --user NAME`",
-        Role::Coordinator => "make new ones with `certs issue coordinator`",
+        Role::Coordinator => "make new ones with `mezcal certs issue coordinator`",
     }
 }
 

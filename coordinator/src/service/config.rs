@@ -2,12 +2,17 @@
 
 use crate::scheduler::Aliases;
 use crate::service::{self, Adjustable};
-use mezcal_common::system::config::expand_home;
+use mezcal_common::model::duration::format_duration;
+use mezcal_common::model::escape::chain;
+use mezcal_common::system::config::{expand_home, read_toml};
 use mezcal_common::wire::tls::Credentials;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Shortest lease: several heartbeats must fit.
+const MIN_LEASE: Duration = Duration::from_secs(15);
 
 /// Default configuration file.
 pub const DEFAULT_PATH: &str = "/etc/mezcal/coordinator.toml";
@@ -105,6 +110,24 @@ impl CoordinatorConfig {
             .collect()
     }
 
+    /// Reads and checks a configuration file.
+    ///
+    /// # Errors
+    /// For the reader: the file, and the place or the key.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let config: Self = read_toml(path).map_err(|e| chain(&e))?;
+        match config.fault() {
+            Some(why) => Err(format!("{why}, in {}", path.display())),
+            None => Ok(config),
+        }
+    }
+
+    /// What a coordinator would not start with.
+    pub fn fault(&self) -> Option<String> {
+        let short = self.lease.is_some_and(|lease| lease < MIN_LEASE);
+        short.then(|| format!("`lease` must be at least {}", format_duration(MIN_LEASE)))
+    }
+
     /// Where the store is: what the file says, or what systemd has given the service
     /// (`STATE_DIRECTORY`), where root looks, too.
     pub fn state_dir(&self) -> PathBuf {
@@ -156,6 +179,23 @@ mod tests {
 
     /// The sample that packages install: what is commented out counts, too, and no key of the
     /// parser is missing.
+    #[test]
+    fn what_a_coordinator_would_not_start_with_is_found_when_it_is_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("coordinator.toml");
+        let read = |lease: &str| {
+            let text = format!("identity = \"pki\"\nlease = \"{lease}\"\n");
+            std::fs::write(&file, text).expect("written");
+            CoordinatorConfig::read(&file).err()
+        };
+        assert_eq!(read("15s"), None);
+        let why = read("10s").expect("it is too short");
+        assert!(
+            why.contains("at least 15s") && why.contains("coordinator.toml"),
+            "{why}"
+        );
+    }
+
     #[test]
     fn the_sample_has_every_key_and_is_read() {
         let sample = include_str!("../../../systemd/samples/coordinator.toml");

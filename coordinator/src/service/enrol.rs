@@ -85,7 +85,7 @@ impl Enrolment {
         replace: bool,
     ) -> Result<Vec<(String, String)>, String> {
         let issuer = self.issuer.as_ref().ok_or(
-            "this coordinator has no issuer, so nobody can join: `certs issue issuer` makes one, and `issuer` in coordinator.toml names it",
+            "this coordinator has no issuer, so nobody can join: `mezcal certs issue issuer` makes one, and `issuer` in coordinator.toml names it",
         )?;
         let meant = match role {
             Role::Agent => self.registry.hosts_meant(names),
@@ -127,7 +127,7 @@ impl Enrolment {
         let issuer = self
             .issuer
             .as_ref()
-            .ok_or("this coordinator has no issuer: `certs issue` makes new certificates")?;
+            .ok_or("this coordinator has no issuer: `mezcal certs issue` makes new certificates")?;
         self.registry
             .renew(old, holder, |role, name| issuer.sign(role, name, request))
             .map_err(|e| chain(&e))

@@ -368,7 +368,10 @@ impl Service {
                 reason,
                 deadline,
             } => {
-                let result = if self.is_admin(&user) {
+                let result = if let Some(why) = self.no_room() {
+                    // It would be forgotten at the next start.
+                    Err(why)
+                } else if self.is_admin(&user) {
                     self.scheduler
                         .drain(&hosts, reason.as_deref(), deadline, now)
                         .map_err(|unknown| unknown.join("\n"))

@@ -547,7 +547,7 @@ impl Registry {
                 ))
             }
             None if self.listed => no(format!(
-                "the certificate of the {holder} is not on this coordinator's list: `coordinator certs import` admits what `certs issue` made"
+                "the certificate of the {holder} is not on this coordinator's list: `coordinator certs import` admits what `mezcal certs issue` made"
             )),
             Some(_) | None => Ok(()),
         }
@@ -658,7 +658,7 @@ impl Registry {
             let tokens = db.execute(sql, params![role.as_str(), name])? as u64;
             if certificates == 0 && tokens == 0 && before.is_none() {
                 return Ok(Err(Refusal::No(format!(
-                    "no certificate of the {} {name} is on this coordinator's list; `coordinator certs import` puts those of `certs issue` there",
+                    "no certificate of the {} {name} is on this coordinator's list; `coordinator certs import` puts those of `mezcal certs issue` there",
                     role.as_str()
                 ))));
             }
@@ -821,7 +821,7 @@ pub(crate) fn way_back(holder: &Identity) -> String {
     let kind = match holder.role {
         Role::Agent => "host",
         Role::User => "user",
-        Role::Coordinator => return "`certs issue coordinator` makes another".into(),
+        Role::Coordinator => return "`mezcal certs issue coordinator` makes another".into(),
     };
     format!(
         "an admin's `coordinator token create --{kind} {} --replace` makes a token to join again",

@@ -91,7 +91,14 @@ fn service(path: &Path) -> Vec<Finding> {
             )];
         }
     };
-    let mut all = vec![Finding::fine("configuration", path.display().to_string())];
+    let mut all = vec![match config.fault() {
+        Some(why) => Finding::wrong(
+            "configuration",
+            format!("{why}, in {}", path.display()),
+            "the coordinator does not start with this: change it",
+        ),
+        None => Finding::fine("configuration", path.display().to_string()),
+    }];
     let identity = expand_home(&config.identity);
     let state = config.state_dir();
     // Whoever runs the service owns its state.
@@ -118,19 +125,19 @@ fn service(path: &Path) -> Vec<Finding> {
             "certificate",
             own.certificate(),
             false,
-            "`certs issue coordinator`, where the root's key is, makes another one; `systemctl reload mezcal-coordinator` takes it up",
+            "`mezcal certs issue coordinator`, where the root's key is, makes another one; `systemctl reload mezcal-coordinator` takes it up",
         )),
-        Err(e) => all.push(doctor::credentials("certificate", &e, "`certs issue coordinator`, where the root's key is, makes one")),
+        Err(e) => all.push(doctor::credentials("certificate", &e, "`mezcal certs issue coordinator`, where the root's key is, makes one")),
     }
     match &issuer {
         None => all.push(Finding::doubtful(
             "issuer",
             "none: hosts and users cannot join by tokens, and nothing is renewed",
-            "`certs issue issuer`, where the root's key is, and `issuer` in coordinator.toml",
+            "`mezcal certs issue issuer`, where the root's key is, and `issuer` in coordinator.toml",
         )),
         Some(dir) => {
             let file = dir.join("cert.pem");
-            let anew = "`certs issue issuer`, where the root's key is, makes another one; `systemctl restart mezcal-coordinator` takes it up";
+            let anew = "`mezcal certs issue issuer`, where the root's key is, makes another one; `systemctl restart mezcal-coordinator` takes it up";
             all.push(match std::fs::read(&file) {
                 Ok(pem) => match first_certificate(&pem) {
                     Some(der) => doctor::certificate_end("issuer", &der, false, anew),

@@ -130,9 +130,9 @@ enum CertsVerb {
         #[arg(long, default_value = DEFAULT_PATH, env = "MEZCAL_CONFIG", value_name = "FILE")]
         config: PathBuf,
     },
-    /// On the coordinator's host: admit certificates that `certs issue` made
+    /// On the coordinator's host: admit certificates that `mezcal certs issue` made
     Import {
-        /// The list of issued certificates that `certs issue` keeps (issued.jsonl); - is standard
+        /// The list of issued certificates that `mezcal certs issue` keeps (issued.jsonl); - is standard
         /// input
         #[arg(value_name = "FILE")]
         file: PathBuf,
@@ -402,7 +402,8 @@ pub fn certs(args: &CertsArgs) -> Result<u8, Exit> {
 
 fn adopt(host: Option<&str>, serial: Option<&str>, config: &Path) -> Result<u8, Exit> {
     let config: CoordinatorConfig = read_toml(config).map_err(|e| Exit::usage(chain(&e)))?;
-    let refused = with_registry(&config, |registry| {
+    let state = config.state_dir();
+    let refused = with_registry(&state, |registry| {
         registry.strangers().map_err(Refusal::Store)
     })?;
     let wall = |seconds: i64| WallTime(seconds.saturating_mul(1_000_000));
@@ -444,7 +445,7 @@ fn adopt(host: Option<&str>, serial: Option<&str>, config: &Path) -> Result<u8, 
             }
         }));
     };
-    with_registry(&config, |registry| registry.adopt(meant, &stranger.serial))?;
+    with_registry(&state, |registry| registry.adopt(meant, &stranger.serial))?;
     tell!(
         "the certificate {} of {meant} counts now, and no other of that host; it comes back by itself within five minutes",
         stranger.serial
@@ -463,6 +464,7 @@ struct IssuedLine {
 
 fn import(file: &Path, config: &Path) -> Result<u8, Exit> {
     let config: CoordinatorConfig = read_toml(config).map_err(|e| Exit::usage(chain(&e)))?;
+    let state = config.state_dir();
     let read = match file == Path::new("-") {
         true => std::io::read_to_string(std::io::stdin().lock()),
         false => std::fs::read_to_string(file),
@@ -493,7 +495,7 @@ fn import(file: &Path, config: &Path) -> Result<u8, Exit> {
             revoked: None,
         });
     }
-    let new = with_registry(&config, |registry| registry.import(&rows))?;
+    let new = with_registry(&state, |registry| registry.import(&rows))?;
     tell!(
         "{new} of {} certificates are new on the coordinator's list",
         rows.len()
@@ -503,18 +505,18 @@ fn import(file: &Path, config: &Path) -> Result<u8, Exit> {
 
 /// Does something with the list of the coordinator of this host, as the account that it belongs to.
 fn with_registry<T>(
-    config: &CoordinatorConfig,
+    state: &Path,
     act: impl FnOnce(&Registry) -> Result<T, Refusal>,
 ) -> Result<T, Exit> {
-    let state = config.state_dir();
-    // What root made there, the coordinator could not use.
-    account::act_as_owner(&state).map_err(|e| {
+    // What root made there, the coordinator could not use. Where it is has to be known before: its
+    // owner would look elsewhere.
+    account::act_as_owner(state).map_err(|e| {
         Exit::usage(format!(
             "cannot act as the owner of {}: {e}",
             state.display()
         ))
     })?;
-    let registry = store::registry(&state).map_err(|e| Exit::usage(chain(&e)))?;
+    let registry = store::registry(state).map_err(|e| Exit::usage(chain(&e)))?;
     act(&registry).map_err(|e| Exit::usage(chain(&e)))
 }
 

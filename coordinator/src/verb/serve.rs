@@ -12,7 +12,7 @@ use crate::store::{Store, StoreError};
 use mezcal_certs::Authority;
 use mezcal_common::model::duration::format_duration;
 use mezcal_common::model::identity::{Role, key_hash};
-use mezcal_common::system::config::{expand_home, read_toml};
+use mezcal_common::system::config::expand_home;
 use mezcal_common::system::service_manager;
 use mezcal_common::wire::endpoint::Listener;
 use mezcal_common::wire::enrol;
@@ -45,8 +45,6 @@ const ALIVE: Duration = Duration::from_secs(10);
 /// Threads for what waits for a disk: several times those who read the store, and those who write
 /// to the list of certificates wait for each other anyway. The rest waits for its turn.
 const BLOCKING: usize = 16;
-/// Shortest lease: several heartbeats must fit.
-const MIN_LEASE: Duration = Duration::from_secs(15);
 
 /// Runs until TERM or INT.
 ///
@@ -55,15 +53,8 @@ const MIN_LEASE: Duration = Duration::from_secs(15);
 pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
     crate::service::memory::be_frugal();
     mezcal_common::system::logging::init("info");
-    let config: CoordinatorConfig = read_toml(&args.config).map_err(|e| Exit::usage(chain(&e)))?;
+    let config = CoordinatorConfig::read(&args.config).map_err(Exit::usage)?;
     let lease = config.lease.unwrap_or(service::LEASE);
-    if lease < MIN_LEASE {
-        return Err(Exit::usage(format!(
-            "`lease` in {} must be at least {}",
-            args.config.display(),
-            format_duration(MIN_LEASE)
-        )));
-    }
     let runtime = mezcal_common::system::runtime::start(Some(BLOCKING)).map_err(Exit::usage)?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
@@ -135,9 +126,9 @@ async fn reload(
     listener: &Listener,
     to_enrol: &tokio::sync::watch::Sender<Arc<Credentials>>,
 ) {
-    let new: CoordinatorConfig = match read_toml(path) {
+    let new = match CoordinatorConfig::read(path) {
         Ok(new) => new,
-        Err(e) => return tracing::error!("everything stays as it is: {}", chain(&e)),
+        Err(why) => return tracing::error!("everything stays as it is: {why}"),
     };
     let identity = expand_home(&started.identity);
     let presented = Credentials::load(&identity, Role::Coordinator)
