@@ -9,7 +9,7 @@
 use bytes::BytesMut;
 use mezcal_agent::kernel::packet;
 use mezcal_common::message::agent::Stream;
-use mezcal_common::message::engine::{FromEngine, FromKeeper, ToEngine, ToKeeper};
+use mezcal_common::message::engine::{FromEngine, FromKeeper, PROGRAM, ToEngine, ToKeeper};
 use mezcal_common::model::clock::{BootInstant, WallTime};
 use mezcal_common::model::ids::{AttemptId, BatchSerial, EngineIndex, JobKey, JobNumber};
 use mezcal_common::model::outcome::{Containment, Ended, Outcome, Span, WaitStatus};
@@ -169,9 +169,17 @@ impl False {
             Some(near.as_fd()),
         )?;
         self.links.push((EngineIndex(engine), far, BytesMut::new()));
+        let at = self.links.len() - 1;
+        // One that says nothing of itself is of an earlier version, and is given nothing.
+        let version = FromEngine::Shown {
+            request: PROGRAM,
+            stream: Stream::Out,
+            data: mezcal_common::VERSION.into(),
+        };
+        self.say(at, &version)?;
         greeting
             .iter()
-            .try_for_each(|message| self.say(self.links.len() - 1, message))
+            .try_for_each(|message| self.say(at, message))
     }
 
     fn say(&self, at: usize, message: &FromEngine) -> Result<()> {
