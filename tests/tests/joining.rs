@@ -956,11 +956,8 @@ fn what_is_revoked_is_gone_at_once_and_does_not_come_back() {
 fn a_host_that_was_revoked_or_has_not_been_seen_since_a_restart_is_shown_as_such() {
     let mut site = Site::started("1h");
     for host in ["mezcal01.lab", "mezcal02.lab"] {
-        assert!(
-            site.join(host, &site.token(&["--host", host]))
-                .status
-                .success()
-        );
+        let joined = site.join(host, &site.token(&["--host", host]));
+        assert!(joined.status.success(), "{}", text(&joined.stderr));
         site.start_agent(host);
     }
     wait_for("both are there", PATIENCE, || {
