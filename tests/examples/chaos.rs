@@ -111,6 +111,8 @@ fn main() {
     let (mut broken, mut batches, mut attempts, mut lost) = (Vec::new(), 0, 0, 0);
     while Instant::now() < end {
         batches += 1;
+        // A client that finds no coordinator when it starts says so and ends: nothing is accepted.
+        chaos.mend(Instant::now(), true);
         let pulses = Pulses::start(&mut chaos, batches);
         let (more, gone) = chaos.run(pulses, end, &mut broken);
         (attempts, lost) = (attempts + more, lost + gone);
@@ -382,7 +384,14 @@ impl Pulses {
             .stderr(log)
             .spawn()
             .expect("the run starts");
-        Self { dir, run }
+        let me = Self { dir, run };
+        mezcal_tests::wait_for("a job of the batch runs", HEALED, || {
+            let mut names = std::fs::read_dir(&me.dir).expect("readable").flatten();
+            names
+                .any(|entry| entry.file_name().to_string_lossy().starts_with("alive."))
+                .then_some(())
+        });
+        me
     }
 
     fn lines(&self, name: &str) -> Vec<String> {
