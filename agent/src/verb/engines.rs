@@ -106,39 +106,13 @@ fn read(path: &Path) -> anyhow::Result<EnginesConfig> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mezcal_common::system::config::check_sample;
 
     /// The sample that packages install: what is commented out counts, too, and no key of the
     /// parser is missing.
     #[test]
     fn the_sample_has_every_key_and_is_read() {
         let sample = include_str!("../../../systemd/samples/engines.toml");
-        let whole: String = sample
-            .lines()
-            .map(|line| {
-                line.strip_prefix('#')
-                    .filter(|rest| !rest.starts_with(' '))
-                    .unwrap_or(line)
-                    .to_owned()
-                    + "\n"
-            })
-            .collect();
-        for text in [sample, &whole] {
-            toml::from_str::<EnginesConfig>(text).expect("the sample is read");
-        }
-        // The parser names all of its keys to whoever writes another one.
-        let said = toml::from_str::<EnginesConfig>("nosuch = 1")
-            .expect_err("no such key")
-            .to_string();
-        let keys: Vec<&str> = said
-            .split('`')
-            .skip(1)
-            .step_by(2)
-            .filter(|key| *key != "nosuch")
-            .collect();
-        let has = toml::from_str::<toml::Table>(&whole).expect("TOML");
-        assert!(
-            keys.len() == has.len() && keys.iter().all(|key| has.contains_key(*key)),
-            "{keys:?} {has:?}"
-        );
+        assert_eq!(check_sample::<EnginesConfig>(sample), Ok(()));
     }
 }

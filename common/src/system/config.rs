@@ -40,6 +40,35 @@ pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     })
 }
 
+/// Checks the sample of a configuration file that packages install: it is read as a `T`, also with
+/// the keys that are commented out (a `#` without a space after it), and no key of `T` is missing.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_sample<T: DeserializeOwned>(sample: &str) -> Result<(), String> {
+    let switched_on = |line: &str| {
+        let key = line.strip_prefix('#').filter(|rest| !rest.starts_with(' '));
+        key.unwrap_or(line).to_owned() + "\n"
+    };
+    let whole: String = sample.lines().map(switched_on).collect();
+    for text in [sample, &whole] {
+        toml::from_str::<T>(text).map_err(|e| e.to_string())?;
+    }
+    // The parser names all of its keys to a reader who writes another one.
+    const OTHER: &str = "nosuch";
+    let Err(said) = toml::from_str::<T>(&format!("{OTHER} = 1")) else {
+        return Err("unknown keys are not refused".into());
+    };
+    let said = said.to_string();
+    let names = said.split('`').skip(1).step_by(2);
+    let keys: Vec<&str> = names.filter(|key| *key != OTHER).collect();
+    let has: toml::Table = toml::from_str(&whole).map_err(|e| e.to_string())?;
+    match keys.len() == has.len() && keys.iter().all(|key| has.contains_key(*key)) {
+        true => Ok(()),
+        false => Err(format!("keys {keys:?}, in the sample {has:?}")),
+    }
+}
+
 /// Replaces a leading `~/` by the home directory.
 pub fn expand_home(path: &Path) -> PathBuf {
     match (path.strip_prefix("~"), std::env::var_os("HOME")) {

@@ -176,6 +176,7 @@ fn default_listen() -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mezcal_common::system::config::check_sample;
 
     /// The sample that packages install: what is commented out counts, too, and no key of the
     /// parser is missing.
@@ -199,75 +200,6 @@ mod tests {
     #[test]
     fn the_sample_has_every_key_and_is_read() {
         let sample = include_str!("../../../systemd/samples/coordinator.toml");
-        let whole: String = sample
-            .lines()
-            .map(|line| {
-                line.strip_prefix('#')
-                    .filter(|rest| !rest.starts_with(' '))
-                    .unwrap_or(line)
-                    .to_owned()
-                    + "\n"
-            })
-            .collect();
-        for text in [sample, &whole] {
-            toml::from_str::<CoordinatorConfig>(text).expect("the sample is read");
-        }
-        // The parser names all of its keys to whoever writes another one.
-        let said = toml::from_str::<CoordinatorConfig>("nosuch = 1")
-            .expect_err("no such key")
-            .to_string();
-        let keys: Vec<&str> = said
-            .split('`')
-            .skip(1)
-            .step_by(2)
-            .filter(|key| *key != "nosuch")
-            .collect();
-        let has = toml::from_str::<toml::Table>(&whole).expect("TOML");
-        assert!(
-            keys.len() == has.len() && keys.iter().all(|key| has.contains_key(*key)),
-            "{keys:?} {has:?}"
-        );
-    }
-
-    #[test]
-    fn root_and_the_service_look_for_the_store_at_the_same_place() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let service = dir.path().join("mezcal-coordinator");
-        let given = || Some(service.clone().into_os_string());
-        let home = Path::new("/home/okazaki");
-        // Nothing of this machine's may be there.
-        if !Path::new(DEFAULT_STATE).exists() {
-            assert_eq!(
-                default_state(None, true, Path::new("/root")),
-                Path::new(DEFAULT_STATE)
-            );
-            assert_eq!(
-                default_state(None, false, Path::new(DEFAULT_STATE)),
-                Path::new(DEFAULT_STATE),
-                "its account, by runuser"
-            );
-        }
-        assert_eq!(
-            default_state(None, false, home),
-            home.join(DEFAULT_USER_STATE)
-        );
-        let default_state = |given, root| default_state(given, root, home);
-        assert_eq!(default_state(given(), false), service);
-        assert_eq!(
-            default_state(
-                Some(format!("{}:/var/lib/other", service.display()).into()),
-                true
-            ),
-            service
-        );
-        // A store of a version that knew only the account's home is found, until there is one at
-        // the new place.
-        let below = service.join(DEFAULT_USER_STATE);
-        std::fs::create_dir_all(&below).expect("made");
-        std::fs::write(below.join("store.db"), "").expect("written");
-        assert_eq!(default_state(given(), false), below);
-        assert_eq!(default_state(given(), true), below);
-        std::fs::write(service.join("store.db"), "").expect("written");
-        assert_eq!(default_state(given(), true), service);
+        assert_eq!(check_sample::<CoordinatorConfig>(sample), Ok(()));
     }
 }
