@@ -1604,26 +1604,36 @@ impl Supervisor {
     }
 
     fn as_the_coordinator_knows(&self, report: &NumberedReport) -> NumberedReport {
-        let mut report = report.clone();
+        let NumberedReport {
+            seq,
+            attempt,
+            report,
+        } = report.clone();
         let version = self.session.as_ref().map_or(0, |s| s.version);
-        match &mut report.report {
+        let report = match report {
             Report::Finished { outcome, .. }
                 if outcome.ended == Ended::HostShort && version < KNOWS_SHORTAGES =>
             {
-                report.report = Report::Returned;
+                Report::Returned
             }
-            Report::Started { engine } => *engine = self.place(*engine),
+            Report::Started { engine } => Report::Started {
+                engine: self.place(engine),
+            },
             Report::Finished { engine, outcome } => {
-                let (engine, outcome) = (engine.map(|engine| self.place(engine)), outcome.clone());
-                report.report = if outcome.written.is_known() && version >= COUNTS_OUTPUT {
+                let engine = engine.map(|engine| self.place(engine));
+                if outcome.written.is_known() && version >= COUNTS_OUTPUT {
                     Report::Counted { engine, outcome }
                 } else {
                     Report::Finished { engine, outcome }
-                };
+                }
             }
-            Report::Returned | Report::Counted { .. } => {}
+            other @ (Report::Returned | Report::Counted { .. }) => other,
+        };
+        NumberedReport {
+            seq,
+            attempt,
+            report,
         }
-        report
     }
 
     /// Tells an engine what it may forget.
@@ -1709,17 +1719,6 @@ impl Supervisor {
                 .vacant
                 .is_some_and(|since| since + HEARD_WITHIN <= now);
         }
-        let failing: Vec<&Engine> = self
-            .engines
-            .iter()
-            .filter(|engine| engine.failing)
-            .collect();
-        let (slots, count) = (self.slots as u16, failing.len() as u16);
-        let why = failing
-            .iter()
-            .find_map(|engine| engine.why.as_deref())
-            .unwrap_or("its keeper does not say why");
-        let words = (count > 0).then(|| format!("{count} of {slots} engines do not start: {why}"));
         let Some(session) = self
             .session
             .as_mut()
@@ -1727,6 +1726,14 @@ impl Supervisor {
         else {
             return;
         };
+        let failing = || self.engines.iter().filter(|engine| engine.failing);
+        let (slots, count) = (self.slots as u16, failing().count() as u16);
+        let words = (count > 0).then(|| {
+            let why = failing()
+                .find_map(|engine| engine.why.as_deref())
+                .unwrap_or("its keeper does not say why");
+            format!("{count} of {slots} engines do not start: {why}")
+        });
         let engines = (slots - count, words);
         if session.engines != engines {
             session.engines.clone_from(&engines);
