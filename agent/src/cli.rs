@@ -278,22 +278,10 @@ fn run(path: &Path) -> anyhow::Result<()> {
                 _ if stop.is_asked() => return Ok(()),
                 Left::Changed if stamp(&config.identity) != seen => {
                     seen = stamp(&config.identity);
-                    match Credentials::load(&config.identity, Role::Agent) {
-                        Ok(new) if new.identity() == credentials.identity() => {
-                            tracing::info!("another certificate was put in place, and is used");
-                            credentials = new;
-                            renewal = Renewal::of(credentials.certificate());
-                            continue;
-                        }
-                        Ok(new) => {
-                            tracing::error!("the certificate is now that of the {}: restart this agent to be that", new.identity())
-                        }
-                        Err(e) => {
-                            tracing::error!(
-                                "the certificate has changed and is not used: {}",
-                                mezcal_common::model::escape::chain(&e)
-                            )
-                        }
+                    if let Some(new) = put_in_place(&config.identity, Some(credentials.identity())) {
+                        credentials = new;
+                        renewal = Renewal::of(credentials.certificate());
+                        continue;
                     }
                 }
                 // Else the certificate's file was touched, and nothing is new.
@@ -447,21 +435,34 @@ async fn renewed(config: &AgentConfig, of: Option<&Identity>) -> anyhow::Result<
                 () = tokio::time::sleep_until(until) => break,
                 () = tokio::time::sleep(RENEWAL_PAUSE) => service_manager::alive(&status),
                 () = other_certificate(&config.identity, tried) => {
-                    match Credentials::load(&config.identity, Role::Agent) {
-                        Ok(new) if of.is_none_or(|of| of == new.identity()) => {
-                            tracing::info!("another certificate was put in place, and is used");
-                            return Ok(new);
-                        }
-                        Ok(new) => {
-                            tracing::error!("the certificate is now that of the {}: restart this agent to be that", new.identity())
-                        }
-                        Err(e) => tracing::error!("the certificate has changed and is not used: {}", mezcal_common::model::escape::chain(&e)),
+                    if let Some(new) = put_in_place(&config.identity, of) {
+                        return Ok(new);
                     }
                     break;
                 }
             }
         }
     }
+}
+
+/// What somebody has put in place of a certificate, if it can be used: it has to be of the same
+/// host, if that is known.
+fn put_in_place(identity: &Path, of: Option<&Identity>) -> Option<Credentials> {
+    match Credentials::load(identity, Role::Agent) {
+        Ok(new) if of.is_none_or(|of| of == new.identity()) => {
+            tracing::info!("another certificate was put in place, and is used");
+            return Some(new);
+        }
+        Ok(new) => tracing::error!(
+            "the certificate is now that of the {}: restart this agent to be that",
+            new.identity()
+        ),
+        Err(e) => tracing::error!(
+            "the certificate has changed and is not used: {}",
+            mezcal_common::model::escape::chain(&e)
+        ),
+    }
+    None
 }
 
 /// Whether this agent has been asked to end, by TERM or INT: for good, and for all who want to
