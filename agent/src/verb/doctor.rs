@@ -3,6 +3,7 @@
 use crate::config::{AgentConfig, RunAs};
 use crate::supervisor::greeting::{Greeting, greet};
 use crate::supervisor::users::SOCKET;
+use crate::verb::join::ACCOUNT;
 use mezcal_common::model::escape::chain;
 use mezcal_common::model::identity::Role;
 use mezcal_common::system::account;
@@ -11,8 +12,6 @@ use mezcal_common::wire::tls::Credentials;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The account of installed agents.
-const AGENT: &str = "mezcal-agent";
 /// Room for what jobs keep in temporary files.
 const SPACE: u64 = 64 << 20;
 
@@ -108,12 +107,12 @@ fn host() -> [Finding; 4] {
 
 /// What the accounts that need it cannot read.
 fn unreadable(path: &Path, config: &AgentConfig) -> Vec<Finding> {
-    let agent = account::named(AGENT).filter(|_| config.run_as == RunAs::User);
+    let agent = account::named(ACCOUNT).filter(|_| config.run_as == RunAs::User);
     let files = ["ca.pem", "cert.pem", "key.pem"].map(|name| config.identity.join(name));
     let of_agent = agent.and_then(|_| {
         doctor::unreadable(
             "configuration",
-            AGENT,
+            ACCOUNT,
             &[&[path.to_owned()], &files[..]].concat(),
         )
     });
@@ -126,7 +125,7 @@ fn unreadable(path: &Path, config: &AgentConfig) -> Vec<Finding> {
 
 /// Whose the key is.
 fn owner(config: &AgentConfig) -> Option<Finding> {
-    let agent = account::named(AGENT).filter(|_| config.run_as == RunAs::User)?;
+    let agent = account::named(ACCOUNT).filter(|_| config.run_as == RunAs::User)?;
     let key = config.identity.join("key.pem");
     let uid = std::fs::metadata(&key).ok()?.uid();
     Some(match uid == agent.uid {
@@ -207,7 +206,7 @@ fn engines(config: &AgentConfig) -> Vec<Finding> {
         )];
     }
     let users = users(config);
-    let agents = account::named(AGENT).map(|a| a.gid);
+    let agents = account::named(ACCOUNT).map(|a| a.gid);
     let bound = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
     let mut all: Vec<Finding> = users
         .iter()
@@ -343,16 +342,19 @@ fn versions() -> Finding {
     let (mut agent, mut engines) = (false, std::collections::BTreeSet::new());
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let exe = std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
+        let exe = exe.to_string_lossy();
+        // The command of a process that hangs may not be readable: only those that matter are read.
+        if !exe.ends_with(" (deleted)") {
+            continue;
+        }
         let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        match replaced(&exe.to_string_lossy(), &words) {
+        match replaced(&exe, &words) {
             Some(Part::Agent) => agent = true,
             Some(Part::Engines) => {
                 let uid = std::fs::metadata(entry.path())
                     .map(|meta| meta.uid())
                     .unwrap_or_default();
-                engines.insert(
-                    account::of(uid).map_or_else(|| uid.to_string(), |account| account.name),
-                );
+                engines.insert(account::name_of(uid));
             }
             None => {}
         }

@@ -22,7 +22,7 @@ pub struct EnginesArgs {
     #[arg(long, value_name = "DIR")]
     pub directory: PathBuf,
     /// The agent's account: nobody else may connect
-    #[arg(long, value_name = "USER", default_value = "mezcal-agent")]
+    #[arg(long, value_name = "USER", default_value = crate::verb::join::ACCOUNT)]
     pub agent: String,
     /// The configuration file, which must belong to root; it may be missing
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
@@ -47,7 +47,7 @@ struct EnginesConfig {
 /// For the reader.
 pub fn run(args: &EnginesArgs) -> anyhow::Result<()> {
     let uid = rustix::process::geteuid().as_raw();
-    let name = account::of(uid).map_or_else(|| uid.to_string(), |a| a.name);
+    let name = account::name_of(uid);
     let config = read(&args.config)?;
     if uid == 0 {
         bail!(

@@ -13,7 +13,7 @@ use mezcal_common::wire::tls::Credentials;
 use std::path::{Path, PathBuf};
 
 /// The account that installed agents run as, if the package has made it.
-const ACCOUNT: &str = "mezcal-agent";
+pub(crate) const ACCOUNT: &str = "mezcal-agent";
 /// Where root's agents keep their key.
 const IDENTITY: &str = "/var/lib/mezcal-agent/pki";
 

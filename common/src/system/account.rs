@@ -96,6 +96,10 @@ pub fn act_as_owner(directory: &std::path::Path) -> std::io::Result<()> {
 
 /// The name of the account that this process runs as, or its number.
 pub fn own_name() -> String {
-    let uid = rustix::process::geteuid().as_raw();
+    name_of(rustix::process::geteuid().as_raw())
+}
+
+/// The name of an account, or its number.
+pub fn name_of(uid: u32) -> String {
     of(uid).map_or_else(|| uid.to_string(), |account| account.name)
 }
