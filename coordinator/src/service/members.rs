@@ -229,11 +229,7 @@ impl Service {
 
     /// Answers from the store, beside the loop.
     pub(super) fn ask_members(&mut self, id: ClientId, user: &str, message: ToService) {
-        let allowed = match (&self.enrolment, self.is_admin(user)) {
-            (_, false) => Err(format!("only an admin can do this, and {user} is not one (see `admins` in coordinator.toml)")),
-            (None, true) => Err("this coordinator keeps nothing: it is a run's own (`coordinator serve` has a store)".into()),
-            (Some(enrolment), true) => Ok(enrolment.clone()),
-        };
+        let allowed = self.list_for(user);
         let (inputs, by) = (self.inputs.clone(), user.to_owned());
         let in_hand = self
             .clients

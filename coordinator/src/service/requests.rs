@@ -8,6 +8,7 @@ use super::revoke::Request as Revocation;
 use super::state::{Asked, Service};
 use crate::jobs::too_large;
 use crate::scheduler::{Event, Wanted, WantedJob};
+use crate::service::enrol::Enrolment;
 use crate::store::{BatchRow, Described};
 use mezcal_common::message::client::{
     Attachment, BatchStatus, BatchTerms, COUNTS_APART, HOSTS_IN_PAGES, HostStatus, Selector,
@@ -18,6 +19,7 @@ use mezcal_common::model::identity::Role;
 use mezcal_common::model::ids::{BatchId, BatchSerial, JobNumber};
 use mezcal_common::wire::codec;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// Batches that a message names.
 const MANY: usize = 10;
@@ -53,6 +55,10 @@ pub(super) fn not_stored(why: &str) -> String {
         "the coordinator's store cannot be written ({why}); running jobs go on, and nothing new is accepted until it can"
     )
 }
+
+/// What a coordinator without a store answers.
+const KEEPS_NOTHING: &str =
+    "this coordinator keeps nothing: it is a run's own (`coordinator serve` has a store)";
 
 impl Service {
     pub(super) fn client_message(&mut self, id: ClientId, message: ToService, now: BootInstant) {
@@ -339,12 +345,9 @@ impl Service {
                 return self.revoke(&user, asked);
             }
             ToService::ForgetHosts { request, hosts } => {
-                let result = match self.is_admin(&user) {
-                    true => self.forget_hosts(&hosts, now),
-                    false => Err(format!(
-                        "only an admin can do this, and {user} is not one (see `admins` in coordinator.toml)"
-                    )),
-                };
+                let result = self
+                    .only_admins(&user, "do this")
+                    .and_then(|()| self.forget_hosts(&hosts, now));
                 return self.tell_client(id, ToClient::Done { request, result });
             }
             // Over the network it has been seen to before.
@@ -354,12 +357,9 @@ impl Service {
                 return self.tell_client(id, ToClient::Renewed { request, cert });
             }
             ToService::ConfirmDead { request, host } => {
-                let result = match self.is_admin(&user) {
-                    true => self.scheduler.confirm_dead(&host, now),
-                    false => Err(format!(
-                        "only an admin can do this, and {user} is not one (see `admins` in coordinator.toml)"
-                    )),
-                };
+                let result = self
+                    .only_admins(&user, "do this")
+                    .and_then(|()| self.scheduler.confirm_dead(&host, now));
                 return self.tell_client(id, ToClient::Done { request, result });
             }
             ToService::Drain {
@@ -368,18 +368,21 @@ impl Service {
                 reason,
                 deadline,
             } => {
-                let result = if let Some(why) = self.no_room() {
-                    // It would be forgotten at the next start.
-                    Err(why)
-                } else if self.is_admin(&user) {
-                    self.scheduler
-                        .drain(&hosts, reason.as_deref(), deadline, now)
-                        .map_err(|unknown| unknown.join("\n"))
-                } else {
-                    Err(format!(
-                        "only an admin can do this, and {user} is not one (see `admins` in coordinator.toml)"
-                    ))
-                };
+                // Without room for it, it would be forgotten at the next start.
+                let room = self.no_room().map_or(Ok(()), Err);
+                let result = room
+                    .and_then(|()| self.only_admins(&user, "do this"))
+                    .and_then(|()| {
+                        let drained =
+                            self.scheduler
+                                .drain(&hosts, reason.as_deref(), deadline, now);
+                        drained.map_err(|unknown| {
+                            unknown.join(
+                                "
+",
+                            )
+                        })
+                    });
                 return self.tell_client(id, ToClient::Done { request, result });
             }
         };
@@ -575,21 +578,16 @@ impl Service {
     }
 
     fn reader(&self) -> Result<&crate::store::Reader, String> {
-        let none =
-            "this coordinator keeps nothing: it is a run's own (`coordinator serve` has a store)";
         self.kept
             .as_ref()
             .map(|kept| &kept.reader)
-            .ok_or_else(|| none.into())
+            .ok_or_else(|| KEEPS_NOTHING.into())
     }
 
     fn list_batches(&mut self, id: ClientId, user: &str, request: u64, all: bool) {
-        let allowed = if all && !self.is_admin(user) {
-            Err(format!(
-                "only an admin can see everybody's batches, and {user} is not one (see `admins` in coordinator.toml)"
-            ))
-        } else {
-            Ok(())
+        let allowed = match all {
+            true => self.only_admins(user, "see everybody's batches"),
+            false => Ok(()),
         };
         let rows =
             allowed.and_then(|()| self.reader()?.batches().map_err(|e| crate::exit::chain(&e)));
@@ -803,6 +801,22 @@ impl Service {
 
     pub(super) fn is_admin(&self, user: &str) -> bool {
         self.admins.iter().any(|admin| admin == user)
+    }
+
+    /// Why a user cannot do what only admins can.
+    pub(super) fn only_admins(&self, user: &str, what: &str) -> Result<(), String> {
+        if self.is_admin(user) {
+            return Ok(());
+        }
+        Err(format!(
+            "only an admin can {what}, and {user} is not one (see `admins` in coordinator.toml)"
+        ))
+    }
+
+    /// The list of certificates, for an admin.
+    pub(super) fn list_for(&self, user: &str) -> Result<Arc<Enrolment>, String> {
+        self.only_admins(user, "do this")?;
+        self.enrolment.clone().ok_or_else(|| KEEPS_NOTHING.into())
     }
 
     fn find_batch(&self, user: &str, text: &str) -> Result<BatchId, String> {

@@ -84,18 +84,9 @@ impl Revocations {
 impl Service {
     /// Revokes; answers when it is done.
     pub(super) fn revoke(&mut self, user: &str, mut asked: Request) {
-        let enrolment = match (&self.enrolment, self.is_admin(user)) {
-            (_, false) => {
-                let why = format!(
-                    "only an admin can do this, and {user} is not one (see `admins` in coordinator.toml)"
-                );
-                return self.refuse_revocation(&asked, why);
-            }
-            (None, true) => {
-                let why = "this coordinator keeps nothing: it is a run's own (`coordinator serve` has a store)";
-                return self.refuse_revocation(&asked, why.into());
-            }
-            (Some(enrolment), true) => enrolment.clone(),
+        let enrolment = match self.list_for(user) {
+            Ok(list) => list,
+            Err(why) => return self.refuse_revocation(&asked, why),
         };
         if asked.names.len() > NAMES {
             return self.refuse_revocation(&asked, format!("at most {NAMES} names at once"));
