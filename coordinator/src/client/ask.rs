@@ -38,40 +38,55 @@ pub(crate) fn pages<T>(
     pick: impl Fn(ToClient) -> Option<(Result<Vec<T>, String>, bool)>,
 ) -> Result<Vec<T>, Exit> {
     converse(profile, async |remote| {
-        let (mut all, mut message) = (Vec::new(), remote.ask(request, &pick).await?);
-        loop {
-            all.extend(message.0.map_err(Exit::usage)?);
-            if !message.1 {
-                return Ok(all);
-            }
-            message = remote.next(&pick).await?;
-        }
+        gather(remote, request, pick, Exit::usage).await
     })
+}
+
+/// The same of a coordinator that is reached already. `refused` is what its refusal means.
+async fn gather<T>(
+    remote: &mut Remote,
+    request: ToService,
+    pick: impl Fn(ToClient) -> Option<(Result<Vec<T>, String>, bool)>,
+    refused: impl Fn(String) -> Exit,
+) -> Result<Vec<T>, Exit> {
+    let (mut all, mut message) = (Vec::new(), remote.ask(request, &pick).await?);
+    loop {
+        all.extend(message.0.map_err(&refused)?);
+        if !message.1 {
+            return Ok(all);
+        }
+        message = remote.next(&pick).await?;
+    }
+}
+
+/// Gives up when the coordinator at `address` does not answer.
+async fn patiently<T>(
+    address: String,
+    asking: impl Future<Output = Result<T, Exit>>,
+) -> Result<T, Exit> {
+    let silent = |_| {
+        Err(Exit::unreachable(format!(
+            "the coordinator at {address} does not answer"
+        )))
+    };
+    tokio::time::timeout(PATIENCE, asking)
+        .await
+        .unwrap_or_else(silent)
 }
 
 /// Asks for the hosts, passing over whatever else is said.
 pub(crate) async fn hosts(remote: &mut Remote) -> Result<Vec<HostStatus>, Exit> {
-    let silent = Exit::unreachable(format!(
-        "the coordinator at {} does not answer",
-        remote.address
-    ));
     let pick = |said| match said {
-        ToClient::Hosts(hosts) => Some((hosts, false)),
-        ToClient::HostsPage { hosts, more } => Some((hosts, more)),
+        ToClient::Hosts(hosts) => Some((Ok(hosts), false)),
+        ToClient::HostsPage { hosts, more } => Some((Ok(hosts), more)),
         _ => None,
     };
-    let asking = async {
-        let (mut hosts, mut more) = remote.ask(ToService::Hosts, pick).await?;
-        while more {
-            let next;
-            (next, more) = remote.next(pick).await?;
-            hosts.extend(next);
-        }
-        Ok(hosts)
-    };
-    tokio::time::timeout(PATIENCE, asking)
-        .await
-        .unwrap_or(Err(silent))
+    let address = remote.address.clone();
+    patiently(
+        address,
+        gather(remote, ToService::Hosts, pick, Exit::unreachable),
+    )
+    .await
 }
 
 /// A host, a user whose jobs it does not run at present, and why.
@@ -82,20 +97,16 @@ pub(crate) async fn unserved(remote: &mut Remote) -> Result<Vec<Unserved>, Exit>
     if remote.version < UNSERVED {
         return Ok(Vec::new());
     }
-    let silent = Exit::unreachable(format!(
-        "the coordinator at {} does not answer",
-        remote.address
-    ));
     let pick = |said| match said {
         ToClient::Unserved { users, .. } => Some(users),
         _ => None,
     };
-    tokio::time::timeout(
-        PATIENCE,
+    let address = remote.address.clone();
+    patiently(
+        address,
         remote.ask(ToService::Unserved { request: 0 }, pick),
     )
     .await
-    .unwrap_or(Err(silent))
 }
 
 /// What is known of hosts beside their status, by their names.
@@ -104,38 +115,20 @@ pub(crate) type Standings = HashMap<String, HostStanding>;
 /// Asks which hosts were revoked or have not been seen, by name. A coordinator of an earlier
 /// version does not know.
 pub(crate) async fn standings(remote: &mut Remote) -> Result<Standings, Exit> {
-    let mut all = Standings::new();
     if remote.version < STANDINGS {
-        return Ok(all);
+        return Ok(Standings::new());
     }
-    let silent = Exit::unreachable(format!(
-        "the coordinator at {} does not answer",
-        remote.address
-    ));
     let pick = |said| match said {
         ToClient::Standings { hosts, more, .. } => Some((hosts, more)),
         _ => None,
     };
-    let asking = async {
-        let (mut hosts, mut more) = remote
-            .ask(ToService::Standings { request: 0 }, pick)
-            .await?;
-        loop {
-            all.extend(
-                hosts
-                    .map_err(Exit::unreachable)?
-                    .into_iter()
-                    .map(|host| (host.name.clone(), host)),
-            );
-            if !more {
-                return Ok(all);
-            }
-            (hosts, more) = remote.next(pick).await?;
-        }
-    };
-    tokio::time::timeout(PATIENCE, asking)
-        .await
-        .unwrap_or(Err(silent))
+    let request = ToService::Standings { request: 0 };
+    let address = remote.address.clone();
+    let all = patiently(address, gather(remote, request, pick, Exit::unreachable)).await?;
+    Ok(all
+        .into_iter()
+        .map(|host| (host.name.clone(), host))
+        .collect())
 }
 
 /// Asks which hosts have engines that do not start. A coordinator of an earlier version does not
@@ -144,20 +137,12 @@ pub(crate) async fn failing(remote: &mut Remote) -> Result<Vec<FailingHost>, Exi
     if remote.version < SAYS_FAILING {
         return Ok(Vec::new());
     }
-    let silent = Exit::unreachable(format!(
-        "the coordinator at {} does not answer",
-        remote.address
-    ));
     let pick = |said| match said {
         ToClient::Failing { hosts, .. } => Some(hosts),
         _ => None,
     };
-    tokio::time::timeout(
-        PATIENCE,
-        remote.ask(ToService::Failing { request: 0 }, pick),
-    )
-    .await
-    .unwrap_or(Err(silent))
+    let address = remote.address.clone();
+    patiently(address, remote.ask(ToService::Failing { request: 0 }, pick)).await
 }
 
 /// Versions of engines that are not their agent's: empty where one is too old to say.
@@ -173,35 +158,14 @@ pub(crate) fn others<'a>(
 
 /// Asks for the batches, passing over whatever else is said.
 pub(crate) async fn batches(remote: &mut Remote, all: bool) -> Result<Vec<BatchStatus>, Exit> {
-    let _ = remote
-        .port
-        .requests
-        .send(ToService::Batches { request: 1, all })
-        .await;
-    let mut batches = Vec::new();
-    loop {
-        match remote.port.answers.recv().await {
-            Some(
-                ToClient::Batches {
-                    batches: part,
-                    more,
-                    ..
-                }
-                | ToClient::BatchesApart {
-                    batches: part,
-                    more,
-                    ..
-                },
-            ) => {
-                batches.extend(part.map_err(Exit::usage)?);
-                if !more {
-                    return Ok(batches);
-                }
-            }
-            Some(_) => {}
-            None => return Err(Exit::unreachable(remote.why_lost().await)),
+    let pick = |said| match said {
+        ToClient::Batches { batches, more, .. } | ToClient::BatchesApart { batches, more, .. } => {
+            Some((batches, more))
         }
-    }
+        _ => None,
+    };
+    let request = ToService::Batches { request: 1, all };
+    gather(remote, request, pick, Exit::usage).await
 }
 
 /// The coordinator's list.

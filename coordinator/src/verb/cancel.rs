@@ -1,5 +1,6 @@
 //! `coordinator cancel`: jobs or batches, here or on the other side of the room, with the proof.
 
+use crate::client::ask;
 use crate::client::context::GRACE;
 use crate::client::names::{self, split_job};
 use crate::client::profile::ProfileArgs;
@@ -19,8 +20,6 @@ use tokio::time::{Instant, interval_at};
 
 /// Our number for the cancel: there is one on a connection.
 const CANCEL: u64 = 1;
-/// Our number for the question which batches there are.
-const BATCHES: u64 = 2;
 /// After so long without an answer it is said what is waited for: longer than the default grace and
 /// what a kill takes.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -152,32 +151,18 @@ async fn by_id(remote: &mut Remote, what: &[Selector]) -> Result<Vec<Selector>, 
     if !what.iter().any(open) {
         return Ok(what.to_vec());
     }
-    let mut own: Vec<BatchStatus> = Vec::new();
-    let _ = remote
-        .port
-        .requests
-        .send(ToService::Batches {
-            request: BATCHES,
-            all: false,
-        })
-        .await;
-    loop {
-        let pick = |said| match said {
-            ToClient::Batches { batches, more, .. }
-            | ToClient::BatchesApart { batches, more, .. } => Some((batches, more)),
-            _ => None,
-        };
-        match remote.next(pick).await? {
-            (Ok(some), more) => {
-                own.extend(some.into_iter().filter(|batch| batch.done.is_none()));
-                if !more {
-                    break;
-                }
-            }
-            // It keeps none, and none outlives it.
-            (Err(_), _) => return Ok(what.to_vec()),
-        }
-    }
+    let own: Vec<BatchStatus> = match ask::batches(remote, false).await {
+        Ok(all) => all
+            .into_iter()
+            .filter(|batch| batch.done.is_none())
+            .collect(),
+        // It keeps none, and none outlives it.
+        Err(Exit {
+            status: exit::USAGE,
+            ..
+        }) => return Ok(what.to_vec()),
+        Err(lost) => return Err(lost),
+    };
     let only = || {
         if let [only] = own.as_slice() {
             only.id.to_string()
