@@ -644,10 +644,10 @@ impl Jobs {
             // Its output goes where that of the list as it was has gone.
             for (file, extension) in [(&mut parsed.spec.out, "out"), (&mut parsed.spec.err, "err")]
             {
-                let dir = self.output_dir.as_ref().filter(|_| file.is_none());
-                *file = dir
-                    .map(|dir| format!("{dir}/{place}.{extension}"))
-                    .or(file.take());
+                if file.is_none() {
+                    let dir = self.output_dir.as_ref();
+                    *file = dir.map(|dir| format!("{dir}/{place}.{extension}"));
+                }
             }
             parsed.spec.label = Some(place.to_string());
         }

@@ -178,8 +178,6 @@ mod tests {
     use super::*;
     use mezcal_common::system::config::check_sample;
 
-    /// The sample that packages install: what is commented out counts, too, and no key of the
-    /// parser is missing.
     #[test]
     fn what_a_coordinator_would_not_start_with_is_found_when_it_is_read() {
         let dir = tempfile::tempdir().expect("a directory");
@@ -197,6 +195,8 @@ mod tests {
         );
     }
 
+    /// The sample that packages install: what is commented out counts, too, and no key of the
+    /// parser is missing.
     #[test]
     fn the_sample_has_every_key_and_is_read() {
         let sample = include_str!("../../../systemd/samples/coordinator.toml");
