@@ -1178,6 +1178,7 @@ impl Supervisor {
                 None => {
                     if self.sets[set].serve(now) {
                         self.sets[set].is_replaced();
+                        self.programs.changed = true;
                         if let Some(until) = self.lease_until {
                             // It has missed what was said of that meanwhile.
                             self.tell_lease(set, Some(until));
@@ -1266,6 +1267,7 @@ impl Supervisor {
         engine.failing &= engine.vacant.is_some();
         (engine.context, engine.stop, engine.output, engine.relink_at) = (None, None, 0, None);
         engine.program = None;
+        self.programs.changed = true;
         let busy = if let Slot::Busy { attempt, .. } = was {
             Some(attempt)
         } else {

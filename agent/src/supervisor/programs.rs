@@ -54,7 +54,7 @@ pub(super) struct Programs {
     pub(super) own: Option<String>,
     /// What was said of them in this session: versions, and users who get new ones.
     pub(super) told: Option<(Versions, Vec<String>)>,
-    /// An engine has been heard, or is gone.
+    /// An engine has been heard, or is gone, or a set has new ones: since the last look.
     pub(super) changed: bool,
 }
 
@@ -120,10 +120,11 @@ impl Supervisor {
 
     /// Drains sets of old engines, and has those replaced of which nothing is left to do.
     pub(super) fn look_at_programs(&mut self, now: BootInstant) {
-        let Some(own) = self.programs.own.clone() else {
+        if self.programs.own.is_none() {
             return;
-        };
-        if std::mem::take(&mut self.programs.changed) {
+        }
+        let mut changed = std::mem::take(&mut self.programs.changed);
+        if changed && let Some(own) = self.programs.own.clone() {
             for set in (0..self.sets.len())
                 .filter(|set| self.sets[*set].replacing == Replacing::No)
                 .collect::<Vec<_>>()
@@ -153,9 +154,13 @@ impl Supervisor {
         for set in self.sets.iter_mut().filter(|_| self.shared) {
             if matches!(set.replacing, Replacing::Ending { until } if until <= now) {
                 set.is_replaced();
+                changed = true;
             }
         }
-        self.tell_programs();
+        // Nothing else changes what is to be told, but that a session has been welcomed.
+        if changed || self.programs.told.is_none() {
+            self.tell_programs();
+        }
         for set in 0..self.sets.len() {
             if self.sets[set].replacing == Replacing::Draining {
                 self.give_back_of(set);
