@@ -1346,7 +1346,7 @@ impl Scheduler {
         let Some(known) = self.hosts.remove(name) else {
             return;
         };
-        self.losses.ends(known.index);
+        self.losses.ends(known.index, known.since);
         self.sessions.insert(session, shared.clone());
         if self.generation != Generation::default() && knows_generations {
             // Before anything counts that it says of a lease.

@@ -213,7 +213,7 @@ impl Scheduler {
                         stop: Stop { signal, grace },
                     },
                 );
-            } else if self.losses.is_new(host.index) {
+            } else if self.losses.is_new(host.index, host.since) {
                 // It may be there again in a moment.
             } else if host.seen {
                 self.abandon_cancelled(&name, now);

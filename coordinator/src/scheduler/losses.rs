@@ -26,19 +26,19 @@ impl Losses {
         self.0.first().map(|(at, _)| *at)
     }
 
-    pub(super) fn begins(&mut self, host: u32, now: BootInstant) {
-        self.ends(host);
-        self.0.insert((now + LOSS_GRACE, host));
+    /// Its agent has gone, at `since`, which is what the host keeps until it is there again.
+    pub(super) fn begins(&mut self, host: u32, since: BootInstant) {
+        self.0.insert((since + LOSS_GRACE, host));
     }
 
-    /// Its agent is there again.
-    pub(super) fn ends(&mut self, host: u32) {
-        self.0.retain(|(_, other)| *other != host);
+    /// Its agent is there again, which had gone at `since`.
+    pub(super) fn ends(&mut self, host: u32, since: BootInstant) {
+        self.0.remove(&(since + LOSS_GRACE, host));
     }
 
-    /// Whether its agent may be there again in a moment.
-    pub(super) fn is_new(&self, host: u32) -> bool {
-        self.0.iter().any(|(_, other)| *other == host)
+    /// Whether its agent, which has gone at `since`, may be there again in a moment.
+    pub(super) fn is_new(&self, host: u32, since: BootInstant) -> bool {
+        self.0.contains(&(since + LOSS_GRACE, host))
     }
 }
 
