@@ -1,9 +1,9 @@
 //! What the journal says of hosts that come and go: one line for each of them that goes, and one
 //! for each that is back.
 
-use super::SessionId;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::duration::format_duration;
+use mezcal_common::model::ids::SessionId;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! The batches that a service knows: by their ids, by the beginnings of these, and by their users.
 //! Whoever names one is not the longer about it the more there are.
 
-use super::delivery::Batch;
+use super::batch::Batch;
 use mezcal_common::model::ids::BatchId;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;

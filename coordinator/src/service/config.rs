@@ -1,7 +1,7 @@
 //! `coordinator.toml`: the configuration of a coordinator, and where its store is by default.
 
 use crate::scheduler::Aliases;
-use crate::service::{self, Adjustable};
+use crate::service::settings::{self, Adjustable};
 use mezcal_common::model::duration::format_duration;
 use mezcal_common::model::escape::chain;
 use mezcal_common::system::config::{expand_home, read_toml};
@@ -80,7 +80,7 @@ impl CoordinatorConfig {
     /// What may change while a coordinator runs.
     pub(crate) fn adjustable(&self, own: &Credentials) -> Adjustable {
         Adjustable {
-            locality_wait: self.locality_wait.unwrap_or(service::LOCALITY_WAIT),
+            locality_wait: self.locality_wait.unwrap_or(settings::LOCALITY_WAIT),
             admins: self.admins.clone(),
             max_priority: self.max_priority,
             aliases: self.aliases.clone(),

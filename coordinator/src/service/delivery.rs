@@ -1,13 +1,14 @@
 //! Results on their way to whoever follows a batch: from memory while they are new, else from the
 //! store, and no more at a time than the client has room for.
 
-use super::outlet::Outlet;
+use super::batch::{Batch, Watch, Wish};
+use super::input::Input;
+use super::outlet::{Outlet, size_estimate};
+use super::peers::ClientId;
+use super::reading::{NotRead, Page, RESULT_BYTES, Reading};
 use super::state::Service;
-use super::{ClientId, Input};
-use crate::service::describe::describe_job;
-use crate::store::{BatchRow, Described, Reader, StoreError};
-use mezcal_common::message::client::{Attachment, COUNTS_OUTPUT, SetAside, ToClient};
-use mezcal_common::model::ids::{BatchId, BatchSerial, JobNumber};
+use mezcal_common::message::client::{Attachment, COUNTS_OUTPUT, ToClient};
+use mezcal_common::model::ids::{BatchId, JobNumber};
 use mezcal_common::model::outcome::JobResult;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,171 +22,6 @@ const TAIL_BYTES: usize = 4 << 20;
 /// Before results that could not be read are asked for again: a disk that does not answer, or too
 /// many open files.
 const READ_AGAIN: Duration = Duration::from_secs(1);
-/// Bytes of results in one message, roughly; several times this fits a frame.
-pub(super) const RESULT_BYTES: usize = 256 * 1024;
-
-/// A batch as the service knows it.
-pub(super) struct Batch {
-    pub(super) serial: BatchSerial,
-    pub(super) owner: String,
-    /// What they call it.
-    pub(super) name: Option<String>,
-    /// It is in the store.
-    pub(super) stored: bool,
-    /// Results so far, of which the last ones are here.
-    pub(super) results: u64,
-    tail: VecDeque<(JobNumber, JobResult)>,
-    tail_bytes: usize,
-    /// Results that were no success.
-    pub(super) failed: u64,
-    /// Of which were cancelled or skipped.
-    pub(super) aside: SetAside,
-    /// All its jobs are over.
-    pub(super) done: bool,
-    /// Names in its host sets, jobs, and bytes of their texts, as far as they have come in this
-    /// life of the coordinator.
-    pub(super) host_names: usize,
-    pub(super) jobs: usize,
-    pub(super) texts: usize,
-    /// Some of its jobs have been accepted, in this life of the coordinator.
-    pub(super) begun: bool,
-}
-
-impl Batch {
-    pub(super) fn new(serial: BatchSerial, owner: String, stored: bool) -> Self {
-        Self {
-            serial,
-            owner,
-            name: None,
-            stored,
-            results: 0,
-            tail: VecDeque::new(),
-            tail_bytes: 0,
-            failed: 0,
-            aside: SetAside::default(),
-            done: false,
-            host_names: 0,
-            jobs: 0,
-            texts: 0,
-            begun: false,
-        }
-    }
-
-    pub(super) fn named(self, name: Option<String>) -> Self {
-        Self { name, ..self }
-    }
-
-    pub(super) fn stored(row: &BatchRow) -> Self {
-        let BatchRow { serial, status } = row;
-        let (results, failed, done) = (
-            status.ended,
-            status.ended - status.succeeded,
-            status.done.is_some(),
-        );
-        let aside = status.aside.unwrap_or_default();
-        Self {
-            results,
-            failed,
-            aside,
-            done,
-            ..Self::new(*serial, status.user.clone(), true).named(status.name.clone())
-        }
-    }
-
-    /// Results before the first one that is in memory.
-    fn before_tail(&self) -> u64 {
-        self.results - self.tail.len() as u64
-    }
-}
-
-/// One client's view of one batch.
-pub(super) struct Watch {
-    /// The client has opened it, and it lives with its clients.
-    pub(super) owner: bool,
-    wish: Wish,
-    /// Results that were sent, or passed over; and of those that the client has kept.
-    sent: u64,
-    pub(super) taken: u64,
-    /// Some are being read.
-    reading: bool,
-    /// The client has been told that there are no more.
-    ended: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Wish {
-    /// Results alone: it has the jobs itself.
-    Results,
-    Attached(Attachment),
-}
-
-impl Watch {
-    /// That of whoever has opened the batch, and has so many results.
-    pub(super) fn of_owner(have: u64) -> Self {
-        Self {
-            owner: true,
-            wish: Wish::Results,
-            sent: have,
-            taken: have,
-            reading: false,
-            ended: false,
-        }
-    }
-
-    pub(super) fn attached(wish: Attachment) -> Self {
-        Self {
-            owner: false,
-            wish: Wish::Attached(wish),
-            sent: 0,
-            taken: 0,
-            reading: false,
-            ended: false,
-        }
-    }
-
-    /// What the client says that it has kept.
-    pub(super) fn take(&mut self, results: u64) {
-        self.taken = results.clamp(self.taken, self.sent);
-    }
-
-    /// Nothing of the batch is left to be said.
-    pub(super) fn is_over(&self, batch: &Batch) -> bool {
-        batch.done && self.taken == batch.results
-    }
-}
-
-/// What is read for all who wait for the same.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Reading {
-    batch: BatchId,
-    /// The results that were passed before.
-    after: u64,
-    /// With their jobs; and if so, whether only those that did not succeed.
-    described: Option<bool>,
-}
-
-/// Why there is nothing of it.
-pub(super) struct NotRead {
-    why: String,
-    /// It may be otherwise another time.
-    passes: bool,
-}
-
-impl From<StoreError> for NotRead {
-    fn from(e: StoreError) -> Self {
-        Self {
-            why: crate::exit::chain(&e),
-            passes: e.passes(),
-        }
-    }
-}
-
-/// What was read.
-pub(super) struct Page {
-    messages: Vec<ToClient>,
-    /// The last result that has been passed now.
-    through: u64,
-}
 
 impl Service {
     /// A job is over, and that is safe.
@@ -367,59 +203,6 @@ impl Service {
     }
 }
 
-impl Reading {
-    /// Reads it. `so_far` results are in the store at least.
-    fn read(self, reader: &Reader, serial: BatchSerial, so_far: u64) -> Result<Page, NotRead> {
-        let Self {
-            batch,
-            after,
-            described,
-        } = self;
-        let Some(failed) = described else {
-            let results = reader.results(serial, after, RESULT_BYTES)?;
-            if results.is_empty() {
-                return Err(NotRead {
-                    why: "the store does not have the results of that batch".into(),
-                    passes: false,
-                });
-            }
-            let through = after + results.len() as u64;
-            return Ok(Page {
-                messages: vec![ToClient::Results { batch, results }],
-                through,
-            });
-        };
-        let cd = reader.terms(serial)?.context.cd;
-        let jobs = reader.ended(serial, after, failed, RESULT_BYTES)?;
-        // Those in between are not wanted.
-        let through = jobs
-            .last()
-            .and_then(|job| job.ended.as_ref())
-            .map_or(so_far, |(seq, _)| *seq);
-        // Written out, a job may be many times as long as it is kept.
-        let (mut messages, mut texts, mut bytes) = (Vec::new(), Vec::new(), 0);
-        for job in &jobs {
-            let text = describe_job(job, &cd);
-            bytes += text.len();
-            if bytes > RESULT_BYTES && !texts.is_empty() {
-                bytes = text.len();
-                messages.push(ToClient::Described {
-                    batch,
-                    jobs: std::mem::take(&mut texts),
-                });
-            }
-            texts.push((job.submission.job, text));
-        }
-        messages.push(ToClient::Described { batch, jobs: texts });
-        let results = jobs
-            .into_iter()
-            .filter_map(|job: Described| Some((job.submission.job, job.ended?.1)))
-            .collect();
-        messages.push(ToClient::Results { batch, results });
-        Ok(Page { messages, through })
-    }
-}
-
 /// Sends results that are in memory. Gives back after how many the store has to be asked for more.
 fn next_results(
     name: BatchId,
@@ -508,16 +291,6 @@ fn say_end(name: BatchId, batch: &Batch, watch: &mut Watch, outlet: &mut Outlet<
             })
             .is_ok();
     }
-}
-
-pub(super) fn size_estimate(result: &JobResult) -> usize {
-    let outcome = &result.outcome;
-    let tails = [&outcome.stdout_tail, &outcome.stderr_tail]
-        .into_iter()
-        .flatten()
-        .map(bytes::Bytes::len)
-        .sum::<usize>();
-    128 + tails + outcome.error.as_ref().map_or(0, String::len)
 }
 
 #[cfg(test)]

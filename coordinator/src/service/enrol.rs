@@ -3,7 +3,7 @@
 mod guesses;
 
 use crate::exit::chain;
-use crate::service::common_version;
+use crate::service::versions::common_version;
 use crate::store::{Refusal, Registry, way_back};
 use guesses::{Guesses, network};
 use mezcal_certs::Authority;

@@ -1,7 +1,7 @@
 //! The port on which a coordinator listens: with which credentials, and who holds it if not we.
 
 use crate::exit::{Exit, chain};
-use crate::service::PROTOCOLS;
+use crate::service::versions::PROTOCOLS;
 use mezcal_common::model::identity::Role;
 use mezcal_common::wire::endpoint::{ListenError, Listener};
 use mezcal_common::wire::tls::Credentials;

@@ -1,7 +1,7 @@
 //! What can be seen of a running service: counters for Prometheus, and a picture of the moment with
 //! the newest ends for the dashboard.
 
-use super::delivery::Batch;
+use super::batch::Batch;
 use super::state::Service;
 use crate::scheduler::Scheduler;
 use mezcal_common::model::clock::{BootInstant, WallTime};
@@ -447,7 +447,7 @@ impl Service {
             .filter(|h| h.ready)
             .map(|h| i64::from(h.busy))
             .sum();
-        let unsaved = self.kept.as_ref().map_or(0, super::state::Kept::unsaved);
+        let unsaved = self.kept.as_ref().map_or(0, super::durable::Kept::unsaved);
         let trouble = self
             .kept
             .as_ref()

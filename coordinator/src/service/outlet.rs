@@ -1,7 +1,6 @@
 //! What waits for a peer to read it, measured in bytes: a channel that says when it is full, and
 //! when there is room again.
 
-use super::delivery::size_estimate;
 use mezcal_common::message::client::{BatchStatus, HostStatus, ToClient};
 use mezcal_common::model::outcome::JobResult;
 use std::collections::VecDeque;
@@ -11,6 +10,16 @@ use tokio::sync::mpsc::error::TrySendError;
 /// About how many bytes a message takes in memory.
 pub(super) trait Weight {
     fn weight(&self) -> usize;
+}
+
+pub(super) fn size_estimate(result: &JobResult) -> usize {
+    let outcome = &result.outcome;
+    let tails = [&outcome.stdout_tail, &outcome.stderr_tail]
+        .into_iter()
+        .flatten()
+        .map(bytes::Bytes::len)
+        .sum::<usize>();
+    128 + tails + outcome.error.as_ref().map_or(0, String::len)
 }
 
 /// A channel to a peer that is bounded in bytes.

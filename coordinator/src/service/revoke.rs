@@ -8,10 +8,10 @@
 //! ```
 //! A coordinator that is killed in between finds the batches stopped when it comes back.
 
-use super::intake::InHand;
+use super::input::Input;
 use super::members::role;
+use super::revocations::{Listed, Request, Revoking};
 use super::state::Service;
-use super::{ClientId, Input};
 use crate::exit::chain;
 use crate::scheduler::{Event, Wanted};
 use crate::service::enrol::Enrolment;
@@ -20,8 +20,6 @@ use mezcal_common::model::clock::{BootInstant, WallTime};
 use mezcal_common::model::identity::Role;
 use mezcal_common::model::ids::BatchId;
 use mezcal_common::model::job::Stop;
-use mezcal_common::wire::endpoint::Peer;
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,55 +29,6 @@ pub(crate) const NAMES: usize = 1000;
 pub(crate) const GRACE: Duration = Duration::from_secs(2);
 /// How long somebody who has revoked their own certificate may take to read the answer.
 const PARTING: Duration = Duration::from_secs(5);
-
-/// What somebody asks for.
-pub(super) struct Request {
-    pub(super) client: ClientId,
-    pub(super) request: u64,
-    pub(super) member: Member,
-    pub(super) names: Vec<String>,
-    /// The batches of users go on.
-    pub(super) keep_batches: bool,
-    /// Even if nobody is left who could undo it.
-    pub(super) force: bool,
-    /// The answer is a list of what has ended; else only that it is done.
-    pub(super) told: bool,
-    /// Its connection has so much less room for other requests until it is answered.
-    pub(super) _in_hand: Option<InHand>,
-}
-
-/// One that is under way.
-struct Revoking {
-    asked: Request,
-    rows: Vec<RevokedMember>,
-    /// Cancels that are not done.
-    waiting: usize,
-    /// The asker's own connection, which has to last for the answer.
-    own: Option<Peer>,
-}
-
-/// What the list of certificates has to say.
-pub(super) struct Listed(Revoking);
-
-#[derive(Default)]
-pub(super) struct Revocations {
-    under_way: HashMap<u64, Revoking>,
-    /// Which of those a cancel belongs to, by the scheduler's request, and which row.
-    cancels: HashMap<u64, (u64, usize)>,
-    next: u64,
-    /// Clients whose certificate counts no more: nothing that they ask for is done.
-    out: HashSet<ClientId>,
-}
-
-impl Revocations {
-    pub(super) fn is_out(&self, client: ClientId) -> bool {
-        self.out.contains(&client)
-    }
-
-    pub(super) fn client_gone(&mut self, client: ClientId) {
-        self.out.remove(&client);
-    }
-}
 
 impl Service {
     /// Revokes; answers when it is done.

@@ -1,0 +1,125 @@
+//! Whose certificates count: who is let in, for how long, and with which certificate next.
+
+use crate::exit::chain;
+use crate::service::enrol::Enrolment;
+use crate::store::Refusal;
+use mezcal_common::model::identity;
+use mezcal_common::wire::endpoint::{Peer, close};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Longest wait between two looks at the clock, which may have been set.
+const LOOK: Duration = Duration::from_secs(60);
+/// Between two looks at whether somebody who has revoked their own certificate has heard the
+/// answer.
+const LEAVING_LOOK: Duration = Duration::from_millis(100);
+
+/// Lets in whose certificate counts. Whoever comes while the list cannot be read may come again.
+pub(super) fn admit(enrolment: Option<&Arc<Enrolment>>, peer: &Peer) -> Result<(), String> {
+    let Some(enrolment) = enrolment else {
+        return Ok(());
+    };
+    enrolment
+        .registry
+        .admits(peer.certificate(), peer.identity())
+        .map_err(|refusal| {
+            let code = if matches!(refusal, Refusal::Store(_)) {
+                close::GOING
+            } else {
+                close::REFUSED
+            };
+            let reason = chain(&refusal);
+            peer.close(code, &reason);
+            let (enrolment, peer) = (enrolment.clone(), peer.clone());
+            // One that is not remembered comes again.
+            tokio::task::spawn_blocking(move || {
+                drop(
+                    enrolment
+                        .registry
+                        .was_refused(peer.certificate(), peer.identity()),
+                )
+            });
+            reason
+        })
+}
+
+/// Another certificate for a peer, beside the loop.
+pub(super) async fn renew(
+    enrolment: Option<Arc<Enrolment>>,
+    peer: Peer,
+    request: bytes::Bytes,
+) -> Result<String, String> {
+    let enrolment = enrolment.ok_or("this coordinator issues no certificates")?;
+    let renewing = tokio::task::spawn_blocking(move || {
+        let cert = enrolment.renew(peer.certificate(), peer.identity(), &request);
+        match &cert {
+            Ok(_) => tracing::info!("a new certificate for the {}", peer.identity()),
+            Err(why) => tracing::warn!("no new certificate for the {}: {why}", peer.identity()),
+        }
+        cert
+    });
+    renewing.await.map_err(|e| e.to_string())?
+}
+
+/// A certificate is in use. Whatever it replaces counts no more.
+pub(super) async fn used(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
+    let Some(enrolment) = enrolment else { return };
+    let told =
+        tokio::task::spawn_blocking(move || enrolment.registry.used(peer.certificate())).await;
+    if let Ok(Err(e)) = told {
+        tracing::error!(
+            "a replaced certificate counts for longer than it should: {}",
+            chain(&e)
+        );
+    }
+}
+
+/// Ends a connection as soon as its certificate is over or does not count any more.
+pub(super) async fn guard(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
+    let until = identity::validity(peer.certificate()).map_or(0, |(_, until)| until);
+    let serial = crate::store::serial(peer.certificate()).unwrap_or_default();
+    let mut ended = enrolment.as_ref().map(|e| e.registry.ended());
+    // It may have been revoked since it was admitted.
+    ended
+        .iter_mut()
+        .for_each(tokio::sync::watch::Receiver::mark_changed);
+    loop {
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let left = Duration::from_secs(until.max(0) as u64).saturating_sub(now);
+        if left.is_zero() {
+            let reason = format!("the certificate of the {} has expired", peer.identity());
+            tracing::warn!(from = %peer.remote_addr(), "{reason}");
+            return peer.close(close::REFUSED, &reason);
+        }
+        // Each connection has one of these, on the coordinator's thread: it must not look into the
+        // store.
+        let has_ended = async {
+            if let Some(ended) = &mut ended
+                && ended.changed().await.is_ok()
+            {
+                return ended.borrow_and_update().contains(&serial);
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            _ = peer.closed() => return,
+            () = tokio::time::sleep(left.min(LOOK)) => {}
+            has_ended = has_ended => {
+                if has_ended {
+                    // Whoever revokes their own hears what has come of it.
+                    while enrolment.as_ref().is_some_and(|e| e.registry.is_leaving(peer.certificate())) {
+                        tokio::select! {
+                            _ = peer.closed() => return,
+                            () = tokio::time::sleep(LEAVING_LOOK) => {}
+                        }
+                    }
+                    let reason = format!("the certificate of the {} was revoked or replaced", peer.identity());
+                    tracing::warn!(from = %peer.remote_addr(), "{reason}");
+                    return peer.close(close::REFUSED, &reason);
+                }
+            }
+        }
+    }
+}

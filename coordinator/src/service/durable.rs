@@ -1,0 +1,159 @@
+//! What a service with a store has beside it: effects that wait until the records before them are
+//! safe, and how much is on its way there.
+
+use crate::scheduler::{Effect, Record};
+use crate::store::{READERS, Reader, Writer};
+use bytes::Bytes;
+use mezcal_common::message::agent::ToAgent;
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::{BatchId, JobKey};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use tokio::sync::{Semaphore, watch};
+
+/// Jobs on their way to the store. Beyond this, whoever submits waits.
+const MAX_UNSTORED_JOBS: usize = 32_768;
+/// And their texts, in bytes: as much as a slow disk takes in a second.
+const MAX_UNSTORED_BYTES: usize = 32 << 20;
+/// After so many bytes of texts the heap is given back once all of them are safe: what they have
+/// left in it.
+const LARGE_TEXTS: usize = 64 << 20;
+
+/// What a service with a store has beside it.
+pub(super) struct Kept {
+    pub(super) writer: Writer,
+    pub(super) reader: Reader,
+    /// Reads beside the loop, and how many do so at a time.
+    pub(super) beside: Reader,
+    pub(super) readers: Arc<Semaphore>,
+    /// Records handed to the store so far, and those that are safe.
+    pub(super) issued: u64,
+    pub(super) committed: u64,
+    /// Effects that wait until so many records are safe.
+    pub(super) held: VecDeque<(u64, Effect)>,
+    /// Texts of jobs that have been placed and not been sent, and how often they were placed.
+    pub(super) specs: HashMap<JobKey, (Bytes, u32)>,
+    /// Why nothing can be written at present.
+    pub(super) trouble: Option<String>,
+    /// Since when, and whether those who wait have been told.
+    pub(super) since: Option<(BootInstant, bool)>,
+    /// Batches of which the store has nothing yet, by the number of the record that opens them.
+    pub(super) opening: VecDeque<(u64, BatchId)>,
+    /// Jobs that are not safe yet, by the number of the record that has them, with the bytes of
+    /// their texts; and all of them.
+    jobs: VecDeque<(u64, usize, usize)>,
+    unsafe_jobs: usize,
+    unsafe_bytes: usize,
+    /// Bytes of texts that have gone to the store since the heap was given back.
+    passed: usize,
+    behind: watch::Sender<bool>,
+}
+
+impl Kept {
+    pub(super) fn new(writer: Writer, reader: Reader, behind: watch::Sender<bool>) -> Self {
+        Self {
+            writer,
+            beside: reader.apart(),
+            reader,
+            readers: Arc::new(Semaphore::new(READERS)),
+            issued: 0,
+            committed: 0,
+            held: VecDeque::new(),
+            specs: HashMap::new(),
+            trouble: None,
+            since: None,
+            opening: VecDeque::new(),
+            jobs: VecDeque::new(),
+            unsafe_jobs: 0,
+            unsafe_bytes: 0,
+            passed: 0,
+            behind,
+        }
+    }
+
+    pub(super) fn issue(&mut self, record: &Record) {
+        self.issued += 1;
+        if let Record::Opened { terms, .. } = record {
+            self.opening.push_back((self.issued, terms.context.batch));
+        }
+        if let Record::Submitted { jobs, .. } = record {
+            let bytes = jobs.iter().map(|job| job.spec.len()).sum();
+            self.jobs.push_back((self.issued, jobs.len(), bytes));
+            self.unsafe_jobs += jobs.len();
+            self.unsafe_bytes += bytes;
+            self.behind.send_replace(self.is_behind());
+        }
+    }
+
+    fn is_behind(&self) -> bool {
+        self.unsafe_jobs > MAX_UNSTORED_JOBS || self.unsafe_bytes > MAX_UNSTORED_BYTES
+    }
+
+    pub(super) fn committed(&mut self, through: u64) {
+        self.committed = through;
+        while self
+            .opening
+            .pop_front_if(|(number, _)| *number <= through)
+            .is_some()
+        {}
+        while let Some((_, jobs, bytes)) = self.jobs.pop_front_if(|(number, ..)| *number <= through)
+        {
+            self.unsafe_jobs -= jobs;
+            self.unsafe_bytes -= bytes;
+            self.passed += bytes;
+        }
+        if self.unsafe_jobs == 0 && self.passed > LARGE_TEXTS {
+            self.passed = 0;
+            super::memory::give_back();
+        }
+        let is = self.is_behind();
+        self.behind
+            .send_if_modified(|was| std::mem::replace(was, is) != is);
+    }
+
+    /// The text of a job that is sent; one that was placed again before it was sent once is sent as
+    /// often.
+    pub(super) fn text(&mut self, key: JobKey) -> Option<Bytes> {
+        let (text, times) = self.specs.get_mut(&key)?;
+        *times -= 1;
+        let (text, over) = (text.clone(), *times == 0);
+        if over {
+            self.specs.remove(&key);
+        }
+        Some(text)
+    }
+
+    /// False for a greeting with engine numbers that are on their way themselves: an earlier one
+    /// with them waits.
+    pub(super) fn may_greet(&self, effect: &Effect) -> bool {
+        let numbers = |message: &ToAgent| {
+            if let ToAgent::Welcome { first_engine, .. } = message {
+                Some(*first_engine)
+            } else {
+                None
+            }
+        };
+        let Effect::Greet(_, greeting) = effect else {
+            return true;
+        };
+        !self.held.iter().any(|(_, held)| {
+            matches!(held, Effect::ToAgent(_, message) | Effect::Greet(_, message) if numbers(message).is_some_and(|n| Some(n) == numbers(greeting)))
+        })
+    }
+
+    /// Records on their way.
+    pub(super) fn unsaved(&self) -> u64 {
+        self.issued - self.committed
+    }
+
+    pub(super) fn forget(&self, batch: mezcal_common::model::ids::BatchSerial) {
+        self.writer.forget(batch);
+    }
+}
+
+/// For whoever wants something kept while nothing can be.
+pub(super) fn not_stored(why: &str) -> String {
+    format!(
+        "the coordinator's store cannot be written ({why}); running jobs go on, and nothing new is accepted until it can"
+    )
+}

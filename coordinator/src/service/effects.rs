@@ -1,0 +1,242 @@
+//! What the scheduler wants done, when it may be: messages, results, the ends of batches.
+
+use super::memory;
+use super::peers::Asked;
+use super::state::Service;
+use crate::scheduler::Effect;
+use mezcal_common::message::agent::{LogHeader, ToAgent};
+use mezcal_common::message::client::ToClient;
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::ids::SessionId;
+use mezcal_common::wire::bulk::BulkReceiver;
+use mezcal_common::wire::endpoint::close;
+use tokio::sync::mpsc;
+
+/// Memory of batches of so many jobs is worth giving back at once.
+const LARGE_BATCH: u64 = 10_000;
+
+impl Service {
+    pub(super) fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Persist(_) => {}
+            Effect::ToAgent(session, message) | Effect::Greet(session, message) => {
+                self.tell_agent(session, message)
+            }
+            Effect::CloseSession {
+                session,
+                refused,
+                reason,
+            } => {
+                if let Some(link) = self.agents.remove(&session) {
+                    link.peer
+                        .close(if refused { close::REFUSED } else { close::DONE }, &reason);
+                }
+            }
+            Effect::Result {
+                batch,
+                job,
+                result,
+                seq,
+            } => self.has_result(batch, seq, job, result),
+            Effect::Accepted {
+                batch,
+                jobs,
+                closed,
+            } => {
+                self.batches
+                    .get_mut(batch)
+                    .into_iter()
+                    .for_each(|known| known.begun = true);
+                if closed {
+                    self.is_retried(batch, Ok(()));
+                }
+                self.tell_owners(
+                    batch,
+                    &ToClient::Accepted {
+                        batch,
+                        jobs,
+                        closed,
+                    },
+                );
+            }
+            Effect::Refused { batch, reason } => {
+                self.tell_owners(batch, &ToClient::Refused { reason })
+            }
+            Effect::Notice { batch, notice } => {
+                self.tell_watchers(batch, &ToClient::Notice { batch, notice })
+            }
+            Effect::Output {
+                batch,
+                job,
+                host,
+                stream,
+                data,
+            } => {
+                self.tell_owners(
+                    batch,
+                    &ToClient::Output {
+                        batch,
+                        job,
+                        host,
+                        stream,
+                        data,
+                    },
+                );
+            }
+            Effect::Cancelled { request, result } => {
+                if self.revocation_cancelled(request, &result) {
+                    return;
+                }
+                if let Some(Asked {
+                    client, request, ..
+                }) = self.asked.remove(&request)
+                {
+                    if let Some(client) = self.clients.get_mut(&client) {
+                        client.asked -= 1;
+                    }
+                    let answer = match result {
+                        Ok(summary) => ToClient::Cancelled { request, summary },
+                        // What it names may not have been taken any more.
+                        Err(_) if self.has_a_successor() => return,
+                        Err(reason) => ToClient::Refused { reason },
+                    };
+                    self.tell_client(client, answer);
+                }
+            }
+            Effect::LogsAnswer { request, streams } => {
+                // It stays known for as long as its client: streams may come later.
+                let asked = self.asked.get_mut(&request).map(|asked| {
+                    asked.answered = true;
+                    *asked
+                });
+                if let Some(Asked {
+                    client, request, ..
+                }) = asked
+                {
+                    self.tell_client(client, ToClient::LogsAnswer { request, streams });
+                }
+            }
+            Effect::BatchDone { batch } => {
+                let large = self
+                    .batches
+                    .ended(batch)
+                    .is_some_and(|batch| batch.results >= LARGE_BATCH);
+                self.let_go(batch);
+                if large {
+                    memory::give_back();
+                }
+            }
+            Effect::Fleet { agents, engines } => {
+                for client in self.clients.values_mut() {
+                    client.tell_newest(ToClient::Fleet { agents, engines });
+                }
+            }
+        }
+    }
+
+    fn tell_agent(&mut self, session: SessionId, message: ToAgent) {
+        let clock = WallTime::now();
+        if let ToAgent::Logs { request, .. } = &message
+            && let Some(asked) = self.asked.get_mut(request)
+        {
+            asked.session = Some(session);
+        }
+        let message = match message {
+            ToAgent::Welcome {
+                version,
+                program,
+                session,
+                store,
+                lease,
+                first_engine,
+                clock: _,
+            } => ToAgent::Welcome {
+                version,
+                program,
+                session,
+                store,
+                lease,
+                first_engine,
+                clock,
+            },
+            ToAgent::HeartbeatSeen { sent, clock: _ } => ToAgent::HeartbeatSeen { sent, clock },
+            ToAgent::Run(mut run) => {
+                for placement in run.iter_mut().filter(|p| p.spec.is_empty()) {
+                    let text = self
+                        .kept
+                        .as_mut()
+                        .and_then(|kept| kept.text(placement.attempt.key));
+                    placement.spec = text.unwrap_or_default();
+                }
+                ToAgent::Run(run)
+            }
+            ToAgent::Logs {
+                request,
+                attempt,
+                spec,
+                context,
+                wish,
+            } if spec.is_empty() => {
+                let stored = self.kept.as_ref().map(|kept| kept.reader.spec(attempt.key));
+                let spec = stored.and_then(Result::ok).unwrap_or_default();
+                ToAgent::Logs {
+                    request,
+                    attempt,
+                    spec,
+                    context,
+                    wish,
+                }
+            }
+            other => other,
+        };
+        if let Some(link) = self.agents.get(&session)
+            && let Err(mpsc::error::TrySendError::Full(_)) = link.sender.try_send(message)
+        {
+            let host = &link.peer.identity().name;
+            tracing::warn!(
+                host,
+                "the agent of {host} does not read; closing its session"
+            );
+            link.peer.close(close::STALLED, "too many unread messages");
+            self.agents.remove(&session);
+        }
+    }
+
+    /// Passes a stream of output on to whoever asked for it.
+    pub(super) fn relay(&mut self, session: SessionId, header: LogHeader, mut from: BulkReceiver) {
+        let Some(asked) = self
+            .asked
+            .get(&header.request)
+            .filter(|a| a.session == Some(session))
+        else {
+            return;
+        };
+        let Some(peer) = self
+            .clients
+            .get(&asked.client)
+            .and_then(|client| client.peer.clone())
+        else {
+            return;
+        };
+        let header = LogHeader {
+            request: asked.request,
+            stream: header.stream,
+        };
+        tokio::spawn(async move {
+            let mut to = peer.open_bulk(&header).await?;
+            loop {
+                tokio::select! {
+                    read = from.read() => match read? {
+                        Some(data) => to.write(&data).await?,
+                        None => break,
+                    },
+                    // A reader that has left must not have to wait for the next line to be let go.
+                    () = to.abandoned() => return Ok(()),
+                }
+            }
+            to.finish();
+            // A side that is gone has told the other one by resetting its stream.
+            Ok::<_, mezcal_common::wire::bulk::CutShort>(())
+        });
+    }
+}

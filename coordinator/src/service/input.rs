@@ -1,0 +1,55 @@
+//! What comes to the loop.
+
+use super::intake::{InHand, Load};
+use super::observe::View;
+use super::peers::ClientId;
+use super::reading::{NotRead, Page, Reading};
+use super::revocations::Listed;
+use super::settings::Adjustable;
+use mezcal_common::message::agent::{Hello, LogHeader, ToAgent, ToCoordinator};
+use mezcal_common::message::client::{ToClient, ToService};
+use mezcal_common::model::ids::SessionId;
+use mezcal_common::wire::bulk::BulkReceiver;
+use mezcal_common::wire::endpoint::Peer;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+pub(super) enum Input {
+    AgentHello {
+        session: SessionId,
+        name: String,
+        hello: Box<Hello>,
+        sender: mpsc::Sender<ToAgent>,
+        peer: Peer,
+    },
+    Agent(SessionId, ToCoordinator),
+    /// With the reason.
+    AgentGone(SessionId, String),
+    LogStream(SessionId, LogHeader, BulkReceiver),
+    /// What was read for clients.
+    Read(Reading, Result<Page, NotRead>),
+    ClientConnected {
+        client: ClientId,
+        user: String,
+        sender: mpsc::Sender<ToClient>,
+        peer: Option<Peer>,
+        load: Arc<Load>,
+        /// The protocol version that both sides speak.
+        version: u16,
+    },
+    Client(ClientId, ToService, InHand),
+    /// What a client has not read has become less.
+    Room(ClientId),
+    ClientGone(ClientId),
+    /// What was found out beside the loop, for whoever asked.
+    Answer(ClientId, Vec<ToClient>, Option<InHand>),
+    /// What the list of certificates has said to a revocation.
+    Revoked(Box<Listed>),
+    /// Somebody looks.
+    View(u64, oneshot::Sender<View>),
+    Metrics(oneshot::Sender<String>),
+    Trouble(oneshot::Sender<Option<String>>),
+    /// What may change while it runs has changed.
+    Reload(Adjustable),
+    Stop,
+}

@@ -1,0 +1,61 @@
+//! What users may do, and what the coordinator can do at present.
+
+use super::durable::not_stored;
+use super::enrol::Enrolment;
+use super::state::Service;
+use std::sync::Arc;
+
+/// What a coordinator without a store answers.
+const KEEPS_NOTHING: &str =
+    "this coordinator keeps nothing: it is a run's own (`coordinator serve` has a store)";
+
+impl Service {
+    /// Another coordinator will go on with what is stored: this one is stopping.
+    pub(super) fn has_a_successor(&self) -> bool {
+        self.stopping && self.kept.is_some()
+    }
+
+    /// Why not even what belongs to a known batch can be accepted: that waits when the store cannot
+    /// be written.
+    pub(super) fn is_stopping(&self) -> Option<String> {
+        self.stopping.then(|| "the coordinator is stopping".into())
+    }
+
+    /// Why nothing new can be accepted at present.
+    pub(super) fn no_room(&self) -> Option<String> {
+        if let Some(stopping) = self.is_stopping() {
+            return Some(stopping);
+        }
+        self.kept
+            .as_ref()
+            .and_then(|kept| kept.trouble.as_deref())
+            .map(not_stored)
+    }
+
+    pub(super) fn reader(&self) -> Result<&crate::store::Reader, String> {
+        self.kept
+            .as_ref()
+            .map(|kept| &kept.reader)
+            .ok_or_else(|| KEEPS_NOTHING.into())
+    }
+
+    pub(super) fn is_admin(&self, user: &str) -> bool {
+        self.admins.iter().any(|admin| admin == user)
+    }
+
+    /// Why a user cannot do what only admins can.
+    pub(super) fn only_admins(&self, user: &str, what: &str) -> Result<(), String> {
+        if self.is_admin(user) {
+            return Ok(());
+        }
+        Err(format!(
+            "only an admin can {what}, and {user} is not one (see `admins` in coordinator.toml)"
+        ))
+    }
+
+    /// The list of certificates, for an admin.
+    pub(super) fn list_for(&self, user: &str) -> Result<Arc<Enrolment>, String> {
+        self.only_admins(user, "do this")?;
+        self.enrolment.clone().ok_or_else(|| KEEPS_NOTHING.into())
+    }
+}

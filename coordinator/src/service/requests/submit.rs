@@ -1,0 +1,157 @@
+//! Batches that are opened, and how large they may be.
+
+use crate::jobs::too_large;
+use crate::scheduler::Event;
+use crate::service::batch::{Batch, Watch};
+use crate::service::peers::ClientId;
+use crate::service::state::Service;
+use mezcal_common::message::client::{BatchTerms, Submission, ToClient};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::BatchId;
+
+/// Batches of a user that have jobs which are not over: as many as commands that somebody can have
+/// left running. Each costs its table of queues, and a place in whatever looks at all of them.
+const MAX_RUNNING: usize = 1000;
+/// Sets of hosts and names in them that a batch may have: a thousand sets of two thousand hosts, or
+/// two hundred thousand of ten. Each takes some thirty bytes of memory for as long as the batch
+/// runs.
+const MAX_NAMED: usize = 2_000_000;
+/// Jobs of a batch that is not stored, and bytes of their texts: more than one for each host of a
+/// large cluster. They stay in memory.
+const MAX_ONCE: usize = 65_536;
+const MAX_ONCE_BYTES: usize = 32 << 20;
+
+impl Service {
+    /// Why a user cannot have another batch at present.
+    pub(super) fn too_many(&self, user: &str) -> Option<String> {
+        (self.batches.running(user).len() >= MAX_RUNNING).then(|| {
+            format!(
+                "{user} has {MAX_RUNNING} batches that have not ended, and may not have more; wait for some of them, or cancel them"
+            )
+        })
+    }
+
+    /// Why a batch cannot have these, too. If it can, they count from now on.
+    pub(super) fn too_much(
+        &mut self,
+        batch: BatchId,
+        host_sets: &[Vec<String>],
+        jobs: &[Submission],
+    ) -> Option<String> {
+        let in_memory = self.kept.is_some();
+        let batch = self.batches.get_mut(batch)?;
+        let named = batch.host_names + host_sets.iter().map(|set| 1 + set.len()).sum::<usize>();
+        if named > MAX_NAMED {
+            return Some(format!(
+                "the hosts that its jobs name are more than {MAX_NAMED}; split the batch, or name fewer for each job"
+            ));
+        }
+        let (count, texts) = (
+            batch.jobs + jobs.len(),
+            batch.texts + jobs.iter().map(|job| job.spec.len()).sum::<usize>(),
+        );
+        if in_memory && !batch.stored && (count > MAX_ONCE || texts > MAX_ONCE_BYTES) {
+            return Some(format!(
+                "a batch that ends with its client may have {MAX_ONCE} jobs and {MAX_ONCE_BYTES} bytes of them; use `coordinator run`"
+            ));
+        }
+        (batch.host_names, batch.jobs, batch.texts) = (named, count, texts);
+        None
+    }
+
+    pub(super) fn open(
+        &mut self,
+        id: ClientId,
+        user: String,
+        terms: BatchTerms,
+        have: u64,
+        now: BootInstant,
+    ) {
+        let batch = terms.context.batch;
+        match self
+            .batches
+            .get(batch)
+            .map(|known| (known.owner == user, known.results))
+        {
+            Some((true, _))
+                if self.kept.is_some()
+                    && !self.batches.get(batch).is_some_and(|known| known.stored) =>
+            {
+                let reason = "that batch ends with the connection that has opened it: nothing of it can be had over another one";
+                return self.tell_client(
+                    id,
+                    ToClient::Refused {
+                        reason: reason.into(),
+                    },
+                );
+            }
+            Some((true, results)) if self.kept.is_some() => {
+                self.watch(id, batch, Watch::of_owner(have.min(results)));
+                self.scheduler.handle(Event::Attended { batch }, now);
+            }
+            Some(_) => {
+                return self.tell_client(
+                    id,
+                    ToClient::Refused {
+                        reason: "that batch exists already".into(),
+                    },
+                );
+            }
+            None => {
+                if let Some(reason) = self
+                    .no_room()
+                    .or_else(|| self.too_many(&user))
+                    .or_else(|| too_large(&terms.context))
+                {
+                    return self.tell_client(id, ToClient::Refused { reason });
+                }
+                // What is left of a batch whose client has gone is its owner's, until it has ended.
+                if self.scheduler.batch_so_far(batch).is_some() {
+                    return self.tell_client(
+                        id,
+                        ToClient::Refused {
+                            reason: "that batch exists already, and is ending".into(),
+                        },
+                    );
+                }
+                // A command that runs once on each host is nobody's after its client.
+                let (stored, name) = (self.kept.is_some() && !terms.once, terms.name.clone());
+                self.scheduler.handle(
+                    Event::Open {
+                        user: user.clone(),
+                        terms: Box::new(terms),
+                    },
+                    now,
+                );
+                let Some((serial, ..)) = self.scheduler.batch_so_far(batch) else {
+                    return;
+                };
+                self.batches
+                    .insert(batch, Batch::new(serial, user, stored).named(name));
+                self.watch(id, batch, Watch::of_owner(0));
+            }
+        }
+        let opened = match self.scheduler.batch_so_far(batch) {
+            Some((_, host_sets, jobs, closed)) => ToClient::Opened {
+                batch,
+                host_sets,
+                jobs,
+                closed,
+            },
+            // It has ended: all its jobs are known.
+            None => ToClient::Opened {
+                batch,
+                host_sets: u64::MAX,
+                jobs: u64::MAX,
+                closed: true,
+            },
+        };
+        self.tell_client(id, opened);
+    }
+
+    pub(super) fn watch(&mut self, id: ClientId, batch: BatchId, watch: Watch) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.watches.insert(batch, watch);
+        }
+    }
+}
