@@ -11,9 +11,17 @@ mod suspicion;
 mod wide;
 
 use super::*;
-use mezcal_common::message::client::{CancelWait, HaltCount, HaltWhy};
-use mezcal_common::model::ids::EngineIndex;
-use mezcal_common::model::outcome::WaitStatus;
+use bytes::Bytes;
+use mezcal_common::message::agent::{
+    Hello, Load, LogWish, NumberedReport, Report, ToAgent, ToCoordinator,
+};
+use mezcal_common::message::client::{
+    BatchTerms, CancelWait, Halt, HaltCount, HaltWhy, RetryOn, Submission,
+};
+use mezcal_common::model::hosts;
+use mezcal_common::model::ids::{AttemptId, EngineId, EngineIndex};
+use mezcal_common::model::job::{BatchContext, Stop};
+use mezcal_common::model::outcome::{Containment, WaitStatus};
 
 /// A scheduler with a clock and short words for events.
 struct Script {

@@ -2,6 +2,7 @@
 //! then.
 
 use super::*;
+use mezcal_common::model::outcome::JobResult;
 
 /// Every kind of halt after the first job of its kind.
 const HALTS: [(bool, HaltWhy); 6] = [

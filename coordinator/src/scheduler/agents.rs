@@ -1,0 +1,330 @@
+//! Sessions of agents: how they begin and end, and what is said in them.
+
+use super::{Effect, Host, Record, Scheduler};
+use mezcal_common::message::agent::{Hello, ToAgent, ToCoordinator};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::{AttemptId, EngineId, Generation, SessionId};
+use mezcal_common::wire::endpoint::IDLE_TIMEOUT;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A connected host whose agent has not said for so long what runs there counts as absent: engines
+/// answer within milliseconds, and an agent that knows that they do not come says so itself, much
+/// sooner.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+/// The minor version of the agents' protocol since which they hear of generations.
+const GENERATIONS: u16 = 2;
+
+impl Scheduler {
+    pub(super) fn agent_hello(
+        &mut self,
+        session: SessionId,
+        name: &str,
+        hello: Hello,
+        now: BootInstant,
+    ) {
+        let previous = self
+            .hosts
+            .get(name)
+            .and_then(|h| Some((h.session?, (h.hello.boot_id, h.hello.keeper))));
+        if let Some((old, holds)) = previous {
+            // With the same keeper it is the agent of that host, reconnected or restarted: a keeper
+            // serves only the newest one. Otherwise it is a copy of the certificate.
+            if holds != (hello.boot_id, hello.keeper) {
+                let rebooted = holds.0 != hello.boot_id;
+                let way_out = if rebooted {
+                    let silence = IDLE_TIMEOUT.as_secs();
+                    format!(
+                        "if {name} was restarted, it is let in when its old connection has been silent for {silence} s; else stop one"
+                    )
+                } else {
+                    "stop one of them".to_owned()
+                };
+                let reason =
+                    format!("another agent is connected with the certificate of {name}; {way_out}");
+                tracing::warn!(
+                    host = name,
+                    rebooted,
+                    "a second agent with the certificate of {name} is refused"
+                );
+                self.effects.push_back(Effect::CloseSession {
+                    session,
+                    refused: !rebooted,
+                    reason,
+                });
+                return;
+            }
+            let reason = "the agent of this host has connected again".to_owned();
+            self.effects.push_back(Effect::CloseSession {
+                session: old,
+                refused: false,
+                reason,
+            });
+            self.sessions.remove(&old);
+            self.agent_gone(name, true, now);
+        }
+        let slots = u32::from(hello.slots);
+        let knows_generations = hello.versions.1 >= GENERATIONS;
+        let rebooted = self
+            .hosts
+            .get(name)
+            .is_some_and(|h| h.seen && h.hello.boot_id != hello.boot_id);
+        let kept = self
+            .hosts
+            .get(name)
+            .filter(|h| u32::from(h.hello.slots) >= slots)
+            .map(|h| h.first_engine);
+        let first_engine = kept.unwrap_or_else(|| {
+            self.next_engine += slots;
+            EngineId(self.next_engine - slots)
+        });
+        if kept.is_none() {
+            let (host, slots) = (Arc::from(name), hello.slots);
+            self.persist(|| Record::Engines {
+                host,
+                first: first_engine,
+                slots,
+            });
+        }
+        if rebooted {
+            self.lose_attempts(name, |_| true, "its host was restarted", now);
+        }
+        let shared: Arc<str> = self
+            .hosts
+            .get(name)
+            .map_or_else(|| name.into(), |h| h.name.clone());
+        if !self.hosts.contains_key(name) {
+            self.host_becomes_known(&shared, now);
+        }
+        // Without a session it is in none of the indices.
+        let Some(known) = self.hosts.remove(name) else {
+            return;
+        };
+        self.losses.ends(known.index, known.since);
+        self.sessions.insert(session, shared.clone());
+        if self.generation != Generation::default() && knows_generations {
+            // Before anything counts that it says of a lease.
+            let generation = ToAgent::Generation {
+                generation: self.generation,
+            };
+            self.effects.push_back(Effect::Greet(session, generation));
+        }
+        let welcome = ToAgent::Welcome {
+            version: mezcal_common::message::agent::VERSIONS
+                .1
+                .min(hello.versions.1),
+            program: mezcal_common::VERSION.into(),
+            session,
+            store: self.store,
+            lease: self.lease,
+            first_engine,
+            // The driver stamps it when it leaves.
+            clock: mezcal_common::model::clock::WallTime(0),
+        };
+        self.effects.push_back(match kept {
+            Some(_) if !self.leases_grow => Effect::Greet(session, welcome),
+            Some(_) | None => Effect::ToAgent(session, welcome),
+        });
+        self.lease_begins(now);
+        let host = Host {
+            aliases: known.aliases,
+            session: Some(session),
+            seen: true,
+            first_engine,
+            attempts: known.attempts,
+            taken: known.taken,
+            record: known.record,
+            drained: known.drained,
+            ready_by: Some(now + READY_WITHIN),
+            ..Host::new(shared.clone(), known.index, hello, now)
+        };
+        self.unready.insert((now + READY_WITHIN, host.index));
+        self.hosts.insert(shared.clone(), host);
+        self.look_at_presence(&shared);
+    }
+
+    pub(super) fn agent_message(
+        &mut self,
+        name: &Arc<str>,
+        message: ToCoordinator,
+        now: BootInstant,
+    ) {
+        match message {
+            ToCoordinator::Hello(_) => self.close_session(name, "a second hello"),
+            ToCoordinator::Inventory {
+                queued,
+                running,
+                unacknowledged,
+                containment,
+                clock_offset,
+            } => {
+                if let Some(host) = self.hosts.get_mut(name) {
+                    host.containment = containment;
+                }
+                self.heard(name, clock_offset, now);
+                self.inventory(name, None, &queued, &running, &unacknowledged, now);
+                self.set_known(name, true);
+                // It may have nothing to ask for, and those with idle slots may have asked long
+                // ago.
+                self.look_for_prefetched(now);
+                if let Some(index) = self.hosts.get(name).map(|host| host.index) {
+                    self.evict_overdue(index);
+                }
+            }
+            ToCoordinator::Pull { credit, idle } => {
+                if let Some(host) = self.hosts.get_mut(name) {
+                    host.credit = credit;
+                    let idle = usize::from(idle);
+                    host.idle_since.resize(idle.max(host.idle_since.len()), now);
+                    // A slot that is busy again without our doing was the last one to fall idle.
+                    host.idle_since.truncate(idle);
+                    self.reindex(name);
+                    self.serve(name, usize::MAX, now);
+                    self.look_for_prefetched(now);
+                }
+            }
+            ToCoordinator::Reports(reports) => self.reports(name, None, reports, now),
+            ToCoordinator::ReportsOf { user, reports } => {
+                self.reports(name, Some(&user), reports, now)
+            }
+            ToCoordinator::UserInventory {
+                user,
+                queued,
+                running,
+                unacknowledged,
+            } => {
+                self.inventory(name, Some(&user), &queued, &running, &unacknowledged, now);
+                self.tell_known(name, user, &running);
+            }
+            ToCoordinator::Served {
+                users,
+                unheard,
+                containment,
+                clock_offset,
+            } => {
+                self.heard(name, clock_offset, now);
+                self.serves_only(name, users, unheard, now);
+                if let Some(host) = self.hosts.get_mut(name) {
+                    host.containment = containment;
+                }
+                self.set_known(name, true);
+                self.look_for_prefetched(now);
+                if let Some(index) = self.hosts.get(name).map(|host| host.index) {
+                    self.evict_overdue(index);
+                }
+            }
+            ToCoordinator::Engines {
+                versions,
+                replacing,
+            } => self.engines_said(name, versions, replacing),
+            ToCoordinator::Absent { attempts } => {
+                let absent: BTreeSet<AttemptId> = attempts.into_iter().collect();
+                self.lose_attempts(
+                    name,
+                    |a| absent.contains(&a),
+                    "it vanished from its host",
+                    now,
+                );
+            }
+            ToCoordinator::Heartbeat {
+                sent,
+                load,
+                clock_offset,
+            } => {
+                if let Some(host) = self.hosts.get_mut(name) {
+                    (host.heard, host.load, host.clock_offset) = (now, load, clock_offset);
+                    let clock = mezcal_common::model::clock::WallTime(0);
+                    self.tell_agent(name, ToAgent::HeartbeatSeen { sent, clock });
+                }
+            }
+            ToCoordinator::Output {
+                attempt,
+                stream,
+                data,
+            } => self.output(name, attempt, stream, data),
+            ToCoordinator::Goodbye => {
+                // What it gives back must not be placed there again.
+                if let Some(host) = self.hosts.get_mut(name) {
+                    host.credit = 0;
+                }
+                self.set_known(name, false);
+                self.reindex(name);
+                self.give_back(name, now);
+                self.close_session(name, "goodbye");
+            }
+            ToCoordinator::UsableEngines { ready, failing } => {
+                self.usable_engines(name, ready, failing)
+            }
+            // Its connection sees to it.
+            ToCoordinator::Renew { .. } => {}
+            ToCoordinator::LogsAnswer { request, streams } => self
+                .effects
+                .push_back(Effect::LogsAnswer { request, streams }),
+        }
+    }
+
+    /// The agent says what it has: a sign of life.
+    pub(super) fn heard(&mut self, name: &str, clock_offset: Option<f64>, now: BootInstant) {
+        if let Some(host) = self.hosts.get_mut(name) {
+            (host.heard, host.clock_offset) = (now, clock_offset);
+        }
+    }
+
+    /// A session has ended. Another one may have `replaced` it already, and then nothing is out of
+    /// reach.
+    pub(super) fn agent_gone(&mut self, name: &str, replaced: bool, now: BootInstant) {
+        let Some(name) = self
+            .hosts
+            .get(name)
+            .filter(|host| host.session.is_some())
+            .map(|host| host.name.clone())
+        else {
+            return;
+        };
+        self.set_known(&name, false);
+        self.keep_nothing(&name);
+        let Some(host) = self.hosts.get_mut(&name) else {
+            return;
+        };
+        host.session = None;
+        self.look_at_presence(&name);
+        let Some(host) = self.hosts.get_mut(&name) else {
+            return;
+        };
+        if let Some(at) = host.ready_by.take() {
+            self.unready.remove(&(at, host.index));
+        }
+        (host.usable, host.failing, host.late) = (None, None, false);
+        (host.credit, host.sent) = (0, 0);
+        host.idle_since.clear();
+        host.since = now;
+        host.told.clear();
+        let name = &*name;
+        self.reindex(name);
+        match self.lease {
+            None => self.lose_attempts(name, |_| true, "its agent is gone", now),
+            Some(_) if replaced => {}
+            Some(_) => {
+                let index = self.hosts[name].index;
+                self.losses.begins(index, now);
+            }
+        }
+    }
+
+    pub(super) fn tell_agent(&mut self, name: &str, message: ToAgent) {
+        if let Some(session) = self.hosts.get(name).and_then(|h| h.session) {
+            self.effects.push_back(Effect::ToAgent(session, message));
+        }
+    }
+
+    fn close_session(&mut self, name: &str, reason: &str) {
+        if let Some(session) = self.hosts.get(name).and_then(|h| h.session) {
+            self.effects.push_back(Effect::CloseSession {
+                session,
+                refused: false,
+                reason: reason.into(),
+            });
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! A batch and its jobs, as the scheduler knows them.
+
+use super::queues::QueueKey;
+use super::{after, halt, quarantine, shortage};
+use bytes::Bytes;
+use mezcal_common::message::client::{Halt, RetryOn, Submission};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::hosts;
+use mezcal_common::model::ids::{BatchId, BatchSerial, JobNumber};
+use mezcal_common::model::job::{BatchContext, Stop};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest pause between two attempts of a job that fails.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(3600);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum JobState {
+    /// For other jobs to succeed, or for its next attempt.
+    Waiting,
+    Queued,
+    Placed,
+    Done,
+}
+
+/// Kept small: there may be millions.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// Empty where the store has it.
+    pub(super) spec: Bytes,
+    /// Its length, wherever it is.
+    pub(super) spec_length: u32,
+    pub(super) queue: QueueKey,
+    pub(super) attempt: u32,
+    pub(super) retries: u32,
+    /// Where its present or last attempt is: index into the names of hosts.
+    pub(super) host: u32,
+    pub(super) losses: u8,
+    pub(super) state: JobState,
+    pub(super) succeeded: bool,
+}
+
+/// How a job is tried again.
+#[derive(Debug)]
+pub(super) struct RetryRule {
+    /// After which failures; none: after all.
+    pub(super) on: Vec<RetryOn>,
+    /// The pause after the first of them, which doubles each time.
+    pub(super) delay: Duration,
+    /// How often at most.
+    pub(super) retries: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) id: BatchId,
+    pub(super) user: u32,
+    pub(super) context: BatchContext,
+    pub(super) host_timeout: Duration,
+    pub(super) once: bool,
+    pub(super) host_sets: Vec<Arc<[Arc<str>]>>,
+    pub(super) jobs: Vec<Job>,
+    /// Of which are on hosts.
+    pub(super) placed: u64,
+    pub(super) done: usize,
+    pub(super) open: bool,
+    /// What waits for jobs of its own batch.
+    pub(super) order: after::Order,
+    /// How jobs are tried again, where not after any failure and at once.
+    pub(super) retry_rules: HashMap<JobNumber, RetryRule>,
+    /// How they ended of late, for what that says of hosts.
+    pub(super) ends: quarantine::Ends,
+    pub(super) short: shortage::Shortages,
+    /// The attempts of a job that were lost: where, and why.
+    pub(super) lost: HashMap<JobNumber, Vec<String>>,
+    /// Jobs by the `id` that their user gave them.
+    pub(super) labels: HashMap<Box<str>, JobNumber>,
+    /// Nothing of it starts any more.
+    pub(super) cancelled: Option<Stop>,
+    /// Who or what has cancelled or halted it.
+    pub(super) why: Option<Arc<str>>,
+    pub(super) halt: Option<Halt>,
+    /// How its jobs ended by themselves so far.
+    pub(super) counts: halt::Counts,
+    /// Its halt has come about: nothing of it starts any more, and what runs may go on.
+    pub(super) halted: bool,
+    pub(super) deadline: Option<BootInstant>,
+    pub(super) time_limit: Option<Duration>,
+    pub(super) detached: bool,
+    /// When it is cancelled if nobody comes to look after it.
+    pub(super) deserted: Option<BootInstant>,
+}
+
+impl Batch {
+    pub(super) fn add_job(&mut self, serial: BatchSerial, submission: Submission, stored: bool) {
+        let queue = QueueKey::new(self.user, serial, &submission);
+        if !submission.retry_on.is_empty() || !submission.retry_delay.is_zero() {
+            let rule = RetryRule {
+                on: submission.retry_on,
+                delay: submission.retry_delay,
+                retries: submission.retries,
+            };
+            self.retry_rules.insert(submission.job, rule);
+        }
+        if let Some(label) = submission.label {
+            self.labels.insert(label.into(), submission.job);
+        }
+        self.jobs.push(Job {
+            spec_length: submission.spec.len() as u32,
+            spec: if stored {
+                Bytes::new()
+            } else {
+                submission.spec
+            },
+            queue,
+            attempt: 0,
+            retries: submission.retries,
+            host: 0,
+            losses: 0,
+            state: JobState::Queued,
+            succeeded: false,
+        });
+    }
+
+    /// None of its jobs starts any more.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.cancelled.is_some() || self.halted
+    }
+
+    /// Nothing of it starts before it is whole: nobody would be there to go on with the rest.
+    pub(super) fn is_held(&self) -> bool {
+        self.detached && self.open
+    }
+
+    /// How long a job waits that has just failed. Attempts that were lost or given back do not
+    /// count.
+    pub(super) fn pause_of(&self, number: JobNumber) -> Duration {
+        let job = self.jobs.get((number.0 as usize).wrapping_sub(1));
+        let Some((rule, job)) = self.retry_rules.get(&number).zip(job) else {
+            return Duration::ZERO;
+        };
+        let failures = rule.retries.saturating_sub(job.retries);
+        rule.delay
+            .saturating_mul(2u32.saturating_pow(failures.saturating_sub(1)))
+            .min(MAX_RETRY_DELAY)
+    }
+
+    pub(super) fn add_host_sets(&mut self, sets: &[Vec<String>]) {
+        for set in sets {
+            let mut seen = HashSet::new();
+            let names = set
+                .iter()
+                .filter_map(|n| hosts::normalise(n).ok())
+                .map(Arc::<str>::from);
+            self.host_sets
+                .push(names.filter(|name| seen.insert(name.clone())).collect());
+        }
+    }
+}

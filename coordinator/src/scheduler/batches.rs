@@ -1,0 +1,363 @@
+//! Batches from their first word to their last: opened, submitted to, closed, attended, done.
+
+use super::queues::QueueKey;
+use super::{
+    Batch, Effect, Event, Job, JobState, Record, Scheduler, after, halt, quarantine, shortage,
+};
+use mezcal_common::message::agent::ToAgent;
+use mezcal_common::message::client::{BatchTerms, Submission};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::duration::format_duration;
+use mezcal_common::model::ids::{BatchId, BatchSerial, JobKey, JobNumber};
+use mezcal_common::model::job::{MAX_SPEC, Stop};
+use mezcal_common::model::outcome::{Ended, Outcome};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Jobs in one batch: job numbers are 32 bits, and an index of this many fits in memory.
+const MAX_JOBS: usize = 100_000_000;
+
+impl Scheduler {
+    pub(super) fn open(&mut self, user: String, terms: BatchTerms, now: BootInstant) {
+        let id = terms.context.batch;
+        if self.serials.contains_key(&id) {
+            // A repeated submit is the same batch.
+            return;
+        }
+        let serial = BatchSerial(self.next_serial);
+        if serial > self.generation.last_batch() {
+            let reason = "the coordinator has used up the numbers of batches of this generation of its store: a copy that `coordinator backup` \
+                          makes and `coordinator restore` puts in its place has the next ones"
+                .to_owned();
+            self.effects
+                .push_back(Effect::Refused { batch: id, reason });
+            return;
+        }
+        self.next_serial = self.next_serial.saturating_add(1);
+        let age = Duration::ZERO;
+        self.persist(|| Record::Opened {
+            batch: serial,
+            user: user.clone(),
+            terms: Box::new(terms.clone()),
+            age,
+        });
+        self.add_batch(serial, user, terms, age, now);
+    }
+
+    pub(super) fn add_batch(
+        &mut self,
+        serial: BatchSerial,
+        user: String,
+        terms: BatchTerms,
+        age: Duration,
+        now: BootInstant,
+    ) {
+        let id = terms.context.batch;
+        let next = self.users.len() as u32;
+        let user = *self.users.entry(user).or_insert_with_key(|name| {
+            self.user_names.push(name.clone());
+            next
+        });
+        if user == next {
+            self.running.push(0);
+            self.limit_priorities();
+        }
+        self.serials.insert(id, serial);
+        let batch = Batch {
+            id,
+            user,
+            context: terms.context,
+            host_timeout: terms.host_timeout,
+            once: terms.once,
+            host_sets: Vec::new(),
+            jobs: Vec::new(),
+            placed: 0,
+            done: 0,
+            open: true,
+            order: after::Order::default(),
+            retry_rules: HashMap::new(),
+            ends: quarantine::Ends::default(),
+            short: shortage::Shortages::default(),
+            lost: HashMap::new(),
+            labels: HashMap::new(),
+            cancelled: None,
+            why: None,
+            halt: terms.halt,
+            counts: halt::Counts::default(),
+            halted: false,
+            deadline: terms
+                .time_limit
+                .map(|limit| now + limit.saturating_sub(age)),
+            time_limit: terms.time_limit,
+            detached: terms.detached,
+            deserted: None,
+        };
+        self.deadlines.extend(batch.deadline.map(|at| (at, serial)));
+        self.batches.insert(serial, batch);
+    }
+
+    pub(super) fn submit(
+        &mut self,
+        id: BatchId,
+        host_sets: &[Vec<String>],
+        jobs: Vec<Submission>,
+        now: BootInstant,
+    ) {
+        let Some(serial) = self.serials.get(&id).copied() else {
+            self.effects.push_back(Effect::Refused {
+                batch: id,
+                reason: "there is no such open batch".into(),
+            });
+            return;
+        };
+        let stored = self.is_stored(serial);
+        let Some(batch) = self.batches.get_mut(&serial) else {
+            return;
+        };
+        batch.add_host_sets(host_sets);
+        let (mut queued, mut refused) = (Vec::with_capacity(jobs.len()), None);
+        let mut taken = Vec::with_capacity(if stored { jobs.len() } else { 0 });
+        for mut submission in jobs {
+            if !batch.open || submission.job.0 as usize != batch.jobs.len() + 1 {
+                refused = Some(format!(
+                    "job {} does not continue the batch",
+                    submission.job
+                ));
+                break;
+            }
+            if submission.spec.len() > MAX_SPEC
+                || batch.jobs.len() >= MAX_JOBS
+                || submission.slots == 0
+                || [submission.hosts, submission.prefer]
+                    .iter()
+                    .flatten()
+                    .any(|h| *h as usize >= batch.host_sets.len())
+            {
+                refused = Some(format!("job {} is not acceptable", submission.job));
+                break;
+            }
+            if stored {
+                taken.push(submission.clone());
+            }
+            let (after, stillborn) = (
+                std::mem::take(&mut submission.after),
+                submission.stillborn.take(),
+            );
+            queued.push((submission.job, stillborn, after));
+            batch.add_job(serial, submission, stored);
+        }
+        let (accepted, held) = (batch.jobs.len() as u64, batch.is_held());
+        if !host_sets.is_empty() {
+            self.persist(|| Record::HostSets {
+                batch: serial,
+                sets: host_sets.to_vec(),
+            });
+        }
+        if !taken.is_empty() {
+            self.persist(|| Record::Submitted {
+                batch: serial,
+                jobs: taken,
+            });
+        }
+        self.effects.push_back(Effect::Accepted {
+            batch: id,
+            jobs: accepted,
+            closed: false,
+        });
+        if let Some(reason) = refused {
+            self.effects
+                .push_back(Effect::Refused { batch: id, reason });
+        }
+        let given_up = |s: &Self| s.batches.get(&serial).is_none_or(Batch::is_given_up);
+        let mut cancelled = given_up(self);
+        for (job, stillborn, after) in queued {
+            let key = JobKey { batch: serial, job };
+            match stillborn {
+                Some(why) => {
+                    self.finish(key, None, Outcome::never_ran(Ended::StartFailed, why), now);
+                    // That may have halted it.
+                    cancelled = given_up(self);
+                }
+                None if cancelled => {
+                    self.finish(key, None, Outcome::never_ran(Ended::Cancelled, None), now)
+                }
+                None => self.may_start(key, &after, held),
+            }
+        }
+    }
+
+    /// A job has come that nothing speaks against: it waits for a host, or for something else
+    /// first. `held`: for its batch to be whole.
+    pub(super) fn may_start(&mut self, key: JobKey, after: &[JobNumber], held: bool) {
+        if self.must_wait(key, after) {
+            return;
+        }
+        match held {
+            true => self
+                .job_mut(key)
+                .into_iter()
+                .for_each(|job| job.state = JobState::Waiting),
+            false => self.enqueue(key),
+        }
+    }
+
+    /// No more jobs of a batch will come. Whoever says it again, since an answer was lost, hears
+    /// again that it is so.
+    pub(super) fn close(&mut self, id: BatchId, now: BootInstant) {
+        let Some(serial) = self.serials.get(&id).copied() else {
+            return;
+        };
+        let Some(batch) = self.batches.get_mut(&serial) else {
+            return;
+        };
+        let (first, jobs, detached) = (
+            std::mem::take(&mut batch.open),
+            batch.jobs.len() as u64,
+            batch.detached,
+        );
+        if first {
+            self.persist(|| Record::Closed { batch: serial });
+        }
+        self.effects.push_back(Effect::Accepted {
+            batch: id,
+            jobs,
+            closed: true,
+        });
+        if !first {
+            return;
+        }
+        if detached {
+            self.release_the_whole(serial);
+        }
+        self.order_is_complete(serial);
+        // A share of all jobs can be told from now on.
+        self.check_halt(serial, now);
+        self.end_batch_if_done(serial);
+    }
+
+    /// Nobody is connected any more who looks after a batch: unless it is detached and complete,
+    /// its lease begins.
+    pub(super) fn unattended(&mut self, serial: BatchSerial, now: BootInstant) {
+        let Some(batch) = self
+            .batches
+            .get_mut(&serial)
+            .filter(|b| b.deserted.is_none() && (b.open || !b.detached))
+        else {
+            return;
+        };
+        let until = now + self.client_lease;
+        batch.deserted = Some(until);
+        self.deserted.insert((until, serial));
+    }
+
+    pub(super) fn attended(&mut self, serial: BatchSerial) {
+        if let Some(until) = self
+            .batches
+            .get_mut(&serial)
+            .and_then(|batch| batch.deserted.take())
+        {
+            self.deserted.remove(&(until, serial));
+        }
+    }
+
+    pub(super) fn end_deserted(&mut self, serial: BatchSerial, now: BootInstant) {
+        let Some(batch) = self.batches.get_mut(&serial) else {
+            return;
+        };
+        batch.why = Some(
+            format!(
+                "its client was gone for longer than {}",
+                format_duration(self.client_lease)
+            )
+            .into(),
+        );
+        let id = batch.id;
+        batch.deserted = None;
+        self.cancel_batch(serial, None, Stop::after(halt::GRACE), now);
+        self.handle(Event::Close { batch: id }, now);
+    }
+
+    pub(super) fn end_batch_if_done(&mut self, serial: BatchSerial) {
+        let Some(batch) = self.batches.get(&serial) else {
+            return;
+        };
+        if batch.open || batch.done < batch.jobs.len() {
+            return;
+        }
+        let (id, deadline, deserted) = (batch.id, batch.deadline, batch.deserted);
+        deadline.map(|at| self.deadlines.remove(&(at, serial)));
+        deserted.map(|at| self.deserted.remove(&(at, serial)));
+        self.persist(|| Record::Done { batch: serial });
+        self.effects.push_back(Effect::BatchDone { batch: id });
+        let Some(batch) = self.batches.get(&serial) else {
+            return;
+        };
+        self.serials.remove(&batch.id);
+        self.batches.remove(&serial);
+        for host in self.hosts.values_mut() {
+            host.record.forget(serial);
+            if host.told.remove(&serial)
+                && let Some(session) = host.session
+            {
+                self.effects
+                    .push_back(Effect::ToAgent(session, ToAgent::Forget { batch: serial }));
+            }
+        }
+    }
+
+    /// The number of a batch that has not ended, and what there is of it: host sets, jobs, whether
+    /// it is complete.
+    pub fn batch_so_far(&self, id: BatchId) -> Option<(BatchSerial, u64, u64, bool)> {
+        let serial = *self.serials.get(&id)?;
+        let batch = self.batches.get(&serial)?;
+        Some((
+            serial,
+            batch.host_sets.len() as u64,
+            batch.jobs.len() as u64,
+            !batch.open,
+        ))
+    }
+
+    /// How many jobs of a batch are on hosts, and how many have not ended and are not; none: it has
+    /// ended.
+    pub fn left_of(&self, batch: BatchId) -> Option<(u64, u64)> {
+        let batch = self.batches.get(self.serials.get(&batch)?)?;
+        Some((
+            batch.placed,
+            (batch.jobs.len() - batch.done) as u64 - batch.placed,
+        ))
+    }
+
+    pub(super) fn job_mut(&mut self, key: JobKey) -> Option<&mut Job> {
+        self.batches
+            .get_mut(&key.batch)?
+            .jobs
+            .get_mut((key.job.0 as usize).checked_sub(1)?)
+    }
+
+    pub(super) fn job(&self, key: JobKey) -> Option<&Job> {
+        self.batches
+            .get(&key.batch)?
+            .jobs
+            .get((key.job.0 as usize).checked_sub(1)?)
+    }
+
+    pub(super) fn set_of(&self, key: QueueKey) -> Option<Arc<[Arc<str>]>> {
+        let set = key.hosts?;
+        self.batches
+            .get(&key.batch)?
+            .host_sets
+            .get(set as usize)
+            .cloned()
+    }
+
+    pub(super) fn preferred_by(&self, key: QueueKey) -> Option<Arc<[Arc<str>]>> {
+        let set = key.prefer?;
+        self.batches
+            .get(&key.batch)?
+            .host_sets
+            .get(set as usize)
+            .cloned()
+    }
+}

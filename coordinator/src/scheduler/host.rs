@@ -1,0 +1,239 @@
+//! A host, and the attempts that are or may be on it.
+
+use super::{quarantine, wide};
+use mezcal_common::message::agent::{Hello, Load};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::{AttemptId, BatchSerial, EngineId, Epoch, JobKey, SessionId};
+use mezcal_common::model::outcome::Containment;
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+pub(super) const REASON_CHARS: usize = 200;
+
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) name: Arc<str>,
+    /// Its place among the names of hosts.
+    pub(super) index: u32,
+    pub(super) containment: Containment,
+    /// Names beside its full one to which it has a claim.
+    pub(super) aliases: Vec<Arc<str>>,
+    pub(super) session: Option<SessionId>,
+    /// Its agent's last one; of no meaning but for the slots if it has not connected in this life
+    /// of ours.
+    pub(super) hello: Hello,
+    pub(super) seen: bool,
+    pub(super) first_engine: EngineId,
+    /// The inventory of this session has come.
+    pub(super) known: bool,
+    /// So many jobs can run there at a time, as its agent says; none: as many as it has slots.
+    pub(super) usable: Option<u16>,
+    /// What is wrong with the other slots.
+    pub(super) failing: Option<String>,
+    /// When its inventory must have come; none: it has, or it is late.
+    pub(super) ready_by: Option<BootInstant>,
+    /// It has not come in time.
+    pub(super) late: bool,
+    /// With how many slots it is among those that serve under their names; zero: it is absent.
+    pub(super) width: u16,
+    /// What of it is in the fleet.
+    pub(super) counted: (u32, u32),
+    /// Credit given and used in this session, in slots.
+    pub(super) credit: u64,
+    pub(super) sent: u64,
+    /// Since when its idle slots have been idle, longest first.
+    pub(super) idle_since: VecDeque<BootInstant>,
+    /// Batches whose context it has in this session.
+    pub(super) told: FxHashSet<BatchSerial>,
+    pub(super) attempts: BTreeMap<AttemptId, OnHost>,
+    /// Slots that those take.
+    pub(super) taken: u64,
+    /// Users who have engines there that are not served, and why.
+    pub(super) unheard: Vec<(String, String)>,
+    /// Versions of its engines, and how many have each.
+    pub(super) engines: Vec<(String, u16)>,
+    /// Users who get new engines there when what runs in theirs has ended, and no new jobs until
+    /// then.
+    pub(super) replacing: Vec<String>,
+    /// Users with attempts there of which nothing is said, by number, and when those are surely
+    /// over.
+    pub(super) fenced: BTreeMap<u32, BootInstant>,
+    /// Idle slots that wait for a job that takes several, and when it may keep some again.
+    pub(super) kept: Option<wide::Kept>,
+    pub(super) no_more_before: Option<BootInstant>,
+    pub(super) record: quarantine::Record,
+    /// Why it gets nothing more.
+    pub(super) drained: Option<Arc<str>>,
+    /// How it stands in the indices of the scheduler: among those that want jobs, and by its
+    /// longest idle slot.
+    pub(super) indexed: (bool, Option<BootInstant>),
+    /// What [`Host::room`] was then.
+    pub(super) had_room: u16,
+    /// Receipt of the last message that renewed its lease.
+    pub(super) heard: BootInstant,
+    pub(super) since: BootInstant,
+    pub(super) load: Load,
+    pub(super) clock_offset: Option<f64>,
+}
+
+/// An attempt on a host.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OnHost {
+    /// Where it runs, once that is known.
+    pub(super) engine: Option<u16>,
+    /// It has left the host's queue: it cannot be given back any more.
+    pub(super) started: bool,
+    pub(super) slots: u16,
+    /// Whose it is.
+    pub(super) user: u32,
+    /// The session that it was sent in; none: that was an earlier life of ours.
+    pub(super) session: Option<SessionId>,
+}
+
+impl Host {
+    /// A host that an earlier life of the coordinator knew.
+    pub(super) fn of_earlier_life(name: Arc<str>, index: u32, now: BootInstant) -> Self {
+        let hello = Hello {
+            versions: (0, 0),
+            program: String::new(),
+            keeper: 0,
+            boot_id: [0; 16],
+            slots: 0,
+            aliases: Vec::new(),
+            cpus: 0,
+            memory: 0,
+            users: None,
+        };
+        Self::new(name, index, hello, now)
+    }
+
+    pub(super) fn new(name: Arc<str>, index: u32, hello: Hello, now: BootInstant) -> Self {
+        Self {
+            name,
+            index,
+            containment: Containment::Subreaper,
+            aliases: Vec::new(),
+            session: None,
+            hello,
+            seen: false,
+            first_engine: EngineId(0),
+            known: false,
+            usable: None,
+            failing: None,
+            ready_by: None,
+            late: false,
+            width: 0,
+            counted: (0, 0),
+            credit: 0,
+            sent: 0,
+            idle_since: VecDeque::new(),
+            told: FxHashSet::default(),
+            attempts: BTreeMap::new(),
+            taken: 0,
+            unheard: Vec::new(),
+            engines: Vec::new(),
+            replacing: Vec::new(),
+            fenced: BTreeMap::new(),
+            kept: None,
+            no_more_before: None,
+            record: quarantine::Record::default(),
+            drained: None,
+            indexed: (false, None),
+            had_room: 0,
+            heard: now,
+            since: now,
+            load: Load::default(),
+            clock_offset: None,
+        }
+    }
+
+    /// Slots that can be used.
+    pub(super) fn slots(&self) -> u16 {
+        self.usable
+            .map_or(self.hello.slots, |usable| usable.min(self.hello.slots))
+    }
+
+    /// The names to which it has a claim.
+    pub(super) fn names(&self) -> Vec<Arc<str>> {
+        std::iter::once(&self.name)
+            .chain(&self.aliases)
+            .cloned()
+            .collect()
+    }
+
+    /// The present attempt of a job, if it is here. Attempts of an earlier life of ours have
+    /// another epoch.
+    pub(super) fn attempt(&self, epoch: Epoch, key: JobKey, attempt: u32) -> Option<AttemptId> {
+        let own = AttemptId {
+            epoch,
+            key,
+            attempt,
+        };
+        if self.attempts.contains_key(&own) {
+            return Some(own);
+        }
+        self.attempts
+            .keys()
+            .find(|a| a.key == key && a.attempt == attempt)
+            .copied()
+    }
+
+    pub(super) fn add(
+        &mut self,
+        attempt: AttemptId,
+        user: u32,
+        slots: u16,
+        session: Option<SessionId>,
+    ) {
+        self.attempts.insert(
+            attempt,
+            OnHost {
+                engine: None,
+                started: false,
+                slots,
+                user,
+                session,
+            },
+        );
+        self.taken += u64::from(slots);
+    }
+
+    pub(super) fn remove(&mut self, attempt: AttemptId) -> Option<OnHost> {
+        let removed = self.attempts.remove(&attempt)?;
+        self.taken -= u64::from(removed.slots);
+        Some(removed)
+    }
+
+    /// It may be given jobs, as far as it depends on itself.
+    pub(super) fn is_willing(&self) -> bool {
+        self.known && self.record.until.is_none() && self.drained.is_none()
+    }
+
+    /// So many slots one job may take at once: they are idle, and nothing is on its way to them. An
+    /// agent that says how many are idle need not have got yet what was sent to it before.
+    pub(super) fn room(&self) -> u16 {
+        let not_taken = u64::from(self.slots()).saturating_sub(self.taken);
+        let asked = self.credit.saturating_sub(self.sent);
+        asked
+            .min(self.idle_since.len() as u64)
+            .min(not_taken)
+            .min(u64::from(u16::MAX)) as u16
+    }
+
+    /// It has asked for a job that takes so many slots. One that takes a single slot may wait there
+    /// for a while.
+    pub(super) fn has_asked_for(&self, slots: u16) -> bool {
+        self.credit > self.sent && (slots == 1 || slots <= self.room())
+    }
+
+    /// It has more than it can run.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.taken > u64::from(self.slots())
+    }
+}
+
+/// Hosts by name. Where their order shows, it is that of their names. These maps, and those of our
+/// own numbers, are hashed fast and without chance: no outsider chooses their keys, and a core with
+/// the same past does the same.
+pub(super) type Hosts = FxHashMap<Arc<str>, Host>;

@@ -1,0 +1,201 @@
+//! What agents say that their hosts have: attempts, users, and versions of engines.
+
+use super::{FENCE_MARGIN, OnHost, REASON_CHARS, Scheduler};
+use mezcal_common::message::agent::ToAgent;
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::AttemptId;
+use mezcal_common::model::job::Stop;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Users of whom a host says that it does not serve them, and of their names and reasons what is
+/// kept: an agent serves 64 users at most.
+const MOST_UNHEARD: usize = 64;
+/// Of the versions of a host's engines: so many, and so long.
+const MOST_VERSIONS: usize = 16;
+const VERSION_CHARS: usize = 32;
+
+impl Scheduler {
+    /// What a host has, of one user or of all. An attempt that was sent in this session may still
+    /// be on its way there.
+    pub(super) fn inventory(
+        &mut self,
+        name: &Arc<str>,
+        user: Option<&str>,
+        queued: &[AttemptId],
+        running: &[AttemptId],
+        unacknowledged: &[AttemptId],
+        now: BootInstant,
+    ) {
+        let Some(host) = self.hosts.get(name) else {
+            return;
+        };
+        let session = host.session;
+        let user = user.map(|user| self.users.get(user).copied());
+        let theirs = |on: &OnHost| user.is_none_or(|user| user == Some(on.user));
+        let known: BTreeMap<AttemptId, OnHost> = host
+            .attempts
+            .iter()
+            .filter(|(_, on)| theirs(on))
+            .map(|(attempt, on)| (*attempt, *on))
+            .collect();
+        let held: BTreeSet<AttemptId> = queued
+            .iter()
+            .chain(running)
+            .chain(unacknowledged)
+            .copied()
+            .collect();
+        // What another user has there is not to be killed on the word of this one.
+        let stranger = |a: &AttemptId| match known.contains_key(a) {
+            true => self.is_superseded(*a),
+            false => !host.attempts.contains_key(a),
+        };
+        let strangers: Vec<AttemptId> = queued
+            .iter()
+            .chain(running)
+            .copied()
+            .filter(stranger)
+            .collect();
+        if !strangers.is_empty() {
+            // Of an earlier coordinator, or given up: whatever they are, they are not wanted.
+            self.tell_agent(
+                name,
+                ToAgent::Cancel {
+                    attempts: strangers,
+                    stop: Stop::NOW,
+                },
+            );
+        }
+        let gone = |a: AttemptId| {
+            !held.contains(&a)
+                && known
+                    .get(&a)
+                    .is_some_and(|on| user.is_none() || on.session != session)
+        };
+        self.lose_attempts(name, gone, "it vanished from its host", now);
+        // What runs was reported as started once, and maybe to an earlier life of ours.
+        if let Some(host) = self.hosts.get_mut(name) {
+            for attempt in running.iter().filter(|attempt| known.contains_key(attempt)) {
+                host.attempts
+                    .get_mut(attempt)
+                    .into_iter()
+                    .for_each(|on| on.started = true);
+            }
+        }
+        // A cancel may have been sent before the agent knew what it has.
+        for attempt in known
+            .into_keys()
+            .filter(|a| held.contains(a) && !self.is_superseded(*a))
+            .collect::<Vec<_>>()
+        {
+            if let Some(stop) = self.cancelling.get(&attempt.key).map(|c| c.stop) {
+                self.tell_agent(
+                    name,
+                    ToAgent::Cancel {
+                        attempts: vec![attempt],
+                        stop,
+                    },
+                );
+            }
+        }
+        // Nor may the host have heard that a batch is given up.
+        let halted = |a: &AttemptId| self.batches.get(&a.key.batch).is_some_and(|b| b.halted);
+        let attempts: Vec<AttemptId> = queued.iter().copied().filter(halted).collect();
+        if !attempts.is_empty() {
+            self.tell_agent(name, ToAgent::Retract { attempts });
+        }
+    }
+
+    /// Which of what a user's engines say to run is theirs, with its slots.
+    pub(super) fn tell_known(&mut self, name: &Arc<str>, user: String, running: &[AttemptId]) {
+        let (Some(host), Some(number)) = (self.hosts.get(name), self.users.get(&user).copied())
+        else {
+            return self.tell_agent(
+                name,
+                ToAgent::Known {
+                    user,
+                    attempts: Vec::new(),
+                },
+            );
+        };
+        let theirs = |attempt: &AttemptId| {
+            host.attempts
+                .get(attempt)
+                .filter(|on| on.user == number && !self.is_superseded(*attempt))
+        };
+        let attempts = running
+            .iter()
+            .filter_map(|attempt| Some((*attempt, theirs(attempt)?.slots)))
+            .collect();
+        self.tell_agent(name, ToAgent::Known { user, attempts });
+    }
+
+    /// From now on a host runs jobs of these users. What it has of others is fenced: it renews no
+    /// lease of theirs any more.
+    pub(super) fn serves_only(
+        &mut self,
+        name: &Arc<str>,
+        users: Vec<String>,
+        unheard: Vec<(String, String)>,
+        now: BootInstant,
+    ) {
+        let until = self.lease.map(|lease| now + lease + FENCE_MARGIN);
+        self.change_users(name, users);
+        let Some(host) = self.hosts.get_mut(name) else {
+            return;
+        };
+        let served = host.hello.users.as_deref().unwrap_or_default();
+        let with: BTreeSet<u32> = host.attempts.values().map(|on| on.user).collect();
+        let fenced: BTreeSet<u32> = with
+            .into_iter()
+            .filter(|user| !served.contains(&self.user_names[*user as usize]))
+            .collect();
+        let short = |text: String| text.chars().take(REASON_CHARS).collect::<String>();
+        host.unheard = unheard
+            .into_iter()
+            .take(served.len().max(MOST_UNHEARD))
+            .map(|(user, why)| (short(user), short(why)))
+            .collect();
+        host.fenced.retain(|user, _| fenced.contains(user));
+        for user in fenced {
+            if let Some(until) = until {
+                host.fenced.entry(user).or_insert(until);
+            }
+        }
+        if let Some(first) = host.fenced.values().min().copied() {
+            self.look_at_leases = Some(self.look_at_leases.map_or(first, |at| at.min(first)));
+        }
+    }
+
+    /// What a host's engines run, and whose take no new jobs there until they have been replaced.
+    pub(super) fn engines_said(
+        &mut self,
+        name: &Arc<str>,
+        mut versions: Vec<(String, u16)>,
+        replacing: Vec<String>,
+    ) {
+        let Some(host) = self
+            .hosts
+            .get_mut(name)
+            .filter(|host| host.session.is_some())
+        else {
+            return;
+        };
+        versions.truncate(MOST_VERSIONS);
+        host.engines = versions
+            .into_iter()
+            .map(|(version, count)| (version.chars().take(VERSION_CHARS).collect(), count))
+            .collect();
+        let served = host.hello.users.as_deref().unwrap_or_default();
+        let theirs = |user: &String| {
+            served.contains(user) || host.unheard.iter().any(|(unheard, _)| unheard == user)
+        };
+        let replacing: Vec<String> = replacing.into_iter().filter(theirs).collect();
+        let was = std::mem::replace(&mut host.replacing, replacing);
+        let changed: BTreeSet<&String> = was.iter().chain(&host.replacing).collect();
+        for user in changed.into_iter().filter_map(|user| self.users.get(user)) {
+            self.queues.look_at_user(*user);
+            self.unserved = true;
+        }
+    }
+}

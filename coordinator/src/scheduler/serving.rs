@@ -1,0 +1,282 @@
+//! Giving hosts what they have asked for: what waits, in the order of service.
+
+use super::queues::QueueKey;
+use super::{Effect, JobState, Record, Scheduler};
+use mezcal_common::message::agent::{Placement, ToAgent};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::{AttemptId, JobKey, SessionId};
+use mezcal_common::model::outcome::Place;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Placements in one message, by count and by bytes, so that a frame holds them.
+const RUN_COUNT: usize = 256;
+const RUN_BYTES: usize = 512 * 1024;
+
+impl Scheduler {
+    /// A job waits for a host from now on.
+    pub(super) fn enqueue(&mut self, key: JobKey) {
+        if self.is_held_back(key) {
+            return;
+        }
+        let Some(queue) = self.job(key).map(|job| job.queue) else {
+            return;
+        };
+        let (required, prefer) = (self.set_of(queue), self.preferred_by(queue));
+        self.queues.push(queue, key.job, required, prefer);
+        if !self.is_served(queue.user) {
+            self.queues.look_at(queue);
+        }
+        self.unserved = true;
+    }
+
+    /// Gives a host what it has credit for, `most` attempts at most. True if it got anything.
+    pub(super) fn serve(&mut self, name: &Arc<str>, most: usize, now: BootInstant) -> bool {
+        let Some(host) = self.hosts.get(name) else {
+            return false;
+        };
+        let Some(session) = host.session.filter(|_| host.is_willing()) else {
+            return false;
+        };
+        let index = host.index;
+        let names = self.names_of(host);
+        let (mut run, mut bytes, mut given) = (Vec::new(), 0, 0);
+        while given < most {
+            let Some(next) = self.next_queue(name, &names, now) else {
+                break;
+            };
+            let queue = next.key;
+            if next.elsewhere && self.serve_nearer(queue, now) {
+                // What has been given there may have been the last one.
+                continue;
+            }
+            let Some(number) = self.queues.pop(queue) else {
+                break;
+            };
+            let slots = queue.slots();
+            let Some(batch) = self.batches.get_mut(&queue.batch) else {
+                continue;
+            };
+            let Some(job) = batch.jobs.get_mut(number.0 as usize - 1) else {
+                continue;
+            };
+            job.state = JobState::Placed;
+            batch.placed += 1;
+            self.running[queue.user as usize] += u64::from(slots);
+            job.host = index;
+            // Whatever waits has a number left.
+            job.attempt = self
+                .generation
+                .next_attempt(job.attempt)
+                .unwrap_or(u32::MAX);
+            let key = JobKey {
+                batch: queue.batch,
+                job: number,
+            };
+            let attempt = AttemptId {
+                epoch: self.epoch,
+                key,
+                attempt: job.attempt,
+            };
+            let placement = Placement {
+                attempt,
+                spec: job.spec.clone(),
+                slots,
+            };
+            let length = job.spec_length as usize;
+            let Some(host) = self.hosts.get_mut(name) else {
+                break;
+            };
+            let context = host.told.insert(queue.batch).then(|| {
+                (
+                    batch.context.clone(),
+                    self.user_names[batch.user as usize].clone(),
+                )
+            });
+            if run.len() == RUN_COUNT || bytes + length > RUN_BYTES || context.is_some() {
+                self.send_run(name, session, std::mem::take(&mut run));
+                bytes = 0;
+            }
+            if let Some((context, user)) = context {
+                self.effects.push_back(Effect::ToAgent(
+                    session,
+                    ToAgent::Context {
+                        batch: queue.batch,
+                        context,
+                        user,
+                    },
+                ));
+            }
+            bytes += length;
+            run.push(placement);
+            let Some(host) = self.hosts.get_mut(name) else {
+                break;
+            };
+            host.add(attempt, queue.user, slots, Some(session));
+            host.sent += u64::from(slots);
+            host.idle_since
+                .drain(..usize::from(slots).min(host.idle_since.len()));
+            given += 1;
+            if slots > 1 {
+                self.wide_is_placed(name, queue);
+            }
+        }
+        self.send_run(name, session, run);
+        if given > 0 {
+            self.reindex(name);
+        }
+        given > 0
+    }
+
+    fn send_run(&mut self, name: &Arc<str>, session: SessionId, run: Vec<Placement>) {
+        if run.is_empty() {
+            return;
+        }
+        let lease = self.lease;
+        self.persist(|| Record::Placed {
+            host: name.clone(),
+            lease,
+            attempts: run.iter().map(|p| p.attempt).collect(),
+        });
+        self.effects
+            .push_back(Effect::ToAgent(session, ToAgent::Run(run)));
+    }
+
+    /// Spreads what waits: idle slots of all hosts first, one at a time in turn, then what they
+    /// asked for beyond.
+    pub(super) fn serve_all(&mut self, now: BootInstant) {
+        if self.queues.is_empty() {
+            return;
+        }
+        let names: Vec<Arc<str>> = self
+            .wanting
+            .iter()
+            .filter_map(|index| self.name_at(*index))
+            .collect();
+        self.fill_idle(&names, now);
+        for name in &names {
+            self.serve(name, usize::MAX, now);
+        }
+    }
+
+    /// Gives these hosts what their idle slots may have, one at a time in turn.
+    fn fill_idle(&mut self, names: &[Arc<str>], now: BootInstant) {
+        let mut again = true;
+        while again {
+            again = false;
+            for name in names {
+                if self
+                    .hosts
+                    .get(name)
+                    .is_some_and(|h| !h.idle_since.is_empty())
+                {
+                    again |= self.serve(name, 1, now);
+                }
+            }
+        }
+    }
+
+    /// When the next slot has been idle for so long that locality does not matter any more. Those
+    /// that were looked at already get what they may have when it comes.
+    pub(super) fn patience_ends(&self) -> Option<BootInstant> {
+        let (since, _) = self
+            .patient()
+            .next()
+            .filter(|_| self.queues.any_elsewhere())?;
+        Some(*since + self.locality_wait)
+    }
+
+    /// Hosts with slots that have not been looked at since they have been idle for long, by the
+    /// longest idle one.
+    fn patient(&self) -> impl Iterator<Item = &(BootInstant, u32)> {
+        let looked_at = self.looked_at.0.checked_sub(self.locality_wait);
+        let after = looked_at.map_or(Bound::Unbounded, |since| {
+            Bound::Excluded((BootInstant(since), u32::MAX))
+        });
+        self.idle.range((after, Bound::Unbounded))
+    }
+
+    /// Gives jobs that prefer other hosts to slots that have been idle for long.
+    pub(super) fn serve_impatient(&mut self, now: BootInstant) {
+        if self.patience_ends().is_none_or(|at| at > now) {
+            return;
+        }
+        let over = self
+            .patient()
+            .take_while(|(since, _)| *since + self.locality_wait <= now);
+        let names: Vec<Arc<str>> = over.filter_map(|(_, index)| self.name_at(*index)).collect();
+        self.looked_at = now;
+        self.fill_idle(&names, now);
+    }
+
+    /// Keeps the indices true after a change to what a host wants.
+    pub(super) fn reindex(&mut self, name: &str) {
+        let Some(host) = self.hosts.get_mut(name) else {
+            return;
+        };
+        let there = host.known && host.session.is_some();
+        let is = (
+            there && host.credit > host.sent,
+            host.idle_since.front().copied().filter(|_| there),
+        );
+        let was = std::mem::replace(&mut host.indexed, is);
+        let index = host.index;
+        let room = host.room();
+        if room > std::mem::replace(&mut host.had_room, room) && room > 1 && self.queues.has_wide()
+        {
+            self.roomier.insert(index);
+        }
+        if there && host.is_overfull() {
+            self.overfull.insert(index);
+        } else {
+            self.overfull.remove(&index);
+        }
+        if was.0 != is.0 {
+            if is.0 {
+                self.wanting.insert(index)
+            } else {
+                self.wanting.remove(&index)
+            };
+        }
+        if was.1 != is.1 {
+            if let Some(since) = was.1 {
+                self.idle.remove(&(since, index));
+            }
+            self.idle.extend(is.1.map(|since| (since, index)));
+        }
+    }
+
+    /// Whether a job ran where it prefers to, if it prefers anything.
+    pub(super) fn is_local(&self, key: QueueKey, place: Option<&Place>) -> Option<bool> {
+        let (preferred, place) = (self.preferred_by(key)?, place?);
+        let host = self.hosts.get(&place.host)?;
+        Some(
+            self.names_of(host)
+                .iter()
+                .any(|name| preferred.contains(name)),
+        )
+    }
+
+    /// From now on a priority above `most` counts only among the jobs of its own user; `admins`'
+    /// always counts.
+    pub fn set_max_priority(&mut self, most: i32, admins: &[String]) {
+        (self.max_priority, self.admins) = (most, admins.to_vec());
+        self.limit_priorities();
+    }
+
+    pub(super) fn limit_priorities(&mut self) {
+        let unlimited = self
+            .admins
+            .iter()
+            .filter_map(|name| self.users.get(name))
+            .copied()
+            .collect();
+        self.queues.limit(self.max_priority, unlimited);
+    }
+
+    /// How long a slot is idle from now on before it gets a job that prefers another host.
+    pub fn set_locality_wait(&mut self, wait: Duration) {
+        self.locality_wait = wait;
+    }
+}

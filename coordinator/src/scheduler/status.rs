@@ -1,0 +1,121 @@
+//! What there is to know of hosts and of what they run; nothing here changes anything.
+
+use super::{Host, Scheduler, quarantine};
+use mezcal_common::message::client::{HostStanding, HostStatus};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::{BatchSerial, EngineId, JobKey, SessionId};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Scheduler {
+    /// What is known to run where: hosts with the number of their first engine, and each engine
+    /// with its job.
+    pub fn running(
+        &self,
+    ) -> impl Iterator<Item = (&str, EngineId, impl Iterator<Item = (u16, JobKey)>)> {
+        self.hosts.values().map(|host| {
+            let on = host
+                .attempts
+                .iter()
+                .filter_map(|(attempt, on)| Some((on.engine?, attempt.key)));
+            (&*host.name, host.first_engine, on)
+        })
+    }
+
+    /// How many jobs of each batch run: of what a host has, no more than its slots take. The rest
+    /// was handed out in advance.
+    pub fn running_by_batch(&self) -> HashMap<BatchSerial, u64> {
+        let mut running = HashMap::new();
+        for host in self.hosts.values() {
+            let mut free = u64::from(host.slots());
+            let (started, waiting): (Vec<_>, Vec<_>) =
+                host.attempts.iter().partition(|(_, on)| on.started);
+            for (attempt, on) in started.into_iter().chain(waiting) {
+                let Some(left) = free.checked_sub(u64::from(on.slots)) else {
+                    continue;
+                };
+                free = left;
+                *running.entry(attempt.key.batch).or_default() += 1;
+            }
+        }
+        running
+    }
+
+    /// How many attempts may be on a host, and for how long if nothing more is heard of it.
+    pub fn attempts_on(&self, host: &str, now: BootInstant) -> (u64, Duration) {
+        let Some(host) = self.hosts.get(host) else {
+            return (0, Duration::ZERO);
+        };
+        (
+            host.attempts.len() as u64,
+            self.fence(host)
+                .map_or(Duration::ZERO, |until| until.since(now)),
+        )
+    }
+
+    /// The session of a host's agent that is connected.
+    pub fn session_of(&self, host: &str) -> Option<SessionId> {
+        self.hosts.get(host)?.session
+    }
+
+    /// Whether a host's agent is connected and has said what runs there.
+    pub fn is_ready(&self, host: &str) -> bool {
+        self.hosts
+            .get(host)
+            .is_some_and(|host| host.session.is_some() && host.known)
+    }
+
+    /// All hosts ever seen, for `coordinator hosts`.
+    pub fn host_status(&self, now: BootInstant) -> Vec<HostStatus> {
+        self.hosts_in_order()
+            .into_iter()
+            .map(|h| HostStatus {
+                name: h.name.to_string(),
+                connected: h.session.is_some(),
+                ready: h.known && h.slots() > 0,
+                slots: h.hello.slots,
+                first_engine: h.first_engine,
+                busy: h.taken.min(u64::from(h.hello.slots)) as u16,
+                cpus: h.hello.cpus,
+                memory: h.hello.memory,
+                load: h.load,
+                program: h.hello.program.clone(),
+                since: now.since(h.since),
+                clock_offset: h.clock_offset,
+                datagram: None,
+                containment: h.containment,
+                drained: h.drained.as_ref().map(ToString::to_string),
+                quarantined: h
+                    .record
+                    .until
+                    .map(|until| (until.since(now), quarantine::REASON.to_owned())),
+            })
+            .collect()
+    }
+
+    /// What else is known of the same hosts. Whose certificates count is for others to say.
+    pub fn host_standings(&self) -> Vec<HostStanding> {
+        let standing = |host: &Host| HostStanding {
+            name: host.name.to_string(),
+            seen: host.seen,
+            revoked: None,
+            engines: host.engines.clone(),
+        };
+        self.hosts_in_order().into_iter().map(standing).collect()
+    }
+
+    pub(super) fn hosts_in_order(&self) -> Vec<&Host> {
+        let mut hosts: Vec<&Host> = self.hosts.values().collect();
+        hosts.sort_by(|a, b| a.name.cmp(&b.name));
+        hosts
+    }
+
+    pub(super) fn name_at(&self, index: u32) -> Option<Arc<str>> {
+        self.host_names.get(index as usize).cloned()
+    }
+
+    pub(super) fn host_at(&self, index: u32) -> Option<&Host> {
+        self.hosts.get(self.host_names.get(index as usize)?)
+    }
+}
