@@ -14,6 +14,7 @@
 //! is over: its report, an inventory without it, a goodbye, another boot of the host, or the end of
 //! the lease plus [`FENCE_MARGIN`]. Until then the job is not placed again.
 
+mod absence;
 mod after;
 mod agents;
 mod attempts;
@@ -30,6 +31,7 @@ mod host;
 mod inventory;
 mod leases;
 mod losses;
+mod names;
 mod near;
 mod output;
 mod quarantine;
@@ -47,7 +49,6 @@ use batch::{Batch, Job, JobState};
 use cancel::{CancelRequest, Cancelling};
 pub use effect::Effect;
 pub use event::{Event, Wanted, WantedJob};
-pub use fleet::Aliases;
 use host::{Host, Hosts, OnHost, REASON_CHARS};
 pub use leases::FENCE_MARGIN;
 use mezcal_common::model::clock::BootInstant;
@@ -55,6 +56,7 @@ use mezcal_common::model::ids::{
     BatchId, BatchSerial, Epoch, Generation, JobKey, JobNumber, SessionId, StoreId,
 };
 use mezcal_common::model::outcome::{Ended, Outcome};
+pub use names::Aliases;
 use queues::{QueueKey, Queues};
 pub use record::Record;
 use rustc_hash::FxHashMap;
@@ -104,7 +106,7 @@ pub struct Scheduler {
     serials: HashMap<BatchId, BatchSerial>,
     next_serial: u32,
     hosts: Hosts,
-    names: fleet::Names,
+    names: names::Names,
     aliases: Aliases,
     /// Connected agents that can be given jobs, and their slots.
     fleet: (u32, u32),
@@ -196,7 +198,7 @@ impl Scheduler {
             serials: HashMap::new(),
             next_serial: 1,
             hosts: Hosts::default(),
-            names: fleet::Names::default(),
+            names: names::Names::default(),
             aliases: Aliases::default(),
             fleet: (0, 0),
             host_names: Vec::new(),

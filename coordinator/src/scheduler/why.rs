@@ -233,7 +233,7 @@ impl Scheduler {
                 }
                 Some(idle) if better && idle < self.locality_wait => format!(
                     "has an idle slot, but the job prefers {}, for {} s yet",
-                    super::fleet::fold(&preferred),
+                    super::names::fold(&preferred),
                     (self.locality_wait - idle).as_secs() + 1
                 ),
                 Some(_) if host.idle_since.len() < usize::from(slots) => {

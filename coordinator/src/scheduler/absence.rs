@@ -1,0 +1,173 @@
+//! Jobs that no host can run at present: they wait for the host timeout, and their client hears why.
+
+use super::names::fold;
+use super::queues::QueueKey;
+use super::{Effect, Host, Scheduler};
+use mezcal_common::message::client::Notice;
+use mezcal_common::model::clock::BootInstant;
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
+
+impl Scheduler {
+    /// Whether hosts are connected that may run these jobs, and none of them does for their user.
+    fn is_unserved(&self, key: QueueKey) -> bool {
+        match self.set_of(key) {
+            None => {
+                let comes =
+                    |host: &Host| host.session.is_some() && self.is_replacing(host, key.user);
+                !self.is_served(key.user) && !self.hosts.values().any(comes)
+            }
+            Some(set) => {
+                let mut there = set
+                    .iter()
+                    .filter_map(|name| self.host_at(self.names.host(name)?))
+                    .peekable();
+                there.peek().is_some() && !there.any(|host| self.has_engines_of(host, key.user))
+            }
+        }
+    }
+
+    /// Starts and ends the waits for hosts that are not there.
+    pub(super) fn look_at_changed(&mut self, now: BootInstant) {
+        for key in self.queues.take_changed() {
+            let jobs = self.queues.len_of(key);
+            if jobs == 0 {
+                self.nothing_is_kept_for(key);
+            }
+            let Some(batch) = self.batches.get(&key.batch).filter(|_| jobs > 0) else {
+                self.wait_ends(key);
+                continue;
+            };
+            let (jobs, after) = (jobs as u64, batch.host_timeout);
+            let ambiguous = if self.queues.is_homeless(key) {
+                self.ambiguous_of(key)
+            } else {
+                Vec::new()
+            };
+            let notice = if let Some(first) = ambiguous.first() {
+                if batch.once {
+                    // Somebody waits at a terminal, and can write the full name.
+                    self.absent.insert(key, now);
+                    continue;
+                }
+                Notice::Ambiguous {
+                    names: fold(&ambiguous),
+                    hosts: fold(&self.claimants_of(first)),
+                    jobs,
+                    after,
+                }
+            } else if self.queues.is_homeless(key) {
+                if batch.once && self.were_never_seen(key) {
+                    // Somebody waits at a terminal, for what is most likely a slip.
+                    self.absent.insert(key, now);
+                    continue;
+                }
+                Notice::HostsAbsent {
+                    hosts: fold(&self.set_of(key).unwrap_or_default()),
+                    jobs,
+                    after,
+                }
+            } else if self.is_unserved(key) {
+                Notice::Unserved {
+                    user: self.user_names[key.user as usize].clone(),
+                    jobs,
+                    after,
+                }
+            } else if self.widest_for(key) < key.slots() {
+                Notice::TooWide {
+                    slots: key.slots(),
+                    jobs,
+                    after,
+                }
+            } else {
+                self.wait_ends(key);
+                continue;
+            };
+            let news = !ambiguous.is_empty() && self.names.told.insert(key);
+            let begins = matches!(self.absent.entry(key), Entry::Vacant(_));
+            self.absent.entry(key).or_insert(now + after);
+            if begins || news {
+                self.effects.push_back(Effect::Notice {
+                    batch: batch.id,
+                    notice,
+                });
+            }
+        }
+    }
+
+    fn wait_ends(&mut self, key: QueueKey) {
+        self.absent.remove(&key);
+        self.names.told.remove(&key);
+    }
+
+    /// Whether none of the hosts that a queue requires has ever been here.
+    fn were_never_seen(&self, key: QueueKey) -> bool {
+        self.set_of(key)
+            .is_some_and(|set| set.iter().all(|name| self.names.claimants(name).is_empty()))
+    }
+
+    /// Why jobs end that no host could ever have run.
+    pub(super) fn why_absent(&self, key: QueueKey) -> String {
+        if self.queues.is_homeless(key) {
+            let set = self.set_of(key).unwrap_or_default();
+            let ambiguous = self.ambiguous_of(key);
+            let words = ambiguous.first().and_then(|name| self.several_called(name));
+            let absent: Vec<Arc<str>> = set
+                .iter()
+                .filter(|name| !ambiguous.contains(name))
+                .cloned()
+                .collect();
+            if self.batches.get(&key.batch).is_some_and(|batch| batch.once)
+                && self.were_never_seen(key)
+            {
+                return format!(
+                    "no host of that name has ever been seen here: {} (`coordinator hosts` lists those that have)",
+                    fold(&absent)
+                );
+            }
+            let failing = absent.iter().find_map(|name| {
+                let host = self
+                    .host_at(self.names.owner(name)?)
+                    .filter(|host| host.session.is_some())?;
+                Some(format!("{} is failing: {}", host.name, host.trouble()?))
+            });
+            let waited = || match &failing {
+                None => format!(
+                    "none of its hosts was connected within the host timeout: {}",
+                    fold(&absent)
+                ),
+                Some(why) => format!(
+                    "none of its hosts was ready within the host timeout: {} ({why})",
+                    fold(&absent)
+                ),
+            };
+            return match words {
+                None => waited(),
+                Some(words) if absent.is_empty() => words,
+                Some(words) => format!("{}; {words}", waited()),
+            };
+        }
+        if self.is_unserved(key) {
+            let user = &self.user_names[key.user as usize];
+            return format!(
+                "no host that was connected within the host timeout and may run it runs jobs of {user} (root enables \
+                 mezcal-engines@{user}.service there)"
+            );
+        }
+        let (wanted, there) = (key.slots(), self.widest_for(key));
+        format!(
+            "it takes {wanted} slots, and within the host timeout no host was connected that has more than {there} for it"
+        )
+    }
+
+    /// The slots of the largest connected host that may run these jobs.
+    fn widest_for(&self, key: QueueKey) -> u16 {
+        let Some(set) = self.set_of(key).filter(|_| key.slots() > 1) else {
+            return self.names.widest();
+        };
+        let hosts = set
+            .iter()
+            .filter_map(|name| self.host_at(self.names.host(name)?));
+        hosts.map(Host::slots).max().unwrap_or(0)
+    }
+}
