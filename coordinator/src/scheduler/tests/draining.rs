@@ -1,0 +1,85 @@
+//! Hosts that are being drained.
+
+use super::*;
+
+#[test]
+fn a_deadline_of_a_drain_holds_across_restarts_and_for_hosts_that_come_back_later() {
+    let mut s = script();
+    for (host, first) in [("a.x", 0), ("b.x", 2)] {
+        s.scheduler.replay(
+            Record::Engines {
+                host: host.into(),
+                first: EngineId(first),
+                slots: 2,
+            },
+            s.now,
+        );
+        let (reason, deadline) = (Some("new disks".into()), Some(Duration::from_secs(600)));
+        s.scheduler.replay(
+            Record::Drained {
+                host: host.into(),
+                reason,
+                deadline,
+            },
+            s.now,
+        );
+    }
+    let terms = Box::new(BatchTerms::new(
+        BatchContext::new(batch(1), "/".into(), 0o22),
+        Duration::from_secs(60),
+    ));
+    let opened = Record::Opened {
+        batch: BatchSerial(1),
+        user: "okazaki".into(),
+        terms,
+        age: Duration::ZERO,
+    };
+    s.scheduler.replay(opened, s.now);
+    let jobs = [1, 2]
+        .map(|n| Submission::new(JobNumber(n), Bytes::from_static(b"x")))
+        .into();
+    s.scheduler.replay(
+        Record::Submitted {
+            batch: BatchSerial(1),
+            jobs,
+        },
+        s.now,
+    );
+    let earlier = |job| AttemptId {
+        epoch: Epoch(6),
+        ..attempt(1, job, 1)
+    };
+    for (host, job) in [("a.x", 1), ("b.x", 2)] {
+        s.scheduler.replay(
+            Record::Placed {
+                host: host.into(),
+                lease: Some(LEASE),
+                attempts: vec![earlier(job)],
+            },
+            s.now,
+        );
+    }
+    s.scheduler.restored(s.now);
+    s.hello(1, "a.x", 1);
+    assert!(!s.inventory(1, &[earlier(1)]).contains("evict"));
+    assert_eq!(s.pass(599), "");
+    assert_eq!(s.pass(1), "1 < evict 1.1");
+    s.hello(2, "b.x", 1);
+    let said = s.inventory(2, &[earlier(2)]);
+    assert!(said.contains("2 < evict 2.1"), "{said}");
+    // An agent that was started again meanwhile does not know why it ended: it is nobody's cancel.
+    let cancelled = Outcome::never_ran(Ended::Cancelled, None);
+    assert_eq!(s.report(1, earlier(1), cancelled), "1 < acknowledge 1");
+    let said = s.agent(9, "c.x", 1);
+    assert!(
+        said.contains("9 < run 1/1.2"),
+        "it runs again elsewhere: {said}"
+    );
+    // With the drain it is over.
+    s.scheduler
+        .drain(&["b.x".into()], None, None, s.now)
+        .expect("a known host");
+    assert_eq!(s.pass(3), "");
+    s.hello(3, "b.x", 1);
+    assert!(!s.inventory(3, &[earlier(2)]).contains("evict"));
+}

@@ -1,0 +1,132 @@
+//! What has to hold after every event.
+
+use super::*;
+
+impl Script {
+    /// Re-derives what the indices claim: every job is in exactly one place.
+    pub(super) fn sanity(&self) {
+        self.scheduler.queues.check();
+        for host in self.scheduler.hosts.values() {
+            let there = host.known && host.session.is_some();
+            assert_eq!(
+                self.scheduler.wanting.contains(&host.index),
+                there && host.credit > host.sent,
+                "{}",
+                host.name
+            );
+            assert_eq!(
+                host.taken,
+                host.attempts
+                    .values()
+                    .map(|on| u64::from(on.slots))
+                    .sum::<u64>(),
+                "{}",
+                host.name
+            );
+            let full = there && host.taken > u64::from(host.slots());
+            assert_eq!(
+                self.scheduler.overfull.contains(&host.index),
+                full,
+                "{}",
+                host.name
+            );
+            let idle = host.idle_since.front().filter(|_| there);
+            let indexed = self
+                .scheduler
+                .idle
+                .iter()
+                .find(|(_, index)| *index == host.index)
+                .map(|(since, _)| since);
+            assert_eq!(indexed, idle, "{}", host.name);
+            let fence = self.scheduler.fence(host);
+            let users = host.fenced.values().min().copied();
+            assert!(
+                users.is_none() || self.scheduler.look_at_leases <= users,
+                "users' leases on {} are, too",
+                host.name
+            );
+            assert!(
+                fence.is_none() || self.scheduler.look_at_leases <= fence,
+                "the lease of {} is looked at in time",
+                host.name
+            );
+        }
+        for (key, hosts) in &self.scheduler.keeping.hosts {
+            let keeping = self
+                .scheduler
+                .hosts
+                .values()
+                .filter(|h| h.kept.is_some_and(|kept| kept.key == *key));
+            assert_eq!(*hosts, keeping.map(|h| h.index).collect::<BTreeSet<_>>());
+            assert!(self.scheduler.queues.len_of(*key) >= hosts.len(), "{key:?}");
+        }
+        assert_eq!(
+            self.scheduler.keeping.until.len(),
+            self.scheduler
+                .hosts
+                .values()
+                .filter(|h| h.kept.is_some())
+                .count(),
+            "what is kept is given up in time"
+        );
+        let ready = self
+            .scheduler
+            .hosts
+            .values()
+            .filter(|h| h.known && h.slots() > 0);
+        let fleet = ready.fold((0, 0), |(agents, slots), h| {
+            (agents + 1, slots + u32::from(h.slots()))
+        });
+        assert_eq!(self.scheduler.fleet(), fleet);
+        let placed: Vec<AttemptId> = self
+            .scheduler
+            .hosts
+            .values()
+            .flat_map(|h| h.attempts.keys().copied())
+            .collect();
+        for user in 0..self.scheduler.users.len() as u32 {
+            let jobs = self
+                .scheduler
+                .batches
+                .values()
+                .filter(|b| b.user == user)
+                .flat_map(|b| &b.jobs);
+            let slots = jobs
+                .filter(|j| j.state == JobState::Placed)
+                .map(|j| u64::from(j.queue.slots()))
+                .sum::<u64>();
+            assert_eq!(self.scheduler.running[user as usize], slots);
+        }
+        for (serial, batch) in &self.scheduler.batches {
+            let queued: usize = self
+                .scheduler
+                .queues
+                .of_batch(*serial)
+                .iter()
+                .map(|k| self.scheduler.queues.len_of(*k))
+                .sum();
+            let count = |state| batch.jobs.iter().filter(|j| j.state == state).count();
+            assert_eq!(queued, count(JobState::Queued));
+            assert_eq!(batch.done, count(JobState::Done));
+            assert_eq!(batch.placed, count(JobState::Placed) as u64);
+            if batch.halted || batch.cancelled.is_some() {
+                assert_eq!(
+                    count(JobState::Queued) + count(JobState::Waiting),
+                    0,
+                    "nothing of what is given up can start"
+                );
+            }
+            for (i, job) in batch.jobs.iter().enumerate() {
+                let key = JobKey {
+                    batch: *serial,
+                    job: JobNumber(i as u32 + 1),
+                };
+                let live = placed
+                    .iter()
+                    .filter(|a| a.key == key && a.attempt == job.attempt)
+                    .count();
+                assert_eq!(live, usize::from(job.state == JobState::Placed), "{key:?}");
+            }
+        }
+    }
+}
