@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Machines of this process: each has names of its own, whichever lab host it is on.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
@@ -240,11 +240,50 @@ impl Machine {
             .stdout(console.try_clone().expect("a descriptor"))
             .stderr(console);
         self.nspawn = Some(command.spawn().expect("it starts"));
-        wait_for("the machine has booted", BOOT, || {
-            let out = self.try_exec(&["systemctl", "is-system-running"])?;
+        let deadline = Instant::now() + BOOT;
+        while !self.is_up() {
+            let ended = self.nspawn.as_mut().expect("it was started").try_wait();
+            assert!(
+                ended.expect("our child").is_none() && Instant::now() < deadline,
+                "{} has not booted within {BOOT:?}:\n{}",
+                host_name(self.host),
+                self.what_boots()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Whether its boot has ended. A question that process 1 has not heard, because it was too
+    /// early, is asked again.
+    fn is_up(&self) -> bool {
+        let asked = ["timeout", "5", "systemctl", "is-system-running"];
+        self.try_exec(&asked).is_some_and(|out| {
             let state = String::from_utf8_lossy(&out.stdout).trim().to_owned();
-            matches!(state.as_str(), "running" | "degraded").then_some(())
-        });
+            matches!(state.as_str(), "running" | "degraded")
+        })
+    }
+
+    /// How far its boot has come, for the message of a test that fails.
+    fn what_boots(&self) -> String {
+        let console = std::fs::read(self.dir.join("console.log")).unwrap_or_default();
+        let mut said = format!("--- console\n{}\n", String::from_utf8_lossy(&console));
+        for asked in [
+            &["systemctl", "is-system-running"][..],
+            &["systemctl", "list-jobs", "--no-pager"],
+            &["systemctl", "--failed", "--no-pager"],
+            &["journalctl", "-b", "--no-pager", "-n", "40"],
+        ] {
+            let out = self.try_exec(&[&["timeout", "5"], asked].concat());
+            let out = out
+                .map(|out| [out.stdout, out.stderr].concat())
+                .unwrap_or_default();
+            said += &format!(
+                "--- {}\n{}\n",
+                asked.join(" "),
+                String::from_utf8_lossy(&out)
+            );
+        }
+        said
     }
 
     /// Process 1 of it.

@@ -510,10 +510,17 @@ impl Plan<'_> {
         }
         if !has("running=yes") && self.step(row, "started", "starting") {
             // An older one makes room; its keeper and its jobs stay, and the new one takes them up.
+            // It has ended before the new one asks for its lock, and that one has the lock before
+            // it counts as started.
             let script = format!(
-                "set -eu; a=\"{dir}/mezcal-agent\"; eval \"$(\"$a\" paths)\"; pid=$(cat \"$lock\" 2>/dev/null || :); \
-                 if [ -n \"$pid\" ]; then case $(readlink /proc/$pid/exe 2>/dev/null || :) in *mezcal*/agent*|*mezcal*/mezcal*) kill -KILL $pid;; esac; fi; \
-                 setsid -f \"$a\" run --config \"$config\" >> \"$log\" 2>&1 < /dev/null"
+                "set -eu; a=\"{dir}/mezcal-agent\"; eval \"$(\"$a\" paths)\"; \
+                 agent() {{ case $(readlink \"/proc/$1/exe\" 2>/dev/null || :) in *mezcal*/agent*|*mezcal*/mezcal*) ;; *) return 1;; esac; }}; \
+                 within() {{ n=0; until \"$@\"; do [ $n -lt 100 ] || return 1; n=$((n + 1)); sleep 0.1; done; }}; \
+                 gone() {{ ! agent \"$pid\"; }}; holds() {{ now=$(cat \"$lock\" 2>/dev/null || :); [ -n \"$now\" ] && [ \"$now\" != \"$pid\" ] && agent \"$now\"; }}; \
+                 pid=$(cat \"$lock\" 2>/dev/null || :); \
+                 if [ -n \"$pid\" ] && agent \"$pid\"; then kill -KILL \"$pid\"; within gone || {{ echo \"the old agent, process $pid, does not end\" >&2; exit 1; }}; fi; \
+                 setsid -f \"$a\" run --config \"$config\" >> \"$log\" 2>&1 < /dev/null; \
+                 within holds || {{ echo \"the agent does not start; the end of $log:\" >&2; tail -n 3 \"$log\" >&2; exit 1; }}"
             );
             self.ssh(&row.host, "", &script, b"")?;
         }
