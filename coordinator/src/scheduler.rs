@@ -42,6 +42,7 @@ mod serving;
 mod shortage;
 mod status;
 mod text;
+mod timers;
 mod why;
 mod wide;
 
@@ -55,14 +56,14 @@ use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{
     BatchId, BatchSerial, Epoch, Generation, JobKey, JobNumber, SessionId, StoreId,
 };
-use mezcal_common::model::outcome::{Ended, Outcome};
 pub use names::Aliases;
-use queues::{QueueKey, Queues};
+use queues::Queues;
 pub use record::Record;
 use rustc_hash::FxHashMap;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
+use timers::{Timer, Timers};
 pub use wide::WIDE_WAIT;
 
 /// A mistake that can be planted: the simulation has to find each.
@@ -89,14 +90,7 @@ pub struct Scheduler {
     durable: bool,
     restoring: record::Restoring,
     client_lease: Duration,
-    /// When unattended batches are cancelled.
-    deserted: BTreeSet<(BootInstant, BatchSerial)>,
-    /// When what still runs on drained hosts is taken away.
-    evictions: BTreeSet<(BootInstant, u32)>,
-    losses: losses::Losses,
-    /// Connected hosts that are still to say what they have, by when they must.
-    unready: BTreeSet<(BootInstant, u32)>,
-    /// Drained hosts where that has come.
+    /// Drained hosts whose deadline has come.
     overdue: BTreeSet<u32>,
     lease: Option<Duration>,
     /// It is longer than what was recorded with attempts of an earlier life: no agent hears of it
@@ -118,15 +112,8 @@ pub struct Scheduler {
     overfull: BTreeSet<u32>,
     /// Hosts where a job of several slots may have room that had none.
     roomier: BTreeSet<u32>,
-    /// When to take back what waits there.
-    retract_at: Option<BootInstant>,
     /// Hosts with idle slots, by the longest idle one.
     idle: BTreeSet<(BootInstant, u32)>,
-    /// When quarantines, and pauses for a batch, end.
-    quarantines: BTreeSet<(BootInstant, u32)>,
-    /// No attempt is given up before then: when to look at all leases again. Heartbeats only move
-    /// the ends of leases on.
-    look_at_leases: Option<BootInstant>,
     sessions: FxHashMap<SessionId, Arc<str>>,
     next_engine: u32,
     queues: Queues,
@@ -138,14 +125,10 @@ pub struct Scheduler {
     max_priority: i32,
     admins: Vec<String>,
     running: Vec<u64>,
-    /// Queues whose hosts are all absent, and when their jobs end.
-    absent: BTreeMap<QueueKey, BootInstant>,
     /// Idle slots that wait for jobs that take several.
     keeping: wide::Keeping,
     /// Jobs wait that hosts could take which have asked already.
     unserved: bool,
-    /// Until when hosts are expected that may run what an earlier life has placed there.
-    expected_until: Option<BootInstant>,
     /// Placed jobs that are being cancelled.
     cancelling: FxHashMap<JobKey, Cancelling>,
     /// Cancels that are not done.
@@ -157,10 +140,9 @@ pub struct Scheduler {
     /// Jobs that can be queued now, or have to be skipped.
     released: VecDeque<JobKey>,
     to_skip: VecDeque<(JobKey, JobNumber)>,
-    /// When jobs are tried again.
-    delayed: BTreeSet<(BootInstant, JobKey)>,
-    /// When batches end that have a time limit.
-    deadlines: BTreeSet<(BootInstant, BatchSerial)>,
+    /// Jobs that are tried again.
+    delayed: after::Delayed,
+    timers: Timers,
     effects: VecDeque<Effect>,
     mistake: Option<Mistake>,
     /// Somebody watches: what was placed against P4.
@@ -187,10 +169,6 @@ impl Scheduler {
             durable: false,
             restoring: record::Restoring::default(),
             client_lease: Duration::MAX,
-            deserted: BTreeSet::new(),
-            evictions: BTreeSet::new(),
-            losses: losses::Losses::default(),
-            unready: BTreeSet::new(),
             overdue: BTreeSet::new(),
             lease,
             leases_grow: false,
@@ -205,10 +183,7 @@ impl Scheduler {
             wanting: BTreeSet::new(),
             overfull: BTreeSet::new(),
             roomier: BTreeSet::new(),
-            retract_at: None,
             idle: BTreeSet::new(),
-            quarantines: BTreeSet::new(),
-            look_at_leases: None,
             sessions: FxHashMap::default(),
             next_engine: 0,
             queues: Queues::default(),
@@ -217,18 +192,16 @@ impl Scheduler {
             max_priority: 0,
             admins: Vec::new(),
             running: Vec::new(),
-            absent: BTreeMap::new(),
             keeping: wide::Keeping::default(),
             unserved: false,
-            expected_until: None,
             cancelling: FxHashMap::default(),
             requests: HashMap::new(),
             locality_wait,
             looked_at: BootInstant::default(),
             released: VecDeque::new(),
             to_skip: VecDeque::new(),
-            delayed: BTreeSet::new(),
-            deadlines: BTreeSet::new(),
+            delayed: after::Delayed::default(),
+            timers: Timers::default(),
             effects: VecDeque::new(),
             mistake: None,
             watch: None,
@@ -314,104 +287,40 @@ impl Scheduler {
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: BootInstant) {
-        self.end_hold(now);
-        let due = self.look_at_leases.is_some_and(|at| at <= now);
-        let hosts = self
-            .hosts
-            .values()
-            .filter(|h| due && self.fence(h).is_some_and(|until| until <= now));
-        let mut over: Vec<Arc<str>> = hosts.map(|h| h.name.clone()).collect();
-        over.sort();
-        for name in over {
-            if let Some(session) = self.hosts.get(&name).and_then(|h| h.session) {
-                let reason = "no heartbeat for longer than the lease".to_owned();
-                self.effects.push_back(Effect::CloseSession {
-                    session,
-                    refused: false,
-                    reason,
-                });
-                self.sessions.remove(&session);
-                self.agent_gone(&name, false, now);
-            }
-            self.lose_attempts(
-                &name,
-                |_| true,
-                "its host was out of reach for longer than the lease",
-                now,
-            );
-        }
-        if due {
-            self.lose_fenced(now);
-            let users = self
-                .hosts
-                .values()
-                .flat_map(|host| host.fenced.values().copied());
-            self.look_at_leases = self
-                .hosts
-                .values()
-                .filter_map(|h| self.fence(h))
-                .chain(users)
-                .min();
-        }
-        self.hosts_are_late(now);
-        while let Some((key, _)) = self.absent.iter().find(|(_, deadline)| **deadline <= now) {
-            let key = *key;
-            self.absent.remove(&key);
-            let why = self.why_absent(key);
-            for job in self.queues.take_all(key) {
-                self.finish(
-                    JobKey {
-                        batch: key.batch,
-                        job,
-                    },
-                    None,
-                    Outcome::never_ran(Ended::NoHost, why.clone()),
-                    now,
-                );
+        for timer in self.timers.due(now) {
+            // What has been done for one of them may have cleared another.
+            if self.timers.expires(timer, now) {
+                self.is_due(timer, now);
             }
         }
-        while let Some((at, serial)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now)
-        {
-            self.deadlines.remove(&(at, serial));
-            self.time_is_up(serial, now);
-        }
-        while let Some((at, key)) = self.delayed.first().copied().filter(|(at, _)| *at <= now) {
-            self.delayed.remove(&(at, key));
-            self.released.push_back(key);
-        }
-        while let Some((at, serial)) = self.deserted.first().copied().filter(|(at, _)| *at <= now) {
-            self.deserted.remove(&(at, serial));
-            self.end_deserted(serial, now);
-        }
-        self.expect_no_more(now);
-        self.say_losses(now);
-        self.evict(now);
-        self.release_quarantined(now);
-        self.keep_in_turn(now);
-        self.retract_prefetched(now);
         self.serve_impatient(now);
         self.settle(now);
     }
 
+    fn is_due(&mut self, timer: Timer, now: BootInstant) {
+        match timer {
+            Timer::Hold => self.end_hold(),
+            Timer::Leases => self.look_at_leases(now),
+            Timer::Ready(host) => self.host_is_late(host),
+            Timer::Absent(queue) => self.end_absent(queue, now),
+            Timer::TimeLimit(batch) => self.time_is_up(batch, now),
+            Timer::Retries => self.retry_in_turn(now),
+            Timer::Deserted(batch) => self.end_deserted(batch, now),
+            Timer::Return => self.expect_no_more(now),
+            Timer::Loss(host) => self.say_loss(host, now),
+            Timer::Eviction(host) => self.evict(host),
+            Timer::Quarantine(host) => self.end_quarantine(host, now),
+            Timer::Probation(..) => self.unserved = true,
+            Timer::Kept(host) => self.keep_no_longer(host, now),
+            Timer::Rested(host) => self.keep_after_a_rest(host, now),
+            Timer::Retract => self.retract_prefetched(now),
+        }
+    }
+
     /// When [`Scheduler::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<BootInstant> {
-        let fences = self.look_at_leases.into_iter();
-        let deadline = self.deadlines.first().map(|(at, _)| *at);
-        fences
-            .chain(self.absent.values().copied())
-            .chain(deadline)
-            .chain(self.patience_ends())
-            .chain(self.delayed.first().map(|(at, _)| *at))
-            .chain(self.quarantines.first().map(|(at, _)| *at))
-            .chain(self.keeping.changes())
-            .chain(self.deserted.first().map(|(at, _)| *at))
-            .chain(self.evictions.first().map(|(at, _)| *at))
-            .chain(self.retract_at)
-            .chain(self.expected_until)
-            .chain(self.losses.next())
-            .chain(self.unready.first().map(|(at, _)| *at))
-            .chain(self.hold_ends())
-            .min()
+        let timers = self.timers.next().into_iter();
+        timers.chain(self.patience_ends()).min()
     }
 
     /// The next thing to do.

@@ -2,10 +2,11 @@
 
 use super::names::fold;
 use super::queues::QueueKey;
-use super::{Effect, Host, Scheduler};
+use super::{Effect, Host, Scheduler, Timer};
 use mezcal_common::message::client::Notice;
 use mezcal_common::model::clock::BootInstant;
-use std::collections::btree_map::Entry;
+use mezcal_common::model::ids::JobKey;
+use mezcal_common::model::outcome::{Ended, Outcome};
 use std::sync::Arc;
 
 impl Scheduler {
@@ -47,7 +48,7 @@ impl Scheduler {
             let notice = if let Some(first) = ambiguous.first() {
                 if batch.once {
                     // Somebody waits at a terminal, and can write the full name.
-                    self.absent.insert(key, now);
+                    self.timers.set(Timer::Absent(key), now);
                     continue;
                 }
                 Notice::Ambiguous {
@@ -59,7 +60,7 @@ impl Scheduler {
             } else if self.queues.is_homeless(key) {
                 if batch.once && self.were_never_seen(key) {
                     // Somebody waits at a terminal, for what is most likely a slip.
-                    self.absent.insert(key, now);
+                    self.timers.set(Timer::Absent(key), now);
                     continue;
                 }
                 Notice::HostsAbsent {
@@ -84,8 +85,7 @@ impl Scheduler {
                 continue;
             };
             let news = !ambiguous.is_empty() && self.names.told.insert(key);
-            let begins = matches!(self.absent.entry(key), Entry::Vacant(_));
-            self.absent.entry(key).or_insert(now + after);
+            let begins = self.timers.begin(Timer::Absent(key), now + after);
             if begins || news {
                 self.effects.push_back(Effect::Notice {
                     batch: batch.id,
@@ -96,8 +96,17 @@ impl Scheduler {
     }
 
     fn wait_ends(&mut self, key: QueueKey) {
-        self.absent.remove(&key);
+        self.timers.clear(Timer::Absent(key));
         self.names.told.remove(&key);
+    }
+
+    /// Jobs end that no host could run for the whole host timeout.
+    pub(super) fn end_absent(&mut self, key: QueueKey, now: BootInstant) {
+        let why = self.why_absent(key);
+        for job in self.queues.take_all(key) {
+            let (batch, outcome) = (key.batch, Outcome::never_ran(Ended::NoHost, why.clone()));
+            self.finish(JobKey { batch, job }, None, outcome, now);
+        }
     }
 
     /// Whether none of the hosts that a queue requires has ever been here.
@@ -107,7 +116,7 @@ impl Scheduler {
     }
 
     /// Why jobs end that no host could ever have run.
-    pub(super) fn why_absent(&self, key: QueueKey) -> String {
+    fn why_absent(&self, key: QueueKey) -> String {
         if self.queues.is_homeless(key) {
             let set = self.set_of(key).unwrap_or_default();
             let ambiguous = self.ambiguous_of(key);

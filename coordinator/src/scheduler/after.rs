@@ -4,12 +4,12 @@
 //! What a job's end means for others is worked off from a list, not by recursion: chains may be as
 //! long as a batch.
 
-use super::{JobState, Scheduler};
+use super::{JobState, Scheduler, Timer};
 use mezcal_common::message::client::RetryOn;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{BatchSerial, JobKey, JobNumber};
 use mezcal_common::model::outcome::{Ended, Outcome, WaitStatus};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Who waits for whom within a batch.
 #[derive(Debug, Default)]
@@ -38,6 +38,35 @@ impl Order {
             .filter(|(_, dependants)| dependants.contains(&job))
             .map(|(before, _)| *before)
             .collect()
+    }
+}
+
+/// Jobs that wait for their next attempt, by when it comes.
+#[derive(Debug, Default)]
+pub(super) struct Delayed(BTreeSet<(BootInstant, JobKey)>);
+
+impl Delayed {
+    /// A job is tried again at `at`.
+    pub(super) fn add(&mut self, job: JobKey, at: BootInstant) {
+        self.0.insert((at, job));
+    }
+
+    /// Until when a job waits, if it does.
+    pub(super) fn until(&self, job: JobKey) -> Option<BootInstant> {
+        let delayed = self.0.iter().find(|(_, delayed)| *delayed == job)?;
+        Some(delayed.0)
+    }
+
+    /// When the first of them comes.
+    fn next(&self) -> Option<BootInstant> {
+        self.0.first().map(|(at, _)| *at)
+    }
+
+    /// The first of those whose time has come.
+    fn due(&mut self, now: BootInstant) -> Option<JobKey> {
+        let first = *self.0.first().filter(|(at, _)| *at <= now)?;
+        self.0.remove(&first);
+        Some(first.1)
     }
 }
 
@@ -114,6 +143,22 @@ impl Scheduler {
                 self.released.push_back(dependant);
             }
         }
+    }
+
+    /// Jobs whose pause is over are tried again.
+    pub(super) fn retry_in_turn(&mut self, now: BootInstant) {
+        while let Some(key) = self.delayed.due(now) {
+            self.released.push_back(key);
+        }
+        self.timers
+            .set_or_clear(Timer::Retries, self.delayed.next());
+    }
+
+    /// No job of a batch is tried again.
+    pub(super) fn forget_delayed(&mut self, serial: BatchSerial) {
+        self.delayed.0.retain(|(_, key)| key.batch != serial);
+        self.timers
+            .set_or_clear(Timer::Retries, self.delayed.next());
     }
 
     /// A detached batch is whole: its jobs may start, but for those that come after others.

@@ -1,6 +1,7 @@
 //! Sessions of agents: how they begin and end, and what is said in them.
 
-use super::{Effect, Host, Record, Scheduler};
+use super::losses::LOSS_GRACE;
+use super::{Effect, Host, Record, Scheduler, Timer};
 use mezcal_common::message::agent::{Hello, ToAgent, ToCoordinator};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, EngineId, Generation, SessionId};
@@ -101,7 +102,7 @@ impl Scheduler {
         let Some(known) = self.hosts.remove(name) else {
             return;
         };
-        self.losses.ends(known.index, known.since);
+        self.timers.clear(Timer::Loss(known.index));
         self.sessions.insert(session, shared.clone());
         if self.generation != Generation::default() && knows_generations {
             // Before anything counts that it says of a lease.
@@ -136,10 +137,10 @@ impl Scheduler {
             taken: known.taken,
             record: known.record,
             drained: known.drained,
-            ready_by: Some(now + READY_WITHIN),
             ..Host::new(shared.clone(), known.index, hello, now)
         };
-        self.unready.insert((now + READY_WITHIN, host.index));
+        self.timers
+            .set(Timer::Ready(host.index), now + READY_WITHIN);
         self.hosts.insert(shared.clone(), host);
         self.look_at_presence(&shared);
     }
@@ -292,9 +293,7 @@ impl Scheduler {
         let Some(host) = self.hosts.get_mut(&name) else {
             return;
         };
-        if let Some(at) = host.ready_by.take() {
-            self.unready.remove(&(at, host.index));
-        }
+        self.timers.clear(Timer::Ready(host.index));
         (host.usable, host.failing, host.late) = (None, None, false);
         (host.credit, host.sent) = (0, 0);
         host.idle_since.clear();
@@ -307,7 +306,7 @@ impl Scheduler {
             Some(_) if replaced => {}
             Some(_) => {
                 let index = self.hosts[name].index;
-                self.losses.begins(index, now);
+                self.timers.set(Timer::Loss(index), now + LOSS_GRACE);
             }
         }
     }

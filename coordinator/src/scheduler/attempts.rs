@@ -1,6 +1,6 @@
 //! How attempts end, and with the last of them a job: again, or for good.
 
-use super::{Effect, JobState, Record, Scheduler, after, hold, text};
+use super::{Effect, JobState, Record, Scheduler, Timer, after, hold, text};
 use mezcal_common::message::agent::{NumberedReport, Report, ToAgent};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, EngineId, JobKey, attempt_count};
@@ -203,7 +203,8 @@ impl Scheduler {
 
     /// A job is tried again then.
     pub(super) fn delay(&mut self, key: JobKey, at: BootInstant) {
-        self.delayed.insert((at, key));
+        self.delayed.add(key, at);
+        self.timers.set_no_later(Timer::Retries, at);
         self.job_mut(key)
             .into_iter()
             .for_each(|job| job.state = JobState::Waiting);

@@ -4,7 +4,6 @@ use super::queues::QueueKey;
 use super::{after, halt, quarantine, shortage};
 use bytes::Bytes;
 use mezcal_common::message::client::{Halt, RetryOn, Submission};
-use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::hosts;
 use mezcal_common::model::ids::{BatchId, BatchSerial, JobNumber};
 use mezcal_common::model::job::{BatchContext, Stop};
@@ -85,11 +84,8 @@ pub(super) struct Batch {
     pub(super) counts: halt::Counts,
     /// Its halt has come about: nothing of it starts any more, and what runs may go on.
     pub(super) halted: bool,
-    pub(super) deadline: Option<BootInstant>,
     pub(super) time_limit: Option<Duration>,
     pub(super) detached: bool,
-    /// When it is cancelled if nobody comes to look after it.
-    pub(super) deserted: Option<BootInstant>,
 }
 
 impl Batch {

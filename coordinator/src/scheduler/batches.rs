@@ -2,7 +2,7 @@
 
 use super::queues::QueueKey;
 use super::{
-    Batch, Effect, Event, Job, JobState, Record, Scheduler, after, halt, quarantine, shortage,
+    Batch, Effect, Job, JobState, Record, Scheduler, Timer, after, halt, quarantine, shortage,
 };
 use mezcal_common::message::agent::ToAgent;
 use mezcal_common::message::client::{BatchTerms, Submission};
@@ -86,14 +86,13 @@ impl Scheduler {
             halt: terms.halt,
             counts: halt::Counts::default(),
             halted: false,
-            deadline: terms
-                .time_limit
-                .map(|limit| now + limit.saturating_sub(age)),
             time_limit: terms.time_limit,
             detached: terms.detached,
-            deserted: None,
         };
-        self.deadlines.extend(batch.deadline.map(|at| (at, serial)));
+        if let Some(limit) = batch.time_limit {
+            let end = now + limit.saturating_sub(age);
+            self.timers.set(Timer::TimeLimit(serial), end);
+        }
         self.batches.insert(serial, batch);
     }
 
@@ -239,26 +238,15 @@ impl Scheduler {
     /// Nobody is connected any more who looks after a batch: unless it is detached and complete,
     /// its lease begins.
     pub(super) fn unattended(&mut self, serial: BatchSerial, now: BootInstant) {
-        let Some(batch) = self
-            .batches
-            .get_mut(&serial)
-            .filter(|b| b.deserted.is_none() && (b.open || !b.detached))
-        else {
-            return;
-        };
-        let until = now + self.client_lease;
-        batch.deserted = Some(until);
-        self.deserted.insert((until, serial));
+        let needs_somebody = |batch: &Batch| batch.open || !batch.detached;
+        if self.batches.get(&serial).is_some_and(needs_somebody) {
+            let until = now + self.client_lease;
+            self.timers.begin(Timer::Deserted(serial), until);
+        }
     }
 
     pub(super) fn attended(&mut self, serial: BatchSerial) {
-        if let Some(until) = self
-            .batches
-            .get_mut(&serial)
-            .and_then(|batch| batch.deserted.take())
-        {
-            self.deserted.remove(&(until, serial));
-        }
+        self.timers.clear(Timer::Deserted(serial));
     }
 
     pub(super) fn end_deserted(&mut self, serial: BatchSerial, now: BootInstant) {
@@ -273,9 +261,8 @@ impl Scheduler {
             .into(),
         );
         let id = batch.id;
-        batch.deserted = None;
         self.cancel_batch(serial, None, Stop::after(halt::GRACE), now);
-        self.handle(Event::Close { batch: id }, now);
+        self.close(id, now);
     }
 
     pub(super) fn end_batch_if_done(&mut self, serial: BatchSerial) {
@@ -285,9 +272,9 @@ impl Scheduler {
         if batch.open || batch.done < batch.jobs.len() {
             return;
         }
-        let (id, deadline, deserted) = (batch.id, batch.deadline, batch.deserted);
-        deadline.map(|at| self.deadlines.remove(&(at, serial)));
-        deserted.map(|at| self.deserted.remove(&(at, serial)));
+        let id = batch.id;
+        self.timers.clear(Timer::TimeLimit(serial));
+        self.timers.clear(Timer::Deserted(serial));
         self.persist(|| Record::Done { batch: serial });
         self.effects.push_back(Effect::BatchDone { batch: id });
         let Some(batch) = self.batches.get(&serial) else {

@@ -2,7 +2,7 @@
 //! or start any more.
 
 use super::queues::QueueKey;
-use super::{Effect, JobState, Record, Scheduler, Wanted, WantedJob};
+use super::{Effect, JobState, Record, Scheduler, Timer, Wanted, WantedJob};
 use mezcal_common::message::agent::{LogWish, ToAgent};
 use mezcal_common::message::client::{CancelSummary, CancelWait};
 use mezcal_common::model::clock::BootInstant;
@@ -213,11 +213,11 @@ impl Scheduler {
                         stop: Stop { signal, grace },
                     },
                 );
-            } else if self.losses.is_new(host.index, host.since) {
+            } else if self.timers.is_set(Timer::Loss(host.index)) {
                 // It may be there again in a moment.
             } else if host.seen {
                 self.abandon_cancelled(&name, now);
-            } else if request.is_some() && self.expected_until.is_none() {
+            } else if request.is_some() && !self.timers.is_set(Timer::Return) {
                 self.abandon_asked(&name, now);
             }
         }
@@ -226,10 +226,6 @@ impl Scheduler {
     /// Hosts that have not come back after a restart are out of reach for those who wait for a
     /// cancel.
     pub(super) fn expect_no_more(&mut self, now: BootInstant) {
-        if self.expected_until.is_none_or(|until| until > now) {
-            return;
-        }
-        self.expected_until = None;
         let hosts = self
             .hosts_in_order()
             .into_iter()

@@ -3,7 +3,7 @@
 //! failure or a loss.
 
 use super::halt::GRACE;
-use super::{Effect, Record, Scheduler};
+use super::{Effect, Record, Scheduler, Timer};
 use mezcal_common::message::agent::ToAgent;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::AttemptId;
@@ -37,11 +37,8 @@ impl Scheduler {
             };
             self.set_drained(&name, reason.map(Arc::from));
             // Whoever says it again without a deadline does not take away the one that there is.
-            let left = self
-                .evictions
-                .iter()
-                .find(|(_, evicted)| *evicted == index)
-                .map(|(at, _)| at.since(now));
+            let left = self.timers.at(Timer::Eviction(index));
+            let left = left.map(|at| at.since(now));
             let before = left.or_else(|| self.overdue.contains(&index).then_some(Duration::ZERO));
             let deadline = deadline.or(before).filter(|_| reason.is_some());
             self.persist(|| Record::Drained {
@@ -54,8 +51,9 @@ impl Scheduler {
                 self.unserved = true;
                 continue;
             }
-            self.evictions
-                .extend(deadline.map(|limit| (now + limit, index)));
+            if let Some(limit) = deadline {
+                self.timers.set(Timer::Eviction(index), now + limit);
+            }
             // What has not started there starts elsewhere.
             let on = self
                 .hosts
@@ -131,7 +129,7 @@ impl Scheduler {
     }
 
     fn forget_eviction(&mut self, index: u32) {
-        self.evictions.retain(|(_, host)| *host != index);
+        self.timers.clear(Timer::Eviction(index));
         self.overdue.remove(&index);
     }
 
@@ -141,16 +139,13 @@ impl Scheduler {
         }
     }
 
-    /// Takes what is left away from hosts whose deadline has come.
-    pub(super) fn evict(&mut self, now: BootInstant) {
-        while let Some((at, index)) = self.evictions.first().copied().filter(|(at, _)| *at <= now) {
-            self.evictions.remove(&(at, index));
-            self.overdue.insert(index);
-            self.evict_overdue(index);
-        }
+    /// Takes what is left away from a host whose deadline has come.
+    pub(super) fn evict(&mut self, index: u32) {
+        self.overdue.insert(index);
+        self.evict_overdue(index);
     }
 
-    /// The same for one of them, if it has come: that host may have been out of reach then.
+    /// The same, if it has come: the host may have been out of reach then.
     pub(super) fn evict_overdue(&mut self, index: u32) {
         let Some(host) = self
             .host_at(index)

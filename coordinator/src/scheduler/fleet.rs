@@ -1,8 +1,7 @@
 //! Which hosts are there, and whose jobs they run.
 
-use super::{Effect, Host, REASON_CHARS, Scheduler};
+use super::{Effect, Host, REASON_CHARS, Scheduler, Timer};
 use mezcal_common::message::client::FailingHost;
-use mezcal_common::model::clock::BootInstant;
 use std::sync::Arc;
 
 /// Users in one answer about those whom hosts do not serve: a frame holds them with the longest
@@ -67,20 +66,14 @@ impl Scheduler {
         self.queues.look_at_wide();
     }
 
-    /// Hosts whose agents have not said what they have count as absent after a while.
-    pub(super) fn hosts_are_late(&mut self, now: BootInstant) {
-        while let Some((at, index)) = self.unready.first().copied().filter(|(at, _)| *at <= now) {
-            self.unready.remove(&(at, index));
-            if let Some(name) = self.name_at(index)
-                && let Some(host) = self
-                    .hosts
-                    .get_mut(&name)
-                    .filter(|host| host.ready_by == Some(at))
-            {
-                (host.ready_by, host.late) = (None, true);
-                tracing::warn!(host = %name, "{name} is connected and does not become ready");
-                self.look_at_presence(&name);
-            }
+    /// A host whose agent has not said what it has counts as absent after a while.
+    pub(super) fn host_is_late(&mut self, index: u32) {
+        if let Some(name) = self.name_at(index)
+            && let Some(host) = self.hosts.get_mut(&name)
+        {
+            host.late = true;
+            tracing::warn!(host = %name, "{name} is connected and does not become ready");
+            self.look_at_presence(&name);
         }
     }
 
@@ -255,9 +248,7 @@ impl Scheduler {
         host.known = known;
         if known {
             host.late = false;
-            if let Some(at) = host.ready_by.take() {
-                self.unready.remove(&(at, host.index));
-            }
+            self.timers.clear(Timer::Ready(host.index));
         }
         let name = host.name.clone();
         self.look_at_presence(&name);

@@ -1,7 +1,7 @@
 //! Giving a batch up before all its jobs have ended: `--halt` as GNU Parallel has it, and its time
 //! limit.
 
-use super::{Effect, Job, JobState, Mistake, Record, Scheduler};
+use super::{Effect, Job, JobState, Mistake, Record, Scheduler, Timer};
 use mezcal_common::message::agent::ToAgent;
 use mezcal_common::message::client::{Halt, HaltCount, HaltWhy, Notice};
 use mezcal_common::model::clock::BootInstant;
@@ -159,9 +159,9 @@ impl Scheduler {
                 })
             });
         }
-        self.delayed.retain(|(_, key)| key.batch != serial);
+        self.forget_delayed(serial);
         for key in self.queues.of_batch(serial) {
-            self.absent.remove(&key);
+            self.timers.clear(Timer::Absent(key));
             self.queues.take_all(key);
         }
         for job in &left {

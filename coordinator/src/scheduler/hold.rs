@@ -5,7 +5,7 @@
 //! hear from it no more when it is dead, or when they have met this store, whose generation is
 //! newer. Jobs that are held wait among those that are tried again later.
 
-use super::{FENCE_MARGIN, Record, Scheduler};
+use super::{FENCE_MARGIN, Record, Scheduler, Timer};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{BatchSerial, Generation, JobKey};
 use mezcal_common::model::outcome::{Ended, Outcome};
@@ -55,7 +55,9 @@ impl Scheduler {
         let own = self.lease;
         if let Some(hold) = &mut self.hold {
             // Without a lease nothing outlives its coordinator.
-            hold.until = Some(now + hold.lease.max(own).unwrap_or_default() + FENCE_MARGIN);
+            let until = now + hold.lease.max(own).unwrap_or_default() + FENCE_MARGIN;
+            hold.until = Some(until);
+            self.timers.set(Timer::Hold, until);
         }
     }
 
@@ -73,17 +75,10 @@ impl Scheduler {
         true
     }
 
-    /// When the wait is over.
-    pub(super) fn hold_ends(&self) -> Option<BootInstant> {
-        self.hold?.until
-    }
-
     /// Nothing of an original runs any more.
-    pub(super) fn end_hold(&mut self, now: BootInstant) {
-        if self.hold_ends().is_some_and(|until| until <= now) {
-            self.hold = None;
-            self.persist(|| Record::Released);
-        }
+    pub(super) fn end_hold(&mut self) {
+        self.hold = None;
+        self.persist(|| Record::Released);
     }
 }
 

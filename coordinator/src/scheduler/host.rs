@@ -31,9 +31,7 @@ pub(super) struct Host {
     pub(super) usable: Option<u16>,
     /// What is wrong with the other slots.
     pub(super) failing: Option<String>,
-    /// When its inventory must have come; none: it has, or it is late.
-    pub(super) ready_by: Option<BootInstant>,
-    /// It has not come in time.
+    /// Its inventory has not come in time.
     pub(super) late: bool,
     /// With how many slots it is among those that serve under their names; zero: it is absent.
     pub(super) width: u16,
@@ -121,7 +119,6 @@ impl Host {
             known: false,
             usable: None,
             failing: None,
-            ready_by: None,
             late: false,
             width: 0,
             counted: (0, 0),

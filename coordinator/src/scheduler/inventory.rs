@@ -1,6 +1,6 @@
 //! What agents say that their hosts have: attempts, users, and versions of engines.
 
-use super::{FENCE_MARGIN, OnHost, REASON_CHARS, Scheduler};
+use super::{FENCE_MARGIN, OnHost, REASON_CHARS, Scheduler, Timer};
 use mezcal_common::message::agent::ToAgent;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::AttemptId;
@@ -163,7 +163,7 @@ impl Scheduler {
             }
         }
         if let Some(first) = host.fenced.values().min().copied() {
-            self.look_at_leases = Some(self.look_at_leases.map_or(first, |at| at.min(first)));
+            self.timers.set_no_later(Timer::Leases, first);
         }
     }
 

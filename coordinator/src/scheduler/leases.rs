@@ -1,6 +1,6 @@
 //! Leases of hosts: when what is on them is surely over though nobody says so.
 
-use super::{Host, Scheduler};
+use super::{Effect, Host, Scheduler, Timer};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::AttemptId;
 use std::collections::BTreeSet;
@@ -16,8 +16,7 @@ impl Scheduler {
     /// Attempts may be on a host from now on.
     pub(super) fn lease_begins(&mut self, now: BootInstant) {
         if let Some(lease) = self.lease {
-            self.look_at_leases
-                .get_or_insert(now + lease + FENCE_MARGIN);
+            self.timers.begin(Timer::Leases, now + lease + FENCE_MARGIN);
         }
     }
 
@@ -29,8 +28,39 @@ impl Scheduler {
             .then(|| host.heard + lease + FENCE_MARGIN)
     }
 
+    /// Gives up what is on hosts whose leases are over.
+    pub(super) fn look_at_leases(&mut self, now: BootInstant) {
+        let is_over = |host: &&Host| self.fence(host).is_some_and(|until| until <= now);
+        let over = self.hosts.values().filter(is_over);
+        let mut over: Vec<Arc<str>> = over.map(|h| h.name.clone()).collect();
+        over.sort();
+        for name in over {
+            if let Some(session) = self.hosts.get(&name).and_then(|h| h.session) {
+                let reason = "no heartbeat for longer than the lease".to_owned();
+                self.effects.push_back(Effect::CloseSession {
+                    session,
+                    refused: false,
+                    reason,
+                });
+                self.sessions.remove(&session);
+                self.agent_gone(&name, false, now);
+            }
+            self.lose_attempts(
+                &name,
+                |_| true,
+                "its host was out of reach for longer than the lease",
+                now,
+            );
+        }
+        self.lose_fenced(now);
+        let users = self.hosts.values().flat_map(|h| h.fenced.values().copied());
+        let hosts = self.hosts.values().filter_map(|h| self.fence(h));
+        let next = hosts.chain(users).min();
+        self.timers.set_or_clear(Timer::Leases, next);
+    }
+
     /// Attempts of users of whom nothing has been heard on a host for longer than a lease.
-    pub(super) fn lose_fenced(&mut self, now: BootInstant) {
+    fn lose_fenced(&mut self, now: BootInstant) {
         let mut over: Vec<(Arc<str>, u32)> = Vec::new();
         for host in self.hosts.values_mut() {
             let name = host.name.clone();

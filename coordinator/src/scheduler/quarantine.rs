@@ -14,7 +14,7 @@
 //! nothing of anybody's.
 
 use super::queues::QueueKey;
-use super::{Effect, Host, Scheduler};
+use super::{Effect, Host, Scheduler, Timer};
 use mezcal_common::message::agent::ToAgent;
 use mezcal_common::message::client::Notice;
 use mezcal_common::model::clock::BootInstant;
@@ -184,7 +184,8 @@ impl Scheduler {
                 let (length, id, host_name) =
                     (pause(suspicion.times), batch.id, host.name.to_string());
                 (suspicion.times, suspicion.until) = (suspicion.times + 1, Some(now + length));
-                self.quarantines.insert((now + length, host.index));
+                let timer = Timer::Probation(host.index, key.batch);
+                self.timers.set(timer, now + length);
                 let reason =
                     format!("one of this batch's jobs has failed there again; {SUSPECTED}");
                 self.effects.push_back(Effect::Notice {
@@ -288,7 +289,7 @@ impl Scheduler {
             ?length,
             "{host_name} is quarantined: {REASON}"
         );
-        self.quarantines.insert((now + length, host.index));
+        self.timers.set(Timer::Quarantine(host.index), now + length);
         for batch in self.batches.values() {
             let notice = Notice::Quarantined {
                 host: host_name.clone(),
@@ -302,23 +303,15 @@ impl Scheduler {
         }
     }
 
-    /// Ends the pauses and quarantines that are over.
-    pub(super) fn release_quarantined(&mut self, now: BootInstant) {
-        while let Some((at, index)) = self
-            .quarantines
-            .first()
-            .copied()
-            .filter(|(at, _)| *at <= now)
-        {
-            self.quarantines.remove(&(at, index));
-            let Some(name) = self.name_at(index) else {
-                continue;
-            };
-            if let Some(host) = self.hosts.get_mut(&name) {
-                host.record.until = host.record.until.filter(|until| *until > now);
-            }
-            self.unserved = true;
+    /// Ends the quarantine of a host, if it is over.
+    pub(super) fn end_quarantine(&mut self, index: u32, now: BootInstant) {
+        let Some(name) = self.name_at(index) else {
+            return;
+        };
+        if let Some(host) = self.hosts.get_mut(&name) {
+            host.record.until = host.record.until.filter(|until| *until > now);
         }
+        self.unserved = true;
     }
 
     /// Batches of which a host gets nothing now, but what requires certain hosts.

@@ -7,7 +7,7 @@
 //! its own order.
 
 use super::cancel::Cancelling;
-use super::{Effect, JobState, Scheduler};
+use super::{Effect, JobState, Scheduler, Timer};
 use mezcal_common::message::client::{BatchTerms, Submission};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, BatchSerial, EngineId, JobKey, JobNumber};
@@ -289,8 +289,9 @@ impl Scheduler {
             } => {
                 let index = self.known_host(&host, now);
                 self.set_drained(&host, reason);
-                self.evictions
-                    .extend(deadline.map(|limit| (now + limit, index)));
+                if let Some(limit) = deadline {
+                    self.timers.set(Timer::Eviction(index), now + limit);
+                }
             }
             Record::Engines { host, first, slots } => {
                 self.next_engine = self.next_engine.max(first.0 + u32::from(slots));
@@ -327,7 +328,9 @@ impl Scheduler {
             failed,
             ..
         } = std::mem::take(&mut self.restoring);
-        self.expected_until = (!placements.is_empty()).then(|| now + super::cancel::RETURN);
+        if !placements.is_empty() {
+            self.timers.set(Timer::Return, now + super::cancel::RETURN);
+        }
         let mut longer: BTreeMap<Arc<str>, Vec<AttemptId>> = BTreeMap::new();
         for (key, (attempt, recorded)) in placements {
             let placed = self

@@ -5,7 +5,7 @@
 //! messages and nothing else.
 
 use super::queues::QueueKey;
-use super::{Host, Job, Scheduler};
+use super::{Host, Job, Scheduler, Timer};
 use mezcal_common::message::agent::ToAgent;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::AttemptId;
@@ -23,16 +23,12 @@ impl Scheduler {
     /// A host has got less than it has idle slots: others may have more than they can run.
     pub(super) fn look_for_prefetched(&mut self, now: BootInstant) {
         if !self.overfull.is_empty() && !self.idle.is_empty() {
-            self.retract_at.get_or_insert(now + FIRST);
+            self.timers.begin(Timer::Retract, now + FIRST);
         }
     }
 
     /// Takes back as much as there are idle slots that have found nothing else.
     pub(super) fn retract_prefetched(&mut self, now: BootInstant) {
-        if self.retract_at.is_none_or(|at| at > now) {
-            return;
-        }
-        self.retract_at = None;
         let hosts = self
             .idle
             .iter()
@@ -78,7 +74,7 @@ impl Scheduler {
             self.tell_agent(&name, ToAgent::Retract { attempts });
         }
         if !self.overfull.is_empty() {
-            self.retract_at = Some(now + AGAIN);
+            self.timers.set(Timer::Retract, now + AGAIN);
         }
     }
 

@@ -33,7 +33,7 @@ use mezcal_common::message::client::{
 use mezcal_common::model::hosts;
 use mezcal_common::model::ids::{AttemptId, EngineId, EngineIndex};
 use mezcal_common::model::job::{BatchContext, Stop};
-use mezcal_common::model::outcome::{Containment, WaitStatus};
+use mezcal_common::model::outcome::{Containment, Ended, Outcome, WaitStatus};
 
 /// A scheduler with a clock and short words for events.
 struct Script {

@@ -112,7 +112,7 @@ impl Scheduler {
     }
 
     fn why_waiting(&self, key: JobKey, name: &str, now: BootInstant) -> Vec<String> {
-        if let Some((at, _)) = self.delayed.iter().find(|(_, delayed)| *delayed == key) {
+        if let Some(at) = self.delayed.until(key) {
             let left = at.since(now).as_secs() + 1;
             return vec![match self.held_until(key.batch) {
                 Some(_) => format!(

@@ -14,7 +14,7 @@
 //! fits and is there; where T is below [`KEEP`], within 2 T.
 
 use super::queues::{Next, QueueKey};
-use super::{Host, Mistake, Scheduler};
+use super::{Host, Mistake, Scheduler, Timer};
 use mezcal_common::message::agent::ToAgent;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::AttemptId;
@@ -42,29 +42,16 @@ pub(super) struct Kept {
     until: BootInstant,
 }
 
-/// Idle slots that hosts keep, and when they do so again.
+/// Idle slots that hosts keep.
 #[derive(Debug, Default)]
 pub(super) struct Keeping {
-    /// Hosts that keep slots, by the queue that they do it for; and until when.
+    /// Hosts that keep slots, by the queue that they do it for.
     pub(super) hosts: BTreeMap<QueueKey, BTreeSet<u32>>,
-    pub(super) until: BTreeSet<(BootInstant, u32)>,
     /// How often that has been in vain for a queue that still has jobs.
     in_vain: BTreeMap<QueueKey, u32>,
-    /// When hosts have rested that gave up.
-    rested: BTreeSet<(BootInstant, u32)>,
 }
 
 impl Keeping {
-    /// The next moment when something of it changes.
-    pub(super) fn changes(&self) -> Option<BootInstant> {
-        self.until
-            .first()
-            .into_iter()
-            .chain(self.rested.first())
-            .map(|(at, _)| *at)
-            .min()
-    }
-
     /// How long slots are kept for these jobs now.
     fn length(&self, key: QueueKey) -> Duration {
         let doublings = self
@@ -162,7 +149,7 @@ impl Scheduler {
         let (index, until) = (host.index, now + length);
         host.kept = Some(Kept { key, length, until });
         self.keeping.hosts.entry(key).or_default().insert(index);
-        self.keeping.until.insert((until, index));
+        self.timers.set(Timer::Kept(index), until);
         // What was handed out in advance would take the slots that fall idle.
         let unstarted = host
             .attempts
@@ -181,10 +168,10 @@ impl Scheduler {
         let Some(host) = self.hosts.get_mut(name) else {
             return;
         };
-        let (index, Some(Kept { key, until, .. })) = (host.index, host.kept.take()) else {
+        let (index, Some(Kept { key, .. })) = (host.index, host.kept.take()) else {
             return;
         };
-        self.keeping.until.remove(&(until, index));
+        self.timers.clear(Timer::Kept(index));
         if let Some(hosts) = self.keeping.hosts.get_mut(&key) {
             hosts.remove(&index);
             if hosts.is_empty() {
@@ -203,7 +190,7 @@ impl Scheduler {
             return;
         };
         host.no_more_before = Some(now + length);
-        self.keeping.rested.insert((now + length, index));
+        self.timers.set(Timer::Rested(index), now + length);
         if self.mistake != Some(Mistake::KeepsNoLonger) {
             *self.keeping.in_vain.entry(key).or_default() += 1;
         }
@@ -241,41 +228,19 @@ impl Scheduler {
         }
     }
 
-    /// Hosts that have kept slots for long enough give them to others, and those that have rested
-    /// begin again.
-    pub(super) fn keep_in_turn(&mut self, now: BootInstant) {
-        while let Some((at, index)) = self
-            .keeping
-            .until
-            .first()
-            .copied()
-            .filter(|(at, _)| *at <= now)
-        {
-            self.keeping.until.remove(&(at, index));
-            if let Some(name) = self.name_at(index) {
-                self.has_kept_in_vain(&name, now);
-                self.serve(&name, usize::MAX, now);
-            }
-        }
-        while let Some((at, index)) = self
-            .keeping
-            .rested
-            .first()
-            .copied()
-            .filter(|(at, _)| *at <= now)
-        {
-            self.keeping.rested.remove(&(at, index));
-            if let Some(name) = self.name_at(index) {
-                self.keep_after_a_rest(&name, now);
-            }
+    /// A host that has kept slots for long enough gives them to others.
+    pub(super) fn keep_no_longer(&mut self, index: u32, now: BootInstant) {
+        if let Some(name) = self.name_at(index) {
+            self.has_kept_in_vain(&name, now);
+            self.serve(&name, usize::MAX, now);
         }
     }
 
-    /// A host begins to keep slots before one falls idle: the time counts from then on.
-    fn keep_after_a_rest(&mut self, name: &Arc<str>, now: BootInstant) {
+    /// A host that has rested begins to keep slots before one falls idle: the time counts from then
+    /// on.
+    pub(super) fn keep_after_a_rest(&mut self, index: u32, now: BootInstant) {
         let Some(host) = self
-            .hosts
-            .get(name)
+            .host_at(index)
             .filter(|host| host.is_willing() && host.kept.is_none())
         else {
             return;
@@ -292,7 +257,8 @@ impl Scheduler {
             )
             .map(|next| next.key);
         if let Some(key) = next.filter(|key| key.slots() > 1 && key.slots() > host.room()) {
-            self.keeps(name, key, now);
+            let name = host.name.clone();
+            self.keeps(&name, key, now);
         }
     }
 

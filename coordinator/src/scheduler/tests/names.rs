@@ -1,6 +1,7 @@
 //! Which host a name stands for.
 
 use super::*;
+use std::collections::BTreeMap;
 
 impl Script {
     /// An idle agent that says of itself that its host has these names, too.

@@ -6,6 +6,7 @@ impl Script {
     /// Re-derives what the indices claim: every job is in exactly one place.
     pub(super) fn sanity(&self) {
         self.scheduler.queues.check();
+        let leases = self.scheduler.timers.at(Timer::Leases);
         for host in self.scheduler.hosts.values() {
             let there = host.known && host.session.is_some();
             assert_eq!(
@@ -41,12 +42,12 @@ impl Script {
             let fence = self.scheduler.fence(host);
             let users = host.fenced.values().min().copied();
             assert!(
-                users.is_none() || self.scheduler.look_at_leases <= users,
+                users.is_none() || leases <= users,
                 "users' leases on {} are, too",
                 host.name
             );
             assert!(
-                fence.is_none() || self.scheduler.look_at_leases <= fence,
+                fence.is_none() || leases <= fence,
                 "the lease of {} is looked at in time",
                 host.name
             );
@@ -61,7 +62,11 @@ impl Script {
             assert!(self.scheduler.queues.len_of(*key) >= hosts.len(), "{key:?}");
         }
         assert_eq!(
-            self.scheduler.keeping.until.len(),
+            self.scheduler
+                .timers
+                .all()
+                .filter(|timer| matches!(timer, Timer::Kept(_)))
+                .count(),
             self.scheduler
                 .hosts
                 .values()

@@ -1,6 +1,7 @@
 //! Jobs that take several slots. Every host of these scripts has two.
 
 use super::*;
+use std::collections::BTreeMap;
 
 /// Submits jobs that take so many slots each and closes the batch.
 fn submit(s: &mut Script, n: u128, slots: &[u16], priority: i32) -> String {
