@@ -63,7 +63,7 @@ fn each_outside_dependency_has_one_owner() {
         ("sysinfo", "agent/src/supervisor/host.rs"),
         ("rusqlite", "coordinator/src/store"),
         ("axum", "coordinator/src/service/http.rs"),
-        ("prometheus_client", "coordinator/src/service/observe.rs"),
+        ("prometheus_client", "coordinator/src/service/counters.rs"),
         ("indicatif", "coordinator/src/report/progress.rs"),
         ("mezcal_agent", "coordinator/src/client/embedded.rs"),
     ];

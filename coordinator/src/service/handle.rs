@@ -3,9 +3,9 @@
 use super::enrol::Enrolment;
 use super::input::Input;
 use super::intake::{Connected, InHand, Intake};
-use super::observe::View;
 use super::peers::{CLIENT_DEPTH, ClientId};
 use super::settings::Adjustable;
+use super::view::View;
 use mezcal_common::message::client::{self, ToClient, ToService};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,11 +1,11 @@
 //! What comes to the loop.
 
 use super::intake::{InHand, Load};
-use super::observe::View;
 use super::peers::ClientId;
 use super::reading::{NotRead, Page, Reading};
 use super::revocations::Listed;
 use super::settings::Adjustable;
+use super::view::View;
 use mezcal_common::message::agent::{Hello, LogHeader, ToAgent, ToCoordinator};
 use mezcal_common::message::client::{ToClient, ToService};
 use mezcal_common::model::ids::SessionId;

@@ -6,7 +6,7 @@ use super::batches::Batches;
 use super::durable::Kept;
 use super::enrol::Enrolment;
 use super::input::Input;
-use super::observe::Observed;
+use super::observed::Observed;
 use super::peers::{AgentLink, Asked, Client, ClientId, Follow, MOST_WAITING};
 use super::reading::Reading;
 use super::revocations::Revocations;
