@@ -22,6 +22,42 @@ pub(super) struct Request {
     pub(super) _in_hand: Option<InHand>,
 }
 
+impl Request {
+    pub(super) fn new(client: ClientId, request: u64, member: Member, names: Vec<String>) -> Self {
+        Self {
+            client,
+            request,
+            member,
+            names,
+            keep_batches: false,
+            force: false,
+            told: true,
+            _in_hand: None,
+        }
+    }
+
+    /// Of a client that knows no other answer than that it is done.
+    pub(super) fn of_an_earlier_client(
+        client: ClientId,
+        request: u64,
+        member: Member,
+        names: Vec<String>,
+    ) -> Self {
+        Self {
+            told: false,
+            ..Self::new(client, request, member, names)
+        }
+    }
+
+    pub(super) fn which(self, keep_batches: bool, force: bool) -> Self {
+        Self {
+            keep_batches,
+            force,
+            ..self
+        }
+    }
+}
+
 /// One that is under way.
 pub(super) struct Revoking {
     pub(super) asked: Request,

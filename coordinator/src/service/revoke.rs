@@ -33,6 +33,9 @@ const PARTING: Duration = Duration::from_secs(5);
 impl Service {
     /// Revokes; answers when it is done.
     pub(super) fn revoke(&mut self, user: &str, mut asked: Request) {
+        if let Some(client) = self.clients.get_mut(&asked.client) {
+            asked._in_hand = client.in_hand.take();
+        }
         let enrolment = match self.list_for(user) {
             Ok(list) => list,
             Err(why) => return self.refuse_revocation(&asked, why),

@@ -5,11 +5,32 @@ use crate::service::pages::paged;
 use crate::service::peers::{ClientId, Follow};
 use crate::service::state::Service;
 use crate::store::BatchRow;
-use mezcal_common::message::client::{BatchStatus, COUNTS_APART, ToClient};
+use mezcal_common::message::client::{Attachment, BatchStatus, COUNTS_APART, ToClient};
 use mezcal_common::model::ids::BatchSerial;
 use std::collections::HashMap;
 
 impl Service {
+    pub(super) fn wants_to_follow(
+        &mut self,
+        id: ClientId,
+        request: u64,
+        batch: String,
+        wish: Attachment,
+    ) {
+        let Some(client) = self.clients.get_mut(&id) else {
+            return;
+        };
+        let asked = Follow {
+            client: id,
+            user: client.user.clone(),
+            request,
+            batch,
+            wish,
+            _in_hand: client.in_hand.take(),
+        };
+        self.attach(asked);
+    }
+
     /// Lets a client follow a batch; one that is on its way to the store, when it is there.
     pub(in crate::service) fn attach(&mut self, asked: Follow) {
         let found = self

@@ -1,14 +1,51 @@
 //! What clients are shown of hosts.
 
+use crate::service::pages::paged;
+use crate::service::peers::ClientId;
 use crate::service::state::Service;
-use mezcal_common::message::client::HostStatus;
+use mezcal_common::message::client::{HOSTS_IN_PAGES, HostStatus, ToClient};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::wire::codec;
 use std::collections::HashMap;
+use std::time::Duration;
 
 impl Service {
+    pub(super) fn show_hosts(&mut self, id: ClientId, now: BootInstant) {
+        let hosts = self.hosts(now);
+        let Some(client) = self.clients.get_mut(&id) else {
+            return;
+        };
+        if client.version < HOSTS_IN_PAGES {
+            return client.tell(ToClient::Hosts(that_fit(hosts)));
+        }
+        let page = |page: Result<Vec<HostStatus>, String>, more| ToClient::HostsPage {
+            hosts: page.unwrap_or_default(),
+            more,
+        };
+        for message in paged(Ok(hosts), HostStatus::clone, page) {
+            client.tell(message);
+        }
+    }
+
+    pub(super) fn drain(
+        &mut self,
+        user: &str,
+        hosts: &[String],
+        reason: Option<&str>,
+        deadline: Option<Duration>,
+        now: BootInstant,
+    ) -> Result<(), String> {
+        // Without room for it, it would be forgotten at the next start.
+        if let Some(why) = self.no_room() {
+            return Err(why);
+        }
+        self.only_admins(user, "do this")?;
+        let drained = self.scheduler.drain(hosts, reason, deadline, now);
+        drained.map_err(|unknown| unknown.join("\n"))
+    }
+
     /// All hosts ever seen, with what is known of the way to them.
-    pub(super) fn hosts(&self, now: BootInstant) -> Vec<HostStatus> {
+    fn hosts(&self, now: BootInstant) -> Vec<HostStatus> {
         let mut hosts = self.scheduler.host_status(now);
         let ways: HashMap<&str, u16> = self
             .agents
@@ -24,7 +61,7 @@ impl Service {
 
 /// Those of the hosts that one message has room for. A client of an earlier version knows no other
 /// answer than one.
-pub(super) fn that_fit(mut hosts: Vec<HostStatus>) -> Vec<HostStatus> {
+fn that_fit(mut hosts: Vec<HostStatus>) -> Vec<HostStatus> {
     let all = hosts.len();
     let mut bytes = 0;
     let fits = |host: &&HostStatus| {

@@ -3,6 +3,7 @@
 use crate::jobs::too_large;
 use crate::scheduler::Event;
 use crate::service::batch::Batch;
+use crate::service::peers::ClientId;
 use crate::service::reading::RESULT_BYTES;
 use crate::service::state::Service;
 use crate::store::Described;
@@ -13,8 +14,29 @@ use mezcal_common::model::ids::{BatchId, JobNumber};
 use std::collections::{BTreeMap, HashMap};
 
 impl Service {
+    pub(super) fn wants_again(
+        &mut self,
+        id: ClientId,
+        request: u64,
+        batch: &str,
+        failed: bool,
+        now: BootInstant,
+    ) {
+        let Some(user) = self.clients.get(&id).map(|client| client.user.clone()) else {
+            return;
+        };
+        match self.retry(&user, batch, failed, now) {
+            // They hear of it when it is safe.
+            Ok((new, jobs)) => drop(self.retried.insert(new, (id, request, jobs))),
+            Err(why) => {
+                let batch = Err(why);
+                self.tell_client(id, ToClient::Retried { request, batch });
+            }
+        }
+    }
+
     /// Opens a new batch with jobs of an ended one, as its owner's, whoever asks for it.
-    pub(super) fn retry(
+    fn retry(
         &mut self,
         user: &str,
         wanted: &str,

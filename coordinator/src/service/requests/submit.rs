@@ -59,77 +59,81 @@ impl Service {
         None
     }
 
+    pub(super) fn submit(
+        &mut self,
+        id: ClientId,
+        batch: BatchId,
+        host_sets: Vec<Vec<String>>,
+        jobs: Vec<Submission>,
+        now: BootInstant,
+    ) {
+        let closed = self
+            .scheduler
+            .batch_so_far(batch)
+            .is_some_and(|(.., closed)| closed);
+        let host_sets = if closed { Vec::new() } else { host_sets };
+        if let Some(reason) = self
+            .is_stopping()
+            .or_else(|| self.too_much(batch, &host_sets, &jobs))
+        {
+            return self.tell_client(id, ToClient::Refused { reason });
+        }
+        let event = Event::Submit {
+            batch,
+            host_sets,
+            jobs,
+        };
+        self.scheduler.handle(event, now);
+    }
+
+    /// A client has so many results.
+    pub(super) fn taken(&mut self, id: ClientId, batch: BatchId, results: u64) {
+        let Some(client) = self.clients.get_mut(&id) else {
+            return;
+        };
+        let Some(watch) = client.watches.get_mut(&batch) else {
+            return;
+        };
+        watch.take(results);
+        if self
+            .batches
+            .get(batch)
+            .is_some_and(|known| watch.is_over(known))
+        {
+            client.watches.remove(&batch);
+            if self.batches.get(batch).is_some_and(|b| b.stored) {
+                self.let_go(batch);
+            } else {
+                self.batches.remove(batch);
+            }
+        }
+    }
+
     pub(super) fn open(
         &mut self,
         id: ClientId,
-        user: String,
+        user: &str,
         terms: BatchTerms,
         have: u64,
         now: BootInstant,
     ) {
         let batch = terms.context.batch;
-        match self
-            .batches
-            .get(batch)
-            .map(|known| (known.owner == user, known.results))
-        {
-            Some((true, _))
-                if self.kept.is_some()
-                    && !self.batches.get(batch).is_some_and(|known| known.stored) =>
-            {
-                let reason = "that batch ends with the connection that has opened it: nothing of it can be had over another one";
-                return self.tell_client(
-                    id,
-                    ToClient::Refused {
-                        reason: reason.into(),
-                    },
-                );
-            }
-            Some((true, results)) if self.kept.is_some() => {
-                self.watch(id, batch, Watch::of_owner(have.min(results)));
+        let refused = match self.batches.get(batch) {
+            Some(known) if known.owner == user && self.kept.is_some() && !known.stored => Some(
+                "that batch ends with the connection that has opened it: nothing of it can be had over another one"
+                    .into(),
+            ),
+            Some(known) if known.owner == user && self.kept.is_some() => {
+                let have = have.min(known.results);
+                self.watch(id, batch, Watch::of_owner(have));
                 self.scheduler.handle(Event::Attended { batch }, now);
+                None
             }
-            Some(_) => {
-                return self.tell_client(
-                    id,
-                    ToClient::Refused {
-                        reason: "that batch exists already".into(),
-                    },
-                );
-            }
-            None => {
-                if let Some(reason) = self
-                    .no_room()
-                    .or_else(|| self.too_many(&user))
-                    .or_else(|| too_large(&terms.context))
-                {
-                    return self.tell_client(id, ToClient::Refused { reason });
-                }
-                // What is left of a batch whose client has gone is its owner's, until it has ended.
-                if self.scheduler.batch_so_far(batch).is_some() {
-                    return self.tell_client(
-                        id,
-                        ToClient::Refused {
-                            reason: "that batch exists already, and is ending".into(),
-                        },
-                    );
-                }
-                // A command that runs once on each host is nobody's after its client.
-                let (stored, name) = (self.kept.is_some() && !terms.once, terms.name.clone());
-                self.scheduler.handle(
-                    Event::Open {
-                        user: user.clone(),
-                        terms: Box::new(terms),
-                    },
-                    now,
-                );
-                let Some((serial, ..)) = self.scheduler.batch_so_far(batch) else {
-                    return;
-                };
-                self.batches
-                    .insert(batch, Batch::new(serial, user, stored).named(name));
-                self.watch(id, batch, Watch::of_owner(0));
-            }
+            Some(_) => Some("that batch exists already".into()),
+            None => self.open_new(id, user, terms, now).err(),
+        };
+        if let Some(reason) = refused {
+            return self.tell_client(id, ToClient::Refused { reason });
         }
         let opened = match self.scheduler.batch_so_far(batch) {
             Some((_, host_sets, jobs, closed)) => ToClient::Opened {
@@ -147,6 +151,42 @@ impl Service {
             },
         };
         self.tell_client(id, opened);
+    }
+
+    /// A batch that is not known.
+    fn open_new(
+        &mut self,
+        id: ClientId,
+        user: &str,
+        terms: BatchTerms,
+        now: BootInstant,
+    ) -> Result<(), String> {
+        let batch = terms.context.batch;
+        if let Some(reason) = self
+            .no_room()
+            .or_else(|| self.too_many(user))
+            .or_else(|| too_large(&terms.context))
+        {
+            return Err(reason);
+        }
+        // What is left of a batch whose client has gone is its owner's, until it has ended.
+        if self.scheduler.batch_so_far(batch).is_some() {
+            return Err("that batch exists already, and is ending".into());
+        }
+        // A command that runs once on each host is nobody's after its client.
+        let (stored, name) = (self.kept.is_some() && !terms.once, terms.name.clone());
+        let event = Event::Open {
+            user: user.to_owned(),
+            terms: Box::new(terms),
+        };
+        self.scheduler.handle(event, now);
+        let Some((serial, ..)) = self.scheduler.batch_so_far(batch) else {
+            return Err("the batch cannot be opened".into());
+        };
+        let new = Batch::new(serial, user.to_owned(), stored).named(name);
+        self.batches.insert(batch, new);
+        self.watch(id, batch, Watch::of_owner(0));
+        Ok(())
     }
 
     pub(super) fn watch(&mut self, id: ClientId, batch: BatchId, watch: Watch) {

@@ -1,0 +1,144 @@
+//! What clients ask of single jobs: to cancel them, what they write, why they do not run.
+
+use crate::scheduler::{Event, Wanted};
+use crate::service::peers::{Asked, ClientId};
+use crate::service::state::Service;
+use mezcal_common::message::agent::LogWish;
+use mezcal_common::message::client::{Selector, ToClient};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::BatchId;
+use mezcal_common::model::job::Stop;
+
+/// Cancels of a connection that have not been answered and questions for the output of jobs, whose
+/// answers may go on: each is remembered.
+const MAX_ASKED: usize = 16_384;
+
+impl Service {
+    pub(super) fn cancel(
+        &mut self,
+        id: ClientId,
+        request: u64,
+        mut what: Vec<Selector>,
+        stop: Stop,
+        now: BootInstant,
+    ) {
+        let Some(client) = self.clients.get(&id) else {
+            return;
+        };
+        if client.asked >= MAX_ASKED {
+            let reason = format!(
+                "this connection waits for the answers to {MAX_ASKED} requests; wait for some of them"
+            );
+            return self.tell_client(id, ToClient::Refused { reason });
+        }
+        // What is named twice is cancelled once: a name can stand for many batches.
+        let mut all = false;
+        what.retain(|selector| *selector != Selector::Mine || !std::mem::replace(&mut all, true));
+        let user = &client.user;
+        let wanted: Result<Vec<Vec<Wanted>>, String> = what
+            .iter()
+            .map(|selector| self.select(user, selector))
+            .collect();
+        match wanted {
+            Ok(wanted) => {
+                let what: Vec<Wanted> = wanted.into_iter().flatten().collect();
+                let owns = |batch: &BatchId| client.watches.get(batch).is_some_and(|w| w.owner);
+                let elsewhere = what.iter().any(|wanted| !owns(&wanted.batch));
+                let why = elsewhere.then(|| format!("cancelled by {user}").into());
+                let request = Some(self.ask(id, request));
+                let event = Event::Cancel {
+                    request,
+                    what,
+                    stop,
+                    why,
+                };
+                self.scheduler.handle(event, now);
+            }
+            // What it names may not have been taken any more.
+            Err(_) if self.has_a_successor() => {}
+            Err(reason) => self.tell_client(id, ToClient::Refused { reason }),
+        }
+    }
+
+    pub(super) fn logs(
+        &mut self,
+        id: ClientId,
+        request: u64,
+        batch: &str,
+        job: String,
+        wish: LogWish,
+        now: BootInstant,
+    ) {
+        let Some(client) = self.clients.get(&id) else {
+            return;
+        };
+        let found = if client.asked >= MAX_ASKED {
+            Err(format!(
+                "this connection has asked for output {MAX_ASKED} times; connect again"
+            ))
+        } else {
+            self.find_batch(&client.user, batch)
+        };
+        match found {
+            Ok(batch) => {
+                let request = self.ask(id, request);
+                let event = Event::Logs {
+                    request,
+                    batch,
+                    job,
+                    wish,
+                };
+                self.scheduler.handle(event, now);
+            }
+            Err(why) => {
+                let streams = Err(why);
+                self.tell_client(id, ToClient::LogsAnswer { request, streams });
+            }
+        }
+    }
+
+    /// Which hosts a cancel waits for.
+    pub(super) fn cancel_waits(&self, id: ClientId, request: u64, now: BootInstant) -> ToClient {
+        let asked = self
+            .asked
+            .iter()
+            .find(|(_, asked)| asked.client == id && asked.request == request);
+        let hosts = asked
+            .map(|(number, _)| self.scheduler.cancel_waits(*number, now))
+            .unwrap_or_default();
+        ToClient::CancelWaits { request, hosts }
+    }
+
+    pub(super) fn why(
+        &self,
+        user: &str,
+        request: u64,
+        batch: &str,
+        job: &str,
+        now: BootInstant,
+    ) -> ToClient {
+        let reasons = self
+            .find_batch(user, batch)
+            .and_then(|batch| self.scheduler.why(batch, job, now));
+        ToClient::Why { request, reasons }
+    }
+
+    /// A number for the scheduler that leads back to a client's request.
+    fn ask(&mut self, client: ClientId, request: u64) -> u64 {
+        let number = self.next_request;
+        self.next_request += 1;
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.asked += 1;
+        }
+        self.asked.insert(
+            number,
+            Asked {
+                client,
+                request,
+                session: None,
+                answered: false,
+            },
+        );
+        number
+    }
+}
