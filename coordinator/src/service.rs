@@ -41,6 +41,7 @@ mod stored;
 mod turn;
 mod versions;
 mod view;
+mod visits;
 
 use crate::scheduler::Scheduler;
 use crate::store::Store;

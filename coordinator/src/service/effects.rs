@@ -1,13 +1,12 @@
 //! What the scheduler wants done, when it may be: messages, results, the ends of batches.
 
 use super::memory;
-use super::peers::Asked;
 use super::state::Service;
 use crate::scheduler::Effect;
 use mezcal_common::message::agent::{LogHeader, ToAgent};
-use mezcal_common::message::client::ToClient;
+use mezcal_common::message::client::{CancelSummary, ToClient};
 use mezcal_common::model::clock::WallTime;
-use mezcal_common::model::ids::SessionId;
+use mezcal_common::model::ids::{BatchId, SessionId};
 use mezcal_common::wire::bulk::BulkReceiver;
 use mezcal_common::wire::endpoint::close;
 use tokio::sync::mpsc;
@@ -27,9 +26,9 @@ impl Service {
                 refused,
                 reason,
             } => {
+                let code = if refused { close::REFUSED } else { close::DONE };
                 if let Some(link) = self.agents.remove(&session) {
-                    link.peer
-                        .close(if refused { close::REFUSED } else { close::DONE }, &reason);
+                    link.peer.close(code, &reason);
                 }
             }
             Effect::Result {
@@ -42,23 +41,7 @@ impl Service {
                 batch,
                 jobs,
                 closed,
-            } => {
-                self.batches
-                    .get_mut(batch)
-                    .into_iter()
-                    .for_each(|known| known.begun = true);
-                if closed {
-                    self.is_retried(batch, Ok(()));
-                }
-                self.tell_owners(
-                    batch,
-                    &ToClient::Accepted {
-                        batch,
-                        jobs,
-                        closed,
-                    },
-                );
-            }
+            } => self.accepted(batch, jobs, closed),
             Effect::Refused { batch, reason } => {
                 self.tell_owners(batch, &ToClient::Refused { reason })
             }
@@ -72,65 +55,76 @@ impl Service {
                 stream,
                 data,
             } => {
-                self.tell_owners(
+                let output = ToClient::Output {
                     batch,
-                    &ToClient::Output {
-                        batch,
-                        job,
-                        host,
-                        stream,
-                        data,
-                    },
-                );
+                    job,
+                    host,
+                    stream,
+                    data,
+                };
+                self.tell_owners(batch, &output);
             }
-            Effect::Cancelled { request, result } => {
-                if self.revocation_cancelled(request, &result) {
-                    return;
-                }
-                if let Some(Asked {
-                    client, request, ..
-                }) = self.asked.remove(&request)
-                {
-                    if let Some(client) = self.clients.get_mut(&client) {
-                        client.asked -= 1;
-                    }
-                    let answer = match result {
-                        Ok(summary) => ToClient::Cancelled { request, summary },
-                        // What it names may not have been taken any more.
-                        Err(_) if self.has_a_successor() => return,
-                        Err(reason) => ToClient::Refused { reason },
-                    };
-                    self.tell_client(client, answer);
-                }
-            }
-            Effect::LogsAnswer { request, streams } => {
-                // It stays known for as long as its client: streams may come later.
-                let asked = self.asked.get_mut(&request).map(|asked| {
-                    asked.answered = true;
-                    *asked
-                });
-                if let Some(Asked {
-                    client, request, ..
-                }) = asked
-                {
-                    self.tell_client(client, ToClient::LogsAnswer { request, streams });
-                }
-            }
-            Effect::BatchDone { batch } => {
-                let large = self
-                    .batches
-                    .ended(batch)
-                    .is_some_and(|batch| batch.results >= LARGE_BATCH);
-                self.let_go(batch);
-                if large {
-                    memory::give_back();
-                }
-            }
+            Effect::Cancelled { request, result } => self.cancelled(request, result),
+            Effect::LogsAnswer { request, streams } => self.logs_answered(request, streams),
+            Effect::BatchDone { batch } => self.batch_done(batch),
             Effect::Fleet { agents, engines } => {
                 for client in self.clients.values_mut() {
                     client.tell_newest(ToClient::Fleet { agents, engines });
                 }
             }
+        }
+    }
+
+    fn accepted(&mut self, batch: BatchId, jobs: u64, closed: bool) {
+        if let Some(known) = self.batches.get_mut(batch) {
+            known.begun = true;
+        }
+        if closed {
+            self.is_retried(batch, Ok(()));
+        }
+        let accepted = ToClient::Accepted {
+            batch,
+            jobs,
+            closed,
+        };
+        self.tell_owners(batch, &accepted);
+    }
+
+    fn cancelled(&mut self, request: u64, result: Result<CancelSummary, String>) {
+        if self.revocation_cancelled(request, &result) {
+            return;
+        }
+        let Some(asked) = self.asked.remove(&request) else {
+            return;
+        };
+        if let Some(client) = self.clients.get_mut(&asked.client) {
+            client.asked -= 1;
+        }
+        let request = asked.request;
+        let answer = match result {
+            Ok(summary) => ToClient::Cancelled { request, summary },
+            // What it names may not have been taken any more.
+            Err(_) if self.has_a_successor() => return,
+            Err(reason) => ToClient::Refused { reason },
+        };
+        self.tell_client(asked.client, answer);
+    }
+
+    /// The question stays known for as long as its client: streams may come later.
+    fn logs_answered(&mut self, request: u64, streams: Result<u8, String>) {
+        if let Some(asked) = self.asked.get_mut(&request) {
+            asked.answered = true;
+            let (client, request) = (asked.client, asked.request);
+            self.tell_client(client, ToClient::LogsAnswer { request, streams });
+        }
+    }
+
+    fn batch_done(&mut self, batch: BatchId) {
+        let ended = self.batches.ended(batch);
+        let large = ended.is_some_and(|batch| batch.results >= LARGE_BATCH);
+        self.let_go(batch);
+        if large {
+            memory::give_back();
         }
     }
 

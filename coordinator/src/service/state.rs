@@ -95,23 +95,6 @@ impl Service {
         })
     }
 
-    /// A client that looked after a batch is gone.
-    pub(super) fn client_left(&mut self, batch: BatchId, now: BootInstant) {
-        if self
-            .clients
-            .values()
-            .any(|client| client.watches.get(&batch).is_some_and(|watch| watch.owner))
-        {
-            return;
-        }
-        if self.kept.is_some() && self.batches.get(batch).is_some_and(|b| b.stored) {
-            self.scheduler.handle(Event::Unattended { batch }, now);
-        } else {
-            self.batches.remove(batch);
-            self.end_batch(batch, None, now);
-        }
-    }
-
     /// Nobody is there for it any more.
     pub(super) fn end_batch(&mut self, batch: BatchId, why: Option<Arc<str>>, now: BootInstant) {
         let what = vec![Wanted { batch, job: None }];
