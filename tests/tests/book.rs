@@ -166,7 +166,7 @@ fn the_page_of_configuration_keys_says_what_their_types_say() {
 #[test]
 fn each_metric_is_on_its_page() {
     let (source, page) = (
-        read("coordinator/src/service/observe.rs"),
+        read("coordinator/src/service/counters.rs"),
         read("docs/reference/metrics.md"),
     );
     let names: Vec<&str> = source
