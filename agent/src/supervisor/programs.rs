@@ -12,7 +12,8 @@
 //! program. That is done once: engines that are still old then are used as they are, since
 //! something else than this agent starts them.
 
-use super::{Effect, Engine, Slot, Supervisor};
+use super::slot::{Engine, Slot};
+use super::{Effect, Supervisor};
 use mezcal_common::message::agent::{Report, TELLS_ENGINES, ToCoordinator};
 use mezcal_common::message::engine::ToKeeper;
 use mezcal_common::model::clock::BootInstant;

@@ -1,0 +1,238 @@
+//! Which engine gets what waits, and how much more to ask the coordinator for.
+
+use super::Supervisor;
+use super::event::Effect;
+use super::slot::Slot;
+use mezcal_common::message::agent::{Placement, Report, ToCoordinator};
+use mezcal_common::message::engine::ToEngine;
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::{AttemptId, EngineId, EngineIndex};
+use mezcal_common::model::outcome::{Ended, Outcome};
+use std::time::Duration;
+
+/// Outcomes that may wait for their acknowledgement before the agent stops asking for more.
+pub(super) const MAX_UNACKNOWLEDGED: usize = 1024;
+
+/// What it takes to get another attempt from the coordinator, processing included: prefetch covers
+/// this much run time.
+pub(super) const REFILL: Duration = Duration::from_millis(20);
+
+/// Most attempts to ask for beyond what can start now.
+pub(super) const MAX_PREFETCH: u64 = 512;
+
+/// Weight of the newest run time in their mean: 1/8, as TCP's smoothed round trip (RFC 6298).
+pub(super) const SMOOTHING: f64 = 0.125;
+
+impl Supervisor {
+    /// Slots in use, also by what may still run in engines that are not heard.
+    pub fn busy(&self) -> usize {
+        let busy = |slot| {
+            matches!(
+                slot,
+                Slot::Busy { .. } | Slot::Held { .. } | Slot::Unheard { given: Some(_) }
+            )
+        };
+        self.engines.iter().filter(|e| busy(e.slot)).count()
+    }
+
+    /// Slots that nothing takes.
+    pub(super) fn free(&self) -> usize {
+        if self.engines.is_empty() {
+            return 0;
+        }
+        let taken: usize = (0..self.slots)
+            .map(|place| usize::from(self.taken(place)))
+            .sum();
+        self.slots.saturating_sub(taken)
+    }
+
+    /// What the engines of one place take.
+    pub(super) fn taken(&self, place: usize) -> u16 {
+        (place..self.engines.len())
+            .step_by(self.slots)
+            .map(|i| self.taken_by(i))
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// What one engine takes. Of a set that is not served, only what it was given counts.
+    fn taken_by(&self, index: usize) -> u16 {
+        let slot = self.engines[index].slot;
+        match slot {
+            Slot::Unheard { given: None } | Slot::Busy { claimed: true, .. }
+                if !self.is_served(index / self.slots) =>
+            {
+                0
+            }
+            Slot::Idle if self.rests_for_engines() => 1,
+            _ => slot.taken(),
+        }
+    }
+
+    /// The engine of this place that runs a user's jobs.
+    fn engine_for(&self, user: &str, place: usize) -> Option<usize> {
+        let set = match self.shared {
+            true => self
+                .set_of(user)
+                .filter(|set| self.sets[*set].served && !self.holds_back(*set))?,
+            false => 0,
+        };
+        Some(set * self.slots + place)
+    }
+
+    /// The slot of an engine, as the coordinator knows it.
+    pub(super) fn place(&self, engine: EngineIndex) -> EngineIndex {
+        EngineIndex((usize::from(engine.0) % self.slots) as u16)
+    }
+
+    /// Whether it waits for an engine.
+    pub fn has_queued(&self, attempt: AttemptId) -> bool {
+        self.queue.attempts().any(|waiting| waiting == attempt)
+    }
+
+    /// Which engine has it.
+    pub fn engine_of(&self, wanted: AttemptId) -> Option<EngineIndex> {
+        let at = self
+            .engines
+            .iter()
+            .position(|e| matches!(e.slot, Slot::Busy { attempt, .. } if attempt == wanted))?;
+        Some(EngineIndex(at as u16))
+    }
+
+    /// What an engine has, or may have as long as it is not heard.
+    pub(super) fn held_by(&self, index: usize) -> Option<AttemptId> {
+        match self.engines[index].slot {
+            Slot::Busy { attempt, .. }
+            | Slot::Unheard {
+                given: Some((attempt, _)),
+            } => Some(attempt),
+            Slot::Unheard { given: None } | Slot::Idle | Slot::Held { .. } | Slot::Unfit => None,
+        }
+    }
+
+    pub(super) fn dispatch(&mut self, now: BootInstant) {
+        if self.queue.is_empty() {
+            return;
+        }
+        let Some(first_engine) = self.session.as_ref().map(|s| s.first_engine) else {
+            return;
+        };
+        let mut free = self.free();
+        for place in 0..self.slots {
+            if !self.shortage.may_start() {
+                return;
+            }
+            if self.taken(place) > 0 {
+                continue;
+            }
+            let Some(Placement {
+                attempt,
+                spec,
+                slots,
+            }) = self.queue.next_within(free)
+            else {
+                break;
+            };
+            let batch = attempt.key.batch;
+            let Some((context, user)) = self.batches.context(batch) else {
+                self.finished(
+                    None,
+                    attempt,
+                    Outcome::never_ran(Ended::StartFailed, "its batch is unknown here".to_owned()),
+                );
+                continue;
+            };
+            let Some(i) = self.engine_for(user, place) else {
+                // The coordinator has not heard yet that this user is not served here any more.
+                self.push_report(attempt, Report::Returned);
+                continue;
+            };
+            let context = if self.engines[i].context == Some(batch) {
+                None
+            } else {
+                Some(context.clone())
+            };
+            self.tell_acknowledged(i);
+            self.engines[i].context = Some(batch);
+            self.engines[i].slot = Slot::Busy {
+                attempt,
+                since: now,
+                reported: false,
+                slots,
+                claimed: false,
+            };
+            (self.engines[i].stop, self.engines[i].output) = (None, 0);
+            free -= usize::from(slots);
+            self.shortage.given(now);
+            let engine = EngineId(first_engine.0 + place as u32);
+            let run = ToEngine::Run {
+                attempt,
+                spec,
+                context,
+                engine,
+                slots,
+            };
+            self.effects
+                .push_back(Effect::ToEngine(EngineIndex(i as u16), run));
+        }
+    }
+
+    pub(super) fn prefetch(&self, slots: usize) -> u64 {
+        // Slots run out this many attempts while a refill is on its way; below a tenth, waiting
+        // costs less than queueing behind a long job.
+        let during_refill = match self.mean_run {
+            Some(mean) => slots as f64 * REFILL.as_secs_f64() / mean.max(1e-6),
+            None => 0.0,
+        };
+        if during_refill < 0.1 {
+            0
+        } else {
+            (during_refill.ceil() as u64).min(MAX_PREFETCH)
+        }
+    }
+
+    pub(super) fn pull(&mut self) {
+        let (idle, queued) = (
+            if self.shortage.rests() {
+                0
+            } else {
+                self.free()
+            },
+            self.queue.slots(),
+        );
+        let held = self
+            .engines
+            .iter()
+            .filter(|e| matches!(e.slot, Slot::Held { .. }) || !self.shared && e.failing)
+            .count();
+        let usable = if self.engines.is_empty() {
+            0
+        } else {
+            self.slots.saturating_sub(held)
+        };
+        let room = MAX_UNACKNOWLEDGED.saturating_sub(self.reports.len() + self.busy()) as u64;
+        let want =
+            if self.stopping || self.leaving || self.shortage.rests() || self.rests_for_engines() {
+                0
+            } else {
+                (idle as u64 + self.prefetch(usable))
+                    .saturating_sub(queued as u64)
+                    .min(room)
+            };
+        let Some(session) = self.session.as_mut().filter(|s| s.known) else {
+            return;
+        };
+        let asked = (
+            session.asked.0.max(session.received + want),
+            idle.saturating_sub(queued) as u16,
+        );
+        if asked != session.asked {
+            session.asked = asked;
+            self.effects
+                .push_back(Effect::ToCoordinator(ToCoordinator::Pull {
+                    credit: asked.0,
+                    idle: asked.1,
+                }));
+        }
+    }
+}

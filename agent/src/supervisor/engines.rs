@@ -1,0 +1,314 @@
+//! What engines and their keeper say of attempts, and over which link: what is believed of that, and
+//! what becomes of an attempt whose engine is dead.
+
+use super::Supervisor;
+use super::dispatch::{MAX_UNACKNOWLEDGED, SMOOTHING};
+use super::event::Effect;
+use super::slot::Slot;
+use mezcal_common::message::agent::ToCoordinator;
+use mezcal_common::message::engine::{FromEngine, OUTPUT_WINDOW, ToEngine, ToKeeper};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::{AttemptId, EngineIndex};
+use mezcal_common::model::outcome::{Ended, Outcome};
+use std::time::Duration;
+
+/// After the end of its link an engine's own end may be told: only then the keeper is asked for
+/// another link to it.
+const RELINK_AFTER: Duration = Duration::from_millis(250);
+
+/// And again after this, if nothing has come of it: longer than the keeper takes for the sign of an
+/// engine that is no use.
+const RELINK_AGAIN: Duration = Duration::from_secs(15);
+
+impl Supervisor {
+    pub(super) fn on_engine(&mut self, index: EngineIndex, message: FromEngine, now: BootInstant) {
+        let i = usize::from(index.0);
+        let Some(engine) = self.engines.get_mut(i) else {
+            return;
+        };
+        match message {
+            FromEngine::Ready { running } => {
+                (engine.context, engine.output, engine.relink_at) = (None, 0, None);
+                if engine.program.is_none() {
+                    // One of before 0.2.
+                    engine.program = Some(String::new());
+                    self.programs.changed = true;
+                }
+                (engine.vacant, engine.failing, engine.why) = (None, false, None);
+                let (given, stop) = (engine.slot.given(), engine.stop);
+                let most = self.slots as u16;
+                let ours = given
+                    .filter(|(given, _)| running.is_some_and(|(attempt, _)| attempt == *given));
+                self.engines[i].slot = match (running, ours) {
+                    (_, Some((attempt, slots))) => Slot::Busy {
+                        attempt,
+                        since: now,
+                        reported: true,
+                        slots,
+                        claimed: false,
+                    },
+                    (Some((attempt, _)), None) if self.is_elsewhere(attempt, index) => Slot::Unfit,
+                    (Some((attempt, slots)), None) => {
+                        let slots = slots.clamp(1, most);
+                        Slot::Busy {
+                            attempt,
+                            since: now,
+                            reported: true,
+                            slots,
+                            claimed: self.shared,
+                        }
+                    }
+                    (None, None) => Slot::Idle,
+                };
+                // It knows of no lease that was given over an earlier link; one that an earlier
+                // agent has given it stays.
+                if let Some(until) = self.lease_until
+                    && !self.is_fenced(i / self.slots)
+                {
+                    self.effects.push_back(Effect::ToEngine(
+                        index,
+                        ToEngine::Lease { until: Some(until) },
+                    ));
+                }
+                if let Some((attempt, _)) = given.filter(|_| ours.is_none())
+                    && !self.is_over(attempt)
+                {
+                    let why = "it was given to an engine that does not have it any more".to_owned();
+                    self.finished(Some(index), attempt, Outcome::never_ran(Ended::Lost, why));
+                }
+                if let Some((attempt, stop)) =
+                    stop.filter(|(stopped, _)| ours.is_some_and(|(attempt, _)| attempt == *stopped))
+                {
+                    self.stop_engine(i, attempt, stop, now);
+                }
+                self.look_at_claim(index, now);
+            }
+            FromEngine::Finished { attempt, outcome } => {
+                self.engine_finished(index, attempt, outcome.within_limits(), now)
+            }
+            FromEngine::Output {
+                attempt,
+                stream,
+                data,
+            } => {
+                let bytes = data.len() as u32;
+                let runs = matches!(engine.slot, Slot::Busy { attempt: busy, claimed: false, .. } if busy == attempt);
+                // It keeps to the window, or loses what it writes.
+                if runs
+                    && self.session.is_some()
+                    && engine.output.saturating_add(bytes) <= 2 * OUTPUT_WINDOW
+                {
+                    engine.output += bytes;
+                    self.effects
+                        .push_back(Effect::ToCoordinator(ToCoordinator::Output {
+                            attempt,
+                            stream,
+                            data,
+                        }));
+                } else {
+                    // Nobody is there to take it, and the engine must not wait for that.
+                    self.effects.push_back(Effect::ToEngine(
+                        index,
+                        ToEngine::OutputTaken { attempt, bytes },
+                    ));
+                }
+            }
+            // The driver hands it to whoever follows.
+            FromEngine::Shown { .. } | FromEngine::ShownAll { .. } => {}
+        }
+    }
+
+    /// An engine says that an attempt is over.
+    fn engine_finished(
+        &mut self,
+        index: EngineIndex,
+        attempt: AttemptId,
+        outcome: Outcome,
+        now: BootInstant,
+    ) {
+        let i = usize::from(index.0);
+        let set = self.set_of_engine(index);
+        let slot = self.engines[i].slot;
+        let over = |slots| {
+            if outcome.survivors > 0 {
+                Slot::Held { slots }
+            } else {
+                Slot::Idle
+            }
+        };
+        let (next, claimed) = match slot {
+            Slot::Busy {
+                attempt: busy,
+                slots,
+                claimed: false,
+                ..
+            } if busy == attempt => (over(slots), false),
+            Slot::Busy {
+                attempt: busy,
+                claimed: true,
+                ..
+            } if busy == attempt => (
+                if outcome.survivors > 0 {
+                    Slot::Unfit
+                } else {
+                    Slot::Idle
+                },
+                true,
+            ),
+            // What it runs follows with `Ready`.
+            Slot::Unheard { given } if given.is_some_and(|(given, _)| given == attempt) => {
+                (Slot::Unheard { given: None }, false)
+            }
+            // An earlier agent may have given it that, or this one, who has had it acknowledged.
+            Slot::Unheard { .. } => (slot, true),
+            Slot::Unfit => (Slot::Idle, true),
+            Slot::Idle | Slot::Busy { .. } | Slot::Held { .. } if self.shared => {
+                tracing::warn!(engine = index.0, %attempt, "an engine reports on what it was not given; not believed");
+                return;
+            }
+            Slot::Idle | Slot::Busy { .. } | Slot::Held { .. } => (slot, false),
+        };
+        // Whatever its word is worth: it does not run that any more.
+        self.engines[i].slot = next;
+        if claimed && self.shared {
+            let claims = self
+                .reports
+                .iter()
+                .filter(|entry| entry.claimed && entry.set == Some(set))
+                .count();
+            if self.is_elsewhere(attempt, index) || claims >= MAX_UNACKNOWLEDGED {
+                tracing::warn!(engine = index.0, %attempt, "an engine reports on what it was not given; not believed");
+                return;
+            }
+        }
+        if self.engines[i]
+            .stop
+            .is_some_and(|(stopped, _)| stopped == attempt)
+        {
+            self.engines[i].stop = None;
+        }
+        // What another user's engines say of it does not count for this one's.
+        if self
+            .ends_of(attempt)
+            .any(|entry| !entry.claimed || entry.set == Some(set))
+        {
+            return;
+        }
+        // Whose engines are many people's, each may have used up what is only theirs.
+        if !self.shared && self.shortage.ended(&outcome, now) {
+            self.give_back();
+        }
+        if let Some(span) = outcome.span {
+            let run = span.elapsed.as_secs_f64();
+            self.mean_run = Some(
+                self.mean_run
+                    .map_or(run, |mean| mean + SMOOTHING * (run - mean)),
+            );
+        }
+        self.finished_as(Some(index), attempt, outcome, claimed && self.shared);
+    }
+
+    pub(super) fn engine_ended(
+        &mut self,
+        index: EngineIndex,
+        attempt: Option<AttemptId>,
+        ended: Ended,
+        killed: u32,
+        survivors: u32,
+        now: BootInstant,
+    ) {
+        let set = self.set_of_engine(index);
+        let Some(engine) = self.engines.get_mut(usize::from(index.0)) else {
+            return;
+        };
+        let was = engine.slot;
+        let slots = was.taken().max(1);
+        let given = was.given().map(|(attempt, _)| attempt);
+        engine.slot = match survivors {
+            0 => Slot::Unheard { given: None },
+            // A slot of the host is held by what it was given, and by nothing else.
+            _ if self.shared && given.is_none() => Slot::Unfit,
+            _ => Slot::Held { slots },
+        };
+        engine.vacant = if survivors == 0 {
+            engine.vacant.or(Some(now))
+        } else {
+            None
+        };
+        engine.failing &= engine.vacant.is_some();
+        (engine.context, engine.stop, engine.output, engine.relink_at) = (None, None, 0, None);
+        engine.program = None;
+        self.programs.changed = true;
+        let busy = if let Slot::Busy { attempt, .. } = was {
+            Some(attempt)
+        } else {
+            given
+        };
+        let told =
+            attempt.filter(|attempt| busy == Some(*attempt) || !self.is_elsewhere(*attempt, index));
+        self.ends
+            .extend(told.into_iter().chain(busy).map(|attempt| (attempt, set)));
+        // The keeper may know of one that has ended since, or of none when it was a short one.
+        for attempt in busy.into_iter().chain(told.filter(|a| busy != Some(*a))) {
+            if self.is_over(attempt) {
+                continue;
+            }
+            let left = format!("{killed} processes that it left were killed");
+            // Why the keeper has killed the engine is about the attempt that it names.
+            let (ended, error) = match ended {
+                _ if survivors > 0 => (
+                    Ended::Unkillable,
+                    "its engine is dead or dying, and something of it does not die".to_owned(),
+                ),
+                Ended::Cancelled if told == Some(attempt) => (
+                    ended,
+                    format!("its engine did not answer the cancel and was killed; {left}"),
+                ),
+                Ended::Timeout if told == Some(attempt) => (
+                    ended,
+                    format!("its engine did not end it at its timeout and was killed; {left}"),
+                ),
+                _ => (Ended::Lost, format!("its engine died; {left}")),
+            };
+            let mut outcome = Outcome::never_ran(ended, error);
+            (outcome.killed, outcome.survivors) = (killed, survivors);
+            self.finished_as(
+                Some(index),
+                attempt,
+                outcome,
+                self.shared && given != Some(attempt),
+            );
+        }
+    }
+
+    /// What was heard over an earlier link counts no more: what is sent from now on meets what the
+    /// engine says first over this one.
+    pub(super) fn link_made(&mut self, index: EngineIndex) {
+        let Some(engine) = self.engines.get_mut(usize::from(index.0)) else {
+            return;
+        };
+        engine.slot = Slot::Unheard {
+            given: engine.slot.given(),
+        };
+        (engine.context, engine.output) = (None, 0);
+    }
+
+    pub(super) fn link_lost(&mut self, index: EngineIndex, now: BootInstant) {
+        self.link_made(index);
+        if let Some(engine) = self.engines.get_mut(usize::from(index.0)) {
+            engine.relink_at = Some(now + RELINK_AFTER);
+        }
+    }
+
+    /// Asks for links that have ended while their engines have not.
+    pub(super) fn relink(&mut self, now: BootInstant) {
+        for i in 0..self.engines.len() {
+            if let Some(at) = self.engines[i].relink_at.as_mut().filter(|at| **at <= now) {
+                *at = now + RELINK_AGAIN;
+                let (set, engine) = (i / self.slots, EngineIndex((i % self.slots) as u16));
+                self.effects
+                    .push_back(Effect::ToKeeper(set, ToKeeper::Relink { engine }));
+            }
+        }
+    }
+}

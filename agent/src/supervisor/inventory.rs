@@ -1,0 +1,139 @@
+//! What the coordinator is told of all that is here: the inventory, once every engine has been heard,
+//! or one for each user who is served.
+
+use super::Supervisor;
+use super::event::Effect;
+use super::sets::{HEARD_WITHIN, Set};
+use super::slot::Engine;
+use mezcal_common::message::agent::{ENGINES_FAIL, SERVES_USERS, ToCoordinator};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::AttemptId;
+
+impl Supervisor {
+    pub(super) fn send_inventory(&mut self) {
+        let Some(session) = &self.session else { return };
+        if self.shared && session.version >= SERVES_USERS {
+            return self.send_inventories();
+        }
+        // Without any engine a host has nothing to do, and a coordinator that does not hear of that
+        // takes it for ready.
+        let useless = session.version < ENGINES_FAIL
+            && !self.engines.is_empty()
+            && !self.engines.iter().any(Engine::is_heard);
+        if session.known || useless || self.engines.iter().any(Engine::is_unknown) {
+            return;
+        }
+        self.effects
+            .push_back(Effect::ToCoordinator(ToCoordinator::Inventory {
+                queued: self.queue.attempts().collect(),
+                running: (0..self.engines.len())
+                    .filter_map(|i| self.held_by(i))
+                    .collect(),
+                unacknowledged: self.reports.iter().map(|r| r.report.attempt).collect(),
+                containment: self.containment,
+                clock_offset: self.clock_offset,
+            }));
+        self.is_known();
+    }
+
+    /// What each user's engines have that are served, and who is left out. Said again when that
+    /// changes.
+    fn send_inventories(&mut self) {
+        let known = self.session.as_ref().is_some_and(|s| s.known);
+        if !known && self.sets.iter().any(Set::is_awaited) {
+            return;
+        }
+        let mut changed = !known;
+        for set in 0..self.sets.len() {
+            let standing = self.sets[set].standing();
+            if standing == self.sets[set].told {
+                continue;
+            }
+            changed = true;
+            let user = self.sets[set].user.clone();
+            if self.sets[set].served {
+                let theirs =
+                    |attempt: &AttemptId| self.batches.owner(attempt.key.batch) == Some(&user);
+                let of_set = self.reports.iter().filter(|entry| entry.set == Some(set));
+                self.effects
+                    .push_back(Effect::ToCoordinator(ToCoordinator::UserInventory {
+                        queued: self.queue.attempts().filter(theirs).collect(),
+                        running: self
+                            .engines_of(set)
+                            .filter_map(|i| self.held_by(i))
+                            .collect(),
+                        unacknowledged: of_set.map(|entry| entry.report.attempt).collect(),
+                        user: user.clone(),
+                    }));
+            }
+            self.sets[set].told = standing;
+        }
+        if !changed {
+            return;
+        }
+        let unheard = self
+            .sets
+            .iter()
+            .filter_map(|set| Some((set.user.clone(), set.why.clone()?)));
+        self.effects
+            .push_back(Effect::ToCoordinator(ToCoordinator::Served {
+                users: self
+                    .sets
+                    .iter()
+                    .filter(|set| set.served)
+                    .map(|set| set.user.clone())
+                    .collect(),
+                unheard: unheard.collect(),
+                containment: self.containment,
+                clock_offset: self.clock_offset,
+            }));
+        if !known {
+            self.is_known();
+        }
+    }
+
+    /// The coordinator has been told what is here.
+    pub(super) fn is_known(&mut self) {
+        if let Some(session) = &mut self.session {
+            session.known = true;
+        }
+        // All of them again: what was sent in an earlier session may not have arrived.
+        self.next_unsent = 0;
+        self.send_by = Some(BootInstant::default());
+    }
+
+    /// Says which engines have come to nothing for long. Of those of users it is said who is not
+    /// served.
+    pub(super) fn look_at_failures(&mut self, now: BootInstant) {
+        for engine in &mut self.engines {
+            engine.failing |= engine
+                .vacant
+                .is_some_and(|since| since + HEARD_WITHIN <= now);
+        }
+        let Some(session) = self
+            .session
+            .as_mut()
+            .filter(|session| !self.shared && session.version >= ENGINES_FAIL)
+        else {
+            return;
+        };
+        let failing = || self.engines.iter().filter(|engine| engine.failing);
+        let (slots, count) = (self.slots as u16, failing().count() as u16);
+        let words = (count > 0).then(|| {
+            let why = failing()
+                .find_map(|engine| engine.why.as_deref())
+                .unwrap_or("its keeper does not say why");
+            format!("{count} of {slots} engines do not start: {why}")
+        });
+        let engines = (slots - count, words);
+        if session.engines != engines {
+            session.engines.clone_from(&engines);
+            let (ready, failing) = engines;
+            self.effects
+                .push_back(Effect::ToCoordinator(ToCoordinator::UsableEngines {
+                    ready,
+                    failing,
+                }));
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Whose jobs run here: users whose engines have all been heard are served, and the others are left
+//! out.
+
+use super::Supervisor;
+use super::programs::Replacing;
+use super::sets::{HEARD_WITHIN, Set};
+use super::slot::{Engine, Slot};
+use mezcal_common::message::agent::Report;
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::ids::{AttemptId, BatchSerial, EngineIndex};
+use std::collections::HashSet;
+
+/// What keeps a set from being served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wrong {
+    /// An engine does what nobody here knows of.
+    Unfit,
+    /// An engine has not been heard.
+    Unheard,
+}
+
+impl Supervisor {
+    /// Which of the sets is this user's.
+    pub fn set_of(&self, user: &str) -> Option<usize> {
+        self.sets
+            .iter()
+            .position(|set| set.user == user)
+            .filter(|_| self.shared)
+    }
+
+    /// Whose a set is.
+    pub fn user_of(&self, set: usize) -> Option<&str> {
+        self.sets
+            .get(set)
+            .filter(|_| self.shared)
+            .map(|set| set.user.as_str())
+    }
+
+    pub(super) fn is_served(&self, set: usize) -> bool {
+        !self.shared || self.sets[set].served
+    }
+
+    pub(super) fn engines_of(&self, set: usize) -> std::ops::Range<usize> {
+        set * self.slots..(set + 1) * self.slots
+    }
+
+    pub(super) fn set_of_engine(&self, index: EngineIndex) -> usize {
+        usize::from(index.0) / self.slots.max(1)
+    }
+
+    /// Whose jobs a batch's are, if not the agent's own: its user, or those who may be. None: it
+    /// runs nobody else's.
+    pub fn owners_of(&self, batch: BatchSerial) -> Option<Vec<String>> {
+        let everybody = || self.sets.iter().map(|set| set.user.clone()).collect();
+        self.shared.then(|| {
+            self.batches
+                .owner(batch)
+                .map_or_else(everybody, |user| vec![user.to_owned()])
+        })
+    }
+
+    /// The set whose user's an attempt is, if that is known.
+    pub(super) fn owner(&self, attempt: AttemptId) -> Option<usize> {
+        self.batches
+            .owner(attempt.key.batch)
+            .and_then(|user| self.set_of(user))
+    }
+
+    /// Whether the engines that may have an attempt are heard.
+    pub(super) fn can_be_absent(&self, attempt: AttemptId) -> bool {
+        !self.shared
+            || self.owner(attempt).map_or_else(
+                || self.sets.iter().all(|set| set.served),
+                |set| self.sets[set].served,
+            )
+    }
+
+    /// Leases are not renewed for what the coordinator fences.
+    pub(super) fn is_fenced(&self, set: usize) -> bool {
+        self.shared && self.sets[set].why.is_some()
+    }
+
+    /// Why a set cannot be served, whatever it has been so far.
+    pub(super) fn what_is_wrong(&self, set: usize) -> Option<Wrong> {
+        let slots = || {
+            self.engines[self.engines_of(set)]
+                .iter()
+                .map(|engine| engine.slot)
+        };
+        if slots().any(|slot| slot == Slot::Unfit) {
+            return Some(Wrong::Unfit);
+        }
+        slots()
+            .any(|slot| matches!(slot, Slot::Unheard { .. }))
+            .then_some(Wrong::Unheard)
+    }
+
+    /// Serves the users whose engines have been heard, and leaves the others out.
+    pub(super) fn look_at_sets(&mut self, now: BootInstant) {
+        let sets = if self.shared { self.sets.len() } else { 0 };
+        for set in 0..sets {
+            if self.sets[set].over.take_if(|over| *over <= now).is_some() {
+                for i in self.engines_of(set) {
+                    let slot = &mut self.engines[i].slot;
+                    match slot {
+                        Slot::Unheard { given } => *given = None,
+                        Slot::Busy { .. } => *slot = Slot::Unfit,
+                        Slot::Idle | Slot::Held { .. } | Slot::Unfit => {}
+                    }
+                }
+            }
+            if !self.sets[set].here {
+                continue;
+            }
+            match self.what_is_wrong(set) {
+                None if self.sets[set].served => self.sets[set].by = None,
+                None => {
+                    if self.sets[set].serve(now) {
+                        self.sets[set].is_replaced();
+                        self.programs.changed = true;
+                        if let Some(until) = self.lease_until {
+                            // It has missed what was said of that meanwhile.
+                            self.tell_lease(set, Some(until));
+                        }
+                    }
+                }
+                Some(Wrong::Unfit) => {
+                    self.leave_out(
+                        set,
+                        "an engine of theirs runs what the coordinator does not know".into(),
+                        now,
+                    );
+                }
+                // A set that is left out is not waited for.
+                Some(Wrong::Unheard) if self.sets[set].why.is_some() => {}
+                Some(Wrong::Unheard) => {
+                    let by = *self.sets[set].by.get_or_insert(now + HEARD_WITHIN);
+                    if by <= now {
+                        let silent = || {
+                            format!(
+                                "their engines have not answered within {} s",
+                                HEARD_WITHIN.as_secs()
+                            )
+                        };
+                        let why = self.engines[self.engines_of(set)]
+                            .iter()
+                            .find_map(|engine| engine.vacant.and(engine.why.as_ref()));
+                        let why = why.map_or_else(silent, |why| {
+                            format!("their engines do not start: {why}")
+                        });
+                        self.leave_out(set, why, now);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn leave_out(&mut self, set: usize, why: String, now: BootInstant) {
+        let Some(left) = self.sets.get_mut(set) else {
+            return;
+        };
+        if left.why.as_ref() != Some(&why) {
+            tracing::warn!(user = left.user, "no jobs of {} are run: {why}", left.user);
+        }
+        left.leave_out(why, self.lease_until, now);
+        let user = &left.user;
+        let theirs = |attempt: &AttemptId| self.batches.owner(attempt.key.batch) == Some(user);
+        let waiting: HashSet<AttemptId> = self.queue.attempts().filter(theirs).collect();
+        for attempt in self.queue.take_some(&waiting) {
+            self.push_report(attempt, Report::Returned);
+        }
+    }
+
+    pub(super) fn keeper_gone(&mut self, set: usize, why: String, now: BootInstant) {
+        if !self.shared || set >= self.sets.len() {
+            return;
+        }
+        for i in self.engines_of(set) {
+            let engine = &mut self.engines[i];
+            engine.slot = Slot::Unheard {
+                given: engine.slot.given(),
+            };
+            (
+                engine.context,
+                engine.output,
+                engine.relink_at,
+                engine.program,
+            ) = (None, 0, None, None);
+            (engine.vacant, engine.failing, engine.why) = (None, false, None);
+            engine.acknowledged.clear();
+        }
+        self.sets[set].here = false;
+        self.programs.changed = true;
+        match self.sets[set].replacing {
+            // That has been said.
+            Replacing::Ending { .. } => {}
+            Replacing::Draining => {
+                self.sets[set].replacing = Replacing::No;
+                self.leave_out(set, why, now);
+            }
+            Replacing::No | Replacing::Done => self.leave_out(set, why, now),
+        }
+    }
+
+    pub(super) fn keeper_here(&mut self, user: String) {
+        match self.set_of(&user) {
+            Some(set) => self.sets[set].here = true,
+            // Their numbers have 16 bits.
+            None if self.shared && self.engines.len() + self.slots <= usize::from(u16::MAX) => {
+                self.sets.push(Set::new(user));
+                self.engines.extend((0..self.slots).map(|_| Engine::new()));
+            }
+            None => tracing::warn!(
+                user,
+                "no jobs of {user} are run: there are too many engines"
+            ),
+        }
+    }
+}
