@@ -19,10 +19,17 @@
 //! is the proof.
 
 pub mod driver;
+mod event;
+mod slot;
+mod sweeping;
 
-use mezcal_common::message::engine::{EngineToKeeper, FromKeeper, ToKeeper};
+pub use event::{Effect, Event};
+use slot::{LIVED, Life, RESTART_FIRST, Slot, said};
+use sweeping::SWEEP_FIRST;
+
+use mezcal_common::message::engine::{FromKeeper, ToKeeper};
 use mezcal_common::model::clock::BootInstant;
-use mezcal_common::model::ids::{AttemptId, EngineIndex};
+use mezcal_common::model::ids::EngineIndex;
 use mezcal_common::model::outcome::Ended;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -33,170 +40,8 @@ pub const LATE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// And no sooner than this after the lease: killing takes its time.
 const AFTER_LEASE: Duration = Duration::from_secs(60);
-/// First pause between two sweeps; doubles up to [`SWEEP_MAX`].
-const SWEEP_FIRST: Duration = Duration::from_millis(2);
-const SWEEP_MAX: Duration = Duration::from_millis(100);
 /// An engine whose link ends again so soon is no use: it cannot hear, or cannot be understood.
 const RELINK_PAUSE: Duration = Duration::from_secs(10);
-
-/// An engine that has lived so long has not failed at its start.
-const LIVED: Duration = Duration::from_secs(10);
-/// Pause before the second start in a row of one that has; doubles up to [`RESTART_MAX`].
-const RESTART_FIRST: Duration = Duration::from_millis(100);
-const RESTART_MAX: Duration = Duration::from_secs(5);
-
-/// Attempts that an engine has said to be over and that are remembered: more than can be on their
-/// way between two looks at the agent.
-const REMEMBERED: usize = 8;
-
-/// What happens to a keeper.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A message of the agent.
-    Agent(ToKeeper),
-    /// The agent is gone.
-    AgentGone,
-    /// A message of an engine.
-    Engine(EngineIndex, EngineToKeeper),
-    /// A signal has stopped an engine.
-    EngineStopped(EngineIndex),
-    /// An engine has ended and is reaped; its children are ours now.
-    EngineDied(EngineIndex),
-    /// An engine could not be started: there may be no room for another process just now.
-    NotStarted(EngineIndex),
-    /// The answer to [`Effect::Sweep`].
-    Swept {
-        /// Processes that died by our KILL in this sweep.
-        killed: u32,
-        /// Processes still alive.
-        alive: u32,
-    },
-}
-
-/// What the driver has to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Start an engine.
-    Start(EngineIndex),
-    /// Connect the agent with an engine.
-    Link(EngineIndex),
-    /// KILL an engine.
-    Kill(EngineIndex),
-    /// CONT to an engine.
-    Continue(EngineIndex),
-    /// KILL and reap every child that is no engine, and what is in the leaves of these dead ones;
-    /// answer with [`Event::Swept`].
-    Sweep {
-        /// The dead ones.
-        engines: Vec<EngineIndex>,
-    },
-    /// Tell the agent.
-    Tell(FromKeeper),
-    /// End this process.
-    Exit,
-}
-
-/// What an engine has said of its attempt.
-#[derive(Clone, Copy, Debug)]
-struct Watch {
-    attempt: AttemptId,
-    until: Option<BootInstant>,
-    ended: Ended,
-    killing: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Life {
-    Alive,
-    /// Has been sent KILL. `told`: the agent knows that it does not die.
-    Killed {
-        since: BootInstant,
-        told: bool,
-    },
-    /// Is reaped; what it left is being swept.
-    Dead {
-        since: BootInstant,
-        told: bool,
-    },
-    /// Nothing of it is left; its successor is started then.
-    Due {
-        at: BootInstant,
-    },
-    /// Is dead and was one too many.
-    Retired,
-}
-
-#[derive(Debug)]
-struct Slot {
-    life: Life,
-    started: BootInstant,
-    /// How many in a row have not lived long.
-    failures: u32,
-    watch: Option<Watch>,
-    /// What the agent has told it to kill, and by when.
-    cancelled: Option<(AttemptId, BootInstant)>,
-    /// Attempts that it has said to be over: the agent's word about them may come later.
-    over: VecDeque<AttemptId>,
-    /// When the agent's link to it was made again last.
-    relinked: Option<BootInstant>,
-    /// Why it was killed.
-    ended: Ended,
-    killed: u32,
-}
-
-impl Slot {
-    fn new(now: BootInstant, failures: u32) -> Self {
-        Self {
-            life: Life::Alive,
-            started: now,
-            failures,
-            watch: None,
-            cancelled: None,
-            over: VecDeque::new(),
-            relinked: None,
-            ended: Ended::Lost,
-            killed: 0,
-        }
-    }
-
-    /// How long its successor is waited with. None: a first failure may be chance.
-    fn pause(&self) -> Option<Duration> {
-        let doublings = self.failures.checked_sub(2)?;
-        Some(
-            RESTART_FIRST
-                .saturating_mul(2u32.saturating_pow(doublings))
-                .min(RESTART_MAX),
-        )
-    }
-
-    fn attempt(&self) -> Option<AttemptId> {
-        self.watch
-            .map(|w| w.attempt)
-            .or(self.cancelled.map(|(attempt, _)| attempt))
-    }
-
-    /// When it is late, and what its attempt has ended by then.
-    fn deadline(&self, lease: Option<BootInstant>) -> Option<(BootInstant, Ended)> {
-        let watch = self.watch.and_then(|w| Some((w.until?, w.ended)));
-        // What it says that it runs is not what it was told to kill: that is over.
-        let other = |attempt| self.watch.is_some_and(|w| w.attempt != attempt);
-        let cancelled = self
-            .cancelled
-            .filter(|(attempt, _)| !other(*attempt))
-            .map(|(_, by)| (by, Ended::Cancelled));
-        // An engine that is killing has its own time for that.
-        let lease = self
-            .watch
-            .filter(|w| !w.killing)
-            .and(lease)
-            .map(|until| (until, Ended::Lost));
-        let first = [watch, cancelled, lease]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(at, _)| *at);
-        first.map(|(at, ended)| (at + LATE, ended))
-    }
-}
 
 /// The decisions of one keeper.
 #[derive(Debug)]
@@ -466,141 +311,6 @@ impl Keeper {
             let alive = (0..self.wanted).filter(|i| self.slots[*i].life == Life::Alive);
             self.effects
                 .extend(alive.map(|i| Effect::Link(EngineIndex(i as u16))));
-        }
-    }
-
-    fn dead(&self) -> Vec<EngineIndex> {
-        let dead = self
-            .slots
-            .iter()
-            .enumerate()
-            .filter(|(_, slot)| matches!(slot.life, Life::Dead { .. }));
-        dead.map(|(i, _)| EngineIndex(i as u16)).collect()
-    }
-
-    fn sweep(&mut self, now: BootInstant, first: bool) {
-        self.pause = if first {
-            SWEEP_FIRST
-        } else {
-            (self.pause * 2).min(SWEEP_MAX)
-        };
-        self.sweep_at = Some(now + self.pause);
-        let engines = self.dead();
-        self.effects.push_back(Effect::Sweep { engines });
-    }
-
-    fn swept(&mut self, killed: u32, alive: u32, now: BootInstant) {
-        let dead = self.dead();
-        let Some(first) = dead.first().copied() else {
-            self.sweep_at = None;
-            return;
-        };
-        if let Some(slot) = self.slot(first) {
-            slot.killed += killed;
-        }
-        if alive == 0 {
-            self.sweep_at = None;
-        }
-        for engine in dead {
-            let Some(slot) = self.slot(engine) else {
-                continue;
-            };
-            let Life::Dead { since, told } = slot.life else {
-                continue;
-            };
-            if alive == 0 {
-                if !told {
-                    self.tell_end(engine, 0);
-                }
-                let index = usize::from(engine.0);
-                let over = self.slots[index].attempt();
-                self.slots[index] = Slot::new(now, self.slots[index].failures);
-                self.slots[index].over.extend(over);
-                if index >= self.wanted {
-                    self.slots[index].life = Life::Retired;
-                    continue;
-                }
-                match self.slots[index].pause() {
-                    None => self.start(engine, now),
-                    Some(pause) => self.slots[index].life = Life::Due { at: now + pause },
-                }
-            } else if !told && since + crate::engine::UNKILLABLE_AFTER <= now {
-                slot.life = Life::Dead { since, told: true };
-                self.tell_end(engine, alive);
-            }
-        }
-        self.link_if_due();
-    }
-
-    /// Starts the successor of one of which nothing is left.
-    fn start(&mut self, engine: EngineIndex, now: BootInstant) {
-        let Some(slot) = self.slot(engine) else {
-            return;
-        };
-        (slot.life, slot.started) = (Life::Alive, now);
-        self.effects.push_back(Effect::Start(engine));
-        if !self.links_due {
-            self.effects.push_back(Effect::Link(engine));
-        }
-    }
-
-    fn tell_end(&mut self, engine: EngineIndex, survivors: u32) {
-        let Some(slot) = self.slot(engine) else {
-            return;
-        };
-        let (attempt, ended, killed) = (slot.attempt(), slot.ended, slot.killed);
-        let end = FromKeeper::EngineEnded {
-            engine,
-            attempt,
-            ended,
-            killed,
-            survivors,
-        };
-        if attempt.is_some() {
-            self.ends.push(end.clone());
-        }
-        self.effects.push_back(Effect::Tell(end));
-    }
-}
-
-fn said(slot: &mut Slot, message: EngineToKeeper) {
-    match message {
-        EngineToKeeper::Watch {
-            attempt,
-            until,
-            ended,
-            killing,
-        } => {
-            slot.watch = Some(Watch {
-                attempt,
-                until,
-                ended,
-                killing,
-            });
-            // What it says of a kill under way is newer than the agent's word; what it says of a
-            // job that runs may be older.
-            if killing
-                && slot
-                    .cancelled
-                    .is_some_and(|(cancelled, _)| cancelled == attempt)
-            {
-                slot.cancelled = None;
-            }
-        }
-        EngineToKeeper::Over { attempt } => {
-            if slot.over.len() == REMEMBERED {
-                slot.over.pop_front();
-            }
-            slot.over.push_back(attempt);
-            if slot.watch.is_some_and(|w| w.attempt == attempt) {
-                slot.watch = None;
-            }
-            if slot
-                .cancelled
-                .is_some_and(|(cancelled, _)| cancelled == attempt)
-            {
-                slot.cancelled = None;
-            }
         }
     }
 }

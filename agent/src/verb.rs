@@ -3,3 +3,4 @@
 pub mod doctor;
 pub mod engines;
 pub mod join;
+pub(crate) mod run;

@@ -90,7 +90,7 @@ pub(super) fn spawn_into(
     let pid = result as i32;
     if failed != 0 {
         // It has ended without ever being the job.
-        super::processes::wait4_blocking(pid);
+        super::wait::wait4_blocking(pid);
         return Err(Errno::from_raw_os_error(failed));
     }
     Ok(pid)

@@ -3,14 +3,14 @@
 //! Signals go to the first process's group while that process is unreaped, and to own unreaped
 //! children: never to a number that the kernel could have given to somebody else.
 
+use super::counters::HostCounters;
+use super::wait::{Waited, kill_with_group, wait4};
 use super::{Exit, OutOfMemory, Swept};
 use crate::kernel::cgroup::Leaf;
 use mezcal_common::model::clock::{BootInstant, WallTime};
 use mezcal_common::model::outcome::{Span, Usage, UsageSource, WaitStatus, Written};
 use mezcal_common::system::proc;
-use rustix::fd::OwnedFd;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
-use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,10 +25,6 @@ const PASSES: u32 = 32;
 /// What survives KILL for this long is named, the first few of it.
 const NAMED_AFTER: Duration = Duration::from_secs(5);
 const NAMED: usize = 8;
-
-/// The count of out-of-memory kills is read again after this long: the kernel writes two hundred
-/// lines for it.
-const OOM_KILLS_RECENT: Duration = Duration::from_millis(250);
 
 /// The first process of an attempt and whatever else there is below this one.
 pub(super) struct Processes {
@@ -57,97 +53,6 @@ pub(super) struct Processes {
 
 /// The control group of an attempt, and the CPU times that it had when the attempt began.
 pub(super) type Born = (Arc<Leaf>, Option<(Duration, Duration)>);
-
-/// Counters of this host and of this process, from files that stay open.
-pub(super) struct HostCounters {
-    /// None if the control groups know better.
-    vmstat: Option<OwnedFd>,
-    /// What it said last, and when.
-    oom_kills: Cell<Option<(BootInstant, u64)>>,
-    status: Option<OwnedFd>,
-    /// This process's page faults when its memory peak was read, and that peak.
-    peak: Cell<(i64, u64)>,
-}
-
-impl HostCounters {
-    pub(super) fn open(groups_count_memory: bool) -> Self {
-        let open = |path| {
-            let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-            rustix::fs::open(path, flags, rustix::fs::Mode::empty()).ok()
-        };
-        Self {
-            vmstat: if groups_count_memory {
-                None
-            } else {
-                open("/proc/vmstat")
-            },
-            oom_kills: Cell::new(None),
-            status: open("/proc/self/status"),
-            peak: Cell::new((-1, u64::MAX)),
-        }
-    }
-
-    /// Processes that the kernel had killed for want of memory by `now` or shortly before, since
-    /// boot.
-    pub(super) fn recent_oom_kills(&self, now: BootInstant) -> Option<u64> {
-        let recent = self
-            .oom_kills
-            .get()
-            .filter(|(read, _)| now.since(*read) < OOM_KILLS_RECENT);
-        recent
-            .map(|(_, kills)| kills)
-            .or_else(|| self.oom_kills(now))
-    }
-
-    /// The same, as of now (`oom_kill` of /proc/vmstat, Linux 4.13).
-    fn oom_kills(&self, now: BootInstant) -> Option<u64> {
-        let kills = number_after(self.vmstat.as_ref()?, "oom_kill ");
-        self.oom_kills.set(kills.map(|kills| (now, kills)));
-        kills
-    }
-
-    /// This process's own memory peak, in bytes (`VmHWM`, proc(5)). Memory grows by page faults:
-    /// without new ones it is as it was.
-    fn own_peak(&self) -> u64 {
-        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-        // SAFETY: the pointer is valid for writing; rusage is plain data, and zeroed is one of its
-        // values.
-        let faults = unsafe {
-            libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
-            usage.assume_init().ru_minflt
-        };
-        if self.peak.get().0 != faults {
-            let peak = self
-                .status
-                .as_ref()
-                .and_then(|file| number_after(file, "VmHWM:"));
-            self.peak
-                .set((faults, peak.map_or(u64::MAX, |kib| kib * 1024)));
-        }
-        self.peak.get().1
-    }
-}
-
-/// The number behind `key` at the start of a line of a file in /proc.
-fn number_after(file: &OwnedFd, key: &str) -> Option<u64> {
-    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
-    let mut offset = 0;
-    loop {
-        // Whole lines, and no more than a page of them at a time.
-        let (text, _) = rustix::io::pread(file, &mut buffer, offset).ok()?;
-        if text.is_empty() {
-            return None;
-        }
-        if let Some(rest) = std::str::from_utf8(text)
-            .ok()?
-            .lines()
-            .find_map(|line| line.strip_prefix(key))
-        {
-            return rest.split_ascii_whitespace().next()?.parse().ok();
-        }
-        offset += text.len() as u64;
-    }
-}
 
 /// What a look at changed children found.
 #[derive(Debug, PartialEq, Eq)]
@@ -433,85 +338,5 @@ impl Processes {
             }
             None => OutOfMemory::No,
         }
-    }
-}
-
-/// KILL to an unreaped child and to the group that it is in. As long as it is unreaped its number
-/// is its own, and so is its group's; and since each attempt has a session of its own, all of that
-/// group is of its attempt.
-pub(crate) fn kill_with_group(child: Pid) {
-    if let Ok(group) = rustix::process::getpgid(Some(child))
-        && group != rustix::process::getpgrp()
-    {
-        let _ = rustix::process::kill_process_group(group, Signal::KILL);
-    }
-    // Of one that has ended meanwhile only the zombie is left, which does not mind; EPERM leaves it
-    // alive, which the sweep sees.
-    let _ = rustix::process::kill_process(child, Signal::KILL);
-}
-
-/// What wait4(2) says without waiting.
-pub(crate) enum Waited {
-    /// This child has ended and is reaped.
-    Ended {
-        pid: i32,
-        status: WaitStatus,
-        usage: Usage,
-    },
-    /// This child has been stopped by a signal.
-    Stopped { pid: i32 },
-    /// There are such children, all alive.
-    Alive,
-    /// There is no such child.
-    NoChild,
-}
-
-/// Reaps one ended child (wait4(2) with `WNOHANG | __WALL`); `pid` −1: any.
-pub(crate) fn wait4(pid: i32) -> Waited {
-    wait_with(pid, libc::WNOHANG | libc::__WALL)
-}
-
-/// The same, and tells of children that were stopped (`WUNTRACED`).
-pub(crate) fn wait4_or_stopped(pid: i32) -> Waited {
-    wait_with(pid, libc::WNOHANG | libc::__WALL | libc::WUNTRACED)
-}
-
-/// Reaps a child that is ending, waiting for it.
-pub(super) fn wait4_blocking(pid: i32) {
-    let _ = wait_with(pid, libc::__WALL);
-}
-
-fn wait_with(pid: i32, options: libc::c_int) -> Waited {
-    let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
-    // SAFETY: both pointers are valid for writing; rusage is plain data, and zeroed is one of its
-    // values.
-    let (got, usage) = unsafe {
-        let got = libc::wait4(pid, &mut status, options, usage.as_mut_ptr());
-        (got, usage.assume_init())
-    };
-    match got {
-        0 => return Waited::Alive,
-        ..0 => return Waited::NoChild,
-        1.. => {}
-    }
-    if libc::WIFSTOPPED(status) {
-        return Waited::Stopped { pid: got };
-    }
-    let status = if libc::WIFSIGNALED(status) {
-        WaitStatus::Signaled(libc::WTERMSIG(status))
-    } else {
-        WaitStatus::Exited(libc::WEXITSTATUS(status))
-    };
-    let time = |t: libc::timeval| Duration::new(t.tv_sec as u64, t.tv_usec as u32 * 1000);
-    let usage = Usage {
-        user: time(usage.ru_utime),
-        system: time(usage.ru_stime),
-        max_rss: Some(usage.ru_maxrss as u64 * 1024),
-        ..Usage::default()
-    };
-    Waited::Ended {
-        pid: got,
-        status,
-        usage,
     }
 }

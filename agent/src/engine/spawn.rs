@@ -7,22 +7,19 @@
 //! only those.
 
 use super::NotStarted;
+use super::environment::Inherited;
+use super::open::{directory, not_started, open_output, open_waitless, reason, same_file};
 use super::processes::Born;
+use super::program::{command_line, why_not_started};
 use crate::kernel::cgroup::{Leaf, Leaves};
 use crate::kernel::paths::{self, OutputFile};
 use mezcal_common::model::ids::{AttemptId, EngineId};
-use mezcal_common::model::job::{BatchContext, Command, JobSpec, SHELL_PREFIX};
-use mezcal_common::model::octets;
-use mezcal_common::system::limits;
-use mezcal_common::system::proc::{self, CommandLine};
+use mezcal_common::model::job::{BatchContext, JobSpec};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use std::borrow::Cow;
-use std::ffi::{CStr, CString, OsStr, c_char};
+use std::ffi::{CStr, c_char};
 use std::mem::MaybeUninit;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
 use std::sync::Arc;
 
 /// What is fixed for the life of an engine.
@@ -34,15 +31,6 @@ pub(super) struct Surroundings {
     /// Where attempts are born; none: in this process's own group.
     leaves: Option<Leaves>,
     stack: Box<super::clone::Stack>,
-}
-
-/// What the engines of a keeper have in common.
-pub(crate) struct Inherited {
-    pub(super) command_line: CommandLine,
-    /// Environment of every job, before the batch's.
-    env: Vec<(String, CString)>,
-    /// Signals that they ignore.
-    ignored: u64,
 }
 
 /// What the spawner is to start.
@@ -66,70 +54,6 @@ pub(super) struct Started {
     pub(super) born: Option<Born>,
 }
 
-/// Names and whole entries (environ(7)), most of them those of this process.
-type Environment<'a> = Vec<(Cow<'a, str>, Cow<'a, CStr>)>;
-
-/// Names that must not leak from a service manager or a shell into jobs.
-const SCRUBBED: [&str; 20] = [
-    "BASH_ENV",
-    "ENV",
-    "SHELLOPTS",
-    "BASHOPTS",
-    "NOTIFY_SOCKET",
-    "WATCHDOG_PID",
-    "WATCHDOG_USEC",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_FDNAMES",
-    "INVOCATION_ID",
-    "JOURNAL_STREAM",
-    "CREDENTIALS_DIRECTORY",
-    "MANAGERPID",
-    "MANAGERPIDFDID",
-    "LISTEN_PIDFDID",
-    "MAINPID",
-    "SYSTEMD_EXEC_PID",
-    "MEMORY_PRESSURE_WATCH",
-    "MEMORY_PRESSURE_WRITE",
-];
-
-/// What a `make` tells those below it.
-const MAKE_FLAGS: [&str; 2] = ["MAKEFLAGS", "MFLAGS"];
-
-/// The flags of a `make` without its jobserver, if that is a pair of descriptors, which jobs do not
-/// get (GNU Make Manual, "POSIX Jobserver Interaction"): with it their own `make` would complain
-/// and run one job at a time. One that has a name in the file system works for them, too.
-fn without_jobserver(flags: &[u8]) -> Vec<u8> {
-    let words: Vec<&[u8]> = flags.split(|b| *b == b' ').collect();
-    // Variables follow, with any text.
-    let own = words
-        .iter()
-        .position(|word| *word == b"--")
-        .unwrap_or(words.len());
-    let is_pair = |word: &&[u8]| {
-        let value = word
-            .strip_prefix(b"--jobserver-auth=")
-            .or_else(|| word.strip_prefix(b"--jobserver-fds="));
-        value.is_some_and(|value| {
-            value
-                .iter()
-                .all(|b| b.is_ascii_digit() || matches!(b, b',' | b'-'))
-        })
-    };
-    if !words[..own].iter().any(is_pair) {
-        return flags.to_vec();
-    }
-    let is_count = |word: &[u8]| {
-        word.strip_prefix(b"-j")
-            .is_some_and(|n| n.iter().all(u8::is_ascii_digit))
-    };
-    let kept = words
-        .iter()
-        .enumerate()
-        .filter(|(i, word)| *i >= own || !is_pair(word) && !is_count(word));
-    kept.map(|(_, word)| *word).collect::<Vec<_>>().join(&b' ')
-}
-
 impl Surroundings {
     /// Opens `/dev/null`.
     pub(super) fn new(
@@ -146,71 +70,6 @@ impl Surroundings {
             leaves,
             stack: super::clone::Stack::new(),
         })
-    }
-}
-
-impl Inherited {
-    /// Reads it from this process, of which the engines are copies; with the `functions` that a
-    /// shell has exported or without them.
-    pub(crate) fn read(functions: bool) -> Self {
-        let env = std::env::vars_os()
-            .filter_map(|(name, value)| {
-                let mut entry = name.into_vec();
-                let key = octets::text(entry.clone());
-                entry.push(b'=');
-                let value = value.into_vec();
-                entry.extend(if MAKE_FLAGS.contains(&key.as_str()) {
-                    without_jobserver(&value)
-                } else {
-                    value
-                });
-                Some((key, CString::new(entry).ok()?))
-            })
-            .filter(|(key, _)| {
-                !SCRUBBED.contains(&key.as_str()) && (functions || !key.starts_with("BASH_FUNC_"))
-            })
-            .collect();
-        Self {
-            command_line: CommandLine::find(),
-            env,
-            ignored: proc::ignored_signals(),
-        }
-    }
-
-    /// The environment of one job: later names win, the reserved ones come last.
-    fn environment(&self, order: &Order, slot: u16, host: &str) -> Result<Environment<'_>, String> {
-        let Order {
-            attempt,
-            spec,
-            context,
-            engine,
-        } = order;
-        let mut env: Environment = self
-            .env
-            .iter()
-            .map(|(key, entry)| (key.into(), entry.into()))
-            .collect();
-        let mut set = |name: &str, value: &str| -> Result<(), String> {
-            let entry = CString::new([&octets::of(name)[..], b"=", &octets::of(value)].concat())
-                .map_err(|_| {
-                    format!("environment {:?} contains a NUL byte", octets::shown(name))
-                })?;
-            match env.iter_mut().find(|(key, _)| key == name) {
-                Some(slot) => slot.1 = entry.into(),
-                None => env.push((name.to_owned().into(), entry.into())),
-            }
-            Ok(())
-        };
-        for (name, value) in context.env.iter().chain(&spec.env) {
-            set(name, value)?;
-        }
-        set("MEZCAL_JOB_ID", &paths::label(spec, *attempt))?;
-        set("MEZCAL_ATTEMPT", &attempt.attempt.to_string())?;
-        set("MEZCAL_ENGINE_ID", &engine.to_string())?;
-        set("MEZCAL_SLOT", &slot.to_string())?;
-        set("MEZCAL_HOST", host)?;
-        set("MEZCAL_BATCH", &context.batch.to_string())?;
-        Ok(env)
     }
 }
 
@@ -339,195 +198,6 @@ pub(crate) fn can_spawn_into(leaf: &Leaf) -> std::io::Result<()> {
     }
 }
 
-/// What the job writes to. A file is truncated.
-fn open_output(cd: &OwnedFd, to: &OutputTo) -> Result<Arc<OwnedFd>, NotStarted> {
-    match to {
-        OutputTo::Pipe(write) => Ok(write.clone()),
-        OutputTo::File(OutputFile { dir, path }) => {
-            if let Some(dir) = dir {
-                // If it cannot be made, opening the file says why.
-                let _ = std::fs::create_dir_all(dir);
-            }
-            open_waitless(
-                cd,
-                path,
-                OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC,
-                "write",
-            )
-            .map(Arc::new)
-        }
-    }
-}
-
-fn directory(spec: &JobSpec, context: &BatchContext) -> Result<OwnedFd, NotStarted> {
-    let path = paths::directory(spec, context);
-    rustix::fs::open(
-        &path,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|e| cannot("change to directory", &path, e))
-}
-
-/// A pipe whose read end does not block.
-pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd), NotStarted> {
-    let make = || {
-        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        rustix::fs::fcntl_setfl(&read, OFlags::NONBLOCK)?;
-        Ok((read, write))
-    };
-    make().map_err(|e: Errno| not_started(format!("cannot make a pipe: {}", reason(e)), e))
-}
-
-fn open_at(cd: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat(
-        cd,
-        path,
-        flags | OFlags::CLOEXEC,
-        Mode::from_raw_mode(0o666),
-    )
-}
-
-/// Opens a file without ever waiting for a partner. A FIFO is refused: its other end would decide
-/// when the job starts and ends.
-fn open_waitless(
-    cd: &OwnedFd,
-    path: &Path,
-    flags: OFlags,
-    verb: &str,
-) -> Result<OwnedFd, NotStarted> {
-    let fifo = || format!("cannot {verb} {path:?}: it is a FIFO; redirect inside `cmd` to use one");
-    let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = open_at(cd, path, flags).map_err(|e| {
-        if e == Errno::NXIO {
-            fifo().into()
-        } else {
-            cannot(verb, path, e)
-        }
-    })?;
-    let stat = rustix::fs::fstat(&file).map_err(|e| cannot(verb, path, e))?;
-    if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo {
-        return Err(fifo().into());
-    }
-    rustix::fs::fcntl_setfl(&file, OFlags::empty()).map_err(|e| cannot(verb, path, e))?;
-    Ok(file)
-}
-
-fn same_file(a: &OwnedFd, b: &OwnedFd) -> bool {
-    match (rustix::fs::fstat(a), rustix::fs::fstat(b)) {
-        (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
-        _ => false,
-    }
-}
-
-fn cannot(verb: &str, path: &Path, error: Errno) -> NotStarted {
-    not_started(format!("cannot {verb} {path:?}: {}", reason(error)), error)
-}
-
-/// Whether it is the host that lacks something, and what: that may pass.
-fn not_started(text: String, error: Errno) -> NotStarted {
-    match limits::behind(error) {
-        Some(limit) => NotStarted::Short(format!("{text} ({limit})")),
-        None => NotStarted::Job(text),
-    }
-}
-
-/// The system's text of an error without Rust's "(os error N)".
-fn reason(error: Errno) -> String {
-    let text = std::io::Error::from(error).to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_owned()
-}
-
-fn command_line(
-    cd: &OwnedFd,
-    spec: &JobSpec,
-    context: &BatchContext,
-    env: &Environment,
-) -> Result<(CString, Vec<CString>), String> {
-    let c = |bytes: &[u8]| {
-        CString::new(bytes).map_err(|_| "the command contains a NUL byte".to_owned())
-    };
-    match &spec.command {
-        Command::Shell(cmd) => {
-            let setup = context
-                .setup
-                .as_ref()
-                .map_or(String::new(), |s| format!("{s}\n"));
-            let text = [setup.as_bytes(), SHELL_PREFIX.as_bytes(), &octets::of(cmd)].concat();
-            let argv = vec![c(b"/bin/bash")?, c(b"-c")?, c(&text)?];
-            Ok((argv[0].clone(), argv))
-        }
-        Command::Argv(words) => {
-            let argv = words
-                .iter()
-                .map(|word| c(&octets::of(word)))
-                .collect::<Result<Vec<_>, _>>()?;
-            let name = argv.first().ok_or("`argv` is empty")?;
-            Ok((find_program(cd, name, env)?, argv))
-        }
-    }
-}
-
-/// Finds a program along the job's own PATH, as execvp(3) would in the job's environment and
-/// directory.
-fn find_program(cd: &OwnedFd, name: &CStr, env: &Environment) -> Result<CString, String> {
-    if name.to_bytes().contains(&b'/') {
-        return Ok(name.to_owned());
-    }
-    let path = env
-        .iter()
-        .find(|(key, _)| key == "PATH")
-        .map_or(&b"/usr/bin:/bin"[..], |(_, entry)| {
-            &entry.to_bytes()["PATH=".len()..]
-        });
-    for dir in path.split(|b| *b == b':') {
-        let mut candidate = if dir.is_empty() {
-            b".".to_vec()
-        } else {
-            dir.to_vec()
-        };
-        candidate.push(b'/');
-        candidate.extend(name.to_bytes());
-        let Ok(candidate) = CString::new(candidate) else {
-            continue;
-        };
-        let is_file = rustix::fs::statat(cd, &candidate, AtFlags::empty())
-            .is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile);
-        if is_file
-            && rustix::fs::accessat(
-                cd,
-                &candidate,
-                rustix::fs::Access::EXEC_OK,
-                AtFlags::empty(),
-            )
-            .is_ok()
-        {
-            return Ok(candidate);
-        }
-    }
-    Err(format!("{:?} is not in PATH", name.to_string_lossy()))
-}
-
-fn why_not_started(spec: &JobSpec, program: &CStr, error: Errno) -> NotStarted {
-    if error == Errno::TOOBIG {
-        return NotStarted::Job("the command and its environment are longer than the kernel takes (execve(2): 128 KiB for one argument, a quarter of the stack limit in all)".into());
-    }
-    let program = match &spec.command {
-        Command::Shell(_) => Path::new("/bin/bash"),
-        Command::Argv(_) => Path::new(OsStr::from_bytes(program.to_bytes())),
-    };
-    // Of files these mean something else.
-    let limit = match error {
-        Errno::AGAIN => limits::PROCESSES,
-        Errno::TXTBSY => "ETXTBSY: somebody has it open for writing",
-        _ => return cannot("start", program, error),
-    };
-    NotStarted::Short(format!(
-        "cannot start {program:?}: {} ({limit})",
-        reason(error)
-    ))
-}
-
 unsafe extern "C" {
     // glibc 2.29 and musl 1.1.24 have it; the libc crate does not declare it for both.
     fn posix_spawn_file_actions_addfchdir_np(
@@ -595,37 +265,4 @@ fn posix_spawn(
         result?;
     }
     Ok(pid)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn flags_of_a_make_lose_a_jobserver_that_jobs_do_not_have() {
-        let cases = [
-            // GNU Make 4.3, below `make -j4 -k VAR='a b'`, and older ones.
-            ("k -j4 --jobserver-auth=3,4 -- VAR=a\\ b", "k -- VAR=a\\ b"),
-            (" --jobserver-fds=3,4 -j", ""),
-            ("-j2 --jobserver-auth=3,4", ""),
-            // Not under `make -j`, or with a name that every process can open.
-            ("k", "k"),
-            ("", ""),
-            (
-                " -j8 --jobserver-auth=fifo:/tmp/GMfifo123",
-                " -j8 --jobserver-auth=fifo:/tmp/GMfifo123",
-            ),
-            (
-                "k -- X=--jobserver-auth=3,4 -j2",
-                "k -- X=--jobserver-auth=3,4 -j2",
-            ),
-        ];
-        for (flags, left) in cases {
-            assert_eq!(
-                String::from_utf8_lossy(&without_jobserver(flags.as_bytes())),
-                left,
-                "{flags}"
-            );
-        }
-    }
 }

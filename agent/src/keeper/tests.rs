@@ -1,6 +1,10 @@
 //! Scripts of the keeper: whom it trusts until when, and what it does about those that fail.
 
+use super::slot::RESTART_MAX;
+use super::sweeping::SWEEP_MAX;
 use super::*;
+use mezcal_common::message::engine::EngineToKeeper;
+use mezcal_common::model::ids::AttemptId;
 use mezcal_common::model::ids::{BatchSerial, Epoch, JobKey, JobNumber};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,5 +1,5 @@
-//! What engines say that they run or have run, and this agent has not given them: it counts for jobs of
-//! their own user, if the coordinator knows it, and for nothing else.
+//! What engines say that they run or have run, and this agent has not given them: it counts for
+//! jobs of their own user, if the coordinator knows it, and for nothing else.
 
 use super::Supervisor;
 use super::slot::Slot;

@@ -1,5 +1,5 @@
-//! What engines and their keeper say of attempts, and over which link: what is believed of that, and
-//! what becomes of an attempt whose engine is dead.
+//! What engines and their keeper say of attempts, and over which link: what is believed of that,
+//! and what becomes of an attempt whose engine is dead.
 
 use super::Supervisor;
 use super::dispatch::{MAX_UNACKNOWLEDGED, SMOOTHING};

@@ -1,5 +1,5 @@
-//! What an agent leaves to the one that comes next in the same process: what waits, and the ends that
-//! no engine can repeat.
+//! What an agent leaves to the one that comes next in the same process: what waits, and the ends
+//! that no engine can repeat.
 
 use super::Supervisor;
 use super::batches::Batches;

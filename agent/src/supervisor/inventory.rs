@@ -1,5 +1,5 @@
-//! What the coordinator is told of all that is here: the inventory, once every engine has been heard,
-//! or one for each user who is served.
+//! What the coordinator is told of all that is here: the inventory, once every engine has been
+//! heard, or one for each user who is served.
 
 use super::Supervisor;
 use super::event::Effect;

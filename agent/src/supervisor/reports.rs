@@ -1,5 +1,5 @@
-//! Reports: what has become of attempts, until the coordinator has acknowledged it. When they are sent,
-//! and in what company.
+//! Reports: what has become of attempts, until the coordinator has acknowledged it. When they are
+//! sent, and in what company.
 
 use super::Supervisor;
 use super::dispatch::REFILL;

@@ -1,5 +1,5 @@
-//! The session with the coordinator and the lease that it gives: when it begins, how long what runs may
-//! go on, and what the coordinator says in it.
+//! The session with the coordinator and the lease that it gives: when it begins, how long what runs
+//! may go on, and what the coordinator says in it.
 
 use super::Supervisor;
 use super::event::Effect;

@@ -1,5 +1,5 @@
-//! One engine, as the supervisor knows it: what it was given, what it says that it runs, and how many
-//! slots of the host that takes.
+//! One engine, as the supervisor knows it: what it was given, what it says that it runs, and how
+//! many slots of the host that takes.
 
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, BatchSerial};

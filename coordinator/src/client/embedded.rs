@@ -23,7 +23,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use mezcal_agent::cli::Hidden;
-pub use mezcal_agent::keeper::driver::{ContainmentWish, heed_children};
+pub use mezcal_agent::keeper::driver::ContainmentWish;
+pub use mezcal_agent::kernel::signals::heed_children;
 pub use mezcal_agent::supervisor::host::usable_cpus;
 
 /// The coordinator is in this very process: it answers at once or never.
