@@ -6,9 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Where the types are that travel between processes, and those that travel within them.
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 12] = [
     "common/src/message/agent.rs",
     "common/src/message/client.rs",
+    "common/src/message/client/members.rs",
+    "common/src/message/client/notice.rs",
+    "common/src/message/client/selection.rs",
+    "common/src/message/client/status.rs",
+    "common/src/message/client/submission.rs",
     "common/src/message/engine.rs",
     "common/src/wire/enrol.rs",
     "common/src/model/job.rs",

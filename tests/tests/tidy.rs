@@ -59,7 +59,7 @@ fn each_outside_dependency_has_one_owner() {
         ("rustls", "common/src/wire/"),
         ("bincode", "common/src/wire/codec.rs"),
         ("x509_parser", "common/src/model/identity.rs"),
-        ("rcgen", "certs/src/lib.rs"),
+        ("rcgen", "certs/src/authority.rs"),
         ("sysinfo", "agent/src/supervisor/host.rs"),
         ("rusqlite", "coordinator/src/store"),
         ("axum", "coordinator/src/service/http.rs"),

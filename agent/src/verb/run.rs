@@ -184,11 +184,7 @@ fn generations_unread(file: &Path) -> String {
 
 /// Waits until it is asked for (HUP), and reads the configuration again: what a running agent can
 /// take up of it. What cannot be used is said, and changes nothing.
-async fn reload(
-    path: &Path,
-    now: &AgentConfig,
-    hangup: &mut Option<Signal>,
-) -> AgentConfig {
+async fn reload(path: &Path, now: &AgentConfig, hangup: &mut Option<Signal>) -> AgentConfig {
     let Some(hangup) = hangup else {
         return std::future::pending().await;
     };

@@ -6,26 +6,20 @@
 //! it. A link is followed by hand where nobody but root and this account could have made it:
 //! `/var/run`, `/lib`, or one's own below the home.
 
+mod walk;
+
 use crate::system::account;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
+use walk::{Rule, WRITABLE, Way};
 
-/// As many links in one path as the kernel follows (path_resolution(7)).
-const MAX_LINKS: u32 = 40;
-/// Permission bits of those who are not the owner to write.
-const WRITABLE: u32 = 0o022;
-/// In a directory with this bit only owners rename and remove (`/tmp`).
-const STICKY: u32 = 0o1000;
 /// Mode of directories that are nobody else's business.
 pub const PRIVATE: u32 = 0o700;
-/// Everybody may write.
-const OTHERS: u32 = 0o002;
 
 /// Why a place is not used.
 #[derive(Debug, thiserror::Error)]
@@ -95,15 +89,6 @@ fn us() -> u32 {
 
 /// An account: user and primary group.
 pub type Owner = (u32, u32);
-
-/// What a directory has to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rule {
-    /// This account's, closed to others, and reached by ways that nobody else can change.
-    Own,
-    /// Anybody's: only links of others are not followed.
-    Any,
-}
 
 /// A directory that is open, and known by that: whatever happens to its name meanwhile, files go
 /// there.
@@ -341,165 +326,6 @@ impl Directory {
         (found.path, found.made) = (path.to_path_buf(), way.made);
         Ok(found)
     }
-}
-
-/// A path that has been walked so far.
-struct Way {
-    at: OwnedFd,
-    seen: PathBuf,
-    /// The next name is the last.
-    left: Vec<OsString>,
-    links: u32,
-    /// The last name was made: where, and what.
-    made: Option<(OwnedFd, OsString)>,
-    /// It stands at this account's home, which is trusted whosever it is.
-    home: bool,
-    /// Who owns `/` can change everything: root, and where that is not known here
-    /// (user_namespaces(7)), whoever stands for those who are not.
-    root: u32,
-}
-
-impl Way {
-    fn begin(path: &Path) -> Result<Self> {
-        let whole = std::path::absolute(path).map_err(|source| PlaceError::Failed {
-            verb: "find",
-            path: path.into(),
-            source,
-        })?;
-        let (begin, rest, home) = match home_of(&whole) {
-            Some((home, rest)) => (home, rest, true),
-            None => (PathBuf::from("/"), whole, false),
-        };
-        let root = rustix::fs::stat("/")
-            .map_err(failed("look at", Path::new("/")))?
-            .st_uid;
-        let at = Self::open(CWD, begin.as_os_str(), true, &begin)?;
-        let mut way = Self {
-            at,
-            seen: begin,
-            left: Vec::new(),
-            links: 0,
-            made: None,
-            home,
-            root,
-        };
-        way.push(&rest);
-        Ok(way)
-    }
-
-    fn open(at: impl AsFd, name: &std::ffi::OsStr, follow: bool, path: &Path) -> Result<OwnedFd> {
-        let more = if follow {
-            OFlags::empty()
-        } else {
-            OFlags::NOFOLLOW
-        };
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | more;
-        rustix::fs::openat(at, name, flags, Mode::empty()).map_err(failed("open", path))
-    }
-
-    /// Names that come before what is left.
-    fn push(&mut self, path: &Path) {
-        let names = path.components().rev().filter_map(|part| match part {
-            Component::Normal(name) => Some(name.to_os_string()),
-            Component::ParentDir => Some("..".into()),
-            Component::CurDir | Component::RootDir | Component::Prefix(_) => None,
-        });
-        self.left.extend(names);
-    }
-
-    fn trusts(&self, uid: u32) -> bool {
-        uid == us() || uid == 0 || uid == self.root
-    }
-
-    fn step(&mut self, name: OsString, rule: Rule, make: Option<u32>) -> Result<()> {
-        let dir = rustix::fs::fstat(&self.at).map_err(failed("look at", &self.seen))?;
-        let mode = dir.st_mode & 0o7777;
-        if rule == Rule::Own && !self.home {
-            if !self.trusts(dir.st_uid) {
-                let (owner, wanted) = (called(dir.st_uid), called(us()));
-                return Err(PlaceError::Foreign {
-                    path: self.seen.clone(),
-                    owner,
-                    wanted,
-                });
-            }
-            if mode & OTHERS != 0 && mode & STICKY == 0 {
-                return Err(PlaceError::Open {
-                    path: self.seen.clone(),
-                    owner: called(dir.st_uid),
-                    mode,
-                });
-            }
-        }
-        let path = self.seen.join(&name);
-        let found = match rustix::fs::statat(&self.at, &*name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => match make {
-                Some(mode) => {
-                    match rustix::fs::mkdirat(&self.at, &*name, Mode::from_raw_mode(mode)) {
-                        // Somebody may have been faster.
-                        made @ (Ok(()) | Err(Errno::EXIST)) => {
-                            let last = made.is_ok() && self.left.is_empty();
-                            let parent = if last { self.at.try_clone().ok() } else { None };
-                            self.made = parent.map(|parent| (parent, name.clone()));
-                            rustix::fs::statat(&self.at, &*name, AtFlags::SYMLINK_NOFOLLOW)
-                        }
-                        Err(e) => return Err(failed("make directory", &path)(e)),
-                    }
-                }
-                None => Err(Errno::NOENT),
-            },
-            found => found,
-        };
-        let found = found.map_err(failed("open", &path))?;
-        if FileType::from_raw_mode(found.st_mode) != FileType::Symlink {
-            (self.at, self.seen) = (Self::open(&self.at, &name, false, &path)?, path);
-            self.home = false;
-            return Ok(());
-        }
-        // In a directory that others can write to, links of theirs may lie; and its owner may put
-        // any link there.
-        let ours = self.trusts(dir.st_uid) && (mode & WRITABLE == 0 || self.trusts(found.st_uid));
-        if !self.home && !ours {
-            return Err(PlaceError::Link {
-                path,
-                owner: called(found.st_uid),
-            });
-        }
-        self.links += 1;
-        if self.links > MAX_LINKS {
-            return Err(failed("open", &path)(Errno::LOOP));
-        }
-        let target =
-            rustix::fs::readlinkat(&self.at, &*name, Vec::new()).map_err(failed("read", &path))?;
-        let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
-        if target.is_absolute() {
-            (self.at, self.seen) = (
-                Self::open(CWD, "/".as_ref(), true, Path::new("/"))?,
-                "/".into(),
-            );
-            self.home = false;
-        }
-        self.push(&target);
-        Ok(())
-    }
-}
-
-/// The home that a path is below, and the rest of it. Whatever is above a home is its owner's lot
-/// (sshd's `StrictModes` ends there, too).
-fn home_of(path: &Path) -> Option<(PathBuf, PathBuf)> {
-    let uid = us();
-    let passwd = account::of(uid).map(|account| PathBuf::from(account.home));
-    // Root may have been lent somebody else's by sudo(8).
-    let lent = std::env::var_os("HOME")
-        .map(PathBuf::from)
-        .filter(|_| uid != 0);
-    let homes = passwd
-        .into_iter()
-        .chain(lent)
-        .filter(|home| home.is_absolute() && home.parent().is_some());
-    homes
-        .filter_map(|home| Some((home.clone(), path.strip_prefix(&home).ok()?.to_path_buf())))
-        .find(|(home, _)| home.is_dir())
 }
 
 fn fill(mut file: &File, bytes: &[u8], mode: u32, owner: Option<Owner>) -> std::io::Result<()> {
