@@ -2,19 +2,10 @@
 
 use crate::client::embedded::Hidden;
 use crate::exit::{self, Exit};
-use crate::verb::batches;
-use crate::verb::cancel;
-use crate::verb::doctor;
-use crate::verb::exec;
-use crate::verb::follow;
-use crate::verb::hosts;
-use crate::verb::logs;
-use crate::verb::manage;
-use crate::verb::members;
-use crate::verb::provision;
-use crate::verb::run;
-use crate::verb::serve;
-use crate::verb::why;
+use crate::verb::{
+    batches, cancel, certs, doctor, exec, follow, hosts, join, logs, manage, provision, revoke,
+    run, serve, token, why,
+};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -55,10 +46,10 @@ enum Verb {
     Restore(manage::RestoreArgs),
     Provision(Box<provision::ProvisionArgs>),
     Doctor(doctor::DoctorArgs),
-    Token(members::TokenArgs),
-    Revoke(members::RevokeArgs),
-    Certs(members::CertsArgs),
-    Join(members::JoinArgs),
+    Token(token::TokenArgs),
+    Revoke(revoke::RevokeArgs),
+    Certs(certs::CertsArgs),
+    Join(join::JoinArgs),
     Serve(serve::ServeArgs),
     /// Write the manual pages.
     #[command(hide = true)]
@@ -167,10 +158,10 @@ pub fn main(stdout_was_closed: bool, command: fn() -> clap::Command) -> ExitCode
         Verb::Restore(args) => manage::restore(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Provision(args) => provision::run(&args),
-        Verb::Token(args) => members::token(&args),
-        Verb::Revoke(args) => members::revoke(&args),
-        Verb::Certs(args) => members::certs(&args),
-        Verb::Join(args) => members::join(&args),
+        Verb::Token(args) => token::run(&args),
+        Verb::Revoke(args) => revoke::run(&args),
+        Verb::Certs(args) => certs::run(&args),
+        Verb::Join(args) => join::run(&args),
         Verb::Serve(args) => serve::run(&args),
         Verb::Manual { dir } => clap_mangen::generate_to(command(), dir)
             .map(|()| 0)

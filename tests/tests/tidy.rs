@@ -137,13 +137,14 @@ const WINGS: [(&str, &[&str]); 9] = [
 
 /// Files that may name more: where a client has a coordinator in its own process, or on its own
 /// host.
-const DOORS: [(&str, &[&str]); 7] = [
+const DOORS: [(&str, &[&str]); 8] = [
     ("client.rs", &["service"]),
     ("client/cluster.rs", &["service"]),
     ("client/embedded.rs", &["scheduler", "service"]),
+    ("verb/certs.rs", &["service", "store"]),
     ("verb/doctor.rs", &["service"]),
     ("verb/manage.rs", &["service", "store"]),
-    ("verb/members.rs", &["service", "store"]),
+    ("verb/revoke.rs", &["service"]),
     ("verb/serve.rs", &["scheduler", "service", "store"]),
 ];
 

@@ -8,7 +8,7 @@ use crate::client::profile::ProfileArgs;
 use crate::client::{Remote, ask, converse_for};
 use crate::exit::Exit;
 use clap_complete::engine::CompletionCandidate;
-use mezcal_common::message::client::BatchStatus;
+use mezcal_common::message::client::{BatchStatus, Member};
 use mezcal_common::model::escape::for_terminal;
 use mezcal_common::model::hosts::short;
 use std::ffi::OsStr;
@@ -84,6 +84,22 @@ fn known<T: Default>(talk: impl AsyncFnOnce(&mut Remote) -> Result<T, Exit>) -> 
         talk,
     )
     .unwrap_or_default()
+}
+
+/// Hosts or users whom a verb about members is given: their kind and their names.
+pub(crate) fn members(host: &[String], user: &[String]) -> Result<(Member, Vec<String>), Exit> {
+    if !user.is_empty() {
+        return Ok((Member::User, user.to_vec()));
+    }
+    Ok((Member::Host, expand(host)?))
+}
+
+/// What a kind of member is called, in words and as a key.
+pub(crate) fn word(member: Member) -> &'static str {
+    match member {
+        Member::Host => "host",
+        Member::User => "user",
+    }
 }
 
 /// Names and ranges, one by one.

@@ -1,5 +1,7 @@
 //! Tables for people, and what stands in their cells: spans of time, instants, sizes.
 
+use crate::exit::Exit;
+use crate::report::format::show;
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::escape::for_terminal;
 use std::ops::Range;
@@ -7,6 +9,22 @@ use std::time::Duration;
 
 /// Of a table in which no column is one of numbers.
 pub(crate) const NO_NUMBERS: Range<usize> = 0..0;
+
+/// Shows lines, and is done: the status of a verb that does no more.
+pub(crate) fn show_lines(lines: impl Iterator<Item = String>) -> Result<u8, Exit> {
+    let text: String = lines.flat_map(|line| [line, "\n".into()]).collect();
+    show(&text)?;
+    Ok(0)
+}
+
+/// Shows a table without numbers, and is done.
+pub(crate) fn show_table<const N: usize>(
+    head: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+) -> Result<u8, Exit> {
+    show(&table(head, rows, NO_NUMBERS))?;
+    Ok(0)
+}
 
 /// Rows below a head; the columns in `right` are numbers.
 pub(crate) fn table<const N: usize>(
