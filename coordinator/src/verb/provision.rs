@@ -3,20 +3,23 @@
 //! goes to standard error, a line for each step; a host's own line goes to standard output when it
 //! is connected, or will not be.
 
+mod as_root;
+mod at_home;
+mod known;
+
+use self::known::Members;
 use crate::client::ask;
 use crate::client::converse;
 use crate::client::names::expand;
 use crate::client::profile::ProfileArgs;
 use crate::exit::{Exit, FAILED};
 use crate::report::format::{counted, show};
-use crate::report::table::time;
 use mezcal_common::message::client::{Member, ToClient, ToService};
-use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::duration::parse_duration;
 use mezcal_common::model::escape::for_terminal;
 use mezcal_common::model::token::{hex, sha256};
 use mezcal_common::wire::enrol;
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -27,15 +30,6 @@ use std::time::{Duration, Instant};
 const TOKEN_LIFE: Duration = Duration::from_secs(600);
 /// Between two looks at which hosts are there.
 const LOOK: Duration = Duration::from_millis(200);
-/// From which archive the host's files came, by its hash. It may have got others since: the program
-/// itself is looked at, too.
-const INSTALLED: &str = "/usr/lib/mezcal/archive";
-/// The program that it installs: a link to the file that is all programs, or a file of its own from
-/// before there was that one.
-const AGENT: &str = "/usr/bin/mezcal-agent";
-/// Where packages and archives put their units.
-const UNITS: &str = "/usr/lib/systemd/system";
-
 /// Install agents on hosts over ssh, let them join, start them, and wait until they are connected.
 #[derive(Debug, clap::Args)]
 pub struct ProvisionArgs {
@@ -82,21 +76,6 @@ pub struct ProvisionArgs {
     pub profile: ProfileArgs,
 }
 
-/// What a host says of itself.
-struct Found {
-    /// What it calls itself.
-    name: String,
-    root: bool,
-    /// Hashes of the archive that was installed last, and of the program that is there.
-    archive: String,
-    agent: String,
-    joined: bool,
-    /// Units that are not enabled or do not run.
-    idle: Vec<String>,
-    /// An older program than the one that is there runs.
-    old: bool,
-}
-
 /// What became of a host.
 struct Row {
     host: String,
@@ -118,133 +97,13 @@ struct Plan<'a> {
     members: Members,
 }
 
-/// What the coordinator knows of hosts before anything is done.
-#[derive(Default)]
-struct Members {
-    connected: BTreeSet<String>,
-    /// With a certificate that counts.
-    counted: BTreeSet<String>,
-    /// Whose certificates were all revoked, and when.
-    revoked: BTreeMap<String, WallTime>,
-}
-
-impl Members {
-    fn ask(profile: &ProfileArgs) -> Result<Self, Exit> {
-        // A coordinator that is not there is noticed before anything is touched.
-        let hosts = converse(profile, ask::hosts)?;
-        let connected = hosts
-            .into_iter()
-            .filter(|host| host.connected)
-            .map(|host| host.name)
-            .collect();
-        let mut me = Self {
-            connected,
-            ..Self::default()
-        };
-        // One that is asked by somebody who is no admin says no more when a token is needed.
-        for row in ask::certificates(profile)
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|row| row.member == Member::Host)
-        {
-            match row.revoked {
-                Some(at) => {
-                    let last = me.revoked.entry(row.name).or_insert(at);
-                    *last = at.max(*last);
-                }
-                // What is over can be renewed by its host.
-                None => drop(me.counted.insert(row.name)),
-            }
-        }
-        me.revoked.retain(|name, _| !me.counted.contains(name));
-        Ok(me)
-    }
-
-    /// The name under which the coordinator knows a host that calls itself so.
-    fn name_of(&self, own: &str) -> String {
-        let known = self
-            .connected
-            .iter()
-            .chain(&self.counted)
-            .chain(self.revoked.keys())
-            .map(String::as_str);
-        mezcal_common::model::hosts::meant(own, known)
-            .ok()
-            .flatten()
-            .unwrap_or(own)
-            .to_owned()
-    }
-
-    /// Whether a host has to join, and with which words.
-    fn joins(
-        &self,
-        name: &str,
-        joined: bool,
-        replace: bool,
-    ) -> Result<Option<&'static str>, String> {
-        let (here, counts) = (self.connected.contains(name), self.counted.contains(name));
-        match (joined, self.revoked.get(name)) {
-            (true, _) if here => Ok(None),
-            (false, _) if here => Err(format!(
-                "an agent is connected as {name}, and it is not that of this installation: stop it first, if this is its host"
-            )),
-            (_, Some(_)) if replace => Ok(Some("joined again")),
-            (_, Some(at)) => Err(format!(
-                "its certificate was revoked at {}; with --replace it joins again",
-                time(*at)
-            )),
-            (true, None) => Ok(replace.then_some("joined again")),
-            (false, None) if counts && !replace => Err(format!(
-                "{name} has joined before it was set up anew; with --replace it joins again, and its old certificate counts no more"
-            )),
-            (false, None) => Ok(Some(if counts { "joined again" } else { "joined" })),
-        }
-    }
-}
-
 /// Runs the verb.
 ///
 /// # Errors
 /// Exit 2 and 3 as everywhere; 1 if some host is not connected at the end.
 pub fn run(args: &ProvisionArgs) -> Result<u8, Exit> {
     let names = expand(&args.hosts)?;
-    let archive = std::fs::read(&args.archive)
-        .map_err(|e| Exit::usage(format!("cannot read {}: {e}", args.archive.display())))?;
-    let (address, _) = args.profile.remote()?;
-    let place = address
-        .rsplit_once(':')
-        .map_or(address.as_str(), |(host, _)| host);
-    let join = args
-        .coordinator
-        .clone()
-        .unwrap_or_else(|| format!("{place}:{}", enrol::PORT));
-    let mut units = vec!["mezcal-agent.service".to_owned()];
-    units.extend(
-        args.user
-            .iter()
-            .map(|user| format!("mezcal-engines@{user}.service")),
-    );
-    if let Some(odd) = [&join]
-        .into_iter()
-        .chain(&args.user)
-        .find(|text| !plain(text))
-    {
-        return Err(Exit::usage(format!(
-            "{odd:?} has a character that names cannot have"
-        )));
-    }
-    let (program, members) = (program_in(&args.archive)?, Members::ask(&args.profile)?);
-    let plan = Plan {
-        args: &args.profile,
-        all: args,
-        hash: hex(&sha256(&archive)),
-        archive,
-        program,
-        join,
-        units,
-        members,
-    };
-
+    let plan = Plan::new(args)?;
     let count = names.len();
     let waiting = Mutex::new(names.into_iter().collect::<VecDeque<String>>());
     let (done, rows) = std::sync::mpsc::channel();
@@ -343,7 +202,47 @@ fn line(row: &Row, dry: bool) -> String {
     format!("{:20} {:6.1} s  {did}", row.host, row.seconds)
 }
 
-impl Plan<'_> {
+impl<'a> Plan<'a> {
+    /// What is to be done, if the archive and the words can be used and the coordinator is there.
+    fn new(args: &'a ProvisionArgs) -> Result<Self, Exit> {
+        let archive = std::fs::read(&args.archive)
+            .map_err(|e| Exit::usage(format!("cannot read {}: {e}", args.archive.display())))?;
+        let (address, _) = args.profile.remote()?;
+        let place = address
+            .rsplit_once(':')
+            .map_or(address.as_str(), |(host, _)| host);
+        let join = args
+            .coordinator
+            .clone()
+            .unwrap_or_else(|| format!("{place}:{}", enrol::PORT));
+        let mut units = vec!["mezcal-agent.service".to_owned()];
+        units.extend(
+            args.user
+                .iter()
+                .map(|user| format!("mezcal-engines@{user}.service")),
+        );
+        if let Some(odd) = [&join]
+            .into_iter()
+            .chain(&args.user)
+            .find(|text| !plain(text))
+        {
+            return Err(Exit::usage(format!(
+                "{odd:?} has a character that names cannot have"
+            )));
+        }
+        let (program, members) = (program_in(&args.archive)?, Members::ask(&args.profile)?);
+        Ok(Self {
+            args: &args.profile,
+            all: args,
+            hash: hex(&sha256(&archive)),
+            archive,
+            program,
+            join,
+            units,
+            members,
+        })
+    }
+
     /// A host has come to its end, well or not.
     fn print(&self, row: &Row) -> Result<(), Exit> {
         let text = match self.all.json {
@@ -380,225 +279,6 @@ impl Plan<'_> {
         }
         row.seconds = begin.elapsed().as_secs_f64();
         row
-    }
-
-    fn steps(&self, row: &mut Row) -> Result<(), String> {
-        if self.all.home {
-            return self.steps_at_home(row);
-        }
-        let found = self.look(&row.host)?;
-        row.name = self.members.name_of(&found.name);
-        let joins = self
-            .members
-            .joins(&row.name, found.joined, self.all.replace)?;
-        let sudo = if found.root { "" } else { "sudo -n " };
-        let installs =
-            found.agent != self.program || !found.archive.is_empty() && found.archive != self.hash;
-        if installs
-            && self.step(
-                row,
-                "installed",
-                &format!(
-                    "installing {:.1} MiB",
-                    self.archive.len() as f64 / f64::from(1 << 20)
-                ),
-            )
-        {
-            // What arrives is what was sent, or nothing is run of it.
-            let script = format!(
-                "set -eu; d=$(mktemp -d /var/tmp/mezcal.XXXXXX); trap \"rm -rf $d\" EXIT; cat > $d/a.tar.gz; \
-                 echo \"{hash}  $d/a.tar.gz\" | sha256sum -c --quiet; tar -xzf $d/a.tar.gz -C $d; $d/mezcal-*/install.sh; \
-                 mkdir -p {dir}; echo {hash} > {INSTALLED}",
-                hash = self.hash,
-                dir = INSTALLED.rsplit_once('/').map_or("/", |(dir, _)| dir),
-            );
-            self.ssh(&row.host, sudo, &script, &self.archive)?;
-        }
-        if let Some(did) = joins
-            && self.step(row, did, "joining")
-        {
-            let (name, token) = self.token(&found.name)?;
-            row.name = name;
-            let slots = self
-                .all
-                .slots
-                .map_or(String::new(), |n| format!(" --slots {n}"));
-            let script = format!(
-                "mezcal-agent join {} --token-file - --name {}{slots}",
-                self.join, found.name
-            );
-            self.ssh(&row.host, sudo, &script, token.as_bytes())?;
-        }
-        if (!found.idle.is_empty() || !found.joined) && self.step(row, "started", "starting") {
-            self.ssh(
-                &row.host,
-                sudo,
-                &format!("systemctl enable --now {}", self.units.join(" ")),
-                b"",
-            )?;
-        }
-        // Whoever installs restarts what runs.
-        if found.old && !installs && self.step(row, "restarted", "restarting an older agent") {
-            self.ssh(
-                &row.host,
-                sudo,
-                "systemctl restart mezcal-agent.service",
-                b"",
-            )?;
-        }
-        Ok(())
-    }
-
-    /// The same for an account without root: programs in its home, once for all hosts that share
-    /// it; keys, state and sockets by host.
-    fn steps_at_home(&self, row: &mut Row) -> Result<(), String> {
-        let (dir, join) = (
-            format!("$HOME/.local/lib/mezcal/{}", &self.hash[..16]),
-            &self.join,
-        );
-        let look = format!(
-            "set -eu; echo name=$(hostname -f 2>/dev/null || hostname); echo uid=$(id -u); a=\"{dir}/mezcal-agent\"; \
-             if [ -x \"$a\" ]; then echo installed=yes; \
-             if \"$a\" at-boot --check >/dev/null 2>&1; then echo boots=yes; fi; \
-             if \"$a\" join {join} --token-file /dev/null >/dev/null 2>&1; then echo joined=yes; eval \"$(\"$a\" paths)\"; \
-             pid=$(cat \"$lock\" 2>/dev/null || :); \
-             if [ -n \"$pid\" ] && [ \"$(readlink /proc/$pid/exe)\" = \"$(readlink -f \"$a\")\" ]; then echo running=yes; fi; fi; fi"
-        );
-        let said = self.ssh(&row.host, "", &look, b"")?;
-        let has = |line: &str| said.lines().any(|l| l == line);
-        let name = said
-            .lines()
-            .find_map(|line| line.strip_prefix("name="))
-            .unwrap_or_default();
-        let name = mezcal_common::model::hosts::normalise(name)
-            .map_err(|e| format!("it calls itself {name:?}: {e}"))?;
-        if !plain(&name) {
-            return Err(format!("it calls itself {name:?}"));
-        }
-        if has("uid=0") {
-            return Err("ssh logs in as root there; --home is for accounts without root".into());
-        }
-        row.name = self.members.name_of(&name);
-        // Of a program that is not there yet nothing is known but what the coordinator knows.
-        let joined = has("joined=yes")
-            || !has("installed=yes") && self.members.connected.contains(&row.name);
-        let joins = self.members.joins(&row.name, joined, self.all.replace)?;
-        if !has("installed=yes") && self.step(row, "installed", "installing") {
-            // Others may do the same in the same home: whoever is last puts the same thing in
-            // place.
-            let script = format!(
-                "set -eu; umask 077; mkdir -p $HOME/.local/lib/mezcal; d=$(mktemp -d $HOME/.local/lib/mezcal/new.XXXXXX); \
-                 trap \"rm -rf $d\" EXIT; cat > $d/a.tar.gz; echo \"{hash}  $d/a.tar.gz\" | sha256sum -c --quiet; \
-                 tar -xzf $d/a.tar.gz -C $d; mkdir -p \"{dir}\"; mv -f $d/mezcal-*/mezcal \"{dir}/mezcal\"; \
-                 ln -s mezcal $d/link; mv -f $d/link \"{dir}/mezcal-agent\"",
-                hash = self.hash
-            );
-            self.ssh(&row.host, "", &script, &self.archive)?;
-        }
-        if let Some(did) = joins
-            && self.step(row, did, "joining")
-        {
-            let (known, token) = self.token(&name)?;
-            row.name = known;
-            let slots = self
-                .all
-                .slots
-                .map_or(String::new(), |n| format!(" --slots {n}"));
-            let script =
-                format!("\"{dir}/mezcal-agent\" join {join} --token-file - --name {name}{slots}");
-            self.ssh(&row.host, "", &script, token.as_bytes())?;
-        }
-        if !has("running=yes") && self.step(row, "started", "starting") {
-            // An older one makes room; its keeper and its jobs stay, and the new one takes them up.
-            // It has ended before the new one asks for its lock, and that one has the lock before
-            // it counts as started.
-            let script = format!(
-                "set -eu; a=\"{dir}/mezcal-agent\"; eval \"$(\"$a\" paths)\"; \
-                 agent() {{ case $(readlink \"/proc/$1/exe\" 2>/dev/null || :) in *mezcal*/agent*|*mezcal*/mezcal*) ;; *) return 1;; esac; }}; \
-                 within() {{ n=0; until \"$@\"; do [ $n -lt 100 ] || return 1; n=$((n + 1)); sleep 0.1; done; }}; \
-                 gone() {{ ! agent \"$pid\"; }}; holds() {{ now=$(cat \"$lock\" 2>/dev/null || :); [ -n \"$now\" ] && [ \"$now\" != \"$pid\" ] && agent \"$now\"; }}; \
-                 pid=$(cat \"$lock\" 2>/dev/null || :); \
-                 if [ -n \"$pid\" ] && agent \"$pid\"; then kill -KILL \"$pid\"; within gone || {{ echo \"the old agent, process $pid, does not end\" >&2; exit 1; }}; fi; \
-                 setsid -f \"$a\" run --config \"$config\" >> \"$log\" 2>&1 < /dev/null; \
-                 within holds || {{ echo \"the agent does not start; the end of $log:\" >&2; tail -n 3 \"$log\" >&2; exit 1; }}"
-            );
-            self.ssh(&row.host, "", &script, b"")?;
-        }
-        if !has("boots=yes") && !self.all.dry_run {
-            // Where that cannot be had it runs all the same.
-            let said = self.ssh(
-                &row.host,
-                "",
-                &format!("\"{dir}/mezcal-agent\" at-boot 2>&1 || :"),
-                b"",
-            )?;
-            tell!("{:20} {}", row.host, for_terminal(said.trim()));
-        }
-        Ok(())
-    }
-
-    fn look(&self, host: &str) -> Result<Found, String> {
-        let units = self.units.join(" ");
-        let users = self.all.user.join(" ");
-        let script = format!(
-            "set -eu; echo name=$(hostname -f 2>/dev/null || hostname); echo uid=$(id -u); s=; [ $(id -u) = 0 ] || s=\"sudo -n\"; \
-             if [ -d /run/systemd/system ]; then echo systemd=yes; fi; echo archive=$(cat {INSTALLED} 2>/dev/null || :); \
-             if [ -e {UNITS}/mezcal-agent.service ]; then echo agent=$(sha256sum {AGENT} 2>/dev/null | cut -d\" \" -f1); fi; \
-             c=/etc/mezcal/agent.toml; if [ -s $c ]; then i=$($s sed -n \"s/^identity *= *\\\"\\(.*\\)\\\".*/\\1/p\" $c); \
-             if $s test -s \"${{i:-/var/lib/mezcal-agent/pki}}/cert.pem\"; then echo joined=yes; fi; fi; \
-             for u in {units}; do systemctl is-enabled -q $u 2>/dev/null && systemctl is-active -q $u || echo idle=$u; done; \
-             p=$(systemctl show -P MainPID mezcal-agent.service 2>/dev/null || :); \
-             case $($s readlink /proc/$p/exe 2>/dev/null || :) in *deleted*) echo old=yes;; esac; \
-             for n in {users}; do id -u $n >/dev/null 2>&1 || echo nobody=$n; done; \
-             for t in tar gzip sha256sum install; do command -v $t >/dev/null || echo missing=$t; done"
-        );
-        let said = self.ssh(host, "", &script, b"")?;
-        let mut values: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (key, value) in said.lines().filter_map(|line| line.split_once('=')) {
-            values.entry(key).or_default().push(value);
-        }
-        let one = |key: &str| {
-            values
-                .get(key)
-                .and_then(|all| all.first())
-                .copied()
-                .unwrap_or_default()
-        };
-        let name = mezcal_common::model::hosts::normalise(one("name"))
-            .map_err(|e| format!("it calls itself {:?}: {e}", one("name")))?;
-        if !plain(&name) {
-            return Err(format!("it calls itself {name:?}"));
-        }
-        if one("systemd") != "yes" {
-            return Err("it does not run systemd; copy the archive there and start `mezcal agent run` by other means".into());
-        }
-        if let Some(missing) = values.get("missing") {
-            return Err(format!("it has no {}", missing.join(", no ")));
-        }
-        if let Some(nobody) = values.get("nobody") {
-            let (accounts, them) = (
-                nobody.join(", "),
-                if nobody.len() == 1 { "it" } else { "them" },
-            );
-            return Err(format!(
-                "it has no account {accounts}: make {them} there, or leave --user {them} out; nothing was done",
-                them = them
-            ));
-        }
-        Ok(Found {
-            name,
-            root: one("uid") == "0",
-            archive: one("archive").to_owned(),
-            agent: one("agent").to_owned(),
-            joined: one("joined") == "yes",
-            old: one("old") == "yes",
-            idle: values
-                .get("idle")
-                .into_iter()
-                .flatten()
-                .map(|unit| (*unit).to_owned())
-                .collect(),
-        })
     }
 
     /// Runs a script on a host with this as its standard input, and gives back what it prints.
@@ -735,59 +415,5 @@ impl Plan<'_> {
             ),
             false => format!("it has not connected as {}; {}", row.name, wrong.join("; ")),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_host_joins_when_it_has_to_and_says_what_lets_it() {
-        let names = |names: &[&str]| {
-            names
-                .iter()
-                .map(|name| (*name).to_owned())
-                .collect::<BTreeSet<_>>()
-        };
-        let members = Members {
-            connected: names(&["there.x"]),
-            counted: names(&["there.x", "away.x"]),
-            revoked: [("out.x".to_owned(), WallTime(0))].into(),
-        };
-        let joins = |name, joined, replace| members.joins(name, joined, replace);
-        for replace in [false, true] {
-            assert_eq!(
-                joins("there.x", true, replace),
-                Ok(None),
-                "whoever is connected is left alone"
-            );
-            assert!(
-                joins("there.x", false, replace)
-                    .expect_err("somebody else's")
-                    .contains("stop it first")
-            );
-            assert_eq!(joins("new.x", false, replace), Ok(Some("joined")));
-        }
-        assert_eq!(joins("away.x", true, false), Ok(None));
-        assert_eq!(joins("away.x", true, true), Ok(Some("joined again")));
-        assert!(
-            joins("away.x", false, false)
-                .expect_err("set up anew")
-                .contains("--replace")
-        );
-        assert_eq!(joins("away.x", false, true), Ok(Some("joined again")));
-        for joined in [false, true] {
-            assert!(
-                joins("out.x", joined, false)
-                    .expect_err("revoked")
-                    .contains("revoked at 1970")
-            );
-            assert_eq!(joins("out.x", joined, true), Ok(Some("joined again")));
-        }
-        assert_eq!(
-            ["there", "out", "new", "away.x"].map(|name| members.name_of(name)),
-            ["there.x", "out.x", "new", "away.x"]
-        );
     }
 }

@@ -1,0 +1,102 @@
+//! What is done for an account without root: programs in its home, once for all hosts that share
+//! it; keys, state and sockets by host.
+
+use super::{Plan, Row, plain};
+use mezcal_common::model::escape::for_terminal;
+
+impl Plan<'_> {
+    /// The same for an account without root: programs in its home, once for all hosts that share
+    /// it; keys, state and sockets by host.
+    pub(super) fn steps_at_home(&self, row: &mut Row) -> Result<(), String> {
+        let (dir, join) = (
+            format!("$HOME/.local/lib/mezcal/{}", &self.hash[..16]),
+            &self.join,
+        );
+        let said = self.ssh(&row.host, "", &look(&dir, join), b"")?;
+        let has = |line: &str| said.lines().any(|l| l == line);
+        let name = said
+            .lines()
+            .find_map(|line| line.strip_prefix("name="))
+            .unwrap_or_default();
+        let name = mezcal_common::model::hosts::normalise(name)
+            .map_err(|e| format!("it calls itself {name:?}: {e}"))?;
+        if !plain(&name) {
+            return Err(format!("it calls itself {name:?}"));
+        }
+        if has("uid=0") {
+            return Err("ssh logs in as root there; --home is for accounts without root".into());
+        }
+        row.name = self.members.name_of(&name);
+        // Of a program that is not there yet nothing is known but what the coordinator knows.
+        let joined = has("joined=yes")
+            || !has("installed=yes") && self.members.connected.contains(&row.name);
+        let joins = self.members.joins(&row.name, joined, self.all.replace)?;
+        if !has("installed=yes") && self.step(row, "installed", "installing") {
+            // Others may do the same in the same home: whoever is last puts the same thing in
+            // place.
+            let script = format!(
+                "set -eu; umask 077; mkdir -p $HOME/.local/lib/mezcal; d=$(mktemp -d $HOME/.local/lib/mezcal/new.XXXXXX); \
+                 trap \"rm -rf $d\" EXIT; cat > $d/a.tar.gz; echo \"{hash}  $d/a.tar.gz\" | sha256sum -c --quiet; \
+                 tar -xzf $d/a.tar.gz -C $d; mkdir -p \"{dir}\"; mv -f $d/mezcal-*/mezcal \"{dir}/mezcal\"; \
+                 ln -s mezcal $d/link; mv -f $d/link \"{dir}/mezcal-agent\"",
+                hash = self.hash
+            );
+            self.ssh(&row.host, "", &script, &self.archive)?;
+        }
+        if let Some(did) = joins
+            && self.step(row, did, "joining")
+        {
+            let (known, token) = self.token(&name)?;
+            row.name = known;
+            let slots = self
+                .all
+                .slots
+                .map_or(String::new(), |n| format!(" --slots {n}"));
+            let script =
+                format!("\"{dir}/mezcal-agent\" join {join} --token-file - --name {name}{slots}");
+            self.ssh(&row.host, "", &script, token.as_bytes())?;
+        }
+        if !has("running=yes") && self.step(row, "started", "starting") {
+            self.ssh(&row.host, "", &start(&dir), b"")?;
+        }
+        if !has("boots=yes") && !self.all.dry_run {
+            // Where that cannot be had it runs all the same.
+            let said = self.ssh(
+                &row.host,
+                "",
+                &format!("\"{dir}/mezcal-agent\" at-boot 2>&1 || :"),
+                b"",
+            )?;
+            tell!("{:20} {}", row.host, for_terminal(said.trim()));
+        }
+        Ok(())
+    }
+}
+
+/// What the account has there already, a line for each thing.
+fn look(dir: &str, join: &str) -> String {
+    format!(
+        "set -eu; echo name=$(hostname -f 2>/dev/null || hostname); echo uid=$(id -u); a=\"{dir}/mezcal-agent\"; \
+         if [ -x \"$a\" ]; then echo installed=yes; \
+         if \"$a\" at-boot --check >/dev/null 2>&1; then echo boots=yes; fi; \
+         if \"$a\" join {join} --token-file /dev/null >/dev/null 2>&1; then echo joined=yes; eval \"$(\"$a\" paths)\"; \
+         pid=$(cat \"$lock\" 2>/dev/null || :); \
+         if [ -n \"$pid\" ] && [ \"$(readlink /proc/$pid/exe)\" = \"$(readlink -f \"$a\")\" ]; then echo running=yes; fi; fi; fi"
+    )
+}
+
+/// Starts the agent. An older one makes room; its keeper and its jobs stay, and the new one takes
+/// them up. It has ended before the new one asks for its lock, and that one has the lock before it
+/// counts as started.
+fn start(dir: &str) -> String {
+    format!(
+        "set -eu; a=\"{dir}/mezcal-agent\"; eval \"$(\"$a\" paths)\"; \
+         agent() {{ case $(readlink \"/proc/$1/exe\" 2>/dev/null || :) in *mezcal*/agent*|*mezcal*/mezcal*) ;; *) return 1;; esac; }}; \
+         within() {{ n=0; until \"$@\"; do [ $n -lt 100 ] || return 1; n=$((n + 1)); sleep 0.1; done; }}; \
+         gone() {{ ! agent \"$pid\"; }}; holds() {{ now=$(cat \"$lock\" 2>/dev/null || :); [ -n \"$now\" ] && [ \"$now\" != \"$pid\" ] && agent \"$now\"; }}; \
+         pid=$(cat \"$lock\" 2>/dev/null || :); \
+         if [ -n \"$pid\" ] && agent \"$pid\"; then kill -KILL \"$pid\"; within gone || {{ echo \"the old agent, process $pid, does not end\" >&2; exit 1; }}; fi; \
+         setsid -f \"$a\" run --config \"$config\" >> \"$log\" 2>&1 < /dev/null; \
+         within holds || {{ echo \"the agent does not start; the end of $log:\" >&2; tail -n 3 \"$log\" >&2; exit 1; }}"
+    )
+}
