@@ -28,6 +28,7 @@ mod fleet;
 mod halt;
 mod hold;
 mod host;
+mod hosts;
 mod inventory;
 mod leases;
 mod losses;
@@ -43,27 +44,27 @@ mod shortage;
 mod status;
 mod text;
 mod timers;
+mod users;
 mod why;
 mod wide;
 
-use batch::{Batch, Job, JobState};
+use batch::{Batch, Batches, Job, JobState};
 use cancel::{CancelRequest, Cancelling};
 pub use effect::Effect;
 pub use event::{Event, Wanted, WantedJob};
-use host::{Host, Hosts, OnHost, REASON_CHARS};
+use host::{Host, OnHost, REASON_CHARS};
+use hosts::Hosts;
 pub use leases::FENCE_MARGIN;
 use mezcal_common::model::clock::BootInstant;
-use mezcal_common::model::ids::{
-    BatchId, BatchSerial, Epoch, Generation, JobKey, JobNumber, SessionId, StoreId,
-};
+use mezcal_common::model::ids::{Epoch, Generation, JobKey, JobNumber, StoreId};
 pub use names::Aliases;
 use queues::Queues;
 pub use record::Record;
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 use timers::{Timer, Timers};
+use users::Users;
 pub use wide::WIDE_WAIT;
 
 /// A mistake that can be planted: the simulation has to find each.
@@ -96,35 +97,12 @@ pub struct Scheduler {
     /// It is longer than what was recorded with attempts of an earlier life: no agent hears of it
     /// before the store has it.
     leases_grow: bool,
-    batches: FxHashMap<BatchSerial, Batch>,
-    serials: HashMap<BatchId, BatchSerial>,
-    next_serial: u32,
+    batches: Batches,
     hosts: Hosts,
     names: names::Names,
     aliases: Aliases,
-    /// Connected agents that can be given jobs, and their slots.
-    fleet: (u32, u32),
-    /// Hosts by index.
-    host_names: Vec<Arc<str>>,
-    /// Hosts that have asked for more than they have got.
-    wanting: BTreeSet<u32>,
-    /// Hosts that have more attempts than slots.
-    overfull: BTreeSet<u32>,
-    /// Hosts where a job of several slots may have room that had none.
-    roomier: BTreeSet<u32>,
-    /// Hosts with idle slots, by the longest idle one.
-    idle: BTreeSet<(BootInstant, u32)>,
-    sessions: FxHashMap<SessionId, Arc<str>>,
-    next_engine: u32,
     queues: Queues,
-    /// Users by number, and how many slots each has.
-    users: HashMap<String, u32>,
-    /// Their names, by number.
-    user_names: Vec<String>,
-    /// The highest priority that counts before other users' jobs, and whose count without a limit.
-    max_priority: i32,
-    admins: Vec<String>,
-    running: Vec<u64>,
+    users: Users,
     /// Idle slots that wait for jobs that take several.
     keeping: wide::Keeping,
     /// Jobs wait that hosts could take which have asked already.
@@ -172,26 +150,12 @@ impl Scheduler {
             overdue: BTreeSet::new(),
             lease,
             leases_grow: false,
-            batches: FxHashMap::default(),
-            serials: HashMap::new(),
-            next_serial: 1,
+            batches: Batches::default(),
             hosts: Hosts::default(),
             names: names::Names::default(),
             aliases: Aliases::default(),
-            fleet: (0, 0),
-            host_names: Vec::new(),
-            wanting: BTreeSet::new(),
-            overfull: BTreeSet::new(),
-            roomier: BTreeSet::new(),
-            idle: BTreeSet::new(),
-            sessions: FxHashMap::default(),
-            next_engine: 0,
             queues: Queues::default(),
-            users: HashMap::new(),
-            user_names: Vec::new(),
-            max_priority: 0,
-            admins: Vec::new(),
-            running: Vec::new(),
+            users: Users::default(),
             keeping: wide::Keeping::default(),
             unserved: false,
             cancelling: FxHashMap::default(),
@@ -225,12 +189,12 @@ impl Scheduler {
                 hello,
             } => self.agent_hello(session, &name, hello, now),
             Event::Agent(session, message) => {
-                if let Some(name) = self.sessions.get(&session).cloned() {
+                if let Some(name) = self.hosts.of_session(session) {
                     self.agent_message(&name, message, now);
                 }
             }
             Event::AgentGone(session) => {
-                if let Some(name) = self.sessions.remove(&session) {
+                if let Some(name) = self.hosts.session_ends(session) {
                     self.agent_gone(&name, false, now);
                 }
             }
@@ -242,12 +206,12 @@ impl Scheduler {
             } => self.submit(batch, &host_sets, jobs, now),
             Event::Close { batch } => self.close(batch, now),
             Event::Unattended { batch } => {
-                if let Some(serial) = self.serials.get(&batch).copied() {
+                if let Some(serial) = self.batches.serial(batch) {
                     self.unattended(serial, now);
                 }
             }
             Event::Attended { batch } => {
-                if let Some(serial) = self.serials.get(&batch).copied() {
+                if let Some(serial) = self.batches.serial(batch) {
                     self.attended(serial);
                 }
             }
@@ -272,11 +236,7 @@ impl Scheduler {
         self.settle_order(now);
         // Notices come before placements, so that what waits is said first.
         self.look_at_changed(now);
-        for name in std::mem::take(&mut self.roomier)
-            .into_iter()
-            .filter_map(|index| self.name_at(index))
-            .collect::<Vec<_>>()
-        {
+        for name in self.hosts.take_roomier() {
             self.serve(&name, usize::MAX, now);
         }
         while std::mem::take(&mut self.unserved) {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 impl Scheduler {
     /// Whether hosts are connected that may run these jobs, and none of them does for their user.
     fn is_unserved(&self, key: QueueKey) -> bool {
-        match self.set_of(key) {
+        match self.batches.set_of(key) {
             None => {
                 let comes =
                     |host: &Host| host.session.is_some() && self.is_replacing(host, key.user);
@@ -21,7 +21,7 @@ impl Scheduler {
             Some(set) => {
                 let mut there = set
                     .iter()
-                    .filter_map(|name| self.host_at(self.names.host(name)?))
+                    .filter_map(|name| self.hosts.at(self.names.host(name)?))
                     .peekable();
                 there.peek().is_some() && !there.any(|host| self.has_engines_of(host, key.user))
             }
@@ -64,13 +64,13 @@ impl Scheduler {
                     continue;
                 }
                 Notice::HostsAbsent {
-                    hosts: fold(&self.set_of(key).unwrap_or_default()),
+                    hosts: fold(&self.batches.set_of(key).unwrap_or_default()),
                     jobs,
                     after,
                 }
             } else if self.is_unserved(key) {
                 Notice::Unserved {
-                    user: self.user_names[key.user as usize].clone(),
+                    user: self.users.name(key.user).clone(),
                     jobs,
                     after,
                 }
@@ -111,14 +111,15 @@ impl Scheduler {
 
     /// Whether none of the hosts that a queue requires has ever been here.
     fn were_never_seen(&self, key: QueueKey) -> bool {
-        self.set_of(key)
+        self.batches
+            .set_of(key)
             .is_some_and(|set| set.iter().all(|name| self.names.claimants(name).is_empty()))
     }
 
     /// Why jobs end that no host could ever have run.
     fn why_absent(&self, key: QueueKey) -> String {
         if self.queues.is_homeless(key) {
-            let set = self.set_of(key).unwrap_or_default();
+            let set = self.batches.set_of(key).unwrap_or_default();
             let ambiguous = self.ambiguous_of(key);
             let words = ambiguous.first().and_then(|name| self.several_called(name));
             let absent: Vec<Arc<str>> = set
@@ -136,7 +137,8 @@ impl Scheduler {
             }
             let failing = absent.iter().find_map(|name| {
                 let host = self
-                    .host_at(self.names.owner(name)?)
+                    .hosts
+                    .at(self.names.owner(name)?)
                     .filter(|host| host.session.is_some())?;
                 Some(format!("{} is failing: {}", host.name, host.trouble()?))
             });
@@ -157,7 +159,7 @@ impl Scheduler {
             };
         }
         if self.is_unserved(key) {
-            let user = &self.user_names[key.user as usize];
+            let user = self.users.name(key.user);
             return format!(
                 "no host that was connected within the host timeout and may run it runs jobs of {user} (root enables \
                  mezcal-engines@{user}.service there)"
@@ -171,12 +173,12 @@ impl Scheduler {
 
     /// The slots of the largest connected host that may run these jobs.
     fn widest_for(&self, key: QueueKey) -> u16 {
-        let Some(set) = self.set_of(key).filter(|_| key.slots() > 1) else {
+        let Some(set) = self.batches.set_of(key).filter(|_| key.slots() > 1) else {
             return self.names.widest();
         };
         let hosts = set
             .iter()
-            .filter_map(|name| self.host_at(self.names.host(name)?));
+            .filter_map(|name| self.hosts.at(self.names.host(name)?));
         hosts.map(Host::slots).max().unwrap_or(0)
     }
 }

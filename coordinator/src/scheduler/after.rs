@@ -198,6 +198,7 @@ impl Scheduler {
                 self.release(key);
             } else if let Some((key, before)) = self.to_skip.pop_front() {
                 if self
+                    .batches
                     .job(key)
                     .is_some_and(|job| job.state == JobState::Waiting)
                 {

@@ -4,7 +4,7 @@ use super::losses::LOSS_GRACE;
 use super::{Effect, Host, Record, Scheduler, Timer};
 use mezcal_common::message::agent::{Hello, ToAgent, ToCoordinator};
 use mezcal_common::model::clock::BootInstant;
-use mezcal_common::model::ids::{AttemptId, EngineId, Generation, SessionId};
+use mezcal_common::model::ids::{AttemptId, Generation, SessionId};
 use mezcal_common::wire::endpoint::IDLE_TIMEOUT;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ impl Scheduler {
                 refused: false,
                 reason,
             });
-            self.sessions.remove(&old);
+            self.hosts.session_ends(old);
             self.agent_gone(name, true, now);
         }
         let slots = u32::from(hello.slots);
@@ -76,10 +76,7 @@ impl Scheduler {
             .get(name)
             .filter(|h| u32::from(h.hello.slots) >= slots)
             .map(|h| h.first_engine);
-        let first_engine = kept.unwrap_or_else(|| {
-            self.next_engine += slots;
-            EngineId(self.next_engine - slots)
-        });
+        let first_engine = kept.unwrap_or_else(|| self.hosts.number_engines(hello.slots));
         if kept.is_none() {
             let (host, slots) = (Arc::from(name), hello.slots);
             self.persist(|| Record::Engines {
@@ -95,7 +92,7 @@ impl Scheduler {
             .hosts
             .get(name)
             .map_or_else(|| name.into(), |h| h.name.clone());
-        if !self.hosts.contains_key(name) {
+        if !self.hosts.contains(name) {
             self.host_becomes_known(&shared, now);
         }
         // Without a session it is in none of the indices.
@@ -103,7 +100,7 @@ impl Scheduler {
             return;
         };
         self.timers.clear(Timer::Loss(known.index));
-        self.sessions.insert(session, shared.clone());
+        self.hosts.session_begins(session, shared.clone());
         if self.generation != Generation::default() && knows_generations {
             // Before anything counts that it says of a lease.
             let generation = ToAgent::Generation {
@@ -141,7 +138,7 @@ impl Scheduler {
         };
         self.timers
             .set(Timer::Ready(host.index), now + READY_WITHIN);
-        self.hosts.insert(shared.clone(), host);
+        self.hosts.put_back(host);
         self.look_at_presence(&shared);
     }
 
@@ -293,7 +290,8 @@ impl Scheduler {
         let Some(host) = self.hosts.get_mut(&name) else {
             return;
         };
-        self.timers.clear(Timer::Ready(host.index));
+        let index = host.index;
+        self.timers.clear(Timer::Ready(index));
         (host.usable, host.failing, host.late) = (None, None, false);
         (host.credit, host.sent) = (0, 0);
         host.idle_since.clear();
@@ -304,10 +302,7 @@ impl Scheduler {
         match self.lease {
             None => self.lose_attempts(name, |_| true, "its agent is gone", now),
             Some(_) if replaced => {}
-            Some(_) => {
-                let index = self.hosts[name].index;
-                self.timers.set(Timer::Loss(index), now + LOSS_GRACE);
-            }
+            Some(_) => self.timers.set(Timer::Loss(index), now + LOSS_GRACE),
         }
     }
 

@@ -23,7 +23,7 @@ impl Scheduler {
         let Some(through) = reports.iter().map(|r| r.seq).max() else {
             return;
         };
-        let user = user.map(|user| self.users.get(user).copied());
+        let user = user.map(|user| self.users.number(user));
         for NumberedReport {
             attempt, report, ..
         } in reports
@@ -85,7 +85,8 @@ impl Scheduler {
     }
 
     pub(super) fn is_superseded(&self, attempt: AttemptId) -> bool {
-        self.job(attempt.key)
+        self.batches
+            .job(attempt.key)
             .is_none_or(|job| job.attempt != attempt.attempt || job.state != JobState::Placed)
     }
 
@@ -130,12 +131,10 @@ impl Scheduler {
             Ended::Lost if attempt.epoch != self.epoch && !once => true,
             Ended::Lost => {
                 job.losses += 1;
-                let host = self
-                    .host_names
-                    .get(job.host as usize)
-                    .map_or("a host", |name| name);
+                let host = self.hosts.name_at(job.host);
                 let why = outcome.error.as_deref().unwrap_or_default();
                 let lost = batch.lost.entry(key.job).or_default();
+                let host = host.as_deref().unwrap_or("a host");
                 lost.push(format!("attempt {} on {host}: {why}", job.attempt));
                 if lost.len() > 1 {
                     outcome.error = Some(lost.join("; "));
@@ -179,7 +178,7 @@ impl Scheduler {
         if !again {
             return self.finish(key, place, outcome, now);
         }
-        self.running[batch.user as usize] -= u64::from(job.queue.slots());
+        self.users.give_back(batch.user, job.queue.slots());
         batch.placed -= 1;
         let (retries, losses) = (job.retries, job.losses);
         job.state = JobState::Queued;
@@ -205,7 +204,8 @@ impl Scheduler {
     pub(super) fn delay(&mut self, key: JobKey, at: BootInstant) {
         self.delayed.add(key, at);
         self.timers.set_no_later(Timer::Retries, at);
-        self.job_mut(key)
+        self.batches
+            .job_mut(key)
             .into_iter()
             .for_each(|job| job.state = JobState::Waiting);
     }
@@ -257,7 +257,7 @@ impl Scheduler {
         };
         job.state = JobState::Queued;
         batch.placed -= 1;
-        self.running[batch.user as usize] -= u64::from(job.queue.slots());
+        self.users.give_back(batch.user, job.queue.slots());
         let (retries, losses) = (job.retries, job.losses);
         self.persist(|| Record::Again {
             attempt,
@@ -311,6 +311,7 @@ impl Scheduler {
         now: BootInstant,
     ) {
         let local = self
+            .batches
             .job(key)
             .and_then(|job| self.is_local(job.queue, place.as_ref()));
         let held = self.held_until(key.batch);
@@ -329,7 +330,7 @@ impl Scheduler {
             JobState::Waiting => batch.order.forget(key.job),
             JobState::Placed => {
                 batch.placed -= 1;
-                self.running[batch.user as usize] -= u64::from(job.queue.slots());
+                self.users.give_back(batch.user, job.queue.slots());
             }
             JobState::Queued | JobState::Done => {}
         }

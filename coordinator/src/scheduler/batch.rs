@@ -5,8 +5,9 @@ use super::{after, halt, quarantine, shortage};
 use bytes::Bytes;
 use mezcal_common::message::client::{Halt, RetryOn, Submission};
 use mezcal_common::model::hosts;
-use mezcal_common::model::ids::{BatchId, BatchSerial, JobNumber};
+use mezcal_common::model::ids::{BatchId, BatchSerial, JobKey, JobNumber};
 use mezcal_common::model::job::{BatchContext, Stop};
+use rustc_hash::FxHashMap;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -152,5 +153,103 @@ impl Batch {
             self.host_sets
                 .push(names.filter(|name| seen.insert(name.clone())).collect());
         }
+    }
+}
+
+/// Batches that have not ended, by our own number and by their id.
+#[derive(Debug)]
+pub(super) struct Batches {
+    by_serial: FxHashMap<BatchSerial, Batch>,
+    serials: HashMap<BatchId, BatchSerial>,
+    next: u32,
+}
+
+impl Default for Batches {
+    fn default() -> Self {
+        Self {
+            by_serial: FxHashMap::default(),
+            serials: HashMap::new(),
+            next: 1,
+        }
+    }
+}
+
+impl Batches {
+    pub(super) fn get(&self, serial: &BatchSerial) -> Option<&Batch> {
+        self.by_serial.get(serial)
+    }
+
+    pub(super) fn get_mut(&mut self, serial: &BatchSerial) -> Option<&mut Batch> {
+        self.by_serial.get_mut(serial)
+    }
+
+    /// Our number of a batch.
+    pub(super) fn serial(&self, id: BatchId) -> Option<BatchSerial> {
+        self.serials.get(&id).copied()
+    }
+
+    /// In no order.
+    pub(super) fn values(&self) -> impl Iterator<Item = &Batch> {
+        self.by_serial.values()
+    }
+
+    /// The numbers of all, in order.
+    pub(super) fn in_order(&self) -> Vec<BatchSerial> {
+        let mut serials: Vec<BatchSerial> = self.by_serial.keys().copied().collect();
+        serials.sort();
+        serials
+    }
+
+    /// The number that the next batch gets.
+    pub(super) fn next_number(&self) -> BatchSerial {
+        BatchSerial(self.next)
+    }
+
+    /// Numbers up to this one have been used.
+    pub(super) fn number_is_used(&mut self, last: BatchSerial) {
+        self.number_from(BatchSerial(last.0.saturating_add(1)));
+    }
+
+    /// No number before this one is given.
+    pub(super) fn number_from(&mut self, first: BatchSerial) {
+        self.next = self.next.max(first.0);
+    }
+
+    pub(super) fn add(&mut self, serial: BatchSerial, batch: Batch) {
+        self.serials.insert(batch.id, serial);
+        self.by_serial.insert(serial, batch);
+    }
+
+    pub(super) fn remove(&mut self, serial: BatchSerial) {
+        if let Some(batch) = self.by_serial.remove(&serial) {
+            self.serials.remove(&batch.id);
+        }
+    }
+
+    pub(super) fn job(&self, key: JobKey) -> Option<&Job> {
+        let jobs = &self.by_serial.get(&key.batch)?.jobs;
+        jobs.get((key.job.0 as usize).checked_sub(1)?)
+    }
+
+    pub(super) fn job_mut(&mut self, key: JobKey) -> Option<&mut Job> {
+        let jobs = &mut self.by_serial.get_mut(&key.batch)?.jobs;
+        jobs.get_mut((key.job.0 as usize).checked_sub(1)?)
+    }
+
+    /// The hosts that the jobs of a queue require; none: any will do.
+    pub(super) fn set_of(&self, key: QueueKey) -> Option<Arc<[Arc<str>]>> {
+        let sets = &self.by_serial.get(&key.batch)?.host_sets;
+        sets.get(key.hosts? as usize).cloned()
+    }
+
+    /// The hosts that the jobs of a queue prefer, best first.
+    pub(super) fn preferred_by(&self, key: QueueKey) -> Option<Arc<[Arc<str>]>> {
+        let sets = &self.by_serial.get(&key.batch)?.host_sets;
+        sets.get(key.prefer? as usize).cloned()
+    }
+
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&BatchSerial, &Batch)> {
+        self.by_serial.iter()
     }
 }

@@ -1,9 +1,6 @@
 //! Batches from their first word to their last: opened, submitted to, closed, attended, done.
 
-use super::queues::QueueKey;
-use super::{
-    Batch, Effect, Job, JobState, Record, Scheduler, Timer, after, halt, quarantine, shortage,
-};
+use super::{Batch, Effect, JobState, Record, Scheduler, Timer, after, halt, quarantine, shortage};
 use mezcal_common::message::agent::ToAgent;
 use mezcal_common::message::client::{BatchTerms, Submission};
 use mezcal_common::model::clock::BootInstant;
@@ -12,7 +9,6 @@ use mezcal_common::model::ids::{BatchId, BatchSerial, JobKey, JobNumber};
 use mezcal_common::model::job::{MAX_SPEC, Stop};
 use mezcal_common::model::outcome::{Ended, Outcome};
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Jobs in one batch: job numbers are 32 bits, and an index of this many fits in memory.
@@ -21,11 +17,11 @@ const MAX_JOBS: usize = 100_000_000;
 impl Scheduler {
     pub(super) fn open(&mut self, user: String, terms: BatchTerms, now: BootInstant) {
         let id = terms.context.batch;
-        if self.serials.contains_key(&id) {
+        if self.batches.serial(id).is_some() {
             // A repeated submit is the same batch.
             return;
         }
-        let serial = BatchSerial(self.next_serial);
+        let serial = self.batches.next_number();
         if serial > self.generation.last_batch() {
             let reason = "the coordinator has used up the numbers of batches of this generation of its store: a copy that `coordinator backup` \
                           makes and `coordinator restore` puts in its place has the next ones"
@@ -34,7 +30,7 @@ impl Scheduler {
                 .push_back(Effect::Refused { batch: id, reason });
             return;
         }
-        self.next_serial = self.next_serial.saturating_add(1);
+        self.batches.number_is_used(serial);
         let age = Duration::ZERO;
         self.persist(|| Record::Opened {
             batch: serial,
@@ -54,16 +50,10 @@ impl Scheduler {
         now: BootInstant,
     ) {
         let id = terms.context.batch;
-        let next = self.users.len() as u32;
-        let user = *self.users.entry(user).or_insert_with_key(|name| {
-            self.user_names.push(name.clone());
-            next
-        });
-        if user == next {
-            self.running.push(0);
+        let (user, is_new) = self.users.add(user);
+        if is_new {
             self.limit_priorities();
         }
-        self.serials.insert(id, serial);
         let batch = Batch {
             id,
             user,
@@ -93,7 +83,7 @@ impl Scheduler {
             let end = now + limit.saturating_sub(age);
             self.timers.set(Timer::TimeLimit(serial), end);
         }
-        self.batches.insert(serial, batch);
+        self.batches.add(serial, batch);
     }
 
     pub(super) fn submit(
@@ -103,7 +93,7 @@ impl Scheduler {
         jobs: Vec<Submission>,
         now: BootInstant,
     ) {
-        let Some(serial) = self.serials.get(&id).copied() else {
+        let Some(serial) = self.batches.serial(id) else {
             self.effects.push_back(Effect::Refused {
                 batch: id,
                 reason: "there is no such open batch".into(),
@@ -194,6 +184,7 @@ impl Scheduler {
         }
         match held {
             true => self
+                .batches
                 .job_mut(key)
                 .into_iter()
                 .for_each(|job| job.state = JobState::Waiting),
@@ -204,7 +195,7 @@ impl Scheduler {
     /// No more jobs of a batch will come. Whoever says it again, since an answer was lost, hears
     /// again that it is so.
     pub(super) fn close(&mut self, id: BatchId, now: BootInstant) {
-        let Some(serial) = self.serials.get(&id).copied() else {
+        let Some(serial) = self.batches.serial(id) else {
             return;
         };
         let Some(batch) = self.batches.get_mut(&serial) else {
@@ -277,11 +268,7 @@ impl Scheduler {
         self.timers.clear(Timer::Deserted(serial));
         self.persist(|| Record::Done { batch: serial });
         self.effects.push_back(Effect::BatchDone { batch: id });
-        let Some(batch) = self.batches.get(&serial) else {
-            return;
-        };
-        self.serials.remove(&batch.id);
-        self.batches.remove(&serial);
+        self.batches.remove(serial);
         for host in self.hosts.values_mut() {
             host.record.forget(serial);
             if host.told.remove(&serial)
@@ -296,7 +283,7 @@ impl Scheduler {
     /// The number of a batch that has not ended, and what there is of it: host sets, jobs, whether
     /// it is complete.
     pub fn batch_so_far(&self, id: BatchId) -> Option<(BatchSerial, u64, u64, bool)> {
-        let serial = *self.serials.get(&id)?;
+        let serial = self.batches.serial(id)?;
         let batch = self.batches.get(&serial)?;
         Some((
             serial,
@@ -309,42 +296,10 @@ impl Scheduler {
     /// How many jobs of a batch are on hosts, and how many have not ended and are not; none: it has
     /// ended.
     pub fn left_of(&self, batch: BatchId) -> Option<(u64, u64)> {
-        let batch = self.batches.get(self.serials.get(&batch)?)?;
+        let batch = self.batches.get(&self.batches.serial(batch)?)?;
         Some((
             batch.placed,
             (batch.jobs.len() - batch.done) as u64 - batch.placed,
         ))
-    }
-
-    pub(super) fn job_mut(&mut self, key: JobKey) -> Option<&mut Job> {
-        self.batches
-            .get_mut(&key.batch)?
-            .jobs
-            .get_mut((key.job.0 as usize).checked_sub(1)?)
-    }
-
-    pub(super) fn job(&self, key: JobKey) -> Option<&Job> {
-        self.batches
-            .get(&key.batch)?
-            .jobs
-            .get((key.job.0 as usize).checked_sub(1)?)
-    }
-
-    pub(super) fn set_of(&self, key: QueueKey) -> Option<Arc<[Arc<str>]>> {
-        let set = key.hosts?;
-        self.batches
-            .get(&key.batch)?
-            .host_sets
-            .get(set as usize)
-            .cloned()
-    }
-
-    pub(super) fn preferred_by(&self, key: QueueKey) -> Option<Arc<[Arc<str>]>> {
-        let set = key.prefer?;
-        self.batches
-            .get(&key.batch)?
-            .host_sets
-            .get(set as usize)
-            .cloned()
     }
 }

@@ -108,7 +108,9 @@ impl Scheduler {
         let (mut placed, mut waiting) = (Vec::new(), Vec::new());
         let mut queued: HashMap<QueueKey, HashSet<JobNumber>> = HashMap::new();
         for key in jobs {
-            let Some(job) = self.job(key) else { continue };
+            let Some(job) = self.batches.job(key) else {
+                continue;
+            };
             match job.state {
                 JobState::Queued => {
                     queued.entry(job.queue).or_default().insert(key.job);
@@ -175,8 +177,10 @@ impl Scheduler {
     ) {
         let mut by_host: BTreeMap<(Arc<str>, Duration, i32), Vec<AttemptId>> = BTreeMap::new();
         for key in keys {
-            let Some(job) = self.job(key) else { continue };
-            let Some(host) = self.host_at(job.host) else {
+            let Some(job) = self.batches.job(key) else {
+                continue;
+            };
+            let Some(host) = self.hosts.at(job.host) else {
                 continue;
             };
             let Some(attempt) = host.attempt(self.epoch, key, job.attempt) else {
@@ -227,7 +231,8 @@ impl Scheduler {
     /// cancel.
     pub(super) fn expect_no_more(&mut self, now: BootInstant) {
         let hosts = self
-            .hosts_in_order()
+            .hosts
+            .in_order()
             .into_iter()
             .filter(|host| host.session.is_none() && !host.seen);
         for name in hosts.map(|host| host.name.clone()).collect::<Vec<_>>() {
@@ -275,7 +280,11 @@ impl Scheduler {
             .iter()
             .filter(|(_, cancelling)| cancelling.requests.contains(&request))
         {
-            let Some(host) = self.job(*key).and_then(|job| self.host_at(job.host)) else {
+            let Some(host) = self
+                .batches
+                .job(*key)
+                .and_then(|job| self.hosts.at(job.host))
+            else {
                 continue;
             };
             let connected = host.session.is_some();
@@ -367,9 +376,8 @@ impl Scheduler {
     }
 
     pub(super) fn serial(&self, batch: BatchId) -> Result<BatchSerial, String> {
-        self.serials
-            .get(&batch)
-            .copied()
+        self.batches
+            .serial(batch)
             .ok_or_else(|| format!("batch {batch} has ended"))
     }
 
@@ -425,6 +433,7 @@ impl Scheduler {
             job: self.job_number(serial, name)?,
         };
         let (job, batch) = self
+            .batches
             .job(key)
             .zip(self.batches.get(&serial))
             .ok_or("that batch has ended")?;
@@ -436,7 +445,7 @@ impl Scheduler {
                 }
             });
         }
-        let at = self.host_at(job.host).ok_or("its host is unknown")?;
+        let at = self.hosts.at(job.host).ok_or("its host is unknown")?;
         let host = at.name.clone();
         if at.session.is_none() {
             return Err(format!(

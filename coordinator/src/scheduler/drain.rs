@@ -148,7 +148,8 @@ impl Scheduler {
     /// The same, if it has come: the host may have been out of reach then.
     pub(super) fn evict_overdue(&mut self, index: u32) {
         let Some(host) = self
-            .host_at(index)
+            .hosts
+            .at(index)
             .filter(|host| host.drained.is_some() && self.overdue.contains(&index))
         else {
             return;

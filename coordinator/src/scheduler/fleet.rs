@@ -68,7 +68,7 @@ impl Scheduler {
 
     /// A host whose agent has not said what it has counts as absent after a while.
     pub(super) fn host_is_late(&mut self, index: u32) {
-        if let Some(name) = self.name_at(index)
+        if let Some(name) = self.hosts.name_at(index)
             && let Some(host) = self.hosts.get_mut(&name)
         {
             host.late = true;
@@ -81,7 +81,8 @@ impl Scheduler {
     /// by name.
     pub fn failing_hosts(&self) -> Vec<FailingHost> {
         let connected = self
-            .hosts_in_order()
+            .hosts
+            .in_order()
             .into_iter()
             .filter(|host| host.session.is_some());
         let failing = connected.filter_map(|host| {
@@ -166,8 +167,8 @@ impl Scheduler {
         self.names.add_users(users);
         self.look_at_users(before);
         // Some of their jobs may run on certain hosts only.
-        for user in others.iter().filter_map(|user| self.users.get(user)) {
-            self.queues.look_at_user(*user);
+        for user in others.iter().filter_map(|user| self.users.number(user)) {
+            self.queues.look_at_user(user);
         }
         self.unserved = true;
     }
@@ -197,12 +198,12 @@ impl Scheduler {
         let names = &self.names;
         names.serve_all > 0
             || names.widths.is_empty()
-            || names.serve.contains_key(&self.user_names[user as usize])
+            || names.serve.contains_key(self.users.name(user))
     }
 
     /// Whether a host runs this user's jobs, now or when it has replaced their engines.
     pub(super) fn has_engines_of(&self, host: &Host, user: u32) -> bool {
-        let name = &self.user_names[user as usize];
+        let name = self.users.name(user);
         host.hello
             .users
             .as_ref()
@@ -217,14 +218,15 @@ impl Scheduler {
 
     /// Whether a host takes none of this user's jobs until it has replaced their engines.
     pub(super) fn is_replacing(&self, host: &Host, user: u32) -> bool {
-        !host.replacing.is_empty() && host.replacing.contains(&self.user_names[user as usize])
+        !host.replacing.is_empty() && host.replacing.contains(self.users.name(user))
     }
 
     /// Users whose jobs a connected host does not run although they have engines there, and why:
     /// the first ones, by host.
     pub fn unserved_users(&self) -> Vec<(String, String, String)> {
         let hosts = self
-            .hosts_in_order()
+            .hosts
+            .in_order()
             .into_iter()
             .filter(|host| host.session.is_some());
         let users = hosts.flat_map(|host| {
@@ -237,7 +239,7 @@ impl Scheduler {
 
     /// Connected agents that can be given jobs, and their slots.
     pub fn fleet(&self) -> (u32, u32) {
-        self.fleet
+        self.hosts.fleet()
     }
 
     /// A host can be given jobs from now on, or cannot any more.
@@ -255,23 +257,8 @@ impl Scheduler {
         self.reindex(&name);
     }
 
-    /// The fleet is what can be given jobs.
     fn recount(&mut self, name: &str) {
-        let Some(host) = self.hosts.get_mut(name) else {
-            return;
-        };
-        let counts = if host.known && host.slots() > 0 {
-            (1, u32::from(host.slots()))
-        } else {
-            (0, 0)
-        };
-        let was = std::mem::replace(&mut host.counted, counts);
-        if was != counts {
-            self.fleet = (
-                self.fleet.0 + counts.0 - was.0,
-                self.fleet.1 + counts.1 - was.1,
-            );
-            let (agents, engines) = self.fleet;
+        if let Some((agents, engines)) = self.hosts.recount(name) {
             self.effects.push_back(Effect::Fleet { agents, engines });
         }
     }

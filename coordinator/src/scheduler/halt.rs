@@ -99,7 +99,8 @@ impl Scheduler {
         self.drop_queued(serial, now);
         // What waits on agents comes back; what runs there goes on.
         let hosts = self
-            .hosts_in_order()
+            .hosts
+            .in_order()
             .into_iter()
             .filter(|h| h.session.is_some());
         let hosts: Vec<_> = hosts.map(|h| h.name.clone()).collect();

@@ -27,7 +27,7 @@ impl Scheduler {
     #[must_use]
     pub fn of_generation(mut self, generation: Generation) -> Self {
         self.generation = generation;
-        self.next_serial = self.next_serial.max(generation.first_batch().0);
+        self.batches.number_from(generation.first_batch());
         self
     }
 

@@ -5,7 +5,7 @@ use mezcal_common::message::agent::{Hello, Load};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, BatchSerial, EngineId, Epoch, JobKey, SessionId};
 use mezcal_common::model::outcome::Containment;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -229,8 +229,3 @@ impl Host {
         self.taken > u64::from(self.slots())
     }
 }
-
-/// Hosts by name. Where their order shows, it is that of their names. These maps, and those of our
-/// own numbers, are hashed fast and without chance: no outsider chooses their keys, and a core with
-/// the same past does the same.
-pub(super) type Hosts = FxHashMap<Arc<str>, Host>;

@@ -31,7 +31,7 @@ impl Scheduler {
             return;
         };
         let session = host.session;
-        let user = user.map(|user| self.users.get(user).copied());
+        let user = user.map(|user| self.users.number(user));
         let theirs = |on: &OnHost| user.is_none_or(|user| user == Some(on.user));
         let known: BTreeMap<AttemptId, OnHost> = host
             .attempts
@@ -108,8 +108,7 @@ impl Scheduler {
 
     /// Which of what a user's engines say to run is theirs, with its slots.
     pub(super) fn tell_known(&mut self, name: &Arc<str>, user: String, running: &[AttemptId]) {
-        let (Some(host), Some(number)) = (self.hosts.get(name), self.users.get(&user).copied())
-        else {
+        let (Some(host), Some(number)) = (self.hosts.get(name), self.users.number(&user)) else {
             return self.tell_agent(
                 name,
                 ToAgent::Known {
@@ -148,7 +147,7 @@ impl Scheduler {
         let with: BTreeSet<u32> = host.attempts.values().map(|on| on.user).collect();
         let fenced: BTreeSet<u32> = with
             .into_iter()
-            .filter(|user| !served.contains(&self.user_names[*user as usize]))
+            .filter(|user| !served.contains(self.users.name(*user)))
             .collect();
         let short = |text: String| text.chars().take(REASON_CHARS).collect::<String>();
         host.unheard = unheard
@@ -193,8 +192,11 @@ impl Scheduler {
         let replacing: Vec<String> = replacing.into_iter().filter(theirs).collect();
         let was = std::mem::replace(&mut host.replacing, replacing);
         let changed: BTreeSet<&String> = was.iter().chain(&host.replacing).collect();
-        for user in changed.into_iter().filter_map(|user| self.users.get(user)) {
-            self.queues.look_at_user(*user);
+        for user in changed
+            .into_iter()
+            .filter_map(|user| self.users.number(user))
+        {
+            self.queues.look_at_user(user);
             self.unserved = true;
         }
     }

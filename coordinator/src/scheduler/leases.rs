@@ -42,7 +42,7 @@ impl Scheduler {
                     refused: false,
                     reason,
                 });
-                self.sessions.remove(&session);
+                self.hosts.session_ends(session);
                 self.agent_gone(&name, false, now);
             }
             self.lose_attempts(

@@ -19,7 +19,7 @@ impl Scheduler {
     /// Says of a host whose agent has stayed away that it is lost, to whoever has jobs there or
     /// waits for a cancel.
     pub(super) fn say_loss(&mut self, index: u32, now: BootInstant) {
-        let Some(name) = self.name_at(index) else {
+        let Some(name) = self.hosts.name_at(index) else {
             return;
         };
         let Some(host) = self.hosts.get(&name).filter(|host| host.session.is_none()) else {

@@ -171,12 +171,7 @@ pub(super) fn fold(set: &[Arc<str>]) -> String {
 impl Scheduler {
     /// A host that was not known is so from now on, without an agent as yet; gives back its index.
     pub(super) fn host_becomes_known(&mut self, host: &Arc<str>, now: BootInstant) -> u32 {
-        let index = self.host_names.len() as u32;
-        self.host_names.push(host.clone());
-        self.hosts.insert(
-            host.clone(),
-            Host::of_earlier_life(host.clone(), index, now),
-        );
+        let index = self.hosts.add(host.clone(), now);
         let (admitted, label) = (self.aliases.of(host), first_label(host));
         let aliases: Vec<Arc<str>> = admitted.iter().chain(&label).cloned().collect();
         let names: Vec<Arc<str>> = aliases.iter().chain([host]).cloned().collect();
@@ -259,7 +254,7 @@ impl Scheduler {
                 self.queues.look_at_name(name);
                 // One that is still to say what it has is served when it has asked for jobs.
                 self.unserved |= is
-                    .and_then(|index| self.host_at(index))
+                    .and_then(|index| self.hosts.at(index))
                     .is_some_and(|host| host.known);
             }
         }
@@ -287,7 +282,7 @@ impl Scheduler {
                 .owner(&normal)
                 // One that has joined under its short name may be written in full.
                 .or_else(|| self.names.by_full_name.get(hosts::short(&normal)?).copied())
-                .and_then(|index| self.name_at(index))
+                .and_then(|index| self.hosts.name_at(index))
                 .ok_or_else(|| format!("no agent of {wanted} has ever connected")),
         }
     }
@@ -304,7 +299,7 @@ impl Scheduler {
 
     /// The names of this set that stand for nobody since several hosts have them.
     pub(super) fn ambiguous_of(&self, key: QueueKey) -> Vec<Arc<str>> {
-        let set = self.set_of(key).unwrap_or_default();
+        let set = self.batches.set_of(key).unwrap_or_default();
         set.iter()
             .filter(|name| self.names.is_ambiguous(name))
             .cloned()
@@ -316,7 +311,7 @@ impl Scheduler {
             .names
             .claimants(name)
             .iter()
-            .filter_map(|index| self.name_at(*index))
+            .filter_map(|index| self.hosts.name_at(*index))
             .collect();
         hosts.sort();
         hosts

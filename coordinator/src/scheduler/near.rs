@@ -39,7 +39,7 @@ impl Scheduler {
 
     /// The host that serves under this name, if it could take one of these jobs now.
     fn near(&self, name: &str, key: QueueKey, now: BootInstant) -> Option<Arc<str>> {
-        let host = self.host_at(self.names.host(name)?)?;
+        let host = self.hosts.at(self.names.host(name)?)?;
         self.could_take(host, key, now).then(|| host.name.clone())
     }
 
@@ -73,8 +73,8 @@ impl Scheduler {
 
     /// The same, re-derived from what the batch and all hosts say.
     fn is_far_in_vain(&self, key: QueueKey, now: BootInstant) -> Option<String> {
-        let preferred = self.preferred_by(key)?;
-        let required = self.set_of(key);
+        let preferred = self.batches.preferred_by(key)?;
+        let required = self.batches.set_of(key);
         let near = |host: &&Host| {
             let names = self.names_of(host);
             let wanted = |set: &[Arc<str>]| names.iter().any(|name| set.contains(name));

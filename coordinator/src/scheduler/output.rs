@@ -40,7 +40,7 @@ impl Scheduler {
     }
 
     pub(super) fn output_taken(&mut self, batch: BatchId, job: JobNumber, bytes: u32) {
-        let Some(serial) = self.serials.get(&batch).copied() else {
+        let Some(serial) = self.batches.serial(batch) else {
             return;
         };
         let key = JobKey { batch: serial, job };

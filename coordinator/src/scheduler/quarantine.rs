@@ -138,7 +138,10 @@ fn pause(times: u32) -> Duration {
 impl Scheduler {
     /// An attempt has ended on a host by itself.
     pub(super) fn judge(&mut self, name: &str, key: JobKey, outcome: &Outcome, now: BootInstant) {
-        let anywhere = self.job(key).is_some_and(|job| job.queue.hosts.is_none());
+        let anywhere = self
+            .batches
+            .job(key)
+            .is_some_and(|job| job.queue.hosts.is_none());
         let elapsed = outcome.span.map_or(Duration::ZERO, |span| span.elapsed);
         let well = outcome.succeeded();
         let failed = matches!(
@@ -207,7 +210,7 @@ impl Scheduler {
             return;
         };
         let verdicts = batch.ends.doubtful.iter().filter_map(|index| {
-            let host = self.host_at(*index)?;
+            let host = self.hosts.at(*index)?;
             let suspected = host.record.suspicions.contains_key(&serial);
             let mut others = host
                 .record
@@ -305,7 +308,7 @@ impl Scheduler {
 
     /// Ends the quarantine of a host, if it is over.
     pub(super) fn end_quarantine(&mut self, index: u32, now: BootInstant) {
-        let Some(name) = self.name_at(index) else {
+        let Some(name) = self.hosts.name_at(index) else {
             return;
         };
         if let Some(host) = self.hosts.get_mut(&name) {

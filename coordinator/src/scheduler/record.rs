@@ -181,7 +181,7 @@ impl Scheduler {
 
     /// Batch numbers up to this one have been used, also by batches that are forgotten.
     pub fn numbers_in_use(&mut self, last: BatchSerial) {
-        self.next_serial = self.next_serial.max(last.0 + 1);
+        self.batches.number_is_used(last);
     }
 
     /// Takes back a record of an earlier life.
@@ -224,7 +224,7 @@ impl Scheduler {
                 self.placed_under(lease);
                 let index = self.known_host(&host, now);
                 for attempt in attempts {
-                    if let Some(job) = self.job_mut(attempt.key)
+                    if let Some(job) = self.batches.job_mut(attempt.key)
                         && attempt.attempt > job.attempt
                         && job.state != JobState::Done
                     {
@@ -251,6 +251,7 @@ impl Scheduler {
                 ..
             } => {
                 if let Some(job) = self
+                    .batches
                     .job_mut(attempt.key)
                     .filter(|job| job.state != JobState::Done)
                 {
@@ -269,7 +270,7 @@ impl Scheduler {
                 batch, job, result, ..
             } => {
                 let key = JobKey { batch, job };
-                let Some(ended) = self.job_mut(key) else {
+                let Some(ended) = self.batches.job_mut(key) else {
                     return;
                 };
                 (ended.state, ended.succeeded, ended.attempt) =
@@ -294,7 +295,7 @@ impl Scheduler {
                 }
             }
             Record::Engines { host, first, slots } => {
-                self.next_engine = self.next_engine.max(first.0 + u32::from(slots));
+                self.hosts.engines_are_numbered(first, slots);
                 self.known_host(&host, now);
                 if let Some(known) = self.hosts.get_mut(&host) {
                     (known.first_engine, known.hello.slots) = (first, slots);
@@ -334,19 +335,20 @@ impl Scheduler {
         let mut longer: BTreeMap<Arc<str>, Vec<AttemptId>> = BTreeMap::new();
         for (key, (attempt, recorded)) in placements {
             let placed = self
+                .batches
                 .job(key)
                 .filter(|job| job.state == JobState::Placed)
                 .map(|job| (job.host, job.queue));
             let Some((host, queue)) = placed else {
                 continue;
             };
-            self.running[queue.user as usize] += u64::from(queue.slots());
+            self.users.take(queue.user, queue.slots());
             self.batches
                 .get_mut(&key.batch)
                 .into_iter()
                 .for_each(|batch| batch.placed += 1);
-            let name = self.host_names.get(host as usize);
-            if let Some(host) = name.and_then(|name| self.hosts.get_mut(name)) {
+            let name = self.hosts.name_at(host);
+            if let Some(host) = name.and_then(|name| self.hosts.get_mut(&name)) {
                 host.add(attempt, queue.user, queue.slots(), None);
                 if recorded < self.lease {
                     longer.entry(host.name.clone()).or_default().push(attempt);
@@ -374,9 +376,7 @@ impl Scheduler {
         }
         self.lease_begins(now);
         self.hold_begins(now);
-        let mut serials: Vec<BatchSerial> = self.batches.keys().copied().collect();
-        serials.sort();
-        for batch in serials {
+        for batch in self.batches.in_order() {
             let Some(b) = self.batches.get(&batch) else {
                 continue;
             };

@@ -22,17 +22,14 @@ const AGAIN: Duration = Duration::from_secs(1);
 impl Scheduler {
     /// A host has got less than it has idle slots: others may have more than they can run.
     pub(super) fn look_for_prefetched(&mut self, now: BootInstant) {
-        if !self.overfull.is_empty() && !self.idle.is_empty() {
+        if self.hosts.has_overfull() && self.hosts.has_idle() {
             self.timers.begin(Timer::Retract, now + FIRST);
         }
     }
 
     /// Takes back as much as there are idle slots that have found nothing else.
     pub(super) fn retract_prefetched(&mut self, now: BootInstant) {
-        let hosts = self
-            .idle
-            .iter()
-            .filter_map(|(_, index)| self.host_at(*index));
+        let hosts = self.hosts.idle();
         let free = hosts.filter(|h| h.credit > h.sent && h.is_willing() && h.kept.is_none());
         let free: Vec<&Host> = free.collect();
         let mut idle: u64 = free.iter().map(|h| h.idle_since.len() as u64).sum();
@@ -41,21 +38,19 @@ impl Scheduler {
         }
         let mut has_a_slot: BTreeMap<QueueKey, bool> = BTreeMap::new();
         let mut taken: Vec<(Arc<str>, Vec<AttemptId>)> = Vec::new();
-        for host in self
-            .overfull
-            .iter()
-            .filter_map(|index| self.host_at(*index))
-        {
+        for host in self.hosts.overfull() {
             let mut over = host.taken.saturating_sub(u64::from(host.slots())).min(idle);
             // The newest ones are the last in its queue.
             let unstarted = host.attempts.iter().rev().filter(|(_, on)| !on.started);
             let useful = unstarted.filter(|(attempt, _)| {
-                self.job(attempt.key).is_some_and(|Job { queue, .. }| {
-                    *has_a_slot.entry(*queue).or_insert_with(|| {
-                        free.iter()
-                            .any(|host| self.has_a_slot_for(host, *queue, now))
+                self.batches
+                    .job(attempt.key)
+                    .is_some_and(|Job { queue, .. }| {
+                        *has_a_slot.entry(*queue).or_insert_with(|| {
+                            free.iter()
+                                .any(|host| self.has_a_slot_for(host, *queue, now))
+                        })
                     })
-                })
             });
             let attempts = useful.map_while(|(attempt, on)| {
                 over = over.checked_sub(u64::from(on.slots))?;
@@ -73,7 +68,7 @@ impl Scheduler {
         {
             self.tell_agent(&name, ToAgent::Retract { attempts });
         }
-        if !self.overfull.is_empty() {
+        if self.hosts.has_overfull() {
             self.timers.set(Timer::Retract, now + AGAIN);
         }
     }
@@ -83,15 +78,15 @@ impl Scheduler {
     fn has_a_slot_for(&self, host: &Host, key: QueueKey, now: BootInstant) -> bool {
         let (names, required, preferred) = (
             self.names_of(host),
-            self.set_of(key),
-            self.preferred_by(key).unwrap_or_default(),
+            self.batches.set_of(key),
+            self.batches.preferred_by(key).unwrap_or_default(),
         );
         let allows = |names: &[Arc<str>]| {
             required
                 .as_ref()
                 .is_none_or(|set| names.iter().any(|name| set.contains(name)))
         };
-        let owner = |name: &Arc<str>| self.host_at(self.names.host(name)?);
+        let owner = |name: &Arc<str>| self.hosts.at(self.names.host(name)?);
         let better = || {
             preferred
                 .iter()

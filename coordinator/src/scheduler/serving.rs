@@ -6,7 +6,6 @@ use mezcal_common::message::agent::{Placement, ToAgent};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, JobKey, SessionId};
 use mezcal_common::model::outcome::Place;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +19,10 @@ impl Scheduler {
         if self.is_held_back(key) {
             return;
         }
-        let Some(queue) = self.job(key).map(|job| job.queue) else {
+        let Some(queue) = self.batches.job(key).map(|job| job.queue) else {
             return;
         };
-        let (required, prefer) = (self.set_of(queue), self.preferred_by(queue));
+        let (required, prefer) = (self.batches.set_of(queue), self.batches.preferred_by(queue));
         self.queues.push(queue, key.job, required, prefer);
         if !self.is_served(queue.user) {
             self.queues.look_at(queue);
@@ -63,7 +62,7 @@ impl Scheduler {
             };
             job.state = JobState::Placed;
             batch.placed += 1;
-            self.running[queue.user as usize] += u64::from(slots);
+            self.users.take(queue.user, slots);
             job.host = index;
             // Whatever waits has a number left.
             job.attempt = self
@@ -88,12 +87,10 @@ impl Scheduler {
             let Some(host) = self.hosts.get_mut(name) else {
                 break;
             };
-            let context = host.told.insert(queue.batch).then(|| {
-                (
-                    batch.context.clone(),
-                    self.user_names[batch.user as usize].clone(),
-                )
-            });
+            let context = host
+                .told
+                .insert(queue.batch)
+                .then(|| (batch.context.clone(), self.users.name(batch.user).clone()));
             if run.len() == RUN_COUNT || bytes + length > RUN_BYTES || context.is_some() {
                 self.send_run(name, session, std::mem::take(&mut run));
                 bytes = 0;
@@ -149,11 +146,7 @@ impl Scheduler {
         if self.queues.is_empty() {
             return;
         }
-        let names: Vec<Arc<str>> = self
-            .wanting
-            .iter()
-            .filter_map(|index| self.name_at(*index))
-            .collect();
+        let names: Vec<Arc<str>> = self.hosts.wanting().collect();
         self.fill_idle(&names, now);
         for name in &names {
             self.serve(name, usize::MAX, now);
@@ -191,10 +184,7 @@ impl Scheduler {
     /// longest idle one.
     fn patient(&self) -> impl Iterator<Item = &(BootInstant, u32)> {
         let looked_at = self.looked_at.0.checked_sub(self.locality_wait);
-        let after = looked_at.map_or(Bound::Unbounded, |since| {
-            Bound::Excluded((BootInstant(since), u32::MAX))
-        });
-        self.idle.range((after, Bound::Unbounded))
+        self.hosts.idle_after(looked_at.map(BootInstant))
     }
 
     /// Gives jobs that prefer other hosts to slots that have been idle for long.
@@ -205,74 +195,22 @@ impl Scheduler {
         let over = self
             .patient()
             .take_while(|(since, _)| *since + self.locality_wait <= now);
-        let names: Vec<Arc<str>> = over.filter_map(|(_, index)| self.name_at(*index)).collect();
+        let names: Vec<Arc<str>> = over
+            .filter_map(|(_, index)| self.hosts.name_at(*index))
+            .collect();
         self.looked_at = now;
         self.fill_idle(&names, now);
     }
 
-    /// Keeps the indices true after a change to what a host wants.
-    pub(super) fn reindex(&mut self, name: &str) {
-        let Some(host) = self.hosts.get_mut(name) else {
-            return;
-        };
-        let there = host.known && host.session.is_some();
-        let is = (
-            there && host.credit > host.sent,
-            host.idle_since.front().copied().filter(|_| there),
-        );
-        let was = std::mem::replace(&mut host.indexed, is);
-        let index = host.index;
-        let room = host.room();
-        if room > std::mem::replace(&mut host.had_room, room) && room > 1 && self.queues.has_wide()
-        {
-            self.roomier.insert(index);
-        }
-        if there && host.is_overfull() {
-            self.overfull.insert(index);
-        } else {
-            self.overfull.remove(&index);
-        }
-        if was.0 != is.0 {
-            if is.0 {
-                self.wanting.insert(index)
-            } else {
-                self.wanting.remove(&index)
-            };
-        }
-        if was.1 != is.1 {
-            if let Some(since) = was.1 {
-                self.idle.remove(&(since, index));
-            }
-            self.idle.extend(is.1.map(|since| (since, index)));
-        }
-    }
-
     /// Whether a job ran where it prefers to, if it prefers anything.
     pub(super) fn is_local(&self, key: QueueKey, place: Option<&Place>) -> Option<bool> {
-        let (preferred, place) = (self.preferred_by(key)?, place?);
+        let (preferred, place) = (self.batches.preferred_by(key)?, place?);
         let host = self.hosts.get(&place.host)?;
         Some(
             self.names_of(host)
                 .iter()
                 .any(|name| preferred.contains(name)),
         )
-    }
-
-    /// From now on a priority above `most` counts only among the jobs of its own user; `admins`'
-    /// always counts.
-    pub fn set_max_priority(&mut self, most: i32, admins: &[String]) {
-        (self.max_priority, self.admins) = (most, admins.to_vec());
-        self.limit_priorities();
-    }
-
-    pub(super) fn limit_priorities(&mut self) {
-        let unlimited = self
-            .admins
-            .iter()
-            .filter_map(|name| self.users.get(name))
-            .copied()
-            .collect();
-        self.queues.limit(self.max_priority, unlimited);
     }
 
     /// How long a slot is idle from now on before it gets a job that prefers another host.

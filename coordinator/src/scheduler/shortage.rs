@@ -69,6 +69,7 @@ impl Scheduler {
     /// Whether another host may take it that is not known to be as short of something.
     fn may_start_elsewhere(&self, short: u32, attempt: AttemptId, now: BootInstant) -> bool {
         let Some((job, batch)) = self
+            .batches
             .job(attempt.key)
             .zip(self.batches.get(&attempt.key.batch))
         else {
@@ -82,11 +83,11 @@ impl Scheduler {
                 && self.serves(host, key.user);
             fits && host.index != short && !batch.short.lasts(host.index, batch.host_timeout, now)
         };
-        match self.set_of(key) {
+        match self.batches.set_of(key) {
             None => self.hosts.values().any(may),
             Some(set) => set
                 .iter()
-                .filter_map(|name| self.host_at(self.names.host(name)?))
+                .filter_map(|name| self.hosts.at(self.names.host(name)?))
                 .any(may),
         }
     }

@@ -5,7 +5,6 @@ use mezcal_common::message::client::{HostStanding, HostStatus};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{BatchSerial, EngineId, JobKey, SessionId};
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 impl Scheduler {
@@ -68,7 +67,8 @@ impl Scheduler {
 
     /// All hosts ever seen, for `coordinator hosts`.
     pub fn host_status(&self, now: BootInstant) -> Vec<HostStatus> {
-        self.hosts_in_order()
+        self.hosts
+            .in_order()
             .into_iter()
             .map(|h| HostStatus {
                 name: h.name.to_string(),
@@ -102,20 +102,6 @@ impl Scheduler {
             revoked: None,
             engines: host.engines.clone(),
         };
-        self.hosts_in_order().into_iter().map(standing).collect()
-    }
-
-    pub(super) fn hosts_in_order(&self) -> Vec<&Host> {
-        let mut hosts: Vec<&Host> = self.hosts.values().collect();
-        hosts.sort_by(|a, b| a.name.cmp(&b.name));
-        hosts
-    }
-
-    pub(super) fn name_at(&self, index: u32) -> Option<Arc<str>> {
-        self.host_names.get(index as usize).cloned()
-    }
-
-    pub(super) fn host_at(&self, index: u32) -> Option<&Host> {
-        self.hosts.get(self.host_names.get(index as usize)?)
+        self.hosts.in_order().into_iter().map(standing).collect()
     }
 }

@@ -30,10 +30,16 @@ use mezcal_common::message::agent::{
 use mezcal_common::message::client::{
     BatchTerms, CancelWait, Halt, HaltCount, HaltWhy, RetryOn, Submission,
 };
+use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::hosts;
-use mezcal_common::model::ids::{AttemptId, EngineId, EngineIndex};
+use mezcal_common::model::ids::{
+    AttemptId, BatchId, BatchSerial, EngineId, EngineIndex, Epoch, Generation, JobKey, JobNumber,
+    SessionId, StoreId,
+};
 use mezcal_common::model::job::{BatchContext, Stop};
 use mezcal_common::model::outcome::{Containment, Ended, Outcome, WaitStatus};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// A scheduler with a clock and short words for events.
 struct Script {

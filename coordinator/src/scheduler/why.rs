@@ -21,6 +21,7 @@ impl Scheduler {
             job: self.job_number(serial, name)?,
         };
         let (job, batch) = self
+            .batches
             .job(key)
             .zip(self.batches.get(&serial))
             .ok_or("that batch has ended")?;
@@ -47,10 +48,10 @@ impl Scheduler {
     }
 
     fn why_placed(&self, key: JobKey, name: &str) -> String {
-        let Some(job) = self.job(key) else {
+        let Some(job) = self.batches.job(key) else {
             return String::new();
         };
-        let Some(host) = self.host_at(job.host) else {
+        let Some(host) = self.hosts.at(job.host) else {
             return format!("job {name} is on a host that has gone");
         };
         let at = host.attempts.iter().find(|(a, _)| a.key == key);
@@ -145,12 +146,12 @@ impl Scheduler {
     }
 
     fn why_hosts(&self, key: JobKey, now: BootInstant) -> Vec<String> {
-        let Some(job) = self.job(key) else {
+        let Some(job) = self.batches.job(key) else {
             return Vec::new();
         };
         let (required, preferred) = (
-            self.set_of(job.queue),
-            self.preferred_by(job.queue).unwrap_or_default(),
+            self.batches.set_of(job.queue),
+            self.batches.preferred_by(job.queue).unwrap_or_default(),
         );
         let among = |host: &Host, set: &[Arc<str>]| {
             self.names_of(host).iter().any(|name| set.contains(name))
@@ -158,7 +159,7 @@ impl Scheduler {
         let slots = job.queue.slots();
         let mut lines = Vec::new();
         let mut unsuitable = 0;
-        for host in self.hosts_in_order() {
+        for host in self.hosts.in_order() {
             if required.as_ref().is_some_and(|set| !among(host, set)) {
                 unsuitable += 1;
                 continue;
@@ -203,13 +204,13 @@ impl Scheduler {
                 ),
                 _ if !host.known => "has just connected".into(),
                 _ if self.is_replacing(host, job.queue.user) => {
-                    let user = &self.user_names[job.queue.user as usize];
+                    let user = self.users.name(job.queue.user);
                     format!(
                         "takes no jobs of {user} until what runs there has ended: their engines are of another version than its agent, and are replaced then"
                     )
                 }
                 _ if !self.serves(host, job.queue.user) => {
-                    let user = &self.user_names[job.queue.user as usize];
+                    let user = self.users.name(job.queue.user);
                     let unheard = host.unheard.iter().find(|(unheard, _)| unheard == user);
                     unheard.map_or_else(
                         || format!("runs no jobs of {user}: its root has not enabled mezcal-engines@{user}.service"),

@@ -81,7 +81,7 @@ impl Scheduler {
             .front()
             .is_some_and(|since| *since + self.locality_wait <= now);
         let widest_now = host.room().max(1);
-        let running = |user: u32| self.serves(host, user).then(|| self.running[user as usize]);
+        let running = |user: u32| self.serves(host, user).then(|| self.users.slots(user));
         let barred = self.barred(host, now);
         let best = self
             .queues
@@ -94,7 +94,7 @@ impl Scheduler {
         }
         let host = self.hosts.get(name)?;
         self.queues.best(names, steal, widest_now, &barred, |user| {
-            self.serves(host, user).then(|| self.running[user as usize])
+            self.serves(host, user).then(|| self.users.slots(user))
         })
     }
 
@@ -201,7 +201,7 @@ impl Scheduler {
     pub(super) fn nothing_is_kept_for(&mut self, key: QueueKey) {
         self.keeping.in_vain.remove(&key);
         for index in self.keeping.hosts.get(&key).cloned().unwrap_or_default() {
-            if let Some(name) = self.name_at(index) {
+            if let Some(name) = self.hosts.name_at(index) {
                 self.keep_nothing(&name);
                 self.unserved = true;
             }
@@ -221,7 +221,7 @@ impl Scheduler {
             return;
         };
         if hosts.len() > self.queues.len_of(key)
-            && let Some(name) = hosts.last().and_then(|index| self.name_at(*index))
+            && let Some(name) = hosts.last().and_then(|index| self.hosts.name_at(*index))
         {
             self.keep_nothing(&name);
             self.unserved = true;
@@ -230,7 +230,7 @@ impl Scheduler {
 
     /// A host that has kept slots for long enough gives them to others.
     pub(super) fn keep_no_longer(&mut self, index: u32, now: BootInstant) {
-        if let Some(name) = self.name_at(index) {
+        if let Some(name) = self.hosts.name_at(index) {
             self.has_kept_in_vain(&name, now);
             self.serve(&name, usize::MAX, now);
         }
@@ -240,12 +240,13 @@ impl Scheduler {
     /// on.
     pub(super) fn keep_after_a_rest(&mut self, index: u32, now: BootInstant) {
         let Some(host) = self
-            .host_at(index)
+            .hosts
+            .at(index)
             .filter(|host| host.is_willing() && host.kept.is_none())
         else {
             return;
         };
-        let running = |user: u32| self.serves(host, user).then(|| self.running[user as usize]);
+        let running = |user: u32| self.serves(host, user).then(|| self.users.slots(user));
         let next = self
             .queues
             .best(

@@ -10,7 +10,7 @@ impl Script {
         for host in self.scheduler.hosts.values() {
             let there = host.known && host.session.is_some();
             assert_eq!(
-                self.scheduler.wanting.contains(&host.index),
+                self.scheduler.hosts.is_wanting(host.index),
                 there && host.credit > host.sent,
                 "{}",
                 host.name
@@ -26,18 +26,13 @@ impl Script {
             );
             let full = there && host.taken > u64::from(host.slots());
             assert_eq!(
-                self.scheduler.overfull.contains(&host.index),
+                self.scheduler.hosts.is_indexed_as_overfull(host.index),
                 full,
                 "{}",
                 host.name
             );
-            let idle = host.idle_since.front().filter(|_| there);
-            let indexed = self
-                .scheduler
-                .idle
-                .iter()
-                .find(|(_, index)| *index == host.index)
-                .map(|(since, _)| since);
+            let idle = host.idle_since.front().copied().filter(|_| there);
+            let indexed = self.scheduler.hosts.indexed_idle(host.index);
             assert_eq!(indexed, idle, "{}", host.name);
             let fence = self.scheduler.fence(host);
             let users = host.fenced.values().min().copied();
@@ -89,7 +84,7 @@ impl Script {
             .values()
             .flat_map(|h| h.attempts.keys().copied())
             .collect();
-        for user in 0..self.scheduler.users.len() as u32 {
+        for user in self.scheduler.users.all() {
             let jobs = self
                 .scheduler
                 .batches
@@ -100,9 +95,9 @@ impl Script {
                 .filter(|j| j.state == JobState::Placed)
                 .map(|j| u64::from(j.queue.slots()))
                 .sum::<u64>();
-            assert_eq!(self.scheduler.running[user as usize], slots);
+            assert_eq!(self.scheduler.users.slots(user), slots);
         }
-        for (serial, batch) in &self.scheduler.batches {
+        for (serial, batch) in self.scheduler.batches.iter() {
             let queued: usize = self
                 .scheduler
                 .queues

@@ -125,7 +125,7 @@ impl<'a> Cluster<'a> {
     fn run(mut self) -> Self {
         while self.step() {}
         assert!(
-            self.script.scheduler.batches.is_empty(),
+            self.script.scheduler.batches.values().next().is_none(),
             "all jobs have ended"
         );
         self

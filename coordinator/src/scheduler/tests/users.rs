@@ -87,7 +87,7 @@ fn users_share_equally_however_much_each_has_waiting() {
         placed.contains("run 2/6.1") && placed.contains("1/1.1"),
         "{placed}"
     );
-    let count = |s: &Script, user: u32| s.scheduler.running[user as usize];
+    let count = |s: &Script, user: u32| s.scheduler.users.slots(user);
     assert_eq!((count(&s, 0), count(&s, 1)), (4, 3));
     // A slot that becomes free goes to whoever is behind.
     let next = s.report(1, attempt(2, 6, 1), exited(0)) + &s.pull(1, 8, 0);

@@ -1,0 +1,79 @@
+//! Users: their numbers, how many slots each has, and how far their priorities count.
+
+use super::Scheduler;
+use std::collections::{HashMap, HashSet};
+
+/// Users by number, which are given in the order in which they come.
+#[derive(Debug, Default)]
+pub(super) struct Users {
+    numbers: HashMap<String, u32>,
+    names: Vec<String>,
+    /// How many slots each has.
+    slots: Vec<u64>,
+    /// The highest priority that counts before other users' jobs, and whose count without a limit.
+    max_priority: i32,
+    admins: Vec<String>,
+}
+
+impl Users {
+    /// The number of a user; true if it is a new one.
+    pub(super) fn add(&mut self, name: String) -> (u32, bool) {
+        let next = self.names.len() as u32;
+        let number = *self.numbers.entry(name).or_insert_with_key(|name| {
+            self.names.push(name.clone());
+            self.slots.push(0);
+            next
+        });
+        (number, number == next)
+    }
+
+    /// The number of a user who has one.
+    pub(super) fn number(&self, name: &str) -> Option<u32> {
+        self.numbers.get(name).copied()
+    }
+
+    /// The name of the user with a number.
+    pub(super) fn name(&self, user: u32) -> &String {
+        &self.names[user as usize]
+    }
+
+    /// How many slots a user has.
+    pub(super) fn slots(&self, user: u32) -> u64 {
+        self.slots[user as usize]
+    }
+
+    /// A user has so many slots more.
+    pub(super) fn take(&mut self, user: u32, slots: u16) {
+        self.slots[user as usize] += u64::from(slots);
+    }
+
+    /// A user has so many slots fewer.
+    pub(super) fn give_back(&mut self, user: u32, slots: u16) {
+        self.slots[user as usize] -= u64::from(slots);
+    }
+
+    /// The numbers of all.
+    #[cfg(test)]
+    pub(super) fn all(&self) -> impl Iterator<Item = u32> {
+        0..self.names.len() as u32
+    }
+}
+
+impl Scheduler {
+    /// From now on a priority above `most` counts only among the jobs of its own user; `admins`'
+    /// always counts.
+    pub fn set_max_priority(&mut self, most: i32, admins: &[String]) {
+        (self.users.max_priority, self.users.admins) = (most, admins.to_vec());
+        self.limit_priorities();
+    }
+
+    pub(super) fn limit_priorities(&mut self) {
+        let users = &self.users;
+        let unlimited: HashSet<u32> = users
+            .admins
+            .iter()
+            .filter_map(|name| users.number(name))
+            .collect();
+        self.queues.limit(users.max_priority, unlimited);
+    }
+}
