@@ -21,6 +21,7 @@ mod attempts;
 mod batch;
 mod batches;
 mod cancel;
+mod credit;
 mod drain;
 mod effect;
 mod event;
@@ -34,6 +35,7 @@ mod leases;
 mod losses;
 mod names;
 mod near;
+mod on_host;
 mod output;
 mod quarantine;
 mod queues;
@@ -49,19 +51,18 @@ mod why;
 mod wide;
 
 use batch::{Batch, Batches, Job, JobState};
-use cancel::{CancelRequest, Cancelling};
 pub use effect::Effect;
 pub use event::{Event, Wanted, WantedJob};
-use host::{Host, OnHost, REASON_CHARS};
+use host::{Host, REASON_CHARS};
 use hosts::Hosts;
 pub use leases::FENCE_MARGIN;
 use mezcal_common::model::clock::BootInstant;
-use mezcal_common::model::ids::{Epoch, Generation, JobKey, JobNumber, StoreId};
+use mezcal_common::model::ids::{Epoch, Generation, StoreId};
 pub use names::Aliases;
+use on_host::OnHost;
 use queues::Queues;
 pub use record::Record;
-use rustc_hash::FxHashMap;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 use timers::{Timer, Timers};
 use users::Users;
@@ -91,8 +92,6 @@ pub struct Scheduler {
     durable: bool,
     restoring: record::Restoring,
     client_lease: Duration,
-    /// Drained hosts whose deadline has come.
-    overdue: BTreeSet<u32>,
     lease: Option<Duration>,
     /// It is longer than what was recorded with attempts of an earlier life: no agent hears of it
     /// before the store has it.
@@ -100,26 +99,20 @@ pub struct Scheduler {
     batches: Batches,
     hosts: Hosts,
     names: names::Names,
-    aliases: Aliases,
+    present: fleet::Present,
+    told: absence::Told,
     queues: Queues,
     users: Users,
     /// Idle slots that wait for jobs that take several.
     keeping: wide::Keeping,
     /// Jobs wait that hosts could take which have asked already.
     unserved: bool,
-    /// Placed jobs that are being cancelled.
-    cancelling: FxHashMap<JobKey, Cancelling>,
-    /// Cancels that are not done.
-    requests: HashMap<u64, CancelRequest>,
     /// How long a slot is idle before it gets a job that prefers another host.
     locality_wait: Duration,
     /// When slots that had been idle for that long were last looked at.
     looked_at: BootInstant,
-    /// Jobs that can be queued now, or have to be skipped.
-    released: VecDeque<JobKey>,
-    to_skip: VecDeque<(JobKey, JobNumber)>,
-    /// Jobs that are tried again.
-    delayed: after::Delayed,
+    pending: after::Pending,
+    cancels: cancel::Cancels,
     timers: Timers,
     effects: VecDeque<Effect>,
     mistake: Option<Mistake>,
@@ -147,24 +140,21 @@ impl Scheduler {
             durable: false,
             restoring: record::Restoring::default(),
             client_lease: Duration::MAX,
-            overdue: BTreeSet::new(),
             lease,
             leases_grow: false,
             batches: Batches::default(),
             hosts: Hosts::default(),
             names: names::Names::default(),
-            aliases: Aliases::default(),
+            present: fleet::Present::default(),
+            told: absence::Told::default(),
             queues: Queues::default(),
             users: Users::default(),
             keeping: wide::Keeping::default(),
             unserved: false,
-            cancelling: FxHashMap::default(),
-            requests: HashMap::new(),
             locality_wait,
             looked_at: BootInstant::default(),
-            released: VecDeque::new(),
-            to_skip: VecDeque::new(),
-            delayed: after::Delayed::default(),
+            pending: after::Pending::default(),
+            cancels: cancel::Cancels::default(),
             timers: Timers::default(),
             effects: VecDeque::new(),
             mistake: None,

@@ -7,7 +7,12 @@ use mezcal_common::message::client::Notice;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::JobKey;
 use mezcal_common::model::outcome::{Ended, Outcome};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+/// Queues whose users have heard that the names they require are those of several hosts.
+#[derive(Debug, Default)]
+pub(super) struct Told(BTreeSet<QueueKey>);
 
 impl Scheduler {
     /// Whether hosts are connected that may run these jobs, and none of them does for their user.
@@ -84,7 +89,7 @@ impl Scheduler {
                 self.wait_ends(key);
                 continue;
             };
-            let news = !ambiguous.is_empty() && self.names.told.insert(key);
+            let news = !ambiguous.is_empty() && self.told.0.insert(key);
             let begins = self.timers.begin(Timer::Absent(key), now + after);
             if begins || news {
                 self.effects.push_back(Effect::Notice {
@@ -97,7 +102,7 @@ impl Scheduler {
 
     fn wait_ends(&mut self, key: QueueKey) {
         self.timers.clear(Timer::Absent(key));
-        self.names.told.remove(&key);
+        self.told.0.remove(&key);
     }
 
     /// Jobs end that no host could run for the whole host timeout.
@@ -174,7 +179,7 @@ impl Scheduler {
     /// The slots of the largest connected host that may run these jobs.
     fn widest_for(&self, key: QueueKey) -> u16 {
         let Some(set) = self.batches.set_of(key).filter(|_| key.slots() > 1) else {
-            return self.names.widest();
+            return self.present.widest();
         };
         let hosts = set
             .iter()

@@ -9,7 +9,7 @@ use mezcal_common::message::client::RetryOn;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{BatchSerial, JobKey, JobNumber};
 use mezcal_common::model::outcome::{Ended, Outcome, WaitStatus};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// Who waits for whom within a batch.
 #[derive(Debug, Default)]
@@ -41,32 +41,32 @@ impl Order {
     }
 }
 
-/// Jobs that wait for their next attempt, by when it comes.
+/// Jobs of which something is decided that is still to be done.
 #[derive(Debug, Default)]
-pub(super) struct Delayed(BTreeSet<(BootInstant, JobKey)>);
+pub(super) struct Pending {
+    /// They can be queued now.
+    released: VecDeque<JobKey>,
+    /// They are skipped, since another one has not succeeded.
+    to_skip: VecDeque<(JobKey, JobNumber)>,
+    /// They are tried again, by when that is.
+    delayed: BTreeSet<(BootInstant, JobKey)>,
+}
 
-impl Delayed {
-    /// A job is tried again at `at`.
-    pub(super) fn add(&mut self, job: JobKey, at: BootInstant) {
-        self.0.insert((at, job));
+impl Pending {
+    /// Whether a job is about to be queued.
+    pub(super) fn is_released(&self, job: JobKey) -> bool {
+        self.released.contains(&job)
     }
 
-    /// Until when a job waits, if it does.
-    pub(super) fn until(&self, job: JobKey) -> Option<BootInstant> {
-        let delayed = self.0.iter().find(|(_, delayed)| *delayed == job)?;
+    /// Until when a job waits for its next attempt, if it does.
+    pub(super) fn delayed_until(&self, job: JobKey) -> Option<BootInstant> {
+        let delayed = self.delayed.iter().find(|(_, delayed)| *delayed == job)?;
         Some(delayed.0)
     }
 
-    /// When the first of them comes.
-    fn next(&self) -> Option<BootInstant> {
-        self.0.first().map(|(at, _)| *at)
-    }
-
-    /// The first of those whose time has come.
-    fn due(&mut self, now: BootInstant) -> Option<JobKey> {
-        let first = *self.0.first().filter(|(at, _)| *at <= now)?;
-        self.0.remove(&first);
-        Some(first.1)
+    /// When the first job is tried again.
+    fn next_retry(&self) -> Option<BootInstant> {
+        self.delayed.first().map(|(at, _)| *at)
     }
 }
 
@@ -97,7 +97,7 @@ impl Scheduler {
             {
                 Some((JobState::Done, true)) => {}
                 Some((JobState::Done, false)) => {
-                    self.to_skip.push_back((key, *before));
+                    self.pending.to_skip.push_back((key, *before));
                     open += 1;
                 }
                 Some(_) | None => {
@@ -134,31 +134,44 @@ impl Scheduler {
                 continue;
             };
             if !succeeded {
-                self.to_skip.push_back((dependant, key.job));
+                self.pending.to_skip.push_back((dependant, key.job));
                 continue;
             }
             *open -= 1;
             if *open == 0 {
                 batch.order.waiting.remove(&job);
-                self.released.push_back(dependant);
+                self.pending.released.push_back(dependant);
             }
+        }
+    }
+
+    /// A job is tried again at `at`.
+    pub(super) fn delay(&mut self, key: JobKey, at: BootInstant) {
+        self.pending.delayed.insert((at, key));
+        self.timers.set_no_later(Timer::Retries, at);
+        if let Some(job) = self.batches.job_mut(key) {
+            job.state = JobState::Waiting;
         }
     }
 
     /// Jobs whose pause is over are tried again.
     pub(super) fn retry_in_turn(&mut self, now: BootInstant) {
-        while let Some(key) = self.delayed.due(now) {
-            self.released.push_back(key);
+        let Pending {
+            released, delayed, ..
+        } = &mut self.pending;
+        while let Some((at, key)) = delayed.first().copied().filter(|(at, _)| *at <= now) {
+            delayed.remove(&(at, key));
+            released.push_back(key);
         }
         self.timers
-            .set_or_clear(Timer::Retries, self.delayed.next());
+            .set_or_clear(Timer::Retries, self.pending.next_retry());
     }
 
     /// No job of a batch is tried again.
     pub(super) fn forget_delayed(&mut self, serial: BatchSerial) {
-        self.delayed.0.retain(|(_, key)| key.batch != serial);
+        self.pending.delayed.retain(|(_, key)| key.batch != serial);
         self.timers
-            .set_or_clear(Timer::Retries, self.delayed.next());
+            .set_or_clear(Timer::Retries, self.pending.next_retry());
     }
 
     /// A detached batch is whole: its jobs may start, but for those that come after others.
@@ -172,7 +185,8 @@ impl Scheduler {
             .filter(|(_, job)| job.state == JobState::Waiting)
             .map(|(number, _)| number);
         let held = held.filter(|number| !batch.order.has(*number));
-        self.released
+        self.pending
+            .released
             .extend(held.map(|job| JobKey { batch: serial, job }));
     }
 
@@ -183,7 +197,7 @@ impl Scheduler {
         };
         let first_missing = JobNumber(batch.jobs.len() as u32 + 1);
         for (missing, dependants) in batch.order.dependants.split_off(&first_missing) {
-            self.to_skip.extend(
+            self.pending.to_skip.extend(
                 dependants
                     .into_iter()
                     .map(|job| (JobKey { batch: serial, job }, missing)),
@@ -194,9 +208,9 @@ impl Scheduler {
     /// Works off what the last ends have brought about.
     pub(super) fn settle_order(&mut self, now: BootInstant) {
         loop {
-            if let Some(key) = self.released.pop_front() {
+            if let Some(key) = self.pending.released.pop_front() {
                 self.release(key);
-            } else if let Some((key, before)) = self.to_skip.pop_front() {
+            } else if let Some((key, before)) = self.pending.to_skip.pop_front() {
                 if self
                     .batches
                     .job(key)

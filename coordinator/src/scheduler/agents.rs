@@ -1,5 +1,6 @@
 //! Sessions of agents: how they begin and end, and what is said in them.
 
+use super::credit::Credit;
 use super::losses::LOSS_GRACE;
 use super::{Effect, Host, Record, Scheduler, Timer};
 use mezcal_common::message::agent::{Hello, ToAgent, ToCoordinator};
@@ -131,9 +132,8 @@ impl Scheduler {
             seen: true,
             first_engine,
             attempts: known.attempts,
-            taken: known.taken,
             record: known.record,
-            drained: known.drained,
+            drain: known.drain,
             ..Host::new(shared.clone(), known.index, hello, now)
         };
         self.timers
@@ -172,11 +172,7 @@ impl Scheduler {
             }
             ToCoordinator::Pull { credit, idle } => {
                 if let Some(host) = self.hosts.get_mut(name) {
-                    host.credit = credit;
-                    let idle = usize::from(idle);
-                    host.idle_since.resize(idle.max(host.idle_since.len()), now);
-                    // A slot that is busy again without our doing was the last one to fall idle.
-                    host.idle_since.truncate(idle);
+                    host.credit.pull(credit, idle, now);
                     self.reindex(name);
                     self.serve(name, usize::MAX, now);
                     self.look_for_prefetched(now);
@@ -244,7 +240,7 @@ impl Scheduler {
             ToCoordinator::Goodbye => {
                 // What it gives back must not be placed there again.
                 if let Some(host) = self.hosts.get_mut(name) {
-                    host.credit = 0;
+                    host.credit.end();
                 }
                 self.set_known(name, false);
                 self.reindex(name);
@@ -293,8 +289,7 @@ impl Scheduler {
         let index = host.index;
         self.timers.clear(Timer::Ready(index));
         (host.usable, host.failing, host.late) = (None, None, false);
-        (host.credit, host.sent) = (0, 0);
-        host.idle_since.clear();
+        host.credit = Credit::default();
         host.since = now;
         host.told.clear();
         let name = &*name;

@@ -1,6 +1,6 @@
 //! How attempts end, and with the last of them a job: again, or for good.
 
-use super::{Effect, JobState, Record, Scheduler, Timer, after, hold, text};
+use super::{Effect, JobState, Record, Scheduler, after, hold, text};
 use mezcal_common::message::agent::{NumberedReport, Report, ToAgent};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, EngineId, JobKey, attempt_count};
@@ -33,7 +33,7 @@ impl Scheduler {
             };
             if user.is_some_and(|user| {
                 host.attempts
-                    .get(&attempt)
+                    .get(attempt)
                     .is_some_and(|on| Some(on.user) != user)
             }) {
                 tracing::warn!(host = %name, %attempt, "{name} reports on another user's attempt {attempt}; not believed");
@@ -41,13 +41,11 @@ impl Scheduler {
             }
             match report {
                 Report::Started { engine } => {
-                    if let Some(on) = host.attempts.get_mut(&attempt) {
-                        (on.engine, on.started) = (Some(engine.0), true);
-                    }
+                    host.attempts.starts(attempt, Some(engine.0));
                 }
                 Report::Finished { engine, outcome } | Report::Counted { engine, outcome } => {
                     let index = host.index;
-                    if host.remove(attempt).is_none() || self.is_superseded(attempt) {
+                    if host.attempts.remove(attempt).is_none() || self.is_superseded(attempt) {
                         continue;
                     }
                     let place = self.place(name, engine.map(|e| e.0));
@@ -64,7 +62,7 @@ impl Scheduler {
                     self.attempt_over(attempt, place, *outcome, now);
                 }
                 Report::Returned => {
-                    if host.remove(attempt).is_some() {
+                    if host.attempts.remove(attempt).is_some() {
                         self.returned(attempt, now);
                     }
                 }
@@ -99,7 +97,7 @@ impl Scheduler {
         now: BootInstant,
     ) {
         let key = attempt.key;
-        let asked = self.cancelling.contains_key(&key);
+        let asked = self.cancels.has(key);
         let Some(batch) = self.batches.get_mut(&key.batch) else {
             return;
         };
@@ -114,7 +112,10 @@ impl Scheduler {
             && outcome.survivors == 0
             && !cancelled
             && !once
-            && self.overdue.contains(&job.host)
+            && self
+                .hosts
+                .at(job.host)
+                .is_some_and(|host| host.drain.is_overdue())
         {
             // An agent that was started again in the grace of an eviction does not know why it
             // ended.
@@ -200,25 +201,14 @@ impl Scheduler {
         }
     }
 
-    /// A job is tried again then.
-    pub(super) fn delay(&mut self, key: JobKey, at: BootInstant) {
-        self.delayed.add(key, at);
-        self.timers.set_no_later(Timer::Retries, at);
-        self.batches
-            .job_mut(key)
-            .into_iter()
-            .for_each(|job| job.state = JobState::Waiting);
-    }
-
     /// Everything on a host comes back without anybody's fault: its agent has stopped in order.
     pub(super) fn give_back(&mut self, name: &str, now: BootInstant) {
         let Some(host) = self.hosts.get_mut(name) else {
             return;
         };
         let attempts = std::mem::take(&mut host.attempts);
-        host.taken = 0;
         self.reindex(name);
-        for attempt in attempts.into_keys() {
+        for attempt in attempts.ids() {
             self.returned(attempt, now);
         }
     }
@@ -227,7 +217,7 @@ impl Scheduler {
         if self.is_superseded(attempt) {
             return;
         }
-        let asked = self.cancelling.contains_key(&attempt.key);
+        let asked = self.cancels.has(attempt.key);
         let Some(batch) = self.batches.get_mut(&attempt.key.batch) else {
             return;
         };
@@ -282,13 +272,13 @@ impl Scheduler {
         let lost: Vec<(AttemptId, Option<u16>)> = host
             .attempts
             .iter()
-            .filter(|(a, _)| gone(**a))
-            .map(|(a, on)| (*a, on.engine))
+            .filter(|(a, _)| gone(*a))
+            .map(|(a, on)| (a, on.engine))
             .collect();
         let shared = host.name.clone();
         for (attempt, engine) in lost {
             if let Some(host) = self.hosts.get_mut(name) {
-                host.remove(attempt);
+                host.attempts.remove(attempt);
             }
             self.reindex(name);
             if !self.is_superseded(attempt) {
@@ -340,11 +330,7 @@ impl Scheduler {
         batch.done += 1;
         batch.lost.remove(&key.job);
         batch.counts.add(&outcome);
-        let why = self
-            .cancelling
-            .get(&key)
-            .and_then(|c| c.why.clone())
-            .or_else(|| batch.why.clone());
+        let why = self.cancels.why_of(key).or_else(|| batch.why.clone());
         if outcome.ended == Ended::Cancelled
             && outcome.error.is_none()
             && let Some(why) = why

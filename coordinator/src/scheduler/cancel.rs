@@ -9,6 +9,7 @@ use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, BatchId, BatchSerial, JobKey, JobNumber};
 use mezcal_common::model::job::Stop;
 use mezcal_common::model::outcome::{Ended, Outcome};
+use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,17 +24,46 @@ pub(super) const RETURN: Duration = Duration::from_secs(30);
 /// they fit a message.
 const MOST_WAITS: usize = 1000;
 
+/// Placed jobs that are being cancelled, and cancels that are not done.
+#[derive(Debug, Default)]
+pub(super) struct Cancels {
+    jobs: FxHashMap<JobKey, Cancelling>,
+    requests: HashMap<u64, CancelRequest>,
+}
+
+impl Cancels {
+    /// Whether a placed job is being cancelled.
+    pub(super) fn has(&self, job: JobKey) -> bool {
+        self.jobs.contains_key(&job)
+    }
+
+    /// How a placed job is being cancelled, if it is.
+    pub(super) fn stop_of(&self, job: JobKey) -> Option<Stop> {
+        self.jobs.get(&job).map(|cancelling| cancelling.stop)
+    }
+
+    /// Who or what cancels a placed job.
+    pub(super) fn why_of(&self, job: JobKey) -> Option<Arc<str>> {
+        self.jobs.get(&job)?.why.clone()
+    }
+
+    /// A placed job is being cancelled, and nobody waits for that.
+    pub(super) fn begin_silently(&mut self, job: JobKey, stop: Stop) {
+        self.jobs.insert(job, Cancelling::silent(stop));
+    }
+}
+
 /// A placed job that is being killed, and who waits for that.
 #[derive(Debug)]
-pub(super) struct Cancelling {
-    pub(super) stop: Stop,
-    pub(super) why: Option<Arc<str>>,
+struct Cancelling {
+    stop: Stop,
+    why: Option<Arc<str>>,
     requests: Vec<u64>,
 }
 
 impl Cancelling {
     /// One that nobody waits for.
-    pub(super) fn silent(stop: Stop) -> Self {
+    fn silent(stop: Stop) -> Self {
         Self {
             stop,
             why: None,
@@ -44,7 +74,7 @@ impl Cancelling {
 
 /// A cancel under way.
 #[derive(Debug)]
-pub(super) struct CancelRequest {
+struct CancelRequest {
     /// Placed jobs that it waits for.
     waiting: u64,
     summary: CancelSummary,
@@ -88,7 +118,7 @@ impl Scheduler {
                 .filter_map(|batch| self.held_until(batch))
                 .max()
                 .map(|until| until.since(now));
-            self.requests.insert(
+            self.cancels.requests.insert(
                 request,
                 CancelRequest {
                     waiting: 1,
@@ -156,9 +186,9 @@ impl Scheduler {
             stop: Some(stop),
             why: why.clone(),
         });
-        let attempts = self.hosts.values().flat_map(|h| h.attempts.keys());
+        let attempts = self.hosts.values().flat_map(|h| h.attempts.ids());
         let placed = attempts
-            .filter(|a| a.key.batch == serial && !self.is_superseded(**a))
+            .filter(|a| a.key.batch == serial && !self.is_superseded(*a))
             .map(|a| a.key)
             .collect();
         // Before the queue is emptied: that may be the end of the batch.
@@ -183,12 +213,13 @@ impl Scheduler {
             let Some(host) = self.hosts.at(job.host) else {
                 continue;
             };
-            let Some(attempt) = host.attempt(self.epoch, key, job.attempt) else {
+            let Some(attempt) = host.attempts.present(self.epoch, key, job.attempt) else {
                 continue;
             };
             let name = host.name.clone();
             let entry = self
-                .cancelling
+                .cancels
+                .jobs
                 .entry(key)
                 .or_insert_with(|| Cancelling::silent(stop));
             entry.stop = entry.stop.stricter(stop);
@@ -196,7 +227,7 @@ impl Scheduler {
             let told = entry.stop;
             if let Some(request) = request.filter(|r| !entry.requests.contains(r)) {
                 entry.requests.push(request);
-                if let Some(open) = self.requests.get_mut(&request) {
+                if let Some(open) = self.cancels.requests.get_mut(&request) {
                     open.waiting += 1;
                 }
             }
@@ -258,9 +289,10 @@ impl Scheduler {
         let left = self
             .fence(host)
             .map_or(Duration::ZERO, |until| until.since(now));
-        let attempts: Vec<AttemptId> = host.attempts.keys().copied().collect();
+        let attempts: Vec<AttemptId> = host.attempts.ids().collect();
         for attempt in attempts {
-            if self.cancelling.get(&attempt.key).is_some_and(&which) && !self.is_superseded(attempt)
+            if self.cancels.jobs.get(&attempt.key).is_some_and(&which)
+                && !self.is_superseded(attempt)
             {
                 let seconds = left.as_secs();
                 let why = format!(
@@ -276,7 +308,8 @@ impl Scheduler {
     pub fn cancel_waits(&self, request: u64, now: BootInstant) -> Vec<CancelWait> {
         let mut by_host: BTreeMap<Arc<str>, CancelWait> = BTreeMap::new();
         for (key, _) in self
-            .cancelling
+            .cancels
+            .jobs
             .iter()
             .filter(|(_, cancelling)| cancelling.requests.contains(&request))
         {
@@ -304,18 +337,18 @@ impl Scheduler {
     }
 
     fn count_cancelled(&mut self, request: Option<u64>, jobs: u64) {
-        if let Some(open) = request.and_then(|r| self.requests.get_mut(&r)) {
+        if let Some(open) = request.and_then(|r| self.cancels.requests.get_mut(&r)) {
             open.summary.jobs += jobs;
         }
     }
 
     /// A job is over: so much of what waits for it is done.
     pub(super) fn cancel_done(&mut self, key: JobKey, ended: Ended, killed: u32, survivors: u32) {
-        let Some(done) = self.cancelling.remove(&key) else {
+        let Some(done) = self.cancels.jobs.remove(&key) else {
             return;
         };
         for request in done.requests {
-            if let Some(open) = self.requests.get_mut(&request) {
+            if let Some(open) = self.cancels.requests.get_mut(&request) {
                 // One may have ended by itself meanwhile.
                 open.summary.jobs += u64::from(ended == Ended::Cancelled);
                 open.summary.killed += u64::from(killed);
@@ -328,12 +361,13 @@ impl Scheduler {
     /// A job's host cannot be reached: it is dead when its lease has ended.
     pub(super) fn cancel_unreachable(&mut self, key: JobKey, fenced_for: Duration) {
         for request in self
-            .cancelling
+            .cancels
+            .jobs
             .get(&key)
             .map(|c| c.requests.as_slice())
             .unwrap_or_default()
         {
-            if let Some(open) = self.requests.get_mut(request) {
+            if let Some(open) = self.cancels.requests.get_mut(request) {
                 open.summary.jobs += 1;
                 open.summary.unreachable += 1;
                 open.summary.fenced_for = open.summary.fenced_for.max(fenced_for);
@@ -342,14 +376,14 @@ impl Scheduler {
     }
 
     fn request_done(&mut self, request: u64) {
-        let Some(open) = self.requests.get_mut(&request) else {
+        let Some(open) = self.cancels.requests.get_mut(&request) else {
             return;
         };
         open.waiting -= 1;
         if open.waiting == 0
             && let Some(CancelRequest {
                 mut summary, held, ..
-            }) = self.requests.remove(&request)
+            }) = self.cancels.requests.remove(&request)
         {
             if let Some(left) = held {
                 // No proof can be had of what another coordinator has placed.
@@ -457,7 +491,10 @@ impl Scheduler {
             key,
             attempt: job.attempt,
         };
-        let attempt = at.attempt(self.epoch, key, job.attempt).unwrap_or(own);
+        let attempt = at
+            .attempts
+            .present(self.epoch, key, job.attempt)
+            .unwrap_or(own);
         let (spec, context) = (job.spec.clone(), Box::new(batch.context.clone()));
         self.tell_agent(
             &host,

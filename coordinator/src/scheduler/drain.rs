@@ -11,6 +11,27 @@ use mezcal_common::model::job::Stop;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Whether a host is being drained.
+#[derive(Debug, Default)]
+pub(super) struct Drain {
+    /// Why it gets nothing more.
+    reason: Option<Arc<str>>,
+    /// Its deadline has come.
+    is_overdue: bool,
+}
+
+impl Drain {
+    /// Why a host gets nothing more; none: it does.
+    pub(super) fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// Whether what still runs there is taken away.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.is_overdue
+    }
+}
+
 impl Scheduler {
     /// Starts (`reason`) or ends a drain of these hosts.
     ///
@@ -32,14 +53,15 @@ impl Scheduler {
                     continue;
                 }
             };
-            let Some(index) = self.hosts.get(&name).map(|host| host.index) else {
+            let Some(host) = self.hosts.get(&name) else {
                 continue;
             };
+            let (index, is_overdue) = (host.index, host.drain.is_overdue);
             self.set_drained(&name, reason.map(Arc::from));
             // Whoever says it again without a deadline does not take away the one that there is.
             let left = self.timers.at(Timer::Eviction(index));
             let left = left.map(|at| at.since(now));
-            let before = left.or_else(|| self.overdue.contains(&index).then_some(Duration::ZERO));
+            let before = left.or_else(|| is_overdue.then_some(Duration::ZERO));
             let deadline = deadline.or(before).filter(|_| reason.is_some());
             self.persist(|| Record::Drained {
                 host: name.clone(),
@@ -55,16 +77,9 @@ impl Scheduler {
                 self.timers.set(Timer::Eviction(index), now + limit);
             }
             // What has not started there starts elsewhere.
-            let on = self
-                .hosts
-                .get(&name)
-                .map(|host| &host.attempts)
-                .into_iter()
-                .flatten();
-            let unstarted = on
-                .filter(|(_, on)| !on.started)
-                .map(|(attempt, _)| *attempt);
-            let attempts: Vec<AttemptId> = unstarted.collect();
+            let unstarted = self.hosts.get(&name).into_iter();
+            let unstarted = unstarted.flat_map(|host| host.attempts.unstarted());
+            let attempts: Vec<AttemptId> = unstarted.map(|(attempt, _)| attempt).collect();
             self.keep_nothing(&name);
             if !attempts.is_empty() {
                 self.tell_agent(&name, ToAgent::Retract { attempts });
@@ -130,18 +145,24 @@ impl Scheduler {
 
     fn forget_eviction(&mut self, index: u32) {
         self.timers.clear(Timer::Eviction(index));
-        self.overdue.remove(&index);
+        self.set_overdue(index, false);
+    }
+
+    fn set_overdue(&mut self, index: u32, is_overdue: bool) {
+        if let Some(host) = self.hosts.at_mut(index) {
+            host.drain.is_overdue = is_overdue;
+        }
     }
 
     pub(super) fn set_drained(&mut self, name: &str, reason: Option<Arc<str>>) {
         if let Some(host) = self.hosts.get_mut(name) {
-            host.drained = reason;
+            host.drain.reason = reason;
         }
     }
 
     /// Takes what is left away from a host whose deadline has come.
     pub(super) fn evict(&mut self, index: u32) {
-        self.overdue.insert(index);
+        self.set_overdue(index, true);
         self.evict_overdue(index);
     }
 
@@ -150,16 +171,15 @@ impl Scheduler {
         let Some(host) = self
             .hosts
             .at(index)
-            .filter(|host| host.drained.is_some() && self.overdue.contains(&index))
+            .filter(|host| host.drain.reason.is_some() && host.drain.is_overdue)
         else {
             return;
         };
         // What is cancelled ends anyway, and as that.
         let attempts = host
             .attempts
-            .keys()
-            .copied()
-            .filter(|attempt| !self.cancelling.contains_key(&attempt.key));
+            .ids()
+            .filter(|attempt| !self.cancels.has(attempt.key));
         let attempts: Vec<AttemptId> = attempts.collect();
         if let (Some(session), false) = (host.session, attempts.is_empty()) {
             let evict = ToAgent::Evict {

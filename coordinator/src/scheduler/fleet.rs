@@ -2,6 +2,8 @@
 
 use super::{Effect, Host, REASON_CHARS, Scheduler, Timer};
 use mezcal_common::message::client::FailingHost;
+use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Users in one answer about those whom hosts do not serve: a frame holds them with the longest
@@ -9,6 +11,70 @@ use std::sync::Arc;
 const MOST_UNSERVED: usize = 1000;
 /// Hosts in one answer about those that fail: a frame holds them with the longest reasons.
 const MOST_FAILING: usize = 500;
+
+/// How many hosts serve, with which widths, and for which users.
+#[derive(Debug, Default)]
+pub(super) struct Present {
+    /// How many hosts have so many slots.
+    widths: BTreeMap<u16, usize>,
+    /// How many run everybody's jobs, and how many those of a user.
+    serve_all: usize,
+    serve: FxHashMap<String, usize>,
+}
+
+impl Present {
+    /// A host with so many slots runs jobs of these users, or of everybody.
+    fn come(&mut self, slots: u16, users: Option<Vec<String>>) {
+        *self.widths.entry(slots).or_default() += 1;
+        self.add_users(users);
+    }
+
+    /// It is not there any more.
+    fn go(&mut self, slots: u16, users: Option<Vec<String>>) {
+        self.forget_users(users);
+        if let Some(count) = self.widths.get_mut(&slots) {
+            *count -= 1;
+            if *count == 0 {
+                self.widths.remove(&slots);
+            }
+        }
+    }
+
+    /// A host runs jobs of these, or of everybody.
+    fn add_users(&mut self, users: Option<Vec<String>>) {
+        match users {
+            None => self.serve_all += 1,
+            Some(users) => users
+                .into_iter()
+                .for_each(|user| *self.serve.entry(user).or_default() += 1),
+        }
+    }
+
+    /// It does so no more.
+    fn forget_users(&mut self, users: Option<Vec<String>>) {
+        match users {
+            None => self.serve_all -= 1,
+            Some(users) => users.iter().for_each(|user| {
+                if let Some(count) = self.serve.get_mut(user) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.serve.remove(user);
+                    }
+                }
+            }),
+        }
+    }
+
+    /// The slots of the largest host.
+    pub(super) fn widest(&self) -> u16 {
+        self.widths.last_key_value().map_or(0, |(slots, _)| *slots)
+    }
+
+    /// Whether some host runs this user's jobs. Without any host nobody is worse off than others.
+    fn serves(&self, user: &str) -> bool {
+        self.serve_all > 0 || self.widths.is_empty() || self.serve.contains_key(user)
+    }
+}
 
 impl Host {
     /// Slots that jobs can have at present.
@@ -104,12 +170,9 @@ impl Scheduler {
         let (index, users) = (host.index, host.hello.users.clone());
         let names = host.names();
         let before = self.served();
-        *self.names.widths.entry(slots).or_default() += 1;
-        self.names.add_users(users);
+        self.present.come(slots, users);
         self.look_at_users(before);
-        self.change_names(&names, |names| {
-            names.connected.insert(index);
-        });
+        self.change_names(&names, |names| names.come(index));
         self.queues.look_at_wide();
     }
 
@@ -125,17 +188,9 @@ impl Scheduler {
         );
         let names = host.names();
         let before = self.served();
-        self.names.forget_users(users);
-        if let Some(count) = self.names.widths.get_mut(&slots) {
-            *count -= 1;
-            if *count == 0 {
-                self.names.widths.remove(&slots);
-            }
-        }
+        self.present.go(slots, users);
         self.look_at_users(before);
-        self.change_names(&names, |names| {
-            names.connected.remove(&index);
-        });
+        self.change_names(&names, |names| names.go(index));
         self.queues.look_at_wide();
     }
 
@@ -163,8 +218,8 @@ impl Scheduler {
         };
         let was = std::mem::replace(&mut host.hello.users, users.clone());
         let others: Vec<String> = was.iter().chain(&users).flatten().cloned().collect();
-        self.names.forget_users(was);
-        self.names.add_users(users);
+        self.present.forget_users(was);
+        self.present.add_users(users);
         self.look_at_users(before);
         // Some of their jobs may run on certain hosts only.
         for user in others.iter().filter_map(|user| self.users.number(user)) {
@@ -195,10 +250,7 @@ impl Scheduler {
     /// Whether some connected host runs this user's jobs. Without any host nobody is worse off than
     /// others.
     pub(super) fn is_served(&self, user: u32) -> bool {
-        let names = &self.names;
-        names.serve_all > 0
-            || names.widths.is_empty()
-            || names.serve.contains_key(self.users.name(user))
+        self.present.serves(self.users.name(user))
     }
 
     /// Whether a host runs this user's jobs, now or when it has replaced their engines.

@@ -110,9 +110,8 @@ impl Scheduler {
             };
             let attempts: Vec<_> = host
                 .attempts
-                .keys()
+                .ids()
                 .filter(|a| a.key.batch == serial)
-                .copied()
                 .collect();
             if !attempts.is_empty() {
                 self.tell_agent(&name, ToAgent::Retract { attempts });
@@ -154,7 +153,7 @@ impl Scheduler {
             .collect();
         if self.mistake == Some(Mistake::OverlooksReleased) {
             left.retain(|job| {
-                !self.released.contains(&JobKey {
+                !self.pending.is_released(JobKey {
                     batch: serial,
                     job: *job,
                 })

@@ -1,12 +1,15 @@
 //! A host, and the attempts that are or may be on it.
 
+use super::credit::Credit;
+use super::drain::Drain;
+use super::on_host::Attempts;
 use super::{quarantine, wide};
 use mezcal_common::message::agent::{Hello, Load};
 use mezcal_common::model::clock::BootInstant;
-use mezcal_common::model::ids::{AttemptId, BatchSerial, EngineId, Epoch, JobKey, SessionId};
+use mezcal_common::model::ids::{BatchSerial, EngineId, SessionId};
 use mezcal_common::model::outcome::Containment;
 use rustc_hash::FxHashSet;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub(super) const REASON_CHARS: usize = 200;
@@ -37,16 +40,11 @@ pub(super) struct Host {
     pub(super) width: u16,
     /// What of it is in the fleet.
     pub(super) counted: (u32, u32),
-    /// Credit given and used in this session, in slots.
-    pub(super) credit: u64,
-    pub(super) sent: u64,
-    /// Since when its idle slots have been idle, longest first.
-    pub(super) idle_since: VecDeque<BootInstant>,
+    /// What its agent has asked for in this session.
+    pub(super) credit: Credit,
     /// Batches whose context it has in this session.
     pub(super) told: FxHashSet<BatchSerial>,
-    pub(super) attempts: BTreeMap<AttemptId, OnHost>,
-    /// Slots that those take.
-    pub(super) taken: u64,
+    pub(super) attempts: Attempts,
     /// Users who have engines there that are not served, and why.
     pub(super) unheard: Vec<(String, String)>,
     /// Versions of its engines, and how many have each.
@@ -61,8 +59,7 @@ pub(super) struct Host {
     pub(super) kept: Option<wide::Kept>,
     pub(super) no_more_before: Option<BootInstant>,
     pub(super) record: quarantine::Record,
-    /// Why it gets nothing more.
-    pub(super) drained: Option<Arc<str>>,
+    pub(super) drain: Drain,
     /// How it stands in the indices of the scheduler: among those that want jobs, and by its
     /// longest idle slot.
     pub(super) indexed: (bool, Option<BootInstant>),
@@ -73,20 +70,6 @@ pub(super) struct Host {
     pub(super) since: BootInstant,
     pub(super) load: Load,
     pub(super) clock_offset: Option<f64>,
-}
-
-/// An attempt on a host.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct OnHost {
-    /// Where it runs, once that is known.
-    pub(super) engine: Option<u16>,
-    /// It has left the host's queue: it cannot be given back any more.
-    pub(super) started: bool,
-    pub(super) slots: u16,
-    /// Whose it is.
-    pub(super) user: u32,
-    /// The session that it was sent in; none: that was an earlier life of ours.
-    pub(super) session: Option<SessionId>,
 }
 
 impl Host {
@@ -122,12 +105,9 @@ impl Host {
             late: false,
             width: 0,
             counted: (0, 0),
-            credit: 0,
-            sent: 0,
-            idle_since: VecDeque::new(),
+            credit: Credit::default(),
             told: FxHashSet::default(),
-            attempts: BTreeMap::new(),
-            taken: 0,
+            attempts: Attempts::default(),
             unheard: Vec::new(),
             engines: Vec::new(),
             replacing: Vec::new(),
@@ -135,7 +115,7 @@ impl Host {
             kept: None,
             no_more_before: None,
             record: quarantine::Record::default(),
-            drained: None,
+            drain: Drain::default(),
             indexed: (false, None),
             had_room: 0,
             heard: now,
@@ -159,61 +139,18 @@ impl Host {
             .collect()
     }
 
-    /// The present attempt of a job, if it is here. Attempts of an earlier life of ours have
-    /// another epoch.
-    pub(super) fn attempt(&self, epoch: Epoch, key: JobKey, attempt: u32) -> Option<AttemptId> {
-        let own = AttemptId {
-            epoch,
-            key,
-            attempt,
-        };
-        if self.attempts.contains_key(&own) {
-            return Some(own);
-        }
-        self.attempts
-            .keys()
-            .find(|a| a.key == key && a.attempt == attempt)
-            .copied()
-    }
-
-    pub(super) fn add(
-        &mut self,
-        attempt: AttemptId,
-        user: u32,
-        slots: u16,
-        session: Option<SessionId>,
-    ) {
-        self.attempts.insert(
-            attempt,
-            OnHost {
-                engine: None,
-                started: false,
-                slots,
-                user,
-                session,
-            },
-        );
-        self.taken += u64::from(slots);
-    }
-
-    pub(super) fn remove(&mut self, attempt: AttemptId) -> Option<OnHost> {
-        let removed = self.attempts.remove(&attempt)?;
-        self.taken -= u64::from(removed.slots);
-        Some(removed)
-    }
-
     /// It may be given jobs, as far as it depends on itself.
     pub(super) fn is_willing(&self) -> bool {
-        self.known && self.record.until.is_none() && self.drained.is_none()
+        self.known && self.record.until.is_none() && self.drain.reason().is_none()
     }
 
     /// So many slots one job may take at once: they are idle, and nothing is on its way to them. An
     /// agent that says how many are idle need not have got yet what was sent to it before.
     pub(super) fn room(&self) -> u16 {
-        let not_taken = u64::from(self.slots()).saturating_sub(self.taken);
-        let asked = self.credit.saturating_sub(self.sent);
+        let not_taken = u64::from(self.slots()).saturating_sub(self.attempts.slots());
+        let asked = self.credit.left();
         asked
-            .min(self.idle_since.len() as u64)
+            .min(self.credit.idle() as u64)
             .min(not_taken)
             .min(u64::from(u16::MAX)) as u16
     }
@@ -221,11 +158,11 @@ impl Host {
     /// It has asked for a job that takes so many slots. One that takes a single slot may wait there
     /// for a while.
     pub(super) fn has_asked_for(&self, slots: u16) -> bool {
-        self.credit > self.sent && (slots == 1 || slots <= self.room())
+        self.credit.is_left() && (slots == 1 || slots <= self.room())
     }
 
     /// It has more than it can run.
     pub(super) fn is_overfull(&self) -> bool {
-        self.taken > u64::from(self.slots())
+        self.attempts.slots() > u64::from(self.slots())
     }
 }

@@ -96,6 +96,11 @@ impl Hosts {
         self.by_name.get(self.names.get(index as usize)?)
     }
 
+    /// See [`Hosts::get_mut`].
+    pub(super) fn at_mut(&mut self, index: u32) -> Option<&mut Host> {
+        self.by_name.get_mut(self.names.get(index as usize)?)
+    }
+
     /// The host whose agent has this session.
     pub(super) fn of_session(&self, session: SessionId) -> Option<Arc<str>> {
         self.sessions.get(&session).cloned()
@@ -169,8 +174,8 @@ impl Hosts {
         };
         let there = host.known && host.session.is_some();
         let is = (
-            there && host.credit > host.sent,
-            host.idle_since.front().copied().filter(|_| there),
+            there && host.credit.is_left(),
+            host.credit.longest_idle().filter(|_| there),
         );
         let was = std::mem::replace(&mut host.indexed, is);
         let index = host.index;

@@ -37,7 +37,7 @@ impl Scheduler {
             .attempts
             .iter()
             .filter(|(_, on)| theirs(on))
-            .map(|(attempt, on)| (*attempt, *on))
+            .map(|(attempt, on)| (attempt, *on))
             .collect();
         let held: BTreeSet<AttemptId> = queued
             .iter()
@@ -48,7 +48,7 @@ impl Scheduler {
         // What another user has there is not to be killed on the word of this one.
         let stranger = |a: &AttemptId| match known.contains_key(a) {
             true => self.is_superseded(*a),
-            false => !host.attempts.contains_key(a),
+            false => !host.attempts.has(*a),
         };
         let strangers: Vec<AttemptId> = queued
             .iter()
@@ -76,10 +76,7 @@ impl Scheduler {
         // What runs was reported as started once, and maybe to an earlier life of ours.
         if let Some(host) = self.hosts.get_mut(name) {
             for attempt in running.iter().filter(|attempt| known.contains_key(attempt)) {
-                host.attempts
-                    .get_mut(attempt)
-                    .into_iter()
-                    .for_each(|on| on.started = true);
+                host.attempts.starts(*attempt, None);
             }
         }
         // A cancel may have been sent before the agent knew what it has.
@@ -88,7 +85,7 @@ impl Scheduler {
             .filter(|a| held.contains(a) && !self.is_superseded(*a))
             .collect::<Vec<_>>()
         {
-            if let Some(stop) = self.cancelling.get(&attempt.key).map(|c| c.stop) {
+            if let Some(stop) = self.cancels.stop_of(attempt.key) {
                 self.tell_agent(
                     name,
                     ToAgent::Cancel {
@@ -119,7 +116,7 @@ impl Scheduler {
         };
         let theirs = |attempt: &AttemptId| {
             host.attempts
-                .get(attempt)
+                .get(*attempt)
                 .filter(|on| on.user == number && !self.is_superseded(*attempt))
         };
         let attempts = running
@@ -144,7 +141,7 @@ impl Scheduler {
             return;
         };
         let served = host.hello.users.as_deref().unwrap_or_default();
-        let with: BTreeSet<u32> = host.attempts.values().map(|on| on.user).collect();
+        let with: BTreeSet<u32> = host.attempts.iter().map(|(_, on)| on.user).collect();
         let fenced: BTreeSet<u32> = with
             .into_iter()
             .filter(|user| !served.contains(self.users.name(*user)))

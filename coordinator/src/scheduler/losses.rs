@@ -29,7 +29,7 @@ impl Scheduler {
             .fence(host)
             .map_or(Duration::ZERO, |until| until.since(now));
         let mut held: BTreeMap<BatchSerial, u64> = BTreeMap::new();
-        for attempt in host.attempts.keys() {
+        for attempt in host.attempts.ids() {
             *held.entry(attempt.key.batch).or_default() += 1;
         }
         for (serial, jobs) in held {

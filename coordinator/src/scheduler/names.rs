@@ -62,18 +62,12 @@ impl TryFrom<BTreeMap<String, Vec<String>>> for Aliases {
 /// into the names of hosts.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    pub(super) by_full_name: FxHashMap<Arc<str>, u32>,
+    by_full_name: FxHashMap<Arc<str>, u32>,
     /// Several hosts may have these.
-    pub(super) admitted: FxHashMap<Arc<str>, Vec<u32>>,
-    pub(super) first_labels: FxHashMap<Arc<str>, Vec<u32>>,
-    pub(super) connected: FxHashSet<u32>,
-    /// Queues whose users have heard that the names they require are those of several hosts.
-    pub(super) told: BTreeSet<QueueKey>,
-    /// How many hosts have so many slots.
-    pub(super) widths: BTreeMap<u16, usize>,
-    /// How many run everybody's jobs, and how many those of a user.
-    pub(super) serve_all: usize,
-    pub(super) serve: FxHashMap<String, usize>,
+    admitted: FxHashMap<Arc<str>, Vec<u32>>,
+    first_labels: FxHashMap<Arc<str>, Vec<u32>>,
+    connected: FxHashSet<u32>,
+    aliases: Aliases,
 }
 
 impl Names {
@@ -109,33 +103,14 @@ impl Names {
         self.claimants(name).len() > 1
     }
 
-    /// A host runs jobs of these, or of everybody.
-    pub(super) fn add_users(&mut self, users: Option<Vec<String>>) {
-        match users {
-            None => self.serve_all += 1,
-            Some(users) => users
-                .into_iter()
-                .for_each(|user| *self.serve.entry(user).or_default() += 1),
-        }
+    /// A host serves under its names from now on.
+    pub(super) fn come(&mut self, host: u32) {
+        self.connected.insert(host);
     }
 
     /// It does so no more.
-    pub(super) fn forget_users(&mut self, users: Option<Vec<String>>) {
-        match users {
-            None => self.serve_all -= 1,
-            Some(users) => users.iter().for_each(|user| {
-                if let Some(count) = self.serve.get_mut(user) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.serve.remove(user);
-                    }
-                }
-            }),
-        }
-    }
-
-    pub(super) fn widest(&self) -> u16 {
-        self.widths.last_key_value().map_or(0, |(slots, _)| *slots)
+    pub(super) fn go(&mut self, host: u32) {
+        self.connected.remove(&host);
     }
 }
 
@@ -172,7 +147,7 @@ impl Scheduler {
     /// A host that was not known is so from now on, without an agent as yet; gives back its index.
     pub(super) fn host_becomes_known(&mut self, host: &Arc<str>, now: BootInstant) -> u32 {
         let index = self.hosts.add(host.clone(), now);
-        let (admitted, label) = (self.aliases.of(host), first_label(host));
+        let (admitted, label) = (self.names.aliases.of(host), first_label(host));
         let aliases: Vec<Arc<str>> = admitted.iter().chain(&label).cloned().collect();
         let names: Vec<Arc<str>> = aliases.iter().chain([host]).cloned().collect();
         self.hosts
@@ -193,7 +168,7 @@ impl Scheduler {
 
     /// A host is known no more; it is not connected.
     pub(super) fn names_are_forgotten(&mut self, host: &Arc<str>, index: u32) {
-        let (admitted, label) = (self.aliases.of(host), first_label(host));
+        let (admitted, label) = (self.names.aliases.of(host), first_label(host));
         let names: Vec<Arc<str>> = admitted
             .iter()
             .chain(&label)
@@ -213,10 +188,10 @@ impl Scheduler {
 
     /// From now on these names are admitted, and no others.
     pub fn set_aliases(&mut self, aliases: Aliases, now: BootInstant) {
-        if self.aliases == aliases {
+        if self.names.aliases == aliases {
             return;
         }
-        let before = self.aliases.0.values().chain(aliases.0.values());
+        let before = self.names.aliases.0.values().chain(aliases.0.values());
         let names: Vec<Arc<str>> = before
             .flatten()
             .cloned()
@@ -230,7 +205,7 @@ impl Scheduler {
                 .for_each(|name| admitted.entry(name.clone()).or_default().push(host.index));
             host.aliases = own.into_iter().chain(first_label(&host.name)).collect();
         }
-        self.aliases = aliases;
+        self.names.aliases = aliases;
         self.change_names(&names, |names| names.admitted = admitted);
         self.settle(now);
     }

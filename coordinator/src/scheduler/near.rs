@@ -49,7 +49,7 @@ impl Scheduler {
     pub(super) fn could_take(&self, host: &Host, key: QueueKey, now: BootInstant) -> bool {
         host.session.is_some()
             && host.is_willing()
-            && !host.idle_since.is_empty()
+            && host.credit.idle() > 0
             && host.has_asked_for(key.slots())
             && host.kept.is_none_or(|kept| kept.key == key)
             && self.serves(host, key.user)

@@ -17,7 +17,7 @@ impl Scheduler {
         let known = self
             .hosts
             .get(name)
-            .is_some_and(|h| h.attempts.contains_key(&attempt));
+            .is_some_and(|h| h.attempts.has(attempt));
         match self.batches.get(&attempt.key.batch) {
             Some(batch) if known => {
                 let (batch, job, host) = (batch.id, attempt.key.job, name.clone());
@@ -45,10 +45,8 @@ impl Scheduler {
         };
         let key = JobKey { batch: serial, job };
         let found = self.hosts.values().find_map(|h| {
-            h.attempts
-                .keys()
-                .find(|a| a.key == key)
-                .map(|a| (h.name.clone(), *a))
+            let found = h.attempts.ids().find(|a| a.key == key)?;
+            Some((h.name.clone(), found))
         });
         if let Some((name, attempt)) = found {
             self.tell_agent(&name, ToAgent::OutputTaken { attempt, bytes });

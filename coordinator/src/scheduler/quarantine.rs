@@ -256,11 +256,10 @@ impl Scheduler {
             notice,
         });
         // What it was handed in advance.
-        let unstarted = host
-            .attempts
-            .iter()
-            .filter(|(attempt, on)| attempt.key.batch == serial && !on.started);
-        let attempts: Vec<AttemptId> = unstarted.map(|(attempt, _)| *attempt).collect();
+        let unstarted = host.attempts.unstarted().map(|(attempt, _)| attempt);
+        let attempts: Vec<AttemptId> = unstarted
+            .filter(|attempt| attempt.key.batch == serial)
+            .collect();
         let others = host
             .record
             .suspicions
@@ -324,7 +323,7 @@ impl Scheduler {
             suspicion.until.is_some_and(|until| until > now)
                 || host
                     .attempts
-                    .keys()
+                    .ids()
                     .any(|attempt| attempt.key.batch == **batch)
         });
         barred.map(|(batch, _)| *batch).collect()

@@ -6,7 +6,6 @@
 //! come in this order: `Opened`, `HostSets`, `Submitted`, then the others, of which each kind keeps
 //! its own order.
 
-use super::cancel::Cancelling;
 use super::{Effect, JobState, Scheduler, Timer};
 use mezcal_common::message::client::{BatchTerms, Submission};
 use mezcal_common::model::clock::BootInstant;
@@ -349,7 +348,7 @@ impl Scheduler {
                 .for_each(|batch| batch.placed += 1);
             let name = self.hosts.name_at(host);
             if let Some(host) = name.and_then(|name| self.hosts.get_mut(&name)) {
-                host.add(attempt, queue.user, queue.slots(), None);
+                host.attempts.add(attempt, queue.user, queue.slots(), None);
                 if recorded < self.lease {
                     longer.entry(host.name.clone()).or_default().push(attempt);
                 }
@@ -360,7 +359,7 @@ impl Scheduler {
                 .get(&key.batch)
                 .and_then(|batch| batch.cancelled)
             {
-                self.cancelling.insert(key, Cancelling::silent(stop));
+                self.cancels.begin_silently(key, stop);
             }
         }
         // Agents renew them for longer from now on, and whoever comes after us has to wait for

@@ -30,18 +30,22 @@ impl Scheduler {
     /// Takes back as much as there are idle slots that have found nothing else.
     pub(super) fn retract_prefetched(&mut self, now: BootInstant) {
         let hosts = self.hosts.idle();
-        let free = hosts.filter(|h| h.credit > h.sent && h.is_willing() && h.kept.is_none());
+        let free = hosts.filter(|h| h.credit.is_left() && h.is_willing() && h.kept.is_none());
         let free: Vec<&Host> = free.collect();
-        let mut idle: u64 = free.iter().map(|h| h.idle_since.len() as u64).sum();
+        let mut idle: u64 = free.iter().map(|h| h.credit.idle() as u64).sum();
         if idle == 0 {
             return;
         }
         let mut has_a_slot: BTreeMap<QueueKey, bool> = BTreeMap::new();
         let mut taken: Vec<(Arc<str>, Vec<AttemptId>)> = Vec::new();
         for host in self.hosts.overfull() {
-            let mut over = host.taken.saturating_sub(u64::from(host.slots())).min(idle);
+            let mut over = host
+                .attempts
+                .slots()
+                .saturating_sub(u64::from(host.slots()))
+                .min(idle);
             // The newest ones are the last in its queue.
-            let unstarted = host.attempts.iter().rev().filter(|(_, on)| !on.started);
+            let unstarted = host.attempts.unstarted().rev();
             let useful = unstarted.filter(|(attempt, _)| {
                 self.batches
                     .job(attempt.key)
@@ -55,7 +59,7 @@ impl Scheduler {
             let attempts = useful.map_while(|(attempt, on)| {
                 over = over.checked_sub(u64::from(on.slots))?;
                 idle -= u64::from(on.slots);
-                Some(*attempt)
+                Some(attempt)
             });
             taken.push((host.name.clone(), attempts.collect()));
             if idle == 0 {
@@ -94,9 +98,9 @@ impl Scheduler {
                 .any(|host| allows(&self.names_of(host)))
         };
         let patient = host
-            .idle_since
-            .front()
-            .is_some_and(|since| *since + self.locality_wait <= now);
+            .credit
+            .longest_idle()
+            .is_some_and(|since| since + self.locality_wait <= now);
         self.could_take(host, key, now)
             && allows(&names)
             && (patient || names.iter().any(|name| preferred.contains(name)) || !better())

@@ -110,10 +110,8 @@ impl Scheduler {
             let Some(host) = self.hosts.get_mut(name) else {
                 break;
             };
-            host.add(attempt, queue.user, slots, Some(session));
-            host.sent += u64::from(slots);
-            host.idle_since
-                .drain(..usize::from(slots).min(host.idle_since.len()));
+            host.attempts.add(attempt, queue.user, slots, Some(session));
+            host.credit.spend(slots);
             given += 1;
             if slots > 1 {
                 self.wide_is_placed(name, queue);
@@ -159,11 +157,7 @@ impl Scheduler {
         while again {
             again = false;
             for name in names {
-                if self
-                    .hosts
-                    .get(name)
-                    .is_some_and(|h| !h.idle_since.is_empty())
-                {
+                if self.hosts.get(name).is_some_and(|h| h.credit.idle() > 0) {
                     again |= self.serve(name, 1, now);
                 }
             }

@@ -38,7 +38,7 @@ impl Scheduler {
         if self.is_superseded(attempt) {
             return;
         }
-        let asked = self.cancelling.contains_key(&attempt.key);
+        let asked = self.cancels.has(attempt.key);
         let Some(batch) = self.batches.get_mut(&attempt.key.batch) else {
             return;
         };
@@ -78,7 +78,7 @@ impl Scheduler {
         let key = job.queue;
         let may = |host: &Host| {
             let fits = host.known
-                && host.drained.is_none()
+                && host.drain.reason().is_none()
                 && host.slots() >= key.slots()
                 && self.serves(host, key.user);
             fits && host.index != short && !batch.short.lasts(host.index, batch.host_timeout, now)

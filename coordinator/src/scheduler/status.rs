@@ -76,7 +76,7 @@ impl Scheduler {
                 ready: h.known && h.slots() > 0,
                 slots: h.hello.slots,
                 first_engine: h.first_engine,
-                busy: h.taken.min(u64::from(h.hello.slots)) as u16,
+                busy: h.attempts.slots().min(u64::from(h.hello.slots)) as u16,
                 cpus: h.hello.cpus,
                 memory: h.hello.memory,
                 load: h.load,
@@ -85,7 +85,7 @@ impl Scheduler {
                 clock_offset: h.clock_offset,
                 datagram: None,
                 containment: h.containment,
-                drained: h.drained.as_ref().map(ToString::to_string),
+                drained: h.drain.reason().map(ToString::to_string),
                 quarantined: h
                     .record
                     .until

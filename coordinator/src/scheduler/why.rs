@@ -113,7 +113,7 @@ impl Scheduler {
     }
 
     fn why_waiting(&self, key: JobKey, name: &str, now: BootInstant) -> Vec<String> {
-        if let Some(at) = self.delayed.until(key) {
+        if let Some(at) = self.pending.delayed_until(key) {
             let left = at.since(now).as_secs() + 1;
             return vec![match self.held_until(key.batch) {
                 Some(_) => format!(
@@ -164,7 +164,7 @@ impl Scheduler {
                 unsuitable += 1;
                 continue;
             }
-            let idle = host.idle_since.front().map(|since| now.since(*since));
+            let idle = host.credit.longest_idle().map(|since| now.since(since));
             let better = !preferred.is_empty()
                 && !among(host, &preferred)
                 && self.queues.is_elsewhere(job.queue);
@@ -193,9 +193,9 @@ impl Scheduler {
                         super::quarantine::SUSPECTED
                     )
                 }
-                _ if host.drained.is_some() => format!(
+                _ if host.drain.reason().is_some() => format!(
                     "is being drained: {}",
-                    host.drained.as_deref().unwrap_or_default()
+                    host.drain.reason().unwrap_or_default()
                 ),
                 _ if host.width == 0 => format!(
                     "is failing: {}",
@@ -237,20 +237,20 @@ impl Scheduler {
                     super::names::fold(&preferred),
                     (self.locality_wait - idle).as_secs() + 1
                 ),
-                Some(_) if host.idle_since.len() < usize::from(slots) => {
+                Some(_) if host.credit.idle() < usize::from(slots) => {
                     let kept = host
                         .kept
                         .filter(|kept| kept.key == job.queue)
                         .map_or("", |_| "; they are kept for it, or its like");
                     format!(
                         "has {} idle slots, and the job takes {slots}{kept}",
-                        host.idle_since.len()
+                        host.credit.idle()
                     )
                 }
                 Some(_) if host.kept.is_some_and(|kept| kept.key != job.queue) => {
                     self.kept_in_words(host).unwrap_or_default()
                 }
-                Some(_) if host.credit <= host.sent => {
+                Some(_) if !host.credit.is_left() => {
                     "has an idle slot and has not asked for more".into()
                 }
                 Some(_) => {

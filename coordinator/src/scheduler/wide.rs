@@ -73,13 +73,13 @@ impl Scheduler {
         now: BootInstant,
     ) -> Option<Next> {
         let host = self.hosts.get(name)?;
-        if host.credit <= host.sent {
+        if !host.credit.is_left() {
             return None;
         }
         let steal = host
-            .idle_since
-            .front()
-            .is_some_and(|since| *since + self.locality_wait <= now);
+            .credit
+            .longest_idle()
+            .is_some_and(|since| since + self.locality_wait <= now);
         let widest_now = host.room().max(1);
         let running = |user: u32| self.serves(host, user).then(|| self.users.slots(user));
         let barred = self.barred(host, now);
@@ -104,11 +104,11 @@ impl Scheduler {
         let idle = |host: &&Host| {
             host.is_willing()
                 && host.kept.is_none()
-                && host.credit > host.sent
+                && host.credit.is_left()
                 && host
-                    .idle_since
-                    .front()
-                    .is_some_and(|since| *since + wait < now)
+                    .credit
+                    .longest_idle()
+                    .is_some_and(|since| since + wait < now)
         };
         self.hosts.values().filter(idle).find_map(|host| {
             let widest = host.room().max(1);
@@ -151,11 +151,7 @@ impl Scheduler {
         self.keeping.hosts.entry(key).or_default().insert(index);
         self.timers.set(Timer::Kept(index), until);
         // What was handed out in advance would take the slots that fall idle.
-        let unstarted = host
-            .attempts
-            .iter()
-            .filter(|(_, on)| !on.started)
-            .map(|(attempt, _)| *attempt);
+        let unstarted = host.attempts.unstarted().map(|(attempt, _)| attempt);
         let attempts: Vec<AttemptId> = unstarted.collect();
         if host.is_overfull() && !attempts.is_empty() {
             self.tell_agent(name, ToAgent::Retract { attempts });

@@ -1,6 +1,7 @@
 //! Which job goes where: credit, priorities, required and preferred hosts, and what was handed out in advance.
 
 use super::*;
+use std::collections::HashMap;
 
 #[test]
 fn jobs_go_where_there_is_credit_in_order_of_priority() {

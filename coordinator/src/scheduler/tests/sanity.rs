@@ -11,27 +11,27 @@ impl Script {
             let there = host.known && host.session.is_some();
             assert_eq!(
                 self.scheduler.hosts.is_wanting(host.index),
-                there && host.credit > host.sent,
+                there && host.credit.is_left(),
                 "{}",
                 host.name
             );
             assert_eq!(
-                host.taken,
+                host.attempts.slots(),
                 host.attempts
-                    .values()
-                    .map(|on| u64::from(on.slots))
+                    .iter()
+                    .map(|(_, on)| u64::from(on.slots))
                     .sum::<u64>(),
                 "{}",
                 host.name
             );
-            let full = there && host.taken > u64::from(host.slots());
+            let full = there && host.attempts.slots() > u64::from(host.slots());
             assert_eq!(
                 self.scheduler.hosts.is_indexed_as_overfull(host.index),
                 full,
                 "{}",
                 host.name
             );
-            let idle = host.idle_since.front().copied().filter(|_| there);
+            let idle = host.credit.longest_idle().filter(|_| there);
             let indexed = self.scheduler.hosts.indexed_idle(host.index);
             assert_eq!(indexed, idle, "{}", host.name);
             let fence = self.scheduler.fence(host);
@@ -82,7 +82,7 @@ impl Script {
             .scheduler
             .hosts
             .values()
-            .flat_map(|h| h.attempts.keys().copied())
+            .flat_map(|h| h.attempts.ids())
             .collect();
         for user in self.scheduler.users.all() {
             let jobs = self

@@ -171,7 +171,7 @@ fn one_users_broken_batch_keeps_no_slot_from_anybody_else() {
             .scheduler
             .hosts
             .values()
-            .map(|host| host.idle_since.len())
+            .map(|host| host.credit.idle())
             .sum();
         assert!(!waiting || idle == 0, "{idle} slots are idle");
         waits += u32::from(waiting);

@@ -98,7 +98,7 @@ fn a_wide_job_goes_at_once_where_what_was_on_its_way_has_ended() {
         .hosts
         .values()
         .filter(|h| &*h.name == "b.x")
-        .flat_map(|h| h.attempts.keys().copied())
+        .flat_map(|h| h.attempts.ids())
         .collect();
     s.report(2, on_b[0], exited(0));
     let said = s.report(2, on_b[1], exited(0));
