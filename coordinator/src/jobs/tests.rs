@@ -1,7 +1,10 @@
 //! Job lists as they come.
 
 use super::*;
+use mezcal_common::message::client::RetryOn;
+use mezcal_common::model::job::MAX_ARG_STRLEN;
 use proptest::prelude::*;
+use std::time::Duration;
 
 fn read(text: &str) -> Result<Jobs, String> {
     Jobs::read("in", text.as_bytes().to_vec(), Format::Json, 0)

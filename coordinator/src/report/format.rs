@@ -7,7 +7,7 @@ use jiff::fmt::temporal::DateTimePrinter;
 use jiff::tz::TimeZone;
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::escape::json_for_terminal;
-use mezcal_common::model::outcome::{Ended, JobResult, WaitStatus};
+use mezcal_common::model::outcome::{Ended, JobResult, Place, WaitStatus};
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
@@ -168,83 +168,8 @@ impl ResultFormat {
             (None, _) if self.compat => {}
             (None, _) => object.raw("error", None),
         }
-        // Each line has all keys, whatever became of its job: programs that read tables take them
-        // from the first lines.
         if !self.compat {
-            object.raw("elapsed_seconds", span.map(|s| seconds(s.elapsed)));
-            let signal = match outcome.status {
-                Some(WaitStatus::Signaled(n)) => Some(n.to_string()),
-                Some(WaitStatus::Exited(_)) | None => None,
-            };
-            object.raw("signal", signal);
-            object.raw("attempt", Some(result.attempt.to_string()));
-            object.string("outcome", outcome.ended.as_str());
-            object.text(
-                "locality",
-                result
-                    .local
-                    .map(|local| if local { "local" } else { "any" }.to_owned()),
-            );
-            object.raw("user_seconds", outcome.usage.map(|u| seconds(u.user)));
-            object.raw("system_seconds", outcome.usage.map(|u| seconds(u.system)));
-            object.text(
-                "usage_source",
-                outcome.usage.map(|u| u.source.as_str().to_owned()),
-            );
-            object.raw(
-                "max_rss_bytes",
-                outcome
-                    .usage
-                    .and_then(|u| u.max_rss)
-                    .map(|bytes| bytes.to_string()),
-            );
-            object.raw(
-                "memory_peak_bytes",
-                outcome
-                    .usage
-                    .and_then(|u| u.memory_peak)
-                    .map(|bytes| bytes.to_string()),
-            );
-            object.text(
-                "containment",
-                outcome.containment.map(|c| c.as_str().to_owned()),
-            );
-            // After an end of its own, all that was killed are leftovers.
-            let own_end = matches!(
-                outcome.ended,
-                Ended::Exited | Ended::Signaled | Ended::OutOfMemory
-            );
-            let counted = |n: u32| (outcome.containment.is_some() || n > 0).then(|| n.to_string());
-            object.raw(
-                "leftovers_killed",
-                counted(outcome.killed).filter(|_| own_end),
-            );
-            object.raw("killed", counted(outcome.killed).filter(|_| !own_end));
-            object.raw("survivors", counted(outcome.survivors));
-            object.raw(
-                "clock_offset",
-                place
-                    .and_then(|p| p.clock_offset)
-                    .map(|o| format!("{o:.6}")),
-            );
-            object.raw(
-                "stdout_bytes",
-                outcome.written.out.map(|bytes| bytes.to_string()),
-            );
-            object.raw(
-                "stderr_bytes",
-                outcome.written.err.map(|bytes| bytes.to_string()),
-            );
-            for (key, tail) in [
-                ("stdout_tail", &outcome.stdout_tail),
-                ("stderr_tail", &outcome.stderr_tail),
-            ] {
-                object.text(
-                    key,
-                    tail.as_ref()
-                        .map(|tail| String::from_utf8_lossy(tail).into_owned()),
-                );
-            }
+            measured(&mut object, result, place);
         }
         object.out.push(b'}');
     }
@@ -338,6 +263,70 @@ impl Object<'_> {
             Some(value) => self.string(key, &value),
             None => self.raw(key, None),
         }
+    }
+}
+
+/// What Bakapara does not tell. Each line has all keys, whatever became of its job: programs that
+/// read tables take them from the first lines.
+fn measured(object: &mut Object<'_>, result: &JobResult, place: Option<&Place>) {
+    let (outcome, span) = (&result.outcome, result.outcome.span);
+    object.raw("elapsed_seconds", span.map(|s| seconds(s.elapsed)));
+    let signal = match outcome.status {
+        Some(WaitStatus::Signaled(n)) => Some(n.to_string()),
+        Some(WaitStatus::Exited(_)) | None => None,
+    };
+    object.raw("signal", signal);
+    object.raw("attempt", Some(result.attempt.to_string()));
+    object.string("outcome", outcome.ended.as_str());
+    object.text(
+        "locality",
+        result
+            .local
+            .map(|local| if local { "local" } else { "any" }.to_owned()),
+    );
+    let usage = outcome.usage;
+    let bytes = |n: Option<u64>| n.map(|n| n.to_string());
+    object.raw("user_seconds", usage.map(|u| seconds(u.user)));
+    object.raw("system_seconds", usage.map(|u| seconds(u.system)));
+    object.text("usage_source", usage.map(|u| u.source.as_str().to_owned()));
+    object.raw("max_rss_bytes", bytes(usage.and_then(|u| u.max_rss)));
+    object.raw(
+        "memory_peak_bytes",
+        bytes(usage.and_then(|u| u.memory_peak)),
+    );
+    object.text(
+        "containment",
+        outcome.containment.map(|c| c.as_str().to_owned()),
+    );
+    // After an end of its own, all that was killed are leftovers.
+    let own_end = matches!(
+        outcome.ended,
+        Ended::Exited | Ended::Signaled | Ended::OutOfMemory
+    );
+    let counted = |n: u32| (outcome.containment.is_some() || n > 0).then(|| n.to_string());
+    object.raw(
+        "leftovers_killed",
+        counted(outcome.killed).filter(|_| own_end),
+    );
+    object.raw("killed", counted(outcome.killed).filter(|_| !own_end));
+    object.raw("survivors", counted(outcome.survivors));
+    object.raw(
+        "clock_offset",
+        place
+            .and_then(|p| p.clock_offset)
+            .map(|o| format!("{o:.6}")),
+    );
+    object.raw("stdout_bytes", bytes(outcome.written.out));
+    object.raw("stderr_bytes", bytes(outcome.written.err));
+    for (key, tail) in [
+        ("stdout_tail", &outcome.stdout_tail),
+        ("stderr_tail", &outcome.stderr_tail),
+    ] {
+        object.text(
+            key,
+            tail.as_ref()
+                .map(|tail| String::from_utf8_lossy(tail).into_owned()),
+        );
     }
 }
 

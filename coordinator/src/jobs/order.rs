@@ -1,0 +1,141 @@
+//! Which jobs come after which, and that none comes after itself.
+
+use super::{Jobs, MAX_SHOWN};
+use mezcal_common::model::ids::JobNumber;
+use mezcal_common::model::job::MAX_AFTER;
+use std::collections::{HashMap, HashSet};
+
+/// A job that comes after others, as it was read.
+pub(super) struct Follower {
+    pub(super) number: u32,
+    pub(super) names: Vec<String>,
+    /// Where they stand in the text, in bytes.
+    pub(super) at: usize,
+    /// It has a result, of another list.
+    pub(super) has_run: bool,
+}
+
+/// Results come in the order in which jobs end.
+const NUMBER_OF_ANOTHER_LIST: &str = "the number means a place in the list that this result is of; \
+    give the jobs of that list an `id`, or run that list again with --resume or --resume-failed";
+
+impl Jobs {
+    /// Finds the jobs that others come after, and makes sure that none comes after itself. What is
+    /// wrong, each with its place in the text. Unless all `ids_are_known`, a name that is not found
+    /// may be that of a job that cannot be read.
+    pub(super) fn put_in_order(
+        &mut self,
+        earlier: Option<u32>,
+        labels: &HashMap<String, u32>,
+        wanted: Vec<Follower>,
+        ids_are_known: bool,
+    ) -> Vec<(usize, String)> {
+        let count = self.spans.len() as u32;
+        let (mut wrong, mut places) = (Vec::new(), HashMap::new());
+        let mut elsewhere = 0u64;
+        for Follower {
+            number,
+            names,
+            at,
+            has_run,
+        } in wanted
+        {
+            places.insert(number, at);
+            let (mut before, mut seen) = (Vec::new(), HashSet::new());
+            for name in names {
+                // As everywhere: an `id` goes before a number. A stream, which has no end, does not
+                // keep those.
+                let label = if earlier.is_none() {
+                    labels.get(&name).copied()
+                } else {
+                    None
+                };
+                if label.is_none() && has_run && earlier.is_none() {
+                    // What it came after is in the list that it ran in.
+                    match name.parse::<u32>() {
+                        Ok(_) => wrong.push((at, NUMBER_OF_ANOTHER_LIST.to_owned())),
+                        Err(_) => elsewhere += 1,
+                    }
+                    continue;
+                }
+                let found = label.or_else(|| {
+                    name.parse()
+                        .ok()
+                        .filter(|n| (1..=earlier.unwrap_or(count)).contains(n))
+                });
+                match found {
+                    Some(found) if !seen.insert(found) => {}
+                    Some(found) => before.push(JobNumber(found)),
+                    None if earlier.is_some() => {
+                        wrong.push((
+                            at,
+                            format!("no job with the number {name:?} came before it in this stream, which knows no ids"),
+                        ));
+                    }
+                    None if ids_are_known => {
+                        wrong.push((at, format!("there is no job {name:?} in this list")))
+                    }
+                    None => {}
+                }
+            }
+            if before.len() > MAX_AFTER {
+                let count = before.len();
+                wrong.push((at, format!("{count} jobs are too many to come after: at most {MAX_AFTER}; let some gather others")));
+            }
+            self.after.insert(number, before);
+        }
+        if earlier.is_some() {
+            return wrong;
+        }
+        if elsewhere > 0 {
+            let names = if elsewhere == 1 { "name" } else { "names" };
+            self.warnings.push(format!("{elsewhere} {names} in `after` of jobs with results: no such job is in this list, so they are taken to have succeeded"));
+        }
+        wrong.extend(
+            self.circle()
+                .map(|(first, why)| (places.get(&first).copied().unwrap_or(0), why)),
+        );
+        wrong
+    }
+
+    /// Jobs that come after themselves, if there are any: the first of them, and what is wrong.
+    fn circle(&self) -> Option<(u32, String)> {
+        // Kahn's algorithm (CACM 1962) over the jobs that come after others.
+        let mut open: HashMap<u32, usize> = HashMap::new();
+        let mut followers: HashMap<u32, Vec<u32>> = HashMap::new();
+        for (number, before) in &self.after {
+            let waits = before.iter().filter(|b| self.after.contains_key(&b.0));
+            open.insert(*number, waits.clone().count());
+            waits.for_each(|b| followers.entry(b.0).or_default().push(*number));
+        }
+        let mut free: Vec<u32> = open
+            .iter()
+            .filter(|(_, n)| **n == 0)
+            .map(|(number, _)| *number)
+            .collect();
+        while let Some(number) = free.pop() {
+            open.remove(&number);
+            for follower in followers.remove(&number).unwrap_or_default() {
+                if let Some(left) = open.get_mut(&follower) {
+                    *left -= 1;
+                    if *left == 0 {
+                        free.push(follower);
+                    }
+                }
+            }
+        }
+        let mut circle: Vec<u32> = open.into_keys().collect();
+        circle.sort();
+        let first = *circle.first()?;
+        let members: Vec<String> = circle
+            .iter()
+            .take(MAX_SHOWN)
+            .map(ToString::to_string)
+            .collect();
+        let why = format!(
+            "this job comes after itself, in a circle among jobs {}",
+            members.join(", ")
+        );
+        Some((first, why))
+    }
+}
