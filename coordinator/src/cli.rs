@@ -100,6 +100,42 @@ impl Verb {
     }
 }
 
+impl Verb {
+    fn run(self, command: fn() -> clap::Command) -> Result<u8, Exit> {
+        match self {
+            Verb::Run(args) => run::run(&args),
+            Verb::Exec(args) => exec::run(&args),
+            Verb::Hosts(args) => hosts::run(&args),
+            Verb::Cancel(args) => cancel::run(&args),
+            Verb::Logs(args) => logs::run(&args),
+            Verb::Why(args) => why::run(&args),
+            Verb::Batches(args) => batches::run(&args),
+            Verb::Status(args) => batches::status(&args),
+            Verb::Attach(args) => follow::attach(&args),
+            Verb::Wait(args) => follow::wait(&args),
+            Verb::Results(args) => follow::results(&args),
+            Verb::Retry(args) => manage::retry(&args),
+            Verb::Forget(args) => manage::forget(&args),
+            Verb::Drain(args) => manage::drain(&args),
+            Verb::Undrain(args) => manage::undrain(&args),
+            Verb::ConfirmDead(args) => manage::confirm_dead(&args),
+            Verb::ForgetHost(args) => manage::forget_host(&args),
+            Verb::Backup(args) => manage::backup(&args),
+            Verb::Restore(args) => manage::restore(&args),
+            Verb::Doctor(args) => doctor::run(&args),
+            Verb::Provision(args) => provision::run(&args),
+            Verb::Token(args) => token::run(&args),
+            Verb::Revoke(args) => revoke::run(&args),
+            Verb::Certs(args) => certs::run(&args),
+            Verb::Join(args) => join::run(&args),
+            Verb::Serve(args) => serve::run(&args),
+            Verb::Manual { dir } => clap_mangen::generate_to(command(), dir)
+                .map(|()| 0)
+                .map_err(Exit::output),
+        }
+    }
+}
+
 /// The command line of this program, by which others can be built that have more.
 pub fn command() -> clap::Command {
     Cli::command()
@@ -136,38 +172,7 @@ pub fn main(stdout_was_closed: bool, command: fn() -> clap::Command) -> ExitCode
     if !matches!(verb, Verb::Serve(_)) {
         mezcal_common::system::logging::init("warn");
     }
-    let result = match verb {
-        Verb::Run(args) => run::run(&args),
-        Verb::Exec(args) => exec::run(&args),
-        Verb::Hosts(args) => hosts::run(&args),
-        Verb::Cancel(args) => cancel::run(&args),
-        Verb::Logs(args) => logs::run(&args),
-        Verb::Why(args) => why::run(&args),
-        Verb::Batches(args) => batches::run(&args),
-        Verb::Status(args) => batches::status(&args),
-        Verb::Attach(args) => follow::attach(&args),
-        Verb::Wait(args) => follow::wait(&args),
-        Verb::Results(args) => follow::results(&args),
-        Verb::Retry(args) => manage::retry(&args),
-        Verb::Forget(args) => manage::forget(&args),
-        Verb::Drain(args) => manage::drain(&args),
-        Verb::Undrain(args) => manage::undrain(&args),
-        Verb::ConfirmDead(args) => manage::confirm_dead(&args),
-        Verb::ForgetHost(args) => manage::forget_host(&args),
-        Verb::Backup(args) => manage::backup(&args),
-        Verb::Restore(args) => manage::restore(&args),
-        Verb::Doctor(args) => doctor::run(&args),
-        Verb::Provision(args) => provision::run(&args),
-        Verb::Token(args) => token::run(&args),
-        Verb::Revoke(args) => revoke::run(&args),
-        Verb::Certs(args) => certs::run(&args),
-        Verb::Join(args) => join::run(&args),
-        Verb::Serve(args) => serve::run(&args),
-        Verb::Manual { dir } => clap_mangen::generate_to(command(), dir)
-            .map(|()| 0)
-            .map_err(Exit::output),
-    };
-    match result {
+    match verb.run(command) {
         Ok(status) => ExitCode::from(status),
         Err(Exit { status, message }) => {
             for line in mezcal_common::system::limits::named_in(&message).lines() {

@@ -8,6 +8,7 @@ use crate::exit::{self, Exit};
 use crate::service::listen::{credentials, listen};
 use crate::service::{self, Adjustable, ClientPort, Settings};
 use mezcal_common::wire::endpoint::Listener;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,7 +92,6 @@ pub(crate) async fn connect(
         locality_wait,
         ..Adjustable::default()
     };
-    let no_timer = |e| Exit::usage(exit::chain(&e));
     match (&profile.cluster, keeper) {
         (
             Cluster::Remote {
@@ -99,29 +99,7 @@ pub(crate) async fn connect(
                 identity,
             },
             _,
-        ) => {
-            let mut remote = Remote::connect(coordinator, identity).await?;
-            let (unused, empty) = (
-                tokio::sync::mpsc::channel(1).0,
-                tokio::sync::mpsc::channel(1).1,
-            );
-            let port = std::mem::replace(
-                &mut remote.port,
-                ClientPort {
-                    requests: unused,
-                    answers: empty,
-                },
-            );
-            let waiting_for = format!("no agent is connected to the coordinator at {coordinator}");
-            tokio::spawn(keep_certificate(coordinator.clone(), identity.clone()));
-            Ok(Connected {
-                port,
-                remote: Some(remote),
-                agent: None,
-                listener: None,
-                waiting_for,
-            })
-        }
+        ) => reach(coordinator, identity).await,
         (Cluster::Listen { address, identity }, _) => {
             let settings = Settings {
                 adjustable,
@@ -131,13 +109,12 @@ pub(crate) async fn connect(
             let listener = listen(*address, &credentials(identity)?)?;
             let local = listener.local_addr().map_err(Exit::unreachable)?;
             tokio::spawn(service.clone().listen(listener.clone()));
-            let waiting_for = format!("no agent has connected yet; listening on udp {local}");
             Ok(Connected {
                 port: service.attach(&user).await,
                 remote: None,
                 agent: None,
                 listener: Some(listener),
-                waiting_for,
+                waiting_for: format!("no agent has connected yet; listening on udp {local}"),
             })
         }
         (Cluster::Embedded, Some(keeper)) => {
@@ -145,23 +122,19 @@ pub(crate) async fn connect(
                 aliases: keeper.aliases(),
                 ..adjustable
             };
-            let service = service::start(
-                Settings {
-                    adjustable,
-                    ..Settings::new(None)
-                },
-                None,
-            )
-            .map_err(no_timer)?;
+            let settings = Settings {
+                adjustable,
+                ..Settings::new(None)
+            };
+            let service = service::start(settings, None).map_err(no_timer)?;
             let slots = slots.unwrap_or_else(embedded::usable_cpus);
             let agent = embedded::start(&service, keeper, slots).await?;
-            let waiting_for = "the engines of this host are not ready yet".to_owned();
             Ok(Connected {
                 port: service.attach(&user).await,
                 remote: None,
                 agent: Some(agent),
                 listener: None,
-                waiting_for,
+                waiting_for: "the engines of this host are not ready yet".to_owned(),
             })
         }
         (Cluster::Embedded, None) => Err(Exit {
@@ -169,6 +142,31 @@ pub(crate) async fn connect(
             message: "an embedded run without a keeper".into(),
         }),
     }
+}
+
+fn no_timer(e: service::StartError) -> Exit {
+    Exit::usage(exit::chain(&e))
+}
+
+/// Connects to a coordinator that runs elsewhere.
+async fn reach(coordinator: &str, identity: &Path) -> Result<Connected, Exit> {
+    let mut remote = Remote::connect(coordinator, identity).await?;
+    let nowhere = ClientPort {
+        requests: tokio::sync::mpsc::channel(1).0,
+        answers: tokio::sync::mpsc::channel(1).1,
+    };
+    let port = std::mem::replace(&mut remote.port, nowhere);
+    tokio::spawn(keep_certificate(
+        coordinator.to_owned(),
+        identity.to_owned(),
+    ));
+    Ok(Connected {
+        port,
+        remote: Some(remote),
+        agent: None,
+        listener: None,
+        waiting_for: format!("no agent is connected to the coordinator at {coordinator}"),
+    })
 }
 
 /// Waits until the agent within this process has ended, and says why; for ever, if there is none.

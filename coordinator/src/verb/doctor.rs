@@ -129,35 +129,7 @@ fn service(path: &Path) -> Vec<Finding> {
         )),
         Err(e) => all.push(doctor::credentials("certificate", &e, "`mezcal certs issue coordinator`, where the root's key is, makes one")),
     }
-    match &issuer {
-        None => all.push(Finding::doubtful(
-            "issuer",
-            "none: hosts and users cannot join by tokens, and nothing is renewed",
-            "`mezcal certs issue issuer`, where the root's key is, and `issuer` in coordinator.toml",
-        )),
-        Some(dir) => {
-            let file = dir.join("cert.pem");
-            let anew = "`mezcal certs issue issuer`, where the root's key is, makes another one; `systemctl restart mezcal-coordinator` takes it up";
-            all.push(match std::fs::read(&file) {
-                Ok(pem) => match first_certificate(&pem) {
-                    Some(der) => doctor::certificate_end("issuer", &der, false, anew),
-                    None => Finding::wrong(
-                        "issuer",
-                        format!("{} holds no certificate in PEM form", file.display()),
-                        anew,
-                    ),
-                },
-                Err(e) if e.kind() == ErrorKind::PermissionDenied => {
-                    doctor::doubtful_for_us("issuer", &file)
-                }
-                Err(e) => Finding::wrong(
-                    "issuer",
-                    format!("cannot read {}: {e}", file.display()),
-                    anew,
-                ),
-            });
-        }
-    }
+    all.push(issuer_of(issuer.as_deref()));
     all.push(doctor::space("store", &state, SPACE));
     all.push(match holder_of(config.listen.port()) {
         Some(holder) => Finding::fine("service", format!("udp {} is held by {holder}", config.listen)),
@@ -170,6 +142,37 @@ fn service(path: &Path) -> Vec<Finding> {
     all.push(doctor::udp_buffers());
     all.push(doctor::clock());
     all
+}
+
+/// What issues certificates to those that join.
+fn issuer_of(dir: Option<&Path>) -> Finding {
+    let Some(dir) = dir else {
+        return Finding::doubtful(
+            "issuer",
+            "none: hosts and users cannot join by tokens, and nothing is renewed",
+            "`mezcal certs issue issuer`, where the root's key is, and `issuer` in coordinator.toml",
+        );
+    };
+    let file = dir.join("cert.pem");
+    let anew = "`mezcal certs issue issuer`, where the root's key is, makes another one; `systemctl restart mezcal-coordinator` takes it up";
+    match std::fs::read(&file) {
+        Ok(pem) => match first_certificate(&pem) {
+            Some(der) => doctor::certificate_end("issuer", &der, false, anew),
+            None => Finding::wrong(
+                "issuer",
+                format!("{} holds no certificate in PEM form", file.display()),
+                anew,
+            ),
+        },
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+            doctor::doubtful_for_us("issuer", &file)
+        }
+        Err(e) => Finding::wrong(
+            "issuer",
+            format!("cannot read {}: {e}", file.display()),
+            anew,
+        ),
+    }
 }
 
 /// What a user's profile shows of the cluster.
@@ -218,6 +221,8 @@ fn cluster(profile: &ProfileArgs) -> Vec<Finding> {
     all
 }
 
+/// What the coordinator says of all hosts.
+// Long: one finding after the other, none of which depends on another.
 fn fleet(address: &str, all_hosts: &[HostStatus], standings: &Standings) -> Vec<Finding> {
     let names = |pick: &dyn Fn(&HostStatus) -> bool| -> Vec<String> {
         all_hosts

@@ -148,41 +148,8 @@ impl Exec {
         args: &ExecArgs,
         command: Command,
     ) -> Result<u8, Exit> {
-        let cd = absolute(args.cd.as_deref().unwrap_or(Path::new("")))?;
-        let context = BatchContext {
-            timeout: args.timeout,
-            capture: Capture::Stream,
-            ..BatchContext::new(self.batch, cd, current_umask())
-        };
-        if !codec::spec_fits(&JobSpec::new(command.clone())) {
-            return Err(Exit::usage(
-                "the command is too long, or has too many words; put data into files",
-            ));
-        }
+        self.submit(remote, args, command).await?;
         let requests = remote.port.requests.clone();
-        let terms = BatchTerms {
-            once: true,
-            ..BatchTerms::new(context, args.host_timeout)
-        };
-        let _ = requests.send(ToService::Open { terms, have: 0 }).await;
-        for (i, host) in self.hosts.iter().enumerate() {
-            let spec = codec::encode_body(&JobSpec::new(command.clone()))
-                .map_err(|e| Exit::usage(format!("the command is too long: {e}")))?;
-            let job = JobNumber(i as u32 + 1);
-            let hosts = Some(i as u32);
-            let submission = Submission {
-                hosts,
-                priority: PRIORITY,
-                ..Submission::new(job, spec)
-            };
-            let message = ToService::Submit {
-                batch: self.batch,
-                host_sets: vec![vec![host.clone()]],
-                jobs: vec![submission],
-            };
-            let _ = requests.send(message).await;
-        }
-        let _ = requests.send(ToService::Close { batch: self.batch }).await;
         let (mut signalled, mut failure): (Option<u8>, Option<Exit>) = (None, None);
         let mut give_up = None;
         while self.done < self.hosts.len() {
@@ -222,6 +189,46 @@ impl Exec {
             None if self.failed => exit::FAILED,
             None => 0,
         })
+    }
+
+    /// Opens the batch and hands over a job for each host.
+    async fn submit(&self, remote: &Remote, args: &ExecArgs, command: Command) -> Result<(), Exit> {
+        let cd = absolute(args.cd.as_deref().unwrap_or(Path::new("")))?;
+        let context = BatchContext {
+            timeout: args.timeout,
+            capture: Capture::Stream,
+            ..BatchContext::new(self.batch, cd, current_umask())
+        };
+        if !codec::spec_fits(&JobSpec::new(command.clone())) {
+            return Err(Exit::usage(
+                "the command is too long, or has too many words; put data into files",
+            ));
+        }
+        let requests = &remote.port.requests;
+        let terms = BatchTerms {
+            once: true,
+            ..BatchTerms::new(context, args.host_timeout)
+        };
+        let _ = requests.send(ToService::Open { terms, have: 0 }).await;
+        for (i, host) in self.hosts.iter().enumerate() {
+            let spec = codec::encode_body(&JobSpec::new(command.clone()))
+                .map_err(|e| Exit::usage(format!("the command is too long: {e}")))?;
+            let job = JobNumber(i as u32 + 1);
+            let hosts = Some(i as u32);
+            let submission = Submission {
+                hosts,
+                priority: PRIORITY,
+                ..Submission::new(job, spec)
+            };
+            let message = ToService::Submit {
+                batch: self.batch,
+                host_sets: vec![vec![host.clone()]],
+                jobs: vec![submission],
+            };
+            let _ = requests.send(message).await;
+        }
+        let _ = requests.send(ToService::Close { batch: self.batch }).await;
+        Ok(())
     }
 
     /// Results tell what it has come to.

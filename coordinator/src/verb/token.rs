@@ -101,36 +101,7 @@ pub fn run(args: &TokenArgs) -> Result<u8, Exit> {
                 }
             }))
         }
-        TokenVerb::List { json, profile } => {
-            let rows = ask::pages(
-                profile,
-                ToService::Tokens { request: 1 },
-                |said| match said {
-                    ToClient::Tokens { tokens, more, .. } => Some((tokens, more)),
-                    _ => None,
-                },
-            )?;
-            let now = WallTime::now();
-            if *json {
-                return show_lines(rows.iter().map(|t| {
-                    serde_json::json!({
-                        "id": t.id, word(t.member): t.name, "expires": time(t.expires), "used": t.used.map(time), "replace": t.replace,
-                    })
-                    .to_string()
-                }));
-            }
-            show_table(
-                ["ID", "FOR", "NAME", "STATE"],
-                rows.iter().map(|t| {
-                    let state = match (t.used, t.expires > now) {
-                        (Some(at), _) => format!("used {}", time(at)),
-                        (None, true) => format!("good until {}", time(t.expires)),
-                        (None, false) => format!("over since {}", time(t.expires)),
-                    };
-                    [t.id.clone(), word(t.member).into(), t.name.clone(), state]
-                }),
-            )
-        }
+        TokenVerb::List { json, profile } => list(*json, profile),
         TokenVerb::Delete { id, profile } => done(
             profile,
             ToService::DeleteToken {
@@ -139,4 +110,35 @@ pub fn run(args: &TokenArgs) -> Result<u8, Exit> {
             },
         ),
     }
+}
+
+fn list(json: bool, profile: &ProfileArgs) -> Result<u8, Exit> {
+    let rows = ask::pages(
+        profile,
+        ToService::Tokens { request: 1 },
+        |said| match said {
+            ToClient::Tokens { tokens, more, .. } => Some((tokens, more)),
+            _ => None,
+        },
+    )?;
+    let now = WallTime::now();
+    if json {
+        return show_lines(rows.iter().map(|t| {
+                    serde_json::json!({
+                        "id": t.id, word(t.member): t.name, "expires": time(t.expires), "used": t.used.map(time), "replace": t.replace,
+                    })
+                    .to_string()
+                }));
+    }
+    show_table(
+        ["ID", "FOR", "NAME", "STATE"],
+        rows.iter().map(|t| {
+            let state = match (t.used, t.expires > now) {
+                (Some(at), _) => format!("used {}", time(at)),
+                (None, true) => format!("good until {}", time(t.expires)),
+                (None, false) => format!("over since {}", time(t.expires)),
+            };
+            [t.id.clone(), word(t.member).into(), t.name.clone(), state]
+        }),
+    )
 }

@@ -121,16 +121,7 @@ pub(super) fn prepare(
         args.resume || args.resume_failed,
         &args.output,
     ) {
-        // Perhaps a last line that is torn.
-        let cannot = |e| Exit::output(format!("cannot write {}: {e}", path.display()));
-        kept.map_or(Ok(()), |kept| {
-            mezcal_common::system::files::rewrite(path, &kept)
-        })
-        .map_err(cannot)?;
-        noted
-            .into_iter()
-            .for_each(|noted| drop(std::fs::remove_file(noted.path)));
-        return Ok(None);
+        return all_have_results(path, kept, noted).map(|()| None);
     }
     let slots = args.slots.unwrap_or_else(embedded::usable_cpus);
     let (most, number) = jobs.widest();
@@ -165,6 +156,19 @@ pub(super) fn prepare(
         terms: terms(args, context),
         manner,
     }))
+}
+
+/// Leaves a results file that has all results as it is to be.
+fn all_have_results(path: &Path, kept: Option<Vec<u8>>, noted: Option<Noted>) -> Result<(), Exit> {
+    // Perhaps a last line that is torn.
+    if let Some(kept) = kept {
+        mezcal_common::system::files::rewrite(path, &kept)
+            .map_err(|e| Exit::output(format!("cannot write {}: {e}", path.display())))?;
+    }
+    if let Some(noted) = noted {
+        let _ = std::fs::remove_file(noted.path);
+    }
+    Ok(())
 }
 
 fn lines(args: &RunArgs, profile: &Profile) -> Result<Lines, Exit> {

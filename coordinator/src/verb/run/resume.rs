@@ -7,8 +7,9 @@ use crate::exit::Exit;
 use crate::jobs::Jobs;
 use crate::report::format::counted;
 use crate::report::resume::{self, Plan, Resume, TakenUp, Written};
+use mezcal_common::message::client::BatchStatus;
 use mezcal_common::model::ids::BatchId;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How a run begins: anew, with what others have left, or with a batch that goes on.
 pub(super) struct Begun {
@@ -58,69 +59,16 @@ pub(super) fn begin(
     };
     let note = note::beside(path);
     let left = if args.force { None } else { note::read(&note)? };
-    let going_on = match (&left, again, &profile.cluster) {
-        (None, ..) => None,
-        (Some(left), Some(_), Cluster::Remote { coordinator, .. })
-            if *coordinator == left.coordinator =>
-        {
-            note::ask(&args.profile, left.batch)?
-        }
-        (
-            Some(Note {
-                batch, coordinator, ..
-            }),
-            ..,
-        ) => {
-            let way = match again {
-                Some(_) => "resume with a profile that names this coordinator".to_owned(),
-                None => format!(
-                    "--resume goes on with it, --force leaves it alone (`coordinator cancel {batch}` ends it)"
-                ),
-            };
-            return Err(Exit::usage(format!(
-                "batch {batch} at {coordinator}, whose results go to {}, may still run ({} says so): {way}; or remove that note",
-                path.display(),
-                note.display()
-            )));
-        }
-    };
+    let left = left.map(|left| {
+        let status = still_running(args, profile, &left, again, (path, &note))?;
+        Ok::<_, Exit>((left, status))
+    });
+    let left = left.transpose()?;
     let text = again.map_or(Ok(String::new()), |_| resume::read(path))?;
-    if let (Some(left), Some(status)) = (&left, going_on) {
-        let keep = left.jobs_of(jobs).ok_or_else(|| {
-            Exit::usage(format!(
-                "this is not the list of batch {}, whose results go to {} and which may still run: resume with its list, or see to it with \
-                 `coordinator attach {}` and remove {}",
-                left.batch,
-                path.display(),
-                left.batch,
-                note.display()
-            ))
-        })?;
-        let TakenUp { kept, written } =
-            resume::take_up(jobs, path, &text, left.results_in(&text), &keep)?;
-        // With all of them here it is as if it had never been interrupted.
-        if status.done.is_none() || (written.count() as u64) < status.jobs {
-            jobs.retain(&keep);
-            if !args.quiet {
-                let have = written.count();
-                tell!(
-                    "coordinator: batch {} goes on; {have} of its {} results are in {}",
-                    left.batch,
-                    jobs.len(),
-                    path.display()
-                );
-            }
-            let kept = kept.map(String::into_bytes);
-            return Ok(Begun {
-                batch: left.batch,
-                kept,
-                written,
-                noted: Some(Noted {
-                    path: note,
-                    note: None,
-                }),
-            });
-        }
+    if let Some((left, Some(status))) = left
+        && let Some(begun) = go_on(args, jobs, &left, &status, (path, &note, &text))?
+    {
+        return Ok(begun);
     }
     let (keep, kept) = match again {
         Some(what) => {
@@ -162,4 +110,80 @@ pub(super) fn begin(
         noted,
         ..anew
     })
+}
+
+/// How the batch does that a note tells of, if it may be gone on with and is there.
+///
+/// # Errors
+/// It may still run, and this run would get in its way.
+fn still_running(
+    args: &RunArgs,
+    profile: &Profile,
+    left: &Note,
+    again: Option<Resume>,
+    (results, note): (&Path, &Path),
+) -> Result<Option<BatchStatus>, Exit> {
+    let (batch, coordinator) = (left.batch, &left.coordinator);
+    match &profile.cluster {
+        Cluster::Remote {
+            coordinator: ours, ..
+        } if again.is_some() && ours == coordinator => return note::ask(&args.profile, batch),
+        Cluster::Embedded | Cluster::Listen { .. } | Cluster::Remote { .. } => {}
+    }
+    let way = match again {
+        Some(_) => "resume with a profile that names this coordinator".to_owned(),
+        None => format!(
+            "--resume goes on with it, --force leaves it alone (`coordinator cancel {batch}` ends it)"
+        ),
+    };
+    Err(Exit::usage(format!(
+        "batch {batch} at {coordinator}, whose results go to {}, may still run ({} says so): {way}; or remove that note",
+        results.display(),
+        note.display()
+    )))
+}
+
+/// Goes on with a batch. None: all its results are here, so that it is as if it had never been
+/// interrupted.
+fn go_on(
+    args: &RunArgs,
+    jobs: &mut Jobs,
+    left: &Note,
+    status: &BatchStatus,
+    (path, note, text): (&Path, &Path, &str),
+) -> Result<Option<Begun>, Exit> {
+    let keep = left.jobs_of(jobs).ok_or_else(|| {
+        Exit::usage(format!(
+            "this is not the list of batch {}, whose results go to {} and which may still run: resume with its list, or see to it with \
+             `coordinator attach {}` and remove {}",
+            left.batch,
+            path.display(),
+            left.batch,
+            note.display()
+        ))
+    })?;
+    let TakenUp { kept, written } =
+        resume::take_up(jobs, path, text, left.results_in(text), &keep)?;
+    if status.done.is_some() && written.count() as u64 >= status.jobs {
+        return Ok(None);
+    }
+    jobs.retain(&keep);
+    if !args.quiet {
+        let have = written.count();
+        tell!(
+            "coordinator: batch {} goes on; {have} of its {} results are in {}",
+            left.batch,
+            jobs.len(),
+            path.display()
+        );
+    }
+    Ok(Some(Begun {
+        batch: left.batch,
+        kept: kept.map(String::into_bytes),
+        written,
+        noted: Some(Noted {
+            path: note.to_owned(),
+            note: None,
+        }),
+    }))
 }

@@ -1,0 +1,133 @@
+//! What the coordinator says to a run, and results in its place when it says no more.
+
+use super::Run;
+use crate::client::submit::SUBMIT_JOBS;
+use crate::exit::Exit;
+use crate::report::notice::describe;
+use crate::report::output::ToOutput;
+use mezcal_common::message::client::{Notice, ToClient};
+use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::ids::JobNumber;
+use mezcal_common::model::outcome::{Ended, JobResult, Outcome};
+use std::time::Duration;
+
+impl Run {
+    pub(super) async fn answer(&mut self, answer: ToClient) {
+        match answer {
+            ToClient::Fleet { agents, engines } => self.fleet = (agents, engines),
+            ToClient::Results { results, .. } | ToClient::CountedResults { results, .. } => {
+                self.received += results.len() as u64;
+                for (job, _) in &results {
+                    if let Some(answered) = self.answered.get_mut(job.0 as usize - 1) {
+                        *answered = true;
+                    }
+                }
+                let known = results.iter().filter(|(job, result)| {
+                    self.written.take(|| self.jobs.as_object(job.0), result)
+                });
+                let known: Vec<u32> = known.map(|(job, _)| job.0).collect();
+                if !known.is_empty() {
+                    self.for_output.push_back(ToOutput::Known(known));
+                }
+                self.for_output
+                    .push_back(ToOutput::Results(results, WallTime::now()));
+            }
+            ToClient::Notice { notice, .. } => {
+                if let Notice::Halted { why, .. } = notice {
+                    self.halted = Some(why);
+                }
+                self.say(describe(&notice));
+            }
+            ToClient::Refused { reason } => self.refused(&reason).await,
+            ToClient::Opened {
+                host_sets,
+                jobs,
+                closed,
+                ..
+            } => {
+                self.accepted = self.accepted.max(jobs);
+                self.submitter.opened(host_sets, jobs, closed);
+            }
+            ToClient::Accepted { jobs, .. } => self.accepted = self.accepted.max(jobs),
+            ToClient::Welcome { .. }
+            | ToClient::Hosts(_)
+            | ToClient::HostsPage { .. }
+            | ToClient::Output { .. }
+            | ToClient::Cancelled { .. }
+            | ToClient::LogsAnswer { .. }
+            | ToClient::Attached { .. }
+            | ToClient::Described { .. }
+            | ToClient::Ended { .. }
+            | ToClient::Batches { .. }
+            | ToClient::BatchesApart { .. }
+            | ToClient::Retried { .. }
+            | ToClient::Done { .. }
+            | ToClient::Why { .. }
+            | ToClient::Unserved { .. }
+            | ToClient::Standings { .. }
+            | ToClient::Failing { .. }
+            | ToClient::TokensCreated { .. }
+            | ToClient::Tokens { .. }
+            | ToClient::Certificates { .. }
+            | ToClient::Renewed { .. }
+            | ToClient::CancelWaits { .. }
+            | ToClient::Revoked { .. } => {}
+        }
+    }
+
+    /// It takes no more of the batch.
+    async fn refused(&mut self, reason: &str) {
+        let first = self.failure.is_none();
+        self.failure.get_or_insert(Exit::unreachable(format!(
+            "the coordinator refused a request: {reason}"
+        )));
+        // Without its word that it has all of them there is nothing to wait for.
+        if self.accepted < self.jobs.len() as u64 && !self.turned_away {
+            self.turned_away = true;
+            if self.accepted > 0 {
+                self.answer_with(&format!(
+                    "the coordinator refused a part of the batch: {reason}"
+                ));
+            }
+        }
+        if first {
+            self.cancel(Duration::ZERO).await;
+        }
+    }
+
+    /// Every job gets a result: what the coordinator still had is lost to us.
+    pub(super) fn answer_the_rest(&mut self, why: &str) {
+        let error = match &self.connected.agent {
+            // Its engines end with it.
+            Some(_) => why.to_owned(),
+            None => format!("{why}; it may run on until a coordinator is back or its lease ends"),
+        };
+        self.answer_with(&error);
+    }
+
+    fn answer_with(&mut self, error: &str) {
+        let open: Vec<u32> = (1..)
+            .zip(&self.answered)
+            .filter(|(_, answered)| !**answered)
+            .map(|(number, _)| number)
+            .collect();
+        for numbers in open.chunks(SUBMIT_JOBS) {
+            let lost = |number: &u32| {
+                let outcome = Outcome::never_ran(Ended::Lost, error.to_owned());
+                (
+                    JobNumber(*number),
+                    JobResult {
+                        attempt: 0,
+                        place: None,
+                        local: None,
+                        outcome,
+                    },
+                )
+            };
+            self.for_output.push_back(ToOutput::Results(
+                numbers.iter().map(lost).collect(),
+                WallTime::now(),
+            ));
+        }
+    }
+}
