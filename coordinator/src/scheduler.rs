@@ -51,7 +51,7 @@ mod why;
 mod wide;
 
 use batch::{Batch, Batches, Job, JobState};
-pub use effect::Effect;
+pub use effect::{Effect, Placing, Text, Welcome};
 pub use event::{Event, Wanted, WantedJob};
 use host::{Host, REASON_CHARS};
 use hosts::Hosts;
@@ -62,6 +62,7 @@ pub use names::Aliases;
 use on_host::OnHost;
 use queues::Queues;
 pub use record::Record;
+pub use status::Standing;
 use std::collections::VecDeque;
 use std::time::Duration;
 use timers::{Timer, Timers};

@@ -460,13 +460,12 @@ impl World<'_> {
 
     fn perform_coordinator(&mut self) {
         while let Some(effect) = self.scheduler.poll_effect() {
-            match effect {
-                Effect::ToAgent(SessionId(host), message)
-                | Effect::Greet(SessionId(host), message) => {
-                    self.after(LATENCY, Step::ToAgent(host as u32, message))
-                }
-                Effect::Result { result, .. } => assert_eq!(result.outcome.ended, Ended::Exited),
-                _ => {}
+            if let Effect::Result { result, .. } = &effect {
+                assert_eq!(result.outcome.ended, Ended::Exited);
+            }
+            let message = effect.for_agent(WallTime(0), |_| Bytes::new());
+            if let Some((SessionId(host), message)) = message {
+                self.after(LATENCY, Step::ToAgent(host as u32, message));
             }
         }
         self.arm(

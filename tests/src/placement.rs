@@ -1,7 +1,7 @@
 //! A scheduler with hosts, jobs and nothing around it, for benchmarks.
 
 use bytes::Bytes;
-use mezcal_common::message::agent::{Hello, NumberedReport, Report, ToAgent, ToCoordinator};
+use mezcal_common::message::agent::{Hello, NumberedReport, Report, ToCoordinator};
 use mezcal_common::message::client::{BatchTerms, Submission};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{
@@ -216,7 +216,7 @@ impl Placing {
     fn perform(&mut self) {
         while let Some(effect) = self.scheduler.poll_effect() {
             match effect {
-                Effect::ToAgent(SessionId(host), ToAgent::Run(run)) => {
+                Effect::Place(SessionId(host), run) => {
                     self.hosts[host as usize]
                         .running
                         .extend(run.iter().map(|p| p.attempt));

@@ -2,8 +2,8 @@
 
 use super::credit::Credit;
 use super::losses::LOSS_GRACE;
-use super::{Effect, Host, Record, Scheduler, Timer};
-use mezcal_common::message::agent::{Hello, ToAgent, ToCoordinator};
+use super::{Effect, Host, Record, Scheduler, Timer, Welcome};
+use mezcal_common::message::agent::{Hello, ToAgent, ToCoordinator, VERSIONS};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, Generation, SessionId};
 use mezcal_common::wire::endpoint::IDLE_TIMEOUT;
@@ -104,27 +104,17 @@ impl Scheduler {
         self.hosts.session_begins(session, shared.clone());
         if self.generation != Generation::default() && knows_generations {
             // Before anything counts that it says of a lease.
-            let generation = ToAgent::Generation {
-                generation: self.generation,
-            };
-            self.effects.push_back(Effect::Greet(session, generation));
+            self.effects
+                .push_back(Effect::Generation(session, self.generation));
         }
-        let welcome = ToAgent::Welcome {
-            version: mezcal_common::message::agent::VERSIONS
-                .1
-                .min(hello.versions.1),
-            program: mezcal_common::VERSION.into(),
-            session,
+        let welcome = Welcome {
+            version: VERSIONS.1.min(hello.versions.1),
             store: self.store,
             lease: self.lease,
             first_engine,
-            // The driver stamps it when it leaves.
-            clock: mezcal_common::model::clock::WallTime(0),
+            has_news: kept.is_none() || self.leases_grow,
         };
-        self.effects.push_back(match kept {
-            Some(_) if !self.leases_grow => Effect::Greet(session, welcome),
-            Some(_) | None => Effect::ToAgent(session, welcome),
-        });
+        self.effects.push_back(Effect::Welcome(session, welcome));
         self.lease_begins(now);
         let host = Host {
             aliases: known.aliases,
@@ -228,8 +218,8 @@ impl Scheduler {
             } => {
                 if let Some(host) = self.hosts.get_mut(name) {
                     (host.heard, host.load, host.clock_offset) = (now, load, clock_offset);
-                    let clock = mezcal_common::model::clock::WallTime(0);
-                    self.tell_agent(name, ToAgent::HeartbeatSeen { sent, clock });
+                    let seen = |session| Effect::HeartbeatSeen { session, sent };
+                    self.effects.extend(host.session.map(seen));
                 }
             }
             ToCoordinator::Output {

@@ -1,6 +1,6 @@
 //! How attempts end, and with the last of them a job: again, or for good.
 
-use super::{Effect, JobState, Record, Scheduler, after, hold, text};
+use super::{Effect, JobState, Record, Scheduler, Text, after, hold, text};
 use mezcal_common::message::agent::{NumberedReport, Report, ToAgent};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, EngineId, JobKey, attempt_count};
@@ -315,7 +315,9 @@ impl Scheduler {
             return;
         }
         // What is left of its text is for whoever asks for its output.
-        job.spec = text::ended(&job.spec);
+        if let Text::Here(text) = &mut job.text {
+            *text = text::ended(text);
+        }
         match job.state {
             JobState::Waiting => batch.order.forget(key.job),
             JobState::Placed => {

@@ -1,8 +1,7 @@
 //! A batch and its jobs, as the scheduler knows them.
 
 use super::queues::QueueKey;
-use super::{after, halt, quarantine, shortage};
-use bytes::Bytes;
+use super::{Text, after, halt, quarantine, shortage};
 use mezcal_common::message::client::{Halt, RetryOn, Submission};
 use mezcal_common::model::hosts;
 use mezcal_common::model::ids::{BatchId, BatchSerial, JobKey, JobNumber};
@@ -27,8 +26,7 @@ pub(super) enum JobState {
 /// Kept small: there may be millions.
 #[derive(Debug)]
 pub(super) struct Job {
-    /// Empty where the store has it.
-    pub(super) spec: Bytes,
+    pub(super) text: Text,
     /// Its length, wherever it is.
     pub(super) spec_length: u32,
     pub(super) queue: QueueKey,
@@ -105,10 +103,10 @@ impl Batch {
         }
         self.jobs.push(Job {
             spec_length: submission.spec.len() as u32,
-            spec: if stored {
-                Bytes::new()
+            text: if stored {
+                Text::Stored
             } else {
-                submission.spec
+                Text::Here(submission.spec)
             },
             queue,
             attempt: 0,

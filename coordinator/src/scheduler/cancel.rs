@@ -3,7 +3,7 @@
 
 use super::queues::QueueKey;
 use super::{Effect, JobState, Record, Scheduler, Timer, Wanted, WantedJob};
-use mezcal_common::message::agent::{LogWish, ToAgent};
+use mezcal_common::message::agent::ToAgent;
 use mezcal_common::message::client::{CancelSummary, CancelWait};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, BatchId, BatchSerial, JobKey, JobNumber};
@@ -442,70 +442,5 @@ impl Scheduler {
             "batch {} has no job {name:?}: it has {jobs} jobs, named by their `id` or their number",
             batch.id
         )
-    }
-
-    /// Asks the host of a job for its output.
-    pub(super) fn logs(&mut self, request: u64, batch: BatchId, job: &str, wish: LogWish) {
-        if let Err(why) = self.ask_for_logs(request, batch, job, wish) {
-            self.effects.push_back(Effect::LogsAnswer {
-                request,
-                streams: Err(why),
-            });
-        }
-    }
-
-    fn ask_for_logs(
-        &mut self,
-        request: u64,
-        id: BatchId,
-        name: &str,
-        wish: LogWish,
-    ) -> Result<(), String> {
-        let serial = self.serial(id)?;
-        let key = JobKey {
-            batch: serial,
-            job: self.job_number(serial, name)?,
-        };
-        let (job, batch) = self
-            .batches
-            .job(key)
-            .zip(self.batches.get(&serial))
-            .ok_or("that batch has ended")?;
-        if job.attempt == 0 {
-            return Err(match job.state {
-                JobState::Done => format!("job {name} was never started"),
-                JobState::Waiting | JobState::Queued | JobState::Placed => {
-                    format!("job {name} has not started yet")
-                }
-            });
-        }
-        let at = self.hosts.at(job.host).ok_or("its host is unknown")?;
-        let host = at.name.clone();
-        if at.session.is_none() {
-            return Err(format!(
-                "{host}, where job {name} runs or ran, is not connected"
-            ));
-        }
-        let own = AttemptId {
-            epoch: self.epoch,
-            key,
-            attempt: job.attempt,
-        };
-        let attempt = at
-            .attempts
-            .present(self.epoch, key, job.attempt)
-            .unwrap_or(own);
-        let (spec, context) = (job.spec.clone(), Box::new(batch.context.clone()));
-        self.tell_agent(
-            &host,
-            ToAgent::Logs {
-                request,
-                attempt,
-                spec,
-                context,
-                wish,
-            },
-        );
-        Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! Giving hosts what they have asked for: what waits, in the order of service.
 
 use super::queues::QueueKey;
-use super::{Effect, JobState, Record, Scheduler};
-use mezcal_common::message::agent::{Placement, ToAgent};
+use super::{Effect, JobState, Placing, Record, Scheduler};
+use mezcal_common::message::agent::ToAgent;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, JobKey, SessionId};
 use mezcal_common::model::outcome::Place;
@@ -78,9 +78,9 @@ impl Scheduler {
                 key,
                 attempt: job.attempt,
             };
-            let placement = Placement {
+            let placing = Placing {
                 attempt,
-                spec: job.spec.clone(),
+                text: job.text.clone(),
                 slots,
             };
             let length = job.spec_length as usize;
@@ -106,7 +106,7 @@ impl Scheduler {
                 ));
             }
             bytes += length;
-            run.push(placement);
+            run.push(placing);
             let Some(host) = self.hosts.get_mut(name) else {
                 break;
             };
@@ -124,7 +124,7 @@ impl Scheduler {
         given > 0
     }
 
-    fn send_run(&mut self, name: &Arc<str>, session: SessionId, run: Vec<Placement>) {
+    fn send_run(&mut self, name: &Arc<str>, session: SessionId, run: Vec<Placing>) {
         if run.is_empty() {
             return;
         }
@@ -134,8 +134,7 @@ impl Scheduler {
             lease,
             attempts: run.iter().map(|p| p.attempt).collect(),
         });
-        self.effects
-            .push_back(Effect::ToAgent(session, ToAgent::Run(run)));
+        self.effects.push_back(Effect::Place(session, run));
     }
 
     /// Spreads what waits: idle slots of all hosts first, one at a time in turn, then what they

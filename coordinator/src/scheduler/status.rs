@@ -1,11 +1,22 @@
 //! What there is to know of hosts and of what they run; nothing here changes anything.
 
 use super::{Host, Scheduler, quarantine};
-use mezcal_common::message::client::{HostStanding, HostStatus};
+use mezcal_common::message::client::HostStatus;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{BatchSerial, EngineId, JobKey, SessionId};
 use std::collections::HashMap;
 use std::time::Duration;
+
+/// What is known of a host beside its status. Whose certificates count is for others to say.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Its name.
+    pub name: String,
+    /// Whether its agent has connected in this life of ours.
+    pub seen: bool,
+    /// Versions of its engines, and how many have each.
+    pub engines: Vec<(String, u16)>,
+}
 
 impl Scheduler {
     /// What is known to run where: hosts with the number of their first engine, and each engine
@@ -65,8 +76,13 @@ impl Scheduler {
             .is_some_and(|host| host.session.is_some() && host.known)
     }
 
-    /// All hosts ever seen, for `coordinator hosts`.
-    pub fn host_status(&self, now: BootInstant) -> Vec<HostStatus> {
+    /// All hosts ever seen, for `coordinator hosts`. `datagram`: the largest one that has got to
+    /// the agent of a connected host, which others know.
+    pub fn host_status(
+        &self,
+        now: BootInstant,
+        datagram: impl Fn(&str) -> Option<u16>,
+    ) -> Vec<HostStatus> {
         self.hosts
             .in_order()
             .into_iter()
@@ -83,7 +99,7 @@ impl Scheduler {
                 program: h.hello.program.clone(),
                 since: now.since(h.since),
                 clock_offset: h.clock_offset,
-                datagram: None,
+                datagram: h.session.and_then(|_| datagram(&h.name)),
                 containment: h.containment,
                 drained: h.drain.reason().map(ToString::to_string),
                 quarantined: h
@@ -94,12 +110,11 @@ impl Scheduler {
             .collect()
     }
 
-    /// What else is known of the same hosts. Whose certificates count is for others to say.
-    pub fn host_standings(&self) -> Vec<HostStanding> {
-        let standing = |host: &Host| HostStanding {
+    /// What else is known of the same hosts.
+    pub fn standings(&self) -> Vec<Standing> {
+        let standing = |host: &Host| Standing {
             name: host.name.to_string(),
             seen: host.seen,
-            revoked: None,
             engines: host.engines.clone(),
         };
         self.hosts.in_order().into_iter().map(standing).collect()

@@ -4,7 +4,6 @@
 use crate::scheduler::{Effect, Record};
 use crate::store::{READERS, Reader, Writer};
 use bytes::Bytes;
-use mezcal_common::message::agent::ToAgent;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{BatchId, JobKey};
 use std::collections::{HashMap, VecDeque};
@@ -123,22 +122,15 @@ impl Kept {
         Some(text)
     }
 
-    /// False for a greeting with engine numbers that are on their way themselves: an earlier one
-    /// with them waits.
+    /// False for a welcome with engine numbers that are on their way themselves: an earlier one with
+    /// them waits.
     pub(super) fn may_greet(&self, effect: &Effect) -> bool {
-        let numbers = |message: &ToAgent| {
-            if let ToAgent::Welcome { first_engine, .. } = message {
-                Some(*first_engine)
-            } else {
-                None
-            }
+        let numbers = |effect: &Effect| match effect {
+            Effect::Welcome(_, welcome) => Some(welcome.first_engine),
+            _ => None,
         };
-        let Effect::Greet(_, greeting) = effect else {
-            return true;
-        };
-        !self.held.iter().any(|(_, held)| {
-            matches!(held, Effect::ToAgent(_, message) | Effect::Greet(_, message) if numbers(message).is_some_and(|n| Some(n) == numbers(greeting)))
-        })
+        let own = numbers(effect);
+        own.is_none() || !self.held.iter().any(|(_, held)| numbers(held) == own)
     }
 
     /// Records on their way.

@@ -18,8 +18,28 @@ impl Service {
     pub(super) fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Persist(_) => {}
-            Effect::ToAgent(session, message) | Effect::Greet(session, message) => {
-                self.tell_agent(session, message)
+            effect @ (Effect::ToAgent(..)
+            | Effect::Generation(..)
+            | Effect::Welcome(..)
+            | Effect::HeartbeatSeen { .. }
+            | Effect::Place(..)) => {
+                let kept = &mut self.kept;
+                let mut text = |key| kept.as_mut().and_then(|kept| kept.text(key));
+                let message =
+                    effect.for_agent(WallTime::now(), |key| text(key).unwrap_or_default());
+                self.tell_agent(message);
+            }
+            effect @ Effect::AskForLogs {
+                session, request, ..
+            } => {
+                if let Some(asked) = self.asked.get_mut(&request) {
+                    asked.session = Some(session);
+                }
+                let kept = &self.kept;
+                let text = |key| kept.as_ref().and_then(|kept| kept.reader.spec(key).ok());
+                let message =
+                    effect.for_agent(WallTime::now(), |key| text(key).unwrap_or_default());
+                self.tell_agent(message);
             }
             Effect::CloseSession {
                 session,
@@ -128,60 +148,10 @@ impl Service {
         }
     }
 
-    fn tell_agent(&mut self, session: SessionId, message: ToAgent) {
-        let clock = WallTime::now();
-        if let ToAgent::Logs { request, .. } = &message
-            && let Some(asked) = self.asked.get_mut(request)
-        {
-            asked.session = Some(session);
-        }
-        let message = match message {
-            ToAgent::Welcome {
-                version,
-                program,
-                session,
-                store,
-                lease,
-                first_engine,
-                clock: _,
-            } => ToAgent::Welcome {
-                version,
-                program,
-                session,
-                store,
-                lease,
-                first_engine,
-                clock,
-            },
-            ToAgent::HeartbeatSeen { sent, clock: _ } => ToAgent::HeartbeatSeen { sent, clock },
-            ToAgent::Run(mut run) => {
-                for placement in run.iter_mut().filter(|p| p.spec.is_empty()) {
-                    let text = self
-                        .kept
-                        .as_mut()
-                        .and_then(|kept| kept.text(placement.attempt.key));
-                    placement.spec = text.unwrap_or_default();
-                }
-                ToAgent::Run(run)
-            }
-            ToAgent::Logs {
-                request,
-                attempt,
-                spec,
-                context,
-                wish,
-            } if spec.is_empty() => {
-                let stored = self.kept.as_ref().map(|kept| kept.reader.spec(attempt.key));
-                let spec = stored.and_then(Result::ok).unwrap_or_default();
-                ToAgent::Logs {
-                    request,
-                    attempt,
-                    spec,
-                    context,
-                    wish,
-                }
-            }
-            other => other,
+    /// Sends an agent the message that an effect has for it.
+    fn tell_agent(&mut self, message: Option<(SessionId, ToAgent)>) {
+        let Some((session, message)) = message else {
+            return;
         };
         if let Some(link) = self.agents.get(&session)
             && let Err(mpsc::error::TrySendError::Full(_)) = link.sender.try_send(message)

@@ -5,6 +5,7 @@ use super::pages::paged;
 use super::peers::ClientId;
 use super::state::Service;
 use crate::exit::chain;
+use crate::scheduler::Standing;
 use crate::service::enrol::Enrolment;
 use crate::store::{CertificateRow, TokenRow};
 use mezcal_common::message::client::{
@@ -73,7 +74,7 @@ impl Service {
     /// What is known of hosts beside their status: the list of certificates says of it which were
     /// revoked, beside the loop.
     pub(super) fn ask_standings(&mut self, id: ClientId, request: u64) {
-        let hosts = self.scheduler.host_standings();
+        let hosts = self.scheduler.standings();
         let enrolment = self.enrolment.clone();
         let (inputs, in_hand) = (
             self.inputs.clone(),
@@ -91,9 +92,11 @@ impl Service {
                     Ok(revoked) => (Ok(hosts), revoked),
                     Err(why) => (Err(why), HashMap::new()),
                 };
-                let standing = |host: &HostStanding| HostStanding {
+                let standing = |host: &Standing| HostStanding {
+                    name: host.name.clone(),
+                    seen: host.seen,
                     revoked: revoked.get(&host.name).copied().map(wall),
-                    ..host.clone()
+                    engines: host.engines.clone(),
                 };
                 paged(hosts, standing, |hosts, more| ToClient::Standings {
                     request,

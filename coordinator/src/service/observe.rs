@@ -66,7 +66,7 @@ impl Service {
                 engines,
             }
         };
-        let hosts = self.scheduler.host_status(BootInstant::now());
+        let hosts = self.scheduler.host_status(BootInstant::now(), |_| None);
         hosts.into_iter().map(view).collect()
     }
 
@@ -108,7 +108,7 @@ impl Service {
     /// Everything that is counted, in Prometheus' text format.
     pub(super) fn metrics(&self) -> Option<String> {
         let observed = self.observed.as_ref()?;
-        let hosts = self.scheduler.host_status(BootInstant::now());
+        let hosts = self.scheduler.host_status(BootInstant::now(), |_| None);
         let live = || self.batches.iter().filter(|(_, batch)| !batch.done);
         let running: u64 = self.scheduler.running_by_batch().values().sum();
         let open: u64 = live()

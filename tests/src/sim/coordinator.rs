@@ -212,9 +212,16 @@ impl World {
 
     fn scheduler_effect(&mut self, effect: scheduler::Effect) -> Result<(), String> {
         match effect {
-            scheduler::Effect::ToAgent(SessionId(id), message)
-            | scheduler::Effect::Greet(SessionId(id), message) => {
-                return self.send_to_agent(id, message);
+            effect @ (scheduler::Effect::ToAgent(..)
+            | scheduler::Effect::Generation(..)
+            | scheduler::Effect::Welcome(..)
+            | scheduler::Effect::HeartbeatSeen { .. }
+            | scheduler::Effect::Place(..)
+            | scheduler::Effect::AskForLogs { .. }) => {
+                let message = effect.for_agent(WallTime(0), |_| self.spec.clone());
+                if let Some((SessionId(id), message)) = message {
+                    return self.send_to_agent(id, message);
+                }
             }
             scheduler::Effect::CloseSession {
                 session: SessionId(id),
@@ -253,7 +260,7 @@ impl World {
     }
 
     /// A message is on its way to an agent; with it, jobs are placed.
-    fn send_to_agent(&mut self, id: u64, mut message: ToAgent) -> Result<(), String> {
+    fn send_to_agent(&mut self, id: u64, message: ToAgent) -> Result<(), String> {
         if let ToAgent::Retract { attempts } = &message
             && self.mutants.takes_back_without_an_answer()
         {
@@ -267,7 +274,7 @@ impl World {
                 self.tell_scheduler(scheduler::Event::Agent(SessionId(id), answer));
             }
         }
-        if let ToAgent::Run(run) = &mut message {
+        if let ToAgent::Run(run) = &message {
             for placement in run {
                 let AttemptId { key, attempt, .. } = placement.attempt;
                 let last = (key, attempt - 1);
@@ -275,7 +282,6 @@ impl World {
                     self.what_has_ended_does_not_run_again(last, place)?;
                 }
                 self.placed.insert(key, (attempt, id));
-                placement.spec = self.spec.clone();
             }
         }
         if let Some(c) = self.connections.get_mut(&id).filter(|c| c.coordinator_open) {

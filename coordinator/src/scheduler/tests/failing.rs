@@ -48,7 +48,7 @@ fn a_host_of_which_no_engine_starts_counts_as_absent_and_says_why() {
     );
     let ready = |s: &Script| {
         s.scheduler
-            .host_status(s.now)
+            .host_status(s.now, |_| None)
             .iter()
             .map(|host| host.ready)
             .collect::<Vec<_>>()

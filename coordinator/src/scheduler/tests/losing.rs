@@ -254,12 +254,8 @@ fn longer_leases_are_recorded_for_what_an_earlier_life_placed_before_an_agent_he
         },
         s.now,
     );
-    let welcome = std::iter::from_fn(|| s.scheduler.poll_effect()).find(|e| {
-        matches!(
-            e,
-            Effect::Greet(_, ToAgent::Welcome { .. }) | Effect::ToAgent(_, ToAgent::Welcome { .. })
-        )
-    });
+    let welcome =
+        std::iter::from_fn(|| s.scheduler.poll_effect()).find(|e| matches!(e, Effect::Welcome(..)));
     assert!(
         !welcome.expect("a welcome").overtakes_the_store(),
         "it waits for the store"

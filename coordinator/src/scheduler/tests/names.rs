@@ -148,7 +148,7 @@ fn verbs_that_name_a_host_ambiguously_are_told_so_at_once() {
     ");
     let drained = s
         .scheduler
-        .host_status(s.now)
+        .host_status(s.now, |_| None)
         .into_iter()
         .filter(|host| host.drained.is_some());
     assert_eq!(

@@ -140,14 +140,13 @@ impl Script {
         while let Some(effect) = self.scheduler.poll_effect() {
             let line = match effect {
                 Effect::Persist(record) => format!("persist {record:?}"),
-                Effect::ToAgent(s, ToAgent::Welcome { first_engine, .. })
-                | Effect::Greet(s, ToAgent::Welcome { first_engine, .. }) => {
+                Effect::Welcome(s, Welcome { first_engine, .. }) => {
                     format!("{s} < welcome, engines from {first_engine}")
                 }
                 Effect::ToAgent(s, ToAgent::Context { batch, .. }) => {
                     format!("{s} < context of batch {batch}")
                 }
-                Effect::ToAgent(s, ToAgent::Run(run)) => {
+                Effect::Place(s, run) => {
                     let ids: Vec<String> = run
                         .iter()
                         .map(|p| format!("{}/{}", p.attempt.key.batch, p.attempt))
@@ -161,9 +160,7 @@ impl Script {
                 Effect::ToAgent(s, ToAgent::Acknowledge { through }) => {
                     format!("{s} < acknowledge {through}")
                 }
-                Effect::ToAgent(s, ToAgent::HeartbeatSeen { .. }) => {
-                    format!("{s} < heartbeat seen")
-                }
+                Effect::HeartbeatSeen { session, .. } => format!("{session} < heartbeat seen"),
                 Effect::ToAgent(s, ToAgent::Forget { batch }) => {
                     format!("{s} < forget batch {batch}")
                 }
@@ -207,10 +204,7 @@ impl Script {
                     let ids: Vec<String> = attempts.iter().map(ToString::to_string).collect();
                     format!("{s} < evict {}", ids.join(" "))
                 }
-                Effect::ToAgent(s, ToAgent::Generation { generation })
-                | Effect::Greet(s, ToAgent::Generation { generation }) => {
-                    format!("{s} < {generation}")
-                }
+                Effect::Generation(s, generation) => format!("{s} < {generation}"),
                 Effect::ToAgent(s, ToAgent::Known { user, attempts }) => {
                     let ids: Vec<String> = attempts
                         .iter()
@@ -218,16 +212,21 @@ impl Script {
                         .collect();
                     format!("{s} < known of {user}:{}", ids.join(""))
                 }
-                Effect::Greet(s, message) => panic!("{s} is greeted with {message:?}"),
-                Effect::ToAgent(s, ToAgent::Renewed { .. }) => {
-                    panic!("the scheduler renews nothing for {s}")
-                }
                 Effect::ToAgent(
                     s,
-                    ToAgent::Logs {
-                        request, attempt, ..
-                    },
-                ) => format!("{s} < logs of {attempt}, request {request}"),
+                    message @ (ToAgent::Generation { .. }
+                    | ToAgent::Welcome { .. }
+                    | ToAgent::HeartbeatSeen { .. }
+                    | ToAgent::Run(_)
+                    | ToAgent::Logs { .. }
+                    | ToAgent::Renewed { .. }),
+                ) => panic!("the driver makes this message, not the core: {s} < {message:?}"),
+                Effect::AskForLogs {
+                    session,
+                    request,
+                    attempt,
+                    ..
+                } => format!("{session} < logs of {attempt}, request {request}"),
                 Effect::Cancelled {
                     request,
                     result: Ok(done),

@@ -185,7 +185,7 @@ fn one_users_broken_batch_keeps_no_slot_from_anybody_else() {
         cluster
             .script
             .scheduler
-            .host_status(cluster.script.now)
+            .host_status(cluster.script.now, |_| None)
             .iter()
             .all(|host| host.quarantined.is_none())
     );
@@ -307,7 +307,10 @@ fn a_host_that_batches_of_two_users_suspect_gets_nothing_of_anybody() {
     cluster.submit(1, "okazaki", 2000);
     cluster.submit(2, "okazaki", 200);
     let quarantined = |cluster: &Cluster<'_>| {
-        let hosts = cluster.script.scheduler.host_status(cluster.script.now);
+        let hosts = cluster
+            .script
+            .scheduler
+            .host_status(cluster.script.now, |_| None);
         hosts
             .into_iter()
             .find(|host| host.quarantined.is_some())

@@ -144,10 +144,7 @@ fn a_user_whose_engines_are_replaced_gets_no_jobs_there_meanwhile_and_is_not_ala
     // Nobody else's jobs are held back by what an agent says.
     say(&mut s, engines(&["okazaki", "sato"]));
     s.pull(1, 2, 2);
-    assert_eq!(
-        s.scheduler.host_standings()[0].engines,
-        [(String::new(), 2)]
-    );
+    assert_eq!(s.scheduler.standings()[0].engines, [(String::new(), 2)]);
     assert_eq!(
         s.submit(1, &[(NOWHERE, 0, 0), (&["a.x"], 0, 0)]),
         "accepted 2"

@@ -46,16 +46,13 @@ impl Service {
 
     /// All hosts ever seen, with what is known of the way to them.
     fn hosts(&self, now: BootInstant) -> Vec<HostStatus> {
-        let mut hosts = self.scheduler.host_status(now);
         let ways: HashMap<&str, u16> = self
             .agents
             .values()
             .map(|link| (link.peer.identity().name.as_str(), link.peer.path().1))
             .collect();
-        for host in hosts.iter_mut().filter(|host| host.connected) {
-            host.datagram = ways.get(host.name.as_str()).copied();
-        }
-        hosts
+        self.scheduler
+            .host_status(now, |host| ways.get(host).copied())
     }
 }
 
