@@ -5,7 +5,7 @@ use super::keys::Strangers;
 use super::object::members;
 use super::order::Follower;
 use super::shared::SharedOutputs;
-use super::spans::{elements, lines, offset_in, pieces, place};
+use super::spans::{elements, lines, offset_in, pieces, position};
 use super::{Format, Jobs, MAX_SHOWN};
 use mezcal_common::model::job::{Command, MAX_ARG_STRLEN, MAX_SPEC, SHELL_PREFIX};
 use mezcal_common::model::octets;
@@ -27,7 +27,7 @@ impl Jobs {
             Format::Lines | Format::NulLines => octets::text(bytes),
             Format::Json | Format::Bakapara => String::from_utf8(bytes).map_err(|e| {
                 let at = e.utf8_error().valid_up_to();
-                let (line, column) = place(&e.as_bytes()[..at]);
+                let (line, column) = position(&e.as_bytes()[..at]);
                 format!("{name}:{line}:{column}: not UTF-8 text")
             })?,
         };
@@ -183,7 +183,7 @@ impl Reading {
     fn errors(mut self, name: &str, jobs: &Jobs) -> String {
         self.faults.sort_by_key(|(at, _)| *at);
         let shown = self.faults.iter().take(MAX_SHOWN).map(|(at, text)| {
-            let (line, column) = place(&jobs.text.as_bytes()[..*at]);
+            let (line, column) = position(&jobs.text.as_bytes()[..*at]);
             format!("{name}:{line}:{column}: {text}")
         });
         let mut errors: Vec<String> = shown.collect();

@@ -26,7 +26,7 @@ impl SharedOutputs {
         let own: HashSet<PathBuf> = [&job.spec.out, &job.spec.err]
             .into_iter()
             .flatten()
-            .map(|path| place(job, path))
+            .map(|path| file_of(job, path))
             .collect();
         for path in own {
             let mut hasher = DefaultHasher::new();
@@ -62,7 +62,7 @@ impl SharedOutputs {
 }
 
 /// The file, as far as it can be told from here.
-fn place(job: &Job, path: &str) -> PathBuf {
+fn file_of(job: &Job, path: &str) -> PathBuf {
     let path = Path::new(job.spec.cd.as_deref().unwrap_or_default()).join(path);
     path.components()
         .filter(|part| *part != Component::CurDir)

@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 
 /// Line and column, both from 1, of the end of `before`; columns count characters.
-pub(super) fn place(before: &[u8]) -> (usize, usize) {
+pub(super) fn position(before: &[u8]) -> (usize, usize) {
     let line = before.iter().filter(|b| **b == b'\n').count() + 1;
     let start = before
         .iter()

@@ -7,7 +7,7 @@ mod lines;
 mod outbox;
 
 use self::cancels::Cancelling;
-use self::lines::{Control, Input, Parser, read, write};
+use self::lines::{Control, Line, Parser, read, write};
 use self::outbox::Item;
 use super::input::{Lines, Manner};
 use crate::client::beside::{beside, pass_on, until};
@@ -46,7 +46,7 @@ struct Stream {
     format: ResultFormat,
     /// The batch's table of host sets, where each is in it, and how many the coordinator has.
     sets: Vec<Vec<String>>,
-    places: HashMap<Vec<String>, u32>,
+    indices: HashMap<Vec<String>, u32>,
     sets_sent: usize,
     /// What the coordinator has not accepted, and how much of it has been sent.
     items: VecDeque<Item>,
@@ -82,7 +82,7 @@ struct Stream {
 
 /// The ends of the threads that read lines and write them.
 struct Ends {
-    input: mpsc::Receiver<Vec<Input>>,
+    input: mpsc::Receiver<Vec<Line>>,
     writer: mpsc::Sender<(Vec<u8>, u64)>,
     /// How many results have been written, or why no more can be.
     written: mpsc::UnboundedReceiver<std::io::Result<u64>>,
@@ -183,7 +183,7 @@ impl Stream {
             format: ResultFormat::new(manner.compat),
             manner,
             sets: Vec::new(),
-            places: HashMap::new(),
+            indices: HashMap::new(),
             sets_sent: 0,
             items: VecDeque::new(),
             sent: 0,
@@ -235,7 +235,7 @@ impl Stream {
                     },
                 },
                 lines = input.recv(), if !self.over && self.items.len() < MAX_WAITING => match lines {
-                    Some(lines) => self.inputs(lines),
+                    Some(lines) => self.lines(lines),
                     None => self.end_of_input(),
                 },
                 permit = writing.reserve(), if !self.output.is_empty() => pass_on(permit, &mut self.output),
@@ -310,9 +310,9 @@ impl Stream {
         false
     }
 
-    fn inputs(&mut self, inputs: Vec<Input>) {
+    fn lines(&mut self, lines: Vec<Line>) {
         let before = self.given;
-        inputs.into_iter().for_each(|input| self.input(input));
+        lines.into_iter().for_each(|line| self.line(line));
         if self.given > before {
             self.submitted.insert(
                 before as u32 + 1,
@@ -332,26 +332,26 @@ impl Stream {
         Some(when)
     }
 
-    fn input(&mut self, input: Input) {
-        match input {
-            Input::Job(job, _) if self.closing => {
+    fn line(&mut self, line: Line) {
+        match line {
+            Line::Job(job, _) if self.closing => {
                 self.say(json!({"event": "refused", "job": job.job.0, "text": "it came after the end of the jobs"}));
             }
-            Input::Job(mut job, sets) => {
+            Line::Job(mut job, sets) => {
                 self.given += 1;
-                let places: Vec<u32> = sets.into_iter().map(|set| self.place(set)).collect();
+                let indices: Vec<u32> = sets.into_iter().map(|set| self.index_of(set)).collect();
                 let of = |index: Option<u32>| {
-                    index.and_then(|index| places.get(index as usize).copied())
+                    index.and_then(|index| indices.get(index as usize).copied())
                 };
                 (job.hosts, job.prefer) = (of(job.hosts), of(job.prefer));
                 self.items.push_back(Item::Job(job));
             }
-            Input::Control(Control::Close) => self.closing = true,
-            Input::Control(Control::Hosts { request }) => {
+            Line::Control(Control::Close) => self.closing = true,
+            Line::Control(Control::Hosts { request }) => {
                 self.hosts_asked.push_back(request);
                 self.items.push_back(Item::Say(Box::new(ToService::Hosts)));
             }
-            Input::Control(Control::Cancel {
+            Line::Control(Control::Cancel {
                 jobs,
                 grace,
                 signal,
@@ -361,8 +361,8 @@ impl Stream {
                     self.say(answer(refused, request));
                 }
             }
-            Input::Refused(why) => self.say(json!({"event": "refused", "text": why})),
-            Input::Broken(why) => {
+            Line::Refused(why) => self.say(json!({"event": "refused", "text": why})),
+            Line::Broken(why) => {
                 self.failure.get_or_insert(Exit::usage(why));
                 self.cancel_all(GRACE);
             }

@@ -35,7 +35,7 @@ pub(super) enum Control {
 }
 
 /// What the thread that reads has found.
-pub(super) enum Input {
+pub(super) enum Line {
     /// A job, and the sets of hosts to which its indices refer.
     Job(Box<Submission>, Vec<Vec<String>>),
     Control(Control),
@@ -58,17 +58,17 @@ pub(super) struct Parser {
 impl Parser {
     /// What a line says. One that is no control line is a job: whatever is wrong with it will be
     /// its result.
-    fn parse(&mut self, line: Vec<u8>) -> Input {
+    fn parse(&mut self, line: Vec<u8>) -> Line {
         match control(&line) {
-            Some(Ok(control)) => return Input::Control(control),
-            Some(Err(why)) => return Input::Refused(why),
+            Some(Ok(control)) => return Line::Control(control),
+            Some(Err(why)) => return Line::Refused(why),
             None => {}
         }
         self.number += 1;
         let job = JobNumber(self.number);
         match self.job(line) {
-            Ok((submission, sets)) => Input::Job(Box::new(Submission { job, ..submission }), sets),
-            Err(why) => Input::Job(
+            Ok((submission, sets)) => Line::Job(Box::new(Submission { job, ..submission }), sets),
+            Err(why) => Line::Job(
                 Box::new(Submission {
                     stillborn: Some(why),
                     ..Submission::new(job, Bytes::new())
@@ -110,7 +110,7 @@ fn control(line: &[u8]) -> Option<Result<Control, String>> {
 }
 
 /// Reads lines until there are no more, or nobody wants them.
-pub(super) fn read(input: impl Read, to: &mpsc::Sender<Vec<Input>>, mut parser: Parser) {
+pub(super) fn read(input: impl Read, to: &mpsc::Sender<Vec<Line>>, mut parser: Parser) {
     let mut input = BufReader::with_capacity(BUFFER, input);
     let mut handful = Vec::new();
     loop {
@@ -126,7 +126,7 @@ pub(super) fn read(input: impl Read, to: &mpsc::Sender<Vec<Input>>, mut parser: 
         };
         let over = broken.is_some() || line.is_empty();
         match broken {
-            Some(why) => handful.push(Input::Broken(why)),
+            Some(why) => handful.push(Line::Broken(why)),
             None if line.trim_ascii().is_empty() => {}
             None => handful.push(parser.parse(line)),
         }

@@ -13,9 +13,9 @@ pub(super) enum Item {
 
 impl Stream {
     /// Where a set of hosts is in the batch's table.
-    pub(super) fn place(&mut self, set: Vec<String>) -> u32 {
+    pub(super) fn index_of(&mut self, set: Vec<String>) -> u32 {
         let next = self.sets.len() as u32;
-        *self.places.entry(set).or_insert_with_key(|set| {
+        *self.indices.entry(set).or_insert_with_key(|set| {
             self.sets.push(set.clone());
             next
         })
