@@ -71,7 +71,7 @@ pub fn run(args: &BatchesArgs) -> Result<u8, Exit> {
 /// Exit 2 and 3 as everywhere.
 pub fn status(args: &StatusArgs) -> Result<u8, Exit> {
     let ((batches, everybodys), hosts) = converse(&args.profile, async |remote| {
-        // Of one batch the hosts do not matter.
+        // The hosts are shown for the whole cluster only.
         let hosts = if args.batch.is_none() {
             ask::hosts(remote).await?
         } else {
@@ -106,8 +106,8 @@ pub fn status(args: &StatusArgs) -> Result<u8, Exit> {
     Ok(0)
 }
 
-/// Everybody's batches if the coordinator takes this user for an admin, else the user's own; and
-/// which of the two.
+/// Everybody's batches if the coordinator takes this user for an admin, else the user's own. The
+/// flag is true for everybody's.
 async fn all_that_one_may_see(remote: &mut Remote) -> Result<(Vec<BatchStatus>, bool), Exit> {
     match ask::batches(remote, true).await {
         Err(Exit {
@@ -118,7 +118,7 @@ async fn all_that_one_may_see(remote: &mut Remote) -> Result<(Vec<BatchStatus>, 
     }
 }
 
-/// What a batch is doing, in a word.
+/// The state of a batch in one word.
 fn state(batch: &BatchStatus) -> &'static str {
     match (
         batch.done.is_some(),

@@ -18,14 +18,14 @@ use std::io::Write;
 use std::time::Duration;
 use tokio::time::{Instant, interval_at};
 
-/// Our number for the cancel: there is one on a connection.
+/// Our number for the cancel: each connection has only one.
 const CANCEL: u64 = 1;
-/// After so long without an answer it is said what is waited for: longer than the default grace and
-/// what a kill takes.
+/// After this long without an answer the user hears which hosts the cancel waits for. It is longer
+/// than the default grace and a kill take.
 const SILENCE: Duration = Duration::from_secs(5);
-/// And again so often.
+/// The time between two such lines after that.
 const REMINDER: Duration = Duration::from_secs(30);
-/// Hosts that are named one by one.
+/// The most hosts that are named one by one.
 const MOST: usize = 10;
 
 /// Kill jobs, and wait for the proof that no process of them is left.
@@ -58,10 +58,10 @@ pub struct CancelArgs {
     pub profile: ProfileArgs,
 }
 
-/// Runs the verb: 0 when nothing is left, 1 when something may be alive.
+/// Runs the verb: 0 when no process is left, 1 when one may be alive.
 ///
 /// # Errors
-/// [`Exit`]: 2 for jobs and batches that there are not, 3 without a coordinator.
+/// [`Exit`]: 2 for jobs and batches that do not exist, 3 without a coordinator.
 pub fn run(args: &CancelArgs) -> Result<u8, Exit> {
     let jobs = args.jobs.iter().map(|text| {
         let (batch, job) = split_job(text);
@@ -81,7 +81,7 @@ pub fn run(args: &CancelArgs) -> Result<u8, Exit> {
         signal: args.signal,
         grace: args.grace.unwrap_or(GRACE),
     };
-    // As long as it takes: the answer is the proof.
+    // Without a limit: the answer is the proof.
     let patience = args.reconnect.reconnect;
     let (summary, again) = converse(&args.profile, async |remote| {
         answered(remote, what, stop, patience).await
@@ -101,8 +101,8 @@ pub fn run(args: &CancelArgs) -> Result<u8, Exit> {
     })
 }
 
-/// The answer to a cancel, whatever restarts of the coordinator come between; and whether any did,
-/// so that it counts from the last one on.
+/// The answer to a cancel, across restarts of the coordinator. The flag is true if there was a
+/// restart; the counts then begin at the last one.
 async fn answered(
     remote: &mut Remote,
     mut what: Vec<Selector>,
@@ -141,7 +141,7 @@ async fn answered(
     }
 }
 
-/// Names for the same that still mean the same when some of it has ended, or more has come.
+/// Selectors for the same jobs; they stay right when some jobs have ended or more have come.
 async fn by_id(remote: &mut Remote, what: &[Selector]) -> Result<Vec<Selector>, Exit> {
     let open = |selector: &Selector| match selector {
         Selector::Mine => true,
@@ -156,7 +156,7 @@ async fn by_id(remote: &mut Remote, what: &[Selector]) -> Result<Vec<Selector>, 
             .into_iter()
             .filter(|batch| batch.done.is_none())
             .collect(),
-        // It keeps none, and none outlives it.
+        // A coordinator that refuses the list keeps no batches, and no batch outlives it.
         Err(Exit {
             status: exit::USAGE,
             ..
@@ -190,13 +190,13 @@ async fn by_id(remote: &mut Remote, what: &[Selector]) -> Result<Vec<Selector>, 
     Ok(names.collect())
 }
 
-/// One answer, or a refusal; none: the connection is gone. Says what is waited for.
+/// An answer or refusal; `None`: no connection. Names the hosts that the cancel waits for.
 async fn answer(
     remote: &mut Remote,
     what: Vec<Selector>,
     stop: Stop,
 ) -> Option<Result<CancelSummary, String>> {
-    // A connection that is gone shows as the end of the answers.
+    // The loop below notices a lost connection as the end of the answers.
     let _ = remote
         .port
         .requests
@@ -223,7 +223,7 @@ async fn answer(
     }
 }
 
-/// What a cancel waits for, in words.
+/// The hosts that a cancel waits for, in words.
 fn waits(hosts: &[CancelWait]) -> String {
     let mut parts: Vec<String> = hosts.iter().take(MOST).map(|wait| {
         let CancelWait { host, attempts, fenced_for } = wait;

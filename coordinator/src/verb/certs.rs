@@ -1,4 +1,4 @@
-//! `coordinator certs`: the certificates that count, and the way back after a store was restored.
+//! `coordinator certs`: the valid certificates, and the way back after a store was restored.
 
 use crate::client::ask::{self};
 use crate::client::names::word;
@@ -185,7 +185,7 @@ fn import(file: &Path, config: &Path) -> Result<u8, Exit> {
         let role = match issued.role.as_str() {
             "agent" => Role::Agent,
             "user" => Role::User,
-            // A coordinator and an issuer prove themselves by the root.
+            // Coordinators and issuers prove themselves by the root, not by this list.
             _ => continue,
         };
         rows.push(CertificateRow {
@@ -204,13 +204,13 @@ fn import(file: &Path, config: &Path) -> Result<u8, Exit> {
     Ok(0)
 }
 
-/// Does something with the list of the coordinator of this host, as the account that it belongs to.
+/// Runs `act` on the certificate list of this host's coordinator, as the account that owns it.
 fn with_registry<T>(
     state: &Path,
     act: impl FnOnce(&Registry) -> Result<T, Refusal>,
 ) -> Result<T, Exit> {
-    // What root made there, the coordinator could not use. Where it is has to be known before: its
-    // owner would look elsewhere.
+    // The coordinator could not use files that root made there. The path has to be known before the
+    // switch: its owner would look elsewhere.
     account::act_as_owner(state).map_err(|e| {
         Exit::usage(format!(
             "cannot act as the owner of {}: {e}",

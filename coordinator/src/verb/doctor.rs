@@ -1,5 +1,5 @@
 //! `coordinator doctor`: whether the coordinator of this host, and the cluster that it sees, are
-//! well. It only looks.
+//! well. It changes nothing.
 
 use crate::client::ask::{self, Standings};
 use crate::client::converse_for;
@@ -24,13 +24,13 @@ use std::time::Duration;
 
 /// How long the coordinator may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Room that a store should have.
+/// Free space that a store should have, in bytes.
 const SPACE: u64 = 1 << 30;
-/// What every Ethernet carries, and tunnels over it: QUIC looks for more than its 1200 bytes (RFC
-/// 9000 §14) and settles on what gets through.
+/// A datagram that every Ethernet carries, and tunnels over it: QUIC probes above its 1200 bytes
+/// (RFC 9000 §14) and settles on the largest size that gets through.
 const DATAGRAM: u16 = 1300;
-/// A clock that is further off makes times of results hard to compare, and certificates early or
-/// late.
+/// Seconds. A clock that is further off makes times of results hard to compare, and certificates
+/// early or late.
 const CLOCK: f64 = 2.0;
 
 /// Check the coordinator of this host and its cluster, and say what to do about each fault.
@@ -80,7 +80,7 @@ pub fn run(args: &DoctorArgs) -> Result<u8, Exit> {
     })
 }
 
-/// The coordinator of this host.
+/// Findings about the coordinator of this host.
 fn service(path: &Path) -> Vec<Finding> {
     let config: CoordinatorConfig = match read_toml(path) {
         Ok(config) => config,
@@ -101,7 +101,7 @@ fn service(path: &Path) -> Vec<Finding> {
     }];
     let identity = expand_home(&config.identity);
     let state = config.state_dir();
-    // Whoever runs the service owns its state.
+    // The account that runs the service owns its state.
     let owner = std::fs::metadata(&state)
         .ok()
         .map(|meta| meta.uid())
@@ -144,7 +144,7 @@ fn service(path: &Path) -> Vec<Finding> {
     all
 }
 
-/// What issues certificates to those that join.
+/// Finding about the issuer of certificates for hosts and users that join.
 fn issuer_of(dir: Option<&Path>) -> Finding {
     let Some(dir) = dir else {
         return Finding::doubtful(
@@ -175,7 +175,7 @@ fn issuer_of(dir: Option<&Path>) -> Finding {
     }
 }
 
-/// What a user's profile shows of the cluster.
+/// Findings about the cluster that the user's profile names.
 fn cluster(profile: &ProfileArgs) -> Vec<Finding> {
     let (address, identity) = match profile.remote() {
         Ok(remote) => remote,
@@ -221,8 +221,8 @@ fn cluster(profile: &ProfileArgs) -> Vec<Finding> {
     all
 }
 
-/// What the coordinator says of all hosts.
-// Long: one finding after the other, none of which depends on another.
+/// Findings from the status that the coordinator has of all hosts.
+// Long: one independent finding after the other.
 fn fleet(address: &str, all_hosts: &[HostStatus], standings: &Standings) -> Vec<Finding> {
     let names = |pick: &dyn Fn(&HostStatus) -> bool| -> Vec<String> {
         all_hosts

@@ -27,8 +27,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long what has been begun may take to end when the rest cannot be had, or nobody reads its
-/// output.
+/// How long commands that have begun may take to end when the others cannot run, or nobody reads
+/// their output.
 const GIVE_UP: Duration = Duration::from_secs(10);
 
 /// Run one command once on each named host.
@@ -63,8 +63,8 @@ pub struct ExecArgs {
     pub profile: ProfileArgs,
 }
 
-/// Before everything else that its user may have queued; before others' jobs only as far as
-/// `max_priority` of the coordinator allows.
+/// Before all other jobs of the same user; before the jobs of others only as far as the
+/// coordinator's `max_priority` allows.
 const PRIORITY: i32 = i32::MAX;
 
 /// Runs the verb; 0 only if the command ended with 0 on every host.
@@ -118,11 +118,11 @@ struct Exec {
     batch: BatchId,
     hosts: Vec<String>,
     width: usize,
-    /// Lines under way, by job and stream.
+    /// Incomplete lines, by job and stream.
     partial: Vec<[Vec<u8>; 2]>,
     done: usize,
     failed: bool,
-    /// Output cannot be written any more.
+    /// Output can no longer be written.
     muted: bool,
 }
 
@@ -165,11 +165,11 @@ impl Exec {
                             let _ = requests.send(reply).await;
                         }
                         Ok(None) => {}
-                        // The word that something is refused comes for each request: one of them
-                        // ends what has been begun.
+                        // Each request gets its own refusal; the first one has already cancelled
+                        // the commands.
                         Err(_) if failure.is_some() => {}
                         Err(e) => {
-                            // Nobody reads the output any more: end the commands, then ourselves.
+                            // The output has no reader any more: end the commands, then ourselves.
                             self.muted = true;
                             failure = Some(e);
                             give_up = Some(Instant::now() + GIVE_UP);
@@ -231,7 +231,7 @@ impl Exec {
         Ok(())
     }
 
-    /// Results tell what it has come to.
+    /// Cancels the batch; the results, not the answer, show the effect.
     fn cancel(&self, stop: Stop) -> ToService {
         ToService::Cancel {
             request: 0,
@@ -322,7 +322,7 @@ impl Exec {
         partial.extend_from_slice(data);
         let end = match partial.iter().rposition(|b| *b == b'\n') {
             Some(end) => end + 1,
-            // What has no end is printed in pieces.
+            // An endless line is printed in pieces.
             None if partial.len() >= MAX_LINE => partial.len(),
             None => return Ok(()),
         };
@@ -330,7 +330,7 @@ impl Exec {
         self.write(index, stream, &lines, signals).await
     }
 
-    /// Writes away from the loop, which keeps the connection alive while a reader takes its time.
+    /// Writes outside the loop, which keeps the connection alive while a reader takes its time.
     async fn write(
         &self,
         index: usize,
@@ -350,8 +350,8 @@ impl Exec {
         });
         let written = tokio::select! {
             written = writing => written.unwrap_or(Ok(())),
-            // The reader holds everything up: leave, and the coordinator cancels what a vanished
-            // client has left.
+            // The reader holds everything up: leave. The coordinator cancels the jobs of a client
+            // that vanished.
             number = signals.next() => std::process::exit(128 + i32::from(number)),
         };
         written.map_err(|e| match e.kind() {
@@ -414,5 +414,5 @@ impl Exec {
     }
 }
 
-/// Bytes of a line that are kept back until its end comes.
+/// The most bytes of an incomplete line that are kept back.
 const MAX_LINE: usize = 64 * 1024;

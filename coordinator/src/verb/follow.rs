@@ -94,7 +94,7 @@ pub fn attach(args: &AttachArgs) -> Result<u8, Exit> {
     )
 }
 
-/// Runs `results`. Status 0, whatever they are.
+/// Runs `results`. Status 0, whether the jobs succeeded or not.
 ///
 /// # Errors
 /// As [`attach`].
@@ -127,7 +127,7 @@ pub fn wait(args: &WaitArgs) -> Result<u8, Exit> {
     )
 }
 
-/// Where results go, and whether that is a terminal.
+/// Opens the place for results; the flag is true for a terminal.
 fn open((path, force): (Option<&PathBuf>, bool)) -> Result<(Box<dyn Write>, bool), Exit> {
     match path.filter(|path| path.as_os_str() != "-") {
         None => Ok((
@@ -143,7 +143,7 @@ fn open((path, force): (Option<&PathBuf>, bool)) -> Result<(Box<dyn Write>, bool
                 )));
             }
             let mut options = std::fs::File::options();
-            // It has texts of jobs from the coordinator's store, and that is for nobody else.
+            // The file gets texts of jobs from the coordinator's store, which nobody else may read.
             options.write(true).create(true).truncate(true).mode(0o600);
             let file = options
                 .open(path)
@@ -154,8 +154,8 @@ fn open((path, force): (Option<&PathBuf>, bool)) -> Result<(Box<dyn Write>, bool
     }
 }
 
-/// Follows a batch, across restarts of its coordinator; `output` says where results go, if they are
-/// wanted, and whether they may replace others.
+/// Follows a batch across restarts of its coordinator. `output` has the results file, if results
+/// are wanted, and whether a file that is not empty may be overwritten.
 fn follow(
     profile: &ProfileArgs,
     ReconnectArgs {
@@ -202,18 +202,18 @@ fn follow(
 }
 
 struct Follower<'a> {
-    /// The beginning of its id, and all of that as soon as it is known.
+    /// The beginning of its id; the whole id as soon as it is known.
     batch: String,
     wish: Attachment,
     /// When it was opened, once that is known.
     submitted: WallTime,
-    /// Where results are to go.
+    /// The results file, and whether it may be overwritten.
     wanted: Option<(Option<&'a PathBuf>, bool)>,
     output: Option<Box<dyn Write>>,
     format: ResultFormat,
     texts: HashMap<JobNumber, String>,
-    /// Results that any connection has brought. They come in the order in which they were stored,
-    /// each time.
+    /// Results that all connections so far have brought. Every connection brings them in the order
+    /// in which they were stored.
     written: u64,
 }
 
@@ -232,8 +232,8 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Follows the batch to its end, and gives back how many of its jobs did not succeed; or to the
-    /// end of the connection.
+    /// Follows the batch to its end and returns the number of its jobs that did not succeed; `None`
+    /// if the connection ended first.
     async fn drive(&mut self, remote: &mut Remote) -> Result<Option<u64>, Exit> {
         let _ = remote
             .port

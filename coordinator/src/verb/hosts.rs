@@ -46,7 +46,7 @@ pub fn run(args: &HostsArgs) -> Result<u8, Exit> {
     Ok(0)
 }
 
-/// What is said of hosts beside their status.
+/// Facts about hosts that their status does not have.
 struct Beside {
     unserved: Vec<Unserved>,
     standings: Standings,
@@ -67,7 +67,7 @@ impl Beside {
             .find(|failing| failing.name == host.name)
     }
 
-    /// A coordinator of an earlier version does not say it: then what it says of the host counts.
+    /// A coordinator of an earlier version does not report it; then the host's status decides.
     fn is_unseen(&self, host: &HostStatus) -> bool {
         self.standings
             .get(&host.name)
@@ -118,7 +118,7 @@ fn engines(versions: &[(String, u16)]) -> Vec<serde_json::Value> {
         .collect()
 }
 
-/// The version of a host's agent, and those of its engines that are of another one.
+/// The version of a host's agent, and the versions of its engines that differ from it.
 fn versions(host: &HostStatus, engines: &[(String, u16)]) -> String {
     let others: Vec<&str> = others(host, engines)
         .map(|version| if version.is_empty() { "older" } else { version })

@@ -39,7 +39,7 @@ pub fn run(args: &JoinArgs) -> Result<u8, Exit> {
         return Ok(0);
     }
     let token = mezcal_certs::read_token(&args.token_file).map_err(Exit::usage)?;
-    // Whatever can fail here fails before the token is spent.
+    // Everything that can fail here fails before the token is spent.
     let ready = |path: &Path| {
         let place = Directory::make(path, PRIVATE)?;
         place.try_writing().map(|()| place)
@@ -60,7 +60,7 @@ pub fn run(args: &JoinArgs) -> Result<u8, Exit> {
         .issued
         .write_into(&keys, None)
         .map_err(|e| Exit::usage(chain(&e)))?;
-    // What a person has written there stays.
+    // An existing profile, which a person may have edited, stays.
     if !known {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let text = format!("coordinator = \"{}\"\n", joined.coordinator);

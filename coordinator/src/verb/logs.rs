@@ -1,4 +1,4 @@
-//! `coordinator logs`: what a job has written, from the host where it runs or ran.
+//! `coordinator logs`: the output of a job, from the host where it runs or ran.
 
 use crate::client::Remote;
 use crate::client::names::split_job;
@@ -81,7 +81,7 @@ pub fn run(args: &LogsArgs) -> Result<u8, Exit> {
         remote.leave().await;
         Ok(0)
     });
-    // A write that blocks must not hold up the end.
+    // A write that blocks must not delay the end.
     runtime.shutdown_background();
     status
 }
@@ -91,7 +91,7 @@ async fn print(stream: Stream, mut from: BulkReceiver) -> Result<(), Exit> {
         Stream::Out => std::io::stdout().is_terminal(),
         Stream::Err => std::io::stderr().is_terminal(),
     };
-    // A job may be anybody's, and a terminal obeys whoever writes to it.
+    // The job may be anybody's, and a terminal obeys control sequences in its output.
     let mut shown = terminal.then(TerminalText::default);
     while let Some(data) = from.read().await.map_err(cut_short)? {
         write(

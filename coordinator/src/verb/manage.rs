@@ -238,7 +238,7 @@ pub fn restore(args: &RestoreArgs) -> Result<u8, Exit> {
     let config: CoordinatorConfig = read_toml(&args.config).map_err(|e| Exit::usage(chain(&e)))?;
     let failed =
         |e: std::io::Error| Exit::usage(format!("cannot read {}: {e}", args.file.display()));
-    // As whoever we are: the store's account need not be able to read it.
+    // Opened with our own rights: the store's account may be unable to read it.
     let file = std::fs::File::open(&args.file).map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(Exit::usage(format!(

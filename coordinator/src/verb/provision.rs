@@ -1,7 +1,7 @@
-//! `coordinator provision`: hosts from nothing to connected, over plain ssh. Every step looks first
-//! whether it is needed, so that it can be run again after whatever went wrong. What is under way
-//! goes to standard error, a line for each step; a host's own line goes to standard output when it
-//! is connected, or will not be.
+//! `coordinator provision`: hosts from nothing to connected, over plain ssh. Every step checks
+//! first whether it is needed, so that the verb can be run again after any failure. Each step
+//! prints a line on standard error when it begins; a host's own line goes to standard output when
+//! the host is connected or has failed.
 
 mod as_root;
 mod at_home;
@@ -26,9 +26,9 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Life of the tokens that it makes: they are used at once.
+/// Lifetime of the tokens that the verb makes: they are used at once.
 const TOKEN_LIFE: Duration = Duration::from_secs(600);
-/// Between two looks at which hosts are there.
+/// Time between two requests for the connected hosts.
 const LOOK: Duration = Duration::from_millis(200);
 /// Install agents on hosts over ssh, let them join, start them, and wait until they are connected.
 #[derive(Debug, clap::Args)]
@@ -76,7 +76,7 @@ pub struct ProvisionArgs {
     pub profile: ProfileArgs,
 }
 
-/// What became of a host.
+/// The steps that were done on a host, and why it failed, if it did.
 struct Row {
     host: String,
     name: String,
@@ -90,7 +90,7 @@ struct Plan<'a> {
     all: &'a ProvisionArgs,
     archive: Vec<u8>,
     hash: String,
-    /// Of the program in the archive.
+    /// Hash of the program in the archive.
     program: String,
     join: String,
     units: Vec<String>,
@@ -113,7 +113,7 @@ pub fn run(args: &ProvisionArgs) -> Result<u8, Exit> {
         for _ in 0..count.min(usize::from(args.jobs)) {
             let (done, plan, waiting) = (done.clone(), &plan, &waiting);
             scope.spawn(move || {
-                // Not in the loop's head, where the lock would be held while a host is seen to.
+                // Not in the loop's head, where the lock would be held during the work on a host.
                 let next = || lock(waiting).pop_front();
                 while let Some(host) = next() {
                     let _ = done.send(plan.host(host));
@@ -179,7 +179,7 @@ fn program_in(archive: &Path) -> Result<String, Exit> {
     }
 }
 
-/// Text that needs no quotes in a shell.
+/// Whether a text needs no quotes in a shell.
 fn plain(text: &str) -> bool {
     !text.is_empty()
         && !text.starts_with('-')
@@ -203,7 +203,7 @@ fn line(row: &Row, dry: bool) -> String {
 }
 
 impl<'a> Plan<'a> {
-    /// What is to be done, if the archive and the words can be used and the coordinator is there.
+    /// Reads and checks the archive and the arguments, and asks the coordinator for its hosts.
     fn new(args: &'a ProvisionArgs) -> Result<Self, Exit> {
         let archive = std::fs::read(&args.archive)
             .map_err(|e| Exit::usage(format!("cannot read {}: {e}", args.archive.display())))?;
@@ -243,7 +243,7 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// A host has come to its end, well or not.
+    /// Prints the line of a host that is connected or has failed.
     fn print(&self, row: &Row) -> Result<(), Exit> {
         let text = match self.all.json {
             true => {
@@ -256,7 +256,7 @@ impl<'a> Plan<'a> {
         show(&format!("{text}\n"))
     }
 
-    /// Says what is under way, and remembers what that will have been. True if it is to be done.
+    /// Prints a step and records it under `did`. False in a dry run: the step is not to be done.
     fn step(&self, row: &mut Row, did: &'static str, now: &str) -> bool {
         row.did.push(did);
         if !self.all.dry_run {
@@ -281,7 +281,7 @@ impl<'a> Plan<'a> {
         row
     }
 
-    /// Runs a script on a host with this as its standard input, and gives back what it prints.
+    /// Runs a script on a host with `input` as its standard input, and returns its output.
     fn ssh(&self, host: &str, sudo: &str, script: &str, input: &[u8]) -> Result<String, String> {
         let mut words = self.all.ssh.split_ascii_whitespace();
         let program = words.next().unwrap_or("ssh");
@@ -289,7 +289,7 @@ impl<'a> Plan<'a> {
         command
             .args(words)
             .args(["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "--", host]);
-        // Whatever the login shell is, this is read by sh.
+        // The script is read by sh, whichever login shell the account has.
         command.arg(format!("{sudo}sh -c '{}'", script.replace('\'', "'\\''")));
         let mut child = command
             .stdin(Stdio::piped())
@@ -300,7 +300,7 @@ impl<'a> Plan<'a> {
         let stdin = child.stdin.take();
         let out = std::thread::scope(|scope| {
             scope.spawn(move || {
-                // One that ends early says why on its standard error.
+                // A command that ends early gives the reason on its standard error.
                 let _ = stdin.map(|mut stdin| stdin.write_all(input));
             });
             child.wait_with_output()
@@ -317,7 +317,7 @@ impl<'a> Plan<'a> {
         Ok(String::from_utf8_lossy(&out.stdout).into_owned())
     }
 
-    /// A token for a host, and the name that it is for.
+    /// A token for a host, and the host name that the token is for.
     fn token(&self, name: &str) -> Result<(String, String), String> {
         let names = vec![name.to_owned()];
         let (ttl, replace) = (TOKEN_LIFE, self.all.replace);
@@ -339,8 +339,8 @@ impl<'a> Plan<'a> {
             .ok_or_else(|| "the coordinator made no token".into())
     }
 
-    /// Waits until the coordinator has all of these, and prints each when it is there. Those that
-    /// are not in time are counted.
+    /// Waits until all of these hosts are connected, and prints each as it comes. Returns the
+    /// number of those that are late.
     fn wait(&self, mut rows: Vec<Row>) -> Result<usize, Exit> {
         let begin = Instant::now();
         loop {
@@ -381,7 +381,7 @@ impl<'a> Plan<'a> {
         Ok(rows.len())
     }
 
-    /// What the agent's own doctor says of a host that has not come.
+    /// The fault that the agent's own doctor finds on a host that did not connect.
     fn why_absent(&self, row: &Row) -> String {
         let doctor = match self.all.home {
             true => format!(

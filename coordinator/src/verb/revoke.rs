@@ -1,4 +1,4 @@
-//! `coordinator revoke`: who belongs to the cluster no more.
+//! `coordinator revoke`: ends the membership of hosts and users.
 
 use crate::client::ask::{self};
 use crate::client::names::{members, word};

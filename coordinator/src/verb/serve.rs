@@ -1,5 +1,5 @@
-//! `coordinator serve`: the long-lived coordinator. What it knows is in its store, and it goes on
-//! where an earlier life was ended.
+//! `coordinator serve`: the long-lived coordinator. Its state is in its store, and it continues
+//! where an earlier life ended.
 
 use crate::client::signals::Signals;
 use crate::exit::{Exit, chain};
@@ -38,12 +38,12 @@ pub struct ServeArgs {
     pub nothing_runs: bool,
 }
 
-/// How long killing everything may take at a stop: the grace, the kill, and the way of the results.
+/// How long a stop may take to kill everything: the grace, the kill, and the way of the results.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-/// Between two signs of life for the service manager.
+/// Time between two signs of life for the service manager.
 const ALIVE: Duration = Duration::from_secs(10);
-/// Threads for what waits for a disk: several times those who read the store, and those who write
-/// to the list of certificates wait for each other anyway. The rest waits for its turn.
+/// Threads for work that waits for a disk: several times the number of readers of the store;
+/// writers of the certificate list wait for each other anyway. Other work waits for its turn.
 const BLOCKING: usize = 16;
 
 /// Runs until TERM or INT.
@@ -87,7 +87,7 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
         service_manager::ready(&format!("listens on {address}"));
         let turning = service.clone();
         tokio::spawn(async move {
-            // An answer has gone through the loop.
+            // Each answer proves that the service's loop turns.
             while let Some(trouble) = turning.trouble().await {
                 service_manager::alive(
                     &trouble.map_or(format!("listens on {address}"), |why| format!("nothing is accepted: {why}")),
@@ -117,8 +117,8 @@ pub fn run(args: &ServeArgs) -> Result<u8, Exit> {
     })
 }
 
-/// Takes up what may change in a running coordinator. What cannot be used is said, and changes
-/// nothing.
+/// Reads the settings again that may change in a running coordinator. A setting that cannot be used
+/// is reported and changes nothing.
 async fn reload(
     path: &Path,
     started: &CoordinatorConfig,
@@ -149,7 +149,7 @@ async fn reload(
     tracing::info!("{} and the certificate are read again", path.display());
 }
 
-/// Opens the store, and says what it means if that is a copy.
+/// Opens the store, and reports the consequences if the store is a copy.
 fn take_up(directory: &Path, nothing_runs: bool, lease: Duration) -> Result<Store, Exit> {
     let failed = |e: StoreError| Exit::unreachable(chain(&e));
     let mut store = Store::open(directory).map_err(failed)?;
@@ -188,7 +188,7 @@ fn take_up(directory: &Path, nothing_runs: bool, lease: Duration) -> Result<Stor
     Ok(store)
 }
 
-/// Tokens and certificates, and what makes them.
+/// The registry of tokens and certificates, with the issuer.
 fn enrolment(config: &CoordinatorConfig, store: &Store) -> Result<Enrolment, Exit> {
     let registry = store
         .registry(config.issuer.is_some())

@@ -1,4 +1,4 @@
-//! `coordinator token`: what lets a host or a user join.
+//! `coordinator token`: the join tokens of hosts and users.
 
 use crate::client::ask::{self, done};
 use crate::client::names::{members, word};

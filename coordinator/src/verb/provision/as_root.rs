@@ -1,20 +1,20 @@
-//! What is done on a host where the archive is installed for all, by root.
+//! Provisioning by root, for all users of a host.
 
 use super::{Plan, Row, plain};
 use std::collections::BTreeMap;
 
-/// From which archive the host's files came, by its hash. It may have got others since: the program
-/// itself is looked at, too.
+/// The hash of the archive that the host's files came from. The files may have changed since, so
+/// the program itself is checked, too.
 const INSTALLED: &str = "/usr/lib/mezcal/archive";
-/// The program that it installs: a link to the file that is all programs, or a file of its own from
-/// before there was that one.
+/// The program that the archive installs: a link to the file of all programs, or, from older
+/// archives, a file of its own.
 const AGENT: &str = "/usr/bin/mezcal-agent";
 /// Where packages and archives put their units.
 const UNITS: &str = "/usr/lib/systemd/system";
 
-/// What a host says of itself.
+/// The state of a host, as its script reports it.
 struct Found {
-    /// What it calls itself.
+    /// The host's own name for itself.
     name: String,
     root: bool,
     /// Hashes of the archive that was installed last, and of the program that is there.
@@ -23,7 +23,7 @@ struct Found {
     joined: bool,
     /// Units that are not enabled or do not run.
     idle: Vec<String>,
-    /// An older program than the one that is there runs.
+    /// The running agent is older than the installed program.
     old: bool,
 }
 
@@ -50,7 +50,7 @@ impl Plan<'_> {
                 ),
             )
         {
-            // What arrives is what was sent, or nothing is run of it.
+            // Only an archive that arrives unchanged is unpacked and run.
             let script = format!(
                 "set -eu; d=$(mktemp -d /var/tmp/mezcal.XXXXXX); trap \"rm -rf $d\" EXIT; cat > $d/a.tar.gz; \
                  echo \"{hash}  $d/a.tar.gz\" | sha256sum -c --quiet; tar -xzf $d/a.tar.gz -C $d; $d/mezcal-*/install.sh; \
@@ -83,7 +83,7 @@ impl Plan<'_> {
                 b"",
             )?;
         }
-        // Whoever installs restarts what runs.
+        // An installation restarts the agent itself.
         if found.old && !installs && self.step(row, "restarted", "restarting an older agent") {
             self.ssh(
                 &row.host,

@@ -1,12 +1,11 @@
-//! What is done for an account without root: programs in its home, once for all hosts that share
-//! it; keys, state and sockets by host.
+//! Provisioning an account without root: programs in its home, once for all hosts that share it;
+//! keys, state and sockets by host.
 
 use super::{Plan, Row, plain};
 use mezcal_common::model::escape::for_terminal;
 
 impl Plan<'_> {
-    /// The same for an account without root: programs in its home, once for all hosts that share
-    /// it; keys, state and sockets by host.
+    /// The steps of such an account.
     pub(super) fn steps_at_home(&self, row: &mut Row) -> Result<(), String> {
         let (dir, join) = (
             format!("$HOME/.local/lib/mezcal/{}", &self.hash[..16]),
@@ -27,12 +26,12 @@ impl Plan<'_> {
             return Err("ssh logs in as root there; --home is for accounts without root".into());
         }
         row.name = self.members.name_of(&name);
-        // Of a program that is not there yet nothing is known but what the coordinator knows.
+        // A host without the program cannot tell; the coordinator can.
         let joined = has("joined=yes")
             || !has("installed=yes") && self.members.connected.contains(&row.name);
         let joins = self.members.joins(&row.name, joined, self.all.replace)?;
         if !has("installed=yes") && self.step(row, "installed", "installing") {
-            // Others may do the same in the same home: whoever is last puts the same thing in
+            // Several runs may install into the same home: the last one puts the same file in
             // place.
             let script = format!(
                 "set -eu; umask 077; mkdir -p $HOME/.local/lib/mezcal; d=$(mktemp -d $HOME/.local/lib/mezcal/new.XXXXXX); \
@@ -60,7 +59,7 @@ impl Plan<'_> {
             self.ssh(&row.host, "", &start(&dir), b"")?;
         }
         if !has("boots=yes") && !self.all.dry_run {
-            // Where that cannot be had it runs all the same.
+            // A host that refuses this still runs the agent.
             let said = self.ssh(
                 &row.host,
                 "",
@@ -73,7 +72,7 @@ impl Plan<'_> {
     }
 }
 
-/// What the account has there already, a line for each thing.
+/// Script that prints a line for each thing that the account has already.
 fn look(dir: &str, join: &str) -> String {
     format!(
         "set -eu; echo name=$(hostname -f 2>/dev/null || hostname); echo uid=$(id -u); a=\"{dir}/mezcal-agent\"; \
@@ -85,9 +84,9 @@ fn look(dir: &str, join: &str) -> String {
     )
 }
 
-/// Starts the agent. An older one makes room; its keeper and its jobs stay, and the new one takes
-/// them up. It has ended before the new one asks for its lock, and that one has the lock before it
-/// counts as started.
+/// Script that starts the agent. It ends an older agent first; the older agent's keeper and jobs
+/// stay, and the new agent takes them over. The old agent has ended before the new one asks for its
+/// lock, and the new agent has the lock before it counts as started.
 fn start(dir: &str) -> String {
     format!(
         "set -eu; a=\"{dir}/mezcal-agent\"; eval \"$(\"$a\" paths)\"; \

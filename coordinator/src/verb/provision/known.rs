@@ -1,4 +1,4 @@
-//! What the coordinator knows of hosts, and so whether each has to join.
+//! The coordinator's knowledge of hosts, which decides whether each has to join.
 
 use crate::client::profile::ProfileArgs;
 use crate::client::{ask, converse};
@@ -8,19 +8,19 @@ use mezcal_common::message::client::Member;
 use mezcal_common::model::clock::WallTime;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What the coordinator knows of hosts before anything is done.
+/// The hosts that the coordinator knows before any step.
 #[derive(Default)]
 pub(super) struct Members {
     pub(super) connected: BTreeSet<String>,
-    /// With a certificate that counts.
+    /// Hosts with a certificate that is not revoked.
     counted: BTreeSet<String>,
-    /// Whose certificates were all revoked, and when.
+    /// Hosts whose certificates were all revoked, and when.
     revoked: BTreeMap<String, WallTime>,
 }
 
 impl Members {
     pub(super) fn ask(profile: &ProfileArgs) -> Result<Self, Exit> {
-        // A coordinator that is not there is noticed before anything is touched.
+        // Fails before any step if the coordinator cannot be reached.
         let hosts = converse(profile, ask::hosts)?;
         let connected = hosts
             .into_iter()
@@ -31,7 +31,7 @@ impl Members {
             connected,
             ..Self::default()
         };
-        // One that is asked by somebody who is no admin says no more when a token is needed.
+        // A user who is not an admin is refused here, and hears so when a token is needed.
         for row in ask::certificates(profile)
             .unwrap_or_default()
             .into_iter()
@@ -42,7 +42,7 @@ impl Members {
                     let last = me.revoked.entry(row.name).or_insert(at);
                     *last = at.max(*last);
                 }
-                // What is over can be renewed by its host.
+                // A host can renew an expired certificate.
                 None => drop(me.counted.insert(row.name)),
             }
         }
@@ -50,7 +50,7 @@ impl Members {
         Ok(me)
     }
 
-    /// The name under which the coordinator knows a host that calls itself so.
+    /// The name under which the coordinator knows a host, by the host's own name.
     pub(super) fn name_of(&self, own: &str) -> String {
         let known = self
             .connected
@@ -65,7 +65,7 @@ impl Members {
             .to_owned()
     }
 
-    /// Whether a host has to join, and with which words.
+    /// Whether a host has to join: the words for the step, if it has.
     pub(super) fn joins(
         &self,
         name: &str,

@@ -1,4 +1,4 @@
-//! What the command line of `coordinator run` says.
+//! The command line of `coordinator run`.
 
 use super::halt;
 use crate::client::ReconnectArgs;
@@ -157,7 +157,7 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// What has no meaning in a run of this kind.
+    /// Refuses options without a meaning in a run of this kind.
     ///
     /// # Errors
     /// Exit 2.
@@ -190,7 +190,7 @@ impl RunArgs {
         Ok(())
     }
 
-    /// The files of a run.
+    /// The files of a run, as its options name them.
     pub(super) fn outputs(&self) -> Wishes<'_> {
         Wishes {
             input: self.file.as_deref().or(self.input.as_deref()),
@@ -225,7 +225,7 @@ fn slots(text: &str) -> Result<u16, String> {
     })
 }
 
-/// A name that fits a line.
+/// A batch name: 1 to 64 characters, none of them a control character.
 fn batch_name(text: &str) -> Result<String, String> {
     let fits = (1..=64).contains(&text.chars().count()) && !text.chars().any(char::is_control);
     if fits {
@@ -235,7 +235,7 @@ fn batch_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// A text that stands for any bytes.
+/// Any bytes as a text that stands for them.
 pub(super) fn as_text(bytes: OsString) -> String {
     octets::text(bytes.into_vec())
 }

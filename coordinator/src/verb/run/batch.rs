@@ -1,5 +1,5 @@
-//! A run of one list of jobs as one batch: from the first agent to the last result, whatever comes
-//! between.
+//! A run of one list of jobs as one batch: from the first agent to the last result, across lost
+//! connections and signals.
 
 mod answers;
 
@@ -28,10 +28,10 @@ use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 use tokio::time::Instant;
 
-/// Between two reminders that no agent is there.
+/// Time between two reminders that no agent is there.
 const REMINDER: Duration = Duration::from_secs(5);
 
-/// Messages that may wait for the output thread before answers are left unread.
+/// Messages that may wait for the output thread before further answers are left unread.
 const BEHIND: usize = 64;
 
 pub(super) struct Run {
@@ -42,11 +42,11 @@ pub(super) struct Run {
     connected: Connected,
     signals: Signals,
     output: OutputThread,
-    /// Connected agents and their engines, as far as we have heard.
+    /// Connected agents and their engines, by the last message.
     fleet: (u32, u32),
     submitter: Submitter,
     received: u64,
-    /// So many jobs the coordinator has for good; or it does not want them all.
+    /// The number of jobs that the coordinator has for good; `turned_away`: it refuses the others.
     accepted: u64,
     turned_away: bool,
     /// Which jobs have a result.
@@ -54,13 +54,13 @@ pub(super) struct Run {
     /// Results that an earlier run of the same batch has written.
     written: Written,
     noted: Option<Noted>,
-    /// What the output thread has not taken yet.
+    /// Messages that the output thread has not taken yet.
     for_output: VecDeque<ToOutput>,
-    /// How many signals have come, and the first one.
+    /// The number of signals so far, and the first one.
     signalled: (u32, u8),
-    /// The batch was given up early, and for what.
+    /// Why the batch was given up early, if it was.
     halted: Option<HaltWhy>,
-    /// What will be the exit status when everything has been cleaned up.
+    /// The exit status, once everything has been cleaned up.
     failure: Option<Exit>,
 }
 
@@ -151,7 +151,7 @@ impl Run {
         };
         let (counts, unwritten) = tokio::select! {
             finished = finishing => finished,
-            // Everything has ended; only the reader of our output is in the way.
+            // All jobs have ended; only the reader of our output delays us.
             number = signals.next() => std::process::exit(128 + i32::from(number)),
         };
         match unwritten {
@@ -166,7 +166,7 @@ impl Run {
             (Some(failure), _) => Err(failure),
             (None, (1.., number)) => Ok(128 + number),
             (None, _) if manner.compat => Ok(0),
-            // What was looked for has been found, and what was not needed any more does not count.
+            // The successful job was found, or the jobs that were not needed any more do not count.
             (None, _) if halted == Some(HaltWhy::Success) => Ok(0),
             (None, _) if halted == Some(HaltWhy::Done) && counts.failed + counts.skipped == 0 => {
                 Ok(0)
@@ -176,7 +176,7 @@ impl Run {
         }
     }
 
-    /// True when enough agents are there.
+    /// Waits for the agents; true when there are enough.
     async fn wait_for_agents(&mut self) -> bool {
         let patience = self
             .manner
@@ -225,7 +225,7 @@ impl Run {
         true
     }
 
-    /// Says beside the results file which batch they come from, before there is one.
+    /// Writes the note beside the results file, before there is a result.
     fn note(&mut self) {
         let Some((path, note)) = self
             .noted
@@ -284,7 +284,7 @@ impl Run {
         }
     }
 
-    /// Opens the batch, or goes on with it after a connection was lost.
+    /// Opens the batch, or continues it after a lost connection.
     async fn open(&mut self) -> Sender<ToService> {
         let requests = self.connected.port.requests.clone();
         let _ = requests
@@ -296,8 +296,8 @@ impl Run {
         requests
     }
 
-    /// Reaches the coordinator again after the connection was lost: what it has goes on meanwhile.
-    /// False if that is hopeless.
+    /// Reaches the coordinator again after the connection was lost; its jobs go on meanwhile. False
+    /// if that fails for good.
     async fn reattach(&mut self) -> bool {
         self.submitter.interrupted();
         if self.connected.is_lost_for_good() {
@@ -338,7 +338,7 @@ impl Run {
         true
     }
 
-    /// Somebody wants to go while the coordinator is out of reach: nothing can be cancelled.
+    /// A signal came while the coordinator is out of reach: nothing can be cancelled.
     fn leave(&mut self, number: u8) -> bool {
         self.signalled = (1, number);
         let why = "the coordinator was out of reach when the run was interrupted";
@@ -393,7 +393,7 @@ impl Run {
     }
 
     async fn cancel(&mut self, grace: Duration) {
-        // Results tell what it has come to.
+        // The results show the effect of the cancel.
         let what = vec![Selector::Batch(self.batch.to_string())];
         let _ = self
             .connected

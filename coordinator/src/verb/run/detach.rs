@@ -10,17 +10,17 @@ use mezcal_common::model::duration::format_duration;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How far a connection has got.
+/// The result of handing the jobs over by one connection.
 enum Handed {
-    /// The coordinator has everything, and will not lose it.
+    /// The coordinator has all jobs, and will not lose them.
     Over,
     Lost,
     Refused(String),
     Signal(u8),
 }
 
-/// Returns when the coordinator has everything and will not lose it. Prints the batch's id; an
-/// error names it, too. A connection that is lost is made again for as long as `patience`.
+/// Returns when the coordinator has all jobs and will not lose them. Prints the batch's id; an
+/// error names it, too. A lost connection is tried again for as long as `patience`.
 ///
 /// # Errors
 /// Exit 3: refused, or the coordinator was lost for longer than that.
@@ -80,7 +80,7 @@ pub(crate) async fn submit(
     Ok(0)
 }
 
-/// Hands over what the coordinator does not have yet, by one connection.
+/// Hands over, by one connection, the jobs that the coordinator does not have yet.
 async fn hand_over(
     remote: &mut Remote,
     terms: &BatchTerms,
@@ -89,7 +89,7 @@ async fn hand_over(
 ) -> Handed {
     let batch = terms.context.batch;
     let requests = remote.port.requests.clone();
-    // A connection that is gone shows as the end of the answers.
+    // The loop below notices a lost connection as the end of the answers.
     let _ = requests
         .send(ToService::Open {
             terms: terms.clone(),
@@ -98,15 +98,15 @@ async fn hand_over(
         .await;
     loop {
         tokio::select! {
-            // What was handed over without its end is cancelled when its client lease is over.
+            // The coordinator cancels an incomplete batch when its client lease is over.
             number = signals.next() => return Handed::Signal(number),
             answer = remote.port.answers.recv() => match answer {
-                // It has ended, or an old coordinator says no more than this.
+                // It has ended; or an old coordinator, which says no more, has all jobs.
                 Some(ToClient::Opened { jobs, closed: true, .. }) if jobs == u64::MAX || remote.version < SAYS_MORE => return Handed::Over,
                 Some(ToClient::Opened { host_sets, jobs, closed, .. }) => {
                     submitter.opened(host_sets, jobs, closed);
                     if closed {
-                        // Whether that is safe is said in answer to this.
+                        // The answer to this tells whether the jobs are safe.
                         let _ = requests.send(ToService::Close { batch }).await;
                     }
                 }

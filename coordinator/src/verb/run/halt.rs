@@ -6,7 +6,7 @@ use mezcal_common::message::client::{Halt, HaltCount, HaltWhy};
 /// and 2 (`now,fail=1`).
 ///
 /// # Errors
-/// For the reader.
+/// A message for the user.
 pub(crate) fn parse(text: &str) -> Result<Option<Halt>, String> {
     let text = match text {
         "never" | "0" => return Ok(None),

@@ -1,4 +1,4 @@
-//! What a run takes in: the job list, where its inputs are, and what all of its jobs have in common.
+//! The input of a run: the job list, the places of inputs, the settings that all jobs share.
 
 use super::args::{Compat, LeftoverArg, RunArgs, as_text};
 use super::resume::{Begun, Noted, begin};
@@ -22,18 +22,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a run is to do, read and checked: of its command line no more is asked.
+/// The work of a run, read and checked; the rest of the run does not look at the command line.
 pub(super) struct Prepared {
     pub(super) work: Work,
     pub(super) terms: BatchTerms,
     pub(super) manner: Manner,
 }
 
-/// Whence the jobs of a run come, and where their results go.
+/// Where the jobs of a run come from, and where their results go.
 pub(super) enum Work {
     /// A list, whose results are written.
     List(Box<List>),
-    /// A list that is left to the coordinator.
+    /// A list that is left to the coordinator (`--detach`).
     Left(Arc<Jobs>),
     /// Jobs that come while others run.
     Stream(Lines),
@@ -51,34 +51,34 @@ pub(super) struct List {
     pub(super) progress: ProgressKind,
 }
 
-/// How jobs come on standard input.
+/// How jobs that come on standard input are read.
 pub(super) struct Lines {
-    /// Slots that a job can take.
+    /// The most slots that a job can take.
     pub(super) widest: u16,
-    /// Further attempts of jobs that do not say it.
+    /// Retries of jobs without `retries`.
     pub(super) retries: u32,
-    /// With the end of the input everything is cancelled.
+    /// The end of the input cancels everything.
     pub(super) attended: bool,
 }
 
-/// How a run deals with its coordinator, and with people.
+/// How a run treats its coordinator and its user.
 #[derive(Clone, Copy)]
 pub(super) struct Manner {
-    /// As bakapara.py did.
+    /// Like bakapara.py.
     pub(super) compat: bool,
     pub(super) quiet: bool,
-    /// So many agents are waited for, and for how long, unless that depends on who watches.
+    /// Agents to wait for, and how long; without a time, for ever if a person watches.
     pub(super) min_agents: u32,
     pub(super) wait_agents: Option<Duration>,
-    /// How long a lost coordinator is looked for.
+    /// How long the run tries to reach a lost coordinator.
     pub(super) patience: Duration,
 }
 
-/// Reads the jobs, unless they come while others run, and opens the files for their results. None:
-/// all of them have one.
+/// Reads the jobs, unless they come while others run, and opens the files for their results.
+/// `None`: all jobs have a result.
 ///
 /// # Errors
-/// [`Exit`]: something of it cannot be used.
+/// [`Exit`]: an argument, the job list or a file cannot be used.
 pub(super) fn prepare(
     args: &RunArgs,
     profile: &Profile,
@@ -158,9 +158,9 @@ pub(super) fn prepare(
     }))
 }
 
-/// Leaves a results file that has all results as it is to be.
+/// Completes a results file that has a result of every job.
 fn all_have_results(path: &Path, kept: Option<Vec<u8>>, noted: Option<Noted>) -> Result<(), Exit> {
-    // Perhaps a last line that is torn.
+    // `kept` is without a torn last line.
     if let Some(kept) = kept {
         mezcal_common::system::files::rewrite(path, &kept)
             .map_err(|e| Exit::output(format!("cannot write {}: {e}", path.display())))?;
@@ -224,7 +224,7 @@ fn read_jobs(args: &RunArgs) -> Result<Jobs, Exit> {
                 .read_to_end(&mut bytes)
                 .map_err(|e| Exit::usage(format!("cannot read standard input: {e}")))?;
             if bytes.trim_ascii().is_empty() {
-                // As a filter that had nothing to pass on leaves it.
+                // As a filter with no input ends.
                 let message = "no jobs in standard input, so nothing was run".to_owned();
                 return Err(Exit { status: 0, message });
             }
@@ -246,7 +246,7 @@ fn read_jobs(args: &RunArgs) -> Result<Jobs, Exit> {
     Ok(jobs)
 }
 
-/// Asks where the inputs of jobs are. Whatever goes wrong, they can run anywhere.
+/// Asks where the inputs of jobs are. After a failure the jobs can still run anywhere.
 fn find_inputs(jobs: &mut Jobs, args: &RunArgs, profile: &Profile, cd: &str) {
     let paths = jobs.inputs(cd);
     if paths.is_empty() {
@@ -280,7 +280,7 @@ fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit
         match item.split_once('=') {
             Some((name, value)) => env.push((name.to_owned(), value.to_owned())),
             None => {
-                // A function that bash has exported is a variable of this name.
+                // Bash exports a function as a variable of this name.
                 let names = [item.clone(), format!("BASH_FUNC_{item}%%")];
                 let found = names.into_iter().find_map(|name| {
                     Some((
@@ -302,7 +302,7 @@ fn batch_context(args: &RunArgs, profile: &Profile) -> Result<BatchContext, Exit
         check_env_name(name).map_err(|e| Exit::usage(format!("--env or the profile: {e}")))?;
     }
     let cd = match absolute(args.cd.as_deref().unwrap_or(Path::new(""))) {
-        // Jobs that are read as a whole may need none.
+        // A whole list may name a directory in every job.
         Err(_) if args.cd.is_none() && !args.stream => String::new(),
         cd => cd?,
     };

@@ -1,4 +1,4 @@
-//! How a run begins when an earlier one has left results, or a batch that goes on.
+//! How a run begins when an earlier one has left results, or a batch that still runs.
 
 use super::args::RunArgs;
 use crate::client::note::{self, Note};
@@ -11,23 +11,23 @@ use mezcal_common::message::client::BatchStatus;
 use mezcal_common::model::ids::BatchId;
 use std::path::{Path, PathBuf};
 
-/// How a run begins: anew, with what others have left, or with a batch that goes on.
+/// How a run begins: anew, from the results of an earlier run, or with a batch that still runs.
 pub(super) struct Begun {
     pub(super) batch: BatchId,
-    /// What is to stay of the results file, if not all of it.
+    /// New content of the results file, if some of it is dropped.
     pub(super) kept: Option<Vec<u8>>,
     /// Results of the batch that the file has already.
     pub(super) written: Written,
     pub(super) noted: Option<Noted>,
 }
 
-/// The note beside a results file, and what it has to say, if it does not say so already.
+/// The note beside a results file, and its new content, if that has to be written.
 pub(super) struct Noted {
     pub(super) path: PathBuf,
     pub(super) note: Option<Note>,
 }
 
-/// Takes out of a list what need not run, or what does not belong to the batch that an earlier run
+/// Takes out of a list the jobs that need not run, or those outside the batch that an earlier run
 /// has left.
 pub(super) fn begin(
     args: &RunArgs,
@@ -51,7 +51,7 @@ pub(super) fn begin(
         noted: None,
     };
     let Some(path) = results else {
-        // Whoever goes on needs a file; what is none is refused with a reason.
+        // A run that resumes needs a file; `read` refuses anything else with a reason.
         return match (again, &args.output) {
             (Some(_), Some(path)) => resume::read(path).map(|_| anew),
             _ => Ok(anew),
@@ -99,7 +99,7 @@ pub(super) fn begin(
                 note: Some(says),
             })
         }
-        // Its jobs end with it.
+        // A coordinator of this process's own ends with it, and so do its jobs.
         Cluster::Embedded | Cluster::Listen { .. } => None,
     };
     if again.is_some() {
@@ -112,10 +112,10 @@ pub(super) fn begin(
     })
 }
 
-/// How the batch does that a note tells of, if it may be gone on with and is there.
+/// The status of the batch that a note names; `None`: the coordinator does not have it.
 ///
 /// # Errors
-/// It may still run, and this run would get in its way.
+/// The batch may still run, and this run would conflict with it.
 fn still_running(
     args: &RunArgs,
     profile: &Profile,
@@ -143,8 +143,7 @@ fn still_running(
     )))
 }
 
-/// Goes on with a batch. None: all its results are here, so that it is as if it had never been
-/// interrupted.
+/// Continues a batch. `None`: all its results are here, as if it had never been interrupted.
 fn go_on(
     args: &RunArgs,
     jobs: &mut Jobs,

@@ -29,9 +29,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// Such handfuls, of lines and of output, that may wait.
+/// Groups of lines, and of output, that may wait.
 const DEPTH: usize = 8;
-/// Jobs that the coordinator has not accepted yet, before no more are read.
+/// Jobs without the coordinator's acceptance at which reading pauses.
 const MAX_WAITING: usize = 16_384;
 
 struct Stream {
@@ -40,20 +40,20 @@ struct Stream {
     connected: Connected,
     terms: BatchTerms,
     batch: BatchId,
-    /// When jobs came: by the first of those that came together, with how many of them have no
-    /// result yet.
+    /// When jobs came: by the first of those that came together, with the number of them that have
+    /// no result yet.
     submitted: BTreeMap<u32, (WallTime, usize)>,
     format: ResultFormat,
-    /// The batch's table of host sets, where each is in it, and how many the coordinator has.
+    /// The table of host sets, the index of each, and how many the coordinator has.
     sets: Vec<Vec<String>>,
     indices: HashMap<Vec<String>, u32>,
     sets_sent: usize,
-    /// What the coordinator has not accepted, and how much of it has been sent.
+    /// Messages that the coordinator has not accepted, and how many of them have been sent.
     items: VecDeque<Item>,
     sent: usize,
-    /// Whether the coordinator has said what it has.
+    /// Whether the coordinator has said how much of the batch it has.
     ready: bool,
-    /// An agent has been there.
+    /// An agent has been connected.
     seen_agents: bool,
     given: u64,
     received: u64,
@@ -62,14 +62,14 @@ struct Stream {
     closing: bool,
     /// The input has ended.
     over: bool,
-    /// The coordinator has been told that no more jobs come, over this connection.
+    /// The coordinator has been told over this connection that no more jobs come.
     close_sent: bool,
     /// It has acknowledged that.
     closed: bool,
-    /// It has refused something, and takes no more.
+    /// It has refused a request, and takes no more.
     refused: bool,
     next_request: u64,
-    /// Questions for the hosts that have not been answered, by what each answer repeats, and
+    /// Requests for the hosts without an answer, each by the name that the answer repeats; and
     /// cancels by their request.
     hosts_asked: VecDeque<Option<Value>>,
     /// Hosts of an answer that is not complete yet.
@@ -84,7 +84,7 @@ struct Stream {
 struct Ends {
     input: mpsc::Receiver<Vec<Line>>,
     writer: mpsc::Sender<(Vec<u8>, u64)>,
-    /// How many results have been written, or why no more can be.
+    /// The number of results that have been written, or why no more can be.
     written: mpsc::UnboundedReceiver<std::io::Result<u64>>,
 }
 
@@ -142,8 +142,7 @@ pub(super) async fn run(
     let end =
         json!({"event": "end", "jobs": me.given, "received": me.received, "failed": me.failed});
     me.say(end);
-    // What is still to be written: a reader that is slow is waited for, and one that has left is
-    // not.
+    // Output that is still to be written: a slow reader is waited for, one that has left is not.
     let chunks = std::mem::take(&mut me.output);
     let finishing = async move {
         for chunk in chunks {
@@ -268,13 +267,13 @@ impl Stream {
         }
     }
 
-    /// Whether all is done that was wanted, and the coordinator has been told so: a batch that is
+    /// Whether all jobs have a result and the coordinator knows that no more come: a batch that is
     /// left open stays until its client lease ends.
     fn is_through(&self) -> bool {
         self.closing && self.received >= self.given && (self.closed || self.refused)
     }
 
-    /// Opens the batch, or goes on with it after a connection was lost.
+    /// Opens the batch, or continues it after a lost connection.
     async fn open(&mut self) -> mpsc::Sender<ToService> {
         let requests = self.connected.port.requests.clone();
         let _ = requests
@@ -369,8 +368,8 @@ impl Stream {
         }
     }
 
-    /// In an attended run this means that the program at the other end is gone: what has not ended
-    /// is cancelled.
+    /// In an attended run the end of the input means that the program at the other end is gone: the
+    /// jobs that have not ended are cancelled.
     fn end_of_input(&mut self) {
         (self.closing, self.over) = (true, true);
         if self.attended {
@@ -392,7 +391,7 @@ impl Stream {
     }
 }
 
-/// An answer, with what its request was called by whoever made it.
+/// An answer with the name that the user gave to its request.
 fn answer(mut line: Value, name: Option<Value>) -> Value {
     if let Some(name) = name {
         line["request"] = name;

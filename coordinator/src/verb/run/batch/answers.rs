@@ -1,4 +1,4 @@
-//! What the coordinator says to a run, and results in its place when it says no more.
+//! The coordinator's answers to a run, and results in their place when no more answers come.
 
 use super::Run;
 use crate::client::submit::SUBMIT_JOBS;
@@ -75,13 +75,13 @@ impl Run {
         }
     }
 
-    /// It takes no more of the batch.
+    /// The coordinator takes no more of the batch.
     async fn refused(&mut self, reason: &str) {
         let first = self.failure.is_none();
         self.failure.get_or_insert(Exit::unreachable(format!(
             "the coordinator refused a request: {reason}"
         )));
-        // Without its word that it has all of them there is nothing to wait for.
+        // Without its word that it has all jobs there is nothing to wait for.
         if self.accepted < self.jobs.len() as u64 && !self.turned_away {
             self.turned_away = true;
             if self.accepted > 0 {
@@ -95,10 +95,10 @@ impl Run {
         }
     }
 
-    /// Every job gets a result: what the coordinator still had is lost to us.
+    /// Gives every remaining job a result: those of the coordinator are lost to us.
     pub(super) fn answer_the_rest(&mut self, why: &str) {
         let error = match &self.connected.agent {
-            // Its engines end with it.
+            // The embedded agent's engines end with it.
             Some(_) => why.to_owned(),
             None => format!("{why}; it may run on until a coordinator is back or its lease ends"),
         };

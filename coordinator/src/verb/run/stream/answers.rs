@@ -1,4 +1,4 @@
-//! What the coordinator says to a stream, and what the stream's reader is told of it.
+//! The coordinator's answers to a stream, and the events that the stream's reader gets from them.
 
 use super::outbox::Item;
 use super::{Stream, answer};
@@ -51,7 +51,7 @@ impl Stream {
                     "the coordinator refused a request: {reason}"
                 )));
                 self.refused = true;
-                // Of what it has not taken there will be no results.
+                // Jobs that the coordinator has not taken will get no results.
                 let first = self.items.iter().find_map(|item| {
                     if let Item::Job(job) = item {
                         Some(job.job.0)

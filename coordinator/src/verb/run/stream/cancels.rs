@@ -1,4 +1,4 @@
-//! Cancels that a stream asks for: each may take several messages, and is answered once.
+//! Cancels that a stream requests: each may take several messages, and is answered once.
 
 use super::outbox::Item;
 use super::{Stream, answer};
@@ -10,22 +10,22 @@ use mezcal_common::model::job::Stop;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Jobs that are cancelled by one message.
+/// The most jobs in one message of a cancel.
 const CANCELS: usize = 4096;
 
 /// A cancel that has not been answered.
 pub(super) struct Cancelling {
-    /// What the answer repeats.
+    /// The user's name for the request; the answer repeats it.
     name: Option<Value>,
     what: Vec<Selector>,
     stop: Stop,
-    /// How many of its messages have no answer yet, and the sum of those that have.
+    /// The number of its messages without an answer, and the sum of the answers so far.
     left: usize,
     sum: CancelSummary,
 }
 
 impl Stream {
-    /// Cancels these jobs, or all: what is wrong with the request, if something is.
+    /// Cancels these jobs, or all. Returns what is wrong with the request.
     pub(super) fn cancel_jobs(
         &mut self,
         jobs: Option<Vec<u32>>,
@@ -56,7 +56,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Nothing more is read, and everything is killed.
+    /// Kills everything and reads no more jobs.
     pub(super) fn cancel_all(&mut self, grace: Duration) {
         self.closing = true;
         self.cancel(
@@ -82,7 +82,7 @@ impl Stream {
         self.send_cancel(request);
     }
 
-    /// In as many messages as it takes, all of the same request, behind the jobs that have come
+    /// Sends as many messages as the jobs need, all of the same request, behind the jobs that came
     /// before it.
     pub(super) fn send_cancel(&mut self, request: u64) {
         let Some(cancelling) = self.cancels.get_mut(&request) else {
@@ -103,7 +103,7 @@ impl Stream {
         self.answer_cancel(request);
     }
 
-    /// One of its messages has been answered.
+    /// Adds the answer to one message of a cancel.
     pub(super) fn cancelled(&mut self, request: u64, answer: &CancelSummary) {
         let Some(Cancelling { left, sum, .. }) = self.cancels.get_mut(&request) else {
             return;
@@ -116,7 +116,7 @@ impl Stream {
         self.answer_cancel(request);
     }
 
-    /// Says what a cancel has come to, if all is known.
+    /// Answers the cancel if all its messages are answered.
     fn answer_cancel(&mut self, request: u64) {
         if self
             .cancels
@@ -134,7 +134,7 @@ impl Stream {
     }
 }
 
-/// How jobs are to be killed.
+/// The grace and the signal that a cancel asks for.
 fn stop(grace: Option<&str>, signal: Option<&str>) -> Result<Stop, String> {
     let grace = grace
         .map(parse_duration)

@@ -1,4 +1,4 @@
-//! Lines of a stream: a thread reads and understands them, another one writes what is said.
+//! Lines of a stream: one thread reads and parses them, another one writes the output.
 
 use crate::jobs::{Format, Jobs, members};
 use bytes::Bytes;
@@ -12,36 +12,36 @@ use tokio::sync::mpsc;
 
 /// Longest line of the input, in bytes.
 const MAX_LINE: u64 = 8 << 20;
-/// Bytes that are read together.
+/// Size of the read buffer, in bytes.
 const BUFFER: usize = 256 * 1024;
-/// Lines that are handed over together by the thread that reads.
+/// The most lines that the reading thread hands over together.
 const LINES: usize = 1024;
 
-/// A line that is no job.
+/// A line that is not a job.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "control", rename_all = "lowercase", deny_unknown_fields)]
 pub(super) enum Control {
     /// No more jobs will come.
     Close,
-    /// These jobs, or all, are killed. The answer repeats `request`.
+    /// Kills these jobs, or all. The answer repeats `request`.
     Cancel {
         jobs: Option<Vec<u32>>,
         grace: Option<String>,
         signal: Option<String>,
         request: Option<Value>,
     },
-    /// What hosts there are; the same of the answer.
+    /// Asks for the hosts. The answer repeats `request`.
     Hosts { request: Option<Value> },
 }
 
-/// What the thread that reads has found.
+/// A result of the reading thread.
 pub(super) enum Line {
     /// A job, and the sets of hosts to which its indices refer.
     Job(Box<Submission>, Vec<Vec<String>>),
     Control(Control),
-    /// A line that is neither: why.
+    /// A line that is neither, and the reason.
     Refused(String),
-    /// Nothing more can be read: why.
+    /// No more can be read, and the reason.
     Broken(String),
 }
 
@@ -49,15 +49,15 @@ pub(super) enum Line {
 pub(super) struct Parser {
     pub(super) format: Format,
     pub(super) retries: u32,
-    /// Slots that a job can take.
+    /// The most slots that a job can take.
     pub(super) widest: u16,
-    /// Of the last job.
+    /// Number of the last job.
     pub(super) number: u32,
 }
 
 impl Parser {
-    /// What a line says. One that is no control line is a job: whatever is wrong with it will be
-    /// its result.
+    /// Parses a line. A line that is not a control line is a job: a mistake in it becomes its
+    /// result.
     fn parse(&mut self, line: Vec<u8>) -> Line {
         match control(&line) {
             Some(Ok(control)) => return Line::Control(control),
@@ -95,9 +95,9 @@ impl Parser {
     }
 }
 
-/// A control line, or what is wrong with it, if it is one: it has the key `control` and no command.
+/// A control line, or the mistake in it: an object with the key `control` and no command.
 fn control(line: &[u8]) -> Option<Result<Control, String>> {
-    // Nearly all lines are jobs, and say nothing of it.
+    // Nearly all lines are jobs, without the word.
     let text = std::str::from_utf8(line)
         .ok()
         .filter(|text| text.contains("\"control\""))?;
@@ -109,7 +109,7 @@ fn control(line: &[u8]) -> Option<Result<Control, String>> {
     Some(serde_json::from_str(text).map_err(|e| format!("not a control line: {e}")))
 }
 
-/// Reads lines until there are no more, or nobody wants them.
+/// Reads lines until they end or nobody wants more.
 pub(super) fn read(input: impl Read, to: &mpsc::Sender<Vec<Line>>, mut parser: Parser) {
     let mut input = BufReader::with_capacity(BUFFER, input);
     let mut handful = Vec::new();
@@ -130,7 +130,7 @@ pub(super) fn read(input: impl Read, to: &mpsc::Sender<Vec<Line>>, mut parser: P
             None if line.trim_ascii().is_empty() => {}
             None => handful.push(parser.parse(line)),
         }
-        // Whoever waits for a result before the next line must not wait for company.
+        // A client that waits for a result before its next line must not wait for more lines.
         let waiting = over || handful.len() == LINES || !input.buffer().contains(&b'\n');
         if waiting && !handful.is_empty() && to.blocking_send(std::mem::take(&mut handful)).is_err()
         {
@@ -142,7 +142,7 @@ pub(super) fn read(input: impl Read, to: &mpsc::Sender<Vec<Line>>, mut parser: P
     }
 }
 
-/// Writes what comes, and says how many results have been written.
+/// Writes the output that comes, and reports the number of results written.
 pub(super) fn write(
     mut from: mpsc::Receiver<(Vec<u8>, u64)>,
     to: &mpsc::UnboundedSender<std::io::Result<u64>>,

@@ -1,18 +1,18 @@
-//! What a stream still has to say to the coordinator: host sets, jobs and requests, in order, and
-//! what of it is said again over a new connection.
+//! The messages that a stream still has to send to the coordinator: host sets, jobs and requests,
+//! in order; and those that a new connection needs again.
 
 use super::Stream;
 use crate::client::submit::{SUBMIT_BYTES, fits};
 use mezcal_common::message::client::{Submission, ToService};
 
-/// What is to be said to the coordinator, in this order.
+/// A message to the coordinator; they are sent in this order.
 pub(super) enum Item {
     Job(Box<Submission>),
     Say(Box<ToService>),
 }
 
 impl Stream {
-    /// Where a set of hosts is in the batch's table.
+    /// The index of a set of hosts in the batch's table.
     pub(super) fn index_of(&mut self, set: Vec<String>) -> u32 {
         let next = self.sets.len() as u32;
         *self.indices.entry(set).or_insert_with_key(|set| {
@@ -21,7 +21,7 @@ impl Stream {
         })
     }
 
-    /// Over a new connection: what was on its way may not have arrived.
+    /// Repeats requests over a new connection: those under way may not have arrived.
     pub(super) fn ask_again(&mut self) {
         self.items.retain(|item| matches!(item, Item::Job(_)));
         self.hosts.clear();
@@ -52,7 +52,7 @@ impl Stream {
                 .take_while(fits)
                 .cloned()
                 .collect();
-            // One that is too long alone is sent alone.
+            // A set that is too long alone is sent alone.
             let host_sets = if host_sets.is_empty() {
                 vec![self.sets[self.sets_sent].clone()]
             } else {
@@ -89,7 +89,7 @@ impl Stream {
         })
     }
 
-    /// The coordinator has the jobs up to this one for good.
+    /// The coordinator has the jobs up to `through` for good.
     pub(super) fn accepted(&mut self, through: u64) {
         while let Some(Item::Job(job)) = self.items.front()
             && u64::from(job.job.0) <= through
