@@ -1,11 +1,11 @@
 //! Sessions of agents: how they begin and end, and what is said in them.
 
-use super::credit::Credit;
 use super::losses::LOSS_GRACE;
-use super::{Effect, Host, Record, Scheduler, Timer, Welcome};
+use super::{Effect, Record, Scheduler, Timer, Welcome};
 use mezcal_common::message::agent::{Hello, ToAgent, ToCoordinator, VERSIONS};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, Generation, SessionId};
+use mezcal_common::model::outcome::Containment;
 use mezcal_common::wire::endpoint::IDLE_TIMEOUT;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -26,83 +26,38 @@ impl Scheduler {
         hello: Hello,
         now: BootInstant,
     ) {
-        let previous = self
-            .hosts
-            .get(name)
-            .and_then(|h| Some((h.session?, (h.hello.boot_id, h.hello.keeper))));
-        if let Some((old, holds)) = previous {
-            // With the same keeper it is the agent of that host, reconnected or restarted: a keeper
-            // serves only the newest one. Otherwise it is a copy of the certificate.
-            if holds != (hello.boot_id, hello.keeper) {
-                let rebooted = holds.0 != hello.boot_id;
-                let way_out = if rebooted {
-                    let silence = IDLE_TIMEOUT.as_secs();
-                    format!(
-                        "if {name} was restarted, it is let in when its old connection has been silent for {silence} s; else stop one"
-                    )
-                } else {
-                    "stop one of them".to_owned()
-                };
-                let reason =
-                    format!("another agent is connected with the certificate of {name}; {way_out}");
-                tracing::warn!(
-                    host = name,
-                    rebooted,
-                    "a second agent with the certificate of {name} is refused"
-                );
-                self.effects.push_back(Effect::CloseSession {
-                    session,
-                    refused: !rebooted,
-                    reason,
-                });
-                return;
-            }
-            let reason = "the agent of this host has connected again".to_owned();
-            self.effects.push_back(Effect::CloseSession {
-                session: old,
-                refused: false,
-                reason,
-            });
-            self.hosts.session_ends(old);
-            self.agent_gone(name, true, now);
+        if self.refuses_a_second_agent(session, name, &hello, now) {
+            return;
         }
-        let slots = u32::from(hello.slots);
-        let knows_generations = hello.versions.1 >= GENERATIONS;
-        let rebooted = self
-            .hosts
-            .get(name)
-            .is_some_and(|h| h.seen && h.hello.boot_id != hello.boot_id);
-        let kept = self
-            .hosts
-            .get(name)
-            .filter(|h| u32::from(h.hello.slots) >= slots)
+        let known = self.hosts.get(name);
+        let rebooted = known.is_some_and(|h| h.seen && h.hello.boot_id != hello.boot_id);
+        let kept = known
+            .filter(|h| h.hello.slots >= hello.slots)
             .map(|h| h.first_engine);
+        let name: Arc<str> = known.map_or_else(|| name.into(), |h| h.name.clone());
         let first_engine = kept.unwrap_or_else(|| self.hosts.number_engines(hello.slots));
         if kept.is_none() {
-            let (host, slots) = (Arc::from(name), hello.slots);
             self.persist(|| Record::Engines {
-                host,
+                host: name.clone(),
                 first: first_engine,
-                slots,
+                slots: hello.slots,
             });
         }
         if rebooted {
-            self.lose_attempts(name, |_| true, "its host was restarted", now);
+            self.lose_attempts(&name, |_| true, "its host was restarted", now);
         }
-        let shared: Arc<str> = self
-            .hosts
-            .get(name)
-            .map_or_else(|| name.into(), |h| h.name.clone());
-        if !self.hosts.contains(name) {
-            self.host_becomes_known(&shared, now);
+        if !self.hosts.contains(&name) {
+            self.host_becomes_known(&name, now);
         }
         // Without a session it is in none of the indices.
-        let Some(known) = self.hosts.remove(name) else {
+        let Some(known) = self.hosts.remove(&name) else {
             return;
         };
         self.timers.clear(Timer::Loss(known.index));
-        self.hosts.session_begins(session, shared.clone());
-        if self.generation != Generation::default() && knows_generations {
+        self.timers
+            .set(Timer::Ready(known.index), now + READY_WITHIN);
+        self.hosts.session_begins(session, name.clone());
+        if self.generation != Generation::default() && hello.versions.1 >= GENERATIONS {
             // Before anything counts that it says of a lease.
             self.effects
                 .push_back(Effect::Generation(session, self.generation));
@@ -116,20 +71,54 @@ impl Scheduler {
         };
         self.effects.push_back(Effect::Welcome(session, welcome));
         self.lease_begins(now);
-        let host = Host {
-            aliases: known.aliases,
-            session: Some(session),
-            seen: true,
-            first_engine,
-            attempts: known.attempts,
-            record: known.record,
-            drain: known.drain,
-            ..Host::new(shared.clone(), known.index, hello, now)
+        self.hosts
+            .put_back(known.connected(session, hello, first_engine, now));
+        self.look_at_presence(&name);
+    }
+
+    /// Lets a new agent of a host take the place of the one that is connected, if there is one; or
+    /// else refuses it, and true: it is another one with the same certificate.
+    fn refuses_a_second_agent(
+        &mut self,
+        session: SessionId,
+        name: &str,
+        hello: &Hello,
+        now: BootInstant,
+    ) -> bool {
+        let Some(host) = self.hosts.get(name) else {
+            return false;
         };
-        self.timers
-            .set(Timer::Ready(host.index), now + READY_WITHIN);
-        self.hosts.put_back(host);
-        self.look_at_presence(&shared);
+        let Some(old) = host.session else {
+            return false;
+        };
+        let rebooted = host.hello.boot_id != hello.boot_id;
+        // With the same keeper it is the agent of that host, reconnected or restarted: a keeper
+        // serves only the newest one. Otherwise it is a copy of the certificate.
+        if !rebooted && host.hello.keeper == hello.keeper {
+            self.end_session(old, "the agent of this host has connected again".to_owned());
+            self.hosts.session_ends(old);
+            self.agent_gone(name, true, now);
+            return false;
+        }
+        let way_out = if rebooted {
+            let silence = IDLE_TIMEOUT.as_secs();
+            format!(
+                "if {name} was restarted, it is let in when its old connection has been silent for {silence} s; else stop one"
+            )
+        } else {
+            "stop one of them".to_owned()
+        };
+        tracing::warn!(
+            host = name,
+            rebooted,
+            "a second agent with the certificate of {name} is refused"
+        );
+        self.effects.push_back(Effect::CloseSession {
+            session,
+            refused: !rebooted,
+            reason: format!("another agent is connected with the certificate of {name}; {way_out}"),
+        });
+        true
     }
 
     pub(super) fn agent_message(
@@ -147,27 +136,11 @@ impl Scheduler {
                 containment,
                 clock_offset,
             } => {
-                if let Some(host) = self.hosts.get_mut(name) {
-                    host.containment = containment;
-                }
                 self.heard(name, clock_offset, now);
                 self.inventory(name, None, &queued, &running, &unacknowledged, now);
-                self.set_known(name, true);
-                // It may have nothing to ask for, and those with idle slots may have asked long
-                // ago.
-                self.look_for_prefetched(now);
-                if let Some(index) = self.hosts.get(name).map(|host| host.index) {
-                    self.evict_overdue(index);
-                }
+                self.is_known(name, containment, now);
             }
-            ToCoordinator::Pull { credit, idle } => {
-                if let Some(host) = self.hosts.get_mut(name) {
-                    host.credit.pull(credit, idle, now);
-                    self.reindex(name);
-                    self.serve(name, usize::MAX, now);
-                    self.look_for_prefetched(now);
-                }
-            }
+            ToCoordinator::Pull { credit, idle } => self.pull(name, credit, idle, now),
             ToCoordinator::Reports(reports) => self.reports(name, None, reports, now),
             ToCoordinator::ReportsOf { user, reports } => {
                 self.reports(name, Some(&user), reports, now)
@@ -189,14 +162,7 @@ impl Scheduler {
             } => {
                 self.heard(name, clock_offset, now);
                 self.serves_only(name, users, unheard, now);
-                if let Some(host) = self.hosts.get_mut(name) {
-                    host.containment = containment;
-                }
-                self.set_known(name, true);
-                self.look_for_prefetched(now);
-                if let Some(index) = self.hosts.get(name).map(|host| host.index) {
-                    self.evict_overdue(index);
-                }
+                self.is_known(name, containment, now);
             }
             ToCoordinator::Engines {
                 versions,
@@ -227,16 +193,7 @@ impl Scheduler {
                 stream,
                 data,
             } => self.output(name, attempt, stream, data),
-            ToCoordinator::Goodbye => {
-                // What it gives back must not be placed there again.
-                if let Some(host) = self.hosts.get_mut(name) {
-                    host.credit.end();
-                }
-                self.set_known(name, false);
-                self.reindex(name);
-                self.give_back(name, now);
-                self.close_session(name, "goodbye");
-            }
+            ToCoordinator::Goodbye => self.goodbye(name, now),
             ToCoordinator::UsableEngines { ready, failing } => {
                 self.usable_engines(name, ready, failing)
             }
@@ -246,6 +203,39 @@ impl Scheduler {
                 .effects
                 .push_back(Effect::LogsAnswer { request, streams }),
         }
+    }
+
+    /// An agent has said what its host has, and can be given jobs.
+    fn is_known(&mut self, name: &Arc<str>, containment: Containment, now: BootInstant) {
+        let Some(host) = self.hosts.get_mut(name) else {
+            return;
+        };
+        host.containment = containment;
+        let index = host.index;
+        self.set_known(name, true);
+        // It may have nothing to ask for, and those with idle slots may have asked long ago.
+        self.look_for_prefetched(now);
+        self.evict_overdue(index);
+    }
+
+    fn pull(&mut self, name: &Arc<str>, credit: u64, idle: u16, now: BootInstant) {
+        if let Some(host) = self.hosts.get_mut(name) {
+            host.credit.pull(credit, idle, now);
+            self.reindex(name);
+            self.serve(name, usize::MAX, now);
+            self.look_for_prefetched(now);
+        }
+    }
+
+    fn goodbye(&mut self, name: &Arc<str>, now: BootInstant) {
+        // What it gives back must not be placed there again.
+        if let Some(host) = self.hosts.get_mut(name) {
+            host.credit.end();
+        }
+        self.set_known(name, false);
+        self.reindex(name);
+        self.give_back(name, now);
+        self.close_session(name, "goodbye");
     }
 
     /// The agent says what it has: a sign of life.
@@ -271,17 +261,10 @@ impl Scheduler {
         let Some(host) = self.hosts.get_mut(&name) else {
             return;
         };
-        host.session = None;
-        self.look_at_presence(&name);
-        let Some(host) = self.hosts.get_mut(&name) else {
-            return;
-        };
+        host.disconnected(now);
         let index = host.index;
         self.timers.clear(Timer::Ready(index));
-        (host.usable, host.failing, host.late) = (None, None, false);
-        host.credit = Credit::default();
-        host.since = now;
-        host.told.clear();
+        self.look_at_presence(&name);
         let name = &*name;
         self.reindex(name);
         match self.lease {
@@ -299,11 +282,16 @@ impl Scheduler {
 
     fn close_session(&mut self, name: &str, reason: &str) {
         if let Some(session) = self.hosts.get(name).and_then(|h| h.session) {
-            self.effects.push_back(Effect::CloseSession {
-                session,
-                refused: false,
-                reason: reason.into(),
-            });
+            self.end_session(session, reason.into());
         }
+    }
+
+    /// Ends a session of an agent, which may come back.
+    pub(super) fn end_session(&mut self, session: SessionId, reason: String) {
+        self.effects.push_back(Effect::CloseSession {
+            session,
+            refused: false,
+            reason,
+        });
     }
 }

@@ -1,6 +1,6 @@
 //! How attempts end, and with the last of them a job: again, or for good.
 
-use super::{Effect, JobState, Record, Scheduler, Text, after, hold, text};
+use super::{Effect, JobState, Record, Scheduler, hold};
 use mezcal_common::message::agent::{NumberedReport, Report, ToAgent};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, EngineId, JobKey, attempt_count};
@@ -89,116 +89,105 @@ impl Scheduler {
     }
 
     /// The present attempt of a job is over: again, or for good.
-    fn attempt_over(
+    pub(super) fn attempt_over(
         &mut self,
         attempt: AttemptId,
         place: Option<Place>,
         mut outcome: Outcome,
         now: BootInstant,
     ) {
-        let key = attempt.key;
-        let asked = self.cancels.has(key);
-        let Some(batch) = self.batches.get_mut(&key.batch) else {
-            return;
-        };
-        let (cancelled, once) = (
-            asked || batch.cancelled.is_some(),
-            batch.once || batch.halted,
-        );
-        let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1) else {
-            return;
-        };
-        if outcome.ended == Ended::Cancelled
-            && outcome.survivors == 0
-            && !cancelled
-            && !once
-            && self
-                .hosts
-                .at(job.host)
-                .is_some_and(|host| host.drain.is_overdue())
-        {
-            // An agent that was started again in the grace of an eviction does not know why it
-            // ended.
+        if self.is_of_an_eviction(attempt.key, &outcome) {
             return self.returned(attempt, now);
         }
         let kept = self.durable.then(|| Box::new(outcome.clone()));
-        let numbered = self.generation.next_attempt(job.attempt).is_some();
-        let again = match outcome.ended {
+        let again = self.is_tried_again(attempt, &mut outcome);
+        let has_a_number = self.generation.next_attempt(attempt.attempt).is_some();
+        if !has_a_number {
+            let why = format!(
+                "it was tried {} times, and there are no more numbers for its attempts",
+                attempt_count(attempt.attempt)
+            );
+            let said = outcome.error.take();
+            outcome.error = Some(said.map_or(why.clone(), |said| format!("{said}; {why}")));
+        }
+        if !again || !has_a_number {
+            return self.finish(attempt.key, place, outcome, now);
+        }
+        self.comes_back(attempt, kept);
+        // A lost host is nobody's failure: elsewhere it may begin at once.
+        let batch = self.batches.get(&attempt.key.batch);
+        let batch = batch.filter(|_| outcome.ended != Ended::Lost);
+        let pause = batch.map_or(Duration::ZERO, |batch| batch.pause_of(attempt.key.job));
+        match pause.is_zero() {
+            true => self.enqueue(attempt.key),
+            false => self.delay(attempt.key, now + pause),
+        }
+    }
+
+    /// Whether an end comes of an eviction. An agent that was started again in its grace does not
+    /// know why the attempt ended.
+    fn is_of_an_eviction(&self, key: JobKey, outcome: &Outcome) -> bool {
+        if outcome.ended != Ended::Cancelled || outcome.survivors > 0 || self.cancels.has(key) {
+            return false;
+        }
+        let batch = self.batches.get(&key.batch);
+        let wanted = batch.is_some_and(|batch| !batch.is_given_up() && !batch.once);
+        let host = self
+            .batches
+            .job(key)
+            .and_then(|job| self.hosts.at(job.host));
+        wanted && host.is_some_and(|host| host.drain.is_overdue())
+    }
+
+    /// Whether the end of an attempt is not that of its job, which uses up what the job has left of
+    /// retries and losses; the outcome then says what the job's end is.
+    fn is_tried_again(&mut self, attempt: AttemptId, outcome: &mut Outcome) -> bool {
+        let key = attempt.key;
+        let Some(batch) = self.batches.get_mut(&key.batch) else {
+            return false;
+        };
+        let cancelled = batch.cancelled.is_some() || self.cancels.has(key);
+        let once = batch.once || batch.halted;
+        match outcome.ended {
             Ended::Lost if cancelled => {
                 outcome.ended = Ended::Cancelled;
                 false
             }
             // What went with an earlier life of ours is nobody's loss.
             Ended::Lost if attempt.epoch != self.epoch && !once => true,
-            Ended::Lost => {
-                job.losses += 1;
-                let host = self.hosts.name_at(job.host);
-                let why = outcome.error.as_deref().unwrap_or_default();
-                let lost = batch.lost.entry(key.job).or_default();
-                let host = host.as_deref().unwrap_or("a host");
-                lost.push(format!("attempt {} on {host}: {why}", job.attempt));
-                if lost.len() > 1 {
-                    outcome.error = Some(lost.join("; "));
-                }
-                u32::from(job.losses) <= MAX_LOSSES && !once
-            }
+            Ended::Lost => batch.is_lost(key.job, &self.hosts, outcome) <= MAX_LOSSES && !once,
             Ended::Exited
             | Ended::Signaled
             | Ended::Timeout
             | Ended::OutOfMemory
             | Ended::StartFailed => {
-                let worth = batch
-                    .retry_rules
-                    .get(&key.job)
-                    .is_none_or(|rule| after::worth_another(&rule.on, &outcome));
-                let retry =
-                    !outcome.succeeded() && job.retries > 0 && !cancelled && !batch.halted && worth;
-                job.retries -= u32::from(retry);
-                retry
+                !cancelled && !batch.halted && batch.uses_a_retry(key.job, outcome)
             }
             Ended::Cancelled
             | Ended::NoHost
             | Ended::Skipped
             | Ended::Unkillable
             | Ended::HostShort => false,
+        }
+    }
+
+    /// A job is on no host any more, and will be placed again.
+    fn comes_back(&mut self, attempt: AttemptId, outcome: Option<Box<Outcome>>) {
+        let Some(batch) = self.batches.get_mut(&attempt.key.batch) else {
+            return;
         };
-        let failed = outcome.ended != Ended::Lost;
-        let again = again && numbered;
-        if !numbered {
-            let why = format!(
-                "it was tried {} times, and there are no more numbers for its attempts",
-                attempt_count(job.attempt)
-            );
-            outcome.error = Some(
-                outcome
-                    .error
-                    .take()
-                    .map_or(why.clone(), |said| format!("{said}; {why}")),
-            );
-        }
-        if !again {
-            return self.finish(key, place, outcome, now);
-        }
-        self.users.give_back(batch.user, job.queue.slots());
-        batch.placed -= 1;
+        let user = batch.user;
+        let Some(job) = batch.comes_back(attempt.key.job) else {
+            return;
+        };
+        self.users.give_back(user, job.queue.slots());
         let (retries, losses) = (job.retries, job.losses);
-        job.state = JobState::Queued;
-        // A lost host is nobody's failure: elsewhere it may begin at once.
-        let delay = if failed {
-            batch.pause_of(key.job)
-        } else {
-            Duration::ZERO
-        };
         self.persist(|| Record::Again {
             attempt,
             retries,
             losses,
-            outcome: kept,
+            outcome,
         });
-        match delay.is_zero() {
-            true => self.enqueue(key),
-            false => self.delay(key, now + delay),
-        }
     }
 
     /// Everything on a host comes back without anybody's fault: its agent has stopped in order.
@@ -242,19 +231,7 @@ impl Scheduler {
                 "it was given back, and there are no more numbers for its attempts".to_owned();
             return self.finish(attempt.key, None, Outcome::never_ran(Ended::Lost, why), now);
         }
-        let Some(job) = batch.jobs.get_mut(attempt.key.job.0 as usize - 1) else {
-            return;
-        };
-        job.state = JobState::Queued;
-        batch.placed -= 1;
-        self.users.give_back(batch.user, job.queue.slots());
-        let (retries, losses) = (job.retries, job.losses);
-        self.persist(|| Record::Again {
-            attempt,
-            retries,
-            losses,
-            outcome: None,
-        });
+        self.comes_back(attempt, None);
         self.enqueue(attempt.key);
     }
 
@@ -293,6 +270,7 @@ impl Scheduler {
         }
     }
 
+    /// A job ends for good.
     pub(super) fn finish(
         &mut self,
         key: JobKey,
@@ -300,56 +278,35 @@ impl Scheduler {
         mut outcome: Outcome,
         now: BootInstant,
     ) {
-        let local = self
-            .batches
-            .job(key)
-            .and_then(|job| self.is_local(job.queue, place.as_ref()));
-        let held = self.held_until(key.batch);
+        let Some(job) = self.batches.job(key) else {
+            return;
+        };
+        let (attempt, queue) = (job.attempt, job.queue);
+        let local = self.is_local(queue, place.as_ref());
         let Some(batch) = self.batches.get_mut(&key.batch) else {
             return;
         };
-        let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1) else {
-            return;
-        };
-        if job.state == JobState::Done {
-            return;
+        match batch.end(key.job, &outcome) {
+            None => return,
+            Some(JobState::Placed) => self.users.give_back(batch.user, queue.slots()),
+            Some(JobState::Waiting | JobState::Queued | JobState::Done) => {}
         }
-        // What is left of its text is for whoever asks for its output.
-        if let Text::Here(text) = &mut job.text {
-            *text = text::ended(text);
+        let (id, seq) = (batch.id, batch.done as u64);
+        if outcome.ended == Ended::Cancelled && outcome.error.is_none() {
+            let why = self.cancels.why_of(key).or_else(|| batch.why.clone());
+            outcome.error = why.map(|why| why.to_string());
         }
-        match job.state {
-            JobState::Waiting => batch.order.forget(key.job),
-            JobState::Placed => {
-                batch.placed -= 1;
-                self.users.give_back(batch.user, job.queue.slots());
-            }
-            JobState::Queued | JobState::Done => {}
-        }
-        job.state = JobState::Done;
-        job.succeeded = outcome.succeeded();
-        let succeeded = job.succeeded;
-        batch.done += 1;
-        batch.lost.remove(&key.job);
-        batch.counts.add(&outcome);
-        let why = self.cancels.why_of(key).or_else(|| batch.why.clone());
-        if outcome.ended == Ended::Cancelled
-            && outcome.error.is_none()
-            && let Some(why) = why
-        {
-            outcome.error = Some(why.to_string());
-        }
-        if let Some(until) = held {
+        if let Some(until) = self.held_until(key.batch) {
             hold::admit_ignorance(&mut outcome, until, now);
         }
         let (ended, killed, survivors) = (outcome.ended, outcome.killed, outcome.survivors);
+        let succeeded = outcome.succeeded();
         let result = JobResult {
-            attempt: job.attempt,
+            attempt,
             place,
             local,
             outcome,
         };
-        let (batch, seq) = (batch.id, batch.done as u64);
         self.persist(|| Record::Ended {
             batch: key.batch,
             seq,
@@ -357,7 +314,7 @@ impl Scheduler {
             result: Box::new(result.clone()),
         });
         self.effects.push_back(Effect::Result {
-            batch,
+            batch: id,
             seq,
             job: key.job,
             result,

@@ -1,11 +1,12 @@
 //! A batch and its jobs, as the scheduler knows them.
 
 use super::queues::QueueKey;
-use super::{Text, after, halt, quarantine, shortage};
+use super::{Hosts, Text, after, halt, quarantine, shortage, text};
 use mezcal_common::message::client::{Halt, RetryOn, Submission};
 use mezcal_common::model::hosts;
-use mezcal_common::model::ids::{BatchId, BatchSerial, JobKey, JobNumber};
+use mezcal_common::model::ids::{BatchId, BatchSerial, Generation, JobKey, JobNumber};
 use mezcal_common::model::job::{BatchContext, Stop};
+use mezcal_common::model::outcome::Outcome;
 use rustc_hash::FxHashMap;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -116,6 +117,86 @@ impl Batch {
             state: JobState::Queued,
             succeeded: false,
         });
+    }
+
+    /// The next attempt of a job is on a host from now on.
+    pub(super) fn place(
+        &mut self,
+        number: JobNumber,
+        host: u32,
+        generation: Generation,
+    ) -> Option<&Job> {
+        let job = self.jobs.get_mut(number.0 as usize - 1)?;
+        job.state = JobState::Placed;
+        job.host = host;
+        // Whatever waits has a number left.
+        job.attempt = generation.next_attempt(job.attempt).unwrap_or(u32::MAX);
+        self.placed += 1;
+        Some(job)
+    }
+
+    /// A job is on no host any more, and has not ended.
+    pub(super) fn comes_back(&mut self, number: JobNumber) -> Option<&Job> {
+        let job = self.jobs.get_mut(number.0 as usize - 1)?;
+        job.state = JobState::Queued;
+        self.placed -= 1;
+        Some(job)
+    }
+
+    /// A job has ended for good; gives back what it was before. None if it had ended already.
+    pub(super) fn end(&mut self, number: JobNumber, outcome: &Outcome) -> Option<JobState> {
+        let job = self.jobs.get_mut(number.0 as usize - 1)?;
+        let was = std::mem::replace(&mut job.state, JobState::Done);
+        match was {
+            JobState::Done => return None,
+            JobState::Waiting => self.order.forget(number),
+            JobState::Placed => self.placed -= 1,
+            JobState::Queued => {}
+        }
+        // What is left of its text is for whoever asks for its output.
+        if let Text::Here(text) = &mut job.text {
+            *text = text::ended(text);
+        }
+        job.succeeded = outcome.succeeded();
+        self.done += 1;
+        self.lost.remove(&number);
+        self.counts.add(outcome);
+        Some(was)
+    }
+
+    /// A job was lost with its host; adds where and why to what is said of it. Gives back how often
+    /// that has happened.
+    pub(super) fn is_lost(
+        &mut self,
+        number: JobNumber,
+        hosts: &Hosts,
+        outcome: &mut Outcome,
+    ) -> u32 {
+        let Some(job) = self.jobs.get_mut(number.0 as usize - 1) else {
+            return 0;
+        };
+        let host = hosts.name_at(job.host);
+        let host = host.as_deref().unwrap_or("a host");
+        job.losses += 1;
+        let why = outcome.error.as_deref().unwrap_or_default();
+        let lost = self.lost.entry(number).or_default();
+        lost.push(format!("attempt {} on {host}: {why}", job.attempt));
+        if lost.len() > 1 {
+            outcome.error = Some(lost.join("; "));
+        }
+        u32::from(job.losses)
+    }
+
+    /// Uses up one of a job's retries, if it has one left for this end.
+    pub(super) fn uses_a_retry(&mut self, number: JobNumber, outcome: &Outcome) -> bool {
+        let rule = self.retry_rules.get(&number);
+        let worth = rule.is_none_or(|rule| after::worth_another(&rule.on, outcome));
+        let Some(job) = self.jobs.get_mut(number.0 as usize - 1) else {
+            return false;
+        };
+        let retry = !outcome.succeeded() && job.retries > 0 && worth;
+        job.retries -= u32::from(retry);
+        retry
     }
 
     /// None of its jobs starts any more.

@@ -14,6 +14,60 @@ use std::time::Duration;
 /// Jobs in one batch: job numbers are 32 bits, and an index of this many fits in memory.
 const MAX_JOBS: usize = 100_000_000;
 
+/// A job that has just come.
+struct New {
+    job: JobNumber,
+    /// Why it cannot start at all.
+    stillborn: Option<String>,
+    after: Vec<JobNumber>,
+}
+
+/// Jobs that a batch has taken.
+struct Taken {
+    queued: Vec<New>,
+    /// The same for the store, if it has the batch.
+    records: Vec<Submission>,
+    /// Why not all of them were taken.
+    refused: Option<String>,
+}
+
+/// Adds jobs to a batch, up to the first that makes no sense.
+fn take(batch: &mut Batch, serial: BatchSerial, jobs: Vec<Submission>, stored: bool) -> Taken {
+    let mut taken = Taken {
+        queued: Vec::with_capacity(jobs.len()),
+        records: Vec::with_capacity(if stored { jobs.len() } else { 0 }),
+        refused: None,
+    };
+    for mut submission in jobs {
+        if !batch.open || submission.job.0 as usize != batch.jobs.len() + 1 {
+            let why = format!("job {} does not continue the batch", submission.job);
+            taken.refused = Some(why);
+            break;
+        }
+        if submission.spec.len() > MAX_SPEC
+            || batch.jobs.len() >= MAX_JOBS
+            || submission.slots == 0
+            || [submission.hosts, submission.prefer]
+                .iter()
+                .flatten()
+                .any(|h| *h as usize >= batch.host_sets.len())
+        {
+            taken.refused = Some(format!("job {} is not acceptable", submission.job));
+            break;
+        }
+        if stored {
+            taken.records.push(submission.clone());
+        }
+        taken.queued.push(New {
+            job: submission.job,
+            stillborn: submission.stillborn.take(),
+            after: std::mem::take(&mut submission.after),
+        });
+        batch.add_job(serial, submission, stored);
+    }
+    taken
+}
+
 impl Scheduler {
     pub(super) fn open(&mut self, user: String, terms: BatchTerms, now: BootInstant) {
         let id = terms.context.batch;
@@ -105,37 +159,11 @@ impl Scheduler {
             return;
         };
         batch.add_host_sets(host_sets);
-        let (mut queued, mut refused) = (Vec::with_capacity(jobs.len()), None);
-        let mut taken = Vec::with_capacity(if stored { jobs.len() } else { 0 });
-        for mut submission in jobs {
-            if !batch.open || submission.job.0 as usize != batch.jobs.len() + 1 {
-                refused = Some(format!(
-                    "job {} does not continue the batch",
-                    submission.job
-                ));
-                break;
-            }
-            if submission.spec.len() > MAX_SPEC
-                || batch.jobs.len() >= MAX_JOBS
-                || submission.slots == 0
-                || [submission.hosts, submission.prefer]
-                    .iter()
-                    .flatten()
-                    .any(|h| *h as usize >= batch.host_sets.len())
-            {
-                refused = Some(format!("job {} is not acceptable", submission.job));
-                break;
-            }
-            if stored {
-                taken.push(submission.clone());
-            }
-            let (after, stillborn) = (
-                std::mem::take(&mut submission.after),
-                submission.stillborn.take(),
-            );
-            queued.push((submission.job, stillborn, after));
-            batch.add_job(serial, submission, stored);
-        }
+        let Taken {
+            queued,
+            records,
+            refused,
+        } = take(batch, serial, jobs, stored);
         let (accepted, held) = (batch.jobs.len() as u64, batch.is_held());
         if !host_sets.is_empty() {
             self.persist(|| Record::HostSets {
@@ -143,10 +171,10 @@ impl Scheduler {
                 sets: host_sets.to_vec(),
             });
         }
-        if !taken.is_empty() {
+        if !records.is_empty() {
             self.persist(|| Record::Submitted {
                 batch: serial,
-                jobs: taken,
+                jobs: records,
             });
         }
         self.effects.push_back(Effect::Accepted {
@@ -158,9 +186,19 @@ impl Scheduler {
             self.effects
                 .push_back(Effect::Refused { batch: id, reason });
         }
+        self.begin_jobs(serial, queued, held, now);
+    }
+
+    /// Jobs have come: each waits for a host or for something else first, or ends at once.
+    fn begin_jobs(&mut self, serial: BatchSerial, jobs: Vec<New>, held: bool, now: BootInstant) {
         let given_up = |s: &Self| s.batches.get(&serial).is_none_or(Batch::is_given_up);
         let mut cancelled = given_up(self);
-        for (job, stillborn, after) in queued {
+        for New {
+            job,
+            stillborn,
+            after,
+        } in jobs
+        {
             let key = JobKey { batch: serial, job };
             match stillborn {
                 Some(why) => {

@@ -89,7 +89,7 @@ impl Host {
         Self::new(name, index, hello, now)
     }
 
-    pub(super) fn new(name: Arc<str>, index: u32, hello: Hello, now: BootInstant) -> Self {
+    fn new(name: Arc<str>, index: u32, hello: Hello, now: BootInstant) -> Self {
         Self {
             name,
             index,
@@ -123,6 +123,35 @@ impl Host {
             load: Load::default(),
             clock_offset: None,
         }
+    }
+
+    /// The same host, whose agent has connected.
+    pub(super) fn connected(
+        self,
+        session: SessionId,
+        hello: Hello,
+        first_engine: EngineId,
+        now: BootInstant,
+    ) -> Self {
+        Self {
+            aliases: self.aliases,
+            session: Some(session),
+            seen: true,
+            first_engine,
+            attempts: self.attempts,
+            record: self.record,
+            drain: self.drain,
+            ..Self::new(self.name, self.index, hello, now)
+        }
+    }
+
+    /// Its session has ended.
+    pub(super) fn disconnected(&mut self, now: BootInstant) {
+        self.session = None;
+        (self.usable, self.failing, self.late) = (None, None, false);
+        self.credit = Credit::default();
+        self.since = now;
+        self.told.clear();
     }
 
     /// Slots that can be used.

@@ -1,6 +1,6 @@
 //! Leases of hosts: when what is on them is surely over though nobody says so.
 
-use super::{Effect, Host, Scheduler, Timer};
+use super::{Host, Scheduler, Timer};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::AttemptId;
 use std::collections::BTreeSet;
@@ -37,11 +37,7 @@ impl Scheduler {
         for name in over {
             if let Some(session) = self.hosts.get(&name).and_then(|h| h.session) {
                 let reason = "no heartbeat for longer than the lease".to_owned();
-                self.effects.push_back(Effect::CloseSession {
-                    session,
-                    refused: false,
-                    reason,
-                });
+                self.end_session(session, reason);
                 self.hosts.session_ends(session);
                 self.agent_gone(&name, false, now);
             }

@@ -217,69 +217,16 @@ impl Scheduler {
                 host,
                 lease,
                 attempts,
-            } => {
-                // Whoever still runs under an earlier, longer lease has to be waited for.
-                self.lease = self.lease.max(lease);
-                self.placed_under(lease);
-                let index = self.known_host(&host, now);
-                for attempt in attempts {
-                    if let Some(job) = self.batches.job_mut(attempt.key)
-                        && attempt.attempt > job.attempt
-                        && job.state != JobState::Done
-                    {
-                        (job.attempt, job.host, job.state) =
-                            (attempt.attempt, index, JobState::Placed);
-                        self.restoring
-                            .placements
-                            .insert(attempt.key, (attempt, lease));
-                    } else if let Some((_, known)) = self
-                        .restoring
-                        .placements
-                        .get_mut(&attempt.key)
-                        .filter(|(a, _)| *a == attempt)
-                    {
-                        // A later life gave longer leases.
-                        *known = (*known).max(lease);
-                    }
-                }
-            }
+            } => self.replay_placed(&host, lease, attempts, now),
             Record::Again {
                 attempt,
                 retries,
                 losses,
                 ..
-            } => {
-                if let Some(job) = self
-                    .batches
-                    .job_mut(attempt.key)
-                    .filter(|job| job.state != JobState::Done)
-                {
-                    let failed = retries < job.retries;
-                    (job.retries, job.losses) = (job.retries.min(retries), job.losses.max(losses));
-                    if job.attempt == attempt.attempt {
-                        job.state = JobState::Queued;
-                        match failed {
-                            true => self.restoring.failed.insert(attempt.key),
-                            false => self.restoring.failed.remove(&attempt.key),
-                        };
-                    }
-                }
-            }
+            } => self.replay_again(attempt, retries, losses),
             Record::Ended {
                 batch, job, result, ..
-            } => {
-                let key = JobKey { batch, job };
-                let Some(ended) = self.batches.job_mut(key) else {
-                    return;
-                };
-                (ended.state, ended.succeeded, ended.attempt) =
-                    (JobState::Done, result.outcome.succeeded(), result.attempt);
-                self.restoring.placements.remove(&key);
-                if let Some(batch) = self.batches.get_mut(&batch) {
-                    batch.done += 1;
-                    batch.counts.add(&result.outcome);
-                }
-            }
+            } => self.replay_end(JobKey { batch, job }, &result),
             // It is not among what is replayed.
             Record::Done { .. } | Record::HostForgotten { .. } | Record::Released => {}
             Record::Drained {
@@ -300,6 +247,69 @@ impl Scheduler {
                     (known.first_engine, known.hello.slots) = (first, slots);
                 }
             }
+        }
+    }
+
+    fn replay_placed(
+        &mut self,
+        host: &Arc<str>,
+        lease: Option<Duration>,
+        attempts: Vec<AttemptId>,
+        now: BootInstant,
+    ) {
+        // Whoever still runs under an earlier, longer lease has to be waited for.
+        self.lease = self.lease.max(lease);
+        self.placed_under(lease);
+        let index = self.known_host(host, now);
+        for attempt in attempts {
+            if let Some(job) = self.batches.job_mut(attempt.key)
+                && attempt.attempt > job.attempt
+                && job.state != JobState::Done
+            {
+                (job.attempt, job.host, job.state) = (attempt.attempt, index, JobState::Placed);
+                self.restoring
+                    .placements
+                    .insert(attempt.key, (attempt, lease));
+            } else if let Some((_, known)) = self
+                .restoring
+                .placements
+                .get_mut(&attempt.key)
+                .filter(|(a, _)| *a == attempt)
+            {
+                // A later life gave longer leases.
+                *known = (*known).max(lease);
+            }
+        }
+    }
+
+    fn replay_again(&mut self, attempt: AttemptId, retries: u32, losses: u8) {
+        if let Some(job) = self
+            .batches
+            .job_mut(attempt.key)
+            .filter(|job| job.state != JobState::Done)
+        {
+            let failed = retries < job.retries;
+            (job.retries, job.losses) = (job.retries.min(retries), job.losses.max(losses));
+            if job.attempt == attempt.attempt {
+                job.state = JobState::Queued;
+                match failed {
+                    true => self.restoring.failed.insert(attempt.key),
+                    false => self.restoring.failed.remove(&attempt.key),
+                };
+            }
+        }
+    }
+
+    fn replay_end(&mut self, key: JobKey, result: &JobResult) {
+        let Some(ended) = self.batches.job_mut(key) else {
+            return;
+        };
+        (ended.state, ended.succeeded, ended.attempt) =
+            (JobState::Done, result.outcome.succeeded(), result.attempt);
+        self.restoring.placements.remove(&key);
+        if let Some(batch) = self.batches.get_mut(&key.batch) {
+            batch.done += 1;
+            batch.counts.add(&result.outcome);
         }
     }
 
@@ -331,6 +341,27 @@ impl Scheduler {
         if !placements.is_empty() {
             self.timers.set(Timer::Return, now + super::cancel::RETURN);
         }
+        self.replay_what_is_placed(placements);
+        self.lease_begins(now);
+        self.hold_begins(now);
+        for batch in self.batches.in_order() {
+            self.begin_restored(batch, &mut comes_after, &failed, now);
+            if self.batches.get(&batch).is_some_and(|b| !b.open) {
+                self.order_is_complete(batch);
+            }
+            self.unattended(batch, now);
+            self.check_halt(batch, now);
+            self.end_batch_if_done(batch);
+        }
+        self.unserved = true;
+        self.settle(now);
+    }
+
+    /// What may run on hosts is on them again.
+    fn replay_what_is_placed(
+        &mut self,
+        placements: BTreeMap<JobKey, (AttemptId, Option<Duration>)>,
+    ) {
         let mut longer: BTreeMap<Arc<str>, Vec<AttemptId>> = BTreeMap::new();
         for (key, (attempt, recorded)) in placements {
             let placed = self
@@ -373,40 +404,38 @@ impl Scheduler {
                 attempts,
             });
         }
-        self.lease_begins(now);
-        self.hold_begins(now);
-        for batch in self.batches.in_order() {
-            let Some(b) = self.batches.get(&batch) else {
-                continue;
-            };
-            let (given_up, held) = (b.is_given_up(), b.is_held());
-            let queued = (1..)
-                .zip(&b.jobs)
-                .filter(|(_, job)| job.state == JobState::Queued)
-                .map(|(number, _)| JobNumber(number));
-            for job in queued.collect::<Vec<_>>() {
-                let key = JobKey { batch, job };
-                let before = comes_after.remove(&key).unwrap_or_default();
-                let pause = self.batches.get(&batch).map(|batch| batch.pause_of(job));
-                let pause = pause.filter(|pause| failed.contains(&key) && !pause.is_zero());
-                if given_up {
-                    self.finish(key, None, Outcome::never_ran(Ended::Cancelled, None), now);
-                } else if let Some(pause) = pause {
-                    // How much of it is over is not known: it begins again.
-                    self.delay(key, now + pause);
-                } else {
-                    self.may_start(key, &before, held);
-                }
+    }
+
+    /// What waits of a batch may start, or waits again.
+    fn begin_restored(
+        &mut self,
+        batch: BatchSerial,
+        comes_after: &mut HashMap<JobKey, Vec<JobNumber>>,
+        failed: &HashSet<JobKey>,
+        now: BootInstant,
+    ) {
+        let Some(b) = self.batches.get(&batch) else {
+            return;
+        };
+        let (given_up, held) = (b.is_given_up(), b.is_held());
+        let queued = (1..)
+            .zip(&b.jobs)
+            .filter(|(_, job)| job.state == JobState::Queued)
+            .map(|(number, _)| JobNumber(number));
+        for job in queued.collect::<Vec<_>>() {
+            let key = JobKey { batch, job };
+            let before = comes_after.remove(&key).unwrap_or_default();
+            let pause = self.batches.get(&batch).map(|batch| batch.pause_of(job));
+            let pause = pause.filter(|pause| failed.contains(&key) && !pause.is_zero());
+            if given_up {
+                self.finish(key, None, Outcome::never_ran(Ended::Cancelled, None), now);
+            } else if let Some(pause) = pause {
+                // How much of it is over is not known: it begins again.
+                self.delay(key, now + pause);
+            } else {
+                self.may_start(key, &before, held);
             }
-            if self.batches.get(&batch).is_some_and(|b| !b.open) {
-                self.order_is_complete(batch);
-            }
-            self.unattended(batch, now);
-            self.check_halt(batch, now);
-            self.end_batch_if_done(batch);
         }
-        self.unserved = true;
-        self.settle(now);
     }
 
     /// A host of an earlier life, by index.

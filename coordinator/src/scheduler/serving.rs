@@ -1,10 +1,10 @@
 //! Giving hosts what they have asked for: what waits, in the order of service.
 
 use super::queues::QueueKey;
-use super::{Effect, JobState, Placing, Record, Scheduler};
+use super::{Effect, Placing, Record, Scheduler};
 use mezcal_common::message::agent::ToAgent;
 use mezcal_common::model::clock::BootInstant;
-use mezcal_common::model::ids::{AttemptId, JobKey, SessionId};
+use mezcal_common::model::ids::{AttemptId, JobKey, JobNumber, SessionId};
 use mezcal_common::model::outcome::Place;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,20 @@ use std::time::Duration;
 /// Placements in one message, by count and by bytes, so that a frame holds them.
 const RUN_COUNT: usize = 256;
 const RUN_BYTES: usize = 512 * 1024;
+
+/// What goes to an agent in one message.
+#[derive(Default)]
+struct Run {
+    placings: Vec<Placing>,
+    bytes: usize,
+}
+
+impl Run {
+    /// Whether a frame would not hold it with so many bytes more.
+    fn is_full_with(&self, bytes: usize) -> bool {
+        self.placings.len() == RUN_COUNT || self.bytes + bytes > RUN_BYTES
+    }
+}
 
 impl Scheduler {
     /// A job waits for a host from now on.
@@ -38,90 +52,85 @@ impl Scheduler {
         let Some(session) = host.session.filter(|_| host.is_willing()) else {
             return false;
         };
-        let index = host.index;
         let names = self.names_of(host);
-        let (mut run, mut bytes, mut given) = (Vec::new(), 0, 0);
+        let (mut run, mut given) = (Run::default(), 0);
         while given < most {
             let Some(next) = self.next_queue(name, &names, now) else {
                 break;
             };
-            let queue = next.key;
-            if next.elsewhere && self.serve_nearer(queue, now) {
+            if next.elsewhere && self.serve_nearer(next.key, now) {
                 // What has been given there may have been the last one.
                 continue;
             }
-            let Some(number) = self.queues.pop(queue) else {
+            let Some(job) = self.queues.pop(next.key) else {
                 break;
             };
-            let slots = queue.slots();
-            let Some(batch) = self.batches.get_mut(&queue.batch) else {
-                continue;
-            };
-            let Some(job) = batch.jobs.get_mut(number.0 as usize - 1) else {
-                continue;
-            };
-            job.state = JobState::Placed;
-            batch.placed += 1;
-            self.users.take(queue.user, slots);
-            job.host = index;
-            // Whatever waits has a number left.
-            job.attempt = self
-                .generation
-                .next_attempt(job.attempt)
-                .unwrap_or(u32::MAX);
-            let key = JobKey {
-                batch: queue.batch,
-                job: number,
-            };
-            let attempt = AttemptId {
-                epoch: self.epoch,
-                key,
-                attempt: job.attempt,
-            };
-            let placing = Placing {
-                attempt,
-                text: job.text.clone(),
-                slots,
-            };
-            let length = job.spec_length as usize;
-            let Some(host) = self.hosts.get_mut(name) else {
-                break;
-            };
-            let context = host
-                .told
-                .insert(queue.batch)
-                .then(|| (batch.context.clone(), self.users.name(batch.user).clone()));
-            if run.len() == RUN_COUNT || bytes + length > RUN_BYTES || context.is_some() {
-                self.send_run(name, session, std::mem::take(&mut run));
-                bytes = 0;
-            }
-            if let Some((context, user)) = context {
-                self.effects.push_back(Effect::ToAgent(
-                    session,
-                    ToAgent::Context {
-                        batch: queue.batch,
-                        context,
-                        user,
-                    },
-                ));
-            }
-            bytes += length;
-            run.push(placing);
-            let Some(host) = self.hosts.get_mut(name) else {
-                break;
-            };
-            host.attempts.add(attempt, queue.user, slots, Some(session));
-            host.credit.spend(slots);
-            given += 1;
-            if slots > 1 {
-                self.wide_is_placed(name, queue);
+            let placed = self.place_job(name, session, next.key, job, &mut run);
+            given += usize::from(placed);
+            if placed && next.key.slots() > 1 {
+                self.wide_is_placed(name, next.key);
             }
         }
-        self.send_run(name, session, run);
+        self.send_run(name, session, run.placings);
         if given > 0 {
             self.reindex(name);
         }
         given > 0
+    }
+
+    /// Places a job on a host, by the next message to its agent. False if there is no such job.
+    fn place_job(
+        &mut self,
+        name: &Arc<str>,
+        session: SessionId,
+        queue: QueueKey,
+        number: JobNumber,
+        run: &mut Run,
+    ) -> bool {
+        let batch = self.batches.get_mut(&queue.batch);
+        let (Some(batch), Some(host)) = (batch, self.hosts.get_mut(name)) else {
+            return false;
+        };
+        let Some(job) = batch.place(number, host.index, self.generation) else {
+            return false;
+        };
+        let (attempt, text) = (job.attempt, job.text.clone());
+        let (slots, length) = (queue.slots(), job.spec_length as usize);
+        let context = host.told.insert(queue.batch).then(|| {
+            let user = self.users.name(batch.user).clone();
+            (batch.context.clone(), user)
+        });
+        let key = JobKey {
+            batch: queue.batch,
+            job: number,
+        };
+        let attempt = AttemptId {
+            epoch: self.epoch,
+            key,
+            attempt,
+        };
+        self.users.take(queue.user, slots);
+        host.attempts.add(attempt, queue.user, slots, Some(session));
+        host.credit.spend(slots);
+        if run.is_full_with(length) || context.is_some() {
+            let full = std::mem::take(run);
+            self.send_run(name, session, full.placings);
+        }
+        if let Some((context, user)) = context {
+            let context = ToAgent::Context {
+                batch: queue.batch,
+                context,
+                user,
+            };
+            self.effects.push_back(Effect::ToAgent(session, context));
+        }
+        run.bytes += length;
+        run.placings.push(Placing {
+            attempt,
+            text,
+            slots,
+        });
+        true
     }
 
     fn send_run(&mut self, name: &Arc<str>, session: SessionId, run: Vec<Placing>) {
