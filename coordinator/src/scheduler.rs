@@ -20,6 +20,7 @@ mod agents;
 mod attempts;
 mod batch;
 mod batches;
+mod build;
 mod cancel;
 mod credit;
 mod drain;
@@ -33,6 +34,7 @@ mod hosts;
 mod inventory;
 mod leases;
 mod losses;
+mod mistake;
 mod names;
 mod near;
 mod on_host;
@@ -58,6 +60,7 @@ use hosts::Hosts;
 pub use leases::FENCE_MARGIN;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{Epoch, Generation, StoreId};
+pub use mistake::Mistake;
 pub use names::Aliases;
 use on_host::OnHost;
 use queues::Queues;
@@ -68,18 +71,6 @@ use std::time::Duration;
 use timers::{Timer, Timers};
 use users::Users;
 pub use wide::WIDE_WAIT;
-
-/// A mistake that can be planted: the simulation has to find each.
-#[doc(hidden)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mistake {
-    /// A batch that is given up keeps those of its jobs that have just been released.
-    OverlooksReleased,
-    /// Idle slots are kept for a wide job as long the next time as the last.
-    KeepsNoLonger,
-    /// Slots that have been idle for long take jobs though a slot that those prefer is idle, too.
-    TakesFromNear,
-}
 
 /// All decisions of a coordinator.
 #[derive(Debug)]
@@ -122,55 +113,6 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// An empty coordinator. Without a `lease`, agents share its fate: a lost session means that
-    /// everything on it is dead. A slot that has been idle for `locality_wait` gets a job that
-    /// prefers another host.
-    ///
-    /// `store`: attempts that another one knows are strangers here.
-    pub fn new(
-        epoch: Epoch,
-        store: StoreId,
-        lease: Option<Duration>,
-        locality_wait: Duration,
-    ) -> Self {
-        Self {
-            epoch,
-            store,
-            generation: Generation::default(),
-            hold: None,
-            durable: false,
-            restoring: record::Restoring::default(),
-            client_lease: Duration::MAX,
-            lease,
-            leases_grow: false,
-            batches: Batches::default(),
-            hosts: Hosts::default(),
-            names: names::Names::default(),
-            present: fleet::Present::default(),
-            told: absence::Told::default(),
-            queues: Queues::default(),
-            users: Users::default(),
-            keeping: wide::Keeping::default(),
-            unserved: false,
-            locality_wait,
-            looked_at: BootInstant::default(),
-            pending: after::Pending::default(),
-            cancels: cancel::Cancels::default(),
-            timers: Timers::default(),
-            effects: VecDeque::new(),
-            mistake: None,
-            watch: None,
-        }
-    }
-
-    /// The same, with a mistake in it.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn with_mistake(mut self, mistake: Option<Mistake>) -> Self {
-        self.mistake = mistake;
-        self
-    }
-
     /// Takes what happened at `now`.
     pub fn handle(&mut self, event: Event, now: BootInstant) {
         match event {
@@ -223,19 +165,6 @@ impl Scheduler {
         self.settle(now);
     }
 
-    fn settle(&mut self, now: BootInstant) {
-        self.settle_order(now);
-        // Notices come before placements, so that what waits is said first.
-        self.look_at_changed(now);
-        for name in self.hosts.take_roomier() {
-            self.serve(&name, usize::MAX, now);
-        }
-        while std::mem::take(&mut self.unserved) {
-            self.serve_all(now);
-            self.look_at_changed(now);
-        }
-    }
-
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: BootInstant) {
         for timer in self.timers.due(now) {
@@ -246,26 +175,6 @@ impl Scheduler {
         }
         self.serve_impatient(now);
         self.settle(now);
-    }
-
-    fn is_due(&mut self, timer: Timer, now: BootInstant) {
-        match timer {
-            Timer::Hold => self.end_hold(),
-            Timer::Leases => self.look_at_leases(now),
-            Timer::Ready(host) => self.host_is_late(host),
-            Timer::Absent(queue) => self.end_absent(queue, now),
-            Timer::TimeLimit(batch) => self.time_is_up(batch, now),
-            Timer::Retries => self.retry_in_turn(now),
-            Timer::Deserted(batch) => self.end_deserted(batch, now),
-            Timer::Return => self.expect_no_more(now),
-            Timer::Loss(host) => self.say_loss(host, now),
-            Timer::Eviction(host) => self.evict(host),
-            Timer::Quarantine(host) => self.end_quarantine(host, now),
-            Timer::Probation(..) => self.unserved = true,
-            Timer::Kept(host) => self.keep_no_longer(host, now),
-            Timer::Rested(host) => self.keep_after_a_rest(host, now),
-            Timer::Retract => self.retract_prefetched(now),
-        }
     }
 
     /// When [`Scheduler::handle_timeout`] wants to be called.

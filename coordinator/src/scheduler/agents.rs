@@ -2,7 +2,7 @@
 
 use super::losses::LOSS_GRACE;
 use super::{Effect, Record, Scheduler, Timer, Welcome};
-use mezcal_common::message::agent::{Hello, ToAgent, ToCoordinator, VERSIONS};
+use mezcal_common::message::agent::{Hello, Load, ToAgent, ToCoordinator, VERSIONS};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, Generation, SessionId};
 use mezcal_common::model::outcome::Containment;
@@ -121,6 +121,7 @@ impl Scheduler {
         true
     }
 
+    /// Any message but the first: one arm for each of them, however many there are.
     pub(super) fn agent_message(
         &mut self,
         name: &Arc<str>,
@@ -170,24 +171,14 @@ impl Scheduler {
             } => self.engines_said(name, versions, replacing),
             ToCoordinator::Absent { attempts } => {
                 let absent: BTreeSet<AttemptId> = attempts.into_iter().collect();
-                self.lose_attempts(
-                    name,
-                    |a| absent.contains(&a),
-                    "it vanished from its host",
-                    now,
-                );
+                let gone = |attempt| absent.contains(&attempt);
+                self.lose_attempts(name, gone, "it vanished from its host", now);
             }
             ToCoordinator::Heartbeat {
                 sent,
                 load,
                 clock_offset,
-            } => {
-                if let Some(host) = self.hosts.get_mut(name) {
-                    (host.heard, host.load, host.clock_offset) = (now, load, clock_offset);
-                    let seen = |session| Effect::HeartbeatSeen { session, sent };
-                    self.effects.extend(host.session.map(seen));
-                }
-            }
+            } => self.heartbeat(name, sent, load, clock_offset, now),
             ToCoordinator::Output {
                 attempt,
                 stream,
@@ -202,6 +193,21 @@ impl Scheduler {
             ToCoordinator::LogsAnswer { request, streams } => self
                 .effects
                 .push_back(Effect::LogsAnswer { request, streams }),
+        }
+    }
+
+    fn heartbeat(
+        &mut self,
+        name: &str,
+        sent: BootInstant,
+        load: Load,
+        clock_offset: Option<f64>,
+        now: BootInstant,
+    ) {
+        if let Some(host) = self.hosts.get_mut(name) {
+            (host.heard, host.load, host.clock_offset) = (now, load, clock_offset);
+            let seen = |session| Effect::HeartbeatSeen { session, sent };
+            self.effects.extend(host.session.map(seen));
         }
     }
 

@@ -32,6 +32,17 @@ pub(super) struct Cancels {
 }
 
 impl Cancels {
+    /// Somebody waits for a cancel of what may run for another coordinator for so long.
+    fn begin(&mut self, request: u64, held: Option<Duration>) {
+        let open = CancelRequest {
+            // One more than there are jobs, until all of them have been looked at.
+            waiting: 1,
+            summary: CancelSummary::default(),
+            held,
+        };
+        self.requests.insert(request, open);
+    }
+
     /// Whether a placed job is being cancelled.
     pub(super) fn has(&self, job: JobKey) -> bool {
         self.jobs.contains_key(&job)
@@ -109,23 +120,9 @@ impl Scheduler {
             }
         }
         if let Some(request) = request {
-            // One more than there are jobs, until all of them have been looked at.
-            let named = batches
-                .iter()
-                .copied()
-                .chain(jobs.iter().map(|key| key.batch));
-            let held = named
-                .filter_map(|batch| self.held_until(batch))
-                .max()
-                .map(|until| until.since(now));
-            self.cancels.requests.insert(
-                request,
-                CancelRequest {
-                    waiting: 1,
-                    summary: CancelSummary::default(),
-                    held,
-                },
-            );
+            let named = jobs.iter().map(|key| key.batch);
+            let held = self.held_for(named.chain(batches.iter().copied()), now);
+            self.cancels.begin(request, held);
         }
         for serial in batches {
             if let Some(batch) = self.batches.get_mut(&serial)
@@ -135,6 +132,31 @@ impl Scheduler {
             }
             self.cancel_batch(serial, request, stop, now);
         }
+        self.cancel_jobs(jobs, request, stop, why, now);
+        if let Some(request) = request {
+            self.request_done(request);
+        }
+    }
+
+    /// For how long any of these batches may run for another coordinator.
+    fn held_for(
+        &self,
+        batches: impl Iterator<Item = BatchSerial>,
+        now: BootInstant,
+    ) -> Option<Duration> {
+        let held = batches.filter_map(|batch| self.held_until(batch));
+        held.max().map(|until| until.since(now))
+    }
+
+    /// Cancels single jobs, wherever each is.
+    fn cancel_jobs(
+        &mut self,
+        jobs: Vec<JobKey>,
+        request: Option<u64>,
+        stop: Stop,
+        why: Option<Arc<str>>,
+        now: BootInstant,
+    ) {
         let (mut placed, mut waiting) = (Vec::new(), Vec::new());
         let mut queued: HashMap<QueueKey, HashSet<JobNumber>> = HashMap::new();
         for key in jobs {
@@ -163,9 +185,6 @@ impl Scheduler {
             self.finish(key, None, Outcome::never_ran(Ended::Cancelled, why), now);
         }
         self.cancel_placed(placed, request, stop, why, now);
-        if let Some(request) = request {
-            self.request_done(request);
-        }
     }
 
     /// Cancels all of a batch, and whatever is still to come of it.

@@ -45,27 +45,7 @@ impl Scheduler {
             .chain(unacknowledged)
             .copied()
             .collect();
-        // What another user has there is not to be killed on the word of this one.
-        let stranger = |a: &AttemptId| match known.contains_key(a) {
-            true => self.is_superseded(*a),
-            false => !host.attempts.has(*a),
-        };
-        let strangers: Vec<AttemptId> = queued
-            .iter()
-            .chain(running)
-            .copied()
-            .filter(stranger)
-            .collect();
-        if !strangers.is_empty() {
-            // Of an earlier coordinator, or given up: whatever they are, they are not wanted.
-            self.tell_agent(
-                name,
-                ToAgent::Cancel {
-                    attempts: strangers,
-                    stop: Stop::NOW,
-                },
-            );
-        }
+        self.kill_strangers(name, &known, queued.iter().chain(running));
         let gone = |a: AttemptId| {
             !held.contains(&a)
                 && known
@@ -79,27 +59,48 @@ impl Scheduler {
                 host.attempts.starts(*attempt, None);
             }
         }
-        // A cancel may have been sent before the agent knew what it has.
-        for attempt in known
-            .into_keys()
-            .filter(|a| held.contains(a) && !self.is_superseded(*a))
-            .collect::<Vec<_>>()
-        {
-            if let Some(stop) = self.cancels.stop_of(attempt.key) {
-                self.tell_agent(
-                    name,
-                    ToAgent::Cancel {
-                        attempts: vec![attempt],
-                        stop,
-                    },
-                );
-            }
-        }
+        let held = known.into_keys().filter(|attempt| held.contains(attempt));
+        self.cancel_again(name, held.collect());
         // Nor may the host have heard that a batch is given up.
         let halted = |a: &AttemptId| self.batches.get(&a.key.batch).is_some_and(|b| b.halted);
         let attempts: Vec<AttemptId> = queued.iter().copied().filter(halted).collect();
         if !attempts.is_empty() {
             self.tell_agent(name, ToAgent::Retract { attempts });
+        }
+    }
+
+    /// Has what a host runs and we do not know killed: it is of an earlier coordinator, or was given
+    /// up. `known`: what we know of the users whose inventory it is.
+    fn kill_strangers<'a>(
+        &mut self,
+        name: &str,
+        known: &BTreeMap<AttemptId, OnHost>,
+        there: impl Iterator<Item = &'a AttemptId>,
+    ) {
+        let Some(host) = self.hosts.get(name) else {
+            return;
+        };
+        // What another user has there is not to be killed on the word of this one.
+        let stranger = |a: &AttemptId| match known.contains_key(a) {
+            true => self.is_superseded(*a),
+            false => !host.attempts.has(*a),
+        };
+        let attempts: Vec<AttemptId> = there.copied().filter(stranger).collect();
+        if !attempts.is_empty() {
+            let stop = Stop::NOW;
+            self.tell_agent(name, ToAgent::Cancel { attempts, stop });
+        }
+    }
+
+    /// A cancel of these may have been sent before the agent knew what it has.
+    fn cancel_again(&mut self, name: &str, attempts: Vec<AttemptId>) {
+        for attempt in attempts {
+            if !self.is_superseded(attempt)
+                && let Some(stop) = self.cancels.stop_of(attempt.key)
+            {
+                let attempts = vec![attempt];
+                self.tell_agent(name, ToAgent::Cancel { attempts, stop });
+            }
         }
     }
 

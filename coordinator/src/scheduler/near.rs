@@ -18,7 +18,7 @@ impl Scheduler {
     pub(super) fn serve_nearer(&mut self, key: QueueKey, now: BootInstant) -> bool {
         let preferred = match self.mistake {
             Some(Mistake::TakesFromNear) => Vec::new(),
-            _ => self
+            Some(Mistake::OverlooksReleased | Mistake::KeepsNoLonger) | None => self
                 .queues
                 .preferred(key)
                 .iter()

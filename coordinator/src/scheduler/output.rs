@@ -29,7 +29,7 @@ impl Scheduler {
                     data,
                 });
             }
-            _ => self.tell_agent(
+            Some(_) | None => self.tell_agent(
                 name,
                 ToAgent::OutputTaken {
                     attempt,

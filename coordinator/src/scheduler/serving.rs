@@ -28,6 +28,20 @@ impl Run {
 }
 
 impl Scheduler {
+    /// Works off what an event has brought about.
+    pub(super) fn settle(&mut self, now: BootInstant) {
+        self.settle_order(now);
+        // Notices come before placements, so that what waits is said first.
+        self.look_at_changed(now);
+        for name in self.hosts.take_roomier() {
+            self.serve(&name, usize::MAX, now);
+        }
+        while std::mem::take(&mut self.unserved) {
+            self.serve_all(now);
+            self.look_at_changed(now);
+        }
+    }
+
     /// A job waits for a host from now on.
     pub(super) fn enqueue(&mut self, key: JobKey) {
         if self.is_held_back(key) {

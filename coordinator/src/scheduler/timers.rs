@@ -4,6 +4,7 @@
 //! ([`Timer::Retries`]). Slots that fall idle have none: an index of the idle slots says when their
 //! patience ends.
 
+use super::Scheduler;
 use super::queues::QueueKey;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::BatchSerial;
@@ -129,6 +130,28 @@ impl Timers {
     #[cfg(test)]
     pub(super) fn all(&self) -> impl Iterator<Item = Timer> {
         self.instants.keys().copied()
+    }
+}
+
+impl Scheduler {
+    pub(super) fn is_due(&mut self, timer: Timer, now: BootInstant) {
+        match timer {
+            Timer::Hold => self.end_hold(),
+            Timer::Leases => self.look_at_leases(now),
+            Timer::Ready(host) => self.host_is_late(host),
+            Timer::Absent(queue) => self.end_absent(queue, now),
+            Timer::TimeLimit(batch) => self.time_is_up(batch, now),
+            Timer::Retries => self.retry_in_turn(now),
+            Timer::Deserted(batch) => self.end_deserted(batch, now),
+            Timer::Return => self.expect_no_more(now),
+            Timer::Loss(host) => self.say_loss(host, now),
+            Timer::Eviction(host) => self.evict(host),
+            Timer::Quarantine(host) => self.end_quarantine(host, now),
+            Timer::Probation(..) => self.unserved = true,
+            Timer::Kept(host) => self.keep_no_longer(host, now),
+            Timer::Rested(host) => self.keep_after_a_rest(host, now),
+            Timer::Retract => self.retract_prefetched(now),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Why a job does not run, in words: first of all for itself, then for each host.
 
+use super::queues::QueueKey;
 use super::{Host, JobState, OnHost, Scheduler};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{BatchId, JobKey, attempt_count};
@@ -8,6 +9,12 @@ use std::sync::Arc;
 
 /// Hosts that are named one by one.
 const MOST: usize = 100;
+
+/// What keeps a host's other slots from being used, to be appended.
+fn failing(host: &Host) -> String {
+    host.trouble()
+        .map_or(String::new(), |why| format!(" ({why})"))
+}
 
 impl Scheduler {
     /// Why job `name` of a batch does not run, or that it does.
@@ -145,119 +152,26 @@ impl Scheduler {
         )]
     }
 
+    /// Of each host that the job may use, why it does not run there; then what else there is to say
+    /// of hosts.
     fn why_hosts(&self, key: JobKey, now: BootInstant) -> Vec<String> {
         let Some(job) = self.batches.job(key) else {
             return Vec::new();
         };
-        let (required, preferred) = (
-            self.batches.set_of(job.queue),
-            self.batches.preferred_by(job.queue).unwrap_or_default(),
-        );
-        let among = |host: &Host, set: &[Arc<str>]| {
-            self.names_of(host).iter().any(|name| set.contains(name))
-        };
-        let slots = job.queue.slots();
-        let mut lines = Vec::new();
-        let mut unsuitable = 0;
+        let required = self.batches.set_of(job.queue);
+        let preferred = self.batches.preferred_by(job.queue).unwrap_or_default();
+        let (mut lines, mut unsuitable) = (Vec::new(), 0);
         for host in self.hosts.in_order() {
-            if required.as_ref().is_some_and(|set| !among(host, set)) {
+            if required
+                .as_ref()
+                .is_some_and(|set| !self.is_among(host, set))
+            {
                 unsuitable += 1;
                 continue;
             }
-            let idle = host.credit.longest_idle().map(|since| now.since(since));
-            let better = !preferred.is_empty()
-                && !among(host, &preferred)
-                && self.queues.is_elsewhere(job.queue);
-            let barred = self.is_barred(host, job.queue, now);
-            let reason = match idle {
-                _ if host.session.is_none() => {
-                    format!("not connected for {} s", now.since(host.since).as_secs())
-                }
-                _ if host.record.until.is_some() => {
-                    let left = host
-                        .record
-                        .until
-                        .map_or(0, |until| until.since(now).as_secs() + 1);
-                    format!(
-                        "quarantined for another {left} s: {}",
-                        super::quarantine::REASON
-                    )
-                }
-                _ if barred.is_some() => {
-                    let until = barred.flatten().filter(|until| *until > now);
-                    let left = until.map_or(String::new(), |until| {
-                        format!(" for {} s yet", until.since(now).as_secs() + 1)
-                    });
-                    format!(
-                        "avoided by this batch{left}: {}",
-                        super::quarantine::SUSPECTED
-                    )
-                }
-                _ if host.drain.reason().is_some() => format!(
-                    "is being drained: {}",
-                    host.drain.reason().unwrap_or_default()
-                ),
-                _ if host.width == 0 => format!(
-                    "is failing: {}",
-                    host.trouble()
-                        .unwrap_or_else(|| "it has no slots".to_owned())
-                ),
-                _ if !host.known => "has just connected".into(),
-                _ if self.is_replacing(host, job.queue.user) => {
-                    let user = self.users.name(job.queue.user);
-                    format!(
-                        "takes no jobs of {user} until what runs there has ended: their engines are of another version than its agent, and are replaced then"
-                    )
-                }
-                _ if !self.serves(host, job.queue.user) => {
-                    let user = self.users.name(job.queue.user);
-                    let unheard = host.unheard.iter().find(|(unheard, _)| unheard == user);
-                    unheard.map_or_else(
-                        || format!("runs no jobs of {user}: its root has not enabled mezcal-engines@{user}.service"),
-                        |(_, why)| format!("runs no jobs of {user} at present: {why}"),
-                    )
-                }
-                _ if host.slots() < slots => {
-                    let failing = host
-                        .trouble()
-                        .map_or(String::new(), |why| format!(" ({why})"));
-                    format!(
-                        "has {} slots, and the job takes {slots}{failing}",
-                        host.slots()
-                    )
-                }
-                None => {
-                    let failing = host
-                        .trouble()
-                        .map_or(String::new(), |why| format!(" ({why})"));
-                    format!("all {} slots are busy{failing}", host.slots())
-                }
-                Some(idle) if better && idle < self.locality_wait => format!(
-                    "has an idle slot, but the job prefers {}, for {} s yet",
-                    super::names::fold(&preferred),
-                    (self.locality_wait - idle).as_secs() + 1
-                ),
-                Some(_) if host.credit.idle() < usize::from(slots) => {
-                    let kept = host
-                        .kept
-                        .filter(|kept| kept.key == job.queue)
-                        .map_or("", |_| "; they are kept for it, or its like");
-                    format!(
-                        "has {} idle slots, and the job takes {slots}{kept}",
-                        host.credit.idle()
-                    )
-                }
-                Some(_) if host.kept.is_some_and(|kept| kept.key != job.queue) => {
-                    self.kept_in_words(host).unwrap_or_default()
-                }
-                Some(_) if !host.credit.is_left() => {
-                    "has an idle slot and has not asked for more".into()
-                }
-                Some(_) => {
-                    "has an idle slot: others of higher priority or of older batches go first"
-                        .into()
-                }
-            };
+            let reason = self
+                .why_unusable(host, job.queue, now)
+                .unwrap_or_else(|| self.why_not_now(host, job.queue, &preferred, now));
             lines.push(format!("{}: {reason}", host.name));
         }
         let known: BTreeSet<Arc<str>> = self
@@ -290,5 +204,102 @@ impl Scheduler {
             lines.push("no agent has ever connected".into());
         }
         lines
+    }
+
+    /// Whether a host has one of these names.
+    fn is_among(&self, host: &Host, set: &[Arc<str>]) -> bool {
+        self.names_of(host).iter().any(|name| set.contains(name))
+    }
+
+    /// Why a host takes no job of a queue, whatever its slots do.
+    fn why_unusable(&self, host: &Host, queue: QueueKey, now: BootInstant) -> Option<String> {
+        let user = self.users.name(queue.user);
+        let barred = self.is_barred(host, queue, now);
+        Some(if host.session.is_none() {
+            format!("not connected for {} s", now.since(host.since).as_secs())
+        } else if let Some(until) = host.record.until {
+            format!(
+                "quarantined for another {} s: {}",
+                until.since(now).as_secs() + 1,
+                super::quarantine::REASON
+            )
+        } else if let Some(until) = barred {
+            let until = until.filter(|until| *until > now);
+            let left = until.map_or(String::new(), |until| {
+                format!(" for {} s yet", until.since(now).as_secs() + 1)
+            });
+            format!(
+                "avoided by this batch{left}: {}",
+                super::quarantine::SUSPECTED
+            )
+        } else if let Some(reason) = host.drain.reason() {
+            format!("is being drained: {reason}")
+        } else if host.width == 0 {
+            let trouble = host.trouble();
+            let trouble = trouble.unwrap_or_else(|| "it has no slots".to_owned());
+            format!("is failing: {trouble}")
+        } else if !host.known {
+            "has just connected".into()
+        } else if self.is_replacing(host, queue.user) {
+            format!(
+                "takes no jobs of {user} until what runs there has ended: their engines are of another version than its agent, and are replaced then"
+            )
+        } else if !self.serves(host, queue.user) {
+            let unheard = host.unheard.iter().find(|(unheard, _)| unheard == user);
+            match unheard {
+                None => format!(
+                    "runs no jobs of {user}: its root has not enabled mezcal-engines@{user}.service"
+                ),
+                Some((_, why)) => format!("runs no jobs of {user} at present: {why}"),
+            }
+        } else if host.slots() < queue.slots() {
+            format!(
+                "has {} slots, and the job takes {}{}",
+                host.slots(),
+                queue.slots(),
+                failing(host)
+            )
+        } else {
+            return None;
+        })
+    }
+
+    /// Why a host that could take a job of a queue does not do so now.
+    fn why_not_now(
+        &self,
+        host: &Host,
+        queue: QueueKey,
+        preferred: &[Arc<str>],
+        now: BootInstant,
+    ) -> String {
+        let Some(idle) = host.credit.longest_idle().map(|since| now.since(since)) else {
+            return format!("all {} slots are busy{}", host.slots(), failing(host));
+        };
+        let better = !preferred.is_empty()
+            && !self.is_among(host, preferred)
+            && self.queues.is_elsewhere(queue);
+        let slots = queue.slots();
+        if better && idle < self.locality_wait {
+            format!(
+                "has an idle slot, but the job prefers {}, for {} s yet",
+                super::names::fold(preferred),
+                (self.locality_wait - idle).as_secs() + 1
+            )
+        } else if host.credit.idle() < usize::from(slots) {
+            let kept = host
+                .kept
+                .filter(|kept| kept.key == queue)
+                .map_or("", |_| "; they are kept for it, or its like");
+            format!(
+                "has {} idle slots, and the job takes {slots}{kept}",
+                host.credit.idle()
+            )
+        } else if host.kept.is_some_and(|kept| kept.key != queue) {
+            self.kept_in_words(host).unwrap_or_default()
+        } else if !host.credit.is_left() {
+            "has an idle slot and has not asked for more".into()
+        } else {
+            "has an idle slot: others of higher priority or of older batches go first".into()
+        }
     }
 }

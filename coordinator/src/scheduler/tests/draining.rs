@@ -2,6 +2,7 @@
 
 use super::*;
 
+// One story, which is longer than a function should be.
 #[test]
 fn a_deadline_of_a_drain_holds_across_restarts_and_for_hosts_that_come_back_later() {
     let mut s = script();

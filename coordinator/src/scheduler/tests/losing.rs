@@ -194,6 +194,7 @@ fn what_was_sent_in_a_session_is_not_missed_in_an_inventory_of_the_same_one() {
     assert!(result.contains("result 1.1 exited"), "{result}");
 }
 
+// One story, which is longer than a function should be.
 #[test]
 fn longer_leases_are_recorded_for_what_an_earlier_life_placed_before_an_agent_hears_of_them() {
     let mut s = script();

@@ -6,6 +6,13 @@ impl Script {
     /// Re-derives what the indices claim: every job is in exactly one place.
     pub(super) fn sanity(&self) {
         self.scheduler.queues.check();
+        self.sanity_of_hosts();
+        self.sanity_of_what_is_kept();
+        self.sanity_of_users();
+        self.sanity_of_batches();
+    }
+
+    fn sanity_of_hosts(&self) {
         let leases = self.scheduler.timers.at(Timer::Leases);
         for host in self.scheduler.hosts.values() {
             let there = host.known && host.session.is_some();
@@ -47,6 +54,18 @@ impl Script {
                 host.name
             );
         }
+        let ready = self
+            .scheduler
+            .hosts
+            .values()
+            .filter(|h| h.known && h.slots() > 0);
+        let fleet = ready.fold((0, 0), |(agents, slots), h| {
+            (agents + 1, slots + u32::from(h.slots()))
+        });
+        assert_eq!(self.scheduler.fleet(), fleet);
+    }
+
+    fn sanity_of_what_is_kept(&self) {
         for (key, hosts) in &self.scheduler.keeping.hosts {
             let keeping = self
                 .scheduler
@@ -69,21 +88,9 @@ impl Script {
                 .count(),
             "what is kept is given up in time"
         );
-        let ready = self
-            .scheduler
-            .hosts
-            .values()
-            .filter(|h| h.known && h.slots() > 0);
-        let fleet = ready.fold((0, 0), |(agents, slots), h| {
-            (agents + 1, slots + u32::from(h.slots()))
-        });
-        assert_eq!(self.scheduler.fleet(), fleet);
-        let placed: Vec<AttemptId> = self
-            .scheduler
-            .hosts
-            .values()
-            .flat_map(|h| h.attempts.ids())
-            .collect();
+    }
+
+    fn sanity_of_users(&self) {
         for user in self.scheduler.users.all() {
             let jobs = self
                 .scheduler
@@ -97,6 +104,15 @@ impl Script {
                 .sum::<u64>();
             assert_eq!(self.scheduler.users.slots(user), slots);
         }
+    }
+
+    fn sanity_of_batches(&self) {
+        let placed: Vec<AttemptId> = self
+            .scheduler
+            .hosts
+            .values()
+            .flat_map(|h| h.attempts.ids())
+            .collect();
         for (serial, batch) in self.scheduler.batches.iter() {
             let queued: usize = self
                 .scheduler

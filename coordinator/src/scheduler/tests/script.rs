@@ -135,6 +135,7 @@ impl Script {
         self.trace()
     }
 
+    /// What has come of it, one line per effect: one arm for each of them, however many there are.
     pub(super) fn trace(&mut self) -> String {
         let mut lines = Vec::new();
         while let Some(effect) = self.scheduler.poll_effect() {
