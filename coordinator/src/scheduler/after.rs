@@ -114,7 +114,7 @@ impl Scheduler {
         if open > 0
             && let Some(job) = batch.jobs.get_mut(key.job.0 as usize - 1)
         {
-            job.state = JobState::Waiting;
+            job.set_waiting();
             batch.order.waiting.insert(key.job, open);
         }
         open > 0
@@ -150,7 +150,7 @@ impl Scheduler {
         self.pending.delayed.insert((at, key));
         self.timers.set_no_later(Timer::Retries, at);
         if let Some(job) = self.batches.job_mut(key) {
-            job.state = JobState::Waiting;
+            job.set_waiting();
         }
     }
 
@@ -236,7 +236,7 @@ impl Scheduler {
         else {
             return;
         };
-        job.state = JobState::Queued;
+        job.set_queued();
         self.enqueue(key);
     }
 }

@@ -6,7 +6,7 @@ use mezcal_common::message::client::{Halt, RetryOn, Submission};
 use mezcal_common::model::hosts;
 use mezcal_common::model::ids::{BatchId, BatchSerial, Generation, JobKey, JobNumber};
 use mezcal_common::model::job::{BatchContext, Stop};
-use mezcal_common::model::outcome::Outcome;
+use mezcal_common::model::outcome::{JobResult, Outcome};
 use rustc_hash::FxHashMap;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -86,6 +86,23 @@ pub(super) struct Batch {
     pub(super) halted: bool,
     pub(super) time_limit: Option<Duration>,
     pub(super) detached: bool,
+}
+
+impl Job {
+    /// It waits for other jobs, or for its next attempt.
+    pub(super) fn set_waiting(&mut self) {
+        self.state = JobState::Waiting;
+    }
+
+    /// It waits for a host.
+    pub(super) fn set_queued(&mut self) {
+        self.state = JobState::Queued;
+    }
+
+    /// An earlier life has placed it.
+    pub(super) fn was_placed(&mut self, attempt: u32, host: u32) {
+        (self.attempt, self.host, self.state) = (attempt, host, JobState::Placed);
+    }
 }
 
 impl Batch {
@@ -197,6 +214,50 @@ impl Batch {
         let retry = !outcome.succeeded() && job.retries > 0 && worth;
         job.retries -= u32::from(retry);
         retry
+    }
+
+    /// One of its jobs is on a host that an earlier life has placed there.
+    pub(super) fn has_placed(&mut self) {
+        self.placed += 1;
+    }
+
+    /// A job has ended in an earlier life.
+    pub(super) fn had_ended(&mut self, number: JobNumber, result: &JobResult) {
+        let Some(job) = self.jobs.get_mut((number.0 as usize).wrapping_sub(1)) else {
+            return;
+        };
+        (job.state, job.succeeded) = (JobState::Done, result.outcome.succeeded());
+        job.attempt = result.attempt;
+        self.done += 1;
+        self.counts.add(&result.outcome);
+    }
+
+    /// No more jobs will come; true if that was not so before.
+    pub(super) fn close(&mut self) -> bool {
+        std::mem::take(&mut self.open)
+    }
+
+    /// Who or what ends it.
+    pub(super) fn set_why(&mut self, why: Arc<str>) {
+        self.why = Some(why);
+    }
+
+    /// Nothing of it starts any more, and what runs is stopped.
+    pub(super) fn cancel(&mut self, stop: Stop) {
+        self.cancelled = Some(stop);
+    }
+
+    /// Its halt has come about.
+    pub(super) fn set_halted(&mut self, why: Arc<str>) {
+        self.halted = true;
+        self.set_why(why);
+    }
+
+    /// It was cancelled, or halted, in an earlier life.
+    pub(super) fn was_stopped(&mut self, stop: Option<Stop>, why: Option<Arc<str>>) {
+        self.halted |= stop.is_none();
+        self.cancelled = self.cancelled.or(stop);
+        self.why = self.why.take().or(why);
     }
 
     /// None of its jobs starts any more.

@@ -1,6 +1,6 @@
 //! Batches from their first word to their last: opened, submitted to, closed, attended, done.
 
-use super::{Batch, Effect, JobState, Record, Scheduler, Timer, after, halt, quarantine, shortage};
+use super::{Batch, Effect, Job, Record, Scheduler, Timer, after, halt, quarantine, shortage};
 use mezcal_common::message::agent::ToAgent;
 use mezcal_common::message::client::{BatchTerms, Submission};
 use mezcal_common::model::clock::BootInstant;
@@ -225,7 +225,7 @@ impl Scheduler {
                 .batches
                 .job_mut(key)
                 .into_iter()
-                .for_each(|job| job.state = JobState::Waiting),
+                .for_each(Job::set_waiting),
             false => self.enqueue(key),
         }
     }
@@ -239,11 +239,7 @@ impl Scheduler {
         let Some(batch) = self.batches.get_mut(&serial) else {
             return;
         };
-        let (first, jobs, detached) = (
-            std::mem::take(&mut batch.open),
-            batch.jobs.len() as u64,
-            batch.detached,
-        );
+        let (first, jobs, detached) = (batch.close(), batch.jobs.len() as u64, batch.detached);
         if first {
             self.persist(|| Record::Closed { batch: serial });
         }
@@ -282,7 +278,7 @@ impl Scheduler {
         let Some(batch) = self.batches.get_mut(&serial) else {
             return;
         };
-        batch.why = Some(
+        batch.set_why(
             format!(
                 "its client was gone for longer than {}",
                 format_duration(self.client_lease)
@@ -308,8 +304,7 @@ impl Scheduler {
         self.effects.push_back(Effect::BatchDone { batch: id });
         self.batches.remove(serial);
         for host in self.hosts.values_mut() {
-            host.record.forget(serial);
-            if host.told.remove(&serial)
+            if host.forgets(serial)
                 && let Some(session) = host.session
             {
                 self.effects

@@ -126,9 +126,9 @@ impl Scheduler {
         }
         for serial in batches {
             if let Some(batch) = self.batches.get_mut(&serial)
-                && why.is_some()
+                && let Some(why) = &why
             {
-                batch.why = why.clone();
+                batch.set_why(why.clone());
             }
             self.cancel_batch(serial, request, stop, now);
         }
@@ -198,7 +198,7 @@ impl Scheduler {
         let Some(batch) = self.batches.get_mut(&serial) else {
             return;
         };
-        batch.cancelled = Some(stop);
+        batch.cancel(stop);
         let why = batch.why.clone();
         self.persist(|| Record::Stopped {
             batch: serial,

@@ -72,13 +72,12 @@ impl Scheduler {
         let Some(count) = batch.counts.reached(halt, total) else {
             return;
         };
-        batch.halted = true;
         let (what, verb) = match halt.why {
             HaltWhy::Fail => ("failed", "halted"),
             HaltWhy::Success => ("succeeded", "not needed any more"),
             HaltWhy::Done => ("ended", "halted"),
         };
-        batch.why = Some(format!("{verb}: {count} of the batch's jobs {what} (--halt)").into());
+        batch.set_halted(format!("{verb}: {count} of the batch's jobs {what} (--halt)").into());
         let (id, why) = (batch.id, batch.why.clone());
         self.persist(|| Record::Stopped {
             batch: serial,
@@ -125,7 +124,7 @@ impl Scheduler {
             return;
         };
         let limit = batch.time_limit.unwrap_or_default();
-        batch.why = Some(
+        batch.set_why(
             format!(
                 "cancelled: the batch was not done within its time limit of {}",
                 format_duration(limit)

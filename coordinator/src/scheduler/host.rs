@@ -43,7 +43,7 @@ pub(super) struct Host {
     /// What its agent has asked for in this session.
     pub(super) credit: Credit,
     /// Batches whose context it has in this session.
-    pub(super) told: FxHashSet<BatchSerial>,
+    told: FxHashSet<BatchSerial>,
     pub(super) attempts: Attempts,
     /// Users who have engines there that are not served, and why.
     pub(super) unheard: Vec<(String, String)>,
@@ -152,6 +152,22 @@ impl Host {
         self.credit = Credit::default();
         self.since = now;
         self.told.clear();
+    }
+
+    /// It has been told of a batch now. True if it had not been told in this session.
+    pub(super) fn tell_of(&mut self, batch: BatchSerial) -> bool {
+        self.told.insert(batch)
+    }
+
+    /// A batch has ended. True if it was told of it in this session.
+    pub(super) fn forgets(&mut self, batch: BatchSerial) -> bool {
+        self.record.forget(batch);
+        self.told.remove(&batch)
+    }
+
+    /// An earlier life has given numbers to its engines.
+    pub(super) fn had_engines(&mut self, first: EngineId, slots: u16) {
+        (self.first_engine, self.hello.slots) = (first, slots);
     }
 
     /// Slots that can be used.

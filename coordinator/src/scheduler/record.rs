@@ -203,14 +203,12 @@ impl Scheduler {
             Record::Submitted { batch, jobs } => self.replay_jobs(batch, jobs),
             Record::Closed { batch } => {
                 if let Some(batch) = self.batches.get_mut(&batch) {
-                    batch.open = false;
+                    batch.close();
                 }
             }
             Record::Stopped { batch, stop, why } => {
                 if let Some(batch) = self.batches.get_mut(&batch) {
-                    batch.halted |= stop.is_none();
-                    batch.cancelled = batch.cancelled.or(stop);
-                    batch.why = batch.why.take().or(why);
+                    batch.was_stopped(stop, why);
                 }
             }
             Record::Placed {
@@ -244,7 +242,7 @@ impl Scheduler {
                 self.hosts.engines_are_numbered(first, slots);
                 self.known_host(&host, now);
                 if let Some(known) = self.hosts.get_mut(&host) {
-                    (known.first_engine, known.hello.slots) = (first, slots);
+                    known.had_engines(first, slots);
                 }
             }
         }
@@ -266,7 +264,7 @@ impl Scheduler {
                 && attempt.attempt > job.attempt
                 && job.state != JobState::Done
             {
-                (job.attempt, job.host, job.state) = (attempt.attempt, index, JobState::Placed);
+                job.was_placed(attempt.attempt, index);
                 self.restoring
                     .placements
                     .insert(attempt.key, (attempt, lease));
@@ -291,7 +289,7 @@ impl Scheduler {
             let failed = retries < job.retries;
             (job.retries, job.losses) = (job.retries.min(retries), job.losses.max(losses));
             if job.attempt == attempt.attempt {
-                job.state = JobState::Queued;
+                job.set_queued();
                 match failed {
                     true => self.restoring.failed.insert(attempt.key),
                     false => self.restoring.failed.remove(&attempt.key),
@@ -301,15 +299,9 @@ impl Scheduler {
     }
 
     fn replay_end(&mut self, key: JobKey, result: &JobResult) {
-        let Some(ended) = self.batches.job_mut(key) else {
-            return;
-        };
-        (ended.state, ended.succeeded, ended.attempt) =
-            (JobState::Done, result.outcome.succeeded(), result.attempt);
         self.restoring.placements.remove(&key);
         if let Some(batch) = self.batches.get_mut(&key.batch) {
-            batch.done += 1;
-            batch.counts.add(&result.outcome);
+            batch.had_ended(key.job, result);
         }
     }
 
@@ -373,10 +365,9 @@ impl Scheduler {
                 continue;
             };
             self.users.take(queue.user, queue.slots());
-            self.batches
-                .get_mut(&key.batch)
-                .into_iter()
-                .for_each(|batch| batch.placed += 1);
+            if let Some(batch) = self.batches.get_mut(&key.batch) {
+                batch.has_placed();
+            }
             let name = self.hosts.name_at(host);
             if let Some(host) = name.and_then(|name| self.hosts.get_mut(&name)) {
                 host.attempts.add(attempt, queue.user, queue.slots(), None);

@@ -110,7 +110,7 @@ impl Scheduler {
         };
         let (attempt, text) = (job.attempt, job.text.clone());
         let (slots, length) = (queue.slots(), job.spec_length as usize);
-        let context = host.told.insert(queue.batch).then(|| {
+        let context = host.tell_of(queue.batch).then(|| {
             let user = self.users.name(batch.user).clone();
             (batch.context.clone(), user)
         });
