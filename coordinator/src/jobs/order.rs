@@ -19,6 +19,15 @@ pub(super) struct Follower {
 const NUMBER_OF_ANOTHER_LIST: &str = "the number means a place in the list that this result is of; \
     give the jobs of that list an `id`, or run that list again with --resume or --resume-failed";
 
+/// The jobs that one comes after.
+#[derive(Default)]
+struct Before {
+    jobs: Vec<JobNumber>,
+    faults: Vec<String>,
+    /// So many are in another list, and count as succeeded.
+    gone: u64,
+}
+
 impl Jobs {
     /// Finds the jobs that others come after, and makes sure that none comes after itself. What is
     /// wrong, each with its place in the text. Unless all `ids_are_known`, a name that is not found
@@ -30,7 +39,6 @@ impl Jobs {
         wanted: Vec<Follower>,
         ids_are_known: bool,
     ) -> Vec<(usize, String)> {
-        let count = self.spans.len() as u32;
         let (mut wrong, mut places) = (Vec::new(), HashMap::new());
         let mut elsewhere = 0u64;
         for Follower {
@@ -41,43 +49,13 @@ impl Jobs {
         } in wanted
         {
             places.insert(number, at);
-            let (mut before, mut seen) = (Vec::new(), HashSet::new());
-            for name in names {
-                // As everywhere: an `id` goes before a number. A stream, which has no end, does not
-                // keep those.
-                let label = if earlier.is_none() {
-                    labels.get(&name).copied()
-                } else {
-                    None
-                };
-                if label.is_none() && has_run && earlier.is_none() {
-                    // What it came after is in the list that it ran in.
-                    match name.parse::<u32>() {
-                        Ok(_) => wrong.push((at, NUMBER_OF_ANOTHER_LIST.to_owned())),
-                        Err(_) => elsewhere += 1,
-                    }
-                    continue;
-                }
-                let found = label.or_else(|| {
-                    name.parse()
-                        .ok()
-                        .filter(|n| (1..=earlier.unwrap_or(count)).contains(n))
-                });
-                match found {
-                    Some(found) if !seen.insert(found) => {}
-                    Some(found) => before.push(JobNumber(found)),
-                    None if earlier.is_some() => {
-                        wrong.push((
-                            at,
-                            format!("no job with the number {name:?} came before it in this stream, which knows no ids"),
-                        ));
-                    }
-                    None if ids_are_known => {
-                        wrong.push((at, format!("there is no job {name:?} in this list")))
-                    }
-                    None => {}
-                }
-            }
+            let Before {
+                jobs: before,
+                faults,
+                gone,
+            } = self.before(earlier, labels, &names, has_run, ids_are_known);
+            wrong.extend(faults.into_iter().map(|why| (at, why)));
+            elsewhere += gone;
             if before.len() > MAX_AFTER {
                 let count = before.len();
                 wrong.push((at, format!("{count} jobs are too many to come after: at most {MAX_AFTER}; let some gather others")));
@@ -96,6 +74,45 @@ impl Jobs {
                 .map(|(first, why)| (places.get(&first).copied().unwrap_or(0), why)),
         );
         wrong
+    }
+
+    /// The jobs with these names.
+    fn before(
+        &self,
+        earlier: Option<u32>,
+        labels: &HashMap<String, u32>,
+        names: &[String],
+        has_run: bool,
+        ids_are_known: bool,
+    ) -> Before {
+        let (mut found, mut seen) = (Before::default(), HashSet::new());
+        let last = earlier.unwrap_or(self.spans.len() as u32);
+        for name in names {
+            // As everywhere: an `id` goes before a number. A stream, which has no end, does not
+            // keep those.
+            let label = labels.get(name).copied().filter(|_| earlier.is_none());
+            if label.is_none() && has_run && earlier.is_none() {
+                // The job before is in the list that this one ran in.
+                match name.parse::<u32>() {
+                    Ok(_) => found.faults.push(NUMBER_OF_ANOTHER_LIST.to_owned()),
+                    Err(_) => found.gone += 1,
+                }
+                continue;
+            }
+            let number = label.or_else(|| name.parse().ok().filter(|n| (1..=last).contains(n)));
+            match number {
+                Some(number) if !seen.insert(number) => {}
+                Some(number) => found.jobs.push(JobNumber(number)),
+                None if earlier.is_some() => found.faults.push(format!(
+                    "no job with the number {name:?} came before it in this stream, which knows no ids"
+                )),
+                None if ids_are_known => {
+                    found.faults.push(format!("there is no job {name:?} in this list"))
+                }
+                None => {}
+            }
+        }
+        found
     }
 
     /// Jobs that come after themselves, if there are any: the first of them, and what is wrong.

@@ -123,13 +123,7 @@ pub(super) fn prepare(
     ) {
         return all_have_results(path, kept, noted).map(|()| None);
     }
-    let slots = args.slots.unwrap_or_else(embedded::usable_cpus);
-    let (most, number) = jobs.widest();
-    if profile.cluster == Cluster::Embedded && most > slots {
-        return Err(Exit::usage(format!(
-            "job {number} takes {most} slots, and this run has {slots}; -j {most} gives it as many"
-        )));
-    }
+    check_slots(args, profile, &jobs)?;
     jobs.keep_names_in(context.output_dir.clone());
     find_inputs(&mut jobs, args, profile, &context.cd);
     let jobs = Arc::new(jobs);
@@ -156,6 +150,18 @@ pub(super) fn prepare(
         terms: terms(args, context),
         manner,
     }))
+}
+
+/// No job takes more slots than this run has, if it has its own.
+fn check_slots(args: &RunArgs, profile: &Profile, jobs: &Jobs) -> Result<(), Exit> {
+    let slots = args.slots.unwrap_or_else(embedded::usable_cpus);
+    let (most, number) = jobs.widest();
+    if profile.cluster == Cluster::Embedded && most > slots {
+        return Err(Exit::usage(format!(
+            "job {number} takes {most} slots, and this run has {slots}; -j {most} gives it as many"
+        )));
+    }
+    Ok(())
 }
 
 /// Completes a results file that has a result of every job.

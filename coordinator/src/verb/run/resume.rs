@@ -71,29 +71,13 @@ pub(super) fn begin(
         return Ok(begun);
     }
     let (keep, kept) = match again {
-        Some(what) => {
-            let Plan { keep, kept } = resume::plan(jobs, path, &text, what)?;
-            if !args.quiet {
-                let done = counted(
-                    keep.iter().filter(|keep| !**keep).count() as u64,
-                    "job",
-                    "jobs",
-                );
-                tell!("coordinator: {done} need not run ({})", path.display());
-            }
-            (keep, kept)
-        }
+        Some(what) => left_to_run(args, jobs, path, &text, what)?,
         None => (vec![true; jobs.len()], None),
     };
     let noted = match &profile.cluster {
         Cluster::Remote { coordinator, .. } => {
-            let says = Note::new(
-                batch,
-                coordinator,
-                jobs,
-                &keep,
-                kept.as_deref().unwrap_or(&text),
-            );
+            let had = kept.as_deref().unwrap_or(&text);
+            let says = Note::new(batch, coordinator, jobs, &keep, had);
             Some(Noted {
                 path: note,
                 note: Some(says),
@@ -185,4 +169,21 @@ fn go_on(
             note: None,
         }),
     }))
+}
+
+/// Which jobs run again, and what is to stay of the results file, if not all of it.
+fn left_to_run(
+    args: &RunArgs,
+    jobs: &Jobs,
+    path: &Path,
+    text: &str,
+    what: Resume,
+) -> Result<(Vec<bool>, Option<String>), Exit> {
+    let Plan { keep, kept } = resume::plan(jobs, path, text, what)?;
+    if !args.quiet {
+        let done = keep.iter().filter(|keep| !**keep).count() as u64;
+        let done = counted(done, "job", "jobs");
+        tell!("coordinator: {done} need not run ({})", path.display());
+    }
+    Ok((keep, kept))
 }

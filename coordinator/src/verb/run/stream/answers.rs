@@ -45,25 +45,7 @@ impl Stream {
             ToClient::Hosts(hosts) => self.hosts(hosts, false),
             ToClient::HostsPage { hosts, more } => self.hosts(hosts, more),
             ToClient::Cancelled { request, summary } => self.cancelled(request, &summary),
-            ToClient::Refused { reason } => {
-                self.say(json!({"event": "refused", "text": reason}));
-                self.failure.get_or_insert(Exit::unreachable(format!(
-                    "the coordinator refused a request: {reason}"
-                )));
-                self.refused = true;
-                // Jobs that the coordinator has not taken will get no results.
-                let first = self.items.iter().find_map(|item| {
-                    if let Item::Job(job) = item {
-                        Some(job.job.0)
-                    } else {
-                        None
-                    }
-                });
-                self.given = first.map_or(self.given, |first| u64::from(first) - 1);
-                self.items.clear();
-                self.sent = 0;
-                self.cancel_all(Duration::ZERO);
-            }
+            ToClient::Refused { reason } => self.refused(&reason),
             ToClient::Welcome { .. }
             | ToClient::Output { .. }
             | ToClient::LogsAnswer { .. }
@@ -85,6 +67,27 @@ impl Stream {
             | ToClient::CancelWaits { .. }
             | ToClient::Revoked { .. } => {}
         }
+    }
+
+    /// The coordinator takes no more.
+    fn refused(&mut self, reason: &str) {
+        self.say(json!({"event": "refused", "text": reason}));
+        self.failure.get_or_insert(Exit::unreachable(format!(
+            "the coordinator refused a request: {reason}"
+        )));
+        self.refused = true;
+        // Jobs that the coordinator has not taken will get no results.
+        let first = self.items.iter().find_map(|item| {
+            if let Item::Job(job) = item {
+                Some(job.job.0)
+            } else {
+                None
+            }
+        });
+        self.given = first.map_or(self.given, |first| u64::from(first) - 1);
+        self.items.clear();
+        self.sent = 0;
+        self.cancel_all(Duration::ZERO);
     }
 
     fn hosts(&mut self, hosts: Vec<HostStatus>, more: bool) {
