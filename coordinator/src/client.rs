@@ -1,4 +1,4 @@
-//! Reaching a running coordinator.
+//! The way to a running coordinator.
 
 pub(crate) mod ask;
 pub(crate) mod beside;
@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 /// How long to wait for a first answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// First pause between two tries to reach a coordinator that was lost; doubles up to the longest.
+/// First pause between two tries to reach a lost coordinator; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Shortest time between two renewals.
@@ -53,10 +53,10 @@ pub fn converse<T>(
     converse_for(Duration::MAX, profile, talk)
 }
 
-/// The same for a limited time.
+/// Like [`converse`], for a limited time.
 ///
 /// # Errors
-/// Exit 3 when it is over, too.
+/// Exit 3 when the time is over, too.
 pub fn converse_for<T>(
     limit: Duration,
     profile: &ProfileArgs,
@@ -79,21 +79,20 @@ pub fn converse_for<T>(
     runtime.block_on(async { tokio::time::timeout(limit, talking).await.map_err(silent)? })
 }
 
-/// Has a user's certificate renewed when half of its life is over, for a client that stays longer
-/// than that: for ever.
+/// Renews a user's certificate when half of its life is over, for a client that stays longer than
+/// that. Never returns.
 pub async fn keep_certificate(address: String, identity: PathBuf) {
     loop {
         let now = WallTime::now().0 / 1_000_000;
         let (from, until) = certificate_in(&identity)
             .and_then(|der| identity::validity(&der).ok())
             .unwrap_or((now, now));
-        // At half its life; and when that has been in vain, seldom, but often enough before the
-        // end.
+        // At half its life; after a failure seldom, but often enough before the end.
         let pause = ((until - from) / 100).min((until - now) / 2);
         let left = (from + (until - from) / 2 - now).max(pause).max(0);
         tokio::time::sleep(Duration::from_secs(left as u64).max(RENEWAL_PAUSE)).await;
         match Remote::connect(&address, &identity).await {
-            // Which does it.
+            // Leaving renews the certificate.
             Ok(remote) => remote.leave().await,
             Err(e) => tracing::debug!("the certificate is not renewed: {}", e.message),
         }
@@ -110,7 +109,7 @@ fn certificate_in(identity: &Path) -> Option<Vec<u8>> {
 pub struct Remote {
     /// Requests and answers.
     pub port: ClientPort,
-    /// Where it is.
+    /// `HOST:PORT` of the coordinator.
     pub address: String,
     /// The version of the protocol that it speaks.
     pub version: u16,
@@ -134,8 +133,7 @@ impl Remote {
     pub async fn connect(address: &str, identity: &Path) -> Result<Self, Exit> {
         let credentials = match Credentials::load(identity, Role::User) {
             Err(e @ CredentialsError::Validity { .. }) => {
-                // Whoever has the key of a certificate that has ended gets another one, for a
-                // while.
+                // The key of a certificate that ended not long ago is enough to get another one.
                 let enrol = format!(
                     "{}:{}",
                     address.rsplit_once(':').map_or(address, |(host, _)| host),
@@ -188,10 +186,10 @@ impl Remote {
         })
     }
 
-    /// Sends a request and passes over whatever is said until `pick` takes something.
+    /// Sends a request and skips answers until `pick` takes one.
     ///
     /// # Errors
-    /// Exit 3 when the connection ends before.
+    /// Exit 3 when the connection ends before that.
     pub async fn ask<T>(
         &mut self,
         request: ToService,
@@ -201,10 +199,10 @@ impl Remote {
         self.next(pick).await
     }
 
-    /// Passes over whatever is said until `pick` takes something.
+    /// Skips answers until `pick` takes one.
     ///
     /// # Errors
-    /// Exit 3 when the connection ends before.
+    /// Exit 3 when the connection ends before that.
     pub async fn next<T>(&mut self, pick: impl Fn(ToClient) -> Option<T>) -> Result<T, Exit> {
         while let Some(said) = self.port.answers.recv().await {
             if let Some(answer) = pick(said) {
@@ -224,12 +222,12 @@ impl Remote {
         self.peer.accept_bulk().await
     }
 
-    /// Whether there is no use in trying again: the coordinator does not want us.
+    /// Whether another try is useless: the coordinator refuses us.
     pub fn is_lost_for_good(&self) -> bool {
         self.peer.was_refused() && !self.has_other_certificate()
     }
 
-    /// Reaches a coordinator again that was lost, within so long. False if that has been in vain.
+    /// Tries for as long as `patience` to reach a lost coordinator. False if all tries failed.
     /// Cancel-safe.
     pub async fn reach_again(&mut self, patience: Duration) -> bool {
         let give_up = Instant::now() + patience;
@@ -240,7 +238,7 @@ impl Remote {
                     *self = new;
                     return true;
                 }
-                // A restart may take a while; whatever else it is may pass, too.
+                // A restart takes a while, and other faults may pass, too.
                 Err(e) => tracing::debug!("{}", e.message),
             }
             tokio::time::sleep(pause).await;
@@ -249,8 +247,8 @@ impl Remote {
         false
     }
 
-    /// Whether another certificate is there by now than the one of this connection, or that one has
-    /// ended, so that another can be had.
+    /// Whether the identity has a newer certificate than this connection, or this connection's has
+    /// expired, so that it can be renewed.
     fn has_other_certificate(&self) -> bool {
         let over = |(_, until)| until <= WallTime::now().0 / 1_000_000;
         certificate_in(&self.identity).is_some_and(|now| now != self.certificate)
@@ -282,8 +280,8 @@ impl Remote {
         chain(&self.connector.why_lost(&self.address, &self.peer).await)
     }
 
-    /// Leaves: we have received the last message, so we close. A certificate that has lived for
-    /// half its life is renewed before.
+    /// Leaves: we have received the last message, so we close. Renews the certificate first if half
+    /// of its life is over.
     pub async fn leave(mut self) {
         if renewal_is_due(&self.certificate)
             && let Ok(Err(why)) = tokio::time::timeout(PATIENCE, self.renew()).await

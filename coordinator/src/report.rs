@@ -1,4 +1,4 @@
-//! What people and files are told: result lines, progress, and the files that a run writes.
+//! The output for people and files: result lines, progress, and the files that a run writes.
 
 pub mod format;
 pub(crate) mod notice;

@@ -1,4 +1,4 @@
-//! Questions to a running coordinator, and their answers: each passes over whatever else is said.
+//! Requests to a running coordinator, and their answers; each request skips other messages.
 
 use crate::client::profile::ProfileArgs;
 use crate::client::{Remote, converse};
@@ -13,7 +13,7 @@ use std::time::Duration;
 /// How long the coordinator may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Makes a request, and takes what `pick` does of the answers.
+/// Makes a request, and returns the answer that `pick` takes.
 pub(crate) fn once<T>(
     profile: &ProfileArgs,
     request: ToService,
@@ -22,7 +22,7 @@ pub(crate) fn once<T>(
     converse(profile, async |remote| remote.ask(request, pick).await)
 }
 
-/// Makes a request that has no answer but that it is done.
+/// Makes a request whose only answer is that it is done.
 pub(crate) fn done(profile: &ProfileArgs, request: ToService) -> Result<u8, Exit> {
     let result = once(profile, request, |said| match said {
         ToClient::Done { result, .. } => Some(result),
@@ -31,7 +31,7 @@ pub(crate) fn done(profile: &ProfileArgs, request: ToService) -> Result<u8, Exit
     result?.map(|()| 0).map_err(Exit::usage)
 }
 
-/// Asks for what comes in several messages.
+/// Makes a request whose answer takes several messages.
 pub(crate) fn pages<T>(
     profile: &ProfileArgs,
     request: ToService,
@@ -42,7 +42,7 @@ pub(crate) fn pages<T>(
     })
 }
 
-/// The same of a coordinator that is reached already. `refused` is what its refusal means.
+/// Like [`pages`], over an open connection. `refused` makes the error of a refusal.
 async fn gather<T>(
     remote: &mut Remote,
     request: ToService,
@@ -74,7 +74,7 @@ async fn patiently<T>(
         .unwrap_or_else(silent)
 }
 
-/// Asks for the hosts, passing over whatever else is said.
+/// Asks for the hosts.
 pub(crate) async fn hosts(remote: &mut Remote) -> Result<Vec<HostStatus>, Exit> {
     let pick = |said| match said {
         ToClient::Hosts(hosts) => Some((Ok(hosts), false)),
@@ -89,10 +89,10 @@ pub(crate) async fn hosts(remote: &mut Remote) -> Result<Vec<HostStatus>, Exit> 
     .await
 }
 
-/// A host, a user whose jobs it does not run at present, and why.
+/// A host, a user whose jobs the host does not run at present, and why.
 pub(crate) type Unserved = (String, String, String);
 
-/// Asks whom hosts do not serve. A coordinator of an earlier version does not know.
+/// Asks which users the hosts do not serve. A coordinator of an earlier version does not know.
 pub(crate) async fn unserved(remote: &mut Remote) -> Result<Vec<Unserved>, Exit> {
     if remote.version < UNSERVED {
         return Ok(Vec::new());
@@ -109,7 +109,7 @@ pub(crate) async fn unserved(remote: &mut Remote) -> Result<Vec<Unserved>, Exit>
     .await
 }
 
-/// What is known of hosts beside their status, by their names.
+/// Facts about hosts that their status does not have, by host name.
 pub(crate) type Standings = HashMap<String, HostStanding>;
 
 /// Asks which hosts were revoked or have not been seen, by name. A coordinator of an earlier
@@ -145,7 +145,7 @@ pub(crate) async fn failing(remote: &mut Remote) -> Result<Vec<FailingHost>, Exi
     patiently(address, remote.ask(ToService::Failing { request: 0 }, pick)).await
 }
 
-/// Versions of engines that are not their agent's: empty where one is too old to say.
+/// Versions of engines that differ from their agent; empty for an agent too old to say.
 pub(crate) fn others<'a>(
     host: &'a HostStatus,
     engines: &'a [(String, u16)],
@@ -156,7 +156,7 @@ pub(crate) fn others<'a>(
         .filter(|version| *version != host.program)
 }
 
-/// Asks for the batches, passing over whatever else is said.
+/// Asks for the batches.
 pub(crate) async fn batches(remote: &mut Remote, all: bool) -> Result<Vec<BatchStatus>, Exit> {
     let pick = |said| match said {
         ToClient::Batches { batches, more, .. } | ToClient::BatchesApart { batches, more, .. } => {
@@ -168,7 +168,7 @@ pub(crate) async fn batches(remote: &mut Remote, all: bool) -> Result<Vec<BatchS
     gather(remote, request, pick, Exit::usage).await
 }
 
-/// The coordinator's list.
+/// Asks for the coordinator's list of certificates.
 pub(crate) fn certificates(profile: &ProfileArgs) -> Result<Vec<CertificateStatus>, Exit> {
     pages(
         profile,

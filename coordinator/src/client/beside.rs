@@ -1,5 +1,5 @@
-//! Waiting for one thing while others go on: what is to be written goes on being written, and a
-//! moment may never come.
+//! Waiting for one thing while others go on: queued output is still written, and an instant may
+//! never come.
 
 use crate::client::signals::Signals;
 use std::collections::VecDeque;
@@ -7,15 +7,14 @@ use tokio::sync::mpsc::error::SendError;
 use tokio::sync::mpsc::{Permit, Sender};
 use tokio::time::Instant;
 
-/// Hands one waiting message over. A thread that has ended takes none; its end is noticed
-/// elsewhere.
+/// Hands one waiting message over. A thread that has ended takes none; other code notices its end.
 pub(crate) fn pass_on<T>(permit: Result<Permit<'_, T>, SendError<()>>, waiting: &mut VecDeque<T>) {
     if let (Ok(permit), Some(message)) = (permit, waiting.pop_front()) {
         permit.send(message);
     }
 }
 
-/// Waits for `work`, or for a signal, while what is to be written goes on being written.
+/// Waits for `work` or a signal, while queued output is still written.
 pub(crate) async fn beside<T, R>(
     work: impl Future<Output = R>,
     to: &Sender<T>,
@@ -32,7 +31,7 @@ pub(crate) async fn beside<T, R>(
     }
 }
 
-/// Waits for an instant; for ever, if there is none.
+/// Waits for an instant; for ever without one.
 pub(crate) async fn until(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant).await,

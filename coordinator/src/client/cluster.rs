@@ -1,5 +1,5 @@
-//! The way of a run to its coordinator, whichever it is: one that runs somewhere, this process for
-//! agents that connect to it, or this process with an agent of its own.
+//! The way of a run to its coordinator: one that runs elsewhere, this process for agents that
+//! connect to it, or this process with an agent of its own.
 
 use crate::client::embedded::{self, EmbeddedAgent};
 use crate::client::profile::{Cluster, Profile};
@@ -12,17 +12,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long to wait for agents where nobody watches.
+/// How long to wait for agents when standard error is not a terminal.
 pub(crate) const UNWATCHED_WAIT: Duration = Duration::from_secs(300);
 
-/// A way to a coordinator, and what has to be ended with it.
+/// A way to a coordinator, and the parts of it that this process has to end.
 pub(crate) struct Connected {
     pub(crate) port: ClientPort,
-    /// Whose port that is, unless it is this very process's.
+    /// The connection of that port; `None` within one process.
     remote: Option<Remote>,
     pub(crate) agent: Option<EmbeddedAgent>,
     listener: Option<Arc<Listener>>,
-    /// What to say while no agent is there.
+    /// The text to show while no agent is connected.
     pub(crate) waiting_for: String,
 }
 
@@ -35,12 +35,12 @@ impl Connected {
         }
     }
 
-    /// Whether there is no use in trying again.
+    /// Whether another try is useless.
     pub(crate) fn is_lost_for_good(&self) -> bool {
         self.remote.as_ref().is_none_or(Remote::is_lost_for_good)
     }
 
-    /// Reaches a coordinator again that was lost, within so long. False if that has been in vain.
+    /// Tries for as long as `patience` to reach a lost coordinator. False if all tries failed.
     /// Cancel-safe.
     pub(crate) async fn reach_again(&mut self, patience: Duration) -> bool {
         let Some(remote) = &mut self.remote else {
@@ -53,14 +53,14 @@ impl Connected {
         reached
     }
 
-    /// The connection itself, to a coordinator that is not this process.
+    /// The connection, if the coordinator is another process.
     pub(crate) fn into_remote(self) -> Option<Remote> {
         let mut remote = self.remote?;
         remote.port = self.port;
         Some(remote)
     }
 
-    /// Leaves, and ends what this process has of a cluster.
+    /// Leaves, and ends the parts of a cluster in this process.
     pub(crate) async fn end(self) {
         drop(self.port);
         if let Some(remote) = self.remote {
@@ -75,11 +75,11 @@ impl Connected {
     }
 }
 
-/// Reaches the profile's coordinator, or becomes one, which has these slots of its own and gives
-/// jobs to hosts that they do not prefer after this long.
+/// Reaches the profile's coordinator, or becomes one. Then `slots` are its own, and a slot is idle
+/// for `locality_wait` before it gets a job that prefers another host.
 ///
 /// # Errors
-/// Exit 3 without a coordinator, and what keeps this process from being one.
+/// Exit 3 without a coordinator, and the errors of becoming one.
 pub(crate) async fn connect(
     profile: &Profile,
     keeper: Option<embedded::Keeper>,
@@ -169,7 +169,7 @@ async fn reach(coordinator: &str, identity: &Path) -> Result<Connected, Exit> {
     })
 }
 
-/// Waits until the agent within this process has ended, and says why; for ever, if there is none.
+/// Waits until the agent within this process has ended, and says why; for ever without one.
 pub(crate) async fn agent_ended(agent: &mut Option<EmbeddedAgent>) -> String {
     match agent {
         Some(agent) => agent.ended().await,

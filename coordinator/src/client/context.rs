@@ -1,15 +1,15 @@
-//! What the process of a client lends its jobs: its directory, its umask, its patience.
+//! The context that a client's process gives its jobs: its directory, its umask, its patience.
 
 use crate::exit::Exit;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// Between TERM and KILL after a first Ctrl-C.
+/// Time between TERM and KILL after the first Ctrl-C.
 pub(crate) const GRACE: Duration = Duration::from_secs(2);
 
-/// A path on whatever host, seen from the directory in which this process is, as a text that stands
-/// for its bytes.
+/// A path on any host, relative to the directory of this process, as a text that stands for its
+/// bytes.
 pub(crate) fn absolute(path: &Path) -> Result<String, Exit> {
     let path = match path.is_absolute() {
         true => path.to_owned(),

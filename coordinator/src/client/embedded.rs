@@ -1,5 +1,5 @@
-//! An agent of our own: an embedded run has coordinator, agent and engines in and below one
-//! process.
+//! An agent of our own: an embedded run has coordinator, agent and engines in one process and its
+//! children.
 //!
 //! The same code and the same protocol as on a cluster, over loopback QUIC with certificates that
 //! never leave memory. The only code that names the agent crate.
@@ -39,11 +39,11 @@ pub struct Keeper {
     host: String,
 }
 
-/// Starts the keeper of an embedded run, if there is a way from this host to itself.
+/// Starts the keeper of an embedded run, if this host can reach itself over loopback.
 ///
 /// # Errors
-/// Exit 2: this program's own file cannot be run again. Exit 3: the agent would not reach the
-/// coordinator, both of which are here.
+/// Exit 2: this program's own file cannot be run again. Exit 3: the agent could not reach the
+/// coordinator on this host.
 pub fn start_keeper(containment: ContainmentWish) -> Result<Keeper, Exit> {
     try_loopback().map_err(|e| Exit::unreachable(format!("nothing is started: {}", chain(&e))))?;
     let host = mezcal_common::system::config::host_name();
@@ -60,7 +60,7 @@ pub fn start_keeper(containment: ContainmentWish) -> Result<Keeper, Exit> {
 }
 
 impl Keeper {
-    /// By which names jobs may ask for this host, whichever of two it gets in its certificate.
+    /// The names by which jobs may ask for this host, for both names that its certificate may have.
     pub fn aliases(&self) -> Aliases {
         let named = |name: &str| {
             (
@@ -72,7 +72,7 @@ impl Keeper {
                 .concat(),
             )
         };
-        // A host name that no certificate may hold is none in a job list either.
+        // A host name that a certificate cannot have cannot be in a job list either.
         let of_both = Aliases::try_from(BTreeMap::from([named(&self.host)]));
         of_both
             .or_else(|_| Aliases::try_from(BTreeMap::from([named("localhost")])))
@@ -83,7 +83,7 @@ impl Keeper {
 /// The embedded agent.
 pub struct EmbeddedAgent {
     stop: tokio::sync::oneshot::Sender<()>,
-    /// None once it has ended.
+    /// `None` once it has ended.
     task: Option<tokio::task::JoinHandle<std::io::Result<(Left, Carried)>>>,
     child: Child,
 }
@@ -133,7 +133,7 @@ pub async fn start(
     };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let stopped = async move {
-        // Dropping the sender means the same.
+        // A dropped sender means the same.
         let _ = stopped.await;
     };
     let task = tokio::spawn(driver::run(parts, engines, stopped, std::future::pending()));
@@ -145,7 +145,7 @@ pub async fn start(
 }
 
 impl EmbeddedAgent {
-    /// Waits until the agent ends by itself, which it should not, and says why. Cancel-safe.
+    /// Waits until the agent ends by itself, which it should not do, and says why. Cancel-safe.
     pub async fn ended(&mut self) -> String {
         let Some(task) = &mut self.task else {
             return std::future::pending().await;

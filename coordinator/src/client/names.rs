@@ -1,8 +1,8 @@
-//! Names on the command line: of hosts, one by one or as ranges, of batches, of jobs; and their
-//! completion, as the running coordinator knows them.
+//! Names on the command line: hosts, one by one or as ranges, batches and jobs; and their
+//! completion with the names that the running coordinator knows.
 //!
-//! `source <(MEZCAL_COMPLETE=bash coordinator)` and its like for zsh and fish set it up. Whatever
-//! goes wrong, there are no candidates.
+//! `source <(MEZCAL_COMPLETE=bash coordinator)` and its like for zsh and fish set it up. After any
+//! failure there are no candidates.
 
 use crate::client::profile::ProfileArgs;
 use crate::client::{Remote, ask, converse_for};
@@ -14,10 +14,10 @@ use mezcal_common::model::hosts::short;
 use std::ffi::OsStr;
 use std::time::Duration;
 
-/// Nobody waits longer for a list.
+/// Time for an answer: completion must not keep its user waiting.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Batches of the user, those that run first.
+/// Batches of the user, running ones first.
 pub(crate) fn batches(current: &OsStr) -> Vec<CompletionCandidate> {
     let found = known(async |remote| ask::batches(remote, false).await);
     let wanted = current.to_string_lossy().to_lowercase();
@@ -39,7 +39,7 @@ pub(crate) fn batches(current: &OsStr) -> Vec<CompletionCandidate> {
     found.into_iter().map(candidate).collect()
 }
 
-/// Hosts by their short names where that is enough.
+/// Hosts, by their short names where those are unique.
 pub(crate) fn hosts(current: &OsStr) -> Vec<CompletionCandidate> {
     let found: Vec<String> = known(ask::hosts)
         .into_iter()
@@ -66,9 +66,9 @@ pub(crate) fn hosts(current: &OsStr) -> Vec<CompletionCandidate> {
     names.map(CompletionCandidate::new).collect()
 }
 
-/// Asks the coordinator of the line that is being completed. Nothing if it does not answer soon.
+/// Asks the coordinator that the completed line names. Empty without an answer in time.
 fn known<T: Default>(talk: impl AsyncFnOnce(&mut Remote) -> Result<T, Exit>) -> T {
-    // The words of that line come after `--`.
+    // The words of the completed line come after `--`.
     let words: Vec<String> = std::env::args().skip_while(|word| word != "--").collect();
     let named = words
         .windows(2)
@@ -86,7 +86,7 @@ fn known<T: Default>(talk: impl AsyncFnOnce(&mut Remote) -> Result<T, Exit>) -> 
     .unwrap_or_default()
 }
 
-/// Hosts or users whom a verb about members is given: their kind and their names.
+/// The hosts or users that a verb about members is given: their kind and their names.
 pub(crate) fn members(host: &[String], user: &[String]) -> Result<(Member, Vec<String>), Exit> {
     if !user.is_empty() {
         return Ok((Member::User, user.to_vec()));
@@ -94,7 +94,7 @@ pub(crate) fn members(host: &[String], user: &[String]) -> Result<(Member, Vec<S
     Ok((Member::Host, expand(host)?))
 }
 
-/// What a kind of member is called, in words and as a key.
+/// The kind of a member, as a word and as a key.
 pub(crate) fn word(member: Member) -> &'static str {
     match member {
         Member::Host => "host",
@@ -102,7 +102,7 @@ pub(crate) fn word(member: Member) -> &'static str {
     }
 }
 
-/// Names and ranges, one by one.
+/// Expands ranges into single names.
 pub(crate) fn expand(names: &[String]) -> Result<Vec<String>, Exit> {
     let expanded = names
         .iter()
@@ -111,7 +111,7 @@ pub(crate) fn expand(names: &[String]) -> Result<Vec<String>, Exit> {
     expanded.map(|lists| lists.concat()).map_err(Exit::usage)
 }
 
-/// BATCH/JOB, or JOB alone.
+/// Splits `BATCH/JOB`; the batch is empty for JOB alone.
 pub(crate) fn split_job(text: &str) -> (String, String) {
     match text.split_once('/') {
         Some((batch, job)) => (batch.to_owned(), job.to_owned()),

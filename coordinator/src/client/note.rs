@@ -1,9 +1,9 @@
-//! A note beside a results file: which batch its results come from, while that may run without
-//! whoever has submitted it.
+//! A note beside a results file: it names the batch of the results, while that batch may run
+//! without the client that submitted it.
 //!
 //! It is written, and synced, before the first job is handed over, and removed when all results are
-//! in the file. So `--resume` after a client's sudden end takes that batch up again instead of
-//! running beside it what still runs.
+//! in the file. So `--resume` after a client's sudden end continues that batch, and does not start
+//! jobs that still run there.
 
 use crate::client::converse;
 use crate::client::profile::ProfileArgs;
@@ -18,23 +18,23 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-/// What is said of a batch.
+/// The content of a note.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
-    /// It.
+    /// The batch that the results come from.
     pub batch: BatchId,
     /// The coordinator that has it.
     pub coordinator: String,
     /// Places of its jobs in the list, from 1: the first and the last of each row.
     jobs: Vec<(u32, u32)>,
-    /// What the list was.
+    /// Fingerprint of the whole job list.
     list: Fingerprint,
-    /// What was in the results file before.
+    /// Fingerprint of the results file without results of the batch.
     before: Fingerprint,
 }
 
-/// A text, known again. The hash is one of this program's; where another version's differs, texts
-/// do.
+/// Length and hash of a text. The hash is this program's own; with another version's hash, texts
+/// count as different.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Fingerprint {
     bytes: u64,
@@ -60,8 +60,8 @@ fn fingerprint_of(jobs: &Jobs) -> Fingerprint {
 }
 
 impl Note {
-    /// For those jobs of the whole list that are to be kept, with what the results file will have
-    /// before their results.
+    /// For the jobs of the list that are kept; `before` is the content of the results file before
+    /// their results.
     pub fn new(
         batch: BatchId,
         coordinator: &str,
@@ -85,7 +85,7 @@ impl Note {
         }
     }
 
-    /// Which jobs of a list are those of the batch; none: it is another list.
+    /// The jobs of a list that belong to the batch; `None`: it is another list.
     pub fn jobs_of(&self, list: &Jobs) -> Option<Vec<bool>> {
         let mut keep = vec![false; list.len()];
         for (first, last) in &self.jobs {
@@ -95,25 +95,25 @@ impl Note {
         (fingerprint_of(list) == self.list).then_some(keep)
     }
 
-    /// What of a results file has come from the batch; none: nothing yet, and the file is as it was
-    /// before.
+    /// The part of a results file that has come from the batch; `None`: no result yet, and the file
+    /// is as it was before.
     pub fn results_in<'t>(&self, text: &'t str) -> Option<&'t str> {
         let (before, own) = text.split_at_checked(usize::try_from(self.before.bytes).ok()?)?;
         (Fingerprint::of([before]) == self.before).then_some(own)
     }
 }
 
-/// Where the note beside a results file is.
+/// The path of the note beside a results file.
 pub fn beside(results: &Path) -> PathBuf {
     let mut name = results.as_os_str().to_owned();
     name.push(".batch");
     name.into()
 }
 
-/// Reads it, if there is one.
+/// Reads the note, if there is one.
 ///
 /// # Errors
-/// Exit 2: it cannot be read, or is none.
+/// Exit 2: it cannot be read, or is not a note.
 pub fn read(path: &Path) -> Result<Option<Note>, Exit> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
@@ -131,15 +131,15 @@ pub fn read(path: &Path) -> Result<Option<Note>, Exit> {
     Ok(Some(note))
 }
 
-/// Writes it so that it lasts.
+/// Writes the note and syncs it.
 ///
 /// # Errors
-/// Those of the files.
+/// I/O errors.
 pub fn write(path: &Path, note: &Note) -> std::io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);
-    // Of a try that was interrupted.
+    // Left by an interrupted try.
     let _ = std::fs::remove_file(&beside);
     let mut file = File::create_new(&beside)?;
     let text = serde_json::to_vec(note).map_err(std::io::Error::other)?;
@@ -149,10 +149,10 @@ pub fn write(path: &Path, note: &Note) -> std::io::Result<()> {
     File::open(files::parent(path))?.sync_all()
 }
 
-/// What a coordinator says of a batch; none: it does not have it, or not any more.
+/// The coordinator's status of a batch; `None`: it does not have the batch, or no longer.
 ///
 /// # Errors
-/// Exit 3: it cannot be asked.
+/// Exit 3: the coordinator cannot be reached.
 pub fn ask(profile: &ProfileArgs, batch: BatchId) -> Result<Option<BatchStatus>, Exit> {
     converse(profile, async |remote| {
         let question = ToService::Attach {

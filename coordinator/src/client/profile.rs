@@ -1,4 +1,4 @@
-//! Profiles: where the cluster is, and who we are there.
+//! Profiles: where the cluster is, and the user's identity there.
 
 use crate::exit::{Exit, chain};
 use mezcal_common::system::config::{expand_home, read_toml};
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// The profile that is used when none is named.
+/// The profile without `--profile`.
 pub const DEFAULT: &str = "default";
 
 /// `~/.config/mezcal/profiles/NAME.toml`.
@@ -37,7 +37,7 @@ pub enum Cluster {
     Embedded,
     /// On agents that connect to us.
     Listen {
-        /// Our address.
+        /// The address to listen on.
         address: SocketAddr,
         /// A coordinator's credentials.
         identity: PathBuf,
@@ -51,10 +51,10 @@ pub enum Cluster {
     },
 }
 
-/// A profile as it applies to this command.
+/// A profile with the options of this command.
 #[derive(Clone, Debug)]
 pub struct Profile {
-    /// Where.
+    /// Where its jobs run.
     pub cluster: Cluster,
     /// A line of bash before every `cmd`.
     pub setup: Option<String>,
@@ -82,11 +82,10 @@ pub struct ProfileArgs {
 }
 
 impl ProfileArgs {
-    /// Reads the profile; `listen` overrides what it says of the cluster, and `local` asks for an
-    /// embedded run.
+    /// Reads the profile; `listen` overrides its cluster, and `local` asks for an embedded run.
     ///
     /// # Errors
-    /// Exit 2 naming the file and what is wrong, with the profiles that there are.
+    /// Exit 2 naming the file and the fault, with the profiles that exist.
     pub fn resolve(&self, local: bool, listen: Option<SocketAddr>) -> Result<Profile, Exit> {
         let dir = profiles_dir();
         let name = self.profile.as_deref().unwrap_or(DEFAULT);
@@ -153,10 +152,10 @@ impl ProfileArgs {
     }
 }
 
-/// The file of a profile that is to be made.
+/// The file of a new profile.
 ///
 /// # Errors
-/// Exit 2: no file can be called so.
+/// Exit 2: the name cannot be a file's.
 pub(crate) fn file(name: &str) -> Result<PathBuf, Exit> {
     if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
         return Err(Exit::usage(format!(
@@ -166,13 +165,13 @@ pub(crate) fn file(name: &str) -> Result<PathBuf, Exit> {
     Ok(profiles_dir().join(format!("{name}.toml")))
 }
 
-/// Where the certificate of that profile goes, and whether it is there already.
+/// The directory for the certificate of that profile, and whether the profile exists already.
 ///
 /// # Errors
-/// Exit 2: what is there cannot be read, or is no profile of a running coordinator's.
+/// Exit 2: the file cannot be read, or its profile does not name a running coordinator.
 pub(crate) fn place_of(name: &str, file: &Path) -> Result<(PathBuf, bool), Exit> {
     let usual = config_dir().join(name);
-    // A link that leads nowhere is there, too.
+    // A link that leads nowhere exists, too.
     if file.symlink_metadata().is_err() {
         return Ok((usual, false));
     }

@@ -1,11 +1,11 @@
-//! The signals by which people end things.
+//! The signals by which users end a client.
 
 use crate::exit::{self, Exit};
 use mezcal_common::system::limits;
 use std::task::Poll;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// INT, TERM and HUP. What was ignored when we were started stays ignored: nohup(1), background
+/// INT, TERM and HUP. A signal that was ignored at our start stays ignored: nohup(1), background
 /// jobs of a script.
 pub(crate) struct Signals(Vec<(u8, Signal)>);
 
@@ -31,7 +31,7 @@ impl Signals {
         Ok(Self(signals))
     }
 
-    /// The number of the next one. Cancel-safe.
+    /// The number of the next signal. Cancel-safe.
     pub(crate) async fn next(&mut self) -> u8 {
         std::future::poll_fn(|cx| {
             let arrived = self

@@ -1,4 +1,4 @@
-//! Handing a job list over, message by message, from wherever the coordinator has got to.
+//! Handing a job list over, message by message, from the first job that is missing there.
 
 use crate::jobs::Jobs;
 use mezcal_common::message::client::{Submission, ToService};
@@ -6,32 +6,32 @@ use mezcal_common::model::ids::BatchId;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Jobs and bytes in one submit message.
+/// The most jobs, and bytes, in one submit message.
 pub const SUBMIT_JOBS: usize = 4096;
 pub(crate) const SUBMIT_BYTES: usize = 256 * 1024;
 
-/// Whether another job goes into a message beside these, of so many `bytes`, which are those with
-/// it from then on. One that is too long alone is sent alone.
+/// Whether another job goes into a message with `jobs` of so many `bytes`; adds its size to
+/// `bytes`. A job that is too long alone is sent alone.
 pub(crate) fn fits(next: &Submission, jobs: &[Submission], bytes: &mut usize) -> bool {
     *bytes += next.size();
     jobs.is_empty() || (jobs.len() < SUBMIT_JOBS && *bytes <= SUBMIT_BYTES)
 }
 
-/// What is left to be handed over.
+/// The part of a job list that is still to be handed over.
 pub struct Submitter {
     jobs: Arc<Jobs>,
     batch: BatchId,
     sets: VecDeque<Vec<String>>,
     /// The number of the next job.
     next: u32,
-    /// The word that there are no more has been sent.
+    /// The coordinator has been told that no more jobs come.
     closed: bool,
-    /// The coordinator has said what it has.
+    /// The coordinator has said how much of the batch it has.
     ready: bool,
 }
 
 impl Submitter {
-    /// Waits for the coordinator to say what it has of the batch.
+    /// Waits for the coordinator to say how much of the batch it has.
     pub fn new(jobs: Arc<Jobs>, batch: BatchId) -> Self {
         Self {
             jobs,
@@ -43,34 +43,34 @@ impl Submitter {
         }
     }
 
-    /// It has so many host sets and jobs.
+    /// The coordinator has so many host sets and jobs.
     pub fn opened(&mut self, host_sets: u64, jobs: u64, closed: bool) {
         let sets = self.jobs.host_sets();
         self.sets = sets
             .into_iter()
             .skip(usize::try_from(host_sets).unwrap_or(usize::MAX))
             .collect();
-        // What it has more than we do cannot be.
+        // A coordinator cannot have more jobs than the list.
         self.next = jobs.min(self.jobs.len() as u64) as u32 + 1;
         (self.closed, self.ready) = (closed, true);
     }
 
-    /// The connection is gone: what was on its way may not have arrived.
+    /// The connection is gone: messages under way may not have arrived.
     pub fn interrupted(&mut self) {
         self.ready = false;
     }
 
-    /// Whether there is something to send now.
+    /// Whether there is a message to send now.
     pub fn has_more(&self) -> bool {
         self.ready && !self.closed
     }
 
-    /// Whether anything has been handed over.
+    /// Whether any job has been handed over.
     pub fn has_begun(&self) -> bool {
         self.next > 1
     }
 
-    /// The next message: host sets, then jobs, then the word that there are no more.
+    /// The next message: host sets, then jobs, then the end of the batch.
     pub fn next_message(&mut self) -> ToService {
         let batch = self.batch;
         let (mut host_sets, mut bytes) = (Vec::new(), 0);
@@ -89,7 +89,7 @@ impl Submitter {
         }
         let mut jobs: Vec<Submission> = Vec::new();
         while self.next as usize <= self.jobs.len() {
-            // Each was readable when it was checked.
+            // Each job was readable when it was checked.
             if let Some(submission) = self.jobs.submission(self.next) {
                 if !fits(&submission, &jobs, &mut bytes) {
                     break;
@@ -124,7 +124,7 @@ mod tests {
         Ok(std::iter::from_fn(|| submitter.has_more().then(|| submitter.next_message())).collect())
     }
 
-    /// So many jobs, and then so many that come after all of those.
+    /// The first so many jobs, and the so many that come after all of them.
     fn after(first: usize, then: usize) -> String {
         let all: Vec<String> = (1..=first).map(|n| format!("\"{n}\"")).collect();
         "{\"cmd\": \"true\"}\n".repeat(first)

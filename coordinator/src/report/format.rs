@@ -16,7 +16,7 @@ use std::time::Duration;
 /// Always six digits of a second.
 const RFC_3339: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
 
-/// A count and what is counted: `one` of it, or `many`.
+/// A count and its noun: `one` in the singular, `many` in the plural.
 pub(crate) fn counted(n: impl Into<u64>, one: &str, many: &str) -> String {
     match n.into() {
         1 => format!("1 {one}"),
@@ -24,8 +24,8 @@ pub(crate) fn counted(n: impl Into<u64>, one: &str, many: &str) -> String {
     }
 }
 
-/// Puts on standard output what a verb has to say: JSON, or lines whose cells are safe. A terminal
-/// gets no character that it might obey.
+/// Prints the output of a verb: JSON, or lines whose cells are safe. A terminal gets no character
+/// that it might obey.
 ///
 /// # Errors
 /// Exit 74: it cannot be written.
@@ -48,7 +48,7 @@ pub struct ResultFormat {
     zone: TimeZone,
 }
 
-/// What only the client knows of a result.
+/// The times of a result that only the client knows.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientTimes {
     /// When the job was submitted.
@@ -93,7 +93,7 @@ impl ResultFormat {
         }
     }
 
-    /// The same for a job whose object is `text`.
+    /// The same for a job with the object `text`.
     pub fn object_line(
         &self,
         out: &mut Vec<u8>,
@@ -103,7 +103,7 @@ impl ResultFormat {
     ) {
         let start = out.len();
         out.push(b'{');
-        // It was readable when it was checked.
+        // The object was readable when it was checked.
         for (key, value) in members(text).unwrap_or_default() {
             if key != "result" {
                 crate::jobs::write_string(out, &key, self.compat);
@@ -131,8 +131,8 @@ impl ResultFormat {
 
     fn result(&self, out: &mut Vec<u8>, result: &JobResult, times: ClientTimes) {
         let outcome = &result.outcome;
-        // What never ran is nowhere for Bakapara; whoever looks for the cause of a failed start
-        // needs the place.
+        // For Bakapara a job that never ran has no place; a user who looks for the cause of a
+        // failed start needs the place.
         let tried = !self.compat && outcome.ended == Ended::StartFailed;
         let place = result
             .place
@@ -191,7 +191,7 @@ impl ResultFormat {
         stamp.to_zoned(self.zone.clone()).strftime(form).to_string()
     }
 
-    /// The time at the start of a log line, as Python's logging has it.
+    /// The time at the start of a log line, in the form of Python's logging.
     pub fn log_time(&self, at: WallTime) -> String {
         let Ok(stamp) = Timestamp::from_microsecond(at.0) else {
             return at.0.to_string();
@@ -266,8 +266,8 @@ impl Object<'_> {
     }
 }
 
-/// What Bakapara does not tell. Each line has all keys, whatever became of its job: programs that
-/// read tables take them from the first lines.
+/// The keys that Bakapara does not have. Each line has all keys, whether or not its job ran:
+/// programs that read tables take the keys from the first lines.
 fn measured(object: &mut Object<'_>, result: &JobResult, place: Option<&Place>) {
     let (outcome, span) = (&result.outcome, result.outcome.span);
     object.raw("elapsed_seconds", span.map(|s| seconds(s.elapsed)));
@@ -298,7 +298,7 @@ fn measured(object: &mut Object<'_>, result: &JobResult, place: Option<&Place>) 
         "containment",
         outcome.containment.map(|c| c.as_str().to_owned()),
     );
-    // After an end of its own, all that was killed are leftovers.
+    // If the job ended by itself, all killed processes are leftovers.
     let own_end = matches!(
         outcome.ended,
         Ended::Exited | Ended::Signaled | Ended::OutOfMemory

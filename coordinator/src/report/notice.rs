@@ -1,10 +1,10 @@
-//! What a coordinator lets people know, in words.
+//! The coordinator's notices, in words.
 
 use crate::report::format::{counted, elapsed};
 use mezcal_common::message::client::{HaltWhy, Notice};
 use std::time::Duration;
 
-/// A notice in words.
+/// A notice as one text.
 pub(crate) fn describe(notice: &Notice) -> String {
     match notice {
         Notice::HostsAbsent { hosts, jobs, after } => format!(

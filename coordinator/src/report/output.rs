@@ -21,10 +21,10 @@ use tokio::sync::mpsc;
 
 /// Messages that may wait for the output thread.
 const DEPTH: usize = 64;
-/// Bytes gathered before a write.
+/// Bytes that are gathered before a write.
 const BUFFER: usize = 64 * 1024;
 
-/// What the output thread is told.
+/// A message to the output thread.
 pub enum ToOutput {
     /// Agents are there and the jobs have been handed over.
     Begin {
@@ -33,37 +33,37 @@ pub enum ToOutput {
         /// When the jobs were handed over.
         submitted: WallTime,
     },
-    /// Results of these jobs that will come are in the file already.
+    /// Numbers of jobs whose results will come, and are in the file already.
     Known(Vec<u32>),
     /// Results, and when they came.
     Results(Vec<(JobNumber, JobResult)>, WallTime),
-    /// Something to say.
+    /// A text for the user.
     Say(String),
 }
 
-/// What it answers.
+/// An answer of the output thread.
 #[derive(Debug)]
 pub enum FromOutput {
-    /// So many results have been written, in all.
+    /// The total of results written so far.
     Written(u64),
-    /// The output cannot be written any more.
+    /// The output can no longer be written.
     Failed(std::io::Error),
 }
 
-/// The running thread.
+/// The running output thread.
 pub struct OutputThread {
-    /// What to tell it.
+    /// Messages to it.
     pub sender: mpsc::Sender<ToOutput>,
-    /// What it answers.
+    /// Its answers.
     pub answers: mpsc::UnboundedReceiver<FromOutput>,
     thread: std::thread::JoinHandle<Counts>,
 }
 
-/// Starts it. Lines are as `compat` has them, or for people at a `terminal`. `watched` is a pipe
-/// whose reader's departure should be noticed even while nothing is written.
+/// Starts the thread. Lines are as `compat` has them, or for people at a `terminal`. `watched` is a
+/// pipe: if its reader leaves, that is noticed even while nothing is written.
 ///
 /// # Errors
-/// No thread.
+/// The thread cannot be started.
 pub fn start(
     jobs: Arc<Jobs>,
     writer: Box<dyn Write + Send>,
@@ -73,7 +73,7 @@ pub fn start(
     keep_order: bool,
 ) -> std::io::Result<OutputThread> {
     let (sender, receiver) = mpsc::channel(DEPTH);
-    // At most one answer for each message, and those are bounded.
+    // Each message gets at most one answer, and messages are bounded.
     let (answering, answers) = mpsc::unbounded_channel();
     watch_reader(watched, answering.clone())?;
     let output = Output {
@@ -100,8 +100,7 @@ pub fn start(
     })
 }
 
-/// Answers with a broken pipe as soon as nobody reads `pipe` any more (poll(2): POLLERR on the
-/// write end).
+/// Answers with a broken pipe as soon as `pipe` has no reader (poll(2): POLLERR on the write end).
 fn watch_reader(
     pipe: Option<OwnedFd>,
     answers: mpsc::UnboundedSender<FromOutput>,
@@ -119,7 +118,7 @@ fn watch_reader(
             }
         }
     };
-    // It ends with the process.
+    // The thread ends with the process.
     std::thread::Builder::new()
         .name("output reader".into())
         .spawn(watch)
@@ -128,11 +127,11 @@ fn watch_reader(
 }
 
 impl OutputThread {
-    /// Lets it write what it has, and waits for its end: how the jobs ended, and what could not be
-    /// written since the last answer taken.
+    /// Lets the thread write its last results, and waits for its end: how the jobs ended, and the
+    /// write error since the last answer taken.
     pub fn finish(mut self) -> (Counts, Option<std::io::Error>) {
         drop(self.sender);
-        // A panic there has been reported by the hook already.
+        // The hook has reported a panic there already.
         let counts = self.thread.join().unwrap_or_default();
         let mut failed = None;
         while let Ok(answer) = self.answers.try_recv() {
@@ -179,7 +178,7 @@ impl Output {
                             self.flush(answers);
                         }
                     }
-                    // More on its way: one write for all of it.
+                    // With more messages waiting, one write serves all.
                     if messages.is_empty() {
                         self.flush(answers);
                     }
@@ -214,8 +213,8 @@ impl Output {
         }
     }
 
-    /// At the end of a run that was cut short, what waits for lost predecessors is written all the
-    /// same.
+    /// At the end of a run that was cut short, results that wait for lost predecessors are written
+    /// all the same.
     fn release_held(&mut self) {
         for (number, (result, received)) in self.held.take().into_iter().flatten() {
             self.line(number, &result, received);
@@ -249,7 +248,7 @@ impl Output {
     }
 }
 
-/// A reader that has left is no error to talk about.
+/// A reader that has left needs no message.
 pub(crate) fn not_writable(e: &std::io::Error) -> Exit {
     match e.kind() {
         std::io::ErrorKind::BrokenPipe => Exit {

@@ -1,5 +1,5 @@
-//! The files that a run writes: compared with each other and with what it reads, and opened only
-//! when the job list has been accepted.
+//! The files that a run writes: they are compared with each other and with its input, and opened
+//! only when the job list has been accepted.
 //!
 //! Files are compared, not spellings: `./x`, a link to `x` and `x` as standard input are one file.
 //! A results file has one writer at a time.
@@ -14,11 +14,11 @@ use std::io::{IsTerminal, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Links that are followed to where a file would be made; as many as the kernel follows
+/// The most links that are followed to the place of a new file; the kernel's own limit
 /// (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
-/// What a run is told to write, and what it reads.
+/// The files that a run is told to write, and its input.
 #[derive(Clone, Copy, Debug)]
 pub struct Wishes<'a> {
     /// The job list; none: standard input.
@@ -27,11 +27,11 @@ pub struct Wishes<'a> {
     pub results: Option<&'a Path>,
     /// `-l`; none: standard error.
     pub log: Option<&'a Path>,
-    /// What happens to what the files have.
+    /// What happens to the old content of the files.
     pub old: Old,
 }
 
-/// What happens to what an output file has already.
+/// The treatment of an output file that is not empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Old {
     /// A results file that is not empty is refused; a log is appended to.
@@ -40,16 +40,16 @@ pub enum Old {
     Replaced,
     /// Results and log are appended to (`--resume`).
     Kept,
-    /// Both are emptied, as Bakapara did.
+    /// Results and log are emptied, as Bakapara did.
     Emptied,
 }
 
-/// One regular file, however it is spelled.
+/// One regular file, by any of its names.
 #[derive(Debug, PartialEq, Eq)]
 enum Which {
-    /// By device and inode.
+    /// An existing file, by device and inode.
     There(u64, u64),
-    /// It would be made here.
+    /// A file that would be made here.
     New(PathBuf),
 }
 
@@ -83,13 +83,13 @@ impl Which {
     }
 }
 
-/// `-` is the stream that is meant without a file.
+/// The path, unless it is `-`, which means the standard stream.
 fn named(path: Option<&Path>) -> Option<&Path> {
     path.filter(|path| path.as_os_str() != "-")
 }
 
-/// The mode of a new file that has texts of jobs from `source`: whoever may not read them there may
-/// not read them here. The umask takes its share, as everywhere.
+/// The mode of a new file that has texts of jobs from `source`: a user who may not read them there
+/// may not read them here. The umask applies, as everywhere.
 fn mode_like(source: Option<&Path>) -> u32 {
     let file = named(source)
         .and_then(|path| std::fs::metadata(path).ok())
@@ -101,7 +101,7 @@ impl Wishes<'_> {
     /// Refuses files that would be written and read, or written twice. Opens and makes nothing.
     ///
     /// # Errors
-    /// Exit 2 naming both.
+    /// Exit 2 naming both files.
     pub fn check(&self) -> Result<(), Exit> {
         let input = match named(self.input) {
             Some(path) => Which::of(path),
@@ -136,8 +136,7 @@ impl Wishes<'_> {
         Ok(())
     }
 
-    /// Opens the results file. It is emptied only by [`Results::open`], when everything else is
-    /// ready.
+    /// Opens the results file. [`Results::open`] empties it, when everything else is ready.
     ///
     /// # Errors
     /// Exit 2: it cannot be written, it has results, or another run writes it.
@@ -155,14 +154,14 @@ impl Wishes<'_> {
                 .truncate(false)
                 .mode(mode)
                 .open(path);
-            // A device or a pipe may be writable and no more.
+            // A device or a pipe may allow only writing.
             let open = open.or_else(|_| OpenOptions::new().write(true).open(path));
             let file = open.map_err(|e| Exit::usage(format!("cannot write {shown}: {e}")))?;
             if !file.metadata().is_ok_and(|meta| meta.is_file()) {
                 break file;
             }
             lock(&file, path)?;
-            // A run that has just ended may have put another file in its place.
+            // A run that has just ended may have replaced the file.
             if Which::of_open(&file) == Which::of(path) {
                 break file;
             }
@@ -205,7 +204,7 @@ impl Wishes<'_> {
     }
 }
 
-/// Makes this run the one writer of a file, until it ends: flock(2).
+/// Makes this run the only writer of a file until it ends: flock(2).
 pub(crate) fn lock(file: &File, path: &Path) -> Result<(), Exit> {
     let shown = path.display();
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
@@ -236,8 +235,8 @@ pub(crate) fn lock(file: &File, path: &Path) -> Result<(), Exit> {
     }
 }
 
-/// Who has locked a file, as /proc/locks has it (proc_locks(5)): `1: FLOCK  ADVISORY  WRITE 708
-/// 00:21:1233 0 EOF`.
+/// The process that has locked a file, from /proc/locks (proc_locks(5)): `1: FLOCK  ADVISORY  WRITE
+/// 708 00:21:1233 0 EOF`.
 fn holder_of(file: &File) -> Option<i32> {
     let meta = file.metadata().ok()?;
     let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
@@ -251,19 +250,19 @@ fn holder_of(file: &File) -> Option<i32> {
         .find_map(|line| line.get(4)?.parse().ok())
 }
 
-/// Where results go: checked first, emptied only when everything else is ready.
+/// The place for results: checked first, emptied only when everything else is ready.
 pub enum Results {
     /// Standard output.
     Stdout,
-    /// A file, which nobody else writes meanwhile.
+    /// A file without another writer.
     File {
-        /// It.
+        /// The open and locked file.
         file: File,
-        /// By this name.
+        /// Its path.
         path: PathBuf,
-        /// It keeps what it has.
+        /// Whether new lines are appended.
         append: bool,
-        /// Or only this much of it, once the first new line comes.
+        /// The old content that stays, once the first new line comes, if some of it goes.
         kept: Option<Vec<u8>>,
     },
 }
@@ -283,7 +282,7 @@ impl Results {
         }
     }
 
-    /// Whether people see what is written.
+    /// Whether results go to a terminal.
     pub fn is_terminal(&self) -> bool {
         match self {
             Results::Stdout => std::io::stdout().is_terminal(),
@@ -294,7 +293,7 @@ impl Results {
     /// Begins to write.
     ///
     /// # Errors
-    /// Exit 74.
+    /// Exit 74: the file cannot be written.
     pub fn open(self) -> Result<Box<dyn Write + Send>, Exit> {
         match self {
             Results::Stdout => Ok(Box::new(std::io::stdout())),

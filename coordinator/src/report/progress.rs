@@ -10,9 +10,9 @@ use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Between two lines of `--progress json`.
+/// Time between two lines of `--progress json`.
 const JSON_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the bar is drawn.
+/// Redraws of the bar in a second.
 const BAR_HZ: u8 = 10;
 
 /// What to show.
@@ -30,27 +30,27 @@ pub enum ProgressKind {
     None,
 }
 
-/// How jobs have ended so far, each in one of the first four ways.
+/// Counts of ended jobs; each job is in one of the first four.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// With status 0.
     pub done: u64,
-    /// Otherwise, but for what follows.
+    /// Without success, and not in the next two.
     pub failed: u64,
-    /// By a cancel, or not started because of one.
+    /// Cancelled while running or before the start.
     pub cancelled: u64,
-    /// Not started because of another job that had not succeeded.
+    /// Not started because another job had not succeeded.
     pub skipped: u64,
-    /// Those that prefer some hosts and have run.
+    /// Jobs with preferred hosts that have run.
     pub choosy: u64,
-    /// Of which on one of those.
+    /// Those of them that ran on a preferred host.
     pub local: u64,
-    /// Those that wrote more than is kept of it.
+    /// Jobs that wrote more output than is kept.
     pub cut: u64,
 }
 
 impl Counts {
-    /// One more has ended.
+    /// Counts one more ended job.
     pub fn add(&mut self, result: &JobResult) {
         let way = match result.outcome.way() {
             Way::Done => &mut self.done,
@@ -64,12 +64,12 @@ impl Counts {
         self.cut += u64::from(result.outcome.written.exceeds_tails());
     }
 
-    /// All that have ended.
+    /// The number of all ended jobs.
     pub fn ended(&self) -> u64 {
         self.done + self.failed + self.cancelled + self.skipped
     }
 
-    /// `, 2 failed, 1 skipped`, without those of which there is none.
+    /// `, 2 failed, 1 skipped`, without counts of zero.
     fn others(&self) -> String {
         others([
             (self.failed, "failed"),
@@ -79,7 +79,7 @@ impl Counts {
     }
 }
 
-/// `, 2 failed, 1 skipped`, without those of which there is none.
+/// `, 2 failed, 1 skipped`, without counts of zero.
 pub(crate) fn others<const N: usize>(counts: [(u64, &str); N]) -> String {
     counts
         .into_iter()
@@ -88,18 +88,17 @@ pub(crate) fn others<const N: usize>(counts: [(u64, &str); N]) -> String {
         .collect()
 }
 
-/// Columns of the terminal at standard error.
+/// Width of the terminal at standard error.
 fn columns() -> usize {
     rustix::termios::tcgetwinsize(std::io::stderr()).map_or(80, |size| size.ws_col.into())
 }
 
-/// What stands beside the bar, as much as fits; `pace`: jobs in a second, and how long the rest may
-/// take.
+/// The text beside the bar, as much of it as fits; `pace`: jobs in a second, and the time left.
 fn bar_text(counts: Counts, total: u64, pace: Option<(f64, Duration)>, columns: usize) -> String {
     let done = format!("{}/{total} done", counts.done);
     let all = format!("{done}{}", counts.others());
     let paced = pace.map(|(rate, eta)| format!("{all}, {rate:.1}/s, ETA {}", elapsed(eta)));
-    // A column for the bar at least, and one between.
+    // At least one column for the bar, and one between.
     let fits = |text: &String| text.len() + 2 <= columns;
     paced
         .filter(fits)
@@ -108,21 +107,21 @@ fn bar_text(counts: Counts, total: u64, pace: Option<(f64, Duration)>, columns: 
         .unwrap_or_default()
 }
 
-/// Shows progress on stderr, and writes log lines where they are wanted.
+/// Shows progress on stderr, and writes log lines.
 pub struct Progress {
     total: u64,
     started: Instant,
-    /// With what it shows.
+    /// The bar, and the counts that it shows.
     bar: Option<(ProgressBar, Arc<Mutex<Counts>>)>,
     json: Option<Instant>,
     log: Option<Box<dyn Write + Send>>,
     format: ResultFormat,
-    /// Results have nothing of what jobs write.
+    /// Results are without output, so none is reported as cut.
     compat: bool,
 }
 
 impl Progress {
-    /// `log_file` takes log lines whatever is shown; `quiet` shows nothing.
+    /// `log_file` gets log lines even if `kind` is another; `quiet` shows nothing.
     pub fn new(
         kind: ProgressKind,
         quiet: bool,
@@ -154,10 +153,10 @@ impl Progress {
                 "text",
                 move |state: &ProgressState, text: &mut dyn std::fmt::Write| {
                     let counts = *counts.lock().unwrap_or_else(PoisonError::into_inner);
-                    // Before anything has ended there is nothing to reckon from.
+                    // Before the first end there is no pace to compute.
                     let pace = (state.pos() > 0)
                         .then(|| (state.per_sec(), Duration::from_secs(state.eta().as_secs())));
-                    // Nothing can be done about a bar that cannot be drawn.
+                    // An error of drawing the bar is ignored.
                     let _ = text.write_str(&bar_text(counts, total, pace, columns()));
                 },
             ));
@@ -181,7 +180,7 @@ impl Progress {
         }
     }
 
-    /// Agents are there and jobs begin.
+    /// Agents are connected and jobs begin.
     pub fn begin(&mut self, engines: u32) {
         self.started = Instant::now();
         let total = self.total;
@@ -230,7 +229,7 @@ impl Progress {
         }
     }
 
-    /// Something that the user should know.
+    /// Shows a text to the user.
     pub fn say(&mut self, text: &str) {
         let text = for_terminal(text);
         match &self.bar {

@@ -1,7 +1,7 @@
-//! `coordinator run --resume`: what a results file already has need not run again.
+//! `coordinator run --resume`: jobs with results in a file need not run again.
 //!
-//! Jobs are known by their content: the object less `result`, whatever the order of its keys and of
-//! the lines. Of jobs that are alike as many are done as there are results.
+//! Jobs are known by their content: the object less `result`, in any order of its keys and of the
+//! lines. Of identical jobs as many are done as there are results.
 
 use crate::exit::Exit;
 use crate::jobs::{Jobs, members, write_json, write_string};
@@ -14,26 +14,26 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// What is to be run again.
+/// The choice of jobs that run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resume {
-    /// Whatever has no successful result.
+    /// All jobs without a successful result.
     Unfinished,
-    /// Only what has a result, and one that is no success.
+    /// Only jobs with a result that is not a success.
     Failed,
 }
 
-/// What a results file and a job list come to.
+/// The jobs and lines that follow from a results file and a job list.
 #[derive(Debug)]
 pub struct Plan {
-    /// Of each job, whether it is to run.
+    /// Whether each job is to run.
     pub keep: Vec<bool>,
-    /// What is to stay of the file, if not all of it: without what will be written again, and
-    /// without a last line that is torn.
+    /// New content of the file, if it changes: without lines that will be written again, and
+    /// without a torn last line.
     pub kept: Option<String>,
 }
 
-/// Reads a results file; one that is not there has nothing.
+/// Reads a results file; a file that does not exist reads as empty.
 ///
 /// # Errors
 /// Exit 2: it cannot be read.
@@ -51,12 +51,11 @@ pub fn read(path: &Path) -> Result<String, Exit> {
     }
 }
 
-/// What is to run of `jobs`, whose results are in `text`, the file at `path`. The file stays as it
-/// is: until the jobs can run, what it says of them is all that there is.
+/// The jobs of `jobs` that are to run; their results are in `text`, the file at `path`. The file
+/// stays as it is: until the jobs can run, it has their only results.
 ///
 /// # Errors
-/// Exit 2 naming the line that is no result, or a job that would run before one that it comes
-/// after.
+/// Exit 2 naming the line that is not a result, or a job that would run before its predecessor.
 pub fn plan(jobs: &Jobs, path: &Path, text: &str, what: Resume) -> Result<Plan, Exit> {
     let lines = lines_of(text, path)?;
     let fates = fates(jobs, &lines);
@@ -80,19 +79,19 @@ pub fn plan(jobs: &Jobs, path: &Path, text: &str, what: Resume) -> Result<Plan, 
     Ok(Plan { keep, kept })
 }
 
-/// What is left to a batch that has run without its client: the jobs that are kept are its own.
+/// The results of a batch that has run without its client; all its jobs are kept.
 #[derive(Debug)]
 pub struct TakenUp {
-    /// As above.
+    /// New content of the file, if it changes.
     pub kept: Option<String>,
-    /// Its results that the file has already.
+    /// Results of the batch that the file has already.
     pub written: Written,
 }
 
-/// The same for a batch that goes on; `own` is what of `text` has come from it, if anything has.
+/// Like [`plan`], for a batch that still runs; `own` is the part of `text` that has come from it.
 ///
 /// # Errors
-/// As above.
+/// Exit 2 naming the line that is not a result.
 pub fn take_up(
     jobs: &Jobs,
     path: &Path,
@@ -107,7 +106,7 @@ pub fn take_up(
                 Written::default(),
                 text[..text.len() - own.len()].to_owned(),
             );
-            // What was written off when the coordinator was out of reach has its own result still.
+            // A job that was written off while the coordinator was lost still gets its result.
             for (line, (key, _)) in lines_of(own, path)? {
                 match Told::of(line) {
                     Some(told) if told.attempt == 0 && told.outcome == Ended::Lost.as_str() => {
@@ -133,11 +132,11 @@ pub fn take_up(
     })
 }
 
-/// Results that are in the file already.
+/// Results that are in the file already, by the content of their job.
 #[derive(Debug, Default)]
 pub struct Written(HashMap<String, Vec<Told>>);
 
-/// What tells two results of jobs that are alike apart.
+/// The facts that tell apart results of identical jobs.
 #[derive(Debug, PartialEq, Eq)]
 struct Told {
     /// In microseconds since 1970.
@@ -147,7 +146,7 @@ struct Told {
 }
 
 impl Told {
-    /// None: another program has written that line.
+    /// `None`: another program has written that line.
     fn of(line: &str) -> Option<Self> {
         #[derive(serde::Deserialize)]
         struct Line {
@@ -178,12 +177,12 @@ impl Told {
 }
 
 impl Written {
-    /// How many there are.
+    /// The number of these results.
     pub fn count(&self) -> usize {
         self.0.values().map(Vec::len).sum()
     }
 
-    /// Whether this result of a job with that object is one of them. It is so once.
+    /// Whether `result` of the job with that object is one of them. Each counts once.
     pub fn take(&mut self, object: impl FnOnce() -> String, result: &JobResult) -> bool {
         if self.0.is_empty() {
             return false;
@@ -205,10 +204,10 @@ impl Written {
     }
 }
 
-/// A result line with its job, and whether it has succeeded.
+/// A result line with the key of its job, and whether the job succeeded.
 type ResultLine<'t> = (&'t str, (String, bool));
 
-/// The whole result lines of a text.
+/// The complete result lines of a text.
 fn lines_of<'t>(text: &'t str, path: &Path) -> Result<Vec<ResultLine<'t>>, Exit> {
     let mut lines = Vec::new();
     for (i, line) in text.split_inclusive('\n').enumerate() {
@@ -216,7 +215,7 @@ fn lines_of<'t>(text: &'t str, path: &Path) -> Result<Vec<ResultLine<'t>>, Exit>
         match whole {
             Some(result) => lines.push((line, result)),
             None if line.trim().is_empty() => {}
-            // The writer was interrupted: that job has no result.
+            // The writer was interrupted: this job has no result.
             None if !text[line.as_ptr() as usize - text.as_ptr() as usize..].contains('\n') => {}
             None => {
                 return Err(Exit::usage(format!(
@@ -230,7 +229,7 @@ fn lines_of<'t>(text: &'t str, path: &Path) -> Result<Vec<ResultLine<'t>>, Exit>
     Ok(lines)
 }
 
-/// What results say of a job.
+/// The state of a job by its results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Unknown,
@@ -264,7 +263,7 @@ fn fates(jobs: &Jobs, lines: &[ResultLine<'_>]) -> Vec<Fate> {
     (1..=jobs.len() as u32).map(fate).collect()
 }
 
-/// The text without results of what runs again; none: all of it stays.
+/// The text without results of jobs that run again; `None`: all of it stays.
 fn without_failures(
     jobs: &Jobs,
     text: &str,
@@ -295,14 +294,14 @@ fn without_failures(
 pub struct Rewritten {
     path: PathBuf,
     kept: Vec<u8>,
-    /// The old file, which is locked for this run.
+    /// The old file; it is locked for this run.
     old: Option<File>,
-    /// The new one, likewise.
+    /// The new file, locked in the same way.
     file: Option<File>,
 }
 
 impl Rewritten {
-    /// Of `old`, which is at `path`, this is to stay.
+    /// Keeps `kept` of `old`, the file at `path`.
     pub fn new(old: File, path: PathBuf, kept: Vec<u8>) -> Self {
         Self {
             path,
@@ -335,7 +334,7 @@ impl Write for Rewritten {
     }
 }
 
-/// The job of a result line, and whether it has succeeded.
+/// The key of a result line's job, and whether the job succeeded.
 fn result_of(line: &str) -> Option<(String, bool)> {
     #[derive(serde::Deserialize)]
     struct Line {
@@ -353,7 +352,7 @@ fn result_of(line: &str) -> Option<(String, bool)> {
     ))
 }
 
-/// What a job is known by.
+/// The content by which a job is known.
 fn key_of(object: &str) -> Option<String> {
     let mut members = members(object).ok()?;
     members.retain(|(key, _)| key != "result");

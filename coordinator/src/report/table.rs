@@ -1,4 +1,4 @@
-//! Tables for people, and what stands in their cells: spans of time, instants, sizes.
+//! Tables for people, and the texts of their cells: spans of time, instants, sizes.
 
 use crate::exit::Exit;
 use crate::report::format::show;
@@ -7,17 +7,17 @@ use mezcal_common::model::escape::for_terminal;
 use std::ops::Range;
 use std::time::Duration;
 
-/// Of a table in which no column is one of numbers.
+/// For a table without columns of numbers.
 pub(crate) const NO_NUMBERS: Range<usize> = 0..0;
 
-/// Shows lines, and is done: the status of a verb that does no more.
+/// Prints lines as the whole output of a verb; returns its status.
 pub(crate) fn show_lines(lines: impl Iterator<Item = String>) -> Result<u8, Exit> {
     let text: String = lines.flat_map(|line| [line, "\n".into()]).collect();
     show(&text)?;
     Ok(0)
 }
 
-/// Shows a table without numbers, and is done.
+/// Prints a table without numbers as the whole output of a verb; returns its status.
 pub(crate) fn show_table<const N: usize>(
     head: [&str; N],
     rows: impl Iterator<Item = [String; N]>,
@@ -26,13 +26,13 @@ pub(crate) fn show_table<const N: usize>(
     Ok(0)
 }
 
-/// Rows below a head; the columns in `right` are numbers.
+/// Rows below a head; the columns in `right` are aligned right.
 pub(crate) fn table<const N: usize>(
     head: [&str; N],
     rows: impl Iterator<Item = [String; N]>,
     right: Range<usize>,
 ) -> String {
-    // Names, versions and reasons are what others have said.
+    // Names, versions and reasons come from other hosts and users.
     let safe = |row: [String; N]| row.map(|cell| for_terminal(&cell).into_owned());
     let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned))
         .chain(rows)
@@ -68,7 +68,7 @@ pub(crate) fn gib(bytes: u64) -> String {
     format!("{:.1}G", bytes as f64 / f64::from(1 << 30))
 }
 
-/// A span of time, by its two greatest units.
+/// A span of time in its two greatest units.
 pub(crate) fn span(d: Duration) -> String {
     let s = d.as_secs();
     match s {
@@ -79,7 +79,7 @@ pub(crate) fn span(d: Duration) -> String {
     }
 }
 
-/// An instant, as RFC 3339 has it.
+/// An instant in RFC 3339.
 pub(crate) fn time(at: WallTime) -> String {
     jiff::Timestamp::from_microsecond(at.0).map_or_else(|_| at.0.to_string(), |t| t.to_string())
 }
