@@ -60,7 +60,7 @@ enum Verb {
 }
 
 impl Verb {
-    /// Whether its results, or the id of what it has begun, go to standard output.
+    /// Whether its results, or the id of the batch that it starts, go to standard output.
     fn answers_on_stdout(&self) -> bool {
         match self {
             Verb::Run(args) => {
@@ -136,15 +136,15 @@ impl Verb {
     }
 }
 
-/// The command line of this program, by which others can be built that have more.
+/// The command line of this program, for programs that add verbs to it.
 pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// The program with the command line `command`; `stdout_was_closed` before it began.
+/// Runs the program with the command line `command`. `stdout_was_closed`: before its start.
 pub fn main(stdout_was_closed: bool, command: fn() -> clap::Command) -> ExitCode {
     crate::client::embedded::heed_children();
-    // With this variable set it is a shell that asks, and this answers it and ends.
+    // A shell sets this variable to ask for completions: the process answers and ends.
     clap_complete::CompleteEnv::with_factory(command)
         .var("MEZCAL_COMPLETE")
         .complete();
@@ -168,7 +168,7 @@ pub fn main(stdout_was_closed: bool, command: fn() -> clap::Command) -> ExitCode
         tell!("coordinator: this is a bug; please report it with the lines above");
         std::process::exit(exit::BUG.into());
     }));
-    // The daemon has its own idea of what is worth a line.
+    // `serve` sets up its own logging.
     if !matches!(verb, Verb::Serve(_)) {
         mezcal_common::system::logging::init("warn");
     }
@@ -176,7 +176,7 @@ pub fn main(stdout_was_closed: bool, command: fn() -> clap::Command) -> ExitCode
         Ok(status) => ExitCode::from(status),
         Err(Exit { status, message }) => {
             for line in mezcal_common::system::limits::named_in(&message).lines() {
-                // It may quote what others have said.
+                // The message may quote texts from other hosts and users.
                 tell!(
                     "coordinator: {}",
                     mezcal_common::model::escape::for_terminal(line)

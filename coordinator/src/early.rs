@@ -1,5 +1,5 @@
-//! The very first look of a program of this crate: each of them has this file, since only what is
-//! linked into a program itself is sure to be called.
+//! The first check of a program of this crate. Each program includes this file, since only code
+//! that is linked into the program itself is sure to be called.
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Whether standard output was closed when this process began.
 static STDOUT_WAS_CLOSED: AtomicBool = AtomicBool::new(false);
 
-/// Called by the loader, before Rust's runtime opens `/dev/null` on whatever is closed of the first
-/// three descriptors (std::rt): afterwards results into nowhere look like `>/dev/null`, which is
-/// somebody's wish.
+/// The loader calls this before Rust's runtime opens `/dev/null` on those of the first three
+/// descriptors that are closed (std::rt). After that, a closed standard output looks like
+/// `>/dev/null`, which a user may have wanted.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static LOOK: extern "C" fn() = look;

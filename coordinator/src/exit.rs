@@ -3,11 +3,11 @@
 
 pub use mezcal_common::model::escape::chain;
 
-/// A job, or the command on some host, did not end with 0.
+/// A job, or the command on some host, did not exit with 0.
 pub const FAILED: u8 = 1;
 /// Usage, or bad input: nothing was started.
 pub const USAGE: u8 = 2;
-/// The coordinator cannot be reached, refused us, or no agent came.
+/// The coordinator cannot be reached or refused us, or no agent came.
 pub const UNREACHABLE: u8 = 3;
 /// A bug (EX_SOFTWARE).
 pub const BUG: u8 = 70;
@@ -16,12 +16,12 @@ pub const OUTPUT: u8 = 74;
 /// stdout was closed: 128 + SIGPIPE.
 pub const PIPE: u8 = 141;
 
-/// An error with the exit status that it deserves.
+/// An error with its exit status.
 #[derive(Debug)]
 pub struct Exit {
-    /// The status.
+    /// A constant of this module.
     pub status: u8,
-    /// For the reader; empty if all has been said.
+    /// For the user; empty if everything has been printed.
     pub message: String,
 }
 
@@ -34,7 +34,7 @@ impl Exit {
         }
     }
 
-    /// No coordinator, no agents, no permission.
+    /// The coordinator or agents cannot be reached, or permission is refused.
     pub fn unreachable(message: impl std::fmt::Display) -> Self {
         Self {
             status: UNREACHABLE,

@@ -1,8 +1,8 @@
 //! Reading job lists: JSON Lines, one JSON array, or plain shell lines.
 //!
 //! The whole text stays in memory and jobs are spans of it, so a million jobs cost their text and
-//! twelve bytes each. Everything is checked before anything starts, and all that is wrong is
-//! reported at once with file, line, column and key.
+//! twelve bytes each. Everything is checked before anything starts, and all mistakes are reported
+//! at once with file, line, column and key.
 
 mod job;
 mod keys;
@@ -31,10 +31,10 @@ use mezcal_common::wire::codec;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
-/// Errors of one input that are shown; the rest are counted.
+/// The most errors of one input that are shown; the rest are counted.
 const MAX_SHOWN: usize = 20;
 
-/// How the input is written and read.
+/// The form of the input, and how it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// JSON Lines or one array, all keys.
@@ -48,7 +48,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// Whether a job is a command and no object.
+    /// Whether a job is a command, not an object.
     pub fn is_commands(self) -> bool {
         match self {
             Format::Lines | Format::NulLines => true,
@@ -63,22 +63,22 @@ pub struct Jobs {
     text: String,
     spans: Vec<(usize, u32)>,
     format: Format,
-    /// Places in the input, where some jobs of it have been taken out.
+    /// Numbers of the jobs in the input, if some jobs have been taken out.
     places: Option<Vec<u32>>,
-    /// Where output of jobs goes that name no files, as [`octets`] has it.
+    /// Directory for output of jobs without `out` and `err`, as [`octets`] has it.
     output_dir: Option<String>,
-    /// Retries of jobs that name none.
+    /// Retries of jobs without `retries`.
     retries: u32,
-    /// The most slots that a job takes, and the first one that does.
+    /// The most slots that a job takes, and the first job that takes so many.
     widest: (u16, u32),
     /// Jobs of Bakapara's that cannot run, and why: they get a result without being submitted.
     stillborn: HashMap<u32, String>,
-    /// What is odd about the list, and no mistake.
+    /// Oddities in the list that are not mistakes.
     warnings: Vec<String>,
     host_sets: HashMap<Vec<String>, u32>,
-    /// What jobs come after, by number.
+    /// The jobs that each job comes after, by its number.
     after: HashMap<u32, Vec<JobNumber>>,
-    /// Which jobs have inputs, and the hosts that they prefer on account of them.
+    /// The jobs with inputs, and the hosts that each prefers because of them.
     inputs: BTreeMap<u32, Vec<String>>,
 }
 
@@ -86,16 +86,16 @@ impl Jobs {
     /// Checks `bytes`, which come from `name`.
     ///
     /// # Errors
-    /// Lines for the reader, each with its place.
+    /// Lines for the user, each with its place.
     pub fn read(name: &str, bytes: Vec<u8>, format: Format, retries: u32) -> Result<Self, String> {
         Self::read_behind(None, name, bytes, format, retries)
     }
 
-    /// Checks one job of a stream, the `number`th. It may come after those that have come before
-    /// it, by their numbers.
+    /// Checks one job of a stream, the `number`th. It may come after earlier jobs, by their
+    /// numbers.
     ///
     /// # Errors
-    /// As above.
+    /// Lines for the user, each with its place.
     pub fn read_next(
         number: u32,
         bytes: Vec<u8>,
@@ -111,12 +111,12 @@ impl Jobs {
         )
     }
 
-    /// What is odd about the list, and no mistake, in lines for the reader.
+    /// Oddities in the list that are not mistakes, in lines for the user.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// The files that jobs read, as they see them when those without a directory start in `cd`.
+    /// The files that jobs read, as paths; jobs without a directory start in `cd`.
     pub fn inputs(&self, cd: &str) -> HashSet<String> {
         self.inputs
             .keys()
@@ -125,7 +125,7 @@ impl Jobs {
             .collect()
     }
 
-    /// Jobs prefer the hosts that have their inputs, after those that they name themselves.
+    /// Lets jobs prefer the hosts that have their inputs, after those that they name themselves.
     pub fn locate(&mut self, cd: &str, places: &Places) {
         for number in self.inputs.keys().copied().collect::<Vec<_>>() {
             let Ok(job) = self.parse(number) else {
@@ -145,12 +145,12 @@ impl Jobs {
         }
     }
 
-    /// The most slots that a job takes, and the number of the first one that does.
+    /// The most slots that a job takes, and the number of the first job that takes so many.
     pub fn widest(&self) -> (u16, u32) {
         self.widest
     }
 
-    /// The number of the first job that says in part or not at all where it starts.
+    /// The number of the first job without a directory, or with a relative one.
     pub fn first_without_directory(&self) -> Option<u32> {
         let has_one = |job: &Job| {
             job.spec
@@ -161,12 +161,12 @@ impl Jobs {
         (1..=self.len() as u32).find(|number| !self.parse(*number).is_ok_and(|job| has_one(&job)))
     }
 
-    /// How many.
+    /// The number of jobs.
     pub fn len(&self) -> usize {
         self.spans.len()
     }
 
-    /// True if there are none, which [`Jobs::read`] refuses.
+    /// True if there are no jobs, which [`Jobs::read`] refuses.
     pub fn is_empty(&self) -> bool {
         self.spans.is_empty()
     }
@@ -177,7 +177,7 @@ impl Jobs {
         &self.text[start..start + length as usize]
     }
 
-    /// The same as a JSON object, however the input was written.
+    /// A job as a JSON object, whatever the form of the input.
     pub fn as_object(&self, number: u32) -> String {
         match self.format.is_commands() {
             true => {
@@ -190,8 +190,8 @@ impl Jobs {
         }
     }
 
-    /// Takes out jobs that need not run, of which others may come after. What is left keeps its
-    /// name: the number that it had.
+    /// Takes out jobs that need not run, even if others come after them. The jobs that stay keep
+    /// their name: the number that they had.
     pub fn retain(&mut self, keep: &[bool]) {
         let kept: Vec<u32> = (1..)
             .zip(keep)
@@ -233,7 +233,7 @@ impl Jobs {
         self.places = Some(kept.into_iter().map(place).collect());
     }
 
-    /// Has jobs that have lost their places keep the names of their files in this directory.
+    /// Sets the directory where jobs that have a new number keep the names of their output files.
     pub fn keep_names_in(&mut self, output_dir: Option<String>) {
         self.output_dir = output_dir;
     }
@@ -243,7 +243,7 @@ impl Jobs {
         self.after.get(&number).map_or(&[], Vec::as_slice)
     }
 
-    /// How the input was written.
+    /// The form of the input.
     pub fn format(&self) -> Format {
         self.format
     }
@@ -277,7 +277,7 @@ impl Jobs {
             .as_ref()
             .and_then(|places| places.get(number as usize - 1));
         if let (None, Some(place)) = (&parsed.spec.label, place) {
-            // Its output goes where that of the list as it was has gone.
+            // The output goes to the files that the whole list would use.
             for (file, extension) in [(&mut parsed.spec.out, "out"), (&mut parsed.spec.err, "err")]
             {
                 if file.is_none() {
@@ -330,7 +330,7 @@ impl Jobs {
         self.parse_with(number, &mut |_| {})
     }
 
-    /// Tells `stranger` each key that means nothing.
+    /// Calls `stranger` for each key without a meaning.
     fn parse_with(&self, number: u32, stranger: &mut dyn FnMut(&str)) -> Result<Job, Unread> {
         let text = self.object(number);
         match self.format {
@@ -341,7 +341,7 @@ impl Jobs {
     }
 }
 
-/// Why what the jobs of a batch have in common cannot be handed to an engine.
+/// Why the context of a batch cannot be handed to an engine.
 pub fn too_large(context: &BatchContext) -> Option<String> {
     (!codec::context_fits(context)).then(|| {
         format!(
@@ -350,7 +350,7 @@ pub fn too_large(context: &BatchContext) -> Option<String> {
     })
 }
 
-/// Inputs as the job sees them; what names another place by a scheme stays as it is.
+/// Inputs as absolute paths of the job; an input with a scheme (`s3://…`) stays as it is.
 fn absolute_inputs(job: &Job, cd: &str) -> Vec<String> {
     let dir = Path::new(cd).join(job.spec.cd.as_deref().unwrap_or_default());
     let absolute = |path: &String| {

@@ -1,10 +1,10 @@
-//! The coordinator: owns the truth of which job is where, and the verbs of its command line.
+//! The coordinator, which alone knows where every job is, and the verbs of its command line.
 //!
-//! [`scheduler::Scheduler`] decides; [`service`] performs what it decides for agents and clients;
-//! the rest are clients.
+//! [`scheduler::Scheduler`] decides; [`service`] carries its decisions out for agents and clients;
+//! the other modules are clients.
 
-/// A line on standard error, if anybody reads that: unlike `eprintln!`, whose panic would take the
-/// results along.
+/// A line on standard error, if that has a reader: `eprintln!` would panic without one, and the
+/// results would be lost.
 macro_rules! tell {
     ($($text:tt)*) => {{
         let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($text)*)));

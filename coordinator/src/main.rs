@@ -1,4 +1,4 @@
-//! The `coordinator` program; everything but its very first look is in the library.
+//! The `coordinator` program; all but its first check is in the library.
 
 mod early;
 

@@ -1,7 +1,7 @@
-//! The program `mezcal`: all others in one file. It is installed once, and `coordinator`,
+//! The program `mezcal`: all programs in one file. It is installed once, and `coordinator`,
 //! `mezcal-agent` and `mezcal-certs` are links to it.
 //!
-//! Called by the name of one of these it is that program. As `mezcal` it has the verbs of the
+//! Called by one of these names, it is that program. As `mezcal` it has the verbs of the
 //! coordinator, `mezcal agent` is the agent, and `mezcal certs` has the verbs of `mezcal-certs`
 //! beside those of `coordinator certs`.
 
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The coordinator's verbs, and where the others are.
+/// The coordinator's command line with the subcommands of the other programs.
 fn command() -> Command {
     let agent = Command::new("agent")
         .about("Be the persistent worker of one host, or join a cluster as one");

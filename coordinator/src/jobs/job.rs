@@ -1,4 +1,4 @@
-//! One job: what its text says, and all that is wrong with it.
+//! One job: its text as values, and all mistakes in it.
 
 use super::object::members_with;
 use super::spans::{offset_in, without_place};
@@ -10,33 +10,33 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// What can have bytes in it that are no text.
+/// Keys whose values can have bytes that are not text.
 const OF_BYTES: [&str; 8] = ["cmd", "argv", "cd", "out", "err", "stdin", "env", "inputs"];
 
 /// One job, read.
 #[derive(Debug)]
 pub struct Job {
-    /// What an engine needs.
+    /// The job as an engine gets it.
     pub spec: JobSpec,
-    /// Hosts that may run it; none: any.
+    /// Hosts that may run it; `None`: all.
     pub hosts: Option<Vec<String>>,
-    /// Hosts that it prefers, best first; none: it does not mind.
+    /// Hosts that it prefers, best first; `None`: it has no preference.
     pub prefer: Option<Vec<String>>,
     /// Files that it reads.
     pub inputs: Vec<String>,
-    /// Higher goes first.
+    /// Jobs with a higher value go first.
     pub priority: i32,
     /// Slots that it takes.
     pub slots: u16,
-    /// Further attempts.
+    /// Further attempts; `None`: as many as the batch allows.
     pub retries: Option<u32>,
-    /// Which failures are worth one; none: all.
+    /// The failures that are retried; empty: all.
     pub retry_on: Vec<RetryOn>,
-    /// Before the first of them.
+    /// Pause before the first retry.
     pub retry_delay: Duration,
-    /// Jobs that have to succeed first, as the user names them.
+    /// Jobs that have to succeed first, by the user's names for them.
     pub after: Vec<String>,
-    /// Where those stand in the job's text, in bytes.
+    /// Place of those names in the job's text, in bytes.
     pub(super) after_at: usize,
 }
 
@@ -58,7 +58,7 @@ impl Job {
     }
 }
 
-/// One thing that is wrong with a job.
+/// One mistake in a job.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Fault {
     /// Bytes from the start of the job's text.
@@ -70,7 +70,7 @@ pub(super) struct Fault {
 #[derive(Debug)]
 pub(super) struct Unread {
     pub(super) faults: Vec<Fault>,
-    /// Its `id`: others may come after it.
+    /// Its `id`, if it can be read: others may come after it.
     pub(super) label: Option<String>,
     /// Whether it may have an `id` that cannot be read.
     pub(super) illegible: bool,
@@ -86,7 +86,7 @@ impl From<Fault> for Unread {
     }
 }
 
-/// Reads the object of one job; tells `stranger` each key that means nothing.
+/// Reads the object of one job; calls `stranger` for each key without a meaning.
 pub(super) fn parse_object(
     text: &str,
     modern: bool,
@@ -138,7 +138,7 @@ pub(super) fn parse_object(
     }
     match command {
         Some(command) => job.spec.command = command,
-        // A mistake in it has been told.
+        // A mistake in the command has been reported.
         None if faults.iter().any(|fault| {
             fault.text.starts_with("key \"cmd\"") || fault.text.starts_with("key \"argv\"")
         }) => {}
@@ -158,8 +158,7 @@ pub(super) fn parse_object(
     }
 }
 
-/// What is wrong with the value of a key that has half of a character, if that is why it cannot be
-/// read.
+/// The fault of a value with half of a character, if that is why the value cannot be read.
 fn half_character(key: &str, raw: &RawValue) -> Option<String> {
     let why = match surrogates::from_json(raw.get()) {
         Err(unit) => format!(
@@ -167,7 +166,7 @@ fn half_character(key: &str, raw: &RawValue) -> Option<String> {
         ),
         Ok(Cow::Borrowed(_)) => return None,
         Ok(Cow::Owned(_)) if OF_BYTES.contains(&key) => return None,
-        // What is text has no lone surrogates at all.
+        // A key for text allows no lone surrogates at all.
         Ok(Cow::Owned(_)) => serde_json::from_str::<serde_json::Value>(raw.get()).err().map(|_| {
             format!(
                 "is not UTF-8: it has a byte (\\udc80 to \\udcff, PEP 383) that is no text, which only {} can have",
@@ -178,7 +177,7 @@ fn half_character(key: &str, raw: &RawValue) -> Option<String> {
     Some(format!("key {key:?}: {why}"))
 }
 
-/// One key of a job.
+/// Reads one key of a job.
 fn member(
     job: &mut Job,
     command: &mut Option<Command>,
@@ -223,7 +222,7 @@ fn member(
     Ok(())
 }
 
-/// One of the keys that Bakapara does not have.
+/// Reads one of the keys that Bakapara does not have.
 fn own_member(
     job: &mut Job,
     command: &mut Option<Command>,
@@ -292,7 +291,7 @@ fn own_member(
     Ok(())
 }
 
-/// What a job is called by its user.
+/// Reads the user's name for a job, its `id`.
 fn label(value: &Value) -> Result<String, Fault> {
     let label = value
         .string()

@@ -1,9 +1,9 @@
-//! The names of a job's keys: those that mean something, those that other programs know, and those
-//! that look like a slip.
+//! The names of a job's keys: keys with a meaning, keys of other programs, and keys that look like
+//! a slip.
 
 use std::collections::BTreeMap;
 
-/// Keys that mean something.
+/// Keys with a meaning.
 const KNOWN: [&str; 20] = [
     "cmd",
     "argv",
@@ -27,8 +27,8 @@ const KNOWN: [&str; 20] = [
     "slots",
 ];
 
-/// Keys that mean something in Slurm, Nomad, HyperQueue or later versions of this program, and what
-/// does it here.
+/// Keys with a meaning in Slurm, Nomad, HyperQueue or later versions of this program, and the way
+/// to the same effect here.
 const FOREIGN: [(&str, &str); 20] = [
     ("memory", "nothing limits memory yet"),
     ("mem", "nothing limits memory yet"),
@@ -70,8 +70,8 @@ const FOREIGN: [(&str, &str); 20] = [
     ("worker", "write a command"),
 ];
 
-/// Keys by which other programs call what has another name here. They may be notes of the user's,
-/// so they are warned of only.
+/// Other programs' names for keys that have another name here. They may be the user's own notes, so
+/// they cause only a warning.
 const SYNONYMS: [(&str, &str); 14] = [
     ("cwd", "cd"),
     ("chdir", "cd"),
@@ -89,7 +89,7 @@ const SYNONYMS: [(&str, &str); 14] = [
     ("time_limit", "timeout"),
 ];
 
-/// Why a key that means nothing here must not be passed over: who wrote it relies on it.
+/// Why a key without a meaning here must not be ignored: its writer relies on it.
 pub(super) fn foreign(key: &str) -> Option<String> {
     let (_, instead) = FOREIGN.iter().find(|(foreign, _)| *foreign == key)?;
     Some(format!(
@@ -97,7 +97,7 @@ pub(super) fn foreign(key: &str) -> Option<String> {
     ))
 }
 
-/// Distinct unknown keys that are looked at: a list has a few, not thousands.
+/// The most distinct unknown keys that are remembered: a list has a few, not thousands.
 const MAX_STRANGERS: usize = 1000;
 
 /// Unknown keys of a list, and in how many jobs they are.
@@ -113,7 +113,7 @@ impl Strangers {
         }
     }
 
-    /// One line for each that is a slip away from a key that means something.
+    /// A line for each unknown key that differs by a slip from a key with a meaning.
     pub(super) fn warnings(&self) -> Vec<String> {
         let warn = |(key, jobs): (&String, &u64)| {
             let meant = near(key)?;
@@ -129,8 +129,8 @@ impl Strangers {
     }
 }
 
-/// The known key that is meant: another program's name for it, another case, or one insertion,
-/// deletion, change or exchange of neighbours away.
+/// The known key that an unknown one stands for: as another program's name for it, in another case,
+/// or by one insertion, deletion, change or exchange of neighbours.
 fn near(key: &str) -> Option<&'static str> {
     let folded = key.to_ascii_lowercase();
     if let Some((_, meant)) = SYNONYMS.iter().find(|(synonym, _)| *synonym == folded) {

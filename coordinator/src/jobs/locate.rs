@@ -1,10 +1,10 @@
-//! Where the inputs of jobs are: a command of the user's answers, and what it says becomes
-//! preferred hosts.
+//! Where the inputs of jobs are: a command of the user answers, and its answers become preferred
+//! hosts.
 //!
 //! The command (`locate` of the profile, run by `sh -c`) reads paths on standard input, one a line,
 //! and writes lines of a path and the hosts that have it, `path host…`, best first or with weights
-//! as `host=BYTES`. Each path is asked for once. It is soft: what is not answered, or not in time,
-//! has no place.
+//! as `host=BYTES`. Each path is asked for once. A path without an answer, or without one in time,
+//! just has no place.
 
 use mezcal_common::model::octets;
 use mezcal_common::system::limits;
@@ -14,22 +14,22 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// How long all answers may take: a run should not wait longer to find its data than a few jobs
-/// take to fetch it.
+/// Time for all answers: a run should not wait longer to find its data than a few jobs take to
+/// fetch it.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Paths in one process.
+/// The most paths for one process.
 const AT_A_TIME: usize = 10_000;
-/// Hosts that one job prefers.
+/// The most hosts that one job prefers.
 const MAX_HOSTS: usize = 16;
 
-/// Hosts of paths, with weights.
+/// The hosts of each path, with weights.
 pub type Places = HashMap<String, Vec<(String, f64)>>;
 
-/// Asks for all of these.
+/// Asks for the hosts of these paths.
 ///
 /// # Errors
-/// For the reader: the command cannot be run, fails, or takes too long. What it had said until then
-/// is lost.
+/// For the user: the command cannot be run, fails, or takes too long. Its answers until then are
+/// lost.
 pub fn ask(command: &str, paths: &HashSet<String>) -> Result<Places, String> {
     let deadline = Instant::now() + PATIENCE;
     let mut sorted: Vec<&String> = paths.iter().filter(|path| !path.contains('\n')).collect();
@@ -59,8 +59,8 @@ fn ask_some(command: &str, paths: &[&String], deadline: Instant) -> Result<Strin
         .iter()
         .flat_map(|path| [&octets::of(path)[..], b"\n"].concat())
         .collect();
-    // Both ways at once: it may answer before it has read everything. What it does not read it does
-    // not want.
+    // Writes and reads at once: the command may answer before it has read everything. Paths that it
+    // does not read get no answer.
     let thread = || std::thread::Builder::new();
     thread()
         .spawn(move || stdin.take().map(|mut stdin| stdin.write_all(&text)))
@@ -69,7 +69,7 @@ fn ask_some(command: &str, paths: &[&String], deadline: Instant) -> Result<Strin
     let read = move || {
         let mut text = Vec::new();
         let read = stdout.map_or(Ok(0), |mut stdout| stdout.read_to_end(&mut text));
-        // Nobody listens after the deadline.
+        // The receiver is gone after the deadline.
         let _ = sender.send(read.map(|_| octets::text(text)));
     };
     thread().spawn(read).map_err(cannot)?;
@@ -88,7 +88,7 @@ fn ask_some(command: &str, paths: &[&String], deadline: Instant) -> Result<Strin
     }
 }
 
-/// A line of an answer: a path may have spaces, so it is the longest beginning that was asked for.
+/// Splits an answer: paths may have spaces, so the longest beginning that was asked for counts.
 fn split(line: &str, asked: &HashSet<String>) -> Option<(String, Vec<(String, f64)>)> {
     let ends = line
         .char_indices()
@@ -103,7 +103,7 @@ fn split(line: &str, asked: &HashSet<String>) -> Option<(String, Vec<(String, f6
         .enumerate()
         .map(|(i, word)| match word.split_once('=') {
             Some((host, weight)) => (host.to_owned(), weight.parse().unwrap_or(1.0)),
-            // Best first: each is worth a little less than the one before.
+            // Best first: each host is worth a little less than the one before.
             None => (word.to_owned(), 1.0 - i as f64 * 1e-3),
         });
     Some((line[..end].to_owned(), hosts.collect()))

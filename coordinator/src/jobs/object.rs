@@ -1,20 +1,20 @@
-//! JSON objects as text: their members in order, and the same text written in one line with every
-//! number untouched.
+//! JSON objects as text: their members in order, and the same text on one line with every number
+//! unchanged.
 
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// Members from which on a table finds those that are repeated: nearly all objects have fewer, and
-/// are looked through faster.
+/// From this number of members, a table finds repeated keys: nearly all objects have fewer, and are
+/// searched faster without one.
 const MANY: usize = 32;
 
-/// The members of a JSON object in their order, values as text. Of a repeated key the last value
-/// stands, at the first place, as in Python; `twice` hears of it, with that value.
+/// The members of a JSON object in their order, values as text. A repeated key has its last value
+/// at its first place, as in Python; `twice` is called with the key and that value.
 ///
 /// # Errors
-/// serde_json's, with line and column within `text`.
+/// Those of serde_json, with line and column within `text`.
 pub(crate) fn members_with<'t>(
     text: &'t str,
     twice: &mut dyn FnMut(&str, &'t RawValue),
@@ -65,10 +65,10 @@ pub(crate) fn members_with<'t>(
     Ok(members)
 }
 
-/// The same where a repeated key is nobody's business.
+/// The same where repeated keys do not matter.
 ///
 /// # Errors
-/// As above.
+/// As for [`members_with`].
 pub fn members(text: &str) -> Result<Vec<(Cow<'_, str>, &RawValue)>, serde_json::Error> {
     members_with(text, &mut |_, _| {})
 }
@@ -117,7 +117,7 @@ pub(crate) fn write_string(out: &mut Vec<u8>, value: &str, ascii: bool) {
 }
 
 /// Appends a text that stands for bytes ([`octets`](mezcal_common::model::octets)) as a JSON
-/// string, in which each byte of no character is a lone surrogate.
+/// string; each byte that is not part of a character becomes a lone surrogate.
 pub(crate) fn write_octets(out: &mut Vec<u8>, text: &str) {
     let json = serde_json::to_string(text).unwrap_or_else(|_| "\"\"".to_owned());
     out.extend_from_slice(super::surrogates::to_json(json).as_bytes());

@@ -1,4 +1,4 @@
-//! Which jobs come after which, and that none comes after itself.
+//! The order of jobs by `after`, without circles.
 
 use super::{Jobs, MAX_SHOWN};
 use mezcal_common::model::ids::JobNumber;
@@ -9,29 +9,29 @@ use std::collections::{HashMap, HashSet};
 pub(super) struct Follower {
     pub(super) number: u32,
     pub(super) names: Vec<String>,
-    /// Where they stand in the text, in bytes.
+    /// Place of those names in the text, in bytes.
     pub(super) at: usize,
-    /// It has a result, of another list.
+    /// The job has a result of another list.
     pub(super) has_run: bool,
 }
 
-/// Results come in the order in which jobs end.
+/// Numbers do not fit: results come in the order in which jobs end.
 const NUMBER_OF_ANOTHER_LIST: &str = "the number means a place in the list that this result is of; \
     give the jobs of that list an `id`, or run that list again with --resume or --resume-failed";
 
-/// The jobs that one comes after.
+/// The predecessors of a job.
 #[derive(Default)]
 struct Before {
     jobs: Vec<JobNumber>,
     faults: Vec<String>,
-    /// So many are in another list, and count as succeeded.
+    /// The number of predecessors in another list, which count as succeeded.
     gone: u64,
 }
 
 impl Jobs {
-    /// Finds the jobs that others come after, and makes sure that none comes after itself. What is
-    /// wrong, each with its place in the text. Unless all `ids_are_known`, a name that is not found
-    /// may be that of a job that cannot be read.
+    /// Finds the jobs that others come after, and the circles among them. Returns the mistakes,
+    /// each with its place in the text. Unless all `ids_are_known`, a name that is not found may be
+    /// that of a job that cannot be read.
     pub(super) fn put_in_order(
         &mut self,
         earlier: Option<u32>,
@@ -76,7 +76,7 @@ impl Jobs {
         wrong
     }
 
-    /// The jobs with these names.
+    /// Finds the jobs with these names.
     fn before(
         &self,
         earlier: Option<u32>,
@@ -88,11 +88,11 @@ impl Jobs {
         let (mut found, mut seen) = (Before::default(), HashSet::new());
         let last = earlier.unwrap_or(self.spans.len() as u32);
         for name in names {
-            // As everywhere: an `id` goes before a number. A stream, which has no end, does not
-            // keep those.
+            // As everywhere, an `id` goes before a number. A stream, which has no end, does not
+            // keep ids.
             let label = labels.get(name).copied().filter(|_| earlier.is_none());
             if label.is_none() && has_run && earlier.is_none() {
-                // The job before is in the list that this one ran in.
+                // The predecessor is in the list that this job ran in.
                 match name.parse::<u32>() {
                     Ok(_) => found.faults.push(NUMBER_OF_ANOTHER_LIST.to_owned()),
                     Err(_) => found.gone += 1,
@@ -115,7 +115,7 @@ impl Jobs {
         found
     }
 
-    /// Jobs that come after themselves, if there are any: the first of them, and what is wrong.
+    /// The first job of a circle, and the mistake, if there is a circle.
     fn circle(&self) -> Option<(u32, String)> {
         // Kahn's algorithm (CACM 1962) over the jobs that come after others.
         let mut open: HashMap<u32, usize> = HashMap::new();

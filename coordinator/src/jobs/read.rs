@@ -1,4 +1,4 @@
-//! From the text of a list to jobs: what every job says, and all that is wrong with the list.
+//! From the text of a list to jobs: the keys of every job, and all mistakes in the list.
 
 use super::job::{Fault, Job, Unread};
 use super::keys::Strangers;
@@ -14,7 +14,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 impl Jobs {
-    /// `earlier`: how many jobs of a stream have come before; none: this is a list.
+    /// `earlier`: the number of earlier jobs of a stream; `None`: this is a list.
     pub(super) fn read_behind(
         earlier: Option<u32>,
         name: &str,
@@ -23,7 +23,7 @@ impl Jobs {
         retries: u32,
     ) -> Result<Self, String> {
         let text = match format {
-            // Commands may have names of files in them, which are bytes.
+            // Commands may contain names of files, which are bytes.
             Format::Lines | Format::NulLines => octets::text(bytes),
             Format::Json | Format::Bakapara => String::from_utf8(bytes).map_err(|e| {
                 let at = e.utf8_error().valid_up_to();
@@ -33,7 +33,7 @@ impl Jobs {
         };
         let spans = match format {
             Format::Lines => lines(&text),
-            // As `octets` has a NUL.
+            // `octets` writes a NUL as two.
             Format::NulLines => pieces(&text, "\0\0"),
             Format::Json | Format::Bakapara => {
                 match text
@@ -84,7 +84,7 @@ impl Jobs {
         Ok(jobs)
     }
 
-    /// Where in a job's text the key stands that `why` names first, in bytes.
+    /// Place, in bytes of a job's text, of the first key that `why` names.
     fn place_of_stillborn(&self, number: u32, why: &str) -> usize {
         let text = self.object(number);
         if self.format.is_commands() {
@@ -99,13 +99,13 @@ impl Jobs {
     }
 }
 
-/// What is known of a list after some of its jobs.
+/// The state of reading a list after some of its jobs.
 #[derive(Default)]
 struct Reading {
     /// Jobs by their `id`.
     labels: HashMap<String, u32>,
     comes_after: Vec<Follower>,
-    /// By their place in the text.
+    /// Mistakes by their place in the text.
     faults: Vec<(usize, String)>,
     /// Some job could be read.
     json_seen: bool,
@@ -179,7 +179,7 @@ impl Reading {
         self.illegible |= unread.illegible;
     }
 
-    /// All that is wrong, in lines for the reader.
+    /// All mistakes, in lines for the user.
     fn errors(mut self, name: &str, jobs: &Jobs) -> String {
         self.faults.sort_by_key(|(at, _)| *at);
         let shown = self.faults.iter().take(MAX_SHOWN).map(|(at, text)| {
@@ -200,7 +200,7 @@ impl Reading {
     }
 }
 
-/// Why this job can only be answered, not run: nobody could start it.
+/// Why no host could start this job: it gets a result without a run.
 fn stillborn(job: &Job, text_length: usize) -> Option<String> {
     let limit = |what: &str, length: usize| {
         format!(
@@ -251,7 +251,7 @@ fn stillborn(job: &Job, text_length: usize) -> Option<String> {
     {
         return Some("`env` contains a NUL byte".into());
     }
-    // A word takes three bytes of the text at least, and counts for eight more: only long texts
+    // A word takes at least three bytes of the text, and counts for eight more: only long texts
     // have to be measured.
     if text_length < MAX_SPEC / 2 {
         return None;

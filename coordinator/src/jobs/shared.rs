@@ -7,17 +7,17 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::path::{Component, Path, PathBuf};
 
-/// Pairs that are looked at: enough to say that there are many.
+/// The most pairs that are examined: enough to report that there are many.
 const MAX_PAIRS: usize = 1000;
-/// Jobs that are looked at to find out whether one comes after another.
+/// The most jobs that are examined to find out whether one comes after another.
 const MAX_STEPS: usize = 100_000;
 
-/// Who writes what. A million jobs cost twelve bytes each.
+/// The files that jobs write. A million jobs cost twelve bytes each.
 #[derive(Debug, Default)]
 pub(super) struct SharedOutputs {
-    /// By a hash of the path, the last job that writes it.
+    /// The last job that writes a path, by the path's hash.
     writers: HashMap<u64, u32>,
-    /// Two jobs in turn that write the same, and what.
+    /// Pairs of successive writers of a file, and its path.
     pairs: Vec<(u32, u32, String)>,
 }
 
@@ -41,8 +41,8 @@ impl SharedOutputs {
         }
     }
 
-    /// A line that names two of them, if any may run at the same time. `after`: the jobs that each
-    /// one comes after.
+    /// A warning that names two of them, if any may run at the same time. `after`: the jobs that
+    /// each job comes after.
     pub(super) fn warning(&self, after: &HashMap<u32, Vec<JobNumber>>) -> Option<String> {
         let mut together = self
             .pairs
@@ -61,7 +61,7 @@ impl SharedOutputs {
     }
 }
 
-/// The file, as far as it can be told from here.
+/// The path of the file, as far as it is known here.
 fn file_of(job: &Job, path: &str) -> PathBuf {
     let path = Path::new(job.spec.cd.as_deref().unwrap_or_default()).join(path);
     path.components()

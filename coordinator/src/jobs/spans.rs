@@ -1,4 +1,4 @@
-//! Where the jobs of a text are, and where a mistake is.
+//! Where the jobs of a text are, and the places of mistakes.
 
 use serde_json::value::RawValue;
 
@@ -20,8 +20,7 @@ pub(super) fn lines(text: &str) -> Vec<(usize, u32)> {
     pieces(text, "\n")
 }
 
-/// Spans of what ends with `end`, without surrounding white space; those that are blank are left
-/// out.
+/// Spans of pieces that end with `end`, without surrounding white space; blank pieces are left out.
 pub(super) fn pieces(text: &str, end: &str) -> Vec<(usize, u32)> {
     let mut spans = Vec::new();
     for line in text.split(end) {
@@ -51,12 +50,12 @@ pub(super) fn elements(name: &str, text: &str) -> Result<Vec<(usize, u32)>, Stri
         .collect())
 }
 
-/// Bytes from the start of `text` to its `part`.
+/// Place of `part` in `text`, in bytes.
 pub(super) fn offset_in(text: &str, part: &str) -> usize {
     part.as_ptr() as usize - text.as_ptr() as usize
 }
 
-/// What the parser says, without the place, which is one within a part of the text.
+/// The parser's message without its place, which counts within a part of the text only.
 pub(super) fn without_place(e: &serde_json::Error) -> String {
     let text = e.to_string();
     text.split(" at line ").next().unwrap_or(&text).to_owned()

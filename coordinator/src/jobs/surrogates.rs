@@ -3,11 +3,11 @@
 
 use std::borrow::Cow;
 
-/// A JSON value whose strings are texts that stand for bytes, from one that has them as lone
-/// surrogates.
+/// A JSON value whose strings are texts that stand for bytes, from one with lone surrogates in
+/// their place.
 ///
 /// # Errors
-/// A lone surrogate that stands for no byte.
+/// The lone surrogate that does not stand for a byte.
 pub(crate) fn from_json(json: &str) -> Result<Cow<'_, str>, u16> {
     let unit = |at: usize| {
         json.get(at..at + 6)?
@@ -23,8 +23,8 @@ pub(crate) fn from_json(json: &str) -> Result<Cow<'_, str>, u16> {
             Some(byte @ 0xdc80..=0xdcff) => (6, Some(format!("\\u0000\\u{:04x}", byte & 0xff))),
             Some(other @ 0xd800..=0xdfff) => return Err(other),
             Some(_) => (6, None),
-            // A backslash and what it escapes; at the end of something that is no JSON, nothing
-            // follows.
+            // A backslash and the character that it escapes; at the end of an invalid text there is
+            // none.
             None => (
                 1 + json[at + 1..].chars().next().map_or(0, char::len_utf8),
                 None,
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn surrogates_of_python_are_bytes_and_no_others() {
-        // What `json.dumps(os.fsdecode(…))` writes.
+        // The output of `json.dumps(os.fsdecode(…))`.
         for (json, bytes) in [
             (r#""caf\udce9.txt""#, &b"caf\xe9.txt"[..]),
             (r#""\udcc3\udca9""#, "é".as_bytes()),

@@ -1,4 +1,4 @@
-//! Job lists as they come.
+//! Tests of reading job lists.
 
 use super::*;
 use mezcal_common::message::client::RetryOn;
@@ -266,7 +266,7 @@ fn an_object_of_many_keys_is_read_as_fast_as_one_of_few() {
     let text = format!("{{{keys}\"k7\":\"again\",\"\\u006b8\":\"too\"}}");
     let begin = std::time::Instant::now();
     let members = members(&text).expect("an object");
-    // A look at all that came before for each of them would take a minute and more.
+    // Comparing each key with all earlier ones would take a minute and more.
     assert!(
         begin.elapsed() < Duration::from_secs(10),
         "{:?}",

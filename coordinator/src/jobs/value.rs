@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::time::Duration;
 
-/// Bytes of the names in one job's `host`: the list has to fit a message.
+/// The most bytes of the names in one job's `host`: the list has to fit a message.
 const MAX_HOST_LIST: usize = 512 * 1024;
 
 /// The value of one key of a job.
@@ -63,7 +63,7 @@ impl Value<'_> {
 pub(super) fn names(raw: &RawValue) -> Result<Vec<String>, String> {
     let name = |value: &RawValue| match value.get().as_bytes() {
         [b'"', ..] => serde_json::from_str(value.get()).ok(),
-        // As they are written, but that -0 is 0.
+        // Numbers keep their text, but -0 is 0.
         [b'-' | b'0'..=b'9', ..] => Some(
             value
                 .get()
@@ -84,7 +84,7 @@ pub(super) fn names(raw: &RawValue) -> Result<Vec<String>, String> {
     })
 }
 
-/// Exit statuses, negative signal numbers, and outcomes by their words.
+/// Exit statuses, negative signal numbers, and the names of outcomes.
 pub(super) fn retry_rules(raw: &RawValue) -> Result<Vec<RetryOn>, String> {
     let rules = names(raw).map_err(|_| {
         format!(
@@ -140,7 +140,7 @@ pub(super) fn host_list(raw: &RawValue, modern: bool) -> Result<Vec<String>, Str
         serde_json::from_str::<HashMap<String, serde::de::IgnoredAny>>(raw.get())
         && !modern
     {
-        // Bakapara asked a dictionary for its keys.
+        // Bakapara used the keys of a dictionary.
         map.into_keys()
             .map(|k| hosts::normalise(&k).map_err(|e| e.to_string()))
             .collect::<Result<_, _>>()?
@@ -186,7 +186,7 @@ pub(super) fn environment(raw: &RawValue) -> Result<Vec<(String, String)>, Strin
 /// Checks the name of an environment variable that a user wants to set.
 ///
 /// # Errors
-/// For the reader.
+/// A message for the user.
 pub fn check_env_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.contains('=') {
         return Err(format!(

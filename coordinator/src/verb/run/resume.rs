@@ -171,7 +171,7 @@ fn go_on(
     }))
 }
 
-/// Which jobs run again, and what is to stay of the results file, if not all of it.
+/// The jobs that run again, and the new content of the results file, if some of it is dropped.
 fn left_to_run(
     args: &RunArgs,
     jobs: &Jobs,
