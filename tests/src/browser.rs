@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// A browser with one window; it ends when this is dropped.
+/// A browser with one window; dropping it ends it.
 pub struct Browser {
     driver: Child,
     requests: mpsc::Sender<(String, String, Value)>,
@@ -21,12 +21,12 @@ pub struct Browser {
     _profile: tempfile::TempDir,
 }
 
-/// How long it may take to start or to answer.
+/// Time for a start or an answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PROGRAMS: [&str; 2] = ["/usr/bin/chromium", "/usr/bin/chromedriver"];
 
 impl Browser {
-    /// Starts one on a host, or says in the name of the running test why not.
+    /// Starts one on a host, or prints with the name of the running test why not.
     pub fn start(lab: &Lab, host: usize) -> Option<Self> {
         if let Some(missing) = PROGRAMS.iter().find(|path| !Path::new(path).exists()) {
             say_skipped(&format!(
@@ -43,7 +43,7 @@ impl Browser {
             .stderr(Stdio::null());
         let mut driver = command.spawn().expect("chromedriver starts");
         let said = BufReader::new(driver.stdout.take().expect("a pipe"));
-        // It says first which port it was asked for, and then which one it has.
+        // Its first line has the requested port, a later one the actual port.
         let mut lines = said.lines().map_while(Result::ok);
         let port = lines.find_map(|line| {
             line.split("successfully on port ")
@@ -120,7 +120,7 @@ impl Browser {
         self.command("/url", json!({"url": url}));
     }
 
-    /// Sets the window's size and the colours that its user likes.
+    /// Sets the window's size and its user's preference for light or dark colours.
     pub fn look(&self, width: u32, height: u32, dark: bool) {
         self.command("/window/rect", json!({"width": width, "height": height}));
         let metrics =
@@ -137,7 +137,7 @@ impl Browser {
         );
     }
 
-    /// What an expression in the page comes to.
+    /// The value of an expression in the page.
     pub fn value(&self, expression: &str) -> Value {
         self.command(
             "/execute/sync",
@@ -192,7 +192,7 @@ fn ask(port: u16, method: &str, path: &str, body: &Value) -> Value {
         .write_all((head + &body).as_bytes())
         .expect("written");
     let mut answer = Vec::new();
-    // The length says where it ends, whether or not the connection does.
+    // `Content-Length` marks the end of the answer, even if the connection stays open.
     let mut reader = BufReader::new(stream);
     let mut length = 0;
     loop {

@@ -17,7 +17,7 @@ use std::time::Duration;
 /// How long programs may take to start, connect or stop on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A cluster that is torn down when dropped.
+/// A cluster that is stopped when dropped.
 pub struct Cluster {
     /// The hosts.
     pub lab: Lab,
@@ -31,15 +31,15 @@ pub struct Cluster {
     coordinator: Option<Child>,
     agents: Vec<Option<Child>>,
     settings: Vec<Setting>,
-    /// The store's, if it is not ours.
+    /// The disk of the store, if it has one of its own.
     disk: Option<Disk>,
-    /// Where the coordinator shows its dashboard.
+    /// The address of the coordinator's dashboard.
     http: Option<&'static str>,
-    /// What else `serve` is told.
+    /// Further arguments of `serve`.
     serve_arguments: Vec<&'static str>,
 }
 
-/// What is special about one host's agent.
+/// The settings of one host's agent.
 #[derive(Clone, Default)]
 struct Setting {
     env: Vec<(&'static str, String)>,
@@ -55,8 +55,8 @@ impl Cluster {
     /// The same with another containment in agent.toml and another lease in coordinator.toml.
     pub fn with(hosts: usize, slots: u16, containment: &'static str, lease: &'static str) -> Self {
         let lab = Lab::new(hosts);
-        // They may have to be built first, and certificates that live for seconds do not wait for
-        // that.
+        // The programs may have to be built first, and certificates that live for seconds would
+        // expire meanwhile.
         program("coordinator");
         let dir = tempfile::tempdir().expect("a directory");
         let (cluster, authority) =
@@ -119,14 +119,14 @@ impl Cluster {
         Self::new(hosts, slots).start()
     }
 
-    /// With another client lease than 20 s.
+    /// Sets a client lease other than 20 s.
     pub fn client_lease(mut self, lease: &'static str) -> Self {
         self.client_lease = lease;
         self.write_configuration();
         self
     }
 
-    /// Has the coordinator, from its next start on, give leases of another length.
+    /// Sets the length of leases from the coordinator's next start on.
     pub fn set_lease(&mut self, lease: &'static str) {
         self.lease = lease;
         self.write_configuration();
@@ -198,7 +198,7 @@ impl Cluster {
         }
     }
 
-    /// What the coordinator needs to renew certificates that live as long as [`leaves`] says.
+    /// The coordinator's settings for renewing certificates with the lifetime of [`leaves`].
     fn issuer(&self) -> String {
         let Some(life) = leaves() else {
             return String::new();
@@ -218,7 +218,7 @@ impl Cluster {
         )
     }
 
-    /// A file for what a program logs: `NAME.log`.
+    /// The log file of a program: `NAME.log`.
     pub fn log(&self, name: &str) -> File {
         File::options()
             .create(true)
@@ -227,7 +227,7 @@ impl Cluster {
             .expect("a log file")
     }
 
-    /// What a program has logged.
+    /// The text of a program's log.
     pub fn log_text(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default()
     }
@@ -262,7 +262,7 @@ impl Cluster {
         });
     }
 
-    /// Has the coordinator read its configuration again, and waits until it has.
+    /// Makes the coordinator read its configuration again, and waits until it has.
     pub fn reload_coordinator(&self) {
         let read = || {
             let log = self.log_text("coordinator");
@@ -281,8 +281,8 @@ impl Cluster {
         });
     }
 
-    /// Gives the coordinator, from its next start on, a disk of this size for its store: an empty
-    /// one, that lasts as long as the cluster.
+    /// From its next start on, the coordinator's store gets an empty disk of this size, which lasts
+    /// as long as the cluster.
     pub fn set_store_size(&mut self, size: &str) {
         self.disk = Some(Disk::mount(&self.path("state"), size));
         if self.path("pki/issuer").exists() {
@@ -301,12 +301,12 @@ impl Cluster {
         }
     }
 
-    /// That disk.
+    /// The store's disk.
     pub fn disk(&self) -> &Disk {
         self.disk.as_ref().expect("the store has a disk of its own")
     }
 
-    /// The `coordinator` command on the coordinator's host, where its store's disk is.
+    /// The `coordinator` command on the coordinator's host, with the store's disk in view.
     pub fn beside_store(&self) -> Command {
         let program = program("coordinator");
         let Some(disk) = &self.disk else {
@@ -317,14 +317,14 @@ impl Cluster {
         command
     }
 
-    /// Gives `serve` these arguments, too, from its next start on.
+    /// Adds arguments to `serve` from its next start on.
     pub fn set_serve_arguments(&mut self, arguments: &[&'static str]) {
         self.serve_arguments = arguments.to_vec();
     }
 
-    /// Has the coordinator, from its next start on, show its dashboard on its own host.
+    /// Makes the coordinator show its dashboard on its own host from its next start on.
     pub fn set_http(&mut self, address: &'static str) {
-        // Without a network of its own it takes any free port.
+        // Without network namespaces the dashboard takes any free port.
         self.http = Some(if self.lab.is_real() {
             address
         } else {
@@ -332,7 +332,7 @@ impl Cluster {
         });
     }
 
-    /// Where it does.
+    /// The address of the dashboard.
     pub fn http_address(&self) -> String {
         let log = self.log_text("coordinator");
         let said = log
@@ -342,7 +342,7 @@ impl Cluster {
         said.expect("the coordinator says so").trim().to_owned()
     }
 
-    /// The coordinator dies at once.
+    /// Kills the coordinator.
     pub fn kill_coordinator(&mut self) {
         if let Some(mut child) = self.coordinator.take() {
             child.kill().expect("killed");
@@ -371,7 +371,7 @@ impl Cluster {
                 command
             }
         };
-        // Never what the account or the machine has.
+        // A directory below the cluster's, never the account's or the machine's.
         command.env("STATE_DIRECTORY", self.path(&format!("agent-state{n:02}")));
         command.envs(setting.env.iter().map(|(name, value)| (name, value)));
         command
@@ -385,19 +385,19 @@ impl Cluster {
         self.agents[n] = Some(child);
     }
 
-    /// Has the agent of one host, from its next start on, reach the coordinator by another way.
+    /// Makes a host's agent reach the coordinator through a relay, from its next start on.
     pub fn by_way_of(&self, n: usize, relay: &Relay) {
         let path = self.path(&format!("agent{n:02}.toml"));
         let text = std::fs::read_to_string(&path).expect("readable");
         std::fs::write(path, text.replace(&self.address(), &relay.address())).expect("written");
     }
 
-    /// Sets its environment, likewise.
+    /// Sets a variable in the environment of a host's agent, from its next start on.
     pub fn set_env(&mut self, n: usize, name: &'static str, value: &str) {
         self.settings[n].env.push((name, value.into()));
     }
 
-    /// Has it, likewise, believe that the host has been booted anew.
+    /// Makes the agent believe, from its next start on, that its host has booted again.
     pub fn set_boot(&mut self, n: usize, boot: u8) {
         let file = self.path(&format!("boot{n}"));
         std::fs::write(
@@ -408,7 +408,7 @@ impl Cluster {
         self.settings[n].boot_id = Some(file);
     }
 
-    /// The power of one host fails.
+    /// Cuts the power of one host.
     pub fn crash_host(&mut self, n: usize) {
         for pid in self.lab.processes(n) {
             crate::signal(pid, libc::SIGKILL);
@@ -421,7 +421,7 @@ impl Cluster {
         });
     }
 
-    /// The agent of one host.
+    /// The process of a host's agent.
     pub fn agent_pid(&self, n: usize) -> i32 {
         // nsenter executes the agent in its place.
         self.agents[n].as_ref().expect("a running agent").id() as i32
@@ -437,8 +437,8 @@ impl Cluster {
         }
     }
 
-    /// Programs that have ended though nobody has ended them, by their host's number (0: the
-    /// coordinator); each is told once.
+    /// Programs that ended by themselves, by their host's number (0: the coordinator); each is
+    /// returned once.
     pub fn ended(&mut self) -> Vec<(usize, ExitStatus)> {
         let mut ended = Vec::new();
         for (n, place) in [(0, &mut self.coordinator)]
@@ -456,7 +456,7 @@ impl Cluster {
         ended
     }
 
-    /// Leaves its directory, with logs and certificates, where it is. Gives it back.
+    /// Keeps the directory, with logs and certificates, and returns its path.
     pub fn keep(&mut self) -> &Path {
         self.dir.disable_cleanup(true);
         self.dir.path()
@@ -473,12 +473,12 @@ impl Cluster {
         command
     }
 
-    /// Runs it to its end.
+    /// Runs that command to its end.
     pub fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().expect("the coordinator runs")
     }
 
-    /// Starts `coordinator run` of these jobs, with results in `results.json`.
+    /// Starts `coordinator run` with these jobs; the results go to `results.json`.
     pub fn start_run(&self, jobs: &str, args: &[&str]) -> Child {
         std::fs::write(self.path("jobs.json"), jobs).expect("written");
         let mut command = self.command(&[
@@ -542,12 +542,12 @@ impl Cluster {
         }
     }
 
-    /// Stops everything in order and proves that nothing is left and nothing went wrong.
+    /// Stops everything in order and proves that no process is left and no error was logged.
     pub fn finish(self) {
         self.finish_with(&[]);
     }
 
-    /// The same, where these errors belong into the logs.
+    /// Like [`Self::finish`], with errors that the logs are expected to have.
     pub fn finish_with(mut self, expected: &[&str]) {
         for n in 1..=self.hosts {
             self.end_agent(n, libc::SIGTERM);
@@ -597,15 +597,15 @@ impl Drop for Cluster {
                 eprintln!("--- {name}.log\n{}", self.log_text(name));
             }
         }
-        // Keepers outlive their agents; without namespaces this is how they are found: by their
-        // sockets below our directory.
+        // Keepers outlive their agents. Without namespaces they are found by their sockets below
+        // our directory.
         for pid in crate::alive_with(&self.dir.path().display().to_string()) {
             crate::signal(pid, libc::SIGKILL);
         }
     }
 }
 
-/// Life of the certificates of agents and users, if it is to be short: `MEZCAL_LEAF_SECONDS`.
+/// Lifetime of agents' and users' certificates, if it is short: `MEZCAL_LEAF_SECONDS`.
 fn leaves() -> Option<Duration> {
     let seconds = std::env::var("MEZCAL_LEAF_SECONDS").ok()?;
     Some(Duration::from_secs(
@@ -613,7 +613,7 @@ fn leaves() -> Option<Duration> {
     ))
 }
 
-/// A UDP port of loopback that nobody has.
+/// A free UDP port of loopback.
 pub fn free_port() -> u16 {
     std::net::UdpSocket::bind("127.0.0.1:0")
         .and_then(|s| s.local_addr())

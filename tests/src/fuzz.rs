@@ -1,6 +1,5 @@
-//! What must hold for any bytes from outside. The targets below `tests/fuzz` search for bytes for
-//! which it does not; what they have found interesting is kept there and tried again by
-//! `tests/tests/corpus.rs`.
+//! Properties that hold for any bytes from outside. The targets below `tests/fuzz` search for bytes
+//! that break them; interesting inputs are kept there and tried again by `tests/tests/corpus.rs`.
 
 use bytes::BytesMut;
 use mezcal_common::message::agent::{LogHeader, ToAgent, ToCoordinator};
@@ -10,9 +9,9 @@ use mezcal_common::wire::codec;
 use mezcal_coordinator::jobs::{Format, Jobs};
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Bytes off the network: no decoder panics, and what is understood is said again in a way that is
-/// understood as the same. The first byte chooses the type; with its highest bit the rest is a
-/// stream of frames, otherwise one body.
+/// Bytes from the network: no decoder panics, and a decoded message that is encoded again decodes
+/// to the same message. The first byte chooses the type; with its highest bit the rest is a stream
+/// of frames, otherwise one body.
 pub fn frames(data: &[u8]) {
     const TYPES: [fn(&[u8], bool); 12] = [
         check::<ToCoordinator>,
@@ -44,14 +43,14 @@ fn check<T: Serialize + DeserializeOwned>(data: &[u8], framed: bool) {
     }
 }
 
-/// NaN is not equal to itself, but its bytes are.
+/// Compares bytes, because NaN is not equal to itself.
 fn same<T: Serialize + DeserializeOwned>(message: &T) {
     let said = codec::encode_body(message).expect("what was understood can be said");
     let heard: T = codec::decode_exact(&said).expect("what is said is understood");
     assert_eq!(codec::encode_body(&heard).expect("said once already"), said);
 }
 
-/// A file of jobs: no reader panics, and what passes can be submitted. The first byte chooses the
+/// A job list: no reader panics, and accepted jobs can be submitted. The first byte chooses the
 /// format.
 pub fn job_file(data: &[u8]) {
     let Some((first, rest)) = data.split_first() else {

@@ -1,8 +1,8 @@
 //! Hosts on one machine: a network and a UTS namespace each, joined by a bridge in a namespace of
 //! its own.
 //!
-//! Where namespaces are not permitted, hosts are only names and everything meets on loopback; the
-//! reason is printed. With `MEZCAL_REQUIRE_NAMESPACES` set (as `.ci/run` does) that is a failure.
+//! Where namespaces are not permitted, hosts are only names and all share loopback; the reason is
+//! printed. With `MEZCAL_REQUIRE_NAMESPACES` set (as `.ci/run` does) that is a failure.
 
 use crate::wait_for;
 use std::os::fd::AsFd;
@@ -13,7 +13,7 @@ use std::time::Duration;
 /// The domain of all hosts.
 pub const DOMAIN: &str = "cl.ecei.tohoku.ac.jp";
 
-/// Hosts `mezcal00` (the coordinator's) and `mezcal01` and on.
+/// The hosts `mezcal00` (the coordinator's), `mezcal01` and so on.
 pub struct Lab {
     hosts: Vec<Holder>,
     bridge: Option<Holder>,
@@ -71,7 +71,7 @@ impl Lab {
         }
     }
 
-    /// True if hosts really are apart.
+    /// True if each host has namespaces of its own.
     pub fn is_real(&self) -> bool {
         self.bridge.is_some()
     }
@@ -99,14 +99,14 @@ impl Lab {
         }
     }
 
-    /// A host's network, where they are apart.
+    /// A host's network namespace, if it has one.
     pub fn network(&self, host: usize) -> Option<std::path::PathBuf> {
         self.hosts
             .get(host)
             .map(|holder| format!("/proc/{}/ns/net", holder.child.id()).into())
     }
 
-    /// Takes the calling thread to a host's network, where they are apart.
+    /// A function that moves the calling thread to a host's network namespace, if there is one.
     pub fn entrance(&self, host: usize) -> impl Fn() + Send + 'static {
         let net = self.network(host);
         move || {
@@ -119,7 +119,7 @@ impl Lab {
         }
     }
 
-    /// Takes a host's link down or up, without the host noticing more than silence.
+    /// Takes a host's link down or up; the host notices only silence.
     pub fn set_link(&self, host: usize, up: bool) {
         if let Some(bridge) = &self.bridge {
             bridge.ip(&format!(
@@ -146,7 +146,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         for host in 0..self.hosts.len() {
-            // By namespace: only what this lab started can be in there.
+            // By namespace: only processes of this lab can be in there.
             for pid in self.processes(host) {
                 crate::signal(pid, libc::SIGKILL);
             }
@@ -176,8 +176,8 @@ impl Holder {
             name,
         ]);
         command.stdin(Stdio::null());
-        // SAFETY: prctl(2) is async-signal-safe. The holder ends with the test's thread even if
-        // nobody drops it.
+        // SAFETY: prctl(2) is async-signal-safe. The holder ends with the test's thread even if it
+        // is not dropped.
         unsafe {
             command.pre_exec(|| {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);

@@ -1,8 +1,8 @@
-//! The harness of the cluster ring: hosts, certificates, real agents and coordinators, and what
-//! /proc says of them.
+//! The harness of the cluster ring: hosts, certificates, real agents and coordinators, and their
+//! processes in /proc.
 //!
-//! A host is a network and a UTS namespace held by one process; everything that runs there is ended
-//! with it. Waiting is one function with a condition and a deadline.
+//! A host is a network and a UTS namespace held by one process; all processes there end with it.
+//! Waiting is one function with a condition and a deadline.
 
 pub mod browser;
 pub mod cluster;
@@ -19,8 +19,7 @@ pub mod sim;
 
 use std::time::{Duration, Instant};
 
-/// Waits until `condition` gives something, and panics saying what was waited for when `limit` has
-/// passed.
+/// Waits until `condition` returns a value, and panics with `what` after `limit`.
 pub fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + limit;
     loop {
@@ -32,7 +31,7 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> O
     }
 }
 
-/// Says in the output of a passing test, too, what it could not do here: libtest captures only the
+/// Prints what a test could not do here, even if the test passes: libtest captures only the
 /// printing macros.
 pub fn say_skipped(what: &str) {
     use std::io::Write;
@@ -62,7 +61,7 @@ pub fn alive_with(mark: &str) -> Vec<i32> {
         .collect()
 }
 
-/// Whether control groups can be used here; if not, says so in the name of the running test.
+/// Whether control groups can be used here; if not, prints the reason with the test's name.
 pub fn control_groups_or_say_why() -> bool {
     use std::process::{Command, Stdio};
     let mut command = Command::new(programs::program("coordinator"));
@@ -95,13 +94,13 @@ pub fn control_groups_or_say_why() -> bool {
     out.status.success()
 }
 
-/// Sends a signal.
+/// Sends a signal, and ignores errors.
 pub fn signal(pid: i32, signal: i32) {
     // SAFETY: kill(2) has no memory effects.
     unsafe { libc::kill(pid, signal) };
 }
 
-/// All process ids.
+/// The ids of all processes.
 pub fn pids() -> impl Iterator<Item = i32> {
     std::fs::read_dir("/proc")
         .into_iter()

@@ -9,10 +9,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Machines of this process: each has names of its own, whichever lab host it is on.
+/// Counts the machines of this process: each has names of its own, even on the same lab host.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// How long it may take to boot, on a busy machine.
+/// Time for a boot on a busy machine.
 const BOOT: Duration = Duration::from_secs(60);
 
 /// A running machine. Dropping it pulls the plug and removes its disk.
@@ -23,11 +23,11 @@ pub struct Machine {
     host: usize,
     /// `PID-N`.
     number: String,
-    /// Directories of this machine that it sees, each as FROM:TO, as a file server would show them.
+    /// Directories of this machine that it shares, each as FROM:TO, as from a file server.
     shared: Vec<String>,
 }
 
-/// Whether machines can be had here; says why not.
+/// Whether machines can be used here; if not, prints the reason.
 pub fn machines_or_say_why(test: &str, lab: &Lab) -> bool {
     let why = if !lab.is_real() {
         "it needs network namespaces".to_owned()
@@ -48,7 +48,7 @@ pub fn machines_or_say_why(test: &str, lab: &Lab) -> bool {
     false
 }
 
-/// Whether this machine lets us divide its control groups and lay file systems over each other.
+/// Whether this machine lets us divide its control groups and stack file systems.
 fn possible() -> Result<(), String> {
     let group = cgroup2()
         .ok_or("it needs control groups of version 2")?
@@ -89,12 +89,12 @@ fn run(program: &str, args: &[&str]) {
     );
 }
 
-/// Files that several machines have over this machine's: a file system of their own, because layers
+/// Files that several machines have over this machine's: a file system of its own, because layers
 /// must not lie within each other.
 pub struct Layer(PathBuf);
 
 impl Layer {
-    /// An empty one.
+    /// An empty layer.
     pub fn new(dir: &Path) -> Self {
         let path = dir.join("layer");
         std::fs::create_dir_all(&path).expect("made");
@@ -112,7 +112,7 @@ impl Layer {
         Self(path)
     }
 
-    /// Where its files go.
+    /// The directory of its files.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -130,13 +130,13 @@ impl Drop for Layer {
 
 impl Machine {
     /// Boots a machine on a lab host. Its files are this machine's with those of `layer` over them;
-    /// nothing of ours runs there yet.
+    /// no program of ours runs there yet.
     pub fn boot(lab: &Lab, host: usize, dir: &Path, layer: &Layer) -> Self {
         Self::boot_sharing(lab, host, dir, layer, Vec::new())
     }
 
-    /// The same with directories of this machine in it, each as FROM:TO, as a file server would
-    /// show them.
+    /// Like [`Self::boot`], with directories of this machine in it, each as FROM:TO, as from a file
+    /// server.
     pub fn boot_sharing(
         lab: &Lab,
         host: usize,
@@ -253,8 +253,8 @@ impl Machine {
         }
     }
 
-    /// Whether its boot has ended. A question that process 1 has not heard, because it was too
-    /// early, is asked again.
+    /// Whether its boot has ended. Process 1 may not hear a question that comes too early, so it is
+    /// asked again.
     fn is_up(&self) -> bool {
         let asked = ["timeout", "5", "systemctl", "is-system-running"];
         self.try_exec(&asked).is_some_and(|out| {
@@ -263,7 +263,7 @@ impl Machine {
         })
     }
 
-    /// How far its boot has come, for the message of a test that fails.
+    /// The progress of its boot, for the message of a failing test.
     fn what_boots(&self) -> String {
         let console = std::fs::read(self.dir.join("console.log")).unwrap_or_default();
         let mut said = format!("--- console\n{}\n", String::from_utf8_lossy(&console));
@@ -286,14 +286,14 @@ impl Machine {
         said
     }
 
-    /// Process 1 of it.
+    /// Its process 1.
     pub fn leader(&self) -> Option<i32> {
         let pid = self.nspawn.as_ref()?.id();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
         children.split_ascii_whitespace().next()?.parse().ok()
     }
 
-    /// A command within it.
+    /// A command that runs in it.
     pub fn command(&self, args: &[&str]) -> Command {
         let leader = self.leader().expect("it runs");
         let mut command = Command::new("nsenter");
@@ -315,12 +315,12 @@ impl Machine {
         self.command(args).output().ok()
     }
 
-    /// Runs a command within it.
+    /// Runs a command in it.
     pub fn exec(&self, args: &[&str]) -> Output {
         self.command(args).output().expect("it starts")
     }
 
-    /// The same, and it has to succeed: what it prints.
+    /// Runs a command that has to succeed, and returns its output.
     pub fn ok(&self, args: &[&str]) -> String {
         let out = self.exec(args);
         let said = String::from_utf8_lossy(&out.stderr);
@@ -332,7 +332,7 @@ impl Machine {
         String::from_utf8_lossy(&out.stdout).trim().to_owned()
     }
 
-    /// Runs a command within it that reads `input`.
+    /// Runs a command in it that reads `input`.
     pub fn feed(&self, args: &[&str], input: &str) -> Output {
         let mut command = self.command(args);
         let mut child = command
@@ -350,15 +350,15 @@ impl Machine {
         child.wait_with_output().expect("it ends")
     }
 
-    /// A path in its file system, seen from outside.
+    /// A path in its file system, as seen from outside.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join("root").join(name.trim_start_matches('/'))
     }
 
-    /// Shuts it down as people do, and says how long that took.
+    /// Shuts it down in order, and returns the time that it took.
     pub fn power_off(&mut self, limit: Duration) -> Duration {
         let begin = std::time::Instant::now();
-        // It may be gone before it has answered.
+        // The machine may be gone before it answers.
         let _ = self.exec(&["systemctl", "poweroff"]);
         let mut nspawn = self.nspawn.take().expect("it runs");
         wait_for("the machine is off", limit, || {
@@ -367,7 +367,7 @@ impl Machine {
         begin.elapsed()
     }
 
-    /// Pulls the plug: everything dies at once, and the disk stays.
+    /// Cuts its power: all processes die at once, and the disk stays.
     pub fn crash(&mut self) {
         if let Some(leader) = self.leader() {
             crate::signal(leader, libc::SIGKILL);
@@ -377,7 +377,7 @@ impl Machine {
         }
     }
 
-    /// Boots again what crashed.
+    /// Boots a crashed machine again.
     pub fn boot_again(&mut self, lab: &Lab) {
         self.start(lab);
     }
@@ -401,7 +401,7 @@ impl Drop for Machine {
                 .stderr(Stdio::null())
                 .status();
         }
-        // Deepest first.
+        // The deepest group first.
         let _ = Command::new("find")
             .arg(&self.group)
             .args(["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"])

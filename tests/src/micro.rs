@@ -1,5 +1,5 @@
-//! Small pieces of the programs' own work, each with what it needs around it: for benchmarks by the
-//! clock and by the instruction.
+//! Small pieces of the programs' own work, each with its surroundings: for benchmarks by the clock
+//! and by the instruction.
 
 use crate::placement::Placing;
 use bytes::{Bytes, BytesMut};
@@ -19,14 +19,14 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Messages, jobs or results of which a piece of work consists.
+/// The number of messages, jobs or results in one piece of work.
 pub const COUNT: usize = 1000;
 
 /// One kind of work.
 pub struct Case {
-    /// What it is called.
+    /// The name in the benchmark's output.
     pub name: &'static str,
-    /// Makes what it needs; what comes back is the work, on [`COUNT`] things.
+    /// Prepares the work and returns it; the work treats [`COUNT`] things.
     pub prepare: fn() -> Box<dyn FnMut()>,
 }
 
@@ -36,7 +36,7 @@ impl std::fmt::Display for Case {
     }
 }
 
-/// All of them.
+/// All kinds of work.
 pub const CASES: [Case; 10] = [
     Case {
         name: "codec: encode a placement",
@@ -80,7 +80,7 @@ pub const CASES: [Case; 10] = [
     },
 ];
 
-/// Does the work. A function of its own, so that callgrind can be told to count nothing else.
+/// Does the work. It is a function of its own so that callgrind can count it alone.
 #[inline(never)]
 pub fn measured(work: &mut dyn FnMut()) {
     work();

@@ -1,5 +1,5 @@
-//! File systems that behave badly: one that hangs, FUSE (the kernel's filesystems/fuse
-//! documentation) with a server that answers the first message and no other; and one that is full.
+//! File systems that behave badly: one that hangs, by FUSE (the kernel's filesystems/fuse
+//! documentation) with a server that answers only the first message; and one that is full.
 
 use crate::wait_for;
 use std::fs::File;
@@ -22,9 +22,9 @@ const INIT_OUT: usize = 64;
 const BUFFER: usize = 64 * 1024;
 
 impl HungMount {
-    /// Mounts it at `dir`, which is made. With `deaf`, requests are taken and never answered:
-    /// whoever waits for them cannot even be killed. Otherwise they are not taken, and waiting for
-    /// them ends with SIGKILL. `None`, having said why, where it cannot be mounted.
+    /// Mounts it at `dir`, which is created. With `deaf`, requests are taken and never answered: a
+    /// process that waits for one cannot even be killed. Otherwise they are not taken, and SIGKILL
+    /// ends the wait. `None`, with the reason printed, where it cannot be mounted.
     pub fn new(dir: &Path, deaf: bool) -> Option<Self> {
         std::fs::create_dir(dir).expect("a directory");
         let device = match File::options().read(true).write(true).open("/dev/fuse") {
@@ -85,7 +85,7 @@ fn serve(mut device: File, deaf: bool) {
                 .write_all(&answer)
                 .expect("the kernel takes the answer");
             if !deaf {
-                // The device stays open, and nothing more is read.
+                // The device stays open, and no more requests are read.
                 std::thread::park();
             }
         }
@@ -95,21 +95,21 @@ fn serve(mut device: File, deaf: bool) {
 impl Drop for HungMount {
     fn drop(&mut self) {
         let target = std::ffi::CString::new(self.dir.display().to_string()).expect("no NUL");
-        // SAFETY: the string outlives the call. Forced: what waits for an answer gets an error.
+        // SAFETY: the string outlives the call. Forced: a process that waits gets an error.
         unsafe { libc::umount2(target.as_ptr(), libc::MNT_FORCE | libc::MNT_DETACH) };
     }
 }
 
-/// A disk of its own that can be filled: a file system in memory, in a mount namespace that lasts
-/// as long as this does.
+/// A disk that can be filled: a file system in memory, in a mount namespace of its own that lasts
+/// as long as this value.
 pub struct Disk {
-    /// Reads from us, and so ends with us.
+    /// It reads from us, and so ends with us.
     holder: Child,
     dir: PathBuf,
 }
 
 impl Disk {
-    /// Mounts one at `dir`, which is made, as large as mount(8) is told. Needs root.
+    /// Mounts a disk at `dir`, which is created; `size` as for mount(8). Needs root.
     pub fn mount(dir: &Path, size: &str) -> Self {
         std::fs::create_dir_all(dir).expect("made");
         let script = "mount -t tmpfs -o size=\"$1\" none \"$2\" && exec cat";
@@ -132,18 +132,18 @@ impl Disk {
         }
     }
 
-    /// What nsenter(1) is told to run something where the disk is.
+    /// The option with which nsenter(1) runs a program where the disk is visible.
     pub fn entrance(&self) -> String {
         format!("--mount=/proc/{}/ns/mnt", self.holder.id())
     }
 
-    /// Its directory as it is seen from here.
+    /// The path of its directory from here.
     pub fn path(&self) -> PathBuf {
         Path::new(&format!("/proc/{}/root", self.holder.id()))
             .join(self.dir.strip_prefix("/").expect("an absolute path"))
     }
 
-    /// Takes all the space that is left.
+    /// Fills the disk.
     pub fn fill(&self) {
         let ballast = File::options()
             .create(true)
@@ -153,9 +153,9 @@ impl Disk {
         while ballast.write_all(&[7; 4096]).is_ok() {}
     }
 
-    /// Gives it back.
+    /// Frees the space again.
     pub fn free(&self) {
-        // It may not be full.
+        // The disk may not have been filled.
         let _ = std::fs::remove_file(self.ballast());
     }
 

@@ -1,4 +1,4 @@
-//! Agents with engines that answer at once: the real driver and the real wire, and nothing behind
+//! Agents with engines that answer at once: the real driver and the real wire, without jobs behind
 //! them.
 
 use mezcal_agent::supervisor::Carried;
@@ -58,7 +58,7 @@ pub async fn agent(identity: &Path, name: &str, coordinator: String, slots: u16)
     .await;
 }
 
-/// Every attempt succeeds at once.
+/// An engine whose attempts all succeed at once.
 async fn engine(
     index: EngineIndex,
     mut orders: mpsc::UnboundedReceiver<ToEngine>,

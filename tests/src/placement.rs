@@ -1,4 +1,4 @@
-//! A scheduler with hosts, jobs and nothing around it, for benchmarks.
+//! A scheduler with hosts and jobs, without drivers, for benchmarks.
 
 use bytes::Bytes;
 use mezcal_common::message::agent::{Hello, NumberedReport, Report, ToCoordinator};
@@ -13,11 +13,11 @@ use mezcal_coordinator::scheduler::{Effect, Event, Scheduler};
 use std::time::Duration;
 
 const SLOTS: u16 = 4;
-/// Jobs in one submit message, as of a client.
+/// Jobs in one submit message, as a client sends them.
 const SUBMITTED: usize = 4096;
 const NOW: BootInstant = BootInstant(Duration::from_secs(1000));
 
-/// What the agent of a host with so many slots says first.
+/// The first message of the agent of a host with so many slots.
 pub fn hello(slots: u16) -> Hello {
     let (program, aliases) = (String::new(), vec![]);
     Hello {
@@ -33,14 +33,14 @@ pub fn hello(slots: u16) -> Hello {
     }
 }
 
-/// Hosts of four slots each that report, pull and get jobs of one batch.
+/// Hosts with four slots each that report results, ask for jobs and get jobs of one batch.
 pub struct Placing {
     scheduler: Scheduler,
     batch: BatchId,
     submitted: usize,
     random: u64,
     hosts: Vec<Host>,
-    /// Whose turn it is.
+    /// The index of the host whose turn it is.
     turn: usize,
     local: u32,
     ended: u32,
@@ -54,7 +54,7 @@ struct Host {
 }
 
 impl Placing {
-    /// An open batch, and so many hosts that are connected.
+    /// An open batch, and so many connected hosts.
     pub fn new(hosts: usize) -> Self {
         let mut scheduler = Scheduler::new(
             Epoch(1),
@@ -117,7 +117,7 @@ impl Placing {
         (self.random >> 33) as usize % below
     }
 
-    /// More jobs, which prefer three hosts each if they are `near` their data.
+    /// Submits more jobs; each prefers three hosts if the jobs are `near` their data.
     pub fn submit(&mut self, count: usize, near: bool) {
         let spec = Bytes::from_static(b"x");
         let end = self.submitted + count;
@@ -152,7 +152,7 @@ impl Placing {
         self.perform();
     }
 
-    /// Every host asks for as many jobs as it has slots.
+    /// Makes every host ask for as many jobs as it has slots.
     pub fn begin(&mut self) {
         for host in 0..self.hosts.len() {
             self.hosts[host].credit = u64::from(SLOTS);
@@ -161,7 +161,7 @@ impl Placing {
         self.perform();
     }
 
-    /// So many jobs end; each host reports one in its turn and asks for another.
+    /// Ends so many jobs: each host in turn reports one and asks for another.
     pub fn rounds(&mut self, count: usize) {
         for _ in 0..count {
             let host = self.turn * 7919 % self.hosts.len();
@@ -194,12 +194,12 @@ impl Placing {
         }
     }
 
-    /// The share of the ended jobs that ran where they preferred to.
+    /// The share of the ended jobs that ran on a host that they preferred.
     pub fn local_share(&self) -> f64 {
         f64::from(self.local) / f64::from(self.ended.max(1))
     }
 
-    /// Jobs that have ended.
+    /// The number of jobs that have ended.
     pub fn ended(&self) -> u32 {
         self.ended
     }

@@ -15,7 +15,7 @@ const NAMES: [&str; 6] = [
     "false_keeper",
 ];
 
-/// What the program `hostile` can be, by its first argument.
+/// The kinds of the program `hostile`, as its first argument.
 pub const HOSTILE_KINDS: [&str; 12] = [
     "background",
     "setsid",
@@ -31,7 +31,7 @@ pub const HOSTILE_KINDS: [&str; 12] = [
     "mover",
 ];
 
-/// Path of a program of this workspace, up to date, in the profile of the running test.
+/// Path of an up-to-date program of this workspace, in the profile of the running test.
 pub fn program(name: &str) -> PathBuf {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     let dir = DIR.get_or_init(|| {
@@ -45,8 +45,8 @@ pub fn program(name: &str) -> PathBuf {
             .find(profile)
             .expect("tests run from a target directory")
             .to_path_buf();
-        // `cargo test` has built them for their own tests; with `-p mezcal-tests` they may be old
-        // or missing.
+        // `cargo test` has built the programs for their own tests; with `-p mezcal-tests` they may
+        // be old or missing.
         let oldest = NAMES
             .iter()
             .map(|name| modified(&dir.join(name)))
@@ -100,7 +100,7 @@ fn build(root: &Path, release: bool) {
     if release {
         build.arg("--release");
     }
-    // What cargo tells tests about their own package would make build scripts (ring's) run again,
+    // Cargo's variables about the package under test would make build scripts (ring's) run again,
     // and everything after them.
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();

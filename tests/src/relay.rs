@@ -1,8 +1,8 @@
-//! A bad road between one agent and the coordinator: a UDP relay that delays, loses, and cuts one
-//! way or both.
+//! A bad road between one agent and the coordinator: a UDP relay with delay, loss, and cuts in one
+//! direction or both.
 //!
-//! It runs on the coordinator's host and sends datagram by datagram, so that loss is per packet
-//! whatever the kernel bundles on a bridge.
+//! It runs on the coordinator's host and sends datagram by datagram, so that loss is per packet,
+//! however the kernel bundles them on a bridge.
 
 use crate::lab::Lab;
 use std::net::SocketAddr;
@@ -11,12 +11,12 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep_until};
 
-/// One way of the road.
+/// One direction of the road.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Way {
-    /// Datagrams lost of a hundred; 100 is a cut.
+    /// Datagrams lost out of a hundred; 100 is a cut.
     pub loss: u32,
-    /// For each datagram.
+    /// Delay of each datagram.
     pub delay: Duration,
 }
 
@@ -28,27 +28,27 @@ impl Way {
     };
 }
 
-/// Both ways.
+/// Both directions.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Road {
     /// From the agent to the coordinator.
     pub out: Way,
-    /// Back.
+    /// From the coordinator to the agent.
     pub back: Way,
 }
 
-/// A running relay; it ends when this is dropped.
+/// A running relay; dropping it ends it.
 pub struct Relay {
     address: SocketAddr,
     road: Arc<Mutex<Road>>,
     _end: tokio::sync::oneshot::Sender<()>,
 }
 
-/// Datagrams that wait for their time; more are lost, as in any router.
+/// Datagrams that may wait for their time; further ones are lost, as in any router.
 const QUEUE: usize = 4096;
 
 impl Relay {
-    /// A road on the coordinator's host to its address.
+    /// Starts a relay on the coordinator's host to its address.
     pub fn start(lab: &Lab, target: &str) -> Self {
         let target: SocketAddr = target.parse().expect("an address");
         let road = Arc::new(Mutex::new(Road::default()));
@@ -101,7 +101,7 @@ impl Relay {
         }
     }
 
-    /// Where the agent has to connect.
+    /// The address for the agent to connect to.
     pub fn address(&self) -> String {
         self.address.to_string()
     }
@@ -112,7 +112,7 @@ impl Relay {
     }
 }
 
-/// Carries datagrams from one socket to where `way` says, by way of another.
+/// Carries datagrams of `from`, by the socket `by`, to the address that `way` returns.
 async fn carry(
     from: Arc<UdpSocket>,
     by: Arc<UdpSocket>,
@@ -122,7 +122,7 @@ async fn carry(
     let deliver = async {
         while let Some((at, to, data)) = waiting.recv().await {
             sleep_until(at).await;
-            // Whoever is not there does not get it.
+            // A datagram to an address without a receiver is lost.
             let _ = by.send_to(&data, to).await;
         }
     };
@@ -135,8 +135,8 @@ async fn carry(
             };
             count = count.wrapping_add(1);
             let (Way { loss, delay }, to) = way(sender_address);
-            // A multiplier spreads them evenly without being regular for whoever sends in bursts
-            // (Knuth, TAOCP 6.4).
+            // A multiplier spreads losses evenly, and not regularly for a sender of bursts (Knuth,
+            // TAOCP 6.4).
             let lost = (count.wrapping_mul(2_654_435_761) >> 16) % 100 < loss;
             if let Some(to) = to.filter(|_| !lost) {
                 let _ = sender.try_send((Instant::now() + delay, to, buffer[..length].to_vec()));

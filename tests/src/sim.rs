@@ -1,27 +1,27 @@
 //! The simulation: one real scheduler, real supervisors and engines, a virtual clock, and a network
 //! and hosts that fail.
 //!
-//! Everything that decides is the product's own code; what is made up here are the drivers:
-//! connections that delay, stall one way or both and break at their two ends at different times,
-//! agents, engines and keepers that die and come back, agents that are stopped, hosts that reboot
-//! or are suspended, clocks that differ and drift and start anew, a coordinator that dies and comes
-//! back with what its store had, and a store that is copied and served again while its original is
-//! dead or alive. A seed gives the whole run. After every step the promises are checked: no job has
-//! two live processes (P1), nothing has two results (P2), what is said to be over is dead and stays
-//! so (P3), nothing runs where it may not, and no slot waits too long for work that prefers it
-//! (P4), every result is of the attempt that it names (P7), no host runs more than it has slots
-//! for, nothing of a batch that is halted or cancelled is placed; in the end, with the faults over,
-//! every job has its result.
+//! All decisions are the product's own code; only the drivers are made up here: connections that
+//! delay, stall in one direction or both and break at their two ends at different times, agents,
+//! engines and keepers that die and come back, agents that are stopped, hosts that reboot or are
+//! suspended, clocks that differ, drift and start anew, a coordinator that dies and comes back with
+//! the content of its store, and a store that is copied and served again while its original is dead
+//! or alive. A seed gives the whole run. After every step the promises are checked: no job has two
+//! live processes (P1), no job has two results (P2), a job that is reported as over is dead and
+//! stays dead (P3), no job runs on a host where it may not run, and no slot waits too long for work
+//! that prefers it (P4), every result is of the attempt that it names (P7), no host runs more jobs
+//! than it has slots, no job of a halted or cancelled batch is placed; in the end, after the
+//! faults, every job has its result.
 //!
-//! In every fourth run the hosts serve two users, of whom one has no jobs and engines of their own
-//! making: those say of others' attempts what comes to their mind, or nothing at all.
+//! In every fourth run the hosts serve two users. One of them has no jobs and engines of their own
+//! making, which send arbitrary messages about others' attempts, or none at all.
 //!
-//! In runs of their own the hosts are upgraded one after another: their agents are newer then than
-//! their engines, which are replaced once they are idle.
+//! Some runs upgrade the hosts one after another: their agents are newer then than their engines,
+//! which are replaced once they are idle.
 //!
 //! A run that breaks a promise shows its last lines; the same plan does exactly the same again.
 //!
-//! A [`Mutant`] plants a known mistake. The tests show that the checks find each.
+//! A [`Mutant`] plants a known mistake. The tests show that the checks find each one.
 
 mod batch;
 mod chance;
@@ -46,23 +46,23 @@ pub use plan::Plan;
 
 use world::World;
 
-/// What a run has done, line by line, and how it has ended.
+/// The log of a run and its end.
 pub struct Played {
-    /// Every step and what followed from it; in the end how much chance it took.
+    /// Every step and its effects; the last line has the amount of chance that was used.
     pub log: Vec<String>,
-    /// The promise that was broken, with what led to it.
+    /// The broken promise, with the steps before it.
     pub end: Result<(), String>,
 }
 
 /// Runs a plan to its end.
 ///
 /// # Errors
-/// The promise that was broken, with what led to it.
+/// The broken promise, with the steps before it.
 pub fn run(plan: Plan) -> Result<(), String> {
     play(plan).end
 }
 
-/// Runs a plan to its end and keeps what it has done.
+/// Runs a plan to its end and keeps the log.
 pub fn play(plan: Plan) -> Played {
     let mut world = World::new(plan);
     let end = world.run().map_err(|broken| {

@@ -1,10 +1,9 @@
-//! A user's own program in place of the keeper of that user's engines. `false_keeper SOCKET HEARD`:
-//! listens where the keeper would, does what the file `SOCKET.wish` says (`honest`, `forge`,
-//! `steal`, `silent`, `broken`), and appends to HEARD whatever the agent says to anything that is
-//! not of its own set.
+//! A user's own program in place of the keeper of that user's engines. `false_keeper SOCKET HEARD`
+//! listens at the keeper's socket, obeys the file `SOCKET.wish` (`honest`, `forge`, `steal`,
+//! `silent`, `broken`), and appends to HEARD all messages of the agent that are not meant for its
+//! own engines.
 //!
-//! It stands for whoever has an account with engines on a host and wants to have what others have
-//! there.
+//! It stands for a user who has engines on a host and wants to reach the jobs of others there.
 
 use bytes::BytesMut;
 use mezcal_agent::kernel::packet;
@@ -23,14 +22,14 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Between two looks at what is wished.
+/// Time between two reads of the wish.
 const LOOK: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 50_000_000,
 };
-/// Nothing here outlives this.
+/// The program ends after this.
 const LIFE: Duration = Duration::from_secs(600);
-/// Numbers of batches and jobs that it tries.
+/// The highest number of a batch that it tries.
 const GUESSES: u32 = 12;
 
 struct False {
@@ -39,9 +38,9 @@ struct False {
     agent: OwnedFd,
     slots: u16,
     links: Vec<(EngineIndex, UnixStream, BytesMut)>,
-    /// One that it was given itself: it shows what others look like.
+    /// An attempt that it was given itself: a pattern for the numbers of others.
     own: Option<AttemptId>,
-    /// Has been done already.
+    /// The wish that has been carried out already.
     done: Option<String>,
 }
 
@@ -66,7 +65,7 @@ fn main() -> Result<()> {
             own: None,
             done: None,
         };
-        // An agent that hangs up may come again.
+        // An agent that hangs up may connect again.
         if let Err(e) = keeper.serve(end) {
             writeln!(keeper.heard, "ended: {e}")?;
         }
@@ -75,7 +74,7 @@ fn main() -> Result<()> {
 }
 
 fn listen(path: &Path) -> Result<OwnedFd> {
-    // What an earlier one has left.
+    // An earlier keeper's socket.
     let _ = std::fs::remove_file(path);
     let socket = rustix::net::socket_with(
         AddressFamily::UNIX,
@@ -118,7 +117,7 @@ impl False {
                 .trim()
                 .to_owned();
             if wish == "silent" {
-                // It does not even read.
+                // A silent keeper does not even read.
                 let _ = poll(&mut [], Some(&LOOK));
                 continue;
             }
@@ -158,7 +157,7 @@ impl False {
         Ok(())
     }
 
-    /// Links an engine, which says this first.
+    /// Links an engine, whose first messages are `greeting`.
     fn link(&mut self, engine: u16, greeting: &[FromEngine]) -> Result<()> {
         let (near, far) = UnixStream::pair()?;
         packet::send(
@@ -170,7 +169,7 @@ impl False {
         )?;
         self.links.push((EngineIndex(engine), far, BytesMut::new()));
         let at = self.links.len() - 1;
-        // One that says nothing of itself is of an earlier version, and is given nothing.
+        // An engine without a version counts as an earlier one, and gets no jobs.
         let version = FromEngine::Shown {
             request: PROGRAM,
             stream: Stream::Out,
@@ -188,7 +187,7 @@ impl False {
         (&self.links[at].1).write_all(&frame)
     }
 
-    /// Takes what the agent says to an engine. False at the end of that link.
+    /// Reads the agent's messages to an engine. False at the end of that link.
     fn listen_to(&mut self, at: usize) -> Result<bool> {
         let mut bytes = [0; 64 * 1024];
         let (engine, link, incoming) = &mut self.links[at];
@@ -212,7 +211,7 @@ impl False {
             } = message
             {
                 self.own = Some(attempt);
-                // What it is given it does at once, as far as anybody can see.
+                // It reports its own jobs as ended at once.
                 writeln!(
                     self.heard,
                     "engine {engine} was given {attempt} {spec:?} {context:?}"
@@ -229,7 +228,7 @@ impl False {
         Ok(true)
     }
 
-    /// Attempts of others, as they might be numbered.
+    /// Attempts of others, with numbers that they might have.
     fn guesses(&self) -> Vec<AttemptId> {
         let Some(own) = self.own else {
             return Vec::new();
@@ -282,7 +281,7 @@ impl False {
                         },
                     )?;
                 }
-                // As an engine would that an earlier agent has given them.
+                // The messages of an engine that got them from an earlier agent.
                 let mut greeting: Vec<FromEngine> = guesses
                     .iter()
                     .map(|attempt| FromEngine::Finished {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// Processes of one fork bomb, and generations of one chain.
 const MOST: u32 = 48;
 const CHAIN: u32 = 20_000;
-/// Nothing here outlives this, whoever fails to kill it.
+/// Every process ends after this, even if it is not killed.
 const LIFE: Duration = Duration::from_secs(120);
 
 fn main() {
@@ -79,8 +79,8 @@ fn main() {
             // SAFETY: setpgid(2) of this process.
             unsafe { libc::setpgid(0, 0) };
             child(|| {
-                // SAFETY: as above: into the group of whoever started the job, if that were
-                // possible.
+                // SAFETY: as above: into the group of the process that started the job, if that
+                // were possible.
                 unsafe { libc::setpgid(0, libc::getpgid(libc::getppid())) };
                 wait_for_death(end);
             });
@@ -132,8 +132,7 @@ fn bomb(left: u32, end: Instant) {
     wait_for_death(end);
 }
 
-/// Each process makes its successor in another session and ends: none is there for longer than a
-/// moment.
+/// Each process makes its successor in another session and ends: each lives for a moment only.
 fn chain(left: u32, end: Instant) {
     block_all();
     child(|| {

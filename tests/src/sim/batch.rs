@@ -1,4 +1,4 @@
-//! The jobs of a run, and how their batch may be given up.
+//! The jobs of a run, and the ways in which their batch may be given up.
 
 use super::chance::Chance;
 use super::plan::{BATCH, CALM, END, GIVEN_UP, Plan, USER};
@@ -41,7 +41,7 @@ impl World {
         self.commit(u64::MAX);
     }
 
-    /// Jobs of which some prefer a host, some take all slots of one, and some may run on one only.
+    /// Jobs: some prefer a host, some take all slots of one, some may run on one host only.
     fn submissions(&mut self) -> Vec<Submission> {
         let Plan {
             hosts, slots, jobs, ..
@@ -70,7 +70,7 @@ impl World {
         (1..=jobs).map(submission).collect()
     }
 
-    /// Many narrow jobs that are long, and a wide one that comes when they are well under way.
+    /// Many narrow, long jobs, and a wide one that comes when they are well under way.
     fn crowd(&mut self, jobs: &mut Vec<Submission>) {
         self.longest = Duration::from_secs(70) + self.chance.millis(230_000);
         self.required.clear();
@@ -95,8 +95,7 @@ impl World {
             .any(|slot| slot.alive.is_some_and(|attempt| attempt.key == wide))
     }
 
-    /// Ways in which the batch may be given up, and jobs that are on their way from one place to
-    /// another when that happens.
+    /// Ways to give the batch up, and jobs that are between two places when that happens.
     fn give_up(&mut self, terms: &mut BatchTerms, jobs: &mut [Submission]) {
         for job in jobs {
             let n = job.job.0;
@@ -140,7 +139,7 @@ impl World {
         });
     }
 
-    /// Somebody cancels a job.
+    /// A user cancels a job.
     pub(super) fn cancel(&mut self, job: u32) {
         let what = vec![Wanted {
             batch: BATCH,

@@ -15,17 +15,17 @@ use std::time::Duration;
 /// A coordinator with its store.
 pub(super) struct Coordinator {
     pub(super) scheduler: Scheduler,
-    /// Counts lives of the coordinator; each has an epoch of its own.
+    /// Number of the coordinator's life; each life has an epoch of its own.
     pub(super) life: u64,
     pub(super) down: bool,
     pub(super) stored: Vec<Record>,
-    /// On its way into the store, and how much ever was and has arrived.
+    /// Records on their way into the store; numbers of all records issued, and of those stored.
     pub(super) unstored: VecDeque<Record>,
     pub(super) issued: u64,
     pub(super) committed: u64,
     /// Effects that wait for the store.
     pub(super) held: VecDeque<(u64, scheduler::Effect)>,
-    /// Of its store.
+    /// The generation of its store.
     pub(super) generation: Generation,
 }
 
@@ -51,7 +51,7 @@ impl Coordinator {
     }
 }
 
-/// A life of the coordinator.
+/// The scheduler for one life of the coordinator.
 pub(super) fn scheduler_of(life: u64, lease: Duration, mutants: Mutants) -> Scheduler {
     let wait = mutants.wait_for_locality(LOCALITY_WAIT);
     Scheduler::new(Epoch(7 + life), StoreId(1), Some(lease), wait)
@@ -67,7 +67,7 @@ impl World {
         }
     }
 
-    /// Moves the scheduler's effects to where they wait for the store.
+    /// Moves the scheduler's effects to the queue that waits for the store.
     pub(super) fn take_effects(&mut self) {
         let before = self.serving.issued;
         while let Some(effect) = self.serving.scheduler.poll_effect() {
@@ -75,7 +75,7 @@ impl World {
                 match &record {
                     Record::Stopped { .. } if !self.of_original => self.given_up = true,
                     Record::Placed { attempts, .. } if self.given_up && !self.of_original => {
-                        // What was placed before is recorded again when its lease grows.
+                        // An earlier attempt is recorded again when its lease grows.
                         let recorded = |attempt: &AttemptId| {
                             let mut earlier =
                                 self.serving.stored.iter().chain(&self.serving.unstored);
@@ -116,7 +116,7 @@ impl World {
         }
     }
 
-    /// The coordinator dies, and with it what its store does not have.
+    /// The coordinator dies, and loses all records that its store does not have.
     pub(super) fn coordinator_dies(&mut self) {
         self.serving.down = true;
         self.serving.unstored.clear();
@@ -144,7 +144,7 @@ impl World {
         self.serving.scheduler = scheduler_of(self.serving.life, lease, self.mutants)
             .of_generation(self.serving.generation);
         if self.is_copy() && !self.is_released() && !self.mutants.restores_without_waiting() {
-            // Whoever restores it knows how long leases were since, from the configuration.
+            // A user who restores a copy knows from the configuration how long leases were since.
             let first = Generation::default()
                 .next(Generation::default(), WallTime(1))
                 .expect("one of few")
@@ -156,7 +156,7 @@ impl World {
             self.serving.scheduler = scheduler.holding(first, LEASES.into_iter().max());
         }
         let now = BootInstant(self.now);
-        // What the original has given up the copy may go on with.
+        // The copy may continue a batch that only the original has given up.
         if !self.of_original {
             self.given_up = self
                 .serving
@@ -165,7 +165,7 @@ impl World {
                 .any(|record| matches!(record, Record::Stopped { .. }));
         }
         for record in self.serving.stored.clone() {
-            // Its client attaches again and takes what it has missed.
+            // The client attaches again and takes the results that it has missed.
             if let Record::Ended { job, result, .. } = &record
                 && !self.results.contains_key(&job.0)
             {
@@ -177,7 +177,7 @@ impl World {
         if !self.client_is_gone {
             self.tell_scheduler(scheduler::Event::Attended { batch: BATCH });
         }
-        // Connections of the life before are reset at the next packet.
+        // Connections of the earlier life are reset at the next packet.
         let ids: Vec<u64> = self
             .connections
             .iter()
@@ -191,14 +191,13 @@ impl World {
         Ok(())
     }
 
-    /// Performs what a coordinator has decided, as far as its store has it. True if there was
-    /// anything to do.
+    /// Performs the coordinator's effects that its store permits. True if there were any.
     pub(super) fn coordinator_effects(&mut self) -> Result<bool, String> {
         let mut any = false;
         self.take_effects();
         for (after, effect) in std::mem::take(&mut self.serving.held) {
             let hasty = self.mutants.acts_before_its_store();
-            // Whatever waits keeps its order.
+            // Waiting effects keep their order.
             let waits = after > self.serving.committed && !hasty && !effect.overtakes_the_store();
             if waits {
                 self.serving.held.push_back((after, effect));
@@ -259,7 +258,7 @@ impl World {
         Ok(())
     }
 
-    /// A message is on its way to an agent; with it, jobs are placed.
+    /// Sends a message to an agent; a message may place jobs.
     fn send_to_agent(&mut self, id: u64, message: ToAgent) -> Result<(), String> {
         if let ToAgent::Retract { attempts } = &message
             && self.mutants.takes_back_without_an_answer()
@@ -286,14 +285,14 @@ impl World {
         }
         if let Some(c) = self.connections.get_mut(&id).filter(|c| c.coordinator_open) {
             c.to_agent.push_back(message);
-            // In order: each step takes the first one that waits.
+            // In order: each step takes the first message that waits.
             let wait = self.chance.millis(40);
             self.after(wait, Step::ToAgent(id));
         }
         Ok(())
     }
 
-    /// What a life of a coordinator has told its store up to here is safe.
+    /// The store has all records of a coordinator's life up to `through`.
     pub(super) fn store_has(&mut self, life: u64, through: u64) -> Result<(), String> {
         let commit = |world: &mut Self| {
             if life == world.serving.life && !world.serving.down {

@@ -8,17 +8,17 @@ use mezcal_coordinator::scheduler::Record;
 use std::collections::BTreeSet;
 
 impl World {
-    /// What is served was a copy once.
+    /// Whether the serving coordinator has a copy of the store.
     pub(super) fn is_copy(&self) -> bool {
         self.copied && !self.of_original
     }
 
-    /// Nothing of the original can run any more.
+    /// Whether no job of the original can run any more.
     pub(super) fn is_released(&self) -> bool {
         self.serving.stored.contains(&Record::Released)
     }
 
-    /// Does something with the original, if it is alive.
+    /// Runs `act` for the original, if it is alive.
     pub(super) fn for_original(
         &mut self,
         act: impl FnOnce(&mut Self) -> Result<(), String>,
@@ -34,7 +34,7 @@ impl World {
         done
     }
 
-    /// Does something at the far end of a connection.
+    /// Runs `act` for the coordinator at the far end of a connection.
     pub(super) fn at_coordinator_of(&mut self, id: u64, act: impl FnOnce(&mut Self)) {
         let act = |world: &mut Self| {
             act(world);
@@ -47,8 +47,8 @@ impl World {
         done.expect("it cannot fail");
     }
 
-    /// The copy is served from now on. Where hosts found the original they find it; what they have
-    /// sent there, and what comes from there, is lost.
+    /// The copy is served from now on, at the original's address. Messages to and from the original
+    /// on existing connections are lost.
     pub(super) fn restore(&mut self, alive: bool) -> Result<(), String> {
         let Some(copy) = self.copy.take() else {
             return Ok(());
@@ -66,7 +66,7 @@ impl World {
         for c in self.connections.values_mut() {
             (c.original, c.cut) = (true, true);
         }
-        // Of ends that the copy does not know of it knows nothing to keep.
+        // The copy need not keep ends of attempts that it does not know.
         let placed = copy.iter().filter_map(|record| {
             if let Record::Placed { attempts, .. } = record {
                 Some(attempts)
@@ -90,7 +90,7 @@ impl World {
         let original = std::mem::replace(&mut self.serving, served);
         self.original = Some(original).filter(|_| alive);
         self.copied = true;
-        // What was said since the copy was made is forgotten.
+        // Results and proofs since the copy was made are forgotten.
         self.results.clear();
         self.proven.clear();
         self.coordinator_comes_back()

@@ -1,4 +1,4 @@
-//! What fails: one fault at a time, drawn by its weight.
+//! Faults: one at a time, drawn by its weight.
 
 use super::chance::Chance;
 use super::plan::SLOW_DEATH;
@@ -7,35 +7,35 @@ use super::steps::Step;
 use super::world::World;
 use mezcal_agent::engine;
 
-/// Something that fails, on a host or at the coordinator.
+/// A fault of a host or the coordinator.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
-    /// Nothing gets through between a host and any coordinator.
+    /// No packet gets through between a host and any coordinator.
     LinkIsCut,
-    /// Nothing gets through from a host.
+    /// No packet gets through from a host.
     LinkIsCutFromHost,
-    /// Nothing gets through to a host.
+    /// No packet gets through to a host.
     LinkIsCutToHost,
     /// The agent dies and comes back; its engines go on.
     AgentDies,
-    /// The host goes down, and with it everything on it; it comes back with a clock of its own.
+    /// The host goes down with all its processes; it comes back with a clock of its own.
     HostGoesDown,
-    /// An engine dies; its keeper sweeps what it leaves.
+    /// An engine dies; its keeper sweeps the processes that it leaves.
     EngineDies,
-    /// The coordinator dies, and with it what its store does not have. An engine dies instead while
-    /// it is down.
+    /// The coordinator dies, and loses all records that its store does not have. If it is down
+    /// already, an engine dies instead.
     CoordinatorDies,
     /// The agent does nothing for a while; its engines go on.
     AgentIsStopped,
     /// The host does nothing for a while, and its clock goes on.
     HostIsSuspended,
-    /// The keeper dies: its engines kill what they have and go; the agent leaves and comes back
-    /// with another one.
+    /// The keeper dies: its engines kill their processes and go; the agent leaves and comes back
+    /// with another keeper.
     KeeperDies,
 }
 
-/// How often each comes, of the sum of all weights. The order is part of what a seed means: a new row
-/// goes to the end, and engines have two for that reason.
+/// The frequency of each fault, as a part of the sum of all weights. A seed depends on the order: a
+/// new row goes to the end, and engines have two for that reason.
 const WEIGHTS: [(Fault, u64); 11] = [
     (Fault::LinkIsCut, 1),
     (Fault::LinkIsCutFromHost, 1),
@@ -64,7 +64,7 @@ impl Fault {
 }
 
 impl World {
-    /// Something fails, and what it takes to be well again is on its way.
+    /// Causes a fault, and schedules its repair.
     pub(super) fn fault(&mut self) {
         let n = self.chance.below(self.hosts.len() as u64) as usize;
         match Fault::drawn(&mut self.chance) {
@@ -81,8 +81,8 @@ impl World {
                 self.after(wait, Step::AgentContinues(n));
             }
             Fault::HostIsSuspended => {
-                // For less than the margin has to spare: a host that sleeps through its own
-                // deadline is outside of P1.
+                // For less than the margin can spare: a host that sleeps through its own deadline
+                // is outside of P1.
                 self.hosts[n].suspended = true;
                 let wait = self.chance.millis(2000);
                 self.after(wait, Step::HostContinues(n));
@@ -91,7 +91,7 @@ impl World {
         }
     }
 
-    /// Which ways packets go from now on: to the coordinator, from it.
+    /// Sets the directions in which packets go from now on: to the coordinator, from it.
     fn cut(&mut self, n: usize, links: (bool, bool)) {
         self.hosts[n].links = links;
         let most = if self.chance.one_in(2) {
@@ -160,7 +160,7 @@ impl World {
         }
     }
 
-    /// What a keeper leaves is dying, and the agent has left.
+    /// The keeper's processes are dying, and the agent has left.
     pub(super) fn keeper_is_gone(&mut self, n: usize) {
         let host = &mut self.hosts[n];
         host.has_old_engines &= !host.is_upgraded;

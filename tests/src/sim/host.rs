@@ -23,29 +23,29 @@ pub(super) struct Host {
     pub(super) boot: u8,
     pub(super) keeper: u64,
     pub(super) up: bool,
-    /// Its agent is stopped; so is everything else on it.
+    /// Its agent is stopped, or the whole host is suspended.
     pub(super) agent_stopped: bool,
     pub(super) suspended: bool,
-    /// Its agents mind what its engines run; and the next ones are of the newer version.
+    /// Its agents check the versions of engines; its next agents are of the newer version.
     pub(super) minds_versions: bool,
     pub(super) is_upgraded: bool,
-    /// Its keeper and engines have not been started since it was upgraded.
+    /// Its keeper and engines are from before its upgrade.
     pub(super) has_old_engines: bool,
-    /// Its keeper is dead or about to end, and what that left is dying.
+    /// Its keeper is dead or about to end, and the processes that it left are dying.
     pub(super) keeper_dying: bool,
-    /// Which generations it has met, as it remembers; and whether it has met the copy.
+    /// The generations that it remembers having met, and whether it has met the copy.
     pub(super) met: Met,
     pub(super) met_copy: bool,
-    /// What its agent was told of leases: by the newest coordinator, and at most.
+    /// The lease that the newest coordinator gave its agent, and the longest so far.
     pub(super) lease: Duration,
     pub(super) longest_lease: Duration,
-    /// Which ways packets go: to the coordinator, from it.
+    /// The directions in which packets go: to the coordinator, from it.
     pub(super) links: (bool, bool),
     pub(super) connection: Option<u64>,
-    /// This host's clock: when it is zero, and microseconds per second that it is fast.
+    /// This host's clock: the time of its zero, and the microseconds per second that it is fast.
     pub(super) zero: Duration,
     pub(super) drift: i64,
-    /// Ends of engines that no agent has had acknowledged.
+    /// Ends of engines that no agent has seen acknowledged.
     pub(super) ends: Vec<(usize, Option<AttemptId>)>,
 }
 
@@ -78,12 +78,12 @@ impl Host {
         }
     }
 
-    /// Whether its agent does anything, if it has one.
+    /// Whether its agent, if it has one, can act.
     pub(super) fn can_act(&self) -> bool {
         self.up && !self.agent_stopped && !self.suspended
     }
 
-    /// New links between the agent and all engines that live.
+    /// Links the agent to all live engines anew.
     pub(super) fn relink(&mut self, at: BootInstant) {
         for slot in (0..self.slots.len())
             .filter(|slot| !self.slots[*slot].dead)
@@ -93,7 +93,7 @@ impl Host {
         }
     }
 
-    /// A new link between the agent and an engine, which says what it runs.
+    /// Links the agent to an engine anew; the engine reports the attempt that it runs.
     pub(super) fn relink_engine(&mut self, slot: usize, at: BootInstant) {
         self.slots[slot].relink(at);
         if let Some(supervisor) = self.supervisor.as_mut().filter(|_| self.minds_versions) {
@@ -103,27 +103,27 @@ impl Host {
         }
     }
 
-    /// What has a process here.
+    /// The attempts with a process here.
     pub(super) fn attempts(&self) -> impl Iterator<Item = AttemptId> {
         self.slots.iter().filter_map(|slot| slot.alive)
     }
 }
 
 impl World {
-    /// A host's clock, now.
+    /// The present time on a host's clock.
     pub(super) fn at(&self, host: usize) -> BootInstant {
         let host = &self.hosts[host];
         let drift = self.now.as_micros() as i64 / 1_000_000 * host.drift;
         BootInstant(host.zero + Duration::from_micros((self.now.as_micros() as i64 + drift) as u64))
     }
 
-    /// When that clock shows this, or a little later.
+    /// The time at which that clock shows `at`, or a little later.
     pub(super) fn when(&self, host: usize, at: BootInstant) -> Duration {
         let left = at.0.saturating_sub(self.at(host).0);
         self.now + left + left / 5000 + Duration::from_micros(1)
     }
 
-    /// A host that is up has an agent again, which its keeper links to the engines.
+    /// Starts the agent of a host that is up; its keeper links it to the engines.
     pub(super) fn agent_starts(&mut self, n: usize) {
         if !self.hosts[n].up || self.hosts[n].keeper_dying || self.hosts[n].supervisor.is_some() {
             return;
@@ -143,7 +143,7 @@ impl World {
             supervisor = supervisor.of_version(if host.is_upgraded { NEW } else { OLD });
         }
 
-        // The keeper tells what its last agent has not seen acknowledged, then links.
+        // The keeper reports ends that its last agent has not seen acknowledged, then links.
         for (slot, attempt) in &host.ends {
             let (engine, attempt) = (EngineIndex(*slot as u16), *attempt);
             supervisor.handle(
@@ -163,7 +163,7 @@ impl World {
             self.after(wait, Step::Hostile { host: n, agent });
         }
         if late {
-            // Its keeper was stopped.
+            // The keeper was stopped.
             let wait = self.chance.millis(10_000);
             self.after(wait, Step::Relink { host: n, agent });
         } else {
@@ -193,7 +193,7 @@ impl World {
                     self.after(wait, Step::ToCoordinator(id));
                 }
             }
-            // Nobody knows what those make of it.
+            // The hostile user's engines ignore messages.
             supervisor::Effect::ToEngine(index, _) if usize::from(index.0) >= self.plan.slots => {}
             supervisor::Effect::ToEngine(index, message) => {
                 let slot = &mut self.hosts[n].slots[usize::from(index.0)];
@@ -212,7 +212,7 @@ impl World {
         }
     }
 
-    /// Something that an engine has said reaches its agent.
+    /// A message of an engine reaches its agent.
     pub(super) fn deliver_from_engine(&mut self, n: usize, slot: usize, link: u64) {
         let at = self.at(n);
         let place = &mut self.hosts[n];
@@ -227,7 +227,7 @@ impl World {
         }
     }
 
-    /// A keeper that was late links the engines to an agent that is still there.
+    /// A late keeper links the engines to an agent that is still there.
     pub(super) fn keeper_links(&mut self, n: usize, agent: u64) {
         let at = self.at(n);
         let host = &mut self.hosts[n];
@@ -236,7 +236,7 @@ impl World {
         }
     }
 
-    /// What a dead keeper left is dead: there is another one, and an agent.
+    /// A dead keeper's processes are dead: the host gets another keeper, and an agent.
     pub(super) fn keeper_swept(&mut self, n: usize, keeper: u64) {
         let host = &mut self.hosts[n];
         if host.up && host.keeper == keeper {

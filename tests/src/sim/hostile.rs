@@ -1,4 +1,4 @@
-//! Keepers and engines of a user who has no jobs, and what those say of others' attempts.
+//! Keepers and engines of a user without jobs, and their messages about others' attempts.
 
 use super::chance::Chance;
 use super::plan::{CALM, HOSTILE, WORD};
@@ -12,7 +12,7 @@ use mezcal_common::model::outcome::{Ended, Outcome, Span, WaitStatus};
 use std::time::Duration;
 
 impl World {
-    /// One user's keeper and engines say something, which may be true.
+    /// The hostile user's keeper or engines send a message, which may be true.
     pub(super) fn hostile(&mut self, n: usize, agent: u64) {
         let at = self.at(n);
         let known: Vec<(JobKey, u32)> = self
@@ -52,7 +52,7 @@ impl World {
     }
 }
 
-/// What an agent hears: of an engine, about an attempt of somebody else's.
+/// Events that an agent gets from an engine about another user's attempt.
 fn said(
     word: u64,
     engine: EngineIndex,
@@ -67,7 +67,7 @@ fn said(
     };
     match (word, attempt) {
         (0 | 1, Some(attempt)) => vec![finished(attempt)],
-        // As of an engine that has just been linked.
+        // As if the engine had just been linked.
         (2 | 3, Some(attempt)) => vec![supervisor::Event::LinkLost(engine), finished(attempt)],
         (4, Some(attempt)) => vec![say(FromEngine::Ready {
             running: Some((attempt, takes)),
@@ -87,7 +87,7 @@ fn said(
             user: HOSTILE.into(),
         }],
         (8, _) => vec![supervisor::Event::LinkLost(engine)],
-        // All of them are honest for once.
+        // An honest message of all engines.
         _ => {
             let ready = FromEngine::Ready { running: None };
             (slots..2 * slots)
@@ -97,7 +97,7 @@ fn said(
     }
 }
 
-/// As of a job that has ended well.
+/// The outcome of a job that succeeded.
 fn made_up_outcome() -> Outcome {
     let span = Span {
         started: WallTime(0),

@@ -1,12 +1,12 @@
-//! What a run has done, line by line: all of it is kept, and the end of it is shown.
+//! The log of a run, line by line: all of it is kept, and its end is shown.
 
 use std::fmt::{self, Display};
 use std::time::Duration;
 
-/// Lines that are shown of a run that has broken a promise; `MEZCAL_SIM_LOG` shows more.
+/// The number of lines shown of a run that has broken a promise; `MEZCAL_SIM_LOG` shows more.
 const SHOWN: usize = 60;
 
-/// Lines with the times of what they tell.
+/// Lines, each with its time.
 #[derive(Default)]
 pub(super) struct Log(pub(super) Vec<String>);
 

@@ -1,7 +1,7 @@
-//! Mistakes that are planted, to show that the checks find them.
+//! Planted mistakes, which show that the checks find them.
 //!
-//! A mistake is a [`Mutant`], which says what is wrong and which promise has to break. Everything
-//! else asks [`Mutants`] whether it has to do something wrong.
+//! A mistake is a [`Mutant`], whose doc names the fault and the promises that have to break. All
+//! other code asks [`Mutants`] whether to act wrongly.
 
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::ids::Generation;
@@ -14,62 +14,62 @@ pub enum Mutant {
     /// The coordinator waits no longer for a lost host than its attempts may run: a job runs on a
     /// second host while it still runs on the first (P1).
     NoMargin,
-    /// An engine that never hears of a lease: it goes on with what has been placed again (P1).
+    /// An engine that never hears of a lease: it continues an attempt that is placed again (P1).
     NoDeadline,
     /// An engine that forgets an outcome as soon as it has sent it: the job has no result, or runs
     /// again though it had ended (the end, P2, P7).
     ForgetsEarly,
-    /// An inventory that is sent before the engines have been heard: what they run is taken for
-    /// gone, and its slots for idle (P1, P2, P3, slots).
+    /// An inventory that is sent before the engines have been heard: their attempts count as gone,
+    /// and their slots as idle (P1, P2, P3, slots).
     EarlyInventory,
-    /// A report of an earlier attempt that counts for the present one: that one is over before it
-    /// has ended (P1, P3, P7).
+    /// A report of an earlier attempt that counts for the present one: the present one is over
+    /// before it has ended (P1, P3, P7).
     StaleReport,
-    /// A cancel that is answered when it is sent: the job is said to be over and lives (P3).
+    /// A cancel that is answered when it is sent: the job is reported as over and lives (P3).
     HastyCancel,
-    /// A job that is taken back is placed elsewhere before its agent has answered: it may have
+    /// A job that is taken back and placed elsewhere before its agent has answered: it may have
     /// started there (P1, P2, P3).
     HastyRetract,
-    /// The coordinator acts on what its store does not have yet: after its death it does so again
-    /// (P1, P2, P7).
+    /// The coordinator acts on records that its store does not have yet, and acts again after its
+    /// death (P1, P2, P7).
     HastyStore,
     /// A slot waits for its own jobs for longer than it may (P4).
     LongWait,
-    /// An agent that holds on to the longest lease that it was ever given: it outlives what the
-    /// coordinator waits (P1).
+    /// An agent that keeps the longest lease that it was ever given: it outlives the coordinator's
+    /// wait (P1).
     LongestLease,
-    /// A batch that is given up keeps those of its jobs that have just been released: they are
-    /// placed all the same (given up).
+    /// A batch that is given up keeps its jobs that have just been released: they are placed all
+    /// the same (given up).
     OverlooksReleased,
-    /// Idle slots are kept for a wide job as long the next time as the last: in a crowd it starts
-    /// after its bound (wide).
+    /// Idle slots are kept for a wide job equally long each time: in a crowd it starts after its
+    /// bound (wide).
     KeepsNoLonger,
-    /// Slots that have been idle for long take jobs though a slot that those prefer is idle, too
+    /// Slots that have been idle for long take jobs though a slot that the jobs prefer is idle, too
     /// (P4).
     TakesFromNear,
-    /// What one user's engines say of another's attempts counts: results that nothing ran for (P1,
-    /// P3, P7).
+    /// The messages of one user's engines about another's attempts count: results without a run
+    /// (P1, P3, P7).
     BelievesAnybody,
-    /// What engines have that were not heard counts as absent: it runs again beside itself (P1, P2,
-    /// P3).
+    /// Attempts of engines that were not heard count as absent: they run twice at the same time
+    /// (P1, P2, P3).
     SilenceIsAbsence,
-    /// A copy of the store whose batches are placed at once: what the original placed lives yet
+    /// A copy of the store that places its batches at once: attempts of the original still live
     /// (P1).
     HastyRestore,
     /// A copy of the store that passes for its original: hosts serve both (P1, P2, P3).
     SameGeneration,
-    /// An agent that forgets which generations it has met when it is started again: it goes back to
+    /// An agent that forgets the generations that it has met when it starts again: it returns to
     /// the original (P1, P3).
     ForgetfulAgent,
-    /// A keeper that goes on though its agent has asked it to end: its engines stay what they are
-    /// (the end).
+    /// A keeper that continues though its agent has asked it to end: its engines stay old (the
+    /// end).
     DeafKeeper,
-    /// A keeper whose engines are replaced though they run something: that dies (replaced).
+    /// A keeper whose engines are replaced while they run an attempt, which dies (replaced).
     HastyReplacement,
 }
 
 impl Mutant {
-    /// How an error begins that may be the first to tell of it.
+    /// The possible beginnings of the first error that shows this mistake.
     pub fn breaks(self) -> &'static [&'static str] {
         match self {
             Self::NoMargin | Self::NoDeadline | Self::LongestLease | Self::HastyRestore => &["P1"],
@@ -91,7 +91,7 @@ impl Mutant {
     }
 }
 
-/// What is wrong on purpose in a run, if anything.
+/// The mistake that a run has on purpose, if any.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mutants(pub(super) Option<Mutant>);
 
@@ -100,8 +100,8 @@ impl Mutants {
         self.0 == Some(mutant)
     }
 
-    /// How much longer an agent takes its lease for than it is: as if the coordinator's waiting and
-    /// the agent's running were of the same length, counted from their own ends.
+    /// The time that an agent adds to its lease: as if the coordinator's wait and the agent's lease
+    /// were equally long, each from its own start.
     pub(super) fn forgotten_margin(self) -> Duration {
         match self.has(Mutant::NoMargin) {
             true => FENCE_MARGIN,
@@ -109,27 +109,27 @@ impl Mutants {
         }
     }
 
-    /// Whether engines hear of no lease.
+    /// Whether engines never hear of a lease.
     pub(super) fn keeps_leases_from_engines(self) -> bool {
         self.has(Mutant::NoDeadline)
     }
 
-    /// Whether an engine takes what it has sent for acknowledged.
+    /// Whether an engine takes a sent outcome for acknowledged.
     pub(super) fn forgets_what_it_has_sent(self) -> bool {
         self.has(Mutant::ForgetsEarly)
     }
 
-    /// Whether an agent takes engines for idle that it has not heard.
+    /// Whether an agent takes engines that it has not heard for idle.
     pub(super) fn takes_unheard_engines_for_idle(self) -> bool {
         self.has(Mutant::EarlyInventory)
     }
 
-    /// Whether reports count for whatever attempt of the job is the present one.
+    /// Whether a report counts for the present attempt of its job, whichever it names.
     pub(super) fn takes_stale_reports(self) -> bool {
         self.has(Mutant::StaleReport)
     }
 
-    /// Whether a cancelled job is said to be over at once.
+    /// Whether a cancelled job is reported as over at once.
     pub(super) fn answers_cancels_at_once(self) -> bool {
         self.has(Mutant::HastyCancel)
     }
@@ -144,7 +144,7 @@ impl Mutants {
         self.has(Mutant::HastyStore)
     }
 
-    /// How long a slot waits for jobs that prefer it, of what it may.
+    /// How long a slot waits for jobs that prefer it; at most `most` without a mistake.
     pub(super) fn wait_for_locality(self, most: Duration) -> Duration {
         match self.has(Mutant::LongWait) {
             true => 2 * most,
@@ -157,7 +157,7 @@ impl Mutants {
         self.has(Mutant::LongestLease)
     }
 
-    /// What the scheduler itself does wrong.
+    /// The mistake that the scheduler itself makes.
     pub(super) fn of_the_scheduler(self) -> Option<Mistake> {
         match self.0 {
             Some(Mutant::OverlooksReleased) => Some(Mistake::OverlooksReleased),
@@ -167,22 +167,22 @@ impl Mutants {
         }
     }
 
-    /// Whether it does not matter whose engines a report comes from.
+    /// Whether a report counts from any user's engines.
     pub(super) fn believes_anybody(self) -> bool {
         self.has(Mutant::BelievesAnybody)
     }
 
-    /// Whether engines that were not heard count as engines that have nothing.
+    /// Whether engines that were not heard count as engines without attempts.
     pub(super) fn takes_silence_for_absence(self) -> bool {
         self.has(Mutant::SilenceIsAbsence)
     }
 
-    /// Whether a copy of the store waits for nothing of its original.
+    /// Whether a copy of the store does not wait for its original's attempts.
     pub(super) fn restores_without_waiting(self) -> bool {
         self.has(Mutant::HastyRestore)
     }
 
-    /// The generation of a store that is restored.
+    /// The generation of a restored store.
     pub(super) fn generation_of_the_copy(self) -> Generation {
         let original = Generation::default();
         match self.has(Mutant::SameGeneration) {
@@ -193,17 +193,17 @@ impl Mutants {
         }
     }
 
-    /// Whether keepers go on that were asked to end.
+    /// Whether keepers continue that were asked to end.
     pub(super) fn ignores_that_keepers_have_to_end(self) -> bool {
         self.has(Mutant::DeafKeeper)
     }
 
-    /// Whether keepers of old engines end without being asked.
+    /// Whether keepers of old engines end before they are asked.
     pub(super) fn replaces_engines_that_run_something(self) -> bool {
         self.has(Mutant::HastyReplacement)
     }
 
-    /// Whether an agent that starts has met nothing.
+    /// Whether an agent that starts remembers no generations.
     pub(super) fn forgets_generations(self) -> bool {
         self.has(Mutant::ForgetfulAgent)
     }

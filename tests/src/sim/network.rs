@@ -1,5 +1,5 @@
-//! Connections between agents and coordinators, with what is on its way on them, and how they
-//! break at their two ends.
+//! Connections between agents and coordinators, with the messages on them, and the ways in which
+//! they break at their two ends.
 
 use super::plan::{LOOK, USER};
 use super::steps::Step;
@@ -17,13 +17,13 @@ use std::time::Duration;
 
 pub(super) struct Connection {
     pub(super) host: usize,
-    /// It is to the original of what is served now.
+    /// Whether it goes to the original of the copy that is served now.
     pub(super) original: bool,
-    /// Whoever was there before a restore is not found any more at the place that this goes to.
+    /// A restore has cut it: its coordinator is no longer at that address.
     pub(super) cut: bool,
-    /// What the coordinator has said of its store.
+    /// The store's generation, as the coordinator reported it.
     pub(super) generation: Generation,
-    /// The agent's incarnation that made it.
+    /// The incarnation of the agent that made it.
     pub(super) agent: u64,
     pub(super) hello_sent: BootInstant,
     pub(super) agent_open: bool,
@@ -35,7 +35,7 @@ pub(super) struct Connection {
 }
 
 impl World {
-    /// Looks for connections of a host that have timed out, and makes one if there is none.
+    /// Ends connections of a host that have timed out, and makes one if there is none.
     pub(super) fn look(&mut self, n: usize) {
         let ids: Vec<u64> = self
             .connections
@@ -46,7 +46,7 @@ impl World {
         for id in ids {
             self.look_at_connection(id);
         }
-        // Until a host has met the copy it finds that one where it looks; later on either.
+        // Until a host has met the copy, it finds the copy at the address; later it finds either.
         let original = self.original.as_ref().filter(|original| !original.down);
         let alive = original.is_some() && self.hosts[n].met_copy;
         let to_original = alive && self.chance.one_in(2);
@@ -63,7 +63,7 @@ impl World {
         self.after(wait, Step::Look(n));
     }
 
-    /// Keep-alives go both ways as long as they get through; each end gives up for itself.
+    /// Keep-alives go both ways while the links permit; each end gives up for itself.
     fn look_at_connection(&mut self, id: u64) {
         let now = self.now;
         let Some(c) = self.connections.get_mut(&id) else {
@@ -90,7 +90,7 @@ impl World {
         }
     }
 
-    /// An agent makes a connection and says who it is.
+    /// An agent makes a connection and introduces itself.
     fn connect(&mut self, n: usize, original: bool) {
         self.next += 1;
         let (id, hello_sent) = (self.next, self.at(n));
@@ -131,8 +131,8 @@ impl World {
         self.at_coordinator_of(id, |world| world.tell_scheduler(event));
     }
 
-    /// A host renews its leases. After a silence as long as the lease it may have given up what was
-    /// there.
+    /// A host renews its leases. After a silence as long as the lease the coordinator may have
+    /// given up the host's attempts.
     pub(super) fn hear(&mut self, n: usize) {
         if self.now - self.heard[n] > self.hosts[n].lease {
             self.kept.retain(|_, (host, ..)| *host != n);
@@ -182,7 +182,7 @@ impl World {
         }
     }
 
-    /// The agent's end of its connection is gone; the other end may hear of it.
+    /// The agent's end of its connection is gone; the other end may notice it.
     pub(super) fn drop_agent_side(&mut self, n: usize) {
         if let Some(id) = self.hosts[n].connection.take() {
             if let Some(connection) = self.connections.get_mut(&id) {
@@ -206,7 +206,7 @@ impl World {
             return;
         }
         if !self.hosts[n].links.1 || c.cut {
-            // Sent again until it arrives or the connection is given up.
+            // A message is sent again until it arrives or the connection is given up.
             return self.after(Duration::from_millis(200), Step::ToAgent(id));
         }
         let Some(message) = c.to_agent.pop_front() else {
@@ -227,7 +227,7 @@ impl World {
         }
     }
 
-    /// An agent hears whose coordinator it has found, and of its lease.
+    /// An agent gets the welcome: the coordinator's generation and the lease.
     fn welcomed(&mut self, id: u64, welcome: ToAgent) {
         let Some(c) = self.connections.get(&id) else {
             return;
@@ -248,7 +248,7 @@ impl World {
         match host.met.judge(store, generation) {
             Meeting::Known => {}
             Meeting::Newer => host.met.remember(store, generation),
-            // It leaves.
+            // The agent leaves.
             Meeting::Older(_) => return self.agent_lost(id),
         }
         host.met_copy |= of_copy;
@@ -256,7 +256,7 @@ impl World {
             return;
         }
         if let Some(lease) = lease {
-            // What may have been given up under the lease before is not safer under this one.
+            // Attempts that may have been given up under the old lease are not safe under this one.
             if self.now - self.heard[n] > host.lease {
                 self.kept.retain(|_, (host, ..)| *host != n);
             }
@@ -285,7 +285,7 @@ impl World {
         }
     }
 
-    /// The next message to a coordinator arrives, or is sent again as long as somebody sends.
+    /// The next message to a coordinator arrives, or is sent again while its sender lives.
     pub(super) fn deliver_to_coordinator(&mut self, id: u64) {
         let Some(c) = self.connections.get_mut(&id) else {
             return;
@@ -329,9 +329,9 @@ impl World {
         self.tell_scheduler(scheduler::Event::Agent(SessionId(id), message));
     }
 
-    /// A host does not know what its engines have.
+    /// A host does not know the attempts of a user's engines.
     fn user_is_unheard(&mut self, id: u64, n: usize) {
-        // It may come back too late for what it had.
+        // The engines may come back too late for their attempts.
         self.kept.retain(|_, (host, ..)| *host != n);
         if self.mutants.takes_silence_for_absence() {
             let (queued, running, unacknowledged) = (vec![], vec![], vec![]);
@@ -345,7 +345,7 @@ impl World {
         }
     }
 
-    /// As if it did not matter which attempt a report is about, and who reports it.
+    /// Counts reports of earlier attempts for the present attempt, from any engine.
     fn count_stale_reports(&mut self, reports: &[NumberedReport]) {
         for NumberedReport {
             attempt, report, ..

@@ -1,7 +1,7 @@
-//! What has to hold: each promise is one function, and its error is what a failing run prints.
+//! The promises: each is one function, and its error is printed by a failing run.
 //!
-//! [`World::check`] asks for those that can be seen in the state of a run, after every step. The
-//! others are asked for where their event happens: a result, or a job that is placed.
+//! [`World::check`] checks those that the state of a run shows, after every step. The others are
+//! checked at their event: a result, or the placement of a job.
 
 use super::host::Host;
 use super::plan::{LOCALITY_WAIT, SLACK};
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 impl World {
-    /// Everything that has to hold after every step.
+    /// All properties that hold after every step.
     pub(super) fn check(&self) -> Result<(), String> {
         self.nothing_of_a_batch_that_is_given_up_is_placed()?;
         self.a_wide_job_starts_within_its_bound()?;
@@ -37,7 +37,7 @@ impl World {
         Ok(())
     }
 
-    /// P2, of what clients are told.
+    /// P2, for results that clients get.
     fn nothing_has_two_results(&self, job: u32) -> Result<(), String> {
         match self.results.contains_key(&job) {
             true => Err(format!("P2: job {job} has two results")),
@@ -45,8 +45,8 @@ impl World {
         }
     }
 
-    /// P2, of what is placed: what has ended on a host that is there does not run again. Where and
-    /// in which life of its engine it has ended is given.
+    /// P2, for placements: a job that has ended on a connected host does not run again. The
+    /// arguments have its last attempt, and the host, slot and life of the engine where that ended.
     pub(super) fn what_has_ended_does_not_run_again(
         &self,
         (job, last): (JobKey, u32),
@@ -72,7 +72,7 @@ impl World {
         }
     }
 
-    /// P4, of slots that wait for work that prefers them.
+    /// P4, for slots that wait for jobs that prefer them.
     fn no_slot_is_idle_in_vain(&self) -> Result<(), String> {
         let wait = LOCALITY_WAIT + Duration::from_millis(1);
         let scheduler = &self.serving.scheduler;
@@ -83,7 +83,7 @@ impl World {
         }
     }
 
-    /// P4, of work that prefers slots.
+    /// P4, for jobs that prefer slots.
     fn nothing_is_placed_far_in_vain(&self) -> Result<(), String> {
         match self.serving.scheduler.placed_far_in_vain() {
             Some(far) => Err(format!("P4: {far}")),
@@ -91,7 +91,7 @@ impl World {
         }
     }
 
-    /// P4, of work that may run on one host only.
+    /// P4, for jobs that may run on one host only.
     fn nothing_runs_where_it_may_not(&self) -> Result<(), String> {
         for (n, host) in self.hosts.iter().enumerate() {
             let required = |attempt: &AttemptId| self.required.get(&attempt.key.job.0);
@@ -149,7 +149,7 @@ impl World {
         Ok(())
     }
 
-    /// Asked for when a run has gone on for as long as anything may take.
+    /// Checked when a run has lasted for as long as anything may take.
     pub(super) fn in_the_end_every_job_has_a_result(&self) -> Result<(), String> {
         let open: Vec<u32> = (1..=self.plan.jobs)
             .filter(|n| !self.results.contains_key(n))
@@ -160,7 +160,7 @@ impl World {
         }
     }
 
-    /// Likewise, of a run whose jobs are all over.
+    /// Checked at the same time, in a run whose jobs are all over.
     pub(super) fn in_the_end_no_idle_engine_is_old(&self) -> Result<(), String> {
         let hosts = self.hosts_with_old_engines();
         match hosts.is_empty() {
@@ -171,7 +171,7 @@ impl World {
         }
     }
 
-    /// Asked for when a keeper ends so that newer engines take their place.
+    /// Checked when a keeper ends and newer engines take their place.
     pub(super) fn engines_that_are_replaced_run_nothing(&self, n: usize) -> Result<(), String> {
         match self.hosts[n].attempts().next() {
             Some(attempt) => Err(format!(
@@ -181,13 +181,13 @@ impl World {
         }
     }
 
-    /// What has a process. What is suspended does nothing.
+    /// The attempts with a process, without those on suspended hosts, which do nothing.
     fn live(&self) -> impl Iterator<Item = AttemptId> {
         let awake = self.hosts.iter().filter(|h| h.up && !h.suspended);
         awake.flat_map(Host::attempts)
     }
 
-    /// A client hears how its job has ended.
+    /// A client gets the result of its job.
     pub(super) fn result(&mut self, job: u32, result: JobResult) -> Result<(), String> {
         self.log.line(
             self.now,
@@ -197,12 +197,12 @@ impl World {
             ),
         );
         if self.of_original {
-            // Nobody asks it any more.
+            // The client is gone.
             return Ok(());
         }
         self.a_result_is_of_an_attempt_that_has_ended(job, &result)?;
         self.nothing_has_two_results(job)?;
-        // A later attempt, which the copy does not know of, may have its lease yet.
+        // A later attempt, which the copy does not know, may still have its lease.
         let ignorant = self.is_copy() && !self.is_released();
         let error = result.outcome.error.as_deref();
         let unreachable = ignorant || error.is_some_and(|e| e.contains("out of reach"));

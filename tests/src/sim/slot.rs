@@ -17,9 +17,9 @@ use std::time::Duration;
 
 pub(super) struct Slot {
     pub(super) engine: Engine,
-    /// Counts engines of this slot, so that what was meant for a dead one is dropped.
+    /// Number of this slot's engine; messages for a dead one are dropped.
     pub(super) life: u64,
-    /// Counts links, likewise.
+    /// Number of the link, in the same way.
     pub(super) link: u64,
     pub(super) to: VecDeque<ToEngine>,
     pub(super) from: VecDeque<FromEngine>,
@@ -27,9 +27,9 @@ pub(super) struct Slot {
     pub(super) alive: Option<AttemptId>,
     pub(super) spawning: Option<AttemptId>,
     pub(super) ended: bool,
-    /// When what is being killed is dead: some of it takes its time.
+    /// When killed processes are dead: some take their time.
     pub(super) dies_at: Option<Duration>,
-    /// The engine is dead and what it left is being swept.
+    /// The engine is dead and the processes that it left are being swept.
     pub(super) dead: bool,
 }
 
@@ -50,7 +50,7 @@ impl Slot {
         }
     }
 
-    /// A new engine in the place of one that is gone with everything it had.
+    /// Replaces an engine that is gone with all its state.
     pub(super) fn start_anew(&mut self) {
         *self = Self {
             life: self.life + 1,
@@ -59,7 +59,7 @@ impl Slot {
         };
     }
 
-    /// A new link to an agent: what was on the old one is lost.
+    /// Makes a new link to an agent; messages on the old link are lost.
     pub(super) fn relink(&mut self, at: BootInstant) {
         self.link += 1;
         self.to.clear();
@@ -140,7 +140,7 @@ impl World {
         slot.engine.handle(event, at);
     }
 
-    /// Performs what an engine has decided.
+    /// Performs an engine's effect.
     pub(super) fn engine_effect(&mut self, n: usize, index: usize, effect: engine::Effect) {
         let at = self.at(n);
         match effect {
@@ -158,16 +158,16 @@ impl World {
         }
     }
 
-    /// A process is there from now on, and its engine hears of it a little later; or it has never
-    /// been there.
+    /// A process exists from now on, and its engine hears of it a little later; or it never
+    /// existed.
     fn spawn(&mut self, host: usize, slot: usize, attempt: AttemptId, again: bool) {
         let place = &mut self.hosts[host].slots[slot];
         let life = place.life;
-        // The process may be there before its engine knows.
+        // The process may exist before its engine knows.
         (place.alive, place.spawning, place.ended, place.dies_at) =
             (Some(attempt), Some(attempt), false, None);
         let (spawn, fails) = (self.chance.millis(30), self.chance.one_in(40));
-        // Some shortages pass soon, and others do not.
+        // Some shortages pass soon, others do not.
         let result = match attempt.key.job.0 % 4 {
             0 if again => Err(engine::NotStarted::Short("no processes".into())),
             0 | 1 if fails => Err(engine::NotStarted::Short("no processes".into())),
@@ -191,7 +191,7 @@ impl World {
         self.after(spawn + run, ends);
     }
 
-    /// How long a job runs if nobody ends it.
+    /// How long a job runs if nothing ends it.
     fn length_of_run(&mut self, job: JobNumber) -> Duration {
         // Every third run is of short jobs, which are handed out in advance, and a few long ones.
         let lengths = if self.plan.seed.is_multiple_of(3) {
@@ -210,7 +210,7 @@ impl World {
         }
     }
 
-    /// A process is there, for all that its engine knows, or is not.
+    /// The engine hears whether its process was started.
     pub(super) fn spawned(
         &mut self,
         host: usize,
@@ -268,7 +268,7 @@ impl World {
         self.after(wait, Step::FromEngine(n, index, link));
     }
 
-    /// What an engine kills is dead at once, or some seconds later.
+    /// The processes that an engine kills are dead at once, or some seconds later.
     fn sweep(&mut self, n: usize, index: usize) {
         let at = self.at(n);
         let patience = if self.chance.one_in(6) {

@@ -1,4 +1,4 @@
-//! What can happen, and what each step does.
+//! All steps of a run, and the effect of each.
 
 use super::plan::BATCH;
 use super::world::World;
@@ -40,18 +40,18 @@ pub(super) enum Step {
     Cancel(u32),
     ClientLeaves,
     WideComes,
-    /// What this life of the coordinator has told its store up to here is safe.
+    /// The store has all records of this life of the coordinator up to `through`.
     Commit {
         life: u64,
         through: u64,
     },
-    /// The next life of the coordinator whose last one was this.
+    /// The life of the coordinator after this one begins.
     CoordinatorUp(u64),
-    /// Somebody copies the store.
+    /// A user copies the store.
     Backup,
-    /// Somebody serves the copy, and hosts find the one that does where they found the other.
+    /// A user serves the copy, and hosts find it at the original's address.
     Restore {
-        /// The original goes on.
+        /// Whether the original stays alive.
         alive: bool,
     },
     AgentContinues(usize),
@@ -62,7 +62,7 @@ pub(super) enum Step {
     },
     /// A host has programs of a newer version.
     Upgrade(usize),
-    /// A keeper ends that was asked to, and the next one of a user comes.
+    /// A keeper that was asked to end ends, and the user's next one comes.
     KeeperEnds {
         host: usize,
         keeper: u64,
@@ -98,7 +98,7 @@ impl World {
         }
     }
 
-    /// A step is done, or again later if its host is not awake.
+    /// Performs a step, or postpones it if its host is not awake.
     pub(super) fn step(&mut self, step: Step) -> Result<(), String> {
         let place = self.place_of(&step).map(|n| &self.hosts[n]);
         let for_agent = matches!(step, Step::ToAgent(_) | Step::FromEngine(..));
@@ -144,7 +144,7 @@ impl World {
             }
             Step::HostContinues(host) => {
                 self.hosts[host].suspended = false;
-                // What is due there happens before anything else.
+                // Timers that are due there come before anything else.
                 self.timers();
             }
             Step::Fault => self.fault(),

@@ -1,5 +1,5 @@
-//! Hosts whose agents are of a newer version than their engines, and how those are replaced: when
-//! the agent asks for it, the keeper of the old ones ends, and the next one starts new ones.
+//! Hosts with newer agents than engines, and the replacement of those engines: the agent asks for
+//! it, their keeper ends, and the next keeper starts new ones.
 
 use super::chance::Chance;
 use super::plan::{PROGRAMS, USER};
@@ -8,14 +8,14 @@ use super::steps::Step;
 use super::world::World;
 use mezcal_agent::supervisor;
 
-/// The version of engines that an upgrade has not reached, and that of everything else.
+/// The version of engines before an upgrade, and the version of everything else.
 pub(super) const OLD: &str = "0.1.0";
 pub(super) const NEW: &str = "0.2.0";
 
 impl World {
     /// Hosts are upgraded one after another, while jobs run.
     pub(super) fn plan_upgrades(&mut self) {
-        // Chances of their own: what else happens with a seed stays the same.
+        // Chances of their own: the other events of a seed stay the same.
         let mut chance = Chance(self.plan.seed ^ PROGRAMS);
         for n in 0..self.hosts.len() {
             let wait = chance.millis(200_000);
@@ -23,7 +23,7 @@ impl World {
         }
     }
 
-    /// A host has new programs: its agent starts again at once, and its keeper and engines do not.
+    /// A host gets new programs: its agent starts again at once, its keeper and engines do not.
     pub(super) fn upgrade(&mut self, n: usize) {
         self.hosts[n].is_upgraded = true;
         self.agent_dies(n);
@@ -32,8 +32,8 @@ impl World {
         }
     }
 
-    /// An agent asks the keeper of its jobs' engines to end. Until there is another one no agent
-    /// starts.
+    /// An agent asks the keeper of its engines to end. No agent starts until there is another
+    /// keeper.
     pub(super) fn ask_keeper_to_end(&mut self, n: usize) {
         if self.mutants.ignores_that_keepers_have_to_end() {
             return;
@@ -45,14 +45,14 @@ impl World {
         self.after(wait, Step::KeeperEnds { host: n, keeper });
     }
 
-    /// A keeper that was asked to end does, with its engines.
+    /// A keeper that was asked to end ends, with its engines.
     pub(super) fn keeper_ends(&mut self, n: usize, keeper: u64) -> Result<(), String> {
         if !self.hosts[n].up || self.hosts[n].keeper != keeper {
             return Ok(());
         }
         self.engines_that_are_replaced_run_nothing(n)?;
         if self.plan.users().is_none() {
-            // The agent leaves with it.
+            // The agent leaves with its keeper.
             self.keeper_is_gone(n);
             return Ok(());
         }
@@ -72,7 +72,7 @@ impl World {
         Ok(())
     }
 
-    /// A user's next keeper is there, with new engines.
+    /// A user's next keeper comes, with new engines.
     pub(super) fn keeper_comes(&mut self, n: usize, keeper: u64) {
         let at = self.at(n);
         let host = &mut self.hosts[n];
@@ -88,7 +88,7 @@ impl World {
         host.relink(at);
     }
 
-    /// Hosts that have engines of before.
+    /// Hosts with engines from before the upgrade.
     pub(super) fn hosts_with_old_engines(&self) -> Vec<usize> {
         let hosts = self.hosts.iter().enumerate();
         hosts

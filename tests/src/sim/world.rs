@@ -19,7 +19,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
-/// A run under way.
+/// The state of a run.
 pub(super) struct World {
     pub(super) plan: Plan,
     pub(super) mutants: Mutants,
@@ -28,13 +28,13 @@ pub(super) struct World {
     pub(super) steps: BinaryHeap<Reverse<(Duration, u64)>>,
     pub(super) todo: BTreeMap<u64, Step>,
     pub(super) next: u64,
-    /// The coordinator that counts: after a restore, the one with the copy.
+    /// The serving coordinator: after a restore, the one with the copy.
     pub(super) serving: Coordinator,
-    /// The original of a copy that is being served, if it is still alive.
+    /// The original of a served copy, if it is still alive.
     pub(super) original: Option<Coordinator>,
-    /// What is being done is the original's doing: `serving` and `original` have changed places.
+    /// The original acts now: `serving` and `original` have changed places.
     pub(super) of_original: bool,
-    /// A copy of the store that nobody serves yet; and whether one is served.
+    /// A copy of the store that is not served yet; and whether a copy is served.
     pub(super) copy: Option<Vec<Record>>,
     pub(super) copied: bool,
     pub(super) spec: bytes::Bytes,
@@ -44,26 +44,26 @@ pub(super) struct World {
     pub(super) placed: BTreeMap<JobKey, (u32, u64)>,
     /// Attempts that ended by themselves.
     pub(super) ended: BTreeSet<(JobKey, u32)>,
-    /// Those whose engines have to keep them: host, slot and life of the engine.
+    /// Attempts that their engines have to keep: host, slot and life of the engine.
     pub(super) kept: BTreeMap<(JobKey, u32), (usize, usize, u64)>,
-    /// When each host has last renewed its leases.
+    /// When each host last renewed its leases.
     pub(super) heard: Vec<Duration>,
     pub(super) results: BTreeMap<u32, JobResult>,
     pub(super) slots_by_job: BTreeMap<u32, u16>,
-    /// The hosts of jobs that may run on one only.
+    /// The hosts of jobs that may run on one host only.
     pub(super) required: BTreeMap<u32, usize>,
-    /// Said to be over for good: not a process of theirs may be alive any more.
+    /// Jobs reported as over for good: no process of theirs may be alive any more.
     pub(super) proven: BTreeSet<u32>,
-    /// Those that exit with 1.
+    /// Jobs that exit with 1.
     pub(super) failing: BTreeSet<u32>,
     pub(super) client_is_gone: bool,
-    /// The scheduler has decided that nothing of the batch starts any more; and what it has placed
-    /// since.
+    /// Whether the scheduler has decided that no more jobs of the batch start; and the first
+    /// placement after that, if any.
     pub(super) given_up: bool,
     pub(super) placed_in_vain: Option<String>,
     /// The longest run of a job in a crowd.
     pub(super) longest: Duration,
-    /// Until when the wide job has to have started.
+    /// The latest time for the start of the wide job.
     pub(super) wide_until: Option<Duration>,
     pub(super) log: Log,
 }
@@ -117,7 +117,7 @@ impl World {
         world
     }
 
-    /// What is going to happen whatever else does.
+    /// Schedules the steps that happen in every run.
     fn lay_out(&mut self) {
         let Plan {
             seed, jobs, crowd, ..
@@ -134,7 +134,7 @@ impl World {
             let at = self.chance.millis(CALM.as_millis() as u64 - 100_000);
             self.after(at, Step::Fault);
         }
-        // Chances of their own: what else happens with a seed stays the same.
+        // Chances of their own: the other events of a seed stay the same.
         let mut chance = Chance(seed ^ RESTORES);
         if !crowd && chance.one_in(3) {
             let backup = chance.millis(150_000);
@@ -151,7 +151,7 @@ impl World {
         }
     }
 
-    /// Something happens after a while.
+    /// Schedules a step after a while.
     pub(super) fn after(&mut self, wait: Duration, step: Step) {
         self.next += 1;
         self.steps.push(Reverse((self.now + wait, self.next)));
