@@ -27,7 +27,7 @@ class BuildWithProgram(build_py):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(Path(PROGRAMS, "mezcal"), target)
             if shutil.which("strip"):
-                # Without what only a debugger reads it is a tenth of the size.
+                # Without debug information it is a tenth of the size.
                 subprocess.run(["strip", str(target)], check=False)
 
 
@@ -39,7 +39,7 @@ class ForThisPlatform(Distribution):
 
 
 class ForEveryPython(bdist_wheel):
-    """And for any Python there."""
+    """The wheel is for any Python on that machine."""
 
     def get_tag(self):
         _, _, platform = super().get_tag()

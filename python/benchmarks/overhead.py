@@ -1,4 +1,4 @@
-"""What the class adds to the command: the same jobs through ``Bakapara.run`` and through ``coordinator run``, in turn.
+"""The overhead of the class over the command: the same jobs through ``Bakapara.run`` and through ``coordinator run``, in turn.
 
     python3 benchmarks/overhead.py [JOBS] [ROUNDS]
 

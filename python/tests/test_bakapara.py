@@ -18,7 +18,7 @@ from bakapara import Bakapara, BakaparaError
 
 
 def alive(mark):
-    """Processes whose command line has this mark, and that are no zombies (proc_pid_stat(5))."""
+    """Processes whose command line has this mark, without zombies (proc_pid_stat(5))."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:

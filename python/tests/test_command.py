@@ -1,4 +1,4 @@
-"""``python -m bakapara``, byte by byte as far as time allows."""
+"""``python -m bakapara``, byte by byte except for times."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Results files are loaded by programs that read tables, whatever became of the first jobs (docs/results.md)."""
+"""Results files are loaded by programs that read tables, whether or not the first jobs succeeded (docs/results.md)."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ JOBS = [
     {"cmd": "true", "id": "start", "cd": "/no/such/directory"},
     {"cmd": "true", "id": "skip", "after": "code"},
 ]
-#: DuckDB looks at 20,480 lines, polars at 100, pyarrow at a block of a MiB.
+#: DuckDB infers types from 20,480 lines, polars from 100, pyarrow from a block of a MiB.
 FIRST = 30_000
 
 

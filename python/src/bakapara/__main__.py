@@ -1,4 +1,4 @@
-"""``python -m bakapara``: the command of the old module, by the coordinator that keeps its ways (``--compat bakapara``)."""
+"""``python -m bakapara``: the command of the old module, by a coordinator that behaves like it (``--compat bakapara``)."""
 
 from __future__ import annotations
 

@@ -18,14 +18,14 @@ from typing import Any, AsyncIterator, Callable, Deque, Dict, Iterable, Iterator
 
 from ._process import BakaparaError, NoEngines, Process, lines
 
-#: A job: ``cmd`` or ``argv``, what else the coordinator knows of jobs (``coordinator help run``), and anything of your own.
+#: A job: ``cmd`` or ``argv``, other keys that the coordinator knows (``coordinator help run``), and any keys of your own.
 Job = Dict[str, Any]
 
-#: Jobs that are written together.
+#: The most jobs that are written together.
 _LINES = 1000
-#: Failing jobs that a notebook shows.
+#: The most failing jobs that a notebook shows.
 _SHOWN = 10
-#: Columns of a table that are moments, and those that are numbers, with pandas' type that has a place for what is not there.
+#: Columns of a table with moments, and columns with numbers, each with the pandas type that allows missing values.
 _MOMENTS = ("started", "completed", "submitted", "received")
 _NUMBERS = {
     **dict.fromkeys(("code", "engine_id", "signal", "attempt", "max_rss_bytes", "memory_peak_bytes"), "Int64"),
@@ -38,18 +38,18 @@ class Bakapara:
     """A cluster that runs lists of shell commands.
 
     Args:
-        profile: Name of a profile (``~/.config/mezcal/profiles/NAME.toml``); none: jobs run on this machine.
+        profile: Name of a profile (``~/.config/mezcal/profiles/NAME.toml``); without one, jobs run on this machine.
         slots: Jobs at a time on this machine (default: its CPUs).
-        cd: Directory of jobs that name none (default: the present one).
+        cd: Directory of jobs without ``cd`` (default: the present one).
         env: Environment variables for all jobs.
         compat: Results exactly as the old module wrote them: twelve keys, times without a zone.
         timeout: Seconds to wait for a first engine.
 
     Raises:
-        NoEngines: Nobody is there to run anything.
-        BakaparaError: The coordinator cannot be reached, or does not want us.
+        NoEngines: No engine is there to run jobs.
+        BakaparaError: The coordinator cannot be reached, or refuses us.
 
-    What runs ends with this process, however that ends; :func:`bakapara.submit` is for jobs that shall go on.
+    Running jobs end with this process, however it ends; :func:`bakapara.submit` is for jobs that shall go on.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Bakapara:
     ) -> None:
         #: The jobs of the last run; results are written into them.
         self.jobs: List[Job] = []
-        #: Which of them have ended, by their place in the list.
+        #: Places in the list of the jobs that have ended.
         self.finished: set[int] = set()
         self._changed = threading.Condition()
         self._engines = 0
@@ -72,13 +72,13 @@ class Bakapara:
         self._given = 0
         # The jobs of the last run as they were given: the caller's list may change.
         self._jobs: List[Job] = []
-        # The places of its jobs in the order in which they were written, and when each place was.
+        # Places of its jobs in the order of writing, and the position of each place in that order.
         self._written: Sequence[int] = range(0)
         self._when: Sequence[int] = range(0)
         self._order: List[int] = []
         self._unwritten: Deque[Tuple[int, Dict[str, Any]]] = collections.deque()
         self._began = self._ended = time.monotonic()
-        # The number of the request that somebody waits for, and what has come of it.
+        # The number of the request under way, and its answer.
         self._request = 0
         self._answer: Optional[Dict[str, Any]] = None
         self._wakers: List[Callable[[], None]] = []
@@ -104,7 +104,7 @@ class Bakapara:
             self._process.kill()
             raise
 
-    # What the coordinator says, on a thread of its own.
+    # The coordinator's messages, on a thread of their own.
 
     def _hear(self, said: Dict[str, Any]) -> None:
         event = said.get("event")
@@ -119,7 +119,7 @@ class Bakapara:
                 self._ended = time.monotonic()
             elif event == "fleet":
                 self._engines = said["engines"]
-            # An answer to a request that nobody waits for any more is nobody's. A refusal of everything names none.
+            # An answer to an interrupted request is dropped. A refusal of everything names no request.
             elif said.get("request", self._request if event == "refused" else None) == self._request:
                 self._answer = said
             self._notify()
@@ -135,7 +135,7 @@ class Bakapara:
             wake()
 
     def _in_list(self, result: Dict[str, Any], first: int) -> Dict[str, Any]:
-        """A result that names a job of the list by its number there: the stream counts all jobs that have ever been given."""
+        """A result with numbers of jobs as in the list: the stream counts the jobs of all runs."""
         skipped = _COMES_AFTER.match(result.get("error") or "")
         if skipped is not None and result.get("outcome") == "skipped":
             number = self._written[int(skipped[1]) - 1 - first] + 1
@@ -145,7 +145,7 @@ class Bakapara:
     # Waiting.
 
     def _wait_for(self, condition: Callable[[], bool], timeout: Optional[float]) -> bool:
-        """Whether it has come true, within so many seconds (none or less than 0: however long it takes)."""
+        """Waits until the condition is true, for so many seconds (``None`` or less than 0: for ever). False: it is not."""
         deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
         with self._changed:
             while not condition():
@@ -154,7 +154,7 @@ class Bakapara:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     return False
-                # Without an end a wait would not be interrupted by Ctrl-C on all systems.
+                # On some systems Ctrl-C does not interrupt a wait without a timeout.
                 self._changed.wait(1.0 if left is None else min(left, 1.0))
             return True
 
@@ -162,13 +162,13 @@ class Bakapara:
         return len(self._order) == len(self._jobs)
 
     def _write_results(self) -> None:
-        """Puts what has come into the caller's jobs: only ever while the caller is here."""
+        """Puts the results that have come into the caller's jobs, only during a call of the caller."""
         while self._unwritten:
             index, result = self._unwritten.popleft()
             self._jobs[index]["result"] = result
             self.finished.add(index)
 
-    # The old module's.
+    # Methods of the old module.
 
     def run(self, jobs: List[Job], targets: Union[None, int, str, Sequence[int]] = None) -> bool:
         """Starts jobs. Their results are written into them when they have ended, as ``job['result']``.
@@ -176,15 +176,15 @@ class Bakapara:
         Args:
             jobs: A list of dictionaries. ``after`` in one names others of this list that have to succeed first, each by its ``id``
                 or by its number, from 1.
-            targets: Numbers of engines on whose hosts they shall run (:attr:`hosts`); none, or ``'all'``: any.
+            targets: Numbers of engines on whose hosts they shall run (:attr:`hosts`); ``None`` or ``'all'``: any.
 
         Returns:
             False if jobs of an earlier run have not ended; nothing is started then.
 
         Raises:
-            TypeError: That is no list, or a job no dictionary, or it has something in it that JSON has not.
-            ValueError: A job has a key ``control`` and no command: to the coordinator it would be no job. Or its ``after`` names none of
-                the list, or itself, also by way of others.
+            TypeError: ``jobs`` is not a list, or a job is not a dictionary or has a value that JSON cannot have.
+            ValueError: A job has a key ``control`` and no command: the coordinator would not take it for a job. Or its ``after`` names
+                a job outside the list, or itself, also through others.
             BakaparaError: The coordinator has ended, or :meth:`shutdown` has been called.
         """
         if isinstance(jobs, Mapping):
@@ -203,7 +203,7 @@ class Bakapara:
             if "control" in job and "cmd" not in job and "argv" not in job:
                 raise ValueError(f"a job needs `cmd` or `argv`: {job!r}")
         hosts = self._hosts_of(targets)
-        # Before anything is started: what cannot be said raises here.
+        # Before any job is started: a job that cannot be written raises here.
         before = {} if self._compat else _before(jobs)
         sequence, when = _in_order(len(jobs), before)
 
@@ -223,17 +223,17 @@ class Bakapara:
             for data in written:
                 self._process.send(data)
         except BaseException:
-            # Only a part of them is there: nobody could wait for the rest.
+            # Only some of the jobs have been sent: the others would never end.
             self._process.kill()
             raise
         return True
 
     def wait(self, timeout: Optional[float] = 1e-3) -> None:
-        """Writes the results that have come, after so many seconds or when all have come (less than 0: whenever that is)."""
+        """Writes the results that have come, after so many seconds or when all have come (less than 0: only then)."""
         self.join(timeout)
 
     def status(self, interval: float = 1.0, timeout: Optional[float] = -1, fo: Optional[TextIO] = None) -> None:
-        """Shows how far it is until all jobs have ended. Ctrl-C, or a notebook's Interrupt, ends the display and not the jobs."""
+        """Shows the progress until all jobs have ended. Ctrl-C, or a notebook's Interrupt, ends the display and not the jobs."""
         deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
         show, end = _display(self, fo or sys.stdout)
         try:
@@ -255,22 +255,22 @@ class Bakapara:
         """Whether all jobs have succeeded.
 
         Raises:
-            ValueError: Not all of them have ended.
+            ValueError: Not all jobs have ended.
         """
         if not self.ready():
             raise ValueError("not all jobs have ended")
         return all(_succeeded(job) for job in self._jobs)
 
     def abort(self, **_: Any) -> None:
-        """Kills what runs, and lets nothing more of the run start."""
+        """Kills the running jobs; no other job of the run starts."""
         self.cancel()
 
     def interrupt(self) -> None:
-        """The same with INT, which KILL follows after two seconds."""
+        """Like :meth:`abort`, with INT, and KILL after two seconds."""
         self.cancel(signal="INT")
 
     def shutdown(self, **_: Any) -> Optional[bool]:
-        """Cancels what has not ended, and leaves. Returns False if nothing has ever been run."""
+        """Cancels the jobs that have not ended, and leaves. Returns False if there has been no run."""
         if self._process.is_running:
             try:
                 if not self._is_done():
@@ -279,12 +279,12 @@ class Bakapara:
                 self._process.send(lines([{"control": "close"}]))
                 self._process.end()
             except BakaparaError:
-                # It has ended by itself.
+                # The coordinator has ended by itself.
                 pass
         return None if self._ever_ran else False
 
     def __len__(self) -> int:
-        """How many engines there are now."""
+        """The present number of engines."""
         return self._engines
 
     def __bool__(self) -> bool:
@@ -297,7 +297,7 @@ class Bakapara:
         return {host["first_engine"] + slot: host["name"] for host in found for slot in range(host["slots"])}
 
     def _ask(self, line: Dict[str, Any]) -> Dict[str, Any]:
-        """Waits for the answer to a request. One is made at a time, and each has a number: who is interrupted leaves its answer to nobody."""
+        """Waits for the answer to a request. There is one at a time, each with a number: the answer to an interrupted one is dropped."""
         with self._asking:
             with self._changed:
                 self._request, self._answer = self._request + 1, None
@@ -308,7 +308,7 @@ class Bakapara:
             raise BakaparaError(str(answer["text"]))
         return answer
 
-    # What is new.
+    # Methods that the old module does not have.
 
     def join(self, timeout: Optional[float] = None) -> bool:
         """Waits until all jobs have ended, or for so many seconds. Writes the results that have come. True if that was all."""
@@ -320,7 +320,7 @@ class Bakapara:
     def cancel(
         self, jobs: Union[None, Job, Iterable[Job]] = None, *, grace: float = 2.0, signal: Union[None, int, str] = None
     ) -> Dict[str, int]:
-        """Kills jobs of the run (default: all that have not ended), and waits for what has come of it.
+        """Kills jobs of the run (default: all that have not ended), and waits for the outcome.
 
         Args:
             jobs: One or several of the dictionaries that were given to :meth:`run`.
@@ -328,11 +328,11 @@ class Bakapara:
             signal: The signal (default: TERM), by name or number, which all processes of a job get.
 
         Returns:
-            How many ``jobs`` had not ended, and how many processes were ``killed`` and are ``survivors``; and jobs that are
+            The numbers of ``jobs`` that had not ended, of processes that were ``killed``, of ``survivors``, and of jobs that are
             ``unreachable``.
 
         Raises:
-            BakaparaError: The coordinator refuses that, or has ended.
+            BakaparaError: The coordinator refuses the cancel, or has ended.
         """
         if jobs is None:
             indices: Iterable[int] = set(range(len(self._jobs))) - set(self._order)
@@ -349,13 +349,13 @@ class Bakapara:
         return {key: answer[key] for key in ("jobs", "killed", "survivors", "unreachable")}
 
     def map(self, template: str, items: Iterable[Any], **keys: Any) -> List[Job]:
-        """Runs a command for each item, and gives back the jobs when they have ended.
+        """Runs a command for each item, and returns the jobs when they have ended.
 
         ``{}`` in the template stands for the item, quoted for the shell; without one, the item comes last. If items are tuples, ``{0}``,
         ``{1}`` and so on stand for their elements, or ``{}`` for one after the other. Further arguments are keys of every job.
 
         Raises:
-            TypeError: The template is no text.
+            TypeError: The template is not a text.
             ValueError: The template and a tuple do not fit.
             BakaparaError: Jobs of an earlier run have not ended.
         """
@@ -378,14 +378,14 @@ class Bakapara:
             seen += 1
 
     async def __aiter__(self) -> AsyncIterator[Job]:
-        """The same, without holding up the event loop."""
+        """The jobs of the run, each when it has ended; the event loop goes on meanwhile."""
         loop, came = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
             try:
                 loop.call_soon_threadsafe(came.set)
             except RuntimeError:
-                # The loop has been closed.
+                # The event loop is closed.
                 pass
 
         jobs, order, seen = self._jobs, self._order, 0
@@ -416,10 +416,10 @@ class Bakapara:
         """The jobs and their results as a table (a ``pandas.DataFrame``), one row for each job.
 
         ``elapsed`` is a timedelta; ``submitted``, ``started``, ``completed`` and ``received`` are datetimes in UTC (with ``compat``: local
-        ones without a zone, as in the results); ``code`` and counts are whole numbers, and what is not there is missing (``NA``, ``NaT``).
+        ones without a zone, as in the results); ``code`` and counts are whole numbers, and absent values are missing (``NA``, ``NaT``).
 
         Raises:
-            ImportError: There is no pandas.
+            ImportError: pandas is not installed.
         """
         import pandas  # type: ignore[import-untyped,unused-ignore]
 
@@ -437,7 +437,7 @@ class Bakapara:
         return frame
 
     def progress(self) -> str:
-        """How far it is, in words."""
+        """The progress in words."""
         after = datetime.timedelta(seconds=(self._ended if self._is_done() else time.monotonic()) - self._began)
         return f"{len(self._order)}/{len(self._jobs)} tasks finished after {after}"
 
@@ -473,7 +473,7 @@ class Bakapara:
 
 
 def _say(text: str) -> None:
-    """A line on standard error, if anybody reads that."""
+    """Prints a line on standard error, if that has a reader."""
     try:
         print(text, file=sys.stderr)
     except (OSError, ValueError):
@@ -481,13 +481,13 @@ def _say(text: str) -> None:
 
 
 def _placed(job: Job, hosts: Optional[List[str]]) -> Job:
-    """A job that names no hosts, on these."""
+    """The job with these hosts, unless it names its own."""
     return job if hosts is None else {"host": hosts, **job}
 
 
-#: The stream's word for a job that is skipped on account of another.
+#: The stream's error of a job that is skipped because of another.
 _COMES_AFTER = re.compile(r"job (\d+)(, which it comes after, .*)", re.DOTALL)
-#: A place in a template; ``${1}`` is the shell's.
+#: A field in a template; ``${1}`` is the shell's.
 _FIELD = re.compile(r"(?<!\$)\{(\d*)\}")
 
 
@@ -514,12 +514,12 @@ def _filled(template: str, item: Any) -> str:
 
 
 def _name(value: Any) -> Optional[str]:
-    """An ``id``, or what names a job, if it can be one."""
+    """A value as an ``id`` or a job's number; ``None`` if it cannot be one."""
     return str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else None
 
 
 def _before(jobs: Sequence[Job]) -> Dict[int, List[int]]:
-    """Which jobs of the list come after which, by their places. What is no name at all is left to the coordinator, which says so."""
+    """The jobs that each job comes after, by places in the list. The coordinator reports values that are not names."""
     found: Dict[int, List[int]] = {}
     places: Dict[str, List[int]] = {}
     if any("after" in job for job in jobs):
@@ -535,12 +535,12 @@ def _before(jobs: Sequence[Job]) -> Dict[int, List[int]]:
             continue
         found[index] = []
         for name in names:
-            # As everywhere: an `id` goes before a number.
+            # As everywhere, an `id` goes before a number.
             place = places.get(name, [])
             if not place and re.fullmatch("[0-9]+", name) and 1 <= int(name) <= len(jobs):
                 place = [int(name) - 1]
             if not place and "result" in job:
-                # What it came after has run before, and is not to run again.
+                # Its predecessor has run before, and is not to run again.
                 continue
             if len(place) != 1:
                 why = f"several jobs of this list have the id {name!r}" if place else f"there is no job {name!r} in this list"
@@ -550,7 +550,7 @@ def _before(jobs: Sequence[Job]) -> Dict[int, List[int]]:
 
 
 def _in_order(count: int, before: Mapping[int, Sequence[int]]) -> Tuple[Sequence[int], Sequence[int]]:
-    """The places of jobs in an order in which each comes later than those it waits for, and when each place is its turn."""
+    """The places of jobs in an order that puts each after its predecessors, and the position of each place in that order."""
     if all(i < index for index, others in before.items() for i in others):
         return range(count), range(count)
     waits = {index: set(others) for index, others in before.items()}
@@ -558,7 +558,7 @@ def _in_order(count: int, before: Mapping[int, Sequence[int]]) -> Tuple[Sequence
     for index, others in waits.items():
         for i in others:
             followers.setdefault(i, set()).add(index)
-    # Kahn's algorithm (CACM 1962); of those that may come next, the first of the list.
+    # Kahn's algorithm (CACM 1962); of the jobs that may come next, the first of the list.
     free = [index for index in range(count) if not waits.get(index)]
     sequence: List[int] = []
     while free:
@@ -589,7 +589,7 @@ def _described(job: Mapping[str, Any]) -> Tuple[Any, Any, str]:
 
 
 def _display(bakapara: Bakapara, fo: TextIO) -> Tuple[Callable[[], None], Callable[[], None]]:
-    """What shows the progress, and what ends the display."""
+    """Two functions: one shows the progress, the other ends the display."""
     handle = _notebook(bakapara) if fo is sys.stdout else None
     if handle is not None:
         return (lambda: handle.update(bakapara)), (lambda: None)
@@ -609,7 +609,7 @@ def _display(bakapara: Bakapara, fo: TextIO) -> Tuple[Callable[[], None], Callab
 
 
 def _notebook(bakapara: Bakapara) -> Any:
-    """A place in the page of a notebook, if this is one."""
+    """An output area of the notebook, if this is one."""
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
     if shell is None or not hasattr(shell, "kernel"):
         return None

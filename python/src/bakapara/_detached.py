@@ -1,4 +1,4 @@
-"""Batches that nobody attends to."""
+"""Batches that run without a client."""
 
 from __future__ import annotations
 

@@ -14,12 +14,12 @@ from typing import Any, Callable, Deque, Dict, Iterable, List, Mapping, Optional
 
 #: Lines of standard error that are kept for exceptions.
 _TAIL = 20
-#: Handfuls of lines that wait to be written, before whoever has more is held up.
+#: Groups of lines that may wait to be written; a caller with more has to wait.
 _DEPTH = 8
 
 
 def lines(objects: Iterable[Mapping[str, Any]]) -> bytes:
-    """These objects as JSON Lines; of a job all but its result.
+    """These objects as JSON Lines; jobs without their result.
 
     Raises:
         TypeError: There is something in one that JSON has not.
@@ -33,7 +33,7 @@ class BakaparaError(RuntimeError):
 
 
 class NoEngines(BakaparaError):
-    """There is no engine to run anything."""
+    """There is no engine to run jobs."""
 
 
 def program() -> str:
@@ -58,7 +58,7 @@ def program() -> str:
 
 
 class Process:
-    """A running ``coordinator run --stream``: what it says goes to ``heard``, from a thread."""
+    """A running ``coordinator run --stream``: a thread passes its messages to ``heard``."""
 
     def __init__(self, arguments: List[str], heard: Callable[[Dict[str, Any]], None], ended: Callable[[], None]) -> None:
         self._heard, self._ended = heard, ended
@@ -82,7 +82,7 @@ class Process:
             thread.start()
 
     def send(self, data: bytes) -> None:
-        """Has these lines written. Waits while too much is waiting already.
+        """Queues these lines for writing. Waits while the queue is full.
 
         Raises:
             BakaparaError: It has ended.
@@ -96,7 +96,7 @@ class Process:
                 pass
 
     def end(self, timeout: Optional[float] = None) -> int:
-        """Waits until it has ended, and gives back its exit status (``coordinator help run``)."""
+        """Waits until it has ended, and returns its exit status (``coordinator help run``)."""
         status = self._child.wait(timeout)
         self._is_closed = True
         try:
@@ -108,7 +108,7 @@ class Process:
         return status
 
     def kill(self) -> None:
-        """Leaves at once: it notices that nobody is there any more, and cancels what runs."""
+        """Leaves at once: the coordinator notices that its client is gone, and cancels the running jobs."""
         try:
             self._lines.put_nowait(None)
         except queue.Full:
@@ -134,7 +134,7 @@ class Process:
                 for line in lines:
                     self._heard(json.loads(line))
         finally:
-            # Whatever went wrong: whoever waits has to hear that nothing more comes.
+            # Also after an error: a waiting caller has to learn that no more messages come.
             self._child.wait()
             self._ended()
 
@@ -152,5 +152,5 @@ class Process:
                     stdin.write(data)
                     stdin.flush()
         except OSError:
-            # It has ended, which is noticed elsewhere.
+            # The child has ended; its reader notices that.
             pass
