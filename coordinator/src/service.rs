@@ -5,12 +5,17 @@
 //! loses its session; what a client has not taken waits in its outbox, or in the store, and its own
 //! acknowledgements bound what is sent. A client that does not read is not read either
 //! (`intake.rs`).
+//!
+//! Nor does the loop read a disk: what is in the store, or on the list of certificates, is read
+//! beside it and comes back as an event (`beside.rs`, `reads.rs`), when the client may have gone
+//! and the batch may be forgotten.
 
 mod accept;
 mod admit;
 mod arrivals;
 mod batch;
 mod batches;
+mod beside;
 pub mod config;
 mod counters;
 mod delivery;
@@ -18,6 +23,7 @@ pub mod describe;
 mod durable;
 mod effects;
 pub mod enrol;
+mod found;
 mod handle;
 pub mod http;
 mod input;
@@ -32,6 +38,7 @@ mod pages;
 mod peers;
 mod permit;
 mod reading;
+mod reads;
 mod requests;
 mod revocations;
 mod revoke;
@@ -45,6 +52,8 @@ mod visits;
 
 use crate::scheduler::Scheduler;
 use crate::store::Store;
+use batch::Batch;
+use batches::Batches;
 use durable::Kept;
 pub use handle::{ClientPort, ServiceHandle};
 use intake::Intake;
@@ -101,6 +110,7 @@ pub fn start(settings: Settings, store: Option<Store>) -> Result<ServiceHandle, 
         &settings.adjustable.admins,
     );
     let (answers, from_store) = mpsc::channel(STORE_DEPTH);
+    let mut batches = Batches::default();
     let kept = match store {
         None => None,
         Some(store) => {
@@ -114,11 +124,21 @@ pub fn start(settings: Settings, store: Option<Store>) -> Result<ServiceHandle, 
             scheduler.numbers_in_use(last);
             scheduler.restored(now);
             let (writer, reader) = store.start(answers)?;
+            for row in reader.batches()? {
+                batches.insert(row.status.id, Batch::stored(&row));
+            }
             Some(Kept::new(writer, reader, behind_sender))
         }
     };
     let enrolment = settings.enrolment.clone();
-    let service = Service::new(scheduler, kept, settings, inputs.downgrade(), idle_sender)?;
+    let service = Service::new(
+        scheduler,
+        kept,
+        batches,
+        settings,
+        inputs.downgrade(),
+        idle_sender,
+    );
     tokio::spawn(service.run(received, from_store, timer));
     Ok(ServiceHandle {
         inputs,
@@ -135,3 +155,6 @@ impl ServiceHandle {}
 fn random() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().0
 }
+
+#[cfg(test)]
+mod tests;

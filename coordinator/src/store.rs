@@ -8,6 +8,8 @@
 mod access;
 mod clock;
 mod copy;
+#[cfg(test)]
+pub(crate) mod gate;
 mod life;
 mod reader;
 mod registry;

@@ -44,7 +44,7 @@ impl ServiceHandle {
             Err(e) => return Err(e.to_string()),
         };
         let (role, protocol) = (peer.identity().role, peer.protocol().to_vec());
-        admit::admit(self.enrolment.as_ref(), &peer)?;
+        admit::admit(self.enrolment.clone(), peer.clone()).await?;
         tokio::spawn(admit::used(self.enrolment.clone(), peer.clone()));
         tokio::spawn(admit::guard(self.enrolment.clone(), peer.clone()));
         match role {

@@ -14,33 +14,47 @@ const LOOK: Duration = Duration::from_secs(60);
 /// answer.
 const LEAVING_LOOK: Duration = Duration::from_millis(100);
 
-/// Lets in whose certificate counts. Whoever comes while the list cannot be read may come again.
-pub(super) fn admit(enrolment: Option<&Arc<Enrolment>>, peer: &Peer) -> Result<(), String> {
+/// Lets in a peer whose certificate counts, which the list says, beside the loop. One that comes
+/// while the list cannot be read may come again.
+pub(super) async fn admit(enrolment: Option<Arc<Enrolment>>, peer: Peer) -> Result<(), String> {
     let Some(enrolment) = enrolment else {
         return Ok(());
     };
-    enrolment
-        .registry
-        .admits(peer.certificate(), peer.identity())
-        .map_err(|refusal| {
-            let code = if matches!(refusal, Refusal::Store(_)) {
-                close::GOING
-            } else {
-                close::REFUSED
-            };
-            let reason = chain(&refusal);
-            peer.close(code, &reason);
-            let (enrolment, peer) = (enrolment.clone(), peer.clone());
-            // One that is not remembered comes again.
-            tokio::task::spawn_blocking(move || {
-                drop(
-                    enrolment
-                        .registry
-                        .was_refused(peer.certificate(), peer.identity()),
-                )
-            });
-            reason
-        })
+    let admits = move || {
+        let (registry, der) = (&enrolment.registry, peer.certificate());
+        let Err(refusal) = registry.admits(der, peer.identity()) else {
+            return Ok(());
+        };
+        let code = if matches!(refusal, Refusal::Store(_)) {
+            close::GOING
+        } else {
+            close::REFUSED
+        };
+        let reason = chain(&refusal);
+        peer.close(code, &reason);
+        // One that is not remembered comes again.
+        drop(registry.was_refused(der, peer.identity()));
+        Err(reason)
+    };
+    let admitted = tokio::task::spawn_blocking(admits).await;
+    admitted.map_err(|e| e.to_string())?
+}
+
+/// Whether a peer's certificate has ended since it was admitted, by what is known without a look
+/// into the store. If so, the connection ends.
+pub(super) fn has_ended(enrolment: Option<&Arc<Enrolment>>, peer: &Peer) -> bool {
+    let has_ended = enrolment.is_some_and(|e| e.registry.has_ended(peer.certificate()));
+    if has_ended {
+        peer.close(close::REFUSED, &no_more(peer));
+    }
+    has_ended
+}
+
+fn no_more(peer: &Peer) -> String {
+    format!(
+        "the certificate of the {} was revoked or replaced",
+        peer.identity()
+    )
 }
 
 /// Another certificate for a peer, beside the loop.
@@ -115,7 +129,7 @@ pub(super) async fn guard(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
                             () = tokio::time::sleep(LEAVING_LOOK) => {}
                         }
                     }
-                    let reason = format!("the certificate of the {} was revoked or replaced", peer.identity());
+                    let reason = no_more(&peer);
                     tracing::warn!(from = %peer.remote_addr(), "{reason}");
                     return peer.close(close::REFUSED, &reason);
                 }

@@ -138,30 +138,14 @@ impl Service {
             return others.push(id);
         }
         self.readings.insert(what, vec![id]);
-        let (places, reader, serial, so_far) = (
-            kept.readers.clone(),
-            kept.beside.clone(),
-            known.serial,
-            known.results,
-        );
-        let inputs = self.inputs.clone();
-        tokio::spawn(async move {
+        let (reads, serial, so_far) = (kept.reads().clone(), known.serial, known.results);
+        self.beside(async move {
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
             }
-            let _place = places.acquire().await;
-            let page =
-                tokio::task::spawn_blocking(move || what.read(&reader, serial, so_far)).await;
-            let page = page.unwrap_or_else(|e| {
-                Err(NotRead {
-                    why: e.to_string(),
-                    passes: false,
-                })
-            });
-            if let Some(inputs) = inputs.upgrade() {
-                // A service that has ended needs it no more.
-                let _ = inputs.send(Input::Read(what, page)).await;
-            }
+            let page = reads.read(move |reader| what.read(reader, serial, so_far));
+            let unread = |why| NotRead { why, passes: false };
+            Input::Read(what, page.await.map_err(unread).and_then(|page| page))
         });
     }
 

@@ -1,14 +1,14 @@
 //! What a service with a store has beside it: effects that wait until the records before them are
 //! safe, and how much is on its way there.
 
+use super::reads::Reads;
 use crate::scheduler::{Effect, Record};
-use crate::store::{READERS, Reader, Writer};
+use crate::store::{Reader, Writer};
 use bytes::Bytes;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{BatchId, JobKey};
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 /// Jobs on their way to the store. Beyond this, whoever submits waits.
 const MAX_UNSTORED_JOBS: usize = 32_768;
@@ -21,10 +21,7 @@ const LARGE_TEXTS: usize = 64 << 20;
 /// What a service with a store has beside it.
 pub(super) struct Kept {
     pub(super) writer: Writer,
-    pub(super) reader: Reader,
-    /// Reads beside the loop, and how many do so at a time.
-    pub(super) beside: Reader,
-    pub(super) readers: Arc<Semaphore>,
+    reads: Reads,
     /// Records handed to the store so far, and those that are safe.
     pub(super) issued: u64,
     pub(super) committed: u64,
@@ -52,9 +49,7 @@ impl Kept {
     pub(super) fn new(writer: Writer, reader: Reader, behind: watch::Sender<bool>) -> Self {
         Self {
             writer,
-            beside: reader.apart(),
-            reader,
-            readers: Arc::new(Semaphore::new(READERS)),
+            reads: Reads::new(reader),
             issued: 0,
             committed: 0,
             held: VecDeque::new(),
@@ -68,6 +63,15 @@ impl Kept {
             passed: 0,
             behind,
         }
+    }
+
+    pub(super) fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
+    /// The store has nothing of that batch yet.
+    pub(super) fn is_opening(&self, batch: BatchId) -> bool {
+        self.opening.iter().any(|(_, opening)| *opening == batch)
     }
 
     pub(super) fn issue(&mut self, record: &Record) {

@@ -1,12 +1,14 @@
 //! What the scheduler wants done, when it may be: messages, results, the ends of batches.
 
+use super::found::Found;
 use super::memory;
 use super::state::Service;
-use crate::scheduler::Effect;
+use crate::scheduler::{Effect, Text};
+use bytes::Bytes;
 use mezcal_common::message::agent::{LogHeader, ToAgent};
 use mezcal_common::message::client::{CancelSummary, ToClient};
 use mezcal_common::model::clock::WallTime;
-use mezcal_common::model::ids::{BatchId, SessionId};
+use mezcal_common::model::ids::{BatchId, JobKey, SessionId};
 use mezcal_common::wire::bulk::BulkReceiver;
 use mezcal_common::wire::endpoint::close;
 use tokio::sync::mpsc;
@@ -30,16 +32,15 @@ impl Service {
                 self.tell_agent(message);
             }
             effect @ Effect::AskForLogs {
-                session, request, ..
+                session,
+                request,
+                attempt,
+                ..
             } => {
                 if let Some(asked) = self.asked.get_mut(&request) {
                     asked.session = Some(session);
                 }
-                let kept = &self.kept;
-                let text = |key| kept.as_ref().and_then(|kept| kept.reader.spec(key).ok());
-                let message =
-                    effect.for_agent(WallTime::now(), |key| text(key).unwrap_or_default());
-                self.tell_agent(message);
+                self.ask_for_logs(request, attempt.key, effect);
             }
             Effect::CloseSession {
                 session,
@@ -145,6 +146,38 @@ impl Service {
         self.let_go(batch);
         if large {
             memory::give_back();
+        }
+    }
+
+    /// Asks an agent for output: at once, or when the job's text has been read.
+    fn ask_for_logs(&mut self, request: u64, job: JobKey, question: Effect) {
+        let is_stored = matches!(
+            question,
+            Effect::AskForLogs {
+                text: Text::Stored,
+                ..
+            }
+        );
+        match self.reads() {
+            Ok(reads) if is_stored => self.find(async move {
+                let text = reads.read(move |reader| reader.spec(job)).await;
+                let text = text.ok().and_then(Result::ok).unwrap_or_default();
+                Found::Text(
+                    request,
+                    question.for_agent(WallTime::now(), |_| text.clone()),
+                )
+            }),
+            Ok(_) | Err(_) => {
+                self.tell_agent(question.for_agent(WallTime::now(), |_| Bytes::new()));
+            }
+        }
+    }
+
+    /// A question for output has its job's text now: it goes to the agent, unless nobody waits for
+    /// the answer any more.
+    pub(super) fn text_found(&mut self, request: u64, question: Option<(SessionId, ToAgent)>) {
+        if self.asked.contains_key(&request) {
+            self.tell_agent(question);
         }
     }
 

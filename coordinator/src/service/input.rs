@@ -1,5 +1,6 @@
 //! What comes to the loop.
 
+use super::found::Found;
 use super::intake::{InHand, Load};
 use super::peers::ClientId;
 use super::reading::{NotRead, Page, Reading};
@@ -43,6 +44,7 @@ pub(super) enum Input {
     ClientGone(ClientId),
     /// What was found out beside the loop, for whoever asked.
     Answer(ClientId, Vec<ToClient>, Option<InHand>),
+    Found(Box<Found>),
     /// What the list of certificates has said to a revocation.
     Revoked(Box<Listed>),
     /// Somebody looks.

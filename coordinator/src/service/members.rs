@@ -1,6 +1,5 @@
 //! What admins ask about tokens and certificates, and hosts that were taken away.
 
-use super::input::Input;
 use super::pages::paged;
 use super::peers::ClientId;
 use super::state::Service;
@@ -72,69 +71,37 @@ impl Service {
     }
 
     /// What is known of hosts beside their status: the list of certificates says of it which were
-    /// revoked, beside the loop.
+    /// revoked.
     pub(super) fn ask_standings(&mut self, id: ClientId, request: u64) {
         let hosts = self.scheduler.standings();
         let enrolment = self.enrolment.clone();
-        let (inputs, in_hand) = (
-            self.inputs.clone(),
-            self.clients
-                .get_mut(&id)
-                .and_then(|client| client.in_hand.take()),
-        );
-        tokio::spawn(async move {
-            let answers = tokio::task::spawn_blocking(move || {
-                let revoked = enrolment.map_or_else(
-                    || Ok(HashMap::new()),
-                    |e| e.registry.revoked_hosts().map_err(|e| chain(&e)),
-                );
-                let (hosts, revoked) = match revoked {
-                    Ok(revoked) => (Ok(hosts), revoked),
-                    Err(why) => (Err(why), HashMap::new()),
-                };
-                let standing = |host: &Standing| HostStanding {
-                    name: host.name.clone(),
-                    seen: host.seen,
-                    revoked: revoked.get(&host.name).copied().map(wall),
-                    engines: host.engines.clone(),
-                };
-                paged(hosts, standing, |hosts, more| ToClient::Standings {
-                    request,
-                    hosts,
-                    more,
-                })
-            });
-            // A service that has ended has nobody to answer.
-            if let (Ok(answers), Some(inputs)) = (answers.await, inputs.upgrade()) {
-                let _ = inputs.send(Input::Answer(id, answers, in_hand)).await;
-            }
+        self.answer_beside(id, move || {
+            let revoked = enrolment.map_or_else(
+                || Ok(HashMap::new()),
+                |e| e.registry.revoked_hosts().map_err(|e| chain(&e)),
+            );
+            let (hosts, revoked) = match revoked {
+                Ok(revoked) => (Ok(hosts), revoked),
+                Err(why) => (Err(why), HashMap::new()),
+            };
+            let standing = |host: &Standing| HostStanding {
+                name: host.name.clone(),
+                seen: host.seen,
+                revoked: revoked.get(&host.name).copied().map(wall),
+                engines: host.engines.clone(),
+            };
+            paged(hosts, standing, |hosts, more| ToClient::Standings {
+                request,
+                hosts,
+                more,
+            })
         });
     }
 
-    /// Answers from the store, beside the loop.
+    /// Answers from the list of certificates.
     pub(super) fn ask_members(&mut self, id: ClientId, user: &str, message: ToService) {
-        let allowed = self.list_for(user);
-        let (inputs, by) = (self.inputs.clone(), user.to_owned());
-        let in_hand = self
-            .clients
-            .get_mut(&id)
-            .and_then(|client| client.in_hand.take());
-        let Ok(enrolment) = allowed else {
-            for answer in answers(allowed, user, message) {
-                self.tell_client(id, answer);
-            }
-            return;
-        };
-        tokio::spawn(async move {
-            let answers = tokio::task::spawn_blocking(move || answers(Ok(enrolment), &by, message))
-                .await
-                .unwrap_or_default();
-            let Some(inputs) = inputs.upgrade() else {
-                return;
-            };
-            // A service that has ended has nobody to answer.
-            let _ = inputs.send(Input::Answer(id, answers, in_hand)).await;
-        });
+        let (allowed, by) = (self.list_for(user), user.to_owned());
+        self.answer_beside(id, move || answers(allowed, &by, message));
     }
 }
 

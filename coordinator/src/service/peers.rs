@@ -177,13 +177,21 @@ pub(super) struct Asked {
     pub(super) answered: bool,
 }
 
-/// Somebody wants to follow a batch.
-pub(super) struct Follow {
+/// Somebody who waits for an answer.
+pub(super) struct Asker {
     pub(super) client: ClientId,
     pub(super) user: String,
+    /// The client's own number for the request.
     pub(super) request: u64,
+    /// Nothing else of its connection is handled before, if that is so.
+    pub(super) in_hand: Option<InHand>,
+}
+
+/// Somebody wants to follow a batch.
+pub(super) struct Follow {
+    pub(super) by: Asker,
     pub(super) batch: String,
     pub(super) wish: Attachment,
-    /// Nothing else of its connection is handled before.
-    pub(super) _in_hand: Option<InHand>,
+    /// The store had nothing of it although it should.
+    pub(super) missed: bool,
 }

@@ -6,7 +6,7 @@ use super::state::Service;
 use std::sync::Arc;
 
 /// What a coordinator without a store answers.
-const KEEPS_NOTHING: &str =
+pub(super) const KEEPS_NOTHING: &str =
     "this coordinator keeps nothing: it is a run's own (`coordinator serve` has a store)";
 
 impl Service {
@@ -30,13 +30,6 @@ impl Service {
             .as_ref()
             .and_then(|kept| kept.trouble.as_deref())
             .map(not_stored)
-    }
-
-    pub(super) fn reader(&self) -> Result<&crate::store::Reader, String> {
-        self.kept
-            .as_ref()
-            .map(|kept| &kept.reader)
-            .ok_or_else(|| KEEPS_NOTHING.into())
     }
 
     pub(super) fn is_admin(&self, user: &str) -> bool {

@@ -72,13 +72,13 @@ impl Service {
                 wish,
             } => return self.wants_to_follow(id, request, batch, wish),
             ToService::Batches { request, all } => {
-                return self.list_batches(id, user, request, all);
+                return self.list_batches(id, request, all);
             }
             ToService::Retry {
                 request,
                 batch,
                 failed,
-            } => return self.wants_again(id, request, &batch, failed, now),
+            } => return self.wants_again(id, request, &batch, failed),
             ToService::Forget { request, batch } => {
                 let result = self.forget(user, &batch);
                 ToClient::Done { request, result }

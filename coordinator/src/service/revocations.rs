@@ -49,6 +49,14 @@ impl Request {
         }
     }
 
+    /// One that can be answered in its place.
+    pub(super) fn nameless(&self) -> Self {
+        Self {
+            told: self.told,
+            ..Self::new(self.client, self.request, self.member, Vec::new())
+        }
+    }
+
     pub(super) fn which(self, keep_batches: bool, force: bool) -> Self {
         Self {
             keep_batches,
@@ -68,8 +76,8 @@ pub(super) struct Revoking {
     pub(super) own: Option<Peer>,
 }
 
-/// What the list of certificates has to say.
-pub(super) struct Listed(pub(super) Revoking);
+/// What the list of certificates has to say: what has ended, or why nothing has.
+pub(super) struct Listed(pub(super) Result<Revoking, (Request, String)>);
 
 #[derive(Default)]
 pub(super) struct Revocations {
@@ -84,6 +92,11 @@ pub(super) struct Revocations {
 impl Revocations {
     pub(super) fn is_out(&self, client: ClientId) -> bool {
         self.out.contains(&client)
+    }
+
+    /// How many revocations have been done.
+    pub(super) fn done(&self) -> u64 {
+        self.next
     }
 
     pub(super) fn client_gone(&mut self, client: ClientId) {

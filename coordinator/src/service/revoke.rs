@@ -20,6 +20,8 @@ use mezcal_common::model::clock::{BootInstant, WallTime};
 use mezcal_common::model::identity::Role;
 use mezcal_common::model::ids::BatchId;
 use mezcal_common::model::job::Stop;
+use mezcal_common::wire::endpoint::Peer;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,101 +45,49 @@ impl Service {
         if asked.names.len() > NAMES {
             return self.refuse_revocation(&asked, format!("at most {NAMES} names at once"));
         }
-        let mut unclear = vec![None; asked.names.len()];
-        if asked.member == Member::Host {
-            let meant = enrolment.registry.hosts_meant(&asked.names);
-            for ((name, unclear), meant) in asked.names.iter_mut().zip(&mut unclear).zip(meant) {
-                match meant {
-                    Ok(meant) => *name = meant,
-                    Err(why) => *unclear = Some(why),
-                }
-            }
-        }
-        if let Some(why) = self.nobody_would_be_left(&enrolment, &asked) {
-            return self.refuse_revocation(&asked, why);
-        }
-        let own = self
-            .clients
-            .get(&asked.client)
-            .and_then(|client| client.peer.clone());
-        let own = own.filter(|_| {
+        let client = self.clients.get(&asked.client);
+        let own = client.and_then(|client| client.peer.clone()).filter(|_| {
             asked.member == Member::User && asked.names.iter().any(|name| name == user)
         });
-        if let Some(peer) = &own {
-            enrolment.registry.let_finish(peer.certificate());
-        }
-        let rows = asked
-            .names
-            .iter()
-            .zip(unclear)
-            .map(|(name, failed)| RevokedMember {
-                connections: self.connections(asked.member, name),
-                failed,
-                ..empty(name)
-            });
-        let mut revoking = Revoking {
-            rows: rows.collect(),
-            asked,
-            waiting: 0,
-            own,
+        let revocation = Revocation {
+            connections: self.connections(asked.member),
+            admins: self.admins.clone(),
+            by: user.to_owned(),
+            enrolment,
         };
-        let (inputs, by) = (self.inputs.clone(), user.to_owned());
-        tokio::spawn(async move {
-            let listed = tokio::task::spawn_blocking(move || {
-                ask_the_list(&enrolment, &by, &mut revoking);
-                Listed(revoking)
-            });
-            // A service that has ended has nobody to answer, and its successor finds what the store
-            // says.
-            if let (Ok(listed), Some(inputs)) = (listed.await, inputs.upgrade()) {
-                let _ = inputs.send(Input::Revoked(Box::new(listed))).await;
-            }
+        self.beside(async move {
+            let nameless = asked.nameless();
+            let listed = tokio::task::spawn_blocking(move || revocation.list(asked, own));
+            let listed = listed.await;
+            let listed = listed.unwrap_or_else(|e| Err((nameless, e.to_string())));
+            Input::Revoked(Box::new(Listed(listed)))
         });
     }
 
-    /// Why this would lock everybody out.
-    fn nobody_would_be_left(&self, enrolment: &Enrolment, asked: &Request) -> Option<String> {
-        let goes = |admin: &String| asked.names.contains(admin);
-        if asked.force || asked.member != Member::User || !self.admins.iter().any(goes) {
-            return None;
-        }
-        // If the list cannot be read, the revocation itself says so.
-        let stays = |admin: &&String| {
-            !goes(admin)
-                && enrolment
-                    .registry
-                    .is_member(Role::User, admin)
-                    .unwrap_or(true)
-        };
-        if self.admins.iter().find(stays).is_some() {
-            return None;
-        }
-        Some(
-            "after that no admin would be left whose certificate counts, and nobody could let anybody in again but on the coordinator's own \
-             host; `--force` does it all the same"
-                .into(),
-        )
-    }
-
-    fn connections(&self, member: Member, name: &str) -> u64 {
-        let count = match member {
+    /// How many connections each host or user has.
+    fn connections(&self, member: Member) -> HashMap<String, u64> {
+        let mut connections = HashMap::new();
+        let mut count = |name: &str| *connections.entry(name.to_owned()).or_default() += 1;
+        match member {
             Member::Host => self
                 .agents
                 .values()
-                .filter(|link| link.peer.identity().name == name)
-                .count(),
+                .for_each(|link| count(&link.peer.identity().name)),
             Member::User => self
                 .clients
                 .values()
-                .filter(|client| client.peer.is_some() && client.user == name)
-                .count(),
-        };
-        count as u64
+                .filter(|client| client.peer.is_some())
+                .for_each(|client| count(&client.user)),
+        }
+        connections
     }
 
     /// The list has decided: now what it means for what runs.
     pub(super) fn listed(&mut self, listed: Listed, now: BootInstant) {
-        let Listed(mut revoking) = listed;
+        let mut revoking = match listed.0 {
+            Ok(revoking) => revoking,
+            Err((asked, why)) => return self.refuse_revocation(&asked, why),
+        };
         let number = self.revocations.next;
         self.revocations.next += 1;
         let why: Option<Arc<str>> = Some("its user's certificates were revoked".into());
@@ -272,28 +222,85 @@ fn empty(name: &str) -> RevokedMember {
     }
 }
 
-/// Each on its own: one that is unknown does not save the others.
-fn ask_the_list(enrolment: &Enrolment, by: &str, revoking: &mut Revoking) {
-    let Request {
-        member,
-        keep_batches,
-        ..
-    } = revoking.asked;
-    let why =
-        (member == Member::User && !keep_batches).then_some("its user's certificates were revoked");
-    for row in revoking.rows.iter_mut().filter(|row| row.failed.is_none()) {
-        match enrolment.registry.revoke(
-            role(member),
-            &row.name,
-            why.map(|why| (Stop::after(GRACE), why)),
-        ) {
+/// A revocation as it is put to the list of certificates.
+struct Revocation {
+    enrolment: Arc<Enrolment>,
+    by: String,
+    admins: Vec<String>,
+    connections: HashMap<String, u64>,
+}
+
+impl Revocation {
+    /// Revokes; or says why not. Those who revoke their own have `own` until they have heard of it.
+    fn list(&self, mut asked: Request, own: Option<Peer>) -> Result<Revoking, (Request, String)> {
+        let mut unclear = vec![None; asked.names.len()];
+        if asked.member == Member::Host {
+            let meant = self.enrolment.registry.hosts_meant(&asked.names);
+            for ((name, unclear), meant) in asked.names.iter_mut().zip(&mut unclear).zip(meant) {
+                match meant {
+                    Ok(meant) => *name = meant,
+                    Err(why) => *unclear = Some(why),
+                }
+            }
+        }
+        if let Some(why) = self.nobody_would_be_left(&asked) {
+            return Err((asked, why));
+        }
+        if let Some(peer) = &own {
+            self.enrolment.registry.let_finish(peer.certificate());
+        }
+        let named = asked.names.iter().zip(unclear);
+        let mut rows: Vec<RevokedMember> = named
+            .map(|(name, failed)| RevokedMember {
+                connections: self.connections.get(name).copied().unwrap_or(0),
+                failed,
+                ..empty(name)
+            })
+            .collect();
+        // Each on its own: one that is unknown does not save the others.
+        for row in rows.iter_mut().filter(|row| row.failed.is_none()) {
+            self.revoke(&asked, row);
+        }
+        Ok(Revoking {
+            asked,
+            rows,
+            waiting: 0,
+            own,
+        })
+    }
+
+    /// Why this would lock everybody out.
+    fn nobody_would_be_left(&self, asked: &Request) -> Option<String> {
+        let goes = |admin: &String| asked.names.contains(admin);
+        if asked.force || asked.member != Member::User || !self.admins.iter().any(goes) {
+            return None;
+        }
+        let registry = &self.enrolment.registry;
+        // If the list cannot be read, the revocation itself says so.
+        let stays =
+            |admin: &String| !goes(admin) && registry.is_member(Role::User, admin).unwrap_or(true);
+        if self.admins.iter().any(stays) {
+            return None;
+        }
+        Some(
+            "after that no admin would be left whose certificate counts, and nobody could let anybody in again but on the coordinator's own \
+             host; `--force` does it all the same"
+                .into(),
+        )
+    }
+
+    fn revoke(&self, asked: &Request, row: &mut RevokedMember) {
+        let stops = asked.member == Member::User && !asked.keep_batches;
+        let stop = stops.then(|| (Stop::after(GRACE), "its user's certificates were revoked"));
+        let registry = &self.enrolment.registry;
+        match registry.revoke(role(asked.member), &row.name, stop) {
             Ok(revoked) => {
                 (row.certificates, row.tokens) = (revoked.certificates, revoked.tokens);
                 row.before = revoked
                     .before
                     .map(|seconds| WallTime(seconds.saturating_mul(1_000_000)));
                 tracing::warn!(
-                    by,
+                    by = self.by,
                     name = row.name,
                     certificates = row.certificates,
                     tokens = row.tokens,

@@ -1,7 +1,6 @@
 //! What the service holds, and how it tells whom.
 
 use super::arrivals::Arrivals;
-use super::batch::Batch;
 use super::batches::Batches;
 use super::durable::Kept;
 use super::enrol::Enrolment;
@@ -58,21 +57,12 @@ impl Service {
     pub(super) fn new(
         scheduler: Scheduler,
         kept: Option<Kept>,
+        batches: Batches,
         settings: Settings,
         inputs: mpsc::WeakSender<Input>,
         idle: watch::Sender<bool>,
-    ) -> Result<Self, crate::store::StoreError> {
-        let mut batches = Batches::default();
-        for row in kept
-            .as_ref()
-            .map(|kept| kept.reader.batches())
-            .transpose()?
-            .into_iter()
-            .flatten()
-        {
-            batches.insert(row.status.id, Batch::stored(&row));
-        }
-        Ok(Self {
+    ) -> Self {
+        Self {
             scheduler,
             kept,
             agents: HashMap::new(),
@@ -92,7 +82,7 @@ impl Service {
             stopping: false,
             inputs,
             idle,
-        })
+        }
     }
 
     /// Nobody is there for it any more.

@@ -1,7 +1,6 @@
 //! What the store says: what is safe now, or why nothing is.
 
 use super::durable::not_stored;
-use super::peers::Follow;
 use super::state::Service;
 use crate::scheduler::Effect;
 use crate::store::FromStore;
@@ -106,17 +105,8 @@ impl Service {
                 .get(*batch)
                 .is_some_and(|known| !known.stored && !known.begun)
         }));
-        for Follow {
-            client, request, ..
-        } in std::mem::take(&mut self.too_early)
-        {
-            self.tell_client(
-                client,
-                ToClient::Attached {
-                    request,
-                    batch: Err(reason.to_owned()),
-                },
-            );
+        for asked in std::mem::take(&mut self.too_early) {
+            self.not_attached(asked, reason.to_owned());
         }
         for batch in new {
             self.tell_watchers(

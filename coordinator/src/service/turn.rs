@@ -1,5 +1,6 @@
 //! The loop: events in, effects performed, and those held back that wait for the store.
 
+use super::found::Found;
 use super::input::Input;
 use super::peers::{AgentLink, Client};
 use super::settings::Adjustable;
@@ -87,14 +88,8 @@ impl Service {
             Input::Agent(session, message) => self.agent_said(session, message, now),
             Input::AgentGone(session, reason) => self.agent_gone(session, &reason, now),
             Input::LogStream(session, header, stream) => self.relay(session, header, stream),
-            Input::Answer(client, messages, in_hand) => {
-                if let Some(client) = self.clients.get_mut(&client) {
-                    messages
-                        .into_iter()
-                        .for_each(|message| client.tell(message));
-                    client.handled(in_hand);
-                }
-            }
+            Input::Answer(client, messages, in_hand) => self.give(client, messages, in_hand),
+            Input::Found(found) => self.found(*found, now),
             Input::Room(client) => {
                 if let Some(client) = self.clients.get_mut(&client) {
                     client.told_of_room = false;
@@ -130,6 +125,16 @@ impl Service {
                 let _ = reply.send(self.kept.as_ref().and_then(|kept| kept.trouble.clone()));
             }
             Input::Reload(adjustable) => self.adjust(adjustable, now),
+        }
+    }
+
+    /// What was read for somebody has come.
+    fn found(&mut self, found: Found, now: BootInstant) {
+        match found {
+            Found::Batches(asked, rows) => self.batches_found(asked, rows),
+            Found::Batch(asked, batch, row) => self.batch_found(asked, batch, row),
+            Found::Again(asked, again) => self.again_found(asked, again, now),
+            Found::Text(request, question) => self.text_found(request, question),
         }
     }
 

@@ -20,7 +20,7 @@ impl Service {
         now: BootInstant,
     ) {
         // It may have been revoked on its way here.
-        if admit::admit(self.enrolment.as_ref(), &link.peer).is_err() {
+        if admit::has_ended(self.enrolment.as_ref(), &link.peer) {
             return;
         }
         let held = self.scheduler.attempts_on(&name, now).0;
@@ -128,7 +128,7 @@ impl Service {
         if client
             .peer
             .as_ref()
-            .is_some_and(|peer| admit::admit(self.enrolment.as_ref(), peer).is_err())
+            .is_some_and(|peer| admit::has_ended(self.enrolment.as_ref(), peer))
         {
             return;
         }

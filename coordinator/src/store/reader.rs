@@ -148,6 +148,8 @@ impl Reader {
         &self,
         read: impl FnOnce(&Connection) -> Result<T, ReadError>,
     ) -> Result<T, StoreError> {
+        #[cfg(test)]
+        super::gate::pass(&self.access.path);
         let borrowed = self.borrow()?;
         let connection = borrowed
             .connection

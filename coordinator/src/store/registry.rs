@@ -170,6 +170,11 @@ impl Registry {
         self.ended.subscribe()
     }
 
+    /// Whether a certificate (DER) is among those, which takes no look into the store either.
+    pub fn has_ended(&self, der: &[u8]) -> bool {
+        serial(der).is_some_and(|serial| self.ended.borrow().contains(&serial))
+    }
+
     /// One new token for each name.
     ///
     /// # Errors

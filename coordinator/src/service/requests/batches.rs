@@ -1,13 +1,18 @@
 //! Following batches, listing them, and forgetting them.
 
+use crate::exit::chain;
 use crate::service::batch::Watch;
+use crate::service::found::{Found, Listing};
 use crate::service::pages::paged;
 use crate::service::peers::{ClientId, Follow};
 use crate::service::state::Service;
 use crate::store::BatchRow;
 use mezcal_common::message::client::{Attachment, BatchStatus, COUNTS_APART, ToClient};
-use mezcal_common::model::ids::BatchSerial;
+use mezcal_common::model::ids::{BatchId, BatchSerial};
 use std::collections::HashMap;
+
+/// Of a batch that was known when somebody asked for it.
+pub(super) const FORGOTTEN: &str = "that batch was forgotten meanwhile";
 
 impl Service {
     pub(super) fn wants_to_follow(
@@ -17,82 +22,124 @@ impl Service {
         batch: String,
         wish: Attachment,
     ) {
-        let Some(client) = self.clients.get_mut(&id) else {
-            return;
-        };
-        let asked = Follow {
-            client: id,
-            user: client.user.clone(),
-            request,
-            batch,
-            wish,
-            _in_hand: client.in_hand.take(),
-        };
-        self.attach(asked);
+        if let Some(by) = self.asker(id, request) {
+            self.attach(Follow {
+                by,
+                batch,
+                wish,
+                missed: false,
+            });
+        }
     }
 
     /// Lets a client follow a batch; one that is on its way to the store, when it is there.
     pub(in crate::service) fn attach(&mut self, asked: Follow) {
-        let found = self
-            .find_batch(&asked.user, &asked.batch)
-            .and_then(|batch| {
-                let row = self
-                    .reader()?
-                    .batch(batch)
-                    .map_err(|e| crate::exit::chain(&e))?;
-                Ok((batch, row))
-            });
-        let follows = |batch| {
-            self.clients
-                .get(&asked.client)
-                .is_some_and(|client| client.watches.contains_key(batch))
-        };
-        let found = match found {
-            Ok((batch, None)) if self.batches.get(batch).is_some_and(|known| known.stored) => {
-                return self.too_early.push(asked);
+        if !self.is_there(&asked.by) {
+            return;
+        }
+        let found = self.find_batch(&asked.by.user, &asked.batch);
+        match found.and_then(|batch| Ok((batch, self.reads()?))) {
+            Err(why) => self.not_attached(asked, why),
+            Ok((batch, _)) if self.batches.get(batch).is_none_or(|known| !known.stored) => {
+                self.not_attached(
+                    asked,
+                    "that batch is not kept: it ends with its client".into(),
+                );
             }
-            Ok((_, None)) => Err("that batch is not kept: it ends with its client".into()),
-            Ok((batch, Some(_))) if follows(&batch) => {
-                Err("this connection follows that batch already".into())
-            }
-            Ok((batch, Some(row))) => Ok((batch, row)),
-            Err(why) => Err(why),
-        };
-        let batch = found.map(|(batch, row)| {
-            self.watch(asked.client, batch, Watch::attached(asked.wish));
-            Box::new(with_running(row, &self.scheduler.running_by_batch()))
-        });
-        self.tell_client(
-            asked.client,
-            ToClient::Attached {
-                request: asked.request,
-                batch,
-            },
-        );
+            Ok((batch, _)) if self.is_opening(batch) => self.too_early.push(asked),
+            Ok((batch, reads)) => self.find(async move {
+                let row = reads.read(move |reader| reader.batch(batch)).await;
+                Found::Batch(asked, batch, row.and_then(|row| row.map_err(|e| chain(&e))))
+            }),
+        }
     }
 
-    pub(super) fn list_batches(&mut self, id: ClientId, user: &str, request: u64, all: bool) {
+    fn is_opening(&self, batch: BatchId) -> bool {
+        self.kept
+            .as_ref()
+            .is_some_and(|kept| kept.is_opening(batch))
+    }
+
+    pub(in crate::service) fn batch_found(
+        &mut self,
+        asked: Follow,
+        batch: BatchId,
+        row: Result<Option<BatchRow>, String>,
+    ) {
+        let Some(client) = self.clients.get(&asked.by.client) else {
+            return;
+        };
+        if self.revocations.is_out(asked.by.client) {
+            return;
+        }
+        match row {
+            Err(why) => self.not_attached(asked, why),
+            Ok(_) if self.batches.get(batch).is_none() => {
+                self.not_attached(asked, FORGOTTEN.into());
+            }
+            Ok(None) if self.is_opening(batch) => self.too_early.push(asked),
+            // It has come there since it was read.
+            Ok(None) if !asked.missed => self.attach(Follow {
+                missed: true,
+                ..asked
+            }),
+            Ok(None) => self.not_attached(asked, "the store does not have that batch".into()),
+            Ok(Some(_)) if client.watches.contains_key(&batch) => {
+                self.not_attached(asked, "this connection follows that batch already".into());
+            }
+            Ok(Some(row)) => {
+                let Follow { by, wish, .. } = asked;
+                self.watch(by.client, batch, Watch::attached(wish));
+                let row = with_running(row, &self.scheduler.running_by_batch());
+                let (request, batch) = (by.request, Ok(Box::new(row)));
+                self.answer(by, [ToClient::Attached { request, batch }]);
+            }
+        }
+    }
+
+    pub(in crate::service) fn not_attached(&mut self, asked: Follow, why: String) {
+        let (request, batch) = (asked.by.request, Err(why));
+        self.answer(asked.by, [ToClient::Attached { request, batch }]);
+    }
+
+    pub(super) fn list_batches(&mut self, id: ClientId, request: u64, all: bool) {
+        let Some(by) = self.asker(id, request) else {
+            return;
+        };
         let allowed = match all {
-            true => self.only_admins(user, "see everybody's batches"),
+            true => self.only_admins(&by.user, "see everybody's batches"),
             false => Ok(()),
         };
-        let rows =
-            allowed.and_then(|()| self.reader()?.batches().map_err(|e| crate::exit::chain(&e)));
+        let asked = Listing { by, all };
+        match allowed.and_then(|()| self.reads()) {
+            Err(why) => self.batches_found(asked, Err(why)),
+            Ok(reads) => self.find(async move {
+                let rows = reads.read(|reader| reader.batches()).await;
+                Found::Batches(asked, rows.and_then(|rows| rows.map_err(|e| chain(&e))))
+            }),
+        }
+    }
+
+    pub(in crate::service) fn batches_found(
+        &mut self,
+        Listing { by, all }: Listing,
+        rows: Result<Vec<BatchRow>, String>,
+    ) {
+        let Some(client) = self.clients.get(&by.client) else {
+            return;
+        };
         let batches = rows.map(|rows| -> Vec<BatchStatus> {
             let running = self.scheduler.running_by_batch();
-            // One that is forgotten may be in the store for a moment yet.
+            // One that is forgotten may have been in the store for a moment yet.
             let shown = |row: &BatchRow| {
-                (all || row.status.user == user) && self.batches.get(row.status.id).is_some()
+                (all || row.status.user == by.user) && self.batches.get(row.status.id).is_some()
             };
             rows.into_iter()
                 .filter(shown)
                 .map(|row| with_running(row, &running))
                 .collect()
         });
-        let apart = self
-            .clients
-            .get(&id)
-            .is_some_and(|client| client.version >= COUNTS_APART);
+        let (request, apart) = (by.request, client.version >= COUNTS_APART);
         let message = |batches, more| match apart {
             true => ToClient::BatchesApart {
                 request,
@@ -105,14 +152,12 @@ impl Service {
                 more,
             },
         };
-        for message in paged(batches, BatchStatus::clone, message) {
-            self.tell_client(id, message);
-        }
+        self.answer(by, paged(batches, BatchStatus::clone, message));
     }
 
     pub(super) fn forget(&mut self, user: &str, name: &str) -> Result<(), String> {
         let batch = self.find_batch(user, name)?;
-        self.reader()?;
+        self.reads()?;
         let known = self.batches.get(batch).ok_or("there is no such batch")?;
         if !known.done {
             return Err("that batch has not ended; cancel it first".into());

@@ -1,136 +1,137 @@
 //! Ended batches that are run again.
 
+use super::batches::FORGOTTEN;
+use crate::exit::chain;
 use crate::jobs::too_large;
 use crate::scheduler::Event;
 use crate::service::batch::Batch;
-use crate::service::peers::ClientId;
+use crate::service::enrol::Enrolment;
+use crate::service::found::{Again, Found, Retry};
+use crate::service::peers::{Asker, ClientId};
 use crate::service::reading::RESULT_BYTES;
 use crate::service::state::Service;
-use crate::store::Described;
+use crate::store::{Described, Reader, StoreError};
 use mezcal_common::message::client::{Submission, ToClient};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::identity::Role;
-use mezcal_common::model::ids::{BatchId, JobNumber};
+use mezcal_common::model::ids::{BatchId, BatchSerial, JobNumber};
 use std::collections::{BTreeMap, HashMap};
 
 impl Service {
-    pub(super) fn wants_again(
-        &mut self,
-        id: ClientId,
-        request: u64,
-        batch: &str,
-        failed: bool,
-        now: BootInstant,
-    ) {
-        let Some(user) = self.clients.get(&id).map(|client| client.user.clone()) else {
+    /// A new batch is wanted with jobs of an ended one, as its owner's, whoever asks for it.
+    pub(super) fn wants_again(&mut self, id: ClientId, request: u64, batch: &str, failed: bool) {
+        let Some(by) = self.asker(id, request) else {
             return;
         };
-        match self.retry(&user, batch, failed, now) {
-            // They hear of it when it is safe.
-            Ok((new, jobs)) => drop(self.retried.insert(new, (id, request, jobs))),
-            Err(why) => {
-                let batch = Err(why);
-                self.tell_client(id, ToClient::Retried { request, batch });
-            }
+        match self.find_batch(&by.user, batch) {
+            Ok(batch) => self.run_again(by, batch, failed),
+            Err(why) => self.not_again(by, why),
         }
     }
 
-    /// Opens a new batch with jobs of an ended one, as its owner's, whoever asks for it.
-    fn retry(
-        &mut self,
-        user: &str,
-        wanted: &str,
-        failed: bool,
-        now: BootInstant,
-    ) -> Result<(BatchId, u64), String> {
-        let old = self.find_batch(user, wanted)?;
-        let known = self
-            .batches
-            .get(old)
-            .filter(|batch| batch.done)
-            .ok_or("that batch has not ended; wait for it, or cancel it first")?;
-        let (serial, owner, reader) = (known.serial, known.owner.clone(), self.reader()?.clone());
-        if let Some(why) = self.no_room().or_else(|| self.too_many(&owner)) {
-            return Err(why);
-        }
-        if owner != user {
-            self.is_still_a_user(&owner)?;
-            tracing::info!(by = user, owner, batch = %old, "batch {old} of {owner} is retried by {user}, an admin");
-        }
-        let in_words = |e: crate::store::StoreError| crate::exit::chain(&e);
-        let mut terms = reader.terms(serial).map_err(in_words)?;
-        let id = BatchId::random();
-        terms.context.batch = id;
-        terms.detached = true;
-        if let Some(why) = too_large(&terms.context) {
-            return Err(why);
-        }
-        let name = terms.name.clone();
-        let mut again = Again::default();
-        if failed {
-            let mut after = 0;
-            loop {
-                let jobs = reader
-                    .ended(serial, after, true, RESULT_BYTES)
-                    .map_err(in_words)?;
-                let Some(last) = jobs.last().and_then(|job| job.ended.as_ref()) else {
-                    break;
-                };
-                after = last.0;
-                again.add(jobs);
-            }
-        } else {
-            let mut after = JobNumber(0);
-            loop {
-                let jobs = reader.jobs(serial, after, RESULT_BYTES).map_err(in_words)?;
-                let Some(last) = jobs.last() else { break };
-                after = last.submission.job;
-                again.add(jobs);
-            }
-        }
-        let (host_sets, jobs) = again.finish();
-        let count = jobs.len() as u64;
-        if count == 0 {
-            return Err("every job of that batch has succeeded".into());
-        }
-        self.scheduler.handle(
-            Event::Open {
-                user: owner.clone(),
-                terms: Box::new(terms),
-            },
-            now,
-        );
-        let (serial, ..) = self
-            .scheduler
-            .batch_so_far(id)
-            .ok_or("the new batch cannot be opened")?;
-        self.batches
-            .insert(id, Batch::new(serial, owner, true).named(name));
-        self.scheduler.handle(
-            Event::Submit {
-                batch: id,
-                host_sets,
-                jobs,
-            },
-            now,
-        );
-        self.scheduler.handle(Event::Close { batch: id }, now);
-        Ok((id, count))
-    }
-
-    /// Nothing is begun in the name of somebody who could not begin it.
-    fn is_still_a_user(&self, owner: &str) -> Result<(), String> {
-        let Some(enrolment) = &self.enrolment else {
-            return Ok(());
+    fn run_again(&mut self, by: Asker, batch: BatchId, failed: bool) {
+        let may = self.may_run_again(batch);
+        let (serial, owner, reads) = match may.and_then(|(s, o)| Ok((s, o, self.reads()?))) {
+            Ok(may) => may,
+            Err(why) => return self.not_again(by, why),
         };
-        match enrolment.registry.is_member(Role::User, owner) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(format!(
-                "that batch is {owner}'s, of whom no certificate counts any more, so nothing is started in that name; `coordinator results` \
-                 gives its jobs to whoever wants to run them"
-            )),
-            Err(e) => Err(crate::exit::chain(&e)),
+        let enrolment = self.enrolment.clone().filter(|_| owner != by.user);
+        let asked = Retry {
+            by,
+            batch,
+            failed,
+            revocations: self.revocations.done(),
+        };
+        self.find(async move {
+            let read = move |reader: &Reader| {
+                enrolment.map_or(Ok(()), |list| is_still_a_user(&list, &owner))?;
+                read_again(reader, serial, failed)
+            };
+            let again = reads.read_whole(read).await;
+            Found::Again(asked, again.and_then(|again| again))
+        });
+    }
+
+    /// Whether that batch can be run again at present, with its number and its owner.
+    fn may_run_again(&self, batch: BatchId) -> Result<(BatchSerial, String), String> {
+        let known = self.batches.get(batch).ok_or(FORGOTTEN)?;
+        if !known.done {
+            return Err("that batch has not ended; wait for it, or cancel it first".into());
         }
+        match self.no_room().or_else(|| self.too_many(&known.owner)) {
+            Some(why) => Err(why),
+            None => Ok((known.serial, known.owner.clone())),
+        }
+    }
+
+    /// Its jobs have been read: opens the new batch, if that can still be done, and for somebody
+    /// who is still there.
+    pub(in crate::service) fn again_found(
+        &mut self,
+        asked: Retry,
+        again: Result<Again, String>,
+        now: BootInstant,
+    ) {
+        let Retry {
+            by, batch, failed, ..
+        } = asked;
+        if !self.is_there(&by) {
+            return;
+        }
+        let found = again.and_then(|again| Ok((again, self.may_run_again(batch)?)));
+        let (again, (_, owner)) = match found {
+            Ok(found) => found,
+            Err(why) => return self.not_again(by, why),
+        };
+        if owner != by.user {
+            // The owner may have been revoked meanwhile.
+            if asked.revocations != self.revocations.done() {
+                return self.run_again(by, batch, failed);
+            }
+            tracing::info!(by = by.user, owner, %batch, "batch {batch} of {owner} is retried by {}, an admin", by.user);
+        }
+        let jobs = again.jobs.len() as u64;
+        match self.open_again(again, owner, now) {
+            // They hear of it when it is safe.
+            Ok(new) => drop(self.retried.insert(new, (by.client, by.request, jobs))),
+            Err(why) => self.not_again(by, why),
+        }
+    }
+
+    fn open_again(
+        &mut self,
+        again: Again,
+        owner: String,
+        now: BootInstant,
+    ) -> Result<BatchId, String> {
+        let Again {
+            terms,
+            host_sets,
+            jobs,
+        } = again;
+        let (batch, name) = (terms.context.batch, terms.name.clone());
+        let open = Event::Open {
+            user: owner.clone(),
+            terms: Box::new(terms),
+        };
+        self.scheduler.handle(open, now);
+        let opened = self.scheduler.batch_so_far(batch);
+        let (serial, ..) = opened.ok_or("the new batch cannot be opened")?;
+        let new = Batch::new(serial, owner, true).named(name);
+        self.batches.insert(batch, new);
+        let submit = Event::Submit {
+            batch,
+            host_sets,
+            jobs,
+        };
+        self.scheduler.handle(submit, now);
+        self.scheduler.handle(Event::Close { batch }, now);
+        Ok(batch)
+    }
+
+    fn not_again(&mut self, by: Asker, why: String) {
+        let (request, batch) = (by.request, Err(why));
+        self.answer(by, [ToClient::Retried { request, batch }]);
     }
 
     /// Tells whoever wanted an ended batch to run again what has become of it.
@@ -147,13 +148,66 @@ impl Service {
     }
 }
 
+/// Nothing is begun in the name of somebody who could not begin it.
+fn is_still_a_user(list: &Enrolment, owner: &str) -> Result<(), String> {
+    match list.registry.is_member(Role::User, owner) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(format!(
+            "that batch is {owner}'s, of whom no certificate counts any more, so nothing is started in that name; `coordinator results` \
+             gives its jobs to whoever wants to run them"
+        )),
+        Err(e) => Err(chain(&e)),
+    }
+}
+
+/// An ended batch as a new one: all of its jobs, or those that did not succeed.
+fn read_again(reader: &Reader, serial: BatchSerial, failed: bool) -> Result<Again, String> {
+    let in_words = |e: StoreError| chain(&e);
+    let mut terms = reader.terms(serial).map_err(in_words)?;
+    terms.context.batch = BatchId::random();
+    terms.detached = true;
+    if let Some(why) = too_large(&terms.context) {
+        return Err(why);
+    }
+    let mut all = Jobs::default();
+    if failed {
+        let mut after = 0;
+        loop {
+            let jobs = reader.ended(serial, after, true, RESULT_BYTES);
+            let jobs = jobs.map_err(in_words)?;
+            let Some(last) = jobs.last().and_then(|job| job.ended.as_ref()) else {
+                break;
+            };
+            after = last.0;
+            all.add(jobs);
+        }
+    } else {
+        let mut after = JobNumber(0);
+        loop {
+            let jobs = reader.jobs(serial, after, RESULT_BYTES).map_err(in_words)?;
+            let Some(last) = jobs.last() else { break };
+            after = last.submission.job;
+            all.add(jobs);
+        }
+    }
+    let (host_sets, jobs) = all.finish();
+    if jobs.is_empty() {
+        return Err("every job of that batch has succeeded".into());
+    }
+    Ok(Again {
+        terms,
+        host_sets,
+        jobs,
+    })
+}
+
 /// Jobs of one batch as they are submitted to another.
 #[derive(Default)]
-struct Again {
+struct Jobs {
     jobs: BTreeMap<JobNumber, Described>,
 }
 
-impl Again {
+impl Jobs {
     fn add(&mut self, jobs: Vec<Described>) {
         self.jobs
             .extend(jobs.into_iter().map(|job| (job.submission.job, job)));

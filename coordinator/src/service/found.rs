@@ -1,0 +1,42 @@
+//! What was read for somebody, with what they had asked: it comes back to the loop, where things
+//! may be otherwise than when it was asked.
+
+use super::peers::{Asker, Follow};
+use crate::store::BatchRow;
+use mezcal_common::message::agent::ToAgent;
+use mezcal_common::message::client::{BatchTerms, Submission};
+use mezcal_common::model::ids::{BatchId, SessionId};
+
+pub(super) enum Found {
+    Batches(Listing, Result<Vec<BatchRow>, String>),
+    /// The batch that somebody wants to follow; none: the store does not have it.
+    Batch(Follow, BatchId, Result<Option<BatchRow>, String>),
+    Again(Retry, Result<Again, String>),
+    /// A request for the output of a job, and the question for the agent that has it, which has the
+    /// job's text.
+    Text(u64, Option<(SessionId, ToAgent)>),
+}
+
+/// Somebody wants to see their batches.
+pub(super) struct Listing {
+    pub(super) by: Asker,
+    /// And everybody else's.
+    pub(super) all: bool,
+}
+
+/// Somebody wants an ended batch to run again.
+pub(super) struct Retry {
+    pub(super) by: Asker,
+    pub(super) batch: BatchId,
+    /// Only what did not succeed.
+    pub(super) failed: bool,
+    /// Revocations that had been done when it was looked whether the batch's owner is still a user.
+    pub(super) revocations: u64,
+}
+
+/// An ended batch as a new one.
+pub(super) struct Again {
+    pub(super) terms: BatchTerms,
+    pub(super) host_sets: Vec<Vec<String>>,
+    pub(super) jobs: Vec<Submission>,
+}
