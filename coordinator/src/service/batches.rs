@@ -22,9 +22,9 @@ struct Own {
 
 impl Batches {
     pub(super) fn insert(&mut self, id: BatchId, batch: Batch) {
-        let own = self.by_user.entry(batch.owner.clone()).or_default();
+        let own = self.by_user.entry(batch.owner().to_owned()).or_default();
         own.all.insert(id);
-        if !batch.done {
+        if !batch.is_done() {
             own.running.insert(id);
         }
         self.all.insert(id, batch);
@@ -34,21 +34,21 @@ impl Batches {
         let Some(batch) = self.all.remove(&id) else {
             return;
         };
-        let Some(own) = self.by_user.get_mut(&batch.owner) else {
+        let Some(own) = self.by_user.get_mut(batch.owner()) else {
             return;
         };
         own.all.remove(&id);
         own.running.remove(&id);
         if own.all.is_empty() {
-            self.by_user.remove(&batch.owner);
+            self.by_user.remove(batch.owner());
         }
     }
 
     /// All its jobs are over.
     pub(super) fn ended(&mut self, id: BatchId) -> Option<&mut Batch> {
         let batch = self.all.get_mut(&id)?;
-        batch.done = true;
-        if let Some(own) = self.by_user.get_mut(&batch.owner) {
+        batch.has_ended();
+        if let Some(own) = self.by_user.get_mut(batch.owner()) {
             own.running.remove(&id);
         }
         Some(batch)
@@ -157,7 +157,7 @@ mod tests {
                 let wanted = |user: Option<&str>| -> Vec<BatchId> {
                     let seen = all
                         .iter()
-                        .filter(|(_, batch)| user.is_none_or(|user| batch.owner == user))
+                        .filter(|(_, batch)| user.is_none_or(|user| batch.owner() == user))
                         .map(|(id, _)| *id);
                     seen.filter(|id| id.to_string().starts_with(&text[..length]))
                         .collect()

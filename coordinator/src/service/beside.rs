@@ -15,9 +15,9 @@ impl Service {
         let client = self.clients.get_mut(&id)?;
         Some(Asker {
             client: id,
-            user: client.user.clone(),
+            user: client.user().to_owned(),
             request,
-            in_hand: client.in_hand.take(),
+            in_hand: client.take_in_hand(),
         })
     }
 
@@ -55,7 +55,7 @@ impl Service {
         let Some(client) = self.clients.get_mut(&id) else {
             return;
         };
-        let in_hand = client.in_hand.take();
+        let in_hand = client.take_in_hand();
         self.beside(async move {
             let answers = tokio::task::spawn_blocking(find_out).await;
             Input::Answer(id, answers.unwrap_or_default(), in_hand)

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{BatchId, JobKey};
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Jobs on their way to the store. Beyond this, whoever submits waits.
@@ -18,23 +19,39 @@ const MAX_UNSTORED_BYTES: usize = 32 << 20;
 /// left in it.
 const LARGE_TEXTS: usize = 64 << 20;
 
+/// A store that cannot be written for longer than this refuses what has just come and has not
+/// begun; until then it waits, too.
+const PASSING: Duration = Duration::from_secs(8);
+/// After this those who wait are told why.
+const SAID_AFTER: Duration = Duration::from_secs(1);
+
+/// How long the store has been in trouble.
+pub(super) struct Trouble {
+    /// Long enough for those who wait to be told, who have not been.
+    pub(super) is_said: bool,
+    /// Too long for what has not begun.
+    pub(super) lasts: bool,
+}
+
 /// What a service with a store has beside it.
 pub(super) struct Kept {
-    pub(super) writer: Writer,
+    writer: Writer,
     reads: Reads,
     /// Records handed to the store so far, and those that are safe.
-    pub(super) issued: u64,
-    pub(super) committed: u64,
+    issued: u64,
+    committed: u64,
+    /// Those that have not been handed over yet.
+    records: Vec<Record>,
     /// Effects that wait until so many records are safe.
-    pub(super) held: VecDeque<(u64, Effect)>,
+    held: VecDeque<(u64, Effect)>,
     /// Texts of jobs that have been placed and not been sent, and how often they were placed.
-    pub(super) specs: HashMap<JobKey, (Bytes, u32)>,
+    specs: HashMap<JobKey, (Bytes, u32)>,
     /// Why nothing can be written at present.
-    pub(super) trouble: Option<String>,
+    trouble: Option<String>,
     /// Since when, and whether those who wait have been told.
-    pub(super) since: Option<(BootInstant, bool)>,
+    since: Option<(BootInstant, bool)>,
     /// Batches of which the store has nothing yet, by the number of the record that opens them.
-    pub(super) opening: VecDeque<(u64, BatchId)>,
+    opening: VecDeque<(u64, BatchId)>,
     /// Jobs that are not safe yet, by the number of the record that has them, with the bytes of
     /// their texts; and all of them.
     jobs: VecDeque<(u64, usize, usize)>,
@@ -52,6 +69,7 @@ impl Kept {
             reads: Reads::new(reader),
             issued: 0,
             committed: 0,
+            records: Vec::new(),
             held: VecDeque::new(),
             specs: HashMap::new(),
             trouble: None,
@@ -74,25 +92,101 @@ impl Kept {
         self.opening.iter().any(|(_, opening)| *opening == batch)
     }
 
-    pub(super) fn issue(&mut self, record: &Record) {
+    /// A record that goes to the store with the next ones.
+    pub(super) fn issue(&mut self, record: Record) {
         self.issued += 1;
-        if let Record::Opened { terms, .. } = record {
+        if let Record::Opened { terms, .. } = &record {
             self.opening.push_back((self.issued, terms.context.batch));
         }
-        if let Record::Submitted { jobs, .. } = record {
+        if let Record::Submitted { jobs, .. } = &record {
             let bytes = jobs.iter().map(|job| job.spec.len()).sum();
             self.jobs.push_back((self.issued, jobs.len(), bytes));
             self.unsafe_jobs += jobs.len();
             self.unsafe_bytes += bytes;
             self.behind.send_replace(self.is_behind());
         }
+        self.records.push(record);
+    }
+
+    /// Hands the store what has been issued.
+    pub(super) fn write(&mut self) {
+        if !self.records.is_empty() {
+            self.writer.write(std::mem::take(&mut self.records));
+        }
+    }
+
+    /// Gives an effect back that may take place now; else it waits for the records before it.
+    pub(super) fn when_safe(&mut self, effect: Effect) -> Option<Effect> {
+        let overtakes = effect.overtakes_the_store() && self.may_greet(&effect);
+        if self.is_all_safe() || overtakes {
+            return Some(effect);
+        }
+        self.held.push_back((self.issued, effect));
+        None
+    }
+
+    /// The next effect that the store has made safe.
+    pub(super) fn next_safe(&mut self) -> Option<Effect> {
+        let committed = self.committed;
+        let next = self.held.pop_front_if(|(after, _)| *after <= committed);
+        next.map(|(_, effect)| effect)
+    }
+
+    pub(super) fn is_all_safe(&self) -> bool {
+        self.committed == self.issued
+    }
+
+    /// Why nothing can be written at present.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// The store could not write, once more.
+    pub(super) fn failed(&mut self, why: String, now: BootInstant) -> Trouble {
+        if self.trouble.as_ref() != Some(&why) {
+            tracing::error!(
+                why,
+                "the store cannot be written; running jobs go on, and nothing new is accepted"
+            );
+        }
+        self.trouble = Some(why);
+        let (since, told) = self.since.get_or_insert((now, false));
+        let lasted = now.since(*since);
+        Trouble {
+            is_said: lasted >= SAID_AFTER && !std::mem::replace(told, true),
+            lasts: lasted >= PASSING,
+        }
+    }
+
+    /// Batches that the store has nothing of: those that are on their way there, which are not
+    /// counted as such any more, and those whose first jobs are accepted when others are safe.
+    pub(super) fn not_begun(&mut self) -> (Vec<BatchId>, Vec<BatchId>) {
+        let opening = self.opening.drain(..).map(|(_, batch)| batch).collect();
+        let accepted = self.held.iter().filter_map(|(_, held)| match held {
+            Effect::Accepted {
+                batch,
+                closed: false,
+                ..
+            } => Some(*batch),
+            _ => None,
+        });
+        (opening, accepted.collect())
     }
 
     fn is_behind(&self) -> bool {
         self.unsafe_jobs > MAX_UNSTORED_JOBS || self.unsafe_bytes > MAX_UNSTORED_BYTES
     }
 
-    pub(super) fn committed(&mut self, through: u64) {
+    /// Everything up to this record is safe, and these are the texts of jobs that it places. True
+    /// if those who wait have been told that nothing could be written.
+    pub(super) fn committed(&mut self, through: u64, specs: Vec<(JobKey, Bytes)>) -> bool {
+        let told = self.since.take().is_some_and(|(_, told)| told);
+        if self.trouble.take().is_some() {
+            tracing::info!("the store can be written again");
+        }
+        for (key, text) in specs {
+            self.specs.entry(key).or_insert((text, 0)).1 += 1;
+        }
         self.committed = through;
         while self
             .opening
@@ -112,6 +206,7 @@ impl Kept {
         let is = self.is_behind();
         self.behind
             .send_if_modified(|was| std::mem::replace(was, is) != is);
+        told
     }
 
     /// The text of a job that is sent; one that was placed again before it was sent once is sent as
@@ -128,7 +223,7 @@ impl Kept {
 
     /// False for a welcome with engine numbers that are on their way themselves: an earlier one with
     /// them waits.
-    pub(super) fn may_greet(&self, effect: &Effect) -> bool {
+    fn may_greet(&self, effect: &Effect) -> bool {
         let numbers = |effect: &Effect| match effect {
             Effect::Welcome(_, welcome) => Some(welcome.first_engine),
             _ => None,

@@ -98,7 +98,7 @@ impl Service {
 
     fn accepted(&mut self, batch: BatchId, jobs: u64, closed: bool) {
         if let Some(known) = self.batches.get_mut(batch) {
-            known.begun = true;
+            known.begins();
         }
         if closed {
             self.is_retried(batch, Ok(()));
@@ -119,7 +119,7 @@ impl Service {
             return;
         };
         if let Some(client) = self.clients.get_mut(&asked.client) {
-            client.asked -= 1;
+            client.is_answered();
         }
         let request = asked.request;
         let answer = match result {
@@ -142,7 +142,7 @@ impl Service {
 
     fn batch_done(&mut self, batch: BatchId) {
         let ended = self.batches.ended(batch);
-        let large = ended.is_some_and(|batch| batch.results >= LARGE_BATCH);
+        let large = ended.is_some_and(|batch| batch.results() >= LARGE_BATCH);
         self.let_go(batch);
         if large {
             memory::give_back();
@@ -211,7 +211,7 @@ impl Service {
         let Some(peer) = self
             .clients
             .get(&asked.client)
-            .and_then(|client| client.peer.clone())
+            .and_then(|client| client.peer().cloned())
         else {
             return;
         };

@@ -29,14 +29,14 @@ impl Service {
             version: mezcal_common::VERSION,
             hosts: self.host_views(),
             batches: self.batch_views(),
-            ended: sum(|batch| batch.results),
+            ended: sum(Batch::results),
             failed: sum(failed_of),
-            cancelled: sum(|batch| batch.aside.cancelled),
-            skipped: sum(|batch| batch.aside.skipped),
+            cancelled: sum(|batch| batch.aside().cancelled),
+            skipped: sum(|batch| batch.aside().skipped),
             recent,
             seq,
             failing: observed.failing(),
-            trouble: self.kept.as_ref().and_then(|kept| kept.trouble.clone()),
+            trouble: self.trouble(),
         })
     }
 
@@ -72,20 +72,20 @@ impl Service {
 
     fn batch_views(&self) -> Vec<BatchView> {
         let mut batches: Vec<(&BatchId, &Batch)> = self.batches.iter().collect();
-        batches.sort_by_key(|(_, batch)| (batch.done, Reverse(batch.serial)));
-        let open = batches.iter().filter(|(_, batch)| !batch.done).count();
+        batches.sort_by_key(|(_, batch)| (batch.is_done(), Reverse(batch.serial())));
+        let open = batches.iter().filter(|(_, batch)| !batch.is_done()).count();
         let running = self.scheduler.running_by_batch();
         let view = |(id, batch): (&BatchId, &Batch)| BatchView {
             id: *id,
-            user: batch.owner.clone(),
-            name: batch.name.clone(),
+            user: batch.owner().to_owned(),
+            name: batch.name().cloned(),
             jobs: jobs_of(&self.scheduler, id, batch),
-            running: running.get(&batch.serial).copied().unwrap_or(0),
-            ended: batch.results,
+            running: running.get(&batch.serial()).copied().unwrap_or(0),
+            ended: batch.results(),
             failed: failed_of(batch),
-            cancelled: batch.aside.cancelled,
-            skipped: batch.aside.skipped,
-            done: batch.done,
+            cancelled: batch.aside().cancelled,
+            skipped: batch.aside().skipped,
+            done: batch.is_done(),
         };
         let shown = open.min(BATCHES) + ENDED_BATCHES;
         batches.into_iter().take(shown).map(view).collect()
@@ -93,8 +93,8 @@ impl Service {
 
     /// What is known to run where, by host.
     fn running_by_host(&self) -> HashMap<&str, Vec<(u16, Running)>> {
-        let live = self.batches.iter().filter(|(_, batch)| !batch.done);
-        let ids: BTreeMap<BatchSerial, BatchId> = live.map(|(id, b)| (b.serial, *id)).collect();
+        let live = self.batches.iter().filter(|(_, batch)| !batch.is_done());
+        let ids: BTreeMap<BatchSerial, BatchId> = live.map(|(id, b)| (b.serial(), *id)).collect();
         let hosts = self.scheduler.running().map(|(host, _, on)| {
             let known = on.filter_map(|(engine, key)| {
                 let (batch, job) = (*ids.get(&key.batch)?, key.job);
@@ -109,10 +109,10 @@ impl Service {
     pub(super) fn metrics(&self) -> Option<String> {
         let observed = self.observed.as_ref()?;
         let hosts = self.scheduler.host_status(BootInstant::now(), |_| None);
-        let live = || self.batches.iter().filter(|(_, batch)| !batch.done);
+        let live = || self.batches.iter().filter(|(_, batch)| !batch.is_done());
         let running: u64 = self.scheduler.running_by_batch().values().sum();
         let open: u64 = live()
-            .map(|(id, batch)| jobs_of(&self.scheduler, id, batch).saturating_sub(batch.results))
+            .map(|(id, batch)| jobs_of(&self.scheduler, id, batch).saturating_sub(batch.results()))
             .sum();
         let (agents, engines) = self.scheduler.fleet();
         let ready = hosts.iter().filter(|host| host.ready);
@@ -131,7 +131,7 @@ impl Service {
             hosts: hosts.into_iter().map(host).collect(),
             expiries: self.expiries(),
             unsaved: self.kept.as_ref().map_or(0, Kept::unsaved),
-            writable: self.kept.as_ref().is_none_or(|kept| kept.trouble.is_none()),
+            writable: self.trouble().is_none(),
         })
     }
 
@@ -152,13 +152,13 @@ impl Service {
 
 /// Those that were no success, without the cancelled and skipped ones.
 fn failed_of(batch: &Batch) -> u64 {
-    batch.failed - batch.aside.cancelled - batch.aside.skipped
+    batch.failed() - batch.aside().cancelled - batch.aside().skipped
 }
 
 fn jobs_of(scheduler: &Scheduler, id: &BatchId, batch: &Batch) -> u64 {
     scheduler
         .batch_so_far(*id)
-        .map_or(batch.results, |(_, _, jobs, _)| jobs)
+        .map_or(batch.results(), |(_, _, jobs, _)| jobs)
 }
 
 fn state_of(host: &HostStatus, failing: Option<&String>) -> (&'static str, Option<String>) {

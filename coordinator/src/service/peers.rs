@@ -6,7 +6,7 @@ use super::outlet::{Outlet, Weight};
 use mezcal_common::message::agent::ToAgent;
 use mezcal_common::message::client::{Attachment, ToClient};
 use mezcal_common::model::ids::{BatchId, SessionId};
-use mezcal_common::wire::endpoint::Peer;
+use mezcal_common::wire::endpoint::{Peer, close};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -15,10 +15,14 @@ use tokio::sync::mpsc;
 pub(super) const CLIENT_DEPTH: usize = 256;
 /// Bytes that wait for a client beside what it has asked for, mostly output of its jobs, before it
 /// is given up: it does not read at all.
-pub(super) const MOST_WAITING: usize = 64 << 20;
+const MOST_WAITING: usize = 64 << 20;
 /// Bytes of a refusal: it may name everything that a request has named, each with why, and has to
 /// fit a frame with room to spare.
 const MOST_WORDS: usize = 64 * 1024;
+
+/// Cancels of a connection that have not been answered and questions for the output of jobs, whose
+/// answers may go on: each is remembered.
+pub(super) const MAX_ASKED: usize = 16_384;
 
 /// A client, counted by the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,23 +78,23 @@ fn shorten(message: &mut ToClient) {
 }
 
 pub(super) struct Client {
-    pub(super) outlet: Outlet<ToClient>,
+    outlet: Outlet<ToClient>,
     /// What goes there next, and how many bytes that is.
-    pub(super) outbox: VecDeque<ToClient>,
-    pub(super) waiting: usize,
+    outbox: VecDeque<ToClient>,
+    waiting: usize,
     /// Somebody will say when there is room.
-    pub(super) told_of_room: bool,
-    pub(super) watches: BTreeMap<BatchId, Watch>,
-    pub(super) user: String,
+    told_of_room: bool,
+    watches: BTreeMap<BatchId, Watch>,
+    user: String,
     /// None within this process.
-    pub(super) peer: Option<Peer>,
-    pub(super) version: u16,
+    peer: Option<Peer>,
+    version: u16,
     load: Arc<Load>,
     /// The request that is being handled, and those whose answers are in the way of others.
-    pub(super) in_hand: Option<InHand>,
+    in_hand: Option<InHand>,
     unread: Vec<InHand>,
     /// Its requests that are still known.
-    pub(super) asked: usize,
+    asked: usize,
 }
 
 impl Client {
@@ -161,8 +165,108 @@ impl Client {
     }
 
     /// Whether somebody has to say when there is room.
-    pub(super) fn must_be_told(&mut self) -> bool {
+    fn must_be_told(&mut self) -> bool {
         !self.outlet.has_room() && !std::mem::replace(&mut self.told_of_room, true)
+    }
+
+    /// Resolves when there is room again, if there is none and nobody has been asked to say so.
+    pub(super) fn drained(&mut self) -> Option<impl Future<Output = ()> + Send + 'static> {
+        self.must_be_told().then(|| self.outlet.drained())
+    }
+
+    /// Somebody says that there is room.
+    pub(super) fn has_room(&mut self) {
+        self.told_of_room = false;
+    }
+
+    /// What it follows, with what it may be sent at once.
+    pub(super) fn deliveries(
+        &mut self,
+    ) -> (
+        impl Iterator<Item = (BatchId, &mut Watch)>,
+        &mut Outlet<ToClient>,
+    ) {
+        let watches = self.watches.iter_mut();
+        (
+            watches.map(|(batch, watch)| (*batch, watch)),
+            &mut self.outlet,
+        )
+    }
+
+    /// Ends the connection of one that does not read at all.
+    pub(super) fn give_up(&mut self) {
+        let Some(peer) = self.peer.as_ref().filter(|_| self.waiting > MOST_WAITING) else {
+            return;
+        };
+        let (user, from) = (&self.user, peer.remote_addr());
+        tracing::warn!(user, %from, "a client of {user} does not read; closing its connection");
+        peer.close(close::STALLED, "too much output of its jobs is unread");
+        self.outbox.clear();
+        self.waiting = 0;
+    }
+
+    pub(super) fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// None within this process.
+    pub(super) fn peer(&self) -> Option<&Peer> {
+        self.peer.as_ref()
+    }
+
+    /// The protocol version that both sides speak.
+    pub(super) fn version(&self) -> u16 {
+        self.version
+    }
+
+    pub(super) fn follow(&mut self, batch: BatchId, watch: Watch) {
+        self.watches.insert(batch, watch);
+    }
+
+    pub(super) fn unfollow(&mut self, batch: BatchId) {
+        self.watches.remove(&batch);
+    }
+
+    pub(super) fn watch(&self, batch: BatchId) -> Option<&Watch> {
+        self.watches.get(&batch)
+    }
+
+    pub(super) fn watch_mut(&mut self, batch: BatchId) -> Option<&mut Watch> {
+        self.watches.get_mut(&batch)
+    }
+
+    /// It has opened that batch, or opened it again.
+    pub(super) fn owns(&self, batch: BatchId) -> bool {
+        self.watch(batch).is_some_and(Watch::is_owners)
+    }
+
+    pub(super) fn followed(&self) -> impl Iterator<Item = BatchId> {
+        self.watches.keys().copied()
+    }
+
+    /// A request that is handled now.
+    pub(super) fn begins(&mut self, request: InHand) {
+        self.in_hand = Some(request);
+    }
+
+    /// The request that is handled, for somebody who answers it later.
+    pub(super) fn take_in_hand(&mut self) -> Option<InHand> {
+        self.in_hand.take()
+    }
+
+    /// Whether it has as many requests that are remembered as it may have.
+    pub(super) fn has_asked_enough(&self) -> bool {
+        self.asked >= MAX_ASKED
+    }
+
+    /// One more request that is remembered.
+    pub(super) fn asks(&mut self) {
+        self.asked += 1;
+    }
+
+    /// One that is remembered no longer.
+    pub(super) fn is_answered(&mut self) {
+        self.asked -= 1;
     }
 }
 

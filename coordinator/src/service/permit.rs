@@ -21,15 +21,18 @@ impl Service {
         self.stopping.then(|| "the coordinator is stopping".into())
     }
 
+    /// Why nothing can be stored at present.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let kept = self.kept.as_ref()?;
+        kept.trouble().map(ToOwned::to_owned)
+    }
+
     /// Why nothing new can be accepted at present.
     pub(super) fn no_room(&self) -> Option<String> {
         if let Some(stopping) = self.is_stopping() {
             return Some(stopping);
         }
-        self.kept
-            .as_ref()
-            .and_then(|kept| kept.trouble.as_deref())
-            .map(not_stored)
+        self.trouble().as_deref().map(not_stored)
     }
 
     pub(super) fn is_admin(&self, user: &str) -> bool {

@@ -32,7 +32,7 @@ impl Service {
         let Some(client) = self.clients.get(&id) else {
             return;
         };
-        let user = &*client.user.clone();
+        let user = &*client.user().to_owned();
         let answer = match message {
             ToService::Hello { .. } => return,
             ToService::Open { terms, have } => return self.open(id, user, terms, have, now),
@@ -154,9 +154,9 @@ impl Service {
             ToService::Taken { batch, .. } => (batch, false),
             _ => return None,
         };
-        match self.clients.get(&id)?.watches.get(batch) {
+        match self.clients.get(&id)?.watch(*batch) {
             None => Some("there is no such batch of yours"),
-            Some(watch) if changes && !watch.owner => {
+            Some(watch) if changes && !watch.is_owners() => {
                 Some("only whoever opened a batch may add to it, close it or take its output")
             }
             Some(_) => None,

@@ -36,7 +36,7 @@ impl Service {
     /// Revokes; answers when it is done.
     pub(super) fn revoke(&mut self, user: &str, mut asked: Request) {
         if let Some(client) = self.clients.get_mut(&asked.client) {
-            asked._in_hand = client.in_hand.take();
+            asked._in_hand = client.take_in_hand();
         }
         let enrolment = match self.list_for(user) {
             Ok(list) => list,
@@ -46,9 +46,11 @@ impl Service {
             return self.refuse_revocation(&asked, format!("at most {NAMES} names at once"));
         }
         let client = self.clients.get(&asked.client);
-        let own = client.and_then(|client| client.peer.clone()).filter(|_| {
-            asked.member == Member::User && asked.names.iter().any(|name| name == user)
-        });
+        let own = client
+            .and_then(|client| client.peer().cloned())
+            .filter(|_| {
+                asked.member == Member::User && asked.names.iter().any(|name| name == user)
+            });
         let revocation = Revocation {
             connections: self.connections(asked.member),
             admins: self.admins.clone(),
@@ -76,8 +78,8 @@ impl Service {
             Member::User => self
                 .clients
                 .values()
-                .filter(|client| client.peer.is_some())
-                .for_each(|client| count(&client.user)),
+                .filter(|client| client.peer().is_some())
+                .for_each(|client| count(client.user())),
         }
         connections
     }
@@ -104,10 +106,9 @@ impl Service {
                         self.scheduler.attempts_on(&revoked.name, now)
                 }
                 Member::User => {
-                    let own = self
-                        .clients
-                        .iter()
-                        .filter(|(_, client)| client.peer.is_some() && client.user == revoked.name);
+                    let own = self.clients.iter().filter(|(_, client)| {
+                        client.peer().is_some() && client.user() == revoked.name
+                    });
                     self.revocations.out.extend(own.map(|(id, _)| *id));
                     let batches: Vec<BatchId> = self.batches.running(&revoked.name).collect();
                     revoked.batches = batches.len() as u64;

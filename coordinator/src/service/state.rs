@@ -6,7 +6,7 @@ use super::durable::Kept;
 use super::enrol::Enrolment;
 use super::input::Input;
 use super::observed::Observed;
-use super::peers::{AgentLink, Asked, Client, ClientId, Follow, MOST_WAITING};
+use super::peers::{AgentLink, Asked, Client, ClientId, Follow};
 use super::reading::Reading;
 use super::revocations::Revocations;
 use super::settings::Settings;
@@ -15,7 +15,6 @@ use mezcal_common::message::client::ToClient;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{BatchId, SessionId};
 use mezcal_common::model::job::Stop;
-use mezcal_common::wire::endpoint::close;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,29 +107,18 @@ impl Service {
 
     /// Tells whoever follows a batch.
     pub(super) fn tell_watchers(&mut self, batch: BatchId, message: &ToClient) {
-        for client in self
-            .clients
-            .values_mut()
-            .filter(|client| client.watches.contains_key(&batch))
-        {
+        let follow = |client: &&mut Client| client.watch(batch).is_some();
+        for client in self.clients.values_mut().filter(follow) {
             client.tell(message.clone());
         }
     }
 
-    /// Tells whoever has opened a batch.
+    /// Tells everybody who has opened a batch.
     pub(super) fn tell_owners(&mut self, batch: BatchId, message: &ToClient) {
-        let owns =
-            |client: &&mut Client| client.watches.get(&batch).is_some_and(|watch| watch.owner);
-        for client in self.clients.values_mut().filter(owns) {
+        let own = |client: &&mut Client| client.owns(batch);
+        for client in self.clients.values_mut().filter(own) {
             client.tell(message.clone());
-            if client.waiting > MOST_WAITING
-                && let Some(peer) = &client.peer
-            {
-                tracing::warn!(user = client.user, from = %peer.remote_addr(), "a client of {} does not read; closing its connection", client.user);
-                peer.close(close::STALLED, "too much output of its jobs is unread");
-                client.outbox.clear();
-                client.waiting = 0;
-            }
+            client.give_up();
         }
     }
 }

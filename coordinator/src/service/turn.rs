@@ -1,5 +1,6 @@
 //! The loop: events in, effects performed, and those held back that wait for the store.
 
+use super::durable::Kept;
 use super::found::Found;
 use super::input::Input;
 use super::peers::{AgentLink, Client};
@@ -67,7 +68,7 @@ impl Service {
 
     fn nothing_is_left(&self) -> bool {
         match &self.kept {
-            Some(kept) => kept.committed == kept.issued,
+            Some(kept) => kept.is_all_safe(),
             None => self.batches.is_empty(),
         }
     }
@@ -92,7 +93,7 @@ impl Service {
             Input::Found(found) => self.found(*found, now),
             Input::Room(client) => {
                 if let Some(client) = self.clients.get_mut(&client) {
-                    client.told_of_room = false;
+                    client.has_room();
                 }
             }
             Input::Read(what, page) => self.page_read(what, &page),
@@ -122,7 +123,7 @@ impl Service {
                 }
             }
             Input::Trouble(reply) => {
-                let _ = reply.send(self.kept.as_ref().and_then(|kept| kept.trouble.clone()));
+                let _ = reply.send(self.trouble());
             }
             Input::Reload(adjustable) => self.adjust(adjustable, now),
         }
@@ -164,44 +165,35 @@ impl Service {
 
     fn perform(&mut self) {
         self.release();
-        let mut records: Vec<Record> = Vec::new();
         while let Some(effect) = self.scheduler.poll_effect() {
-            match (&mut self.kept, effect) {
-                (Some(kept), Effect::Persist(record)) => {
-                    if let (
-                        Some(observed),
-                        Record::Again {
-                            outcome: Some(outcome),
-                            ..
-                        },
-                    ) = (&self.observed, &record)
+            let Some(kept) = &mut self.kept else {
+                self.carry_out(effect);
+                continue;
+            };
+            match effect {
+                Effect::Persist(record) => {
+                    if let (Some(observed), Record::Again { outcome, .. }) =
+                        (&self.observed, &record)
                     {
-                        observed.attempt(outcome);
+                        outcome.iter().for_each(|outcome| observed.attempt(outcome));
                     }
-                    kept.issue(&record);
-                    records.push(record);
+                    kept.issue(record);
                 }
-                (Some(kept), effect)
-                    if kept.issued > kept.committed
-                        && !(effect.overtakes_the_store() && kept.may_greet(&effect)) =>
-                {
-                    kept.held.push_back((kept.issued, effect));
+                effect => {
+                    if let Some(effect) = kept.when_safe(effect) {
+                        self.carry_out(effect);
+                    }
                 }
-                (_, effect) => self.carry_out(effect),
             }
         }
-        if let Some(kept) = self.kept.as_mut().filter(|_| !records.is_empty()) {
-            kept.writer.write(records);
+        if let Some(kept) = &mut self.kept {
+            kept.write();
         }
     }
 
     /// Performs what the store has made safe.
     fn release(&mut self) {
-        while let Some(kept) = &mut self.kept
-            && let Some((_, effect)) = kept
-                .held
-                .pop_front_if(|(after, _)| *after <= kept.committed)
-        {
+        while let Some(effect) = self.kept.as_mut().and_then(Kept::next_safe) {
             self.carry_out(effect);
         }
     }

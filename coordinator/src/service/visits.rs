@@ -1,6 +1,7 @@
 //! Agents and clients that come, speak and go.
 
 use super::admit;
+use super::batch::Batch;
 use super::intake::InHand;
 use super::peers::{AgentLink, Asked, Client, ClientId};
 use super::state::Service;
@@ -115,7 +116,7 @@ impl Service {
             let Some(client) = self.clients.get_mut(&client) else {
                 continue;
             };
-            client.asked -= 1;
+            client.is_answered();
             if !answered {
                 let streams = Err("its host was lost before it answered".into());
                 client.tell(ToClient::LogsAnswer { request, streams });
@@ -126,8 +127,7 @@ impl Service {
 
     pub(super) fn client_came(&mut self, id: ClientId, mut client: Client) {
         if client
-            .peer
-            .as_ref()
+            .peer()
             .is_some_and(|peer| admit::has_ended(self.enrolment.as_ref(), peer))
         {
             return;
@@ -148,11 +148,11 @@ impl Service {
             return;
         }
         if let Some(client) = self.clients.get_mut(&id) {
-            client.in_hand = Some(in_hand);
+            client.begins(in_hand);
             self.client_message(id, message, now);
         }
         if let Some(client) = self.clients.get_mut(&id) {
-            let in_hand = client.in_hand.take();
+            let in_hand = client.take_in_hand();
             client.handled(in_hand);
         }
     }
@@ -163,8 +163,8 @@ impl Service {
             return;
         };
         self.asked.retain(|_, asked| asked.client != id);
-        for (batch, watch) in gone.watches {
-            if watch.owner {
+        for batch in gone.followed() {
+            if gone.owns(batch) {
                 self.client_left(batch, now);
             }
             self.let_go(batch);
@@ -173,14 +173,10 @@ impl Service {
 
     /// A client that looked after a batch is gone.
     fn client_left(&mut self, batch: BatchId, now: BootInstant) {
-        if self
-            .clients
-            .values()
-            .any(|client| client.watches.get(&batch).is_some_and(|watch| watch.owner))
-        {
+        if self.clients.values().any(|client| client.owns(batch)) {
             return;
         }
-        if self.kept.is_some() && self.batches.get(batch).is_some_and(|b| b.stored) {
+        if self.kept.is_some() && self.batches.get(batch).is_some_and(Batch::is_stored) {
             self.scheduler.handle(Event::Unattended { batch }, now);
         } else {
             self.batches.remove(batch);

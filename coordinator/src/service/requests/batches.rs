@@ -40,7 +40,12 @@ impl Service {
         let found = self.find_batch(&asked.by.user, &asked.batch);
         match found.and_then(|batch| Ok((batch, self.reads()?))) {
             Err(why) => self.not_attached(asked, why),
-            Ok((batch, _)) if self.batches.get(batch).is_none_or(|known| !known.stored) => {
+            Ok((batch, _))
+                if self
+                    .batches
+                    .get(batch)
+                    .is_none_or(|known| !known.is_stored()) =>
+            {
                 self.not_attached(
                     asked,
                     "that batch is not kept: it ends with its client".into(),
@@ -84,7 +89,7 @@ impl Service {
                 ..asked
             }),
             Ok(None) => self.not_attached(asked, "the store does not have that batch".into()),
-            Ok(Some(_)) if client.watches.contains_key(&batch) => {
+            Ok(Some(_)) if client.watch(batch).is_some() => {
                 self.not_attached(asked, "this connection follows that batch already".into());
             }
             Ok(Some(row)) => {
@@ -139,7 +144,7 @@ impl Service {
                 .map(|row| with_running(row, &running))
                 .collect()
         });
-        let (request, apart) = (by.request, client.version >= COUNTS_APART);
+        let (request, apart) = (by.request, client.version() >= COUNTS_APART);
         let message = |batches, more| match apart {
             true => ToClient::BatchesApart {
                 request,
@@ -159,15 +164,15 @@ impl Service {
         let batch = self.find_batch(user, name)?;
         self.reads()?;
         let known = self.batches.get(batch).ok_or("there is no such batch")?;
-        if !known.done {
+        if !known.is_done() {
             return Err("that batch has not ended; cancel it first".into());
         }
         if let Some(kept) = &self.kept {
-            kept.forget(known.serial);
+            kept.forget(known.serial());
         }
         self.batches.remove(batch);
         for client in self.clients.values_mut() {
-            client.watches.remove(&batch);
+            client.unfollow(batch);
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ impl Service {
         let Some(client) = self.clients.get_mut(&id) else {
             return;
         };
-        if client.version < HOSTS_IN_PAGES {
+        if client.version() < HOSTS_IN_PAGES {
             return client.tell(ToClient::Hosts(that_fit(hosts)));
         }
         let page = |page: Result<Vec<HostStatus>, String>, more| ToClient::HostsPage {

@@ -1,17 +1,13 @@
 //! What clients ask of single jobs: to cancel them, what they write, why they do not run.
 
 use crate::scheduler::{Event, Wanted};
-use crate::service::peers::{Asked, ClientId};
+use crate::service::peers::{Asked, ClientId, MAX_ASKED};
 use crate::service::state::Service;
 use mezcal_common::message::agent::LogWish;
 use mezcal_common::message::client::{Selector, ToClient};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::BatchId;
 use mezcal_common::model::job::Stop;
-
-/// Cancels of a connection that have not been answered and questions for the output of jobs, whose
-/// answers may go on: each is remembered.
-const MAX_ASKED: usize = 16_384;
 
 impl Service {
     pub(super) fn cancel(
@@ -25,7 +21,7 @@ impl Service {
         let Some(client) = self.clients.get(&id) else {
             return;
         };
-        if client.asked >= MAX_ASKED {
+        if client.has_asked_enough() {
             let reason = format!(
                 "this connection waits for the answers to {MAX_ASKED} requests; wait for some of them"
             );
@@ -34,7 +30,7 @@ impl Service {
         // What is named twice is cancelled once: a name can stand for many batches.
         let mut all = false;
         what.retain(|selector| *selector != Selector::Mine || !std::mem::replace(&mut all, true));
-        let user = &client.user;
+        let user = client.user();
         let wanted: Result<Vec<Vec<Wanted>>, String> = what
             .iter()
             .map(|selector| self.select(user, selector))
@@ -42,7 +38,7 @@ impl Service {
         match wanted {
             Ok(wanted) => {
                 let what: Vec<Wanted> = wanted.into_iter().flatten().collect();
-                let owns = |batch: &BatchId| client.watches.get(batch).is_some_and(|w| w.owner);
+                let owns = |batch: &BatchId| client.owns(*batch);
                 let elsewhere = what.iter().any(|wanted| !owns(&wanted.batch));
                 let why = elsewhere.then(|| format!("cancelled by {user}").into());
                 let request = Some(self.ask(id, request));
@@ -72,12 +68,12 @@ impl Service {
         let Some(client) = self.clients.get(&id) else {
             return;
         };
-        let found = if client.asked >= MAX_ASKED {
+        let found = if client.has_asked_enough() {
             Err(format!(
                 "this connection has asked for output {MAX_ASKED} times; connect again"
             ))
         } else {
-            self.find_batch(&client.user, batch)
+            self.find_batch(client.user(), batch)
         };
         match found {
             Ok(batch) => {
@@ -128,7 +124,7 @@ impl Service {
         let number = self.next_request;
         self.next_request += 1;
         if let Some(client) = self.clients.get_mut(&client) {
-            client.asked += 1;
+            client.asks();
         }
         self.asked.insert(
             number,

@@ -1,6 +1,7 @@
 //! The batches and jobs that users mean.
 
 use crate::scheduler::{Wanted, WantedJob};
+use crate::service::batch::Batch;
 use crate::service::state::Service;
 use mezcal_common::message::client::Selector;
 use mezcal_common::model::ids::BatchId;
@@ -30,7 +31,7 @@ impl Service {
 
     /// Of a batch whose jobs have all ended nothing can be cancelled.
     fn wanted(&self, batch: BatchId, job: Option<WantedJob>) -> Vec<Wanted> {
-        if self.batches.get(batch).is_some_and(|b| b.done) {
+        if self.batches.get(batch).is_some_and(Batch::is_done) {
             Vec::new()
         } else {
             vec![Wanted { batch, job }]

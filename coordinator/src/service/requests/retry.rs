@@ -55,12 +55,12 @@ impl Service {
     /// Whether that batch can be run again at present, with its number and its owner.
     fn may_run_again(&self, batch: BatchId) -> Result<(BatchSerial, String), String> {
         let known = self.batches.get(batch).ok_or(FORGOTTEN)?;
-        if !known.done {
+        if !known.is_done() {
             return Err("that batch has not ended; wait for it, or cancel it first".into());
         }
-        match self.no_room().or_else(|| self.too_many(&known.owner)) {
+        match self.no_room().or_else(|| self.too_many(known.owner())) {
             Some(why) => Err(why),
-            None => Ok((known.serial, known.owner.clone())),
+            None => Ok((known.serial(), known.owner().to_owned())),
         }
     }
 

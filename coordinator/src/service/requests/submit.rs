@@ -40,22 +40,19 @@ impl Service {
     ) -> Option<String> {
         let in_memory = self.kept.is_some();
         let batch = self.batches.get_mut(batch)?;
-        let named = batch.host_names + host_sets.iter().map(|set| 1 + set.len()).sum::<usize>();
-        if named > MAX_NAMED {
+        let size = batch.size_with(host_sets, jobs);
+        if size.host_names > MAX_NAMED {
             return Some(format!(
                 "the hosts that its jobs name are more than {MAX_NAMED}; split the batch, or name fewer for each job"
             ));
         }
-        let (count, texts) = (
-            batch.jobs + jobs.len(),
-            batch.texts + jobs.iter().map(|job| job.spec.len()).sum::<usize>(),
-        );
-        if in_memory && !batch.stored && (count > MAX_ONCE || texts > MAX_ONCE_BYTES) {
+        let once = in_memory && !batch.is_stored();
+        if once && (size.jobs > MAX_ONCE || size.texts > MAX_ONCE_BYTES) {
             return Some(format!(
                 "a batch that ends with its client may have {MAX_ONCE} jobs and {MAX_ONCE_BYTES} bytes of them; use `coordinator run`"
             ));
         }
-        (batch.host_names, batch.jobs, batch.texts) = (named, count, texts);
+        batch.grows_to(size);
         None
     }
 
@@ -91,7 +88,7 @@ impl Service {
         let Some(client) = self.clients.get_mut(&id) else {
             return;
         };
-        let Some(watch) = client.watches.get_mut(&batch) else {
+        let Some(watch) = client.watch_mut(batch) else {
             return;
         };
         watch.take(results);
@@ -100,8 +97,8 @@ impl Service {
             .get(batch)
             .is_some_and(|known| watch.is_over(known))
         {
-            client.watches.remove(&batch);
-            if self.batches.get(batch).is_some_and(|b| b.stored) {
+            client.unfollow(batch);
+            if self.batches.get(batch).is_some_and(Batch::is_stored) {
                 self.let_go(batch);
             } else {
                 self.batches.remove(batch);
@@ -119,12 +116,12 @@ impl Service {
     ) {
         let batch = terms.context.batch;
         let refused = match self.batches.get(batch) {
-            Some(known) if known.owner == user && self.kept.is_some() && !known.stored => Some(
+            Some(known) if known.owner() == user && self.kept.is_some() && !known.is_stored() => Some(
                 "that batch ends with the connection that has opened it: nothing of it can be had over another one"
                     .into(),
             ),
-            Some(known) if known.owner == user && self.kept.is_some() => {
-                let have = have.min(known.results);
+            Some(known) if known.owner() == user && self.kept.is_some() => {
+                let have = have.min(known.results());
                 self.watch(id, batch, Watch::of_owner(have));
                 self.scheduler.handle(Event::Attended { batch }, now);
                 None
@@ -191,7 +188,7 @@ impl Service {
 
     pub(super) fn watch(&mut self, id: ClientId, batch: BatchId, watch: Watch) {
         if let Some(client) = self.clients.get_mut(&id) {
-            client.watches.insert(batch, watch);
+            client.follow(batch, watch);
         }
     }
 }
