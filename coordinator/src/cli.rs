@@ -136,9 +136,17 @@ impl Verb {
     }
 }
 
-/// The command line of this program, for programs that add verbs to it.
+/// The command line of this program.
 pub fn command() -> clap::Command {
+    command_of("coordinator")
+}
+
+/// The same for a program of another name, which may have more.
+pub fn command_of(program: &'static str) -> clap::Command {
     Cli::command()
+        .name(program)
+        .bin_name(program)
+        .mut_subcommand("exec", |exec| exec.override_usage(exec::usage(program)))
 }
 
 /// Runs the program with the command line `command`. `stdout_was_closed`: before its start.

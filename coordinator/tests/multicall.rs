@@ -62,6 +62,23 @@ fn one_file_is_each_program_by_its_name() {
 }
 
 #[test]
+fn the_usage_of_a_verb_has_the_name_that_was_called() {
+    let dir = installed();
+    for name in ["mezcal", "coordinator"] {
+        for (verb, wrong) in [("exec", "--all"), ("run", "--no-such-option")] {
+            let usage = format!("Usage: {name} {verb} ");
+            for words in [[verb, "--help"], [verb, wrong]] {
+                let text = said(&call(dir.path(), name, &words));
+                assert!(text.contains(&usage), "{name} {words:?}: {text}");
+            }
+        }
+        let text = said(&call(dir.path(), name, &["exec", "--help"]));
+        let either = format!("       {name} exec [OPTIONS] --all -- <CMD>...");
+        assert!(text.contains(&either), "{text}");
+    }
+}
+
+#[test]
 fn jobs_run_by_either_name() {
     let dir = installed();
     for name in ["mezcal", "coordinator"] {

@@ -44,9 +44,7 @@ fn command() -> Command {
     let agent = Command::new("agent")
         .about("Be the persistent worker of one host, or join a cluster as one");
     let own = |name, about| Command::new(name).about(about);
-    coordinator::command()
-        .name("mezcal")
-        .bin_name("mezcal")
+    coordinator::command_of("mezcal")
         .subcommand(agent)
         .mut_subcommand("certs", |certs| {
             certs

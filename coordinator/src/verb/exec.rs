@@ -31,11 +31,15 @@ use tokio::time::Instant;
 /// their output.
 const GIVE_UP: Duration = Duration::from_secs(10);
 
+/// Its two ways, when it is called as a verb of `program`.
+pub(crate) fn usage(program: &str) -> String {
+    format!(
+        "{program} exec [OPTIONS] <HOSTS> -- <CMD>...\n       {program} exec [OPTIONS] --all -- <CMD>..."
+    )
+}
+
 /// Run one command once on each named host.
 #[derive(Debug, clap::Args)]
-#[command(
-    override_usage = "coordinator exec [OPTIONS] <HOSTS> -- <CMD>...\n       coordinator exec [OPTIONS] --all -- <CMD>..."
-)]
 pub struct ExecArgs {
     /// Hosts or ranges: mezcal[01-12]
     #[arg(value_name = "HOSTS", required_unless_present = "all", add = ArgValueCompleter::new(names::hosts))]
