@@ -507,7 +507,7 @@ impl Cluster {
         hosts.filter(|h| h["connected"] == true).collect()
     }
 
-    /// Waits until so many agents are connected and can be given jobs.
+    /// Waits until `count` agents are connected and can be given jobs.
     pub fn wait_connected(&self, count: usize) {
         let ready = || {
             self.connected()

@@ -17,7 +17,7 @@ const SLOTS: u16 = 4;
 const SUBMITTED: usize = 4096;
 const NOW: BootInstant = BootInstant(Duration::from_secs(1000));
 
-/// The first message of the agent of a host with so many slots.
+/// The first message of the agent of a host with `slots` slots.
 pub fn hello(slots: u16) -> Hello {
     let (program, aliases) = (String::new(), vec![]);
     Hello {
@@ -54,7 +54,7 @@ struct Host {
 }
 
 impl Placing {
-    /// An open batch, and so many connected hosts.
+    /// An open batch, and `hosts` connected hosts.
     pub fn new(hosts: usize) -> Self {
         let mut scheduler = Scheduler::new(
             Epoch(1),
@@ -161,7 +161,7 @@ impl Placing {
         self.perform();
     }
 
-    /// Ends so many jobs: each host in turn reports one and asks for another.
+    /// Ends `count` jobs: each host in turn reports one and asks for another.
     pub fn rounds(&mut self, count: usize) {
         for _ in 0..count {
             let host = self.turn * 7919 % self.hosts.len();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub const SUBMIT_JOBS: usize = 4096;
 pub(crate) const SUBMIT_BYTES: usize = 256 * 1024;
 
-/// Whether another job goes into a message with `jobs` of so many `bytes`; adds its size to
+/// Whether `next` goes into a message with `jobs`, which have `bytes`; adds its size to
 /// `bytes`. A job that is too long alone is sent alone.
 pub(crate) fn fits(next: &Submission, jobs: &[Submission], bytes: &mut usize) -> bool {
     *bytes += next.size();
@@ -43,7 +43,7 @@ impl Submitter {
         }
     }
 
-    /// The coordinator has so many host sets and jobs.
+    /// Continues after the `host_sets` and `jobs` that the coordinator has.
     pub fn opened(&mut self, host_sets: u64, jobs: u64, closed: bool) {
         let sets = self.jobs.host_sets();
         self.sets = sets
@@ -124,7 +124,7 @@ mod tests {
         Ok(std::iter::from_fn(|| submitter.has_more().then(|| submitter.next_message())).collect())
     }
 
-    /// The first so many jobs, and the so many that come after all of them.
+    /// `first` jobs, and `then` jobs that come after all of those.
     fn after(first: usize, then: usize) -> String {
         let all: Vec<String> = (1..=first).map(|n| format!("\"{n}\"")).collect();
         "{\"cmd\": \"true\"}\n".repeat(first)

@@ -1,4 +1,4 @@
-//! `coordinator batches` and `status`: what the coordinator has, in a table or as JSON lines.
+//! `coordinator batches` and `status`: the batches of a coordinator, in a table or as JSON lines.
 
 use crate::client::ask;
 use crate::client::names;

@@ -45,7 +45,7 @@ pub(super) const LOOK: Duration = Duration::from_millis(700);
 pub(super) const CLIENT_LEASE: Duration = Duration::from_secs(20);
 /// Time for a wide job's way to a host and for the reports of the jobs before it.
 pub(super) const SLACK: Duration = Duration::from_secs(2);
-/// Every so many seeds the batch may be given up: jobs come after others, some fail, and there is a
+/// The batch may be given up in every fourth seed: jobs come after others, some fail, and there is a
 /// halt, a limit or a client that leaves.
 pub(super) const GIVEN_UP: u64 = 4;
 /// The user with jobs, and the one with hostile engines beside them.

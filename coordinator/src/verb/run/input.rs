@@ -152,7 +152,7 @@ pub(super) fn prepare(
     }))
 }
 
-/// No job takes more slots than this run has, if it has its own.
+/// Refuses a job that takes more slots than an embedded run has.
 fn check_slots(args: &RunArgs, profile: &Profile, jobs: &Jobs) -> Result<(), Exit> {
     let slots = args.slots.unwrap_or_else(embedded::usable_cpus);
     let (most, number) = jobs.widest();
