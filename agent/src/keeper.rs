@@ -21,6 +21,7 @@
 pub mod driver;
 mod event;
 mod slot;
+pub mod start;
 mod sweeping;
 
 pub use event::{Effect, Event};

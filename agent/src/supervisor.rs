@@ -16,6 +16,7 @@
 
 mod batches;
 mod claims;
+mod connection;
 mod dispatch;
 pub mod driver;
 mod ending;
@@ -26,6 +27,8 @@ pub(crate) mod greeting;
 mod handover;
 pub mod host;
 mod inventory;
+mod keepers;
+pub mod links;
 pub(crate) mod logs;
 pub(crate) mod pauses;
 mod programs;
@@ -37,6 +40,7 @@ mod session;
 mod sets;
 mod shortage;
 mod slot;
+mod standing;
 pub mod users;
 
 pub use event::{Effect, Event};

@@ -2,7 +2,8 @@
 //! them.
 
 use mezcal_agent::supervisor::Carried;
-use mezcal_agent::supervisor::driver::{self, AgentParts, EngineInput, Engines};
+use mezcal_agent::supervisor::driver::{self, AgentParts};
+use mezcal_agent::supervisor::links::{EngineInput, Engines};
 use mezcal_common::message::agent::ALPN;
 use mezcal_common::message::engine::{FromEngine, ToEngine};
 use mezcal_common::model::clock::WallTime;

@@ -194,7 +194,7 @@ const CORES: [&str; 4] = [
 
 /// What lies in the folders of cores and drives them, or asks the kernel for them: files of these
 /// names and what is in the folders beside them.
-const DRIVERS: [&str; 17] = [
+const DRIVERS: [&str; 22] = [
     "agent/src/engine/clone",
     "agent/src/engine/counters",
     "agent/src/engine/driver",
@@ -205,12 +205,17 @@ const DRIVERS: [&str; 17] = [
     "agent/src/engine/spawn",
     "agent/src/engine/wait",
     "agent/src/keeper/driver",
+    "agent/src/keeper/start",
+    "agent/src/supervisor/connection",
     "agent/src/supervisor/driver",
     "agent/src/supervisor/generations",
     "agent/src/supervisor/greeting",
     "agent/src/supervisor/host",
+    "agent/src/supervisor/keepers",
+    "agent/src/supervisor/links",
     "agent/src/supervisor/logs",
     "agent/src/supervisor/renewal",
+    "agent/src/supervisor/standing",
     "agent/src/supervisor/users",
 ];
 

@@ -1,6 +1,8 @@
 //! What there is to know of this host. The only code that names sysinfo.
 
+use crate::supervisor::{Event, HEARTBEAT};
 use mezcal_common::message::agent::Load;
+use mezcal_common::model::clock::{BootInstant, OffsetEstimate, WallTime};
 use sysinfo::System;
 
 /// Reads load and memory without walking the process table.
@@ -39,6 +41,56 @@ impl Host {
 impl Default for Host {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// What heartbeats say of this host, and when to look again.
+pub(super) struct Readings {
+    host: Host,
+    offset: OffsetEstimate,
+    next: BootInstant,
+}
+
+impl Readings {
+    /// The first look is due at once.
+    pub(super) fn of(host: Host) -> Self {
+        Self {
+            host,
+            offset: OffsetEstimate::default(),
+            next: BootInstant::now(),
+        }
+    }
+
+    /// When to look next.
+    pub(super) fn due(&self) -> BootInstant {
+        self.next
+    }
+
+    /// Whether it is time to look; if it is, the next time follows a heartbeat later.
+    pub(super) fn take_due(&mut self, now: BootInstant) -> bool {
+        let due = self.next <= now;
+        if due {
+            self.next = now + HEARTBEAT;
+        }
+        due
+    }
+
+    /// The coordinator's clock has been heard: `sent` is when it was asked, by both our clocks.
+    pub(super) fn sample(
+        &mut self,
+        sent: (WallTime, BootInstant),
+        clock: WallTime,
+        now: BootInstant,
+    ) {
+        self.offset.sample(sent, clock, now);
+    }
+
+    /// What there is to say now.
+    pub(super) fn event(&mut self) -> Event {
+        Event::Measured {
+            load: self.host.load(),
+            clock_offset: self.offset.seconds(),
+        }
     }
 }
 

@@ -7,7 +7,8 @@
 //! ```
 
 use crate::kernel::packet;
-use crate::supervisor::driver::EngineInput;
+use crate::supervisor::links::EngineInput;
+use mezcal_common::message::agent::Hello;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::system::account;
 use rustix::fd::OwnedFd;
@@ -16,6 +17,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 /// Between two looks at who is there.
 const LOOK: Duration = Duration::from_secs(2);
@@ -113,6 +115,56 @@ impl Finder {
                     return;
                 }
             }
+        }
+    }
+}
+
+/// Whose engines are there, for those who want to know: the task that looks for others, and the
+/// hello of the next connection.
+pub(super) struct Present {
+    users: watch::Sender<Vec<String>>,
+    hello: watch::Sender<Hello>,
+    looking: Option<JoinHandle<()>>,
+}
+
+impl Present {
+    /// Those that the hello names; `finder` looks for others from now on.
+    pub(super) fn new(
+        hello: watch::Sender<Hello>,
+        finder: Option<Finder>,
+        inputs: &mpsc::Sender<EngineInput>,
+    ) -> Self {
+        let named = hello.borrow().users.clone();
+        let (users, known) = watch::channel(named.unwrap_or_default());
+        let look = |finder: Finder| tokio::spawn(finder.look(known, inputs.clone()));
+        Self {
+            users,
+            hello,
+            looking: finder.map(look),
+        }
+    }
+
+    pub(super) fn comes(&self, user: String) {
+        self.users.send_modify(|users| users.push(user));
+        self.say();
+    }
+
+    pub(super) fn goes(&self, gone: Option<&str>) {
+        self.users
+            .send_modify(|users| users.retain(|user| Some(user.as_str()) != gone));
+        self.say();
+    }
+
+    fn say(&self) {
+        let users = self.users.borrow().clone();
+        self.hello.send_modify(|hello| hello.users = Some(users));
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        if let Some(looking) = &self.looking {
+            looking.abort();
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::config::{AgentConfig, RunAs};
 use crate::supervisor::Carried;
 use crate::supervisor::driver::{self, AgentParts, Left};
 use crate::supervisor::generations::Generations;
+use crate::supervisor::links;
 use crate::supervisor::renewal::Renewal;
 use crate::supervisor::users;
 use anyhow::Context;
@@ -70,7 +71,7 @@ pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
                     (Some(users), keepers)
                 }
             };
-            let mut engines = driver::engines_of(keepers, config.slots(), &name)?;
+            let mut engines = links::engines_of(keepers, config.slots(), &name)?;
             if users.is_some() {
                 engines = engines.and_others(users::Finder::new(&config.engines, config.slots()));
             }

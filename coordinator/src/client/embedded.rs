@@ -7,9 +7,11 @@
 use crate::exit::{Exit, chain};
 use crate::scheduler::Aliases;
 use crate::service::{PROTOCOLS, ServiceHandle};
+use mezcal_agent::keeper::start;
 use mezcal_agent::supervisor::Carried;
 use mezcal_agent::supervisor::driver::{self, AgentParts, Left};
 use mezcal_agent::supervisor::generations::Generations;
+use mezcal_agent::supervisor::links;
 use mezcal_certs::{Authority, CertsError, Issued};
 use mezcal_common::message::agent::ALPN;
 use mezcal_common::model::identity::Role;
@@ -49,9 +51,8 @@ pub fn start_keeper(containment: ContainmentWish) -> Result<Keeper, Exit> {
     let host = mezcal_common::system::config::host_name();
     let program = std::fs::File::open("/proc/self/exe")
         .map_err(|e| Exit::usage(format!("cannot open this program's own file: {e}")))?;
-    let (socket, child) =
-        driver::start_embedded_keeper(Arc::new(program.into()), &host, containment)
-            .map_err(|e| Exit::usage(format!("cannot start the engines' keeper: {e}")))?;
+    let (socket, child) = start::embedded(Arc::new(program.into()), &host, containment)
+        .map_err(|e| Exit::usage(format!("cannot start the engines' keeper: {e}")))?;
     Ok(Keeper {
         socket,
         child,
@@ -116,7 +117,7 @@ pub async fn start(
         Listener::bind(LOOPBACK, &ours, &PROTOCOLS).map_err(|e| Exit::unreachable(chain(&e)))?;
     let address = listener.local_addr().map_err(Exit::unreachable)?;
     tokio::spawn(service.clone().listen(Arc::new(listener)));
-    let engines = driver::engines_of(vec![keeper.socket], slots, name)
+    let engines = links::engines_of(vec![keeper.socket], slots, name)
         .map_err(|e| Exit::unreachable(format!("the engines' keeper: {e}")))?;
     let parts = AgentParts {
         name: name.to_owned(),

@@ -3,8 +3,8 @@
 
 use crate::config::AgentConfig;
 use crate::keeper::driver::PREDECESSOR;
+use crate::keeper::start;
 use crate::kernel::packet;
-use crate::supervisor::driver::{self};
 use anyhow::Context;
 use mezcal_common::system::files::Directory;
 use rustix::fd::OwnedFd;
@@ -72,7 +72,7 @@ pub(super) async fn find_keeper(config: &AgentConfig, name: &str) -> anyhow::Res
         }
         None => tracing::debug!("a new keeper"),
     }
-    let mut command = driver::keeper_command(Path::new("/proc/self/exe"), name, config.containment);
+    let mut command = start::command(Path::new("/proc/self/exe"), name, config.containment);
     command
         .arg("--socket")
         .arg(&socket)
