@@ -7,6 +7,7 @@ mod authority;
 pub mod cli;
 mod directory;
 mod join;
+pub mod renewal;
 mod replace;
 
 pub use authority::{Authority, CertsError, Signed, request, sign};

@@ -14,10 +14,11 @@ pub mod submit;
 use crate::client::profile::ProfileArgs;
 use crate::exit::{Exit, chain};
 use crate::service::ClientPort;
+use mezcal_certs::renewal::{ALONE, Effect, Event as Certificate, Now, Renewal};
 use mezcal_common::message::client::{ALPN, ToClient, ToService, VERSIONS};
-use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::clock::{BootInstant, WallTime};
 use mezcal_common::model::duration::{format_duration, parse_duration};
-use mezcal_common::model::identity::{self, Role};
+use mezcal_common::model::identity::Role;
 use mezcal_common::wire::bulk::{BulkReceiver, CutShort};
 use mezcal_common::wire::endpoint::{Connector, Peer, close};
 use mezcal_common::wire::enrol;
@@ -83,14 +84,10 @@ pub fn converse_for<T>(
 /// that. Never returns.
 pub async fn keep_certificate(address: String, identity: PathBuf) {
     loop {
-        let now = WallTime::now().0 / 1_000_000;
-        let (from, until) = certificate_in(&identity)
-            .and_then(|der| identity::validity(&der).ok())
-            .unwrap_or((now, now));
-        // At half its life; after a failure seldom, but often enough before the end.
-        let pause = ((until - from) / 100).min((until - now) / 2);
-        let left = (from + (until - from) / 2 - now).max(pause).max(0);
-        tokio::time::sleep(Duration::from_secs(left as u64).max(RENEWAL_PAUSE)).await;
+        let renewal = certificate_in(&identity)
+            .map(|certificate| Renewal::of(&certificate, ALONE))
+            .unwrap_or_default();
+        tokio::time::sleep(renewal.due_in(WallTime::now()).max(RENEWAL_PAUSE)).await;
         match Remote::connect(&address, &identity).await {
             // Leaving renews the certificate.
             Ok(remote) => remote.leave().await,
@@ -116,13 +113,8 @@ pub struct Remote {
     connector: Connector,
     peer: Peer,
     certificate: Vec<u8>,
+    renewal: Renewal,
     identity: PathBuf,
-}
-
-/// Whether half of a certificate's life (DER) is over.
-fn renewal_is_due(certificate: &[u8]) -> bool {
-    let now = WallTime::now().0 / 1_000_000;
-    identity::validity(certificate).is_ok_and(|(from, until)| now - from > until - now)
 }
 
 impl Remote {
@@ -182,6 +174,7 @@ impl Remote {
             connector,
             peer,
             certificate: credentials.certificate().to_vec(),
+            renewal: Renewal::of(credentials.certificate(), ALONE),
             identity: identity.into(),
         })
     }
@@ -250,29 +243,48 @@ impl Remote {
     /// Whether the identity has a newer certificate than this connection, or this connection's has
     /// expired, so that it can be renewed.
     fn has_other_certificate(&self) -> bool {
-        let over = |(_, until)| until <= WallTime::now().0 / 1_000_000;
         certificate_in(&self.identity).is_some_and(|now| now != self.certificate)
-            || identity::validity(&self.certificate).is_ok_and(over)
+            || self.renewal.is_over(WallTime::now())
     }
 
-    async fn renew(&mut self) -> Result<(), String> {
-        mezcal_certs::can_replace(&self.identity).map_err(|e| chain(&e))?;
-        let (key, csr) = mezcal_certs::request().map_err(|e| chain(&e))?;
+    /// Asks for another certificate, if it is time for that, and puts it in place.
+    async fn renew_if_due(&mut self) -> Result<(), String> {
+        let now = Now {
+            wall: WallTime::now(),
+            boot: BootInstant::now(),
+        };
+        let mut key = String::new();
+        let looked = Certificate::Looked { reachable: true };
+        self.renewal.handle(looked, now);
+        while let Some(effect) = self.renewal.poll_effect() {
+            match effect {
+                Effect::Ask => {
+                    mezcal_certs::can_replace(&self.identity).map_err(|e| chain(&e))?;
+                    let (new, csr) = mezcal_certs::request().map_err(|e| chain(&e))?;
+                    let cert = self.ask_for_certificate(csr).await?;
+                    key = new;
+                    self.renewal.handle(Certificate::Granted { cert }, now);
+                }
+                Effect::Install { cert } => {
+                    let key = std::mem::take(&mut key);
+                    mezcal_certs::replace(&self.identity, Role::User, cert, key)
+                        .map_err(|e| chain(&e))?;
+                }
+                // Of one that has expired, which the next connection sees to.
+                Effect::AskByKey | Effect::Say { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask_for_certificate(&mut self, csr: Vec<u8>) -> Result<String, String> {
         let pick = |said| match said {
             ToClient::Renewed { cert, .. } => Some(cert),
             _ => None,
         };
-        let cert = self
-            .ask(
-                ToService::Renew {
-                    request: 1,
-                    csr: csr.into(),
-                },
-                pick,
-            )
-            .await
-            .map_err(|e| e.message)??;
-        mezcal_certs::replace(&self.identity, Role::User, cert, key).map_err(|e| chain(&e))
+        let (request, csr) = (1, csr.into());
+        let asked = self.ask(ToService::Renew { request, csr }, pick).await;
+        asked.map_err(|e| e.message)?
     }
 
     /// Why the connection ended.
@@ -283,9 +295,7 @@ impl Remote {
     /// Leaves: we have received the last message, so we close. Renews the certificate first if half
     /// of its life is over.
     pub async fn leave(mut self) {
-        if renewal_is_due(&self.certificate)
-            && let Ok(Err(why)) = tokio::time::timeout(PATIENCE, self.renew()).await
-        {
+        if let Ok(Err(why)) = tokio::time::timeout(PATIENCE, self.renew_if_due()).await {
             tracing::debug!("the certificate is not renewed: {why}");
         }
         self.peer.leave(close::DONE, "").await;

@@ -185,10 +185,11 @@ fn the_wings_of_the_coordinator_name_only_those_below_them() {
 }
 
 /// What has a core: the file of this name and the folder beside it.
-const CORES: [&str; 4] = [
+const CORES: [&str; 5] = [
     "agent/src/engine",
     "agent/src/keeper",
     "agent/src/supervisor",
+    "certs/src/renewal",
     "coordinator/src/scheduler",
 ];
 

@@ -10,10 +10,11 @@ use crate::supervisor::host::{Host, Readings, usable_cpus};
 use crate::supervisor::keepers::{self, Keepers};
 use crate::supervisor::links::{EngineInput, Engines, Links};
 use crate::supervisor::logs::{Logs, Request};
-use crate::supervisor::renewal::{Asking, Renewal};
+use crate::supervisor::renewal::{self, Asking, Wish};
 use crate::supervisor::standing::Standing;
 use crate::supervisor::users::{Finder, Present};
 use crate::supervisor::{Carried, Effect, Event, Supervisor};
+use mezcal_certs::renewal::{Event as Certificate, Renewal};
 use mezcal_common::message::agent::{self, Hello, ToAgent, ToCoordinator};
 use mezcal_common::message::engine::{FromEngine, PROGRAM, ToEngine, ToKeeper};
 use mezcal_common::model::clock::{BootInstant, WallTime};
@@ -52,7 +53,7 @@ pub struct AgentParts {
     pub connect_timeout: Duration,
     /// The service manager hears how it goes: this process is a service, and not a run.
     pub service: bool,
-    /// When it wants another certificate.
+    /// When it wants another certificate; none: never.
     pub renewal: Option<Renewal>,
     /// Which generations of which stores were met here.
     pub generations: Generations,
@@ -146,7 +147,7 @@ impl Driver {
             readings: Readings::of(host),
             logs: Logs::new(),
             standing,
-            asking: Asking::new(parts.renewal, BootInstant::now()),
+            asking: Asking::new(parts.renewal.unwrap_or_default()),
             timer: BootTimer::new()?,
             stopping: None,
         })
@@ -267,11 +268,10 @@ impl Driver {
                 owners: self.supervisor.owners_of(attempt.key.batch),
             }),
             ToAgent::Renewed { cert: Ok(cert) } => {
-                let key = self.asking.answered()?;
-                return Some(Left::Renewed { cert, key });
+                return self.on_certificate(Certificate::Granted { cert });
             }
             ToAgent::Renewed { cert: Err(why) } => {
-                tracing::warn!("no new certificate: {why}; trying again");
+                return self.on_certificate(Certificate::Refused(why));
             }
             message => {
                 if let ToAgent::HeartbeatSeen { sent, clock } = message {
@@ -425,20 +425,26 @@ impl Driver {
             self.standing
                 .iter_mut()
                 .for_each(|standing| standing.tick(connected, slots));
-            let wall = WallTime::now();
-            if connected {
-                match self.asking.ask(wall, now) {
-                    Ok(question) => question
-                        .into_iter()
-                        .for_each(|question| self.connection.say(question)),
-                    Err(e) => tracing::error!("no request for a new certificate: {}", chain(&e)),
-                }
-            } else if self.asking.is_over(wall) {
-                return Some(Left::Expired);
+            let looked = Certificate::Looked {
+                reachable: connected,
+            };
+            if let Some(left) = self.on_certificate(looked) {
+                return Some(left);
             }
             self.supervisor.handle(self.readings.event(), now);
         }
         self.supervisor.handle_timeout(now);
+        None
+    }
+
+    fn on_certificate(&mut self, event: Certificate) -> Option<Left> {
+        match self.asking.handle(event, renewal::now()) {
+            Ok(Some(Wish::Ask(question))) => self.connection.say(question),
+            Ok(Some(Wish::Install { cert, key })) => return Some(Left::Renewed { cert, key }),
+            Ok(Some(Wish::AskElsewhere)) => return Some(Left::Expired),
+            Ok(None) => {}
+            Err(e) => tracing::error!("no request for a new certificate: {}", chain(&e)),
+        }
         None
     }
 

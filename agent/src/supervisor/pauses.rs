@@ -1,4 +1,4 @@
-//! How long an agent waits before it tries again to connect, or to have its certificate renewed.
+//! How long an agent waits before it tries again to connect.
 //!
 //! What passes by itself (no answer, a lost connection) is tried again within a second: a fleet
 //! does not wait for its new coordinator. What only a person can mend (a revoked certificate,

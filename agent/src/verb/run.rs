@@ -8,17 +8,14 @@ use crate::config::{AgentConfig, RunAs};
 use crate::supervisor::Carried;
 use crate::supervisor::driver::{self, AgentParts, Left};
 use crate::supervisor::generations::Generations;
-use crate::supervisor::links;
-use crate::supervisor::renewal::Renewal;
+use crate::supervisor::links::{self, Engines};
 use crate::supervisor::users;
 use anyhow::Context;
-use certificate::{other_certificate, put_in_place, renewed, stamp};
+use certificate::Certificate;
 use keeper::{engines_dir, find_keeper, lock, lock_name};
 use mezcal_common::message::agent::ALPN;
-use mezcal_common::model::identity::Role;
 use mezcal_common::system::service_manager;
 use mezcal_common::wire::endpoint::Connector;
-use mezcal_common::wire::tls::{Credentials, CredentialsError};
 use std::cell::RefCell;
 use std::path::Path;
 use std::time::Duration;
@@ -28,151 +25,195 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 const KEEPER_PAUSE: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
-    let mut config = AgentConfig::load(path)?;
+    let config = AgentConfig::load(path)?;
     let runtime = mezcal_common::system::runtime::start(None)?;
     // Before anything is renewed: of two who did that at once, one would lose.
     let _lock = lock(&config)?;
-    // Of the files that were looked at last, whatever came of that: what is put there while
-    // something else is seen to counts as new.
-    let mut seen = stamp(&config.identity);
-    let mut credentials = match Credentials::load(&config.identity, Role::Agent) {
-        Err(CredentialsError::Validity { .. }) => {
-            let new = runtime.block_on(renewed(&config, None))?;
-            seen = stamp(&config.identity);
-            new
-        }
-        loaded => loaded?,
-    };
-    let name = credentials.identity().name.clone();
-    let generations = crate::config::generations_file(&name);
-    let mut renewal = Renewal::of(credentials.certificate());
-    let ended = runtime.block_on(async {
-        let stop = Stop::on_signals()?;
-        let mut hangup = match service_manager::hangup_reloads() {
-            true => Some(signal(SignalKind::hangup())?),
-            false => None,
-        };
-        // What did not start under the agent before, while this process goes on.
-        let mut carried = Carried::default();
-        loop {
-            let (users, keepers) = match config.run_as {
-                RunAs::Agent => {
-                    let found = tokio::select! {
-                        biased;
-                        // Whoever is about to end starts nothing: at a shutdown of the host nobody
-                        // would be left to end that.
-                        () = stop.asked() => return Ok(()),
-                        found = find_keeper(&config, &name) => found,
-                    };
-                    (None, vec![found.context("cannot start the keeper of the engines")?])
-                }
-                RunAs::User => {
-                    let (users, keepers) = users::connect_all(&config.engines, config.slots()).into_iter().unzip();
-                    (Some(users), keepers)
-                }
-            };
-            let mut engines = links::engines_of(keepers, config.slots(), &name)?;
-            if users.is_some() {
-                engines = engines.and_others(users::Finder::new(&config.engines, config.slots()));
-            }
-            let reread = RefCell::new(None);
-            let changed = async {
-                tokio::select! {
-                    new = reload(path, &config, &mut hangup) => *reread.borrow_mut() = Some(new),
-                    () = other_certificate(&config.identity, seen) => {}
-                }
-            };
-            let parts = AgentParts {
-                users: users.clone(),
-                carried: std::mem::take(&mut carried),
-                aliases: crate::config::aliases(&name),
-                name: name.clone(),
-                slots: config.slots(),
-                coordinator: config.coordinator.clone(),
-                connector: Connector::new(&credentials, ALPN)?,
-                connect_timeout: config.connect_timeout(),
-                service: true,
-                renewal,
-                generations: Generations::load(generations.clone()).with_context(|| generations_unread(&generations))?,
-            };
-            tracing::info!(
-                host = name,
-                slots = parts.slots,
-                coordinator = parts.coordinator,
-                "agent {} of {name}",
-                mezcal_common::VERSION
-            );
-            if let Some(users) = &users {
-                tracing::info!(users = users.join(" "), "runs jobs of those who have engines here");
-            }
-            let (left, unstarted) = driver::run(parts, engines, stop.asked(), changed).await?;
-            carried = unstarted;
-            match left {
-                Left::Stopped => {
-                    service_manager::stopping();
-                    return Ok(());
-                }
-                _ if stop.is_asked() => return Ok(()),
-                Left::Changed if stamp(&config.identity) != seen => {
-                    seen = stamp(&config.identity);
-                    if let Some(new) = put_in_place(&config.identity, Some(credentials.identity())) {
-                        credentials = new;
-                        renewal = Renewal::of(credentials.certificate());
-                        continue;
-                    }
-                }
-                // Else the certificate's file was touched, and nothing is new.
-                Left::Changed => {
-                    if let Some(new) = reread.take() {
-                        config = new;
-                        continue;
-                    }
-                }
-                Left::Expired => {
-                    credentials = tokio::select! {
-                        renewed = renewed(&config, Some(credentials.identity())) => renewed?,
-                        () = stop.asked() => return Ok(()),
-                    };
-                    seen = stamp(&config.identity);
-                    renewal = Renewal::of(credentials.certificate());
-                    continue;
-                }
-                Left::Renewed { cert, key } => {
-                    // Tried before it takes the place of one that works.
-                    let renewed = mezcal_certs::replace(&config.identity, Role::Agent, cert, key);
-                    seen = stamp(&config.identity);
-                    match renewed.and_then(|()| Ok(Credentials::load(&config.identity, Role::Agent)?)) {
-                        Ok(new) => {
-                            credentials = new;
-                            renewal = Renewal::of(credentials.certificate());
-                            tracing::info!("a new certificate is in use");
-                        }
-                        Err(e) => {
-                            tracing::error!("the new certificate is not used: {}", mezcal_common::model::escape::chain(&e));
-                            renewal = renewal.map(Renewal::later);
-                        }
-                    }
-                    continue;
-                }
-                Left::KeeperReplaced => {
-                    tracing::info!(
-                        "the engines of an earlier version have ended; those of version {} take their place",
-                        mezcal_common::VERSION
-                    );
-                    continue;
-                }
-                // Its engines kill what they run, and end; a new keeper waits for that.
-                Left::KeeperGone => tracing::warn!("a keeper of engines is gone, and its jobs with it"),
-            }
-            tokio::select! {
-                () = stop.asked() => return Ok(()),
-                () = tokio::time::sleep(KEEPER_PAUSE) => {}
-            }
-        }
-    });
+    let certificate = runtime.block_on(Certificate::load(&config))?;
+    let ended = runtime.block_on(async { Life::begin(path, config, certificate)?.live().await });
     // A thread that reads from a dead mount must not hold up the end.
     runtime.shutdown_background();
     ended
+}
+
+/// One agent after another in the same process.
+struct Life<'a> {
+    path: &'a Path,
+    config: AgentConfig,
+    certificate: Certificate,
+    name: String,
+    stop: Stop,
+    hangup: Option<Signal>,
+    /// What did not start under the agent before.
+    carried: Carried,
+}
+
+/// What comes after an agent has ended.
+enum Next {
+    /// Another one, at once.
+    Again,
+    /// The same, after a pause.
+    Later,
+    /// The end.
+    End,
+}
+
+impl<'a> Life<'a> {
+    fn begin(
+        path: &'a Path,
+        config: AgentConfig,
+        certificate: Certificate,
+    ) -> anyhow::Result<Self> {
+        let stop = Stop::on_signals()?;
+        let hangup = match service_manager::hangup_reloads() {
+            true => Some(signal(SignalKind::hangup())?),
+            false => None,
+        };
+        Ok(Self {
+            path,
+            config,
+            name: certificate.credentials().identity().name.clone(),
+            certificate,
+            stop,
+            hangup,
+            carried: Carried::default(),
+        })
+    }
+
+    async fn live(mut self) -> anyhow::Result<()> {
+        loop {
+            let Some((users, engines)) = self.engines().await? else {
+                return Ok(());
+            };
+            let parts = self.parts(users)?;
+            let reread = RefCell::new(None);
+            let changed = async {
+                tokio::select! {
+                    new = reload(self.path, &self.config, &mut self.hangup) => {
+                        *reread.borrow_mut() = Some(new);
+                    }
+                    () = self.certificate.replaced() => {}
+                }
+            };
+            let ended = driver::run(parts, engines, self.stop.asked(), changed).await?;
+            let (left, carried) = ended;
+            self.carried = carried;
+            match self.after(left, reread.take()).await? {
+                Next::Again => {}
+                Next::Later => tokio::select! {
+                    () = self.stop.asked() => return Ok(()),
+                    () = tokio::time::sleep(KEEPER_PAUSE) => {}
+                },
+                Next::End => return Ok(()),
+            }
+        }
+    }
+
+    /// The engines of the next agent, and whose they are. None: it is asked to end.
+    async fn engines(&self) -> anyhow::Result<Option<(Option<Vec<String>>, Engines)>> {
+        let (config, name) = (&self.config, &self.name);
+        match config.run_as {
+            RunAs::Agent => {
+                let found = tokio::select! {
+                    biased;
+                    // Whoever is about to end starts nothing: at a shutdown of the host nobody
+                    // would be left to end that.
+                    () = self.stop.asked() => return Ok(None),
+                    found = find_keeper(config, name) => found,
+                };
+                let keeper = found.context("cannot start the keeper of the engines")?;
+                let engines = links::engines_of(vec![keeper], config.slots(), name)?;
+                Ok(Some((None, engines)))
+            }
+            RunAs::User => {
+                let found = users::connect_all(&config.engines, config.slots());
+                let (users, keepers): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+                let engines = links::engines_of(keepers, config.slots(), name)?;
+                let finder = users::Finder::new(&config.engines, config.slots());
+                Ok(Some((Some(users), engines.and_others(finder))))
+            }
+        }
+    }
+
+    /// The next agent, which takes what the one before has left.
+    fn parts(&mut self, users: Option<Vec<String>>) -> anyhow::Result<AgentParts> {
+        let (config, name) = (&self.config, &self.name);
+        let generations = crate::config::generations_file(name);
+        let parts = AgentParts {
+            users,
+            carried: std::mem::take(&mut self.carried),
+            aliases: crate::config::aliases(name),
+            name: name.clone(),
+            slots: config.slots(),
+            coordinator: config.coordinator.clone(),
+            connector: Connector::new(self.certificate.credentials(), ALPN)?,
+            connect_timeout: config.connect_timeout(),
+            service: true,
+            renewal: Some(self.certificate.renewal()),
+            generations: Generations::load(generations.clone())
+                .with_context(|| generations_unread(&generations))?,
+        };
+        tracing::info!(
+            host = name,
+            slots = parts.slots,
+            coordinator = parts.coordinator,
+            "agent {} of {name}",
+            mezcal_common::VERSION
+        );
+        if let Some(users) = &parts.users {
+            tracing::info!(
+                users = users.join(" "),
+                "runs jobs of those who have engines here"
+            );
+        }
+        Ok(parts)
+    }
+
+    /// Sees to what an agent has ended for; `reread` is the configuration, if it was read again.
+    async fn after(&mut self, left: Left, reread: Option<AgentConfig>) -> anyhow::Result<Next> {
+        match left {
+            Left::Stopped => {
+                service_manager::stopping();
+                return Ok(Next::End);
+            }
+            _ if self.stop.is_asked() => return Ok(Next::End),
+            Left::Changed if self.certificate.is_replaced() => {
+                if self.certificate.take_replaced() {
+                    return Ok(Next::Again);
+                }
+            }
+            // Else the certificate's file was touched, and nothing is new.
+            Left::Changed => {
+                if let Some(new) = reread {
+                    self.config = new;
+                    return Ok(Next::Again);
+                }
+            }
+            Left::Expired => {
+                tokio::select! {
+                    renewed = self.certificate.renew(&self.config) => renewed?,
+                    () = self.stop.asked() => return Ok(Next::End),
+                }
+                return Ok(Next::Again);
+            }
+            Left::Renewed { cert, key } => {
+                self.certificate.install(cert, key);
+                return Ok(Next::Again);
+            }
+            Left::KeeperReplaced => {
+                tracing::info!(
+                    "the engines of an earlier version have ended; those of version {} take their place",
+                    mezcal_common::VERSION
+                );
+                return Ok(Next::Again);
+            }
+            // Its engines kill what they run, and end; a new keeper waits for that.
+            Left::KeeperGone => {
+                tracing::warn!("a keeper of engines is gone, and its jobs with it");
+            }
+        }
+        Ok(Next::Later)
+    }
 }
 
 fn generations_unread(file: &Path) -> String {

@@ -2,87 +2,196 @@
 //! expired.
 
 use crate::config::AgentConfig;
-use crate::supervisor::pauses::Pauses;
+use crate::supervisor::renewal::{self, now};
+use mezcal_certs::renewal::{Effect, Event, Renewal};
+use mezcal_common::model::clock::BootInstant;
+use mezcal_common::model::escape::chain;
 use mezcal_common::model::identity::{Identity, Role};
 use mezcal_common::system::service_manager;
-use mezcal_common::wire::tls::Credentials;
-use std::path::Path;
+use mezcal_common::wire::tls::{Credentials, CredentialsError};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Between two looks at whether somebody has put another certificate in place.
-const CERTIFICATE_LOOK: Duration = Duration::from_secs(2);
-
-/// Pause between two tries to renew a certificate that has expired, while nobody answers.
-const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(2);
+/// A service manager hears this often that an agent waits for its certificate.
+const ALIVE: Duration = Duration::from_secs(5);
 
 /// What tells one certificate file from another.
-pub(super) fn stamp(identity: &Path) -> Option<(u64, i64, i64)> {
+type Stamp = Option<(u64, i64, i64)>;
+
+/// The certificate that is in use, and the files that it is from.
+pub(super) struct Certificate {
+    files: PathBuf,
+    credentials: Credentials,
+    renewal: Renewal,
+    /// Of the files that were looked at last, whatever came of that: what is put there while
+    /// something else is seen to counts as new.
+    seen: Stamp,
+}
+
+impl Certificate {
+    /// Loads it. One that has expired is renewed before, for as long as that takes.
+    pub(super) async fn load(config: &AgentConfig) -> anyhow::Result<Self> {
+        let files = config.identity.clone();
+        let mut seen = stamp(&files);
+        let credentials = match Credentials::load(&files, Role::Agent) {
+            Err(CredentialsError::Validity { .. }) => {
+                let new = renewed(config, &mut Renewal::new(), None).await?;
+                seen = stamp(&files);
+                new
+            }
+            loaded => loaded?,
+        };
+        Ok(Self {
+            renewal: renewal::of(credentials.certificate()),
+            files,
+            credentials,
+            seen,
+        })
+    }
+
+    pub(super) fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// How its life goes on from here.
+    pub(super) fn renewal(&self) -> Renewal {
+        self.renewal.clone()
+    }
+
+    /// Whether the files are others than those that were looked at last.
+    pub(super) fn is_replaced(&self) -> bool {
+        stamp(&self.files) != self.seen
+    }
+
+    /// Completes when they are: somebody has let the host join again.
+    pub(super) async fn replaced(&self) {
+        other_certificate(&self.files, self.seen).await;
+    }
+
+    /// Takes what somebody has put in its place. False: it cannot be used.
+    pub(super) fn take_replaced(&mut self) -> bool {
+        self.seen = stamp(&self.files);
+        let new = put_in_place(&self.files, Some(self.credentials.identity()));
+        let taken = new.is_some();
+        if let Some(new) = new {
+            self.is_now(new);
+        }
+        taken
+    }
+
+    /// It has expired: tries to get another one, until there is one.
+    pub(super) async fn renew(&mut self, config: &AgentConfig) -> anyhow::Result<()> {
+        let of = self.credentials.identity();
+        let new = renewed(config, &mut self.renewal, Some(of)).await?;
+        self.seen = stamp(&self.files);
+        self.is_now(new);
+        Ok(())
+    }
+
+    /// Puts another one in its place, if it can be used.
+    pub(super) fn install(&mut self, cert: String, key: String) {
+        // Tried before it takes the place of one that works.
+        let renewed = mezcal_certs::replace(&self.files, Role::Agent, cert, key);
+        self.seen = stamp(&self.files);
+        match renewed.and_then(|()| Ok(Credentials::load(&self.files, Role::Agent)?)) {
+            Ok(new) => {
+                self.is_now(new);
+                tracing::info!("a new certificate is in use");
+            }
+            Err(e) => {
+                tracing::error!("the new certificate is not used: {}", chain(&e));
+                self.renewal.handle(Event::Useless, now());
+            }
+        }
+    }
+
+    fn is_now(&mut self, credentials: Credentials) {
+        self.renewal = renewal::of(credentials.certificate());
+        self.credentials = credentials;
+    }
+}
+
+fn stamp(files: &Path) -> Stamp {
     use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(identity.join("cert.pem"))
+    std::fs::metadata(files.join("cert.pem"))
         .ok()
         .map(|meta| (meta.ino(), meta.mtime(), meta.mtime_nsec()))
 }
 
-/// Completes when another certificate is there than this one: somebody has let the host join again.
-pub(super) async fn other_certificate(identity: &Path, known: Option<(u64, i64, i64)>) {
-    while stamp(identity) == known {
-        tokio::time::sleep(CERTIFICATE_LOOK).await;
+async fn other_certificate(files: &Path, known: Stamp) {
+    while stamp(files) == known {
+        tokio::time::sleep(LOOK).await;
     }
 }
 
 /// Has an expired certificate renewed: whoever has its key is known. Tries for as long as it takes,
 /// or until somebody has put another one in place, `of` the same host if that is known.
-pub(super) async fn renewed(
+async fn renewed(
     config: &AgentConfig,
+    renewal: &mut Renewal,
     of: Option<&Identity>,
 ) -> anyhow::Result<Credentials> {
-    let address = config.enrol();
-    let mut said = String::new();
-    let mut pauses = Pauses::default();
+    let (address, files) = (config.enrol(), &config.identity);
+    renewal.handle(Event::Expired, now());
     loop {
-        let tried = stamp(&config.identity);
-        let pause;
-        match mezcal_certs::renew_expired(&address, &config.identity, Role::Agent).await {
-            Ok(()) => {
-                tracing::info!("the certificate had expired; a new one is in use");
-                return Ok(Credentials::load(&config.identity, Role::Agent)?);
-            }
-            Err(e) => {
-                let text = mezcal_common::model::escape::chain(&e);
-                if text != said {
-                    tracing::error!(
-                        "the certificate has expired and is not renewed: {text}; trying again"
-                    );
-                    said = text;
+        let tried = stamp(files);
+        while let Some(effect) = renewal.poll_effect() {
+            match effect {
+                Effect::AskByKey => {
+                    match mezcal_certs::renew_expired(&address, files, Role::Agent).await {
+                        Ok(()) => {
+                            tracing::info!("the certificate had expired; a new one is in use");
+                            return Ok(Credentials::load(files, Role::Agent)?);
+                        }
+                        Err(e) => {
+                            let (why, needs_a_person) = (chain(&e), e.needs_a_person());
+                            let failed = Event::Failed {
+                                why,
+                                needs_a_person,
+                            };
+                            renewal.handle(failed, now());
+                        }
+                    }
                 }
-                pause = pauses.failed(e.needs_a_person()).max(RENEWAL_PAUSE);
+                Effect::Say { urgent, text } => renewal::say(urgent, &text),
+                // Of one that is in use.
+                Effect::Ask | Effect::Install { .. } => {}
             }
         }
-        // A host that cannot get one is up all the same, and says why.
-        let status = format!("the certificate has expired: {said}");
-        service_manager::ready(&status);
-        service_manager::alive(&status);
-        // The service manager wants to hear more often than that.
-        let until = tokio::time::Instant::now() + pause;
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep_until(until) => break,
-                () = tokio::time::sleep(RENEWAL_PAUSE) => service_manager::alive(&status),
-                () = other_certificate(&config.identity, tried) => {
-                    if let Some(new) = put_in_place(&config.identity, of) {
-                        return Ok(new);
-                    }
-                    break;
-                }
-            }
+        if wait(renewal, files, tried).await {
+            renewal.handle(Event::Looked { reachable: false }, now());
+        } else if let Some(new) = put_in_place(files, of) {
+            return Ok(new);
+        } else {
+            renewal.handle(Event::Expired, now());
+        }
+    }
+}
+
+/// Waits until it is time to try again. False: something else is in place before.
+async fn wait(renewal: &Renewal, files: &Path, tried: Stamp) -> bool {
+    // A host that cannot get one is up all the same, and says why.
+    let status = format!("the certificate has expired: {}", renewal.complaint());
+    service_manager::ready(&status);
+    service_manager::alive(&status);
+    let again = renewal.poll_timeout().unwrap_or_default();
+    let until = tokio::time::Instant::now() + again.since(BootInstant::now());
+    // The service manager wants to hear more often than that.
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => return true,
+            () = tokio::time::sleep(ALIVE) => service_manager::alive(&status),
+            () = other_certificate(files, tried) => return false,
         }
     }
 }
 
 /// What somebody has put in place of a certificate, if it can be used: it has to be of the same
 /// host, if that is known.
-pub(super) fn put_in_place(identity: &Path, of: Option<&Identity>) -> Option<Credentials> {
-    match Credentials::load(identity, Role::Agent) {
+fn put_in_place(files: &Path, of: Option<&Identity>) -> Option<Credentials> {
+    match Credentials::load(files, Role::Agent) {
         Ok(new) if of.is_none_or(|of| of == new.identity()) => {
             tracing::info!("another certificate was put in place, and is used");
             return Some(new);
@@ -91,10 +200,7 @@ pub(super) fn put_in_place(identity: &Path, of: Option<&Identity>) -> Option<Cre
             "the certificate is now that of the {}: restart this agent to be that",
             new.identity()
         ),
-        Err(e) => tracing::error!(
-            "the certificate has changed and is not used: {}",
-            mezcal_common::model::escape::chain(&e)
-        ),
+        Err(e) => tracing::error!("the certificate has changed and is not used: {}", chain(&e)),
     }
     None
 }

@@ -1,0 +1,461 @@
+//! The life of a certificate: when another one is asked for, and what becomes of it when there is
+//! none.
+//!
+//! ```text
+//!           half of its life is over              granted
+//!  ┌─ Good ─────────────────────────▶ Asked ──────────────────▶ install it ─┐
+//!  │   ▲                             ↺ again after a pause                  │
+//!  │   └───────────────────────────────────────────────── loaded, or no use ┘
+//!  └── expired, nobody to ask ──▶ Expired: asked for with the key that it had, until there is one
+//! ```
+//!
+//! No clock, no I/O: events in, effects out. Agents and clients drive it, each with its own way to
+//! ask: over the connection that the certificate has opened or, when it has expired, at the port
+//! for joining.
+
+use mezcal_common::model::clock::{BootInstant, WallTime};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// From then on another one is asked for, as a share of its life.
+const HALF: f64 = 0.5;
+/// Give or take this: hosts that joined together do not come together.
+const SPREAD: f64 = 0.1;
+/// Pause between two tries, as a share of its life.
+const PAUSE: f64 = 0.01;
+/// The shortest pause.
+const SHORTEST: Duration = Duration::from_secs(2);
+/// Pause between two tries when it has expired and nobody answers.
+const UNANSWERED: Duration = Duration::from_secs(5);
+/// The longest pause when it has expired and only a person can mend that; it begins with
+/// [`UNANSWERED`] and doubles.
+const LONGEST: Duration = Duration::from_secs(300);
+/// In the middle of what [`SPREAD`] allows: for those who come alone.
+pub const ALONE: f64 = 0.5;
+
+/// A time by both clocks: certificates know only that of the wall, and pauses only that of the
+/// host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// By which certificates expire.
+    pub wall: WallTime,
+    /// By which pauses are measured.
+    pub boot: BootInstant,
+}
+
+/// What happens to a certificate.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// It is in use from now on: the first, or one that was installed.
+    Loaded {
+        /// From when until when it is valid, in seconds since the Unix epoch, if that is known.
+        validity: Option<(i64, i64)>,
+        /// Between 0 and 1: which part of the spread is its own.
+        drawn: f64,
+    },
+    /// It may be time for something.
+    Looked {
+        /// There is somebody to ask.
+        reachable: bool,
+    },
+    /// There is another one.
+    Granted {
+        /// It and what stands between it and the root, in PEM form.
+        cert: String,
+    },
+    /// There is none, and why.
+    Refused(String),
+    /// What was granted cannot be put in place.
+    Useless,
+    /// It cannot be used any more. Also: what somebody has put in its place cannot be used.
+    Expired,
+    /// What was asked for with its key has not come.
+    Failed {
+        /// Why.
+        why: String,
+        /// Waiting alone will not help.
+        needs_a_person: bool,
+    },
+}
+
+/// What the driver has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Ask for another one, over the connection.
+    Ask,
+    /// Ask for another one where hosts and users join, with the key of the expired one.
+    AskByKey,
+    /// Put this one in place.
+    Install {
+        /// It and what stands between it and the root, in PEM form.
+        cert: String,
+    },
+    /// Tell people.
+    Say {
+        /// Nothing works until it is mended.
+        urgent: bool,
+        /// What, and why.
+        text: String,
+    },
+}
+
+/// How long a certificate lives, and what follows from that.
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    /// From then on another one is asked for.
+    at: WallTime,
+    end: WallTime,
+    pause: Duration,
+}
+
+impl Life {
+    fn new((from, until): (i64, i64), drawn: f64) -> Self {
+        let life = until.saturating_sub(from).max(0) as f64;
+        let share = HALF + SPREAD * (drawn - ALONE) * 2.0;
+        let at = from
+            .saturating_mul(1_000_000)
+            .saturating_add((life * share * 1e6) as i64);
+        Self {
+            at: WallTime(at),
+            end: WallTime(until.saturating_mul(1_000_000)),
+            pause: Duration::from_secs_f64(life * PAUSE).max(SHORTEST),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Good,
+    /// Asked for, and not granted yet.
+    Asked {
+        /// When to ask again.
+        again: BootInstant,
+    },
+    /// It cannot be used.
+    Expired {
+        /// When to ask again; none: an answer is awaited.
+        again: Option<BootInstant>,
+        /// How often only a person could have mended what was wrong.
+        refusals: u32,
+    },
+}
+
+/// One holder's decisions.
+#[derive(Clone, Debug)]
+pub struct Renewal {
+    /// None: nothing is known of it.
+    life: Option<Life>,
+    state: State,
+    /// What people were told last of an expired one.
+    said: String,
+    effects: VecDeque<Effect>,
+}
+
+impl Default for Renewal {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Renewal {
+    /// No certificate is known yet.
+    pub fn new() -> Self {
+        Self {
+            life: None,
+            state: State::Good,
+            said: String::new(),
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// That of a certificate (DER) that is in use.
+    pub fn of(certificate: &[u8], drawn: f64) -> Self {
+        let mut renewal = Self::new();
+        renewal.loaded(
+            mezcal_common::model::identity::validity(certificate).ok(),
+            drawn,
+        );
+        renewal
+    }
+
+    /// Takes what happened at `now`.
+    pub fn handle(&mut self, event: Event, now: Now) {
+        match event {
+            Event::Loaded { validity, drawn } => self.loaded(validity, drawn),
+            Event::Looked { reachable } => self.looked(reachable, now),
+            Event::Granted { cert } => {
+                // An answer that comes once more is to a question that has been answered.
+                if let State::Asked { .. } = self.state {
+                    self.state = State::Good;
+                    self.effects.push_back(Effect::Install { cert });
+                }
+            }
+            Event::Refused(why) => self.effects.push_back(Effect::Say {
+                urgent: false,
+                text: format!("no new certificate: {why}; trying again"),
+            }),
+            Event::Useless => {
+                self.state = State::Good;
+                if let Some(life) = &mut self.life {
+                    let later = life.pause.as_micros() as i64;
+                    life.at = life.at.max(WallTime(now.wall.0.saturating_add(later)));
+                }
+            }
+            Event::Expired => self.ask_by_key(),
+            Event::Failed {
+                why,
+                needs_a_person,
+            } => self.failed(why, needs_a_person, now),
+        }
+    }
+
+    fn loaded(&mut self, validity: Option<(i64, i64)>, drawn: f64) {
+        self.life = validity.map(|validity| Life::new(validity, drawn));
+        self.state = State::Good;
+        self.said.clear();
+    }
+
+    fn looked(&mut self, reachable: bool, now: Now) {
+        let again = match self.state {
+            State::Good => now.boot,
+            State::Asked { again } => again,
+            State::Expired { again, .. } => {
+                if again.is_some_and(|again| again <= now.boot) {
+                    self.ask_by_key();
+                }
+                return;
+            }
+        };
+        let Some(life) = self.life else { return };
+        if reachable && now.wall >= life.at && again <= now.boot {
+            let again = now.boot + life.pause;
+            self.state = State::Asked { again };
+            self.effects.push_back(Effect::Ask);
+        } else if !reachable && self.is_over(now.wall) {
+            self.ask_by_key();
+        }
+    }
+
+    fn ask_by_key(&mut self) {
+        let refusals = match self.state {
+            State::Expired { refusals, .. } => refusals,
+            State::Good | State::Asked { .. } => {
+                self.said.clear();
+                0
+            }
+        };
+        let again = None;
+        self.state = State::Expired { again, refusals };
+        self.effects.push_back(Effect::AskByKey);
+    }
+
+    fn failed(&mut self, why: String, needs_a_person: bool, now: Now) {
+        let State::Expired { refusals, .. } = self.state else {
+            return;
+        };
+        let (pause, refusals) = if needs_a_person {
+            let doubled = UNANSWERED * 2u32.pow(refusals.min(10));
+            (doubled.min(LONGEST), refusals.saturating_add(1))
+        } else {
+            (UNANSWERED, refusals)
+        };
+        let again = Some(now.boot + pause);
+        self.state = State::Expired { again, refusals };
+        // The same complaint once: a host may wait for its coordinator for weeks.
+        if why != self.said {
+            let text =
+                format!("the certificate has expired and is not renewed: {why}; trying again");
+            self.effects.push_back(Effect::Say { urgent: true, text });
+            self.said = why;
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// Of one that has expired: when to look again.
+    pub fn poll_timeout(&self) -> Option<BootInstant> {
+        match self.state {
+            State::Expired { again, .. } => again,
+            State::Good | State::Asked { .. } => None,
+        }
+    }
+
+    /// Why one that has expired has not been renewed.
+    pub fn complaint(&self) -> &str {
+        &self.said
+    }
+
+    /// Whether it has expired.
+    pub fn is_over(&self, wall: WallTime) -> bool {
+        self.life.is_some_and(|life| wall > life.end)
+    }
+
+    /// How long it is until another one should be asked for; when it is time already, how long
+    /// whoever has just asked waits: seldom, but often enough before the end.
+    pub fn due_in(&self, wall: WallTime) -> Duration {
+        let Some(life) = self.life else {
+            return Duration::ZERO;
+        };
+        let until = |at: WallTime| Duration::from_micros(at.0.saturating_sub(wall.0).max(0) as u64);
+        until(life.at).max(life.pause.min(until(life.end) / 2))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seconds by both clocks.
+    fn at(seconds: i64) -> Now {
+        Now {
+            wall: WallTime(seconds * 1_000_000),
+            boot: BootInstant(Duration::from_secs(seconds as u64)),
+        }
+    }
+
+    fn of(validity: (i64, i64)) -> Renewal {
+        let mut renewal = Renewal::new();
+        let (validity, drawn) = (Some(validity), ALONE);
+        renewal.handle(Event::Loaded { validity, drawn }, at(0));
+        renewal
+    }
+
+    fn all(renewal: &mut Renewal) -> Vec<Effect> {
+        std::iter::from_fn(|| renewal.poll_effect()).collect()
+    }
+
+    fn look(renewal: &mut Renewal, reachable: bool, seconds: i64) -> Vec<Effect> {
+        renewal.handle(Event::Looked { reachable }, at(seconds));
+        all(renewal)
+    }
+
+    fn granted() -> (Event, Effect) {
+        let cert = "new".to_owned();
+        let effect = Effect::Install { cert: cert.clone() };
+        (Event::Granted { cert }, effect)
+    }
+
+    #[test]
+    fn nobody_asks_before_it_is_time() {
+        let mut renewal = of((0, 20));
+        assert_eq!(look(&mut renewal, true, 9), []);
+        assert_eq!(look(&mut renewal, true, 10), [Effect::Ask]);
+        assert_eq!(
+            (
+                renewal.is_over(at(20).wall),
+                renewal.is_over(WallTime(20_000_001))
+            ),
+            (false, true)
+        );
+        let mut never = Renewal::new();
+        assert!(look(&mut never, true, 30).is_empty() && !never.is_over(at(30).wall));
+        assert_eq!(look(&mut never, false, 30), []);
+    }
+
+    #[test]
+    fn it_is_asked_for_again_and_again_until_it_is_granted_once() {
+        let mut renewal = of((0, 1000));
+        assert_eq!(look(&mut renewal, true, 500), [Effect::Ask]);
+        assert_eq!(look(&mut renewal, true, 509), [], "a hundredth of its life");
+        assert_eq!(look(&mut renewal, true, 510), [Effect::Ask]);
+        renewal.handle(Event::Refused("busy".into()), at(511));
+        let text = "no new certificate: busy; trying again".to_owned();
+        let urgent = false;
+        assert_eq!(all(&mut renewal), [Effect::Say { urgent, text }]);
+        assert_eq!(look(&mut renewal, true, 520), [Effect::Ask]);
+        let (event, install) = granted();
+        renewal.handle(event.clone(), at(521));
+        assert_eq!(all(&mut renewal), [install]);
+        renewal.handle(event, at(521));
+        assert_eq!(all(&mut renewal), [], "that was to the same question");
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_not_asked_for_again_at_once() {
+        let mut renewal = of((0, 1000));
+        look(&mut renewal, true, 500);
+        renewal.handle(granted().0, at(501));
+        all(&mut renewal);
+        renewal.handle(Event::Useless, at(501));
+        assert_eq!(look(&mut renewal, true, 510), []);
+        assert_eq!(look(&mut renewal, true, 511), [Effect::Ask]);
+        let (validity, drawn) = (Some((500, 1500)), ALONE);
+        renewal.handle(Event::Loaded { validity, drawn }, at(512));
+        assert_eq!(look(&mut renewal, true, 999), []);
+        assert_eq!(look(&mut renewal, true, 1000), [Effect::Ask]);
+    }
+
+    #[test]
+    fn hosts_that_joined_together_do_not_come_together() {
+        let due = |drawn| {
+            let mut renewal = Renewal::new();
+            let validity = Some((0, 1000));
+            renewal.handle(Event::Loaded { validity, drawn }, at(0));
+            renewal.due_in(WallTime(0)).as_secs()
+        };
+        assert_eq!((due(0.0), due(ALONE), due(1.0)), (400, 500, 600));
+    }
+
+    #[test]
+    fn with_an_expired_one_its_key_asks_and_people_hear_each_complaint_once() {
+        let mut renewal = of((0, 20));
+        assert_eq!(
+            look(&mut renewal, true, 21),
+            [Effect::Ask],
+            "over what is there"
+        );
+        assert_eq!(look(&mut renewal, false, 21), [Effect::AskByKey]);
+        assert_eq!(look(&mut renewal, false, 1000), [], "an answer is awaited");
+        let failed = |why: &str, needs_a_person| Event::Failed {
+            why: why.to_owned(),
+            needs_a_person,
+        };
+        renewal.handle(failed("no answer", false), at(1000));
+        let said = all(&mut renewal);
+        assert!(
+            matches!(&said[..], [Effect::Say { urgent: true, text }] if text.contains("no answer")),
+            "{said:?}"
+        );
+        assert_eq!(renewal.poll_timeout(), Some(at(1005).boot));
+        assert_eq!(look(&mut renewal, false, 1004), []);
+        assert_eq!(look(&mut renewal, false, 1005), [Effect::AskByKey]);
+        renewal.handle(failed("no answer", false), at(1005));
+        assert_eq!(all(&mut renewal), [], "that has been said");
+        assert_eq!(renewal.complaint(), "no answer");
+        // Whoever looks at the files starts over at once.
+        renewal.handle(Event::Expired, at(1006));
+        assert_eq!(all(&mut renewal), [Effect::AskByKey]);
+    }
+
+    #[test]
+    fn what_only_a_person_can_mend_is_tried_ever_more_seldom() {
+        let mut renewal = Renewal::new();
+        let pauses = (0..8).map(|_| {
+            renewal.handle(Event::Expired, at(0));
+            let (why, needs_a_person) = ("revoked".to_owned(), true);
+            let failed = Event::Failed {
+                why,
+                needs_a_person,
+            };
+            renewal.handle(failed, at(0));
+            let again = renewal.poll_timeout().expect("it is tried again");
+            again.since(at(0).boot).as_secs()
+        });
+        assert_eq!(
+            pauses.collect::<Vec<_>>(),
+            [5, 10, 20, 40, 80, 160, 300, 300]
+        );
+    }
+
+    #[test]
+    fn whoever_waits_for_it_comes_at_half_its_life_and_then_often_enough() {
+        let renewal = of((0, 1000));
+        let due = |seconds| renewal.due_in(at(seconds).wall).as_secs();
+        assert_eq!((due(0), due(400), due(490)), (500, 100, 10));
+        assert_eq!((due(500), due(900), due(990), due(1000)), (10, 10, 5, 0));
+        assert_eq!(Renewal::new().due_in(WallTime(0)), Duration::ZERO);
+    }
+}
