@@ -17,6 +17,7 @@
 mod batches;
 mod claims;
 mod connection;
+mod coordinator;
 mod dispatch;
 pub mod driver;
 mod ending;
@@ -28,12 +29,15 @@ mod handover;
 pub mod host;
 mod inventory;
 mod keepers;
+mod lease;
 pub mod links;
 pub(crate) mod logs;
+mod pace;
 pub(crate) mod pauses;
 mod programs;
 mod queue;
 pub mod renewal;
+mod reporting;
 mod reports;
 mod serving;
 mod session;
@@ -49,17 +53,18 @@ pub use session::HEARTBEAT;
 pub use sets::HEARD_WITHIN;
 
 use batches::Batches;
-use mezcal_common::message::agent::{Load, Report, ToCoordinator};
+use mezcal_common::message::agent::Load;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, StoreId};
 use mezcal_common::model::outcome::Containment;
+use pace::Pace;
 use programs::Programs;
 use queue::Queue;
-use reports::{Entry, STARTED_AFTER};
+use reports::Reports;
 use session::Session;
 use sets::Set;
 use shortage::Shortage;
-use slot::{Engine, Slot};
+use slot::Engine;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 /// One host's decisions.
@@ -77,18 +82,13 @@ pub struct Supervisor {
     engines: Vec<Engine>,
     queue: Queue,
     batches: Batches,
-    reports: VecDeque<Entry>,
-    next_seq: u64,
-    /// Sequence number of the first report not sent in this session.
-    next_unsent: u64,
-    /// Until when it may wait.
-    send_by: Option<BootInstant>,
+    reports: Reports,
     /// When engines must be told what they may forget.
     acknowledge_at: Option<BootInstant>,
     session: Option<Session>,
     store: Option<StoreId>,
     lease_until: Option<BootInstant>,
-    mean_run: Option<f64>,
+    pace: Pace,
     load: Load,
     clock_offset: Option<f64>,
     containment: Containment,
@@ -104,45 +104,6 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// A supervisor of `slots` engines, none of which has been heard yet; with `users`, of so many
-    /// for each of them.
-    pub fn new(slots: u16, users: Option<Vec<String>>) -> Self {
-        let slots = usize::from(slots);
-        let shared = users.is_some();
-        let sets: Vec<Set> = users
-            .unwrap_or_else(|| vec![String::new()])
-            .into_iter()
-            .map(Set::new)
-            .collect();
-        Self {
-            slots,
-            shared,
-            engines: (0..slots * sets.len()).map(|_| Engine::new()).collect(),
-            sets,
-            queue: Queue::default(),
-            batches: Batches::default(),
-            reports: VecDeque::new(),
-            next_seq: 1,
-            next_unsent: 1,
-            send_by: None,
-            acknowledge_at: None,
-            session: None,
-            store: None,
-            lease_until: None,
-            mean_run: None,
-            load: Load::default(),
-            clock_offset: None,
-            containment: Containment::Subreaper,
-            shortage: Shortage::default(),
-            programs: Programs::default(),
-            evicted: HashSet::new(),
-            ends: HashMap::new(),
-            stopping: false,
-            leaving: false,
-            effects: VecDeque::new(),
-        }
-    }
-
     /// Takes what happened at `now`.
     pub fn handle(&mut self, event: Event, now: BootInstant) {
         // Whoever was stopped past its lease may hear this before its timer.
@@ -155,27 +116,11 @@ impl Supervisor {
                 first_engine,
                 hello_sent,
             } => {
-                self.enter(store);
-                self.sets.iter_mut().for_each(|set| set.told = None);
-                self.programs.told = None;
-                self.session = Some(Session {
-                    version,
-                    lease,
-                    first_engine,
-                    received: 0,
-                    asked: (0, 0),
-                    known: false,
-                    next_heartbeat: now,
-                    timed: None,
-                    engines: (self.slots as u16, None),
-                });
-                self.renew(hello_sent);
+                let engines = self.slots as u16;
+                let session = Session::begin(version, lease, first_engine, engines, now);
+                self.welcomed(session, store, hello_sent);
             }
-            Event::Disconnected => {
-                self.session = None;
-                self.send_by = None;
-                self.release_output();
-            }
+            Event::Disconnected => self.disconnected(),
             Event::Coordinator(message) => self.on_coordinator(message, now),
             Event::Engine(index, message) => self.on_engine(index, message, now),
             Event::Runs(index, version) => self.engine_runs(usize::from(index.0), &version),
@@ -186,9 +131,7 @@ impl Supervisor {
                 ended,
                 killed,
                 survivors,
-            } => {
-                self.engine_ended(engine, attempt, ended, killed, survivors, now);
-            }
+            } => self.engine_ended(engine, attempt, ended, killed, survivors, now),
             Event::EngineFails { engine, why } => {
                 if let Some(engine) = self.engines.get_mut(usize::from(engine.0)) {
                     engine.why = Some(why);
@@ -199,8 +142,7 @@ impl Supervisor {
             Event::KeeperGone { set, why } => self.keeper_gone(set, why, now),
             Event::KeeperHere { user } => self.keeper_here(user),
             Event::Measured { load, clock_offset } => {
-                self.load = load;
-                self.clock_offset = clock_offset;
+                (self.load, self.clock_offset) = (load, clock_offset);
             }
             Event::Stop => self.stop(now),
             Event::Leave => {
@@ -218,71 +160,23 @@ impl Supervisor {
         // of that.
         self.look_at_sets(now);
         self.send_inventory();
-        if let Some(session) = &mut self.session
-            && session.known
-            && session.next_heartbeat <= now
-        {
-            session.next_heartbeat = now + HEARTBEAT;
-            let (load, clock_offset) = (self.load, self.clock_offset);
-            self.effects
-                .push_back(Effect::ToCoordinator(ToCoordinator::Heartbeat {
-                    sent: now,
-                    load,
-                    clock_offset,
-                }));
-        }
+        self.beat(now);
         self.report_started(now);
         self.relink(now);
         self.shortage.handle_timeout(now);
-        if self.acknowledge_at.is_some_and(|at| at <= now) {
-            self.acknowledge_at = None;
-            for i in 0..self.engines.len() {
-                self.tell_acknowledged(i);
-            }
-        }
+        self.tell_acknowledged_if_due(now);
         self.settle(now);
     }
 
     /// When [`Supervisor::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<BootInstant> {
-        let heartbeat = self
-            .session
-            .as_ref()
-            .filter(|s| s.known)
-            .map(|s| s.next_heartbeat);
-        let connected = heartbeat.is_some();
-        let started = self.engines.iter().filter_map(|e| match e.slot {
-            Slot::Busy {
-                since,
-                reported: false,
-                ..
-            } if connected => Some(since + STARTED_AFTER),
-            Slot::Unheard { .. }
-            | Slot::Idle
-            | Slot::Busy { .. }
-            | Slot::Held { .. }
-            | Slot::Unfit => None,
-        });
-        let sets = (0..self.sets.len()).filter(|_| self.shared);
-        let sets =
-            sets.filter_map(|set| self.sets[set].poll_timeout(self.what_is_wrong(set).is_none()));
-        let relinks = self.engines.iter().filter_map(|engine| engine.relink_at);
-        let failing = self
-            .engines
-            .iter()
-            .filter(|engine| !engine.failing)
-            .filter_map(|engine| Some(engine.vacant? + HEARD_WITHIN));
-        started
-            .chain(sets)
-            .chain(relinks)
-            .chain(failing)
-            .chain(heartbeat)
-            .chain(self.lease_until)
-            .chain(self.send_by)
-            .chain(self.acknowledge_at)
-            .chain(self.shortage.poll_timeout())
-            .chain(self.replacements_end())
-            .min()
+        let heartbeat = self.session.as_ref().and_then(Session::next_heartbeat);
+        let engines = [self.started_at(), self.relink_at(), self.failing_at()];
+        let sets = [self.sets_at(), self.replacements_end()];
+        let reports = [self.reports.due(), self.acknowledge_at];
+        let host = [heartbeat, self.lease_until, self.shortage.poll_timeout()];
+        let all = [&engines[..], &sets, &reports, &host];
+        all.concat().into_iter().flatten().min()
     }
 
     /// The next thing to do.
@@ -297,22 +191,10 @@ impl Supervisor {
         self.look_at_programs(now);
         self.dispatch(now);
         // What waits for company is sent together with the next pull.
-        if self.session.as_ref().is_some_and(|s| s.known) && self.send_reports(now) {
+        if self.is_known() && self.send_reports(now) {
             self.pull();
         }
-        if self.stopping
-            && self.queue.is_empty()
-            && self.busy() == 0
-            && (self.reports.is_empty() || self.session.is_none())
-        {
-            self.effects
-                .push_back(Effect::ToCoordinator(ToCoordinator::Goodbye));
-            self.effects.push_back(Effect::Exit);
-        }
-        let back = |entry: &Entry| entry.report.report == Report::Returned;
-        if self.leaving && (self.session.is_none() || !self.reports.iter().any(back)) {
-            self.effects.push_back(Effect::Exit);
-        }
+        self.end_when_done();
     }
 }
 

@@ -14,7 +14,7 @@ impl Supervisor {
         self.shared
             && (self.has_queued(attempt)
                 || self.reports.iter().any(|entry| {
-                    entry.report.attempt == attempt && entry.set != Some(set) && !entry.claimed
+                    entry.attempt() == attempt && entry.set() != Some(set) && !entry.is_claimed()
                 })
                 || self.engines.iter().enumerate().any(|(n, e)| {
                     n != i && e.slot.given().is_some_and(|(given, _)| given == attempt)

@@ -2,26 +2,16 @@
 
 use super::Supervisor;
 use super::event::Effect;
+use super::session::Session;
 use super::slot::Slot;
 use mezcal_common::message::agent::{Placement, Report, ToCoordinator};
 use mezcal_common::message::engine::ToEngine;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, EngineId, EngineIndex};
 use mezcal_common::model::outcome::{Ended, Outcome};
-use std::time::Duration;
 
 /// Outcomes that may wait for their acknowledgement before the agent stops asking for more.
 pub(super) const MAX_UNACKNOWLEDGED: usize = 1024;
-
-/// What it takes to get another attempt from the coordinator, processing included: prefetch covers
-/// this much run time.
-pub(super) const REFILL: Duration = Duration::from_millis(20);
-
-/// Most attempts to ask for beyond what can start now.
-pub(super) const MAX_PREFETCH: u64 = 512;
-
-/// Weight of the newest run time in their mean: 1/8, as TCP's smoothed round trip (RFC 6298).
-pub(super) const SMOOTHING: f64 = 0.125;
 
 impl Supervisor {
     /// Slots in use, also by what may still run in engines that are not heard.
@@ -80,11 +70,6 @@ impl Supervisor {
         Some(set * self.slots + place)
     }
 
-    /// The slot of an engine, as the coordinator knows it.
-    pub(super) fn place(&self, engine: EngineIndex) -> EngineIndex {
-        EngineIndex((usize::from(engine.0) % self.slots) as u16)
-    }
-
     /// Whether it waits for an engine.
     pub fn has_queued(&self, attempt: AttemptId) -> bool {
         self.queue.attempts().any(|waiting| waiting == attempt)
@@ -114,7 +99,7 @@ impl Supervisor {
         if self.queue.is_empty() {
             return;
         }
-        let Some(first_engine) = self.session.as_ref().map(|s| s.first_engine) else {
+        let Some(first_engine) = self.session.as_ref().map(Session::first_engine) else {
             return;
         };
         let mut free = self.free();
@@ -177,20 +162,6 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn prefetch(&self, slots: usize) -> u64 {
-        // Slots run out this many attempts while a refill is on its way; below a tenth, waiting
-        // costs less than queueing behind a long job.
-        let during_refill = match self.mean_run {
-            Some(mean) => slots as f64 * REFILL.as_secs_f64() / mean.max(1e-6),
-            None => 0.0,
-        };
-        if during_refill < 0.1 {
-            0
-        } else {
-            (during_refill.ceil() as u64).min(MAX_PREFETCH)
-        }
-    }
-
     pub(super) fn pull(&mut self) {
         let (idle, queued) = (
             if self.shortage.rests() {
@@ -215,24 +186,16 @@ impl Supervisor {
             if self.stopping || self.leaving || self.shortage.rests() || self.rests_for_engines() {
                 0
             } else {
-                (idle as u64 + self.prefetch(usable))
+                (idle as u64 + self.pace.prefetch(usable))
                     .saturating_sub(queued as u64)
                     .min(room)
             };
-        let Some(session) = self.session.as_mut().filter(|s| s.known) else {
+        let Some(session) = self.session.as_mut().filter(|s| s.is_known()) else {
             return;
         };
-        let asked = (
-            session.asked.0.max(session.received + want),
-            idle.saturating_sub(queued) as u16,
-        );
-        if asked != session.asked {
-            session.asked = asked;
+        if let Some((credit, idle)) = session.ask(want, idle.saturating_sub(queued) as u16) {
             self.effects
-                .push_back(Effect::ToCoordinator(ToCoordinator::Pull {
-                    credit: asked.0,
-                    idle: asked.1,
-                }));
+                .push_back(Effect::ToCoordinator(ToCoordinator::Pull { credit, idle }));
         }
     }
 }

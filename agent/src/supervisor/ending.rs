@@ -2,6 +2,7 @@
 
 use super::Supervisor;
 use super::event::Effect;
+use super::reports::Entry;
 use mezcal_common::message::agent::{Report, ToCoordinator};
 use mezcal_common::message::engine::{ToEngine, ToKeeper};
 use mezcal_common::model::clock::BootInstant;
@@ -15,6 +16,23 @@ use std::time::Duration;
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 impl Supervisor {
+    /// Ends, if that is wanted and nothing is left to say.
+    pub(super) fn end_when_done(&mut self) {
+        if self.stopping
+            && self.queue.is_empty()
+            && self.busy() == 0
+            && (self.reports.is_empty() || self.session.is_none())
+        {
+            self.effects
+                .push_back(Effect::ToCoordinator(ToCoordinator::Goodbye));
+            self.effects.push_back(Effect::Exit);
+        }
+        let back = |entry: &Entry| *entry.report() == Report::Returned;
+        if self.leaving && (self.session.is_none() || !self.reports.iter().any(back)) {
+            self.effects.push_back(Effect::Exit);
+        }
+    }
+
     pub(super) fn cancel(&mut self, attempts: &[AttemptId], stop: Stop, now: BootInstant) {
         let wanted: HashSet<AttemptId> = attempts.iter().copied().collect();
         self.evicted.retain(|attempt| !wanted.contains(attempt));
@@ -30,7 +48,7 @@ impl Supervisor {
             }
         }
         // What is in the reports has been answered already, or will be again after a reconnect.
-        found.extend(self.reports.iter().map(|r| r.report.attempt));
+        found.extend(self.reports.attempts());
         let absent = attempts
             .iter()
             .copied()
@@ -38,7 +56,7 @@ impl Supervisor {
         let absent: Vec<AttemptId> = absent.collect();
         // Before every engine has been heard, absence cannot be known; the coordinator asks again
         // after the inventory.
-        if !absent.is_empty() && self.session.as_ref().is_some_and(|s| s.known) {
+        if !absent.is_empty() && self.is_known() {
             self.effects
                 .push_back(Effect::ToCoordinator(ToCoordinator::Absent {
                     attempts: absent,
@@ -85,12 +103,12 @@ impl Supervisor {
 
     /// Nothing that waits starts here any more.
     pub(super) fn give_back(&mut self) {
-        if let Some(session) = self.session.as_mut().filter(|s| s.known) {
+        if let Some(session) = self.session.as_mut().filter(|s| s.is_known()) {
             // Before anything comes back: it must not be placed here again.
-            session.asked = (session.received, 0);
+            let credit = session.ask_no_more();
             self.effects
                 .push_back(Effect::ToCoordinator(ToCoordinator::Pull {
-                    credit: session.received,
+                    credit,
                     idle: 0,
                 }));
         }

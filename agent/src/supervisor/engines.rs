@@ -2,7 +2,7 @@
 //! and what becomes of an attempt whose engine is dead.
 
 use super::Supervisor;
-use super::dispatch::{MAX_UNACKNOWLEDGED, SMOOTHING};
+use super::dispatch::MAX_UNACKNOWLEDGED;
 use super::event::Effect;
 use super::slot::Slot;
 use mezcal_common::message::agent::ToCoordinator;
@@ -21,6 +21,12 @@ const RELINK_AFTER: Duration = Duration::from_millis(250);
 const RELINK_AGAIN: Duration = Duration::from_secs(15);
 
 impl Supervisor {
+    /// When to ask for another link.
+    pub(super) fn relink_at(&self) -> Option<BootInstant> {
+        let relinks = self.engines.iter().filter_map(|engine| engine.relink_at);
+        relinks.min()
+    }
+
     pub(super) fn on_engine(&mut self, index: EngineIndex, message: FromEngine, now: BootInstant) {
         let i = usize::from(index.0);
         let Some(engine) = self.engines.get_mut(i) else {
@@ -71,7 +77,7 @@ impl Supervisor {
                     ));
                 }
                 if let Some((attempt, _)) = given.filter(|_| ours.is_none())
-                    && !self.is_over(attempt)
+                    && !self.reports.is_over(attempt)
                 {
                     let why = "it was given to an engine that does not have it any more".to_owned();
                     self.finished(Some(index), attempt, Outcome::never_ran(Ended::Lost, why));
@@ -174,7 +180,7 @@ impl Supervisor {
             let claims = self
                 .reports
                 .iter()
-                .filter(|entry| entry.claimed && entry.set == Some(set))
+                .filter(|entry| entry.is_claimed() && entry.set() == Some(set))
                 .count();
             if self.is_elsewhere(attempt, index) || claims >= MAX_UNACKNOWLEDGED {
                 tracing::warn!(engine = index.0, %attempt, "an engine reports on what it was not given; not believed");
@@ -189,8 +195,9 @@ impl Supervisor {
         }
         // What another user's engines say of it does not count for this one's.
         if self
+            .reports
             .ends_of(attempt)
-            .any(|entry| !entry.claimed || entry.set == Some(set))
+            .any(|entry| !entry.is_claimed() || entry.set() == Some(set))
         {
             return;
         }
@@ -199,11 +206,7 @@ impl Supervisor {
             self.give_back();
         }
         if let Some(span) = outcome.span {
-            let run = span.elapsed.as_secs_f64();
-            self.mean_run = Some(
-                self.mean_run
-                    .map_or(run, |mean| mean + SMOOTHING * (run - mean)),
-            );
+            self.pace.ran(span.elapsed);
         }
         self.finished_as(Some(index), attempt, outcome, claimed && self.shared);
     }
@@ -250,7 +253,7 @@ impl Supervisor {
             .extend(told.into_iter().chain(busy).map(|attempt| (attempt, set)));
         // The keeper may know of one that has ended since, or of none when it was a short one.
         for attempt in busy.into_iter().chain(told.filter(|a| busy != Some(*a))) {
-            if self.is_over(attempt) {
+            if self.reports.is_over(attempt) {
                 continue;
             }
             let left = format!("{killed} processes that it left were killed");

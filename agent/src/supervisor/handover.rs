@@ -1,14 +1,23 @@
-//! What an agent leaves to the one that comes next in the same process: what waits, and the ends
-//! that no engine can repeat.
+//! How a supervisor begins, and what it leaves to the one that comes next in the same process: what
+//! waits, and the ends that no engine can repeat.
 
 use super::Supervisor;
 use super::batches::Batches;
+use super::pace::Pace;
+use super::programs::Programs;
 use super::programs::Replacing;
 use super::queue::Queue;
 use super::reports::Entry;
+use super::reports::Reports;
+use super::sets::Set;
+use super::shortage::Shortage;
+use super::slot::Engine;
+use mezcal_common::message::agent::Load;
 use mezcal_common::message::agent::Report;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, StoreId};
+use mezcal_common::model::outcome::Containment;
+use std::collections::{HashMap, HashSet, VecDeque};
 
 /// What a supervisor leaves to its successor in the same process.
 #[derive(Debug, Default)]
@@ -47,7 +56,7 @@ impl Supervisor {
             (queue, batches, store, lease_until);
         for (attempt, report, user) in ends {
             let set = user.and_then(|user| self.set_of(&user));
-            self.push(attempt, report, set, false);
+            self.reports.push(attempt, report, set, false);
         }
         self
     }
@@ -61,19 +70,10 @@ impl Supervisor {
                 Report::Returned | Report::Finished { engine: None, .. }
             )
         };
-        let user = |entry: &Entry| entry.set.map(|set| self.sets[set].user.clone());
-        let left = self
-            .reports
-            .iter()
-            .filter(|entry| own(&entry.report.report));
+        let user = |entry: &Entry| entry.set().map(|set| self.sets[set].user.clone());
+        let left = self.reports.iter().filter(|entry| own(entry.report()));
         let ends = left
-            .map(|entry| {
-                (
-                    entry.report.attempt,
-                    entry.report.report.clone(),
-                    user(entry),
-                )
-            })
+            .map(|entry| (entry.attempt(), entry.report().clone(), user(entry)))
             .collect();
         let (queue, batches) = (
             std::mem::take(&mut self.queue),
@@ -91,6 +91,44 @@ impl Supervisor {
             lease_until: self.lease_until,
             ends,
             replaced,
+        }
+    }
+}
+
+impl Supervisor {
+    /// A supervisor of `slots` engines, none of which has been heard yet; with `users`, of so many
+    /// for each of them.
+    pub fn new(slots: u16, users: Option<Vec<String>>) -> Self {
+        let slots = usize::from(slots);
+        let shared = users.is_some();
+        let sets: Vec<Set> = users
+            .unwrap_or_else(|| vec![String::new()])
+            .into_iter()
+            .map(Set::new)
+            .collect();
+        Self {
+            slots,
+            shared,
+            engines: (0..slots * sets.len()).map(|_| Engine::new()).collect(),
+            sets,
+            queue: Queue::default(),
+            batches: Batches::default(),
+            reports: Reports::new(),
+            acknowledge_at: None,
+            session: None,
+            store: None,
+            lease_until: None,
+            pace: Pace::default(),
+            load: Load::default(),
+            clock_offset: None,
+            containment: Containment::Subreaper,
+            shortage: Shortage::default(),
+            programs: Programs::default(),
+            evicted: HashSet::new(),
+            ends: HashMap::new(),
+            stopping: false,
+            leaving: false,
+            effects: VecDeque::new(),
         }
     }
 }

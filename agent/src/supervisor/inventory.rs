@@ -3,6 +3,7 @@
 
 use super::Supervisor;
 use super::event::Effect;
+use super::reports::Entry;
 use super::sets::{HEARD_WITHIN, Set};
 use super::slot::Engine;
 use mezcal_common::message::agent::{ENGINES_FAIL, SERVES_USERS, ToCoordinator};
@@ -10,17 +11,24 @@ use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::AttemptId;
 
 impl Supervisor {
+    /// When an engine has come to nothing for long.
+    pub(super) fn failing_at(&self) -> Option<BootInstant> {
+        let new = self.engines.iter().filter(|engine| !engine.failing);
+        new.filter_map(|engine| Some(engine.vacant? + HEARD_WITHIN))
+            .min()
+    }
+
     pub(super) fn send_inventory(&mut self) {
         let Some(session) = &self.session else { return };
-        if self.shared && session.version >= SERVES_USERS {
+        if self.shared && session.speaks(SERVES_USERS) {
             return self.send_inventories();
         }
         // Without any engine a host has nothing to do, and a coordinator that does not hear of that
         // takes it for ready.
-        let useless = session.version < ENGINES_FAIL
+        let useless = !session.speaks(ENGINES_FAIL)
             && !self.engines.is_empty()
             && !self.engines.iter().any(Engine::is_heard);
-        if session.known || useless || self.engines.iter().any(Engine::is_unknown) {
+        if session.is_known() || useless || self.engines.iter().any(Engine::is_unknown) {
             return;
         }
         self.effects
@@ -29,17 +37,17 @@ impl Supervisor {
                 running: (0..self.engines.len())
                     .filter_map(|i| self.held_by(i))
                     .collect(),
-                unacknowledged: self.reports.iter().map(|r| r.report.attempt).collect(),
+                unacknowledged: self.reports.attempts().collect(),
                 containment: self.containment,
                 clock_offset: self.clock_offset,
             }));
-        self.is_known();
+        self.is_known_now();
     }
 
     /// What each user's engines have that are served, and who is left out. Said again when that
     /// changes.
     fn send_inventories(&mut self) {
-        let known = self.session.as_ref().is_some_and(|s| s.known);
+        let known = self.is_known();
         if !known && self.sets.iter().any(Set::is_awaited) {
             return;
         }
@@ -54,7 +62,7 @@ impl Supervisor {
             if self.sets[set].served {
                 let theirs =
                     |attempt: &AttemptId| self.batches.owner(attempt.key.batch) == Some(&user);
-                let of_set = self.reports.iter().filter(|entry| entry.set == Some(set));
+                let of_set = self.reports.iter().filter(|entry| entry.set() == Some(set));
                 self.effects
                     .push_back(Effect::ToCoordinator(ToCoordinator::UserInventory {
                         queued: self.queue.attempts().filter(theirs).collect(),
@@ -62,7 +70,7 @@ impl Supervisor {
                             .engines_of(set)
                             .filter_map(|i| self.held_by(i))
                             .collect(),
-                        unacknowledged: of_set.map(|entry| entry.report.attempt).collect(),
+                        unacknowledged: of_set.map(Entry::attempt).collect(),
                         user: user.clone(),
                     }));
             }
@@ -88,18 +96,16 @@ impl Supervisor {
                 clock_offset: self.clock_offset,
             }));
         if !known {
-            self.is_known();
+            self.is_known_now();
         }
     }
 
     /// The coordinator has been told what is here.
-    pub(super) fn is_known(&mut self) {
+    pub(super) fn is_known_now(&mut self) {
         if let Some(session) = &mut self.session {
-            session.known = true;
+            session.is_known_now();
         }
-        // All of them again: what was sent in an earlier session may not have arrived.
-        self.next_unsent = 0;
-        self.send_by = Some(BootInstant::default());
+        self.reports.send_all();
     }
 
     /// Says which engines have come to nothing for long. Of those of users it is said who is not
@@ -113,7 +119,7 @@ impl Supervisor {
         let Some(session) = self
             .session
             .as_mut()
-            .filter(|session| !self.shared && session.version >= ENGINES_FAIL)
+            .filter(|session| !self.shared && session.speaks(ENGINES_FAIL))
         else {
             return;
         };
@@ -126,8 +132,7 @@ impl Supervisor {
             format!("{count} of {slots} engines do not start: {why}")
         });
         let engines = (slots - count, words);
-        if session.engines != engines {
-            session.engines.clone_from(&engines);
+        if session.tell_usable(&engines) {
             let (ready, failing) = engines;
             self.effects
                 .push_back(Effect::ToCoordinator(ToCoordinator::UsableEngines {

@@ -1,5 +1,5 @@
-//! Links to engines: their keepers make them, a task carries what is said over each, and the agent's
-//! loop hears all of it in one place.
+//! Links to engines: their keepers make them, a task carries what is said over each, and the
+//! agent's loop hears all of it in one place.
 
 use crate::kernel::packet;
 use crate::supervisor::users::Finder;

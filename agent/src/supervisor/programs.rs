@@ -12,6 +12,7 @@
 //! program. That is done once: engines that are still old then are used as they are, since
 //! something else than this agent starts them.
 
+use super::session::Session;
 use super::slot::{Engine, Slot};
 use super::{Effect, Supervisor};
 use mezcal_common::message::agent::{Report, TELLS_ENGINES, ToCoordinator};
@@ -90,13 +91,7 @@ impl Supervisor {
     pub(super) fn holds_back(&self, set: usize) -> bool {
         match self.sets[set].replacing {
             Replacing::No | Replacing::Done => false,
-            Replacing::Draining => {
-                !self.shared
-                    || self
-                        .session
-                        .as_ref()
-                        .is_some_and(|s| s.version >= TELLS_ENGINES)
-            }
+            Replacing::Draining => !self.shared || self.speaks(TELLS_ENGINES),
             Replacing::Ending { .. } => true,
         }
     }
@@ -170,10 +165,7 @@ impl Supervisor {
                 }
             }
         }
-        let has_credit = self
-            .session
-            .as_ref()
-            .is_some_and(|s| s.known && s.asked.0 > s.received);
+        let has_credit = self.is_known() && self.session.as_ref().is_some_and(Session::has_credit);
         if self.rests_for_engines() && (has_credit || !self.queue.is_empty()) {
             self.give_back();
         }
@@ -196,12 +188,12 @@ impl Supervisor {
     /// Whether a set runs nothing, and has said nothing that would be lost with it.
     fn has_nothing_left(&self, set: usize) -> bool {
         let mine = |of: Option<usize>| !self.shared || of == Some(set);
-        self.session.as_ref().is_some_and(|s| s.known)
+        self.is_known()
             && self.sets[set].here
             && self.engines[self.engines_of(set)]
                 .iter()
                 .all(|engine| engine.slot == Slot::Idle)
-            && !self.reports.iter().any(|entry| mine(entry.set))
+            && !self.reports.iter().any(|entry| mine(entry.set()))
             && !self
                 .queue
                 .attempts()
@@ -229,11 +221,7 @@ impl Supervisor {
     /// Tells the coordinator what the engines run, and whose take nothing more, when that has
     /// changed.
     fn tell_programs(&mut self) {
-        if !self
-            .session
-            .as_ref()
-            .is_some_and(|s| s.known && s.version >= TELLS_ENGINES)
-        {
+        if !(self.is_known() && self.speaks(TELLS_ENGINES)) {
             return;
         }
         let mut versions: BTreeMap<&str, u16> = BTreeMap::new();

@@ -20,6 +20,13 @@ pub(super) enum Wrong {
 }
 
 impl Supervisor {
+    /// When to look at the sets again.
+    pub(super) fn sets_at(&self) -> Option<BootInstant> {
+        let sets = (0..self.sets.len()).filter(|_| self.shared);
+        sets.filter_map(|set| self.sets[set].poll_timeout(self.what_is_wrong(set).is_none()))
+            .min()
+    }
+
     /// Which of the sets is this user's.
     pub fn set_of(&self, user: &str) -> Option<usize> {
         self.sets

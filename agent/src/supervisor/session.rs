@@ -1,182 +1,121 @@
-//! The session with the coordinator and the lease that it gives: when it begins, how long what runs
-//! may go on, and what the coordinator says in it.
+//! One session with the coordinator: what it gives, how much was asked for in it, and what has been
+//! said.
 
-use super::Supervisor;
-use super::event::Effect;
-use super::slot::Slot;
-use mezcal_common::message::agent::{Report, ToAgent};
-use mezcal_common::message::engine::{ToEngine, ToKeeper};
 use mezcal_common::model::clock::BootInstant;
-use mezcal_common::model::ids::{AttemptId, EngineId, EngineIndex, StoreId};
-use mezcal_common::model::outcome::{Ended, Outcome};
-use std::collections::HashSet;
+use mezcal_common::model::ids::EngineId;
 use std::time::Duration;
 
 /// Between two heartbeats.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 
+/// What the coordinator has been told of engines: how many are of use, and what is wrong with the
+/// others.
+pub(super) type Usable = (u16, Option<String>);
+
 #[derive(Debug)]
 pub(super) struct Session {
-    pub(super) version: u16,
-    pub(super) lease: Option<Duration>,
-    pub(super) first_engine: EngineId,
+    version: u16,
+    lease: Option<Duration>,
+    first_engine: EngineId,
     /// Slots' worth of attempts received in this session.
-    pub(super) received: u64,
+    received: u64,
     /// What the last `Pull` said.
-    pub(super) asked: (u64, u16),
+    asked: (u64, u16),
     /// The inventory has been sent.
-    pub(super) known: bool,
-    pub(super) next_heartbeat: BootInstant,
-    /// One report at a time whose acknowledgement is waited for, and when it was sent.
-    pub(super) timed: Option<(u64, BootInstant)>,
-    /// What the coordinator has been told of engines that fail.
-    pub(super) engines: (u16, Option<String>),
+    known: bool,
+    next_heartbeat: BootInstant,
+    usable: Usable,
 }
 
-impl Supervisor {
-    /// A session begins. With a coordinator of another store batches have other numbers, and what
-    /// waits is not wanted.
-    pub(super) fn enter(&mut self, store: StoreId) {
-        if self
-            .store
-            .replace(store)
-            .is_some_and(|known| known != store)
-        {
-            self.queue.take();
-            self.batches.forget_all();
-            for engine in &mut self.engines {
-                engine.context = None;
-            }
-        }
-        let waiting = self
-            .queue
-            .attempts()
-            .map(|attempt| attempt.key.batch)
-            .collect();
-        self.batches.session_begins(&waiting);
-    }
-
-    pub(super) fn on_coordinator(&mut self, message: ToAgent, now: BootInstant) {
-        match message {
-            // The driver turns the first ones into `Welcomed`; later ones mean nothing.
-            ToAgent::Welcome { .. } | ToAgent::Generation { .. } => {}
-            ToAgent::Context {
-                batch,
-                context,
-                user,
-            } => {
-                // A store that was restored from a backup may have used the number for another
-                // batch.
-                if self.batches.learn(batch, context, user) {
-                    self.engines
-                        .iter_mut()
-                        .filter(|e| e.context == Some(batch))
-                        .for_each(|e| e.context = None);
-                }
-            }
-            ToAgent::Run(placements) => {
-                if let Some(session) = &mut self.session {
-                    session.received += placements.iter().map(|p| u64::from(p.slots)).sum::<u64>();
-                }
-                // With its lease over nothing may start here, nor wait for a later session.
-                let lapsed = self.lease_until.is_none()
-                    && self.session.as_ref().is_some_and(|s| s.lease.is_some());
-                if self.stopping || self.leaving || lapsed {
-                    for placement in placements {
-                        self.push_report(placement.attempt, Report::Returned);
-                    }
-                } else {
-                    self.queue.extend(placements);
-                }
-            }
-            ToAgent::Cancel { attempts, stop } => self.cancel(&attempts, stop, now),
-            ToAgent::Retract { attempts } => {
-                let wanted: HashSet<AttemptId> = attempts.into_iter().collect();
-                for attempt in self.queue.take_some(&wanted) {
-                    self.push_report(attempt, Report::Returned);
-                }
-            }
-            ToAgent::Evict { attempts, stop } => self.evict(attempts, stop, now),
-            ToAgent::Known { user, attempts } => self.known(&user, &attempts),
-            // The driver sees to these.
-            ToAgent::Logs { .. } | ToAgent::Renewed { .. } => {}
-            ToAgent::Acknowledge { through } => self.acknowledge(through, now),
-            ToAgent::HeartbeatSeen { sent, clock: _ } => self.renew(sent.min(now)),
-            ToAgent::Forget { batch } => self.batches.forget(batch),
-            ToAgent::OutputTaken { attempt, bytes } => {
-                if let Some(index) = self.engine_of(attempt) {
-                    let engine = &mut self.engines[usize::from(index.0)];
-                    engine.output = engine.output.saturating_sub(bytes);
-                    self.effects.push_back(Effect::ToEngine(
-                        index,
-                        ToEngine::OutputTaken { attempt, bytes },
-                    ));
-                }
-            }
+impl Session {
+    /// It has been welcomed, by a host of so many engines.
+    pub(super) fn begin(
+        version: u16,
+        lease: Option<Duration>,
+        first_engine: EngineId,
+        engines: u16,
+        now: BootInstant,
+    ) -> Self {
+        Self {
+            version,
+            lease,
+            first_engine,
+            received: 0,
+            asked: (0, 0),
+            known: false,
+            next_heartbeat: now,
+            usable: (engines, None),
         }
     }
 
-    /// The coordinator has seen what we sent at `sent`. Its present session says how long that is
-    /// good for, also when that is shorter than an earlier one said: it waits no longer than that
-    /// before it places elsewhere what is here.
-    pub(super) fn renew(&mut self, sent: BootInstant) {
-        let until = self
-            .session
-            .as_ref()
-            .and_then(|s| s.lease)
-            .map(|lease| sent + lease);
-        if until == self.lease_until {
-            return;
-        }
-        self.lease_until = until;
-        for set in (0..self.sets.len())
-            .filter(|set| !self.is_fenced(*set))
-            .collect::<Vec<_>>()
-        {
-            self.tell_lease(set, until);
-        }
+    /// Whether both sides speak this version of the protocol, or a later one.
+    pub(super) fn speaks(&self, version: u16) -> bool {
+        self.version >= version
     }
 
-    pub(super) fn tell_lease(&mut self, set: usize, until: Option<BootInstant>) {
-        self.effects
-            .push_back(Effect::ToKeeper(set, ToKeeper::Lease { until }));
-        for i in self.engines_of(set) {
-            self.effects.push_back(Effect::ToEngine(
-                EngineIndex(i as u16),
-                ToEngine::Lease { until },
-            ));
-        }
+    /// How long attempts may run without an acknowledged heartbeat; none: for ever.
+    pub(super) fn lease(&self) -> Option<Duration> {
+        self.lease
     }
 
-    /// Gives up what waits once the lease is over.
-    pub(super) fn expire(&mut self, now: BootInstant) {
-        if self.lease_until.is_none_or(|until| until > now) {
-            return;
-        }
-        self.lease_until = None;
-        for attempt in self.queue.take() {
-            let why = "the coordinator was out of reach for longer than the lease";
-            self.finished(
-                None,
-                attempt,
-                Outcome::never_ran(Ended::Lost, why.to_owned()),
-            );
-        }
+    /// The number of the host's first engine in the cluster.
+    pub(super) fn first_engine(&self) -> EngineId {
+        self.first_engine
     }
 
-    /// Streamed output that was on its way is lost with the connection: its jobs must not wait for
-    /// it.
-    pub(super) fn release_output(&mut self) {
-        for (i, engine) in self.engines.iter_mut().enumerate() {
-            if let Slot::Busy { attempt, .. } = engine.slot {
-                engine.output = 0;
-                let taken = ToEngine::OutputTaken {
-                    attempt,
-                    bytes: u32::MAX,
-                };
-                self.effects
-                    .push_back(Effect::ToEngine(EngineIndex(i as u16), taken));
-            }
+    /// Whether the coordinator has been told what is here.
+    pub(super) fn is_known(&self) -> bool {
+        self.known
+    }
+
+    pub(super) fn is_known_now(&mut self) {
+        self.known = true;
+    }
+
+    pub(super) fn next_heartbeat(&self) -> Option<BootInstant> {
+        self.known.then_some(self.next_heartbeat)
+    }
+
+    /// Whether a heartbeat is due; if one is, the next one follows in its time.
+    pub(super) fn take_heartbeat(&mut self, now: BootInstant) -> bool {
+        let due = self.known && self.next_heartbeat <= now;
+        if due {
+            self.next_heartbeat = now + HEARTBEAT;
         }
+        due
+    }
+
+    /// So many slots' worth of attempts have come.
+    pub(super) fn receive(&mut self, slots: u64) {
+        self.received += slots;
+    }
+
+    /// Whether more may come than has come.
+    pub(super) fn has_credit(&self) -> bool {
+        self.asked.0 > self.received
+    }
+
+    /// What to ask for, if that is not what was asked for last: credit for `want` slots' worth of
+    /// attempts more, which is never taken back, and how many slots are idle.
+    pub(super) fn ask(&mut self, want: u64, idle: u16) -> Option<(u64, u16)> {
+        let asked = (self.asked.0.max(self.received + want), idle);
+        let changed = asked != self.asked;
+        self.asked = asked;
+        changed.then_some(asked)
+    }
+
+    /// Wants nothing more; the credit that is left.
+    pub(super) fn ask_no_more(&mut self) -> u64 {
+        self.asked = (self.received, 0);
+        self.received
+    }
+
+    /// Whether this is news to the coordinator, which is told it now.
+    pub(super) fn tell_usable(&mut self, usable: &Usable) -> bool {
+        let news = self.usable != *usable;
+        if news {
+            self.usable.clone_from(usable);
+        }
+        news
     }
 }

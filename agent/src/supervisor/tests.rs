@@ -12,10 +12,11 @@ mod wide;
 use super::*;
 use bytes::Bytes;
 use mezcal_common::message::agent::{
-    COUNTS_OUTPUT, ENGINES_FAIL, Placement, SERVES_USERS, ToAgent,
+    COUNTS_OUTPUT, ENGINES_FAIL, Placement, Report, SERVES_USERS, ToAgent, ToCoordinator,
 };
 use mezcal_common::message::engine::{FromEngine, ToEngine, ToKeeper};
 use mezcal_common::model::clock::WallTime;
+use mezcal_common::model::ids::AttemptId;
 use mezcal_common::model::ids::{BatchId, Epoch, JobKey, JobNumber, StoreId};
 use mezcal_common::model::ids::{BatchSerial, EngineId, EngineIndex};
 use mezcal_common::model::job::BatchContext;
