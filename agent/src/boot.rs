@@ -29,10 +29,10 @@ struct Units {
     wanted: PathBuf,
 }
 
-/// True if it comes back. Says how, or what to do. `called` is the name of the program that this is.
+/// True if it comes back. Says how, or what to do. `called` is the name of the program that this
+/// is.
 ///
-/// # Errors
-/// For the reader.
+/// # Errors For the reader.
 pub fn run(called: &str, args: &BootArgs) -> anyhow::Result<bool> {
     let uid = rustix::process::geteuid();
     if uid.is_root() {
@@ -73,14 +73,7 @@ pub fn run(called: &str, args: &BootArgs) -> anyhow::Result<bool> {
     }
     if Path::new("/run/systemd/system").is_dir() {
         if !lingers() {
-            // It may want more rights than an account has (polkit).
-            let mut linger = Command::new("loginctl");
-            let _ = linger
-                .args(["--no-ask-password", "enable-linger"])
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status();
+            enable_linger();
         }
         if lingers() {
             units
@@ -103,6 +96,17 @@ pub fn run(called: &str, args: &BootArgs) -> anyhow::Result<bool> {
         account.name, account.name
     );
     Ok(false)
+}
+
+/// It may want more rights than an account has (polkit).
+fn enable_linger() {
+    let mut linger = Command::new("loginctl");
+    let _ = linger
+        .args(["--no-ask-password", "enable-linger"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
 }
 
 /// The command line that is the agent in any case, before the verb. Where a program was called by a

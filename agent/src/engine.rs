@@ -138,25 +138,7 @@ impl Engine {
             Event::FirstEnded => self.first_ended(now),
             Event::OtherChanged => self.other_changed(),
             Event::Probed { others: true } => {}
-            Event::Probed { others: false } => match self.state {
-                State::Terminating {
-                    attempt,
-                    reason,
-                    first_ended: true,
-                    ..
-                } => self.sweep(attempt, Some(reason), now),
-                State::Running {
-                    attempt,
-                    lingering: true,
-                    ..
-                } => self.sweep(attempt, None, now),
-                State::Idle
-                | State::Spawning { .. }
-                | State::Running { .. }
-                | State::Terminating { .. }
-                | State::Sweeping { .. }
-                | State::Stuck { .. } => {}
-            },
+            Event::Probed { others: false } => self.alone(now),
             Event::Swept(swept) => self.swept(swept, now),
             Event::Held => {
                 if let State::Sweeping { held, .. } = &mut self.state {

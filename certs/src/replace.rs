@@ -196,6 +196,7 @@ mod tests {
     use crate::{Authority, request};
     use mezcal_common::wire::tls::{CredentialsError, IdentityFiles};
 
+    // Long: one directory from its first replacement to one that was killed halfway.
     #[test]
     fn a_new_certificate_takes_the_place_of_the_old_one_and_of_nothing_else() {
         let dir = tempfile::tempdir().expect("a directory");

@@ -362,22 +362,8 @@ impl Driver {
         if ready[1] {
             let _ = rustix::io::read(&self.spawned, &mut [0; 8]);
         }
-        let mut ended = self.collect_spawned();
-        let now = BootInstant::now();
-        if self.spawning {
-            // A child that has ended already, a cancel, or a spawn that takes its time.
-            self.awaited.store(true, Ordering::SeqCst);
-            ended |= self.collect_spawned();
-        }
-        if self.short_until.take_if(|until| *until <= now).is_some() {
-            self.engine.handle(Event::Lasts, now);
-        }
-        let readable = ready[pipes_from..].contains(&true);
-        if now < self.quiet_until {
-            self.deaf |= readable;
-        } else if readable || std::mem::take(&mut self.deaf) {
-            self.drain(TURN)?;
-        }
+        let ended = self.on_spawner();
+        self.on_pipes(ready[pipes_from..].contains(&true))?;
         // What follows the end of the first one looks at the others, too.
         if ready[0] && !ended {
             self.on_children();
@@ -392,6 +378,30 @@ impl Driver {
         }
         if keeper_says {
             self.on_keeper();
+        }
+        Ok(())
+    }
+
+    /// Takes what the spawner has to say. True if the first process has ended already.
+    fn on_spawner(&mut self) -> bool {
+        let mut ended = self.collect_spawned();
+        if self.spawning {
+            // A child that has ended already, a cancel, or a spawn that takes its time.
+            self.awaited.store(true, Ordering::SeqCst);
+            ended |= self.collect_spawned();
+        }
+        ended
+    }
+
+    fn on_pipes(&mut self, readable: bool) -> Result<()> {
+        let now = BootInstant::now();
+        if self.short_until.take_if(|until| *until <= now).is_some() {
+            self.engine.handle(Event::Lasts, now);
+        }
+        if now < self.quiet_until {
+            self.deaf |= readable;
+        } else if readable || std::mem::take(&mut self.deaf) {
+            self.drain(TURN)?;
         }
         Ok(())
     }

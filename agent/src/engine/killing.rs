@@ -76,6 +76,29 @@ impl Engine {
         }
     }
 
+    /// No process but the first is alive.
+    pub(super) fn alone(&mut self, now: BootInstant) {
+        match self.state {
+            State::Terminating {
+                attempt,
+                reason,
+                first_ended: true,
+                ..
+            } => self.sweep(attempt, Some(reason), now),
+            State::Running {
+                attempt,
+                lingering: true,
+                ..
+            } => self.sweep(attempt, None, now),
+            State::Idle
+            | State::Spawning { .. }
+            | State::Running { .. }
+            | State::Terminating { .. }
+            | State::Sweeping { .. }
+            | State::Stuck { .. } => {}
+        }
+    }
+
     pub(super) fn kill(&mut self, new: Reason, stop: Stop, now: BootInstant) {
         match &mut self.state {
             State::Idle => return,
@@ -85,12 +108,7 @@ impl Engine {
                 ..
             } => {
                 let attempt = *attempt;
-                self.idle();
-                if new != Reason::Stopped {
-                    let why = "its host was short of what it takes to start it";
-                    self.report(attempt, Outcome::never_ran(new.ended(), why.to_owned()));
-                }
-                return;
+                return self.never_started(attempt, new);
             }
             State::Spawning { kill, .. } => {
                 // No proof of death while a spawn is in flight: remembered, and done as soon as
@@ -150,6 +168,15 @@ impl Engine {
             State::Stuck { .. } => {}
         }
         self.watch();
+    }
+
+    /// There was nothing to kill yet, and there will be nothing.
+    fn never_started(&mut self, attempt: AttemptId, why: Reason) {
+        self.idle();
+        if why != Reason::Stopped {
+            let short = "its host was short of what it takes to start it";
+            self.report(attempt, Outcome::never_ran(why.ended(), short.to_owned()));
+        }
     }
 
     /// Tells the keeper what is here, and by when it should be over.

@@ -102,23 +102,7 @@ pub(super) fn start(
     let (program, argv) = command_line(&cd, spec, context, &env)?;
     // One file for both streams is one open file: two would overwrite each other.
     let err = if same_file(&out, &err) { &out } else { &err };
-    let born = match &mut around.leaves {
-        Some(leaves) => {
-            let leaf = leaves.next().map_err(|e| {
-                let text = format!("no control group for the job: {e}");
-                match crate::kernel::cgroup::errno(&e) {
-                    // cgroups(7): what mkdir(2) says then.
-                    Some(Errno::AGAIN) => NotStarted::Short(format!(
-                        "{text} (EAGAIN: `cgroup.max.descendants` or `cgroup.max.depth` of a group above)"
-                    )),
-                    errno => not_started(text, errno.unwrap_or(Errno::IO)),
-                }
-            })?;
-            let cpu = leaf.cpu();
-            Some((leaf, cpu))
-        }
-        None => None,
-    };
+    let born = around.leaves.as_mut().map(next_leaf).transpose()?;
     let fds = [
         stdin.as_ref().map_or(around.null.as_fd(), AsFd::as_fd),
         out.as_fd(),
@@ -157,6 +141,22 @@ pub(super) fn start(
         why_not_started(spec, &program, e)
     })?;
     Ok(Started { pid, born })
+}
+
+/// The control group of the next attempt.
+fn next_leaf(leaves: &mut Leaves) -> Result<Born, NotStarted> {
+    let leaf = leaves.next().map_err(|e| {
+        let text = format!("no control group for the job: {e}");
+        match crate::kernel::cgroup::errno(&e) {
+            // cgroups(7): what mkdir(2) says then.
+            Some(Errno::AGAIN) => NotStarted::Short(format!(
+                "{text} (EAGAIN: `cgroup.max.descendants` or `cgroup.max.depth` of a group above)"
+            )),
+            errno => not_started(text, errno.unwrap_or(Errno::IO)),
+        }
+    })?;
+    let cpu = leaf.cpu();
+    Ok((leaf, cpu))
 }
 
 /// Whether processes can be born in a control group here: the kernel may be too old for it, or a

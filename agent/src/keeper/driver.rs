@@ -17,7 +17,7 @@ use crate::kernel::cgroup::Place;
 use crate::kernel::descriptors::{seal_descriptors, take_stdin};
 use crate::kernel::signals::signals;
 use claim::{claim, listen, take_lock};
-use engines::{EngineProcess, Started};
+use engines::EngineProcess;
 use mezcal_common::message::engine::FromKeeper;
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::system::limits;
@@ -222,29 +222,9 @@ impl Driver {
                     attempt: Some(_), ..
                 }) if self.asked.is_some() => {}
                 Effect::Start(engine) => {
-                    match (self.start(), self.engines.get_mut(usize::from(engine.0))) {
-                        (Ok(Started::Here(keeper)), _) => {
-                            return Ok(Some(Left::Copy {
-                                slot: engine.0,
-                                keeper,
-                            }));
-                        }
-                        (Ok(Started::There(process)), Some(place)) => *place = process,
-                        (Ok(Started::There(process)), None) => self.engines.push(EngineProcess {
-                            first: true,
-                            ..process
-                        }),
-                        (Err(e), None) if !self.complete => return Err(e),
-                        (Err(e), place) => {
-                            // A job that has used up processes or descriptors must not cost the
-                            // other jobs their lives.
-                            if place.is_none() {
-                                self.engines.push(EngineProcess::NONE);
-                            }
-                            self.say_of(usize::from(engine.0), e.to_string());
-                            self.keeper
-                                .handle(Event::NotStarted(engine), BootInstant::now());
-                        }
+                    if let Some(keeper) = self.start_engine(engine)? {
+                        let slot = engine.0;
+                        return Ok(Some(Left::Copy { slot, keeper }));
                     }
                 }
                 Effect::Link(engine) => {

@@ -55,7 +55,11 @@ impl Supervisor {
                 0
             }
             Slot::Idle if self.rests_for_engines() => 1,
-            _ => slot.taken(),
+            Slot::Unheard { .. }
+            | Slot::Idle
+            | Slot::Busy { .. }
+            | Slot::Held { .. }
+            | Slot::Unfit => slot.taken(),
         }
     }
 

@@ -4,23 +4,22 @@
 //! coordinator, and the links to keeper and engines. All of them only turn what they hear into
 //! inputs.
 
-use crate::supervisor::connection::{Connection, GOODBYE, Input, Way, Welcome};
+use crate::supervisor::connection::{Connection, GOODBYE, Input, Way, Welcome, hello};
 use crate::supervisor::generations::Generations;
-use crate::supervisor::host::{Host, Readings, usable_cpus};
-use crate::supervisor::keepers::{self, Keepers};
+use crate::supervisor::host::{Host, Readings};
+use crate::supervisor::keepers::Keepers;
 use crate::supervisor::links::{EngineInput, Engines, Links};
 use crate::supervisor::logs::{Logs, Request};
 use crate::supervisor::renewal::{self, Asking, Wish};
 use crate::supervisor::standing::Standing;
-use crate::supervisor::users::{Finder, Present};
+use crate::supervisor::users::Present;
 use crate::supervisor::{Carried, Effect, Event, Supervisor};
 use mezcal_certs::renewal::{Event as Certificate, Renewal};
-use mezcal_common::message::agent::{self, Hello, ToAgent, ToCoordinator};
+use mezcal_common::message::agent::{ToAgent, ToCoordinator};
 use mezcal_common::message::engine::{FromEngine, PROGRAM, ToEngine, ToKeeper};
 use mezcal_common::model::clock::{BootInstant, WallTime};
 use mezcal_common::model::escape::chain;
 use mezcal_common::model::ids::EngineIndex;
-use mezcal_common::system::proc;
 use mezcal_common::system::timer::BootTimer;
 use mezcal_common::wire::endpoint::Connector;
 use rustix::fd::OwnedFd;
@@ -473,26 +472,6 @@ impl Driver {
             self.keepers.tell_all(&ToKeeper::Stop);
         }
         (left, self.supervisor.leave())
-    }
-}
-
-/// What the coordinator is told first.
-fn hello(parts: &AgentParts, engines: &Engines, host: &Host) -> Hello {
-    // Keepers of users come and go: with them it is the place where they are.
-    let keeper = match &engines.finder {
-        Some(finder) => Finder::number(finder),
-        None => keepers::number(&engines.keepers),
-    };
-    Hello {
-        versions: agent::VERSIONS,
-        program: mezcal_common::VERSION.into(),
-        keeper: keeper.unwrap_or_else(random),
-        boot_id: proc::boot_id(),
-        slots: parts.slots,
-        aliases: parts.aliases.clone(),
-        cpus: u32::from(usable_cpus()),
-        memory: host.memory(),
-        users: parts.users.clone(),
     }
 }
 

@@ -5,7 +5,8 @@ use super::Supervisor;
 use super::dispatch::MAX_UNACKNOWLEDGED;
 use super::event::Effect;
 use super::slot::Slot;
-use mezcal_common::message::agent::ToCoordinator;
+use bytes::Bytes;
+use mezcal_common::message::agent::{Stream, ToCoordinator};
 use mezcal_common::message::engine::{FromEngine, OUTPUT_WINDOW, ToEngine, ToKeeper};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, EngineIndex};
@@ -28,67 +29,11 @@ impl Supervisor {
     }
 
     pub(super) fn on_engine(&mut self, index: EngineIndex, message: FromEngine, now: BootInstant) {
-        let i = usize::from(index.0);
-        let Some(engine) = self.engines.get_mut(i) else {
+        if usize::from(index.0) >= self.engines.len() {
             return;
-        };
+        }
         match message {
-            FromEngine::Ready { running } => {
-                (engine.context, engine.output, engine.relink_at) = (None, 0, None);
-                if engine.program.is_none() {
-                    // One of before 0.2.
-                    engine.program = Some(String::new());
-                    self.programs.changed = true;
-                }
-                (engine.vacant, engine.failing, engine.why) = (None, false, None);
-                let (given, stop) = (engine.slot.given(), engine.stop);
-                let most = self.slots as u16;
-                let ours = given
-                    .filter(|(given, _)| running.is_some_and(|(attempt, _)| attempt == *given));
-                self.engines[i].slot = match (running, ours) {
-                    (_, Some((attempt, slots))) => Slot::Busy {
-                        attempt,
-                        since: now,
-                        reported: true,
-                        slots,
-                        claimed: false,
-                    },
-                    (Some((attempt, _)), None) if self.is_elsewhere(attempt, index) => Slot::Unfit,
-                    (Some((attempt, slots)), None) => {
-                        let slots = slots.clamp(1, most);
-                        Slot::Busy {
-                            attempt,
-                            since: now,
-                            reported: true,
-                            slots,
-                            claimed: self.shared,
-                        }
-                    }
-                    (None, None) => Slot::Idle,
-                };
-                // It knows of no lease that was given over an earlier link; one that an earlier
-                // agent has given it stays.
-                if let Some(until) = self.lease_until
-                    && !self.is_fenced(i / self.slots)
-                {
-                    self.effects.push_back(Effect::ToEngine(
-                        index,
-                        ToEngine::Lease { until: Some(until) },
-                    ));
-                }
-                if let Some((attempt, _)) = given.filter(|_| ours.is_none())
-                    && !self.reports.is_over(attempt)
-                {
-                    let why = "it was given to an engine that does not have it any more".to_owned();
-                    self.finished(Some(index), attempt, Outcome::never_ran(Ended::Lost, why));
-                }
-                if let Some((attempt, stop)) =
-                    stop.filter(|(stopped, _)| ours.is_some_and(|(attempt, _)| attempt == *stopped))
-                {
-                    self.stop_engine(i, attempt, stop, now);
-                }
-                self.look_at_claim(index, now);
-            }
+            FromEngine::Ready { running } => self.engine_ready(index, running, now),
             FromEngine::Finished { attempt, outcome } => {
                 self.engine_finished(index, attempt, outcome.within_limits(), now)
             }
@@ -96,31 +41,83 @@ impl Supervisor {
                 attempt,
                 stream,
                 data,
-            } => {
-                let bytes = data.len() as u32;
-                let runs = matches!(engine.slot, Slot::Busy { attempt: busy, claimed: false, .. } if busy == attempt);
-                // It keeps to the window, or loses what it writes.
-                if runs
-                    && self.session.is_some()
-                    && engine.output.saturating_add(bytes) <= 2 * OUTPUT_WINDOW
-                {
-                    engine.output += bytes;
-                    self.effects
-                        .push_back(Effect::ToCoordinator(ToCoordinator::Output {
-                            attempt,
-                            stream,
-                            data,
-                        }));
-                } else {
-                    // Nobody is there to take it, and the engine must not wait for that.
-                    self.effects.push_back(Effect::ToEngine(
-                        index,
-                        ToEngine::OutputTaken { attempt, bytes },
-                    ));
-                }
-            }
+            } => self.engine_output(index, attempt, stream, data),
             // The driver hands it to whoever follows.
             FromEngine::Shown { .. } | FromEngine::ShownAll { .. } => {}
+        }
+    }
+
+    /// An engine has said all that it has to say of earlier attempts, and what it runs.
+    fn engine_ready(
+        &mut self,
+        index: EngineIndex,
+        running: Option<(AttemptId, u16)>,
+        now: BootInstant,
+    ) {
+        let i = usize::from(index.0);
+        self.programs.changed |= self.engines[i].is_heard_of();
+        let (given, stop) = (self.engines[i].slot.given(), self.engines[i].stop);
+        let ours = given.filter(|(given, _)| running.is_some_and(|(attempt, _)| attempt == *given));
+        self.engines[i].slot = match (running, ours) {
+            (_, Some((attempt, slots))) => Slot::found(attempt, slots, false, now),
+            (Some((attempt, _)), None) if self.is_elsewhere(attempt, index) => Slot::Unfit,
+            (Some((attempt, slots)), None) => {
+                let slots = slots.clamp(1, self.slots as u16);
+                Slot::found(attempt, slots, self.shared, now)
+            }
+            (None, None) => Slot::Idle,
+        };
+        // It knows of no lease that was given over an earlier link; one that an earlier agent has
+        // given it stays.
+        if let Some(until) = self.lease_until
+            && !self.is_fenced(i / self.slots)
+        {
+            let until = Some(until);
+            self.effects
+                .push_back(Effect::ToEngine(index, ToEngine::Lease { until }));
+        }
+        if let Some((attempt, _)) = given.filter(|_| ours.is_none())
+            && !self.reports.is_over(attempt)
+        {
+            let why = "it was given to an engine that does not have it any more".to_owned();
+            self.finished(Some(index), attempt, Outcome::never_ran(Ended::Lost, why));
+        }
+        if let Some((attempt, stop)) =
+            stop.filter(|(stopped, _)| ours.is_some_and(|(attempt, _)| attempt == *stopped))
+        {
+            self.stop_engine(i, attempt, stop, now);
+        }
+        self.look_at_claim(index, now);
+    }
+
+    fn engine_output(
+        &mut self,
+        index: EngineIndex,
+        attempt: AttemptId,
+        stream: Stream,
+        data: Bytes,
+    ) {
+        let engine = &mut self.engines[usize::from(index.0)];
+        let bytes = data.len() as u32;
+        let runs = matches!(engine.slot, Slot::Busy { attempt: busy, claimed: false, .. } if busy == attempt);
+        // It keeps to the window, or loses what it writes.
+        if runs
+            && self.session.is_some()
+            && engine.output.saturating_add(bytes) <= 2 * OUTPUT_WINDOW
+        {
+            engine.output += bytes;
+            self.effects
+                .push_back(Effect::ToCoordinator(ToCoordinator::Output {
+                    attempt,
+                    stream,
+                    data,
+                }));
+        } else {
+            // Nobody is there to take it, and the engine must not wait for that.
+            self.effects.push_back(Effect::ToEngine(
+                index,
+                ToEngine::OutputTaken { attempt, bytes },
+            ));
         }
     }
 
@@ -135,44 +132,10 @@ impl Supervisor {
         let i = usize::from(index.0);
         let set = self.set_of_engine(index);
         let slot = self.engines[i].slot;
-        let over = |slots| {
-            if outcome.survivors > 0 {
-                Slot::Held { slots }
-            } else {
-                Slot::Idle
-            }
-        };
-        let (next, claimed) = match slot {
-            Slot::Busy {
-                attempt: busy,
-                slots,
-                claimed: false,
-                ..
-            } if busy == attempt => (over(slots), false),
-            Slot::Busy {
-                attempt: busy,
-                claimed: true,
-                ..
-            } if busy == attempt => (
-                if outcome.survivors > 0 {
-                    Slot::Unfit
-                } else {
-                    Slot::Idle
-                },
-                true,
-            ),
-            // What it runs follows with `Ready`.
-            Slot::Unheard { given } if given.is_some_and(|(given, _)| given == attempt) => {
-                (Slot::Unheard { given: None }, false)
-            }
-            // An earlier agent may have given it that, or this one, who has had it acknowledged.
-            Slot::Unheard { .. } => (slot, true),
-            Slot::Unfit => (Slot::Idle, true),
-            Slot::Idle | Slot::Busy { .. } | Slot::Held { .. } if self.shared => {
-                tracing::warn!(engine = index.0, %attempt, "an engine reports on what it was not given; not believed");
-                return;
-            }
-            Slot::Idle | Slot::Busy { .. } | Slot::Held { .. } => (slot, false),
+        let (next, claimed) = match slot.after(attempt, outcome.survivors > 0) {
+            Some(after) => after,
+            None if self.shared => return self.disbelieve(index, attempt),
+            None => (slot, false),
         };
         // Whatever its word is worth: it does not run that any more.
         self.engines[i].slot = next;
@@ -183,8 +146,7 @@ impl Supervisor {
                 .filter(|entry| entry.is_claimed() && entry.set() == Some(set))
                 .count();
             if self.is_elsewhere(attempt, index) || claims >= MAX_UNACKNOWLEDGED {
-                tracing::warn!(engine = index.0, %attempt, "an engine reports on what it was not given; not believed");
-                return;
+                return self.disbelieve(index, attempt);
             }
         }
         if self.engines[i]
@@ -211,6 +173,10 @@ impl Supervisor {
         self.finished_as(Some(index), attempt, outcome, claimed && self.shared);
     }
 
+    fn disbelieve(&self, index: EngineIndex, attempt: AttemptId) {
+        tracing::warn!(engine = index.0, %attempt, "an engine reports on what it was not given; not believed");
+    }
+
     pub(super) fn engine_ended(
         &mut self,
         index: EngineIndex,
@@ -233,14 +199,7 @@ impl Supervisor {
             _ if self.shared && given.is_none() => Slot::Unfit,
             _ => Slot::Held { slots },
         };
-        engine.vacant = if survivors == 0 {
-            engine.vacant.or(Some(now))
-        } else {
-            None
-        };
-        engine.failing &= engine.vacant.is_some();
-        (engine.context, engine.stop, engine.output, engine.relink_at) = (None, None, 0, None);
-        engine.program = None;
+        engine.is_dead(survivors == 0, now);
         self.programs.changed = true;
         let busy = if let Slot::Busy { attempt, .. } = was {
             Some(attempt)
@@ -256,23 +215,8 @@ impl Supervisor {
             if self.reports.is_over(attempt) {
                 continue;
             }
-            let left = format!("{killed} processes that it left were killed");
-            // Why the keeper has killed the engine is about the attempt that it names.
-            let (ended, error) = match ended {
-                _ if survivors > 0 => (
-                    Ended::Unkillable,
-                    "its engine is dead or dying, and something of it does not die".to_owned(),
-                ),
-                Ended::Cancelled if told == Some(attempt) => (
-                    ended,
-                    format!("its engine did not answer the cancel and was killed; {left}"),
-                ),
-                Ended::Timeout if told == Some(attempt) => (
-                    ended,
-                    format!("its engine did not end it at its timeout and was killed; {left}"),
-                ),
-                _ => (Ended::Lost, format!("its engine died; {left}")),
-            };
+            let named = told == Some(attempt);
+            let (ended, error) = why_over(ended, named, killed, survivors);
             let mut outcome = Outcome::never_ran(ended, error);
             (outcome.killed, outcome.survivors) = (killed, survivors);
             self.finished_as(
@@ -290,10 +234,7 @@ impl Supervisor {
         let Some(engine) = self.engines.get_mut(usize::from(index.0)) else {
             return;
         };
-        engine.slot = Slot::Unheard {
-            given: engine.slot.given(),
-        };
-        (engine.context, engine.output) = (None, 0);
+        engine.is_unlinked();
     }
 
     pub(super) fn link_lost(&mut self, index: EngineIndex, now: BootInstant) {
@@ -313,5 +254,37 @@ impl Supervisor {
                     .push_back(Effect::ToKeeper(set, ToKeeper::Relink { engine }));
             }
         }
+    }
+}
+
+/// How an attempt has ended whose engine is dead, and why. Why the keeper has killed the engine is
+/// about the attempt that it has `named`.
+fn why_over(ended: Ended, named: bool, killed: u32, survivors: u32) -> (Ended, String) {
+    let left = format!("{killed} processes that it left were killed");
+    let died = || format!("its engine died; {left}");
+    if survivors > 0 {
+        let why = "its engine is dead or dying, and something of it does not die";
+        return (Ended::Unkillable, why.to_owned());
+    }
+    match ended {
+        Ended::Cancelled if named => (
+            ended,
+            format!("its engine did not answer the cancel and was killed; {left}"),
+        ),
+        Ended::Timeout if named => (
+            ended,
+            format!("its engine did not end it at its timeout and was killed; {left}"),
+        ),
+        Ended::Exited
+        | Ended::Signaled
+        | Ended::Timeout
+        | Ended::Cancelled
+        | Ended::OutOfMemory
+        | Ended::StartFailed
+        | Ended::NoHost
+        | Ended::Skipped
+        | Ended::Lost
+        | Ended::Unkillable
+        | Ended::HostShort => (Ended::Lost, died()),
     }
 }

@@ -55,12 +55,15 @@ pub(crate) struct Logs {
     captured: HashMap<u64, Captured>,
 }
 
+/// To readers of standard output and error.
+type Senders = [Option<mpsc::Sender<Bytes>>; 2];
+
 /// Readers of what an engine keeps.
 struct Captured {
     attempt: AttemptId,
     /// Who was asked: nobody else's word counts.
     engine: Option<EngineIndex>,
-    senders: [Option<mpsc::Sender<Bytes>>; 2],
+    senders: Senders,
 }
 
 impl Logs {
@@ -89,19 +92,7 @@ impl Logs {
             wish,
             owners,
         } = request;
-        let refuse = |why: String| {
-            let answers = answers.clone();
-            tokio::spawn(async move {
-                // A connection that has ended needs no answer.
-                let _ = answers
-                    .send(ToCoordinator::LogsAnswer {
-                        request,
-                        streams: Err(why),
-                    })
-                    .await;
-            });
-            false
-        };
+        let refuse = |why: String| refuse(request, why, answers.clone());
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             return refuse(format!(
                 "{MAX_REQUESTS} readers are being served on that host already"
@@ -110,28 +101,7 @@ impl Logs {
         let Ok(spec) = codec::decode_exact::<JobSpec>(&spec) else {
             return refuse("its description cannot be read there".into());
         };
-        let cd = paths::directory(&spec, &context);
-        let (out, err) = (
-            paths::out(&spec, attempt, &context),
-            paths::err(&spec, attempt, &context),
-        );
-        let same = out.is_some() && out == err;
-        let wanted = [
-            (wish.out || (wish.err && same), out, Stream::Out),
-            (wish.err && !same, err, Stream::Err),
-        ];
-        let (mut sources, mut senders) = (Vec::new(), [None, None]);
-        for (_, file, stream) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
-            match (file, engine) {
-                (Some(file), _) => sources.push((stream, Source::File(cd.join(file.path)))),
-                (None, Some(_)) => {
-                    let (sender, receiver) = mpsc::channel(DEPTH);
-                    senders[usize::from(stream == Stream::Err)] = Some(sender);
-                    sources.push((stream, Source::Captured(receiver)));
-                }
-                (None, None) => {}
-            }
-        }
+        let (sources, senders) = wanted_of(&spec, attempt, &context, wish, engine.is_some());
         if sources.is_empty() {
             return refuse(
                 "its output went to no file; the last 4 KiB of it are in its result".into(),
@@ -220,6 +190,51 @@ impl Logs {
         self.over.clear();
         self.captured.clear();
     }
+}
+
+/// Says why a request is not served. False: no engine has to be asked.
+fn refuse(request: u64, why: String, answers: mpsc::Sender<ToCoordinator>) -> bool {
+    tokio::spawn(async move {
+        let streams = Err(why);
+        // A connection that has ended needs no answer.
+        let _ = answers
+            .send(ToCoordinator::LogsAnswer { request, streams })
+            .await;
+    });
+    false
+}
+
+/// Where the wanted output of an attempt is, and where what an engine captures of it goes to.
+fn wanted_of(
+    spec: &JobSpec,
+    attempt: AttemptId,
+    context: &BatchContext,
+    wish: LogWish,
+    runs: bool,
+) -> (Vec<(Stream, Source)>, Senders) {
+    let cd = paths::directory(spec, context);
+    let (out, err) = (
+        paths::out(spec, attempt, context),
+        paths::err(spec, attempt, context),
+    );
+    let same = out.is_some() && out == err;
+    let wanted = [
+        (wish.out || (wish.err && same), out, Stream::Out),
+        (wish.err && !same, err, Stream::Err),
+    ];
+    let (mut sources, mut senders) = (Vec::new(), [None, None]);
+    for (_, file, stream) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
+        match file {
+            Some(file) => sources.push((stream, Source::File(cd.join(file.path)))),
+            None if runs => {
+                let (sender, receiver) = mpsc::channel(DEPTH);
+                senders[usize::from(stream == Stream::Err)] = Some(sender);
+                sources.push((stream, Source::Captured(receiver)));
+            }
+            None => {}
+        }
+    }
+    (sources, senders)
 }
 
 enum Source {

@@ -204,7 +204,7 @@ fn as_the_coordinator_knows(
             engine: place(engine),
         },
         Report::Finished { engine, outcome } => {
-            let engine = engine.map(|engine| place(engine));
+            let engine = engine.map(place);
             if outcome.written.is_known() && speaks(COUNTS_OUTPUT) {
                 Report::Counted { engine, outcome }
             } else {

@@ -183,18 +183,7 @@ impl Supervisor {
             return;
         }
         for i in self.engines_of(set) {
-            let engine = &mut self.engines[i];
-            engine.slot = Slot::Unheard {
-                given: engine.slot.given(),
-            };
-            (
-                engine.context,
-                engine.output,
-                engine.relink_at,
-                engine.program,
-            ) = (None, 0, None, None);
-            (engine.vacant, engine.failing, engine.why) = (None, false, None);
-            engine.acknowledged.clear();
+            self.engines[i].is_gone();
         }
         self.sets[set].here = false;
         self.programs.changed = true;

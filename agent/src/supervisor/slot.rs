@@ -40,6 +40,45 @@ impl Slot {
         }
     }
 
+    /// What an engine has been found to run.
+    pub(super) fn found(attempt: AttemptId, slots: u16, claimed: bool, now: BootInstant) -> Self {
+        Slot::Busy {
+            attempt,
+            since: now,
+            reported: true,
+            slots,
+            claimed,
+        }
+    }
+
+    /// What is here when the engine says that an attempt is over, and whether that is a mere claim.
+    /// None: it is not about anything that it was given.
+    pub(super) fn after(self, attempt: AttemptId, survivors: bool) -> Option<(Self, bool)> {
+        match self {
+            Slot::Busy {
+                attempt: busy,
+                slots,
+                claimed,
+                ..
+            } if busy == attempt => {
+                let next = match (survivors, claimed) {
+                    (false, _) => Slot::Idle,
+                    (true, false) => Slot::Held { slots },
+                    (true, true) => Slot::Unfit,
+                };
+                Some((next, claimed))
+            }
+            // What it runs follows with `Ready`.
+            Slot::Unheard { given } if given.is_some_and(|(given, _)| given == attempt) => {
+                Some((Slot::Unheard { given: None }, false))
+            }
+            // An earlier agent may have given it that, or this one, who has had it acknowledged.
+            Slot::Unheard { .. } => Some((self, true)),
+            Slot::Unfit => Some((Slot::Idle, true)),
+            Slot::Idle | Slot::Busy { .. } | Slot::Held { .. } => None,
+        }
+    }
+
     /// What it was given, and how many slots that takes, unless it is known to be over.
     pub(super) fn given(self) -> Option<(AttemptId, u16)> {
         match self {
@@ -93,6 +132,40 @@ impl Engine {
             failing: false,
             why: None,
         }
+    }
+
+    /// What was heard over an earlier link counts no more.
+    pub(super) fn is_unlinked(&mut self) {
+        self.slot = Slot::Unheard {
+            given: self.slot.given(),
+        };
+        (self.context, self.output) = (None, 0);
+    }
+
+    /// Nothing is to be heard any more of its keeper.
+    pub(super) fn is_gone(&mut self) {
+        self.is_unlinked();
+        (self.relink_at, self.program) = (None, None);
+        (self.vacant, self.failing, self.why) = (None, false, None);
+        self.acknowledged.clear();
+    }
+
+    /// It is ready. True if nobody has heard before what it runs: then it says no version, as those
+    /// of before 0.2.
+    pub(super) fn is_heard_of(&mut self) -> bool {
+        (self.context, self.output, self.relink_at) = (None, 0, None);
+        (self.vacant, self.failing, self.why) = (None, false, None);
+        let news = self.program.is_none();
+        self.program.get_or_insert_default();
+        news
+    }
+
+    /// By its keeper's word; all that it left is dead, too, or not.
+    pub(super) fn is_dead(&mut self, all: bool, now: BootInstant) {
+        self.vacant = if all { self.vacant.or(Some(now)) } else { None };
+        self.failing &= self.vacant.is_some();
+        (self.context, self.stop, self.output, self.relink_at) = (None, None, 0, None);
+        self.program = None;
     }
 
     /// Whether it may have something that nobody here knows of.

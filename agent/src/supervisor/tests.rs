@@ -156,6 +156,7 @@ impl Script {
         self.trace()
     }
 
+    // Long: one line for each effect.
     fn trace(&mut self) -> String {
         let ids = |list: &[AttemptId]| {
             list.iter()

@@ -8,7 +8,7 @@ use mezcal_common::model::hosts;
 use mezcal_common::model::identity::Role;
 use mezcal_common::system::account;
 use mezcal_common::system::config::{host_name, read_toml};
-use mezcal_common::system::files::{Directory, PRIVATE};
+use mezcal_common::system::files::{Directory, Owner, PRIVATE};
 use mezcal_common::wire::tls::Credentials;
 use std::path::{Path, PathBuf};
 
@@ -61,22 +61,8 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
     // What this host calls itself, whatever it is called here: its agent looks for its files
     // without being told.
     let own = own_state(&host_name());
-    let config = args.config.clone().unwrap_or_else(|| match root {
-        true => PathBuf::from(DEFAULT_PATH),
-        false => own.join("agent.toml"),
-    });
-    let known = config
-        .exists()
-        .then(|| read_toml::<AgentConfig>(&config))
-        .transpose()?;
-    let identity = args
-        .identity
-        .clone()
-        .or_else(|| known.as_ref().map(|known| known.identity.clone()))
-        .unwrap_or_else(|| match root {
-            true => PathBuf::from(IDENTITY),
-            false => own.join("pki"),
-        });
+    let files = Files::of(args, root, &own)?;
+    let (config, known, identity) = (files.config, files.known, files.identity);
     // What looks good here may have been revoked, and a token may be there to take its place: that
     // is for the coordinator to say.
     let had = known
@@ -87,13 +73,8 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
         (Ok(token), _) => token,
         // Whoever says it again may have thrown the token away.
         (Err(_), Some((_, credentials))) => {
-            say(
-                args,
-                false,
-                &credentials.identity().name,
-                &config,
-                &identity,
-            );
+            let name = &credentials.identity().name;
+            say(args, false, name, &config, &identity);
             return Ok(());
         }
         (Err(why), None) => anyhow::bail!(why),
@@ -105,44 +86,22 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
         // It may be in /var/tmp, where anybody may have made it.
         Directory::own(&own)?;
     }
-    let mut keys = Directory::make(&identity, PRIVATE)?;
-    if let Some(owner) = owner {
-        keys.give_to(owner)
-            .with_context(|| format!("the key is to be {ACCOUNT}'s"))?;
-    }
-    keys.try_writing()?;
+    let keys = keys(&identity, owner)?;
     let place = match &known {
         Some(_) => None,
-        None => {
-            let parent = config
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty())
-                .unwrap_or(Path::new("."));
-            let place = Directory::make(parent, 0o755)?;
-            place.try_writing()?;
-            Some(place)
-        }
+        None => Some(place_of(&config)?),
     };
     let runtime = mezcal_common::system::runtime::start(None)?;
-    let joined = match runtime.block_on(mezcal_certs::join(
-        &args.address,
-        &token,
-        Role::Agent,
-        Some(name),
-    )) {
+    let joining = mezcal_certs::join(&args.address, &token, Role::Agent, Some(name));
+    let joined = match runtime.block_on(joining) {
         Ok(joined) => joined,
         Err(e) => {
             if let Some((known, credentials)) = &had {
-                return goes_on(known, credentials, e.into()).map(|remark| {
-                    say(
-                        args,
-                        false,
-                        &credentials.identity().name,
-                        &config,
-                        &identity,
-                    );
-                    eprintln!("agent: {remark}");
-                });
+                let remark = goes_on(known, credentials, e.into())?;
+                let name = &credentials.identity().name;
+                say(args, false, name, &config, &identity);
+                eprintln!("agent: {remark}");
+                return Ok(());
             }
             keys.discard();
             return Err(e.into());
@@ -152,18 +111,80 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
     keys.sync();
     if let Some(place) = &place {
         let runtime = (!root && args.identity.is_none()).then(|| own.join("run"));
-        let text = configuration(
-            &joined.coordinator,
-            &identity,
-            args.slots,
-            owner.is_some(),
-            runtime.as_deref(),
-        );
-        let name = config.file_name().unwrap_or_default().to_string_lossy();
-        place.replace(&name, text.as_bytes(), 0o644, None)?;
-        place.sync();
+        let (coordinator, runtime) = (&joined.coordinator, runtime.as_deref());
+        let text = configuration(coordinator, &identity, args.slots, owner.is_some(), runtime);
+        write_configuration(place, &config, &text)?;
     }
     say(args, true, &joined.name, &config, &identity);
+    remark(root, known, &joined, &config);
+    Ok(())
+}
+
+/// Where the files of this host are, or will be.
+struct Files {
+    config: PathBuf,
+    /// What is in it, if it is there.
+    known: Option<AgentConfig>,
+    identity: PathBuf,
+}
+
+impl Files {
+    fn of(args: &JoinArgs, root: bool, own: &Path) -> anyhow::Result<Self> {
+        let config = args.config.clone().unwrap_or_else(|| match root {
+            true => PathBuf::from(DEFAULT_PATH),
+            false => own.join("agent.toml"),
+        });
+        let known = config
+            .exists()
+            .then(|| read_toml::<AgentConfig>(&config))
+            .transpose()?;
+        let identity = args
+            .identity
+            .clone()
+            .or_else(|| known.as_ref().map(|known| known.identity.clone()))
+            .unwrap_or_else(|| match root {
+                true => PathBuf::from(IDENTITY),
+                false => own.join("pki"),
+            });
+        Ok(Self {
+            config,
+            known,
+            identity,
+        })
+    }
+}
+
+/// The directory of the key, of the account whose it is to be.
+fn keys(identity: &Path, owner: Option<Owner>) -> anyhow::Result<Directory> {
+    let mut keys = Directory::make(identity, PRIVATE)?;
+    if let Some(owner) = owner {
+        keys.give_to(owner)
+            .with_context(|| format!("the key is to be {ACCOUNT}'s"))?;
+    }
+    keys.try_writing()?;
+    Ok(keys)
+}
+
+/// The directory of a configuration that is not there yet.
+fn place_of(config: &Path) -> anyhow::Result<Directory> {
+    let parent = config
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let place = Directory::make(parent, 0o755)?;
+    place.try_writing()?;
+    Ok(place)
+}
+
+fn write_configuration(place: &Directory, config: &Path, text: &str) -> anyhow::Result<()> {
+    let name = config.file_name().unwrap_or_default().to_string_lossy();
+    place.replace(&name, text.as_bytes(), 0o644, None)?;
+    place.sync();
+    Ok(())
+}
+
+/// What is left to do, and what does not fit together, on a host that has joined.
+fn remark(root: bool, known: Option<AgentConfig>, joined: &mezcal_certs::Joined, config: &Path) {
     if !root {
         eprintln!(
             "agent: `mezcal agent at-boot` has it started when this host is, or says what that takes; without it this agent does not come back"
@@ -179,7 +200,6 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
     if let Some(clock) = &joined.clock {
         eprintln!("agent: {clock}; the agent can be started when that is mended");
     }
-    Ok(())
 }
 
 /// A token has not helped a host that has a certificate already. That is as it should be unless

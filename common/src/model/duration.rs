@@ -177,6 +177,7 @@ mod tests {
 
     /// Spellings of other tools, and what those that take them mean: Slurm 22.05, systemd 252,
     /// coreutils 9.1, humantime 2, pytimeparse 1.1.10.
+    // Long: a table of what each tool writes.
     #[test]
     fn what_other_tools_write_means_the_same_or_is_refused() {
         let same = [

@@ -100,46 +100,53 @@ impl Credentials {
                 role,
             });
         }
-        // Of what is no pair no date is of interest: it cannot be renewed either.
-        match CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider()) {
-            Ok(_) => {}
-            Err(rustls::Error::InconsistentKeys(_)) => {
-                return Err(CredentialsError::Pair {
-                    path: cert_path,
-                    key: key_path,
-                    role,
-                });
-            }
-            Err(source) => {
-                return Err(CredentialsError::Tls {
-                    path: cert_path,
-                    source,
-                });
-            }
-        }
-        check_validity(&cert_path, leaf)?;
-        check_validity(&ca_path, &root)?;
-        let links = chain
-            .iter()
-            .chain([&root])
-            .map(|der| crate::model::identity::details(der))
-            .collect::<Result<Vec<_>, _>>();
-        if !links.is_ok_and(|links| {
-            links
-                .windows(2)
-                .all(|pair| pair[0].issuer == pair[1].subject)
-        }) {
-            return Err(CredentialsError::Root {
-                path: cert_path,
-                ca: ca_path,
-            });
-        }
-        Ok(Self {
+        let new = Self {
             chain,
             key,
             root,
             identity,
             origin: dir.display().to_string(),
+        };
+        // Of what is no pair no date is of interest: it cannot be renewed either.
+        new.check_pair(&cert_path, key_path)?;
+        check_validity(&cert_path, new.certificate())?;
+        check_validity(&ca_path, &new.root)?;
+        if !new.descends() {
+            return Err(CredentialsError::Root {
+                path: cert_path,
+                ca: ca_path,
+            });
+        }
+        Ok(new)
+    }
+
+    /// The key must be that of the certificate.
+    fn check_pair(&self, cert_path: &Path, key: PathBuf) -> Result<(), CredentialsError> {
+        let path = cert_path.into();
+        let pair = CertifiedKey::from_der(self.chain.clone(), self.key.clone_key(), &provider());
+        match pair {
+            Ok(_) => Ok(()),
+            Err(rustls::Error::InconsistentKeys(_)) => Err(CredentialsError::Pair {
+                path,
+                key,
+                role: self.identity.role,
+            }),
+            Err(source) => Err(CredentialsError::Tls { path, source }),
+        }
+    }
+
+    /// Whether each certificate names the next one as its issuer, up to the root.
+    fn descends(&self) -> bool {
+        let links = self
+            .chain
+            .iter()
+            .chain([&self.root])
+            .map(|der| crate::model::identity::details(der))
+            .collect::<Result<Vec<_>, _>>();
+        links.is_ok_and(|links| {
+            links
+                .windows(2)
+                .all(|pair| pair[0].issuer == pair[1].subject)
         })
     }
 

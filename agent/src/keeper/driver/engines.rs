@@ -49,6 +49,30 @@ pub(super) fn threads() -> usize {
 }
 
 impl Driver {
+    /// Starts an engine in its slot; in the new engine, its end of the socket to the keeper.
+    pub(super) fn start_engine(&mut self, engine: EngineIndex) -> Result<Option<OwnedFd>> {
+        match (self.start(), self.engines.get_mut(usize::from(engine.0))) {
+            (Ok(Started::Here(keeper)), _) => return Ok(Some(keeper)),
+            (Ok(Started::There(process)), Some(place)) => *place = process,
+            (Ok(Started::There(process)), None) => self.engines.push(EngineProcess {
+                first: true,
+                ..process
+            }),
+            (Err(e), None) if !self.complete => return Err(e),
+            (Err(e), place) => {
+                // A job that has used up processes or descriptors must not cost the other jobs
+                // their lives.
+                if place.is_none() {
+                    self.engines.push(EngineProcess::NONE);
+                }
+                self.say_of(usize::from(engine.0), e.to_string());
+                self.keeper
+                    .handle(Event::NotStarted(engine), BootInstant::now());
+            }
+        }
+        Ok(None)
+    }
+
     pub(super) fn on_engine(&mut self, index: usize) {
         while let Some(control) = &self.engines[index].control {
             match packet::try_receive::<EngineToKeeper>(control) {
@@ -142,7 +166,7 @@ impl Driver {
 
     /// Starts an engine as a copy of this process: starting the program anew takes ten times as
     /// long, and a host may have dozens of slots.
-    pub(super) fn start(&self) -> Result<Started> {
+    fn start(&self) -> Result<Started> {
         debug_assert_eq!(threads(), 1, "the copy has one thread only");
         let (control, theirs) = packet::pair().map_err(|e| cannot("start an engine", e))?;
         // SAFETY: there is no other thread that could hold a lock which nobody would release in the

@@ -2,6 +2,7 @@
 
 use super::*;
 
+// Long: one host, from its first inventory until one user is gone.
 #[test]
 fn users_share_the_slots_of_a_host_each_with_engines_of_their_own() {
     let users = Some(vec!["okazaki".to_owned(), "sato".to_owned()]);

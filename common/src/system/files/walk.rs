@@ -4,7 +4,7 @@
 use super::{PlaceError, Result, called, failed, us};
 use crate::system::account;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -104,25 +104,29 @@ impl Way {
         uid == us() || uid == 0 || uid == self.root
     }
 
+    /// In a directory of one's own nobody else may have a say.
+    fn must_be_ours(&self, dir: &Stat) -> Result<()> {
+        let mode = dir.st_mode & 0o7777;
+        let (path, owner) = (self.seen.clone(), called(dir.st_uid));
+        if !self.trusts(dir.st_uid) {
+            let wanted = called(us());
+            return Err(PlaceError::Foreign {
+                path,
+                owner,
+                wanted,
+            });
+        }
+        if mode & OTHERS != 0 && mode & STICKY == 0 {
+            return Err(PlaceError::Open { path, owner, mode });
+        }
+        Ok(())
+    }
+
     pub(super) fn step(&mut self, name: OsString, rule: Rule, make: Option<u32>) -> Result<()> {
         let dir = rustix::fs::fstat(&self.at).map_err(failed("look at", &self.seen))?;
         let mode = dir.st_mode & 0o7777;
         if rule == Rule::Own && !self.home {
-            if !self.trusts(dir.st_uid) {
-                let (owner, wanted) = (called(dir.st_uid), called(us()));
-                return Err(PlaceError::Foreign {
-                    path: self.seen.clone(),
-                    owner,
-                    wanted,
-                });
-            }
-            if mode & OTHERS != 0 && mode & STICKY == 0 {
-                return Err(PlaceError::Open {
-                    path: self.seen.clone(),
-                    owner: called(dir.st_uid),
-                    mode,
-                });
-            }
+            self.must_be_ours(&dir)?;
         }
         let path = self.seen.join(&name);
         let found = match rustix::fs::statat(&self.at, &*name, AtFlags::SYMLINK_NOFOLLOW) {
