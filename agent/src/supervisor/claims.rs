@@ -30,7 +30,7 @@ impl Supervisor {
             self.engines[usize::from(index.0)].slot,
             Slot::Busy { claimed: true, .. }
         );
-        if claims && self.session.is_some() && self.sets[set].told == Some(Ok(())) {
+        if claims && self.session.is_some() && self.sets[set].is_told_served() {
             self.leave_out(
                 set,
                 "an engine of theirs runs what this agent has not given it".into(),

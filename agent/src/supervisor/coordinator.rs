@@ -3,6 +3,7 @@
 use super::Supervisor;
 use super::event::Effect;
 use super::session::Session;
+use super::sets::Set;
 use super::slot::Slot;
 use mezcal_common::message::agent::ToCoordinator;
 use mezcal_common::message::agent::{Report, ToAgent};
@@ -14,8 +15,8 @@ use std::collections::HashSet;
 impl Supervisor {
     pub(super) fn welcomed(&mut self, session: Session, store: StoreId, hello_sent: BootInstant) {
         self.enter(store);
-        self.sets.iter_mut().for_each(|set| set.told = None);
-        self.programs.told = None;
+        self.sets.iter_mut().for_each(Set::forget_told);
+        self.programs.forget_told();
         self.reports.session_begins();
         self.session = Some(session);
         self.renew(hello_sent);

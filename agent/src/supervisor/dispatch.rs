@@ -68,7 +68,7 @@ impl Supervisor {
         let set = match self.shared {
             true => self
                 .set_of(user)
-                .filter(|set| self.sets[*set].served && !self.holds_back(*set))?,
+                .filter(|set| self.sets[*set].is_served() && !self.holds_back(*set))?,
             false => 0,
         };
         Some(set * self.slots + place)

@@ -55,7 +55,9 @@ impl Supervisor {
         now: BootInstant,
     ) {
         let i = usize::from(index.0);
-        self.programs.changed |= self.engines[i].is_heard_of();
+        if self.engines[i].is_heard_of() {
+            self.programs.look_again();
+        }
         let (given, stop) = (self.engines[i].slot.given(), self.engines[i].stop);
         let ours = given.filter(|(given, _)| running.is_some_and(|(attempt, _)| attempt == *given));
         self.engines[i].slot = match (running, ours) {
@@ -200,7 +202,7 @@ impl Supervisor {
             _ => Slot::Held { slots },
         };
         engine.is_dead(survivors == 0, now);
-        self.programs.changed = true;
+        self.programs.look_again();
         let busy = if let Slot::Busy { attempt, .. } = was {
             Some(attempt)
         } else {

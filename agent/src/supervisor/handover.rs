@@ -48,9 +48,9 @@ impl Supervisor {
         for set in self
             .sets
             .iter_mut()
-            .filter(|set| replaced.contains(&set.user))
+            .filter(|set| replaced.iter().any(|user| user == set.user()))
         {
-            set.replacing = Replacing::Done;
+            set.set_replacing(Replacing::Done);
         }
         (self.queue, self.batches, self.store, self.lease_until) =
             (queue, batches, store, lease_until);
@@ -70,7 +70,7 @@ impl Supervisor {
                 Report::Returned | Report::Finished { engine: None, .. }
             )
         };
-        let user = |entry: &Entry| entry.set().map(|set| self.sets[set].user.clone());
+        let user = |entry: &Entry| entry.set().map(|set| self.sets[set].user().to_owned());
         let left = self.reports.iter().filter(|entry| own(entry.report()));
         let ends = left
             .map(|entry| (entry.attempt(), entry.report().clone(), user(entry)))
@@ -82,8 +82,8 @@ impl Supervisor {
         let replaced = self
             .sets
             .iter()
-            .filter(|set| matches!(set.replacing, Replacing::Ending { .. } | Replacing::Done));
-        let replaced = replaced.map(|set| set.user.clone()).collect();
+            .filter(|set| matches!(set.replacing(), Replacing::Ending { .. } | Replacing::Done));
+        let replaced = replaced.map(|set| set.user().to_owned()).collect();
         Carried {
             queue,
             batches,

@@ -53,13 +53,12 @@ impl Supervisor {
         }
         let mut changed = !known;
         for set in 0..self.sets.len() {
-            let standing = self.sets[set].standing();
-            if standing == self.sets[set].told {
+            if !self.sets[set].tell_standing() {
                 continue;
             }
             changed = true;
-            let user = self.sets[set].user.clone();
-            if self.sets[set].served {
+            let user = self.sets[set].user().to_owned();
+            if self.sets[set].is_served() {
                 let theirs =
                     |attempt: &AttemptId| self.batches.owner(attempt.key.batch) == Some(&user);
                 let of_set = self.reports.iter().filter(|entry| entry.set() == Some(set));
@@ -74,7 +73,6 @@ impl Supervisor {
                         user: user.clone(),
                     }));
             }
-            self.sets[set].told = standing;
         }
         if !changed {
             return;
@@ -82,14 +80,14 @@ impl Supervisor {
         let unheard = self
             .sets
             .iter()
-            .filter_map(|set| Some((set.user.clone(), set.why.clone()?)));
+            .filter_map(|set| Some((set.user().to_owned(), set.why()?.clone())));
         self.effects
             .push_back(Effect::ToCoordinator(ToCoordinator::Served {
                 users: self
                     .sets
                     .iter()
-                    .filter(|set| set.served)
-                    .map(|set| set.user.clone())
+                    .filter(|set| set.is_served())
+                    .map(|set| set.user().to_owned())
                     .collect(),
                 unheard: unheard.collect(),
                 containment: self.containment,

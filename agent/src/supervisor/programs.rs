@@ -53,11 +53,23 @@ type Versions = Vec<(String, u16)>;
 #[derive(Debug, Default)]
 pub(super) struct Programs {
     /// None: engines are good, whatever they run.
-    pub(super) own: Option<String>,
+    own: Option<String>,
     /// What was said of them in this session: versions, and users who get new ones.
-    pub(super) told: Option<(Versions, Vec<String>)>,
+    told: Option<(Versions, Vec<String>)>,
     /// An engine has been heard, or is gone, or a set has new ones: since the last look.
-    pub(super) changed: bool,
+    changed: bool,
+}
+
+impl Programs {
+    /// Engines may be others than at the last look.
+    pub(super) fn look_again(&mut self) {
+        self.changed = true;
+    }
+
+    /// A coordinator has been welcomed, which knows of none.
+    pub(super) fn forget_told(&mut self) {
+        self.told = None;
+    }
 }
 
 impl Supervisor {
@@ -75,7 +87,7 @@ impl Supervisor {
             && self
                 .sets
                 .iter()
-                .any(|set| matches!(set.replacing, Replacing::Ending { .. }))
+                .any(|set| matches!(set.replacing(), Replacing::Ending { .. }))
     }
 
     /// An engine says what it runs.
@@ -89,7 +101,7 @@ impl Supervisor {
     /// Whether engines of a set take nothing more. A coordinator that cannot be told that a user
     /// gets no jobs here for a while is not refused any: it would send them again at once.
     pub(super) fn holds_back(&self, set: usize) -> bool {
-        match self.sets[set].replacing {
+        match self.sets[set].replacing() {
             Replacing::No | Replacing::Done => false,
             Replacing::Draining => !self.shared || self.speaks(TELLS_ENGINES),
             Replacing::Ending { .. } => true,
@@ -98,14 +110,14 @@ impl Supervisor {
 
     /// When the next one is expected no more of keepers that were asked to end.
     pub(super) fn replacements_end(&self) -> Option<BootInstant> {
-        let ends = self
-            .sets
-            .iter()
-            .filter(|_| self.shared)
-            .filter_map(|set| match set.replacing {
-                Replacing::Ending { until } => Some(until),
-                Replacing::No | Replacing::Draining | Replacing::Done => None,
-            });
+        let ends =
+            self.sets
+                .iter()
+                .filter(|_| self.shared)
+                .filter_map(|set| match set.replacing() {
+                    Replacing::Ending { until } => Some(until),
+                    Replacing::No | Replacing::Draining | Replacing::Done => None,
+                });
         ends.min()
     }
 
@@ -122,7 +134,7 @@ impl Supervisor {
         let mut changed = std::mem::take(&mut self.programs.changed);
         if changed && let Some(own) = self.programs.own.clone() {
             for set in (0..self.sets.len())
-                .filter(|set| self.sets[*set].replacing == Replacing::No)
+                .filter(|set| self.sets[*set].replacing() == Replacing::No)
                 .collect::<Vec<_>>()
             {
                 let old = |engine: &Engine| {
@@ -136,19 +148,19 @@ impl Supervisor {
                     .find(|engine| old(engine))
                 {
                     let (user, version) = (
-                        &self.sets[set].user,
+                        self.sets[set].user(),
                         in_words(old.program.as_deref().unwrap_or_default()),
                     );
                     tracing::info!(
                         user,
                         "the engines are of {version}, and this agent of {own}: new ones take their place when what runs there has ended"
                     );
-                    self.sets[set].replacing = Replacing::Draining;
+                    self.sets[set].set_replacing(Replacing::Draining);
                 }
             }
         }
         for set in self.sets.iter_mut().filter(|_| self.shared) {
-            if matches!(set.replacing, Replacing::Ending { until } if until <= now) {
+            if matches!(set.replacing(), Replacing::Ending { until } if until <= now) {
                 set.is_replaced();
                 changed = true;
             }
@@ -158,7 +170,7 @@ impl Supervisor {
             self.tell_programs();
         }
         for set in 0..self.sets.len() {
-            if self.sets[set].replacing == Replacing::Draining {
+            if self.sets[set].replacing() == Replacing::Draining {
                 self.give_back_of(set);
                 if self.has_nothing_left(set) {
                     self.replace(set, now);
@@ -177,7 +189,7 @@ impl Supervisor {
             return;
         }
         let theirs = |attempt: &AttemptId| {
-            self.batches.owner(attempt.key.batch) == Some(&self.sets[set].user)
+            self.batches.owner(attempt.key.batch) == Some(self.sets[set].user())
         };
         let waiting: HashSet<AttemptId> = self.queue.attempts().filter(theirs).collect();
         for attempt in self.queue.take_some(&waiting) {
@@ -189,7 +201,7 @@ impl Supervisor {
     fn has_nothing_left(&self, set: usize) -> bool {
         let mine = |of: Option<usize>| !self.shared || of == Some(set);
         self.is_known()
-            && self.sets[set].here
+            && self.sets[set].is_here()
             && self.engines[self.engines_of(set)]
                 .iter()
                 .all(|engine| engine.slot == Slot::Idle)
@@ -201,13 +213,12 @@ impl Supervisor {
     }
 
     fn replace(&mut self, set: usize, now: BootInstant) {
-        self.sets[set].replacing = Replacing::Ending {
-            until: now + NEXT_KEEPER,
-        };
+        let until = now + NEXT_KEEPER;
+        self.sets[set].set_replacing(Replacing::Ending { until });
         self.effects
             .push_back(Effect::ToKeeper(set, ToKeeper::Stop));
         if self.shared {
-            self.sets[set].here = false;
+            self.sets[set].set_here(false);
             self.leave_out(
                 set,
                 "their engines are being replaced by those of another version".into(),
@@ -240,7 +251,7 @@ impl Supervisor {
         let replaced = |set: &usize| self.shared && self.holds_back(*set);
         let replacing = (0..self.sets.len())
             .filter(replaced)
-            .map(|set| self.sets[set].user.clone())
+            .map(|set| self.sets[set].user().to_owned())
             .collect();
         let now = (versions, replacing);
         if self.programs.told.as_ref() == Some(&now) {

@@ -170,7 +170,7 @@ impl Supervisor {
                 let reports = chunk.iter().map(|(_, report)| report.clone()).collect();
                 let message = match same.first().and_then(|(set, _)| *set) {
                     Some(set) => ToCoordinator::ReportsOf {
-                        user: self.sets[set].user.clone(),
+                        user: self.sets[set].user().to_owned(),
                         reports,
                     },
                     None => ToCoordinator::Reports(reports),

@@ -31,7 +31,7 @@ impl Supervisor {
     pub fn set_of(&self, user: &str) -> Option<usize> {
         self.sets
             .iter()
-            .position(|set| set.user == user)
+            .position(|set| set.user() == user)
             .filter(|_| self.shared)
     }
 
@@ -40,11 +40,11 @@ impl Supervisor {
         self.sets
             .get(set)
             .filter(|_| self.shared)
-            .map(|set| set.user.as_str())
+            .map(|set| set.user())
     }
 
     pub(super) fn is_served(&self, set: usize) -> bool {
-        !self.shared || self.sets[set].served
+        !self.shared || self.sets[set].is_served()
     }
 
     pub(super) fn engines_of(&self, set: usize) -> std::ops::Range<usize> {
@@ -58,7 +58,7 @@ impl Supervisor {
     /// Whose jobs a batch's are, if not the agent's own: its user, or those who may be. None: it
     /// runs nobody else's.
     pub fn owners_of(&self, batch: BatchSerial) -> Option<Vec<String>> {
-        let everybody = || self.sets.iter().map(|set| set.user.clone()).collect();
+        let everybody = || self.sets.iter().map(|set| set.user().to_owned()).collect();
         self.shared.then(|| {
             self.batches
                 .owner(batch)
@@ -77,14 +77,14 @@ impl Supervisor {
     pub(super) fn can_be_absent(&self, attempt: AttemptId) -> bool {
         !self.shared
             || self.owner(attempt).map_or_else(
-                || self.sets.iter().all(|set| set.served),
-                |set| self.sets[set].served,
+                || self.sets.iter().all(|set| set.is_served()),
+                |set| self.sets[set].is_served(),
             )
     }
 
     /// Leases are not renewed for what the coordinator fences.
     pub(super) fn is_fenced(&self, set: usize) -> bool {
-        self.shared && self.sets[set].why.is_some()
+        self.shared && self.sets[set].is_left_out()
     }
 
     /// Why a set cannot be served, whatever it has been so far.
@@ -106,7 +106,7 @@ impl Supervisor {
     pub(super) fn look_at_sets(&mut self, now: BootInstant) {
         let sets = if self.shared { self.sets.len() } else { 0 };
         for set in 0..sets {
-            if self.sets[set].over.take_if(|over| *over <= now).is_some() {
+            if self.sets[set].take_over(now) {
                 for i in self.engines_of(set) {
                     let slot = &mut self.engines[i].slot;
                     match slot {
@@ -116,15 +116,15 @@ impl Supervisor {
                     }
                 }
             }
-            if !self.sets[set].here {
+            if !self.sets[set].is_here() {
                 continue;
             }
             match self.what_is_wrong(set) {
-                None if self.sets[set].served => self.sets[set].by = None,
+                None if self.sets[set].is_served() => self.sets[set].is_heard(),
                 None => {
                     if self.sets[set].serve(now) {
                         self.sets[set].is_replaced();
-                        self.programs.changed = true;
+                        self.programs.look_again();
                         if let Some(until) = self.lease_until {
                             // It has missed what was said of that meanwhile.
                             self.tell_lease(set, Some(until));
@@ -139,9 +139,9 @@ impl Supervisor {
                     );
                 }
                 // A set that is left out is not waited for.
-                Some(Wrong::Unheard) if self.sets[set].why.is_some() => {}
+                Some(Wrong::Unheard) if self.sets[set].is_left_out() => {}
                 Some(Wrong::Unheard) => {
-                    let by = *self.sets[set].by.get_or_insert(now + HEARD_WITHIN);
+                    let by = self.sets[set].due_by(now);
                     if by <= now {
                         let silent = || {
                             format!(
@@ -166,11 +166,15 @@ impl Supervisor {
         let Some(left) = self.sets.get_mut(set) else {
             return;
         };
-        if left.why.as_ref() != Some(&why) {
-            tracing::warn!(user = left.user, "no jobs of {} are run: {why}", left.user);
+        if left.why() != Some(&why) {
+            tracing::warn!(
+                user = left.user(),
+                "no jobs of {} are run: {why}",
+                left.user()
+            );
         }
         left.leave_out(why, self.lease_until, now);
-        let user = &left.user;
+        let user = left.user();
         let theirs = |attempt: &AttemptId| self.batches.owner(attempt.key.batch) == Some(user);
         let waiting: HashSet<AttemptId> = self.queue.attempts().filter(theirs).collect();
         for attempt in self.queue.take_some(&waiting) {
@@ -185,13 +189,13 @@ impl Supervisor {
         for i in self.engines_of(set) {
             self.engines[i].is_gone();
         }
-        self.sets[set].here = false;
-        self.programs.changed = true;
-        match self.sets[set].replacing {
+        self.sets[set].set_here(false);
+        self.programs.look_again();
+        match self.sets[set].replacing() {
             // That has been said.
             Replacing::Ending { .. } => {}
             Replacing::Draining => {
-                self.sets[set].replacing = Replacing::No;
+                self.sets[set].set_replacing(Replacing::No);
                 self.leave_out(set, why, now);
             }
             Replacing::No | Replacing::Done => self.leave_out(set, why, now),
@@ -200,7 +204,7 @@ impl Supervisor {
 
     pub(super) fn keeper_here(&mut self, user: String) {
         match self.set_of(&user) {
-            Some(set) => self.sets[set].here = true,
+            Some(set) => self.sets[set].set_here(true),
             // Their numbers have 16 bits.
             None if self.shared && self.engines.len() + self.slots <= usize::from(u16::MAX) => {
                 self.sets.push(Set::new(user));

@@ -34,21 +34,21 @@ const OVER_AFTER: Duration = Duration::from_secs(12);
 #[derive(Debug)]
 pub(super) struct Set {
     /// Whose jobs they run.
-    pub(super) user: String,
+    user: String,
     /// There is a keeper to talk to.
-    pub(super) here: bool,
+    here: bool,
     /// Jobs of this user run here.
-    pub(super) served: bool,
+    served: bool,
     /// What the coordinator was told in this session: that it is served, or why not.
-    pub(super) told: Option<Result<(), String>>,
+    told: Option<Result<(), String>>,
     /// When its engines must have been heard.
-    pub(super) by: Option<BootInstant>,
+    by: Option<BootInstant>,
     /// Why it is left out; none: it is served, or still awaited.
-    pub(super) why: Option<String>,
+    why: Option<String>,
     /// When nothing can run any more that a set was given which is left out now.
-    pub(super) over: Option<BootInstant>,
+    over: Option<BootInstant>,
     /// Whether its engines are replaced by those of another version.
-    pub(super) replacing: Replacing,
+    replacing: Replacing,
     /// When it may come back.
     back: BootInstant,
     pause: Duration,
@@ -74,13 +74,83 @@ impl Set {
         }
     }
 
+    pub(super) fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// Whether there is a keeper to talk to.
+    pub(super) fn is_here(&self) -> bool {
+        self.here
+    }
+
+    /// Its keeper has come, or has gone.
+    pub(super) fn set_here(&mut self, here: bool) {
+        self.here = here;
+    }
+
+    /// Whether jobs of this user run here.
+    pub(super) fn is_served(&self) -> bool {
+        self.served
+    }
+
+    /// Why it is left out; none: it is served, or still awaited.
+    pub(super) fn why(&self) -> Option<&String> {
+        self.why.as_ref()
+    }
+
+    pub(super) fn is_left_out(&self) -> bool {
+        self.why.is_some()
+    }
+
+    /// Whether the coordinator has to be told how it stands; it is, from now on.
+    pub(super) fn tell_standing(&mut self) -> bool {
+        let standing = self.standing();
+        let news = standing != self.told;
+        self.told = standing;
+        news
+    }
+
+    /// Whether the coordinator knows that it is served.
+    pub(super) fn is_told_served(&self) -> bool {
+        self.told == Some(Ok(()))
+    }
+
+    /// A coordinator has been welcomed, which knows nothing of it.
+    pub(super) fn forget_told(&mut self) {
+        self.told = None;
+    }
+
+    /// Whether nothing can run any more that it was given before it was left out: said once.
+    pub(super) fn take_over(&mut self, now: BootInstant) -> bool {
+        self.over.take_if(|over| *over <= now).is_some()
+    }
+
+    /// All of its engines have been heard, and it goes on.
+    pub(super) fn is_heard(&mut self) {
+        self.by = None;
+    }
+
+    /// Until when its engines are awaited, from now on at the latest.
+    pub(super) fn due_by(&mut self, now: BootInstant) -> BootInstant {
+        *self.by.get_or_insert(now + HEARD_WITHIN)
+    }
+
+    /// How far the replacement of its engines is.
+    pub(super) fn replacing(&self) -> Replacing {
+        self.replacing
+    }
+
+    pub(super) fn set_replacing(&mut self, replacing: Replacing) {
+        self.replacing = replacing;
+    }
+
     /// The others wait for it.
     pub(super) fn is_awaited(&self) -> bool {
         self.here && !self.served && self.why.is_none()
     }
 
     /// How it stands, if that is decided.
-    pub(super) fn standing(&self) -> Option<Result<(), String>> {
+    fn standing(&self) -> Option<Result<(), String>> {
         if self.served {
             Some(Ok(()))
         } else {
