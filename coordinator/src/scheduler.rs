@@ -10,9 +10,9 @@
 //!    └──────────────────┘
 //! ```
 //!
-//! What keeps a job from running twice (P1): an attempt leaves a host's table only by proof that it
-//! is over: its report, an inventory without it, a goodbye, another boot of the host, or the end of
-//! the lease plus [`FENCE_MARGIN`]. Until then the job is not placed again.
+//! No job runs twice (P1): an attempt leaves a host's table only on proof that it is over: its
+//! report, an inventory without it, a goodbye, another boot of the host, or the end of the lease
+//! plus [`FENCE_MARGIN`]. Until then the job is not placed again.
 
 mod absence;
 mod after;
@@ -72,21 +72,21 @@ use timers::{Timer, Timers};
 use users::Users;
 pub use wide::WIDE_WAIT;
 
-/// All decisions of a coordinator.
+/// The state of a coordinator, and all its decisions.
 #[derive(Debug)]
 pub struct Scheduler {
     epoch: Epoch,
     store: StoreId,
     generation: Generation,
-    /// Batches that may run for another coordinator.
+    /// Restored batches that may still run for another coordinator.
     hold: Option<hold::Hold>,
-    /// What it decides is recorded.
+    /// Every decision is recorded.
     durable: bool,
     restoring: record::Restoring,
     client_lease: Duration,
     lease: Option<Duration>,
-    /// It is longer than what was recorded with attempts of an earlier life: no agent hears of it
-    /// before the store has it.
+    /// The lease is longer than the one recorded with attempts of an earlier life: no agent is told
+    /// of it before the store has it.
     leases_grow: bool,
     batches: Batches,
     hosts: Hosts,
@@ -95,25 +95,25 @@ pub struct Scheduler {
     told: absence::Told,
     queues: Queues,
     users: Users,
-    /// Idle slots that wait for jobs that take several.
+    /// Idle slots that are kept for jobs of several slots.
     keeping: wide::Keeping,
-    /// Jobs wait that hosts could take which have asked already.
+    /// Some jobs wait that hosts could take, and these hosts have asked already.
     unserved: bool,
-    /// How long a slot is idle before it gets a job that prefers another host.
+    /// How long a slot has to be idle before it gets a job that prefers another host.
     locality_wait: Duration,
-    /// When slots that had been idle for that long were last looked at.
+    /// When the slots that had been idle for the locality wait were last checked.
     looked_at: BootInstant,
     pending: after::Pending,
     cancels: cancel::Cancels,
     timers: Timers,
     effects: VecDeque<Effect>,
     mistake: Option<Mistake>,
-    /// Somebody watches: what was placed against P4.
+    /// Set in simulations: the placements that break P4.
     watch: Option<near::Watch>,
 }
 
 impl Scheduler {
-    /// Takes what happened at `now`.
+    /// Handles an event that happened at `now`.
     pub fn handle(&mut self, event: Event, now: BootInstant) {
         match event {
             Event::AgentHello {
@@ -165,10 +165,10 @@ impl Scheduler {
         self.settle(now);
     }
 
-    /// Does what is due at `now`.
+    /// Fires the timers that are due at `now`.
     pub fn handle_timeout(&mut self, now: BootInstant) {
         for timer in self.timers.due(now) {
-            // What has been done for one of them may have cleared another.
+            // The work for one timer may have cleared another.
             if self.timers.expires(timer, now) {
                 self.is_due(timer, now);
             }
@@ -177,13 +177,13 @@ impl Scheduler {
         self.settle(now);
     }
 
-    /// When [`Scheduler::handle_timeout`] wants to be called.
+    /// When [`Scheduler::handle_timeout`] has to be called next.
     pub fn poll_timeout(&self) -> Option<BootInstant> {
         let timers = self.timers.next().into_iter();
         timers.chain(self.patience_ends()).min()
     }
 
-    /// The next thing to do.
+    /// The next effect for the driver to perform.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
     }

@@ -1,4 +1,4 @@
-//! Jobs that no host can run at present: they wait for the host timeout, and their client hears why.
+//! Jobs that no host can run now: they wait for the host timeout, and their client is told why.
 
 use super::names::fold;
 use super::queues::QueueKey;
@@ -10,12 +10,12 @@ use mezcal_common::model::outcome::{Ended, Outcome};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Queues whose users have heard that the names they require are those of several hosts.
+/// Queues whose users have been told that the names they require belong to several hosts.
 #[derive(Debug, Default)]
 pub(super) struct Told(BTreeSet<QueueKey>);
 
 impl Scheduler {
-    /// Whether hosts are connected that may run these jobs, and none of them does for their user.
+    /// Whether hosts are connected that may run these jobs, but none of them serves their user.
     fn is_unserved(&self, key: QueueKey) -> bool {
         match self.batches.set_of(key) {
             None => {
@@ -33,7 +33,7 @@ impl Scheduler {
         }
     }
 
-    /// Starts and ends the waits for hosts that are not there.
+    /// Starts and ends the waits of the changed queues for absent hosts.
     pub(super) fn look_at_changed(&mut self, now: BootInstant) {
         for key in self.queues.take_changed() {
             let jobs = self.queues.len_of(key);
@@ -52,7 +52,7 @@ impl Scheduler {
             };
             let notice = if let Some(first) = ambiguous.first() {
                 if batch.once {
-                    // Somebody waits at a terminal, and can write the full name.
+                    // A user waits at a terminal, and can write the full name.
                     self.timers.set(Timer::Absent(key), now);
                     continue;
                 }
@@ -64,7 +64,7 @@ impl Scheduler {
                 }
             } else if self.queues.is_homeless(key) {
                 if batch.once && self.were_never_seen(key) {
-                    // Somebody waits at a terminal, for what is most likely a slip.
+                    // A user waits at a terminal, most likely because of a typing error.
                     self.timers.set(Timer::Absent(key), now);
                     continue;
                 }
@@ -105,7 +105,7 @@ impl Scheduler {
         self.told.0.remove(&key);
     }
 
-    /// Jobs end that no host could run for the whole host timeout.
+    /// Ends the jobs that no host could run for the whole host timeout.
     pub(super) fn end_absent(&mut self, key: QueueKey, now: BootInstant) {
         let why = self.why_absent(key);
         for job in self.queues.take_all(key) {
@@ -114,14 +114,14 @@ impl Scheduler {
         }
     }
 
-    /// Whether none of the hosts that a queue requires has ever been here.
+    /// Whether none of the hosts that a queue requires has ever connected.
     fn were_never_seen(&self, key: QueueKey) -> bool {
         self.batches
             .set_of(key)
             .is_some_and(|set| set.iter().all(|name| self.names.claimants(name).is_empty()))
     }
 
-    /// Why jobs end that no host could ever have run.
+    /// The reason given for jobs that no host could ever have run.
     fn why_absent(&self, key: QueueKey) -> String {
         if self.queues.is_homeless(key) {
             let set = self.batches.set_of(key).unwrap_or_default();

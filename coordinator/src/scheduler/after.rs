@@ -1,8 +1,8 @@
 //! Jobs that wait: for others of their batch to succeed (`after`), or for their next attempt
 //! (`retry_delay`).
 //!
-//! What a job's end means for others is worked off from a list, not by recursion: chains may be as
-//! long as a batch.
+//! The effects of a job's end on other jobs are worked off from a list, not by recursion: chains
+//! may be as long as a batch.
 
 use super::{JobState, Scheduler, Timer};
 use mezcal_common::message::client::RetryOn;
@@ -11,27 +11,27 @@ use mezcal_common::model::ids::{BatchSerial, JobKey, JobNumber};
 use mezcal_common::model::outcome::{Ended, Outcome, WaitStatus};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-/// Who waits for whom within a batch.
+/// Which jobs of a batch wait for which others.
 #[derive(Debug, Default)]
 pub(super) struct Order {
-    /// How many jobs each one still waits for.
+    /// How many jobs each waiting job still waits for.
     waiting: HashMap<JobNumber, usize>,
-    /// Who waits for each; also for jobs that are still to come.
+    /// The jobs that wait for each job, which may be still to come.
     dependants: BTreeMap<JobNumber, Vec<JobNumber>>,
 }
 
 impl Order {
-    /// A job does not wait any more: it is over.
+    /// Removes a job that is over and so does not wait any more.
     pub(super) fn forget(&mut self, job: JobNumber) {
         self.waiting.remove(&job);
     }
 
-    /// Whether it waits for others.
+    /// Whether the job waits for others.
     pub(super) fn has(&self, job: JobNumber) -> bool {
         self.waiting.contains_key(&job)
     }
 
-    /// What a job waits for.
+    /// The jobs that a job waits for.
     pub(super) fn before(&self, job: JobNumber) -> Vec<JobNumber> {
         self.dependants
             .iter()
@@ -41,14 +41,14 @@ impl Order {
     }
 }
 
-/// Jobs of which something is decided that is still to be done.
+/// Decisions about jobs that are still to be carried out.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    /// They can be queued now.
+    /// These jobs can be queued now.
     released: VecDeque<JobKey>,
-    /// They are skipped, since another one has not succeeded.
+    /// These jobs are skipped, since another one has not succeeded.
     to_skip: VecDeque<(JobKey, JobNumber)>,
-    /// They are tried again, by when that is.
+    /// These jobs are tried again, in the order of their times.
     delayed: BTreeSet<(BootInstant, JobKey)>,
 }
 
@@ -58,19 +58,19 @@ impl Pending {
         self.released.contains(&job)
     }
 
-    /// Until when a job waits for its next attempt, if it does.
+    /// When the pause of a job before its next attempt ends, if it has one.
     pub(super) fn delayed_until(&self, job: JobKey) -> Option<BootInstant> {
         let delayed = self.delayed.iter().find(|(_, delayed)| *delayed == job)?;
         Some(delayed.0)
     }
 
-    /// When the first job is tried again.
+    /// When the first of the delayed jobs is tried again.
     fn next_retry(&self) -> Option<BootInstant> {
         self.delayed.first().map(|(at, _)| *at)
     }
 }
 
-/// Whether a failure is among those that are worth another attempt.
+/// Whether these rules allow another attempt after this failure.
 pub(super) fn worth_another(rules: &[RetryOn], outcome: &Outcome) -> bool {
     let matches = |rule: &RetryOn| match rule {
         RetryOn::Code(code) => outcome.status.map(WaitStatus::code) == Some(*code),
@@ -80,7 +80,7 @@ pub(super) fn worth_another(rules: &[RetryOn], outcome: &Outcome) -> bool {
 }
 
 impl Scheduler {
-    /// Notes what a new job comes after. True if it has to wait, or will be skipped.
+    /// Notes which jobs a new job comes after. True if it has to wait, or will be skipped.
     pub(super) fn must_wait(&mut self, key: JobKey, after: &[JobNumber]) -> bool {
         if after.is_empty() {
             return false;
@@ -120,7 +120,7 @@ impl Scheduler {
         open > 0
     }
 
-    /// A job is over: those that come after it may start, or are skipped.
+    /// A job is over: the jobs that come after it may start, or are skipped.
     pub(super) fn order_ended(&mut self, key: JobKey, succeeded: bool) {
         let Some(batch) = self.batches.get_mut(&key.batch) else {
             return;
@@ -145,7 +145,7 @@ impl Scheduler {
         }
     }
 
-    /// A job is tried again at `at`.
+    /// Lets a job be tried again at `at`.
     pub(super) fn delay(&mut self, key: JobKey, at: BootInstant) {
         self.pending.delayed.insert((at, key));
         self.timers.set_no_later(Timer::Retries, at);
@@ -154,7 +154,7 @@ impl Scheduler {
         }
     }
 
-    /// Jobs whose pause is over are tried again.
+    /// Queues the jobs whose pause is over.
     pub(super) fn retry_in_turn(&mut self, now: BootInstant) {
         let Pending {
             released, delayed, ..
@@ -167,14 +167,14 @@ impl Scheduler {
             .set_or_clear(Timer::Retries, self.pending.next_retry());
     }
 
-    /// No job of a batch is tried again.
+    /// Drops all delayed jobs of a batch.
     pub(super) fn forget_delayed(&mut self, serial: BatchSerial) {
         self.pending.delayed.retain(|(_, key)| key.batch != serial);
         self.timers
             .set_or_clear(Timer::Retries, self.pending.next_retry());
     }
 
-    /// A detached batch is whole: its jobs may start, but for those that come after others.
+    /// A detached batch is whole: its jobs may start, except those that come after others.
     pub(super) fn release_the_whole(&mut self, serial: BatchSerial) {
         let Some(batch) = self.batches.get(&serial) else {
             return;
@@ -190,7 +190,7 @@ impl Scheduler {
             .extend(held.map(|job| JobKey { batch: serial, job }));
     }
 
-    /// No more jobs will come: what waits for one that never came is skipped.
+    /// No more jobs will come: jobs that wait for one that never came are skipped.
     pub(super) fn order_is_complete(&mut self, serial: BatchSerial) {
         let Some(batch) = self.batches.get_mut(&serial) else {
             return;
@@ -205,7 +205,7 @@ impl Scheduler {
         }
     }
 
-    /// Works off what the last ends have brought about.
+    /// Carries out the decisions that follow from the last ends.
     pub(super) fn settle_order(&mut self, now: BootInstant) {
         loop {
             if let Some(key) = self.pending.released.pop_front() {

@@ -1,4 +1,4 @@
-//! Sessions of agents: how they begin and end, and what is said in them.
+//! Sessions of agents: how they begin and end, and the messages in them.
 
 use super::losses::LOSS_GRACE;
 use super::{Effect, Record, Scheduler, Timer, Welcome};
@@ -11,11 +11,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A connected host whose agent has not said for so long what runs there counts as absent: engines
-/// answer within milliseconds, and an agent that knows that they do not come says so itself, much
-/// sooner.
+/// A connected host counts as absent when its agent has not sent its inventory for so long: engines
+/// answer within milliseconds, and an agent that knows that they will not come says so much sooner.
 const READY_WITHIN: Duration = Duration::from_secs(20);
-/// The minor version of the agents' protocol since which they hear of generations.
+/// The minor version of the agents' protocol from which agents understand generations.
 const GENERATIONS: u16 = 2;
 
 impl Scheduler {
@@ -49,7 +48,7 @@ impl Scheduler {
         if !self.hosts.contains(&name) {
             self.host_becomes_known(&name, now);
         }
-        // Without a session it is in none of the indices.
+        // Without a session the host is in none of the indices.
         let Some(known) = self.hosts.remove(&name) else {
             return;
         };
@@ -58,7 +57,7 @@ impl Scheduler {
             .set(Timer::Ready(known.index), now + READY_WITHIN);
         self.hosts.session_begins(session, name.clone());
         if self.generation != Generation::default() && hello.versions.1 >= GENERATIONS {
-            // Before anything counts that it says of a lease.
+            // The generation goes before any message about a lease.
             self.effects
                 .push_back(Effect::Generation(session, self.generation));
         }
@@ -76,8 +75,8 @@ impl Scheduler {
         self.look_at_presence(&name);
     }
 
-    /// Lets a new agent of a host take the place of the one that is connected, if there is one; or
-    /// else refuses it, and true: it is another one with the same certificate.
+    /// Lets a new agent of a host replace the one that is connected, if there is one. Returns true
+    /// if it refuses the new one instead: another agent with the same certificate.
     fn refuses_a_second_agent(
         &mut self,
         session: SessionId,
@@ -93,7 +92,7 @@ impl Scheduler {
         };
         let rebooted = host.hello.boot_id != hello.boot_id;
         // With the same keeper it is the agent of that host, reconnected or restarted: a keeper
-        // serves only the newest one. Otherwise it is a copy of the certificate.
+        // serves only the newest one. Otherwise the certificate has been copied.
         if !rebooted && host.hello.keeper == hello.keeper {
             self.end_session(old, "the agent of this host has connected again".to_owned());
             self.hosts.session_ends(old);
@@ -121,7 +120,7 @@ impl Scheduler {
         true
     }
 
-    /// Any message but the first: one arm for each of them, however many there are.
+    /// Any message but the first. One arm for each of them, however many there are.
     pub(super) fn agent_message(
         &mut self,
         name: &Arc<str>,
@@ -188,7 +187,7 @@ impl Scheduler {
             ToCoordinator::UsableEngines { ready, failing } => {
                 self.usable_engines(name, ready, failing)
             }
-            // Its connection sees to it.
+            // The agent's connection handles this one.
             ToCoordinator::Renew { .. } => {}
             ToCoordinator::LogsAnswer { request, streams } => self
                 .effects
@@ -211,7 +210,7 @@ impl Scheduler {
         }
     }
 
-    /// An agent has said what its host has, and can be given jobs.
+    /// An agent has sent its inventory, and can be given jobs.
     fn is_known(&mut self, name: &Arc<str>, containment: Containment, now: BootInstant) {
         let Some(host) = self.hosts.get_mut(name) else {
             return;
@@ -219,7 +218,7 @@ impl Scheduler {
         host.containment = containment;
         let index = host.index;
         self.set_known(name, true);
-        // It may have nothing to ask for, and those with idle slots may have asked long ago.
+        // It may have no room for more, and hosts with idle slots may have asked long ago.
         self.look_for_prefetched(now);
         self.evict_overdue(index);
     }
@@ -234,7 +233,7 @@ impl Scheduler {
     }
 
     fn goodbye(&mut self, name: &Arc<str>, now: BootInstant) {
-        // What it gives back must not be placed there again.
+        // The jobs that it gives back must not be placed there again.
         if let Some(host) = self.hosts.get_mut(name) {
             host.credit.end();
         }
@@ -244,15 +243,14 @@ impl Scheduler {
         self.close_session(name, "goodbye");
     }
 
-    /// The agent says what it has: a sign of life.
+    /// The agent has said what its host has, which renews its lease.
     pub(super) fn heard(&mut self, name: &str, clock_offset: Option<f64>, now: BootInstant) {
         if let Some(host) = self.hosts.get_mut(name) {
             (host.heard, host.clock_offset) = (now, clock_offset);
         }
     }
 
-    /// A session has ended. Another one may have `replaced` it already, and then nothing is out of
-    /// reach.
+    /// A session has ended. If another one has `replaced` it already, nothing is out of reach.
     pub(super) fn agent_gone(&mut self, name: &str, replaced: bool, now: BootInstant) {
         let Some(name) = self
             .hosts
@@ -292,7 +290,7 @@ impl Scheduler {
         }
     }
 
-    /// Ends a session of an agent, which may come back.
+    /// Ends a session of an agent; the agent may come back.
     pub(super) fn end_session(&mut self, session: SessionId, reason: String) {
         self.effects.push_back(Effect::CloseSession {
             session,

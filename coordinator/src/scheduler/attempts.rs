@@ -1,4 +1,4 @@
-//! How attempts end, and with the last of them a job: again, or for good.
+//! How attempts end, and what that means for their job: another attempt, or its end.
 
 use super::{Effect, JobState, Record, Scheduler, hold};
 use mezcal_common::message::agent::{NumberedReport, Report, ToAgent};
@@ -8,11 +8,11 @@ use mezcal_common::model::outcome::{Ended, JobResult, Outcome, Place};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A job whose host was lost this often ends as `lost`: it may be what kills them.
+/// A job whose host was lost this often ends as `lost`: the job itself may be what kills the hosts.
 const MAX_LOSSES: u32 = 3;
 
 impl Scheduler {
-    /// With a `user`, only what is about that user's attempts counts.
+    /// With a `user`, only reports of that user's attempts count.
     pub(super) fn reports(
         &mut self,
         name: &Arc<str>,
@@ -88,7 +88,7 @@ impl Scheduler {
             .is_none_or(|job| job.attempt != attempt.attempt || job.state != JobState::Placed)
     }
 
-    /// The present attempt of a job is over: again, or for good.
+    /// The present attempt of a job is over: the job is tried again, or ends.
     pub(super) fn attempt_over(
         &mut self,
         attempt: AttemptId,
@@ -114,7 +114,7 @@ impl Scheduler {
             return self.finish(attempt.key, place, outcome, now);
         }
         self.comes_back(attempt, kept);
-        // A lost host is nobody's failure: elsewhere it may begin at once.
+        // A lost host is no failure of the job: elsewhere it may begin at once.
         let batch = self.batches.get(&attempt.key.batch);
         let batch = batch.filter(|_| outcome.ended != Ended::Lost);
         let pause = batch.map_or(Duration::ZERO, |batch| batch.pause_of(attempt.key.job));
@@ -124,8 +124,8 @@ impl Scheduler {
         }
     }
 
-    /// Whether an end comes of an eviction. An agent that was started again in its grace does not
-    /// know why the attempt ended.
+    /// Whether an attempt ended because of an eviction. An agent that was restarted in its grace
+    /// does not know why the attempt ended.
     fn is_of_an_eviction(&self, key: JobKey, outcome: &Outcome) -> bool {
         if outcome.ended != Ended::Cancelled || outcome.survivors > 0 || self.cancels.has(key) {
             return false;
@@ -139,8 +139,8 @@ impl Scheduler {
         wanted && host.is_some_and(|host| host.drain.is_overdue())
     }
 
-    /// Whether the end of an attempt is not that of its job, which uses up what the job has left of
-    /// retries and losses; the outcome then says what the job's end is.
+    /// Whether the job of an ended attempt is tried again, which uses up a retry or counts a loss.
+    /// If not, `outcome` then says how the job ended.
     fn is_tried_again(&mut self, attempt: AttemptId, outcome: &mut Outcome) -> bool {
         let key = attempt.key;
         let Some(batch) = self.batches.get_mut(&key.batch) else {
@@ -153,7 +153,7 @@ impl Scheduler {
                 outcome.ended = Ended::Cancelled;
                 false
             }
-            // What went with an earlier life of ours is nobody's loss.
+            // An attempt that was lost with an earlier life of ours does not count as a loss.
             Ended::Lost if attempt.epoch != self.epoch && !once => true,
             Ended::Lost => batch.is_lost(key.job, &self.hosts, outcome) <= MAX_LOSSES && !once,
             Ended::Exited
@@ -190,7 +190,7 @@ impl Scheduler {
         });
     }
 
-    /// Everything on a host comes back without anybody's fault: its agent has stopped in order.
+    /// Takes all jobs back from a host whose agent has stopped in order; none counts as failed.
     pub(super) fn give_back(&mut self, name: &str, now: BootInstant) {
         let Some(host) = self.hosts.get_mut(name) else {
             return;
@@ -235,7 +235,7 @@ impl Scheduler {
         self.enqueue(attempt.key);
     }
 
-    /// Attempts of `name` that `gone` picks are surely over, without a report.
+    /// Attempts of `name` for which `gone` is true are surely over, without a report.
     pub(super) fn lose_attempts(
         &mut self,
         name: &str,
@@ -270,7 +270,7 @@ impl Scheduler {
         }
     }
 
-    /// A job ends for good.
+    /// Ends a job for good.
     pub(super) fn finish(
         &mut self,
         key: JobKey,

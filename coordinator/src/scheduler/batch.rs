@@ -12,12 +12,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Longest pause between two attempts of a job that fails.
+/// The longest pause between two attempts of a job that fails.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(3600);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum JobState {
-    /// For other jobs to succeed, or for its next attempt.
+    /// For other jobs to succeed, or for the pause before its next attempt to end.
     Waiting,
     Queued,
     Placed,
@@ -28,12 +28,12 @@ pub(super) enum JobState {
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) text: Text,
-    /// Its length, wherever it is.
+    /// The length of its text in bytes, wherever the text is.
     pub(super) spec_length: u32,
     pub(super) queue: QueueKey,
     pub(super) attempt: u32,
     pub(super) retries: u32,
-    /// Where its present or last attempt is: index into the names of hosts.
+    /// The host of its present or last attempt, as an index into the names of hosts.
     pub(super) host: u32,
     pub(super) losses: u8,
     pub(super) state: JobState,
@@ -43,11 +43,11 @@ pub(super) struct Job {
 /// How a job is tried again.
 #[derive(Debug)]
 pub(super) struct RetryRule {
-    /// After which failures; none: after all.
+    /// The failures after which it is tried again; empty: all of them.
     pub(super) on: Vec<RetryOn>,
-    /// The pause after the first of them, which doubles each time.
+    /// The pause after the first failure, which doubles each time.
     pub(super) delay: Duration,
-    /// How often at most.
+    /// The most retries.
     pub(super) retries: u32,
 }
 
@@ -60,46 +60,46 @@ pub(super) struct Batch {
     pub(super) once: bool,
     pub(super) host_sets: Vec<Arc<[Arc<str>]>>,
     pub(super) jobs: Vec<Job>,
-    /// Of which are on hosts.
+    /// How many of its jobs are on hosts.
     pub(super) placed: u64,
     pub(super) done: usize,
     pub(super) open: bool,
-    /// What waits for jobs of its own batch.
+    /// The jobs that wait for others of the batch.
     pub(super) order: after::Order,
-    /// How jobs are tried again, where not after any failure and at once.
+    /// Rules of jobs that are not simply tried again at once after any failure.
     pub(super) retry_rules: HashMap<JobNumber, RetryRule>,
-    /// How they ended of late, for what that says of hosts.
+    /// The last ends of its jobs, by which hosts are judged.
     pub(super) ends: quarantine::Ends,
     pub(super) short: shortage::Shortages,
-    /// The attempts of a job that were lost: where, and why.
+    /// For each job, where and why attempts of it were lost.
     pub(super) lost: HashMap<JobNumber, Vec<String>>,
     /// Jobs by the `id` that their user gave them.
     pub(super) labels: HashMap<Box<str>, JobNumber>,
-    /// Nothing of it starts any more.
+    /// Set when it is cancelled: nothing of it starts any more.
     pub(super) cancelled: Option<Stop>,
     /// Who or what has cancelled or halted it.
     pub(super) why: Option<Arc<str>>,
     pub(super) halt: Option<Halt>,
-    /// How its jobs ended by themselves so far.
+    /// How many of its jobs have succeeded and failed by themselves so far.
     pub(super) counts: halt::Counts,
-    /// Its halt has come about: nothing of it starts any more, and what runs may go on.
+    /// Its halt has come about: nothing of it starts any more, and the jobs that run may go on.
     pub(super) halted: bool,
     pub(super) time_limit: Option<Duration>,
     pub(super) detached: bool,
 }
 
 impl Job {
-    /// It waits for other jobs, or for its next attempt.
+    /// The job waits for other jobs, or for its next attempt.
     pub(super) fn set_waiting(&mut self) {
         self.state = JobState::Waiting;
     }
 
-    /// It waits for a host.
+    /// The job waits for a host.
     pub(super) fn set_queued(&mut self) {
         self.state = JobState::Queued;
     }
 
-    /// An earlier life has placed it.
+    /// An earlier life has placed the job.
     pub(super) fn was_placed(&mut self, attempt: u32, host: u32) {
         (self.attempt, self.host, self.state) = (attempt, host, JobState::Placed);
     }
@@ -136,7 +136,7 @@ impl Batch {
         });
     }
 
-    /// The next attempt of a job is on a host from now on.
+    /// A job's next attempt is on a host from now on.
     pub(super) fn place(
         &mut self,
         number: JobNumber,
@@ -146,7 +146,7 @@ impl Batch {
         let job = self.jobs.get_mut(number.0 as usize - 1)?;
         job.state = JobState::Placed;
         job.host = host;
-        // Whatever waits has a number left.
+        // A job that waits always has a number left.
         job.attempt = generation.next_attempt(job.attempt).unwrap_or(u32::MAX);
         self.placed += 1;
         Some(job)
@@ -160,7 +160,7 @@ impl Batch {
         Some(job)
     }
 
-    /// A job has ended for good; gives back what it was before. None if it had ended already.
+    /// Ends a job for good; returns its state before. None if it had ended already.
     pub(super) fn end(&mut self, number: JobNumber, outcome: &Outcome) -> Option<JobState> {
         let job = self.jobs.get_mut(number.0 as usize - 1)?;
         let was = std::mem::replace(&mut job.state, JobState::Done);
@@ -170,7 +170,7 @@ impl Batch {
             JobState::Placed => self.placed -= 1,
             JobState::Queued => {}
         }
-        // What is left of its text is for whoever asks for its output.
+        // The rest of its text is kept for clients that ask for its output.
         if let Text::Here(text) = &mut job.text {
             *text = text::ended(text);
         }
@@ -181,8 +181,8 @@ impl Batch {
         Some(was)
     }
 
-    /// A job was lost with its host; adds where and why to what is said of it. Gives back how often
-    /// that has happened.
+    /// A job was lost with its host: adds where and why to its reason. Returns how often it has
+    /// been lost so far.
     pub(super) fn is_lost(
         &mut self,
         number: JobNumber,
@@ -204,7 +204,7 @@ impl Batch {
         u32::from(job.losses)
     }
 
-    /// Uses up one of a job's retries, if it has one left for this end.
+    /// Uses up one of a job's retries, if it has one left for this outcome.
     pub(super) fn uses_a_retry(&mut self, number: JobNumber, outcome: &Outcome) -> bool {
         let rule = self.retry_rules.get(&number);
         let worth = rule.is_none_or(|rule| after::worth_another(&rule.on, outcome));
@@ -216,7 +216,7 @@ impl Batch {
         retry
     }
 
-    /// One of its jobs is on a host that an earlier life has placed there.
+    /// One of its jobs was placed on a host by an earlier life.
     pub(super) fn has_placed(&mut self) {
         self.placed += 1;
     }
@@ -232,17 +232,17 @@ impl Batch {
         self.counts.add(&result.outcome);
     }
 
-    /// No more jobs will come; true if that was not so before.
+    /// Closes it: no more jobs will come. True if it was open.
     pub(super) fn close(&mut self) -> bool {
         std::mem::take(&mut self.open)
     }
 
-    /// Who or what ends it.
+    /// Sets who or what ends it.
     pub(super) fn set_why(&mut self, why: Arc<str>) {
         self.why = Some(why);
     }
 
-    /// Nothing of it starts any more, and what runs is stopped.
+    /// Cancels it: nothing of it starts any more, and its running jobs are stopped.
     pub(super) fn cancel(&mut self, stop: Stop) {
         self.cancelled = Some(stop);
     }
@@ -265,13 +265,12 @@ impl Batch {
         self.cancelled.is_some() || self.halted
     }
 
-    /// Nothing of it starts before it is whole: nobody would be there to go on with the rest.
+    /// Nothing of it starts before it is whole: if its client left, nobody could submit the rest.
     pub(super) fn is_held(&self) -> bool {
         self.detached && self.open
     }
 
-    /// How long a job waits that has just failed. Attempts that were lost or given back do not
-    /// count.
+    /// The pause of a job that has just failed. Attempts that were lost or given back do not count.
     pub(super) fn pause_of(&self, number: JobNumber) -> Duration {
         let job = self.jobs.get((number.0 as usize).wrapping_sub(1));
         let Some((rule, job)) = self.retry_rules.get(&number).zip(job) else {
@@ -323,17 +322,17 @@ impl Batches {
         self.by_serial.get_mut(serial)
     }
 
-    /// Our number of a batch.
+    /// The serial number of a batch.
     pub(super) fn serial(&self, id: BatchId) -> Option<BatchSerial> {
         self.serials.get(&id).copied()
     }
 
-    /// In no order.
+    /// All batches, in no order.
     pub(super) fn values(&self) -> impl Iterator<Item = &Batch> {
         self.by_serial.values()
     }
 
-    /// The numbers of all, in order.
+    /// The numbers of all batches, ascending.
     pub(super) fn in_order(&self) -> Vec<BatchSerial> {
         let mut serials: Vec<BatchSerial> = self.by_serial.keys().copied().collect();
         serials.sort();
@@ -350,7 +349,7 @@ impl Batches {
         self.number_from(BatchSerial(last.0.saturating_add(1)));
     }
 
-    /// No number before this one is given.
+    /// No number below this one is given from now on.
     pub(super) fn number_from(&mut self, first: BatchSerial) {
         self.next = self.next.max(first.0);
     }
@@ -376,7 +375,7 @@ impl Batches {
         jobs.get_mut((key.job.0 as usize).checked_sub(1)?)
     }
 
-    /// The hosts that the jobs of a queue require; none: any will do.
+    /// The hosts that the jobs of a queue require; none: any host will do.
     pub(super) fn set_of(&self, key: QueueKey) -> Option<Arc<[Arc<str>]>> {
         let sets = &self.by_serial.get(&key.batch)?.host_sets;
         sets.get(key.hosts? as usize).cloned()

@@ -1,4 +1,4 @@
-//! Batches from their first word to their last: opened, submitted to, closed, attended, done.
+//! Batches from their opening to their end: opened, submitted to, closed, attended, done.
 
 use super::{Batch, Effect, Job, Record, Scheduler, Timer, after, halt, quarantine, shortage};
 use mezcal_common::message::agent::ToAgent;
@@ -11,13 +11,13 @@ use mezcal_common::model::outcome::{Ended, Outcome};
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// Jobs in one batch: job numbers are 32 bits, and an index of this many fits in memory.
+/// Most jobs in one batch: job numbers are 32 bits, and an index of this many fits in memory.
 const MAX_JOBS: usize = 100_000_000;
 
-/// A job that has just come.
+/// A job that has just been submitted.
 struct New {
     job: JobNumber,
-    /// Why it cannot start at all.
+    /// Why the job cannot start at all.
     stillborn: Option<String>,
     after: Vec<JobNumber>,
 }
@@ -25,13 +25,13 @@ struct New {
 /// Jobs that a batch has taken.
 struct Taken {
     queued: Vec<New>,
-    /// The same for the store, if it has the batch.
+    /// The same jobs for the store, if it has the batch.
     records: Vec<Submission>,
-    /// Why not all of them were taken.
+    /// Why some of them were refused.
     refused: Option<String>,
 }
 
-/// Adds jobs to a batch, up to the first that makes no sense.
+/// Adds jobs to a batch, up to the first invalid one.
 fn take(batch: &mut Batch, serial: BatchSerial, jobs: Vec<Submission>, stored: bool) -> Taken {
     let mut taken = Taken {
         queued: Vec::with_capacity(jobs.len()),
@@ -72,7 +72,7 @@ impl Scheduler {
     pub(super) fn open(&mut self, user: String, terms: BatchTerms, now: BootInstant) {
         let id = terms.context.batch;
         if self.batches.serial(id).is_some() {
-            // A repeated submit is the same batch.
+            // A repeated request to open means the same batch.
             return;
         }
         let serial = self.batches.next_number();
@@ -189,7 +189,7 @@ impl Scheduler {
         self.begin_jobs(serial, queued, held, now);
     }
 
-    /// Jobs have come: each waits for a host or for something else first, or ends at once.
+    /// Jobs were submitted: each waits for a host or for something else first, or ends at once.
     fn begin_jobs(&mut self, serial: BatchSerial, jobs: Vec<New>, held: bool, now: BootInstant) {
         let given_up = |s: &Self| s.batches.get(&serial).is_none_or(Batch::is_given_up);
         let mut cancelled = given_up(self);
@@ -203,7 +203,7 @@ impl Scheduler {
             match stillborn {
                 Some(why) => {
                     self.finish(key, None, Outcome::never_ran(Ended::StartFailed, why), now);
-                    // That may have halted it.
+                    // Its end may have halted the batch.
                     cancelled = given_up(self);
                 }
                 None if cancelled => {
@@ -214,8 +214,8 @@ impl Scheduler {
         }
     }
 
-    /// A job has come that nothing speaks against: it waits for a host, or for something else
-    /// first. `held`: for its batch to be whole.
+    /// A new job may run: it waits for a host, or for something else first. `held`: for its batch
+    /// to be whole.
     pub(super) fn may_start(&mut self, key: JobKey, after: &[JobNumber], held: bool) {
         if self.must_wait(key, after) {
             return;
@@ -230,8 +230,8 @@ impl Scheduler {
         }
     }
 
-    /// No more jobs of a batch will come. Whoever says it again, since an answer was lost, hears
-    /// again that it is so.
+    /// No more jobs of a batch will come. A client that lost the answer and closes again is told
+    /// again.
     pub(super) fn close(&mut self, id: BatchId, now: BootInstant) {
         let Some(serial) = self.batches.serial(id) else {
             return;
@@ -255,13 +255,13 @@ impl Scheduler {
             self.release_the_whole(serial);
         }
         self.order_is_complete(serial);
-        // A share of all jobs can be told from now on.
+        // From now on a share of all jobs can be computed.
         self.check_halt(serial, now);
         self.end_batch_if_done(serial);
     }
 
-    /// Nobody is connected any more who looks after a batch: unless it is detached and complete,
-    /// its lease begins.
+    /// No client looks after a batch any more: unless it is detached and complete, its lease
+    /// begins.
     pub(super) fn unattended(&mut self, serial: BatchSerial, now: BootInstant) {
         let needs_somebody = |batch: &Batch| batch.open || !batch.detached;
         if self.batches.get(&serial).is_some_and(needs_somebody) {
@@ -313,8 +313,8 @@ impl Scheduler {
         }
     }
 
-    /// The number of a batch that has not ended, and what there is of it: host sets, jobs, whether
-    /// it is complete.
+    /// The number of a batch that has not ended, with the counts of its host sets and jobs, and
+    /// whether it is complete.
     pub fn batch_so_far(&self, id: BatchId) -> Option<(BatchSerial, u64, u64, bool)> {
         let serial = self.batches.serial(id)?;
         let batch = self.batches.get(&serial)?;
@@ -326,8 +326,8 @@ impl Scheduler {
         ))
     }
 
-    /// How many jobs of a batch are on hosts, and how many have not ended and are not; none: it has
-    /// ended.
+    /// How many jobs of a batch are on hosts, and how many others have not ended; none: the batch
+    /// has ended.
     pub fn left_of(&self, batch: BatchId) -> Option<(u64, u64)> {
         let batch = self.batches.get(&self.batches.serial(batch)?)?;
         Some((

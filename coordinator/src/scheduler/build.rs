@@ -1,4 +1,4 @@
-//! How a scheduler begins: empty. What it is of and what it has to keep is said to it next, by
+//! How a scheduler begins: empty. Its store, generation and hold are given to it next, by
 //! [`Scheduler::durable`], [`Scheduler::of_generation`] and [`Scheduler::holding`].
 
 use super::hosts::Hosts;
@@ -13,10 +13,10 @@ use std::time::Duration;
 
 impl Scheduler {
     /// An empty coordinator. Without a `lease`, agents share its fate: a lost session means that
-    /// everything on it is dead. A slot that has been idle for `locality_wait` gets a job that
-    /// prefers another host.
+    /// everything on the host is dead. A slot that has been idle for `locality_wait` gets a job
+    /// that prefers another host.
     ///
-    /// `store`: attempts that another one knows are strangers here.
+    /// `store`: attempts known to another store are strangers here.
     pub fn new(
         epoch: Epoch,
         store: StoreId,

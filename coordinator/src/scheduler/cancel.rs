@@ -1,5 +1,5 @@
-//! Cancelling, and the proof of it: a request is answered when nothing that it names can be alive
-//! or start any more.
+//! Cancelling, and its proof: a request is answered when no job that it names can be alive or start
+//! any more.
 
 use super::queues::QueueKey;
 use super::{Effect, JobState, Record, Scheduler, Timer, Wanted, WantedJob};
@@ -14,14 +14,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// For so long after a restart the agents of hosts where something may run are expected to come
-/// back: they notice within seconds, also after the 20 s that a connection may be silent, and try
-/// every second. Until then a cancel waits for their proof; later such a host is out of reach, and
-/// that is said.
+/// After a restart the agents of hosts where something may run are expected back within this time:
+/// they notice within seconds, also after the 20 s that a connection may be silent, and try every
+/// second. Until then a cancel waits for their proof; later such a host is reported as out of
+/// reach.
 pub(super) const RETURN: Duration = Duration::from_secs(30);
 
-/// Hosts that are named to somebody who asks what a cancel waits for: more than anybody reads, and
-/// they fit a message.
+/// Most hosts that are listed when a client asks what a cancel waits for: more than a person reads,
+/// and they fit in a message.
 const MOST_WAITS: usize = 1000;
 
 /// Placed jobs that are being cancelled, and cancels that are not done.
@@ -32,10 +32,10 @@ pub(super) struct Cancels {
 }
 
 impl Cancels {
-    /// Somebody waits for a cancel of what may run for another coordinator for so long.
+    /// Opens a cancel; `held`: how long its jobs may run for another coordinator.
     fn begin(&mut self, request: u64, held: Option<Duration>) {
         let open = CancelRequest {
-            // One more than there are jobs, until all of them have been looked at.
+            // One more than there are jobs, until all of them have been checked.
             waiting: 1,
             summary: CancelSummary::default(),
             held,
@@ -58,13 +58,13 @@ impl Cancels {
         self.jobs.get(&job)?.why.clone()
     }
 
-    /// A placed job is being cancelled, and nobody waits for that.
+    /// Begins to cancel a placed job; no client waits for it.
     pub(super) fn begin_silently(&mut self, job: JobKey, stop: Stop) {
         self.jobs.insert(job, Cancelling::silent(stop));
     }
 }
 
-/// A placed job that is being killed, and who waits for that.
+/// A placed job that is being killed, and the requests that wait for that.
 #[derive(Debug)]
 struct Cancelling {
     stop: Stop,
@@ -73,7 +73,7 @@ struct Cancelling {
 }
 
 impl Cancelling {
-    /// One that nobody waits for.
+    /// One that no request waits for.
     fn silent(stop: Stop) -> Self {
         Self {
             stop,
@@ -83,13 +83,13 @@ impl Cancelling {
     }
 }
 
-/// A cancel under way.
+/// A cancel that is not done.
 #[derive(Debug)]
 struct CancelRequest {
     /// Placed jobs that it waits for.
     waiting: u64,
     summary: CancelSummary,
-    /// What it names may run for the original of this restored store, for so long.
+    /// How long its jobs may run for the original of this restored store.
     held: Option<Duration>,
 }
 
@@ -148,7 +148,7 @@ impl Scheduler {
         held.max().map(|until| until.since(now))
     }
 
-    /// Cancels single jobs, wherever each is.
+    /// Cancels single jobs, whatever their state.
     fn cancel_jobs(
         &mut self,
         jobs: Vec<JobKey>,
@@ -187,7 +187,7 @@ impl Scheduler {
         self.cancel_placed(placed, request, stop, why, now);
     }
 
-    /// Cancels all of a batch, and whatever is still to come of it.
+    /// Cancels all jobs of a batch, and those that are still to come.
     pub(super) fn cancel_batch(
         &mut self,
         serial: BatchSerial,
@@ -210,7 +210,7 @@ impl Scheduler {
             .filter(|a| a.key.batch == serial && !self.is_superseded(*a))
             .map(|a| a.key)
             .collect();
-        // Before the queue is emptied: that may be the end of the batch.
+        // Before the queue is emptied, since that may end the batch.
         self.cancel_placed(placed, request, stop, why, now);
         let dropped = self.drop_queued(serial, now);
         self.count_cancelled(request, dropped);
@@ -268,7 +268,7 @@ impl Scheduler {
                     },
                 );
             } else if self.timers.is_set(Timer::Loss(host.index)) {
-                // It may be there again in a moment.
+                // It may be connected again in a moment.
             } else if host.seen {
                 self.abandon_cancelled(&name, now);
             } else if request.is_some() && !self.timers.is_set(Timer::Return) {
@@ -277,8 +277,8 @@ impl Scheduler {
         }
     }
 
-    /// Hosts that have not come back after a restart are out of reach for those who wait for a
-    /// cancel.
+    /// Gives up waiting for hosts that have not come back after a restart: the cancels that wait
+    /// for them count them as out of reach.
     pub(super) fn expect_no_more(&mut self, now: BootInstant) {
         let hosts = self
             .hosts
@@ -290,13 +290,13 @@ impl Scheduler {
         }
     }
 
-    /// Cancelled attempts on a host that cannot be reached end now, with an honest word about it.
+    /// Ends cancelled attempts on an unreachable host; their results say that they may go on.
     pub(super) fn abandon_cancelled(&mut self, name: &str, now: BootInstant) {
         self.abandon(name, |_| true, now);
     }
 
-    /// The same for those that somebody waits for. The others end with a proof: their host's word,
-    /// or the end of its lease.
+    /// The same for jobs whose cancel a client waits for. Others end with a proof: their host's
+    /// report, or the end of its lease.
     fn abandon_asked(&mut self, name: &str, now: BootInstant) {
         self.abandon(name, |cancelling| !cancelling.requests.is_empty(), now);
     }
@@ -323,7 +323,7 @@ impl Scheduler {
         }
     }
 
-    /// What a cancel still waits for, by host: the first of them in order of their names.
+    /// The hosts that a cancel still waits for, sorted by name: at most `MOST_WAITS`.
     pub fn cancel_waits(&self, request: u64, now: BootInstant) -> Vec<CancelWait> {
         let mut by_host: BTreeMap<Arc<str>, CancelWait> = BTreeMap::new();
         for (key, _) in self
@@ -361,14 +361,14 @@ impl Scheduler {
         }
     }
 
-    /// A job is over: so much of what waits for it is done.
+    /// A job is over: the requests that wait for it have one job fewer to wait for.
     pub(super) fn cancel_done(&mut self, key: JobKey, ended: Ended, killed: u32, survivors: u32) {
         let Some(done) = self.cancels.jobs.remove(&key) else {
             return;
         };
         for request in done.requests {
             if let Some(open) = self.cancels.requests.get_mut(&request) {
-                // One may have ended by itself meanwhile.
+                // A job may have ended by itself meanwhile.
                 open.summary.jobs += u64::from(ended == Ended::Cancelled);
                 open.summary.killed += u64::from(killed);
                 open.summary.survivors += u64::from(survivors);
@@ -377,7 +377,7 @@ impl Scheduler {
         }
     }
 
-    /// A job's host cannot be reached: it is dead when its lease has ended.
+    /// A job's host cannot be reached: the job is dead when its host's lease has ended.
     pub(super) fn cancel_unreachable(&mut self, key: JobKey, fenced_for: Duration) {
         for request in self
             .cancels
@@ -405,7 +405,7 @@ impl Scheduler {
             }) = self.cancels.requests.remove(&request)
         {
             if let Some(left) = held {
-                // No proof can be had of what another coordinator has placed.
+                // Jobs placed by another coordinator cannot be proved dead here.
                 (summary.unreachable, summary.fenced_for) =
                     (summary.jobs, summary.fenced_for.max(left));
             }
@@ -434,7 +434,7 @@ impl Scheduler {
             .ok_or_else(|| format!("batch {batch} has ended"))
     }
 
-    /// A job by the `id` that its user gave it, or else by its number.
+    /// The number of the job with this `id`, or else of the job with this number.
     pub(super) fn job_number(&self, serial: BatchSerial, name: &str) -> Result<JobNumber, String> {
         let batch = self.batches.get(&serial).ok_or("that batch has ended")?;
         if let Some(number) = batch.labels.get(name) {

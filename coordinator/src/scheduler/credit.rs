@@ -1,4 +1,4 @@
-//! What a host's agent has asked for in its session, and since when its slots are idle.
+//! How many slots a host's agent has asked for in its session, and since when its slots are idle.
 
 use mezcal_common::model::clock::BootInstant;
 use std::collections::VecDeque;
@@ -8,29 +8,28 @@ use std::collections::VecDeque;
 pub(super) struct Credit {
     given: u64,
     used: u64,
-    /// Since when its idle slots have been idle, longest first.
+    /// For each idle slot, since when; the longest idle first.
     idle_since: VecDeque<BootInstant>,
 }
 
 impl Credit {
-    /// The agent has asked for `given` slots so far in this session, and so many are `idle` at
-    /// `now`.
+    /// The agent has asked for `given` slots in all in this session, and has `idle` ones at `now`.
     pub(super) fn pull(&mut self, given: u64, idle: u16, now: BootInstant) {
         self.given = given;
         let idle = usize::from(idle);
         self.idle_since.resize(idle.max(self.idle_since.len()), now);
-        // A slot that is busy again without our doing was the last one to fall idle.
+        // If a slot became busy without a job from us, take the one that fell idle last.
         self.idle_since.truncate(idle);
     }
 
-    /// A job is sent that takes so many slots: those that have been idle for longest.
+    /// A job of so many slots is sent: it takes those that have been idle for longest.
     pub(super) fn spend(&mut self, slots: u16) {
         self.used += u64::from(slots);
         let busy = usize::from(slots).min(self.idle_since.len());
         self.idle_since.drain(..busy);
     }
 
-    /// The agent wants nothing more.
+    /// The agent asks for nothing any more.
     pub(super) fn end(&mut self) {
         self.given = 0;
     }
@@ -40,7 +39,7 @@ impl Credit {
         self.given > self.used
     }
 
-    /// Slots for which the agent has asked and got nothing.
+    /// Slots that the agent has asked for and not yet got.
     pub(super) fn left(&self) -> u64 {
         self.given.saturating_sub(self.used)
     }
@@ -50,7 +49,7 @@ impl Credit {
         self.idle_since.len()
     }
 
-    /// Since when the slot has been idle that has been so for longest.
+    /// Since when the longest idle slot has been idle.
     pub(super) fn longest_idle(&self) -> Option<BootInstant> {
         self.idle_since.front().copied()
     }

@@ -1,6 +1,6 @@
-//! Hosts that are being drained: they keep what they have, and get nothing more. After a deadline
-//! what still runs there is taken away, too, and is placed elsewhere; none of that counts as a
-//! failure or a loss.
+//! Hosts that are being drained: they keep their jobs, and get no more. After a deadline the jobs
+//! that still run there are taken away, too, and placed elsewhere; none of that counts as a failure
+//! or a loss.
 
 use super::halt::GRACE;
 use super::{Effect, Record, Scheduler, Timer};
@@ -14,19 +14,19 @@ use std::time::Duration;
 /// Whether a host is being drained.
 #[derive(Debug, Default)]
 pub(super) struct Drain {
-    /// Why it gets nothing more.
+    /// Why it gets no more jobs; none: it is not being drained.
     reason: Option<Arc<str>>,
     /// Its deadline has come.
     is_overdue: bool,
 }
 
 impl Drain {
-    /// Why a host gets nothing more; none: it does.
+    /// Why a host gets no more jobs; none: it is not being drained.
     pub(super) fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
     }
 
-    /// Whether what still runs there is taken away.
+    /// Whether the jobs that still run there are taken away.
     pub(super) fn is_overdue(&self) -> bool {
         self.is_overdue
     }
@@ -36,7 +36,7 @@ impl Scheduler {
     /// Starts (`reason`) or ends a drain of these hosts.
     ///
     /// # Errors
-    /// For each name that stands for no host, why; the others are drained all the same.
+    /// For each name that stands for no host, the reason; the others are drained all the same.
     pub fn drain(
         &mut self,
         names: &[String],
@@ -58,7 +58,7 @@ impl Scheduler {
             };
             let (index, is_overdue) = (host.index, host.drain.is_overdue);
             self.set_drained(&name, reason.map(Arc::from));
-            // Whoever says it again without a deadline does not take away the one that there is.
+            // A repeated drain without a deadline keeps the present deadline.
             let left = self.timers.at(Timer::Eviction(index));
             let left = left.map(|at| at.since(now));
             let before = left.or_else(|| is_overdue.then_some(Duration::ZERO));
@@ -76,7 +76,7 @@ impl Scheduler {
             if let Some(limit) = deadline {
                 self.timers.set(Timer::Eviction(index), now + limit);
             }
-            // What has not started there starts elsewhere.
+            // Jobs that have not started there start elsewhere.
             let unstarted = self.hosts.get(&name).into_iter();
             let unstarted = unstarted.flat_map(|host| host.attempts.unstarted());
             let attempts: Vec<AttemptId> = unstarted.map(|(attempt, _)| attempt).collect();
@@ -93,11 +93,11 @@ impl Scheduler {
         }
     }
 
-    /// Somebody vouches that nothing runs on a host any more that cannot be reached: its jobs need
-    /// not wait for its lease.
+    /// An admin confirms that nothing runs on an unreachable host any more: its jobs need not wait
+    /// for its lease.
     ///
     /// # Errors
-    /// No such host, or it is connected and can speak for itself.
+    /// There is no such host, or it is connected and can speak for itself.
     pub fn confirm_dead(&mut self, wanted: &str, now: BootInstant) -> Result<(), String> {
         let name = self.host_named(wanted)?;
         if self
@@ -115,10 +115,10 @@ impl Scheduler {
         Ok(())
     }
 
-    /// A host that was taken away for good is known no more: its full name.
+    /// Forgets a host that was taken away for good; returns its full name.
     ///
     /// # Errors
-    /// No such host, or it is not gone.
+    /// There is no such host, or it is still connected or may run something.
     pub fn forget_host(&mut self, wanted: &str, now: BootInstant) -> Result<Arc<str>, String> {
         let host = self.host_named(wanted)?;
         let host = self
@@ -137,7 +137,7 @@ impl Scheduler {
         self.persist(|| Record::HostForgotten { host: name.clone() });
         self.hosts.remove(&name);
         self.forget_eviction(index);
-        // What it had in common with another host is that one's from now on.
+        // Names that it shared with one other host belong to that one from now on.
         self.names_are_forgotten(&name, index);
         self.settle(now);
         Ok(name)
@@ -160,13 +160,13 @@ impl Scheduler {
         }
     }
 
-    /// Takes what is left away from a host whose deadline has come.
+    /// Takes the remaining jobs away from a host whose deadline has come.
     pub(super) fn evict(&mut self, index: u32) {
         self.set_overdue(index, true);
         self.evict_overdue(index);
     }
 
-    /// The same, if it has come: the host may have been out of reach then.
+    /// The same, if its deadline has passed: the host may have been out of reach then.
     pub(super) fn evict_overdue(&mut self, index: u32) {
         let Some(host) = self
             .hosts
@@ -175,7 +175,7 @@ impl Scheduler {
         else {
             return;
         };
-        // What is cancelled ends anyway, and as that.
+        // Jobs that are being cancelled end anyway, as cancelled.
         let attempts = host
             .attempts
             .ids()

@@ -1,4 +1,4 @@
-//! What the scheduler wants done, and what of it need not wait for the store.
+//! The effects that the scheduler asks for, and which of them need not wait for the store.
 
 use super::Record;
 use bytes::Bytes;
@@ -13,23 +13,22 @@ use mezcal_common::model::outcome::JobResult;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What the driver has to do.
+/// A request to the driver. Effects are performed in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// Remember this before performing what comes after it; heartbeats and their like need not
-    /// wait.
+    /// Store this before performing any later effect; heartbeats and their like need not wait.
     Persist(Record),
-    /// Tell an agent a message that is complete.
+    /// Send an agent a message that is complete.
     ToAgent(SessionId, ToAgent),
-    /// Tell an agent, before anything else, of which generation the store is.
+    /// Tell an agent, before anything else, the generation of the store.
     Generation(SessionId, Generation),
     /// Welcome an agent.
     Welcome(SessionId, Welcome),
-    /// Tell an agent that its heartbeat has come.
+    /// Tell an agent that its heartbeat has arrived.
     HeartbeatSeen {
         /// Its session.
         session: SessionId,
-        /// When it was sent, by the agent's clock.
+        /// When the agent sent it, by the agent's clock.
         sent: BootInstant,
     },
     /// Give an agent jobs to run.
@@ -40,49 +39,49 @@ pub enum Effect {
         session: SessionId,
         /// Comes back in the answer.
         request: u64,
-        /// The attempt that has it.
+        /// The attempt whose output is wanted.
         attempt: AttemptId,
-        /// What was run.
+        /// The text of its job.
         text: Text,
-        /// Of its batch.
+        /// The context of its batch.
         context: Box<BatchContext>,
-        /// What of it.
+        /// Which streams and which part of them.
         wish: LogWish,
     },
     /// End a session, telling the agent why.
     CloseSession {
         /// The session.
         session: SessionId,
-        /// True if a person has to mend something.
+        /// True if a person has to correct something.
         refused: bool,
-        /// Why.
+        /// Why, for the agent's log.
         reason: String,
     },
     /// A job is over for good.
     Result {
         /// Its batch.
         batch: BatchId,
-        /// The how manieth of the batch, from 1.
+        /// The position of this result among those of the batch, from 1.
         seq: u64,
         /// The job.
         job: JobNumber,
-        /// How.
+        /// How it ended.
         result: JobResult,
     },
-    /// The batch has so many jobs now.
+    /// How many jobs the batch has now.
     Accepted {
         /// The batch.
         batch: BatchId,
-        /// Cumulative count.
+        /// The count since the batch was opened.
         jobs: u64,
         /// No more will come.
         closed: bool,
     },
-    /// A request that makes no sense, for the client of this batch.
+    /// A request that is not valid, for the client of this batch.
     Refused {
         /// The batch.
         batch: BatchId,
-        /// Why.
+        /// Why, for people.
         reason: String,
     },
     /// All jobs of a closed batch are over.
@@ -90,11 +89,11 @@ pub enum Effect {
         /// The batch.
         batch: BatchId,
     },
-    /// Something that the batch's client should say.
+    /// A notice for the user, which the batch's client prints.
     Notice {
         /// The batch.
         batch: BatchId,
-        /// What.
+        /// Its content.
         notice: Notice,
     },
     /// Streamed output.
@@ -110,32 +109,32 @@ pub enum Effect {
         /// The bytes.
         data: Bytes,
     },
-    /// A cancel is done, or cannot be.
+    /// A cancel is done, or cannot be done.
     Cancelled {
         /// The request.
         request: u64,
-        /// What it has come to; or what is wrong with it, and then nothing was cancelled.
+        /// Its summary; or why it is not valid, and then nothing was cancelled.
         result: Result<CancelSummary, String>,
     },
-    /// On how many streams a job's output comes, or why it does not.
+    /// The answer to a request for a job's output.
     LogsAnswer {
         /// The request.
         request: u64,
-        /// How many.
+        /// How many streams will come, or why none.
         streams: Result<u8, String>,
     },
-    /// Agents or engines have come or gone.
+    /// Agents have connected or gone, or the number of their slots has changed.
     Fleet {
         /// Connected agents.
         agents: u32,
-        /// Their slots.
+        /// The slots of these agents.
         engines: u32,
     },
 }
 
 impl Effect {
-    /// The message that it has for an agent, if it has one, and the agent's session. The message
-    /// leaves at `clock`, and `stored` fetches texts that the store has.
+    /// The message and the session it is for, if this effect has one for an agent. The message
+    /// leaves at `clock`, and `stored` fetches texts from the store.
     pub fn for_agent(
         self,
         clock: WallTime,
@@ -186,8 +185,8 @@ impl Effect {
         })
     }
 
-    /// Whether it may be performed before what was to be remembered earlier is safe: signs of life,
-    /// and what changes nothing. A stalled disk then expires no lease.
+    /// Whether it may safely be performed before earlier records are stored: heartbeats, and
+    /// effects that change nothing. A stalled disk then expires no lease.
     pub fn overtakes_the_store(&self) -> bool {
         match self {
             Effect::ToAgent(_, message) => match message {
@@ -226,23 +225,23 @@ impl Effect {
     }
 }
 
-/// What an agent is told first of its session; the time is the driver's to say.
+/// The first message of a session to an agent; the driver adds the time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Welcome {
-    /// The minor version of the protocol that both speak.
+    /// The minor version of the protocol that both sides speak.
     pub version: u16,
-    /// The store.
+    /// The store of this coordinator.
     pub store: StoreId,
-    /// For how long the agent may run jobs without a word from us.
+    /// How long the agent may run jobs without a message from us.
     pub lease: Option<Duration>,
     /// The number of its first engine.
     pub first_engine: EngineId,
-    /// Something of this has still to be remembered.
+    /// It holds facts that are still to be stored.
     pub has_news: bool,
 }
 
 impl Welcome {
-    /// The message, as it leaves at `clock`.
+    /// The message, sent at `clock`.
     pub fn message(self, session: SessionId, clock: WallTime) -> ToAgent {
         ToAgent::Welcome {
             version: self.version,
@@ -256,17 +255,17 @@ impl Welcome {
     }
 }
 
-/// The text of a job, or where it is.
+/// The text of a job, or where it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Text {
     /// An encoded [`mezcal_common::model::job::JobSpec`].
     Here(Bytes),
-    /// The store has it.
+    /// The text is in the store.
     Stored,
 }
 
 impl Text {
-    /// The text; `stored` fetches it if the store has it.
+    /// The text; `stored` fetches it from the store if it is there.
     pub fn or_stored(self, stored: impl FnOnce() -> Bytes) -> Bytes {
         match self {
             Text::Here(text) => text,
@@ -275,19 +274,19 @@ impl Text {
     }
 }
 
-/// An attempt that an agent is given.
+/// An attempt that is sent to an agent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Placing {
     /// Its id.
     pub attempt: AttemptId,
-    /// What is to be run.
+    /// The text of its job.
     pub text: Text,
-    /// Slots that it takes.
+    /// How many slots it takes.
     pub slots: u16,
 }
 
 impl Placing {
-    /// The same with its text; `stored` fetches it if the store has it.
+    /// The placement with its text; `stored` fetches it from the store if it is there.
     pub fn placement(self, stored: impl FnOnce(JobKey) -> Bytes) -> Placement {
         let key = self.attempt.key;
         Placement {

@@ -1,4 +1,4 @@
-//! What happens to the coordinator.
+//! Everything that the scheduler reacts to.
 
 use mezcal_common::message::agent::{Hello, LogWish, ToCoordinator};
 use mezcal_common::message::client::{BatchTerms, Submission};
@@ -6,25 +6,25 @@ use mezcal_common::model::ids::{BatchId, JobNumber, SessionId};
 use mezcal_common::model::job::Stop;
 use std::sync::Arc;
 
-/// What happens to the coordinator.
+/// Something that has happened, as [`super::Scheduler::handle`] takes it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// An agent has said hello over a new session; its name is the certificate's.
+    /// An agent has said hello in a new session.
     AgentHello {
         /// The session.
         session: SessionId,
-        /// The host.
+        /// The host's name in the agent's certificate.
         name: String,
-        /// What it says.
+        /// Its first message.
         hello: Hello,
     },
-    /// Any later message.
+    /// Any later message of an agent.
     Agent(SessionId, ToCoordinator),
     /// The session's connection is gone.
     AgentGone(SessionId),
     /// A client opens a batch.
     Open {
-        /// Whose it is.
+        /// The user whose batch it is.
         user: String,
         /// Its terms.
         terms: Box<BatchTerms>,
@@ -43,29 +43,29 @@ pub enum Event {
         /// The batch.
         batch: BatchId,
     },
-    /// Nobody is connected any more who looks after a batch.
+    /// No client looks after a batch any more.
     Unattended {
         /// The batch.
         batch: BatchId,
     },
-    /// Somebody is.
+    /// A client looks after a batch again.
     Attended {
         /// The batch.
         batch: BatchId,
     },
-    /// Kill what runs, drop what waits.
+    /// Kill the jobs that run, drop the jobs that wait.
     Cancel {
-        /// Comes back in [`Effect::Cancelled`]; none: nobody waits for that.
+        /// Comes back in [`Effect::Cancelled`]; none: no client waits for it.
         request: Option<u64>,
-        /// What of which batches.
+        /// Which batches and jobs.
         what: Vec<Wanted>,
-        /// How.
+        /// With which signal and grace the running jobs end.
         stop: Stop,
-        /// For the results of what is cancelled: who or what did it, when it was not their own
-        /// client.
+        /// For the results of the cancelled jobs: who or what cancelled them, if it was not their
+        /// own client.
         why: Option<Arc<str>>,
     },
-    /// Somebody wants to see a job's output.
+    /// A client asks for a job's output.
     Logs {
         /// Comes back in [`Effect::LogsAnswer`].
         request: u64,
@@ -73,7 +73,7 @@ pub enum Event {
         batch: BatchId,
         /// Its `id` or number.
         job: String,
-        /// What of it.
+        /// Which streams and which part of them.
         wish: LogWish,
     },
     /// A client has taken streamed output.
@@ -82,7 +82,7 @@ pub enum Event {
         batch: BatchId,
         /// The job.
         job: JobNumber,
-        /// Bytes.
+        /// How many bytes.
         bytes: u32,
     },
 }
@@ -92,7 +92,7 @@ pub enum Event {
 pub struct Wanted {
     /// The batch.
     pub batch: BatchId,
-    /// Which job; none: all of them, those that are still to come included.
+    /// Which job; none: all jobs, also those that are still to come.
     pub job: Option<WantedJob>,
 }
 
