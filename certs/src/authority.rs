@@ -175,7 +175,7 @@ impl Authority {
         })
     }
 
-    /// The issuer in `dir`, as [`ClusterDir::issue_issuer`] made it.
+    /// The issuer in `dir`, as [`crate::ClusterDir::issue_issuer`] made it.
     ///
     /// # Errors
     /// [`CertsError::NoIssuer`], or what is wrong with its files.

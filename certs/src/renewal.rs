@@ -30,7 +30,7 @@ const UNANSWERED: Duration = Duration::from_secs(5);
 /// The longest pause when it has expired and only a person can mend that; it begins with
 /// [`UNANSWERED`] and doubles.
 const LONGEST: Duration = Duration::from_secs(300);
-/// In the middle of what [`SPREAD`] allows: for those who come alone.
+/// In the middle of what the spread allows: for holders that come alone.
 pub const ALONE: f64 = 0.5;
 
 /// A time by both clocks: certificates know only that of the wall, and pauses only that of the
