@@ -9,10 +9,9 @@ mod renewal;
 mod revocation;
 mod tokens;
 
-pub(crate) use admission::way_back;
-
-use super::access::Access;
 use super::StoreError;
+use super::access::Access;
+pub(crate) use admission::way_back;
 use mezcal_common::model::identity::{self, Role};
 use mezcal_common::model::token::hex;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};

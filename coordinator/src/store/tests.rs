@@ -1,13 +1,17 @@
 mod trouble;
 
+use super::tables::{TABLES, TABLES_2, TABLES_3, TABLES_4, TABLES_5, TABLES_6};
 use super::*;
+use crate::scheduler::Record;
 use mezcal_certs::Authority;
-use mezcal_common::message::client::BatchTerms;
+use mezcal_common::message::client::{BatchTerms, SetAside, Submission};
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::identity::{Identity, Role};
+use mezcal_common::model::ids::JobNumber;
 use mezcal_common::model::job::BatchContext;
 use mezcal_common::model::outcome::{Ended, Outcome};
 use mezcal_common::model::token::Token;
+use rusqlite::params;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[test]

@@ -1,20 +1,12 @@
 //! Whose certificates count, and what is remembered of those that were refused.
 
-use super::RENEWABLE;
-use super::Refusal;
-use super::Registry;
-use super::Stranger;
-use super::admit;
-use super::now;
-use super::serial_and_end;
+use super::{RENEWABLE, Refusal, Registry, Stranger, admit, now, serial_and_end};
 use crate::store::StoreError;
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::identity;
-use mezcal_common::model::identity::Identity;
-use mezcal_common::model::identity::Role;
+use mezcal_common::model::identity::{Identity, Role};
 use mezcal_common::model::token::hex;
-use rusqlite::OptionalExtension;
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 
 /// Certificates of one host that are remembered when they were refused: it has one, and a thief may
 /// have another.

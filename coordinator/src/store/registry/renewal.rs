@@ -1,24 +1,15 @@
 //! Certificates that take the place of others.
 
-use super::RENEWABLE;
-use super::Refusal;
-use super::Registry;
-use super::admit;
-use super::forget_over;
-use super::now;
-use super::remember_key;
-use super::serial_and_end;
-use super::way_back;
+use super::{
+    RENEWABLE, Refusal, Registry, admit, forget_over, now, remember_key, serial_and_end, way_back,
+};
 use crate::store::StoreError;
 use mezcal_common::model::identity;
-use mezcal_common::model::identity::Identity;
-use mezcal_common::model::identity::Role;
+use mezcal_common::model::identity::{Identity, Role};
 use mezcal_common::model::token::hex;
-use rusqlite::OptionalExtension;
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 use std::sync::PoisonError;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Between two renewals of one holder, and the part of the old certificate's life that it is at
 /// most: an answer that was lost is asked for again long before the end, which is half a life away,

@@ -1,18 +1,13 @@
 //! Certificates that count no more.
 
-use super::Refusal;
-use super::Registry;
-use super::Revoked;
-use super::now;
-use crate::store::StoreError;
-use crate::store::pack;
+use super::{Refusal, Registry, Revoked, now};
+use crate::store::{StoreError, pack};
 use mezcal_common::model::identity::Role;
 use mezcal_common::model::job::Stop;
 use mezcal_common::model::token::sha256;
 use mezcal_common::wire::codec::CodecError;
 use rusqlite::params;
-use std::collections::HashMap;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::PoisonError;
 
 impl Registry {

@@ -1,19 +1,12 @@
 //! Renewals, revocations, and what is forgotten.
 
-use super::CertificateRow;
-use super::RENEWABLE;
-use super::Refusal;
-use super::Registry;
-use super::now;
-use super::renewal::{ON_THEIR_WAY, RENEWAL_PAUSE};
-use super::serial;
-use super::serial_and_end;
+use super::{CertificateRow, RENEWABLE, Refusal, Registry, now, serial, serial_and_end};
 use crate::store::Store;
 use mezcal_certs::Authority;
-use mezcal_common::model::identity::Identity;
-use mezcal_common::model::identity::Role;
-use std::time::Duration;
-use std::time::Instant;
+use mezcal_common::model::identity::{Identity, Role};
+use std::time::{Duration, Instant};
+
+use super::renewal::{ON_THEIR_WAY, RENEWAL_PAUSE};
 
 struct Site {
     registry: Registry,

@@ -1,21 +1,12 @@
 //! Join tokens: made, listed, deleted and used up.
 
-use super::Refusal;
-use super::Registry;
-use super::TokenRow;
-use super::admit;
-use super::forget_over;
-use super::now;
-use super::remember_key;
-use super::role;
-use super::serial_and_end;
+use super::{
+    Refusal, Registry, TokenRow, admit, forget_over, now, remember_key, role, serial_and_end,
+};
 use crate::store::StoreError;
 use mezcal_common::model::identity::Role;
-use mezcal_common::model::token::Token;
-use mezcal_common::model::token::hex;
-use mezcal_common::model::token::sha256;
-use rusqlite::OptionalExtension;
-use rusqlite::params;
+use mezcal_common::model::token::{Token, hex, sha256};
+use rusqlite::{OptionalExtension, params};
 use std::time::Duration;
 
 /// Tokens that may be alive at a time: more than a large site provisions at once.
