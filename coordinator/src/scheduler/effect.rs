@@ -26,7 +26,7 @@ pub enum Effect {
     Welcome(SessionId, Welcome),
     /// Tell an agent that its heartbeat has arrived.
     HeartbeatSeen {
-        /// Its session.
+        /// The agent's session.
         session: SessionId,
         /// When the agent sent it, by the agent's clock.
         sent: BootInstant,
@@ -35,7 +35,7 @@ pub enum Effect {
     Place(SessionId, Vec<Placing>),
     /// Ask an agent for the output of a job.
     AskForLogs {
-        /// Its session.
+        /// The agent's session.
         session: SessionId,
         /// Comes back in the answer.
         request: u64,
@@ -50,7 +50,7 @@ pub enum Effect {
     },
     /// End a session, telling the agent why.
     CloseSession {
-        /// The session.
+        /// The agent's session.
         session: SessionId,
         /// True if a person has to correct something.
         refused: bool,
@@ -59,18 +59,18 @@ pub enum Effect {
     },
     /// A job is over for good.
     Result {
-        /// Its batch.
+        /// The id of the batch.
         batch: BatchId,
         /// The position of this result among those of the batch, from 1.
         seq: u64,
-        /// The job.
+        /// The number of the job in its batch.
         job: JobNumber,
         /// How it ended.
         result: JobResult,
     },
     /// How many jobs the batch has now.
     Accepted {
-        /// The batch.
+        /// The id of the batch.
         batch: BatchId,
         /// The count since the batch was opened.
         jobs: u64,
@@ -79,46 +79,46 @@ pub enum Effect {
     },
     /// A request that is not valid, for the client of this batch.
     Refused {
-        /// The batch.
+        /// The id of the batch.
         batch: BatchId,
         /// Why, for people.
         reason: String,
     },
     /// All jobs of a closed batch are over.
     BatchDone {
-        /// The batch.
+        /// The id of the batch.
         batch: BatchId,
     },
     /// A notice for the user, which the batch's client prints.
     Notice {
-        /// The batch.
+        /// The id of the batch.
         batch: BatchId,
-        /// Its content.
+        /// The content of the notice.
         notice: Notice,
     },
     /// Streamed output.
     Output {
-        /// The batch.
+        /// The id of the batch.
         batch: BatchId,
-        /// The job.
+        /// The number of the job in its batch.
         job: JobNumber,
         /// Where it runs.
         host: Arc<str>,
         /// Which stream.
         stream: Stream,
-        /// The bytes.
+        /// The next bytes of that stream.
         data: Bytes,
     },
     /// A cancel is done, or cannot be done.
     Cancelled {
-        /// The request.
+        /// As in [`super::Event::Cancel`].
         request: u64,
         /// Its summary; or why it is not valid, and then nothing was cancelled.
         result: Result<CancelSummary, String>,
     },
     /// The answer to a request for a job's output.
     LogsAnswer {
-        /// The request.
+        /// As in [`super::Event::Logs`].
         request: u64,
         /// How many streams will come, or why none.
         streams: Result<u8, String>,
@@ -277,7 +277,7 @@ impl Text {
 /// An attempt that is sent to an agent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Placing {
-    /// Its id.
+    /// The id of the attempt.
     pub attempt: AttemptId,
     /// The text of its job.
     pub text: Text,

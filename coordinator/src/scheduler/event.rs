@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub enum Event {
     /// An agent has said hello in a new session.
     AgentHello {
-        /// The session.
+        /// The agent's session.
         session: SessionId,
         /// The host's name in the agent's certificate.
         name: String,
@@ -26,31 +26,31 @@ pub enum Event {
     Open {
         /// The user whose batch it is.
         user: String,
-        /// Its terms.
+        /// The terms of the batch.
         terms: Box<BatchTerms>,
     },
     /// More jobs for a batch.
     Submit {
-        /// The batch.
+        /// The id of the batch.
         batch: BatchId,
         /// Host sets to append to its table.
         host_sets: Vec<Vec<String>>,
-        /// The jobs.
+        /// The jobs, in the order of their numbers.
         jobs: Vec<Submission>,
     },
     /// No more jobs will come.
     Close {
-        /// The batch.
+        /// The id of the batch.
         batch: BatchId,
     },
     /// No client looks after a batch any more.
     Unattended {
-        /// The batch.
+        /// The id of the batch.
         batch: BatchId,
     },
     /// A client looks after a batch again.
     Attended {
-        /// The batch.
+        /// The id of the batch.
         batch: BatchId,
     },
     /// Kill the jobs that run, drop the jobs that wait.
@@ -69,7 +69,7 @@ pub enum Event {
     Logs {
         /// Comes back in [`Effect::LogsAnswer`].
         request: u64,
-        /// Its batch.
+        /// The id of the batch.
         batch: BatchId,
         /// Its `id` or number.
         job: String,
@@ -78,9 +78,9 @@ pub enum Event {
     },
     /// A client has taken streamed output.
     OutputTaken {
-        /// The batch.
+        /// The id of the batch.
         batch: BatchId,
-        /// The job.
+        /// The number of the job in its batch.
         job: JobNumber,
         /// How many bytes.
         bytes: u32,
@@ -90,7 +90,7 @@ pub enum Event {
 /// A whole batch, or one job of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// The batch.
+    /// The id of the batch.
     pub batch: BatchId,
     /// Which job; none: all jobs, also those that are still to come.
     pub job: Option<WantedJob>,

@@ -1,4 +1,4 @@
-//! Which hosts are there, and whose jobs they run.
+//! Which hosts are present, and which users' jobs they run.
 
 use super::{Effect, Host, REASON_CHARS, Scheduler, Timer};
 use mezcal_common::message::client::FailingHost;
@@ -6,30 +6,29 @@ use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Users in one answer about those whom hosts do not serve: a frame holds them with the longest
-/// reasons.
+/// Most users in one answer about unserved users: a frame holds them with the longest reasons.
 const MOST_UNSERVED: usize = 1000;
-/// Hosts in one answer about those that fail: a frame holds them with the longest reasons.
+/// Most hosts in one answer about failing hosts: a frame holds them with the longest reasons.
 const MOST_FAILING: usize = 500;
 
-/// How many hosts serve, with which widths, and for which users.
+/// How many hosts are present, by their number of slots and by the users they serve.
 #[derive(Debug, Default)]
 pub(super) struct Present {
-    /// How many hosts have so many slots.
+    /// How many hosts have each number of slots.
     widths: BTreeMap<u16, usize>,
-    /// How many run everybody's jobs, and how many those of a user.
+    /// How many hosts run everybody's jobs, and how many run each user's.
     serve_all: usize,
     serve: FxHashMap<String, usize>,
 }
 
 impl Present {
-    /// A host with so many slots runs jobs of these users, or of everybody.
+    /// A host with so many slots becomes present; it runs jobs of these users, or of everybody.
     fn come(&mut self, slots: u16, users: Option<Vec<String>>) {
         *self.widths.entry(slots).or_default() += 1;
         self.add_users(users);
     }
 
-    /// It is not there any more.
+    /// The same host is absent from now on.
     fn go(&mut self, slots: u16, users: Option<Vec<String>>) {
         self.forget_users(users);
         if let Some(count) = self.widths.get_mut(&slots) {
@@ -40,7 +39,7 @@ impl Present {
         }
     }
 
-    /// A host runs jobs of these, or of everybody.
+    /// A present host runs jobs of these users, or of everybody, from now on.
     fn add_users(&mut self, users: Option<Vec<String>>) {
         match users {
             None => self.serve_all += 1,
@@ -50,7 +49,7 @@ impl Present {
         }
     }
 
-    /// It does so no more.
+    /// A host does not run jobs of these users, or of everybody, any more.
     fn forget_users(&mut self, users: Option<Vec<String>>) {
         match users {
             None => self.serve_all -= 1,
@@ -70,7 +69,7 @@ impl Present {
         self.widths.last_key_value().map_or(0, |(slots, _)| *slots)
     }
 
-    /// Whether some host runs this user's jobs. Without any host nobody is worse off than others.
+    /// Whether some host runs this user's jobs; true for all users if no host is present.
     fn serves(&self, user: &str) -> bool {
         self.serve_all > 0 || self.widths.is_empty() || self.serve.contains_key(user)
     }
@@ -82,7 +81,7 @@ impl Host {
         if self.late { 0 } else { self.slots() }
     }
 
-    /// What keeps its slots from being used.
+    /// Why some of its slots cannot be used; none: all can.
     pub(super) fn trouble(&self) -> Option<String> {
         let late =
             || "its agent has not said what runs there: its engines do not answer".to_owned();
@@ -91,9 +90,9 @@ impl Host {
 }
 
 impl Scheduler {
-    /// A host serves under its names as long as it is connected and not known to be of no use:
-    /// without any engine that starts it is as absent as one that is switched off, and so is one
-    /// whose agent does not come to say what it has.
+    /// A host serves under its names as long as it is connected and may be of use: a host none of
+    /// whose engines starts is as absent as one that is switched off, and so is a host whose agent
+    /// has not sent its inventory in time.
     pub(super) fn look_at_presence(&mut self, name: &Arc<str>) {
         let Some(host) = self.hosts.get(name) else {
             return;
@@ -111,7 +110,7 @@ impl Scheduler {
         self.recount(name);
     }
 
-    /// The agent says which of its engines can be used.
+    /// The agent has said how many of its engines can be used.
     pub(super) fn usable_engines(&mut self, name: &Arc<str>, ready: u16, failing: Option<String>) {
         let Some(host) = self.hosts.get_mut(name) else {
             return;
@@ -132,7 +131,7 @@ impl Scheduler {
         self.queues.look_at_wide();
     }
 
-    /// A host whose agent has not said what it has counts as absent after a while.
+    /// A host whose agent has not sent its inventory in time counts as absent.
     pub(super) fn host_is_late(&mut self, index: u32) {
         if let Some(name) = self.hosts.name_at(index)
             && let Some(host) = self.hosts.get_mut(&name)
@@ -143,8 +142,8 @@ impl Scheduler {
         }
     }
 
-    /// Connected hosts of which no engine can be used, or not all of them, and why: the first ones,
-    /// by name.
+    /// Connected hosts some or all of whose engines cannot be used, and why: the first
+    /// `MOST_FAILING` by name.
     pub fn failing_hosts(&self) -> Vec<FailingHost> {
         let connected = self
             .hosts
@@ -161,7 +160,7 @@ impl Scheduler {
         failing.take(MOST_FAILING).collect()
     }
 
-    /// A host has come: it serves under its names.
+    /// A host becomes present: it serves under its names.
     fn names_come(&mut self, name: &Arc<str>, slots: u16) {
         let Some(host) = self.hosts.get_mut(name) else {
             return;
@@ -176,7 +175,7 @@ impl Scheduler {
         self.queues.look_at_wide();
     }
 
-    /// It is not there any more.
+    /// A host is absent from now on: it does not serve under its names any more.
     fn names_go(&mut self, name: &Arc<str>) {
         let Some(host) = self.hosts.get_mut(name) else {
             return;
@@ -194,7 +193,7 @@ impl Scheduler {
         self.queues.look_at_wide();
     }
 
-    /// A connected host runs jobs of other users from now on.
+    /// Changes the users whose jobs a connected host runs.
     pub(super) fn change_users(&mut self, name: &Arc<str>, users: Vec<String>) {
         let Some(host) = self
             .hosts
@@ -208,7 +207,7 @@ impl Scheduler {
             return;
         }
         if host.width == 0 {
-            // Nobody reckons with it.
+            // An absent host is not counted.
             host.hello.users = users;
             return;
         }
@@ -221,14 +220,14 @@ impl Scheduler {
         self.present.forget_users(was);
         self.present.add_users(users);
         self.look_at_users(before);
-        // Some of their jobs may run on certain hosts only.
+        // Some of these users' jobs may be limited to certain hosts.
         for user in others.iter().filter_map(|user| self.users.number(user)) {
             self.queues.look_at_user(user);
         }
         self.unserved = true;
     }
 
-    /// Which of the users with waiting jobs have hosts for them.
+    /// The users with waiting jobs, and whether some host runs the jobs of each.
     fn served(&self) -> Vec<(u32, bool)> {
         self.queues
             .users()
@@ -237,8 +236,8 @@ impl Scheduler {
             .collect()
     }
 
-    /// Hosts have come or gone: whose jobs can be run now and could not before, or the other way
-    /// round, is looked at.
+    /// Hosts have come or gone: marks the queues of users who have gained their only hosts or lost
+    /// their last ones.
     fn look_at_users(&mut self, before: Vec<(u32, bool)>) {
         for (user, was) in before {
             if self.is_served(user) != was {
@@ -247,13 +246,12 @@ impl Scheduler {
         }
     }
 
-    /// Whether some connected host runs this user's jobs. Without any host nobody is worse off than
-    /// others.
+    /// Whether some connected host runs this user's jobs; true for all users if no host is present.
     pub(super) fn is_served(&self, user: u32) -> bool {
         self.present.serves(self.users.name(user))
     }
 
-    /// Whether a host runs this user's jobs, now or when it has replaced their engines.
+    /// Whether a host runs this user's jobs now, or will when it has replaced their engines.
     pub(super) fn has_engines_of(&self, host: &Host, user: u32) -> bool {
         let name = self.users.name(user);
         host.hello
@@ -273,8 +271,8 @@ impl Scheduler {
         !host.replacing.is_empty() && host.replacing.contains(self.users.name(user))
     }
 
-    /// Users whose jobs a connected host does not run although they have engines there, and why:
-    /// the first ones, by host.
+    /// Users whose jobs a connected host refuses although they have engines there, and why: the
+    /// first `MOST_UNSERVED` by host.
     pub fn unserved_users(&self) -> Vec<(String, String, String)> {
         let hosts = self
             .hosts
@@ -294,7 +292,7 @@ impl Scheduler {
         self.hosts.fleet()
     }
 
-    /// A host can be given jobs from now on, or cannot any more.
+    /// Sets whether a host can be given jobs.
     pub(super) fn set_known(&mut self, name: &str, known: bool) {
         let Some(host) = self.hosts.get_mut(name).filter(|host| host.known != known) else {
             return;

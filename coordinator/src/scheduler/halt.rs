@@ -1,5 +1,5 @@
-//! Giving a batch up before all its jobs have ended: `--halt` as GNU Parallel has it, and its time
-//! limit.
+//! Giving up a batch before all its jobs have ended: by `--halt`, as GNU Parallel has it, or by its
+//! time limit.
 
 use super::{Effect, Job, JobState, Mistake, Record, Scheduler, Timer};
 use mezcal_common::message::agent::ToAgent;
@@ -11,11 +11,11 @@ use mezcal_common::model::job::Stop;
 use mezcal_common::model::outcome::{Ended, Outcome};
 use std::time::Duration;
 
-/// Between TERM and KILL when a batch is given up.
+/// The time between TERM and KILL when a batch is given up.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
 
-/// How the jobs of a batch have ended by themselves. What was cancelled or never tried does not
-/// count.
+/// How many jobs of a batch have ended by themselves. Cancelled jobs and jobs that never started do
+/// not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     succeeded: u64,
@@ -38,7 +38,7 @@ impl Counts {
         }
     }
 
-    /// How many there are, if they suffice. `total`: all jobs of the batch, once they are known.
+    /// How many ends count for `halt`, if enough. `total`: all jobs of the batch, once known.
     fn reached(self, halt: Halt, total: Option<u64>) -> Option<u64> {
         let count = match halt.why {
             HaltWhy::Fail => self.failed,
@@ -47,7 +47,7 @@ impl Counts {
         };
         let enough = match halt.count {
             HaltCount::Jobs(jobs) => jobs,
-            // A share of something is at least one.
+            // A share rounds up to at least one job.
             HaltCount::Share(hundredths) => {
                 (total? * u64::from(hundredths)).div_ceil(10_000).max(1)
             }
@@ -57,7 +57,7 @@ impl Counts {
 }
 
 impl Scheduler {
-    /// Gives the rest of a batch up if its halt has come about.
+    /// Gives up the rest of a batch if its halt has come about.
     pub(super) fn check_halt(&mut self, serial: BatchSerial, now: BootInstant) {
         let Some(batch) = self.batches.get_mut(&serial) else {
             return;
@@ -96,7 +96,7 @@ impl Scheduler {
             return;
         }
         self.drop_queued(serial, now);
-        // What waits on agents comes back; what runs there goes on.
+        // Jobs that wait on agents come back; jobs that run there go on.
         let hosts = self
             .hosts
             .in_order()
@@ -118,7 +118,7 @@ impl Scheduler {
         }
     }
 
-    /// The batch has used up its time.
+    /// Cancels a batch whose time limit has passed.
     pub(super) fn time_is_up(&mut self, serial: BatchSerial, now: BootInstant) {
         let Some(batch) = self.batches.get_mut(&serial) else {
             return;
@@ -134,8 +134,8 @@ impl Scheduler {
         self.cancel_batch(serial, None, Stop::after(GRACE), now);
     }
 
-    /// Ends what has not been placed: by what its state is, not by where it waits, since a job may
-    /// be between two places just now.
+    /// Ends the jobs that are not placed, found by their state and not by the queue they wait in: a
+    /// job may be between two queues just now.
     pub(super) fn drop_queued(&mut self, serial: BatchSerial, now: BootInstant) -> u64 {
         let Some(batch) = self.batches.get(&serial) else {
             return 0;

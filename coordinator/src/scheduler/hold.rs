@@ -1,9 +1,9 @@
-//! Batches of a copy: what their original has placed since the copy was made is unknown here, so
-//! nothing of them is placed until all that is surely over.
+//! Batches of a copied store: the jobs that its original has placed since the copy was made are
+//! unknown here, so none of these batches' jobs are placed until all of those are surely over.
 //!
-//! Whatever the original has placed ends when its hosts have not heard from it for a lease; they
-//! hear from it no more when it is dead, or when they have met this store, whose generation is
-//! newer. Jobs that are held wait among those that are tried again later.
+//! A job that the original has placed ends when its host has not heard from the original for a
+//! lease. A host stops hearing from it when it dies, or when the host has met this store, whose
+//! generation is newer. Held jobs wait among those that are tried again later.
 
 use super::{FENCE_MARGIN, Record, Scheduler, Timer};
 use mezcal_common::model::clock::BootInstant;
@@ -11,19 +11,19 @@ use mezcal_common::model::ids::{BatchSerial, Generation, JobKey};
 use mezcal_common::model::outcome::{Ended, Outcome};
 use std::time::Duration;
 
-/// Which batches are held, and how long.
+/// Which batches are held, and until when.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hold {
-    /// Those before this one.
+    /// Batches with numbers below this one are held.
     below: BatchSerial,
-    /// The longest lease under which anything of theirs may run.
+    /// The longest lease under which any of their jobs may run.
     lease: Option<Duration>,
-    /// None: the records have not all been taken back.
+    /// None while records are still being replayed.
     until: Option<BootInstant>,
 }
 
 impl Scheduler {
-    /// What is given out from now on has numbers of this generation, and agents hear of it.
+    /// Numbers given from now on belong to this generation, and agents are told of it.
     #[must_use]
     pub fn of_generation(mut self, generation: Generation) -> Self {
         self.generation = generation;
@@ -31,8 +31,8 @@ impl Scheduler {
         self
     }
 
-    /// Batches before `below` may run for another coordinator, for `lease` without a word at least:
-    /// the store is a copy of that one's.
+    /// This store is a copy: its batches before `below` may run for the original's coordinator, for
+    /// at least `lease` after its last message.
     #[must_use]
     pub fn holding(mut self, below: BatchSerial, lease: Option<Duration>) -> Self {
         self.hold = Some(Hold {
@@ -43,30 +43,30 @@ impl Scheduler {
         self
     }
 
-    /// Something was placed under this lease before the copy was made.
+    /// An attempt was placed under this lease before the copy was made.
     pub(super) fn placed_under(&mut self, lease: Option<Duration>) {
         if let Some(hold) = &mut self.hold {
             hold.lease = hold.lease.max(lease);
         }
     }
 
-    /// The wait begins: all that is known is taken back.
+    /// All records are replayed: the wait begins.
     pub(super) fn hold_begins(&mut self, now: BootInstant) {
         let own = self.lease;
         if let Some(hold) = &mut self.hold {
-            // Without a lease nothing outlives its coordinator.
+            // Without a lease no attempt outlives its coordinator.
             let until = now + hold.lease.max(own).unwrap_or_default() + FENCE_MARGIN;
             hold.until = Some(until);
             self.timers.set(Timer::Hold, until);
         }
     }
 
-    /// Until when nothing of this batch is placed.
+    /// Until when no job of this batch is placed; none: it is not held.
     pub(super) fn held_until(&self, batch: BatchSerial) -> Option<BootInstant> {
         self.hold.filter(|hold| batch < hold.below)?.until
     }
 
-    /// What may run elsewhere waits, and true; false: it does not.
+    /// Lets a job wait if it may run elsewhere. True if it waits.
     pub(super) fn is_held_back(&mut self, key: JobKey) -> bool {
         let Some(until) = self.held_until(key.batch) else {
             return false;
@@ -75,15 +75,14 @@ impl Scheduler {
         true
     }
 
-    /// Nothing of an original runs any more.
+    /// Ends the hold: no job that the original placed can run any more.
     pub(super) fn end_hold(&mut self) {
         self.hold = None;
         self.persist(|| Record::Released);
     }
 }
 
-/// An end that this coordinator has decided, of a job that may run for another one until then, says
-/// so.
+/// Adds to an outcome decided here that the job may run for another coordinator until `until`.
 pub(super) fn admit_ignorance(outcome: &mut Outcome, until: BootInstant, now: BootInstant) {
     match outcome.ended {
         Ended::Cancelled | Ended::Lost | Ended::NoHost | Ended::Skipped | Ended::StartFailed => {
@@ -97,7 +96,7 @@ pub(super) fn admit_ignorance(outcome: &mut Outcome, until: BootInstant, now: Bo
                 .map_or(text.clone(), |said| format!("{said}; {text}"));
             outcome.error = Some(said);
         }
-        // That is what a host has seen.
+        // A host has observed these ends.
         Ended::Exited
         | Ended::Signaled
         | Ended::Timeout

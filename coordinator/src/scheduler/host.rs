@@ -17,55 +17,54 @@ pub(super) const REASON_CHARS: usize = 200;
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) name: Arc<str>,
-    /// Its place among the names of hosts.
+    /// Its index into the names of hosts.
     pub(super) index: u32,
     pub(super) containment: Containment,
     /// Names beside its full one to which it has a claim.
     pub(super) aliases: Vec<Arc<str>>,
     pub(super) session: Option<SessionId>,
-    /// Its agent's last one; of no meaning but for the slots if it has not connected in this life
-    /// of ours.
+    /// The last hello of its agent; only the slots count if it has not connected in this life of
+    /// ours.
     pub(super) hello: Hello,
     pub(super) seen: bool,
     pub(super) first_engine: EngineId,
-    /// The inventory of this session has come.
+    /// The inventory of this session has arrived.
     pub(super) known: bool,
-    /// So many jobs can run there at a time, as its agent says; none: as many as it has slots.
+    /// How many jobs can run there at a time, as its agent says; none: as many as it has slots.
     pub(super) usable: Option<u16>,
-    /// What is wrong with the other slots.
+    /// Why the other slots cannot be used.
     pub(super) failing: Option<String>,
-    /// Its inventory has not come in time.
+    /// Its inventory has not arrived in time.
     pub(super) late: bool,
-    /// With how many slots it is among those that serve under their names; zero: it is absent.
+    /// The number of slots with which it serves under its names; zero: it is absent.
     pub(super) width: u16,
-    /// What of it is in the fleet.
+    /// Its share in the counts of the fleet: agents and slots.
     pub(super) counted: (u32, u32),
-    /// What its agent has asked for in this session.
+    /// The slots that its agent has asked for in this session.
     pub(super) credit: Credit,
-    /// Batches whose context it has in this session.
+    /// Batches whose context was sent in this session.
     told: FxHashSet<BatchSerial>,
     pub(super) attempts: Attempts,
     /// Users who have engines there that are not served, and why.
     pub(super) unheard: Vec<(String, String)>,
     /// Versions of its engines, and how many have each.
     pub(super) engines: Vec<(String, u16)>,
-    /// Users who get new engines there when what runs in theirs has ended, and no new jobs until
+    /// Users who get new engines there once their running jobs have ended, and no new jobs until
     /// then.
     pub(super) replacing: Vec<String>,
-    /// Users with attempts there of which nothing is said, by number, and when those are surely
-    /// over.
+    /// Users, by number, of whose attempts there nothing is heard, and when those are surely over.
     pub(super) fenced: BTreeMap<u32, BootInstant>,
-    /// Idle slots that wait for a job that takes several, and when it may keep some again.
+    /// Idle slots that are kept for a job of several slots, and when it may keep some again.
     pub(super) kept: Option<wide::Kept>,
     pub(super) no_more_before: Option<BootInstant>,
     pub(super) record: quarantine::Record,
     pub(super) drain: Drain,
-    /// How it stands in the indices of the scheduler: among those that want jobs, and by its
-    /// longest idle slot.
+    /// Its place in the scheduler's indices: whether it wants jobs, and since when its longest idle
+    /// slot has been idle.
     pub(super) indexed: (bool, Option<BootInstant>),
-    /// What [`Host::room`] was then.
+    /// [`Host::room`] when it was last indexed.
     pub(super) had_room: u16,
-    /// Receipt of the last message that renewed its lease.
+    /// When the last message arrived that renewed its lease.
     pub(super) heard: BootInstant,
     pub(super) since: BootInstant,
     pub(super) load: Load,
@@ -125,7 +124,7 @@ impl Host {
         }
     }
 
-    /// The same host, whose agent has connected.
+    /// The same host with a connected agent.
     pub(super) fn connected(
         self,
         session: SessionId,
@@ -154,23 +153,23 @@ impl Host {
         self.told.clear();
     }
 
-    /// It has been told of a batch now. True if it had not been told in this session.
+    /// Notes that it is told of a batch. True if it had not been told in this session.
     pub(super) fn tell_of(&mut self, batch: BatchSerial) -> bool {
         self.told.insert(batch)
     }
 
-    /// A batch has ended. True if it was told of it in this session.
+    /// Forgets a batch that has ended. True if the host was told of it in this session.
     pub(super) fn forgets(&mut self, batch: BatchSerial) -> bool {
         self.record.forget(batch);
         self.told.remove(&batch)
     }
 
-    /// An earlier life has given numbers to its engines.
+    /// Sets the numbers that an earlier life gave to its engines.
     pub(super) fn had_engines(&mut self, first: EngineId, slots: u16) {
         (self.first_engine, self.hello.slots) = (first, slots);
     }
 
-    /// Slots that can be used.
+    /// How many of its slots can be used.
     pub(super) fn slots(&self) -> u16 {
         self.usable
             .map_or(self.hello.slots, |usable| usable.min(self.hello.slots))
@@ -184,13 +183,13 @@ impl Host {
             .collect()
     }
 
-    /// It may be given jobs, as far as it depends on itself.
+    /// Whether its inventory is known, and it is neither quarantined nor drained.
     pub(super) fn is_willing(&self) -> bool {
         self.known && self.record.until.is_none() && self.drain.reason().is_none()
     }
 
-    /// So many slots one job may take at once: they are idle, and nothing is on its way to them. An
-    /// agent that says how many are idle need not have got yet what was sent to it before.
+    /// Most slots that one job may take at once: they are idle, and nothing is on its way to them.
+    /// An agent that reports idle slots may not yet have the jobs that were sent before.
     pub(super) fn room(&self) -> u16 {
         let not_taken = u64::from(self.slots()).saturating_sub(self.attempts.slots());
         let asked = self.credit.left();
@@ -200,13 +199,13 @@ impl Host {
             .min(u64::from(u16::MAX)) as u16
     }
 
-    /// It has asked for a job that takes so many slots. One that takes a single slot may wait there
-    /// for a while.
+    /// Whether it has asked for a job of so many slots. A job of one slot may wait there for a
+    /// while.
     pub(super) fn has_asked_for(&self, slots: u16) -> bool {
         self.credit.is_left() && (slots == 1 || slots <= self.room())
     }
 
-    /// It has more than it can run.
+    /// Whether it has more jobs than it can run.
     pub(super) fn is_overfull(&self) -> bool {
         self.attempts.slots() > u64::from(self.slots())
     }

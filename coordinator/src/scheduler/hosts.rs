@@ -1,4 +1,4 @@
-//! All hosts that are known, with the indices in which they are found by what they want and have.
+//! All known hosts, with indices by what they want and what they have.
 
 use super::{Host, Scheduler, queues::Queues};
 use mezcal_common::model::clock::BootInstant;
@@ -8,23 +8,22 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// Hosts by name, and by index: the order in which they became known. Where the order shows in which
-/// they are listed, it is that of their names. Maps by name, and those of our own numbers, are
-/// hashed fast and without chance: no outsider chooses their keys, and a core with the same past
-/// does the same.
+/// Hosts by name, and by index: the order in which they became known. Lists that people see are in
+/// the order of names. Maps by name, and by our own numbers, use a fast hash without randomness: no
+/// outsider chooses their keys, and a core with the same past does the same.
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
     by_name: FxHashMap<Arc<str>, Host>,
-    /// By index; also of hosts that have been forgotten.
+    /// By index; names of forgotten hosts remain.
     names: Vec<Arc<str>>,
     sessions: FxHashMap<SessionId, Arc<str>>,
-    /// Those that have asked for more than they have got.
+    /// Hosts that have asked for more than they have got.
     wanting: BTreeSet<u32>,
-    /// Those that have more attempts than slots.
+    /// Hosts that have more attempts than slots.
     overfull: BTreeSet<u32>,
-    /// Those where a job of several slots may have room that had none.
+    /// Hosts that may now have room for a job of several slots, and had none before.
     roomier: BTreeSet<u32>,
-    /// Those with idle slots, by the longest idle one.
+    /// Hosts with idle slots, ordered by their longest idle slot.
     idle: BTreeSet<(BootInstant, u32)>,
     /// Connected agents that can be given jobs, and their slots.
     fleet: (u32, u32),
@@ -33,7 +32,7 @@ pub(super) struct Hosts {
 }
 
 impl Hosts {
-    /// A host becomes known, without an agent as yet; gives back its index.
+    /// Adds a host, without an agent as yet; returns its index.
     pub(super) fn add(&mut self, name: Arc<str>, now: BootInstant) -> u32 {
         let index = self.names.len() as u32;
         self.names.push(name.clone());
@@ -42,12 +41,12 @@ impl Hosts {
         index
     }
 
-    /// What stood there under this name is no more; it is in none of the indices.
+    /// Takes a host out; it must be in none of the indices.
     pub(super) fn remove(&mut self, name: &str) -> Option<Host> {
         self.by_name.remove(name)
     }
 
-    /// Puts a host back that was removed, as it is now.
+    /// Puts a host back that was taken out, and may have been changed.
     pub(super) fn put_back(&mut self, host: Host) {
         self.by_name.insert(host.name.clone(), host);
     }
@@ -56,7 +55,7 @@ impl Hosts {
         self.by_name.get(name)
     }
 
-    /// Whoever changes what a host wants or has calls [`Hosts::reindex`] afterwards.
+    /// A caller that changes what the host wants or has calls [`Hosts::reindex`] afterwards.
     pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Host> {
         self.by_name.get_mut(name)
     }
@@ -69,17 +68,17 @@ impl Hosts {
         self.by_name.is_empty()
     }
 
-    /// In no order.
+    /// All hosts, in no order.
     pub(super) fn values(&self) -> impl Iterator<Item = &Host> {
         self.by_name.values()
     }
 
-    /// In no order.
+    /// All hosts, in no order.
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Host> {
         self.by_name.values_mut()
     }
 
-    /// In the order of their names.
+    /// All hosts, in the order of their names.
     pub(super) fn in_order(&self) -> Vec<&Host> {
         let mut hosts: Vec<&Host> = self.by_name.values().collect();
         hosts.sort_by(|a, b| a.name.cmp(&b.name));
@@ -110,29 +109,29 @@ impl Hosts {
         self.sessions.insert(session, name);
     }
 
-    /// Gives back the host whose agent had this session.
+    /// Ends a session; returns the host whose agent had it.
     pub(super) fn session_ends(&mut self, session: SessionId) -> Option<Arc<str>> {
         self.sessions.remove(&session)
     }
 
-    /// Numbers for so many engines, which no others have.
+    /// Numbers for so many engines, which no other engines have.
     pub(super) fn number_engines(&mut self, slots: u16) -> EngineId {
         let first = EngineId(self.next_engine);
         self.next_engine += u32::from(slots);
         first
     }
 
-    /// These numbers of engines have been given in an earlier life.
+    /// Marks the numbers of engines that were given in an earlier life.
     pub(super) fn engines_are_numbered(&mut self, first: EngineId, slots: u16) {
         self.next_engine = self.next_engine.max(first.0 + u32::from(slots));
     }
 
-    /// Those that have asked for more than they have got.
+    /// Hosts that have asked for more than they have got.
     pub(super) fn wanting(&self) -> impl Iterator<Item = Arc<str>> {
         self.wanting.iter().filter_map(|index| self.name_at(*index))
     }
 
-    /// Those that have more attempts than slots.
+    /// Hosts that have more attempts than slots.
     pub(super) fn overfull(&self) -> impl Iterator<Item = &Host> {
         self.overfull.iter().filter_map(|index| self.at(*index))
     }
@@ -141,7 +140,7 @@ impl Hosts {
         !self.overfull.is_empty()
     }
 
-    /// Those with idle slots, by the longest idle one.
+    /// Hosts with idle slots, ordered by their longest idle slot.
     pub(super) fn idle(&self) -> impl Iterator<Item = &Host> {
         self.idle.iter().filter_map(|(_, index)| self.at(*index))
     }
@@ -150,8 +149,8 @@ impl Hosts {
         !self.idle.is_empty()
     }
 
-    /// Those with slots that have been idle since then or less long, by the longest idle one: since
-    /// when, and their indices.
+    /// Hosts whose longest idle slot fell idle after `since`, in that order: the time and the index
+    /// of each.
     pub(super) fn idle_after(
         &self,
         since: Option<BootInstant>,
@@ -160,14 +159,14 @@ impl Hosts {
         self.idle.range((after, Bound::Unbounded))
     }
 
-    /// Those where a job of several slots may have room since this was asked last.
+    /// Hosts that may have got room for a job of several slots since the last call.
     pub(super) fn take_roomier(&mut self) -> Vec<Arc<str>> {
         let roomier = std::mem::take(&mut self.roomier);
         let names = roomier.into_iter().filter_map(|index| self.name_at(index));
         names.collect()
     }
 
-    /// Keeps the indices true after a change to what a host wants or has.
+    /// Updates the indices after a change to what a host wants or has.
     pub(super) fn reindex(&mut self, name: &str, queues: &Queues) {
         let Some(host) = self.by_name.get_mut(name) else {
             return;
@@ -203,12 +202,12 @@ impl Hosts {
         }
     }
 
-    /// The fleet is what can be given jobs.
+    /// Connected agents that can be given jobs, and their slots.
     pub(super) fn fleet(&self) -> (u32, u32) {
         self.fleet
     }
 
-    /// Counts a host anew; gives back the fleet if it is another one now.
+    /// Counts a host anew; returns the fleet if it has changed.
     pub(super) fn recount(&mut self, name: &str) -> Option<(u32, u32)> {
         let host = self.by_name.get_mut(name)?;
         let counts = if host.known && host.slots() > 0 {
@@ -245,7 +244,7 @@ impl Hosts {
 }
 
 impl Scheduler {
-    /// Keeps the indices true after a change to what a host wants or has.
+    /// Updates the indices after a change to what a host wants or has.
     pub(super) fn reindex(&mut self, name: &str) {
         self.hosts.reindex(name, &self.queues);
     }

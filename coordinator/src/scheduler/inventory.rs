@@ -1,4 +1,4 @@
-//! What agents say that their hosts have: attempts, users, and versions of engines.
+//! Reports of agents about their hosts: attempts, users, and versions of engines.
 
 use super::{FENCE_MARGIN, OnHost, REASON_CHARS, Scheduler, Timer};
 use mezcal_common::message::agent::ToAgent;
@@ -8,16 +8,16 @@ use mezcal_common::model::job::Stop;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Users of whom a host says that it does not serve them, and of their names and reasons what is
-/// kept: an agent serves 64 users at most.
+/// Unserved users of a host that are kept: so many, or as many as it serves if that is more. An
+/// agent serves 64 users at most.
 const MOST_UNHEARD: usize = 64;
-/// Of the versions of a host's engines: so many, and so long.
+/// Most versions of a host's engines that are kept, and the most characters of each.
 const MOST_VERSIONS: usize = 16;
 const VERSION_CHARS: usize = 32;
 
 impl Scheduler {
-    /// What a host has, of one user or of all. An attempt that was sent in this session may still
-    /// be on its way there.
+    /// The attempts that a host has, of one user or of all. An attempt that was sent in this
+    /// session may still be on its way there.
     pub(super) fn inventory(
         &mut self,
         name: &Arc<str>,
@@ -53,7 +53,7 @@ impl Scheduler {
                     .is_some_and(|on| user.is_none() || on.session != session)
         };
         self.lose_attempts(name, gone, "it vanished from its host", now);
-        // What runs was reported as started once, and maybe to an earlier life of ours.
+        // Running attempts were reported as started once, and maybe to an earlier life of ours.
         if let Some(host) = self.hosts.get_mut(name) {
             for attempt in running.iter().filter(|attempt| known.contains_key(attempt)) {
                 host.attempts.starts(*attempt, None);
@@ -61,7 +61,7 @@ impl Scheduler {
         }
         let held = known.into_keys().filter(|attempt| held.contains(attempt));
         self.cancel_again(name, held.collect());
-        // Nor may the host have heard that a batch is given up.
+        // The host may not have heard that a batch was given up either.
         let halted = |a: &AttemptId| self.batches.get(&a.key.batch).is_some_and(|b| b.halted);
         let attempts: Vec<AttemptId> = queued.iter().copied().filter(halted).collect();
         if !attempts.is_empty() {
@@ -69,8 +69,8 @@ impl Scheduler {
         }
     }
 
-    /// Has what a host runs and we do not know killed: it is of an earlier coordinator, or was given
-    /// up. `known`: what we know of the users whose inventory it is.
+    /// Kills attempts on a host that are not known here: they belong to an earlier coordinator, or
+    /// were given up. `known`: the known attempts of the users whose inventory it is.
     fn kill_strangers<'a>(
         &mut self,
         name: &str,
@@ -80,7 +80,7 @@ impl Scheduler {
         let Some(host) = self.hosts.get(name) else {
             return;
         };
-        // What another user has there is not to be killed on the word of this one.
+        // An attempt of another user must not be killed because of this user's inventory.
         let stranger = |a: &AttemptId| match known.contains_key(a) {
             true => self.is_superseded(*a),
             false => !host.attempts.has(*a),
@@ -92,7 +92,7 @@ impl Scheduler {
         }
     }
 
-    /// A cancel of these may have been sent before the agent knew what it has.
+    /// Cancels these again: the first cancel may have come before the agent knew its attempts.
     fn cancel_again(&mut self, name: &str, attempts: Vec<AttemptId>) {
         for attempt in attempts {
             if !self.is_superseded(attempt)
@@ -104,7 +104,7 @@ impl Scheduler {
         }
     }
 
-    /// Which of what a user's engines say to run is theirs, with its slots.
+    /// Tells a user's engines which of the attempts they claim to run are theirs, with the slots.
     pub(super) fn tell_known(&mut self, name: &Arc<str>, user: String, running: &[AttemptId]) {
         let (Some(host), Some(number)) = (self.hosts.get(name), self.users.number(&user)) else {
             return self.tell_agent(
@@ -127,8 +127,8 @@ impl Scheduler {
         self.tell_agent(name, ToAgent::Known { user, attempts });
     }
 
-    /// From now on a host runs jobs of these users. What it has of others is fenced: it renews no
-    /// lease of theirs any more.
+    /// From now on a host runs jobs of these users. Attempts of other users there are fenced: the
+    /// host renews no lease of theirs any more.
     pub(super) fn serves_only(
         &mut self,
         name: &Arc<str>,
@@ -164,7 +164,7 @@ impl Scheduler {
         }
     }
 
-    /// What a host's engines run, and whose take no new jobs there until they have been replaced.
+    /// Notes the versions of a host's engines, and the users whose engines are being replaced.
     pub(super) fn engines_said(
         &mut self,
         name: &Arc<str>,

@@ -1,4 +1,4 @@
-//! Leases of hosts: when what is on them is surely over though nobody says so.
+//! Leases of hosts: when their attempts are surely over though nobody reports it.
 
 use super::{Host, Scheduler, Timer};
 use mezcal_common::model::clock::BootInstant;
@@ -13,14 +13,14 @@ use std::time::Duration;
 pub const FENCE_MARGIN: Duration = Duration::from_secs(12);
 
 impl Scheduler {
-    /// Attempts may be on a host from now on.
+    /// Attempts may be on some host from now on: sets the timer.
     pub(super) fn lease_begins(&mut self, now: BootInstant) {
         if let Some(lease) = self.lease {
             self.timers.begin(Timer::Leases, now + lease + FENCE_MARGIN);
         }
     }
 
-    /// When attempts on `host` are surely dead though nobody said so; `None` if there is nothing to
+    /// When attempts on `host` are surely dead without a report; `None` if there is nothing to
     /// fence.
     pub(super) fn fence(&self, host: &Host) -> Option<BootInstant> {
         let lease = self.lease?;
@@ -28,7 +28,7 @@ impl Scheduler {
             .then(|| host.heard + lease + FENCE_MARGIN)
     }
 
-    /// Gives up what is on hosts whose leases are over.
+    /// Gives up the attempts on hosts whose leases are over.
     pub(super) fn look_at_leases(&mut self, now: BootInstant) {
         let is_over = |host: &&Host| self.fence(host).is_some_and(|until| until <= now);
         let over = self.hosts.values().filter(is_over);
@@ -55,7 +55,7 @@ impl Scheduler {
         self.timers.set_or_clear(Timer::Leases, next);
     }
 
-    /// Attempts of users of whom nothing has been heard on a host for longer than a lease.
+    /// Loses attempts of users of whom nothing was heard on a host for longer than a lease.
     fn lose_fenced(&mut self, now: BootInstant) {
         let mut over: Vec<(Arc<str>, u32)> = Vec::new();
         for host in self.hosts.values_mut() {

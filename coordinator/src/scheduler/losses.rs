@@ -1,8 +1,8 @@
-//! Hosts whose agents have gone: it counts as a loss for people only when it lasts.
+//! Hosts whose agents have gone: people are told of a loss only when it lasts.
 //!
 //! An agent that renews its certificate, is upgraded or has its configuration reread leaves and
-//! comes again at once. Nobody has to hear of that, and a cancel that its host is about to prove is
-//! no cancel out of reach. What is fenced, and until when, does not depend on it.
+//! comes again at once. Nobody has to be told of that, and a cancel that its host is about to prove
+//! is not out of reach. Fences and their ends do not depend on it.
 
 use super::Scheduler;
 use mezcal_common::message::client::Notice;
@@ -11,13 +11,13 @@ use mezcal_common::model::ids::BatchSerial;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How long an agent may be away before anybody hears of it: twice the longest pause that an agent
+/// How long an agent may be away before people are told: twice the longest pause that an agent
 /// makes before it tries again.
 pub(super) const LOSS_GRACE: Duration = Duration::from_secs(2);
 
 impl Scheduler {
-    /// Says of a host whose agent has stayed away that it is lost, to whoever has jobs there or
-    /// waits for a cancel.
+    /// Reports a host whose agent has stayed away as lost, to the clients that have jobs there or
+    /// wait for a cancel.
     pub(super) fn say_loss(&mut self, index: u32, now: BootInstant) {
         let Some(name) = self.hosts.name_at(index) else {
             return;

@@ -8,14 +8,14 @@ use super::Scheduler;
 pub enum Mistake {
     /// A batch that is given up keeps those of its jobs that have just been released.
     OverlooksReleased,
-    /// Idle slots are kept for a wide job as long the next time as the last.
+    /// Idle slots are kept for a wide job no longer the next time than the last.
     KeepsNoLonger,
-    /// Slots that have been idle for long take jobs though a slot that those prefer is idle, too.
+    /// Slots that have been idle for long take jobs though a slot that the jobs prefer is idle.
     TakesFromNear,
 }
 
 impl Scheduler {
-    /// The same, with a mistake in it.
+    /// The same scheduler, with a mistake in it.
     #[doc(hidden)]
     #[must_use]
     pub fn with_mistake(mut self, mistake: Option<Mistake>) -> Self {

@@ -1,10 +1,10 @@
-//! By which names the hosts are known.
+//! The names of hosts, and which host each name stands for.
 //!
 //! A host's names are the full one in its certificate, those that an admin has admitted for it, and
-//! the first label of the full one. What an agent says of itself gives it no name. Of the hosts
-//! that are known, connected or not, a name belongs to the one whose full name it is; else to the
-//! one for which it was admitted; else to the one whose first label it is. A name that would belong
-//! to several belongs to none.
+//! the first label of the full one. Names that an agent claims for itself do not count. Of the
+//! known hosts, connected or not, a name belongs to the one whose full name it is; else to the one
+//! for which it was admitted; else to the one whose first label it is. A name that would belong to
+//! several belongs to none.
 
 use super::queues::QueueKey;
 use super::{Host, Scheduler};
@@ -15,7 +15,7 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// Bytes of a list of hosts in a message for people; names are ASCII.
+/// Most bytes of a list of hosts in a message for people; names are ASCII.
 const FOLDED_BYTES: usize = 1024;
 
 /// Names that an admin has admitted for hosts, by the hosts' full names.
@@ -58,12 +58,12 @@ impl TryFrom<BTreeMap<String, Vec<String>>> for Aliases {
     }
 }
 
-/// Who of the known hosts has which name, and who of them is connected. Hosts are numbers: indices
-/// into the names of hosts.
+/// Which of the known hosts has which name, and which of them are connected. Hosts are indices into
+/// the names of hosts.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     by_full_name: FxHashMap<Arc<str>, u32>,
-    /// Several hosts may have these.
+    /// Several hosts may claim one of these.
     admitted: FxHashMap<Arc<str>, Vec<u32>>,
     first_labels: FxHashMap<Arc<str>, Vec<u32>>,
     connected: FxHashSet<u32>,
@@ -108,7 +108,7 @@ impl Names {
         self.connected.insert(host);
     }
 
-    /// It does so no more.
+    /// A host does not serve under its names any more.
     pub(super) fn go(&mut self, host: u32) {
         self.connected.remove(&host);
     }
@@ -118,7 +118,7 @@ fn first_label(host: &str) -> Option<Arc<str>> {
     hosts::short(host).map(Arc::from)
 }
 
-/// Takes one claim to a name away, and the name with its last one.
+/// Removes one claim to a name, and the name with its last claim.
 fn give_up(claims: &mut FxHashMap<Arc<str>, Vec<u32>>, name: &Arc<str>, host: u32) {
     if let Some(hosts) = claims.get_mut(name) {
         hosts.retain(|other| *other != host);
@@ -128,7 +128,7 @@ fn give_up(claims: &mut FxHashMap<Arc<str>, Vec<u32>>, name: &Arc<str>, host: u3
     }
 }
 
-/// A list of hosts for people.
+/// A list of hosts for people, cut to `FOLDED_BYTES`.
 pub(super) fn fold(set: &[Arc<str>]) -> String {
     let names: Vec<String> = set.iter().map(|n| n.to_string()).collect();
     let mut text = hosts::Folded(&names).to_string();
@@ -144,7 +144,7 @@ pub(super) fn fold(set: &[Arc<str>]) -> String {
 }
 
 impl Scheduler {
-    /// A host that was not known is so from now on, without an agent as yet; gives back its index.
+    /// Makes a host known if it is not, without an agent as yet; returns its index.
     pub(super) fn host_becomes_known(&mut self, host: &Arc<str>, now: BootInstant) -> u32 {
         let index = self.hosts.add(host.clone(), now);
         let (admitted, label) = (self.names.aliases.of(host), first_label(host));
@@ -166,7 +166,7 @@ impl Scheduler {
         index
     }
 
-    /// A host is known no more; it is not connected.
+    /// Removes the names of a host that is forgotten; it is not connected.
     pub(super) fn names_are_forgotten(&mut self, host: &Arc<str>, index: u32) {
         let (admitted, label) = (self.names.aliases.of(host), first_label(host));
         let names: Vec<Arc<str>> = admitted
@@ -186,7 +186,7 @@ impl Scheduler {
         });
     }
 
-    /// From now on these names are admitted, and no others.
+    /// Replaces all admitted names by these.
     pub fn set_aliases(&mut self, aliases: Aliases, now: BootInstant) {
         if self.names.aliases == aliases {
             return;
@@ -210,8 +210,8 @@ impl Scheduler {
         self.settle(now);
     }
 
-    /// Changes who has which of these names, or who is connected. What waits for one of them hears
-    /// of another owner.
+    /// Changes which host has which of these names, or which is connected. Queues that name one are
+    /// checked again when its owner changes.
     pub(super) fn change_names(&mut self, names: &[Arc<str>], change: impl FnOnce(&mut Names)) {
         let before: Vec<_> = names
             .iter()
@@ -227,7 +227,7 @@ impl Scheduler {
             }
             if was != is || was_ambiguous != self.names.is_ambiguous(name) {
                 self.queues.look_at_name(name);
-                // One that is still to say what it has is served when it has asked for jobs.
+                // A host without an inventory as yet is served when it has asked for jobs.
                 self.unserved |= is
                     .and_then(|index| self.hosts.at(index))
                     .is_some_and(|host| host.known);
@@ -244,10 +244,10 @@ impl Scheduler {
         std::iter::once(&host.name).chain(own).cloned().collect()
     }
 
-    /// The known host that somebody means.
+    /// The known host that a person means by this name.
     ///
     /// # Errors
-    /// None has the name, or several have.
+    /// No host has the name, or several have it.
     pub(super) fn host_named(&self, wanted: &str) -> Result<Arc<str>, String> {
         let normal = hosts::normalise(wanted).map_err(|e| e.to_string())?;
         match self.several_called(&normal) {
@@ -255,14 +255,14 @@ impl Scheduler {
             None => self
                 .names
                 .owner(&normal)
-                // One that has joined under its short name may be written in full.
+                // A host that has joined under its short name may be written in full.
                 .or_else(|| self.names.by_full_name.get(hosts::short(&normal)?).copied())
                 .and_then(|index| self.hosts.name_at(index))
                 .ok_or_else(|| format!("no agent of {wanted} has ever connected")),
         }
     }
 
-    /// If several hosts have a claim to a name: that it stands for none of them, in words.
+    /// If several hosts have a claim to a name: the message that it stands for none of them.
     pub(super) fn several_called(&self, name: &str) -> Option<String> {
         self.names.is_ambiguous(name).then(|| {
             format!(
@@ -272,7 +272,7 @@ impl Scheduler {
         })
     }
 
-    /// The names of this set that stand for nobody since several hosts have them.
+    /// The names that a queue requires which stand for no host since several hosts have them.
     pub(super) fn ambiguous_of(&self, key: QueueKey) -> Vec<Arc<str>> {
         let set = self.batches.set_of(key).unwrap_or_default();
         set.iter()

@@ -6,15 +6,15 @@ use super::{Host, Mistake, Scheduler};
 use mezcal_common::model::clock::BootInstant;
 use std::sync::Arc;
 
-/// What a simulation wants to know.
+/// Findings for a simulation.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     in_vain: Option<String>,
 }
 
 impl Scheduler {
-    /// Lets the idle slots that these jobs prefer be served first, by the order of service there.
-    /// True if one of them got something.
+    /// Serves first the idle slots that these jobs prefer, in the order of service there. True if
+    /// one of them got a job.
     pub(super) fn serve_nearer(&mut self, key: QueueKey, now: BootInstant) -> bool {
         let preferred = match self.mistake {
             Some(Mistake::TakesFromNear) => Vec::new(),
@@ -25,7 +25,7 @@ impl Scheduler {
                 .filter_map(|name| self.near(name, key, now))
                 .collect(),
         };
-        // One that has begun to keep its slots for a wider job gets nothing now.
+        // A host that has begun to keep its slots for a wider job gets nothing now.
         let served = preferred.iter().any(|name| self.serve(name, 1, now));
         if !served && self.watch.is_some() {
             let in_vain = self.is_far_in_vain(key, now);
@@ -44,8 +44,8 @@ impl Scheduler {
     }
 
     /// Whether idle slots of a host could take one of these jobs: it is connected and known, has
-    /// asked for jobs, is neither avoided nor drained, serves their user, and keeps those slots for
-    /// no others.
+    /// asked for jobs, is neither avoided nor drained, serves their user, and does not keep those
+    /// slots for other jobs.
     pub(super) fn could_take(&self, host: &Host, key: QueueKey, now: BootInstant) -> bool {
         host.session.is_some()
             && host.is_willing()
@@ -56,7 +56,7 @@ impl Scheduler {
             && self.is_barred(host, key, now).is_none()
     }
 
-    /// For simulations: from now on it is noted what is placed elsewhere in vain.
+    /// For simulations: from now on placements that break P4 are noted.
     #[doc(hidden)]
     #[must_use]
     pub fn watched(mut self) -> Self {
@@ -64,14 +64,14 @@ impl Scheduler {
         self
     }
 
-    /// P4: a job that was placed elsewhere, though a slot that it prefers was idle at that moment
+    /// P4: a job that was placed elsewhere, although a slot that it prefers was idle at that moment
     /// and could have taken it.
     #[doc(hidden)]
     pub fn placed_far_in_vain(&self) -> Option<&str> {
         self.watch.as_ref()?.in_vain.as_deref()
     }
 
-    /// The same, re-derived from what the batch and all hosts say.
+    /// The same, computed anew from the batch and all hosts.
     fn is_far_in_vain(&self, key: QueueKey, now: BootInstant) -> Option<String> {
         let preferred = self.batches.preferred_by(key)?;
         let required = self.batches.set_of(key);

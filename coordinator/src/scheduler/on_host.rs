@@ -6,18 +6,18 @@ use std::collections::BTreeMap;
 /// An attempt on a host.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OnHost {
-    /// Where it runs, once that is known.
+    /// The engine that runs it, once that is known.
     pub(super) engine: Option<u16>,
-    /// It has left the host's queue: it cannot be given back any more.
+    /// It has left the host's queue: the agent cannot give it back any more.
     pub(super) started: bool,
     pub(super) slots: u16,
-    /// Whose it is.
+    /// The number of its user.
     pub(super) user: u32,
-    /// The session that it was sent in; none: that was an earlier life of ours.
+    /// The session in which it was sent; none: an earlier life of ours sent it.
     pub(super) session: Option<SessionId>,
 }
 
-/// Attempts in the order of their ids, and the slots that they take.
+/// Attempts in the order of their ids, and the sum of their slots.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
     by_id: BTreeMap<AttemptId, OnHost>,
@@ -25,7 +25,7 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    /// One that has not started, as far as is known.
+    /// Adds an attempt that has not started, as far as is known.
     pub(super) fn add(
         &mut self,
         attempt: AttemptId,
@@ -50,7 +50,7 @@ impl Attempts {
         Some(removed)
     }
 
-    /// It has started, on this engine if that is known; if it is here.
+    /// Notes that an attempt has started, and on which engine if known; ignored if it is not here.
     pub(super) fn starts(&mut self, attempt: AttemptId, engine: Option<u16>) {
         if let Some(on) = self.by_id.get_mut(&attempt) {
             (on.engine, on.started) = (engine.or(on.engine), true);
@@ -73,13 +73,13 @@ impl Attempts {
         self.by_id.iter().map(|(attempt, on)| (*attempt, on))
     }
 
-    /// Those that wait in the host's queue, as far as is known, the last ones in it last.
+    /// Attempts that wait in the host's queue, as far as is known; the last in the queue is last.
     pub(super) fn unstarted(&self) -> impl DoubleEndedIterator<Item = (AttemptId, &OnHost)> {
         self.iter().filter(|(_, on)| !on.started)
     }
 
-    /// The present attempt of a job, if it is here. Attempts of an earlier life of ours have another
-    /// epoch.
+    /// The present attempt of a job, if it is here. Attempts of an earlier life of ours have
+    /// another epoch.
     pub(super) fn present(&self, epoch: Epoch, key: JobKey, attempt: u32) -> Option<AttemptId> {
         let own = AttemptId {
             epoch,
@@ -100,7 +100,7 @@ impl Attempts {
         self.by_id.len()
     }
 
-    /// The slots that they take.
+    /// The slots that all of them take.
     pub(super) fn slots(&self) -> u64 {
         self.slots
     }

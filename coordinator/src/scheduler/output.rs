@@ -1,4 +1,4 @@
-//! Output of jobs on its way to those who want to see it.
+//! Output of jobs on its way to the clients that asked for it.
 
 use super::{Effect, JobState, Scheduler};
 use bytes::Bytes;
@@ -53,7 +53,7 @@ impl Scheduler {
         }
     }
 
-    /// Asks the host of a job for its output.
+    /// Asks the host of a job for the job's output.
     pub(super) fn logs(&mut self, request: u64, batch: BatchId, job: &str, wish: LogWish) {
         if let Err(why) = self.ask_for_logs(request, batch, job, wish) {
             self.effects.push_back(Effect::LogsAnswer {

@@ -1,17 +1,16 @@
-//! Hosts that fail whatever they get: a full disk, a missing mount or a broken library turns a host
-//! into the fastest one of the cluster, and it eats the queue.
+//! Hosts that fail every job: a full disk, a missing mount or a broken library turns a host into
+//! the fastest one of the cluster, and it empties the queue.
 //!
-//! Suspicion belongs to a batch: its own mistakes must not touch others. What counts are quick
-//! failures of different jobs that could have run anywhere, in a row on one host, beside successes
-//! of the same batch elsewhere that began after that row did. The more of the batch fails
-//! elsewhere, too, and the longer the rows are that end with a success, the longer the row has to
-//! be. Of a batch that runs nowhere else the row alone counts if another batch of the same user
-//! suspects the host. A suspected host is on probation for that batch: one of its jobs at a time,
-//! after each failure a longer pause; a success ends it, and so does what happens elsewhere if it
-//! makes the row likely.
+//! Suspicion belongs to a batch: its own mistakes must not touch others. It counts quick failures
+//! of different jobs that could have run anywhere, in a row on one host, against successes of the
+//! same batch elsewhere that began after that row did. The more of the batch fails elsewhere, too,
+//! and the longer the rows are that end with a success, the longer the row has to be. If a batch
+//! runs nowhere else, the row alone counts if another batch of the same user suspects the host. A
+//! suspected host is on probation for that batch: one of its jobs at a time, after each failure a
+//! longer pause; a success ends it, and so do ends elsewhere that make the row likely.
 //!
-//! A host that batches of two users suspect at the same time is quarantined: for a while it gets
-//! nothing of anybody's.
+//! A host that batches of two users suspect at the same time is quarantined: for a while it gets no
+//! jobs at all.
 
 use super::queues::QueueKey;
 use super::{Effect, Host, Scheduler, Timer};
@@ -23,18 +22,18 @@ use mezcal_common::model::outcome::{Ended, Outcome};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-/// Failures in a row: few enough to save most of a queue, more than a bad spot in an input makes.
+/// Failures in a row: few enough to save most of a queue, more than a bad spot in an input causes.
 const STREAK: u32 = 10;
-/// A failure that took longer has done some work: it may well be the job's own.
+/// A failure that took longer has done some work: the job itself may well be the cause.
 const QUICK: Duration = Duration::from_secs(1);
-/// A host is suspected if one that is like the others would have failed so often in a row with less
-/// than this probability.
+/// A host is suspected if a host like the others would have failed so often in a row with less than
+/// this probability.
 const UNLIKELY: f64 = 1e-6;
-/// The suspicion ends if the others turn out to be such that the probability is more than this.
+/// The suspicion ends if later ends elsewhere raise that probability above this.
 const LIKELY: f64 = 1e-3;
-/// So many ends of a batch tell how it does elsewhere.
+/// How many of a batch's last ends are kept to tell how it does elsewhere.
 const ENDS: usize = 64;
-/// The first pause; each one that follows without a success between is twice as long.
+/// The first pause; each further one without a success in between is twice as long.
 const FIRST: Duration = Duration::from_secs(60);
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -50,40 +49,40 @@ pub(super) struct Streak {
 /// A batch suspects a host.
 #[derive(Debug, Default)]
 pub(super) struct Suspicion {
-    /// Failures since.
+    /// Failures since the suspicion began.
     times: u32,
-    /// Nothing of the batch is placed there before then.
+    /// No job of the batch is placed there before then.
     until: Option<BootInstant>,
 }
 
-/// What speaks against a host.
+/// The evidence against a host.
 #[derive(Debug, Default)]
 pub(super) struct Record {
     streaks: BTreeMap<BatchSerial, Streak>,
     pub(super) suspicions: BTreeMap<BatchSerial, Suspicion>,
     /// Quarantines without a success between them.
     times: u32,
-    /// Nothing is placed there before then.
+    /// No job is placed there before then.
     pub(super) until: Option<BootInstant>,
 }
 
 impl Record {
-    /// A batch has ended.
+    /// Forgets a batch that has ended.
     pub(super) fn forget(&mut self, batch: BatchSerial) {
         self.streaks.remove(&batch);
         self.suspicions.remove(&batch);
     }
 }
 
-/// How a batch does.
+/// How the jobs of a batch have ended.
 #[derive(Debug, Default)]
 pub(super) struct Ends {
-    /// The last ones: where, since when, and whether with success.
+    /// The last ends: the host, when the attempt began, and whether it succeeded.
     last: VecDeque<(u32, BootInstant, bool)>,
-    /// The longest row of failures on a host that a success has ended: the batch makes such rows by
-    /// itself.
+    /// The longest row of failures on a host that a success has ended: the batch causes such rows
+    /// by itself.
     longest: u32,
-    /// Hosts with so many failures in a row that they may be suspected.
+    /// Hosts with enough failures in a row to be suspected.
     doubtful: BTreeSet<u32>,
 }
 
@@ -95,8 +94,8 @@ impl Ends {
         self.last.push_back((host, began, well));
     }
 
-    /// What this streak makes of a host, which is `suspected` or not; none: nothing new. `known`:
-    /// another batch of this user's suspects it, which counts where nothing has run elsewhere.
+    /// The verdict on a host, which is `suspected` or not; none: no change. `known`: another batch
+    /// of this user suspects it, which counts where nothing has run elsewhere.
     fn judge(&self, host: u32, streak: &Streak, suspected: bool, known: bool) -> Option<Verdict> {
         let enough = streak.length >= STREAK.max(2 * self.longest);
         let chance = self.chance(host, streak);
@@ -112,7 +111,7 @@ impl Ends {
     }
 
     /// The probability of such a streak on this host if it were like the others; none: nothing is
-    /// known of them.
+    /// known of the others.
     fn chance(&self, host: u32, streak: &Streak) -> Option<f64> {
         let elsewhere = self
             .last
@@ -136,7 +135,7 @@ fn pause(times: u32) -> Duration {
 }
 
 impl Scheduler {
-    /// An attempt has ended on a host by itself.
+    /// Judges a host by an attempt that has ended there by itself.
     pub(super) fn judge(&mut self, name: &str, key: JobKey, outcome: &Outcome, now: BootInstant) {
         let anywhere = self
             .batches
@@ -168,7 +167,7 @@ impl Scheduler {
                 .map_or(0, |streak| streak.length);
             batch.ends.longest = batch.ends.longest.max(ended);
             (host.record.times, host.record.until) = (0, None);
-            // What it may have of the batch it asks for, or has asked for already.
+            // The host asks for jobs of the batch later, or has asked already.
             self.unserved |= host.record.suspicions.remove(&key.batch).is_some();
         } else {
             let streak = host.record.streaks.entry(key.batch);
@@ -204,7 +203,7 @@ impl Scheduler {
         self.weigh(key.batch, now);
     }
 
-    /// Looks at what the ends of a batch say of hosts where many failed in a row.
+    /// Judges the hosts where many jobs of a batch failed in a row.
     fn weigh(&mut self, serial: BatchSerial, now: BootInstant) {
         let Some(batch) = self.batches.get(&serial) else {
             return;
@@ -255,7 +254,7 @@ impl Scheduler {
             batch: batch.id,
             notice,
         });
-        // What it was handed in advance.
+        // The attempts that were sent to it in advance.
         let unstarted = host.attempts.unstarted().map(|(attempt, _)| attempt);
         let attempts: Vec<AttemptId> = unstarted
             .filter(|attempt| attempt.key.batch == serial)
@@ -274,7 +273,7 @@ impl Scheduler {
         }
     }
 
-    /// Nobody's jobs go to a host for a while.
+    /// Quarantines a host: it gets no jobs for a while.
     fn quarantine(&mut self, name: &str, now: BootInstant) {
         let Some(host) = self
             .hosts
@@ -305,7 +304,7 @@ impl Scheduler {
         }
     }
 
-    /// Ends the quarantine of a host, if it is over.
+    /// Ends the quarantine of a host, if its time is over.
     pub(super) fn end_quarantine(&mut self, index: u32, now: BootInstant) {
         let Some(name) = self.hosts.name_at(index) else {
             return;
@@ -316,7 +315,7 @@ impl Scheduler {
         self.unserved = true;
     }
 
-    /// Batches of which a host gets nothing now, but what requires certain hosts.
+    /// Batches of which a host gets no jobs now, except those that require certain hosts.
     pub(super) fn barred(&self, host: &Host, now: BootInstant) -> Vec<BatchSerial> {
         let suspicions = host.record.suspicions.iter();
         let barred = suspicions.filter(|(batch, suspicion)| {
@@ -329,7 +328,7 @@ impl Scheduler {
         barred.map(|(batch, _)| *batch).collect()
     }
 
-    /// Whether jobs are kept from a host by what their batch suspects; until when, if it is known.
+    /// Whether a queue's batch keeps its jobs from a host that it suspects; until when, if known.
     pub(super) fn is_barred(
         &self,
         host: &Host,
@@ -342,7 +341,7 @@ impl Scheduler {
     }
 }
 
-/// For the reader.
+/// Reasons for people.
 pub(super) const REASON: &str = "batches of several users fail there, and not elsewhere";
 pub(super) const SUSPECTED: &str = "ten or more jobs of this batch in a row have failed there within a second each, while others succeed elsewhere; \
                                     it gets one at a time until one succeeds";

@@ -7,11 +7,11 @@
 //!  pass 3   jobs that prefer another host         `elsewhere`: the same; only for slots that have been idle for long
 //! ```
 //!
-//! Finding the best job for a host looks, for each user who has jobs waiting and each number of
-//! slots that they take, at the first queue of each of its names and of the whole: the cost does
+//! To find the best job for a host, the first queue of each of its names and of the whole is
+//! compared, for each user with waiting jobs and each number of slots that they take: the cost does
 //! not grow with the number of jobs, hosts or sets. Of the jobs with the highest priority it is one
-//! of the user who has least running. What a priority is above [`Queues::limit`] counts among the
-//! jobs of one user only. A host that comes or goes touches the queues that name it, and no others.
+//! of the user who has the fewest running. The part of a priority above [`Queues::limit`] counts
+//! only among the jobs of one user. A host that comes or goes touches only the queues that name it.
 
 mod part;
 
@@ -25,18 +25,18 @@ use std::sync::Arc;
 
 type Names = Arc<[Arc<str>]>;
 
-/// Jobs that wait for the same thing. The order is the order of service.
+/// Jobs that wait for the same hosts. The order is the order of service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct QueueKey {
     priority: Reverse<i32>,
-    /// Whose it is.
+    /// The number of the user whose jobs they are.
     pub(super) user: u32,
     pub(super) batch: BatchSerial,
-    /// What takes more slots goes first: it is harder to place.
+    /// Jobs that take more slots go first: they are harder to place.
     wide: Reverse<u16>,
     /// Index into the batch's table of host sets; none: any host.
     pub(super) hosts: Option<u32>,
-    /// The same for the hosts that it prefers, best first.
+    /// Index of the preferred hosts in the same table, best first; none: no preference.
     pub(super) prefer: Option<u32>,
 }
 
@@ -54,7 +54,7 @@ impl QueueKey {
         }
     }
 
-    /// Slots that each of its jobs takes.
+    /// How many slots each of its jobs takes.
     pub(super) fn slots(&self) -> u16 {
         self.wide.0
     }
@@ -67,11 +67,11 @@ impl QueueKey {
 /// A user and a number of slots.
 type Part = (u32, u16);
 
-/// The same among users: the priority as far as it counts there, how many slots the user has, the
-/// pass, and the user.
+/// A queue in the order among users: the priority as far as it counts there, how many slots the
+/// user has, the pass, and the user.
 type First = (Reverse<i32>, u64, u8, u32, QueueKey);
 
-/// What a host serves next.
+/// The queue that a host serves next.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Next {
     pub(super) key: QueueKey,
@@ -81,19 +81,18 @@ pub(super) struct Next {
 
 #[derive(Debug, Default)]
 pub(super) struct Queues {
-    /// Only those that have jobs waiting.
+    /// Only parts with waiting jobs.
     parts: BTreeMap<Part, Queued>,
-    /// Names of the hosts that are connected.
+    /// Names under which connected hosts serve.
     there: HashSet<Arc<str>>,
-    /// What users may raise their jobs to before others', and who may do so without a limit.
+    /// The highest priority that counts before other users' jobs, and the users without this limit.
     most: i32,
     unlimited: HashSet<u32>,
-    /// Queues that have come into being, or ceased to be, or whose required hosts have come or
-    /// gone.
+    /// Queues that are new, gone, or whose required hosts have come or gone.
     changed: BTreeSet<QueueKey>,
 }
 
-/// Whether two names may be those of one host: they are the same, or one is the first label of the
+/// Whether two names may belong to one host: they are the same, or one is the first label of the
 /// other.
 fn may_be_one(name: &str, other: &str) -> bool {
     let is_short_for = |a: &str, b: &str| hosts::short(b) == Some(a);
@@ -117,7 +116,7 @@ impl Queues {
             .any(|part| !part.elsewhere.anywhere.is_empty() || !part.elsewhere.by_name.is_empty())
     }
 
-    /// The hosts that a queue's jobs prefer of those that they may use, best first.
+    /// The hosts that a queue's jobs prefer among those that they may use, best first.
     pub(super) fn preferred(&self, key: QueueKey) -> &[Arc<str>] {
         self.queue(key).map_or(&[], |queue| &queue.preferred)
     }
@@ -131,7 +130,7 @@ impl Queues {
         self.parts.get(&key.part())?.queues.get(&key)
     }
 
-    /// Appends a job; the sets are those that `key` stands for.
+    /// Appends a job; `required` and `prefer` are the sets that `key` stands for.
     pub(super) fn push(
         &mut self,
         key: QueueKey,
@@ -144,7 +143,7 @@ impl Queues {
             queue.jobs.push_back(job);
             return;
         }
-        // By either of its two names; that the host may be used at all is looked at when it asks.
+        // By either of its two names; whether the host may be used at all is checked when it asks.
         let allowed = |name: &&Arc<str>| {
             required
                 .as_ref()
@@ -180,17 +179,17 @@ impl Queues {
         }
     }
 
-    /// Jobs of others go before those whose priority is above `most`, but for those of `unlimited`
-    /// users.
+    /// Priorities above `most` count no more than `most` before other users' jobs, except those of
+    /// `unlimited` users.
     pub(super) fn limit(&mut self, most: i32, unlimited: HashSet<u32>) {
         (self.most, self.unlimited) = (most, unlimited);
     }
 
     /// The best queue for a host with these names: of each user the one with the highest priority,
     /// then by pass, then of the oldest batch; of these the one with the highest priority as far as
-    /// that counts before others', then of the user who has least `running`. Of those whose jobs
-    /// take `widest` slots at most and whose batch is not `barred` where they require no certain
-    /// hosts, and of users who have some `running` count on that host. `steal`: the third pass,
+    /// that counts before others', then of the user who has the fewest `running`. Only queues whose
+    /// jobs take at most `widest` slots, whose batch is not `barred` unless they require certain
+    /// hosts, and for whose user `running` gives a count on that host. `steal`: the third pass,
     /// too.
     pub(super) fn best(
         &self,
@@ -218,7 +217,7 @@ impl Queues {
         })
     }
 
-    /// Which of two users' best queues goes first.
+    /// The better one of two users' best queues.
     fn better(&self, best: Option<First>, other: Option<(u32, u64, Best)>) -> Option<First> {
         let other = other.map(|(user, running, (Reverse(priority), pass, key))| {
             let most = if self.unlimited.contains(&user) {
@@ -231,7 +230,7 @@ impl Queues {
         best.into_iter().chain(other).min()
     }
 
-    /// The first job of a queue.
+    /// Takes the first job of a queue.
     pub(super) fn pop(&mut self, key: QueueKey) -> Option<JobNumber> {
         let queue = self.parts.get_mut(&key.part())?.queues.get_mut(&key)?;
         let job = queue.jobs.pop_front()?;
@@ -241,7 +240,7 @@ impl Queues {
         Some(job)
     }
 
-    /// A name is connected now.
+    /// A host serves under this name from now on.
     pub(super) fn comes(&mut self, name: &Arc<str>) {
         if self.there.insert(name.clone()) {
             self.parts
@@ -250,7 +249,7 @@ impl Queues {
         }
     }
 
-    /// A name is connected no more. True if jobs may go anywhere now that could not before.
+    /// No host serves under this name any more. True if more jobs may go anywhere now.
     pub(super) fn goes(&mut self, name: &Arc<str>) -> bool {
         let mut freed = false;
         if self.there.remove(name) {
@@ -261,7 +260,7 @@ impl Queues {
         freed
     }
 
-    /// Queues that have to be looked at: whether any host may ever serve them.
+    /// Takes the queues for which it has to be checked whether any host may ever serve them.
     pub(super) fn take_changed(&mut self) -> BTreeSet<QueueKey> {
         std::mem::take(&mut self.changed)
     }
@@ -273,39 +272,38 @@ impl Queues {
         users
     }
 
-    /// This queue has to be looked at.
+    /// Has this queue checked.
     pub(super) fn look_at(&mut self, key: QueueKey) {
         self.changed.insert(key);
     }
 
-    /// Queues that require this name have to be looked at: it belongs to another host, or to none
-    /// any more.
+    /// Has the queues checked that require this name: it belongs to another host now, or to none.
     pub(super) fn look_at_name(&mut self, name: &Arc<str>) {
         self.changed
             .extend(self.parts.values().flat_map(|part| part.requiring(name)));
     }
 
-    /// All queues of this user have to be looked at: hosts that run their jobs have come or gone.
+    /// Has all queues of this user checked: hosts that run their jobs have come or gone.
     pub(super) fn look_at_user(&mut self, user: u32) {
         let own = self.parts.iter().filter(|((of, _), _)| *of == user);
         self.changed
             .extend(own.flat_map(|(_, part)| part.queues.keys()));
     }
 
-    /// Queues of jobs that take several slots have to be looked at: hosts have come or gone.
+    /// Has the queues of jobs of several slots checked: hosts have come or gone.
     pub(super) fn look_at_wide(&mut self) {
         let wide = self.parts.iter().filter(|((_, slots), _)| *slots > 1);
         self.changed
             .extend(wide.flat_map(|(_, part)| part.queues.keys()));
     }
 
-    /// Whether a queue requires hosts of which none is connected.
+    /// Whether a queue requires hosts and none of them is connected.
     pub(super) fn is_homeless(&self, key: QueueKey) -> bool {
         self.queue(key)
             .is_some_and(|queue| queue.required.is_some() && queue.required_present == 0)
     }
 
-    /// Empties a queue.
+    /// Empties a queue; returns its jobs.
     pub(super) fn take_all(&mut self, key: QueueKey) -> VecDeque<JobNumber> {
         self.remove(key).map(|queue| queue.jobs).unwrap_or_default()
     }
@@ -348,7 +346,7 @@ impl Queues {
         self.queue(key).map_or(0, |queue| queue.jobs.len())
     }
 
-    /// Re-derives the indices from the queues.
+    /// Computes the indices anew from the queues and compares.
     #[cfg(test)]
     pub(super) fn check(&self) {
         for (part, queued) in &self.parts {

@@ -1,7 +1,7 @@
-//! What has to survive the coordinator, as the scheduler tells it and takes it back.
+//! The records that have to survive the coordinator, and how the scheduler takes them back.
 //!
-//! A [`Record`] comes out as [`super::Effect::Persist`] before whatever depends on it. After a
-//! restart a new scheduler is given the records of all batches that have not ended, by
+//! A [`Record`] comes out as [`super::Effect::Persist`] before any effect that depends on it. After
+//! a restart a new scheduler is given the records of all batches that have not ended, by
 //! [`Scheduler::replay`], and then continues with [`Scheduler::restored`]. Records of one batch
 //! come in this order: `Opened`, `HostSets`, `Submitted`, then the others, of which each kind keeps
 //! its own order.
@@ -16,115 +16,115 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One thing to remember.
+/// A fact that the store keeps.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
     /// A new batch.
     Opened {
-        /// Its number; never used again.
+        /// Its number, which is never used again.
         batch: BatchSerial,
-        /// Whose it is.
+        /// The user whose batch it is.
         user: String,
-        /// Its terms.
+        /// The terms of the batch.
         terms: Box<BatchTerms>,
-        /// How long ago; zero when it has just come.
+        /// How long ago it was opened; zero when it is new.
         age: Duration,
     },
     /// Host sets that follow those that the batch has.
     HostSets {
-        /// The batch.
+        /// The serial number of the batch.
         batch: BatchSerial,
-        /// The sets.
+        /// The names of the hosts in each set.
         sets: Vec<Vec<String>>,
     },
     /// Jobs that follow those that the batch has.
     Submitted {
-        /// The batch.
+        /// The serial number of the batch.
         batch: BatchSerial,
-        /// The jobs.
+        /// The jobs, in the order of their numbers.
         jobs: Vec<Submission>,
     },
     /// No more jobs will come.
     Closed {
-        /// The batch.
+        /// The serial number of the batch.
         batch: BatchSerial,
     },
-    /// Nothing more of it starts.
+    /// Nothing of a batch starts any more.
     Stopped {
-        /// The batch.
+        /// The serial number of the batch.
         batch: BatchSerial,
-        /// How what runs is ended; none: it may go on (`--halt soon`).
+        /// How its running jobs are ended; none: they may go on (`--halt soon`).
         stop: Option<Stop>,
-        /// Who or what did it.
+        /// Who or what stopped it.
         why: Option<Arc<str>>,
     },
-    /// These may run on a host from now on. One record per message.
+    /// These attempts may run on a host from now on. One record per message.
     Placed {
-        /// The host.
+        /// The full name of the host.
         host: Arc<str>,
-        /// For how long without a heartbeat; none: it shares our fate.
+        /// How long they may run without a heartbeat; none: the host shares our fate.
         lease: Option<Duration>,
-        /// The attempts.
+        /// The ids of the attempts.
         attempts: Vec<AttemptId>,
     },
     /// An attempt is over, and its job is not.
     Again {
-        /// The attempt.
+        /// The id of the attempt.
         attempt: AttemptId,
-        /// What its job has left.
+        /// How many retries its job has left.
         retries: u32,
-        /// How many of its attempts were lost.
+        /// How many attempts of its job were lost so far.
         losses: u8,
         /// How it ended; none: it was given back.
         outcome: Option<Box<Outcome>>,
     },
     /// A job is over for good.
     Ended {
-        /// Its batch.
+        /// The serial number of the batch.
         batch: BatchSerial,
-        /// The how manieth of the batch, from 1.
+        /// The position of this result among those of the batch, from 1.
         seq: u64,
-        /// The job.
+        /// The number of the job in its batch.
         job: JobNumber,
-        /// How.
+        /// How it ended.
         result: Box<JobResult>,
     },
     /// All jobs of a closed batch are over.
     Done {
-        /// The batch.
+        /// The serial number of the batch.
         batch: BatchSerial,
     },
-    /// A host is being drained, or is not any more.
+    /// A drain of a host has begun or ended.
     Drained {
-        /// The host.
+        /// The full name of the host.
         host: Arc<str>,
-        /// Why; none: it gets jobs again.
+        /// Why; none: the drain has ended.
         reason: Option<Arc<str>>,
-        /// What still runs there then is taken away, counted from when this is said.
+        /// When the jobs that still run there are taken away, counted from this record on.
         deadline: Option<Duration>,
     },
-    /// A host is known no more.
+    /// A host has been forgotten.
     HostForgotten {
-        /// The host.
+        /// The full name of the host.
         host: Arc<str>,
     },
     /// The numbers of a host's engines.
     Engines {
-        /// The host.
+        /// The full name of the host.
         host: Arc<str>,
-        /// The first one.
+        /// The first number.
         first: EngineId,
-        /// How many.
+        /// How many numbers.
         slots: u16,
     },
-    /// Batches of the store that this one was copied from may be placed from now on.
+    /// Batches that were copied from another store may be placed from now on.
     Released,
 }
 
-/// What is known only while records are taken back.
+/// State that is needed only while records are replayed.
 #[derive(Debug, Default)]
 pub(super) struct Restoring {
-    /// With the longest lease that each is recorded with.
+    /// The last attempt of each job, with the longest lease that was recorded with it.
     placements: BTreeMap<JobKey, (AttemptId, Option<Duration>)>,
     comes_after: HashMap<JobKey, Vec<JobNumber>>,
     /// Jobs whose last attempt has failed, so that the next one has to wait.
@@ -133,8 +133,8 @@ pub(super) struct Restoring {
 }
 
 impl Scheduler {
-    /// Has every decision recorded from now on. Job specs are then the store's to keep: placements
-    /// come without them.
+    /// Records every decision from now on. The store then keeps the job specs: placements come
+    /// without them.
     ///
     /// A batch that is not detached is cancelled when it has been unattended for `client_lease`.
     #[must_use]
@@ -172,18 +172,18 @@ impl Scheduler {
         }
     }
 
-    /// Whether a batch is recorded. What runs once on a host, as `exec` has it, ends with its
+    /// Whether a batch is recorded. A job that runs once on a host, as with `exec`, ends with its
     /// client, and so with us.
     pub(super) fn is_stored(&self, batch: BatchSerial) -> bool {
         self.durable && self.batches.get(&batch).is_some_and(|batch| !batch.once)
     }
 
-    /// Batch numbers up to this one have been used, also by batches that are forgotten.
+    /// Numbers up to this one have been used, also by batches that are forgotten.
     pub fn numbers_in_use(&mut self, last: BatchSerial) {
         self.batches.number_is_used(last);
     }
 
-    /// Takes back a record of an earlier life.
+    /// Applies a record of an earlier life.
     pub fn replay(&mut self, record: Record, now: BootInstant) {
         match record {
             Record::Opened {
@@ -225,7 +225,7 @@ impl Scheduler {
             Record::Ended {
                 batch, job, result, ..
             } => self.replay_end(JobKey { batch, job }, &result),
-            // It is not among what is replayed.
+            // These are not among the records that are replayed.
             Record::Done { .. } | Record::HostForgotten { .. } | Record::Released => {}
             Record::Drained {
                 host,
@@ -255,7 +255,7 @@ impl Scheduler {
         attempts: Vec<AttemptId>,
         now: BootInstant,
     ) {
-        // Whoever still runs under an earlier, longer lease has to be waited for.
+        // Attempts may still run under an earlier, longer lease, which has to end first.
         self.lease = self.lease.max(lease);
         self.placed_under(lease);
         let index = self.known_host(host, now);
@@ -321,8 +321,8 @@ impl Scheduler {
         }
     }
 
-    /// All records have been taken back: what surely does not run may start, what may run is waited
-    /// for.
+    /// All records are replayed: jobs that surely do not run may start, and attempts that may run
+    /// are waited for.
     pub fn restored(&mut self, now: BootInstant) {
         let Restoring {
             placements,
@@ -349,7 +349,7 @@ impl Scheduler {
         self.settle(now);
     }
 
-    /// What may run on hosts is on them again.
+    /// Puts the attempts that may run back on their hosts.
     fn replay_what_is_placed(
         &mut self,
         placements: BTreeMap<JobKey, (AttemptId, Option<Duration>)>,
@@ -375,7 +375,7 @@ impl Scheduler {
                     longer.entry(host.name.clone()).or_default().push(attempt);
                 }
             }
-            // Its host is told when it has said what it has.
+            // The cancel is sent when the host has sent its inventory.
             if let Some(stop) = self
                 .batches
                 .get(&key.batch)
@@ -384,7 +384,7 @@ impl Scheduler {
                 self.cancels.begin_silently(key, stop);
             }
         }
-        // Agents renew them for longer from now on, and whoever comes after us has to wait for
+        // Agents renew their attempts for longer from now on, and the life after us has to wait for
         // that.
         self.leases_grow = !longer.is_empty();
         for (host, attempts) in longer {
@@ -397,7 +397,7 @@ impl Scheduler {
         }
     }
 
-    /// What waits of a batch may start, or waits again.
+    /// Lets the waiting jobs of a batch start, or wait again.
     fn begin_restored(
         &mut self,
         batch: BatchSerial,
@@ -421,7 +421,7 @@ impl Scheduler {
             if given_up {
                 self.finish(key, None, Outcome::never_ran(Ended::Cancelled, None), now);
             } else if let Some(pause) = pause {
-                // How much of it is over is not known: it begins again.
+                // How much of the pause has passed is not known: it begins again.
                 self.delay(key, now + pause);
             } else {
                 self.may_start(key, &before, held);
@@ -429,7 +429,7 @@ impl Scheduler {
         }
     }
 
-    /// A host of an earlier life, by index.
+    /// The index of a host of an earlier life.
     fn known_host(&mut self, name: &Arc<str>, now: BootInstant) -> u32 {
         if let Some(index) = self.restoring.index_by_host.get(name) {
             return *index;

@@ -1,8 +1,8 @@
-//! Taking back what was handed out in advance: a job must not wait behind a long one on a full host
+//! Taking back jobs that were sent in advance: a job must not wait behind a long one on a full host
 //! while another host has an idle slot for it.
 //!
-//! An agent gives back what it has not started and leaves the rest alone, so asking too often costs
-//! messages and nothing else.
+//! An agent gives back the jobs that it has not started and keeps the others, so asking too often
+//! costs messages and nothing else.
 
 use super::queues::QueueKey;
 use super::{Host, Job, Scheduler, Timer};
@@ -13,21 +13,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A slot is idle for so long before work is looked for elsewhere: short jobs that were handed out
-/// in advance have ended by then.
+/// How long a slot is idle before jobs are taken back for it: short jobs that were sent in advance
+/// have ended by then.
 const FIRST: Duration = Duration::from_millis(50);
-/// Between two times that the same hosts are asked.
+/// The time between two requests to the same hosts.
 const AGAIN: Duration = Duration::from_secs(1);
 
 impl Scheduler {
-    /// A host has got less than it has idle slots: others may have more than they can run.
+    /// Some host got fewer jobs than it has idle slots: sets the timer if others have too many.
     pub(super) fn look_for_prefetched(&mut self, now: BootInstant) {
         if self.hosts.has_overfull() && self.hosts.has_idle() {
             self.timers.begin(Timer::Retract, now + FIRST);
         }
     }
 
-    /// Takes back as much as there are idle slots that have found nothing else.
+    /// Takes back jobs for the idle slots that have found nothing else.
     pub(super) fn retract_prefetched(&mut self, now: BootInstant) {
         let hosts = self.hosts.idle();
         let free = hosts.filter(|h| h.credit.is_left() && h.is_willing() && h.kept.is_none());
@@ -44,7 +44,7 @@ impl Scheduler {
                 .slots()
                 .saturating_sub(u64::from(host.slots()))
                 .min(idle);
-            // The newest ones are the last in its queue.
+            // The newest attempts are the last ones in its queue.
             let unstarted = host.attempts.unstarted().rev();
             let useful = unstarted.filter(|(attempt, _)| {
                 self.batches
@@ -77,8 +77,8 @@ impl Scheduler {
         }
     }
 
-    /// Whether a host with idle slots would get a job of this queue. Otherwise it would only go
-    /// back to where it waits now.
+    /// Whether a host with idle slots would get a job of this queue. Otherwise the job would only
+    /// go back to where it waits now.
     fn has_a_slot_for(&self, host: &Host, key: QueueKey, now: BootInstant) -> bool {
         let (names, required, preferred) = (
             self.names_of(host),

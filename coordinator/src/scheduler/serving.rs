@@ -1,4 +1,4 @@
-//! Giving hosts what they have asked for: what waits, in the order of service.
+//! Giving hosts the jobs that they have asked for, in the order of service.
 
 use super::queues::QueueKey;
 use super::{Effect, Placing, Record, Scheduler};
@@ -9,11 +9,11 @@ use mezcal_common::model::outcome::Place;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Placements in one message, by count and by bytes, so that a frame holds them.
+/// Limits of one message of placements, by count and by bytes, so that a frame holds it.
 const RUN_COUNT: usize = 256;
 const RUN_BYTES: usize = 512 * 1024;
 
-/// What goes to an agent in one message.
+/// The placements that go to an agent in one message.
 #[derive(Default)]
 struct Run {
     placings: Vec<Placing>,
@@ -21,17 +21,17 @@ struct Run {
 }
 
 impl Run {
-    /// Whether a frame would not hold it with so many bytes more.
+    /// Whether a frame would not hold it with so many more bytes.
     fn is_full_with(&self, bytes: usize) -> bool {
         self.placings.len() == RUN_COUNT || self.bytes + bytes > RUN_BYTES
     }
 }
 
 impl Scheduler {
-    /// Works off what an event has brought about.
+    /// Carries out everything that follows from an event.
     pub(super) fn settle(&mut self, now: BootInstant) {
         self.settle_order(now);
-        // Notices come before placements, so that what waits is said first.
+        // Notices come before placements, so that a waiting job is announced first.
         self.look_at_changed(now);
         for name in self.hosts.take_roomier() {
             self.serve(&name, usize::MAX, now);
@@ -58,7 +58,7 @@ impl Scheduler {
         self.unserved = true;
     }
 
-    /// Gives a host what it has credit for, `most` attempts at most. True if it got anything.
+    /// Gives a host jobs for its credit, at most `most` of them. True if it got any.
     pub(super) fn serve(&mut self, name: &Arc<str>, most: usize, now: BootInstant) -> bool {
         let Some(host) = self.hosts.get(name) else {
             return false;
@@ -73,7 +73,7 @@ impl Scheduler {
                 break;
             };
             if next.elsewhere && self.serve_nearer(next.key, now) {
-                // What has been given there may have been the last one.
+                // The job that was given there may have been the last one.
                 continue;
             }
             let Some(job) = self.queues.pop(next.key) else {
@@ -92,7 +92,7 @@ impl Scheduler {
         given > 0
     }
 
-    /// Places a job on a host, by the next message to its agent. False if there is no such job.
+    /// Places a job on a host, in the next message to its agent. False if there is no such job.
     fn place_job(
         &mut self,
         name: &Arc<str>,
@@ -160,8 +160,8 @@ impl Scheduler {
         self.effects.push_back(Effect::Place(session, run));
     }
 
-    /// Spreads what waits: idle slots of all hosts first, one at a time in turn, then what they
-    /// asked for beyond.
+    /// Spreads the waiting jobs: first over the idle slots of all hosts, one at a time in turn,
+    /// then over the rest of their credit.
     pub(super) fn serve_all(&mut self, now: BootInstant) {
         if self.queues.is_empty() {
             return;
@@ -173,7 +173,7 @@ impl Scheduler {
         }
     }
 
-    /// Gives these hosts what their idle slots may have, one at a time in turn.
+    /// Gives these hosts jobs for their idle slots, one at a time in turn.
     fn fill_idle(&mut self, names: &[Arc<str>], now: BootInstant) {
         let mut again = true;
         while again {
@@ -186,8 +186,8 @@ impl Scheduler {
         }
     }
 
-    /// When the next slot has been idle for so long that locality does not matter any more. Those
-    /// that were looked at already get what they may have when it comes.
+    /// When the next slot has been idle for the locality wait. Slots that were checked after theirs
+    /// get jobs as these come.
     pub(super) fn patience_ends(&self) -> Option<BootInstant> {
         let (since, _) = self
             .patient()
@@ -196,14 +196,14 @@ impl Scheduler {
         Some(*since + self.locality_wait)
     }
 
-    /// Hosts with slots that have not been looked at since they have been idle for long, by the
-    /// longest idle one.
+    /// Hosts whose slots have not been checked since their locality wait ended, by the longest idle
+    /// slot.
     fn patient(&self) -> impl Iterator<Item = &(BootInstant, u32)> {
         let looked_at = self.looked_at.0.checked_sub(self.locality_wait);
         self.hosts.idle_after(looked_at.map(BootInstant))
     }
 
-    /// Gives jobs that prefer other hosts to slots that have been idle for long.
+    /// Gives jobs that prefer other hosts to slots that have been idle for the locality wait.
     pub(super) fn serve_impatient(&mut self, now: BootInstant) {
         if self.patience_ends().is_none_or(|at| at > now) {
             return;
@@ -218,7 +218,7 @@ impl Scheduler {
         self.fill_idle(&names, now);
     }
 
-    /// Whether a job ran where it prefers to, if it prefers anything.
+    /// Whether a job ran where it prefers to; none: it has no preference, or did not run.
     pub(super) fn is_local(&self, key: QueueKey, place: Option<&Place>) -> Option<bool> {
         let (preferred, place) = (self.batches.preferred_by(key)?, place?);
         let host = self.hosts.get(&place.host)?;
@@ -229,7 +229,7 @@ impl Scheduler {
         )
     }
 
-    /// How long a slot is idle from now on before it gets a job that prefers another host.
+    /// How long a slot has to be idle from now on before it gets a job that prefers another host.
     pub fn set_locality_wait(&mut self, wait: Duration) {
         self.locality_wait = wait;
     }

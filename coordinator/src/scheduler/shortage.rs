@@ -1,6 +1,6 @@
-//! Hosts that lack what it takes to start anything: processes, descriptors, memory. That is no
-//! fault of the job's, and it may pass, so the attempt goes back to the queue. It ends only if
-//! nothing of its batch has been started there for the host timeout, and nobody else may take it.
+//! Hosts that lack the resources to start anything: processes, descriptors, memory. The job is not
+//! at fault, and the shortage may pass, so the attempt goes back to the queue. The job ends only if
+//! nothing of its batch was started there for the host timeout and no other host may take it.
 
 use super::{Host, Scheduler};
 use mezcal_common::model::clock::BootInstant;
@@ -10,12 +10,12 @@ use mezcal_common::model::outcome::{Ended, Outcome, Place};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Hosts that could not start what they have got of a batch, by their index, and since when.
+/// Hosts, by index, that could not start jobs of a batch, and since when.
 #[derive(Debug, Default)]
 pub(super) struct Shortages(BTreeMap<u32, BootInstant>);
 
 impl Shortages {
-    /// Something has been started there.
+    /// A job of the batch has been started on this host.
     pub(super) fn is_over(&mut self, host: u32) {
         self.0.remove(&host);
     }
@@ -26,7 +26,7 @@ impl Shortages {
 }
 
 impl Scheduler {
-    /// An attempt comes back that its host could not start for want of something.
+    /// A host gave an attempt back that it could not start for lack of a resource.
     pub(super) fn host_was_short(
         &mut self,
         host: u32,
@@ -66,7 +66,7 @@ impl Scheduler {
         self.finish(attempt.key, place, outcome, now);
     }
 
-    /// Whether another host may take it that is not known to be as short of something.
+    /// Whether another host may take the job that is not known to have lasted as short.
     fn may_start_elsewhere(&self, short: u32, attempt: AttemptId, now: BootInstant) -> bool {
         let Some((job, batch)) = self
             .batches

@@ -1,4 +1,4 @@
-//! What there is to know of hosts and of what they run; nothing here changes anything.
+//! Queries about hosts and the jobs that they run; nothing here changes anything.
 
 use super::{Host, Scheduler, quarantine};
 use mezcal_common::message::client::HostStatus;
@@ -7,19 +7,19 @@ use mezcal_common::model::ids::{BatchSerial, EngineId, JobKey, SessionId};
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// What is known of a host beside its status. Whose certificates count is for others to say.
+/// Facts about a host beside its status, without those about certificates.
 #[derive(Clone, Debug)]
 pub struct Standing {
-    /// Its name.
+    /// Its full name.
     pub name: String,
     /// Whether its agent has connected in this life of ours.
     pub seen: bool,
-    /// Versions of its engines, and how many have each.
+    /// Versions of its engines, and how many engines have each.
     pub engines: Vec<(String, u16)>,
 }
 
 impl Scheduler {
-    /// What is known to run where: hosts with the number of their first engine, and each engine
+    /// The jobs that are known to run: hosts with the number of their first engine, and each engine
     /// with its job.
     pub fn running(
         &self,
@@ -33,8 +33,8 @@ impl Scheduler {
         })
     }
 
-    /// How many jobs of each batch run: of what a host has, no more than its slots take. The rest
-    /// was handed out in advance.
+    /// How many jobs of each batch run: of a host's jobs, no more than its slots take. The rest was
+    /// sent in advance.
     pub fn running_by_batch(&self) -> HashMap<BatchSerial, u64> {
         let mut running = HashMap::new();
         for host in self.hosts.values() {
@@ -52,7 +52,7 @@ impl Scheduler {
         running
     }
 
-    /// How many attempts may be on a host, and for how long if nothing more is heard of it.
+    /// How many attempts may be on a host, and for how long if it is not heard from any more.
     pub fn attempts_on(&self, host: &str, now: BootInstant) -> (u64, Duration) {
         let Some(host) = self.hosts.get(host) else {
             return (0, Duration::ZERO);
@@ -64,7 +64,7 @@ impl Scheduler {
         )
     }
 
-    /// The session of a host's agent that is connected.
+    /// The session of a host's connected agent.
     pub fn session_of(&self, host: &str) -> Option<SessionId> {
         self.hosts.get(host)?.session
     }
@@ -76,8 +76,8 @@ impl Scheduler {
             .is_some_and(|host| host.session.is_some() && host.known)
     }
 
-    /// All hosts ever seen, for `coordinator hosts`. `datagram`: the largest one that has got to
-    /// the agent of a connected host, which others know.
+    /// All known hosts, for `coordinator hosts`. `datagram`: the largest datagram that has reached
+    /// the agent of a connected host, which the caller measures.
     pub fn host_status(
         &self,
         now: BootInstant,
@@ -110,7 +110,7 @@ impl Scheduler {
             .collect()
     }
 
-    /// What else is known of the same hosts.
+    /// The other facts about the same hosts.
     pub fn standings(&self) -> Vec<Standing> {
         let standing = |host: &Host| Standing {
             name: host.name.to_string(),

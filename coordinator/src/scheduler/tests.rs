@@ -41,7 +41,7 @@ use mezcal_common::model::outcome::{Containment, Ended, Outcome, WaitStatus};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// A scheduler with a clock and short words for events.
+/// A scheduler with a clock and short methods for events.
 struct Script {
     scheduler: Scheduler,
     now: BootInstant,
@@ -50,12 +50,12 @@ struct Script {
 
 const LEASE: Duration = Duration::from_secs(600);
 
-/// The locality wait.
+/// The locality wait of these scripts.
 const WAIT: Duration = Duration::from_secs(3);
 
 const NOWHERE: &[&str] = &[];
 
-/// A cancel of batch 1, or of some of its jobs, with nobody or somebody waiting for it.
+/// A cancel of batch 1, or of some of its jobs; with a `request` a client waits for it.
 fn cancel(request: Option<u64>, grace: Duration) -> Event {
     cancel_jobs(request, grace, &[])
 }
@@ -133,7 +133,7 @@ fn halt_batch(s: &mut Script, number: u128, now: bool, why: HaltWhy, count: Halt
     });
 }
 
-/// Submits jobs that prefer these hosts, in this order, as batch 1.
+/// Submits jobs that prefer these hosts, best first, as batch 1.
 fn choosy(s: &mut Script, jobs: &[&[&str]]) -> String {
     s.open(1);
     let (mut host_sets, mut submissions) = (Vec::new(), Vec::new());
@@ -185,7 +185,7 @@ fn ordered(s: &mut Script, after: &[&[u32]]) -> String {
     s.event(Event::Close { batch: batch(1) })
 }
 
-/// Opens batch `n` of a user with so many jobs of a priority, and closes it.
+/// Opens batch `n` of a user with so many jobs of one priority, and closes it.
 fn of_user(s: &mut Script, n: u128, user: &str, jobs: u32, priority: i32) -> String {
     let terms = BatchTerms::new(
         BatchContext::new(batch(n), "/".into(), 0o22),

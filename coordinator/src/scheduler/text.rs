@@ -1,19 +1,19 @@
-//! What stays of the text of a job that has ended and is in no store: where its output went, for
-//! whoever asks for that.
+//! The part of a job's text that is kept after its end if no store has it: where its output went,
+//! for clients that ask for the output.
 
 use bytes::Bytes;
 use mezcal_common::model::job::{Command, JobSpec};
 use mezcal_common::wire::codec;
 
-/// Shorter texts stay as they are: what could be left out is less than what it takes to find it.
+/// Texts up to so many bytes stay as they are: decoding them would cost more than it saves.
 const SHORT: usize = 256;
 
-/// The text without what was run.
+/// The text without its command.
 pub(super) fn ended(text: &Bytes) -> Bytes {
     if text.len() <= SHORT {
         return text.clone();
     }
-    // One that cannot be read has not run, and has no output.
+    // A text that cannot be read belongs to a job that never ran and has no output.
     let Ok(JobSpec {
         label,
         cd,

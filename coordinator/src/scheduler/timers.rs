@@ -1,4 +1,4 @@
-//! When something has to be looked at next: one table of instants, in which each timer has one.
+//! When the scheduler has to act next: one table of instants, in which each timer has one.
 //!
 //! Jobs that are tried again, of which there may be millions, have one timer together
 //! ([`Timer::Retries`]). Slots that fall idle have none: an index of the idle slots says when their
@@ -10,40 +10,40 @@ use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::BatchSerial;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What is due at an instant. Of those that are due when somebody looks, those that stand first here
-/// come first, whatever their instants are. Hosts are meant by their indices.
+/// A reason to act at an instant. Of the timers that are due at once, those that stand first here
+/// come first, whatever their instants are. Hosts are given by their indices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
-    /// What the original of a restored store has placed is surely over.
+    /// Everything that the original of a restored store has placed is surely over.
     Hold,
     /// The lease that ends first may have ended. Heartbeats move the ends of leases on and leave
-    /// this where it is.
+    /// this timer where it is.
     Leases,
-    /// A connected host must have said by then what it has.
+    /// A connected host must have sent its inventory by then.
     Ready(u32),
     /// Jobs that no host can run have waited for the host timeout.
     Absent(QueueKey),
     /// A batch has used up its time.
     TimeLimit(BatchSerial),
-    /// The first of the jobs that wait for their next attempt.
+    /// The pause of the first delayed job before its next attempt ends.
     Retries,
-    /// Nobody has looked after a batch for longer than a client may be away.
+    /// No client has looked after a batch for longer than a client may be away.
     Deserted(BatchSerial),
-    /// Hosts that may run what an earlier life has placed there are not expected any longer.
+    /// Hosts that may run attempts of an earlier life are not expected back any longer.
     Return,
-    /// An agent has been away for so long that people hear of it.
+    /// An agent has been away for so long that people are told.
     Loss(u32),
-    /// What still runs on a drained host is taken away.
+    /// The jobs that still run on a drained host are taken away.
     Eviction(u32),
     /// A quarantine ends.
     Quarantine(u32),
-    /// A batch may have another of its jobs tried on a host that it suspects.
+    /// A batch may try another of its jobs on a host that it suspects.
     Probation(u32, BatchSerial),
     /// A host has kept idle slots for as long as it may.
     Kept(u32),
     /// A host that has kept slots in vain may keep some again.
     Rested(u32),
-    /// What was handed out in advance is taken back where idle slots can have it.
+    /// Jobs that were sent in advance are taken back where idle slots can have them.
     Retract,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    /// It is due at `at`, and at no other time.
+    /// Sets a timer to `at`, and to no other time.
     pub(super) fn set(&mut self, timer: Timer, at: BootInstant) {
         if let Some(was) = self.instants.insert(timer, at) {
             self.by_instant.remove(&(was, timer));
@@ -63,7 +63,7 @@ impl Timers {
         self.by_instant.insert((at, timer));
     }
 
-    /// It is due at `at`, unless it is set already. True if it was not.
+    /// Sets a timer to `at` unless it is set already. True if it was not.
     pub(super) fn begin(&mut self, timer: Timer, at: BootInstant) -> bool {
         let begins = !self.is_set(timer);
         if begins {
@@ -72,14 +72,14 @@ impl Timers {
         begins
     }
 
-    /// It is due at `at` at the latest.
+    /// Sets a timer to `at` if it is not set to an earlier time.
     pub(super) fn set_no_later(&mut self, timer: Timer, at: BootInstant) {
         if self.at(timer).is_none_or(|was| at < was) {
             self.set(timer, at);
         }
     }
 
-    /// It is due at `at`; none: it is not set any more.
+    /// Sets a timer to `at`; none: clears it.
     pub(super) fn set_or_clear(&mut self, timer: Timer, at: Option<BootInstant>) {
         match at {
             Some(at) => self.set(timer, at),
@@ -87,29 +87,29 @@ impl Timers {
         }
     }
 
-    /// It is not set any more.
+    /// Clears a timer.
     pub(super) fn clear(&mut self, timer: Timer) {
         if let Some(was) = self.instants.remove(&timer) {
             self.by_instant.remove(&(was, timer));
         }
     }
 
-    /// For when it is set.
+    /// The time to which a timer is set.
     pub(super) fn at(&self, timer: Timer) -> Option<BootInstant> {
         self.instants.get(&timer).copied()
     }
 
-    /// Whether it is set.
+    /// Whether a timer is set.
     pub(super) fn is_set(&self, timer: Timer) -> bool {
         self.instants.contains_key(&timer)
     }
 
-    /// When the next one is due.
+    /// When the next timer is due.
     pub(super) fn next(&self) -> Option<BootInstant> {
         self.by_instant.first().map(|(at, _)| *at)
     }
 
-    /// Those that are due at `now`, in the order of their list.
+    /// The timers that are due at `now`, in the order of [`Timer`].
     pub(super) fn due(&self, now: BootInstant) -> Vec<Timer> {
         let due = self.by_instant.iter().take_while(|(at, _)| *at <= now);
         let mut due: Vec<Timer> = due.map(|(_, timer)| *timer).collect();
@@ -117,7 +117,7 @@ impl Timers {
         due
     }
 
-    /// True if it is due at `now`; then it is not set any more.
+    /// True if a timer is due at `now`; it is cleared then.
     pub(super) fn expires(&mut self, timer: Timer, now: BootInstant) -> bool {
         let is_due = self.at(timer).is_some_and(|at| at <= now);
         if is_due {
@@ -126,7 +126,7 @@ impl Timers {
         is_due
     }
 
-    /// All that are set.
+    /// All timers that are set.
     #[cfg(test)]
     pub(super) fn all(&self) -> impl Iterator<Item = Timer> {
         self.instants.keys().copied()
@@ -164,7 +164,7 @@ mod tests {
         BootInstant(Duration::from_secs(second))
     }
 
-    /// All that are due, in order; they are not set any more.
+    /// Clears and returns all timers that are due, in order.
     fn all_due(timers: &mut Timers, now: u64) -> Vec<Timer> {
         let due = timers.due(at(now));
         assert!(due.iter().all(|timer| timers.expires(*timer, at(now))));

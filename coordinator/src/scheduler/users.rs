@@ -8,15 +8,15 @@ use std::collections::{HashMap, HashSet};
 pub(super) struct Users {
     numbers: HashMap<String, u32>,
     names: Vec<String>,
-    /// How many slots each has.
+    /// How many slots each user has.
     slots: Vec<u64>,
-    /// The highest priority that counts before other users' jobs, and whose count without a limit.
+    /// The highest priority that counts before other users' jobs, and the users without this limit.
     max_priority: i32,
     admins: Vec<String>,
 }
 
 impl Users {
-    /// The number of a user; true if it is a new one.
+    /// The number of a user; true if the user is new.
     pub(super) fn add(&mut self, name: String) -> (u32, bool) {
         let next = self.names.len() as u32;
         let number = *self.numbers.entry(name).or_insert_with_key(|name| {
@@ -27,7 +27,7 @@ impl Users {
         (number, number == next)
     }
 
-    /// The number of a user who has one.
+    /// The number of a known user.
     pub(super) fn number(&self, name: &str) -> Option<u32> {
         self.numbers.get(name).copied()
     }
@@ -42,17 +42,17 @@ impl Users {
         self.slots[user as usize]
     }
 
-    /// A user has so many slots more.
+    /// Adds to the slots that a user has.
     pub(super) fn take(&mut self, user: u32, slots: u16) {
         self.slots[user as usize] += u64::from(slots);
     }
 
-    /// A user has so many slots fewer.
+    /// Subtracts from the slots that a user has.
     pub(super) fn give_back(&mut self, user: u32, slots: u16) {
         self.slots[user as usize] -= u64::from(slots);
     }
 
-    /// The numbers of all.
+    /// The numbers of all users.
     #[cfg(test)]
     pub(super) fn all(&self) -> impl Iterator<Item = u32> {
         0..self.names.len() as u32
@@ -60,8 +60,8 @@ impl Users {
 }
 
 impl Scheduler {
-    /// From now on a priority above `most` counts only among the jobs of its own user; `admins`'
-    /// always counts.
+    /// From now on the part of a priority above `most` counts only among the jobs of its own user;
+    /// the priorities of `admins` always count in full.
     pub fn set_max_priority(&mut self, most: i32, admins: &[String]) {
         (self.users.max_priority, self.users.admins) = (most, admins.to_vec());
         self.limit_priorities();

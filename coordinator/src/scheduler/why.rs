@@ -1,4 +1,4 @@
-//! Why a job does not run, in words: first of all for itself, then for each host.
+//! Why a job does not run, in words: first the reasons of the job itself, then those of each host.
 
 use super::queues::QueueKey;
 use super::{Host, JobState, OnHost, Scheduler};
@@ -7,10 +7,10 @@ use mezcal_common::model::ids::{BatchId, JobKey, attempt_count};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Hosts that are named one by one.
+/// Most hosts that are named one by one.
 const MOST: usize = 100;
 
-/// What keeps a host's other slots from being used, to be appended.
+/// Why a host's other slots cannot be used, to be appended; empty: all can.
 fn failing(host: &Host) -> String {
     host.trouble()
         .map_or(String::new(), |why| format!(" ({why})"))
@@ -152,8 +152,8 @@ impl Scheduler {
         )]
     }
 
-    /// Of each host that the job may use, why it does not run there; then what else there is to say
-    /// of hosts.
+    /// For each host that the job may use, why it does not run there; then further remarks on
+    /// hosts.
     fn why_hosts(&self, key: JobKey, now: BootInstant) -> Vec<String> {
         let Some(job) = self.batches.job(key) else {
             return Vec::new();

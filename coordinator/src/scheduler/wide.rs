@@ -2,16 +2,16 @@
 //! slots are kept for a wide one, for a while.
 //!
 //! A host keeps slots when a job that takes more than are idle there is next by the order of
-//! service. Of the hosts, only as many keep slots for a queue as it has jobs. A host that has kept
-//! slots in vain gives them to others, and rests for as long as it has kept them; slots are kept
-//! for that queue twice as long the next time, from the moment on that the rest is over. So of the
-//! time that a wide job waits in vain a host's idle slots wait at most half.
+//! service. Only as many hosts keep slots for a queue as it has jobs. A host that has kept slots in
+//! vain gives them to others, and rests for as long as it has kept them; the next time slots are
+//! kept for that queue twice as long, counted from the end of the rest. So a host's idle slots wait
+//! for at most half of the time for which a wide job waits in vain.
 //!
 //! Hence a bound. Let no job that runs there take longer than T. The first slot falls idle within
-//! T. Each time in vain was shorter than T, since otherwise all that ran when it began would have
-//! ended: with [`KEEP`] doubling, they and their rests together are shorter than 4 T. The last one
-//! takes T at most. So a wide job that is next starts within [`WIDE_WAIT`] × T, on any host that
-//! fits and is there; where T is below [`KEEP`], within 2 T.
+//! T. Each time in vain was shorter than T, since otherwise all jobs that ran when it began would
+//! have ended: with [`KEEP`] doubling, these times and their rests together are shorter than 4 T.
+//! The last one takes T at most. So a wide job that is next starts within [`WIDE_WAIT`] × T, on any
+//! host that fits and is there; where T is below [`KEEP`], within 2 T.
 
 use super::queues::{Next, QueueKey};
 use super::{Host, Mistake, Scheduler, Timer};
@@ -22,22 +22,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a host keeps idle slots for a job that takes several, the first time: worth it while
-/// jobs are short, and little of the length of long ones.
+/// How long a host keeps idle slots for a wide job, the first time: worth it while jobs are short,
+/// and little of the length of long ones.
 pub(super) const KEEP: Duration = Duration::from_secs(60);
-/// A job that takes several slots starts within so many times the longest run of the jobs before
-/// it, when it is next by the order of service.
+/// A wide job that is next by the order of service starts within so many times the longest run of
+/// the jobs before it.
 pub const WIDE_WAIT: u32 = 6;
-/// Slots are kept twice as long after each time in vain, so often: that is for two years, longer
-/// than any job runs.
+/// How often the time for which slots are kept doubles at most: it is then two years, longer than
+/// any job runs.
 const MAX_DOUBLINGS: u32 = 20;
 
 /// Idle slots that a host keeps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kept {
-    /// For one of these jobs.
+    /// The queue whose jobs the slots are kept for.
     pub(super) key: QueueKey,
-    /// How long at most.
+    /// For how long they are kept at most.
     length: Duration,
     until: BootInstant,
 }
@@ -45,14 +45,14 @@ pub(super) struct Kept {
 /// Idle slots that hosts keep.
 #[derive(Debug, Default)]
 pub(super) struct Keeping {
-    /// Hosts that keep slots, by the queue that they do it for.
+    /// Hosts that keep slots, by the queue that they keep them for.
     pub(super) hosts: BTreeMap<QueueKey, BTreeSet<u32>>,
-    /// How often that has been in vain for a queue that still has jobs.
+    /// How often slots were kept in vain for a queue that still has jobs.
     in_vain: BTreeMap<QueueKey, u32>,
 }
 
 impl Keeping {
-    /// How long slots are kept for these jobs now.
+    /// How long slots are kept for these jobs the next time.
     fn length(&self, key: QueueKey) -> Duration {
         let doublings = self
             .in_vain
@@ -98,8 +98,8 @@ impl Scheduler {
         })
     }
 
-    /// P4, re-derived: a host whose slot has been idle for longer than `wait`, though it has asked
-    /// for jobs and one is waiting that it could run.
+    /// P4, computed anew: a host whose slot has been idle for longer than `wait`, although it has
+    /// asked for jobs and one is waiting that it could run.
     pub fn idle_in_vain(&self, wait: Duration, now: BootInstant) -> Option<String> {
         let idle = |host: &&Host| {
             host.is_willing()
@@ -126,7 +126,7 @@ impl Scheduler {
         })
     }
 
-    /// Whether a host leaves its slots idle for the sake of these jobs.
+    /// Whether a host leaves its slots idle for these jobs.
     fn keeps(&mut self, name: &Arc<str>, key: QueueKey, now: BootInstant) -> bool {
         let jobs = self.queues.len_of(key);
         let Some(host) = self.hosts.get(name) else {
@@ -150,7 +150,7 @@ impl Scheduler {
         host.kept = Some(Kept { key, length, until });
         self.keeping.hosts.entry(key).or_default().insert(index);
         self.timers.set(Timer::Kept(index), until);
-        // What was handed out in advance would take the slots that fall idle.
+        // Jobs that were sent in advance would take the slots that fall idle.
         let unstarted = host.attempts.unstarted().map(|(attempt, _)| attempt);
         let attempts: Vec<AttemptId> = unstarted.collect();
         if host.is_overfull() && !attempts.is_empty() {
@@ -159,7 +159,7 @@ impl Scheduler {
         true
     }
 
-    /// A host uses its slots for whatever comes.
+    /// Lets a host use its slots for any job.
     pub(super) fn keep_nothing(&mut self, name: &str) {
         let Some(host) = self.hosts.get_mut(name) else {
             return;
@@ -176,8 +176,8 @@ impl Scheduler {
         }
     }
 
-    /// It has kept them for as long as it may: it rests for as long, and whoever keeps slots for
-    /// these jobs next does so for longer.
+    /// A host has kept slots for as long as it may: it rests for as long, and the next host that
+    /// keeps slots for these jobs does so for longer.
     fn has_kept_in_vain(&mut self, name: &str, now: BootInstant) {
         let Some(host) = self.hosts.get_mut(name) else {
             return;
@@ -193,7 +193,7 @@ impl Scheduler {
         self.keep_nothing(name);
     }
 
-    /// These jobs do not wait any more.
+    /// None of these jobs waits any more.
     pub(super) fn nothing_is_kept_for(&mut self, key: QueueKey) {
         self.keeping.in_vain.remove(&key);
         for index in self.keeping.hosts.get(&key).cloned().unwrap_or_default() {
@@ -224,7 +224,7 @@ impl Scheduler {
         }
     }
 
-    /// A host that has kept slots for long enough gives them to others.
+    /// Lets a host that has kept slots for long enough give them to others.
     pub(super) fn keep_no_longer(&mut self, index: u32, now: BootInstant) {
         if let Some(name) = self.hosts.name_at(index) {
             self.has_kept_in_vain(&name, now);
@@ -259,7 +259,7 @@ impl Scheduler {
         }
     }
 
-    /// What a host keeps its idle slots for, in words.
+    /// A phrase that says which job a host keeps its idle slots for.
     pub(super) fn kept_in_words(&self, host: &Host) -> Option<String> {
         let kept = host.kept?;
         let batch = self.batches.get(&kept.key.batch)?;

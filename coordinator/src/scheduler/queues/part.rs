@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-/// The passes.
+/// The passes, as [`super`] lists them.
 const LOCAL: u8 = 1;
 const FREE: u8 = 2;
 pub(super) const ELSEWHERE: u8 = 3;
@@ -14,7 +14,7 @@ pub(super) const ELSEWHERE: u8 = 3;
 /// The best queue of a user: its priority, and by which pass it was found.
 pub(super) type Best = (Reverse<i32>, u8, QueueKey);
 
-/// A queue among those that prefer one host: how good the host is for it comes before its age.
+/// A queue among those that prefer one host: that host's rank for it goes before its age.
 type Ranked = (Reverse<i32>, usize, QueueKey);
 
 /// The queues of one user for jobs of one width.
@@ -31,11 +31,11 @@ pub(super) struct Queue {
     pub(super) jobs: VecDeque<JobNumber>,
     /// None: any host.
     pub(super) required: Option<Names>,
-    /// How many of those are connected.
+    /// How many of the required hosts are connected.
     pub(super) required_present: usize,
-    /// What it prefers of those that it may use, best first.
+    /// The hosts that it prefers among those that it may use, best first.
     pub(super) preferred: Vec<Arc<str>>,
-    /// How many of those are connected.
+    /// How many of the preferred hosts are connected.
     pub(super) present: usize,
 }
 
@@ -70,8 +70,8 @@ impl Index {
         }
     }
 
-    /// The first one that a host with these names may serve; among equals, one that only some hosts
-    /// may.
+    /// The first queue that a host with these names may serve; among equals, a queue that requires
+    /// hosts goes first.
     pub(super) fn first(&self, names: &[Arc<str>], barred: &[BatchSerial]) -> Option<QueueKey> {
         let own = names
             .iter()
@@ -95,7 +95,7 @@ impl Queue {
     }
 }
 
-/// Takes one entry out of the set of a name, and the set with its last entry.
+/// Removes one entry from the set of a name, and the set with its last entry.
 fn remove_from<T: Ord>(sets: &mut HashMap<Arc<str>, BTreeSet<T>>, name: &Arc<str>, entry: &T) {
     if let Some(set) = sets.get_mut(name) {
         set.remove(entry);
@@ -187,7 +187,7 @@ impl Queued {
         }
     }
 
-    /// True if queues are left that prefer nobody who is there.
+    /// True if a queue is left that prefers no connected host any more.
     pub(super) fn goes(&mut self, name: &Arc<str>, changed: &mut BTreeSet<QueueKey>) -> bool {
         for key in self.requiring(name) {
             self.queues
