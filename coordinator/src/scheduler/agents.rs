@@ -218,7 +218,7 @@ impl Scheduler {
         host.containment = containment;
         let index = host.index;
         self.set_known(name, true);
-        // It may have no room for more, and hosts with idle slots may have asked long ago.
+        // It may ask for nothing more, and hosts with idle slots may have asked long ago.
         self.look_for_prefetched(now);
         self.evict_overdue(index);
     }

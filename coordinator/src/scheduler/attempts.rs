@@ -8,7 +8,7 @@ use mezcal_common::model::outcome::{Ended, JobResult, Outcome, Place};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A job whose host was lost this often ends as `lost`: the job itself may be what kills the hosts.
+/// A job whose host was lost this often ends as `lost`: the job itself may be killing the hosts.
 const MAX_LOSSES: u32 = 3;
 
 impl Scheduler {

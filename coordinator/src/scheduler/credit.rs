@@ -18,7 +18,7 @@ impl Credit {
         self.given = given;
         let idle = usize::from(idle);
         self.idle_since.resize(idle.max(self.idle_since.len()), now);
-        // If a slot became busy without a job from us, take the one that fell idle last.
+        // If a slot became busy without a job from us, it is the one that fell idle last.
         self.idle_since.truncate(idle);
     }
 

@@ -45,7 +45,7 @@ pub enum Effect {
         text: Text,
         /// The context of its batch.
         context: Box<BatchContext>,
-        /// Which streams and which part of them.
+        /// Which streams, and whether to follow them.
         wish: LogWish,
     },
     /// End a session, telling the agent why.
@@ -54,7 +54,7 @@ pub enum Effect {
         session: SessionId,
         /// True if a person has to correct something.
         refused: bool,
-        /// Why, for the agent's log.
+        /// Why, for people.
         reason: String,
     },
     /// A job is over for good.

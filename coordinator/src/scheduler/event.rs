@@ -73,7 +73,7 @@ pub enum Event {
         batch: BatchId,
         /// Its `id` or number.
         job: String,
-        /// Which streams and which part of them.
+        /// Which streams, and whether to follow them.
         wish: LogWish,
     },
     /// A client has taken streamed output.

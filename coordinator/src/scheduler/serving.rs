@@ -186,7 +186,7 @@ impl Scheduler {
         }
     }
 
-    /// When the next slot has been idle for the locality wait. Slots that were checked after theirs
+    /// When the next slot has been idle for the locality wait. Slots that were checked already
     /// get jobs as these come.
     pub(super) fn patience_ends(&self) -> Option<BootInstant> {
         let (since, _) = self

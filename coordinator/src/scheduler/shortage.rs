@@ -66,7 +66,7 @@ impl Scheduler {
         self.finish(attempt.key, place, outcome, now);
     }
 
-    /// Whether another host may take the job that is not known to have lasted as short.
+    /// Whether another host may take the job, and has not been short for the host timeout.
     fn may_start_elsewhere(&self, short: u32, attempt: AttemptId, now: BootInstant) -> bool {
         let Some((job, batch)) = self
             .batches

@@ -72,7 +72,7 @@ impl Timers {
         begins
     }
 
-    /// Sets a timer to `at` if it is not set to an earlier time.
+    /// Sets a timer to `at` unless it is set to an earlier time.
     pub(super) fn set_no_later(&mut self, timer: Timer, at: BootInstant) {
         if self.at(timer).is_none_or(|was| at < was) {
             self.set(timer, at);

@@ -1,4 +1,4 @@
-//! What people ask: why a job does not run, and what it writes.
+//! Requests of users: why a job does not run, and its output.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What is handed over.
+//! Submitting jobs and closing batches.
 
 use super::*;
 

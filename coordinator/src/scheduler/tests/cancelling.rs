@@ -1,4 +1,4 @@
-//! Cancels, of batches and of jobs, and when they are done.
+//! Cancels of batches and of jobs, and when they are done.
 
 use super::*;
 
@@ -45,7 +45,7 @@ fn a_cancel_does_not_wait_for_long_for_an_agent_that_may_come_again() {
     s.submit(1, &[(&[], 0, 0)]);
     s.event(Event::AgentGone(SessionId(1)));
     assert_eq!(s.event(cancel(Some(1), Duration::ZERO)), "");
-    // One that comes and goes is lost when it stays away.
+    // An agent that comes and goes again is lost when it stays away.
     s.pass(1);
     s.hello(2, "a.x", 1);
     s.event(Event::AgentGone(SessionId(2)));
@@ -93,7 +93,7 @@ fn a_cancel_of_jobs_is_answered_when_the_last_of_them_is_over() {
     request 9 done: 1 jobs, 3 killed, 0 alive, 0 out of reach for 0ns
     1 < acknowledge 1
     ");
-    // It ended by itself before the cancel arrived, and fails: retries do not go on.
+    // Job 2 failed by itself before the cancel arrived: it is not retried.
     insta::assert_snapshot!(s.report(2, attempt(1, 2, 1), exited(1)), @r"
     result 2.1 exited on b.x
     request 8 done: 2 jobs, 3 killed, 0 alive, 0 out of reach for 0ns
@@ -142,7 +142,7 @@ fn a_cancel_of_what_cannot_be_reached_says_for_how_long() {
     s.submit(1, &[(&[], 0, 0)]);
     s.event(cancel(Some(1), Duration::from_secs(2)));
     s.pass(12);
-    // The connection is lost before the proof has come.
+    // The connection is lost before the proof has arrived.
     assert_eq!(
         s.event(Event::AgentGone(SessionId(1))),
         "fleet 0 agents, 0 engines"
@@ -168,7 +168,7 @@ fn a_job_may_be_named_by_its_users_id() {
         host_sets: vec![],
         jobs: vec![job(1, "2"), job(2, "two")],
     });
-    // An `id` goes before a number.
+    // A job's `id` takes precedence over a number.
     insta::assert_snapshot!(s.event(cancel_jobs(Some(1), Duration::ZERO, &["2"])), @r"
     result 1.0 cancelled
     request 1 done: 1 jobs, 0 killed, 0 alive, 0 out of reach for 0ns
@@ -181,7 +181,7 @@ fn a_cancel_of_what_an_agent_that_returns_has_waits_for_the_proof() {
     s.agent(1, "a.x", 1);
     s.submit(1, &[(NOWHERE, 0, 0)]);
     s.event(cancel(Some(1), Duration::ZERO));
-    // It was restarted, and its old session has not even been missed yet.
+    // The agent was restarted, and its old session has not even been missed yet.
     let said = s.hello(2, "a.x", 1);
     assert!(!said.contains("out of reach"), "{said}");
     insta::assert_snapshot!(s.inventory(2, &[attempt(1, 1, 1)]), @r"

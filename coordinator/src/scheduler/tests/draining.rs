@@ -2,7 +2,7 @@
 
 use super::*;
 
-// One story, which is longer than a function should be.
+// A single story, which is longer than a function should be.
 #[test]
 fn a_deadline_of_a_drain_holds_across_restarts_and_for_hosts_that_come_back_later() {
     let mut s = script();
@@ -68,7 +68,7 @@ fn a_deadline_of_a_drain_holds_across_restarts_and_for_hosts_that_come_back_late
     s.hello(2, "b.x", 1);
     let said = s.inventory(2, &[earlier(2)]);
     assert!(said.contains("2 < evict 2.1"), "{said}");
-    // An agent that was started again meanwhile does not know why it ended: it is nobody's cancel.
+    // A restarted agent does not know why the attempt ended: nobody has cancelled it.
     let cancelled = Outcome::never_ran(Ended::Cancelled, None);
     assert_eq!(s.report(1, earlier(1), cancelled), "1 < acknowledge 1");
     let said = s.agent(9, "c.x", 1);
@@ -76,7 +76,7 @@ fn a_deadline_of_a_drain_holds_across_restarts_and_for_hosts_that_come_back_late
         said.contains("9 < run 1/1.2"),
         "it runs again elsewhere: {said}"
     );
-    // With the drain it is over.
+    // Without the drain nothing is evicted.
     s.scheduler
         .drain(&["b.x".into()], None, None, s.now)
         .expect("a known host");

@@ -1,4 +1,4 @@
-//! Hosts that are connected and of no use, or of less than they have slots.
+//! Hosts that are connected and of no use, or have fewer usable engines than slots.
 
 use super::*;
 
@@ -57,7 +57,7 @@ fn a_host_of_which_no_engine_starts_counts_as_absent_and_says_why() {
     let ended = s.pass(60);
     let word = "none of its hosts was ready within the host timeout: b.x (b.x is failing: 2 of 2 engines do not start: no room)";
     assert!(ended.contains(word), "{ended}");
-    // When they start again it is there.
+    // When its engines start again the host is present.
     assert_eq!(s.engines(2, 2, None), "fleet 2 agents, 4 engines");
     assert_eq!(
         (ready(&s), s.scheduler.failing_hosts().len()),
@@ -123,11 +123,11 @@ fn a_host_that_never_says_what_it_has_counts_as_absent_after_a_while() {
         s.reasons("1"),
         "job 1 waits; a.x: is failing: its agent has not said what runs there: its engines do not answer"
     );
-    // It is there when it does say so, be it late.
+    // The host is present when its inventory arrives, however late.
     assert!(s.inventory(1, &[]).contains("fleet 1 agents, 2 engines"));
     assert_eq!(s.pass(60), "");
     assert!(s.pull(1, 1, 1).contains("1 < run 1/1.1"));
-    // Its next session has its own time.
+    // The next session has the full time again.
     s.event(Event::AgentGone(SessionId(1)));
     s.hello(2, "a.x", 1);
     assert!(!s.reasons("1").contains("failing"));

@@ -1,4 +1,4 @@
-//! Batches that are given up: by their halt, or since their time is up.
+//! Batches that are given up because of their halt or their time limit.
 
 use super::*;
 
@@ -24,7 +24,7 @@ fn a_batch_that_halts_soon_lets_run_what_runs() {
     result 3.1 cancelled: halted: 1 of the batch's jobs failed (--halt)
     1 < acknowledge 2
     ");
-    // It fails, too, and is not tried again.
+    // The other running job fails, too, and is not tried again.
     insta::assert_snapshot!(s.report(1, attempt(1, 2, 1), exited(1)), @r"
     result 2.1 exited on a.x
     batch 1 done

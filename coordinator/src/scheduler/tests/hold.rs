@@ -9,7 +9,7 @@ fn restored_once() -> Generation {
         .expect("one of few")
 }
 
-/// A scheduler with the batch of two jobs that a copy has, of which the first was placed.
+/// A scheduler with a batch of two jobs from a copy, of which the first was placed.
 fn copied(lease: Duration) -> Script {
     let mut s = script();
     let generation = restored_once();
@@ -18,7 +18,7 @@ fn copied(lease: Duration) -> Script {
         .of_generation(generation)
         .holding(generation.first_batch(), Some(lease))
         .durable(LEASE);
-    // Nobody looks after it for longer than a client may be gone.
+    // No client looks after the batch for longer than a client may be away.
     let terms = BatchTerms::new(
         BatchContext::new(batch(1), "/".into(), 0o22),
         Duration::from_secs(60),
@@ -66,7 +66,7 @@ fn copied(lease: Duration) -> Script {
     s
 }
 
-/// So much time passes while an agent says that it is there.
+/// Lets so much time pass while an agent sends heartbeats.
 fn beating(s: &mut Script, session: u64, time: Duration) -> String {
     let (end, mut said) = (s.now + time, String::new());
     while s.now < end {
@@ -82,7 +82,7 @@ fn beating(s: &mut Script, session: u64, time: Duration) -> String {
     said
 }
 
-/// The lines of a trace that are about attempts.
+/// The lines of a trace that place attempts or end the hold.
 fn runs(trace: &str) -> Vec<&str> {
     trace
         .lines()
@@ -95,14 +95,14 @@ fn batches_of_a_copy_wait_until_nothing_of_their_original_can_run() {
     let longest = Duration::from_secs(1200);
     let mut s = copied(longest);
     s.trace();
-    // Its host has not got what the copy knows of: the original may have placed that elsewhere
-    // since.
+    // Its host does not have the attempt that the copy has: the original may have placed the job
+    // elsewhere since.
     let said = s.agent(1, "a.x", 2);
     assert_eq!(runs(&said), Vec::<&str>::new(), "{said}");
     assert!(
         s.scheduler.why(batch(1), "2", s.now).expect("known")[0].contains("restored from a copy")
     );
-    // What is new is nobody else's, and has numbers above all that the original can give out.
+    // A new batch is not held, and has numbers above all that the original can give out.
     let said = s.submit(2, &[(&[], 0, 0)]);
     assert_eq!(runs(&said), ["1 < run 67108864/1.10000001"], "{said}");
     let said = beating(&mut s, 1, longest + FENCE_MARGIN - Duration::from_secs(1));
@@ -203,7 +203,7 @@ fn an_agent_hears_of_a_generation_before_anything_else_if_it_knows_what_that_is(
         !greet(2, (1, 1)).contains("restored on"),
         "those of the first version do not"
     );
-    // Nor does anybody need to hear that a store is an original.
+    // An agent is not told that a store is an original either.
     let mut s = script();
     let said = s.event(Event::AgentHello {
         session: SessionId(1),

@@ -1,4 +1,4 @@
-//! Hosts that are lost, come back, or are not the ones that they were.
+//! Hosts that are lost, come back, or are not the same as before.
 
 use super::*;
 
@@ -118,7 +118,7 @@ fn an_agent_that_leaves_and_comes_again_at_once_alarms_nobody() {
         "fleet 0 agents, 0 engines"
     );
     s.pass(1);
-    // What is cancelled meanwhile waits for it, too, and not for long.
+    // A cancel meanwhile waits for the agent, too, and not for long.
     assert_eq!(s.event(cancel(Some(1), Duration::ZERO)), "");
     s.hello(2, "a.x", 1);
     insta::assert_snapshot!(s.inventory(2, &[attempt(1, 1, 1)]), @"
@@ -187,14 +187,14 @@ fn what_was_sent_in_a_session_is_not_missed_in_an_inventory_of_the_same_one() {
     s.host_of(1, "a.x", &["okazaki", "sato"]);
     s.submit(1, &[(NOWHERE, 0, 0)]);
     s.served(1, &["sato"], &["okazaki"]);
-    // It was on its way, and the agent has not seen it when it says this.
+    // The attempt was on its way, and the agent has not seen it when it sends this.
     assert_eq!(s.has(1, "okazaki", &[], &[]), "1 < known of okazaki:");
     s.served(1, &["okazaki", "sato"], &[]);
     let result = s.report(1, attempt(1, 1, 1), exited(0));
     assert!(result.contains("result 1.1 exited"), "{result}");
 }
 
-// One story, which is longer than a function should be.
+// A single story, which is longer than a function should be.
 #[test]
 fn longer_leases_are_recorded_for_what_an_earlier_life_placed_before_an_agent_hears_of_them() {
     let mut s = script();
@@ -261,7 +261,7 @@ fn longer_leases_are_recorded_for_what_an_earlier_life_placed_before_an_agent_he
         !welcome.expect("a welcome").overtakes_the_store(),
         "it waits for the store"
     );
-    // The next life, with a shorter one, has to wait for the longest.
+    // The next life has a shorter lease, and has to wait for the longest.
     let mut next = Scheduler::new(Epoch(9), StoreId(1), Some(LEASE / 2), WAIT).durable(LEASE);
     let terms = Box::new(BatchTerms::new(
         BatchContext::new(batch(1), "/".into(), 0o22),

@@ -4,7 +4,7 @@ use super::*;
 use std::collections::BTreeMap;
 
 impl Script {
-    /// An idle agent that says of itself that its host has these names, too.
+    /// An idle agent that claims these names for its host, too.
     fn agent_called(&mut self, session: u64, name: &str, aliases: &[&str]) {
         let aliases = aliases.iter().map(|alias| (*alias).to_owned()).collect();
         let (versions, boot_id, program) = ((1, 1), [1; 16], "test".into());
@@ -65,7 +65,7 @@ fn a_host_is_called_as_its_certificate_says_and_not_as_its_agent_says() {
     h1: has never been seen here
     1 hosts are not among those that it requires
     ");
-    // The host that is meant has gone: nobody else becomes it.
+    // The host that is meant has gone: no other host takes its name.
     s.agent_called(2, "h1", &[]);
     s.event(Event::AgentGone(SessionId(2)));
     insta::assert_snapshot!(s.submit(2, &[(&["h1"], 0, 0)]), @r"
@@ -90,7 +90,7 @@ fn a_name_that_several_hosts_have_stands_for_none_of_them() {
     node1 may be any of node1.a,node1.b, and so stands for none of them; write the full name
     2 hosts are not among those that it requires
     ");
-    // One that is away may be the one that is meant.
+    // A host that is away may be the one that is meant.
     s.event(Event::AgentGone(SessionId(2)));
     assert_eq!(s.pull(1, 3, 2), "");
     insta::assert_snapshot!(s.pass(2), @"notice: lost the agent of node1.b with 1 job; unless it comes back, they are given up there in 0:10:10");
@@ -192,7 +192,7 @@ fn what_waits_for_a_name_starts_when_the_name_gets_an_owner() {
     s.agent(1, "node1.a", 2);
     s.agent(2, "node1.b", 2);
     s.submit(1, &[(&["node1"], 0, 0)]);
-    // An admin's word outranks first labels.
+    // A name that an admin has admitted outranks first labels.
     insta::assert_snapshot!(s.admit(&[("node1.b", &["node1", "gpu"])]), @r"
     2 < context of batch 1
     2 < run 1/1.1

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What a job of these scripts wants.
+/// Hosts, preferred hosts, slots and predecessors of a job.
 #[derive(Clone, Copy)]
 struct Wish {
     host: &'static [&'static str],

@@ -6,7 +6,7 @@ use super::*;
 fn a_job_starts_when_those_that_it_comes_after_have_succeeded() {
     let mut s = script();
     s.agent(1, "a.x", 4);
-    // The first comes after the last, which is still to come.
+    // The first job comes after the third, which is still to come.
     insta::assert_snapshot!(ordered(&mut s, &[&[3], &[], &[], &[1, 2]]), @r"
     accepted 4
     1 < context of batch 1

@@ -115,7 +115,7 @@ fn jobs_go_to_the_hosts_that_they_prefer_and_then_to_whoever_is_free() {
     let mut s = script();
     s.agent(1, "a.x", 1);
     s.agent(2, "b.x", 2);
-    // The fourth wants a host that is not there: it does not wait for it.
+    // Job 4 prefers a host that is not connected: it does not wait for it.
     insta::assert_snapshot!(choosy(&mut s, &[&[], &["b.x"], &["b.x", "a.x"], &["z.x"]]), @r"
     accepted 4
     1 < context of batch 1
@@ -124,7 +124,7 @@ fn jobs_go_to_the_hosts_that_they_prefer_and_then_to_whoever_is_free() {
     2 < run 1/2.1
     2 < run 1/1.1
     ");
-    // Local before free, and the better place before the worse.
+    // Local jobs before free ones, and the better place before the worse.
     s.report(1, attempt(1, 3, 1), exited(0));
     insta::assert_snapshot!(s.pull(1, 2, 1), @"1 < run 1/4.1");
     let results = s.report(2, attempt(1, 2, 1), exited(0));
@@ -139,14 +139,14 @@ fn an_idle_slot_waits_for_its_own_so_long_and_no_longer() {
     let mut s = script();
     s.agent(1, "a.x", 1);
     s.agent(2, "b.x", 2);
-    // All of them prefer the one host, as in SPARK-18886.
+    // All of them prefer the same host, as in SPARK-18886.
     insta::assert_snapshot!(choosy(&mut s, &[&["a.x"], &["a.x"], &["a.x"], &["a.x"], &["a.x"]]), @r"
     accepted 5
     1 < context of batch 1
     1 < run 1/1.1
     ");
     assert_eq!(s.pass(2), "");
-    // That the other one is served meanwhile does not begin the wait anew.
+    // The other host is served meanwhile, which does not restart the wait.
     s.report(1, attempt(1, 1, 1), exited(0));
     insta::assert_snapshot!(s.pull(1, 2, 1), @"1 < run 1/2.1");
     insta::assert_snapshot!(s.pass(1), @r"
@@ -154,7 +154,7 @@ fn an_idle_slot_waits_for_its_own_so_long_and_no_longer() {
     2 < run 1/3.1
     2 < run 1/4.1
     ");
-    // It is counted for each slot: one that has just fallen idle waits.
+    // The wait is counted for each slot: a slot that has just fallen idle waits.
     let results = s.report(2, attempt(1, 3, 1), exited(0));
     assert!(
         results.starts_with("result 3.1 exited on b.x, elsewhere"),
@@ -180,7 +180,7 @@ fn a_preferred_host_that_is_lost_is_preferred_no_longer() {
 #[test]
 fn what_waits_on_a_full_host_goes_to_an_idle_slot_elsewhere() {
     let mut s = script();
-    // Short jobs before: this agent, of two slots, has asked for three more in advance.
+    // The jobs before were short: this agent, of two slots, has asked for three more in advance.
     s.agent(1, "a.x", 5);
     s.submit(1, &[(NOWHERE, 0, 0); 5]);
     s.agent(2, "b.x", 2);
@@ -217,7 +217,7 @@ fn what_waits_on_a_full_host_stays_there_if_no_idle_slot_may_have_it() {
             "",
         ),
         (job(1), Some(vec!["sato".to_owned()]), 10, ""),
-        // When the slot has been idle for the locality wait it gets them.
+        // When the slot has been idle for the locality wait it gets the jobs.
         (
             Submission {
                 prefer: Some(0),
@@ -227,7 +227,7 @@ fn what_waits_on_a_full_host_stays_there_if_no_idle_slot_may_have_it() {
             WAIT.as_secs() - 1,
             taken_back,
         ),
-        // Nobody is there who would be better for them.
+        // No connected host would be better for these jobs.
         (
             Submission {
                 prefer: Some(1),
@@ -270,13 +270,13 @@ fn what_waits_on_a_full_host_stays_there_if_no_idle_slot_may_have_it() {
 fn what_waits_behind_long_jobs_on_a_host_that_comes_back_goes_to_idle_slots() {
     let mut s = script();
     s.agent(1, "a.x", 4);
-    // Two run and two wait, which only the host knows.
+    // Two jobs run and two wait there, which only the host knows.
     s.submit(1, &[(NOWHERE, 0, 0); 4]);
     s.agent(2, "b.x", 2);
     s.event(Event::AgentGone(SessionId(1)));
     s.hello(3, "a.x", 1);
     let all = [1, 2, 3, 4].map(|job| attempt(1, job, 1));
-    // The newest ones run, as after a restart: of what waits none is the last.
+    // The newest ones run, as after a restart: none of the waiting ones is the last.
     let inventory = ToCoordinator::Inventory {
         queued: all[..2].to_vec(),
         running: all[2..].to_vec(),
@@ -285,6 +285,6 @@ fn what_waits_behind_long_jobs_on_a_host_that_comes_back_goes_to_idle_slots() {
         clock_offset: None,
     };
     s.event(Event::Agent(SessionId(3), inventory));
-    // It has nothing to ask for, and the other host has asked long ago.
+    // The host has nothing to ask for, and the other one has asked long ago.
     insta::assert_snapshot!(s.pass(1), @"3 < retract 2.1 1.1");
 }

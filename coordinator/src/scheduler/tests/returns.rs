@@ -1,8 +1,8 @@
-//! What an earlier life of the coordinator has placed, and how it ends when that must not go on.
+//! Attempts that an earlier life has placed, and how they end if they must not go on.
 
 use super::*;
 
-/// A scheduler that has taken back a batch whose two jobs are on a host, after so many seconds.
+/// A scheduler that has replayed a batch opened `age` seconds ago, whose two jobs are on a host.
 fn after_a_restart(time_limit: Option<u64>, age: u64) -> Script {
     let mut s = script();
     s.scheduler = s.scheduler.durable(Duration::from_secs(3600));
@@ -55,7 +55,7 @@ fn killed(processes: u32) -> Outcome {
     }
 }
 
-/// Results and answers of a trace, without what is only recorded.
+/// A trace without its records.
 fn said(trace: &str) -> String {
     trace
         .lines()
@@ -144,7 +144,7 @@ batch 1 done";
         .collect();
     lines.sort_by_key(|line| line.starts_with("batch"));
     assert_eq!(lines.join("\n"), out_of_reach);
-    // One that comes later does not wait.
+    // A cancel that comes later does not wait.
     let mut s = after_a_restart(None, 0);
     s.pass(30);
     assert_eq!(

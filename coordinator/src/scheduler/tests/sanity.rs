@@ -1,9 +1,9 @@
-//! What has to hold after every event.
+//! Invariants that are checked after every event.
 
 use super::*;
 
 impl Script {
-    /// Re-derives what the indices claim: every job is in exactly one place.
+    /// Computes anew what the indices claim: every job is in exactly one place.
     pub(super) fn sanity(&self) {
         self.scheduler.queues.check();
         self.sanity_of_hosts();

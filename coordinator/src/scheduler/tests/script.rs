@@ -1,4 +1,4 @@
-//! Short words for what happens, and the trace of what comes of it.
+//! Short methods for events, and the trace of their effects.
 
 use super::*;
 
@@ -135,7 +135,7 @@ impl Script {
         self.trace()
     }
 
-    /// What has come of it, one line per effect: one arm for each of them, however many there are.
+    /// The effects so far, one line each. One arm for each of them, however many there are.
     pub(super) fn trace(&mut self) -> String {
         let mut lines = Vec::new();
         while let Some(effect) = self.scheduler.poll_effect() {
@@ -255,7 +255,7 @@ impl Script {
 }
 
 impl Script {
-    /// A host of these users with two slots, which takes two jobs.
+    /// A host with two slots that serves these users; its agent asks for two jobs.
     pub(super) fn host_of(&mut self, session: u64, name: &str, users: &[&str]) {
         self.hello_for(
             session,

@@ -1,4 +1,4 @@
-//! Hosts that lack what it takes to start anything.
+//! Hosts that lack the resources to start anything.
 
 use super::*;
 
@@ -34,7 +34,7 @@ fn what_no_host_can_start_ends_after_the_host_timeout_with_the_limit() {
     s.submit(1, &[(&[], 0, 3), (&[], 0, 3)]);
     s.report(1, job(1, 1), short());
     s.pass(59);
-    // What starts shows that it has passed.
+    // A job that starts shows that the shortage has passed.
     s.report(1, job(2, 1), exited(0));
     s.pass(1);
     s.report(1, job(1, 2), short());

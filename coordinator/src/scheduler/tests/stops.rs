@@ -1,10 +1,10 @@
-//! Batches that are halted or cancelled: nothing of them starts any more, wherever it was just
-//! then.
+//! Batches that are halted or cancelled: none of their jobs starts any more, whatever its state
+//! was.
 
 use super::*;
 use mezcal_common::model::outcome::JobResult;
 
-/// Every kind of halt after the first job of its kind.
+/// Every kind of halt, after one job of that kind.
 const HALTS: [(bool, HaltWhy); 6] = [
     (true, HaltWhy::Success),
     (true, HaltWhy::Fail),
@@ -14,7 +14,7 @@ const HALTS: [(bool, HaltWhy); 6] = [
     (false, HaltWhy::Done),
 ];
 
-/// Submits jobs that come after others to batch 1, which is open, and closes it.
+/// Submits jobs that come after others to the open batch 1, and closes it.
 fn submit(s: &mut Script, after: &[&[u32]]) -> String {
     let job = |(i, after): (usize, &&[u32])| {
         let after = after.iter().map(|n| JobNumber(*n)).collect();
@@ -35,7 +35,7 @@ fn submit(s: &mut Script, after: &[&[u32]]) -> String {
     s.event(Event::Close { batch: batch(1) })
 }
 
-/// Ends of jobs of batch 1 that come in one message.
+/// Ends of jobs of batch 1, reported in one message.
 fn ends(s: &mut Script, ends: &[(u32, i32)]) -> String {
     let first = s.seq + 1;
     s.seq += ends.len() as u64;
@@ -94,7 +94,7 @@ fn nothing_that_an_end_has_released_starts_when_a_later_one_in_the_same_message_
     }
 }
 
-/// A batch with one job on a host that is tried again in ten seconds.
+/// A batch with one job, which has failed on a host and is tried again in ten seconds.
 fn tried_again_in_ten_seconds(s: &mut Script, terms: BatchTerms) {
     s.event(Event::Open {
         user: "okazaki".into(),
@@ -250,7 +250,7 @@ fn a_drain_that_is_said_again_keeps_its_deadline_unless_it_names_one() {
     assert_eq!(s.pass(5), "");
     let said = s.pass(1);
     assert!(said.contains("1 < evict 1.1"), "{said}");
-    // Also when it has come.
+    // A new reason keeps the deadline also when it has passed.
     drain(&mut s, Some("newer disks"), None);
     assert!(s.pass(0).contains("1 < evict 1.1"));
     drain(&mut s, None, None);
@@ -379,8 +379,7 @@ fn a_detached_batch_that_never_becomes_whole_ends_with_its_clients_lease() {
     );
 }
 
-/// What a store has of a batch of four jobs: the first has ended, two come after it, one is on a
-/// host.
+/// The records of a batch of four jobs: the first has ended, two come after it, one is on a host.
 fn in_the_store(halt: Option<Halt>, stopped: Option<Record>, code: i32) -> Vec<Record> {
     let serial = BatchSerial(1);
     let job = |n, after: &[u32]| Submission {
@@ -439,7 +438,7 @@ fn nothing_of_a_batch_that_is_given_up_starts_after_a_restart() {
         });
         let code = if why == HaltWhy::Fail { 1 } else { 0 };
         let stop = stopped(now.then_some(Stop::NOW));
-        // The store has the end that halts it, and may have the halt.
+        // The store has the end that halts the batch, and may have the halt itself.
         for records in [
             in_the_store(halt, None, code),
             in_the_store(halt, Some(stop.clone()), code),

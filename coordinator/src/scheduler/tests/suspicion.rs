@@ -1,4 +1,4 @@
-//! Hosts that fail what they get, and batches whose jobs fail wherever they run.
+//! Hosts that fail their jobs, and batches whose jobs fail wherever they run.
 
 use super::*;
 use mezcal_common::model::clock::WallTime;
@@ -6,20 +6,20 @@ use mezcal_common::model::outcome::Span;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// A cluster whose hosts run what they get, with a slot of each for one job at a time.
+/// A simulated cluster whose hosts run the jobs that they get, one at a time in each slot.
 struct Cluster<'a> {
     script: Script,
     slots: u64,
     credit: Vec<u64>,
-    /// What runs, by its end: the host, and the attempt.
+    /// The running attempts by the times of their ends, each with its host.
     running: BinaryHeap<Reverse<(Duration, u64, AttemptId)>>,
-    /// How long a job runs on a host, and how it ends.
+    /// How long a job runs on a host, and whether it succeeds.
     ends: &'a dyn Fn(u64, JobKey) -> (Duration, bool),
-    /// Whether the coordinator hears of failures.
+    /// Whether failures are reported to the coordinator.
     told: bool,
     failures: Vec<u64>,
     notices: Vec<String>,
-    /// The time of the last end.
+    /// When the last job ended.
     last: Duration,
 }
 
@@ -50,7 +50,7 @@ impl<'a> Cluster<'a> {
         self.take(&said);
     }
 
-    /// Begins what a trace says.
+    /// Starts the attempts that a trace places.
     fn take(&mut self, said: &str) {
         for line in said.lines() {
             if let Some(notice) = line.strip_prefix("notice: ") {
@@ -81,7 +81,7 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    /// Lets the next thing happen. False: nothing more does.
+    /// Advances to the next event. False: there is none.
     fn step(&mut self) -> bool {
         let Some(Reverse((at, host, attempt))) = self.running.peek().copied() else {
             return false;
@@ -132,7 +132,7 @@ impl<'a> Cluster<'a> {
     }
 }
 
-/// Numbers by chance.
+/// Pseudorandom numbers.
 struct Chance(u64);
 
 impl Chance {
@@ -203,7 +203,7 @@ fn a_host_that_fails_everything_fails_ten_jobs_and_what_it_had_in_hand() {
             false => (millis(1 + (u64::from(key.job.0) * 7919) % good), true),
         };
         let mut cluster = Cluster::new(hosts, slots, &ends);
-        // For less than the first pause.
+        // Few enough jobs to end within the first pause.
         cluster.submit(1, "okazaki", 60 + chance.below(40) as u32);
         let cluster = cluster.run();
         let failed: u64 = cluster.failures.iter().sum();

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Which jobs run, in order, on one slot that is asked for again and again.
+/// The jobs in the order in which they run on one slot that is asked for again and again.
 fn order_of(s: &mut Script, jobs: u64) -> Vec<String> {
     s.hello(1, "a.x", 1);
     s.inventory(1, &[]);
@@ -26,7 +26,7 @@ fn a_priority_above_the_limit_goes_before_its_users_own_jobs_and_not_before_othe
         ["2/1.1", "3/1.1", "2/2.1", "3/2.1", "1/1.1", "1/2.1"],
         "they share equally"
     );
-    // Up to the limit they may, and below everybody may lower theirs.
+    // Priorities up to the limit count among users, and all users may lower theirs.
     let mut s = script();
     s.scheduler.set_max_priority(5, &[]);
     of_user(&mut s, 1, "ito", 1, -1);
@@ -46,7 +46,7 @@ fn who_has_nothing_running_is_served_at_once_and_an_admin_before_everybody() {
     s.scheduler.set_max_priority(0, &["root".into()]);
     s.agent(1, "a.x", 2);
     of_user(&mut s, 1, "hog", 9, i32::MAX);
-    // As `exec` does it.
+    // A batch like one of `exec`, with the highest priority.
     of_user(&mut s, 2, "sato", 1, i32::MAX);
     of_user(&mut s, 3, "root", 2, i32::MAX);
     of_user(&mut s, 4, "ito", 1, 0);
@@ -81,7 +81,7 @@ fn users_share_equally_however_much_each_has_waiting() {
         host_sets: vec![],
         jobs,
     });
-    // Priority goes first; then whoever has less running.
+    // Priority goes first; then the user with fewer running.
     let placed = s.agent(1, "a.x", 7);
     assert!(
         placed.contains("run 2/6.1") && placed.contains("1/1.1"),
@@ -89,7 +89,7 @@ fn users_share_equally_however_much_each_has_waiting() {
     );
     let count = |s: &Script, user: u32| s.scheduler.users.slots(user);
     assert_eq!((count(&s, 0), count(&s, 1)), (4, 3));
-    // A slot that becomes free goes to whoever is behind.
+    // A free slot goes to the user who has fewer running.
     let next = s.report(1, attempt(2, 6, 1), exited(0)) + &s.pull(1, 8, 0);
     assert!(next.contains("run 2/"), "{next}");
 }
@@ -141,7 +141,7 @@ fn a_user_whose_engines_are_replaced_gets_no_jobs_there_meanwhile_and_is_not_ala
     let say = |s: &mut Script, message| s.event(Event::Agent(SessionId(1), message));
     s.hello_for(1, "a.x", 1, Some(vec!["okazaki".into()]));
     say(&mut s, served(&["okazaki"], &[]));
-    // Nobody else's jobs are held back by what an agent says.
+    // An agent cannot hold back the jobs of a user whom it does not serve.
     say(&mut s, engines(&["okazaki", "sato"]));
     s.pull(1, 2, 2);
     assert_eq!(s.scheduler.standings()[0].engines, [(String::new(), 2)]);
@@ -158,7 +158,7 @@ fn a_user_whose_engines_are_replaced_gets_no_jobs_there_meanwhile_and_is_not_ala
     job 1 waits
     a.x: takes no jobs of okazaki until what runs there has ended: their engines are of another version than its agent, and are replaced then
     ");
-    // Its keeper ends, and the next one comes.
+    // The user's keeper ends, and the next one starts.
     assert_eq!(say(&mut s, served(&[], &["okazaki"])), "");
     assert_eq!(say(&mut s, engines(&["okazaki"])), "");
     assert_eq!(s.pass(70), "", "no host timeout passes meanwhile");
@@ -202,7 +202,7 @@ fn jobs_of_a_user_whom_no_host_serves_are_said_and_end_as_errors() {
     notice: 1 job waits for a host that runs jobs of okazaki: root enables mezcal-engines@okazaki.service there; they end as errors after 0:01:00
     notice: 1 job waits for a host that runs jobs of okazaki: root enables mezcal-engines@okazaki.service there; they end as errors after 0:01:00
     ");
-    // Another host that serves them takes what it may; the rest waits for its own.
+    // Another host that serves the user takes the jobs that it may; the other job waits.
     s.hello_for(2, "b.x", 1, Some(vec!["okazaki".into()]));
     s.inventory(2, &[]);
     insta::assert_snapshot!(s.pull(2, 2, 2), @"
@@ -246,7 +246,7 @@ fn what_one_users_engines_say_counts_for_that_users_jobs_only() {
     s.hello_for(2, "a.x", 1, Some(vec!["okazaki".into(), "sato".into()]));
     let (first, second) = (attempt(1, 1, 1), attempt(1, 2, 1));
     insta::assert_snapshot!(s.has(2, "okazaki", &[first, second], &[]), @"2 < known of okazaki: 1.1 takes 1 2.1 takes 1");
-    // They are neither sato's to have nor sato's to end, and no claim of sato's has them killed.
+    // Sato can neither claim nor end these attempts, and a claim of sato's does not kill them.
     assert_eq!(s.has(2, "sato", &[first], &[second]), "2 < known of sato:");
     insta::assert_snapshot!(s.served(2, &["okazaki", "sato"], &[]), @"fleet 1 agents, 2 engines");
     insta::assert_snapshot!(s.report_of("sato", 2, first, exited(0)), @"2 < acknowledge 1");
@@ -254,7 +254,7 @@ fn what_one_users_engines_say_counts_for_that_users_jobs_only() {
     result 1.1 exited on a.x
     2 < acknowledge 2
     ");
-    // Nor does sato's claim keep a job of okazaki's from being missed.
+    // A claim of sato's does not keep a job of okazaki's from being missed either.
     s.hello_for(3, "a.x", 1, Some(vec!["okazaki".into(), "sato".into()]));
     s.has(3, "sato", &[second], &[]);
     insta::assert_snapshot!(s.has(3, "okazaki", &[], &[]), @"3 < known of okazaki:");
@@ -296,7 +296,7 @@ fn of_users_who_are_not_heard_nothing_is_lost_before_their_leases_are_over() {
     3 < context of batch 1
     3 < run 1/1.2
     ");
-    // The host goes on with others, and says why.
+    // The host goes on with other users' jobs, and says why.
     s.submit(2, &[(NOWHERE, 0, 0); 3]);
     let why = s
         .scheduler

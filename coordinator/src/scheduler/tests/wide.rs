@@ -3,7 +3,7 @@
 use super::*;
 use std::collections::BTreeMap;
 
-/// Submits jobs that take so many slots each and closes the batch.
+/// Submits jobs that take so many slots each, and closes the batch.
 fn submit(s: &mut Script, n: u128, slots: &[u16], priority: i32) -> String {
     s.open(n);
     let jobs = slots.iter().enumerate().map(|(i, slots)| {
@@ -76,7 +76,7 @@ fn a_wide_job_goes_at_once_where_what_was_on_its_way_has_ended() {
     submit(&mut s, 1, &[1; 4], 0);
     s.report(1, attempt(1, 1, 1), exited(0));
     s.pull(1, 3, 1);
-    // It says that both are idle before it has got what runs there next.
+    // The agent reports both slots as idle before it has got the next job.
     s.pull(2, 4, 2);
     submit(&mut s, 2, &[2], 5);
     let on = |s: &Script, session| {
@@ -147,7 +147,7 @@ fn a_wide_job_does_not_follow_narrow_ones_that_are_still_on_their_way() {
     s.agent(1, "a.x", 2);
     submit(&mut s, 1, &[1; 4], 0);
     submit(&mut s, 2, &[2], 5);
-    // The agent has not got the two that were sent to it.
+    // The agent has not got the two jobs that were sent to it.
     assert_eq!(s.pull(1, 4, 2), "");
     s.report(1, attempt(1, 1, 1), exited(0));
     insta::assert_snapshot!(s.report(1, attempt(1, 2, 1), exited(0)), @r"
@@ -166,12 +166,12 @@ fn no_more_hosts_keep_slots_than_there_are_wide_jobs() {
     }
     submit(&mut s, 1, &[1; 6], 0);
     submit(&mut s, 2, &[2], 5);
-    // Jobs 1 and 3 are on a, 2 and 4 on b.
+    // Jobs 1 and 3 are on host a, 2 and 4 on host b.
     s.report(1, attempt(1, 1, 1), exited(0));
     assert_eq!(s.pull(1, 3, 1), "");
     s.report(2, attempt(1, 2, 1), exited(0));
     insta::assert_snapshot!(s.pull(2, 3, 1), @"2 < run 1/5.1");
-    // The wide one is cancelled: the slot is of use again at once.
+    // The wide job is cancelled: the slot can be used again at once.
     let what = vec![Wanted {
         batch: batch(2),
         job: None,
@@ -213,14 +213,14 @@ fn a_larger_host_ends_the_wait_of_a_wide_job() {
     ");
 }
 
-/// Narrow jobs of `run` seconds each that start in turn on two slots, half of that apart, and
-/// without end; after so many seconds a wide job that is next. How long that waits, and for how
-/// long of that slots were idle.
+/// Runs narrow jobs of `run` seconds without end, which start in turn on two slots, half of that
+/// apart; after `run` seconds a wide job is next. Returns how long that job waits, and for how much
+/// of that time slots were idle.
 fn starves(run: u64) -> (u64, u64) {
     let mut s = script_with(None);
     s.agent(1, "a.x", 1);
     submit(&mut s, 1, &[1; 200], 0);
-    // When the jobs end that run, and how many slots were asked for.
+    // When the running jobs end, and how many slots were asked for.
     let (mut ends, mut credit, mut idle, mut waited) =
         (BTreeMap::from([(run / 2, 1)]), 1, 1, None::<(u64, u64)>);
     for second in 1.. {
@@ -231,7 +231,7 @@ fn starves(run: u64) -> (u64, u64) {
             said.push_str(&s.pull(1, credit, idle));
         }
         if second == 1 {
-            // The other slot begins now.
+            // The other slot starts now.
             credit += 1;
             said.push_str(&s.pull(1, credit, 1));
         }
