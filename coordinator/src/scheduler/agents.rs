@@ -120,7 +120,8 @@ impl Scheduler {
         true
     }
 
-    /// Any message but the first. One arm for each of them, however many there are.
+    /// Any message but the first.
+    // Long: an arm for each message.
     pub(super) fn agent_message(
         &mut self,
         name: &Arc<str>,

@@ -5,7 +5,7 @@ use crate::jobs::surrogates;
 use crate::store::Described;
 use mezcal_common::message::client::RetryOn;
 use mezcal_common::model::hosts::Folded;
-use mezcal_common::model::job::{Command, Leftover};
+use mezcal_common::model::job::{Command, JobSpec, Leftover};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -18,45 +18,7 @@ pub fn describe_job(job: &Described, batch_cd: &str) -> String {
         set("id", json!(label));
     }
     if let Some(spec) = &job.spec {
-        match &spec.command {
-            Command::Shell(text) => set("cmd", json!(text)),
-            Command::Argv(words) => set("argv", json!(words)),
-        }
-        // A slash is one in the form of `octets`, too.
-        set(
-            "cd",
-            json!(
-                Path::new(batch_cd)
-                    .join(spec.cd.as_deref().unwrap_or_default())
-                    .to_string_lossy()
-            ),
-        );
-        for (key, value) in [
-            ("out", &spec.out),
-            ("err", &spec.err),
-            ("stdin", &spec.stdin),
-        ] {
-            value.iter().for_each(|path| set(key, json!(path)));
-        }
-        if !spec.env.is_empty() {
-            set(
-                "env",
-                Value::Object(
-                    spec.env
-                        .iter()
-                        .map(|(name, value)| (name.clone(), json!(value)))
-                        .collect(),
-                ),
-            );
-        }
-        spec.timeout
-            .iter()
-            .for_each(|timeout| set("timeout", seconds(*timeout)));
-        match spec.leftover {
-            Some(Leftover::Kill) => set("leftover", json!("kill")),
-            Some(Leftover::Wait) => set("leftover", json!("wait")),
-            None => {}
-        }
+        describe_spec(spec, batch_cd, &mut set);
     }
     let submission = &job.submission;
     job.hosts
@@ -91,6 +53,48 @@ pub fn describe_job(job: &Described, batch_cd: &str) -> String {
         set("retry_delay", seconds(submission.retry_delay));
     }
     surrogates::to_json(Value::Object(object).to_string())
+}
+
+fn describe_spec(spec: &JobSpec, batch_cd: &str, set: &mut dyn FnMut(&str, Value)) {
+    match &spec.command {
+        Command::Shell(text) => set("cmd", json!(text)),
+        Command::Argv(words) => set("argv", json!(words)),
+    }
+    // A slash is one in the form of `octets`, too.
+    set(
+        "cd",
+        json!(
+            Path::new(batch_cd)
+                .join(spec.cd.as_deref().unwrap_or_default())
+                .to_string_lossy()
+        ),
+    );
+    for (key, value) in [
+        ("out", &spec.out),
+        ("err", &spec.err),
+        ("stdin", &spec.stdin),
+    ] {
+        value.iter().for_each(|path| set(key, json!(path)));
+    }
+    if !spec.env.is_empty() {
+        set(
+            "env",
+            Value::Object(
+                spec.env
+                    .iter()
+                    .map(|(name, value)| (name.clone(), json!(value)))
+                    .collect(),
+            ),
+        );
+    }
+    spec.timeout
+        .iter()
+        .for_each(|timeout| set("timeout", seconds(*timeout)));
+    match spec.leftover {
+        Some(Leftover::Kill) => set("leftover", json!("kill")),
+        Some(Leftover::Wait) => set("leftover", json!("wait")),
+        None => {}
+    }
 }
 
 fn seconds(duration: Duration) -> Value {

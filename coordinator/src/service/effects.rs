@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 const LARGE_BATCH: u64 = 10_000;
 
 impl Service {
+    // Long: an arm for each effect.
     pub(super) fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Persist(_) => {}

@@ -84,6 +84,7 @@ impl<T: Weight + Send + 'static> Outlet<T> {
 }
 
 impl Weight for ToClient {
+    // Long: an arm for each message.
     fn weight(&self) -> usize {
         fn of<T, E>(result: &Result<T, E>, weight: impl Fn(&T) -> usize) -> usize {
             result.as_ref().map_or(0, weight)

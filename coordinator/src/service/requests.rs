@@ -15,7 +15,7 @@ use mezcal_common::message::client::{ToClient, ToService};
 use mezcal_common::model::clock::BootInstant;
 
 impl Service {
-    // Longer than others: a table with a row for each message, so that none is forgotten.
+    // Long: a table with a row for each message, so that none is forgotten.
     pub(super) fn client_message(&mut self, id: ClientId, message: ToService, now: BootInstant) {
         // A client that hears nothing of these goes on with the coordinator that comes next.
         let handing_over = matches!(

@@ -127,11 +127,7 @@ pub(super) fn prepare(
     jobs.keep_names_in(context.output_dir.clone());
     find_inputs(&mut jobs, args, profile, &context.cd);
     let jobs = Arc::new(jobs);
-    let results = if args.detach {
-        None
-    } else {
-        Some(outputs.results(kept)?)
-    };
+    let results = (!args.detach).then(|| outputs.results(kept)).transpose()?;
     let log = outputs.log()?;
     let work = match results {
         None => Work::Left(jobs),
