@@ -68,7 +68,7 @@ pub(crate) fn members_with<'t>(
 /// The same where repeated keys do not matter.
 ///
 /// # Errors
-/// As for [`members_with`].
+/// The text is not an object, or has more than one value.
 pub fn members(text: &str) -> Result<Vec<(Cow<'_, str>, &RawValue)>, serde_json::Error> {
     members_with(text, &mut |_, _| {})
 }

@@ -55,7 +55,7 @@ pub enum Event {
     },
     /// Kill the jobs that run, drop the jobs that wait.
     Cancel {
-        /// Comes back in [`Effect::Cancelled`]; none: no client waits for it.
+        /// Comes back in [`Effect::Cancelled`](super::Effect::Cancelled); none: no client waits for it.
         request: Option<u64>,
         /// Which batches and jobs.
         what: Vec<Wanted>,
@@ -67,7 +67,7 @@ pub enum Event {
     },
     /// A client asks for a job's output.
     Logs {
-        /// Comes back in [`Effect::LogsAnswer`].
+        /// Comes back in [`Effect::LogsAnswer`](super::Effect::LogsAnswer).
         request: u64,
         /// The id of the batch.
         batch: BatchId,

@@ -51,7 +51,7 @@ pub struct Settings {
     pub adjustable: Adjustable,
     /// How long a batch goes on when its client is gone, unless it is detached.
     pub client_lease: Duration,
-    /// Keep what [`ServiceHandle::view`] and [`ServiceHandle::metrics`] show.
+    /// Keep what the dashboard and the metrics show.
     pub observed: bool,
     /// Who may join and whose certificates count; none: all of the cluster's do.
     pub enrolment: Option<Arc<Enrolment>>,
