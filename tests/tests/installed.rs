@@ -1699,7 +1699,7 @@ fn hosts_that_share_a_home_are_provisioned_without_root() {
     };
     site.machines[1].ok(&["chown", "-R", "okazaki:", "/home/shared/.local/lib/mezcal"]);
     at_home(
-        "kill -KILL $(cat \"$lock\"); setsid -f $o run --config \"$config\" > /dev/null 2>&1 < /dev/null",
+        "p=$(cat \"$lock\"); kill -KILL $p; while kill -0 $p 2>/dev/null; do sleep 0.02; done; setsid -f $o run --config \"$config\" > /dev/null 2>&1 < /dev/null",
     );
     let running = || at_home("readlink /proc/$(cat \"$lock\")/exe || :");
     wait_for("the old agent runs", PATIENCE, || {

@@ -1,8 +1,9 @@
 //! Rules about the source itself: one owner for each outside dependency, arrows between the wings of
-//! the coordinator, verbs that stand alone, pure cores.
+//! the coordinator, verbs that stand alone, pure cores, and sizes.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use syn::visit::{self, Visit};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -220,19 +221,20 @@ const DRIVERS: [&str; 22] = [
     "agent/src/supervisor/users",
 ];
 
+fn is_core(name: &str) -> bool {
+    let of = |part: &&str| {
+        let rest = name.strip_prefix(*part);
+        rest.is_some_and(|rest| rest.starts_with(['.', '/']))
+    };
+    CORES.iter().any(of) && !DRIVERS.iter().any(of)
+}
+
 #[test]
 fn cores_have_no_clock_no_lock_and_no_io() {
     for driver in DRIVERS {
         let file = root().join(format!("{driver}.rs"));
         assert!(file.exists(), "{driver}.rs is not there");
     }
-    let is_core = |name: &str| {
-        let of = |part: &&str| {
-            let rest = name.strip_prefix(*part);
-            rest.is_some_and(|rest| rest.starts_with(['.', '/']))
-        };
-        CORES.iter().any(of) && !DRIVERS.iter().any(of)
-    };
     let forbidden = [
         "::now()",
         "std::fs",
@@ -283,4 +285,197 @@ fn what_the_design_calls_something_else_is_not_used() {
             );
         }
     }
+}
+
+/// Lines that a file may have, and a function: more needs a reason beside it.
+const FILE: usize = 500;
+const FUNCTION: usize = 70;
+
+/// How the reason for a greater length begins: in the description of a file, or in a comment above
+/// a function.
+const REASON: &str = "Long: ";
+
+/// Functions of a file that are longer than they may be, each with its line.
+struct Long<'a> {
+    lines: Vec<&'a str>,
+    found: Vec<String>,
+}
+
+impl Long<'_> {
+    fn look_at(&mut self, signature: &syn::Signature, body: &syn::Block) {
+        let first = signature.fn_token.span.start().line;
+        let length = body.brace_token.span.close().end().line + 1 - first;
+        let above = self.lines[..first - 1].iter().rev();
+        let mut comments = above.take_while(|line| line.trim_start().starts_with(['/', '#']));
+        if length > FUNCTION && !comments.any(|line| line.contains(REASON)) {
+            let name = &signature.ident;
+            self.found
+                .push(format!("{name}, line {first}: {length} lines"));
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Long<'_> {
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if item.ident != "tests" {
+            visit::visit_item_mod(self, item);
+        }
+    }
+
+    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+        self.look_at(&item.sig, &item.block);
+        visit::visit_item_fn(self, item);
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        self.look_at(&item.sig, &item.block);
+        visit::visit_impl_item_fn(self, item);
+    }
+}
+
+#[test]
+fn files_and_functions_are_short_or_say_why_not() {
+    let mut found = Vec::new();
+    for (name, text) in all() {
+        // Scripts of tests are as long as their subject.
+        if name.contains("/tests/") {
+            continue;
+        }
+        let code = text
+            .split("#[cfg(test)]\nmod tests {")
+            .next()
+            .unwrap_or(&text);
+        let length = code.lines().count();
+        let head = text.lines().take_while(|line| line.starts_with("//!"));
+        if length > FILE && !head.into_iter().any(|line| line.contains(REASON)) {
+            found.push(format!("{name}: {length} lines"));
+        }
+        let file = syn::parse_file(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let mut long = Long {
+            lines: text.lines().collect(),
+            found: Vec::new(),
+        };
+        long.visit_file(&file);
+        found.extend(
+            long.found
+                .iter()
+                .map(|function| format!("{name}: {function}")),
+        );
+    }
+    assert!(
+        found.is_empty(),
+        "longer than {FILE} lines (a file) or {FUNCTION} (a function), without a comment that begins \
+         with {REASON:?} and says why:\n{}",
+        found.join("\n")
+    );
+}
+
+/// Names of the enums of this repository.
+struct Enums(BTreeSet<String>);
+
+impl<'ast> Visit<'ast> for Enums {
+    fn visit_item_enum(&mut self, item: &'ast syn::ItemEnum) {
+        self.0.insert(item.ident.to_string());
+    }
+}
+
+/// Matches on enums of this repository that have an arm for whatever else there may be.
+struct Wildcards<'a> {
+    enums: &'a BTreeSet<String>,
+    found: Vec<usize>,
+}
+
+/// Whether a pattern names a variant of one of the enums.
+struct Names<'a> {
+    enums: &'a BTreeSet<String>,
+    found: bool,
+}
+
+impl<'ast> Visit<'ast> for Names<'_> {
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let mut names = path.segments.iter().rev().skip(1);
+        let of = names.next().map(|segment| segment.ident.to_string());
+        self.found |= of.is_some_and(|name| self.enums.contains(&name));
+    }
+}
+
+impl<'ast> Visit<'ast> for Wildcards<'_> {
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if item.ident != "tests" {
+            visit::visit_item_mod(self, item);
+        }
+    }
+
+    fn visit_expr_match(&mut self, item: &'ast syn::ExprMatch) {
+        // The patterns themselves, not what is within tuples or other enums.
+        let own = |arm: &syn::Arm| {
+            let mut names = Names {
+                enums: self.enums,
+                found: false,
+            };
+            match &arm.pat {
+                syn::Pat::Or(_)
+                | syn::Pat::Path(_)
+                | syn::Pat::Struct(_)
+                | syn::Pat::TupleStruct(_) => outer(&arm.pat, &mut names),
+                _ => {}
+            }
+            names.found
+        };
+        let rest = item.arms.iter().find_map(|arm| match &arm.pat {
+            // With a condition it leaves the others to their own arms.
+            syn::Pat::Wild(rest) if arm.guard.is_none() => {
+                Some(rest.underscore_token.spans[0].start().line)
+            }
+            _ => None,
+        });
+        if let Some(rest) = rest
+            && item.arms.iter().any(own)
+        {
+            self.found.push(rest);
+        }
+        visit::visit_expr_match(self, item);
+    }
+}
+
+fn outer(pattern: &syn::Pat, names: &mut Names<'_>) {
+    match pattern {
+        syn::Pat::Or(all) => all.cases.iter().for_each(|case| outer(case, names)),
+        syn::Pat::Path(one) => names.visit_path(&one.path),
+        syn::Pat::Struct(one) => names.visit_path(&one.path),
+        syn::Pat::TupleStruct(one) => names.visit_path(&one.path),
+        _ => {}
+    }
+}
+
+#[test]
+fn a_new_variant_is_seen_by_every_match_of_a_core() {
+    let parsed: Vec<(String, syn::File)> = all()
+        .into_iter()
+        .map(|(name, text)| {
+            let file = syn::parse_file(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+            (name, file)
+        })
+        .collect();
+    let mut enums = Enums(BTreeSet::new());
+    for (_, file) in &parsed {
+        enums.visit_file(file);
+    }
+    let mut found = Vec::new();
+    for (name, file) in parsed
+        .iter()
+        .filter(|(name, _)| is_core(name) && !is_of_tests(name))
+    {
+        let mut wildcards = Wildcards {
+            enums: &enums.0,
+            found: Vec::new(),
+        };
+        wildcards.visit_file(file);
+        found.extend(wildcards.found.iter().map(|line| format!("{name}:{line}")));
+    }
+    assert!(
+        found.is_empty(),
+        "`_ =>` beside variants of an enum of ours:\n{}",
+        found.join("\n")
+    );
 }
