@@ -11,6 +11,7 @@ mod copy;
 mod error;
 #[cfg(test)]
 pub(crate) mod gate;
+mod insert;
 mod life;
 mod reader;
 mod registry;

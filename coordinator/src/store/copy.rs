@@ -314,26 +314,7 @@ pub fn restore(directory: &Path, mut file: &File, origin: &Path) -> Result<Resto
     }
     .write(&path)
     .map_err(failed)?;
-    let stamp = jiff::Timestamp::now()
-        .strftime("%Y%m%dT%H%M%SZ")
-        .to_string();
-    let aside = (0..).map(|n| {
-        beside(
-            &path,
-            &format!(
-                ".before-{stamp}{}",
-                if n == 0 {
-                    String::new()
-                } else {
-                    format!("-{n}")
-                }
-            ),
-        )
-    });
-    let aside = aside
-        .into_iter()
-        .find(|name| !name.exists())
-        .unwrap_or_else(|| beside(&path, ".before"));
+    let aside = free_name_beside(&path);
     let mut kept = None;
     for suffix in ["", "-wal", "-journal", "-shm"] {
         match std::fs::rename(beside(&path, suffix), beside(&aside, suffix)) {
@@ -353,6 +334,16 @@ pub fn restore(directory: &Path, mut file: &File, origin: &Path) -> Result<Resto
     .write(&path)
     .map_err(failed)?;
     Ok(Restored { copied, kept })
+}
+
+/// Where the store that was there is kept: a name with the time, which no file has yet.
+fn free_name_beside(path: &Path) -> PathBuf {
+    let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
+    let numbers = std::iter::once(String::new()).chain((1..).map(|n| format!("-{n}")));
+    numbers
+        .map(|number| beside(path, &format!(".before-{stamp}{number}")))
+        .find(|name| !name.exists())
+        .unwrap_or_else(|| beside(path, ".before"))
 }
 
 /// Whether a file is a whole store of ours; marks it as a copy. Gives back the number in its

@@ -88,6 +88,7 @@ impl Store {
         Ok(())
     }
 
+    // Long: the tables of a batch, one after the other.
     fn replay_batch(
         &self,
         batch: BatchSerial,

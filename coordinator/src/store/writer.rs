@@ -1,15 +1,13 @@
 //! The thread that writes: everything that has come since the last commit goes into the next one.
 
-use super::clock::Moment;
+use super::StoreError;
+use super::insert::{Counts, insert};
 use super::life::Life;
-use super::{StoreError, id_bytes, pack};
 use crate::exit::chain;
 use crate::scheduler::Record;
 use bytes::Bytes;
-use mezcal_common::message::client::{SetAside, Submission};
-use mezcal_common::model::clock::WallTime;
+use mezcal_common::message::client::SetAside;
 use mezcal_common::model::ids::{AttemptId, BatchSerial, JobKey};
-use mezcal_common::model::outcome::JobResult;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, ffi, params};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -47,6 +45,23 @@ pub enum FromStore {
 enum Write {
     Records(Vec<Record>),
     Forget(BatchSerial),
+}
+
+impl Write {
+    fn records(&self) -> u64 {
+        match self {
+            Write::Records(records) => records.len() as u64,
+            Write::Forget(_) => 0,
+        }
+    }
+
+    /// What it counts for in a group.
+    fn size(&self) -> usize {
+        match self {
+            Write::Records(records) => records.len(),
+            Write::Forget(_) => 1,
+        }
+    }
 }
 
 /// The way to the writer.
@@ -113,18 +128,11 @@ fn run(
                 }
             }
         }
-        let size = |write: &Write| {
-            if let Write::Records(records) = write {
-                records.len()
-            } else {
-                1
-            }
-        };
-        let mut count: usize = group.iter().map(size).sum();
+        let mut count: usize = group.iter().map(Write::size).sum();
         while count < GROUP
             && let Ok(next) = writes.try_recv()
         {
-            count += size(&next);
+            count += next.size();
             group.push(next);
         }
         let work = |group: &[Write]| {
@@ -138,16 +146,7 @@ fn run(
             return;
         };
         untidy |= group.iter().any(|write| matches!(write, Write::Forget(_)));
-        through += group
-            .iter()
-            .map(|w| {
-                if let Write::Records(r) = w {
-                    r.len() as u64
-                } else {
-                    0
-                }
-            })
-            .sum::<u64>();
+        through += group.iter().map(Write::records).sum::<u64>();
         // What comes until they are read is of the next group.
         let Some(specs) = persist(
             |_| specs(&connection, &placed).map_err(Failure::from),
@@ -201,7 +200,7 @@ fn persist<T>(
     }
 }
 
-enum Failure {
+pub(super) enum Failure {
     /// The disk is full or does not answer, or somebody else is at it: another time it may work.
     Passing(String),
     Lasting(String),
@@ -267,15 +266,6 @@ impl From<mezcal_common::wire::codec::CodecError> for Failure {
     }
 }
 
-/// How many jobs of a batch have come and gone in one transaction.
-#[derive(Default)]
-struct Counts {
-    jobs: u64,
-    ended: u64,
-    succeeded: u64,
-    aside: SetAside,
-}
-
 /// Writes a group in one transaction and gives back what it places.
 fn apply(connection: &mut Connection, group: &[Write]) -> Result<Vec<AttemptId>, Failure> {
     let transaction = connection.transaction()?;
@@ -309,157 +299,6 @@ fn apply(connection: &mut Connection, group: &[Write]) -> Result<Vec<AttemptId>,
     }
     transaction.commit()?;
     Ok(placed)
-}
-
-fn insert(
-    db: &Transaction<'_>,
-    record: &Record,
-    placed: &mut Vec<AttemptId>,
-    counts: &mut BTreeMap<BatchSerial, Counts>,
-) -> Result<(), Failure> {
-    let run = |sql: &str, params: &[&dyn rusqlite::ToSql]| {
-        db.prepare_cached(sql)?.execute(params).map(|_| ())
-    };
-    match record {
-        Record::Opened {
-            batch,
-            user,
-            terms,
-            age: _,
-        } => {
-            let id = id_bytes(terms.context.batch);
-            let opened = Moment::now();
-            let (boot, up) = opened.columns();
-            let sql = "INSERT INTO batch (serial, id, user, name, detached, terms, opened_at, opened_boot, opened_up) \
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
-            run(
-                sql,
-                params![
-                    batch.0,
-                    id,
-                    user,
-                    terms.name,
-                    terms.detached,
-                    pack(&**terms)?,
-                    opened.wall.0,
-                    boot,
-                    up
-                ],
-            )?;
-            run(
-                "INSERT INTO meta VALUES ('last_batch', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                params![batch.0],
-            )?;
-        }
-        Record::HostSets { batch, sets } => {
-            let sql = "INSERT INTO host_set SELECT ?1, COALESCE(MAX(place) + 1, 0), ?2 FROM host_set WHERE batch = ?1";
-            for set in sets {
-                run(sql, params![batch.0, pack(set)?])?;
-            }
-        }
-        Record::Submitted { batch, jobs } => {
-            counts.entry(*batch).or_default().jobs += jobs.len() as u64;
-            for job in jobs {
-                let number = job.job.0;
-                let without = Submission {
-                    spec: Bytes::new(),
-                    ..job.clone()
-                };
-                run(
-                    "INSERT INTO job VALUES (?, ?, ?, ?)",
-                    params![batch.0, number, pack(&without)?, job.spec.as_ref()],
-                )?;
-            }
-        }
-        Record::Closed { batch } => run(
-            "UPDATE batch SET open = 0 WHERE serial = ?",
-            params![batch.0],
-        )?,
-        Record::Stopped { batch, stop, why } => {
-            let stop = stop.as_ref().map(pack).transpose()?;
-            let sql = "UPDATE batch SET stopped = 1, stop = COALESCE(?2, stop), why = COALESCE(?3, why) WHERE serial = ?1";
-            run(sql, params![batch.0, stop, why.as_deref()])?;
-        }
-        Record::Placed {
-            host,
-            lease,
-            attempts,
-        } => {
-            placed.extend(attempts);
-            let lease = lease.map(|lease| lease.as_millis() as i64);
-            for one in attempts.chunk_by(|a, b| a.key.batch == b.key.batch) {
-                let values = params![one[0].key.batch.0, &**host, lease, pack(&one)?];
-                run("INSERT INTO placed VALUES (?, ?, ?, ?)", values)?;
-            }
-        }
-        Record::Again {
-            attempt,
-            retries,
-            losses,
-            outcome,
-        } => {
-            let outcome = outcome.as_ref().map(|o| pack(&**o)).transpose()?;
-            let values = params![
-                attempt.key.batch.0,
-                pack(attempt)?,
-                retries,
-                losses,
-                outcome
-            ];
-            run("INSERT INTO again VALUES (?, ?, ?, ?, ?)", values)?;
-        }
-        Record::Ended {
-            batch,
-            seq,
-            job,
-            result,
-        } => {
-            let result: &JobResult = result;
-            let ok = result.outcome.succeeded();
-            let count = counts.entry(*batch).or_default();
-            (count.ended, count.succeeded) = (count.ended + 1, count.succeeded + u64::from(ok));
-            count.aside.add(&result.outcome);
-            // Engines count, and one that is somebody else's may say anything.
-            let count = |bytes: Option<u64>| bytes.and_then(|bytes| i64::try_from(bytes).ok());
-            let (out, err) = (
-                count(result.outcome.written.out),
-                count(result.outcome.written.err),
-            );
-            let values = params![batch.0, seq, job.0, ok, pack(result)?, out, err];
-            run("INSERT INTO result VALUES (?, ?, ?, ?, ?, ?, ?)", values)?;
-        }
-        Record::Done { batch } => {
-            run(
-                "UPDATE batch SET done_at = ?2 WHERE serial = ?1",
-                params![batch.0, WallTime::now().0],
-            )?;
-            run("DELETE FROM placed WHERE batch = ?", params![batch.0])?;
-        }
-        Record::Engines { host, first, slots } => {
-            let sql = "INSERT INTO host (host, first, slots) VALUES (?1, ?2, ?3) ON CONFLICT (host) DO UPDATE SET first = ?2, slots = ?3";
-            run(sql, params![&**host, first.0, slots])?;
-        }
-        Record::Released => run("DELETE FROM meta WHERE key = 'hold'", &[])?,
-        Record::HostForgotten { host } => run("DELETE FROM host WHERE host = ?", params![&**host])?,
-        Record::Drained {
-            host,
-            reason,
-            deadline,
-        } => {
-            let now = Moment::now();
-            let (boot, up) = now.columns();
-            let evict_after =
-                deadline.map(|limit| i64::try_from(limit.as_micros()).unwrap_or(i64::MAX));
-            let evict_at = evict_after.map(|limit| now.wall.0.saturating_add(limit));
-            let sql = "INSERT INTO host (host, drained, evict_at, evict_after, drained_boot, drained_up) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
-                ON CONFLICT (host) DO UPDATE SET drained = ?2, evict_at = ?3, evict_after = ?4, drained_boot = ?5, drained_up = ?6";
-            run(
-                sql,
-                params![&**host, reason.as_deref(), evict_at, evict_after, boot, up],
-            )?;
-        }
-    }
-    Ok(())
 }
 
 /// The batch is gone at once; what belongs to it goes bit by bit.
