@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Counts the machines of this process: each has names of its own, even on the same lab host.
@@ -14,6 +15,39 @@ static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// Time for a boot on a busy machine.
 const BOOT: Duration = Duration::from_secs(60);
+
+/// Machines that run at a time. Each takes about eight of the 128 inotify(7) instances that Linux
+/// lends an account (`fs.inotify.max_user_instances`), and process 1 does not start without.
+const AT_ONCE: usize = 12;
+
+/// Machines that run now.
+static TAKEN: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+/// Room for the machines of a test. Dropping it, after them, makes room for others.
+pub struct Room(usize);
+
+impl Room {
+    /// Waits until so many `machines` may run: all of a test's at once, so that no two tests wait
+    /// for each other.
+    pub fn wait_for(machines: usize) -> Self {
+        let (taken, freed) = &TAKEN;
+        let taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = |taken: &mut usize| *taken > 0 && *taken + machines > AT_ONCE;
+        let mut taken = freed
+            .wait_while(taken, full)
+            .unwrap_or_else(PoisonError::into_inner);
+        *taken += machines;
+        Self(machines)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let (taken, freed) = &TAKEN;
+        *taken.lock().unwrap_or_else(PoisonError::into_inner) -= self.0;
+        freed.notify_all();
+    }
+}
 
 /// A running machine. Dropping it pulls the plug and removes its disk.
 pub struct Machine {
@@ -206,7 +240,7 @@ impl Machine {
         me
     }
 
-    fn start(&mut self, lab: &Lab) {
+    fn launch(&mut self, lab: &Lab) {
         std::fs::create_dir_all(&self.group).expect("a control group");
         let console = std::fs::File::create(self.dir.join("console.log")).expect("a log");
         // Only nspawn is in the group that it divides.
@@ -240,16 +274,31 @@ impl Machine {
             .stdout(console.try_clone().expect("a descriptor"))
             .stderr(console);
         self.nspawn = Some(command.spawn().expect("it starts"));
+    }
+
+    /// Boots it. A boot that fails because machines of other programs have taken what this host
+    /// lends is tried again.
+    fn start(&mut self, lab: &Lab) {
+        self.launch(lab);
         let deadline = Instant::now() + BOOT;
         while !self.is_up() {
-            let ended = self.nspawn.as_mut().expect("it was started").try_wait();
             assert!(
-                ended.expect("our child").is_none() && Instant::now() < deadline,
+                Instant::now() < deadline,
                 "{} has not booted within {BOOT:?}:\n{}",
                 host_name(self.host),
                 self.what_boots()
             );
             std::thread::sleep(Duration::from_millis(50));
+            let nspawn = self.nspawn.as_mut().expect("it was started");
+            if nspawn.try_wait().expect("our child").is_some() {
+                eprintln!(
+                    "{} boots again:\n{}",
+                    host_name(self.host),
+                    self.what_boots()
+                );
+                std::thread::sleep(Duration::from_secs(1));
+                self.launch(lab);
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //! users, and what neither may do.
 
 use mezcal_tests::lab::{Lab, host_name};
-use mezcal_tests::machine::{Layer, Machine, machines_or_say_why};
+use mezcal_tests::machine::{Layer, Machine, Room, machines_or_say_why};
 use mezcal_tests::programs::program;
 use mezcal_tests::wait_for;
 use serde_json::Value;
@@ -20,6 +20,8 @@ struct Installed {
     coordinator: Child,
     lab: Lab,
     dir: tempfile::TempDir,
+    /// Given back when the machines are gone.
+    _room: Room,
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -143,6 +145,7 @@ impl Installed {
             .into_iter()
             .collect();
         std::fs::create_dir_all(dir.path().join("home")).expect("made");
+        let room = Room::wait_for(hosts);
         let machines = (1..=hosts)
             .map(|n| Machine::boot_sharing(&lab, n, dir.path(), &layer, shared.clone()))
             .collect();
@@ -152,6 +155,7 @@ impl Installed {
             coordinator,
             lab,
             dir,
+            _room: room,
         })
     }
 
