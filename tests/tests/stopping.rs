@@ -2,6 +2,7 @@
 //! panics, and it takes seconds.
 
 use mezcal_tests::cluster::{Cluster, PATIENCE, results};
+use mezcal_tests::lab::host_name;
 use mezcal_tests::{pids, signal, wait_for};
 use std::time::{Duration, Instant};
 
@@ -105,6 +106,40 @@ fn an_agent_that_waits_for_a_keepers_engines_ends_when_it_is_asked_to() {
             .contains(&agent)
     );
     signal(engine, libc::SIGCONT);
+    wait_for("no keeper and no engine is left", PATIENCE, || {
+        nobody_holds_the_lock(&cluster).then_some(())
+    });
+    signal(run.id() as i32, libc::SIGKILL);
+    let _ = run.wait();
+    cluster.finish();
+}
+
+/// Both are there when it goes on: another certificate, which makes room for the next agent of the
+/// process, and the request to end.
+#[test]
+fn an_agent_that_is_stopped_as_it_takes_up_a_certificate_leaves_nothing() {
+    let mut cluster = Cluster::running(1, 1);
+    let mut run = cluster.start_run(DEAF, &[]);
+    wait_for("the job runs", PATIENCE, || {
+        (tries(&cluster) == "1\n").then_some(())
+    });
+    let agent = cluster.agent_pid(1);
+    signal(agent, libc::SIGSTOP);
+    wait_for("it is held", PATIENCE, || {
+        let state = mezcal_common::system::proc::state_and_parent(agent);
+        state.is_some_and(|(state, _)| state == 'T').then_some(())
+    });
+    let file = cluster.path(&format!("pki/agents/{}/cert.pem", host_name(1)));
+    let other = file.with_extension("new");
+    std::fs::copy(&file, &other).expect("copied");
+    std::fs::rename(&other, &file).expect("in its place");
+    // It looks for other certificates every two seconds.
+    let held = Instant::now();
+    wait_for("it has to look", PATIENCE, || {
+        (held.elapsed() > Duration::from_millis(2500)).then_some(())
+    });
+    signal(agent, libc::SIGTERM);
+    cluster.end_agent(1, libc::SIGCONT);
     wait_for("no keeper and no engine is left", PATIENCE, || {
         nobody_holds_the_lock(&cluster).then_some(())
     });

@@ -12,7 +12,7 @@ use crate::supervisor::links::{self, Engines};
 use crate::supervisor::users;
 use anyhow::Context;
 use certificate::Certificate;
-use keeper::{engines_dir, find_keeper, lock, lock_name};
+use keeper::{engines_dir, find_keeper, keeper_that_is_there, lock, lock_name};
 use mezcal_common::message::agent::ALPN;
 use mezcal_common::system::service_manager;
 use mezcal_common::wire::endpoint::Connector;
@@ -101,7 +101,7 @@ impl<'a> Life<'a> {
             match self.after(left, reread.take()).await? {
                 Next::Again => {}
                 Next::Later => tokio::select! {
-                    () = self.stop.asked() => return Ok(()),
+                    () = self.stop.asked() => {}
                     () = tokio::time::sleep(KEEPER_PAUSE) => {}
                 },
                 Next::End => return Ok(()),
@@ -109,22 +109,28 @@ impl<'a> Life<'a> {
         }
     }
 
-    /// The engines of the next agent, and whose they are. None: it is asked to end.
+    /// The engines of the next agent, and whose they are. None: this process is asked to end, and
+    /// has no keeper that has to hear of it.
     async fn engines(&self) -> anyhow::Result<Option<(Option<Vec<String>>, Engines)>> {
         let (config, name) = (&self.config, &self.name);
         match config.run_as {
             RunAs::Agent => {
                 let found = tokio::select! {
                     biased;
-                    // Whoever is about to end starts nothing: at a shutdown of the host nobody
-                    // would be left to end that.
-                    () = self.stop.asked() => return Ok(None),
+                    // An agent that is about to end starts no keeper: at a shutdown of the host
+                    // nobody would be left to end that. One that is there is stopped in order.
+                    () = self.stop.asked() => match keeper_that_is_there(config)? {
+                        Some(keeper) => Ok(keeper),
+                        None => return Ok(None),
+                    },
                     found = find_keeper(config, name) => found,
                 };
                 let keeper = found.context("cannot start the keeper of the engines")?;
                 let engines = links::engines_of(vec![keeper], config.slots(), name)?;
                 Ok(Some((None, engines)))
             }
+            // Keepers of users stay when an agent ends.
+            RunAs::User if self.stop.is_asked() => Ok(None),
             RunAs::User => {
                 let found = users::connect_all(&config.engines, config.slots());
                 let (users, keepers): (Vec<_>, Vec<_>) = found.into_iter().unzip();
@@ -176,7 +182,6 @@ impl<'a> Life<'a> {
                 service_manager::stopping();
                 return Ok(Next::End);
             }
-            _ if self.stop.is_asked() => return Ok(Next::End),
             Left::Changed if self.certificate.is_replaced() => {
                 if self.certificate.take_replaced() {
                     return Ok(Next::Again);
@@ -192,7 +197,7 @@ impl<'a> Life<'a> {
             Left::Expired => {
                 tokio::select! {
                     renewed = self.certificate.renew(&self.config) => renewed?,
-                    () = self.stop.asked() => return Ok(Next::End),
+                    () = self.stop.asked() => {}
                 }
                 return Ok(Next::Again);
             }

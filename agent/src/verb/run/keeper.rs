@@ -8,7 +8,7 @@ use crate::kernel::packet;
 use anyhow::Context;
 use mezcal_common::system::files::Directory;
 use rustix::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -60,11 +60,22 @@ impl Drop for NewKeeper {
     }
 }
 
+/// This user's keeper, if there is one.
+pub(super) fn keeper_that_is_there(config: &AgentConfig) -> anyhow::Result<Option<OwnedFd>> {
+    let (us, socket) = socket(config)?;
+    connect(&socket, us)
+}
+
+/// This user, and where their keeper listens.
+fn socket(config: &AgentConfig) -> anyhow::Result<(u32, PathBuf)> {
+    let us = rustix::process::geteuid().as_raw();
+    Ok((us, engines_dir(config)?.path().join(format!("{us}.sock"))))
+}
+
 /// Connects to this user's keeper, starting one if there is none. Cancel-safe: what it has started
 /// then ends.
 pub(super) async fn find_keeper(config: &AgentConfig, name: &str) -> anyhow::Result<OwnedFd> {
-    let us = rustix::process::geteuid().as_raw();
-    let socket = engines_dir(config)?.path().join(format!("{us}.sock"));
+    let (us, socket) = socket(config)?;
     match connect(&socket, us)? {
         Some(found) => {
             tracing::info!("found the keeper of an earlier agent");
