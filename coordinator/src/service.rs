@@ -2,12 +2,12 @@
 //! agents and clients.
 //!
 //! Nothing here blocks on a peer. Agents' channels are bounded, and an agent that does not read
-//! loses its session; what a client has not taken waits in its outbox, or in the store, and its own
-//! acknowledgements bound what is sent. A client that does not read is not read either
-//! (`intake.rs`).
+//! loses its session. Messages that a client has not taken wait in its outbox, or in the store, and
+//! its own acknowledgements bound how many are sent. While a client does not read, its requests are
+//! not read either (`intake.rs`).
 //!
-//! Nor does the loop read a disk: what is in the store, or on the list of certificates, is read
-//! beside it and comes back as an event (`beside.rs`, `reads.rs`), when the client may have gone
+//! Nor does the loop read a disk: tasks beside it read the store and the list of certificates, and
+//! their findings come back as events (`beside.rs`, `reads.rs`). By then the client may have gone
 //! and the batch may be forgotten.
 
 mod accept;
@@ -71,22 +71,22 @@ pub use view::View;
 
 /// Events that may wait; beyond this, connections are not read.
 const EVENTS: usize = 1024;
-/// Answers of the store that may wait.
+/// Messages of the store that may wait.
 const STORE_DEPTH: usize = 64;
 
 /// Why a service cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// What the system does not give.
+    /// The system gives no timer or no thread.
     #[error("no timer or thread for the service")]
     System(#[from] std::io::Error),
-    /// What the store has cannot be taken back.
+    /// The contents of the store cannot be taken back.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
 }
 
-/// Starts a service on the current runtime: with a `store` it goes on where that was left; without
-/// one it keeps everything in memory, and a client that goes takes its batches with it.
+/// Starts a service on the current runtime. With a `store` it goes on from the state there; without
+/// one it keeps everything in memory, and the batches of a client that goes end with it.
 ///
 /// # Errors
 /// [`StartError`].

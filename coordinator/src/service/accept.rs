@@ -1,4 +1,4 @@
-//! Connections of agents and clients: who they are, and what they say to the loop.
+//! Connections of agents and clients: whose they are, and their messages to the loop.
 
 use super::admit;
 use super::arrivals::Complaints;
@@ -102,7 +102,7 @@ impl ServiceHandle {
                     (self.enrolment.clone(), peer.clone(), answers.clone());
                 tokio::spawn(async move {
                     let cert = admit::renew(enrolment, peer, request).await;
-                    // One that is gone asks again.
+                    // An agent that is gone asks again.
                     let _ = answers.send(ToAgent::Renewed { cert }).await;
                 });
                 continue;
@@ -156,7 +156,7 @@ impl ServiceHandle {
             .map_err(|_| "the service has ended")?;
         tracing::debug!(user = peer.identity().name, from = %peer.remote_addr(), "client connected");
         while let Some(message) = receiver.recv().await {
-            // One that has gone waits for nothing more.
+            // A client that has gone waits for nothing more.
             let in_hand = tokio::select! {
                 biased;
                 in_hand = self.room_for(&place, &message) => in_hand,
@@ -181,7 +181,7 @@ impl ServiceHandle {
     }
 }
 
-/// The control stream and what the peer says first on it.
+/// Takes the control stream and the first message that the peer sends on it.
 async fn first_message<S, R>(peer: &Peer) -> Result<(Channel<S, R>, Option<R>), String>
 where
     S: serde::Serialize + Send + 'static,

@@ -1,4 +1,4 @@
-//! Whose certificates count: who is let in, for how long, and with which certificate next.
+//! Whose certificates count: which peers are let in, for how long, and with which next certificate.
 
 use crate::exit::chain;
 use crate::service::enrol::Enrolment;
@@ -8,14 +8,14 @@ use mezcal_common::wire::endpoint::{Peer, close};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// Longest wait between two looks at the clock, which may have been set.
+/// Longest wait between two checks of the clock, which may have been set.
 const LOOK: Duration = Duration::from_secs(60);
-/// Between two looks at whether somebody who has revoked their own certificate has heard the
+/// Time between two checks whether users who have revoked their own certificate have read the
 /// answer.
 const LEAVING_LOOK: Duration = Duration::from_millis(100);
 
-/// Lets in a peer whose certificate counts, which the list says, beside the loop. One that comes
-/// while the list cannot be read may come again.
+/// Lets in a peer whose certificate counts. The list says so, and is read beside the loop. A peer
+/// that comes while the list cannot be read may come again.
 pub(super) async fn admit(enrolment: Option<Arc<Enrolment>>, peer: Peer) -> Result<(), String> {
     let Some(enrolment) = enrolment else {
         return Ok(());
@@ -32,7 +32,7 @@ pub(super) async fn admit(enrolment: Option<Arc<Enrolment>>, peer: Peer) -> Resu
         };
         let reason = chain(&refusal);
         peer.close(code, &reason);
-        // One that is not remembered comes again.
+        // A certificate that is not remembered now comes again.
         drop(registry.was_refused(der, peer.identity()));
         Err(reason)
     };
@@ -40,8 +40,8 @@ pub(super) async fn admit(enrolment: Option<Arc<Enrolment>>, peer: Peer) -> Resu
     admitted.map_err(|e| e.to_string())?
 }
 
-/// Whether a peer's certificate has ended since it was admitted, by what is known without a look
-/// into the store. If so, the connection ends.
+/// Whether a peer's certificate has ended since it was admitted, as far as is known without reading
+/// the store. If so, the connection ends.
 pub(super) fn has_ended(enrolment: Option<&Arc<Enrolment>>, peer: &Peer) -> bool {
     let has_ended = enrolment.is_some_and(|e| e.registry.has_ended(peer.certificate()));
     if has_ended {
@@ -57,7 +57,7 @@ fn no_more(peer: &Peer) -> String {
     )
 }
 
-/// Another certificate for a peer, beside the loop.
+/// Makes another certificate for a peer, beside the loop.
 pub(super) async fn renew(
     enrolment: Option<Arc<Enrolment>>,
     peer: Peer,
@@ -75,7 +75,7 @@ pub(super) async fn renew(
     renewing.await.map_err(|e| e.to_string())?
 }
 
-/// A certificate is in use. Whatever it replaces counts no more.
+/// A certificate is in use: the certificate that it replaces counts no more.
 pub(super) async fn used(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
     let Some(enrolment) = enrolment else { return };
     let told =
@@ -93,7 +93,7 @@ pub(super) async fn guard(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
     let until = identity::validity(peer.certificate()).map_or(0, |(_, until)| until);
     let serial = crate::store::serial(peer.certificate()).unwrap_or_default();
     let mut ended = enrolment.as_ref().map(|e| e.registry.ended());
-    // It may have been revoked since it was admitted.
+    // The certificate may have been revoked since the peer was admitted.
     ended
         .iter_mut()
         .for_each(tokio::sync::watch::Receiver::mark_changed);
@@ -107,7 +107,7 @@ pub(super) async fn guard(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
             tracing::warn!(from = %peer.remote_addr(), "{reason}");
             return peer.close(close::REFUSED, &reason);
         }
-        // Each connection has one of these, on the coordinator's thread: it must not look into the
+        // Each connection has one of these, on the coordinator's thread: it must not read the
         // store.
         let has_ended = async {
             if let Some(ended) = &mut ended
@@ -122,7 +122,7 @@ pub(super) async fn guard(enrolment: Option<Arc<Enrolment>>, peer: Peer) {
             () = tokio::time::sleep(left.min(LOOK)) => {}
             has_ended = has_ended => {
                 if has_ended {
-                    // Whoever revokes their own hears what has come of it.
+                    // Users who revoke their own certificate still get the answer.
                     while enrolment.as_ref().is_some_and(|e| e.registry.is_leaving(peer.certificate())) {
                         tokio::select! {
                             _ = peer.closed() => return,

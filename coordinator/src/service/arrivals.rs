@@ -1,5 +1,5 @@
-//! What the journal says of hosts that come and go: one line for each of them that goes, and one
-//! for each that is back.
+//! Lines of the journal about hosts that come and go: one for each host that goes, and one for each
+//! that is back.
 
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::duration::format_duration;
@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 /// Hosts of this life of the coordinator.
 #[derive(Default)]
 pub(super) struct Arrivals {
-    /// Since when they are gone.
+    /// Hosts that are gone, and since when.
     gone: HashMap<String, BootInstant>,
-    /// Those that are back, and have not said yet what runs there: for how long they were gone.
+    /// For hosts that are back and have not said yet which jobs run there: how long they were gone.
     back: HashMap<SessionId, Duration>,
 }
 
 impl Arrivals {
-    /// An agent is there: what is said of it now. `here`: so is its last connection. `held`: jobs
-    /// that it may have.
+    /// An agent has connected: the line to log now. `here`: its last connection has not ended.
+    /// `held`: jobs that it may have.
     pub(super) fn came(
         &mut self,
         session: SessionId,
@@ -34,24 +34,24 @@ impl Arrivals {
             (None, false) => return Some(format!("agent connected: {host}")),
         };
         if held > 0 {
-            // How many of them go on it has to say first.
+            // The agent has to say first how many of them go on.
             self.back.insert(session, gone);
             return None;
         }
         Some(again(host, gone, 0))
     }
 
-    /// It has said what runs there: what is said of that, once.
+    /// The agent has said which jobs run there: the line for that, once.
     pub(super) fn told(&mut self, session: SessionId, host: &str, held: u64) -> Option<String> {
         Some(again(host, self.back.remove(&session)?, held))
     }
 
-    /// Whether that is still to be said.
+    /// Whether the agent has yet to say which jobs run there.
     pub(super) fn is_awaited(&self, session: SessionId) -> bool {
         self.back.contains_key(&session)
     }
 
-    /// A connection has ended. False if its host has another one: then there is nothing to be said.
+    /// A connection has ended. False if its host has another one: then nothing is logged.
     pub(super) fn went(
         &mut self,
         session: SessionId,
@@ -66,24 +66,24 @@ impl Arrivals {
         !here
     }
 
-    /// A host is known no more.
+    /// A host was removed.
     pub(super) fn forget(&mut self, host: &str) {
         self.gone.remove(host);
     }
 }
 
-/// Between two lines of the same complaint about the same address: whoever is not let in tries
-/// again for weeks.
+/// Time between two lines of the same complaint about the same address: a peer that is not let in
+/// retries for weeks.
 const AGAIN: Duration = Duration::from_secs(3600);
 /// Complaints that are remembered: more than a site has hosts that are not let in.
 const REMEMBERED: usize = 4096;
 
-/// Why somebody was not let in, or let go.
+/// Reasons why peers were not let in, or were let go.
 #[derive(Default)]
 pub(super) struct Complaints(HashMap<(IpAddr, String), Instant>);
 
 impl Complaints {
-    /// Whether that is to be said.
+    /// Whether this complaint is to be logged.
     pub(super) fn is_new(&mut self, from: IpAddr, text: &str, now: Instant) -> bool {
         let key = (from, text.to_owned());
         if self
@@ -143,7 +143,7 @@ mod tests {
             Some("agent a connected again after 1m 5s; 3 jobs go on")
         );
         assert_eq!(arrivals.told(second, "a", 3), None, "once");
-        // The next connection is there before the end of the last one is seen.
+        // The next connection is there before the end of the last one is noticed.
         let said = arrivals.came(third, "a", true, 0, at(80));
         assert_eq!(
             said.as_deref(),

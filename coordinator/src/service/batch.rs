@@ -8,33 +8,33 @@ use mezcal_common::model::ids::{BatchSerial, JobNumber};
 use mezcal_common::model::outcome::JobResult;
 use std::collections::VecDeque;
 
-/// Results that a client may have on its way without having taken them, and that are kept in memory
-/// beside a store.
+/// Results that may be on their way to a client before it has taken them, and results that are kept
+/// in memory beside a store.
 const RESULT_WINDOW: u64 = 8192;
-/// And their bytes, of each batch: those of a full window with a few lines of output each. What is
-/// older is read from the store again.
+/// Bytes of these results, for each batch: a full window with a few lines of output each. Older
+/// results are read from the store again.
 const TAIL_BYTES: usize = 4 << 20;
 
 /// A batch as the service knows it.
 pub(super) struct Batch {
     serial: BatchSerial,
     owner: String,
-    /// What they call it.
+    /// The name that the owner gave it.
     name: Option<String>,
-    /// It is in the store.
+    /// Whether it is in the store.
     stored: bool,
-    /// Results so far, of which the last ones are here.
+    /// Results so far; the last of them are in `tail`.
     results: u64,
     tail: VecDeque<(JobNumber, JobResult)>,
     tail_bytes: usize,
-    /// Results that were no success.
+    /// Results that are not a success.
     failed: u64,
-    /// Of which were cancelled or skipped.
+    /// How many of these were cancelled or skipped.
     aside: SetAside,
-    /// All its jobs are over.
+    /// Whether all its jobs have ended.
     done: bool,
     size: Size,
-    /// Some of its jobs have been accepted, in this life of the coordinator.
+    /// Whether any of its jobs have been accepted in this life of the coordinator.
     begun: bool,
 }
 
@@ -94,32 +94,32 @@ impl Batch {
         &self.owner
     }
 
-    /// What they call it.
+    /// The name that the owner gave it.
     pub(super) fn name(&self) -> Option<&String> {
         self.name.as_ref()
     }
 
-    /// It is in the store, or on its way there.
+    /// Whether it is in the store, or on its way there.
     pub(super) fn is_stored(&self) -> bool {
         self.stored
     }
 
-    /// Results so far.
+    /// Number of results so far.
     pub(super) fn results(&self) -> u64 {
         self.results
     }
 
-    /// Of which were no success.
+    /// How many results are not a success.
     pub(super) fn failed(&self) -> u64 {
         self.failed
     }
 
-    /// Of which were cancelled or skipped.
+    /// How many of these were cancelled or skipped.
     pub(super) fn aside(&self) -> &SetAside {
         &self.aside
     }
 
-    /// All its jobs are over.
+    /// Whether all its jobs have ended.
     pub(super) fn is_done(&self) -> bool {
         self.done
     }
@@ -128,7 +128,7 @@ impl Batch {
         self.done = true;
     }
 
-    /// Some of its jobs have been accepted, in this life of the coordinator.
+    /// Whether any of its jobs have been accepted in this life of the coordinator.
     pub(super) fn has_begun(&self) -> bool {
         self.begun
     }
@@ -137,7 +137,7 @@ impl Batch {
         self.begun = true;
     }
 
-    /// A job is over, which has not been counted.
+    /// Adds the result of a job that has not been counted.
     pub(super) fn add(&mut self, seq: u64, job: JobNumber, result: JobResult) {
         self.results = seq;
         self.failed += u64::from(!result.outcome.succeeded());
@@ -152,14 +152,14 @@ impl Batch {
         }
     }
 
-    /// Nobody waits for its results: if they can be had from the store, they need not be in memory.
+    /// Nobody waits for its results: if the store has them, they need not be in memory.
     pub(super) fn let_go(&mut self) {
         if self.done && self.stored {
             (self.tail, self.tail_bytes) = (VecDeque::new(), 0);
         }
     }
 
-    /// What it has come to with these, in this life of the coordinator.
+    /// Its size with these host sets and jobs, in this life of the coordinator.
     pub(super) fn size_with(&self, host_sets: &[Vec<String>], jobs: &[Submission]) -> Size {
         let Size {
             host_names,
@@ -177,8 +177,8 @@ impl Batch {
         self.size = size;
     }
 
-    /// The next results in memory after the first `sent`, so many at most and as many bytes as fit
-    /// one message.
+    /// The next results in memory after the first `sent`: at most `room`, and no more bytes than
+    /// fit one message.
     fn next(&mut self, sent: u64, room: usize) -> Vec<(JobNumber, JobResult)> {
         let first = (sent - self.before_tail()) as usize;
         let mut bytes = 0;
@@ -191,14 +191,14 @@ impl Batch {
         if self.stored {
             return self.tail.range(next).cloned().collect();
         }
-        // Nobody else will ask for them.
+        // No other client will ask for them.
         let results: Vec<_> = self.tail.drain(next).collect();
         let bytes = results.iter().map(|(_, result)| size_estimate(result));
         self.tail_bytes -= bytes.sum::<usize>();
         results
     }
 
-    /// Results before the first one that is in memory.
+    /// Number of results before the first one that is in memory.
     fn before_tail(&self) -> u64 {
         self.results - self.tail.len() as u64
     }
@@ -206,35 +206,35 @@ impl Batch {
 
 /// One client's view of one batch.
 pub(super) struct Watch {
-    /// The client has opened it, and it lives with its clients.
+    /// The client has opened the batch, which lives with its clients.
     owner: bool,
     wish: Wish,
-    /// Results that were sent, or passed over; and of those that the client has kept.
+    /// Results that were sent, or passed over; and of those, results that the client has kept.
     sent: u64,
     taken: u64,
-    /// Some are being read.
+    /// Results are being read for it.
     reading: bool,
-    /// The client has been told that there are no more.
+    /// The client has been told that there are no more results.
     ended: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wish {
-    /// Results alone: it has the jobs itself.
+    /// Results alone: the client has the jobs itself.
     Results,
     Attached(Attachment),
 }
 
-/// What comes next for a client that follows a batch.
+/// The next step for a client that follows a batch.
 pub(super) enum Next {
     Results(Vec<(JobNumber, JobResult)>),
-    /// The store has to be asked for what comes after so many.
+    /// The results after this number have to be read from the store.
     Stored(u64),
     Nothing,
 }
 
 impl Watch {
-    /// That of whoever has opened the batch, and has so many results.
+    /// The view of a client that has opened the batch and has `have` results.
     pub(super) fn of_owner(have: u64) -> Self {
         Self {
             owner: true,
@@ -262,13 +262,13 @@ impl Watch {
         self.owner
     }
 
-    /// What the client says that it has kept.
+    /// The client says that it has kept so many results.
     pub(super) fn take(&mut self, results: u64) {
         self.taken = results.clamp(self.taken, self.sent);
     }
 
-    /// The results after those that were sent are being read. If they are wanted with their jobs,
-    /// whether only those that did not succeed.
+    /// The results after those that were sent are being read. If the client wants them with their
+    /// jobs: whether only those of jobs that did not succeed.
     pub(super) fn reads(&mut self) -> Option<bool> {
         self.reading = true;
         match self.wish {
@@ -284,8 +284,8 @@ impl Watch {
         wanted
     }
 
-    /// Nothing comes after what has been sent, which the client has not been told: tells it by
-    /// `tell`, which says whether there was room.
+    /// Tells the client by `tell` that no results come after those that were sent, if that is so
+    /// and it has not been told. `tell` says whether there was room.
     pub(super) fn say_end(&mut self, batch: &Batch, tell: impl FnOnce() -> bool) {
         let over = match self.wish {
             Wish::Results => return,
@@ -325,7 +325,7 @@ impl Watch {
         Next::Results(results)
     }
 
-    /// Nothing of the batch is left to be said.
+    /// All jobs of the batch have ended, and the client has kept all results.
     pub(super) fn is_over(&self, batch: &Batch) -> bool {
         batch.done && self.taken == batch.results
     }

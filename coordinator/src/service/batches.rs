@@ -1,12 +1,12 @@
 //! The batches that a service knows: by their ids, by the beginnings of these, and by their users.
-//! Whoever names one is not the longer about it the more there are.
+//! It takes no longer to find one when there are more of them.
 
 use super::batch::Batch;
 use mezcal_common::model::ids::BatchId;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 
-/// Batches and who has them.
+/// Batches, with their users.
 #[derive(Default)]
 pub(super) struct Batches {
     all: BTreeMap<BatchId, Batch>,
@@ -16,7 +16,7 @@ pub(super) struct Batches {
 #[derive(Default)]
 struct Own {
     all: BTreeSet<BatchId>,
-    /// Of which some jobs are not over.
+    /// Batches that have jobs which are not over.
     running: BTreeSet<BatchId>,
 }
 
@@ -44,7 +44,7 @@ impl Batches {
         }
     }
 
-    /// All its jobs are over.
+    /// All jobs of this batch are over.
     pub(super) fn ended(&mut self, id: BatchId) -> Option<&mut Batch> {
         let batch = self.all.get_mut(&id)?;
         batch.has_ended();
@@ -74,7 +74,7 @@ impl Batches {
         self.all.is_empty()
     }
 
-    /// Those of a user that have jobs which are not over.
+    /// The batches of a user that have jobs which are not over.
     pub(super) fn running(&self, user: &str) -> impl ExactSizeIterator<Item = BatchId> {
         const NONE: &BTreeSet<BatchId> = &BTreeSet::new();
         self.by_user
@@ -84,7 +84,7 @@ impl Batches {
             .copied()
     }
 
-    /// Those whose ids begin so, of this user or of everybody.
+    /// The batches whose ids begin so, of this user or of everybody.
     pub(super) fn beginning_with(&self, text: &str, user: Option<&str>) -> Vec<BatchId> {
         let Some(range) = ids(text) else {
             return Vec::new();
@@ -102,11 +102,11 @@ impl Batches {
     }
 }
 
-/// The ids that begin so: a UUID's text is in the order of its value.
+/// The range of ids that begin so: the texts of UUIDs have the order of their values.
 fn ids(text: &str) -> Option<RangeInclusive<BatchId>> {
     let filled = |rest: &str| {
         let text = text.to_ascii_lowercase() + rest.get(text.len()..)?;
-        // Other spellings of a UUID are not what is shown.
+        // Only the spelling of a UUID that is shown counts.
         let is_one = text.len() == rest.len()
             && text
                 .bytes()
@@ -128,7 +128,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     fn id(n: u128) -> BatchId {
-        // Spread, as random ones are.
+        // Spread, as random ids are.
         BatchId(uuid::Uuid::from_u128(
             n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835),
         ))
@@ -212,7 +212,7 @@ mod tests {
                 [id(n)]
             );
         }
-        // A look at each of them for each of these would take minutes.
+        // Checking every batch for each of these would take minutes.
         assert!(
             begin.elapsed() < Duration::from_secs(10),
             "{:?}",

@@ -1,4 +1,4 @@
-//! What takes place beside the loop and comes back to it.
+//! Work that is done beside the loop, and whose result comes back to it.
 
 use super::found::Found;
 use super::input::Input;
@@ -10,7 +10,7 @@ use super::state::Service;
 use mezcal_common::message::client::ToClient;
 
 impl Service {
-    /// Somebody who asks, with the place that the request takes until it is answered.
+    /// A client that asks, with the place that its request takes until it is answered.
     pub(super) fn asker(&mut self, id: ClientId, request: u64) -> Option<Asker> {
         let client = self.clients.get_mut(&id)?;
         Some(Asker {
@@ -21,12 +21,12 @@ impl Service {
         })
     }
 
-    /// Whether somebody who has asked is still there, and may still ask.
+    /// Whether the client is still there, and may still ask.
     pub(super) fn is_there(&self, asker: &Asker) -> bool {
         self.clients.contains_key(&asker.client) && !self.revocations.is_out(asker.client)
     }
 
-    /// Answers, if somebody is still there to hear it.
+    /// Answers, if the client is still there to get it.
     pub(super) fn answer(&mut self, asker: Asker, messages: impl IntoIterator<Item = ToClient>) {
         self.give(asker.client, messages, asker.in_hand);
     }
@@ -46,7 +46,7 @@ impl Service {
         }
     }
 
-    /// Answers a request with what is found out beside the loop, where it may take its time.
+    /// Answers a request with the messages of `find_out`, which runs beside the loop.
     pub(super) fn answer_beside(
         &mut self,
         id: ClientId,
@@ -68,17 +68,17 @@ impl Service {
             .ok_or_else(|| KEEPS_NOTHING.into())
     }
 
-    /// What is found comes back to the loop.
+    /// Brings a finding back to the loop.
     pub(super) fn find(&self, finding: impl Future<Output = Found> + Send + 'static) {
         self.beside(async move { Input::Found(Box::new(finding.await)) });
     }
 
-    /// What comes of it comes to the loop.
+    /// Brings the input that some work ends with to the loop.
     pub(super) fn beside(&self, work: impl Future<Output = Input> + Send + 'static) {
         let inputs = self.inputs.clone();
         tokio::spawn(async move {
             let input = work.await;
-            // A service that has ended has nobody to answer.
+            // A service that has ended has no client to answer.
             if let Some(inputs) = inputs.upgrade() {
                 let _ = inputs.send(input).await;
             }

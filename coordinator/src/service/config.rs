@@ -1,4 +1,4 @@
-//! `coordinator.toml`: the configuration of a coordinator, and where its store is by default.
+//! `coordinator.toml`: the configuration of a coordinator, and the default place of its store.
 
 use crate::scheduler::Aliases;
 use crate::service::settings::{self, Adjustable};
@@ -77,7 +77,7 @@ pub struct CoordinatorConfig {
 }
 
 impl CoordinatorConfig {
-    /// What may change while a coordinator runs.
+    /// Settings that may change while a coordinator runs.
     pub(crate) fn adjustable(&self, own: &Credentials) -> Adjustable {
         Adjustable {
             locality_wait: self.locality_wait.unwrap_or(settings::LOCALITY_WAIT),
@@ -113,7 +113,7 @@ impl CoordinatorConfig {
     /// Reads and checks a configuration file.
     ///
     /// # Errors
-    /// For the reader: the file, and the place or the key.
+    /// For people: the file, and the place or the key.
     pub fn read(path: &Path) -> Result<Self, String> {
         let config: Self = read_toml(path).map_err(|e| chain(&e))?;
         match config.fault() {
@@ -122,14 +122,14 @@ impl CoordinatorConfig {
         }
     }
 
-    /// What a coordinator would not start with.
+    /// Why a coordinator would not start with this configuration.
     pub fn fault(&self) -> Option<String> {
         let short = self.lease.is_some_and(|lease| lease < MIN_LEASE);
         short.then(|| format!("`lease` must be at least {}", format_duration(MIN_LEASE)))
     }
 
-    /// Where the store is: what the file says, or what systemd has given the service
-    /// (`STATE_DIRECTORY`), where root looks, too.
+    /// The directory of the store: the one in the file, or the one that systemd has given the
+    /// service (`STATE_DIRECTORY`), where root looks, too.
     pub fn state_dir(&self) -> PathBuf {
         match &self.state {
             Some(dir) => expand_home(dir),
@@ -145,7 +145,7 @@ impl CoordinatorConfig {
     }
 }
 
-/// Where the store is by default: the service's and root's, and anybody else's below their home.
+/// The default directory of the service's and root's store; other accounts have theirs at home.
 const DEFAULT_STATE: &str = "/var/lib/mezcal-coordinator";
 const DEFAULT_USER_STATE: &str = ".local/state/mezcal-coordinator";
 
@@ -154,12 +154,12 @@ fn default_state(given: Option<std::ffi::OsString>, root: bool, home: &Path) -> 
     let given = given
         .and_then(|dirs| std::env::split_paths(&dirs).next())
         .filter(|dir| dir.is_absolute());
-    // The service's account has its home there, by whatever way one has become it (runuser).
+    // The service's account has its home there, however a process has become it (runuser).
     let is_service = root || home == Path::new(DEFAULT_STATE);
     let Some(service) = given.or_else(|| is_service.then(|| PathBuf::from(DEFAULT_STATE))) else {
         return home.join(DEFAULT_USER_STATE);
     };
-    // Where nothing told it of the directory its store was below its home.
+    // Where no variable named the directory, its store was below its home.
     let below = service.join(DEFAULT_USER_STATE);
     let has_store = |dir: &Path| dir.join("store.db").symlink_metadata().is_ok();
     if !has_store(&service) && has_store(&below) {
@@ -195,7 +195,7 @@ mod tests {
         );
     }
 
-    /// The sample that packages install: what is commented out counts, too, and no key of the
+    /// The sample that packages install: keys that are commented out count, too, and no key of the
     /// parser is missing.
     #[test]
     fn the_sample_has_every_key_and_is_read() {

@@ -1,4 +1,4 @@
-//! What is counted for Prometheus: the only code that names prometheus-client.
+//! The numbers for Prometheus: the only code that names prometheus-client.
 
 use mezcal_common::model::outcome::{Ended, Outcome};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -34,7 +34,7 @@ struct ByHost {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ByHolder {
     role: &'static str,
-    /// Empty if it is the coordinator's own, which for Prometheus is the same as none.
+    /// Empty for the coordinator's own, which for Prometheus is the same as none.
     host: String,
 }
 
@@ -45,7 +45,7 @@ struct Version {
 
 type Real = Gauge<f64, AtomicU64>;
 
-/// Counters, which go on, and gauges, which are set before somebody sees them.
+/// Counters, which go on, and gauges, which are set before each time that they are shown.
 pub(super) struct Counters {
     registry: Registry,
     attempts: Family<ByOutcome, Counter>,
@@ -69,14 +69,14 @@ struct Gauges {
     cpu: Real,
 }
 
-/// What the gauges show.
+/// The values of the gauges.
 pub(super) struct Present {
     pub(super) agents: u32,
-    /// Busy and idle ones.
+    /// Busy and idle slots.
     pub(super) slots: [i64; 2],
-    /// Running and waiting ones.
+    /// Running and waiting jobs.
     pub(super) jobs: [u64; 2],
-    /// Running and ended ones.
+    /// Running and ended batches.
     pub(super) batches: [usize; 2],
     pub(super) hosts: Vec<Host>,
     /// When certificates end: the role of the holder, its host, and seconds since the Unix epoch.
@@ -128,7 +128,7 @@ impl Counters {
         }
     }
 
-    /// An attempt is over, its job perhaps not.
+    /// An attempt has ended; its job may go on.
     pub(super) fn attempt(&self, outcome: &Outcome) {
         self.attempts
             .get_or_create(&ByOutcome {
@@ -143,7 +143,7 @@ impl Counters {
         }
     }
 
-    /// Everything in Prometheus' text format.
+    /// All numbers in Prometheus' text format.
     pub(super) fn text(&self, present: &Present) -> Option<String> {
         self.gauges.set(present);
         let mut text = String::new();

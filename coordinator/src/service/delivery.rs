@@ -1,5 +1,5 @@
-//! Results on their way to whoever follows a batch: from memory while they are new, else from the
-//! store, and no more at a time than the client has room for.
+//! Results on their way to the clients that follow a batch: from memory while they are new, else
+//! from the store, and no more at a time than the client has room for.
 
 use super::batch::{Batch, Next, Watch};
 use super::input::Input;
@@ -12,12 +12,12 @@ use mezcal_common::model::ids::{BatchId, JobNumber};
 use mezcal_common::model::outcome::JobResult;
 use std::time::Duration;
 
-/// Before results that could not be read are asked for again: a disk that does not answer, or too
-/// many open files.
+/// Wait before a retry of results that could not be read: the disk does not answer, or too many
+/// files are open.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
 impl Service {
-    /// A job is over, and that is safe.
+    /// A job is over, and its result is safe.
     pub(super) fn has_result(
         &mut self,
         batch: BatchId,
@@ -29,7 +29,7 @@ impl Service {
         let Some(batch) = self.batches.get_mut(batch) else {
             return;
         };
-        // One that came back from the store has been counted.
+        // A result that came back from the store has been counted.
         if seq <= batch.results() {
             return;
         }
@@ -39,7 +39,7 @@ impl Service {
         batch.add(seq, job, result);
     }
 
-    /// Nobody may be waiting for the results of a batch any more: then they need not be in memory.
+    /// If no client waits for the results of a batch any more, they need not be in memory.
     pub(super) fn let_go(&mut self, id: BatchId) {
         let Some(batch) = self.batches.get_mut(id).filter(|batch| batch.is_done()) else {
             return;
@@ -50,8 +50,8 @@ impl Service {
         }
     }
 
-    /// Hands clients what they have room for. What stays is tried again at their next
-    /// acknowledgement.
+    /// Sends clients the messages that they have room for. The others are tried again at the
+    /// client's next acknowledgement.
     pub(super) fn deliver(&mut self) {
         let mut reads = Vec::new();
         for (id, client) in &mut self.clients {
@@ -77,7 +77,7 @@ impl Service {
                 tokio::spawn(async move {
                     drained.await;
                     if let Some(inputs) = inputs.upgrade() {
-                        // A service that has ended hands nothing over.
+                        // A service that has ended sends nothing.
                         let _ = inputs.send(Input::Room(id)).await;
                     }
                 });
@@ -88,8 +88,8 @@ impl Service {
         }
     }
 
-    /// Reads the next results for a client, beside the loop and after a pause, unless that is being
-    /// done for somebody else.
+    /// Reads the next results for a client, beside the loop and after a pause, unless they are
+    /// being read for another client.
     fn read(&mut self, id: ClientId, batch: BatchId, after: u64, pause: Duration) {
         let (Some(kept), Some(known)) = (&self.kept, self.batches.get(batch)) else {
             return;
@@ -128,7 +128,7 @@ impl Service {
             let Some(client) = self.clients.get_mut(&id) else {
                 continue;
             };
-            // One that follows it no more, or from elsewhere, needs none of it.
+            // A client that follows it no more, or from another place, needs none of it.
             let Some(watch) = client.watch_mut(batch) else {
                 continue;
             };
@@ -169,14 +169,14 @@ fn send_results(
             Next::Results(results) => {
                 let batch = name;
                 let results = as_client_knows(ToClient::Results { batch, results }, version);
-                // A client that is gone needs them no more.
+                // A client that is gone needs no more results.
                 outlet.try_send(results).ok()?;
             }
         }
     }
 }
 
-/// Results with what jobs have written, for a client that understands it.
+/// Results with the bytes that jobs have written, for a client that understands them.
 fn as_client_knows(message: ToClient, version: u16) -> ToClient {
     match message {
         ToClient::Results { batch, results } if version >= COUNTS_OUTPUT => {

@@ -1,5 +1,5 @@
-//! A stored job as the JSON object that it could have been read from. Keys that meant nothing have
-//! never left their client.
+//! A stored job as the JSON object that it could have been read from. Keys without a meaning never
+//! left their client.
 
 use crate::jobs::surrogates;
 use crate::store::Described;
@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::time::Duration;
 
-/// The object, with its directory as it is from anywhere.
+/// The object, with an absolute directory, which means the same from anywhere.
 pub fn describe_job(job: &Described, batch_cd: &str) -> String {
     let mut object = Map::new();
     let mut set = |key: &str, value: Value| drop(object.insert(key.into(), value));
@@ -25,7 +25,7 @@ pub fn describe_job(job: &Described, batch_cd: &str) -> String {
         .0
         .iter()
         .for_each(|hosts| set("host", json!(Folded(hosts).to_string())));
-    // Their order means something.
+    // The order of hosts matters.
     job.hosts
         .1
         .iter()
@@ -60,7 +60,7 @@ fn describe_spec(spec: &JobSpec, batch_cd: &str, set: &mut dyn FnMut(&str, Value
         Command::Shell(text) => set("cmd", json!(text)),
         Command::Argv(words) => set("argv", json!(words)),
     }
-    // A slash is one in the form of `octets`, too.
+    // A slash stays a slash in the form of `octets`, too.
     set(
         "cd",
         json!(

@@ -1,4 +1,4 @@
-//! What a service with a store has beside it: effects that wait until the records before them are
+//! The side of a service that has a store: effects that wait until the records before them are
 //! safe, and how much is on its way there.
 
 use super::reads::Reads;
@@ -11,36 +11,36 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Jobs on their way to the store. Beyond this, whoever submits waits.
+/// Jobs on their way to the store. Beyond this, clients that submit wait.
 const MAX_UNSTORED_JOBS: usize = 32_768;
-/// And their texts, in bytes: as much as a slow disk takes in a second.
+/// Bytes of their texts: as much as a slow disk takes in a second.
 const MAX_UNSTORED_BYTES: usize = 32 << 20;
-/// After so many bytes of texts the heap is given back once all of them are safe: what they have
-/// left in it.
+/// After so many bytes of texts, and once all of them are safe, the memory that they used in the
+/// heap is given back.
 const LARGE_TEXTS: usize = 64 << 20;
 
-/// A store that cannot be written for longer than this refuses what has just come and has not
-/// begun; until then it waits, too.
+/// A store that cannot be written for longer than this refuses batches that have just come and have
+/// not begun; until then they wait, too.
 const PASSING: Duration = Duration::from_secs(8);
-/// After this those who wait are told why.
+/// After this, clients that wait are told why.
 const SAID_AFTER: Duration = Duration::from_secs(1);
 
 /// How long the store has been in trouble.
 pub(super) struct Trouble {
-    /// Long enough for those who wait to be told, who have not been.
+    /// Long enough that clients which wait have to be told, and they have not been.
     pub(super) is_said: bool,
-    /// Too long for what has not begun.
+    /// Too long for batches that have not begun.
     pub(super) lasts: bool,
 }
 
-/// What a service with a store has beside it.
+/// The state that a service with a store has for it.
 pub(super) struct Kept {
     writer: Writer,
     reads: Reads,
-    /// Records handed to the store so far, and those that are safe.
+    /// Records handed to the store so far, and how many of them are safe.
     issued: u64,
     committed: u64,
-    /// Those that have not been handed over yet.
+    /// Records that have not been handed over yet.
     records: Vec<Record>,
     /// Effects that wait until so many records are safe.
     held: VecDeque<(u64, Effect)>,
@@ -48,12 +48,12 @@ pub(super) struct Kept {
     specs: HashMap<JobKey, (Bytes, u32)>,
     /// Why nothing can be written at present.
     trouble: Option<String>,
-    /// Since when, and whether those who wait have been told.
+    /// Since when nothing can be written, and whether clients that wait have been told.
     since: Option<(BootInstant, bool)>,
     /// Batches of which the store has nothing yet, by the number of the record that opens them.
     opening: VecDeque<(u64, BatchId)>,
-    /// Jobs that are not safe yet, by the number of the record that has them, with the bytes of
-    /// their texts; and all of them.
+    /// Jobs that are not safe yet, by the number of their record, with the bytes of their texts;
+    /// and the sums of both.
     jobs: VecDeque<(u64, usize, usize)>,
     unsafe_jobs: usize,
     unsafe_bytes: usize,
@@ -87,12 +87,12 @@ impl Kept {
         &self.reads
     }
 
-    /// The store has nothing of that batch yet.
+    /// Whether the store has nothing of that batch yet.
     pub(super) fn is_opening(&self, batch: BatchId) -> bool {
         self.opening.iter().any(|(_, opening)| *opening == batch)
     }
 
-    /// A record that goes to the store with the next ones.
+    /// Adds a record, which goes to the store with the next ones.
     pub(super) fn issue(&mut self, record: Record) {
         self.issued += 1;
         if let Record::Opened { terms, .. } = &record {
@@ -108,7 +108,7 @@ impl Kept {
         self.records.push(record);
     }
 
-    /// Hands the store what has been issued.
+    /// Hands the added records to the store.
     pub(super) fn write(&mut self) {
         if !self.records.is_empty() {
             self.writer.write(std::mem::take(&mut self.records));
@@ -141,7 +141,7 @@ impl Kept {
         self.trouble.as_deref()
     }
 
-    /// The store could not write, once more.
+    /// The store could not write, again.
     pub(super) fn failed(&mut self, why: String, now: BootInstant) -> Trouble {
         if self.trouble.as_ref() != Some(&why) {
             tracing::error!(
@@ -158,8 +158,8 @@ impl Kept {
         }
     }
 
-    /// Batches that the store has nothing of: those that are on their way there, which are not
-    /// counted as such any more, and those whose first jobs are accepted when others are safe.
+    /// Batches of which the store has nothing: batches on their way there, which are not counted as
+    /// such any more, and batches whose first jobs are accepted when others are safe.
     pub(super) fn not_begun(&mut self) -> (Vec<BatchId>, Vec<BatchId>) {
         let opening = self.opening.drain(..).map(|(_, batch)| batch).collect();
         let accepted = self.held.iter().filter_map(|(_, held)| match held {
@@ -177,8 +177,8 @@ impl Kept {
         self.unsafe_jobs > MAX_UNSTORED_JOBS || self.unsafe_bytes > MAX_UNSTORED_BYTES
     }
 
-    /// Everything up to this record is safe, and these are the texts of jobs that it places. True
-    /// if those who wait have been told that nothing could be written.
+    /// Every record up to this one is safe, and these are the texts of jobs that it places. True if
+    /// clients that wait have been told that nothing could be written.
     pub(super) fn committed(&mut self, through: u64, specs: Vec<(JobKey, Bytes)>) -> bool {
         let told = self.since.take().is_some_and(|(_, told)| told);
         if self.trouble.take().is_some() {
@@ -209,8 +209,8 @@ impl Kept {
         told
     }
 
-    /// The text of a job that is sent; one that was placed again before it was sent once is sent as
-    /// often.
+    /// The text of a job that is sent. A job that was placed again before it was sent once is sent
+    /// as often as it was placed.
     pub(super) fn text(&mut self, key: JobKey) -> Option<Bytes> {
         let (text, times) = self.specs.get_mut(&key)?;
         *times -= 1;
@@ -221,8 +221,8 @@ impl Kept {
         Some(text)
     }
 
-    /// False for a welcome with engine numbers that are on their way themselves: an earlier one with
-    /// them waits.
+    /// False for a welcome whose engine numbers are not safe yet: an earlier welcome with them
+    /// waits.
     fn may_greet(&self, effect: &Effect) -> bool {
         let numbers = |effect: &Effect| match effect {
             Effect::Welcome(_, welcome) => Some(welcome.first_engine),
@@ -232,7 +232,7 @@ impl Kept {
         own.is_none() || !self.held.iter().any(|(_, held)| numbers(held) == own)
     }
 
-    /// Records on their way.
+    /// Number of records on their way to the store.
     pub(super) fn unsaved(&self) -> u64 {
         self.issued - self.committed
     }
@@ -242,7 +242,7 @@ impl Kept {
     }
 }
 
-/// For whoever wants something kept while nothing can be.
+/// The answer to a client that wants something stored while nothing can be.
 pub(super) fn not_stored(why: &str) -> String {
     format!(
         "the coordinator's store cannot be written ({why}); running jobs go on, and nothing new is accepted until it can"

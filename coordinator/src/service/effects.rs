@@ -1,4 +1,4 @@
-//! What the scheduler wants done, when it may be: messages, results, the ends of batches.
+//! The scheduler's effects, carried out when they may be: messages, results, the ends of batches.
 
 use super::found::Found;
 use super::memory;
@@ -13,7 +13,7 @@ use mezcal_common::wire::bulk::BulkReceiver;
 use mezcal_common::wire::endpoint::close;
 use tokio::sync::mpsc;
 
-/// Memory of batches of so many jobs is worth giving back at once.
+/// For a batch of so many jobs it is worth giving its memory back at once.
 const LARGE_BATCH: u64 = 10_000;
 
 impl Service {
@@ -125,14 +125,14 @@ impl Service {
         let request = asked.request;
         let answer = match result {
             Ok(summary) => ToClient::Cancelled { request, summary },
-            // What it names may not have been taken any more.
+            // The batch or job may not have been accepted any more.
             Err(_) if self.has_a_successor() => return,
             Err(reason) => ToClient::Refused { reason },
         };
         self.tell_client(asked.client, answer);
     }
 
-    /// The question stays known for as long as its client: streams may come later.
+    /// The question is remembered for as long as its client is connected: streams may come later.
     fn logs_answered(&mut self, request: u64, streams: Result<u8, String>) {
         if let Some(asked) = self.asked.get_mut(&request) {
             asked.answered = true;
@@ -174,8 +174,8 @@ impl Service {
         }
     }
 
-    /// A question for output has its job's text now: it goes to the agent, unless nobody waits for
-    /// the answer any more.
+    /// A question for output has its job's text now: it goes to the agent, unless its client has
+    /// gone.
     pub(super) fn text_found(&mut self, request: u64, question: Option<(SessionId, ToAgent)>) {
         if self.asked.contains_key(&request) {
             self.tell_agent(question);
@@ -200,7 +200,7 @@ impl Service {
         }
     }
 
-    /// Passes a stream of output on to whoever asked for it.
+    /// Passes a stream of output on to the client that asked for it.
     pub(super) fn relay(&mut self, session: SessionId, header: LogHeader, mut from: BulkReceiver) {
         let Some(asked) = self
             .asked
@@ -228,12 +228,12 @@ impl Service {
                         Some(data) => to.write(&data).await?,
                         None => break,
                     },
-                    // A reader that has left must not have to wait for the next line to be let go.
+                    // A reader that has left must be let go without the next line.
                     () = to.abandoned() => return Ok(()),
                 }
             }
             to.finish();
-            // A side that is gone has told the other one by resetting its stream.
+            // A side that has gone has told the other side by resetting its stream.
             Ok::<_, mezcal_common::wire::bulk::CutShort>(())
         });
     }

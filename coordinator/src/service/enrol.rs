@@ -1,4 +1,4 @@
-//! Letting hosts and users join: a port of its own, open only while there are tokens for them.
+//! How hosts and users join: a port of its own, open only while there are tokens for them.
 
 mod guesses;
 
@@ -19,37 +19,37 @@ use tokio::sync::{Semaphore, watch};
 
 /// Life of the certificates that it makes, unless coordinator.toml says otherwise.
 pub const LEAF_LIFE: Duration = Duration::from_secs(30 * 86_400);
-/// Who joins at a time; others wait.
+/// Peers that may join at a time; others wait.
 const AT_A_TIME: usize = 64;
-/// Of whom from one network: whoever begins there and does not go on leaves places for others.
+/// How many of these may be from one network: if they begin and do not go on, others have places.
 const OF_ONE_NETWORK: usize = AT_A_TIME / 4;
-/// Between two looks at whether a certificate has expired that can be renewed.
+/// Time between two checks whether a certificate has expired that can be renewed.
 const EXPIRY_LOOK: Duration = Duration::from_secs(10);
-/// Between two tries to open the port.
+/// Time between two tries to open the port.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Who may join and who has, and what makes their certificates.
+/// The hosts and users that may join or have joined, and the issuer of their certificates.
 pub struct Enrolment {
-    /// Tokens and certificates.
+    /// The list of tokens and certificates.
     pub registry: Registry,
     issuer: Option<Issuer>,
     guesses: Mutex<Guesses>,
 }
 
-/// What makes certificates.
+/// The issuer of certificates.
 pub struct Issuer {
     /// The issuer's key, or the root's.
     pub authority: Authority,
     /// SHA-256 of the root's public key.
     pub root: [u8; 32],
-    /// Life of what it makes.
+    /// Life of the certificates that it makes.
     pub life: Duration,
-    /// Where agents and clients are served.
+    /// The port on which agents and clients are served.
     pub port: u16,
 }
 
 impl Issuer {
-    /// A certificate for the key of a request, in PEM form.
+    /// Makes a certificate for the key of a request, in PEM form.
     fn sign(&self, role: Role, name: &str, request: &[u8]) -> Result<String, String> {
         self.authority
             .sign(role, name, self.life, request)
@@ -73,10 +73,10 @@ impl Enrolment {
         self.issuer.as_ref().map(|issuer| issuer.authority.until())
     }
 
-    /// One token for each name, `(name, token)`.
+    /// Makes one token for each name, `(name, token)`.
     ///
     /// # Errors
-    /// In words.
+    /// The reason, in words.
     pub fn create_tokens(
         &self,
         role: Role,
@@ -92,8 +92,8 @@ impl Enrolment {
             Role::User | Role::Coordinator => names.iter().cloned().map(Ok).collect(),
         };
         let meant = names.iter().zip(meant).map(|(name, meant)| match meant {
-            // A new host may have a full name of which a known one is the short name: only one that
-            // is replaced is known for sure.
+            // A new host may have a full name of which a known host has the short name: only a host
+            // that is replaced is known for sure.
             Ok(meant) if !replace && mezcal_common::model::hosts::short(name) == Some(&meant) => {
                 Ok(name.clone())
             }
@@ -119,10 +119,10 @@ impl Enrolment {
             .collect())
     }
 
-    /// Another certificate for the holder of this one (DER), in PEM form.
+    /// Makes another certificate for the holder of this one (DER), in PEM form.
     ///
     /// # Errors
-    /// In words.
+    /// The reason, in words.
     pub fn renew(&self, old: &[u8], holder: &Identity, request: &[u8]) -> Result<String, String> {
         let issuer = self
             .issuer
@@ -144,7 +144,7 @@ impl Enrolment {
         loop {
             changes.mark_unchanged();
             if self.open_for().is_none() {
-                // A certificate that expires changes nothing here.
+                // A certificate that expires is not a change of the list.
                 let changed = tokio::time::timeout(EXPIRY_LOOK, changes.changed()).await;
                 if changed.is_ok_and(|changed| changed.is_err()) {
                     return;
@@ -171,14 +171,14 @@ impl Enrolment {
         }
     }
 
-    /// How long somebody can join.
+    /// For how long the port stays open.
     fn open_for(&self) -> Option<Duration> {
         let until = self.registry.alive_until().unwrap_or_else(|e| {
             tracing::error!("cannot read the tokens: {}", chain(&e));
             None
         });
         let Some(until) = until else {
-            // For those who were away when their certificates expired.
+            // For hosts and users who were away when their certificates expired.
             return self
                 .registry
                 .any_renewable()
@@ -199,7 +199,7 @@ impl Enrolment {
         self.guesses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Serves until there is no token any more; or gives back how long to be closed.
+    /// Serves until there is no token any more, or gives back for how long to close the port.
     async fn serve(
         self: &Arc<Self>,
         listener: &EnrolListener,
@@ -217,7 +217,7 @@ impl Enrolment {
                     let from_there = of_networks.entry(network(applicant.from.ip()));
                     let from_there = from_there.or_insert_with(|| Arc::new(Semaphore::new(OF_ONE_NETWORK))).clone();
                     let Ok(of_its_network) = from_there.try_acquire_owned() else {
-                        // Whoever is not answered asks again, until there is a place.
+                        // A peer that is not answered asks again, until there is a place.
                         applicant.ignore();
                         continue;
                     };
@@ -239,7 +239,7 @@ impl Enrolment {
         let from = applicant.from;
         let served = applicant.serve(async |asked| {
             let me = self.clone();
-            // It writes to the store, and waits until that is safe.
+            // The decision writes to the store, and waits until that is safe.
             let decided =
                 tokio::task::spawn_blocking(move || me.decide(asked, from, Instant::now())).await;
             decided.unwrap_or_else(|e| FromEnroller::Refused {
@@ -268,10 +268,10 @@ impl Enrolment {
                 way_back(&holder)
             )));
         }
-        // That it was the list's key says that it was this cluster's certificate; its own dates say
-        // nothing any more.
+        // The list has its key, so it was this cluster's certificate; its own dates do not matter
+        // any more.
         self.registry.is_renewable(certificate, &holder)?;
-        // It may never have come with this one: all the same it is what it has.
+        // The holder may never have come with this certificate, but this is the one that it has.
         self.registry.used(certificate)?;
         let cert = self
             .renew(certificate, &holder, request)
@@ -280,8 +280,8 @@ impl Enrolment {
         Ok(cert)
     }
 
-    /// The answer. Whoever has shown tokens that do not exist is not heard about tokens for a
-    /// while; about their certificate they are.
+    /// The answer. A network that has shown tokens which do not exist gets no answer about tokens
+    /// for a while; about certificates it does.
     fn decide(&self, asked: ToEnroller, from: SocketAddr, now: Instant) -> FromEnroller {
         let (ToEnroller::Join { versions, .. } | ToEnroller::Renew { versions, .. }) = &asked;
         let refused = |reason: String| FromEnroller::Refused { reason };
@@ -406,7 +406,7 @@ mod tests {
             let why = refusal(me.decide(join("h1", &tokens[0], [0; 16]), bad, now))
                 .expect("there is no such token");
             assert!(why.contains("no such token"), "{why}");
-            // At once again it is not even looked at, right or wrong.
+            // Tried again at once, it is not even checked, right or wrong.
             let why = refusal(me.decide(join("h1", &tokens[0], tokens[0].secret), bad, now))
                 .expect("not now");
             assert!(why.contains("try again in"), "{why}");
@@ -421,7 +421,7 @@ mod tests {
             None,
             "elsewhere it is as good as ever"
         );
-        // A certificate that has expired is looked at, wherever it comes from, and what is said is
+        // A certificate that has expired is checked, wherever it comes from, and the answer is
         // about that.
         let renew = |certificate: Vec<u8>, key: &str| {
             let (_, request) = mezcal_certs::request().expect("a key");
@@ -452,7 +452,7 @@ mod tests {
             why.contains("not on this coordinator's list") && why.contains(back),
             "{why}"
         );
-        // And a minute later they may join, too.
+        // A minute later they may join, too.
         assert_eq!(
             refusal(me.decide(
                 join("h2", &tokens[1], tokens[1].secret),

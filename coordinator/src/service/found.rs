@@ -1,5 +1,5 @@
-//! What was read for somebody, with what they had asked: it comes back to the loop, where things
-//! may be otherwise than when it was asked.
+//! Findings for clients, with their requests: they come back to the loop, where things may have
+//! changed since the request.
 
 use super::peers::{Asker, Follow};
 use crate::store::BatchRow;
@@ -9,28 +9,28 @@ use mezcal_common::model::ids::{BatchId, SessionId};
 
 pub(super) enum Found {
     Batches(Listing, Result<Vec<BatchRow>, String>),
-    /// The batch that somebody wants to follow; none: the store does not have it.
+    /// The batch that a client wants to follow; none: the store does not have it.
     Batch(Follow, BatchId, Result<Option<BatchRow>, String>),
     Again(Retry, Result<Again, String>),
-    /// A request for the output of a job, and the question for the agent that has it, which has the
+    /// A request for the output of a job, and the question for the agent that has it, with the
     /// job's text.
     Text(u64, Option<(SessionId, ToAgent)>),
 }
 
-/// Somebody wants to see their batches.
+/// A client wants to list its user's batches.
 pub(super) struct Listing {
     pub(super) by: Asker,
-    /// And everybody else's.
+    /// Other users' batches, too.
     pub(super) all: bool,
 }
 
-/// Somebody wants an ended batch to run again.
+/// A client wants an ended batch to run again.
 pub(super) struct Retry {
     pub(super) by: Asker,
     pub(super) batch: BatchId,
-    /// Only what did not succeed.
+    /// Only jobs that did not succeed.
     pub(super) failed: bool,
-    /// Revocations that had been done when it was looked whether the batch's owner is still a user.
+    /// Revocations that were done when it was checked whether the batch's owner is still a user.
     pub(super) revocations: u64,
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub struct ServiceHandle {
     pub(super) inputs: mpsc::Sender<Input>,
     pub(super) next: Arc<AtomicU64>,
-    /// True once a stop has been asked for and nothing is left to deliver.
+    /// True once a stop has been requested and nothing has to be delivered any more.
     pub(super) idle: watch::Receiver<bool>,
     /// True while more jobs are on their way into the store than should be.
     pub(super) behind: watch::Receiver<bool>,
@@ -27,9 +27,9 @@ pub struct ServiceHandle {
 
 /// One client's connection, within the process or over the network.
 pub struct ClientPort {
-    /// Requests.
+    /// Requests of the client.
     pub requests: mpsc::Sender<ToService>,
-    /// Answers. Ends when the connection does.
+    /// Answers to it. The channel ends when the connection does.
     pub answers: mpsc::Receiver<ToClient>,
 }
 
@@ -68,7 +68,7 @@ impl ServiceHandle {
     }
 
     /// Jobs wait in their connection while the store is behind: a client that is faster than the
-    /// disk waits for it. So does one that does not read its answers.
+    /// disk waits for it. So do the requests of a client that does not read its answers.
     pub(super) async fn room_for(&self, place: &Connected, message: &ToService) -> InHand {
         if let ToService::Submit { .. } = message {
             let mut behind = self.behind.clone();
@@ -78,8 +78,8 @@ impl ServiceHandle {
         place.take(message).await
     }
 
-    /// Waits, for `patience` at most, until everything is safe in the store. Without one, all
-    /// batches are cancelled, and what is waited for is that their clients have the results.
+    /// Waits, for `patience` at most, until everything is safe in the store. Without a store, all
+    /// batches are cancelled, and it waits until their clients have the results.
     pub async fn stop(&self, patience: Duration) {
         // A service that has ended has nothing left to stop.
         let _ = self.inputs.send(Input::Stop).await;
@@ -94,7 +94,7 @@ impl ServiceHandle {
         answer.await.ok()
     }
 
-    /// Everything that is counted, in Prometheus' text format. None as above.
+    /// All numbers in Prometheus' text format. None as above.
     pub async fn metrics(&self) -> Option<String> {
         let (reply, answer) = oneshot::channel();
         self.inputs.send(Input::Metrics(reply)).await.ok()?;
@@ -110,11 +110,11 @@ impl ServiceHandle {
 
     /// Goes on with other settings.
     pub async fn adjust(&self, adjustable: Adjustable) {
-        // A service that has ended needs none.
+        // A service that has ended needs no settings.
         let _ = self.inputs.send(Input::Reload(adjustable)).await;
     }
 
-    /// Waits until the service ends by itself, which it does only when its store is of no more use.
+    /// Waits until the service ends by itself, which it does only when its store is unusable.
     pub async fn ended(&self) {
         let mut idle = self.idle.clone();
         while idle.changed().await.is_ok() {}

@@ -1,9 +1,8 @@
-//! `--http`: metrics, health and the dashboard, to be looked at and nothing else. The only code
-//! that names axum.
+//! `--http`: metrics, health and the dashboard, for reading only. The only code that names axum.
 //!
-//! Whoever can reach the address sees everybody's batches and what failing jobs wrote: it should be
-//! loopback, or behind something that asks who is there. Requests that call it by another name are
-//! refused, so that no page from elsewhere can have a browser read it (DNS rebinding).
+//! A client that reaches the address sees everybody's batches and the output of failing jobs: it
+//! should be loopback, or behind a proxy that authenticates. Requests that call it by another name
+//! are refused, so that no other site's page can have a browser read it (DNS rebinding).
 
 mod connections;
 
@@ -24,9 +23,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
-/// Between two pictures of one viewer.
+/// Time between two pictures for one viewer.
 const EVERY: Duration = Duration::from_millis(500);
-/// The service has to answer within this to be called alive.
+/// The service has to answer within this time to be called alive.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
@@ -38,7 +37,7 @@ struct Site {
 /// Serves on `address` for as long as the process lives.
 ///
 /// # Errors
-/// Exit 3: the address is taken or not ours.
+/// Exit 3: the address is in use or not one of this host.
 pub async fn serve(service: ServiceHandle, address: SocketAddr) -> Result<SocketAddr, Exit> {
     let failed = |e| Exit::unreachable(format!("cannot listen on http://{address}: {e}"));
     let listener = TcpListener::bind(address).await.map_err(failed)?;
@@ -73,7 +72,7 @@ impl Listener for Connections {
     }
 }
 
-/// Lets requests through that name the server as somebody would who wants it.
+/// Lets requests through that name the server as an intended client would.
 async fn by_its_own_name(State(site): State<Site>, request: Request, next: Next) -> Response {
     let host = request
         .headers()
@@ -89,7 +88,7 @@ async fn by_its_own_name(State(site): State<Site>, request: Request, next: Next)
     });
     let loopback = matches!(name, "localhost" | "127.0.0.1" | "[::1]");
     let own = name.trim_matches(['[', ']']) == site.address.ip().to_string();
-    // On a public address it may be called by any name that leads there.
+    // On a public address any name may lead to it.
     if !loopback && !own && site.address.ip().is_loopback() {
         return (StatusCode::FORBIDDEN, "this server is called localhost\n").into_response();
     }
@@ -148,7 +147,7 @@ async fn readyz(State(site): State<Site>) -> Response {
     }
 }
 
-/// Pictures of the service, one after the other, until the viewer or the service leaves.
+/// Pictures of the service, one after the other, until the viewer leaves or the service ends.
 async fn events(State(site): State<Site>) -> impl IntoResponse {
     let pictures = stream::unfold(
         (site.service, 0, true),

@@ -1,4 +1,4 @@
-//! What comes to the loop.
+//! Inputs of the loop.
 
 use super::found::Found;
 use super::intake::{InHand, Load};
@@ -24,10 +24,10 @@ pub(super) enum Input {
         peer: Peer,
     },
     Agent(SessionId, ToCoordinator),
-    /// With the reason.
+    /// The agent's connection has ended, with the reason.
     AgentGone(SessionId, String),
     LogStream(SessionId, LogHeader, BulkReceiver),
-    /// What was read for clients.
+    /// Results that were read for clients.
     Read(Reading, Result<Page, NotRead>),
     ClientConnected {
         client: ClientId,
@@ -39,19 +39,19 @@ pub(super) enum Input {
         version: u16,
     },
     Client(ClientId, ToService, InHand),
-    /// What a client has not read has become less.
+    /// A client has read some of its messages.
     Room(ClientId),
     ClientGone(ClientId),
-    /// What was found out beside the loop, for whoever asked.
+    /// Answers that were found beside the loop, for the client that asked.
     Answer(ClientId, Vec<ToClient>, Option<InHand>),
     Found(Box<Found>),
-    /// What the list of certificates has said to a revocation.
+    /// The answer of the list of certificates to a revocation.
     Revoked(Box<Listed>),
-    /// Somebody looks.
+    /// A request for a picture, with ends of attempts after this number.
     View(u64, oneshot::Sender<View>),
     Metrics(oneshot::Sender<String>),
     Trouble(oneshot::Sender<Option<String>>),
-    /// What may change while it runs has changed.
+    /// The settings that may change while it runs have changed.
     Reload(Adjustable),
     Stop,
 }

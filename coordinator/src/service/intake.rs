@@ -1,9 +1,9 @@
-//! How much a user and a connection may have under way, so that nobody's requests are in the way of
-//! others'.
+//! How much a user and a connection may have under way, so that no user's requests are in the way
+//! of other users'.
 //!
 //! A request takes a place of its connection until it has been handled and its answer has found
-//! room. So a client that does not read its answers is not read itself, and what it goes on sending
-//! stays with it (flow control of QUIC).
+//! room. So from a client that does not read its answers nothing is read either, and its further
+//! requests stay with it (flow control of QUIC).
 
 use mezcal_common::message::client::{Submission, ToService};
 use std::collections::HashMap;
@@ -14,39 +14,39 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 /// Connections that a user may have at a time: several hundred commands that wait for a batch, each
-/// of which costs its buffers. Fewer than would make [`UNREAD_PER_USER`] less for each than what a
-/// client may be owed that has filled its own channels.
+/// of which costs its buffers. Few enough that the part of each in [`UNREAD_PER_USER`] is not less
+/// than a client that has filled its own channels may be owed.
 const MAX_CONNECTIONS: usize = 400;
-/// Bytes of answers that wait for all connections of a user together, twice: in their channels, and
-/// beside these. Beyond its part of them a connection is not read.
+/// Bytes of answers that wait for all connections of a user together, counted twice: in their
+/// channels, and beside these. A connection that has more than its part of them is not read.
 const UNREAD_PER_USER: usize = 64 << 20;
-/// The part of a connection that is one of few: several messages of the largest usual kind, enough
+/// The most that one connection's part can be: several messages of the largest usual kind, enough
 /// to keep it busy.
 const MOST_UNREAD: usize = 1 << 20;
-/// Requests of one connection that wait for the loop at a time: enough for it to have something to
-/// do while they come in.
+/// Requests of one connection that wait for the loop at a time: enough to keep the loop busy while
+/// more come in.
 const IN_HAND: u32 = 64;
 /// Questions of a user that are answered at once, and how many more each second. People and their
-/// scripts ask some dozens; one that asks about ten thousand hosts takes milliseconds of the one
-/// thread that serves everybody. Whoever asks more waits.
+/// scripts ask some dozens; a question about ten thousand hosts takes milliseconds of the one
+/// thread that serves everybody. Further questions wait.
 const BURST: u32 = 1000;
 const PER_SECOND: u32 = 100;
-/// KiB of jobs that are between their connections and the store, of all users together: some
-/// hundred messages of the usual size.
+/// KiB of jobs between their connections and the store, of all users together: some hundred
+/// messages of the usual size.
 const JOBS_IN_HAND: u32 = 32 << 10;
 
-/// What all users have under way.
+/// The requests and connections that all users have under way.
 #[derive(Clone)]
 pub(super) struct Intake {
-    /// As many as there are users in the cluster, who have certificates.
+    /// By user: there are no more than users in the cluster, who have certificates.
     users: Arc<Mutex<HashMap<String, Arc<Load>>>>,
     jobs: Arc<Semaphore>,
 }
 
-/// What one user has under way.
+/// The connections and questions that one user has under way.
 pub(super) struct Load {
     connections: AtomicUsize,
-    /// When the questions that were asked so far would all have been answered at [`PER_SECOND`].
+    /// When all questions so far would have been answered at [`PER_SECOND`].
     paid: Mutex<Instant>,
 }
 
@@ -57,14 +57,14 @@ pub(super) struct Connected {
     jobs: Arc<Semaphore>,
 }
 
-/// What a request takes until it has been handled.
+/// The places that a request takes until it has been handled.
 pub(super) struct InHand {
     _places: OwnedSemaphorePermit,
     jobs: Option<OwnedSemaphorePermit>,
 }
 
 impl InHand {
-    /// It has been handled: others may hand over jobs.
+    /// The request has been handled: others may hand over jobs.
     pub(super) fn without_jobs(mut self) -> Self {
         drop(self.jobs.take());
         self
@@ -79,10 +79,10 @@ impl Intake {
         }
     }
 
-    /// Another connection of this user.
+    /// Adds a connection of this user.
     ///
     /// # Errors
-    /// There are too many, in words.
+    /// The user has too many connections; in words.
     pub(super) fn connect(&self, user: &str) -> Result<Connected, String> {
         let load = self
             .users
@@ -100,7 +100,7 @@ impl Intake {
         Ok(self.place(load))
     }
 
-    /// A connection within this process, which is nobody's burden but its own.
+    /// A connection within this process, which is a load for itself alone.
     pub(super) fn within(&self) -> Connected {
         let load = Arc::new(Load::default());
         load.connections.store(1, Ordering::Relaxed);
@@ -126,7 +126,7 @@ impl Default for Load {
 }
 
 impl Load {
-    /// Bytes of answers that may wait in a connection's channel, and as many beside it.
+    /// Bytes of answers that may wait in a connection's channel, and the same number beside it.
     pub(super) fn share(&self) -> usize {
         (UNREAD_PER_USER / self.connections.load(Ordering::Relaxed).max(1)).min(MOST_UNREAD)
     }
@@ -151,7 +151,7 @@ impl Connected {
     pub(super) async fn take(&self, message: &ToService) -> InHand {
         let places = if is_question(message) {
             tokio::time::sleep(self.load.ask(Instant::now())).await;
-            // Its answer may be large: it is the only one of its connection until that has gone.
+            // Its answer may be large: it is its connection's only request until that has gone.
             IN_HAND
         } else {
             1
@@ -185,8 +185,8 @@ fn kibibytes(jobs: &[Submission]) -> u32 {
         .min(JOBS_IN_HAND)
 }
 
-/// Whether it asks for an answer of its own. The others carry a batch forward, and are bounded by
-/// its jobs.
+/// Whether it asks for an answer of its own. Other messages carry a batch forward, and are bounded
+/// by its jobs.
 fn is_question(message: &ToService) -> bool {
     match message {
         ToService::Hello { .. }

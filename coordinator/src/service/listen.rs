@@ -1,4 +1,4 @@
-//! The port on which a coordinator listens: with which credentials, and who holds it if not we.
+//! The port on which a coordinator listens: with which credentials, or which process holds it.
 
 use crate::exit::{Exit, chain};
 use crate::service::versions::PROTOCOLS;
@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A coordinator's credentials.
+/// Reads a coordinator's credentials.
 ///
 /// # Errors
 /// Exit 3 naming the file.
@@ -18,10 +18,10 @@ pub fn credentials(identity: &Path) -> Result<Credentials, Exit> {
     Credentials::load(identity, Role::Coordinator).map_err(|e| Exit::unreachable(chain(&e)))
 }
 
-/// Listens for agents and clients with them.
+/// Listens for agents and clients with these credentials.
 ///
 /// # Errors
-/// Exit 3 naming whoever holds the address.
+/// Exit 3 naming the process that holds the address.
 pub fn listen(address: SocketAddr, credentials: &Credentials) -> Result<Arc<Listener>, Exit> {
     Listener::bind(address, credentials, &PROTOCOLS)
         .map(Arc::new)
@@ -40,8 +40,8 @@ pub fn listen(address: SocketAddr, credentials: &Credentials) -> Result<Arc<List
         })
 }
 
-/// Who has a UDP port, as far as /proc lets us see: the socket's inode from /proc/net/udp{,6}, then
-/// who has it open.
+/// The process that has a UDP port, as far as /proc shows it to us: the socket's inode from
+/// /proc/net/udp{,6}, then the process that has it open.
 pub(crate) fn holder_of(port: u16) -> Option<String> {
     let tables = ["/proc/net/udp", "/proc/net/udp6"]
         .map(|path| std::fs::read_to_string(path).unwrap_or_default());

@@ -1,4 +1,4 @@
-//! What admins ask about tokens and certificates, and hosts that were taken away.
+//! Requests of admins about tokens and certificates, and hosts that were taken away.
 
 use super::pages::paged;
 use super::peers::ClientId;
@@ -40,8 +40,8 @@ fn wall(seconds: i64) -> WallTime {
 }
 
 impl Service {
-    /// Hosts that were taken away: each on its own, so that one that is still there does not save
-    /// the others.
+    /// Forgets hosts that were taken away: each on its own, so that the others are forgotten even
+    /// if one is still there.
     pub(super) fn forget_hosts(
         &mut self,
         hosts: &[String],
@@ -55,7 +55,7 @@ impl Service {
                     tracing::info!(host = &*name, "{name} is forgotten");
                     self.arrivals.forget(&name);
                     if let Some(enrolment) = self.enrolment.clone() {
-                        // Many have a certificate that is on no list.
+                        // Many hosts have a certificate that is on no list.
                         tokio::task::spawn_blocking(move || {
                             drop(enrolment.registry.revoke(Role::Agent, &name, None))
                         });
@@ -70,8 +70,7 @@ impl Service {
         }
     }
 
-    /// What is known of hosts beside their status: the list of certificates says of it which were
-    /// revoked.
+    /// Facts about hosts beside their status: the list of certificates says which were revoked.
     pub(super) fn ask_standings(&mut self, id: ClientId, request: u64) {
         let hosts = self.scheduler.standings();
         let enrolment = self.enrolment.clone();
@@ -98,7 +97,7 @@ impl Service {
         });
     }
 
-    /// Answers from the list of certificates.
+    /// Answers a request from the list of certificates.
     pub(super) fn ask_members(&mut self, id: ClientId, user: &str, message: ToService) {
         let (allowed, by) = (self.list_for(user), user.to_owned());
         self.answer_beside(id, move || answers(allowed, &by, message));

@@ -1,8 +1,8 @@
 //! How a long-lived coordinator uses the C library's heap (mallopt(3), malloc_trim(3)).
 
-/// One heap for all threads, and large pieces outside of it: what the loop makes, the store's
-/// thread frees, and heaps of their own would keep it. With a million jobs queued this saves a
-/// third of the resident set.
+/// One heap for all threads, and large pieces outside of it: the store's thread frees memory that
+/// the loop has allocated, and heaps of their own would keep it. With a million jobs queued this
+/// saves a third of the resident set.
 pub(crate) fn be_frugal() {
     #[cfg(target_env = "gnu")]
     // SAFETY: called before there are other threads; mallopt has no other preconditions.
@@ -16,7 +16,7 @@ pub(crate) fn be_frugal() {
 #[cfg(target_env = "gnu")]
 const LARGE: i32 = 256 * 1024;
 
-/// Gives back what is free. Takes some milliseconds when there is much: for moments when much has
+/// Gives free memory back. Takes some milliseconds when there is much: for moments when much has
 /// just been freed.
 pub(crate) fn give_back() {
     #[cfg(target_env = "gnu")]

@@ -1,5 +1,5 @@
-//! What can be seen of a running service: its counters, and a picture of the moment with the newest
-//! ends for the dashboard.
+//! The visible state of a running service: its counters, and a picture of the moment with the
+//! newest ends for the dashboard.
 
 use super::batch::Batch;
 use super::counters::{Host, Present};
@@ -14,12 +14,12 @@ use mezcal_common::model::ids::{BatchId, BatchSerial};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
-/// Batches in the picture: all that run, and so many of the others.
+/// Batches in the picture: the running ones, and so many of the others.
 const ENDED_BATCHES: usize = 20;
 const BATCHES: usize = 200;
 
 impl Service {
-    /// What somebody who looks sees, with ends after number `since`.
+    /// The picture of the moment, with ends after number `since`.
     pub(super) fn view(&self, since: u64) -> Option<View> {
         let observed = self.observed.as_ref()?;
         let (recent, seq) = observed.recent(since);
@@ -91,7 +91,7 @@ impl Service {
         batches.into_iter().take(shown).map(view).collect()
     }
 
-    /// What is known to run where, by host.
+    /// The jobs that are known to run, by host.
     fn running_by_host(&self) -> HashMap<&str, Vec<(u16, Running)>> {
         let live = self.batches.iter().filter(|(_, batch)| !batch.is_done());
         let ids: BTreeMap<BatchSerial, BatchId> = live.map(|(id, b)| (b.serial(), *id)).collect();
@@ -105,7 +105,7 @@ impl Service {
         hosts.collect()
     }
 
-    /// Everything that is counted, in Prometheus' text format.
+    /// All numbers in Prometheus' text format.
     pub(super) fn metrics(&self) -> Option<String> {
         let observed = self.observed.as_ref()?;
         let hosts = self.scheduler.host_status(BootInstant::now(), |_| None);
@@ -135,7 +135,7 @@ impl Service {
         })
     }
 
-    /// When the certificates in use end: whose, on which host, and the second.
+    /// When the certificates in use end: the holder's role, its host, and the second.
     fn expiries(&self) -> Vec<(&'static str, String, i64)> {
         let own = self.certificate_until;
         let own = own.map(|until| ("coordinator", String::new(), until));
@@ -150,7 +150,7 @@ impl Service {
     }
 }
 
-/// Those that were no success, without the cancelled and skipped ones.
+/// Number of results that are not a success, without the cancelled and skipped ones.
 fn failed_of(batch: &Batch) -> u64 {
     batch.failed() - batch.aside().cancelled - batch.aside().skipped
 }

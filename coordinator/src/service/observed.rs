@@ -1,5 +1,5 @@
-//! What is kept of the ends of attempts for somebody who looks: counts of all, the newest, and
-//! the newest failures.
+//! Data about the ends of attempts for the dashboard and the metrics: counts of all, the newest
+//! ends, and the newest failures.
 
 use super::counters::Counters;
 use mezcal_common::model::clock::WallTime;
@@ -11,11 +11,11 @@ use std::collections::VecDeque;
 
 /// Ends that are remembered for the timeline.
 const RECENT: usize = 4096;
-/// Of which one picture shows the newest.
+/// How many of these one picture shows: the newest.
 const RECENT_AT_ONCE: usize = 600;
-/// Failures that are shown with what they wrote.
+/// Failures that are shown with their output.
 const FAILING: usize = 50;
-/// Characters of a job's last words.
+/// Characters that are shown of a job's output.
 const TAIL: usize = 600;
 
 /// An attempt that has ended, for the timeline. Times are milliseconds since the Unix epoch on the
@@ -46,7 +46,7 @@ pub(super) struct Failing {
     at: i64,
 }
 
-/// What is kept for somebody who looks.
+/// The data for the dashboard and the metrics.
 pub(super) struct Observed {
     counters: Counters,
     recent: VecDeque<Recent>,
@@ -68,7 +68,7 @@ impl Observed {
         &self.counters
     }
 
-    /// An attempt is over, its job perhaps not.
+    /// An attempt has ended; its job may go on.
     pub(super) fn attempt(&self, outcome: &Outcome) {
         self.counters.attempt(outcome);
     }
@@ -136,7 +136,7 @@ impl Observed {
     }
 }
 
-/// The end of a text, line by line, without what could do harm.
+/// The end of a text, line by line, without characters that could do harm.
 fn last_words(text: &str) -> String {
     let skip = text.chars().count().saturating_sub(TAIL);
     let end: String = text.chars().skip(skip).collect();

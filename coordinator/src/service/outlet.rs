@@ -1,5 +1,5 @@
-//! What waits for a peer to read it, measured in bytes: a channel that says when it is full, and
-//! when there is room again.
+//! Messages that wait for a peer to read them, measured in bytes: a channel that says when it is
+//! full, and when there is room again.
 
 use mezcal_common::message::client::{BatchStatus, HostStatus, ToClient};
 use mezcal_common::model::outcome::JobResult;
@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-/// About how many bytes a message takes in memory.
+/// About how many bytes of memory a message takes.
 pub(super) trait Weight {
     fn weight(&self) -> usize;
 }
@@ -25,16 +25,16 @@ pub(super) fn size_estimate(result: &JobResult) -> usize {
 /// A channel to a peer that is bounded in bytes.
 pub(super) struct Outlet<T> {
     sender: mpsc::Sender<T>,
-    /// How many of them.
+    /// How many bytes.
     most: usize,
-    /// What those weigh that are in the channel, oldest first, and their sum. Others may put
-    /// messages there, too: then these are counted for somewhat too long.
+    /// Weights of the messages in the channel, oldest first, and their sum. Other senders may put
+    /// messages there, too: then these weights are counted for somewhat too long.
     weights: VecDeque<usize>,
     bytes: usize,
 }
 
 impl<T: Weight + Send + 'static> Outlet<T> {
-    /// An empty one that takes no more once there are `most` bytes in it.
+    /// An empty outlet that takes no more once it holds `most` bytes.
     pub(super) fn new(sender: mpsc::Sender<T>, most: usize) -> Self {
         Self {
             sender,
@@ -53,13 +53,13 @@ impl<T: Weight + Send + 'static> Outlet<T> {
         self.bytes
     }
 
-    /// Whether another message may go in. What nobody reads any more has room for all.
+    /// Whether another message may go in. A channel that no peer reads any more has room for all.
     pub(super) fn has_room(&mut self) -> bool {
         self.sender.is_closed() || (self.unread() < self.most && self.sender.capacity() > 0)
     }
 
-    /// Puts a message in, or gives it back if there is not enough room. One that is too large alone
-    /// goes in alone.
+    /// Puts a message in, or gives it back if there is not enough room. A message larger than all
+    /// room goes in alone.
     pub(super) fn try_send(&mut self, message: T) -> Result<(), TrySendError<T>> {
         if !self.has_room() {
             return Err(TrySendError::Full(message));
@@ -71,8 +71,8 @@ impl<T: Weight + Send + 'static> Outlet<T> {
         Ok(())
     }
 
-    /// Resolves when half of what is in the channel now has been taken out, or nobody will. Nothing
-    /// goes in before.
+    /// Resolves when half of the messages that are in the channel now have been taken out, or no
+    /// peer will take them. No message goes in before.
     pub(super) fn drained(&self) -> impl Future<Output = ()> + Send + 'static {
         let (sender, places) = (self.sender.clone(), self.sender.max_capacity());
         let inside = places - sender.capacity();
@@ -192,7 +192,7 @@ mod tests {
         }
         drained.await.expect("it waits for nothing else");
         assert!(outlet.has_room() && outlet.unread() <= MOST);
-        // One that is larger than all room goes in alone.
+        // A message that is larger than all room goes in alone.
         receiver.recv().await.expect("a message");
         receiver.recv().await.expect("a message");
         outlet.try_send(refused(2 * MOST)).expect("it is empty");

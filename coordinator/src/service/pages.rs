@@ -4,11 +4,11 @@ use mezcal_common::message::client::ToClient;
 use mezcal_common::wire::codec;
 
 /// Tokens, certificates, batches or hosts in one message, a few hundred bytes each; and their
-/// bytes, for those that somebody has given long names.
+/// bytes, in case users have given long names.
 const ROWS_PER_MESSAGE: usize = 1000;
 const BYTES_PER_MESSAGE: usize = 256 * 1024;
 
-/// Rows in messages that fit a frame. A row that is too long alone is left out: it would end the
+/// Rows in messages that fit a frame. A row too long for a frame is left out: it would end the
 /// connection.
 pub(super) fn paged<R, S: serde::Serialize>(
     rows: Result<Vec<R>, String>,

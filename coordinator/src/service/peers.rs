@@ -1,4 +1,4 @@
-//! Agents and clients that are connected, and what waits for a client to read it.
+//! Agents and clients that are connected, and messages that wait for a client to read them.
 
 use super::batch::Watch;
 use super::intake::{InHand, Load};
@@ -13,14 +13,14 @@ use tokio::sync::mpsc;
 
 /// Messages to a client that wait in its channel before its outbox takes over.
 pub(super) const CLIENT_DEPTH: usize = 256;
-/// Bytes that wait for a client beside what it has asked for, mostly output of its jobs, before it
-/// is given up: it does not read at all.
+/// Bytes that wait for a client beside the answers that it has requested, mostly output of its
+/// jobs, before its connection ends, because it does not read at all.
 const MOST_WAITING: usize = 64 << 20;
-/// Bytes of a refusal: it may name everything that a request has named, each with why, and has to
-/// fit a frame with room to spare.
+/// Bytes of a refusal, which may name everything that a request has named, each with its reason,
+/// and has to fit a frame with room to spare.
 const MOST_WORDS: usize = 64 * 1024;
 
-/// Cancels of a connection that have not been answered and questions for the output of jobs, whose
+/// Cancels of a connection that have no answer yet, and questions for the output of jobs, whose
 /// answers may go on: each is remembered.
 pub(super) const MAX_ASKED: usize = 16_384;
 
@@ -33,7 +33,7 @@ pub(super) struct AgentLink {
     pub(super) peer: Peer,
 }
 
-/// Cuts words for people that are too long for a message.
+/// Cuts texts for people that are too long for a message.
 fn shorten(message: &mut ToClient) {
     let cut = |text: &mut String| {
         if text.len() > MOST_WORDS {
@@ -79,10 +79,10 @@ fn shorten(message: &mut ToClient) {
 
 pub(super) struct Client {
     outlet: Outlet<ToClient>,
-    /// What goes there next, and how many bytes that is.
+    /// Messages that go there next, and how many bytes they have.
     outbox: VecDeque<ToClient>,
     waiting: usize,
-    /// Somebody will say when there is room.
+    /// A task will say when there is room.
     told_of_room: bool,
     watches: BTreeMap<BatchId, Watch>,
     user: String,
@@ -90,10 +90,10 @@ pub(super) struct Client {
     peer: Option<Peer>,
     version: u16,
     load: Arc<Load>,
-    /// The request that is being handled, and those whose answers are in the way of others.
+    /// The request that is being handled, and requests whose answers are in the way of others.
     in_hand: Option<InHand>,
     unread: Vec<InHand>,
-    /// Its requests that are still known.
+    /// Number of its requests that are remembered.
     asked: usize,
 }
 
@@ -140,14 +140,14 @@ impl Client {
     }
 
     /// A request has been handled: it gives its place back, unless the client has not read the
-    /// answers to earlier ones.
+    /// answers to earlier requests.
     pub(super) fn handled(&mut self, in_hand: Option<InHand>) {
         if self.waiting > self.load.share() {
             self.unread.extend(in_hand.map(InHand::without_jobs));
         }
     }
 
-    /// Moves what waits to where it is read, as far as there is room. True if nothing is left, so
+    /// Moves waiting messages to the channel, as far as there is room. True if none is left, so
     /// that more may follow.
     pub(super) fn pass_on(&mut self) -> bool {
         while let Some(message) = self.outbox.pop_front() {
@@ -158,28 +158,28 @@ impl Client {
             }
             self.waiting -= weight;
         }
-        // The last large answer has left much behind.
+        // The last large answer may have left much memory allocated.
         self.outbox.shrink_to(CLIENT_DEPTH);
         self.unread.clear();
         true
     }
 
-    /// Whether somebody has to say when there is room.
+    /// Whether a task has to say when there is room.
     fn must_be_told(&mut self) -> bool {
         !self.outlet.has_room() && !std::mem::replace(&mut self.told_of_room, true)
     }
 
-    /// Resolves when there is room again, if there is none and nobody has been asked to say so.
+    /// Resolves when there is room again, if there is none and no task has been asked to say so.
     pub(super) fn drained(&mut self) -> Option<impl Future<Output = ()> + Send + 'static> {
         self.must_be_told().then(|| self.outlet.drained())
     }
 
-    /// Somebody says that there is room.
+    /// The task says that there is room.
     pub(super) fn has_room(&mut self) {
         self.told_of_room = false;
     }
 
-    /// What it follows, with what it may be sent at once.
+    /// The batches that it follows, with the outlet for messages that can be sent at once.
     pub(super) fn deliveries(
         &mut self,
     ) -> (
@@ -193,7 +193,7 @@ impl Client {
         )
     }
 
-    /// Ends the connection of one that does not read at all.
+    /// Ends the connection of a client that does not read at all.
     pub(super) fn give_up(&mut self) {
         let Some(peer) = self.peer.as_ref().filter(|_| self.waiting > MOST_WAITING) else {
             return;
@@ -235,7 +235,7 @@ impl Client {
         self.watches.get_mut(&batch)
     }
 
-    /// It has opened that batch, or opened it again.
+    /// Whether it has opened that batch, or opened it again.
     pub(super) fn owns(&self, batch: BatchId) -> bool {
         self.watch(batch).is_some_and(Watch::is_owners)
     }
@@ -244,58 +244,58 @@ impl Client {
         self.watches.keys().copied()
     }
 
-    /// A request that is handled now.
+    /// A request is being handled now.
     pub(super) fn begins(&mut self, request: InHand) {
         self.in_hand = Some(request);
     }
 
-    /// The request that is handled, for somebody who answers it later.
+    /// Takes the request that is being handled, for a task that answers it later.
     pub(super) fn take_in_hand(&mut self) -> Option<InHand> {
         self.in_hand.take()
     }
 
-    /// Whether it has as many requests that are remembered as it may have.
+    /// Whether as many of its requests are remembered as it may have.
     pub(super) fn has_asked_enough(&self) -> bool {
         self.asked >= MAX_ASKED
     }
 
-    /// One more request that is remembered.
+    /// One more request is remembered.
     pub(super) fn asks(&mut self) {
         self.asked += 1;
     }
 
-    /// One that is remembered no longer.
+    /// A request is remembered no longer.
     pub(super) fn is_answered(&mut self) {
         self.asked -= 1;
     }
 }
 
-/// A request that waits for its answer, and who made it.
+/// A request that waits for its answer, and its client.
 #[derive(Clone, Copy)]
 pub(super) struct Asked {
     pub(super) client: ClientId,
     /// The client's own number for it.
     pub(super) request: u64,
-    /// The agent that has to answer it, if one has.
+    /// The agent that has to answer it, if there is one.
     pub(super) session: Option<SessionId>,
     pub(super) answered: bool,
 }
 
-/// Somebody who waits for an answer.
+/// A client that waits for an answer.
 pub(super) struct Asker {
     pub(super) client: ClientId,
     pub(super) user: String,
     /// The client's own number for the request.
     pub(super) request: u64,
-    /// Nothing else of its connection is handled before, if that is so.
+    /// While it holds this, no other request of its connection is handled.
     pub(super) in_hand: Option<InHand>,
 }
 
-/// Somebody wants to follow a batch.
+/// A client wants to follow a batch.
 pub(super) struct Follow {
     pub(super) by: Asker,
     pub(super) batch: String,
     pub(super) wish: Attachment,
-    /// The store had nothing of it although it should.
+    /// The store did not have the batch although it should.
     pub(super) missed: bool,
 }

@@ -1,22 +1,22 @@
-//! What users may do, and what the coordinator can do at present.
+//! The permissions of users, and whether the coordinator can accept requests at present.
 
 use super::durable::not_stored;
 use super::enrol::Enrolment;
 use super::state::Service;
 use std::sync::Arc;
 
-/// What a coordinator without a store answers.
+/// The answer of a coordinator without a store.
 pub(super) const KEEPS_NOTHING: &str =
     "this coordinator keeps nothing: it is a run's own (`coordinator serve` has a store)";
 
 impl Service {
-    /// Another coordinator will go on with what is stored: this one is stopping.
+    /// This coordinator is stopping, and another one will go on with the store.
     pub(super) fn has_a_successor(&self) -> bool {
         self.stopping && self.kept.is_some()
     }
 
-    /// Why not even what belongs to a known batch can be accepted: that waits when the store cannot
-    /// be written.
+    /// Why not even messages about a known batch can be accepted; when the store cannot be written,
+    /// those wait instead.
     pub(super) fn is_stopping(&self) -> Option<String> {
         self.stopping.then(|| "the coordinator is stopping".into())
     }
@@ -39,7 +39,7 @@ impl Service {
         self.admins.iter().any(|admin| admin == user)
     }
 
-    /// Why a user cannot do what only admins can.
+    /// An error, in words, unless the user is an admin. `what`: the action.
     pub(super) fn only_admins(&self, user: &str, what: &str) -> Result<(), String> {
         if self.is_admin(user) {
             return Ok(());

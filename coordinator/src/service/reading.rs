@@ -5,23 +5,23 @@ use crate::store::{Described, Reader, StoreError};
 use mezcal_common::message::client::ToClient;
 use mezcal_common::model::ids::{BatchId, BatchSerial};
 
-/// Bytes of results in one message, roughly; several times this fits a frame.
+/// Bytes of results in one message, roughly; a frame has room for several times as many.
 pub(super) const RESULT_BYTES: usize = 256 * 1024;
 
-/// What is read for all who wait for the same.
+/// A read for all clients that wait for the same results.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Reading {
     pub(super) batch: BatchId,
-    /// The results that were passed before.
+    /// The number of results that were passed before.
     pub(super) after: u64,
-    /// With their jobs; and if so, whether only those that did not succeed.
+    /// Whether with their jobs; and if so, whether only those of jobs that did not succeed.
     pub(super) described: Option<bool>,
 }
 
-/// Why there is nothing of it.
+/// Why the results could not be read.
 pub(super) struct NotRead {
     pub(super) why: String,
-    /// It may be otherwise another time.
+    /// Whether another try may succeed.
     pub(super) passes: bool,
 }
 
@@ -34,15 +34,15 @@ impl From<StoreError> for NotRead {
     }
 }
 
-/// What was read.
+/// The results of a read.
 pub(super) struct Page {
     pub(super) messages: Vec<ToClient>,
-    /// The last result that has been passed now.
+    /// The number of the last result that has been passed now.
     pub(super) through: u64,
 }
 
 impl Reading {
-    /// Reads it. `so_far` results are in the store at least.
+    /// Reads the results. The store has at least `so_far` of them.
     pub(super) fn read(
         self,
         reader: &Reader,
@@ -70,12 +70,12 @@ impl Reading {
         };
         let cd = reader.terms(serial)?.context.cd;
         let jobs = reader.ended(serial, after, failed, RESULT_BYTES)?;
-        // Those in between are not wanted.
+        // The results in between are not wanted.
         let through = jobs
             .last()
             .and_then(|job| job.ended.as_ref())
             .map_or(so_far, |(seq, _)| *seq);
-        // Written out, a job may be many times as long as it is kept.
+        // The text of a job may be many times as long as its stored form.
         let (mut messages, mut texts, mut bytes) = (Vec::new(), Vec::new(), 0);
         for job in &jobs {
             let text = describe_job(job, &cd);

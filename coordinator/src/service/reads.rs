@@ -4,15 +4,15 @@ use crate::store::{READERS, Reader};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-/// Ended batches that are read whole at a time, to be run again: each may fill a good part of the
+/// Ended batches that are read whole at a time, to be run again: each may take a good part of the
 /// memory.
 const WHOLE: usize = 1;
 
-/// The way to what is stored. It leads away from the loop alone: nobody there can read.
+/// The way to the store's contents. Only tasks beside the loop can use it: the loop cannot read.
 ///
-/// [`READERS`] read at a time, for all clients together, and the others wait their turn. How many
-/// wait is bounded by who asks: a question takes all the places of its connection until it is
-/// answered (`intake.rs`).
+/// [`READERS`] read at a time, for all clients together, and the others wait their turn. The number
+/// that waits is bounded by the clients: a question takes all the places of its connection until it
+/// is answered (`intake.rs`).
 #[derive(Clone)]
 pub(super) struct Reads {
     reader: Reader,
@@ -29,10 +29,10 @@ impl Reads {
         }
     }
 
-    /// Reads when it is its turn.
+    /// Runs `read` when it is its turn.
     ///
     /// # Errors
-    /// It came to no end.
+    /// The read did not come to its end.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Reader) -> T + Send + 'static,
@@ -43,7 +43,7 @@ impl Reads {
         reading.await.map_err(|e| e.to_string())
     }
 
-    /// The same for a whole batch.
+    /// The same for a read of a whole batch.
     ///
     /// # Errors
     /// As above.

@@ -1,4 +1,4 @@
-//! What clients ask for: which request is whose to answer.
+//! Requests of clients: which part of the service answers each.
 
 mod batches;
 mod hosts;
@@ -17,7 +17,7 @@ use mezcal_common::model::clock::BootInstant;
 impl Service {
     // Long: a table with a row for each message, so that none is forgotten.
     pub(super) fn client_message(&mut self, id: ClientId, message: ToService, now: BootInstant) {
-        // A client that hears nothing of these goes on with the coordinator that comes next.
+        // A client that gets no answer to these goes on with the coordinator that comes next.
         let handing_over = matches!(
             message,
             ToService::Open { .. } | ToService::Submit { .. } | ToService::Close { .. }
@@ -134,7 +134,7 @@ impl Service {
                 let asked = Revocation::new(id, request, member, names);
                 return self.revoke(user, asked.which(keep_batches, force));
             }
-            // Over the network it has been seen to before.
+            // Requests over the network were answered before.
             ToService::Renew { request, .. } => {
                 let cert =
                     Err("a client within the coordinator's own process has no certificate".into());
@@ -144,8 +144,8 @@ impl Service {
         self.tell_client(id, answer);
     }
 
-    /// Why a client may not say this of that batch: only somebody who follows a batch may take its
-    /// results, and only somebody who has opened it may change it.
+    /// Why a client may not send this about that batch: only a client that follows a batch may take
+    /// its results, and only a client that has opened it may change it.
     fn is_not_its_own(&self, id: ClientId, message: &ToService) -> Option<&'static str> {
         let (batch, changes) = match message {
             ToService::Submit { batch, .. }

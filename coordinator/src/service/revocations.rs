@@ -6,19 +6,19 @@ use mezcal_common::message::client::{Member, RevokedMember};
 use mezcal_common::wire::endpoint::Peer;
 use std::collections::{HashMap, HashSet};
 
-/// What somebody asks for.
+/// A request to revoke.
 pub(super) struct Request {
     pub(super) client: ClientId,
     pub(super) request: u64,
     pub(super) member: Member,
     pub(super) names: Vec<String>,
-    /// The batches of users go on.
+    /// Whether the batches of the users go on.
     pub(super) keep_batches: bool,
-    /// Even if nobody is left who could undo it.
+    /// Whether to revoke even if nobody is left who could undo it.
     pub(super) force: bool,
-    /// The answer is a list of what has ended; else only that it is done.
+    /// Whether the answer has a row for each name, or says only that it is done.
     pub(super) told: bool,
-    /// Its connection has so much less room for other requests until it is answered.
+    /// Until it is answered, its connection has less room for other requests.
     pub(super) _in_hand: Option<InHand>,
 }
 
@@ -36,7 +36,7 @@ impl Request {
         }
     }
 
-    /// Of a client that knows no other answer than that it is done.
+    /// A request of a client that understands no other answer than that it is done.
     pub(super) fn of_an_earlier_client(
         client: ClientId,
         request: u64,
@@ -49,7 +49,7 @@ impl Request {
         }
     }
 
-    /// One that can be answered in its place.
+    /// A request without names that can be answered in the place of this one.
     pub(super) fn nameless(&self) -> Self {
         Self {
             told: self.told,
@@ -66,26 +66,26 @@ impl Request {
     }
 }
 
-/// One that is under way.
+/// A revocation that is under way.
 pub(super) struct Revoking {
     pub(super) asked: Request,
     pub(super) rows: Vec<RevokedMember>,
-    /// Cancels that are not done.
+    /// Number of cancels that have not ended.
     pub(super) waiting: usize,
-    /// The asker's own connection, which has to last for the answer.
+    /// The connection of a user who revokes their own certificate: it has to last for the answer.
     pub(super) own: Option<Peer>,
 }
 
-/// What the list of certificates has to say: what has ended, or why nothing has.
+/// The answer of the list of certificates: the members whose access has ended, or why nothing has.
 pub(super) struct Listed(pub(super) Result<Revoking, (Request, String)>);
 
 #[derive(Default)]
 pub(super) struct Revocations {
     pub(super) under_way: HashMap<u64, Revoking>,
-    /// Which of those a cancel belongs to, by the scheduler's request, and which row.
+    /// The revocation that a cancel belongs to, by the scheduler's request, and the row in it.
     pub(super) cancels: HashMap<u64, (u64, usize)>,
     pub(super) next: u64,
-    /// Clients whose certificate counts no more: nothing that they ask for is done.
+    /// Clients whose certificates count no more: their requests are not carried out.
     pub(super) out: HashSet<ClientId>,
 }
 
@@ -94,7 +94,7 @@ impl Revocations {
         self.out.contains(&client)
     }
 
-    /// How many revocations have been done.
+    /// How many revocations the list has made.
     pub(super) fn done(&self) -> u64 {
         self.next
     }

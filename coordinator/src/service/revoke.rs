@@ -1,9 +1,9 @@
 //! Hosts and users who do not belong to the cluster any more: their certificates, connections,
-//! tokens and batches end, and whoever revokes them hears what has ended.
+//! tokens and batches end, and the admin who revokes them gets a list of them.
 //!
 //! ```text
 //!  one transaction: certificates, tokens, and the word in the store that the batches are stopped
-//!  └▶ every guard ends its connection; the loop cancels what runs and what waits
+//!  └▶ every guard ends its connection; the loop cancels running and waiting jobs
 //!     └▶ when that is proven, the answer
 //! ```
 //! A coordinator that is killed in between finds the batches stopped when it comes back.
@@ -25,11 +25,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Names in one request: what has ended with the longest of them fits one message.
+/// Names in one request: the answer for that many of the longest names fits one message.
 pub(crate) const NAMES: usize = 1000;
-/// Between TERM and KILL for what still runs: as for a client that is gone.
+/// Time between TERM and KILL for attempts that still run: as for a client that is gone.
 pub(crate) const GRACE: Duration = Duration::from_secs(2);
-/// How long somebody who has revoked their own certificate may take to read the answer.
+/// How long users who have revoked their own certificate may take to read the answer.
 const PARTING: Duration = Duration::from_secs(5);
 
 impl Service {
@@ -84,7 +84,7 @@ impl Service {
         connections
     }
 
-    /// The list has decided: now what it means for what runs.
+    /// The list has decided: carries that out for running and waiting jobs.
     pub(super) fn listed(&mut self, listed: Listed, now: BootInstant) {
         let mut revoking = match listed.0 {
             Ok(revoking) => revoking,
@@ -155,7 +155,7 @@ impl Service {
         self.answer_if_revoked(number);
     }
 
-    /// A cancel is done. True if it was one of these.
+    /// A cancel has ended. True if it belongs to a revocation.
     pub(super) fn revocation_cancelled(
         &mut self,
         request: u64,
@@ -194,7 +194,7 @@ impl Service {
         self.tell_client(asked.client, answer(&asked, Ok(rows)));
         if let Some((peer, enrolment)) = own.zip(self.enrolment.clone()) {
             tokio::spawn(async move {
-                // They leave when they have read it.
+                // The client leaves when it has read the answer.
                 let _ = tokio::time::timeout(PARTING, peer.closed()).await;
                 enrolment.registry.finished(peer.certificate());
             });
@@ -223,7 +223,7 @@ fn empty(name: &str) -> RevokedMember {
     }
 }
 
-/// A revocation as it is put to the list of certificates.
+/// A revocation as it is given to the list of certificates.
 struct Revocation {
     enrolment: Arc<Enrolment>,
     by: String,
@@ -232,7 +232,7 @@ struct Revocation {
 }
 
 impl Revocation {
-    /// Revokes; or says why not. Those who revoke their own have `own` until they have heard of it.
+    /// Revokes, or says why not. `own`: of users who revoke their own certificate.
     fn list(&self, mut asked: Request, own: Option<Peer>) -> Result<Revoking, (Request, String)> {
         let mut unclear = vec![None; asked.names.len()];
         if asked.member == Member::Host {
@@ -258,7 +258,7 @@ impl Revocation {
                 ..empty(name)
             })
             .collect();
-        // Each on its own: one that is unknown does not save the others.
+        // Each on its own: an unknown name does not keep the others from being revoked.
         for row in rows.iter_mut().filter(|row| row.failed.is_none()) {
             self.revoke(&asked, row);
         }
@@ -270,14 +270,14 @@ impl Revocation {
         })
     }
 
-    /// Why this would lock everybody out.
+    /// Why no admin would be left who could let anybody in.
     fn nobody_would_be_left(&self, asked: &Request) -> Option<String> {
         let goes = |admin: &String| asked.names.contains(admin);
         if asked.force || asked.member != Member::User || !self.admins.iter().any(goes) {
             return None;
         }
         let registry = &self.enrolment.registry;
-        // If the list cannot be read, the revocation itself says so.
+        // If the list cannot be read, the revocation itself reports that.
         let stays =
             |admin: &String| !goes(admin) && registry.is_member(Role::User, admin).unwrap_or(true);
         if self.admins.iter().any(stays) {

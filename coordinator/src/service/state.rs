@@ -1,4 +1,4 @@
-//! What the service holds, and how it tells whom.
+//! The state of the service, and its messages to the clients of batches.
 
 use super::arrivals::Arrivals;
 use super::batches::Batches;
@@ -32,23 +32,23 @@ pub(super) struct Service {
     pub(super) admins: Vec<String>,
     pub(super) certificate_until: Option<i64>,
     pub(super) enrolment: Option<Arc<Enrolment>>,
-    /// By the scheduler's number.
+    /// Requests that wait for an answer, by the scheduler's number.
     pub(super) asked: HashMap<u64, Asked>,
     pub(super) next_request: u64,
-    /// Batches that were made of ended ones, until they are safe: who asked, by which request, and
-    /// for how many jobs.
+    /// Batches that were made of ended ones, until they are safe: the client that asked, the number
+    /// of its request, and the number of jobs.
     pub(super) retried: HashMap<BatchId, (ClientId, u64, u64)>,
-    /// What is being read, and for whom.
+    /// Reads that are under way, and for which clients.
     pub(super) readings: BTreeMap<Reading, Vec<ClientId>>,
-    /// Those who want to follow batches that are on their way to the store.
+    /// Requests to follow batches that are on their way to the store.
     pub(super) too_early: Vec<Follow>,
     pub(super) revocations: Revocations,
     pub(super) arrivals: Arrivals,
     pub(super) stopping: bool,
-    /// For what is read beside the loop; does not keep the loop alive.
+    /// The way back to the loop for reads beside it; does not keep the loop alive.
     pub(super) inputs: mpsc::WeakSender<Input>,
     pub(super) idle: watch::Sender<bool>,
-    /// For whoever looks, if anybody may.
+    /// Data for the dashboard and the metrics, if they are served.
     pub(super) observed: Option<Observed>,
 }
 
@@ -84,7 +84,7 @@ impl Service {
         }
     }
 
-    /// Nobody is there for it any more.
+    /// Cancels all jobs of a batch and closes it.
     pub(super) fn end_batch(&mut self, batch: BatchId, why: Option<Arc<str>>, now: BootInstant) {
         let what = vec![Wanted { batch, job: None }];
         self.scheduler.handle(
@@ -105,7 +105,7 @@ impl Service {
         }
     }
 
-    /// Tells whoever follows a batch.
+    /// Tells every client that follows a batch.
     pub(super) fn tell_watchers(&mut self, batch: BatchId, message: &ToClient) {
         let follow = |client: &&mut Client| client.watch(batch).is_some();
         for client in self.clients.values_mut().filter(follow) {
@@ -113,7 +113,7 @@ impl Service {
         }
     }
 
-    /// Tells everybody who has opened a batch.
+    /// Tells every client that has opened a batch.
     pub(super) fn tell_owners(&mut self, batch: BatchId, message: &ToClient) {
         let own = |client: &&mut Client| client.owns(batch);
         for client in self.clients.values_mut().filter(own) {

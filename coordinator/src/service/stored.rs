@@ -1,4 +1,4 @@
-//! What the store says: what is safe now, or why nothing is.
+//! Messages of the store: which records are safe now, or why nothing can be written.
 
 use super::durable::not_stored;
 use super::state::Service;
@@ -45,7 +45,7 @@ impl Service {
         true
     }
 
-    /// Everybody who waits for results hears why they do not come, or that they do again.
+    /// Tells all clients that wait for results why they do not come, or that they do again.
     fn tell_all_who_wait(&mut self, notice: &Notice) {
         for client in self.clients.values_mut() {
             let followed = client.followed();
@@ -59,8 +59,8 @@ impl Service {
         }
     }
 
-    /// Whoever waits for the word that a new batch is safe hears that it is not, and nothing of it
-    /// runs. A batch that is known goes on waiting.
+    /// Tells clients that wait for the word that a new batch is safe that it is not, and nothing of
+    /// it runs. A known batch goes on waiting.
     fn refuse_what_is_new(&mut self, reason: &str, now: BootInstant) {
         let Some(kept) = &mut self.kept else { return };
         let (opening, accepted) = kept.not_begun();

@@ -1,5 +1,5 @@
-//! A service whose store is slow to read: it goes on, and what has changed by the time that
-//! something was read counts.
+//! A service whose store is slow to read: it goes on, and changes that came before the read ended
+//! count.
 
 use super::*;
 use crate::service::enrol::Enrolment;
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A client with its user's wishes.
+/// A client in the name of a user.
 struct Client(ClientPort);
 
 impl Client {
@@ -46,7 +46,7 @@ impl Client {
             .expect("it hears of it in time")
     }
 
-    /// What it has heard so far, but for how many agents there are.
+    /// All answers so far, except those with the number of agents.
     fn heard(&mut self) -> Vec<ToClient> {
         let heard = std::iter::from_fn(|| self.0.answers.try_recv().ok());
         heard
@@ -54,7 +54,7 @@ impl Client {
             .collect()
     }
 
-    /// A batch of two jobs, which have come to the coordinator.
+    /// Submits a batch of two jobs and waits until the coordinator has accepted them.
     async fn submits(&mut self) -> BatchId {
         let batch = BatchId::random();
         let terms = BatchTerms::new(BatchContext::new(batch, "/".into(), 0o22), HOUR);
@@ -77,7 +77,7 @@ impl Client {
         batch
     }
 
-    /// A batch that has ended without a success.
+    /// Makes a batch that has ended without a success.
     async fn has_ended(&mut self) -> BatchId {
         let batch = self.submits().await;
         self.say(ToService::Cancel {
@@ -170,7 +170,7 @@ async fn the_service_goes_on_while_the_store_is_slow_to_read() {
     retries.retries(batch).await;
     let holds = tokio::time::timeout(PATIENCE, gate.holds(3));
     holds.await.expect("all three are being read for");
-    // Others are served, and their jobs are stored.
+    // Other clients are served, and their jobs are stored.
     let trouble = tokio::time::timeout(PATIENCE, service.trouble());
     assert_eq!(trouble.await.expect("it answers"), Some(None));
     let new = Client::of(&service, "sato").await.submits().await;
@@ -248,7 +248,7 @@ async fn nothing_is_begun_for_a_client_that_has_gone_before_it_was_read() {
     let gone = async { while answers.recv().await.is_some() {} };
     let gone = tokio::time::timeout(PATIENCE, gone).await;
     gone.expect("the service lets it go");
-    // Its turn comes after the other's.
+    // Its turn comes after the other read's.
     let mut other = Client::of(&service, "okazaki").await;
     other.retries(batch).await;
     gate.open();

@@ -1,4 +1,4 @@
-//! The loop: events in, effects performed, and those held back that wait for the store.
+//! The loop: handles events, performs their effects, and holds back those that wait for the store.
 
 use super::durable::Kept;
 use super::found::Found;
@@ -13,7 +13,7 @@ use mezcal_common::system::timer::BootTimer;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Events handled between two rounds of sending, and how long that may take: one of them can place
+/// Events handled between two rounds of sending, and the time limit for them: one event can place
 /// hundreds of jobs, and connections share the thread.
 const TURN: usize = 256;
 const TURN_TIME: Duration = Duration::from_millis(4);
@@ -25,7 +25,7 @@ impl Service {
         mut from_store: mpsc::Receiver<FromStore>,
         mut timer: BootTimer,
     ) {
-        // What was found at the start.
+        // Effects of the start.
         self.perform();
         loop {
             tokio::select! {
@@ -60,8 +60,8 @@ impl Service {
             if self.stopping && self.nothing_is_left() {
                 let _ = self.idle.send(true);
             }
-            // Connections share this thread: new ones must not wait until there is nothing left to
-            // do here.
+            // Connections share this thread: new ones must not wait until the loop has nothing left
+            // to do.
             tokio::task::yield_now().await;
         }
     }
@@ -111,7 +111,7 @@ impl Service {
             Input::ClientGone(client) => self.client_gone(client, now),
             Input::Revoked(listed) => self.listed(*listed, now),
             Input::Stop => self.stop(now),
-            // Somebody who has stopped looking needs no answer.
+            // A client that has stopped looking needs no answer.
             Input::View(since, reply) => {
                 if let Some(view) = self.view(since) {
                     let _ = reply.send(view);
@@ -129,7 +129,7 @@ impl Service {
         }
     }
 
-    /// What was read for somebody has come.
+    /// The result of a read for a client has come.
     fn found(&mut self, found: Found, now: BootInstant) {
         match found {
             Found::Batches(asked, rows) => self.batches_found(asked, rows),
@@ -191,7 +191,7 @@ impl Service {
         }
     }
 
-    /// Performs what the store has made safe.
+    /// Performs the effects that the store has made safe.
     fn release(&mut self) {
         while let Some(effect) = self.kept.as_mut().and_then(Kept::next_safe) {
             self.carry_out(effect);

@@ -1,4 +1,4 @@
-//! A picture of the moment, as the dashboard is given it.
+//! A picture of the moment, in the form for the dashboard.
 
 use super::observed::{Failing, Recent};
 use mezcal_common::model::ids::{BatchId, JobNumber};
@@ -16,7 +16,7 @@ pub struct View {
     pub(super) cancelled: u64,
     pub(super) skipped: u64,
     pub(super) recent: Vec<Recent>,
-    /// The last of them: what comes after it is new.
+    /// The number of the last of them: later ends are new.
     pub(crate) seq: u64,
     pub(super) failing: Vec<Failing>,
     pub(super) trouble: Option<String>,
@@ -30,7 +30,7 @@ pub(super) struct HostView {
     pub(super) first_engine: u32,
     pub(super) busy: u16,
     pub(super) load: f64,
-    /// What is known to run in each engine.
+    /// The job that is known to run in each engine.
     pub(super) engines: Vec<Option<Running>>,
 }
 

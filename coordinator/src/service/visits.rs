@@ -1,4 +1,4 @@
-//! Agents and clients that come, speak and go.
+//! Agents and clients that come, send messages and go.
 
 use super::admit;
 use super::batch::Batch;
@@ -20,7 +20,7 @@ impl Service {
         link: AgentLink,
         now: BootInstant,
     ) {
-        // It may have been revoked on its way here.
+        // The certificate may have been revoked meanwhile.
         if admit::has_ended(self.enrolment.as_ref(), &link.peer) {
             return;
         }
@@ -89,7 +89,7 @@ impl Service {
                 .is_some_and(|other| other != session);
             let is_gone = self.arrivals.went(session, host, here, now);
             match (peer.was_refused(), is_gone) {
-                // It knows what we cannot: that this store is not the newest.
+                // The agent knows a fact that we cannot know: this store is not the newest.
                 (true, _) => tracing::error!(
                     host,
                     reason,
@@ -171,7 +171,7 @@ impl Service {
         }
     }
 
-    /// A client that looked after a batch is gone.
+    /// A client that had opened a batch is gone.
     fn client_left(&mut self, batch: BatchId, now: BootInstant) {
         if self.clients.values().any(|client| client.owns(batch)) {
             return;

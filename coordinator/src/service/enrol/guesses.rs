@@ -1,23 +1,23 @@
-//! Who has shown tokens that do not exist, and for how long they are not heard: each network for
-//! itself. A secret has 128 bits, so this is against noise, and for the log.
+//! Networks that have shown tokens which do not exist, and for how long no tokens from there are
+//! checked. A secret has 128 bits, so this is against noise, and for the log.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// How long a network's tokens are not looked at after one that does not exist; twice that after
-/// the next, up to the longest. Nobody who mistypes waits for long, and a thousand guesses take
+/// For how long a network's tokens are not checked after one that does not exist; twice that after
+/// the next, up to the longest. A user who mistypes does not wait long, and a thousand guesses take
 /// most of a day.
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
-/// After so long without another one, one is forgotten: an hour makes good for a day's noise.
+/// After this time without another guess, one is forgotten: an hour makes good for a day's noise.
 const FORGIVEN: Duration = Duration::from_secs(120);
-/// Of so many it is known; beyond, those who have waited longest are forgotten. Some hundred
-/// kilobytes.
+/// Networks that are remembered; beyond this number, the ones that have waited longest are
+/// forgotten. Some hundred kilobytes.
 const MOST: usize = 4096;
-/// After so many the log says that somebody guesses.
+/// After this number the log says that somebody is guessing.
 const NOTED: u32 = 10;
-/// Bad ones that count: more do not make the pause longer.
+/// Guesses that count: more do not make the pause longer.
 const COUNTED: u32 = 30;
 
 /// The guesses of all networks.
@@ -28,7 +28,7 @@ pub(super) struct Guesses {
 
 struct Guessed {
     count: u32,
-    /// When the last one came, and when this network is heard again.
+    /// When the last guess came, and when this network's tokens are checked again.
     last: Instant,
     until: Instant,
 }
@@ -41,8 +41,8 @@ impl Guessed {
     }
 }
 
-/// What somebody can easily have many addresses of: an IPv4 address, or the /64 of an IPv6 one,
-/// which is one link (RFC 4291, section 2.5.4).
+/// The network that counts as one: an IPv4 address, or the /64 of an IPv6 one, which is one link
+/// with many addresses (RFC 4291, section 2.5.4).
 pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
@@ -51,7 +51,7 @@ pub(super) fn network(address: IpAddr) -> IpAddr {
 }
 
 impl Guesses {
-    /// How much longer tokens from there are not looked at.
+    /// For how much longer tokens from this address are not checked.
     pub(super) fn wait(&self, address: IpAddr, now: Instant) -> Option<Duration> {
         let until = self.by_network.get(&network(address))?.until;
         until
@@ -59,7 +59,7 @@ impl Guesses {
             .filter(|left| !left.is_zero())
     }
 
-    /// A token that does not exist was shown from there. True if it is time to say so.
+    /// A token that does not exist was shown from this address. True if it is time to log it.
     pub(super) fn bad(&mut self, address: IpAddr, now: Instant) -> bool {
         let network = network(address);
         if self.by_network.len() >= MOST && !self.by_network.contains_key(&network) {

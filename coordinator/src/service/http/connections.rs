@@ -2,8 +2,8 @@
 //! answer.
 //!
 //! One rule is for all of them: a connection on which nothing has been written for a while ends,
-//! whether its request does not come to an end, does not come at all, or its answer is not read.
-//! When there are too many, the one ends that has been so for longest, so that whoever asks now is
+//! whether its request does not end, does not come at all, or its answer is not read. When there
+//! are too many, the connection that has been silent for longest ends, so that a new client is
 //! answered now.
 
 use std::io::{Error, ErrorKind, IoSlice, Result};
@@ -17,20 +17,20 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
-/// A connection ends on which nothing has been written for so long: many times what any answer
-/// takes, and what a person notices least. Viewers of the dashboard are written to twice a second.
+/// A connection ends on which nothing has been written for so long: much longer than any answer
+/// takes, and hardly noticed by people. The dashboard is written to twice a second.
 const SILENCE: Duration = Duration::from_secs(10);
 /// Connections at a time: more viewers than a site has. Each takes a descriptor and some ten
 /// kilobytes.
 const MOST: usize = 256;
-/// Of the descriptors that the process may have, those that are left to the store, and to agents
-/// and clients.
+/// The share (one in so many) of the process's descriptors that these connections may have; the
+/// rest is left to the store, and to agents and clients.
 const SHARE_OF_DESCRIPTORS: u64 = 4;
-/// Before another try to accept a connection that has failed, which ends with some descriptor given
-/// back.
+/// Wait before another try to accept a connection that has failed, during which some descriptor is
+/// given back.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Where connections come from, and those that there are.
+/// The listener, and the connections that are open.
 pub(super) struct Connections {
     listener: TcpListener,
     most: usize,
@@ -38,7 +38,7 @@ pub(super) struct Connections {
 }
 
 struct Open {
-    /// Ends it.
+    /// Ends the connection.
     end: oneshot::Sender<()>,
     written: Arc<Mutex<Instant>>,
 }
@@ -74,7 +74,7 @@ impl Connections {
         self.open.retain(|open| !open.end.is_closed());
         if self.open.len() >= self.most {
             self.end_one();
-            // It gives its descriptor back before another one is taken.
+            // The ended connection gives its descriptor back before another one is taken.
             tokio::task::yield_now().await;
         }
         let (end, ended) = oneshot::channel();
@@ -101,13 +101,13 @@ impl Connections {
                 *open.written.lock().unwrap_or_else(PoisonError::into_inner)
             });
         if let Some((index, _)) = silent {
-            // One that has just ended needs no word.
+            // A connection that has just ended needs no word.
             let _ = self.open.swap_remove(index).end.send(());
         }
     }
 }
 
-/// One connection.
+/// A connection that ends after a silence.
 pub(super) struct Connection {
     stream: TcpStream,
     ended: oneshot::Receiver<()>,
@@ -116,7 +116,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// What comes of waiting: nothing yet, or the end.
+    /// The state of the wait: pending, or the error that ends the connection.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
         if Pin::new(&mut self.ended).poll(cx).is_ready() {
             return Poll::Ready(Error::new(

@@ -11,7 +11,7 @@ use mezcal_common::message::client::{Attachment, BatchStatus, COUNTS_APART, ToCl
 use mezcal_common::model::ids::{BatchId, BatchSerial};
 use std::collections::HashMap;
 
-/// Of a batch that was known when somebody asked for it.
+/// The answer about a batch that was known when the request came.
 pub(super) const FORGOTTEN: &str = "that batch was forgotten meanwhile";
 
 impl Service {
@@ -32,7 +32,7 @@ impl Service {
         }
     }
 
-    /// Lets a client follow a batch; one that is on its way to the store, when it is there.
+    /// Lets a client follow a batch; if the batch is on its way to the store, once it is there.
     pub(in crate::service) fn attach(&mut self, asked: Follow) {
         if !self.is_there(&asked.by) {
             return;
@@ -83,7 +83,7 @@ impl Service {
                 self.not_attached(asked, FORGOTTEN.into());
             }
             Ok(None) if self.is_opening(batch) => self.too_early.push(asked),
-            // It has come there since it was read.
+            // The batch has come there since it was read.
             Ok(None) if !asked.missed => self.attach(Follow {
                 missed: true,
                 ..asked
@@ -135,7 +135,7 @@ impl Service {
         };
         let batches = rows.map(|rows| -> Vec<BatchStatus> {
             let running = self.scheduler.running_by_batch();
-            // One that is forgotten may have been in the store for a moment yet.
+            // A batch that was just forgotten may still be in the store for a moment.
             let shown = |row: &BatchRow| {
                 (all || row.status.user == by.user) && self.batches.get(row.status.id).is_some()
             };
@@ -178,7 +178,7 @@ impl Service {
     }
 }
 
-/// What the store says of a batch, with how many of its jobs run.
+/// The store's row of a batch, with how many of its jobs run.
 fn with_running(
     BatchRow { serial, status }: BatchRow,
     running: &HashMap<BatchSerial, u64>,

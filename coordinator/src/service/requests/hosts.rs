@@ -1,4 +1,4 @@
-//! What clients are shown of hosts.
+//! Requests of clients about hosts.
 
 use crate::service::pages::paged;
 use crate::service::peers::ClientId;
@@ -35,7 +35,7 @@ impl Service {
         deadline: Option<Duration>,
         now: BootInstant,
     ) -> Result<(), String> {
-        // Without room for it, it would be forgotten at the next start.
+        // Without room in the store, the drain would be forgotten at the next start.
         if let Some(why) = self.no_room() {
             return Err(why);
         }
@@ -44,7 +44,7 @@ impl Service {
         drained.map_err(|unknown| unknown.join("\n"))
     }
 
-    /// All hosts ever seen, with what is known of the way to them.
+    /// All hosts ever seen, with the network paths to them as far as known.
     fn hosts(&self, now: BootInstant) -> Vec<HostStatus> {
         let ways: HashMap<&str, u16> = self
             .agents
@@ -56,8 +56,8 @@ impl Service {
     }
 }
 
-/// Those of the hosts that one message has room for. A client of an earlier version knows no other
-/// answer than one.
+/// The hosts that one message has room for. A client of an earlier version understands no answer in
+/// several messages.
 fn that_fit(mut hosts: Vec<HostStatus>) -> Vec<HostStatus> {
     let all = hosts.len();
     let mut bytes = 0;

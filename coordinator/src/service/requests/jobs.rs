@@ -1,4 +1,4 @@
-//! What clients ask of single jobs: to cancel them, what they write, why they do not run.
+//! Requests of clients about single jobs: cancels, output, and why jobs do not run.
 
 use crate::scheduler::{Event, Wanted};
 use crate::service::peers::{Asked, ClientId, MAX_ASKED};
@@ -27,7 +27,7 @@ impl Service {
             );
             return self.tell_client(id, ToClient::Refused { reason });
         }
-        // What is named twice is cancelled once: a name can stand for many batches.
+        // All batches of a user are cancelled once, however often they are named: they can be many.
         let mut all = false;
         what.retain(|selector| *selector != Selector::Mine || !std::mem::replace(&mut all, true));
         let user = client.user();
@@ -50,7 +50,7 @@ impl Service {
                 };
                 self.scheduler.handle(event, now);
             }
-            // What it names may not have been taken any more.
+            // The batch or job may not have been accepted any more.
             Err(_) if self.has_a_successor() => {}
             Err(reason) => self.tell_client(id, ToClient::Refused { reason }),
         }
@@ -93,7 +93,7 @@ impl Service {
         }
     }
 
-    /// Which hosts a cancel waits for.
+    /// The hosts that a cancel waits for.
     pub(super) fn cancel_waits(&self, id: ClientId, request: u64, now: BootInstant) -> ToClient {
         let asked = self
             .asked
@@ -119,7 +119,7 @@ impl Service {
         ToClient::Why { request, reasons }
     }
 
-    /// A number for the scheduler that leads back to a client's request.
+    /// Gives the scheduler a number that leads back to a client's request.
     fn ask(&mut self, client: ClientId, request: u64) -> u64 {
         let number = self.next_request;
         self.next_request += 1;

@@ -6,11 +6,11 @@ use crate::service::state::Service;
 use mezcal_common::message::client::Selector;
 use mezcal_common::model::ids::BatchId;
 
-/// Batches that a message names.
+/// Batches that a message names at most.
 const MANY: usize = 10;
 
 impl Service {
-    /// What a user means. Others' batches do not exist for them.
+    /// The batches and jobs that a user means. Other users' batches do not exist for them.
     pub(super) fn select(&self, user: &str, selector: &Selector) -> Result<Vec<Wanted>, String> {
         Ok(match selector {
             Selector::Mine => self
@@ -29,7 +29,7 @@ impl Service {
         })
     }
 
-    /// Of a batch whose jobs have all ended nothing can be cancelled.
+    /// Nothing, if all jobs of the batch have ended: then none can be cancelled.
     fn wanted(&self, batch: BatchId, job: Option<WantedJob>) -> Vec<Wanted> {
         if self.batches.get(batch).is_some_and(Batch::is_done) {
             Vec::new()
@@ -39,7 +39,7 @@ impl Service {
     }
 
     pub(super) fn find_batch(&self, user: &str, text: &str) -> Result<BatchId, String> {
-        // Without a name it is the only one that they have running themselves.
+        // Without a name it is the only batch that the user has running.
         let found: Vec<BatchId> = match text {
             "" => self.batches.running(user).collect(),
             text => self

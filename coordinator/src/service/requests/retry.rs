@@ -18,7 +18,7 @@ use mezcal_common::model::ids::{BatchId, BatchSerial, JobNumber};
 use std::collections::{BTreeMap, HashMap};
 
 impl Service {
-    /// A new batch is wanted with jobs of an ended one, as its owner's, whoever asks for it.
+    /// Opens a new batch with jobs of an ended one, as its owner's, also if an admin asks for it.
     pub(super) fn wants_again(&mut self, id: ClientId, request: u64, batch: &str, failed: bool) {
         let Some(by) = self.asker(id, request) else {
             return;
@@ -64,8 +64,8 @@ impl Service {
         }
     }
 
-    /// Its jobs have been read: opens the new batch, if that can still be done, and for somebody
-    /// who is still there.
+    /// The jobs have been read: opens the new batch, if that can still be done and the client that
+    /// asked is still there.
     pub(in crate::service) fn again_found(
         &mut self,
         asked: Retry,
@@ -92,7 +92,7 @@ impl Service {
         }
         let jobs = again.jobs.len() as u64;
         match self.open_again(again, owner, now) {
-            // They hear of it when it is safe.
+            // The client gets the answer when the batch is safe.
             Ok(new) => drop(self.retried.insert(new, (by.client, by.request, jobs))),
             Err(why) => self.not_again(by, why),
         }
@@ -134,7 +134,7 @@ impl Service {
         self.answer(by, [ToClient::Retried { request, batch }]);
     }
 
-    /// Tells whoever wanted an ended batch to run again what has become of it.
+    /// Tells the client that wanted an ended batch to run again whether the new one is safe.
     pub(in crate::service) fn is_retried(&mut self, batch: BatchId, result: Result<(), String>) {
         if let Some((client, request, jobs)) = self.retried.remove(&batch) {
             self.tell_client(
@@ -148,7 +148,7 @@ impl Service {
     }
 }
 
-/// Nothing is begun in the name of somebody who could not begin it.
+/// No batch begins in the name of an owner who could not begin it.
 fn is_still_a_user(list: &Enrolment, owner: &str) -> Result<(), String> {
     match list.registry.is_member(Role::User, owner) {
         Ok(true) => Ok(()),
@@ -160,7 +160,7 @@ fn is_still_a_user(list: &Enrolment, owner: &str) -> Result<(), String> {
     }
 }
 
-/// An ended batch as a new one: all of its jobs, or those that did not succeed.
+/// Reads an ended batch as a new one: all of its jobs, or those that did not succeed.
 fn read_again(reader: &Reader, serial: BatchSerial, failed: bool) -> Result<Again, String> {
     let in_words = |e: StoreError| chain(&e);
     let mut terms = reader.terms(serial).map_err(in_words)?;
@@ -201,7 +201,7 @@ fn read_again(reader: &Reader, serial: BatchSerial, failed: bool) -> Result<Agai
     })
 }
 
-/// Jobs of one batch as they are submitted to another.
+/// Jobs of one batch that are to be submitted to another.
 #[derive(Default)]
 struct Jobs {
     jobs: BTreeMap<JobNumber, Described>,
@@ -213,8 +213,8 @@ impl Jobs {
             .extend(jobs.into_iter().map(|job| (job.submission.job, job)));
     }
 
-    /// Numbers them anew, in their old order. What came after a job that is not among them does not
-    /// wait: that one has succeeded.
+    /// Numbers them anew, in their old order. A job that came after one that is not among them does
+    /// not wait: that one has succeeded.
     fn finish(self) -> (Vec<Vec<String>>, Vec<Submission>) {
         let numbers: HashMap<JobNumber, JobNumber> = self
             .jobs

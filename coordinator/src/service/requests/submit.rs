@@ -1,4 +1,4 @@
-//! Batches that are opened, and how large they may be.
+//! How batches are opened, and how large they may be.
 
 use crate::jobs::too_large;
 use crate::scheduler::Event;
@@ -9,15 +9,15 @@ use mezcal_common::message::client::{BatchTerms, Submission, ToClient};
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::BatchId;
 
-/// Batches of a user that have jobs which are not over: as many as commands that somebody can have
-/// left running. Each costs its table of queues, and a place in whatever looks at all of them.
+/// Batches of a user that have jobs which are not over: as many as commands that a user can have
+/// left running. Each costs its table of queues, and time in every loop over all of them.
 const MAX_RUNNING: usize = 1000;
 /// Sets of hosts and names in them that a batch may have: a thousand sets of two thousand hosts, or
 /// two hundred thousand of ten. Each takes some thirty bytes of memory for as long as the batch
 /// runs.
 const MAX_NAMED: usize = 2_000_000;
-/// Jobs of a batch that is not stored, and bytes of their texts: more than one for each host of a
-/// large cluster. They stay in memory.
+/// Jobs of a batch that is not stored, and bytes of their texts: more than one job for each host of
+/// a large cluster. They stay in memory.
 const MAX_ONCE: usize = 65_536;
 const MAX_ONCE_BYTES: usize = 32 << 20;
 
@@ -31,7 +31,7 @@ impl Service {
         })
     }
 
-    /// Why a batch cannot have these, too. If it can, they count from now on.
+    /// Why a batch cannot have these sets and jobs, too. If it can, they count from now on.
     pub(super) fn too_much(
         &mut self,
         batch: BatchId,
@@ -83,7 +83,7 @@ impl Service {
         self.scheduler.handle(event, now);
     }
 
-    /// A client has so many results.
+    /// A client has so many results of a batch.
     pub(super) fn taken(&mut self, id: ClientId, batch: BatchId, results: u64) {
         let Some(client) = self.clients.get_mut(&id) else {
             return;
@@ -150,7 +150,7 @@ impl Service {
         self.tell_client(id, opened);
     }
 
-    /// A batch that is not known.
+    /// Opens a batch that is not known.
     fn open_new(
         &mut self,
         id: ClientId,
@@ -166,11 +166,11 @@ impl Service {
         {
             return Err(reason);
         }
-        // What is left of a batch whose client has gone is its owner's, until it has ended.
+        // A batch whose client has gone is still its owner's until it has ended.
         if self.scheduler.batch_so_far(batch).is_some() {
             return Err("that batch exists already, and is ending".into());
         }
-        // A command that runs once on each host is nobody's after its client.
+        // A command that runs once on each host ends with its client.
         let (stored, name) = (self.kept.is_some() && !terms.once, terms.name.clone());
         let event = Event::Open {
             user: user.to_owned(),
