@@ -1,9 +1,9 @@
-//! What survives the coordinator: SQLite in one directory, which one process holds at a time.
+//! The state that outlives the coordinator: SQLite in one directory, held by one process at a time.
 //!
-//! One thread writes ([`Writer`]): it gathers what has come meanwhile into one transaction, and
-//! says what is safe after its commit. A [`Reader`] has connections of its own and sees only what
-//! is committed. Values that nobody selects by are kept as the bytes of the wire codec behind one
-//! byte that says which format they have; `PRAGMA user_version` says which tables there are.
+//! One thread writes ([`Writer`]): it gathers waiting records into one transaction, and says which
+//! are safe after its commit. A [`Reader`] has connections of its own and sees only committed
+//! records. Values that no query selects by are bytes of the wire codec after one byte that names
+//! their format; `PRAGMA user_version` says which tables there are.
 
 mod access;
 mod clock;
@@ -43,29 +43,29 @@ use std::path::Path;
 use std::time::Duration;
 use tables::{VERSION, migrate};
 
-/// What stands before the bytes of a value.
+/// The byte before the bytes of a value.
 const FORMAT: u8 = 1;
-/// How long to wait for another process that holds the database for a moment: a backup.
+/// How long to wait for another process that holds the database for a moment, such as a backup.
 const BUSY: Duration = Duration::from_secs(5);
 
 /// An open store, not in use yet.
 pub struct Store {
     connection: Connection,
     access: Access,
-    /// Which store it is.
+    /// The number that tells this store from others.
     pub id: StoreId,
-    /// How often it was restored, and when. Of a copy that nobody has taken up it is that of the
-    /// original.
+    /// How often it was restored, and when. A copy that no coordinator has taken up has the
+    /// generation of the original.
     pub generation: Generation,
     /// Batches before this one may run for another store, which this one is a copy of.
     pub hold: Option<BatchSerial>,
-    /// For how long what its last coordinator placed may run without a word.
+    /// For how long attempts that its last coordinator placed may run without a word.
     pub lease: Option<Duration>,
     found: life::Found,
-    /// A life that could not begin for want of room, or for somebody else who writes: nothing is
+    /// A life that could not begin, because the disk is full or another process writes: nothing is
     /// written before it does.
     waiting: Option<Life>,
-    /// Held for as long as the process lives.
+    /// Held until the writer's thread ends.
     lock: OwnedFd,
 }
 
@@ -77,7 +77,7 @@ impl Store {
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let failed = |source: std::io::Error| StoreError::file(directory, source);
         std::fs::create_dir_all(directory).map_err(failed)?;
-        // SQLite relies on locks and shared memory.
+        // SQLite needs working locks and shared memory.
         if mezcal_common::system::config::is_on_network(directory) {
             return Err(StoreError::Network(directory.into()));
         }
@@ -86,7 +86,7 @@ impl Store {
         let found = life::look(&path)?;
         let broken = |source| StoreError::database(&path, source);
         is_ours(&path)?;
-        // Nobody else's from the first moment; SQLite gives its log the same mode.
+        // Closed to other accounts from the first moment; SQLite gives its log the same mode.
         if let Err(e) = life::new_file(&path)
             && e.kind() != ErrorKind::AlreadyExists
         {
@@ -94,12 +94,12 @@ impl Store {
         }
         rustix::fs::chmod(&path, Mode::RUSR | Mode::WUSR).map_err(|e| failed(e.into()))?;
         let (access, mut connection) = Access::open(&path)?;
-        // On a full disk a store is opened, too: nothing is written to one that there is.
+        // A store is opened on a full disk, too: nothing is written to one that exists.
         let pages: u32 = connection
             .pragma_query_value(None, "page_count", |row| row.get(0))
             .map_err(broken)?;
         if pages == 0 {
-            // Before the first table, or it has no effect.
+            // Set before the first table, or it has no effect.
             connection
                 .pragma_update(None, "auto_vacuum", "INCREMENTAL")
                 .map_err(broken)?;
@@ -142,7 +142,7 @@ impl Store {
         StoreError::database(&self.access.path, source)
     }
 
-    /// Who may join, and who has. With `listed`, only certificates count that are on the list.
+    /// The tokens and certificates. With `listed`, only certificates count that are on the list.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -151,10 +151,10 @@ impl Store {
         Registry::new(self.access.clone(), writing, listed)
     }
 
-    /// Starts the writer's thread, and gives readers.
+    /// Starts the writer's thread, and returns the writer and a reader.
     ///
     /// # Errors
-    /// There is no room for the thread; the limit is named.
+    /// The thread cannot be started; the limit is named.
     pub fn start(
         self,
         answers: tokio::sync::mpsc::Sender<FromStore>,
@@ -166,21 +166,21 @@ impl Store {
         ))
     }
 
-    /// Whether no other process can have it while this one has: there was no room for what they
-    /// would share.
+    /// Whether no other process can use the store while this one has it: there was no room for the
+    /// index that they would share.
     pub fn is_alone(&self) -> bool {
         self.access.alone
     }
 }
 
-/// Who may join, and who has, from the store in `directory`, which a coordinator may be using.
+/// The tokens and certificates of the store in `directory`, which a coordinator may be using.
 ///
 /// # Errors
 /// [`StoreError`]; a coordinator has to have made the store before.
 pub fn registry(directory: &Path) -> Result<Registry, StoreError> {
     let path = directory.join("store.db");
     if !path.exists() {
-        // Makes it, and lets it go again.
+        // Makes the store, and releases it again.
         drop(Store::open(directory)?);
     }
     life::look(&path)?;
@@ -188,7 +188,7 @@ pub fn registry(directory: &Path) -> Result<Registry, StoreError> {
     Registry::new(access, writing, true)
 }
 
-/// A store that is somebody else's is not used, and its mode not changed. Root may use any.
+/// A store of another account is not used, and its mode not changed. Root may use any store.
 fn is_ours(path: &Path) -> Result<(), StoreError> {
     use std::os::unix::fs::MetadataExt;
     let own = rustix::process::geteuid();
@@ -198,13 +198,13 @@ fn is_ours(path: &Path) -> Result<(), StoreError> {
             owner: meta.uid(),
             own: own.as_raw(),
         }),
-        // What else is wrong with it SQLite says.
+        // SQLite reports any other fault.
         Ok(_) | Err(_) => Ok(()),
     }
 }
 
-/// Whether a store that nobody has closed is whole: its log may have been cut short in any way, or
-/// the disk have lied.
+/// Checks that a store which was not closed is whole: its log may have been cut short anywhere, or
+/// the disk may have lost writes.
 fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let what: String = connection
         .pragma_query_value(None, "quick_check", |row| row.get(0))
@@ -227,8 +227,8 @@ fn lock(directory: &Path) -> Result<OwnedFd, StoreError> {
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {
             let pid = format!("process {}", std::process::id());
-            // In the room that it has: there may be no other. Whoever finds nothing there finds the
-            // lock all the same.
+            // Written in place: the disk may have no other room. If nothing can be written, the
+            // lock holds all the same.
             let said = rustix::io::pwrite(&lock, pid.as_bytes(), 0).unwrap_or(0);
             rustix::fs::ftruncate(&lock, said as u64).map_err(failed)?;
             Ok(lock)
@@ -245,7 +245,7 @@ fn lock(directory: &Path) -> Result<OwnedFd, StoreError> {
     }
 }
 
-/// A value as it is kept.
+/// The stored form of a value.
 fn pack<T: Serialize>(value: &T) -> Result<Vec<u8>, codec::CodecError> {
     let body: Bytes = codec::encode_body(value)?;
     let mut bytes = Vec::with_capacity(1 + body.len());
@@ -266,7 +266,7 @@ fn unpack<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, St
     Err(StoreError::Unreadable { what, source })
 }
 
-/// A result, of which a column of its own has what its job has written.
+/// Reads a result; a column of its own has the number of bytes that its job has written.
 fn unpack_result(packed: &[u8], written: Written) -> Result<JobResult, StoreError> {
     let mut result: JobResult = unpack("result", packed)?;
     result.outcome.written = written;

@@ -1,15 +1,15 @@
-//! How the connections of one process to a store are opened.
+//! How one process opens its connections to a store.
 //!
 //! Even a reader of a log needs an index of it, which SQLite keeps in a file (`-shm`) that all
 //! processes share, and which is gone after an orderly end. On a disk without room for that file,
-//! the index is in the memory of this process, and then no other can have the store.
+//! the index is in the memory of this process, and then no other process can use the store.
 
 use super::{BUSY, StoreError, lacks_room};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::path::{Path, PathBuf};
 
-/// Of SQLite's ways to the files (vfs.html, "unix-excl"), the one that takes a file for one process
-/// alone and shares nothing by files.
+/// The one of SQLite's file layers (vfs.html, "unix-excl") that takes a file for one process alone
+/// and shares nothing by files.
 const ALONE: &std::ffi::CStr = c"unix-excl";
 /// Each connection is used by one thread at a time.
 const READING: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
@@ -20,13 +20,13 @@ const WRITING: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQ
 pub(super) struct Access {
     /// The database's file.
     pub(super) path: PathBuf,
-    /// No other process can have it, for as long as this one has.
+    /// No other process can use the store, for as long as this one has it.
     pub(super) alone: bool,
 }
 
 impl Access {
-    /// Opens the database, which is there, and looks into it. The connection must outlive those
-    /// that are made later: it holds the lock for all.
+    /// Opens the database, which exists, and reads it once. The connection must outlive the later
+    /// ones: it holds the lock for all.
     ///
     /// # Errors
     /// [`StoreError`].

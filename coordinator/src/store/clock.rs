@@ -1,17 +1,17 @@
 //! How long ago something was, across lives of a coordinator.
 //!
-//! A wall clock may be set. While the host has not been started again its boot clock tells the time
-//! that has passed, and nothing else does. Across boots there is only the wall clock: what it says
-//! is believed, but never that less than no time has passed.
+//! A wall clock may be set. Until the host boots again, only its boot clock tells how much time has
+//! passed. Across boots there is only the wall clock: it is believed, but the time passed is
+//! never less than zero.
 
 use mezcal_common::model::clock::{BootInstant, WallTime};
 use mezcal_common::system::proc::boot_id;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-/// A boot that nobody knows: /proc did not say.
+/// A boot without a known id: /proc did not say.
 const UNKNOWN: [u8; 16] = [0; 16];
-/// It stays the same for as long as we live.
+/// The id stays the same for as long as the process lives.
 static BOOT: LazyLock<[u8; 16]> = LazyLock::new(boot_id);
 
 /// A moment on both clocks.
@@ -19,7 +19,7 @@ static BOOT: LazyLock<[u8; 16]> = LazyLock::new(boot_id);
 pub(super) struct Moment {
     /// The wall clock.
     pub(super) wall: WallTime,
-    /// Which boot of the host, and its clock then; none where an earlier version has written it.
+    /// The boot of the host and the time on its clock; none in records of an earlier version.
     pub(super) up: Option<([u8; 16], BootInstant)>,
 }
 
@@ -31,7 +31,7 @@ impl Moment {
         }
     }
 
-    /// As it is stored: the wall clock, the boot, and microseconds of its clock.
+    /// From the stored form: the wall clock, the boot, and microseconds of its clock.
     pub(super) fn stored(wall: i64, boot: Option<&[u8]>, up: Option<i64>) -> Self {
         let boot = boot.and_then(|boot| boot.try_into().ok());
         let up = up
@@ -43,14 +43,14 @@ impl Moment {
         }
     }
 
-    /// The parts that are stored beside the wall clock.
+    /// The parts that are stored beside the wall clock: the boot, and microseconds of its clock.
     pub(super) fn columns(&self) -> (Option<[u8; 16]>, Option<i64>) {
         let micros = |up: BootInstant| i64::try_from(up.0.as_micros()).unwrap_or(i64::MAX);
         self.up
             .map_or((None, None), |(boot, up)| (Some(boot), Some(micros(up))))
     }
 
-    /// How long ago it was, `now`.
+    /// How long before `now` it was.
     pub(super) fn age(&self, now: &Self) -> Duration {
         match (self.up, now.up) {
             (Some((then, up)), Some((boot, now))) if then == boot && boot != UNKNOWN => {

@@ -1,8 +1,8 @@
-//! Copies of a store: making one while it is in use, putting one in its place, and taking one up.
+//! Copies of a store: how they are made while it is in use, put in its place, and taken up.
 //!
-//! A copy is marked as one, with its date, before it has its name: what a coordinator finds under
-//! that name is never a copy that looks like its original. The mark goes when a coordinator takes
-//! the copy up, and with the same transaction the store is of a new [`Generation`].
+//! A copy is marked as one, with its date, before it gets its name: so a coordinator never finds a
+//! copy under that name that looks like its original. The mark goes when a coordinator takes the
+//! copy up, and in the same transaction the store gets a new [`Generation`].
 
 use super::access::Access;
 use super::life::{Header, Life, Note, beside, look, new_file, number, sync_directory_of};
@@ -18,12 +18,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What a coordinator finds when it takes a store up that is a copy.
+/// The age of a copy that a coordinator takes up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Copied {
-    /// When the copy was made; none: nobody knows.
+    /// When the copy was made; none: it is not known.
     pub made: Option<WallTime>,
-    /// It can be no older than that: when the coordinator was started whose store was copied.
+    /// The copy is not older than this: the start of the coordinator whose store was copied.
     pub after: Option<WallTime>,
 }
 
@@ -37,16 +37,16 @@ impl std::fmt::Display for Copied {
     }
 }
 
-/// What a restore has come to.
+/// The result of a restore.
 #[derive(Debug)]
 pub struct Restored {
     /// The copy that is in place now.
     pub copied: Copied,
-    /// The store that was there before, under the name that it has now.
+    /// The store that was there before, under its new name.
     pub kept: Option<PathBuf>,
 }
 
-/// What is kept in the table `meta`.
+/// Reads a value of the table `meta`.
 pub(super) fn meta<T: rusqlite::types::FromSql>(
     db: &Connection,
     key: &str,
@@ -80,7 +80,7 @@ fn copied(db: &Connection) -> rusqlite::Result<Copied> {
     })
 }
 
-/// The generation that a database says it is of.
+/// The generation that a database has in its tables.
 pub(super) fn generation(db: &Connection) -> rusqlite::Result<Generation> {
     let (since, restores) = (
         meta(db, "since")?.unwrap_or(0),
@@ -94,15 +94,15 @@ pub(super) fn generation(db: &Connection) -> rusqlite::Result<Generation> {
 
 impl Store {
     /// Begins a life of a coordinator with this store. A copy becomes a store of its own, of a new
-    /// generation: its tokens are void, and batches that it has may run for its original, unless
-    /// somebody vouches that `nothing_runs`. Gives back what it was a copy of, if it was one.
+    /// generation: its tokens are void, and batches that it has may run for its original, unless an
+    /// admin vouches that `nothing_runs`. Returns the age of the copy, if it was one.
     ///
-    /// `lease`: how long what this life places may run without a word; it is kept for whoever takes
-    /// up a copy of this store.
+    /// `lease`: how long attempts that this life places may run without a word; it is stored for a
+    /// coordinator that takes up a copy of this store.
     ///
     /// # Errors
-    /// [`StoreError`]. A store that is no copy may be on a full disk, or be written by somebody
-    /// else just now: then its life begins as soon as it can, before anything else is written.
+    /// [`StoreError`]. The disk of a store that is not a copy may be full, or another process may
+    /// be writing: then its life begins as soon as it can, before anything else is written.
     pub fn take_up(
         &mut self,
         nothing_runs: bool,
@@ -116,7 +116,7 @@ impl Store {
         if nothing_runs {
             self.hold = None;
         }
-        // While old batches are held, the longest lease counts that they may run under.
+        // While old batches are held, the longest lease that they may run under counts.
         let longest = self
             .lease
             .filter(|_| self.hold.is_some())
@@ -168,7 +168,7 @@ impl Store {
                 was.made.or(was.after).map(|at| at.0),
             )?;
             transaction.execute("DELETE FROM meta WHERE key = 'copied'", [])?;
-            // Whoever has used one since can use it again otherwise.
+            // Otherwise a token that has been used since the copy could be used again.
             transaction.execute("DELETE FROM token", [])?;
             transaction.execute("DELETE FROM stranger", [])?;
             transaction.commit()?;
@@ -181,7 +181,7 @@ impl Store {
 }
 
 /// Copies the store in `directory` to `target`, which must not exist, while a coordinator may be
-/// using it. Whoever may read the copy may read the store: it has the same mode.
+/// using it. An account that may read the copy may read the store: the mode is the same.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -197,8 +197,8 @@ pub fn backup(directory: &Path, target: &Path) -> Result<(), StoreError> {
     })?;
     let copied = (|| {
         if owner_of(directory).is_some() {
-            // Only that account may touch the store, and it need not be able to write where the
-            // copy goes.
+            // Only the store's account may touch the store, and it may not be able to write where
+            // the copy goes.
             let near = beside(
                 &directory.join("store.db"),
                 &format!(".backup-{}", std::process::id()),
@@ -257,8 +257,7 @@ fn no_room_for(copy: &Path) -> StoreError {
     }
 }
 
-/// Says in a copy that it is one. Without a journal: one that is interrupted is no copy, and has no
-/// name yet.
+/// Marks a copy as one. Without a journal: an interrupted copy is not one, and has no name yet.
 fn mark(copy: &Path, made: Option<WallTime>) -> rusqlite::Result<()> {
     let db = Connection::open_with_flags(copy, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     db.pragma_update(None, "journal_mode", "OFF")?;
@@ -266,10 +265,10 @@ fn mark(copy: &Path, made: Option<WallTime>) -> rusqlite::Result<()> {
     set_meta(&db, "copied", made.map(|at| at.0))
 }
 
-/// Gives a finished file its name, unless something has it.
+/// Gives a finished file its name, unless that is taken.
 fn name_it(part: &Path, target: &Path) -> std::io::Result<()> {
     match rustix::fs::renameat_with(CWD, part, CWD, target, RenameFlags::NOREPLACE) {
-        // Not every file system can.
+        // Not every file system supports this.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
             rustix::fs::linkat(CWD, part, CWD, target, AtFlags::empty())?;
             std::fs::remove_file(part)
@@ -282,12 +281,12 @@ fn name_it(part: &Path, target: &Path) -> std::io::Result<()> {
 /// using. The store that was there is kept.
 ///
 /// # Errors
-/// [`StoreError`]; the store is as it was then, but for [`StoreError::Interrupted`].
+/// [`StoreError`]; the store is then as it was, except after [`StoreError::Interrupted`].
 pub fn restore(directory: &Path, mut file: &File, origin: &Path) -> Result<Restored, StoreError> {
     let path = directory.join("store.db");
     let failed = |source: std::io::Error| StoreError::file(directory, source);
     let _lock = lock(directory)?;
-    // One that was interrupted is done again.
+    // A restore that was interrupted is done again.
     let note = match look(&path) {
         Ok(found) => found.note,
         Err(StoreError::Mixed { .. } | StoreError::Interrupted(_)) => {
@@ -306,8 +305,8 @@ pub fn restore(directory: &Path, mut file: &File, origin: &Path) -> Result<Resto
         Ok(copied)
     })();
     let (copied, life) = copied.inspect_err(|_| drop(std::fs::remove_file(&new)))?;
-    // From here to the end whoever finds the directory knows that its parts may not belong
-    // together.
+    // From here to the end, a coordinator that finds the directory knows that its parts may not
+    // belong together.
     Note {
         restoring: true,
         ..note.clone()
@@ -336,7 +335,7 @@ pub fn restore(directory: &Path, mut file: &File, origin: &Path) -> Result<Resto
     Ok(Restored { copied, kept })
 }
 
-/// Where the store that was there is kept: a name with the time, which no file has yet.
+/// The path for the previous store: a name with the time, which no file has yet.
 fn free_name_beside(path: &Path) -> PathBuf {
     let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
     let numbers = std::iter::once(String::new()).chain((1..).map(|n| format!("-{n}")));
@@ -346,7 +345,7 @@ fn free_name_beside(path: &Path) -> PathBuf {
         .unwrap_or_else(|| beside(path, ".before"))
 }
 
-/// Whether a file is a whole store of ours; marks it as a copy. Gives back the number in its
+/// Checks that a file is a whole store of ours, and marks it as a copy. Returns the number in its
 /// header, too.
 fn checked(new: &Path, origin: &Path) -> Result<(Copied, u32), StoreError> {
     let not = |why: String| StoreError::NoStore {
@@ -395,17 +394,17 @@ fn checked(new: &Path, origin: &Path) -> Result<(Copied, u32), StoreError> {
     Ok((copied, header.map_or(0, |header| header.life)))
 }
 
-/// The account that owns a directory, if it is not ours and we may act as it: if we are root.
+/// The account that owns a directory, if it is another one and we are root, who may act as it.
 fn owner_of(directory: &Path) -> Option<(u32, u32)> {
     let meta = std::fs::metadata(directory).ok()?;
     (rustix::process::geteuid().is_root() && meta.uid() != 0).then(|| (meta.uid(), meta.gid()))
 }
 
-/// Does something as the account that owns a directory, if we are root: root follows no link that
-/// this account has laid there, and leaves no file that it cannot use.
+/// Calls `act` as the account that owns a directory, if we are root: so root follows no link that
+/// this account has made there, and leaves no file that the account cannot use.
 ///
 /// # Errors
-/// This root may not be anybody, as in some containers.
+/// This root may not become that account, as in some containers.
 pub fn as_owner_of<T: Send>(
     directory: &Path,
     act: impl FnOnce() -> T + Send,
@@ -413,7 +412,7 @@ pub fn as_owner_of<T: Send>(
     let Some((uid, gid)) = owner_of(directory) else {
         return Ok(act());
     };
-    // Of one thread: Linux keeps who one is for each.
+    // In a thread of its own: on Linux each thread has its own account.
     let acting = std::thread::scope(|scope| {
         let become_and_act = || {
             let (uid, gid) = (
@@ -433,12 +432,12 @@ pub fn as_owner_of<T: Send>(
     }
 }
 
-/// The first batch that is the store's own, where older ones are held.
+/// The first batch that is the store's own, if older ones are held.
 pub(super) fn hold(db: &Connection) -> rusqlite::Result<Option<BatchSerial>> {
     Ok(meta::<i64>(db, "hold")?
         .and_then(|first| u32::try_from(first).ok())
         .map(BatchSerial))
 }
 
-/// For the message of [`StoreError::WornOut`].
+/// The number of restores in the message of [`StoreError::WornOut`].
 pub(super) const MOST: u32 = MAX_RESTORES;

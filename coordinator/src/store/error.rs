@@ -1,4 +1,4 @@
-//! Why there is no store, or nothing of it.
+//! Why there is no store, or why it cannot be read.
 
 use super::tables::VERSION;
 use mezcal_common::wire::codec;
@@ -12,134 +12,134 @@ pub enum StoreError {
     /// The directory cannot be made or opened.
     #[error("cannot use {} for the coordinator's store; `state` in coordinator.toml names another directory", path.display())]
     Directory {
-        /// Which.
+        /// The directory or file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// It is on a network file system.
     #[error("{} is on a network file system, where a store is not safe; `state` in coordinator.toml names another directory", .0.display())]
     Network(PathBuf),
-    /// Another coordinator has it.
+    /// Another coordinator holds it.
     #[error("another coordinator ({holder}) holds the store in {}", path.display())]
     Held {
-        /// Which.
+        /// Its directory.
         path: PathBuf,
-        /// Its process id, as it says.
+        /// Its process id, as it has written it into the lock file.
         holder: String,
     },
-    /// SQLite says no.
+    /// SQLite reports an error.
     #[error("cannot use the store {}", path.display())]
     Database {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// SQLite's error.
         source: rusqlite::Error,
     },
-    /// There is no room for what has to be written.
+    /// The disk or the account's quota is full.
     #[error("the disk of the store {} is full, or its account may have no more of it: make room there; nothing that is in the store is lost", path.display())]
     Full {
-        /// Which file.
+        /// The file or directory.
         path: PathBuf,
-        /// Who says so.
+        /// The error of the system or of SQLite.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Another process keeps it to itself.
+    /// Another process has it to itself.
     #[error(
         "the store {} is another process's alone, as that of a coordinator that was started on a full disk: nobody else can have it until that \
          has been started again when there is room (`systemctl restart mezcal-coordinator`)",
         path.display()
     )]
     Alone {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// SQLite's error.
         source: rusqlite::Error,
     },
-    /// What is in it cannot be read just now.
+    /// Its contents cannot be read just now.
     #[error("the store {} cannot be opened for reading at present; the coordinator may have too many open files (`ulimit -n`): try again", path.display())]
     Reader {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// SQLite's error.
         source: rusqlite::Error,
     },
-    /// What is in it is not what was written.
+    /// Its contents are not as they were written.
     #[error(
         "the store {} is damaged ({what}); `coordinator restore FILE` puts a copy that `coordinator backup` made in its place and keeps it beside: \
          results, batches, tokens and revocations since that copy are lost, and jobs without a result run again",
         path.display()
     )]
     Damaged {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What SQLite says of it.
+        /// SQLite's description of the damage.
         what: String,
     },
-    /// Its files do not make one store.
+    /// Its files do not belong to one store.
     #[error(
         "the store {} cannot be used: {why}, and SQLite would mix the two; `coordinator restore FILE` puts a copy in place of both and keeps \
          them beside; if the right database is at hand, put that where the log is",
         path.display()
     )]
     Mixed {
-        /// Which database.
+        /// The database.
         path: PathBuf,
-        /// What is wrong with its files.
+        /// The fault of its files.
         why: &'static str,
     },
-    /// A restore has not come to its end.
+    /// A restore was interrupted.
     #[error("a `coordinator restore` was interrupted while it exchanged {}: run it again", .0.display())]
     Interrupted(PathBuf),
-    /// Another account's.
+    /// It belongs to another account.
     #[error("the store {} belongs to the account with number {owner}, and this is {own}: run this as that account, or give it to this one (chown)", path.display())]
     Owner {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Whose.
+        /// The account that owns it.
         owner: u32,
-        /// Who we are.
+        /// The account of this process.
         own: u32,
     },
-    /// What should be restored is no store.
+    /// The file to be restored is not a store.
     #[error("{} is not a copy of a store: {why}; nothing was changed", path.display())]
     NoStore {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault of the file.
         why: String,
     },
     /// A copy cannot be written.
     #[error("cannot write the copy {}", path.display())]
     Copy {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// The numbers of its batches are used up.
     #[error("the store {} was restored {} times, and its numbers are used up: begin with a new one (`state` names another directory)", .0.display(), super::copy::MOST)]
     WornOut(PathBuf),
-    /// It was written by a newer version.
+    /// It was written by a newer version of Mezcal.
     #[error("the store {} has format {found}, and this version knows {VERSION} at most: install the version that wrote it, or a newer one", path.display())]
     Newer {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Its version.
+        /// The version of its format.
         found: i64,
     },
-    /// A value is not what it should be.
+    /// A value cannot be decoded.
     #[error("the store has an unreadable {what}")]
     Unreadable {
-        /// What.
+        /// The kind of value.
         what: &'static str,
-        /// Why.
+        /// The codec's error.
         source: codec::CodecError,
     },
 }
 
 impl StoreError {
-    /// What SQLite says of a file: damage is told apart from whatever passes.
+    /// From SQLite's error about a file: damage is told apart from errors that pass.
     pub(super) fn database(path: &Path, source: rusqlite::Error) -> Self {
         match source.sqlite_error_code() {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Damaged {
@@ -157,7 +157,7 @@ impl StoreError {
         }
     }
 
-    /// What the kernel says of the directory or a file in it.
+    /// From the system's error about the directory or a file in it.
     pub(super) fn file(path: &Path, source: std::io::Error) -> Self {
         match source.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full {
@@ -172,7 +172,7 @@ impl StoreError {
     }
 }
 
-/// Whether SQLite lacks room on the disk, be it for the index that it shares with other processes.
+/// Whether SQLite lacks room on the disk, perhaps for the index that processes share.
 pub(super) fn lacks_room(e: &rusqlite::Error) -> bool {
     let shared = |e: &ffi::Error| {
         [ffi::SQLITE_IOERR_SHMSIZE, ffi::SQLITE_IOERR_SHMOPEN].contains(&e.extended_code)

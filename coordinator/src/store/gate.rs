@@ -1,9 +1,9 @@
-//! For tests: reads of a store that take until somebody lets them through.
+//! For tests: reads of a store that wait until a test lets them through.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Those that there are.
+/// The gates that are shut.
 static GATES: Mutex<Vec<Arc<Gate>>> = Mutex::new(Vec::new());
 
 /// A gate before the reads of one store.
@@ -31,7 +31,7 @@ impl Gate {
         gate
     }
 
-    /// Those that wait go on, and those that come later do not wait.
+    /// Reads that wait go on, and later reads do not wait.
     pub(crate) fn open(&self) {
         self.state().open = true;
         self.changed.notify_all();

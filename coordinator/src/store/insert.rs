@@ -1,4 +1,4 @@
-//! How each record is written.
+//! How each record becomes rows.
 
 use super::clock::Moment;
 use super::writer::Failure;
@@ -12,7 +12,7 @@ use mezcal_common::model::outcome::JobResult;
 use rusqlite::{Transaction, params};
 use std::collections::BTreeMap;
 
-/// How many jobs of a batch have come and gone in one transaction.
+/// How many jobs of a batch were submitted and how many ended in one transaction.
 #[derive(Default)]
 pub(super) struct Counts {
     pub(super) jobs: u64,
@@ -21,7 +21,7 @@ pub(super) struct Counts {
     pub(super) aside: SetAside,
 }
 
-/// Writes one record, and remembers what it places and counts.
+/// Writes one record, and notes the attempts that it places and the jobs that it counts.
 // Long: an arm for each record.
 pub(super) fn insert(
     db: &Transaction<'_>,
@@ -131,7 +131,7 @@ pub(super) fn insert(
             let count = counts.entry(*batch).or_default();
             (count.ended, count.succeeded) = (count.ended + 1, count.succeeded + u64::from(ok));
             count.aside.add(&result.outcome);
-            // Engines count, and one that is somebody else's may say anything.
+            // Engines report these numbers, and an engine that is not ours may report any.
             let count = |bytes: Option<u64>| bytes.and_then(|bytes| i64::try_from(bytes).ok());
             let (out, err) = (
                 count(result.outcome.written.out),

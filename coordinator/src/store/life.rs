@@ -1,5 +1,5 @@
-//! Which files make one store: SQLite replays any `-wal` that lies beside a database if only its
-//! own checksums are right, also one of another file.
+//! Which files make one store: SQLite replays any `-wal` that lies beside a database, even the log
+//! of another one, if only the log's own checksums are right.
 //!
 //! Each life of a coordinator writes a number of its own into the database's header
 //! (`application_id`), and beside it, into `store.db-id`. A log belongs to the database whose
@@ -8,7 +8,7 @@
 //! ```text
 //!  note: old, new ──▶ header: new (in the log) ──▶ log into the database, emptied ──▶ note: new
 //! ```
-//! A coordinator that dies in between leaves a header that the note has.
+//! A coordinator that dies in between leaves a header whose number is in the note.
 
 use super::StoreError;
 use super::copy::set_meta;
@@ -21,65 +21,65 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// SQLite's file format, §1.3: where the header says how it is to be written (2: with a log), and
-/// where the application's own number is.
+/// SQLite's file format, §1.3: the places in the header of the number that says how the file is
+/// written (2: with a log), and of the application's own number.
 const HEADER: usize = 100;
 const MAGIC: &[u8] = b"SQLite format 3\0";
 const WRITE_VERSION: usize = 18;
 const APPLICATION_ID: usize = 68;
-/// The header of a log, before its first frame: with no more than that there is nothing in it (file
-/// format, §4.1).
+/// The header of a log, before its first frame: a log that is not longer is empty (file format,
+/// §4.1).
 const LOG_HEADER: u64 = 32;
-/// A note has a few lines.
+/// The largest note in bytes: a note has a few lines.
 const MAX_NOTE: u64 = 4096;
 
-/// What lies beside a database about it.
+/// The note beside a database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Note {
-    /// Numbers of lives that its header may have.
+    /// Numbers of lives that the database's header may have.
     pub(super) lives: Vec<u32>,
     /// The generation of the last one that was served here.
     pub(super) generation: Generation,
-    /// A restore is exchanging the files.
+    /// Whether a restore is exchanging the files.
     pub(super) restoring: bool,
 }
 
-/// What is found before a store is opened.
+/// The state of a store before it is opened.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) note: Note,
-    /// Its log holds what may not be in the database yet: it was not closed.
+    /// Its log may have records that the database does not have yet: it was not closed.
     pub(super) unclosed: bool,
-    /// Another one than the last coordinator had here, or one that none ever had.
+    /// It is not the database that the last coordinator had here, or no coordinator ever had it.
     pub(super) foreign: bool,
     /// The number in its header.
     pub(super) life: u32,
 }
 
-/// A life that begins.
+/// A life of a coordinator that begins.
 pub(super) struct Life {
     pub(super) path: PathBuf,
     /// The number that the database's header had before, without its log.
     pub(super) before: u32,
-    /// Its own.
+    /// The number of this life.
     pub(super) number: u32,
     pub(super) generation: Generation,
-    /// For how long what is placed in it may run without a word, and what an original of this store
-    /// has placed.
+    /// For how long attempts may run without a word that are placed in this life, or were placed by
+    /// an original of this store.
     pub(super) lease: Duration,
-    /// Nothing runs that an original of this store has placed.
+    /// No attempt runs that an original of this store has placed.
     pub(super) vouched: bool,
 }
 
-/// A number for one life: not that of any other, and never zero, which stores of the first version
-/// have.
+/// A number for one life: different from any other, and never zero, which is the number of stores
+/// of the first version.
 pub(super) fn number() -> u32 {
     (uuid::Uuid::new_v4().as_u64_pair().0 as u32).max(1)
 }
 
 impl Life {
-    /// Gives the database and what is beside it the number of this life, and keeps there what
-    /// whoever takes up a copy has to know. May be tried again.
+    /// Gives the database and its note the number of this life, and stores the facts there that a
+    /// coordinator needs which takes up a copy. May be tried again.
     ///
     /// # Errors
     /// [`StoreError`]; the parts of the store belong together as before.
@@ -91,8 +91,8 @@ impl Life {
             generation: self.generation,
             restoring: false,
         };
-        // The log may have another number than the header yet, and bring it there at any time: of
-        // an end in the middle of this.
+        // The log may have another number than the header, and bring it there at any time: after an
+        // end in the middle of this.
         let logged: i64 = db
             .pragma_query_value(None, "application_id", |row| row.get(0))
             .map_err(broken)?;
@@ -110,8 +110,8 @@ impl Life {
             transaction.commit()
         })();
         began.map_err(broken)?;
-        // While somebody reads, or there is no room for all that is in the log, the header may have
-        // an old number: the note has that.
+        // While another process reads, or the disk has no room for all of the log, the header may
+        // have an old number: the note has that.
         let emptied = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
             row.get(0).map(|busy: bool| !busy)
         });
@@ -123,8 +123,8 @@ impl Life {
 }
 
 impl StoreError {
-    /// Whether a store that can be read may be written when there is room, or when somebody else is
-    /// done with it.
+    /// Whether a store that can be read may be written once there is room, or once another process
+    /// is done with it.
     pub(super) fn waits(&self) -> bool {
         match self {
             StoreError::Full { .. } => true,
@@ -146,7 +146,7 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Looks at the parts of the store `path`. Never in a process that has it open: closing a file ends
+/// Checks the files of the store `path`. Never in a process that has it open: closing a file ends
 /// all locks of the process on it (fcntl(2)), SQLite's too.
 ///
 /// # Errors
@@ -196,7 +196,7 @@ pub(super) fn look(path: &Path) -> Result<Found, StoreError> {
     })
 }
 
-/// What a database's file says of itself, without its log.
+/// The header of a database's file, without its log.
 pub(super) struct Header {
     pub(super) life: u32,
     /// A coordinator has opened it: a copy that SQLite has made has never had a log.
@@ -204,7 +204,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// None: there is no such file, or nothing in it yet.
+    /// None: the file does not exist, or is empty.
     pub(super) fn read(path: &Path) -> std::io::Result<Option<Self>> {
         let mut file = match std::fs::File::open(path) {
             Ok(file) => file,
@@ -230,8 +230,8 @@ impl Note {
         beside(store, "-id")
     }
 
-    /// The note beside a store. Lines that mean nothing are left out: then the store counts as one
-    /// that was put there by hand.
+    /// Reads the note beside a store. Lines without a known meaning are left out: then the store
+    /// counts as one that was put there by hand.
     pub(super) fn read(store: &Path) -> std::io::Result<Self> {
         let mut text = String::new();
         match std::fs::File::open(Self::path(store)) {
@@ -261,7 +261,7 @@ impl Note {
         Ok(note)
     }
 
-    /// Takes the place of the note beside a store, as a whole.
+    /// Replaces the note beside a store, as a whole.
     pub(super) fn write(&self, store: &Path) -> std::io::Result<()> {
         let lives: Vec<String> = self.lives.iter().map(u32::to_string).collect();
         let Generation { since, restores } = self.generation;
@@ -279,7 +279,7 @@ impl Note {
         let mut file = new_file(&new)?;
         if rustix::process::geteuid().is_root() {
             // As SQLite does with a log that root makes: the store's account has to be able to read
-            // it.
+            // the note.
             let owner = std::fs::metadata(store)
                 .or_else(|_| std::fs::metadata(store.parent().unwrap_or(Path::new("."))))?;
             std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
@@ -294,7 +294,7 @@ impl Note {
     }
 }
 
-/// A file that was not there, for its owner alone; no link is followed.
+/// Makes a file that must not exist, for its owner alone; follows no link.
 pub(super) fn new_file(path: &Path) -> std::io::Result<std::fs::File> {
     let flags = (OFlags::NOFOLLOW | OFlags::CLOEXEC).bits() as i32;
     let mode = (Mode::RUSR | Mode::WUSR).bits();

@@ -1,6 +1,6 @@
-//! What is committed, for whoever asks, over a few connections: whoever finds none idle waits for
-//! one. SQLite keeps the descriptor of a connection that is closed while others have the file, so
-//! none is.
+//! Reads of committed records, over a few connections: a reader that finds none idle waits for one.
+//! SQLite keeps the descriptor of a closed connection while others have the file open, so none is
+//! closed.
 
 use super::access::Access;
 use super::{StoreError, id_bytes, unpack, unpack_result};
@@ -17,8 +17,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// The columns that [`batch_row`] reads.
 const BATCHES: &str = "SELECT serial, id, user, name, detached, open, stopped, why, opened_at, done_at, jobs, ended, succeeded,
     cancelled, skipped FROM batch";
-/// Who reads at a time, over as many connections: more only wait for the same disk, and each costs
-/// three descriptors.
+/// Reads at a time, each over a connection of its own: more would only wait for the same disk, and
+/// each costs three descriptors.
 pub const READERS: usize = 4;
 
 /// Reads a store.
@@ -37,7 +37,7 @@ struct Pool {
 #[derive(Default)]
 struct Connections {
     idle: Vec<Connection>,
-    /// Those and the ones that are in use.
+    /// The number of idle connections and those in use.
     open: usize,
 }
 
@@ -49,7 +49,7 @@ impl Pool {
     }
 }
 
-/// A connection that goes back to the others.
+/// A connection that goes back to the pool.
 struct Borrowed<'a> {
     pool: &'a Pool,
     connection: Option<Connection>,
@@ -66,25 +66,25 @@ impl Drop for Borrowed<'_> {
     }
 }
 
-/// One batch as the store counts it.
+/// One batch with the store's counts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchRow {
     /// Its number.
     pub serial: BatchSerial,
-    /// All but what is on hosts, which only the scheduler knows.
+    /// All but the jobs that are on hosts, which only the scheduler knows.
     pub status: BatchStatus,
 }
 
-/// A job with all that is known of it.
+/// A job with all that the store knows of it.
 #[derive(Clone, Debug)]
 pub struct Described {
     /// How it was submitted, with its text.
     pub submission: Submission,
-    /// What it runs.
+    /// The command that it runs.
     pub spec: Option<JobSpec>,
     /// The hosts that it requires, and those that it prefers.
     pub hosts: (Option<Vec<String>>, Option<Vec<String>>),
-    /// The how manieth of its batch it was to end, and how.
+    /// Its place in the order in which the jobs of its batch ended, and its result.
     pub ended: Option<(u64, JobResult)>,
 }
 
@@ -96,7 +96,7 @@ impl Reader {
         }
     }
 
-    /// Another one for the same store, which waits for nobody that this one waits for.
+    /// Another reader of the same store, with connections of its own: neither waits for the other.
     pub fn apart(&self) -> Self {
         Self::new(self.access.clone())
     }
@@ -129,7 +129,7 @@ impl Reader {
                         new.connection = Some(connection);
                         return Ok(new);
                     }
-                    // There may be no descriptors left: then it is one of those that there are.
+                    // There may be no descriptors left: then one of the open connections has to do.
                     Err(e) => refused = Some(e),
                 }
                 drop(new);
@@ -211,8 +211,8 @@ impl Reader {
         })
     }
 
-    /// Results after the first `after` of a batch, at least one if there is one, then up to `bytes`
-    /// of them.
+    /// Results after the first `after` of a batch, at least one if there is one, then as many as
+    /// fit in `bytes`.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -238,7 +238,7 @@ impl Reader {
         })
     }
 
-    /// The same with the jobs themselves; with `failed` only those that did not succeed.
+    /// The same with the jobs themselves; with `failed`, only jobs that did not succeed.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -254,7 +254,7 @@ impl Reader {
         self.described(sql, params![batch.0, after, failed], batch, bytes)
     }
 
-    /// Jobs of a batch after number `after`, whatever has become of them.
+    /// Jobs of a batch after number `after`, whether or not they have ended.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -295,7 +295,7 @@ impl Reader {
                     host_set(db, batch, submission.hosts)?,
                     host_set(db, batch, submission.prefer)?,
                 );
-                // A job that could not even be sent has none.
+                // A job that could not even be sent has no readable spec.
                 let parsed = codec::decode_exact(&spec).ok();
                 let submission = Submission {
                     spec: spec.into(),
@@ -317,7 +317,7 @@ impl Reader {
     }
 }
 
-/// What a row costs beside its values.
+/// Bytes that a row costs beside its values.
 const ROW: usize = 64;
 
 fn host_set(
@@ -423,8 +423,8 @@ mod tests {
         let open = reader.pool.lock();
         assert_eq!(open.open, open.idle.len());
         drop(open);
-        // Whoever cannot have another connection waits for one of those, and is refused if there is
-        // none.
+        // A reader that cannot open another connection waits for one of those, and is refused if
+        // there is none.
         std::fs::remove_file(&path).expect("removed");
         assert!(reader.with(|_| Ok(())).is_ok());
         let refused = reader

@@ -1,7 +1,7 @@
-//! Who may join, and who has: join tokens, and the certificates that count.
+//! The hosts and users that may join or have joined: tokens, and the certificates that count.
 //!
-//! It has a connection of its own beside the writer's: what is decided here has to be decided in
-//! one transaction, and nobody waits for it but whoever asked. Times are seconds since the Unix
+//! It has a connection of its own beside the writer's: each decision here has to be made in one
+//! transaction, and only the client that asked waits for it. Times are seconds since the Unix
 //! epoch, as in certificates.
 
 mod admission;
@@ -20,24 +20,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 use tokio::sync::watch;
 
-/// Seconds after its end in which a certificate can be renewed by whoever has its key: a host that
-/// was off for a summer.
+/// Seconds after its end in which a certificate can be renewed by the holder of its key: a host
+/// that was off for a summer.
 const RENEWABLE: i64 = 90 * 86_400;
 
 /// Tokens and certificates.
 pub struct Registry {
-    /// Waits for the store's writer; whoever only looks does not wait for that.
+    /// Waits for the store's writer; reads do not wait for it.
     writing: Mutex<Connection>,
     reading: Mutex<Connection>,
     access: Access,
-    /// Only listed certificates count; otherwise all of the cluster's that have not been revoked.
+    /// Only listed certificates count; otherwise all of the cluster's that were not revoked.
     listed: bool,
     /// When the copy was made that this store was restored from, in microseconds since the Unix
-    /// epoch; zero: nobody knows.
+    /// epoch; zero: it is not known.
     copy_of: Option<i64>,
     changed: watch::Sender<u64>,
     ended: watch::Sender<Ended>,
-    /// When holders were given their last one.
+    /// When holders were given their last certificate.
     renewed: Mutex<HashMap<(Role, String), Instant>>,
     /// Hashes of revoked certificates whose connections have to last for an answer.
     leaving: Mutex<HashSet<[u8; 32]>>,
@@ -46,71 +46,71 @@ pub struct Registry {
 /// Serial numbers of certificates that do not count any more although they would be valid.
 pub type Ended = Arc<HashSet<String>>;
 
-/// A token as it is shown: never its secret.
+/// A token as lists show it: never its secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRow {
-    /// By which it is deleted.
+    /// The id by which it is deleted.
     pub id: String,
     /// Whether it is for a host or a user.
     pub role: Role,
-    /// Which.
+    /// The host or user.
     pub name: String,
-    /// Until when.
+    /// When it ends.
     pub expires: i64,
     /// When it was used.
     pub used: Option<i64>,
-    /// It takes the place of a certificate that its name has.
+    /// Whether it replaces a certificate that its name has.
     pub replace: bool,
 }
 
-/// What has ended with the certificates of a name.
+/// The certificates and tokens of a name that a revocation has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Revoked {
     /// Certificates that counted until then.
     pub certificates: u64,
     /// Tokens that were not used yet.
     pub tokens: u64,
-    /// When the last one was revoked before; none: none was.
+    /// When the last certificate was revoked before; none: none was.
     pub before: Option<i64>,
 }
 
-/// A certificate that counts, or did.
+/// A certificate that counts, or has counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateRow {
-    /// Hexadecimal.
+    /// The serial number in hexadecimal.
     pub serial: String,
-    /// Of a host or a user.
+    /// Whether it is of a host or a user.
     pub role: Role,
-    /// Which.
+    /// The host or user.
     pub name: String,
-    /// Until when.
+    /// When it ends.
     pub expires: i64,
     /// When it was revoked or replaced.
     pub revoked: Option<i64>,
 }
 
-/// A certificate of a known host or user that is on no list: of a renewal after the copy was made
+/// A certificate of a known host or user that is on no list: it was renewed after the copy was made
 /// that this store was restored from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stranger {
-    /// Hexadecimal.
+    /// The serial number in hexadecimal.
     pub serial: String,
-    /// Until when.
+    /// When it ends.
     pub expires: i64,
     /// When it was refused last.
     pub seen: i64,
 }
 
-/// Why somebody does not get what they ask for.
+/// Why a request is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// For the one who asked. A wrong secret and an unknown id look the same.
+    /// For the client that asked. A wrong secret and an unknown id look the same.
     #[error("{0}")]
     No(String),
-    /// Guessing does not help either.
+    /// No such token: guessing does not help either.
     #[error("there is no such token; it may have been deleted, or come from another cluster")]
     Unknown,
-    /// The store.
+    /// The store cannot be used.
     #[error("the coordinator's store cannot be used at present")]
     Store(#[source] StoreError),
 }
@@ -144,23 +144,23 @@ impl Registry {
         })
     }
 
-    /// Tells of every change of tokens and revocations.
+    /// Notifies of every change of tokens and revocations.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// Tells when certificates do not count any more, and which, without another look into the
+    /// Notifies when certificates do not count any more, and which, without another read of the
     /// store.
     pub fn ended(&self) -> watch::Receiver<Ended> {
         self.ended.subscribe()
     }
 
-    /// Whether a certificate (DER) is among those, which takes no look into the store either.
+    /// Whether a certificate (DER) has ended; this does not read the store either.
     pub fn has_ended(&self, der: &[u8]) -> bool {
         serial(der).is_some_and(|serial| self.ended.borrow().contains(&serial))
     }
 
-    /// All certificates that are known.
+    /// All known certificates.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -176,8 +176,8 @@ impl Registry {
         })
     }
 
-    /// Admits certificates that were made elsewhere, and gives back how many of them were new. What
-    /// was revoked stays so.
+    /// Admits certificates that were made elsewhere, and returns how many of them were new. Revoked
+    /// ones stay revoked.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -239,8 +239,8 @@ impl Registry {
     }
 }
 
-/// Certificates that are over are forgotten: those that did not count any more, and those that
-/// cannot be renewed any more.
+/// Forgets certificates that are over: those that did not count any more, and those that cannot be
+/// renewed any more.
 fn forget_over(db: &Transaction<'_>) -> rusqlite::Result<usize> {
     let sql = "DELETE FROM certificate WHERE (revoked IS NOT NULL AND expires <= ?1) OR expires + ?2 < ?1";
     db.execute(sql, [now(), RENEWABLE])
@@ -251,7 +251,7 @@ pub(crate) fn serial(der: &[u8]) -> Option<String> {
     Some(identity::details(der).ok()?.serial)
 }
 
-/// The hash of a certificate's key, by which its holder is known when it has expired.
+/// Stores the hash of a certificate's key, by which its holder is known when it has expired.
 fn remember_key(db: &Transaction<'_>, serial: &str, der: &[u8]) -> rusqlite::Result<usize> {
     let key = identity::key_hash(der).map(|hash| hex(&hash));
     db.execute(
@@ -278,7 +278,7 @@ fn serial_and_end(der: &[u8]) -> Option<(String, i64)> {
     ))
 }
 
-/// As [`Role::as_str`] wrote it.
+/// Reads the text that [`Role::as_str`] wrote.
 fn role(text: &str) -> Role {
     match text {
         "agent" => Role::Agent,

@@ -1,4 +1,4 @@
-//! What the store has, as the records that bring a scheduler back to it.
+//! The contents of the store, as records that bring a scheduler back to its state.
 
 use super::{Store, StoreError, unpack, unpack_result};
 use crate::scheduler::Record;
@@ -11,7 +11,7 @@ use mezcal_common::model::outcome::Written;
 use rusqlite::{OptionalExtension, Row};
 use std::time::Duration;
 
-/// Jobs in one record when they are taken back.
+/// Jobs in one record of a replay.
 const REPLAY_JOBS: usize = 4096;
 
 impl Store {
@@ -54,7 +54,7 @@ impl Store {
                 (row.get(4)?, row.get(5)?, row.get(6)?);
             let up = row.get(7)?;
             let left = |at: i64| {
-                // An earlier version has not written how long it was: it is what is left.
+                // An earlier version has not stored its length: then that is the time left.
                 let limit = after.unwrap_or_else(|| at.saturating_sub(now.wall.0));
                 let since = Moment::stored(at.saturating_sub(limit), boot.as_deref(), up);
                 Duration::from_micros(u64::try_from(limit).unwrap_or(0))
@@ -203,7 +203,7 @@ impl Store {
         batch: BatchSerial,
         take: &mut impl FnMut(Record),
     ) -> Result<(), StoreError> {
-        // Of the text only the length matters to whoever takes it back.
+        // The scheduler needs only the length of the text.
         let room = Bytes::from(vec![0; MAX_SPEC]);
         let sql = "SELECT submission, length(spec) FROM job WHERE batch = ? ORDER BY job";
         let mut statement = self.connection.prepare(sql).map_err(|e| self.broken(e))?;

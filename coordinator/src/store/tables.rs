@@ -1,4 +1,4 @@
-//! Tables, and how those of earlier versions are brought up.
+//! The tables, and how those of earlier versions are migrated.
 
 use super::{StoreError, unpack};
 use mezcal_common::message::client::SetAside;
@@ -7,7 +7,7 @@ use rusqlite::{Connection, Transaction, params};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Tables of this version; [`migrate`] brings older ones up.
+/// The version of these tables; [`migrate`] brings older ones up to it.
 pub(super) const VERSION: i64 = 7;
 
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
@@ -55,14 +55,14 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), St
     transaction.commit().map_err(broken)
 }
 
-/// Counts them where an earlier version has not.
+/// Counts cancelled and skipped jobs where an earlier version has not.
 fn count_aside(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     let mut batches: BTreeMap<u32, SetAside> = BTreeMap::new();
     let mut statement = transaction.prepare("SELECT batch, result FROM result WHERE ok = 0")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let packed: Vec<u8> = row.get(1)?;
-        // One that cannot be read counts as failed, as it has until now.
+        // A result that cannot be read counts as failed, as before.
         if let Ok(result) = unpack::<JobResult>("result", &packed) {
             batches.entry(row.get(0)?).or_default().add(&result.outcome);
         }
@@ -94,9 +94,8 @@ CREATE TABLE stranger (
 ) WITHOUT ROWID;
 ";
 
-/// Added by version 4: beside the wall clock, which boot of the coordinator's host it was, and
-/// microseconds of that boot's clock; and for how many microseconds what runs on a drained host may
-/// go on.
+/// Added by version 4: beside the wall clock, the boot of the coordinator's host, and microseconds
+/// of that boot's clock; and for how many microseconds attempts on a drained host may go on.
 pub(super) const TABLES_4: &str = "
 ALTER TABLE batch ADD COLUMN opened_boot BLOB;
 ALTER TABLE batch ADD COLUMN opened_up INTEGER;
@@ -105,8 +104,8 @@ ALTER TABLE host ADD COLUMN drained_boot BLOB;
 ALTER TABLE host ADD COLUMN drained_up INTEGER;
 ";
 
-/// Added by version 3: when what still runs on a drained host is taken away, in microseconds since
-/// the Unix epoch.
+/// Added by version 3: when attempts that still run on a drained host are taken away, in
+/// microseconds since the Unix epoch.
 pub(super) const TABLES_3: &str = "ALTER TABLE host ADD COLUMN evict_at INTEGER;";
 
 /// Added by version 2. Times are seconds since the Unix epoch; secrets are hashes.

@@ -101,7 +101,7 @@ fn a_batch_knows_how_long_ago_it_was_opened() {
     assert_eq!(ages[1], Duration::ZERO, "the clock was set back since");
 }
 
-/// Writes these as a coordinator does, and gives the store to its next life.
+/// Writes records as a coordinator does, and returns the store for its next life.
 fn written(dir: &Path, records: Vec<Record>) -> Store {
     let (answers, mut said) = tokio::sync::mpsc::channel(4);
     let (writer, _) = Store::open(dir)
@@ -114,12 +114,12 @@ fn written(dir: &Path, records: Vec<Record>) -> Store {
         Some(FromStore::Committed { .. })
     ));
     drop(writer);
-    // The writer's thread lets go of the lock when it ends.
+    // The writer's thread releases the lock when it ends.
     assert!(said.blocking_recv().is_none());
     Store::open(dir).expect("opened again")
 }
 
-/// The age of its batch and what is left of its drain.
+/// The age of its batch and the time left of its drain.
 fn ages(store: &Store) -> (Duration, Duration) {
     let (mut age, mut left) = (None, None);
     let take = |record| match record {
@@ -171,7 +171,7 @@ fn a_wall_clock_that_is_set_makes_nothing_older_or_younger_on_the_same_boot() {
         );
     }
     // On another boot the wall clock has to be believed, but never that a drain lasts longer than
-    // it was to.
+    // its limit.
     let other = "UPDATE batch SET opened_boot = zeroblob(16), opened_at = ?1 - 600000000";
     store
         .connection
@@ -201,7 +201,7 @@ fn stores_of_all_versions_are_brought_up() {
             .expect("an id");
         old.pragma_update(None, "user_version", version as i64)
             .expect("a version");
-        // As a coordinator leaves it.
+        // The files as a coordinator leaves them.
         old.pragma_update(None, "journal_mode", "WAL")
             .expect("a log");
         drop(old);
@@ -313,7 +313,7 @@ fn batches(store: &Store) -> u32 {
         .expect("readable")
 }
 
-/// What a coordinator that is killed leaves: the files as they are while it has them open.
+/// The files that a killed coordinator leaves: as they are while it has them open.
 fn as_killed(from: &Path) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a directory");
     for name in ["store.db", "store.db-wal", "store.db-id"] {
@@ -372,7 +372,7 @@ fn root_makes_a_copy_as_the_account_that_owns_the_store() {
     let dir = tempfile::tempdir().expect("a directory");
     let (state, copy) = (dir.path().join("state"), dir.path().join("copy.db"));
     drop(served(&state));
-    // Nobody's number: no account has it.
+    // A number that no account has.
     let account = 3_999_999;
     for entry in std::fs::read_dir(&state).expect("readable").flatten() {
         chown(entry.path(), Some(account), Some(account)).expect("given");
@@ -390,14 +390,14 @@ fn root_makes_a_copy_as_the_account_that_owns_the_store() {
         (0, 0o600),
         "it is root's"
     );
-    // A link to what only root may touch leads nowhere.
+    // A link to a file that only root may touch leads nowhere.
     let secret = dir.path().join("secret.db");
     backup(&state, &secret).expect("copied");
     std::fs::remove_file(state.join("store.db")).expect("removed");
     symlink(&secret, state.join("store.db")).expect("a link");
     assert!(backup(&state, &dir.path().join("second.db")).is_err());
     std::fs::remove_file(state.join("store.db")).expect("removed");
-    // What is put in place is the account's.
+    // The file that is put in place belongs to the account.
     let file = std::fs::File::open(&copy).expect("readable");
     as_owner_of(&state, || restore(&state, &file, &copy))
         .expect("root is anybody")
@@ -455,7 +455,7 @@ fn a_copy_knows_that_it_is_one_and_becomes_a_store_of_its_own() {
             .is_empty(),
         "tokens of a copy are void"
     );
-    // Until the wait is over it begins anew with each life, for what its original may have placed.
+    // The wait begins anew with each life, until it is over: attempts of its original may run.
     drop(taken);
     let mut again = Store::open(&new).expect("opened again");
     assert_eq!(
@@ -518,7 +518,7 @@ fn a_host_that_renewed_its_certificate_after_the_copy_is_admitted_by_an_admin() 
             && said.contains("`coordinator certs adopt mezcal01.lab`"),
         "{said}"
     );
-    // It tries again and again; whoever is unknown is not remembered, nor more of one than a few.
+    // An unknown host is not remembered, nor more than a few certificates of one that retries.
     list.was_refused(&der(&renewed), &host).expect("remembered");
     list.was_refused(&der(&renewed), &host).expect("known");
     list.was_refused(
@@ -580,7 +580,7 @@ fn a_log_that_belongs_to_another_database_is_refused() {
     let (state, copy) = (dir.path().join("state"), dir.path().join("copy.db"));
     let store = served(&state);
     backup(&state, &copy).expect("copied");
-    // As the first version made them: without a mark.
+    // A copy as the first version made it: without a mark.
     let plain = dir.path().join("plain.db");
     store
         .connection
@@ -617,7 +617,7 @@ fn a_log_that_belongs_to_another_database_is_refused() {
             was,
             "nothing was replayed"
         );
-        // The verb does it right.
+        // The command `restore` does it right.
         let kept = restore_file(killed.path(), by_hand)
             .expect("restored")
             .kept
@@ -627,7 +627,7 @@ fn a_log_that_belongs_to_another_database_is_refused() {
         assert!(restored.take_up(false, HOUR).expect("taken up").is_some());
         assert_eq!(batches(&restored), 1);
     }
-    // A log alone makes no new store.
+    // A log alone does not make a new store.
     let killed = as_killed(&state);
     std::fs::remove_file(killed.path().join("store.db")).expect("removed");
     let said = Store::open(killed.path())
@@ -659,7 +659,7 @@ fn a_file_that_was_put_in_place_by_hand_is_taken_for_a_copy() {
     );
     assert_eq!((batches(&back), back.generation.restores), (1, 1));
     drop(back);
-    // The same again: each is newer than the last that was here, though the file is the same.
+    // The same again: each is newer than the last one here, though the file is the same.
     std::fs::copy(&saved, state.join("store.db")).expect("copied");
     let mut back = Store::open(&state).expect("opened");
     back.take_up(false, HOUR)
@@ -719,7 +719,7 @@ fn one_process_can_have_a_store_without_a_file_to_share() {
 fn a_life_that_cannot_begin_makes_no_copy_of_its_store() {
     let dir = tempfile::tempdir().expect("a directory");
     drop(served(dir.path()));
-    // Somebody reads: what this life writes stays in the log.
+    // Another process reads: the writes of this life stay in the log.
     let mut store = Store::open(dir.path()).expect("opened");
     store.connection.busy_timeout(Duration::ZERO).expect("set");
     let reader = Connection::open(dir.path().join("store.db")).expect("opened");
@@ -729,7 +729,7 @@ fn a_life_that_cannot_begin_makes_no_copy_of_its_store() {
     assert_eq!(store.take_up(false, HOUR).expect("taken up"), None);
     let killed = as_killed(dir.path());
     drop((store, reader));
-    // And the next one writes nothing, not even when it is tried again.
+    // And the next life writes nothing, not even when it is tried again.
     for _ in 0..2 {
         let mut store = Store::open(killed.path()).expect("opened");
         store.connection.busy_timeout(Duration::ZERO).expect("set");
@@ -740,7 +740,7 @@ fn a_life_that_cannot_begin_makes_no_copy_of_its_store() {
         assert_eq!(store.take_up(false, HOUR / 2).expect("it waits"), None);
         assert!(store.waiting.is_some());
         writer.execute_batch("COMMIT").expect("let go");
-        // The last connection brings the log into the database.
+        // The last connection to close brings the log into the database.
         drop((store, writer));
     }
     let mut store = Store::open(killed.path()).expect("opened");
@@ -805,7 +805,7 @@ fn what_is_no_store_takes_nobodys_place() {
         );
     }
     assert_eq!(batches(&Store::open(&state).expect("as it was")), 1);
-    // One that was interrupted is not taken for either, and can be done again.
+    // After an interrupted restore it is not taken for either, and the restore can be repeated.
     let note = life::Note::read(&state.join("store.db")).expect("readable");
     life::Note {
         restoring: true,
@@ -835,7 +835,7 @@ fn a_store_that_was_not_closed_is_looked_through_before_it_is_used() {
         add_batch(&store, serial);
     }
     let killed = as_killed(&dir.path().join("state"));
-    // A page of the database that the log does not have.
+    // A page of the database that is not in the log.
     let path = killed.path().join("store.db");
     let mut bytes = std::fs::read(&path).expect("readable");
     let last = bytes.len() - 4096;
@@ -926,7 +926,7 @@ fn tokens_are_good_for_their_host_their_time_and_nothing_else() {
         refused(registry.join(good.id, good.secret, Some("mezcal01"), sign))
             .contains("has been used")
     );
-    // Whoever holds a token for something else is told, and it stays good for whom it is for.
+    // A holder of another name or role is told, and the token stays good for the right one.
     let host = token(&registry, "mezcal04.lab", HOUR, false);
     let said = refused(registry.join(host.id, host.secret, None, sign));
     assert!(
@@ -950,7 +950,7 @@ fn tokens_are_good_for_their_host_their_time_and_nothing_else() {
         .expect("unused");
     let over = token(&registry, "mezcal02", Duration::ZERO, false);
     assert!(refused(registry.join(over.id, over.secret, None, sign)).contains("is over"));
-    // Its name is taken until somebody says that it was set up anew.
+    // Its name is taken until an admin says that the host was set up anew.
     let second = token(&registry, "mezcal01.lab", HOUR, false);
     assert!(
         refused(registry.join(second.id, second.secret, Some("mezcal01"), sign))
@@ -983,7 +983,7 @@ fn tokens_are_good_for_their_host_their_time_and_nothing_else() {
         1
     );
     assert!(registry.admits(&der(&newer), &holder).is_err());
-    // A token alone can be taken back, too.
+    // A token alone can be revoked, too.
     let leaked = token(&registry, "mezcal03.lab", HOUR, false);
     assert_eq!(
         registry

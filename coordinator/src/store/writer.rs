@@ -1,4 +1,4 @@
-//! The thread that writes: everything that has come since the last commit goes into the next one.
+//! The thread that writes: all records that have come since the last commit go into the next one.
 
 use super::StoreError;
 use super::insert::{Counts, insert};
@@ -19,26 +19,26 @@ use tokio::sync::mpsc;
 const GROUP: usize = 16_384;
 /// Rows of a forgotten batch that are deleted at a time.
 const TIDY_ROWS: usize = 20_000;
-/// Between two tries while the disk is full or busy: most of that passes at once, so the first
-/// pause is short, and each is twice as long as the one before, up to what somebody who has made
-/// room does not mind to wait.
+/// Time between two tries while the disk is full or busy: most of these errors pass at once, so the
+/// first pause is short, and each is twice as long as the one before, up to a time that an admin
+/// who has made room does not mind to wait.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// What the store says.
+/// Messages of the store.
 #[derive(Debug)]
 pub enum FromStore {
-    /// All records up to this number are safe; and the specs of the jobs that they place.
+    /// All records up to this number are safe, and these are the specs of the jobs that they place.
     Committed {
-        /// Counted from 1.
+        /// The number of the last safe record, counted from 1.
         through: u64,
-        /// By job.
+        /// The specs by job.
         specs: Vec<(JobKey, Bytes)>,
     },
     /// Nothing can be written at present, and why; said again after each try. Nothing that was
-    /// committed is lost, and what was handed over waits.
+    /// committed is lost, and records that were handed over wait.
     Trouble(String),
-    /// It can go on no more: the file is damaged, or somebody else has changed it.
+    /// The store cannot go on: the file is damaged, or another program has changed it.
     Broken(String),
 }
 
@@ -55,7 +55,7 @@ impl Write {
         }
     }
 
-    /// What it counts for in a group.
+    /// How many records it counts for in a group.
     fn size(&self) -> usize {
         match self {
             Write::Records(records) => records.len(),
@@ -64,7 +64,7 @@ impl Write {
     }
 }
 
-/// The way to the writer.
+/// The channel to the writer's thread.
 pub struct Writer {
     writes: Sender<Write>,
 }
@@ -88,19 +88,19 @@ impl Writer {
         Ok(Self { writes })
     }
 
-    /// Hands records over. Whoever does so bounds how many are on their way.
+    /// Hands records over. The caller bounds how many are on their way.
     pub fn write(&self, records: Vec<Record>) {
         // A writer that has ended has said why.
         let _ = self.writes.send(Write::Records(records));
     }
 
-    /// Deletes an ended batch with all that belongs to it.
+    /// Deletes an ended batch with all rows that belong to it.
     pub fn forget(&self, batch: BatchSerial) {
         let _ = self.writes.send(Write::Forget(batch));
     }
 }
 
-/// `life`: one that has not begun, and does before anything else is written.
+/// `life`: a life that has not begun, and begins before anything else is written.
 fn run(
     mut connection: Connection,
     mut life: Option<Life>,
@@ -112,7 +112,7 @@ fn run(
     let mut untidy = true;
     loop {
         let mut group = Vec::new();
-        // Without anything to write it is tried, too: so it is known whether anything can be.
+        // Tried even without records to write: this shows whether writing is possible.
         if life.is_none() {
             match if untidy {
                 writes.try_recv()
@@ -122,7 +122,7 @@ fn run(
                 Ok(first) => group.push(first),
                 Err(TryRecvError::Disconnected) => return,
                 Err(TryRecvError::Empty) => {
-                    // If it cannot be done now, it is done with the next batch that is forgotten.
+                    // If this fails now, it is done after the next batch that is forgotten.
                     untidy = tidy_up(&mut connection).unwrap_or(false);
                     continue;
                 }
@@ -147,7 +147,7 @@ fn run(
         };
         untidy |= group.iter().any(|write| matches!(write, Write::Forget(_)));
         through += group.iter().map(Write::records).sum::<u64>();
-        // What comes until they are read is of the next group.
+        // Records that come until the specs are read belong to the next group.
         let Some(specs) = persist(
             |_| specs(&connection, &placed).map_err(Failure::from),
             &mut Vec::new(),
@@ -165,8 +165,8 @@ fn run(
     }
 }
 
-/// Does something with a group until it works. None: it cannot work, which has been said, or nobody
-/// is there any more for whom it would.
+/// Repeats `work` on a group until it succeeds. None: it cannot succeed, which has been reported,
+/// or the service has ended.
 fn persist<T>(
     mut work: impl FnMut(&[Write]) -> Result<T, Failure>,
     group: &mut Vec<Write>,
@@ -179,12 +179,12 @@ fn persist<T>(
             Ok(done) => return Some(done),
             Err(Failure::Passing(why)) => answers.blocking_send(FromStore::Trouble(why)).ok()?,
             Err(Failure::Lasting(why)) => {
-                // A service that has ended has nobody to tell.
+                // A service that has ended needs no word.
                 let _ = answers.blocking_send(FromStore::Broken(why));
                 return None;
             }
         }
-        // What comes meanwhile belongs to the same group.
+        // Records that come meanwhile belong to the same group.
         let next = Instant::now() + pause;
         while let Some(left) = next
             .checked_duration_since(Instant::now())
@@ -201,7 +201,7 @@ fn persist<T>(
 }
 
 pub(super) enum Failure {
-    /// The disk is full or does not answer, or somebody else is at it: another time it may work.
+    /// The disk is full or does not answer, or the file is in use: a later try may succeed.
     Passing(String),
     Lasting(String),
 }
@@ -216,7 +216,7 @@ impl From<rusqlite::Error> for Failure {
     }
 }
 
-/// Whether what SQLite says may be otherwise another time.
+/// Whether SQLite may succeed at a later try.
 fn passes(e: &rusqlite::Error) -> bool {
     match e.sqlite_error_code() {
         Some(
@@ -230,7 +230,7 @@ fn passes(e: &rusqlite::Error) -> bool {
             | ErrorCode::FileLockingProtocolFailed,
         ) => true,
         // A file system that was remounted for reading alone may be remounted again; a file that
-        // has another name now has no way back.
+        // was renamed does not come back.
         Some(ErrorCode::ReadOnly) => e
             .sqlite_error()
             .is_none_or(|e| e.extended_code != ffi::SQLITE_READONLY_DBMOVED),
@@ -250,7 +250,7 @@ impl From<StoreError> for Failure {
 }
 
 impl StoreError {
-    /// Whether it may be otherwise another time.
+    /// Whether a later try may succeed.
     pub fn passes(&self) -> bool {
         match self {
             StoreError::Database { source, .. } => passes(source),
@@ -266,7 +266,7 @@ impl From<mezcal_common::wire::codec::CodecError> for Failure {
     }
 }
 
-/// Writes a group in one transaction and gives back what it places.
+/// Writes a group in one transaction and returns the attempts that it places.
 fn apply(connection: &mut Connection, group: &[Write]) -> Result<Vec<AttemptId>, Failure> {
     let transaction = connection.transaction()?;
     let (mut placed, mut counts) = (Vec::new(), BTreeMap::new());
@@ -301,15 +301,15 @@ fn apply(connection: &mut Connection, group: &[Write]) -> Result<Vec<AttemptId>,
     Ok(placed)
 }
 
-/// The batch is gone at once; what belongs to it goes bit by bit.
+/// Deletes the batch at once; the rows that belong to it go bit by bit.
 fn forget(db: &Transaction<'_>, batch: BatchSerial) -> Result<(), Failure> {
     db.execute("INSERT INTO forgotten VALUES (?)", [batch.0])?;
     db.execute("DELETE FROM batch WHERE serial = ?", [batch.0])?;
     Ok(())
 }
 
-/// Deletes some of what belongs to a forgotten batch, or gives some free pages back to the file
-/// system. False if nothing was left to do.
+/// Deletes some of the rows of a forgotten batch, or gives some free pages back to the file system.
+/// False if nothing was left to do.
 fn tidy_up(connection: &mut Connection) -> rusqlite::Result<bool> {
     let batch: Option<u32> = connection
         .query_row("SELECT batch FROM forgotten LIMIT 1", [], |row| row.get(0))

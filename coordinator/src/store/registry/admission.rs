@@ -1,4 +1,4 @@
-//! Whose certificates count, and what is remembered of those that were refused.
+//! Which certificates count, and the memory of those that were refused.
 
 use super::{RENEWABLE, Refusal, Registry, Stranger, admit, now, serial_and_end};
 use crate::store::StoreError;
@@ -8,13 +8,13 @@ use mezcal_common::model::identity::{Identity, Role};
 use mezcal_common::model::token::hex;
 use rusqlite::{OptionalExtension, params};
 
-/// Certificates of one host that are remembered when they were refused: it has one, and a thief may
-/// have another.
+/// Refused certificates of one host that are remembered: a host has one, and a thief may have
+/// another.
 const MAX_STRANGERS: u32 = 4;
 
 impl Registry {
-    /// Whether somebody of this name may still come: some certificate of theirs counts, or could be
-    /// renewed. Without a list that is so unless all that are known were revoked.
+    /// Whether a host or user of this name may still come: a certificate of that name counts, or
+    /// can be renewed. Without a list this holds unless all known certificates were revoked.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -26,7 +26,7 @@ impl Registry {
         Ok(good > 0 || known == 0 && !self.listed)
     }
 
-    /// Whether a certificate counts; why not, for its holder.
+    /// Whether a certificate counts; if not, the reason for its holder.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -88,8 +88,8 @@ impl Registry {
         known.is_ok_and(|count| count > 0)
     }
 
-    /// Remembers a certificate that was refused, for whoever adopts it: of a host that is known,
-    /// and on no list since the store was restored.
+    /// Remembers a certificate that was refused, for an admin who adopts it: one of a known host
+    /// that is on no list since the store was restored.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -122,7 +122,7 @@ impl Registry {
         })
     }
 
-    /// Hosts that were refused since the store was restored, with what they showed.
+    /// Hosts that were refused since the store was restored, with their certificates.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -132,8 +132,8 @@ impl Registry {
         })
     }
 
-    /// Puts a certificate that was refused on the list, in the place of those that its host has
-    /// there.
+    /// Puts a certificate that was refused on the list, in the place of the certificates that its
+    /// host has there.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -158,7 +158,7 @@ impl Registry {
     }
 }
 
-/// What somebody can do who has no certificate that counts, nor one that can be renewed.
+/// How a holder gets back who has no certificate that counts or can be renewed.
 pub(crate) fn way_back(holder: &Identity) -> String {
     let kind = match holder.role {
         Role::Agent => "host",

@@ -1,4 +1,4 @@
-//! Certificates that take the place of others.
+//! Certificates that replace others.
 
 use super::{
     RENEWABLE, Refusal, Registry, admit, forget_over, now, remember_key, serial_and_end, way_back,
@@ -11,24 +11,24 @@ use rusqlite::{OptionalExtension, params};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-/// Between two renewals of one holder, and the part of the old certificate's life that it is at
-/// most: an answer that was lost is asked for again long before the end, which is half a life away,
-/// and a holder who asks without end has a few thousand rows in the list, not millions.
+/// Time between two renewals of one holder, and the share of the old certificate's life that it is
+/// at most: an answer that was lost is requested again long before the end, which is half a life
+/// away, and a holder who asks without end has a few thousand rows in the list, not millions.
 pub(super) const RENEWAL_PAUSE: Duration = Duration::from_secs(300);
 const RENEWALS_PER_LIFE: u32 = 16;
-/// Certificates of one user that count at a time: those of commands that are running, and of copies
-/// of their files on several machines. A new one ends the one that would have ended first.
+/// Certificates of one user that count at a time: those of running commands, and of copies of their
+/// files on several machines. A new one ends the one that would have ended first.
 const OF_ONE_USER: u32 = 8;
-/// Certificates that count of those which a host has asked for with one that it has, and not come
-/// with: whichever answer it had is good, and several may be on their way to it.
+/// Certificates that count which a host has requested with one that it has, and not used yet: it
+/// may have received any of them, and several answers may be on their way to it.
 pub(super) const ON_THEIR_WAY: u32 = 4;
 
 impl Registry {
-    /// A new certificate (in PEM form) beside the one that its holder has. An agent's old one, and
-    /// others that were asked for with that, count until a new one has been used: an answer that is
-    /// lost or late locks nobody out. A user's old one counts until it ends, or several others have
-    /// come after it: others of the user's commands, which run meanwhile, have it. The next one is
-    /// not to be had for a while.
+    /// Makes a new certificate (in PEM form) beside the one that its holder has. An agent's old
+    /// one, and others that were requested with that, count until a new one has been used: an
+    /// answer that is lost or late locks nobody out. A user's old one counts until it ends, or
+    /// several others have come after it: other commands of the user that run meanwhile have it.
+    /// The next one is not available for a while.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -108,8 +108,8 @@ impl Registry {
         Ok(pem)
     }
 
-    /// Whether an expired certificate can be renewed by whoever has its key: it is on the list with
-    /// that key, has not been revoked, and has been over for no more than ninety days.
+    /// Whether an expired certificate can be renewed by the holder of its key: it is on the list
+    /// with that key, has not been revoked, and has been over for no more than ninety days.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -142,8 +142,8 @@ impl Registry {
         }
     }
 
-    /// Whether somebody may come with a certificate that has expired: nobody of their name has come
-    /// with a newer one. That it was made says little, since the answer may have been lost.
+    /// Whether any expired certificate may still be renewed: no holder of its name has used a newer
+    /// one. That a newer one was made says little, since the answer may have been lost.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -156,8 +156,8 @@ impl Registry {
         Ok(count > 0)
     }
 
-    /// A certificate is in use: its key is known from now on, and of an agent the one that it
-    /// replaces counts no more, nor do others that were asked for with that.
+    /// Notes that a certificate is in use: its key is known from now on. An agent's certificate
+    /// that it replaces counts no more, nor do others that were requested with that one.
     ///
     /// # Errors
     /// [`Refusal`].

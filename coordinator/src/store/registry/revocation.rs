@@ -11,12 +11,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::PoisonError;
 
 impl Registry {
-    /// Lets no certificate and no token of this name count any more. `stop`: in the same
-    /// transaction it is remembered that all batches of the user of this name are stopped, how, and
-    /// why.
+    /// Lets no certificate and no token of this name count any more. `stop`: the same transaction
+    /// stores that all batches of the user of this name are stopped, how, and why.
     ///
     /// # Errors
-    /// [`Refusal`]: nothing is known of that name.
+    /// [`Refusal`]: the name has no certificates and no tokens.
     pub fn revoke(
         &self,
         role: Role,
@@ -62,17 +61,17 @@ impl Registry {
         })
     }
 
-    /// Whoever has this certificate (DER) has revoked it, and is still to hear the answer.
+    /// The user who has this certificate (DER) has revoked it, and still has to get the answer.
     pub fn let_finish(&self, der: &[u8]) {
         self.leaving().insert(sha256(der));
     }
 
-    /// Whether that is so.
+    /// Whether the holder of this certificate (DER) still has to get that answer.
     pub fn is_leaving(&self, der: &[u8]) -> bool {
         self.leaving().contains(&sha256(der))
     }
 
-    /// They have heard it, or should have.
+    /// The holder has got the answer, or should have.
     pub fn finished(&self, der: &[u8]) {
         self.leaving().remove(&sha256(der));
     }
@@ -81,13 +80,13 @@ impl Registry {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The hosts on the list that are meant by these names, each short or in full; a name that none
-    /// of them has stands for itself.
+    /// The hosts on the list that these names mean, each short or in full; a name that none of them
+    /// has stands for itself.
     ///
     /// # Errors
-    /// For a name: it may be any of several, in words.
+    /// For a name: the reason, in words, if it may be any of several hosts.
     pub fn hosts_meant(&self, names: &[String]) -> Vec<Result<String, String>> {
-        // If the list cannot be read, whatever is done next says so.
+        // If the list cannot be read, the next step reports that.
         let known = self.rows(
             "SELECT DISTINCT name FROM certificate WHERE role = 'agent'",
             |row| row.get::<_, String>(0),

@@ -1,4 +1,4 @@
-//! Renewals, revocations, and what is forgotten.
+//! Tests of renewals and revocations, and of rows that are forgotten.
 
 use super::{CertificateRow, RENEWABLE, Refusal, Registry, now, serial, serial_and_end};
 use crate::store::Store;
@@ -39,7 +39,7 @@ impl Site {
         mezcal_certs::der_of(&pem).expect("a certificate")
     }
 
-    /// One that is on the list.
+    /// A certificate that is on the list.
     fn listed(&self, role: Role, name: &str, life: Duration) -> Vec<u8> {
         let der = self.certificate(role, name, life);
         let (serial, expires) = serial_and_end(&der).expect("readable");
@@ -100,7 +100,7 @@ fn a_holder_gets_one_certificate_in_a_while() {
         site.renew(begin + RENEWAL_PAUSE, &okazaki, 30 * DAY)
             .is_ok()
     );
-    // One whose life is a minute has to have another in half of that, even if an answer is
+    // A certificate whose life is a minute has to be renewed in half of that, even if an answer is
     // lost.
     let short = site.listed(Role::Agent, "h1", Duration::from_secs(60));
     assert!(site.renew(begin, &short, Duration::from_secs(60)).is_ok());
@@ -162,7 +162,7 @@ fn whichever_answer_a_host_had_is_good() {
             .is_err(),
         "nor does what is asked for with an old one"
     );
-    // Whoever asks without end has few.
+    // A host that asks without end has few.
     let many: Vec<_> = (20..40)
         .map(|n| {
             site.renew(Instant::now() + n * RENEWAL_PAUSE, &asked[0], n * DAY)

@@ -1,4 +1,4 @@
-//! Join tokens: made, listed, deleted and used up.
+//! Join tokens: how they are made, listed, deleted and used up.
 
 use super::{
     Refusal, Registry, TokenRow, admit, forget_over, now, remember_key, role, serial_and_end,
@@ -9,13 +9,13 @@ use mezcal_common::model::token::{Token, hex, sha256};
 use rusqlite::{OptionalExtension, params};
 use std::time::Duration;
 
-/// Tokens that may be alive at a time: more than a large site provisions at once.
+/// Tokens that may be valid at a time: more than a large site provisions at once.
 const MAX_TOKENS: u64 = 10_000;
-/// How long a token that was used or is over can still be seen in the list.
+/// Seconds for which a token that was used or is over is still listed.
 const TOKEN_HISTORY: i64 = 7 * 86_400;
 
 impl Registry {
-    /// One new token for each name.
+    /// Makes one new token for each name.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -53,7 +53,7 @@ impl Registry {
         Ok(tokens)
     }
 
-    /// All tokens that are alive or were lately.
+    /// All tokens that are valid or were lately.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -73,7 +73,7 @@ impl Registry {
         )
     }
 
-    /// When the last token that is alive will be over; none: nobody can join.
+    /// When the last valid token ends; none: no token lets anybody join.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -98,7 +98,7 @@ impl Registry {
     }
 
     /// Uses a token up, for the certificate that `sign` makes (in PEM form). One transaction: of
-    /// many who show the same token, one gets it.
+    /// many that show the same token, one gets it.
     ///
     /// # Errors
     /// [`Refusal`]; the token is unused then.
@@ -119,8 +119,7 @@ impl Registry {
                 })
                 .optional()?;
             let Some((hash, kind, name, expires, used, replace)) = found else { return Ok(Err(Refusal::Unknown)) };
-            // Hashes of 128 random bits: how long it takes to compare them says nothing about the
-            // secret.
+            // Hashes of 128 random bits: the time of a comparison says nothing about the secret.
             if hash != hex(&sha256(&secret)) {
                 return Ok(Err(Refusal::Unknown));
             }
@@ -132,7 +131,7 @@ impl Registry {
                 return no("that token is over; `coordinator token create` makes another".into());
             }
             let role = role(&kind);
-            // Hosts say what they call themselves, and users do not.
+            // Hosts say their own name, and users do not.
             match (role, host) {
                 (Role::User, Some(_)) => {
                     return no(format!("that token is for the user {name}, who joins with `coordinator join`; this host's is made by `coordinator token create --host`"));

@@ -1,4 +1,4 @@
-//! A store that cannot be written for a while, below a service that goes on.
+//! A store that cannot be written for a while, under a service that goes on.
 
 use super::*;
 use crate::service::{self, ClientPort, ServiceHandle, Settings};
@@ -104,7 +104,7 @@ async fn a_store_that_is_busy_for_a_while_ends_nothing_of_a_batch_that_it_knows(
     })
     .await;
     assert!(service.trouble().await.flatten().is_some());
-    // What comes to it meanwhile waits with it, and what is new is told that it cannot be had.
+    // Jobs of a known batch wait with it, and a new batch is refused.
     say(
         &port,
         ToService::Submit {
@@ -229,7 +229,7 @@ async fn a_coordinator_that_cannot_write_at_its_start_says_so_and_begins_when_it
         .expect("nobody else writes");
     assert_eq!(store.take_up(true, HOUR / 2).expect("it waits"), None);
     let service = service::start(Settings::new(Some(HOUR / 2)), Some(store)).expect("it starts");
-    // Nobody has asked it to write anything.
+    // No client has asked it to write anything.
     in_trouble(&service, true).await;
     let (mut port, id) = (service.attach("okazaki").await, BatchId::random());
     let terms = BatchTerms::new(BatchContext::new(id, "/".into(), 0o22), HOUR);
@@ -278,7 +278,7 @@ fn what_passes_is_told_apart_from_what_lasts() {
             "{said}"
         );
     }
-    // What does not come by itself is said, and nobody waits for it.
+    // An error that does not pass by itself is reported, and the store does not wait for it.
     for kind in [
         std::io::ErrorKind::ReadOnlyFilesystem,
         std::io::ErrorKind::PermissionDenied,
