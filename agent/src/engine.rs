@@ -10,15 +10,15 @@
 //!              (remembered) ──▶ Terminating (TERM, grace) ── gone or time ┘
 //! ```
 //!
-//! A spawn that fails for want of something of the host's is tried again for `SHORT_FOR` (↺), and
-//! then the attempt goes back unstarted.
+//! A spawn that fails because the host lacks something is tried again for `SHORT_FOR` (↺), and then
+//! the attempt goes back unstarted.
 //!
 //! The first process stays a zombie until its group has been killed: as long as it is unreaped, its
 //! number cannot be used again, so no signal of ours can reach a stranger.
 //!
-//! The keeper is told what is here and until when (`Watch`, `Over`) as soon as it matters: when an
-//! attempt lasts, and when one is being killed. An engine that cannot keep its word is killed with
-//! all that it runs.
+//! The keeper is told which attempt is here and until when (`Watch`, `Over`) as soon as it matters:
+//! when an attempt lasts, and when one is being killed. An engine that cannot keep its word is
+//! killed with all processes that it runs.
 
 mod clone;
 mod counters;
@@ -51,20 +51,20 @@ use state::{Reason, Shortage, State};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// What was killed and is still there after this long is called unkillable: a process in
+/// Processes that are still there for this long after a KILL are called unkillable: they are in
 /// uninterruptible sleep, or not ours to signal.
 pub const UNKILLABLE_AFTER: Duration = Duration::from_secs(10);
 
-/// One slot's decisions.
+/// The decisions for one slot.
 #[derive(Debug)]
 pub struct Engine {
     state: State,
-    /// Slots that its attempt takes, for an agent that does not know.
+    /// Slots that the attempt takes, for an agent that does not know.
     slots: u16,
     lease: Option<BootInstant>,
-    /// It has ended, and there is no other one.
+    /// The lease has ended, and there is no other one.
     expired: bool,
-    /// Dies with its agent, as in an embedded run.
+    /// The engine dies with its agent, as in an embedded run.
     one_fate: bool,
     linked: bool,
     quitting: bool,
@@ -94,7 +94,7 @@ impl Engine {
         }
     }
 
-    /// Takes what happened at `now`.
+    /// Takes an event that happened at `now`.
     pub fn handle(&mut self, event: Event, now: BootInstant) {
         match event {
             Event::Run {
@@ -113,7 +113,7 @@ impl Engine {
                 if self.attempt() == Some(attempt) {
                     self.kill(Reason::Cancelled, stop, now);
                 } else {
-                    // The agent may have told the keeper to see to it.
+                    // The agent may have told the keeper to see to the attempt.
                     self.effects
                         .push_back(Effect::ToKeeper(EngineToKeeper::Over { attempt }));
                 }
@@ -155,7 +155,7 @@ impl Engine {
         self.settle();
     }
 
-    /// Does what is due at `now`.
+    /// Does everything that is due at `now`.
     pub fn handle_timeout(&mut self, now: BootInstant) {
         match &mut self.state {
             State::Spawning {
@@ -221,7 +221,7 @@ impl Engine {
         self.settle();
     }
 
-    /// When [`Engine::handle_timeout`] wants to be called.
+    /// The time at which [`Engine::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<BootInstant> {
         let own = match &self.state {
             State::Idle => return None,
@@ -241,7 +241,7 @@ impl Engine {
         own.into_iter().chain(self.lease).min()
     }
 
-    /// The next thing to do.
+    /// The next effect to perform.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
     }

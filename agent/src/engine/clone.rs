@@ -1,12 +1,12 @@
 //! Spawning into a control group: clone3(2) with `CLONE_VM | CLONE_VFORK | CLONE_INTO_CGROUP`.
 //!
-//! What posix_spawn(3) does, which has no attribute for the control group before glibc 2.39: the
-//! child borrows this process's memory, on a stack of its own, while the calling thread waits,
+//! This works like posix_spawn(3), which has no attribute for the control group before glibc 2.39:
+//! the child borrows this process's memory, on a stack of its own, while the calling thread waits,
 //! until execve(2). So the cost does not grow with this process, unlike fork's. In the child only
 //! system calls are made.
 //!
-//! Neither libc has a function for it, so it is written down for each processor. On others attempts
-//! are held by group and subreaper alone.
+//! Neither libc has a function for it, so it is written here for each processor. On other
+//! processors attempts are held by group and subreaper alone.
 
 use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::io::Errno;
@@ -16,7 +16,7 @@ use std::mem::MaybeUninit;
 /// Room for a few frames of [`child`] and of the libc's wrappers, debug builds included.
 const STACK: usize = 64 * 1024;
 
-/// Where the child runs. It costs only the pages that the child touches.
+/// The memory in which the child runs. It costs only the pages that the child touches.
 #[repr(align(16))]
 pub(super) struct Stack([MaybeUninit<u8>; STACK]);
 
@@ -27,8 +27,8 @@ impl Stack {
     }
 }
 
-/// What the child needs, and what it says when it fails. Plain data: nothing is allocated or freed
-/// there.
+/// The data that the child needs, and the error that it reports when it fails. Plain data: nothing
+/// is allocated or freed in the child.
 #[repr(C)]
 struct Plan {
     program: *const c_char,
@@ -38,7 +38,7 @@ struct Plan {
     fds: [libc::c_int; 3],
     /// Signals that this process ignores: bit N−1 for signal N.
     ignored: u64,
-    /// errno of what failed, if anything did.
+    /// errno of the call that failed, or 0.
     failed: libc::c_int,
 }
 
@@ -46,7 +46,7 @@ struct Plan {
 /// `fds` as descriptors 0, 1, 2, an empty signal mask and default dispositions.
 ///
 /// # Errors
-/// errno of clone3(2), or of what the child could not do.
+/// errno of clone3(2), or of the call that failed in the child.
 #[expect(
     clippy::too_many_arguments,
     reason = "execve(2) and its surroundings; each is named at the one call"
@@ -85,11 +85,11 @@ pub(super) fn spawn_into(
     if result < 0 {
         return Err(Errno::from_raw_os_error(-result as i32));
     }
-    // SAFETY: `plan` is ours again.
+    // SAFETY: the child is gone from this memory, and `plan` is ours again.
     let failed = unsafe { std::ptr::read_volatile(&raw const plan.failed) };
     let pid = result as i32;
     if failed != 0 {
-        // It has ended without ever being the job.
+        // The child has ended without ever being the job.
         super::wait::wait4_blocking(pid);
         return Err(Errno::from_raw_os_error(failed));
     }
@@ -100,7 +100,7 @@ pub(super) fn spawn_into(
 /// here, the child's number or −errno.
 ///
 /// # Safety
-/// As for clone3(2): what `child` does with the memory that it shares must be right.
+/// As for clone3(2): `child` must use the memory that it shares rightly.
 #[cfg(target_arch = "x86_64")]
 unsafe fn clone3(
     args: &libc::clone_args,
@@ -108,8 +108,8 @@ unsafe fn clone3(
     plan: *mut Plan,
 ) -> isize {
     let result;
-    // SAFETY: the caller's; `child` never returns. The kernel changes rax, rcx and r11
-    // (syscall(2)); nothing of this frame is used by the child.
+    // SAFETY: the caller vouches for it; `child` never returns. The kernel changes rax, rcx and r11
+    // (syscall(2)); the child uses nothing of this frame.
     unsafe {
         std::arch::asm!(
             "syscall",
@@ -132,7 +132,7 @@ unsafe fn clone3(
     result
 }
 
-/// The same.
+/// As above, for this processor.
 #[cfg(target_arch = "aarch64")]
 unsafe fn clone3(
     args: &libc::clone_args,
@@ -161,7 +161,7 @@ unsafe fn clone3(
     result
 }
 
-/// As of a kernel that does not have it.
+/// Fails as a kernel does that lacks the system call.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 unsafe fn clone3(_: &libc::clone_args, _: extern "C" fn(*mut Plan) -> !, _: *mut Plan) -> isize {
     -(libc::ENOSYS as isize)
@@ -171,7 +171,8 @@ unsafe fn clone3(_: &libc::clone_args, _: extern "C" fn(*mut Plan) -> !, _: *mut
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// The child, in borrowed memory. errno is the waiting thread's, which does not mind.
+/// The child, in borrowed memory. It may change errno, which is that of the waiting thread: nothing
+/// there depends on it.
 extern "C" fn child(plan: *mut Plan) -> ! {
     // SAFETY: `plan` lives in the waiting caller. All calls are async-signal-safe
     // (signal-safety(7)); dispositions and mask are the child's own, since neither CLONE_SIGHAND
@@ -188,8 +189,8 @@ extern "C" fn child(plan: *mut Plan) -> ! {
         let mut signal = 1;
         while signal <= 64 {
             if it.ignored & (1 << (signal - 1)) != 0 {
-                // Not by way of the libc, which keeps two signals to itself. All zeroes: SIG_DFL,
-                // no flags (struct kernel_sigaction).
+                // Not through the libc, which keeps two signals to itself. All zeroes: SIG_DFL, no
+                // flags (struct kernel_sigaction).
                 let default = [0u64; 4];
                 let (size, old) = (size_of::<u64>(), std::ptr::null_mut::<u64>());
                 libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), old, size);

@@ -1,4 +1,5 @@
-//! Counters of this host and of this process that tell why a job was killed and what it has used.
+//! Counters of this host and of this process that tell why a job was killed and how much it has
+//! used.
 
 use mezcal_common::model::clock::BootInstant;
 use rustix::fd::OwnedFd;
@@ -11,9 +12,9 @@ const OOM_KILLS_RECENT: Duration = Duration::from_millis(250);
 
 /// Counters of this host and of this process, from files that stay open.
 pub(super) struct HostCounters {
-    /// None if the control groups know better.
+    /// None if the control groups count better.
     vmstat: Option<OwnedFd>,
-    /// What it said last, and when.
+    /// When the count was read last, and its value.
     oom_kills: Cell<Option<(BootInstant, u64)>>,
     status: Option<OwnedFd>,
     /// This process's page faults when its memory peak was read, and that peak.
@@ -50,15 +51,15 @@ impl HostCounters {
             .or_else(|| self.oom_kills(now))
     }
 
-    /// The same, as of now (`oom_kill` of /proc/vmstat, Linux 4.13).
+    /// The same count as of now (`oom_kill` of /proc/vmstat, Linux 4.13).
     pub(super) fn oom_kills(&self, now: BootInstant) -> Option<u64> {
         let kills = number_after(self.vmstat.as_ref()?, "oom_kill ");
         self.oom_kills.set(kills.map(|kills| (now, kills)));
         kills
     }
 
-    /// This process's own memory peak, in bytes (`VmHWM`, proc(5)). Memory grows by page faults:
-    /// without new ones it is as it was.
+    /// This process's own memory peak, in bytes (`VmHWM`, proc(5)). Memory grows by page faults: if
+    /// there are no new ones, the peak has not changed.
     pub(super) fn own_peak(&self) -> u64 {
         let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
         // SAFETY: the pointer is valid for writing; rusage is plain data, and zeroed is one of its

@@ -1,8 +1,8 @@
 //! The engine process: performs what [`Engine`] decides.
 //!
-//! Two threads. This one waits for commands, timers, children and output, and never opens a file;
-//! the other one opens files and spawns, since either can hang on a dead mount without making the
-//! engine deaf.
+//! There are two threads. This one waits for commands, timers, children and output, and never opens
+//! a file; the other one opens files and spawns, so a dead mount that makes it hang does not make
+//! the engine deaf.
 
 mod agent;
 mod output;
@@ -42,43 +42,43 @@ const CHUNK: usize = 16 * 1024;
 /// Bytes read from a pipe before the engine looks at anything else again.
 const TURN: usize = 4 * CHUNK;
 
-/// What a job writes so soon after its start is left in its pipes, which hold 64 KiB, unless it
-/// ends before: short jobs are read once.
+/// Output that a job writes so soon after its start stays in its pipes, which hold 64 KiB, unless
+/// the job ends before: pipes of short jobs are read once.
 const QUIET: Duration = Duration::from_millis(25);
-/// The same for a job whose output somebody looks at.
+/// The same for a job whose output somebody follows.
 const QUIET_WATCHED: Duration = Duration::from_millis(4);
-/// The keeper is not told of a job that ends sooner. Whatever has to be killed, it is told of at
-/// once.
+/// The keeper is not told of a job that ends sooner. It is told at once of an attempt that has to
+/// be killed.
 const SHORT: Duration = Duration::from_millis(250);
 
-/// Messages for a keeper that does not read, as when it is stopped; newer ones replace what older
-/// ones said.
+/// Messages that wait for a keeper that does not read, for example a stopped one; newer messages
+/// replace older ones.
 const KEEPER_BEHIND: usize = 1024;
 
-/// What an engine is told by its keeper.
+/// The things that a keeper tells its engine at the start.
 pub(crate) struct EngineArgs {
-    /// Its slot, from 0.
+    /// The engine's slot, from 0.
     pub(crate) slot: u16,
     /// The host's name, for the job's environment.
     pub(crate) host: String,
     pub(crate) inherited: Inherited,
-    /// It kills the attempt when the agent goes.
+    /// The engine kills the attempt when the agent goes.
     pub(crate) one_fate: bool,
     /// Where attempts are born; none: in this process's own group.
     pub(crate) leaves: Option<Leaves>,
 }
 
-/// Runs an engine until its keeper goes away, in a process that the keeper has made for it. `lock`
-/// is held as long as it lives.
+/// Runs an engine until its keeper goes away, in the process that the keeper has made for it.
+/// `lock` is held as long as it lives.
 ///
 /// # Errors
-/// What the system refuses at start, or a broken invariant of poll(2) and friends.
+/// The system refuses something at the start, or poll(2) or a similar call breaks its contract.
 pub(crate) fn run(args: EngineArgs, keeper: OwnedFd, lock: Option<OwnedFd>) -> Result<()> {
     args.inherited
         .command_line
         .rename(&format!("mezcal-engine {}", args.slot));
-    // An engine prints nothing, and whoever reads the keeper's output is not to wait for it. The
-    // lock stays there until the process is gone.
+    // An engine prints nothing, and a reader of the keeper's output must not wait for the engine.
+    // The lock stays at this descriptor until the process is gone.
     rustix::stdio::dup2_stdout(
         lock.as_ref()
             .map_or_else(|| rustix::stdio::stdin(), AsFd::as_fd),
@@ -134,11 +134,11 @@ pub(crate) fn run(args: EngineArgs, keeper: OwnedFd, lock: Option<OwnedFd>) -> R
 struct Driver {
     engine: Engine,
     counters: HostCounters,
-    /// What the keeper's socket has not taken.
+    /// Messages that the keeper's socket has not taken.
     to_keeper: VecDeque<EngineToKeeper>,
-    /// Requests that are being shown the output of the attempt.
+    /// Requests that follow the output of the attempt.
     followers: Vec<u64>,
-    /// None once it is gone; what runs is being killed then.
+    /// None once the keeper is gone; the attempt is being killed then.
     keeper: Option<OwnedFd>,
     agent: Option<AgentLink>,
     signals: OwnedFd,
@@ -147,7 +147,7 @@ struct Driver {
     armed: Option<BootInstant>,
     orders: mpsc::Sender<SpawnOrder>,
     from_spawner: mpsc::Receiver<SpawnAnswer>,
-    /// The spawner is to wake this thread when it answers.
+    /// The spawner has to wake this thread when it answers.
     awaited: Arc<AtomicBool>,
     processes: Option<Processes>,
     context: Option<Arc<BatchContext>>,
@@ -155,14 +155,14 @@ struct Driver {
     attempt: Option<AttemptId>,
     /// The spawner has not answered yet.
     spawning: bool,
-    /// What the host was too short of something to start.
+    /// An attempt that was not started because the host lacked something.
     unstarted: Option<Order>,
     /// Kills by the out-of-memory killer on this host, before the attempt.
     oom_before: Option<u64>,
     /// See [`QUIET`].
     quiet_until: BootInstant,
-    /// The pipes are not waited for until then: something is in them, or was in those of the
-    /// attempt before.
+    /// The pipes are not waited for until `quiet_until`: there is something in them, or there was
+    /// in those of the attempt before.
     deaf: bool,
     /// See [`SHORT`].
     short_until: Option<BootInstant>,
@@ -183,7 +183,7 @@ impl Driver {
         }
     }
 
-    /// Performs all effects; true when the process should end.
+    /// Performs all effects; true when the process has to end.
     fn perform(&mut self) -> Result<bool> {
         while let Some(effect) = self.engine.poll_effect() {
             match effect {
@@ -250,7 +250,7 @@ impl Driver {
 
     fn sweep(&mut self, discard_output: bool) -> Result<()> {
         let mut swept = match (self.held.take(), &mut self.processes) {
-            // Everything is dead already.
+            // All processes are dead already.
             (Some(held), _) if !discard_output => {
                 self.held = Some(held);
                 return Ok(());
@@ -291,8 +291,8 @@ impl Driver {
         }
     }
 
-    /// Has the timer fire in time. It stays as it is when it fires too early: short jobs would set
-    /// it twice each.
+    /// Sets the timer so that it fires in time. A timer that fires too early stays as it is: short
+    /// jobs would set it twice each.
     fn arm(&mut self) -> Result<()> {
         let quiet_until = self.deaf.then_some(self.quiet_until);
         let due = self
@@ -310,7 +310,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Waits for anything, and feeds it to the core.
+    /// Waits for any event, and feeds it to the core.
     fn wait(&mut self) -> Result<()> {
         let reading = PollFlags::IN;
         let mut fds = vec![
@@ -355,7 +355,7 @@ impl Driver {
         let keeper_says =
             keeper_at.is_some_and(|at| fds[at].revents() != PollFlags::OUT && ready[at]);
         drop(fds);
-        // Before anything that has happened because others have been asked to end, too.
+        // Signals come before the ends of processes that were asked to end, too.
         if ready[0] && take_signals(&self.signals) {
             self.engine.handle(Event::Stop, BootInstant::now());
         }
@@ -364,7 +364,7 @@ impl Driver {
         }
         let ended = self.on_spawner();
         self.on_pipes(ready[pipes_from..].contains(&true))?;
-        // What follows the end of the first one looks at the others, too.
+        // Once the first process has ended, its follow-up looks at the others, too.
         if ready[0] && !ended {
             self.on_children();
         }
@@ -382,11 +382,11 @@ impl Driver {
         Ok(())
     }
 
-    /// Takes what the spawner has to say. True if the first process has ended already.
+    /// Takes the answers of the spawner. True if the first process has ended already.
     fn on_spawner(&mut self) -> bool {
         let mut ended = self.collect_spawned();
         if self.spawning {
-            // A child that has ended already, a cancel, or a spawn that takes its time.
+            // A child may have ended already, a cancel may have come, or the spawn takes its time.
             self.awaited.store(true, Ordering::SeqCst);
             ended |= self.collect_spawned();
         }
@@ -431,7 +431,7 @@ impl Driver {
                 });
                 self.output.in_flight = 0;
                 let data = mezcal_common::VERSION.into();
-                // It fits a frame, which is all that can fail.
+                // The data fits a frame, and nothing else can fail.
                 let _ = self.send(&FromEngine::Shown {
                     request: PROGRAM,
                     stream: Stream::Out,
@@ -443,7 +443,7 @@ impl Driver {
                 tracing::error!("a link without a descriptor")
             }
             Ok(None) | Err(_) => {
-                // A closed socket stays readable: look away from it while the attempt is being
+                // A closed socket stays readable: stop polling it while the attempt is being
                 // killed.
                 self.keeper = None;
                 self.engine.handle(Event::Quit, BootInstant::now());

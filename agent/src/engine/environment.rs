@@ -1,5 +1,5 @@
-//! The environment of jobs: what this process has of it, without what belongs to service managers,
-//! shells and a `make` above, and what the batch and the job add.
+//! The environment of jobs: that of this process, without the variables of service managers, shells
+//! and a `make` above, and with those that the batch and the job add.
 
 use super::spawn::Order;
 use crate::kernel::paths::{self};
@@ -9,12 +9,12 @@ use std::borrow::Cow;
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStringExt;
 
-/// What the engines of a keeper have in common.
+/// The things that the engines of a keeper have in common.
 pub(crate) struct Inherited {
     pub(super) command_line: CommandLine,
     /// Environment of every job, before the batch's.
     pub(super) env: Vec<(String, CString)>,
-    /// Signals that they ignore.
+    /// Signals that the engines ignore.
     pub(super) ignored: u64,
 }
 
@@ -45,12 +45,12 @@ const SCRUBBED: [&str; 20] = [
     "MEMORY_PRESSURE_WRITE",
 ];
 
-/// What a `make` tells those below it.
+/// Variables in which a `make` tells processes below it its flags.
 const MAKE_FLAGS: [&str; 2] = ["MAKEFLAGS", "MFLAGS"];
 
 /// The flags of a `make` without its jobserver, if that is a pair of descriptors, which jobs do not
 /// get (GNU Make Manual, "POSIX Jobserver Interaction"): with it their own `make` would complain
-/// and run one job at a time. One that has a name in the file system works for them, too.
+/// and run one job at a time. A jobserver that has a name in the file system works for jobs, too.
 fn without_jobserver(flags: &[u8]) -> Vec<u8> {
     let words: Vec<&[u8]> = flags.split(|b| *b == b' ').collect();
     // Variables follow, with any text.
@@ -83,8 +83,8 @@ fn without_jobserver(flags: &[u8]) -> Vec<u8> {
 }
 
 impl Inherited {
-    /// Reads it from this process, of which the engines are copies; with the `functions` that a
-    /// shell has exported or without them.
+    /// Reads the environment of this process, of which the engines are copies; with the `functions`
+    /// that a shell has exported, or without them.
     pub(crate) fn read(functions: bool) -> Self {
         let env = std::env::vars_os()
             .filter_map(|(name, value)| {
@@ -110,7 +110,7 @@ impl Inherited {
         }
     }
 
-    /// The environment of one job: later names win, the reserved ones come last.
+    /// The environment of one job: later names win, the reserved names come last.
     pub(super) fn environment(
         &self,
         order: &Order,
@@ -159,11 +159,11 @@ mod tests {
     #[test]
     fn flags_of_a_make_lose_a_jobserver_that_jobs_do_not_have() {
         let cases = [
-            // GNU Make 4.3, below `make -j4 -k VAR='a b'`, and older ones.
+            // Flags of GNU Make 4.3 below `make -j4 -k VAR='a b'`, and those of older ones.
             ("k -j4 --jobserver-auth=3,4 -- VAR=a\\ b", "k -- VAR=a\\ b"),
             (" --jobserver-fds=3,4 -j", ""),
             ("-j2 --jobserver-auth=3,4", ""),
-            // Not under `make -j`, or with a name that every process can open.
+            // Flags not below `make -j`, or with a jobserver whose name every process can open.
             ("k", "k"),
             ("", ""),
             (

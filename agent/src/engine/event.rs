@@ -1,4 +1,4 @@
-//! What an engine hears of, and what it has its driver do.
+//! The events of an engine, and the effects that its driver performs.
 
 use bytes::Bytes;
 use mezcal_common::message::engine::{EngineToKeeper, FromEngine};
@@ -8,12 +8,12 @@ use mezcal_common::model::job::{BatchContext, JobSpec, Stop};
 use mezcal_common::model::outcome::{Span, Usage, WaitStatus, Written};
 use std::sync::Arc;
 
-/// Why a spawn has failed.
+/// The reasons why a spawn has failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotStarted {
-    /// It would anywhere, as far as is known.
+    /// The job is at fault: it would fail on any host, as far as is known.
     Job(String),
-    /// The host lacks something just now; which limit that is.
+    /// The host lacks something just now; the text names the limit.
     Short(String),
 }
 
@@ -23,47 +23,47 @@ impl From<String> for NotStarted {
     }
 }
 
-/// What happens to an engine.
+/// The events of an engine.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Event {
-    /// The agent wants an attempt run.
+    /// The agent wants an attempt to run.
     Run {
-        /// Its id.
+        /// The id of the attempt.
         attempt: AttemptId,
-        /// What to run, or why it cannot be read.
+        /// The job, or why it cannot be read.
         spec: Result<Box<JobSpec>, String>,
-        /// What its batch has in common.
+        /// The things that the jobs of its batch have in common.
         context: Arc<BatchContext>,
         /// The engine's cluster-wide number.
         engine: EngineId,
-        /// Slots that it takes.
+        /// Slots that the attempt takes.
         slots: u16,
     },
-    /// The agent wants it killed.
+    /// The agent wants an attempt killed.
     Cancel {
-        /// Which.
+        /// The id of the attempt.
         attempt: AttemptId,
-        /// How.
+        /// The signal and the grace.
         stop: Stop,
     },
-    /// The coordinator has kept outcomes.
+    /// The coordinator has stored outcomes.
     Acknowledge {
-        /// Whose.
+        /// The attempts of these outcomes.
         attempts: Vec<AttemptId>,
     },
-    /// Permission to run ends then.
+    /// The time at which the lease ends.
     Lease {
-        /// None: no end.
+        /// None: the lease has no end.
         until: Option<BootInstant>,
     },
-    /// A new agent is there to talk to.
+    /// There is a new agent to talk to.
     Linked,
     /// The agent is gone.
     Unlinked,
-    /// The spawn has ended, well or not.
+    /// The spawn has succeeded or failed.
     Spawned(Result<(), NotStarted>),
-    /// The attempt has been here for a while: it is no short job, or its spawn takes long.
+    /// The attempt has been here for a while: it is not a short job, or its spawn takes long.
     Lasts,
     /// The first process has ended; it is still unreaped.
     FirstEnded,
@@ -76,46 +76,48 @@ pub enum Event {
     },
     /// The answer to [`Effect::Sweep`].
     Swept(Swept),
-    /// That answer comes later: nothing is alive, but the far end is still taking what was written.
+    /// The answer to the sweep comes later: nothing is alive, but the far end is still taking
+    /// output.
     Held,
-    /// The keeper is gone or wants an end: kill, then exit.
+    /// The keeper is gone, or wants this engine to end: kill, then exit.
     Quit,
-    /// It is asked to end, as everything is when the host shuts down: the same with grace, and
-    /// without a report that would bring the next job here. Whoever comes after it is the proof.
+    /// The engine is asked to end, as all processes are when the host shuts down: kill with grace,
+    /// and send no report that would bring the next job here. The process that takes over is the
+    /// proof.
     Stop,
 }
 
-/// What a sweep found.
+/// The findings of a sweep.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Swept {
-    /// The first process, once it has been reaped.
+    /// The end of the first process, once it has been reaped.
     pub exit: Option<Exit>,
-    /// When the attempt ran as a whole, once nothing of it is alive.
+    /// The time that the whole attempt ran, once nothing of it is alive.
     pub whole: Option<Span>,
     /// Processes of the attempt that died by our KILL, in all sweeps so far.
     pub killed: u32,
     /// Processes still alive after this sweep.
     pub alive: u32,
-    /// Who they are, when they have been alive for long: pids, names and states (proc(5)).
+    /// The processes that have been alive for long: their pids, names and states (proc(5)).
     pub names: String,
-    /// What it has used so far.
+    /// CPU time and memory used so far.
     pub usage: Usage,
-    /// Whether the kernel's out-of-memory killer was here.
+    /// Whether the kernel's out-of-memory killer has killed something.
     pub out_of_memory: OutOfMemory,
     /// Tails of standard output and error, when nothing is alive and they were kept.
     pub tails: (Option<Bytes>, Option<Bytes>),
-    /// How much was read, when nothing is alive.
+    /// The number of bytes read, when nothing is alive.
     pub written: Written,
 }
 
-/// What is known of the kernel's out-of-memory killer.
+/// The signs of the kernel's out-of-memory killer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OutOfMemory {
-    /// Nothing.
+    /// No sign of it.
     #[default]
     No,
-    /// It killed something on this host while the attempt ran; whether that was of this attempt,
-    /// the kernel does not say here.
+    /// It killed a process on this host while the attempt ran; the kernel does not say here whether
+    /// that was a process of this attempt.
     OnThisHost,
     /// It killed a process of this attempt (`memory.events` of its control group).
     Killed,
@@ -124,38 +126,38 @@ pub enum OutOfMemory {
 /// The end of the first process.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exit {
-    /// How.
+    /// The status that wait4(2) gave.
     pub status: WaitStatus,
-    /// When it ran; with those that were waited for.
+    /// The time that it ran; with the other processes, if those were waited for.
     pub span: Span,
 }
 
-/// What the driver has to do.
+/// The effects that the driver performs.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(
     clippy::large_enum_variant,
     reason = "there are few at a time, and most are ends of attempts"
 )]
 pub enum Effect {
-    /// Start it and answer with [`Event::Spawned`].
+    /// Start the attempt and answer with [`Event::Spawned`].
     Spawn {
-        /// The attempt.
+        /// The id of the attempt.
         attempt: AttemptId,
-        /// What.
+        /// The job.
         spec: Box<JobSpec>,
-        /// In which surroundings.
+        /// The things that the jobs of its batch have in common.
         context: Arc<BatchContext>,
         /// The engine's cluster-wide number.
         engine: EngineId,
     },
-    /// Start what could not be started before, and answer in the same way.
+    /// Try again to start an attempt that could not be started before; answer in the same way.
     SpawnAgain {
-        /// The attempt.
+        /// The id of the attempt.
         attempt: AttemptId,
     },
-    /// This signal, then CONT, to the first process's group.
+    /// Send this signal, then CONT, to the first process's group.
     Terminate {
-        /// Which.
+        /// The number of the signal.
         signal: i32,
     },
     /// Look whether any process but the first is alive; answer with [`Event::Probed`].
@@ -166,9 +168,9 @@ pub enum Effect {
         /// Whether output that the far end has not taken may be dropped.
         discard_output: bool,
     },
-    /// Tell the agent.
+    /// Send this message to the agent.
     Send(FromEngine),
-    /// Tell the keeper.
+    /// Send this message to the keeper.
     ToKeeper(EngineToKeeper),
     /// End this process.
     Exit,

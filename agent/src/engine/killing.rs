@@ -16,8 +16,8 @@ const SWEEP_FIRST: Duration = Duration::from_millis(2);
 
 pub(super) const SWEEP_MAX: Duration = Duration::from_millis(100);
 
-/// The same for a job whose engine is asked to end: service managers wait for that, and so does a
-/// host that shuts down.
+/// The same for a job whose engine is asked to end: service managers wait for the engine, and so
+/// does a host that shuts down.
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// Grace between TERM and KILL of a job that ran into its timeout.
@@ -46,7 +46,7 @@ impl Engine {
                 *first_ended = true;
                 self.effects.push_back(Effect::Probe);
             }
-            // Killed, and dead now.
+            // The processes were killed, and are dead now.
             State::Sweeping { .. } | State::Stuck { .. } => self.other_changed(),
             State::Idle | State::Spawning { .. } => {}
         }
@@ -111,8 +111,8 @@ impl Engine {
                 return self.never_started(attempt, new);
             }
             State::Spawning { kill, .. } => {
-                // No proof of death while a spawn is in flight: remembered, and done as soon as
-                // there is something to kill.
+                // There is no proof of death while a spawn is in flight: the kill is remembered,
+                // and done as soon as there is a process to kill.
                 let by = now + stop.grace;
                 *kill = Some(kill.map_or((new, stop, by), |(reason, earlier, at)| {
                     (reason, earlier.stricter(stop), at.min(by))
@@ -141,7 +141,7 @@ impl Engine {
                 reason,
                 ..
             } => {
-                // Somebody waits for that.
+                // Somebody waits for this cancel.
                 if (*reason, new) == (Reason::Stopped, Reason::Cancelled) {
                     *reason = new;
                 }
@@ -156,8 +156,8 @@ impl Engine {
             State::Sweeping {
                 reason, give_up, ..
             } => {
-                // The command had already ended by itself when it was cancelled; only what it left
-                // is still being killed, or its output is still being taken.
+                // The command had already ended by itself when it was cancelled; only processes
+                // that it left are still being killed, or its output is still being taken.
                 if reason.is_none() {
                     *give_up = now + UNKILLABLE_AFTER;
                     self.effects.push_back(Effect::Sweep {
@@ -170,7 +170,7 @@ impl Engine {
         self.watch();
     }
 
-    /// There was nothing to kill yet, and there will be nothing.
+    /// There was no process to kill yet, and there will be none.
     fn never_started(&mut self, attempt: AttemptId, why: Reason) {
         self.idle();
         if why != Reason::Stopped {
@@ -179,7 +179,7 @@ impl Engine {
         }
     }
 
-    /// Tells the keeper what is here, and by when it should be over.
+    /// Tells the keeper which attempt is here, and by when it should be over.
     pub(super) fn watch(&mut self) {
         let timed_out = |at: BootInstant| (Some(at + TIMEOUT_GRACE), Ended::Timeout);
         let endless = (None, Ended::Lost);
@@ -217,13 +217,13 @@ impl Engine {
         }
     }
 
-    /// Nothing is here any more.
+    /// There is nothing here any more.
     pub(super) fn idle(&mut self) {
         self.over();
         self.state = State::Idle;
     }
 
-    /// Nothing is alive any more that the keeper would have to see to.
+    /// There is nothing alive any more that the keeper would have to see to.
     pub(super) fn over(&mut self) {
         if let Some(attempt) = self.attempt()
             && std::mem::take(&mut self.watched)
@@ -267,7 +267,7 @@ impl Engine {
                 if swept.alive == 0 && exit.is_some() {
                     let outcome = outcome(reason, exit.take(), swept, self.containment);
                     if reason == Some(Reason::Stopped) {
-                        // The keeper, too, hears of it by the end of this process.
+                        // The keeper, too, learns of it from the end of this process.
                         self.state = State::Idle;
                         return;
                     }

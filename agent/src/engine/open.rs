@@ -1,4 +1,4 @@
-//! The files of a job, opened without ever waiting for a partner, and what it means if that fails.
+//! The files of a job, opened without ever waiting for a partner, and the meaning of a failure.
 
 use super::NotStarted;
 use super::spawn::OutputTo;
@@ -11,13 +11,13 @@ use rustix::io::Errno;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What the job writes to. A file is truncated.
+/// Opens the file to which the job writes, and truncates it.
 pub(super) fn open_output(cd: &OwnedFd, to: &OutputTo) -> Result<Arc<OwnedFd>, NotStarted> {
     match to {
         OutputTo::Pipe(write) => Ok(write.clone()),
         OutputTo::File(OutputFile { dir, path }) => {
             if let Some(dir) = dir {
-                // If it cannot be made, opening the file says why.
+                // If the directory cannot be made, opening the file says why.
                 let _ = std::fs::create_dir_all(dir);
             }
             open_waitless(
@@ -96,7 +96,8 @@ pub(super) fn cannot(verb: &str, path: &Path, error: Errno) -> NotStarted {
     not_started(format!("cannot {verb} {path:?}: {}", reason(error)), error)
 }
 
-/// Whether it is the host that lacks something, and what: that may pass.
+/// Tells a lack of the host's, with the thing that it lacks, from a fault of the job's: a lack may
+/// pass.
 pub(super) fn not_started(text: String, error: Errno) -> NotStarted {
     match limits::behind(error) {
         Some(limit) => NotStarted::Short(format!("{text} ({limit})")),

@@ -1,5 +1,5 @@
-//! The outcome of an attempt, from how its first process ended, why it was killed, and what the
-//! last sweep has found.
+//! The outcome of an attempt, from the end of its first process, the reason for which it was
+//! killed, and the findings of the last sweep.
 
 use super::UNKILLABLE_AFTER;
 use super::event::{Exit, OutOfMemory, Swept};
@@ -46,8 +46,8 @@ pub(super) fn outcome(
         ended,
         status,
         error,
-        // What has ended by itself has ended then, whatever it left; what we end has when all of it
-        // is dead.
+        // An attempt that ended by itself ended with its first process, whatever it left; an
+        // attempt that we end has ended when all of it is dead.
         span: swept
             .whole
             .filter(|_| reason.is_some())

@@ -1,7 +1,7 @@
 //! The processes of one attempt, as the kernel shows them to their subreaper.
 //!
-//! Signals go to the first process's group while that process is unreaped, and to own unreaped
-//! children: never to a number that the kernel could have given to somebody else.
+//! Signals go to the first process's group while that process is unreaped, and to unreaped children
+//! of our own: never to a number that the kernel could have given to a stranger.
 
 use super::counters::HostCounters;
 use super::wait::{Waited, kill_with_group, wait4};
@@ -14,37 +14,38 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Look, do not wait, do not reap.
+/// Only look: do not wait, do not reap.
 const PEEK: WaitIdOptions = WaitIdOptions::EXITED
     .union(WaitIdOptions::NOHANG)
     .union(WaitIdOptions::NOWAIT);
-/// Passes of one sweep that follow each other at once, as long as each finds something dead: what
-/// keeps forking is outrun sooner than by waiting between them.
+/// Passes of one sweep that follow each other at once, as long as each finds something dead: a job
+/// that keeps forking is outrun sooner than by waiting between the passes.
 const PASSES: u32 = 32;
 
-/// What survives KILL for this long is named, the first few of it.
+/// Processes that survive KILL for this long are named, the first few of them.
 const NAMED_AFTER: Duration = Duration::from_secs(5);
 const NAMED: usize = 8;
 
-/// The first process of an attempt and whatever else there is below this one.
+/// The first process of an attempt and all other processes below this one.
 pub(super) struct Processes {
     first: Option<Pid>,
     leaf: Option<Arc<Leaf>>,
     /// CPU times of the leaf before the attempt.
     cpu_before: Option<(Duration, Duration)>,
-    /// Kills of the out-of-memory killer on this host before it.
+    /// Kills by the out-of-memory killer on this host before the attempt.
     oom_before: Option<u64>,
     started: (WallTime, BootInstant),
     ended: Option<(WallTime, BootInstant)>,
-    /// KILL was sent first then: what ends by it from then on ended by us.
+    /// When KILL was sent first: processes that die by KILL from then on died by ours.
     killing: Option<BootInstant>,
-    /// The first process was alive then.
+    /// The first process was alive at that time.
     first_killed: bool,
     /// The first process ended by a KILL that was not ours.
     killed_from_elsewhere: bool,
-    /// Seen to end by our KILL. What a parent that was dying itself has reaped is not among them.
+    /// Processes that were seen to end by our KILL. Those that a dying parent has reaped do not
+    /// count.
     killed: u32,
-    /// In the control group when it was first killed.
+    /// Processes in the control group when it was first killed.
     in_group: u32,
     usage: Usage,
     /// This process's memory peak after the first process was started.
@@ -54,7 +55,7 @@ pub(super) struct Processes {
 /// The control group of an attempt, and the CPU times that it had when the attempt began.
 pub(super) type Born = (Arc<Leaf>, Option<(Duration, Duration)>);
 
-/// What a look at changed children found.
+/// The findings of a look at changed children.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Changed {
     Nothing,
@@ -102,8 +103,8 @@ impl Processes {
         ended
     }
 
-    /// Looks what SIGCHLD was about. Orphans that ended are reaped; the first process is only
-    /// looked at.
+    /// Finds the children that SIGCHLD was about. Orphans that ended are reaped; the first process
+    /// is only looked at.
     pub(super) fn look(&mut self) -> Changed {
         if self.first_ended() {
             return Changed::First;
@@ -111,7 +112,8 @@ impl Processes {
         let Some(first) = self.first else {
             return Changed::Others;
         };
-        // Others that ended are orphans; reaping must not take the first one by accident.
+        // Other children that ended are orphans; reaping must not take the first process by
+        // accident.
         for pid in proc::own_children().unwrap_or_default() {
             if pid != first.as_raw_nonzero().get()
                 && proc::state_and_parent(pid).is_some_and(|(state, _)| state == 'Z')
@@ -126,18 +128,19 @@ impl Processes {
         }
     }
 
-    /// `signal` and CONT to the group, if its leader is still unreaped.
+    /// Sends `signal` and CONT to the group, if its leader is still unreaped.
     pub(super) fn terminate(&self, signal: i32) {
         if let Some(first) = self.first {
-            // ESRCH and EPERM change nothing: the sweep that follows counts what is alive.
+            // ESRCH and EPERM change nothing: the sweep that follows counts the processes that are
+            // alive.
             // SAFETY: kill(2) has no memory effects.
             unsafe { libc::kill(-first.as_raw_nonzero().get(), signal) };
             let _ = rustix::process::kill_process_group(first, Signal::CONT);
         }
     }
 
-    /// Whether any process but the first is alive. If not, and the first has ended, that is when
-    /// the attempt did.
+    /// Whether any process but the first is alive. If none is, and the first has ended, then the
+    /// attempt has ended at this time.
     pub(super) fn others_alive(&mut self) -> bool {
         let first = self.first.map(|p| p.as_raw_nonzero().get());
         let is_alive = |pid: &i32| {
@@ -149,7 +152,7 @@ impl Processes {
             if seen.iter().any(is_alive) {
                 break true;
             }
-            // One that has ended since it was listed may have left us its children.
+            // A process that has ended since it was listed may have left us its children.
             let again = proc::own_children().unwrap_or_default();
             if again == seen {
                 break false;
@@ -183,7 +186,7 @@ impl Processes {
             let before = self.killed;
             let none_left = self.reap_others();
             alive = match (none_left, occupied) {
-                // Somebody else's child that is in our group all the same.
+                // A child of another process that is in our group all the same.
                 (true, Some(leaf)) if leaf.populated() => leaf.count().max(1),
                 (true, _) => 0,
                 (false, _) => self.kill_children(),
@@ -213,7 +216,7 @@ impl Processes {
         }
     }
 
-    /// Who does not die, once it has had its time.
+    /// The names of the processes that do not die, once they have had their time.
     fn names(&self, alive: u32) -> String {
         if alive == 0
             || self
@@ -236,7 +239,8 @@ impl Processes {
             .join(", ")
     }
 
-    /// KILL to each child and the group that it is in: how many there are, zombies included.
+    /// Sends KILL to each child and to the group that it is in; the number of children, zombies
+    /// included.
     fn kill_children(&self) -> u32 {
         let children = proc::own_children().unwrap_or_default();
         children
@@ -256,8 +260,8 @@ impl Processes {
         } else {
             self.killed_from_elsewhere = status == WaitStatus::Signaled(Signal::KILL.as_raw());
         }
-        // execve(2) has passed our own memory peak on to it (ru_maxrss, getrusage(2)): what is not
-        // above that says nothing of the job.
+        // execve(2) has passed our own memory peak on to the process (ru_maxrss, getrusage(2)): a
+        // peak that is not above ours says nothing of the job.
         self.own_peak = host.own_peak();
         self.add(usage);
         let ended = *self
@@ -277,7 +281,8 @@ impl Processes {
         }
     }
 
-    /// Reaps what has ended, once the first process has been. True if no child is left at all.
+    /// Reaps the children that have ended, once the first process has been reaped. True if no child
+    /// is left at all.
     fn reap_others(&mut self) -> bool {
         if self.first.is_some() {
             return false;
@@ -312,8 +317,8 @@ impl Processes {
         self.usage.max_rss = self.usage.max_rss.max(usage.max_rss);
     }
 
-    /// Takes what the control group knows better: processes that nobody waited for count there,
-    /// too.
+    /// Takes the usage that the control group knows better: processes that nobody waited for count
+    /// there, too.
     fn account(&mut self) {
         let Some(leaf) = &self.leaf else { return };
         if let (Some((user, system)), Some(before)) = (leaf.cpu(), self.cpu_before) {

@@ -91,7 +91,7 @@ pub(super) fn why_not_started(spec: &JobSpec, program: &CStr, error: Errno) -> N
         Command::Shell(_) => Path::new("/bin/bash"),
         Command::Argv(_) => Path::new(OsStr::from_bytes(program.to_bytes())),
     };
-    // Of files these mean something else.
+    // For files these errors mean something else.
     let limit = match error {
         Errno::AGAIN => limits::PROCESSES,
         Errno::TXTBSY => "ETXTBSY: somebody has it open for writing",

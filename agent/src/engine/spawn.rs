@@ -22,7 +22,7 @@ use std::ffi::{CStr, c_char};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-/// What is fixed for the life of an engine.
+/// The things that are fixed for the life of an engine.
 pub(super) struct Surroundings {
     inherited: Inherited,
     slot: u16,
@@ -33,7 +33,7 @@ pub(super) struct Surroundings {
     stack: Box<super::clone::Stack>,
 }
 
-/// What the spawner is to start.
+/// An attempt that the spawner has to start.
 pub(super) struct Order {
     pub(super) attempt: AttemptId,
     pub(super) spec: Box<JobSpec>,
@@ -41,14 +41,14 @@ pub(super) struct Order {
     pub(super) engine: EngineId,
 }
 
-/// Where an output stream goes.
+/// The place where an output stream goes.
 pub(super) enum OutputTo {
     File(OutputFile),
     /// The write end.
     Pipe(Arc<OwnedFd>),
 }
 
-/// A job that runs.
+/// A job that runs, and its processes.
 pub(super) struct Started {
     pub(super) pid: i32,
     pub(super) born: Option<Born>,
@@ -76,14 +76,15 @@ impl Surroundings {
 /// Starts the job.
 ///
 /// # Errors
-/// For the reader of the result: what could not be done, with the path and the system's reason.
+/// The text for the reader of the result: the thing that could not be done, with the path and the
+/// system's reason.
 pub(super) fn start(
     around: &mut Surroundings,
     order: &Order,
     [out, err]: &[OutputTo; 2],
 ) -> Result<Started, NotStarted> {
     let Order { spec, context, .. } = order;
-    // Process-wide, which is right: an engine runs one attempt at a time.
+    // The umask is process-wide, which is right: an engine runs one attempt at a time.
     rustix::process::umask(Mode::from_raw_mode(context.umask & 0o777));
     let cd = directory(spec, context)?;
     let stdin = match &spec.stdin {
@@ -100,7 +101,7 @@ pub(super) fn start(
         .inherited
         .environment(order, around.slot, &around.host)?;
     let (program, argv) = command_line(&cd, spec, context, &env)?;
-    // One file for both streams is one open file: two would overwrite each other.
+    // One file for both streams has to be one open file: two would overwrite each other.
     let err = if same_file(&out, &err) { &out } else { &err };
     let born = around.leaves.as_mut().map(next_leaf).transpose()?;
     let fds = [
@@ -148,7 +149,7 @@ fn next_leaf(leaves: &mut Leaves) -> Result<Born, NotStarted> {
     let leaf = leaves.next().map_err(|e| {
         let text = format!("no control group for the job: {e}");
         match crate::kernel::cgroup::errno(&e) {
-            // cgroups(7): what mkdir(2) says then.
+            // cgroups(7): mkdir(2) fails so at the limit of groups.
             Some(Errno::AGAIN) => NotStarted::Short(format!(
                 "{text} (EAGAIN: `cgroup.max.descendants` or `cgroup.max.depth` of a group above)"
             )),
@@ -163,7 +164,7 @@ fn next_leaf(leaves: &mut Leaves) -> Result<Born, NotStarted> {
 /// container may forbid clone3(2).
 ///
 /// # Errors
-/// Why not.
+/// The reason why not.
 pub(crate) fn can_spawn_into(leaf: &Leaf) -> std::io::Result<()> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     let root = rustix::fs::open(
@@ -171,8 +172,7 @@ pub(crate) fn can_spawn_into(leaf: &Leaf) -> std::io::Result<()> {
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )?;
-    // A program that cannot exist: the child gets as far as execve(2) and comes back with its
-    // reason.
+    // A program that cannot exist: the child gets as far as execve(2), which fails with the reason.
     let nothing = c"/dev/null/nothing".to_owned();
     let (argv, mut stack) = (
         [nothing.as_ptr(), std::ptr::null()],

@@ -1,4 +1,5 @@
-//! The start of an attempt: what the engine takes on, and what becomes of a spawn that has failed.
+//! The start of an attempt: which attempts the engine takes on, and what it does with a failed
+//! spawn.
 
 use super::Engine;
 use super::event::{Effect, NotStarted};
@@ -10,8 +11,8 @@ use mezcal_common::model::outcome::{Ended, Outcome};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A host that is short of processes, descriptors or memory may have them again soon: so long a
-/// spawn is tried again.
+/// How long a spawn is tried again: a host that is short of processes, descriptors or memory may
+/// have them again soon.
 pub(super) const SHORT_FOR: Duration = Duration::from_secs(5);
 
 /// First pause between two of these tries; doubles up to [`SHORT_MAX`].
@@ -30,7 +31,8 @@ impl Engine {
     ) {
         if self.attempt().is_some() || self.quitting {
             let outcome = match self.attempt() {
-                // It was on its way when the engine was asked to end: no fault of the job's.
+                // The attempt was on its way when the engine was asked to end: the job is not at
+                // fault.
                 None => Outcome::never_ran(Ended::Lost, "the engine is stopping".to_owned()),
                 Some(other) => Outcome::never_ran(
                     Ended::StartFailed,
@@ -41,7 +43,7 @@ impl Engine {
             return;
         }
         match spec {
-            // It was on its way when the lease ended.
+            // The attempt was on its way when the lease ended.
             _ if self.expired || self.lease.is_some_and(|until| until <= now) => {
                 let why = "it had not started when the lease ended".to_owned();
                 self.report(attempt, Outcome::never_ran(Ended::Lost, why));

@@ -7,7 +7,7 @@ use mezcal_common::model::job::{Leftover, Stop};
 use mezcal_common::model::outcome::Ended;
 use std::time::Duration;
 
-/// Why an attempt is being killed.
+/// The reasons why an attempt is being killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
     Cancelled,
@@ -26,12 +26,12 @@ impl Reason {
     }
 }
 
-/// The host lacks something that a spawn takes.
+/// A shortage of something on the host that a spawn takes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shortage {
     pub(super) since: BootInstant,
     pub(super) pause: Duration,
-    /// Until then nothing is tried.
+    /// Nothing is tried until then.
     pub(super) again: Option<BootInstant>,
 }
 
@@ -41,19 +41,20 @@ pub(super) enum State {
     Spawning {
         attempt: AttemptId,
         timeout: Option<Duration>,
-        /// Counts from the spawn: opening files takes its time, too. Waiting for the host does not
-        /// count.
+        /// The timeout counts from the spawn: opening files takes its time, too. Waiting for the
+        /// host does not count.
         deadline: Option<(BootInstant, Duration)>,
         short: Option<Shortage>,
         leftover: Leftover,
-        /// Remembered until there is something to kill; and when that should have been done.
+        /// A kill that is remembered until there is a process to kill, and the time by which it
+        /// should have been done.
         kill: Option<(Reason, Stop, BootInstant)>,
     },
     Running {
         attempt: AttemptId,
         deadline: Option<(BootInstant, Duration)>,
         leftover: Leftover,
-        /// The first process has ended, and others are waited for.
+        /// The first process has ended, and the others are waited for.
         lingering: bool,
     },
     Terminating {

@@ -1,4 +1,4 @@
-//! Scripts of the engine: what it does, in which order, for every way in which an attempt can end.
+//! Scripts of the engine: its effects and their order, for every way in which an attempt can end.
 
 mod killing;
 mod starting;
@@ -118,7 +118,7 @@ impl Script {
         }
     }
 
-    /// What the keeper has been told since the last look.
+    /// The messages to the keeper since the last look.
     fn keeper_heard(&mut self) -> String {
         std::mem::take(&mut self.to_keeper).join("; ")
     }
@@ -228,7 +228,7 @@ fn what_only_waits_for_its_output_to_be_taken_is_not_watched() {
     );
     assert_eq!(s.engine.poll_timeout(), None, "however long that takes");
     s.event(gone(WaitStatus::Exited(0), 0));
-    // Nor is what ends before it lasts.
+    // Nor is the keeper told of an attempt that ends before it lasts.
     s.run(2, None);
     s.event(Event::Spawned(Ok(())));
     s.event(Event::FirstEnded);

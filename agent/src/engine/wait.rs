@@ -4,21 +4,21 @@ use mezcal_common::model::outcome::{Usage, WaitStatus};
 use rustix::process::{Pid, Signal};
 use std::time::Duration;
 
-/// KILL to an unreaped child and to the group that it is in. As long as it is unreaped its number
-/// is its own, and so is its group's; and since each attempt has a session of its own, all of that
-/// group is of its attempt.
+/// KILL to an unreaped child and to the group that it is in. As long as the child is unreaped its
+/// number is its own, and so is its group's; and since each attempt has a session of its own, the
+/// whole group is of its attempt.
 pub(crate) fn kill_with_group(child: Pid) {
     if let Ok(group) = rustix::process::getpgid(Some(child))
         && group != rustix::process::getpgrp()
     {
         let _ = rustix::process::kill_process_group(group, Signal::KILL);
     }
-    // Of one that has ended meanwhile only the zombie is left, which does not mind; EPERM leaves it
+    // A child that has ended meanwhile is a zombie, which takes no harm; EPERM leaves the child
     // alive, which the sweep sees.
     let _ = rustix::process::kill_process(child, Signal::KILL);
 }
 
-/// What wait4(2) says without waiting.
+/// The answer of wait4(2) without waiting.
 pub(crate) enum Waited {
     /// This child has ended and is reaped.
     Ended {
@@ -28,23 +28,23 @@ pub(crate) enum Waited {
     },
     /// This child has been stopped by a signal.
     Stopped { pid: i32 },
-    /// There are such children, all alive.
+    /// There are such children, and all of them are alive.
     Alive,
     /// There is no such child.
     NoChild,
 }
 
-/// Reaps one ended child (wait4(2) with `WNOHANG | __WALL`); `pid` −1: any.
+/// Reaps one ended child (wait4(2) with `WNOHANG | __WALL`); `pid` −1: any child.
 pub(crate) fn wait4(pid: i32) -> Waited {
     wait_with(pid, libc::WNOHANG | libc::__WALL)
 }
 
-/// The same, and tells of children that were stopped (`WUNTRACED`).
+/// The same, and also tells of children that were stopped (`WUNTRACED`).
 pub(crate) fn wait4_or_stopped(pid: i32) -> Waited {
     wait_with(pid, libc::WNOHANG | libc::__WALL | libc::WUNTRACED)
 }
 
-/// Reaps a child that is ending, waiting for it.
+/// Waits for a child that is ending, and reaps it.
 pub(super) fn wait4_blocking(pid: i32) {
     let _ = wait_with(pid, libc::__WALL);
 }

@@ -1,4 +1,4 @@
-//! The link to the agent: what is said over it, both ways.
+//! The link to the agent: the messages over it, both ways.
 
 use super::{CHUNK, Driver, TURN};
 use crate::engine::Event;
@@ -26,7 +26,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Writes to the agent as much as its socket takes.
+    /// Writes as much to the agent as its socket takes.
     pub(super) fn flush(&mut self) -> Result<()> {
         let Some(link) = &mut self.agent else {
             return Ok(());
@@ -51,7 +51,7 @@ impl Driver {
     fn unlink(&mut self) {
         self.agent = None;
         self.followers.clear();
-        // Output has nobody to go to; an attempt must not wait for that.
+        // Nobody is there to take the output; an attempt must not wait for that.
         self.output.streaming = false;
         self.engine.handle(Event::Unlinked, BootInstant::now());
         if let Some(held) = self.held.take() {

@@ -1,4 +1,5 @@
-//! What a job writes: the pipes of an attempt, the end of it that is kept, and those who follow it.
+//! The output of a job: the pipes of an attempt, the end of the output that is kept, and the
+//! requests that follow it.
 
 use super::{CHUNK, Driver, TURN};
 use crate::engine::open;
@@ -19,21 +20,21 @@ use std::io::{Error, Result};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-/// Requests that may follow one attempt's output at a time.
+/// Requests that may follow the output of one attempt at a time.
 const MAX_FOLLOWERS: usize = 16;
 
 /// The pipes of one attempt, and where their bytes go.
 #[derive(Default)]
 pub(super) struct Output {
-    /// Read ends, until they have come to their end.
+    /// Read ends, until end of file.
     pub(super) pipes: [Option<OwnedFd>; 2],
     /// Write ends: as long as they are open here as well, the end of a job shows once, by SIGCHLD,
     /// and not by a hang-up before.
     pub(super) writers: [Option<Arc<OwnedFd>>; 2],
     pub(super) tails: [Option<Tail>; 2],
-    /// Bytes that were read.
+    /// Bytes that were read so far; none for a stream without a pipe.
     pub(super) counts: [Option<u64>; 2],
-    /// Something was in the pipes.
+    /// There was something in the pipes.
     pub(super) written: bool,
     pub(super) streaming: bool,
     /// Streamed bytes that the far end has not taken.
@@ -41,7 +42,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Makes the pipes of an attempt, if it has any: where its output goes.
+    /// Makes the pipes of an attempt, if it has any, and says where its output goes.
     pub(super) fn begin(
         &mut self,
         Order {
@@ -88,8 +89,8 @@ impl Output {
 }
 
 impl Driver {
-    /// Reads what the pipes hold, at most so many bytes of each: whoever writes faster than this
-    /// reads would keep it for ever.
+    /// Reads from the pipes, at most `turn` bytes from each: a job that writes faster than this
+    /// thread reads would keep it for ever.
     pub(super) fn drain(&mut self, turn: usize) -> Result<()> {
         let mut chunk = [MaybeUninit::uninit(); CHUNK];
         for (i, stream) in [Stream::Out, Stream::Err].into_iter().enumerate() {
@@ -146,14 +147,14 @@ impl Driver {
         Ok(())
     }
 
-    /// Sends what is kept, and goes on with what comes if that is wanted.
+    /// Sends the output that is kept, and goes on with new output if that is wanted.
     pub(super) fn begin_show(
         &mut self,
         request: u64,
         attempt: AttemptId,
         follow: bool,
     ) -> Result<()> {
-        // While it is quiet the pipes have not been read.
+        // During the quiet time the pipes have not been read.
         self.drain(TURN)?;
         let here = self.attempt == Some(attempt) && self.output.tails.iter().any(Option::is_some);
         if here {
@@ -185,7 +186,7 @@ impl Driver {
         self.send(&FromEngine::ShownAll { request })
     }
 
-    /// Sends new output to those who follow it, unless the agent is behind with reading.
+    /// Sends new output to the requests that follow it, unless the agent is behind with reading.
     fn show(&mut self, stream: Stream, data: &[u8]) -> Result<()> {
         for i in 0..self.followers.len() {
             if self

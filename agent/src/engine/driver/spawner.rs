@@ -1,5 +1,5 @@
-//! The thread that opens files and spawns, and what is asked of it: either can hang on a dead
-//! mount.
+//! The thread that opens files and spawns, and the orders for it: opening and spawning can hang on
+//! a dead mount.
 
 use super::output::Output;
 use super::{Driver, QUIET, QUIET_WATCHED, SHORT};
@@ -12,18 +12,18 @@ use std::io::{Error, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
-/// What the spawner answers: the job, or the order that it could not carry out, and when its spawn
+/// The answer of the spawner: the job, or the order that it could not carry out, and when its spawn
 /// began.
 pub(super) type SpawnAnswer = (
     std::result::Result<Started, (NotStarted, Order)>,
     (WallTime, BootInstant),
 );
 
-/// With where standard output and error go.
+/// An order, with the places where standard output and error go.
 pub(super) type SpawnOrder = (Order, [OutputTo; 2]);
 
-/// The spawner thread: opens, spawns, answers. It wakes the other one only if that waits for the
-/// answer.
+/// The spawner thread: opens, spawns, answers. It wakes the other thread only if that one waits for
+/// the answer.
 pub(super) fn spawner(
     around: &mut Surroundings,
     orders: &mpsc::Receiver<SpawnOrder>,
@@ -34,14 +34,14 @@ pub(super) fn spawner(
     while let Ok((order, outputs)) = orders.recv() {
         let began = (WallTime::now(), BootInstant::now());
         let result = spawn::start(around, &order, &outputs).map_err(|why| (why, order));
-        // The write ends with it: once the job is dead and this thread has answered, a pipe comes
-        // to its end.
+        // Our write ends close with it: once the job is dead and this thread has answered, a pipe
+        // comes to its end.
         drop(outputs);
         let failed = result.is_err();
         if answers.send((result, began)).is_err() {
             return;
         }
-        // No child of a failed one will announce itself by SIGCHLD.
+        // A failed spawn leaves no child that SIGCHLD would announce.
         if awaited.swap(false, Ordering::SeqCst) || failed {
             let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
         }
@@ -75,7 +75,7 @@ impl Driver {
             .map_err(|_| Error::other("the spawner thread is gone"))
     }
 
-    /// Takes the spawner's answer, if it is there. True if the first process has ended already.
+    /// Takes the spawner's answer, if there is one. True if the first process has ended already.
     pub(super) fn collect_spawned(&mut self) -> bool {
         let Some((result, began)) = self
             .spawning
@@ -94,7 +94,7 @@ impl Driver {
             }
             Err((why, order)) => self.not_started(why, order),
         }
-        // It may have ended before we knew its number.
+        // The process may have ended before we knew its number.
         let ended = self.processes.as_mut().is_some_and(Processes::first_ended);
         if ended {
             self.engine.handle(Event::FirstEnded, BootInstant::now());
@@ -102,7 +102,7 @@ impl Driver {
         ended
     }
 
-    /// The attempt never ran; its pipes are nobody's.
+    /// The attempt never ran; its pipes belong to nobody.
     pub(super) fn not_started(&mut self, why: NotStarted, order: Order) {
         self.output = Output::default();
         self.unstarted = matches!(why, NotStarted::Short(_)).then_some(order);

@@ -1,4 +1,4 @@
-//! Cancels, timeouts, the end of a lease, and what is said of processes that were killed.
+//! Cancels, timeouts, the end of a lease, and the reports about processes that were killed.
 
 use super::*;
 
@@ -140,7 +140,7 @@ fn asked_to_end_it_gives_its_job_time_and_exits() {
     insta::assert_snapshot!(s.run(3, None), @"finished 3.1 lost, code none, killed 0, survivors 0; exit");
     let mut idle = script();
     insta::assert_snapshot!(idle.event(Event::Stop), @"exit");
-    // Unless somebody waits for it.
+    // The end of a cancelled attempt is reported: somebody waits for it.
     let mut cancelled = script();
     cancelled.run(1, None);
     cancelled.event(Event::Spawned(Ok(())));

@@ -61,7 +61,7 @@ fn a_shortage_that_does_not_pass_gives_the_attempt_back() {
     );
     assert_eq!(tries, 10);
     assert_eq!(s.run(2, None), "spawn 2.1");
-    // Whoever comes to kill it meanwhile does not wait, whether or not a try is under way.
+    // A kill that comes meanwhile does not wait, whether or not a try is under way.
     s.event(short());
     let cancel = |job| Event::Cancel {
         attempt: attempt(job),
@@ -95,7 +95,7 @@ fn what_comes_after_the_lease_is_not_started() {
         s.run(1, None),
         "finished 1.1 lost, code none, killed 0, survivors 0"
     );
-    // It may have been noticed before.
+    // The end may have been noticed before.
     s.engine.handle_timeout(s.now);
     assert_eq!(
         s.run(2, None),
