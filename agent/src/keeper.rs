@@ -1,5 +1,5 @@
-//! The keeper's core: which engines there are, what each is trusted with until when, and what is
-//! done about those that fail.
+//! The keeper's core: which engines there are, which attempt each is trusted with until when, and
+//! what is done about engines that fail.
 //!
 //! No clock, no I/O: events in, effects out. [`driver`] performs the effects.
 //!
@@ -10,13 +10,13 @@
 //!                                 10 s ──▶ told as unkillable; goes on trying
 //! ```
 //!
-//! One that dies soon after its start, again and again, waits before the next try, longer each
-//! time.
+//! An engine that dies soon after its start, again and again, waits before the next try, longer
+//! each time.
 //!
-//! An engine says what it runs and by when that should be over; the agent says what it has told an
-//! engine to kill, before it tells the engine; the lease ends everything. Whoever is late by
-//! [`LATE`] is killed, and so is all that it leaves: then the keeper is the parent, and its `wait`
-//! is the proof.
+//! An engine says which attempt it runs and by when that should be over; the agent says which
+//! attempt it has an engine kill, before it tells the engine; the lease ends everything. An engine
+//! that is late by [`LATE`] is killed, and so are all processes that it leaves: then the keeper is
+//! their parent, and its `wait` is the proof.
 
 pub mod driver;
 mod event;
@@ -35,30 +35,30 @@ use mezcal_common::model::outcome::Ended;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// How late an engine may be with killing what should be dead.
+/// How late an engine may be with killing an attempt that should be dead.
 pub const LATE: Duration = Duration::from_secs(1);
-/// A keeper without an agent ends after this, if no lease goes on longer.
+/// A keeper without an agent ends after this time, if no lease goes on longer.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
-/// And no sooner than this after the lease: killing takes its time.
+/// And no sooner than this long after the lease: killing takes its time.
 const AFTER_LEASE: Duration = Duration::from_secs(60);
-/// An engine whose link ends again so soon is no use: it cannot hear, or cannot be understood.
+/// An engine whose link ends again so soon is of no use: it cannot hear, or cannot be understood.
 const RELINK_PAUSE: Duration = Duration::from_secs(10);
 
 /// The decisions of one keeper.
 #[derive(Debug)]
 pub struct Keeper {
     slots: Vec<Slot>,
-    /// How many the agent wants.
+    /// How many engines the agent wants.
     wanted: usize,
-    /// The agent waits for its links until those that are too many are gone: what they run is in no
-    /// inventory.
+    /// The agent waits for its links until the engines that are too many are gone: their attempts
+    /// are in no inventory.
     links_due: bool,
     lease: Option<BootInstant>,
-    /// No agent since then.
+    /// The time since which there is no agent.
     alone_since: Option<BootInstant>,
-    /// It ends when it has been alone for long.
+    /// The keeper ends when it has been alone for long.
     patience: bool,
-    /// Ends that the agent has to see acknowledged.
+    /// Ends of engines that the agent has not acknowledged.
     ends: Vec<FromKeeper>,
     sweep_at: Option<BootInstant>,
     pause: Duration,
@@ -82,7 +82,7 @@ impl Keeper {
         }
     }
 
-    /// It waits for an agent for ever.
+    /// The same keeper, which waits for an agent for ever.
     pub fn always_wanted(self) -> Self {
         Self {
             patience: false,
@@ -90,7 +90,7 @@ impl Keeper {
         }
     }
 
-    /// Takes what happened at `now`.
+    /// Takes an event that happened at `now`.
     pub fn handle(&mut self, event: Event, now: BootInstant) {
         match event {
             Event::Agent(message) => self.agent(message, now),
@@ -119,7 +119,7 @@ impl Keeper {
                     slot.life = Life::Due {
                         at: now + slot.pause().unwrap_or(RESTART_FIRST),
                     };
-                    // There is nothing in it that anybody has to wait for.
+                    // There is nothing in the engine that anybody has to wait for.
                     self.tell_end(engine, 0);
                 }
             }
@@ -127,7 +127,7 @@ impl Keeper {
         }
     }
 
-    /// Does what is due at `now`.
+    /// Does everything that is due at `now`.
     pub fn handle_timeout(&mut self, now: BootInstant) {
         let lease = self.lease;
         for i in 0..self.slots.len() {
@@ -161,7 +161,7 @@ impl Keeper {
         }
     }
 
-    /// When [`Keeper::handle_timeout`] wants to be called.
+    /// The time at which [`Keeper::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<BootInstant> {
         let slots = self.slots.iter().filter_map(|slot| match slot.life {
             Life::Alive => slot.deadline(self.lease).map(|(at, _)| at),
@@ -172,7 +172,7 @@ impl Keeper {
         slots.chain(self.sweep_at).chain(self.end_at()).min()
     }
 
-    /// The next thing to do.
+    /// The next effect to perform.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
     }
@@ -181,7 +181,7 @@ impl Keeper {
         self.slots.get_mut(usize::from(engine.0))
     }
 
-    /// When to give up waiting for an agent.
+    /// The time at which to give up waiting for an agent.
     fn end_at(&self) -> Option<BootInstant> {
         let alone = self.alone_since.filter(|_| self.patience)? + PATIENCE;
         Some(
@@ -208,7 +208,7 @@ impl Keeper {
                 }
             }
             ToKeeper::Relink { engine } => {
-                // A dead one is replaced, and the agent is linked to that.
+                // A dead engine is replaced, and the agent is linked to its successor.
                 let Some(slot) = self.slot(engine).filter(|slot| slot.life == Life::Alive) else {
                     return;
                 };
@@ -236,7 +236,7 @@ impl Keeper {
                     .iter_mut()
                     .filter(|s| s.cancelled.is_some_and(|(a, _)| a == attempt))
                 {
-                    // It ended with the engine that this one has replaced.
+                    // The attempt ended with the engine that this one has replaced.
                     slot.cancelled = None;
                 }
             }
@@ -268,14 +268,14 @@ impl Keeper {
                 Some(_) => {}
             }
         }
-        // Before the links: what an engine says of itself is newer than its predecessor's end.
+        // Before the links: the messages of an engine are newer than its predecessor's end.
         self.effects
             .extend(self.ends.iter().cloned().map(Effect::Tell));
         for i in 0..self.wanted {
-            // Its end may be acknowledged already, but this agent must know that the slot is not to
-            // be had.
+            // The end may be acknowledged already, but this agent must know that the slot is not
+            // available.
             let told = |end: &FromKeeper| matches!(end, FromKeeper::EngineEnded { engine, .. } if usize::from(engine.0) == i);
-            // Or that there is nothing in it.
+            // Or that there is nothing in the slot.
             let survivors = match self.slots[i].life {
                 Life::Killed { told: true, .. } | Life::Dead { told: true, .. } => 1,
                 Life::Due { .. } => 0,

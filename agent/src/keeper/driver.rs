@@ -1,5 +1,5 @@
 //! The keeper process: performs what [`Keeper`] decides. It starts nothing but engines, outlives
-//! the agent, and is the engines' parent and the subreaper of all that they leave behind.
+//! the agent, and is the engines' parent and the subreaper of all processes that they leave behind.
 //!
 //! The agent either is at descriptor 0 (embedded: one fate, all end together) or connects to a
 //! socket in the file system. In the second case a lock, which the engines hold too, keeps a new
@@ -33,7 +33,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long the engines of a dead keeper may take to kill and end: longer than they try before they
-/// call something unkillable.
+/// call a process unkillable.
 pub const PREDECESSOR: Duration = Duration::from_secs(20);
 
 /// What is wanted of control groups.
@@ -74,42 +74,43 @@ struct Driver {
     lock: Option<File>,
     listener: Option<OwnedFd>,
     agent: Option<OwnedFd>,
-    /// What the agent's socket has not taken.
-    /// What waits, and the number of the engine's process if it is a link.
+    /// Messages that the agent's socket has not taken, each with the number of the engine's process
+    /// if it is a link.
     to_agent: VecDeque<(FromKeeper, i32)>,
-    /// It wants to hear why engines fail.
+    /// The agent wants to hear why engines fail.
     tells_failures: bool,
-    /// There were as many engines as were wanted at some time: jobs may be running.
+    /// At some time there were as many engines as were wanted: jobs may be running.
     complete: bool,
     signals: OwnedFd,
-    /// It has been asked to end (SIGTERM), as whoever is below it is when the host shuts down.
-    /// Until then its engines have time; nothing is started.
+    /// The keeper has been asked to end (SIGTERM), as its engines are when the host shuts down. The
+    /// engines have until this time; nothing is started.
     asked: Option<BootInstant>,
     timer: OwnedFd,
     armed: Option<BootInstant>,
     engines: Vec<EngineProcess>,
-    /// What was said last of each engine that failed, and when.
+    /// The last reason told for each engine that failed, and when it was told.
     said: HashMap<usize, (String, BootInstant)>,
     /// Orphans that were reaped between sweeps and had died by our KILL.
     killed: u32,
 }
 
-/// Why the loop ends.
+/// The reasons why the loop ends.
 enum Left {
-    /// The agent is gone, or nobody is to be expected any more.
+    /// The agent is gone, or no agent is expected any more.
     Over,
-    /// This is no keeper any more but its copy, which becomes the engine of this slot and talks to
-    /// the keeper here.
+    /// This process is not a keeper any more but its copy, which becomes the engine of this slot
+    /// and talks to the keeper over this socket.
     Copy { slot: u16, keeper: OwnedFd },
 }
 
 /// Runs a keeper until its agent (embedded) or its patience ends; in its copies, engines.
 ///
 /// # Errors
-/// What the system refuses: the socket, the first engine, the containment that is insisted on.
+/// The system refuses the socket, the first engine, or the containment that the configuration
+/// insists on.
 pub fn run(args: KeeperArgs) -> Result<()> {
     seal_descriptors();
-    // For top(1): started by way of /proc, it is called after a number there.
+    // For top(1): a process started by way of /proc is called after a number there.
     let _ = rustix::thread::set_name(c"mezcal-keeper");
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let agent = if args.socket.is_some() {
@@ -122,18 +123,18 @@ pub fn run(args: KeeperArgs) -> Result<()> {
     if let (Some(lock), Some(place)) = (&mut lock, &place) {
         lock.write_all(place.path().as_os_str().as_encoded_bytes())?;
     }
-    // Whoever may get into the directory may try; who they are is looked at when they do.
+    // Everybody who may get into the directory may connect; the account is checked when they do.
     let mode = if args.agent.is_some() { 0o660 } else { 0o600 };
     let listener = args
         .socket
         .as_deref()
         .map(|path| listen(path, mode))
         .transpose()?;
-    // The shell's functions belong to whoever called an embedded run, as the rest of the
-    // environment does.
+    // The shell's functions belong to the caller of an embedded run, as the rest of the environment
+    // does.
     let inherited = Inherited::read(args.socket.is_none());
-    // What only the first thread of a process costs, symbols to look up and a stack to map, is
-    // spared its copies. They say if there is no room.
+    // Only the first thread of a process has to look up symbols and to map a stack; this one spares
+    // the copies that. The copies complain if there is no room.
     let _ = limits::try_thread();
     let keeper = Keeper::new(BootInstant::now());
     let mut driver = Driver {
@@ -166,7 +167,7 @@ pub fn run(args: KeeperArgs) -> Result<()> {
             let (args, lock) = driver.into_engine(slot, inherited);
             engine::run(args, keeper, lock.map(Into::into))
                 .map_err(|e| cannot(&format!("run engine {slot}"), e))?;
-            // What the copy has of the keeper's does not need to be put in order.
+            // The copy does not need to put in order the things that it has of the keeper's.
             // SAFETY: _exit(2) has no memory effects; nothing of this process's is buffered.
             unsafe { libc::_exit(0) }
         }
@@ -177,7 +178,7 @@ pub fn run(args: KeeperArgs) -> Result<()> {
     }
 }
 
-/// With the limit that may be behind it.
+/// The error, with the limit that may be behind it.
 fn cannot(what: &str, e: Error) -> Error {
     Error::new(e.kind(), format!("cannot {what}: {}", limits::named(e)))
 }
@@ -216,8 +217,8 @@ impl Driver {
         while let Some(effect) = self.keeper.poll_effect() {
             match effect {
                 Effect::Start(_) if self.asked.is_some() => {}
-                // What is lost here must not come back here before all of it is over, which our own
-                // end says.
+                // An attempt that is lost here must not come back here before all of it is over,
+                // which our own end says.
                 Effect::Tell(FromKeeper::EngineEnded {
                     attempt: Some(_), ..
                 }) if self.asked.is_some() => {}
@@ -266,7 +267,7 @@ impl Driver {
         Ok(None)
     }
 
-    /// Waits for anything, and feeds it to the core; true when everything should end.
+    /// Waits for any event, and feeds it to the core; true when everything has to end.
     fn wait(&mut self) -> Result<bool> {
         let reading = PollFlags::IN;
         let mut fds = vec![
@@ -306,8 +307,7 @@ impl Driver {
             .map(|fd| !fd.revents().difference(PollFlags::OUT).is_empty())
             .collect();
         drop(fds);
-        // The agent before the engines: what it says of a cancel precedes what an engine answers to
-        // it.
+        // The agent before the engines: a cancel from the agent precedes an engine's answer to it.
         if agent_at.is_some_and(|at| ready[at]) && self.on_agent() {
             return Ok(true);
         }
@@ -330,8 +330,8 @@ impl Driver {
         Ok(false)
     }
 
-    /// What this copy takes along as the engine of a slot. The listener, the agent's socket and
-    /// those of the other engines are the keeper's.
+    /// The things that this copy takes along as the engine of a slot. The listener, the agent's
+    /// socket and those of the other engines are the keeper's.
     fn into_engine(self, slot: u16, inherited: Inherited) -> (EngineArgs, Option<File>) {
         let leaves = self.place.as_ref().map(|place| place.leaves(slot));
         let one_fate = self.args.socket.is_none();

@@ -1,9 +1,9 @@
-//! What a keeper hears of, and what it has its driver do.
+//! The events of a keeper, and the effects that its driver performs.
 
 use mezcal_common::message::engine::{EngineToKeeper, FromKeeper, ToKeeper};
 use mezcal_common::model::ids::EngineIndex;
 
-/// What happens to a keeper.
+/// The events of a keeper.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A message of the agent.
@@ -27,24 +27,24 @@ pub enum Event {
     },
 }
 
-/// What the driver has to do.
+/// The effects that the driver performs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Start an engine.
     Start(EngineIndex),
-    /// Connect the agent with an engine.
+    /// Make a link between the agent and an engine.
     Link(EngineIndex),
-    /// KILL an engine.
+    /// Send KILL to an engine.
     Kill(EngineIndex),
-    /// CONT to an engine.
+    /// Send CONT to an engine.
     Continue(EngineIndex),
-    /// KILL and reap every child that is no engine, and what is in the leaves of these dead ones;
-    /// answer with [`Event::Swept`].
+    /// Send KILL to every child that is not an engine, and to the processes in the leaves of these
+    /// dead engines; reap them, and answer with [`Event::Swept`].
     Sweep {
-        /// The dead ones.
+        /// The dead engines.
         engines: Vec<EngineIndex>,
     },
-    /// Tell the agent.
+    /// Send this message to the agent.
     Tell(FromKeeper),
     /// End this process.
     Exit,

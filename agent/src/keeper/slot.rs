@@ -1,4 +1,4 @@
-//! One engine, as its keeper knows it: whether it lives, what it has said that it has, and until
+//! One engine, as its keeper knows it: whether it lives, what it has said of its attempt, and until
 //! when it is trusted with that.
 
 use super::LATE;
@@ -9,10 +9,10 @@ use mezcal_common::model::outcome::Ended;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// An engine that has lived so long has not failed at its start.
+/// An engine that has lived for this long has not failed at its start.
 pub(super) const LIVED: Duration = Duration::from_secs(10);
 
-/// Pause before the second start in a row of one that has; doubles up to [`RESTART_MAX`].
+/// Pause before the second start in a row of an engine that has; doubles up to [`RESTART_MAX`].
 pub(super) const RESTART_FIRST: Duration = Duration::from_millis(100);
 
 pub(super) const RESTART_MAX: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ pub(super) const RESTART_MAX: Duration = Duration::from_secs(5);
 /// way between two looks at the agent.
 const REMEMBERED: usize = 8;
 
-/// What an engine has said of its attempt.
+/// An engine's statement about its attempt.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Watch {
     pub(super) attempt: AttemptId,
@@ -33,21 +33,21 @@ pub(super) struct Watch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Life {
     Alive,
-    /// Has been sent KILL. `told`: the agent knows that it does not die.
+    /// The engine has been sent KILL. `told`: the agent knows that it does not die.
     Killed {
         since: BootInstant,
         told: bool,
     },
-    /// Is reaped; what it left is being swept.
+    /// The engine is reaped; the processes that it left are being swept.
     Dead {
         since: BootInstant,
         told: bool,
     },
-    /// Nothing of it is left; its successor is started then.
+    /// Nothing of the engine is left; its successor is started at this time.
     Due {
         at: BootInstant,
     },
-    /// Is dead and was one too many.
+    /// The engine is dead, and was one too many.
     Retired,
 }
 
@@ -55,16 +55,16 @@ pub(super) enum Life {
 pub(super) struct Slot {
     pub(super) life: Life,
     pub(super) started: BootInstant,
-    /// How many in a row have not lived long.
+    /// How many engines in a row have not lived long.
     pub(super) failures: u32,
     pub(super) watch: Option<Watch>,
-    /// What the agent has told it to kill, and by when.
+    /// The attempt that the agent has told the engine to kill, and by when.
     pub(super) cancelled: Option<(AttemptId, BootInstant)>,
-    /// Attempts that it has said to be over: the agent's word about them may come later.
+    /// Attempts that the engine has said to be over: the agent's word about them may come later.
     pub(super) over: VecDeque<AttemptId>,
-    /// When the agent's link to it was made again last.
+    /// When the agent's link to the engine was last made again.
     pub(super) relinked: Option<BootInstant>,
-    /// Why it was killed.
+    /// Why the engine was killed.
     pub(super) ended: Ended,
     pub(super) killed: u32,
 }
@@ -84,7 +84,7 @@ impl Slot {
         }
     }
 
-    /// How long its successor is waited with. None: a first failure may be chance.
+    /// The pause before the successor is started. None: a first failure may be chance.
     pub(super) fn pause(&self) -> Option<Duration> {
         let doublings = self.failures.checked_sub(2)?;
         Some(
@@ -100,10 +100,11 @@ impl Slot {
             .or(self.cancelled.map(|(attempt, _)| attempt))
     }
 
-    /// When it is late, and what its attempt has ended by then.
+    /// When the engine is late, and how its attempt has ended by then.
     pub(super) fn deadline(&self, lease: Option<BootInstant>) -> Option<(BootInstant, Ended)> {
         let watch = self.watch.and_then(|w| Some((w.until?, w.ended)));
-        // What it says that it runs is not what it was told to kill: that is over.
+        // If the engine runs another attempt than the one that it was told to kill, that one is
+        // over.
         let other = |attempt| self.watch.is_some_and(|w| w.attempt != attempt);
         let cancelled = self
             .cancelled
@@ -137,7 +138,7 @@ pub(super) fn said(slot: &mut Slot, message: EngineToKeeper) {
                 ended,
                 killing,
             });
-            // What it says of a kill under way is newer than the agent's word; what it says of a
+            // An engine's word about a kill under way is newer than the agent's; its word about a
             // job that runs may be older.
             if killing
                 && slot

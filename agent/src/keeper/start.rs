@@ -1,4 +1,4 @@
-//! How a keeper is started: its command, and one that shares the fate of a run.
+//! How a keeper is started: its command, and a keeper that shares the fate of a run.
 
 use crate::keeper::driver::ContainmentWish;
 use crate::kernel::packet;
@@ -7,8 +7,8 @@ use rustix::fd::OwnedFd;
 use std::io::Result;
 use std::sync::Arc;
 
-/// Starts a keeper that shares our fate: embedded runs. `program` is this program's own file, which
-/// may have been removed since.
+/// Starts a keeper that shares our fate, for embedded runs. `program` is this program's own file,
+/// which may have been removed since.
 ///
 /// # Errors
 /// The keeper cannot be started.

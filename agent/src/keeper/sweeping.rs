@@ -1,5 +1,5 @@
-//! What dead engines leave: it is swept until nothing of it is left, and then the agent hears of it
-//! and another engine is started.
+//! The processes that dead engines leave: they are swept until none is left, and then the agent
+//! hears of it and another engine is started.
 
 use super::Keeper;
 use super::event::Effect;
@@ -78,7 +78,7 @@ impl Keeper {
         self.link_if_due();
     }
 
-    /// Starts the successor of one of which nothing is left.
+    /// Starts the successor of an engine of which nothing is left.
     pub(super) fn start(&mut self, engine: EngineIndex, now: BootInstant) {
         let Some(slot) = self.slot(engine) else {
             return;

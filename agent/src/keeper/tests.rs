@@ -1,4 +1,5 @@
-//! Scripts of the keeper: whom it trusts until when, and what it does about those that fail.
+//! Scripts of the keeper: which engines it trusts until when, and what it does about engines that
+//! fail.
 
 use super::slot::RESTART_MAX;
 use super::sweeping::SWEEP_MAX;
@@ -160,7 +161,7 @@ fn an_engine_that_does_not_answer_a_cancel_is_killed_a_second_late() {
     let mut s = script();
     s.watch(0, 1, None, Ended::Lost, false);
     s.cancelled(0, 1, 2);
-    // What it says of a job that merely runs may be older than the cancel.
+    // The engine's word about a job that merely runs may be older than the cancel.
     s.watch(0, 1, None, Ended::Lost, false);
     assert_eq!(s.pass(2 * SECOND), "");
     assert_eq!(s.pass(LATE), "kill 0");
@@ -184,7 +185,7 @@ fn an_engine_that_kills_in_time_is_left_alone() {
     s.watch(0, 1, Some(10), Ended::Cancelled, true);
     assert_eq!(s.pass(5 * SECOND), "");
     s.over(0, 1);
-    // And one that did not have it any more, too.
+    // Nor is an engine killed that did not have the attempt any more.
     s.cancelled(0, 1, 0);
     s.over(0, 1);
     assert_eq!(s.pass(100 * SECOND), "");
@@ -304,7 +305,7 @@ fn what_does_not_die_is_told_and_its_slot_is_held() {
         }),
         "start 0; link 0"
     );
-    // An engine that is itself beyond reach: nothing can be said of what it ran.
+    // The engine itself is beyond reach: nothing can be said of the processes that it ran.
     s.cancelled(1, 2, 0);
     assert_eq!(s.pass(LATE), "kill 1");
     assert_eq!(
@@ -349,7 +350,7 @@ fn a_cancel_of_what_is_over_kills_nobody() {
     });
     s.cancelled(0, 2, 0);
     assert_eq!(s.pass(100 * SECOND), "");
-    // One of which nothing was known: what runs now is something else.
+    // Nothing was known of this attempt: the engine runs another one now.
     s.cancelled(1, 3, 5);
     s.watch(1, 4, None, Ended::Lost, false);
     assert_eq!(s.pass(100 * SECOND), "");

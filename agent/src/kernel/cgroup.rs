@@ -2,16 +2,16 @@
 //! own below the one that we were given.
 //!
 //! ```text
-//!  where the keeper was started      what systemd delegated, a container's root, or any group that we may write to
+//!  where the keeper was started      a group that systemd delegated, a container's root, or any group that we may write to
 //!  └─ mezcal-…                       claimed by the keeper, given up at its end
 //!     ├─ supervisor                  keeper and engines of a service; those of an embedded run stay where they were started
 //!     └─ slot-1-7                    the leaf of one engine's attempt
 //! ```
 //!
-//! A leaf serves attempt after attempt until it has been killed once: since Linux 6.14 the kernel
-//! compares the kill counts of the parent's group and of the new one, and kills a child that is
-//! born into a group which was ever killed. With the memory controller each attempt has a fresh
-//! one, whose peak is its own.
+//! A leaf serves attempt after attempt until it has been killed for the first time: since Linux
+//! 6.14 the kernel compares the kill counts of the parent's group and of the new one, and kills a
+//! child that is born into a group which was ever killed. With the memory controller each attempt
+//! has a fresh leaf, whose peak is its own.
 //!
 //! Nothing above our place is touched but `cgroup.subtree_control` of the group that we were given,
 //! and that only if no process other than ours is in it. Also a hybrid system's `unified` hierarchy
@@ -31,14 +31,14 @@ const STALE_DEATH: Duration = Duration::from_secs(10);
 const PREFIX: &str = "mezcal-";
 const SUPERVISOR: &str = "supervisor";
 
-/// Where keeper and engines are. To move there takes a grace period of RCU, about 10 ms, and so
+/// The place of keeper and engines. To move there takes a grace period of RCU, about 10 ms, and so
 /// does the way back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seat {
-    /// In the place: its successor can kill them with what they run, and the group above can pass
-    /// controllers on.
+    /// In the place: a successor of the keeper can kill them with their attempts, and the group
+    /// above can pass controllers on.
     Inside,
-    /// Where the keeper was started. It shares its parent's fate, and that is there, too.
+    /// Where the keeper was started. It shares its parent's fate, and the parent is there, too.
     Outside,
 }
 
@@ -46,7 +46,7 @@ pub(crate) enum Seat {
 #[derive(Debug)]
 pub(crate) struct Place {
     seat: Seat,
-    /// Locked, so that another keeper does not take this place for one that was left.
+    /// Locked, so that another keeper does not take this place for one that a dead keeper left.
     _claim: OwnedFd,
     base: PathBuf,
     dir: PathBuf,
@@ -56,11 +56,11 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Makes a place called `mezcal-NAME` and takes the seat. What a dead keeper left under the
-    /// same name is killed.
+    /// Makes a place called `mezcal-NAME` and takes the seat. Processes that a dead keeper left
+    /// under the same name are killed.
     ///
     /// # Errors
-    /// Why there is none: no version 2 hierarchy, no permission, a kernel without `cgroup.kill`.
+    /// There is no version 2 hierarchy, no permission, a kernel without `cgroup.kill`.
     pub(crate) fn claim(name: &str, seat: Seat) -> Result<Self> {
         let base = own_group()?;
         remove_empty(&base);
@@ -124,17 +124,17 @@ impl Place {
         works
     }
 
-    /// Where the attempts of one engine go.
+    /// The leaves for the attempts of one engine.
     pub(crate) fn leaves(&self, slot: u16) -> Leaves {
         Leaves::new(self.dir.clone(), slot, self.memory)
     }
 
-    /// Its directory.
+    /// The directory of the place.
     pub(crate) fn path(&self) -> &Path {
         &self.dir
     }
 
-    /// Kills what is in the leaves of one engine, which is dead.
+    /// Kills the processes in the leaves of one engine, which is dead.
     pub(crate) fn kill_leaves(&self, slot: u16) {
         let prefix = format!("slot-{slot}-");
         for dir in children(&self.dir) {
@@ -143,8 +143,8 @@ impl Place {
                 .and_then(|n| n.to_str())
                 .is_some_and(|n| n.starts_with(&prefix))
             {
-                // It may have been killed by the engine that is dead: its successor must not be
-                // born to that.
+                // The leaf may have been killed by the engine that is dead: an attempt of its
+                // successor must not be born into it.
                 let _ = write(&dir.join("cgroup.kill"), "1");
                 remove_tree(&dir);
             }
@@ -158,8 +158,8 @@ impl Place {
             let _ = write(&self.dir.join("cgroup.subtree_control"), "-memory");
             let _ = write(&self.base.join("cgroup.subtree_control"), "-memory");
         }
-        // What cannot be removed is removed by the next one that starts here, or goes with the
-        // service manager's unit.
+        // A group that cannot be removed is removed by the next keeper that starts here, or goes
+        // with the service manager's unit.
         if self.seat == Seat::Inside {
             let _ = write(&self.base.join("cgroup.procs"), "0");
         }
@@ -188,7 +188,7 @@ impl Leaves {
         }
     }
 
-    /// They know their memory, and what was killed for want of it.
+    /// Whether leaves know their memory, and the processes that were killed for want of it.
     pub(crate) fn count_memory(&self) -> bool {
         self.memory
     }
@@ -196,7 +196,7 @@ impl Leaves {
     /// The leaf for the next attempt. The one before must be empty.
     ///
     /// # Errors
-    /// It cannot be made or opened.
+    /// The leaf cannot be made or opened.
     pub(crate) fn next(&mut self) -> Result<std::sync::Arc<Leaf>> {
         if let Some(leaf) = self.kept.take().filter(|leaf| !leaf.is_used_up()) {
             self.kept = Some(leaf.clone());
@@ -228,7 +228,7 @@ pub(crate) struct Leaf {
     kill: OwnedFd,
     events: OwnedFd,
     cpu: OwnedFd,
-    /// It has the memory controller, and is for one attempt: a peak cannot be reset.
+    /// The leaf has the memory controller, and is for one attempt: a peak cannot be reset.
     memory: bool,
     killed: AtomicBool,
 }
@@ -260,7 +260,7 @@ impl Leaf {
                 killed: AtomicBool::new(false),
             }),
             Err(e) => {
-                // Tried again under another number: one group more for each trial would be left.
+                // The next try has another number: each try would leave one more group.
                 let _ = fs::remove_dir(&path);
                 Err(e)
             }
@@ -272,10 +272,10 @@ impl Leaf {
         self.dir.as_fd()
     }
 
-    /// KILL to everything in it at once, forks under way included.
+    /// Sends KILL to all processes in it at once, forks under way included.
     pub(crate) fn kill(&self) {
         self.killed.store(true, Ordering::Relaxed);
-        // What could not be killed is seen by whoever asks `populated` next.
+        // Processes that could not be killed show when `populated` is asked next.
         let _ = rustix::io::pwrite(&self.kill, b"1", 0);
     }
 
@@ -330,7 +330,7 @@ impl Leaf {
             .find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
     }
 
-    /// Removes it, if it cannot serve another attempt.
+    /// Removes the leaf, if it cannot serve another attempt.
     pub(crate) fn remove_if_used_up(&self) {
         if self.is_used_up() {
             self.remove();
@@ -378,7 +378,7 @@ fn own_group() -> Result<PathBuf> {
     })
 }
 
-/// Kills everything in the place of a keeper that is dead, if `dir` is one.
+/// Kills all processes in the place of a dead keeper, if `dir` is such a place.
 pub(crate) fn kill_stale(dir: &Path) {
     if dir
         .file_name()
@@ -389,7 +389,7 @@ pub(crate) fn kill_stale(dir: &Path) {
     }
 }
 
-/// Ends everything in a group and removes it: its keeper is dead.
+/// Ends all processes in a group and removes it: its keeper is dead.
 fn end_stale(dir: &Path) -> Result<()> {
     write(&dir.join("cgroup.kill"), "1")?;
     let deadline = Instant::now() + STALE_DEATH;
@@ -406,7 +406,7 @@ fn end_stale(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes what earlier keepers left empty.
+/// Removes the empty places of earlier keepers.
 fn remove_empty(base: &Path) {
     for dir in children(base) {
         let ours = dir
@@ -428,7 +428,8 @@ fn remove_empty(base: &Path) {
     }
 }
 
-/// Locks a group's directory for as long as the descriptor is open; fails if somebody else has.
+/// Locks a group's directory for as long as the descriptor is open; fails if another process holds
+/// the lock.
 fn lock(dir: &Path) -> Result<OwnedFd> {
     let fd = rustix::fs::open(
         dir,
@@ -439,8 +440,8 @@ fn lock(dir: &Path) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Removes a group and what jobs have made below it. What is not empty stays, and is removed with
-/// its parent or by the next keeper.
+/// Removes a group and the groups that jobs have made below it. A group that is not empty stays,
+/// and is removed with its parent or by the next keeper.
 fn remove_tree(dir: &Path) {
     for child in children(dir) {
         remove_tree(&child);

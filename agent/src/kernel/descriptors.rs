@@ -3,8 +3,8 @@
 use rustix::fd::OwnedFd;
 use std::io::Result;
 
-/// Marks every descriptor but 0, 1 and 2 close-on-exec: whoever started us may have left some open,
-/// and jobs must not get them.
+/// Marks every descriptor but 0, 1 and 2 close-on-exec: the program that started us may have left
+/// some open, and jobs must not get them.
 pub(crate) fn seal_descriptors() {
     // SAFETY: close_range(2) with this flag closes nothing.
     let sealed = unsafe {
@@ -18,7 +18,7 @@ pub(crate) fn seal_descriptors() {
     if sealed {
         return;
     }
-    // Before Linux 5.11: one by one.
+    // Before Linux 5.11: descriptor by descriptor.
     for fd in std::fs::read_dir("/proc/self/fd")
         .into_iter()
         .flatten()

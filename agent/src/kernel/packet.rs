@@ -12,14 +12,14 @@ use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::mem::MaybeUninit;
 use std::path::Path;
 
-/// Messages to and from keepers are a few bytes, and in one of them a host's name, which may have
-/// 253 (RFC 1035).
+/// Messages to and from keepers are a few bytes, and one of them has a host's name, which may be
+/// 253 bytes long (RFC 1035).
 const MAX_PACKET: usize = 512;
 
 /// A connected pair of packet sockets.
 ///
 /// # Errors
-/// socketpair(2)'s.
+/// Those of socketpair(2).
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::net::socketpair(
         AddressFamily::UNIX,
@@ -32,7 +32,7 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
 /// A connected pair of stream sockets, for frames.
 ///
 /// # Errors
-/// socketpair(2)'s.
+/// Those of socketpair(2).
 pub fn stream_pair() -> Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::net::socketpair(
         AddressFamily::UNIX,
@@ -42,18 +42,18 @@ pub fn stream_pair() -> Result<(OwnedFd, OwnedFd)> {
     )?)
 }
 
-/// Connects to a socket in the file system where a process of this account should listen. Whoever
-/// may enter its directory might have put another one there; the kernel says who called listen(2)
-/// (SO_PEERCRED of unix(7)).
+/// Connects to a socket in the file system where a process of this account should listen. Another
+/// account that may enter its directory might have put another socket there; the kernel says who
+/// called listen(2) (SO_PEERCRED of unix(7)).
 ///
 /// # Errors
-/// socket(2)'s and connect(2)'s; `PermissionDenied`, which names the path and the account, if
-/// somebody else listens.
+/// Those of socket(2) and connect(2); `PermissionDenied`, which names the path and the account, if
+/// another account listens.
 pub fn connect(path: &Path, owner: u32) -> Result<OwnedFd> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-    // Whoever listens and accepts nobody must not make us wait for that.
+    // A process that listens and accepts nobody must not make us wait for that.
     rustix::net::connect(&socket, &address)?;
     rustix::io::ioctl_fionbio(&socket, false)?;
     match peer(&socket)? {
@@ -68,11 +68,11 @@ pub fn connect(path: &Path, owner: u32) -> Result<OwnedFd> {
     }
 }
 
-/// The account of the process at the other end: of whoever listens, has connected, or has made the
-/// pair.
+/// The account of the process at the other end: of the process that listens, has connected, or has
+/// made the pair.
 ///
 /// # Errors
-/// getsockopt(2)'s, if that is no socket of this kind.
+/// Those of getsockopt(2), if the socket is not of this kind.
 pub fn peer(socket: impl AsFd) -> Result<u32> {
     Ok(rustix::net::sockopt::socket_peercred(socket)?.uid.as_raw())
 }
@@ -80,7 +80,7 @@ pub fn peer(socket: impl AsFd) -> Result<u32> {
 /// Sends `message`, and a copy of `fd` with it, without waiting for room.
 ///
 /// # Errors
-/// sendmsg(2)'s: `BrokenPipe` if the other side is gone, `WouldBlock` if it does not read.
+/// Those of sendmsg(2): `BrokenPipe` if the other side is gone, `WouldBlock` if it does not read.
 pub fn send<T: Serialize>(
     socket: impl AsFd,
     message: &T,
@@ -104,11 +104,11 @@ pub fn send<T: Serialize>(
     Ok(())
 }
 
-/// Receives a message and what came with it, waiting for it; `None` at the end of the connection,
-/// also where the other side has left without reading what it was sent.
+/// Receives a message and the descriptor that came with it, waiting for them; `None` at the end of
+/// the connection, also where the other side has left without reading everything that it was sent.
 ///
 /// # Errors
-/// recvmsg(2)'s, and `InvalidData` for what is not such a message.
+/// Those of recvmsg(2), and `InvalidData` for bytes that are not such a message.
 pub fn receive<T: DeserializeOwned>(socket: impl AsFd) -> Result<Option<(T, Option<OwnedFd>)>> {
     receive_with(socket, RecvFlags::CMSG_CLOEXEC)
 }
@@ -176,7 +176,7 @@ mod tests {
     use mezcal_common::model::ids::EngineIndex;
     use std::io::{Read, Write};
 
-    /// A socket at which a thread of another account's listens, as whoever gets into a shared
+    /// A socket at which a thread of another account listens, as an account that gets into a shared
     /// directory might leave one.
     fn listener_of(uid: u32, path: std::path::PathBuf) -> OwnedFd {
         let listen = move || {

@@ -1,5 +1,5 @@
 //! Where a job starts and where its output goes: the same answer for the engine that opens the
-//! files and for whoever reads them later.
+//! files and for the agent that reads them later.
 
 use mezcal_common::model::ids::{AttemptId, JobNumber};
 use mezcal_common::model::job::{BatchContext, JobSpec};
@@ -19,7 +19,7 @@ const MASKED: usize = 60;
 /// A file that takes one output stream of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OutputFile {
-    /// The batch's directory for output, if it is there; it is made if it is missing.
+    /// The batch's directory for output, if it has one; it is made if it is missing.
     pub(crate) dir: Option<PathBuf>,
     /// Relative to the job's directory.
     pub(crate) path: PathBuf,
@@ -42,7 +42,7 @@ pub(crate) fn label(spec: &JobSpec, attempt: AttemptId) -> String {
         .unwrap_or_else(|| attempt.key.job.to_string())
 }
 
-/// Where standard output goes; none: into a pipe of the engine's.
+/// The file of standard output; none: it goes into a pipe of the engine's.
 pub(crate) fn out(
     spec: &JobSpec,
     attempt: AttemptId,
@@ -51,7 +51,7 @@ pub(crate) fn out(
     file(spec.out.as_deref(), "out", spec, attempt, context)
 }
 
-/// Where standard error goes; none: into a pipe of the engine's.
+/// The file of standard error; none: it goes into a pipe of the engine's.
 pub(crate) fn err(
     spec: &JobSpec,
     attempt: AttemptId,
@@ -88,8 +88,8 @@ fn file(
 /// in different normal forms of Unicode.
 ///
 /// An `id` of `a-z 0-9 . _ -` is its own name, and a job without one has its number. Other names
-/// have a `~`: capitals add the mask of their places (`Ab` is `Ab~1`, `aB` is `aB~2`); whatever
-/// else there is becomes `_`, with the first 64 bits of the SHA-256 of the `id`.
+/// have a `~`: capitals add the mask of their places (`Ab` is `Ab~1`, `aB` is `aB~2`); every other
+/// character becomes `_`, with the first 64 bits of the SHA-256 of the `id`.
 fn stem(label: Option<&str>, number: JobNumber) -> String {
     let Some(label) = label else {
         return number.to_string();
@@ -142,7 +142,7 @@ mod tests {
             "x.err", "東京", "\u{fb01}", "fi",
         ];
         let mut seen = HashMap::new();
-        // Each is the id of some job, and there are jobs without ids.
+        // Each label is the id of some job, and there are jobs without ids.
         let labelled = labels
             .iter()
             .copied()

@@ -1,16 +1,16 @@
-//! Signals of the processes of engines and keepers, which come by a descriptor: SIGCHLD and
+//! Signals of the processes of engines and keepers, which come through a descriptor: SIGCHLD and
 //! SIGTERM.
 
 use rustix::fd::OwnedFd;
 use std::io::{Error, Result};
 
-/// Takes what is pending of SIGCHLD and SIGTERM; whether the latter was. Each is pending at most
+/// Takes the pending SIGCHLD and SIGTERM; true if SIGTERM was among them. Each is pending at most
 /// once (signal(7)).
 pub(crate) fn take_signals(signals: &OwnedFd) -> bool {
     const ONE: usize = size_of::<libc::signalfd_siginfo>();
     let mut taken = [0; 2 * ONE];
     let size = rustix::io::read(signals, &mut taken).unwrap_or(0);
-    // Its number comes first (signalfd(2)).
+    // The number of the signal comes first (signalfd(2)).
     let number = |info: &[u8]| {
         info.first_chunk()
             .map(|bytes| u32::from_ne_bytes(*bytes) as i32)

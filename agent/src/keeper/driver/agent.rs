@@ -1,4 +1,4 @@
-//! The link to the agent: who may have it, and what is said over it, both ways.
+//! The link to the agent: who may have it, and the messages over it, both ways.
 
 use super::{Driver, cannot};
 use crate::keeper::Event;
@@ -12,10 +12,10 @@ use rustix::net::SocketFlags;
 use std::io::{Error, ErrorKind, Result};
 use std::time::Duration;
 
-/// Characters of a reason that the agent is told: they have to fit a packet, with room to spare.
+/// Characters of a reason that the agent is told: it has to fit a packet, with room to spare.
 const REASON_CHARS: usize = 200;
 
-/// The same failure of the same engine is said again after this.
+/// The same failure of the same engine is told again after this time.
 const SAID_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 impl Driver {
@@ -49,7 +49,7 @@ impl Driver {
         self.tell(FromKeeper::Containment(kind), 0);
     }
 
-    /// True when everything should end.
+    /// True when everything has to end.
     pub(super) fn on_agent(&mut self) -> bool {
         while let Some(agent) = &self.agent {
             let event = match packet::try_receive::<ToKeeper>(agent) {
@@ -83,7 +83,7 @@ impl Driver {
         false
     }
 
-    /// Says why an engine is started again: once, as long as it is the same.
+    /// Tells why an engine is started again: once, as long as the reason stays the same.
     pub(super) fn say_of(&mut self, engine: usize, why: String) {
         let now = BootInstant::now();
         if self
@@ -100,7 +100,7 @@ impl Driver {
         self.tell_failure(engine);
     }
 
-    /// Tells the agent why an engine has failed last.
+    /// Tells the agent the last reason why an engine has failed.
     fn tell_failure(&mut self, engine: usize) {
         if let Some((why, _)) = self.said.get(&engine).filter(|_| self.tells_failures) {
             let why = why.chars().take(REASON_CHARS).collect();
@@ -120,7 +120,7 @@ impl Driver {
         }
     }
 
-    /// Hands the agent what its socket takes.
+    /// Hands the agent as much as its socket takes.
     pub(super) fn flush(&mut self) {
         while let (Some(agent), Some((message, pid))) = (&self.agent, self.to_agent.front()) {
             let sent = match message {
@@ -135,14 +135,14 @@ impl Driver {
         }
     }
 
-    /// Gives the agent and an engine two ends of a new socket, which are open here only until then:
+    /// Gives the agent and an engine two ends of a new socket. They are open here only until then:
     /// there may be hundreds of slots.
     pub(super) fn link(&self, agent: &OwnedFd, engine: EngineIndex, pid: i32) -> Result<()> {
         let process = self
             .engines
             .get(usize::from(engine.0))
             .filter(|process| process.pid == pid);
-        // It may have died since.
+        // The engine may have died since.
         let Some(control) = process.and_then(|process| process.control.as_ref()) else {
             return Ok(());
         };

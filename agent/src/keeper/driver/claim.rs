@@ -1,5 +1,5 @@
-//! What a keeper takes into possession before it starts anything: its lock, its control groups, its
-//! socket.
+//! The things that a keeper takes into possession before it starts anything: its lock, its control
+//! groups, its socket.
 
 use super::ending::LAST_PAUSE;
 use super::{ContainmentWish, KeeperArgs, PREDECESSOR};
@@ -20,7 +20,7 @@ pub(super) fn claim(args: &KeeperArgs) -> Result<Option<Place>> {
     if args.containment == ContainmentWish::Subreaper {
         return Ok(None);
     }
-    // The same name for every keeper of one socket: what a dead one left is found.
+    // The same name for every keeper of one socket: the groups that a dead keeper left are found.
     let name = match &args.socket {
         Some(path) => format!("engines-{:016x}", fingerprint(path)),
         None => format!("run-{}", std::process::id()),
@@ -43,11 +43,11 @@ pub(super) fn claim(args: &KeeperArgs) -> Result<Option<Place>> {
     }
 }
 
-/// Waits until no engine of an earlier keeper is left. What that one had in control groups is
-/// killed at once.
+/// Waits until no engine of an earlier keeper is left. The processes that the earlier keeper had in
+/// control groups are killed at once.
 pub(super) fn take_lock(socket: &Path) -> Result<File> {
     let path = socket.with_extension("keeper");
-    // In it, nobody else can put another socket in the place of ours.
+    // In a directory of our own, nobody else can put another socket in the place of ours.
     let dir = Directory::own(path.parent().unwrap_or(Path::new(".")))
         .map_err(|e| Error::other(chain(&e)))?;
     let lock = dir
@@ -86,7 +86,7 @@ pub(super) fn listen(path: &Path, mode: u32) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The same number for the same path.
+/// A number of a path: the same path has the same number.
 fn fingerprint(path: &Path) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();

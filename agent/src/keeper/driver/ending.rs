@@ -1,4 +1,4 @@
-//! The end of engines and of what they leave: one after another, and all at the end.
+//! The end of engines and of the processes that they leave: one after another, and all at the end.
 
 use super::Driver;
 use crate::engine::{Waited, kill_with_group, wait4};
@@ -14,14 +14,15 @@ use std::time::Duration;
 /// themselves.
 const LAST_MERCY: Duration = Duration::from_secs(15);
 
-/// Pause between two looks at what is ending.
+/// Pause between two looks at processes that are ending.
 pub(super) const LAST_PAUSE: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 5_000_000,
 };
 
 impl Driver {
-    /// KILL to every child that is no engine, and its group; reaps: (killed, still alive).
+    /// Sends KILL to every child that is not an engine, and to its group; reaps: (killed, still
+    /// alive).
     pub(super) fn sweep(&mut self) -> (u32, u32) {
         let orphans = || -> Vec<Pid> {
             let children = proc::own_children().unwrap_or_default().into_iter();
@@ -49,8 +50,8 @@ impl Driver {
         take_signals(&self.signals);
     }
 
-    /// Asks all engines to end: what they run has its grace, and the agent gives nothing more to
-    /// those that are idle.
+    /// Asks all engines to end: their attempts have their grace, and the agent gives nothing more
+    /// to engines that are idle.
     pub(super) fn ask_engines(&mut self) {
         if self.asked.is_some() {
             return;
@@ -59,13 +60,13 @@ impl Driver {
         self.asked = Some(BootInstant::now() + LAST_MERCY);
         for pid in self.engines.iter().filter_map(|e| Pid::from_raw(e.pid)) {
             let _ = rustix::process::kill_process(pid, Signal::TERM);
-            // A stopped one must be able to see it.
+            // A stopped engine must be able to see the signal.
             let _ = rustix::process::kill_process(pid, Signal::CONT);
         }
     }
 
-    /// Ends all engines: their sockets close, they kill what they run and exit; those that do not
-    /// are killed.
+    /// Ends all engines: their sockets close, they kill their attempts and exit; engines that do
+    /// not are killed.
     pub(super) fn end(&mut self) {
         let engines = std::mem::take(&mut self.engines);
         let mut left: Vec<Pid> = engines
@@ -75,7 +76,7 @@ impl Driver {
         drop(engines);
         let deadline = BootInstant::now() + LAST_MERCY;
         for pid in &left {
-            // A stopped one must be able to see it.
+            // A stopped engine must be able to see that.
             let _ = rustix::process::kill_process(*pid, Signal::CONT);
         }
         while !left.is_empty() && BootInstant::now() < deadline {

@@ -27,14 +27,14 @@ pub(super) struct EngineProcess {
     pub(super) pid: i32,
     /// None once the other end is closed.
     pub(super) control: Option<OwnedFd>,
-    /// It is the first one of its slot.
+    /// The process is the first one of its slot.
     pub(super) first: bool,
-    /// It has been given something.
+    /// The process has sent a message.
     pub(super) used: bool,
 }
 
 impl EngineProcess {
-    /// The place of one.
+    /// A place without a process.
     pub(super) const NONE: Self = Self {
         pid: 0,
         control: None,
@@ -49,7 +49,7 @@ pub(super) fn threads() -> usize {
 }
 
 impl Driver {
-    /// Starts an engine in its slot; in the new engine, its end of the socket to the keeper.
+    /// Starts an engine in its slot. In the new engine: its end of the socket to the keeper.
     pub(super) fn start_engine(&mut self, engine: EngineIndex) -> Result<Option<OwnedFd>> {
         match (self.start(), self.engines.get_mut(usize::from(engine.0))) {
             (Ok(Started::Here(keeper)), _) => return Ok(Some(keeper)),
@@ -84,13 +84,13 @@ impl Driver {
                     );
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
-                // Its end is told by SIGCHLD.
+                // SIGCHLD tells of its end.
                 Ok(None) | Err(_) => self.engines[index].control = None,
             }
         }
     }
 
-    /// True when everything should end.
+    /// True when everything has to end.
     ///
     /// # Errors
     /// There is no room for the engines of an embedded run.
@@ -110,10 +110,10 @@ impl Driver {
                         && self.asked.is_none()
                         && status == WaitStatus::Exited(0)
                     {
-                        // It has seen the agent go before we did.
+                        // The engine has seen the agent go before the keeper did.
                         return Ok(true);
                     }
-                    // Until another one is there.
+                    // The place is empty until there is another engine.
                     let engine = std::mem::replace(&mut self.engines[index], EngineProcess::NONE);
                     if engine.first
                         && !engine.used
@@ -154,7 +154,7 @@ impl Driver {
     }
 
     pub(super) fn signal(&self, engine: EngineIndex, signal: Signal) {
-        // Not reaped yet, so the number is its own.
+        // The process is not reaped yet, so the number is its own.
         if let Some(pid) = self
             .engines
             .get(usize::from(engine.0))
@@ -164,7 +164,7 @@ impl Driver {
         }
     }
 
-    /// Starts an engine as a copy of this process: starting the program anew takes ten times as
+    /// Starts an engine as a copy of this process: to start the program anew takes ten times as
     /// long, and a host may have dozens of slots.
     fn start(&self) -> Result<Started> {
         debug_assert_eq!(threads(), 1, "the copy has one thread only");
