@@ -213,7 +213,7 @@ impl Script {
                     format!("keeper < {engine} kills {attempt} within {:?}", by.since(self.now))
                 }
                 Effect::ToKeeper(_, ToKeeper::EndSeen { attempt }) => format!("keeper < end of {attempt} seen"),
-                // The engines are told, too.
+                // The engines are told the lease, too.
                 Effect::ToKeeper(_, ToKeeper::Lease { .. }) => continue,
                 Effect::ToKeeper(set, ToKeeper::Relink { engine }) => format!("keeper of set {set} < link {engine} again"),
                 Effect::ToKeeper(set, ToKeeper::Stop) => format!("keeper of set {set} < stop"),
@@ -241,7 +241,7 @@ fn shared() -> Script {
     }
 }
 
-/// A job of the first or the second of them.
+/// A job of the first or the second user.
 fn of(user: u32, job: u32) -> AttemptId {
     AttemptId {
         key: JobKey {

@@ -22,7 +22,7 @@ fn a_host_takes_work_on_the_engines_that_start_and_says_what_is_wrong_with_the_o
         "0 < lease until Some(1600s)",
         "what the other one has is not known"
     );
-    // It is dead, and nothing waits for the next one, however often that dies.
+    // The engine is dead, and nothing waits for the next one, however often that dies.
     let known = "inventory: queued [] running [] unacknowledged []\npull to 1, 1 idle";
     assert_eq!(s.fails(1), known);
     s.pass(Duration::ZERO);
@@ -42,7 +42,7 @@ fn a_host_takes_work_on_the_engines_that_start_and_says_what_is_wrong_with_the_o
         "UsableEngines { ready: 1, failing: Some(\"1 of 2 engines do not start: no room\") }"
     );
     assert_eq!(s.fails(1), "", "it is said once");
-    // When it starts after all, it takes what waits.
+    // When an engine starts after all, it takes the attempts that wait.
     let back = s.ready(1, None);
     assert!(
         back.contains("UsableEngines { ready: 2, failing: None }") && back.contains("1 < run 2.1"),
@@ -52,7 +52,8 @@ fn a_host_takes_work_on_the_engines_that_start_and_says_what_is_wrong_with_the_o
 
 #[test]
 fn a_host_without_any_engine_says_so_and_what_it_does_not_have() {
-    // Whoever does not understand that hears nothing, and does not take the host for ready.
+    // A coordinator that does not understand that hears nothing, and does not take the host for
+    // ready.
     for (version, first, later) in [
         (ENGINES_FAIL - 1, "", false),
         (ENGINES_FAIL, "inventory", true),
@@ -79,7 +80,7 @@ fn an_engine_that_may_have_something_is_waited_for() {
     let mut s = unheard();
     s.welcome_by(ENGINES_FAIL);
     s.ready(0, None);
-    // Something of it is still alive, and what it runs is in no inventory.
+    // A process of the engine is still alive, and its attempt is in no inventory.
     let end = |survivors| Event::EngineEnded {
         engine: EngineIndex(1),
         attempt: None,
@@ -131,8 +132,8 @@ fn a_broken_link_is_made_again_and_the_attempt_of_its_engine_has_an_end() {
     ");
 }
 
-/// What it is given over the new link is read after it has said that it has nothing: that must not
-/// end what it has been given since.
+/// The engine reads an attempt over the new link after it has said that it has none: that word must
+/// not end the attempt.
 #[test]
 fn an_engine_with_another_link_is_given_nothing_until_it_has_been_heard_over_that() {
     let mut s = script();
@@ -150,14 +151,14 @@ fn an_engine_with_another_link_is_given_nothing_until_it_has_been_heard_over_tha
         said.contains("0 < run 2.1") && !said.contains("lost"),
         "{said}"
     );
-    // An attempt that was given over the old one is still its own.
+    // An attempt that was given over the old link is still its own.
     s.event(Event::LinkMade(EngineIndex(0)));
     let said = s.ready(0, Some(attempt(2)));
     assert!(!said.contains("report") && !said.contains("run"), "{said}");
 }
 
 impl Script {
-    /// It has died once more, and its keeper has said so and why.
+    /// The engine has died once more, and its keeper has said so and why.
     fn fails(&mut self, engine: u16) -> String {
         let (engine, attempt, ended) = (EngineIndex(engine), None, Ended::Lost);
         let words = self.event(Event::EngineFails {

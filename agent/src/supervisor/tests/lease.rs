@@ -1,4 +1,5 @@
-//! How long what waits and what runs may go on without the coordinator, and under the next agent.
+//! How long waiting and running attempts may go on without the coordinator, and under the next
+//! agent.
 
 use super::*;
 
@@ -73,7 +74,7 @@ fn a_shorter_lease_counts_as_soon_as_it_is_heard_of() {
 fn nothing_starts_that_is_heard_of_after_the_lease() {
     let mut s = script();
     s.run(&[1, 2, 3]);
-    // It was stopped, and hears what had come meanwhile before its timer.
+    // The agent was stopped, and hears the messages that have come meanwhile before its timer.
     s.now = s.now + LEASE;
     insta::assert_snapshot!(s.finished(0, 1, LEASE), @"
     report #1 3.1 lost, #2 1.1 exited
@@ -173,8 +174,8 @@ fn of_batches_of_an_earlier_session_there_is_what_waits_and_whose_they_are() {
         said.contains("2 < run 1.1 as engine 40 with context"),
         "what waits can start: {said}"
     );
-    // Nothing of the other batch waits. The coordinator says in each session what its jobs have in
-    // common before it sends one.
+    // No job of the other batch waits. The coordinator says in each session what the jobs of a
+    // batch have in common before it sends one.
     s.place(&[of(1, 3)]);
     let said = s.says_over(1, of(1, 2));
     assert!(said.contains("3.1 start_failed"), "{said}");

@@ -17,7 +17,7 @@ impl Script {
 
     /// An engine of this version is heard for the first time.
     fn engine(&mut self, engine: u16, version: &str, running: Option<AttemptId>) -> String {
-        // One that is too old says nothing.
+        // An engine that is too old says no version.
         let mut said = Vec::new();
         if !version.is_empty() {
             said.push(self.event(Event::Runs(EngineIndex(engine), version.into())));
@@ -107,7 +107,7 @@ fn what_is_replaced_once_is_used_as_it_comes_back() {
     let mut s = upgraded();
     (0..2).for_each(|engine| drop(s.engine(engine, "", None)));
     assert!(s.supervisor.replaces_engines());
-    // Somebody else starts them, from a program that is as old.
+    // Another process starts the engines, from a program that is as old.
     let carried = s.supervisor.leave();
     s.supervisor = Supervisor::new(2, None)
         .carrying(carried)

@@ -1,4 +1,4 @@
-//! A host that lacks what a start takes.
+//! A host that lacks the resources to start anything.
 
 use super::*;
 
@@ -21,7 +21,7 @@ fn a_host_that_is_short_of_something_gets_one_attempt_at_a_time_until_one_has_st
     pull to 3, 0 idle
     report #1 3.1 returned, #2 1.1 host_short
     ");
-    // This one tells of the same.
+    // This attempt meets the same shortage.
     insta::assert_snapshot!(short(&mut s, 1, 2), @"report #3 2.1 host_short");
     insta::assert_snapshot!(s.pass(Duration::from_secs(1)), @"pull to 5, 2 idle");
     insta::assert_snapshot!(s.run(&[4, 5]), @r"
@@ -36,7 +36,7 @@ fn a_host_that_is_short_of_something_gets_one_attempt_at_a_time_until_one_has_st
     insta::assert_snapshot!(s.pass(Duration::from_secs(1)), @"pull to 7, 2 idle");
     s.run(&[6, 7]);
     insta::assert_snapshot!(s.finished(0, 6, Duration::from_secs(1)), @"0 < run 7.1 as engine 40");
-    // One that lasts has started, too.
+    // An attempt that lasts has started, too.
     short(&mut s, 0, 7);
     s.pass(Duration::from_secs(1));
     s.run(&[8, 9]);

@@ -1,4 +1,5 @@
-//! Several users on one host, whose engines are their own: who is served, and whom nobody believes.
+//! Several users on one host, whose engines are their own: which users are served, and which
+//! engines nobody believes.
 
 use super::*;
 
@@ -45,7 +46,7 @@ fn users_share_the_slots_of_a_host_each_with_engines_of_their_own() {
     3 < run 1.1 as engine 41 with context
     pull to 3, 0 idle
     ");
-    // What is reported is the slot, whosever engine was in it.
+    // The report names the slot, whichever user's engine was in it.
     let done = Event::Engine(
         EngineIndex(3),
         FromEngine::Finished {
@@ -134,7 +135,7 @@ fn an_engine_is_believed_about_what_it_was_given_and_about_nothing_else() {
         "a keeper is believed no more than its engines"
     );
     assert_eq!(s.supervisor.engine_of(of(1, 1)), Some(EngineIndex(0)));
-    // Its own it may end, in whatever way.
+    // The engine may end its own attempt, in whatever way.
     let own = s.says_over(3, of(2, 1));
     assert!(own.contains("report #1 1.1 exited"), "{own}");
 }
@@ -161,7 +162,7 @@ fn what_engines_claim_to_an_agent_that_is_new_counts_for_their_own_user_only() {
     served: okazaki sato
     report of sato #1 5.1
     ");
-    // Neither is the coordinator's word that these run here, and the other one is.
+    // The coordinator knows of one of the two attempts that run, and not of the other.
     let known = ToAgent::Known {
         user: "sato".into(),
         attempts: vec![(of(2, 7), 1)],
@@ -198,7 +199,7 @@ fn what_an_engine_claims_after_its_users_inventory_takes_nobodys_slots() {
     1 < run 2.1 as engine 41 with context
     pull to 2, 0 idle
     ");
-    // The coordinator is asked, and may know of it.
+    // The coordinator is asked, and may know of the attempt.
     insta::assert_snapshot!(s.pass(Duration::from_secs(1)), @"
     2 < lease until Some(1600s)
     3 < lease until Some(1600s)
@@ -228,7 +229,7 @@ fn a_user_whose_engines_are_silent_is_left_out_and_comes_back_when_they_are_hear
     report #1 1.1 returned
     pull to 3, 1 idle
     ");
-    // What may be there of theirs is not said to be absent.
+    // Attempts of theirs that may be there are not said to be absent.
     let cancel = |attempt| {
         Event::Coordinator(ToAgent::Cancel {
             attempts: vec![attempt],
@@ -272,7 +273,7 @@ fn a_keeper_that_goes_takes_its_own_user_with_it_and_nobody_else() {
     report #2 1.1 exited
     pull to 4, 1 idle
     ");
-    // Its successor has nothing of it.
+    // The successor of the keeper has nothing of the attempt.
     s.event(Event::KeeperHere {
         user: "sato".into(),
     });
@@ -284,7 +285,7 @@ fn a_keeper_that_goes_takes_its_own_user_with_it_and_nobody_else() {
     inventory of sato: queued [] running [] unacknowledged [2.1 1.1]
     served: okazaki sato
     ");
-    // Somebody who is new here.
+    // A user who is new here.
     s.event(Event::KeeperHere {
         user: "mori".into(),
     });
