@@ -1,18 +1,18 @@
-//! The agent's core: what waits, what runs where, what has not been acknowledged, and how much more
-//! to ask for.
+//! The agent's core: the attempts that wait, those that run and where, the reports that have not
+//! been acknowledged, and how many more attempts to ask for.
 //!
 //! No clock, no I/O: events in, effects out. [`crate::supervisor::driver`] performs the effects.
 //!
 //! The rules that make it safe:
 //! - An attempt is in exactly one place: the queue, one engine, or the unacknowledged reports. The
-//!   inventory lists all three and is sent only when every engine has been heard, so that what is
-//!   not in it is not on this host.
+//!   inventory lists all three and is sent only when every engine has been heard, so that an
+//!   attempt that is not in it is not on this host.
 //! - Reports stay until the coordinator has acknowledged them; engines forget an outcome only then.
-//! - An engine is believed about what it was given, and about nothing else. What it says of
+//! - An engine is believed about attempts that it was given, and about nothing else. Its word about
 //!   attempts that an earlier agent may have given it counts only for its own user's jobs, which
 //!   the coordinator knows.
-//! - Without an acknowledged heartbeat for a lease nothing waiting may start any more; engines
-//!   enforce the same instant themselves.
+//! - If no heartbeat has been acknowledged for the time of a lease, no waiting attempt may start
+//!   any more; engines enforce the same instant themselves.
 
 mod batches;
 mod claims;
@@ -67,23 +67,23 @@ use shortage::Shortage;
 use slot::Engine;
 use std::collections::{HashMap, HashSet, VecDeque};
 
-/// One host's decisions.
+/// The decisions for one host.
 #[derive(Debug)]
 pub struct Supervisor {
-    /// Jobs at a time.
+    /// Jobs that run at a time.
     slots: usize,
     /// Users have engines of their own, and none may harm another; else everybody's jobs run in the
-    /// agent's own.
+    /// agent's own engines.
     shared: bool,
-    /// One for each user.
+    /// One set for each user.
     sets: Vec<Set>,
-    /// `slots` of each set, one set after the other. Of those with the same place in their sets one
-    /// runs something at a time.
+    /// `slots` engines of each set, one set after the other. Of the engines with the same place in
+    /// their sets, one runs something at a time.
     engines: Vec<Engine>,
     queue: Queue,
     batches: Batches,
     reports: Reports,
-    /// When engines must be told what they may forget.
+    /// When engines must be told which outcomes they may forget.
     acknowledge_at: Option<BootInstant>,
     session: Option<Session>,
     store: Option<StoreId>,
@@ -104,9 +104,9 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Takes what happened at `now`.
+    /// Takes an event that happened at `now`.
     pub fn handle(&mut self, event: Event, now: BootInstant) {
-        // Whoever was stopped past its lease may hear this before its timer.
+        // An agent that was stopped past its lease may hear this before its timer.
         self.expire(now);
         match event {
             Event::Welcomed {
@@ -153,11 +153,11 @@ impl Supervisor {
         self.settle(now);
     }
 
-    /// Does what is due at `now`.
+    /// Does everything that is due at `now`.
     pub fn handle_timeout(&mut self, now: BootInstant) {
         self.expire(now);
-        // Nobody waits any longer for whoever is late, and the first heartbeat follows what is said
-        // of that.
+        // Before the inventory and the heartbeat: nobody waits any longer for sets that are late,
+        // and the first heartbeat follows the messages about them.
         self.look_at_sets(now);
         self.send_inventory();
         self.beat(now);
@@ -168,7 +168,7 @@ impl Supervisor {
         self.settle(now);
     }
 
-    /// When [`Supervisor::handle_timeout`] wants to be called.
+    /// The time at which [`Supervisor::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<BootInstant> {
         let heartbeat = self.session.as_ref().and_then(Session::next_heartbeat);
         let engines = [self.started_at(), self.relink_at(), self.failing_at()];
@@ -179,7 +179,7 @@ impl Supervisor {
         all.concat().into_iter().flatten().min()
     }
 
-    /// The next thing to do.
+    /// The next effect to perform.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
     }
@@ -190,7 +190,7 @@ impl Supervisor {
         self.send_inventory();
         self.look_at_programs(now);
         self.dispatch(now);
-        // What waits for company is sent together with the next pull.
+        // Reports that wait for company are sent together with the next pull.
         if self.is_known() && self.send_reports(now) {
             self.pull();
         }

@@ -1,9 +1,9 @@
-//! What is known of batches: whose they are, and what their jobs have in common.
+//! The batches that are known: whose they are, and what their jobs have in common.
 //!
-//! A coordinator says both before the first job of a batch that it sends in a session, and that the
-//! batch has ended only in a session in which it has said that. So what has been said in earlier
-//! sessions is needed for what waits, and not for anything else; only whose a batch is is
-//! remembered, for those who ask what its jobs have written.
+//! A coordinator says both before the first job of a batch that it sends in a session, and says
+//! that the batch has ended only in a session in which it has said both. So the words of earlier
+//! sessions are needed for jobs that wait, and for nothing else; only the user of a batch is
+//! remembered, for requests for the output of its jobs.
 
 use mezcal_common::model::ids::BatchSerial;
 use mezcal_common::model::job::BatchContext;
@@ -16,7 +16,7 @@ const MAX_EARLIER: usize = 10_000;
 #[derive(Debug, PartialEq)]
 struct Known {
     user: String,
-    /// None: it has to be said again.
+    /// None: the coordinator has to say it again.
     context: Option<BatchContext>,
 }
 
@@ -43,23 +43,23 @@ impl Batches {
         is_news
     }
 
-    /// Whose it is, and what its jobs have in common.
+    /// The batch's context, and its user.
     pub(super) fn context(&self, batch: BatchSerial) -> Option<(&BatchContext, &str)> {
         let known = self.by_serial.get(&batch)?;
         Some((known.context.as_ref()?, &known.user))
     }
 
-    /// Whose it is.
+    /// The user of a batch.
     pub(super) fn owner(&self, batch: BatchSerial) -> Option<&str> {
         self.by_serial.get(&batch).map(|known| known.user.as_str())
     }
 
-    /// It has ended.
+    /// The batch has ended.
     pub(super) fn forget(&mut self, batch: BatchSerial) {
         self.by_serial.remove(&batch);
     }
 
-    /// They were another coordinator's.
+    /// The batches were another coordinator's.
     pub(super) fn forget_all(&mut self) {
         self.by_serial.clear();
     }

@@ -1,5 +1,6 @@
-//! What engines say that they run or have run, and this agent has not given them: it counts for
-//! jobs of their own user, if the coordinator knows it, and for nothing else.
+//! Attempts that engines say that they run or have run, and that this agent has not given them:
+//! such a claim counts for jobs of the engine's own user, if the coordinator knows the attempt, and
+//! for nothing else.
 
 use super::Supervisor;
 use super::slot::Slot;
@@ -7,7 +8,7 @@ use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, EngineIndex};
 
 impl Supervisor {
-    /// Whether somebody else than this engine, as far as is known here, has or had an attempt.
+    /// Whether another engine than this one, as far as is known here, has or had an attempt.
     pub(super) fn is_elsewhere(&self, attempt: AttemptId, index: EngineIndex) -> bool {
         let set = self.set_of_engine(index);
         let i = usize::from(index.0);
@@ -21,9 +22,9 @@ impl Supervisor {
                 }))
     }
 
-    /// What an engine claims to run takes slots until the coordinator has answered for it, and it
-    /// answers an inventory. If its set has had that, the next one comes when the set is served
-    /// again.
+    /// An attempt that an engine claims to run takes slots until the coordinator has answered for
+    /// it, and it answers an inventory. If the inventory of its set has been sent, the next one
+    /// comes when the set is served again.
     pub(super) fn look_at_claim(&mut self, index: EngineIndex, now: BootInstant) {
         let set = self.set_of_engine(index);
         let claims = matches!(
@@ -39,7 +40,7 @@ impl Supervisor {
         }
     }
 
-    /// What the coordinator knows of what a user's engines say that they run.
+    /// The coordinator's answer: those attempts that a user's engines claim and that it knows.
     pub(super) fn known(&mut self, user: &str, attempts: &[(AttemptId, u16)]) {
         let Some(set) = self.set_of(user) else { return };
         let most = self.slots as u16;

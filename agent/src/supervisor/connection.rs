@@ -1,5 +1,5 @@
-//! The connection to the coordinator: a task makes it and makes it again, and the agent's loop says
-//! and hears over it.
+//! The connection to the coordinator: a task makes it and makes it again, and the agent's loop
+//! speaks and hears over it.
 
 use crate::supervisor::driver::{AgentParts, random};
 use crate::supervisor::generations::Generations;
@@ -19,19 +19,19 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-/// Messages of the coordinator that may wait; beyond this it is not read.
+/// Messages of the coordinator that may wait; beyond this number the connection is not read.
 const INPUTS: usize = 1024;
 /// How long a goodbye may take.
 pub(super) const GOODBYE: Duration = Duration::from_secs(5);
 
-/// What is heard of the coordinator.
+/// The things that the loop hears of the coordinator.
 pub(super) enum Input {
     Connected(Welcome),
     Message(ToAgent),
     Disconnected,
 }
 
-/// What a coordinator has said first, and the way to answer.
+/// The coordinator's first message, and the way to answer.
 pub(super) struct Welcome {
     sender: mpsc::Sender<ToCoordinator>,
     peer: Peer,
@@ -40,13 +40,13 @@ pub(super) struct Welcome {
     pub(super) lease: Option<Duration>,
     pub(super) first_engine: EngineId,
     pub(super) clock: WallTime,
-    /// When our hello left.
+    /// When our hello left, by both clocks.
     pub(super) hello: (WallTime, BootInstant),
 }
 
 /// How to get to a coordinator.
 pub(super) struct Way {
-    /// HOST:PORT.
+    /// `HOST:PORT` of the coordinator.
     pub(super) address: String,
     pub(super) connector: Connector,
     /// How long to wait for a first answer.
@@ -54,9 +54,9 @@ pub(super) struct Way {
     pub(super) generations: Generations,
 }
 
-/// What the coordinator is told first.
+/// The first message to the coordinator.
 pub(super) fn hello(parts: &AgentParts, engines: &Engines, host: &Host) -> Hello {
-    // Keepers of users come and go: with them it is the place where they are.
+    // Keepers of users come and go: with them the number is that of the directory where they are.
     let keeper = match &engines.finder {
         Some(finder) => Finder::number(finder),
         None => keepers::number(&engines.keepers),
@@ -79,14 +79,14 @@ pub(super) struct Connection {
     heard: mpsc::Receiver<Input>,
     to: Option<mpsc::Sender<ToCoordinator>>,
     peer: Option<Peer>,
-    /// What the channel has not taken.
+    /// Messages that the channel has not taken.
     outgoing: VecDeque<ToCoordinator>,
     leave: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
 impl Connection {
-    /// Connects from now on, and says `hello` as it is then.
+    /// Connects from now on, and sends `hello` as it is then.
     pub(super) fn keep(way: Way, hello: watch::Receiver<Hello>) -> Self {
         let (inputs, heard) = mpsc::channel(INPUTS);
         let (leave, leaving) = watch::channel(false);
@@ -111,29 +111,29 @@ impl Connection {
         self.to.is_some()
     }
 
-    /// The way back of a request that takes streams of its own.
+    /// The way back for a request that takes streams of its own.
     pub(super) fn streams(&self) -> Option<(Peer, mpsc::Sender<ToCoordinator>)> {
         self.peer.clone().zip(self.to.clone())
     }
 
-    /// Its welcome has been heard.
+    /// The coordinator's welcome has been heard.
     pub(super) fn begins(&mut self, welcome: Welcome) {
         (self.to, self.peer) = (Some(welcome.sender), Some(welcome.peer));
         self.outgoing.clear();
     }
 
-    /// It is gone.
+    /// The connection is gone.
     pub(super) fn ended(&mut self) {
         (self.to, self.peer) = (None, None);
         self.outgoing.clear();
     }
 
-    /// Says something, as soon as there is room.
+    /// Sends a message, as soon as there is room.
     pub(super) fn say(&mut self, message: ToCoordinator) {
         self.outgoing.push_back(message);
     }
 
-    /// Hands over what the channel takes without waiting.
+    /// Hands over the messages that the channel takes without waiting.
     pub(super) fn send_what_fits(&mut self) {
         let Some(to) = &self.to else { return };
         while !self.outgoing.is_empty() {
@@ -144,7 +144,7 @@ impl Connection {
         }
     }
 
-    /// What is heard next. None: something that had waited for room has been handed over.
+    /// The next thing that is heard. None: a message that had waited for room has been handed over.
     /// Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Input> {
         let (to, outgoing) = (&mut self.to, &mut self.outgoing);
@@ -180,7 +180,7 @@ async fn send_first(
     }
 }
 
-/// The task: connects, says hello, forwards what comes, and begins again when the connection ends.
+/// The task: connects, says hello, forwards messages, and begins again when the connection ends.
 struct KeepConnected {
     way: Way,
     hello: watch::Receiver<Hello>,
@@ -189,7 +189,7 @@ struct KeepConnected {
     pauses: Pauses,
 }
 
-/// A connection has not come to be or has ended: why, if we are not leaving.
+/// A connection was not made or has ended: the reason, if we are not leaving.
 type Ended = Option<ConnectError>;
 
 impl KeepConnected {
@@ -200,11 +200,11 @@ impl KeepConnected {
                 return;
             };
             if self.pauses.are_new() {
-                // It was connected.
+                // There was a connection.
                 last_complaint.clear();
             }
             let text = chain(&error);
-            // The same complaint once: an agent may wait for its coordinator for weeks.
+            // The same complaint is logged once: an agent may wait for its coordinator for weeks.
             if text != last_complaint {
                 if error.needs_a_person() {
                     tracing::error!("{text}; trying again")
@@ -215,7 +215,7 @@ impl KeepConnected {
             }
             let ceiling = self.pauses.failed(error.needs_a_person());
             let share = f64::from(random() as u32) / f64::from(u32::MAX);
-            // What was spent waiting for an answer counts as pause.
+            // Time spent waiting for an answer counts as pause.
             let spent = if matches!(error, ConnectError::NoAnswer(_)) {
                 self.way.patience
             } else {
@@ -291,7 +291,7 @@ impl KeepConnected {
             peer.close(close::PROTOCOL, "the first message must be a welcome");
             return Err(Some(connector.why_lost(address, peer).await));
         };
-        // Before anything counts that it says: of a lease, of jobs, or of what should be killed.
+        // Before any of its messages counts: about a lease, jobs, or attempts to kill.
         if let Err(why) = self.way.generations.meet(store, generation) {
             peer.leave(close::REFUSED, &why).await;
             let address = self.way.address.clone();
@@ -310,7 +310,7 @@ impl KeepConnected {
         Ok((welcome, channel.receiver))
     }
 
-    /// Forwards what comes, until the connection ends.
+    /// Forwards the messages both ways, until the connection ends.
     async fn forward(&mut self, peer: &Peer, mut receiver: mpsc::Receiver<ToAgent>) -> Ended {
         loop {
             tokio::select! {

@@ -1,4 +1,4 @@
-//! What the coordinator says, and what its coming and going means here.
+//! The coordinator's messages, and the meaning of its coming and going here.
 
 use super::Supervisor;
 use super::event::Effect;
@@ -28,12 +28,12 @@ impl Supervisor {
         self.release_output();
     }
 
-    /// Whether the coordinator of the present session has been told what is here.
+    /// Whether the coordinator of the present session has been told which attempts are here.
     pub(super) fn is_known(&self) -> bool {
         self.session.as_ref().is_some_and(Session::is_known)
     }
 
-    /// Whether there is a session, in which this version of the protocol is spoken or a later one.
+    /// Whether there is a session in which this version of the protocol or a later one is spoken.
     pub(super) fn speaks(&self, version: u16) -> bool {
         self.session.as_ref().is_some_and(|s| s.speaks(version))
     }
@@ -51,8 +51,8 @@ impl Supervisor {
         }
     }
 
-    /// A session begins. With a coordinator of another store batches have other numbers, and what
-    /// waits is not wanted.
+    /// A session begins. With a coordinator of another store batches have other numbers, and the
+    /// jobs that wait are not wanted.
     fn enter(&mut self, store: StoreId) {
         if self
             .store
@@ -75,7 +75,7 @@ impl Supervisor {
 
     pub(super) fn on_coordinator(&mut self, message: ToAgent, now: BootInstant) {
         match message {
-            // The driver turns the first ones into `Welcomed`; later ones mean nothing.
+            // The driver turns the first of these into `Welcomed`; later ones mean nothing.
             ToAgent::Welcome { .. } | ToAgent::Generation { .. } => {}
             ToAgent::Context {
                 batch,
@@ -95,7 +95,7 @@ impl Supervisor {
                 if let Some(session) = &mut self.session {
                     session.receive(placements.iter().map(|p| u64::from(p.slots)).sum());
                 }
-                // With its lease over nothing may start here, nor wait for a later session.
+                // With its lease over nothing may start here, or wait for a later session.
                 let lapsed = self.lease_until.is_none()
                     && self.session.as_ref().is_some_and(|s| s.lease().is_some());
                 if self.stopping || self.leaving || lapsed {

@@ -1,4 +1,4 @@
-//! Which engine gets what waits, and how much more to ask the coordinator for.
+//! Which engine gets which waiting attempt, and how many more to ask the coordinator for.
 
 use super::Supervisor;
 use super::event::Effect;
@@ -14,7 +14,7 @@ use mezcal_common::model::outcome::{Ended, Outcome};
 pub(super) const MAX_UNACKNOWLEDGED: usize = 1024;
 
 impl Supervisor {
-    /// Slots in use, also by what may still run in engines that are not heard.
+    /// Slots in use, also by attempts that may still run in engines that are not heard.
     pub fn busy(&self) -> usize {
         let busy = |slot| {
             matches!(
@@ -25,7 +25,7 @@ impl Supervisor {
         self.engines.iter().filter(|e| busy(e.slot)).count()
     }
 
-    /// Slots that nothing takes.
+    /// Slots that no attempt takes.
     pub(super) fn free(&self) -> usize {
         if self.engines.is_empty() {
             return 0;
@@ -36,7 +36,7 @@ impl Supervisor {
         self.slots.saturating_sub(taken)
     }
 
-    /// What the engines of one place take.
+    /// The slots that the engines of one place take.
     pub(super) fn taken(&self, place: usize) -> u16 {
         (place..self.engines.len())
             .step_by(self.slots)
@@ -45,7 +45,8 @@ impl Supervisor {
             .unwrap_or(0)
     }
 
-    /// What one engine takes. Of a set that is not served, only what it was given counts.
+    /// The slots that one engine takes. In a set that is not served, only an attempt that the
+    /// engine was given counts.
     fn taken_by(&self, index: usize) -> u16 {
         let slot = self.engines[index].slot;
         match slot {
@@ -74,12 +75,12 @@ impl Supervisor {
         Some(set * self.slots + place)
     }
 
-    /// Whether it waits for an engine.
+    /// Whether an attempt waits for an engine.
     pub fn has_queued(&self, attempt: AttemptId) -> bool {
         self.queue.attempts().any(|waiting| waiting == attempt)
     }
 
-    /// Which engine has it.
+    /// The engine that runs an attempt.
     pub fn engine_of(&self, wanted: AttemptId) -> Option<EngineIndex> {
         let at = self
             .engines
@@ -88,7 +89,7 @@ impl Supervisor {
         Some(EngineIndex(at as u16))
     }
 
-    /// What an engine has, or may have as long as it is not heard.
+    /// The attempt that an engine has, or may have as long as it is not heard.
     pub(super) fn held_by(&self, index: usize) -> Option<AttemptId> {
         match self.engines[index].slot {
             Slot::Busy { attempt, .. }

@@ -1,8 +1,7 @@
 //! The agent process: performs what [`Supervisor`] decides.
 //!
 //! One loop on one thread owns the supervisor. Beside it: a task that keeps a connection to the
-//! coordinator, and the links to keeper and engines. All of them only turn what they hear into
-//! inputs.
+//! coordinator, and the links to keeper and engines. All of them only turn messages into inputs.
 
 use crate::supervisor::connection::{Connection, GOODBYE, Input, Way, Welcome, hello};
 use crate::supervisor::generations::Generations;
@@ -28,40 +27,41 @@ use std::pin::pin;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How long it may take to give back what has not started, when an agent leaves that serves users.
+/// How long it may take to give back attempts that have not started, when an agent leaves that
+/// serves users.
 const LEAVE: Duration = Duration::from_secs(2);
 
-/// What an agent is.
+/// The settings and surroundings of an agent.
 pub struct AgentParts {
     /// The host's name, from the certificate.
     pub name: String,
-    /// Other names of it.
+    /// Other names of the host.
     pub aliases: Vec<String>,
-    /// Jobs at a time.
+    /// Jobs that run at a time.
     pub slots: u16,
-    /// Whose jobs run here, in the order of their keepers; none: everybody's, with one keeper,
-    /// which ends with the agent when that is stopped.
+    /// The users whose jobs run here, in the order of their keepers; none: everybody's, with one
+    /// keeper, which ends with the agent when that is stopped.
     pub users: Option<Vec<String>>,
-    /// What the agent before this one in the same process has left to it ([`run`]).
+    /// The things that the agent before this one in the same process has left to it ([`run`]).
     pub carried: Carried,
-    /// HOST:PORT.
+    /// `HOST:PORT` of the coordinator.
     pub coordinator: String,
-    /// How to get there.
+    /// The means to connect to the coordinator.
     pub connector: Connector,
     /// How long to wait for a first answer.
     pub connect_timeout: Duration,
-    /// The service manager hears how it goes: this process is a service, and not a run.
+    /// This process is a service, and not a run: the service manager hears how the agent stands.
     pub service: bool,
-    /// When it wants another certificate; none: never.
+    /// When the agent asks for another certificate; none: never.
     pub renewal: Option<Renewal>,
-    /// Which generations of which stores were met here.
+    /// The generations of stores that this host has met.
     pub generations: Generations,
 }
 
-/// Why an agent has ended.
+/// The reasons why an agent has ended.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Left {
-    /// It was asked to.
+    /// The agent was asked to end.
     Stopped,
     /// A keeper is gone, and its engines with it.
     KeeperGone,
@@ -70,21 +70,21 @@ pub enum Left {
     KeeperReplaced,
     /// Other users' jobs run here from now on.
     Changed,
-    /// Its certificate has expired while the coordinator was out of reach.
+    /// The agent's certificate has expired while the coordinator was out of reach.
     Expired,
-    /// It has a new certificate, for a new key, both in PEM form.
+    /// The agent has a new certificate, for a new key, both in PEM form.
     Renewed {
-        /// The certificate and what stands between it and the root.
+        /// The certificate and the certificates between it and the root.
         cert: String,
-        /// Its key.
+        /// The key of the certificate.
         key: String,
     },
 }
 
 /// Runs an agent until `stop` completes, its own keeper is lost, or `changed` completes. At a stop
-/// an agent that has its own keeper kills what runs, reports it and leaves; one that serves users
-/// leaves their jobs to their keepers. What has not started is left to the agent that comes next in
-/// this process.
+/// an agent that has its own keeper kills the attempts that run, reports them and leaves; one that
+/// serves users leaves their jobs to their keepers. Attempts that have not started are left to the
+/// agent that comes next in this process.
 ///
 /// # Errors
 /// A timer cannot be made.
@@ -113,7 +113,7 @@ struct Driver {
     standing: Option<Standing>,
     asking: Asking,
     timer: BootTimer,
-    /// It has been asked to end, and will at this time whatever is left to say.
+    /// The agent has been asked to end, and will at this time whatever it still has to report.
     stopping: Option<BootInstant>,
 }
 
@@ -188,14 +188,14 @@ impl Driver {
         }
     }
 
-    /// Performs all effects; true when the agent should end.
+    /// Performs all effects; true when the agent has to end.
     fn perform(&mut self) -> bool {
         let mut exit = false;
         while let Some(effect) = self.supervisor.poll_effect() {
             match effect {
                 Effect::ToCoordinator(message) => self.connection.say(message),
                 Effect::ToEngine(index, message) => self.links.tell(index, message),
-                // Before the engine's message, which comes next: the keeper hears of it first.
+                // This message comes before the engine's: the keeper hears of it first.
                 Effect::ToKeeper(set, message) => self.keepers.tell(set, message),
                 Effect::Exit => exit = true,
             }
@@ -212,7 +212,7 @@ impl Driver {
         exit
     }
 
-    /// When something is due.
+    /// The time at which something is due.
     fn due(&self) -> Option<BootInstant> {
         let supervisors = self.supervisor.poll_timeout().into_iter();
         supervisors
@@ -283,7 +283,7 @@ impl Driver {
         None
     }
 
-    /// Somebody asks what a job has written.
+    /// A request for the output of a job.
     fn on_logs(&mut self, wanted: Request) {
         let (request, attempt, follow) = (wanted.request, wanted.attempt, wanted.wish.follow);
         if self.supervisor.has_queued(attempt) {
@@ -350,7 +350,7 @@ impl Driver {
         None
     }
 
-    /// What an engine says over its present link, if that is for the supervisor.
+    /// A message of an engine over its present link, as an event if it is for the supervisor.
     fn on_engine(&mut self, index: EngineIndex, message: FromEngine) -> Option<Event> {
         match message {
             FromEngine::Shown {
@@ -381,8 +381,8 @@ impl Driver {
 
     fn on_own_keeper_gone(&self) -> Option<Left> {
         match self.stopping {
-            // What it ran has been killed, as was wanted; what has been heard of that is still to
-            // be reported.
+            // The attempts were killed, as was wanted; the ends that have been heard of are still
+            // to be reported.
             Some(_) if self.supervisor.busy() == 0 => None,
             Some(_) => Some(Left::Stopped),
             None if self.supervisor.replaces_engines() => Some(Left::KeeperReplaced),
@@ -460,13 +460,13 @@ impl Driver {
         self.supervisor.handle(event, now);
     }
 
-    /// Leaves the coordinator and the keepers; what has not started is left to the agent that comes
-    /// next.
+    /// Leaves the coordinator and the keepers; attempts that have not started are left to the agent
+    /// that comes next.
     async fn end(mut self, left: Left) -> (Left, Carried) {
         self.connection.leave().await;
         drop(self.present);
         if !self.own_keeper {
-            // Whoever listens to them is to end, also where a keeper never would.
+            // The threads that listen to them have to end, also where a keeper never would.
             self.keepers.hang_up_all();
         } else if left == Left::Stopped {
             self.keepers.tell_all(&ToKeeper::Stop);

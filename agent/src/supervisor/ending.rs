@@ -1,4 +1,5 @@
-//! What is to end before it has ended by itself: cancels, evictions, an agent that stops or leaves.
+//! Attempts that have to end before they have ended by themselves: cancels, evictions, an agent
+//! that stops or leaves.
 
 use super::Supervisor;
 use super::event::Effect;
@@ -16,7 +17,7 @@ use std::time::Duration;
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 impl Supervisor {
-    /// Ends, if that is wanted and nothing is left to say.
+    /// Ends, if that is wanted and there is nothing left to report.
     pub(super) fn end_when_done(&mut self) {
         if self.stopping
             && self.queue.is_empty()
@@ -47,7 +48,8 @@ impl Supervisor {
                 self.stop_engine(i, attempt, stop, now);
             }
         }
-        // What is in the reports has been answered already, or will be again after a reconnect.
+        // The attempts in the reports have been answered already, or will be again after a
+        // reconnect.
         found.extend(self.reports.attempts());
         let absent = attempts
             .iter()
@@ -77,7 +79,7 @@ impl Supervisor {
         }
     }
 
-    /// Has an engine kill what it runs. The keeper hears of it first, so that it never waits for an
+    /// Has an engine kill its attempt. The keeper hears of it first, so that it never waits for an
     /// answer that it has had.
     pub(super) fn stop_engine(
         &mut self,
@@ -101,7 +103,7 @@ impl Supervisor {
             .push_back(Effect::ToEngine(engine, ToEngine::Cancel { attempt, stop }));
     }
 
-    /// Nothing that waits starts here any more.
+    /// No waiting attempt starts here any more.
     pub(super) fn give_back(&mut self) {
         if let Some(session) = self.session.as_mut().filter(|s| s.is_known()) {
             // Before anything comes back: it must not be placed here again.

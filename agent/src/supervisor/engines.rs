@@ -1,5 +1,5 @@
-//! What engines and their keeper say of attempts, and over which link: what is believed of that,
-//! and what becomes of an attempt whose engine is dead.
+//! The words of engines and their keepers about attempts, and over which link they came: which of
+//! them are believed, and what becomes of an attempt whose engine is dead.
 
 use super::Supervisor;
 use super::dispatch::MAX_UNACKNOWLEDGED;
@@ -13,12 +13,12 @@ use mezcal_common::model::ids::{AttemptId, EngineIndex};
 use mezcal_common::model::outcome::{Ended, Outcome};
 use std::time::Duration;
 
-/// After the end of its link an engine's own end may be told: only then the keeper is asked for
-/// another link to it.
+/// After the end of its link an engine's own end may be told: the keeper is asked for another link
+/// to the engine only after this time.
 const RELINK_AFTER: Duration = Duration::from_millis(250);
 
-/// And again after this, if nothing has come of it: longer than the keeper takes for the sign of an
-/// engine that is no use.
+/// The keeper is asked again after this time, if no link has come of it: longer than the interval
+/// within which a second request shows the keeper that an engine is of no use.
 const RELINK_AGAIN: Duration = Duration::from_secs(15);
 
 impl Supervisor {
@@ -42,12 +42,12 @@ impl Supervisor {
                 stream,
                 data,
             } => self.engine_output(index, attempt, stream, data),
-            // The driver hands it to whoever follows.
+            // The driver hands the output to the requests that follow it.
             FromEngine::Shown { .. } | FromEngine::ShownAll { .. } => {}
         }
     }
 
-    /// An engine has said all that it has to say of earlier attempts, and what it runs.
+    /// An engine has said all that it has to say of earlier attempts, and which attempt it runs.
     fn engine_ready(
         &mut self,
         index: EngineIndex,
@@ -69,8 +69,8 @@ impl Supervisor {
             }
             (None, None) => Slot::Idle,
         };
-        // It knows of no lease that was given over an earlier link; one that an earlier agent has
-        // given it stays.
+        // The engine does not know a lease that was given over an earlier link; a lease that an
+        // earlier agent has given it stays.
         if let Some(until) = self.lease_until
             && !self.is_fenced(i / self.slots)
         {
@@ -102,7 +102,7 @@ impl Supervisor {
         let engine = &mut self.engines[usize::from(index.0)];
         let bytes = data.len() as u32;
         let runs = matches!(engine.slot, Slot::Busy { attempt: busy, claimed: false, .. } if busy == attempt);
-        // It keeps to the window, or loses what it writes.
+        // An engine keeps to the window, or loses the output.
         if runs
             && self.session.is_some()
             && engine.output.saturating_add(bytes) <= 2 * OUTPUT_WINDOW
@@ -115,7 +115,7 @@ impl Supervisor {
                     data,
                 }));
         } else {
-            // Nobody is there to take it, and the engine must not wait for that.
+            // Nobody is there to take the output, and the engine must not wait for that.
             self.effects.push_back(Effect::ToEngine(
                 index,
                 ToEngine::OutputTaken { attempt, bytes },
@@ -139,7 +139,7 @@ impl Supervisor {
             None if self.shared => return self.disbelieve(index, attempt),
             None => (slot, false),
         };
-        // Whatever its word is worth: it does not run that any more.
+        // Whatever its word is worth: the engine does not run the attempt any more.
         self.engines[i].slot = next;
         if claimed && self.shared {
             let claims = self
@@ -157,7 +157,7 @@ impl Supervisor {
         {
             self.engines[i].stop = None;
         }
-        // What another user's engines say of it does not count for this one's.
+        // The claim of another user's engine about this attempt does not count for this user's.
         if self
             .reports
             .ends_of(attempt)
@@ -165,7 +165,7 @@ impl Supervisor {
         {
             return;
         }
-        // Whose engines are many people's, each may have used up what is only theirs.
+        // With users' own engines, each user may have used up a limit that is that user's alone.
         if !self.shared && self.shortage.ended(&outcome, now) {
             self.give_back();
         }
@@ -197,7 +197,8 @@ impl Supervisor {
         let given = was.given().map(|(attempt, _)| attempt);
         engine.slot = match survivors {
             0 => Slot::Unheard { given: None },
-            // A slot of the host is held by what it was given, and by nothing else.
+            // A slot of the host is held by an attempt that the engine was given, and by nothing
+            // else.
             _ if self.shared && given.is_none() => Slot::Unfit,
             _ => Slot::Held { slots },
         };
@@ -212,7 +213,8 @@ impl Supervisor {
             attempt.filter(|attempt| busy == Some(*attempt) || !self.is_elsewhere(*attempt, index));
         self.ends
             .extend(told.into_iter().chain(busy).map(|attempt| (attempt, set)));
-        // The keeper may know of one that has ended since, or of none when it was a short one.
+        // The keeper may know of an attempt that has ended since, or of none when it was a short
+        // one.
         for attempt in busy.into_iter().chain(told.filter(|a| busy != Some(*a))) {
             if self.reports.is_over(attempt) {
                 continue;
@@ -230,8 +232,8 @@ impl Supervisor {
         }
     }
 
-    /// What was heard over an earlier link counts no more: what is sent from now on meets what the
-    /// engine says first over this one.
+    /// Words over an earlier link do not count any more: messages from now on meet the first words
+    /// of the engine over this link.
     pub(super) fn link_made(&mut self, index: EngineIndex) {
         let Some(engine) = self.engines.get_mut(usize::from(index.0)) else {
             return;
@@ -246,7 +248,7 @@ impl Supervisor {
         }
     }
 
-    /// Asks for links that have ended while their engines have not.
+    /// Asks for links to engines whose links have ended and that have not ended themselves.
     pub(super) fn relink(&mut self, now: BootInstant) {
         for i in 0..self.engines.len() {
             if let Some(at) = self.engines[i].relink_at.as_mut().filter(|at| **at <= now) {
@@ -259,8 +261,8 @@ impl Supervisor {
     }
 }
 
-/// How an attempt has ended whose engine is dead, and why. Why the keeper has killed the engine is
-/// about the attempt that it has `named`.
+/// How an attempt has ended whose engine is dead, and why. The keeper's reason for killing the
+/// engine is about the attempt that it has `named`.
 fn why_over(ended: Ended, named: bool, killed: u32, survivors: u32) -> (Ended, String) {
     let left = format!("{killed} processes that it left were killed");
     let died = || format!("its engine died; {left}");

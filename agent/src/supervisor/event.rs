@@ -1,4 +1,4 @@
-//! What an agent hears of, and what it has its driver do.
+//! The events of an agent, and the effects that its driver performs.
 
 use mezcal_common::message::agent::{Load, ToAgent, ToCoordinator};
 use mezcal_common::message::engine::{FromEngine, ToEngine, ToKeeper};
@@ -7,18 +7,18 @@ use mezcal_common::model::ids::{AttemptId, EngineId, EngineIndex, StoreId};
 use mezcal_common::model::outcome::{Containment, Ended};
 use std::time::Duration;
 
-/// What happens to an agent.
+/// The events of an agent.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// The coordinator's `Welcome`, with the time at which our `Hello` left.
     Welcomed {
         /// The version of the protocol that both speak.
         version: u16,
-        /// The coordinator's store. Nothing that another one knows is wanted.
+        /// The coordinator's store. Attempts of another store are not wanted.
         store: StoreId,
         /// How long attempts may run without an acknowledged heartbeat.
         lease: Option<Duration>,
-        /// Number of the first engine.
+        /// Number of the first engine in the cluster.
         first_engine: EngineId,
         /// When our `Hello` was sent.
         hello_sent: BootInstant,
@@ -29,29 +29,28 @@ pub enum Event {
     Coordinator(ToAgent),
     /// A message of an engine.
     Engine(EngineIndex, FromEngine),
-    /// An engine says which version of the program it runs, before it says anything else over a
-    /// link.
+    /// An engine says the version of its program, before anything else over a link.
     Runs(EngineIndex, String),
-    /// What the keeper has to hold attempts together.
+    /// The means by which the keeper holds attempts together.
     Containment(Containment),
-    /// An engine died and what it left was killed.
+    /// An engine died, and the processes that it left were killed.
     EngineEnded {
-        /// Which.
+        /// The index of the engine.
         engine: EngineIndex,
-        /// What it ran, if the keeper knows.
+        /// The engine's attempt, if the keeper knows it.
         attempt: Option<AttemptId>,
-        /// Why the keeper killed it; `Lost` if it died by itself.
+        /// Why the keeper killed the engine; `Lost` if it died by itself.
         ended: Ended,
-        /// Processes killed.
+        /// The number of processes killed.
         killed: u32,
-        /// Processes still alive.
+        /// The number of processes still alive.
         survivors: u32,
     },
     /// Why an engine has died or could not be started, in the words of its keeper.
     EngineFails {
-        /// Which.
+        /// The index of the engine.
         engine: EngineIndex,
-        /// Why.
+        /// The reason.
         why: String,
     },
     /// There is a link to an engine: the first, or another one in the place of one that may not
@@ -59,16 +58,16 @@ pub enum Event {
     LinkMade(EngineIndex),
     /// The link to an engine has come to its end, either way.
     LinkLost(EngineIndex),
-    /// Nothing is to be heard any more from the keeper of a user, nor from its engines.
+    /// Nothing more is to be heard from the keeper of a user, or from its engines.
     KeeperGone {
-        /// Which of the users.
+        /// The number of the user's set.
         set: usize,
-        /// Why, for those who ask why the user's jobs do not run here.
+        /// The reason, for those who ask why the user's jobs do not run here.
         why: String,
     },
     /// There is a keeper of this user, who may be new here.
     KeeperHere {
-        /// Whose.
+        /// The name of the user.
         user: String,
     },
     /// A new reading for heartbeats.
@@ -80,19 +79,19 @@ pub enum Event {
     },
     /// The agent should stop: kill everything, report it, say goodbye.
     Stop,
-    /// The agent should end, and what runs goes on in its users' engines: give back what has not
-    /// started.
+    /// The agent should end, and running attempts go on in their users' engines: give back attempts
+    /// that have not started.
     Leave,
 }
 
-/// What the driver has to do.
+/// The effects that the driver performs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// Tell the coordinator, in the present session.
+    /// Send this to the coordinator, in the present session.
     ToCoordinator(ToCoordinator),
-    /// Tell an engine.
+    /// Send this to an engine.
     ToEngine(EngineIndex, ToEngine),
-    /// Tell the keeper of a set.
+    /// Send this to the keeper of a set.
     ToKeeper(usize, ToKeeper),
     /// Everything is reported: end the process.
     Exit,

@@ -1,9 +1,9 @@
 //! Which generation of which coordinator's store this host has met. A store that was restored from
 //! a copy and its original give out jobs without knowing of each other; an agent that has met the
-//! newer one works for the other no more.
+//! newer one does not work for the other any more.
 //!
-//! It is kept for as long as the host is: an agent that was started again, or rebooted, must not go
-//! back. Nothing else of an agent is.
+//! The generation is kept for as long as the host exists: an agent that was started again, also
+//! after a reboot, must not go back. Nothing else of an agent is kept so long.
 
 use mezcal_common::model::clock::WallTime;
 use mezcal_common::model::ids::{Generation, StoreId};
@@ -16,23 +16,23 @@ use std::path::{Path, PathBuf};
 /// newest stay.
 const MOST: usize = 64;
 
-/// The generations that were met, of stores that were ever restored.
+/// The generations met, of stores that were ever restored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Met(BTreeMap<StoreId, Generation>);
 
-/// What a generation is to an agent.
+/// The judgement of an agent on a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meeting {
-    /// It has been met, or is an original.
+    /// The agent has met this generation, or it is an original.
     Known,
-    /// It counts from now on, once that is remembered.
+    /// This generation counts from now on, once it is remembered.
     Newer,
-    /// This one was met, and is newer.
+    /// The agent has met this other generation, which is newer.
     Older(Generation),
 }
 
 impl Met {
-    /// What a coordinator's store of this generation is.
+    /// Judges a coordinator's store of this generation.
     pub fn judge(&self, store: StoreId, generation: Generation) -> Meeting {
         let met = self.0.get(&store).copied().unwrap_or_default();
         match generation.cmp(&met) {
@@ -42,7 +42,7 @@ impl Met {
         }
     }
 
-    /// It counts from now on.
+    /// This generation counts from now on.
     pub fn remember(&mut self, store: StoreId, generation: Generation) {
         self.0.insert(store, generation);
         while self.0.len() > MOST
@@ -57,7 +57,7 @@ impl Met {
     }
 }
 
-/// What was met, and the file that has it.
+/// The generations met, and the file that keeps them.
 #[derive(Debug)]
 pub struct Generations {
     met: Met,
@@ -66,7 +66,7 @@ pub struct Generations {
 }
 
 impl Generations {
-    /// Of an agent that ends with its coordinator, and never meets another one.
+    /// The generations of an agent that ends with its coordinator, and never meets another one.
     pub fn of_one_life() -> Self {
         Self {
             met: Met::default(),
@@ -74,10 +74,10 @@ impl Generations {
         }
     }
 
-    /// Those that `file` has; none if it is not there yet.
+    /// The generations that `file` has; none if the file is not there yet.
     ///
     /// # Errors
-    /// It cannot be read, or is something else.
+    /// The file cannot be read, or is something else.
     pub fn load(file: PathBuf) -> std::io::Result<Self> {
         let text = match std::fs::read_to_string(&file) {
             Ok(text) => text,
@@ -97,10 +97,10 @@ impl Generations {
         })
     }
 
-    /// Meets a coordinator. A newer generation is remembered before anything is done for it.
+    /// Meets a coordinator. A newer generation is remembered before any work is done for it.
     ///
     /// # Errors
-    /// In words: that one is not worked for, and the way out.
+    /// The text says that the agent does not work for this coordinator, and the way out.
     pub fn meet(&mut self, store: StoreId, generation: Generation) -> Result<(), String> {
         match self.met.judge(store, generation) {
             Meeting::Known => Ok(()),
@@ -159,7 +159,7 @@ fn write(file: &Path, met: &Met) -> std::io::Result<()> {
         Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
         Ok(()) | Err(_) => {}
     }
-    // A new file follows no link.
+    // A new file follows no symbolic link.
     let mut out = std::fs::File::options()
         .write(true)
         .create_new(true)

@@ -11,25 +11,25 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(5);
 const VERDICT: Duration = Duration::from_millis(500);
 
-/// The way there, of a coordinator that takes the certificate.
+/// The way to a coordinator that takes the certificate.
 pub(crate) struct Path {
     pub(crate) round_trip: Duration,
-    /// Bytes of the datagrams that get through.
+    /// The size in bytes of the datagrams that get through.
     pub(crate) datagram: u16,
 }
 
-/// Why not, in words.
+/// The reasons why the greeting has failed, each with a text.
 #[derive(Debug)]
 pub(crate) enum Greeting {
-    /// It answers, and does not take the certificate.
+    /// The coordinator answers, and does not take the certificate.
     Refused(String),
-    /// It is not our coordinator, or speaks another protocol.
+    /// The other side is not our coordinator, or speaks another protocol.
     Other(String),
-    /// It does not answer.
+    /// The coordinator does not answer.
     Lost(String),
 }
 
-/// Connects to HOST:PORT.
+/// Connects to `HOST:PORT`.
 pub(crate) fn greet(address: &str, credentials: &Credentials) -> Result<Path, Greeting> {
     let judge = |e: ConnectError| match e {
         ConnectError::Refused { .. } => Greeting::Refused(chain(&e)),
@@ -42,7 +42,7 @@ pub(crate) fn greet(address: &str, credentials: &Credentials) -> Result<Path, Gr
         let connector =
             Connector::new(credentials, ALPN).map_err(|e| Greeting::Other(chain(&e)))?;
         let peer = connector.connect(address, PATIENCE).await.map_err(judge)?;
-        // A handshake that has come to its end here may still be refused there.
+        // A handshake that is complete here may still be refused there.
         if tokio::time::timeout(VERDICT, peer.closed()).await.is_ok() {
             return Err(judge(connector.why_lost(address, &peer).await));
         }

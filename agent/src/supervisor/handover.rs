@@ -1,5 +1,5 @@
-//! How a supervisor begins, and what it leaves to the one that comes next in the same process: what
-//! waits, and the ends that no engine can repeat.
+//! How a supervisor begins, and the things that it leaves to the one that comes next in the same
+//! process: the attempts that wait, and the ends that no engine can repeat.
 
 use super::Supervisor;
 use super::batches::Batches;
@@ -19,22 +19,22 @@ use mezcal_common::model::ids::{AttemptId, StoreId};
 use mezcal_common::model::outcome::Containment;
 use std::collections::{HashMap, HashSet, VecDeque};
 
-/// What a supervisor leaves to its successor in the same process.
+/// The things that a supervisor leaves to its successor in the same process.
 #[derive(Debug, Default)]
 pub struct Carried {
-    /// What waits goes on waiting, for as long as its lease allows.
+    /// Attempts that wait go on waiting, for as long as their lease allows.
     queue: Queue,
     batches: Batches,
     store: Option<StoreId>,
     lease_until: Option<BootInstant>,
     /// Ends that no engine can repeat, each with the user if that is known.
     ends: Vec<(AttemptId, Report, Option<String>)>,
-    /// Whose engines have been replaced by those of another version.
+    /// Users whose engines have been replaced by those of another version.
     replaced: Vec<String>,
 }
 
 impl Supervisor {
-    /// Begins with what its predecessor has left to it.
+    /// Begins with the things that its predecessor has left to it.
     #[must_use]
     pub fn carrying(mut self, carried: Carried) -> Self {
         let Carried {
@@ -61,7 +61,7 @@ impl Supervisor {
         self
     }
 
-    /// What its successor goes on with. Nothing that waits starts here any more.
+    /// The things with which its successor goes on. No waiting attempt starts here any more.
     pub fn leave(&mut self) -> Carried {
         // Engines and keepers repeat the other ends.
         let own = |report: &Report| {
@@ -96,8 +96,8 @@ impl Supervisor {
 }
 
 impl Supervisor {
-    /// A supervisor of `slots` engines, none of which has been heard yet; with `users`, of so many
-    /// for each of them.
+    /// A supervisor of `slots` engines, none of which has been heard yet; with `users`, of `slots`
+    /// engines for each of them.
     pub fn new(slots: u16, users: Option<Vec<String>>) -> Self {
         let slots = usize::from(slots);
         let shared = users.is_some();

@@ -1,4 +1,4 @@
-//! What there is to know of this host. The only code that names sysinfo.
+//! Facts about this host. The only code that names sysinfo.
 
 use crate::supervisor::{Event, HEARTBEAT};
 use mezcal_common::message::agent::Load;
@@ -44,7 +44,7 @@ impl Default for Host {
     }
 }
 
-/// What heartbeats say of this host, and when to look again.
+/// The readings of this host for heartbeats, and when to take the next one.
 pub(super) struct Readings {
     host: Host,
     offset: OffsetEstimate,
@@ -52,7 +52,7 @@ pub(super) struct Readings {
 }
 
 impl Readings {
-    /// The first look is due at once.
+    /// The first reading is due at once.
     pub(super) fn of(host: Host) -> Self {
         Self {
             host,
@@ -61,12 +61,12 @@ impl Readings {
         }
     }
 
-    /// When to look next.
+    /// When the next reading is due.
     pub(super) fn due(&self) -> BootInstant {
         self.next
     }
 
-    /// Whether it is time to look; if it is, the next time follows a heartbeat later.
+    /// Whether a reading is due; if it is, the next one follows after the time of a heartbeat.
     pub(super) fn take_due(&mut self, now: BootInstant) -> bool {
         let due = self.next <= now;
         if due {
@@ -85,7 +85,7 @@ impl Readings {
         self.offset.sample(sent, clock, now);
     }
 
-    /// What there is to say now.
+    /// The present readings.
     pub(super) fn event(&mut self) -> Event {
         Event::Measured {
             load: self.host.load(),

@@ -1,5 +1,5 @@
-//! What the coordinator is told of all that is here: the inventory, once every engine has been
-//! heard, or one for each user who is served.
+//! The inventory, by which the coordinator learns of all attempts that are here: one once every
+//! engine has been heard, or one for each user who is served.
 
 use super::Supervisor;
 use super::event::Effect;
@@ -11,7 +11,7 @@ use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::AttemptId;
 
 impl Supervisor {
-    /// When an engine has come to nothing for long.
+    /// When the next engine will have been vacant for long.
     pub(super) fn failing_at(&self) -> Option<BootInstant> {
         let new = self.engines.iter().filter(|engine| !engine.failing);
         new.filter_map(|engine| Some(engine.vacant? + HEARD_WITHIN))
@@ -24,7 +24,7 @@ impl Supervisor {
             return self.send_inventories();
         }
         // Without any engine a host has nothing to do, and a coordinator that does not hear of that
-        // takes it for ready.
+        // takes the host for ready.
         let useless = !session.speaks(ENGINES_FAIL)
             && !self.engines.is_empty()
             && !self.engines.iter().any(Engine::is_heard);
@@ -44,8 +44,8 @@ impl Supervisor {
         self.is_known_now();
     }
 
-    /// What each user's engines have that are served, and who is left out. Said again when that
-    /// changes.
+    /// The attempts in the engines of each user who is served, and the users who are left out. Sent
+    /// again when that changes.
     fn send_inventories(&mut self) {
         let known = self.is_known();
         if !known && self.sets.iter().any(Set::is_awaited) {
@@ -98,7 +98,7 @@ impl Supervisor {
         }
     }
 
-    /// The coordinator has been told what is here.
+    /// The coordinator has been told which attempts are here.
     pub(super) fn is_known_now(&mut self) {
         if let Some(session) = &mut self.session {
             session.is_known_now();
@@ -106,8 +106,8 @@ impl Supervisor {
         self.reports.send_all();
     }
 
-    /// Says which engines have come to nothing for long. Of those of users it is said who is not
-    /// served.
+    /// Reports the engines that have been vacant for long. For engines of users, the users who are
+    /// not served are reported instead.
     pub(super) fn look_at_failures(&mut self, now: BootInstant) {
         for engine in &mut self.engines {
             engine.failing |= engine

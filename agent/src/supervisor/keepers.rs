@@ -1,4 +1,4 @@
-//! What keepers of engines are told, and what tells them from any others.
+//! The messages to keepers of engines, and the numbers that tell keepers from any others.
 
 use crate::kernel::packet;
 use mezcal_common::message::engine::ToKeeper;
@@ -7,7 +7,7 @@ use rustix::fd::OwnedFd;
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 
-/// Messages that may wait for a keeper; beyond this the oldest is dropped.
+/// Messages that may wait for a keeper; beyond this number the oldest is dropped.
 const WAITING: usize = 1024;
 
 /// The keepers of a host, by the numbers of their sets.
@@ -38,7 +38,7 @@ impl Keepers {
         self.0.iter_mut().for_each(say);
     }
 
-    /// Hands over what their sockets take.
+    /// Hands over as much as their sockets take.
     pub(super) fn flush(&mut self) {
         self.0.iter_mut().for_each(|keeper| keeper.tell(None));
     }
@@ -54,7 +54,7 @@ impl Keepers {
     }
 }
 
-/// A keeper, and what its socket has not taken.
+/// A keeper, and the messages that its socket has not taken.
 struct Keeper {
     socket: Option<OwnedFd>,
     waiting: VecDeque<ToKeeper>,
@@ -68,8 +68,8 @@ impl Keeper {
         }
     }
 
-    /// Hands over what the socket takes. One that is stopped may miss the oldest; a lease is said
-    /// again and again.
+    /// Hands over as much as the socket takes. A stopped keeper may miss the oldest messages; a
+    /// lease is sent again and again.
     fn tell(&mut self, message: Option<ToKeeper>) {
         let Some(socket) = &self.socket else { return };
         self.waiting.extend(message);
@@ -93,7 +93,7 @@ impl Keeper {
     }
 }
 
-/// What tells these keepers from any others on this boot.
+/// A number that tells these keepers from any others on this boot.
 pub(super) fn number(keepers: &[OwnedFd]) -> Option<u64> {
     let numbers = keepers
         .iter()
@@ -105,7 +105,7 @@ pub(super) fn number(keepers: &[OwnedFd]) -> Option<u64> {
         .reduce(|all, number| all.rotate_left(17).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number)
 }
 
-/// What tells one keeper from any other on this boot.
+/// A number that tells one keeper from any other on this boot.
 fn number_of(socket: &OwnedFd) -> Option<u64> {
     let peer = rustix::net::sockopt::socket_peercred(socket).ok()?;
     proc::unique_number(peer.pid.as_raw_nonzero().get())

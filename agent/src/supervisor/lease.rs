@@ -1,4 +1,5 @@
-//! The lease that a session gives: until when what runs may go on, and what waits may start.
+//! The lease that a session gives: until when running attempts may go on, and waiting ones may
+//! start.
 
 use super::Supervisor;
 use super::event::Effect;
@@ -9,9 +10,9 @@ use mezcal_common::model::ids::EngineIndex;
 use mezcal_common::model::outcome::{Ended, Outcome};
 
 impl Supervisor {
-    /// The coordinator has seen what we sent at `sent`. Its present session says how long that is
-    /// good for, also when that is shorter than an earlier one said: it waits no longer than that
-    /// before it places elsewhere what is here.
+    /// The coordinator has seen the message that we sent at `sent`. Its present session says how
+    /// long that is good for, also when that is shorter than an earlier one said: the coordinator
+    /// does not wait longer than that before it places the attempts that are here elsewhere.
     pub(super) fn renew(&mut self, sent: BootInstant) {
         let until = self
             .session
@@ -41,7 +42,7 @@ impl Supervisor {
         }
     }
 
-    /// Gives up what waits once the lease is over.
+    /// Gives up the attempts that wait once the lease is over.
     pub(super) fn expire(&mut self, now: BootInstant) {
         if self.lease_until.is_none_or(|until| until > now) {
             return;

@@ -1,5 +1,5 @@
-//! Links to engines: their keepers make them, a task carries what is said over each, and the
-//! agent's loop hears all of it in one place.
+//! Links to engines: their keepers make them, a task carries the messages over each, and the
+//! agent's loop hears all of them in one place.
 
 use crate::kernel::packet;
 use crate::supervisor::users::Finder;
@@ -19,26 +19,27 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
-/// Inputs that may wait; beyond this the links are not read.
+/// Inputs that may wait; beyond this number the links are not read.
 const INPUTS: usize = 1024;
 
-/// Room for what an engine says at once, in bytes.
+/// Room for the bytes that an engine sends at once.
 const ENGINE_MESSAGES: usize = 4096;
 
-/// Where attempts run: the other end of the links to engines. Real ones come from [`engines_of`].
+/// The engines in which attempts run: the other end of the links to them. Real ones come from
+/// [`engines_of`].
 pub struct Engines {
-    /// What the engines and their keepers say.
+    /// The messages of the engines and their keepers.
     pub(super) inputs: mpsc::Receiver<EngineInput>,
     /// For keepers that come later.
     pub(super) sender: mpsc::Sender<EngineInput>,
-    /// Their keepers: `slots` engines each.
+    /// The keepers of the engines: each has `slots` engines.
     pub(super) keepers: Vec<OwnedFd>,
-    /// Who looks for the keepers of other users.
+    /// The finder of the keepers of other users.
     pub(super) finder: Option<Finder>,
 }
 
 impl Engines {
-    /// Engines that have no keeper, and say what `sender` hands on.
+    /// Engines that have no keeper, and whose messages come through `sender`.
     pub fn without_keeper(
         sender: mpsc::Sender<EngineInput>,
         inputs: mpsc::Receiver<EngineInput>,
@@ -51,7 +52,7 @@ impl Engines {
         }
     }
 
-    /// The same, and those of other users as they come.
+    /// The same engines, and those of other users as they come.
     #[must_use]
     pub fn and_others(self, finder: Finder) -> Self {
         Self {
@@ -61,48 +62,48 @@ impl Engines {
     }
 }
 
-/// What is heard from engines and their keepers.
+/// The messages of engines and their keepers.
 #[expect(
     clippy::large_enum_variant,
     reason = "the largest is the most frequent one"
 )]
 pub enum EngineInput {
-    /// A new link, over which an engine can be told things. Without a bound of its own: an engine
-    /// has one attempt at a time, and what is said about it is bounded by its output window and the
-    /// coordinator's requests. Nothing of it may be dropped.
+    /// A new link, over which an engine can be told things. The channel has no bound of its own: an
+    /// engine has one attempt at a time, and the messages about it are bounded by its output window
+    /// and the coordinator's requests. None of them may be dropped.
     Linked(EngineIndex, Link, mpsc::UnboundedSender<ToEngine>),
-    /// A message.
+    /// A message of an engine.
     Said(EngineIndex, Link, FromEngine),
     /// A link has come to its end.
     Unlinked(EngineIndex, Link),
-    /// What a keeper has to hold attempts together.
+    /// The means by which a keeper holds attempts together.
     Containment(Containment),
     /// Why an engine died or could not be started.
     Fails(EngineIndex, String),
     /// An engine died.
     Ended {
-        /// Which.
+        /// The index of the engine.
         engine: EngineIndex,
-        /// What it ran, if the keeper knows.
+        /// The engine's attempt, if the keeper knows it.
         attempt: Option<AttemptId>,
-        /// Why the keeper killed it; `Lost` if it died by itself.
+        /// Why the keeper killed the engine; `Lost` if it died by itself.
         ended: Ended,
-        /// Processes killed.
+        /// The number of processes killed.
         killed: u32,
-        /// Processes alive.
+        /// The number of processes still alive.
         survivors: u32,
     },
-    /// Nothing is heard any more from the keeper of a set: it is gone, and its engines with it, or
-    /// it has said what it may not say.
+    /// Nothing more is heard from the keeper of a set: it is gone, and its engines with it, or it
+    /// has sent a message that it may not send.
     KeeperGone(usize, String),
-    /// The keeper of a user is there.
+    /// There is a keeper of a user.
     Found(String, OwnedFd),
 }
 
-/// Which of the links to an engine: what comes over one that has been replaced is passed over.
+/// The number of a link to an engine: messages over a link that has been replaced are passed over.
 pub type Link = u32;
 
-/// The links to the engines of one host, and what comes over them.
+/// The links to the engines of one host, and the messages over them.
 pub(super) struct Links {
     inputs: mpsc::Receiver<EngineInput>,
     /// For keepers that come later.
@@ -113,7 +114,7 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// Those of these engines, which are in sets of `slots`.
+    /// The links to these engines, which are in sets of `slots`.
     pub(super) fn new(
         inputs: mpsc::Receiver<EngineInput>,
         sender: mpsc::Sender<EngineInput>,
@@ -129,7 +130,7 @@ impl Links {
         }
     }
 
-    /// What is heard next. Cancel-safe.
+    /// The next message. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<EngineInput> {
         self.inputs.recv().await
     }
@@ -173,8 +174,8 @@ impl Links {
     }
 }
 
-/// Asks the keepers of this host for `slots` engines each and turns what they say into inputs. Must
-/// be called within a tokio runtime.
+/// Asks the keepers of this host for `slots` engines each and turns their messages into inputs.
+/// Must be called within a tokio runtime.
 ///
 /// # Errors
 /// No thread can be started.
@@ -199,7 +200,7 @@ fn hear(
     host: &str,
     inputs: &mpsc::Sender<EngineInput>,
 ) -> Result<()> {
-    // One that is gone already, or does not read, shows when it is listened to.
+    // A keeper that is gone already, or does not read, shows when it is listened to.
     let _ = packet::send(
         keeper,
         &ToKeeper::Relink {
@@ -275,7 +276,7 @@ fn hear_keeper(
                 continue;
             }
             (FromKeeper::Link { .. }, None) => {
-                // The kernel has left it out.
+                // The kernel has left the descriptor out.
                 return Err(limits::named(rustix::io::Errno::MFILE.into()));
             }
             (FromKeeper::Containment(kind), _) => EngineInput::Containment(kind),
@@ -317,10 +318,10 @@ async fn talk_to_engine(
     };
     let mut incoming = BytesMut::new();
     let mut buffer = Vec::new();
-    // Of the outcome that comes next.
+    // The counts of the outcome that comes next.
     let mut written = Written::default();
     loop {
-        // With room to spare one read is enough for all that is there.
+        // With room to spare one read is enough for all bytes that are there.
         incoming.reserve(ENGINE_MESSAGES);
         tokio::select! {
             read = stream.read_buf(&mut incoming) => match read {

@@ -1,5 +1,5 @@
-//! What jobs of this host have written, for whoever asks: files as they are and grow, and what
-//! engines keep of the rest.
+//! The output of this host's jobs, for everybody who requests it: files as they are and grow, and
+//! the part of captured output that engines keep.
 //!
 //! Each stream of output goes over a QUIC stream of its own, at the reader's pace; nothing here
 //! holds a job up. A file is read by a thread for blocking work, so a dead mount stops nobody else.
@@ -23,45 +23,45 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 /// Requests that may be served at a time.
 const MAX_REQUESTS: usize = 64;
-/// Pieces of captured output that may wait for a reader; more is dropped, as an engine keeps only
+/// Pieces of captured output that may wait for a reader; more are dropped, as an engine keeps only
 /// the end of it anyway.
 const DEPTH: usize = 64;
 /// Bytes read from a file at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// One request, with all that it takes.
+/// One request for output, with everything that it takes to serve it.
 pub(crate) struct Request {
-    /// Its number.
+    /// The number of the request.
     pub(crate) request: u64,
-    /// Whose output.
+    /// The attempt whose output is wanted.
     pub(crate) attempt: AttemptId,
-    /// What the attempt runs, encoded.
+    /// The job that the attempt runs, encoded.
     pub(crate) spec: Bytes,
-    /// Its batch.
+    /// The context of its batch.
     pub(crate) context: Box<BatchContext>,
-    /// What of it.
+    /// The part of the output that is wanted.
     pub(crate) wish: LogWish,
-    /// Whose files may be read: of agents that run jobs of others, who choose the paths. None: the
-    /// jobs are the agent's own.
+    /// The users whose files may be read: of agents that run jobs of others, who choose the paths.
+    /// None: the jobs are the agent's own.
     pub(crate) owners: Option<Vec<String>>,
 }
 
-/// Requests being served.
+/// The requests that are being served.
 pub(crate) struct Logs {
     places: Arc<Semaphore>,
     /// True once the attempt has ended.
     over: HashMap<AttemptId, watch::Sender<bool>>,
-    /// Where captured output goes, by request.
+    /// The readers of captured output, by request.
     captured: HashMap<u64, Captured>,
 }
 
-/// To readers of standard output and error.
+/// The ways to readers of standard output and error.
 type Senders = [Option<mpsc::Sender<Bytes>>; 2];
 
-/// Readers of what an engine keeps.
+/// Readers of output that an engine keeps.
 struct Captured {
     attempt: AttemptId,
-    /// Who was asked: nobody else's word counts.
+    /// The engine that was asked: no other engine's word counts.
     engine: Option<EngineIndex>,
     senders: Senders,
 }
@@ -76,7 +76,7 @@ impl Logs {
     }
 
     /// Begins to serve a request; `engine` has the attempt now, if it is running. True if that
-    /// engine has to be asked to show it.
+    /// engine has to be asked to show its output.
     pub(crate) fn begin(
         &mut self,
         request: Request,
@@ -133,12 +133,12 @@ impl Logs {
         show
     }
 
-    /// Ends the following of attempts that do not run any more. Those that do and whose readers
-    /// have left, with their requests.
+    /// Ends the following of attempts that do not run any more. Returns the running attempts whose
+    /// readers have left, with their requests.
     pub(crate) fn settle(&mut self, runs: impl Fn(AttemptId) -> bool) -> Vec<(AttemptId, u64)> {
         let mut left = Vec::new();
-        // What an engine has shown comes before the end of its attempt, and what a dead engine has
-        // not shown will not come.
+        // The output that an engine has shown comes before the end of its attempt, and output that
+        // a dead engine has not shown will not come.
         self.captured.retain(|request, captured| {
             let read = captured
                 .senders
@@ -153,7 +153,7 @@ impl Logs {
         if !self.over.is_empty() {
             self.over.retain(|attempt, over| {
                 let goes_on = runs(*attempt) && over.receiver_count() > 0;
-                // Nobody may be left who follows it.
+                // There may be no follower left.
                 over.send_if_modified(|over| std::mem::replace(over, !goes_on) == goes_on);
                 goes_on
             });
@@ -169,12 +169,12 @@ impl Logs {
             .filter(|captured| captured.engine == Some(engine))
             && let Some(sender) = &captured.senders[usize::from(stream == Stream::Err)]
         {
-            // A reader that is too slow misses some.
+            // A reader that is too slow misses some of it.
             let _ = sender.try_send(data);
         }
     }
 
-    /// That was all.
+    /// The engine has shown all of it.
     pub(crate) fn shown_all(&mut self, engine: EngineIndex, request: u64) {
         if self
             .captured
@@ -204,7 +204,8 @@ fn refuse(request: u64, why: String, answers: mpsc::Sender<ToCoordinator>) -> bo
     false
 }
 
-/// Where the wanted output of an attempt is, and where what an engine captures of it goes to.
+/// The sources of an attempt's wanted output, and the ways to its readers for the part that an
+/// engine captures.
 fn wanted_of(
     spec: &JobSpec,
     attempt: AttemptId,
@@ -316,7 +317,7 @@ enum Opened {
     Captured(mpsc::Receiver<Bytes>),
 }
 
-/// Opens a file for reading, never waiting for a partner; if `owners` are given, only one of
+/// Opens a file for reading, never waiting for a partner; if `owners` are given, only a file of
 /// theirs, whatever this process may read.
 fn open(path: &Path, owners: Option<&[String]>) -> Result<OwnedFd, String> {
     let cannot = |e: rustix::io::Errno| {
@@ -358,7 +359,7 @@ async fn send_file(
     let ended = *over.borrow();
     let changes = match ended {
         true => None,
-        // It may ask the file's server for permission.
+        // To watch may ask the file's server for permission.
         false => tokio::task::spawn_blocking(move || watch(&watched))
             .await
             .ok()
@@ -367,7 +368,7 @@ async fn send_file(
     };
     let mut at = 0;
     loop {
-        // Before reading: what is written after the last read is not missed.
+        // Before reading: bytes written after the last read are not missed.
         let ended = *over.borrow_and_update();
         let reading = file.clone();
         let read = tokio::task::spawn_blocking(move || {
@@ -388,7 +389,7 @@ async fn send_file(
             at += chunk.len() as u64;
             to.write(&chunk).await?;
         } else if size < at {
-            // Truncated: it begins anew.
+            // The file was truncated: it begins anew.
             at = 0;
         } else if ended {
             return Ok(());

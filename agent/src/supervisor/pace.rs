@@ -1,9 +1,9 @@
-//! How fast jobs come and go here, and so how many to have ready.
+//! How fast jobs come and go here, and so how many attempts to have ready.
 
 use std::time::Duration;
 
-/// What it takes to get another attempt from the coordinator, processing included: prefetch covers
-/// this much run time.
+/// The time that it takes to get another attempt from the coordinator, processing included:
+/// prefetch covers this much run time.
 pub(super) const REFILL: Duration = Duration::from_millis(20);
 /// Most attempts to ask for beyond what can start now.
 const MAX_PREFETCH: u64 = 512;
@@ -16,17 +16,17 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// An attempt has run for so long.
+    /// An attempt has run for `elapsed`.
     pub(super) fn ran(&mut self, elapsed: Duration) {
         let run = elapsed.as_secs_f64();
         let mean = self.mean_run;
         self.mean_run = Some(mean.map_or(run, |mean| mean + SMOOTHING * (run - mean)));
     }
 
-    /// How many attempts more than there are slots to have here.
+    /// How many attempts to have here beyond the number of slots.
     pub(super) fn prefetch(&self, slots: usize) -> u64 {
-        // Slots run out this many attempts while a refill is on its way; below a tenth, waiting
-        // costs less than queueing behind a long job.
+        // This many attempts end while a refill is on its way; below a tenth, waiting costs less
+        // than queueing behind a long job.
         let during_refill = match self.mean_run {
             Some(mean) => slots as f64 * REFILL.as_secs_f64() / mean.max(1e-6),
             None => 0.0,

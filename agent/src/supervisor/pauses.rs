@@ -1,20 +1,20 @@
 //! How long an agent waits before it tries again to connect.
 //!
-//! What passes by itself (no answer, a lost connection) is tried again within a second: a fleet
-//! does not wait for its new coordinator. What only a person can mend (a revoked certificate,
-//! another cluster) is tried ever more seldom, until it has worked once. Another certificate in
-//! place begins anew: whoever looks at that file starts over.
+//! A fault that passes by itself (no answer, a lost connection) is tried again within a second: a
+//! fleet does not wait for its new coordinator. A fault that only a person can mend (a revoked
+//! certificate, another cluster) is tried ever more seldom, until a connection has worked once.
+//! Another certificate in place begins anew: the code that looks at that file starts over.
 
 use std::time::Duration;
 
-/// First pause; doubles, and each is drawn between zero and itself (full jitter).
+/// First pause; doubles, and each pause is drawn between zero and itself (full jitter).
 const FIRST: Duration = Duration::from_millis(50);
-/// Longest pause for what passes by itself. One second keeps a fleet of dozens from waiting for a
-/// new coordinator.
+/// Longest pause for a fault that passes by itself. One second keeps a fleet of dozens from waiting
+/// for a new coordinator.
 const LONGEST: Duration = Duration::from_secs(1);
-/// First pause for what only a person can mend, and the longest: a host that was refused for weeks
-/// is there minutes after it is admitted, and thousands of such hosts cost the coordinator a few
-/// handshakes a second.
+/// First pause for a fault that only a person can mend, and the longest: a host that was refused
+/// for weeks is there minutes after it is admitted, and thousands of such hosts cost the
+/// coordinator a few handshakes a second.
 const FIRST_REFUSED: Duration = Duration::from_secs(5);
 const LONGEST_REFUSED: Duration = Duration::from_secs(300);
 
@@ -26,17 +26,17 @@ pub(crate) struct Pauses {
 }
 
 impl Pauses {
-    /// It has worked.
+    /// A connection has worked.
     pub(crate) fn worked(&mut self) {
         *self = Self::default();
     }
 
-    /// Whether nothing has failed since it has worked.
+    /// Whether nothing has failed since a connection worked.
     pub(crate) fn are_new(&self) -> bool {
         self.failures == 0
     }
 
-    /// It has failed once more; how long to wait at most.
+    /// A connection has failed once more; how long to wait at most.
     pub(crate) fn failed(&mut self, needs_a_person: bool) -> Duration {
         self.failures = self.failures.saturating_add(1);
         let doubled = |first: Duration, times: u32| first * 2u32.pow(times.min(10));
@@ -59,8 +59,8 @@ mod tests {
         let mut pauses = Pauses::default();
         let seconds: Vec<u64> = (0..8).map(|_| pauses.failed(true).as_secs()).collect();
         assert_eq!(seconds, [5, 10, 20, 40, 80, 160, 300, 300]);
-        // A coordinator that is restarted says nothing for a moment, and the certificate is refused
-        // all the same.
+        // A coordinator that is restarted says nothing for a moment, and the certificate is still
+        // refused.
         assert!(pauses.failed(false) <= LONGEST);
         assert_eq!(pauses.failed(true), LONGEST_REFUSED);
         pauses.worked();

@@ -1,5 +1,5 @@
-//! Engines that an upgrade has not reached, and how it does: set by set, without touching what
-//! runs.
+//! Engines that an upgrade has not reached, and how it reaches them: set by set, without touching
+//! attempts that run.
 //!
 //! ```text
 //!           engines older than the agent             all idle, all acknowledged        new ones are heard
@@ -7,10 +7,10 @@
 //! ```
 //!
 //! Engines are copies of their keeper and outlive agents. In a set that is drained, an engine that
-//! is idle takes no new job; when the last job has ended, and nothing that the set has said waits
-//! for an acknowledgement, its keeper is asked to end: the one that starts next is of the new
-//! program. That is done once: engines that are still old then are used as they are, since
-//! something else than this agent starts them.
+//! is idle takes no new job; when the last job has ended, and no report of the set waits for an
+//! acknowledgement, its keeper is asked to end: the keeper that starts next is of the new program.
+//! That is done once: engines that are still old then are used as they are, since this agent does
+//! not start them.
 
 use super::session::Session;
 use super::slot::{Engine, Slot};
@@ -23,7 +23,7 @@ use mezcal_common::version::is_older;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-/// Longest name of a version that is passed on: engines are their users'.
+/// Longest name of a version that is passed on, in characters: engines are their users'.
 const VERSION_CHARS: usize = 32;
 /// How long the next keeper is expected: service managers start it within seconds.
 const NEXT_KEEPER: Duration = Duration::from_secs(60);
@@ -35,38 +35,39 @@ const MOST_VERSIONS: usize = 16;
 pub(super) enum Replacing {
     #[default]
     No,
-    /// Idle engines take nothing.
+    /// Idle engines take no job.
     Draining,
     /// Its keeper has been asked to end, and another one is expected.
     Ending {
-        /// But not for longer.
+        /// The other keeper is not expected after this time.
         until: BootInstant,
     },
-    /// That is over.
+    /// The replacement is over.
     Done,
 }
 
 /// Versions, and how many engines have each.
 type Versions = Vec<(String, u16)>;
 
-/// What the agent's own program is, and what the coordinator knows of the engines'.
+/// The version of the agent's own program, and the coordinator's knowledge of the engines'
+/// versions.
 #[derive(Debug, Default)]
 pub(super) struct Programs {
-    /// None: engines are good, whatever they run.
+    /// None: engines are good, whatever version they run.
     own: Option<String>,
-    /// What was said of them in this session: versions, and users who get new ones.
+    /// The last message about the engines in this session: versions, and users who get new ones.
     told: Option<(Versions, Vec<String>)>,
-    /// An engine has been heard, or is gone, or a set has new ones: since the last look.
+    /// Since the last look an engine has been heard or is gone, or a set has new ones.
     changed: bool,
 }
 
 impl Programs {
-    /// Engines may be others than at the last look.
+    /// The engines may have changed since the last look.
     pub(super) fn look_again(&mut self) {
         self.changed = true;
     }
 
-    /// A coordinator has been welcomed, which knows of none.
+    /// A coordinator has been welcomed that knows of no versions.
     pub(super) fn forget_told(&mut self) {
         self.told = None;
     }
@@ -90,7 +91,7 @@ impl Supervisor {
                 .any(|set| matches!(set.replacing(), Replacing::Ending { .. }))
     }
 
-    /// An engine says what it runs.
+    /// An engine says the version of its program.
     pub(super) fn engine_runs(&mut self, engine: usize, version: &str) {
         if let Some(engine) = self.engines.get_mut(engine) {
             engine.program = Some(version.chars().take(VERSION_CHARS).collect());
@@ -98,8 +99,8 @@ impl Supervisor {
         }
     }
 
-    /// Whether engines of a set take nothing more. A coordinator that cannot be told that a user
-    /// gets no jobs here for a while is not refused any: it would send them again at once.
+    /// Whether engines of a set take nothing more. If a coordinator cannot be told that a user gets
+    /// no jobs here for a while, no jobs are refused: it would send them again at once.
     pub(super) fn holds_back(&self, set: usize) -> bool {
         match self.sets[set].replacing() {
             Replacing::No | Replacing::Done => false,
@@ -108,7 +109,8 @@ impl Supervisor {
         }
     }
 
-    /// When the next one is expected no more of keepers that were asked to end.
+    /// The next time after which the successor of a keeper that was asked to end is not expected
+    /// any more.
     pub(super) fn replacements_end(&self) -> Option<BootInstant> {
         let ends =
             self.sets
@@ -126,7 +128,7 @@ impl Supervisor {
         !self.shared && self.sets.first().is_some_and(|_| self.holds_back(0))
     }
 
-    /// Drains sets of old engines, and has those replaced of which nothing is left to do.
+    /// Drains sets of old engines, and has sets replaced that have nothing left to do.
     pub(super) fn look_at_programs(&mut self, now: BootInstant) {
         if self.programs.own.is_none() {
             return;
@@ -165,7 +167,7 @@ impl Supervisor {
                 changed = true;
             }
         }
-        // Nothing else changes what is to be told, but that a session has been welcomed.
+        // Nothing else changes the message, except that a session has been welcomed.
         if changed || self.programs.told.is_none() {
             self.tell_programs();
         }
@@ -183,7 +185,7 @@ impl Supervisor {
         }
     }
 
-    /// What waits for engines that take nothing more runs elsewhere.
+    /// Gives back the attempts that wait for engines that take nothing more: they run elsewhere.
     fn give_back_of(&mut self, set: usize) {
         if !self.shared || !self.holds_back(set) || self.queue.is_empty() {
             return;
@@ -197,7 +199,7 @@ impl Supervisor {
         }
     }
 
-    /// Whether a set runs nothing, and has said nothing that would be lost with it.
+    /// Whether a set runs nothing, and has sent nothing that would be lost with it.
     fn has_nothing_left(&self, set: usize) -> bool {
         let mine = |of: Option<usize>| !self.shared || of == Some(set);
         self.is_known()
@@ -224,13 +226,13 @@ impl Supervisor {
                 "their engines are being replaced by those of another version".into(),
                 now,
             );
-            // Before anything more of theirs comes.
+            // Before any more of its jobs come.
             self.send_inventory();
         }
     }
 
-    /// Tells the coordinator what the engines run, and whose take nothing more, when that has
-    /// changed.
+    /// Tells the coordinator the versions of the engines, and the users whose engines take nothing
+    /// more, when that has changed.
     fn tell_programs(&mut self) {
         if !(self.is_known() && self.speaks(TELLS_ENGINES)) {
             return;
@@ -258,7 +260,7 @@ impl Supervisor {
             return;
         }
         let (versions, replacing) = now.clone();
-        // A session that has just begun knows of none.
+        // A session that has just begun knows of no versions.
         if self.programs.told.is_some() || !versions.is_empty() {
             self.effects
                 .push_back(Effect::ToCoordinator(ToCoordinator::Engines {

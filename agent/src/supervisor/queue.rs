@@ -1,4 +1,4 @@
-//! What waits for an engine, in order, and how many slots it will take.
+//! The attempts that wait for an engine, in order, and how many slots they will take.
 
 use mezcal_common::message::agent::Placement;
 use mezcal_common::model::ids::AttemptId;
@@ -20,7 +20,7 @@ impl Queue {
         self.placements.is_empty()
     }
 
-    /// Slots that they will take.
+    /// Slots that the placements will take.
     pub(super) fn slots(&self) -> usize {
         self.slots
     }
@@ -37,7 +37,8 @@ impl Queue {
         self.placements.extend(placements);
     }
 
-    /// The first, if it takes no more slots than these. It is not passed by one that takes fewer.
+    /// Takes the first placement, if it takes no more slots than `free`. A placement that takes
+    /// fewer does not pass it.
     pub(super) fn next_within(&mut self, free: usize) -> Option<Placement> {
         let first = self
             .placements
@@ -46,7 +47,7 @@ impl Queue {
         Some(first)
     }
 
-    /// All of them.
+    /// Takes all of them.
     pub(super) fn take(&mut self) -> Vec<AttemptId> {
         std::mem::take(self)
             .placements
@@ -55,7 +56,7 @@ impl Queue {
             .collect()
     }
 
-    /// Those of these that wait.
+    /// Takes those of `wanted` that wait.
     pub(super) fn take_some(&mut self, wanted: &HashSet<AttemptId>) -> Vec<AttemptId> {
         let (taken, kept): (Vec<_>, Vec<_>) = std::mem::take(self)
             .placements

@@ -1,4 +1,4 @@
-//! Asking for another certificate over the connection, and for which key.
+//! Asking for another certificate over the connection, and the key for it.
 
 use bytes::Bytes;
 use mezcal_certs::CertsError;
@@ -6,21 +6,22 @@ use mezcal_certs::renewal::{Effect, Event, Now, Renewal};
 use mezcal_common::message::agent::ToCoordinator;
 use mezcal_common::model::clock::{BootInstant, WallTime};
 
-/// What there is to do about the certificate of the connection.
+/// The things to do about the certificate of the connection.
 pub(crate) enum Wish {
-    /// To ask the coordinator.
+    /// Ask the coordinator.
     Ask(ToCoordinator),
-    /// To put another one in place, for this key.
+    /// Put another certificate in place, for this key.
     Install { cert: String, key: String },
-    /// To ask elsewhere: it has expired.
+    /// Ask elsewhere: the certificate has expired.
     AskElsewhere,
 }
 
 /// Asks, again and again, until there is an answer.
 pub(crate) struct Asking {
     renewal: Renewal,
-    /// The new key and the request for it. An answer does not say which question it is to, and
-    /// several may be on their way: all of them are for the same key, so that any certificate fits.
+    /// The new key and the request for its certificate. An answer does not say which request it is
+    /// to, and several may be on their way: all of them are for the same key, so that any
+    /// certificate fits.
     wanted: Option<(String, Bytes)>,
 }
 
@@ -65,7 +66,7 @@ impl Asking {
     }
 }
 
-/// What the clocks say.
+/// The time by both clocks.
 pub(crate) fn now() -> Now {
     Now {
         wall: WallTime::now(),
@@ -97,7 +98,7 @@ mod tests {
     use std::path::Path;
     use std::time::Duration;
 
-    /// A coordinator that stands still for a while finds several questions when it goes on, and
+    /// A coordinator that stands still for a while finds several requests when it goes on, and
     /// answers the first.
     #[test]
     fn whichever_question_is_answered_the_key_is_that_of_the_certificate() {

@@ -1,5 +1,5 @@
-//! What has become of attempts, on its way to the coordinator, and back to engines and keepers once
-//! it is acknowledged.
+//! The ends of attempts on their way to the coordinator, and the acknowledgements on their way back
+//! to engines and keepers.
 
 use super::Supervisor;
 use super::event::Effect;
@@ -15,8 +15,8 @@ use mezcal_common::model::ids::{AttemptId, EngineIndex};
 use mezcal_common::model::outcome::{Ended, Outcome};
 use std::time::Duration;
 
-/// An attempt that has been with an engine this long is reported as started; shorter ones save the
-/// message.
+/// An attempt that has been with an engine for this long is reported as started; shorter ones save
+/// the message.
 pub(super) const STARTED_AFTER: Duration = Duration::from_millis(200);
 
 /// Acknowledgements for an engine wait this long for a message that goes there anyway.
@@ -85,7 +85,7 @@ impl Supervisor {
         }
     }
 
-    /// Tells engines what they may forget, if that has waited long enough.
+    /// Tells engines which outcomes they may forget, if that has waited long enough.
     pub(super) fn tell_acknowledged_if_due(&mut self, now: BootInstant) {
         if self.acknowledge_at.is_some_and(|at| at <= now) {
             self.acknowledge_at = None;
@@ -95,7 +95,7 @@ impl Supervisor {
         }
     }
 
-    /// Tells an engine what it may forget.
+    /// Tells an engine which outcomes it may forget.
     pub(super) fn tell_acknowledged(&mut self, index: usize) {
         let attempts = std::mem::take(&mut self.engines[index].acknowledged);
         if !attempts.is_empty() {
@@ -131,7 +131,7 @@ impl Supervisor {
         }
     }
 
-    /// When an attempt is to be reported as started.
+    /// When the next attempt has to be reported as started.
     pub(super) fn started_at(&self) -> Option<BootInstant> {
         let unreported = self.engines.iter().filter_map(|e| match e.slot {
             Slot::Busy {
@@ -148,7 +148,7 @@ impl Supervisor {
         unreported.min().filter(|_| self.is_known())
     }
 
-    /// Sends what has not been sent. False if it may wait for more.
+    /// Sends the reports that have not been sent. False if they may wait for more.
     pub(super) fn send_reports(&mut self, now: BootInstant) -> bool {
         let prefetch = self.pace.prefetch(self.slots);
         let fed = !self.queue.is_empty() && self.queue.len() as u64 * 2 >= prefetch;

@@ -1,5 +1,5 @@
 //! Reports that the coordinator has not acknowledged, in order: which of them have been sent, and
-//! when the others are.
+//! when the others have to be.
 
 use super::pace::REFILL;
 use mezcal_common::message::agent::{NumberedReport, Report};
@@ -11,17 +11,17 @@ use std::time::Duration;
 /// Reports may wait this long for company while the queue can feed the engines: one packet then
 /// carries several.
 const COALESCE: Duration = Duration::from_millis(50);
-/// A report that has not been acknowledged by then shows that the coordinator is behind: what comes
-/// after it waits for the acknowledgement, so that there are fewer messages the more there is to do
-/// (as Nagle's algorithm does, RFC 896).
+/// A report that has not been acknowledged by then shows that the coordinator is behind: the
+/// reports after it wait for the acknowledgement, so that there are fewer messages the more there
+/// is to do (as Nagle's algorithm does, RFC 896).
 const BEHIND: Duration = REFILL;
-/// But not longer than this after it.
+/// But they do not wait longer than this after it.
 const MAX_BEHIND: Duration = Duration::from_millis(200);
 /// Reports in one message: each may carry two tails of 4 KiB and an error text, and a frame holds 1
 /// MiB.
 pub(super) const REPORTS_PER_MESSAGE: usize = 64;
 
-/// A report on its way.
+/// A report on its way to the coordinator.
 #[derive(Debug)]
 pub(super) struct Entry {
     report: NumberedReport,
@@ -42,17 +42,18 @@ impl Entry {
         self.report.attempt
     }
 
-    /// Whose engines it is about, if that is known.
+    /// The set of the engine that the report is about, if that is known.
     pub(super) fn set(&self) -> Option<usize> {
         self.set
     }
 
-    /// It is not about anything that was given out here: it counts for that user's jobs only.
+    /// Whether the report is about an attempt that was not given out here: it counts for that
+    /// user's jobs only.
     pub(super) fn is_claimed(&self) -> bool {
         self.claimed
     }
 
-    /// Whether it says that its attempt is over.
+    /// Whether the report says that its attempt is over.
     pub(super) fn is_end(&self) -> bool {
         !matches!(self.report.report, Report::Started { .. })
     }
@@ -64,9 +65,9 @@ pub(super) struct Reports {
     next_seq: u64,
     /// Sequence number of the first report not sent in this session.
     next_unsent: u64,
-    /// Until when it may wait.
+    /// Until when the unsent reports may wait.
     send_by: Option<BootInstant>,
-    /// One report at a time whose acknowledgement is waited for, and when it was sent.
+    /// The number of one report whose acknowledgement is waited for, and when it was sent.
     timed: Option<(u64, BootInstant)>,
 }
 
@@ -117,18 +118,18 @@ impl Reports {
         self.iter().map(Entry::attempt)
     }
 
-    /// What is said of an attempt's end.
+    /// The reports of an attempt's end.
     pub(super) fn ends_of(&self, attempt: AttemptId) -> impl Iterator<Item = &Entry> {
         self.iter()
             .filter(move |entry| entry.attempt() == attempt && entry.is_end())
     }
 
-    /// Whether an attempt's end is among them.
+    /// Whether the end of an attempt is among the reports.
     pub(super) fn is_over(&self, attempt: AttemptId) -> bool {
         self.ends_of(attempt).next().is_some()
     }
 
-    /// The first one, if the coordinator has acknowledged those up to this number.
+    /// The first report, if the coordinator has acknowledged those up to this number.
     pub(super) fn pop_acknowledged(&mut self, through: u64) -> Option<Entry> {
         self.timed.take_if(|(seq, _)| *seq <= through);
         self.entries
@@ -143,25 +144,26 @@ impl Reports {
         (self.send_by, self.timed) = (None, None);
     }
 
-    /// All of them are sent again: what was sent in an earlier session may not have arrived.
+    /// Has all of them sent again: reports that were sent in an earlier session may not have
+    /// arrived.
     pub(super) fn send_all(&mut self) {
         self.next_unsent = 0;
         self.send_by = Some(BootInstant::default());
     }
 
-    /// When what has not been sent has waited long enough.
+    /// When the unsent reports have waited long enough.
     pub(super) fn due(&self) -> Option<BootInstant> {
         self.send_by
     }
 
-    /// Those to be sent now, which count as sent from now on; none: they may wait for more. `fed`:
-    /// the engines have enough to do meanwhile.
+    /// The reports to be sent now, which count as sent from now on; none: they may wait for more.
+    /// `fed`: the engines have enough to do meanwhile.
     pub(super) fn take_unsent(
         &mut self,
         fed: bool,
         now: BootInstant,
     ) -> Option<impl Iterator<Item = &Entry>> {
-        // Their numbers have no gaps.
+        // The numbers of the reports have no gaps.
         let waiting = self.entries.front().map_or(0, |first| {
             self.next_seq - first.report.seq.max(self.next_unsent)
         }) as usize;

@@ -1,5 +1,5 @@
-//! Whose jobs run here: users whose engines have all been heard are served, and the others are left
-//! out.
+//! The users whose jobs run here: users whose engines have all been heard are served, and the
+//! others are left out.
 
 use super::Supervisor;
 use super::programs::Replacing;
@@ -10,10 +10,10 @@ use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, BatchSerial, EngineIndex};
 use std::collections::HashSet;
 
-/// What keeps a set from being served.
+/// The reasons why a set is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wrong {
-    /// An engine does what nobody here knows of.
+    /// An engine runs something that nobody here knows of.
     Unfit,
     /// An engine has not been heard.
     Unheard,
@@ -27,7 +27,7 @@ impl Supervisor {
             .min()
     }
 
-    /// Which of the sets is this user's.
+    /// The set of this user.
     pub fn set_of(&self, user: &str) -> Option<usize> {
         self.sets
             .iter()
@@ -35,7 +35,7 @@ impl Supervisor {
             .filter(|_| self.shared)
     }
 
-    /// Whose a set is.
+    /// The user of a set.
     pub fn user_of(&self, set: usize) -> Option<&str> {
         self.sets
             .get(set)
@@ -55,8 +55,8 @@ impl Supervisor {
         usize::from(index.0) / self.slots.max(1)
     }
 
-    /// Whose jobs a batch's are, if not the agent's own: its user, or those who may be. None: it
-    /// runs nobody else's.
+    /// The users whose files a batch may have, if the agent runs jobs of others: its user, or all
+    /// users. None: the agent runs only its own jobs.
     pub fn owners_of(&self, batch: BatchSerial) -> Option<Vec<String>> {
         let everybody = || self.sets.iter().map(|set| set.user().to_owned()).collect();
         self.shared.then(|| {
@@ -66,7 +66,7 @@ impl Supervisor {
         })
     }
 
-    /// The set whose user's an attempt is, if that is known.
+    /// The set of the user whose attempt it is, if that is known.
     pub(super) fn owner(&self, attempt: AttemptId) -> Option<usize> {
         self.batches
             .owner(attempt.key.batch)
@@ -82,7 +82,7 @@ impl Supervisor {
             )
     }
 
-    /// Leases are not renewed for what the coordinator fences.
+    /// Whether the coordinator fences the attempts of a set: leases are not renewed for them.
     pub(super) fn is_fenced(&self, set: usize) -> bool {
         self.shared && self.sets[set].is_left_out()
     }
@@ -126,7 +126,7 @@ impl Supervisor {
                         self.sets[set].is_replaced();
                         self.programs.look_again();
                         if let Some(until) = self.lease_until {
-                            // It has missed what was said of that meanwhile.
+                            // The set has missed the messages about leases meanwhile.
                             self.tell_lease(set, Some(until));
                         }
                     }
@@ -192,7 +192,7 @@ impl Supervisor {
         self.sets[set].set_here(false);
         self.programs.look_again();
         match self.sets[set].replacing() {
-            // That has been said.
+            // That has been reported.
             Replacing::Ending { .. } => {}
             Replacing::Draining => {
                 self.sets[set].set_replacing(Replacing::No);
@@ -205,7 +205,7 @@ impl Supervisor {
     pub(super) fn keeper_here(&mut self, user: String) {
         match self.set_of(&user) {
             Some(set) => self.sets[set].set_here(true),
-            // Their numbers have 16 bits.
+            // The numbers of engines have 16 bits.
             None if self.shared && self.engines.len() + self.slots <= usize::from(u16::MAX) => {
                 self.sets.push(Set::new(user));
                 self.engines.extend((0..self.slots).map(|_| Engine::new()));

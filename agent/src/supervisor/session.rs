@@ -1,15 +1,14 @@
-//! One session with the coordinator: what it gives, how much was asked for in it, and what has been
-//! said.
+//! One session with the coordinator: its terms, how many attempts were asked for in it, and which
+//! messages have been sent.
 
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::EngineId;
 use std::time::Duration;
 
-/// Between two heartbeats.
+/// The time between two heartbeats.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// What the coordinator has been told of engines: how many are of use, and what is wrong with the
-/// others.
+/// The coordinator's knowledge of the engines: how many are of use, and why the others are not.
 pub(super) type Usable = (u16, Option<String>);
 
 #[derive(Debug)]
@@ -17,9 +16,9 @@ pub(super) struct Session {
     version: u16,
     lease: Option<Duration>,
     first_engine: EngineId,
-    /// Slots' worth of attempts received in this session.
+    /// Attempts received in this session, counted in slots.
     received: u64,
-    /// What the last `Pull` said.
+    /// The credit and the idle slots that the last `Pull` told.
     asked: (u64, u16),
     /// The inventory has been sent.
     known: bool,
@@ -28,7 +27,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// It has been welcomed, by a host of so many engines.
+    /// A session that has been welcomed, of a host with this many engines.
     pub(super) fn begin(
         version: u16,
         lease: Option<Duration>,
@@ -63,7 +62,7 @@ impl Session {
         self.first_engine
     }
 
-    /// Whether the coordinator has been told what is here.
+    /// Whether the coordinator has been told which attempts are here.
     pub(super) fn is_known(&self) -> bool {
         self.known
     }
@@ -85,18 +84,18 @@ impl Session {
         due
     }
 
-    /// So many slots' worth of attempts have come.
+    /// Attempts have come that take this many slots.
     pub(super) fn receive(&mut self, slots: u64) {
         self.received += slots;
     }
 
-    /// Whether more may come than has come.
+    /// Whether more attempts may come than have come.
     pub(super) fn has_credit(&self) -> bool {
         self.asked.0 > self.received
     }
 
-    /// What to ask for, if that is not what was asked for last: credit for `want` slots' worth of
-    /// attempts more, which is never taken back, and how many slots are idle.
+    /// The next credit and number of idle slots to tell, if they have changed: credit for attempts
+    /// that take `want` slots more, which is never taken back, and how many slots are idle.
     pub(super) fn ask(&mut self, want: u64, idle: u16) -> Option<(u64, u16)> {
         let asked = (self.asked.0.max(self.received + want), idle);
         let changed = asked != self.asked;
@@ -104,7 +103,7 @@ impl Session {
         changed.then_some(asked)
     }
 
-    /// Wants nothing more; the credit that is left.
+    /// Asks for nothing more; returns the credit that is left.
     pub(super) fn ask_no_more(&mut self) -> u64 {
         self.asked = (self.received, 0);
         self.received

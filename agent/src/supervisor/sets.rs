@@ -3,37 +3,37 @@
 //!
 //! ```text
 //!            all heard                  keeper gone, an engine silent for long,
-//!  Awaited ─────────────▶ Served ◀───┐  or one that does what nobody here knows of
+//!  Awaited ─────────────▶ Served ◀───┐  or one that runs something unknown here
 //!     └─ not within [`HEARD_WITHIN`] ─┴──────────────▶ Left out
 //! ```
 //!
-//! A user whose set is left out gets no jobs here. What the set was given is fenced by the
-//! coordinator: nothing is said of it, and no lease is renewed for it. An agent that runs only its
-//! own jobs has one set, for which it waits as long as it takes.
+//! A user whose set is left out gets no jobs here. The coordinator fences the attempts that the set
+//! was given: nothing is said of them, and no lease is renewed for them. An agent that runs only
+//! its own jobs has one set, for which it waits as long as it takes.
 
 use super::programs::Replacing;
 use mezcal_common::model::clock::BootInstant;
 use std::time::Duration;
 
 /// How long the others wait for the engines of one user: starting them takes milliseconds, and a
-/// host that is as busy as that is late for everybody.
+/// host that is so busy that it takes longer is late for everybody.
 pub const HEARD_WITHIN: Duration = Duration::from_secs(3);
-/// A set that was left out comes back after this at the soonest; each time doubles it, up to
+/// The shortest time after which a set that was left out comes back; each time doubles it, up to
 /// [`LONGEST_PAUSE`]: sets that come and go at their user's will must not keep the agent and the
 /// coordinator busy.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Long enough to cost nothing, short enough for whoever has mended something.
+/// Long enough to cost nothing, short enough for a person who has mended something.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// A set that has been served for so long begins with [`FIRST_PAUSE`] again.
 const STEADY: Duration = Duration::from_secs(600);
-/// What a set was given is over so long after its lease: the coordinator's margin for killing
-/// (`FENCE_MARGIN`).
+/// How long after its lease all attempts that a set was given are over: the coordinator's margin
+/// for killing (`FENCE_MARGIN`).
 const OVER_AFTER: Duration = Duration::from_secs(12);
 
-/// How the engines of one user stand.
+/// The standing of one user's engines.
 #[derive(Debug)]
 pub(super) struct Set {
-    /// Whose jobs they run.
+    /// The user whose jobs they run.
     user: String,
     /// There is a keeper to talk to.
     here: bool,
@@ -41,22 +41,22 @@ pub(super) struct Set {
     served: bool,
     /// What the coordinator was told in this session: that it is served, or why not.
     told: Option<Result<(), String>>,
-    /// When its engines must have been heard.
+    /// When the engines must have been heard.
     by: Option<BootInstant>,
-    /// Why it is left out; none: it is served, or still awaited.
+    /// Why the set is left out; none: it is served, or still awaited.
     why: Option<String>,
-    /// When nothing can run any more that a set was given which is left out now.
+    /// When the attempts cannot run any more that a set was given which is left out now.
     over: Option<BootInstant>,
-    /// Whether its engines are replaced by those of another version.
+    /// Whether the engines are replaced by those of another version.
     replacing: Replacing,
-    /// When it may come back.
+    /// When the set may come back.
     back: BootInstant,
     pause: Duration,
     since: BootInstant,
 }
 
 impl Set {
-    /// One that is awaited.
+    /// A set that is awaited.
     pub(super) fn new(user: String) -> Self {
         let never = BootInstant::default();
         Self {
@@ -83,7 +83,7 @@ impl Set {
         self.here
     }
 
-    /// Its keeper has come, or has gone.
+    /// The keeper of the set has come, or has gone.
     pub(super) fn set_here(&mut self, here: bool) {
         self.here = here;
     }
@@ -93,7 +93,7 @@ impl Set {
         self.served
     }
 
-    /// Why it is left out; none: it is served, or still awaited.
+    /// Why the set is left out; none: it is served, or still awaited.
     pub(super) fn why(&self) -> Option<&String> {
         self.why.as_ref()
     }
@@ -102,7 +102,8 @@ impl Set {
         self.why.is_some()
     }
 
-    /// Whether the coordinator has to be told how it stands; it is, from now on.
+    /// Whether the coordinator has to be told the standing of the set; it counts as told from now
+    /// on.
     pub(super) fn tell_standing(&mut self) -> bool {
         let standing = self.standing();
         let news = standing != self.told;
@@ -110,32 +111,33 @@ impl Set {
         news
     }
 
-    /// Whether the coordinator knows that it is served.
+    /// Whether the coordinator knows that the set is served.
     pub(super) fn is_told_served(&self) -> bool {
         self.told == Some(Ok(()))
     }
 
-    /// A coordinator has been welcomed, which knows nothing of it.
+    /// A coordinator has been welcomed that knows nothing of the set.
     pub(super) fn forget_told(&mut self) {
         self.told = None;
     }
 
-    /// Whether nothing can run any more that it was given before it was left out: said once.
+    /// Whether no attempt can run any more that the set was given before it was left out: true
+    /// once.
     pub(super) fn take_over(&mut self, now: BootInstant) -> bool {
         self.over.take_if(|over| *over <= now).is_some()
     }
 
-    /// All of its engines have been heard, and it goes on.
+    /// All engines of the set have been heard, and it goes on.
     pub(super) fn is_heard(&mut self) {
         self.by = None;
     }
 
-    /// Until when its engines are awaited, from now on at the latest.
+    /// Until when the engines of the set are awaited; the time counts from now at the latest.
     pub(super) fn due_by(&mut self, now: BootInstant) -> BootInstant {
         *self.by.get_or_insert(now + HEARD_WITHIN)
     }
 
-    /// How far the replacement of its engines is.
+    /// How far the replacement of the engines is.
     pub(super) fn replacing(&self) -> Replacing {
         self.replacing
     }
@@ -144,12 +146,12 @@ impl Set {
         self.replacing = replacing;
     }
 
-    /// The others wait for it.
+    /// Whether the others wait for the set.
     pub(super) fn is_awaited(&self) -> bool {
         self.here && !self.served && self.why.is_none()
     }
 
-    /// How it stands, if that is decided.
+    /// The standing of the set, if that is decided.
     fn standing(&self) -> Option<Result<(), String>> {
         if self.served {
             Some(Ok(()))
@@ -158,7 +160,7 @@ impl Set {
         }
     }
 
-    /// It is served from now on, or as soon as it may be.
+    /// Serves the set, if it may come back already; true if it does.
     pub(super) fn serve(&mut self, now: BootInstant) -> bool {
         if self.back > now {
             return false;
@@ -167,14 +169,14 @@ impl Set {
         true
     }
 
-    /// Its engines are those that it gets, whatever they are.
+    /// The replacement of the engines is over: the present ones stay, whatever they are.
     pub(super) fn is_replaced(&mut self) {
         if matches!(self.replacing, Replacing::Ending { .. }) {
             self.replacing = Replacing::Done;
         }
     }
 
-    /// It is served no more. What it has may run until `lease`.
+    /// The set is not served any more. Its attempts may run until `lease`.
     pub(super) fn leave_out(&mut self, why: String, lease: Option<BootInstant>, now: BootInstant) {
         if self.served || self.why.is_none() {
             self.over = lease.map(|until| until + OVER_AFTER);
@@ -187,7 +189,7 @@ impl Set {
         (self.served, self.why, self.by) = (false, Some(why), None);
     }
 
-    /// When to look at it again.
+    /// When to look at the set again.
     pub(super) fn poll_timeout(&self, now_fit: bool) -> Option<BootInstant> {
         let back = Some(self.back).filter(|_| now_fit && self.here && !self.served);
         [self.by, self.over, back].into_iter().flatten().min()

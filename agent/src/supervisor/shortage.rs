@@ -1,4 +1,4 @@
-//! A host that lacks what it takes to start anything: after a pause it gets one attempt at a time,
+//! A host that lacks the resources to start anything: after a pause it gets one attempt at a time,
 //! until one has started.
 //!
 //! ```text
@@ -16,7 +16,8 @@ use std::time::Duration;
 /// The first pause; engines have tried for seconds before. Doubles up to [`LONGEST`].
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(15);
-/// What has been with an engine for longer than it tries, and has not come back, has started.
+/// An attempt that has been with an engine for longer than the engine tries, and has not come back,
+/// has started.
 const TRIED: Duration = Duration::from_secs(7);
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,7 +28,7 @@ pub(super) enum Shortage {
     Rests { until: BootInstant, pause: Duration },
     /// One attempt may be given out.
     Waits { pause: Duration },
-    /// It has been; then it has started.
+    /// One attempt has been given out; at `over` it has started.
     Tries { over: BootInstant, pause: Duration },
 }
 
@@ -40,7 +41,7 @@ impl Shortage {
         matches!(self, Shortage::Enough | Shortage::Waits { .. })
     }
 
-    /// An engine has got an attempt.
+    /// An engine was given an attempt.
     pub(super) fn given(&mut self, now: BootInstant) {
         if let Shortage::Waits { pause } = *self {
             *self = Shortage::Tries {

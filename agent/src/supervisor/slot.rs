@@ -1,5 +1,5 @@
-//! One engine, as the supervisor knows it: what it was given, what it says that it runs, and how
-//! many slots of the host that takes.
+//! One engine, as the supervisor knows it: the attempt that it was given, the attempt that it says
+//! it runs, and how many slots of the host that takes.
 
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::model::ids::{AttemptId, BatchSerial};
@@ -7,9 +7,10 @@ use mezcal_common::model::job::Stop;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Slot {
-    /// Not heard since its link was made.
+    /// The engine has not been heard since its link was made.
     Unheard {
-        /// What it was given over an earlier one, and how many slots that takes: it may still run.
+        /// The attempt that it was given over an earlier link, and its slots: the attempt may still
+        /// run.
         given: Option<(AttemptId, u16)>,
     },
     Idle,
@@ -17,21 +18,21 @@ pub(super) enum Slot {
         attempt: AttemptId,
         since: BootInstant,
         reported: bool,
-        /// So many of the host: this engine, and others that do nothing meanwhile.
+        /// Slots of the host: this engine, and others that do nothing meanwhile.
         slots: u16,
         /// Only the engine says so. The coordinator has not confirmed it yet.
         claimed: bool,
     },
-    /// Something in it does not die.
+    /// A process in the engine does not die.
     Held {
         slots: u16,
     },
-    /// It does something that nobody here knows of. Nothing waits for it.
+    /// The engine runs something that nobody here knows of. Nothing waits for it.
     Unfit,
 }
 
 impl Slot {
-    /// So many slots of the host.
+    /// The slots of the host that the engine takes.
     pub(super) fn taken(self) -> u16 {
         match self {
             Slot::Idle | Slot::Unfit => 0,
@@ -40,7 +41,7 @@ impl Slot {
         }
     }
 
-    /// What an engine has been found to run.
+    /// The slot of an engine that has been found to run an attempt.
     pub(super) fn found(attempt: AttemptId, slots: u16, claimed: bool, now: BootInstant) -> Self {
         Slot::Busy {
             attempt,
@@ -51,8 +52,8 @@ impl Slot {
         }
     }
 
-    /// What is here when the engine says that an attempt is over, and whether that is a mere claim.
-    /// None: it is not about anything that it was given.
+    /// The slot after the engine's word that an attempt is over, and whether that word is a mere
+    /// claim. None: the word is not about an attempt that the engine was given.
     pub(super) fn after(self, attempt: AttemptId, survivors: bool) -> Option<(Self, bool)> {
         match self {
             Slot::Busy {
@@ -68,18 +69,19 @@ impl Slot {
                 };
                 Some((next, claimed))
             }
-            // What it runs follows with `Ready`.
+            // The attempt that it runs follows with `Ready`.
             Slot::Unheard { given } if given.is_some_and(|(given, _)| given == attempt) => {
                 Some((Slot::Unheard { given: None }, false))
             }
-            // An earlier agent may have given it that, or this one, who has had it acknowledged.
+            // An earlier agent may have given it the attempt, or this agent, whose report has been
+            // acknowledged.
             Slot::Unheard { .. } => Some((self, true)),
             Slot::Unfit => Some((Slot::Idle, true)),
             Slot::Idle | Slot::Busy { .. } | Slot::Held { .. } => None,
         }
     }
 
-    /// What it was given, and how many slots that takes, unless it is known to be over.
+    /// The attempt that the engine was given, and its slots, unless it is known to be over.
     pub(super) fn given(self) -> Option<(AttemptId, u16)> {
         match self {
             Slot::Unheard { given } => given,
@@ -97,24 +99,24 @@ impl Slot {
 #[derive(Debug)]
 pub(super) struct Engine {
     pub(super) slot: Slot,
-    /// The batch whose context it knows.
+    /// The batch whose context the engine knows.
     pub(super) context: Option<BatchSerial>,
-    /// Outcomes that it may forget, not told yet.
+    /// Outcomes that the engine may forget and has not been told of yet.
     pub(super) acknowledged: Vec<AttemptId>,
-    /// What it was told to kill: told again over a new link.
+    /// The attempt that the engine was told to kill: it is told again over a new link.
     pub(super) stop: Option<(AttemptId, Stop)>,
-    /// Streamed output of its attempt that the far end has not taken.
+    /// Bytes of streamed output that the far end has not taken.
     pub(super) output: u32,
-    /// When to ask for another link to it.
+    /// When to ask for another link to the engine.
     pub(super) relink_at: Option<BootInstant>,
-    /// The version of its program, once it has been heard; empty if it says none.
+    /// The version of the engine's program, once it has been heard; empty if it says none.
     pub(super) program: Option<String>,
-    /// Since when there is nothing in it: the one before it is dead by its keeper's word, and it
-    /// has not been heard itself.
+    /// Since when there is nothing in the engine: its predecessor is dead by its keeper's word, and
+    /// the engine itself has not been heard.
     pub(super) vacant: Option<BootInstant>,
-    /// That has been so for long.
+    /// The engine has been vacant for long.
     pub(super) failing: bool,
-    /// Why, if its keeper has said so.
+    /// Why the engine is vacant, if its keeper has said so.
     pub(super) why: Option<String>,
 }
 
@@ -134,7 +136,7 @@ impl Engine {
         }
     }
 
-    /// What was heard over an earlier link counts no more.
+    /// Words over an earlier link do not count any more.
     pub(super) fn is_unlinked(&mut self) {
         self.slot = Slot::Unheard {
             given: self.slot.given(),
@@ -142,7 +144,7 @@ impl Engine {
         (self.context, self.output) = (None, 0);
     }
 
-    /// Nothing is to be heard any more of its keeper.
+    /// Nothing more is to be heard of the engine's keeper.
     pub(super) fn is_gone(&mut self) {
         self.is_unlinked();
         (self.relink_at, self.program) = (None, None);
@@ -150,8 +152,8 @@ impl Engine {
         self.acknowledged.clear();
     }
 
-    /// It is ready. True if nobody has heard before what it runs: then it says no version, as those
-    /// of before 0.2.
+    /// The engine is ready. True if nobody has heard its version before: then it says none, like
+    /// engines before 0.2.
     pub(super) fn is_heard_of(&mut self) -> bool {
         (self.context, self.output, self.relink_at) = (None, 0, None);
         (self.vacant, self.failing, self.why) = (None, false, None);
@@ -160,7 +162,7 @@ impl Engine {
         news
     }
 
-    /// By its keeper's word; all that it left is dead, too, or not.
+    /// The engine is dead by its keeper's word. `all`: so are all processes that it left.
     pub(super) fn is_dead(&mut self, all: bool, now: BootInstant) {
         self.vacant = if all { self.vacant.or(Some(now)) } else { None };
         self.failing &= self.vacant.is_some();
@@ -168,7 +170,7 @@ impl Engine {
         self.program = None;
     }
 
-    /// Whether it may have something that nobody here knows of.
+    /// Whether the engine may have an attempt that nobody here knows of.
     pub(super) fn is_unknown(&self) -> bool {
         matches!(self.slot, Slot::Unheard { .. }) && self.vacant.is_none()
     }

@@ -1,14 +1,14 @@
-//! What the service manager is told of an agent that is a service.
+//! The messages to the service manager about an agent that is a service.
 
 use mezcal_common::model::clock::BootInstant;
 use mezcal_common::system::service_manager;
 use std::time::Duration;
 
-/// A service without a coordinator is up all the same after this long: a host must not fail to boot
-/// for that.
+/// A service without a coordinator counts as up after this time all the same: a host must not fail
+/// to boot for that.
 const READY_WITHOUT: Duration = Duration::from_secs(30);
 
-/// How the agent stands, as it was said last.
+/// The standing of the agent, as it was told last.
 pub(super) struct Standing {
     coordinator: String,
     ready: bool,

@@ -1,5 +1,5 @@
-//! The engines of users, where root has enabled some: which there are, and whether they are whose
-//! they seem to be.
+//! The engines of users, where root has enabled some: which there are, and whether they belong to
+//! the users whose they seem to be.
 //!
 //! ```text
 //!  /run/mezcal/engines/USER/       USER:mezcal-agent 2710: nobody else gets in
@@ -19,18 +19,18 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-/// Between two looks at who is there.
+/// The time between two looks at the users who are there.
 const LOOK: Duration = Duration::from_secs(2);
-/// Longest pause before a keeper is looked for that has gone again and again.
+/// Longest pause before a look for a keeper that has gone again and again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// One that was there for so long has its pauses forgotten.
+/// A keeper that was there for so long has its pauses forgotten.
 const STEADY: Duration = Duration::from_secs(600);
 /// Users that one host serves: each has its engines, which are processes.
 const MAX_USERS: usize = 64;
 /// The socket in a user's directory.
 pub const SOCKET: &str = "sock";
 
-/// How many users a host with so many slots can serve: engines are numbered with 16 bits.
+/// How many users a host with this many slots can serve: engines are numbered with 16 bits.
 fn most(slots: u16) -> usize {
     MAX_USERS.min(usize::from(u16::MAX) / usize::from(slots.max(1)))
 }
@@ -59,12 +59,12 @@ pub fn connect_all(dir: &Path, slots: u16) -> Vec<(String, OwnedFd)> {
 pub struct Finder {
     dir: PathBuf,
     most: usize,
-    /// When each user was found last, and how long not to look for that one again.
+    /// When each user was found last, and how long not to look for that user again.
     found: HashMap<String, (BootInstant, Duration)>,
 }
 
 impl Finder {
-    /// In this directory, for a host with so many slots.
+    /// A finder in this directory, for a host with this many slots.
     pub fn new(dir: &Path, slots: u16) -> Self {
         Self {
             dir: dir.into(),
@@ -73,7 +73,7 @@ impl Finder {
         }
     }
 
-    /// What tells the place from any other on this boot.
+    /// A number that tells the directory from any other on this boot.
     pub(crate) fn number(&self) -> Option<u64> {
         use std::os::unix::fs::MetadataExt;
         let meta = std::fs::metadata(&self.dir).ok()?;
@@ -105,7 +105,7 @@ impl Finder {
                 let Some(keeper) = connect(&self.dir, &user) else {
                     continue;
                 };
-                // A keeper that comes and goes is nothing to be busy with.
+                // A keeper that comes and goes must not keep the agent busy.
                 let pause = match self.found.get(&user) {
                     Some((at, pause)) if now.since(*at) < STEADY => (*pause * 2).min(LONGEST_PAUSE),
                     _ => LOOK,
@@ -119,8 +119,8 @@ impl Finder {
     }
 }
 
-/// Whose engines are there, for those who want to know: the task that looks for others, and the
-/// hello of the next connection.
+/// The users whose engines are there, for the task that looks for others, and for the hello of the
+/// next connection.
 pub(super) struct Present {
     users: watch::Sender<Vec<String>>,
     hello: watch::Sender<Hello>,
@@ -128,7 +128,7 @@ pub(super) struct Present {
 }
 
 impl Present {
-    /// Those that the hello names; `finder` looks for others from now on.
+    /// The users that the hello names; `finder` looks for others from now on.
     pub(super) fn new(
         hello: watch::Sender<Hello>,
         finder: Option<Finder>,
@@ -183,7 +183,7 @@ fn socket(dir: &Path, user: &str) -> PathBuf {
     dir.join(user).join(SOCKET)
 }
 
-/// Connects to a user's keeper, if that is who listens there.
+/// Connects to a user's keeper, if the process that listens there is that user's.
 fn connect(dir: &Path, user: &str) -> Option<OwnedFd> {
     let account = account::named(user)?;
     match packet::connect(&socket(dir, user), account.uid) {
@@ -192,7 +192,7 @@ fn connect(dir: &Path, user: &str) -> Option<OwnedFd> {
             tracing::error!(user, "{user} is not served: {e}");
             None
         }
-        // Nobody is there, or not yet.
+        // Nobody listens, or not yet.
         Err(_) => None,
     }
 }
