@@ -1,5 +1,5 @@
-//! `agent at-boot`: an account's own agent comes back when its host does, without root, by whatever
-//! the host lets an account have.
+//! `agent at-boot`: an account's own agent starts again when its host does, without root, by a
+//! means that the host lets the account have.
 
 use anyhow::{Context, bail};
 use mezcal_common::system::account;
@@ -7,9 +7,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Whose user manager starts at boot: those of loginctl(1), enable-linger.
+/// The accounts whose user managers start at boot: those of loginctl(1), enable-linger.
 const LINGER: &str = "/var/lib/systemd/linger";
-/// By which our line of a crontab(5) is known again.
+/// The text by which our line of a crontab(5) is known again.
 const MARK: &str = "# mezcal-agent at-boot";
 const UNIT: &str = "mezcal-agent.service";
 
@@ -22,17 +22,18 @@ pub struct BootArgs {
     pub check: bool,
 }
 
-/// Where the account's user manager finds its units. Several hosts may share them, and each has a
-/// linger of its own.
+/// Where the account's user manager finds its units. Several hosts may share the units, and each
+/// host has a linger of its own.
 struct Units {
     unit: PathBuf,
     wanted: PathBuf,
 }
 
-/// True if it comes back. Says how, or what to do. `called` is the name of the program that this
-/// is.
+/// Arranges for the agent to start at boot, or only checks that. True if it will; says how, or what
+/// to do. `called` is the name of this program.
 ///
-/// # Errors For the reader.
+/// # Errors
+/// An error text for the user.
 pub fn run(called: &str, args: &BootArgs) -> anyhow::Result<bool> {
     let uid = rustix::process::geteuid();
     if uid.is_root() {
@@ -98,7 +99,7 @@ pub fn run(called: &str, args: &BootArgs) -> anyhow::Result<bool> {
     Ok(false)
 }
 
-/// It may want more rights than an account has (polkit).
+/// The command may want more rights than an account has (polkit).
 fn enable_linger() {
     let mut linger = Command::new("loginctl");
     let _ = linger
@@ -109,8 +110,8 @@ fn enable_linger() {
         .status();
 }
 
-/// The command line that is the agent in any case, before the verb. Where a program was called by a
-/// link to it the kernel knows only the file, and that may be all programs.
+/// The start of the command line that is the agent in any case, before the verb. Where a program
+/// was called by a link to it, the kernel knows only the file, and that file may be all programs.
 fn command(called: &str, program: &str) -> String {
     let file = program.rsplit('/').next().unwrap_or(program);
     match called == "agent" || ["agent", "mezcal-agent"].contains(&file) {
@@ -119,13 +120,13 @@ fn command(called: &str, program: &str) -> String {
     }
 }
 
-/// Text that means itself in a unit and in a crontab.
+/// Whether a text means itself in a unit and in a crontab.
 fn is_plain(path: &str) -> bool {
     path.bytes()
         .all(|b| b.is_ascii_alphanumeric() || b"/._-+@".contains(&b))
 }
 
-/// What runs of an earlier agent goes on when this one ends.
+/// The text of the unit. Jobs that an earlier agent has left go on when this agent ends.
 fn unit(program: &str) -> String {
     format!(
         "# Made by `mezcal-agent at-boot`.\n[Unit]\nDescription=Mezcal agent\n\n[Service]\nExecStart={program} run\nKillMode=process\n\n\
@@ -141,7 +142,7 @@ impl Units {
         {
             std::fs::create_dir_all(dir)?;
         }
-        // Others may do the same in the same home.
+        // Other hosts may do the same in the same home.
         let new = self
             .unit
             .with_extension(format!("{}.new", std::process::id()));
@@ -154,7 +155,7 @@ impl Units {
     }
 }
 
-/// Whether a cron runs that would read a crontab.
+/// Whether a cron daemon runs that would read a crontab.
 fn has_cron() -> bool {
     let names = std::fs::read_dir("/proc")
         .into_iter()
@@ -178,7 +179,7 @@ fn crontab() -> String {
         .unwrap_or_default()
 }
 
-/// Puts our line in the place of an earlier one; the others stay.
+/// Puts our line in the place of an earlier one; the other lines stay.
 fn with_line(before: &str, line: &str) -> String {
     let others = before.lines().filter(|other| !other.ends_with(MARK));
     others.chain([line]).flat_map(|line| [line, "\n"]).collect()

@@ -58,8 +58,8 @@ pub enum Hidden {
 }
 
 impl Hidden {
-    /// If this process was started with one of these verbs, that one. Known before anything else
-    /// is: describing all verbs takes longer than a keeper needs to begin.
+    /// The verb of this process, if it was started with one of these. It is known before anything
+    /// else is: describing all verbs takes longer than a keeper needs to begin.
     pub fn of_this_process() -> Option<Self> {
         let first = std::env::args_os().nth(1)?;
         (first == "keeper").then(|| HiddenCli::parse().verb)
@@ -69,8 +69,9 @@ impl Hidden {
     pub fn run(self) -> ExitCode {
         mezcal_common::system::logging::init("warn");
         let Hidden::Keeper(args) = self;
-        // A session of its own: no terminal's signals reach what runs below, and no job can wait
-        // for its keyboard. EPERM: it leads one already, as the first process of a unit does.
+        // A session of its own: no signal of a terminal reaches the processes below, and no job can
+        // wait for its keyboard. EPERM: this process leads a session already, as the first process
+        // of a unit does.
         if let Err(e) = rustix::process::setsid()
             && e != rustix::io::Errno::PERM
         {
@@ -86,7 +87,7 @@ impl Hidden {
     }
 }
 
-/// The program.
+/// The program from its command line to its exit.
 pub fn main(name: &'static str, args: impl Iterator<Item = OsString>) -> ExitCode {
     crate::kernel::signals::heed_children();
     if let Some(hidden) = Hidden::of_this_process() {
@@ -111,7 +112,7 @@ pub fn main(name: &'static str, args: impl Iterator<Item = OsString>) -> ExitCod
         }
         Verb::Paths => ended(crate::verb::run::paths()),
         Verb::Manual { dir } => {
-            // As it is called where it is installed.
+            // The name by which the program is called where it is installed.
             let command = Cli::command().name("mezcal-agent").bin_name("mezcal-agent");
             ended(clap_mangen::generate_to(command, dir).map_err(Into::into))
         }

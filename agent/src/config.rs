@@ -13,7 +13,7 @@ pub const DEFAULT_PATH: &str = "/etc/mezcal/agent.toml";
 /// Default patience for a first answer of the coordinator. Short, so that a packet goes out several
 /// times a second while nobody listens; a round trip longer than this needs `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(600);
-/// Where root's agent keeps what has to last.
+/// Where root's agent keeps the files that have to last.
 const ROOT_STATE: &str = "/var/lib/mezcal-agent";
 /// PATH of jobs when agent.toml names none.
 const DEFAULT_PATH_VARIABLE: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -78,24 +78,24 @@ fn default_engines() -> PathBuf {
     PathBuf::from("/run/mezcal/engines")
 }
 
-/// Why the agent cannot start as configured.
+/// The reasons why the agent cannot start as configured.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentConfigError {
-    /// The file.
+    /// The file cannot be read or parsed.
     #[error(transparent)]
     File(#[from] ConfigError),
-    /// Jobs would be root's.
+    /// Jobs would run as root.
     #[error("this agent runs as root, so its jobs would: run it as another user, or write `run_as = \"user\"` or `allow_root_jobs = true` into {}", .0.display())]
     Root(PathBuf),
-    /// No slots.
+    /// The file asks for no slots, or for too many.
     #[error("`slots` in {} must be between 1 and {MAX_SLOTS}", .0.display())]
     Slots(PathBuf),
-    /// Not HOST:PORT.
+    /// The address is not HOST:PORT.
     #[error("`coordinator` in {} must be HOST:PORT, not {text:?}", path.display())]
     Coordinator {
-        /// The file.
+        /// The configuration file.
         path: PathBuf,
-        /// What it says.
+        /// The text that stands in place of an address.
         text: String,
     },
 }
@@ -104,7 +104,7 @@ pub enum AgentConfigError {
 const MAX_SLOTS: u16 = 4096;
 
 impl AgentConfig {
-    /// Keys with other values in `new` that a running agent cannot take up.
+    /// The keys that differ in `new` and that a running agent cannot take up.
     pub fn differs_for_good(&self, new: &Self) -> Vec<&'static str> {
         let keys = [
             ("identity", self.identity != new.identity),
@@ -142,7 +142,7 @@ impl AgentConfig {
         Ok(config)
     }
 
-    /// Checks values that have the right type, whoever asks.
+    /// Checks values that have the right type, whatever they were read from.
     ///
     /// # Errors
     /// [`AgentConfigError`].
@@ -174,7 +174,7 @@ impl AgentConfig {
             .unwrap_or_else(|| format!("{host}:{}", mezcal_common::wire::enrol::PORT))
     }
 
-    /// Jobs at a time.
+    /// Jobs that run at a time.
     pub fn slots(&self) -> u16 {
         self.slots
             .unwrap_or_else(crate::supervisor::host::usable_cpus)
@@ -226,8 +226,8 @@ pub(crate) fn job_environment(path: Option<&str>, lang: Option<&str>) -> Vec<(St
     env
 }
 
-/// Where an agent without root keeps what is this host's alone: below the home, unless that is on a
-/// network file system, which other hosts may share; then in /var/tmp.
+/// Where an agent without root keeps the files that are this host's alone: below the home, unless
+/// that is on a network file system, which other hosts may share; then in /var/tmp.
 pub fn own_state(host: &str) -> PathBuf {
     let home = mezcal_common::system::config::expand_home(Path::new("~/.local/state/mezcal-agent"));
     let base = match mezcal_common::system::config::is_on_network(&home) {
@@ -240,7 +240,7 @@ pub fn own_state(host: &str) -> PathBuf {
     base.join(host)
 }
 
-/// What the agent `name` has met of restored coordinators: in the state directory that systemd
+/// The file with the generations that the agent `name` has met: in the state directory that systemd
 /// gives the service, or that of root or the account.
 pub fn generations_file(name: &str) -> PathBuf {
     let given =
@@ -258,8 +258,8 @@ pub fn generations_file(name: &str) -> PathBuf {
 /// other.
 ///
 /// # Errors
-/// Where the other one would be, somebody else has made something: who that is could decide which
-/// coordinator this host serves.
+/// Another account has made the place where the other file would be: that account could decide
+/// which coordinator this host serves.
 pub fn default_path() -> Result<PathBuf, PlaceError> {
     let own = own_state(&mezcal_common::system::config::host_name());
     if rustix::process::geteuid().is_root() {
@@ -272,7 +272,7 @@ pub fn default_path() -> Result<PathBuf, PlaceError> {
     }
 }
 
-/// Names under which jobs may ask for this host, beside the certificate's: its own name and the
+/// Names under which jobs may ask for this host, besides the certificate's: its own name and the
 /// first label of both.
 pub fn aliases(name: &str) -> Vec<String> {
     let mut out = Vec::new();
@@ -297,7 +297,7 @@ mod tests {
     use super::*;
     use mezcal_common::system::config::check_sample;
 
-    /// The sample that packages install: what is commented out counts, too, and no key of the
+    /// The sample that packages install: keys that are commented out count, too, and no key of the
     /// parser is missing.
     #[test]
     fn the_sample_has_every_key_and_is_read() {

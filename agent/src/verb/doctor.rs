@@ -1,4 +1,4 @@
-//! `agent doctor`: whether this host can do its part, and what to do if not. It only looks.
+//! `agent doctor`: whether this host can do its part, and if not, how to mend that. It only looks.
 
 use crate::config::{AgentConfig, RunAs};
 use crate::supervisor::greeting::{Greeting, greet};
@@ -12,7 +12,7 @@ use mezcal_common::wire::tls::Credentials;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Room for what jobs keep in temporary files.
+/// Room for the temporary files of jobs, in bytes.
 const SPACE: u64 = 64 << 20;
 
 /// Check whether this host can run jobs, and say what to do about each fault.
@@ -57,7 +57,7 @@ pub fn run(args: &DoctorArgs) -> bool {
 
 fn look(path: &Path) -> Vec<Finding> {
     let mut all = Vec::new();
-    // Root may look at what the agent, which is not root, will read.
+    // Root may look at the files that the agent, which is not root, will read.
     let config = match mezcal_common::system::config::read_toml::<AgentConfig>(path) {
         Ok(config) => config,
         Err(e) => {
@@ -88,7 +88,7 @@ fn look(path: &Path) -> Vec<Finding> {
             "mezcal-agent join gets one with a token (of `coordinator token create --replace`, if this host had one before)",
         )),
     }
-    // Renewed certificates go there.
+    // Renewed certificates go to this directory.
     all.push(doctor::space("state", &config.identity, SPACE));
     all.extend(engines(&config));
     all.extend(host());
@@ -105,7 +105,7 @@ fn host() -> [Finding; 4] {
     ]
 }
 
-/// What the accounts that need it cannot read.
+/// The files that the accounts that need them cannot read.
 fn unreadable(path: &Path, config: &AgentConfig) -> Vec<Finding> {
     let agent = account::named(ACCOUNT).filter(|_| config.run_as == RunAs::User);
     let files = ["ca.pem", "cert.pem", "key.pem"].map(|name| config.identity.join(name));
@@ -123,7 +123,7 @@ fn unreadable(path: &Path, config: &AgentConfig) -> Vec<Finding> {
     of_agent.into_iter().chain(of_users).collect()
 }
 
-/// Whose the key is.
+/// The account that owns the key.
 fn owner(config: &AgentConfig) -> Option<Finding> {
     let agent = account::named(ACCOUNT).filter(|_| config.run_as == RunAs::User)?;
     let key = config.identity.join("key.pem");
@@ -141,7 +141,7 @@ fn owner(config: &AgentConfig) -> Option<Finding> {
     })
 }
 
-/// Whether the coordinator answers and takes our certificate, and what the way there is like.
+/// Whether the coordinator answers and takes our certificate, and the state of the way there.
 fn coordinator(config: &AgentConfig, credentials: &Credentials) -> Finding {
     let what = "coordinator";
     match greet(&config.coordinator, credentials) {
@@ -197,7 +197,7 @@ fn users(config: &AgentConfig) -> Vec<String> {
     users
 }
 
-/// Whose jobs run here.
+/// The users whose jobs run here.
 fn engines(config: &AgentConfig) -> Vec<Finding> {
     if config.run_as == RunAs::Agent {
         return vec![Finding::fine(
@@ -276,7 +276,7 @@ fn containment() -> Finding {
     };
     contained(
         point.and_then(controllers).as_deref(),
-        // That of the engines, if there are any.
+        // The controllers of the engines, if there are any.
         point
             .and_then(|point| controllers(&point.join("mezcal.slice/mezcal-jobs.slice")))
             .as_deref(),
@@ -284,8 +284,8 @@ fn containment() -> Finding {
     )
 }
 
-/// From the controllers of the root and of the engines' slice, and from what cgroups(7) says of
-/// /proc/cgroups.
+/// The finding from the controllers of the root and of the engines' slice, and from /proc/cgroups
+/// as cgroups(7) describes it.
 fn contained(root: Option<&str>, slice: Option<&str>, kernel: &str) -> Finding {
     let what = "containment";
     let has_memory =
@@ -336,14 +336,15 @@ fn contained(root: Option<&str>, slice: Option<&str>, kernel: &str) -> Finding {
     }
 }
 
-/// Whether what runs is what is installed.
+/// Whether the programs that run are those that are installed.
 fn versions() -> Finding {
     let ours = mezcal_common::VERSION;
     let (mut agent, mut engines) = (false, std::collections::BTreeSet::new());
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let exe = std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
         let exe = exe.to_string_lossy();
-        // The command of a process that hangs may not be readable: only those that matter are read.
+        // The command of a process that hangs may not be readable: only the commands that matter
+        // are read.
         if !exe.ends_with(" (deleted)") {
             continue;
         }
@@ -362,15 +363,15 @@ fn versions() -> Finding {
     older(ours, agent, &engines.into_iter().collect::<Vec<_>>())
 }
 
-/// What a process may be that runs from a replaced program.
+/// The parts that a process may be that runs from a replaced program.
 #[derive(Debug, PartialEq, Eq)]
 enum Part {
     Agent,
     Engines,
 }
 
-/// What a process with this program and these words is, if the program has been replaced. All
-/// programs may be one file: commands and the engines of their own runs are none of this.
+/// The part that a process with this program and these words is, if the program has been replaced.
+/// All programs may be one file: commands and the engines of embedded runs do not count.
 fn replaced(exe: &str, words: &[u8]) -> Option<Part> {
     let file = exe.strip_suffix(" (deleted)")?.rsplit('/').next()?;
     if !["mezcal", "mezcal-agent"].contains(&file) {
@@ -385,7 +386,7 @@ fn replaced(exe: &str, words: &[u8]) -> Option<Part> {
     }
 }
 
-/// What runs from a program that is not there any more.
+/// The finding about parts that run from a program that is not there any more.
 fn older(ours: &str, agent: bool, engines: &[String]) -> Finding {
     let mut fixes = Vec::new();
     if agent {

@@ -1,5 +1,5 @@
-//! `agent engines`: what `mezcal-engines@USER.service` runs, as that user: a keeper for the agent,
-//! which is another account.
+//! `agent engines`: the program of `mezcal-engines@USER.service`, which runs as that user: a keeper
+//! for the agent, which has another account.
 
 use anyhow::{Context, bail};
 use mezcal_common::system::account;
@@ -10,9 +10,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// What root says of all users' engines.
+/// Root's settings for all users' engines.
 pub const DEFAULT_PATH: &str = "/etc/mezcal/engines.toml";
-/// Accounts below this one are the system's.
+/// Accounts with a lower user id are the system's.
 const FIRST_USER: u32 = 1000;
 
 /// Run the jobs of one user for the agent of this host; started by mezcal-engines@USER.service.
@@ -44,7 +44,7 @@ struct EnginesConfig {
 /// Becomes the keeper of this user's engines.
 ///
 /// # Errors
-/// For the reader.
+/// An error text for the user.
 pub fn run(args: &EnginesArgs) -> anyhow::Result<()> {
     let uid = rustix::process::geteuid().as_raw();
     let name = account::name_of(uid);
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
     use mezcal_common::system::config::check_sample;
 
-    /// The sample that packages install: what is commented out counts, too, and no key of the
+    /// The sample that packages install: keys that are commented out count, too, and no key of the
     /// parser is missing.
     #[test]
     fn the_sample_has_every_key_and_is_read() {

@@ -53,25 +53,25 @@ pub struct JoinArgs {
 /// Joins, or finds that this host has joined.
 ///
 /// # Errors
-/// For the reader.
+/// An error text for the user.
 pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
     let root = rustix::process::geteuid().is_root();
     let name = hosts::normalise(&args.name.clone().unwrap_or_else(host_name))
         .context("this host's name; give it with --name")?;
-    // What this host calls itself, whatever it is called here: its agent looks for its files
-    // without being told.
+    // The name that this host calls itself, whatever name the command was given: its agent looks
+    // for its files without being told.
     let own = own_state(&host_name());
     let files = Files::of(args, root, &own)?;
     let (config, known, identity) = (files.config, files.known, files.identity);
-    // What looks good here may have been revoked, and a token may be there to take its place: that
-    // is for the coordinator to say.
+    // A certificate that looks good here may have been revoked, and a token may be there to replace
+    // it: the coordinator has to decide that.
     let had = known
         .as_ref()
         .filter(|_| !args.force)
         .zip(Credentials::load(&identity, Role::Agent).ok());
     let token = match (mezcal_certs::read_token(&args.token_file), &had) {
         (Ok(token), _) => token,
-        // Whoever says it again may have thrown the token away.
+        // A person who runs the command again may have thrown the token away.
         (Err(_), Some((_, credentials))) => {
             let name = &credentials.identity().name;
             say(args, false, name, &config, &identity);
@@ -79,11 +79,11 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
         }
         (Err(why), None) => anyhow::bail!(why),
     };
-    // Whatever can fail here fails before the token is spent.
+    // Everything that can fail here fails before the token is spent.
     let account = if root { account::named(ACCOUNT) } else { None };
     let owner = account.as_ref().map(|account| (account.uid, account.gid));
     if !root && (args.identity.is_none() || args.config.is_none()) {
-        // It may be in /var/tmp, where anybody may have made it.
+        // The directory may be in /var/tmp, where anybody may have made it.
         Directory::own(&own)?;
     }
     let keys = keys(&identity, owner)?;
@@ -123,7 +123,7 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
 /// Where the files of this host are, or will be.
 struct Files {
     config: PathBuf,
-    /// What is in it, if it is there.
+    /// The contents of the configuration file, if it is there.
     known: Option<AgentConfig>,
     identity: PathBuf,
 }
@@ -154,7 +154,7 @@ impl Files {
     }
 }
 
-/// The directory of the key, of the account whose it is to be.
+/// The directory of the key, owned by the account that will use it.
 fn keys(identity: &Path, owner: Option<Owner>) -> anyhow::Result<Directory> {
     let mut keys = Directory::make(identity, PRIVATE)?;
     if let Some(owner) = owner {
@@ -165,7 +165,7 @@ fn keys(identity: &Path, owner: Option<Owner>) -> anyhow::Result<Directory> {
     Ok(keys)
 }
 
-/// The directory of a configuration that is not there yet.
+/// The directory of a configuration file that is not there yet.
 fn place_of(config: &Path) -> anyhow::Result<Directory> {
     let parent = config
         .parent()
@@ -183,7 +183,8 @@ fn write_configuration(place: &Directory, config: &Path, text: &str) -> anyhow::
     Ok(())
 }
 
-/// What is left to do, and what does not fit together, on a host that has joined.
+/// The steps that are left to do on a host that has joined, and the settings that do not fit
+/// together.
 fn remark(root: bool, known: Option<AgentConfig>, joined: &mezcal_certs::Joined, config: &Path) {
     if !root {
         eprintln!(
@@ -203,7 +204,7 @@ fn remark(root: bool, known: Option<AgentConfig>, joined: &mezcal_certs::Joined,
 }
 
 /// A token has not helped a host that has a certificate already. That is as it should be unless
-/// that certificate counts no more: a remark.
+/// that certificate does not count any more: a remark.
 fn goes_on(
     known: &AgentConfig,
     credentials: &Credentials,
@@ -235,7 +236,7 @@ fn configuration(
         quoted(&identity.to_string_lossy())
     );
     if let Some(runtime) = runtime {
-        // Whatever a login session has for that goes with the session.
+        // The runtime directory of a login session goes with the session.
         text.push_str(&format!(
             "runtime = {}\n",
             quoted(&runtime.to_string_lossy())

@@ -1,4 +1,4 @@
-//! `agent run`: the life of an agent, from one connection to the next, with the configuration and
+//! The life of an agent (`agent run`), from one connection to the next, with the configuration and
 //! the certificate that it has then.
 
 mod certificate;
@@ -27,7 +27,7 @@ const KEEPER_PAUSE: Duration = Duration::from_millis(200);
 pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
     let config = AgentConfig::load(path)?;
     let runtime = mezcal_common::system::runtime::start(None)?;
-    // Before anything is renewed: of two who did that at once, one would lose.
+    // Before anything is renewed: of two agents that did that at once, one would lose.
     let _lock = lock(&config)?;
     let certificate = runtime.block_on(Certificate::load(&config))?;
     let ended = runtime.block_on(async { Life::begin(path, config, certificate)?.live().await });
@@ -36,7 +36,7 @@ pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
     ended
 }
 
-/// One agent after another in the same process.
+/// The life of one agent after another in the same process.
 struct Life<'a> {
     path: &'a Path,
     config: AgentConfig,
@@ -44,17 +44,17 @@ struct Life<'a> {
     name: String,
     stop: Stop,
     hangup: Option<Signal>,
-    /// What did not start under the agent before.
+    /// The attempts that did not start under the agent before.
     carried: Carried,
 }
 
-/// What comes after an agent has ended.
+/// The next step after an agent has ended.
 enum Next {
-    /// Another one, at once.
+    /// Another agent, at once.
     Again,
-    /// The same, after a pause.
+    /// Another agent, after a pause.
     Later,
-    /// The end.
+    /// The end of the process.
     End,
 }
 
@@ -141,7 +141,7 @@ impl<'a> Life<'a> {
         }
     }
 
-    /// The next agent, which takes what the one before has left.
+    /// The parts of the next agent, which takes over the attempts that the one before has left.
     fn parts(&mut self, users: Option<Vec<String>>) -> anyhow::Result<AgentParts> {
         let (config, name) = (&self.config, &self.name);
         let generations = crate::config::generations_file(name);
@@ -175,7 +175,8 @@ impl<'a> Life<'a> {
         Ok(parts)
     }
 
-    /// Sees to what an agent has ended for; `reread` is the configuration, if it was read again.
+    /// Acts on the reason for which an agent has ended; `reread` is the configuration, if it was
+    /// read again.
     async fn after(&mut self, left: Left, reread: Option<AgentConfig>) -> anyhow::Result<Next> {
         match left {
             Left::Stopped => {
@@ -187,7 +188,7 @@ impl<'a> Life<'a> {
                     return Ok(Next::Again);
                 }
             }
-            // Else the certificate's file was touched, and nothing is new.
+            // Otherwise the certificate's file was touched, and nothing is new.
             Left::Changed => {
                 if let Some(new) = reread {
                     self.config = new;
@@ -212,7 +213,7 @@ impl<'a> Life<'a> {
                 );
                 return Ok(Next::Again);
             }
-            // Its engines kill what they run, and end; a new keeper waits for that.
+            // The engines kill their attempts, and end; a new keeper waits for that.
             Left::KeeperGone => {
                 tracing::warn!("a keeper of engines is gone, and its jobs with it");
             }
@@ -229,8 +230,8 @@ fn generations_unread(file: &Path) -> String {
     )
 }
 
-/// Waits until it is asked for (HUP), and reads the configuration again: what a running agent can
-/// take up of it. What cannot be used is said, and changes nothing.
+/// Waits for a request to reload (HUP), and reads the configuration again: a running agent takes up
+/// the keys that it can. A configuration that cannot be used is logged, and changes nothing.
 async fn reload(path: &Path, now: &AgentConfig, hangup: &mut Option<Signal>) -> AgentConfig {
     let Some(hangup) = hangup else {
         return std::future::pending().await;
@@ -267,8 +268,8 @@ async fn reload(path: &Path, now: &AgentConfig, hangup: &mut Option<Signal>) -> 
     }
 }
 
-/// Whether this agent has been asked to end, by TERM or INT: for good, and for all who want to
-/// know, as often as they ask.
+/// Whether this agent has been asked to end, by TERM or INT: for good, and for all tasks that want
+/// to know, as often as they ask.
 struct Stop(tokio::sync::watch::Receiver<bool>);
 
 impl Stop {
@@ -284,13 +285,13 @@ impl Stop {
                 _ = interrupt.recv() => {}
             }
             ask.send_replace(true);
-            // Without a sender nobody would hear that it was asked.
+            // Without a sender nobody would hear that the agent was asked.
             ask.closed().await;
         });
         Ok(Self(asked))
     }
 
-    /// Completes when it is asked to, and at once from then on.
+    /// Completes when the agent is asked to end, and at once from then on.
     async fn asked(&self) {
         let mut asked = self.0.clone();
         if asked.wait_for(|asked| *asked).await.is_err() {
@@ -303,7 +304,7 @@ impl Stop {
     }
 }
 
-/// For whoever starts agents without a service manager.
+/// Prints the paths, for scripts that start agents without a service manager.
 pub(crate) fn paths() -> anyhow::Result<()> {
     let path = crate::config::default_path()?;
     let config = AgentConfig::load(&path)?;

@@ -1,4 +1,4 @@
-//! What `agent doctor` says of hosts that lack something.
+//! The findings of `agent doctor` on hosts that lack something.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! The certificate of an agent that runs: another one in its place, and a new one for one that has
+//! The certificate of a running agent: another one in its place, and a new one for one that has
 //! expired.
 
 use crate::config::AgentConfig;
@@ -12,12 +12,13 @@ use mezcal_common::wire::tls::{Credentials, CredentialsError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Between two looks at whether somebody has put another certificate in place.
+/// The time between two looks at whether somebody has put another certificate in place.
 const LOOK: Duration = Duration::from_secs(2);
 /// A service manager hears this often that an agent waits for its certificate.
 const ALIVE: Duration = Duration::from_secs(5);
 
-/// What tells one certificate file from another.
+/// The facts that tell one certificate file from another: inode, and seconds and nanoseconds of its
+/// last change.
 type Stamp = Option<(u64, i64, i64)>;
 
 /// The certificate that is in use, and the files that it is from.
@@ -25,13 +26,13 @@ pub(super) struct Certificate {
     files: PathBuf,
     credentials: Credentials,
     renewal: Renewal,
-    /// Of the files that were looked at last, whatever came of that: what is put there while
-    /// something else is seen to counts as new.
+    /// The stamp of the files that were looked at last, whatever came of that: files that are put
+    /// there while the agent sees to something else count as new.
     seen: Stamp,
 }
 
 impl Certificate {
-    /// Loads it. One that has expired is renewed before, for as long as that takes.
+    /// Loads the certificate. One that has expired is renewed first, for as long as that takes.
     pub(super) async fn load(config: &AgentConfig) -> anyhow::Result<Self> {
         let files = config.identity.clone();
         let mut seen = stamp(&files);
@@ -55,7 +56,7 @@ impl Certificate {
         &self.credentials
     }
 
-    /// How its life goes on from here.
+    /// The schedule of the certificate's renewal from here on.
     pub(super) fn renewal(&self) -> Renewal {
         self.renewal.clone()
     }
@@ -65,12 +66,12 @@ impl Certificate {
         stamp(&self.files) != self.seen
     }
 
-    /// Completes when they are: somebody has let the host join again.
+    /// Completes when the files are others: somebody has let the host join again.
     pub(super) async fn replaced(&self) {
         other_certificate(&self.files, self.seen).await;
     }
 
-    /// Takes what somebody has put in its place. False: it cannot be used.
+    /// Takes the certificate that somebody has put in place. False: it cannot be used.
     pub(super) fn take_replaced(&mut self) -> bool {
         self.seen = stamp(&self.files);
         let new = put_in_place(&self.files, Some(self.credentials.identity()));
@@ -81,7 +82,7 @@ impl Certificate {
         taken
     }
 
-    /// It has expired: tries to get another one, until there is one.
+    /// The certificate has expired: tries to get another one, until there is one.
     pub(super) async fn renew(&mut self, config: &AgentConfig) -> anyhow::Result<()> {
         let of = self.credentials.identity();
         let new = renewed(config, &mut self.renewal, Some(of)).await?;
@@ -90,9 +91,9 @@ impl Certificate {
         Ok(())
     }
 
-    /// Puts another one in its place, if it can be used.
+    /// Puts another certificate in its place, if it can be used.
     pub(super) fn install(&mut self, cert: String, key: String) {
-        // Tried before it takes the place of one that works.
+        // The new certificate is tried before it takes the place of one that works.
         let renewed = mezcal_certs::replace(&self.files, Role::Agent, cert, key);
         self.seen = stamp(&self.files);
         match renewed.and_then(|()| Ok(Credentials::load(&self.files, Role::Agent)?)) {
@@ -126,8 +127,9 @@ async fn other_certificate(files: &Path, known: Stamp) {
     }
 }
 
-/// Has an expired certificate renewed: whoever has its key is known. Tries for as long as it takes,
-/// or until somebody has put another one in place, `of` the same host if that is known.
+/// Has an expired certificate renewed: the key says which host this is. Tries for as long as it
+/// takes, or until somebody has put another certificate in place, `of` the same host if that is
+/// known.
 async fn renewed(
     config: &AgentConfig,
     renewal: &mut Renewal,
@@ -156,7 +158,7 @@ async fn renewed(
                     }
                 }
                 Effect::Say { urgent, text } => renewal::say(urgent, &text),
-                // Of one that is in use.
+                // These are for a certificate that is in use.
                 Effect::Ask | Effect::Install { .. } => {}
             }
         }
@@ -170,15 +172,15 @@ async fn renewed(
     }
 }
 
-/// Waits until it is time to try again. False: something else is in place before.
+/// Waits until it is time to try again. False: another certificate is in place before.
 async fn wait(renewal: &Renewal, files: &Path, tried: Stamp) -> bool {
-    // A host that cannot get one is up all the same, and says why.
+    // A host that cannot get a certificate is up all the same, and says why.
     let status = format!("the certificate has expired: {}", renewal.complaint());
     service_manager::ready(&status);
     service_manager::alive(&status);
     let again = renewal.poll_timeout().unwrap_or_default();
     let until = tokio::time::Instant::now() + again.since(BootInstant::now());
-    // The service manager wants to hear more often than that.
+    // The service manager has to hear from the agent more often than that.
     loop {
         tokio::select! {
             () = tokio::time::sleep_until(until) => return true,
@@ -188,8 +190,8 @@ async fn wait(renewal: &Renewal, files: &Path, tried: Stamp) -> bool {
     }
 }
 
-/// What somebody has put in place of a certificate, if it can be used: it has to be of the same
-/// host, if that is known.
+/// The certificate that somebody has put in place of another, if it can be used: it has to be of
+/// the same host, if that is known.
 fn put_in_place(files: &Path, of: Option<&Identity>) -> Option<Credentials> {
     match Credentials::load(files, Role::Agent) {
         Ok(new) if of.is_none_or(|of| of == new.identity()) => {

@@ -1,5 +1,5 @@
-//! The keeper of an agent that runs jobs in its own account, and the lock by which there is one
-//! such agent.
+//! The keeper of an agent that runs jobs in its own account, and the lock that keeps a second such
+//! agent out.
 
 use crate::config::AgentConfig;
 use crate::keeper::driver::PREDECESSOR;
@@ -36,7 +36,8 @@ pub(super) fn lock(config: &AgentConfig) -> anyhow::Result<std::fs::File> {
     Ok(file)
 }
 
-/// The keeper's socket and the locks: whoever can change what is there can take the jobs.
+/// The directory of the keeper's socket and of the locks: an account that can change things there
+/// can take the jobs.
 pub(super) fn engines_dir(config: &AgentConfig) -> anyhow::Result<Directory> {
     let dir = config.runtime_dir().join("engines");
     Directory::own(&dir).with_context(|| {
@@ -47,8 +48,8 @@ pub(super) fn engines_dir(config: &AgentConfig) -> anyhow::Result<Directory> {
     })
 }
 
-/// A keeper that nobody has talked to yet: it has started nothing, and ends with whoever waits for
-/// it.
+/// A keeper that nobody has talked to yet: it has started nothing, and ends with the task that
+/// waits for it.
 struct NewKeeper(Option<std::process::Child>);
 
 impl Drop for NewKeeper {
@@ -132,7 +133,7 @@ fn connect(socket: &Path, us: u32) -> anyhow::Result<Option<OwnedFd>> {
         Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NAMETOOLONG.raw_os_error()) => {
             Err(e).with_context(|| format!("{} is too long for a socket's name", socket.display()))
         }
-        // Nobody does, or not yet.
+        // Nobody listens, or not yet.
         Err(_) => Ok(None),
     }
 }
