@@ -1,7 +1,7 @@
-//! What every Mezcal process shares: the model (jobs, outcomes, hosts, clocks) and the wire.
+//! What all Mezcal processes share: the model (jobs, outcomes, hosts, clocks) and the wire.
 //!
-//! Nothing here decides anything about scheduling or killing, and nothing here starts a process.
-//! [`wire`] is the only place that names quinn, rustls and bincode.
+//! No decision about scheduling or killing is made here, and no process is started. [`wire`] is the
+//! only place that names quinn, rustls and bincode.
 //!
 //! # Words
 //!

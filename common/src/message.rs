@@ -1,5 +1,4 @@
-//! What is said between the processes of a cluster. Only data: [`wire`](crate::wire) makes bytes of
-//! it.
+//! Messages between the processes of a cluster. Only data: [`wire`](crate::wire) encodes it.
 
 pub mod agent;
 pub mod client;

@@ -1,4 +1,4 @@
-//! What is talked about: jobs, outcomes, hosts, times, names. No bytes of the wire, no I/O.
+//! The subjects of messages: jobs, outcomes, hosts, times, names. No wire encoding, no I/O.
 
 pub mod clock;
 pub mod duration;

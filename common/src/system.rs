@@ -1,4 +1,4 @@
-//! Linux, for every process: accounts, files, limits, signals, timers, logs.
+//! Linux, for all processes: accounts, files, limits, signals, timers, logs.
 
 pub mod account;
 pub mod config;

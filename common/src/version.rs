@@ -1,7 +1,7 @@
-//! Versions of programs, as peers say them.
+//! Versions of programs, as peers report them.
 
-/// Whether a program of this version is older than that one: number by number. One that says none
-/// is older than any: those before 0.2 say none.
+/// Whether a program of this version is older than that one, compared number by number. An empty
+/// version is older than any: programs before 0.2 report none.
 pub fn is_older(version: &str, than: &str) -> bool {
     numbers(version) < numbers(than)
 }

@@ -1,8 +1,8 @@
-//! The wire: what processes say to each other, and how it gets there.
+//! The wire: the messages between processes, and their transport.
 //!
 //! Messages ([`crate::message`], [`enrol`]) are plain data. [`codec`] frames them; [`tls`] proves
-//! who speaks; [`endpoint`] carries frames over QUIC. This is the only code that names quinn,
-//! rustls and bincode, so each can be replaced.
+//! who speaks; [`endpoint`] carries frames over QUIC. No other code names quinn, rustls and
+//! bincode, so each can be replaced.
 
 pub mod bulk;
 pub mod codec;

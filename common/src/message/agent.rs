@@ -18,98 +18,99 @@ pub const ALPN: &[u8] = b"mezcal-agent/1";
 /// The minor versions that this build speaks, first and last.
 pub const VERSIONS: (u16, u16) = (1, 3);
 
-/// From this version on an agent that serves users says user by user what it has
+/// From this version on an agent that serves users sends one inventory for each user
 /// ([`ToCoordinator::UserInventory`]).
 pub const SERVES_USERS: u16 = 2;
 
-/// From this version on a coordinator knows attempts that their host was too short of something to
-/// start (`Ended::HostShort`).
+/// From this version on a coordinator knows attempts that could not start because their host was
+/// short of something (`Ended::HostShort`).
 pub const KNOWS_SHORTAGES: u16 = 2;
 
-/// From this version on a coordinator knows how much attempts have written ([`Report::Counted`]).
+/// From this version on a coordinator knows byte counts of attempts' output ([`Report::Counted`]).
 pub const COUNTS_OUTPUT: u16 = 3;
 
-/// From this version on an agent says which versions its engines have ([`ToCoordinator::Engines`]).
+/// From this version on an agent reports the versions of its engines ([`ToCoordinator::Engines`]).
 pub const TELLS_ENGINES: u16 = 3;
 
-/// From this version on an agent says which of its engines can be used
+/// From this version on an agent reports how many of its engines are usable
 /// ([`ToCoordinator::UsableEngines`]).
 pub const ENGINES_FAIL: u16 = 3;
 
-/// What an agent says of itself when it connects.
+/// Description of an agent, sent when it connects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// Range of minor protocol versions.
     pub versions: (u16, u16),
     /// Version of the program.
     pub program: String,
-    /// Which keeper the agent holds, unique within the boot: only the agent that holds the same one
-    /// may replace an old session.
+    /// Number of the agent's keeper, unique within the boot: only an agent with the same keeper may
+    /// replace an old session.
     pub keeper: u64,
-    /// The kernel's id of this boot: another one proves that whatever ran before is dead.
+    /// The kernel's id of this boot: another id proves that all processes from before are dead.
     pub boot_id: [u8; 16],
-    /// Jobs at a time.
+    /// Number of slots: jobs at a time.
     pub slots: u16,
-    /// Other names of the host, beside the one in the certificate. Coordinators from 0.2 on give a
-    /// host no name because of them.
+    /// Other names of the host, beside the one in the certificate. Coordinators from 0.2 on do not
+    /// use them as names.
     pub aliases: Vec<String>,
     /// Logical CPUs.
     pub cpus: u32,
     /// Physical memory in bytes.
     pub memory: u64,
-    /// Whose jobs it runs, each as that user's account; none: everybody's, as its own account.
+    /// Users whose jobs it runs, each as that user's account; none: jobs of all users, as its own
+    /// account.
     pub users: Option<Vec<String>>,
 }
 
-/// How loaded a host is.
+/// Load of a host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Load {
     /// Load average over one minute.
     pub one_minute: f64,
-    /// Memory that can be had without swapping, in bytes.
+    /// Memory available without swapping, in bytes.
     pub available: u64,
 }
 
-/// What an agent tells of one attempt.
+/// An agent's report of one attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
-    /// It has been with an engine for a while. Short attempts skip this.
+    /// An engine has had it for a while. Short attempts skip this.
     Started {
-        /// The slot: of several users' engines for one slot only one runs something.
+        /// The slot: of several users' engines for one slot only one runs a job.
         engine: EngineIndex,
     },
-    /// It is over.
+    /// It has ended.
     Finished {
         /// The slot; none if it never reached one.
         engine: Option<EngineIndex>,
-        /// How.
+        /// How it ended.
         outcome: Box<Outcome>,
     },
-    /// It is given back unstarted, or by an agent that stops: nothing of it runs, and it is
-    /// nobody's failure.
+    /// It is returned unstarted, or by an agent that stops: nothing of it runs, and it does not
+    /// count as a failure.
     Returned,
-    /// It is over, and its output was counted.
+    /// It has ended, and its output was counted.
     Counted {
         /// The slot; none if it never reached one.
         engine: Option<EngineIndex>,
-        /// How, with what it has written.
+        /// How it ended, with the byte counts of its output.
         #[serde(with = "crate::model::outcome::counted")]
         outcome: Box<Outcome>,
     },
 }
 
-/// One report with its number in the agent's sequence, which goes on across sessions.
+/// One report with its number in the agent's sequence, which continues across sessions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NumberedReport {
-    /// From 1 for the agent's first.
+    /// 1 for the agent's first report.
     pub seq: u64,
-    /// The attempt.
+    /// The attempt that the report is about.
     pub attempt: AttemptId,
-    /// What happened.
+    /// The event.
     pub report: Report,
 }
 
-/// Which of a job's streams some output comes from.
+/// The stream of a job that output comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stream {
     /// Standard output.
@@ -123,163 +124,163 @@ pub enum Stream {
 pub enum ToCoordinator {
     /// The first message.
     Hello(Hello),
-    /// Everything that the agent still holds, complete: what is not here is not on this host.
+    /// All attempts that the agent still holds: an attempt that is not listed is not on this host.
     Inventory {
-        /// Waiting for an engine.
+        /// Attempts that wait for an engine.
         queued: Vec<AttemptId>,
-        /// On an engine.
+        /// Attempts on an engine.
         running: Vec<AttemptId>,
-        /// Over; the reports follow.
+        /// Attempts that have ended; their reports follow.
         unacknowledged: Vec<AttemptId>,
-        /// What holds the processes of attempts together.
+        /// How the processes of an attempt are kept together.
         containment: Containment,
         /// Seconds to add to the agent's wall clock to get the coordinator's.
         clock_offset: Option<f64>,
     },
-    /// Credit: the agent takes attempts until this many slots' worth have been sent in this
-    /// session.
+    /// Credit: the agent takes attempts until the slots of all attempts sent in this session add up
+    /// to `credit`.
     Pull {
         /// Cumulative count of slots; it falls only when the agent is stopping.
         credit: u64,
-        /// Slots with nothing to do right now.
+        /// Slots that are idle at present.
         idle: u16,
     },
-    /// What happened, in sequence.
+    /// Reports in the order of their numbers.
     Reports(Vec<NumberedReport>),
-    /// The answer to a cancel of an attempt that the agent does not have: nothing of it runs, and
+    /// The answer to a cancel of attempts that the agent does not have: nothing of them runs, and
     /// none will start.
     Absent {
-        /// The attempts.
+        /// The cancelled attempts.
         attempts: Vec<AttemptId>,
     },
     /// Sign of life; its acknowledgement renews the lease.
     Heartbeat {
-        /// The agent's clock when it sent this; comes back in the answer.
+        /// The agent's clock when it sent this; returned in the answer.
         sent: BootInstant,
-        /// How loaded the host is.
+        /// Load of the host.
         load: Load,
         /// Seconds to add to the agent's wall clock to get the coordinator's.
         clock_offset: Option<f64>,
     },
     /// Output of a job whose batch streams it.
     Output {
-        /// The attempt.
+        /// The attempt that wrote it.
         attempt: AttemptId,
-        /// Which stream.
+        /// Standard output or error.
         stream: Stream,
-        /// The bytes.
+        /// The bytes, as the job wrote them.
         data: Bytes,
     },
-    /// The agent is stopping: it holds nothing any more and will not come back under this session.
+    /// The agent is stopping: it holds no attempts any more and will not come back in this session.
     Goodbye,
-    /// The answer to [`ToAgent::Logs`]: on how many streams the output comes, or why it does not.
+    /// The answer to [`ToAgent::Logs`]: the number of streams that follow, or an error.
     LogsAnswer {
-        /// The request.
+        /// Number of the request.
         request: u64,
         /// Streams that begin with a [`LogHeader`].
         streams: Result<u8, String>,
     },
-    /// Wants another certificate, for a new key. Answered by [`ToAgent::Renewed`].
+    /// Requests another certificate, for a new key. Answered by [`ToAgent::Renewed`].
     Renew {
         /// A certificate signing request (PKCS #10, DER). Only its key counts.
         request: Bytes,
     },
-    /// Everything that the agent still holds for one user, complete: what is not here of that
-    /// user's, and was not sent in this session, is not on this host. What is here of other users'
-    /// counts as not here.
+    /// All attempts that the agent still holds for one user: an attempt of that user that is not
+    /// listed, and was not sent in this session, is not on this host. Listed attempts of other
+    /// users are ignored.
     UserInventory {
-        /// Whose.
+        /// The user whose attempts these are.
         user: String,
-        /// Waiting for an engine.
+        /// Attempts that wait for an engine.
         queued: Vec<AttemptId>,
-        /// On an engine, or so it says. Answered by [`ToAgent::Known`].
+        /// Attempts that are on an engine by the engine's own word. Answered by [`ToAgent::Known`].
         running: Vec<AttemptId>,
-        /// Over; the reports follow.
+        /// Attempts that have ended; their reports follow.
         unacknowledged: Vec<AttemptId>,
     },
-    /// Ends the inventories of all users who are served, and is said again when others are: nothing
-    /// is known of what any other user has here.
+    /// Ends the inventories of all served users, and is repeated when the set of served users
+    /// changes: attempts of any other user on this host are unknown.
     Served {
-        /// Whose jobs run here.
+        /// Users whose jobs run here.
         users: Vec<String>,
-        /// Users who have engines here that are not served, and why.
+        /// Users who have engines here but are not served, each with the reason.
         unheard: Vec<(String, String)>,
-        /// What holds the processes of attempts together.
+        /// How the processes of an attempt are kept together.
         containment: Containment,
         /// Seconds to add to the agent's wall clock to get the coordinator's.
         clock_offset: Option<f64>,
     },
-    /// Reports about what this agent has not handed out itself, on the word of one user's engines:
-    /// they count for that user's jobs only.
+    /// Reports about attempts that this agent has not handed out itself, on the word of one user's
+    /// engines: they count for that user's jobs only.
     ReportsOf {
-        /// Whose engines say so.
+        /// The user whose engines report.
         user: String,
-        /// What happened, in the same sequence as all reports.
+        /// Reports, in the same sequence as all others.
         reports: Vec<NumberedReport>,
     },
-    /// What the engines run. Said again when that changes.
+    /// Versions of the engines. Sent again when they change.
     Engines {
-        /// Versions of their program, and how many engines have each; nothing: one that is too old
-        /// to say.
+        /// Version of the program, and the number of engines that have it; empty: a version too old
+        /// to report itself.
         versions: Vec<(String, u16)>,
-        /// Users who get new engines when what runs in theirs has ended, and no new jobs until
-        /// then.
+        /// Users who get new engines when the jobs in their present ones have ended, and no new
+        /// jobs until then.
         replacing: Vec<String>,
     },
-    /// So many jobs can run at a time, since other engines die as soon as they are started or
-    /// cannot be started; said when that changes. Until then it is as many as the host has slots.
+    /// The number of jobs that can run at a time, because the other engines die at their start or
+    /// cannot be started; sent when it changes. Until the first one it is the number of slots.
     UsableEngines {
-        /// How many.
+        /// The number of usable slots.
         ready: u16,
-        /// What is wrong with the others, for people.
+        /// Why the other engines fail, for people.
         failing: Option<String>,
     },
 }
 
-/// What precedes the bytes on a stream of output.
+/// Header of a stream of output; the bytes follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogHeader {
-    /// The request.
+    /// Number of the request.
     pub request: u64,
     /// Standard output or error.
     pub stream: Stream,
 }
 
-/// What somebody wants to see of an attempt's output.
+/// The part of an attempt's output that a client requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogWish {
     /// Standard output.
     pub out: bool,
     /// Standard error.
     pub err: bool,
-    /// Go on until the attempt ends.
+    /// Continue until the attempt ends.
     pub follow: bool,
 }
 
-/// An attempt with all that is needed to run it.
+/// An attempt with all data needed to run it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
-    /// Its id.
+    /// Id of the attempt.
     pub attempt: AttemptId,
     /// An encoded [`crate::model::job::JobSpec`].
     pub spec: Bytes,
-    /// Slots that it takes: one engine runs it, and the others of these do nothing meanwhile.
+    /// Slots that it takes: one engine runs it, and the others stay idle meanwhile.
     pub slots: u16,
 }
 
 /// From coordinator to agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToAgent {
-    /// The connection is made.
+    /// The first answer: the agent is accepted.
     Welcome {
         /// The protocol version in use.
         version: u16,
         /// Version of the program.
         program: String,
-        /// This session.
+        /// Id of this session.
         session: SessionId,
-        /// What the numbers of batches and attempts mean is the same in all lives of a coordinator
-        /// with this store.
+        /// The coordinator's store. Numbers of batches and attempts keep their meaning in all lives
+        /// of a coordinator with this store.
         store: StoreId,
         /// How long the agent may run attempts without an acknowledged heartbeat; `None`: it dies
         /// with the coordinator.
@@ -289,91 +290,91 @@ pub enum ToAgent {
         /// The coordinator's wall clock.
         clock: WallTime,
     },
-    /// What the jobs of a batch have in common; precedes their first `Run` in a session.
+    /// The settings that all jobs of a batch share; precedes their first `Run` in a session.
     Context {
-        /// The batch.
+        /// Serial number of the batch.
         batch: BatchSerial,
-        /// Their environment.
+        /// Its settings.
         context: BatchContext,
-        /// Whose they are.
+        /// The user who owns it.
         user: String,
     },
-    /// Run these. Valid in this session only.
+    /// Attempts to run. Valid in this session only.
     Run(Vec<Placement>),
-    /// Kill these, running or not, and prove it by a `Finished` or an `Absent`.
+    /// Kill these attempts, running or not, and prove it by a `Finished` or an `Absent`.
     Cancel {
-        /// The attempts.
+        /// The attempts to kill.
         attempts: Vec<AttemptId>,
-        /// How.
+        /// Signal and grace.
         stop: Stop,
     },
-    /// All reports up to this one are kept; forget them.
+    /// All reports up to this one are kept by the coordinator; forget them.
     Acknowledge {
         /// The highest sequence number kept.
         through: u64,
     },
     /// The answer to a heartbeat.
     HeartbeatSeen {
-        /// The agent's clock, from the heartbeat.
+        /// The agent's clock, as sent in the heartbeat.
         sent: BootInstant,
         /// The coordinator's wall clock.
         clock: WallTime,
     },
     /// No more jobs of this batch will come.
     Forget {
-        /// The batch.
+        /// Serial number of the batch.
         batch: BatchSerial,
     },
-    /// The far end has taken this much streamed output.
+    /// The client has taken this much streamed output.
     OutputTaken {
-        /// The attempt.
+        /// The attempt that wrote it.
         attempt: AttemptId,
-        /// Bytes.
+        /// Number of bytes.
         bytes: u32,
     },
-    /// Give back those of these that have not started (`Returned`); leave the others alone.
+    /// Return those of these attempts that have not started (`Returned`); leave the others alone.
     Retract {
-        /// The attempts.
+        /// The attempts to return.
         attempts: Vec<AttemptId>,
     },
-    /// Kill these, running or not, and give them back (`Returned`): they run again elsewhere.
+    /// Kill these attempts, running or not, and return them (`Returned`): they run again elsewhere.
     Evict {
-        /// The attempts.
+        /// The attempts to kill.
         attempts: Vec<AttemptId>,
-        /// How.
+        /// Signal and grace.
         stop: Stop,
     },
-    /// Send what this attempt has written, over streams of its own.
+    /// Send the output of this attempt, over streams of its own.
     Logs {
-        /// Comes back in the answer and in the streams' headers.
+        /// Repeated in the answer and in the streams' headers.
         request: u64,
-        /// The attempt, running here or ended here.
+        /// The attempt, which runs here or has ended here.
         attempt: AttemptId,
         /// Its encoded [`crate::model::job::JobSpec`].
         spec: Bytes,
-        /// Its batch.
+        /// The settings of its batch.
         context: Box<BatchContext>,
-        /// What of it.
+        /// The part of its output.
         wish: LogWish,
     },
     /// The answer to [`ToCoordinator::Renew`].
     Renewed {
-        /// The certificate and what stands between it and the root, in PEM form; or why there is
-        /// none.
+        /// The certificate and those between it and the root, in PEM form; or the reason for a
+        /// refusal.
         cert: Result<String, String>,
     },
-    /// The answer to [`ToCoordinator::UserInventory`]: these are what the user's engines run, and
-    /// the slots that each takes. Nothing else that they say to run is this host's.
+    /// The answer to [`ToCoordinator::UserInventory`]: the attempts that the user's engines do run,
+    /// and the slots that each takes. Any other attempt that they claim to run is not this host's.
     Known {
-        /// Whose.
+        /// The user whose attempts these are.
         user: String,
-        /// The attempts.
+        /// Each attempt with its slots.
         attempts: Vec<(AttemptId, u16)>,
     },
     /// The coordinator's store was restored from a copy. Comes before the `Welcome`, and only to
     /// agents of version 1.2 and later; without it the store is an original.
     Generation {
-        /// Of that store. An agent that has met a newer one leaves.
+        /// The generation of that store. An agent that has met a newer one leaves.
         generation: Generation,
     },
 }

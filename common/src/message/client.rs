@@ -39,17 +39,17 @@ pub enum ToService {
         /// Version of the program.
         program: String,
     },
-    /// A new batch; precedes its jobs. Said again by the same user it is the same batch, and goes
-    /// on where it was. Answered by [`ToClient::Opened`].
+    /// A new batch; precedes its jobs. Repeated by the same user it is the same batch, and
+    /// continues where it was. Answered by [`ToClient::Opened`].
     Open {
-        /// Its terms; they name it.
+        /// Its terms, with its id.
         terms: BatchTerms,
-        /// Results that the client has kept.
+        /// Number of results that the client has kept.
         have: u64,
     },
     /// More jobs of a batch.
     Submit {
-        /// The batch.
+        /// Id of the batch.
         batch: BatchId,
         /// Host sets to append to the batch's table.
         host_sets: Vec<Vec<String>>,
@@ -58,200 +58,203 @@ pub enum ToService {
     },
     /// No more jobs will come.
     Close {
-        /// The batch.
+        /// Id of the batch.
         batch: BatchId,
     },
     /// The client has kept this many results of the batch.
     Taken {
-        /// The batch.
+        /// Id of the batch.
         batch: BatchId,
         /// Cumulative count.
         results: u64,
     },
-    /// Kill what runs of these and let nothing more of them start. Answered by
-    /// [`ToClient::Cancelled`] when it is done.
+    /// Kill the jobs of these that run, and let none of the others start. Answered by
+    /// [`ToClient::Cancelled`] when that is done.
     Cancel {
-        /// Comes back in the answer.
+        /// Repeated in the answer.
         request: u64,
-        /// Which jobs.
+        /// The jobs to cancel.
         what: Vec<Selector>,
-        /// How.
+        /// Signal and grace.
         stop: Stop,
     },
-    /// Asks for [`ToClient::HostsPage`], or [`ToClient::Hosts`] of a coordinator or for a client
-    /// that knows no other.
+    /// Requests [`ToClient::HostsPage`], or [`ToClient::Hosts`] where the coordinator or the client
+    /// is too old for that.
     Hosts,
     /// The client has taken this much streamed output.
     OutputTaken {
-        /// The batch.
+        /// Id of the batch.
         batch: BatchId,
-        /// The job.
+        /// Number of the job.
         job: JobNumber,
-        /// Bytes.
+        /// Number of bytes.
         bytes: u32,
     },
-    /// Asks for a job's output. Answered by [`ToClient::LogsAnswer`] and streams that begin with a
+    /// Requests a job's output. Answered by [`ToClient::LogsAnswer`] and streams that begin with a
     /// [`crate::message::agent::LogHeader`].
     Logs {
-        /// Comes back in the answer and in the streams' headers.
+        /// Repeated in the answer and in the streams' headers.
         request: u64,
         /// Its batch, as in [`Selector::Job`].
         batch: String,
         /// The job, as in [`Selector::Job`].
         job: String,
-        /// What of it.
+        /// The part of its output.
         wish: LogWish,
     },
-    /// Wants to follow a batch. Answered by [`ToClient::Attached`], and then by what was asked for.
+    /// Requests to follow a batch. Answered by [`ToClient::Attached`], and then by the results or
+    /// the end that were requested.
     Attach {
-        /// Comes back in the answer.
+        /// Repeated in the answer.
         request: u64,
         /// The batch, as in [`Selector::Batch`].
         batch: String,
-        /// What of it.
+        /// The part of it to follow.
         wish: Attachment,
     },
-    /// Asks for all batches of the user. Answered by [`ToClient::BatchesApart`], or
-    /// [`ToClient::Batches`] by a coordinator or for a client that knows no other.
+    /// Requests a list of all batches of the user. Answered by [`ToClient::BatchesApart`], or by
+    /// [`ToClient::Batches`] where the coordinator or the client is too old for that.
     Batches {
-        /// Comes back in the answer.
+        /// Repeated in the answer.
         request: u64,
-        /// Everybody's, if the user is an admin.
+        /// The batches of all users, if this one is an admin.
         all: bool,
     },
-    /// Wants jobs of an ended batch run again, as a new one. Answered by [`ToClient::Retried`].
+    /// Requests that jobs of an ended batch run again, as a new batch. Answered by
+    /// [`ToClient::Retried`].
     Retry {
-        /// Comes back in the answer.
+        /// Repeated in the answer.
         request: u64,
         /// The batch, as in [`Selector::Batch`].
         batch: String,
-        /// Only those that did not succeed.
+        /// Only the jobs that did not succeed.
         failed: bool,
     },
-    /// Wants an ended batch deleted. Answered by [`ToClient::Done`].
+    /// Requests that an ended batch is deleted. Answered by [`ToClient::Done`].
     Forget {
-        /// Comes back in the answer.
+        /// Repeated in the answer.
         request: u64,
         /// The batch, as in [`Selector::Batch`].
         batch: String,
     },
     /// Starts or ends drains of hosts. Answered by [`ToClient::Done`].
     Drain {
-        /// Comes back in the answer.
+        /// Repeated in the answer.
         request: u64,
-        /// The hosts.
+        /// Names of the hosts.
         hosts: Vec<String>,
-        /// Why; none: they get jobs again.
+        /// The reason of the drain; none: the drain ends.
         reason: Option<String>,
-        /// When what still runs there is taken away; none: never.
+        /// Time after which jobs that still run there are evicted; none: never.
         deadline: Option<Duration>,
     },
-    /// Vouches that nothing runs any more on a host that cannot be reached. Answered by
+    /// Vouches that no job runs any more on a host that cannot be reached. Answered by
     /// [`ToClient::Done`].
     ConfirmDead {
-        /// Comes back in the answer.
+        /// Repeated in the answer.
         request: u64,
-        /// Its full name.
+        /// The host's full name.
         host: String,
     },
     /// Asks why a job does not run. Answered by [`ToClient::Why`].
     Why {
-        /// Comes back in the answer.
+        /// Repeated in the answer.
         request: u64,
         /// Its batch, as in [`Selector::Job`].
         batch: String,
         /// The job, as in [`Selector::Job`].
         job: String,
     },
-    /// Wants join tokens, one for each name. Answered by [`ToClient::TokensCreated`].
+    /// Requests join tokens, one for each name. Answered by [`ToClient::TokensCreated`].
     CreateTokens {
-        /// Comes back in the answer.
+        /// Repeated in the answer.
         request: u64,
-        /// What they are for.
+        /// Whether they are for hosts or users.
         member: Member,
-        /// Hosts or users.
+        /// Names of the hosts or users.
         names: Vec<String>,
-        /// How long they are good.
+        /// How long the tokens are valid.
         ttl: Duration,
-        /// They take the place of certificates that the names have.
+        /// A member that uses one replaces the certificates that its name has.
         replace: bool,
     },
-    /// Asks for the join tokens that there are. Answered by [`ToClient::Tokens`].
+    /// Requests a list of join tokens. Answered by [`ToClient::Tokens`].
     Tokens {
-        /// Comes back in the answer.
+        /// Repeated in the answer.
         request: u64,
     },
-    /// Wants an unused join token deleted. Answered by [`ToClient::Done`].
+    /// Requests that an unused join token is deleted. Answered by [`ToClient::Done`].
     DeleteToken {
-        /// Comes back in the answer.
+        /// Repeated in the answer.
         request: u64,
-        /// Its id.
+        /// The token's id.
         id: String,
     },
-    /// Wants no certificate of a host or user to count any more. Answered by [`ToClient::Done`].
+    /// Revokes all certificates of hosts or users. Answered by [`ToClient::Done`].
     Revoke {
-        /// Comes back in the answer.
+        /// Repeated in the answer.
         request: u64,
-        /// What they are.
+        /// Whether these are hosts or users.
         member: Member,
-        /// Hosts or users.
+        /// Names of the hosts or users.
         names: Vec<String>,
     },
-    /// Asks for the certificates that are on the list. Answered by [`ToClient::Certificates`].
+    /// Requests the list of certificates. Answered by [`ToClient::Certificates`].
     Certificates {
-        /// Comes back in the answer.
+        /// Repeated in the answer.
         request: u64,
     },
-    /// Wants hosts that were taken away known no more, and their certificates to count no more.
-    /// Answered by [`ToClient::Done`].
+    /// Deletes hosts that have left the cluster, and revokes their certificates. Answered by
+    /// [`ToClient::Done`].
     ForgetHosts {
-        /// Comes back in the answer.
+        /// Repeated in the answer.
         request: u64,
-        /// Their full names.
+        /// The hosts' full names.
         hosts: Vec<String>,
     },
-    /// Wants another certificate for whoever asks, for a new key. Answered by
+    /// Requests another certificate for the client's own identity, for a new key. Answered by
     /// [`ToClient::Renewed`].
     Renew {
-        /// Comes back in the answer.
+        /// Repeated in the answer.
         request: u64,
         /// A certificate signing request (PKCS #10, DER). Only its key counts.
         csr: Bytes,
     },
-    /// Asks for users whose jobs a host does not run although they have engines there. Answered by
-    /// [`ToClient::Unserved`].
+    /// Requests a list of users whose jobs a host does not run although they have engines there.
+    /// Answered by [`ToClient::Unserved`].
     Unserved {
-        /// Comes back in the answer.
+        /// Repeated in the answer.
         request: u64,
     },
-    /// Asks what a cancel of this connection waits for. Answered by [`ToClient::CancelWaits`].
+    /// Requests a list of the attempts that a cancel of this connection waits for. Answered by
+    /// [`ToClient::CancelWaits`].
     CancelWaits {
-        /// The number of the cancel.
+        /// Number of the cancel.
         request: u64,
     },
-    /// Wants no certificate of hosts or users to count any more, and what is theirs to end.
-    /// Answered by [`ToClient::Revoked`].
+    /// Revokes all certificates of hosts or users, and ends their jobs and connections. Answered by
+    /// [`ToClient::Revoked`].
     RevokeMembers {
-        /// Comes back in the answer.
+        /// Repeated in the answer.
         request: u64,
-        /// What they are.
+        /// Whether these are hosts or users.
         member: Member,
-        /// Hosts or users.
+        /// Names of the hosts or users.
         names: Vec<String>,
-        /// The batches of users go on.
+        /// The batches of these users continue.
         keep_batches: bool,
-        /// Even if no admin is left then.
+        /// Revoke even if no admin remains.
         force: bool,
     },
-    /// Asks what is known of hosts beside their status. Answered by [`ToClient::Standings`].
+    /// Requests facts about hosts beside their status. Answered by [`ToClient::Standings`].
     Standings {
-        /// Comes back in the answer.
+        /// Repeated in the answer.
         request: u64,
     },
-    /// Asks which connected hosts have engines that do not start. Answered by
+    /// Requests a list of connected hosts whose engines do not start. Answered by
     /// [`ToClient::Failing`].
     Failing {
-        /// Comes back in the answer.
+        /// Repeated in the answer.
         request: u64,
     },
 }
@@ -259,233 +262,234 @@ pub enum ToService {
 /// From coordinator to client.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToClient {
-    /// The connection is made.
+    /// The first answer: the client is accepted.
     Welcome {
         /// The protocol version in use.
         version: u16,
         /// Version of the program.
         program: String,
     },
-    /// How many agents and engines there are; again at each change.
+    /// Numbers of agents and engines; sent again at each change.
     Fleet {
-        /// Connected agents.
+        /// Number of connected agents.
         agents: u32,
-        /// Their slots.
+        /// Number of their slots.
         engines: u32,
     },
-    /// What the coordinator has of the batch: whoever opened it goes on from there.
+    /// The parts of the batch that the coordinator has: the client that opened it continues from
+    /// there.
     Opened {
-        /// The batch.
+        /// Id of the batch.
         batch: BatchId,
-        /// Host sets.
+        /// Number of host sets.
         host_sets: u64,
-        /// Jobs.
+        /// Number of jobs.
         jobs: u64,
-        /// It knows that no more will come.
+        /// The coordinator knows that no more jobs will come.
         closed: bool,
     },
-    /// The coordinator has these many jobs of the batch, and will not lose them.
+    /// The coordinator has this many jobs of the batch, and will not lose them.
     Accepted {
-        /// The batch.
+        /// Id of the batch.
         batch: BatchId,
         /// Cumulative count.
         jobs: u64,
-        /// It knows that no more will come.
+        /// The coordinator knows that no more jobs will come.
         closed: bool,
     },
     /// The answer to [`ToService::Attach`].
     Attached {
-        /// The request.
+        /// Number of the request.
         request: u64,
         /// The batch as it is now.
         batch: Result<Box<BatchStatus>, String>,
     },
     /// Jobs whose results follow, as JSON objects.
     Described {
-        /// The batch.
+        /// Id of the batch.
         batch: BatchId,
-        /// Each with its text.
+        /// Each number with the job's JSON text.
         jobs: Vec<(JobNumber, String)>,
     },
-    /// There are no more results of the batch than have been sent.
+    /// No more results of the batch will follow.
     Ended {
-        /// The batch.
+        /// Id of the batch.
         batch: BatchId,
-        /// Jobs that did not succeed, whether or not their results were asked for.
+        /// Number of jobs that did not succeed, whether or not their results were requested.
         failed: u64,
     },
     /// The answer to [`ToService::Batches`], oldest first.
     Batches {
-        /// The request.
+        /// Number of the request.
         request: u64,
-        /// Some of them.
+        /// Some of the batches, or an error.
         batches: Result<Vec<BatchStatus>, String>,
-        /// Another message with further ones follows.
+        /// Another message with further batches follows.
         more: bool,
     },
     /// The answer to [`ToService::Retry`].
     Retried {
-        /// The request.
+        /// Number of the request.
         request: u64,
-        /// The new batch, and how many jobs it has.
+        /// Id of the new batch and its number of jobs.
         batch: Result<(BatchId, u64), String>,
     },
-    /// The answer to requests that have no other.
+    /// The answer to requests that have no answer of their own.
     Done {
-        /// The request.
+        /// Number of the request.
         request: u64,
-        /// Or why not.
+        /// Success, or an error.
         result: Result<(), String>,
     },
     /// Final results, in order of arrival.
     Results {
-        /// The batch.
+        /// Id of the batch.
         batch: BatchId,
-        /// Each once.
+        /// Each result once.
         results: Vec<(JobNumber, JobResult)>,
     },
-    /// Something to say.
+    /// A message for the user.
     Notice {
         /// The batch that it is about.
         batch: BatchId,
-        /// What.
+        /// Its content.
         notice: Notice,
     },
     /// The answer to [`ToService::Hosts`].
     Hosts(Vec<HostStatus>),
     /// Output of a job whose batch streams it.
     Output {
-        /// The batch.
+        /// Id of the batch.
         batch: BatchId,
-        /// The job.
+        /// Number of the job.
         job: JobNumber,
         /// The host that it runs on.
         host: std::sync::Arc<str>,
-        /// Which stream.
+        /// Standard output or error.
         stream: Stream,
-        /// The bytes.
+        /// The bytes, as the job wrote them.
         data: Bytes,
     },
-    /// A request that cannot be served, and why. The connection goes on.
+    /// A request that cannot be served, and the reason. The connection continues.
     Refused {
-        /// For the reader.
+        /// The reason, for people.
         reason: String,
     },
-    /// A cancel is done: whatever could be proven dead is dead.
+    /// A cancel is done: all attempts that could be proven dead are dead.
     Cancelled {
-        /// The request.
+        /// Number of the request.
         request: u64,
-        /// What it has come to.
+        /// Its effects.
         summary: CancelSummary,
     },
-    /// The answer to [`ToService::Logs`]: on how many streams the output comes, or why it does not.
+    /// The answer to [`ToService::Logs`]: the number of streams that follow, or an error.
     LogsAnswer {
-        /// The request.
+        /// Number of the request.
         request: u64,
-        /// How many streams.
+        /// Number of streams.
         streams: Result<u8, String>,
     },
-    /// The answer to [`ToService::Why`]: lines for the reader, or that there is no such job.
+    /// The answer to [`ToService::Why`]: lines for people, or an error if there is no such job.
     Why {
-        /// The request.
+        /// Number of the request.
         request: u64,
-        /// First of the job itself, then host by host.
+        /// Reasons of the job itself, then host by host.
         reasons: Result<Vec<String>, String>,
     },
     /// The answer to [`ToService::CreateTokens`].
     TokensCreated {
-        /// The request.
+        /// Number of the request.
         request: u64,
-        /// Each name with its token, which nobody will see again.
+        /// Each name with its token, which is shown only here.
         tokens: Result<Vec<(String, String)>, String>,
     },
     /// The answer to [`ToService::Tokens`].
     Tokens {
-        /// The request.
+        /// Number of the request.
         request: u64,
-        /// Those that are alive or were lately.
+        /// Tokens that are valid, or were until lately.
         tokens: Result<Vec<TokenStatus>, String>,
-        /// Another message with further ones follows.
+        /// Another message with further tokens follows.
         more: bool,
     },
     /// The answer to [`ToService::Certificates`].
     Certificates {
-        /// The request.
+        /// Number of the request.
         request: u64,
-        /// All that are known.
+        /// All known certificates, or an error.
         certificates: Result<Vec<CertificateStatus>, String>,
-        /// Another message with further ones follows.
+        /// Another message with further certificates follows.
         more: bool,
     },
     /// The answer to [`ToService::Renew`].
     Renewed {
-        /// The request.
+        /// Number of the request.
         request: u64,
-        /// The certificate and what stands between it and the root, in PEM form; or why there is
-        /// none.
+        /// The certificate and those between it and the root, in PEM form; or the reason for a
+        /// refusal.
         cert: Result<String, String>,
     },
     /// The answer to [`ToService::Unserved`].
     Unserved {
-        /// The request.
+        /// Number of the request.
         request: u64,
-        /// Host, user, and why.
+        /// Host, user and reason.
         users: Vec<(String, String, String)>,
     },
     /// The answer to [`ToService::CancelWaits`].
     CancelWaits {
-        /// The number of the cancel.
+        /// Number of the cancel.
         request: u64,
-        /// Host by host. Nothing: it has just been answered.
+        /// One entry for each host; empty: the cancel has just been answered.
         hosts: Vec<CancelWait>,
     },
-    /// The answer to [`ToService::RevokeMembers`], when what ran is surely dead.
+    /// The answer to [`ToService::RevokeMembers`], sent when the attempts that ran are surely dead.
     Revoked {
-        /// The request.
+        /// Number of the request.
         request: u64,
-        /// What has ended, one for each name; or why nothing was tried.
+        /// One entry for each name; or the reason why nothing was tried.
         members: Result<Vec<RevokedMember>, String>,
     },
     /// The answer to [`ToService::Hosts`].
     HostsPage {
-        /// Some of them.
+        /// Some of the hosts.
         hosts: Vec<HostStatus>,
-        /// Another message with further ones follows.
+        /// Another message with further hosts follows.
         more: bool,
     },
-    /// Final results, as [`ToClient::Results`], with what their jobs have written.
+    /// Final results, as in [`ToClient::Results`], with the byte counts of their jobs' output.
     CountedResults {
-        /// The batch.
+        /// Id of the batch.
         batch: BatchId,
-        /// Each once.
+        /// Each result once.
         #[serde(with = "crate::model::outcome::counted_results")]
         results: Vec<(JobNumber, JobResult)>,
     },
     /// The answer to [`ToService::Standings`].
     Standings {
-        /// The request.
+        /// Number of the request.
         request: u64,
-        /// Some of the hosts, or why nothing is known.
+        /// Some of the hosts, or an error.
         hosts: Result<Vec<HostStanding>, String>,
-        /// Another message with further ones follows.
+        /// Another message with further hosts follows.
         more: bool,
     },
     /// The answer to [`ToService::Batches`], with cancelled and skipped jobs counted apart from
     /// those that failed; oldest first.
     BatchesApart {
-        /// The request.
+        /// Number of the request.
         request: u64,
-        /// Some of them.
+        /// Some of the batches, or an error.
         #[serde(with = "status::apart")]
         batches: Result<Vec<BatchStatus>, String>,
-        /// Another message with further ones follows.
+        /// Another message with further batches follows.
         more: bool,
     },
     /// The answer to [`ToService::Failing`].
     Failing {
-        /// The request.
+        /// Number of the request.
         request: u64,
-        /// Host by host.
+        /// One entry for each host.
         hosts: Vec<FailingHost>,
     },
 }

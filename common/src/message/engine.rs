@@ -9,30 +9,29 @@ use crate::model::outcome::{Containment, Ended, Outcome};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// Streamed output that may be on its way from one engine before the far end has taken it. Bounds
-/// what `exec` can put before other messages on a connection: slots × this.
+/// Bytes of streamed output that may be in transit from one engine before the far end has taken
+/// them. Slots × this bounds the output of `exec` ahead of other messages on a connection.
 pub const OUTPUT_WINDOW: u32 = 64 * 1024;
 
-/// The request of a [`FromEngine::Shown`] that nobody has made: its bytes are an encoded
+/// Reserved `request` of a [`FromEngine::Shown`] whose bytes are an encoded
 /// [`crate::model::outcome::Written`], of the outcome that follows it. Links to engines have no
-/// version, and agents that do not know this pass over what nobody has asked for.
+/// version, and agents that do not know this number ignore output that was not requested.
 pub const COUNTS: u64 = u64::MAX;
 
-/// The request of a [`FromEngine::Shown`] that nobody has made, and that comes first on a link: its
-/// bytes are the version of the engine's program.
+/// Reserved `request` of a [`FromEngine::Shown`] that comes first on a link and whose bytes are the
+/// version of the engine's program.
 pub const PROGRAM: u64 = u64::MAX - 1;
 
-/// No engine has this number. An agent that understands [`FromKeeper::EngineFails`] says so by
-/// asking for a link to it, of which keepers of earlier versions make nothing: links to keepers
-/// have no version.
+/// A number that no engine has. An agent that understands [`FromKeeper::EngineFails`] requests a
+/// link to this engine, which keepers of earlier versions ignore: links to keepers have no version.
 pub const TELL_FAILURES: EngineIndex = EngineIndex(u16::MAX);
 
 /// From agent to engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToEngine {
-    /// Run this. Only sent to an idle engine.
+    /// Run this attempt. Only sent to an idle engine.
     Run {
-        /// The attempt.
+        /// Id of the attempt.
         attempt: AttemptId,
         /// An encoded [`crate::model::job::JobSpec`].
         spec: Bytes,
@@ -40,44 +39,44 @@ pub enum ToEngine {
         context: Option<BatchContext>,
         /// The engine's cluster-wide number, for the job's environment.
         engine: EngineId,
-        /// Slots that it takes, for the agent after this one.
+        /// Slots that it takes, for a later agent of this engine.
         slots: u16,
     },
-    /// Kill it.
+    /// Kill this attempt.
     Cancel {
-        /// The attempt.
+        /// Id of the attempt.
         attempt: AttemptId,
-        /// How.
+        /// Signal and grace.
         stop: Stop,
     },
     /// The coordinator has kept these outcomes; forget them.
     Acknowledge {
-        /// The attempts.
+        /// The attempts that have ended.
         attempts: Vec<AttemptId>,
     },
-    /// Permission to run ends then, unless renewed.
+    /// The lease ends at this time, unless renewed.
     Lease {
         /// On this host's CLOCK_BOOTTIME; none: no end.
         until: Option<BootInstant>,
     },
     /// The far end has taken this much streamed output.
     OutputTaken {
-        /// The attempt.
+        /// The attempt that wrote it.
         attempt: AttemptId,
-        /// Bytes; `u32::MAX`: whatever is on its way.
+        /// Number of bytes; `u32::MAX`: all that are in transit.
         bytes: u32,
     },
-    /// Answer with what is kept of the output that no file takes ([`FromEngine::Shown`],
+    /// Answer with the kept output that is not written to a file ([`FromEngine::Shown`],
     /// [`FromEngine::ShownAll`]).
     Show {
-        /// Comes back in the answers.
+        /// Repeated in the answers.
         request: u64,
-        /// The attempt.
+        /// Id of the attempt.
         attempt: AttemptId,
-        /// Go on with what it writes from now on, to its end.
+        /// Continue with its further output, to its end.
         follow: bool,
     },
-    /// Nobody follows that any more.
+    /// No client follows that output any more.
     Hide {
         /// The request of [`ToEngine::Show`].
         request: u64,
@@ -91,41 +90,41 @@ pub enum ToEngine {
 )]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum FromEngine {
-    /// Ends the greeting on a new link, after the unacknowledged outcomes; and says that a held
+    /// Ends the greeting on a new link, after the unacknowledged outcomes; and reports that a held
     /// slot is free again.
     Ready {
-        /// What runs, and how many slots it takes.
+        /// The attempt that runs, and the slots that it takes.
         running: Option<(AttemptId, u16)>,
     },
-    /// An attempt is over, and nothing of it is alive unless it says so.
+    /// An attempt has ended, and none of its processes is alive unless the outcome says so.
     Finished {
-        /// The attempt.
+        /// Id of the attempt.
         attempt: AttemptId,
-        /// How.
+        /// How it ended.
         outcome: Outcome,
     },
     /// Output of a streaming job.
     Output {
-        /// The attempt.
+        /// The attempt that wrote it.
         attempt: AttemptId,
-        /// Which stream.
+        /// Standard output or error.
         stream: Stream,
-        /// The bytes.
+        /// The bytes, as the job wrote them.
         data: Bytes,
     },
-    /// Output for whoever asked to be shown it. A reader that is too slow misses some; the job
-    /// never waits for it.
+    /// Output that was requested with [`ToEngine::Show`]. A reader that is too slow misses some;
+    /// the job never waits for it.
     Shown {
-        /// The request.
+        /// Number of the request.
         request: u64,
-        /// Which stream.
+        /// Standard output or error.
         stream: Stream,
-        /// The bytes.
+        /// The bytes, as the job wrote them.
         data: Bytes,
     },
     /// The last of [`FromEngine::Shown`].
     ShownAll {
-        /// The request.
+        /// Number of the request.
         request: u64,
     },
 }
@@ -133,38 +132,38 @@ pub enum FromEngine {
 /// From agent to keeper.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToKeeper {
-    /// Have this many engines and connect me to each.
+    /// Start engines up to this number and connect me to each.
     Engines {
-        /// How many.
+        /// Number of engines.
         count: u16,
-        /// The host's name, for jobs: engines that are started from now on tell it.
+        /// The host's name, which engines that are started from now on give to their jobs.
         host: String,
     },
-    /// Kill everything, engines too, and end.
+    /// Kill everything, engines too, and exit.
     Stop,
-    /// Permission to run ends then, unless renewed.
+    /// The lease ends at this time, unless renewed.
     Lease {
         /// On this host's CLOCK_BOOTTIME; none: no end.
         until: Option<BootInstant>,
     },
-    /// An engine is being told to kill an attempt. Sent before the engine is told.
+    /// An engine is about to be told to kill an attempt; sent before the engine is told.
     Cancelled {
-        /// Which engine.
+        /// The engine that has the attempt.
         engine: EngineIndex,
-        /// Which attempt.
+        /// Id of the attempt.
         attempt: AttemptId,
-        /// When its grace is over.
+        /// When its grace ends.
         by: BootInstant,
     },
     /// The coordinator has kept the end of this attempt, which [`FromKeeper::EngineEnded`] told.
     EndSeen {
-        /// The attempt.
+        /// Id of the attempt.
         attempt: AttemptId,
     },
-    /// My link to an engine has come to its end: connect me to it again. One whose links do not
-    /// last is killed.
+    /// My link to an engine has ended: connect me to it again. An engine whose links do not last is
+    /// killed.
     Relink {
-        /// Which.
+        /// The engine to connect to.
         engine: EngineIndex,
     },
 }
@@ -174,31 +173,31 @@ pub enum ToKeeper {
 pub enum FromKeeper {
     /// A link to an engine: the descriptor comes with this packet.
     Link {
-        /// Which engine.
+        /// The engine that it leads to.
         engine: EngineIndex,
     },
-    /// What holds the processes of attempts together here. The first message on a connection.
+    /// How the processes of an attempt are kept together here. The first message on a connection.
     Containment(Containment),
-    /// An engine died. What it left has been killed; a new one takes its place, unless something
-    /// survives.
+    /// An engine died. Its remaining processes were killed; a new engine takes its place, unless a
+    /// process survives.
     EngineEnded {
-        /// Which engine.
+        /// The engine that died.
         engine: EngineIndex,
-        /// What it ran, if it had been at it long enough for the keeper to know.
+        /// The attempt that it ran, if it had run long enough for the keeper to know.
         attempt: Option<AttemptId>,
         /// Why the keeper killed it; `Lost` if it died by itself.
         ended: Ended,
-        /// Processes killed.
+        /// Number of processes killed.
         killed: u32,
-        /// Processes that did not die.
+        /// Number of processes that did not die.
         survivors: u32,
     },
-    /// An engine has died, or could not be started, as the one before it: why. Precedes its
+    /// An engine has died, or could not be started, like the one before it. Precedes its
     /// [`FromKeeper::EngineEnded`].
     EngineFails {
-        /// Which engine.
+        /// The engine that failed.
         engine: EngineIndex,
-        /// For people.
+        /// The reason, for people.
         why: String,
     },
 }
@@ -213,21 +212,21 @@ pub enum KeeperToEngine {
 /// From engine to keeper.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EngineToKeeper {
-    /// This attempt is here. If it still is a while after `until`, end me and what I run. Replaces
-    /// what was said before.
+    /// This attempt is here. If it still is a while after `until`, kill me and my job. Replaces any
+    /// earlier `Watch`.
     Watch {
-        /// The attempt.
+        /// Id of the attempt.
         attempt: AttemptId,
-        /// None: it may take as long as it likes, within the lease.
+        /// Deadline; none: only the lease limits it.
         until: Option<BootInstant>,
-        /// What it has ended by then.
+        /// How it counts as ended by then.
         ended: Ended,
         /// It is being killed.
         killing: bool,
     },
     /// This attempt is not here, or not any more.
     Over {
-        /// The attempt.
+        /// Id of the attempt.
         attempt: AttemptId,
     },
 }

@@ -1,4 +1,4 @@
-//! The two clocks: wall time for what people read, boot time for what is decided.
+//! The two clocks: wall time for people, boot time for decisions.
 //!
 //! `BootInstant` counts suspended time (CLOCK_BOOTTIME, clock_gettime(2)); Rust's `Instant` does
 //! not. Boot times of two hosts are never compared. Pure cores receive their `now`; only drivers
@@ -49,8 +49,8 @@ impl Sub<Duration> for BootInstant {
 pub struct WallTime(pub i64);
 
 impl WallTime {
-    /// Reads CLOCK_REALTIME, by way of the C library: whoever interposes another clock there
-    /// (libfaketime) gets it.
+    /// Reads CLOCK_REALTIME through the C library, so that a clock interposed there (libfaketime)
+    /// counts.
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let micros = |d: Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
@@ -68,7 +68,7 @@ impl std::fmt::Display for WallTime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match jiff::Timestamp::from_microsecond(self.0) {
             Ok(time) => write!(f, "{time:.0}"),
-            // Further from our time than dates go.
+            // Outside the range of dates.
             Err(_) => write!(f, "{} s after 1970", self.0 / 1_000_000),
         }
     }
@@ -86,8 +86,8 @@ impl OffsetEstimate {
     /// RFC 5905 keeps eight samples.
     const SAMPLES: usize = 8;
 
-    /// Takes one exchange: sent at `sent` (wall and boot clock here), answered at `peer` (their
-    /// wall clock), heard at `heard`.
+    /// Adds one exchange: sent at `sent` (wall and boot clock here), answered at `peer` (the peer's
+    /// wall clock), received at `heard`.
     pub fn sample(&mut self, sent: (WallTime, BootInstant), peer: WallTime, heard: BootInstant) {
         let round_trip = heard.since(sent.1);
         let middle = sent.0.0 as f64 / 1e6 + round_trip.as_secs_f64() / 2.0;

@@ -11,7 +11,7 @@ pub const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 /// without a unit is seconds.
 ///
 /// # Errors
-/// What is wrong with `text`, as a sentence part.
+/// The mistake in `text`, as part of a sentence.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     if let Ok(seconds) = text.parse::<f64>() {
@@ -102,7 +102,7 @@ fn from_clock(text: &str) -> Result<Duration, String> {
 /// A number of seconds as a duration.
 ///
 /// # Errors
-/// Negative, not finite, or beyond [`MAX_DURATION`].
+/// The number is negative, not finite, or beyond [`MAX_DURATION`].
 pub fn from_seconds(seconds: f64) -> Result<Duration, String> {
     match Duration::try_from_secs_f64(seconds) {
         Ok(d) if d <= MAX_DURATION => Ok(d),
@@ -175,8 +175,8 @@ mod tests {
         }
     }
 
-    /// Spellings of other tools, and what those that take them mean: Slurm 22.05, systemd 252,
-    /// coreutils 9.1, humantime 2, pytimeparse 1.1.10.
+    /// Spellings of other tools with their meanings: Slurm 22.05, systemd 252, coreutils 9.1,
+    /// humantime 2, pytimeparse 1.1.10.
     // Long: a table of what each tool writes.
     #[test]
     fn what_other_tools_write_means_the_same_or_is_refused() {
@@ -285,7 +285,7 @@ mod tests {
             "1-".repeat(100),
             "٣d".into(),
         ] {
-            // What it says does not matter here.
+            // The message does not matter here.
             let _ = parse_duration(&text);
         }
     }

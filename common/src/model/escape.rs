@@ -1,9 +1,9 @@
-//! Text on its way to people: a user's on a terminal or in a log line, and errors with their
-//! sources.
+//! Text that is shown to people: a user's text on a terminal or in a log line, and errors with
+//! their sources.
 //!
-//! What a terminal might obey although it is no text, and what makes text look like another, is
-//! shown and not sent: control characters, and the invisible characters of Unicode's bidirectional
-//! algorithm (UAX #9), which reorder what follows.
+//! Characters that a terminal might obey, and those that make a text look like another one, are
+//! escaped: control characters, and the invisible characters of Unicode's bidirectional algorithm
+//! (UAX #9), which reorder the text after them.
 
 use crate::system::limits;
 use rustix::io::Errno;
@@ -33,8 +33,8 @@ pub fn for_terminal(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The same for JSON, which means the same afterwards: such characters can stand in its strings
-/// only, as `\u009b`, or be white space between its values. Line ends stay.
+/// The same for JSON, whose meaning stays the same: such characters can occur only in its strings,
+/// as `\u009b`, or as white space between its values. Line ends stay.
 pub fn json_for_terminal(json: &str) -> Cow<'_, str> {
     let kept = |c: char| c == '\n' || !harmful(c);
     if json.chars().all(kept) {
@@ -52,25 +52,25 @@ pub fn json_for_terminal(json: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Text of several lines on its way to a terminal, as it comes: lines and tabs stay, and the rest
-/// is as [`for_terminal`] has it.
+/// Text of several lines that is sent to a terminal in pieces: lines and tabs stay, and the rest is
+/// escaped as by [`for_terminal`].
 #[derive(Debug, Default)]
 pub struct TerminalText {
-    /// The beginning of a character whose end has not come.
+    /// The beginning of a character whose other bytes have not come yet.
     rest: Vec<u8>,
 }
 
 impl TerminalText {
-    /// The next bytes, as far as they are whole characters.
+    /// Takes further bytes; returns the text of the complete characters.
     pub fn push(&mut self, bytes: &[u8]) -> String {
         self.rest.extend_from_slice(bytes);
         let whole = self.rest.len() - cut_character(&self.rest);
-        // What is invalid before is no text, and is shown as such.
+        // Invalid bytes before the cut are not text, and are shown as such.
         let text: Vec<u8> = self.rest.drain(..whole).collect();
         lines(&String::from_utf8_lossy(&text))
     }
 
-    /// What is left at the end.
+    /// The incomplete character at the end, if there is one.
     pub fn finish(self) -> String {
         lines(&String::from_utf8_lossy(&self.rest))
     }
@@ -85,7 +85,7 @@ fn lines(text: &str) -> String {
         .collect()
 }
 
-/// How many of the last bytes begin a character of UTF-8 that has more.
+/// Number of bytes at the end that begin an incomplete UTF-8 character.
 fn cut_character(bytes: &[u8]) -> usize {
     (1..=3.min(bytes.len()))
         .find(|back| {
@@ -96,14 +96,15 @@ fn cut_character(bytes: &[u8]) -> usize {
         .unwrap_or(0)
 }
 
-/// An error and its sources on one line, with what the host lacks if that is behind it.
+/// An error and its sources on one line, with the limit of the host that is the cause, if there is
+/// one.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
     for e in std::iter::successors(Some(error), |e| e.source()) {
         if !text.is_empty() {
             text.push_str(": ");
         }
-        // TOML errors span lines; the first says where, the last what.
+        // TOML errors span several lines; the first gives the place, the last the reason.
         text.push_str(e.to_string().trim_end());
         let number = e.downcast_ref().and_then(std::io::Error::raw_os_error);
         if let Some(limit) = number

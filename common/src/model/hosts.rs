@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::Ipv6Addr;
 
-/// Most names that one list may stand for: far above any cluster this serves, far below what hurts.
+/// Most names that one list may stand for: far above the size of any cluster, far below a harmful
+/// size.
 pub const MAX_HOSTS: usize = 65_536;
 
 /// Why a host list cannot be read.
@@ -28,12 +29,12 @@ pub enum HostsError {
     /// A character that no host name has.
     #[error("{0:?} is not a host name: letters, digits, '-', '_' and '.' make one")]
     Name(String),
-    /// It begins as an option does, or as what some tools leave out of a list.
+    /// It begins like an option, or like the names that some tools exclude from a list.
     #[error(
         "{0:?} is not a host name, since none begins with '-'; a host that is to be left out is left out of the list"
     )]
     Dash(String),
-    /// A colon that belongs to no IPv6 address: a port, most often.
+    /// A colon outside an IPv6 address: usually a port.
     #[error(
         "{0:?} is not a host name: a ':' is part of an IPv6 address only; a host is named without a port"
     )]
@@ -111,12 +112,11 @@ pub fn short(name: &str) -> Option<&str> {
         .then_some(first)
 }
 
-/// Which of the known hosts somebody means by a name, written short or in full: the one of exactly
-/// that name; else the one whose full name begins with it, or whose short name it begins with.
-/// `None`: none of them.
+/// The known host that a name means, written short or in full: the host of exactly that name; else
+/// the one whose full name begins with it, or whose short name it begins with. `None`: no host.
 ///
 /// # Errors
-/// It may be any of these.
+/// The hosts that it may mean, if there are several.
 pub fn meant<'a>(
     wanted: &str,
     known: impl IntoIterator<Item = &'a str>,
@@ -260,7 +260,7 @@ impl fmt::Display for Folded<'_> {
     }
 }
 
-/// Splits a name at the last run of digits of its first label.
+/// Splits a name at the last run of digits in its first label.
 fn parts(name: &str) -> Option<(&str, &str, &str)> {
     let label = name.find('.').unwrap_or(name.len());
     let end = name[..label].rfind(|c: char| c.is_ascii_digit())? + 1;
@@ -318,8 +318,8 @@ mod tests {
         );
     }
 
-    /// Slurm 22.05.8 (`scontrol show hostnames`), pdsh 2.34 and ClusterShell 1.10.1 (`nodeset -e`)
-    /// read these so; where they differ, as most do.
+    /// Lists as Slurm 22.05.8 (`scontrol show hostnames`), pdsh 2.34 and ClusterShell 1.10.1
+    /// (`nodeset -e`) read them; where they differ, as most do.
     #[test]
     fn what_other_tools_write_stands_for_the_same_hosts() {
         let table = [
@@ -349,7 +349,7 @@ mod tests {
             ("a[1-9/4,20]", "a1 a5 a9 a20"),
             ("a[01-08/3]", "a01 a04 a07"),
             ("a[5-6/7]", "a5"),
-            // What `nodeset -e`, `scontrol show hostnames` and `$SLURM_JOB_NODELIST` give.
+            // As printed by `nodeset -e`, `scontrol show hostnames` and `$SLURM_JOB_NODELIST`.
             ("a1 a2 a3", "a1 a2 a3"),
             ("a1\na2\n", "a1 a2"),
             (

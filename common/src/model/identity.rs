@@ -1,10 +1,10 @@
-//! Who a certificate says its holder is: one role URI in the subject alternative names, plus the
+//! The identity of a certificate's holder: one role URI in the subject alternative names, plus the
 //! extended key usage that fits it.
 
 use std::fmt;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// What a certificate's holder may be. Rights are not in the certificate; the class and the name
+/// The role of a certificate's holder. Rights are not in the certificate; the role and the name
 /// are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -17,7 +17,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// The word in the URI.
+    /// The role as written in the URI.
     pub fn as_str(self) -> &'static str {
         match self {
             Role::Agent => "agent",
@@ -33,7 +33,7 @@ impl Role {
 pub struct Identity {
     /// The cluster's random id.
     pub cluster: String,
-    /// The class.
+    /// The holder's role.
     pub role: Role,
     /// Host or user name; empty for the coordinator.
     pub name: String,
@@ -45,16 +45,16 @@ pub enum IdentityError {
     /// Not X.509.
     #[error("not a certificate")]
     NotACertificate,
-    /// No role URI, or several.
+    /// No role URI, or several of them.
     #[error("it has {0} role URIs in its subject alternative names; a Mezcal certificate has one")]
     Uris(usize),
-    /// The URI is not one of ours.
+    /// The URI is not of a Mezcal form.
     #[error(
         "its role URI {0:?} is not of the form spiffe://CLUSTER/agent/HOST, …/user/NAME or …/coordinator"
     )]
     Uri(String),
-    /// The key usage does not fit the role: webpki takes an absent usage for every usage, we do
-    /// not.
+    /// The key usage does not fit the role. webpki takes an absent usage for every usage; Mezcal
+    /// does not.
     #[error("its extended key usage does not fit the role {0}")]
     Usage(&'static str),
 }
@@ -63,7 +63,7 @@ impl Identity {
     /// An identity from its parts.
     ///
     /// # Errors
-    /// [`IdentityError::Uri`] if a part has other characters than lower-case letters, digits, `-`,
+    /// [`IdentityError::Uri`] if a part has characters other than lower-case letters, digits, `-`,
     /// `_` and `.`.
     pub fn new(cluster: &str, role: Role, name: &str) -> Result<Self, IdentityError> {
         let id = Self {
@@ -102,7 +102,7 @@ impl Identity {
             return Err(bad());
         }
         let (role, name) = match parts[..] {
-            // It would be no host name in a list.
+            // A list of hosts could not name it.
             [_, "agent", name] if !name.starts_with('-') => (Role::Agent, name),
             [_, "user", name] => (Role::User, name),
             [_, "coordinator"] => (Role::Coordinator, ""),
@@ -182,15 +182,15 @@ pub fn validity(der: &[u8]) -> Result<(i64, i64), IdentityError> {
     ))
 }
 
-/// SHA-256 of a DER certificate's public key (its SubjectPublicKeyInfo). None if it is no
-/// certificate.
+/// SHA-256 of a DER certificate's public key (its SubjectPublicKeyInfo). `None` if the bytes are
+/// not a certificate.
 pub fn key_hash(der: &[u8]) -> Option<[u8; 32]> {
     let (_, cert) = X509Certificate::from_der(der).ok()?;
     Some(crate::model::token::sha256(cert.public_key().raw))
 }
 
-/// Whether `signature` is one of `message` by the key of this certificate (DER): ECDSA with P-256
-/// and SHA-256, in ASN.1.
+/// Whether `signature` is a signature of `message` by the key of this certificate (DER): ECDSA with
+/// P-256 and SHA-256, in ASN.1.
 pub fn has_signed(der: &[u8], message: &[u8], signature: &[u8]) -> bool {
     let Ok((_, cert)) = X509Certificate::from_der(der) else {
         return false;
@@ -202,7 +202,7 @@ pub fn has_signed(der: &[u8], message: &[u8], signature: &[u8]) -> bool {
     key.verify(message, signature).is_ok()
 }
 
-/// What `certs show` prints of a certificate beyond its identity.
+/// Details of a certificate that `certs show` prints beyond its identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Details {
     /// Serial number, hexadecimal.
@@ -213,7 +213,7 @@ pub struct Details {
     pub issuer: String,
     /// Common name of the subject.
     pub common_name: String,
-    /// True for a certificate authority.
+    /// Whether it is a certificate authority.
     pub is_ca: bool,
 }
 

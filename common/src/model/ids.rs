@@ -21,16 +21,16 @@ macro_rules! number {
 
 number!(
     /// One life of a coordinator: 64 random bits drawn at its start. Attempts of another epoch are
-    /// strangers.
+    /// unknown to it.
     Epoch(u64)
 );
 number!(
-    /// A coordinator's store: 64 random bits drawn when it was made. What another one has is
-    /// strange to it.
+    /// A coordinator's store: 64 random bits drawn when it was made. Numbers of another store have
+    /// no meaning in it.
     StoreId(u64)
 );
 number!(
-    /// A batch as its coordinator counts them, from 1.
+    /// A batch's number in its coordinator, from 1.
     BatchSerial(u32)
 );
 number!(
@@ -50,7 +50,7 @@ number!(
     EngineIndex(u16)
 );
 
-/// A batch as its client names it. Submitting the same id again is the same batch.
+/// A batch's id, drawn by its client. A batch submitted again with the same id is the same batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BatchId(pub uuid::Uuid);
 
@@ -70,38 +70,39 @@ impl fmt::Display for BatchId {
 /// A job within one coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct JobKey {
-    /// Its batch.
+    /// Number of its batch.
     pub batch: BatchSerial,
-    /// Its place in that batch.
+    /// Its number in that batch.
     pub job: JobNumber,
 }
 
-/// Attempts of one job in one generation of its store. A job that fails within milliseconds and is
-/// tried for ever has ten million behind it after a day; and in decimal a generation can be read
-/// off: attempt 20000003 is the third one, after two restores.
+/// Attempt numbers of one job in one generation of its store. A job that fails within milliseconds
+/// and is retried for ever has ten million attempts after a day. The generation shows in decimal:
+/// attempt 20000003 is the third one, after two restores.
 const ATTEMPTS: u32 = 10_000_000;
-/// Batches in one generation: one a second for two years. What runs once, as `exec` has it, is a
+/// Batch numbers in one generation: one a second for two years. A single command of `exec` is a
 /// batch, too.
 const BATCHES: u32 = 1 << 26;
-/// Restores that fit: 64 generations of 2^26 batches are all 2^32 numbers, and 64 × 10,000,000
+/// Most restores that fit: 64 generations of 2^26 batches are all 2^32 numbers, and 64 × 10,000,000
 /// attempts are less than 2^32.
 pub const MAX_RESTORES: u32 = u32::MAX / BATCHES;
 
-/// How often a coordinator's store was restored from a copy, and when that was last done.
+/// The number of times a coordinator's store was restored from a copy, and the time of the last
+/// one.
 ///
-/// After a restore there are two histories of one store: what the original did after the copy was
-/// made, and what the copy does. Numbers of batches and attempts carry the generation in their high
-/// part, so that none that a copy gives out is one of the original's, and each of its attempts has
-/// a higher number than any of the original's. Of two generations the younger one counts: agents
-/// that have met it refuse the other.
+/// After a restore there are two histories of one store: that of the original after the copy was
+/// made, and that of the copy. Numbers of batches and attempts carry the generation in their high
+/// part, so that a copy never gives out a number of the original, and each attempt of the copy has
+/// a higher number than all of the original. Of two generations the younger one counts: agents that
+/// have met it refuse the other.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct Generation {
-    /// When a copy became it, on the clock of its coordinator; zero for a store that never was one.
-    /// Of siblings, which come from one copy, the younger is newer.
+    /// When a copy became this store, on the clock of its coordinator; zero for an original. Of
+    /// siblings, made from one copy, the younger is newer.
     pub since: WallTime,
-    /// Restores, up to [`MAX_RESTORES`].
+    /// Number of restores, up to [`MAX_RESTORES`].
     pub restores: u32,
 }
 
@@ -115,15 +116,15 @@ impl fmt::Display for Generation {
 }
 
 impl Generation {
-    /// The generation of a copy that is taken up at `now`, where `beside` was the last one known at
-    /// that place. None: there were too many.
+    /// The generation of a copy that comes into use at `now`, where `beside` was the last
+    /// generation known at that place. `None`: no more restores fit.
     pub fn next(self, beside: Generation, now: WallTime) -> Option<Generation> {
         let restores = self
             .restores
             .max(beside.restores)
             .checked_add(1)
             .filter(|count| *count <= MAX_RESTORES)?;
-        // A clock that was set back makes it no older than its parents.
+        // With a clock that was set back it is still not older than its parents.
         let since = now
             .0
             .max(self.since.0.saturating_add(1))
@@ -134,18 +135,18 @@ impl Generation {
         })
     }
 
-    /// The first number of a batch: all of earlier generations are below it.
+    /// The first batch number: all numbers of earlier generations are lower.
     pub fn first_batch(self) -> BatchSerial {
         BatchSerial((self.restores * BATCHES).max(1))
     }
 
-    /// The last number of a batch. The next one would be of the next generation.
+    /// The last batch number. The next number belongs to the next generation.
     pub fn last_batch(self) -> BatchSerial {
         BatchSerial(self.restores * BATCHES + (BATCHES - 1))
     }
 
-    /// The number of a job's next attempt after number `last`, zero if it had none. None: that
-    /// would be a number of the next generation.
+    /// The number of a job's next attempt after number `last`, zero if it had none. `None`: that
+    /// number belongs to the next generation.
     pub fn next_attempt(self, last: u32) -> Option<u32> {
         let count = attempt_count(last) + 1;
         (count < ATTEMPTS && last / ATTEMPTS <= self.restores)
@@ -153,7 +154,7 @@ impl Generation {
     }
 }
 
-/// The how manieth attempt of its job this is, over all generations: 3 for 20000003.
+/// The count of this attempt within its job, over all generations: 3 for 20000003.
 pub fn attempt_count(attempt: u32) -> u32 {
     attempt % ATTEMPTS
 }
@@ -165,7 +166,7 @@ pub struct AttemptId {
     pub epoch: Epoch,
     /// The job that it runs.
     pub key: JobKey,
-    /// 1 for the first attempt; above ten million after a restore, see [`Generation`].
+    /// 1 for the first attempt; above ten million after a restore (see [`Generation`]).
     pub attempt: u32,
 }
 
@@ -187,7 +188,7 @@ mod tests {
             let first = generation.next_attempt(attempt).expect("there is one");
             assert!(first > attempt && generation.first_batch() > batch);
             assert_eq!(generation.next_attempt(first), Some(first + 1));
-            // The last one that could have been given out.
+            // The last number that could have been given out.
             (attempt, batch) = (
                 generation.restores * ATTEMPTS + (ATTEMPTS - 1),
                 generation.last_batch(),
@@ -236,7 +237,7 @@ mod tests {
         let chain = sibling.next(original, WallTime(150)).expect("few");
         let other = original.next(original, second).expect("few");
         assert!(other > chain && chain > sibling && sibling > original);
-        // A clock that was set back, where the old store lies beside.
+        // With a clock that was set back, where the old store lies beside.
         assert!(original.next(chain, WallTime(1)).expect("few") > chain);
     }
 }

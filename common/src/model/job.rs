@@ -14,7 +14,7 @@ pub const RESERVED_ENV: [&str; 6] = [
     "MEZCAL_BATCH",
 ];
 
-/// What precedes `cmd` in `bash -c` (compat.md §1.1: on the same line, so that a syntax error is
+/// The text before `cmd` in `bash -c` (compat.md §1.1: on the same line, so that a syntax error is
 /// found before `set` runs).
 pub const SHELL_PREFIX: &str = "set -o pipefail; ";
 
@@ -25,18 +25,17 @@ pub const MAX_ARG_STRLEN: usize = 128 * 1024;
 /// any command and environment that execve(2) takes in practice.
 pub const MAX_SPEC: usize = 384 * 1024;
 
-/// The most jobs that a job comes after: their numbers have to fit a frame beside it.
+/// Most jobs that one job can come after: their numbers have to fit a frame with it.
 pub const MAX_AFTER: usize = 100_000;
 
-/// The largest [`BatchContext`], by the measure of those who decode it
-/// (`wire::codec::context_fits`): it goes to an engine in one frame with a job, and 40 KiB of the
-/// frame are left for the rest.
+/// The largest [`BatchContext`], as measured by the decoder (`wire::codec::context_fits`): it goes
+/// to an engine in one frame with a job, and 40 KiB of the frame remain for the other fields.
 pub const MAX_CONTEXT: usize = 600 * 1024;
 
-/// Bytes kept of each output stream that no file takes.
+/// Bytes kept of each output stream that is not written to a file.
 pub const TAIL_BYTES: usize = 4096;
 
-/// What a job runs.
+/// The command of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// `/bin/bash -c 'set -o pipefail; TEXT'`.
@@ -45,16 +44,16 @@ pub enum Command {
     Argv(Vec<String>),
 }
 
-/// What an engine needs to know to run one job. The scheduler looks inside only to forget what has
-/// run. Commands, paths and environments may have bytes in them that are no text
+/// All data that an engine needs to run one job. The scheduler decodes it only to drop the command
+/// of a job that has ended. Commands, paths and environments may contain bytes that are not UTF-8
 /// ([`octets`](crate::model::octets)).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobSpec {
-    /// The user's `id`; without one the job's number serves.
+    /// The user's `id`; without one the job's number is used.
     pub label: Option<String>,
-    /// What runs.
+    /// The command to run.
     pub command: Command,
-    /// Working directory; relative ones start at the batch's.
+    /// Working directory; relative paths start at the batch's directory.
     pub cd: Option<String>,
     /// File for standard output, opened after the chdir.
     pub out: Option<String>,
@@ -62,16 +61,16 @@ pub struct JobSpec {
     pub err: Option<String>,
     /// File for standard input instead of `/dev/null`.
     pub stdin: Option<String>,
-    /// Environment of this job, over the batch's.
+    /// Environment of this job, which overrides the batch's.
     pub env: Vec<(String, String)>,
-    /// Longest run, over the batch's.
+    /// Time limit of each attempt, which overrides the batch's.
     pub timeout: Option<Duration>,
-    /// What to do with processes that outlive the first one, over the batch's.
+    /// Handling of processes that outlive the first one, which overrides the batch's.
     pub leftover: Option<Leftover>,
 }
 
 impl JobSpec {
-    /// A job that names nothing but its command.
+    /// A job that has only a command.
     pub fn new(command: Command) -> Self {
         Self {
             label: None,
@@ -87,30 +86,31 @@ impl JobSpec {
     }
 }
 
-/// What happens to processes of a job that are alive when its first process has ended.
+/// Handling of a job's processes that are alive when its first process has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Leftover {
     /// They are killed, and counted in the result.
     #[default]
     Kill,
-    /// The job goes on until they have ended, too. Its exit status stays the first process's.
+    /// The job continues until they have ended, too. Its exit status stays that of the first
+    /// process.
     Wait,
 }
 
 /// How an attempt is asked to end before it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stop {
-    /// Signal to its process group: SIGTERM unless the user wants another one.
+    /// Signal to its process group: SIGTERM unless the user chooses another one.
     pub signal: i32,
-    /// Between that signal and KILL; nothing: KILL at once.
+    /// Time between that signal and SIGKILL; zero: SIGKILL at once.
     pub grace: Duration,
 }
 
 impl Stop {
-    /// KILL at once.
+    /// SIGKILL at once.
     pub const NOW: Stop = Stop::after(Duration::ZERO);
 
-    /// TERM, and KILL `grace` later.
+    /// SIGTERM, and SIGKILL `grace` later.
     pub const fn after(grace: Duration) -> Self {
         Self {
             signal: crate::system::signal::TERM,
@@ -128,23 +128,23 @@ impl Stop {
     }
 }
 
-/// Where output goes that no file takes.
+/// Handling of output that is not written to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Capture {
-    /// The last [`TAIL_BYTES`] come back with the result.
+    /// The last [`TAIL_BYTES`] come with the result.
     Tail,
-    /// Everything comes back while the job runs (`coordinator exec`).
+    /// All of it is sent while the job runs (`coordinator exec`).
     Stream,
 }
 
-/// What all jobs of one batch have in common.
+/// The settings that all jobs of one batch share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchContext {
-    /// The batch.
+    /// Id of the batch.
     pub batch: BatchId,
-    /// Directory in which jobs start that name none.
+    /// Working directory of jobs that name none.
     pub cd: String,
-    /// Environment over the engine's own, in order, later ones win.
+    /// Environment added to the engine's own, in order; later entries win.
     pub env: Vec<(String, String)>,
     /// File mode creation mask (umask(2)).
     pub umask: u32,
@@ -152,17 +152,17 @@ pub struct BatchContext {
     pub setup: Option<String>,
     /// Directory for `ID.out` and `ID.err` of jobs that name no files.
     pub output_dir: Option<String>,
-    /// Longest run of each job that names none.
+    /// Time limit of each attempt of jobs that name none.
     pub timeout: Option<Duration>,
-    /// Where output goes that no file takes.
+    /// Handling of output that is not written to a file.
     pub capture: Capture,
-    /// What happens to processes that outlive the first process of their job, for jobs without
+    /// Handling of processes that outlive the first process of their job, for jobs without
     /// `leftover`.
     pub leftover: Leftover,
 }
 
 impl BatchContext {
-    /// A batch that starts its jobs in `cd` and asks for nothing else.
+    /// A batch whose jobs start in `cd`, without options.
     pub fn new(batch: BatchId, cd: String, umask: u32) -> Self {
         let capture = Capture::Tail;
         let leftover = Leftover::default();

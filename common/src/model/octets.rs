@@ -1,12 +1,12 @@
-//! Bytes that are no UTF-8 inside text, as names of files have them, and commands and environments
-//! with such names.
+//! Bytes that are not UTF-8 inside text: names of files may contain them, and so may commands and
+//! environments with such names.
 //!
-//! JSON has them as Python writes them (PEP 383): a byte from 80 to ff that is part of no character
-//! is the lone surrogate `\udc80` to `\udcff`. A `String` has no place for those. There such a byte
-//! is NUL and the character of the same number, `\0é` for e9, and a true NUL is two of them. No
-//! command, path or environment has a NUL, so all other text stands for itself; and whoever does
-//! not know this form finds a NUL and starts nothing. Only what opens files and starts programs
-//! takes it apart ([`of`]).
+//! JSON encodes them as Python does (PEP 383): a byte from 80 to ff that is not part of a character
+//! is the lone surrogate `\udc80` to `\udcff`. A `String` cannot hold those. In it such a byte is
+//! NUL and the character of the same number, `\0é` for e9, and a true NUL is two of them. No
+//! command, path or environment has a NUL, so all other text stands for itself; and a program that
+//! does not know this form finds a NUL and starts nothing. Only code that opens files or starts
+//! programs decodes it ([`of`]).
 
 use std::borrow::Cow;
 
@@ -53,7 +53,7 @@ pub fn text(bytes: Vec<u8>) -> String {
     out
 }
 
-/// The same for people: what is no character is U+FFFD.
+/// The text for people: each byte that is not part of a character is U+FFFD.
 pub fn shown(text: &str) -> Cow<'_, str> {
     match of(text) {
         Cow::Borrowed(_) => Cow::Borrowed(text),

@@ -6,12 +6,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// Why an attempt is over.
+/// Why an attempt has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Ended {
     /// The command ran to its own end and exited.
     Exited,
-    /// A signal that we did not send ended it.
+    /// A signal that Mezcal did not send ended it.
     Signaled,
     /// It ran longer than its timeout and was killed.
     Timeout,
@@ -21,7 +21,7 @@ pub enum Ended {
     OutOfMemory,
     /// It could not be started.
     StartFailed,
-    /// No host that may run it was there for the host timeout.
+    /// No host that may run it was connected for the length of the host timeout.
     NoHost,
     /// A job that it comes after failed.
     Skipped,
@@ -29,13 +29,13 @@ pub enum Ended {
     Lost,
     /// It was killed and did not die.
     Unkillable,
-    /// Its host was short of what it takes to start anything: it has not run, and goes back. No job
-    /// ends so.
+    /// Its host was short of something needed to start a process: it has not run, and is returned.
+    /// No job ends in this way.
     HostShort,
 }
 
 impl Ended {
-    /// The word in a result's `outcome`.
+    /// The value of `outcome` in a result.
     pub fn as_str(self) -> &'static str {
         match self {
             Ended::Exited => "exited",
@@ -52,7 +52,7 @@ impl Ended {
         }
     }
 
-    /// The word in a result's `status`: `ok` if the command ran to its own end, `aborted` if
+    /// The value of `status` in a result: `ok` if the command ran to its own end, `aborted` if
     /// cancelled, else `error`.
     pub fn status(self) -> &'static str {
         match self {
@@ -70,20 +70,20 @@ impl Ended {
     }
 }
 
-/// How jobs have ended, as people count them.
+/// How jobs have ended, in the groups that people count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// With status 0.
+    /// Exit status 0.
     Done,
-    /// Otherwise, but for what follows.
+    /// Any other end without success.
     Failed,
-    /// By a cancel, or not started because of one.
+    /// Cancelled, or not started because of a cancel.
     Cancelled,
     /// Not started because of another job that had not succeeded.
     Skipped,
 }
 
-/// What wait4(2) said of the job's first process.
+/// The wait status of the job's first process, from wait4(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WaitStatus {
     /// Exit status 0–255.
@@ -93,7 +93,7 @@ pub enum WaitStatus {
 }
 
 impl WaitStatus {
-    /// As Python's subprocess has it: the exit status, or −N for signal N.
+    /// The code as in Python's subprocess: the exit status, or −N for signal N.
     pub fn code(self) -> i32 {
         match self {
             WaitStatus::Exited(code) => code,
@@ -102,7 +102,7 @@ impl WaitStatus {
     }
 }
 
-/// What holds the processes of an attempt together.
+/// How the processes of an attempt are kept together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Containment {
     /// A process group, and the engine as the parent of every orphan (PR_SET_CHILD_SUBREAPER of
@@ -113,7 +113,7 @@ pub enum Containment {
 }
 
 impl Containment {
-    /// The word in results and in `coordinator hosts`.
+    /// The name in results and in `coordinator hosts`.
     pub fn as_str(self) -> &'static str {
         match self {
             Containment::Subreaper => "subreaper",
@@ -122,10 +122,10 @@ impl Containment {
     }
 }
 
-/// Where CPU times come from.
+/// The source of CPU times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UsageSource {
-    /// wait4(2): the processes that the engine reaped and those that they had waited for.
+    /// wait4(2): the processes that the engine reaped, and the processes that these had waited for.
     #[default]
     Wait4,
     /// `cpu.stat` of the attempt's control group: every process that was ever in it.
@@ -133,7 +133,7 @@ pub enum UsageSource {
 }
 
 impl UsageSource {
-    /// The word in a result's `usage_source`.
+    /// The value of `usage_source` in a result.
     pub fn as_str(self) -> &'static str {
         match self {
             UsageSource::Wait4 => "wait4",
@@ -149,11 +149,11 @@ pub struct Usage {
     pub user: Duration,
     /// CPU time in the kernel.
     pub system: Duration,
-    /// Who says so.
+    /// The source of the two times.
     pub source: UsageSource,
-    /// Largest resident set of any one process, in bytes (`ru_maxrss` of wait4(2)). None when it is
-    /// not above the engine's own: execve(2) passes the memory peak of whoever started a program on
-    /// to it.
+    /// Largest resident set of any one process, in bytes (`ru_maxrss` of wait4(2)). `None` when it
+    /// is not above the engine's own: execve(2) passes on the memory peak of the process that
+    /// starts a program.
     pub max_rss: Option<u64>,
     /// Largest memory use of all its processes together, page cache included (`memory.peak`, Linux
     /// 5.19).
@@ -165,20 +165,20 @@ pub struct Usage {
 pub struct Span {
     /// Wall clock just before the spawn.
     pub started: WallTime,
-    /// Wall clock when the end was seen: of the first process; of all that is waited for
-    /// (`leftover: wait`), or was killed with it.
+    /// Wall clock when the end was seen: that of the first process, or of all processes that were
+    /// waited for (`leftover: wait`) or killed with it.
     pub completed: WallTime,
-    /// Between the two on CLOCK_BOOTTIME, which nobody sets.
+    /// Time between the two on CLOCK_BOOTTIME, which cannot be set.
     pub elapsed: Duration,
 }
 
-/// How much an attempt has written, as its engine has counted while it read. None where a file took
-/// it, or where nobody has said.
+/// Byte counts of an attempt's output, counted by its engine while it read. `None` where the output
+/// went to a file, or where there is no count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
-    /// Bytes on standard output.
+    /// Bytes of standard output.
     pub out: Option<u64>,
-    /// Bytes on standard error.
+    /// Bytes of standard error.
     pub err: Option<u64>,
 }
 
@@ -188,7 +188,7 @@ impl Written {
         self.out.is_some() || self.err.is_some()
     }
 
-    /// Whether a stream had more than is kept of it.
+    /// Whether a stream was longer than its kept tail.
     pub fn exceeds_tails(self) -> bool {
         [self.out, self.err]
             .into_iter()
@@ -200,36 +200,36 @@ impl Written {
 /// How one attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// Why it is over.
+    /// Why it has ended.
     pub ended: Ended,
-    /// What the kernel said, if a process ever ran.
+    /// Wait status of the first process, if one ever ran.
     pub status: Option<WaitStatus>,
-    /// For the reader: what went wrong, when it is more than an exit status.
+    /// For people: the error, where it is more than an exit status.
     pub error: Option<String>,
     /// When it ran, if it did.
     pub span: Option<Span>,
-    /// What it used, if it ran.
+    /// Its use of resources, if it ran.
     pub usage: Option<Usage>,
-    /// Processes that we killed, at a cancel or as leftovers of a normal end.
+    /// Processes that Mezcal killed, at a cancel or as leftovers of a normal end.
     pub killed: u32,
     /// Processes that are still alive: 0, or the attempt is `Unkillable`.
     pub survivors: u32,
-    /// What held its processes together, if it ran.
+    /// How its processes were kept together, if it ran.
     pub containment: Option<Containment>,
-    /// The last bytes of standard output, if no file took it.
+    /// The last bytes of standard output, if it was not written to a file.
     pub stdout_tail: Option<Bytes>,
-    /// The last bytes of standard error, if no file took it.
+    /// The last bytes of standard error, if it was not written to a file.
     pub stderr_tail: Option<Bytes>,
-    /// How much of each there was. Peers of earlier versions do not know it, so that it is not in
-    /// what all of them read: messages for others have it beside the rest ([`counted`],
-    /// [`counted_results`]), and so has the store.
+    /// Byte counts of the two streams. Peers of earlier versions do not know them, so they are not
+    /// part of the common encoding: newer messages carry them beside the rest ([`counted`],
+    /// [`counted_results`]), and so does the store.
     #[serde(skip)]
     pub written: Written,
 }
 
 impl Outcome {
-    /// An outcome of something that never ran. Of a very long error only the beginning is kept:
-    /// paths and words in it are a user's.
+    /// An outcome of an attempt that never ran. Only the beginning of a very long error is kept: it
+    /// contains paths and words from users.
     pub fn never_ran(ended: Ended, error: impl Into<Option<String>>) -> Self {
         Self {
             ended,
@@ -268,7 +268,7 @@ impl Outcome {
         self
     }
 
-    /// In which of the four ways that people count it has ended.
+    /// The group in which this outcome is counted.
     pub fn way(&self) -> Way {
         match self.ended {
             _ if self.succeeded() => Way::Done,
@@ -278,7 +278,7 @@ impl Outcome {
         }
     }
 
-    /// True if the job did what it was asked for: exit status 0.
+    /// Whether the job succeeded: exit status 0.
     pub fn succeeded(&self) -> bool {
         self.ended == Ended::Exited && self.status == Some(WaitStatus::Exited(0))
     }
@@ -286,7 +286,7 @@ impl Outcome {
 
 /// Bytes kept of an error text: many of them have to fit one frame.
 const ERROR_BYTES: usize = 4096;
-/// What shows that there was more of it.
+/// Mark of a text that was cut.
 const CUT: &str = "…";
 
 fn shortened(mut text: String) -> String {
@@ -306,9 +306,9 @@ fn shortened(mut text: String) -> String {
 pub struct JobResult {
     /// The attempt that counts, from 1; 0 if none was placed.
     pub attempt: u32,
-    /// Where it ran, if it did.
+    /// The host and engine where it ran, if it did.
     pub place: Option<Place>,
-    /// Whether that was a host that the job prefers, if it prefers any.
+    /// Whether it ran on a host that the job prefers; `None` if the job prefers none.
     pub local: Option<bool>,
     /// How it ended.
     pub outcome: Outcome,
@@ -319,25 +319,25 @@ pub struct JobResult {
 pub struct Place {
     /// The host's name, from its agent's certificate.
     pub host: std::sync::Arc<str>,
-    /// The engine.
+    /// The engine's cluster-wide number.
     pub engine: EngineId,
     /// Seconds to add to the host's clock to get the coordinator's.
     pub clock_offset: Option<f64>,
 }
 
-/// An outcome with what it has [`Written`].
+/// An outcome with its [`Written`].
 pub mod counted {
     use super::{Outcome, Written};
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     /// # Errors
-    /// Those of the serializer.
+    /// The serializer's own.
     pub fn serialize<S: Serializer>(outcome: &Outcome, serializer: S) -> Result<S::Ok, S::Error> {
         (outcome, outcome.written).serialize(serializer)
     }
 
     /// # Errors
-    /// Those of the deserializer.
+    /// The deserializer's own.
     pub fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Box<Outcome>, D::Error> {
@@ -349,14 +349,14 @@ pub mod counted {
     }
 }
 
-/// Results, each with what its job has [`Written`].
+/// Results, each with the [`Written`] of its job.
 pub mod counted_results {
     use super::{JobResult, Written};
     use crate::model::ids::JobNumber;
     use serde::{Deserialize, Deserializer, Serializer};
 
     /// # Errors
-    /// Those of the serializer.
+    /// The serializer's own.
     pub fn serialize<S: Serializer>(
         results: &[(JobNumber, JobResult)],
         serializer: S,
@@ -369,7 +369,7 @@ pub mod counted_results {
     }
 
     /// # Errors
-    /// Those of the deserializer.
+    /// The deserializer's own.
     pub fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Vec<(JobNumber, JobResult)>, D::Error> {
@@ -387,7 +387,7 @@ pub mod counted_results {
 pub struct Tail(std::collections::VecDeque<u8>);
 
 impl Tail {
-    /// Takes more of the stream.
+    /// Appends more of the stream.
     pub fn push(&mut self, data: &[u8]) {
         let keep = &data[data.len().saturating_sub(crate::model::job::TAIL_BYTES)..];
         let over = (self.0.len() + keep.len()).saturating_sub(crate::model::job::TAIL_BYTES);
@@ -395,12 +395,12 @@ impl Tail {
         self.0.extend(keep);
     }
 
-    /// What is kept so far.
+    /// A copy of the kept bytes.
     pub fn to_bytes(&self) -> Bytes {
         Bytes::from(self.0.iter().copied().collect::<Vec<u8>>())
     }
 
-    /// What is kept.
+    /// The kept bytes.
     pub fn into_bytes(self) -> Bytes {
         Bytes::from(Vec::from(self.0))
     }

@@ -1,25 +1,25 @@
-//! Join tokens: what a host or a user shows once to get a certificate, and what tells them the
-//! right coordinator from any other.
+//! Join tokens: a host or user shows one once to get a certificate, and recognises the right
+//! coordinator by it.
 
 use ring::rand::SecureRandom;
 use std::fmt::{self, Write};
 
-/// What every token begins with: the version of its form.
+/// The prefix of every token: the version of its form.
 const FORM: &str = "mz1";
 
-/// `mz1.ROOT.ID.SECRET`: whoever has it may join once, under the name that it was made for, and
-/// trusts only a coordinator below that root.
+/// `mz1.ROOT.ID.SECRET`: its holder may join once, under the name that it was made for, and trusts
+/// only a coordinator below that root.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
     /// SHA-256 of the root's public key (its SubjectPublicKeyInfo, RFC 5280 §4.1): the pin.
     pub root: [u8; 32],
-    /// By which the coordinator finds it; no secret.
+    /// Id by which the coordinator finds it; not secret.
     pub id: [u8; 4],
     /// The secret. The coordinator keeps only its hash.
     pub secret: [u8; 16],
 }
 
-/// Why a text is no token.
+/// A text is not a token.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "that is no join token: it looks like {FORM}.ROOT.ID.SECRET, as `coordinator token create` prints it"
@@ -27,7 +27,7 @@ pub struct Token {
 pub struct NoToken;
 
 impl Token {
-    /// A new one for the cluster of this root.
+    /// A new token for the cluster of this root.
     ///
     /// # Errors
     /// The system's random generator failed.
@@ -41,7 +41,7 @@ impl Token {
         Ok(Self { root, id, secret })
     }
 
-    /// Reads one, with white space around it.
+    /// Reads a token, with white space around it.
     ///
     /// # Errors
     /// [`NoToken`].
@@ -57,12 +57,12 @@ impl Token {
         })
     }
 
-    /// Its id as it is shown.
+    /// Its id in hexadecimal, as it is shown.
     pub fn name(&self) -> String {
         hex(&self.id)
     }
 
-    /// Its id, its secret and the pin, to be handed over once.
+    /// The whole token as text, to be handed over once.
     pub fn reveal(&self) -> String {
         format!(
             "{FORM}.{}.{}.{}",
@@ -79,14 +79,14 @@ impl fmt::Debug for Token {
     }
 }
 
-/// SHA-256.
+/// SHA-256 of these bytes.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
     out
 }
 
-/// Lower-case hexadecimal.
+/// These bytes in lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes
         .iter()

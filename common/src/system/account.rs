@@ -1,6 +1,6 @@
 //! Accounts of this host.
 
-/// What passwd(5) says of a user.
+/// A user's entry in passwd(5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     /// Login name.
@@ -15,7 +15,7 @@ pub struct Account {
     pub shell: String,
 }
 
-/// Looks an account up where every site keeps its own (getpwuid_r(3): files, LDAP, SSSD).
+/// Looks an account up in the databases that the site uses (getpwuid_r(3): files, LDAP, SSSD).
 pub fn of(uid: u32) -> Option<Account> {
     // SAFETY: `look_up` gives pointers that are valid for the call.
     look_up(|entry, buffer, length, found| unsafe {
@@ -63,8 +63,8 @@ fn look_up(
     }
 }
 
-/// Becomes the owner of a directory for good, if this process is root and it is another account's:
-/// whatever lies there, links among it, then leads to nothing that its owner could not have
+/// Becomes the owner of a directory for good, if this process is root and the directory is another
+/// account's: a path in it, links included, then leads only to files that its owner could have
 /// reached.
 ///
 /// # Errors
@@ -85,8 +85,8 @@ pub fn act_as_owner(directory: &std::path::Path) -> std::io::Result<()> {
             Err(std::io::Error::last_os_error())
         }
     };
-    // SAFETY: they change nothing but whom this process acts for, in all of its threads (nptl(7));
-    // `gid` is there for the call.
+    // SAFETY: they change only the account for which this process acts, in all of its threads
+    // (nptl(7)); `gid` lives through the call.
     unsafe {
         done(libc::setgroups(1, &gid))?;
         done(libc::setresgid(gid, gid, gid))?;

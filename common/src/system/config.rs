@@ -1,4 +1,4 @@
-//! Reading configuration files: the same rules and the same messages for every one.
+//! Reading configuration files: the same rules and the same messages for all of them.
 
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
@@ -11,16 +11,16 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// It is not what it should be: syntax, an unknown key, a wrong type. The source has line and
+    /// Its content is not valid: syntax, an unknown key, a wrong type. The source has line and
     /// column.
     #[error("{} is not a valid configuration", path.display())]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// Place and reason.
         source: Box<toml::de::Error>,
     },
 }
@@ -41,10 +41,10 @@ pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
 }
 
 /// Checks the sample of a configuration file that packages install: it is read as a `T`, also with
-/// the keys that are commented out (a `#` without a space after it), and no key of `T` is missing.
+/// the keys that are commented out (a `#` without a space after it), and it has all keys of `T`.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The mistake in it.
 pub fn check_sample<T: DeserializeOwned>(sample: &str) -> Result<(), String> {
     let switched_on = |line: &str| {
         let key = line.strip_prefix('#').filter(|rest| !rest.starts_with(' '));
@@ -54,7 +54,7 @@ pub fn check_sample<T: DeserializeOwned>(sample: &str) -> Result<(), String> {
     for text in [sample, &whole] {
         toml::from_str::<T>(text).map_err(|e| e.to_string())?;
     }
-    // The parser names all of its keys to a reader who writes another one.
+    // The parser lists all of its keys in the error for an unknown one.
     const OTHER: &str = "nosuch";
     let Err(said) = toml::from_str::<T>(&format!("{OTHER} = 1")) else {
         return Err("unknown keys are not refused".into());
@@ -77,9 +77,9 @@ pub fn expand_home(path: &Path) -> PathBuf {
     }
 }
 
-/// True on a network file system (statfs(2)): what has to be one host's alone, or needs locks that
-/// hold, does not belong there. Of a path that does not exist yet the nearest parent that does is
-/// looked at.
+/// Whether a path is on a network file system (statfs(2)). Files of one host alone, and files that
+/// need reliable locks, do not belong there. For a path that does not exist yet, its nearest
+/// existing parent is checked.
 pub fn is_on_network(path: &Path) -> bool {
     const NFS: i64 = 0x6969;
     const CIFS: i64 = 0xff53_4d42;
@@ -91,7 +91,7 @@ pub fn is_on_network(path: &Path) -> bool {
     [NFS, CIFS, SMB2].contains(&kind)
 }
 
-/// This host's name as gethostname(2) has it, in lower case.
+/// This host's name from gethostname(2), in lower case.
 pub fn host_name() -> String {
     let name = rustix::system::uname()
         .nodename()

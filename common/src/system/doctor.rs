@@ -1,4 +1,4 @@
-//! What `doctor` verbs find, and how it is shown: each finding with the way out.
+//! Findings of the `doctor` verbs, and how they are shown: each with its remedy.
 
 use crate::model::escape::{chain, for_terminal};
 use crate::system::account;
@@ -12,13 +12,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// How good a finding is.
+/// The verdict of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum State {
-    /// As it should be.
+    /// It is as it should be.
     #[serde(rename = "ok")]
     Fine,
-    /// It works, and could be better or will not work for ever.
+    /// It works, but could be better or will not work for ever.
     #[serde(rename = "warn")]
     Doubtful,
     /// It does not work.
@@ -29,19 +29,19 @@ pub enum State {
 /// One finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was looked at.
+    /// The subject of the check.
     #[serde(rename = "check")]
     pub what: &'static str,
-    /// How good it is.
+    /// The verdict.
     pub state: State,
-    /// What was seen.
+    /// The fact that was found.
     pub seen: String,
-    /// What to do about it.
+    /// The remedy.
     pub fix: Option<String>,
 }
 
 impl Finding {
-    /// As it should be.
+    /// A finding with nothing wrong.
     pub fn fine(what: &'static str, seen: impl Into<String>) -> Self {
         Self {
             what,
@@ -51,7 +51,7 @@ impl Finding {
         }
     }
 
-    /// It could be better.
+    /// A finding that could be better.
     pub fn doubtful(what: &'static str, seen: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
             what,
@@ -61,7 +61,7 @@ impl Finding {
         }
     }
 
-    /// It does not work.
+    /// A finding of a thing that does not work.
     pub fn wrong(what: &'static str, seen: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
             what,
@@ -72,7 +72,7 @@ impl Finding {
     }
 }
 
-/// The findings for people.
+/// The findings as a table for people.
 pub fn table(findings: &[Finding]) -> String {
     let mut text = String::new();
     for Finding {
@@ -95,7 +95,7 @@ pub fn table(findings: &[Finding]) -> String {
     text
 }
 
-/// Whether nothing is wrong.
+/// Whether no finding is [`State::Wrong`].
 pub fn is_well(findings: &[Finding]) -> bool {
     findings.iter().all(|f| f.state < State::Wrong)
 }
@@ -124,7 +124,7 @@ pub fn udp_buffers() -> Finding {
     }
 }
 
-/// Whether somebody keeps the wall clock right (adjtimex(2)).
+/// Whether a time service keeps the wall clock right (adjtimex(2)).
 pub fn clock() -> Finding {
     // SAFETY: zeroes are a valid `timex` that changes nothing.
     let state = unsafe {
@@ -141,7 +141,7 @@ pub fn clock() -> Finding {
     }
 }
 
-/// Room on the file system of a directory, for its account.
+/// Free space on the file system of a directory, for the account that owns it.
 pub fn space(what: &'static str, path: &Path, wanted: u64) -> Finding {
     match rustix::fs::statvfs(path) {
         Err(e) if e == rustix::io::Errno::ACCESS => doubtful_for_us(what, path),
@@ -161,7 +161,7 @@ pub fn space(what: &'static str, path: &Path, wanted: u64) -> Finding {
                     fix,
                 );
             }
-            // Some file systems do not count files: they have no limit of them.
+            // Some file systems do not count files: their number is not limited.
             if stat.f_files > 0 && stat.f_favail == 0 {
                 let seen = format!("{seen}, and room for no more files (inodes)");
                 return Finding::wrong(
@@ -182,7 +182,7 @@ pub fn space(what: &'static str, path: &Path, wanted: u64) -> Finding {
     }
 }
 
-/// What cannot be looked at by the account that looks.
+/// A finding about a path that this account may not look at.
 pub fn doubtful_for_us(what: &'static str, path: &Path) -> Finding {
     let us = account::own_name();
     Finding::doubtful(
@@ -192,10 +192,10 @@ pub fn doubtful_for_us(what: &'static str, path: &Path) -> Finding {
     )
 }
 
-/// The first of these files that an account cannot read, if root looks; the kernel says so, with
-/// groups and access lists.
+/// The first of these files that an account cannot read, if this process is root; the kernel
+/// decides, with groups and access lists.
 pub fn unreadable(what: &'static str, account: &str, files: &[PathBuf]) -> Option<Finding> {
-    // It prints the first directory that it cannot enter, or the file.
+    // Prints the first directory that it cannot enter, or the file.
     const LOOK: &str = "f=$1; shift; for d; do [ -x \"$d\" ] || { printf %s \"$d\"; exit 0; }; done; [ -r \"$f\" ] || printf %s \"$f\"";
     if !rustix::process::geteuid().is_root() {
         return None;
@@ -253,7 +253,7 @@ pub fn unreadable(what: &'static str, account: &str, files: &[PathBuf]) -> Optio
     })
 }
 
-/// A configuration file that cannot be used. `absent`: what to do where there is none.
+/// A configuration file that cannot be used. `absent`: the remedy where there is none.
 pub fn configuration(error: &ConfigError, absent: &str) -> Finding {
     let what = "configuration";
     match error {
@@ -312,14 +312,14 @@ pub fn credentials(what: &'static str, error: &CredentialsError, anew: &str) -> 
     }
 }
 
-/// Whether what a peer said of a certificate may come from a wrong clock.
+/// Whether a peer's complaint about a certificate may come from a wrong clock.
 pub fn speaks_of_time(text: &str) -> bool {
     ["expired", "not valid yet", "NotValidYet", "not yet valid"]
         .iter()
         .any(|words| text.contains(words))
 }
 
-/// A certificate (DER) that is about to end, or not.
+/// A certificate (DER): how soon it expires.
 pub fn certificate_end(what: &'static str, der: &[u8], renews: bool, fix: &str) -> Finding {
     let Ok((from, until)) = crate::model::identity::validity(der) else {
         return Finding::wrong(what, "unreadable", fix);
@@ -331,7 +331,7 @@ pub fn certificate_end(what: &'static str, der: &[u8], renews: bool, fix: &str) 
     let seen = format!("good until {show} ({days} days)");
     match (until > now, (until - now) * 4 < until - from) {
         (false, _) => Finding::wrong(what, format!("expired at {show}"), fix),
-        // Half of its life is when it is renewed.
+        // It is renewed after half of its life.
         (true, true) if renews => {
             Finding::doubtful(what, format!("{seen}, and has not been renewed"), fix)
         }

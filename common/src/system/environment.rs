@@ -1,12 +1,12 @@
-//! What the environment says to our own programs.
+//! Environment variables of our own programs.
 
 use std::os::unix::ffi::OsStrExt;
 
-/// Of variables whose names begin so.
+/// The prefix of their names.
 const OURS: &[u8] = b"MEZCAL_";
 
-/// Takes our variables that are set to nothing out of this process's environment: `MEZCAL_PROFILE=
-/// coordinator …` is how shells and service managers unset one for a single program.
+/// Removes our variables that are set to nothing from this process's environment: with
+/// `MEZCAL_PROFILE= coordinator …` shells and service managers unset one for a single program.
 ///
 /// # Safety
 /// No other thread may run yet: it could read the environment meanwhile (setenv(3)).

@@ -1,10 +1,9 @@
-//! Files and directories in places where others may write, too: what is made here is not led
-//! elsewhere by a link that somebody else has put in the way, and what others have made there is
-//! refused.
+//! Files and directories in places where others may write, too: a new file is not led elsewhere by
+//! a link that somebody else has put in the way, and files of others there are refused.
 //!
 //! Paths are walked name by name, each opened below the one before (openat(2)) without following
-//! it. A link is followed by hand where nobody but root and this account could have made it:
-//! `/var/run`, `/lib`, or one's own below the home.
+//! it. A link is followed by hand where only root or this account could have made it: `/var/run`,
+//! `/lib`, or one's own below the home.
 
 mod walk;
 
@@ -18,48 +17,48 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use walk::{Rule, WRITABLE, Way};
 
-/// Mode of directories that are nobody else's business.
+/// Mode of directories that only their owner may enter.
 pub const PRIVATE: u32 = 0o700;
 
-/// Why a place is not used.
+/// Why a place cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
-    /// What the system refuses.
+    /// The system refuses an operation.
     #[error("cannot {verb} {}", path.display())]
     Failed {
-        /// What was tried.
+        /// The operation.
         verb: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// Its owner could change what is there at any time.
+    /// It belongs to another account, which could change its content at any time.
     #[error("{} belongs to {owner}, not to {wanted}: remove it, or choose another place", path.display())]
     Foreign {
         /// The file or directory.
         path: PathBuf,
-        /// Whose it is.
+        /// Its owner.
         owner: String,
-        /// Whose it should be.
+        /// The owner that it should have.
         wanted: String,
     },
-    /// Others could change what is there at any time.
+    /// Others can change its content at any time.
     #[error("{} (of {owner}) can be changed by others (mode {mode:03o}): run `chmod go-w {}`, or choose another place", path.display(), path.display())]
     Open {
         /// The file or directory.
         path: PathBuf,
-        /// Whose it is.
+        /// Its owner.
         owner: String,
         /// Its permission bits.
         mode: u32,
     },
-    /// A link where somebody else may make links.
+    /// A link in a place where other accounts may make links.
     #[error("{} is a link that {owner} has made, where others than root and this account may make links: it is not followed; remove it, or choose another place", path.display())]
     Link {
         /// The link.
         path: PathBuf,
-        /// Whose it is.
+        /// Its owner.
         owner: String,
     },
 }
@@ -75,7 +74,7 @@ fn failed(verb: &'static str, path: &Path) -> impl FnOnce(Errno) -> PlaceError {
     }
 }
 
-/// An account as people know it.
+/// The name of an account in messages.
 fn called(uid: u32) -> String {
     account::of(uid).map_or_else(
         || format!("uid {uid}"),
@@ -90,38 +89,37 @@ fn us() -> u32 {
 /// An account: user and primary group.
 pub type Owner = (u32, u32);
 
-/// A directory that is open, and known by that: whatever happens to its name meanwhile, files go
-/// there.
+/// An open directory: files go there even if its name comes to mean another one meanwhile.
 #[derive(Debug)]
 pub struct Directory {
     fd: OwnedFd,
     path: PathBuf,
     stat: Stat,
-    /// Where it was made just now, and under which name.
+    /// The parent in which it was just made, and its name there.
     made: Option<(OwnedFd, OsString)>,
 }
 
 impl Directory {
-    /// A directory of this account's that nobody else can write to, for sockets, locks and state.
-    /// What is missing is made, with mode 0700.
+    /// A directory of this account to which nobody else can write, for sockets, locks and state.
+    /// Missing directories on the way are made with mode 0700.
     ///
     /// # Errors
-    /// [`PlaceError`] naming the file or directory on the way that is another's, open to others, or
-    /// another's link.
+    /// [`PlaceError`] naming the file or directory on the way that belongs to another account or is
+    /// open to others, or another account's link.
     pub fn own(path: &Path) -> Result<Self> {
         Self::walk(path, Rule::Own, Some(PRIVATE))
     }
 
-    /// The same for one that should be there.
+    /// The same for a directory that should exist.
     ///
     /// # Errors
-    /// The same; `NotFound` if it is not there.
+    /// The same; `NotFound` if it does not exist.
     pub fn existing_own(path: &Path) -> Result<Self> {
         Self::walk(path, Rule::Own, None)
     }
 
-    /// A directory that somebody has named, whosever it is; without following others' links. What
-    /// is missing is made with this mode.
+    /// A directory that a user has named, whoever owns it; links of others are not followed.
+    /// Missing directories are made with this mode.
     ///
     /// # Errors
     /// [`PlaceError`].
@@ -129,10 +127,10 @@ impl Directory {
         Self::walk(path, Rule::Any, Some(mode))
     }
 
-    /// The same for one that should be there.
+    /// The same for a directory that should exist.
     ///
     /// # Errors
-    /// The same; `NotFound` if it is not there.
+    /// The same; `NotFound` if it does not exist.
     pub fn existing(path: &Path) -> Result<Self> {
         Self::walk(path, Rule::Any, None)
     }
@@ -140,7 +138,7 @@ impl Directory {
     /// A new directory in this one, with mode 0700.
     ///
     /// # Errors
-    /// [`PlaceError::Failed`], also if there is something of that name.
+    /// [`PlaceError::Failed`], also if the name is taken.
     pub fn create_new(&self, name: &str) -> Result<Self> {
         let path = self.path.join(name);
         rustix::fs::mkdirat(&self.fd, name, Mode::RWXU).map_err(failed("make directory", &path))?;
@@ -149,7 +147,7 @@ impl Directory {
         Ok(made)
     }
 
-    /// Gives the directory to an account, unless it is another one's than that or ours.
+    /// Gives the directory to an account; one that belongs to a third account is refused.
     ///
     /// # Errors
     /// [`PlaceError`].
@@ -166,27 +164,27 @@ impl Directory {
         Ok(())
     }
 
-    /// Removes it again, if it was made just now and nothing has been put there.
+    /// Removes it again, if it was just made and is empty.
     pub fn discard(self) {
         if let Some((parent, name)) = self.made {
             let _ = rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR);
         }
     }
 
-    /// Whose it is.
+    /// Its owner.
     pub fn owner(&self) -> Owner {
         (self.stat.st_uid, self.stat.st_gid)
     }
 
-    /// As it was named.
+    /// The path as it was given.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A new file in it, which may be read by nobody else until its mode is set.
+    /// A new file in it, which nobody else may read until its mode is set.
     ///
     /// # Errors
-    /// [`PlaceError::Failed`], also if there is something of that name.
+    /// [`PlaceError::Failed`], also if the name is taken.
     pub fn create_file(&self, name: &str) -> Result<File> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -195,14 +193,14 @@ impl Directory {
             .map_err(failed("make", &self.path.join(name)))
     }
 
-    /// Puts a file in the place of the one of that name, which is left as it is if that cannot be
-    /// done; by a rename, so that there always is one. With an owner, it belongs to that account.
+    /// Puts a file in the place of the one of that name, by a rename, so that there always is one;
+    /// on an error the old file stays. With an owner, it belongs to that account.
     ///
     /// # Errors
     /// [`PlaceError::Failed`].
     pub fn replace(&self, name: &str, bytes: &[u8], mode: u32, owner: Option<Owner>) -> Result<()> {
         let beside = format!("{name}.new");
-        // Of a try that was interrupted. A name, whatever it is of: nothing is followed.
+        // Left by a try that was interrupted. It is unlinked by name: no link is followed.
         match rustix::fs::unlinkat(&self.fd, &*beside, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(e) => return Err(failed("remove", &self.path.join(&beside))(e)),
@@ -222,17 +220,17 @@ impl Directory {
         })
     }
 
-    /// A file of this account's for a lock: there already, or made now with mode 0600.
+    /// A lock file of this account: an existing one, or a new one with mode 0600.
     ///
     /// # Errors
-    /// [`PlaceError`], also if it is a link or another's.
+    /// [`PlaceError`], also if it is a link or belongs to another account.
     pub fn lock_file(&self, name: &str) -> Result<File> {
         let path = self.path.join(name);
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR);
         let file = match file {
-            // What NOFOLLOW says of a link.
+            // The answer of NOFOLLOW to a link.
             Err(Errno::LOOP) => {
                 let link = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
                     .map_err(failed("look at", &path))?;
@@ -254,8 +252,8 @@ impl Directory {
         Ok(file.into())
     }
 
-    /// Makes a file and removes it: whoever is about to ask for something that can be had once has
-    /// to know that it can be kept.
+    /// Makes a file and removes it: a program that is about to request something that is given only
+    /// once has to know that it can store it.
     ///
     /// # Errors
     /// [`PlaceError::Failed`].
@@ -263,7 +261,7 @@ impl Directory {
         let name = unused(".try");
         let path = self.path.join(&name);
         let file = self.create_file(&name)?;
-        // A full disk shows when something is written.
+        // A full disk shows only when data is written.
         let written = (&file).write_all(&[0; 4096]).and_then(|()| file.sync_all());
         let removed = rustix::fs::unlinkat(&self.fd, &*name, AtFlags::empty()).map_err(Into::into);
         written.and(removed).map_err(|source| PlaceError::Failed {
@@ -273,7 +271,7 @@ impl Directory {
         })
     }
 
-    /// Makes the names in it last (fsync(2)), where the file system can.
+    /// Makes the names in it durable (fsync(2)), where the file system can.
     pub fn sync(&self) {
         let _ = rustix::fs::fsync(&self.fd);
     }
@@ -292,7 +290,7 @@ impl Directory {
     fn open(at: impl AsFd, name: &str, path: PathBuf) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = match rustix::fs::openat(&at, name, flags, Mode::empty()) {
-            // Files can be made in what cannot be listed.
+            // Files can be made in a directory that cannot be listed.
             Err(Errno::ACCESS) => rustix::fs::openat(at, name, flags | OFlags::PATH, Mode::empty()),
             opened => opened,
         };
@@ -333,22 +331,22 @@ fn fill(mut file: &File, bytes: &[u8], mode: u32, owner: Option<Owner>) -> std::
         rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     }
     file.write_all(bytes)?;
-    // Whoever may read it is decided when all of it is there.
+    // Its readers are decided when it is complete.
     rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
     file.sync_all()
 }
 
-/// The directory that something is in.
+/// The directory that a path lies in.
 pub fn parent(path: &Path) -> &Path {
     path.parent()
         .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or(Path::new("."))
 }
 
-/// Whether a directory of this account's is there.
+/// Whether this path is a directory of this account.
 ///
 /// # Errors
-/// [`PlaceError::Foreign`]: there is something else, whosever it is.
+/// [`PlaceError::Foreign`]: it belongs to another account or is not a directory.
 pub fn is_our_directory(path: &Path) -> Result<bool> {
     match rustix::fs::lstat(path) {
         Err(Errno::NOENT) => Ok(false),
@@ -370,21 +368,20 @@ pub fn is_our_directory(path: &Path) -> Result<bool> {
     }
 }
 
-/// A name that nobody can foresee.
+/// A name that nobody can predict.
 fn unused(stem: &str) -> String {
     let mut random = [0; 8];
-    // A failure only makes it foreseeable: then there may be something of that name, and nothing is
-    // made.
+    // Without randomness the name is only predictable: if it is taken, no file is made.
     let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
     format!("{stem}.{:016x}", u64::from_ne_bytes(random))
 }
 
-/// Replaces what is in a file in one step: whoever is interrupted leaves the old one or the new
-/// one. Mode, and as root owner, stay as they are. A link to it is followed, as whoever named it
-/// wants; in its directory, where others may write too, nothing is.
+/// Replaces the content of a file in one step: after an interruption it has the old content or the
+/// new one. Mode, and as root owner, stay as they are. A link to it is followed, as the user who
+/// named it wants; links in its directory, where others may write too, are not.
 ///
 /// # Errors
-/// Those of the files.
+/// The system's errors.
 pub fn rewrite(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let path = path.canonicalize()?;
     let before = rustix::fs::stat(&path)?;

@@ -1,14 +1,15 @@
-//! The limits under which a process stands: their names in errors, and a look at what is left
-//! before something depends on it.
+//! The limits of a process: their names in errors, and checks of the remaining room before
+//! something depends on it.
 
 use rustix::io::Errno;
 use std::io::Error;
 use std::path::Path;
 
-/// What EAGAIN of fork(2), execve(2) and pthread_create(3) means: they do not say which.
+/// Meaning of EAGAIN from fork(2), execve(2) and pthread_create(3), which do not say which limit it
+/// was.
 pub const PROCESSES: &str = "EAGAIN: processes and threads, `ulimit -u` of the account, `pids.max` of its control group, or `sysctl kernel.threads-max`";
 
-/// What the host lacks, if that is behind an error of any kind of call.
+/// The limit of the host that causes an error, of any kind of call.
 pub fn behind(error: Errno) -> Option<&'static str> {
     match error {
         Errno::MFILE => Some("EMFILE: open files of one process, `ulimit -n`"),
@@ -18,7 +19,7 @@ pub fn behind(error: Errno) -> Option<&'static str> {
     }
 }
 
-/// The same error of what makes a process or a thread, with the limit that it has met.
+/// The same error of a call that makes a process or a thread, with the limit that was met.
 pub fn named(error: Error) -> Error {
     let limit = match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::AGAIN) => Some(PROCESSES),
@@ -47,10 +48,10 @@ pub fn named_in(text: &str) -> String {
     named
 }
 
-/// Starts a thread and ends it, and waits until the kernel has forgotten it, too.
+/// Starts a thread, ends it, and waits until the kernel has forgotten it.
 ///
 /// # Errors
-/// There is no room for one; the limit is named.
+/// There is no room for a thread; the limit is named.
 pub fn try_thread() -> std::io::Result<()> {
     let thread = std::thread::Builder::new()
         .spawn(rustix::thread::gettid)

@@ -1,4 +1,4 @@
-//! One way to set up tracing for every binary.
+//! One way to set up tracing for all programs.
 
 use std::os::unix::fs::MetadataExt;
 use tracing_subscriber::EnvFilter;
@@ -6,8 +6,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Sends log records to stderr; or to the journal, with a field for each value (`MEZCAL_HOST=`, …),
-/// if that is where stderr goes. `MEZCAL_LOG` (the syntax of tracing's `EnvFilter`) overrides
-/// `default`. A second call has no effect.
+/// if stderr leads there. `MEZCAL_LOG` (the syntax of tracing's `EnvFilter`) overrides `default`. A
+/// second call has no effect.
 pub fn init(default: &str) {
     let filter = std::env::var("MEZCAL_LOG")
         .ok()
@@ -25,7 +25,7 @@ pub fn init(default: &str) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        // With eprintln!, whose panic would end a program whose log nobody can read any more.
+        // It would use eprintln!, whose panic would end a program whose stderr has been closed.
         .log_internal_errors(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_target(false)

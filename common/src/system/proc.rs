@@ -1,14 +1,14 @@
-//! Small readings of /proc (proc(5)) that several crates share.
+//! Facts from /proc (proc(5)) that several crates need.
 
 use std::path::Path;
 
-/// The fields of a `stat` file (proc_pid_stat(5)) from the third on: what comes before, the
-/// command, may hold spaces and parentheses.
+/// The fields of a `stat` file (proc_pid_stat(5)) from the third on: the second, the command, may
+/// contain spaces and parentheses.
 fn stat_fields(stat: &str) -> Option<std::str::SplitAsciiWhitespace<'_>> {
     Some(stat[stat.rfind(')')? + 1..].split_ascii_whitespace())
 }
 
-/// The state letter and parent of a process, from `/proc/PID/stat`; `None` once it is gone.
+/// The state letter and parent of a process, from `/proc/PID/stat`; `None` if it does not exist.
 pub fn state_and_parent(pid: i32) -> Option<(char, i32)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat_fields(&stat)?;
@@ -39,8 +39,7 @@ pub fn own_children() -> std::io::Result<Vec<i32>> {
     }
     let mut pids = Vec::new();
     for thread in std::fs::read_dir("/proc/self/task")? {
-        // A thread that has ended meanwhile has no children left: the kernel gave them to another
-        // one.
+        // The children of a thread that has ended meanwhile are listed at another one.
         if let Ok(text) = std::fs::read_to_string(thread?.path().join("children")) {
             pids.extend(
                 text.split_ascii_whitespace()
@@ -60,18 +59,18 @@ pub fn ignored_signals() -> u64 {
         .unwrap_or(0)
 }
 
-/// Where this process's command line is in its memory, and in that of its copies (fork(2)).
+/// The place of this process's command line in its memory, and in that of its copies (fork(2)).
 #[derive(Debug)]
 pub struct CommandLine(std::ops::Range<usize>);
 
 impl CommandLine {
-    /// Asks the kernel (`arg_start` and `arg_end` of `/proc/self/stat`, proc(5)); empty if it does
-    /// not say.
+    /// Finds it by `arg_start` and `arg_end` of `/proc/self/stat` (proc(5)); empty if the kernel
+    /// gives none.
     pub fn find() -> Self {
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
         let fields =
             stat_fields(&stat).map(|fields| fields.map(|field| field.parse().unwrap_or(0)));
-        // The fields 48 and 49.
+        // Fields 48 and 49.
         Self(
             fields
                 .and_then(|mut fields| Some(fields.nth(45)?..fields.next()?))
@@ -81,7 +80,7 @@ impl CommandLine {
     }
 
     /// Gives this process another name, for top(1) and ps(1): its `comm` (the first word) and its
-    /// command line, each as far as it has room. To be called while there is one thread only.
+    /// command line, each as far as it has room. To be called while there is only one thread.
     pub fn rename(&self, name: &str) {
         if let Ok(comm) = std::ffi::CString::new(name.split(' ').next().unwrap_or(name)) {
             let _ = rustix::thread::set_name(&comm);
@@ -93,7 +92,7 @@ impl CommandLine {
             .chain([0]);
         for (at, byte) in self.0.clone().zip(text) {
             // SAFETY: the kernel has put the arguments there, on the stack, for the program to
-            // write to as in `main(argc, argv)` of C; nobody else reads or writes them now, and
+            // write to as in `main(argc, argv)` of C; no other code reads or writes them now, and
             // they end with a NUL byte as before.
             unsafe { std::ptr::with_exposed_provenance_mut::<u8>(at).write_volatile(byte) };
         }

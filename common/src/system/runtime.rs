@@ -1,4 +1,4 @@
-//! The tokio runtime of every program: one thread, and others for what blocks.
+//! The tokio runtime of all programs: one thread, and further ones for blocking calls.
 
 use crate::system::limits;
 use rustix::io::Errno;
@@ -8,17 +8,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
-/// Pairs of descriptors that a runtime takes for itself at most.
+/// Most pairs of descriptors that a runtime takes for itself.
 const OWN_PAIRS: usize = 4;
 
-/// Starts one, with at most so many threads for what blocks (none given: tokio's 512). The first of
-/// them is there from the start, and stays: what blocks waits for it where others are refused,
-/// while without any tokio panics.
+/// Starts a runtime, with at most so many threads for blocking calls (`None`: tokio's 512). The
+/// first of them exists from the start, and stays: blocking calls wait for it where further threads
+/// are refused, while tokio panics if it has none.
 ///
 /// # Errors
 /// There is no room for its threads or descriptors; the limit is named.
 pub fn start(blocking: Option<usize>) -> std::io::Result<Runtime> {
-    // tokio would panic over these.
+    // tokio would panic if it got none.
     let pairs: std::io::Result<Vec<_>> = (0..OWN_PAIRS).map(|_| UnixStream::pair()).collect();
     drop(pairs.map_err(no_room)?);
     let mut builder = Builder::new_current_thread();
@@ -34,9 +34,9 @@ pub fn start(blocking: Option<usize>) -> std::io::Result<Runtime> {
     Ok(runtime)
 }
 
-/// Starts its first thread for what blocks. tokio panics if there is no room for it, and whoever
-/// else has this account may take that room after any look at it. Called before anything else goes
-/// on in this process whose panic would have to be reported.
+/// Starts its first thread for blocking calls. tokio panics if there is no room for it, and other
+/// processes of this account may take that room after any check. Called before other code runs in
+/// this process, whose panics would have to be reported.
 fn has_begun_to_block(runtime: &Runtime) -> bool {
     let report = take_hook();
     set_hook(Box::new(|_| {}));

@@ -1,18 +1,20 @@
-//! What systemd is told of a service (sd_notify(3)). Without one that listens, nothing happens.
+//! A service's messages to systemd (sd_notify(3)). Without a systemd that listens, they have no
+//! effect.
 
 use sd_notify::NotifyState;
 
-/// The service does its work; and what it does, for `systemctl status`.
+/// The service is ready; `status` is for `systemctl status`.
 pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// What it does now; and that its main loop still turns (`WatchdogSec=` in systemd.service(5)).
+/// The present status, and a sign that the main loop still runs (`WatchdogSec=` in
+/// systemd.service(5)).
 pub fn alive(status: &str) {
     tell(&[NotifyState::Watchdog, NotifyState::Status(status)]);
 }
 
-/// It reads its configuration again; [`ready`] follows.
+/// The service reads its configuration again; [`ready`] follows.
 pub fn reloading() {
     let states = NotifyState::monotonic_usec_now().map(|now| [NotifyState::Reloading, now]);
     match states {
@@ -21,13 +23,13 @@ pub fn reloading() {
     }
 }
 
-/// Whether a HUP asks for the configuration to be read again. To a process with a terminal it says
-/// that the terminal is gone.
+/// Whether SIGHUP requests that the configuration is read again. To a process with a terminal it
+/// means that the terminal is gone.
 pub fn hangup_reloads() -> bool {
     std::fs::File::open("/dev/tty").is_err()
 }
 
-/// It is about to end.
+/// The service is about to end.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }

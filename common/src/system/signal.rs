@@ -26,7 +26,7 @@ pub const LAST: i32 = 64;
 /// Reads `TERM`, `SIGTERM`, `sigterm` or `15`.
 ///
 /// # Errors
-/// For the reader.
+/// The mistake, for people.
 pub fn parse(text: &str) -> Result<i32, String> {
     if let Ok(number) = text.parse::<i32>() {
         return if (1..=LAST).contains(&number) {

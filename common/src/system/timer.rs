@@ -1,5 +1,5 @@
-//! A timer on CLOCK_BOOTTIME for tokio's loops (timerfd_create(2)): deadlines pass while the host
-//! sleeps, too.
+//! A timer on CLOCK_BOOTTIME for tokio's loops (timerfd_create(2)): deadlines also pass while the
+//! host sleeps.
 
 use crate::model::clock::BootInstant;
 use rustix::fd::{AsFd, OwnedFd};
@@ -20,11 +20,11 @@ impl BootTimer {
     /// A timer that is not armed. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// timerfd_create(2)'s.
+    /// Those of timerfd_create(2).
     pub fn new() -> std::io::Result<Self> {
         let fd = new_timerfd()?;
-        // SAFETY: the descriptor is owned by the AsyncFd, so it stays open and the same for as long
-        // as it is registered.
+        // SAFETY: the AsyncFd owns the descriptor, so it stays open and the same as long as it is
+        // registered.
         let fd = unsafe { AsyncFd::register(fd) }?;
         Ok(Self { fd, armed: None })
     }
@@ -35,7 +35,7 @@ impl BootTimer {
     /// mostly move forward would otherwise cost a system call each time.
     ///
     /// # Errors
-    /// timerfd_settime(2)'s.
+    /// Those of timerfd_settime(2).
     pub async fn until(&mut self, instant: Option<BootInstant>) -> std::io::Result<()> {
         if instant.is_some_and(|wanted| self.armed.is_none_or(|armed| wanted < armed)) {
             arm(self.fd.get_ref(), instant)?;
@@ -58,7 +58,7 @@ impl BootTimer {
 /// A non-blocking timerfd on CLOCK_BOOTTIME, for loops without tokio.
 ///
 /// # Errors
-/// timerfd_create(2)'s.
+/// Those of timerfd_create(2).
 pub fn new_timerfd() -> std::io::Result<OwnedFd> {
     Ok(timerfd_create(
         TimerfdClockId::Boottime,
@@ -72,7 +72,7 @@ const FAR: u64 = 1 << 33;
 /// Arms a timerfd for an absolute instant, or disarms it.
 ///
 /// # Errors
-/// timerfd_settime(2)'s.
+/// Those of timerfd_settime(2).
 pub fn arm(fd: impl AsFd, instant: Option<BootInstant>) -> std::io::Result<()> {
     let zero = Timespec {
         tv_sec: 0,
@@ -81,7 +81,7 @@ pub fn arm(fd: impl AsFd, instant: Option<BootInstant>) -> std::io::Result<()> {
     // An all-zero value would disarm: an instant in the past is at least a nanosecond after boot.
     let value = instant.map_or(zero, |i| {
         let d = i.0.max(Duration::from_nanos(1));
-        // A deadline centuries away is none; the kernel refuses larger numbers.
+        // A deadline centuries away never comes; the kernel refuses larger numbers.
         Timespec {
             tv_sec: d.as_secs().min(FAR) as i64,
             tv_nsec: i64::from(d.subsec_nanos()),

@@ -1,8 +1,8 @@
 //! Bulk bytes on unidirectional streams of their own, below the control stream in priority: a
 //! header frame, then raw bytes.
 //!
-//! QUIC's flow control is the back-pressure: a sender waits while its reader does. A stream that
-//! ends without its `finish` was cut short.
+//! QUIC's flow control is the back-pressure: a sender waits for its reader. A stream that ends
+//! without its `finish` was cut short.
 
 use super::codec;
 use super::endpoint::{Peer, explain};
@@ -11,20 +11,20 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// Below the control stream, which has 0.
 const PRIORITY: i32 = -1;
-/// Bytes taken from a stream at a time.
+/// Most bytes taken from a stream at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// The sending end. Dropped without [`BulkSender::finish`], it tells the reader that something is
+/// The sending end. Dropped without [`BulkSender::finish`], it tells the reader that bytes are
 /// missing.
 pub struct BulkSender {
     stream: quinn::SendStream,
     finished: bool,
 }
 
-/// The receiving end.
+/// The receiving end of a stream.
 pub struct BulkReceiver {
     stream: quinn::RecvStream,
-    /// What came after the header in its packets.
+    /// Bytes that came after the header in its packets.
     rest: BytesMut,
 }
 
@@ -45,7 +45,7 @@ impl Peer {
             .open_uni()
             .await
             .map_err(|e| cut(explain(&e)))?;
-        // A stream that has ended meanwhile has no priority to set; writing to it says so.
+        // A stream that has ended meanwhile has no priority to set; the next write reports its end.
         let _ = stream.set_priority(PRIORITY);
         let mut frame = Vec::new();
         codec::encode_frame(&mut frame, header).map_err(|e| cut(e.to_string()))?;
@@ -62,7 +62,7 @@ impl Peer {
     /// The next stream that the peer opens, with its header.
     ///
     /// # Errors
-    /// The connection has ended, or the header makes no sense.
+    /// The connection has ended, or the header cannot be decoded.
     pub async fn accept_bulk<H: DeserializeOwned>(&self) -> Result<(H, BulkReceiver), CutShort> {
         let mut stream = self
             .connection
@@ -86,10 +86,10 @@ impl Peer {
 }
 
 impl BulkSender {
-    /// Sends more, as the reader takes it.
+    /// Sends more bytes, as fast as the reader takes them.
     ///
     /// # Errors
-    /// The reader does not want it any more, or the connection has ended.
+    /// The reader has stopped, or the connection has ended.
     pub async fn write(&mut self, data: &[u8]) -> Result<(), CutShort> {
         self.stream
             .write_all(data)
@@ -97,14 +97,14 @@ impl BulkSender {
             .map_err(|e| CutShort(e.to_string()))
     }
 
-    /// That was all.
+    /// Ends the stream: it is complete.
     pub fn finish(mut self) {
         self.finished = true;
-        // A reader that has stopped wants no end, either.
+        // A reader that has stopped needs no end, either.
         let _ = self.stream.finish();
     }
 
-    /// Completes when the reader has gone.
+    /// Completes when the reader has stopped.
     pub async fn abandoned(&self) {
         let _ = self.stream.stopped().await;
     }
@@ -119,10 +119,10 @@ impl Drop for BulkSender {
 }
 
 impl BulkReceiver {
-    /// The next bytes; none at the end.
+    /// The next bytes; `None` at the end.
     ///
     /// # Errors
-    /// The sender has gone without finishing.
+    /// The sender has stopped without finishing.
     pub async fn read(&mut self) -> Result<Option<Bytes>, CutShort> {
         if !self.rest.is_empty() {
             return Ok(Some(self.rest.split().freeze()));

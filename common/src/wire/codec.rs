@@ -1,5 +1,5 @@
 //! Frames: `u32` length (little endian), one codec byte, a bincode 2 body (`standard()`, limited),
-//! nothing after it.
+//! and no byte after it.
 //!
 //! Every limit against a hostile peer is here: a frame is at most [`MAX_FRAME`] bytes, decoding
 //! allocates no more than the limit at once, trailing bytes are refused. Wire types hold no `Vec`
@@ -31,7 +31,7 @@ type Limited = bincode::config::Configuration<
 )]
 const CONFIG: Limited = bincode::config::standard().with_limit::<MAX_FRAME>();
 
-/// Why bytes are not a message, or a message not a frame.
+/// Why bytes cannot be decoded, or a message cannot be encoded.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
     /// The peer announces, or we would send, more than [`MAX_FRAME`].
@@ -40,10 +40,10 @@ pub enum CodecError {
     /// A codec byte that this version does not know.
     #[error("unknown codec {0}")]
     UnknownCodec(u8),
-    /// The body is not such a message.
+    /// The body is not a message of this type.
     #[error("undecodable frame")]
     Decode(#[source] bincode::error::DecodeError),
-    /// The body holds more than the message.
+    /// The body has bytes after the message.
     #[error("{0} bytes after the message")]
     Trailing(usize),
     /// The message cannot be encoded.
@@ -73,10 +73,10 @@ pub fn encode_frame<T: Serialize>(buffer: &mut Vec<u8>, message: &T) -> Result<(
     Err(failed)
 }
 
-/// Takes the first complete frame off `buffer`, or `None` until more bytes have come.
+/// Takes the first complete frame off `buffer`; `None` until more bytes have come.
 ///
 /// # Errors
-/// Any [`CodecError`] of decoding; the stream is then beyond use.
+/// Any [`CodecError`] of decoding; the stream cannot be used after it.
 pub fn decode_frame<T: DeserializeOwned>(buffer: &mut BytesMut) -> Result<Option<T>, CodecError> {
     let Some((header, rest)) = buffer.split_at_checked(HEADER) else {
         return Ok(None);
@@ -96,21 +96,21 @@ pub fn decode_frame<T: DeserializeOwned>(buffer: &mut BytesMut) -> Result<Option
     Ok(Some(message))
 }
 
-/// Encodes a message without a frame, to be carried inside another one.
+/// Encodes a message without a frame, to be carried inside another message.
 ///
 /// # Errors
 /// [`CodecError::Encode`].
 pub fn encode_body<T: Serialize>(message: &T) -> Result<Bytes, CodecError> {
     let mut body = bincode::serde::encode_to_vec(message, CONFIG).map_err(CodecError::Encode)?;
-    // It may be kept for long, by the million.
+    // It may be kept for long, and there may be millions.
     body.shrink_to_fit();
     record::<T>(&body);
     Ok(Bytes::from(body))
 }
 
-/// Whether a peer can read `message` within `LIMIT`, by the decoder's own measure: a text counts
-/// for the bytes of its length there, and every number for its full width, so that many short words
-/// count for several times the bytes that they take on the way.
+/// Whether a peer can read `message` within `LIMIT`, by the decoder's own measure: each text adds
+/// the bytes of its length, and every number counts in its full width, so that many short words
+/// count for several times their bytes on the wire.
 fn fits<T: Serialize + DeserializeOwned, const LIMIT: usize>(message: &T) -> bool {
     #[expect(
         clippy::disallowed_methods,
@@ -123,27 +123,25 @@ fn fits<T: Serialize + DeserializeOwned, const LIMIT: usize>(message: &T) -> boo
     body.len() <= LIMIT && bincode::serde::decode_from_slice::<T, _>(&body, limited).is_ok()
 }
 
-/// Whether a job, as large as this, can be handed to an engine.
+/// Whether an engine can receive a job of this size.
 pub fn spec_fits(spec: &JobSpec) -> bool {
-    // On its way it is bytes within another message, and it is read by itself.
+    // It travels as bytes within another message, and is decoded separately.
     encode_body(spec).is_ok_and(|body| body.len() <= MAX_SPEC) && fits::<_, MAX_FRAME>(spec)
 }
 
-/// Whether what the jobs of a batch have in common can be handed to an engine in one message with
-/// the largest of them.
+/// Whether an engine can receive this context in one message with the largest of jobs.
 pub fn context_fits(context: &BatchContext) -> bool {
     fits::<_, MAX_CONTEXT>(context)
 }
 
-/// Shows what is sent to whoever asks for it (`MEZCAL_LOG=mezcal::wire=trace`), as transcripts are
-/// made.
+/// Logs each sent message (`MEZCAL_LOG=mezcal::wire=trace`), for making transcripts.
 fn record<T>(body: &[u8]) {
     if tracing::enabled!(target: "mezcal::wire", tracing::Level::TRACE) {
         tracing::trace!(target: "mezcal::wire", "sent {} {}", std::any::type_name::<T>(), crate::model::token::hex(body));
     }
 }
 
-/// Decodes what [`encode_body`] made.
+/// Decodes the bytes that [`encode_body`] made.
 ///
 /// # Errors
 /// [`CodecError::Decode`], [`CodecError::Trailing`].
@@ -209,14 +207,14 @@ mod tests {
             decode_frame::<ToAgent>(&mut other),
             Err(CodecError::UnknownCodec(9))
         ));
-        // A string that claims 2^46 bytes must be an error, not an allocation.
+        // A string that claims 2^46 bytes must give an error, not an allocation.
         let claim = [13, 0, 0, 0, 1, 0, 253, 0, 0, 0, 0, 0, 64, 0, 0, 0, 0, 0];
         assert!(decode_frame::<ToCoordinator>(&mut BytesMut::from(&claim[..])).is_err());
     }
 
-    /// The largest of these contexts that fits: made of this many entries.
+    /// The largest of these contexts that fits, by its number of entries.
     fn largest(entry: impl Fn(usize) -> (String, String)) -> BatchContext {
-        // More of them than fit, whatever they are.
+        // More entries than can fit.
         let most = MAX_FRAME / (entry(0).0.len() + entry(0).1.len() + 8);
         let of = |entries: usize| {
             let env = (0..entries).map(&entry).collect();

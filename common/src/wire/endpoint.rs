@@ -1,8 +1,8 @@
 //! QUIC endpoints and the framed channel on them.
 //!
 //! One long-lived bidirectional stream per connection carries frames both ways. A reader and a
-//! writer task stand between it and two bounded channels; the writer puts everything that waits
-//! into one write, which is what makes small messages cheap.
+//! writer task stand between it and two bounded channels; the writer puts all waiting messages into
+//! one write, which makes small messages cheap.
 
 mod channel;
 mod connect;
@@ -34,24 +34,24 @@ use std::time::Duration;
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Messages that may wait on one side of a channel.
 const CHANNEL_DEPTH: usize = 1024;
-/// How long the first message of the side that was connected to, or to it, may take. A peer that
-/// dies in the middle of a handshake and comes back answers nothing (stateless resets are for
-/// complete ones, RFC 9000 §10.3): without this, it is missed after [`IDLE_TIMEOUT`].
+/// How long the first message to or from the accepting side may take. A peer that dies in the
+/// middle of a handshake and comes back answers nothing (stateless resets are for complete ones,
+/// RFC 9000 §10.3): without this, its end is noticed after [`IDLE_TIMEOUT`].
 pub const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 /// How long the last packet may take to leave.
 const LAST_PACKETS: Duration = Duration::from_millis(10);
 /// How long a connection may outlive its channel.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-/// This host, at a port that the kernel chooses.
+/// An address of this host, with a port that the kernel chooses.
 pub const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Application close codes.
 pub mod close {
-    /// All done.
+    /// The work is done.
     pub const DONE: u32 = 0;
-    /// The peer sent something that is not of the protocol.
+    /// The peer sent bytes that are not of the protocol.
     pub const PROTOCOL: u32 = 1;
-    /// The peer's identity may not do this; the reason says what.
+    /// The peer's identity lacks a right; the reason names it.
     pub const REFUSED: u32 = 2;
     /// The peer did not read or answer.
     pub const STALLED: u32 = 3;
@@ -71,12 +71,12 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Who the other side is, from its certificate.
+    /// The other side's identity, from its certificate.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// Its certificate, as DER.
+    /// The other side's certificate, as DER.
     pub fn certificate(&self) -> &[u8] {
         &self.certificate
     }
@@ -86,13 +86,13 @@ impl Peer {
         &self.protocol
     }
 
-    /// Where the other side is now.
+    /// The present address of the other side.
     pub fn remote_addr(&self) -> SocketAddr {
         self.connection.remote_address()
     }
 
-    /// What is known of the way there: the round trip, and the largest datagram that has got
-    /// through (RFC 8899).
+    /// Measurements of the path: the round trip, and the largest datagram that has arrived (RFC
+    /// 8899).
     pub fn path(&self) -> (Duration, u16) {
         let path = self.connection.stats().path;
         (self.connection.rtt(), path.current_mtu)
@@ -101,7 +101,7 @@ impl Peer {
     /// Opens the control stream; the first message sent makes the peer see it.
     ///
     /// # Errors
-    /// The connection's end, in words.
+    /// Why the connection has ended, in words.
     pub async fn open<S, R>(&self) -> Result<Channel<S, R>, String>
     where
         S: Serialize + Send + 'static,
@@ -114,7 +114,7 @@ impl Peer {
     /// Waits for the peer to open the control stream.
     ///
     /// # Errors
-    /// The connection's end, in words.
+    /// Why the connection has ended, in words.
     pub async fn accept<S, R>(&self) -> Result<Channel<S, R>, String>
     where
         S: Serialize + Send + 'static,
@@ -133,14 +133,14 @@ impl Peer {
         }
     }
 
-    /// Closes, unless the peer has, and waits until the packet that says so has left, for at most
-    /// 10 ms.
+    /// Closes, unless the peer has, and waits until the packet with the reason has left, for at
+    /// most 10 ms.
     pub async fn leave(&self, code: u32, reason: &str) {
         if self.connection.close_reason().is_some() {
             return;
         }
         self.close(code, reason);
-        // A closed connection sends nothing else.
+        // A closed connection sends no other packets.
         let before = self.connection.stats().udp_tx.datagrams;
         let gone = async {
             while self.connection.stats().udp_tx.datagrams == before {
@@ -150,12 +150,12 @@ impl Peer {
         let _ = tokio::time::timeout(LAST_PACKETS, gone).await;
     }
 
-    /// Waits for the end of the connection and says why, in words.
+    /// Waits for the end of the connection and returns its reason, in words.
     pub async fn closed(&self) -> String {
         explain(&self.connection.closed().await)
     }
 
-    /// True if the peer ended the connection saying that our identity may not do this.
+    /// Whether the peer ended the connection because our identity lacks a right.
     pub fn was_refused(&self) -> bool {
         matches!(self.connection.close_reason(),
             Some(ConnectionError::ApplicationClosed(c)) if c.error_code == VarInt::from_u32(close::REFUSED))

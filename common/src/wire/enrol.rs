@@ -1,9 +1,9 @@
-//! Between a host or user that joins and the coordinator: `mezcal-enrol/1`, on a port of its own.
-//! One question, one answer.
+//! Between a joining host or user and the coordinator: `mezcal-enrol/1`, on a port of its own. One
+//! request, one answer.
 //!
-//! Whoever joins has no certificate yet. They know the coordinator by their token's pin: the
-//! handshake ends in an error, and nothing secret is sent, unless its certificate descends from the
-//! root with that key.
+//! An applicant has no certificate yet, and knows the coordinator by the pin in the token: the
+//! handshake ends in an error, and no secret is sent, unless the coordinator's certificate descends
+//! from the root with that key.
 
 use super::endpoint::{
     Channel, ConnectError, ListenError, NO_APPLICATION_PROTOCOL, alert, explain, resolve,
@@ -22,17 +22,17 @@ use std::time::Duration;
 
 /// The protocol's name in TLS (ALPN).
 pub const ALPN: &[u8] = b"mezcal-enrol/1";
-/// The port, unless told otherwise.
+/// The default port.
 pub const PORT: u16 = 7434;
 /// The minor versions that this build speaks, first and last.
 pub const VERSIONS: (u16, u16) = (1, 1);
 /// How long one side waits for the other's message.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// From whoever joins.
+/// From the applicant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToEnroller {
-    /// Wants a certificate, and has a token for it.
+    /// Requests a certificate with a token.
     Join {
         /// Range of minor protocol versions.
         versions: (u16, u16),
@@ -42,13 +42,13 @@ pub enum ToEnroller {
         token: [u8; 4],
         /// The token's secret.
         secret: [u8; 16],
-        /// A host's own name, if it is a host: the token's is what counts, and a host that is
-        /// another one is told so.
+        /// The name that a host gives itself; `None` for users. The token's name counts, and a host
+        /// with another name is told so.
         host: Option<String>,
         /// A certificate signing request (PKCS #10, DER). Only its key counts.
         request: Bytes,
     },
-    /// Wants another certificate in the place of one that has expired, and still has its key.
+    /// Requests another certificate in the place of an expired one whose key is still there.
     Renew {
         /// Range of minor protocol versions.
         versions: (u16, u16),
@@ -58,7 +58,7 @@ pub enum ToEnroller {
         certificate: Bytes,
         /// A certificate signing request for a new key.
         request: Bytes,
-        /// Of the request, by the old key.
+        /// Signature of the request by the old key.
         signature: Bytes,
     },
 }
@@ -66,23 +66,23 @@ pub enum ToEnroller {
 /// From the coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromEnroller {
-    /// Welcome.
+    /// The applicant has joined.
     Joined {
-        /// The certificate and what stands between it and the root, in PEM form.
+        /// The certificate and those between it and the root, in PEM form.
         cert: String,
         /// The root, in PEM form.
         ca: String,
-        /// Where the coordinator serves agents and clients, on the address that was asked.
+        /// The coordinator's port for agents and clients, at the same address.
         port: u16,
     },
-    /// Not so.
+    /// The applicant is refused.
     Refused {
-        /// For the reader.
+        /// The reason, for people.
         reason: String,
     },
 }
 
-/// Accepts those who join.
+/// Accepts applicants.
 pub struct EnrolListener {
     endpoint: quinn::Endpoint,
 }
@@ -101,16 +101,16 @@ impl EnrolListener {
     /// The address in use.
     ///
     /// # Errors
-    /// getsockname(2)'s.
+    /// Those of getsockname(2).
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.endpoint.local_addr()
     }
 
-    /// The next one who asks, with their address proven; `None` after the end.
+    /// The next applicant, with a proven address; `None` after the end.
     pub async fn accept(&self) -> Option<Applicant> {
         loop {
             let incoming = self.endpoint.accept().await?;
-            // Nobody is in a hurry here: every address proves that it can receive (RFC 9000
+            // There is no hurry here: every address has to prove that it can receive (RFC 9000
             // §8.1.2).
             if incoming.may_retry() && !incoming.remote_address_validated() {
                 let _ = incoming.retry();
@@ -123,30 +123,30 @@ impl EnrolListener {
         }
     }
 
-    /// Lets the last answers out, and closes.
+    /// Waits until the last answers have left, and closes.
     pub async fn close(&self) {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
         self.endpoint.close(VarInt::from_u32(0), b"");
     }
 }
 
-/// Somebody who asks.
+/// A host or user who requests a certificate.
 pub struct Applicant {
-    /// From where.
+    /// Its address.
     pub from: SocketAddr,
     incoming: quinn::Incoming,
 }
 
 impl Applicant {
-    /// Does not answer.
+    /// Drops the connection without an answer.
     pub fn ignore(self) {
         self.incoming.ignore();
     }
 
-    /// Hears what they want and answers with what `decide` says.
+    /// Reads the request and sends the answer of `decide`.
     ///
     /// # Errors
-    /// The connection's end, in words.
+    /// Why the connection has ended, in words.
     pub async fn serve(
         self,
         decide: impl AsyncFnOnce(ToEnroller) -> FromEnroller,
@@ -169,17 +169,17 @@ impl Applicant {
             return Err(explain(&connection.closed().await));
         };
         let _ = channel.sender.send(decide(asked).await).await;
-        // They close when they have read it.
+        // The applicant closes when it has read the answer.
         let _ = tokio::time::timeout(PATIENCE, connection.closed()).await;
         Ok(())
     }
 }
 
-/// Shows the coordinator at `address` a token.
+/// Sends a token to the coordinator at `address`.
 ///
 /// # Errors
-/// [`ConnectError::Unpinned`] before anything is sent, if it is not the one that the token is for;
-/// the others of [`ConnectError`].
+/// [`ConnectError::Unpinned`] before anything is sent, if the token is for another coordinator; the
+/// others of [`ConnectError`].
 pub async fn join(
     address: &str,
     token: &Token,
@@ -197,11 +197,11 @@ pub async fn join(
     converse(address, token.root, ask).await
 }
 
-/// Shows the coordinator at `address`, whose root has this key hash, a certificate that has
-/// expired, and that its key is there.
+/// Sends to the coordinator at `address`, whose root has this key hash, a certificate that has
+/// expired, and proof that its key is there.
 ///
 /// # Errors
-/// As above.
+/// Those of [`join`].
 pub async fn renew(
     address: &str,
     root: [u8; 32],
@@ -254,7 +254,7 @@ async fn converse(
                 reason: e.reason,
             });
         }
-        // A coordinator's other port: whoever listens there speaks with members.
+        // The coordinator's other port, which serves members.
         Ok(Err(quinn::ConnectionError::ConnectionClosed(c)))
             if alert(c.error_code) == Some(NO_APPLICATION_PROTOCOL) =>
         {

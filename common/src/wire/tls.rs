@@ -53,7 +53,7 @@ impl Credentials {
         Self::from_pem(&files.cert, &files.key, &files.ca, role, dir)
     }
 
-    /// The same checks for credentials that never were in files; `dir` only names them in messages.
+    /// The same checks for credentials that are not in files; `dir` only names them in messages.
     ///
     /// # Errors
     /// [`CredentialsError`].
@@ -107,7 +107,7 @@ impl Credentials {
             identity,
             origin: dir.display().to_string(),
         };
-        // Of what is no pair no date is of interest: it cannot be renewed either.
+        // Before the dates: a certificate without its key cannot be renewed either.
         new.check_pair(&cert_path, key_path)?;
         check_validity(&cert_path, new.certificate())?;
         check_validity(&ca_path, &new.root)?;
@@ -120,7 +120,7 @@ impl Credentials {
         Ok(new)
     }
 
-    /// The key must be that of the certificate.
+    /// Fails if the key is not that of the certificate.
     fn check_pair(&self, cert_path: &Path, key: PathBuf) -> Result<(), CredentialsError> {
         let path = cert_path.into();
         let pair = CertifiedKey::from_der(self.chain.clone(), self.key.clone_key(), &provider());
@@ -150,7 +150,7 @@ impl Credentials {
         })
     }
 
-    /// Who these credentials make us.
+    /// Our identity by these credentials.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
@@ -160,8 +160,8 @@ impl Credentials {
         &self.chain[0]
     }
 
-    /// When the first of its certificates ends, from the leaf up to the root; in seconds since the
-    /// Unix epoch.
+    /// When the first of its certificates expires, from the leaf up to the root; in seconds since
+    /// the Unix epoch.
     pub fn until(&self) -> i64 {
         let ends = self
             .chain
@@ -171,7 +171,7 @@ impl Credentials {
         ends.map(|(_, until)| until).min().unwrap_or_default()
     }
 
-    /// The directory that they come from, for messages.
+    /// The directory that they were read from, for messages.
     pub fn origin(&self) -> &str {
         &self.origin
     }
@@ -185,7 +185,7 @@ impl Credentials {
         out
     }
 
-    /// SHA-256 of the root's public key: what tokens pin.
+    /// SHA-256 of the root's public key: the pin in tokens.
     pub fn root_pin(&self) -> [u8; 32] {
         crate::model::identity::key_hash(&self.root).unwrap_or_default()
     }

@@ -1,41 +1,41 @@
-//! Hosts and users as members of the cluster: their tokens and certificates, and what ends with
-//! them.
+//! Hosts and users as members of the cluster: their tokens and certificates, and the effects of a
+//! revocation.
 
 use super::selection::CancelSummary;
 use crate::model::clock::WallTime;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// What has ended with the certificates of a host or user.
+/// Effects of revoking the certificates of a host or user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevokedMember {
-    /// Which.
+    /// Name of the host or user.
     pub name: String,
-    /// Certificates that counted until then.
+    /// Number of certificates that were valid until then.
     pub certificates: u64,
-    /// Join tokens that were not used yet.
+    /// Number of join tokens that were not used yet.
     pub tokens: u64,
-    /// When the last of its certificates was revoked before this; none: none was.
+    /// When the last of its certificates was revoked before; none: none was.
     pub before: Option<WallTime>,
-    /// Connections.
+    /// Number of connections that were closed.
     pub connections: u64,
-    /// A user's batches that had not ended.
+    /// Number of a user's batches that had not ended.
     pub batches: u64,
-    /// Jobs of these on hosts, and such that waited.
+    /// Number of jobs of these batches that were on hosts.
     pub running: u64,
-    /// See above.
+    /// Number of jobs of these batches that waited.
     pub waiting: u64,
-    /// What cancelling those has come to.
+    /// Effects of cancelling those jobs.
     pub cancel: CancelSummary,
-    /// Attempts that may still run on a host.
+    /// Number of attempts that may still run on a host.
     pub held: u64,
-    /// Until they are surely over.
+    /// Time until these have surely ended.
     pub held_for: Duration,
-    /// Why nothing has ended.
+    /// Why the revocation failed, if it did.
     pub failed: Option<String>,
 }
 
-/// What joins a cluster.
+/// A member of a cluster, by kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Member {
     /// A host's agent.
@@ -44,20 +44,20 @@ pub enum Member {
     User,
 }
 
-/// A join token as it is shown.
+/// A join token as it is shown to admins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenStatus {
-    /// By which it is deleted.
+    /// Id by which it is deleted.
     pub id: String,
-    /// What it is for.
+    /// Whether it is for a host or a user.
     pub member: Member,
-    /// Which host or user.
+    /// Name of the host or user.
     pub name: String,
-    /// Until when it is good, on the coordinator's clock.
+    /// When it expires, on the coordinator's clock.
     pub expires: WallTime,
     /// When it was used.
     pub used: Option<WallTime>,
-    /// It takes the place of a certificate that its name has.
+    /// The member that uses it replaces the certificates that its name has.
     pub replace: bool,
 }
 
@@ -66,11 +66,11 @@ pub struct TokenStatus {
 pub struct CertificateStatus {
     /// Its serial number, hexadecimal.
     pub serial: String,
-    /// Whose it is.
+    /// Whether it belongs to a host or a user.
     pub member: Member,
-    /// Which host or user.
+    /// Name of the host or user.
     pub name: String,
-    /// Until when it is valid.
+    /// When it expires.
     pub expires: WallTime,
     /// When it was revoked or replaced.
     pub revoked: Option<WallTime>,

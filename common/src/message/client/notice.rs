@@ -1,79 +1,79 @@
-//! What people hear of hosts and of their batches while these go on.
+//! Messages for people about hosts and about their batches while these run.
 
 use super::submission::HaltWhy;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// Something a client should tell its user now.
+/// A message that a client should show its user at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Notice {
     /// Jobs require hosts of which none is connected.
     HostsAbsent {
-        /// The hosts that would do, folded for people.
+        /// The hosts that may run them, folded for people.
         hosts: String,
-        /// How many jobs wait for them.
+        /// Number of jobs that wait for them.
         jobs: u64,
-        /// When they end as errors.
+        /// Time after which these jobs end as errors.
         after: Duration,
     },
     /// An agent's connection ended while it held jobs of this batch.
     AgentLost {
-        /// The host.
+        /// Name of the host.
         host: String,
-        /// Jobs that it held.
+        /// Number of jobs that it held.
         jobs: u64,
-        /// When they may be placed elsewhere, if the agent does not come back.
+        /// Time after which they may be placed elsewhere, if the agent does not come back.
         fenced_for: Duration,
     },
-    /// Jobs take more slots than any connected host has that may run them.
+    /// Jobs take more slots than any connected host that may run them has.
     TooWide {
-        /// How many.
+        /// Number of slots.
         slots: u16,
-        /// How many jobs wait for them.
+        /// Number of jobs that wait for them.
         jobs: u64,
-        /// When they end as errors.
+        /// Time after which these jobs end as errors.
         after: Duration,
     },
-    /// A host fails whatever it gets, of this batch or of several users: for a while it gets
-    /// nothing.
+    /// A host fails all jobs that it gets, of this batch or of several users: for a while it gets
+    /// no jobs.
     Quarantined {
-        /// The host.
+        /// Name of the host.
         host: String,
         /// For how long. Zero: it gets one job of this batch at a time.
         length: Duration,
-        /// What speaks against it.
+        /// The evidence against the host.
         reason: String,
     },
-    /// The batch's [`Halt`](super::Halt) has come about: nothing more of it starts.
+    /// The batch's [`Halt`](super::Halt) has come about: no more of its jobs start.
     Halted {
-        /// What had to be counted.
+        /// The kind of jobs that was counted.
         why: HaltWhy,
         /// How many there were.
         count: u64,
     },
     /// No connected host that may run them runs jobs of this user.
     Unserved {
-        /// Whose jobs.
+        /// The user who owns the jobs.
         user: String,
-        /// How many wait.
+        /// Number of jobs that wait.
         jobs: u64,
-        /// When they end as errors.
+        /// Time after which they end as errors.
         after: Duration,
     },
-    /// Jobs require names that several hosts have, and that so stand for none of them.
+    /// Jobs require names that several hosts have, and that therefore stand for none of them.
     Ambiguous {
         /// The names.
         names: String,
         /// The hosts that have the first of them.
         hosts: String,
-        /// How many wait.
+        /// Number of jobs that wait.
         jobs: u64,
-        /// When they end as errors.
+        /// Time after which they end as errors.
         after: Duration,
     },
     /// The coordinator's store cannot be written, or can be again.
     StoreTrouble {
-        /// Why not; none: it can.
+        /// The error; none: it can be written again.
         why: Option<String>,
     },
 }

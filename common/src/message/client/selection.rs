@@ -1,4 +1,4 @@
-//! Jobs as a user names them, and what a cancel of them has come to.
+//! Jobs as a user names them, and the effects of cancelling them.
 
 use crate::model::ids::JobNumber;
 use serde::{Deserialize, Serialize};
@@ -9,47 +9,48 @@ use std::time::Duration;
 pub enum Selector {
     /// All batches of the user who asks.
     Mine,
-    /// A batch: its id, or as much of its beginning as only one batch of the user has.
+    /// A batch: its id, or a prefix that only one batch of the user has.
     Batch(String),
     /// One job.
     Job {
-        /// As above; empty: the only batch that the user has.
+        /// As in [`Selector::Batch`]; empty: the only batch that the user has.
         batch: String,
         /// Its `id`, or else its number.
         job: String,
     },
-    /// One job by its number, whatever the `id`s of others look like.
+    /// One job by its number, whatever the `id`s of other jobs are.
     Number {
-        /// As above.
+        /// As in [`Selector::Batch`].
         batch: String,
-        /// The number.
+        /// Number of the job.
         job: JobNumber,
     },
 }
 
-/// What a cancel has come to.
+/// Effects of a cancel.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancelSummary {
-    /// Jobs that were cancelled by it, or are on hosts that cannot be reached. What ended by itself
-    /// meanwhile is not among them.
+    /// Jobs that were cancelled by it, or are on hosts that cannot be reached. Jobs that ended by
+    /// themselves meanwhile are not among them.
     pub jobs: u64,
-    /// Processes killed.
+    /// Number of processes killed.
     pub killed: u64,
-    /// Processes alive: of attempts that turned out unkillable.
+    /// Number of processes still alive, of attempts that turned out unkillable.
     pub survivors: u64,
-    /// Jobs on hosts that cannot be reached: they may go on there until their lease ends.
+    /// Jobs on hosts that cannot be reached: they may continue there until their lease ends.
     pub unreachable: u64,
-    /// When the last of those leases has surely ended.
+    /// Time until the last of those leases has surely ended.
     pub fenced_for: Duration,
 }
 
 /// Attempts on one host that a cancel waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancelWait {
-    /// The host.
+    /// Name of the host.
     pub host: String,
-    /// How many.
+    /// Number of attempts.
     pub attempts: u64,
-    /// When they are surely dead without its word; none: it is connected, and only its word counts.
+    /// Time until they are surely dead without the agent's word; none: the agent is connected, and
+    /// only its word counts.
     pub fenced_for: Option<Duration>,
 }

@@ -1,4 +1,4 @@
-//! How batches and hosts stand.
+//! Status of batches and hosts.
 
 use crate::message::agent::Load;
 use crate::model::clock::WallTime;
@@ -7,7 +7,7 @@ use crate::model::outcome::{Containment, Way};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// What a client wants of a batch that it has not opened itself.
+/// The part that a client requests of a batch that it has not opened itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Attachment {
     /// Only its end ([`super::ToClient::Ended`]).
@@ -15,9 +15,9 @@ pub enum Attachment {
     /// Results with their jobs ([`super::ToClient::Described`], [`super::ToClient::Results`]) and
     /// then its end.
     Results {
-        /// Only those that did not succeed.
+        /// Only those of jobs that did not succeed.
         failed: bool,
-        /// Those that are still to come, too; otherwise `Ended` follows what there is.
+        /// Future results, too; otherwise `Ended` follows the present ones.
         follow: bool,
     },
 }
@@ -27,37 +27,37 @@ pub enum Attachment {
 pub struct BatchStatus {
     /// Its id.
     pub id: BatchId,
-    /// Whose it is.
+    /// The user who owns it.
     pub user: String,
-    /// What they call it.
+    /// The user's name for it.
     pub name: Option<String>,
-    /// It goes on when nobody looks after it.
+    /// It continues when no client is connected to it.
     pub detached: bool,
     /// More jobs may come.
     pub open: bool,
-    /// It was cancelled or halted: by whom or what, as far as that is known.
+    /// Who or what cancelled or halted it, as far as that is known.
     pub stopped: Option<String>,
     /// When it was opened, on the coordinator's clock.
     pub opened: WallTime,
     /// When its last job ended.
     pub done: Option<WallTime>,
-    /// Jobs so far.
+    /// Number of jobs so far.
     pub jobs: u64,
-    /// Of which run. What hosts were handed in advance does not.
+    /// Number of jobs that run. Jobs that were handed to hosts in advance are not counted.
     pub placed: u64,
-    /// Of which have ended.
+    /// Number of jobs that have ended.
     pub ended: u64,
-    /// Of which have succeeded.
+    /// Number of jobs that have succeeded.
     pub succeeded: u64,
-    /// And of which have neither succeeded nor failed, where that is known: peers of earlier
-    /// versions do not hear it, and [`super::ToClient::BatchesApart`] has it beside the rest.
+    /// Jobs that have neither succeeded nor failed, where known: peers of earlier versions do not
+    /// get this, and [`super::ToClient::BatchesApart`] carries it separately.
     #[serde(skip)]
     pub aside: Option<SetAside>,
 }
 
 impl BatchStatus {
-    /// How many have failed; with those that were cancelled or skipped where nobody has said which
-    /// that are.
+    /// The number of failed jobs; cancelled and skipped jobs are included where [`Self::aside`] is
+    /// not known.
     pub fn failed(&self) -> u64 {
         let SetAside { cancelled, skipped } = self.aside.unwrap_or_default();
         self.ended
@@ -70,14 +70,14 @@ impl BatchStatus {
 /// Jobs that have ended without success and have not failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetAside {
-    /// By a cancel, or not started because of one.
+    /// Jobs that were cancelled, or not started because of a cancel.
     pub cancelled: u64,
-    /// Not started because of another job that had not succeeded.
+    /// Jobs that were not started because another job had not succeeded.
     pub skipped: u64,
 }
 
 impl SetAside {
-    /// One more has ended.
+    /// Counts one more ended job.
     pub fn add(&mut self, outcome: &crate::model::outcome::Outcome) {
         match outcome.way() {
             Way::Done | Way::Failed => {}
@@ -87,7 +87,7 @@ impl SetAside {
     }
 }
 
-/// Batches, each with what of it was set aside.
+/// Batches, each with its [`SetAside`].
 pub(super) mod apart {
     use super::{BatchStatus, SetAside};
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -122,14 +122,14 @@ pub(super) mod apart {
     }
 }
 
-/// A connected host with engines that do not start.
+/// A connected host whose engines do not all start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailingHost {
-    /// The host.
+    /// Name of the host.
     pub name: String,
-    /// Slots that can be used; none: it counts as absent.
+    /// Number of usable slots; 0: the host counts as absent.
     pub usable: u16,
-    /// What is wrong with the others.
+    /// Why the other engines fail.
     pub why: String,
 }
 
@@ -140,20 +140,20 @@ pub struct HostStatus {
     pub name: String,
     /// Whether its agent is connected now.
     pub connected: bool,
-    /// Whether its agent has said what runs there, which it does when it has heard all engines;
-    /// only then it gets jobs.
+    /// Whether its agent has sent its inventory, which it does when it has heard all engines; it
+    /// gets jobs only after that.
     pub ready: bool,
-    /// Jobs at a time.
+    /// Number of slots: jobs at a time.
     pub slots: u16,
     /// `engine_id` of its first engine; the others follow.
     pub first_engine: crate::model::ids::EngineId,
-    /// Of which in use.
+    /// Number of slots in use.
     pub busy: u16,
     /// Logical CPUs.
     pub cpus: u32,
     /// Physical memory in bytes.
     pub memory: u64,
-    /// Newest sign of its load.
+    /// The newest report of its load.
     pub load: Load,
     /// Version of its program.
     pub program: String,
@@ -163,7 +163,7 @@ pub struct HostStatus {
     pub clock_offset: Option<f64>,
     /// Bytes of the largest datagram that has got there (RFC 8899), if it is connected.
     pub datagram: Option<u16>,
-    /// What holds the processes of attempts together there.
+    /// How the processes of an attempt are kept together there.
     pub containment: Containment,
     /// Why it gets no more jobs, if it is being drained.
     pub drained: Option<String>,
@@ -171,16 +171,17 @@ pub struct HostStatus {
     pub quarantined: Option<(Duration, String)>,
 }
 
-/// What is known of a host beside its status.
+/// Facts about a host beside its status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostStanding {
     /// The host's name, from its certificate.
     pub name: String,
-    /// Whether its agent has connected since the coordinator was started. Else its status is what
-    /// an earlier life has stored.
+    /// Whether its agent has connected since the coordinator was started. Otherwise the status was
+    /// stored by an earlier life of the coordinator.
     pub seen: bool,
-    /// When its certificates were revoked; none: some counts, or nothing is known.
+    /// When its certificates were revoked; none: one is valid, or nothing is known.
     pub revoked: Option<WallTime>,
-    /// Versions of its engines, and how many have each; nothing: one that is too old to say.
+    /// Versions of its engines, and the number of engines that have each; empty: a version too old
+    /// to report itself.
     pub engines: Vec<(String, u16)>,
 }

@@ -1,4 +1,4 @@
-//! Jobs that a client hands over, and what their batch is.
+//! Jobs that a client submits, and the terms of their batch.
 
 use crate::model::ids::JobNumber;
 use crate::model::job::BatchContext;
@@ -7,10 +7,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// What the scheduler needs to know of a job, and the rest as bytes.
+/// The data of a job that the scheduler needs, and the rest as bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Submission {
-    /// The job.
+    /// Number of the job.
     pub job: JobNumber,
     /// The user's `id`, by which the job can be addressed.
     pub label: Option<String>,
@@ -24,20 +24,21 @@ pub struct Submission {
     pub priority: i32,
     /// Slots that it takes, at least 1.
     pub slots: u16,
-    /// Further attempts after failures of its own.
+    /// Number of further attempts after failures of its own.
     pub retries: u32,
-    /// Which failures are worth another attempt; none: all.
+    /// Failures that lead to another attempt; empty: all.
     pub retry_on: Vec<RetryOn>,
-    /// Before a second attempt; twice that before the third, and so on.
+    /// Delay before the second attempt; it doubles for each further one.
     pub retry_delay: Duration,
     /// Jobs of the batch that have to succeed first.
     pub after: Vec<JobNumber>,
-    /// The client has found that it cannot be started, and why: it is answered, not run.
+    /// The reason why the client has found that it cannot be started: it gets a result and does not
+    /// run.
     pub stillborn: Option<String>,
 }
 
 impl Submission {
-    /// A job that asks for nothing but to be run.
+    /// A job without options.
     pub fn new(job: JobNumber, spec: Bytes) -> Self {
         Self {
             job,
@@ -55,7 +56,7 @@ impl Submission {
         }
     }
 
-    /// Bytes that it takes in a message, or a few more.
+    /// Upper bound of its size in a message, in bytes, a few bytes above the true one.
     pub fn size(&self) -> usize {
         let texts = [&self.label, &self.stillborn]
             .into_iter()
@@ -67,7 +68,7 @@ impl Submission {
     }
 }
 
-/// A failure that is worth another attempt.
+/// A failure that leads to another attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RetryOn {
     /// This exit status, or −N for signal N.
@@ -76,27 +77,27 @@ pub enum RetryOn {
     Outcome(Ended),
 }
 
-/// What a batch is, apart from its jobs.
+/// A batch without its jobs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchTerms {
-    /// What its jobs have in common.
+    /// The settings that all its jobs share.
     pub context: BatchContext,
-    /// How long a job waits for a host that is not there.
+    /// How long a job waits for a host that is absent.
     pub host_timeout: Duration,
-    /// Place every job once only: with its host lost, it is lost.
+    /// Place every job only once: a job whose host is lost is lost, too.
     pub once: bool,
-    /// When to give up the rest.
+    /// When to give up the remaining jobs.
     pub halt: Option<Halt>,
-    /// Cancel what has not ended this long after the batch was opened.
+    /// Cancel the jobs that have not ended this long after the batch was opened.
     pub time_limit: Option<Duration>,
-    /// It goes on when nobody is connected who looks after it.
+    /// It continues when no client is connected to it.
     pub detached: bool,
-    /// What its user calls it.
+    /// The user's name for it.
     pub name: Option<String>,
 }
 
 impl BatchTerms {
-    /// A batch with these surroundings that asks for nothing else.
+    /// A batch with this context and without options.
     pub fn new(context: BatchContext, host_timeout: Duration) -> Self {
         Self {
             context,
@@ -113,26 +114,26 @@ impl BatchTerms {
 /// When a batch is given up before all its jobs have ended, as in GNU Parallel's `--halt`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Halt {
-    /// Kill what runs; otherwise only start nothing more.
+    /// Kill the running jobs; otherwise only start no more.
     pub now: bool,
-    /// What is counted.
+    /// The kind of jobs that is counted.
     pub why: HaltWhy,
-    /// How many.
+    /// The number to reach.
     pub count: HaltCount,
 }
 
-/// What a [`Halt`] counts.
+/// The kind of jobs that a [`Halt`] counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HaltWhy {
     /// Jobs that failed.
     Fail,
-    /// Jobs that ended with 0.
+    /// Jobs that ended with exit status 0.
     Success,
     /// Jobs that ended.
     Done,
 }
 
-/// How many of them it takes.
+/// The number that a [`Halt`] needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HaltCount {
     /// This many.

@@ -1,13 +1,13 @@
-//! Directories, links and files of others, made in a directory of the test's own. What needs
-//! another account is tried as root alone.
+//! Directories, links and files of others, made in a directory of the test's own. Cases that need
+//! another account run as root only.
 
 use super::*;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-/// Somebody else: `daemon` on most systems.
+/// Another account: `daemon` on most systems.
 const OTHER: u32 = 1;
 
-/// Says in the output of a passing test, too, what it could not do here.
+/// Whether this test runs as root; if not, its output says what was skipped.
 fn root_or_say_why() -> bool {
     if us() != 0 {
         let name = std::thread::current().name().unwrap_or("a test").to_owned();
@@ -64,7 +64,7 @@ fn a_directory_of_our_own_is_made_closed_and_is_found_again() {
         "what was made is taken back"
     );
     Directory::existing_own(&path).expect("found");
-    // As a link of root's or of our own in a place that is only theirs.
+    // Like a link of root or of our own in a place that only they can write to.
     symlink(tmp.path().join("mezcal"), tmp.path().join("link")).expect("made");
     Directory::own(&tmp.path().join("link/engines/../engines")).expect("found");
     let none = Directory::existing_own(&tmp.path().join("none")).expect_err("not there");
@@ -119,7 +119,7 @@ fn a_directory_of_somebody_elses_is_refused_with_its_owner() {
         );
     }
     assert!(!planted.join("engines").exists(), "nothing was made in it");
-    // Ours, but in theirs: they could put another one in its place.
+    // Ours, but in a directory of theirs: they could put another one in its place.
     dir(planted.join("engines"), 0o700, 0);
     Directory::own(&planted.join("engines")).expect_err("refused");
 }
@@ -159,8 +159,8 @@ fn links_are_followed_only_where_nobody_else_can_make_any() {
         "nothing was made there"
     );
     Directory::make(&shared.join("roots"), PRIVATE).expect("a link of root's own");
-    // A directory of theirs may be used, if somebody has named it: what is made there is a file,
-    // and not a way out.
+    // A directory of theirs may be used, if a user has named it: files are made there, and links of
+    // theirs are not followed.
     let mut made = Directory::make(&theirs.join("real"), PRIVATE).expect("made");
     made.give_to((OTHER, OTHER)).expect("given");
     assert_eq!(

@@ -1,5 +1,5 @@
-//! The way to a directory, name by name: which links are followed, and which directories are let
-//! pass.
+//! The way to a directory, name by name: the links that are followed, and the directories that are
+//! accepted.
 
 use super::{PlaceError, Result, called, failed, us};
 use crate::system::account;
@@ -13,37 +13,37 @@ use std::path::{Component, Path, PathBuf};
 /// As many links in one path as the kernel follows (path_resolution(7)).
 const MAX_LINKS: u32 = 40;
 
-/// Permission bits of those who are not the owner to write.
+/// Permission bits that let accounts other than the owner write.
 pub(super) const WRITABLE: u32 = 0o022;
 
-/// In a directory with this bit only owners rename and remove (`/tmp`).
+/// In a directory with this bit only owners can rename and remove files (`/tmp`).
 const STICKY: u32 = 0o1000;
 
 /// Everybody may write.
 const OTHERS: u32 = 0o002;
 
-/// What a directory has to be.
+/// Rule for the directories on a way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rule {
-    /// This account's, closed to others, and reached by ways that nobody else can change.
+    /// Of this account, closed to others, and reached by ways that nobody else can change.
     Own,
-    /// Anybody's: only links of others are not followed.
+    /// Of any account; only links of others are not followed.
     Any,
 }
 
-/// A path that has been walked so far.
+/// The walk along a path.
 pub(super) struct Way {
     pub(super) at: OwnedFd,
     pub(super) seen: PathBuf,
-    /// The next name is the last.
+    /// The remaining names, the next one last.
     pub(super) left: Vec<OsString>,
     pub(super) links: u32,
-    /// The last name was made: where, and what.
+    /// The last name if it was just made: parent and name.
     pub(super) made: Option<(OwnedFd, OsString)>,
-    /// It stands at this account's home, which is trusted whosever it is.
+    /// Whether it stands at this account's home, which is trusted whoever owns it.
     pub(super) home: bool,
-    /// Who owns `/` can change everything: root, and where that is not known here
-    /// (user_namespaces(7)), whoever stands for those who are not.
+    /// The owner of `/`, who can change everything: root, or where root's id is not mapped
+    /// (user_namespaces(7)), the id that stands for unmapped ones.
     pub(super) root: u32,
 }
 
@@ -90,7 +90,7 @@ impl Way {
         rustix::fs::openat(at, name, flags, Mode::empty()).map_err(failed("open", path))
     }
 
-    /// Names that come before what is left.
+    /// Puts names before the remaining ones.
     fn push(&mut self, path: &Path) {
         let names = path.components().rev().filter_map(|part| match part {
             Component::Normal(name) => Some(name.to_os_string()),
@@ -104,7 +104,7 @@ impl Way {
         uid == us() || uid == 0 || uid == self.root
     }
 
-    /// In a directory of one's own nobody else may have a say.
+    /// Fails for a directory in which others than root and this account can make changes.
     fn must_be_ours(&self, dir: &Stat) -> Result<()> {
         let mode = dir.st_mode & 0o7777;
         let (path, owner) = (self.seen.clone(), called(dir.st_uid));
@@ -133,7 +133,7 @@ impl Way {
             Err(Errno::NOENT) => match make {
                 Some(mode) => {
                     match rustix::fs::mkdirat(&self.at, &*name, Mode::from_raw_mode(mode)) {
-                        // Somebody may have been faster.
+                        // Another process may have made it first.
                         made @ (Ok(()) | Err(Errno::EXIST)) => {
                             let last = made.is_ok() && self.left.is_empty();
                             let parent = if last { self.at.try_clone().ok() } else { None };
@@ -153,7 +153,7 @@ impl Way {
             self.home = false;
             return Ok(());
         }
-        // In a directory that others can write to, links of theirs may lie; and its owner may put
+        // A directory that others can write to may contain links of theirs, and its owner may put
         // any link there.
         let ours = self.trusts(dir.st_uid) && (mode & WRITABLE == 0 || self.trusts(found.st_uid));
         if !self.home && !ours {
@@ -181,12 +181,12 @@ impl Way {
     }
 }
 
-/// The home that a path is below, and the rest of it. Whatever is above a home is its owner's lot
+/// The home that a path is below, and the rest of it. Directories above a home are not checked
 /// (sshd's `StrictModes` ends there, too).
 fn home_of(path: &Path) -> Option<(PathBuf, PathBuf)> {
     let uid = us();
     let passwd = account::of(uid).map(|account| PathBuf::from(account.home));
-    // Root may have been lent somebody else's by sudo(8).
+    // With sudo(8) root's HOME may be another account's.
     let lent = std::env::var_os("HOME")
         .map(PathBuf::from)
         .filter(|_| uid != 0);

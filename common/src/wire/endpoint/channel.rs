@@ -9,11 +9,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::collections::VecDeque;
 use tokio::sync::mpsc;
 
-/// Bytes of their frames on the side that receives, before no more is read: two of the largest, or
-/// eight with as many jobs as clients put into one. One that is larger waits alone.
+/// Most bytes of frames that wait on the receiving side before reading pauses: two of the largest,
+/// or eight with as many jobs as clients put into one. A larger frame waits alone.
 const CHANNEL_BYTES: usize = 2 << 20;
 
-/// Bytes gathered into one write.
+/// Most bytes gathered into one write.
 const WRITE_BATCH: usize = 256 * 1024;
 
 /// Messages both ways over one stream.
@@ -52,7 +52,7 @@ async fn write_frames<S: Serialize>(
         buffer.clear();
         loop {
             if let Err(e) = codec::encode_frame(&mut buffer, &message) {
-                // Our own fault: senders bound what they send. Say it loudly, and end the
+                // Our own fault: senders bound their messages. Log it as an error, and end the
                 // connection rather than skip a message.
                 tracing::error!(error = %e, "message cannot be sent");
                 connection.close(VarInt::from_u32(close::PROTOCOL), b"message cannot be sent");
@@ -109,13 +109,13 @@ async fn read_frames<R: DeserializeOwned>(
 /// The sizes of messages in a channel that has one sender.
 #[derive(Default)]
 struct Waiting {
-    /// Oldest first, and their sum.
+    /// Oldest first.
     sizes: VecDeque<usize>,
     bytes: usize,
 }
 
 impl Waiting {
-    /// Waits until a message of this size may follow those that are in the channel, and counts it.
+    /// Waits until a message of this size may follow those in the channel, and counts it.
     async fn make_room<R>(&mut self, channel: &mpsc::Sender<R>, size: usize) {
         let places = channel.max_capacity();
         self.taken(places - channel.capacity());
@@ -130,8 +130,8 @@ impl Waiting {
         }
         if in_the_way > 0 {
             let left = self.sizes.len() - in_the_way;
-            // The places are given back at once: this only waits. A receiver that has gone is
-            // noticed by whoever sends.
+            // The places are returned at once: this only waits. The code that sends notices a
+            // receiver that has gone.
             let _ = channel.reserve_many(places - left).await.map(drop);
             self.taken(left);
         }
@@ -139,7 +139,7 @@ impl Waiting {
         self.bytes += size;
     }
 
-    /// So many are left in the channel.
+    /// Forgets all but the newest `left` messages, which are still in the channel.
     pub(super) fn taken(&mut self, left: usize) {
         while self.sizes.len() > left {
             self.bytes -= self.sizes.pop_front().unwrap_or(0);
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(receiver.recv().await, Some(0));
         waiting.make_room(&sender, 1).await;
         sender.send(2).await.expect("it is there");
-        // One that is larger than all of it waits until it is alone.
+        // A message above the limit waits until it is alone.
         let large = tokio::spawn(async move {
             waiting.make_room(&sender, 2 * CHANNEL_BYTES).await;
             sender.send(3).await.expect("it is there");

@@ -1,4 +1,4 @@
-//! The end that connects: addresses that are tried, the first message, and why a connection was
+//! The connecting end: the addresses that are tried, the first message, and why a connection was
 //! lost.
 
 use super::channel::Channel;
@@ -56,8 +56,8 @@ impl Connector {
         })
     }
 
-    /// Connects, waiting `patience` for a first answer. The peer has not judged our certificate yet
-    /// when this returns: only its first message proves that it did.
+    /// Connects, waiting `patience` for a first answer. The peer may not have judged our
+    /// certificate yet when this returns: only its first message proves that it did.
     ///
     /// # Errors
     /// [`ConnectError`].
@@ -88,10 +88,10 @@ impl Connector {
         Ok(peer)
     }
 
-    /// The first message of the peer at `address`, which proves that it wants us.
+    /// The first message of the peer at `address`, which proves that it accepts us.
     ///
     /// # Errors
-    /// Why it does not come.
+    /// Why none comes.
     pub async fn first_message<S, R>(
         &self,
         address: &str,
@@ -111,8 +111,8 @@ impl Connector {
         }
     }
 
-    /// Waits until `peer`, whose channel has ended, has ended too, and says why as an error of
-    /// ours.
+    /// Waits until `peer`, whose channel has ended, has ended too, and returns the reason as a
+    /// [`ConnectError`].
     pub async fn why_lost(&self, address: &str, peer: &Peer) -> ConnectError {
         if tokio::time::timeout(LAST_WORDS, peer.closed())
             .await
@@ -134,8 +134,7 @@ impl Connector {
     fn classify(&self, address: &str, error: &ConnectionError) -> ConnectError {
         let (address, origin, reason) = (address.to_owned(), self.origin.clone(), explain(error));
         match error {
-            // A transport error is our own verdict on the peer; a close is the peer's verdict on
-            // us.
+            // A transport error is our verdict on the peer; a close is the peer's verdict on us.
             ConnectionError::TransportError(e) if is_alert(e.code) => ConnectError::Stranger {
                 address,
                 origin,
@@ -168,7 +167,7 @@ impl Connector {
     }
 }
 
-/// Finds HOST:PORT, as a socket of this endpoint has to be told it.
+/// Resolves HOST:PORT to an address in the form that a socket of this endpoint needs.
 pub(in crate::wire) async fn resolve(
     endpoint: &quinn::Endpoint,
     address: &str,
@@ -187,7 +186,7 @@ pub(in crate::wire) async fn resolve(
         .map_or(first, |ours| as_seen_from(ours, first)))
 }
 
-/// An address as a socket that has the address `ours` has to be told it.
+/// An address in the form that a socket with the address `ours` needs.
 pub(super) fn as_seen_from(ours: SocketAddr, address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V4(v4) if ours.is_ipv6() => {

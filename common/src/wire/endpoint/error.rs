@@ -7,7 +7,7 @@ use crate::wire::tls::CredentialsError;
 use quinn::ConnectionError;
 use std::net::SocketAddr;
 
-/// Why there is no connection. Messages name the address and the way out.
+/// Why there is no connection. Messages name the address and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The name does not resolve.
@@ -16,10 +16,10 @@ pub enum ConnectError {
     /// The socket cannot be made.
     #[error("cannot open a UDP socket")]
     Socket(#[source] std::io::Error),
-    /// Our own credentials.
+    /// Our own credentials cannot be used.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
-    /// Nobody answers.
+    /// No peer answers.
     #[error("no answer from {0}; is a coordinator listening there, and does UDP get through?")]
     NoAnswer(String),
     /// The peer is of another cluster, or not a coordinator.
@@ -27,79 +27,79 @@ pub enum ConnectError {
         "the coordinator at {address} is not of our cluster: its certificate does not descend from {origin}/ca.pem ({reason})"
     )]
     Stranger {
-        /// Where.
+        /// The address.
         address: String,
         /// Our credentials' directory.
         origin: String,
-        /// What TLS said.
+        /// The message of TLS.
         reason: String,
     },
-    /// The peer does not accept our certificate or what it says.
+    /// The peer refuses our certificate or our request.
     #[error("the coordinator at {address} refused the certificate in {origin}: {reason}")]
     Refused {
-        /// Where.
+        /// The address.
         address: String,
         /// Our credentials' directory.
         origin: String,
-        /// What it said.
+        /// The peer's message.
         reason: String,
     },
-    /// The peer speaks another protocol.
+    /// The peer speaks other protocols.
     #[error(
         "the peer at {address} speaks no protocol of ours ({reason}); the older of the two sides needs an upgrade"
     )]
     Protocol {
-        /// Where.
+        /// The address.
         address: String,
-        /// What TLS said.
+        /// The message of TLS.
         reason: String,
     },
-    /// Nobody answers whoever wants to join.
+    /// No enrolment port answers.
     #[error(
         "nobody answers at {0}: a coordinator lets hosts and users join only while it has tokens for them (`coordinator token list`); does UDP get through?"
     )]
     NotEnrolling(String),
-    /// That is where members come in.
+    /// The address serves members only.
     #[error(
         "nobody joins at {address}: that port is for hosts and users who have joined already; joining goes to port {port}, unless `enrol` in the \
          coordinator's coordinator.toml names another one"
     )]
     ForMembers {
-        /// Where.
+        /// The address.
         address: String,
-        /// Where it goes on without being configured.
+        /// The default port for joining.
         port: u16,
     },
-    /// Not the coordinator that a token is for.
+    /// The coordinator is not the one that a token is for.
     #[error(
         "the coordinator at {address} is not the one that this token is for ({reason}); nothing was sent to it"
     )]
     Unpinned {
-        /// Where.
+        /// The address.
         address: String,
-        /// What TLS said.
+        /// The message of TLS.
         reason: String,
     },
-    /// We do not want it.
+    /// We refuse this coordinator.
     #[error("the coordinator at {address} is not worked for: {why}")]
     Unfit {
-        /// Where.
+        /// The address.
         address: String,
-        /// Why not, and the way out.
+        /// The reason and the remedy.
         why: String,
     },
-    /// It was there and went.
+    /// The connection existed and ended.
     #[error("connection to {address} lost: {reason}")]
     Lost {
-        /// Where.
+        /// The address.
         address: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
 impl ConnectError {
-    /// True if waiting will not help: a person has to change something first.
+    /// Whether waiting does not help, because a person has to change something first.
     pub fn needs_a_person(&self) -> bool {
         match self {
             ConnectError::Credentials(_)
@@ -121,32 +121,32 @@ impl ConnectError {
 /// Why a listener cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// The address is taken, not ours, or privileged.
+    /// The address is in use, not on this host, or privileged.
     #[error("cannot listen on udp {address}")]
     Bind {
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// Our own credentials.
+    /// Our own credentials cannot be used.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
 }
 
-/// Why an incoming connection came to nothing.
+/// Why an incoming connection failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError {
-    /// TLS or transport.
+    /// An error of TLS or the transport.
     #[error("handshake failed: {}", explain(.0))]
     Handshake(#[from] ConnectionError),
-    /// The peer gave up waiting for us; it will try again.
+    /// The peer gave up waiting; it will try again.
     #[error("the peer gave up during the handshake")]
     Abandoned,
-    /// Too slow.
+    /// The handshake took too long.
     #[error("handshake took longer than {HANDSHAKE_TIMEOUT:?}")]
     Slow,
-    /// A certificate of the right root that says nothing usable.
+    /// A certificate below the right root that has no usable identity.
     #[error("the peer's certificate gives no identity")]
     Identity(#[from] IdentityError),
 }

@@ -1,4 +1,4 @@
-//! The end that others connect to: their handshakes, and who they are.
+//! The accepting end: handshakes, and the peers' identities.
 
 use super::error::{AcceptError, ListenError};
 use super::transport::MAX_HANDSHAKES;
@@ -11,7 +11,7 @@ use quinn::{ConnectionError, TransportErrorCode, VarInt};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// A handshake that takes longer is dropped.
+/// Time limit of a handshake.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Accepts connections.
@@ -38,7 +38,7 @@ impl Listener {
         })
     }
 
-    /// Presents these credentials to whoever connects from now on.
+    /// Presents these credentials in handshakes from now on.
     pub fn present(
         &self,
         credentials: &Credentials,
@@ -52,7 +52,7 @@ impl Listener {
     /// The address in use, with the port that the kernel chose if none was given.
     ///
     /// # Errors
-    /// getsockname(2)'s.
+    /// Those of getsockname(2).
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.endpoint.local_addr()
     }
@@ -66,7 +66,7 @@ impl Listener {
                 && incoming.may_retry()
                 && !incoming.remote_address_validated()
             {
-                // Unvalidated addresses under load: make them prove that they can receive (RFC 9000
+                // Unvalidated addresses under load have to prove that they can receive (RFC 9000
                 // §8.1.2).
                 let _ = incoming.retry();
                 continue;
@@ -87,15 +87,15 @@ impl Listener {
 pub struct Handshake(quinn::Incoming);
 
 impl Handshake {
-    /// Where it comes from.
+    /// Its address.
     pub fn remote_addr(&self) -> SocketAddr {
         self.0.remote_address()
     }
 
-    /// Completes TLS and reads who the peer is.
+    /// Completes TLS and reads the peer's identity.
     ///
     /// # Errors
-    /// [`AcceptError`]; the peer has been told.
+    /// [`AcceptError`]; the peer has been told the reason.
     pub async fn complete(self) -> Result<Peer, AcceptError> {
         let connection = match tokio::time::timeout(HANDSHAKE_TIMEOUT, self.0).await {
             Err(_) => return Err(AcceptError::Slow),

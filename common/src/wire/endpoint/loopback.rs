@@ -1,4 +1,4 @@
-//! Whether QUIC works at all on this host: a look before a run that has everything in one process.
+//! Whether QUIC works at all on this host: a check before a run that is all in one process.
 
 use super::LOOPBACK;
 use super::connect::as_seen_from;
@@ -6,13 +6,13 @@ use super::transport::{udp_any, udp_socket};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// Bytes of the packets that begin a connection: what every path must take (RFC 9000 §14), and what
-/// IPv4 and UDP put before them.
+/// Bytes of the packets that begin a connection: the size that every path must take (RFC 9000 §14),
+/// and the headers of IPv4 and UDP.
 const DATAGRAM: usize = 1200;
 
 const HEADERS: usize = 28;
 
-/// How long a packet may take to itself.
+/// How long a packet to this host may take.
 const ARRIVAL: Timespec = Timespec {
     tv_sec: 2,
     tv_nsec: 0,
@@ -21,7 +21,7 @@ const ARRIVAL: Timespec = Timespec {
 /// Why no packet gets from this host to itself.
 #[derive(Debug, thiserror::Error)]
 pub enum LoopbackError {
-    /// There are no sockets to be had.
+    /// No sockets are available.
     #[error("no UDP socket on loopback")]
     Socket(#[source] std::io::Error),
     /// The interface is down.
@@ -40,12 +40,12 @@ pub enum LoopbackError {
         "a packet filter or a sandbox forbids UDP to 127.0.0.1; let UDP on the loopback interface (lo) through there"
     )]
     Forbidden(#[source] std::io::Error),
-    /// Something else is wrong with sending.
+    /// Another error of sending.
     #[error(
         "nothing can be sent to 127.0.0.1 by UDP; look at `ip address show lo` and `ip route get 127.0.0.1`"
     )]
     Sending(#[source] std::io::Error),
-    /// It has been sent, and does not come.
+    /// It was sent, and does not arrive.
     #[error(
         "what is sent to 127.0.0.1 by UDP does not arrive; does a packet filter drop it? It must let UDP on the loopback interface (lo) through"
     )]
@@ -53,8 +53,8 @@ pub enum LoopbackError {
 }
 
 /// Sends one packet of the size that QUIC needs from a socket of this process to another over
-/// 127.0.0.1, and waits until it is there, which takes no time where it gets through, and two
-/// seconds where something drops it.
+/// 127.0.0.1, and waits for its arrival: no time where it gets through, two seconds where it is
+/// dropped.
 ///
 /// # Errors
 /// [`LoopbackError`].
@@ -62,7 +62,7 @@ pub fn try_loopback() -> Result<(), LoopbackError> {
     let near = udp_any().map_err(LoopbackError::Socket)?;
     let far = udp_socket(LOOPBACK).map_err(LoopbackError::Socket)?;
     for socket in [&near, &far] {
-        // As QUIC has its sockets: nothing is sent in fragments (RFC 9000 §14).
+        // With the options of QUIC's sockets: no fragments (RFC 9000 §14).
         quinn::udp::UdpSocketState::new(socket.into()).map_err(LoopbackError::Socket)?;
     }
     let (from, to) = (

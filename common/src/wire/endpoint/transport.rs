@@ -1,4 +1,4 @@
-//! What QUIC is told of windows, timers and sockets, and what it says of an end in numbers.
+//! QUIC's settings (windows, timers, sockets), and the ends of connections in words.
 
 use super::IDLE_TIMEOUT;
 use super::error::ListenError;
@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The side that connected keeps the connection alive.
+/// Interval of keep-alives, which the connecting side sends.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// First guess of the round trip: on a LAN a lost first packet is sent again after three times
@@ -22,7 +22,7 @@ const MAX_STREAMS: u32 = 16;
 /// Streams of bulk bytes: two for each of the readers that an agent admits.
 const MAX_BULK_STREAMS: u32 = 256;
 
-/// Bytes in flight per stream and per connection: a frame and a half of the largest, times two.
+/// Bytes in flight per stream (about two of the largest frames); below, per connection.
 const STREAM_WINDOW: u32 = 2 << 20;
 
 const WINDOW: u32 = 8 << 20;
@@ -45,7 +45,7 @@ pub(super) fn server_config(tls: rustls::ServerConfig) -> quinn::ServerConfig {
     config
 }
 
-/// An endpoint that listens.
+/// An endpoint that accepts connections.
 pub(in crate::wire) fn server_endpoint(
     address: SocketAddr,
     credentials: &Credentials,
@@ -62,7 +62,7 @@ pub(in crate::wire) fn server_endpoint(
     ]);
     endpoint_config
         .cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(cid)));
-    // Every agent of a restarted coordinator wants its reset at once.
+    // All agents of a restarted coordinator need their reset at once.
     endpoint_config.min_reset_interval(Duration::from_millis(1));
     let bind = |source| ListenError::Bind { address, source };
     let socket = udp_socket(address).map_err(bind)?;
@@ -75,7 +75,7 @@ pub(in crate::wire) fn server_endpoint(
     .map_err(bind)
 }
 
-/// A socket for whoever connects, to IPv4 and IPv6.
+/// A socket for connecting, over IPv4 and IPv6.
 pub(in crate::wire) fn udp_any() -> std::io::Result<std::net::UdpSocket> {
     let any6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
     udp_socket(any6).or_else(|_| udp_socket(SocketAddr::from(([0, 0, 0, 0], 0))))
@@ -90,7 +90,7 @@ pub(super) fn udp_socket(address: SocketAddr) -> std::io::Result<std::net::UdpSo
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
-    // Best effort: the kernel clamps without an error, so the answer is read back.
+    // Best effort: the kernel clamps without an error, so the size is read back.
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
     let got = socket.recv_buffer_size()?;
@@ -122,7 +122,7 @@ pub(in crate::wire) fn transport(keep_alive: Option<Duration>) -> TransportConfi
     t
 }
 
-/// The alert of a side that speaks none of the protocols that it is offered (ALPN, RFC 7301 §3.2).
+/// The alert of a side that speaks none of the offered protocols (ALPN, RFC 7301 §3.2).
 pub(in crate::wire) const NO_APPLICATION_PROTOCOL: u8 = 120;
 
 /// The TLS alert in a QUIC crypto error code (RFC 9001 §4.8: 0x0100 + alert).
@@ -135,7 +135,7 @@ pub(super) fn is_alert(code: quinn_proto::TransportErrorCode) -> bool {
     alert(code).is_some()
 }
 
-/// The end of a connection in words. Alert numbers are those of RFC 8446 §6.
+/// The reason of a connection's end in words. Alert numbers are those of RFC 8446 §6.
 pub(in crate::wire) fn explain(error: &ConnectionError) -> String {
     let alert_text = |code| match alert(code)? {
         40 => Some("no common TLS parameters"),

@@ -1,4 +1,5 @@
-//! What TLS is told of certificates: who has to show which, and who is believed.
+//! TLS configurations: which side has to present a certificate, and which certificates are
+//! accepted.
 
 use super::Credentials;
 use super::error::CredentialsError;
@@ -8,7 +9,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use std::path::Path;
 use std::sync::Arc;
 
-/// For whoever knows of a cluster only the hash of its root's public key.
+/// For a client that knows only the hash of the root's public key.
 pub(in crate::wire) fn pinned_client_config(pin: [u8; 32], protocol: &[u8]) -> ClientConfig {
     let tls = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -19,7 +20,7 @@ pub(in crate::wire) fn pinned_client_config(pin: [u8; 32], protocol: &[u8]) -> C
     connecting(tls, protocol)
 }
 
-/// What every listener has: its protocols, no tickets, no early data.
+/// Settings of all listeners: their protocols, no tickets, no early data.
 fn serving(mut tls: ServerConfig, protocols: &[&[u8]]) -> ServerConfig {
     tls.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
     tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
@@ -28,7 +29,7 @@ fn serving(mut tls: ServerConfig, protocols: &[&[u8]]) -> ServerConfig {
     tls
 }
 
-/// What everybody who connects has: the protocol, no resumption, no early data.
+/// Settings of all connecting sides: the protocol, no resumption, no early data.
 fn connecting(mut tls: ClientConfig, protocol: &[u8]) -> ClientConfig {
     tls.alpn_protocols = vec![protocol.to_vec()];
     tls.resumption = rustls::client::Resumption::disabled();
@@ -37,7 +38,7 @@ fn connecting(mut tls: ClientConfig, protocol: &[u8]) -> ClientConfig {
 }
 
 /// Accepts the coordinator of the cluster whose root has a public key with this hash: the usual
-/// checks, with that root found by its hash among what the peer shows.
+/// checks, with that root found by its hash among the certificates that the peer sends.
 #[derive(Debug)]
 struct Pinned {
     pin: [u8; 32],
@@ -144,7 +145,7 @@ impl Credentials {
         build().map_err(|e| self.unusable(e))
     }
 
-    /// For those who have no certificate yet; they get to see the root, too.
+    /// For applicants, who have no certificate yet; they are sent the root, too.
     pub(in crate::wire) fn enrol_config(
         &self,
         protocol: &[u8],

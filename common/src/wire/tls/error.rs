@@ -3,7 +3,7 @@
 use crate::model::identity::{Identity, IdentityError, Role};
 use std::path::PathBuf;
 
-/// Why credentials cannot be used. Each message names the file and the way out.
+/// Why credentials cannot be used. Each message names the file and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// A file cannot be read.
@@ -11,10 +11,10 @@ pub enum CredentialsError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The key is open to others.
+    /// The key file can be read by others.
     #[error("{} can be read by others (mode {mode:03o}): run `chmod 600 {}`", path.display(), path.display())]
     KeyMode {
         /// The key file.
@@ -22,42 +22,42 @@ pub enum CredentialsError {
         /// Its permission bits.
         mode: u32,
     },
-    /// The key is somebody else's.
+    /// The key file belongs to another account.
     #[error("{} belongs to uid {owner}, not to uid {us} that runs this: run `chown -h {us} {}`", path.display(), path.display())]
     KeyOwner {
         /// The key file.
         path: PathBuf,
-        /// Whose it is.
+        /// The owner's uid.
         owner: u32,
-        /// Who runs this.
+        /// The uid of this process.
         us: u32,
     },
-    /// Not PEM, or not what the file should hold.
+    /// Not PEM, or not the content that the file should have.
     #[error("{} does not hold {what} in PEM form", path.display())]
     Pem {
         /// The file.
         path: PathBuf,
-        /// What it should hold.
+        /// The content that it should have.
         what: &'static str,
     },
-    /// The certificate says nothing, or something odd, of its holder.
+    /// The certificate has no identity, or one of a strange form.
     #[error("{} is not a Mezcal certificate", path.display())]
     Identity {
         /// The certificate file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: IdentityError,
     },
-    /// The certificate is for something else.
+    /// The certificate is of another role.
     #[error("{} is the certificate of the {found}, but {wanted} certificate is needed here: make one with `mezcal certs issue {}`", path.display(), issue(*role))]
     Role {
         /// The certificate file.
         path: PathBuf,
-        /// Whose certificate it is.
+        /// Identity of its holder.
         found: Identity,
-        /// What is needed, with its article.
+        /// The kind of certificate that is needed, with its article.
         wanted: &'static str,
-        /// The role needed.
+        /// The role that is needed.
         role: Role,
     },
     /// The certificate is for another key.
@@ -67,17 +67,17 @@ pub enum CredentialsError {
         path: PathBuf,
         /// The key file.
         key: PathBuf,
-        /// Whose they should be.
+        /// The role of their holder.
         role: Role,
     },
-    /// Before or after its time.
+    /// The certificate is not valid yet, or has expired.
     #[error("{} {}: make a new one with `mezcal certs issue` (now: {now})", path.display(), when)]
     Validity {
         /// The certificate file.
         path: PathBuf,
-        /// What is wrong.
+        /// The predicate of the message.
         when: String,
-        /// The present.
+        /// The present time.
         now: String,
     },
     /// The certificate was not signed by this root.
@@ -88,12 +88,12 @@ pub enum CredentialsError {
         /// The root's file.
         ca: PathBuf,
     },
-    /// rustls refuses the pair.
+    /// rustls refuses certificate and key.
     #[error("{} and its key cannot be used together", path.display())]
     Tls {
         /// The certificate file.
         path: PathBuf,
-        /// Why.
+        /// The error of rustls.
         source: rustls::Error,
     },
 }
@@ -106,7 +106,7 @@ fn issue(role: Role) -> &'static str {
     }
 }
 
-/// The way out for whoever has nothing that a new certificate could be made from.
+/// The remedy where nothing is left from which a certificate could be renewed.
 fn anew(role: Role) -> &'static str {
     match role {
         Role::Agent => {

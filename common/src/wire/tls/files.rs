@@ -1,4 +1,4 @@
-//! The files of a certificate: read as a whole, also while another one is put in their place.
+//! The files of a certificate: read as a whole, even while they are being replaced.
 
 use super::error::CredentialsError;
 use crate::system::files;
@@ -9,24 +9,24 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
-/// What is in the files of one directory, all of one time: a renewal puts another directory in the
-/// place of the whole.
+/// The content of the files of one directory, all of one time: a renewal replaces the whole
+/// directory.
 pub struct IdentityFiles {
-    /// Of `cert.pem`.
+    /// Content of `cert.pem`.
     pub cert: Vec<u8>,
-    /// Of `key.pem`.
+    /// Content of `key.pem`.
     pub key: Vec<u8>,
-    /// Of `ca.pem`.
+    /// Content of `ca.pem`.
     pub ca: Vec<u8>,
     pub(super) key_stat: Stat,
 }
 
-/// Where a directory is while another takes its place, for file systems that cannot exchange the
-/// two: beside it, with this at its name's end.
+/// End of the name of a directory that is set aside, beside its place, while another takes that
+/// place, on file systems that cannot exchange the two.
 pub const SET_ASIDE: &str = "old";
 
-/// Whoever exchanged two directories in steps may have been killed between them: the old one comes
-/// back. If they are still at it, theirs fails.
+/// Puts a directory back that was set aside: the process that exchanged two directories in steps
+/// may have been killed between them. If it is still running, its exchange fails.
 fn put_back(dir: &Path) {
     let begin = format!(
         ".{}.",
@@ -47,7 +47,7 @@ fn put_back(dir: &Path) {
 }
 
 impl IdentityFiles {
-    /// Reads them.
+    /// Reads the files of `dir`.
     ///
     /// # Errors
     /// [`CredentialsError::Read`].
@@ -78,7 +78,7 @@ impl IdentityFiles {
                 return read;
             }
             let place = |stat: Stat| (stat.st_dev, stat.st_ino);
-            // Else another one has come into its place, and this one is being removed.
+            // Otherwise another directory has come into its place, and this one is being removed.
             let ours = place(rustix::fs::fstat(&opened).map_err(failed)?);
             if rustix::fs::stat(dir).is_ok_and(|now| place(now) == ours) {
                 return read;
